@@ -25,7 +25,8 @@ class Kind:
     as a logarithm, for the price of one typical error (0.5 where it is not listed).
     ``shape`` gives a whole number per row, equal for rows of one shape: rows of a shape are held out together.
     ``linked`` adds the links of the GPU's node to rows whose form needs them. ``answers`` tells whether a GPU
-    publishes what the form needs for a set.
+    publishes what the form needs for a set. ``instead(path)`` names the sets, best first, that may answer for one that a
+    calibration lacks.
     """
 
     name: str
@@ -40,3 +41,4 @@ class Kind:
     answers: Callable[[GpuSpec, str], bool] = lambda gpu, path: True
     metric: str = "time_s"
     linked: Callable[[Table, LinkSpec], Table] | None = None
+    instead: Callable[[str], tuple[str, ...]] = lambda path: ()
