@@ -17,8 +17,8 @@ from plandsl.driver import catalog_gpu, compile_text
 from plandsl.spec import FORMS
 
 TRUE = {
-    "fixed": 5e-6, "step": 3e-6, "compute": 0.8, "memory": 0.85, "intensity": 12.0, "blend": 3.0,
-    "quant_fixed": 2e-6, "quant_memory": 0.5,
+    "fixed": 5e-6, "step": 3e-6, "chain": 4e-10, "compute": 0.8, "throttle": 0.2, "memory": 0.85, "intensity": 12.0,
+    "blend": 3.0, "quant_row": 2e-7, "quant_walk": 1e-10,
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +11,24 @@ from hypothesis import strategies as st
 
 from plandsl.backends.calibrate.fit import fit
 from plandsl.backends.calibrate.kind import Kind
-from plandsl.backends.calibrate.kinds.attention import ATTENTION_DECODE, ATTENTION_PREFILL, NO_PEAK, ONE_QUERY
+from plandsl.backends.calibrate.kinds.attention import (
+    ATTENTION_DECODE,
+    ATTENTION_ONE_QUERY,
+    ATTENTION_PREFILL,
+    NO_PEAK,
+    instead,
+)
+from plandsl.backends.calibrate.kinds.mixed import ATTENTION_MIXED
+from plandsl.backends.calibrate.run import jobs
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import (
     DECODE_CONSTANTS,
+    MIXED_CONSTANTS,
     PREFILL_CONSTANTS,
     Chip,
     Heads,
     decode_seconds,
+    mixed_seconds,
     prefill_seconds,
     visible_pairs,
 )
@@ -26,6 +38,7 @@ GPU = GpuSpec("g", 80e9, 3e12, (("bf16", 1e15), ("fp8", 2e15)), units=132)
 CHIP = Chip(132, 1e15, 3e12)
 PREFILL = dict(ATTENTION_PREFILL.start)
 DECODE = dict(ATTENTION_DECODE.start)
+MIXED = dict(ATTENTION_MIXED.start)
 EASE = 1 + 1e-9  # rounding
 
 
@@ -88,6 +101,21 @@ def test_queries_of_a_group_share_tiles() -> None:
     assert prefill_seconds(c, CHIP, many, 64, 16, 16) < prefill_seconds(c, CHIP, few, 64, 16, 16)
 
 
+@pytest.mark.parametrize("packed", [0.0, 0.4, 1.0])
+def test_a_kernel_that_does_not_pack_has_a_tile_for_every_query_head(packed: float) -> None:
+    c = PREFILL | {"memory": 1e6, "compute": 1e6, "packed": packed}
+    seconds = prefill_seconds(c, CHIP, heads(32, 4), 64, 32, 32)
+    tiles = 64 * 4 * (packed * 2 + (1 - packed) * 8)  # 8 heads of 32 queries fill two tiles
+    assert seconds == pytest.approx(c["fixed"] + c["step"] * (tiles / 132 + c["tail"]), rel=1e-3)
+
+
+def test_packing_is_whole_where_the_constants_do_not_say() -> None:
+    rest = {k: v for k, v in PREFILL.items() if k != "packed"}
+    whole = prefill_seconds(rest | {"packed": 1.0}, CHIP, heads(), 512, 16, 400)
+    assert prefill_seconds(rest, CHIP, heads(), 512, 16, 400) == whole
+    assert prefill_seconds(PREFILL, CHIP, heads(), 512, 16, 400) > whole
+
+
 def test_a_large_decode_reads_the_cache_at_its_share_of_the_bandwidth() -> None:
     shape = heads(8, 8)
     fast = Chip(132, 1e19, 3e12)
@@ -121,6 +149,110 @@ def test_a_narrow_cache_takes_half_as_long_to_read() -> None:
 
 def test_a_window_bounds_decode() -> None:
     assert decode_seconds(DECODE, CHIP, heads(), 64, 100_000, 128) == decode_seconds(DECODE, CHIP, heads(), 64, 128)
+
+
+# ---- a warm cache
+
+
+def test_what_fits_the_cache_is_read_faster_when_it_was_read_before() -> None:
+    shape, c = heads(8, 8), DECODE | {"cache": 1e8, "cached": 4.0, "fixed": 1e-9, "split": 1e-12, "step": 1e-12}
+    size = [n * 1e8 / (64 * shape.key_bytes) for n in (0.9, 1.5, 2.1)]
+    fast = Chip(132, 1e19, 3e12)
+    cold, warm = ([decode_seconds(c, fast, shape, 64, n, warm=w) for n in size] for w in (False, True))
+    assert warm[0] == pytest.approx(cold[0] / 4, rel=0.02)
+    assert warm[1] == pytest.approx(cold[1] * (0.5 + 0.5 / 4), rel=0.02)
+    assert warm[2] == cold[2]
+
+
+@given(SHAPES, BATCH, st.floats(1, 1e5), WINDOWS)
+def test_a_warm_cache_never_costs_and_more_keys_never_help(
+    shape: Heads, batch: int, context: float, window: int
+) -> None:
+    cold = decode_seconds(DECODE, CHIP, shape, batch, context, window)
+    warm, more = (decode_seconds(DECODE, CHIP, shape, batch, n, window, warm=True) for n in (context, context * 1.1))
+    assert warm <= cold * EASE
+    assert warm <= more * EASE
+
+
+def test_benchmarks_are_warm() -> None:
+    rows = Table(decode_table(1).columns | {k: np.array([v]) for k, v in (("batch", 8.0), ("kv_len", 2048.0))})
+    hot, cold = (ATTENTION_DECODE.seconds(DECODE | {"cached": f}, GPU, rows) for f in (8.0, 1.0))
+    assert (hot < cold).all()
+
+
+# ---- a chunk of a prefill with decodes of others
+
+
+def mixed(chunk: float, before: float, decodes: float, context: float, **changes: float) -> float:
+    seconds = mixed_seconds(MIXED | changes, CHIP, heads(), chunk, before, decodes, context)
+    assert isinstance(seconds, float)
+    return seconds
+
+
+@pytest.mark.parametrize(("decodes", "context"), [(1, 16), (8, 4096), (256, 1024), (64, 65536)])
+def test_a_batch_without_a_chunk_is_decode(decodes: int, context: int) -> None:
+    assert mixed(0, 0, decodes, context) == decode_seconds(MIXED, CHIP, heads(), decodes, context)
+
+
+@pytest.mark.parametrize(("chunk", "before"), [(2048, 0), (4096, 16384), (16384, 0)])
+def test_a_long_chunk_alone_is_close_to_prefill(chunk: int, before: int) -> None:
+    prefill = prefill_seconds(PREFILL | MIXED | {"tail": 0.5}, CHIP, heads(), 1, chunk, before + chunk)
+    assert mixed(chunk, before, 0, 0) == pytest.approx(prefill, rel=0.4)
+
+
+def test_a_huge_chunk_runs_at_its_share_of_the_peak() -> None:
+    n = 2_000_000
+    share = MIXED["compute"] * 128 / (128 + MIXED["half_dim"])
+    assert mixed(n, 0, 0, 0) == pytest.approx(4 * 128 * 32 * (n * n / 2) / (1e15 * share), rel=0.01)
+
+
+def test_decodes_in_the_kernel_of_prefill_are_padded() -> None:
+    flops = 4 * 128 * 32 * MIXED["rows"] * 512 * 65536
+    share = MIXED["compute"] * 128 / (128 + MIXED["half_dim"])
+    assert mixed(16, 0, 512, 65536, memory=1e6) == pytest.approx(flops / (1e15 * share), rel=0.05)
+
+
+def test_a_chunk_keeps_long_contexts_from_being_split() -> None:
+    assert mixed(16, 0, 1, 131072) > 5 * mixed(0, 0, 1, 131072)
+    keys = 131072 * 2 * 128 * 2.0
+    assert mixed(16, 0, 1, 131072) == pytest.approx(keys / (3e12 * MIXED["memory"] * MIXED["draw"] / 132), rel=0.1)
+
+
+def test_many_decodes_read_their_keys_once_per_query_head_unless_the_cache_holds_them() -> None:
+    slow = Chip(132, 1e18, 1e11)
+    ample, none = (mixed_seconds(MIXED | {"cache": n}, slow, heads(), 16, 0, 1024, 8192) for n in (1e15, 1e-3))
+    assert none == pytest.approx(4 * ample, rel=0.01)
+
+
+@given(
+    SHAPES, st.integers(0, 4000), st.integers(0, 20000), st.integers(0, 500), st.integers(1, 50000),
+)  # fmt: skip
+def test_more_of_a_mixed_batch_is_never_faster(
+    shape: Heads, chunk: int, before: int, decodes: int, context: int
+) -> None:
+    def at(q: int, kv: int, n: int, keys: int, chip: Chip = CHIP) -> float:
+        seconds = mixed_seconds(MIXED, chip, shape, q, kv, n, keys)
+        assert isinstance(seconds, float)
+        return seconds
+
+    base = at(chunk, before, decodes, context)
+    assert math.isfinite(base)
+    assert base > MIXED["fixed"]
+    assert base <= at(chunk, before + 1, decodes, context) * EASE
+    assert base <= at(chunk, before, decodes, context + 1) * EASE
+    assert base <= at(chunk, before, decodes + 1, context) * EASE
+    if chunk:
+        assert base <= at(chunk + 1, before, decodes, context) * EASE
+    assert at(chunk, before, decodes, context, CHIP._replace(bandwidth=4e12)) <= base * EASE
+    assert at(chunk, before, decodes, context, CHIP._replace(peak=2e15)) <= base * EASE
+
+
+def test_mixed_batches_take_arrays() -> None:
+    sizes = [
+        np.array(v, float) for v in ([0, 16, 512, 0, 64], [0, 0, 4096, 0, 100], [4, 0, 8, 0, 64], [9, 0, 99, 0, 7])
+    ]
+    many = mixed_seconds(MIXED, CHIP, heads(), *sizes)
+    np.testing.assert_allclose(many, [mixed(*map(float, row)) for row in zip(*sizes, strict=True)], rtol=1e-12)
 
 
 # ---- monotone
@@ -205,6 +337,18 @@ def decode_table(n: int, seed: int = 0) -> Table:
     return Table({k: v.astype(np.float64) for k, v in numbers.items()} | {k: np.full(n, v) for k, v in texts.items()})
 
 
+def mixed_table(n: int, seed: int = 0) -> Table:
+    random = np.random.default_rng(seed)
+    kv = random.choice([1, 2, 4, 8], n)
+    numbers = {
+        "n_heads": kv * random.choice([1, 4, 8], n), "n_kv_heads": kv, "head_dim": random.choice([64, 128], n),
+        "prefill_chunk": random.choice([0, 16, 256, 2048, 8192], n), "kv_prefill": random.choice([0, 512, 8192], n),
+        "n_decode": random.choice([0, 1, 16, 128], n), "kv_decode": random.choice([16, 512, 4096, 16384], n),
+    }  # fmt: skip
+    texts = {"gpu": "g", "dtype": "bf16"}
+    return Table({k: v.astype(np.float64) for k, v in numbers.items()} | {k: np.full(n, v) for k, v in texts.items()})
+
+
 @pytest.mark.parametrize(
     ("kind", "rows", "truth", "known"),
     [
@@ -215,13 +359,19 @@ def decode_table(n: int, seed: int = 0) -> Table:
             {"fixed": 0.1, "compute": 0.15},
         ),
         (
+            ATTENTION_MIXED,
+            mixed_table(400),
+            {"fixed": 1.2e-5, "step": 5e-6, "compute": 0.5, "memory": 0.9},
+            {"fixed": 0.1, "step": 0.3, "compute": 0.15, "memory": 0.1},
+        ),
+        (
             ATTENTION_DECODE,
             decode_table(400),
             {"fixed": 1.5e-5, "step": 3e-6, "memory": 0.9},
             {"fixed": 0.1, "step": 0.2, "memory": 0.1},
         ),
     ],
-    ids=["prefill", "decode"],
+    ids=["prefill", "mixed", "decode"],
 )
 def test_a_fit_finds_the_constants_despite_outliers(
     kind: Kind, rows: Table, truth: dict[str, float], known: dict[str, float]
@@ -241,6 +391,7 @@ def test_a_fit_finds_the_constants_despite_outliers(
 def test_kinds_start_every_constant() -> None:
     assert set(PREFILL) == {*PREFILL_CONSTANTS, "write"}
     assert set(DECODE) == set(DECODE_CONSTANTS)
+    assert set(MIXED) == set(MIXED_CONSTANTS)
 
 
 def changed(rows: Table, **texts: str) -> Table:
@@ -258,15 +409,69 @@ def test_sets_are_named_by_dtype_cache_and_library() -> None:
     one = decode_table(3)
     assert set(sets(changed(one, kv_dtype="fp8"))) == {"attention_decode.fp8"}
     assert set(sets(changed(one, kernel="triton_tlx_paged"))) == {"attention_decode.bf16_tlx"}
+    groups = Table(changed(one, framework="trtllm-1.0").columns | {"n_heads": one.numbers("n_kv_heads") * [1, 8, 64]})
+    assert list(sets(groups)) == [f"attention_decode.bf16_trtllm{s}" for s in ("_heads", "", "_heads")]
     windowed = Table(changed(one, kernel="vllm_flash_attn_fa2").columns | {"window": np.array([0.0, 128.0, 0.0])})
     assert list(sets(windowed)) == [f"attention_decode.bf16{s}" for s in ("", "_window", "")]
 
 
 def test_rows_without_an_answer_say_why() -> None:
-    rows = Table(prefill_table(2).columns | {"seq_q": np.array([1.0, 64.0])})
-    assert list(ATTENTION_PREFILL.sets(rows)) == ["", "attention_prefill.bf16"]
-    assert list(ATTENTION_PREFILL.reason(rows)) == [ONE_QUERY, NO_PEAK]
-    assert list(ATTENTION_DECODE.reason(decode_table(1))) == [NO_PEAK]
+    for kind, rows in (
+        (ATTENTION_PREFILL, prefill_table(2)), (ATTENTION_DECODE, decode_table(2)), (ATTENTION_MIXED, mixed_table(2)),
+    ):  # fmt: skip
+        assert list(kind.reason(rows)) == [NO_PEAK] * 2
+
+
+def test_one_query_is_decode_but_for_tensorrt_llm() -> None:
+    rows = Table(prefill_table(2).columns | {"seq_q": np.array([1.0, 64.0]), "seq_kv": np.array([64.0, 64.0])})
+    assert list(ATTENTION_PREFILL.where(rows)) == [False, True]
+    assert list(ATTENTION_ONE_QUERY.where(rows)) == [True, False]
+    own = changed(rows, framework="trtllm-1.0")
+    assert list(ATTENTION_PREFILL.where(own)) == [True, True]
+    assert list(ATTENTION_ONE_QUERY.where(own)) == [False, False]
+    one = rows.where(ATTENTION_ONE_QUERY.where(rows))
+    same = Table(one.columns | {"kv_len": one["seq_kv"]})
+    assert list(ATTENTION_ONE_QUERY.sets(one)) == ["attention_decode.bf16"]
+    assert ATTENTION_ONE_QUERY.seconds(DECODE, GPU, one) == ATTENTION_DECODE.seconds(DECODE, GPU, same)
+
+
+def test_one_query_is_not_fitted_again(tmp_path: Path) -> None:
+    rows = prefill_table(60)
+    rows = Table(rows.columns | {"seq_q": np.where(np.arange(60) < 30, 1.0, 64.0), "time_s": np.full(60, 1e-4)})
+    with (tmp_path / "attention_prefill.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([rows.columns, *zip(*rows.columns.values(), strict=True)])
+    found = list(jobs([tmp_path], lambda name: GPU, lambda name: None))
+    assert [(j.path, len(j.rows)) for j in found] == [("attention_prefill.bf16", 30)]
+
+
+def test_each_query_head_of_a_large_group_reads_alone_in_tensorrt_llm() -> None:
+    rows = changed(decode_table(4), framework="trtllm-1.0")
+    rows = Table(rows.columns | {k: np.full(4, v) for k, v in (("n_kv_heads", 1.0), ("batch", 64.0), ("window", 0.0))})
+    few, many = (Table(rows.columns | {"n_heads": np.full(4, n)}) for n in (32.0, 64.0))
+    many = Table(many.columns | {"kv_len": np.full(4, 8192.0)})
+    few = Table(few.columns | {"kv_len": np.full(4, 8192.0)})
+    assert (ATTENTION_DECODE.seconds(DECODE, GPU, many) > 4 * ATTENTION_DECODE.seconds(DECODE, GPU, few)).all()
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "later"),
+    [
+        ("attention_prefill.bf16", "attention_prefill.bf16_trtllm", "attention_prefill.fp16"),
+        ("attention_prefill.bf16_fp8_trtllm", "attention_prefill.bf16_fp8", "attention_prefill.bf16_trtllm"),
+        ("attention_prefill.fp16", "attention_prefill.fp16_trtllm", "attention_prefill.bf16"),
+        ("attention_decode.fp8_trtllm_heads", "attention_decode.fp8_trtllm", "attention_decode.bf16"),
+        ("attention_decode.bf16_window", "attention_decode.bf16", "attention_decode.bf16_trtllm"),
+        ("mla_decode.fp8", "mla_decode.fp8_trtllm", "mla_decode.bf16_fp8"),
+        ("attention_mixed.int8", "attention_mixed.int8_trtllm", "attention_mixed.bf16"),
+    ],
+)
+def test_the_nearest_set_answers_for_one_that_is_missing(path: str, first: str, later: str) -> None:
+    found = instead(path)
+    assert found[0] == first
+    assert later in found[1:]
+    assert path not in found
+    assert len(set(found)) == len(found)
+    assert {p.split(".")[0] for p in found} == {path.split(".")[0]}
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,21 @@
-"""Forms of collectives and element-wise kernels: limits, monotony, arrays, and fits that find what made the data."""
+"""Forms of collectives: limits, monotony, arrays, and fits that find what made the data."""
 
 import numpy as np
 import pytest
 
 from plandsl.backends.calibrate.fit import fit
-from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, linked
-from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE, ELEMENTWISE_ANY, kernel_seconds
+from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, COLLECTIVE_NODES, linked
 from plandsl.backends.calibrate.table import Table
-from plandsl.backends.cost.forms.collective import CONSTANTS, OPS, collective_seconds, port
+from plandsl.backends.cost.forms.collective import (
+    CONSTANTS,
+    HOST_PORT,
+    NODES_CONSTANTS,
+    OPS,
+    collective_seconds,
+    crossing,
+    nodes_seconds,
+    port,
+)
 from plandsl.spec import GpuSpec, LinkSpec
 
 SWITCH = LinkSpec("switch", 400e9, 2e-6)
@@ -16,13 +24,18 @@ GPU = GpuSpec("test_gpu", 80e9, 2e12, (("bf16", 1e15),), units=100)
 C = {
     "fixed": 5e-6, "latency": 1e-6, "quick": 0.3, "step": 6e-6, "bulk": 0.8, "half": 2e6, "own": 0.0, "switch": 0.6,
 }  # fmt: skip
+PCIE = LinkSpec("pcie", 32e9, 5e-6, bridge=300e9)
+FAR = {
+    "fixed": 15e-6, "latency": 1e-6, "quick": 0.4, "step": 5e-6, "half": 4e5, "bulk": 0.75, "hop": 8e-6,
+    "network": 0.9, "rails": 8.0,
+}  # fmt: skip
 PLAIN = C | {"switch": 0.0}
-ELEMENT = {"fixed": 2e-6, "memory": 0.8, "cached": 2.0, "cache": 4e7, "unit": 0.5}
 SHARE = {"all_reduce": lambda n: 2 * (n - 1) / n, "p2p": lambda n: 1.0}
 
 
 def test_the_start_of_the_fit_names_the_constants_of_the_form() -> None:
     assert set(COLLECTIVE.start) == set(CONSTANTS) == set(C)
+    assert set(COLLECTIVE_NODES.start) == set(NODES_CONSTANTS) == set(FAR)
 
 
 @pytest.mark.parametrize("link", [SWITCH, MESH], ids=lambda link: link.topology)
@@ -134,11 +147,117 @@ def test_sets_and_reasons() -> None:
     )  # fmt: skip
     assert list(COLLECTIVE.sets(table)) == [
         "collective.nccl", "collective.nccl", "collective.torch_exchange", "collective.nccl_exchange",
-        "collective.vllm", "collective.sglang_eager", "collective.vllm", "collective.quickreduce", "", "", "",
+        "collective.vllm", "collective.sglang_eager", "collective.vllm", "collective.quickreduce", "",
+        "collective_nodes.nccl", "",
     ]  # fmt: skip
-    assert list(COLLECTIVE.reason(table)[8:]) == [
-        "a library without a form", "collectives across nodes are not modelled", "no form of this operation",
-    ]  # fmt: skip
+    assert list(COLLECTIVE.reason(table)[[8, 10]]) == ["a library without a form", "no form of this operation"]
+    assert list(np.flatnonzero(COLLECTIVE_NODES.where(table))) == [9]
+    assert (COLLECTIVE.where(table) != COLLECTIVE_NODES.where(table)).all()
+
+
+def test_trays_of_one_rack_share_their_links() -> None:
+    table = Table({"gpu": np.array(["gb200", "h100_sxm"]), "n_nodes": np.array([2.0, 2.0])})
+    assert list(COLLECTIVE.where(table)) == [True, False]
+
+
+@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter"])
+@pytest.mark.parametrize("nodes", [2, 4, 16])
+def test_large_messages_across_nodes_fill_the_ports_of_a_node(op: str, nodes: int) -> None:
+    n, volume = 8 * nodes, 1e12
+    bus = volume / nodes_seconds(FAR, SWITCH, op, n, nodes, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
+    assert bus == pytest.approx(8 * HOST_PORT * 0.9 * 300 / 360, rel=2e-3)  # 360 GB/s of ports, 300 of NVLink
+    slow = FAR | {"rails": 2.0}
+    bus = volume / nodes_seconds(slow, SWITCH, op, n, nodes, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
+    assert bus == pytest.approx(2 * HOST_PORT * 0.9, rel=2e-3)
+
+
+def test_a_message_to_another_node_takes_one_port_and_an_all_to_all_those_of_its_ranks() -> None:
+    assert nodes_seconds(FAR, SWITCH, "p2p", 2, 2, 1e12) == pytest.approx(1e12 / (HOST_PORT * 0.9), rel=1e-3)
+    for rails in (8, 2):
+        away = 8 * (1e12 / 2) / (rails * HOST_PORT * 0.9)
+        c = FAR | {"rails": float(rails)}
+        assert nodes_seconds(c, SWITCH, "all_to_all", 16, 2, 1e12) == pytest.approx(away, rel=1e-3)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_small_messages_across_nodes_take_hops(op: str) -> None:
+    ranks = 2 if op == "p2p" else 64
+    near, far = (nodes_seconds(FAR | {"hop": h}, SWITCH, op, ranks, ranks // 2 if ranks == 2 else 8, 1.0)
+                 for h in (0.0, 8e-6))  # fmt: skip
+    hops = {"all_reduce": 6, "all_gather": 3, "reduce_scatter": 3}.get(op, 1)
+    assert crossing(op, 64, 8).steps == hops
+    assert far - near == pytest.approx(hops * 8e-6, rel=0.02)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_more_bytes_and_more_nodes_take_no_less(op: str) -> None:
+    sizes = 2.0 ** np.arange(8, 34)
+    for rails in (1.0, 3.0, 8.0):
+        c = FAR | {"rails": rails}
+        times = [nodes_seconds(c, SWITCH, op, 8 * nodes, nodes, sizes) for nodes in (2, 4, 8)]
+        assert (np.diff(times, axis=0) >= 0).all()
+        assert (np.diff(times, axis=1) > 0).all()
+        assert (times[0] >= collective_seconds(C | {"fixed": 0.0, "switch": 0.0}, SWITCH, op, 2, sizes) * 0.9).all()
+        one = [nodes_seconds(c, SWITCH, op, 32, 4, float(s)) for s in sizes]
+        assert times[1] == pytest.approx(one, rel=1e-12)
+
+
+def test_a_fit_across_nodes_finds_network_and_rails() -> None:
+    grid = [(n, 2.0**b) for n in (2.0, 4.0, 8.0, 16.0) for b in range(10, 32)]
+    rows = _rows("nccl-2.27", ("all_reduce",)).where(np.arange(66) < 1)
+    rows = Table({k: np.repeat(v, len(grid)) for k, v in rows.columns.items()})
+    rows = Table(rows.columns | {"n_ranks": np.array([g[0] for g in grid]), "bytes": np.array([g[1] for g in grid]),
+                                 "n_nodes": np.full(len(grid), 2.0)})  # fmt: skip
+    true = FAR | {"network": 0.5, "rails": 3.0, "hop": 2e-5}
+    noise = np.exp(np.random.default_rng(2).normal(0, 0.02, len(rows)))
+    time = COLLECTIVE_NODES.seconds(true, GPU, rows) * noise
+    found = fit(COLLECTIVE_NODES, GPU, Table(rows.columns | {"time_s": time}), "collective_nodes.test")
+    assert found.unseen is not None
+    assert found.unseen.median < 0.03
+    for name in ("network", "rails"):
+        assert found.constants[name] == pytest.approx(true[name], rel=0.15), name
+    start = found.constants["fixed"] + 2 * found.constants["hop"]
+    assert start == pytest.approx(true["fixed"] + 2 * true["hop"], rel=0.1)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_more_than_two_over_pcie_pass_the_host_in_a_ring(custom: bool) -> None:
+    for n, share in ((2, 0.8), (4, 0.6), (8, 0.6)):
+        bus = 1e12 * 2 * (n - 1) / n / collective_seconds(C, PCIE, "all_reduce", n, 1e12, custom)
+        assert bus == pytest.approx(share * 32e9, rel=1e-2)
+    shots = collective_seconds(C, PCIE, "all_reduce", 4, 1.0, custom)
+    assert shots == pytest.approx(5e-6 + 6 * 1e-6, rel=1e-3)
+    pair = collective_seconds(C, PCIE, "all_reduce", 2, 1.0, custom)
+    assert pair == pytest.approx(5e-6 + (1 if custom else 2) * 1e-6, rel=1e-3)
+
+
+def test_a_pair_takes_its_bridge() -> None:
+    plain, bridged = LinkSpec("pcie", 32e9, 5e-6), PCIE
+    rows = _rows("nccl-2.27", ("all_gather",))
+    slow, fast = (COLLECTIVE.seconds(PLAIN, GPU, linked(rows, link)) for link in (plain, bridged))
+    pair = rows.numbers("n_ranks") == 2
+    assert (slow[~pair] == fast[~pair]).all()
+    mesh = COLLECTIVE.seconds(PLAIN, GPU, linked(rows, LinkSpec("mesh", 300e9, 5e-6)))
+    assert (fast[pair] == mesh[pair]).all()
+    big = pair & (rows.numbers("bytes") == 2.0**30)
+    assert slow[big] / fast[big] == pytest.approx(300 / 32, rel=0.05)
+
+
+def test_what_a_calibration_lacks_is_answered_by_what_it_has() -> None:
+    one, across = COLLECTIVE.instead("collective.nccl"), COLLECTIVE.instead("collective_nodes.nccl")
+    assert one[0] == "collective.torch"
+    assert COLLECTIVE.instead("collective.vllm")[:2] == ("collective.sglang", "collective.trtllm")
+    assert COLLECTIVE.instead("collective.sglang_eager")[:2] == ("collective.vllm_eager", "collective.sglang")
+    assert COLLECTIVE.instead("collective.torch_exchange")[0] == "collective.nccl_exchange"
+    assert across[0] == "collective_nodes.torch"
+    assert "collective.nccl" in across
+    assert "collective_nodes.nccl" in one
+    rows = _rows("nccl-2.27", ("all_reduce",))
+    far = Table(rows.columns | {"n_nodes": np.full(len(rows), 2.0)})
+    for constants in (C, FAR):
+        near, beyond = (COLLECTIVE.seconds(constants, GPU, r) for r in (rows, far))
+        assert np.isfinite(near).all()
+        assert (beyond > near).mean() > 0.9
 
 
 def test_compressed_payloads_count_what_goes_over_the_wire() -> None:
@@ -146,50 +265,3 @@ def test_compressed_payloads_count_what_goes_over_the_wire() -> None:
     ratio = COLLECTIVE.seconds(PLAIN, GPU, packed) / COLLECTIVE.seconds(PLAIN, GPU, plain)
     assert (ratio < 1).all()
     assert ratio.min() == pytest.approx(4.5 / 16, rel=0.02)
-
-
-def test_an_elementwise_kernel_has_three_limits() -> None:
-    assert kernel_seconds(ELEMENT, 100, 2e12, 1e11, 1e3) == pytest.approx(1e11 / (2e12 * 0.8), rel=1e-3)
-    assert kernel_seconds(ELEMENT, 100, 2e12, 2e7, 0.0) == pytest.approx(2e-6 + 2e7 / (2e12 * 2.0))
-    assert kernel_seconds(ELEMENT, 100, 2e12, 1e5, 1e5) == pytest.approx(2e-6 + 1e5 * 100 / (2e12 * 0.5), rel=1e-3)
-    assert kernel_seconds(ELEMENT, 100, 2e12, 0.0, 0.0) == 2e-6
-
-
-@pytest.mark.parametrize("cached", [0.1, 0.8, 3.0])
-def test_elementwise_time_grows_with_bytes_and_takes_arrays(cached: float) -> None:
-    sizes = np.geomspace(1e3, 1e10, 200)
-    c = ELEMENT | {"cached": cached}
-    times = kernel_seconds(c, 100, 2e12, sizes, 1e3)
-    assert (np.diff(times) > 0).all()
-    assert times == pytest.approx([kernel_seconds(c, 100, 2e12, float(s), 1e3) for s in sizes], rel=1e-12)
-
-
-def _elements(op: str) -> Table:
-    m, n = (a.ravel() for a in np.meshgrid(2.0 ** np.arange(0, 16), [1024.0, 4096.0, 8192.0, 16384.0]))
-    text = {"gpu": "test_gpu", "op": op, "dtype": "bf16", "framework": "test"}
-    return Table({k: np.full(len(m), v) for k, v in text.items()} | {"rows": m, "cols": n, "time_s": np.ones(len(m))})
-
-
-@pytest.mark.parametrize(("op", "each"), [("silu_and_mul", 6), ("rmsnorm", 4), ("fused_add_rmsnorm", 8)])
-def test_an_elementwise_fit_finds_the_constants_that_made_the_data(op: str, each: int) -> None:
-    rows = _elements(op)
-    noise = np.random.default_rng(2).normal(0, 0.02, len(rows))
-    time = ELEMENTWISE.seconds(ELEMENT, GPU, rows)
-    assert time[-1] == pytest.approx(2**15 * 16384 * each / (2e12 * 0.8), rel=0.01)
-    found = fit(ELEMENTWISE, GPU, Table(rows.columns | {"time_s": time * np.exp(noise)}), "elementwise.test")
-    for name, rel in (("fixed", 0.1), ("memory", 0.05), ("unit", 0.15), ("cached", 0.3)):
-        assert found.constants[name] == pytest.approx(ELEMENT[name], rel=rel), name
-
-
-def test_elementwise_sets_and_reasons() -> None:
-    table = Table(
-        {
-            "op": np.array(["rope", "gelu", "rope", "fft"]),
-            "framework": np.array(["vllm", "llmcompass (torch eager)", "torch_eager", "vllm"]),
-        }
-    )
-    assert list(ELEMENTWISE.sets(table)) == ["elementwise.rope", "elementwise.gelu_torch", "", ""]
-    assert list(ELEMENTWISE_ANY.sets(table)) == ["elementwise.any", "elementwise.any_torch", "", ""]
-    assert list(ELEMENTWISE.reason(table)[2:]) == [
-        "several kernels, not one", "the bytes that this operation moves are not known",
-    ]  # fmt: skip

@@ -24,9 +24,11 @@ class Kind:
     rows of one GPU and one set. ``start`` are the constants before fitting and ``loose`` how far each may stray,
     as a logarithm, for the price of one typical error (0.5 where it is not listed).
     ``shape`` gives a whole number per row, equal for rows of one shape: rows of a shape are held out together.
+    ``where`` picks the rows of the file that are this kind's, all by default; the others are some other kind's. Without
+    ``fits`` rows are evaluated with constants that another kind has fitted.
     ``linked`` adds the links of the GPU's node to rows whose form needs them. ``answers`` tells whether a GPU
-    publishes what the form needs for a set. ``instead(path)`` names the sets, best first, that may answer for one that a
-    calibration lacks.
+    publishes what the form needs for a set. ``instead(path)`` names the sets, best first, that may answer for one
+    that a calibration lacks.
     """
 
     name: str
@@ -41,4 +43,6 @@ class Kind:
     answers: Callable[[GpuSpec, str], bool] = lambda gpu, path: True
     metric: str = "time_s"
     linked: Callable[[Table, LinkSpec], Table] | None = None
+    where: Callable[[Table], NDArray[np.bool_]] = lambda rows: np.ones(len(rows), dtype=np.bool_)
+    fits: bool = True
     instead: Callable[[str], tuple[str, ...]] = lambda path: ()

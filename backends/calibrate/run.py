@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from attrs import frozen
 from plandsl.backends.calibrate.fit import Fitted, fit
 from plandsl.backends.calibrate.kind import Kind
 from plandsl.backends.calibrate.kinds import KINDS
+from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.table import Table, read_table
-from plandsl.backends.calibrate.write import plan_text
+from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.spec import CalibrationSpec, GpuSpec, LinkSpec
+from plandsl.spec import GpuSpec, LinkSpec
 
 LEAST = 12
 """Fewer rows of one set are not fitted: the form has as many constants."""
@@ -42,7 +44,8 @@ def files(data: Sequence[Path]) -> Iterator[tuple[Kind, Table]]:
             path = place / kind.file if place.is_dir() else place
             if path.name == kind.file and path.is_file():
                 found = True
-                yield kind, read_table(path, kind.columns)
+                table = read_table(path, kind.columns)
+                yield kind, table.where(kind.where(table))
     if not found:
         names = ", ".join(k.file for k in KINDS)
         where = ", ".join(map(str, data))
@@ -52,6 +55,8 @@ def files(data: Sequence[Path]) -> Iterator[tuple[Kind, Table]]:
 def jobs(data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf) -> Iterator[Job]:
     """Every group of rows that can be fitted."""
     for kind, table in files(data):
+        if not kind.fits:
+            continue
         keys, sets = table.texts("gpu"), kind.sets(table)
         for key in np.unique(keys):
             gpu = gpu_of(str(key))
@@ -66,27 +71,50 @@ def jobs(data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf) -> Iterator[Job]:
                     yield Job(kind, gpu, str(key), str(path), rows)
 
 
+NEAREST = {
+    "a800": ("a100_sxm",),
+    "a40": ("a6000", "a100_sxm"),
+    "a6000": ("a40", "a100_sxm"),
+    "h20": ("h100_sxm",),
+    "b300_sxm": ("b200_sxm",),
+    "gb200": ("b200_sxm",),
+    "rtx_pro_6000": ("b200_sxm",),
+    "mi210": ("mi300x",),
+    "mi300x": ("mi355x",),
+    "mi355x": ("mi300x",),
+}
+"""Calibrations that complete one whose GPU was measured in part, nearest architecture first; `pooled` comes last."""
+
+
 def calibrate(
-    data: Sequence[Path],
-    gpu_of: GpuOf,
-    link_of: LinkOf,
-    default: CalibrationSpec,
-    tell: Callable[[Job, Fitted], None],
+    data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf, tell: Callable[[str, Fitted], None], pooled: bool = False
 ) -> dict[str, str]:
     """Fit everything in ``data``; gives calibration texts by GPU.
 
-    ``gpu_of`` and ``link_of`` look a GPU and the links of its node up, ``default`` answers for what was not
-    measured. ``tell`` hears of each fit as it is done.
+    ``gpu_of`` and ``link_of`` look a GPU and the links of its node up. ``tell`` hears of each fit as it is done, with
+    the GPU's name. With ``pooled``, one more text holds what sets that several GPUs have come to on all of them, for
+    GPUs that nobody measured.
     """
     fitted: dict[str, list[Fitted]] = {}
     names: dict[str, set[str]] = {}
+    alike: dict[str, tuple[Kind, dict[GpuSpec, Table]]] = {}
     for job in jobs(data, gpu_of, link_of):
         found = fit(job.kind, job.gpu, job.rows, job.path)
-        tell(job, found)
+        tell(job.key, found)
         fitted.setdefault(job.key, []).append(found)
         sources = np.unique(job.rows.texts("source")) if "source" in job.rows.columns else np.array(["unnamed"])
         names.setdefault(job.key, set()).update(f"{job.kind.file} ({s})" for s in sources)
-    return {
-        key: plan_text(key, found, "fitted to measurements: " + ", ".join(sorted(names[key])), default)
-        for key, found in fitted.items()
-    }
+        alike.setdefault(job.path, (job.kind, {}))[1][job.gpu] = job.rows
+    texts: dict[str, str] = {}
+    for key, sets in fitted.items():
+        source = "fitted to measurements: " + ", ".join(sorted(names[key]))
+        texts |= plan_texts(key, sets, source, NEAREST.get(key, ()))
+    if pooled:
+        shared = []
+        kinds = Counter(path.split(".")[0] for path in alike)
+        for path, (kind, rows) in alike.items():
+            if len(rows) > 1 or kinds[path.split(".")[0]] == 1:
+                shared.append(fit_pooled(kind, rows, path))
+                tell("pooled", shared[-1])
+        texts["pooled"] = pooled_text(shared)
+    return texts

@@ -5,38 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plandsl.backends.calibrate.fit import THIN, Errors, Fitted
-from plandsl.spec import CONSTANTS, COVERED_BY, FORM_CONSTANTS, CalibrationSpec
+from plandsl.spec import CORE, FORM_CONSTANTS
 from plandsl.units import BYTES, TIME
 
+MADE = "# Made by `planc calibrate`: do not edit."
 
-def plan_text(name: str, fitted: Sequence[Fitted], source: str, default: CalibrationSpec) -> str:
-    """One `calibration`, its sets as sections with their errors beside them.
 
-    What no set answers is taken from ``default``, and stands in `assumed`.
+def plan_texts(name: str, fitted: Sequence[Fitted], source: str, nearest: Sequence[str] = ()) -> dict[str, str]:
+    """The calibration of a GPU by name: its sets as sections, with their errors beside them.
 
-    ``low`` and ``high`` of a set are the band that holds 80 % of measured / predicted on rows the fit did not see.
+    Kinds of kernels that few plans need stand in one of their own, so that others need not read them. Those that no
+    set answers are as in ``nearest``, `pooled` or `generic`, and stand in `assumed`. ``low`` and ``high`` of a set are
+    the band that holds 80 % of measured / predicted, on rows the fit saw and on those it did not.
     """
-    lines = [f"# Made by `planc calibrate`: do not edit.\ncalibration {name} {{", f'  source = "{source}"']
+    core = [f for f in fitted if f.path.split(".")[0] in CORE]
+    more = [f for f in fitted if f not in core]
+    texts = {}
+    others = [*nearest, "pooled", "generic"]
+    if core and more:
+        texts[f"{name}_more"] = _text(f"{name}_more", more, source, [])
+        others.insert(0, f"{name}_more")
+    texts[name] = _text(name, core or more, source, others)
+    return texts
+
+
+def _text(name: str, fitted: Sequence[Fitted], source: str, others: Sequence[str]) -> str:
+    lines = [MADE, f"calibration {name} {{", f'  source = "{source}"', *_kinds(fitted)]
+    if others:
+        lines += ["", "  # kinds that are not here", "  assumed {", f"    otherwise = [{', '.join(others)}]", "  }"]
+    return "\n".join([*lines, "}", ""])
+
+
+def pooled_text(fitted: Sequence[Fitted]) -> str:
+    """The calibration for what nobody measured on a GPU: constants that many GPUs share."""
+    source = "fitted to all measured GPUs at once; errors are those of each GPU left out of the fit in turn"
+    return "\n".join([MADE, "calibration pooled {", f'  source = "{source}"', *_kinds(fitted), "}", ""])
+
+
+def _kinds(fitted: Sequence[Fitted]) -> list[str]:
+    lines = []
     for kind in dict.fromkeys(f.path.split(".")[0] for f in fitted):
         lines += ["", f"  {kind} {{"]
         for f in fitted:
             if f.path.split(".")[0] == kind:
                 lines += _section(f)
         lines.append("  }")
-    return "\n".join([*lines, *_assumed(fitted, default), "}", ""])
-
-
-def _assumed(fitted: Sequence[Fitted], default: CalibrationSpec) -> list[str]:
-    have = {f.path.split(".")[0] for f in fitted}
-    missing = [(n, v) for n, v in default.values if n in COVERED_BY and not have.issuperset(COVERED_BY[n])]
-    if not missing:
-        return []
-    lines = [f"    {n} = {_flat(n, v)}" for n, v in missing]
-    return ["", f"  # not measured: as in `{default.name}`", "  assumed {", *lines, "  }"]
-
-
-def _flat(name: str, value: float) -> str:
-    return f"{value * 1e6:.4g} us" if CONSTANTS[name] == TIME else f"{value:.4g}"
+    return lines
 
 
 def _section(f: Fitted) -> list[str]:
@@ -48,7 +62,9 @@ def _section(f: Fitted) -> list[str]:
         f" {_percent(judged.p90)} (90th percentile), bias {100 * judged.bias:+.1f} %, on {_rows(judged)} {what}{thin}",
         f"    {f.path.split('.')[1]} {{",
     ]
-    constants = f.constants | {"low": judged.low, "high": judged.high}
+    # the tenths of a sample lie rather too near each other, so the wider of the two
+    band = {"low": min(judged.low, f.seen.low), "high": max(judged.high, f.seen.high)}
+    constants = f.constants | band
     out += [f"      {name} = {_constant(name, value)}" for name, value in constants.items()]
     return [*out, "    }"]
 

@@ -1,6 +1,6 @@
-"""collectives.csv: collectives inside one node, by library.
+"""collectives.csv: collectives inside one node and across nodes, by library.
 
-Sets:
+Sets of `COLLECTIVE`, inside a node:
 
 - ``collective.nccl``: all_reduce, all_gather, reduce_scatter of NCCL and RCCL, timed on the GPU back to back;
 - ``collective.nccl_exchange``: all_to_all and p2p of the same;
@@ -9,6 +9,8 @@ Sets:
   a kernel; above a size of their own they call NCCL;
 - ``collective.vllm_eager``, ``collective.sglang_eager``: the same, launched from the host.
 
+Sets of `COLLECTIVE_NODES`, across nodes: ``collective_nodes.nccl``, ``torch`` and the ``_exchange`` of each.
+
 The links come with the rows: `linked` adds them as columns.
 """
 
@@ -16,32 +18,49 @@ from __future__ import annotations
 
 import zlib
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
-from plandsl.backends.cost.forms.collective import EXCHANGES, OPS, collective_seconds
+from plandsl.backends.cost.forms.collective import EXCHANGES, OPS, collective_seconds, nodes_seconds
 from plandsl.spec import GpuSpec, LinkSpec
 
 CUSTOM = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
 """Libraries whose all_reduce goes through peers' memory."""
 
+EAGER = ("vllm_eager", "sglang_eager")
+"""Those that were also timed as launched from the host."""
+
 WIRE = {"quickreduce_int4": 4.5 / 16}
 """Bytes on the wire per byte of payload where a library compresses: 4 bits, and a 16-bit scale for 32 of them."""
 
 
+OTHERWISE = {"own": 0.4, "switch": 0.0, "hop": 8e-6, "network": 0.9, "rails": 8.0}
+"""What a set of one node takes for many, and the other way: no reduction in the switch, and RDMA over a port of
+HOST_PORT for each of eight GPUs."""
+
+RACKS = ("gb200", "gb300")
+"""GPUs whose NVLink spans a rack, so that what the data call a node, a tray, is no border."""
+
+
 def linked(rows: Table, link: LinkSpec) -> Table:
-    """``rows``, all of one GPU, with the links of its node."""
-    n = len(rows)
+    """``rows``, all of one GPU, with the links of its node; two ranks take the bridge that joins a pair."""
+    pair = (rows.numbers("n_ranks") == 2) & (link.bridge > 0)
     return Table(
         rows.columns
         | {
-            "topology": np.full(n, link.topology),
-            "link_bandwidth": np.full(n, link.bandwidth),
-            "link_latency": np.full(n, link.latency),
+            "topology": np.where(pair, "mesh", link.topology),
+            "link_bandwidth": np.where(pair, link.bridge, link.bandwidth),
+            "link_latency": np.full(len(rows), link.latency),
         }
     )
+
+
+def links_of(rows: Table) -> LinkSpec:
+    """The links that `linked` added; one link for all rows."""
+    return LinkSpec(str(rows.texts("topology")[0]), float(rows.numbers("link_bandwidth")[0]), 0.0)
 
 
 def _ops(rows: Table) -> NDArray[np.str_]:
@@ -57,31 +76,63 @@ def _library(backend: str, graph: bool) -> str:
         return "nccl"
     for name in CUSTOM:
         if backend.startswith(name):
-            kernel = graph or name not in ("vllm", "sglang") or backend.endswith("_ar")
+            kernel = graph or f"{name}_eager" not in EAGER or backend.endswith("_ar")
             return name if kernel else f"{name}_eager"
     return ""
 
 
+def near(rows: Table) -> NDArray[np.bool_]:
+    """Rows whose ranks all reach each other over the links of a node."""
+    one = (rows.numbers("n_nodes", 1.0) <= 1) | np.isin(rows.texts("gpu"), RACKS)
+    return np.asarray(one, dtype=np.bool_)
+
+
+def far(rows: Table) -> NDArray[np.bool_]:
+    """The other rows."""
+    return ~near(rows)
+
+
 def _sets(rows: Table) -> NDArray[np.str_]:
     graphs, backends = rows.numbers("cuda_graph", 0.0) > 0, rows.texts("backend")
-    near = rows.numbers("n_nodes", 1.0) == 1
     out = []
-    for op, backend, graph, one in zip(_ops(rows), backends, graphs, near, strict=True):
+    for op, backend, graph, one in zip(_ops(rows), backends, graphs, near(rows), strict=True):
         library = _library(str(backend), bool(graph))
-        if not library or not one or op not in OPS:
+        if not library or op not in OPS:
             out.append("")
-        else:
+        elif one:
             out.append(f"collective.{library}" + ("_exchange" if op in EXCHANGES else ""))
+        else:
+            # other libraries' own kernels stay inside a node
+            plain = library if library == "torch" else "nccl"
+            out.append(f"collective_nodes.{plain}" + ("_exchange" if op in EXCHANGES else ""))
     return np.array(out, dtype=np.str_)
 
 
 def _reason(rows: Table) -> NDArray[np.str_]:
     out = np.full(len(rows), "no constants of this library are fitted for the GPU", dtype="<U80")
-    out[rows.numbers("n_nodes", 1.0) > 1] = "collectives across nodes are not modelled"
     out[~np.isin(_ops(rows), OPS)] = "no form of this operation"
     unknown = [not _library(str(b), True) for b in rows.texts("backend")]
     out[np.array(unknown, dtype=bool)] = "a library without a form"
     return out
+
+
+def _instead(path: str) -> tuple[str, ...]:
+    """Libraries that work alike first, then NCCL, then whatever there is; the other section last."""
+    section, name = path.split(".")
+    base, end = name.removesuffix("_exchange"), "_exchange" if name.endswith("_exchange") else ""
+    alike = [f"collective.{c}" for c in (EAGER if base in EAGER else CUSTOM)]
+    if base in EAGER:
+        alike.append(f"collective.{base.removesuffix('_eager')}")
+    other = "collective_nodes" if section == "collective" else "collective"
+    ends = (end, "" if end else "_exchange")
+    vendor = [f"{s}.{n}{e}" for s in (section, other) for e in ends for n in ("nccl", "torch")]
+    if base not in ("nccl", "torch"):
+        found = alike + vendor
+    elif end or section == "collective_nodes":
+        found = vendor
+    else:
+        found = vendor[:2] + alike + vendor[2:]
+    return tuple(p for p in found if p != path)
 
 
 def _shape(rows: Table) -> NDArray[np.int64]:
@@ -90,16 +141,26 @@ def _shape(rows: Table) -> NDArray[np.int64]:
 
 
 def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
-    link = LinkSpec(str(rows.texts("topology")[0]), float(rows.numbers("link_bandwidth")[0]), 0.0)
-    ops, n = _ops(rows), rows.numbers("n_ranks")
-    backends = rows.texts("backend")
-    wire = np.array([WIRE.get(str(b), 1.0) for b in backends])
-    custom = str(backends[0]).startswith(CUSTOM)
+    c = OTHERWISE | dict(c)
+    ops, backends, topologies = _ops(rows), rows.texts("backend"), rows.texts("topology")
+    n, nodes, one = rows.numbers("n_ranks"), rows.numbers("n_nodes", 1.0), near(rows)
+    payload = rows.numbers("bytes") * np.array([WIRE.get(str(b), 1.0) for b in backends])
+    custom = np.char.startswith(backends, CUSTOM[0])
+    for name in CUSTOM[1:]:
+        custom |= np.char.startswith(backends, name)
     out = np.empty(len(rows))
-    for op in np.unique(ops):
-        of = ops == op
-        out[of] = collective_seconds(c, link, str(op), n[of], (rows.numbers("bytes") * wire)[of], custom)
+    for op, topology, own, inside in _groups(ops, topologies, custom, one):
+        of = (ops == op) & (topologies == topology) & (custom == own) & (one == inside)
+        link = links_of(rows.where(of))
+        if inside:
+            out[of] = collective_seconds(c, link, op, n[of], payload[of], own)
+        else:
+            out[of] = nodes_seconds(c, link, op, n[of], nodes[of], payload[of])
     return out
+
+
+def _groups(*columns: NDArray[np.str_] | NDArray[np.bool_]) -> list[tuple[str, str, bool, bool]]:
+    return sorted({tuple(row) for row in zip(*(c.tolist() for c in columns), strict=True)})
 
 
 COLLECTIVE = Kind(
@@ -116,4 +177,18 @@ COLLECTIVE = Kind(
     loose={"latency": 1.0, "quick": 0.7, "step": 1.0, "bulk": 0.3, "half": 2.0, "own": 0.7, "switch": 0.3},
     shape=_shape,
     linked=linked,
+    where=near,
+    instead=_instead,
+)  # fmt: skip
+
+COLLECTIVE_NODES = attrs.evolve(
+    COLLECTIVE,
+    name="collective_nodes",
+    where=far,
+    start={
+        "fixed": 15e-6, "latency": 1e-6, "quick": 0.5, "step": 10e-6, "half": 4e5, "bulk": 0.75, "hop": 8e-6,
+        "network": 0.9, "rails": 8.0,
+    },
+    loose={"fixed": 0.7, "latency": 0.7, "quick": 0.7, "step": 1.0, "half": 1.0, "bulk": 0.1, "hop": 1.0,
+           "network": 1.0, "rails": 0.7},
 )  # fmt: skip

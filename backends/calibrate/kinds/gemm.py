@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
-from plandsl.backends.cost.forms.gemm import gemm_seconds, tiles
+from plandsl.backends.cost.forms.gemm import gemm_seconds, quant_seconds, tiles
 from plandsl.spec import BITS, GpuSpec
 
 WEIGHT = {"fp8_block": "fp8", "w8a16": "int8", "w4a16": "int4", "w8a8_int8_or_fp8": "int8"}
@@ -21,11 +21,51 @@ WIDE = ("bf16", "fp16", "w8a16", "w4a16")
 
 ACCUMULATES = 2.0  # bytes of an output element
 
+NEAR = {
+    "fp8_block": ("fp8", "w8a8_int8_or_fp8", "int8", "mxfp8"),
+    "fp8": ("w8a8_int8_or_fp8", "int8", "mxfp8", "fp8_block"),
+    "mxfp8": ("fp8", "w8a8_int8_or_fp8", "int8", "fp8_block"),
+    "w8a8_int8_or_fp8": ("fp8", "int8", "fp8_block"),
+    "int8": ("w8a8_int8_or_fp8", "fp8", "fp8_block"),
+    "nvfp4": ("mxfp4", "fp4", "mxfp6", "fp8"),
+    "mxfp4": ("nvfp4", "fp4", "mxfp6", "fp8"),
+    "fp4": ("nvfp4", "mxfp4", "mxfp6", "fp8"),
+    "mxfp6": ("mxfp4", "fp6", "fp8", "nvfp4"),
+    "fp6": ("mxfp6", "fp8", "mxfp4", "nvfp4"),
+    "w4a16": ("w8a16",),
+    "w8a16": ("w4a16",),
+    "bf16": ("fp16",),
+    "fp16": ("bf16",),
+}
+"""Dtypes whose kernels are built alike, best first; after them, 16 bits."""
+
+TRTLLM = "_trtllm"
+
 
 def _sets(rows: Table) -> NDArray[np.str_]:
     """By dtype; TensorRT-LLM's kernels are others than those of vLLM, SGLang and AITER, and a set of their own."""
-    library = np.where(np.char.startswith(rows.texts("framework"), "trtllm"), "_trtllm", "")
-    return np.char.add(np.char.add("gemm.", rows.texts("dtype")), library)
+    dtypes = rows.texts("dtype")
+    library = np.where(np.char.startswith(rows.texts("framework"), "trtllm"), TRTLLM, "")
+    known = np.isin(dtypes, [*BITS, *WEIGHT])
+    return np.where(known, np.char.add(np.char.add("gemm.", dtypes), library), "")
+
+
+def _reason(rows: Table) -> NDArray[np.str_]:
+    known = np.isin(rows.texts("dtype"), [*BITS, *WEIGHT])
+    return np.where(known, "no peak of this dtype is published for the GPU", "a dtype of unknown width")
+
+
+def _instead(path: str) -> tuple[str, ...]:
+    """The same dtype of the other library, then the nearest dtypes, each of the same library first."""
+    dtype = _dtype(path)
+    libraries = (TRTLLM, "") if path.endswith(TRTLLM) else ("", TRTLLM)
+    dtypes = dict.fromkeys((dtype, *NEAR.get(dtype, ()), "bf16", "fp16"))
+    names = [f"gemm.{d}{library}" for d in dtypes for library in libraries]
+    return tuple(n for n in names if n != path)
+
+
+def _dtype(path: str) -> str:
+    return path.removeprefix("gemm.").removesuffix(TRTLLM)
 
 
 def _shape(rows: Table) -> NDArray[np.int64]:
@@ -43,16 +83,18 @@ def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
     moved = n * k * weight + m * k * inputs + m * n * ACCUMULATES
     time = gemm_seconds(c, tiles(c, gpu.units, peak, n, k), gpu.units, gpu.bandwidth, m, moved)
     quantised = rows.numbers("act_quant_included", 0.0) > 0
-    cost = c["quant_fixed"] + m * k * (2.0 + inputs) / (gpu.bandwidth * c["quant_memory"])
+    cost = quant_seconds(c, gpu.units, gpu.bandwidth, m, k, inputs)
     return np.asarray(time + np.where(quantised, cost, 0.0), dtype=np.float64)
 
 
 def _peak(gpu: GpuSpec, dtype: str) -> float | None:
-    return gpu.peak(MULTIPLIES.get(dtype, dtype)) or (gpu.peak("fp16") if dtype in WIDE else None)
+    """FLOP/s of ``dtype``; of 16 bits where the GPU does not multiply in it, since kernels then unpack it."""
+    names = (MULTIPLIES.get(dtype, dtype), "int8" if dtype == "w8a8_int8_or_fp8" else "bf16", "bf16", "fp16")
+    return next((peak for name in names if (peak := gpu.peak(name))), None)
 
 
 def _answers(gpu: GpuSpec, path: str) -> bool:
-    return gpu.units is not None and _peak(gpu, path.removeprefix("gemm.").removesuffix("_trtllm")) is not None
+    return gpu.units is not None and _peak(gpu, _dtype(path)) is not None
 
 
 GEMM = Kind(
@@ -60,13 +102,17 @@ GEMM = Kind(
     file="gemm.csv",
     columns=("gpu", "dtype", "m", "n", "k", "time_s"),
     sets=_sets,
-    reason=lambda rows: np.full(len(rows), "no peak of this dtype is published for the GPU"),
+    reason=_reason,
     seconds=_seconds,
     start={
-        "fixed": 4e-6, "step": 3e-6, "compute": 0.85, "memory": 0.8, "intensity": 15.0, "blend": 3.0,
-        "quant_fixed": 2e-6, "quant_memory": 0.5,
+        "fixed": 4e-6, "step": 3e-6, "chain": 5e-10, "compute": 0.85, "throttle": 0.2, "memory": 0.8, "intensity": 10.0,
+        "blend": 3.0, "quant_row": 2e-7, "quant_walk": 1e-10,
     },
-    loose={"compute": 0.2, "memory": 0.3, "intensity": 1.0, "step": 1.0, "blend": 0.5, "quant_memory": 1.0},
+    loose={
+        "compute": 0.2, "memory": 0.3, "intensity": 1.0, "step": 1.0, "blend": 0.5, "chain": 1.5, "throttle": 1.0,
+        "quant_row": 1.5, "quant_walk": 1.5,
+    },
     shape=_shape,
     answers=_answers,
+    instead=_instead,
 )  # fmt: skip

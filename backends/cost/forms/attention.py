@@ -18,8 +18,9 @@ LEAST_ROWS = 32
 GROUP = 16
 """Query heads of one KV head that a tile of decode holds: the rows of one matrix instruction."""
 
-PREFILL_CONSTANTS = ("fixed", "step", "compute", "half_dim", "tail", "memory", "blend")
-DECODE_CONSTANTS = ("fixed", "step", "split", "compute", "memory", "draw", "blend")
+PREFILL_CONSTANTS = ("fixed", "step", "compute", "half_dim", "tail", "memory", "blend", "packed")
+DECODE_CONSTANTS = ("fixed", "step", "split", "compute", "memory", "draw", "blend", "cache", "cached")
+MIXED_CONSTANTS = ("fixed", "step", "split", "compute", "memory", "draw", "blend", "half_dim", "rows", "cache")
 
 DRAW_BLEND = 3.0  # how sharply one unit's limit takes over from that of all; not worth a constant
 
@@ -67,9 +68,10 @@ def prefill_seconds(
 ) -> Number:  # fmt: skip
     """Seconds of attention of ``batch`` sequences, each the last ``position`` of ``context`` tokens.
 
-    The queries of the g heads that share a KV head are packed into tiles of 128 rows (FlashAttention-2 and -3):
-    ``n = batch kv_heads ceil(position g / 128)`` tiles. A tile takes ``step`` seconds and ``4 head_dim`` FLOPs per
-    row and key, padded rows and half a block at the diagonal included, at
+    Queries stand in tiles of 128 rows. Where a kernel packs the g heads that share a KV head (FlashAttention-3,
+    FlashInfer) a sequence has ``ceil(position g / 128)`` tiles for each KV head, else ``g ceil(position / 128)``:
+    ``packed`` is 1 or 0, or between, as kernels choose; 1 where the constants have none. A tile takes ``step`` seconds
+    and ``4 head_dim`` FLOPs per row and key, padded rows and half a block at the diagonal included, at
 
         peak / units * compute * head_dim / (head_dim + half_dim)
 
@@ -82,12 +84,9 @@ def prefill_seconds(
     ``moved`` is queries, results and visible keys and values once. Large sizes reach a constant share of ``peak``.
     """
     group = shape.heads / shape.kv_heads
-    rows = position * group
-    count = ceil_div(rows, TILE)
-    height = clip(rows, LEAST_ROWS, TILE)
-    padded = count * height / group  # queries per head
-    pairs = visible_pairs(position, context, causal, window) * maximum(padded / position, 1)
-    pairs = pairs + where(causal, padded * (TILE / 2), 0.0)
+    packed = min(c.get("packed", 1.0), 1.0)
+    count, pairs = _tiles(position, context, group, causal, window, packed)
+    height = clip(position * (1 + packed * (group - 1)), LEAST_ROWS, TILE)
     rate = chip.peak / chip.units * c["compute"] * shape.head_dim / (shape.head_dim + c["half_dim"])
     per_pair = 4.0 * shape.head_dim / rate
     share = batch * (shape.kv_heads * count * c["step"] + shape.heads * pairs * per_pair) / chip.units
@@ -101,7 +100,7 @@ def prefill_seconds(
 
 def decode_seconds(
     c: Mapping[str, float], chip: Chip, shape: Heads, batch: Number, context: Number, window: Number = 0,
-    divides: bool = True,
+    divides: bool = True, warm: bool = False,
 ) -> Number:  # fmt: skip
     """Seconds of attention of one query in each of ``batch`` sequences over ``context`` keys.
 
@@ -116,8 +115,10 @@ def decode_seconds(
         alone   = keys of one unit * bytes of a key / (bandwidth * memory * draw / units)
         seconds = fixed + split (1 - 128 / max(keys, 128)) + smooth_max(work, memory, alone)
 
-    Without ``divides`` there is a task for every query head, which reads all keys by itself. Large batches
-    and contexts reach a constant share of ``bandwidth``, or of ``peak`` where groups are large.
+    Without ``divides`` there is a task for every query head, which reads all keys by itself. A ``warm`` call repeats
+    the one before it, as benchmarks do and engines do not: of keys and values ``stays = 2 - bytes / cache``, within
+    0..1, is read ``cached`` times as fast, out of the last-level cache as in `kernel_seconds`. Large batches and
+    contexts reach a constant share of ``bandwidth``, or of ``peak`` where groups are large.
     """
     keys = _visible(context, window)
     group = shape.heads / shape.kv_heads
@@ -126,11 +127,70 @@ def decode_seconds(
     arithmetic = 4.0 * GROUP * shape.head_dim * tasks * keys / (chip.peak * c["compute"])
     work = c["step"] * tasks / chip.units + arithmetic
     rate = chip.bandwidth * c["memory"]
-    memory = batch * (keys * shape.key_bytes + shape.query_bytes) / rate
+    held = batch * keys * shape.key_bytes
+    stays = clip(2 - held / c["cache"], 0, 1) if warm else 0
+    slow = 1 - stays + stays / maximum(c["cached"], 1) if warm else 1
+    memory = (held * slow + batch * shape.query_bytes) / rate
     own = maximum(minimum(keys, TILE) if divides else keys, keys * tasks / chip.units)
-    alone = own * (shape.key_bytes / shape.kv_heads) / (rate * c["draw"] / chip.units)
+    alone = own * (shape.key_bytes / shape.kv_heads) * slow / (rate * c["draw"] / chip.units)
     parts = c["split"] * (1 - TILE / maximum(keys, TILE))
     return c["fixed"] + parts + smooth_max(smooth_max(work, memory, c["blend"]), alone, DRAW_BLEND)
+
+
+def mixed_seconds(
+    c: Mapping[str, float], chip: Chip, shape: Heads, chunk: Number, before: Number, decodes: Number, context: Number
+) -> Number:
+    """Seconds of one call that serves ``chunk`` queries on ``before`` keys, and ``decodes`` others of ``context`` each.
+
+    Without a chunk that is `decode_seconds`. With one, decodes run in the kernel of prefill: no context is split, a
+    query head of a decode is a task padded to ``rows`` queries, and tasks are as long as the longest context:
+
+        work    = (step tasks + 4 head_dim heads (pairs of the chunk + rows decodes context) / rate) / units
+        memory  = (queries, results, keys and values + those read again) / (bandwidth * memory)
+        alone   = longest context * bytes of a key / (bandwidth * memory * draw / units)
+        seconds = fixed + smooth_max(work, memory, alone)
+
+    with the chunk's tiles and ``rate`` as in `prefill_seconds`. Of the g query heads that share a KV head only
+    ``units / decodes`` run at a time; the others read its keys again, as far as those of all decodes, ``s`` bytes, do
+    not stay in the cache: ``s / (s + cache)``. Source: launch order of FlashAttention-2 (tiles, sequences, then heads).
+    """
+    lone = decode_seconds(c, chip, shape, maximum(decodes, 1), context)
+    group = shape.heads / shape.kv_heads
+    queries = maximum(chunk, 1)
+    tiles, pairs = _tiles(queries, before + queries, group, True, 0)
+    rate = chip.peak * c["compute"] * shape.head_dim / (shape.head_dim + c["half_dim"])
+    tasks = shape.kv_heads * tiles + shape.heads * decodes
+    flops = 4.0 * shape.head_dim * shape.heads * (pairs + c["rows"] * decodes * context)
+    work = c["step"] * tasks / chip.units + flops / rate
+    held = decodes * context * shape.key_bytes
+    again = group / clip(chip.units / maximum(decodes, 1), 1, group) - 1
+    again = again * held / (held + c["cache"] * shape.kv_heads)
+    bandwidth = chip.bandwidth * c["memory"]
+    read = (before + queries) * shape.key_bytes + held * (1 + again)
+    memory = ((queries + decodes) * shape.query_bytes + read) / bandwidth
+    longest = maximum(before + queries, where(decodes > 0, context, 0))
+    alone = longest * shape.key_bytes / shape.kv_heads / (bandwidth * c["draw"] / chip.units)
+    together = c["fixed"] + smooth_max(smooth_max(work, memory, c["blend"]), alone, DRAW_BLEND)
+    return where(chunk > 0, together, lone)
+
+
+def _tiles(
+    position: Number, context: Number, group: Number, causal: Number, window: Number, packed: float = 1.0
+) -> tuple[Number, Number]:
+    """Tiles of one KV head in prefill, and pairs of query and key of one query head with what pads them."""
+    count, padded = _padding(position, group)
+    if packed < 1:
+        alone, rows = _padding(position, 1)
+        count = packed * count + (1 - packed) * group * alone
+        padded = packed * padded + (1 - packed) * rows
+    pairs = visible_pairs(position, context, causal, window) * maximum(padded / position, 1)
+    return count, pairs + where(causal, padded * (TILE / 2), 0.0)
+
+
+def _padding(position: Number, group: Number) -> tuple[Number, Number]:
+    """Tiles that hold the queries of ``group`` heads, and queries of one head with those that pad them."""
+    count = ceil_div(position * group, TILE)
+    return count, count * clip(position * group, LEAST_ROWS, TILE) / group
 
 
 def _visible(context: Number, window: Number) -> Number:

@@ -1,4 +1,4 @@
-"""Collectives inside a node: a quick way for small messages, a pipelined one for large, and the faster counts.
+"""Collectives inside a node and across: a quick way for small messages, a pipelined one for large; the faster counts.
 
 Sizes follow nccl-tests: an all_reduce names the buffer of a rank, an all_gather all of its output, a reduce_scatter
 all of its input, an all_to_all the buffer of a rank, a p2p the message.
@@ -6,11 +6,12 @@ all of its input, an all_to_all the buffer of a rank, a p2p the message.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.gemm import smooth_max
-from plandsl.backends.cost.num import maximum, minimum, where
+from plandsl.backends.cost.num import maximum, minimum, plain, where
 from plandsl.ir.types import Number
 from plandsl.spec import LinkSpec
 
@@ -20,6 +21,14 @@ EXCHANGES = ("all_to_all", "p2p")
 """Operations that send to each peer directly."""
 
 CONSTANTS = ("fixed", "latency", "quick", "step", "bulk", "own", "half", "switch")
+
+NODES_CONSTANTS = ("fixed", "latency", "quick", "step", "half", "bulk", "hop", "network", "rails")
+
+FULL = 300e9
+"""Bytes/s of the NVLink port for which ``half`` holds on a slower PCIe port: fewer channels fill that."""
+
+HOST_PORT = 50e9
+"""Bytes/s each way of the port that a GPU has to other nodes, in reference designs: 400 Gb/s."""
 
 BLEND = 2.0
 """How far the time to fill a pipeline and the time to move the bytes add up: as the sides of a right angle."""
@@ -94,17 +103,83 @@ def collective_seconds(
     (NCCL's Simple protocol; custom kernels leave large messages to it too). All peers of an all_to_all are served at
     once, in one such step. ``half`` bytes moved reach half of the rate. ``bulk`` and ``quick`` are shares of ``P``.
     On a switch, ``switch`` > 0 is the share that `in_switch` reaches, taken among more than two where it is faster.
+    On PCIe it is the share among more than two, whose ring passes the host; custom kernels leave those to the ring
+    (vLLM and SGLang: "not supported on more than two PCIe-only GPUs").
     """
-    p = port(link, n)
+    p, pcie = port(link, n), link.topology == "pcie"
     way = ring(op, n, c["own"])
-    ways = shots(n) if custom and op == "all_reduce" else (ring(op, n),)
-    times = [w.steps * c["latency"] + payload * w.volume / (p * c["quick"]) for w in ways]
+    quick = [_quick(c, p, ring(op, n, c["own"]), payload)]
+    if custom and op == "all_reduce":
+        one, two = (_quick(c, p, w, payload) for w in shots(n))
+        quick = [where(n > 2, quick[0], minimum(one, two))] if pcie else [one, two]
+    half = c["half"] * min(1.0, link.bandwidth / FULL) if pcie else c["half"]
+    share = where(n > 2, c["switch"], c["bulk"]) if pcie and c["switch"] > 0 else c["bulk"]
     filled = (1 if op in EXCHANGES else way.steps) * c["step"]
-    moved = (payload * way.volume + c["half"]) / (p * c["bulk"])
+    moved = (payload * way.volume + half) / (p * share)
     if op == "all_reduce" and link.topology == "switch" and c["switch"] > 0:
-        reduced = (payload * in_switch(n).volume + c["half"]) / (p * c["switch"])
+        reduced = (payload * in_switch(n).volume + half) / (p * c["switch"])
         moved = where(n > 2, minimum(moved, reduced), moved)
     best = smooth_max(filled, moved, BLEND)
-    for time in times:
+    for time in quick:
         best = minimum(best, time)
     return where(n > 1, c["fixed"] + best, 0.0)
+
+
+def _quick(c: Mapping[str, float], p: Number, way: Way, payload: Number) -> Number:
+    return way.steps * c["latency"] + payload * way.volume / (p * c["quick"])
+
+
+def _levels(nodes: Number) -> Number:
+    """Levels of a binary tree over ``nodes``."""
+    if plain(nodes):
+        return math.ceil(math.log2(nodes)) if nodes > 1 else 0
+    import numpy as np
+
+    return np.ceil(np.log2(np.maximum(nodes, 1)))
+
+
+def crossing(op: str, n: Number, nodes: Number) -> Way:
+    """What passes the network: messages one after the other, and bytes that a node sends per byte of payload.
+
+    Rings through all ranks enter and leave each node once, so that a node sends what a rank of the ring does, over as
+    many ports as rings; the small messages of a tree go up and down ``log2(nodes)`` levels. An all_to_all sends from
+    each of the ``n / nodes`` ranks to those elsewhere, a p2p one message.
+    """
+    levels = _levels(nodes)
+    if op == "p2p":
+        return Way(1, 1.0)
+    if op == "all_to_all":
+        return Way(1, n / nodes * (nodes - 1) / nodes)
+    return Way(levels * (2 if op == "all_reduce" else 1), ring(op, n).volume)
+
+
+def nodes_seconds(
+    c: Mapping[str, float],
+    link: LinkSpec,
+    op: str,
+    n: Number,
+    nodes: Number,
+    payload: Number,
+    host_port: float = HOST_PORT,
+) -> Number:
+    """Seconds of ``op`` over ``n`` ranks of several nodes with ``payload`` bytes.
+
+        seconds = fixed + min(quick, bulk)
+        quick:   steps * latency + hops * hop + moved / quick
+        bulk:    ((steps * step + hops * hop)^2 + (moved + half / rate)^2)^(1/2)
+        moved:   max(payload * volume / (P * bulk), payload * crossing / rate)
+        rate:    host_port * network * min(ports, rails)
+
+    ``steps`` and ``volume`` are those of a ring inside a node, `crossing` gives hops and bytes between nodes. A node
+    has ``rails`` ports to the network for its ranks, each of which reaches ``network`` of a 400 Gb/s one, or of
+    ``host_port``; a p2p uses one. What the fabric is nobody says: ``network``, ``rails`` and ``hop`` stand for it.
+    """
+    inside = n / nodes
+    rate = host_port * c["network"] * minimum(1 if op == "p2p" else inside, c["rails"])
+    out, steps = crossing(op, n, nodes), ring(op, inside).steps
+    moved = maximum(payload * ring(op, n).volume / (port(link, inside) * c["bulk"]), payload * out.volume / rate)
+    hops = out.steps * c["hop"]
+    quick = steps * c["latency"] + hops + moved / c["quick"]
+    filled = (1 if op in EXCHANGES else steps) * c["step"] + hops
+    bulk = smooth_max(filled, moved + c["half"] / rate, BLEND)
+    return c["fixed"] + minimum(quick, bulk)

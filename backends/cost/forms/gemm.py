@@ -8,11 +8,20 @@ from typing import NamedTuple
 from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
 from plandsl.ir.types import Number
 
-TILES = ((16, 64), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256))
+TILES = ((16, 16), (16, 32), (16, 64), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256))
 """Output tiles that libraries choose from, rows by columns."""
 
 MOST_SPLITS = 8
 """Parts that the contracted dimension is cut into at most."""
+
+TAIL = 0.25
+"""How much of the units that a last wave leaves idle is lost: persistent kernels deal out work ahead of waves."""
+
+LONG = 1e-3
+"""Seconds from which on a kernel draws full power: half of `throttle` counts."""
+
+QUANT_FIXED = 1.5e-6
+"""Seconds of a quantisation kernel without rows, inside a captured graph."""
 
 
 class Tile(NamedTuple):
@@ -26,16 +35,17 @@ class Tile(NamedTuple):
 def tiles(c: Mapping[str, float], units: int, peak: float, n: Number, k: Number) -> list[Tile]:
     """Every tiling of a GEMM whose ``n`` and ``k`` are known.
 
-    A tile of ``a x b`` outputs takes ``2 a b k / (peak / units * compute * e)`` seconds, where
-    ``e = i / (i + intensity)`` and ``i = a b / (a + b)`` is the tile's arithmetic intensity per loaded element.
-    ``units`` are SMs or CUs, ``peak`` is in FLOP/s.
+    A tile of ``a x b`` outputs takes, in one unit of ``peak / units * compute`` FLOP/s, seconds of
+
+        k * (2 (a b + intensity (a + b)) / rate + chain)
+
+    ``intensity`` is what an element that is loaded costs, in multiplications; ``chain`` what a contracted element
+    costs however small the tile, since the steps along k follow one another. ``units`` are SMs or CUs, ``peak`` is in
+    FLOP/s. Arithmetic intensity of tiles as in NVIDIA's "Matrix Multiplication Background User's Guide".
     """
-    made = []
-    for a, b in TILES:
-        i = a * b / (a + b)
-        rate = peak / units * c["compute"] * i / (i + c["intensity"])
-        made.append(Tile(a, ceil_div(n, b), 2.0 * a * b / rate * k))
-    return made
+    rate = peak / units * c["compute"]
+    chain = c.get("chain", 0.0)
+    return [Tile(a, ceil_div(n, b), (2.0 * (a * b + c["intensity"] * (a + b)) / rate + chain) * k) for a, b in TILES]
 
 
 def gemm_seconds(
@@ -43,23 +53,38 @@ def gemm_seconds(
 ) -> Number:
     """Seconds of ``[m, k] @ [k, n]`` that moves ``moved`` bytes, ``ways`` being its `tiles`.
 
-    There are ``t = ceil(m/a) ceil(n/b)`` tiles in ``ceil(t / units)`` waves. Where tiles do not fill the GPU, k may
-    be cut into ``floor(units / t)`` parts, which costs ``step`` seconds to add up. The best tiling counts:
+    There are ``t = ceil(m/a) ceil(n/b)`` tiles in ``w = t / units`` waves, at least one; of what rounding up to
+    whole waves would add, `TAIL` is lost. Where tiles do not fill the GPU, k may be cut into ``floor(units / t)``
+    parts, which costs ``step`` seconds to add up. The best tiling counts:
 
         seconds = fixed + (arithmetic^blend + (moved / (bandwidth * memory))^blend)^(1/blend)
 
-    ``bandwidth`` in bytes/s. Tile and wave quantisation as in NVIDIA's "Matrix Multiplication Background User's
-    Guide"; split-K as in CUTLASS; the constants are fitted.
+    where ``throttle`` is the share by which arithmetic that goes on for long slows down, at the limit of power.
+    ``bandwidth`` in bytes/s. Waves as in NVIDIA's "Matrix Multiplication Background User's Guide"; split-K and
+    persistent kernels as in CUTLASS; the constants are fitted.
     """
     best: Number | None = None
     for rows, columns, tile in ways:
         count = ceil_div(m, rows) * columns
-        whole = ceil_div(count, units) * tile
+        whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * ceil_div(count, units))
         splits = clip(floor(units / count), 1, MOST_SPLITS)
         time = where(splits > 1, minimum(whole, tile / splits + c["step"]), whole)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
-    return c["fixed"] + smooth_max(best, moved / (bandwidth * c["memory"]), c["blend"])
+    slow = best * (1 + c.get("throttle", 0.0) * best / (best + LONG))
+    return c["fixed"] + smooth_max(slow, moved / (bandwidth * c["memory"]), c["blend"])
+
+
+def quant_seconds(c: Mapping[str, float], units: int, bandwidth: float, m: Number, k: Number, item: float) -> Number:
+    """Seconds to quantise ``m x k`` elements from 16 bits to ``item`` bytes, scales worked out on the way.
+
+        seconds = QUANT_FIXED + ((m k (2 + item) / bandwidth)^2 + (m / units * (quant_row + k quant_walk))^2)^(1/2)
+
+    Each row is the work of one thread block: ``quant_row`` seconds of a unit for the row and ``quant_walk`` for each
+    of its elements, unless memory (``bandwidth``, bytes/s) takes longer. The constants are fitted.
+    """
+    walk = m / units * (c["quant_row"] + k * c["quant_walk"])
+    return QUANT_FIXED + smooth_max(m * k * (2.0 + item) / bandwidth, walk, 2.0)
 
 
 def smooth_max(a: Number, b: Number, blend: float) -> Number:

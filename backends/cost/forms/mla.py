@@ -1,0 +1,78 @@
+"""Multi-head latent attention: heads of their own keys in prefill, one latent vector per token in decode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plandsl.backends.cost.forms.attention import DRAW_BLEND, TILE, Chip, Heads, prefill_seconds
+from plandsl.backends.cost.forms.gemm import smooth_max
+from plandsl.backends.cost.num import ceil_div, maximum, minimum, where
+from plandsl.ir.types import Number
+
+KEY, VALUE = 192, 128
+"""Dimensions of a head's keys (128, and 64 with a position) and values once they are unpacked (DeepSeek-V2, 2024)."""
+
+LATENT, LATENT_VALUE = 576, 512
+"""Elements that the cache holds for a token: 512 that stand for all keys and values, and 64 with a position."""
+
+RESULT = 2.0  # bytes of an element of the result, whatever is multiplied
+
+ROWS = 64
+"""Query heads of a tile: the rows of one matrix instruction of a Hopper GPU's warp group."""
+
+FEW, FEW_ROWS = 32, 16
+"""Up to so many heads, kernels take tiles of only so many, which read the cache each."""
+
+PREFILL_CONSTANTS = ("fixed", "step", "compute", "half_dim", "tail", "memory", "blend", "write")
+DECODE_CONSTANTS = ("fixed", "step", "split", "parts", "again", "compute", "memory", "draw", "blend")
+
+
+def mla_prefill_seconds(
+    c: Mapping[str, float], chip: Chip, heads: Number, batch: Number, position: Number, context: Number,
+    item: float, cache_item: float,
+) -> Number:  # fmt: skip
+    """Seconds of causal attention of ``heads`` heads on unpacked keys and values, and of filling the cache.
+
+    That is `prefill_seconds` where each head has its own 192 + 128 elements per token, of ``item`` bytes, and
+
+        written = batch position 576 (item + cache_item) / (bandwidth * write)
+
+    for the latent vectors of the new tokens. Source: DeepSeek-V2 technical report, 2024, section 2.1.
+    """
+    shape = Heads(heads, heads, (KEY + VALUE) / 2, heads * (KEY * item + VALUE * RESULT), heads * (KEY + VALUE) * item)
+    time = prefill_seconds(c, chip, shape, batch, position, context)
+    return time + batch * position * LATENT * (item + cache_item) / (chip.bandwidth * c["write"])
+
+
+def mla_decode_seconds(
+    c: Mapping[str, float], chip: Chip, heads: Number, batch: Number, context: Number, item: float, cache_item: float
+) -> Number:
+    """Seconds of absorbed attention of one query of ``heads`` heads in each of ``batch`` sequences.
+
+    All heads share one KV head of 576 elements of ``cache_item`` bytes, of which 512 are the values too. A sequence is
+    ``t`` tasks: one for each 16 heads up to 32 of them, else one for each 64. A task takes ``step`` seconds on its
+    unit, and all but the first read the keys ``again``, as far as the cache of the GPU does not help. Arithmetic is
+    that of tiles of 64 rows at ``peak * compute``. The context is split over idle units, into ``parts`` at most
+    (Flash-Decoding; a kernel that never splits has 1), and adding the parts up costs ``split`` seconds:
+
+        work    = batch (step t / units + 2 (576 + 512) 64 ceil(heads / 64) keys / (peak * compute))
+        memory  = batch (576 keys cache_item (1 + again (t - 1)) + queries and results) / (bandwidth * memory)
+        alone   = keys of one unit * 576 cache_item / (bandwidth * memory * draw / units)
+        seconds = fixed + split (1 - 128 / max(keys, 128)) + smooth_max(work, memory, alone)
+
+    Many heads reach a constant share of ``peak``, few heads one of ``bandwidth``.
+    Source: DeepSeek-V2 technical report, 2024, section 2.1, and FlashMLA.
+    """
+    wide = ceil_div(heads, ROWS)
+    tiles = where(heads <= FEW, ceil_div(heads, FEW_ROWS), wide)
+    tasks = batch * tiles
+    arithmetic = 2.0 * (LATENT + LATENT_VALUE) * ROWS * wide * batch * context / (chip.peak * c["compute"])
+    work = c["step"] * tasks / chip.units + arithmetic
+    rate = chip.bandwidth * c["memory"]
+    key = LATENT * cache_item
+    query = heads * (LATENT * item + LATENT_VALUE * RESULT)
+    memory = batch * (context * key * (1 + c["again"] * (tiles - 1)) + query) / rate
+    own = maximum(minimum(context, TILE), maximum(context / c["parts"], context * tasks / chip.units))
+    alone = own * key / (rate * c["draw"] / chip.units)
+    added = c["split"] * (1 - TILE / maximum(context, TILE))
+    return c["fixed"] + added + smooth_max(smooth_max(work, memory, c["blend"]), alone, DRAW_BLEND)

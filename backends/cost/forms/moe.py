@@ -1,0 +1,200 @@
+"""Mixture-of-experts layers of one rank: how tokens fall on experts, and the grouped GEMMs that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from plandsl.backends.cost.forms.attention import Chip
+from plandsl.backends.cost.forms.gemm import smooth_max
+from plandsl.backends.cost.num import ceil_div, clip, maximum, minimum, where
+from plandsl.ir.types import Number
+
+GROUPED_CONSTANTS = ("fixed", "step", "compute", "draw", "memory", "cache", "blend", "stream")
+CONSTANTS = (*GROUPED_CONSTANTS, "away", "token")
+
+TILES = ((8, 128), (16, 128), (32, 128), (64, 128), (128, 128), (128, 256), (256, 256))
+"""Output tiles of grouped GEMMs, rows of one expert by columns: libraries swap operands to get below 64 rows."""
+
+QUANTILES = 8
+"""Groups of equally loaded experts that stand for a skewed routing."""
+
+ROW = 2.0
+"""Bytes of an element of activations between the kernels of a layer."""
+
+
+class Layer(NamedTuple):
+    """The experts of one rank.
+
+    ``inter`` is that of one expert on this rank, ``local`` of ``n_experts`` experts are here. ``weight_bytes`` and
+    ``input_bytes`` are of one element of a weight and of an activation as it is multiplied. The first GEMM has
+    ``gates`` matrices: gate and up, or up alone.
+    """
+
+    hidden: Number
+    inter: Number
+    topk: Number
+    n_experts: Number
+    local: Number
+    weight_bytes: float
+    input_bytes: float
+    gates: Number = 2
+
+
+class Load(NamedTuple):
+    """``experts`` of a rank that expect ``tokens`` each, of which ``touched`` get any.
+
+    ``even`` tells that tokens are dealt, so that all of them get the same number, and not drawn.
+    """
+
+    experts: Number
+    tokens: Number
+    touched: Number
+    even: Number = False
+
+    def tiles(self, rows: int) -> Number:
+        """Tiles of ``rows`` that hold the tokens.
+
+        Drawn counts vary, so that the last tile of an expert is on average half empty: it has ``u`` tokens if any
+        and takes ``max(1, (u + (rows - 1) / 2) / rows)``.
+        """
+        u = self.tokens * self.experts / maximum(self.touched, 1e-12)
+        drawn = maximum(1.0, (u + (rows - 1) / 2) / rows)
+        return self.touched * where(self.even, ceil_div(maximum(self.tokens, 1.0), rows), drawn)
+
+
+class Matrix(NamedTuple):
+    """The weights of a grouped GEMM, ``depth x columns`` for each expert; bytes are of one element."""
+
+    depth: Number
+    columns: Number
+    weight_bytes: float
+    input_bytes: float
+
+
+def ratio_of(imbalance: float) -> float:
+    """The ratio of largest to smallest load at which the hottest expert has ``imbalance`` times the mean.
+
+    Loads whose logarithms are evenly spread up to a ratio ``r`` have a largest of ``r ln(r) / (r - 1)`` means. Newton
+    from above on that convex function of ``ln(r)``; 1 for an imbalance of 1.
+    """
+    log = max(imbalance, 1e-6)
+    for _ in range(40):
+        rest = 1 - math.exp(-log)
+        slope = (rest - log * math.exp(-log)) / rest**2
+        log = max(log - (log / rest - imbalance) / max(slope, 1e-3), 1e-6)
+    return math.exp(log)
+
+
+def loads(
+    layer: Layer, tokens: Number, ratio: Number = 1.0, exponent: Number = 1.0, even: Number = False
+) -> list[Load]:
+    """How ``tokens * topk`` pairs of token and expert fall on the experts of the hottest rank.
+
+    An expert gets a share of the pairs that follows a power law with ``exponent``, the largest ``ratio`` times the
+    smallest: the quantiles of that law stand for the experts, ``ratio`` 1 is uniform. Where experts are spread over
+    ranks, the hottest has the expected largest of their sums (`hottest`), at least one pair, and no expert more than
+    all tokens. An expert that expects ``t`` of T tokens is touched with ``1 - (1 - t/T)^T`` as tokens draw without
+    replacement (one of the rank's experts always is), or ``min(t, 1)`` where they are dealt (``even``).
+    """
+    shares = _shares(ratio, exponent)
+    mean = sum(shares) / QUANTILES
+    spread = maximum(sum(s * s for s in shares) / QUANTILES / (mean * mean) - 1, 1e-18)
+    hot = maximum(hottest(layer.n_experts / layer.local, layer.local / spread), 1.0)
+    most = minimum(tokens * minimum(layer.topk / layer.local, 1.0), tokens)
+    each = minimum(maximum(tokens * layer.topk / layer.n_experts * hot, 1 / layer.local), most)
+    room = (tokens - each) / maximum(each * (shares[-1] / mean - 1), 1e-12)
+    kept = minimum(maximum(1 - 1 / layer.local, 0.0) ** 0.5, room)
+    made = []
+    for share in shares:
+        expected = each * (1 + kept * (share / mean - 1))
+        drawn = maximum(1 - (1 - minimum(expected / tokens, 1.0)) ** tokens, 1 / layer.local)
+        met = minimum(expected, where(even, 1.0, drawn))
+        made.append(Load(layer.local / QUANTILES, expected, met * layer.local / QUANTILES, even))
+    return made
+
+
+def hottest(n: Number, shape: Number) -> Number:
+    """Expected largest of ``n`` sums with mean 1 that are distributed like a gamma of ``shape``.
+
+    The quantile ``p = (n - 3/8) / (n + 1/4)`` (Blom 1958) of the normal distribution by Tukey's lambda, brought to the
+    gamma distribution by Wilson and Hilferty (1931).
+    """
+    p = (n - 0.375) / (n + 0.25)
+    z = 4.91 * (p**0.14 - (1 - p) ** 0.14)
+    return (1 - 1 / (9 * shape) + z / (3 * shape**0.5)) ** 3
+
+
+def moe_seconds(c: Mapping[str, float], chip: Chip, layer: Layer, tokens: Number, given: Sequence[Load]) -> Number:
+    """Seconds of a fused layer of experts that is presented ``tokens``, ``given`` its `loads`.
+
+        seconds = fixed + token * tokens + grouped GEMMs + activations / (bandwidth * stream)
+
+    Activations are the bytes that pass between kernels: of each pair its input as gathered, gate and up, their
+    product, and its output twice (written, and added up); of each token its input and output, 16 bits wide. Kernels
+    that keep rows for pairs of other ranks move ``away`` times those of such a pair. Routing takes ``token``
+    seconds a token, and ``fixed`` with the launches. See `grouped_seconds` for the rest.
+    """
+    up = Matrix(layer.hidden, layer.gates * layer.inter, layer.weight_bytes, layer.input_bytes)
+    down = Matrix(layer.inter, layer.hidden, layer.weight_bytes, layer.input_bytes)
+    pairs = sum(load.experts * load.tokens for load in given)
+    row = layer.hidden * (layer.input_bytes + 2 * ROW) + layer.inter * (layer.gates + 1) * ROW
+    moved = (pairs + c["away"] * maximum(tokens * layer.topk - pairs, 0.0)) * row + tokens * layer.hidden * 2 * ROW
+    passed = moved / (chip.bandwidth * c["stream"])
+    return c["fixed"] + c["token"] * tokens + grouped_seconds(c, chip, given, (up, down)) + passed
+
+
+def gemm_seconds(
+    c: Mapping[str, float], chip: Chip, given: Sequence[Load], matrix: Matrix, tiles: Sequence[tuple[int, int]] = TILES
+) -> Number:
+    """Seconds of one grouped GEMM by itself, its inputs and outputs moved at ``bandwidth * stream``."""
+    pairs = sum(load.experts * load.tokens for load in given)
+    moved = pairs * (matrix.depth * matrix.input_bytes + matrix.columns * ROW)
+    return c["fixed"] + grouped_seconds(c, chip, given, (matrix,), tiles) + moved / (chip.bandwidth * c["stream"])
+
+
+def grouped_seconds(
+    c: Mapping[str, float],
+    chip: Chip,
+    given: Sequence[Load],
+    matrices: Sequence[Matrix],
+    tiles: Sequence[tuple[int, int]] = TILES,
+) -> Number:
+    """Seconds of grouped GEMMs over the same rows, in the best tiling, without launches and activations.
+
+    The tokens of an expert fill whole tiles of ``a x b`` outputs, which units take in turn. A tile takes
+
+        step + depth units (2 a b / (peak * compute) + (a input_bytes + b weight_bytes) / (bandwidth * draw))
+
+    seconds: arithmetic, and loading at ``draw`` times a unit's part of the bandwidth (the cache serves most of it).
+    Weights of touched experts come from memory at ``bandwidth * memory``, and once more for each further row of tiles
+    as far as they exceed a ``cache``, in bytes. `smooth_max` of the two over all matrices. Padding as in "MegaBlocks"
+    (Gale et al. 2023); large sizes reach ``compute`` of the peak, less what loading adds.
+    """
+    touched = sum(load.touched for load in given)
+    best: Number | None = None
+    for a, b in tiles:
+        count = sum(load.tiles(a) for load in given)
+        work: Number = 0.0
+        read: Number = 0.0
+        for m in matrices:
+            stored = m.depth * m.columns * m.weight_bytes
+            again = clip(1 - c["cache"] / stored, 0.0, 1.0) * maximum(count - touched, 0.0)
+            read = read + stored * (touched + again)
+            arithmetic = 2.0 * a * b / (chip.peak * c["compute"])
+            loading = (a * m.input_bytes + b * m.weight_bytes) / (chip.bandwidth * c["draw"])
+            tile = c["step"] + m.depth * chip.units * (arithmetic + loading)
+            work = work + maximum(count * ceil_div(m.columns, b) / chip.units, 1.0) * tile
+        time = smooth_max(work, read / (chip.bandwidth * c["memory"]), c["blend"])
+        best = time if best is None else minimum(best, time)
+    assert best is not None, "there are tilings"
+    return best
+
+
+def _shares(ratio: Number, exponent: Number) -> list[Number]:
+    """Loads of experts in units of the smallest: quantiles of a power law up to ``ratio``."""
+    power = 1 - exponent
+    power = where(abs(power) < 1e-3, 1e-3, power)
+    span = ratio**power - 1
+    return [(1 + span * ((i + 0.5) / QUANTILES)) ** (1 / power) for i in range(QUANTILES)]

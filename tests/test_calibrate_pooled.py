@@ -1,0 +1,97 @@
+"""One set of constants for many GPUs: found again from made-up data, and judged on GPUs left out."""
+
+import time
+
+import numpy as np
+import pytest
+
+from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, linked
+from plandsl.backends.calibrate.kinds.gemm import GEMM
+from plandsl.backends.calibrate.pooled import MOST_ROWS, fit_pooled, thinned
+from plandsl.backends.calibrate.table import Table
+from plandsl.spec import GpuSpec, LinkSpec
+
+TRUE = {
+    "fixed": 5e-6, "step": 3e-6, "chain": 4e-10, "compute": 0.75, "throttle": 0.2, "memory": 0.7, "intensity": 12.0,
+    "blend": 3.0, "quant_row": 2e-7, "quant_walk": 1e-10,
+}  # fmt: skip
+GPUS = [
+    GpuSpec(f"made_{i}", 80e9, bandwidth, (("bf16", peak),), units=units)
+    for i, (bandwidth, peak, units) in enumerate([(2e12, 3e14, 108), (3.3e12, 1e15, 132), (8e12, 2.2e15, 148)])
+]
+
+
+def _gemms(gpu: GpuSpec, slow: float = 1.0, noise: float = 0.03) -> Table:
+    grid = np.meshgrid(2.0 ** np.arange(0, 15, 2), [1024.0, 4096.0, 14336.0], [1024.0, 4096.0, 8192.0])
+    m, n, k = (a.ravel() for a in grid)
+    rows = Table(
+        {
+            "gpu": np.full(len(m), gpu.name), "dtype": np.full(len(m), "bf16"), "m": m, "n": n, "k": k,
+            "time_s": np.ones(len(m)),
+        }
+    )  # fmt: skip
+    wild = np.random.default_rng(len(gpu.name) + gpu.units).normal(0, noise, len(m))
+    return Table(rows.columns | {"time_s": slow * GEMM.seconds(TRUE, gpu, rows) * np.exp(wild)})
+
+
+def test_the_constants_that_made_the_data_are_found_and_carry_over() -> None:
+    begin = time.perf_counter()
+    found = fit_pooled(GEMM, {gpu: _gemms(gpu) for gpu in GPUS}, "gemm.bf16")
+    assert time.perf_counter() - begin < 20
+    for name, rel in (("fixed", 0.1), ("compute", 0.1), ("memory", 0.1)):
+        assert found.constants[name] == pytest.approx(TRUE[name], rel=rel), name
+    assert found.unseen is not None
+    assert found.unseen.rows == found.seen.rows == sum(len(_gemms(gpu)) for gpu in GPUS)
+    assert found.unseen.median < 0.06
+    assert 0.85 < found.unseen.low < 1 < found.unseen.high < 1.15
+
+
+def test_a_gpu_unlike_the_others_shows_when_it_is_left_out() -> None:
+    rows = {gpu: _gemms(gpu, slow=1.5 if gpu is GPUS[2] else 1.0, noise=0.0) for gpu in GPUS}
+    found = fit_pooled(GEMM, rows, "gemm.bf16")
+    assert found.unseen is not None
+    assert found.unseen.high > 1.4
+    assert found.unseen.mean > found.seen.mean
+
+
+def test_gpus_count_the_same_however_many_rows_they_have() -> None:
+    many = _gemms(GPUS[0], slow=1.3, noise=0.0)
+    many = Table({n: np.tile(c, 4) for n, c in many.columns.items()})
+    few = [_gemms(gpu, noise=0.0) for gpu in GPUS[1:]]
+    found = fit_pooled(GEMM, dict(zip(GPUS, [many, *few], strict=True)), "gemm.bf16")
+    off = [
+        np.median(GEMM.seconds(found.constants, g, t) / t.numbers("time_s")) for g, t in zip(GPUS[1:], few, strict=True)
+    ]
+    assert np.abs(np.log(off)).max() < 0.1
+
+
+def test_one_gpu_has_nobody_to_be_judged_by() -> None:
+    found = fit_pooled(GEMM, {GPUS[0]: _gemms(GPUS[0])}, "gemm.bf16")
+    assert found.unseen is None
+    assert found.seen.median < 0.05
+
+
+def test_long_tables_are_thinned_the_same_way_each_time() -> None:
+    long = Table({"m": np.arange(5000.0)})
+    assert len(thinned(long)) == MOST_ROWS
+    assert (thinned(long)["m"] == thinned(long)["m"]).all()
+    assert thinned(long).numbers("m").mean() == pytest.approx(2500, rel=0.1)
+    short = Table({"m": np.arange(10.0)})
+    assert thinned(short) is short
+
+
+def test_kinds_that_need_links_take_rows_that_have_them() -> None:
+    ranks, size = (a.ravel() for a in np.meshgrid([2.0, 4.0, 8.0], 2.0 ** np.arange(10, 30)))
+    plain = {
+        "gpu": np.full(len(size), "any"), "op": np.full(len(size), "all_reduce"), "backend": np.full(len(size), "nccl"),
+        "n_ranks": ranks, "n_nodes": np.ones(len(size)), "bytes": size, "cuda_graph": np.ones(len(size)),
+        "time_s": np.ones(len(size)),
+    }  # fmt: skip
+    rows = {}
+    for gpu, bandwidth in zip(GPUS, (300e9, 450e9, 900e9), strict=True):
+        table = linked(Table(plain), LinkSpec("switch", bandwidth, 2e-6))
+        times = COLLECTIVE.seconds(COLLECTIVE.start, gpu, table)
+        rows[gpu] = Table(table.columns | {"time_s": times})
+    found = fit_pooled(COLLECTIVE, rows, "collective.nccl")
+    assert found.unseen is not None
+    assert found.unseen.median < 0.05

@@ -1,0 +1,323 @@
+"""Forms of mixture-of-experts layers: how tokens fall on experts, limits, monotony, arrays, fits, sets."""
+
+import numpy as np
+import pytest
+
+from plandsl.backends.calibrate.fit import fit
+from plandsl.backends.calibrate.kinds.moe import GROUPED_DOWN, GROUPED_UP, MOE
+from plandsl.backends.calibrate.table import Table
+from plandsl.backends.cost.forms.attention import Chip
+from plandsl.backends.cost.forms.moe import (
+    CONSTANTS,
+    GROUPED_CONSTANTS,
+    TILES,
+    Layer,
+    Load,
+    Matrix,
+    gemm_seconds,
+    grouped_seconds,
+    hottest,
+    loads,
+    moe_seconds,
+    ratio_of,
+)
+from plandsl.spec import GpuSpec
+
+CHIP = Chip(100, 1e15, 4e12)
+GPU = GpuSpec("test_gpu", 80e9, 4e12, (("bf16", 1e15), ("fp8", 2e15)), units=100)
+LAYER = Layer(4096, 1536, 8, 128, 128, 2.0, 2.0)
+C = {
+    "fixed": 2e-5, "step": 2e-7, "compute": 0.7, "draw": 6.0, "memory": 0.85, "cache": 5e7, "blend": 2.5,
+    "stream": 0.8, "away": 0.2, "token": 1e-9,
+}  # fmt: skip
+TOKENS = [1, 2, 3, 8, 20, 64, 150, 500, 3000, 16384, 100000]
+
+
+def _seconds(layer: Layer, tokens: float, ratio: float = 1.0, c: dict[str, float] = C, even: bool = False) -> float:
+    return moe_seconds(c, CHIP, layer, tokens, loads(layer, tokens, ratio, even=even))
+
+
+def _pairs(given: list[Load]) -> float:
+    return sum(load.experts * load.tokens for load in given)
+
+
+def _touched(given: list[Load]) -> float:
+    return sum(load.touched for load in given)
+
+
+def test_the_starts_of_the_fits_name_the_constants_of_the_forms() -> None:
+    assert set(MOE.start) == set(CONSTANTS) == set(C)
+    assert set(GROUPED_UP.start) == set(GROUPED_DOWN.start) == set(GROUPED_CONSTANTS)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 20.0, 1e4])
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_every_pair_falls_on_an_expert_and_no_expert_gets_more_than_all_tokens(tokens: int, ratio: float) -> None:
+    for n, k in ((8, 2), (128, 8), (512, 22)):
+        layer = LAYER._replace(n_experts=n, local=n, topk=k)
+        given = loads(layer, tokens, ratio)
+        assert _pairs(given) == pytest.approx(tokens * k)
+        assert max(load.tokens for load in given) <= tokens * (1 + 1e-9)
+        assert _touched(given) <= min(n, tokens * k) * (1 + 1e-9)
+
+
+def test_uniform_draws_touch_the_expected_number_of_experts() -> None:
+    rng = np.random.default_rng(3)
+    for tokens in (1, 16, 64):
+        seen = [len({e for _ in range(tokens) for e in rng.permutation(128)[:8]}) for _ in range(60)]
+        assert _touched(loads(LAYER, tokens)) == pytest.approx(np.mean(seen), rel=0.03)
+    assert _touched(loads(LAYER, 16, even=True)) == pytest.approx(128)
+    assert _touched(loads(LAYER, 4, even=True)) == pytest.approx(32)
+
+
+def test_skewed_routing_touches_fewer_experts_and_loads_the_hottest_more() -> None:
+    uniform, skewed = loads(LAYER, 64), loads(LAYER, 64, 50.0)
+    assert _touched(skewed) < 0.95 * _touched(uniform)
+    assert max(load.tokens for load in skewed) > 2 * max(load.tokens for load in uniform)
+
+
+@pytest.mark.parametrize("imbalance", [1.0, 1.05, 1.5, 3.0, 9.0])
+def test_an_imbalance_says_how_far_the_hottest_expert_is_above_the_mean(imbalance: float) -> None:
+    ratio = ratio_of(imbalance)
+    shares = ratio ** np.linspace(0, 1, 20001)
+    assert shares.max() / shares.mean() == pytest.approx(imbalance, rel=1e-3)
+
+
+@pytest.mark.parametrize("local", [8, 64])
+def test_the_hottest_rank_gets_what_the_largest_of_random_sums_gets(local: int) -> None:
+    rng = np.random.default_rng(5)
+    ratio = 1e4
+    draws = ratio ** rng.random((400, 256))
+    sums = draws.reshape(400, 256 // local, local).sum(2)
+    measured = np.mean(sums.max(1) / sums.mean(1))
+    layer = LAYER._replace(n_experts=256, local=local)
+    assert _pairs(loads(layer, 10000, ratio)) / (10000 * 8 * local / 256) == pytest.approx(measured, rel=0.1)
+    assert _pairs(loads(layer, 10000)) == pytest.approx(10000 * 8 * local / 256)
+    assert hottest(1, 5.0) == pytest.approx((1 - 1 / 45) ** 3)
+
+
+def test_a_rank_has_at_least_one_pair_and_at_most_all() -> None:
+    assert _pairs(loads(LAYER._replace(n_experts=256, local=2), 1)) == pytest.approx(1)
+    assert _pairs(loads(LAYER._replace(n_experts=128, local=1), 100, 1e9)) <= 100 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("rows", [8, 64, 256])
+def test_tiles_hold_the_tokens_and_pad_those_of_few(rows: int) -> None:
+    for even in (False, True):
+        many = Load(10, 1e6, 10, even).tiles(rows)
+        assert many * rows == pytest.approx(1e7, rel=1e-3)
+        assert Load(10, 1, 10 if even else 6.3, even).tiles(rows) >= 6.3
+        counts = [sum(load.tiles(rows) for load in loads(LAYER, t, even=even)) for t in TOKENS]
+        assert (np.diff(counts) >= -1e-9).all()
+    assert Load(10, 65, 10, True).tiles(64) == 20
+
+
+def test_large_batches_reach_the_share_of_peak() -> None:
+    layer = Layer(8192, 8192, 2, 8, 8, 2.0, 2.0)
+    fast = C | {"draw": 1e6, "step": 1e-12, "cache": 1e12, "stream": 1e6}
+    flops = 2 * 2**22 * 3 * 8192 * 8192
+    assert flops / _seconds(layer, 2**21, c=fast) == pytest.approx(0.7e15, rel=0.03)
+    assert flops / _seconds(layer, 2**21) < 0.7e15
+    assert _seconds(layer, 2**22) == pytest.approx(2 * _seconds(layer, 2**21), rel=0.02)
+
+
+def test_small_batches_read_the_touched_weights() -> None:
+    sharp = C | {"blend": 20.0, "fixed": 1e-12}
+    layer = Layer(7168, 2048, 8, 256, 256, 2.0, 2.0)
+    for tokens in (16, 64):
+        weights = _touched(loads(layer, tokens)) * 3 * 7168 * 2048 * 2
+        assert _seconds(layer, tokens, c=sharp) == pytest.approx(weights / (4e12 * 0.85), rel=0.06)
+
+
+def test_narrow_weights_take_less_time_and_no_gate_less_work() -> None:
+    for tokens in (4, 64, 8192):
+        assert _seconds(LAYER._replace(weight_bytes=0.53125), tokens) < _seconds(LAYER, tokens)
+        assert _seconds(LAYER._replace(gates=1), tokens) < _seconds(LAYER, tokens)
+
+
+def test_weights_of_an_expert_that_exceed_the_cache_are_read_again_for_each_row_of_tiles() -> None:
+    matrix = Matrix(8192, 32768, 2.0, 2.0)
+    read = C | {"compute": 1e6, "draw": 1e9, "step": 1e-15, "blend": 20.0}
+    given = [Load(4, 2560, 4, True)]
+    once = 4 * 8192 * 32768 * 2 / (4e12 * 0.85)
+    assert grouped_seconds(read | {"cache": 1e12}, CHIP, given, (matrix,)) == pytest.approx(once, rel=1e-3)
+    assert grouped_seconds(read | {"cache": 1.0}, CHIP, given, (matrix,)) == pytest.approx(10 * once, rel=1e-3)
+
+
+def test_pairs_of_other_ranks_cost_where_kernels_keep_rows_for_them() -> None:
+    layer = LAYER._replace(local=8)
+    idle, busy = (_seconds(layer, 16384, c=C | {"away": a}) for a in (1e-9, 1.0))
+    row = 4096 * 6 + 1536 * 6
+    assert busy - idle == pytest.approx(16384 * 7.5 * row / (4e12 * 0.8), rel=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 30.0])
+@pytest.mark.parametrize("local", [1, 16, 128])
+def test_more_of_anything_takes_no_less(local: int, ratio: float) -> None:
+    layer = LAYER._replace(local=local)
+    times = [_seconds(layer, t, ratio) for t in TOKENS]
+    assert (np.diff(times) > 0).all()
+    for name in ("hidden", "inter", "topk"):
+        grown = [_seconds(layer._replace(**{name: f * getattr(layer, name)}), 64, ratio) for f in (1, 2, 4)]
+        assert (np.diff(grown) > 0).all(), name
+    spread = [_seconds(LAYER._replace(local=n), 4096, ratio) for n in (2, 8, 32, 128)]
+    assert (np.diff(spread) > 0).all()
+
+
+def test_skew_between_ranks_takes_longer_for_the_hottest() -> None:
+    layer = LAYER._replace(local=8)
+    times = [_seconds(layer, 16384, ratio_of(i)) for i in (1.0, 2.0, 4.0, 8.0)]
+    assert (np.diff(times) > 0).all()
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_arrays_give_what_numbers_give(even: bool) -> None:
+    tokens = np.array(TOKENS, dtype=np.float64)
+    for local in (2, 128):
+        for ratio in (1.0, 40.0):
+            layer = LAYER._replace(local=local)
+            whole = moe_seconds(C, CHIP, layer, tokens, loads(layer, tokens, ratio, 1.2, even))
+            one = [moe_seconds(C, CHIP, layer, t, loads(layer, t, ratio, 1.2, even)) for t in TOKENS]
+            assert all(isinstance(t, float) for t in one)
+            assert whole == pytest.approx(one, rel=1e-12)
+
+
+def test_a_layer_is_its_two_gemms_and_what_passes_between() -> None:
+    given = loads(LAYER, 4096)
+    up, down = Matrix(4096, 3072, 2.0, 2.0), Matrix(1536, 4096, 2.0, 2.0)
+    both = grouped_seconds(C, CHIP, given, (up, down))
+    parts = [grouped_seconds(C, CHIP, given, (m,)) for m in (up, down)]
+    assert max(parts) < both
+    assert both == pytest.approx(sum(parts), rel=0.05)
+    assert both < _seconds(LAYER, 4096)
+    assert parts[0] < gemm_seconds(C, CHIP, given, up)
+
+
+def _rows(count: int = 0, **columns: object) -> Table:
+    shapes = [(4096.0, 1536.0, 8.0, 128.0), (7168.0, 2048.0, 8.0, 256.0), (4096.0, 14336.0, 2.0, 8.0),
+              (2048.0, 768.0, 8.0, 128.0), (6144.0, 2048.0, 6.0, 160.0)]  # fmt: skip
+    grid = [(*s, e, t) for s in shapes for e in (1.0, 4.0) for t in (1, 8, 32, 128, 768, 4096, 16384)][: count or None]
+    table: dict[str, object] = {
+        "gpu": "test_gpu", "dtype": "bf16", "tp": 1.0, "routing": "random", "time_s": 1.0,
+        "kernel": "vllm_triton_tritonexperts", "framework": "vllm-0.24.0",
+    } | columns  # fmt: skip
+    named = {name: np.array([g[i] for g in grid], dtype=np.float64) for i, name in enumerate(
+        ("hidden", "inter", "topk", "n_experts", "ep", "tokens"))}  # fmt: skip
+    return Table({n: np.full(len(grid), v) for n, v in table.items()} | named)
+
+
+def test_a_fit_finds_the_constants_that_made_the_data() -> None:
+    rows = _rows()
+    noise = np.random.default_rng(4).normal(0, 0.02, len(rows))
+    time = MOE.seconds(C, GPU, rows) * np.exp(noise)
+    found = fit(MOE, GPU, Table(rows.columns | {"time_s": time}), "moe.test")
+    assert found.unseen is not None
+    assert found.unseen.median < 0.05
+    for name, rel in (("fixed", 0.2), ("memory", 0.1), ("compute", 0.2), ("stream", 0.3)):
+        assert found.constants[name] == pytest.approx(C[name], rel=rel), name
+
+
+def test_sets_name_dtype_and_library() -> None:
+    named = [
+        ("bf16", "vllm-0.24.0", "vllm_unquantizedfusedmoe_triton_tritonexperts", "moe.bf16_triton"),
+        ("fp8", "vllm-0.24.0", "vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts", "moe.fp8_cutlass"),
+        ("fp8_block", "sglang-0.5.14", "sglang_flashinfer_trtllm_moe", "moe.fp8_block_trtllm"),
+        ("fp8_block", "vllm-0.24.0", "vllm_fp8moe_flashinfer_trtllm_trtllmfp8expertsmodular", "moe.fp8_block_modular"),
+        ("nvfp4", "trtllm-1.0", "moe_torch_flow", "moe.nvfp4_cutlass"),
+        ("nvfp4", "trtllm-1.0", "moe_torch_flow_min_latency", "moe.nvfp4_trtllm"),
+        ("w4a16", "sglang-0.5.10", "sglang_marlin_moe", "moe.w4a16_marlin"),
+        ("a_fp8_w_fp8_per_1x128", "aiter-tuned", "aiter_fused_moe_tuned", "moe.fp8_block_aiter"),
+        ("a_bf16_w_bf16_No", "aiter-tuned", "aiter_fused_moe_tuned", "moe.bf16_aiter"),
+        ("a_fp8_w_mxfp4_per_1x32", "aiter-tuned", "aiter_fused_moe_tuned", "moe.fp8_mxfp4_aiter"),
+        ("strange", "vllm-0.24.0", "vllm_fused_moe", ""),
+    ]
+    table = Table({
+        "dtype": np.array([n[0] for n in named]), "framework": np.array([n[1] for n in named]),
+        "kernel": np.array([n[2] for n in named]),
+    })  # fmt: skip
+    assert list(MOE.sets(table)) == [n[3] for n in named]
+
+
+def test_a_missing_set_is_answered_by_another_library_then_by_a_near_dtype() -> None:
+    others = MOE.instead("moe.fp8_block_triton")
+    assert "moe.fp8_block_triton" not in others
+    assert others.index("moe.fp8_block_cutlass") < others.index("moe.fp8_triton") < others.index("moe.fp8_trtllm")
+    assert GROUPED_UP.instead("grouped_gemm.fp8_block_masked")[0] == "grouped_gemm.fp8_block_masked_down"
+    assert GROUPED_DOWN.instead("grouped_gemm.fp8_block_masked_down")[1] == "grouped_gemm.fp8_block_contiguous_down"
+
+
+def test_a_gpu_without_the_peak_falls_back_or_is_refused() -> None:
+    assert MOE.answers(GPU, "moe.nvfp4_cutlass")
+    assert MOE.answers(GPU, "moe.mxfp4_aiter")
+    assert not MOE.answers(GpuSpec("x", 1, 1, (("fp32", 1.0),), units=1), "moe.bf16_triton")
+    assert not MOE.answers(GpuSpec("x", 1, 1, (("bf16", 1.0),)), "moe.bf16_triton")
+
+
+def test_tensor_parallel_ranks_have_their_part_of_each_expert() -> None:
+    whole, half = _rows(7), _rows(7, tp=2.0)
+    doubled = Table(half.columns | {"inter": half.numbers("inter") * 2})
+    assert MOE.seconds(C, GPU, doubled) == pytest.approx(MOE.seconds(C, GPU, whole))
+
+
+def test_rows_say_how_tokens_are_routed() -> None:
+    times = {r: MOE.seconds(C, GPU, _rows(7, routing=r)) for r in ("random", "balanced", "power_law_1.2")}
+    assert times["balanced"][2] > 1.05 * times["random"][2] > 1.1 * times["power_law_1.2"][2]
+    few = MOE.seconds(C, GPU, _rows(7, routing="activated_experts=16"))
+    assert few[2] < 0.5 * times["balanced"][2]
+
+
+def test_slices_of_a_rank_compute_all_pairs_of_their_tokens() -> None:
+    rows = _rows(14, routing="balanced", framework="sglang-0.5.10", kernel="sglang_marlin_moe")
+    other = _rows(14, routing="balanced", framework="vllm-0.24.0", kernel="vllm_marlin_moe")
+    ratio = MOE.seconds(C, GPU, rows) / MOE.seconds(C, GPU, other)
+    assert ratio[:7] == pytest.approx(1)  # one rank has no foreign pairs
+    assert ratio[13] > 2
+
+
+def test_experts_without_a_gate_have_one_matrix_less() -> None:
+    shape = {"hidden": np.full(7, 2688.0), "inter": np.full(7, 1856.0)}
+    known, unknown = (
+        MOE.seconds(C, GPU, Table(_rows(7, framework=f).columns | shape)) for f in ("vllm-0.24.0", "vllm-0.14.0")
+    )
+    assert (known < unknown).all()
+
+
+def _grouped(layout: str) -> Table:
+    grid = [(h, i, e, m) for h, i in ((2048.0, 768.0), (4096.0, 1536.0), (5120.0, 1664.0)) for e in (4.0, 16.0, 64.0)
+            for m in (1.0, 3.0, 16.0, 64.0, 65.0, 500.0, 4096.0)]  # fmt: skip
+    text = {"gpu": "test_gpu", "dtype": "fp8_block", "kernel": f"deepgemm_{layout}"}
+    names = ("hidden", "inter", "n_local_experts", "tokens_per_local_expert")
+    columns = {name: np.array([g[i] for g in grid]) for i, name in enumerate(names)}
+    ones = {n: np.ones(len(grid)) for n in ("up_time_s", "down_time_s")}
+    filled = {n: np.full(len(grid), v) for n, v in text.items()}
+    return Table(filled | columns | ones | {"n_experts": np.full(len(grid), 128.0)})
+
+
+def test_grouped_gemms_have_a_metric_and_sets_of_their_own() -> None:
+    rows = _grouped("masked")
+    assert set(GROUPED_UP.sets(rows)) == {"grouped_gemm.fp8_block_masked"}
+    assert set(GROUPED_DOWN.sets(_grouped("contiguous"))) == {"grouped_gemm.fp8_block_contiguous_down"}
+    up, down = GROUPED_UP.seconds(C, GPU, rows), GROUPED_DOWN.seconds(C, GPU, rows)
+    assert (down < up).all()
+    assert (GROUPED_UP.metric, GROUPED_DOWN.metric) == ("up_time_s", "down_time_s")
+
+
+def test_masked_experts_of_one_token_are_half_of_them_empty() -> None:
+    masked, contiguous = (GROUPED_UP.seconds(C, GPU, _grouped(layout)) for layout in ("masked", "contiguous"))
+    fixed = C["fixed"]
+    assert (masked[-7] - fixed) / (contiguous[-7] - fixed) == pytest.approx(0.5, abs=0.1)
+
+
+def test_rows_of_a_tile_cost_alike_until_it_is_full() -> None:
+    bound = C | {"stream": 1e6, "draw": 1e6, "memory": 1e3}
+    per = GROUPED_UP.seconds(bound, GPU, _grouped("contiguous")).reshape(-1, 7)
+    assert per[:, 2] == pytest.approx(per[:, 3])  # 16 and 64 tokens
+    assert (per[2::3, 4] - C["fixed"] > 1.8 * (per[2::3, 3] - C["fixed"])).all()  # 65 tokens
+
+
+def test_all_tiles_are_open_to_the_form() -> None:
+    given = loads(LAYER, 4096)
+    best = grouped_seconds(C, CHIP, given, (Matrix(4096, 3072, 2.0, 2.0),))
+    each = [grouped_seconds(C, CHIP, given, (Matrix(4096, 3072, 2.0, 2.0),), [tile]) for tile in TILES]
+    assert best == pytest.approx(min(each))
+    assert best < max(each)
