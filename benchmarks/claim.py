@@ -1,0 +1,115 @@
+"""A claim of a paper: what it prints, how the same figure comes out here, and how far the two may be apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+Value = bool | float | tuple[float, ...]
+"""A statement that holds or does not, a figure, or several."""
+
+
+class Claim(NamedTuple):
+    """``ours`` computes what is ``printed``, each figure to within ``rel`` of it or ``abs``, whichever is wider.
+
+    ``bound`` is "near", or says that ours is to lie "above" or "below" what is printed. ``seen`` tells whether a
+    fit looked at it; ``gated`` is off where the paper contradicts itself, or claims less than the row asks.
+    """
+
+    name: str
+    what: str
+    printed: Value
+    ours: Callable[[], Value]
+    rel: float = 0.0
+    abs: float = 0.0
+    bound: str = "near"
+    seen: str = ""
+    gated: bool = True
+
+    def holds(self, ours: Value) -> bool:
+        """Whether ``ours`` agrees with what is printed."""
+        return all(self._holds(a, b) for a, b in zip(_many(ours), _many(self.printed), strict=True))
+
+    def _holds(self, ours: float, printed: float) -> bool:
+        if self.bound == "above":
+            return ours > printed
+        if self.bound == "below":
+            return ours <= printed
+        return abs(ours - printed) <= max(self.abs, self.rel * abs(printed), 1e-9 * abs(printed))
+
+    def off(self, ours: Value) -> float | None:
+        """The largest relative difference; None for statements and bounds."""
+        pairs = list(zip(_many(ours), _many(self.printed), strict=True))
+        if self.bound != "near" or any(isinstance(b, bool) or b == 0 for _, b in pairs):
+            return None
+        return max((a / b - 1 for a, b in pairs), key=abs)
+
+
+class Claims(list[Claim]):
+    """Claims in the order they are declared."""
+
+    def add(
+        self,
+        name: str,
+        what: str,
+        printed: Value = True,
+        *,
+        rel: float = 0.0,
+        abs: float = 0.0,
+        bound: str = "near",
+        gated: bool = True,
+    ) -> Callable[[Callable[[], Value]], Callable[[], Value]]:
+        """Declare a claim by the function that computes it."""
+
+        def keep(ours: Callable[[], Value]) -> Callable[[], Value]:
+            self.append(Claim(name, what, printed, ours, rel, abs, bound, "", gated))
+            return ours
+
+        return keep
+
+
+def _many(value: Value) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _text(value: float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+
+
+def show(value: Value) -> str:
+    """A value as people read it; long rows of figures are cut."""
+    texts = [_text(v) for v in _many(value)]
+    return ", ".join(texts if len(texts) <= 4 else [*texts[:2], "..."])
+
+
+def order(name: str) -> tuple[str, int]:
+    """Sorts C2 before C10."""
+    return name[0], int(name[1:])
+
+
+SIGNS = {"near": "", "above": "> ", "below": "<= "}
+
+
+def _row(claim: Claim, ours: Value, width: int) -> str:
+    verdict = "yes" if claim.holds(ours) else "NO"
+    notes = ", ".join([verdict, *([claim.seen] if claim.seen else []), *([] if claim.gated else ["not gated"])])
+    off = claim.off(ours)
+    shown = "" if off is None else f"{100 * off:+.1f}%".replace("-0.0%", "+0.0%")
+    claimed = SIGNS[claim.bound] + show(claim.printed)
+    return f"{claim.name:<6}{claim.what:<{width}}{claimed:>18}{show(ours):>18}{shown:>8}  {notes}"
+
+
+def settle(claims: Iterable[Claim]) -> list[tuple[Claim, Value]]:
+    """Every claim with ours, in the order of the names."""
+    return [(c, c.ours()) for c in sorted(claims, key=lambda c: order(c.name))]
+
+
+def table(found: list[tuple[Claim, Value]]) -> str:
+    """Claimed against ours, a line each, and the sum of it."""
+    width = max(len(c.what) for c, _ in found) + 2
+    head = f"{'claim':<6}{'what':<{width}}{'claimed':>18}{'ours':>18}{'off':>8}  within"
+    verdicts = [c.holds(ours) for c, ours in found if c.gated]
+    total = f"{sum(verdicts)} of {len(verdicts)} gated rows within their tolerance; {len(found) - len(verdicts)} more"
+    return "\n".join([head, *(_row(c, ours, width) for c, ours in found), "", total])
