@@ -1,0 +1,49 @@
+"""What is predicted for each row of a file, or why nothing is."""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Texts = NDArray[np.str_]
+Mask = NDArray[np.bool_]
+
+
+@frozen(eq=False)
+class Answer:
+    """Predictions for the rows of a table, in the unit of what was measured.
+
+    ``low`` and ``high`` hold 80 % of what is measured; nan where nobody knows. A row that is not answered has nan
+    and a ``reason``; the others' is empty.
+    """
+
+    predicted: Floats
+    low: Floats
+    high: Floats
+    reason: Texts
+
+    @property
+    def answered(self) -> Mask:
+        """The rows that have a prediction."""
+        return np.asarray(self.reason == "", dtype=np.bool_)
+
+    def where(self, mask: Mask) -> Answer:
+        """The rows that ``mask`` picks."""
+        return Answer(self.predicted[mask], self.low[mask], self.high[mask], self.reason[mask])
+
+    def put(self, at: NDArray[np.int64], part: Answer) -> Answer:
+        """This with the answers of ``part`` for some of its rows."""
+        reason = self.reason.astype(object)
+        reason[at] = part.reason
+        out = [column.copy() for column in (self.predicted, self.low, self.high)]
+        for whole, some in zip(out, (part.predicted, part.low, part.high), strict=True):
+            whole[at] = some
+        return Answer(out[0], out[1], out[2], reason.astype(np.str_))
+
+
+def refused(rows: int, reason: str) -> Answer:
+    """No prediction for any row."""
+    nothing = np.full(rows, np.nan)
+    return Answer(nothing, nothing.copy(), nothing.copy(), np.full(rows, reason, dtype=object).astype(np.str_))

@@ -1,0 +1,172 @@
+"""From a folder of measurements to errors: read each known file, predict its rows, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from attrs import frozen
+
+from plandsl.backends.accuracy import serving
+from plandsl.backends.accuracy.answer import Answer, Mask, Texts, refused
+from plandsl.backends.accuracy.kernels import Shelf, predict, worked
+from plandsl.backends.accuracy.score import Judged, judge
+from plandsl.backends.calibrate.kind import Kind
+from plandsl.backends.calibrate.kinds import KINDS
+from plandsl.backends.calibrate.table import Column, Table, read_table
+from plandsl.diagnostics import Diagnostic, PlanError
+
+Deployments = Callable[[Table, str], dict[str, Answer]]
+"""Predicts the rows of a file of whole deployments, named without its ending, by metric."""
+
+SERVING = {f"{file}.csv": metrics for file, metrics in serving.METRICS.items()}
+"""Files of whole deployments, and what of them is predicted."""
+
+NO_ROW = "no plan can be made of such a row"
+
+NUMBERS = (
+    "m", "n", "k", "batch", "seq_q", "seq_kv", "kv_len", "n_heads", "n_kv_heads", "head_dim", "window", "causal",
+    "prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "tokens", "hidden", "inter", "topk", "n_experts", "tp",
+    "ep", "n_gpu", "n_local_experts", "tokens_per_gpu", "tokens_per_local_expert", "rows", "cols", "n_ranks", "n_nodes",
+    "bytes", "cuda_graph", "tokens_per_rank", "n_sms", "act_quant_included", "time_s", "up_time_s", "down_time_s",
+    "reported_bw_gb_per_s", "ttft_s", "tpot_s", "output_tok_per_s", "tokens_per_s", "pp", "attn_dp", "replicas",
+    "isl_tokens", "osl_tokens", "concurrency", "request_rate_per_s", "mean_osl_tokens", "max_batch",
+)  # fmt: skip
+"""Columns that hold numbers: one wrong cell makes its own row unusable, not the column."""
+
+COUNTS = ("topk", "n_experts", "n_local_experts", "n_ranks", "n_nodes", "n_gpu", "n_sms", "tp", "ep", "pp", "replicas")
+MOST = 100_000
+"""Numbers that forms count up to, and the largest that can be meant."""
+
+TEXTS = (
+    "gpu", "dtype", "kv_dtype", "kernel", "framework", "op", "backend", "phase", "routing", "library", "mode",
+    "bw_kind", "source", "model", "checkpoint", "precision", "load_kind", "serving_mode", "length_jitter", "notes",
+    "bench", "scenario", "weight_dtype", "submitter", "system_id",
+)  # fmt: skip
+"""Columns that hold text, though none of a file's rows may have any."""
+
+
+@frozen(eq=False)
+class Evaluation:
+    """Every metric of every known file, and the files that were left alone."""
+
+    judged: tuple[Judged, ...]
+    skipped: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """The machine form: a row for each group, and the totals of each file."""
+        rows = [
+            {"file": j.file, "gpu": gpu, "group": group, "metric": j.metric, **some.score().as_json()}
+            for j in self.judged
+            for gpu, group, some in j.by_group()
+        ]
+        totals = [{"file": j.file, "metric": j.metric, **j.score().as_json()} for j in self.judged]
+        return {"rows": rows, "totals": totals, "skipped": list(self.skipped)}
+
+
+def evaluate(
+    place: Path, shelf: Shelf, deployments: Deployments, tick: Callable[[int, int], None] = lambda done, of: None
+) -> Evaluation:
+    """Compare predictions with every row of a file, or of the known files of a folder.
+
+    ``tick`` hears how many files are done, of how many.
+
+    Raises `PlanError` (E450) where there is no known file, and on files that are no tables.
+    """
+    known = list(dict.fromkeys([*(kind.file for kind in KINDS), *SERVING]))
+    found = sorted(place.glob("*.csv")) if place.is_dir() else [place]
+    files = {path.name: path for path in found if path.name in known and path.is_file()}
+    if not files:
+        hint = f"files are known by name: {', '.join(known)}"
+        raise PlanError([Diagnostic("E450", f"no measurements in {place}", hint=hint)])
+    out: list[Judged] = []
+    for done, name in enumerate([name for name in known if name in files], 1):
+        out += judged(files[name], shelf, deployments)
+        tick(done, len(files))
+    return Evaluation(tuple(out), tuple(path.name for path in found if path.name not in known))
+
+
+def judged(path: Path, shelf: Shelf, deployments: Deployments) -> Iterator[Judged]:
+    """Every metric of one file."""
+    table = read(path)
+    if not len(table):
+        return
+    if path.name in SERVING:
+        yield from _deployments(path.stem, table, deployments)
+        return
+    for whole, counted in compare(path.stem, table, usable(path, table), shelf):
+        yield whole.where(counted)
+
+
+def compare(file: str, table: Table, kinds: Sequence[Kind], shelf: Shelf) -> Iterator[tuple[Judged, Mask]]:
+    """Every metric of one file of kernels: all its rows, and those that count for the metric."""
+    groups, gpus = kernel_groups(table), table.texts("gpu")
+    answers = predict(table, kinds, shelf)
+    anything = np.any([np.isfinite(p.measured) for p in answers.values()], axis=0)
+    for name, found in answers.items():
+        # a row that was measured in another way is no gap in this one
+        of = found.counted & (np.isfinite(found.measured) | ~anything)
+        yield judge(file, name, gpus, groups, found.measured, found.answer), of
+
+
+def read(path: Path) -> Table:
+    """A file with numbers where the schema has numbers, and text where it has text."""
+    table = read_table(path, ("gpu",))
+    columns = dict(table.columns)
+    for name in columns.keys() & set(NUMBERS):
+        column = columns[name]
+        if column.dtype.kind != "f":
+            column = np.array([_number(str(cell)) for cell in column])
+        sound = np.abs(column.astype(np.float64)) <= (MOST if name in COUNTS else np.finfo(np.float64).max)
+        columns[name] = np.where(sound, column, np.nan)
+    for name in columns.keys() & set(TEXTS):
+        columns[name] = _text(columns[name])
+    return Table(columns)
+
+
+def usable(path: Path, table: Table) -> list[Kind]:
+    """The kinds of a file whose columns it has. Raises `PlanError` where it has those of none."""
+    kinds = [kind for kind in KINDS if kind.file == path.name]
+    found = [kind for kind in kinds if set(kind.columns) <= set(table.columns)]
+    if not found:
+        read_table(path, kinds[0].columns)
+    return found
+
+
+def kernel_groups(table: Table) -> Texts:
+    """The dtype of each row."""
+    for name in ("dtype", "kv_dtype"):
+        if name in table.columns:
+            return np.where(table.texts(name) == "", "unstated", table.texts(name))
+    return np.full(len(table), "any")
+
+
+def _deployments(file: str, table: Table, deployments: Deployments) -> Iterator[Judged]:
+    names = [name for name in SERVING[f"{file}.csv"] if name in table.columns]
+    if not names:
+        why = f"{file}.csv has none of the columns {', '.join(SERVING[f'{file}.csv'])}"
+        raise PlanError([Diagnostic("E450", why)])
+    answers = {name: refused(len(table), NO_ROW) for name in names}
+    with np.errstate(all="ignore"):
+        for at, found in worked(table, lambda rows: deployments(rows, file)):
+            for name in names:
+                answers[name] = answers[name].put(at, found[name])
+    groups = serving.group(table)
+    for name in names:
+        whole = judge(file, name, table.texts("gpu"), groups, table.numbers(name), answers[name])
+        yield whole.where(np.isfinite(whole.measured))
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell) if cell else np.nan
+    except ValueError:
+        return np.nan
+
+
+def _text(column: Column) -> Column:
+    """A column that was read as numbers, all blank as a rule, as the text it is."""
+    if column.dtype.kind != "f":
+        return column
+    return np.array(["" if np.isnan(x) else f"{x:g}" for x in column], dtype=np.str_)

@@ -1,0 +1,338 @@
+"""How far predictions are from measurements that fitting never saw: `python -m benchmarks.accuracy DATA`.
+
+Writes `docs/accuracy.md` and the pictures it shows. Every figure there comes from here; the words that explain the
+worst ones are `CAUSES`. The same data give the same files.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.deployments import sections
+from benchmarks.splits import EDGE, RELATIVES, Splits, divide, judged
+from plandsl.backends.accuracy import serving
+from plandsl.backends.accuracy.run import SERVING
+from plandsl.backends.accuracy.run import judged as judged_file
+from plandsl.backends.accuracy.score import Judged
+from plandsl.backends.accuracy.show import percent
+from plandsl.backends.calibrate.fit import HELD_OUT, THIN
+from plandsl.driver import catalog_has, compile_text
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "accuracy.md"
+PICTURES = "images/accuracy"
+
+BIAS = 0.08
+"""A bias beyond this is listed, even where the error is within its target."""
+
+POINTS = 300
+"""Points of a picture: of more, so many are drawn by lot, always the same."""
+
+SERIES = 7
+"""Groups of a picture that can be told apart."""
+
+
+class Target(NamedTuple):
+    """Median errors asked for: of shapes that nobody measured, and of GPUs that nobody did."""
+
+    shapes: float
+    gpus: float
+
+
+TARGETS = {
+    "gemm": Target(0.10, 0.20),
+    "attention_prefill": Target(0.12, 0.20),
+    "attention_decode": Target(0.12, 0.20),
+    "attention_mixed": Target(0.12, 0.20),
+    "mla": Target(0.18, 0.20),
+    "moe": Target(0.18, 0.20),
+    "grouped_gemm": Target(0.18, 0.20),
+    "elementwise": Target(0.15, 0.25),
+    "collectives": Target(0.10, 0.25),
+    "ep_alltoall": Target(0.10, 0.25),
+}
+
+Key = tuple[str, str, str]
+
+TUNED = "each shape was timed with the kernel that tuning found best; the form has one for all"
+
+CAUSES: dict[Key, str] = {
+    ("gemm", "mi300x", "*"): TUNED,
+    ("gemm", "mi355x", "*"): TUNED,
+    ("moe", "mi300x", "*"): TUNED,
+    ("moe", "mi355x", "*"): TUNED,
+    ("attention_prefill", "mi300x", "fp16"): "too few rows to fit: constants of another kernel answer",
+    ("collectives", "mi355x", "bf16"): "too few rows to fit: constants of another library answer",
+    ("collectives", "rtx_pro_6000", "*"): "runs of one point differ by a factor of two to four on hosts without NVLink",
+}
+"""Why a kind on a GPU in a group is off, as far as it is known; ``*`` stands for any. Words, and no figures."""
+
+LEFT_OUT: dict[Key, str] = {
+    ("gemm", "*", "*"): "each generation has kernels of its own, and reaches other shares of its peak",
+    ("gemm", "mi300x", "*"): "tuned tables of another software release than the relative's",
+    ("gemm", "mi355x", "*"): "tuned tables of another software release than the relative's",
+    ("gemm", "h20", "*"): "its compute is cut to a seventh of the relative's, its memory is not: other limits bind",
+    ("attention_prefill", "*", "*"): "each generation has kernels of its own (FlashAttention's versions, CUTLASS)",
+    ("attention_decode", "*", "*"): "each generation has kernels of its own, which split the context otherwise",
+    ("elementwise", "*", "*"): "size and speed of the cache, and start times, are the relative's",
+    ("collectives", "*", "*"): "start times and protocols are those of another generation of links",
+    ("mla", "*", "*"): "each generation has kernels of its own, which split the context otherwise",
+    ("moe", "*", "*"): "tile sizes come from a tuning file for each GPU, and libraries differ by generation",
+    ("ep_alltoall", "*", "*"): "start times and protocols are those of another generation of links",
+}
+"""The same for GPUs that are left out."""
+
+UNKNOWN = "not known"
+FEW = "not known; few rows"
+
+Table = list[list[str]]
+
+
+# ---- tables
+
+
+def weighted(whole: Judged) -> float | None:
+    """The mean of the groups' medians, each weighing as many as it has rows."""
+    parts = [some.score() for _, _, some in whole.by_group()]
+    found = [(s.median, s.answered) for s in parts if s.median is not None]
+    return sum(m * n for m, n in found) / sum(n for _, n in found) if found else None
+
+
+def name_of(whole: Judged) -> str:
+    """A file, and the metric where it is not the time."""
+    return whole.file if whole.metric == "time_s" else f"{whole.file}, {whole.metric}"
+
+
+def totals(parts: Sequence[Judged], target: Callable[[Target], float] | None) -> Table:
+    """A line for each file and metric."""
+    head = ["kind", "rows", "answered", "median", "groups' medians", "p90", "bias", "in band"]
+    out = [head + (["target", "met"] if target else [])]
+    for whole in parts:
+        s, mean = whole.score(), weighted(whole)
+        line = [name_of(whole), str(s.n), str(s.answered), percent(s.median), percent(mean)]
+        line += [percent(s.p90), percent(s.bias, signed=True), percent(s.in_band)]
+        if target:
+            wanted = target(TARGETS[whole.file]) if whole.file in TARGETS else None
+            met = "-" if wanted is None or mean is None else "yes" if mean <= wanted else "no"
+            line += ["-" if wanted is None else f"{100 * wanted:.0f} %", met]
+        out.append(line)
+    return out
+
+
+def groups(whole: Judged) -> Table:
+    """A line for each GPU and group of a file."""
+    out = [["GPU", "group", "rows", "answered", "median", "mean", "p90", "bias", "in band"]]
+    for gpu, group, some in whole.by_group():
+        s = some.score()
+        line = [f"`{gpu}`", group, str(s.n), str(s.answered), percent(s.median), percent(s.mean), percent(s.p90)]
+        out.append([*line, percent(s.bias, signed=True), percent(s.in_band)])
+    return out
+
+
+def misses(parts: Sequence[Judged], target: Callable[[Target], float], causes: dict[Key, str]) -> Table:
+    """Every GPU and group that misses its target or is biased, the most rows first within a file."""
+    out = [["kind", "GPU", "group", "rows", "median", "target", "bias", "cause"]]
+    for whole in parts:
+        wanted = target(TARGETS[whole.file]) if whole.file in TARGETS else np.inf
+        lines = [(gpu, group, some.score()) for gpu, group, some in whole.by_group()]
+        for gpu, group, s in sorted(lines, key=lambda x: (-x[2].answered, x[0], x[1])):
+            if s.median is None or s.bias is None or (s.median <= wanted and abs(s.bias) <= BIAS):
+                continue
+            shown = "-" if np.isinf(wanted) else f"{100 * wanted:.0f} %"
+            line = [name_of(whole), f"`{gpu}`", group, str(s.answered), percent(s.median), shown]
+            why = cause(causes, whole.file, gpu, group)
+            why = FEW if why == UNKNOWN and s.answered < THIN else why
+            out.append([*line, percent(s.bias, signed=True), why])
+    return out
+
+
+def cause(causes: dict[Key, str], file: str, gpu: str, group: str) -> str:
+    """What is known of a miss: said of just this one, of the GPU, or of the group."""
+    keys = ((file, gpu, group), (file, gpu, "*"), (file, "*", group), (file, "*", "*"))
+    return next((causes[key] for key in keys if key in causes), UNKNOWN)
+
+
+def refusals(parts: Sequence[Judged]) -> Table:
+    """Why rows have no prediction."""
+    out = [["kind", "rows", "reason"]]
+    for whole in parts:
+        found = sorted(whole.score().refused, key=lambda x: (-x[1], x[0]))
+        out += [[name_of(whole), str(count), reason] for reason, count in found]
+    return out
+
+
+def markdown(table: Table) -> str:
+    """A table whose columns of figures stand to the right."""
+    head, *body = table
+    if not body:
+        return "None.\n"
+    right = [all(row[i][:1] in "+-0123456789" for row in body) for i in range(len(head))]
+    rule = ["---:" if r else "---" for r in right]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, rule, *body))
+
+
+# ---- pictures
+
+
+def picture(whole: Judged, path: Path) -> bool:
+    """Predicted against measured; false where there is nothing to draw."""
+    from benchmarks.figures import pyplot, scatter
+
+    ok = whole.answer.answered
+    if not ok.any():
+        return False
+    at = np.flatnonzero(ok)
+    if len(at) > POINTS:
+        at = np.sort(np.random.default_rng(0).choice(at, POINTS, replace=False))
+    gpus = whole.gpus[at]
+    names, counts = np.unique(gpus, return_counts=True)
+    common = [str(n) for n, _ in sorted(zip(names, counts, strict=True), key=lambda x: (-x[1], x[0]))]
+    shown = common if len(common) <= SERIES else common[: SERIES - 1]
+    series = [g if g in shown else "others" for g in map(str, gpus)]
+    order = np.argsort([[*shown, "others"].index(s) for s in series], kind="stable")
+    unit = "s" if whole.metric.endswith("_s") and not whole.metric.endswith("_per_s") else "1/s"
+    measured, predicted = whole.measured[at][order], whole.answer.predicted[at][order]
+    with pyplot().rc_context({"svg.fonttype": "none"}):
+        scatter(measured, predicted, [series[i] for i in order], path, unit=unit, title=name_of(whole))
+    path.write_text(slim(path.read_text("utf-8")), encoding="utf-8")
+    return True
+
+
+def slim(svg: str) -> str:
+    """The same picture in a third of the bytes: tenths of a point are enough, and what many share is said once."""
+    svg = re.sub(r'( [xy]="-?\d+\.\d)\d+', r"\1", re.sub(r"\n +", "\n", svg))
+    svg = svg.replace(" font-family: 'DejaVu Sans';", "").replace("; font-family: 'DejaVu Sans'", "")
+    svg = svg.replace("<svg ", "<svg font-family=\"'DejaVu Sans', Verdana, sans-serif\" ", 1)
+
+    def share(m: re.Match[str]) -> str:
+        styles = set(re.findall(r' style="[^"]*"', m[2]))
+        return m[0] if len(styles) != 1 else m[1] + (style := styles.pop()) + ">" + m[2].replace(style, "")
+
+    return re.sub(r'(<g clip-path="[^"]*")>((?:\n<use [^>]*/>)+)', share, svg)
+
+
+# ---- the page
+
+
+class Part(NamedTuple):
+    """A division of the measurements: heading, what it is, its errors, its target, its pictures' prefix."""
+
+    title: str
+    text: str
+    judged: list[Judged]
+    target: Callable[[Target], float] | None
+    causes: dict[Key, str] | None
+    pictures: str = ""
+
+
+INTRO = """# Accuracy
+
+Predictions beside measurements that fitting never saw. `make accuracy DATA=FOLDER` writes this page and its pictures
+from a folder of measurements ([their files](calibration.md#files)); no figure on it is typed by hand. `planc accuracy
+FOLDER` compares the calibrations that ship with any folder; they are fitted to all rows but one shape in {held},
+as here, so that its errors on the rows they were fitted to are a little better than these.
+
+An error is that of one measured time, |predicted / measured - 1|. `median`, `mean` and `p90` are over rows; `groups'
+medians` is the mean of the medians of each GPU and group, weighed by their rows, and is what a target is held against.
+`bias` is the median of predicted / measured - 1. `in band` is the share of measurements inside the band that is to hold
+80 % of them, which was taken from the rows fitted. Pictures show at most {points} rows, and the figures in their
+legends are of those.
+"""
+
+SHAPES = """\
+One shape in {held} was kept from the fit, by a hash of the shape, so that all rows of a shape are on one side. Sets
+with too few rows to fit are judged by what answers in their place.
+"""
+
+SIZES = """\
+The smallest and the largest {edge:.0f} % of each set, by the size that its form gives, were kept from the fit: this is
+how far the forms extrapolate. There is no target.
+"""
+
+GPUS = """\
+All rows of a GPU, predicted from the constants of its relatives and its own published figures: what a GPU gets that
+nobody measured. The nearest relative that has the set answers.
+"""
+
+DEPLOYMENTS = """\
+Whole deployments by the engines and calibrations that ship: by engine, model and GPU. The constants of kernels were
+fitted without these rows; those of engines were fitted to the rows whose model the catalog has.
+"""
+
+
+def page(data: Path, draw: Callable[[Judged, str], str]) -> str:
+    """The text of the page; ``draw`` makes a picture and gives the words that show it."""
+    parts = list(measured(data))
+    text = [INTRO.format(held=HELD_OUT, points=POINTS), "## Totals\n"]
+    for part in parts:
+        text += [f"### {part.title} in total\n", markdown(totals(part.judged, part.target))]
+    for part in parts:
+        text += [f"## {part.title}\n", part.text]
+        if part.causes is not None and part.target is not None:
+            text += [f"### {part.title} that miss\n", f"Beyond the target, or with a bias beyond {100 * BIAS:.0f} %.\n"]
+            text.append(markdown(misses(part.judged, part.target, part.causes)))
+        if part.title == "Unseen GPUs":
+            text.append(markdown(lenders({str(g) for j in part.judged for g in np.unique(j.gpus)})))
+        for whole in part.judged:
+            text += [f"### {part.title}: {name_of(whole)}\n"]
+            text += [draw(whole, part.pictures)] if part.pictures else []
+            text.append(markdown(groups(whole)))
+        text += [f"### {part.title}: rows without a prediction\n", markdown(refusals(part.judged))]
+    text += sections(data)
+    return "\n".join(t for t in text if t)
+
+
+def measured(data: Path) -> Iterator[Part]:
+    """Every division that the folder has measurements for."""
+    splits: Splits = divide(data)
+    own = list(judged(data, splits.own(splits.rest), splits.shapes))
+    if own:
+        text = SHAPES.format(held=HELD_OUT)
+        yield Part("Unseen shapes", text, own, lambda t: t.shapes, CAUSES, "shapes")
+        edges = list(judged(data, splits.own(splits.middle), splits.sizes))
+        yield Part("Unseen sizes", SIZES.format(edge=100 * EDGE), edges, None, None)
+        lent = list(judged(data, splits.relatives()))
+        yield Part("Unseen GPUs", GPUS, lent, lambda t: t.gpus, LEFT_OUT, "gpus")
+    whole = [j for name in SERVING if (data / name).is_file() for j in judged_file(data / name, splits.own({}), served)]
+    if whole:
+        yield Part("Deployments", DEPLOYMENTS, whole, None, None, "serving")
+
+
+def served(table: serving.Table, file: str) -> dict[str, serving.Answer]:
+    """Rows of deployments by the catalog."""
+    return serving.predict(table, file, lambda text: compile_text(text)[0].cost, catalog_has)
+
+
+def lenders(gpus: set[str]) -> Table:
+    """Whose constants each GPU was predicted from."""
+    out = [["GPU", "constants of", "which are"]]
+    for name, (relatives, why) in RELATIVES.items():
+        if name in gpus:
+            out.append([f"`{name}`", ", ".join(f"`{r}`" for r in relatives), why])
+    return out
+
+
+def main(data: Path, target: Path = PAGE) -> None:
+    """Write the page and its pictures."""
+    folder = target.parent / PICTURES
+
+    def draw(whole: Judged, prefix: str) -> str:
+        path = folder / f"{prefix}_{whole.file}_{whole.metric}.svg"
+        if not picture(whole, path):
+            return ""
+        return f"![{name_of(whole)}: predicted against measured]({PICTURES}/{path.name})\n"
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(data, draw), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit("usage: python -m benchmarks.accuracy DATA, a folder of measurements (docs/calibration.md)")
+    main(Path(sys.argv[1]))

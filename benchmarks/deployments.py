@@ -1,0 +1,101 @@
+"""What the accuracy page says of whole deployments beyond rows and errors: engines on unseen models, and choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.engines import ENGINES, begin, groups, unseen
+from plandsl.backends.accuracy.serving import METRICS, predict
+from plandsl.backends.accuracy.show import percent
+from plandsl.backends.calibrate.table import Table as Rows
+from plandsl.backends.calibrate.table import read_table
+from plandsl.driver import catalog_has, compile_text
+
+Table = list[list[str]]
+
+CHOICES = 3
+"""Parallelisms that a machine must have been measured with, for a choice between them."""
+
+SAME = ("gpu", "model", "precision", "framework", "source", "isl_tokens", "osl_tokens", "concurrency", "load_kind")
+"""What two rows share that only differ in how the model is spread."""
+
+
+def left_out(rows: Rows) -> Table:
+    """Errors of engines on pairs of GPU and model that their fit did not see."""
+    out = [["engine", "metric", "rows", "median", "mean", "p90", "bias"]]
+    for name in ENGINES:
+        found = list(groups(rows, name))
+        if len({g.key for g in found}) < 2:
+            continue
+        for metric, e in unseen(found, begin(name)).items():
+            line = [f"`{name}`", metric, str(e.rows), percent(e.median), percent(e.mean), percent(e.p90)]
+            out.append([*line, percent(e.bias, signed=True)])
+    return out
+
+
+def choices(rows: Rows) -> Table:
+    """How well the order of parallelisms is foretold, of one model under one load on one kind of GPU."""
+    found = predict(rows, "serving", lambda text: compile_text(text)[0].cost, catalog_has)
+    out = [
+        ["metric", "choices", "mean rank correlation", "best one chosen", "within a tenth of the best", "median loss"]
+    ]
+    for metric, better in (("ttft_s", min), ("tpot_s", min), ("output_tok_per_s", max)):
+        pairs = list(_alternatives(rows, found[metric].predicted, metric))
+        if not pairs:
+            continue
+        ranks = [spearman(p, m) for p, m in pairs]
+        losses = np.array([_loss(p, m, better) for p, m in pairs])
+        out.append([
+            metric, str(len(pairs)), f"{np.mean(ranks):.2f}", percent(float((losses == 0).mean())),
+            percent(float((losses <= 0.1).mean())), percent(float(np.median(losses))),
+        ])  # fmt: skip
+    return out
+
+
+def _alternatives(rows: Rows, predicted: np.ndarray, metric: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Predicted and measured of rows that differ in nothing but their parallelism."""
+    measured = rows.numbers(metric)
+    columns = [rows[name] if name in rows.columns else np.full(len(rows), "") for name in SAME]
+    keys: dict[tuple[str, ...], list[int]] = {}
+    for at in np.flatnonzero((measured > 0) & ~np.isnan(predicted)):
+        keys.setdefault(tuple(str(column[at]) for column in columns), []).append(int(at))
+    for members in keys.values():
+        if len(members) >= CHOICES:
+            yield predicted[members], measured[members]
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation (Spearman 1904)."""
+    x, y = (np.argsort(np.argsort(v)).astype(float) for v in (a, b))
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _loss(predicted: np.ndarray, measured: np.ndarray, better: object) -> float:
+    """How far the one that we would choose is behind the best measured."""
+    sign = 1.0 if better is min else -1.0
+    chosen = measured[np.argmin(sign * predicted)]
+    best = measured[np.argmin(sign * measured)]
+    return float(abs(chosen / best - 1))
+
+
+def sections(data: Path) -> list[str]:
+    """Both tables with their words, where the folder has deployments."""
+    from benchmarks.accuracy import markdown
+
+    path = data / "serving.csv"
+    if not path.is_file():
+        return []
+    rows = read_table(path)
+    assert set(METRICS["serving"]) == {"ttft_s", "tpot_s", "output_tok_per_s"}
+    return [
+        "## Engines on unseen models\n",
+        "Each pair of GPU and model is left out of the fit of its engine once, and predicted by the others.\n",
+        markdown(left_out(rows)),
+        "## Choosing a parallelism\n",
+        f"Rows that share model, GPU, engine and load, and were measured with {CHOICES} parallelisms or more: how well"
+        " the order is foretold, and how far the one that we would choose is behind the best.\n",
+        markdown(choices(rows)),
+    ]

@@ -1,0 +1,160 @@
+"""Measurements divided so that predictions are judged on what fitting never saw.
+
+Three divisions, none of them drawn by chance:
+
+- `unseen shapes`: one shape in five, by hash (`fit.held_out`); constants come from the others;
+- `unseen sizes`: the smallest and the largest tenth of each set; constants come from the middle;
+- `unseen GPUs`: all rows of a GPU; constants come from the relatives in `RELATIVES`.
+
+The size of a row is what its form says with the constants it starts from: work and traffic in one figure, and not a
+measurement, which would pick slow rows rather than large ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from attrs import field, frozen
+
+from plandsl.backends.accuracy.answer import Mask
+from plandsl.backends.accuracy.kernels import Group, Shelf, grouped
+from plandsl.backends.accuracy.run import compare, read, usable
+from plandsl.backends.accuracy.score import Judged
+from plandsl.backends.calibrate.fit import Fitted, fit, held_out
+from plandsl.backends.calibrate.kinds import KINDS
+from plandsl.backends.calibrate.run import LEAST
+from plandsl.driver import catalog_gpu, catalog_link
+from plandsl.spec import CalibrationSpec
+
+Fits = dict[str, dict[str, dict[str, float]]]
+"""Constants by GPU, set and name."""
+
+EDGE = 0.1
+"""Share of a set that is kept back at either end of its sizes."""
+
+RELATIVES: dict[str, tuple[tuple[str, ...], str]] = {
+    "a100_sxm": (
+        ("a800", "a40", "h100_sxm"),
+        "the same chip with slower links, then its generation, then the next one",
+    ),
+    "a800": (("a100_sxm",), "the same chip with faster links"),
+    "a40": (("a6000", "a100_sxm"), "the same chip, then its generation"),
+    "a6000": (("a40", "a100_sxm"), "the same chip, then its generation"),
+    "rtx_3090": (("a40", "a6000"), "the same chip"),
+    "h100_sxm": (("h20", "b200_sxm", "a100_sxm"), "its generation, then its neighbours in the same line"),
+    "h20": (("h100_sxm",), "its generation"),
+    "b200_sxm": (("b300_sxm", "gb200", "h100_sxm"), "its generation"),
+    "b300_sxm": (("b200_sxm", "gb200", "h100_sxm"), "its generation"),
+    "gb200": (("b200_sxm", "b300_sxm", "h100_sxm"), "its generation, beside another host"),
+    "gb300": (("b300_sxm", "gb200", "b200_sxm"), "its generation, beside another host"),
+    "rtx_pro_6000": (("b200_sxm", "a40", "h100_sxm"), "its generation in another line"),
+    "l40s": (("rtx_pro_6000", "a40", "h100_sxm"), "its line, a generation later"),
+    "rtx_4090": (("rtx_pro_6000", "a40", "h100_sxm"), "its line, a generation later"),
+    "mi210": (("mi300x",), "its line, a generation later"),
+    "mi300x": (("mi355x", "mi210"), "its line, a generation later"),
+    "mi308x": (("mi300x", "mi355x"), "its generation"),
+    "mi325x": (("mi300x", "mi355x"), "its generation"),
+    "mi350x": (("mi355x", "mi300x"), "its generation"),
+    "mi355x": (("mi300x", "mi210"), "its line, a generation earlier"),
+}
+"""Whose constants a GPU takes when it is left out, nearest first, and why these."""
+
+
+@frozen(eq=False)
+class Splits:
+    """Constants by GPU and set for each division, and which rows of a file each judges, by file and metric."""
+
+    rest: Fits = field(factory=dict)
+    middle: Fits = field(factory=dict)
+    shapes: dict[tuple[str, str], Mask] = field(factory=dict)
+    sizes: dict[tuple[str, str], Mask] = field(factory=dict)
+
+    def own(self, fits: Fits) -> Shelf:
+        """Each GPU by its own constants."""
+        return Shelf(catalog_gpu, catalog_link, lambda key: [_spec(key, fits.get(key, {}))])
+
+    def relatives(self) -> Shelf:
+        """Each GPU by the constants of others."""
+        return Shelf(
+            catalog_gpu, catalog_link, lambda key: [_spec(n, self.rest[n]).widened() for n in self.lenders(key)]
+        )
+
+    def lenders(self, key: str) -> list[str]:
+        """The relatives of a GPU that were measured."""
+        return [name for name in relatives_of(key) if name in self.rest]
+
+
+def relatives_of(key: str) -> tuple[str, ...]:
+    """The relatives of a GPU; for one that the table lacks, whose calibration the catalog names."""
+    if key in RELATIVES:
+        return RELATIVES[key][0]
+    gpu = catalog_gpu(key)
+    return (gpu.calibration,) if gpu and gpu.calibration and gpu.calibration != key else ()
+
+
+def files(data: Path) -> Iterator[Path]:
+    """The files of kernels in a folder that have rows."""
+    for name in dict.fromkeys(kind.file for kind in KINDS):
+        if (data / name).is_file() and len(read(data / name)):
+            yield data / name
+
+
+def divide(data: Path) -> Splits:
+    """Fit every set of a folder twice, without the shapes and without the sizes kept back."""
+    out = Splits()
+    for path in files(data):
+        table = read(path)
+        claimed: dict[tuple[str, str], Mask] = {}
+        for g in grouped(table, usable(path, table), Shelf(catalog_gpu, catalog_link, lambda key: [])):
+            name = (path.stem, g.kind.metric)
+            for masks in (out.shapes, out.sizes, claimed):
+                masks.setdefault(name, np.zeros(len(table), dtype=np.bool_))
+            first = ~claimed[name][g.at]  # a row is judged once, by the kind that comes first
+            claimed[name][g.at] = True
+            for masks, judges in zip((out.shapes, out.sizes), _divide(out, g), strict=True):
+                masks[name][g.at[first]] = judges[first]
+    return out
+
+
+def judged(data: Path, shelf: Shelf, masks: dict[tuple[str, str], Mask] | None = None) -> Iterator[Judged]:
+    """Errors by file and metric, on the rows that the masks pick, or on all."""
+    for path in files(data):
+        table = read(path)
+        for whole, counted in compare(path.stem, table, usable(path, table), shelf):
+            nothing = np.zeros(len(table), dtype=np.bool_)
+            of = counted if masks is None else counted & masks.get((whole.file, whole.metric), nothing)
+            if of.any():
+                yield whole.where(of)
+
+
+def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
+    """Fit one set; gives the rows kept from either fit. Sets too small to fit are judged whole: nothing saw them."""
+    measured = g.rows.numbers(g.kind.metric)
+    good = np.isfinite(measured) & (measured > 0)
+    whole = np.ones(len(g.rows), dtype=np.bool_)
+    if not g.kind.fits or good.sum() < LEAST:
+        return whole, ~whole
+    rows = g.rows.where(good)
+    found = fit(g.kind, g.gpu, rows, g.path)
+    _keep(out.rest, g, found)
+    shapes = held_out(g.kind, g.rows) if found.unseen is not None else ~whole
+    size = g.kind.seconds(g.kind.start, g.gpu, g.rows)
+    low, high = np.quantile(size[good], (EDGE, 1 - EDGE))
+    edges = np.asarray((size <= low) | (size >= high), dtype=np.bool_)
+    inside = good & ~edges
+    if inside.sum() < max(LEAST, 2 * len(g.kind.start)):
+        return shapes, ~whole
+    _keep(out.middle, g, fit(g.kind, g.gpu, g.rows.where(inside), g.path))
+    return shapes, edges
+
+
+def _keep(fits: Fits, g: Group, found: Fitted) -> None:
+    band = {"low": found.seen.low, "high": found.seen.high}
+    fits.setdefault(g.key, {})[g.path] = {**found.constants, **band}
+
+
+def _spec(name: str, sections: dict[str, dict[str, float]]) -> CalibrationSpec:
+    values = tuple((f"{path}.{constant}", v) for path, cs in sections.items() for constant, v in cs.items())
+    return CalibrationSpec(name, values)
