@@ -1,0 +1,253 @@
+"""Fit what serving engines add to kernels, from rows of serving.csv: `python -m benchmarks.engines DATA`.
+
+Writes `plandsl/catalog/engines/`. Errors and bands are those of rows whose model on that GPU the fit did not see: each
+pair of GPU and model is left out once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from attrs import evolve, frozen
+
+from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
+from plandsl.backends.calibrate.fit import Errors, descend, errors
+from plandsl.backends.calibrate.table import Table, read_table
+from plandsl.backends.cost.load import running, serve, together
+from plandsl.backends.cost.model import CostModel
+from plandsl.backends.cost.times import PhaseTimes, Played
+from plandsl.driver import catalog_has, compile_text
+from plandsl.grammar.fmt import format_text
+from plandsl.spec import ENGINE_RATES, ENGINE_SHARES, EngineSpec
+
+TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
+
+ENGINES = ("vllm", "vllm_rocm", "trtllm", "trtllm_1_0_0rc3", "atom")
+"""Those that have rows of models in the catalog."""
+
+FITTED = ("prefill", "decode", "links", "step", "request", "admit", "first", "first_request")
+START = EngineSpec("", 0.95, 0.95, 1.0, 0.3e-3, 20e-6, 3e-3, 20e-3, 0.2e-3)
+LOOSE = dict.fromkeys(FITTED, 1.0) | {"prefill": 0.2, "decode": 0.2, "links": 0.4}
+PRICE = 0.002
+
+WAYS = {
+    "vllm": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "max_requests": 1024, "step_tokens": 8192,
+             "kernels": "vllm"},
+    "trtllm": {"kept_output": 1.0, "memory_fraction": 0.9, "kv_block": 32, "max_requests": 2048, "step_tokens": 8192,
+               "kernels": "trtllm"},
+    "sglang": {"kept_output": 0.5, "memory_fraction": 0.88, "kv_block": 1, "max_requests": 2048, "step_tokens": 8192,
+               "kernels": "sglang"},
+    "atom": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "max_requests": 512, "step_tokens": 16384,
+             "kernels": "aiter"},
+}  # fmt: skip
+"""How the engines spend memory by default, as their documentation of options says.
+
+vLLM: `gpu_memory_utilization`, `block_size`, `max_num_seqs`, `max_num_batched_tokens`; it admits a request without room
+for its output and takes the room back when it runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`,
+`max_batch_size`, `max_num_tokens`; its scheduler guarantees that nobody is evicted. SGLang: `mem_fraction_static`,
+`page_size`, `chunked_prefill_size`. Half of the output is what requests that grow hold on average.
+"""
+
+RESERVE = 2e9
+"""Bytes for captured graphs, communicators and workspaces: assumed."""
+
+RELATIVES = {"sglang": "vllm"}
+"""Engines without rows of a model that the catalog has, and whose constants they take."""
+
+HELD = {"trtllm_1_0_0rc3": "trtllm"}
+"""Versions apart, in which one request of those in flight is always held back, and the engine whose ways they share."""
+
+LIKE = HELD | {"vllm_rocm": "vllm"}
+"""Engines that spend memory as others do."""
+
+
+@frozen
+class Group:
+    """Rows of one plan and kind of load, with the times of their kernels."""
+
+    key: str
+    load: list[Row]
+    measured: dict[str, np.ndarray]
+    prefill: PhaseTimes
+    decode: PhaseTimes
+    clients: np.ndarray
+    runs: np.ndarray
+    joined: np.ndarray
+    flights: int
+    replicas: int
+
+    def predict(self, engine: EngineSpec) -> dict[str, np.ndarray]:
+        """Metrics under ``engine``, whose ways are those that the times were made with."""
+        o = np.array([r.output for r in self.load])
+        prefill = at_rates(self.prefill, engine.prefill, engine.links, self.flights)
+        decode = at_rates(self.decode, engine.decode, engine.links, self.flights)
+        if self.load[0].kind == "static_batch":
+            b = self.runs / self.flights
+            ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
+            tpot = decode.period + engine.step + engine.request * b
+            return {"ttft_s": ttft, "tpot_s": tpot, "output_tok_per_s": self.runs * o / (ttft + (o - 1) * tpot)}
+        requests = np.array([r.requests for r in self.load]) / self.replicas
+        s = serve(engine, self.clients, self.runs, o, requests, prefill, self.joined, decode, self.flights)
+        return {"ttft_s": s.ttft, "tpot_s": s.tpot, "output_tok_per_s": self.replicas * s.rate * o}
+
+
+def at_rates(times: PhaseTimes, rate: float, links: float, flights: int) -> PhaseTimes:
+    """Times with kernels and exposed collectives at other rates, as `PhaseModel` has them where nothing overlaps."""
+    stages = [Played(s.compute / rate + s.exposed / links, s.compute / rate) for s in times.stages]
+    hop = times.hop / links
+    through = sum(s.span for s in stages) + (len(stages) - 1) * hop
+    slowest = np.maximum(np.max([np.asarray(s.span) for s in stages], axis=0), hop)
+    return times._replace(stages=stages, hop=hop, through=through, period=np.maximum(through, flights * slowest))
+
+
+def dense(model: str) -> bool:
+    """Whether a model has no experts: errors of their kernels are not an engine's, and would be fitted into it."""
+    return not catalog_has("dimension", f"{catalog_name(model)}.experts")
+
+
+def begin(name: str) -> EngineSpec:
+    """An engine before its fit."""
+    return evolve(START, name=name, reserve=RESERVE, held_back=int(name in HELD), **WAYS[LIKE.get(name, name)])
+
+
+def groups(table: Table, name: str) -> Iterator[Group]:
+    """The rows of one engine."""
+    pairs = zip(table.texts("framework"), table.texts("gpu"), strict=True)
+    mine = np.array([engine_of(f, g) == name for f, g in pairs])
+    table = table.where(mine & np.array([dense(m) for m in table.texts("model")]))
+    engine = evolve(begin(name), prefill=1.0, decode=1.0, links=1.0)
+
+    def compiled(text: str) -> CostModel:
+        bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
+        plan = compile_text(bare)[0]
+        spec = evolve(plan.spec, engine=engine, memory_fraction=engine.memory_fraction, step_tokens=engine.step_tokens)
+        return CostModel(spec, plan.prefill, plan.decode)
+
+    for model, load, of in serving_groups(table, compiled, catalog_has):
+        yield group(model, load, table, of)
+
+
+def group(model: CostModel, load: list[Row], table: Table, of: list[int]) -> Group:
+    """Times of the kernels for every row: they do not depend on what is fitted."""
+    engine, replicas, flights = model.plan.engine, model.plan.sharding.replicas, model.in_flight
+    assert engine is not None, "it was put there"
+    i, o, n = (np.array([getattr(r, name) for r in load]) for name in ("input", "output", "clients"))
+    clients = np.ceil(n / replicas)
+    measured = {m: table.numbers(m)[of] for m in ("ttft_s", "tpot_s", "output_tok_per_s")}
+    key = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}"
+    if load[0].kind == "static_batch":
+        pre, dec = model.prefill_times(n, i, flights), model.decode_times(n, i, o)
+        return Group(key, load, measured, pre, dec, clients, n * flights, n, flights, replicas)
+    room = model.memory.max_batch(i + engine.kept_output * o, i, flights) * flights
+    runs = running(engine, clients, room)
+    joined = together(runs, o)
+    pre, dec = model.prefill_times(joined, i, 1), model.decode_times(runs / flights, i, o)
+    return Group(key, load, measured, pre, dec, clients, runs, joined, flights, replicas)
+
+
+def ratios(rows: list[Group], engine: EngineSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Predicted and measured by metric, of all rows that were measured."""
+    out: dict[str, list[list[np.ndarray]]] = {}
+    for g in rows:
+        for metric, predicted in g.predict(engine).items():
+            have = g.measured[metric] > 0
+            pair = out.setdefault(metric, [[], []])
+            pair[0].append(predicted[have])
+            pair[1].append(g.measured[metric][have])
+    return {m: (np.concatenate(a), np.concatenate(b)) for m, (a, b) in out.items() if sum(map(len, a))}
+
+
+def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
+    """Least absolute logarithms over all metrics alike."""
+    middle = np.log([getattr(start, n) for n in FITTED])
+    loose = np.array([LOOSE[n] for n in FITTED])
+
+    def engine(x: np.ndarray) -> EngineSpec:
+        return evolve(start, **dict(zip(FITTED, map(float, np.exp(x)), strict=True)))
+
+    def loss(x: np.ndarray) -> float:
+        off = [np.abs(np.log(p / m)).mean() for p, m in ratios(rows, engine(x)).values()]
+        return float(sum(off) + PRICE * (((x - middle) / loose) ** 2).sum())
+
+    return engine(descend(loss, middle))
+
+
+def unseen(rows: list[Group], start: EngineSpec) -> dict[str, Errors]:
+    """Errors of each pair of GPU and model, fitted on the others."""
+    pairs: dict[str, list[list[np.ndarray]]] = {}
+    for key in dict.fromkeys(g.key for g in rows):
+        others = [g for g in rows if g.key != key] or rows
+        found = fit(others, start)
+        for metric, (p, m) in ratios([g for g in rows if g.key == key], found).items():
+            pair = pairs.setdefault(metric, [[], []])
+            pair[0].append(p)
+            pair[1].append(m)
+    return {metric: errors(np.concatenate(a), np.concatenate(b)) for metric, (a, b) in pairs.items()}
+
+
+def main(data: str) -> None:
+    """Fit every engine that has rows, and write what was found."""
+    path = Path(data)
+    table = read_table(path / "serving.csv" if path.is_dir() else path)
+    TARGET.mkdir(exist_ok=True)
+    done: dict[str, tuple[EngineSpec, dict[str, Errors]]] = {}
+    for name in ENGINES:
+        rows = list(groups(table, name))
+        start = begin(name)
+        judged = unseen(rows, start)
+        done[name] = fit(rows, start), judged
+        count = sum(len(g.load) for g in rows)
+        alone = len({g.key for g in rows}) == 1
+        write(done[name][0], judged, count, name, alone)
+        for metric, e in judged.items():
+            print(
+                f"{name:16} {metric:18} {e.rows:4} rows  median {e.median:6.1%}  p90 {e.p90:6.1%}  bias {e.bias:+6.1%}"
+            )
+    for name, relative in RELATIVES.items():
+        engine = evolve(done[relative][0], name=name, **WAYS[name])
+        write(engine, done[relative][1], 0, relative, False)
+
+
+def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: str, alone: bool) -> None:
+    """One engine as a `.plan` file: what was measured, then what is assumed."""
+    name = engine.name
+    lines = ["# Made by `python -m benchmarks.engines`: do not edit.", f"engine {name} {{"]
+    lines += [f'  source = "{rows} serving rows (docs/calibration.md)"'] if rows else []
+    if rows:
+        where = "the rows fitted, which have one model on one GPU" if alone else "models and GPUs left out of the fit"
+        lines.append(f"  # errors on {where}:")
+    for metric, e in judged.items() if rows else ():
+        off = f"off by {100 * e.median:.1f} % (median) and {100 * e.p90:.1f} % (90th percentile)"
+        lines.append(f"  # {metric}: {off}, bias {100 * e.bias:+.1f} %, {e.rows} rows")
+    fitted = [f"{n} = {quantity(n, getattr(engine, n))}" for n in FITTED]
+    bands = []
+    for metric, short in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("output_tok_per_s", "throughput")):
+        if metric in judged:
+            bands += [f"{short}_low = {judged[metric].low:.4g}", f"{short}_high = {judged[metric].high:.4g}"]
+    ways = [f"{k} = {quantity(k, v)}" for k, v in WAYS[LIKE.get(name, name)].items()]
+    ways += ["held_back = 1"] if engine.held_back else []
+    own = [*fitted, *bands] if rows else []
+    assumed = [] if rows else [f"# as of {fitted_as}: no row of a model that the catalog has", *fitted, *bands]
+    lines += [f"  {text}" for text in (*own, *ways)]
+    lines += ["  assumed {", *(f"    {text}" for text in (*assumed, f"reserve = {RESERVE / 1e9:g} GB")), "  }", "}", ""]
+    (TARGET / f"{name}.plan").write_text(format_text("\n".join(lines), name), encoding="utf-8")
+
+
+def quantity(name: str, value: float | str) -> str:
+    """A constant in a unit that reads well."""
+    if isinstance(value, str):
+        return value
+    if name in (*ENGINE_RATES, *ENGINE_SHARES):
+        return f"{100 * value:.4g} %"
+    if name in ("step", "request", "admit", "first", "first_request"):
+        return f"{value * 1e3:.4g} ms" if value >= 1e-4 else f"{value * 1e6:.4g} us"
+    return f"{value:g}"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m benchmarks.engines DATA, a folder with serving.csv")
+    main(sys.argv[1])

@@ -1,0 +1,38 @@
+"""Serving engines: from records to specs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plandsl.grammar.context import Context
+from plandsl.grammar.records import Record
+from plandsl.grammar.schema import Reader
+from plandsl.limits import MAX_DIMENSION
+from plandsl.spec import ENGINE_BANDS, ENGINE_COUNTS, ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, EngineSpec
+from plandsl.units import BYTES, NUMBER, TIME
+
+LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
+"""Whose kernels an engine may run, where a calibration tells them apart."""
+
+ENGINE = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *ENGINE_COUNTS, "reserve", "kernels", *ENGINE_BANDS, "source")
+
+
+def engine_spec(context: Context, record: Record) -> EngineSpec | None:
+    """An engine; what it leaves out costs nothing and holds nothing back."""
+    reader = Reader(context, record, ENGINE)
+    given: dict[str, Any] = {}
+    for name in ENGINE_SHARES:
+        given[name] = reader.read(name, reader.share)
+    for name in ENGINE_TIMES:
+        given[name] = reader.number(name, TIME, zero=True)
+    for name, least in ENGINE_COUNTS.items():
+        given[name] = reader.whole(name, least=least, most=MAX_DIMENSION)
+    given["reserve"] = reader.number("reserve", BYTES, zero=True)
+    for name in (*ENGINE_RATES, *ENGINE_BANDS):
+        given[name] = reader.number(name, NUMBER)
+    given["kernels"] = reader.word("kernels", LIBRARIES)
+    source = reader.text("source")
+    if not reader.ok:
+        return None
+    given = {name: value for name, value in given.items() if value is not None}
+    return EngineSpec(record.name, **given, source=source, assumed=reader.assumed(), span=record.span)
