@@ -1,0 +1,75 @@
+"""`measured`: the files of measured kernels that a declaration names. What they hold is for the cost backend."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from plandsl.grammar import syntax as s
+from plandsl.grammar.evaluate import describe
+from plandsl.grammar.files import locate
+from plandsl.grammar.modules import Unit, Wrong, catalog_aliases
+from plandsl.grammar.records import Layer, Record
+from plandsl.grammar.schema import Reader
+from plandsl.grammar.values import span_of
+from plandsl.limits import MAX_TABLES
+from plandsl.spec import TableSpec
+
+FIELD = "measured"
+
+Named = tuple[s.Str, Unit]
+"""A path as written, and the file that says it."""
+
+
+def tables(reader: Reader) -> tuple[TableSpec, ...]:
+    """The files that a gpu or a plan is estimated from, each known to be one that may be read."""
+    found = [reader.attempt(partial(_table, reader, text, unit)) for text, unit in named(reader)]
+    return tuple(table for table in found if table)
+
+
+def named(reader: Reader) -> list[Named]:
+    """The strings of `measured`; nobody looks for the files."""
+    return reader.read(FIELD, partial(_strings, reader)) or []
+
+
+def _table(reader: Reader, text: s.Str, unit: Unit) -> TableSpec:
+    library = reader.context.library
+    path = locate(library, text, unit, f"`{FIELD}`", ".csv")
+    assert unit.path is not None, "a located path starts somewhere"
+    assert library.folder is not None, "and stays in a folder"
+    shown = os.path.relpath(unit.path.parent / text.value, library.folder).replace(os.sep, "/")
+    return TableSpec(shown, str(path), catalog_aliases("gpu"), text.span)
+
+
+def _strings(reader: Reader, layer: Layer) -> list[Named]:
+    """A string, or a list of strings; each may be a `let`, whose path then starts at the folder of its own file."""
+    if isinstance(layer.value, Record):
+        raise Wrong("E210", f"`{FIELD}` is no section", span_of(layer), hint=f'`{FIELD} = "gemm.csv"`')
+    whole, unit = _through(reader, layer.value, layer.unit)
+    items = whole.items if isinstance(whole, s.Seq) else (whole,)
+    if len(items) > MAX_TABLES:
+        raise Wrong("E214", f"`{FIELD}` names at most {MAX_TABLES} files", span_of(layer))
+    found: list[Named] = []
+    for item in items:
+        text, home = _through(reader, item, unit)
+        if not isinstance(text, s.Str):
+            raise _no_text(reader, text, home)
+        found.append((text, home))
+    return found
+
+
+def _through(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
+    """What a name stands for, and the file that says so."""
+    for _ in range(8):  # a `let` may stand for another
+        if not isinstance(expr, s.Ref) or not (found := reader.context.library.find_let(expr.name, unit)):
+            break
+        expr, unit = found[0].value, found[1]
+    return expr, unit
+
+
+def _no_text(reader: Reader, expr: s.Expr, unit: Unit) -> Wrong:
+    what = f"`{FIELD}` must be a string in quotes, or a list of them"
+    if isinstance(expr, s.Ref):
+        return Wrong("E210", what, expr.span, hint=f'`{FIELD} = "{expr.name}.csv"`')
+    found = "a list in a list" if isinstance(expr, s.Seq) else describe(reader.context.evaluator.value(expr, unit))
+    return Wrong("E210", f"{what}, found {found}", expr.span, hint=f'`{FIELD} = "gemm.csv"`')
