@@ -1,0 +1,118 @@
+"""``hf("config.json")``: from the config of a Hugging Face checkpoint to the text of a model.
+
+What is built is `.plan` text, read like any other: it can be printed, kept and changed by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from plandsl.diagnostics import Diagnostic, clip
+from plandsl.grammar import syntax as s
+from plandsl.grammar.files import beside, locate
+from plandsl.grammar.hf_config import Config, read
+from plandsl.grammar.hf_families import family_of
+from plandsl.grammar.hf_notes import refuse, tell
+from plandsl.grammar.hf_shape import shape_of
+from plandsl.grammar.hf_storage import storage_of
+from plandsl.grammar.hf_text import MAX_BLOCKS, model_text
+from plandsl.grammar.modules import Follows, Library, Unit, Wrong, read_bytes
+from plandsl.limits import MAX_ERRORS, MAX_FILES
+
+_LONGEST_NAME = 60
+
+
+class Translated(NamedTuple):
+    """The model that a config describes, empty where it is wrong; the text of the config, and what was found."""
+
+    text: str
+    source: str
+    found: list[Diagnostic]
+
+
+def translate(data: bytes, file: str, source: str = "") -> Translated:
+    """The `.plan` text for the bytes of a config.json, called ``file`` in findings and ``source`` in the text."""
+    config, written, found = read(data, file)
+    if config is None:
+        return Translated("", written, found)
+    text = _text(config, source or file)
+    return Translated("" if config.errors else text, written, config.found[:MAX_ERRORS])
+
+
+def _text(config: Config, source: str) -> str:
+    family = family_of(config)
+    if family is None:
+        return ""
+    storage = storage_of(config, family.feed is not None)
+    refuse(config)
+    shape = shape_of(config, family)
+    tell(config, family, shape)
+    if config.errors:
+        return ""
+    shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)
+    remarks = [f"Made from {shown}, {family.architecture}.", *(_sentence(d) for d in config.found)]
+    text = model_text(_name(config, source), shape, storage, shown, remarks)
+    if not text:
+        config.fail("E232", f"the layers follow no pattern that {MAX_BLOCKS} blocks could say", "layer_types")
+    return text
+
+
+def _sentence(note: Diagnostic) -> str:
+    """A note as a line of comment."""
+    text = re.sub(r"[^\x20-\x7e]", "?", note.message)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _name(config: Config, source: str) -> str:
+    """A name from the file's, or its folder's: ``Llama-3.1-8B/config.json`` gives ``llama_3_1_8b``."""
+    path = PurePosixPath(source)
+    words = (path.stem if path.stem != "config" else path.parent.name, config.word("model_type") or "", "model")
+    names = (re.sub("[^a-z0-9]+", "_", word.lower()).strip("_")[:_LONGEST_NAME] for word in words)
+    name = next(name for name in names if name)
+    return f"model_{name}" if name[0].isdigit() else name
+
+
+# ---- in a plan
+
+
+def imported(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
+    """The model that ``call`` builds, as the declaration of a file of its own; each config is read once."""
+    written = _argument(call)
+    path = locate(library, written, unit, "`hf`", ".json")
+    if path not in library.configs:
+        if len(library.configs) >= MAX_FILES:
+            raise Wrong("E209", f"more than {MAX_FILES} configs are read", written.span)
+        library.configs[path] = None
+        try:
+            data = read_bytes(path)
+        except OSError as error:
+            raise Wrong("E209", f"cannot read it: {error.strerror}", written.span) from None
+        assert unit.path is not None, "a located path starts somewhere"
+        source = os.path.relpath(unit.path.parent / written.value, library.folder).replace(os.sep, "/")
+        library.configs[path] = _entered(library, data, beside(unit.file, written.value), source, call)
+    made = library.configs[path]
+    if made is None:
+        raise Follows
+    return made.declared["model"][made.declarations[0].name.text], made
+
+
+def _argument(call: s.Call) -> s.Str:
+    if len(call.args) == 1 and not call.kwargs and isinstance(call.args[0], s.Str):
+        return call.args[0]
+    raise Wrong("E210", "`hf` takes one path in quotes", call.span, hint='`hf("config.json")`')
+
+
+def _entered(library: Library, data: bytes, file: str, source: str, call: s.Call) -> Unit | None:
+    text, written, found = translate(data, file, source)
+    library.sources[file] = written
+    for diagnostic in found:
+        library.record(Wrong(diagnostic.code, diagnostic.message, diagnostic.span, hint=diagnostic.hint))
+    if not text:
+        return None
+    unit = Unit(f'hf("{clip(source, 80)}")', text)
+    library.spend(call.span, len(unit.declarations))
+    library.enter(unit)
+    return unit if unit.declarations else None

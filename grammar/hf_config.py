@@ -1,0 +1,242 @@
+"""The config.json of a Hugging Face checkpoint: its fields, where they stand, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+from plandsl.diagnostics import Diagnostic, Span, clip
+from plandsl.grammar.parse import decode
+from plandsl.limits import MAX_DIMENSION
+
+Path = tuple[str, ...]
+"""The names that lead to a value: ``("text_config", "head_dim")``."""
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
+_DEEPEST = 4  # levels whose values are found again in the text
+
+
+class Config:
+    """The fields of one model. Each ``whole``, ``flag``, ... reads one, and takes down what is wrong with it.
+
+    A size that is wrong or missing reads as 0, which no check looks at: one run finds all mistakes, each once.
+    """
+
+    def __init__(self, file: str, values: dict[str, Any], spans: dict[str, Span], span: Span) -> None:
+        self.file = file
+        self.values = values
+        self.spans = spans
+        self.span = span
+        self.found: list[Diagnostic] = []
+        self.used: set[str] = set()
+        self.taken: dict[str, int] = {}  # what the file leaves out, with the defaults of its class
+
+    # ---- findings
+
+    def fail(self, code: str, message: str, key: str = "", hint: str = "") -> None:
+        """Take down a mistake, at the value of ``key`` where it has one."""
+        self.found.append(Diagnostic(code, message, self.spans.get(key, self.span), hint=hint))
+
+    def note(self, message: str, key: str = "") -> None:
+        """Take down what the model made of this file leaves out."""
+        self.found.append(Diagnostic("N201", message, self.spans.get(key, self.span)))
+
+    @property
+    def errors(self) -> bool:
+        """Whether something was wrong."""
+        return any(found.severity == "error" for found in self.found)
+
+    # ---- fields
+
+    def get(self, key: str) -> Any:
+        """The value of ``key``, None where it is missing or null."""
+        self.used.add(key)
+        return self.values.get(key)
+
+    def skip(self, *keys: str) -> None:
+        """Say that these fields have no part in this model."""
+        self.used.update(keys)
+
+    def first(self, *keys: str) -> str:
+        """The first of ``keys`` that has a value, or else the first."""
+        self.skip(*keys)
+        return next((key for key in keys if self.values.get(key) is not None), keys[0])
+
+    def whole(self, key: str, default: int | None = None, most: int = MAX_DIMENSION, least: int = 1) -> int:
+        """A whole number within bounds; without a ``default``, one that must be there."""
+        value = self.get(key)
+        if value is None:
+            if default is None:
+                hint = f'add "{key}" with its value: the default of its class would be a guess'
+                self.fail("E207", f'{self.file} has no "{key}"', hint=hint)
+                return 0
+            return default
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fail("E210", f'"{key}" must be a whole number, found {shown(value)}', key)
+        elif not least <= value <= most:
+            self.fail("E214", f'"{key}" must be from {least} to {most:,}, found {shown(value)}', key)
+        else:
+            return value
+        return 0
+
+    def known(self, key: str, defaults: dict[str, int], most: int = MAX_DIMENSION) -> int:
+        """A whole number that some published files leave to the default of their class, which is then told."""
+        if self.values.get(key) is None and key in defaults:
+            self.taken[key] = defaults[key]
+            self.used.add(key)
+            return defaults[key]
+        return self.whole(key, most=most)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """``true`` or ``false``; the default is that of the model's class."""
+        value = self.get(key)
+        if value is None or isinstance(value, bool):
+            return default if value is None else value
+        self.fail("E210", f'"{key}" must be true or false, found {shown(value)}', key)
+        return default
+
+    def word(self, key: str) -> str | None:
+        """A string."""
+        value = self.get(key)
+        if value is None or isinstance(value, str):
+            return value
+        self.fail("E210", f'"{key}" must be a string, found {shown(value)}', key)
+        return None
+
+    def items(self, key: str, kind: type) -> list[Any] | None:
+        """A list of whole numbers or of strings."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if isinstance(value, list) and all(type(item) is kind for item in value):
+            return value
+        what = "whole numbers" if kind is int else "strings"
+        self.fail("E210", f'"{key}" must be a list of {what}, found {shown(value)}', key)
+        return None
+
+    def table(self, key: str) -> dict[str, Any] | None:
+        """An object."""
+        value = self.get(key)
+        if value is None or isinstance(value, dict):
+            return value
+        self.fail("E210", f'"{key}" must be an object, found {shown(value)}', key)
+        return None
+
+    def unread(self) -> list[str]:
+        """The fields with a value that nobody asked for."""
+        return [key for key, value in self.values.items() if value not in (None, False) and key not in self.used]
+
+
+def shown(value: Any) -> str:
+    """A value for a message, in ASCII: a string of JSON may hold what no terminal can write."""
+    return clip(json.dumps(value))
+
+
+# ---- from bytes
+
+
+class _Bad(ValueError):
+    """A constant that JSON does not have."""
+
+
+def read(data: bytes, file: str) -> tuple[Config | None, str, list[Diagnostic]]:
+    """The config that bytes hold, their text, and why they hold none."""
+    text, found = decode(data, file)
+    if found:
+        return None, text, [_reworded(diagnostic) for diagnostic in found]
+    try:
+        values = json.loads(text, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        span = Span(file, error.lineno, error.colno, error.lineno, error.colno + 1)
+        return None, text, [_no_json(f"{error.msg[:1].lower()}{error.msg[1:]}", span)]
+    except (ValueError, RecursionError) as error:
+        why = "it nests too deeply" if isinstance(error, RecursionError) else "a number in it is none"
+        return None, text, [_no_json(why, Span(file, 1, 1, 1, 2))]
+    places, twice = _places(text, file)
+    span = places.get((), Span(file, 1, 1, 1, 2))
+    if not isinstance(values, dict):
+        return None, text, [_no_json(f"it holds {shown(values)}, and an object is due", span)]
+    config = _merged(file, values, places, span)
+    for path, again in twice:
+        hint = "remove one of the two"
+        config.found.append(Diagnostic("E202", f"{shown(path[-1])} is given twice", again, hint=hint))
+    return config, text, []
+
+
+def _merged(file: str, values: dict[str, Any], places: dict[Path, Span], span: Span) -> Config:
+    """The fields, with those of ``text_config`` (the language model of a multimodal one) laid on top."""
+    spans = {path[0]: place for path, place in places.items() if len(path) == 1}
+    inner = values.get("text_config")
+    if isinstance(inner, dict):
+        outer = {key: value for key, value in values.items() if key != "text_config"}
+        spans |= {path[1]: place for path, place in places.items() if len(path) == 2 and path[0] == "text_config"}
+        config = Config(file, outer | inner, spans, span)
+        # what an image becomes before the language model is no part of it
+        config.skip(*(key for key in outer if key not in inner))
+        return config
+    return Config(file, values, spans, span)
+
+
+def _constant(word: str) -> NoReturn:
+    raise _Bad(word)
+
+
+def _no_json(why: str, span: Span) -> Diagnostic:
+    hint = "a config.json is one JSON object, as `save_pretrained` writes it"
+    return Diagnostic("E230", f"this is no JSON: {why}", span, hint=hint)
+
+
+def _reworded(found: Diagnostic) -> Diagnostic:
+    if found.code == "E108":
+        return found._replace(hint="a config.json is small: is this another file?")
+    return found._replace(message=found.message.replace("no plan text", "no JSON text"))
+
+
+def _places(text: str, file: str) -> tuple[dict[Path, Span], list[tuple[Path, Span]]]:
+    """Where the values of a sound JSON text stand, by path, and the names that an object gives twice."""
+    places: dict[Path, Span] = {}
+    twice: list[tuple[Path, Span]] = []
+    path: list[str] = []
+    wants_name: list[bool | None] = []  # of each open bracket: whether a name is due; None in a list
+    lists = 0
+    for token, span in _tokens(text, file):
+        if token in "]}":
+            lists -= wants_name.pop() is None
+            del path[len(wants_name) :]
+        elif token == ",":
+            if wants_name[-1] is not None:
+                wants_name[-1] = True
+        elif token == ":":
+            wants_name[-1] = False
+        elif wants_name and wants_name[-1]:
+            del path[len(wants_name) - 1 :]
+            path.append(json.loads(token))
+            if not lists and tuple(path) in places:
+                twice.append((tuple(path), span))
+        else:
+            if not lists and len(path) <= _DEEPEST:
+                places.setdefault(tuple(path), span)
+            if token in "[{":
+                lists += token == "["
+                wants_name.append(None if token == "[" else True)
+                path += [""] * (token == "[")
+    return places, twice
+
+
+def _tokens(text: str, file: str) -> Iterator[tuple[str, Span]]:
+    line, start, at = 1, 0, 0
+    for match in _TOKEN.finditer(text):
+        newlines = text.count("\n", at, match.start())
+        if newlines:
+            line += newlines
+            start = text.rfind("\n", 0, match.start()) + 1
+        at = match.start()
+        column = at - start + 1
+        yield match[0], Span(file, line, column, line, column + len(match[0]))
+
+
+def joined(words: Iterable[str]) -> str:
+    """Names in quotes, as a list for a message."""
+    return ", ".join(map(shown, words))

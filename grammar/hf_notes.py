@@ -1,0 +1,66 @@
+"""What of a config.json a model cannot say, and what it leaves out: nothing is dropped without a word."""
+
+from __future__ import annotations
+
+import re
+
+from plandsl.grammar.hf_config import Config, joined
+from plandsl.grammar.hf_families import Family
+from plandsl.grammar.hf_shape import Shape
+
+_REFUSED = {
+    "is_encoder_decoder": "an encoder and a decoder",
+    "add_cross_attention": "cross-attention",
+    "use_bidirectional_attention": "attention in both directions",
+    "attention_chunk_size": "attention in chunks",
+    "pruned_heads": "layers of unlike heads",
+}
+"""Fields that change the program in a way that `hf` cannot write."""
+
+_IRRELEVANT = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    _name_or_path _attn_implementation transformers_version auto_map tokenizer_class torchscript use_cache return_dict
+    output_attentions output_hidden_states output_router_logits id2label label2id num_labels problem_type
+    finetuning_task task_specific_params is_decoder tie_encoder_decoder chunk_size_feed_forward prefix
+    bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
+    initializer_range initializer_factor rms_norm_eps layer_norm_eps hidden_dropout attention_dropout
+    rope_theta rope_scaling rope_parameters rope_local_base_freq rope_interleave partial_rotary_factor
+    initial_context_length query_pre_attn_scalar cache_implementation pretraining_tp
+    router_aux_loss_coef router_jitter_noise aux_loss_alpha seq_aux ep_size
+    n_group topk_group num_experts_per_tok experts_per_token
+    """,
+    )
+)
+"""Fields without a part in shapes or time: positions, training, generation, and groups of experts."""
+
+
+def refuse(config: Config) -> None:
+    """Take down the fields that ask for another program."""
+    for key, what in _REFUSED.items():
+        if config.get(key):
+            config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")
+
+
+def tell(config: Config, family: Family, shape: Shape) -> None:
+    """Note what the text does not say of what the file does."""
+    if config.get("num_nextn_predict_layers"):
+        config.note("the layers that predict further tokens are left out", "num_nextn_predict_layers")
+    if config.get("vision_config") or config.get("audio_config"):
+        config.note("only the language model is written: vision and audio are left out", "vision_config")
+    if config.get("attn_logit_softcapping") is not None:
+        config.note("the soft cap on attention scores is left out", "attn_logit_softcapping")
+    if family.architecture == "GptOssForCausalLM":
+        config.skip("swiglu_limit", "swiglu_alpha")
+        sinks = len(shape.layers) * shape.sizes["heads"]
+        what = f"the attention sinks ({sinks:,} parameters) and the clamp of the experts' gate"
+        config.note(f"{what} are left out", "architectures")
+    if config.taken:
+        words = ", ".join(f"{key} = {value:,}" for key, value in config.taken.items() if value)
+        if words:
+            config.note(f"taken from the defaults of {family.architecture}: {words}")
+    config.used |= _IRRELEVANT
+    if unknown := config.unread():
+        names = joined(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+        config.note(f"`hf` does not read {names}", unknown[0])

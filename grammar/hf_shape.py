@@ -1,0 +1,235 @@
+"""The shape of a model, from the fields of its config.json and the family it is of."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from plandsl.diagnostics import near
+from plandsl.grammar.hf_config import Config, shown
+from plandsl.grammar.hf_families import Family, Feed
+from plandsl.limits import MAX_LAYERS
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu",
+    "gelu_fast": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+"""What the language calls an activation."""
+
+
+class Kind(NamedTuple):
+    """What sets a layer apart within its model."""
+
+    slides: bool = False
+    sparse: bool = False
+
+
+class Router(NamedTuple):
+    """How a token's experts are chosen and weighed."""
+
+    top_k: int
+    bias: str
+    score: str
+    normalize: bool
+    scale: float
+
+
+class Shape(NamedTuple):
+    """All that the text of a model is written from."""
+
+    sizes: dict[str, int]
+    layers: tuple[Kind, ...]
+    window: int
+    router: Router | None
+    qkv_bias: bool
+    out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    post_norm: bool
+    activation: str
+    latent: bool
+    tied: bool
+    softcap: bool
+    max_context: int
+
+
+def shape_of(config: Config, family: Family) -> Shape:
+    """The shape of a model; what is wrong or missing is taken down in ``config``."""
+    count = config.whole("num_hidden_layers", most=MAX_LAYERS)
+    sizes = {"hidden": config.whole("hidden_size")}
+    sizes |= _latent_sizes(config) if family.latent else _head_sizes(config, family, sizes["hidden"])
+    sizes |= _feed_sizes(config, family)
+    sizes["vocab"] = config.known("vocab_size", family.defaults)
+    sliding, window = _sliding(config, family, count)
+    sparse = _sparse(config, family, count)
+    return Shape(
+        sizes=sizes,
+        layers=tuple(Kind(a, b) for a, b in zip(sliding, sparse, strict=True)),
+        window=window,
+        router=_router(config, family.feed, sizes["experts"]) if family.feed else None,
+        qkv_bias=_bias(config, family.qkv_bias, family.biased),
+        out_bias=_bias(config, family.out_bias, family.biased),
+        mlp_bias=_bias(config, family.mlp_bias, family.biased),
+        qk_norm=family.qk_norm,
+        post_norm=family.post_norm,
+        activation=_activation(config, family),
+        latent=family.latent,
+        tied=config.flag("tie_word_embeddings", family.tied),
+        softcap=config.get("final_logit_softcapping") is not None,
+        max_context=config.known("max_position_embeddings", {"max_position_embeddings": 0} | family.defaults),
+    )
+
+
+def _bias(config: Config, key: str, biased: bool) -> bool:
+    return key == "always" or (key != "" and config.flag(key, biased))
+
+
+def _head_sizes(config: Config, family: Family, hidden: int) -> dict[str, int]:
+    heads = config.known("num_attention_heads", family.defaults)
+    stated = "num_key_value_heads" in config.values and config.get("num_key_value_heads") is None
+    kv_heads = heads if stated else config.known("num_key_value_heads", family.defaults)
+    if heads and kv_heads and heads % kv_heads:
+        config.fail("E214", f"{heads} heads cannot share {kv_heads} KV heads evenly", "num_key_value_heads")
+    if config.get("head_dim") is not None or family.states_head_dim:
+        head_dim = config.known("head_dim", family.defaults)
+    else:
+        if heads and hidden % heads:
+            message = f'{config.file} has no "head_dim", and {hidden} is no multiple of {heads} heads'
+            config.fail("E207", message, hint='add "head_dim" with its value')
+        head_dim = hidden // max(heads, 1)
+    return {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+
+
+def _latent_sizes(config: Config) -> dict[str, int]:
+    config.skip("num_key_value_heads", "head_dim", "qk_head_dim")
+    if config.flag("attention_bias"):
+        config.fail("E232", '"attention_bias": `hf` writes latent attention without biases', "attention_bias")
+    sizes = {"heads": config.whole("num_attention_heads"), "kv_rank": config.whole("kv_lora_rank")}
+    if "q_lora_rank" not in config.values or config.get("q_lora_rank") is not None:
+        sizes["q_rank"] = config.whole("q_lora_rank")
+    keys = {"nope_dim": "qk_nope_head_dim", "rope_dim": "qk_rope_head_dim", "v_dim": "v_head_dim"}
+    return sizes | {name: config.whole(key) for name, key in keys.items()}
+
+
+def _feed_sizes(config: Config, family: Family) -> dict[str, int]:
+    feed = family.feed
+    if feed is None:
+        return {"ffn": config.whole("intermediate_size")}
+    sizes = {"experts": config.whole(feed.experts), "expert_ffn": config.whole(feed.width)}
+    if feed.dense:
+        sizes["ffn"] = config.whole(feed.dense)
+    if family.latent:
+        given = "n_shared_experts" in config.values and config.get("n_shared_experts") is None
+        sizes["shared"] = 0 if given else config.whole("n_shared_experts", least=0)
+    return sizes
+
+
+def _router(config: Config, feed: Feed, experts: int) -> Router:
+    key = config.first("num_experts_per_tok", "experts_per_token")
+    top_k = config.whole(key)
+    if experts and top_k > experts:
+        config.fail("E214", f"{top_k} experts for a token, and there are {experts}", key)
+    score = config.word("scoring_func") or feed.score
+    if score not in ("softmax", "sigmoid"):
+        config.fail("E232", f"`hf` knows no scores {shown(score)}", "scoring_func", "softmax or sigmoid")
+    bias = feed.bias
+    if bias == "choice" and config.word("topk_method") not in (None, "noaux_tc"):
+        bias = ""
+    normalize = config.flag("norm_topk_prob", feed.normalized)
+    return Router(top_k, bias, score, normalize, _scale(config))
+
+
+def _scale(config: Config) -> float:
+    scale = config.get("routed_scaling_factor")
+    if scale is None:
+        return 1.0
+    number = float(scale) if isinstance(scale, int | float) and abs(scale) < 1e7 else math.nan
+    if isinstance(scale, bool) or not 0 < number <= 1e6:
+        message = f'"routed_scaling_factor" must be a number above 0, and at most 1,000,000, found {shown(scale)}'
+        config.fail("E214", message, "routed_scaling_factor")
+        return 1.0
+    return number
+
+
+def _activation(config: Config, family: Family) -> str:
+    key = config.first("hidden_activation", "hidden_act")
+    word = config.word(key)
+    if word is None or word in ACTIVATIONS:
+        return ACTIVATIONS[word] if word else family.activation
+    config.fail("E232", f"`hf` knows no activation {shown(word)}", key, near(word, ACTIVATIONS))
+    return family.activation
+
+
+# ---- which layers are which
+
+
+def _sliding(config: Config, family: Family, count: int) -> tuple[list[bool], int]:
+    """Whether each layer slides, and the window."""
+    config.skip("max_window_layers")
+    layers = [False] * count
+    if family.window == "never":
+        if config.flag("use_sliding_window"):
+            config.fail("E232", '"use_sliding_window": `hf` writes this family without a window', "use_sliding_window")
+    elif config.flag("use_sliding_window", family.window != "late"):
+        layers = _by_rule(config, family, count)
+    if family.window != "never":
+        config.skip("sliding_window", "sliding_window_size", "sliding_window_pattern", "_sliding_window_pattern")
+    kinds = config.items("layer_types", str)
+    if kinds is not None:
+        layers = _by_name(config, kinds, count)
+    if not any(layers):
+        return layers, 0
+    return layers, config.whole("sliding_window")
+
+
+def _by_rule(config: Config, family: Family, count: int) -> list[bool]:
+    if config.values.get("sliding_window") is None:
+        # null says that there is none; where that is no default, a file without the field says nothing
+        asked = family.window != "all" or family.asks_window
+        return [asked and "sliding_window" not in config.values] * count
+    match family.window:
+        case "all":
+            return [True] * count
+        case "even":
+            return [layer % 2 == 0 for layer in range(count)]
+        case "late":
+            start = config.whole("max_window_layers", least=0)
+            return [layer >= start for layer in range(count)]
+        case "sixth":
+            key = config.first("sliding_window_pattern", "_sliding_window_pattern")
+            each = config.whole(key, 6, MAX_LAYERS) or 1
+            return [(layer + 1) % each != 0 for layer in range(count)]
+    return [False] * count
+
+
+def _by_name(config: Config, kinds: list[str], count: int) -> list[bool]:
+    names = ("full_attention", "sliding_attention")
+    wrong = next((kind for kind in kinds if kind not in names), None)
+    if wrong is not None:
+        config.fail("E232", f'"layer_types": `hf` cannot write {shown(wrong)}', "layer_types", near(wrong, names))
+    elif len(kinds) != count:
+        config.fail("E214", f'"layer_types" names {len(kinds)} layers, and there are {count}', "layer_types")
+    else:
+        return [kind == "sliding_attention" for kind in kinds]
+    return [False] * count
+
+
+def _sparse(config: Config, family: Family, count: int) -> list[bool]:
+    """Whether each layer has experts."""
+    if family.feed is None:
+        return [False] * count
+    if family.latent:
+        first = config.whole("first_k_dense_replace", least=0)
+        each = config.whole("moe_layer_freq", 1) or 1
+        return [layer >= first and layer % each == 0 for layer in range(count)]
+    if not family.feed.dense:
+        return [True] * count
+    each = config.whole("decoder_sparse_step", 1) or 1
+    dense = set(config.items("mlp_only_layers", int) or ())
+    return [layer not in dense and (layer + 1) % each == 0 for layer in range(count)]

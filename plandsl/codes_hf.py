@@ -1,0 +1,38 @@
+"""The codes of `hf(...)`: title, text, a config.json that produces it, and what to do."""
+
+from __future__ import annotations
+
+_SIZES = (
+    '  "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,\n'
+    '  "intermediate_size": 256, "vocab_size": 1000, "torch_dtype": "bfloat16"'
+)
+
+HF_CODES: dict[str, tuple[str, str, str, str]] = {
+    "E230": (
+        "a config that is no JSON",
+        "`hf` reads one JSON object. The place is the first at which the text cannot be one.",
+        '{\n  "architectures": ["LlamaForCausalLM"],\n  "hidden_size": 4096,\n}\n',
+        "correct the file, or fetch it again.",
+    ),
+    "E231": (
+        "an architecture that `hf` does not know",
+        "`hf` knows the language models of Llama, Mistral, Mixtral, Qwen 2 and 3, Qwen 3 MoE, DeepSeek V3 (and Kimi "
+        "K2), gpt-oss, Gemma 2 and 3. A config names one in `architectures`, or by its `model_type`.",
+        '{\n  "architectures": ["MambaForCausalLM"],\n  "model_type": "mamba"\n}\n',
+        "write the model as a block: `planc catalog model llama_3_1_8b` prints one to start from.",
+    ),
+    "E232": (
+        "a config that asks for what `hf` cannot write",
+        "The field changes what the model computes, and `hf` has no text for that; leaving it out would give wrong "
+        "numbers.",
+        '{\n  "architectures": ["LlamaForCausalLM"], "hidden_act": "mish",\n' + _SIZES + "\n}\n",
+        "print a like model with `planc catalog model FILE.json`, and change its block.",
+    ),
+    "N201": (
+        "what `hf` leaves out or takes for granted",
+        "A model made from a config.json differs from the checkpoint in this: a part that the text does not say, a "
+        "field that has no part in it, or a default of the model's class that the file leaves out.",
+        '{\n  "architectures": ["LlamaForCausalLM"], "some_field": 1,\n' + _SIZES + "\n}\n",
+        "nothing, where it does not matter; else change the model with `with`, or write it as a block.",
+    ),
+}
