@@ -1,0 +1,99 @@
+"""Operations of latent attention, whose cache holds one short vector per token for the keys and values of all heads.
+
+Prefill unpacks keys and values for each head; decode leaves them packed and takes the weights that would unpack them
+into queries and results instead (DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from attrs import frozen
+
+from plandsl.diagnostics import Diagnostic, Span
+from plandsl.ir.base import BaseOp, finding, sharded_alike, span_field
+from plandsl.ir.compute import Gemm
+from plandsl.ir.types import TensorType, Value
+
+
+@frozen
+class HeadGemm(Gemm):
+    """A product for each of the ``over`` apart: ``x [..., heads, a]``, ``w [b, heads, a]`` -> ``[..., heads, b]``.
+
+    Contracts all that ``x`` and ``w`` share but the heads.
+    """
+
+    keyword: ClassVar[str] = "head_gemm"
+    over: str = "heads"
+
+    def contracted(self, i: int = 0) -> tuple[str, ...]:
+        """Names of the dimensions that output ``i`` sums over."""
+        return tuple(n for n in Gemm.contracted(self, i) if n != self.over)
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """Kept dimensions of ``x``, then those of ``w`` without the heads; partial over the contracted axes."""
+        types = []
+        for i, (out, w) in enumerate(zip(self.outs, self.weights, strict=True)):
+            inner = self.contracted(i)
+            dims = [d for d in self.x.type.dims if d.name not in inner]
+            dims += [d for d in w.type.dims if d.name not in (*inner, self.over)]
+            partial = frozenset(a for n in inner for a in w.type.on(n))
+            types.append(TensorType(out.type.dtype, tuple(dims), partial))
+        return tuple(types)
+
+    def verify(self) -> Iterator[Diagnostic]:
+        yield from BaseOp.verify(self)
+        for i, w in enumerate(self.weights):
+            inner = self.contracted(i)
+            if not inner:
+                yield finding(f"gemm contracts nothing with '{w.name}'", self.span, str(w.type))
+            if not sharded_alike(self.x.type, w.type):
+                yield finding("gemm of operands split differently where they meet", self.span, str(w.type))
+            kept = {a for d in self.x.type.dims if d.name not in (*inner, self.over) for a in d.axes}
+            if kept & w.type.axes:
+                yield finding("gemm uses one axis for two dimensions", self.span, str(w.type))
+
+
+@frozen
+class LatentAttention(BaseOp):
+    """Softmax attention whose scores are ``q k + q_rope k_rope``: a part without, and one with positions.
+
+    ``q, q_rope: [batch, position, heads, ...]``; ``k_rope: [batch, context, rope_dim]`` serves all heads, and so do
+    ``k`` and ``v`` ``[batch, context, ...]`` where they have no heads of their own (unpacked, they do). Scores are
+    divided by the root of the elements of an unpacked key, those of ``scaled`` and of ``k_rope`` together.
+    """
+
+    keyword: ClassVar[str] = "latent_attention"
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("q", "q_rope", "k", "k_rope", "v")
+    out: Value
+    q: Value
+    q_rope: Value
+    k: Value
+    k_rope: Value
+    v: Value
+    scaled: str
+    causal: bool = True
+    window: int = 0
+    span: Span | None = span_field()
+
+    @property
+    def heads(self) -> str:
+        """The name of the dimension of query heads."""
+        return self.q.type.names[2]
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """``q`` with the value's last dimension."""
+        return (TensorType(self.out.type.dtype, (*self.q.type.dims[:-1], self.v.type.dims[-1])),)
+
+    def verify(self) -> Iterator[Diagnostic]:
+        yield from BaseOp.verify(self)
+        q, *others = (x.type for x in self.operands)
+        if any(x.dims[-1].axes for x in (q, *others)):
+            yield finding("latent attention needs last dimensions whole", self.span, str(q))
+        if any(x.on("context") for x in others):
+            yield finding("attention over keys split by context", self.span, str(self.k.type))
+        for x in others:
+            if not sharded_alike(x, TensorType(q.dtype, q.dims[:-1])):
+                yield finding("latent attention of operands that lie differently", self.span, str(x))
