@@ -1,0 +1,172 @@
+"""Mixture of experts: `experts(h, w_router[hidden, experts], top_k = 8) { ... }`, and what its block may say.
+
+Loaded by the first model that has one.
+"""
+
+from __future__ import annotations
+
+from plandsl.diagnostics import Label
+from plandsl.grammar import syntax as s
+from plandsl.grammar.functions import MAPS, Dims, Scope, Typed, shown
+from plandsl.grammar.modules import Follows, Wrong
+from plandsl.grammar.records import Layer
+from plandsl.grammar.terms import Seen, Terms
+from plandsl.grammar.values import expect, whole
+from plandsl.limits import MAX_DIMENSION
+from plandsl.spec import BITS, Apply, Statement, Term, Var, Weight
+from plandsl.units import NUMBER
+
+FORM = "`y = experts(h, w_router[hidden, experts], top_k = 8) { ... }`"
+SCORES = ("softmax", "sigmoid")
+MOST = 1e6
+"""Largest `imbalance` or `scale`."""
+
+
+def experts(call: s.Call, outer: Terms) -> Typed:
+    """The term of a mixture of experts: value, router, and what each expert does with a token."""
+    if call.body is None:
+        raise Wrong("E213", "`experts(...)` wants a block: what each expert does", call.span, hint=f"write {FORM}")
+    if len(call.args) not in (2, 3):
+        raise Wrong("E213", f"`experts` takes a value and a router, found {len(call.args)}", call.span, hint=FORM)
+    args = [outer.attempt(arg) for arg in call.args]
+    found = [arg for arg in args if arg]
+    if len(found) < len(args):
+        raise Follows
+    x = found[0]
+    if not isinstance(x.term, Var):
+        raise Wrong("E213", "name the value that goes to the experts", call.args[0].span, hint=FORM)
+    router, of = _router(call, x, found[1])
+    bias = _bias(call, found[2], of) if len(found) == 3 else ()
+    options = _options(call, outer.scope)
+    _check_top_k(call, dict(options), of, outer.scope)
+    body, dims = _body(call.body, x, x.term.name, of, outer)
+    return Typed(Apply("experts", (x.term, router, *bias), options, call.span, body), dims)
+
+
+def _router(call: s.Call, x: Typed, router: Typed) -> tuple[Term, str]:
+    """The logits ``[tokens, experts]``, and what the experts are called. A weight alone is contracted with ``x``."""
+    span = call.args[1].span
+    hint = f"a router is a weight such as `w_router[{x.dims[-1]}, experts]`, or logits made with one"
+    if not isinstance(router.term, Weight):
+        if len(router.dims) != 2 or router.dims[0] != x.dims[0] or router.dims[1] in x.dims:
+            message = f"these logits are {shown(router.dims)}"
+            raise Wrong("E213", message, span, label="one for each token and expert", hint=hint)
+        return router.term, router.dims[1]
+    kept = [dim for dim in router.dims if dim not in x.dims]
+    if len(kept) != 1 or any(dim not in router.dims for dim in x.dims[1:]):
+        labels = (Label(call.args[0].span, f"this is {shown(x.dims)}"),)
+        message = "a router has the dimensions of a token, and one for the experts"
+        raise Wrong("E213", message, span, label=f"this is {shown(router.dims)}", labels=labels, hint=hint)
+    return Apply("matmul", (x.term, router.term), (), span), kept[0]
+
+
+def _bias(call: s.Call, bias: Typed, of: str) -> tuple[Term, ...]:
+    if not isinstance(bias.term, Weight) or bias.dims != (of,):
+        hint = f"write `b_router[{of}]`; it counts for the choice, and not in the gates"
+        raise Wrong("E213", "the third argument is a bias of the scores", call.args[2].span, hint=hint)
+    return (bias.term,)
+
+
+def _check_top_k(call: s.Call, options: dict[str, int | float | bool | str], of: str, scope: Scope) -> None:
+    if "top_k" not in options:
+        raise Wrong("E207", "`experts(...)` has no `top_k`", call.func.span, hint=f"write {FORM}")
+    top_k, have = int(options["top_k"]), scope.sizes[of]
+    if have and top_k > have:
+        span = next(option.value.span for option in call.kwargs if option.name.text == "top_k")
+        raise Wrong("E214", f"`top_k = {top_k}`, and there are {have} `{of}`", span)
+
+
+# ---- options
+
+
+def _options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | float | bool | str], ...]:
+    return tuple((option.name.text, _option(option, scope)) for option in call.kwargs)
+
+
+def _option(option: s.Field, scope: Scope) -> int | float | bool | str:
+    name = option.name.text
+    if name in ("score", "weights"):
+        return _word(option, SCORES if name == "score" else tuple(BITS), scope)
+    value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
+    layer = Layer(option.name, option.value, scope.unit)
+    if name == "top_k":
+        return whole(value, layer, 1, MAX_DIMENSION)
+    if name == "normalize":
+        if not isinstance(value, bool):
+            raise Wrong("E210", "`normalize` is true or false", option.value.span)
+        return value
+    number = expect(value, NUMBER, layer).value
+    least = 1.0 if name == "imbalance" else 0.0
+    if not least <= number <= MOST or number == 0:
+        hint = "the load of the fullest rank over the mean" if name == "imbalance" else "gates are multiplied by it"
+        bounds = "between 1 and 1,000,000" if least else "above zero, and at most 1,000,000"
+        raise Wrong("E214", f"`{name}` must be {bounds}", option.value.span, hint=hint)
+    return float(number)
+
+
+def _word(option: s.Field, choices: tuple[str, ...], scope: Scope) -> str:
+    name, value = option.name.text, option.value
+    code = "E217" if name == "weights" else "E210"
+    if not isinstance(value, s.Ref):
+        raise Wrong("E210", f"`{name}` names one of {', '.join(choices[:4])}", value.span)
+    if value.name not in choices:
+        what = "number format" if name == "weights" else name
+        raise Wrong(code, f"there is no {what} `{value.name}`", value.span, hint=scope.near(value.name, choices))
+    return value.name
+
+
+# ---- the block
+
+
+def _body(body: s.Body, x: Typed, name: str, of: str, outer: Terms) -> tuple[tuple[Statement, ...], Dims]:
+    """The statements of the block, the last without a target, and the dimensions of its result."""
+    *items, last = body.items or (None,)
+    if not isinstance(last, s.Bare):
+        hint = "for example `g @ w_down[expert_ffn, hidden]`"
+        raise Wrong("E213", "the block of `experts` ends with its result, without a name", body.span, hint=hint)
+    inner = _Inside(outer.scope, of)
+    inner.bind(name, x.dims, None)
+    statements = [*inner.statements(tuple(items))]
+    result = inner.attempt(last.value)
+    outer.failed |= inner.failed
+    if inner.failed or result is None:
+        raise Follows
+    inner.warn_unused("")
+    for weight, seen in inner.weights.items():
+        _adopt(weight, seen, of, outer)
+    return (*statements, Statement("", result.term, last.span)), result.dims
+
+
+def _adopt(name: str, seen: Seen, of: str, outer: Terms) -> None:
+    """Let the block around know a weight of the experts: its name is taken, its dimensions are used."""
+    whole_dims = (of, *(seen.dims or ()))
+    if name in outer.values:
+        raise Wrong("E213", f"`{name}` is a value of this block, not a weight", seen.span)
+    first = outer.weights.setdefault(name, Seen(whole_dims, seen.span))
+    if first.dims != whole_dims:
+        labels = (Label(first.span, f"here it is {shown(first.dims or ())}"),) if first.span else ()
+        message = f"weight `{name}` is named again with other dimensions"
+        hint = f"inside `experts` every weight has `{of}` first; this one needs another name"
+        raise Wrong("E213", message, seen.span, label=f"here {shown(whole_dims)}", labels=labels, hint=hint)
+
+
+class _Inside(Terms):
+    """Terms of the block: of one token at one expert, whose weights they read."""
+
+    def __init__(self, scope: Scope, of: str) -> None:
+        super().__init__(scope)
+        self.of = of
+
+    def weight(self, index: s.Index) -> Typed:
+        """A weight of each expert: in the term it has their dimension first."""
+        typed = super().weight(index)
+        if self.of in typed.dims:
+            hint = f"inside the block every weight has `{self.of}` already"
+            raise Wrong("E213", f"leave `{self.of}` out of this weight", index.span, hint=hint)
+        return Typed(Weight(index.name.text, (self.of, *typed.dims), index.span), typed.dims)
+
+    def _call(self, call: s.Call) -> Typed:
+        if call.func.text not in MAPS:
+            hint = f"known inside: `@`, `+`, `-`, `*` and {', '.join(MAPS)}"
+            raise Wrong("E213", f"`{call.func.text}` has no place inside `experts`", call.func.span, hint=hint)
+        return super()._call(call)
