@@ -1,0 +1,300 @@
+"""The devices view of a plan on several nodes: a box for each node with its GPUs, and what passes between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from plandsl.backends.cost.cluster import inside
+from plandsl.backends.graphviz.canvas import Canvas, Point
+from plandsl.backends.graphviz.devices import Devices, describe
+from plandsl.backends.graphviz.devices_layout import (
+    BUS,
+    CARD_W,
+    GAP,
+    HOP_X,
+    HOP_Y,
+    IDLE_H,
+    LINE_H,
+    MOST_CARDS,
+    MOST_IN_STAGE,
+    MOST_SHARES,
+    PAD,
+    TITLE,
+    WIDE,
+    Grid,
+    Sizes,
+)
+from plandsl.backends.graphviz.facts import Facts, stage_words
+from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key, finish
+from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
+from plandsl.ir.nodes import groups, spread
+from plandsl.spec import ClusterSpec
+from plandsl.units import show_bytes, show_rate, show_time
+
+MOST_LINES, MOST_IDLE = 6, 8
+"""Lines of text below the GPUs of a node, and idle nodes drawn."""
+
+LANE = 9.0
+"""Distance between lines of different axes in the gap between nodes."""
+
+
+class Joint(NamedTuple):
+    """A line from one node to another, for an axis or (``label``) for a hop of the pipeline."""
+
+    start: int
+    end: int
+    axis: str
+    label: tuple[str, str] | None = None
+
+
+class Nodes(Devices):
+    """The cluster with a box for each node."""
+
+    def __init__(self, facts: Facts, cluster: ClusterSpec) -> None:
+        self.facts, self.cluster = facts, cluster
+        self.canvas = Canvas(f"{facts.plan.name}: devices")
+        self.ranks, self.per_node = facts.plan.sharding.ranks, cluster.node.count
+        self.total = (facts.plan.sharding.replicas, len(facts.program.stages))
+        self.used = -(-self.ranks // self.per_node)
+        self.cards = self.most = min(self.per_node, MOST_IN_STAGE)
+        self.drawn = min(self.used, max(1, MOST_CARDS // self.most))
+        self.idle_nodes = min(cluster.count - self.used, MOST_IDLE) if self.drawn == self.used else 0
+        self.shares = {rank: facts.shares(rank) for node in range(self.drawn) for rank in self._shown(node)}
+        self.card_h = 86 + LINE_H * min(max(len(s) for s in self.shares.values()), MOST_SHARES)
+        order = {axis: i for i, (axis, _) in enumerate(reversed(facts.inner_axes))}
+        self.colors = {axis: AXES[i % len(AXES)] for axis, i in order.items()}
+        self.traffic = [sorted(facts.traffic(s), key=lambda t: order.get(t.axis, 99)) for s in range(self.total[1])]
+        self.text = [self._lines(node) for node in range(self.drawn)]
+        self.lines = max(len(t) for t in self.text)
+        self.grid = min(self._grids(), key=self._score)
+
+    # ---- what is where
+
+    def _shown(self, node: int) -> range:
+        """The ranks of a node that are drawn."""
+        first = node * self.per_node
+        return range(first, min(first + self.most, self.ranks))
+
+    def _stages(self, node: int) -> list[int]:
+        first = node * self.per_node
+        ranks = range(first, min(first + self.per_node, self.ranks))
+        return sorted({self.facts.index(rank, self.facts.program.stage_axes) for rank in ranks})
+
+    def _reach(self, axis: str) -> int:
+        return spread(self.facts.program.mesh, axis, self.per_node).spans
+
+    def _lines(self, node: int) -> list[tuple[str, str]]:
+        """What a node's GPUs exchange, each with its colour; hops that stay inside it too."""
+        found: list[tuple[str, str]] = []
+        stages = self._stages(node)
+        for s in stages:
+            before = f"stage {s}: " if len(stages) > 1 else ""
+            for t in self.traffic[s]:
+                reach = f" on {n} nodes" if (n := self._reach(t.axis)) > 1 else ""
+                words = f"{before}{t.op} {TIMES} {t.runs} over {t.axis}{reach}: "
+                words += f"{show_bytes(t.bytes)} in {show_time(t.seconds)}"
+                found.append((words, self.colors.get(t.axis, AXES[0])))
+            if s + 1 in stages and self._near(s):
+                size, seconds = self._hop_of(s)
+                found.append((f"stage {s} to {s + 1}: {size} in {seconds}", HOP))
+        more = len(found) - MOST_LINES
+        return [*found[: MOST_LINES - 1], (f"and {more + 1} more", MUTED)] if more > 0 else found
+
+    def _near(self, s: int) -> bool:
+        return inside(self.facts.program, self.cluster)[s]
+
+    def _hop_of(self, s: int) -> tuple[str, str]:
+        seconds = float(self.facts.times.regions[self.facts.phase_model.boundaries[s]].span)
+        return show_bytes(self.facts.hop[0]), show_time(seconds)
+
+    def _joints(self) -> Iterator[Joint]:
+        """Each pair of neighbouring nodes that exchange something, once for an axis."""
+        program, per = self.facts.program, self.per_node
+        for axis in self.colors:
+            if self._reach(axis) > 1 and any(t.axis == axis for s in self.traffic for t in s):
+                pairs: dict[tuple[int, int], None] = {}
+                for group in groups(program.mesh, axis):
+                    nodes = sorted({rank // per for rank in group})
+                    pairs |= dict.fromkeys(pairwise(nodes))
+                yield from (Joint(a, b, axis) for a, b in sorted(pairs))
+        for s in range(self.total[1] - 1):
+            hops: dict[tuple[int, int], None] = {}
+            for r in range(self.total[0]):
+                ranks = zip(self.facts.groups[r, s], self.facts.groups[r, s + 1], strict=True)
+                hops |= dict.fromkeys((a // per, b // per) for a, b in ranks if a // per != b // per)
+            yield from (Joint(a, b, "", self._hop_of(s)) for a, b in hops)
+
+    # ---- layout
+
+    def _grids(self) -> Iterator[Grid]:
+        for cards in range(min(2, self.most), min(self.most, 8) + 1):
+            if self.most % cards == 0:
+                yield from (Grid(cards, nodes, 1) for nodes in range(1, min(self.drawn, 8) + 1))
+
+    def _score(self, grid: Grid) -> float:
+        w, h = self.sizes(grid).all
+        w, h = max(w, MIN_WIDTH), h + TOP + 120
+        ragged = 0.3 * (self.drawn % grid.stages > 0)
+        return abs(math.log(w / h / WIDE)) + ragged + max(0.0, w - 2200) / 800
+
+    def sizes(self, grid: Grid) -> Sizes:
+        """A card, a node, and all nodes."""
+        bus = BUS + 8 * (len(self.majors()) > 0) if self.lines else 0.0
+        rows = -(-self.most // grid.cards)
+        card_h = self.card_h + bus
+        w = grid.cards * (CARD_W + GAP) - GAP + 2 * PAD
+        h = rows * (card_h + GAP - 4) - (GAP - 4) + TITLE + PAD + self.lines * LINE_H + 6
+        across, down = min(self.drawn, grid.stages), -(-self.drawn // grid.stages)
+        whole = across * (w + HOP_X) - HOP_X, down * (h + HOP_Y) - HOP_Y
+        return Sizes((CARD_W, card_h), (w, h), (w, h), whole)
+
+    def majors(self) -> list[str]:
+        """Axes but the last, over which GPUs of one node exchange."""
+        used = {t.axis for stage in self.traffic for t in stage}
+        mesh = self.facts.program.mesh
+        return [n for n, _ in self.facts.inner_axes[:-1] if n in used and spread(mesh, n, self.per_node).inside > 1]
+
+    # ---- drawing
+
+    def draw(self) -> str:
+        """The whole picture."""
+        facts, canvas, cluster = self.facts, self.canvas, self.cluster
+        sizes = self.sizes(self.grid)
+        width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
+        top, x0 = TOP + 72, (width - sizes.all[0]) / 2
+        bottom = top + sizes.all[1] + (IDLE_H + 12 if self.idle_nodes else 0)
+        canvas.box(0, TOP, width, bottom + PAD - TOP, PANEL, FRAME, pen=1.5, style="rounded", name=cluster.name)
+        canvas.text(PAD, TOP + 19, cluster.name, size=15, bold=True, width=width * 0.4)
+        net = cluster.network
+        shape = f"{net.topology} {TIMES.join(map(str, net.dims))}" if net.dims else net.topology
+        rate = f"{show_rate(net.bandwidth)} one way for each GPU, {show_time(net.latency)}"
+        words = f"{cluster.count} {TIMES} {cluster.node.name}, network {shape}: {rate}"
+        canvas.text(PAD, TOP + 38, words, size=12, color=MUTED, width=width - 2 * PAD)
+        canvas.text(PAD, TOP + 55, f"each node {describe(cluster.node)}", size=12, color=MUTED, width=width - 2 * PAD)
+        words = f"{self.ranks} of {facts.plan.gpus} GPUs in use, on {self.used} of {cluster.count} nodes"
+        canvas.text(width - PAD, TOP + 19, words, size=13, color=MUTED, align="r", width=width * 0.5)
+        w, h = sizes.stage
+        places = []
+        for node in range(self.drawn):
+            row, col = divmod(node, self.grid.stages)
+            places.append((x0 + col * (w + HOP_X), top + row * (h + HOP_Y)))
+            self._node(node, *places[-1], sizes)
+        self._join(places, sizes.stage)
+        self._idle_row(bottom - IDLE_H, width)
+        return finish(canvas, facts, self._caption(), self._keys(), self._note())
+
+    def _node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
+        canvas, (w, h) = self.canvas, sizes.stage
+        canvas.box(x, y, w, h, "#eef2f6", LINE, style="rounded", name=f"node {node}")
+        canvas.text(x + PAD, y + 15, f"node {node}", size=13, bold=True)
+        stages, words = self._stages(node), ""
+        if self.total[1] > 1:
+            words = DOT.join(f"stage {s}: {stage_words(self.facts, s)}" for s in stages)
+        elif self.total[0] > 1:
+            axes = self.facts.plan.sharding.replica_axes
+            found = sorted({self.facts.index(r, axes) for r in self._shown(node)})
+            words = "replica " + ", ".join(map(str, found)) if len(found) <= 4 else f"{len(found)} replicas"
+        canvas.text(x + w - PAD, y + 15, words, size=12, color=MUTED, align="r", width=w - 2 * PAD - 70)
+        card_w, card_h = sizes.card
+        top, shown = y + TITLE, self._shown(node)
+        for i in range(self.most):
+            row, col = divmod(i, self.grid.cards)
+            place = x + PAD + col * (card_w + GAP), top + row * (card_h + GAP - 4)
+            if i < len(shown):
+                self._card(shown[i], self.facts.index(shown[i], self.facts.program.stage_axes), *place)
+            else:
+                self._idle_gpu(node * self.per_node + i, *place)
+        self.cards = len(shown)
+        minor = self.facts.inner_axes[-1][0] if self.facts.inner_axes else ""
+        if minor and self.facts.program.mesh.stride(minor) == 1:
+            self._buses(stages[0], x, top, sizes)
+        rows = -(-self.most // self.grid.cards)
+        below = top + rows * (card_h + GAP - 4) - (GAP - 4) + LINE_H / 2 + 4
+        for i, (line, color) in enumerate(self.text[node]):
+            canvas.text(x + PAD, below + i * LINE_H, line, color=color, width=w - 2 * PAD)
+
+    def _idle_gpu(self, rank: int, x: float, y: float) -> None:
+        self.canvas.box(x, y, CARD_W, self.card_h, IDLE, LINE, style="rounded,dashed", name=f"GPU {rank}")
+        self.canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, color=FAINT, width=CARD_W - 14)
+        self.canvas.text(x + 10, y + 35, "idle", color=MUTED, width=CARD_W - 14)
+
+    def _idle_row(self, y: float, width: float) -> None:
+        """Nodes that nothing runs on."""
+        left = self.cluster.count - self.used
+        each = min(CARD_W, (width - 2 * PAD + GAP) / max(self.idle_nodes, 1) - GAP)
+        x0 = (width - self.idle_nodes * (each + GAP) + GAP) / 2
+        for i in range(self.idle_nodes):
+            name, words = f"node {self.used + i}", f"{self.per_node} GPUs, idle"
+            if i == MOST_IDLE - 1 and left > MOST_IDLE:
+                name, words = f"node {self.used + i} and others", f"{left - i} nodes, idle"
+            x = x0 + i * (each + GAP)
+            self.canvas.box(x, y, each, IDLE_H, IDLE, LINE, style="rounded,dashed", name=name)
+            self.canvas.text(x + 10, y + 15, name, size=14, bold=True, color=FAINT, width=each - 14)
+            self.canvas.text(x + 10, y + 32, words, color=MUTED, width=each - 14)
+
+    # ---- between nodes
+
+    def _join(self, places: list[Point], size: tuple[float, float]) -> None:
+        lanes = list(dict.fromkeys(j.axis for j in self._joints()))
+        for joint in self._joints():
+            if joint.end >= self.drawn or joint.start >= self.drawn:
+                continue
+            lane = (lanes.index(joint.axis) - (len(lanes) - 1) / 2) * LANE
+            color = HOP if joint.label else self.colors[joint.axis]
+            points = self._path(places[joint.start], places[joint.end], size, lane, bool(joint.label))
+            name = f"node {joint.start} to node {joint.end}"
+            self.canvas.line(
+                points, color, pen=2, arrow=joint.label is not None, name=f"{name}, {joint.axis or 'stages'}"
+            )
+            if joint.label:
+                self._label(points, joint.label)
+
+    def _path(self, a: Point, b: Point, size: tuple[float, float], lane: float, arrow: bool) -> list[Point]:
+        """From one box to another, round those between."""
+        (w, h), off = size, 5.0 if arrow else 0.0
+        near = abs(a[0] - b[0]) < w + HOP_X + 1
+        if a[1] == b[1] and near:
+            y = a[1] + h / 2 + lane
+            ends = [(a[0] + w + off, y), (b[0] - off, y)] if a[0] < b[0] else [(a[0] - off, y), (b[0] + w + off, y)]
+            return list(ends)
+        start, end = a[0] + w / 2 + lane, b[0] + w / 2 + lane
+        if a[1] == b[1]:
+            down = a[1] + h + HOP_Y / 2 + lane
+            return [(start, a[1] + h + off), (start, down), (end, down), (end, b[1] + h + off)]
+        up = b[1] < a[1]
+        first, last = (a[1] - off, b[1] + h + off) if up else (a[1] + h + off, b[1] - off)
+        if a[0] == b[0] and abs(a[1] - b[1]) < h + HOP_Y + 1:
+            return [(start, first), (end, last)]
+        middle = (b[1] + h + HOP_Y / 2 if up else b[1] - HOP_Y / 2) + lane
+        side = a[0] - HOP_X / 2 + lane if a[0] > 0 and abs(a[1] - b[1]) > h + HOP_Y + 1 else start
+        return [(start, first), (start, first + lane), (side, first + lane), (side, middle), (end, middle), (end, last)]
+
+    def _label(self, points: list[Point], label: tuple[str, str]) -> None:
+        (ax, ay), (bx, by) = points[0], points[-1]
+        if ay == by and len(points) == 2:
+            self.canvas.text((ax + bx) / 2, ay - 11, label[0], color=HOP, align="c", width=HOP_X - 6)
+            self.canvas.text((ax + bx) / 2, ay + 12, label[1], color=HOP, align="c", width=HOP_X - 6)
+            return
+        at = (ay + by) / 2 if len(points) == 2 else max(by, points[-2][1]) - 8
+        self.canvas.text(bx + 12, at, ", ".join(label), color=HOP, width=160)
+
+    # ---- what is said below
+
+    def _keys(self) -> list[Key]:
+        keys = super()._keys()
+        if any(j.label is None for j in self._joints()):
+            keys.append(Key("line", MUTED, "between boxes: over the network"))
+        return keys
+
+    def _note(self) -> str:
+        what = "prefill of one batch" if self.facts.phase == "prefill" else "one decode step of a batch"
+        words = f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""
+        left = []
+        if self.most < self.per_node:
+            left.append(f"{self.per_node - self.most} of {self.per_node} GPUs of each node")
+        if self.drawn < self.used:
+            left.append(f"{self.used - self.drawn} of {self.used} nodes")
+        return DOT.join(w for w in (words, f"not drawn: {', '.join(left)}" if left else "") if w)
