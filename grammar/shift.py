@@ -1,0 +1,62 @@
+"""Two shardings of one plan: `shift { base = NAME, tensor = NAME, threshold = N }`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import evolve
+
+from plandsl.diagnostics import Span
+from plandsl.grammar.records import Record
+from plandsl.grammar.schema import Reader
+from plandsl.grammar.sharding import fit, sharding_spec
+from plandsl.grammar.values import span_of
+from plandsl.spec import ModelSpec, ShardingSpec, ShiftSpec
+
+SHIFT = ("base", "tensor", "threshold")
+EXAMPLE = {"base": "base { sp = 8 }", "tensor": "tensor { tp = 8 }", "threshold": "threshold = 256"}
+
+Shardings = tuple[ShardingSpec | None, ShiftSpec | None]
+
+
+def shift_spec(plan: Reader, model: ModelSpec | None, own: Callable[[], ShardingSpec | None]) -> Shardings:
+    """The sharding of large steps and what a plan shifts to for small ones.
+
+    The first is ``base``, or what ``own`` gives where that is left out: the `sharding` of the plan.
+    """
+    section = plan.section("shift")
+    if section is None:
+        return None, None
+    reader = Reader(plan.context, section, SHIFT)
+    beside = "base" not in section.fields and "sharding" in plan.record.fields
+    base = own() if beside else _mode(reader, "base", plan.record, model)
+    tensor = _mode(reader, "tensor", plan.record, model)
+    threshold = reader.whole("threshold", EXAMPLE["threshold"], least=0)
+    plan.ok &= reader.ok
+    if base is None or tensor is None or threshold is None:
+        return None, None
+    if tensor.name == base.name:  # spelt out in place, or made from the other by `with`
+        tensor = evolve(tensor, name=f"{base.name}_tensor")
+    return base, ShiftSpec(tensor, threshold, _place(reader, "tensor"))
+
+
+def _mode(reader: Reader, name: str, plan: Record, model: ModelSpec | None) -> ShardingSpec | None:
+    """The sharding under ``name``: one that was declared, or spelt out in place."""
+    if name not in reader.record.fields:
+        reader.missing(name, EXAMPLE[name])
+        return None
+    found = reader.attempt(lambda: reader.context.records.section(reader.record, name, "sharding"))
+    if found is None:
+        return None
+    if found.kind != "sharding":
+        found = found.named(plan.name, found.span, found.unit)
+        found.kind = "sharding"
+    spec = reader.context.make(sharding_spec, found)
+    spec = fit(reader.context, spec, model) if spec and model else None
+    reader.ok &= spec is not None
+    return spec
+
+
+def _place(reader: Reader, name: str) -> Span | None:
+    layer = reader.layer(name)
+    return span_of(layer) if layer else None

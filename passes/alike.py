@@ -1,0 +1,95 @@
+"""Alike: whether two programs of one model keep the KV cache in the same places, so that either can go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from plandsl.diagnostics import Diagnostic, Label
+from plandsl.ir.compute import CacheWrite
+from plandsl.ir.program import Program
+from plandsl.ir.types import Mesh, shard_range
+from plandsl.spec import PlanSpec, ShardingSpec, ShiftSpec
+
+Axes = tuple[str, ...]
+
+
+class Cut(NamedTuple):
+    """A dimension along which ranks keep different parts of the cache; ``size`` None where only a load gives it."""
+
+    dim: str
+    size: int | None
+    axes: Axes
+
+    def part(self, mesh: Mesh, rank: int) -> tuple[tuple[int, int], ...]:
+        """What ``rank`` holds: a range where the size is known, else its place among the others, axis by axis."""
+        at = mesh.coordinates(rank)
+        places = tuple((at[a], mesh.size(a)) for a in self.axes if mesh.size(a) > 1)
+        return places if self.size is None else (shard_range(self.dim, self.size, places),)
+
+
+def alike(plan: PlanSpec, shift: ShiftSpec, base: Program, tensor: Program) -> Iterator[Diagnostic]:
+    """One finding for each dimension of the cache that does not lie alike in both.
+
+    Replicas and layers count: a rank that serves other requests, or runs other layers, has nothing to go on with.
+    """
+    ours, theirs = plan.sharding, shift.tensor
+    if base.mesh.ranks != tensor.mesh.ranks:
+        why = f"`{ours.name}` has {base.mesh.ranks} ranks, `{theirs.name}` has {tensor.mesh.ranks}"
+        hint = "both run on the same GPUs: give them as many ranks"
+        yield Diagnostic("E311", why, shift.span, hint=hint, labels=_labels(theirs))
+        return
+    found: dict[str, Diagnostic] = {}
+    for a, b in zip(_cuts(base, ours), _cuts(tensor, theirs), strict=True):
+        for rank in range(base.mesh.ranks):
+            if a.dim not in found and a.part(base.mesh, rank) != b.part(tensor.mesh, rank):
+                found[a.dim] = _differs(plan, shift, (a, base.mesh), (b, tensor.mesh), rank)
+    yield from found.values()
+
+
+def _cuts(program: Program, sharding: ShardingSpec) -> Iterator[Cut]:
+    """Everything that decides who keeps what: the same list for every sharding of one model."""
+    yield Cut("replicas", None, sharding.replica_axes)
+    yield Cut("layers", None, program.stage_axes)
+    for region in program.regions:
+        for op in region.ops:
+            for dim in (d for x in op.results for d in x.type.dims) if isinstance(op, CacheWrite) else ():
+                size = program.size(dim.name)
+                yield Cut(dim.name, size if isinstance(size, int) else None, dim.axes)
+
+
+def _differs(plan: PlanSpec, shift: ShiftSpec, a: tuple[Cut, Mesh], b: tuple[Cut, Mesh], rank: int) -> Diagnostic:
+    dim, ours, theirs = a[0].dim, plan.sharding.name, shift.tensor.name
+    why = f"`{dim}` of the KV cache lies {_over(*a)} in `{ours}`, but {_over(*b)} in `{theirs}`"
+    label = f"rank {rank} holds {_holds(*a, rank)} in `{ours}`, {_holds(*b, rank)} in `{theirs}`"
+    mesh = ", ".join(f"{n} = {s}" for n, s in a[1].axes) or "no axes"
+    hint = f"give `{theirs}` the same mesh, `mesh {mesh}`, and {_rule(plan.sharding, *a)}"
+    return Diagnostic("E311", why, shift.span, label, hint, _labels(shift.tensor))
+
+
+def _rule(sharding: ShardingSpec, cut: Cut, mesh: Mesh) -> str:
+    """What makes the cache lie as it does in ``sharding``."""
+    axes = [n for n in cut.axes if mesh.size(n) > 1]
+    if not axes:
+        return f"no rule for `{cut.dim}`"
+    if axes == list(sharding.replica_axes):
+        return f"`dp = {mesh.ways(axes)}`"
+    wide = sorted((r for r in sharding.rules if set(axes) <= set(r.axes)), key=lambda r: r.region != "attention")
+    dims = next((r.dims for r in wide if cut.dim in r.dims), (cut.dim,))
+    return f"`{', '.join(dims)} -> {', '.join(axes)}`"
+
+
+def _over(cut: Cut, mesh: Mesh) -> str:
+    axes = [f"{n} {mesh.size(n)}" for n in cut.axes if mesh.size(n) > 1]
+    return f"over {', then '.join(axes)}" if axes else "whole"
+
+
+def _holds(cut: Cut, mesh: Mesh, rank: int) -> str:
+    parts = cut.part(mesh, rank)
+    if cut.size is not None:
+        return f"{cut.dim} {parts[0][0]}..{parts[0][1]}"
+    return " of ".join(f"part {at + 1} of {of}" for at, of in parts) or f"all {cut.dim}"
+
+
+def _labels(tensor: ShardingSpec) -> tuple[Label, ...]:
+    return (Label(tensor.span, f"`{tensor.name}` is declared here"),) if tensor.span else ()
