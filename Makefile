@@ -20,12 +20,16 @@ DEV := $(RUNTIME)-dev
 EXAMPLE := examples/llama3_70b.plan
 PLANS := tensor_parallel pipeline hybrid
 
+ifneq ($(filter accuracy calibrate,$(MAKECMDGOALS)),)
+  $(if $(DATA),,$(error name a folder of measurements with DATA=FOLDER))
+endif
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables bench fuzz golden clean
+.PHONY: help demo test lint types fmt tables bench accuracy calibrate study fuzz golden clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME)  ## compile an example, print its estimates and draw its devices
 	$(BIN)/planc compile $(EXAMPLE)
@@ -53,6 +57,15 @@ tables: $(RUNTIME)  ## generate grammar/_tables.py from the grammar
 
 bench: $(RUNTIME)  ## time the compiler
 	$(BIN)/python benchmarks/run.py
+
+accuracy: $(DEV)  ## DATA=FOLDER: errors on what fitting never saw, into docs/accuracy.md
+	$(BIN)/python -m benchmarks.accuracy '$(DATA)'
+
+calibrate: $(RUNTIME)  ## DATA=FOLDER: fit the catalog's calibrations again
+	$(BIN)/planc calibrate '$(DATA)' --pooled -o plandsl/catalog/calibrations
+
+study: $(RUNTIME)  ## the study's claims beside what plandsl says
+	$(BIN)/python -m benchmarks.study
 
 fuzz: $(DEV)  ## the property tests, at length
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate
+from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Shift, comparisons
 from plandsl.spec import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -20,6 +20,8 @@ LABELS = {"weights": "weights", "kv_cache": "KV cache", "activations": "activati
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
     parts: list[RenderableType] = [_title(plan, estimate), _glance(plan, estimate), Text()]
+    if estimate.shift is not None:
+        parts += [_shift(estimate.shift), Text()]
     parts += [_memory(estimate), Text()]
     parts += [_time(estimate), Text()]
     if estimate.requires:
@@ -28,10 +30,44 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     console.print(Group(*parts))
 
 
+def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
+    """Print the plans of a file beside one another, and which their bands do not tell apart."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("compared", no_wrap=True)
+    for name in ("GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    best = [min(e.ttft_s for e in estimates), min(e.tpot_s for e in estimates)]
+    best.append(max(e.throughput_tokens_per_s for e in estimates))
+    for e in estimates:
+        cells = (show_time(e.ttft_s), show_time(e.tpot_s), _rate(e.throughput_tokens_per_s))
+        values = (e.ttft_s, e.tpot_s, e.throughput_tokens_per_s)
+        marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
+        fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
+        table.add_row(e.plan, str(e.gpus), *marked, _rate(e.throughput_per_gpu_tokens_per_s), fits)
+    console.print(table)
+    for line in _untold(estimates):
+        console.print(Text(line, style="dim"))
+
+
+METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
+
+
+def _untold(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """Which plans are within each other's band, metric by metric."""
+    pairs = comparisons(estimates)
+    for metric, word in METRIC.items():
+        same = [" and ".join(p["plans"]) for p in pairs if metric in p["within_band"]]
+        if same:
+            more = f", and {len(same) - 4} more pairs" if len(same) > 4 else ""
+            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more}"
+
+
 def _title(plan: PlanSpec, e: Estimate) -> Text:
     mesh = " x ".join(f"{name} {size}" for name, size in e.mesh) or "1 GPU"
     out = Text(e.plan, style="bold")
-    out.append(f"  {plan.model.name} ({show_count(e.parameters)} parameters) on {plan.node.name}, ", style="")
+    active = e.active_parameters or e.parameters
+    some = f", {show_count(active)} active" if active < e.parameters else ""
+    out.append(f"  {plan.model.name} ({show_count(e.parameters)} parameters{some}) on {plan.machine}, ", style="")
     out.append(f"{e.gpus} GPU{'s' if e.gpus > 1 else ''}: {mesh}" if e.gpus > 1 else mesh)
     return out
 
@@ -52,14 +88,51 @@ def _glance(plan: PlanSpec, e: Estimate) -> Table:
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
     fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
     fits.append(f", {share} of {show_bytes(e.memory.capacity)}", style="not bold default")
-    table.add_row("fits", fits, "load", f"{load.input} in, {load.output} out, batch {load.batch}{batches}{replicas}")
-    table.add_row("TTFT", _bold(show_time(e.ttft_s)), "throughput", _bold(_rate(e.throughput_tokens_per_s)))
-    table.add_row("TPOT", _bold(show_time(e.tpot_s)), "per GPU", _rate(e.throughput_per_gpu_tokens_per_s))
-    table.add_row("latency", show_time(e.latency_s), "largest batch", f"{e.max_batch}")
-    table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens")
+    many = f"batch {load.batch}{batches}" if e.load is None else f"{e.load.concurrency} requests in flight"
+    table.add_row("fits", fits, "load", f"{load.input} in, {load.output} out, {many}{replicas}")
+    rate = _banded(_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
+    table.add_row("TTFT", _banded(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
+    per_gpu = _rate(e.throughput_per_gpu_tokens_per_s)
+    table.add_row("TPOT", _banded(show_time, e.tpot_s, e.band("tpot_s")), "per GPU", per_gpu)
+    latency = _banded(show_time, e.latency_s, e.band("latency_s"), style="")
+    if e.load is None:
+        table.add_row("latency", latency, "largest batch", f"{e.max_batch}")
+    else:
+        waiting = f", {show_count(round(e.load.waiting))} wait" if e.load.waiting >= 0.5 else ""
+        table.add_row("latency", latency, "running", f"{show_count(round(e.load.running))} at once{waiting}")
+    blocks = f", {show_count(e.kv_capacity_tokens // e.kv_block)} blocks" if e.kv_block > 1 else ""
+    table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens{blocks}")
     if e.cost_usd_per_mtok is not None:
         table.add_row("", "", "cost", f"{e.cost_usd_per_mtok:.2f} USD per million output tokens")
     return table
+
+
+def _shift(shift: Shift) -> Group:
+    """Two shardings: what each takes by itself, which phase takes which, and from where the first is the faster."""
+    table = _table("l", "l", "l", "l")
+    table.add_row(Text(f"shift at {shift.threshold} tokens", style="bold"), "", "TTFT", "TPOT")
+    for word, mode in (("base", shift.base), ("tensor", shift.tensor)):
+        mesh = " x ".join(f"{name} {size}" for name, size in mode.mesh)
+        ttft, tpot = (
+            Text(show_time(value), style="bold" if taken == word else "")
+            for value, taken in ((mode.ttft_s, shift.prefill), (mode.tpot_s, shift.decode))
+        )
+        steps = "larger steps" if word == "base" else "all others"
+        table.add_row(f"  {word} {mode.sharding}", f"{mesh}, {steps}", ttft, tpot)
+    counts = ((shift.prefill_tokens, "prefill tokens"), (shift.decode_tokens, "decoded requests"))
+    cross = " and ".join(f"never in {what}" if n is None else f"from {n} {what}" for n, what in counts)
+    return Group(table, Text(f"  base is the faster {cross}", style="dim"))
+
+
+def _banded(show: Callable[[float], str], value: float, band: tuple[float, float] | None, style: str = "bold") -> Text:
+    """A value, and where 80 % of measurements would lie: ``812 ms, 760 to 880``."""
+    out = Text(show(value), style=style)
+    if band is not None:
+        low, high = (show(v) for v in band)
+        unit = low.rpartition(" ")[2]
+        low = low.rpartition(" ")[0] if high.endswith(" " + unit) else low
+        out.append(f", {low} to {high}", style="dim not bold")
+    return out
 
 
 def _bold(text: str) -> Text:
@@ -141,7 +214,7 @@ def _time(e: Estimate) -> Table:
         table.add_row("  " + (kind if kind == name else f"{kind} {name}"), str(count), *cells, style=style)
     table.add_section()
     for label, pick in SUMS:
-        cells = [c for p in (e.prefill, e.decode) for c in (show_time(pick(p)), show_percent(pick(p) / p.time_s), "")]
+        cells = [c for p in (e.prefill, e.decode) for c in _sum_cells(pick(p), p.time_s)]
         if any(pick(p) > 0 for p in (e.prefill, e.decode)):
             table.add_row(label, "", *cells)
     cells = [c for p in (e.prefill, e.decode) for c in (show_time(p.time_s), "", "")]
@@ -158,7 +231,14 @@ SUMS: tuple[tuple[str, Callable[[PhaseEstimate], float]], ...] = (
     ("compute", lambda p: p.compute_s),
     ("communication", lambda p: p.communication_s),
     ("waiting for a stage", lambda p: p.bubble_s),
+    ("prefill of others", lambda p: p.mixed_s),
+    ("engine", lambda p: p.engine_s),
+    ("waiting", lambda p: p.waiting_s),
 )
+
+
+def _sum_cells(part: float, whole: float) -> tuple[str, str, str]:
+    return (show_time(part), show_percent(part / whole), "") if part > 0 else ("", "", "")
 
 
 def _op_cells(op: OpTime | None, total: float) -> Iterable[str]:
@@ -198,10 +278,14 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     if e.notes:
         yield notes
     yield Text(_conventions(plan), style="dim")
+    if e.load is not None:
+        waits = (("for room", e.load.queue_s), ("for other prefills", e.load.line_s), ("at the start", e.load.start_s))
+        shown = ", ".join(f"{show_time(t)} {what}" for what, t in waits if t > 0)
+        yield Text(f"a first token waits {shown}" if shown else "no first token waits", style="dim")
     assumed: dict[str, list[str]] = {}
     for entry, path, value in e.assumed:
         assumed.setdefault(entry, []).append(f"{path} {value}")
-    text = f"calibration {e.calibration}"
+    text = f"calibration {e.calibration}" + ("" if e.engine is None else f", engine {e.engine}")
     if assumed:
         text += "; assumed: " + "; ".join(f"{entry}: {', '.join(items)}" for entry, items in assumed.items())
     yield Text(text, style="dim")

@@ -9,7 +9,7 @@ from plandsl.diagnostics import Diagnostic, Label, Span
 from plandsl.grammar.tokens import CLOSERS, KEYWORDS, OPENERS, Token, lexical_errors
 from plandsl.limits import MAX_NESTING
 
-KINDS = ("model", "gpu", "node", "cluster", "calibration", "sharding", "workload", "plan", "search")
+KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
 """The words that open a declaration; names elsewhere."""
 
 _SEPARATORS = ("NEWLINE", "COMMA", "SEMICOLON")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from plandsl.grammar.modules import CATALOG, FOLDERS, catalog_find, catalog_names, catalog_unit
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.grammar.modules import CATALOG, FOLDERS, catalog_find, catalog_names, catalog_unit, read_bytes
 
 
 def kinds() -> tuple[str, ...]:
@@ -23,3 +25,17 @@ def text(kind: str, name: str) -> str:
     unit = catalog_unit(FOLDERS[kind], stem)
     assert unit is not None, "names come from the folder"
     return unit.text
+
+
+def from_config(path: str) -> str:
+    """The `.plan` text of the model that ``hf(...)`` makes of a config.json. Raises `PlanError` where it makes none."""
+    from plandsl.grammar.hf import translate
+
+    try:
+        text, source, found = translate(read_bytes(Path(path)), path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise PlanError([Diagnostic("E209", f"cannot read {path}: {reason}")]) from error
+    if not text:
+        raise PlanError([d for d in found if d.severity == "error"], {path: source})
+    return text

@@ -161,7 +161,8 @@ class Evaluator:
 
     def check_let(self, let: s.Let, unit: Unit) -> None:
         """Evaluate a `let` that may also stand for a word or a declaration."""
-        if not isinstance(let.value, s.Ref | s.With):
+        model = isinstance(let.value, s.Call) and let.value.func.text == "hf"
+        if not model and not isinstance(let.value, s.Ref | s.With):
             self._let(let, unit)
 
     def layer(self, layer: Layer, within: Record | None, span: Span | None = None) -> Value:

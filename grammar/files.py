@@ -19,6 +19,7 @@ def open_root(library: Library, source: str | None, path: str) -> Unit:
     text = _read_root(library, path) if source is None else source
     # what is no text is shown, where it goes wrong, and not read as a plan
     root = Unit(path, "" if library.report.errors else text, real)
+    library.folder = real.parent if real else None
     library.enter(root)
     library.sources[path] = text
     if root.uses:
@@ -54,7 +55,6 @@ class _Opener:
 
     def __init__(self, library: Library, root: Unit) -> None:
         self.library = library
-        self.folder = root.path.parent if root.path else None
         self.opened: dict[Path, Unit] = {root.path: root} if root.path else {}
 
     def follow(self, unit: Unit, chain: tuple[Unit, ...]) -> None:
@@ -66,7 +66,7 @@ class _Opener:
                 unit.incomplete = True
 
     def _use(self, use: s.Use, unit: Unit, chain: tuple[Unit, ...]) -> None:
-        path = self._locate(use, unit)
+        path = locate(self.library, use.path, unit, "`use`", ".plan")
         used = self.opened.get(path)
         if used is not None and used in chain:
             raise Wrong("E209", f'"{use.path.value}" uses this file in turn', use.span, hint="remove one `use`")
@@ -78,7 +78,7 @@ class _Opener:
         unit.used.append(used)
 
     def _open(self, use: s.Use, unit: Unit, path: Path) -> Unit:
-        shown = os.path.normpath(PurePosixPath(unit.file).parent / use.path.value).replace(os.sep, "/")
+        shown = beside(unit.file, use.path.value)
         try:
             text, found = decode(read_bytes(path), shown)
         except OSError as error:
@@ -88,30 +88,37 @@ class _Opener:
         self.library.enter(used)
         return used
 
-    def _locate(self, use: s.Use, unit: Unit) -> Path:
-        """The file that a `use` means, once it is known to be one that may be read."""
-        written, span = use.path.value, use.path.span
-        if self.folder is None or unit.path is None:
-            raise Wrong("E209", "this text is in no folder, so it can use no other file", span)
-        if PurePosixPath(written).is_absolute() or "\\" in written or "\0" in written or ":" in written:
-            hint = "write the path from this file's folder, with `/`"
-            raise Wrong("E209", "a path in `use` is relative", span, hint=hint)
-        if not written.endswith(".plan"):
-            raise Wrong("E209", "`use` reads `.plan` files only", span)
-        try:
-            path = (unit.path.parent / written).resolve()
-        except (OSError, RuntimeError, ValueError):
-            raise self._absent(written, span) from None
-        if not path.is_relative_to(self.folder):
-            hint = "keep shared files in the folder of the root file, or below it"
-            raise Wrong("E209", f'"{written}" leaves the folder of the root file', span, hint=hint)
-        try:
-            mode = path.stat().st_mode
-        except (OSError, ValueError):
-            raise self._absent(written, span) from None
-        if not stat.S_ISREG(mode):
-            raise Wrong("E209", f'"{written}" is no ordinary file', span)
-        return path
 
-    def _absent(self, written: str, span: Span) -> Wrong:
-        return Wrong("E209", f'there is no file "{written}"', span, hint="the path starts at this file's folder")
+def beside(file: str, written: str) -> str:
+    """The path ``written`` in ``file``, as it is shown."""
+    return os.path.normpath(PurePosixPath(file).parent / written).replace(os.sep, "/")
+
+
+def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str) -> Path:
+    """The file that ``word`` means in ``unit``, once it is known to be one that may be read."""
+    text, span = written.value, written.span
+    if library.folder is None or unit.path is None:
+        raise Wrong("E209", "this text is in no folder, so it can use no other file", span)
+    if PurePosixPath(text).is_absolute() or "\\" in text or "\0" in text or ":" in text:
+        hint = "write the path from this file's folder, with `/`"
+        raise Wrong("E209", f"a path in {word} is relative", span, hint=hint)
+    if not text.endswith(ending):
+        raise Wrong("E209", f"{word} reads `{ending}` files only", span)
+    try:
+        path = (unit.path.parent / text).resolve()
+    except (OSError, RuntimeError, ValueError):
+        raise _absent(text, span) from None
+    if not path.is_relative_to(library.folder):
+        hint = "keep shared files in the folder of the root file, or below it"
+        raise Wrong("E209", f'"{text}" leaves the folder of the root file', span, hint=hint)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        raise _absent(text, span) from None
+    if not stat.S_ISREG(mode):
+        raise Wrong("E209", f'"{text}" is no ordinary file', span)
+    return path
+
+
+def _absent(written: str, span: Span) -> Wrong:
+    return Wrong("E209", f'there is no file "{written}"', span, hint="the path starts at this file's folder")

@@ -21,12 +21,15 @@ STEP_DIMS = ("tokens", "batch")
 
 NORMS = ("rms_norm", "layer_norm")
 MAPS = ("silu", "gelu", "relu", "relu2", "tanh", "sigmoid")
-LATER = ("latent", "experts")
-FUNCTIONS = (*NORMS, *MAPS, "rope", "attention", *LATER)
+PARTS = ("query", "latent")
+"""What stands only inside `attention(...)`."""
+
+FUNCTIONS = (*NORMS, *MAPS, "rope", "attention", *PARTS, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "attention": ("window", "causal"),
+    "experts": ("top_k", "score", "normalize", "scale", "imbalance", "weights"),
 }
 
 
@@ -58,12 +61,10 @@ def shown(dims: Dims) -> str:
 def check_call(call: s.Call, scope: Scope) -> None:
     """Whether there is such a function, and whether it has such options."""
     name = call.func.text
-    if name in LATER:
-        raise Wrong("E290", f"`{name}(...)` is not supported yet", call.func.span)
     if name not in FUNCTIONS:
         hint = scope.near(name, FUNCTIONS)
         raise Wrong("E201", f"there is no function `{name}`", call.func.span, hint=hint)
-    if call.body is not None:
+    if call.body is not None and name != "experts":
         raise Wrong("E213", f"`{name}(...)` takes no block", call.body.span)
     known = OPTIONS.get(name, ())
     for number, option in enumerate(call.kwargs):
@@ -124,8 +125,7 @@ def _attention(call: s.Call, q: Typed, k: Typed, v: Typed, scope: Scope) -> Type
     if reason := _attention_mistake(q.dims, k.dims, v.dims, scope.sizes):
         hint = "it wants q[tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim]"
         raise Wrong("E213", reason, call.func.span, labels=labels, hint=hint)
-    options = tuple(_attention_option(option, scope) for option in call.kwargs)
-    term = Apply("attention", (q.term, k.term, v.term), options, call.span)
+    term = Apply("attention", (q.term, k.term, v.term), attention_options(call, scope), call.span)
     return Typed(term, (*q.dims[:-1], v.dims[-1]))
 
 
@@ -140,6 +140,11 @@ def _attention_mistake(q: Dims, k: Dims, v: Dims, sizes: dict[str, int]) -> str:
     if heads and shared and heads % shared:
         return f"{heads} `{q[1]}` cannot share {shared} `{k[1]}` evenly"
     return ""
+
+
+def attention_options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | bool], ...]:
+    """What a call of `attention` says by name."""
+    return tuple(_attention_option(option, scope) for option in call.kwargs)
 
 
 def _attention_option(option: s.Field, scope: Scope) -> tuple[str, int | bool]:

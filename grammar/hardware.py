@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
+from math import prod
+
+from attrs import evolve
 
 from plandsl.diagnostics import Label, near
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
-from plandsl.grammar.modules import Wrong
+from plandsl.grammar.measured import named, tables
+from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_COUNT
-from plandsl.spec import BITS, CONSTANTS, FORM_CONSTANTS, FORMS, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec import (
+    BITS,
+    CONSTANTS,
+    FORM_CONSTANTS,
+    FORMS,
+    CalibrationSpec,
+    ClusterSpec,
+    GpuSpec,
+    LinkSpec,
+    NodeSpec,
+)
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY_RATE, NUMBER, POWER, TIME, Quantity
 
 GPU = ("memory", "bandwidth", "units", "compute", "calibration", "power", "price", "source", "measured")
 NODE = ("gpu", "gpus", "count", "link", "source", "measured")
 CLUSTER = ("node", "count", "network", "source", "measured")
-LINK = ("topology", "bandwidth", "latency")
+LINK = ("topology", "bandwidth", "latency", "bridge")
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring", "torus")
 
@@ -36,13 +51,12 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     power = reader.number("power", POWER)
     price = reader.number("price", MONEY_RATE, zero=True)
     source = reader.text("source")
-    reader.text("measured")
+    measured = tables(reader)
     calibration = calibration_name(reader)
     if not reader.ok or memory is None or bandwidth is None:
         return None
-    assumed = reader.assumed()
-    name, span = record.name, record.span
-    return GpuSpec(name, memory, bandwidth, compute, calibration, power, price, units, source, assumed, span)
+    figures = memory, bandwidth, compute, calibration, power, price, units
+    return GpuSpec(record.name, *figures, source, reader.assumed(), measured, record.bases, record.span)
 
 
 def _peaks(reader: Reader) -> tuple[tuple[str, float], ...]:
@@ -82,7 +96,7 @@ def node_spec(context: Context, record: Record, used: bool = True) -> NodeSpec |
     gpu = gpu_spec(context, inner) if inner else None
     count = reader.whole("count", "count = 8", most=MAX_COUNT)
     source = reader.text("source")
-    reader.text("measured")
+    named(reader)
     link = _node_link(reader, gpu, count)
     if not reader.ok or gpu is None or count is None or link is None:
         return None
@@ -114,10 +128,15 @@ def link_spec(outer: Reader, section: Record, topologies: tuple[str, ...], count
         reader.fail(Wrong("E207", "a torus needs its sizes", span_of(layer), hint="`topology = torus(4, 2)`"))
     bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 64 GB/s")
     latency = reader.number("latency", TIME, "latency = 2 us", zero=True)
+    bridge = reader.number("bridge", BYTE_RATE)
+    spans = reader.layer("bridge")
+    if spans and topology not in (None, "pcie"):
+        why = f"a bridge joins pairs beside PCIe, and the topology is `{topology}`"
+        reader.fail(Wrong("E214", why, span_of(spans)))
     outer.ok &= reader.ok
     if not reader.ok or topology is None or bandwidth is None or latency is None:
         return None
-    return LinkSpec(topology, bandwidth, latency, dims)
+    return LinkSpec(topology, bandwidth, latency, dims, bridge or 0.0)
 
 
 def _torus(reader: Reader, layer: Layer, count: int | None) -> tuple[int, ...]:
@@ -166,37 +185,82 @@ def _group(reader: Reader, group: s.Expr, layer: Layer) -> None:
     raise Wrong("E210", "expected a number of GPUs, as in `4 * h100_sxm`", group.span)
 
 
-def check_cluster(context: Context, record: Record) -> None:
-    """A cluster: understood, though no plan can use one yet."""
+def cluster_spec(context: Context, record: Record, used: bool = True) -> ClusterSpec | None:
+    """Nodes of one kind and their network."""
     reader = Reader(context, record, CLUSTER)
-    if node := reader.declared("node", "node = mi325x_8"):
-        node_spec(context, node, used=False)
-    reader.whole("count", "count = 4", most=MAX_COUNT)
-    reader.text("source")
-    reader.text("measured")
+    inner = reader.declared("node", "node = mi325x_8")
+    node = node_spec(context, inner, used) if inner else None
+    count = reader.whole("count", "count = 4", most=MAX_COUNT)
+    source = reader.text("source")
+    named(reader)
     section = reader.section("network", "network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }")
-    if section:
-        link_spec(reader, section, NETWORKS, None)
+    network = link_spec(reader, section, NETWORKS, None) if section else None
+    if network and network.dims and count and prod(network.dims) != count:
+        sizes = " x ".join(map(str, network.dims))
+        why = f"torus({sizes}) has {prod(network.dims)} places, and the cluster {count} nodes"
+        reader.fail(Wrong("E214", why, span_of(reader.record.fields["network"][-1])))
+    if node and count and node.count * count > MAX_COUNT:
+        why = f"{count:,} nodes of {node.count:,} GPUs are too many"
+        hint = f"at most {MAX_COUNT:,} GPUs are supported"
+        reader.fail(Wrong("E214", why, span_of(reader.record.fields["count"][-1]), hint=hint))
+    if not reader.ok or node is None or count is None or network is None:
+        return None
+    return ClusterSpec(record.name, node, count, network, source, reader.assumed(), record.span)
 
 
 # ---- calibration
 
 
 def calibration_spec(context: Context, record: Record) -> CalibrationSpec | None:
-    """Constants by name; those in sections get a dotted name."""
+    """Constants by name; those in sections get a dotted name. What is missing is as in the first of ``otherwise``."""
+    return calibration_for(context, record, None)
+
+
+@cache
+def calibration_with(wanted: frozenset[str]) -> Callable[[Context, Record], CalibrationSpec | None]:
+    """The same, completed only until it has every ``wanted`` section: a calibration is long to read."""
+    return partial(calibration_for, wanted=wanted)
+
+
+def calibration_for(context: Context, record: Record, wanted: frozenset[str] | None) -> CalibrationSpec | None:
+    """A calibration, completed as far as it is ``wanted``; None: in full."""
     reader = Reader(context, record, None)
-    values = _constants(reader, "")
+    values = tuple(_constants(reader, ""))
     source = reader.text("source")
     reader.text("measured")
-    if not reader.ok:
-        return None
-    return CalibrationSpec(record.name, tuple(values), source, reader.assumed(), record.span)
+    assumed = tuple(a for a in reader.assumed() if a[0] != "otherwise")
+    spec = CalibrationSpec(record.name, values, source, assumed, record.span)
+    used = []
+    for read in reader.read("otherwise", partial(_otherwise, reader)) or ():
+        if (wanted is None or not spec.has(wanted)) and (other := read()):
+            used.append(other.name)
+            spec = spec.completed(other)
+    if used:
+        spec = evolve(spec, assumed=(*spec.assumed, ("otherwise", ", ".join(used))))
+    return spec if reader.ok else None
+
+
+def _otherwise(reader: Reader, layer: Layer) -> list[Callable[[], CalibrationSpec | None]]:
+    """The calibrations named, to be read when needed, each by itself: what completes them is not theirs."""
+    value = layer.value
+    if isinstance(value, Record):
+        raise Wrong("E210", "`otherwise` names other calibrations", span_of(layer), hint="`otherwise = generic`")
+    names = value.items if isinstance(value, s.Seq) else (value,)
+    return [partial(reader.attempt, partial(_named, reader, name, layer.unit)) for name in names]
+
+
+def _named(reader: Reader, name: s.Expr, unit: Unit) -> CalibrationSpec:
+    inner = Reader(reader.context, reader.context.records.of_value("calibration", name, unit), None)
+    values = tuple(_constants(inner, ""))
+    reader.ok &= inner.ok
+    assumed = tuple(a for a in inner.assumed() if a[0] != "otherwise")
+    return CalibrationSpec(inner.record.name, values, assumed=assumed)
 
 
 def _constants(reader: Reader, path: str) -> list[tuple[str, float]]:
     out: list[tuple[str, float]] = []
     for name, layers in reader.record.fields.items():
-        if not path and name in ("source", "measured"):
+        if not path and name in ("source", "measured", "otherwise"):
             continue
         if isinstance(layers[0].value, Record):
             section = reader.section(name)
@@ -232,6 +296,10 @@ def _constant(reader: Reader, layer: Layer, path: str) -> float:
         reader.context.report.add("W205", f"nothing uses the constant `{path}`", layer.name.span, hint=hint)
         return _any_constant(reader, layer)
     number = float(expect(reader.value(layer), dimension, layer).value)
+    if first in ("low", "high"):
+        if not 0 < number <= 1e3:
+            raise Wrong("E214", f"`{path}` is a factor: above 0, and at most 1000", span_of(layer))
+        return number
     least, most = (0, 1) if dimension == TIME else (1e-6, 1)
     if not least <= number <= most:
         what = "between 0 and 1 s" if dimension == TIME else "a share of the peak: above 0 and at most 1"

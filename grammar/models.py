@@ -15,7 +15,7 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.terms import Terms
 from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
-from plandsl.spec import STEP_DIMENSIONS, BlockSpec, ModelSpec, Term, Weight
+from plandsl.spec import STEP_DIMENSIONS, BlockSpec, Every, ModelSpec, Term, Weight
 
 DTYPES = ("weights", "activations", "kv_cache", "compute")
 FIELDS = ("layers", "max_context", "causal", "source", *DTYPES)
@@ -111,6 +111,7 @@ class _Covering(NamedTuple):
     block: s.Block
     unit: Unit
     layers: tuple[int, int]
+    every: Every = Every()
 
 
 class _Program:
@@ -167,10 +168,13 @@ class _Program:
         for block, unit in blocks:
             found = self.reader.attempt(partial(self._range, block, unit, layers))
             if found is not None:
-                placed.append(_Covering(block, unit, found))
-        placed.sort(key=lambda p: p.layers)
+                placed.append(_Covering(block, unit, *found))
         if layers is not None and len(placed) == len(blocks):
-            self._check_cover(placed, layers)
+            placed = self._rest(placed, layers)
+            placed.sort(key=lambda p: p.layers)
+            check = self._check_cover if all(p.every.period == 1 for p in placed) else self._check_each
+            check(placed, layers)
+        placed.sort(key=lambda p: p.layers)
         return [spec for n, p in enumerate(placed) if (spec := self._block(p, n, len(placed)))]
 
     def _check_names(self, blocks: list[s.Block]) -> None:
@@ -181,8 +185,24 @@ class _Program:
                 message = f"block `{block.name.text}` is given twice"
                 self.reader.fail(Wrong("E202", message, block.name.span, labels=labels))
 
-    def _range(self, block: s.Block, unit: Unit, layers: int | None) -> tuple[int, int]:
-        found = None
+    def _rest(self, placed: list[_Covering], layers: int) -> list[_Covering]:
+        """Where one block of several names no layers, it has those that no other one names."""
+        silent = [p for p in placed if not p.block.attributes]
+        if len(silent) != 1 or len(placed) == 1:
+            return placed
+        named = {n for p in placed if p is not silent[0] for n in p.every.of(p.layers)}
+        left = [n for n in range(layers) if n not in named]
+        if not left:
+            labels = tuple(Label(_layers_span(p.block), "named here") for p in placed if p is not silent[0])
+            message = "no layer is left for this block: the others name all of them"
+            self.reader.fail(Wrong("E215", message, silent[0].block.arg.span, labels=labels[:3]))
+            return [p for p in placed if p is not silent[0]]
+        span, every = Every.picking(left)
+        rest = silent[0]._replace(layers=span, every=every)
+        return [rest if p is silent[0] else p for p in placed]
+
+    def _range(self, block: s.Block, unit: Unit, layers: int | None) -> tuple[tuple[int, int], Every]:
+        found, every = None, Every()
         for field in block.attributes:
             if field.name.text != "layers":
                 message = f"a block has no attribute `{field.name.text}`"
@@ -190,12 +210,19 @@ class _Program:
             if found is not None:
                 raise Wrong("E202", "`layers` is given twice", field.name.span)
             if not isinstance(field.value, s.Range) or field.value.by:
-                raise Wrong("E215", "expected a range of layers", field.value.span, hint="`layers = 0..3`")
+                hint = "`layers = 0..3`, or `layers = 0..36 by 2`"
+                raise Wrong("E215", "expected a range of layers", field.value.span, hint=hint)
             found = self._bound(field.value.lo, unit), self._bound(field.value.hi, unit)
             if found[0] >= found[1]:
                 hint = "`a..b` excludes `b`"
                 raise Wrong("E215", f"no layer is in {found[0]}..{found[1]}", field.value.span, hint=hint)
-        return found or (0, layers or 1)
+            if field.value.step is not None:
+                value = self.context.evaluator.value(field.value.step, unit, self.reader.record)
+                step = whole(value, Layer(field.name, field.value.step, unit), 1, MAX_LAYERS)
+                every = Every(step, (found[0] % step,))
+        if found is None:
+            return (0, layers or 1), every
+        return Every.picking(every.of(found)) if every.period > 1 else (found, every)
 
     def _bound(self, expr: s.Expr, unit: Unit) -> int:
         value = self.context.evaluator.value(expr, unit, self.reader.record)
@@ -204,7 +231,7 @@ class _Program:
     def _check_cover(self, placed: list[_Covering], layers: int) -> None:
         at = 0
         before: s.Block | None = None
-        for block, _, (lo, hi) in placed:
+        for block, _, (lo, hi), _ in placed:
             span = _layers_span(block)
             if lo > at:
                 self.reader.fail(Wrong("E215", f"no block covers layers {at}..{lo}", span))
@@ -220,6 +247,24 @@ class _Program:
         if placed and at < layers:
             message = f"no block covers layers {at}..{layers}"
             self.reader.fail(Wrong("E215", message, _layers_span(placed[-1].block)))
+
+    def _check_each(self, placed: list[_Covering], layers: int) -> None:
+        """`_check_cover` layer by layer, for blocks that take turns."""
+        owners: dict[int, s.Block] = {}
+        for block, _, (first, stop), every in placed:
+            span = _layers_span(block)
+            if stop > layers:
+                self.reader.fail(Wrong("E215", f"this block has layer {stop - 1}, and the model has {layers}", span))
+            mine = every.of((first, stop))
+            twice = next((n for n in mine if n in owners), None)
+            if twice is not None:
+                labels = (Label(_layers_span(owners[twice]), "this block has it too"),)
+                self.reader.fail(Wrong("E215", f"layer {twice} has two blocks", span, labels=labels))
+            owners |= dict.fromkeys(mine, block)
+        bare = next((n for n in range(layers) if n not in owners), None)
+        if bare is not None:
+            hint = "one block may leave `layers` out: it has those that no other block names"
+            self.reader.fail(Wrong("E215", f"no block covers layer {bare}", _layers_span(placed[-1].block), hint=hint))
 
     def _block(self, placed: _Covering, number: int, count: int) -> BlockSpec | None:
         block = placed.block
@@ -243,7 +288,7 @@ class _Program:
             terms.warn_unused(arg)
         self.reader.ok &= not terms.failed
         name = block.name.text if block.name else "block" if count == 1 else f"block{number}"
-        return BlockSpec(name, placed.layers, arg, statements, block.span)
+        return BlockSpec(name, placed.layers, arg, statements, block.span, placed.every)
 
     def _check_arg(self, terms: Terms, arg: s.Index, dims: tuple[str, ...]) -> bool:
         if dims[0] != "tokens" or len(dims) < 2:

@@ -14,11 +14,18 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.parse import decode, parse
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
-KINDS = ("model", "gpu", "node", "cluster", "calibration", "sharding", "workload", "plan", "search")
+KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
 """What a declaration may declare; each has a namespace of its own."""
 
 CATALOG = Path(plandsl.__file__).parent / "catalog"
-FOLDERS = {"model": "models", "gpu": "gpus", "node": "nodes", "calibration": "calibrations"}
+FOLDERS = {
+    "model": "models",
+    "gpu": "gpus",
+    "node": "nodes",
+    "cluster": "clusters",
+    "calibration": "calibrations",
+    "engine": "engines",
+}
 """Where the catalog keeps each kind."""
 
 MAX_WORK = 1_000_000
@@ -141,6 +148,13 @@ def catalog_names(kind: str) -> tuple[str, ...]:
     return tuple(f"{stem}_{count}" for stem in stems for count in (8, 4, 2, 1))
 
 
+@cache
+def catalog_aliases(kind: str) -> tuple[tuple[str, str], ...]:
+    """Names of the catalog that stand for another entry as it is, each with that entry."""
+    declared = [d for n in catalog_names(kind) if (u := catalog_unit(FOLDERS[kind], n)) for d in u.declarations]
+    return tuple((d.name.text, d.value.name) for d in declared if isinstance(d.value, s.Ref))
+
+
 def catalog_find(kind: str, name: str) -> tuple[s.Decl, Unit] | None:
     """The catalog's declaration of ``name``."""
     if kind not in FOLDERS:
@@ -164,6 +178,8 @@ class Library:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.sources: dict[str, str] = {}
+        self.folder: Path | None = None  # of the root file: nothing outside it is read
+        self.configs: dict[Path, Unit | None] = {}  # what `hf` made of each config; None where it is wrong
         self.steps = 0
         self.hidden = 0
         self._kept = {True: 0, False: 0}  # errors and warnings: the one kind leaves room for the other

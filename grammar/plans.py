@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
-from plandsl.diagnostics import Span
+from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
-from plandsl.grammar.hardware import calibration_spec, check_cluster, node_spec
+from plandsl.grammar.engines import engine_spec
+from plandsl.grammar.hardware import calibration_spec, calibration_with, cluster_spec, node_spec
+from plandsl.grammar.measured import tables
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Unit, Wrong, catalog_find
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.requires import goal, requires
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
-from plandsl.grammar.values import expect, span_of
-from plandsl.spec import CalibrationSpec, ModelSpec, PlanSpec, ShardingSpec, WorkloadSpec
+from plandsl.grammar.values import expect
+from plandsl.spec import (
+    CORE,
+    Apply,
+    CalibrationSpec,
+    ClusterSpec,
+    EngineSpec,
+    ModelSpec,
+    NodeSpec,
+    PlanSpec,
+    ShardingSpec,
+    ShiftSpec,
+    WorkloadSpec,
+)
 from plandsl.units import NUMBER, REQUEST_RATE
 
-PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration")
+PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 SETTINGS = ("kv_residency", "step_tokens", "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
-LATER = ("shift", "prefill", "decode", "engine")
-PLAN = (*PARTS, *SETTINGS, *LATER)
-SEARCH = (*PARTS, *SETTINGS, *LATER)
+LATER = ("prefill", "decode")
+PLAN = (*PARTS, *SETTINGS, "shift", "measured", *LATER)
+SEARCH = (*PARTS, *SETTINGS, "shift", *LATER)
 
-STATIC = ("input", "output", "batch", "in_flight")
-TRAFFIC = ("rate", "requests", "trace", "speed")
+STATIC = ("input", "output", "batch", "in_flight", "concurrency")
+TRAFFIC = ("rate", "trace", "speed")
 """What makes a workload one of arrivals rather than one batch."""
 
 T = TypeVar("T")
@@ -40,23 +54,39 @@ ALGORITHMS = ("auto", "ring", "direct", "one_shot", "tree")
 
 def workload_spec(context: Context, record: Record, used: bool = True) -> WorkloadSpec | None:
     """A load. Arrivals over time are understood, and refused where a plan has ``used`` them."""
-    reader = Reader(context, record, (*STATIC, *TRAFFIC))
+    reader = Reader(context, record, (*STATIC, "requests", *TRAFFIC))
     replayed = "trace" in record.fields
     sizes = [None if replayed else _length(reader, name, used) for name in ("input", "output")]
     batch = reader.whole("batch")
     in_flight = reader.whole("in_flight")
     reader.number("rate", REQUEST_RATE)
-    reader.whole("requests")
+    concurrency = reader.whole("concurrency")
+    requests = reader.whole("requests")
     reader.text("trace")
     reader.number("speed", NUMBER)
     if used:
         for name in TRAFFIC:
             if layer := reader.layer(name):
                 reader.fail(_later(f"`{name}`: traffic over time", layer.name.span))
+    _one_load(reader, used)
     size_in, size_out = sizes
     if not reader.ok or size_in is None or size_out is None:
         return None
-    return WorkloadSpec(record.name, size_in, size_out, batch or 1, in_flight, record.span)
+    return WorkloadSpec(record.name, size_in, size_out, batch or 1, in_flight, concurrency, requests, record.span)
+
+
+def _one_load(reader: Reader, used: bool) -> None:
+    """A batch that starts together, or requests that follow one another, but not both."""
+    together, ongoing = reader.layer("batch"), reader.layer("concurrency")
+    if together and ongoing:
+        labels = (Label(together.name.span, "one batch, which starts together"),)
+        hint = "drop one of the two: `concurrency` counts the requests of all replicas"
+        message = "`concurrency` keeps requests coming, so there is no `batch`"
+        reader.fail(Wrong("E221", message, ongoing.name.span, labels=labels, hint=hint))
+    requests = reader.layer("requests")
+    if used and requests and not ongoing and not any(reader.layer(name) for name in TRAFFIC):
+        hint = "add `concurrency = 64`, or drop it"
+        reader.fail(Wrong("E221", "`requests` counts those of an ongoing load", requests.name.span, hint=hint))
 
 
 def _length(reader: Reader, name: str, used: bool) -> int | None:
@@ -99,23 +129,38 @@ def _later(what: str, span: Span) -> Wrong:
 def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     """A plan with all that it names."""
     reader = Reader(context, record, PLAN)
-    for name in (*LATER, "cluster"):
+    for name in LATER:
         if layer := reader.layer(name):
-            what = "clusters are" if name == "cluster" else f"`{name}` is"
-            reader.fail(Wrong("E290", f"{what} not supported yet", layer.name.span))
+            reader.fail(Wrong("E290", f"`{name}` is not supported yet", layer.name.span))
     model = _part(reader, "model", "model = llama_3_1_70b", model_spec)
-    node = None
-    if "cluster" not in record.fields:
-        node = _part(reader, "node", "node = mi325x_8", node_spec)
+    cluster, node = _hardware(reader)
     workload = _part(reader, "workload", "workload { input = 1000, output = 100, batch = 8 }", workload_spec)
-    sharding = _sharding(reader, model)
-    calibration = _calibration(reader)
+    sharding, shift = _shardings(reader, model)
+    calibration = _calibration(reader, model, cluster)
+    engine = _part(reader, "engine", "", engine_spec)
     clauses = requires(reader)
-    settings = _settings(reader, sharding)
+    settings = _settings(reader, sharding, engine)
+    measured = tables(reader)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
     _warn_too_long(reader, model, workload)
-    return PlanSpec(record.name, model, node, sharding, workload, calibration, clauses, *settings, span=record.span)
+    return PlanSpec(
+        record.name, model, node, sharding, workload, calibration, clauses, *settings, engine, measured, cluster,
+        shift, record.span,
+    )  # fmt: skip
+
+
+def _hardware(reader: Reader) -> tuple[ClusterSpec | None, NodeSpec | None]:
+    """A cluster with its node, or a node alone."""
+    if "cluster" not in reader.record.fields:
+        return None, _part(reader, "node", "node = mi325x_8", node_spec)
+    if node := reader.layer("node"):
+        labels = (Label(node.name.span, "and here one node"),)
+        why = "a plan has a cluster or a node"
+        hint = "drop one of the two"
+        reader.fail(Wrong("E202", why, reader.record.fields["cluster"][-1].name.span, hint=hint, labels=labels))
+    cluster = _part(reader, "cluster", "", cluster_spec)
+    return cluster, cluster.node if cluster else None
 
 
 def _warn_too_long(reader: Reader, model: ModelSpec, workload: WorkloadSpec) -> None:
@@ -142,52 +187,87 @@ def _sharding(reader: Reader, model: ModelSpec | None) -> ShardingSpec | None:
     return fit(reader.context, spec, model) if spec and model else None
 
 
-def _calibration(reader: Reader) -> CalibrationSpec | None:
-    """The plan's own, else that of its GPU, else `generic`."""
-    record = reader.declared("calibration")
-    if record is None and "node" in reader.record.fields:
-        node = reader.attempt(lambda: reader.context.records.section(reader.record, "node", "node"))
+def _shardings(reader: Reader, model: ModelSpec | None) -> tuple[ShardingSpec | None, ShiftSpec | None]:
+    """The sharding, and the one it shifts to."""
+    if "shift" not in reader.record.fields:
+        return _sharding(reader, model), None
+    from plandsl.grammar.shift import shift_spec
+
+    return shift_spec(reader, model, partial(_sharding, reader, model))
+
+
+def _calibration(reader: Reader, model: ModelSpec | None, cluster: ClusterSpec | None) -> CalibrationSpec | None:
+    """The plan's own, else that of its GPU, else `generic`, as far as the plan's kernels need it."""
+    record, relative = reader.declared("calibration"), False
+    around: Record | None = reader.record
+    if cluster is not None:
+        around = reader.attempt(lambda: reader.context.records.section(reader.record, "cluster", "cluster"))
+    if record is None and around and "node" in around.fields:
+        home = around
+        node = reader.attempt(lambda: reader.context.records.section(home, "node", "node"))
         gpu = reader.attempt(lambda: reader.context.records.section(node, "gpu", "gpu")) if node else None
-        record = (
-            reader.attempt(lambda: reader.context.records.section(gpu, "calibration", "calibration")) if gpu else None
-        )
-    if record is not None:
-        return reader.context.make(calibration_spec, record)
-    return _generic(reader)
+        if gpu and "calibration" in gpu.fields:
+            record = reader.attempt(lambda: reader.context.records.section(gpu, "calibration", "calibration"))
+            relative = gpu.fields["calibration"][-1].assumed
+    record = record or _generic(reader)
+    if record is None:
+        return CalibrationSpec("generic", ())
+    found = reader.context.make(calibration_with(kernels(model)), record)
+    if found and cluster is not None and cluster.count > 1 and not found.has(BETWEEN):
+        wider = reader.context.make(calibration_with(kernels(model) | BETWEEN), record)
+        found = wider if wider and wider.has(BETWEEN) else found
+    return found.widened() if found and relative else found
 
 
-def _generic(reader: Reader) -> CalibrationSpec | None:
+def _generic(reader: Reader) -> Record | None:
     found = catalog_find("calibration", "generic")
     if found is None:
-        return CalibrationSpec("generic", ())
+        return None
     reader.context.library.enter(found[1])
-    record = reader.context.records.of_declaration(*found)
-    return reader.context.make(calibration_spec, record)
+    return reader.context.records.of_declaration(*found)
 
 
-def _settings(reader: Reader, sharding: ShardingSpec | None) -> tuple[str, int, float, int, bool, str]:
+def kernels(model: ModelSpec | None) -> frozenset[str]:
+    """The sections of a calibration that a model's ops are timed by."""
+    called = set(_functions(model)) if model else set()
+    return frozenset((*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections)))
+
+
+BETWEEN = frozenset(("collective_nodes",))
+"""What a plan on several nodes asks of a calibration besides, where there is such a section."""
+
+NEEDS = {"experts": ("moe",), "latent": ("mla_prefill", "mla_decode")}
+"""Sections beside the core that functions of a block need."""
+
+
+def _functions(model: ModelSpec) -> Iterator[str]:
+    """The functions that the blocks of a model call."""
+    waiting: list[object] = [st.term for block in model.blocks for st in block.statements]
+    while waiting:
+        term = waiting.pop()
+        if isinstance(term, Apply):
+            yield term.fn
+            waiting += term.args
+
+
+def _settings(
+    reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec | None
+) -> tuple[str, int, float, int, bool, str]:
+    """What a plan may set beside its parts; an engine's ways are the default."""
     residency = reader.word("kv_residency", ("all_batches", "one_batch")) or "all_batches"
     step_tokens = reader.whole("step_tokens", least=0)
-    fraction = reader.read("memory_fraction", lambda layer: _fraction(reader, layer))
+    fraction = reader.read("memory_fraction", reader.share)
     hops = reader.whole("hop_tensors", most=2) or (sharding.hop_tensors if sharding else None) or 1
     fuse_norms = reader.flag("fuse_norms", True)
     algorithm = reader.word("algorithm", ALGORITHMS) or "auto"
     return (
         residency,
-        8192 if step_tokens is None else step_tokens,
-        1.0 if fraction is None else fraction,
+        (engine.step_tokens if engine else 8192) if step_tokens is None else step_tokens,
+        (engine.memory_fraction if engine else 1.0) if fraction is None else fraction,
         hops,
         fuse_norms,
         algorithm,
     )
-
-
-def _fraction(reader: Reader, layer: Layer) -> float:
-    value = expect(reader.value(layer), NUMBER, layer).value
-    if not 0 < value <= 1:
-        message = f"`{layer.name.text}` must be a share of the memory, above 0 % and up to 100 %"
-        raise Wrong("E214", message, span_of(layer), hint=f"`{layer.name.text} = 90 %`")
-    return float(value)
 
 
 # ---- search
@@ -201,14 +281,18 @@ def check_search(context: Context, record: Record) -> None:
     if node := reader.declared("node"):
         node_spec(context, node, used=False)
     if cluster := reader.declared("cluster"):
-        check_cluster(context, cluster)
+        cluster_spec(context, cluster, used=False)
     if workload := reader.declared("workload"):
         workload_spec(context, workload, used=False)
     if sharding := reader.declared("sharding"):
         sharding_spec(context, sharding)
+    if "shift" in record.fields:
+        _shardings(reader, None)
     if calibration := reader.declared("calibration"):
         calibration_spec(context, calibration)
-    _settings(reader, None)
+    if engine := reader.declared("engine"):
+        engine_spec(context, engine)
+    _settings(reader, None, None)
     requires(reader)
     for placed in record.items():
         if isinstance(placed.item, s.Vary):
@@ -222,6 +306,9 @@ def _domain(reader: Reader, domain: s.Expr, unit: Unit) -> None:
     """Check what a parameter of a search ranges over."""
     value = reader.context.evaluator.value
     if isinstance(domain, s.Range):
+        if domain.by == "":
+            hint = "`1..64 by * 2` doubles, `1..9 by + 2` adds"
+            raise Wrong("E210", "`by` wants to know how: `*` or `+`", domain.span, hint=hint)
         for part in (domain.lo, domain.hi, domain.step):
             if part is not None:
                 expect(value(part, unit), NUMBER, Layer(s.Name("range", part.span), part, unit))

@@ -15,7 +15,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import KINDS, Library, Unit, Wrong, cycle
 from plandsl.limits import MAX_EXPANSION
 
-ASSUMING = ("gpu", "node", "cluster", "calibration")
+ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 """Kinds that may hold an ``assumed`` section."""
 
 
@@ -43,10 +43,10 @@ class Record:
 
     ``fields`` holds the layers of each field, base first: an expression stands alone or first, and records
     are merged over it. ``entries`` has all items in order, a field by its name;
-    ``axes`` are those of ``mesh``.
+    ``axes`` are those of ``mesh``. ``bases`` names the declarations it was made from, nearest first.
     """
 
-    __slots__ = ("axes", "entries", "fields", "flawed", "kind", "name", "span", "unit")
+    __slots__ = ("axes", "bases", "entries", "fields", "flawed", "kind", "name", "span", "unit")
 
     def __init__(self, kind: str, name: str, span: Span | None, unit: Unit) -> None:
         self.kind = kind
@@ -56,6 +56,7 @@ class Record:
         self.fields: dict[str, tuple[Layer, ...]] = {}
         self.axes: dict[str, Layer] = {}
         self.entries: list[Entry] = []
+        self.bases: tuple[str, ...] = ()
         self.flawed = False  # something stood in it twice
 
     def items(self) -> list[Placed]:
@@ -65,7 +66,7 @@ class Record:
     def named(self, name: str, span: Span | None, unit: Unit) -> Record:
         """The same contents as a declaration of its own."""
         copy = Record(self.kind, name, span, unit)
-        copy.fields, copy.axes, copy.entries = self.fields, self.axes, self.entries
+        copy.fields, copy.axes, copy.entries, copy.bases = self.fields, self.axes, self.entries, self.bases
         copy.flawed = self.flawed
         return copy
 
@@ -203,7 +204,10 @@ class Records:
         if decl.body is not None:
             return self.build(kind, decl.name, decl.body, unit)
         assert decl.value is not None  # a declaration has one or the other
-        return self.of_value(kind, decl.value, unit).named(decl.name.text, decl.name.span, unit)
+        base = self.of_value(kind, decl.value, unit)
+        record = base.named(decl.name.text, decl.name.span, unit)
+        record.bases = () if unit.in_catalog else (base.name, *base.bases)
+        return record
 
     @contextmanager
     def _entered(self, item: s.Decl | s.Let) -> Iterator[None]:
@@ -243,10 +247,19 @@ class Records:
             found = self.section(inner, value.name.text, kind) if inner else None
             if found is not None:
                 return found
-        if isinstance(value, s.Call) and value.func.text == "hf":
-            raise Wrong("E290", "`hf(...)` is not supported yet", value.span, hint="write the model as a block")
+        if isinstance(value, s.Call) and value.func.text == "hf" and kind == "model":
+            return self._imported(value, unit)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
         raise Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
+
+    def _imported(self, call: s.Call, unit: Unit) -> Record:
+        """The model that ``hf("config.json")`` builds; what stands in ``{ }`` behind it is a ``with``."""
+        from plandsl.grammar.hf import imported  # few plans need it
+
+        record = self.of_declaration(*imported(self.library, call, unit))
+        if call.body is None:
+            return record
+        return merge(record, self.build("model", s.Name(record.name, call.span), call.body, unit))
 
     def _by_name(self, kind: str, ref: s.Ref, unit: Unit) -> Record:
         if found := self.library.find(kind, ref.name, unit):

@@ -8,8 +8,9 @@ from pathlib import Path
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
+from plandsl.grammar.engines import engine_spec
 from plandsl.grammar.files import open_root
-from plandsl.grammar.hardware import calibration_spec, check_cluster, gpu_spec, node_spec
+from plandsl.grammar.hardware import calibration_spec, cluster_spec, gpu_spec, node_spec
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.overrides import override
@@ -19,6 +20,8 @@ from plandsl.grammar.sharding import sharding_spec
 from plandsl.limits import MAX_ERRORS
 from plandsl.spec import (
     CalibrationSpec,
+    ClusterSpec,
+    EngineSpec,
     GpuSpec,
     ModelSpec,
     NodeSpec,
@@ -27,12 +30,14 @@ from plandsl.spec import (
     WorkloadSpec,
 )
 
-Spec = ModelSpec | GpuSpec | NodeSpec | CalibrationSpec | ShardingSpec | WorkloadSpec | PlanSpec
+Hardware = GpuSpec | NodeSpec | ClusterSpec | CalibrationSpec
+Spec = ModelSpec | Hardware | EngineSpec | ShardingSpec | WorkloadSpec | PlanSpec
 
 _MAKERS = {
     "model": model_spec,
     "gpu": gpu_spec,
     "calibration": calibration_spec,
+    "engine": engine_spec,
     "sharding": sharding_spec,
     "plan": plan_spec,
 }
@@ -128,10 +133,12 @@ class Module:
             return plan_spec(context, override(context, record, self._overrides, self.root))
         if kind == "node":
             return node_spec(context, record, used=False)
+        if kind == "cluster":
+            return cluster_spec(context, record, used=False)
         if kind == "workload":
             return workload_spec(context, record, used=False)
-        if kind in ("cluster", "search"):
-            (check_cluster if kind == "cluster" else check_search)(context, record)
+        if kind == "search":
+            check_search(context, record)
             return None
         return context.make(_MAKERS[kind], record)
 

@@ -14,7 +14,7 @@ from plandsl.grammar.records import Layer, Placed, Record, merge
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec import BITS
-from plandsl.units import Dimension, Quantity
+from plandsl.units import NUMBER, Dimension, Quantity
 
 T = TypeVar("T")
 
@@ -127,6 +127,14 @@ class Reader:
         if value and not _SMALLEST <= value <= _LARGEST:
             raise Wrong("E214", f"`{layer.name.text}` is out of any range", span_of(layer))
         return value
+
+    def share(self, layer: Layer) -> float:
+        """A share of the memory or of a rate: above 0 % and up to 100 %."""
+        value = self.quantity(layer, NUMBER).value
+        if not 0 < value <= 1:
+            message = f"`{layer.name.text}` must be a share, above 0 % and up to 100 %"
+            raise Wrong("E214", message, span_of(layer), hint=f"`{layer.name.text} = 90 %`")
+        return float(value)
 
     def whole(self, name: str, example: str = "", least: int = 1, most: int = MAX_DIMENSION) -> int | None:
         """A whole number within bounds."""

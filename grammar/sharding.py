@@ -15,7 +15,7 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Record
 from plandsl.grammar.schema import Reader
 from plandsl.limits import MAX_RANKS
-from plandsl.spec import AxisSpec, ModelSpec, RuleSpec, ShardingSpec
+from plandsl.spec import AxisSpec, ModelSpec, PlaceSpec, RuleSpec, ShardingSpec
 
 
 class Sugar(NamedTuple):
@@ -52,6 +52,10 @@ def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
     degrees = {name: _degree(reader, name) for name in SUGAR if name in record.fields}
     axes = _axes(reader, {name: size for name, size in degrees.items() if size is not None})
     rules = tuple(_rules(reader, [axis.name for axis in axes]))
+    placed = _placed(reader)
+    if placed:  # the innermost axes, so that they are neighbours in a node
+        within = {place.axis for place in placed}
+        axes = (*(a for a in axes if a.name not in within), *(a for a in axes if a.name in within))
     if len(rules) > _MAX_RULES:
         reader.fail(Wrong("E214", f"a sharding has at most {_MAX_RULES} rules", rules[_MAX_RULES].span))
     form = reader.word("context_form", ("ring", "gather")) or "ring"
@@ -61,7 +65,7 @@ def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
         return None
     replicas = ("data",) if "dp" in degrees else ()
     _warn_idle(reader, tuple(a for a in axes if a.name not in replicas), rules)
-    return ShardingSpec(record.name, axes, rules, replicas, form, hops, record.span)
+    return ShardingSpec(record.name, axes, rules, replicas, form, hops, placed, record.span)
 
 
 def _degree(reader: Reader, name: str) -> int | None:
@@ -155,6 +159,16 @@ def _check_axes(reader: Reader, names: tuple[s.Name, ...], axes: list[str]) -> N
         if axis.text not in axes:
             hint = reader.context.library.near(axis.text, iter(axes)) or f"declare it: `mesh {axis.text} = 2`"
             reader.fail(Wrong("E219", f"there is no mesh axis `{axis.text}`", axis.span, hint=hint))
+
+
+def _placed(reader: Reader) -> tuple[PlaceSpec, ...]:
+    """The axes placed in a node, each once; `_rules` has checked them."""
+    found: dict[str, PlaceSpec] = {}
+    for entry in reader.record.entries:
+        if not isinstance(entry, str) and isinstance(entry.item, s.Place) and entry.item.level.text == "node":
+            for axis in entry.item.axes:
+                found.setdefault(axis.text, PlaceSpec(axis.text, axis.span))
+    return tuple(found.values())
 
 
 def _sugar_rules(reader: Reader, sugar: str, axes: list[str]) -> Iterator[RuleSpec]:

@@ -59,7 +59,10 @@ class Seq(NamedTuple):
 
 
 class Range(NamedTuple):
-    """``lo..hi``, or ``lo..hi by * 2`` (``by`` is the operator ``*`` or ``+``, ``step`` its operand)."""
+    """``lo..hi``, or ``lo..hi by * 2`` (``by`` is the operator ``*`` or ``+``, ``step`` its operand).
+
+    In ``0..36 by 2``, which layers may say, ``by`` is empty.
+    """
 
     lo: Expr
     hi: Expr

@@ -7,20 +7,28 @@ from typing import NamedTuple
 
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
-from plandsl.grammar.functions import STEP_DIMS, Dims, Scope, Typed, apply, check_call, shown
+from plandsl.grammar.functions import PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, shown
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
 from plandsl.spec import Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
+SCALED = "a number multiplies a tensor, or divides it: `x * 0.5`, `x / 2`"
+MOST = 1e12
+"""Largest number that a tensor is multiplied by."""
+
 _MAX_OPS = 4 * MAX_STATEMENTS  # operations in one block: statements may nest
 
 
 class Seen(NamedTuple):
-    """A value or weight met before: its dimensions (None where it was wrong), and where."""
+    """A value or weight met before: its dimensions (None where it was wrong), and where.
+
+    ``parts`` are the tensors of what is no tensor itself, such as `query(qn, qr)`.
+    """
 
     dims: Dims | None
     span: Span | None
+    parts: tuple[Typed, ...] = ()
 
 
 class Argument(NamedTuple):
@@ -68,6 +76,8 @@ class Terms:
     def _statement(self, item: s.Field) -> Statement | None:
         name = item.name
         try:
+            if isinstance(item.value, s.Call) and item.value.func.text in PARTS:
+                return self._group(item, item.value)
             typed = self.term(item.value)
             self._bind(name, typed)
             return Statement(name.text, typed.term, item.span)
@@ -78,6 +88,17 @@ class Terms:
             self.values[name.text] = Seen(dims, name.span)
             self.unread.pop(name.text, None)
             return None
+
+    def _group(self, item: s.Field, call: s.Call) -> Statement:
+        """``q = query(qn, qr)``: a name for tensors that only `attention` takes together."""
+        from plandsl.grammar.latent import parts
+
+        typed = parts(call, call.func.text, self)
+        dims = (*typed[0].dims, *typed[1].dims[-1:])
+        term = Apply(call.func.text, tuple(x.term for x in typed), (), call.span)
+        self._bind(item.name, Typed(term, dims))
+        self.values[item.name.text] = Seen(dims, item.name.span, tuple(typed))
+        return Statement(item.name.text, term, item.span)
 
     def note(self, wrong: Wrong) -> None:
         """Record a mistake."""
@@ -131,11 +152,11 @@ class Terms:
                 return self._chain(expr)
             case s.Call():
                 return self._call(expr)
-            case s.Num():
-                hint = "write it into a weight"
-                raise Wrong("E290", "numbers in a block are not supported yet", expr.span, hint=hint)
+            case s.Num() | s.Unary(op="-", x=s.Num()):
+                raise Wrong("E213", "expected a tensor, found a number", expr.span, hint=SCALED)
             case s.Unary(op="-"):
-                raise Wrong("E213", "a tensor has no sign of its own", expr.span, hint="subtract it: `a - b`")
+                hint = "subtract it: `a - b`, or multiply it: `x * -1`"
+                raise Wrong("E213", "a tensor has no sign of its own", expr.span, hint=hint)
             case _:
                 raise Wrong("E213", "expected a tensor", expr.span, hint="values, weights, `@ + - *` and calls")
 
@@ -149,6 +170,10 @@ class Terms:
         self.unread.pop(ref.name, None)
         if seen.dims is None:
             raise Follows
+        if seen.parts:
+            labels = (Label(seen.span, "made here"),) if seen.span else ()
+            message = f"`{ref.name}` is several tensors, and only `attention` takes them together"
+            raise Wrong("E213", message, ref.span, labels=labels, hint="`attention(query(...), latent(...))`")
         return Typed(Var(ref.name, ref.span), seen.dims)
 
     def weight(self, index: s.Index) -> Typed:
@@ -185,26 +210,53 @@ class Terms:
         links = [expr]
         while isinstance(links[-1].a, s.Binary):
             links.append(links[-1].a)
-        out = self.attempt(links[-1].a)
+        out = self._side(links[-1].a)
         for link in reversed(links):
             self._ops += 1
             if self._ops > _MAX_OPS:
                 raise Wrong("E214", "this block is too long", expr.span, hint="split the model into blocks")
-            right = self.attempt(link.b)  # even where the left is wrong: one run finds all mistakes
-            out = self._binary(link, out, right) if out and right else None
+            right = self._side(link.b)  # even where the left is wrong: one run finds all mistakes
+            out = self._binary(link, out, right) if out is not None and right is not None else None
         if out is None:
             raise Follows
+        if isinstance(out, float):
+            raise Wrong("E213", "expected a tensor, found a number", expr.span, hint=SCALED)
         return out
+
+    def _side(self, expr: s.Expr) -> Typed | float | None:
+        """One side of an operator: a tensor or a plain number."""
+        sign, inner = (-1.0, expr.x) if isinstance(expr, s.Unary) and expr.op == "-" else (1.0, expr)
+        if isinstance(inner, s.Num) and inner.unit is None:
+            return sign * float(inner.value)
+        return self.attempt(expr)
 
     def _call(self, call: s.Call) -> Typed:
         check_call(call, self.scope)
+        if call.func.text == "experts":
+            from plandsl.grammar.experts import experts
+
+            return experts(call, self)
+        if call.func.text in PARTS:
+            hint = "`attention(query(...), latent(...))` takes it as it stands, or by a name"
+            raise Wrong("E213", f"`{call.func.text}(...)` is no tensor of its own", call.func.span, hint=hint)
+        if call.func.text == "attention" and any(map(self._is_group, call.args)):
+            from plandsl.grammar.latent import latent_attention
+
+            return latent_attention(call, self)
         args = [self.attempt(arg) for arg in call.args]
         found = [arg for arg in args if arg]
         if len(found) < len(args):
             raise Follows
         return apply(call, found, self.scope)
 
-    def _binary(self, expr: s.Binary, a: Typed, b: Typed) -> Typed:
+    def _is_group(self, expr: s.Expr) -> bool:
+        if isinstance(expr, s.Call):
+            return expr.func.text in PARTS
+        return isinstance(expr, s.Ref) and expr.name in self.values and bool(self.values[expr.name].parts)
+
+    def _binary(self, expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
+        if isinstance(a, float) or isinstance(b, float):
+            return _scaled(expr, a, b)
         if expr.op == "@":
             return self._matmul(expr, a, b)
         if expr.op not in ELEMENTWISE:
@@ -229,6 +281,23 @@ class Terms:
             raise Wrong("E213", message, expr.a.span, label=f"this is {shown(a.dims)}", labels=labels)
         dims = tuple(d for d in (*a.dims, *b.dims) if d not in shared)
         return Typed(Apply("matmul", (a.term, b.term), (), expr.span), dims)
+
+
+def _scaled(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
+    """A tensor times a number, or over one; or two numbers."""
+    if expr.op not in "*/" or (expr.op == "/" and not isinstance(b, float)):
+        raise Wrong("E213", f"`{expr.op}` of a tensor and a number", expr.op_span, hint=SCALED)
+    if isinstance(b, float):
+        x, by = a, 1 / b if expr.op == "/" and b else b
+    else:
+        x, by = b, a if isinstance(a, float) else 1.0
+    if not by or abs(by) > MOST or abs(by) < 1 / MOST:
+        raise Wrong("E214", "a tensor is multiplied by a number of ordinary size", expr.span, hint=SCALED)
+    if isinstance(x, float):
+        return x * by
+    if isinstance(x.term, Weight):
+        raise Wrong("E213", "a weight times a number is another weight", expr.span, hint="leave the number out")
+    return Typed(Apply("scale", (x.term,), (("by", by),), expr.span), x.dims)
 
 
 def _elementwise(expr: s.Binary, a: Typed, b: Typed) -> Typed:

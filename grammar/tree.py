@@ -177,6 +177,10 @@ class TreeBuilder:
         """``lo..hi by * step``."""
         return s.Range(parts[0], parts[2], parts[4].text, parts[5], _over(parts[0], parts[5]))
 
+    def range_stride(self, parts: list[Any]) -> s.Range:
+        """``lo..hi by step``."""
+        return s.Range(parts[0], parts[2], "", parts[4], _over(parts[0], parts[4]))
+
     def dot(self, parts: list[Any]) -> s.Dot:
         """``base.name``."""
         return s.Dot(parts[0], _name(parts[2]), _over(parts[0], parts[2]))

@@ -19,12 +19,15 @@ from plandsl.passes.schedule import schedule
 from plandsl.passes.shard import shard
 from plandsl.spec import PlanSpec
 
-LAYOUTS = ("reshard", "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "slice")
+LAYOUTS = ("reshard", "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "rescale", "slice")
 """Ops that only change a layout: sums are as good to move before they are complete as after."""
+
+LINEAR = (*LAYOUTS, "combine")
+"""Ops of which a sum may be made before or after."""
 
 
 def _no_partial_sums(op: Op) -> bool:
-    return op.keyword in LAYOUTS or not any(x.type.partial for x in op.operands)
+    return op.keyword in LINEAR or not any(x.type.pending for x in op.operands)
 
 
 PIPELINE: tuple[Pass, ...] = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from attrs import evolve
 
-from plandsl.ir.compute import Attention, CacheWrite, Embed, Gemm, LastToken, Map, Norm, Rope
+from plandsl.ir.compute import Attention, CacheWrite, Embed, Gemm, LastToken, Map, Norm, Rope, Scale
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.ops import Op
 from plandsl.ir.program import PREFILL, Program, Region
-from plandsl.ir.types import Mesh, TensorType, Value, tensor
+from plandsl.ir.types import Mesh, TensorType, Value, stem, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec import Apply, BlockSpec, GpuSpec, ModelSpec, PlanSpec, Statement, Term, Var, Weight
 
@@ -50,10 +53,16 @@ def build_model(model: ModelSpec, phase: str, compute: str) -> Program:
         ("context", "input" if phase == PREFILL else "context"),
     )
     stream = tensor(model.activations, (*TOKENS, *model.embedding.dims[1:]))
+    imbalance: dict[str, float] = {}
+    experts = frozenset(_experts(model))
     regions = [_embedding(model, stream)]
-    regions += [_Builder(model, compute).block(b, stream, len(model.blocks) > 1) for b in model.blocks]
-    regions.append(_Builder(model, compute).head(stream))
-    return Program(model.name, phase, Mesh(), (*steps, *model.sizes), tuple(regions))
+    regions += [
+        _Builder(model, phase, compute, imbalance, experts).block(b, stream, len(model.blocks) > 1)
+        for b in model.blocks
+    ]
+    regions.append(_Builder(model, phase, compute, imbalance, experts).head(stream))
+    sizes = (*steps, *model.sizes, *((place, model.size(stem(place))) for place in imbalance))
+    return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
 
 def _embedding(model: ModelSpec, stream: TensorType) -> Region:
@@ -67,12 +76,16 @@ def _embedding(model: ModelSpec, stream: TensorType) -> Region:
 class _Builder:
     """Turns the terms of one region into ops, innermost first."""
 
-    def __init__(self, model: ModelSpec, compute: str) -> None:
-        self.model, self.compute = model, compute
+    def __init__(
+        self, model: ModelSpec, phase: str, compute: str, imbalance: dict[str, float], experts: frozenset[str]
+    ) -> None:
+        self.model, self.phase, self.compute, self.imbalance = model, phase, compute, imbalance
+        self.stored, self.experts = model.weights, experts
         self.names = Names()
         self.ops: list[Op] = []
         self.weights: dict[str, Value] = {}
         self.variables: dict[str, Value] = {}
+        self.groups: dict[str, tuple[Value, ...]] = {}
         self.caches = 0
 
     def block(self, block: BlockSpec, stream: TensorType, named: bool) -> Region:
@@ -81,7 +94,8 @@ class _Builder:
         for statement in block.statements:
             self._statement(statement)
         name = f"block.{block.name}" if named else "block"
-        return self._region(name, block.layers, x, self.variables[block.arg])
+        region = self._region(name, block.layers, x, self.variables[block.arg])
+        return region if block.every == region.every else evolve(region, every=block.every)
 
     def head(self, stream: TensorType) -> Region:
         """The head: on the last token of each request, unless the model keeps them all."""
@@ -103,7 +117,10 @@ class _Builder:
         return Region(name, layers, (x,), tuple(self.weights.values()), tuple(self.ops), (out,))
 
     def _statement(self, statement: Statement) -> None:
-        self.variables[statement.target] = self._term(statement.term, statement.target)
+        if isinstance(statement.term, Apply) and statement.term.fn in ("query", "latent"):
+            self.groups[statement.target] = self._group(statement.term, statement.target)
+        else:
+            self.variables[statement.target] = self._term(statement.term, statement.target)
 
     def _term(self, term: Term, name: str) -> Value:
         match term:
@@ -126,10 +143,14 @@ class _Builder:
             return self._norm(term, name)
         if term.fn == "attention":
             return self._attention(term, name)
+        if term.fn == "experts":
+            return self._experts(term, name)
         xs = tuple(self._term(a, name) for a in term.args)
         out = self._out(name, xs[0].type)
         if term.fn == "rope":
             self.ops.append(Rope((out,), xs, span=term.span))
+        elif term.fn == "scale":
+            self.ops.append(Scale(out, xs[0], float(term.option("by", 1.0)), span=term.span))
         else:
             self.ops.append(Map(out, xs, MAPS[term.fn], span=term.span))
         return out
@@ -141,12 +162,47 @@ class _Builder:
         x = self._term(term.args[0], name)
         weight = term.args[1]
         assert isinstance(weight, Weight), "the grammar lets only weights stand on the right of `@`"
-        w = self._weight(weight.name, weight.dims, self.model.weights)
+        here = {stem(n) for n in x.type.names}  # experts:8 meets the experts of the weight
+        inside = bool(here.difference(x.type.names))
+        kept_wide = not inside and not self.experts.isdisjoint(weight.dims)  # routers are not quantised
+        w = self._weight(weight.name, weight.dims, self.model.activations if kept_wide else self.stored)
         kept = [n for n in x.type.names if n not in w.type.names]
-        kept += [n for n in w.type.names if n not in x.type.names]
-        out = self._out(name, tensor(self.model.activations, kept))
-        self.ops.append(Gemm((out,), x, (w,), self.compute, span=term.span))
+        out = self._out(name, tensor(self.model.activations, (*kept, *(n for n in w.type.names if n not in here))))
+        compute = self.model.activations if kept_wide else self.compute
+        self.ops.append((GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span))
         return out
+
+    def _experts(self, term: Apply, name: str) -> Value:
+        """Scores, the choice, tokens to the places of their experts, what those do, and the sum of the results."""
+        x = self._term(term.args[0], name)
+        logits, *biases = (self._term(argument, "logits") for argument in term.args[1:])
+        top_k, of = int(term.option("top_k", 1)), logits.type.names[-1]
+        place = f"{of}:{top_k}"
+        self.imbalance[place] = max(self.imbalance.get(place, 1.0), float(term.option("imbalance", 1.0)))
+        gates = self._out("gates", tensor(logits.type.dtype, (*logits.type.names[:-1], place)))
+        score, scale = str(term.option("score", "softmax")), float(term.option("scale", 1.0))
+        normalize, bias = bool(term.option("normalize", True)), biases[0] if biases else None
+        self.ops.append(TopK(gates, logits, bias, top_k, score, normalize, scale, span=term.span))
+        inside = self._out(
+            x.name, tensor(x.type.dtype, (*gates.type.names, *x.type.names[len(gates.type.names) - 1 :]))
+        )
+        self.ops.append(Dispatch(inside, x, gates, span=term.span))
+        y = self._body(term, inside, name)
+        out = self._out(name, tensor(y.type.dtype, (n for n in y.type.names if n != place)))
+        self.ops.append(Combine(out, y, gates, span=term.span))
+        return out
+
+    def _body(self, term: Apply, inside: Value, name: str) -> Value:
+        """The block of an `experts` call, whose names are its own."""
+        assert isinstance(term.args[0], Var), "the grammar wants a name for what goes to the experts"
+        outer, self.variables = self.variables, {term.args[0].name: inside}
+        self.stored = str(term.option("weights", self.model.weights))
+        *statements, result = term.body
+        for statement in statements:
+            self._statement(statement)
+        y = self._term(result.term, name)
+        self.variables, self.stored = outer, self.model.weights
+        return y
 
     def _norm(self, term: Apply, name: str) -> Value:
         x = self._term(term.args[0], name)
@@ -161,9 +217,11 @@ class _Builder:
         return out
 
     def _attention(self, term: Apply, name: str) -> Value:
-        q, k, v = (self._term(a, name) for a in term.args)
         cache = f"kv{self.caches or ''}"
         self.caches += 1
+        if len(term.args) == 2:
+            return self._latent(term, name, cache)
+        q, k, v = (self._term(a, name) for a in term.args)
         kept = tuple(
             self._out(wish, tensor(self.model.kv_cache, ("batch", "context", *x.type.names[2:])))
             for wish, x in (("keys", k), ("values", v))
@@ -174,6 +232,46 @@ class _Builder:
         window = int(term.option("window", 0))
         self.ops.append(Attention(out, q, kept[0], kept[1], causal, window, span=term.span))
         return out
+
+    def _latent(self, term: Apply, name: str, cache: str) -> Value:
+        """`attention(query(qn, qr), latent(c, kr, w_uk, w_uv))`."""
+        from plandsl.passes.latent import Latent, latent_attention
+
+        (qn, qr), (c, kr, w_uk, w_uv) = (self._group(a, name) for a in term.args)
+        causal = bool(term.option("causal", self.model.causal))
+        window = int(term.option("window", 0))
+        of = Latent((qn, qr), (c, kr), (w_uk, w_uv), cache, causal, window, term.span)
+        ops = latent_attention(of, name, self.phase, self.model.kv_cache, self.compute, self.names)
+        self.ops += ops
+        return ops[-1].results[0]
+
+    def _group(self, term: Term, name: str) -> tuple[Value, ...]:
+        """The tensors of `query(...)` or `latent(...)`, in place or by a name."""
+        if not isinstance(term, Apply):
+            assert isinstance(term, Var), "the grammar lets no weight stand here"
+            return self.groups[term.name]
+        return tuple(
+            self._weight(a.name, a.dims, self.stored) if isinstance(a, Weight) else self._term(a, name)
+            for a in term.args
+        )
+
+
+def _experts(model: ModelSpec) -> Iterator[str]:
+    """What the experts of a model are called."""
+    terms = [model.head, *(s.term for b in model.blocks for s in b.statements)]
+    while terms:
+        term = terms.pop()
+        if isinstance(term, Apply):
+            terms += term.args
+            yield from (w.dims[0] for s in term.body for w in _weights(s.term))
+
+
+def _weights(term: Term) -> Iterator[Weight]:
+    if isinstance(term, Weight):
+        yield term
+    elif isinstance(term, Apply):
+        for argument in term.args:
+            yield from _weights(argument)
 
 
 def _first_variable(term: Term) -> str | None:

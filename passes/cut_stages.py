@@ -47,9 +47,9 @@ def cut_stages(program: Program, plan: PlanSpec) -> Program:
         parts = [Part("embedding")] if i == 0 else [Part("recv")]
         for region in program.regions:
             if region.layers is not None:
-                a, b = max(start, region.layers[0]), min(stop, region.layers[1])
-                if a < b:
-                    parts.append(Part(region.name, (a, b)))
+                layers = region.every.within(region.layers, (start, stop))
+                if layers is not None:
+                    parts.append(Part(region.name, layers, region.every))
         parts.append(Part("head") if i == len(cuts) - 1 else Part("send"))
         stages.append(tuple(parts))
     hops = _hops(program.region("head").args[0], plan.hop_tensors) if len(cuts) > 1 else ()

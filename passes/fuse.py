@@ -7,6 +7,7 @@ from collections.abc import Callable
 from attrs import evolve
 
 from plandsl.ir.compute import AddNorm, Gemm, Map, Norm, Rope
+from plandsl.ir.experts import TopK
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
@@ -39,16 +40,17 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
 
 
 def _gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Later GEMMs of the same input join the first: their weights are there from the start."""
-    groups: dict[tuple[Value, str, tuple[str, ...]], list[Gemm]] = {}
+    """Later GEMMs of the same input join the first: their weights are there from the start. Routers run alone."""
+    groups: dict[tuple[type[Gemm], Value, str, tuple[str, ...]], list[Gemm]] = {}
+    routers = {op.logits.type.names[-1] for op in ops if isinstance(op, TopK)}
     for op in ops:
-        if isinstance(op, Gemm):
-            groups.setdefault((op.x, op.compute, op.contracted()), []).append(op)
+        if isinstance(op, Gemm) and op.outs[0].type.names[-1] not in routers:
+            groups.setdefault((type(op), op.x, op.compute, op.contracted()), []).append(op)
     first = {group[0].outs[0].name: group for group in groups.values()}
     joined = {op.outs[0].name for group in groups.values() for op in group[1:]}
     out: list[Op] = []
     for op in ops:
-        if not isinstance(op, Gemm):
+        if not isinstance(op, Gemm) or op.outs[0].type.names[-1] in routers:
             out.append(op)
         elif op.outs[0].name not in joined:
             group = first[op.outs[0].name]

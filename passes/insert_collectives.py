@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from attrs import evolve
 
-from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Reshard, Slice
+from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Slice
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import PADDED, Dim, TensorType, Value
 from plandsl.passes.rewrite import Names, each_region
 
-Move = AllReduce | ReduceScatter | AllGather | AllToAll | Slice
+Move = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Slice
 
 MOST_AXES = 3
 """With more moving axes than this the layouts between are too many to search: the way goes straight."""
@@ -114,6 +114,8 @@ class Router:
                 sent = share * have
             case AllGather():
                 sent = share * get
+            case Rescale():
+                sent = _SLICE * have
             case Slice():
                 sent = _SLICE * get
         return sent * (1 + _STEP)
@@ -121,7 +123,7 @@ class Router:
 
 def _moving(start: TensorType, goal: TensorType) -> set[str]:
     """The axes that do not stay where they are."""
-    moving = set(start.partial ^ goal.partial)
+    moving = set(start.pending ^ goal.pending)
     for have, want in zip(start.dims, goal.dims, strict=True):
         if have.axes != want.axes:
             moving |= {*have.axes, *want.axes}
@@ -137,6 +139,9 @@ def _parks(here: TensorType, start: TensorType, goal: TensorType) -> bool:
 def _moves(t: TensorType, axes: list[str], places: list[str]) -> Iterator[Move]:
     """Every legal collective on one of ``axes`` from ``t`` that puts it on one of ``places``, or nowhere."""
     x = out = Value("_", t)
+    if t.softmax:  # before anything else moves: the statistics are small, and what they leave is a sum as any other
+        yield Rescale(out, x, min(t.softmax))
+        return
     for axis in axes:
         if axis in t.partial:
             yield AllReduce(out, x, axis)
@@ -165,6 +170,8 @@ def _straight(start: TensorType, goal: TensorType) -> Iterator[Move]:
 
 def _next(t: TensorType, goal: TensorType) -> Move:
     x = out = Value("_", t)
+    if t.softmax:
+        return Rescale(out, x, min(t.softmax))
     open_places = {want.axes[len(d.axes)]: d.name for d, want in zip(t.dims, goal.dims, strict=True) if _begun(d, want)}
     for axis in sorted(t.partial - goal.partial):
         place = open_places.get(axis)

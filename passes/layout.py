@@ -7,18 +7,20 @@ Rules are read in order; where two dimensions of one tensor want the same axis, 
 from __future__ import annotations
 
 from plandsl.ir.program import DECODE
-from plandsl.ir.types import Dim, TensorType
+from plandsl.ir.types import Dim, TensorType, stem
 from plandsl.spec import ShardingSpec
 
 
 class Layout:
     """The rules of a sharding, as they apply in one phase.
 
-    `tokens` means the positions of each request in prefill and the requests in decode.
+    `tokens` means the positions of each request in prefill and the requests in decode. ``experts`` are dimensions
+    that rules split inside `experts` alone: a router has all of them.
     """
 
-    def __init__(self, sharding: ShardingSpec, phase: str) -> None:
+    def __init__(self, sharding: ShardingSpec, phase: str, experts: frozenset[str] = frozenset()) -> None:
         self._tokens = "batch" if phase == DECODE else "position"
+        self._experts = experts
         self._rules: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
         self._sharding = sharding
         self._found: dict[tuple[tuple[str, ...], str, bool], tuple[Dim, ...]] = {}
@@ -44,15 +46,15 @@ class Layout:
         return found
 
     def _assign(self, names: tuple[str, ...], region: str, stored: bool) -> tuple[Dim, ...]:
-        axes: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
+        axes: dict[str, tuple[str, ...]] = {stem(n): () for n in names}
         taken: set[str] = set()
         for dim, wanted in self._ordered(region):
             name = ("" if stored else self._tokens) if dim == "tokens" else dim
-            if name in axes:
+            if name in axes and (region == "experts" or name not in self._experts):
                 free = tuple(a for a in wanted if a not in taken)
                 axes[name] += free
                 taken.update(free)
-        return tuple(Dim(n, axes[n]) for n in names)
+        return tuple(Dim(n, axes[stem(n)]) for n in names)
 
     def of(self, type_: TensorType, region: str = "", *, whole: tuple[str, ...] = ()) -> TensorType:
         """``type_`` laid out by the rules, with the dimensions in ``whole`` not split."""
@@ -62,6 +64,15 @@ class Layout:
     def weight(self, type_: TensorType, region: str = "") -> TensorType:
         """How a weight lies."""
         return TensorType(type_.dtype, self.dims(type_.names, region, stored=True))
+
+    @property
+    def gathers(self) -> bool:
+        """Whether keys that travel to queries are all gathered first, rather than met block by block."""
+        return self._sharding.context_form == "gather"
+
+    def written(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """The axes that split the positions of a step as they split a cache: one token has no parts."""
+        return axes if self._tokens == "position" else ()
 
     def cache(self, names: tuple[str, ...]) -> tuple[Dim, ...]:
         """How a KV cache of dimensions ``names`` lies: the same in every phase."""

@@ -8,10 +8,10 @@ from math import prod
 from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.compute import Gemm
 from plandsl.ir.program import Program
-from plandsl.ir.types import PADDED, REPLICATED
+from plandsl.ir.types import PADDED, REPLICATED, stem
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import stage_axes
-from plandsl.spec import AxisSpec, PlanSpec, RuleSpec
+from plandsl.spec import Apply, AxisSpec, PlanSpec, RuleSpec, Term
 
 FREE = PADDED | {"tokens", "layers"}
 
@@ -19,6 +19,10 @@ FREE = PADDED | {"tokens", "layers"}
 def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     """Errors that make the plan illegal, and notes on what follows from it that the user did not say."""
     yield from _ranks(plan)
+    if plan.cluster is not None:
+        from plandsl.passes.nodes import nodes
+
+        yield from nodes(plan, plan.cluster)
     yield from _divides(plan)
     yield from _stages(plan)
     yield from _shared_axes(plan)
@@ -30,6 +34,7 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
 def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
     """What only the compiled program shows: repeated sums, axes that split nothing, weights that are whole."""
     yield from _unsplit(plan, program)
+    yield from _loads(program)
     sizes = dict(plan.model.sizes)
     for region in program.regions:
         for op in region.ops:
@@ -42,10 +47,31 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
                     yield Diagnostic("E307", why, op.span, hint=f"split {dim} at most {sizes[dim]} ways")
 
 
+def _loads(program: Program) -> Iterator[Diagnostic]:
+    """How tokens are taken to fall on ranks that share experts."""
+    for name, imbalance in program.imbalance:
+        dims = {d for r in program.regions for v in r.values().values() for d in v.type.dims if d.name == name}
+        ways = max((program.mesh.ways(d.axes) for d in dims), default=1)
+        if ways > 1:
+            span = next(op.span for r in program.regions for op in r.ops if name in op.results[0].type.names)
+            fullest = f"the fullest {imbalance:g} times the mean of tokens" if imbalance > 1 else "equally many tokens"
+            why = f"{ways} ranks share `{stem(name)}`, and are taken to get {fullest}"
+            hint = "`imbalance = 1.2` in `experts(...)` is the load of the fullest rank over the mean"
+            yield Diagnostic("N305", why, span, hint=hint)
+
+
 def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
     """Ranks that repeat work: an axis that nothing lies on, or weights that miss an axis the others lie on."""
     values = [v for region in program.regions for v in region.values().values()]
-    weights = [w for region in program.regions if region.layers for w in region.weights if len(w.type.dims) > 1]
+    routers = {stem(name) for name, _ in program.imbalance}  # scores of all experts are wanted on every rank
+    weights = [
+        w
+        for region in program.regions
+        if region.layers
+        for w in region.weights
+        if len(w.type.dims) > 1 and w.type.names[-1] not in routers
+    ]
+    tokens = {a for v in values for d in v.type.dims if d.name in PADDED for a in d.axes}
     used = {a for v in values for a in v.type.axes} | {*program.stage_axes, *plan.sharding.replica_axes}
     named = {a for rule in plan.sharding.rules for a in rule.axes}
     for axis in plan.sharding.axes:
@@ -60,20 +86,22 @@ def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
                 names = ", ".join(f"`{w.name}`" for w in whole[:4]) + (", ..." if len(whole) > 4 else "")
                 first = next(d for d in whole[0].type.names if d != "hidden" or len(whole[0].type.dims) == 1)
                 why = f"{names} whole on all {axis.size} ranks of `{axis.name}`: no rule splits them"
-                yield Diagnostic("N304", why, axis.span, hint=f"for example `{first} -> {axis.name}`")
+                hint = "" if axis.name in tokens else f"for example `{first} -> {axis.name}`"
+                yield Diagnostic("N304", why, axis.span, hint=hint)
 
 
 def _ranks(plan: PlanSpec) -> Iterator[Diagnostic]:
-    ranks, have = plan.sharding.ranks, plan.node.count
+    ranks, have, home = plan.sharding.ranks, plan.gpus, plan.cluster or plan.node
     if ranks > have:
         degrees = " * ".join(f"{a.name} {a.size}" for a in plan.sharding.axes)
-        labels = (Label(plan.node.span, f"`{plan.node.name}` has {have}"),) if plan.node.span else ()
-        hint = f"lower a degree until their product is at most {have}, or take a larger node"
+        labels = (Label(home.span, f"`{home.name}` has {have}"),) if home.span else ()
+        larger = "a larger node" if plan.cluster is None else "more nodes"
+        hint = f"lower a degree until their product is at most {have}, or take {larger}"
         why = f"{ranks} ranks on {have} GPUs ({degrees})"
         largest = max(plan.sharding.axes, key=lambda a: a.size)
         yield Diagnostic("E302", why, largest.span or plan.sharding.span, "this many ranks", hint, labels)
     elif ranks < have:
-        yield Diagnostic("N301", f"{have - ranks} of {have} GPUs of `{plan.node.name}` stay idle", plan.sharding.span)
+        yield Diagnostic("N301", f"{have - ranks} of {have} GPUs of `{home.name}` stay idle", plan.sharding.span)
 
 
 def _cuts(plan: PlanSpec, dim: str) -> Iterator[list[int]]:
@@ -159,7 +187,7 @@ def _degrees(plan: PlanSpec, rule: RuleSpec, axis: AxisSpec | None, dims: list[s
 
     below = next((n for n in range(axis.size - 1, 0, -1) if fits(n)), None)
     top = min(
-        plan.node.count * max(1, axis.size // max(1, plan.sharding.ranks)),
+        plan.gpus * max(1, axis.size // max(1, plan.sharding.ranks)),
         max((s for s, _, _ in needs), default=1),
     )
     above = next((n for n in range(axis.size + 1, min(top, 4096) + 1) if fits(n)), None)
@@ -212,10 +240,24 @@ def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 
 def _context(plan: PlanSpec) -> Iterator[Diagnostic]:
+    """A latent cache has no heads to merge a softmax over, and decode unpacks it after: not done yet."""
     for rule in plan.sharding.rules:
         if "context" in rule.dims and any(plan.sharding.axis(a) > 1 for a in rule.axes):
-            why = "splitting the KV cache by context is not supported yet"
-            yield Diagnostic("E290", why, rule.span, hint="shard heads and kv_heads instead (`tp`), or tokens (`sp`)")
+            for block in plan.model.blocks:
+                if latent := next((t for s in block.statements for t in _latents(s.term)), None):
+                    why = "splitting the cache of latent attention by context is not supported yet"
+                    labels = (Label(latent.span, "its cache is this one"),) if latent.span else ()
+                    hint = "shard heads (`tp`) or batch instead"
+                    yield Diagnostic("E290", why, rule.span, hint=hint, labels=labels)
+                    break
+
+
+def _latents(term: Term) -> Iterator[Apply]:
+    if isinstance(term, Apply):
+        if term.fn == "latent":
+            yield term
+        for argument in term.args:
+            yield from _latents(argument)
 
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from plandsl.ir.collectives import Recv
+from plandsl.ir.collectives import Recv, Ring
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.passes.rewrite import each_region
 
-BUFFERED = (*COLLECTIVES, Recv)
+BUFFERED = (*COLLECTIVES, Ring, Recv)
 
 
 def place_memory(program: Program) -> Program:

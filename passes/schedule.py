@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from plandsl.ir.collectives import Recv, Send
+from plandsl.ir.collectives import Recv, Rescale, Ring, Send
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot, Turn
+from plandsl.ir.types import Mesh
 from plandsl.spec import PlanSpec
 
-ON_LINKS = (*COLLECTIVES, Send, Recv)
+ON_LINKS = (*COLLECTIVES, Rescale, Ring, Send, Recv)
 
 
 def schedule(program: Program, plan: PlanSpec) -> Schedule:
@@ -19,15 +20,25 @@ def schedule(program: Program, plan: PlanSpec) -> Schedule:
     """
     stages = len(program.stages)
     turns = tuple(Turn(s, s - 1 if s else None) for s in range(stages))
-    slots = tuple((r.name, _slots(r)) for r in program.regions)
+    slots = tuple((r.name, _slots(r, program.mesh)) for r in program.regions)
     return Schedule(program, slots, turns, plan.in_flight or stages)
 
 
-def _slots(region: Region) -> tuple[Slot, ...]:
+def _slots(region: Region, mesh: Mesh) -> tuple[Slot, ...]:
     made: dict[str, int] = {}
-    slots = []
+    slots: list[Slot] = []
     for i, op in enumerate(region.ops):
         after = sorted({made[x.name] for x in op.operands if x.name in made})
-        slots.append(Slot(i, LINK if isinstance(op, ON_LINKS) else COMPUTE, tuple(after)))
+        slot = Slot(i, LINK if isinstance(op, ON_LINKS) else COMPUTE, tuple(after))
+        for n in after:
+            if isinstance(ring := region.ops[n], Ring):
+                slot = _alongside(slot, slots[n], mesh.size(ring.axis))
+        slots.append(slot)
         made |= {v.name: i for v in op.results}
     return tuple(slots)
+
+
+def _alongside(slot: Slot, ring: Slot, blocks: int) -> Slot:
+    """The first block is there before the ring turns, so that its reader waits for what the ring itself does."""
+    after = tuple(sorted({*slot.after, *ring.after} - {ring.op}))
+    return Slot(slot.op, slot.stream, after, ring.op, blocks)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from itertools import takewhile
+from typing import TYPE_CHECKING, assert_never
 
 from attrs import evolve
 
-from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Reshard, Send, Slice
+from plandsl.ir.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Recv,
+    ReduceScatter,
+    Rescale,
+    Reshard,
+    Ring,
+    Send,
+    Slice,
+)
 from plandsl.ir.compute import (
     AddNorm,
     Attention,
@@ -18,13 +30,19 @@ from plandsl.ir.compute import (
     Norm,
     Quantize,
     Rope,
+    Scale,
 )
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import Dim, TensorType, Value
+from plandsl.ir.types import Dim, TensorType, Value, routed, stem
 from plandsl.passes.layout import Layout
 from plandsl.passes.rewrite import Names, changed, each_region
 from plandsl.spec import PlanSpec
+
+if TYPE_CHECKING:
+    from plandsl.passes.shard_latent import Latents
 
 
 def shard(program: Program, plan: PlanSpec) -> Program:
@@ -36,11 +54,12 @@ def shard(program: Program, plan: PlanSpec) -> Program:
              %y.1 : bf16[batch, position, hidden] = reshard %y
              %x1 : bf16[batch, position, hidden] = map %x, %y.1 {fn = "add"}
     """
-    layout = Layout(plan.sharding, program.phase)
-    return each_region(program, lambda region: _Sharder(region, layout).run())
+    experts = frozenset(stem(name) for name, _ in program.imbalance)
+    layout = Layout(plan.sharding, program.phase, experts)
+    return each_region(program, lambda region: Sharder(region, layout).run())
 
 
-class _Sharder:
+class Sharder:
     """Walks one region, giving each op operands in the layout it wants and each result its type."""
 
     def __init__(self, region: Region, layout: Layout) -> None:
@@ -51,12 +70,23 @@ class _Sharder:
         self.made: dict[tuple[str, TensorType], Value] = {}
         self.ops: list[Op] = []
         self.reader = {x.name: op for op in region.ops if isinstance(op, Attention) for x in (op.k, op.v)}
+        self.latents = self._latents()
+        self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _inside(op)}
+        matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
+        self.busy = frozenset(a for w in matrices for a in self._beside(w.type))
+
+    def _latents(self) -> Latents | None:
+        if not any(isinstance(op, LatentAttention) for op in self.region.ops):
+            return None
+        from plandsl.passes.shard_latent import Latents
+
+        return Latents(self)
 
     def run(self) -> Region:
         """The region, laid out."""
         region = self.region
         args = tuple(self._bind(v, self._argument(v.type)) for v in region.args)
-        weights = tuple(self._bind(v, self.layout.weight(v.type, self.rules)) for v in region.weights)
+        weights = tuple(self._bind(v, self._weight(v)) for v in region.weights)
         for op in region.ops:
             self._emit(op)
         results = tuple(self._get(v, self._result(v)) for v in region.results)
@@ -65,6 +95,18 @@ class _Sharder:
     def _bind(self, old: Value, type_: TensorType) -> Value:
         new = self.now[old.name] = Value(old.name, type_)
         return new
+
+    def _weight(self, value: Value) -> TensorType:
+        return self.layout.weight(value.type, "experts" if value.name in self.inside else self.rules)
+
+    def _beside(self, type_: TensorType) -> set[str]:
+        """The axes on which experts do not lie whole: each rank of them needs the same tokens."""
+        first, *others = self.layout.weight(type_, "experts").dims
+        return {a for d in others for a in d.axes}.difference(first.axes)
+
+    def _region_of(self, type_: TensorType) -> str:
+        """Whose rules hold for a value."""
+        return "experts" if any(stem(n) != n for n in type_.names) else self.rules
 
     def _argument(self, type_: TensorType) -> TensorType:
         if type_.dtype == "int32":  # token ids are a few bytes that every rank has
@@ -91,12 +133,13 @@ class _Sharder:
             self.made[key] = new
         return self.made[key]
 
-    def _as(self, old: Value, dims: tuple[Dim, ...]) -> Value:
+    def lay(self, old: Value, dims: tuple[Dim, ...]) -> Value:
+        """The current form of ``old`` laid out along ``dims``."""
         return self._get(old, TensorType(old.type.dtype, dims))
 
     def _emit(self, op: Op) -> None:
         """Add ``op`` with operands as it wants them, and record the types it makes."""
-        new = self._laid_out(op)
+        new = (self.latents and self.latents.laid_out(op)) or self._laid_out(op)
         types = new.infer()
         outs = [self._bind(old, t) for old, t in zip(op.results, types, strict=True)]
         results = iter(outs)
@@ -112,35 +155,51 @@ class _Sharder:
                 table = self.now[op.table.name]
                 dims = self.layout.dims((*op.ids.type.names, *op.table.type.names[1:]), self.rules)
                 ids = _without(dims[: len(op.ids.type.dims)], table.type.axes)
-                return evolve(op, ids=self._as(op.ids, ids), table=table)
+                return evolve(op, ids=self.lay(op.ids, ids), table=table)
             case Norm():
                 x = self._get(op.x, self.layout.of(op.x.type, self.rules, whole=(op.over,)))
-                return evolve(op, x=x, gain=None if op.gain is None else self._as(op.gain, (Dim(op.over),)))
+                return evolve(op, x=x, gain=None if op.gain is None else self.lay(op.gain, (Dim(op.over),)))
             case AddNorm():
                 want = self.layout.of(op.a.type, self.rules, whole=(op.over,))
-                gain = None if op.gain is None else self._as(op.gain, (Dim(op.over),))
+                gain = None if op.gain is None else self.lay(op.gain, (Dim(op.over),))
                 return evolve(op, a=self._get(op.a, want), b=self._get(op.b, want), gain=gain)
-            case Gemm():
+            case Gemm() | GroupedGemm():
                 return self._gemm(op)
+            case TopK():
+                bias = None if op.bias is None else self.lay(op.bias, (Dim(op.bias.type.names[0]),))
+                return evolve(op, logits=self._get(op.logits, self.layout.of(op.logits.type, self.rules)), bias=bias)
+            case Dispatch():
+                return self._dispatch(op)
+            case Combine():
+                return self._combine(op)
             case Rope():
                 xs = tuple(self._get(x, self.layout.of(x.type, self.rules, whole=x.type.names[-1:])) for x in op.xs)
                 return evolve(op, xs=xs)
             case Map():
-                want = self.layout.of(op.xs[0].type, self.rules)
-                return evolve(op, xs=tuple(self._as(x, _part(want.dims, x.type.names)) for x in op.xs))
+                want = self.layout.of(op.xs[0].type, self._region_of(op.xs[0].type))
+                return evolve(op, xs=tuple(self.lay(x, _part(want.dims, x.type.names)) for x in op.xs))
+            case Scale():
+                return evolve(op, x=self._get(op.x, self.layout.of(op.x.type, self._region_of(op.x.type))))
             case Quantize():
                 return evolve(op, x=self.now[op.x.name])
             case CacheWrite():
                 cached = self._cache_dims(self.reader[op.outs[0].name])
-                dims = tuple(Dim("position") if d.name == "context" else d for d in cached)
-                return evolve(op, xs=tuple(self._as(x, _renamed(dims, x.type.names)) for x in op.xs))
+                written = Dim("position", self.layout.written(cached[1].axes))
+                dims = (cached[0], written, *cached[2:])
+                outs = tuple(Value(o.name, TensorType(o.type.dtype, _renamed(cached, o.type.names))) for o in op.outs)
+                return evolve(op, xs=tuple(self.lay(x, _renamed(dims, x.type.names)) for x in op.xs), outs=outs)
             case Attention():
-                q = self._as(op.q, self._query_dims(op))
-                return evolve(op, q=q, k=self.now[op.k.name], v=self.now[op.v.name])
+                q = self.lay(op.q, self._query_dims(op))
+                k, v = self._keys(op, q.type)
+                return evolve(op, q=q, k=k, v=v)
+            case LatentAttention():
+                raise AssertionError("latents lay it out")
             case LastToken():
                 x = self.now[op.x.name]
                 return evolve(op, x=self._get(op.x, x.type.summed()))
             case Reshard() | AllReduce() | ReduceScatter() | AllGather() | AllToAll() | Slice() | Send() | Recv():
+                raise AssertionError(f"{op.keyword} before layouts are known")
+            case Rescale() | Ring():
                 raise AssertionError(f"{op.keyword} before layouts are known")
             case _:
                 assert_never(op)
@@ -149,18 +208,47 @@ class _Sharder:
         """Weights stay where they are; ``x`` comes split like them where they meet, and by the rules elsewhere."""
         weights = tuple(self.now[w.name] for w in op.weights)
         inner = op.contracted()
-        out = self.layout.dims(op.outs[0].type.names, self.rules)
+        out = self.layout.dims(op.outs[0].type.names, self._region_of(op.x.type))
         used = frozenset(a for w in weights for a in w.type.axes)
         kept = {d.name: d for d in _without(out, used)}
-        dims = tuple(Dim(n, weights[0].type.on(n)) if n in inner else kept[n] for n in op.x.type.names)
-        return evolve(op, x=self._as(op.x, dims), weights=weights)
+        met = (*inner, *(n for n in op.x.type.names if stem(n) != n))
+        dims = tuple(Dim(n, weights[0].type.on(stem(n))) if n in met else kept[n] for n in op.x.type.names)
+        return evolve(op, x=self.lay(op.x, dims), weights=weights)
+
+    def _dispatch(self, op: Dispatch) -> Dispatch:
+        """Tokens as they lie, and the places of experts on the axes that they leave free."""
+        x = self._tokens(op.x.type.names, op.gates.type.names)
+        place = routed(op.out.type)
+        wanted = self.layout.dims(op.out.type.names, "experts")
+        axes = next(_free(d.axes, x) for d in wanted if d.name == place)
+        gates = self.lay(op.gates, _part((*x, Dim(place, axes)), op.gates.type.names))
+        return evolve(op, x=self.lay(op.x, x), gates=gates)
+
+    def _combine(self, op: Combine) -> Combine:
+        """Results come to where their tokens lie; over axes on which tokens are whole, a partial sum is left."""
+        have, place = self.now[op.x.name].type, routed(op.x.type)
+        tokens = self._tokens(op.out.type.names, op.gates.type.names)
+        tokens = tuple(d for d in tokens if d.name in op.gates.type.names)
+        rest = tuple(
+            Dim(d.name, _free(d.axes, tokens))
+            for d in have.dims
+            if d.name == place or d.name not in op.gates.type.names
+        )
+        dims = _part((*tokens, *rest), have.names)
+        gates = self.lay(op.gates, _part(dims, op.gates.type.names))
+        return evolve(op, x=self._get(op.x, TensorType(have.dtype, dims, have.partial)), gates=gates)
+
+    def _tokens(self, names: tuple[str, ...], tokens: tuple[str, ...]) -> tuple[Dim, ...]:
+        """A value of each token by the rules outside, its tokens whole where experts are split in themselves."""
+        dims = self.layout.dims(names, self.rules)
+        return tuple(_without((d,), self.busy)[0] if d.name in tokens else d for d in dims)
 
     def _query_dims(self, op: Attention) -> tuple[Dim, ...]:
         """Queries lie as the rules for attention say, with requests where their cache is."""
-        batch = self.layout.cache(op.k.type.names)[0]
+        batch, context = self.layout.cache(op.k.type.names)[:2]
         wanted = self.layout.dims(op.q.type.names, "attention")
         _, position, heads, head_dim = wanted
-        (heads,) = _without((heads,), frozenset(batch.axes))
+        (heads,) = _without((heads,), frozenset((*batch.axes, *context.axes)))
         (position,) = _without((position,), frozenset((*batch.axes, *heads.axes)))
         return (batch, position, heads, Dim(head_dim.name))
 
@@ -176,16 +264,46 @@ class _Sharder:
                 if have != want:
                     break
                 shared += (have,)
-        return (batch, Dim(context.name), Dim(heads.name, shared), Dim(head_dim.name))
+        return (batch, context, Dim(heads.name, shared), Dim(head_dim.name))
+
+    def _keys(self, op: Attention, q: TensorType) -> tuple[Value, Value]:
+        """Keys and values as queries meet them.
+
+        Along an axis that splits queries and keys by position every key comes to each query, gathered or around a ring
+        (of several such axes along the first; over the others they are gathered before). Along an axis on which
+        queries are whole keys stay, and the result is a softmax over some of them.
+        """
+        axes = self.now[op.k.name].type.on("context")
+        staying = tuple(a for a in axes if a not in q.on("position"))
+        if staying == axes:
+            return self.now[op.k.name], self.now[op.v.name]
+        around = () if self.layout.gathers else next((a,) for a in axes if a not in staying)
+        met = [self.lay(x, self.now[x.name].type.with_axes("context", (*staying, *around)).dims) for x in (op.k, op.v)]
+        if around:
+            outs = tuple(Value(self.names.fresh(x.name), x.type.with_axes("context", staying)) for x in met)
+            self.ops.append(Ring(outs, tuple(met), around[0], "context", span=op.span))
+            met = list(outs)
+        return met[0], met[1]
 
 
 def _without(dims: tuple[Dim, ...], axes: frozenset[str]) -> tuple[Dim, ...]:
     return tuple(Dim(d.name, tuple(a for a in d.axes if a not in axes)) for d in dims)
 
 
+def _free(axes: tuple[str, ...], dims: tuple[Dim, ...]) -> tuple[str, ...]:
+    """The first of ``axes``, up to one that some of ``dims`` have: what comes after could not stay innermost."""
+    taken = {a for d in dims for a in d.axes}
+    return tuple(takewhile(lambda axis: axis not in taken, axes))
+
+
+def _inside(op: GroupedGemm | Map) -> tuple[Value, ...]:
+    """What an op reads, if it works on values of experts."""
+    return op.operands if any(stem(n) != n for n in op.operands[0].type.names) else ()
+
+
 def _part(dims: tuple[Dim, ...], names: tuple[str, ...]) -> tuple[Dim, ...]:
-    by_name = {d.name: d for d in dims}
-    return tuple(by_name[n] for n in names)
+    by_name = {stem(d.name): d.axes for d in dims}
+    return tuple(Dim(n, by_name[stem(n)]) for n in names)
 
 
 def _renamed(dims: tuple[Dim, ...], names: tuple[str, ...]) -> tuple[Dim, ...]:

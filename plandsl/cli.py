@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
     made = command("catalog", "list what ships, or print one entry")
     made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node or calibration")
-    made.add_argument("name", nargs="?", metavar="NAME")
+    made.add_argument("name", nargs="?", metavar="NAME", help="an entry; for a model also a config.json, to import")
     command("passes", "the pipeline, in order")
     made = command("explain", "what a diagnostic means")
     made.add_argument("code", metavar="CODE")
@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("data", metavar="DATA", nargs="+", help="CSV files, or folders of them (docs/calibration.md)")
     made.add_argument("-o", "--output", metavar="OUT", required=True,
                       help="a .plan file for all calibrations, or a folder for one file each")  # fmt: skip
+    made.add_argument(
+        "--pooled",
+        action="store_true",
+        help="also fit all GPUs at once, for those that nobody measured (takes minutes)",
+    )
+    made = command("accuracy", "compare predictions with measurements")
+    made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
     for name, text in (
         ("search", "search a space of plans"),
         ("diff", "compare two plans term by term"),

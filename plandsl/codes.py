@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.codes_hf import HF_CODES
 from plandsl.codes_names import NAME_CODES
 from plandsl.codes_render import RENDER_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
@@ -46,7 +47,7 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E302": (
         "more ranks than GPUs",
-        "The product of all mesh axes is the number of GPUs that a plan uses. The node has fewer.",
+        "The product of all mesh axes is the number of GPUs that a plan uses. The node, or the cluster, has fewer.",
         _plan("tp = 8, pp = 2"),
         "lower a degree, or take a larger node.",
     ),
@@ -109,7 +110,7 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "N301": (
         "some GPUs stay idle",
-        "The plan uses fewer GPUs than the node has.",
+        "The plan uses fewer GPUs than the node, or the cluster, has.",
         _plan("tp = 4"),
         "nothing, if that is meant; else raise a degree, or add `dp` for more replicas.",
     ),
@@ -124,6 +125,36 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "The layers do not divide by the stages: some stages run one more, and the longest sets the pace.",
         _plan("pp = 3"),
         "nothing, or a number of stages that divides the layers.",
+    ),
+    "N305": (
+        "how tokens fall on experts",
+        "Routing decides how many tokens the experts of each rank get, and the fullest rank sets the pace. The "
+        "estimate takes them to get equally many, unless `experts(...)` says otherwise with `imbalance`.",
+        _plan("ep = 8").replace("llama_3_1_8b", "mixtral_8x7b"),
+        "nothing, or `imbalance = 1.2` if the fullest rank is known to get that many times the mean.",
+    ),
+    "E310": (
+        "an axis placed in a node leaves it",
+        "`place AXES in node` makes the axes the innermost of the mesh and asks that no group of ranks along them "
+        "spans two nodes. Ranks count node by node, so their sizes together must divide the GPUs of a node.",
+        _plan("tp = 16, place tensor in node").replace("node = h100_8", "cluster = h100_8x4"),
+        "place fewer axes, or take a size that the hint names.",
+    ),
+    "E311": (
+        "two shardings that lay the KV cache out differently",
+        "With `shift` one sharding writes the KV cache of a request and the other reads it, so each rank must keep the "
+        "same part of it in both: the same heads, requests, positions, layers and replicas. Ranks count row-major over "
+        "the mesh, so that the order of its axes matters: `sp = 4, tp = 2` gives rank (s, t) the heads of block "
+        "t * 4 + s, and `tp = 8` those of block s * 2 + t.",
+        _plan("sp = 4, tp = 2").rstrip().removesuffix("}") + "  shift { tensor { tp = 8 }, threshold = 256 }\n}\n",
+        "give the second sharding the mesh of the first, and its cached dimensions the axes that they have there.",
+    ),
+    "N310": (
+        "an axis crosses nodes",
+        "Ranks count node by node, the last axis first. What groups of this axis exchange passes the network between "
+        "nodes, which is slower than the links of a node.",
+        _plan("pp = 4, tp = 8").replace("node = h100_8", "cluster = h100_8x4"),
+        "nothing, if that is meant; `place AXIS in node` keeps another axis inside.",
     ),
     "E390": (
         "an operation of the compiled program is illegal",
@@ -186,7 +217,8 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E450": (
         "measurements that cannot be read",
-        "Calibration and evaluation read CSV files with the columns that docs/calibration.md lists.",
+        "Calibration, evaluation and `measured` read CSV files with the columns that docs/calibration.md lists. Those "
+        "of `measured` have at most 16,777,216 bytes; times and sizes in them are numbers above zero.",
         "",
         "correct the file; the message names the row or the column.",
     ),
@@ -195,7 +227,7 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
 
 CODES: dict[str, Code] = {
     name: Code(*parts)
-    for table in (SYNTAX_CODES, NAME_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES)
+    for table in (SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES)
     for name, parts in table.items()
 }
 """Code -> explanation, for every code that plandsl can print."""

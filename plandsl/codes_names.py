@@ -78,7 +78,8 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
     "E209": (
         "a file cannot be read or used",
         "`use` takes a path from the file that says it, with `/` between folders. It reads ordinary `.plan` files in "
-        "the folder of the root file or below, links followed, at most 64 of them, and none that uses its user.",
+        "the folder of the root file or below, links followed, at most 64 of them, and none that uses its user. "
+        "`measured` takes paths to `.csv` files by the same rules, and `hf` to `.json` files.",
         'use "common/fleet.plan"\n',
         "correct the path, or move the file into the tree.",
     ),
@@ -90,7 +91,8 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E211": (
         "an unknown declaration",
-        "A file declares `model gpu node cluster calibration sharding workload plan search`, beside `let` and `use`.",
+        "A file declares `model gpu node cluster calibration engine sharding workload plan search`, beside `let` and "
+        "`use`.",
         "modle mine = llama_3_1_8b\n",
         "correct the keyword.",
     ),
@@ -116,8 +118,8 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E215": (
         "blocks that do not cover the layers",
-        "Each layer has exactly one block. `[layers = a..b]` says which a block covers, `b` excluded; a block without "
-        "it covers them all.",
+        "Each layer has exactly one block. `[layers = a..b]` says which a block covers, `b` excluded, and `a..b by 2` "
+        "takes every other one of them; a block without it covers those that no other block names.",
         _model("x = x + rms_norm(x)", attributes="first [layers = 0..3] "),
         "make the ranges meet, from 0 to the number of layers.",
     ),
@@ -156,12 +158,17 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("sharding { ep = 4 }"),
         "leave the degree out, or correct it.",
     ),
+    "E221": (
+        "two kinds of load in one",
+        "A workload is one batch that starts together (`batch`), or requests that follow one another: `concurrency` of "
+        "them always in flight, `requests` in all.",
+        _plan().replace("output = 100", "output = 100, batch = 8, concurrency = 64"),
+        "keep the fields of one kind.",
+    ),
     "E290": (
         "not supported yet",
         "The language has it, and this version understands but does not compile it.",
-        "cluster pod {\n  node = mi325x_8\n  count = 2\n"
-        "  network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }\n}\n\n"
-        + _plan().replace("node = mi325x_8", "cluster = pod"),
+        _plan().replace("output = 100", "output = 100, rate = 12 req/s"),
         "leave it out for now.",
     ),
     "W201": (
@@ -194,5 +201,12 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "A calibration may hold any constant, but the cost backend reads only those it knows.",
         'calibration c {\n  source = "measured here"\n  gem = 0.5\n}\n',
         "correct the name, or drop it.",
+    ),
+    "W206": (
+        "measurements of other GPUs",
+        "`measured` names a table without a row for the plan's GPU: its column `gpu` holds the gpu's name, that of the "
+        "gpu it was made from, or another name that the catalog has for it. The calibrated model answers instead.",
+        "",
+        "correct the column, or drop the file.",
     ),
 }

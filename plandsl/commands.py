@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,12 @@ from plandsl._version import __version__
 from plandsl.diagnostics import Diagnostic, PlanError, near, render
 
 if TYPE_CHECKING:
+    from plandsl.backends.accuracy.answer import Answer
+    from plandsl.backends.accuracy.kernels import Shelf
+    from plandsl.backends.calibrate.table import Table
     from plandsl.driver import CompiledPlan
     from plandsl.grammar.resolve import Module
+    from plandsl.spec import CalibrationSpec
 
 OK, FAILED, WRONG = 0, 1, 2
 
@@ -113,6 +118,10 @@ def _one(arguments: Namespace) -> CompiledPlan:
     return plans[0]
 
 
+COMPARED = 40
+"""Plans of a file that are compared with one another: of more, a table says little."""
+
+
 def run_compile(arguments: Namespace) -> int:
     """`planc compile`."""
     plans = _compiled(arguments)
@@ -121,15 +130,22 @@ def run_compile(arguments: Namespace) -> int:
     estimates = [p.estimate() for p in plans]
     if arguments.json:
         body = {"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in estimates]}
+        if len(estimates) > 1:
+            from plandsl.estimate import comparisons
+
+            body["comparisons"] = comparisons(estimates[:COMPARED])
         _print_json(body)
     else:
-        from plandsl.backends.terminal import print_estimate
+        from plandsl.backends.terminal import print_comparison, print_estimate
 
         console = _console()
         for i, (plan, estimate) in enumerate(zip(plans, estimates, strict=True)):
             if i:
                 console.print()
             print_estimate(plan.spec, estimate, console)
+        if len(estimates) > 1:
+            console.print()
+            print_comparison(estimates[:COMPARED], console)
     return OK if all(e.ok for e in estimates) else FAILED
 
 
@@ -218,29 +234,27 @@ def run_verify(arguments: Namespace) -> int:
 
 def run_calibrate(arguments: Namespace) -> int:
     """`planc calibrate`: nothing is written unless everything was fitted."""
-    from plandsl.backends.calibrate.run import Job, calibrate
-    from plandsl.driver import catalog_calibration, catalog_gpu, catalog_link
+    from plandsl.backends.calibrate.fit import THIN, Fitted
+    from plandsl.backends.calibrate.run import calibrate
+    from plandsl.driver import catalog_gpu, catalog_link
 
     lines: list[dict[str, Any]] = []
 
-    def tell(job: Job, fitted: Fitted) -> None:
+    def tell(key: str, fitted: Fitted) -> None:
         judged = fitted.unseen or fitted.seen
-        line = {"gpu": job.key, "set": fitted.path, "rows": len(job.rows), "held_out": fitted.unseen is not None,
+        rows = fitted.seen.rows + (fitted.unseen.rows if fitted.unseen and key != "pooled" else 0)
+        line = {"gpu": key, "set": fitted.path, "rows": rows, "held_out": fitted.unseen is not None,
                 "median_ape": judged.median, "p90_ape": judged.p90, "bias": judged.bias}  # fmt: skip
         lines.append(line)
         if not arguments.json:
             kept = "held out" if fitted.unseen else "fitted, too few to hold out"
-            thin = "  warning: thin data" if len(job.rows) < THIN else ""
+            thin = "  warning: thin data" if rows < THIN else ""
             sys.stdout.write(
-                f"{job.key:<16}{fitted.path:<32}{len(job.rows):>6} rows  off by {100 * judged.median:5.1f} % (median)"
+                f"{key:<16}{fitted.path:<32}{rows:>6} rows  off by {100 * judged.median:5.1f} % (median)"
                 f" {100 * judged.p90:6.1f} % (p90), bias {100 * judged.bias:+5.1f} %, {kept}{thin}\n"
             )
 
-    from plandsl.backends.calibrate.fit import THIN, Fitted
-
-    texts = calibrate(
-        [Path(p) for p in arguments.data], catalog_gpu, catalog_link, catalog_calibration("generic"), tell
-    )
+    texts = calibrate([Path(p) for p in arguments.data], catalog_gpu, catalog_link, tell, arguments.pooled)
     target = Path(arguments.output)
     if target.suffix == ".plan":
         _write(target, "\n".join(texts.values()))
@@ -254,6 +268,46 @@ def run_calibrate(arguments: Namespace) -> int:
     if arguments.json:
         _print_json({"plandsl": __version__, "output": str(target), "sets": lines})
     return OK
+
+
+def run_accuracy(arguments: Namespace) -> int:
+    """`planc accuracy`: large errors are a result, not a failure."""
+    from plandsl.backends.accuracy.run import evaluate
+    from plandsl.backends.accuracy.show import print_evaluation
+
+    with Progress("predicting") as tick:
+        found = evaluate(Path(arguments.data), _shelf(), _deployments, tick)
+    if arguments.json:
+        _print_json({"plandsl": __version__, **found.as_json()})
+    else:
+        print_evaluation(found, _console())
+    return OK
+
+
+def _shelf() -> Shelf:
+    """The catalog's figures: for a GPU the calibration it names, that of its own name, then those shared by all."""
+    from plandsl.backends.accuracy.kernels import Shelf
+    from plandsl.driver import catalog_calibration, catalog_gpu, catalog_has, catalog_link
+
+    opened = cache(catalog_calibration)
+
+    def calibrations(key: str) -> list[CalibrationSpec]:
+        gpu = catalog_gpu(key)
+        names = (gpu.calibration if gpu else None, key, "pooled")
+        found = {name: opened(name) for name in names if name and catalog_has("calibration", name)}
+        if gpu is not None and any(field == "calibration" for field, _ in gpu.assumed) and gpu.calibration in found:
+            found[gpu.calibration] = found[gpu.calibration].widened()
+        return list(found.values())
+
+    return Shelf(catalog_gpu, catalog_link, calibrations)
+
+
+def _deployments(table: Table, file: str) -> dict[str, Answer]:
+    """Rows of whole deployments, each as a plan that is compiled."""
+    from plandsl.backends.accuracy.serving import predict
+    from plandsl.driver import catalog_has, compile_text
+
+    return predict(table, file, lambda text: compile_text(text)[0].cost, catalog_has)
 
 
 def run_fmt(arguments: Namespace) -> int:
@@ -334,10 +388,11 @@ def _entry(arguments: Namespace) -> int:
     from plandsl.grammar import catalog
 
     kind, name = arguments.kind, arguments.name
-    if name not in catalog.names(kind):
+    made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
+    if not made and name not in catalog.names(kind):
         hint = near(name, catalog.names(kind))
         raise PlanError([Diagnostic("E406", f"the catalog has no {kind} `{name}`", hint=hint)])
-    text = catalog.text(kind, name)
+    text = catalog.from_config(name) if made else catalog.text(kind, name)
     if arguments.json:
         _print_json({"plandsl": __version__, "kind": kind, "name": name, "text": text})
     else:

@@ -6,7 +6,7 @@ text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Es
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from plandsl.limits import MAX_PLANS
 from plandsl.passes import PIPELINE, compile_phase, program_after
 from plandsl.passes.legality import check as legality
 from plandsl.passes.legality import check_program
-from plandsl.spec import CalibrationSpec, GpuSpec, LinkSpec, ModelSpec, NodeSpec, PlanSpec
+from plandsl.spec import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, LinkSpec, ModelSpec, NodeSpec, PlanSpec
 
 if TYPE_CHECKING:
     from plandsl.backends.cost import CostModel
@@ -31,17 +31,27 @@ class CompiledPlan:
 
     def __init__(self, spec: PlanSpec, notes: Sequence[Diagnostic]) -> None:
         self.spec, self.notes = spec, tuple(notes)
-        self.prefill: Schedule = compile_phase(spec, "prefill")
-        self.decode: Schedule = compile_phase(spec, "decode")
+        self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, ()) for mode in spec.modes)
+        self.prefill: Schedule = self._modes[0].prefill if self._modes else compile_phase(spec, "prefill")
+        self.decode: Schedule = self._modes[0].decode if self._modes else compile_phase(spec, "decode")
 
     @property
     def name(self) -> str:
         """The plan's name."""
         return self.spec.name
 
+    @property
+    def modes(self) -> tuple[CompiledPlan, ...]:
+        """This plan with each sharding that it holds: itself, or the two of a `shift`, the first with its schedules."""
+        return self._modes or (self,)
+
     @cached_property
     def cost(self) -> CostModel:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays."""
+        if self.spec.shift is not None:
+            from plandsl.backends.cost.shift import ShiftModel
+
+            return ShiftModel(self.spec, self.spec.shift, *(mode.cost for mode in self.modes))
         from plandsl.backends.cost import CostModel
 
         return CostModel(self.spec, self.prefill, self.decode)
@@ -54,7 +64,8 @@ class CompiledPlan:
 
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""
-        return program_after(self.spec, phase, after)
+        taken = self.spec if self.spec.shift is None else self.cost.taken(phase, self.cost.evaluate()).plan
+        return program_after(taken, phase, after)
 
     def draw(self, view: str = "devices", phase: str = "prefill") -> str:
         """The picture of a view as DOT text."""
@@ -90,9 +101,19 @@ def open_file(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Mo
 
 
 def judge(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]:
-    """One plan of ``module``, and what legality has to say about it."""
+    """One plan of ``module``, and what there is to say about it: its legality, its tables of measurements."""
     spec = module.plan(name)
-    return spec, list(legality(spec)) if spec is not None else []
+    if spec is None:
+        return None, []
+    return spec, [*(d for mode in spec.modes for d in legality(mode)), *_tables(spec)]
+
+
+def _tables(spec: PlanSpec) -> list[Diagnostic]:
+    if not (spec.measured or spec.node.gpu.measured):
+        return []
+    from plandsl.backends.cost.tables import findings
+
+    return findings(spec)
 
 
 def compile_module(
@@ -120,10 +141,15 @@ def compile_module(
     for _, spec, notes in found:
         assert spec is not None, "a plan without errors has a meaning"
         one = CompiledPlan(spec, notes)
-        shown = list(check_program(spec, one.prefill.program))
+        shown = [d for mode in one.modes for d in check_program(mode.spec, mode.prefill.program)]
+        if spec.shift is not None:
+            from plandsl.passes.alike import alike
+
+            shown += alike(spec, spec.shift, *(mode.prefill.program for mode in one.modes))
         if bad := [d for d in shown if d.severity == "error"]:
             raise PlanError(bad, module.sources)
-        one.notes = tuple(_unique([*warnings, *notes, *shown]))
+        said = _unique([*warnings, *notes, *shown])
+        one.notes = tuple(said if spec.shift is None else _said_once(said))
         compiled.append(one)
         tick(len(compiled), len(found))
     return compiled
@@ -134,6 +160,11 @@ NO_PLAN = "add `plan NAME { model = ..., node = ..., sharding { tp = 8 }, worklo
 
 def _unique(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
     return list(dict.fromkeys(diagnostics))
+
+
+def _said_once(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
+    """What two shardings both give rise to, at the first of them."""
+    return list({(d.code, d.message): d for d in reversed(diagnostics)}.values())[::-1]
 
 
 def check_module(module: Module, plan: str | None = None) -> list[Diagnostic]:
@@ -170,6 +201,23 @@ def pass_lines() -> list[tuple[str, str, str]]:
     return [(step.name, step.line, step.why) for step in PIPELINE]
 
 
+@cache
+def _catalog() -> Module:
+    """The catalog, opened once."""
+    return open_text("", "<catalog>")
+
+
+def catalog_has(kind: str, name: str) -> bool:
+    """Whether the catalog has an entry of that kind and name; a "dimension" is one of a model, as in `model.ffn`."""
+    if kind == "dimension":
+        model, _, dim = name.partition(".")
+        spec = _catalog().spec("model", model)
+        return isinstance(spec, ModelSpec) and dim in dict(spec.sizes)
+    from plandsl.grammar.modules import catalog_find
+
+    return catalog_find(kind, name) is not None
+
+
 def catalog_gpu(name: str) -> GpuSpec | None:
     """A GPU of the catalog, None where it has no such entry."""
     spec = open_text("", "<catalog>").spec("gpu", name)
@@ -193,10 +241,13 @@ def catalog_line(kind: str, name: str) -> str:
     """What an entry of the catalog is, in its own figures."""
     from plandsl.backends.cost.report import kv_bytes_per_token, parameters
     from plandsl.passes.build import build_model
-    from plandsl.units import show_bytes, show_rate
+    from plandsl.units import show_bytes, show_rate, show_time
 
     spec = open_text("", "<catalog>").spec(kind, name)
     match spec:
+        case EngineSpec():
+            step = f"{show_time(spec.step)} a step and {show_time(spec.request)} a request"
+            return f"{step}; kernels at {spec.prefill:.0%} in prefill, {spec.decode:.0%} in decode"
         case ModelSpec():
             program = build_model(spec, "prefill", spec.activations)
             kv = show_bytes(kv_bytes_per_token(program))
@@ -208,6 +259,9 @@ def catalog_line(kind: str, name: str) -> str:
             each = "pair" if spec.link.topology == "mesh" else "GPU"
             rate = show_rate(spec.link.bandwidth)
             return f"{spec.count} x {spec.gpu.name}, {spec.link.topology} of {rate} per {each} and direction"
+        case ClusterSpec():
+            rate = show_rate(spec.network.bandwidth)
+            return f"{spec.count} x {spec.node.name}, {spec.network.topology} of {rate} per GPU and direction"
         case CalibrationSpec():
             return spec.source
         case _:

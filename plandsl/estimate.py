@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
@@ -14,7 +15,9 @@ class OpTime:
     """One op of a phase on the busiest stage: ``count`` runs in one pass, ``time_s`` for all of them.
 
     ``shape``, ``flops`` and ``bytes`` are of one run on one device; ``layer`` says which layer of the cost
-    backend answered, ``bound`` what bounds it (compute, memory, link or latency).
+    backend answered (measured, fitted, constant or roofline), ``bound`` what bounds it (compute, memory, link or
+    latency). ``band`` holds measured / predicted for 80 % of the kernels that the calibration was judged on, None
+    where it does not say.
     """
 
     op: str
@@ -29,6 +32,8 @@ class OpTime:
     axis: str = ""
     algorithm: str = ""
     communicates: bool = False
+    band: tuple[float, float] | None = None
+    nodes: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``ops``."""
@@ -38,16 +43,20 @@ class OpTime:
         else:
             out |= {"shape": dict(self.shape)} if self.shape else {}
             out |= {"flops": self.flops, "bytes": self.bytes}
-        return out | {"time_s": self.time_s, "bound": self.bound, "layer": self.layer}
+        out |= {"nodes": self.nodes} if self.nodes > 1 else {}
+        out |= {"time_s": self.time_s, "bound": self.bound, "layer": self.layer}
+        return out | ({"band": list(self.band)} if self.band else {})
 
 
 @frozen
 class PhaseEstimate:
-    """Where one phase's time goes, along the way of one batch: compute + communication + bubble = time.
+    """Where one phase's time goes: compute + communication + bubble + engine + waiting + mixed = time.
 
-    ``communication_s`` is what no compute hides; ``overlapped_s`` ran beside compute. ``bubble_s`` is the wait
-    for the slowest stage. ``idle_share`` is the part of the time that the average GPU does nothing, once all
-    in-flight batches are going.
+    The first three are along the way of one batch. ``communication_s`` is what no compute hides; ``overlapped_s`` ran
+    beside compute. ``bubble_s`` is the wait for the slowest stage. ``engine_s`` is what the serving engine adds;
+    ``waiting_s`` is a first token's wait for room and for other prefills, ``mixed_s`` what prefills of other requests
+    add to a decode step. ``idle_share`` is the part of the time that the average GPU does nothing, once all
+    in-flight batches are going. ``band`` holds the factors between which 80 % of measurements lie.
     """
 
     time_s: float
@@ -59,6 +68,10 @@ class PhaseEstimate:
     mfu: float
     mbu: float
     ops: tuple[OpTime, ...]
+    engine_s: float = 0.0
+    waiting_s: float = 0.0
+    mixed_s: float = 0.0
+    band: tuple[float, float] | None = None
 
     @property
     def comm_share(self) -> float:
@@ -73,6 +86,9 @@ class PhaseEstimate:
             "communication_s": self.communication_s,
             "overlapped_s": self.overlapped_s,
             "bubble_s": self.bubble_s,
+            "engine_s": self.engine_s,
+            "waiting_s": self.waiting_s,
+            "mixed_s": self.mixed_s,
             "comm_share": self.comm_share,
             "idle_share": self.idle_share,
             "mfu": self.mfu,
@@ -118,6 +134,91 @@ class Requirement:
 
 
 @frozen
+class Load:
+    """An ongoing load on one replica: requests that run and that wait for room, and the parts of TTFT and TPOT.
+
+    A first token waits ``queue_s`` for room, ``line_s`` for prefills before its own and ``start_s`` for those of the
+    crowd that came first, on average; ``first_s`` is the engine's share of it.
+    """
+
+    concurrency: int
+    running: float
+    waiting: float
+    queue_s: float
+    line_s: float
+    start_s: float
+    prefill_s: float
+    first_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``load`` object."""
+        return {name: getattr(self, name) for name in LOAD}
+
+
+@frozen
+class Used:
+    """A cluster of ``nodes`` nodes called ``node`` with ``gpus`` each, of which the plan uses ``used``."""
+
+    name: str
+    node: str
+    nodes: int
+    used: int
+    gpus: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``cluster`` object."""
+        out = {"name": self.name, "node": self.node, "nodes": self.nodes}
+        return out | {"nodes_used": self.used, "gpus_per_node": self.gpus}
+
+
+@frozen
+class Mode:
+    """One sharding of two: what the plan would take with it alone."""
+
+    sharding: str
+    mesh: tuple[tuple[str, int], ...]
+    ttft_s: float
+    tpot_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``base`` or ``tensor`` object."""
+        return {"sharding": self.sharding, "mesh": dict(self.mesh), "ttft_s": self.ttft_s, "tpot_s": self.tpot_s}
+
+
+@frozen
+class Shift:
+    """Two shardings on one cache: ``base`` takes steps of more than ``threshold`` tokens, ``tensor`` the others.
+
+    ``prefill`` and ``decode`` name the one that the phase takes. From ``prefill_tokens`` tokens of one request, and
+    from ``decode_tokens`` requests in a step, ``base`` is the faster; None where it never is.
+    """
+
+    threshold: int
+    prefill: str
+    decode: str
+    base: Mode
+    tensor: Mode
+    prefill_tokens: int | None
+    decode_tokens: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``shift`` object."""
+        return {
+            "threshold": self.threshold,
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "base": self.base.as_json(),
+            "tensor": self.tensor.as_json(),
+            "crossover": {"prefill_tokens": self.prefill_tokens, "decode_tokens": self.decode_tokens},
+        }
+
+
+LOAD = ("concurrency", "running", "waiting", "queue_s", "line_s", "start_s", "prefill_s", "first_s")
+
+Band = tuple[float, float]
+
+
+@frozen
 class Estimate:
     """Everything that is known about one plan."""
 
@@ -145,11 +246,22 @@ class Estimate:
     assumed: tuple[tuple[str, str, str], ...]
     calibration: str
     cost_usd_per_mtok: float | None = None
+    engine: str | None = None
+    load: Load | None = None
+    kv_block: int = 1
+    bands: tuple[tuple[str, Band], ...] = ()
+    active_parameters: int | None = None
+    cluster: Used | None = None
+    shift: Shift | None = None
 
     @property
     def fits(self) -> bool:
         """Whether the fullest GPU holds its part."""
         return self.memory.total <= self.memory.capacity
+
+    def band(self, metric: str) -> Band | None:
+        """Where 80 % of measurements of one of `BANDED` would lie; None where the calibration does not say."""
+        return dict(self.bands).get(metric)
 
     @property
     def throughput_per_gpu_tokens_per_s(self) -> float:
@@ -184,6 +296,7 @@ class Estimate:
             "kv_capacity_tokens": self.kv_capacity_tokens,
             "max_batch": self.max_batch,
             "parameters": self.parameters,
+            "active_parameters": self.parameters if self.active_parameters is None else self.active_parameters,
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "prefill": self.prefill.as_json(),
             "decode": self.decode.as_json(),
@@ -192,13 +305,47 @@ class Estimate:
             "calibration": self.calibration,
             "assumed": [{"entry": e, "field": f, "value": v} for e, f, v in self.assumed],
         }
+        for metric in BANDED:
+            found = self.band(metric)
+            out[f"{metric}_band"] = None if found is None else list(found)
+        if self.engine is not None:
+            out |= {"engine": self.engine, "kv_blocks": self.kv_capacity_tokens // self.kv_block}
+        if self.cluster is not None:
+            out["cluster"] = self.cluster.as_json()
+        if self.shift is not None:
+            out["shift"] = self.shift.as_json()
+        if self.load is not None:
+            out["load"] = self.load.as_json()
         if self.cost_usd_per_mtok is not None:
             out["cost_usd_per_mtok"] = self.cost_usd_per_mtok
         return out
+
+
+BANDED = ("ttft_s", "tpot_s", "latency_s", "throughput_tokens_per_s")
+"""Metrics that come with a band."""
 
 
 def _note(diagnostic: Diagnostic) -> dict[str, Any]:
     out: dict[str, Any] = {"code": diagnostic.code, "message": diagnostic.message}
     if diagnostic.span is not None:
         out |= {"file": diagnostic.span.file, "line": diagnostic.span.line, "column": diagnostic.span.column}
+    return out
+
+
+def alike(a: Estimate, b: Estimate, metric: str) -> bool:
+    """Whether each of two estimates lies in the band of the other: they cannot be told apart by this metric."""
+    ours, theirs = a.band(metric), b.band(metric)
+    if ours is None or theirs is None:
+        return False
+    x, y = getattr(a, metric), getattr(b, metric)
+    return bool(ours[0] <= y <= ours[1] and theirs[0] <= x <= theirs[1])
+
+
+def comparisons(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """Each pair of plans that bands do not tell apart, and by which metrics."""
+    out = []
+    for i, a in enumerate(estimates):
+        for b in estimates[i + 1 :]:
+            if same := [m for m in BANDED if alike(a, b, m)]:
+                out.append({"plans": [a.plan, b.plan], "within_band": same})
     return out

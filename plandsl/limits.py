@@ -18,6 +18,12 @@ MAX_ERRORS = 50
 MAX_FILES = 64
 """Files that one root file may reach through `use` (E209)."""
 
+MAX_TABLE_BYTES = 16_777_216
+"""Largest file of measured kernels, in bytes (E450)."""
+
+MAX_TABLES = 16
+"""Most files of measured kernels that one gpu or plan may name (E214)."""
+
 MAX_EXPANSION = 64
 """Longest chain of `let`, alias and `with` that one value may hang on (E208)."""
 

@@ -1,6 +1,7 @@
 """A plan as `.plan` text: every declaration it rests on, written out, so that compiling the text gives it back.
 
-What is not kept: spans, sources, comments, and the words in which an assumption was written.
+What is not kept: spans, sources, comments, and the words in which an assumption was written. Tables of measurements
+are named, not copied: their paths start at the folder of the plan's root file, where the text belongs.
 """
 
 from __future__ import annotations
@@ -8,13 +9,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import attrs
 
 from plandsl.spec import (
     CONSTANTS,
+    ENGINE_BANDS,
+    ENGINE_COUNTS,
+    ENGINE_RATES,
+    ENGINE_SHARES,
+    ENGINE_TIMES,
     FORM_CONSTANTS,
     Apply,
     BlockSpec,
     CalibrationSpec,
+    ClusterSpec,
+    EngineSpec,
     GpuSpec,
     LinkSpec,
     ModelSpec,
@@ -23,6 +34,9 @@ from plandsl.spec import (
     RequireSpec,
     RuleSpec,
     ShardingSpec,
+    ShiftSpec,
+    Statement,
+    TableSpec,
     Term,
     Var,
     Weight,
@@ -46,11 +60,12 @@ _DEGREES = ("dp", "pp", "cp", "sp", "ep", "tp")
 
 def show_plan(plan: PlanSpec) -> str:
     """Model, hardware, sharding, load and plan, each as a declaration."""
-    sharding, calibration = plan.sharding, plan.calibration
+    sharding, calibration, home = plan.sharding, plan.calibration, plan.cluster
     fields = [
         f"model = {_name(plan.model.name, 'model')}",
-        f"node = {_name(plan.node.name, 'node')}",
+        f"node = {_name(plan.node.name, 'node')}" if home is None else f"cluster = {_name(home.name, 'cluster')}",
         f"sharding = {_name(sharding.name, 'sharding')}",
+        *([] if plan.shift is None else [_shift(plan.shift)]),
         f"workload = {_name(plan.workload.name, 'workload')}",
         f"calibration = {_name(calibration.name, 'calibration')}",
         f"kv_residency = {plan.kv_residency}",
@@ -59,15 +74,19 @@ def show_plan(plan: PlanSpec) -> str:
         f"hop_tensors = {plan.hop_tensors}",
         f"fuse_norms = {_flag(plan.fuse_norms)}",
         f"algorithm = {plan.algorithm}",
+        *([] if plan.engine is None else [f"engine = {_name(plan.engine.name, 'engine')}"]),
+        *([f"measured = {_paths(plan.measured)}"] if plan.measured else []),
         *(_requirement(r) for r in plan.requires),
     ]
     parts = [
         show_model(plan.model),
         show_gpu(plan.node.gpu),
         show_node(plan.node),
+        *([] if home is None else [show_cluster(home)]),
         show_calibration(calibration),
-        show_sharding(sharding),
+        *(show_sharding(mode.sharding) for mode in plan.modes),
         show_workload(plan.workload),
+        *([] if plan.engine is None else [show_engine(plan.engine)]),
         _declaration("plan", plan.name, fields),
     ]
     return "\n".join(parts)
@@ -116,8 +135,11 @@ def show_model(model: ModelSpec) -> str:
 
 
 def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:
-    first, last = block.layers
-    split = f" {block.name} [layers = {first}..{last}]" if len(model.blocks) > 1 or block.name != "block" else ""
+    split = ""
+    if len(model.blocks) > 1 or block.name != "block":
+        first, last = block.layers
+        rest = len(block.every.at) > 1  # in the language, the layers that no other block names
+        split = f" {block.name}" + ("" if rest else f" [layers = {first}..{last}{block.every}]")
     yield f"block{split} {block.arg}[{', '.join(('tokens', *model.embedding.dims[1:]))}] {{"
     for statement in block.statements:
         yield f"  {statement.target} = {show_term(statement.term)}"
@@ -133,14 +155,33 @@ def show_term(term: Term) -> str:
             return f"{term.name}[{', '.join(term.dims)}]"
         case Apply() if term.fn in _OPERATORS:
             return f" {_OPERATORS[term.fn]} ".join(_operand(a) for a in term.args)
+        case Apply(fn="scale"):
+            return f"{_operand(term.args[0])} * {_number(float(term.option('by', 1.0)))}"
         case Apply():
             options = (f"{name} = {_option(value)}" for name, value in term.options)
-            return f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
+            call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
+            return f"{call} {{ {', '.join(map(_inside, term.body))} }}" if term.body else call
+
+
+def _inside(statement: Statement) -> str:
+    """A statement in the block of `experts`, the last one without a name; weights lose the dimension of experts."""
+    text = show_term(_of_one(statement.term))
+    return f"{statement.target} = {text}" if statement.target else text
+
+
+def _of_one(term: Term) -> Term:
+    match term:
+        case Weight():
+            return term._replace(dims=term.dims[1:])
+        case Apply():
+            return term._replace(args=tuple(map(_of_one, term.args)))
+        case Var():
+            return term
 
 
 def _operand(term: Term) -> str:
     text = show_term(term)
-    return f"({text})" if isinstance(term, Apply) and term.fn in _OPERATORS else text
+    return f"({text})" if isinstance(term, Apply) and term.fn in (*_OPERATORS, "scale") else text
 
 
 def _option(value: float | str) -> str:
@@ -186,7 +227,7 @@ def _nested(fields: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def show_gpu(gpu: GpuSpec) -> str:
-    """A gpu as text."""
+    """A gpu as text; one made from others is another name of the first of them, since tables may name that."""
     section = _Section(gpu.assumed)
     section.put("memory", f"{_number(gpu.memory)} B")
     section.put("bandwidth", f"{_number(gpu.bandwidth)} B/s")
@@ -198,7 +239,15 @@ def show_gpu(gpu: GpuSpec) -> str:
         section.put("power", f"{_number(gpu.power)} W")
     if gpu.price is not None:
         section.put("price", f"{_number(gpu.price)} USD / 1 s")
-    return _declaration("gpu", gpu.name, section.lines())
+    if gpu.measured:
+        section.put("measured", _paths(gpu.measured))
+    *names, first = (gpu.name, *gpu.bases)
+    aliases = (f"gpu {_name(alias, 'gpu')} = {_name(base, 'gpu')}\n" for alias, base in pairwise((*names, first)))
+    return "".join((_declaration("gpu", first, section.lines()), *aliases))
+
+
+def _paths(tables: Iterable[TableSpec]) -> str:
+    return "[" + ", ".join(f'"{table.shown}"' for table in tables) + "]"
 
 
 def show_node(node: NodeSpec) -> str:
@@ -206,10 +255,23 @@ def show_node(node: NodeSpec) -> str:
     section = _Section(node.assumed)
     section.put("gpu", _name(node.gpu.name, "gpu"))
     section.put("count", str(node.count))
-    section.put("link.topology", _topology(node.link))
-    section.put("link.bandwidth", f"{_number(node.link.bandwidth)} B/s")
-    section.put("link.latency", f"{_number(node.link.latency)} s")
+    _put_link(section, "link", node.link)
     return _declaration("node", node.name, section.lines())
+
+
+def show_cluster(cluster: ClusterSpec) -> str:
+    """A cluster as text; its node by name."""
+    section = _Section(cluster.assumed)
+    section.put("node", _name(cluster.node.name, "node"))
+    section.put("count", str(cluster.count))
+    _put_link(section, "network", cluster.network)
+    return _declaration("cluster", cluster.name, section.lines())
+
+
+def _put_link(section: _Section, name: str, link: LinkSpec) -> None:
+    section.put(f"{name}.topology", _topology(link))
+    section.put(f"{name}.bandwidth", f"{_number(link.bandwidth)} B/s")
+    section.put(f"{name}.latency", f"{_number(link.latency)} s")
 
 
 def _topology(link: LinkSpec) -> str:
@@ -225,7 +287,29 @@ def show_calibration(calibration: CalibrationSpec) -> str:
     return _declaration("calibration", calibration.name, section.lines())
 
 
+def show_engine(engine: EngineSpec) -> str:
+    """An engine as text."""
+    section = _Section(engine.assumed)
+    for name in attrs.fields_dict(EngineSpec):
+        value = getattr(engine, name)
+        if name in ENGINE_TIMES:
+            section.put(name, f"{_number(value)} s")
+        elif name == "reserve":
+            section.put(name, f"{_number(value)} B")
+        elif name in ENGINE_SHARES:
+            section.put(name, _percent(value))
+        elif name in ENGINE_COUNTS or name in ENGINE_BANDS or name in ENGINE_RATES:
+            section.put(name, _number(value))
+    if engine.kernels:
+        section.put("kernels", engine.kernels)
+    return _declaration("engine", engine.name, section.lines())
+
+
 # ---- sharding
+
+
+def _shift(shift: ShiftSpec) -> str:
+    return f"shift {{ tensor = {_name(shift.tensor.name, 'sharding')}, threshold = {shift.threshold} }}"
 
 
 def show_sharding(sharding: ShardingSpec) -> str:
@@ -242,6 +326,8 @@ def show_sharding(sharding: ShardingSpec) -> str:
             lines.append(_rule(rule))
     # degrees that stand for no rule: replicas, and those whose dimensions the model lacks
     lines += [f"{sugar} = {left[sugar]}" for sugar in _DEGREES if sugar in left]
+    if sharding.placed:
+        lines.append(f"place {', '.join(place.axis for place in sharding.placed)} in node")
     if sharding.context_form != "ring":
         lines.append(f"context_form = {sharding.context_form}")
     if sharding.hop_tensors is not None:
@@ -265,8 +351,11 @@ def _rule(rule: RuleSpec) -> str:
 def show_workload(load: WorkloadSpec) -> str:
     """A workload as text."""
     fields = [f"input = {load.input}", f"output = {load.output}", f"batch = {load.batch}"]
-    if load.in_flight is not None:
-        fields.append(f"in_flight = {load.in_flight}")
+    if load.concurrency is not None:
+        fields[-1] = f"concurrency = {load.concurrency}"
+    for name in ("in_flight", "requests"):
+        if (value := getattr(load, name)) is not None:
+            fields.append(f"{name} = {value}")
     return _declaration("workload", load.name, fields)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from plandsl.diagnostics import Span
 from plandsl.units import BYTES, NUMBER, TIME, Dimension
@@ -63,12 +63,17 @@ class Weight(NamedTuple):
 
 
 class Apply(NamedTuple):
-    """A function or operator of the block language: ``matmul add mul rms_norm rope silu attention ...``."""
+    """A function or operator of the block language: ``matmul add mul rms_norm rope silu attention ...``.
+
+    ``body`` are the statements that ``experts`` runs for each token and expert; the last one, without a target, is the
+    result. Weights in them have the dimension of the experts first.
+    """
 
     fn: str
     args: tuple[Term, ...]
     options: tuple[tuple[str, int | float | bool | str], ...] = ()
     span: Span | None = None
+    body: tuple[Statement, ...] = ()
 
     def option(self, name: str, default: int | float | bool | str) -> int | float | bool | str:
         """The value of a keyword argument."""
@@ -86,14 +91,66 @@ class Statement(NamedTuple):
     span: Span | None = None
 
 
+class Every(NamedTuple):
+    """Which layers of a range: those whose number leaves a remainder in ``at`` when divided by ``period``.
+
+    All of them unless said otherwise; ``Every(2, (1,))`` are the odd ones.
+    """
+
+    period: int = 1
+    at: tuple[int, ...] = (0,)
+
+    @classmethod
+    def picking(cls, layers: list[int]) -> tuple[tuple[int, int], Every]:
+        """The range that ascending ``layers`` span, and the shortest repetition that gives just them."""
+        span = layers[0], layers[-1] + 1
+        for period in range(1, span[1] - span[0] + 1):
+            every = cls(period, tuple(sorted({n % period for n in layers})))
+            if every.count(span) == len(layers):
+                return span, every
+        raise AssertionError("with a period as long as the range, each layer has a remainder of its own")
+
+    def of(self, layers: tuple[int, int]) -> list[int]:
+        """The layers meant in ``layers`` (half-open), in order."""
+        if self.period == 1:
+            return list(range(*layers))
+        return [n for n in range(*layers) if n % self.period in self.at]
+
+    def count(self, layers: tuple[int, int]) -> int:
+        """How many they are."""
+        first, stop = layers
+        if self.period == 1:
+            return stop - first
+        return sum(len(range(first + (at - first) % self.period, stop, self.period)) for at in self.at)
+
+    def within(self, layers: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int] | None:
+        """The range from the first to the last of them that lies in ``bounds``, None where none does."""
+        first, stop = max(layers[0], bounds[0]), min(layers[1], bounds[1])
+        if self.period > 1:
+            found = self.of((first, stop))
+            first, stop = (found[0], found[-1] + 1) if found else (0, 0)
+        return (first, stop) if first < stop else None
+
+    def __str__(self) -> str:
+        """What stands after a range of layers: nothing, `` by 2``, or `` by 6 at 0 1 2 3 4``."""
+        if self.period == 1:
+            return ""
+        return f" by {self.period}" + (f" at {' '.join(map(str, self.at))}" if len(self.at) > 1 else "")
+
+
+EVERY = Every()
+"""All layers of a range."""
+
+
 class BlockSpec(NamedTuple):
-    """A block repeated over ``layers`` (first, one past the last)."""
+    """A block repeated over ``layers`` (first, one past the last), those of them that ``every`` picks."""
 
     name: str
     layers: tuple[int, int]
     arg: str
     statements: tuple[Statement, ...]
     span: Span | None = None
+    every: Every = EVERY
 
 
 @frozen
@@ -124,10 +181,25 @@ class ModelSpec:
 
 
 @frozen
+class TableSpec:
+    """A file of measured kernels, which is read when an estimate is made.
+
+    ``shown`` is its path from the folder of the root file, ``path`` where it lies. ``aliases`` are names of the
+    catalog that stand for another gpu as it is: rows may say either.
+    """
+
+    shown: str
+    path: str
+    aliases: tuple[tuple[str, str], ...] = field(default=(), eq=False, repr=False)
+    span: Span | None = field(default=None, eq=False)
+
+
+@frozen
 class GpuSpec:
     """One accelerator: bytes, bytes/s, and FLOP/s by dtype (dense).
 
-    ``units`` are its streaming multiprocessors or compute units, None where nobody says.
+    ``units`` are its streaming multiprocessors or compute units, None where nobody says. ``measured`` are tables of
+    its kernels, ``bases`` the gpus that it was made from, nearest first, up to the catalog's: tables may name those.
     """
 
     name: str
@@ -140,6 +212,8 @@ class GpuSpec:
     units: int | None = None
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
+    measured: tuple[TableSpec, ...] = ()
+    bases: tuple[str, ...] = ()
     span: Span | None = field(default=None, eq=False)
 
     def peak(self, dtype: str) -> float | None:
@@ -152,13 +226,15 @@ class GpuSpec:
 class LinkSpec:
     """How the GPUs of a node reach each other; bandwidth in bytes/s per direction.
 
-    ``mesh``: per pair. ``switch``, ``pcie``: per GPU port. ``ring``: per neighbour.
+    ``mesh``: per pair. ``switch``, ``pcie``: per GPU port. ``ring``: per neighbour. ``bridge`` are the bytes/s per
+    direction of what joins two and two besides, 0 without.
     """
 
     topology: str
     bandwidth: float
     latency: float
     dims: tuple[int, ...] = ()
+    bridge: float = 0.0
 
 
 @frozen
@@ -174,6 +250,23 @@ class NodeSpec:
     span: Span | None = field(default=None, eq=False)
 
 
+@frozen
+class ClusterSpec:
+    """``count`` nodes of one kind and the network between them.
+
+    The bandwidth of ``network`` is that of each GPU's port to it: bytes/s per direction, on a mesh to each other node,
+    on a ring or torus to each neighbour. GPUs count node by node: rank r is in node ``r // node.count``.
+    """
+
+    name: str
+    node: NodeSpec
+    count: int
+    network: LinkSpec
+    source: str = ""
+    assumed: tuple[tuple[str, str], ...] = ()
+    span: Span | None = field(default=None, eq=False)
+
+
 CONSTANTS = {
     "gemm": NUMBER,
     "attention_prefill": NUMBER,
@@ -183,6 +276,8 @@ CONSTANTS = {
     "launch": TIME,
     "launch_elementwise": TIME,
     "launch_collective": TIME,
+    "low": NUMBER,
+    "high": NUMBER,
 }
 """What a calibration may set by itself: shares of a peak, and seconds."""
 
@@ -195,6 +290,8 @@ COVERED_BY = {
     "launch": ("gemm", "attention_prefill", "attention_decode"),
     "launch_elementwise": ("elementwise",),
     "launch_collective": ("collective",),
+    "low": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
+    "high": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
 }
 """Fitted sections that together leave a constant without use."""
 
@@ -203,14 +300,50 @@ FORM_CONSTANTS = {
     "step": TIME,
     "split": TIME,
     "latency": TIME,
+    "hop": TIME,
+    "expert": TIME,
+    "row": TIME,
+    "each": TIME,
+    "ramp": TIME,
+    "message": TIME,
+    "token": TIME,
     "quant_fixed": TIME,
+    "quant_row": TIME,
+    "quant_walk": TIME,
+    "chain": TIME,
     "half": BYTES,
     "cache": BYTES,
 }
 """Constants inside a section such as `gemm { bf16 { ... } }`, where they are not plain numbers."""
 
-FORMS = ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective")
+CORE = ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective")
+"""Sections that every plan asks for; others are read for models and machines that need them."""
+
+FORMS = (
+    "gemm",
+    "attention_prefill",
+    "attention_decode",
+    "attention_mixed",
+    "mla_prefill",
+    "mla_decode",
+    "elementwise",
+    "collective",
+    "collective_nodes",
+    "ep_alltoall",
+    "moe",
+    "grouped_gemm",
+)
 """Sections that hold the constants of a fitted form, by dtype or library."""
+
+
+TRANSFER = 2.0
+"""How much wider the band of a relative's calibration is: on GPUs left out of the fits it came to about this."""
+
+
+def _part(name: str) -> tuple[str, bool]:
+    """The kind of kernel of a constant in sections, or the name of one that stands alone."""
+    first, _, rest = name.partition(".")
+    return first, "." in rest
 
 
 @frozen
@@ -225,12 +358,34 @@ class CalibrationSpec:
 
     def get(self, name: str, default: float) -> float:
         """A constant, or ``default`` where this calibration does not set it."""
-        return dict(self.values).get(name, default)
+        values = dict(self.values)
+        return values.get(name, values.get(f"{name}.any", default))
 
     def needs(self, constant: str) -> bool:
         """Whether ops are timed by ``constant``: not where fitted sections answer for all of them."""
         fitted = {name.split(".")[0] for name, _ in self.values if name.count(".") > 1}
         return not fitted.issuperset(COVERED_BY.get(constant, ("",)))
+
+    def has(self, sections: frozenset[str]) -> bool:
+        """Whether it has all of these sections."""
+        return sections.issubset(name.partition(".")[0] for name, _ in self.values if "." in name)
+
+    def completed(self, other: CalibrationSpec) -> CalibrationSpec:
+        """This one, with what ``other`` has of constants and kinds of kernels that this lacks altogether."""
+        have = {_part(name) for name, _ in self.values}
+        values = tuple(v for v in other.values if _part(v[0]) not in have)
+        assumed = tuple(a for a in other.assumed if _part(a[0]) not in have)
+        both = self.values + values
+        sections = {name.partition(".")[0] for name, _ in both if "." in name}
+        # a share beside sections of its name stands in them, as `gemm { any = 0.6 }`
+        named = tuple((f"{name}.any" if name in sections else name, value) for name, value in both)
+        return evolve(self, values=named, assumed=self.assumed + assumed)
+
+    def widened(self) -> CalibrationSpec:
+        """The same for another GPU than the measured one: errors spread `TRANSFER` times as far, as a logarithm."""
+        bands = ("low", "high")
+        values = tuple((n, v**TRANSFER if n.rpartition(".")[2] in bands else v) for n, v in self.values)
+        return evolve(self, values=values)
 
     def section(self, path: str) -> dict[str, float]:
         """The constants of one section, by their last name; empty where the calibration lacks it."""
@@ -240,6 +395,61 @@ class CalibrationSpec:
             if section == path:
                 found[last] = value
         return found
+
+
+ENGINE_RATES = ("prefill", "decode", "links")
+ENGINE_SHARES = ("kept_output", "memory_fraction")
+ENGINE_TIMES = ("step", "request", "admit", "first", "first_request")
+ENGINE_COUNTS = {"step_tokens": 1, "max_requests": 1, "held_back": 0, "kv_block": 1}
+ENGINE_BANDS = ("ttft_low", "ttft_high", "tpot_low", "tpot_high", "throughput_low", "throughput_high")
+"""Fields of an engine: rates and shares, seconds, whole numbers with the least that each may be, and factors."""
+
+
+@frozen
+class EngineSpec:
+    """What a serving engine adds to the kernels of a step, and how it spends the memory.
+
+    ``prefill`` and ``decode`` are the rates of a step's kernels, and ``links`` of its collectives, over those of
+    kernels one by one; ``step`` and
+    ``request`` are seconds of every step and of each request in it that no kernel hides, ``admit`` of each request
+    that joins, ``first`` and ``first_request`` what a first token waits besides (tokenisation, transport), once and
+    for each request in flight. ``step_tokens`` is the budget of a step, ``max_requests`` the most requests of one;
+    ``held_back`` requests wait although there is room. ``kept_output`` is the share of a request's output that its
+    KV cache must have room for when it is admitted. ``kernels`` is the library whose fitted kernels it runs. The
+    ``_low`` and ``_high`` are 80 % bands of measured / predicted.
+    """
+
+    name: str
+    prefill: float = 1.0
+    decode: float = 1.0
+    links: float = 1.0
+    step: float = 0.0
+    request: float = 0.0
+    admit: float = 0.0
+    first: float = 0.0
+    first_request: float = 0.0
+    step_tokens: int = 8192
+    max_requests: int = 1024
+    held_back: int = 0
+    kept_output: float = 1.0
+    memory_fraction: float = 1.0
+    reserve: float = 0.0
+    kv_block: int = 1
+    kernels: str = ""
+    ttft_low: float = 1.0
+    ttft_high: float = 1.0
+    tpot_low: float = 1.0
+    tpot_high: float = 1.0
+    throughput_low: float = 1.0
+    throughput_high: float = 1.0
+    source: str = ""
+    assumed: tuple[tuple[str, str], ...] = ()
+    span: Span | None = field(default=None, eq=False)
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """Of kernels in prefill and in decode, and of collectives."""
+        return self.prefill, self.decode, self.links
 
 
 # ---- sharding
@@ -264,11 +474,19 @@ class RuleSpec(NamedTuple):
     sugar: str = ""
 
 
+class PlaceSpec(NamedTuple):
+    """``place axis in node``: no group of ranks along ``axis`` leaves a node."""
+
+    axis: str
+    span: Span | None = None
+
+
 @frozen
 class ShardingSpec:
     """Mesh axes, major first, and rules in the order that gives precedence.
 
     ``context_form`` says how keys split by ``context`` reach the queries; ``hop_tensors`` None leaves that to the plan.
+    ``placed`` axes lie inside a node, and are the innermost.
     """
 
     name: str
@@ -277,6 +495,7 @@ class ShardingSpec:
     replica_axes: tuple[str, ...] = ()
     context_form: str = "ring"
     hop_tensors: int | None = None
+    placed: tuple[PlaceSpec, ...] = ()
     span: Span | None = field(default=None, eq=False)
 
     def axis(self, name: str) -> int:
@@ -305,13 +524,28 @@ class ShardingSpec:
 
 @frozen
 class WorkloadSpec:
-    """A static load: ``batch`` requests per in-flight batch of ``input`` tokens in and ``output`` out."""
+    """A load of requests with ``input`` tokens in and ``output`` out.
+
+    Static: ``batch`` requests per in-flight batch. With ``concurrency`` there are always so many in flight, each
+    followed by another, ``requests`` in all (None: without end), and ``batch`` means nothing.
+    """
 
     name: str
     input: int
     output: int
     batch: int
     in_flight: int | None = None
+    concurrency: int | None = None
+    requests: int | None = None
+    span: Span | None = field(default=None, eq=False)
+
+
+@frozen
+class ShiftSpec:
+    """A second sharding that takes the steps of at most ``threshold`` tokens, on the KV cache of the plan's own."""
+
+    tensor: ShardingSpec
+    threshold: int
     span: Span | None = field(default=None, eq=False)
 
 
@@ -344,7 +578,30 @@ class PlanSpec:
     hop_tensors: int = 1
     fuse_norms: bool = True
     algorithm: str = "auto"
+    engine: EngineSpec | None = None
+    measured: tuple[TableSpec, ...] = ()
+    cluster: ClusterSpec | None = None
+    shift: ShiftSpec | None = None
     span: Span | None = field(default=None, eq=False)
+
+    @property
+    def modes(self) -> tuple[PlanSpec, ...]:
+        """A plan for each sharding it holds: itself; with a `shift`, that of large steps and that of the others."""
+        if self.shift is None:
+            return (self,)
+        return evolve(self, shift=None), evolve(self, shift=None, sharding=self.shift.tensor)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the node, or of all nodes of the cluster."""
+        return self.node.count * (self.cluster.count if self.cluster else 1)
+
+    @property
+    def machine(self) -> str:
+        """The node's name, or the cluster's with what it is made of."""
+        if self.cluster is None:
+            return self.node.name
+        return f"{self.cluster.name} ({self.cluster.count} x {self.node.name})"
 
     @property
     def in_flight(self) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plandsl.backends.cost.report import parameters
+from plandsl.backends.cost.report import active_parameters, kv_bytes_per_token, parameters
 from plandsl.driver import compile_text, open_text
 from plandsl.grammar.fmt import format_text
 from plandsl.grammar.modules import CATALOG, FOLDERS
@@ -59,6 +59,27 @@ PARAMETERS = {  # as published with each checkpoint
     "qwen2_5_72b": 72_706_203_648,
     "qwen3_8b": 8_190_735_360,
     "qwen3_32b": 32_762_123_264,
+    "mixtral_8x7b": 46_702_792_704,
+    "mixtral_8x22b": 140_620_634_112,
+    "qwen3_30b_a3b": 30_532_122_624,
+    "qwen3_235b_a22b": 235_093_634_560,
+    "gemma_2_9b": 9_241_705_984,
+    "gemma_2_27b": 27_227_128_320,
+    "gemma_3_12b": 12_187_325_040 - 421_290_864,  # without the vision encoder and its projection
+    "gemma_3_27b": 27_432_406_640 - 423_060_336,
+    "deepseek_v3": 671_026_419_200,
+    "deepseek_r1": 671_026_419_200,
+    "gpt_oss_20b": 20_914_757_184 - 24 * 64,  # without attention sinks
+    "gpt_oss_120b": 116_829_156_672 - 36 * 64,
+}
+
+ACTIVE = {  # billions, as published, and whether the embedding counts
+    "mixtral_8x7b": (12.9, True),
+    "mixtral_8x22b": (39, True),
+    "qwen3_30b_a3b": (3.3, True),
+    "qwen3_235b_a22b": (22, True),
+    "gpt_oss_20b": (3.61, False),
+    "gpt_oss_120b": (5.13, False),
 }
 
 FILES = [f"{folder}/{path.name}" for folder in FOLDERS.values() for path in sorted((CATALOG / folder).glob("*.plan"))]
@@ -106,6 +127,47 @@ def test_a_model_has_as_many_parameters_as_published(name: str) -> None:
     spec = open_text("").spec("model", name)
     assert isinstance(spec, ModelSpec)
     assert parameters(build_model(spec, "prefill", spec.activations)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_a_model_has_as_many_active_parameters_as_published(name: str) -> None:
+    spec = open_text("").spec("model", name)
+    assert isinstance(spec, ModelSpec)
+    published, embedding = ACTIVE[name]
+    counted = active_parameters(build_model(spec, "prefill", spec.activations))
+    counted -= 0 if embedding else spec.size("vocab") * spec.size("hidden")
+    assert counted / 1e9 == pytest.approx(published, abs=0.06 if published < 10 else 0.25)
+
+
+def test_deepseek_v3_activates_37_billion_parameters_and_caches_576_elements_a_layer() -> None:
+    """DeepSeek-V3 Technical Report, 2024, section 4.2; DeepSeek-V2, 2024, table 1."""
+    spec = open_text("").spec("model", "deepseek_v3")
+    assert isinstance(spec, ModelSpec)
+    program = build_model(spec, "prefill", spec.activations)
+    embedding = spec.size("vocab") * spec.size("hidden")
+    assert round((active_parameters(program) - embedding) / 1e9) == 37
+    assert kv_bytes_per_token(program) == 61 * (512 + 64) * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "wide"), [("gemma_2_9b", 21), ("gemma_2_27b", 23), ("gemma_3_12b", 8), ("gemma_3_27b", 10)]
+)
+def test_gemma_sees_all_tokens_on_some_layers(name: str, wide: int) -> None:
+    spec = open_text("").spec("model", name)
+    assert isinstance(spec, ModelSpec)
+    layers = {b.name: b.every.of(b.layers) for b in spec.blocks}
+    assert len(layers["global"]) == wide
+    assert layers["local"][0] == 0
+    assert sorted(layers["global"] + layers["local"]) == list(range(spec.layers))
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS.keys() - ACTIVE.keys()))
+def test_all_parameters_of_a_dense_model_are_active(name: str) -> None:
+    spec = open_text("").spec("model", name)
+    assert isinstance(spec, ModelSpec)
+    program = build_model(spec, "prefill", spec.activations)
+    if not program.imbalance:
+        assert active_parameters(program) == parameters(program)
 
 
 @pytest.mark.parametrize("file", FILES)

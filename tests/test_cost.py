@@ -183,7 +183,7 @@ def test_without_calibration_the_bare_roofline_answers() -> None:
     bare = compiled(evolve(made.spec, calibration=evolve(made.spec.calibration, values=())))
     found = line(bare, "attention")
     assert found.layer == "roofline"
-    assert line(made, "attention").layer == "calibrated"
+    assert line(made, "attention").layer == "constant"
     assert found.time_s == 3 * max(found.flops / 100e12, found.bytes / 1e12)
 
 

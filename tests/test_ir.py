@@ -7,7 +7,18 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Reshard, Send, Slice
+from plandsl.ir.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Recv,
+    ReduceScatter,
+    Rescale,
+    Reshard,
+    Ring,
+    Send,
+    Slice,
+)
 from plandsl.ir.compute import (
     AddNorm,
     Attention,
@@ -19,8 +30,11 @@ from plandsl.ir.compute import (
     Norm,
     Quantize,
     Rope,
+    Scale,
 )
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
+from plandsl.ir.latent import HeadGemm, LatentAttention
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
 from plandsl.ir.text import read, read_op, read_type, show, show_op
@@ -45,7 +59,15 @@ U = value("u", "bf16[batch, position, ffn@a]")
 W = value("w", "bf16[ffn@a, hidden]")
 Q = value("q", "bf16[batch, position, heads@a, head_dim]")
 K = value("k", "bf16[batch, position, kv_heads@a, head_dim]")
+LATENT_Q = value("lq", "bf16[batch, position, heads@a, kv_rank]")
+LATENT_R = value("lr", "bf16[batch, position, heads@a, rope_dim]")
+C, KR = value("lc", "bf16[batch, context, kv_rank]"), value("lk", "bf16[batch, context, rope_dim]")
+GATES = value("g", "bf16[batch@b, experts:2@a]")
+PAIRS = value("p", "bf16[batch@b, experts:2@a, ffn@c]")
+EXPERTS = value("w", "bf16[experts@a, ffn@c, hidden]")
 KEYS = value("keys", "fp8[batch, context, kv_heads@a, head_dim]")
+SPLIT_KEYS = value("split", "fp8[batch, context@b, kv_heads@a, head_dim]")
+SOME = value("some", "bf16[batch, position, heads@a, head_dim]{~b}")
 
 SOUND: tuple[Op, ...] = (
     Embed(SUM, IDS, TABLE),
@@ -59,8 +81,25 @@ SOUND: tuple[Op, ...] = (
     Map(value("m", str(X.type)), (X, GAIN), "add"),
     Quantize(value("z", "fp8[batch, position, hidden]"), X),
     CacheWrite((KEYS,), (K,), "kv"),
+    CacheWrite((SPLIT_KEYS,), (K,), "kv"),
+    CacheWrite((SPLIT_KEYS,), (value("k", "bf16[batch, position@b, kv_heads@a, head_dim]"),), "kv"),
     Attention(value("at", str(Q.type)), Q, KEYS, KEYS, True, 7),
+    Attention(SOME, Q, SPLIT_KEYS, SPLIT_KEYS),
+    Rescale(value("r", "bf16[batch, position, heads@a, head_dim]{+b}"), SOME, "b"),
+    Ring((value("k", str(KEYS.type)), value("v", str(KEYS.type))), (SPLIT_KEYS, SPLIT_KEYS), "b", "context"),
+    Scale(value("sc", str(X.type)), X, -0.25),
+    HeadGemm((value("hg", "bf16[batch, position, heads@a, kv_rank]{+b}"),),
+             value("n", "bf16[batch, position, heads@a, nope_dim@b]"),
+             (value("wk", "bf16[kv_rank, heads@a, nope_dim@b]"),), "fp8", over="heads"),
+    LatentAttention(value("la", "bf16[batch, position, heads@a, kv_rank]"), LATENT_Q, LATENT_R, C, KR, C, "nope_dim"),
     LastToken(value("l", "bf16[batch, hidden]{+a}"), value("p", "bf16[batch, position@a, hidden]")),
+    TopK(value("g", "bf16[batch, experts:2]"), value("l", "bf16[batch, experts]"), None, 2),
+    TopK(value("g", "bf16[batch, experts:2]"), value("l", "bf16[batch, experts]"), value("b", "bf16[experts]"), 2,
+         "sigmoid", False, 2.5),
+    Dispatch(value("d", "bf16[batch@b, experts:2@a, hidden]"), value("h", "bf16[batch@b, hidden]"), GATES),
+    GroupedGemm((value("u", "bf16[batch@b, experts:2@a, hidden]{+c}"),), PAIRS, (EXPERTS,), "fp8"),
+    Map(PAIRS, (PAIRS, value("b", "bf16[experts@a, ffn@c]")), "add"),
+    Combine(value("y", "bf16[batch@b, hidden]{+a, +c}"), value("r", "bf16[batch@b, experts:2@a, hidden]{+c}"), GATES),
     Reshard(X, SUM),
     AllReduce(X, SUM, "a"),
     ReduceScatter(value("c", "bf16[batch, position@a, hidden]"), SUM, "a", "position"),
@@ -111,6 +150,20 @@ UNSOUND: tuple[tuple[Op, str], ...] = (
     (Attention(Q, Q, *[value("k", "bf16[batch, context@a, kv_heads, head_dim]")] * 2), "split by context"),
     (Attention(Q, Q, *[value("k", "bf16[batch@b, context, kv_heads@a, head_dim]")] * 2), "lie differently"),
     (Attention(Q, Q, *[value("k", "bf16[batch, context, kv_heads@b, head_dim]")] * 2), "heads are split differently"),
+    (Scale(X, SUM, 2.0), "scale of 's', which is a partial sum"),
+    (HeadGemm((Y,), LATENT_Q, (value("w", "bf16[kv_rank, heads@b, nope_dim]"),)), "split differently where they meet"),
+    (HeadGemm((Y,), LATENT_Q, (value("w", "bf16[heads@a, nope_dim]"),)), "contracts nothing"),
+    (LatentAttention(Y, LATENT_Q, LATENT_R, C, value("kr", "bf16[batch@b, context, rope_dim]"), C, "nope_dim"),
+     "lie differently"),
+    (LatentAttention(Y, LATENT_Q, LATENT_R, C, value("kr", "bf16[batch, context@b, rope_dim]"), C, "nope_dim"),
+     "split by context"),
+    (TopK(GATES, value("l", "bf16[batch, experts@a]"), None, 2), "experts that are split"),
+    (Dispatch(X, value("h", "bf16[batch, hidden]"), GATES), "gates of other tokens"),
+    (GroupedGemm((Y,), PAIRS, (value("w", "bf16[experts@b, ffn@c, hidden]"),)), "split differently where they meet"),
+    (GroupedGemm((Y,), PAIRS, (value("w", "bf16[experts@a, hidden]"),)), "contracts nothing"),
+    (GroupedGemm((Y,), PAIRS, (value("w", "bf16[experts@a, ffn@c, hidden@b]"),)), "one axis for two"),
+    (Combine(Y, PAIRS, value("g", "bf16[batch, experts:2@a]")), "other tokens or experts"),
+    (Combine(Y, PAIRS, value("g", "bf16[batch@b, experts:2@a]{+c}")), "gates that are a partial sum"),
     (Reshard(GAIN, X), "more than the layout"),
     (AllReduce(X, X, "a"), "no partial sum"),
     (AllReduce(X, SUM, "b"), "no partial sum"),
@@ -119,6 +172,11 @@ UNSOUND: tuple[tuple[Op, str], ...] = (
     (AllToAll(X, value("d", "bf16[batch, position@a]"), "b", "position", "batch"), "not innermost"),
     (AllToAll(X, value("d", "bf16[batch, position@a]"), "a", "position", "position"), "not innermost"),
     (Slice(X, value("d", "bf16[batch, position@a]"), "a", "batch"), "in use"),
+    (Slice(X, SOME, "b", "batch"), "in use"),
+    (Norm(SOME, SOME, None, over="head_dim"), "partial sum"),
+    (Rescale(Y, SUM, "a"), "no softmax over it"),
+    (Ring((KEYS,), (SPLIT_KEYS,), "a", "context"), "not innermost"),
+    (Ring((Y,), (SUM,), "a", "hidden"), "partial sum"),
 )  # fmt: skip
 
 

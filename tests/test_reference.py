@@ -27,6 +27,7 @@ from plandsl.backends.reference.verify import (
 )
 from plandsl.backends.reference.weights import make_weights
 from plandsl.diagnostics import PlanError
+from plandsl.driver import compile_text, plain_programs, programs
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
 from plandsl.ir.compute import Quantize
 from plandsl.ir.ops import OPS, Op
@@ -56,6 +57,7 @@ from plandsl.spec import (
 
 SIZES = {"batch": 3, "input": 5}
 DIMS = {"hidden": 6, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn": 12, "vocab": 16}
+DIMS |= {"kv_rank": 5, "nope_dim": 3, "rope_dim": 2}
 
 
 def filled(line: str, known: dict[str, Value]) -> str:
@@ -286,7 +288,133 @@ def plain_placeholders() -> Phases:
     return both(lambda phase: program(phase, "", [embedding(), mlp, head(WHOLE)]))
 
 
+def latent(ways: int = 1) -> Phases:
+    """Latent attention with its heads over one axis: unpacked in prefill, absorbed in decode."""
+    at, total = ("@t", 'all_reduce ? {axis = "t"}') if ways > 1 else ("", "")
+    line, o = via("%o", total)
+    inner = {
+        "prefill": """
+          %keys, %values = gemm %c, %w_uk, %w_uv
+          %a = latent_attention %q, %qr, %keys, %kr, %values {scaled = "nope_dim"}
+        """,
+        "decode": """
+          %absorbed = head_gemm %q, %w_uk {over = "heads"}
+          %mean = latent_attention %absorbed, %qr, %c, %kr, %c {scaled = "nope_dim"}
+          %a = head_gemm %mean, %w_uv {over = "heads"}
+        """,
+    }
+
+    def make(phase: str) -> Program:
+        text = f"""
+          weight %w_dkv : bf16[hidden, kv_rank]
+          weight %w_kr : bf16[hidden, rope_dim]
+          weight %w_uq : bf16[hidden, heads{at}, nope_dim]
+          weight %w_qr : bf16[hidden, heads{at}, rope_dim]
+          weight %w_uk : bf16[kv_rank, heads{at}, nope_dim]
+          weight %w_uv : bf16[kv_rank, heads{at}, head_dim]
+          weight %w_o : bf16[heads{at}, head_dim, hidden]
+          %c0, %kr0 = gemm %x, %w_dkv, %w_kr
+          %q, %qr0 = gemm %x, %w_uq, %w_qr
+          %qr, %kr1 = rope %qr0, %kr0
+          %c, %kr = cache_write %c0, %kr1 {{cache = "kv"}}
+          {inner[phase]}
+          %o = gemm %a, %w_o
+          {line}
+          %half = scale {o} {{by = 0.5}}
+          %x1 = map %x, %half {{fn = "add"}}
+        """
+        middle = region("block[0..2](%x : bf16[batch, position, hidden]) -> %x1", text)
+        return program(phase, f"t = {ways}" if ways > 1 else "", [embedding(), middle, head(WHOLE)])
+
+    return both(make)
+
+
+def split_keys() -> Phases:
+    """Keys and positions over one axis: a ring in prefill, partial softmaxes in decode."""
+    kept = "bf16[batch, context@c, kv_heads, head_dim]"
+    meet = {
+        "prefill": """
+          %all_k, %all_v = ring %kept_k, %kept_v {axis = "c", dim = "context"}
+          %a = attention %q, %all_k, %all_v {causal = true, window = 0}
+        """,
+        "decode": """
+          %some = attention %q, %kept_k, %kept_v {causal = true, window = 0}
+          %share = rescale %some {axis = "c"}
+          %a = all_reduce %share {axis = "c"}
+        """,
+    }
+
+    def make(phase: str) -> Program:
+        text = f"""
+          weight %w_q : bf16[hidden, heads, head_dim]
+          weight %w_k : bf16[hidden, kv_heads, head_dim]
+          weight %w_v : bf16[hidden, kv_heads, head_dim]
+          weight %w_o : bf16[heads, head_dim, hidden]
+          %q0, %k0, %v = gemm %x, %w_q, %w_k, %w_v
+          %q, %k = rope %q0, %k0
+          %kept_k, %kept_v : {kept}, {kept} = cache_write %k, %v {{cache = "kv"}}
+          {meet[phase]}
+          %o = gemm %a, %w_o
+          %x1 = map %x, %o {{fn = "add"}}
+        """
+        ids, x, last = "", WHOLE, ""
+        if phase == "prefill":
+            ids, x = 'slice ? {axis = "c", dim = "position"}', "batch, position@c"
+            last = 'all_reduce ? {axis = "c"}'
+        middle = region(f"block[0..2](%x : bf16[{x}, hidden]) -> %x1", text)
+        return program(phase, "c = 3", [embedding(then=ids), middle, head(x, last=last)])
+
+    return both(make)
+
+
+def plain_keys() -> Phases:
+    text = """
+      weight %w_q : bf16[hidden, heads, head_dim]
+      weight %w_k : bf16[hidden, kv_heads, head_dim]
+      weight %w_v : bf16[hidden, kv_heads, head_dim]
+      weight %w_o : bf16[heads, head_dim, hidden]
+      %q0, %k0, %v = gemm %x, %w_q, %w_k, %w_v
+      %q, %k = rope %q0, %k0
+      %kept_k, %kept_v = cache_write %k, %v {cache = "kv"}
+      %a = attention %q, %kept_k, %kept_v {causal = true, window = 0}
+      %o = gemm %a, %w_o
+      %x1 = map %x, %o {fn = "add"}
+    """
+    middle = region("block[0..2](%x : bf16[batch, position, hidden]) -> %x1", text)
+    return both(lambda phase: program(phase, "", [embedding(), middle, head(WHOLE)]))
+
+
+MOE = """
+model m {
+  layers = 2, hidden = 32, heads = 4, kv_heads = 2, head_dim = 8, experts = 8, expert_ffn = 16
+  vocab = 64, weights = bf16
+  embedding w_embed[vocab, hidden]
+  block x[tokens, hidden] {
+    h = rms_norm(x)
+    a = attention(rope(h @ w_q[hidden, heads, head_dim]), rope(h @ w_k[hidden, kv_heads, head_dim]),
+                  h @ w_v[hidden, kv_heads, head_dim])
+    x = x + a @ w_o[heads, head_dim, hidden]
+    h = rms_norm(x)
+    y = experts(h, w_router[hidden, experts], top_k = 2) {
+      silu(h @ w_up[hidden, expert_ffn]) @ w_down[expert_ffn, hidden]
+    }
+    x = x + y
+  }
+  head rms_norm(x) @ w_head[hidden, vocab]
+}
+plan p { model = m, node = h100_8, sharding { ep = 2, tp = 2 }, workload { input = 4, output = 4, batch = 2 } }
+"""
+
+
+def experts() -> tuple[Phases, Phases]:
+    """Tokens that travel to the ranks of their experts and back."""
+    spec = shrink(compile_text(MOE)[0].spec)
+    return programs(spec), plain_programs(spec)
+
+
 CASES: dict[str, tuple[Phases, Phases]] = {
+    "experts": experts(),
+    "split_keys": (split_keys(), plain_keys()),
     "tensor_parallel": (tensor_parallel(), plain()),
     "replicated_kv_heads": (tensor_parallel(4), plain()),
     "window": (tensor_parallel(window=3), plain(window=3)),
@@ -294,6 +422,7 @@ CASES: dict[str, tuple[Phases, Phases]] = {
     "ulysses": (ulysses(), plain()),
     "pipeline": (pipeline(), plain(layers=3)),
     "placeholders": (placeholders(), plain_placeholders()),
+    "latent": (latent(2), latent()),
 }
 
 

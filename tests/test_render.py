@@ -313,7 +313,7 @@ def test_decode_shows_each_batch_for_as_long_as_one_step_of_it() -> None:
     spec = plan(pp=4, tp=2)
     cost = compiled(spec)
     dot = draw("timeline", cost, estimate(cost), "decode")
-    _, decode = cost.times(16, 1000, 200)
+    decode = cost.decode_times(16, 1000, 200)
     spans: dict[tuple[int, int], float] = {}
     for m, s in boxes(dot, r"stage (\d+): batch (\d+), .*"):
         key = (int(m[1]), int(m[2]))

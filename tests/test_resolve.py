@@ -157,7 +157,9 @@ def test_every_name_the_catalog_offers_is_there() -> None:
 
 
 def walk(term: Term) -> list[Term]:
-    return [term, *(t for arg in term.args for t in walk(arg))] if isinstance(term, Apply) else [term]
+    if not isinstance(term, Apply):
+        return [term]
+    return [term, *(t for arg in (*term.args, *(s.term for s in term.body)) for t in walk(arg))]
 
 
 def parameters(model: ModelSpec) -> int:
@@ -180,7 +182,7 @@ def parameters(model: ModelSpec) -> int:
     for block in model.blocks:
         inner: dict[str, int] = {}
         gains = count([statement.term for statement in block.statements], inner)
-        total += (gains + sum(inner.values())) * (block.layers[1] - block.layers[0])
+        total += (gains + sum(inner.values())) * block.every.count(block.layers)
     return total
 
 
@@ -215,7 +217,7 @@ def test_defaults_of_a_plan() -> None:
 
 
 def test_the_calibration_is_the_plans_else_that_of_its_gpu_else_generic() -> None:
-    assert only_plan("").calibration.name == "study_2603_05692"
+    assert only_plan("").calibration.name == "mi300x"
     assert only_plan("calibration = generic").calibration.name == "generic"
     assert plan(f"plan p {{ {PARTS.replace('mi325x_8', 'h100_8')} }}").calibration.name == "h100_sxm"
     own = "gpu g { memory = 80 GB, bandwidth = 3 TB/s, compute { bf16 = 900 TFLOP/s, fp8 = 1800 TFLOP/s } }\n"
@@ -356,6 +358,17 @@ def test_a_node_of_one_gpu_needs_no_link() -> None:
     node = specs("node alone { gpu = h100_sxm, count = 1 }", "node", "alone")
     assert isinstance(node, NodeSpec)
     assert node.count == 1
+
+
+def test_a_bridge_joins_pairs_beside_pcie_only() -> None:
+    text = "node n { gpu = h100_pcie, count = 8, link { topology = %s, bandwidth = 64 GB/s, latency = 5 us%s } }"
+    bridged = specs(text % ("pcie", ", bridge = 300 GB/s"), "node", "n")
+    plain = specs(text % ("pcie", ""), "node", "n")
+    assert isinstance(bridged, NodeSpec)
+    assert isinstance(plain, NodeSpec)
+    assert (bridged.link.bridge, plain.link.bridge) == (300e9, 0.0)
+    assert bridged.link.bandwidth == plain.link.bandwidth == 64e9
+    assert codes(text % ("mesh", ", bridge = 300 GB/s")) == ["E214"]
 
 
 # ---- with, aliases, let, use
@@ -729,8 +742,8 @@ def test_each_code_has_an_example_that_causes_it_alone(code: str) -> None:
 
 
 def test_the_codes_without_an_example_have_a_test() -> None:
-    assert [code for code, parts in NAME_CODES.items() if not parts[2]] == ["E218"]
-    assert {case.split("_")[0].upper() for case in CASES} | {"E218", "W202", "W203", "W205"} >= set(NAME_CODES)
+    assert [code for code, parts in NAME_CODES.items() if not parts[2]] == ["E218", "W206"]
+    assert {case.split("_")[0].upper() for case in CASES} | {"E218", "W202", "W203", "W205", "W206"} >= set(NAME_CODES)
 
 
 def test_many_warnings_hide_no_error() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
 
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, where
-from plandsl.ir.collectives import Slice
+from plandsl.ir.collectives import Rescale, Ring, Slice
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
+from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Collective
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import PADDED, Dim, Number, TensorType
+from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec import PlanSpec, item_bytes
 
@@ -36,6 +38,7 @@ class Cache(NamedTuple):
     batch: Dim
     window: int
     layers: int
+    context: Dim = Dim("context")
 
 
 Load = tuple[tuple[tuple[Dim, ...], float], ...]
@@ -54,6 +57,8 @@ class MemoryModel:
     def __init__(self, program: Program, decode: Program, plan: PlanSpec, extents: Extents) -> None:
         self.program, self.plan, self.extents = program, plan, extents
         self.capacity = plan.node.gpu.memory * plan.memory_fraction
+        self.block = plan.engine.kv_block if plan.engine else 1
+        self.reserve = plan.engine.reserve if plan.engine else 0.0
         self.weights = [self._weights(s) for s in range(len(program.stages))]
         self.caches = [self._caches(s) for s in range(len(program.stages))]
         stages = range(len(program.stages))
@@ -65,12 +70,12 @@ class MemoryModel:
     def _regions(self, stage: int) -> list[tuple[Region, int]]:
         return [(self.program.region(p.region), p.repeats) for p in self.program.stages[stage]]
 
-    def _weights(self, stage: int) -> Number:
-        """Weights of a stage; embedding and head may be one tensor."""
+    def _weights(self, stage: int, but: Container[tuple[str, Value]] = ()) -> Number:
+        """Weights of a stage, ``but`` some of its regions'; embedding and head may be one tensor."""
         total: Number = 0.0
         once: set[tuple[str, object]] = set()
         for region, repeats in self._regions(stage):
-            for w in region.weights:
+            for w in (w for w in region.weights if (region.name, w) not in but):
                 key = (w.name, w.type)
                 if region.layers is None and key in once:
                     continue
@@ -82,7 +87,9 @@ class MemoryModel:
     def _caches(self, stage: int) -> list[Cache]:
         found = []
         for region, repeats in self._regions(stage):
-            windows = {op.k.name: op.window for op in region.ops if isinstance(op, Attention)}
+            source = self._sources(region)
+            windows = {source.get(op.k.name, op.k.name): op.window for op in region.ops if isinstance(op, Attention)}
+            windows |= {op.k_rope.name: op.window for op in region.ops if isinstance(op, LatentAttention)}
             for op in region.ops:
                 if isinstance(op, CacheWrite):
                     size: Number = 0.0
@@ -90,14 +97,28 @@ class MemoryModel:
                         rest = (d for d in out.type.dims if d.name not in ("batch", "context"))
                         size = size + self.extents.product(rest) * item_bytes(out.type.dtype)
                     batch = op.outs[0].type.dim("batch")
-                    found.append(Cache(size, batch, windows.get(op.outs[0].name, 0), repeats))
+                    window = max(windows.get(out.name, 0) for out in op.outs)
+                    found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
         return found
 
+    def _sources(self, region: Region) -> dict[str, str]:
+        """What is read of a cache by another name: it has travelled."""
+        source: dict[str, str] = {}
+        for op in region.ops:
+            if isinstance(op, Collective | Slice):
+                source[op.out.name] = source.get(op.x.name, op.x.name)
+            elif isinstance(op, Ring):
+                source |= {out.name: source.get(x.name, x.name) for out, x in zip(op.outs, op.xs, strict=True)}
+        return source
+
     def kv_per_request(self, stage: int, length: Number) -> Number:
-        """Bytes of KV cache that one request of ``length`` tokens keeps on a GPU of ``stage``."""
+        """Bytes of KV cache that one request of ``length`` tokens keeps on a GPU of ``stage``, in whole blocks."""
         total: Number = 0.0
         for cache in self.caches[stage]:
-            tokens = minimum(length, cache.window) if cache.window else length
+            tokens = ceil_div(length, self.extents.ways(cache.context.axes)) if cache.context.axes else length
+            if self.block > 1:
+                tokens = ceil_div(tokens, self.block) * self.block
+            tokens = minimum(tokens, cache.window) if cache.window else tokens
             total = total + cache.layers * cache.per_token * tokens
         return total
 
@@ -111,7 +132,7 @@ class MemoryModel:
         local = ceil_div(batch, self._ways(stage))
         kv = self.kv_per_request(stage, length) * local * rounds
         activations, buffers = self.step(stage, batch, input_)
-        return Held(self.weights[stage], kv, activations, buffers)
+        return Held(self.weights[stage], kv, activations, buffers + self.reserve)
 
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and collective buffers in a step of at most ``step_tokens`` tokens."""
@@ -128,10 +149,10 @@ class MemoryModel:
         return largest(found[0]), largest(found[1])
 
     def _bytes(self, load: Load, tokens: Number, requests: Number) -> Number:
-        """Bytes of values that have ``tokens`` rows, or ``requests`` where they have no position."""
+        """Bytes of values that have ``tokens`` rows, ``requests`` where they have no position, or none (weights)."""
         total: Number = 0.0
         for dims, size in load:
-            rows = tokens if any(d.name == "position" for d in dims) else requests
+            rows = tokens if any(d.name in ("position", "context") for d in dims) else requests if dims else 1
             total = total + size * ceil_div(rows, self.extents.ways(a for d in dims for a in d.axes))
         return total
 
@@ -140,10 +161,16 @@ class MemoryModel:
         loads: dict[Load, None] = {}
         for part in program.stages[stage]:
             region = program.region(part.region)
-            values, same = region.values(), self._same(region)
-            sets = region.live if live else tuple((name,) for name in region.buffers if name not in same)
+            values, same, stored = region.values(), self._same(region), {w.name for w in region.weights}
+            stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
+            # of what comes around a ring, one block is there, and the next one in the buffers
+            rings = [op for op in region.ops if isinstance(op, Ring)]
+            values |= {out.name: x for op in rings for out, x in zip(op.outs, op.xs, strict=True)}
+            together = {out.name: tuple(o.name for o in op.outs) for op in rings for out in op.outs}
+            buffers = (together.get(name, (name,)) for name in region.buffers if name not in same)
+            sets = region.live if live else tuple(buffers)
             for names in sets:
-                distinct = dict.fromkeys(same.get(n, n) for n in names)
+                distinct = dict.fromkeys(same.get(n, n) for n in names if same.get(n, n) not in stored)
                 loads[self._load([values[n].type for n in distinct])] = None
         found = list(loads)
         return [a for a in found if not any(b != a and _covers(b, a) for b in found)]
@@ -152,8 +179,15 @@ class MemoryModel:
         """Values that are others by another name: along an axis of size 1 nothing moves."""
         same: dict[str, str] = {}
         for op in region.ops:
-            if isinstance(op, Collective | Slice) and isinstance(n := self.extents.mesh[op.axis], int) and n == 1:
+            if not isinstance(op, Collective | Rescale | Ring | Slice):
+                continue
+            n = self.extents.mesh[op.axis]
+            if not isinstance(n, int) or n > 1:
+                continue
+            if not isinstance(op, Ring):
                 same[op.out.name] = same.get(op.x.name, op.x.name)
+            else:
+                same |= {out.name: same.get(x.name, x.name) for out, x in zip(op.outs, op.xs, strict=True)}
         return same
 
     def _load(self, types: list[TensorType]) -> Load:
@@ -192,7 +226,7 @@ class MemoryModel:
         """
         ways = self._ways(stage)
         each = self.kv_per_request(stage, length) * rounds
-        room = self.capacity - self.weights[stage]
+        room = self.capacity - self.weights[stage] - self.reserve
 
         def beside(fits: Number) -> Number:
             """Local requests that fit beside the activations of ``fits`` of them."""

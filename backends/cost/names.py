@@ -14,17 +14,24 @@ from plandsl.ir.compute import (
     Norm,
     Quantize,
     Rope,
+    Scale,
 )
+from plandsl.ir.experts import Combine, Dispatch, TopK
+from plandsl.ir.latent import HeadGemm, LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Region
 
-ELEMENTWISE = (Map, Rope, Quantize, CacheWrite, LastToken)
+ELEMENTWISE = (Map, Rope, Scale, Quantize, CacheWrite, LastToken)
 
 
 def kind(op: Op) -> str:
     """The word for an op in reports."""
     if isinstance(op, Embed):
         return "embedding"
+    if isinstance(op, HeadGemm):
+        return "gemm"
+    if isinstance(op, LatentAttention):
+        return "attention"
     if isinstance(op, Norm | AddNorm):
         return "norm"
     if isinstance(op, ELEMENTWISE) or op.keyword == "slice":
@@ -53,18 +60,22 @@ def op_names(region: Region) -> list[str]:
 
 def _name(op: Op, made: dict[str, str], place: str) -> str:
     if isinstance(op, Gemm):
-        bare = [w.name.removeprefix("w_") for w in op.weights]
+        bare = [w.name.removeprefix("w_").partition(".")[0] for w in op.weights]  # a rank's part has a number
         return ("" if all(len(n) == 1 for n in bare) else "_").join(bare)
     if isinstance(op, Embed):
         return "embedding"
     if isinstance(op, Norm | AddNorm):
         return op.keyword
-    if isinstance(op, Attention | Rope | CacheWrite | LastToken):
+    if isinstance(op, LatentAttention):
+        return "latent"
+    if isinstance(op, Attention | Rope | Scale | CacheWrite | LastToken):
         return op.keyword
     if isinstance(op, Map) and op.fn != "add":
         return op.fn
     if isinstance(op, Map):
         return "residual" if op.xs[0].type.names == op.xs[1].type.names else "bias"
+    if isinstance(op, TopK | Dispatch | Combine):
+        return op.keyword
     source = next((made[x.name] for x in op.operands if x.name in made), op.keyword)
     if isinstance(op, Quantize):
         return f"quantize_{source.removeprefix(place)}"

@@ -20,14 +20,18 @@ class Run(NamedTuple):
     end: float
 
 
-def play_pipeline(stage_seconds: Sequence[float], hop: float, batches: int, rounds: int = 1) -> list[Run]:
+def play_pipeline(
+    stage_seconds: Sequence[float], hop: float | Sequence[float], batches: int, rounds: int = 1
+) -> list[Run]:
     """Every turn of ``batches`` in-flight batches over ``rounds``, in the order batch by batch.
 
     A turn starts when the stage is free and the batch is there. A batch travels to the next stage in ``hop``
-    seconds, once the link between the two is free: that keeps the link busy, not the stage. It returns to the
+    seconds (one for all, or one behind each stage but the last), once the link between the two is free: that keeps the
+    link busy, not the stage. It returns to the
     first stage as soon as the last one is done with the round before, which in decode is one token later.
     """
     runs: list[Run] = []
+    hops = _behind(hop, len(stage_seconds))
     free = [0.0] * len(stage_seconds)
     link = [0.0] * len(stage_seconds)
     back = [0.0] * batches
@@ -38,19 +42,25 @@ def play_pipeline(stage_seconds: Sequence[float], hop: float, batches: int, roun
                 start = max(free[stage], ready)
                 end = free[stage] = start + seconds
                 runs.append(Run(stage, batch, turn, start, end))
-                ready = link[stage] = max(link[stage], end) + hop
+                ready = link[stage] = max(link[stage], end) + hops[stage]
             back[batch] = runs[-1].end
     return runs
 
 
-def play_sends(runs: Sequence[Run], hop: float) -> list[Run]:
+def _behind(hop: float | Sequence[float], stages: int) -> list[float]:
+    """Seconds behind each stage; 0 behind the last."""
+    return [*([hop] * (stages - 1) if isinstance(hop, float | int) else hop), 0.0]
+
+
+def play_sends(runs: Sequence[Run], hop: float | Sequence[float]) -> list[Run]:
     """When the link behind each stage but the last is busy handing on what ``runs`` (of `play_pipeline`) made."""
     last = max((r.stage for r in runs), default=0)
+    hops = _behind(hop, last + 1)
     free = [0.0] * (last + 1)
     sends = []
     for run in runs:
         if run.stage < last:
             start = max(free[run.stage], run.end)
-            free[run.stage] = start + hop
-            sends.append(Run(run.stage, run.batch, run.round, start, start + hop))
+            free[run.stage] = end = start + hops[run.stage]
+            sends.append(Run(run.stage, run.batch, run.round, start, end))
     return sends

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from plandsl.backends.cost import links
+from plandsl.backends.cost.load import IDEAL, Served
 from plandsl.backends.cost.memory import Held
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.names import kind, op_names
-from plandsl.backends.cost.times import PhaseModel, PhaseTimes, attention_work, fitted_exchange
+from plandsl.backends.cost.times import SEND, PhaseModel, PhaseTimes, attention_work, fitted_exchange
 from plandsl.backends.cost.utilisation import ideal_seconds
-from plandsl.backends.cost.work import Exchange, Kernel, Softmax, Work
+from plandsl.backends.cost.work import Exchange, ExchangeForm, Kernel, Softmax, Work
 from plandsl.diagnostics import Diagnostic
-from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Requirement
+from plandsl.estimate import BANDED, Estimate, Load, Memory, OpTime, PhaseEstimate, Requirement, Used
 from plandsl.ir.compute import Gemm
 from plandsl.ir.extents import Extents
-from plandsl.ir.program import Part, Program
-from plandsl.spec import CONSTANTS, CalibrationSpec, PlanSpec, RequireSpec, item_bytes
+from plandsl.ir.program import DECODE, PREFILL, Part, Program
+from plandsl.ir.types import Number
+from plandsl.spec import CONSTANTS, CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec, PlanSpec, RequireSpec, item_bytes
 from plandsl.units import TIME
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.cluster import Crossing
+    from plandsl.backends.cost.experts import DispatchForm
 
 COMPARE = {
     "<=": lambda a, b: a <= b,
@@ -33,14 +41,14 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
     """The full answer for the plan's own load."""
     plan, load = model.plan, model.plan.workload
     metrics = model.evaluate()
-    context = load.input + load.output / 2
-    step = {"batch": load.batch, "input": load.input}
-    prefill = PhaseLines(model.prefill, metrics.prefill, step, load.input).estimate(metrics.ttft, model)
-    step = {"batch": load.batch, "context": load.input}
-    decode = PhaseLines(model.decode, metrics.decode, step, context).estimate(metrics.tpot, model)
+    served, engine = metrics.served, plan.engine
+    joined, batch = model.requests(metrics)
+    length: Number = load.input + load.output
     resident = model.in_flight if plan.kv_residency == "all_batches" else 1
-    length = load.input + load.output
-    held = [model.memory.held(s, load.batch, length, load.input, resident) for s in range(len(model.memory.weights))]
+    if served is not None:
+        length, resident = load.input + (engine or IDEAL).kept_output * load.output, model.in_flight
+    prefill, decode = _phases(model, metrics, joined, batch)
+    held = [model.memory.held(s, batch, length, load.input, resident) for s in range(len(model.memory.weights))]
     stages = tuple(_memory(h, model.memory.capacity) for h in held)
     cost = None
     if plan.node.gpu.price is not None:
@@ -51,7 +59,7 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         gpus=plan.sharding.ranks,
         replicas=plan.sharding.replicas,
         mesh=tuple((a.name, a.size) for a in plan.sharding.axes if a.size > 1),
-        batch=load.batch,
+        batch=int(batch),
         in_flight=model.in_flight,
         ttft_s=float(metrics.ttft),
         tpot_s=float(metrics.tpot),
@@ -63,6 +71,7 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         kv_capacity_tokens=int(metrics.kv_capacity),
         max_batch=int(metrics.max_batch),
         parameters=parameters(program),
+        active_parameters=active_parameters(program),
         kv_bytes_per_token=kv_bytes_per_token(program),
         prefill=prefill,
         decode=decode,
@@ -71,7 +80,55 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         assumed=_assumed(plan),
         calibration=plan.calibration.name,
         cost_usd_per_mtok=cost,
+        engine=None if engine is None else engine.name,
+        load=None if served is None else _load(load.concurrency or 0, served),
+        kv_block=model.memory.block,
+        bands=_bands(plan, metrics, prefill, decode),
+        cluster=_used(plan),
+        shift=model.shift(metrics),
     )
+
+
+def _used(plan: PlanSpec) -> Used | None:
+    """The cluster, and how many of its nodes the ranks stand on."""
+    if plan.cluster is None:
+        return None
+    nodes = -(-plan.sharding.ranks // plan.node.count)
+    return Used(plan.cluster.name, plan.node.name, plan.cluster.count, nodes, plan.node.count)
+
+
+def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseEstimate, PhaseEstimate]:
+    """Prefill of ``joined`` requests at once, and a decode step of ``batch``."""
+    load, s = model.plan.workload, m.served
+    context = load.input + load.output / 2
+    step = {"batch": joined, "input": load.input}
+    first = PhaseLines(model.taken(PREFILL, m).prefill, m.prefill, step, load.input)
+    prefill = first.estimate(m.ttft, model, joined, 0.0 if s is None else s.queue + s.line + s.start, 0.0)
+    step = {"batch": batch, "context": load.input}
+    decode = PhaseLines(model.taken(DECODE, m).decode, m.decode, step, context)
+    return prefill, decode.estimate(m.tpot, model, 1.0, 0.0, 0.0 if s is None else s.others)
+
+
+def _load(clients: int, s: Served) -> Load:
+    parts = (s.running, s.waiting, s.queue, s.line, s.start, s.prefill, s.first)
+    return Load(clients, *map(float, parts))
+
+
+def _bands(
+    plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
+) -> tuple[tuple[str, tuple[float, float]], ...]:
+    """Where 80 % of measurements would lie: by the engine's own error where it has one, else by that of the ops."""
+    e, steps = plan.engine or IDEAL, max(plan.workload.output - 1, 0)
+    first = prefill.band if e.ttft_low == e.ttft_high else (e.ttft_low, e.ttft_high)
+    step = decode.band if e.tpot_low == e.tpot_high else (e.tpot_low, e.tpot_high)
+    if first is None or step is None:
+        return ()
+    ttft, tpot = [tuple(float(value) * f for f in band) for value, band in ((m.ttft, first), (m.tpot, step))]
+    latency = tuple(a + steps * b for a, b in zip(ttft, tpot, strict=True))
+    rate = tuple(float(m.throughput * m.latency) / t for t in reversed(latency))
+    if e.throughput_low != e.throughput_high:
+        rate = float(m.throughput) * e.throughput_low, float(m.throughput) * e.throughput_high
+    return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))  # type: ignore[arg-type]
 
 
 def parameters(program: Program) -> int:
@@ -88,6 +145,21 @@ def parameters(program: Program) -> int:
             key = ("" if region.layers is None else region.name, w.name)
             whole[key] = count
     return sum(whole.values())
+
+
+def active_parameters(program: Program) -> int:
+    """Parameters that a token meets: of experts' weights, those of as many experts as it goes to."""
+    idle, sizes = 0, dict(program.sizes)
+    for region in program.regions if program.imbalance else ():
+        places: dict[str, str] = {}
+        for op in region.ops:
+            for name in (n for x in op.operands[:1] for n in x.type.names if n in dict(program.imbalance)):
+                places |= {x.name: name for x in op.operands}
+        for w in (w for w in region.weights if w.name in places):
+            have, chosen = int(sizes[places[w.name]]), int(places[w.name].partition(":")[2])
+            each = math.prod(int(sizes[dim]) for dim in w.type.names) // have
+            idle += region.repeats * each * (have - chosen)
+    return parameters(program) - idle
 
 
 def kv_bytes_per_token(program: Program) -> float:
@@ -117,17 +189,34 @@ def _memory(held: Held, capacity: float) -> Memory:
 
 
 def _assumed(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
-    hardware = tuple((e.name, path, text) for e in (plan.node.gpu, plan.node) for path, text in e.assumed)
+    hardware = tuple((e.name, path, text) for e in _parts(plan) for path, text in e.assumed)
     fitted = plan.calibration
     stated = hardware + tuple((fitted.name, path, text) for path, text in fitted.assumed if fitted.needs(path))
-    return stated + tuple((plan.calibration.name, name, text) for name, text in _unset(plan.calibration))
+    unset = _unset(plan.calibration)
+    if _network_unknown(plan) and not any(name == "link" for name, _ in unset):
+        unset.append(("link", "100 % of the network, not set"))
+    return stated + tuple((plan.calibration.name, name, text) for name, text in unset)
+
+
+def _network_unknown(plan: PlanSpec) -> bool:
+    """Whether ranks stand on several nodes, and the calibration says nothing of what passes between these."""
+    between = plan.cluster is not None and plan.sharding.ranks > plan.node.count
+    known = {name.partition(".")[0] for name, _ in plan.calibration.values}
+    return between and known.isdisjoint(("link", "collective_nodes"))
+
+
+def _parts(plan: PlanSpec) -> list[GpuSpec | NodeSpec | ClusterSpec]:
+    """The hardware whose figures may be assumed."""
+    return [plan.node.gpu, plan.node, *([] if plan.cluster is None or plan.cluster.count == 1 else [plan.cluster])]
 
 
 def _unset(calibration: CalibrationSpec) -> list[tuple[str, str]]:
     """Constants that a calibration leaves out, and what is taken instead."""
     have = {name.split(".")[0] for name, _ in calibration.values}
     instead = {"attention_decode": "attention_prefill", "launch_elementwise": "launch", "launch_collective": "launch"}
-    missing = [n for n in CONSTANTS if n not in have and instead.get(n) not in have and calibration.needs(n)]
+    missing = [
+        n for n in CONSTANTS if n not in (*have, "low", "high") and instead.get(n) not in have and calibration.needs(n)
+    ]
     return [(n, "0 s, not set" if CONSTANTS[n] == TIME else "100 %, not set") for n in missing]
 
 
@@ -157,6 +246,43 @@ def _requirement(
     return Requirement(r.text, value, COMPARE[r.op](value, r.bound))
 
 
+def band_of(constants: Mapping[str, float]) -> tuple[float, float] | None:
+    """The 80 % band of measured / predicted that goes with ``constants``, if they say."""
+    low, high = constants.get("low"), constants.get("high")
+    return None if low is None or high is None else (low, high)
+
+
+def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
+    """The band of a sum of ops: errors of one kind of op go together, those of different kinds are independent."""
+    total = sum(o.time_s for o in ops)
+    kinds: dict[tuple[str, tuple[float, float]], float] = {}
+    for o in ops:
+        if o.band is None:
+            if o.time_s > NEGLIGIBLE * total:
+                return None
+            continue
+        key = (o.op, o.band)
+        kinds[key] = kinds.get(key, 0.0) + o.time_s
+    if not total:
+        return None
+    low = math.sqrt(sum((t * min(b[0] - 1, 0.0)) ** 2 for (_, b), t in kinds.items())) / total
+    high = math.sqrt(sum((t * max(b[1] - 1, 0.0)) ** 2 for (_, b), t in kinds.items())) / total
+    return 1 - low, 1 + high
+
+
+def _crossing(work: Exchange) -> Crossing | None:
+    """What times an exchange between nodes; None inside a node, and for experts' own libraries."""
+    if work.nodes == 1:
+        return None
+    from plandsl.backends.cost.cluster import Crossing
+
+    return work.form if isinstance(work.form, Crossing) else None
+
+
+NEGLIGIBLE = 0.02
+"""An op with less of the time does not spoil a band by having none."""
+
+
 def _positive(rest: float, time: float) -> float:
     """What is left after subtracting, without the dust of rounding."""
     return rest if rest > 1e-9 * time else 0.0
@@ -165,16 +291,20 @@ def _positive(rest: float, time: float) -> float:
 class PhaseLines:
     """One phase of one plan, for plain numbers."""
 
-    def __init__(self, model: PhaseModel, times: PhaseTimes, bind: dict[str, int], context: float) -> None:
+    def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
         self.model, self.times, self.context = model, times, context
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
 
-    def estimate(self, time: float, model: CostModel) -> PhaseEstimate:
-        """Time along the way of one batch, and utilisation at the rate that batches come round."""
+    def estimate(self, time: Number, model: CostModel, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
+        """Time along the way of one batch, and utilisation at the rate that batches come round.
+
+        The kernels' time is shared by ``shared`` requests where ``time`` is one's; ``waiting`` and ``mixed`` are parts
+        of ``time`` that no kernel of this batch takes. What is left over is the engine's, or else a wait for a stage.
+        """
         t, plan = self.times, model.plan
         stages = len(t.stages)
         compute = sum(s.compute for s in t.stages)
-        exposed = sum(s.exposed for s in t.stages) + (stages - 1) * t.hop
+        exposed = sum(s.exposed for s in t.stages) + t.hops
         everything = [self._ops(s) for s in range(stages)]
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / model.in_flight
@@ -183,17 +313,32 @@ class PhaseLines:
         ideal = float(ideal_seconds(program, plan.node.gpu, self.extents, self.context))
         busy = sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in ("send", "recv"))
+        share = 1.0 if model.plan.workload.concurrency is None else float(shared)
+        kernels = float(compute + exposed) / share
+        rest = float(time - waiting - mixed) - kernels
+        engine = plan.engine is not None
+        bubble = max(float(self.span) / share - kernels, 0.0) if engine else rest
+        ops = tuple(o for o in everything[t.slowest] if o.time_s > 0)
         return PhaseEstimate(
             time_s=float(time),
-            compute_s=float(compute),
-            communication_s=float(exposed),
+            compute_s=float(compute) / share,
+            communication_s=float(exposed) / share,
             overlapped_s=_positive(float(linked - t.stages[t.slowest].exposed), float(time)),
-            bubble_s=_positive(float(time - compute - exposed), float(time)),
+            bubble_s=_positive(bubble, float(time)),
             idle_share=max(0.0, 1 - float(busy / per_batch)),
             mfu=ideal / float(per_batch * gpus),
             mbu=moved / (per_batch * stages * plan.node.gpu.bandwidth),
-            ops=tuple(o for o in everything[t.slowest] if o.time_s > 0),
+            ops=ops,
+            engine_s=_positive(rest - bubble, float(time)),
+            waiting_s=float(waiting),
+            mixed_s=float(mixed),
+            band=phase_band(ops),
         )
+
+    @property
+    def span(self) -> Number:
+        """Seconds of the kernels, waits for a stage included."""
+        return self.times.through if self.model.schedule.program.phase == "prefill" else self.times.period
 
     def _ops(self, stage: int) -> list[OpTime]:
         """Every op of a stage; blocks of one kind that a stage runs in two parts count together."""
@@ -201,40 +346,81 @@ class PhaseLines:
         lines: list[OpTime] = []
         for part in program.stages[stage]:
             region = program.region(part.region)
-            seconds = self.times.seconds[part.region]
-            for work, name, each in zip(self.model.work[part.region], op_names(region), seconds, strict=True):
+            run = self.model.boundaries[stage] if part.region == SEND else part.region
+            seconds = self.times.seconds[run]
+            for work, name, each in zip(self.model.work[run], op_names(region), seconds, strict=True):
                 lines.append(self.line(work, name, part.repeats, float(each)))
         return lines
 
     def line(self, work: Work, name: str, count: int, each: float) -> OpTime:
         """One op that takes ``each`` seconds and runs ``count`` times in a pass."""
-        layer = "calibrated" if self.model.machine.calibration.values else "roofline"
+        layer, band = self._answered(work)
         word = kind(work.op)
         if isinstance(work, Exchange):
             payload = float(work.payload_per_row * self.extents.product(work.rows))
-            if work.form is not None:
+            if layer == "measured":
+                algorithm = layer
+                bound = "link" if payload / self.model.machine.link.bandwidth * 2 >= each else "latency"
+            elif crossing := _crossing(work):
+                route, bound = crossing.fastest(payload), crossing.bound(payload)
+                algorithm, band = route.name, band if route.constants is None else band_of(route.constants)
+            elif work.form is not None and not isinstance(work.form, ExchangeForm):
+                library = cast("DispatchForm", work.form)
+                algorithm, band = library.name, band_of(library.constants)
+                across = self.model.machine.cluster if work.nodes > 1 else None
+                port = (across.network if across else self.model.machine.link).bandwidth
+                bound = "link" if payload / port * 2 >= each else "latency"
+            elif work.form is not None:
                 times = [float(t) for t in fitted_exchange(work, work.form, payload)[1]]
-                algorithm = work.form.libraries[times.index(min(times))][0].removesuffix("_exchange")
+                name_, constants, _ = work.form.libraries[times.index(min(times))]
+                algorithm, band = name_.removesuffix("_exchange"), band_of(constants)
                 bound = "link" if payload / work.form.link.bandwidth * 2 >= min(times) else "latency"
             else:
                 linked = links.seconds(work.ways, payload)
                 moving = min(w.per_byte * payload for w in work.ways)
                 bound = "link" if moving * 2 >= linked + work.launch else "latency"
                 algorithm = links.fastest(work.ways, payload)
-            count *= getattr(work.op, "tensors", 1)
-            payload /= getattr(work.op, "tensors", 1)
+            time, tensors = each * count, getattr(work.op, "tensors", 1)
+            count *= tensors * int(work.times)
+            payload /= tensors
             axis = work.axis or "*".join(self.model.schedule.program.stage_axes)
-            time = each * count / getattr(work.op, "tensors", 1)
-            return OpTime(word, name, count, time, 0.0, payload, bound, layer, (), axis, algorithm, True)
+            return OpTime(
+                word, name, count, time, 0.0, payload, bound, layer, (), axis, algorithm, True, band, work.nodes
+            )
         if isinstance(work, Softmax):
             flops, moved = attention_work(work, self.extents, self.context)
+        elif not isinstance(work, Kernel):
+            from plandsl.backends.cost.experts import asked
+
+            flops, _, moved = asked(work, self.extents.product(work.rows))
         else:
             rows = self.extents.product(work.rows)
             flops, moved = work.flops_per_row * rows, work.bytes_fixed + work.bytes_per_row * rows
         arithmetic, memory = flops / work.rate, moved / work.bandwidth
         bound = "latency" if work.launch > max(arithmetic, memory) else "compute" if arithmetic > memory else "memory"
         shape = self._shape(work)
-        return OpTime(word, name, count, each * count, float(flops), float(moved), bound, layer, shape)
+        return OpTime(word, name, count, each * count, float(flops), float(moved), bound, layer, shape, band=band)
+
+    def _answered(self, work: Work) -> tuple[str, tuple[float, float] | None]:
+        """The layer that timed an op, and how far measurements lie from it; how they repeat, a table does not say."""
+        calibration = self.model.machine.calibration
+        if self._measured(work):
+            return "measured", (1.0, 1.0)
+        if isinstance(work, Exchange) or work.form is None:
+            crossing = _crossing(work) if isinstance(work, Exchange) else None
+            form = work.form is not None if crossing is None else crossing.fitted
+            flat = dict(calibration.values)
+            return "fitted" if form else "constant" if flat else "roofline", band_of(flat)
+        return "fitted", band_of(work.form.constants)
+
+    def _measured(self, work: Work) -> bool:
+        """Whether a table answered; in a decode step, at the mean context."""
+        if work.table is None:
+            return False
+        if isinstance(work, Softmax):
+            batch, position = self.extents.local(work.batch), self.extents.sizes[work.position.name]
+            return bool(work.table.at(batch, position, self.context) > 0)
+        return bool(work.table.at(self.extents.product(work.rows)) > 0)
 
     def _shape(self, work: Work) -> tuple[tuple[str, int], ...]:
         if not isinstance(work, Kernel) or not isinstance(work.op, Gemm):

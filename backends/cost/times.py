@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.backends.cost import links
 from plandsl.backends.cost.forms.attention import decode_seconds, prefill_seconds, visible_pairs
@@ -28,8 +29,16 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot
 from plandsl.ir.types import Dim, Number
 
+if TYPE_CHECKING:
+    from plandsl.backends.cost.experts import Experts
+    from plandsl.backends.cost.latent import LatentForm
+
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
+
+
+SEND, NEAR = "send", "send:node"
+"""The region that hands on to the next stage; and the same inside a node, where other stages are in different ones."""
 
 
 class Played(NamedTuple):
@@ -45,14 +54,21 @@ class Played(NamedTuple):
 
 
 def play_slots(slots: Sequence[Slot], seconds: Sequence[Number]) -> list[tuple[Number, Number]]:
-    """Start and end of every slot: it starts when its stream is free and what it waits for is done."""
+    """Start and end of every slot: it starts when its stream is free and what it waits for is done.
+
+    Of the ``blocks`` that a slot gets from one that it runs along, the last waits for that one's end: with equal times
+    for all blocks, and for all steps between them, each takes the longer of its own and the next one's way here.
+    """
     free: dict[str, Number] = {COMPUTE: 0.0, LINK: 0.0}
     times: list[tuple[Number, Number]] = []
     for slot in slots:
         start = free[slot.stream]
         for other in slot.after:
             start = maximum(start, times[other][1])
-        end = free[slot.stream] = start + seconds[slot.op]
+        end = start + seconds[slot.op]
+        if slot.along is not None:
+            end = maximum(end, times[slot.along][1] + seconds[slot.op] / slot.blocks)
+        free[slot.stream] = end
         times.append((start, end))
     return times
 
@@ -70,7 +86,7 @@ def play(slots: Sequence[Slot], seconds: Sequence[Number]) -> Played:
 
 
 class PhaseTimes(NamedTuple):
-    """One phase, timed. Stage times leave hops out; ``hop`` is one boundary's."""
+    """One phase, timed. Stage times leave hops out; ``hop`` is the slowest boundary's, ``hops`` are all together."""
 
     seconds: dict[str, list[Number]]
     regions: dict[str, Played]
@@ -78,6 +94,7 @@ class PhaseTimes(NamedTuple):
     hop: Number
     through: Number
     period: Number
+    hops: Number = 0.0
 
     @property
     def slowest(self) -> int:
@@ -96,9 +113,30 @@ class PhaseModel:
         self.extents = Extents(program, steps, mesh)
         costing = Costing(program, machine, self.extents)
         self.work: dict[str, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
-        self.windows = sorted(
-            {w.op.window for ops in self.work.values() for w in ops if isinstance(w, Softmax) and w.op.window}
-        )
+        self.boundaries = [SEND] * (len(program.stages) - 1)
+        if machine.cluster is not None and self.boundaries:
+            self._mixed_hops(costing)
+        self.scale = self._scale()
+        attentions = [w for ops in self.work.values() for w in ops if isinstance(w, Softmax)]
+        self.windows = sorted({_bend(w, self.extents) for w in attentions if w.op.window})
+
+    def _mixed_hops(self, costing: Costing) -> None:
+        """Boundaries inside a node are quicker than those between nodes."""
+        from plandsl.backends.cost.cluster import inside
+
+        program = self.schedule.program
+        near = inside(program, self.machine.cluster)
+        if any(near) and not all(near):
+            self.work[NEAR] = [costing.within(op) for op in program.region(SEND).ops]
+            self.boundaries = [NEAR if n else SEND for n in near]
+
+    def _scale(self) -> dict[str, list[float]] | None:
+        """What each op's time is multiplied with where an engine has rates of its own."""
+        if self.machine.rates is None or self.machine.rates == (1.0, 1.0, 1.0):
+            return None
+        prefill, decode, links = self.machine.rates
+        rate = prefill if self.schedule.program.phase == "prefill" else decode
+        return {n: [1 / (links if isinstance(w, Exchange) else rate) for w in ops] for n, ops in self.work.items()}
 
     def at(self, bind: Mapping[str, Number], in_flight: Number, nodes: Sequence[tuple[Number, Number]]) -> PhaseTimes:
         """Times under ``bind``, averaged over ``nodes`` of (weight, context)."""
@@ -117,21 +155,8 @@ class PhaseModel:
         n = rows.get(work.rows)
         if n is None:
             n = rows[work.rows] = extents.product(work.rows)
-        if isinstance(work, Kernel) and work.form is not None:
-            return _fitted_kernel(work, work.form, n)
-        if isinstance(work, Kernel):
-            moving = (work.bytes_fixed + work.bytes_per_row * n) / work.bandwidth
-            return maximum(work.flops_per_row * n / work.rate, moving) + work.launch
-        return self._exchange(work, n)
-
-    def _exchange(self, work: Exchange, n: Number) -> Number:
-        """Nothing travels along an axis of size 1."""
-        if isinstance(work.ranks, int) and work.ranks == 1:
-            return 0.0
-        if work.form is not None:
-            return fitted_exchange(work, work.form, work.payload_per_row * n)[0]
-        time = links.seconds(work.ways, work.payload_per_row * n) + work.launch
-        return time if isinstance(work.ranks, int) else time * (work.ranks > 1)
+        time = _modelled(work, n) if work.table is None else work.table.seconds(n, partial(_modelled, work, n))
+        return _completed(work, n, time) if isinstance(work, Exchange) else time
 
     def _bound(self, fixed: dict[str, list[Number]], extents: Extents, context: Number) -> dict[str, list[Number]]:
         out = {}
@@ -148,7 +173,9 @@ class PhaseModel:
         A batch is back after ``through``; a stage, or a link, that every batch passes once per round bounds the
         period from below. This is the cycle mean of the max-plus recurrence; a test plays it out.
         """
-        regions = {name: play(self.schedule.of(name), times) for name, times in seconds.items()}
+        if self.scale is not None:
+            seconds = {n: [t * f for t, f in zip(ts, self.scale[n], strict=True)] for n, ts in seconds.items()}
+        regions = {n: play(self.schedule.of(SEND if n == NEAR else n), times) for n, times in seconds.items()}
         stages = []
         for parts in self.schedule.stages:
             span: Number = 0.0
@@ -158,12 +185,21 @@ class PhaseModel:
                     span = span + part.repeats * regions[part.region].span
                     compute = compute + part.repeats * regions[part.region].compute
             stages.append(Played(span, compute))
-        hop: Number = regions["send"].span if "send" in regions else 0.0
+        hop: Number = regions[SEND].span if SEND in regions else 0.0
         through: Number = (len(stages) - 1) * hop
+        if NEAR in regions:
+            near = self.boundaries.count(NEAR)
+            through = (len(stages) - 1 - near) * hop + near * regions[NEAR].span
+            hop = maximum(hop, regions[NEAR].span)
+        hops = through
         for stage in stages:
             through = through + stage.span
         slowest = maximum(largest([s.span for s in stages]), hop)
-        return PhaseTimes(seconds, regions, stages, hop, through, maximum(through, in_flight * slowest))
+        return PhaseTimes(seconds, regions, stages, hop, through, maximum(through, in_flight * slowest), hops)
+
+    def hop_seconds(self, times: PhaseTimes) -> list[Number]:
+        """Seconds of the hop behind each stage but the last."""
+        return [times.regions[name].span for name in self.boundaries]
 
     def contexts(self, first: Number, last: Number) -> list[tuple[Number, Number]]:
         """Nodes to average over contexts ``first..last``: attention is smooth between window lengths."""
@@ -172,12 +208,65 @@ class PhaseModel:
         return [(weight * (b - a) / width, a + (b - a) * node) for a, b in pairwise(cuts) for weight, node in GAUSS]
 
 
+def _modelled(work: Kernel | Exchange | Experts, n: Number) -> Number:
+    """Seconds of ``n`` rows by the calibrated model."""
+    if isinstance(work, Exchange):
+        return _exchanged(work, n)
+    if not isinstance(work, Kernel):
+        from plandsl.backends.cost.experts import seconds
+
+        return seconds(work, n)
+    if work.form is not None:
+        return _fitted_kernel(work, work.form, n)
+    moving = (work.bytes_fixed + work.bytes_per_row * n) / work.bandwidth
+    return maximum(work.flops_per_row * n / work.rate, moving) + work.launch
+
+
+def _completed(work: Exchange, n: Number, time: Number) -> Number:
+    """All ``times`` of an exchange that takes ``time``, and the kernel that goes with it."""
+    if work.kernel is not None:
+        time = time + _modelled(work.kernel, n) * (work.ranks > 1)
+    return time if isinstance(work.times, int) and work.times == 1 else time * work.times
+
+
+def _exchanged(work: Exchange, n: Number) -> Number:
+    """Nothing travels along an axis of size 1."""
+    if isinstance(work.ranks, int) and work.ranks == 1:
+        return 0.0
+    if isinstance(work.form, ExchangeForm):
+        return fitted_exchange(work, work.form, work.payload_per_row * n)[0]
+    if work.form is not None:
+        time = work.form.seconds(work.ranks, n)
+        return time if isinstance(work.ranks, int) else time * (work.ranks > 1)
+    time = links.seconds(work.ways, work.payload_per_row * n) + work.launch
+    return time if isinstance(work.ranks, int) else time * (work.ranks > 1)
+
+
 def attention_seconds(work: Softmax, extents: Extents, context: Number) -> Number:
+    """Seconds of attention: measured where a table answers, else those of the calibrated model."""
+    modelled = partial(_modelled_attention, work, extents, context)
+    if work.table is None:
+        return modelled()
+    batch, position = extents.local(work.batch), extents.sizes[work.position.name]
+    return work.table.seconds(batch, position, attended(work, extents, context), modelled)
+
+
+def _bend(work: Softmax, extents: Extents) -> Number:
+    """The context from which on a window hides keys of a rank."""
+    return work.op.window * extents.ways(work.context.axes)
+
+
+def attended(work: Softmax, extents: Extents, context: Number) -> Number:
+    """Of ``context`` keys, those that a rank attends to: they are dealt out evenly."""
+    return context / extents.ways(work.context.axes) if work.context.axes else context
+
+
+def _modelled_attention(work: Softmax, extents: Extents, context: Number) -> Number:
     """Roofline of attention: arithmetic on visible pairs, or queries, results and visible keys moved once."""
     if work.form is not None:
         return _fitted_attention(work, work.form, extents, context)
     flops, moved = attention_work(work, extents, context)
-    return maximum(flops / work.rate, moved / work.bandwidth) + work.launch
+    return maximum(flops / work.rate, moved / work.bandwidth) + work.launch * work.blocks
 
 
 def _fitted_kernel(work: Kernel, form: GemmForm | ElementForm, n: Number) -> Number:
@@ -199,25 +288,39 @@ def fitted_exchange(work: Exchange, form: ExchangeForm, payload: Number) -> tupl
     return best, times
 
 
-def _fitted_attention(work: Softmax, form: AttentionForm, extents: Extents, context: Number) -> Number:
+def _fitted_attention(work: Softmax, form: AttentionForm | LatentForm, extents: Extents, context: Number) -> Number:
     batch, position = extents.local(work.batch), extents.sizes[work.position.name]
+    if not isinstance(form, AttentionForm):
+        whole = form.seconds(batch, position, context)
+    elif form.prefill:
+        whole = prefill_seconds(
+            form.constants, form.chip, form.heads, batch, position, context, work.op.causal, work.op.window
+        )
+    else:
+        own = attended(work, extents, context)
+        whole = decode_seconds(form.constants, form.chip, form.heads, batch, own, work.op.window, form.divides)
     if not form.prefill:
-        return decode_seconds(form.constants, form.chip, form.heads, batch, context, work.op.window, form.divides)
-    whole = prefill_seconds(
-        form.constants, form.chip, form.heads, batch, position, context, work.op.causal, work.op.window
-    )
-    split = extents.ways(work.position.axes)
-    return whole if isinstance(split, int) and split == 1 else whole / split
+        return whole
+    split = extents.ways((*work.position.axes, *work.context.axes))
+    time = whole if isinstance(split, int) and split == 1 else whole / split
+    if isinstance(work.blocks, int) and work.blocks == 1:
+        return time
+    return time + (work.blocks - 1) * work.launch  # a kernel for each block
 
 
 def attention_work(work: Softmax, extents: Extents, context: Number) -> tuple[Number, Number]:
-    """FLOPs and bytes of attention on one rank. Split positions are taken as balanced (zigzag)."""
+    """FLOPs and bytes of attention on one rank. Split positions are taken as balanced (zigzag).
+
+    That of one query too, but for a window: all keys that it sees may lie on one rank.
+    """
     op = work.op
     batch, position = extents.local(work.batch), extents.sizes[work.position.name]
-    split = extents.ways(work.position.axes)
+    split, own = extents.ways((*work.position.axes, *work.context.axes)), attended(work, extents, context)
     pairs = visible_pairs(position, context, op.causal, op.window) / split
-    keys = minimum(context, position + op.window - 1) if op.window else context
-    moved = batch * (work.bytes_per_row * extents.local(work.position) + work.bytes_per_key * keys)
+    keys = minimum(own, position + op.window - 1) if op.window else own
+    if op.window and work.context.axes:
+        pairs = maximum(pairs, keys)
+    moved = batch * (work.bytes_per_row * extents.local(work.position) * work.blocks + work.bytes_per_key * keys)
     return work.flops_per_pair * batch * pairs, moved
 
 
@@ -248,4 +351,5 @@ def _mean(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
         first.hop,
         mean([r.through for r in runs]),
         mean([r.period for r in runs]),
+        first.hops,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.latent import LatentAttention
 from plandsl.ir.program import Program
-from plandsl.ir.types import Number
+from plandsl.ir.types import Number, stem
 from plandsl.spec import GpuSpec
 
 
@@ -21,7 +22,7 @@ def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Num
         for op in region.ops:
             if isinstance(op, Gemm):
                 total = total + region.repeats * _gemm(op, extents) / _peak(gpu, op.compute)
-            elif isinstance(op, Attention):
+            elif isinstance(op, Attention | LatentAttention):
                 total = total + region.repeats * _attention(op, extents, context) / _peak(gpu, op.q.type.dtype)
     return total
 
@@ -33,18 +34,20 @@ def _peak(gpu: GpuSpec, dtype: str) -> float:
 
 
 def _gemm(op: Gemm, extents: Extents) -> Number:
-    """``2 m n k`` over whole tensors."""
+    """``2 m n k`` over whole tensors; of experts, those that a token goes to."""
     total: Number = 0.0
     for w in op.weights:
         flops: Number = 2.0
-        for name in dict.fromkeys((*op.x.type.names, *w.type.names)):
+        for name in {stem(n): n for n in (*w.type.names, *op.x.type.names)}.values():  # experts:8 rather than experts
             flops = flops * extents.sizes[name]
         total = total + flops
     return total
 
 
-def _attention(op: Attention, extents: Extents, context: Number) -> Number:
+def _attention(op: Attention | LatentAttention, extents: Extents, context: Number) -> Number:
     """``2 (d_qk + d_v)`` for every head and visible pair of query and key."""
     batch, position, heads, d_qk = (extents.sizes[n] for n in op.q.type.names)
     d_v = extents.sizes[op.v.type.names[-1]]
+    if isinstance(op, LatentAttention):
+        d_qk = d_qk + extents.sizes[op.k_rope.type.names[-1]]
     return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window)

@@ -12,7 +12,7 @@ from plandsl.backends.graphviz.header import DOT, TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import CARD, FRAME, KIND_NAMES, KINDS, LINE, MUTED, PANEL, SPINE, category
 from plandsl.estimate import OpTime
 from plandsl.ir.ops import Op
-from plandsl.ir.program import Region
+from plandsl.ir.program import Region, show_layers
 from plandsl.ir.types import Value
 from plandsl.units import show_bytes, show_percent, show_time
 
@@ -97,7 +97,7 @@ class Sheet:
         stage = max(sum(p.repeats for p in parts if p.region == region.name) for parts in self.facts.program.stages)
         many = f"{stage} {TIMES} {show_time(span)} = {show_time(stage * span)}"
         where = " on the fullest stage" if len(self.facts.program.stages) > 1 else ""
-        return f"{region.name}, layers {region.layers[0]}..{region.layers[1]}", many + where
+        return f"{region.name}, layers {show_layers(region.layers, region.every)}", many + where
 
     def _width(self, region: Region) -> float:
         return len(columns(region)) * (LANE + W + SIDE + BETWEEN) - BETWEEN + 20

@@ -223,7 +223,7 @@ class Devices(Layout):
         keys += [Key("line", c, f"collectives over {a}") for a, c in self.colors.items() if a in used]
         if self.total[1] > 1:
             keys.append(Key("arrow", HOP, "to the next stage: bytes from each GPU, time"))
-        if facts.plan.node.count > facts.plan.sharding.ranks:
+        if facts.plan.gpus > facts.plan.sharding.ranks:
             keys.append(Key("frame", IDLE, "idle"))
         return keys
 
@@ -262,5 +262,9 @@ def describe(node: NodeSpec) -> str:
 
 
 def devices(facts: Facts) -> str:
-    """The node with a card for each GPU."""
+    """The node with a card for each GPU; of a cluster, each node."""
+    if facts.plan.cluster is not None and facts.plan.cluster.count > 1:
+        from plandsl.backends.graphviz.devices_cluster import Nodes
+
+        return Nodes(facts, facts.plan.cluster).draw()
     return Devices(facts).draw()

@@ -11,7 +11,7 @@ from plandsl.backends.cost.names import op_names
 from plandsl.backends.cost.report import PhaseLines
 from plandsl.estimate import Estimate, OpTime
 from plandsl.ir.extents import Extents
-from plandsl.ir.program import Program
+from plandsl.ir.program import Program, show_layers
 from plandsl.ir.types import Dim, TensorType, block_range
 from plandsl.units import show_count
 
@@ -33,12 +33,13 @@ class Facts:
 
     def __init__(self, model: CostModel, estimate: Estimate, phase: str) -> None:
         self.model, self.estimate, self.phase = model, estimate, phase
-        self.plan = model.plan
-        load = self.plan.workload
         metrics = model.evaluate()
+        taken = model.taken(phase, metrics)
+        self.plan = taken.plan
+        load = self.plan.workload
         prefill = phase == "prefill"
         self.times = metrics.prefill if prefill else metrics.decode
-        self.phase_model = model.prefill if prefill else model.decode
+        self.phase_model = taken.prefill if prefill else taken.decode
         self.schedule = self.phase_model.schedule
         self.program: Program = self.schedule.program
         context = load.input if prefill else load.input + load.output // 2
@@ -175,7 +176,7 @@ def stage_words(facts: Facts, stage: int) -> str:
     words = []
     for part in facts.program.stages[stage]:
         if part.layers is not None:
-            words.append(f"layers {part.layers[0]}..{part.layers[1]}")
+            words.append(f"layers {show_layers(part.layers, part.every)}")
         elif part.region in ("embedding", "head"):
             words.append(part.region)
     blocks = [w for w in words if w.startswith("layers")]

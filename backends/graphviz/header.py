@@ -38,7 +38,8 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     space = min(text_width(plan.name, 20, True), left * 0.55)
     canvas.text(0, 13, plan.name, size=20, bold=True, width=space + 6)
     canvas.text(space + 16, 14, caption, size=14, color=MUTED, width=left - space - 16)
-    canvas.text(0, 38, f"{plan.model.name} on {plan.node.name}, {facts.degrees()}", size=13, width=left)
+    taken = f" ({plan.sharding.name})" if e.shift else ""
+    canvas.text(0, 38, f"{plan.model.name} on {plan.machine}, {facts.degrees()}{taken}", size=13, width=left)
     flights = f" {TIMES} {e.in_flight} in flight" if e.in_flight > 1 else ""
     tokens = f"{load.input} tokens in, {load.output} out"
     canvas.text(0, 57, f"batch {load.batch}{flights}{DOT}{tokens}", size=13, color=MUTED, width=left)

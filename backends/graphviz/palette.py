@@ -57,8 +57,10 @@ def category(kind: str) -> str:
     """The key of `KINDS` for an op's ``kind``."""
     if kind in ("send", "recv"):
         return "hop"
-    if kind in ("all_reduce", "reduce_scatter", "all_gather", "all_to_all"):
+    if kind in ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "rescale", "ring"):
         return "collective"
+    if kind == "grouped_gemm":
+        return "gemm"
     return kind if kind in KINDS else "elementwise"
 
 

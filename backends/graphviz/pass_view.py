@@ -67,9 +67,9 @@ def _pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str, floa
         else:
             canvas.box(x, y, end - x, LANE, LAYERS[0], name=f"{part}: {show_time(whole)}")
             step = (end - x) / part.repeats
-            for i in range(1, part.repeats, 2):
+            for i, layer in list(enumerate(part.every.of(part.layers)))[1::2]:
                 if step >= 2:
-                    canvas.box(x + i * step, y, step, LANE, LAYERS[1], name=f"layer {part.layers[0] + i}")
+                    canvas.box(x + i * step, y, step, LANE, LAYERS[1], name=f"layer {layer}")
             words = f"{part.region}: {part.repeats} {TIMES} {show_time(each)} = {show_time(whole)}"
             canvas.text((x + end) / 2, y + LANE / 2, words, size=13, bold=True, align="c", width=max(end - x - 8, 1))
             if whole > best[3]:

@@ -37,12 +37,13 @@ class Pipeline:
         self.facts, self.canvas = facts, Canvas(f"{facts.plan.name}: timeline")
         self.seconds = [seconds for _, seconds in facts.stages()]
         self.hop = float(facts.times.hop)
+        hops = [float(h) for h in facts.phase_model.hop_seconds(facts.times)]
         stages, flights = len(self.seconds), facts.estimate.in_flight
         self.decode = facts.phase == "decode"
         # more batches than these fill every stage anyway, and look the same
         self.batches = min(flights, max(MOST_BATCHES, 2 * stages)) if self.decode else min(flights, MOST_BATCHES)
-        self.runs = play_pipeline(self.seconds, self.hop, self.batches, WARM_UP + 3 if self.decode else 1)
-        self.sends = play_sends(self.runs, self.hop)
+        self.runs = play_pipeline(self.seconds, hops, self.batches, WARM_UP + 3 if self.decode else 1)
+        self.sends = play_sends(self.runs, hops)
         self.shown = list(range(stages)) if stages <= MOST_STAGES else [*range(MOST_STAGES - 1), stages - 1]
         self.axis = self._axis()
 
@@ -167,7 +168,8 @@ class Pipeline:
         keys.append(Key("box", IDLE, "idle"))
         if any(self._share(s) > 0.001 for s in self.shown):
             keys.append(Key("box", COMM, "collectives, in proportion"))
-        keys.append(Key("box", HOP, f"to the next stage, {show_time(self.hop)}"))
+        mixed = len(set(self.facts.phase_model.boundaries)) > 1
+        keys.append(Key("box", HOP, f"to the next stage, {'at most ' if mixed else ''}{show_time(self.hop)}"))
         return keys
 
     def _note(self) -> str:

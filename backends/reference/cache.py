@@ -23,20 +23,25 @@ class Cache:
 
     def append(self, op: CacheWrite, at: tuple[str, int | None], here: Local) -> tuple[Array, ...]:
         """Add this step's operands on one rank; gives all that the rank holds of each."""
-        return tuple(self._one(x, (*at, op.cache, i, here.rank), here) for i, x in enumerate(op.xs))
+        pairs = enumerate(zip(op.xs, op.outs, strict=True))
+        return tuple(self._one(x, out, (*at, op.cache, i, here.rank), here) for i, (x, out) in pairs)
 
-    def _one(self, x: Value, slot: Slot, here: Local) -> Array:
+    def _one(self, x: Value, out: Value, slot: Slot, here: Local) -> Array:
         along = x.type.names.index("position")
-        if here.owned(x, "position") != (0, here.place.sizes["position"]):
-            raise Mismatch(f"rank {here.rank} writes only some of the positions of {x} to cache '{slot[2]}'")
+        start, stop = (n + here.past for n in here.owned(x, "position"))
+        owned = here.place.kept(out.type.dim("context"), here.rank)
+        wanted = owned[owned >= here.past]
+        if not np.all((start <= wanted) & (wanted < stop)):
+            raise Mismatch(f"rank {here.rank} lacks some of the positions of {x} that it writes to cache '{slot[2]}'")
         ranges = here.place.ranges(x.type, here.rank)
         part = ranges[:along] + ranges[along + 1 :]
-        new = here.array(x)
+        new = here.array(x).take(wanted - start, axis=along)
         before, old = self._kept.get(slot, (part, new.take([], axis=along)))
         if before != part:
             raise Mismatch(f"cache '{slot[2]}' on rank {here.rank} holds {before}, but {x} is {part}")
-        if old.shape[along] != here.past:
-            raise Mismatch(f"cache '{slot[2]}' holds {old.shape[along]} tokens where {here.past} were seen")
+        seen = len(owned) - len(wanted)
+        if old.shape[along] != seen:
+            raise Mismatch(f"cache '{slot[2]}' holds {old.shape[along]} tokens where {seen} were seen")
         kept = np.concatenate([old, new], axis=along)
         self._kept[slot] = (part, kept)
         return kept

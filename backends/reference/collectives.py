@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import TypeAlias, assert_never
 
-from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards, assemble
-from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Reshard, Slice
+import numpy as np
 
-Layout: TypeAlias = Reshard | AllReduce | ReduceScatter | AllGather | AllToAll | Slice
+from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards, assemble
+from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Ring, Slice
+from plandsl.ir.types import TensorType, Value
+
+Layout: TypeAlias = Reshard | AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Slice
 """Ops that change how a tensor lies and nothing else."""
 
 
@@ -23,6 +27,8 @@ def _on(rank: int, op: Layout, x: Shards, place: Placement) -> Array:
             return _reduce(rank, op, x, place)
         case AllGather() | AllToAll():
             return _collect(rank, op, _group(rank, op.axis, op.keyword, x, place), x, place)
+        case Rescale():
+            return _rescale(rank, op, x, place)
         case Slice():
             return _collect(rank, op, [rank], x, place)
         case Reshard():
@@ -57,8 +63,33 @@ def _reduce(rank: int, op: AllReduce | ReduceScatter, x: Shards, place: Placemen
     return assemble(place.ranges(op.out.type, rank), [(here, total)], f"the sum of {op.x}")
 
 
+def turn(op: Ring, held: Mapping[str, Shards], place: Placement) -> list[Shards]:
+    """Every block of each operand on every rank, in the order in which they lie rather than that of the ring."""
+    steps = [AllGather(out, x, op.axis, op.dim) for out, x in zip(op.outs, op.xs, strict=True)]
+    return [communicate(step, held[step.x.name], place) for step in steps]
+
+
+def _rescale(rank: int, op: Rescale, x: Shards, place: Placement) -> Array:
+    """The rank's mean times its share of the weights, its statistic that of the group; the last axis drops that."""
+    group = _group(rank, op.axis, op.keyword, x, place)
+    here = place.ranges(op.x.type, rank)
+    for member in group:
+        if place.ranges(op.x.type, member) != here:
+            raise Mismatch(f"rescale over '{op.axis}' would weigh different parts of {op.x}, {op.x.type}")
+    together = np.logaddexp.reduce([x[member][..., -1:] for member in group])
+    # a row that sees no key at all weighs nothing
+    own = np.exp(x[rank][..., -1:] - np.where(np.isfinite(together), together, 0.0))
+    mean: Array = x[rank][..., :-1] * own
+    return np.concatenate([mean, together], axis=-1) if op.out.type.softmax else mean
+
+
 def _reshard(rank: int, op: Reshard, x: Shards, place: Placement) -> Array:
     """Anything from anywhere: the placeholder stands for the collectives that will do it."""
+    if axes := sorted(op.x.type.softmax):
+        t = op.x.type
+        shares = Value(op.x.name, TensorType(t.dtype, t.dims, t.partial | {axes[0]}, t.softmax - {axes[0]}))
+        scaled = communicate(Rescale(shares, op.x, axes[0]), x, place)
+        return _reshard(rank, Reshard(op.out, shares), scaled, place)
     have, want = op.x.type.partial, op.out.type.partial
     if not want <= have:
         raise Mismatch(f"reshard of {op.x} to {op.out.type}: nothing makes a whole value partial")

@@ -8,13 +8,18 @@ from typing import TypeAlias, assert_never
 import numpy as np
 from attrs import frozen
 
-from plandsl.backends.reference.attention import attention, rope
+from plandsl.backends.reference import experts
+from plandsl.backends.reference.attention import attention, latent_attention, partial_attention, rope
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Range, Shards
 from plandsl.ir.base import BaseOp
-from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, LastToken, Map, Norm, Quantize, Rope
-from plandsl.ir.types import TensorType, Value
+from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, LastToken, Map, Norm, Quantize, Rope, Scale
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.latent import LatentAttention
+from plandsl.ir.types import TensorType, Value, stem
 
-Compute: TypeAlias = Embed | Norm | AddNorm | Gemm | Rope | Map | Quantize | Attention | LastToken
+Routing: TypeAlias = TopK | Dispatch | Combine
+Elementwise: TypeAlias = Norm | AddNorm | Rope | Map | Scale | Quantize
+Compute: TypeAlias = Embed | Elementwise | Gemm | GroupedGemm | Attention | LatentAttention | LastToken | Routing
 
 EPSILON = 1e-6
 
@@ -81,8 +86,8 @@ class Local:
         for value in values:
             for dim in value.type.dims:
                 here = self.owned(value, dim.name)
-                if seen.setdefault(dim.name, here) != here:
-                    other = seen[dim.name]
+                if seen.setdefault(stem(dim.name), here) != here:
+                    other = seen[stem(dim.name)]
                     why = f"rank {self.rank} meets {dim.name} {_show(other)} with {_show(here)} of {value}"
                     raise Mismatch(f"{op.keyword}: {why}")
 
@@ -103,16 +108,22 @@ def compute(op: Compute, here: Local) -> tuple[Array, ...]:
             here.meet(op, *op.operands)
             total = here.array(op.a) + here.array(op.b)
             return (total, _norm(total, op, op.a.type, here))
-        case Gemm():
+        case TopK() | Dispatch() | Combine():
+            return (_routing(op, here),)
+        case Gemm() | GroupedGemm():
             return tuple(_gemm(op, i, here) for i in range(len(op.weights)))
         case Rope():
             return tuple(_rope(x, here) for x in op.xs)
         case Map():
             return (_map(op, here),)
+        case Scale():
+            return (here.array(op.x) * op.by,)
         case Quantize():
             return (here.array(op.x),)
         case Attention():
             return (_attention(op, here),)
+        case LatentAttention():
+            return (_latent_attention(op, here),)
         case LastToken():
             return (_last_token(op, here),)
         case _:
@@ -143,16 +154,17 @@ def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array
 def _spread(value: Value, names: tuple[str, ...], here: Local) -> Array:
     """A device's part of ``value``, its dimensions as ``names`` has them; those it lacks get length 1."""
     array = here.array(value)
-    order = sorted(range(array.ndim), key=lambda i: names.index(value.type.names[i]))
-    lengths = dict(zip(value.type.names, array.shape, strict=True))
-    return array.transpose(order).reshape([lengths.get(n, 1) for n in names])
+    own, all_ = [stem(n) for n in value.type.names], [stem(n) for n in names]
+    order = sorted(range(array.ndim), key=lambda i: all_.index(own[i]))
+    lengths = dict(zip(own, array.shape, strict=True))
+    return array.transpose(order).reshape([lengths.get(n, 1) for n in all_])
 
 
 def _gemm(op: Gemm, i: int, here: Local) -> Array:
     weight, out = op.weights[i], op.outs[i]
     here.meet(op, op.x, weight)
-    letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *weight.type.names)))}
-    x, w, y = ([letters[n] for n in t.type.names] for t in (op.x, weight, out))
+    letters = {n: k for k, n in enumerate(dict.fromkeys(map(stem, (*op.x.type.names, *weight.type.names))))}
+    x, w, y = ([letters[stem(n)] for n in t.type.names] for t in (op.x, weight, out))
     result: Array = np.einsum(here.array(op.x), x, here.array(weight), w, y)
     return result
 
@@ -172,13 +184,26 @@ def _map(op: Map, here: Local) -> Array:
     return FUNCTIONS[op.fn](*(_spread(x, names, here) for x in op.xs))
 
 
+def _routing(op: Routing, here: Local) -> Array:
+    here.meet(op, *op.operands)
+    match op:
+        case TopK():
+            if here.owned(op.logits, op.logits.type.names[-1])[1] != here.place.sizes[op.logits.type.names[-1]]:
+                raise Mismatch(f"top_k: rank {here.rank} knows only some of the scores of {op.logits}")
+            return experts.gates(here.array(op.logits), None if op.bias is None else here.array(op.bias), op)
+        case Dispatch():
+            return experts.dispatch(here.array(op.x), here.array(op.gates))
+        case Combine():
+            return experts.combine(here.array(op.x), here.array(op.gates))
+
+
 def _attention(op: Attention, here: Local) -> Array:
     """Queries of this rank against the keys it holds: it must hold every key and value head they need."""
     sizes = here.place.sizes
     queries, keys = op.q.type.dims, op.k.type.dims
     if here.owned(op.q, queries[0].name) != here.owned(op.k, keys[0].name):
         raise Mismatch(f"attention: rank {here.rank} holds other requests in {op.k} than in {op.q}")
-    if here.owned(op.k, keys[1].name) != (0, sizes[keys[1].name]):
+    if not op.out.type.softmax and here.owned(op.k, keys[1].name) != (0, sizes[keys[1].name]):
         raise Mismatch(f"attention: rank {here.rank} holds only some of the context of {op.k}")
     if here.place.ranges(op.k.type, here.rank)[:3] != here.place.ranges(op.v.type, here.rank)[:3]:
         raise Mismatch(f"attention: rank {here.rank} holds other keys in {op.k} than in {op.v}")
@@ -186,7 +211,21 @@ def _attention(op: Attention, here: Local) -> Array:
     k, v = (here.array(x)[:, :, heads] for x in (op.k, op.v))
     begin, end = here.owned(op.q, queries[1].name)
     positions = np.arange(begin, end) + here.past
+    if op.out.type.softmax:
+        kept = here.place.kept(keys[1], here.rank)
+        return partial_attention(here.array(op.q), k, v, positions, kept, causal=op.causal, window=op.window)
     return attention(here.array(op.q), k, v, positions, causal=op.causal, window=op.window)
+
+
+def _latent_attention(op: LatentAttention, here: Local) -> Array:
+    here.meet(op, *op.operands)
+    if here.owned(op.k, "context") != (0, here.place.sizes["context"]):
+        raise Mismatch(f"latent attention: rank {here.rank} holds only some of the context of {op.k}")
+    q, q_rope, k, k_rope, v = (here.array(x) for x in op.operands)
+    begin, end = here.owned(op.q, "position")
+    positions = np.arange(begin, end) + here.past
+    scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
+    return latent_attention((q, q_rope), (k, k_rope), v, positions, scale, causal=op.causal, window=op.window)
 
 
 def _key_heads(op: Attention, here: Local) -> Array:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import TypeAlias, assert_never
 
 import numpy as np
 from attrs import frozen
 
 from plandsl.backends.reference.cache import Cache
-from plandsl.backends.reference.collectives import communicate
+from plandsl.backends.reference.collectives import communicate, turn
 from plandsl.backends.reference.compute import Local, compute
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards
 from plandsl.backends.reference.weights import Weights, global_sizes
-from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Reshard, Send, Slice
+from plandsl.ir.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Recv,
+    ReduceScatter,
+    Rescale,
+    Reshard,
+    Ring,
+    Send,
+    Slice,
+)
 from plandsl.ir.compute import (
     AddNorm,
     Attention,
@@ -25,7 +37,10 @@ from plandsl.ir.compute import (
     Norm,
     Quantize,
     Rope,
+    Scale,
 )
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.types import Value
@@ -64,6 +79,7 @@ class Machine:
         self._cache = Cache()
         self.past = 0
         """Tokens of each request that the cache holds."""
+        self._prompt = 0
 
     def prefill(self, ids: Array) -> Array:
         """Run ``ids`` ``[batch, position]`` through an empty machine; gives the logits ``[batch, vocab]``."""
@@ -77,10 +93,11 @@ class Machine:
     def _run(self, program: Program, ids: Array) -> Array:
         sizes = global_sizes(program, self._bind)
         sizes["context"] = self.past + sizes["position"]
-        place = Placement(program.mesh, sizes)
+        self._prompt = self._prompt if self.past else sizes["context"]
+        place = Placement(program.mesh, sizes, self._prompt)
         step = _Step(program, place, self._weights, self._cache, self.past, self._check)
         out = step.run(ids)
-        if out.value.type.partial:
+        if out.value.type.pending:
             raise Mismatch(f"the result {out.value} is still a partial sum: {out.value.type}")
         place.check_copies(out.value, out.shards, "result")
         self.past += sizes["position"]
@@ -106,8 +123,8 @@ class _Step:
         for self.stage, parts in enumerate(stages):
             self.ranks = self._stage_ranks(len(stages))
             flow = None
-            for part in parts:
-                flow = self._part(part, ids, flow)
+            for region, layer in _in_order(parts):
+                flow = self._part(self.program.region(region), layer, ids, flow)
         if any(self.mail.values()):
             waiting = [rank for rank, left in self.mail.items() if left]
             raise Mismatch(f"sent to ranks {waiting}, but never received")
@@ -116,7 +133,7 @@ class _Step:
         return flow
 
     def _stages(self) -> tuple[tuple[Part, ...], ...]:
-        whole = tuple(Part(r.name, r.layers) for r in self.program.regions)
+        whole = tuple(Part(r.name, r.layers, r.every) for r in self.program.regions)
         stages = self.program.stages or (whole,)
         ways = self.program.mesh.ways(self.program.stage_axes)
         if self.program.stages and len(stages) != ways:
@@ -129,15 +146,10 @@ class _Step:
             return list(every)
         return [r for r in every if self.place.index(self.program.stage_axes, r) == self.stage]
 
-    def _part(self, part: Part, ids: Array, flow: Flow | None) -> Flow | None:
-        region = self.program.region(part.region)
+    def _part(self, region: Region, layer: int | None, ids: Array, flow: Flow | None) -> Flow | None:
         if region.name == "embedding":
             flow = self._tokens(region, ids)
-        if part.layers is None:
-            return self._region(region, None, flow)
-        for layer in range(*part.layers):
-            flow = self._region(region, layer, flow)
-        return flow
+        return self._region(region, layer, flow)
 
     def _tokens(self, region: Region, ids: Array) -> Flow:
         (value,) = region.args
@@ -176,8 +188,10 @@ class _Step:
     def _op(self, op: Op, held: Held, at: tuple[str, int | None]) -> list[Shards]:
         """The results of one op, each as one array per rank."""
         match op:
-            case Reshard() | AllReduce() | ReduceScatter() | AllGather() | AllToAll() | Slice():
+            case Reshard() | AllReduce() | ReduceScatter() | AllGather() | AllToAll() | Rescale() | Slice():
                 return [communicate(op, held[op.x.name], self.place)]
+            case Ring():
+                return turn(op, held, self.place)
             case Send():
                 self._send(op, held[op.x.name])
                 return []
@@ -185,9 +199,9 @@ class _Step:
                 return [{rank: self._receive(op, rank) for rank in self.ranks}]
             case CacheWrite():
                 return self._each(held, lambda here: self.cache.append(op, at, here))
-            case Embed() | Norm() | AddNorm() | Gemm() | Rope() | Map() | Quantize():
+            case Embed() | Norm() | AddNorm() | Gemm() | Rope() | Map() | Scale() | Quantize():
                 return self._each(held, lambda here: compute(op, here))
-            case Attention() | LastToken():
+            case Attention() | LatentAttention() | LastToken() | TopK() | Dispatch() | GroupedGemm() | Combine():
                 return self._each(held, lambda here: compute(op, here))
             case _:
                 assert_never(op)
@@ -212,6 +226,16 @@ class _Step:
         if (value.type.dims, value.type.partial) != (op.out.type.dims, op.out.type.partial):
             raise Mismatch(f"rank {rank} wants {op.out.type}, but is sent {value.type}")
         return array
+
+
+def _in_order(parts: Iterable[Part]) -> Iterator[tuple[str, int | None]]:
+    """The regions that a stage runs: blocks side by side take turns, in the order of their layers."""
+    for block, group in groupby(parts, key=lambda part: part.layers is not None):
+        if not block:
+            yield from ((part.region, None) for part in group)
+            continue
+        runs = [(n, part.region) for part in group if part.layers for n in part.every.of(part.layers)]
+        yield from ((region, n) for n, region in sorted(runs))
 
 
 def _check_uses(values: Iterable[Value], known: Mapping[str, Value], what: str) -> None:

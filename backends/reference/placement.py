@@ -28,10 +28,15 @@ class Mismatch(Exception):
 
 
 class Placement:
-    """Who holds what on ``mesh`` while the dimensions have ``sizes``."""
+    """Who holds what on ``mesh`` while the dimensions have ``sizes``.
 
-    def __init__(self, mesh: Mesh, sizes: Mapping[str, int]) -> None:
+    Of a context that ranks share, each has its part of the first ``prompt`` tokens (all of them, unless given), and
+    those that follow are dealt out one by one. It is counted rank by rank: what a rank holds is a range of it.
+    """
+
+    def __init__(self, mesh: Mesh, sizes: Mapping[str, int], prompt: int | None = None) -> None:
         self.mesh, self.sizes = mesh, sizes
+        self.prompt = sizes.get("context", 0) if prompt is None else prompt
         self._coordinates = [mesh.coordinates(rank) for rank in range(mesh.ranks)]
         self._owned: dict[tuple[Dim, int], Range] = {}
 
@@ -43,8 +48,23 @@ class Placement:
         return found
 
     def _cut(self, dim: Dim, rank: int) -> Range:
+        if dim.name == "context" and dim.axes and self.prompt < self.sizes["context"]:
+            group = self.group(rank, dim.axes)
+            ends = np.cumsum([0, *(len(self.kept(dim, r)) for r in group)])
+            at = group.index(rank)
+            return int(ends[at]), int(ends[at + 1])
+        return self._shard(dim, self.sizes[dim.name], rank)
+
+    def _shard(self, dim: Dim, size: int, rank: int) -> Range:
         here = self._coordinates[rank]
-        return shard_range(dim.name, self.sizes[dim.name], ((here.get(a, 0), self.mesh.size(a)) for a in dim.axes))
+        return shard_range(dim.name, size, ((here.get(a, 0), self.mesh.size(a)) for a in dim.axes))
+
+    def kept(self, dim: Dim, rank: int) -> Array:
+        """The positions of the tokens that ``rank`` holds of a context, in the order in which they came."""
+        start, stop = self._shard(dim, self.prompt, rank)
+        later = np.arange(self.prompt, self.sizes["context"])
+        mine = (later - self.prompt) % self.mesh.ways(dim.axes) == self.index(dim.axes, rank)
+        return np.concatenate([np.arange(start, stop), later[mine]])
 
     def index(self, axes: Iterable[str], rank: int) -> int:
         """Position of ``rank`` counted over ``axes``, major first."""
@@ -54,8 +74,8 @@ class Placement:
         return index
 
     def ranges(self, type_: TensorType, rank: int) -> Ranges:
-        """The part of a tensor that ``rank`` holds."""
-        return tuple(self.owned(d, rank) for d in type_.dims)
+        """The part of a tensor that ``rank`` holds: of a softmax over some keys, a statistic behind every row too."""
+        return _with_statistics(type_, tuple(self.owned(d, rank) for d in type_.dims))
 
     def shape(self, type_: TensorType, rank: int) -> tuple[int, ...]:
         """Shape of that part."""
@@ -63,7 +83,7 @@ class Placement:
 
     def whole(self, type_: TensorType) -> Ranges:
         """The ranges of all of a tensor."""
-        return tuple((0, self.sizes[d.name]) for d in type_.dims)
+        return _with_statistics(type_, tuple((0, self.sizes[d.name]) for d in type_.dims))
 
     def group(self, rank: int, axes: Iterable[str]) -> list[int]:
         """The ranks that differ from ``rank`` along ``axes`` only, in the order of their indices."""
@@ -104,12 +124,21 @@ class Placement:
     def check_copies(self, value: Value, shards: Shards, what: str) -> None:
         """Raise unless ranks that should hold the same part hold equal ones."""
         first: dict[object, int] = {}
-        partial = sorted(value.type.partial)
+        partial = sorted(value.type.pending)
+        if value.type.softmax:  # a log-sum-exp of no keys is minus infinity, and the sum is zero
+            shards = {r: np.concatenate([x[..., :-1], np.exp(x[..., -1:])], axis=-1) for r, x in shards.items()}
         for rank, array in shards.items():
             key = (self.ranges(value.type, rank), self.index(partial, rank))
             other = first.setdefault(key, rank)
             if difference(array, shards[other]) > TOLERANCE:
                 raise Mismatch(f"{what}: ranks {other} and {rank} should hold the same part of {value}")
+
+
+def _with_statistics(type_: TensorType, ranges: Ranges) -> Ranges:
+    if not type_.softmax:
+        return ranges
+    *others, (start, stop) = ranges
+    return (*others, (start, stop + 1))
 
 
 def extents(ranges: Ranges) -> tuple[int, ...]:

@@ -6,15 +6,16 @@ the small program takes the same paths as the large one.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from math import prod
+from typing import NamedTuple
 
 from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec import Apply, BlockSpec, ModelSpec, PlanSpec, ShardingSpec, Statement, Term
+from plandsl.spec import Apply, BlockSpec, ModelSpec, PlanSpec, ShardingSpec, Statement, Term, Weight
 
 MAX_RANKS = 64
 """Most ranks that are run, one after the other, in one process (E440)."""
@@ -25,48 +26,65 @@ BATCH, INPUT, OUTPUT = 2, 5, 4
 WINDOW = 3
 """Shortest sliding window: below `INPUT`, so that it hides keys from the prefill on."""
 
+TOP_K = 2
+"""Experts of a token, unless it goes to one or to all of them."""
+
 LEAST = 4
 """Least size of a dimension that no rule or grouping makes smaller."""
 
 
 def shrink(plan: PlanSpec) -> PlanSpec:
     """The plan with every dimension small, on the same mesh. Raises PlanError (E440) on too many ranks."""
-    # replicas have nothing to say to each other: two show as much as many
-    replicas = plan.sharding.replica_axes
-    cut = tuple(a._replace(size=min(a.size, 2)) if a.name in replicas else a for a in plan.sharding.axes)
-    sharding = evolve(plan.sharding, axes=cut)
+    shardings = [_cut_replicas(mode.sharding) for mode in plan.modes]
+    sharding = shardings[0]
     if sharding.ranks > MAX_RANKS:
         why = f"verify runs every rank in turn: this plan has {sharding.ranks}, and {MAX_RANKS} is the most"
         hint = "verify the same sharding with smaller degrees"
         raise PlanError([Diagnostic("E440", why, sharding.span, label="declared here", hint=hint)])
-    axes = _Axes(sharding)
+    axes = _Axes(shardings)
     batch = _like("batch", plan.workload.batch, axes.subsets("batch", "tokens"), BATCH)
     length = _like("position", plan.workload.input, axes.subsets("tokens", "position", "context"), INPUT)
     workload = evolve(plan.workload, batch=batch, input=length, output=OUTPUT)
-    return evolve(plan, model=_model(plan.model, axes, {batch, length}), sharding=sharding, workload=workload)
+    shift = evolve(plan.shift, tensor=shardings[1]) if plan.shift else None
+    model = _model(plan.model, axes, {batch, length})
+    return evolve(plan, model=model, sharding=sharding, workload=workload, shift=shift)
+
+
+def _cut_replicas(sharding: ShardingSpec) -> ShardingSpec:
+    """Replicas have nothing to say to each other: two show as much as many."""
+    replicas = sharding.replica_axes
+    return evolve(
+        sharding, axes=tuple(a._replace(size=min(a.size, 2)) if a.name in replicas else a for a in sharding.axes)
+    )
 
 
 class _Axes:
-    """Which mesh axes the rules name for each dimension."""
+    """Which mesh axes the rules of some shardings name for each dimension."""
 
-    def __init__(self, sharding: ShardingSpec) -> None:
-        self._sharding = sharding
+    def __init__(self, shardings: Sequence[ShardingSpec]) -> None:
+        self._shardings = shardings
 
-    def sizes(self, *dims: str) -> list[int]:
-        """Sizes of all the axes that some rule names for one of ``dims``."""
-        named = {a for r in self._sharding.rules if set(dims) & set(r.dims) for a in r.axes}
-        return [self._sharding.axis(a) for a in sorted(named)]
+    def sizes(self, *dims: str) -> list[list[int]]:
+        """Of each sharding, the sizes of all the axes that some rule names for one of ``dims``."""
+        out = []
+        for sharding in self._shardings:
+            named = {a for r in sharding.rules if set(dims) & set(r.dims) for a in r.axes}
+            out.append([sharding.axis(a) for a in sorted(named)])
+        return out
 
     def ways(self, *dims: str) -> int:
-        """Into how many parts those axes cut together."""
-        return prod(self.sizes(*dims))
+        """Into how many parts those axes cut together, at most."""
+        return max(map(prod, self.sizes(*dims)))
 
     def subsets(self, *dims: str) -> set[int]:
         """Into how many parts some of those axes cut: other dimensions may have taken the rest."""
-        out = {1}
-        for size in self.sizes(*dims):
-            out |= {w * size for w in out}
-        return out
+        found = {1}
+        for sizes in self.sizes(*dims):
+            out = {1}
+            for size in sizes:
+                out |= {w * size for w in out}
+            found |= out
+        return found
 
 
 def _like(name: str, size: int, ways: set[int], least: int, step: int = 1, but: Container[int] = ()) -> int:
@@ -97,12 +115,13 @@ def _model(model: ModelSpec, axes: _Axes, taken: set[int]) -> ModelSpec:
     layers = max((b.layers[1] for b in blocks), default=model.layers)
     windows = {w: WINDOW + i for i, w in enumerate(sorted(_windows(model)))}
     sizes = {**_sizes(model, axes, taken), "layers": layers}
+    small = _Small(windows, {n: (size, sizes[n]) for n, size in model.sizes})
     return evolve(
         model,
         layers=layers,
         sizes=tuple((n, sizes[n]) for n, _ in model.sizes),
-        blocks=tuple(_narrow_block(b, windows) for b in blocks),
-        head=_narrow(model.head, windows),
+        blocks=tuple(_narrow_block(b, small) for b in blocks),
+        head=_narrow(model.head, small),
     )
 
 
@@ -138,10 +157,21 @@ def _layers(blocks: tuple[BlockSpec, ...], layers: int, stages: int) -> tuple[Bl
     wanted = min(layers, 2 * stages if layers % stages == 0 else stages + layers % stages)
     while wanted < min(layers, len(blocks)):
         wanted = min(layers, wanted + stages)
+    if any(b.every.period > 1 for b in blocks):
+        return _first(blocks, wanted, stages, layers)
     ordered = sorted(blocks, key=lambda b: b.layers)
     ends = list(accumulate(_shares([b.layers[1] - b.layers[0] for b in ordered], wanted)))
     small = {b.name: b._replace(layers=part) for b, part in zip(ordered, pairwise([0, *ends]), strict=True)}
     return tuple(small[b.name] for b in blocks)
+
+
+def _first(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layers: int) -> tuple[BlockSpec, ...]:
+    """Where blocks take turns, the first layers of the model: as many as show each of its blocks."""
+    seen = 1 + max(b.every.of(b.layers)[0] for b in blocks)
+    while wanted < min(layers, seen):
+        wanted = min(layers, wanted + stages)
+    cut = ((b, b.every.within(b.layers, (0, wanted))) for b in blocks)
+    return tuple(b._replace(layers=part) for b, part in cut if part is not None)
 
 
 def _shares(lengths: list[int], total: int) -> list[int]:
@@ -153,7 +183,14 @@ def _shares(lengths: list[int], total: int) -> list[int]:
     return out
 
 
-# ---- windows
+# ---- windows, and experts of a token
+
+
+class _Small(NamedTuple):
+    """Small windows by their true widths, and the true and the small size of each dimension."""
+
+    windows: dict[int, int]
+    sizes: dict[str, tuple[int, int]]
 
 
 def _windows(model: ModelSpec) -> set[int]:
@@ -170,17 +207,33 @@ def _widths(term: Term) -> Iterator[int]:
             yield from _widths(argument)
 
 
-def _narrow_block(block: BlockSpec, windows: dict[int, int]) -> BlockSpec:
-    return block._replace(statements=_narrow_all(block.statements, windows))
+def _narrow_block(block: BlockSpec, small: _Small) -> BlockSpec:
+    return block._replace(statements=_narrow_all(block.statements, small))
 
 
-def _narrow_all(statements: Iterable[Statement], windows: dict[int, int]) -> tuple[Statement, ...]:
-    return tuple(s._replace(term=_narrow(s.term, windows)) for s in statements)
+def _narrow_all(statements: Iterable[Statement], small: _Small) -> tuple[Statement, ...]:
+    return tuple(s._replace(term=_narrow(s.term, small)) for s in statements)
 
 
-def _narrow(term: Term, windows: dict[int, int]) -> Term:
-    """``term`` with each window exchanged for its small one."""
+def _narrow(term: Term, small: _Small) -> Term:
+    """``term`` with each window, and each number of experts for a token, exchanged for a small one."""
     if not isinstance(term, Apply):
         return term
-    options = tuple((n, windows[int(v)] if n == "window" and v else v) for n, v in term.options)
-    return term._replace(args=tuple(_narrow(a, windows) for a in term.args), options=options)
+    changes: dict[str, int] = {}
+    if window := int(term.option("window", 0)):
+        changes["window"] = small.windows[window]
+    if term.body:
+        true, few = small.sizes[next(w.dims[0] for s in term.body for w in _weights(s.term))]
+        top_k = int(term.option("top_k", 1))
+        changes["top_k"] = few if top_k == true else min(top_k, TOP_K)
+    options = tuple((n, changes.get(n, v)) for n, v in term.options)
+    args = tuple(_narrow(a, small) for a in term.args)
+    return term._replace(args=args, options=options, body=_narrow_all(term.body, small))
+
+
+def _weights(term: Term) -> Iterator[Weight]:
+    if isinstance(term, Weight):
+        yield term
+    elif isinstance(term, Apply):
+        for argument in term.args:
+            yield from _weights(argument)

@@ -105,11 +105,15 @@ def verify_plan(
 ) -> Verdict:
     """Shrink ``plan``, compile it sharded and unsharded, and compare the two.
 
+    Of two shardings on one cache, each decodes what the other one has prefilled.
     Raises PlanError where the plan has too many ranks to run or does not compile.
     """
     small = shrink(plan)
     sizes = {"batch": small.workload.batch, "input": small.workload.input}
-    return verify_programs(compile_plan(small), compile_plain(small), sizes, steps, seed, check=True)
+    plain, made = compile_plain(small), [compile_plan(mode) for mode in small.modes]
+    pairs = zip((prefill for prefill, _ in made), (decode for _, decode in reversed(made)), strict=True)
+    found = [verify_programs(pair, plain, sizes, steps, seed, check=True) for pair in pairs]
+    return next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
 
 
 def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:

@@ -59,5 +59,5 @@ class BaseOp:
     def verify(self) -> Iterator[Diagnostic]:
         """Findings about the operands; most ops cannot use a partial sum."""
         for x in self.operands:
-            if x.type.partial:
+            if x.type.pending:
                 yield finding(f"{self.keyword} of '{x.name}', which is a partial sum", self.span, str(x.type))

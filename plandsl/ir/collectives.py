@@ -151,6 +151,59 @@ class Slice(_Collective):
 
 
 @frozen
+class Rescale(_Collective):
+    """Give each member's softmax over its own keys the weight that it has among those of all along ``axis``.
+
+    Only statistics travel, the log-sum-exp ``l`` of every row: times ``exp(l - log sum exp l)``, the members' means
+    add up to the softmax over all keys, so a partial sum is left (Dao et al., "Flash-Decoding", 2023).
+    """
+
+    keyword: ClassVar[str] = "rescale"
+    out: Value
+    x: Value
+    axis: str
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """A partial sum over ``axis``."""
+        t = self.x.type
+        return (TensorType(t.dtype, t.dims, t.partial | {self.axis}, t.softmax - {self.axis}),)
+
+    def verify(self) -> Iterator[Diagnostic]:
+        if self.axis not in self.x.type.softmax:
+            yield finding(f"rescale over '{self.axis}' of what is no softmax over it", self.span, str(self.x.type))
+
+
+@frozen
+class Ring(BaseOp):
+    """Every member meets all parts of ``dim`` along ``axis``, its innermost axis, one part after the other.
+
+    As an all_gather, but never in memory at once: in ``n - 1`` steps each member sends the part that it has to the
+    next one, while the reader works on it (Liu et al., "Ring Attention with Blockwise Transformers", 2023). All ``xs``
+    travel together.
+    """
+
+    keyword: ClassVar[str] = "ring"
+    RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
+    outs: tuple[Value, ...]
+    xs: tuple[Value, ...]
+    axis: str
+    dim: str
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """``dim`` without its innermost axis."""
+        return tuple(x.type.with_axes(self.dim, x.type.on(self.dim)[:-1]) for x in self.xs)
+
+    def verify(self) -> Iterator[Diagnostic]:
+        yield from BaseOp.verify(self)
+        for x in self.xs:
+            if x.type.on(self.dim)[-1:] != (self.axis,):
+                yield finding(f"ring over '{self.axis}', which is not innermost", self.span, str(x.type))
+
+
+@frozen
 class Send(BaseOp):
     """Hand ``x`` to the same rank of the next stage, as ``tensors`` tensors of its size.
 

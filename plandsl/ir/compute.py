@@ -13,7 +13,7 @@ from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import BaseOp, finding, sharded_alike, span_field
-from plandsl.ir.types import Dim, TensorType, Value
+from plandsl.ir.types import Dim, TensorType, Value, stem
 
 
 @frozen
@@ -175,9 +175,27 @@ class Map(BaseOp):
     def verify(self) -> Iterator[Diagnostic]:
         yield from BaseOp.verify(self)
         first = self.xs[0].type
+        there = {stem(d.name): d.axes for d in first.dims}  # a bias of experts meets places of tokens at them
         for x in self.xs[1:]:
-            if not set(x.type.names) <= set(first.names) or not sharded_alike(x.type, first):
+            if any(there.get(stem(d.name)) != d.axes for d in x.type.dims):
                 yield finding(f"{self.fn} of tensors that lie differently", self.span, str(x.type))
+
+
+@frozen
+class Scale(BaseOp):
+    """``x`` times a number."""
+
+    keyword: ClassVar[str] = "scale"
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
+    out: Value
+    x: Value
+    by: float
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """As ``x``."""
+        return (self.x.type,)
 
 
 @frozen
@@ -200,7 +218,8 @@ class Quantize(BaseOp):
 class CacheWrite(BaseOp):
     """Append this step's ``xs`` ``[batch, position, ...]`` to cache ``cache``; gives all of it so far.
 
-    The results are ``[batch, context, ...]`` in the dtype of the cache.
+    The results are ``[batch, context, ...]`` in the dtype of the cache. Where ranks share the context, each writes
+    the positions that it owns: the step's are split like it, or whole on every rank, of which the owner keeps its own.
     """
 
     keyword: ClassVar[str] = "cache_write"
@@ -212,27 +231,29 @@ class CacheWrite(BaseOp):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """``position`` becomes ``context``."""
+        """``position`` becomes ``context``, which lies as the result says."""
         return tuple(
             TensorType(
                 out.type.dtype,
-                tuple(Dim("context", d.axes) if d.name == "position" else d for d in x.type.dims),
+                tuple(Dim("context", out.type.on("context")) if d.name == "position" else d for d in x.type.dims),
             )
             for out, x in zip(self.outs, self.xs, strict=True)
         )
 
     def verify(self) -> Iterator[Diagnostic]:
         yield from BaseOp.verify(self)
-        for x in self.xs:
-            if x.type.on("position"):
-                yield finding("a cache is written with whole positions", self.span, str(x.type))
+        for x, out in zip(self.xs, self.outs, strict=True):
+            if x.type.on("position") not in ((), out.type.on("context")):
+                why = "a cache is written with whole positions, or such as it is split by"
+                yield finding(why, self.span, str(x.type))
 
 
 @frozen
 class Attention(BaseOp):
     """Softmax attention of ``q`` ``[batch, position, heads, head_dim]`` over cached keys and values.
 
-    ``k, v: [batch, context, kv_heads, head_dim]``; ``window`` 0 is the whole context.
+    ``k, v: [batch, context, kv_heads, head_dim]``; ``window`` 0 is the whole context. Over keys that axes of the mesh
+    share, each rank makes a softmax over its own (`TensorType`).
     """
 
     keyword: ClassVar[str] = "attention"
@@ -247,16 +268,17 @@ class Attention(BaseOp):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """``q`` with the value's last dimension."""
-        return (TensorType(self.out.type.dtype, (*self.q.type.dims[:-1], self.v.type.dims[-1])),)
+        """``q`` with the value's last dimension; over the axes that share the context, a softmax over some keys."""
+        dims, softmax = (*self.q.type.dims[:-1], self.v.type.dims[-1]), frozenset(self.k.type.on("context"))
+        return (TensorType(self.out.type.dtype, dims, softmax=softmax),)
 
     def verify(self) -> Iterator[Diagnostic]:
         yield from BaseOp.verify(self)
         q, k, v = (x.type for x in self.operands)
         if q.dims[-1].axes or k.dims[-1].axes or v.dims[-1].axes:
             yield finding("attention needs its last dimension whole", self.span, str(q))
-        if k.on("context") or v.on("context"):
-            yield finding("attention over keys split by context", self.span, str(k))
+        if q.axes & set(k.on("context")):
+            yield finding("attention over keys split by context on an axis of the queries", self.span, str(k))
         if k.dims[:3] != v.dims[:3] or q.on("batch") != k.on("batch"):
             yield finding("attention operands lie differently", self.span, str(k))
         shared = k.dims[2].axes

@@ -19,6 +19,11 @@ class Extents:
         self.sizes: dict[str, Number] = {n: bind[s] if isinstance(s, str) else s for n, s in program.sizes}
         self.mesh: Mapping[str, Number] = dict(program.mesh.axes) if mesh is None else mesh
         self._local: dict[Dim, Number] = {}
+        self._experts: dict[str, tuple[int, Number, float]] = {}
+        for name, imbalance in program.imbalance:  # of all experts, a token has elements at some
+            chosen = int(name.partition(":")[2])
+            self._experts[name] = (chosen, self.sizes[name], imbalance)
+            self.sizes[name] = chosen
 
     def ways(self, axes: Iterable[str]) -> Number:
         """Product of axis sizes."""
@@ -28,12 +33,19 @@ class Extents:
         return total
 
     def local(self, dim: Dim) -> Number:
-        """Size of one rank's part of a dimension: the fullest rank's, padding counted."""
+        """Size of one rank's part of a dimension: the fullest rank's, padding counted.
+
+        Of ``experts:8``, the mean over tokens of those among a token's 8 that the fullest rank has.
+        """
         if not dim.axes:
             return self.sizes[dim.name]
         found = self._local.get(dim)
         if found is None:
-            found = self._local[dim] = -(-self.sizes[dim.name] // self.ways(dim.axes))
+            ways = self.ways(dim.axes)
+            if dim.name in self._experts:
+                found = self._local[dim] = _fullest(*self._experts[dim.name], ways)
+            else:
+                found = self._local[dim] = -(-self.sizes[dim.name] // ways)
         return found
 
     def product(self, dims: Iterable[Dim]) -> Number:
@@ -57,3 +69,13 @@ class Extents:
         for dim in type_.dims:
             total = total * self.sizes[dim.name]
         return total
+
+
+def _fullest(chosen: int, experts: Number, imbalance: float, ways: Number) -> Number:
+    """``chosen`` of ``experts`` over ``ways`` ranks: ``imbalance`` times the mean, no more than a rank can get."""
+    most = [chosen * imbalance / ways, chosen + 0.0 * ways, experts / ways]
+    if all(isinstance(n, (int, float)) for n in most):
+        return min(most)
+    import numpy as np
+
+    return np.minimum(np.minimum(most[0], most[1]), most[2])

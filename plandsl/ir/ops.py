@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from plandsl.ir.base import BaseOp
-from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Reshard, Send, Slice
+from plandsl.ir.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Recv,
+    ReduceScatter,
+    Rescale,
+    Reshard,
+    Ring,
+    Send,
+    Slice,
+)
 from plandsl.ir.compute import (
     AddNorm,
     Attention,
@@ -17,7 +28,10 @@ from plandsl.ir.compute import (
     Norm,
     Quantize,
     Rope,
+    Scale,
 )
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.latent import HeadGemm, LatentAttention
 
 Collective: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll
 Op: TypeAlias = (
@@ -27,15 +41,24 @@ Op: TypeAlias = (
     | Gemm
     | Rope
     | Map
+    | Scale
     | Quantize
     | CacheWrite
     | Attention
+    | HeadGemm
+    | LatentAttention
     | LastToken
+    | TopK
+    | Dispatch
+    | GroupedGemm
+    | Combine
     | Reshard
     | AllReduce
     | ReduceScatter
     | AllGather
     | AllToAll
+    | Rescale
+    | Ring
     | Slice
     | Send
     | Recv
@@ -51,15 +74,24 @@ OPS: tuple[type[BaseOp], ...] = (
     Gemm,
     Rope,
     Map,
+    Scale,
     Quantize,
     CacheWrite,
     Attention,
+    HeadGemm,
+    LatentAttention,
     LastToken,
+    TopK,
+    Dispatch,
+    GroupedGemm,
+    Combine,
     Reshard,
     AllReduce,
     ReduceScatter,
     AllGather,
     AllToAll,
+    Rescale,
+    Ring,
     Slice,
     Send,
     Recv,

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from plandsl.diagnostics import Diagnostic
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Mesh, Value
+from plandsl.spec import EVERY, Every
 
 PREFILL, DECODE = PHASES = ("prefill", "decode")
 """The two ways in which a model's block runs."""
@@ -17,7 +18,7 @@ PREFILL, DECODE = PHASES = ("prefill", "decode")
 
 @frozen
 class Region:
-    """A straight line of operations, run once (``layers`` None) or once per layer of ``layers``.
+    """A straight line of operations, run once (``layers`` None) or once per layer of ``layers`` that ``every`` picks.
 
     ``live`` holds the largest sets of values alive at once, ``buffers`` the values that collectives stage
     through memory of their own; both are found by `place_memory`.
@@ -31,11 +32,12 @@ class Region:
     results: tuple[Value, ...]
     live: tuple[tuple[str, ...], ...] = ()
     buffers: tuple[str, ...] = ()
+    every: Every = EVERY
 
     @property
     def repeats(self) -> int:
         """How often the region runs in one pass over the model."""
-        return 1 if self.layers is None else self.layers[1] - self.layers[0]
+        return 1 if self.layers is None else self.every.count(self.layers)
 
     def values(self) -> dict[str, Value]:
         """Every value of the region by name."""
@@ -46,18 +48,27 @@ class Region:
 
 
 class Part(NamedTuple):
-    """A region on a stage; for a block, the layers of it that the stage runs (half-open)."""
+    """A region on a stage; for a block, the layers of it that the stage runs: those of a range that ``every`` picks.
+
+    Blocks that stand side by side on a stage run in the order of their layers.
+    """
 
     region: str
     layers: tuple[int, int] | None = None
+    every: Every = EVERY
 
     @property
     def repeats(self) -> int:
         """How often the stage runs the region in one pass."""
-        return 1 if self.layers is None else self.layers[1] - self.layers[0]
+        return 1 if self.layers is None else self.every.count(self.layers)
 
     def __str__(self) -> str:
-        return self.region if self.layers is None else f"{self.region}[{self.layers[0]}..{self.layers[1]}]"
+        return self.region if self.layers is None else f"{self.region}[{show_layers(self.layers, self.every)}]"
+
+
+def show_layers(layers: tuple[int, int], every: Every) -> str:
+    """``0..36``, ``0..36 by 2``."""
+    return f"{layers[0]}..{layers[1]}{every}"
 
 
 @frozen
@@ -65,8 +76,9 @@ class Program:
     """One phase of one model on one mesh.
 
     ``sizes`` gives each dimension a number or the symbol it is bound to when costs are asked for (``batch``,
-    ``input``, ``context``). ``stage_axes`` are the mesh axes that layers are cut over; ``stages`` is empty
-    until they are.
+    ``input``, ``context``); that of ``experts:8`` is the number of experts. ``stage_axes`` are the mesh axes that
+    layers are cut over; ``stages`` is empty until they are. ``imbalance`` is the load of the fullest rank over the
+    mean where experts are split, by dimension.
     """
 
     model: str
@@ -76,6 +88,7 @@ class Program:
     regions: tuple[Region, ...]
     stage_axes: tuple[str, ...] = ()
     stages: tuple[tuple[Part, ...], ...] = ()
+    imbalance: tuple[tuple[str, float], ...] = ()
     _by_name: dict[str, Region] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -106,6 +119,8 @@ def verify(program: Program) -> Iterator[Diagnostic]:
                 if defined.get(x.name) != x:
                     yield Diagnostic("E391", f"{region.name}: %{x.name} is used before it is defined", op.span)
             yield from op.verify()
+            if any(x.type.softmax for x in op.operands) and op.keyword not in ("reshard", "rescale"):
+                yield Diagnostic("E391", f"{region.name}: {op.keyword} of a softmax over some of the keys", op.span)
             for out, inferred in zip(op.results, op.infer(), strict=True):
                 if out.type != inferred:
                     why = f"{region.name}: %{out.name} is recorded as {out.type}, but {op.keyword} makes {inferred}"
@@ -119,7 +134,7 @@ def verify(program: Program) -> Iterator[Diagnostic]:
 def _define(value: Value, defined: dict[str, Value], axes: set[str], region: str) -> Iterator[Diagnostic]:
     if value.name in defined:
         yield Diagnostic("E391", f"{region}: %{value.name} is defined twice", None)
-    used = [a for d in value.type.dims for a in d.axes] + list(value.type.partial)
+    used = [a for d in value.type.dims for a in d.axes] + [*value.type.partial, *value.type.softmax]
     if len(used) != len(set(used)) or not set(used) <= axes:
         yield Diagnostic("E391", f"{region}: %{value.name} uses an axis twice or one that is not there", None)
     defined[value.name] = value

@@ -16,11 +16,17 @@ COMPUTE, LINK = "compute", "link"
 
 
 class Slot(NamedTuple):
-    """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done."""
+    """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done.
+
+    One that runs ``along`` another is fed by it: it works on ``blocks`` parts in turn, of which the first is there and
+    the last comes when that other slot ends.
+    """
 
     op: int
     stream: str
     after: tuple[int, ...]
+    along: int | None = None
+    blocks: int = 1
 
 
 class Turn(NamedTuple):

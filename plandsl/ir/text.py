@@ -7,14 +7,16 @@ new op prints and reads on the day it is written.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import fields
 
 from plandsl.ir.base import BaseOp
 from plandsl.ir.ops import OPS, Op
-from plandsl.ir.program import Part, Program, Region
+from plandsl.ir.program import Part, Program, Region, show_layers
 from plandsl.ir.types import Dim, Mesh, TensorType, Value
+from plandsl.spec import EVERY, Every
 
 _CLASSES = {op.keyword: op for op in OPS}
 
@@ -50,7 +52,7 @@ def _show_attribute(value: object) -> str:
 
 def show_region(region: Region) -> str:
     """A region with its arguments, weights and ops."""
-    span = "" if region.layers is None else f"[{region.layers[0]}..{region.layers[1]}]"
+    span = "" if region.layers is None else f"[{show_layers(region.layers, region.every)}]"
     args = ", ".join(f"{v} : {v.type}" for v in region.args)
     out = [f"region {region.name}{span}({args}) -> {', '.join(map(str, region.results))} {{".replace("->  {", "-> {")]
     out += [f"  weight {v} : {v.type}" for v in region.weights]
@@ -65,6 +67,7 @@ def show(program: Program) -> str:
     """The whole program; `read` gives an equal one back."""
     out = [f"program {program.model} {program.phase}", f"mesh {program.mesh}".rstrip()]
     out += [f"dim {name} = {size}" for name, size in program.sizes]
+    out += [f"imbalance {name} = {ratio}" for name, ratio in program.imbalance]
     if program.stage_axes:
         out.append(f"layers -> {', '.join(program.stage_axes)}")
     out += [show_region(region) for region in program.regions]
@@ -78,8 +81,9 @@ _TYPE = r"\w+\[[^\]]*\](?:\{[^}]*\})?"
 _OP = re.compile(
     rf"(?:(?P<outs>%[^:]*) : (?P<types>{_TYPE}(?:, {_TYPE})*) = )?(?P<key>\w+)(?P<xs>[^{{]*)(?P<at>\{{.*\}})?$"
 )
-_REGION = re.compile(r"region (?P<name>[\w.]+)(?:\[(?P<a>\d+)\.\.(?P<b>\d+)\])?\((?P<args>.*)\) -> ?(?P<outs>.*?) ?\{$")
-_PART = re.compile(r"([\w.]+)(?:\[(\d+)\.\.(\d+)\])?")
+_LAYERS = r"(?:\[(\d+)\.\.(\d+)(?: by (\d+)(?: at ([\d ]+))?)?\])?"
+_REGION = re.compile(rf"region ([\w.]+){_LAYERS}\((?P<args>.*)\) -> ?(?P<outs>.*?) ?\{{$")
+_PART = re.compile(rf"([\w.]+){_LAYERS}")
 
 
 def read_type(text: str) -> TensorType:
@@ -90,7 +94,8 @@ def read_type(text: str) -> TensorType:
     for part in filter(None, inner.split(", ")):
         name, _, axes = part.partition("@")
         dims.append(Dim(name, tuple(axes.split("*")) if axes else ()))
-    return TensorType(dtype, tuple(dims), frozenset(re.findall(r"\+(\w+)", partial)))
+    marks = (frozenset(re.findall(rf"{mark}(\w+)", partial)) for mark in (r"\+", "~"))
+    return TensorType(dtype, tuple(dims), *marks)
 
 
 def _typed(text: str) -> list[Value]:
@@ -129,10 +134,12 @@ def _deal(cls: type[BaseOp], names: tuple[str, ...], values: list[Value]) -> dic
     return out
 
 
-def _read_attribute(text: str) -> str | int | bool:
+def _read_attribute(text: str) -> str | int | float | bool:
     if text in ("true", "false"):
         return text == "true"
-    return text[1:-1] if text.startswith('"') else int(text)
+    if text.startswith('"'):
+        return text[1:-1]
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _read_region(header: str, lines: list[str]) -> Region:
@@ -157,13 +164,25 @@ def _read_region(header: str, lines: list[str]) -> Region:
         else:
             ops.append(op := read_op(line, known))
             known |= {v.name: v for v in op.results}
-    layers = None if m["a"] is None else (int(m["a"]), int(m["b"]))
+    name, *which = m.groups()[:5]
+    layers, every = _read_layers(which)
     results = tuple(known[n] for n in _names(m["outs"]))
-    return Region(m["name"], layers, tuple(args), tuple(weights), tuple(ops), results, tuple(live), buffers)
+    return Region(name, layers, tuple(args), tuple(weights), tuple(ops), results, tuple(live), buffers, every)
+
+
+def _read_layers(found: Sequence[str | None]) -> tuple[tuple[int, int] | None, Every]:
+    """Read what `show_layers` prints: first, stop, period and remainders."""
+    first, stop, period, at = found
+    if not first or not stop:
+        return None, EVERY
+    if not period:
+        return (int(first), int(stop)), EVERY
+    remainders = tuple(map(int, at.split())) if at else (int(first) % int(period),)
+    return (int(first), int(stop)), Every(int(period), remainders)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    return re.findall(r"(\w+) = (\w+)", text)
+    return re.findall(r"([\w:]+) = ([\w.+-]+)", text)
 
 
 def read(text: str) -> Program:
@@ -173,6 +192,7 @@ def read(text: str) -> Program:
     if word != "program":
         raise ValueError("a program starts with `program NAME PHASE`")
     mesh, sizes, regions, stages = Mesh(), [], [], []
+    imbalance: list[tuple[str, float]] = []
     stage_axes: tuple[str, ...] = ()
     while lines:
         line = lines.pop(0)
@@ -181,6 +201,8 @@ def read(text: str) -> Program:
         elif line.startswith("dim"):
             name, size = _pairs(line)[0]
             sizes.append((name, int(size) if size.isdigit() else size))
+        elif line.startswith("imbalance"):
+            imbalance += [(n, float(ratio)) for n, ratio in _pairs(line)]
         elif line.startswith("layers ->"):
             stage_axes = tuple(line.partition("-> ")[2].split(", "))
         elif line.startswith("region"):
@@ -189,7 +211,7 @@ def read(text: str) -> Program:
             del lines[: end + 1]
         elif line.startswith("stage"):
             parts = _PART.findall(line.partition(" = ")[2])
-            stages.append(tuple(Part(n, (int(a), int(b)) if a else None) for n, a, b in parts))
+            stages.append(tuple(Part(name, *_read_layers(which)) for name, *which in parts))
         else:
             raise ValueError(f"not part of a program: {line}")
-    return Program(model, phase, mesh, tuple(sizes), tuple(regions), stage_axes, tuple(stages))
+    return Program(model, phase, mesh, tuple(sizes), tuple(regions), stage_axes, tuple(stages), tuple(imbalance))

@@ -17,6 +17,11 @@ REPLICATED = frozenset({"kv_heads"})
 """Dimensions that are repeated when there are fewer of them than shards."""
 
 
+def stem(name: str) -> str:
+    """The dimension that a name means: ``experts`` of ``experts:8``, which is 8 of them for each token."""
+    return name.partition(":")[0]
+
+
 class Dim(NamedTuple):
     """A named dimension and the mesh axes that split it, major first."""
 
@@ -32,16 +37,19 @@ class TensorType:
     """A global tensor and how it lies on the mesh.
 
     Printed ``bf16[position@seq, hidden]{+tensor}``: ``@`` names the mesh axes that split a dimension (major
-    first), ``{+tensor}`` says that each rank along ``tensor`` holds a partial sum.
+    first), ``{+tensor}`` says that each rank along ``tensor`` holds a partial sum. ``{~context}`` says that each rank
+    along ``context`` holds a softmax over some of the keys: a mean by weights that add up to one on each rank, with
+    the log-sum-exp of its scores behind every row of the last dimension, so that the means can be merged exactly.
     """
 
     dtype: str
     dims: tuple[Dim, ...]
     partial: frozenset[str] = frozenset()
+    softmax: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        partial = "{" + ", ".join("+" + a for a in sorted(self.partial)) + "}" if self.partial else ""
-        return f"{self.dtype}[{', '.join(map(str, self.dims))}]{partial}"
+        marks = [f"+{a}" for a in sorted(self.partial)] + [f"~{a}" for a in sorted(self.softmax)]
+        return f"{self.dtype}[{', '.join(map(str, self.dims))}]" + (f"{{{', '.join(marks)}}}" if marks else "")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,8 +58,13 @@ class TensorType:
 
     @property
     def axes(self) -> frozenset[str]:
-        """Mesh axes in use, by a dimension or by a partial sum."""
-        return frozenset(a for d in self.dims for a in d.axes) | self.partial
+        """Mesh axes in use, by a dimension or by what is partial."""
+        return frozenset(a for d in self.dims for a in d.axes) | self.pending
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """Mesh axes over which the value is not complete: a partial sum, or a softmax over some of the keys."""
+        return self.partial | self.softmax
 
     def dim(self, name: str) -> Dim:
         """The dimension of that name (KeyError where there is none)."""
@@ -67,15 +80,23 @@ class TensorType:
     def with_axes(self, name: str, axes: tuple[str, ...]) -> TensorType:
         """The same tensor with ``name`` split over ``axes`` instead."""
         dims = tuple(Dim(name, axes) if d.name == name else d for d in self.dims)
-        return TensorType(self.dtype, dims, self.partial)
+        return TensorType(self.dtype, dims, self.partial, self.softmax)
 
     def whole(self) -> TensorType:
         """The unsharded type."""
         return TensorType(self.dtype, tuple(Dim(d.name) for d in self.dims))
 
     def summed(self) -> TensorType:
-        """The type once every partial sum is resolved."""
+        """The type once nothing is partial any more."""
         return TensorType(self.dtype, self.dims)
+
+
+def routed(type_: TensorType) -> str:
+    """The name of the dimension along which each token has some places only (KeyError where there is none)."""
+    for name in type_.names:
+        if ":" in name:
+            return name
+    raise KeyError(str(type_))
 
 
 def tensor(dtype: str, names: Iterable[str]) -> TensorType:

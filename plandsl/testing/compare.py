@@ -7,7 +7,7 @@ from attrs import evolve
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.passes.legality import check, check_program
-from plandsl.spec import Apply, PlanSpec, Statement, Term
+from plandsl.spec import Apply, ClusterSpec, NodeSpec, PlanSpec, ShardingSpec, Statement, Term
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
@@ -16,7 +16,8 @@ def compiled(plan: PlanSpec) -> CompiledPlan:
     if any(d.severity == "error" for d in found):
         raise PlanError([d for d in found if d.severity != "note"])
     made = CompiledPlan(plan, found)
-    if wrong := list(check_program(plan, made.prefill.program)):
+    shown = list(check_program(plan, made.prefill.program))
+    if wrong := [d for d in shown if d.severity != "note"]:
         raise PlanError(wrong)
     return made
 
@@ -41,26 +42,10 @@ def bare(plan: PlanSpec) -> PlanSpec:
             ),
             head=_term(plan.model.head),
         ),
-        node=evolve(
-            plan.node,
-            name="",
-            source="",
-            assumed=_paths(plan.node.assumed),
-            gpu=evolve(
-                plan.node.gpu,
-                name="",
-                source="",
-                calibration=None,
-                compute=tuple(sorted(plan.node.gpu.compute)),
-                assumed=_paths(plan.node.gpu.assumed),
-            ),
-        ),
-        sharding=evolve(
-            plan.sharding,
-            name="",
-            axes=tuple(a._replace(span=None) for a in plan.sharding.axes),
-            rules=tuple(r._replace(span=None) for r in plan.sharding.rules),
-        ),
+        node=_node(plan.node),
+        cluster=_cluster(plan.cluster),
+        sharding=_sharding(plan.sharding),
+        shift=None if plan.shift is None else evolve(plan.shift, tensor=_sharding(plan.shift.tensor)),
         workload=evolve(plan.workload, name=""),
         calibration=evolve(
             plan.calibration,
@@ -73,8 +58,42 @@ def bare(plan: PlanSpec) -> PlanSpec:
     )
 
 
+def _sharding(sharding: ShardingSpec) -> ShardingSpec:
+    axes = tuple(a._replace(span=None) for a in sharding.axes)
+    rules = tuple(r._replace(span=None) for r in sharding.rules)
+    placed = tuple(p._replace(span=None) for p in sharding.placed)
+    return evolve(sharding, name="", axes=axes, rules=rules, placed=placed)
+
+
+def _node(node: NodeSpec) -> NodeSpec:
+    return evolve(
+        node,
+        name="",
+        source="",
+        assumed=_paths(node.assumed),
+        gpu=evolve(
+            node.gpu,
+            name="",
+            source="",
+            calibration=None,
+            compute=tuple(sorted(node.gpu.compute)),
+            assumed=_paths(node.gpu.assumed),
+        ),
+    )
+
+
+def _cluster(cluster: ClusterSpec | None) -> ClusterSpec | None:
+    if cluster is None:
+        return None
+    return evolve(cluster, name="", source="", assumed=_paths(cluster.assumed), node=_node(cluster.node))
+
+
+NAMED = ("otherwise", "calibration")
+"""Fields that name a calibration, whose constants are written out in full."""
+
+
 def _paths(assumed: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((path, "") for path, _ in assumed))
+    return tuple(sorted((path, "") for path, _ in assumed if path not in NAMED))
 
 
 def _statement(statement: Statement) -> Statement:
@@ -83,5 +102,6 @@ def _statement(statement: Statement) -> Statement:
 
 def _term(term: Term) -> Term:
     if isinstance(term, Apply):
-        return term._replace(args=tuple(_term(a) for a in term.args), span=None)
+        body = tuple(_statement(s) for s in term.body)
+        return term._replace(args=tuple(_term(a) for a in term.args), span=None, body=body)
     return term._replace(span=None)

@@ -33,11 +33,26 @@ LAWS: tuple[Law, ...] = (
 """All of them; what each says stands in its docstring."""
 
 
+OF_ONE = frozenset(
+    (
+        laws_cost.better_hardware_is_never_slower,
+        laws_cost.more_load_is_never_faster,
+        laws_cost.larger_batches_never_lower_throughput,
+        laws_cost.tpot_is_the_mean_step,
+        laws_cost.degrees_of_one_are_free,
+        laws_program.weights_and_cache_are_shared_out,
+        *(law for law in LAWS if law.__module__ == laws_schedule.__name__),
+    )
+)
+"""Laws of one sharding: a step more that crosses the threshold of a `shift` may be quicker, for instance."""
+
+
 def assert_laws(plan: CompiledPlan) -> None:
-    """Hold ``plan`` to every law."""
+    """Hold ``plan`` to every law; where it has two shardings, some laws are asked of each."""
     for law in LAWS:
         try:
-            law(plan)
+            for one in plan.modes if law in OF_ONE else (plan,):
+                law(one)
         except AssertionError as broken:
             broken.add_note(f"the law: {law.__doc__}")
             raise

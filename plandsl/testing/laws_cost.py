@@ -119,14 +119,17 @@ def arrays_equal_numbers(plan: CompiledPlan) -> None:
     whole = _flat(at_once, (3, 3, 2))
     for b, i, o in np.ndindex(3, 3, 2):
         one = plan.cost.evaluate(int(batch[b, 0, 0]), int(input_[0, i, 0]), int(output[0, 0, o]))
-        for name, value in _flat(one, ()).items():
-            many = float(whole[name][b, i, o])
-            assert isclose(many, float(value), rel_tol=1e-12), f"{name}: {many} in an array, {value} alone"
+        alone = _flat(one, ())
+        assert plan.spec.shift or alone.keys() == whole.keys()  # of two shardings, arrays leave times of ops out
+        for name, values in whole.items():
+            many, value = float(values[b, i, o]), float(alone[name])
+            assert isclose(many, value, rel_tol=1e-12), f"{name}: {many} in an array, {value} alone"
 
 
 def _flat(metrics: Metrics, shape: tuple[int, ...]) -> dict[str, Array]:
     """Every number of ``metrics`` by name."""
-    found: dict[str, Number] = {n: v for n, v in metrics._asdict().items() if n not in ("prefill", "decode")}
+    found: dict[str, Number] = {n: v for n, v in metrics._asdict().items() if v is not None}
+    found = {n: v for n, v in found.items() if n not in ("prefill", "decode", "served")}
     for phase in ("prefill", "decode"):
         times = getattr(metrics, phase)
         found |= {f"{phase}.{n}": getattr(times, n) for n in ("hop", "through", "period")}
@@ -202,13 +205,18 @@ def parts_add_up(plan: CompiledPlan) -> None:
 
 
 def degrees_of_one_are_free(plan: CompiledPlan) -> None:
-    """`dp = 1, pp = 1, sp = 1, tp = 1` is no sharding at all."""
-    axes = tuple(AxisSpec(n, 1, None, s) for n, s in (("data", "dp"), ("stage", "pp"), ("seq", "sp"), ("tensor", "tp")))
+    """`dp = 1, pp = 1, cp = 1, sp = 1, ep = 1, tp = 1` is no sharding at all."""
     names = tuple(n for n, _ in plan.spec.model.sizes)
-    everywhere = tuple(d for d in ("heads", "kv_heads", "ffn", "vocab") if d in names)
+    degrees = [("data", "dp"), ("stage", "pp"), ("context", "cp"), ("seq", "sp"), ("expert", "ep"), ("tensor", "tp")]
+    degrees = [d for d in degrees if d[1] != "ep" or "experts" in names]
+    axes = tuple(AxisSpec(n, 1, None, s) for n, s in degrees)
+    everywhere = tuple(d for d in ("heads", "kv_heads", "ffn", "expert_ffn", "vocab") if d in names)
+    experts = (RuleSpec(("experts",), ("expert",)), RuleSpec(("batch",), ("expert",))) if "experts" in names else ()
     rules = (
+        *experts,
         RuleSpec(("layers",), ("stage",)),
-        RuleSpec(("tokens",), ("seq",)),
+        RuleSpec(("tokens",), ("context", "seq")),
+        RuleSpec(("context",), ("context",)),
         RuleSpec(tuple(d for d in everywhere if "heads" in d) or ("tokens",), ("tensor", "seq"), "attention"),
         RuleSpec(everywhere or ("tokens",), ("tensor",)),
     )

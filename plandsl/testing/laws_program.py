@@ -8,11 +8,12 @@ from itertools import pairwise
 from math import isclose, prod
 
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir.collectives import AllGather, AllToAll, Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PHASES, Part, Program, Region, verify
 from plandsl.ir.text import read, show
-from plandsl.ir.types import PADDED, REPLICATED, Dim, Mesh, TensorType, Value, shard_range
+from plandsl.ir.types import PADDED, REPLICATED, Dim, Mesh, TensorType, Value, shard_range, stem
 from plandsl.passes import steps
 from plandsl.passes.fuse import fuse
 from plandsl.passes.runner import Pass
@@ -86,15 +87,20 @@ def _cached(program: Program) -> list[tuple[str, str, TensorType]]:
 
 
 def work_is_shared_out(plan: CompiledPlan) -> None:
-    """Over all devices, GEMMs do the FLOPs of the unsharded model, times copies, times padding of the step."""
+    """Over all devices, GEMMs do the FLOPs of the unsharded model, times copies, times padding of the step.
+
+    Where experts are split, every rank counts as the fullest one.
+    """
     for program, (_, plain) in zip(_final(plan), (next(_programs(plan, p)) for p in PHASES), strict=True):
         sizes = _sizes(program, plan)
+        sizes |= {n: int(n.partition(":")[2]) for n, _ in program.imbalance}
         wanted = _logical_flops(plain, sizes)
         timed = plan.cost.prefill if program.phase == "prefill" else plan.cost.decode
         extents = Extents(program, {**sizes, "input": sizes["position"]})
         found: dict[Key, float] = dict.fromkeys(wanted, 0.0)
         for parts in program.stages:
             for part in parts:
+                stored = _stored(program.region(part.region))
                 for op, work in zip(program.region(part.region).ops, timed.work[part.region], strict=True):
                     if isinstance(op, Gemm):
                         rows = extents.product(getattr(work, "rows", ()))
@@ -102,8 +108,18 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
                         even = sum(_copies(op.x, w, program, sizes) * _flops(op.x, w, sizes) for w in op.weights)
                         assert isclose(done, even, rel_tol=1e-12), f"{op.keyword} {op.x}: {done} of {even} FLOPs"
                         for w in op.weights:
-                            found[part.region, w.name] += part.repeats * _flops(op.x, w, sizes)
+                            found[part.region, stored.get(w.name, w.name)] += part.repeats * _flops(op.x, w, sizes)
         assert found == wanted, "stages do other work than the model"
+
+
+def _stored(region: Region) -> dict[str, str]:
+    """The weights that values are, or are a rank's part of."""
+    names = {w.name: w.name for w in region.weights}
+    for op in region.ops:
+        for x in op.operands:
+            if isinstance(op, AllGather | AllToAll | Slice) and x.name in names:
+                names |= {out.name: names[x.name] for out in op.results}
+    return names
 
 
 def _logical_flops(plain: Program, sizes: Mapping[str, int]) -> dict[Key, float]:
@@ -118,14 +134,20 @@ def _logical_flops(plain: Program, sizes: Mapping[str, int]) -> dict[Key, float]
 
 
 def _flops(x: Value, w: Value, sizes: Mapping[str, int]) -> float:
-    return 2.0 * prod(sizes[n] for n in {*x.type.names, *w.type.names})
+    """``2 m n k``; of experts, those that a token goes to."""
+    return 2.0 * prod(sizes[n] for n in {stem(n): n for n in (*w.type.names, *x.type.names)}.values())
 
 
 def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int]) -> float:
     """How often a product is computed: by ranks that no dimension tells apart, and on padding."""
     times = float(_stage_ranks(program))
-    for dim in {d.name: d for d in (*x.type.dims, *w.type.dims)}.values():
+    imbalance = dict(program.imbalance)
+    for dim in {stem(d.name): d for d in (*w.type.dims, *x.type.dims)}.values():
         ways, size = program.mesh.ways(dim.axes), sizes[dim.name]
+        if dim.name in imbalance:  # of the experts of a token, at most as many as there are on a rank
+            have = dict(program.sizes)[stem(dim.name)]
+            times *= min(imbalance[dim.name], ways, int(have) / size) / ways
+            continue
         if dim.name in REPLICATED and size < ways:
             ways = size
         times /= ways
@@ -197,7 +219,7 @@ def passes_keep_their_promises(plan: CompiledPlan) -> None:
 
 def _regions_join(program: Program) -> None:
     """Along every stage, a region is handed what it takes."""
-    whole = tuple(Part(r.name, r.layers) for r in program.regions)
+    whole = tuple(Part(r.name, r.layers, r.every) for r in program.regions)
     for parts in program.stages or (whole,):
         regions: list[Region] = [program.region(p.region) for p in parts]
         for before, after in pairwise(regions):

@@ -11,6 +11,9 @@ from plandsl.backends.cost.times import PhaseTimes, play, play_slots
 from plandsl.driver import CompiledPlan
 from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot
 
+SLACK = 1 + 1e-9
+"""Rounding that a comparison forgives."""
+
 ROUNDS = 240
 """Rounds that a pipeline is played for; the second half of them counts."""
 
@@ -32,8 +35,11 @@ def slots_take_turns(plan: CompiledPlan) -> None:
                 assert all(a.end <= b.start for a, b in pairwise(map(_Run, mine))), f"{region.name}: {stream} overlaps"
             made = {v.name: i for i, op in enumerate(region.ops) for v in op.results}
             for run, slot in zip(runs, slots, strict=True):
-                needs = [made[x.name] for x in region.ops[slot.op].operands if x.name in made]
+                needs = {made[x.name] for x in region.ops[slot.op].operands if x.name in made} - {slot.along}
                 assert all(runs[n][1] <= run[0] for n in needs), f"{region.name}: slot {slot.op} starts too early"
+                if slot.along is not None:  # the last of the blocks is still to be worked on when it has come
+                    rest = run[1] - runs[slot.along][1]
+                    assert rest * SLACK >= seconds[slot.op] / slot.blocks, f"{region.name}: {slot.op} ends too early"
             _spans(slots, seconds, runs)
 
 
@@ -56,11 +62,12 @@ def _spans(slots: Sequence[Slot], seconds: Sequence[float], runs: Sequence[tuple
 
 def pipeline_settles_at_its_period(plan: CompiledPlan) -> None:
     """Played out, in-flight batches come round once per period, and the first one takes `through`."""
-    for schedule, times in _phases(plan):
+    models = plan.cost.prefill, plan.cost.decode
+    for (schedule, times), model in zip(_phases(plan), models, strict=True):
         if schedule.in_flight > 64:
             continue
         spans = [s.span for s in times.stages]
-        runs = play_pipeline(spans, times.hop, schedule.in_flight, ROUNDS)
+        runs = play_pipeline(spans, model.hop_seconds(times), schedule.in_flight, ROUNDS)
         ends = [r.end for r in runs if r.stage == len(spans) - 1 and r.batch == 0]
         assert isclose(ends[0], times.through, rel_tol=1e-9), f"{ends[0]} s through, not {times.through} s"
         period = (ends[-1] - ends[ROUNDS // 2 - 1]) / (ROUNDS // 2)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
-from plandsl.spec import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
+from plandsl.spec import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, Term, Var, Weight
 
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
+LATENT = ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
 ACTIVATIONS = ("silu", "gelu", "relu", "relu2", "tanh", "sigmoid")
 
 
@@ -18,6 +19,15 @@ def _times(x: Term, name: str, *dims: str) -> Apply:
 
 def _plus(a: Term, b: Term) -> Apply:
     return Apply("add", (a, b))
+
+
+def _scaled(x: Term, by: float) -> Apply:
+    return Apply("scale", (x,), (("by", by),))
+
+
+def _capped(x: Term, cap: float) -> Apply:
+    """A soft cap: no element is larger than ``cap``."""
+    return _scaled(Apply("tanh", (_scaled(x, 1 / cap),)), cap)
 
 
 @composite
@@ -45,6 +55,22 @@ def _queries_keys_values(draw: DrawFn) -> tuple[Statement, ...]:
 
 
 @composite
+def _latents(draw: DrawFn, options: tuple[tuple[str, int], ...]) -> tuple[tuple[Statement, ...], Apply]:
+    """Latent attention: queries with a low rank or without, what is cached, and the weights that unpack it."""
+    low, norm = draw(st.booleans()), draw(st.booleans())
+    source, rank = (Var("cq"), "q_rank") if low else (H, "hidden")
+    c: Term = _times(H, "w_dkv", "hidden", "kv_rank")
+    down = [Statement("cq", draw(_norms(_times(H, "w_dq", "hidden", "q_rank"), "q_rank")))] if low else []
+    down.append(Statement("c", draw(_norms(c, "kv_rank")) if norm else c))
+    qn = _times(source, "w_uq", rank, "heads", "nope_dim")
+    qr = Apply("rope", (_times(source, "w_qr", rank, "heads", "rope_dim"),))
+    kr = Apply("rope", (_times(H, "w_kr", "hidden", "rope_dim"),))
+    weights = (Weight("w_uk", ("kv_rank", "heads", "nope_dim")), Weight("w_uv", ("kv_rank", "heads", "v_dim")))
+    latent = Apply("latent", (Var("c"), kr, *weights))
+    return tuple(down), Apply("attention", (Apply("query", (qn, qr)), latent), options)
+
+
+@composite
 def _mlps(draw: DrawFn) -> tuple[tuple[Statement, ...], Apply]:
     """The inner part of a feed-forward layer, and what it adds."""
     fn = draw(st.sampled_from(ACTIVATIONS))
@@ -61,16 +87,51 @@ def _mlps(draw: DrawFn) -> tuple[tuple[Statement, ...], Apply]:
 
 
 @composite
-def _blocks(draw: DrawFn, name: str, layers: tuple[int, int], windows: tuple[int, ...]) -> BlockSpec:
+def _experts(draw: DrawFn, experts: int) -> tuple[tuple[Statement, ...], Term]:
+    """A mixture of experts, at times with one that all tokens go to, and what it adds."""
+    router: Term = _times(H, "w_router", "hidden", "experts")
+    if draw(st.integers(0, 3)) == 0:
+        router = _plus(router, Weight("b_router", ("experts",)))
+    bias = (Weight("b_choice", ("experts",)),) if draw(st.integers(0, 3)) == 0 else ()
+    options: list[tuple[str, int | float | bool | str]] = [("top_k", draw(st.integers(1, experts)))]
+    for option in (("score", "sigmoid"), ("normalize", False), ("scale", 2.5), ("imbalance", 1.25)):
+        options += [option] if draw(st.booleans()) else []
+    up: Term = _times(H, "e_up", "experts", "hidden", "expert_ffn")
+    down: Term = _times(Var("g"), "e_down", "experts", "expert_ffn", "hidden")
+    if draw(st.booleans()):
+        up = _plus(up, Weight("e_bias", ("experts", "expert_ffn")))
+        down = _plus(down, Weight("e_bias_down", ("experts", "hidden")))
+    inner: Term = Apply(draw(st.sampled_from(ACTIVATIONS)), (up,))
+    if draw(st.booleans()):
+        inner = Apply("mul", (inner, _times(H, "e_gate", "experts", "hidden", "expert_ffn")))
+    body = (Statement("g", inner), Statement("", down))
+    y = Apply("experts", (H, router, *bias), tuple(options), None, body)
+    out: Term = Var("y")
+    shared: tuple[Statement, ...] = ()
+    if draw(st.booleans()):
+        shared, more = draw(_mlps())
+        out = _plus(out, more)
+    return (Statement("y", y), *shared), out
+
+
+@composite
+def _blocks(
+    draw: DrawFn, name: str, layers: tuple[int, int], windows: tuple[int, ...], experts: int = 0, latent: bool = False
+) -> BlockSpec:
     """Attention and a feed-forward layer, one after the other or side by side."""
     window = draw(st.sampled_from((0, 0, *windows)))
     options = (("window", window),) if window else ()
     attention = Apply("attention", (Var("q"), Var("k"), Var("v")), options)
-    projected = _times(Var("a"), "w_o", "heads", "head_dim", "hidden")
+    before = draw(_queries_keys_values()) if not latent else ()
+    if latent:
+        before, attention = draw(_latents(options))
+    projected = _times(Var("a"), "w_o", "heads", "v_dim" if latent else "head_dim", "hidden")
     if draw(st.integers(0, 5)) == 0:
         projected = draw(_norms(projected))
-    inner, down = draw(_mlps())
-    first = [Statement("h", draw(_norms(X))), *draw(_queries_keys_values()), Statement("a", attention)]
+    if draw(st.integers(0, 5)) == 0:
+        projected = _scaled(projected, draw(st.sampled_from((-2.0, 0.22, 1e-5))))
+    inner, down = draw(_experts(experts) if experts else _mlps())
+    first = [Statement("h", draw(_norms(X))), *before, Statement("a", attention)]
     if draw(st.integers(0, 3)) == 0:
         body = [*first, *inner, Statement("x", _plus(_plus(X, projected), down))]
     else:
@@ -80,8 +141,23 @@ def _blocks(draw: DrawFn, name: str, layers: tuple[int, int], windows: tuple[int
 
 
 @composite
+def _ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int], Every]]:
+    """One block for all layers, two one behind the other, or two that take turns."""
+    cut, period = draw(st.integers(0, layers - 1)), draw(st.integers(1, 4))
+    if not cut:
+        return [("block", (0, layers), EVERY)]
+    at = draw(st.integers(0, period - 1))
+    own = [n for n in range(layers) if n % period == at]
+    rest = [n for n in range(layers) if n % period != at]
+    if own and rest:
+        parts = [("local", *Every.picking(rest)), ("own", *Every.picking(own))]
+        return sorted(parts, key=lambda part: part[1])
+    return [("dense", (0, cut), EVERY), ("other", (cut, layers), EVERY)]
+
+
+@composite
 def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7)) -> ModelSpec:
-    """A decoder: grouped, multi-query or full attention, one block or two by layer ranges."""
+    """A decoder: any kind of attention, with experts or without; one block, or two by layer ranges or in turns."""
     kv_heads = draw(st.sampled_from((1, 2, 3, 4, 8)))
     heads = kv_heads * draw(st.sampled_from((1, 2, 3, 4)))
     scale = draw(st.sampled_from((1, 1, 64)))
@@ -93,13 +169,19 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7)) -> ModelSpec:
         "ffn": scale * draw(st.sampled_from((4, 6, 8, 12, 16, 24, 48))),
         "vocab": scale * draw(st.sampled_from((4, 7, 8, 12, 16, 24, 48))),
     }
+    experts = draw(st.sampled_from((0, 0, 1, 2, 4, 6, 8, 64)))
+    if experts:
+        sizes |= {"experts": experts, "expert_ffn": scale * draw(st.sampled_from((4, 8, 12)))}
+    latent = draw(st.integers(0, 2)) == 0
+    if latent:
+        sizes |= {name: scale * draw(st.sampled_from((2, 4, 6, 8))) for name in LATENT}
     layers = draw(st.integers(1, 7))
-    cut = draw(st.integers(0, layers - 1))
-    ranges = [("dense", (0, cut)), ("other", (cut, layers))] if cut else [("block", (0, layers))]
+    ranges = draw(_ranges(layers))
     weights = draw(st.sampled_from(("bf16", "bf16", "fp16", "fp8", "fp4", "mxfp4", "int8")))
     activations = draw(st.sampled_from(("bf16", "bf16", "fp16")))
     tied = draw(st.booleans())
     head = EMBEDDING if tied else Weight("w_head", ("hidden", "vocab"))
+    logits = Apply("matmul", (draw(_norms(X)), head))
     return ModelSpec(
         name="m",
         layers=layers,
@@ -109,7 +191,12 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7)) -> ModelSpec:
         kv_cache=draw(st.sampled_from((activations, "fp8"))),
         compute=draw(st.sampled_from((None, None, activations))),
         embedding=EMBEDDING,
-        blocks=tuple(draw(_blocks(name, span, windows)) for name, span in ranges),
-        head=Apply("matmul", (draw(_norms(X)), head)),
+        blocks=tuple(
+            draw(_blocks(name, span, windows, experts * (name != "dense"), latent and name != "local"))._replace(
+                every=every
+            )
+            for name, span, every in ranges
+        ),
+        head=_capped(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
         max_context=draw(st.none() | st.just(4096)),
     )

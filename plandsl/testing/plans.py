@@ -57,15 +57,16 @@ def plans(
     sharding: SearchStrategy[ShardingSpec] | None = None,
 ) -> PlanSpec:
     """A plan that compiles. What is not given is drawn."""
-    where, what = draw(node or nodes()), draw(model or models())
+    where = draw(nodes() if node is None else node)
+    what = draw(models() if model is None else model)
     if where.gpu.peak(arithmetic(what, where.gpu)) is None or where.gpu.peak(what.activations) is None:
         what = evolve(what, compute=None, weights="bf16", activations="bf16")
     return PlanSpec(
         name="p",
         model=what,
         node=where,
-        sharding=draw(sharding or shardings(what, where)),
-        workload=draw(workload or workloads()),
+        sharding=draw(shardings(what, where) if sharding is None else sharding),
+        workload=draw(workloads() if workload is None else workload),
         calibration=draw(calibrations()),
         requires=tuple(draw(st.lists(_requires(), max_size=2))),
         kv_residency=draw(st.sampled_from(("all_batches", "one_batch"))),

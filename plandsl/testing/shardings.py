@@ -22,9 +22,9 @@ from plandsl.spec import (
 )
 from plandsl.testing.compare import compiled
 
-DEGREES = ("dp", "pp", "sp", "tp")
+DEGREES = ("dp", "pp", "cp", "sp", "tp")
 REGIONS = ("", "", "", "attention", "attention", "embedding", "head")
-STEP = ("tokens", "batch", "layers")
+STEP = ("tokens", "batch", "context", "layers")
 
 
 def _sizes(ranks: int) -> SearchStrategy[int]:
@@ -46,17 +46,18 @@ def meshes(draw: DrawFn, ranks: int, names: tuple[str, ...] = ("a", "b", "c")) -
 @composite
 def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
     """A legal sharding of ``model`` over ``node``: rules that the model cannot follow are left out."""
-    found = draw(_degrees(node.count) | _written(model, node.count))
-    sharding = _legal(found, model, node)
+    degrees = tuple(d for d in DEGREES if d != "ep" or "experts" in dict(model.sizes))
+    found = draw(_degrees(node.count, degrees) | _written(model, node.count))
+    sharding = evolve(_legal(found, model, node), context_form=draw(st.sampled_from(("ring", "gather"))))
     assume(_compiles(sharding, model, node))
     return sharding
 
 
 @composite
-def _degrees(draw: DrawFn, ranks: int) -> ShardingSpec:
+def _degrees(draw: DrawFn, ranks: int, degrees: tuple[str, ...]) -> ShardingSpec:
     """What `tp = 2, pp = 4` stands for, at times with a rule of one's own before it (Megatron's for tokens)."""
     sizes: dict[str, int] = {}
-    for sugar in draw(st.permutations(DEGREES)):
+    for sugar in draw(st.permutations(degrees)):
         if draw(st.booleans()):
             size = draw(_sizes(ranks))
             ranks //= size
@@ -80,7 +81,7 @@ def _written(draw: DrawFn, model: ModelSpec, ranks: int) -> ShardingSpec:
     names = [a.name for a in axes]
     stages = draw(st.sampled_from(((), (), *((n,) for n in names), tuple(names[:2]))))
     rules = [RuleSpec(("layers",), stages)] if stages else []
-    dims = ["tokens", "batch", *(n for n, _ in model.sizes)]
+    dims = ["tokens", "batch", "context", *(n for n, _ in model.sizes)]
     if free := [n for n in names if n not in stages]:
         for _ in range(draw(st.integers(1, 5))):
             chosen = draw(st.lists(st.sampled_from(dims), min_size=1, max_size=4, unique=True))
