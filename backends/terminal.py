@@ -244,7 +244,8 @@ def _sum_cells(part: float, whole: float) -> tuple[str, str, str]:
 def _op_cells(op: OpTime | None, total: float) -> Iterable[str]:
     if op is None:
         return ("", "", "")
-    bound = f"{op.bound}, {op.algorithm}" if op.communicates else op.bound
+    library = op.algorithm.partition("_normal")[0].partition("_low_latency")[0]  # its modes and halves are in JSON
+    bound = f"{op.bound}, {library}" if op.communicates else op.bound
     return (show_time(op.time_s), show_percent(op.time_s / total), bound)
 
 

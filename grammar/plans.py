@@ -31,6 +31,7 @@ from plandsl.spec import (
     ShardingSpec,
     ShiftSpec,
     WorkloadSpec,
+    walk,
 )
 from plandsl.units import NUMBER, REQUEST_RATE
 
@@ -242,12 +243,8 @@ NEEDS = {"experts": ("moe",), "latent": ("mla_prefill", "mla_decode")}
 
 def _functions(model: ModelSpec) -> Iterator[str]:
     """The functions that the blocks of a model call."""
-    waiting: list[object] = [st.term for block in model.blocks for st in block.statements]
-    while waiting:
-        term = waiting.pop()
-        if isinstance(term, Apply):
-            yield term.fn
-            waiting += term.args
+    statements = (s for block in model.blocks for s in block.statements)
+    return (part.fn for s in statements for part in walk(s.term) if isinstance(part, Apply))
 
 
 def _settings(

@@ -12,7 +12,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import PREFILL, Program, Region
 from plandsl.ir.types import Mesh, TensorType, Value, stem, tensor
 from plandsl.passes.rewrite import Names
-from plandsl.spec import Apply, BlockSpec, GpuSpec, ModelSpec, PlanSpec, Statement, Term, Var, Weight
+from plandsl.spec import Apply, BlockSpec, GpuSpec, ModelSpec, PlanSpec, Statement, Term, Var, Weight, walk
 
 TOKENS = ("batch", "position")
 MAPS = {
@@ -263,15 +263,7 @@ def _experts(model: ModelSpec) -> Iterator[str]:
         term = terms.pop()
         if isinstance(term, Apply):
             terms += term.args
-            yield from (w.dims[0] for s in term.body for w in _weights(s.term))
-
-
-def _weights(term: Term) -> Iterator[Weight]:
-    if isinstance(term, Weight):
-        yield term
-    elif isinstance(term, Apply):
-        for argument in term.args:
-            yield from _weights(argument)
+            yield from (w.dims[0] for s in term.body for w in walk(s.term) if isinstance(w, Weight))
 
 
 def _first_variable(term: Term) -> str | None:

@@ -5,6 +5,7 @@ The grammar makes these values, the passes read them. All quantities are SI.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -81,6 +82,14 @@ class Apply(NamedTuple):
 
 
 Term: TypeAlias = "Var | Weight | Apply"
+
+
+def walk(term: Term) -> Iterator[Term]:
+    """A term and all that it is made of; the bodies of `experts` are statements of their own."""
+    yield term
+    if isinstance(term, Apply):
+        for argument in term.args:
+            yield from walk(argument)
 
 
 class Statement(NamedTuple):

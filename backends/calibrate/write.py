@@ -21,11 +21,11 @@ def plan_texts(name: str, fitted: Sequence[Fitted], source: str, nearest: Sequen
     core = [f for f in fitted if f.path.split(".")[0] in CORE]
     more = [f for f in fitted if f not in core]
     texts = {}
-    others = [*nearest, "pooled", "generic"]
+    others = list(nearest)  # these hold the core too, and so come first: what follows is read only where that is short
     if core and more:
         texts[f"{name}_more"] = _text(f"{name}_more", more, source, [])
-        others.insert(0, f"{name}_more")
-    texts[name] = _text(name, core or more, source, others)
+        others.append(f"{name}_more")
+    texts[name] = _text(name, core or more, source, [*others, "pooled", "generic"])
     return texts
 
 

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec import Apply, BlockSpec, ModelSpec, PlanSpec, ShardingSpec, Statement, Term, Weight
+from plandsl.spec import Apply, BlockSpec, ModelSpec, PlanSpec, ShardingSpec, Statement, Term, Weight, walk
 
 MAX_RANKS = 64
 """Most ranks that are run, one after the other, in one process (E440)."""
@@ -223,17 +223,9 @@ def _narrow(term: Term, small: _Small) -> Term:
     if window := int(term.option("window", 0)):
         changes["window"] = small.windows[window]
     if term.body:
-        true, few = small.sizes[next(w.dims[0] for s in term.body for w in _weights(s.term))]
+        true, few = small.sizes[next(w.dims[0] for s in term.body for w in walk(s.term) if isinstance(w, Weight))]
         top_k = int(term.option("top_k", 1))
         changes["top_k"] = few if top_k == true else min(top_k, TOP_K)
     options = tuple((n, changes.get(n, v)) for n, v in term.options)
     args = tuple(_narrow(a, small) for a in term.args)
     return term._replace(args=args, options=options, body=_narrow_all(term.body, small))
-
-
-def _weights(term: Term) -> Iterator[Weight]:
-    if isinstance(term, Weight):
-        yield term
-    elif isinstance(term, Apply):
-        for argument in term.args:
-            yield from _weights(argument)
