@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from attrs import evolve
 
@@ -28,11 +29,15 @@ MAPS = {
 }
 
 
-def arithmetic(model: ModelSpec, gpu: GpuSpec) -> str:
-    """The dtype that GEMMs multiply in (language.md section 3: ``compute``)."""
+def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
+    """The dtype that GEMMs multiply in whose weights are ``stored`` so, by default as the model's are.
+
+    That is ``compute`` where the model says it, else the weights' own where the GPU lists a peak for it.
+    """
     if model.compute is not None:
         return model.compute
-    return model.weights if gpu.peak(model.weights) is not None else model.activations
+    stored = stored or model.weights
+    return stored if gpu.peak(stored) is not None else model.activations
 
 
 def build(plan: PlanSpec, phase: str) -> Program:
@@ -41,12 +46,16 @@ def build(plan: PlanSpec, phase: str) -> Program:
     `tokens` becomes two dimensions, `batch` and `position`: ``position`` is ``input`` in prefill and 1 in decode,
     ``context`` (keys attended to) is ``input`` in prefill and grows during decode.
     """
-    program = build_model(plan.model, phase, arithmetic(plan.model, plan.node.gpu))
+    own = partial(arithmetic, plan.model, plan.node.gpu)
+    program = build_model(plan.model, phase, own(), own)
     return evolve(program, mesh=Mesh(tuple((a.name, a.size) for a in plan.sharding.axes)))
 
 
-def build_model(model: ModelSpec, phase: str, compute: str) -> Program:
-    """The program of a model alone, whose GEMMs multiply in ``compute``."""
+def build_model(model: ModelSpec, phase: str, compute: str, narrow: Callable[[str], str] | None = None) -> Program:
+    """The program of a model alone, whose GEMMs multiply in ``compute``.
+
+    ``narrow`` says it for experts whose weights are stored otherwise than the rest.
+    """
     steps: tuple[tuple[str, int | str], ...] = (
         ("batch", "batch"),
         ("position", "input" if phase == PREFILL else 1),
@@ -57,10 +66,10 @@ def build_model(model: ModelSpec, phase: str, compute: str) -> Program:
     experts = frozenset(_experts(model))
     regions = [_embedding(model, stream)]
     regions += [
-        _Builder(model, phase, compute, imbalance, experts).block(b, stream, len(model.blocks) > 1)
+        _Builder(model, phase, compute, narrow, imbalance, experts).block(b, stream, len(model.blocks) > 1)
         for b in model.blocks
     ]
-    regions.append(_Builder(model, phase, compute, imbalance, experts).head(stream))
+    regions.append(_Builder(model, phase, compute, narrow, imbalance, experts).head(stream))
     sizes = (*steps, *model.sizes, *((place, model.size(stem(place))) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
@@ -77,9 +86,15 @@ class _Builder:
     """Turns the terms of one region into ops, innermost first."""
 
     def __init__(
-        self, model: ModelSpec, phase: str, compute: str, imbalance: dict[str, float], experts: frozenset[str]
+        self,
+        model: ModelSpec,
+        phase: str,
+        compute: str,
+        narrow: Callable[[str], str] | None,
+        imbalance: dict[str, float],
+        experts: frozenset[str],
     ) -> None:
-        self.model, self.phase, self.compute, self.imbalance = model, phase, compute, imbalance
+        self.model, self.phase, self.compute, self.narrow, self.imbalance = model, phase, compute, narrow, imbalance
         self.stored, self.experts = model.weights, experts
         self.names = Names()
         self.ops: list[Op] = []
@@ -169,6 +184,8 @@ class _Builder:
         kept = [n for n in x.type.names if n not in w.type.names]
         out = self._out(name, tensor(self.model.activations, (*kept, *(n for n in w.type.names if n not in here))))
         compute = self.model.activations if kept_wide else self.compute
+        if self.narrow is not None and self.stored != self.model.weights:
+            compute = self.narrow(self.stored)
         self.ops.append((GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span))
         return out
 

@@ -455,6 +455,15 @@ class EngineSpec:
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
 
+    def band(self, metric: str, experts: bool) -> tuple[float, float] | None:
+        """Factors of ``ttft``, ``tpot`` or ``throughput`` between which 80 % of measurements lie; None: not known.
+
+        Engines are fitted to models without ``experts``; for others the band is `TRANSFER` times as wide.
+        """
+        low, high = float(getattr(self, f"{metric}_low")), float(getattr(self, f"{metric}_high"))
+        wider = TRANSFER if experts else 1.0
+        return None if low == high else (low**wider, high**wider)
+
     @property
     def rates(self) -> tuple[float, float, float]:
         """Of kernels in prefill and in decode, and of collectives."""

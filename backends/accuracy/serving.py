@@ -184,9 +184,9 @@ def _fill(found: dict[str, Floats], model: CostModel, loads: list[Row], of: list
     for metric, values in found.items():
         name, value = bands.get(metric, ("throughput", m.throughput))
         values[0, of] = value
-        if engine is not None:
-            values[1, of] = value * getattr(engine, f"{name}_low")
-            values[2, of] = value * getattr(engine, f"{name}_high")
+        routed = any(size == "experts" for size, _ in model.plan.model.sizes)
+        if engine is not None and (band := engine.band(name, routed)):
+            values[1, of], values[2, of] = value * band[0], value * band[1]
 
 
 # ---- a row

@@ -119,15 +119,15 @@ def _bands(
 ) -> tuple[tuple[str, tuple[float, float]], ...]:
     """Where 80 % of measurements would lie: by the engine's own error where it has one, else by that of the ops."""
     e, steps = plan.engine or IDEAL, max(plan.workload.output - 1, 0)
-    first = prefill.band if e.ttft_low == e.ttft_high else (e.ttft_low, e.ttft_high)
-    step = decode.band if e.tpot_low == e.tpot_high else (e.tpot_low, e.tpot_high)
+    routed = any(name == "experts" for name, _ in plan.model.sizes)
+    first, step = e.band("ttft", routed) or prefill.band, e.band("tpot", routed) or decode.band
     if first is None or step is None:
         return ()
     ttft, tpot = [tuple(float(value) * f for f in band) for value, band in ((m.ttft, first), (m.tpot, step))]
     latency = tuple(a + steps * b for a, b in zip(ttft, tpot, strict=True))
     rate = tuple(float(m.throughput * m.latency) / t for t in reversed(latency))
-    if e.throughput_low != e.throughput_high:
-        rate = float(m.throughput) * e.throughput_low, float(m.throughput) * e.throughput_high
+    if served := e.band("throughput", routed):
+        rate = float(m.throughput) * served[0], float(m.throughput) * served[1]
     return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))  # type: ignore[arg-type]
 
 
