@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -111,9 +110,9 @@ def calibrate(
         texts |= plan_texts(key, sets, source, NEAREST.get(key, ()))
     if pooled:
         shared = []
-        kinds = Counter(path.split(".")[0] for path in alike)
+        several = {path.split(".")[0] for path, (_, rows) in alike.items() if len(rows) > 1}
         for path, (kind, rows) in alike.items():
-            if len(rows) > 1 or kinds[path.split(".")[0]] == 1:
+            if len(rows) > 1 or path.split(".")[0] not in several:
                 shared.append(fit_pooled(kind, rows, path))
                 tell("pooled", shared[-1])
         texts["pooled"] = pooled_text(shared)
