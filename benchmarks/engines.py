@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
 from plandsl.backends.calibrate.fit import Errors, descend, errors
 from plandsl.backends.calibrate.table import Table, read_table
-from plandsl.backends.cost.load import running, serve, together
+from plandsl.backends.cost.load import batched, serve
 from plandsl.backends.cost.model import CostModel
 from plandsl.backends.cost.times import PhaseTimes, Played
 from plandsl.driver import catalog_has, compile_text
@@ -85,9 +85,7 @@ class Group:
         prefill = at_rates(self.prefill, engine.prefill, engine.links, self.flights)
         decode = at_rates(self.decode, engine.decode, engine.links, self.flights)
         if self.load[0].kind == "static_batch":
-            b = self.runs / self.flights
-            ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
-            tpot = decode.period + engine.step + engine.request * b
+            ttft, tpot = batched(engine, self.runs / self.flights, prefill, decode)
             return {"ttft_s": ttft, "tpot_s": tpot, "output_tok_per_s": self.runs * o / (ttft + (o - 1) * tpot)}
         requests = np.array([r.requests for r in self.load]) / self.replicas
         s = serve(engine, self.clients, self.runs, o, requests, prefill, self.joined, decode, self.flights)
@@ -97,10 +95,12 @@ class Group:
 def at_rates(times: PhaseTimes, rate: float, links: float, flights: int) -> PhaseTimes:
     """Times with kernels and exposed collectives at other rates, as `PhaseModel` has them where nothing overlaps."""
     stages = [Played(s.compute / rate + s.exposed / links, s.compute / rate) for s in times.stages]
-    hop = times.hop / links
-    through = sum(s.span for s in stages) + (len(stages) - 1) * hop
+    hop, hops = times.hop / links, times.hops / links
+    through = sum(s.span for s in stages) + hops
     slowest = np.maximum(np.max([np.asarray(s.span) for s in stages], axis=0), hop)
-    return times._replace(stages=stages, hop=hop, through=through, period=np.maximum(through, flights * slowest))
+    return times._replace(
+        stages=stages, hop=hop, hops=hops, through=through, period=np.maximum(through, flights * slowest)
+    )
 
 
 def dense(model: str) -> bool:
@@ -132,18 +132,14 @@ def groups(table: Table, name: str) -> Iterator[Group]:
 
 def group(model: CostModel, load: list[Row], table: Table, of: list[int]) -> Group:
     """Times of the kernels for every row: they do not depend on what is fitted."""
-    engine, replicas, flights = model.plan.engine, model.plan.sharding.replicas, model.in_flight
-    assert engine is not None, "it was put there"
+    replicas, flights = model.plan.sharding.replicas, model.in_flight
     i, o, n = (np.array([getattr(r, name) for r in load]) for name in ("input", "output", "clients"))
-    clients = np.ceil(n / replicas)
     measured = {m: table.numbers(m)[of] for m in ("ttft_s", "tpot_s", "output_tok_per_s")}
     key = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}"
     if load[0].kind == "static_batch":
         pre, dec = model.prefill_times(n, i, flights), model.decode_times(n, i, o)
-        return Group(key, load, measured, pre, dec, clients, n * flights, n, flights, replicas)
-    room = model.memory.max_batch(i + engine.kept_output * o, i, flights) * flights
-    runs = running(engine, clients, room)
-    joined = together(runs, o)
+        return Group(key, load, measured, pre, dec, n, n * flights, n, flights, replicas)
+    clients, runs, joined, _ = model.ongoing(n, i, o)
     pre, dec = model.prefill_times(joined, i, 1), model.decode_times(runs / flights, i, o)
     return Group(key, load, measured, pre, dec, clients, runs, joined, flights, replicas)
 

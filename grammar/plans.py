@@ -21,6 +21,7 @@ from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.values import expect
 from plandsl.spec import (
     CORE,
+    IDEAL,
     Apply,
     CalibrationSpec,
     ClusterSpec,
@@ -140,7 +141,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     calibration = _calibration(reader, model, cluster)
     engine = _part(reader, "engine", "", engine_spec)
     clauses = requires(reader)
-    settings = _settings(reader, sharding, engine)
+    settings = _settings(reader, sharding, engine or IDEAL)
     measured = tables(reader)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
@@ -248,7 +249,7 @@ def _functions(model: ModelSpec) -> Iterator[str]:
 
 
 def _settings(
-    reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec | None
+    reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec
 ) -> tuple[str, int, float, int, bool, str]:
     """What a plan may set beside its parts; an engine's ways are the default."""
     residency = reader.word("kv_residency", ("all_batches", "one_batch")) or "all_batches"
@@ -259,8 +260,8 @@ def _settings(
     algorithm = reader.word("algorithm", ALGORITHMS) or "auto"
     return (
         residency,
-        (engine.step_tokens if engine else 8192) if step_tokens is None else step_tokens,
-        (engine.memory_fraction if engine else 1.0) if fraction is None else fraction,
+        engine.step_tokens if step_tokens is None else step_tokens,
+        engine.memory_fraction if fraction is None else fraction,
         hops,
         fuse_norms,
         algorithm,
@@ -289,7 +290,7 @@ def check_search(context: Context, record: Record) -> None:
         calibration_spec(context, calibration)
     if engine := reader.declared("engine"):
         engine_spec(context, engine)
-    _settings(reader, None, None)
+    _settings(reader, None, IDEAL)
     requires(reader)
     for placed in record.items():
         if isinstance(placed.item, s.Vary):

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from argparse import Namespace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -289,12 +288,10 @@ def _shelf() -> Shelf:
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.driver import catalog_calibration, catalog_gpu, catalog_has, catalog_link
 
-    opened = cache(catalog_calibration)
-
     def calibrations(key: str) -> list[CalibrationSpec]:
         gpu = catalog_gpu(key)
         names = (gpu.calibration if gpu else None, key, "pooled")
-        found = {name: opened(name) for name in names if name and catalog_has("calibration", name)}
+        found = {name: catalog_calibration(name) for name in names if name and catalog_has("calibration", name)}
         if gpu is not None and any(field == "calibration" for field, _ in gpu.assumed) and gpu.calibration in found:
             found[gpu.calibration] = found[gpu.calibration].widened()
         return list(found.values())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.estimate import Estimate
-from plandsl.grammar.resolve import Module, load
+from plandsl.grammar.resolve import Module, Spec, load
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
 from plandsl.limits import MAX_PLANS
@@ -202,16 +202,16 @@ def pass_lines() -> list[tuple[str, str, str]]:
 
 
 @cache
-def _catalog() -> Module:
-    """The catalog, opened once."""
-    return open_text("", "<catalog>")
+def _entry(kind: str, name: str) -> Spec | None:
+    """An entry of the catalog, resolved once; None where it has no such entry."""
+    return open_text("", "<catalog>").spec(kind, name)
 
 
 def catalog_has(kind: str, name: str) -> bool:
     """Whether the catalog has an entry of that kind and name; a "dimension" is one of a model, as in `model.ffn`."""
     if kind == "dimension":
         model, _, dim = name.partition(".")
-        spec = _catalog().spec("model", model)
+        spec = _entry("model", model)
         return isinstance(spec, ModelSpec) and dim in dict(spec.sizes)
     from plandsl.grammar.modules import catalog_find
 
@@ -220,20 +220,20 @@ def catalog_has(kind: str, name: str) -> bool:
 
 def catalog_gpu(name: str) -> GpuSpec | None:
     """A GPU of the catalog, None where it has no such entry."""
-    spec = open_text("", "<catalog>").spec("gpu", name)
+    spec = _entry("gpu", name)
     return spec if isinstance(spec, GpuSpec) else None
 
 
 def catalog_calibration(name: str) -> CalibrationSpec:
     """A calibration of the catalog."""
-    spec = open_text("", "<catalog>").spec("calibration", name)
+    spec = _entry("calibration", name)
     assert isinstance(spec, CalibrationSpec), f"the catalog has the calibration {name}"
     return spec
 
 
 def catalog_link(gpu: str) -> LinkSpec | None:
     """The links of the catalog's node of eight such GPUs."""
-    spec = open_text("", "<catalog>").spec("node", f"{gpu}_8")
+    spec = _entry("node", f"{gpu}_8")
     return spec.link if isinstance(spec, NodeSpec) else None
 
 
@@ -243,7 +243,7 @@ def catalog_line(kind: str, name: str) -> str:
     from plandsl.passes.build import build_model
     from plandsl.units import show_bytes, show_rate, show_time
 
-    spec = open_text("", "<catalog>").spec(kind, name)
+    spec = _entry(kind, name)
     match spec:
         case EngineSpec():
             step = f"{show_time(spec.step)} a step and {show_time(spec.request)} a request"

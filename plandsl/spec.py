@@ -181,6 +181,11 @@ class ModelSpec:
     source: str = ""
     span: Span | None = field(default=None, eq=False)
 
+    @property
+    def routed(self) -> bool:
+        """Whether a token goes to some experts of many."""
+        return any(name == "experts" for name, _ in self.sizes)
+
     def size(self, dim: str) -> int:
         """Global size of a declared dimension."""
         return dict(self.sizes)[dim]
@@ -470,6 +475,10 @@ class EngineSpec:
         return self.prefill, self.decode, self.links
 
 
+IDEAL = EngineSpec("none", max_requests=1_000_000)
+"""An engine that costs nothing: what a plan without `engine` runs on."""
+
+
 # ---- sharding
 
 
@@ -620,6 +629,11 @@ class PlanSpec:
         if self.cluster is None:
             return self.node.name
         return f"{self.cluster.name} ({self.cluster.count} x {self.node.name})"
+
+    @property
+    def runs_on(self) -> EngineSpec:
+        """The serving engine: an ideal one where the plan names none."""
+        return self.engine or IDEAL
 
     @property
     def in_flight(self) -> int | None:

@@ -7,7 +7,7 @@ What a row does not say is taken from how the engines are run by default; `kv_dt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from attrs import evolve, frozen
@@ -19,6 +19,8 @@ from plandsl.diagnostics import PlanError
 
 Compile = Callable[[str], CostModel]
 Known = Callable[[str, str], bool]
+Cells = Mapping[str, float | str]
+"""One row of a file, by column."""
 
 JITTER = 0.9
 """Lengths drawn evenly from 0.8 to 1.0 of the nominal are this on average."""
@@ -100,21 +102,16 @@ def predict(table: Table, file: str, compile_: Compile, known: Known) -> dict[st
             rows[at] = evolve(row, plan=fastest(row, compile_))
     n = len(table)
     found = {m: np.full((3, n), np.nan) for m in METRICS[file]}
-    for text, members in by_plan(rows).items():
+    for (text, _), of in by_load(rows).items():
         try:
             model = compile_(text)
         except PlanError as error:
-            for at in members:
-                reasons[at] = error.diagnostics[0].message
+            reasons |= dict.fromkeys(of, error.diagnostics[0].message)
             continue
-        for kind in dict.fromkeys(rows[at].kind for at in members):
-            of = [at for at in members if rows[at].kind == kind]
-            loads = [rows[at] for at in of]
-            fits = np.broadcast_to(answer_loads(model, loads).fits, len(of))
-            for at, ok in zip(of, fits, strict=True):
-                if not ok:
-                    reasons[at] = "the plan does not fit the GPUs' memory"
-            _fill(found, model, loads, of)
+        m = answer_loads(model, [rows[at] for at in of])
+        fits = np.broadcast_to(m.fits, len(of))
+        reasons |= dict.fromkeys(np.array(of)[~fits].tolist(), "the plan does not fit the GPUs' memory")
+        _fill(found, model, m, of)
     reason = np.array([reasons.get(at, "") for at in range(n)], dtype=np.str_)
     out = {}
     for metric, values in found.items():
@@ -123,9 +120,7 @@ def predict(table: Table, file: str, compile_: Compile, known: Known) -> dict[st
     return out
 
 
-def read_rows(
-    table: Table, read: Callable[[dict[str, object], Known], Row], known: Known
-) -> tuple[dict[int, Row], dict[int, str]]:
+def read_rows(table: Table, read: Callable[[Cells, Known], Row], known: Known) -> tuple[dict[int, Row], dict[int, str]]:
     """The rows that have a plan, and the reasons of those that have none."""
     columns = {name: table[name] for name in table.columns}
     rows: dict[int, Row] = {}
@@ -138,11 +133,11 @@ def read_rows(
     return rows, reasons
 
 
-def by_plan(rows: dict[int, Row]) -> dict[str, list[int]]:
-    """Rows that share a plan."""
-    out: dict[str, list[int]] = {}
+def by_load(rows: dict[int, Row]) -> dict[tuple[str, str], list[int]]:
+    """Rows that share a plan and a kind of load, which are evaluated at once."""
+    out: dict[tuple[str, str], list[int]] = {}
     for at, row in rows.items():
-        out.setdefault(row.plan, []).append(at)
+        out.setdefault((row.plan, row.kind), []).append(at)
     return out
 
 
@@ -178,14 +173,13 @@ def in_flight(model: CostModel, input_: Floats, output: Floats, rate: Floats) ->
     return out
 
 
-def _fill(found: dict[str, Floats], model: CostModel, loads: list[Row], of: list[int]) -> None:
-    m, engine = answer_loads(model, loads), model.plan.engine
-    bands = {"ttft_s": ("ttft", m.ttft), "tpot_s": ("tpot", m.tpot)}
+def _fill(found: dict[str, Floats], model: CostModel, m: Metrics, of: list[int]) -> None:
+    """Predictions of some rows into the sheets of all, with the bands that their engine has."""
+    names = {"ttft_s": ("ttft", m.ttft), "tpot_s": ("tpot", m.tpot)}
     for metric, values in found.items():
-        name, value = bands.get(metric, ("throughput", m.throughput))
+        name, value = names.get(metric, ("throughput", m.throughput))
         values[0, of] = value
-        routed = any(size == "experts" for size, _ in model.plan.model.sizes)
-        if engine is not None and (band := engine.band(name, routed)):
+        if band := model.plan.runs_on.band(name, model.plan.model.routed):
             values[1, of], values[2, of] = value * band[0], value * band[1]
 
 
@@ -211,15 +205,15 @@ def kv_dtype(engine: str, gpu: str, weights: str, cache: str) -> str:
     return cache
 
 
-def _number(row: dict[str, object], name: str, default: float = np.nan) -> float:
+def _number(row: Cells, name: str, default: float = np.nan) -> float:
     try:
-        value = float(row.get(name, default))  # type: ignore[arg-type]
+        value = float(row.get(name, default))
     except ValueError:
         return default
     return default if np.isnan(value) else value
 
 
-def _plan(row: dict[str, object], model: str, precision: str, spread: Spread, engine: str, known: Known) -> str:
+def _plan(row: Cells, model: str, precision: str, spread: Spread, engine: str, known: Known) -> str:
     gpu = str(row["gpu"])
     weights, cache = PRECISION[precision]
     cache = kv_dtype(engine, gpu, weights, cache)
@@ -284,7 +278,7 @@ def _model(name: str, known: Known) -> str:
     return model
 
 
-def _gpu(row: dict[str, object], known: Known) -> str:
+def _gpu(row: Cells, known: Known) -> str:
     gpu = str(row["gpu"])
     if not known("node", f"{gpu}_8"):
         raise Refused(f"the catalog has no node of eight {gpu}")
@@ -295,7 +289,7 @@ RACKS = ("gb200", "gb300")
 """GPUs whose links reach past eight: 72 in one NVLink domain."""
 
 
-def _serving_row(row: dict[str, object], known: Known) -> Row:
+def _serving_row(row: Cells, known: Known) -> Row:
     """A row of serving.csv."""
     mode = str(row.get("serving_mode", "aggregated"))
     if mode != "aggregated":
@@ -328,7 +322,7 @@ def _serving_row(row: dict[str, object], known: Known) -> Row:
     return Row(text, kind, isl, osl, clients, requests, rate)
 
 
-def _spread(row: dict[str, object]) -> Spread:
+def _spread(row: Cells) -> Spread:
     """The degrees of a row; without experts of their own ranks they are split like the rest."""
     dp, pp, tp, attn, ep = (int(_number(row, n, 1)) for n in ("replicas", "pp", "tp", "attn_dp", "ep"))
     if attn > 1 and tp not in (1, attn):
@@ -353,7 +347,7 @@ DEGREES = (1, 2, 4, 8)
 """Of tensor parallelism, that a submission may have run where it does not state one."""
 
 
-def _mlperf_row(row: dict[str, object], known: Known) -> Row:
+def _mlperf_row(row: Cells, known: Known) -> Row:
     """A row of mlperf.csv. Every submission quantises: what it names is the checkpoint where it says 16 bits."""
     bench = str(row["bench"])
     name, isl, osl = next((v for k, v in BENCHES.items() if bench.startswith(k)), ("", 0.0, 0.0))
@@ -382,11 +376,5 @@ def _mlperf_row(row: dict[str, object], known: Known) -> Row:
 def serving_groups(table: Table, compile_: Compile, known: Known) -> Iterator[tuple[CostModel, list[Row], list[int]]]:
     """Rows of serving.csv by plan and kind of load, compiled: what engines are fitted to."""
     rows, _ = read_rows(table, _serving_row, known)
-    for text, members in by_plan(rows).items():
-        model = compile_(text)
-        for kind in dict.fromkeys(rows[at].kind for at in members):
-            of = [at for at in members if rows[at].kind == kind]
-            yield model, [rows[at] for at in of], of
-
-
-__all__ = ["evolve", "group", "predict"]
+    for (text, _), of in by_load(rows).items():
+        yield compile_(text), [rows[at] for at in of], of

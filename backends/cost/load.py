@@ -14,9 +14,6 @@ from plandsl.backends.cost.times import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec import EngineSpec
 
-IDEAL = EngineSpec("none", max_requests=1_000_000)
-"""An engine that costs nothing: what a plan without `engine` runs on."""
-
 BUSIEST = 0.95
 """Prefill is at most this busy in the formula of its queue: a closed system cannot run away."""
 
@@ -59,6 +56,12 @@ class Served(NamedTuple):
     def tpot(self) -> Number:
         """Mean time between tokens."""
         return self.step + self.host + self.others
+
+
+def batched(engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes) -> tuple[Number, Number]:
+    """TTFT and TPOT of ``b`` requests that start together: what the engine adds to their kernels."""
+    ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
+    return ttft, decode.period + engine.step + engine.request * b
 
 
 def running(engine: EngineSpec, clients: Number, room: Number) -> Number:

@@ -57,8 +57,7 @@ class MemoryModel:
     def __init__(self, program: Program, decode: Program, plan: PlanSpec, extents: Extents) -> None:
         self.program, self.plan, self.extents = program, plan, extents
         self.capacity = plan.node.gpu.memory * plan.memory_fraction
-        self.block = plan.engine.kv_block if plan.engine else 1
-        self.reserve = plan.engine.reserve if plan.engine else 0.0
+        self.block, self.reserve = plan.runs_on.kv_block, plan.runs_on.reserve
         self.weights = [self._weights(s) for s in range(len(program.stages))]
         self.caches = [self._caches(s) for s in range(len(program.stages))]
         stages = range(len(program.stages))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from plandsl.backends.cost.load import IDEAL, Served, running, serve, together
+from plandsl.backends.cost.load import Served, batched, running, serve, together
 from plandsl.backends.cost.memory import MemoryModel
 from plandsl.backends.cost.num import ceil_div, largest, maximum
 from plandsl.backends.cost.times import PhaseModel, PhaseTimes
@@ -32,6 +32,15 @@ class Metrics(NamedTuple):
     prefill: PhaseTimes
     decode: PhaseTimes
     served: Served | None = None
+
+
+class Ongoing(NamedTuple):
+    """Requests of one replica under an ongoing load: in flight, running, joining at once; and the most in a batch."""
+
+    clients: Number
+    runs: Number
+    joined: Number
+    largest_batch: Number
 
 
 class CostModel:
@@ -98,37 +107,48 @@ class CostModel:
         n = load.concurrency if concurrency is None else concurrency
         return self._ongoing(n, i, o, load.requests if requests is None else requests)
 
+    def resident(self, input_: Number, output: Number, ongoing: bool) -> tuple[Number, Number]:
+        """Tokens of KV cache that a request holds, and in-flight batches that hold theirs."""
+        if ongoing:
+            return input_ + self.plan.runs_on.kept_output * output, self.in_flight
+        return input_ + output, self.in_flight if self.plan.kv_residency == "all_batches" else 1
+
+    def ongoing(self, n: Number, input_: Number, output: Number) -> Ongoing:
+        """How many of ``n`` requests in flight over all replicas run in one of them, and share a prefill."""
+        clients = ceil_div(n, self.plan.sharding.replicas)
+        kept, rounds = self.resident(input_, output, ongoing=True)
+        largest_batch = self.memory.max_batch(kept, input_, rounds)
+        runs = running(self.plan.runs_on, clients, largest_batch * rounds)
+        return Ongoing(clients, runs, together(runs, output), largest_batch)
+
     def _together(self, b: Number, i: Number, o: Number) -> Metrics:
         """In-flight batches of ``b`` requests that start together."""
-        sharding, engine, rounds = self.plan.sharding, self.plan.engine or IDEAL, self.in_flight
+        sharding, engine, rounds = self.plan.sharding, self.plan.runs_on, self.in_flight
         prefill, decode = self.prefill_times(b, i, rounds), self.decode_times(b, i, o)
-        joining, host = engine.admit * b, engine.step + engine.request * b
-        ttft = prefill.through + joining + engine.first + engine.first_request * b
-        tpot = decode.period + host
-        whole = prefill.period + joining + engine.first + o * tpot
-        resident = rounds if self.plan.kv_residency == "all_batches" else 1
-        return self._metrics(ttft, tpot, i, o, sharding.replicas * rounds * b * o / whole, b, i + o, resident,
+        ttft, tpot = batched(engine, b, prefill, decode)
+        whole = prefill.period + engine.admit * b + engine.first + o * tpot
+        kept, resident = self.resident(i, o, ongoing=False)
+        most = self.memory.max_batch(kept, i, resident)
+        return self._metrics(ttft, tpot, i, o, sharding.replicas * rounds * b * o / whole, b, kept, resident, most,
                              prefill, decode, None)  # fmt: skip
 
     def _ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
         """``n`` requests always in flight, over all replicas; `load.serve` has the formulas."""
-        sharding, engine, rounds = self.plan.sharding, self.plan.engine or IDEAL, self.in_flight
-        kept = i + engine.kept_output * o
-        clients = ceil_div(n, sharding.replicas)
-        runs = running(engine, clients, self.memory.max_batch(kept, i, rounds) * rounds)
-        joined, b = together(runs, o), runs / rounds
+        replicas, rounds = self.plan.sharding.replicas, self.in_flight
+        clients, runs, joined, most = self.ongoing(n, i, o)
+        b = runs / rounds
         prefill, decode = self.prefill_times(joined, i, 1), self.decode_times(b, i, o)
-        served = serve(engine, clients, runs, o, None if requests is None else requests / sharding.replicas,
+        served = serve(self.plan.runs_on, clients, runs, o, None if requests is None else requests / replicas,
                        prefill, joined, decode, rounds)  # fmt: skip
-        throughput = sharding.replicas * served.rate * o
-        return self._metrics(served.ttft, served.tpot, i, o, throughput, b, kept, rounds,
+        kept, resident = self.resident(i, o, ongoing=True)
+        return self._metrics(served.ttft, served.tpot, i, o, replicas * served.rate * o, b, kept, resident, most,
                              prefill, decode, served)  # fmt: skip
 
     def _metrics(
         self, ttft: Number, tpot: Number, i: Number, o: Number, throughput: Number, b: Number, kept: Number,
-        resident: Number, prefill: PhaseTimes, decode: PhaseTimes, served: Served | None,
+        resident: Number, most: Number, prefill: PhaseTimes, decode: PhaseTimes, served: Served | None,
     ) -> Metrics:  # fmt: skip
-        """With memory beside the times: ``resident`` batches of ``b`` requests that hold ``kept`` tokens each."""
+        """Times and memory: ``resident`` batches of ``b`` (at most ``most``) requests hold ``kept`` tokens."""
         sharding = self.plan.sharding
         memory = largest([self.memory.held(s, b, kept, i, resident).total for s in range(len(self.memory.weights))])
         return Metrics(
@@ -139,7 +159,7 @@ class CostModel:
             throughput / sharding.ranks,
             memory,
             self.memory.kv_capacity(b, kept, i, resident) * sharding.replicas,
-            self.memory.max_batch(kept, i, resident),
+            most,
             memory <= self.memory.capacity,
             prefill,
             decode,

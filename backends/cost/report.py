@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from plandsl.backends.cost import links
-from plandsl.backends.cost.load import IDEAL, Served
+from plandsl.backends.cost.load import Served
 from plandsl.backends.cost.memory import Held
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.names import kind, op_names
@@ -43,10 +43,7 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
     metrics = model.evaluate()
     served, engine = metrics.served, plan.engine
     joined, batch = model.requests(metrics)
-    length: Number = load.input + load.output
-    resident = model.in_flight if plan.kv_residency == "all_batches" else 1
-    if served is not None:
-        length, resident = load.input + (engine or IDEAL).kept_output * load.output, model.in_flight
+    length, resident = model.resident(load.input, load.output, ongoing=served is not None)
     prefill, decode = _phases(model, metrics, joined, batch)
     held = [model.memory.held(s, batch, length, load.input, resident) for s in range(len(model.memory.weights))]
     stages = tuple(_memory(h, model.memory.capacity) for h in held)
@@ -118,17 +115,20 @@ def _bands(
     plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
 ) -> tuple[tuple[str, tuple[float, float]], ...]:
     """Where 80 % of measurements would lie: by the engine's own error where it has one, else by that of the ops."""
-    e, steps = plan.engine or IDEAL, max(plan.workload.output - 1, 0)
-    routed = any(name == "experts" for name, _ in plan.model.sizes)
-    first, step = e.band("ttft", routed) or prefill.band, e.band("tpot", routed) or decode.band
+    engine, steps, routed = plan.runs_on, max(plan.workload.output - 1, 0), plan.model.routed
+    first, step = engine.band("ttft", routed) or prefill.band, engine.band("tpot", routed) or decode.band
     if first is None or step is None:
         return ()
-    ttft, tpot = [tuple(float(value) * f for f in band) for value, band in ((m.ttft, first), (m.tpot, step))]
-    latency = tuple(a + steps * b for a, b in zip(ttft, tpot, strict=True))
-    rate = tuple(float(m.throughput * m.latency) / t for t in reversed(latency))
-    if served := e.band("throughput", routed):
-        rate = float(m.throughput) * served[0], float(m.throughput) * served[1]
-    return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))  # type: ignore[arg-type]
+    ttft, tpot = _times(m.ttft, first), _times(m.tpot, step)
+    latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
+    made = float(m.throughput * m.latency)
+    served = engine.band("throughput", routed)
+    rate = (made / latency[1], made / latency[0]) if served is None else _times(m.throughput, served)
+    return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))
+
+
+def _times(value: Number, factors: tuple[float, float]) -> tuple[float, float]:
+    return float(value) * factors[0], float(value) * factors[1]
 
 
 def parameters(program: Program) -> int:
@@ -338,7 +338,7 @@ class PhaseLines:
     @property
     def span(self) -> Number:
         """Seconds of the kernels, waits for a stage included."""
-        return self.times.through if self.model.schedule.program.phase == "prefill" else self.times.period
+        return self.times.through if self.model.schedule.program.phase == PREFILL else self.times.period
 
     def _ops(self, stage: int) -> list[OpTime]:
         """Every op of a stage; blocks of one kind that a stage runs in two parts count together."""

@@ -26,6 +26,7 @@ from plandsl.backends.cost.work import (
     Work,
 )
 from plandsl.ir.extents import Extents
+from plandsl.ir.program import PREFILL
 from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot
 from plandsl.ir.types import Dim, Number
 
@@ -132,10 +133,10 @@ class PhaseModel:
 
     def _scale(self) -> dict[str, list[float]] | None:
         """What each op's time is multiplied with where an engine has rates of its own."""
-        if self.machine.rates is None or self.machine.rates == (1.0, 1.0, 1.0):
+        if self.machine.rates == (1.0, 1.0, 1.0):
             return None
         prefill, decode, links = self.machine.rates
-        rate = prefill if self.schedule.program.phase == "prefill" else decode
+        rate = prefill if self.schedule.program.phase == PREFILL else decode
         return {n: [1 / (links if isinstance(w, Exchange) else rate) for w in ops] for n, ops in self.work.items()}
 
     def at(self, bind: Mapping[str, Number], in_flight: Number, nodes: Sequence[tuple[Number, Number]]) -> PhaseTimes:
@@ -181,7 +182,7 @@ class PhaseModel:
             span: Number = 0.0
             compute: Number = 0.0
             for part in parts:
-                if part.region != "send":
+                if part.region != SEND:
                     span = span + part.repeats * regions[part.region].span
                     compute = compute + part.repeats * regions[part.region].compute
             stages.append(Played(span, compute))

@@ -210,7 +210,7 @@ class Machine:
     ) -> None:
         self.gpu, self.link, self.calibration, self.algorithm = gpu, link, calibration, algorithm
         self.kernels = kernels
-        self.rates: tuple[float, float, float] | None = None
+        self.rates = (1.0, 1.0, 1.0)
         self.cluster: ClusterSpec | None = None
         self.measured: Measured | None = None
         self.suffixes = ("_trtllm", "") if kernels == "trtllm" else ("", "_trtllm")
@@ -247,9 +247,8 @@ class Machine:
     @classmethod
     def of(cls, plan: PlanSpec) -> Machine:
         """The machine that a plan runs on."""
-        engine = plan.engine.kernels if plan.engine else ""
-        machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, engine)
-        machine.rates = plan.engine.rates if plan.engine else None
+        machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, plan.runs_on.kernels)
+        machine.rates = plan.runs_on.rates
         machine.cluster = plan.cluster
         if plan.measured or plan.node.gpu.measured:
             from plandsl.backends.cost.tables import Measured

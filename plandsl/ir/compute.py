@@ -107,30 +107,38 @@ class Gemm(BaseOp):
     compute: str = "bf16"
     span: Span | None = span_field()
 
+    @property
+    def each(self) -> tuple[str, str] | None:
+        """What ``x`` and the weights call a dimension that both have and no output sums over: a product for each."""
+        return None
+
     def contracted(self, i: int = 0) -> tuple[str, ...]:
         """Names of the dimensions that output ``i`` sums over."""
-        return tuple(n for n in self.weights[i].type.names if n in self.x.type.names)
+        shared = (n for n in self.weights[i].type.names if n in self.x.type.names)
+        return tuple(n for n in shared if self.each is None or n != self.each[1])
 
     def infer(self) -> tuple[TensorType, ...]:
         """Kept dimensions of ``x``, then kept dimensions of ``w``; partial over the contracted axes."""
         types = []
         for i, (out, w) in enumerate(zip(self.outs, self.weights, strict=True)):
             inner = self.contracted(i)
-            dims = [d for d in (*self.x.type.dims, *w.type.dims) if d.name not in inner]
+            dims = [d for d in self.x.type.dims if d.name not in inner]
+            dims += [d for d in w.type.dims if d.name not in inner and (self.each is None or d.name != self.each[1])]
             partial = frozenset(a for n in inner for a in w.type.on(n))
             types.append(TensorType(out.type.dtype, tuple(dims), partial))
         return tuple(types)
 
     def verify(self) -> Iterator[Diagnostic]:
         yield from BaseOp.verify(self)
+        ours, theirs = self.each or ("", "")
         for i, w in enumerate(self.weights):
             inner = self.contracted(i)
             if not inner:
                 yield finding(f"gemm contracts nothing with '{w.name}'", self.span, str(w.type))
-            if not sharded_alike(self.x.type, w.type):
+            if not sharded_alike(self.x.type, w.type) or (ours and self.x.type.on(ours) != w.type.on(theirs)):
                 yield finding("gemm of operands split differently where they meet", self.span, str(w.type))
-            kept = [a for d in self.x.type.dims if d.name not in inner for a in d.axes]
-            if set(kept) & w.type.axes:
+            kept = {a for d in self.x.type.dims if d.name not in (*inner, ours) for a in d.axes}
+            if kept & w.type.axes:
                 yield finding("gemm uses one axis for two dimensions", self.span, str(w.type))
 
 

@@ -84,26 +84,11 @@ class GroupedGemm(Gemm):
 
     keyword: ClassVar[str] = "grouped_gemm"
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """Kept dimensions of ``x``, then those of ``w`` without the experts; partial over the contracted axes."""
-        experts = stem(routed(self.x.type))
-        types = []
-        for made in Gemm.infer(self):
-            types.append(TensorType(made.dtype, tuple(d for d in made.dims if d.name != experts), made.partial))
-        return tuple(types)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        place = self.x.type.dim(routed(self.x.type))
-        for i, w in enumerate(self.weights):
-            inner = self.contracted(i)
-            if not inner:
-                yield finding(f"gemm contracts nothing with '{w.name}'", self.span, str(w.type))
-            if not sharded_alike(self.x.type, w.type) or w.type.on(stem(place.name)) != place.axes:
-                yield finding("gemm of operands split differently where they meet", self.span, str(w.type))
-            kept = [a for d in self.x.type.dims if d.name not in (*inner, place.name) for a in d.axes]
-            if set(kept) & w.type.axes:
-                yield finding("gemm uses one axis for two dimensions", self.span, str(w.type))
+    @property
+    def each(self) -> tuple[str, str]:
+        """The places of experts in ``x``, the experts in the weights."""
+        place = routed(self.x.type)
+        return place, stem(place)
 
 
 @frozen

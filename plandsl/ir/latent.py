@@ -27,32 +27,10 @@ class HeadGemm(Gemm):
     keyword: ClassVar[str] = "head_gemm"
     over: str = "heads"
 
-    def contracted(self, i: int = 0) -> tuple[str, ...]:
-        """Names of the dimensions that output ``i`` sums over."""
-        return tuple(n for n in Gemm.contracted(self, i) if n != self.over)
-
-    def infer(self) -> tuple[TensorType, ...]:
-        """Kept dimensions of ``x``, then those of ``w`` without the heads; partial over the contracted axes."""
-        types = []
-        for i, (out, w) in enumerate(zip(self.outs, self.weights, strict=True)):
-            inner = self.contracted(i)
-            dims = [d for d in self.x.type.dims if d.name not in inner]
-            dims += [d for d in w.type.dims if d.name not in (*inner, self.over)]
-            partial = frozenset(a for n in inner for a in w.type.on(n))
-            types.append(TensorType(out.type.dtype, tuple(dims), partial))
-        return tuple(types)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        for i, w in enumerate(self.weights):
-            inner = self.contracted(i)
-            if not inner:
-                yield finding(f"gemm contracts nothing with '{w.name}'", self.span, str(w.type))
-            if not sharded_alike(self.x.type, w.type):
-                yield finding("gemm of operands split differently where they meet", self.span, str(w.type))
-            kept = {a for d in self.x.type.dims if d.name not in (*inner, self.over) for a in d.axes}
-            if kept & w.type.axes:
-                yield finding("gemm uses one axis for two dimensions", self.span, str(w.type))
+    @property
+    def each(self) -> tuple[str, str]:
+        """The heads, by one name in both."""
+        return self.over, self.over
 
 
 @frozen
