@@ -20,6 +20,7 @@ from plandsl.show import show_plan
 from plandsl.testing.compare import bare, compiled, same
 from plandsl.testing.hardware import calibrations, gpus, links, nodes
 from plandsl.testing.laws import LAWS, assert_laws
+from plandsl.testing.mixtures import mixtures
 from plandsl.testing.models import models
 from plandsl.testing.plans import plan_texts, plans, programs, workloads
 from plandsl.testing.shardings import meshes, shardings
@@ -33,6 +34,7 @@ __all__ = [
     "gpus",
     "links",
     "meshes",
+    "mixtures",
     "models",
     "nodes",
     "plan_texts",

@@ -6,18 +6,21 @@ from attrs import evolve
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan
+from plandsl.passes.alike import alike
 from plandsl.passes.legality import check, check_program
 from plandsl.spec import Apply, ClusterSpec, NodeSpec, PlanSpec, ShardingSpec, Statement, Term
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
     """``plan`` compiled, as `compile_text` does it. Raises `PlanError` where its sharding is illegal."""
-    found = list(check(plan))
+    found = [d for mode in plan.modes for d in check(mode)]
     if any(d.severity == "error" for d in found):
         raise PlanError([d for d in found if d.severity != "note"])
     made = CompiledPlan(plan, found)
-    shown = list(check_program(plan, made.prefill.program))
-    if wrong := [d for d in shown if d.severity != "note"]:
+    shown = [d for mode in made.modes for d in check_program(mode.spec, mode.prefill.program)]
+    if plan.shift is not None:
+        shown += alike(plan, plan.shift, *(mode.prefill.program for mode in made.modes))
+    if wrong := [d for d in shown if d.severity == "error"]:
         raise PlanError(wrong)
     return made
 

@@ -45,7 +45,7 @@ def links(draw: DrawFn, count: int = 8) -> LinkSpec:
 @composite
 def nodes(draw: DrawFn, counts: SearchStrategy[int] | None = None) -> NodeSpec:
     """A node; of 1 to 16 GPUs unless ``counts`` says otherwise."""
-    count = draw(counts or st.sampled_from((2, 4, 8, 8, 1, 6, 12, 16)))
+    count = draw(st.sampled_from((2, 4, 8, 8, 16, 16, 1, 6, 12)) if counts is None else counts)
     return NodeSpec("n", draw(gpus()), count, draw(links(count)))
 
 

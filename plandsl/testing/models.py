@@ -55,7 +55,7 @@ def _queries_keys_values(draw: DrawFn) -> tuple[Statement, ...]:
 
 
 @composite
-def _latents(draw: DrawFn, options: tuple[tuple[str, int], ...]) -> tuple[tuple[Statement, ...], Apply]:
+def _latents(draw: DrawFn, options: tuple[tuple[str, int | bool], ...]) -> tuple[tuple[Statement, ...], Apply]:
     """Latent attention: queries with a low rank or without, what is cached, and the weights that unpack it."""
     low, norm = draw(st.booleans()), draw(st.booleans())
     source, rank = (Var("cq"), "q_rank") if low else (H, "hidden")
@@ -120,7 +120,8 @@ def _blocks(
 ) -> BlockSpec:
     """Attention and a feed-forward layer, one after the other or side by side."""
     window = draw(st.sampled_from((0, 0, *windows)))
-    options = (("window", window),) if window else ()
+    options: tuple[tuple[str, int | bool], ...] = (("window", window),) if window else ()
+    options += (("causal", False),) if draw(st.integers(0, 9)) == 0 else ()
     attention = Apply("attention", (Var("q"), Var("k"), Var("v")), options)
     before = draw(_queries_keys_values()) if not latent else ()
     if latent:
@@ -158,20 +159,20 @@ def _ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int], Every
 @composite
 def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7)) -> ModelSpec:
     """A decoder: any kind of attention, with experts or without; one block, or two by layer ranges or in turns."""
-    kv_heads = draw(st.sampled_from((1, 2, 3, 4, 8)))
-    heads = kv_heads * draw(st.sampled_from((1, 2, 3, 4)))
+    kv_heads = draw(st.sampled_from((2, 4, 8, 1, 3, 16)))
+    heads = kv_heads * draw(st.sampled_from((1, 2, 4, 3)))
     scale = draw(st.sampled_from((1, 1, 64)))
     sizes = {
-        "hidden": scale * draw(st.sampled_from((4, 6, 8, 12, 16, 24))),
+        "hidden": scale * draw(st.sampled_from((8, 16, 24, 4, 6, 12))),
         "heads": heads,
         "kv_heads": kv_heads,
         "head_dim": scale * draw(st.sampled_from((2, 4, 6, 8))),
-        "ffn": scale * draw(st.sampled_from((4, 6, 8, 12, 16, 24, 48))),
-        "vocab": scale * draw(st.sampled_from((4, 7, 8, 12, 16, 24, 48))),
+        "ffn": scale * draw(st.sampled_from((8, 16, 24, 48, 4, 6, 12))),
+        "vocab": scale * draw(st.sampled_from((8, 16, 24, 48, 4, 7, 12))),
     }
-    experts = draw(st.sampled_from((0, 0, 1, 2, 4, 6, 8, 64)))
+    experts = draw(st.sampled_from((0, 0, 0, 2, 4, 8, 16, 1, 6, 64)))
     if experts:
-        sizes |= {"experts": experts, "expert_ffn": scale * draw(st.sampled_from((4, 8, 12)))}
+        sizes |= {"experts": experts, "expert_ffn": scale * draw(st.sampled_from((8, 4, 12, 16)))}
     latent = draw(st.integers(0, 2)) == 0
     if latent:
         sizes |= {name: scale * draw(st.sampled_from((2, 4, 6, 8))) for name in LATENT}
@@ -199,4 +200,5 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7)) -> ModelSpec:
         ),
         head=_capped(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
         max_context=draw(st.none() | st.just(4096)),
+        causal=draw(st.integers(0, 7)) > 0,
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from attrs import evolve
 from hypothesis import assume
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy, composite
+from hypothesis.strategies import DrawFn, composite
 
-from plandsl.diagnostics import PlanError
 from plandsl.grammar.sharding import SUGAR
-from plandsl.passes.legality import check
+from plandsl.ir.program import Program
+from plandsl.passes import steps
+from plandsl.passes.legality import check, check_program
 from plandsl.spec import (
     AxisSpec,
     CalibrationSpec,
@@ -20,78 +21,97 @@ from plandsl.spec import (
     ShardingSpec,
     WorkloadSpec,
 )
-from plandsl.testing.compare import compiled
 
-DEGREES = ("dp", "pp", "cp", "sp", "tp")
-REGIONS = ("", "", "", "attention", "attention", "embedding", "head")
+REGIONS = ("", "", "", "attention", "attention", "experts", "embedding", "head")
 STEP = ("tokens", "batch", "context", "layers")
 
-
-def _sizes(ranks: int) -> SearchStrategy[int]:
-    """Degrees of at most ``ranks``: those that divide something more often."""
-    return st.sampled_from([n for n in (2, 4, 1, 2, 3, 8, 5, 6) if n <= ranks] or [1])
+COMMON = (
+    ("", ("tokens",)),
+    ("", ("batch",)),
+    ("", ("context",)),
+    ("", ("heads", "kv_heads", "ffn", "expert_ffn", "vocab")),
+    ("", ("heads", "kv_heads")),
+    ("", ("experts",)),
+    ("attention", ("heads", "kv_heads")),
+    ("attention", ("context",)),
+    ("experts", ("experts",)),
+    ("experts", ("expert_ffn",)),
+)
+"""What plans mostly split, and where: (region, dimensions)."""
 
 
 @composite
-def meshes(draw: DrawFn, ranks: int, names: tuple[str, ...] = ("a", "b", "c")) -> tuple[AxisSpec, ...]:
+def _sizes(draw: DrawFn, ranks: int) -> list[int]:
+    """Sizes of at most four axes, of at most ``ranks`` ranks together; those that divide something more often."""
+    sizes: list[int] = []
+    for _ in range(draw(st.sampled_from((2, 4, 3, 4, 1)))):
+        sizes.append(draw(st.sampled_from([n for n in (2, 2, 2, 2, 4, 4, 3, 8, 5, 6, 1) if n <= ranks] or [1])))
+        ranks //= sizes[-1]
+    return draw(st.permutations(sizes))
+
+
+@composite
+def meshes(draw: DrawFn, ranks: int, names: tuple[str, ...] = ("a", "b", "c", "d")) -> tuple[AxisSpec, ...]:
     """Axes, major first, of at most ``ranks`` ranks together."""
-    axes = []
-    for name in names[: draw(st.integers(1, len(names)))]:
-        size = draw(_sizes(ranks))
-        ranks //= size
-        axes.append(AxisSpec(name, size))
-    return tuple(axes)
+    return tuple(map(AxisSpec, names, draw(_sizes(ranks))))
 
 
 @composite
 def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
-    """A legal sharding of ``model`` over ``node``: rules that the model cannot follow are left out."""
-    degrees = tuple(d for d in DEGREES if d != "ep" or "experts" in dict(model.sizes))
-    found = draw(_degrees(node.count, degrees) | _written(model, node.count))
+    """A legal sharding of ``model`` over ``node``: degrees, a mesh with rules, or both, in any order.
+
+    Rules that the model cannot follow are left out.
+    """
+    found = draw(_mixed(model, node.count))
     sharding = evolve(_legal(found, model, node), context_form=draw(st.sampled_from(("ring", "gather"))))
-    assume(_compiles(sharding, model, node))
+    assume(_sums_once(sharding, model, node))
     return sharding
 
 
 @composite
-def _degrees(draw: DrawFn, ranks: int, degrees: tuple[str, ...]) -> ShardingSpec:
-    """What `tp = 2, pp = 4` stands for, at times with a rule of one's own before it (Megatron's for tokens)."""
-    sizes: dict[str, int] = {}
-    for sugar in draw(st.permutations(degrees)):
-        if draw(st.booleans()):
-            size = draw(_sizes(ranks))
-            ranks //= size
-            sizes[sugar] = size
-    axes = tuple(AxisSpec(axis, sizes[s], None, s) for s, (axis, _) in SUGAR.items() if s in sizes)
+def _mixed(draw: DrawFn, model: ModelSpec, ranks: int) -> ShardingSpec:
+    """Some degrees and some axes of one's own, at most four in all, and rules for any of them."""
+    shape = draw(_sizes(ranks))
+    known = [sugar for sugar in SUGAR if sugar != "ep" or "experts" in dict(model.sizes)]
+    ways = draw(st.sampled_from((len(shape), 0, len(shape) // 2)))
+    sizes = dict(zip(draw(st.permutations(known)), shape[:ways], strict=False))
+    own = tuple(AxisSpec(name, size) for name, size in zip(("a", "b", "c", "d"), shape[ways:], strict=False))
+    axes = (*own, *(AxisSpec(axis, sizes[s], None, s) for s, (axis, _) in SUGAR.items() if s in sizes))
+    axes = tuple(sorted(axes, key=lambda axis: axis.sugar != "dp"))  # replicas lie outermost
+    rules: list[tuple[RuleSpec, ...]] = [_sugar_rules(sugar, axes) for sugar in sizes]
+    rules += [(rule,) for rule in draw(_written(model, axes))]
+    order = draw(st.permutations(rules))
+    return ShardingSpec("s", axes, tuple(r for some in order for r in some), ("data",) if "dp" in sizes else ())
+
+
+def _sugar_rules(sugar: str, axes: tuple[AxisSpec, ...]) -> tuple[RuleSpec, ...]:
     there = {a.name for a in axes}
-    rules = []
-    for sugar in draw(st.permutations(sorted(sizes))):
-        for region, dims, wanted in SUGAR[sugar].rules:
-            kept = tuple(a for a in wanted if a in there)
-            rules.append(RuleSpec(dims, kept, region, None, sugar))
-    if "tp" in sizes and draw(st.booleans()):
-        rules.append(RuleSpec(("tokens",), ("tensor",)))
-    return ShardingSpec("s", axes, tuple(rules), ("data",) if "dp" in sizes else ())
+    found = ((region, dims, tuple(a for a in wanted if a in there)) for region, dims, wanted in SUGAR[sugar].rules)
+    return tuple(RuleSpec(dims, kept, region, None, sugar) for region, dims, kept in found)
 
 
 @composite
-def _written(draw: DrawFn, model: ModelSpec, ranks: int) -> ShardingSpec:
-    """A mesh and rules for any dimension over any axes, in any order; stages have axes to themselves."""
-    axes = draw(meshes(ranks))
-    names = [a.name for a in axes]
-    stages = draw(st.sampled_from(((), (), *((n,) for n in names), tuple(names[:2]))))
+def _written(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...]) -> list[RuleSpec]:
+    """Rules for any dimension over any axes; stages have axes to themselves."""
+    own = [a.name for a in axes if not a.sugar]
+    stages = draw(st.sampled_from(((), (), *((n,) for n in own), tuple(own[:2]))))
     rules = [RuleSpec(("layers",), stages)] if stages else []
-    dims = ["tokens", "batch", "context", *(n for n, _ in model.sizes)]
-    if free := [n for n in names if n not in stages]:
-        for _ in range(draw(st.integers(1, 5))):
-            chosen = draw(st.lists(st.sampled_from(dims), min_size=1, max_size=4, unique=True))
+    free = [a.name for a in axes if a.name not in stages and a.sugar not in ("dp", "pp")]
+    if free:
+        known = ["tokens", "batch", "context", *(n for n, _ in model.sizes)]
+        for _ in range(draw(st.integers(1, 5) if own else st.integers(0, 2))):
+            region, common = draw(st.sampled_from(COMMON))
+            dims = [d for d in common if d in known]
+            if not dims or draw(st.booleans()):
+                region = draw(st.sampled_from(REGIONS))
+                dims = draw(st.lists(st.sampled_from(known), min_size=1, max_size=4, unique=True))
             over = draw(st.lists(st.sampled_from(free), min_size=1, max_size=2, unique=True))
-            rules.append(RuleSpec(tuple(chosen), tuple(over), draw(st.sampled_from(REGIONS))))
-    return ShardingSpec("s", axes, tuple(draw(st.permutations(rules))))
+            rules.append(RuleSpec(tuple(dims), tuple(over), region))
+    return rules
 
 
 def _legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
-    """``found`` without the rules, and at last the degrees, that legality objects to."""
+    """``found`` without the rules that legality objects to, and with lower degrees where it objects to those."""
     kept = evolve(found, rules=())
     known = {*STEP, *(n for n, _ in model.sizes)}
     refused: set[str] = set()
@@ -104,11 +124,13 @@ def _legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> ShardingSpe
             kept = more
         elif rule.sugar:
             refused.add(rule.sugar)
-    if refused:  # a degree is all of its rules or none
-        axes = tuple(a for a in found.axes if a.sugar not in refused)
+    if refused:  # a degree is all of its rules or none: half of it, then
+        halved = (a._replace(size=a.size // 2) if a.sugar in refused else a for a in found.axes)
+        axes = tuple(a for a in halved if a.size > 1 or a.sugar not in refused)
         names = {a.name for a in axes}
+        gone = {a.sugar for a in found.axes if a.sugar and a.name not in names}
         rules = (r._replace(axes=tuple(a for a in r.axes if a in names)) for r in found.rules)
-        rest = tuple(r for r in rules if r.axes and r.sugar not in refused)
+        rest = tuple(r for r in rules if r.axes and r.sugar not in gone)
         return _legal(evolve(found, axes=axes, rules=rest), model, node)
     return kept
 
@@ -118,12 +140,12 @@ def is_legal(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool:
     return not any(d.severity == "error" for d in check(_plan(sharding, model, node)))
 
 
-def _compiles(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool:
-    try:
-        compiled(_plan(sharding, model, node))
-    except PlanError:
-        return False
-    return True
+def _sums_once(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool:
+    """Whether no sum runs over replicated heads (E307): of what legality refuses, the one that programs show."""
+    plan = _plan(sharding, model, node)
+    laid_out = next(made for step, made in steps(plan, "prefill", check=False) if step.name == "shard")
+    assert isinstance(laid_out, Program)
+    return not any(d.code == "E307" for d in check_program(plan, laid_out))
 
 
 def _plan(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> PlanSpec:
