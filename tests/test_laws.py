@@ -15,13 +15,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost import links
+from plandsl.backends.cost.pipeline import play_pipeline, play_sends
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from plandsl.ir.types import shard_range
 from plandsl.spec import LinkSpec, PlanSpec
-from plandsl.testing import LAWS, assert_laws, compiled, plan_texts, plans, programs, same, show_plan
+from plandsl.testing import LAWS, assert_laws, compiled, laws_schedule, plan_texts, plans, programs, same, show_plan
 from plandsl.testing import links as any_links
 from plandsl.testing.laws import Law
+from plandsl.testing.laws_schedule import comes_round
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.plan"))
@@ -224,3 +226,55 @@ def test_without_hypothesis_testing_says_what_to_install() -> None:
     assert done.stderr.strip().splitlines()[-1] == (
         "ImportError: plandsl.testing needs hypothesis: pip install 'plandsl[testing]'"
     )
+
+
+# ---- pipelines
+
+
+@pytest.mark.parametrize("tie", [0.0, 1e-12, 1e-8, 1e-5, 1e-3, -1e-8, -1e-4])
+def test_law_of_pipelines_needs_no_settling_where_two_circuits_nearly_tie(tie: float) -> None:
+    """Five batches behind a slow stage take as long as one takes to pass, but for ``tie``."""
+    spans, hops, batches = [1.0, 3.0 * (1 + tie), 2.0, 2.5], [2.5, 2.0, 2.0], 5
+    through, around = sum(spans) + sum(hops), batches * max(*spans, *hops)
+    period, state = max(through, around), 2 * len(spans) - 1 + batches
+    runs = play_pipeline(spans, hops, batches, laws_schedule.ROUNDS + state)
+    sends = play_sends(runs, hops)
+    assert abs(comes_round(runs, sends, state, period)) < 1e-9 * period
+    for wrong in (period * (1 - 1e-9), period * (1 + 1e-9)):
+        assert abs(comes_round(runs, sends, state, wrong)) > 1e-9 * period
+
+
+TURNS = """
+model m {
+  layers = 2, hidden = 1024, heads = 16, kv_heads = 16, head_dim = 64, ffn = 8192, vocab = 1024, weights = bf16
+  embedding w_embed[vocab, hidden]
+  block wide [layers = 0..1] x[tokens, hidden] {
+    h = rms_norm(x)
+    q = h @ w_q[hidden, heads, head_dim]
+    k = h @ w_k[hidden, kv_heads, head_dim]
+    x = x + attention(q, k, h @ w_v[hidden, kv_heads, head_dim], window = 8) @ w_o[heads, head_dim, hidden]
+    x = x + silu(rms_norm(x) @ w_up[hidden, ffn]) @ w_down[ffn, hidden]
+  }
+  block long [layers = 1..2] x[tokens, hidden] {
+    h = rms_norm(x)
+    q = h @ w_q[hidden, heads, head_dim]
+    k = h @ w_k[hidden, kv_heads, head_dim]
+    x = x + attention(q, k, h @ w_v[hidden, kv_heads, head_dim]) @ w_o[heads, head_dim, hidden]
+  }
+  head rms_norm(x) @ w_head[hidden, vocab]
+}
+plan p {
+  model = m, node = h100_8, sharding { pp = 2 }
+  workload { input = 8, output = 2000, batch = 16, in_flight = 8 }
+}
+"""
+
+
+def test_law_of_pipelines_is_about_single_steps() -> None:
+    """As the context grows the second stage becomes the slower one: the mean period is longer than mean stages give."""
+    (plan,) = compile_text(TURNS)
+    steps = [times for _, times in laws_schedule.single_steps(plan)]
+    assert [times.slowest for times in steps[1:]] == [0, 1]
+    mean = plan.cost.evaluate().decode
+    assert mean.period > 1.01 * plan.decode.in_flight * max(s.span for s in mean.stages)
+    laws_schedule.pipeline_settles_at_its_period(plan)
