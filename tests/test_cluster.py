@@ -482,3 +482,9 @@ def test_only_some_of_many_nodes_are_drawn() -> None:
 
 def test_a_timeline_shows_hops_of_two_lengths() -> None:
     assert "to the next stage, at most" in plan("pp = 4, tp = 4", "cluster = pod with { count = 2 }").draw("timeline")
+
+
+@pytest.mark.parametrize("count", [1, 7, 9, 11, 13, 23])
+def test_nodes_of_any_number_of_gpus_are_drawn(count: int) -> None:
+    made = plan("dp = 2, tp = 4", f"cluster = pod with {{ node {{ count = {count} }}, count = 8 }}")
+    assert "GPU 0" in made.draw("devices")

@@ -130,9 +130,9 @@ class Nodes(Devices):
     # ---- layout
 
     def _grids(self) -> Iterator[Grid]:
-        for cards in range(min(2, self.most), min(self.most, 8) + 1):
-            if self.most % cards == 0:
-                yield from (Grid(cards, nodes, 1) for nodes in range(1, min(self.drawn, 8) + 1))
+        columns = range(min(2, self.most), min(self.most, 8) + 1)
+        for cards in [n for n in columns if self.most % n == 0] or columns:  # a prime leaves the last row short
+            yield from (Grid(cards, nodes, 1) for nodes in range(1, min(self.drawn, 8) + 1))
 
     def _score(self, grid: Grid) -> float:
         w, h = self.sizes(grid).all
