@@ -361,14 +361,6 @@ def test_queries_that_share_the_axis_of_split_keys_are_unsound() -> None:
 # ---- closed forms
 
 
-@pytest.mark.parametrize("n", [2, 4, 8])
-def test_a_ring_sends_all_blocks_but_ones_own(n: int) -> None:
-    line = lines(plan_of(f"cp = {n}"), "prefill")["ring cache_write"]
-    assert line.count == LAYERS * (n - 1)
-    assert line.bytes == BATCH * INPUT / n * KV
-    assert line.axis == "context"
-
-
 def test_heads_share_the_blocks_of_a_ring() -> None:
     line = lines(plan_of("cp = 4, tp = 2"), "prefill")["ring cache_write"]
     assert (line.count, line.bytes) == (LAYERS * 3, BATCH * INPUT / 4 * KV / 2)

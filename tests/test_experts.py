@@ -251,21 +251,6 @@ def per_layer(program: Program) -> list[str]:
     return [op.keyword for op in program.region("block").ops if isinstance(op, AllReduce | AllGather | AllToAll)]
 
 
-@pytest.mark.parametrize("ep", [2, 4, 8])
-@pytest.mark.parametrize(("phase", "rows"), [("prefill", 96), ("decode", 1)])
-def test_dispatch_and_combine_carry_a_copy_of_a_token_for_each_of_its_experts(ep: int, phase: str, rows: int) -> None:
-    # Lepikhin et al., "GShard", 2020: two all_to_all per layer. A rank holds tokens / ep of them, and (ep - 1) / ep of
-    # its buffer leaves it.
-    plan = moe(f"ep = {ep}")
-    program = getattr(plan, phase).program
-    assert per_layer(program) == ["all_to_all", "all_to_all"]
-    found = lines(plan, "all_to_all", phase)
-    assert [line.count for line in found] == [3, 3]
-    assert {line.bytes for line in found} == {32 / ep * rows * 4 * 512 * 2}
-    sent = [line.bytes * (ep - 1) / ep for line in found]
-    assert sum(sent) == 2 * (32 * rows / ep) * 4 * 512 * 2 * (ep - 1) / ep
-
-
 def test_bytes_are_timed_over_the_links() -> None:
     # a switch takes what leaves a rank through its port: (n - 1) / n of the buffer
     plan = moe("ep = 4", more=BARE, node="h200_8 with { link { latency = 0 us } }")

@@ -188,11 +188,6 @@ def test_heads_over_ranks_cost_two_sums_a_layer_and_requests_over_ranks_nothing(
         assert collectives(plan_of(SHARDINGS["requests"]), phase) == []
 
 
-def test_ulysses_gathers_the_packed_vectors_and_moves_heads() -> None:
-    found = collectives(plan_of("sp = 4"), "prefill")
-    assert sorted(found) == ["all_gather"] * 2 + ["all_to_all"] * 3, "c and kr; qn and qr in, the result out"
-
-
 def laid(text: str, *operands: str) -> Op:
     known = {f"x{i}": Value(f"x{i}", read_type(t)) for i, t in enumerate(operands)}
     return read_op(text, known)
