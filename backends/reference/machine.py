@@ -43,7 +43,7 @@ from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Part, Program, Region
-from plandsl.ir.types import Value
+from plandsl.ir.types import PADDED, Value
 
 
 @frozen
@@ -99,6 +99,8 @@ class Machine:
         out = step.run(ids)
         if out.value.type.pending:
             raise Mismatch(f"the result {out.value} is still a partial sum: {out.value.type}")
+        if any(place.mesh.ways(d.axes) > 1 for d in out.value.type.dims if d.name not in PADDED):
+            raise Mismatch(f"whoever samples a token needs all of {out.value}, which is {out.value.type}")
         place.check_copies(out.value, out.shards, "result")
         self.past += sizes["position"]
         return place.join(out.value, out.shards)
