@@ -6,12 +6,12 @@ from math import prod
 
 from attrs import evolve
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, composite
+from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from plandsl.ir.program import Program
 from plandsl.passes import program_after
 from plandsl.passes.alike import alike
-from plandsl.spec import ClusterSpec, LinkSpec, PlaceSpec, PlanSpec, ShardingSpec, ShiftSpec
+from plandsl.spec import ClusterSpec, LinkSpec, ModelSpec, PlaceSpec, PlanSpec, ShardingSpec, ShiftSpec
 from plandsl.testing.hardware import links, nodes
 from plandsl.testing.plans import plans
 from plandsl.testing.shardings import is_legal
@@ -22,9 +22,9 @@ CACHED = frozenset(("layers", "batch", "context", "heads", "kv_heads"))
 
 
 @composite
-def mixtures(draw: DrawFn) -> PlanSpec:
+def mixtures(draw: DrawFn, model: SearchStrategy[ModelSpec] | None = None) -> PlanSpec:
     """A plan on a node or on several, axes placed or not, with one sharding or two on one cache; it compiles."""
-    plan = draw(plans(node=nodes(st.sampled_from((16, 8, 4, 16, 12, 6)))))
+    plan = draw(plans(model, node=nodes(st.sampled_from((16, 8, 4, 16, 12, 6)))))
     if draw(st.integers(0, 2)) == 0:
         plan = draw(_clustered(plan))
     if draw(st.integers(0, 2)) == 0:

@@ -1,0 +1,118 @@
+"""Every mixture of parallelisms is one mechanism: what any drawn plan computes, costs and looks like."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from plandsl.backends.reference.shrink import shrink
+from plandsl.backends.reference.verify import verify_programs
+from plandsl.driver import plain_programs, programs
+from plandsl.spec import PlanSpec
+from plandsl.testing import assert_laws, compiled, mixtures
+
+FEW = settings(max_examples=max(1, settings().max_examples // 2))
+
+
+@FEW
+@given(plan=mixtures(), batch=st.integers(1, 9), prompt=st.integers(1, 12), steps=st.integers(1, 5))
+def test_law_any_mixture_computes_what_one_device_does(plan: PlanSpec, batch: int, prompt: int, steps: int) -> None:
+    """Also where requests and tokens are fewer than the ranks that share them, or not a multiple."""
+    small = shrink(plan)
+    plain, made = plain_programs(small), [programs(mode) for mode in small.modes]
+    for (prefill, _), (_, decode) in zip(made, reversed(made), strict=True):
+        verdict = verify_programs((prefill, decode), plain, {"batch": batch, "input": prompt}, steps, check=True)
+        assert verdict.ok, verdict.message
+        assert verdict.worst <= 1e-9
+
+
+@settings(max_examples=max(1, settings().max_examples // 10))
+@given(plan=mixtures())
+def test_law_any_mixture_keeps_the_laws(plan: PlanSpec) -> None:
+    assert_laws(compiled(plan))
+
+
+@FEW
+@given(plan=mixtures())
+def test_law_any_mixture_has_an_estimate_and_a_picture(plan: PlanSpec) -> None:
+    made = compiled(plan)
+    wrong = [(path, x) for path, x in numbers(made.estimate().as_json()) if not 0 <= x < math.inf]
+    assert not wrong
+    for view in ("devices", "block", "timeline", "memory"):
+        assert made.draw(view).startswith("digraph")
+
+
+def numbers(body: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """All of them, with where they stand."""
+    if isinstance(body, dict):
+        for name, value in body.items():
+            yield from numbers(value, f"{path}.{name}")
+    elif isinstance(body, list):
+        for value in body:
+            yield from numbers(value, path)
+    elif isinstance(body, int | float) and not isinstance(body, bool):
+        yield path, body
+
+
+def test_mixtures_are_mixed() -> None:
+    """What the strategy draws: every axis and region, several axes at once, clusters, shifts, every kind of model."""
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=120, database=None, derandomize=True, phases=[Phase.generate])
+    @given(plan=mixtures())
+    def look(plan: PlanSpec) -> None:
+        seen.update(kinds(plan))
+
+    look()
+    missing = {*WANTED} - {*seen}
+    assert not missing
+    assert seen["axes"] > 20, "plans with two axes or more"
+
+
+WANTED = (
+    *("data", "stage", "context", "seq", "expert", "tensor", "a", "b"),
+    *("in attention", "in experts", "in head", "in embedding", "degrees and a mesh", "gather"),
+    *(
+        "cluster",
+        "placed",
+        "shift",
+        "experts",
+        "latent",
+        "window",
+        "turns",
+        "encoder",
+        "tied",
+        "three axes",
+        "12 ranks",
+    ),
+)
+
+
+def kinds(plan: PlanSpec) -> Iterator[str]:
+    """What is special about a plan."""
+    sharding, model = plan.sharding, plan.model
+    large = [a for a in sharding.axes if a.size > 1]
+    yield from (a.name for a in large)
+    yield from (f"in {r.region}" for r in sharding.rules if r.region)
+    yield from (name for name, size in model.sizes if name == "experts" and size)
+    found = {
+        "axes": len(large) > 1,
+        "three axes": len(large) > 2,
+        "12 ranks": sharding.ranks >= 12,
+        "degrees and a mesh": len({bool(a.sugar) for a in large}) == 2,
+        "gather": sharding.context_form == "gather",
+        "cluster": plan.cluster is not None,
+        "placed": bool(sharding.placed),
+        "shift": plan.shift is not None,
+        "latent": "kv_rank" in dict(model.sizes),
+        "window": "'window'" in str(model.blocks),
+        "turns": any(b.every.period > 1 for b in model.blocks),
+        "encoder": not model.causal,
+        "tied": "w_head" not in str(model.head),
+    }
+    yield from (name for name, there in found.items() if there)
