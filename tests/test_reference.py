@@ -583,6 +583,14 @@ def test_a_cache_laid_out_otherwise_in_decode_is_caught() -> None:
     assert "cache 'kv'" in compare(mixed, plain(), SIZES).message
 
 
+def test_logits_left_in_parts_are_caught() -> None:
+    total = 'all_reduce ? {axis = "t"}'
+    regions = [embedding(table="vocab@t, hidden", then=total), block(WHOLE, "t", leave=total), head(WHOLE, "vocab@t")]
+    phases = both(lambda phase: program(phase, "t = 2", regions))
+    assert not list(findings(phases[0]))
+    assert "whoever samples a token needs all of %logits" in verify_programs(phases, plain(), SIZES).message
+
+
 def test_key_heads_held_by_another_rank_are_caught() -> None:
     gather = 'all_gather ? {axis = "t", dim = "heads"}'
     attend = (gather, "", 'slice ? {axis = "t", dim = "heads"}')
