@@ -145,8 +145,10 @@ def _rate(value: float) -> str:
 
 def _memory(e: Estimate) -> Table:
     table = _table("l", "r", "r", "l")
-    several = len({m.total for m in e.stages}) > 1
+    several = len({m.total for m in e.stages}) > 1 or len({g.gpus for g in e.stage_gpus}) > 1
     heading = "memory per GPU, fullest stage" if several else "memory per GPU"
+    if e.stage_gpus and not several:
+        heading += f", of {e.stage_gpus[0].smallest}, the smallest"
     table.add_row(Text(heading, style="bold"), "", "", "")
     for part, style in PARTS:
         size = getattr(e.memory, part)
@@ -158,7 +160,8 @@ def _memory(e: Estimate) -> Table:
     if several:
         for first, last, (a, b), m in _alike(e):
             name = f"  stage {first}" if first == last else f"  stages {first} to {last}"
-            table.add_row(name, show_bytes(m.total), show_percent(m.total / m.capacity), f"layers {a}..{b}")
+            on = f" on {e.stage_gpus[first]}" if e.stage_gpus else ""
+            table.add_row(name, show_bytes(m.total), show_percent(m.total / m.capacity), f"layers {a}..{b}{on}")
     return table
 
 
@@ -166,7 +169,7 @@ def _alike(e: Estimate) -> Iterator[tuple[int, int, tuple[int, int], Memory]]:
     """Runs of stages that hold the same: first and last of them, their layers, one's memory."""
     start = 0
     for i in range(1, len(e.stages) + 1):
-        if i == len(e.stages) or e.stages[i] != e.stages[start]:
+        if i == len(e.stages) or e.stages[i] != e.stages[start] or e.stage_gpus[i:][:1] != e.stage_gpus[start:][:1]:
             yield start, i - 1, (e.layers[start][0], e.layers[i - 1][1]), e.stages[start]
             start = i
 
@@ -279,6 +282,10 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     if e.notes:
         yield notes
     yield Text(_conventions(plan), style="dim")
+    if e.stage_gpus:
+        phases = (("prefill", e.prefill), ("decode", e.decode))
+        shown = ", ".join(f"in {phase} of {_deciding(p)}" for phase, p in phases)
+        yield Text(f"an op takes the time of the slowest GPU of its stage: {shown}", style="dim")
     if e.load is not None:
         waits = (("for room", e.load.queue_s), ("for other prefills", e.load.line_s), ("at the start", e.load.start_s))
         shown = ", ".join(f"{show_time(t)} {what}" for what, t in waits if t > 0)
@@ -290,6 +297,16 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     if assumed:
         text += "; assumed: " + "; ".join(f"{entry}: {', '.join(items)}" for entry, items in assumed.items())
     yield Text(text, style="dim")
+
+
+def _deciding(phase: PhaseEstimate) -> str:
+    """The GPUs whose time the ops of a phase take, the one with the most first: ``h100_sxm 90 %, h200_sxm 10 %``."""
+    total: dict[str, float] = {}
+    for op in phase.ops:
+        total[op.gpu] = total.get(op.gpu, 0.0) + op.time_s
+    whole = sum(total.values())
+    ordered = sorted(total.items(), key=lambda item: -item[1])
+    return " and ".join(name if len(total) == 1 else f"{name} {show_percent(t / whole)}" for name, t in ordered)
 
 
 def _conventions(plan: PlanSpec) -> str:

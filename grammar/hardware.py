@@ -8,7 +8,7 @@ from math import prod
 
 from attrs import evolve
 
-from plandsl.diagnostics import Label, near
+from plandsl.diagnostics import near
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.measured import named, tables
@@ -32,7 +32,7 @@ from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY_RATE, NUMBER, POWER
 
 GPU = ("memory", "bandwidth", "units", "compute", "calibration", "power", "price", "source", "measured")
 NODE = ("gpu", "gpus", "count", "link", "source", "measured")
-CLUSTER = ("node", "count", "network", "source", "measured")
+CLUSTER = ("node", "nodes", "count", "network", "source", "measured")
 LINK = ("topology", "bandwidth", "latency", "bridge")
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring", "torus")
@@ -86,21 +86,43 @@ def calibration_name(reader: Reader) -> str | None:
 # ---- node and cluster
 
 
-def node_spec(context: Context, record: Record, used: bool = True) -> NodeSpec | None:
-    """A node. Unlike GPUs are understood, and refused where a plan has ``used`` the node."""
+def node_spec(context: Context, record: Record) -> NodeSpec | None:
+    """A node, of one GPU several times or of unlike ones."""
     reader = Reader(context, record, NODE)
-    if "gpus" in record.fields:
-        _unlike_gpus(reader, used)
-        return None
-    inner = reader.declared("gpu", "gpu = mi325x")
-    gpu = gpu_spec(context, inner) if inner else None
-    count = reader.whole("count", "count = 8", most=MAX_COUNT)
+    groups = _unlike_gpus(reader) if "gpus" in record.fields else _like_gpus(reader)
+    count = sum(many for many, _ in groups) or None
+    gpu = groups[0][1] if groups else None
     source = reader.text("source")
     named(reader)
     link = _node_link(reader, gpu, count)
     if not reader.ok or gpu is None or count is None or link is None:
         return None
-    return NodeSpec(record.name, gpu, count, link, source, reader.assumed(), record.span)
+    gpus = groups if any(other != gpu for _, other in groups) else ()
+    return NodeSpec(record.name, gpu, count, link, source, reader.assumed(), record.span, gpus)
+
+
+def _like_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
+    """`gpu` and `count`."""
+    inner = reader.declared("gpu", "gpu = mi325x")
+    gpu = gpu_spec(reader.context, inner) if inner else None
+    count = reader.whole("count", "count = 8", most=MAX_COUNT)
+    reader.ok &= gpu is not None
+    return ((count, gpu),) if gpu and count else ()
+
+
+def _unlike_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
+    """`gpus`: how many of which, in the order of ranks."""
+    from plandsl.grammar.unlike import members
+
+    found = [(many, reader.context.make(gpu_spec, record)) for many, record in members(reader, "gpu")]
+    groups = [(many, gpu) for many, gpu in found if gpu]
+    if not reader.ok or len(groups) < len(found):
+        reader.ok = False
+        return ()
+    if sum(many for many, _ in groups) > MAX_COUNT:
+        why = f"a node has at most {MAX_COUNT:,} GPUs"
+        reader.fail(Wrong("E214", why, span_of(reader.record.fields["gpus"][-1])))
+    return tuple(groups)
 
 
 def _node_link(reader: Reader, gpu: GpuSpec | None, count: int | None) -> LinkSpec | None:
@@ -156,41 +178,12 @@ def _torus(reader: Reader, layer: Layer, count: int | None) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _unlike_gpus(reader: Reader, used: bool) -> None:
-    layer = reader.layer("gpus")
-    assert layer is not None  # the caller saw it
-    groups = layer.value.items if isinstance(layer.value, s.Seq) else ()
-    if not groups:
-        hint = "`gpus = [4 * h100_sxm, 4 * h200_sxm]`"
-        reader.fail(Wrong("E210", "expected a list of GPUs", span_of(layer), hint=hint))
-    for group in groups:
-        reader.attempt(partial(_group, reader, group, layer))
-    if gpu := reader.layer("gpu"):
-        labels = (Label(gpu.name.span, "and this one too"),)
-        reader.fail(Wrong("E202", "`gpus` and `gpu` say the same", layer.name.span, labels=labels))
-    section = reader.section("link", "link { topology = mesh, bandwidth = 64 GB/s, latency = 2 us }")
-    if section:
-        link_spec(reader, section, TOPOLOGIES, None)
-    if used and reader.ok:
-        reader.fail(Wrong("E290", "unlike GPUs in one node are not supported yet", layer.name.span))
-
-
-def _group(reader: Reader, group: s.Expr, layer: Layer) -> None:
-    """``4 * h100_sxm``."""
-    if isinstance(group, s.Binary) and group.op == "*":
-        count = reader.context.evaluator.value(group.a, layer.unit)
-        whole(count, Layer(s.Name("gpus", group.a.span), group.a, layer.unit), 1, MAX_COUNT)
-        gpu_spec(reader.context, reader.context.records.of_value("gpu", group.b, layer.unit))
-        return
-    raise Wrong("E210", "expected a number of GPUs, as in `4 * h100_sxm`", group.span)
-
-
-def cluster_spec(context: Context, record: Record, used: bool = True) -> ClusterSpec | None:
-    """Nodes of one kind and their network."""
+def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
+    """Nodes, of one kind or of several, and their network."""
     reader = Reader(context, record, CLUSTER)
-    inner = reader.declared("node", "node = mi325x_8")
-    node = node_spec(context, inner, used) if inner else None
-    count = reader.whole("count", "count = 4", most=MAX_COUNT)
+    groups = _unlike_nodes(reader) if "nodes" in record.fields else _like_nodes(reader)
+    count = sum(many for many, _ in groups) or None
+    node = groups[0][1] if groups else None
     source = reader.text("source")
     named(reader)
     section = reader.section("network", "network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }")
@@ -202,10 +195,40 @@ def cluster_spec(context: Context, record: Record, used: bool = True) -> Cluster
     if node and count and node.count * count > MAX_COUNT:
         why = f"{count:,} nodes of {node.count:,} GPUs are too many"
         hint = f"at most {MAX_COUNT:,} GPUs are supported"
-        reader.fail(Wrong("E214", why, span_of(reader.record.fields["count"][-1]), hint=hint))
+        layers = record.fields.get("count") or record.fields["nodes"]
+        reader.fail(Wrong("E214", why, span_of(layers[-1]), hint=hint))
     if not reader.ok or node is None or count is None or network is None:
         return None
-    return ClusterSpec(record.name, node, count, network, source, reader.assumed(), record.span)
+    nodes = groups if any(other != node for _, other in groups) else ()
+    return ClusterSpec(record.name, node, count, network, source, reader.assumed(), record.span, nodes)
+
+
+def _like_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
+    """`node` and `count`."""
+    inner = reader.declared("node", "node = mi325x_8")
+    node = node_spec(reader.context, inner) if inner else None
+    count = reader.whole("count", "count = 4", most=MAX_COUNT)
+    reader.ok &= node is not None
+    return ((count, node),) if node and count else ()
+
+
+def _unlike_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
+    """`nodes`: how many of which, in the order of ranks; all of them hold equally many GPUs."""
+    from plandsl.grammar.unlike import members
+
+    found = [(many, reader.context.make(node_spec, record)) for many, record in members(reader, "node")]
+    groups = [(many, node) for many, node in found if node]
+    if not reader.ok or len(groups) < len(found):
+        reader.ok = False
+        return ()
+    if len({node.count for _, node in groups}) > 1:
+        have = ", ".join(dict.fromkeys(f"`{node.name}` {node.count}" for _, node in groups))
+        why = f"the nodes of a cluster hold equally many GPUs, and here they hold {have}"
+        most = max(groups, key=lambda group: group[1].count)[1]
+        least = min(node.count for _, node in groups)
+        hint = f"take nodes of {least}: `{most.name} with {{ count = {least} }}`"
+        reader.fail(Wrong("E222", why, span_of(reader.record.fields["nodes"][-1]), hint=hint))
+    return tuple(groups)
 
 
 # ---- calibration

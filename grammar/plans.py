@@ -138,7 +138,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     cluster, node = _hardware(reader)
     workload = _part(reader, "workload", "workload { input = 1000, output = 100, batch = 8 }", workload_spec)
     sharding, shift = _shardings(reader, model)
-    calibration = _calibration(reader, model, cluster)
+    calibration, calibrations = _calibrations(reader, model, node, cluster)
     engine = _part(reader, "engine", "", engine_spec)
     clauses = requires(reader)
     settings = _settings(reader, sharding, engine or IDEAL)
@@ -148,21 +148,31 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     _warn_too_long(reader, model, workload)
     return PlanSpec(
         record.name, model, node, sharding, workload, calibration, clauses, *settings, engine, measured, cluster,
-        shift, record.span,
+        shift, record.span, calibrations,
     )  # fmt: skip
 
 
 def _hardware(reader: Reader) -> tuple[ClusterSpec | None, NodeSpec | None]:
     """A cluster with its node, or a node alone."""
     if "cluster" not in reader.record.fields:
-        return None, _part(reader, "node", "node = mi325x_8", node_spec)
-    if node := reader.layer("node"):
-        labels = (Label(node.name.span, "and here one node"),)
+        return _apart(None, _part(reader, "node", "node = mi325x_8", node_spec))
+    if layer := reader.layer("node"):
+        labels = (Label(layer.name.span, "and here one node"),)
         why = "a plan has a cluster or a node"
         hint = "drop one of the two"
         reader.fail(Wrong("E202", why, reader.record.fields["cluster"][-1].name.span, hint=hint, labels=labels))
     cluster = _part(reader, "cluster", "", cluster_spec)
-    return cluster, cluster.node if cluster else None
+    return _apart(cluster, cluster.node if cluster else None)
+
+
+def _apart(cluster: ClusterSpec | None, node: NodeSpec | None) -> tuple[ClusterSpec | None, NodeSpec | None]:
+    """The same, with a name for each of unlike GPUs and nodes."""
+    if node is None or not (node.gpus or (cluster and cluster.nodes)):
+        return cluster, node
+    from plandsl.grammar.unlike import apart
+
+    node, cluster = apart(node, cluster)
+    return cluster, node
 
 
 def _warn_too_long(reader: Reader, model: ModelSpec, workload: WorkloadSpec) -> None:
@@ -198,19 +208,51 @@ def _shardings(reader: Reader, model: ModelSpec | None) -> tuple[ShardingSpec | 
     return shift_spec(reader, model, partial(_sharding, reader, model))
 
 
-def _calibration(reader: Reader, model: ModelSpec | None, cluster: ClusterSpec | None) -> CalibrationSpec | None:
-    """The plan's own, else that of its GPU, else `generic`, as far as the plan's kernels need it."""
-    record, relative = reader.declared("calibration"), False
-    around: Record | None = reader.record
-    if cluster is not None:
-        around = reader.attempt(lambda: reader.context.records.section(reader.record, "cluster", "cluster"))
-    if record is None and around and "node" in around.fields:
-        home = around
-        node = reader.attempt(lambda: reader.context.records.section(home, "node", "node"))
-        gpu = reader.attempt(lambda: reader.context.records.section(node, "gpu", "gpu")) if node else None
-        if gpu and "calibration" in gpu.fields:
-            record = reader.attempt(lambda: reader.context.records.section(gpu, "calibration", "calibration"))
-            relative = gpu.fields["calibration"][-1].assumed
+def _calibrations(
+    reader: Reader, model: ModelSpec | None, node: NodeSpec | None, cluster: ClusterSpec | None
+) -> tuple[CalibrationSpec | None, tuple[tuple[str, CalibrationSpec], ...]]:
+    """The plan's own, else that of its GPU, else `generic`; of unlike GPUs each one's own, and that of the first."""
+    record = reader.declared("calibration")
+    if record or node is None:
+        return _calibration(reader, model, cluster, record, None), ()
+    found: dict[str, CalibrationSpec] = {}
+    for name, gpu in _gpus(reader, node, cluster):
+        if name not in found and (own := _calibration(reader, model, cluster, None, gpu)):
+            found[name] = own
+    return next(iter(found.values()), None), tuple(found.items()) if len(found) > 1 else ()
+
+
+def _gpus(reader: Reader, node: NodeSpec, cluster: ClusterSpec | None) -> Iterator[tuple[str, Record]]:
+    """The name of each GPU of a sound node or cluster, and its declaration."""
+    if cluster is None:
+        nodes = zip((node,), _members(reader, reader.record, "node"), strict=True)
+    else:
+        (home,) = _members(reader, reader.record, "cluster")
+        nodes = zip((one for _, one in cluster.groups), _members(reader, home, "node"), strict=False)
+    for spec, record in nodes:
+        for (_, gpu), own in zip(spec.groups, _members(reader, record, "gpu"), strict=False):
+            yield gpu.name, own
+
+
+def _members(reader: Reader, record: Record, kind: str) -> list[Record]:
+    """What a record names under ``kind``, or lists under ``kind + s``."""
+    if f"{kind}s" in record.fields:
+        from plandsl.grammar.unlike import members
+
+        return [found for _, found in members(Reader(reader.context, record, None), kind)]
+    found = reader.context.records.section(record, kind, kind)
+    assert found is not None, "a spec was made of it"
+    return [found]
+
+
+def _calibration(
+    reader: Reader, model: ModelSpec | None, cluster: ClusterSpec | None, record: Record | None, gpu: Record | None
+) -> CalibrationSpec | None:
+    """What ``record`` declares, else what ``gpu`` names, else `generic`, as far as the plan's kernels need it."""
+    relative = False
+    if record is None and gpu and "calibration" in gpu.fields:
+        record = reader.attempt(lambda: reader.context.records.section(gpu, "calibration", "calibration"))
+        relative = gpu.fields["calibration"][-1].assumed
     record = record or _generic(reader)
     if record is None:
         return CalibrationSpec("generic", ())
@@ -277,9 +319,9 @@ def check_search(context: Context, record: Record) -> None:
     if model := reader.declared("model", "model = llama_3_1_70b"):
         model_spec(context, model)
     if node := reader.declared("node"):
-        node_spec(context, node, used=False)
+        node_spec(context, node)
     if cluster := reader.declared("cluster"):
-        cluster_spec(context, cluster, used=False)
+        cluster_spec(context, cluster)
     if workload := reader.declared("workload"):
         workload_spec(context, workload, used=False)
     if sharding := reader.declared("sharding"):

@@ -36,6 +36,8 @@ Spec = ModelSpec | Hardware | EngineSpec | ShardingSpec | WorkloadSpec | PlanSpe
 _MAKERS = {
     "model": model_spec,
     "gpu": gpu_spec,
+    "node": node_spec,
+    "cluster": cluster_spec,
     "calibration": calibration_spec,
     "engine": engine_spec,
     "sharding": sharding_spec,
@@ -131,10 +133,6 @@ class Module:
         context = self._context
         if kind == "plan":
             return plan_spec(context, override(context, record, self._overrides, self.root))
-        if kind == "node":
-            return node_spec(context, record, used=False)
-        if kind == "cluster":
-            return cluster_spec(context, record, used=False)
         if kind == "workload":
             return workload_spec(context, record, used=False)
         if kind == "search":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from attrs import evolve
@@ -12,10 +13,11 @@ from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.modules import Wrong
-from plandsl.grammar.records import Record
+from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
-from plandsl.limits import MAX_RANKS
-from plandsl.spec import AxisSpec, ModelSpec, PlaceSpec, RuleSpec, ShardingSpec
+from plandsl.grammar.values import span_of, whole
+from plandsl.limits import MAX_LAYERS, MAX_RANKS
+from plandsl.spec import AxisSpec, CutSpec, ModelSpec, PlaceSpec, RuleSpec, ShardingSpec
 
 
 class Sugar(NamedTuple):
@@ -35,7 +37,7 @@ SUGAR = {
 }
 """The degrees, in the order of their axes: major first."""
 
-KNOWN = (*SUGAR, "context_form", "hop_tensors")
+KNOWN = (*SUGAR, "context_form", "hop_tensors", "cut")
 LEVELS = ("node", "cluster")
 REGIONS = ("attention", "experts", "embedding", "head")
 STEP = ("tokens", "batch", "context", "layers")
@@ -60,12 +62,26 @@ def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
         reader.fail(Wrong("E214", f"a sharding has at most {_MAX_RULES} rules", rules[_MAX_RULES].span))
     form = reader.word("context_form", ("ring", "gather")) or "ring"
     hops = reader.whole("hop_tensors", most=2)
+    cut = reader.read("cut", partial(_cut, reader))
     _check_ranks(reader, axes)
     if not reader.ok:
         return None
     replicas = ("data",) if "dp" in degrees else ()
     _warn_idle(reader, tuple(a for a in axes if a.name not in replicas), rules)
-    return ShardingSpec(record.name, axes, rules, replicas, form, hops, placed, record.span)
+    return ShardingSpec(record.name, axes, rules, replicas, form, hops, placed, record.span, cut)
+
+
+def _cut(reader: Reader, layer: Layer) -> CutSpec:
+    """``cut = [48, 32]``, the layers of each stage, or ``cut = balanced``."""
+    if not isinstance(layer.value, s.Seq):
+        word = reader.choice(layer, ("balanced",), "E210") if isinstance(layer.value, s.Ref | s.Str) else ""
+        if not word:
+            hint = "`cut = [48, 32]`, or `cut = balanced`"
+            raise Wrong("E210", "expected the layers of each stage, or `balanced`", span_of(layer), hint=hint)
+        return CutSpec(balanced=True, span=span_of(layer))
+    values = ((item, reader.context.evaluator.value(item, layer.unit)) for item in layer.value.items)
+    counts = (whole(value, Layer(s.Name("cut", item.span), item, layer.unit), 1, MAX_LAYERS) for item, value in values)
+    return CutSpec(tuple(counts), span=span_of(layer))
 
 
 def _degree(reader: Reader, name: str) -> int | None:

@@ -9,7 +9,7 @@ from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, shard_range
-from plandsl.spec import PlanSpec, ShardingSpec, ShiftSpec
+from plandsl.spec import CutSpec, PlanSpec, ShardingSpec, ShiftSpec
 
 Axes = tuple[str, ...]
 
@@ -45,6 +45,24 @@ def alike(plan: PlanSpec, shift: ShiftSpec, base: Program, tensor: Program) -> I
             if a.dim not in found and a.part(base.mesh, rank) != b.part(tensor.mesh, rank):
                 found[a.dim] = _differs(plan, shift, (a, base.mesh), (b, tensor.mesh), rank)
     yield from found.values()
+
+
+def cut_alike(base: ShardingSpec, shift: ShiftSpec) -> Iterator[Diagnostic]:
+    """A finding where two shardings deal out the layers differently, or leave it to the compiler, which weighs one."""
+    ours, theirs = base.cut, shift.tensor.cut
+    for cut in (ours, theirs):
+        if cut is not None and cut.balanced:
+            why = "`balanced` weighs the stages of one sharding, and this plan has two"
+            yield Diagnostic("E312", why, cut.span, hint="write the same cut in both: `cut = [48, 32]`")
+            return
+    if (ours and ours.layers) != (theirs and theirs.layers):
+        why = f"`{base.name}` deals out the layers {_dealt(ours)}, `{shift.tensor.name}` {_dealt(theirs)}"
+        hint = "write the same `cut` in both, or in neither"
+        yield Diagnostic("E311", why, shift.span, hint=hint, labels=_labels(shift.tensor))
+
+
+def _dealt(cut: CutSpec | None) -> str:
+    return f"as {', '.join(map(str, cut.layers))}" if cut else "evenly"
 
 
 def _cuts(program: Program, sharding: ShardingSpec) -> Iterator[Cut]:

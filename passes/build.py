@@ -46,7 +46,7 @@ def build(plan: PlanSpec, phase: str) -> Program:
     `tokens` becomes two dimensions, `batch` and `position`: ``position`` is ``input`` in prefill and 1 in decode,
     ``context`` (keys attended to) is ``input`` in prefill and grows during decode.
     """
-    own = partial(arithmetic, plan.model, plan.node.gpu)
+    own = partial(arithmetic, plan.model, plan.common)
     program = build_model(plan.model, phase, own(), own)
     return evolve(program, mesh=Mesh(tuple((a.name, a.size) for a in plan.sharding.axes)))
 

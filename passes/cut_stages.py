@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from attrs import evolve
 
@@ -33,6 +33,14 @@ def split_layers(layers: int, stages: int) -> list[tuple[int, int]]:
     return list(pairwise(ends))
 
 
+def stage_layers(plan: PlanSpec, stages: int) -> list[tuple[int, int]]:
+    """The layers of each stage: as the sharding cuts them, else in parts that differ by at most one."""
+    cut = plan.sharding.cut
+    if cut is None or not cut.layers:
+        return split_layers(plan.model.layers, stages)
+    return list(pairwise(accumulate(cut.layers, initial=0)))
+
+
 def cut_stages(program: Program, plan: PlanSpec) -> Program:
     """Deal the layers to stages; a boundary hands on the residual stream.
 
@@ -41,7 +49,7 @@ def cut_stages(program: Program, plan: PlanSpec) -> Program:
              stage 1 = recv, block[40..80], head
     """
     axes = stage_axes(plan)
-    cuts = split_layers(plan.model.layers, program.mesh.ways(axes))
+    cuts = stage_layers(plan, program.mesh.ways(axes))
     stages = []
     for i, (start, stop) in enumerate(cuts):
         parts = [Part("embedding")] if i == 0 else [Part("recv")]

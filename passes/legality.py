@@ -9,9 +9,10 @@ from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.compute import Gemm
 from plandsl.ir.program import Program
 from plandsl.ir.types import PADDED, REPLICATED, stem
+from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
-from plandsl.passes.cut_stages import stage_axes
-from plandsl.spec import Apply, AxisSpec, PlanSpec, RuleSpec, Term
+from plandsl.passes.cut_stages import split_layers, stage_axes
+from plandsl.spec import Apply, AxisSpec, CutSpec, PlanSpec, RuleSpec, Term
 
 FREE = PADDED | {"tokens", "layers"}
 
@@ -198,17 +199,44 @@ def _stages(plan: PlanSpec) -> Iterator[Diagnostic]:
     stages = 1
     for axis in stage_axes(plan):
         stages *= plan.sharding.axis(axis)
-    layers = plan.model.layers
+    layers, cut = plan.model.layers, plan.sharding.cut
     rule = next((r for r in plan.sharding.rules if "layers" in r.dims), None)
     if rule is None:
-        return
-    if stages > layers:
+        if cut is not None:
+            hint = "add `pp = 2`, or a rule such as `layers -> stage`; or drop `cut`"
+            yield Diagnostic("E312", "no rule cuts the layers into stages", cut.span, "cut into what?", hint)
+    elif stages > layers:
         why = f"{stages} stages, but `{plan.model.name}` has only {layers} layers"
         yield Diagnostic("E303", why, rule.span, "layers are cut here", f"use at most {layers} stages")
+    elif cut is not None:
+        yield from _cut(plan, cut, rule, stages)
     elif layers % stages:
         each, more = divmod(layers, stages)
         why = f"{layers} layers over {stages} stages: {more} of {each + 1} and {stages - more} of {each}"
         yield Diagnostic("N303", why, rule.span)
+
+
+def _cut(plan: PlanSpec, cut: CutSpec, rule: RuleSpec, stages: int) -> Iterator[Diagnostic]:
+    """A written cut has a part for each stage, and all parts together are the layers of the model."""
+    layers, name = plan.model.layers, plan.model.name
+    if cut.balanced:
+        if layers > MAX_BALANCED:
+            why = f"`{name}` has {layers:,} layers, and at most {MAX_BALANCED:,} are balanced"
+            yield Diagnostic("E214", why, cut.span, hint="write the cut out: `cut = [48, 32]`")
+        return
+    even = ", ".join(str(b - a) for a, b in split_layers(layers, stages))
+    hint = f"`cut = [{even}]` is the even one, `cut = balanced` the quickest"
+    if len(cut.layers) != stages:
+        parts = f"{len(cut.layers)} part{'s' if len(cut.layers) > 1 else ''}"
+        labels = (Label(rule.span, f"{stages} stages"),) if rule.span else ()
+        why = (
+            f"the cut has {parts}, and there {'are' if stages > 1 else 'is'} {stages} stage{'s' if stages > 1 else ''}"
+        )
+        yield Diagnostic("E312", why, cut.span, "one part for each stage", hint, labels)
+    elif sum(cut.layers) != layers:
+        labels = (Label(plan.model.span, f"{layers} layers"),) if plan.model.span else ()
+        why = f"the cut deals out {sum(cut.layers)} layers, and `{name}` has {layers}"
+        yield Diagnostic("E312", why, cut.span, f"{' + '.join(map(str, cut.layers))} = {sum(cut.layers)}", hint, labels)
 
 
 def _shared_axes(plan: PlanSpec) -> Iterator[Diagnostic]:
@@ -233,9 +261,13 @@ def _shared_axes(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
     for r in plan.requires:
-        if r.metric == "cost" and plan.node.gpu.price is None:
-            why = f"`{plan.node.gpu.name}` has no price, so there is no cost"
+        free = dict.fromkeys(kind.node.gpu.name for kind in plan.kinds if kind.node.gpu.price is None)
+        if r.metric == "cost" and free:
+            names = " and ".join(f"`{name}`" for name in free)
+            why = f"{names} ha{'ve' if len(free) > 1 else 's'} no price, so there is no cost"
             hint = "give it one: `node = ... with { gpu { price = 2 USD/h } }`"
+            if plan.kinds != (plan,):
+                hint = f"give each one: `gpu priced = {next(iter(free))} with {{ price = 2 USD/h }}`"
             yield Diagnostic("E309", why, r.span, hint=hint)
 
 
@@ -261,9 +293,17 @@ def _latents(term: Term) -> Iterator[Apply]:
 
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
-    gpu, compute = plan.node.gpu, arithmetic(plan.model, plan.node.gpu)
-    for dtype in dict.fromkeys((compute, plan.model.activations)):
-        if gpu.peak(dtype) is None:
-            listed = ", ".join(n for n, _ in gpu.compute) or "none"
-            why = f"`{gpu.name}` lists no {dtype} peak"
-            yield Diagnostic("E304", why, plan.model.span, f"multiplies in {dtype}", f"it lists {listed}")
+    """Each GPU multiplies in what the plan asks for; what only some can multiply in is a note."""
+    compute = arithmetic(plan.model, plan.common)
+    gpus = {kind.node.gpu.name: kind.node.gpu for kind in plan.kinds}.values()
+    for gpu in gpus:
+        for dtype in dict.fromkeys((compute, plan.model.activations)):
+            if gpu.peak(dtype) is None:
+                listed = ", ".join(n for n, _ in gpu.compute) or "none"
+                why = f"`{gpu.name}` lists no {dtype} peak"
+                yield Diagnostic("E304", why, plan.model.span, f"multiplies in {dtype}", f"it lists {listed}")
+    if any(arithmetic(plan.model, gpu) != compute for gpu in gpus):
+        stored = plan.model.weights
+        lacking = " and ".join(f"`{gpu.name}`" for gpu in gpus if gpu.peak(stored) is None)
+        why = f"all GPUs multiply in {compute}, those with a peak for {stored} too: {lacking} has none"
+        yield Diagnostic("N312", why, plan.model.span, hint=f"`compute = {compute}` in the model says so")

@@ -149,12 +149,34 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("sp = 4, tp = 2").rstrip().removesuffix("}") + "  shift { tensor { tp = 8 }, threshold = 256 }\n}\n",
         "give the second sharding the mesh of the first, and its cached dimensions the axes that they have there.",
     ),
+    "E312": (
+        "a cut that does not deal out the layers",
+        "`cut = [48, 32]` says how many layers each stage of a pipeline gets, first to last: as many numbers as "
+        "there are stages, which add up to the layers of the model. With `shift`, both shardings cut alike.",
+        _plan("pp = 2, cut = [20, 20]"),
+        "correct the numbers, or let the compiler choose: `cut = balanced`.",
+    ),
     "N310": (
         "an axis crosses nodes",
         "Ranks count node by node, the last axis first. What groups of this axis exchange passes the network between "
         "nodes, which is slower than the links of a node.",
         _plan("pp = 4, tp = 8").replace("node = h100_8", "cluster = h100_8x4"),
         "nothing, if that is meant; `place AXIS in node` keeps another axis inside.",
+    ),
+    "N312": (
+        "a format that only some of unlike GPUs multiply in",
+        "Every rank runs the same program, so GEMMs multiply in what all GPUs list a peak for.",
+        "node old_and_new {\n  gpus = [1 * a100_sxm, 1 * h100_sxm]\n"
+        "  link { topology = switch, bandwidth = 300 GB/s, latency = 2 us }\n}\n\n"
+        + _plan("tp = 2", "old_and_new").replace("llama_3_1_8b", "llama_3_1_8b with { weights = fp8 }"),
+        "nothing; `compute = bf16` in the model says that it is meant.",
+    ),
+    "N313": (
+        "how the layers were cut",
+        "`cut = balanced` gives each stage as many layers as make the slowest stage quickest, head and embedding "
+        "counted, over a prefill and all decode steps of a request. A cut that fits is preferred to one that does not.",
+        _plan("pp = 2, tp = 2, cut = balanced"),
+        "nothing; `cut = [17, 15]` would fix another one.",
     ),
     "E390": (
         "an operation of the compiled program is illegal",

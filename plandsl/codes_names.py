@@ -165,6 +165,13 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan().replace("output = 100", "output = 100, batch = 8, concurrency = 64"),
         "keep the fields of one kind.",
     ),
+    "E222": (
+        "nodes of unlike size",
+        "The `nodes` of a cluster may have other GPUs and links, but equally many GPUs: ranks count node by node.",
+        "cluster pod {\n  nodes = [2 * h100_8, 2 * h200_4]\n"
+        "  network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }\n}\n",
+        "take nodes of one size, as the hint says.",
+    ),
     "E290": (
         "not supported yet",
         "The language has it, and this version understands but does not compile it.",

@@ -10,6 +10,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.estimate import Estimate
 from plandsl.grammar.resolve import Module, Spec, load
@@ -19,7 +21,18 @@ from plandsl.limits import MAX_PLANS
 from plandsl.passes import PIPELINE, compile_phase, program_after
 from plandsl.passes.legality import check as legality
 from plandsl.passes.legality import check_program
-from plandsl.spec import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, LinkSpec, ModelSpec, NodeSpec, PlanSpec
+from plandsl.spec import (
+    CalibrationSpec,
+    ClusterSpec,
+    CutSpec,
+    EngineSpec,
+    GpuSpec,
+    LinkSpec,
+    ModelSpec,
+    NodeSpec,
+    PlanSpec,
+)
+from plandsl.units import show_time
 
 if TYPE_CHECKING:
     from plandsl.backends.cost import CostModel
@@ -30,6 +43,10 @@ class CompiledPlan:
     """One plan, compiled: its schedules, and on request its estimate, picture or verdict."""
 
     def __init__(self, spec: PlanSpec, notes: Sequence[Diagnostic]) -> None:
+        self.chosen: tuple[Diagnostic, ...] = ()
+        if spec.shift is None and spec.sharding.cut is not None and spec.sharding.cut.balanced:
+            spec, note = balanced(spec, spec.sharding.cut)
+            self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
         self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, ()) for mode in spec.modes)
         self.prefill: Schedule = self._modes[0].prefill if self._modes else compile_phase(spec, "prefill")
@@ -80,6 +97,27 @@ class CompiledPlan:
         return verify_plan(self.spec, programs, plain_programs, steps=steps, seed=seed)
 
 
+def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
+    """``spec`` with its layers cut so that the slowest stage is as quick as can be, and a note that tells the cut.
+
+    One cut serves both phases, since weights stay where they are: what is least is the seconds of the slowest stage in
+    prefill and ``output`` times those of the slowest in decode.
+    """
+    from plandsl.backends.cost.stages import StageCosts
+    from plandsl.passes.balance import balance
+    from plandsl.passes.cut_stages import split_layers
+
+    model, output = spec.model, spec.workload.output
+    costs = StageCosts(CompiledPlan(evolve(spec, sharding=evolve(spec.sharding, cut=None)), ()).cost)
+    layers = balance(model.layers, costs.stages, costs.seconds, costs.fits)
+    even = tuple(b - a for a, b in split_layers(model.layers, costs.stages))
+    ours, theirs = show_time(costs.slowest(layers)), show_time(costs.slowest(even))
+    why = f"cut {', '.join(map(str, layers))}: slowest stage {ours} for a prefill and {output} decode steps"
+    why += f", {theirs} if even" if layers != even else ""
+    sharding = evolve(spec.sharding, cut=cut._replace(layers=layers))
+    return evolve(spec, sharding=sharding), Diagnostic("N313", why, cut.span)
+
+
 def programs(plan: PlanSpec) -> tuple[Program, Program]:
     """Prefill and decode of ``plan``, final form."""
     return compile_phase(plan, "prefill").program, compile_phase(plan, "decode").program
@@ -105,15 +143,21 @@ def judge(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]
     spec = module.plan(name)
     if spec is None:
         return None, []
-    return spec, [*(d for mode in spec.modes for d in legality(mode)), *_tables(spec)]
+    found = [d for mode in spec.modes for d in legality(mode)]
+    if spec.shift is not None:
+        from plandsl.passes.alike import cut_alike
+
+        found += cut_alike(spec.sharding, spec.shift)
+    return spec, [*found, *_tables(spec)]
 
 
 def _tables(spec: PlanSpec) -> list[Diagnostic]:
-    if not (spec.measured or spec.node.gpu.measured):
+    kinds = [kind for kind in spec.kinds if kind.measured or kind.node.gpu.measured]
+    if not kinds:
         return []
     from plandsl.backends.cost.tables import findings
 
-    return findings(spec)
+    return _unique([found for kind in kinds for found in findings(kind)])
 
 
 def compile_module(
@@ -141,7 +185,7 @@ def compile_module(
     for _, spec, notes in found:
         assert spec is not None, "a plan without errors has a meaning"
         one = CompiledPlan(spec, notes)
-        shown = [d for mode in one.modes for d in check_program(mode.spec, mode.prefill.program)]
+        shown = [*one.chosen, *(d for mode in one.modes for d in check_program(mode.spec, mode.prefill.program))]
         if spec.shift is not None:
             from plandsl.passes.alike import alike
 
@@ -258,10 +302,10 @@ def catalog_line(kind: str, name: str) -> str:
         case NodeSpec():
             each = "pair" if spec.link.topology == "mesh" else "GPU"
             rate = show_rate(spec.link.bandwidth)
-            return f"{spec.count} x {spec.gpu.name}, {spec.link.topology} of {rate} per {each} and direction"
+            return f"{spec.made_of}, {spec.link.topology} of {rate} per {each} and direction"
         case ClusterSpec():
             rate = show_rate(spec.network.bandwidth)
-            return f"{spec.count} x {spec.node.name}, {spec.network.topology} of {rate} per GPU and direction"
+            return f"{spec.made_of}, {spec.network.topology} of {rate} per GPU and direction"
         case CalibrationSpec():
             return spec.source
         case _:

@@ -16,8 +16,8 @@ class OpTime:
 
     ``shape``, ``flops`` and ``bytes`` are of one run on one device; ``layer`` says which layer of the cost
     backend answered (measured, fitted, constant or roofline), ``bound`` what bounds it (compute, memory, link or
-    latency). ``band`` holds measured / predicted for 80 % of the kernels that the calibration was judged on, None
-    where it does not say.
+    latency). ``gpu`` is the slowest of unlike ones, whose time it is. ``band`` holds measured / predicted for 80 % of
+    the kernels that the calibration was judged on, None where it does not say.
     """
 
     op: str
@@ -34,6 +34,7 @@ class OpTime:
     communicates: bool = False
     band: tuple[float, float] | None = None
     nodes: int = 1
+    gpu: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``ops``."""
@@ -44,6 +45,7 @@ class OpTime:
             out |= {"shape": dict(self.shape)} if self.shape else {}
             out |= {"flops": self.flops, "bytes": self.bytes}
         out |= {"nodes": self.nodes} if self.nodes > 1 else {}
+        out |= {"gpu": self.gpu} if self.gpu else {}
         out |= {"time_s": self.time_s, "bound": self.bound, "layer": self.layer}
         return out | ({"band": list(self.band)} if self.band else {})
 
@@ -122,6 +124,21 @@ class Memory:
             "buffers": self.buffers,
             "capacity": self.capacity,
         }
+
+
+@frozen
+class StageGpus:
+    """How many of which GPUs a stage lies on, over all replicas, and which of them has the least memory."""
+
+    gpus: tuple[tuple[str, int], ...]
+    smallest: str
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} x {name}" for name, count in self.gpus)
+
+    def as_json(self) -> dict[str, Any]:
+        """What a stage of unlike GPUs has beside its memory."""
+        return {"gpus": dict(self.gpus), "smallest": self.smallest}
 
 
 @frozen
@@ -253,11 +270,12 @@ class Estimate:
     active_parameters: int | None = None
     cluster: Used | None = None
     shift: Shift | None = None
+    stage_gpus: tuple[StageGpus, ...] = ()
 
     @property
     def fits(self) -> bool:
         """Whether the fullest GPU holds its part."""
-        return self.memory.total <= self.memory.capacity
+        return all(held.total <= held.capacity for held in self.stages)
 
     def band(self, metric: str) -> Band | None:
         """Where 80 % of measurements of one of `BANDED` would lie; None where the calibration does not say."""
@@ -272,6 +290,9 @@ class Estimate:
     def ok(self) -> bool:
         """It fits and every requirement held."""
         return self.fits and all(r.ok for r in self.requires)
+
+    def _gpus(self) -> list[dict[str, Any]]:
+        return [gpus.as_json() for gpus in self.stage_gpus] or [{} for _ in self.stages]
 
     def as_json(self) -> dict[str, Any]:
         """One entry of ``plans``."""
@@ -290,8 +311,8 @@ class Estimate:
             "throughput_per_gpu_tokens_per_s": self.throughput_per_gpu_tokens_per_s,
             "memory_per_gpu_bytes": self.memory.as_json(),
             "stages": [
-                {"layers": list(layers), "memory_per_gpu_bytes": m.as_json()}
-                for layers, m in zip(self.layers, self.stages, strict=True)
+                {"layers": list(layers), "memory_per_gpu_bytes": m.as_json()} | gpus
+                for layers, m, gpus in zip(self.layers, self.stages, self._gpus(), strict=True)
             ],
             "kv_capacity_tokens": self.kv_capacity_tokens,
             "max_batch": self.max_batch,

@@ -33,6 +33,9 @@ MAX_RANKS = 65_536
 MAX_LAYERS = 10_000
 """Most layers of a model (E214)."""
 
+MAX_BALANCED = 512
+"""Most layers of a model whose cut is balanced (E214)."""
+
 MAX_STATEMENTS = 500
 """Most statements in one block of a model (E214)."""
 

@@ -1,7 +1,8 @@
 """A plan as `.plan` text: every declaration it rests on, written out, so that compiling the text gives it back.
 
-What is not kept: spans, sources, comments, and the words in which an assumption was written. Tables of measurements
-are named, not copied: their paths start at the folder of the plan's root file, where the text belongs.
+What is not kept: spans, sources, comments, the words in which an assumption was written, and from which gpu several
+unlike ones were made. Tables of measurements are named, not copied: their paths start at the folder of the plan's root
+file, where the text belongs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import attrs
+from attrs import evolve
 
 from plandsl.spec import (
     CONSTANTS,
@@ -67,7 +69,7 @@ def show_plan(plan: PlanSpec) -> str:
         f"sharding = {_name(sharding.name, 'sharding')}",
         *([] if plan.shift is None else [_shift(plan.shift)]),
         f"workload = {_name(plan.workload.name, 'workload')}",
-        f"calibration = {_name(calibration.name, 'calibration')}",
+        *([] if plan.calibrations else [f"calibration = {_name(calibration.name, 'calibration')}"]),
         f"kv_residency = {plan.kv_residency}",
         f"step_tokens = {plan.step_tokens}",
         f"memory_fraction = {_number(plan.memory_fraction)}",
@@ -80,10 +82,8 @@ def show_plan(plan: PlanSpec) -> str:
     ]
     parts = [
         show_model(plan.model),
-        show_gpu(plan.node.gpu),
-        show_node(plan.node),
+        *_hardware(plan),
         *([] if home is None else [show_cluster(home)]),
-        show_calibration(calibration),
         *(show_sharding(mode.sharding) for mode in plan.modes),
         show_workload(plan.workload),
         *([] if plan.engine is None else [show_engine(plan.engine)]),
@@ -226,9 +226,29 @@ def _nested(fields: list[tuple[str, str]]) -> Iterator[str]:
         yield "}"
 
 
-def show_gpu(gpu: GpuSpec) -> str:
+def _hardware(plan: PlanSpec) -> Iterator[str]:
+    """The plan's calibrations, GPUs and nodes, each once; unlike GPUs name calibrations of their own."""
+    taken = {plan.calibration.name: plan.calibration}
+    own = {}
+    for gpu_name, calibration in plan.calibrations:
+        alike = taken.get(calibration.name, calibration) == calibration  # a relative's has wider bands
+        own[gpu_name] = calibration if alike else evolve(calibration, name=f"{calibration.name}_{gpu_name}")
+        taken[own[gpu_name].name] = own[gpu_name]
+    yield from map(show_calibration, taken.values())
+    nodes = {node.name: node for _, node in plan.cluster.groups} if plan.cluster else {plan.node.name: plan.node}
+    gpus = {gpu.name: gpu for node in nodes.values() for _, gpu in node.groups}
+    firsts = [(gpu.name, *gpu.bases)[-1] for gpu in gpus.values()]
+    for gpu in gpus.values():
+        bases = gpu.bases if firsts.count((gpu.name, *gpu.bases)[-1]) == 1 else ()
+        yield show_gpu(evolve(gpu, bases=bases), own[gpu.name].name if own else "")
+    yield from map(show_node, nodes.values())
+
+
+def show_gpu(gpu: GpuSpec, calibration: str = "") -> str:
     """A gpu as text; one made from others is another name of the first of them, since tables may name that."""
     section = _Section(gpu.assumed)
+    if calibration:
+        section.known.append(("calibration", _name(calibration, "calibration")))
     section.put("memory", f"{_number(gpu.memory)} B")
     section.put("bandwidth", f"{_number(gpu.bandwidth)} B/s")
     if gpu.units is not None:
@@ -247,14 +267,21 @@ def show_gpu(gpu: GpuSpec) -> str:
 
 
 def _paths(tables: Iterable[TableSpec]) -> str:
-    return "[" + ", ".join(f'"{table.shown}"' for table in tables) + "]"
+    return _list(f'"{table.shown}"' for table in tables)
+
+
+def _list(items: Iterable[str]) -> str:
+    return f"[{', '.join(items)}]"
 
 
 def show_node(node: NodeSpec) -> str:
     """A node as text; its gpu by name."""
     section = _Section(node.assumed)
-    section.put("gpu", _name(node.gpu.name, "gpu"))
-    section.put("count", str(node.count))
+    if node.gpus:
+        section.put("gpus", _list(f"{count} * {_name(gpu.name, 'gpu')}" for count, gpu in node.gpus))
+    else:
+        section.put("gpu", _name(node.gpu.name, "gpu"))
+        section.put("count", str(node.count))
     _put_link(section, "link", node.link)
     return _declaration("node", node.name, section.lines())
 
@@ -262,8 +289,11 @@ def show_node(node: NodeSpec) -> str:
 def show_cluster(cluster: ClusterSpec) -> str:
     """A cluster as text; its node by name."""
     section = _Section(cluster.assumed)
-    section.put("node", _name(cluster.node.name, "node"))
-    section.put("count", str(cluster.count))
+    if cluster.nodes:
+        section.put("nodes", _list(f"{count} * {_name(node.name, 'node')}" for count, node in cluster.nodes))
+    else:
+        section.put("node", _name(cluster.node.name, "node"))
+        section.put("count", str(cluster.count))
     _put_link(section, "network", cluster.network)
     return _declaration("cluster", cluster.name, section.lines())
 
@@ -328,6 +358,8 @@ def show_sharding(sharding: ShardingSpec) -> str:
     lines += [f"{sugar} = {left[sugar]}" for sugar in _DEGREES if sugar in left]
     if sharding.placed:
         lines.append(f"place {', '.join(place.axis for place in sharding.placed)} in node")
+    if cut := sharding.cut:
+        lines.append(f"cut = {'balanced' if cut.balanced else _list(map(str, cut.layers))}")
     if sharding.context_form != "ring":
         lines.append(f"context_form = {sharding.context_form}")
     if sharding.hop_tensors is not None:

@@ -253,7 +253,11 @@ class LinkSpec:
 
 @frozen
 class NodeSpec:
-    """GPUs in one machine and the links between them."""
+    """GPUs in one machine and the links between them.
+
+    Of unlike ``gpus`` it has so many of each, in the order of ranks; ``gpu`` is the first, ``count`` all together. GPUs
+    of one name are the same.
+    """
 
     name: str
     gpu: GpuSpec
@@ -262,6 +266,17 @@ class NodeSpec:
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
+    gpus: tuple[tuple[int, GpuSpec], ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[int, GpuSpec], ...]:
+        """How many of which GPU, in the order of ranks."""
+        return self.gpus or ((self.count, self.gpu),)
+
+    @property
+    def made_of(self) -> str:
+        """``8 x h100_sxm``, ``4 x h100_sxm, 4 x h200_sxm``."""
+        return ", ".join(f"{count} x {gpu.name}" for count, gpu in self.groups)
 
 
 @frozen
@@ -270,6 +285,7 @@ class ClusterSpec:
 
     The bandwidth of ``network`` is that of each GPU's port to it: bytes/s per direction, on a mesh to each other node,
     on a ring or torus to each neighbour. GPUs count node by node: rank r is in node ``r // node.count``.
+    Of unlike ``nodes``, which have equally many GPUs, it has so many of each, in that order; ``node`` is the first.
     """
 
     name: str
@@ -279,6 +295,17 @@ class ClusterSpec:
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
+    nodes: tuple[tuple[int, NodeSpec], ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[int, NodeSpec], ...]:
+        """How many of which node, in the order of ranks."""
+        return self.nodes or ((self.count, self.node),)
+
+    @property
+    def made_of(self) -> str:
+        """``4 x h100_8``, ``2 x h100_8, 2 x h200_8``."""
+        return ", ".join(f"{count} x {node.name}" for count, node in self.groups)
 
 
 CONSTANTS = {
@@ -508,12 +535,23 @@ class PlaceSpec(NamedTuple):
     span: Span | None = None
 
 
+class CutSpec(NamedTuple):
+    """How many ``layers`` each stage gets, first to last.
+
+    Where they are ``balanced`` the compiler chooses, and they are empty until it has.
+    """
+
+    layers: tuple[int, ...] = ()
+    balanced: bool = False
+    span: Span | None = None
+
+
 @frozen
 class ShardingSpec:
     """Mesh axes, major first, and rules in the order that gives precedence.
 
     ``context_form`` says how keys split by ``context`` reach the queries; ``hop_tensors`` None leaves that to the plan.
-    ``placed`` axes lie inside a node, and are the innermost.
+    ``placed`` axes lie inside a node, and are the innermost. Without a ``cut`` stages differ by one layer at most.
     """
 
     name: str
@@ -524,6 +562,7 @@ class ShardingSpec:
     hop_tensors: int | None = None
     placed: tuple[PlaceSpec, ...] = ()
     span: Span | None = field(default=None, eq=False)
+    cut: CutSpec | None = None
 
     def axis(self, name: str) -> int:
         """Size of an axis; 1 where nobody declared it."""
@@ -590,7 +629,11 @@ class RequireSpec(NamedTuple):
 
 @frozen
 class PlanSpec:
-    """Everything one estimate needs."""
+    """Everything one estimate needs.
+
+    On unlike GPUs each has one of ``calibrations``, by its name, unless the plan itself picks one for all;
+    ``calibration`` is that of the first.
+    """
 
     name: str
     model: ModelSpec
@@ -610,6 +653,24 @@ class PlanSpec:
     cluster: ClusterSpec | None = None
     shift: ShiftSpec | None = None
     span: Span | None = field(default=None, eq=False)
+    calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
+
+    @property
+    def kinds(self) -> tuple[PlanSpec, ...]:
+        """A plan for each kind of GPU that ranks stand on, as if all were of that kind: itself where they are."""
+        if not self.node.gpus and (self.cluster is None or not self.cluster.nodes):
+            return (self,)
+        from plandsl.ir.kinds import kinds
+
+        return kinds(self)
+
+    @property
+    def common(self) -> GpuSpec:
+        """The GPU; of unlike ones the first, with the peaks of those formats that all of them multiply in."""
+        first, *others = (kind.node.gpu for kind in self.kinds)
+        if not others:
+            return first
+        return evolve(first, compute=tuple(p for p in first.compute if all(gpu.peak(p[0]) for gpu in others)))
 
     @property
     def modes(self) -> tuple[PlanSpec, ...]:
@@ -625,10 +686,10 @@ class PlanSpec:
 
     @property
     def machine(self) -> str:
-        """The node's name, or the cluster's with what it is made of."""
-        if self.cluster is None:
-            return self.node.name
-        return f"{self.cluster.name} ({self.cluster.count} x {self.node.name})"
+        """The node's name, or the cluster's with what it is made of; so with unlike GPUs in a node."""
+        if self.cluster is not None:
+            return f"{self.cluster.name} ({self.cluster.made_of})"
+        return f"{self.node.name} ({self.node.made_of})" if self.node.gpus else self.node.name
 
     @property
     def runs_on(self) -> EngineSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, where
@@ -14,7 +14,7 @@ from plandsl.ir.ops import Collective
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec import PlanSpec, item_bytes
+from plandsl.spec import GpuSpec, PlanSpec, item_bytes
 
 
 class Held(NamedTuple):
@@ -51,12 +51,22 @@ def _covers(a: Load, b: Load) -> bool:
     return all(have.get(rows, 0.0) >= size for rows, size in b)
 
 
+def smallest(plan: PlanSpec, program: Program) -> list[GpuSpec]:
+    """For each stage, the GPU of its ranks that has the least memory."""
+    kinds = plan.kinds
+    if len(kinds) == 1:
+        return [plan.node.gpu] * len(program.stages)
+    from plandsl.ir.kinds import stage_kinds
+
+    return [min((kinds[k].node.gpu for k in stage), key=lambda gpu: gpu.memory) for stage in stage_kinds(plan, program)]
+
+
 class MemoryModel:
     """Memory of one plan's replica: weights and caches lie alike in both phases, activations are the larger's."""
 
     def __init__(self, program: Program, decode: Program, plan: PlanSpec, extents: Extents) -> None:
         self.program, self.plan, self.extents = program, plan, extents
-        self.capacity = plan.node.gpu.memory * plan.memory_fraction
+        self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, program)]
         self.block, self.reserve = plan.runs_on.kv_block, plan.runs_on.reserve
         self.weights = [self._weights(s) for s in range(len(program.stages))]
         self.caches = [self._caches(s) for s in range(len(program.stages))]
@@ -204,11 +214,15 @@ class MemoryModel:
             if not self.caches[stage]:
                 continue
             held = self.held(stage, batch, length, input_, rounds)
-            free = maximum(self.capacity - held.total + held.kv_cache, 0.0)
+            free = maximum(self.capacities[stage] - held.total + held.kv_cache, 0.0)
             per_token = self.kv_per_request(stage, length) / length
             count = floor(free / per_token) * self._ways(stage)
             least = count if least is None else minimum(least, count)
         return 0 * batch if least is None else least
+
+    def fit(self, held: Sequence[Number]) -> Number:
+        """Whether ``held`` bytes, one number for each stage, fit on every stage."""
+        return largest([total - capacity for total, capacity in zip(held, self.capacities, strict=True)]) <= 0
 
     def max_batch(self, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on every stage, 0 if none does."""
@@ -225,7 +239,7 @@ class MemoryModel:
         """
         ways = self._ways(stage)
         each = self.kv_per_request(stage, length) * rounds
-        room = self.capacity - self.weights[stage] - self.reserve
+        room = self.capacities[stage] - self.weights[stage] - self.reserve
 
         def beside(fits: Number) -> Number:
             """Local requests that fit beside the activations of ``fits`` of them."""

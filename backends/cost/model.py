@@ -53,9 +53,7 @@ class CostModel:
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
-        machine = Machine.of(plan)
-        self.prefill = PhaseModel(prefill, machine)
-        self.decode = PhaseModel(decode, machine)
+        self.prefill, self.decode = _phases(plan, prefill, decode)
         self.memory = MemoryModel(prefill.program, decode.program, plan, self.prefill.extents)
         self.in_flight = prefill.in_flight
 
@@ -150,18 +148,28 @@ class CostModel:
     ) -> Metrics:  # fmt: skip
         """Times and memory: ``resident`` batches of ``b`` (at most ``most``) requests hold ``kept`` tokens."""
         sharding = self.plan.sharding
-        memory = largest([self.memory.held(s, b, kept, i, resident).total for s in range(len(self.memory.weights))])
+        held = [self.memory.held(s, b, kept, i, resident).total for s in range(len(self.memory.weights))]
         return Metrics(
             ttft,
             tpot,
             ttft + (o - 1) * tpot,
             throughput,
             throughput / sharding.ranks,
-            memory,
+            largest(held),
             self.memory.kv_capacity(b, kept, i, resident) * sharding.replicas,
             most,
-            memory <= self.memory.capacity,
+            self.memory.fit(held),
             prefill,
             decode,
             served,
         )
+
+
+def _phases(plan: PlanSpec, prefill: Schedule, decode: Schedule) -> list[PhaseModel]:
+    """Both phases on the plan's GPUs."""
+    if len(plan.kinds) > 1:
+        from plandsl.backends.cost.unlike import phases
+
+        return phases(plan, (prefill, decode))
+    machine = Machine.of(plan)
+    return [PhaseModel(prefill, machine), PhaseModel(decode, machine)]

@@ -6,16 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+from attrs import evolve
+
 from plandsl.backends.cost import links
 from plandsl.backends.cost.load import Served
-from plandsl.backends.cost.memory import Held
+from plandsl.backends.cost.memory import Held, smallest
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.names import kind, op_names
-from plandsl.backends.cost.times import SEND, PhaseModel, PhaseTimes, attention_work, fitted_exchange
+from plandsl.backends.cost.times import PhaseModel, PhaseTimes, attention_work, fitted_exchange
 from plandsl.backends.cost.utilisation import ideal_seconds
 from plandsl.backends.cost.work import Exchange, ExchangeForm, Kernel, Softmax, Work
 from plandsl.diagnostics import Diagnostic
-from plandsl.estimate import BANDED, Estimate, Load, Memory, OpTime, PhaseEstimate, Requirement, Used
+from plandsl.estimate import BANDED, Estimate, Load, Memory, OpTime, PhaseEstimate, Requirement, StageGpus, Used
 from plandsl.ir.compute import Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import DECODE, PREFILL, Part, Program
@@ -46,11 +48,10 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
     length, resident = model.resident(load.input, load.output, ongoing=served is not None)
     prefill, decode = _phases(model, metrics, joined, batch)
     held = [model.memory.held(s, batch, length, load.input, resident) for s in range(len(model.memory.weights))]
-    stages = tuple(_memory(h, model.memory.capacity) for h in held)
-    cost = None
-    if plan.node.gpu.price is not None:
-        cost = plan.sharding.ranks * plan.node.gpu.price / metrics.throughput * 1e6
+    stages = tuple(_memory(h, capacity) for h, capacity in zip(held, model.memory.capacities, strict=True))
     program = model.prefill.schedule.program
+    price = _price(plan)
+    cost = None if price is None else price / metrics.throughput * 1e6
     return Estimate(
         plan=plan.name,
         gpus=plan.sharding.ranks,
@@ -62,8 +63,9 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         tpot_s=float(metrics.tpot),
         latency_s=float(metrics.latency),
         throughput_tokens_per_s=float(metrics.throughput),
-        memory=max(stages, key=lambda m: m.total),
+        memory=max(stages, key=lambda m: (m.total / m.capacity, m.total)),
         stages=stages,
+        stage_gpus=_stage_gpus(plan, program),
         layers=tuple(_layers(parts) for parts in program.stages),
         kv_capacity_tokens=int(metrics.kv_capacity),
         max_batch=int(metrics.max_batch),
@@ -72,10 +74,10 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         kv_bytes_per_token=kv_bytes_per_token(program),
         prefill=prefill,
         decode=decode,
-        requires=tuple(_requirement(r, metrics, prefill, decode, cost, model) for r in plan.requires),
+        requires=tuple(_requirement(r, metrics, prefill, decode, cost, stages) for r in plan.requires),
         notes=tuple(notes),
-        assumed=_assumed(plan),
-        calibration=plan.calibration.name,
+        assumed=tuple(dict.fromkeys(entry for kind in plan.kinds for entry in _assumed(kind))),
+        calibration=", ".join(dict.fromkeys(kind.calibration.name for kind in plan.kinds)),
         cost_usd_per_mtok=cost,
         engine=None if engine is None else engine.name,
         load=None if served is None else _load(load.concurrency or 0, served),
@@ -86,12 +88,53 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
     )
 
 
+def _price(plan: PlanSpec) -> float | None:
+    """USD per second of all GPUs, None where one of them has no price."""
+    kinds = plan.kinds
+    if any(kind.node.gpu.price is None for kind in kinds):
+        return None
+    if len(kinds) == 1:
+        return plan.sharding.ranks * (plan.node.gpu.price or 0.0)
+    from plandsl.ir.kinds import rank_gpus
+
+    return sum(gpu.price or 0.0 for gpu in rank_gpus(plan))
+
+
+def _average(plan: PlanSpec) -> GpuSpec:
+    """The GPU; of unlike ones, the rates that they have on average."""
+    if len(plan.kinds) == 1:
+        return plan.node.gpu
+    from plandsl.ir.kinds import rank_gpus
+
+    gpus, common = rank_gpus(plan), plan.common
+    compute = tuple((dtype, sum(gpu.peak(dtype) or 0.0 for gpu in gpus) / len(gpus)) for dtype, _ in common.compute)
+    return evolve(common, compute=compute, bandwidth=sum(gpu.bandwidth for gpu in gpus) / len(gpus))
+
+
+def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
+    """On which GPUs each stage lies; empty where all are alike."""
+    kinds = plan.kinds
+    if len(kinds) == 1:
+        return ()
+    from plandsl.ir.kinds import stage_kinds
+
+    found = []
+    for stage, least in zip(stage_kinds(plan, program), smallest(plan, program), strict=True):
+        counts: dict[str, int] = {}
+        for number, count in sorted(stage.items()):
+            name = kinds[number].node.gpu.name
+            counts[name] = counts.get(name, 0) + count
+        found.append(StageGpus(tuple(counts.items()), least.name))
+    return tuple(found)
+
+
 def _used(plan: PlanSpec) -> Used | None:
     """The cluster, and how many of its nodes the ranks stand on."""
     if plan.cluster is None:
         return None
     nodes = -(-plan.sharding.ranks // plan.node.count)
-    return Used(plan.cluster.name, plan.node.name, plan.cluster.count, nodes, plan.node.count)
+    names = ", ".join(dict.fromkeys(node.name for _, node in plan.cluster.groups))
+    return Used(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
 
 
 def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseEstimate, PhaseEstimate]:
@@ -226,7 +269,7 @@ def _requirement(
     prefill: PhaseEstimate,
     decode: PhaseEstimate,
     cost: float | None,
-    model: CostModel,
+    stages: Sequence[Memory],
 ) -> Requirement:
     values = {
         "ttft": m.ttft,
@@ -234,7 +277,7 @@ def _requirement(
         "latency": m.latency,
         "throughput": m.throughput,
         "throughput_per_gpu": m.throughput_per_gpu,
-        "memory": m.memory / model.memory.capacity if r.share else m.memory,
+        "memory": max(s.total / s.capacity for s in stages) if r.share else m.memory,
         "kv_capacity": m.kv_capacity,
         "max_batch": m.max_batch,
         "comm_share": max(prefill.comm_share, decode.comm_share),
@@ -292,7 +335,7 @@ class PhaseLines:
     """One phase of one plan, for plain numbers."""
 
     def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
-        self.model, self.times, self.context = model, times, context
+        self.model, self.times, self.bind, self.context = model, times, bind, context
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
 
     def estimate(self, time: Number, model: CostModel, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
@@ -309,8 +352,7 @@ class PhaseLines:
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / model.in_flight
         program = self.model.schedule.program
-        gpus = plan.sharding.ranks // plan.sharding.replicas
-        ideal = float(ideal_seconds(program, plan.node.gpu, self.extents, self.context))
+        gpus, mean = plan.sharding.ranks // plan.sharding.replicas, _average(plan)
         busy = sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in ("send", "recv"))
         share = 1.0 if model.plan.workload.concurrency is None else float(shared)
@@ -326,8 +368,8 @@ class PhaseLines:
             overlapped_s=_positive(float(linked - t.stages[t.slowest].exposed), float(time)),
             bubble_s=_positive(bubble, float(time)),
             idle_share=max(0.0, 1 - float(busy / per_batch)),
-            mfu=ideal / float(per_batch * gpus),
-            mbu=moved / (per_batch * stages * plan.node.gpu.bandwidth),
+            mfu=float(ideal_seconds(program, mean, self.extents, self.context)) / float(per_batch * gpus),
+            mbu=moved / (per_batch * stages * mean.bandwidth),
             ops=ops,
             engine_s=_positive(rest - bubble, float(time)),
             waiting_s=float(waiting),
@@ -345,12 +387,24 @@ class PhaseLines:
         program = self.model.schedule.program
         lines: list[OpTime] = []
         for part in program.stages[stage]:
-            region = program.region(part.region)
-            run = self.model.boundaries[stage] if part.region == SEND else part.region
-            seconds = self.times.seconds[run]
-            for work, name, each in zip(self.model.work[run], op_names(region), seconds, strict=True):
-                lines.append(self.line(work, name, part.repeats, float(each)))
+            lines += self.lines(self.model.run(stage, part.region), part.repeats)
         return lines
+
+    def lines(self, run: str, count: int) -> list[OpTime]:
+        """Every op of a run that a pass repeats ``count`` times."""
+        region = self.model.schedule.program.region(self.model.region(run))
+        answers, seconds = self.model.answers(run, self.bind, self.context), self.times.seconds[run]
+        return [
+            self._on(model, work, name, count, float(each))
+            for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True)
+        ]
+
+    def _on(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
+        """One op that ``model`` answers for: this one, or that of one of several kinds of GPU."""
+        if model is self.model:
+            return self.line(work, name, count, each)
+        found = PhaseLines(model, self.times, self.bind, self.context).line(work, name, count, each)
+        return evolve(found, gpu=model.machine.gpu.name)
 
     def line(self, work: Work, name: str, count: int, each: float) -> OpTime:
         """One op that takes ``each`` seconds and runs ``count`` times in a pass."""

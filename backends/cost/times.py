@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -119,6 +119,7 @@ class PhaseModel:
             self._mixed_hops(costing)
         self.scale = self._scale()
         attentions = [w for ops in self.work.values() for w in ops if isinstance(w, Softmax)]
+        self.attends = bool(attentions)
         self.windows = sorted({_bend(w, self.extents) for w in attentions if w.op.window})
 
     def _mixed_hops(self, costing: Costing) -> None:
@@ -141,13 +142,29 @@ class PhaseModel:
 
     def at(self, bind: Mapping[str, Number], in_flight: Number, nodes: Sequence[tuple[Number, Number]]) -> PhaseTimes:
         """Times under ``bind``, averaged over ``nodes`` of (weight, context)."""
+        seconds = self.seconds(bind)
+        if len(nodes) == 1 or not self.attends:
+            return self._pipeline(seconds(nodes[0][1]), in_flight)
+        return _mean([w for w, _ in nodes], [self._pipeline(seconds(c), in_flight) for _, c in nodes])
+
+    def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[str, list[Number]]]:
+        """Seconds of each op under ``bind``, by the context: at the rates of an engine, where it has its own."""
         extents = Extents(self.schedule.program, bind, self.extents.mesh)
         rows: dict[tuple[Dim, ...], Number] = {}
         fixed = {name: [self._seconds(w, extents, rows) for w in ops] for name, ops in self.work.items()}
-        if len(nodes) == 1 or not any(isinstance(w, Softmax) for ops in self.work.values() for w in ops):
-            return self._pipeline(self._bound(fixed, extents, nodes[0][1]), in_flight)
-        runs = [self._pipeline(self._bound(fixed, extents, c), in_flight) for _, c in nodes]
-        return _mean([w for w, _ in nodes], runs)
+        return lambda context: self._scaled(self._bound(fixed, extents, context))
+
+    def run(self, stage: int, region: str) -> str:
+        """What a stage runs of a region: a key of `work`, and of times."""
+        return self.boundaries[stage] if region == SEND else region
+
+    def region(self, run: str) -> str:
+        """The region of a key of `work`."""
+        return SEND if run == NEAR else run
+
+    def answers(self, run: str, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+        """For each op of a run, the work that its seconds are those of, and whose it is."""
+        return [(self, work) for work in self.work[run]]
 
     def _seconds(self, work: Work, extents: Extents, rows: dict[tuple[Dim, ...], Number]) -> Number:
         """Seconds of an op whose work does not depend on the context; others get theirs in `_bound`."""
@@ -174,29 +191,37 @@ class PhaseModel:
         A batch is back after ``through``; a stage, or a link, that every batch passes once per round bounds the
         period from below. This is the cycle mean of the max-plus recurrence; a test plays it out.
         """
-        if self.scale is not None:
-            seconds = {n: [t * f for t, f in zip(ts, self.scale[n], strict=True)] for n, ts in seconds.items()}
-        regions = {n: play(self.schedule.of(SEND if n == NEAR else n), times) for n, times in seconds.items()}
+        regions = {n: play(self.schedule.of(self.region(n)), times) for n, times in seconds.items()}
         stages = []
-        for parts in self.schedule.stages:
+        for i, parts in enumerate(self.schedule.stages):
             span: Number = 0.0
             compute: Number = 0.0
             for part in parts:
                 if part.region != SEND:
-                    span = span + part.repeats * regions[part.region].span
-                    compute = compute + part.repeats * regions[part.region].compute
+                    played = regions[self.run(i, part.region)]
+                    span = span + part.repeats * played.span
+                    compute = compute + part.repeats * played.compute
             stages.append(Played(span, compute))
-        hop: Number = regions[SEND].span if SEND in regions else 0.0
-        through: Number = (len(stages) - 1) * hop
-        if NEAR in regions:
-            near = self.boundaries.count(NEAR)
-            through = (len(stages) - 1 - near) * hop + near * regions[NEAR].span
-            hop = maximum(hop, regions[NEAR].span)
-        hops = through
+        hop, hops = self._hops(regions)
+        through = hops
         for stage in stages:
             through = through + stage.span
         slowest = maximum(largest([s.span for s in stages]), hop)
         return PhaseTimes(seconds, regions, stages, hop, through, maximum(through, in_flight * slowest), hops)
+
+    def _hops(self, regions: dict[str, Played]) -> tuple[Number, Number]:
+        """Seconds of the slowest hop, and of all of them."""
+        hop: Number = regions[SEND].span if SEND in regions else 0.0
+        if NEAR not in regions:
+            return hop, len(self.boundaries) * hop
+        near = self.boundaries.count(NEAR)
+        all_ = (len(self.boundaries) - near) * hop + near * regions[NEAR].span
+        return maximum(hop, regions[NEAR].span), all_
+
+    def _scaled(self, seconds: dict[str, list[Number]]) -> dict[str, list[Number]]:
+        if self.scale is None:
+            return seconds
+        return {n: [t * f for t, f in zip(ts, self.scale[n], strict=True)] for n, ts in seconds.items()}
 
     def hop_seconds(self, times: PhaseTimes) -> list[Number]:
         """Seconds of the hop behind each stage but the last."""

@@ -148,11 +148,12 @@ class Devices(Layout):
 
     def _card(self, rank: int, stage: int, x: float, y: float) -> None:
         facts, canvas = self.facts, self.canvas
-        held = facts.estimate.stages[stage]
+        held = facts.held(rank, stage)
         over = held.total > held.capacity
         inside = CARD_W - 20
+        fill = self.kinds[facts.gpus[rank].name] if facts.gpus else CARD
         canvas.box(
-            x, y, CARD_W, self.card_h, CARD, BAD if over else LINE, pen=2 if over else 1, style="rounded",
+            x, y, CARD_W, self.card_h, fill, BAD if over else LINE, pen=2 if over else 1, style="rounded",
             name=f"GPU {rank}",
         )  # fmt: skip
         canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, width=80)
@@ -162,6 +163,7 @@ class Devices(Layout):
         lines = [stage_words(facts, stage), *self.shares[rank]]
         if len(lines) > MOST_SHARES + 1:
             lines = [*lines[:MOST_SHARES], f"and {len(lines) - MOST_SHARES} more dimensions"]
+        lines = [*(gpu.name for gpu in facts.gpus[rank : rank + 1]), *lines]
         for i, line in enumerate(lines):
             canvas.text(x + 10, y + 35 + i * LINE_H, line, color=INK if i == 0 else MUTED, width=inside)
         top = y + self.card_h - 38
@@ -219,6 +221,7 @@ class Devices(Layout):
     def _keys(self) -> list[Key]:
         facts = self.facts
         keys = memory_keys(*facts.estimate.stages)
+        keys += [Key("box", fill, name) for name, fill in self.kinds.items()]
         used = {t.axis for stage in self.traffic for t in stage}
         keys += [Key("line", c, f"collectives over {a}") for a, c in self.colors.items() if a in used]
         if self.total[1] > 1:
@@ -243,7 +246,11 @@ class Devices(Layout):
 
 def describe(node: NodeSpec) -> str:
     """GPUs and links of a node in a line."""
-    gpu, link = node.gpu, node.link
+    link = node.link
+    gpus = (
+        f"{count} {TIMES} {gpu.name}: {show_bytes(gpu.memory)} at {show_rate(gpu.bandwidth)}"
+        for count, gpu in node.groups
+    )
     words = {
         "mesh": "full mesh, each pair",
         "switch": "switch, each GPU",
@@ -255,7 +262,7 @@ def describe(node: NodeSpec) -> str:
         across = f"{link.topology} {TIMES.join(map(str, link.dims))}, each link"
     return DOT.join(
         [
-            f"{node.count} {TIMES} {gpu.name}: {show_bytes(gpu.memory)} at {show_rate(gpu.bandwidth)}",
+            ", ".join(gpus),
             f"{across} {show_rate(link.bandwidth)} one way, {show_time(link.latency)}",
         ]
     )

@@ -26,6 +26,7 @@ from plandsl.backends.graphviz.devices_layout import (
     WIDE,
     Grid,
     Sizes,
+    gpu_colors,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key, finish
@@ -63,7 +64,9 @@ class Nodes(Devices):
         self.drawn = min(self.used, max(1, MOST_CARDS // self.most))
         self.idle_nodes = min(cluster.count - self.used, MOST_IDLE) if self.drawn == self.used else 0
         self.shares = {rank: facts.shares(rank) for node in range(self.drawn) for rank in self._shown(node)}
-        self.card_h = 86 + LINE_H * min(max(len(s) for s in self.shares.values()), MOST_SHARES)
+        self.kinds = gpu_colors(facts)
+        lines = min(max(len(s) for s in self.shares.values()), MOST_SHARES)
+        self.card_h = 86 + LINE_H * (lines + bool(self.kinds))
         order = {axis: i for i, (axis, _) in enumerate(reversed(facts.inner_axes))}
         self.colors = {axis: AXES[i % len(AXES)] for axis, i in order.items()}
         self.traffic = [sorted(facts.traffic(s), key=lambda t: order.get(t.axis, 99)) for s in range(self.total[1])]
@@ -171,9 +174,15 @@ class Nodes(Devices):
         net = cluster.network
         shape = f"{net.topology} {TIMES.join(map(str, net.dims))}" if net.dims else net.topology
         rate = f"{show_rate(net.bandwidth)} one way for each GPU, {show_time(net.latency)}"
-        words = f"{cluster.count} {TIMES} {cluster.node.name}, network {shape}: {rate}"
+        made_of = ", ".join(f"{count} {TIMES} {node.name}" for count, node in cluster.groups)
+        words = f"{made_of}, network {shape}: {rate}"
         canvas.text(PAD, TOP + 38, words, size=12, color=MUTED, width=width - 2 * PAD)
-        canvas.text(PAD, TOP + 55, f"each node {describe(cluster.node)}", size=12, color=MUTED, width=width - 2 * PAD)
+        each = f"each node {describe(cluster.node)}"
+        if cluster.nodes:
+            each = "; ".join(
+                f"{name}: {describe(node)}" for name, node in {n.name: n for _, n in cluster.nodes}.items()
+            )
+        canvas.text(PAD, TOP + 55, each, size=12, color=MUTED, width=width - 2 * PAD)
         words = f"{self.ranks} of {facts.plan.gpus} GPUs in use, on {self.used} of {cluster.count} nodes"
         canvas.text(width - PAD, TOP + 19, words, size=13, color=MUTED, align="r", width=width * 0.5)
         w, h = sizes.stage

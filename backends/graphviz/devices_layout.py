@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.header import MIN_WIDTH, TOP
-from plandsl.backends.graphviz.palette import AXES
+from plandsl.backends.graphviz.palette import AXES, GPUS
 
 MOST_CARDS, MOST_IN_STAGE, MOST_SHARES = 32, 16, 7
 """GPUs drawn one by one (the others are counted in a note), and split dimensions named on each."""
@@ -45,6 +45,12 @@ def _block(n: int, across: int, w: float, h: float, gap_x: float, gap_y: float) 
     return across * (w + gap_x) - gap_x, rows * (h + gap_y) - gap_y
 
 
+def gpu_colors(facts: Facts) -> dict[str, str]:
+    """A colour for each of unlike GPUs, by name; empty where they are alike."""
+    names = dict.fromkeys(gpu.name for gpu in facts.gpus)
+    return {name: GPUS[i % len(GPUS)] for i, name in enumerate(names)}
+
+
 class Layout:
     """How many GPUs, stages and replicas are drawn, and in which grid."""
 
@@ -57,8 +63,9 @@ class Layout:
         self.stages = min(self.total[1], MOST_CARDS // self.cards)
         self.replicas = min(self.total[0], max(1, MOST_CARDS // (self.cards * self.stages)))
         self.shares = {rank: facts.shares(rank) for rank in self._ranks()}
+        self.kinds = gpu_colors(facts)
         lines = max(len(s) for s in self.shares.values())
-        self.card_h = 86 + LINE_H * min(lines, MOST_SHARES)
+        self.card_h = 86 + LINE_H * (min(lines, MOST_SHARES) + bool(self.kinds))
         order = {axis: i for i, (axis, _) in enumerate(reversed(facts.inner_axes))}
         self.colors = {axis: AXES[i % len(AXES)] for axis, i in order.items()}
         self.traffic = [sorted(facts.traffic(s), key=lambda t: order.get(t.axis, 99)) for s in range(self.stages)]

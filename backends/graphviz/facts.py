@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from attrs import evolve
+
 from plandsl.backends.cost.model import CostModel
-from plandsl.backends.cost.names import op_names
 from plandsl.backends.cost.report import PhaseLines
-from plandsl.estimate import Estimate, OpTime
+from plandsl.estimate import Estimate, Memory, OpTime
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program, show_layers
 from plandsl.ir.types import Dim, TensorType, block_range
+from plandsl.spec import GpuSpec
 from plandsl.units import show_count
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -73,6 +75,20 @@ class Facts:
             found.setdefault(key, []).append(rank)
         return found
 
+    @cached_property
+    def gpus(self) -> list[GpuSpec]:
+        """The GPU of each rank where they are unlike; empty where they are not."""
+        if len(self.plan.kinds) == 1:
+            return []
+        from plandsl.ir.kinds import rank_gpus
+
+        return rank_gpus(self.plan)
+
+    def held(self, rank: int, stage: int) -> Memory:
+        """What a rank of a stage holds, against its own capacity."""
+        held = self.estimate.stages[stage]
+        return evolve(held, capacity=self.gpus[rank].memory * self.plan.memory_fraction) if self.gpus else held
+
     @property
     def inner_axes(self) -> list[tuple[str, int]]:
         """Axes larger than 1 within one stage of one replica, major first."""
@@ -112,21 +128,14 @@ class Facts:
 
     @cached_property
     def ops(self) -> dict[str, list[OpTime]]:
-        """One run of each op, by region, in the order of the program."""
-        out = {}
-        for region in self.program.regions:
-            work, seconds = self.phase_model.work[region.name], self.times.seconds[region.name]
-            names = op_names(region)
-            out[region.name] = [
-                self._costs.line(w, n, 1, float(s)) for w, n, s in zip(work, names, seconds, strict=True)
-            ]
-        return out
+        """One run of each op, by region (and by what a stage runs of it), in the order of the program."""
+        return {run: self._costs.lines(run, 1) for run in self.phase_model.work}
 
     def traffic(self, stage: int) -> list[Traffic]:
         """Collectives of one pass over a stage."""
         total: dict[tuple[str, str], Traffic] = {}
         for part in self.program.stages[stage]:
-            for op in self.ops[part.region]:
+            for op in self.ops[self.phase_model.run(stage, part.region)]:
                 if op.communicates and op.op not in ("send", "recv") and op.time_s > 0:
                     old = total.get((op.op, op.axis), Traffic(op.op, op.axis, 0, 0.0, 0.0))
                     n = part.repeats

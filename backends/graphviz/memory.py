@@ -23,16 +23,18 @@ class Row(NamedTuple):
     first: int
     last: int
     held: Memory
+    gpus: str = ""
 
 
 def rows(facts: Facts) -> list[Row]:
     """Neighbouring stages with equal memory share a row."""
     out: list[Row] = []
     for i, held in enumerate(facts.estimate.stages):
-        if out and out[-1].held == held:
+        gpus = "".join(map(str, facts.estimate.stage_gpus[i : i + 1]))
+        if out and (out[-1].held, out[-1].gpus) == (held, gpus):
             out[-1] = out[-1]._replace(last=i)
         else:
-            out.append(Row(i, i, held))
+            out.append(Row(i, i, held, gpus))
     return out
 
 
@@ -41,10 +43,11 @@ def memory(facts: Facts) -> str:
     canvas, every = Canvas(f"{facts.plan.name}: memory"), rows(facts)
     shown = every if len(every) <= MOST_ROWS else [*every[: MOST_ROWS - 1], every[-1]]
     capacity = facts.estimate.memory.capacity
-    scale = max([capacity, *(r.held.total for r in every)])
+    scale = max(max(r.held.capacity, r.held.total) for r in every)
     edge = LEFT + WIDTH * capacity / scale
     top = TOP + 34
-    canvas.text(edge, TOP + 10, f"capacity {show_bytes(capacity)}", size=13, bold=True, align="r", width=170)
+    if not facts.gpus:  # unlike ones have one each
+        canvas.text(edge, TOP + 10, f"capacity {show_bytes(capacity)}", size=13, bold=True, align="r", width=170)
     for i, row in enumerate(shown):
         _row(canvas, facts, row, top + i * ROW, scale)
     bottom = top + len(shown) * ROW - 26
@@ -74,6 +77,9 @@ def _row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) -> None
             )  # fmt: skip
     edge = LEFT + WIDTH * held.capacity / scale
     canvas.line([(edge, y - 8), (edge, y + BAR + 4)], INK, pen=2, name=f"{title}: capacity")
+    if row.gpus:
+        words = f"{show_bytes(held.capacity)}, {row.gpus}"
+        canvas.text(edge, y - 15, words, size=12, bold=True, align="r", width=text_width(words, 12, True) * 1.08)
     over = held.total > held.capacity
     total = f"{show_bytes(held.total)}, {show_percent(held.total / held.capacity)}"
     canvas.text(0, y + 51, total, size=13, bold=True, color=BAD if over else INK, width=LEFT - 12)

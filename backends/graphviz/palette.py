@@ -25,6 +25,9 @@ MEMORY_NAMES = {
 }
 FREE = "#e9edf1"
 
+GPUS = ("#e3eefa", "#fbeed6", "#e2f3e8", "#f3e6f5")
+"""Cards of unlike GPUs."""
+
 AXES = (COMM, "#1f7a82", "#8a6d1c", "#a0457e")
 """Collectives, by mesh axis."""
 

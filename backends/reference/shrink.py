@@ -15,7 +15,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec import Apply, BlockSpec, ModelSpec, PlanSpec, ShardingSpec, Statement, Term, Weight, walk
+from plandsl.spec import Apply, BlockSpec, CutSpec, ModelSpec, PlanSpec, ShardingSpec, Statement, Term, Weight, walk
 
 MAX_RANKS = 64
 """Most ranks that are run, one after the other, in one process (E440)."""
@@ -45,8 +45,9 @@ def shrink(plan: PlanSpec) -> PlanSpec:
     batch = _like("batch", plan.workload.batch, axes.subsets("batch", "tokens"), BATCH)
     length = _like("position", plan.workload.input, axes.subsets("tokens", "position", "context"), INPUT)
     workload = evolve(plan.workload, batch=batch, input=length, output=OUTPUT)
-    shift = evolve(plan.shift, tensor=shardings[1]) if plan.shift else None
-    model = _model(plan.model, axes, {batch, length})
+    model = _model(plan.model, axes, {batch, length}, sharding.cut)
+    shardings = [evolve(s, cut=_few(s.cut, model.layers)) for s in shardings]
+    sharding, shift = shardings[0], evolve(plan.shift, tensor=shardings[1]) if plan.shift else None
     return evolve(plan, model=model, sharding=sharding, workload=workload, shift=shift)
 
 
@@ -110,8 +111,12 @@ def _cut(name: str, size: int, ways: int) -> str:
 # ---- dimensions of the model
 
 
-def _model(model: ModelSpec, axes: _Axes, taken: set[int]) -> ModelSpec:
-    blocks = _layers(model.blocks, model.layers, axes.ways("layers"))
+def _model(model: ModelSpec, axes: _Axes, taken: set[int], cut: CutSpec | None) -> ModelSpec:
+    stages = axes.ways("layers")
+    left = model.layers % stages
+    if cut and len(set(cut.layers)) > 1:  # stages of unlike length stay so
+        left = left or 1
+    blocks = _layers(model.blocks, model.layers, stages, left)
     layers = max((b.layers[1] for b in blocks), default=model.layers)
     windows = {w: WINDOW + i for i, w in enumerate(sorted(_windows(model)))}
     sizes = {**_sizes(model, axes, taken), "layers": layers}
@@ -152,9 +157,9 @@ def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
 # ---- layers
 
 
-def _layers(blocks: tuple[BlockSpec, ...], layers: int, stages: int) -> tuple[BlockSpec, ...]:
-    """Few layers: two per stage or one, the remainder kept, and one at least for each block."""
-    wanted = min(layers, 2 * stages if layers % stages == 0 else stages + layers % stages)
+def _layers(blocks: tuple[BlockSpec, ...], layers: int, stages: int, left: int) -> tuple[BlockSpec, ...]:
+    """Few layers: two per stage, or one and those that are ``left`` over; one at least for each block."""
+    wanted = min(layers, stages + left if left else 2 * stages)
     while wanted < min(layers, len(blocks)):
         wanted = min(layers, wanted + stages)
     if any(b.every.period > 1 for b in blocks):
@@ -172,6 +177,11 @@ def _first(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layers: int)
         wanted = min(layers, wanted + stages)
     cut = ((b, b.every.within(b.layers, (0, wanted))) for b in blocks)
     return tuple(b._replace(layers=part) for b, part in cut if part is not None)
+
+
+def _few(cut: CutSpec | None, layers: int) -> CutSpec | None:
+    """The cut of a model of few layers: stages that had more of them have."""
+    return cut and cut._replace(layers=tuple(_shares(list(cut.layers), layers)))
 
 
 def _shares(lengths: list[int], total: int) -> list[int]:

@@ -8,7 +8,7 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.passes.alike import alike
 from plandsl.passes.legality import check, check_program
-from plandsl.spec import Apply, ClusterSpec, NodeSpec, PlanSpec, ShardingSpec, Statement, Term
+from plandsl.spec import Apply, CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec, PlanSpec, ShardingSpec, Statement, Term
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
@@ -50,13 +50,8 @@ def bare(plan: PlanSpec) -> PlanSpec:
         sharding=_sharding(plan.sharding),
         shift=None if plan.shift is None else evolve(plan.shift, tensor=_sharding(plan.shift.tensor)),
         workload=evolve(plan.workload, name=""),
-        calibration=evolve(
-            plan.calibration,
-            name="",
-            source="",
-            values=tuple(sorted(plan.calibration.values)),
-            assumed=_paths(plan.calibration.assumed),
-        ),
+        calibration=_calibration(plan.calibration),
+        calibrations=tuple((gpu, _calibration(calibration)) for gpu, calibration in plan.calibrations),
         requires=tuple(r._replace(text="", span=None) for r in plan.requires),
     )
 
@@ -65,30 +60,33 @@ def _sharding(sharding: ShardingSpec) -> ShardingSpec:
     axes = tuple(a._replace(span=None) for a in sharding.axes)
     rules = tuple(r._replace(span=None) for r in sharding.rules)
     placed = tuple(p._replace(span=None) for p in sharding.placed)
-    return evolve(sharding, name="", axes=axes, rules=rules, placed=placed)
+    cut = sharding.cut
+    if cut is not None:  # what `balanced` comes to is not written
+        cut = cut._replace(span=None, layers=() if cut.balanced else cut.layers)
+    return evolve(sharding, name="", axes=axes, rules=rules, placed=placed, cut=cut)
+
+
+def _calibration(calibration: CalibrationSpec) -> CalibrationSpec:
+    values, assumed = tuple(sorted(calibration.values)), _paths(calibration.assumed)
+    return evolve(calibration, name="", source="", values=values, assumed=assumed)
 
 
 def _node(node: NodeSpec) -> NodeSpec:
-    return evolve(
-        node,
-        name="",
-        source="",
-        assumed=_paths(node.assumed),
-        gpu=evolve(
-            node.gpu,
-            name="",
-            source="",
-            calibration=None,
-            compute=tuple(sorted(node.gpu.compute)),
-            assumed=_paths(node.gpu.assumed),
-        ),
-    )
+    gpus = tuple((count, _gpu(gpu)) for count, gpu in node.gpus)
+    return evolve(node, name="", source="", assumed=_paths(node.assumed), gpu=_gpu(node.gpu), gpus=gpus)
+
+
+def _gpu(gpu: GpuSpec) -> GpuSpec:
+    compute, assumed = tuple(sorted(gpu.compute)), _paths(gpu.assumed)
+    return evolve(gpu, name="", source="", calibration=None, compute=compute, assumed=assumed)
 
 
 def _cluster(cluster: ClusterSpec | None) -> ClusterSpec | None:
     if cluster is None:
         return None
-    return evolve(cluster, name="", source="", assumed=_paths(cluster.assumed), node=_node(cluster.node))
+    nodes = tuple((count, _node(node)) for count, node in cluster.nodes)
+    assumed, node = _paths(cluster.assumed), _node(cluster.node)
+    return evolve(cluster, name="", source="", assumed=assumed, node=node, nodes=nodes)
 
 
 NAMED = ("otherwise", "calibration")

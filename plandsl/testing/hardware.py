@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
@@ -44,9 +45,13 @@ def links(draw: DrawFn, count: int = 8) -> LinkSpec:
 
 @composite
 def nodes(draw: DrawFn, counts: SearchStrategy[int] | None = None) -> NodeSpec:
-    """A node; of 1 to 16 GPUs unless ``counts`` says otherwise."""
+    """A node; of 1 to 16 GPUs unless ``counts`` says otherwise, at times of two kinds."""
     count = draw(st.sampled_from((2, 4, 8, 8, 16, 16, 1, 6, 12)) if counts is None else counts)
-    return NodeSpec("n", draw(gpus()), count, draw(links(count)))
+    node = NodeSpec("n", draw(gpus()), count, draw(links(count)))
+    if count == 1 or draw(st.sampled_from((True, True, False))):
+        return node
+    first = draw(st.integers(1, count - 1))
+    return evolve(node, gpus=((first, node.gpu), (count - first, evolve(draw(gpus()), name="h"))))
 
 
 @composite

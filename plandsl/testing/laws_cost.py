@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isclose
 
 import numpy as np
@@ -37,10 +38,11 @@ def better_hardware_is_never_slower(plan: CompiledPlan) -> None:
 
 
 def _improved(spec: PlanSpec) -> dict[str, PlanSpec]:
-    gpu, link, calibration = spec.node.gpu, spec.node.link, spec.calibration
+    link, calibration = spec.node.link, spec.calibration
 
-    def on(better: GpuSpec) -> PlanSpec:
-        return evolve(spec, node=evolve(spec.node, gpu=better))
+    def on(better: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
+        gpus = tuple((count, better(gpu)) for count, gpu in spec.node.gpus)
+        return evolve(spec, node=evolve(spec.node, gpu=better(spec.node.gpu), gpus=gpus))
 
     def over(better: LinkSpec) -> PlanSpec:
         return evolve(spec, node=evolve(spec.node, link=better))
@@ -54,8 +56,8 @@ def _improved(spec: PlanSpec) -> dict[str, PlanSpec]:
         return evolve(spec, calibration=evolve(calibration, values=values))
 
     return {
-        "twice the memory bandwidth": on(evolve(gpu, bandwidth=gpu.bandwidth * 2)),
-        "twice the FLOP/s": on(evolve(gpu, compute=tuple((d, p * 2) for d, p in gpu.compute))),
+        "twice the memory bandwidth": on(lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * 2)),
+        "twice the FLOP/s": on(lambda gpu: evolve(gpu, compute=tuple((d, p * 2) for d, p in gpu.compute))),
         "twice the link bandwidth": over(evolve(link, bandwidth=link.bandwidth * 2)),
         "half the link latency": over(evolve(link, latency=link.latency / 2)),
         "half the launch times": tuned("launch", 0.5),
@@ -154,7 +156,7 @@ def largest_batch_is_tight(plan: CompiledPlan) -> None:
 
     def fits(batch: Number) -> bool:
         stages = range(len(memory.weights))
-        return all(memory.held(s, batch, length, load.input, rounds).total <= memory.capacity for s in stages)
+        return bool(memory.fit([memory.held(s, batch, length, load.input, rounds).total for s in stages]))
 
     assert most == int(most) >= 0
     assert not most or fits(most), f"a batch of {most} does not fit"
@@ -171,7 +173,7 @@ def cache_capacity_is_tight(plan: CompiledPlan) -> None:
         own = room / memory.extents.ways(caches[0].batch.axes)  # ranks that share requests share their tokens
         held = memory.held(stage, load.batch, length, load.input, rounds)
         each = memory.kv_per_request(stage, length) / length
-        free = memory.capacity - held.total + held.kv_cache
+        free = memory.capacities[stage] - held.total + held.kv_cache
         assert own == 0 or own * each <= free * SLACK, f"stage {stage} has {free} bytes for {own * each} of cache"
         tight |= (own + 1) * each * SLACK > free
     assert tight, f"{room} tokens are said to fit, and more would"

@@ -59,15 +59,18 @@ def plans(
     """A plan that compiles. What is not given is drawn."""
     where = draw(nodes() if node is None else node)
     what = draw(models() if model is None else model)
-    if where.gpu.peak(arithmetic(what, where.gpu)) is None or where.gpu.peak(what.activations) is None:
+    gpus = [gpu for _, gpu in where.groups]
+    if any(gpu.peak(dtype) is None for gpu in gpus for dtype in (arithmetic(what, gpu), what.activations)):
         what = evolve(what, compute=None, weights="bf16", activations="bf16")
+    own = [(gpu.name, draw(calibrations())) for gpu in gpus]
     return PlanSpec(
         name="p",
         model=what,
         node=where,
         sharding=draw(shardings(what, where) if sharding is None else sharding),
         workload=draw(workloads() if workload is None else workload),
-        calibration=draw(calibrations()),
+        calibration=own[0][1],
+        calibrations=tuple(own) if len(own) > 1 and draw(st.booleans()) else (),
         requires=tuple(draw(st.lists(_requires(), max_size=2))),
         kv_residency=draw(st.sampled_from(("all_batches", "one_batch"))),
         step_tokens=draw(st.sampled_from((0, 64, 8192))),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from math import prod
+
 from attrs import evolve
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from plandsl.passes.legality import check, check_program
 from plandsl.spec import (
     AxisSpec,
     CalibrationSpec,
+    CutSpec,
     ModelSpec,
     NodeSpec,
     PlanSpec,
@@ -64,8 +68,25 @@ def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
     """
     found = draw(_mixed(model, node.count))
     sharding = evolve(_legal(found, model, node), context_form=draw(st.sampled_from(("ring", "gather"))))
+    sharding = evolve(sharding, cut=draw(_cuts(model.layers, sharding)))
     assume(_sums_once(sharding, model, node))
     return sharding
+
+
+@composite
+def _cuts(draw: DrawFn, layers: int, sharding: ShardingSpec) -> CutSpec | None:
+    """Layers dealt to the stages: evenly, by the compiler, or in any way."""
+    stages = prod(sharding.axis(a) for a in {a for r in sharding.rules if "layers" in r.dims for a in r.axes})
+    if not any("layers" in r.dims for r in sharding.rules) or draw(st.booleans()):
+        return None
+    if draw(st.booleans()):
+        return CutSpec(balanced=True)
+    ends = (
+        draw(st.lists(st.integers(1, layers - 1), min_size=stages - 1, max_size=stages - 1, unique=True))
+        if stages > 1
+        else []
+    )
+    return CutSpec(tuple(b - a for a, b in pairwise((0, *sorted(ends), layers))))
 
 
 @composite
