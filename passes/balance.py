@@ -28,9 +28,9 @@ def balance(layers: int, stages: int, costs: Asked, fits: Room = lambda stage, s
     start, stop)`` must not fall with more layers, and what has no room not ``fits`` with more. A cut of which every
     stage fits is preferred to all others. There are at least as many layers as stages.
 
-    Whether any cut stays below a limit in each respect, filling one stage after the other tells. So the least limit of
-    one respect under one of the other is found by bisection, and going down from one such pair to the next finds the
-    pair with the least sum: the answer is exact.
+    Whether any cut stays below a limit in each respect is quick to tell. So the least limit of one respect under one of
+    the other is found by bisection, and going down from one such pair to the next finds that with the least sum: the
+    answer is exact.
     """
     for room in (fits, lambda stage, start, stop: True):
         limits = _least(_Stages(layers, stages, costs, room))
@@ -52,18 +52,43 @@ class _Stages(NamedTuple):
         cost = self.costs(stage, start, stop)
         return cost[0] <= most[0] and cost[1] <= most[1] and self.fits(stage, start, stop)
 
-    def filled(self, most: Costs) -> list[int] | None:
-        """Where stages end, after a 0, if each takes all it may within ``most``; None: so not all layers are dealt."""
+    def dealt(self, most: Costs) -> list[int] | None:
+        """Where stages end, after a 0, such that each costs at most ``most``; None where that cannot be.
+
+        A stage that takes all it may leaves the others no more than any other way does, so that filling them one by
+        one tells, unless it leaves one a layer that it cannot take: then all ways are tried.
+        """
         ends = [0]
         for stage in range(self.stages):
             start = stop = ends[-1]
-            last = self.layers - (self.stages - stage - 1)  # the others need a layer each
-            while stop < last and self.good(stage, start, stop + 1, most):
+            while stop < self.last(stage) and self.good(stage, start, stop + 1, most):
                 stop += 1
             if stop == start:
-                return None
+                return self.tried(most)
             ends.append(stop)
         return ends if ends[-1] == self.layers else None
+
+    def tried(self, most: Costs) -> list[int] | None:
+        """The same by going through all places where stages may end."""
+        before: list[dict[int, int]] = [{0: 0}]
+        for stage in range(self.stages):
+            reached: dict[int, int] = {}
+            for start in before[-1]:
+                for stop in range(start + 1, self.last(stage) + 1):
+                    if not self.good(stage, start, stop, most):
+                        break
+                    reached.setdefault(stop, start)
+            before.append(reached)
+        ends = [self.layers]
+        for starts in reversed(before[1:]):
+            if ends[-1] not in starts:
+                return None
+            ends.append(starts[ends[-1]])
+        return ends[::-1]
+
+    def last(self, stage: int) -> int:
+        """Where a stage may end at most: those behind it need a layer each."""
+        return self.layers - (self.stages - stage - 1)
 
     def worst(self, ends: list[int]) -> Costs:
         """The most that any stage costs, by respect."""
@@ -92,7 +117,7 @@ def _bisected(deal: _Stages, which: int, other: float) -> Costs | None:
     def limits(most: float) -> Costs:
         return (most, other) if which == 0 else (other, most)
 
-    ends = deal.filled(limits(math.inf))
+    ends = deal.dealt(limits(math.inf))
     if ends is None:
         return None
     low, high = 0.0, deal.worst(ends)[which]
@@ -100,7 +125,7 @@ def _bisected(deal: _Stages, which: int, other: float) -> Costs | None:
         middle = (low + high) / 2
         if not low < middle < high:
             break
-        found = deal.filled(limits(middle))
+        found = deal.dealt(limits(middle))
         if found is None:
             low = middle
         else:
@@ -123,7 +148,7 @@ def _even(deal: _Stages, most: Costs) -> tuple[int, ...]:
     for stage, first in enumerate(reversed(firsts)):
         reached: dict[int, tuple[float, tuple[int, ...]]] = {}
         for start, (uneven, dealt) in ways.items():
-            for stop in range(max(start + 1, first), deal.layers - (deal.stages - stage - 1) + 1):
+            for stop in range(max(start + 1, first), deal.last(stage) + 1):
                 if not deal.good(stage, start, stop, most):
                     break
                 way = uneven + sum(deal.costs(stage, start, stop)) ** 2, (*dealt, stop - start)

@@ -117,8 +117,8 @@ LINK = "link { topology = switch, bandwidth = 1 GB/s, latency = 1 us }"
     [
         (f"node n {{ gpus = [], {LINK} }}", "E210", "expected a list of GPUs"),
         (f"node n {{ gpus = 4, {LINK} }}", "E210", "expected a list of GPUs"),
-        (f"node n {{ gpus = [a, b], {LINK} }}", "E210", "expected a number of GPUs"),
-        (f"node n {{ gpus = [a * 4], {LINK} }}", "E210", "expected a number of GPUs"),
+        (f"node n {{ gpus = [a, 4 * b], {LINK} }}", "E210", "expected a number of GPUs"),
+        (f"node n {{ gpus = [a * 4, 4 * b], {LINK} }}", "E210", "expected a number of GPUs"),
         (f"node n {{ gpus = [0 * a, 4 * b], {LINK} }}", "E214", "must be 1 or more, found 0"),
         (f"node n {{ gpus = [99_999 * a, 4 * b], {LINK} }}", "E214", "at most 100,000 GPUs"),
         (f"node n {{ gpus = [4 * a, 4 * c], {LINK} }}", "E201", "no gpu named `c`"),
