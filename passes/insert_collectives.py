@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import combinations, product
 
 from attrs import evolve
 
@@ -11,20 +12,23 @@ from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import PADDED, Dim, TensorType, Value
+from plandsl.ir.types import PADDED, Dim, TensorType, Value, axes_of
 from plandsl.passes.rewrite import Names, each_region
 
+Axes = tuple[str, ...]
 Move = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Slice
 
 MOST_AXES = 3
 """With more moving axes than this the layouts between are too many to search: the way goes straight."""
 
-_SLICE, _STEP = 1e-6, 1e-3
-"""Ties are broken by fewer steps; keeping one's own part costs almost nothing."""
+_SLICE, _STEP = 1e-6, 1.0
+"""Of bytes moved: keeping one's own part costs almost nothing. A byte more for every step, so that ties go to fewer."""
 
 
 def insert_collectives(program: Program) -> Program:
-    """Turn every reshard into collectives on one axis each: a shortest path over layouts, by bytes moved.
+    """Turn every reshard into collectives: a shortest path over layouts, by bytes moved.
+
+    Each is on one axis, or on several that are neighbours on the mesh and so make one group of evenly spaced ranks.
 
     Before:  %y.1 : bf16[batch, position, hidden] = reshard %y            (%y is {+tensor})
     After:   %y.1 : bf16[batch, position, hidden] = all_reduce %y {axis = "tensor"}
@@ -71,9 +75,10 @@ class Router:
         return self._known[key]
 
     def _search(self, start: TensorType, goal: TensorType) -> tuple[Move, ...]:
-        axes = sorted(_moving(start, goal))
-        if len(axes) > MOST_AXES:
+        moving = _moving(start, goal)
+        if len(moving) > MOST_AXES:
             return tuple(_straight(start, goal))
+        runs = _runs(self.extents.mesh, moving)
         # an axis may wait on a dimension that is cut anyway; another one might not divide by it
         places = [d.name for d, want in zip(start.dims, goal.dims, strict=True) if d.axes or want.axes]
         best: dict[TensorType, float] = {start: 0.0}
@@ -86,7 +91,7 @@ class Router:
                 break
             if cost > best[here]:
                 continue
-            for move in _moves(here, axes, places):
+            for move in _moves(here, runs, places):
                 there = move.infer()[0]
                 if _parks(there, start, goal):
                     continue
@@ -103,8 +108,8 @@ class Router:
         return tuple(reversed(steps))
 
     def _cost(self, move: Move, before: TensorType, after: TensorType) -> float:
-        """Bytes each rank sends, relative to the size of a move, plus a little for every step."""
-        n = self.extents.mesh[move.axis]
+        """Bytes each rank sends, plus a little for every step."""
+        n = self.extents.ways(axes_of(move.axis))
         share = float((n - 1) / n)
         have, get = float(self.extents.bytes(before)), float(self.extents.bytes(after))
         match move:
@@ -118,7 +123,7 @@ class Router:
                 sent = _SLICE * have
             case Slice():
                 sent = _SLICE * get
-        return sent * (1 + _STEP)
+        return sent + _STEP
 
 
 def _moving(start: TensorType, goal: TensorType) -> set[str]:
@@ -136,27 +141,33 @@ def _parks(here: TensorType, start: TensorType, goal: TensorType) -> bool:
     return any(a not in start.on(d.name) and a not in goal.on(d.name) for d in dims for a in d.axes)
 
 
-def _moves(t: TensorType, axes: list[str], places: list[str]) -> Iterator[Move]:
-    """Every legal collective on one of ``axes`` from ``t`` that puts it on one of ``places``, or nowhere."""
+def _runs(mesh: Iterable[str], moving: set[str]) -> list[Axes]:
+    """The axes that move, then those among them that are neighbours on the mesh, major first."""
+    order = list(mesh)
+    spans = [tuple(order[i:j]) for i, j in combinations(range(len(order) + 1), 2) if moving.issuperset(order[i:j])]
+    return sorted(spans, key=lambda run: (len(run), run))
+
+
+def _moves(t: TensorType, runs: list[Axes], places: list[str]) -> Iterator[Move]:
+    """Every legal collective on one of ``runs`` from ``t`` that puts it on one of ``places``, or nowhere."""
     x = out = Value("_", t)
     if t.softmax:  # before anything else moves: the statistics are small, and what they leave is a sum as any other
         yield Rescale(out, x, min(t.softmax))
         return
-    for axis in axes:
-        if axis in t.partial:
-            yield AllReduce(out, x, axis)
+    for run in runs:
+        if t.partial.issuperset(run):
+            yield AllReduce(out, x, "*".join(run))
             for place in places:
-                yield ReduceScatter(out, x, axis, place)
-        elif axis not in t.axes:
+                yield ReduceScatter(out, x, "*".join(run), place)
+        elif len(run) == 1 and run[0] not in t.axes:  # where nothing travels there is nothing to join
             for place in places:
-                yield Slice(out, x, axis, place)
-    for dim in t.dims:
-        if dim.axes and dim.axes[-1] in axes:
-            axis = dim.axes[-1]
-            yield AllGather(out, x, axis, dim.name)
+                yield Slice(out, x, run[0], place)
+    for dim, run in product(t.dims, runs):
+        if dim.axes[-len(run) :] == run:
+            yield AllGather(out, x, "*".join(run), dim.name)
             for place in places:
                 if place != dim.name:
-                    yield AllToAll(out, x, axis, dim.name, place)
+                    yield AllToAll(out, x, "*".join(run), dim.name, place)
 
 
 def _straight(start: TensorType, goal: TensorType) -> Iterator[Move]:

@@ -25,7 +25,7 @@ from plandsl.backends.cost.work import Exchange, ExchangeForm, communicates_as
 from plandsl.ir.collectives import Ring, Send
 from plandsl.ir.nodes import Boundary, Spread, boundaries, spread
 from plandsl.ir.program import Program
-from plandsl.ir.types import Number
+from plandsl.ir.types import Number, axes_of
 from plandsl.spec import ClusterSpec, LinkSpec
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def across(made: Exchange, costing: Costing, cluster: ClusterSpec) -> Exchange:
         together = at.inside > 1 or not at.even
         routes = roads.hop(made, [Boundary(True, together, together)])
         return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
-    routes = roads.routes(communicates_as(made.op), at, mesh.stride(made.axis), made.launch)
+    routes = roads.routes(communicates_as(made.op), at, mesh.stride(axes_of(made.axis)[-1]), made.launch)
     return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
 
 

@@ -216,7 +216,7 @@ class Mixtures:
         tokens, there, place = (op.x.type, op.out.type, op.split) if out else (op.out.type, op.x.type, op.gather)
         extents = self.extents
         mean = extents.local(tokens.dim(place))
-        fullest = extents.local(there.dim(place)) * extents.mesh[op.axis] / mean
+        fullest = extents.local(there.dim(place)) * extents.ways(op.axes) / mean
         rows = tuple(d for d in tokens.dims if d.name in PADDED)
         copy = _width(tokens, extents) * item_bytes(tokens.dtype)
         form = self._dispatch(op, mean, copy, fullest, out)

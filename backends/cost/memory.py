@@ -12,7 +12,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Collective
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
+from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value, axes_of
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec import GpuSpec, PlanSpec, item_bytes
 
@@ -190,7 +190,7 @@ class MemoryModel:
         for op in region.ops:
             if not isinstance(op, Collective | Rescale | Ring | Slice):
                 continue
-            n = self.extents.mesh[op.axis]
+            n = self.extents.ways(axes_of(op.axis))
             if not isinstance(n, int) or n > 1:
                 continue
             if not isinstance(op, Ring):

@@ -441,9 +441,9 @@ class Costing:
 
     def _collective(self, op: AllReduce | ReduceScatter | AllGather | AllToAll) -> Exchange:
         """Payloads as nccl-tests count them: total output of an all_gather, else the rank's buffer."""
-        ranks = self.extents.mesh[op.axis]
+        ranks = self.extents.ways(op.axes)
         traffic = self.mixtures.exchange(op) if self.mixtures is not None and isinstance(op, AllToAll) else None
-        f = fabric(self.machine.link, self.machine.calibration.get("link", 1.0), self.program.mesh.stride(op.axis))
+        f = fabric(self.machine.link, self.machine.calibration.get("link", 1.0), self.program.mesh.stride(op.axes[-1]))
         ways = choose(COLLECTIVES[op.keyword](f, ranks), self.machine.algorithm)
         if traffic is not None:
             launch, form = self.machine.launch_collective, traffic.form or self._libraries(op)

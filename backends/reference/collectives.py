@@ -12,7 +12,8 @@ from plandsl.backends.reference.placement import Array, Mismatch, Placement, Sha
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Ring, Slice
 from plandsl.ir.types import TensorType, Value
 
-Layout: TypeAlias = Reshard | AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Slice
+Grouped: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale
+Layout: TypeAlias = Reshard | Grouped | Slice
 """Ops that change how a tensor lies and nothing else."""
 
 
@@ -26,7 +27,7 @@ def _on(rank: int, op: Layout, x: Shards, place: Placement) -> Array:
         case AllReduce() | ReduceScatter():
             return _reduce(rank, op, x, place)
         case AllGather() | AllToAll():
-            return _collect(rank, op, _group(rank, op.axis, op.keyword, x, place), x, place)
+            return _collect(rank, op, _group(rank, op, x, place), x, place)
         case Rescale():
             return _rescale(rank, op, x, place)
         case Slice():
@@ -37,11 +38,11 @@ def _on(rank: int, op: Layout, x: Shards, place: Placement) -> Array:
             assert_never(op)
 
 
-def _group(rank: int, axis: str, keyword: str, x: Shards, place: Placement) -> list[int]:
-    group = place.group(rank, [axis])
+def _group(rank: int, op: Grouped, x: Shards, place: Placement) -> list[int]:
+    group = place.group(rank, op.axes)
     for member in group:
         if member not in x:
-            raise Mismatch(f"{keyword} over '{axis}': rank {member} takes part, but runs another stage")
+            raise Mismatch(f"{op.keyword} over '{op.axis}': rank {member} takes part, but runs another stage")
     return group
 
 
@@ -53,7 +54,7 @@ def _collect(rank: int, op: Layout, group: list[int], x: Shards, place: Placemen
 
 def _reduce(rank: int, op: AllReduce | ReduceScatter, x: Shards, place: Placement) -> Array:
     """Sum over the group, then keep what the result's type gives this rank."""
-    group = _group(rank, op.axis, op.keyword, x, place)
+    group = _group(rank, op, x, place)
     here = place.ranges(op.x.type, group[0])
     total = x[group[0]]
     for member in group[1:]:
@@ -71,7 +72,7 @@ def turn(op: Ring, held: Mapping[str, Shards], place: Placement) -> list[Shards]
 
 def _rescale(rank: int, op: Rescale, x: Shards, place: Placement) -> Array:
     """The rank's mean times its share of the weights, its statistic that of the group; the last axis drops that."""
-    group = _group(rank, op.axis, op.keyword, x, place)
+    group = _group(rank, op, x, place)
     here = place.ranges(op.x.type, rank)
     for member in group:
         if place.ranges(op.x.type, member) != here:

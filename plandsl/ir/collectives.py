@@ -12,7 +12,7 @@ from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import BaseOp, finding, span_field
-from plandsl.ir.types import TensorType, Value
+from plandsl.ir.types import TensorType, Value, axes_of
 
 
 @frozen
@@ -36,7 +36,7 @@ class Reshard(BaseOp):
 
 
 class _Collective(BaseOp):
-    """One operand, one result, one axis."""
+    """One operand, one result, one group of ranks: those along ``axis``, or along several (``a*b``, major first)."""
 
     __slots__ = ()
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
@@ -44,6 +44,11 @@ class _Collective(BaseOp):
     out: Value
     x: Value
     axis: str
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The mesh axes of ``axis``, major first."""
+        return axes_of(self.axis)
 
 
 @frozen
@@ -59,10 +64,10 @@ class AllReduce(_Collective):
     def infer(self) -> tuple[TensorType, ...]:
         """No longer partial over ``axis``."""
         t = self.x.type
-        return (TensorType(t.dtype, t.dims, t.partial - {self.axis}),)
+        return (TensorType(t.dtype, t.dims, t.partial.difference(self.axes)),)
 
     def verify(self) -> Iterator[Diagnostic]:
-        if self.axis not in self.x.type.partial:
+        if not self.x.type.partial.issuperset(self.axes):
             yield finding(f"all_reduce over '{self.axis}' of what is no partial sum", self.span, str(self.x.type))
 
 
@@ -79,11 +84,11 @@ class ReduceScatter(_Collective):
 
     def infer(self) -> tuple[TensorType, ...]:
         """Split by ``axis`` on ``dim`` instead of partial."""
-        t = self.x.type.with_axes(self.dim, (*self.x.type.on(self.dim), self.axis))
-        return (TensorType(t.dtype, t.dims, t.partial - {self.axis}),)
+        t = self.x.type.with_axes(self.dim, (*self.x.type.on(self.dim), *self.axes))
+        return (TensorType(t.dtype, t.dims, t.partial.difference(self.axes)),)
 
     def verify(self) -> Iterator[Diagnostic]:
-        if self.axis not in self.x.type.partial:
+        if not self.x.type.partial.issuperset(self.axes):
             why = f"reduce_scatter over '{self.axis}' of what is no partial sum"
             yield finding(why, self.span, str(self.x.type))
 
@@ -100,11 +105,11 @@ class AllGather(_Collective):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """``dim`` without its innermost axis."""
-        return (self.x.type.with_axes(self.dim, self.x.type.on(self.dim)[:-1]),)
+        """``dim`` without its innermost axes."""
+        return (self.x.type.with_axes(self.dim, self.x.type.on(self.dim)[: -len(self.axes)]),)
 
     def verify(self) -> Iterator[Diagnostic]:
-        if self.x.type.on(self.dim)[-1:] != (self.axis,):
+        if self.x.type.on(self.dim)[-len(self.axes) :] != self.axes:
             yield finding(f"all_gather over '{self.axis}', which is not innermost", self.span, str(self.x.type))
 
 
@@ -121,12 +126,12 @@ class AllToAll(_Collective):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """Innermost axis of ``gather`` becomes innermost axis of ``split``."""
-        t = self.x.type.with_axes(self.gather, self.x.type.on(self.gather)[:-1])
-        return (t.with_axes(self.split, (*t.on(self.split), self.axis)),)
+        """Innermost axes of ``gather`` become innermost axes of ``split``."""
+        t = self.x.type.with_axes(self.gather, self.x.type.on(self.gather)[: -len(self.axes)])
+        return (t.with_axes(self.split, (*t.on(self.split), *self.axes)),)
 
     def verify(self) -> Iterator[Diagnostic]:
-        if self.x.type.on(self.gather)[-1:] != (self.axis,) or self.gather == self.split:
+        if self.x.type.on(self.gather)[-len(self.axes) :] != self.axes or self.gather == self.split:
             yield finding(f"all_to_all over '{self.axis}', which is not innermost", self.span, str(self.x.type))
 
 

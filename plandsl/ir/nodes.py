@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.ir.types import Mesh
+from plandsl.ir.types import Mesh, axes_of
 
 
 class Spread(NamedTuple):
@@ -24,12 +24,12 @@ class Spread(NamedTuple):
 
 
 def spread(mesh: Mesh, axis: str, per_node: int) -> Spread:
-    """The groups along ``axis`` on nodes of ``per_node`` ranks.
+    """The groups along ``axis``, or along neighbours ``a*b``, on nodes of ``per_node`` ranks.
 
     With n ranks at a distance of s: inside a node where it holds whole blocks of ``n s``, one rank a node where s is
     whole nodes, ``per_node / s`` a node where the block is whole nodes.
     """
-    n, s = mesh.size(axis), mesh.stride(axis)
+    n, s = _group(mesh, axis)
     if n == 1 or mesh.ranks <= per_node or per_node % (n * s) == 0:
         return Spread(n, 1, 0, 1)
     if s % per_node == 0:
@@ -41,9 +41,15 @@ def spread(mesh: Mesh, axis: str, per_node: int) -> Spread:
     return Spread(n, 1, 0, 1) if spans == 1 else Spread(1, n, 1, spans, False)
 
 
+def _group(mesh: Mesh, axis: str) -> tuple[int, int]:
+    """Ranks of a group, and the distance between them."""
+    axes = axes_of(axis)
+    return mesh.ways(axes), mesh.stride(axes[-1])
+
+
 def groups(mesh: Mesh, axis: str) -> Iterator[range]:
     """The ranks of each group along ``axis``."""
-    n, s = mesh.size(axis), mesh.stride(axis)
+    n, s = _group(mesh, axis)
     for block in range(0, mesh.ranks, n * s):
         for first in range(block, block + s):
             yield range(first, first + n * s, s)

@@ -22,6 +22,11 @@ def stem(name: str) -> str:
     return name.partition(":")[0]
 
 
+def axes_of(group: str) -> tuple[str, ...]:
+    """The mesh axes that a group of ranks runs along, major first: ``a*b`` is what neighbours a and b make together."""
+    return tuple(group.split("*"))
+
+
 class Dim(NamedTuple):
     """A named dimension and the mesh axes that split it, major first."""
 
