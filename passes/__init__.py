@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plandsl.ir.collectives import Reshard
+from plandsl.ir.compute import Map
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
@@ -12,6 +13,7 @@ from plandsl.passes.build import build
 from plandsl.passes.cut_stages import cut_stages
 from plandsl.passes.fuse import fuse
 from plandsl.passes.insert_collectives import insert_collectives
+from plandsl.passes.merge_sums import merge_sums
 from plandsl.passes.place_memory import place_memory
 from plandsl.passes.quantize import quantize
 from plandsl.passes.runner import Pass, checked
@@ -27,7 +29,8 @@ LINEAR = (*LAYOUTS, "combine")
 
 
 def _no_partial_sums(op: Op) -> bool:
-    return op.keyword in LINEAR or not any(x.type.pending for x in op.operands)
+    linear = op.keyword in LINEAR or (isinstance(op, Map) and op.adds)
+    return linear or not any(x.type.pending for x in op.operands)
 
 
 PIPELINE: tuple[Pass, ...] = (
@@ -39,6 +42,7 @@ PIPELINE: tuple[Pass, ...] = (
         "before fusion, which must see them",
         lambda op: not isinstance(op, Reshard),
     ),
+    Pass("merge-sums", merge_sums, "once collectives are there; before fusion, which sees additions as they are run"),
     Pass("quantize", quantize, "after collectives, whose payload is the activations' dtype"),
     Pass("fuse", fuse, "last rewrite of a region, so that it sees all there is to merge"),
     Pass("cut-stages", cut_stages, "regions are final, so stages only refer to them"),
@@ -47,7 +51,7 @@ PIPELINE: tuple[Pass, ...] = (
 )
 """The order, with a word on why each pass stands where it does."""
 
-_ALONE = {"insert-collectives", "quantize", "place-memory"}
+_ALONE = {"insert-collectives", "merge-sums", "quantize", "place-memory"}
 """Passes that need the program only."""
 
 

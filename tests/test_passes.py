@@ -30,7 +30,7 @@ from plandsl.spec import PlanSpec
 GOLDEN = Path(__file__).parent / "golden" / "passes"
 CASES = sorted(path.relative_to(GOLDEN) for path in GOLDEN.glob("*/*.ir"))
 DIVIDER = "----\n"
-ALONE = {"insert-collectives", "quantize", "place-memory"}  # passes that need no plan
+ALONE = {"insert-collectives", "merge-sums", "quantize", "place-memory"}  # passes that need no plan
 
 
 # ---- golden files: <pass>/<plan>.ir holds a program, a divider, and the program after

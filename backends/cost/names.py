@@ -73,6 +73,8 @@ def _name(op: Op, made: dict[str, str], place: str) -> str:
     if isinstance(op, Map) and op.fn != "add":
         return op.fn
     if isinstance(op, Map):
+        if op.xs[0].type.partial:
+            return "sum"
         return "residual" if op.xs[0].type.names == op.xs[1].type.names else "bias"
     if isinstance(op, TopK | Dispatch | Combine):
         return op.keyword
