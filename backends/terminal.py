@@ -314,4 +314,5 @@ def _conventions(plan: PlanSpec) -> str:
     resident = "all in-flight batches" if plan.kv_residency == "all_batches" else "one batch"
     step = f"steps of at most {plan.step_tokens} tokens" if plan.step_tokens else "activations left out"
     fused = "fused with" if plan.fuse_norms else "apart from"
-    return f"counts the KV cache of {resident}, {step}; residual additions {fused} norms"
+    beside = "; collectives run beside what does not wait for them" if plan.overlap == "collectives" else ""
+    return f"counts the KV cache of {resident}, {step}; residual additions {fused} norms{beside}"

@@ -39,8 +39,9 @@ from plandsl.units import NUMBER, REQUEST_RATE
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 SETTINGS = ("kv_residency", "step_tokens", "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
 LATER = ("prefill", "decode")
-PLAN = (*PARTS, *SETTINGS, "shift", "measured", *LATER)
-SEARCH = (*PARTS, *SETTINGS, "shift", *LATER)
+PACE = ("overlap",)
+PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "measured", *LATER)
+SEARCH = (*PARTS, *SETTINGS, *PACE, "shift", *LATER)
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
 TRAFFIC = ("rate", "trace", "speed")
@@ -142,13 +143,14 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     engine = _part(reader, "engine", "", engine_spec)
     clauses = requires(reader)
     settings = _settings(reader, sharding, engine or IDEAL)
+    pace = _pace(reader)
     measured = tables(reader)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
     _warn_too_long(reader, model, workload)
     return PlanSpec(
         record.name, model, node, sharding, workload, calibration, clauses, *settings, engine, measured, cluster,
-        shift, record.span, calibrations,
+        shift, *pace, record.span, calibrations,
     )  # fmt: skip
 
 
@@ -310,6 +312,11 @@ def _settings(
     )
 
 
+def _pace(reader: Reader) -> tuple[str]:
+    """What a plan may run side by side."""
+    return (reader.word("overlap", ("none", "collectives")) or "none",)
+
+
 # ---- search
 
 
@@ -333,6 +340,7 @@ def check_search(context: Context, record: Record) -> None:
     if engine := reader.declared("engine"):
         engine_spec(context, engine)
     _settings(reader, None, IDEAL)
+    _pace(reader)
     requires(reader)
     for placed in record.items():
         if isinstance(placed.item, s.Vary):

@@ -14,6 +14,7 @@ from plandsl.passes.cut_stages import cut_stages
 from plandsl.passes.fuse import fuse
 from plandsl.passes.insert_collectives import insert_collectives
 from plandsl.passes.merge_sums import merge_sums
+from plandsl.passes.overlap import overlap
 from plandsl.passes.place_memory import place_memory
 from plandsl.passes.quantize import quantize
 from plandsl.passes.runner import Pass, checked
@@ -45,6 +46,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("merge-sums", merge_sums, "once collectives are there; before fusion, which sees additions as they are run"),
     Pass("quantize", quantize, "after collectives, whose payload is the activations' dtype"),
     Pass("fuse", fuse, "last rewrite of a region, so that it sees all there is to merge"),
+    Pass("overlap", overlap, "on all ops there will be; memory is counted in the order that they run in"),
     Pass("cut-stages", cut_stages, "regions are final, so stages only refer to them"),
     Pass("place-memory", place_memory, "on final regions: liveness depends on fusion"),
     Pass("schedule", schedule, "last: it orders what is there"),

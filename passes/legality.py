@@ -7,7 +7,8 @@ from math import prod
 
 from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.compute import Gemm
-from plandsl.ir.program import Program
+from plandsl.ir.ops import COLLECTIVES
+from plandsl.ir.program import Program, Region
 from plandsl.ir.types import PADDED, REPLICATED, stem
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
@@ -36,6 +37,7 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
     """What only the compiled program shows: repeated sums, axes that split nothing, weights that are whole."""
     yield from _unsplit(plan, program)
     yield from _loads(program)
+    yield from _idle(plan, program)
     sizes = dict(plan.model.sizes)
     for region in program.regions:
         for op in region.ops:
@@ -46,6 +48,25 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
                 if ways > sizes[dim]:
                     why = f"{dim} = {sizes[dim]} over {ways} shards is replicated, and this sums over it"
                     yield Diagnostic("E307", why, op.span, hint=f"split {dim} at most {sizes[dim]} ways")
+
+
+def _idle(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
+    """Settings that change nothing here."""
+    if plan.overlap == "collectives" and not any(map(_beside, program.regions)):
+        why = "`overlap = collectives` changes nothing: all that follows a collective waits for it"
+        hint = "drop it; routed experts with shared ones beside them, dispatched by `ep`, have something to run"
+        yield Diagnostic("N314", why, plan.span, hint=hint)
+
+
+def _beside(region: Region) -> bool:
+    """Whether a kernel runs between a collective and the first that reads what it makes."""
+    for i, op in enumerate(region.ops):
+        if isinstance(op, COLLECTIVES):
+            later = region.ops[i + 1 :]
+            first = next((n for n, reader in enumerate(later) if op.out in reader.operands), 0)
+            if any(not isinstance(x, COLLECTIVES) for x in later[:first]):
+                return True
+    return False
 
 
 def _loads(program: Program) -> Iterator[Diagnostic]:

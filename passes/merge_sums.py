@@ -11,7 +11,7 @@ from plandsl.ir.collectives import AllReduce, ReduceScatter
 from plandsl.ir.compute import Map
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import Value
+from plandsl.ir.types import Mesh, Value
 from plandsl.passes.rewrite import Names, each_region, uses
 
 Completing = AllReduce | ReduceScatter
@@ -28,7 +28,7 @@ def merge_sums(program: Program) -> Program:
              %y.1 : bf16[batch, hidden] = all_reduce %y.2 {axis = "tensor"}
              %x1 : bf16[batch, hidden] = map %x, %y.1 {fn = "add"}
     """
-    return each_region(program, _merge)
+    return each_region(program, lambda region: _merge(region, program.mesh))
 
 
 class _Sum(NamedTuple):
@@ -39,19 +39,19 @@ class _Sum(NamedTuple):
     within: set[str]
 
 
-def _merge(region: Region) -> Region:
+def _merge(region: Region, mesh: Mesh) -> Region:
     """One group of one sum after the other: values that wait for several collectives meet before each of them."""
-    while (found := next(_alike(region), None)) is not None:
+    while (found := next(_alike(region, mesh), None)) is not None:
         region = _merged(region, *found)
     return region
 
 
-def _alike(region: Region) -> Iterator[tuple[_Sum, list[Completing]]]:
-    """Sums with several terms that the same collective completes, and those collectives."""
+def _alike(region: Region, mesh: Mesh) -> Iterator[tuple[_Sum, list[Completing]]]:
+    """Sums with several terms that the same collective completes, and those collectives: of more ranks than one."""
     adds = {op.out.name: op for op in region.ops if isinstance(op, Map) and op.adds}
     if not adds:
         return
-    made = {op.out.name: op for op in region.ops if isinstance(op, Completing)}
+    made = {op.out.name: op for op in region.ops if isinstance(op, Completing) and mesh.ways(op.axes) > 1}
     count = uses(region.ops)
     once = {name for name, n in count.items() if n == 1}.difference(v.name for v in region.results)
     last = adds.keys() - {x.name for op in adds.values() for x in op.xs if x.name in once}

@@ -178,6 +178,13 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("pp = 2, tp = 2, cut = balanced"),
         "nothing; `cut = [17, 15]` would fix another one.",
     ),
+    "N314": (
+        "a setting that changes nothing",
+        "The plan asks for communication and computation side by side where the program has nothing to run so: every "
+        "op waits for the collective before it, no GEMM stands beside a collective, or there is one stage only.",
+        _plan("tp = 8").replace("sharding", "overlap = collectives, sharding"),
+        "nothing, if that is meant; else drop the setting.",
+    ),
     "E390": (
         "an operation of the compiled program is illegal",
         "The compiler checks its own program after every pass. This finding means a bug in plandsl.",

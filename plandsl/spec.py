@@ -652,6 +652,7 @@ class PlanSpec:
     measured: tuple[TableSpec, ...] = ()
     cluster: ClusterSpec | None = None
     shift: ShiftSpec | None = None
+    overlap: str = "none"
     span: Span | None = field(default=None, eq=False)
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 

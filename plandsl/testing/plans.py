@@ -77,6 +77,7 @@ def plans(
         memory_fraction=draw(st.sampled_from((1.0, 0.9))),
         hop_tensors=draw(st.sampled_from((1, 2))),
         fuse_norms=draw(st.booleans()),
+        overlap=draw(st.sampled_from(("none", "collectives"))),
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
 
