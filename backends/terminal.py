@@ -315,4 +315,5 @@ def _conventions(plan: PlanSpec) -> str:
     step = f"steps of at most {plan.step_tokens} tokens" if plan.step_tokens else "activations left out"
     fused = "fused with" if plan.fuse_norms else "apart from"
     beside = "; collectives run beside what does not wait for them" if plan.overlap == "collectives" else ""
+    beside += f"; GEMMs beside a collective in {plan.chunks} chunks" if plan.chunks > 1 else ""
     return f"counts the KV cache of {resident}, {step}; residual additions {fused} norms{beside}"

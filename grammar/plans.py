@@ -19,6 +19,7 @@ from plandsl.grammar.requires import goal, requires
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.values import expect
+from plandsl.limits import MAX_CHUNKS
 from plandsl.spec import (
     CORE,
     IDEAL,
@@ -39,7 +40,7 @@ from plandsl.units import NUMBER, REQUEST_RATE
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 SETTINGS = ("kv_residency", "step_tokens", "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
 LATER = ("prefill", "decode")
-PACE = ("overlap",)
+PACE = ("overlap", "chunks")
 PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "measured", *LATER)
 SEARCH = (*PARTS, *SETTINGS, *PACE, "shift", *LATER)
 
@@ -312,9 +313,10 @@ def _settings(
     )
 
 
-def _pace(reader: Reader) -> tuple[str]:
+def _pace(reader: Reader) -> tuple[str, int]:
     """What a plan may run side by side."""
-    return (reader.word("overlap", ("none", "collectives")) or "none",)
+    beside = reader.word("overlap", ("none", "collectives")) or "none"
+    return beside, reader.whole("chunks", most=MAX_CHUNKS) or 1
 
 
 # ---- search

@@ -10,6 +10,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
 from plandsl.passes.build import build
+from plandsl.passes.chunk import chunk
 from plandsl.passes.cut_stages import cut_stages
 from plandsl.passes.fuse import fuse
 from plandsl.passes.insert_collectives import insert_collectives
@@ -22,10 +23,12 @@ from plandsl.passes.schedule import schedule
 from plandsl.passes.shard import shard
 from plandsl.spec import PlanSpec
 
+VIEWS = ("split", "join")
+
 LAYOUTS = ("reshard", "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "rescale", "slice")
 """Ops that only change a layout: sums are as good to move before they are complete as after."""
 
-LINEAR = (*LAYOUTS, "combine")
+LINEAR = (*LAYOUTS, *VIEWS, "combine")
 """Ops of which a sum may be made before or after."""
 
 
@@ -46,6 +49,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("merge-sums", merge_sums, "once collectives are there; before fusion, which sees additions as they are run"),
     Pass("quantize", quantize, "after collectives, whose payload is the activations' dtype"),
     Pass("fuse", fuse, "last rewrite of a region, so that it sees all there is to merge"),
+    Pass("chunk", chunk, "on fused GEMMs, which are what is launched"),
     Pass("overlap", overlap, "on all ops there will be; memory is counted in the order that they run in"),
     Pass("cut-stages", cut_stages, "regions are final, so stages only refer to them"),
     Pass("place-memory", place_memory, "on final regions: liveness depends on fusion"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import prod
 
 from plandsl.diagnostics import Diagnostic, Label
+from plandsl.ir.chunks import Split
 from plandsl.ir.compute import Gemm
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
@@ -56,6 +57,13 @@ def _idle(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
         why = "`overlap = collectives` changes nothing: all that follows a collective waits for it"
         hint = "drop it; routed experts with shared ones beside them, dispatched by `ep`, have something to run"
         yield Diagnostic("N314", why, plan.span, hint=hint)
+    if plan.chunks > 1 and not _chunked(program):
+        why = f"`chunks = {plan.chunks}` changes nothing: no GEMM makes what is summed, or reads what is gathered"
+        yield Diagnostic("N314", why, plan.span, hint="drop it; under `tp` each layer has two such GEMMs")
+
+
+def _chunked(program: Program) -> bool:
+    return any(isinstance(op, Split) for region in program.regions for op in region.ops)
 
 
 def _beside(region: Region) -> bool:

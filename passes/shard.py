@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from attrs import evolve
 
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
     AllReduce,
@@ -199,7 +200,7 @@ class Sharder:
                 return evolve(op, x=self._get(op.x, x.type.summed()))
             case Reshard() | AllReduce() | ReduceScatter() | AllGather() | AllToAll() | Slice() | Send() | Recv():
                 raise AssertionError(f"{op.keyword} before layouts are known")
-            case Rescale() | Ring():
+            case Rescale() | Ring() | Split() | Join():
                 raise AssertionError(f"{op.keyword} before layouts are known")
             case _:
                 assert_never(op)

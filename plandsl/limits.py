@@ -47,3 +47,6 @@ MAX_COUNT = 100_000
 
 MAX_PLANS = 200
 """Most plans of one file that are compiled in one run (E408)."""
+
+MAX_CHUNKS = 64
+"""Most chunks that a GEMM and its collective are cut into (E214)."""

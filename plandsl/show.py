@@ -77,6 +77,7 @@ def show_plan(plan: PlanSpec) -> str:
         f"fuse_norms = {_flag(plan.fuse_norms)}",
         f"algorithm = {plan.algorithm}",
         f"overlap = {plan.overlap}",
+        f"chunks = {plan.chunks}",
         *([] if plan.engine is None else [f"engine = {_name(plan.engine.name, 'engine')}"]),
         *([f"measured = {_paths(plan.measured)}"] if plan.measured else []),
         *(_requirement(r) for r in plan.requires),

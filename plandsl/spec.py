@@ -653,6 +653,7 @@ class PlanSpec:
     cluster: ClusterSpec | None = None
     shift: ShiftSpec | None = None
     overlap: str = "none"
+    chunks: int = 1
     span: Span | None = field(default=None, eq=False)
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from math import prod
 from typing import NamedTuple
 
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, where
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import Rescale, Ring, Slice
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
@@ -162,7 +164,8 @@ class MemoryModel:
         total: Number = 0.0
         for dims, size in load:
             rows = tokens if any(d.name in ("position", "context") for d in dims) else requests if dims else 1
-            total = total + size * ceil_div(rows, self.extents.ways(a for d in dims for a in d.axes))
+            parts = prod(d.chunk.of for d in dims if d.chunk)
+            total = total + size * ceil_div(rows, self.extents.ways(a for d in dims for a in d.axes) * parts)
         return total
 
     def _loads(self, program: Program, stage: int, *, live: bool) -> list[Load]:
@@ -171,6 +174,7 @@ class MemoryModel:
         for part in program.stages[stage]:
             region = program.region(part.region)
             values, same, stored = region.values(), self._same(region), {w.name for w in region.weights}
+            views = _views(region)
             stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
             # of what comes around a ring, one block is there, and the next one in the buffers
             rings = [op for op in region.ops if isinstance(op, Ring)]
@@ -179,7 +183,8 @@ class MemoryModel:
             buffers = (together.get(name, (name,)) for name in region.buffers if name not in same)
             sets = region.live if live else tuple(buffers)
             for names in sets:
-                distinct = dict.fromkeys(same.get(n, n) for n in names if same.get(n, n) not in stored)
+                there = (same.get(n, n) for n in (names if not live else dict.fromkeys(views.get(n, n) for n in names)))
+                distinct = dict.fromkeys(n for n in there if n not in stored)
                 loads[self._load([values[n].type for n in distinct])] = None
         found = list(loads)
         return [a for a in found if not any(b != a and _covers(b, a) for b in found)]
@@ -205,7 +210,7 @@ class MemoryModel:
             rows = tuple(d for d in t.dims if d.name in PADDED)
             fixed = self.extents.product(d for d in t.dims if d.name not in PADDED)
             per_row[rows] = per_row.get(rows, 0.0) + fixed * item_bytes(t.dtype)
-        return tuple(sorted(per_row.items()))
+        return tuple(sorted(per_row.items(), key=lambda row: [(d.name, d.axes, d.chunk or ()) for d in row[0]]))
 
     def kv_capacity(self, batch: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Tokens of KV cache that fit beside everything else, over all ranks that share requests."""
@@ -255,6 +260,12 @@ class MemoryModel:
             good = beside(middle) >= middle
             low, high = where(good, middle, low), where(good, high, middle - 1)
         return where(beside(high) >= high, high, low) * ways
+
+
+def _views(region: Region) -> dict[str, str]:
+    """Chunks that lie in a whole value: the one they are cut from, or the one they are written to."""
+    cut = {out.name: op.x.name for op in region.ops if isinstance(op, Split) for out in op.outs}
+    return cut | {x.name: op.out.name for op in region.ops if isinstance(op, Join) for x in op.xs}
 
 
 def _any(condition: Number) -> bool:

@@ -42,6 +42,8 @@ def kind(op: Op) -> str:
 def op_names(region: Region) -> list[str]:
     """A name for each op of ``region``, unique among ops of its kind; a collective is named for what it moves.
 
+    Chunks of one op share its name.
+
     Names of one region do not meet those of another: ``norm`` is the block's, ``head_norm`` the head's.
     """
     place = "" if region.name == "block" else region.name.removeprefix("block.") + "_"
@@ -49,10 +51,11 @@ def op_names(region: Region) -> list[str]:
     names: list[str] = []
     seen: dict[tuple[str, str], int] = {}
     for op in region.ops:
+        same = any(d.chunk and d.chunk.part for v in op.results[:1] for d in v.type.dims)
         name = _name(op, made, place)
         if not name.startswith(place.rstrip("_")) and not isinstance(op, Send | Recv):
             name = place + name
-        again = seen[kind(op), name] = seen.get((kind(op), name), 0) + 1
+        again = seen[kind(op), name] = seen.get((kind(op), name), 0) + (not same)
         names.append(name if again == 1 else f"{name}_{again}")
         made |= dict.fromkeys((v.name for v in op.results), names[-1])
     return names

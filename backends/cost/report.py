@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from attrs import evolve
@@ -331,6 +331,17 @@ def _positive(rest: float, time: float) -> float:
     return rest if rest > 1e-9 * time else 0.0
 
 
+def _together(lines: Iterable[OpTime]) -> Iterator[OpTime]:
+    """Chunks of one op share its name: they are counted together, as runs of the first, which is the fullest."""
+    found: dict[tuple[str, str], list[OpTime]] = {}
+    for line in lines:
+        found.setdefault((line.op, line.name), []).append(line)
+    for first, *others in found.values():
+        ran = [line for line in others if line.time_s > 0]
+        count, time = sum(line.count for line in ran), sum(line.time_s for line in ran)
+        yield evolve(first, count=first.count + count, time_s=first.time_s + time) if ran else first
+
+
 class PhaseLines:
     """One phase of one plan, for plain numbers."""
 
@@ -383,11 +394,11 @@ class PhaseLines:
         return self.times.through if self.model.schedule.program.phase == PREFILL else self.times.period
 
     def _ops(self, stage: int) -> list[OpTime]:
-        """Every op of a stage; blocks of one kind that a stage runs in two parts count together."""
+        """Every op of a stage, its chunks as one; blocks of one kind that a stage runs in two parts count together."""
         program = self.model.schedule.program
         lines: list[OpTime] = []
         for part in program.stages[stage]:
-            lines += self.lines(self.model.run(stage, part.region), part.repeats)
+            lines += _together(self.lines(self.model.run(stage, part.region), part.repeats))
         return lines
 
     def lines(self, run: str, count: int) -> list[OpTime]:

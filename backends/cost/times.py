@@ -173,8 +173,12 @@ class PhaseModel:
         n = rows.get(work.rows)
         if n is None:
             n = rows[work.rows] = extents.product(work.rows)
+        runs: Number = True
+        if any(d.chunk for d in work.rows):  # an empty chunk is not launched
+            runs, n = n > 0, maximum(n, 1)
         time = _modelled(work, n) if work.table is None else work.table.seconds(n, partial(_modelled, work, n))
-        return _completed(work, n, time) if isinstance(work, Exchange) else time
+        time = _completed(work, n, time) if isinstance(work, Exchange) else time
+        return time if runs is True else time * runs
 
     def _bound(self, fixed: dict[str, list[Number]], extents: Extents, context: Number) -> dict[str, list[Number]]:
         out = {}

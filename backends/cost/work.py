@@ -13,6 +13,7 @@ from plandsl.backends.cost.forms.collective import EXCHANGES
 from plandsl.backends.cost.forms.elementwise import FLAT
 from plandsl.backends.cost.forms.gemm import Tile, tiles
 from plandsl.backends.cost.links import COLLECTIVES, Algorithm, all_gather, choose, fabric, send
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
     AllReduce,
@@ -328,6 +329,9 @@ class Costing:
             case Send():
                 f = fabric(self.machine.link, self.machine.calibration.get("link", 1.0))
                 return self._exchange(op, "", 2, op.x.type, op.tensors, send(f))
+            case Split() | Join():  # views: nothing runs
+                _, rows = self._split(op.operands[0].type)
+                return Kernel(op, rows, 0.0, 0.0, 0.0, 1.0, self.machine.bandwidth, 0.0)
             case Recv():  # the sender is charged for the hop
                 return Exchange(op, "", 2, (), 0.0, [Algorithm("direct", 0.0, 0.0)], 0.0)
             case Reshard():

@@ -12,6 +12,7 @@ from plandsl.backends.reference import experts
 from plandsl.backends.reference.attention import attention, latent_attention, partial_attention, rope
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Range, Shards
 from plandsl.ir.base import BaseOp
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, LastToken, Map, Norm, Quantize, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.latent import LatentAttention
@@ -19,7 +20,9 @@ from plandsl.ir.types import TensorType, Value, stem
 
 Routing: TypeAlias = TopK | Dispatch | Combine
 Elementwise: TypeAlias = Norm | AddNorm | Rope | Map | Scale | Quantize
-Compute: TypeAlias = Embed | Elementwise | Gemm | GroupedGemm | Attention | LatentAttention | LastToken | Routing
+Compute: TypeAlias = (
+    Embed | Elementwise | Gemm | GroupedGemm | Attention | LatentAttention | LastToken | Routing | Split | Join
+)
 
 EPSILON = 1e-6
 
@@ -126,8 +129,27 @@ def compute(op: Compute, here: Local) -> tuple[Array, ...]:
             return (_latent_attention(op, here),)
         case LastToken():
             return (_last_token(op, here),)
+        case Split():
+            return tuple(_chunk(op, out, here) for out in op.outs)
+        case Join():
+            return (_joined(op, here),)
         case _:
             assert_never(op)
+
+
+def _chunk(op: Split, out: Value, here: Local) -> Array:
+    rows = here.place.rows(out.type.dim(op.dim), here.rank)
+    return np.take(here.array(op.x), rows, axis=op.x.type.names.index(op.dim))
+
+
+def _joined(op: Join, here: Local) -> Array:
+    """Every chunk at its place; a row that none has is no number."""
+    out = np.full(here.place.shape(op.out.type, here.rank), np.nan)
+    at = op.out.type.names.index(op.dim)
+    for x in op.xs:
+        rows = here.place.rows(x.type.dim(op.dim), here.rank)
+        out[(slice(None),) * at + (rows,)] = here.array(x)
+    return out
 
 
 def _embed(op: Embed, here: Local) -> Array:

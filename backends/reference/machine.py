@@ -14,6 +14,7 @@ from plandsl.backends.reference.collectives import communicate, turn
 from plandsl.backends.reference.compute import Local, compute
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards
 from plandsl.backends.reference.weights import Weights, global_sizes
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
     AllReduce,
@@ -202,6 +203,8 @@ class _Step:
             case CacheWrite():
                 return self._each(held, lambda here: self.cache.append(op, at, here))
             case Embed() | Norm() | AddNorm() | Gemm() | Rope() | Map() | Scale() | Quantize():
+                return self._each(held, lambda here: compute(op, here))
+            case Split() | Join():
                 return self._each(held, lambda here: compute(op, here))
             case Attention() | LatentAttention() | LastToken() | TopK() | Dispatch() | GroupedGemm() | Combine():
                 return self._each(held, lambda here: compute(op, here))

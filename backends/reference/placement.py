@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from plandsl.ir.types import Dim, Mesh, TensorType, Value, shard_range
+from plandsl.ir.types import Dim, Mesh, TensorType, Value, own_pieces, pieces, shard_range
 
 Array: TypeAlias = npt.NDArray[Any]
 Shards: TypeAlias = dict[int, Array]
@@ -48,6 +48,9 @@ class Placement:
         return found
 
     def _cut(self, dim: Dim, rank: int) -> Range:
+        if dim.chunk is not None:  # counted in rows of the chunk
+            before, own = own_pieces(dim, self.sizes[dim.name], self.mesh, self._coordinates[rank])
+            return before, before + sum(b - a for a, b in own)
         if dim.name == "context" and dim.axes and self.prompt < self.sizes["context"]:
             group = self.group(rank, dim.axes)
             ends = np.cumsum([0, *(len(self.kept(dim, r)) for r in group)])
@@ -83,7 +86,18 @@ class Placement:
 
     def whole(self, type_: TensorType) -> Ranges:
         """The ranges of all of a tensor."""
-        return _with_statistics(type_, tuple((0, self.sizes[d.name]) for d in type_.dims))
+        return _with_statistics(type_, tuple((0, self.extent(d)) for d in type_.dims))
+
+    def extent(self, dim: Dim) -> int:
+        """The size of a whole dimension, or of a whole chunk of it."""
+        size = self.sizes[dim.name]
+        return size if dim.chunk is None else sum(b - a for a, b in pieces(dim, size, self.mesh))
+
+    def rows(self, dim: Dim, rank: int) -> Array:
+        """Where the rows of a rank's part of a chunk stand in its part of the whole."""
+        start, _ = self.owned(Dim(dim.name, dim.axes), rank)
+        _, own = own_pieces(dim, self.sizes[dim.name], self.mesh, self._coordinates[rank])
+        return np.concatenate([np.arange(a - start, b - start) for a, b in own])
 
     def group(self, rank: int, axes: Iterable[str]) -> list[int]:
         """The ranks that differ from ``rank`` along ``axes`` only, in the order of their indices."""

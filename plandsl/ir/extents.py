@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from plandsl.ir.program import Program
-from plandsl.ir.types import Dim, Number, TensorType
+from plandsl.ir.types import Chunk, Dim, Number, TensorType
 from plandsl.spec import item_bytes
 
 
@@ -37,16 +37,23 @@ class Extents:
 
         Of ``experts:8``, the mean over tokens of those among a token's 8 that the fullest rank has.
         """
-        if not dim.axes:
+        if not dim.axes and dim.chunk is None:
             return self.sizes[dim.name]
         found = self._local.get(dim)
         if found is None:
             ways = self.ways(dim.axes)
-            if dim.name in self._experts:
+            if dim.chunk is not None:
+                found = self._local[dim] = self._chunk(dim, dim.chunk)
+            elif dim.name in self._experts:
                 found = self._local[dim] = _fullest(*self._experts[dim.name], ways)
             else:
                 found = self._local[dim] = -(-self.sizes[dim.name] // ways)
         return found
+
+    def _chunk(self, dim: Dim, chunk: Chunk) -> Number:
+        """Rows of a chunk of each block, times the blocks of a rank; 0 where those before it have them all."""
+        block = self.local(Dim(dim.name, chunk.over))
+        return -((chunk.part - block) // chunk.of) * self.ways(chunk.over[len(dim.axes) :])
 
     def product(self, dims: Iterable[Dim]) -> Number:
         """Product of local sizes."""

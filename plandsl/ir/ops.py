@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from plandsl.ir.base import BaseOp
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
     AllReduce,
@@ -60,6 +61,8 @@ Op: TypeAlias = (
     | Rescale
     | Ring
     | Slice
+    | Split
+    | Join
     | Send
     | Recv
 )
@@ -93,6 +96,8 @@ OPS: tuple[type[BaseOp], ...] = (
     Rescale,
     Ring,
     Slice,
+    Split,
+    Join,
     Send,
     Recv,
 )

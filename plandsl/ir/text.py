@@ -15,7 +15,7 @@ from attrs import fields
 from plandsl.ir.base import BaseOp
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, show_layers
-from plandsl.ir.types import Dim, Mesh, TensorType, Value
+from plandsl.ir.types import Chunk, Dim, Mesh, TensorType, Value
 from plandsl.spec import EVERY, Every
 
 _CLASSES = {op.keyword: op for op in OPS}
@@ -92,10 +92,17 @@ def read_type(text: str) -> TensorType:
     inner, _, partial = rest.partition("]")
     dims = []
     for part in filter(None, inner.split(", ")):
-        name, _, axes = part.partition("@")
-        dims.append(Dim(name, tuple(axes.split("*")) if axes else ()))
+        named, _, axes = part.partition("@")
+        name, _, chunk = named.partition(" ")
+        dims.append(Dim(name, tuple(axes.split("*")) if axes else (), _read_chunk(chunk) if chunk else None))
     marks = (frozenset(re.findall(rf"{mark}(\w+)", partial)) for mark in (r"\+", "~"))
     return TensorType(dtype, tuple(dims), *marks)
+
+
+def _read_chunk(text: str) -> Chunk:
+    numbers, _, over = text.partition("|")
+    part, _, of = numbers.partition("/")
+    return Chunk(int(part), int(of), tuple(over.split("*")) if over else ())
 
 
 def _typed(text: str) -> list[Value]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 from attrs import field, frozen
@@ -27,14 +28,32 @@ def axes_of(group: str) -> tuple[str, ...]:
     return tuple(group.split("*"))
 
 
+class Chunk(NamedTuple):
+    """The ``part``-th of ``of`` parts of each block that ``over`` cuts a dimension into; printed ``0/4|tensor``.
+
+    Parts differ by at most one row.
+    ``over`` begins with the axes that split the dimension: whoever gathers or scatters a chunk over the others moves
+    rows that lie together before and after.
+    """
+
+    part: int
+    of: int
+    over: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.part}/{self.of}" + (f"|{'*'.join(self.over)}" if self.over else "")
+
+
 class Dim(NamedTuple):
-    """A named dimension and the mesh axes that split it, major first."""
+    """A named dimension, the mesh axes that split it, major first, and which part of it this is, if not all."""
 
     name: str
     axes: tuple[str, ...] = ()
+    chunk: Chunk | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}@{'*'.join(self.axes)}" if self.axes else self.name
+        name = self.name if self.chunk is None else f"{self.name} {self.chunk}"
+        return f"{name}@{'*'.join(self.axes)}" if self.axes else name
 
 
 @frozen
@@ -84,7 +103,12 @@ class TensorType:
 
     def with_axes(self, name: str, axes: tuple[str, ...]) -> TensorType:
         """The same tensor with ``name`` split over ``axes`` instead."""
-        dims = tuple(Dim(name, axes) if d.name == name else d for d in self.dims)
+        dims = tuple(d._replace(axes=axes) if d.name == name else d for d in self.dims)
+        return TensorType(self.dtype, dims, self.partial, self.softmax)
+
+    def chunked(self, name: str, chunk: Chunk | None) -> TensorType:
+        """The same tensor with that part of ``name`` (None: all of it)."""
+        dims = tuple(d._replace(chunk=chunk) if d.name == name else d for d in self.dims)
         return TensorType(self.dtype, dims, self.partial, self.softmax)
 
     def whole(self) -> TensorType:
@@ -199,3 +223,27 @@ def shard_range(name: str, size: int, places: Iterable[tuple[int, int]]) -> tupl
         a, b = block_range(name, stop - start, index, shards)
         start, stop = start + a, start + b
     return start, stop
+
+
+def pieces(dim: Dim, size: int, mesh: Mesh) -> list[tuple[int, int]]:
+    """The global half-open ranges of a dimension of ``size`` that make a chunk, block by block of its ``over``."""
+    chunk = dim.chunk
+    assert chunk is not None, f"{dim} is no chunk"
+    out = []
+    for at in product(*(range(mesh.size(a)) for a in chunk.over)):
+        start, stop = shard_range(dim.name, size, zip(at, map(mesh.size, chunk.over), strict=True))
+        each, more = divmod(stop - start, chunk.of)
+        first = start + chunk.part * each + min(chunk.part, more)
+        out.append((first, first + each + (chunk.part < more)))
+    return out
+
+
+def own_pieces(dim: Dim, size: int, mesh: Mesh, at: Mapping[str, int]) -> tuple[int, list[tuple[int, int]]]:
+    """Rows of a chunk that come before those of the rank at ``at``, and the `pieces` that it holds."""
+    assert dim.chunk is not None, f"{dim} is no chunk"
+    every, index = pieces(dim, size, mesh), 0
+    for axis in dim.axes:
+        index = index * mesh.size(axis) + at.get(axis, 0)
+    each = mesh.ways(dim.chunk.over[len(dim.axes) :])
+    before = every[: index * each]
+    return sum(b - a for a, b in before), every[index * each : (index + 1) * each]

@@ -13,7 +13,18 @@ from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PHASES, Part, Program, Region, verify
 from plandsl.ir.text import read, show
-from plandsl.ir.types import PADDED, REPLICATED, Dim, Mesh, TensorType, Value, shard_range, stem
+from plandsl.ir.types import (
+    PADDED,
+    REPLICATED,
+    Dim,
+    Mesh,
+    TensorType,
+    Value,
+    own_pieces,
+    pieces,
+    shard_range,
+    stem,
+)
 from plandsl.passes import steps
 from plandsl.passes.fuse import fuse
 from plandsl.passes.runner import Pass
@@ -50,10 +61,12 @@ def shards_tile_each_tensor(plan: CompiledPlan) -> None:
         sizes = _sizes(program, plan)
         types = {v.type for region in program.regions for v in region.values().values()}
         for type_ in types:
-            _tiles(type_, program.mesh, sizes)
+            here = sizes | _chunks(type_, program, sizes)
+            if all(here.values()):  # of a chunk for which nothing is left, nobody holds anything
+                _tiles(type_, program.mesh, sizes, here)
 
 
-def _tiles(type_: TensorType, mesh: Mesh, sizes: Mapping[str, int]) -> None:
+def _tiles(type_: TensorType, mesh: Mesh, sizes: Mapping[str, int], here: Mapping[str, int]) -> None:
     held = Counter(
         tuple(_range(d, mesh, sizes, rank) for d in type_.dims) for rank in range(mesh.ranks)
     )  # block -> ranks that hold it
@@ -61,14 +74,17 @@ def _tiles(type_: TensorType, mesh: Mesh, sizes: Mapping[str, int]) -> None:
     assert len(set(held.values())) == 1, f"{type_}: some elements have more copies than others, {held}"
     for i, dim in enumerate(type_.dims):
         ranges = sorted({block[i] for block in held})
-        ends = [0, *(end for pair in ranges for end in pair), sizes[dim.name]]
+        ends = [0, *(end for pair in ranges for end in pair), here[dim.name]]
         assert all(a == b for a, b in zip(ends[::2], ends[1::2], strict=True)), f"{type_}: {dim} lies as {ranges}"
-    whole = prod(sizes[n] for n in type_.names)
+    whole = prod(here[n] for n in type_.names)
     assert sum(prod(b - a for a, b in block) for block in held) == whole, f"{type_}: {held}"
 
 
 def _range(dim: Dim, mesh: Mesh, sizes: Mapping[str, int], rank: int) -> tuple[int, int]:
     at = mesh.coordinates(rank)
+    if dim.chunk:
+        before, own = own_pieces(dim, sizes[dim.name], mesh, at)
+        return before, before + sum(b - a for a, b in own)
     return shard_range(dim.name, sizes[dim.name], [(at[a], mesh.size(a)) for a in dim.axes])
 
 
@@ -105,10 +121,13 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
                     if isinstance(op, Gemm):
                         rows = extents.product(getattr(work, "rows", ()))
                         done = getattr(work, "flops_per_row", 0.0) * rows * _stage_ranks(program)
-                        even = sum(_copies(op.x, w, program, sizes) * _flops(op.x, w, sizes) for w in op.weights)
+                        here = sizes | _chunks(op.x.type, program, sizes)
+                        if not all(here.values()):  # nothing is left for this chunk
+                            continue
+                        even = sum(_copies(op.x, w, program, here, extents) * _flops(op.x, w, here) for w in op.weights)
                         assert isclose(done, even, rel_tol=1e-12), f"{op.keyword} {op.x}: {done} of {even} FLOPs"
                         for w in op.weights:
-                            found[part.region, stored.get(w.name, w.name)] += part.repeats * _flops(op.x, w, sizes)
+                            found[part.region, stored.get(w.name, w.name)] += part.repeats * _flops(op.x, w, here)
         assert found == wanted, "stages do other work than the model"
 
 
@@ -138,7 +157,13 @@ def _flops(x: Value, w: Value, sizes: Mapping[str, int]) -> float:
     return 2.0 * prod(sizes[n] for n in {stem(n): n for n in (*w.type.names, *x.type.names)}.values())
 
 
-def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int]) -> float:
+def _chunks(type_: TensorType, program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The rows of the chunks that ``type_`` has, over all ranks."""
+    chunks = (d for d in type_.dims if d.chunk)
+    return {d.name: sum(b - a for a, b in pieces(d, sizes[d.name], program.mesh)) for d in chunks}
+
+
+def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int], extents: Extents) -> float:
     """How often a product is computed: by ranks that no dimension tells apart, and on padding."""
     times = float(_stage_ranks(program))
     imbalance = dict(program.imbalance)
@@ -151,7 +176,7 @@ def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int]) -> f
         if dim.name in REPLICATED and size < ways:
             ways = size
         times /= ways
-        times *= -(-size // ways) * ways / size if dim.name in PADDED else 1
+        times *= extents.local(dim) * ways / size if dim.name in PADDED else 1
     return times
 
 

@@ -78,6 +78,7 @@ def plans(
         hop_tensors=draw(st.sampled_from((1, 2))),
         fuse_norms=draw(st.booleans()),
         overlap=draw(st.sampled_from(("none", "collectives"))),
+        chunks=draw(st.sampled_from((1, 1, 2, 3))),
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
 

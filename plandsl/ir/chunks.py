@@ -1,0 +1,64 @@
+"""Cutting rows into chunks that follow one another, and putting them together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from attrs import frozen
+
+from plandsl.diagnostics import Diagnostic, Span
+from plandsl.ir.base import BaseOp, finding, span_field
+from plandsl.ir.types import Chunk, TensorType, Value, axes_of
+
+
+@frozen
+class Split(BaseOp):
+    """``x`` in chunks along ``dim``: the i-th has the i-th part of each block that ``over`` cuts it into (`Chunk`).
+
+    Chunks are views: nothing is moved.
+    """
+
+    keyword: ClassVar[str] = "split"
+    RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
+    outs: tuple[Value, ...]
+    x: Value
+    dim: str
+    over: str = ""
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """``dim`` of each is a chunk."""
+        over = axes_of(self.over) if self.over else ()
+        return tuple(self.x.type.chunked(self.dim, Chunk(i, len(self.outs), over)) for i in range(len(self.outs)))
+
+    def verify(self) -> Iterator[Diagnostic]:
+        have = self.x.type.on(self.dim)
+        if (axes_of(self.over) if self.over else ())[: len(have)] != have or self.x.type.dim(self.dim).chunk:
+            yield finding(f"split over '{self.over}', which does not begin as '{self.dim}' lies", self.span, str(have))
+
+
+@frozen
+class Join(BaseOp):
+    """All chunks of a value along ``dim``, each written to its place as it is made: nothing is moved."""
+
+    keyword: ClassVar[str] = "join"
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
+    out: Value
+    xs: tuple[Value, ...]
+    dim: str
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """The whole of ``dim``."""
+        return (self.xs[0].type.chunked(self.dim, None),)
+
+    def verify(self) -> Iterator[Diagnostic]:
+        first = self.xs[0].type
+        chunk = first.dim(self.dim).chunk
+        for i, x in enumerate(self.xs):
+            wanted = None if chunk is None else first.chunked(self.dim, Chunk(i, len(self.xs), chunk.over))
+            if x.type != wanted:
+                yield finding(f"join of '{x.name}' as chunk {i} of {len(self.xs)}", self.span, str(x.type))
