@@ -7,6 +7,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
     AllReduce,
@@ -53,6 +54,7 @@ IDS = value("ids", "int32[batch, position]")
 TABLE = value("w", "bf16[vocab@a, hidden]")
 X = value("x", "bf16[batch, position, hidden]")
 Y = value("y", "bf16[batch, position, hidden]")
+HALVES = tuple(value(f"x{i}", f"bf16[batch, position {i}/2|a, hidden]") for i in range(2))
 SUM = value("s", "bf16[batch, position, hidden]{+a}")
 GAIN = value("g", "bf16[hidden]")
 U = value("u", "bf16[batch, position, ffn@a]")
@@ -107,6 +109,8 @@ SOUND: tuple[Op, ...] = (
     AllToAll(value("e", "bf16[batch@b, position@a, hidden]"), value("f", "bf16[batch, position@a*b, hidden]"),
              "b", "position", "batch"),
     Slice(value("i", "bf16[batch, position@a, hidden]"), X, "a", "position"),
+    Split(HALVES, X, "position", "a"),
+    Join(X, HALVES, "position"),
     Send(X, 2),
     Recv(X, 2),
 )  # fmt: skip
