@@ -32,7 +32,7 @@ from plandsl.spec import (
     NodeSpec,
     PlanSpec,
 )
-from plandsl.units import show_time
+from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
     from plandsl.backends.cost import CostModel
@@ -111,9 +111,9 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     costs = StageCosts(CompiledPlan(evolve(spec, sharding=evolve(spec.sharding, cut=None)), ()).cost)
     layers = balance(model.layers, costs.stages, costs.seconds, costs.fits)
     even = tuple(b - a for a, b in split_layers(model.layers, costs.stages))
-    ours, theirs = show_time(costs.slowest(layers)), show_time(costs.slowest(even))
-    why = f"cut {', '.join(map(str, layers))}: slowest stage {ours} for a prefill and {output} decode steps"
-    why += f", {theirs} if even" if layers != even else ""
+    ours, theirs = costs.slowest(layers), costs.slowest(even)
+    why = f"cut {', '.join(map(str, layers))}: slowest stage {show_time(ours)} for a prefill and {output} decode steps"
+    why += f", {show_percent(1 - ours / theirs)} less than even" if ours < theirs else ""
     sharding = evolve(spec.sharding, cut=cut._replace(layers=layers))
     return evolve(spec, sharding=sharding), Diagnostic("N313", why, cut.span)
 

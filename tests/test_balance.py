@@ -218,3 +218,11 @@ def test_a_cut_that_fits_is_preferred() -> None:
 def test_many_layers_are_balanced_soon() -> None:
     found = balance(512, 16, lambda stage, a, b: (float(b - a) * (1 + stage % 3), float(b - a)))
     assert sum(found) == 512
+
+
+def test_a_layer_that_one_stage_cannot_take_is_left_to_another() -> None:
+    def costs(stage: int, start: int, stop: int) -> tuple[float, float]:
+        heavy = stage == 1 and start <= 2 < stop
+        return stop - start + 9.0 * heavy, 0.0
+
+    assert balance(4, 3, costs) == (1, 1, 2)  # a first stage of two would leave the heavy one to the second
