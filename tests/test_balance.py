@@ -221,8 +221,15 @@ def test_many_layers_are_balanced_soon() -> None:
 
 
 def test_a_layer_that_one_stage_cannot_take_is_left_to_another() -> None:
-    def costs(stage: int, start: int, stop: int) -> tuple[float, float]:
-        heavy = stage == 1 and start <= 2 < stop
-        return stop - start + 9.0 * heavy, 0.0
+    prefill = {(1, 2): 1.0}  # of a layer on a stage
+    decode = {(0, 0): 3.0, (0, 1): 21.0, (2, 2): 24.0}
 
-    assert balance(4, 3, costs) == (1, 1, 2)  # a first stage of two would leave the heavy one to the second
+    def costs(stage: int, start: int, stop: int) -> tuple[float, float]:
+        first, second = (sum(of.get((stage, n), 0.0) for n in range(start, stop)) for of in (prefill, decode))
+        return first, second
+
+    def fits(stage: int, start: int, stop: int) -> bool:
+        return stop - start <= (2, 1, 1, 2)[stage]
+
+    # filled one by one, the first stage takes two layers and leaves the second one that costs it something
+    assert balance(5, 4, costs, fits) == (1, 1, 1, 2)
