@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -74,20 +75,26 @@ def apart(node: NodeSpec, cluster: ClusterSpec | None) -> tuple[NodeSpec, Cluste
     nodes: dict[str, NodeSpec] = {}
     found = []
     for many, one in groups:
-        inside = tuple((count, _named(gpu, gpus)) for count, gpu in one.groups)
-        found.append((many, _named(evolve(one, gpu=inside[0][1], gpus=inside if one.gpus else ()), nodes)))
+        inside = tuple((count, _named(gpu, gpus, _gpu)) for count, gpu in one.groups)
+        found.append((many, _named(evolve(one, gpu=inside[0][1], gpus=inside if one.gpus else ()), nodes, _node)))
     first = found[0][1]
     if cluster is None:
         return first, None
     return first, evolve(cluster, node=first, nodes=tuple(found) if cluster.nodes else ())
 
 
-def _named(spec: T, taken: dict[str, T]) -> T:
+def _named(spec: T, taken: dict[str, T], renamed: Callable[[T, str], T]) -> T:
     """``spec`` under a name that nothing else among ``taken`` has."""
     n, named = 1, spec
     while taken.setdefault(named.name, named) != named:
         n += 1
-        named = evolve(spec, name=f"{spec.name}_{n}")
-        if isinstance(named, GpuSpec):
-            named = evolve(named, bases=(spec.name, *named.bases))
+        named = renamed(spec, f"{spec.name}_{n}")
     return named
+
+
+def _gpu(gpu: GpuSpec, name: str) -> GpuSpec:
+    return evolve(gpu, name=name, bases=(gpu.name, *gpu.bases))
+
+
+def _node(node: NodeSpec, name: str) -> NodeSpec:
+    return evolve(node, name=name)
