@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple, TypeAlias
 
 from plandsl.diagnostics import Label
@@ -20,7 +21,7 @@ STEP_DIMS = ("tokens", "batch")
 """The leading dimension of a value: of a block's, of the head's."""
 
 NORMS = ("rms_norm", "layer_norm")
-MAPS = ("silu", "gelu", "relu", "relu2", "tanh", "sigmoid")
+MAPS = ("silu", "gelu", "quick_gelu", "relu", "relu2", "tanh", "sigmoid", "clamp")
 PARTS = ("query", "latent")
 """What stands only inside `attention(...)`."""
 
@@ -28,9 +29,16 @@ FUNCTIONS = (*NORMS, *MAPS, "rope", "attention", *PARTS, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
+    "clamp": ("low", "high"),
     "attention": ("window", "causal"),
     "experts": ("top_k", "score", "normalize", "scale", "imbalance", "weights"),
 }
+
+
+MOST = 1e12
+"""Largest number that a tensor is clamped to, or multiplied by."""
+
+CLAMPED = "for example `clamp(x, low = -7, high = 7)`, or one of the two"
 
 
 class Typed(NamedTuple):
@@ -79,18 +87,35 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     """The term of a checked call."""
     name = call.func.text
     wanted = 3 if name == "attention" else 1
-    if len(args) != wanted:
+    if len(args) != wanted and not (name == "attention" and len(args) == 4):
         form = "attention(q, k, v)" if wanted == 3 else f"{name}(x)"
         message = f"`{name}` takes {wanted} tensor{'s' * (wanted > 1)}, found {len(args)}"
         raise Wrong("E213", message, call.span, hint=f"write `{form}`")
-    for arg, expr in zip(args, call.args, strict=True):
+    for arg, expr in zip(args[:wanted], call.args, strict=False):
         if isinstance(arg.term, Weight):
             hint = "it wants a computed value"
             raise Wrong("E213", f"`{name}` of a weight alone", expr.span, hint=hint)
     if name == "attention":
-        return _attention(call, args[0], args[1], args[2], scope)
-    options = _norm_options(call, args[0], scope) if name in NORMS else ()
+        return _attention(call, args, scope)
+    options = _norm_options(call, args[0], scope) if name in NORMS else _bounds(call, scope) if name == "clamp" else ()
     return Typed(Apply(name, (args[0].term,), options, call.span), args[0].dims)
+
+
+def _bounds(call: s.Call, scope: Scope) -> tuple[tuple[str, float], ...]:
+    """``low`` and ``high`` of a clamp, one of them at least."""
+    found: dict[str, float] = {}
+    for option in call.kwargs:
+        value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
+        bound = float(expect(value, NUMBER, Layer(option.name, option.value, scope.unit)).value)
+        found[option.name.text] = bound
+        if abs(bound) > MOST:
+            raise Wrong("E214", f"`{option.name.text}` is a number of ordinary size", option.value.span, hint=CLAMPED)
+    if not found:
+        raise Wrong("E207", "`clamp` has neither `low` nor `high`", call.span, hint=CLAMPED)
+    low, high = found.get("low", -inf), found.get("high", inf)
+    if low >= high:
+        raise Wrong("E214", f"`low = {low:g}` is not below `high = {high:g}`", call.span, hint=CLAMPED)
+    return tuple(found.items())
 
 
 def _norm_options(call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str, str], ...]:
@@ -117,15 +142,20 @@ def _dim_option(value: s.Expr, x: Typed, scope: Scope) -> str:
     return value.name
 
 
-def _attention(call: s.Call, q: Typed, k: Typed, v: Typed, scope: Scope) -> Typed:
+def _attention(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
+    q, k, v, *sinks = args
     labels = tuple(
         Label(expr.span, f"{name} is {shown(x.dims)}")
-        for name, expr, x in zip("qkv", call.args, (q, k, v), strict=True)
+        for name, expr, x in zip("qkv", call.args, (q, k, v), strict=False)
     )
     if reason := _attention_mistake(q.dims, k.dims, v.dims, scope.sizes):
         hint = "it wants q[tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim]"
         raise Wrong("E213", reason, call.func.span, labels=labels, hint=hint)
-    term = Apply("attention", (q.term, k.term, v.term), attention_options(call, scope), call.span)
+    for sink, expr in zip(sinks, call.args[3:], strict=True):
+        if not isinstance(sink.term, Weight) or sink.dims != q.dims[1:2]:
+            hint = f"write `w_sinks[{q.dims[1]}]`: a logit of each head that joins the sum below its softmax"
+            raise Wrong("E227", "the fourth argument of `attention` is a weight of its sinks", expr.span, hint=hint)
+    term = Apply("attention", tuple(x.term for x in args), attention_options(call, scope), call.span)
     return Typed(term, (*q.dims[:-1], v.dims[-1]))
 
 

@@ -43,6 +43,8 @@ class Family(NamedTuple):
     tied: bool = False
     feed: Feed | None = None
     latent: bool = False
+    sinks: bool = False
+    limited: bool = False  # gates and what they gate are clamped, to `swiglu_limit`
     defaults: dict[str, int] = {}  # noqa: RUF012  never changed
 
 
@@ -69,7 +71,7 @@ FAMILIES = (
     Family("DeepseekV3ForCausalLM", ("deepseek_v3", "kimi_k2"), feed=_DEEPSEEK, latent=True),
     Family(
         "GptOssForCausalLM", ("gpt_oss",), _BIAS, _BIAS, "always", biased=True,
-        window="even", states_head_dim=True, feed=_GPT_OSS,
+        window="even", states_head_dim=True, feed=_GPT_OSS, sinks=True, limited=True,
     ),
     Family(
         "Gemma2ForCausalLM", ("gemma2",), _BIAS, _BIAS, post_norm=True, window="even",

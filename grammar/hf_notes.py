@@ -6,7 +6,6 @@ import re
 
 from plandsl.grammar.hf_config import Config, joined
 from plandsl.grammar.hf_families import Family
-from plandsl.grammar.hf_shape import Shape
 
 _REFUSED = {
     "is_encoder_decoder": "an encoder and a decoder",
@@ -43,7 +42,7 @@ def refuse(config: Config) -> None:
             config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")
 
 
-def tell(config: Config, family: Family, shape: Shape) -> None:
+def tell(config: Config, family: Family) -> None:
     """Note what the text does not say of what the file does."""
     if config.get("num_nextn_predict_layers"):
         config.note("the layers that predict further tokens are left out", "num_nextn_predict_layers")
@@ -51,11 +50,6 @@ def tell(config: Config, family: Family, shape: Shape) -> None:
         config.note("only the language model is written: vision and audio are left out", "vision_config")
     if config.get("attn_logit_softcapping") is not None:
         config.note("the soft cap on attention scores is left out", "attn_logit_softcapping")
-    if family.architecture == "GptOssForCausalLM":
-        config.skip("swiglu_limit", "swiglu_alpha")
-        sinks = len(shape.layers) * shape.sizes["heads"]
-        what = f"the attention sinks ({sinks:,} parameters) and the clamp of the experts' gate"
-        config.note(f"{what} are left out", "architectures")
     if config.taken:
         words = ", ".join(f"{key} = {value:,}" for key, value in config.taken.items() if value)
         if words:

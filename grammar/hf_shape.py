@@ -17,10 +17,14 @@ ACTIVATIONS = {
     "gelu_new": "gelu",
     "gelu_fast": "gelu",
     "gelu_pytorch_tanh": "gelu",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "relu2": "relu2",
 }
 """What the language calls an activation."""
+
+QUICK = 1.702
+"""The slope of a `quick_gelu`: ``x sigmoid(1.702 x)``."""
 
 
 class Kind(NamedTuple):
@@ -57,6 +61,8 @@ class Shape(NamedTuple):
     tied: bool
     softcap: bool
     max_context: int
+    sinks: bool = False
+    limit: float = 0.0
 
 
 def shape_of(config: Config, family: Family) -> Shape:
@@ -83,6 +89,8 @@ def shape_of(config: Config, family: Family) -> Shape:
         tied=config.flag("tie_word_embeddings", family.tied),
         softcap=config.get("final_logit_softcapping") is not None,
         max_context=config.known("max_position_embeddings", {"max_position_embeddings": 0} | family.defaults),
+        sinks=family.sinks,
+        limit=_limit(config) if family.limited else 0.0,
     )
 
 
@@ -146,14 +154,25 @@ def _router(config: Config, feed: Feed, experts: int) -> Router:
 
 
 def _scale(config: Config) -> float:
-    scale = config.get("routed_scaling_factor")
-    if scale is None:
-        return 1.0
-    number = float(scale) if isinstance(scale, int | float) and abs(scale) < 1e7 else math.nan
-    if isinstance(scale, bool) or not 0 < number <= 1e6:
-        message = f'"routed_scaling_factor" must be a number above 0, and at most 1,000,000, found {shown(scale)}'
-        config.fail("E214", message, "routed_scaling_factor")
-        return 1.0
+    return _positive(config, "routed_scaling_factor", 1.0)
+
+
+def _limit(config: Config) -> float:
+    """What bounds a gate and what it gates; the slope of the gate itself is that of `quick_gelu`."""
+    if abs(_positive(config, "swiglu_alpha", QUICK) - QUICK) > 1e-6:
+        config.fail("E232", f'"swiglu_alpha": `hf` writes gates with a slope of {QUICK}', "swiglu_alpha")
+    return _positive(config, "swiglu_limit", 7.0)
+
+
+def _positive(config: Config, key: str, default: float) -> float:
+    """A number above zero; the default is that of the model's class."""
+    value = config.get(key)
+    if value is None:
+        return default
+    number = float(value) if isinstance(value, int | float) and abs(value) < 1e7 else math.nan
+    if isinstance(value, bool) or not 0 < number <= 1e6:
+        config.fail("E214", f'"{key}" must be a number above 0, and at most 1,000,000, found {shown(value)}', key)
+        return default
     return number
 
 

@@ -124,7 +124,9 @@ def _attention(shape: Shape, kind: Kind) -> Iterator[str]:
         yield f"q = rope({_projection(shape, 'q', 'heads', shape.qk_norm)})"
         yield f"k = rope({_projection(shape, 'k', 'kv_heads', shape.qk_norm)})"
         yield f"v = {_projection(shape, 'v', 'kv_heads', False)}"
-        yield f"a = attention(q, k, v{f', window = {shape.window}' if kind.slides else ''})"
+        words = ["q", "k", "v"] + ["w_sinks[heads]"] * shape.sinks
+        words += [f"window = {shape.window}"] if kind.slides else []
+        yield f"a = attention({', '.join(words)})"
         result = "a @ w_o[heads, head_dim, hidden]"
     result += " + b_o[hidden]" if shape.out_bias and not shape.latent else ""
     yield f"x = x + {f'rms_norm({result})' if shape.post_norm else result}"
@@ -168,27 +170,32 @@ def _router(router: Router, weights: str) -> str:
 def _feed(shape: Shape, kind: Kind, weights: str) -> Iterator[str]:
     yield "h = rms_norm(x)"
     if not kind.sparse or shape.router is None:
-        yield f"g = {_gate(shape, 'w_gate', 'w_up', 'ffn')}"
+        yield from _gate(shape, "w_gate", "w_up", "ffn")
         result = _down(shape, "w_down", "ffn")
         yield f"x = x + {f'rms_norm({result})' if shape.post_norm else result}"
         return
     yield f"y = experts({_router(shape.router, weights)}) {{"
-    yield f"  g = {_gate(shape, 'w_gate', 'w_up', 'expert_ffn')}"
+    yield from (f"  {line}" for line in _gate(shape, "w_gate", "w_up", "expert_ffn"))
     yield f"  {_down(shape, 'w_down', 'expert_ffn')}"
     yield "}"
     if shape.sizes.get("shared"):
         # `expert_ffn` and not a width of its own, so that a degree that splits the experts' splits it too
         width = "expert_ffn" if shape.sizes["shared"] == 1 else "shared, expert_ffn"
-        yield f"g = {_gate(shape, 'w_shared_gate', 'w_shared_up', width)}"
+        yield from _gate(shape, "w_shared_gate", "w_shared_up", width)
         yield f"y = y + {_down(shape, 'w_shared_down', width)}"
     yield "x = x + y"
 
 
-def _gate(shape: Shape, gate: str, up: str, width: str) -> str:
+def _gate(shape: Shape, gate: str, up: str, width: str) -> Iterator[str]:
     sides = [f"h @ {name}[hidden, {width}]" for name in (gate, up)]
     if shape.mlp_bias:
         sides = [f"{side} + {name.replace('w_', 'b_')}[{width}]" for side, name in zip(sides, (gate, up), strict=True)]
-    return f"{shape.activation}({sides[0]}) * ({sides[1]})"
+    if not shape.limit:
+        yield f"g = {shape.activation}({sides[0]}) * ({sides[1]})"
+        return
+    yield f"gate = clamp({sides[0]}, high = {shape.limit:g})"
+    yield f"up = clamp({sides[1]}, low = {-shape.limit:g}, high = {shape.limit:g})"
+    yield "g = quick_gelu(gate) * (up + 1)"
 
 
 def _down(shape: Shape, name: str, width: str) -> str:

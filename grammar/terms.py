@@ -7,15 +7,13 @@ from typing import NamedTuple
 
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
-from plandsl.grammar.functions import PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, shown
+from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, shown
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
 from plandsl.spec import Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
-SCALED = "a number multiplies a tensor, or divides it: `x * 0.5`, `x / 2`"
-MOST = 1e12
-"""Largest number that a tensor is multiplied by."""
+SCALED = "a number multiplies a tensor, divides it, or is added: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"
 
 _MAX_OPS = 4 * MAX_STATEMENTS  # operations in one block: statements may nest
 
@@ -284,7 +282,9 @@ class Terms:
 
 
 def _scaled(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
-    """A tensor times a number, or over one; or two numbers."""
+    """A tensor times a number, over one, or plus one; or two numbers."""
+    if expr.op in "+-" and isinstance(a, Typed) != isinstance(b, Typed) and (expr.op == "+" or isinstance(b, float)):
+        return _shifted(expr, a, b)
     if expr.op not in "*/" or (expr.op == "/" and not isinstance(b, float)):
         raise Wrong("E213", f"`{expr.op}` of a tensor and a number", expr.op_span, hint=SCALED)
     if isinstance(b, float):
@@ -298,6 +298,18 @@ def _scaled(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float
     if isinstance(x.term, Weight):
         raise Wrong("E213", "a weight times a number is another weight", expr.span, hint="leave the number out")
     return Typed(Apply("scale", (x.term,), (("by", by),), expr.span), x.dims)
+
+
+def _shifted(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed:
+    """``x + 1``, ``1 + x``, ``x - 1``."""
+    x, by = (a, b) if isinstance(a, Typed) else (b, a)
+    assert isinstance(x, Typed), "one side is a tensor"
+    assert isinstance(by, float), "and the other one a number"
+    if isinstance(x.term, Weight):
+        raise Wrong("E213", "a weight plus a number is another weight", expr.span, hint="leave the number out")
+    if not by or abs(by) > MOST or abs(by) < 1 / MOST:
+        raise Wrong("E214", "a number of ordinary size is added to a tensor", expr.span, hint=SCALED)
+    return Typed(Apply("plus", (x.term,), (("by", -by if expr.op == "-" else by),), expr.span), x.dims)
 
 
 def _elementwise(expr: s.Binary, a: Typed, b: Typed) -> Typed:

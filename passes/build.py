@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 
 from attrs import evolve
 
 from plandsl.ir.compute import Attention, CacheWrite, Embed, Gemm, LastToken, Map, Norm, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.limits import Limit, show_limits
 from plandsl.ir.ops import Op
 from plandsl.ir.program import PREFILL, Program, Region
 from plandsl.ir.types import Mesh, TensorType, Value, stem, tensor
@@ -26,6 +28,9 @@ MAPS = {
     "relu2": "relu2",
     "tanh": "tanh",
     "sigmoid": "sigmoid",
+    "quick_gelu": "quick_gelu",
+    "clamp": "clamp",
+    "plus": "plus",
 }
 
 
@@ -167,7 +172,7 @@ class _Builder:
         elif term.fn == "scale":
             self.ops.append(Scale(out, xs[0], float(term.option("by", 1.0)), span=term.span))
         else:
-            self.ops.append(Map(out, xs, MAPS[term.fn], span=term.span))
+            self.ops.append(Map(out, xs, MAPS[term.fn], _limits(term), span=term.span))
         return out
 
     def _out(self, name: str, type_: TensorType) -> Value:
@@ -238,7 +243,7 @@ class _Builder:
         self.caches += 1
         if len(term.args) == 2:
             return self._latent(term, name, cache)
-        q, k, v = (self._term(a, name) for a in term.args)
+        q, k, v, *sinks = (self._term(a, name) for a in term.args)
         kept = tuple(
             self._out(wish, tensor(self.model.kv_cache, ("batch", "context", *x.type.names[2:])))
             for wish, x in (("keys", k), ("values", v))
@@ -247,7 +252,8 @@ class _Builder:
         out = self._out(name, tensor(q.type.dtype, (*q.type.names[:-1], v.type.names[-1])))
         causal = bool(term.option("causal", self.model.causal))
         window = int(term.option("window", 0))
-        self.ops.append(Attention(out, q, kept[0], kept[1], causal, window, span=term.span))
+        sink = sinks[0] if sinks else None
+        self.ops.append(Attention(out, q, kept[0], kept[1], causal, window, sink, span=term.span))
         return out
 
     def _latent(self, term: Apply, name: str, cache: str) -> Value:
@@ -271,6 +277,12 @@ class _Builder:
             self._weight(a.name, a.dims, self.stored) if isinstance(a, Weight) else self._term(a, name)
             for a in term.args
         )
+
+
+def _limits(term: Apply) -> str | None:
+    """What `clamp(x, low = ..., high = ...)` and `x + 1` do; nothing elsewhere."""
+    options = {name: float(value) for name, value in term.options}
+    return show_limits([Limit(options.get("low", -inf), options.get("high", inf), options.get("by", 0.0))])
 
 
 def _experts(model: ModelSpec) -> Iterator[str]:

@@ -8,17 +8,20 @@ from attrs import evolve
 
 from plandsl.ir.compute import AddNorm, Gemm, Map, Norm, Rope
 from plandsl.ir.experts import TopK
+from plandsl.ir.limits import NONE, read_limits, show_limits
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 from plandsl.passes.rewrite import each_region, uses
 from plandsl.spec import PlanSpec
 
-GATED = {"silu": "silu_mul", "gelu": "gelu_mul"}
+GATED = {"silu": "silu_mul", "gelu": "gelu_mul", "quick_gelu": "quick_gelu_mul"}
+LIMITS = ("clamp", "plus")
+"""Functions that only limit their operand, which the kernel behind them can do as it reads it."""
 
 
 def fuse(program: Program, plan: PlanSpec) -> Program:
-    """GEMMs of one input into one (QKV; gate and up), both rotary embeddings, activation with its gate.
+    """GEMMs of one input into one (QKV; gate and up), both rotary embeddings, gates with clamps.
 
     With ``fuse_norms`` also a residual addition with the norm that follows it.
 
@@ -26,7 +29,7 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
              %k : bf16[...] = gemm %h, %w_k
     After:   %q, %k : bf16[...], bf16[...] = gemm %h, %w_q, %w_k
     """
-    steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_gemms, _ropes, _gates]
+    steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_gemms, _ropes, _clamps, _gates]
     if plan.fuse_norms:
         steps.append(_norms)
 
@@ -78,6 +81,27 @@ def _ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return (*out, waiting) if waiting is not None else tuple(out)
 
 
+def _clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """What only limits a value is done by the next function of its elements, if that alone reads it."""
+    if not any(isinstance(op, Map) and op.limits for op in ops):
+        return ops
+    count = uses(ops)
+    made: dict[str, Map] = {}
+    out: list[Op] = []
+    for op in ops:
+        if isinstance(op, Map):
+            inner = [made.get(x.name) for x in op.xs]
+            limits = zip(inner, read_limits(op.limits, len(op.xs)), strict=True)
+            text = show_limits(own if i is None else read_limits(i.limits, 1)[0].then(own) for i, own in limits)
+            xs = tuple(x if i is None else i.xs[0] for i, x in zip(inner, op.xs, strict=True))
+            op = evolve(op, xs=xs, limits=text)
+            if op.fn in LIMITS and count.get(op.out.name) == 1:
+                made[op.out.name] = op
+        out.append(op)
+    gone = {x.name for op in ops if isinstance(op, Map) for x in op.xs} & made.keys()
+    return tuple(op for op in out if not (isinstance(op, Map) and op.out.name in gone))
+
+
 def _gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     """``silu(g) * u`` in one pass over memory."""
     count = uses(ops)
@@ -86,13 +110,14 @@ def _gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     out: list[Op] = []
     for op in ops:
         if isinstance(op, Map) and op.fn == "mul" and len(op.xs) == 2:
-            a, b = op.xs
-            if a.name not in made and b.name in made and a.type == b.type:
+            a, b = zip(op.xs, read_limits(op.limits, 2), strict=True)
+            if a[0].name not in made and b[0].name in made and a[0].type == b[0].type:
                 a, b = b, a
-            if a.name in made:
-                inner = made[a.name]
-                gone.add(a.name)
-                op = evolve(op, xs=(inner.xs[0], b), fn=GATED[inner.fn])
+            if a[0].name in made and a[1] == NONE:
+                inner = made[a[0].name]
+                gone.add(a[0].name)
+                limits = show_limits((*read_limits(inner.limits, 1), b[1]))
+                op = evolve(op, xs=(inner.xs[0], b[0]), fn=GATED[inner.fn], limits=limits)
         out.append(op)
     return tuple(op for op in out if not (isinstance(op, Map) and op.out.name in gone))
 

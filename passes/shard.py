@@ -71,6 +71,7 @@ class Sharder:
         self.made: dict[tuple[str, TensorType], Value] = {}
         self.ops: list[Op] = []
         self.reader = {x.name: op for op in region.ops if isinstance(op, Attention) for x in (op.k, op.v)}
+        self.sinks = {op.sinks.name for op in region.ops if isinstance(op, Attention) and op.sinks is not None}
         self.latents = self._latents()
         self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _inside(op)}
         matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
@@ -98,7 +99,8 @@ class Sharder:
         return new
 
     def _weight(self, value: Value) -> TensorType:
-        return self.layout.weight(value.type, "experts" if value.name in self.inside else self.rules)
+        rules = "attention" if value.name in self.sinks else "experts" if value.name in self.inside else self.rules
+        return self.layout.weight(value.type, rules)
 
     def _beside(self, type_: TensorType) -> set[str]:
         """The axes on which experts do not lie whole: each rank of them needs the same tokens."""
@@ -192,7 +194,8 @@ class Sharder:
             case Attention():
                 q = self.lay(op.q, self._query_dims(op))
                 k, v = self._keys(op, q.type)
-                return evolve(op, q=q, k=k, v=v)
+                sinks = None if op.sinks is None else self.lay(op.sinks, q.type.dims[2:3])
+                return evolve(op, q=q, k=k, v=v, sinks=sinks)
             case LatentAttention():
                 raise AssertionError("latents lay it out")
             case LastToken():

@@ -172,6 +172,14 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "  network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }\n}\n",
         "take nodes of one size, as the hint says.",
     ),
+    "E227": (
+        "attention sinks that are none",
+        "A fourth argument of `attention` is a weight with one logit for each query head. It joins the sum below the "
+        "softmax of its head, as the score of a key without a value would.",
+        "model m = llama_3_1_8b with {\n  block x[tokens, hidden] {\n    q = x @ w_q[hidden, heads, head_dim]\n"
+        "    a = attention(q, q, q, w_sinks[kv_heads])\n    x = x + a @ w_o[heads, head_dim, hidden]\n  }\n}\n",
+        "write `w_sinks[heads]`, with the dimension of the queries' heads.",
+    ),
     "E290": (
         "not supported yet",
         "The language has it, and this version understands but does not compile it.",

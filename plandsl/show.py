@@ -159,6 +159,8 @@ def show_term(term: Term) -> str:
             return f" {_OPERATORS[term.fn]} ".join(_operand(a) for a in term.args)
         case Apply(fn="scale"):
             return f"{_operand(term.args[0])} * {_number(float(term.option('by', 1.0)))}"
+        case Apply(fn="plus"):
+            return f"{_operand(term.args[0])} + {_number(float(term.option('by', 0.0)))}"
         case Apply():
             options = (f"{name} = {_option(value)}" for name, value in term.options)
             call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
@@ -183,7 +185,7 @@ def _of_one(term: Term) -> Term:
 
 def _operand(term: Term) -> str:
     text = show_term(term)
-    return f"({text})" if isinstance(term, Apply) and term.fn in (*_OPERATORS, "scale") else text
+    return f"({text})" if isinstance(term, Apply) and term.fn in (*_OPERATORS, "scale", "plus") else text
 
 
 def _option(value: float | str) -> str:

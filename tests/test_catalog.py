@@ -69,8 +69,8 @@ PARAMETERS = {  # as published with each checkpoint
     "gemma_3_27b": 27_432_406_640 - 423_060_336,
     "deepseek_v3": 671_026_419_200,
     "deepseek_r1": 671_026_419_200,
-    "gpt_oss_20b": 20_914_757_184 - 24 * 64,  # without attention sinks
-    "gpt_oss_120b": 116_829_156_672 - 36 * 64,
+    "gpt_oss_20b": 20_914_757_184,
+    "gpt_oss_120b": 116_829_156_672,
 }
 
 ACTIVE = {  # billions, as published, and whether the embedding counts

@@ -12,7 +12,7 @@ from plandsl.backends.cost.forms.attention import Chip, visible_pairs
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
 from plandsl.backends.cost.times import attention_seconds
 from plandsl.backends.cost.work import Softmax
-from plandsl.backends.reference.attention import attention, latent_attention
+from plandsl.backends.reference.attention import Mask, attention, latent_attention
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_long_prefill
 from plandsl.diagnostics import PlanError
@@ -112,10 +112,10 @@ def test_absorbed_decode_is_unpacked_prefill(model: str) -> None:
 def test_two_parts_of_a_key_are_one_longer_key() -> None:
     draw = np.random.default_rng(3).standard_normal
     q, qr, k, kr, v = draw((2, 3, 4, 6)), draw((2, 3, 4, 2)), draw((2, 5, 4, 6)), draw((2, 5, 2)), draw((2, 5, 4, 7))
-    positions = np.arange(2, 5)
     every = np.broadcast_to(kr[:, :, None], (2, 5, 4, 2))
-    long = attention(np.concatenate([q, qr], -1), np.concatenate([k, every], -1), v, positions, causal=True, window=2)
-    found = latent_attention((q, qr), (k, kr), v, positions, 8**-0.5, causal=True, window=2)
+    mask = Mask(np.arange(2, 5), np.arange(5), window=2)
+    long = attention(np.concatenate([q, qr], -1), np.concatenate([k, every], -1), v, mask)
+    found = latent_attention((q, qr), (k, kr), v, mask, 8**-0.5)
     assert np.allclose(found, long, rtol=0, atol=1e-12)
 
 
@@ -123,7 +123,8 @@ def test_packed_keys_serve_every_head() -> None:
     draw = np.random.default_rng(4).standard_normal
     q, qr, c, kr = draw((2, 1, 4, 6)), draw((2, 1, 4, 2)), draw((2, 5, 6)), draw((2, 5, 2))
     own = np.broadcast_to(c[:, :, None], (2, 5, 4, 6))
-    one, many = (latent_attention((q, qr), (k, kr), k, np.array([4]), 0.3, causal=True, window=0) for k in (c, own))
+    mask = Mask(np.array([4]), np.arange(5))
+    one, many = (latent_attention((q, qr), (k, kr), k, mask, 0.3) for k in (c, own))
     assert np.allclose(one, many, rtol=0, atol=1e-12)
 
 

@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.reference.attention import attention, rope, visible
+from plandsl.backends.reference.attention import Mask, attention, rope
 from plandsl.backends.reference.collectives import communicate
 from plandsl.backends.reference.compute import FUNCTIONS
 from plandsl.backends.reference.machine import Machine
@@ -682,7 +682,7 @@ def test_attention_is_a_weighted_mean_of_what_is_visible() -> None:
     q, k, v = rng.standard_normal((2, 1, 3, 1, 4)), *rng.standard_normal((2, 1, 5, 1, 4))
     q = q[0]
     positions = np.array([2, 3, 4])
-    out = attention(q, k, v, positions, causal=True, window=2)
+    out = attention(q, k, v, Mask(positions, np.arange(5), window=2))
     for i, at in enumerate(positions):
         keys = [at - 1, at]
         scores = np.exp([q[0, i, 0] @ k[0, j, 0] / 2.0 for j in keys])
@@ -691,10 +691,10 @@ def test_attention_is_a_weighted_mean_of_what_is_visible() -> None:
 
 
 def test_what_a_query_sees() -> None:
-    at = np.array([2])
-    assert visible(at, 4, causal=True, window=0).tolist() == [[True, True, True, False]]
-    assert visible(at, 4, causal=True, window=2).tolist() == [[False, True, True, False]]
-    assert visible(at, 4, causal=False, window=0).tolist() == [[True] * 4]
+    at = Mask(np.array([2]), np.arange(4))
+    assert at.seen().tolist() == [[True, True, True, False]]
+    assert at._replace(window=2).seen().tolist() == [[False, True, True, False]]
+    assert at._replace(causal=False).seen().tolist() == [[True] * 4]
 
 
 def test_rope_sees_the_distance_alone() -> None:

@@ -158,6 +158,10 @@ class Exchange(NamedTuple):
 Work: TypeAlias = "Kernel | Softmax | Exchange | Experts"
 
 
+MEASURED_MAPS = {"add": "residual_add"} | dict.fromkeys(("silu_mul", "gelu_mul", "quick_gelu_mul"), "silu_and_mul")
+"""Functions of elements that were measured by another name, or as one that moves the same bytes."""
+
+
 def measured_as(op: Op) -> str:
     """The name under which kernels like ``op`` were measured."""
     match op:
@@ -172,7 +176,7 @@ def measured_as(op: Op) -> str:
         case Embed():
             return "embedding"
         case Map():
-            return {"silu_mul": "silu_and_mul", "gelu_mul": "silu_and_mul", "add": "residual_add"}.get(op.fn, op.fn)
+            return MEASURED_MAPS.get(op.fn, op.fn)
         case _:
             return "any"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from plandsl.backends.reference.placement import Array
@@ -23,72 +25,79 @@ def rope(x: Array, positions: Array, along: int) -> Array:
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def visible(positions: Array, context: int | Array, *, causal: bool, window: int) -> Array:
-    """Which of ``context`` keys, or of those at the positions ``context``, each query may see: ``[position, context]``.
+class Mask(NamedTuple):
+    """Which keys queries may see: both by their positions, ``[position]`` and ``[context]``.
 
     With a window, a query sees that many keys up to its own; where attention is not causal, as many after.
     """
-    keys = np.arange(context) if isinstance(context, int) else context
-    ahead = keys[None, :] - positions[:, None]
-    seen = ahead <= 0 if causal else np.ones_like(ahead, dtype=bool)
-    if window:
-        seen = seen & (ahead > -window) & (ahead < window)
-    return seen
+
+    queries: Array
+    keys: Array
+    causal: bool = True
+    window: int = 0
+
+    def seen(self) -> Array:
+        """``[position, context]``."""
+        ahead = self.keys[None, :] - self.queries[:, None]
+        seen = ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)
+        if self.window:
+            seen = seen & (ahead > -self.window) & (ahead < self.window)
+        return seen
 
 
-def attention(q: Array, k: Array, v: Array, positions: Array, *, causal: bool, window: int) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None) -> Array:
     """``softmax(q k^T / sqrt(head_dim)) v``, each query head with its own key and value head.
 
-    ``q: [batch, position, heads, head_dim]``, ``k, v: [batch, context, heads, head_dim]``; ``positions`` are
-    the global positions of the queries.
+    ``q: [batch, position, heads, head_dim]``, ``k, v: [batch, context, heads, head_dim]``; ``sinks: [heads]`` are
+    logits of keys whose values are zero.
     """
-    scores = np.einsum("bphd,bchd->bhpc", q, k) / np.sqrt(q.shape[-1])
-    seen = visible(positions, k.shape[1], causal=causal, window=window)
-    scores = np.where(seen, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    out: Array = np.einsum("bhpc,bchd->bphd", weights / weights.sum(axis=-1, keepdims=True), v)
-    return out
+    return _softmax(_scores(q, k), mask, v, sinks)[0]
 
 
-def partial_attention(
-    q: Array, k: Array, v: Array, positions: Array, keys: Array, *, causal: bool, window: int
-) -> Array:
-    """`attention` over some of the keys, those at the positions ``keys``: ``[batch, position, heads, head_dim + 1]``.
+def partial_attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None) -> Array:
+    """`attention` over some of the keys: ``[batch, position, heads, head_dim + 1]``.
 
     The last element of a row is the log-sum-exp of its scores; where no key is visible that is minus infinity, and the
     others are zero.
     """
-    scores = np.einsum("bphd,bchd->bhpc", q, k) / np.sqrt(q.shape[-1])
-    scores = np.where(visible(positions, keys, causal=causal, window=window), scores, -np.inf)
-    highest = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    weights = np.exp(scores - np.where(np.isfinite(highest), highest, 0.0))
-    total = weights.sum(axis=-1, keepdims=True)
-    mean = np.einsum("bhpc,bchd->bphd", weights / np.where(total > 0, total, 1.0), v)
-    with np.errstate(divide="ignore"):
-        statistic = (highest + np.log(total)).transpose(0, 2, 1, 3)
-    return np.concatenate([mean, statistic], axis=-1)
+    return np.concatenate(_softmax(_scores(q, k), mask, v, sinks), axis=-1)
 
 
 def latent_attention(
-    q: tuple[Array, Array],
-    k: tuple[Array, Array],
-    v: Array,
-    positions: Array,
-    scale: float,
-    *,
-    causal: bool,
-    window: int,
+    q: tuple[Array, Array], k: tuple[Array, Array], v: Array, mask: Mask, scale: float, *, partial: bool = False
 ) -> Array:
-    """``softmax((q k^T + q_rope k_rope^T) scale) v``.
+    """``softmax((q k^T + q_rope k_rope^T) scale) v``, or that over some of the keys as in `partial_attention`.
 
     ``q: [batch, position, heads, ...]`` twice, the second with positions; ``k: [batch, context, heads, ...]`` and
     ``[batch, context, ...]``. Keys and values without heads of their own serve all of them.
     """
     each = "bchd" if k[0].ndim == 4 else "bcd"
     scores = np.einsum(f"bphd,{each}->bhpc", q[0], k[0]) + np.einsum("bphd,bcd->bhpc", q[1], k[1])
-    seen = visible(positions, k[1].shape[1], causal=causal, window=window)
-    scores = np.where(seen, scores * scale, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    each = "bchd" if v.ndim == 4 else "bcd"
-    out: Array = np.einsum(f"bhpc,{each}->bphd", weights / weights.sum(axis=-1, keepdims=True), v)
+    mean, statistic = _softmax(scores * scale, mask, v)
+    return np.concatenate([mean, statistic], axis=-1) if partial else mean
+
+
+def _scores(q: Array, k: Array) -> Array:
+    out: Array = np.einsum("bphd,bchd->bhpc", q, k) / np.sqrt(q.shape[-1])
     return out
+
+
+def _softmax(scores: Array, mask: Mask, v: Array, sinks: Array | None = None) -> tuple[Array, Array]:
+    """The mean of ``v`` by ``scores`` ``[batch, heads, position, context]``, and the log-sum-exp of these.
+
+    Both are ``[batch, position, heads, ...]``, the second with one element.
+    """
+    scores = np.where(mask.seen(), scores, -np.inf)
+    highest = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    if sinks is not None:
+        highest = np.maximum(highest, sinks[:, None, None])
+    base = np.where(np.isfinite(highest), highest, 0.0)
+    weights = np.exp(scores - base)
+    total = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sinks[:, None, None] - base)
+    each = "bchd" if v.ndim == 4 else "bcd"
+    mean: Array = np.einsum(f"bhpc,{each}->bphd", weights / np.where(total > 0, total, 1.0), v)
+    with np.errstate(divide="ignore"):
+        statistic = (base + np.log(total)).transpose(0, 2, 1, 3)
+    return mean, statistic

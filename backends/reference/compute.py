@@ -9,13 +9,14 @@ import numpy as np
 from attrs import frozen
 
 from plandsl.backends.reference import experts
-from plandsl.backends.reference.attention import attention, latent_attention, partial_attention, rope
+from plandsl.backends.reference.attention import Mask, attention, latent_attention, partial_attention, rope
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Range, Shards
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, LastToken, Map, Norm, Quantize, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.limits import NONE, read_limits
 from plandsl.ir.types import TensorType, Value, stem
 
 Routing: TypeAlias = TopK | Dispatch | Combine
@@ -41,6 +42,10 @@ def _gelu(x: Array) -> Array:
     return out
 
 
+def _quick_gelu(x: Array) -> Array:
+    return x * _sigmoid(1.702 * x)
+
+
 FUNCTIONS: dict[str, Callable[..., Array]] = {
     "identity": lambda x: x,
     "add": lambda a, b: a + b,
@@ -53,11 +58,15 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "relu2": lambda x: np.maximum(x, 0.0) ** 2,
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
+    "quick_gelu": _quick_gelu,
+    "clamp": lambda x: x,
+    "plus": lambda x: x,
+    "quick_gelu_mul": lambda a, b: _quick_gelu(a) * b,
     "silu_mul": lambda a, b: _silu(a) * b,
     "gelu_mul": lambda a, b: _gelu(a) * b,
     "relu_mul": lambda a, b: np.maximum(a, 0.0) * b,
 }
-"""What a `Map` may apply, element by element."""
+"""What a `Map` may apply, element by element; limits come before."""
 
 
 @frozen
@@ -203,7 +212,8 @@ def _map(op: Map, here: Local) -> Array:
         raise Mismatch(f"no function is called '{op.fn}'")
     here.meet(op, *op.xs)
     names = op.xs[0].type.names
-    return FUNCTIONS[op.fn](*(_spread(x, names, here) for x in op.xs))
+    operands = zip((_spread(x, names, here) for x in op.xs), read_limits(op.limits, len(op.xs)), strict=True)
+    return FUNCTIONS[op.fn](*(x if to == NONE else np.clip(x, to.low, to.high) + to.plus for x, to in operands))
 
 
 def _routing(op: Routing, here: Local) -> Array:
@@ -233,10 +243,13 @@ def _attention(op: Attention, here: Local) -> Array:
     k, v = (here.array(x)[:, :, heads] for x in (op.k, op.v))
     begin, end = here.owned(op.q, queries[1].name)
     positions = np.arange(begin, end) + here.past
-    if op.out.type.softmax:
-        kept = here.place.kept(keys[1], here.rank)
-        return partial_attention(here.array(op.q), k, v, positions, kept, causal=op.causal, window=op.window)
-    return attention(here.array(op.q), k, v, positions, causal=op.causal, window=op.window)
+    mask = Mask(positions, here.place.kept(keys[1], here.rank), op.causal, op.window)
+    sinks = None if op.sinks is None else here.array(op.sinks)
+    if not op.out.type.softmax:
+        return attention(here.array(op.q), k, v, mask, sinks)
+    if here.place.index(keys[1].axes, here.rank):  # of ranks that share the keys the first has the sink: it counts once
+        sinks = None
+    return partial_attention(here.array(op.q), k, v, mask, sinks)
 
 
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
@@ -247,7 +260,8 @@ def _latent_attention(op: LatentAttention, here: Local) -> Array:
     begin, end = here.owned(op.q, "position")
     positions = np.arange(begin, end) + here.past
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
-    return latent_attention((q, q_rope), (k, k_rope), v, positions, scale, causal=op.causal, window=op.window)
+    mask = Mask(positions, here.place.kept(op.k_rope.type.dim("context"), here.rank), op.causal, op.window)
+    return latent_attention((q, q_rope), (k, k_rope), v, mask, scale)
 
 
 def _key_heads(op: Attention, here: Local) -> Array:

@@ -166,7 +166,11 @@ class Rope(BaseOp):
 
 @frozen
 class Map(BaseOp):
-    """Element by element: ``add mul silu gelu relu silu_mul ...``; later operands may lack dimensions."""
+    """Element by element: ``add mul silu gelu relu silu_mul ...``; later operands may lack dimensions.
+
+    ``limits`` are what is done to the operands first, as `plandsl.ir.limits` writes them; ``clamp`` and ``plus`` are
+    nothing more than that.
+    """
 
     keyword: ClassVar[str] = "map"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
@@ -174,6 +178,7 @@ class Map(BaseOp):
     out: Value
     xs: tuple[Value, ...]
     fn: str
+    limits: str | None = None
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
@@ -267,19 +272,21 @@ class CacheWrite(BaseOp):
 class Attention(BaseOp):
     """Softmax attention of ``q`` ``[batch, position, heads, head_dim]`` over cached keys and values.
 
-    ``k, v: [batch, context, kv_heads, head_dim]``; ``window`` 0 is the whole context. Over keys that axes of the mesh
-    share, each rank makes a softmax over its own (`TensorType`).
+    ``k, v: [batch, context, kv_heads, head_dim]``; ``window`` 0 is the whole context. ``sinks: [heads]`` are logits
+    that join the sum below each softmax of their head, as keys without a value would. Over keys that axes of the mesh
+    share, each rank makes a softmax over its own (`TensorType`); the sink is then one of the first rank's.
     """
 
     keyword: ClassVar[str] = "attention"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
-    OPERANDS: ClassVar[tuple[str, ...]] = ("q", "k", "v")
+    OPERANDS: ClassVar[tuple[str, ...]] = ("q", "k", "v", "sinks")
     out: Value
     q: Value
     k: Value
     v: Value
     causal: bool = True
     window: int = 0
+    sinks: Value | None = None
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
@@ -289,7 +296,7 @@ class Attention(BaseOp):
 
     def verify(self) -> Iterator[Diagnostic]:
         yield from BaseOp.verify(self)
-        q, k, v = (x.type for x in self.operands)
+        q, k, v = self.q.type, self.k.type, self.v.type
         if q.dims[-1].axes or k.dims[-1].axes or v.dims[-1].axes:
             yield finding("attention needs its last dimension whole", self.span, str(q))
         if q.axes & set(k.on("context")):
@@ -299,6 +306,8 @@ class Attention(BaseOp):
         shared = k.dims[2].axes
         if q.dims[2].axes[: len(shared)] != shared:
             yield finding("query and key heads are split differently", self.span, str(k))
+        if self.sinks is not None and self.sinks.type.dims != q.dims[2:3]:
+            yield finding("attention sinks of other heads than the queries", self.span, str(self.sinks.type))
 
 
 @frozen

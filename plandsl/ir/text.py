@@ -7,7 +7,7 @@ new op prints and reads on the day it is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from attrs import fields
@@ -40,8 +40,17 @@ def show_op(op: Op) -> str:
     types = ", ".join(str(v.type) for v in op.results)
     line = f"{outs} : {types} = " if op.results else ""
     line += f"{op.keyword} {', '.join(map(str, op.operands))}".rstrip()
-    attributes = [f"{name} = {_show_attribute(getattr(op, name))}" for name in _attributes(type(op))]
+    attributes = [f"{name} = {_show_attribute(value)}" for name, value in _said(op)]
     return line + (f" {{{', '.join(attributes)}}}" if attributes else "")
+
+
+def _said(op: Op) -> Iterator[tuple[str, object]]:
+    """The attributes of an op; one that it has not (None, or False by default) is left out, as an operand would be."""
+    defaults = {f.name: f.default for f in fields(_attrs(type(op)))}
+    for name in _attributes(type(op)):
+        value = getattr(op, name)
+        if value is not None and (value is not False or defaults[name] is not False):
+            yield name, value
 
 
 def _show_attribute(value: object) -> str:

@@ -10,7 +10,7 @@ from plandsl.spec import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, T
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
 LATENT = ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
-ACTIVATIONS = ("silu", "gelu", "relu", "relu2", "tanh", "sigmoid")
+ACTIVATIONS = ("silu", "gelu", "quick_gelu", "relu", "relu2", "tanh", "sigmoid")
 
 
 def _times(x: Term, name: str, *dims: str) -> Apply:
@@ -28,6 +28,15 @@ def _scaled(x: Term, by: float) -> Apply:
 def _capped(x: Term, cap: float) -> Apply:
     """A soft cap: no element is larger than ``cap``."""
     return _scaled(Apply("tanh", (_scaled(x, 1 / cap),)), cap)
+
+
+@composite
+def _limited(draw: DrawFn, x: Term) -> Term:
+    """``x``, at times clamped, and at times with a number added."""
+    bounds = draw(st.sampled_from(((), (), (("high", 0.5),), (("low", -0.25), ("high", 1.0)))))
+    more = draw(st.sampled_from((0.0, 0.0, 1.0, -0.5)))
+    limited = Apply("clamp", (x,), bounds) if bounds else x
+    return Apply("plus", (limited,), (("by", more),)) if more else limited
 
 
 @composite
@@ -78,8 +87,9 @@ def _mlps(draw: DrawFn) -> tuple[tuple[Statement, ...], Apply]:
     bias = draw(st.booleans())
     if bias:
         up = _plus(up, Weight("b_up", ("ffn",)))
+    up = draw(_limited(up))
     if draw(st.booleans()):
-        inner: Term = Apply("mul", (Apply(fn, (_times(H, "w_gate", "hidden", "ffn"),)), up))
+        inner: Term = Apply("mul", (Apply(fn, (draw(_limited(_times(H, "w_gate", "hidden", "ffn"))),)), up))
     else:
         inner = Apply(fn, (up,))
     down = _times(Var("g"), "w_down", "ffn", "hidden")
@@ -101,7 +111,7 @@ def _experts(draw: DrawFn, experts: int) -> tuple[tuple[Statement, ...], Term]:
     if draw(st.booleans()):
         up = _plus(up, Weight("e_bias", ("experts", "expert_ffn")))
         down = _plus(down, Weight("e_bias_down", ("experts", "hidden")))
-    inner: Term = Apply(draw(st.sampled_from(ACTIVATIONS)), (up,))
+    inner: Term = Apply(draw(st.sampled_from(ACTIVATIONS)), (draw(_limited(up)),))
     if draw(st.booleans()):
         inner = Apply("mul", (inner, _times(H, "e_gate", "experts", "hidden", "expert_ffn")))
     body = (Statement("g", inner), Statement("", down))
@@ -122,7 +132,8 @@ def _blocks(
     window = draw(st.sampled_from((0, 0, *windows)))
     options: tuple[tuple[str, int | bool], ...] = (("window", window),) if window else ()
     options += (("causal", False),) if draw(st.integers(0, 9)) == 0 else ()
-    attention = Apply("attention", (Var("q"), Var("k"), Var("v")), options)
+    sinks = (Weight("w_sinks", ("heads",)),) if draw(st.integers(0, 2)) == 0 else ()
+    attention = Apply("attention", (Var("q"), Var("k"), Var("v"), *sinks), options)
     before = draw(_queries_keys_values()) if not latent else ()
     if latent:
         before, attention = draw(_latents(options))
