@@ -14,7 +14,7 @@ from plandsl.ir.types import PADDED, REPLICATED, stem
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
-from plandsl.spec import Apply, AxisSpec, CutSpec, PlanSpec, RuleSpec, Term
+from plandsl.spec import AxisSpec, CutSpec, PlanSpec, RuleSpec
 
 FREE = PADDED | {"tokens", "layers"}
 
@@ -29,7 +29,6 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     yield from _divides(plan)
     yield from _stages(plan)
     yield from _shared_axes(plan)
-    yield from _context(plan)
     yield from _price(plan)
     yield from _peaks(plan)
 
@@ -298,27 +297,6 @@ def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
             if plan.kinds != (plan,):
                 hint = f"give each one: `gpu priced = {next(iter(free))} with {{ price = 2 USD/h }}`"
             yield Diagnostic("E309", why, r.span, hint=hint)
-
-
-def _context(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """A latent cache has no heads to merge a softmax over, and decode unpacks it after: not done yet."""
-    for rule in plan.sharding.rules:
-        if "context" in rule.dims and any(plan.sharding.axis(a) > 1 for a in rule.axes):
-            for block in plan.model.blocks:
-                if latent := next((t for s in block.statements for t in _latents(s.term)), None):
-                    why = "splitting the cache of latent attention by context is not supported yet"
-                    labels = (Label(latent.span, "its cache is this one"),) if latent.span else ()
-                    hint = "shard heads (`tp`) or batch instead"
-                    yield Diagnostic("E290", why, rule.span, hint=hint, labels=labels)
-                    break
-
-
-def _latents(term: Term) -> Iterator[Apply]:
-    if isinstance(term, Apply):
-        if term.fn == "latent":
-            yield term
-        for argument in term.args:
-            yield from _latents(argument)
 
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:

@@ -27,18 +27,24 @@ def schedule(program: Program, plan: PlanSpec) -> Schedule:
 def _slots(region: Region, mesh: Mesh) -> tuple[Slot, ...]:
     made: dict[str, int] = {}
     slots: list[Slot] = []
+    rings = region.in_blocks()
     for i, op in enumerate(region.ops):
         after = sorted({made[x.name] for x in op.operands if x.name in made})
         slot = Slot(i, LINK if isinstance(op, ON_LINKS) else COMPUTE, tuple(after))
-        for n in after:
-            if isinstance(ring := region.ops[n], Ring):
-                slot = _alongside(slot, slots[n], mesh.size(ring.axis))
+        ring = next((rings[x.name] for x in op.operands if x.name in rings), None)
+        if ring is not None:
+            turns = made[ring.outs[0].name]
+            passed = [n for n in after if n != turns and region.ops[n].results[0].name in rings]
+            slot = _alongside(slot, slots[turns], [slots[n] for n in passed])
+            if all(v.name not in rings for v in op.results):  # the last that a block passes
+                slot = slot._replace(along=turns, blocks=mesh.size(ring.axis))
         slots.append(slot)
         made |= {v.name: i for v in op.results}
     return tuple(slots)
 
 
-def _alongside(slot: Slot, ring: Slot, blocks: int) -> Slot:
-    """The first block is there before the ring turns, so that its reader waits for what the ring itself does."""
-    after = tuple(sorted({*slot.after, *ring.after} - {ring.op}))
-    return Slot(slot.op, slot.stream, after, ring.op, blocks)
+def _alongside(slot: Slot, ring: Slot, passed: list[Slot]) -> Slot:
+    """The first block is there before the ring turns, so that its readers wait for what the ring itself does."""
+    after = {*slot.after, *ring.after} - {ring.op}
+    before = {n for other in passed for n in (other.op, *other.before)}
+    return slot._replace(after=tuple(sorted(after)), before=tuple(sorted(before)))

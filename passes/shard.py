@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, assert_never
 
 from attrs import evolve
 
+from plandsl.diagnostics import Span
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
@@ -193,7 +194,9 @@ class Sharder:
                 return evolve(op, xs=tuple(self.lay(x, _renamed(dims, x.type.names)) for x in op.xs), outs=outs)
             case Attention():
                 q = self.lay(op.q, self._query_dims(op))
-                k, v = self._keys(op, q.type)
+                position = q.type.on("position")
+                staying = tuple(a for a in self.now[op.k.name].type.on("context") if a not in position)
+                k, v = self.meet((op.k, op.v), staying, position, op.span)
                 sinks = None if op.sinks is None else self.lay(op.sinks, q.type.dims[2:3])
                 return evolve(op, q=q, k=k, v=v, sinks=sinks)
             case LatentAttention():
@@ -270,24 +273,26 @@ class Sharder:
                 shared += (have,)
         return (batch, context, Dim(heads.name, shared), Dim(head_dim.name))
 
-    def _keys(self, op: Attention, q: TensorType) -> tuple[Value, Value]:
-        """Keys and values as queries meet them.
+    def meet(
+        self, xs: tuple[Value, ...], staying: tuple[str, ...], position: tuple[str, ...], span: Span | None
+    ) -> tuple[Value, ...]:
+        """Keys and values as queries meet them whose positions are split over the axes ``position``.
 
         Along an axis that splits queries and keys by position every key comes to each query, gathered or around a ring
         (of several such axes along the first; over the others they are gathered before). Along an axis on which
-        queries are whole keys stay, and the result is a softmax over some of them.
+        queries are whole keys stay (those in ``staying``), and the result is a softmax over some of them.
         """
-        axes = self.now[op.k.name].type.on("context")
-        staying = tuple(a for a in axes if a not in q.on("position"))
+        axes = self.now[xs[0].name].type.on("context")
         if staying == axes:
-            return self.now[op.k.name], self.now[op.v.name]
-        around = () if self.layout.gathers else next((a,) for a in axes if a not in staying)
-        met = [self.lay(x, self.now[x.name].type.with_axes("context", (*staying, *around)).dims) for x in (op.k, op.v)]
+            return tuple(self.now[x.name] for x in xs)
+        shared = () if self.layout.gathers else (a for a in axes if a not in staying and a in position)
+        around = tuple(islice(shared, 1))
+        met = [self.lay(x, self.now[x.name].type.with_axes("context", (*staying, *around)).dims) for x in xs]
         if around:
             outs = tuple(Value(self.names.fresh(x.name), x.type.with_axes("context", staying)) for x in met)
-            self.ops.append(Ring(outs, tuple(met), around[0], "context", span=op.span))
+            self.ops.append(Ring(outs, tuple(met), around[0], "context", span=span))
             met = list(outs)
-        return met[0], met[1]
+        return tuple(met)
 
 
 def _without(dims: tuple[Dim, ...], axes: frozenset[str]) -> tuple[Dim, ...]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
 from plandsl.backends.cost.times import play_slots
-from plandsl.backends.reference.attention import attention, partial_attention
+from plandsl.backends.reference.attention import Mask, attention, partial_attention
 from plandsl.backends.reference.collectives import communicate
 from plandsl.backends.reference.placement import Array, Placement
 from plandsl.backends.reference.shrink import shrink
@@ -143,37 +143,6 @@ def test_of_two_axes_that_split_queries_and_keys_the_first_is_the_ring() -> None
     assert {op.axis for op in ops(program, AllGather)} == {"b"}
 
 
-LATENT = """
-model l {
-  layers = 2, hidden = 64, heads = 4, nope_dim = 16, rope_dim = 8, v_dim = 16, kv_rank = 32, ffn = 64, vocab = 100
-  weights = bf16
-  embedding w_embed[vocab, hidden]
-  block x[tokens, hidden] {
-    h = rms_norm(x)
-    c = rms_norm(h @ w_dkv[hidden, kv_rank])
-    kr = rope(h @ w_kr[hidden, rope_dim])
-    qn = h @ w_qn[hidden, heads, nope_dim]
-    qr = rope(h @ w_qr[hidden, heads, rope_dim])
-    a = attention(query(qn, qr), latent(c, kr, w_uk[kv_rank, heads, nope_dim], w_uv[kv_rank, heads, v_dim]))
-    x = x + a @ w_o[heads, v_dim, hidden]
-  }
-  head rms_norm(x) @ w_head[hidden, vocab]
-}
-plan p { model = l, node = h100_8, sharding { cp = 2 }, workload { input = 90, output = 10 } }
-"""
-
-
-def test_a_latent_cache_is_not_split_by_context() -> None:
-    with pytest.raises(PlanError) as raised:
-        compile_text(LATENT)
-    (found,) = [d for d in raised.value.diagnostics if d.severity == "error"]
-    assert found.code == "E290"
-    assert "latent attention by context" in found.message
-    assert found.span is not None
-    assert found.labels
-    assert found.hint
-
-
 # ---- meaning
 
 
@@ -272,13 +241,13 @@ def test_partial_softmaxes_merge_to_the_whole(keys: int, ways: int, window: int,
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal((2, n, 2, 4)) * 5 for n in (keys, keys, keys))
     at = np.arange(keys)
-    whole = attention(q, k, v, at, causal=causal, window=window)
+    whole = attention(q, k, v, Mask(at, at, causal, window))
     place = Placement(Mesh((("c", ways),)), {"b": 2, "p": keys, "h": 2, "d": 4})
     made = read_type("bf16[b, p, h, d]{~c}")
     shards = {}
     for r in range(ways):
         mine = at[at % ways == r]  # any cut will do
-        shards[r] = partial_attention(q, k[:, mine], v[:, mine], at, mine, causal=causal, window=window)
+        shards[r] = partial_attention(q, k[:, mine], v[:, mine], Mask(at, mine, causal, window))
     x = Value("a", made)
     op = Rescale(x, x, "c")
     op = evolve(op, out=Value("s", op.infer()[0]))
@@ -296,8 +265,8 @@ def test_two_axes_merge_one_after_the_other() -> None:
     place = Placement(mesh, {"b": 1, "p": 1, "h": 1, "d": 2})
     rng = np.random.default_rng(1)
     q, k, v = (rng.standard_normal((1, n, 1, 2)) for n in (1, 8, 8))
-    shards = {r: partial_attention(q, k[:, r::4], v[:, r::4], np.array([7]), np.arange(8)[r::4], causal=True, window=0)
-              for r in range(4)}  # fmt: skip
+    mask = Mask(np.array([7]), np.arange(8))
+    shards = {r: partial_attention(q, k[:, r::4], v[:, r::4], mask._replace(keys=mask.keys[r::4])) for r in range(4)}
     x = Value("a", read_type("bf16[b, p, h, d]{~a, ~b}"))
     for order in ("ab", "ba"):
         value, held = x, shards
@@ -306,7 +275,7 @@ def test_two_axes_merge_one_after_the_other() -> None:
             out = Value(value.name, made.infer()[0])
             held = communicate(evolve(made, out=out), held, place)
             value = out
-        assert np.allclose(sum(held.values()), attention(q, k, v, np.array([7]), causal=True, window=0))
+        assert np.allclose(sum(held.values()), attention(q, k, v, mask))
 
 
 # ---- the words of the IR

@@ -212,7 +212,8 @@ def test_a_product_for_each_head_wants_operands_that_meet(w: str, message: str) 
     ("index", "type_", "message"),
     [
         (0, "bf16[batch@b, position, heads@a, kv_rank@c]", "last dimensions whole"),
-        (3, "bf16[batch@b, context@c, rope_dim]", "split by context"),
+        (3, "bf16[batch@b, context@a, rope_dim]", "on an axis of the queries"),
+        (3, "bf16[batch@b, context@c, rope_dim]", "lie differently"),
         (3, "bf16[batch, context, rope_dim]", "lie differently"),
         (2, "bf16[batch@b, context, heads, kv_rank]", "lie differently"),
     ],

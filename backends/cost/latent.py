@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip, Heads
 from plandsl.backends.cost.forms.mla import KEY, LATENT, LATENT_VALUE, VALUE, mla_decode_seconds, mla_prefill_seconds
+from plandsl.backends.cost.memory import sources
 from plandsl.backends.cost.work import Costing, Softmax
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.latent import LatentAttention
@@ -57,18 +58,23 @@ def latent_attention(op: LatentAttention, costing: Costing) -> Softmax:
     form = _form(op, costing) or costing.attention_form(op, shape)
     if form is None:
         rate = m.attention_rate(op.q.type.dtype, costing.program.phase)
-        return Softmax(op, position, batch, flops, per_row, per_key, rate, m.bandwidth, m.launch)
-    rate = form.chip.peak * min(1.0, form.constants["compute"])
-    fixed = form.constants["fixed"]
-    return Softmax(op, position, batch, flops, per_row, per_key, rate, m.gpu.bandwidth, fixed, form)
+        made = Softmax(op, position, batch, flops, per_row, per_key, rate, m.bandwidth, m.launch)
+    else:
+        rate, fixed = form.chip.peak * min(1.0, form.constants["compute"]), form.constants["fixed"]
+        made = Softmax(op, position, batch, flops, per_row, per_key, rate, m.gpu.bandwidth, fixed, form)
+    around = costing.rings.get(op.k_rope)
+    blocks = 1 if around is None else costing.extents.mesh[around]
+    return made._replace(context=op.k_rope.type.dim("context"), blocks=blocks)
 
 
 def writes_itself(op: CacheWrite, costing: Costing) -> bool:
     """Whether the seconds of attention are measured with those of filling the cache: in prefill they are."""
     if costing.program.phase != "prefill":
         return False
-    readers = (x for region in costing.program.regions for x in region.ops if isinstance(x, LatentAttention))
-    return any(x.k_rope == op.outs[-1] and _form(x, costing) is not None for x in readers)
+    region = next(r for r in costing.program.regions if op in r.ops)
+    source = sources(region)
+    readers = (x for x in region.ops if isinstance(x, LatentAttention))
+    return any(source.get(x.k_rope.name, x.k_rope.name) == op.outs[-1].name and _form(x, costing) for x in readers)
 
 
 def _form(op: LatentAttention, costing: Costing) -> LatentForm | None:

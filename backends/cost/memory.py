@@ -6,6 +6,8 @@ from collections.abc import Container, Sequence
 from math import prod
 from typing import NamedTuple
 
+from attrs import evolve
+
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import Rescale, Ring, Slice
@@ -63,6 +65,17 @@ def smallest(plan: PlanSpec, program: Program) -> list[GpuSpec]:
     return [min((kinds[k].node.gpu for k in stage), key=lambda gpu: gpu.memory) for stage in stage_kinds(plan, program)]
 
 
+def sources(region: Region) -> dict[str, str]:
+    """What is read of a cache by another name: it has travelled."""
+    source: dict[str, str] = {}
+    for op in region.ops:
+        if isinstance(op, Collective | Slice):
+            source[op.out.name] = source.get(op.x.name, op.x.name)
+        elif isinstance(op, Ring):
+            source |= {out.name: source.get(x.name, x.name) for out, x in zip(op.outs, op.xs, strict=True)}
+    return source
+
+
 class MemoryModel:
     """Memory of one plan's replica: weights and caches lie alike in both phases, activations are the larger's."""
 
@@ -98,9 +111,10 @@ class MemoryModel:
     def _caches(self, stage: int) -> list[Cache]:
         found = []
         for region, repeats in self._regions(stage):
-            source = self._sources(region)
+            source = sources(region)
             windows = {source.get(op.k.name, op.k.name): op.window for op in region.ops if isinstance(op, Attention)}
-            windows |= {op.k_rope.name: op.window for op in region.ops if isinstance(op, LatentAttention)}
+            latent = (op for op in region.ops if isinstance(op, LatentAttention))
+            windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window for op in latent}
             for op in region.ops:
                 if isinstance(op, CacheWrite):
                     size: Number = 0.0
@@ -111,16 +125,6 @@ class MemoryModel:
                     window = max(windows.get(out.name, 0) for out in op.outs)
                     found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
         return found
-
-    def _sources(self, region: Region) -> dict[str, str]:
-        """What is read of a cache by another name: it has travelled."""
-        source: dict[str, str] = {}
-        for op in region.ops:
-            if isinstance(op, Collective | Slice):
-                source[op.out.name] = source.get(op.x.name, op.x.name)
-            elif isinstance(op, Ring):
-                source |= {out.name: source.get(x.name, x.name) for out, x in zip(op.outs, op.xs, strict=True)}
-        return source
 
     def kv_per_request(self, stage: int, length: Number) -> Number:
         """Bytes of KV cache that one request of ``length`` tokens keeps on a GPU of ``stage``, in whole blocks."""
@@ -178,7 +182,9 @@ class MemoryModel:
             stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
             # of what comes around a ring, one block is there, and the next one in the buffers
             rings = [op for op in region.ops if isinstance(op, Ring)]
-            values |= {out.name: x for op in rings for out, x in zip(op.outs, op.xs, strict=True)}
+            for name, ring in region.in_blocks().items():
+                block = values[name].type.with_axes(ring.dim, ring.xs[0].type.on(ring.dim))
+                values[name] = evolve(values[name], type=block)
             together = {out.name: tuple(o.name for o in op.outs) for op in rings for out in op.outs}
             buffers = (together.get(name, (name,)) for name in region.buffers if name not in same)
             sets = region.live if live else tuple(buffers)

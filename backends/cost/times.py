@@ -68,7 +68,10 @@ def play_slots(slots: Sequence[Slot], seconds: Sequence[Number]) -> list[tuple[N
             start = maximum(start, times[other][1])
         end = start + seconds[slot.op]
         if slot.along is not None:
-            end = maximum(end, times[slot.along][1] + seconds[slot.op] / slot.blocks)
+            each = seconds[slot.op] / slot.blocks
+            for other in slot.before:
+                each = each + seconds[other] / slot.blocks
+            end = maximum(end, times[slot.along][1] + each)
         free[slot.stream] = end
         times.append((start, end))
     return times
@@ -321,7 +324,7 @@ def fitted_exchange(work: Exchange, form: ExchangeForm, payload: Number) -> tupl
 def _fitted_attention(work: Softmax, form: AttentionForm | LatentForm, extents: Extents, context: Number) -> Number:
     batch, position = extents.local(work.batch), extents.sizes[work.position.name]
     if not isinstance(form, AttentionForm):
-        whole = form.seconds(batch, position, context)
+        whole = form.seconds(batch, position, context if form.prefill else attended(work, extents, context))
     elif form.prefill:
         whole = prefill_seconds(
             form.constants, form.chip, form.heads, batch, position, context, work.op.causal, work.op.window

@@ -254,14 +254,15 @@ def _attention(op: Attention, here: Local) -> Array:
 
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
     here.meet(op, *op.operands)
-    if here.owned(op.k, "context") != (0, here.place.sizes["context"]):
+    partial = bool(op.out.type.softmax)
+    if not partial and here.owned(op.k, "context") != (0, here.place.sizes["context"]):
         raise Mismatch(f"latent attention: rank {here.rank} holds only some of the context of {op.k}")
     q, q_rope, k, k_rope, v = (here.array(x) for x in op.operands)
     begin, end = here.owned(op.q, "position")
     positions = np.arange(begin, end) + here.past
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
     mask = Mask(positions, here.place.kept(op.k_rope.type.dim("context"), here.rank), op.causal, op.window)
-    return latent_attention((q, q_rope), (k, k_rope), v, mask, scale)
+    return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial)
 
 
 def _key_heads(op: Attention, here: Local) -> Array:

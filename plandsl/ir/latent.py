@@ -39,7 +39,8 @@ class LatentAttention(BaseOp):
 
     ``q, q_rope: [batch, position, heads, ...]``; ``k_rope: [batch, context, rope_dim]`` serves all heads, and so do
     ``k`` and ``v`` ``[batch, context, ...]`` where they have no heads of their own (unpacked, they do). Scores are
-    divided by the root of the elements of an unpacked key, those of ``scaled`` and of ``k_rope`` together.
+    divided by the root of the elements of an unpacked key, those of ``scaled`` and of ``k_rope`` together. Over keys
+    that axes of the mesh share, each rank makes a softmax over its own, as in `Attention`.
     """
 
     keyword: ClassVar[str] = "latent_attention"
@@ -62,16 +63,18 @@ class LatentAttention(BaseOp):
         return self.q.type.names[2]
 
     def infer(self) -> tuple[TensorType, ...]:
-        """``q`` with the value's last dimension."""
-        return (TensorType(self.out.type.dtype, (*self.q.type.dims[:-1], self.v.type.dims[-1])),)
+        """``q`` with the value's last dimension; over the axes that share the context, a softmax over some keys."""
+        dims, softmax = (*self.q.type.dims[:-1], self.v.type.dims[-1]), frozenset(self.k_rope.type.on("context"))
+        return (TensorType(self.out.type.dtype, dims, softmax=softmax),)
 
     def verify(self) -> Iterator[Diagnostic]:
         yield from BaseOp.verify(self)
         q, *others = (x.type for x in self.operands)
         if any(x.dims[-1].axes for x in (q, *others)):
             yield finding("latent attention needs last dimensions whole", self.span, str(q))
-        if any(x.on("context") for x in others):
-            yield finding("attention over keys split by context", self.span, str(self.k.type))
+        keys = self.k_rope.type
+        if q.axes & set(keys.on("context")):
+            yield finding("attention over keys split by context on an axis of the queries", self.span, str(keys))
         for x in others:
-            if not sharded_alike(x, TensorType(q.dtype, q.dims[:-1])):
+            if not sharded_alike(x, TensorType(q.dtype, (*q.dims[:-1], keys.dim("context")))):
                 yield finding("latent attention of operands that lie differently", self.span, str(x))

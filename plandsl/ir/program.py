@@ -8,6 +8,7 @@ from typing import NamedTuple
 from attrs import field, frozen
 
 from plandsl.diagnostics import Diagnostic
+from plandsl.ir.collectives import Ring
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec import EVERY, Every
@@ -44,6 +45,15 @@ class Region:
         found = {v.name: v for v in (*self.args, *self.weights)}
         for op in self.ops:
             found |= {v.name: v for v in op.results}
+        return found
+
+    def in_blocks(self) -> dict[str, Ring]:
+        """Values that come block by block around a ring: its results, and what is made of them with its dimension."""
+        found: dict[str, Ring] = {}
+        for op in self.ops:
+            ring = op if isinstance(op, Ring) else next((found[x.name] for x in op.operands if x.name in found), None)
+            if ring is not None:
+                found |= {v.name: ring for v in op.results if ring.dim in v.type.names}
         return found
 
 

@@ -19,7 +19,7 @@ class Slot(NamedTuple):
     """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done.
 
     One that runs ``along`` another is fed by it: it works on ``blocks`` parts in turn, of which the first is there and
-    the last comes when that other slot ends.
+    the last comes when that other slot ends. Each part first passes the slots in ``before``.
     """
 
     op: int
@@ -27,6 +27,7 @@ class Slot(NamedTuple):
     after: tuple[int, ...]
     along: int | None = None
     blocks: int = 1
+    before: tuple[int, ...] = ()
 
 
 class Turn(NamedTuple):
