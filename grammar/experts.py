@@ -17,7 +17,9 @@ from plandsl.spec import BITS, Apply, Statement, Term, Var, Weight
 from plandsl.units import NUMBER
 
 FORM = "`y = experts(h, w_router[hidden, experts], top_k = 8) { ... }`"
-SCORES = ("softmax", "sigmoid")
+WORDS = {"score": ("softmax", "sigmoid"), "weigh": ("result", "input"), "weights": tuple(BITS)}
+"""Options that are one of some words."""
+
 MOST = 1e6
 """Largest `imbalance` or `scale`."""
 
@@ -85,8 +87,8 @@ def _options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | float | bool 
 
 def _option(option: s.Field, scope: Scope) -> int | float | bool | str:
     name = option.name.text
-    if name in ("score", "weights"):
-        return _word(option, SCORES if name == "score" else tuple(BITS), scope)
+    if name in WORDS:
+        return _word(option, WORDS[name], scope)
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
     layer = Layer(option.name, option.value, scope.unit)
     if name == "top_k":

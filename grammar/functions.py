@@ -30,8 +30,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "clamp": ("low", "high"),
-    "attention": ("window", "causal"),
-    "experts": ("top_k", "score", "normalize", "scale", "imbalance", "weights"),
+    "attention": ("window", "chunk", "causal"),
+    "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
 }
 
 
@@ -174,14 +174,18 @@ def _attention_mistake(q: Dims, k: Dims, v: Dims, sizes: dict[str, int]) -> str:
 
 def attention_options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | bool], ...]:
     """What a call of `attention` says by name."""
+    given = {option.name.text: option.value for option in call.kwargs}
+    if "window" in given and "chunk" in given:
+        hint = "a window slides with the query, a chunk starts anew: leave one of them out"
+        raise Wrong("E228", "`window` and `chunk` of one attention", given["chunk"].span, hint=hint)
     return tuple(_attention_option(option, scope) for option in call.kwargs)
 
 
 def _attention_option(option: s.Field, scope: Scope) -> tuple[str, int | bool]:
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
     layer = Layer(option.name, option.value, scope.unit)
-    if option.name.text == "window":
-        return "window", whole(value, layer, 1, MAX_DIMENSION)
+    if option.name.text in ("window", "chunk"):
+        return option.name.text, whole(value, layer, 1, MAX_DIMENSION)
     if isinstance(value, bool):
         return "causal", value
     expect(value, NUMBER, layer)

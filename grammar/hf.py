@@ -47,7 +47,7 @@ def _text(config: Config, source: str) -> str:
     if family is None:
         return ""
     storage = storage_of(config, family.feed is not None)
-    refuse(config)
+    refuse(config, family)
     shape = shape_of(config, family)
     tell(config, family)
     if config.errors:

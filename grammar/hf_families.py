@@ -23,6 +23,9 @@ class Feed(NamedTuple):
     bias: str = ""
     score: str = "softmax"
     normalized: bool = True  # what a file means that does not say it
+    weigh: str = ""  # what gates multiply, where that is not the result
+    shared: int = 0  # experts that all tokens go to, where no field says it
+    step: str = "decoder_sparse_step"  # the field that says how many layers a sparse one comes after
 
 
 class Family(NamedTuple):
@@ -36,7 +39,7 @@ class Family(NamedTuple):
     biased: bool = False  # what a file means that does not say it
     qk_norm: bool = False
     post_norm: bool = False
-    window: str = "never"  # which layers slide: never, all, late, even, all but each sixth
+    window: str = "never"  # which layers slide: never, all, late, even, all but each sixth; or have chunks
     asks_window: bool = False
     states_head_dim: bool = False
     activation: str = "silu"
@@ -58,11 +61,19 @@ _GEMMA_3 = {
 _GPT_OSS = Feed("num_local_experts", "intermediate_size", bias="logits")
 _DEEPSEEK = Feed("n_routed_experts", "moe_intermediate_size", "intermediate_size", "choice", "sigmoid")
 _QWEN_3 = Feed("num_experts", "moe_intermediate_size", "intermediate_size", normalized=False)
+_LLAMA_4 = Feed(
+    "num_local_experts", "intermediate_size", "intermediate_size_mlp", score="sigmoid", normalized=False,
+    weigh="input", shared=1, step="interleave_moe_layer_step",
+)  # fmt: skip
 _MIXTRAL = Feed("num_local_experts", "intermediate_size")
 _BIAS = "attention_bias"
 
 FAMILIES = (
     Family("LlamaForCausalLM", ("llama",), _BIAS, _BIAS, "mlp_bias"),
+    Family(
+        "Llama4ForCausalLM", ("llama4_text", "llama4"), _BIAS, _BIAS, window="chunked", states_head_dim=True,
+        feed=_LLAMA_4,
+    ),
     Family("MistralForCausalLM", ("mistral",), window="all", asks_window=True),
     Family("MixtralForCausalLM", ("mixtral",), window="all", feed=_MIXTRAL),
     Family("Qwen2ForCausalLM", ("qwen2",), "always", window="late"),
@@ -94,7 +105,6 @@ _LACKS = {
     "gpt_neox": "attention and MLP side by side",
     "mamba": "a state-space layer",
     "jamba": "a state-space layer",
-    "llama4": "attention in chunks",
     "qwen3_next": "linear attention",
     "deepseek_v32": "sparse attention",
 }

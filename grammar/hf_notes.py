@@ -6,12 +6,13 @@ import re
 
 from plandsl.grammar.hf_config import Config, joined
 from plandsl.grammar.hf_families import Family
+from plandsl.grammar.hf_shape import CHUNK
 
 _REFUSED = {
     "is_encoder_decoder": "an encoder and a decoder",
     "add_cross_attention": "cross-attention",
     "use_bidirectional_attention": "attention in both directions",
-    "attention_chunk_size": "attention in chunks",
+    CHUNK: "attention in chunks for this family",
     "pruned_heads": "layers of unlike heads",
 }
 """Fields that change the program in a way that `hf` cannot write."""
@@ -28,6 +29,7 @@ _IRRELEVANT = frozenset(
     rope_theta rope_scaling rope_parameters rope_local_base_freq rope_interleave partial_rotary_factor
     initial_context_length query_pre_attn_scalar cache_implementation pretraining_tp
     router_aux_loss_coef router_jitter_noise aux_loss_alpha seq_aux ep_size
+    attn_scale floor_scale no_rope_layer_interval for_llm_compressor
     n_group topk_group num_experts_per_tok experts_per_token
     """,
     )
@@ -35,10 +37,10 @@ _IRRELEVANT = frozenset(
 """Fields without a part in shapes or time: positions, training, generation, and groups of experts."""
 
 
-def refuse(config: Config) -> None:
+def refuse(config: Config, family: Family) -> None:
     """Take down the fields that ask for another program."""
     for key, what in _REFUSED.items():
-        if config.get(key):
+        if config.get(key) and not (key == CHUNK and family.window == "chunked"):
             config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")
 
 
@@ -48,6 +50,8 @@ def tell(config: Config, family: Family) -> None:
         config.note("the layers that predict further tokens are left out", "num_nextn_predict_layers")
     if config.get("vision_config") or config.get("audio_config"):
         config.note("only the language model is written: vision and audio are left out", "vision_config")
+    if config.get("attn_temperature_tuning"):
+        config.note("the temperature of attention over long contexts is left out", "attn_temperature_tuning")
     if config.get("attn_logit_softcapping") is not None:
         config.note("the soft cap on attention scores is left out", "attn_logit_softcapping")
     if config.taken:

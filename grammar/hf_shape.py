@@ -27,11 +27,15 @@ QUICK = 1.702
 """The slope of a `quick_gelu`: ``x sigmoid(1.702 x)``."""
 
 
+CHUNK = "attention_chunk_size"
+
+
 class Kind(NamedTuple):
-    """What sets a layer apart within its model."""
+    """What sets a layer apart within its model: whether it sees some keys only, has experts, turns queries and keys."""
 
     slides: bool = False
     sparse: bool = False
+    roped: bool = True
 
 
 class Router(NamedTuple):
@@ -42,6 +46,7 @@ class Router(NamedTuple):
     score: str
     normalize: bool
     scale: float
+    weigh: str
 
 
 class Shape(NamedTuple):
@@ -63,6 +68,8 @@ class Shape(NamedTuple):
     max_context: int
     sinks: bool = False
     limit: float = 0.0
+    reach: str = "window"  # what bounds the keys of layers that slide: a window or a chunk
+    turned_norm: bool = False  # queries and keys are normed without gains once they are turned
 
 
 def shape_of(config: Config, family: Family) -> Shape:
@@ -76,7 +83,7 @@ def shape_of(config: Config, family: Family) -> Shape:
     sparse = _sparse(config, family, count)
     return Shape(
         sizes=sizes,
-        layers=tuple(Kind(a, b) for a, b in zip(sliding, sparse, strict=True)),
+        layers=tuple(map(Kind, sliding, sparse, _roped(config, family, count))),
         window=window,
         router=_router(config, family.feed, sizes["experts"]) if family.feed else None,
         qkv_bias=_bias(config, family.qkv_bias, family.biased),
@@ -91,6 +98,8 @@ def shape_of(config: Config, family: Family) -> Shape:
         max_context=config.known("max_position_embeddings", {"max_position_embeddings": 0} | family.defaults),
         sinks=family.sinks,
         limit=_limit(config) if family.limited else 0.0,
+        reach="chunk" if family.window == "chunked" else "window",
+        turned_norm=family.window == "chunked" and config.flag("use_qk_norm", True),
     )
 
 
@@ -135,6 +144,8 @@ def _feed_sizes(config: Config, family: Family) -> dict[str, int]:
     if family.latent:
         given = "n_shared_experts" in config.values and config.get("n_shared_experts") is None
         sizes["shared"] = 0 if given else config.whole("n_shared_experts", least=0)
+    if feed.shared:
+        sizes["shared"] = feed.shared
     return sizes
 
 
@@ -150,7 +161,7 @@ def _router(config: Config, feed: Feed, experts: int) -> Router:
     if bias == "choice" and config.word("topk_method") not in (None, "noaux_tc"):
         bias = ""
     normalize = config.flag("norm_topk_prob", feed.normalized)
-    return Router(top_k, bias, score, normalize, _scale(config))
+    return Router(top_k, bias, score, normalize, _scale(config), feed.weigh)
 
 
 def _scale(config: Config) -> float:
@@ -192,19 +203,36 @@ def _sliding(config: Config, family: Family, count: int) -> tuple[list[bool], in
     """Whether each layer slides, and the window."""
     config.skip("max_window_layers")
     layers = [False] * count
-    if family.window == "never":
+    if family.window == "chunked":
+        layers = _roped(config, family, count)
+    elif family.window == "never":
         if config.flag("use_sliding_window"):
             config.fail("E232", '"use_sliding_window": `hf` writes this family without a window', "use_sliding_window")
     elif config.flag("use_sliding_window", family.window != "late"):
         layers = _by_rule(config, family, count)
-    if family.window != "never":
+    if family.window not in ("never", "chunked"):
         config.skip("sliding_window", "sliding_window_size", "sliding_window_pattern", "_sliding_window_pattern")
     kinds = config.items("layer_types", str)
     if kinds is not None:
-        layers = _by_name(config, kinds, count)
-    if not any(layers):
-        return layers, 0
-    return layers, config.whole("sliding_window")
+        layers = _by_name(config, kinds, count, "chunked" if family.window == "chunked" else "sliding")
+    key = CHUNK if family.window == "chunked" else "sliding_window"
+    if not any(layers) or (key == CHUNK and config.get(CHUNK) is None):
+        return [False] * count, 0
+    return layers, config.whole(key)
+
+
+def _roped(config: Config, family: Family, count: int) -> list[bool]:
+    """Whether queries and keys of each layer are turned: of Llama 4 those of three layers in four."""
+    if family.window != "chunked":
+        return [True] * count
+    turned = config.items("no_rope_layers", int)  # which holds 1 where they are
+    if not turned:
+        each = config.whole("no_rope_layer_interval", 4, MAX_LAYERS) or 1
+        return [(layer + 1) % each != 0 for layer in range(count)]
+    if len(turned) != count:
+        config.fail("E214", f'"no_rope_layers" names {len(turned)} layers, and there are {count}', "no_rope_layers")
+        return [True] * count
+    return [flag != 0 for flag in turned]
 
 
 def _by_rule(config: Config, family: Family, count: int) -> list[bool]:
@@ -227,15 +255,15 @@ def _by_rule(config: Config, family: Family, count: int) -> list[bool]:
     return [False] * count
 
 
-def _by_name(config: Config, kinds: list[str], count: int) -> list[bool]:
-    names = ("full_attention", "sliding_attention")
+def _by_name(config: Config, kinds: list[str], count: int, some: str) -> list[bool]:
+    names = ("full_attention", f"{some}_attention")
     wrong = next((kind for kind in kinds if kind not in names), None)
     if wrong is not None:
         config.fail("E232", f'"layer_types": `hf` cannot write {shown(wrong)}', "layer_types", near(wrong, names))
     elif len(kinds) != count:
         config.fail("E214", f'"layer_types" names {len(kinds)} layers, and there are {count}', "layer_types")
     else:
-        return [kind == "sliding_attention" for kind in kinds]
+        return [kind == names[1] for kind in kinds]
     return [False] * count
 
 
@@ -249,6 +277,9 @@ def _sparse(config: Config, family: Family, count: int) -> list[bool]:
         return [layer >= first and layer % each == 0 for layer in range(count)]
     if not family.feed.dense:
         return [True] * count
-    each = config.whole("decoder_sparse_step", 1) or 1
+    if (sparse := config.items("moe_layers", int)) is not None:
+        config.skip(family.feed.step)
+        return [layer in sparse for layer in range(count)]
+    each = config.whole(family.feed.step, 1) or 1
     dense = set(config.items("mlp_only_layers", int) or ())
     return [layer not in dense and (layer + 1) % each == 0 for layer in range(count)]

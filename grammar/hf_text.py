@@ -23,7 +23,7 @@ def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: 
     if len(ranges) > MAX_BLOCKS:
         return ""
     body = ["  embedding w_embed[vocab, hidden]"]
-    for label, (kind, layers) in zip(_labels(ranges), ranges, strict=True):
+    for label, (kind, layers) in zip(_labels(ranges, shape.reach), ranges, strict=True):
         words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
         body.append(f"  {' '.join(filter(None, words))}")
         body += [f"    {line}" for line in (*_attention(shape, kind), *_feed(shape, kind, storage.experts))]
@@ -90,13 +90,14 @@ def _runs(kinds: Sequence[Kind], start: int, end: int) -> list[tuple[Kind, str]]
     return found
 
 
-def _labels(ranges: list[tuple[Kind, str]]) -> list[str]:
+def _labels(ranges: list[tuple[Kind, str]], reach: str) -> list[str]:
     """A name for each block, from what differs among them."""
     kinds = {kind for kind, _ in ranges}
     sliding, sparse = len({kind.slides for kind in kinds}) > 1, len({kind.sparse for kind in kinds}) > 1
+    some = "chunked" if reach == "chunk" else "sliding"
     names = []
     for kind, _ in ranges:
-        words = ["sliding" if kind.slides else "full"] if sliding else []
+        words = [some if kind.slides else "full"] if sliding else []
         words += ["sparse" if kind.sparse else "dense"] if sparse else []
         names.append("_".join(words))
     many, seen = Counter(names), Counter[str]()
@@ -121,11 +122,14 @@ def _attention(shape: Shape, kind: Kind) -> Iterator[str]:
         yield from _latent(shape)
         result = "a @ w_o[heads, v_dim, hidden]"
     else:
-        yield f"q = rope({_projection(shape, 'q', 'heads', shape.qk_norm)})"
-        yield f"k = rope({_projection(shape, 'k', 'kv_heads', shape.qk_norm)})"
+        for letter, heads in (("q", "heads"), ("k", "kv_heads")):
+            text = _projection(shape, letter, heads, shape.qk_norm)
+            turned = f"rope({text})" if kind.roped else text
+            normed = shape.turned_norm and kind.roped
+            yield f"{letter} = {f'rms_norm({turned}, over = head_dim, gain = none)' if normed else turned}"
         yield f"v = {_projection(shape, 'v', 'kv_heads', False)}"
         words = ["q", "k", "v"] + ["w_sinks[heads]"] * shape.sinks
-        words += [f"window = {shape.window}"] if kind.slides else []
+        words += [f"{shape.reach} = {shape.window}"] if kind.slides else []
         yield f"a = attention({', '.join(words)})"
         result = "a @ w_o[heads, head_dim, hidden]"
     result += " + b_o[hidden]" if shape.out_bias and not shape.latent else ""
@@ -163,6 +167,7 @@ def _router(router: Router, weights: str) -> str:
     words += [f"score = {router.score}"] if router.score != "softmax" else []
     words += ["normalize = false"] if not router.normalize else []
     words += [f"scale = {router.scale:g}"] if router.scale != 1 else []
+    words += [f"weigh = {router.weigh}"] if router.weigh else []
     words += [f"weights = {weights}"] if weights else []
     return ", ".join(words)
 

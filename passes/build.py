@@ -208,10 +208,11 @@ class _Builder:
         inside = self._out(
             x.name, tensor(x.type.dtype, (*gates.type.names, *x.type.names[len(gates.type.names) - 1 :]))
         )
-        self.ops.append(Dispatch(inside, x, gates, span=term.span))
+        early = term.option("weigh", "result") == "input"
+        self.ops.append(Dispatch(inside, x, gates, early, span=term.span))
         y = self._body(term, inside, name)
         out = self._out(name, tensor(y.type.dtype, (n for n in y.type.names if n != place)))
-        self.ops.append(Combine(out, y, gates, span=term.span))
+        self.ops.append(Combine(out, y, gates, early, span=term.span))
         return out
 
     def _body(self, term: Apply, inside: Value, name: str) -> Value:
@@ -253,7 +254,7 @@ class _Builder:
         causal = bool(term.option("causal", self.model.causal))
         window = int(term.option("window", 0))
         sink = sinks[0] if sinks else None
-        self.ops.append(Attention(out, q, kept[0], kept[1], causal, window, sink, span=term.span))
+        self.ops.append(Attention(out, q, kept[0], kept[1], causal, window, sink, _chunk(term), span=term.span))
         return out
 
     def _latent(self, term: Apply, name: str, cache: str) -> Value:
@@ -263,7 +264,7 @@ class _Builder:
         (qn, qr), (c, kr, w_uk, w_uv) = (self._group(a, name) for a in term.args)
         causal = bool(term.option("causal", self.model.causal))
         window = int(term.option("window", 0))
-        of = Latent((qn, qr), (c, kr), (w_uk, w_uv), cache, causal, window, term.span)
+        of = Latent((qn, qr), (c, kr), (w_uk, w_uv), cache, causal, window, _chunk(term), term.span)
         ops = latent_attention(of, name, self.phase, self.model.kv_cache, self.compute, self.names)
         self.ops += ops
         return ops[-1].results[0]
@@ -283,6 +284,11 @@ def _limits(term: Apply) -> str | None:
     """What `clamp(x, low = ..., high = ...)` and `x + 1` do; nothing elsewhere."""
     options = {name: float(value) for name, value in term.options}
     return show_limits([Limit(options.get("low", -inf), options.get("high", inf), options.get("by", 0.0))])
+
+
+def _chunk(term: Apply) -> int | None:
+    """Positions of a chunk whose queries see one another's keys only."""
+    return int(term.option("chunk", 0)) or None
 
 
 def _experts(model: ModelSpec) -> Iterator[str]:

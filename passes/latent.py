@@ -27,6 +27,7 @@ class Latent(NamedTuple):
     cache: str
     causal: bool
     window: int
+    chunk: int | None
     span: Span | None
 
 
@@ -52,13 +53,13 @@ def latent_attention(x: Latent, name: str, phase: str, stored: str, compute: str
         values = made("values", "batch", "context", heads, w_uv.type.names[-1])
         ops += [Gemm((out,), c, (w,), compute, span=x.span) for out, w in ((keys, w_uk), (values, w_uv))]
         out = made(name, *kept, w_uv.type.names[-1])
-        ops.append(LatentAttention(out, q, q_rope, keys, kr, values, nope, x.causal, x.window, span=x.span))
+        ops.append(LatentAttention(out, q, q_rope, keys, kr, values, nope, x.causal, x.window, x.chunk, span=x.span))
         return ops
     absorbed, mean = made("absorbed", *kept, rank), made("mean", *kept, rank)
     out = made(name, *kept, w_uv.type.names[-1])
     return [
         *ops,
         HeadGemm((absorbed,), q, (w_uk,), compute, over=heads, span=x.span),
-        LatentAttention(mean, absorbed, q_rope, c, kr, c, nope, x.causal, x.window, span=x.span),
+        LatentAttention(mean, absorbed, q_rope, c, kr, c, nope, x.causal, x.window, x.chunk, span=x.span),
         HeadGemm((out,), mean, (w_uv,), compute, over=heads, span=x.span),
     ]

@@ -7,7 +7,8 @@ from math import prod
 
 from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.chunks import Split
-from plandsl.ir.compute import Gemm
+from plandsl.ir.compute import Attention, Gemm
+from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import PADDED, REPLICATED, stem
@@ -38,6 +39,7 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
     yield from _unsplit(plan, program)
     yield from _loads(program)
     yield from _idle(plan, program)
+    yield from _chunks(program)
     sizes = dict(plan.model.sizes)
     for region in program.regions:
         for op in region.ops:
@@ -87,6 +89,15 @@ def _loads(program: Program) -> Iterator[Diagnostic]:
             why = f"{ways} ranks share `{stem(name)}`, and are taken to get {fullest}"
             hint = "`imbalance = 1.2` in `experts(...)` is the load of the fullest rank over the mean"
             yield Diagnostic("N305", why, span, hint=hint)
+
+
+def _chunks(program: Program) -> Iterator[Diagnostic]:
+    """What the KV cache is taken to hold where attention has chunks."""
+    ops = (op for region in program.regions for op in region.ops if isinstance(op, Attention | LatentAttention))
+    for op in {op.chunk: op for op in ops if op.chunk is not None}.values():
+        why = f"the KV cache of attention in chunks is taken to hold {op.chunk} tokens of a request at most (assumed)"
+        hint = "an engine that keeps chunks that are over needs more: leave `chunk` out to see how much"
+        yield Diagnostic("N323", why, op.span, hint=hint)
 
 
 def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:

@@ -133,6 +133,13 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("ep = 8").replace("llama_3_1_8b", "mixtral_8x7b"),
         "nothing, or `imbalance = 1.2` if the fullest rank is known to get that many times the mean.",
     ),
+    "N323": (
+        "what the cache holds of chunks",
+        "With `chunk = n` no query sees keys of a chunk that is over, so that an engine may give their memory back, as "
+        "vLLM does for chunked local attention in its hybrid KV cache. Estimates take it to do so.",
+        _plan("tp = 8").replace("llama_3_1_8b", "llama_4_scout"),
+        "nothing, or leave `chunk` out to see what a cache of all keys takes.",
+    ),
     "E310": (
         "an axis placed in a node leaves it",
         "`place AXES in node` makes the axes the innermost of the mesh and asks that no group of ranks along them "

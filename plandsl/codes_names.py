@@ -180,6 +180,14 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "    a = attention(q, q, q, w_sinks[kv_heads])\n    x = x + a @ w_o[heads, head_dim, hidden]\n  }\n}\n",
         "write `w_sinks[heads]`, with the dimension of the queries' heads.",
     ),
+    "E228": (
+        "a window and a chunk of one attention",
+        "With `window = n` a query sees the n keys up to its own. With `chunk = n` positions are cut into chunks of n, "
+        "and a query sees the keys of its own chunk.",
+        "model m = llama_3_1_8b with {\n  block x[tokens, hidden] {\n    q = x @ w_q[hidden, heads, head_dim]\n"
+        "    a = attention(q, q, q, window = 64, chunk = 64)\n    x = x + a @ w_o[heads, head_dim, hidden]\n  }\n}\n",
+        "leave one of the two out.",
+    ),
     "E290": (
         "not supported yet",
         "The language has it, and this version understands but does not compile it.",

@@ -69,6 +69,8 @@ PARAMETERS = {  # as published with each checkpoint
     "gemma_3_27b": 27_432_406_640 - 423_060_336,
     "deepseek_v3": 671_026_419_200,
     "deepseek_r1": 671_026_419_200,
+    "llama_4_scout": 107_769_861_120,  # by the shapes of the config; with the vision encoder 109B are published
+    "llama_4_maverick": 400_711_848_960,
     "gpt_oss_20b": 20_914_757_184,
     "gpt_oss_120b": 116_829_156_672,
 }
@@ -78,6 +80,8 @@ ACTIVE = {  # billions, as published, and whether the embedding counts
     "mixtral_8x22b": (39, True),
     "qwen3_30b_a3b": (3.3, True),
     "qwen3_235b_a22b": (22, True),
+    "llama_4_scout": (17, True),
+    "llama_4_maverick": (17, True),
     "gpt_oss_20b": (3.61, False),
     "gpt_oss_120b": (5.13, False),
 }

@@ -50,6 +50,8 @@ PARAMETERS = {  # of the checkpoints, as published; those of gpt-oss have 64 sin
     "qwen3_235b_a22b": 235_093_634_560,
     "deepseek_v3": 671_026_419_200,
     "kimi_k2": 1_026_408_232_448,
+    "llama_4_scout": 107_769_861_120,
+    "llama_4_maverick": 400_711_848_960,
     "gpt_oss_20b": 20_914_757_184,
     "gpt_oss_120b": 116_829_156_672,
     "gemma_2_2b": 2_614_341_888,
@@ -70,11 +72,14 @@ KV_ELEMENTS = {  # that a token adds over all layers
     "deepseek_v3": 35_136,
     "kimi_k2": 35_136,
     "gpt_oss_120b": 36_864,
+    "llama_4_scout": 98_304,
     "gpt_oss_20b": 24_576,
     "gemma_2_9b": 2 * 8 * 256 * 42,
 }
 
 CATALOG = (
+    "llama_4_scout",
+    "llama_4_maverick",
     "llama_3_1_8b",
     "llama_3_1_70b",
     "llama_3_1_405b",

@@ -82,7 +82,7 @@ def _form(op: LatentAttention, costing: Costing) -> LatentForm | None:
     m, sizes = costing.machine, costing.extents.sizes
     prefill = costing.program.phase == "prefill"
     width = sizes[op.q.type.names[-1]] + sizes[op.k_rope.type.names[-1]], sizes[op.v.type.names[-1]]
-    if m.gpu.units is None or width != (UNPACKED if prefill else PACKED) or op.window or not op.causal:
+    if m.gpu.units is None or width != (UNPACKED if prefill else PACKED) or op.window or op.chunk or not op.causal:
         return None
     q, cache = op.q.type.dtype, op.k_rope.type.dtype
     stored = cache if cache in ("bf16", "fp16") else "fp8"

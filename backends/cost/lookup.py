@@ -68,7 +68,7 @@ def _gemm_dtypes(weights: str, compute: str) -> tuple[str, ...]:
 def _attention(work: Softmax, measured: Measured, extents: Extents, phase: str) -> Grid | None:
     """Heads and formats fixed; runs over batch and context, where no rank has only a part of the positions."""
     op = work.op
-    if not isinstance(op, Attention):  # latent attention is in other tables
+    if not isinstance(op, Attention) or op.chunk is not None:  # latent attention is in other tables, chunks in none
         return None
     local, prefill = extents.local, phase == "prefill"
     shared = (*work.position.axes, *(work.context.axes if prefill else ()))

@@ -36,7 +36,7 @@ class Held(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """One layer's cached tensors: bytes per token and local request, and the window that bounds the tokens."""
+    """One layer's cached tensors: bytes per token and local request, and the window or chunk that bounds the tokens."""
 
     per_token: Number
     batch: Dim
@@ -112,9 +112,13 @@ class MemoryModel:
         found = []
         for region, repeats in self._regions(stage):
             source = sources(region)
-            windows = {source.get(op.k.name, op.k.name): op.window for op in region.ops if isinstance(op, Attention)}
+            windows = {
+                source.get(op.k.name, op.k.name): op.window or op.chunk or 0
+                for op in region.ops
+                if isinstance(op, Attention)
+            }
             latent = (op for op in region.ops if isinstance(op, LatentAttention))
-            windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window for op in latent}
+            windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window or op.chunk or 0 for op in latent}
             for op in region.ops:
                 if isinstance(op, CacheWrite):
                     size: Number = 0.0

@@ -348,6 +348,10 @@ class PhaseLines:
     def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
         self.model, self.times, self.bind, self.context = model, times, bind, context
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
+        self.nodes: list[tuple[Number, Number]] = [(1.0, context)]
+        if model.chunks and (first := bind.get("context")) is not None:  # the middle says nothing of the mean
+            last = first + max(2 * (context - first) - 0.5, 1.5)
+            self.nodes = model.contexts(first + 0.5, last)
 
     def estimate(self, time: Number, model: CostModel, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
         """Time along the way of one batch, and utilisation at the rate that batches come round.
@@ -364,6 +368,7 @@ class PhaseLines:
         per_batch = t.period / model.in_flight
         program = self.model.schedule.program
         gpus, mean = plan.sharding.ranks // plan.sharding.replicas, _average(plan)
+        ideal = sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
         busy = sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in ("send", "recv"))
         share = 1.0 if model.plan.workload.concurrency is None else float(shared)
@@ -379,7 +384,7 @@ class PhaseLines:
             overlapped_s=_positive(float(linked - t.stages[t.slowest].exposed), float(time)),
             bubble_s=_positive(bubble, float(time)),
             idle_share=max(0.0, 1 - float(busy / per_batch)),
-            mfu=float(ideal_seconds(program, mean, self.extents, self.context)) / float(per_batch * gpus),
+            mfu=ideal / float(per_batch * gpus),
             mbu=moved / (per_batch * stages * mean.bandwidth),
             ops=ops,
             engine_s=_positive(rest - bubble, float(time)),
@@ -453,7 +458,8 @@ class PhaseLines:
                 word, name, count, time, 0.0, payload, bound, layer, (), axis, algorithm, True, band, work.nodes
             )
         if isinstance(work, Softmax):
-            flops, moved = attention_work(work, self.extents, self.context)
+            asked_for = [(weight, attention_work(work, self.extents, c)) for weight, c in self.nodes]
+            flops, moved = (sum(weight * each[i] for weight, each in asked_for) for i in (0, 1))
         elif not isinstance(work, Kernel):
             from plandsl.backends.cost.experts import asked
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.backends.cost import links
-from plandsl.backends.cost.forms.attention import decode_seconds, prefill_seconds, visible_pairs
+from plandsl.backends.cost.forms.attention import decode_seconds, in_chunks, prefill_seconds, running, visible_pairs
 from plandsl.backends.cost.forms.collective import collective_seconds
 from plandsl.backends.cost.forms.elementwise import kernel_seconds
 from plandsl.backends.cost.forms.gemm import gemm_seconds
-from plandsl.backends.cost.num import clip, largest, maximum, minimum
+from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, plain
 from plandsl.backends.cost.work import (
     AttentionForm,
     Costing,
@@ -124,6 +124,7 @@ class PhaseModel:
         attentions = [w for ops in self.work.values() for w in ops if isinstance(w, Softmax)]
         self.attends = bool(attentions)
         self.windows = sorted({_bend(w, self.extents) for w in attentions if w.op.window})
+        self.chunks = sorted({w.op.chunk for w in attentions if w.op.chunk is not None})
 
     def _mixed_hops(self, costing: Costing) -> None:
         """Boundaries inside a node are quicker than those between nodes."""
@@ -235,10 +236,31 @@ class PhaseModel:
         return [times.regions[name].span for name in self.boundaries]
 
     def contexts(self, first: Number, last: Number) -> list[tuple[Number, Number]]:
-        """Nodes to average over contexts ``first..last``: attention is smooth between window lengths."""
+        """Nodes to average over contexts ``first..last``: attention is smooth between windows, and in a chunk."""
         cuts: list[Number] = [first, *(clip(w, first, last) for w in self.windows), last]
         width = maximum(last - first, 1e-9)
-        return [(weight * (b - a) / width, a + (b - a) * node) for a, b in pairwise(cuts) for weight, node in GAUSS]
+        pieces = [(b - a, a, b) for a, b in pairwise(cuts)]
+        for chunk in self.chunks:
+            pieces = [part for piece in pieces for part in _by_chunks(*piece, chunk)]
+        return [(weight * span / width, a + (b - a) * node) for span, a, b in pieces for weight, node in GAUSS]
+
+
+def _by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterator[tuple[Number, Number, Number]]:
+    """The stretch ``first..last``, which counts as ``span``, cut where chunks begin (half a token behind the last one).
+
+    Of the whole chunks in it, one near its begin and one as far from its end stand for all: the mean is exact where
+    time is linear in the context and in the keys of the running chunk.
+    """
+    begin = minimum(ceil_div(first - 0.5, chunk) * chunk + 0.5, last)
+    count = floor((last - begin) / chunk)
+    end = begin + count * chunk
+    each = span / maximum(last - first, 1e-9)
+    others = maximum(count - 1, 0)
+    near = floor(others / 5)
+    starts = (begin + near * chunk, begin + (others - near) * chunk)
+    parts = [((begin - first) * each, first, begin), ((last - end) * each, end, last)]
+    parts += [((end - begin) * each / 2, start, start + chunk) for start in starts]
+    return (part for part in parts if not plain(part[0]) or part[0] > 0)
 
 
 def _modelled(work: Kernel | Exchange | Experts, n: Number) -> Number:
@@ -327,10 +349,12 @@ def _fitted_attention(work: Softmax, form: AttentionForm | LatentForm, extents: 
         whole = form.seconds(batch, position, context if form.prefill else attended(work, extents, context))
     elif form.prefill:
         whole = prefill_seconds(
-            form.constants, form.chip, form.heads, batch, position, context, work.op.causal, work.op.window
-        )
+            form.constants, form.chip, form.heads, batch, position, context, work.op.causal, work.op.window,
+            work.op.chunk,
+        )  # fmt: skip
     else:
         own = attended(work, extents, context)
+        own = own if work.op.chunk is None else minimum(own, running(context, work.op.chunk))
         whole = decode_seconds(form.constants, form.chip, form.heads, batch, own, work.op.window, form.divides)
     if not form.prefill:
         return whole
@@ -344,14 +368,16 @@ def _fitted_attention(work: Softmax, form: AttentionForm | LatentForm, extents: 
 def attention_work(work: Softmax, extents: Extents, context: Number) -> tuple[Number, Number]:
     """FLOPs and bytes of attention on one rank. Split positions are taken as balanced (zigzag).
 
-    That of one query too, but for a window: all keys that it sees may lie on one rank.
+    That of one query too, but for a window or a chunk: all keys that it sees may lie on one rank.
     """
     op = work.op
     batch, position = extents.local(work.batch), extents.sizes[work.position.name]
     split, own = extents.ways((*work.position.axes, *work.context.axes)), attended(work, extents, context)
-    pairs = visible_pairs(position, context, op.causal, op.window) / split
+    pairs = visible_pairs(position, context, op.causal, op.window, op.chunk) / split
     keys = minimum(own, position + op.window - 1) if op.window else own
-    if op.window and work.context.axes:
+    if op.chunk is not None:
+        keys = minimum(own, in_chunks(position, context, op.chunk))
+    if (op.window or op.chunk is not None) and work.context.axes:
         pairs = maximum(pairs, keys)
     moved = batch * (work.bytes_per_row * extents.local(work.position) * work.blocks + work.bytes_per_key * keys)
     return work.flops_per_pair * batch * pairs, moved

@@ -50,4 +50,4 @@ def _attention(op: Attention | LatentAttention, extents: Extents, context: Numbe
     d_v = extents.sizes[op.v.type.names[-1]]
     if isinstance(op, LatentAttention):
         d_qk = d_qk + extents.sizes[op.k_rope.type.names[-1]]
-    return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window)
+    return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)

@@ -28,13 +28,15 @@ def rope(x: Array, positions: Array, along: int) -> Array:
 class Mask(NamedTuple):
     """Which keys queries may see: both by their positions, ``[position]`` and ``[context]``.
 
-    With a window, a query sees that many keys up to its own; where attention is not causal, as many after.
+    With a window, a query sees that many keys up to its own; where attention is not causal, as many after. With a
+    chunk, it sees those of the same chunk of positions.
     """
 
     queries: Array
     keys: Array
     causal: bool = True
     window: int = 0
+    chunk: int | None = None
 
     def seen(self) -> Array:
         """``[position, context]``."""
@@ -42,6 +44,8 @@ class Mask(NamedTuple):
         seen = ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)
         if self.window:
             seen = seen & (ahead > -self.window) & (ahead < self.window)
+        if self.chunk:
+            seen = seen & (self.keys[None, :] // self.chunk == self.queries[:, None] // self.chunk)
         return seen
 
 

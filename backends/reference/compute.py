@@ -224,9 +224,10 @@ def _routing(op: Routing, here: Local) -> Array:
                 raise Mismatch(f"top_k: rank {here.rank} knows only some of the scores of {op.logits}")
             return experts.gates(here.array(op.logits), None if op.bias is None else here.array(op.bias), op)
         case Dispatch():
-            return experts.dispatch(here.array(op.x), here.array(op.gates))
+            return experts.dispatch(here.array(op.x), here.array(op.gates), op.weighs)
         case Combine():
-            return experts.combine(here.array(op.x), here.array(op.gates))
+            share = here.array(op.gates)
+            return experts.combine(here.array(op.x), share != 0 if op.plain else share)
 
 
 def _attention(op: Attention, here: Local) -> Array:
@@ -243,7 +244,7 @@ def _attention(op: Attention, here: Local) -> Array:
     k, v = (here.array(x)[:, :, heads] for x in (op.k, op.v))
     begin, end = here.owned(op.q, queries[1].name)
     positions = np.arange(begin, end) + here.past
-    mask = Mask(positions, here.place.kept(keys[1], here.rank), op.causal, op.window)
+    mask = Mask(positions, here.place.kept(keys[1], here.rank), op.causal, op.window, op.chunk)
     sinks = None if op.sinks is None else here.array(op.sinks)
     if not op.out.type.softmax:
         return attention(here.array(op.q), k, v, mask, sinks)
@@ -261,7 +262,7 @@ def _latent_attention(op: LatentAttention, here: Local) -> Array:
     begin, end = here.owned(op.q, "position")
     positions = np.arange(begin, end) + here.past
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
-    mask = Mask(positions, here.place.kept(op.k_rope.type.dim("context"), here.rank), op.causal, op.window)
+    mask = Mask(positions, here.place.kept(op.k_rope.type.dim("context"), here.rank), op.causal, op.window, op.chunk)
     return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial)
 
 

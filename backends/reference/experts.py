@@ -27,12 +27,11 @@ def gates(logits: Array, bias: Array | None, op: TopK) -> Array:
     return out
 
 
-def dispatch(x: Array, share: Array) -> Array:
-    """``x [tokens, ...]`` at the places of ``share [tokens, experts]`` that hold anything, zeros elsewhere."""
+def dispatch(x: Array, share: Array, weighs: bool = False) -> Array:
+    """``x [tokens, ...]`` at the places of ``share [tokens, experts]`` that hold anything; ``weighs``: times that."""
     tokens = share.ndim - 1
-    spread = np.expand_dims(x, tokens)
-    there = (share != 0).reshape(share.shape + (1,) * (x.ndim - tokens))
-    out: Array = spread * there
+    there = share if weighs else share != 0
+    out: Array = np.expand_dims(x, tokens) * there.reshape(share.shape + (1,) * (x.ndim - tokens))
     return out
 
 

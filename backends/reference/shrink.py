@@ -24,7 +24,10 @@ BATCH, INPUT, OUTPUT = 2, 5, 4
 """Least requests and prompt tokens, and the tokens that follow."""
 
 WINDOW = 3
-"""Shortest sliding window: below `INPUT`, so that it hides keys from the prefill on."""
+"""Shortest sliding window, or chunk: below `INPUT`, so that it hides keys from the prefill on."""
+
+REACHES = ("window", "chunk")
+"""Options of `attention` that say how many keys a query sees at most."""
 
 TOP_K = 2
 """Experts of a token, unless it goes to one or to all of them."""
@@ -197,7 +200,7 @@ def _shares(lengths: list[int], total: int) -> list[int]:
 
 
 class _Small(NamedTuple):
-    """Small windows by their true widths, and the true and the small size of each dimension."""
+    """Small windows and chunks by their true widths, and the true and the small size of each dimension."""
 
     windows: dict[int, int]
     sizes: dict[str, tuple[int, int]]
@@ -210,9 +213,7 @@ def _windows(model: ModelSpec) -> set[int]:
 
 def _widths(term: Term) -> Iterator[int]:
     if isinstance(term, Apply):
-        window = int(term.option("window", 0))
-        if window:
-            yield window
+        yield from (int(value) for name, value in term.options if name in REACHES)
         for argument in term.args:
             yield from _widths(argument)
 
@@ -226,12 +227,13 @@ def _narrow_all(statements: Iterable[Statement], small: _Small) -> tuple[Stateme
 
 
 def _narrow(term: Term, small: _Small) -> Term:
-    """``term`` with each window, and each number of experts for a token, exchanged for a small one."""
+    """``term`` with each window and chunk, and each number of experts for a token, exchanged for a small one."""
     if not isinstance(term, Apply):
         return term
     changes: dict[str, int] = {}
-    if window := int(term.option("window", 0)):
-        changes["window"] = small.windows[window]
+    for name in REACHES:
+        if reach := int(term.option(name, 0)):
+            changes[name] = small.windows[reach]
     if term.body:
         true, few = small.sizes[next(w.dims[0] for s in term.body for w in walk(s.term) if isinstance(w, Weight))]
         top_k = int(term.option("top_k", 1))

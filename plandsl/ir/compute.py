@@ -272,7 +272,8 @@ class CacheWrite(BaseOp):
 class Attention(BaseOp):
     """Softmax attention of ``q`` ``[batch, position, heads, head_dim]`` over cached keys and values.
 
-    ``k, v: [batch, context, kv_heads, head_dim]``; ``window`` 0 is the whole context. ``sinks: [heads]`` are logits
+    ``k, v: [batch, context, kv_heads, head_dim]``; ``window`` 0 is the whole context, and with a ``chunk`` a query sees
+    keys of its own chunk of so many positions. ``sinks: [heads]`` are logits
     that join the sum below each softmax of their head, as keys without a value would. Over keys that axes of the mesh
     share, each rank makes a softmax over its own (`TensorType`); the sink is then one of the first rank's.
     """
@@ -287,6 +288,7 @@ class Attention(BaseOp):
     causal: bool = True
     window: int = 0
     sinks: Value | None = None
+    chunk: int | None = None
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:

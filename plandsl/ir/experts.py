@@ -57,6 +57,7 @@ class Dispatch(BaseOp):
     """Each token at the places of its experts: ``x [tokens, ...]`` -> ``[tokens, experts:8, ...]``, zeros elsewhere.
 
     ``gates`` ``[tokens, experts:8]`` says which those are; where they are split, a rank fills the places of its own.
+    With ``weighs`` a token comes to each place times its gate there.
     """
 
     keyword: ClassVar[str] = "dispatch"
@@ -65,6 +66,7 @@ class Dispatch(BaseOp):
     out: Value
     x: Value
     gates: Value
+    weighs: bool = False
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
@@ -95,7 +97,8 @@ class GroupedGemm(Gemm):
 class Combine(BaseOp):
     """The results of a token's experts, summed by their ``gates``: ``x [tokens, experts:8, ...]`` -> ``[tokens, ...]``.
 
-    A rank that holds some of the experts leaves a partial sum. It is linear in ``x``, which may be one already.
+    A rank that holds some of the experts leaves a partial sum. It is linear in ``x``, which may be one already. With
+    ``plain`` results are summed as they are.
     """
 
     keyword: ClassVar[str] = "combine"
@@ -104,6 +107,7 @@ class Combine(BaseOp):
     out: Value
     x: Value
     gates: Value
+    plain: bool = False
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:

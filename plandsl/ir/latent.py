@@ -55,6 +55,7 @@ class LatentAttention(BaseOp):
     scaled: str
     causal: bool = True
     window: int = 0
+    chunk: int | None = None
     span: Span | None = span_field()
 
     @property

@@ -104,7 +104,7 @@ def _experts(draw: DrawFn, experts: int) -> tuple[tuple[Statement, ...], Term]:
         router = _plus(router, Weight("b_router", ("experts",)))
     bias = (Weight("b_choice", ("experts",)),) if draw(st.integers(0, 3)) == 0 else ()
     options: list[tuple[str, int | float | bool | str]] = [("top_k", draw(st.integers(1, experts)))]
-    for option in (("score", "sigmoid"), ("normalize", False), ("scale", 2.5), ("imbalance", 1.25)):
+    for option in (("score", "sigmoid"), ("normalize", False), ("scale", 2.5), ("weigh", "input"), ("imbalance", 1.25)):
         options += [option] if draw(st.booleans()) else []
     up: Term = _times(H, "e_up", "experts", "hidden", "expert_ffn")
     down: Term = _times(Var("g"), "e_down", "experts", "expert_ffn", "hidden")
@@ -129,8 +129,10 @@ def _blocks(
     draw: DrawFn, name: str, layers: tuple[int, int], windows: tuple[int, ...], experts: int = 0, latent: bool = False
 ) -> BlockSpec:
     """Attention and a feed-forward layer, one after the other or side by side."""
-    window = draw(st.sampled_from((0, 0, *windows)))
-    options: tuple[tuple[str, int | bool], ...] = (("window", window),) if window else ()
+    reach = draw(st.sampled_from((0, 0, *windows)))
+    options: tuple[tuple[str, int | bool], ...] = (
+        ((draw(st.sampled_from(("window", "window", "chunk"))), reach),) if reach else ()
+    )
     options += (("causal", False),) if draw(st.integers(0, 9)) == 0 else ()
     sinks = (Weight("w_sinks", ("heads",)),) if draw(st.integers(0, 2)) == 0 else ()
     attention = Apply("attention", (Var("q"), Var("k"), Var("v"), *sinks), options)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.gemm import smooth_max
-from plandsl.backends.cost.num import ceil_div, clip, maximum, minimum, where
+from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
 from plandsl.ir.types import Number
 
 TILE = 128
@@ -47,12 +47,16 @@ class Chip(NamedTuple):
     bandwidth: float
 
 
-def visible_pairs(position: Number, context: Number, causal: Number, window: Number) -> Number:
+def visible_pairs(
+    position: Number, context: Number, causal: Number, window: Number, chunk: int | None = None
+) -> Number:
     """Pairs of query and key for the last ``position`` of ``context`` tokens.
 
     Query i of 0..context sees ``min(i + 1, window)`` keys when causal, else as many as the window or the context
-    has; a ``window`` of 0 is none.
+    has; a ``window`` of 0 is none. With a ``chunk`` it sees ``i mod chunk + 1``, else as many as its chunk has.
     """
+    if chunk is not None:
+        return _chunked_pairs(position, context, causal, chunk)
     seen = _visible(context, window)
     if isinstance(position, int) and position == 1:  # in decode contexts may lie between tokens
         return seen
@@ -62,9 +66,38 @@ def visible_pairs(position: Number, context: Number, causal: Number, window: Num
     return where(causal, pairs, position * seen)
 
 
+def running(context: Number, chunk: int) -> Number:
+    """Keys that the last query sees of its chunk: 1 to ``chunk``.
+
+    Between tokens it is the line through its values at the tokens of a chunk, which ends half a token behind the last:
+    the mean over the half token on both sides of one is the value there.
+    """
+    return (context - 0.5) % chunk + 0.5
+
+
+def in_chunks(position: Number, context: Number, chunk: int) -> Number:
+    """Keys that any of the last ``position`` of ``context`` tokens sees: from the first one's chunk on."""
+    return context - floor((context - position + 0.5) / chunk) * chunk
+
+
+def _chunked_pairs(position: Number, context: Number, causal: Number, chunk: int) -> Number:
+    """A causal prefill of n tokens has ``n // chunk`` full triangles, and one of ``n mod chunk`` tokens."""
+    if isinstance(position, int) and position == 1:
+        return running(context, chunk)
+    last = context % chunk
+    ends = minimum(position, last)  # queries of the chunk that is not full
+    pairs = _triangles(context, chunk) - _triangles(context - position, chunk)
+    return where(causal, pairs, (position - ends) * chunk + ends * last)
+
+
+def _triangles(tokens: Number, chunk: int) -> Number:
+    last = tokens % chunk
+    return floor(tokens / chunk) * (chunk * (chunk + 1) / 2) + last * (last + 1) / 2
+
+
 def prefill_seconds(
     c: Mapping[str, float], chip: Chip, shape: Heads, batch: Number, position: Number, context: Number,
-    causal: Number = True, window: Number = 0,
+    causal: Number = True, window: Number = 0, chunk: int | None = None,
 ) -> Number:  # fmt: skip
     """Seconds of attention of ``batch`` sequences, each the last ``position`` of ``context`` tokens.
 
@@ -85,14 +118,16 @@ def prefill_seconds(
     """
     group = shape.heads / shape.kv_heads
     packed = min(c.get("packed", 1.0), 1.0)
-    count, pairs = _tiles(position, context, group, causal, window, packed)
+    count, pairs = _tiles(position, context, group, causal, window, packed, chunk)
     height = clip(position * (1 + packed * (group - 1)), LEAST_ROWS, TILE)
     rate = chip.peak / chip.units * c["compute"] * shape.head_dim / (shape.head_dim + c["half_dim"])
     per_pair = 4.0 * shape.head_dim / rate
     share = batch * (shape.kv_heads * count * c["step"] + shape.heads * pairs * per_pair) / chip.units
     reach = where(window > 0, minimum(context, window + TILE), context)
-    longest = c["step"] + height * reach * per_pair
     keys = where(window > 0, minimum(context, window + position), context)
+    if chunk is not None:
+        reach, keys = minimum(context, chunk), in_chunks(position, context, chunk)
+    longest = c["step"] + height * reach * per_pair
     moved = batch * (position * shape.query_bytes + keys * shape.key_bytes)
     memory = moved / (chip.bandwidth * c["memory"])
     return c["fixed"] + smooth_max(share + c["tail"] * longest, memory, c["blend"])
@@ -175,7 +210,13 @@ def mixed_seconds(
 
 
 def _tiles(
-    position: Number, context: Number, group: Number, causal: Number, window: Number, packed: float = 1.0
+    position: Number,
+    context: Number,
+    group: Number,
+    causal: Number,
+    window: Number,
+    packed: float = 1.0,
+    chunk: int | None = None,
 ) -> tuple[Number, Number]:
     """Tiles of one KV head in prefill, and pairs of query and key of one query head with what pads them."""
     count, padded = _padding(position, group)
@@ -183,7 +224,7 @@ def _tiles(
         alone, rows = _padding(position, 1)
         count = packed * count + (1 - packed) * group * alone
         padded = packed * padded + (1 - packed) * rows
-    pairs = visible_pairs(position, context, causal, window) * maximum(padded / position, 1)
+    pairs = visible_pairs(position, context, causal, window, chunk) * maximum(padded / position, 1)
     return count, pairs + where(causal, padded * (TILE / 2), 0.0)
 
 
