@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Shift, comparisons
+from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Shift, Speculated, comparisons
 from plandsl.spec import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -22,6 +22,8 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     parts: list[RenderableType] = [_title(plan, estimate), _glance(plan, estimate), Text()]
     if estimate.shift is not None:
         parts += [_shift(estimate.shift), Text()]
+    if estimate.speculate is not None:
+        parts += [_speculated(estimate.speculate), Text()]
     parts += [_memory(estimate), Text()]
     parts += [_time(estimate), Text()]
     if estimate.requires:
@@ -122,6 +124,23 @@ def _shift(shift: Shift) -> Group:
     counts = ((shift.prefill_tokens, "prefill tokens"), (shift.decode_tokens, "decoded requests"))
     cross = " and ".join(f"never in {what}" if n is None else f"from {n} {what}" for n, what in counts)
     return Group(table, Text(f"  base is the faster {cross}", style="dim"))
+
+
+def _speculated(s: Speculated) -> Group:
+    """Tokens guessed ahead: by whom, what a step brings and takes, and whether that is worth it."""
+    by = (
+        "looked up"
+        if s.draft is None
+        else f"by {s.draft} on " + (" x ".join(f"{name} {size}" for name, size in s.mesh) or "each GPU")
+    )
+    rates = ", ".join(show_percent(a) for a in dict.fromkeys(s.acceptance))
+    table = _table("l", "l", "l", "l")
+    table.add_row(Text("guessed ahead", style="bold"), f"{len(s.acceptance)} tokens, {by}", "accepted", rates)
+    drafted = f", the draft {show_time(s.draft_s)} of it, {show_percent(s.draft_share)}" if s.draft_s else ""
+    table.add_row("  step", show_time(s.step_s) + drafted, "brings", f"{s.tokens_per_step:.3g} tokens")
+    worth = "never" if s.break_even is None else f"from {show_percent(s.break_even)} accepted"
+    table.add_row("  TPOT without", show_time(s.plain_tpot_s), "worth it", worth)
+    return Group(table, Text("  below, ops of decode are those of one step, and sums those of one token", style="dim"))
 
 
 def _banded(show: Callable[[float], str], value: float, band: tuple[float, float] | None, style: str = "bold") -> Text:
@@ -233,6 +252,7 @@ def _time(e: Estimate) -> Table:
 SUMS: tuple[tuple[str, Callable[[PhaseEstimate], float]], ...] = (
     ("compute", lambda p: p.compute_s),
     ("communication", lambda p: p.communication_s),
+    ("draft", lambda p: p.draft_s),
     ("waiting for a stage", lambda p: p.bubble_s),
     ("prefill of others", lambda p: p.mixed_s),
     ("engine", lambda p: p.engine_s),

@@ -32,6 +32,7 @@ from plandsl.spec import (
     PlanSpec,
     ShardingSpec,
     ShiftSpec,
+    SpeculateSpec,
     WorkloadSpec,
     walk,
 )
@@ -41,8 +42,8 @@ PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "eng
 SETTINGS = ("kv_residency", "step_tokens", "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
 LATER = ("prefill", "decode")
 PACE = ("overlap", "chunks")
-PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "measured", *LATER)
-SEARCH = (*PARTS, *SETTINGS, *PACE, "shift", *LATER)
+PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *LATER)
+SEARCH = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", *LATER)
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
 TRAFFIC = ("rate", "trace", "speed")
@@ -140,7 +141,9 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     cluster, node = _hardware(reader)
     workload = _part(reader, "workload", "workload { input = 1000, output = 100, batch = 8 }", workload_spec)
     sharding, shift = _shardings(reader, model)
-    calibration, calibrations = _calibrations(reader, model, node, cluster)
+    speculate = _speculate(reader, model, sharding)
+    run = kernels(model) | kernels(speculate.draft if speculate else None)
+    calibration, calibrations = _calibrations(reader, run, node, cluster)
     engine = _part(reader, "engine", "", engine_spec)
     clauses = requires(reader)
     settings = _settings(reader, sharding, engine or IDEAL)
@@ -151,7 +154,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     _warn_too_long(reader, model, workload)
     return PlanSpec(
         record.name, model, node, sharding, workload, calibration, clauses, *settings, engine, measured, cluster,
-        shift, *pace, record.span, calibrations,
+        shift, *pace, speculate, record.span, calibrations,
     )  # fmt: skip
 
 
@@ -211,16 +214,25 @@ def _shardings(reader: Reader, model: ModelSpec | None) -> tuple[ShardingSpec | 
     return shift_spec(reader, model, partial(_sharding, reader, model))
 
 
+def _speculate(reader: Reader, model: ModelSpec | None, sharding: ShardingSpec | None) -> SpeculateSpec | None:
+    """What is guessed ahead, where the plan does that."""
+    if "speculate" not in reader.record.fields:
+        return None
+    from plandsl.grammar.speculate import speculate_spec
+
+    return speculate_spec(reader, model, sharding)
+
+
 def _calibrations(
-    reader: Reader, model: ModelSpec | None, node: NodeSpec | None, cluster: ClusterSpec | None
+    reader: Reader, run: frozenset[str], node: NodeSpec | None, cluster: ClusterSpec | None
 ) -> tuple[CalibrationSpec | None, tuple[tuple[str, CalibrationSpec], ...]]:
     """The plan's own, else that of its GPU, else `generic`; of unlike GPUs each one's own, and that of the first."""
     record = reader.declared("calibration")
     if record or node is None:
-        return _calibration(reader, model, cluster, record, None), ()
+        return _calibration(reader, run, cluster, record, None), ()
     found: dict[str, CalibrationSpec] = {}
     for name, gpu in _gpus(reader, node, cluster):
-        if name not in found and (own := _calibration(reader, model, cluster, None, gpu)):
+        if name not in found and (own := _calibration(reader, run, cluster, None, gpu)):
             found[name] = own
     return next(iter(found.values()), None), tuple(found.items()) if len(found) > 1 else ()
 
@@ -249,9 +261,9 @@ def _members(reader: Reader, record: Record, kind: str) -> list[Record]:
 
 
 def _calibration(
-    reader: Reader, model: ModelSpec | None, cluster: ClusterSpec | None, record: Record | None, gpu: Record | None
+    reader: Reader, run: frozenset[str], cluster: ClusterSpec | None, record: Record | None, gpu: Record | None
 ) -> CalibrationSpec | None:
-    """What ``record`` declares, else what ``gpu`` names, else `generic`, as far as the plan's kernels need it."""
+    """What ``record`` declares, else what ``gpu`` names, else `generic`, as far as kernels that ``run`` need it."""
     relative = False
     if record is None and gpu and "calibration" in gpu.fields:
         record = reader.attempt(lambda: reader.context.records.section(gpu, "calibration", "calibration"))
@@ -259,9 +271,9 @@ def _calibration(
     record = record or _generic(reader)
     if record is None:
         return CalibrationSpec("generic", ())
-    found = reader.context.make(calibration_with(kernels(model)), record)
+    found = reader.context.make(calibration_with(run), record)
     if found and cluster is not None and cluster.count > 1 and not found.has(BETWEEN):
-        wider = reader.context.make(calibration_with(kernels(model) | BETWEEN), record)
+        wider = reader.context.make(calibration_with(run | BETWEEN), record)
         found = wider if wider and wider.has(BETWEEN) else found
     return found.widened() if found and relative else found
 
@@ -337,6 +349,7 @@ def check_search(context: Context, record: Record) -> None:
         sharding_spec(context, sharding)
     if "shift" in record.fields:
         _shardings(reader, None)
+    _speculate(reader, None, None)
     if calibration := reader.declared("calibration"):
         calibration_spec(context, calibration)
     if engine := reader.declared("engine"):

@@ -29,8 +29,8 @@ def shift_spec(plan: Reader, model: ModelSpec | None, own: Callable[[], Sharding
         return None, None
     reader = Reader(plan.context, section, SHIFT)
     beside = "base" not in section.fields and "sharding" in plan.record.fields
-    base = own() if beside else _mode(reader, "base", plan.record, model)
-    tensor = _mode(reader, "tensor", plan.record, model)
+    base = own() if beside else sharding_under(reader, "base", plan.record, model)
+    tensor = sharding_under(reader, "tensor", plan.record, model)
     threshold = reader.whole("threshold", EXAMPLE["threshold"], least=0)
     plan.ok &= reader.ok
     if base is None or tensor is None or threshold is None:
@@ -40,7 +40,7 @@ def shift_spec(plan: Reader, model: ModelSpec | None, own: Callable[[], Sharding
     return base, ShiftSpec(tensor, threshold, _place(reader, "tensor"))
 
 
-def _mode(reader: Reader, name: str, plan: Record, model: ModelSpec | None) -> ShardingSpec | None:
+def sharding_under(reader: Reader, name: str, plan: Record, model: ModelSpec | None) -> ShardingSpec | None:
     """The sharding under ``name``: one that was declared, or spelt out in place."""
     if name not in reader.record.fields:
         reader.missing(name, EXAMPLE[name])

@@ -12,7 +12,7 @@ from plandsl.ir.compute import Attention, CacheWrite, Embed, Gemm, LastToken, Ma
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
 from plandsl.ir.ops import Op
-from plandsl.ir.program import PREFILL, Program, Region
+from plandsl.ir.program import DECODE, PREFILL, Program, Region
 from plandsl.ir.types import Mesh, TensorType, Value, stem, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec import Apply, BlockSpec, GpuSpec, ModelSpec, PlanSpec, Statement, Term, Var, Weight, walk
@@ -48,22 +48,26 @@ def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
 def build(plan: PlanSpec, phase: str) -> Program:
     """The unsharded program of one phase.
 
-    `tokens` becomes two dimensions, `batch` and `position`: ``position`` is ``input`` in prefill and 1 in decode,
-    ``context`` (keys attended to) is ``input`` in prefill and grows during decode.
+    `tokens` becomes two dimensions, `batch` and `position`: ``position`` is ``input`` in prefill and 1 in decode
+    (``queries``, where a step verifies tokens that were guessed), ``context`` (keys attended to) is ``input`` in
+    prefill and grows during decode.
     """
     own = partial(arithmetic, plan.model, plan.common)
-    program = build_model(plan.model, phase, own(), own)
+    program = build_model(plan.model, phase, own(), own, verifies=phase == DECODE and plan.speculate is not None)
     return evolve(program, mesh=Mesh(tuple((a.name, a.size) for a in plan.sharding.axes)))
 
 
-def build_model(model: ModelSpec, phase: str, compute: str, narrow: Callable[[str], str] | None = None) -> Program:
+def build_model(
+    model: ModelSpec, phase: str, compute: str, narrow: Callable[[str], str] | None = None, *, verifies: bool = False
+) -> Program:
     """The program of a model alone, whose GEMMs multiply in ``compute``.
 
-    ``narrow`` says it for experts whose weights are stored otherwise than the rest.
+    ``narrow`` says it for experts whose weights are stored otherwise than the rest. One that ``verifies`` has
+    ``queries`` tokens of each request in a decode step, and logits for all of them.
     """
     steps: tuple[tuple[str, int | str], ...] = (
         ("batch", "batch"),
-        ("position", "input" if phase == PREFILL else 1),
+        ("position", "input" if phase == PREFILL else "queries" if verifies else 1),
         ("context", "input" if phase == PREFILL else "context"),
     )
     stream = tensor(model.activations, (*TOKENS, *model.embedding.dims[1:]))
@@ -74,7 +78,9 @@ def build_model(model: ModelSpec, phase: str, compute: str, narrow: Callable[[st
         _Builder(model, phase, compute, narrow, imbalance, experts).block(b, stream, len(model.blocks) > 1)
         for b in model.blocks
     ]
-    regions.append(_Builder(model, phase, compute, narrow, imbalance, experts).head(stream))
+    regions.append(
+        _Builder(model, phase, compute, narrow, imbalance, experts).head(stream, model.causal and not verifies)
+    )
     sizes = (*steps, *model.sizes, *((place, model.size(stem(place))) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
@@ -117,11 +123,11 @@ class _Builder:
         region = self._region(name, block.layers, x, self.variables[block.arg])
         return region if block.every == region.every else evolve(region, every=block.every)
 
-    def head(self, stream: TensorType) -> Region:
-        """The head: on the last token of each request, unless the model keeps them all."""
+    def head(self, stream: TensorType, last_alone: bool) -> Region:
+        """The head: on the last token of each request, or on all of them."""
         argument = _first_variable(self.model.head) or "x"
         x = self._argument(argument, stream)
-        if self.model.causal:
+        if last_alone:
             last = Value(self.names.fresh(argument), tensor(stream.dtype, ("batch", *stream.names[2:])))
             self.ops.append(LastToken(last, x))
             self.variables[argument] = last

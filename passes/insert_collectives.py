@@ -34,7 +34,7 @@ def insert_collectives(program: Program) -> Program:
     After:   %y.1 : bf16[batch, position, hidden] = all_reduce %y {axis = "tensor"}
     """
     # the way must not depend on the sizes at hand, so that one structure serves all of them
-    bind = dict.fromkeys(("batch", "input", "context"), 1 << 12)
+    bind = {**dict.fromkeys(("batch", "input", "context"), 1 << 12), "queries": 1}
     mesh = {name: max(2, size) for name, size in program.mesh.axes}
     router = Router(Extents(program, bind, mesh))
     return each_region(program, lambda region: _route(region, router))

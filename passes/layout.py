@@ -71,7 +71,7 @@ class Layout:
         return self._sharding.context_form == "gather"
 
     def written(self, axes: tuple[str, ...]) -> tuple[str, ...]:
-        """The axes that split the positions of a step as they split a cache: one token has no parts."""
+        """The axes that split the positions of a step as they split a cache: the few of decode have no parts."""
         return axes if self._tokens == "position" else ()
 
     def cache(self, names: tuple[str, ...]) -> tuple[Dim, ...]:

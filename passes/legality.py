@@ -32,6 +32,10 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     yield from _shared_axes(plan)
     yield from _price(plan)
     yield from _peaks(plan)
+    if plan.speculate is not None:
+        from plandsl.passes.drafts import drafts
+
+        yield from drafts(plan, plan.speculate)
 
 
 def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:

@@ -192,6 +192,13 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("tp = 8").replace("sharding", "overlap = collectives, sharding"),
         "nothing, if that is meant; else drop the setting.",
     ),
+    "N322": (
+        "what is taken for granted of tokens guessed ahead",
+        "Each guess is taken to be right with the chance that `acceptance` gives it where those before it were, "
+        "whatever the text and the load. Where no model drafts, guessing is taken to cost nothing.",
+        _plan("tp = 2").replace("workload", "speculate { tokens = 3, acceptance = 60 % }\n  workload"),
+        "nothing; measure the acceptance on your own texts, and compare it with the one that makes guesses worth it.",
+    ),
     "E390": (
         "an operation of the compiled program is illegal",
         "The compiler checks its own program after every pass. This finding means a bug in plandsl.",

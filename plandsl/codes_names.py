@@ -188,6 +188,20 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "    a = attention(q, q, q, window = 64, chunk = 64)\n    x = x + a @ w_o[heads, head_dim, hidden]\n  }\n}\n",
         "leave one of the two out.",
     ),
+    "E224": (
+        "an acceptance that cannot be meant",
+        "`acceptance` is the chance that a guessed token is right where all before it were: one share for all "
+        "`tokens`, or a list with one for each of them.",
+        _plan("speculate { tokens = 3, acceptance = [80 %, 60 %] }"),
+        "give one rate from 0 to 100 %, or as many as there are tokens.",
+    ),
+    "E225": (
+        "a draft that cannot guess for this model",
+        "Guesses are verified in one step, so the model is causal, and its draft has the same vocabulary. The draft "
+        "runs on ranks that divide those of a stage, without replicas or stages of its own.",
+        _plan("speculate { draft = mistral_7b, tokens = 3, acceptance = 80 % }"),
+        "name a smaller model of the same family, and give it a `sharding` that fits.",
+    ),
     "E290": (
         "not supported yet",
         "The language has it, and this version understands but does not compile it.",

@@ -63,12 +63,32 @@ class CompiledPlan:
         return self._modes or (self,)
 
     @cached_property
+    def draft(self) -> CompiledPlan | None:
+        """The model that guesses tokens ahead, where there is one, as a plan of its own."""
+        return None if self.spec.drafting is None else CompiledPlan(self.spec.drafting, ())
+
+    @cached_property
     def cost(self) -> CostModel:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays."""
+        if self.spec.speculate is None:
+            return self._undrafted
+        from plandsl.backends.cost.speculate import SpeculateModel
+
+        draft = None if self.draft is None else self.draft.cost
+        return SpeculateModel(self.spec, self.spec.speculate, self._undrafted, draft, lambda: self.plain.cost)
+
+    @cached_property
+    def plain(self) -> CompiledPlan:
+        """The same plan without guesses: itself where it makes none."""
+        return self if self.spec.speculate is None else CompiledPlan(evolve(self.spec, speculate=None), ())
+
+    @cached_property
+    def _undrafted(self) -> CostModel:
+        """The cost of the plan's model alone: of no draft that runs before it."""
         if self.spec.shift is not None:
             from plandsl.backends.cost.shift import ShiftModel
 
-            return ShiftModel(self.spec, self.spec.shift, *(mode.cost for mode in self.modes))
+            return ShiftModel(self.spec, self.spec.shift, *(mode._undrafted for mode in self.modes))
         from plandsl.backends.cost import CostModel
 
         return CostModel(self.spec, self.prefill, self.decode)
@@ -190,6 +210,9 @@ def compile_module(
             from plandsl.passes.alike import alike
 
             shown += alike(spec, spec.shift, *(mode.prefill.program for mode in one.modes))
+        if one.draft is not None:
+            theirs = check_program(one.draft.spec, one.draft.prefill.program)
+            shown += [d for d in theirs if d.severity == "error"]
         if bad := [d for d in shown if d.severity == "error"]:
             raise PlanError(bad, module.sources)
         said = _unique([*warnings, *notes, *shown])

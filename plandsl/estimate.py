@@ -52,13 +52,14 @@ class OpTime:
 
 @frozen
 class PhaseEstimate:
-    """Where one phase's time goes: compute + communication + bubble + engine + waiting + mixed = time.
+    """Where one phase's time goes: compute + communication + bubble + engine + waiting + mixed + draft = time.
 
     The first three are along the way of one batch. ``communication_s`` is what no compute hides; ``overlapped_s`` ran
     beside compute. ``bubble_s`` is the wait for the slowest stage. ``engine_s`` is what the serving engine adds;
     ``waiting_s`` is a first token's wait for room and for other prefills, ``mixed_s`` what prefills of other requests
-    add to a decode step. ``idle_share`` is the part of the time that the average GPU does nothing, once all
-    in-flight batches are going. ``band`` holds the factors between which 80 % of measurements lie.
+    add to a decode step, ``draft_s`` what a model takes that guesses tokens ahead.
+    ``idle_share`` is the part of the time that the average GPU does nothing, once all in-flight batches are going.
+    ``band`` holds the factors between which 80 % of measurements lie.
     """
 
     time_s: float
@@ -73,6 +74,7 @@ class PhaseEstimate:
     engine_s: float = 0.0
     waiting_s: float = 0.0
     mixed_s: float = 0.0
+    draft_s: float = 0.0
     band: tuple[float, float] | None = None
 
     @property
@@ -91,6 +93,7 @@ class PhaseEstimate:
             "engine_s": self.engine_s,
             "waiting_s": self.waiting_s,
             "mixed_s": self.mixed_s,
+            **({"draft_s": self.draft_s} if self.draft_s else {}),
             "comm_share": self.comm_share,
             "idle_share": self.idle_share,
             "mfu": self.mfu,
@@ -230,6 +233,49 @@ class Shift:
         }
 
 
+@frozen
+class Speculated:
+    """Tokens guessed ahead by the model ``draft`` (None: looked up), each right with its chance of ``acceptance``.
+
+    A step brings a request ``tokens_per_step`` and takes ``step_s``, of which ``draft_s`` are the draft's; its prefill
+    adds ``draft_prefill_s`` to TTFT, its weights ``draft_weights_bytes`` to a GPU. Without guesses TPOT is
+    ``plain_tpot_s``, which ``break_even`` as the acceptance of every guess comes to; None: none does.
+    """
+
+    draft: str | None
+    mesh: tuple[tuple[str, int], ...]
+    acceptance: tuple[float, ...]
+    tokens_per_step: float
+    step_s: float
+    draft_s: float
+    draft_prefill_s: float
+    draft_weights_bytes: float
+    plain_tpot_s: float
+    break_even: float | None
+
+    @property
+    def draft_share(self) -> float:
+        """The draft's part of a step's time."""
+        return self.draft_s / self.step_s if self.step_s else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``speculate`` object."""
+        return {
+            "draft": self.draft,
+            "mesh": dict(self.mesh),
+            "tokens": len(self.acceptance),
+            "acceptance": list(self.acceptance),
+            "tokens_per_step": self.tokens_per_step,
+            "step_s": self.step_s,
+            "draft_s": self.draft_s,
+            "draft_share": self.draft_share,
+            "draft_prefill_s": self.draft_prefill_s,
+            "draft_weights_bytes": self.draft_weights_bytes,
+            "plain_tpot_s": self.plain_tpot_s,
+            "break_even_acceptance": self.break_even,
+        }
+
+
 LOAD = ("concurrency", "running", "waiting", "queue_s", "line_s", "start_s", "prefill_s", "first_s")
 
 Band = tuple[float, float]
@@ -271,6 +317,7 @@ class Estimate:
     cluster: Used | None = None
     shift: Shift | None = None
     stage_gpus: tuple[StageGpus, ...] = ()
+    speculate: Speculated | None = None
 
     @property
     def fits(self) -> bool:
@@ -335,6 +382,8 @@ class Estimate:
             out["cluster"] = self.cluster.as_json()
         if self.shift is not None:
             out["shift"] = self.shift.as_json()
+        if self.speculate is not None:
+            out["speculate"] = self.speculate.as_json()
         if self.load is not None:
             out["load"] = self.load.as_json()
         if self.cost_usd_per_mtok is not None:

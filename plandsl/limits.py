@@ -36,6 +36,9 @@ MAX_LAYERS = 10_000
 MAX_BALANCED = 512
 """Most layers of a model whose cut is balanced (E214)."""
 
+MAX_DRAFTED = 256
+"""Most tokens that a plan guesses ahead in one step (E214, E224)."""
+
 MAX_STATEMENTS = 500
 """Most statements in one block of a model (E214)."""
 

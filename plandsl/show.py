@@ -37,6 +37,7 @@ from plandsl.spec import (
     RuleSpec,
     ShardingSpec,
     ShiftSpec,
+    SpeculateSpec,
     Statement,
     TableSpec,
     Term,
@@ -68,6 +69,7 @@ def show_plan(plan: PlanSpec) -> str:
         f"node = {_name(plan.node.name, 'node')}" if home is None else f"cluster = {_name(home.name, 'cluster')}",
         f"sharding = {_name(sharding.name, 'sharding')}",
         *([] if plan.shift is None else [_shift(plan.shift)]),
+        *([] if plan.speculate is None else [_speculate(plan.speculate)]),
         f"workload = {_name(plan.workload.name, 'workload')}",
         *([] if plan.calibrations else [f"calibration = {_name(calibration.name, 'calibration')}"]),
         f"kv_residency = {plan.kv_residency}",
@@ -87,6 +89,7 @@ def show_plan(plan: PlanSpec) -> str:
         *_hardware(plan),
         *([] if home is None else [show_cluster(home)]),
         *(show_sharding(mode.sharding) for mode in plan.modes),
+        *(_draft(plan.speculate) if plan.speculate else ()),
         show_workload(plan.workload),
         *([] if plan.engine is None else [show_engine(plan.engine)]),
         _declaration("plan", plan.name, fields),
@@ -344,6 +347,21 @@ def show_engine(engine: EngineSpec) -> str:
 
 def _shift(shift: ShiftSpec) -> str:
     return f"shift {{ tensor = {_name(shift.tensor.name, 'sharding')}, threshold = {shift.threshold} }}"
+
+
+def _speculate(speculate: SpeculateSpec) -> str:
+    fields = [f"acceptance = [{', '.join(map(_number, speculate.acceptance))}]"]
+    if speculate.draft is not None and speculate.sharding is not None:
+        fields.append(f"draft = {_name(speculate.draft.name, 'model')}")
+        fields.append(f"sharding = {_name(speculate.sharding.name, 'sharding')}")
+    return f"speculate {{ {', '.join(fields)} }}"
+
+
+def _draft(speculate: SpeculateSpec) -> Iterator[str]:
+    """The declarations that `speculate` names."""
+    if speculate.draft is not None and speculate.sharding is not None:
+        yield show_model(speculate.draft)
+        yield show_sharding(speculate.sharding)
 
 
 def show_sharding(sharding: ShardingSpec) -> str:

@@ -615,6 +615,27 @@ class ShiftSpec:
     span: Span | None = field(default=None, eq=False)
 
 
+@frozen
+class SpeculateSpec:
+    """Tokens guessed ahead, which one decode step verifies together with the one that is due.
+
+    ``acceptance`` has for each guess the chance that it is right where all before it were. ``draft`` is the model that
+    guesses, one token after the other, on the ranks of ``sharding``; None where guesses are looked up in what was read
+    before. One of the model's ``own`` shares its embedding and head.
+    """
+
+    acceptance: tuple[float, ...]
+    draft: ModelSpec | None = None
+    sharding: ShardingSpec | None = None
+    own: bool = False
+    span: Span | None = field(default=None, eq=False)
+
+    @property
+    def tokens(self) -> int:
+        """How many are guessed in a step."""
+        return len(self.acceptance)
+
+
 class RequireSpec(NamedTuple):
     """``metric op bound``: bound in SI; ``share`` where it was written with ``%``."""
 
@@ -654,6 +675,7 @@ class PlanSpec:
     shift: ShiftSpec | None = None
     overlap: str = "none"
     chunks: int = 1
+    speculate: SpeculateSpec | None = None
     span: Span | None = field(default=None, eq=False)
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 
@@ -673,6 +695,19 @@ class PlanSpec:
         if not others:
             return first
         return evolve(first, compute=tuple(p for p in first.compute if all(gpu.peak(p[0]) for gpu in others)))
+
+    @property
+    def queries(self) -> int:
+        """Tokens of each request in a decode step: the one that is due, and those guessed after it."""
+        return 1 if self.speculate is None else 1 + self.speculate.tokens
+
+    @property
+    def drafting(self) -> PlanSpec | None:
+        """The plan of the model that guesses tokens ahead, where there is one: the same load on the same GPUs."""
+        if self.speculate is None or self.speculate.draft is None or self.speculate.sharding is None:
+            return None
+        draft, sharding = self.speculate.draft, self.speculate.sharding
+        return evolve(self, model=draft, sharding=sharding, requires=(), shift=None, speculate=None)
 
     @property
     def modes(self) -> tuple[PlanSpec, ...]:

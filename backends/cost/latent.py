@@ -36,7 +36,7 @@ class LatentForm(NamedTuple):
         c, chip, heads = self.constants, self.chip, self.heads
         if self.prefill:
             return mla_prefill_seconds(c, chip, heads, batch, position, context, self.item, self.cache_item)
-        return mla_decode_seconds(c, chip, heads, batch, context, self.item, self.cache_item)
+        return mla_decode_seconds(c, chip, heads * position, batch, context, self.item, self.cache_item)
 
 
 def latent_attention(op: LatentAttention, costing: Costing) -> Softmax:

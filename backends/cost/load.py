@@ -31,7 +31,7 @@ class Served(NamedTuple):
 
     A first token waits ``queue`` for a place among those ``running``, ``line`` for other prefills, ``start`` for
     those of the crowd that came first (mean over all requests), then for its own ``prefill`` and the engine's
-    ``first``. A step takes ``step`` for its kernels and ``host`` besides, and ``others`` is what
+    ``first``. Any other one takes ``step`` for kernels and ``host`` besides, and ``others`` is what
     prefills of others add to it. ``rate`` requests/s are served.
     """
 
@@ -58,10 +58,15 @@ class Served(NamedTuple):
         return self.step + self.host + self.others
 
 
-def batched(engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes) -> tuple[Number, Number]:
-    """TTFT and TPOT of ``b`` requests that start together: what the engine adds to their kernels."""
+def batched(
+    engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes, gain: Number = 1
+) -> tuple[Number, Number]:
+    """TTFT and TPOT of ``b`` requests that start together: what the engine adds to their kernels.
+
+    A step brings each request ``gain`` tokens.
+    """
     ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
-    return ttft, decode.period + engine.step + engine.request * b
+    return ttft, (decode.period + engine.step + engine.request * b) / gain
 
 
 def running(engine: EngineSpec, clients: Number, room: Number) -> Number:
@@ -76,31 +81,32 @@ def together(runs: Number, output: Number) -> Number:
 
 def serve(
     engine: EngineSpec, clients: Number, runs: Number, output: Number, requests: Number | None,
-    prefill: PhaseTimes, joined: Number, decode: PhaseTimes, flights: Number,
+    prefill: PhaseTimes, joined: Number, decode: PhaseTimes, flights: Number, gain: Number = 1,
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
     ``prefill`` is timed for ``joined`` requests at once (`together`), ``decode`` for ``runs / flights`` in each of
-    ``flights`` batches. While one request makes its ``output`` tokens, each of the others is replaced once, and every
-    prefill takes ``E`` seconds from all that run, on the slowest stage:
+    ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output`` tokens,
+    each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest stage:
 
-        TPOT = step + host + E (runs - 1) / output,   E = prefill of one + admit
+        TPOT = (step + host) / gain + E (runs - 1) / output,   E = prefill of one + admit
 
     Prefills come at the rate ``X = runs / (E + (output - 1) TPOT)`` and are served one after another, so that one
     waits as in a queue with random arrivals and equal service (Pollaczek 1930): ``u E / (2 (1 - u))``, ``u = X E``. A
     request beyond those that can run waits for one to leave, ``(clients - runs) / X`` (Little 1961). The first
     ``runs`` requests arrive at once, and wait for half of their prefills.
     """
-    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop)
+    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) + prefill.drafted
     each = slowest / joined + engine.admit
     own = prefill.through / joined + engine.admit
-    step = decode.period
-    host = engine.step + engine.request * runs / flights
+    whole = decode.period + (engine.step + engine.request * runs / flights)
+    step = decode.period / gain
+    host = (engine.step + engine.request * runs / flights) / gain
     others = each * (runs - 1) / output
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle
     busy = clip(rate * each * (runs - 1) / runs, 0.0, BUSIEST)
-    line = busy * each / (2 * (1 - busy)) + MIXED * (step + host) * (runs - 1) / runs
+    line = busy * each / (2 * (1 - busy)) + MIXED * whole * (runs - 1) / runs
     crowd = (runs - 1) / 2 * each
     start = 0.0 * crowd if requests is None else crowd * minimum(runs / requests, 1.0)
     queue = (clients - runs) / rate

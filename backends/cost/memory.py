@@ -83,6 +83,7 @@ class MemoryModel:
         self.program, self.plan, self.extents = program, plan, extents
         self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, program)]
         self.block, self.reserve = plan.runs_on.kv_block, plan.runs_on.reserve
+        self.queries: Number = plan.queries
         self.weights = [self._weights(s) for s in range(len(program.stages))]
         self.caches = [self._caches(s) for s in range(len(program.stages))]
         stages = range(len(program.stages))
@@ -160,7 +161,7 @@ class MemoryModel:
         limit = self.plan.step_tokens
         tokens = minimum(batch * input_, limit)
         prefill = (tokens, minimum(batch, ceil_div(tokens, input_)))
-        decode = (minimum(batch, limit), minimum(batch, limit))
+        decode = (minimum(batch * self.queries, limit), minimum(batch, limit))
         found: list[list[Number]] = [[0.0], [0.0]]
         for (rows, requests), (live, buffers) in zip((prefill, decode), self.steps, strict=True):
             for out, loads in zip(found, (live[stage], buffers[stage]), strict=True):

@@ -14,7 +14,7 @@ from plandsl.ir.types import Number
 from plandsl.spec import PlanSpec
 
 if TYPE_CHECKING:
-    from plandsl.estimate import Shift
+    from plandsl.estimate import Shift, Speculated
 
 
 class Metrics(NamedTuple):
@@ -48,8 +48,10 @@ class CostModel:
 
     A configuration binds ``batch`` (requests of one in-flight batch of one replica) or ``concurrency`` (requests
     always in flight, over all replicas; ``requests`` in all), ``input`` and ``output`` (tokens), each a number or a
-    numpy array; what is not given is the plan's.
+    numpy array; what is not given is the plan's. A step brings each request ``gain`` tokens.
     """
+
+    gain: Number = 1
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
@@ -62,7 +64,7 @@ class CostModel:
         load, served = self.plan.workload, metrics.served
         if served is None:
             return load.batch, load.batch
-        return together(served.running, load.output), served.running / self.in_flight
+        return together(served.running, load.output / self.gain), served.running / self.in_flight
 
     def taken(self, phase: str, metrics: Metrics) -> CostModel:
         """The model of the sharding that a phase takes under the plan's own load: here there is one."""
@@ -72,19 +74,25 @@ class CostModel:
         """What is to be said of two shardings, where the plan holds them."""
         return None
 
+    def speculated(self, metrics: Metrics) -> Speculated | None:
+        """What is to be said of tokens guessed ahead, where the plan does that."""
+        return None
+
     def prefill_times(self, batch: Number, input_: Number, in_flight: Number) -> PhaseTimes:
         """Prefill of one batch."""
         return self.prefill.at({"batch": batch, "input": input_}, in_flight, [(1.0, input_)])
 
-    def decode_times(self, batch: Number, input_: Number, output: Number) -> PhaseTimes:
+    def decode_times(self, batch: Number, input_: Number, output: Number, queries: Number = 1) -> PhaseTimes:
         """One decode step of one batch, averaged over the growing context.
 
         Step t of ``output - 1`` attends to ``input + t`` tokens; the mean over steps is that over the interval
-        ``input + 1/2 .. input + output - 1/2``, exactly so where the time is linear in the context.
+        ``input + 1/2 .. input + output - 1/2``, exactly so where the time is linear in the context. Of several
+        ``queries`` of a request, the first one does.
         """
         steps = maximum(output - 1, 1)  # a lone token needs no step: the first one is shown
-        nodes = self.decode.contexts(input_ + 0.5, input_ + steps + 0.5)
-        return self.decode.at({"batch": batch, "context": input_}, self.in_flight, nodes)
+        ahead = queries - 1
+        nodes = self.decode.contexts(input_ + 0.5 + ahead, input_ + steps + 0.5 + ahead)
+        return self.decode.at({"batch": batch, "context": input_, "queries": queries}, self.in_flight, nodes)
 
     def evaluate(
         self,
@@ -117,13 +125,13 @@ class CostModel:
         kept, rounds = self.resident(input_, output, ongoing=True)
         largest_batch = self.memory.max_batch(kept, input_, rounds)
         runs = running(self.plan.runs_on, clients, largest_batch * rounds)
-        return Ongoing(clients, runs, together(runs, output), largest_batch)
+        return Ongoing(clients, runs, together(runs, output / self.gain), largest_batch)
 
     def _together(self, b: Number, i: Number, o: Number) -> Metrics:
         """In-flight batches of ``b`` requests that start together."""
         sharding, engine, rounds = self.plan.sharding, self.plan.runs_on, self.in_flight
         prefill, decode = self.prefill_times(b, i, rounds), self.decode_times(b, i, o)
-        ttft, tpot = batched(engine, b, prefill, decode)
+        ttft, tpot = batched(engine, b, prefill, decode, self.gain)
         whole = prefill.period + engine.admit * b + engine.first + o * tpot
         kept, resident = self.resident(i, o, ongoing=False)
         most = self.memory.max_batch(kept, i, resident)
@@ -137,7 +145,7 @@ class CostModel:
         b = runs / rounds
         prefill, decode = self.prefill_times(joined, i, 1), self.decode_times(b, i, o)
         served = serve(self.plan.runs_on, clients, runs, o, None if requests is None else requests / replicas,
-                       prefill, joined, decode, rounds)  # fmt: skip
+                       prefill, joined, decode, rounds, self.gain)  # fmt: skip
         kept, resident = self.resident(i, o, ongoing=True)
         return self._metrics(served.ttft, served.tpot, i, o, replicas * served.rate * o, b, kept, resident, most,
                              prefill, decode, served)  # fmt: skip

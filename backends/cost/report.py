@@ -85,6 +85,7 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         bands=_bands(plan, metrics, prefill, decode),
         cluster=_used(plan),
         shift=model.shift(metrics),
+        speculate=model.speculated(metrics),
     )
 
 
@@ -143,10 +144,11 @@ def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tupl
     context = load.input + load.output / 2
     step = {"batch": joined, "input": load.input}
     first = PhaseLines(model.taken(PREFILL, m).prefill, m.prefill, step, load.input)
-    prefill = first.estimate(m.ttft, model, joined, 0.0 if s is None else s.queue + s.line + s.start, 0.0)
-    step = {"batch": batch, "context": load.input}
+    waits = 0.0 if s is None else s.queue + s.line + s.start
+    prefill = first.estimate(m.ttft, model, 1.0 if s is None else joined, waits, 0.0)
+    step = {"batch": batch, "context": load.input, "queries": model.plan.queries}
     decode = PhaseLines(model.taken(DECODE, m).decode, m.decode, step, context)
-    return prefill, decode.estimate(m.tpot, model, 1.0, 0.0, 0.0 if s is None else s.others)
+    return prefill, decode.estimate(m.tpot, model, model.gain, 0.0, 0.0 if s is None else s.others)
 
 
 def _load(clients: int, s: Served) -> Load:
@@ -234,6 +236,8 @@ def _memory(held: Held, capacity: float) -> Memory:
 def _assumed(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
     hardware = tuple((e.name, path, text) for e in _parts(plan) for path, text in e.assumed)
     fitted = plan.calibration
+    if plan.speculate is not None and plan.speculate.draft is None:
+        hardware = (*hardware, ("speculate", "draft", "none, at no cost"))
     stated = hardware + tuple((fitted.name, path, text) for path, text in fitted.assumed if fitted.needs(path))
     unset = _unset(plan.calibration)
     if _network_unknown(plan) and not any(name == "link" for name, _ in unset):
@@ -356,8 +360,9 @@ class PhaseLines:
     def estimate(self, time: Number, model: CostModel, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
         """Time along the way of one batch, and utilisation at the rate that batches come round.
 
-        The kernels' time is shared by ``shared`` requests where ``time`` is one's; ``waiting`` and ``mixed`` are parts
-        of ``time`` that no kernel of this batch takes. What is left over is the engine's, or else a wait for a stage.
+        The kernels' time is shared by ``shared`` requests (or tokens) where ``time`` is one's; ``waiting`` and
+        ``mixed`` are parts of ``time`` that no kernel of this batch takes. What is left over is the engine's, or else a
+        wait for a stage.
         """
         t, plan = self.times, model.plan
         stages = len(t.stages)
@@ -371,25 +376,26 @@ class PhaseLines:
         ideal = sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
         busy = sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in ("send", "recv"))
-        share = 1.0 if model.plan.workload.concurrency is None else float(shared)
-        kernels = float(compute + exposed) / share
-        rest = float(time - waiting - mixed) - kernels
+        share = float(shared)
+        kernels, drafted = float(compute + exposed) / share, float(t.drafted) / share
+        rest = float(time - waiting - mixed) - kernels - drafted
         engine = plan.engine is not None
-        bubble = max(float(self.span) / share - kernels, 0.0) if engine else rest
+        bubble = max(float(self.span) / share - kernels - drafted, 0.0) if engine else rest
         ops = tuple(o for o in everything[t.slowest] if o.time_s > 0)
         return PhaseEstimate(
             time_s=float(time),
             compute_s=float(compute) / share,
             communication_s=float(exposed) / share,
-            overlapped_s=_positive(float(linked - t.stages[t.slowest].exposed), float(time)),
+            overlapped_s=_positive(float(linked - t.stages[t.slowest].exposed) / share, float(time)),
             bubble_s=_positive(bubble, float(time)),
-            idle_share=max(0.0, 1 - float(busy / per_batch)),
+            idle_share=max(0.0, 1 - float((busy + t.drafted) / per_batch)),
             mfu=ideal / float(per_batch * gpus),
             mbu=moved / (per_batch * stages * mean.bandwidth),
             ops=ops,
             engine_s=_positive(rest - bubble, float(time)),
             waiting_s=float(waiting),
             mixed_s=float(mixed),
+            draft_s=drafted,
             band=phase_band(ops),
         )
 

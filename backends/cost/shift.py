@@ -25,8 +25,8 @@ MOST = 2**17
 class ShiftModel(CostModel):
     """Steps of more than ``threshold`` tokens are timed by ``base``, the others by ``tensor``; memory has both.
 
-    A prefill step has batch * input tokens, a decode step as many as the batch. ``prefill``, ``decode`` and what else
-    does not depend on the sharding are those of ``base``.
+    A prefill step has batch * input tokens, a decode step batch * queries. ``prefill``, ``decode`` and what
+    else does not depend on the sharding are those of ``base``.
     """
 
     def __init__(self, plan: PlanSpec, shift: ShiftSpec, base: CostModel, tensor: CostModel) -> None:
@@ -38,9 +38,9 @@ class ShiftModel(CostModel):
         """Prefill of one batch."""
         return self._timed(batch * input_, lambda model: model.prefill_times(batch, input_, in_flight))
 
-    def decode_times(self, batch: Number, input_: Number, output: Number) -> PhaseTimes:
+    def decode_times(self, batch: Number, input_: Number, output: Number, queries: Number = 1) -> PhaseTimes:
         """One decode step of one batch, averaged over the growing context."""
-        return self._timed(batch, lambda model: model.decode_times(batch, input_, output))
+        return self._timed(batch * queries, lambda model: model.decode_times(batch, input_, output, queries))
 
     def _timed(self, tokens: Number, time: Callable[[CostModel], PhaseTimes]) -> PhaseTimes:
         if plain(tokens):
@@ -53,7 +53,7 @@ class ShiftModel(CostModel):
     def taken(self, phase: str, metrics: Metrics) -> CostModel:
         """The model of the sharding that a phase takes under the plan's own load."""
         joined, batch = self.requests(metrics)
-        return self._mode(joined * self.plan.workload.input if phase == PREFILL else batch)
+        return self._mode(joined * self.plan.workload.input if phase == PREFILL else batch * self.plan.queries)
 
     def shift(self, metrics: Metrics) -> Shift:
         """Both shardings by themselves, which one each phase takes, and where they cross."""
@@ -63,10 +63,10 @@ class ShiftModel(CostModel):
             self.threshold,
             prefill,
             decode,
-            _mode(self.base),
-            _mode(self.tensor),
+            mode_of(self.base),
+            mode_of(self.tensor),
             self._crossover(lambda model, n: model.prefill_times(1, n, self.in_flight).through),
-            self._crossover(lambda model, n: model.decode_times(n, load.input, load.output).period),
+            self._crossover(lambda model, n: model.decode_times(n, load.input, load.output, self.plan.queries).period),
         )
 
     def _crossover(self, time: Callable[[CostModel, int], Number]) -> int | None:
@@ -90,7 +90,8 @@ class ShiftModel(CostModel):
         return high
 
 
-def _mode(model: CostModel) -> Mode:
+def mode_of(model: CostModel) -> Mode:
+    """What a plan would take with one sharding alone."""
     metrics, sharding = model.evaluate(), model.plan.sharding
     mesh = tuple((a.name, a.size) for a in sharding.axes if a.size > 1)
     return Mode(sharding.name, mesh, float(metrics.ttft), float(metrics.tpot))

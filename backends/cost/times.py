@@ -90,7 +90,11 @@ def play(slots: Sequence[Slot], seconds: Sequence[Number]) -> Played:
 
 
 class PhaseTimes(NamedTuple):
-    """One phase, timed. Stage times leave hops out; ``hop`` is the slowest boundary's, ``hops`` are all together."""
+    """One phase, timed. Stage times leave hops out; ``hop`` is the slowest boundary's, ``hops`` are all together.
+
+    ``drafted`` are the seconds of a model that guesses tokens for this one before it runs, on the GPUs of every stage.
+    ``through`` and ``period`` have them, stages do not.
+    """
 
     seconds: dict[str, list[Number]]
     regions: dict[str, Played]
@@ -99,6 +103,7 @@ class PhaseTimes(NamedTuple):
     through: Number
     period: Number
     hops: Number = 0.0
+    drafted: Number = 0.0
 
     @property
     def slowest(self) -> int:
@@ -353,9 +358,9 @@ def _fitted_attention(work: Softmax, form: AttentionForm | LatentForm, extents: 
             work.op.chunk,
         )  # fmt: skip
     else:
-        own = attended(work, extents, context)
-        own = own if work.op.chunk is None else minimum(own, running(context, work.op.chunk))
-        whole = decode_seconds(form.constants, form.chip, form.heads, batch, own, work.op.window, form.divides)
+        own, window = attended(work, extents, context), work.op.window and work.op.window + position - 1
+        own = own if work.op.chunk is None else minimum(own, running(context, work.op.chunk) + position - 1)
+        whole = decode_seconds(form.constants, form.chip, form.heads.times(position), batch, own, window, form.divides)
     if not form.prefill:
         return whole
     split = extents.ways((*work.position.axes, *work.context.axes))

@@ -45,7 +45,7 @@ class Facts:
         self.schedule = self.phase_model.schedule
         self.program: Program = self.schedule.program
         context = load.input if prefill else load.input + load.output // 2
-        bind = {"batch": load.batch, "input": load.input, "context": context}
+        bind = {"batch": load.batch, "input": load.input, "context": context, "queries": self.plan.queries}
         self.extents = Extents(self.program, bind, self.phase_model.extents.mesh)
         self._costs = PhaseLines(self.phase_model, self.times, bind, context)
 

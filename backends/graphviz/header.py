@@ -9,6 +9,7 @@ from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.palette import BAD, BAD_BACK, FAINT, GOOD, GOOD_BACK, INK, MUTED, PANEL
+from plandsl.estimate import Estimate
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -41,7 +42,7 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     taken = f" ({plan.sharding.name})" if e.shift else ""
     canvas.text(0, 38, f"{plan.model.name} on {plan.machine}, {facts.degrees()}{taken}", size=13, width=left)
     flights = f" {TIMES} {e.in_flight} in flight" if e.in_flight > 1 else ""
-    tokens = f"{load.input} tokens in, {load.output} out"
+    tokens = f"{load.input} tokens in, {load.output} out{_guesses(e)}"
     canvas.text(0, 57, f"batch {load.batch}{flights}{DOT}{tokens}", size=13, color=MUTED, width=left)
     for i, (value, label, back, ink) in enumerate(chips):
         x = width - (len(chips) - i) * CHIP + 8
@@ -57,6 +58,14 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
             align="c",
             width=CHIP - 10,
         )
+
+
+def _guesses(e: Estimate) -> str:
+    """Who guesses how many tokens ahead, where the plan does that."""
+    if e.speculate is None:
+        return ""
+    by = f"by {e.speculate.draft}" if e.speculate.draft else "looked up"
+    return f"{DOT}{len(e.speculate.acceptance)} guessed {by}, {e.speculate.tokens_per_step:.3g} tokens a step"
 
 
 class Key(NamedTuple):

@@ -15,6 +15,7 @@ from plandsl.units import show_percent, show_time
 
 LEFT, WIDTH, LANE = 90.0, 1090.0, 36.0
 PARTS = {"embedding": "#2f6f60", "head": "#8a6d1c"}
+DRAFT = "#b58bb8"
 LAYERS = ("#c9d6e4", "#dbe4ee")
 """Layers in turn, where they are wide enough to tell apart."""
 
@@ -25,13 +26,15 @@ def one_pass(facts: Facts) -> str:
     """The pass as one bar, and a layer of its longest block drawn out."""
     canvas = Canvas(f"{facts.plan.name}: timeline")
     top = TOP + 52
-    span = float(facts.times.stages[0].span)
+    drafted = float(facts.times.drafted)
+    span = drafted + float(facts.times.stages[0].span)
     axis = Axis(0.0, span, LEFT, WIDTH)
     axis.draw(canvas, top - 6, top + LANE, above=True)
     canvas.text(0, top + LANE / 2, "one pass", size=13, bold=True, width=LEFT - 8)
     zoom = _pass(canvas, facts, axis, top)
     prefill = facts.phase == "prefill"
-    words = f"{'TTFT' if prefill else 'one step, TPOT'} {show_time(span)}"
+    step = "one step" if facts.estimate.speculate else "one step, TPOT"
+    words = f"{'TTFT' if prefill else step} {show_time(span)}"
     canvas.line([(LEFT + WIDTH, top - 42), (LEFT + WIDTH, top + LANE)], INK, pen=1.5, style="dashed", name=words)
     canvas.text(LEFT + WIDTH - 5, top - 38, words, size=12, bold=True, align="r")
     lower = top + LANE + 70
@@ -46,6 +49,8 @@ def one_pass(facts: Facts) -> str:
     regions = [p.region for p in facts.program.stages[0]]
     keys += [Key("box", fill, f"{name}, whole") for name, fill in PARTS.items() if name in regions]
     keys.append(Key("box", LAYERS[0], "layers"))
+    if drafted:
+        keys.append(Key("box", DRAFT, f"the draft, {show_time(drafted)}"))
     many = facts.estimate.replicas
     note = f"one of {many} replicas is drawn" if many > 1 else ""
     return finish(canvas, facts, f"timeline: one {facts.phase} {'pass' if prefill else 'step'}", keys, note)
@@ -53,7 +58,9 @@ def one_pass(facts: Facts) -> str:
 
 def _pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str, float, float]:
     """The bar of the whole pass; gives the region to draw out and where its first layer is."""
-    at, best = 0.0, ("", 0.0, 0.0, -1.0)
+    at, best = float(facts.times.drafted), ("", 0.0, 0.0, -1.0)
+    if at:
+        canvas.box(LEFT, y, axis.x(at) - LEFT, LANE, DRAFT, name=f"draft: {show_time(at)}")
     for part in facts.program.stages[0]:
         each = float(facts.times.regions[part.region].span)
         whole = each * part.repeats

@@ -147,7 +147,7 @@ class Pipeline:
         e, axis = self.facts.estimate, self.axis
         if self.decode:
             y = top - 14
-            words = f"one step of every batch: {show_time(axis.span)}"
+            words = f"one {'verifying ' if e.speculate else ''}step of every batch: {show_time(axis.span)}"
             if self.batches > MOST_BATCHES:
                 words = f"{show_time(axis.span)} of a step of {show_time(e.tpot_s)}"
             self.canvas.line([(LEFT, y), (LEFT + WIDTH, y)], INK, pen=1.5, name=words)
@@ -179,6 +179,8 @@ class Pipeline:
         stages = len(self.seconds)
         if stages > len(self.shown):
             notes.append(f"stages {MOST_STAGES - 1} to {stages - 2} are not drawn")
+        if drafted := float(self.facts.times.drafted):
+            notes.append(f"the draft is not drawn, {show_time(drafted)} before each batch enters")
         if self.facts.estimate.replicas > 1:
             notes.append(f"one of {self.facts.estimate.replicas} replicas is drawn")
         return DOT.join(notes)

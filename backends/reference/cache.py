@@ -40,8 +40,8 @@ class Cache:
         if before != part:
             raise Mismatch(f"cache '{slot[2]}' on rank {here.rank} holds {before}, but {x} is {part}")
         seen = len(owned) - len(wanted)
-        if old.shape[along] != seen:
+        if old.shape[along] < seen:
             raise Mismatch(f"cache '{slot[2]}' holds {old.shape[along]} tokens where {seen} were seen")
-        kept = np.concatenate([old, new], axis=along)
+        kept = np.concatenate([old.take(range(seen), axis=along), new], axis=along)  # what was rejected goes
         self._kept[slot] = (part, kept)
         return kept

@@ -61,9 +61,9 @@ Held: TypeAlias = dict[str, Shards]
 class Machine:
     """One array per device, in float64, for a prefill and any number of decode steps.
 
-    ``weights`` are those of `make_weights`; ``bind`` gives the symbols ``batch`` and ``input`` numbers (the
-    length of the context is what the cache holds). With ``check``, every value is compared between the ranks
-    that should hold the same part of it, not the result alone.
+    ``weights`` are those of `make_weights`; ``bind`` gives the symbols ``batch`` and ``input`` numbers, and ``queries``
+    where a decode step verifies (the length of the context is what the cache holds). With ``check``, every value is
+    compared between the ranks that should hold the same part of it, not the result alone.
     """
 
     def __init__(
@@ -88,8 +88,15 @@ class Machine:
         return self._run(self._prefill, ids)
 
     def decode(self, ids: Array) -> Array:
-        """Run one more token of each request, ``ids`` ``[batch, 1]``; gives the logits ``[batch, vocab]``."""
+        """Run one more token of each request, ``ids`` ``[batch, 1]``; gives the logits ``[batch, vocab]``.
+
+        A program that verifies takes ``queries`` of them, and gives logits ``[batch, queries, vocab]``.
+        """
         return self._run(self._decode, ids)
+
+    def reject(self, tokens: int) -> None:
+        """Take back the last ``tokens`` of every request: those that follow are written over them."""
+        self.past -= tokens
 
     def _run(self, program: Program, ids: Array) -> Array:
         sizes = global_sizes(program, self._bind)

@@ -58,7 +58,8 @@ def verify_programs(
 ) -> Verdict:
     """Whether both give the same logits for the same weights and tokens: a prefill, then ``steps`` steps.
 
-    ``sizes`` binds ``batch`` and ``input``. With ``check`` every value is compared between the ranks that
+    ``sizes`` binds ``batch`` and ``input``, and ``queries`` where a decode step of ``sharded`` has several tokens of
+    each request: ``plain`` takes them one by one. With ``check`` every value is compared between the ranks that
     hold copies of it.
     """
     for program in sharded:
@@ -82,7 +83,9 @@ def compare(
     weights = _weights(plain, sizes, seed)
     left = Machine(*sharded, weights, sizes, check=check)
     right = Machine(_alone(plain[0]), _alone(plain[1]), weights, sizes)
-    return _judge(start, _phases(left, right, _tokens(plain[0], sizes, steps, seed), sizes["input"]))
+    queries = sizes.get("queries", 1)
+    ids = _tokens(plain[0], sizes, steps * queries, seed)
+    return _judge(start, _phases(left, right, ids, sizes["input"], queries))
 
 
 def verify_long_prefill(phases: Phases, sizes: Mapping[str, int], steps: int = 3, seed: int = 0) -> Verdict:
@@ -103,16 +106,20 @@ def verify_plan(
     steps: int = 3,
     seed: int = 0,
 ) -> Verdict:
-    """Shrink ``plan``, compile it sharded and unsharded, and compare the two.
+    """Shrink ``plan``, compile it sharded and unsharded, and compare the two; and the model that drafts for it.
 
-    Of two shardings on one cache, each decodes what the other one has prefilled.
+    Of two shardings on one cache, each decodes what the other one has prefilled. A step that verifies guesses is
+    compared with as many steps of one token.
     Raises PlanError where the plan has too many ranks to run or does not compile.
     """
     small = shrink(plan)
-    sizes = {"batch": small.workload.batch, "input": small.workload.input}
-    plain, made = compile_plain(small), [compile_plan(mode) for mode in small.modes]
+    sizes = {"batch": small.workload.batch, "input": small.workload.input, "queries": small.queries}
+    plain, made = compile_plain(evolve(small, speculate=None)), [compile_plan(mode) for mode in small.modes]
     pairs = zip((prefill for prefill, _ in made), (decode for _, decode in reversed(made)), strict=True)
     found = [verify_programs(pair, plain, sizes, steps, seed, check=True) for pair in pairs]
+    if plan.drafting is not None:
+        draft = verify_plan(plan.drafting, compile_plan, compile_plain, steps, seed)
+        found.append(evolve(draft, where=f"the draft's {draft.where}", ranks=found[0].ranks))
     return next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
 
 
@@ -130,14 +137,19 @@ def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
     return verdict
 
 
-def _phases(left: Machine, right: Machine, ids: Array, prompt: int) -> Iterator[_Pair]:
-    """One prefill of the first ``prompt`` tokens, then the others one by one, on both machines."""
+def _phases(left: Machine, right: Machine, ids: Array, prompt: int, queries: int) -> Iterator[_Pair]:
+    """One prefill of the first ``prompt`` tokens on both machines, then ``queries`` at a time on the left one."""
     first = ids[:, :prompt]
     yield _Pair("prefill", partial(left.prefill, first), partial(right.prefill, first))
-    for at in range(prompt, ids.shape[1]):
-        token = ids[:, at : at + 1]
-        where = f"decode step {at - prompt + 1}"
-        yield _Pair(where, partial(left.decode, token), partial(right.decode, token))
+    for step, at in enumerate(range(prompt, ids.shape[1], queries), 1):
+        tokens = ids[:, at : at + queries]
+        yield _Pair(f"decode step {step}", partial(left.decode, tokens), partial(one_by_one, right, tokens))
+
+
+def one_by_one(machine: Machine, ids: Array) -> Array:
+    """The logits of a decode step for each of the tokens ``ids`` ``[batch, position]``, positions second if several."""
+    found = [machine.decode(ids[:, at : at + 1]) for at in range(ids.shape[1])]
+    return found[0] if len(found) == 1 else np.stack(found, axis=1)
 
 
 def _lengths(phases: Phases, weights: Weights, sizes: Mapping[str, int], ids: Array) -> Iterator[_Pair]:

@@ -22,7 +22,7 @@ from plandsl.testing.hardware import calibrations, gpus, links, nodes
 from plandsl.testing.laws import LAWS, assert_laws
 from plandsl.testing.mixtures import mixtures
 from plandsl.testing.models import models
-from plandsl.testing.plans import plan_texts, plans, programs, workloads
+from plandsl.testing.plans import plan_texts, plans, programs, speculations, workloads
 from plandsl.testing.shardings import meshes, shardings
 
 __all__ = [
@@ -43,5 +43,6 @@ __all__ = [
     "same",
     "shardings",
     "show_plan",
+    "speculations",
     "workloads",
 ]

@@ -8,7 +8,19 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.passes.alike import alike
 from plandsl.passes.legality import check, check_program
-from plandsl.spec import Apply, CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec, PlanSpec, ShardingSpec, Statement, Term
+from plandsl.spec import (
+    Apply,
+    CalibrationSpec,
+    ClusterSpec,
+    GpuSpec,
+    ModelSpec,
+    NodeSpec,
+    PlanSpec,
+    ShardingSpec,
+    SpeculateSpec,
+    Statement,
+    Term,
+)
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
@@ -35,25 +47,36 @@ def bare(plan: PlanSpec) -> PlanSpec:
     return evolve(
         plan,
         name="",
-        model=evolve(
-            plan.model,
-            name="",
-            source="",
-            embedding=plan.model.embedding._replace(span=None),
-            blocks=tuple(
-                b._replace(span=None, statements=tuple(_statement(s) for s in b.statements)) for b in plan.model.blocks
-            ),
-            head=_term(plan.model.head),
-        ),
+        model=_model(plan.model),
         node=_node(plan.node),
         cluster=_cluster(plan.cluster),
         sharding=_sharding(plan.sharding),
         shift=None if plan.shift is None else evolve(plan.shift, tensor=_sharding(plan.shift.tensor)),
+        speculate=None if plan.speculate is None else _speculate(plan.speculate),
         workload=evolve(plan.workload, name=""),
         calibration=_calibration(plan.calibration),
         calibrations=tuple((gpu, _calibration(calibration)) for gpu, calibration in plan.calibrations),
         requires=tuple(r._replace(text="", span=None) for r in plan.requires),
     )
+
+
+def _model(model: ModelSpec) -> ModelSpec:
+    return evolve(
+        model,
+        name="",
+        source="",
+        embedding=model.embedding._replace(span=None),
+        blocks=tuple(
+            b._replace(span=None, statements=tuple(_statement(s) for s in b.statements)) for b in model.blocks
+        ),
+        head=_term(model.head),
+    )
+
+
+def _speculate(speculate: SpeculateSpec) -> SpeculateSpec:
+    draft, sharding = speculate.draft, speculate.sharding
+    bared = None if draft is None else _model(draft), None if sharding is None else _sharding(sharding)
+    return evolve(speculate, draft=bared[0], sharding=bared[1])
 
 
 def _sharding(sharding: ShardingSpec) -> ShardingSpec:

@@ -44,14 +44,15 @@ OF_ONE = frozenset(
         *(law for law in LAWS if law.__module__ == laws_schedule.__name__),
     )
 )
-"""Laws of one sharding: a step more that crosses the threshold of a `shift` may be quicker, for instance."""
+"""Laws of one sharding and of steps that bring one token: a step more that crosses the threshold of a `shift` may be
+quicker, for instance."""
 
 
 def assert_laws(plan: CompiledPlan) -> None:
-    """Hold ``plan`` to every law; where it has two shardings, some laws are asked of each."""
+    """Hold ``plan`` to every law; some are asked of each of its shardings, without what it guesses ahead."""
     for law in LAWS:
         try:
-            for one in plan.modes if law in OF_ONE else (plan,):
+            for one in plan.plain.modes if law in OF_ONE else (plan,):
                 law(one)
         except AssertionError as broken:
             broken.add_note(f"the law: {law.__doc__}")

@@ -102,7 +102,7 @@ def tpot_is_the_mean_step(plan: CompiledPlan) -> None:
     """TPOT is the mean over all steps of the output, each at its own context."""
     load, model = plan.spec.workload, plan.cost
     contexts = load.input + np.arange(max(load.output, 2) + 1.0)  # and one on either side
-    bind = {"batch": load.batch, "context": load.input}
+    bind = {"batch": load.batch, "context": load.input, "queries": 1}
     played = model.decode.at(bind, model.in_flight, [(1.0, contexts)]).period
     each: Array = np.broadcast_to(played, contexts.shape)
     mean, tpot, steps = float(each[1:-1].mean()), float(model.evaluate().tpot), len(each) - 2
@@ -190,16 +190,19 @@ def cache_capacity_is_tight(plan: CompiledPlan) -> None:
 
 
 def parts_add_up(plan: CompiledPlan) -> None:
-    """Of each phase, compute, communication and bubble make the time, and the ops make the first two."""
+    """Of each phase, compute, communication, draft and bubble make the time, and the ops make the first two.
+
+    Where a step of decode brings several tokens, its ops do for all of them.
+    """
     estimate = plan.estimate()
     assert estimate.decode.time_s == estimate.tpot_s
     assert estimate.prefill.time_s == estimate.ttft_s
     assert estimate.prefill.bubble_s <= 1e-9 * estimate.ttft_s, "one batch in an empty pipeline waits for nobody"
-    for phase in (estimate.prefill, estimate.decode):
-        parts = phase.compute_s + phase.communication_s + phase.bubble_s
+    for phase, tokens in ((estimate.prefill, 1), (estimate.decode, plan.cost.gain)):
+        parts = phase.compute_s + phase.communication_s + phase.draft_s + phase.bubble_s
         assert isclose(parts, phase.time_s, rel_tol=1e-8), f"{parts} of {phase.time_s} s"
-        computing = sum(op.time_s for op in phase.ops if not op.communicates)
-        linked = sum(op.time_s for op in phase.ops if op.communicates)
+        computing = sum(op.time_s for op in phase.ops if not op.communicates) / tokens
+        linked = sum(op.time_s for op in phase.ops if op.communicates) / tokens
         if len(estimate.stages) == 1:
             assert isclose(computing, phase.compute_s, rel_tol=1e-9), f"ops {computing} of {phase.compute_s} s"
             exposed = phase.communication_s + phase.overlapped_s

@@ -43,7 +43,7 @@ def _final(plan: CompiledPlan) -> Iterator[Program]:
 def _sizes(program: Program, plan: CompiledPlan) -> dict[str, int]:
     """Every dimension as a number, for the plan's own load."""
     load = plan.spec.workload
-    bind = {"batch": load.batch, "input": load.input, "context": load.input + 1}
+    bind = {"batch": load.batch, "input": load.input, "context": load.input + 1, "queries": plan.spec.queries}
     return {n: bind[s] if isinstance(s, str) else s for n, s in program.sizes}
 
 
@@ -112,7 +112,7 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
         sizes |= {n: int(n.partition(":")[2]) for n, _ in program.imbalance}
         wanted = _logical_flops(plain, sizes)
         timed = plan.cost.prefill if program.phase == "prefill" else plan.cost.decode
-        extents = Extents(program, {**sizes, "input": sizes["position"]})
+        extents = Extents(program, {**sizes, "input": sizes["position"], "queries": sizes["position"]})
         found: dict[Key, float] = dict.fromkeys(wanted, 0.0)
         for parts in program.stages:
             for part in parts:

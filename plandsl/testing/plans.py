@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from attrs import evolve
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from plandsl.ir.program import Program
 from plandsl.passes import PIPELINE, program_after
 from plandsl.passes.build import arithmetic
+from plandsl.passes.drafts import drafts
 from plandsl.show import show_plan
-from plandsl.spec import ModelSpec, NodeSpec, PlanSpec, RequireSpec, ShardingSpec, WorkloadSpec
+from plandsl.spec import (
+    CalibrationSpec,
+    ModelSpec,
+    NodeSpec,
+    PlanSpec,
+    RequireSpec,
+    ShardingSpec,
+    SpeculateSpec,
+    WorkloadSpec,
+)
 from plandsl.testing.hardware import calibrations, nodes
 from plandsl.testing.models import models
 from plandsl.testing.shardings import shardings
@@ -49,25 +60,48 @@ def _requires(draw: DrawFn) -> RequireSpec:
 
 
 @composite
+def speculations(draw: DrawFn, model: ModelSpec, node: NodeSpec, around: ShardingSpec) -> SpeculateSpec:
+    """Tokens guessed ahead for a causal ``model``, by nobody or by another model with its vocabulary."""
+    assume(model.causal)
+    rates = tuple(draw(st.lists(st.integers(0, 100).map(lambda n: n / 100), min_size=1, max_size=3)))
+    if draw(st.booleans()):
+        return SpeculateSpec(rates)
+    small = draw(models())
+    fits = node.gpu.peak(arithmetic(small, node.gpu)) is not None and node.gpu.peak(small.activations) is not None
+    assume(small.causal and fits)
+    sizes = tuple((n, model.size("vocab") if n == "vocab" else size) for n, size in small.sizes)
+    draft = evolve(small, name="draft", sizes=sizes)
+    how = evolve(draw(shardings(draft, node)), name="guess")
+    found = SpeculateSpec(rates, draft, how)
+    load, bare = WorkloadSpec("w", 8, 4, 2), CalibrationSpec("c", ())
+    plan = PlanSpec("p", model, node, around, load, bare, speculate=found)
+    assume(not any(d.severity == "error" for d in drafts(plan, found)))
+    return found
+
+
+@composite
 def plans(
     draw: DrawFn,
     model: SearchStrategy[ModelSpec] | None = None,
     node: SearchStrategy[NodeSpec] | None = None,
     workload: SearchStrategy[WorkloadSpec] | None = None,
     sharding: SearchStrategy[ShardingSpec] | None = None,
+    speculate: bool = False,
 ) -> PlanSpec:
-    """A plan that compiles. What is not given is drawn."""
+    """A plan that compiles. What is not given is drawn; it guesses tokens ahead only with ``speculate``."""
     where = draw(nodes() if node is None else node)
     what = draw(models() if model is None else model)
     gpus = [gpu for _, gpu in where.groups]
     if any(gpu.peak(dtype) is None for gpu in gpus for dtype in (arithmetic(what, gpu), what.activations)):
         what = evolve(what, compute=None, weights="bf16", activations="bf16")
     own = [(gpu.name, draw(calibrations())) for gpu in gpus]
+    how = draw(shardings(what, where) if sharding is None else sharding)
     return PlanSpec(
         name="p",
         model=what,
         node=where,
-        sharding=draw(shardings(what, where) if sharding is None else sharding),
+        sharding=how,
+        speculate=draw(speculations(what, where, how)) if speculate else None,
         workload=draw(workloads() if workload is None else workload),
         calibration=own[0][1],
         calibrations=tuple(own) if len(own) > 1 and draw(st.booleans()) else (),

@@ -38,6 +38,13 @@ class Heads(NamedTuple):
     query_bytes: Number
     key_bytes: Number
 
+    def times(self, queries: Number) -> Heads:
+        """The heads that several ``queries`` of a request are to a kernel of decode: all that share a KV head are rows.
+
+        So FlashAttention-3 and FlashInfer pack them; the constants were fitted to one query.
+        """
+        return self._replace(heads=self.heads * queries, query_bytes=self.query_bytes * queries)
+
 
 class Chip(NamedTuple):
     """SMs or CUs, matrix FLOP/s in the dtype that multiplies, and memory bytes/s: all as published."""

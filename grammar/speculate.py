@@ -1,0 +1,150 @@
+"""Tokens guessed ahead: `speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }`.
+
+Loaded by the first plan that has one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from attrs import evolve
+
+from plandsl.diagnostics import Label, Span
+from plandsl.grammar import syntax as s
+from plandsl.grammar.evaluate import Value
+from plandsl.grammar.models import model_spec
+from plandsl.grammar.modules import Wrong
+from plandsl.grammar.records import Layer
+from plandsl.grammar.schema import Reader
+from plandsl.grammar.sharding import STEP, SUGAR
+from plandsl.grammar.shift import sharding_under
+from plandsl.grammar.values import expect, span_of
+from plandsl.limits import MAX_DRAFTED
+from plandsl.spec import ModelSpec, RuleSpec, ShardingSpec, SpeculateSpec
+from plandsl.units import NUMBER, Quantity
+
+SPECULATE = ("draft", "tokens", "acceptance", "sharding")
+NOBODY = "none"
+"""The draft that costs nothing: guesses are looked up in what was read before."""
+
+
+def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec | None) -> SpeculateSpec | None:
+    """What a plan guesses ahead, on the GPUs of its sharding ``around``."""
+    section = plan.section("speculate")
+    if section is None:
+        return None
+    reader = Reader(plan.context, section, SPECULATE)
+    acceptance = _acceptance(reader)
+    draft = reader.read("draft", partial(_draft, reader))
+    sharding = None
+    layer = reader.layer("sharding")
+    if draft is not None and model is not None:
+        reader.attempt(partial(_check_vocabulary, reader, draft, model))
+        sharding = sharding_under(reader, "sharding", plan.record, draft) if layer else _applied(around, draft)
+    elif layer and reader.ok and model is not None:
+        hint = f"leave it out, or name the model that drafts: `draft = {model.name}`"
+        reader.fail(Wrong("E225", "`sharding` is that of a draft, and here is none", layer.name.span, hint=hint))
+    if sharding is not None and around is not None and sharding.name == around.name:
+        sharding = evolve(sharding, name=f"{around.name}_draft")
+    plan.ok &= reader.ok
+    if not reader.ok or acceptance is None:
+        return None
+    return SpeculateSpec(acceptance, draft, sharding, span=section.span)
+
+
+# ---- the chance of a guess
+
+
+def _acceptance(reader: Reader) -> tuple[float, ...] | None:
+    """The chance of each guess: one for all ``tokens`` of them, or a list."""
+    tokens = reader.whole("tokens", most=MAX_DRAFTED)
+    found = reader.read("acceptance", partial(_chances, reader), "acceptance = 80 %")
+    if found is None or (tokens is None and "tokens" in reader.record.fields):
+        return None
+    chances, listed = found
+    if not listed and tokens is None:
+        reader.missing("tokens", "tokens = 3")
+        return None
+    if not listed:
+        return chances * (tokens or 1)
+    if tokens is not None and tokens != len(chances):
+        reader.fail(_wrong_count(reader, tokens, len(chances)))
+        return None
+    return chances
+
+
+def _chances(reader: Reader, layer: Layer) -> tuple[tuple[float, ...], bool]:
+    """What stands as ``acceptance``, and whether it is a list."""
+    value = reader.value(layer)
+    if isinstance(value, Quantity | bool | str):
+        return (_chance(value, layer),), False
+    if not 1 <= len(value) <= MAX_DRAFTED:
+        hint = "`acceptance = [85 %, 70 %, 55 %]`"
+        raise Wrong("E224", f"a list of 1 to {MAX_DRAFTED} rates is wanted", span_of(layer), hint=hint)
+    return tuple(_chance(item, layer) for item in value), True
+
+
+def _chance(value: Value, layer: Layer) -> float:
+    chance = float(expect(value, NUMBER, layer).value)
+    if not 0 <= chance <= 1:
+        message = f"an acceptance is a share, from 0 to 100 %, found {100 * chance:g} %"
+        raise Wrong("E224", message, span_of(layer), hint="`acceptance = 80 %`")
+    return chance
+
+
+def _wrong_count(reader: Reader, tokens: int, rates: int) -> Wrong:
+    listed, counted = reader.record.fields["acceptance"][-1], reader.record.fields["tokens"][-1]
+    labels = (Label(span_of(counted), f"{tokens} tokens"),)
+    message = f"{rates} rates for {tokens} guessed token{'s' * (tokens > 1)}"
+    hint = "give each token its rate, or one rate for all; a list needs no `tokens`"
+    return Wrong("E224", message, span_of(listed), labels=labels, hint=hint)
+
+
+# ---- who guesses
+
+
+def _draft(reader: Reader, layer: Layer) -> ModelSpec | None:
+    """The model that drafts, None where nobody does."""
+    if isinstance(layer.value, s.Ref) and layer.value.name == NOBODY:
+        return None
+    record = reader.context.records.section(reader.record, "draft", "model")
+    if record is None or record.kind != "model":
+        hint = "`draft = llama_3_2_1b`, or `draft = none` where guesses are looked up"
+        raise Wrong("E210", "`draft` names a model", span_of(layer), hint=hint)
+    spec = reader.context.make(model_spec, record)
+    reader.ok &= spec is not None
+    return spec
+
+
+def _check_vocabulary(reader: Reader, draft: ModelSpec, model: ModelSpec) -> None:
+    ours, theirs = (m.size(m.embedding.dims[0]) for m in (model, draft))
+    if ours != theirs:
+        why = f"`{draft.name}` guesses among {theirs:,} tokens, and `{model.name}` has {ours:,}"
+        hint = "a draft has the vocabulary of the model that verifies, such as a smaller one of its family"
+        raise Wrong("E225", why, _span(reader, "draft"), hint=hint)
+
+
+def _span(reader: Reader, name: str) -> Span:
+    return span_of(reader.record.fields[name][-1])
+
+
+def _applied(around: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | None:
+    """The sharding of the plan as far as it applies to its draft.
+
+    A draft runs whole on the GPUs of every stage, and in every replica. Rules lose the dimensions that it lacks; those
+    of a degree get back what only the plan's own model lacked.
+    """
+    if around is None:
+        return None
+    stages = {a for rule in around.rules if "layers" in rule.dims for a in rule.axes}
+    rules = (_known(rule, draft) for rule in around.rules if "layers" not in rule.dims)
+    axes = tuple(a for a in around.axes if a.name not in stages and a.name not in around.replica_axes)
+    return evolve(around, axes=axes, rules=tuple(r for r in rules if r.dims), replica_axes=())
+
+
+def _known(rule: RuleSpec, draft: ModelSpec) -> RuleSpec:
+    """A rule with those of its dimensions that ``draft`` has."""
+    meant = (dims for region, dims, _ in SUGAR[rule.sugar].rules if region == rule.region) if rule.sugar else ()
+    dims = next((dims for dims in meant if set(rule.dims) <= set(dims)), rule.dims)
+    have = {*STEP, *(name for name, _ in draft.sizes)}
+    return rule._replace(dims=tuple(dim for dim in dims if dim in have))

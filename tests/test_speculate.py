@@ -1,0 +1,492 @@
+"""Tokens guessed ahead: one step verifies them all, with times, memory and results that follow from that."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from math import isclose
+
+import numpy as np
+import pytest
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plandsl.backends.cost.load import batched
+from plandsl.backends.cost.speculate import SpeculateModel, alike, break_even, tokens_per_step
+from plandsl.backends.reference.machine import Machine
+from plandsl.backends.reference.placement import difference
+from plandsl.backends.reference.shrink import shrink
+from plandsl.backends.reference.verify import one_by_one
+from plandsl.backends.reference.weights import make_weights
+from plandsl.diagnostics import PlanError
+from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
+from plandsl.ir.collectives import AllReduce
+from plandsl.ir.compute import Gemm, LastToken
+from plandsl.show import show_plan
+from plandsl.spec import PlanSpec, item_bytes
+from plandsl.testing import assert_laws, compiled, plans, same
+
+DRAFT = "speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }"
+LOOKED_UP = "speculate { tokens = 3, acceptance = 80 % }"
+
+
+def text(
+    speculate: str = DRAFT,
+    model: str = "llama_3_1_70b",
+    sharding: str = "tp = 8",
+    load: str = "batch = 4",
+    fields: str = "",
+) -> str:
+    """A plan on eight GPUs."""
+    return (
+        f"plan p {{ model = {model}, node = h200_8, sharding {{ {sharding} }}, "
+        f"workload {{ input = 1000, output = 200, {load} }}, {speculate} {fields} }}"
+    )
+
+
+@cache
+def plan(
+    speculate: str = DRAFT,
+    model: str = "llama_3_1_70b",
+    sharding: str = "tp = 8",
+    load: str = "batch = 4",
+    fields: str = "",
+) -> CompiledPlan:
+    (made,) = compile_text(text(speculate, model, sharding, load, fields))
+    return made
+
+
+def model_of(made: CompiledPlan) -> SpeculateModel:
+    assert isinstance(made.cost, SpeculateModel)
+    return made.cost
+
+
+def refused(*parts: str) -> tuple[str, str]:
+    """Code and message of the one error of a plan."""
+    with pytest.raises(PlanError) as caught:
+        compile_text(text(*parts))
+    (found,) = (d for d in caught.value.diagnostics if d.severity == "error")
+    assert found.hint
+    assert found.span is not None
+    return found.code, found.message
+
+
+# ---- what a step brings
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("a", [0.0, 0.3, 0.8, 0.999])
+def test_a_step_brings_what_leviathan_says(a: float, k: int) -> None:
+    wanted = (1 - a ** (k + 1)) / (1 - a)
+    assert isclose(tokens_per_step([a] * k), wanted, rel_tol=1e-12)
+    assert isclose(alike(a, k), wanted, rel_tol=1e-12)
+
+
+def test_guesses_that_are_always_right_all_count() -> None:
+    assert tokens_per_step([1.0] * 4) == 5 == alike(1.0, 4)
+    assert tokens_per_step([0.0] * 4) == 1 == alike(0.0, 4)
+
+
+def test_a_list_counts_each_guess_where_all_before_it_are_right() -> None:
+    assert isclose(tokens_per_step([0.85, 0.70, 0.55]), 1 + 0.85 + 0.85 * 0.70 + 0.85 * 0.70 * 0.55)
+
+
+@pytest.mark.parametrize("rates", [(0.8, 0.8, 0.8), (0.9, 0.5), (0.6,) * 7])
+def test_a_step_brings_what_drawn_guesses_bring(rates: tuple[float, ...]) -> None:
+    """Two hundred thousand steps, each of which counts up to its first wrong guess."""
+    right = np.random.default_rng(1).random((200_000, len(rates))) < np.array(rates)
+    brought = 1 + np.cumprod(right, axis=1).sum(axis=1)
+    assert abs(brought.mean() - tokens_per_step(rates)) < 4 * brought.std() / 200_000**0.5
+
+
+@given(st.floats(0, 1), st.integers(1, 8))
+def test_break_even_is_the_inverse(acceptance: float, tokens: int) -> None:
+    gain = tokens_per_step([acceptance] * tokens)
+    found = break_even(gain, tokens)
+    assert found is not None
+    assert isclose(tokens_per_step([found] * tokens), gain, rel_tol=1e-9)
+
+
+def test_break_even_knows_what_no_guess_can_bring() -> None:
+    assert break_even(4.01, 3) is None
+    assert break_even(0.9, 3) == 0.0
+
+
+# ---- what it computes
+
+TINY = "speculate { draft = llama_3_2_1b, tokens = 2, acceptance = 50 % }"
+SHARDED = [
+    ("llama_3_1_8b", "tp = 8"),
+    ("llama_3_1_8b", "tp = 4, pp = 2"),
+    ("llama_3_1_8b", "sp = 4, tp = 2"),
+    ("llama_3_1_8b", "cp = 4, tp = 2"),
+    ("llama_3_1_8b", "dp = 2, tp = 4"),
+    ("mixtral_8x7b", "ep = 4, tp = 2"),
+    ("gpt_oss_20b", "tp = 4, pp = 2"),
+    ("gemma_2_9b", "cp = 2, tp = 4"),
+    ("deepseek_v3", "tp = 8"),
+    ("deepseek_v3", "ep = 8"),
+]
+
+
+@pytest.mark.parametrize(("model", "sharding"), SHARDED)
+def test_a_step_of_several_tokens_is_as_many_steps_of_one(model: str, sharding: str) -> None:
+    """Sharded and with all its guesses at once, against the unsharded model token by token, cache included."""
+    verdict = plan(LOOKED_UP, model, sharding).verify()
+    assert verdict.ok, verdict
+    assert verdict.worst < 1e-12
+
+
+def test_the_draft_is_run_too() -> None:
+    made = plan(TINY, "llama_3_1_8b", "tp = 4, pp = 2")
+    ran: list[PlanSpec] = []
+    assert made.verify().ok
+    from plandsl.backends.reference import verify_plan
+
+    def run(spec: PlanSpec) -> tuple:  # type: ignore[type-arg]
+        ran.append(spec)
+        return programs(spec)
+
+    verify_plan(made.spec, run, plain_programs)
+    assert [len(spec.model.blocks) for spec in ran] == [1, 1]
+    assert ran[1].model.name == "llama_3_2_1b"
+    assert ran[1].sharding.ranks == 4
+
+
+@pytest.mark.parametrize("sharding", ["tp = 8", "cp = 4, tp = 2", "sp = 2, pp = 2, tp = 2"])
+def test_guesses_that_are_rejected_leave_no_trace(sharding: str) -> None:
+    """Of two guesses one is wrong, again and again: what comes after is as if it had never been in the cache."""
+    small = shrink(plan(LOOKED_UP.replace("3", "2"), "llama_3_1_8b", sharding).spec)
+    sizes = {"batch": small.workload.batch, "input": small.workload.input, "queries": small.queries}
+    plain = plain_programs(evolve(small, speculate=None))
+    weights = make_weights(plain[0], sizes) | make_weights(plain[1], sizes)
+    guessing, alone = Machine(*programs(small), weights, sizes, check=True), Machine(*plain, weights, sizes)
+    ids = np.random.default_rng(0).integers(4, size=(sizes["batch"], sizes["input"] + 9))
+    at = sizes["input"]
+    assert difference(guessing.prefill(ids[:, :at]), alone.prefill(ids[:, :at])) < 1e-12
+    for _ in range(3):
+        step = ids[:, at : at + 3].copy()
+        step[:, 2] = (step[:, 2] + 1) % 4  # wrong
+        logits = guessing.decode(step)
+        guessing.reject(1)
+        assert difference(logits[:, :2], one_by_one(alone, ids[:, at : at + 2])) < 1e-12
+        at += 2
+
+
+def test_the_head_sees_every_guess() -> None:
+    guessing, alone = plan().decode.program, plan().plain.decode.program
+    assert guessing.size("position") == "queries"
+    assert guessing.region("head").results[0].type.names == ("batch", "position", "vocab")
+    assert not any(isinstance(op, LastToken) for op in guessing.region("head").ops)
+    assert alone.size("position") == 1
+    assert any(isinstance(op, LastToken) for op in alone.region("head").ops)
+    assert plan().prefill.program == plan().plain.prefill.program
+
+
+@settings(max_examples=8)
+@given(plans(speculate=True))
+def test_laws_hold_of_guesses(spec: PlanSpec) -> None:
+    assert_laws(compiled(spec))
+
+
+# ---- what it takes
+
+BARE = "calibration bare { hbm = 0.8, gemm = 0.5, attention_prefill = 0.5, link = 0.75, launch = 3 us }\n"
+
+
+def bare(speculate: str, sharding: str = "tp = 8", load: str = "batch = 4") -> CompiledPlan:
+    """The plan by the formulas of docs/cost.md."""
+    (made,) = compile_text(BARE + text(speculate, "llama_3_1_70b", sharding, load, ", calibration = bare"))
+    return made
+
+
+def seconds(made: CompiledPlan, kind: type, position: int, batch: int = 4) -> list[tuple[object, float]]:
+    model = made.cost.decode
+    times = model.at({"batch": batch, "context": 1000, "queries": position}, 1, [(1.0, 1000.0)])
+    pairs = zip(made.decode.program.region("block").ops, times.seconds["block"], strict=True)
+    return [(op, float(t)) for op, t in pairs if isinstance(op, kind)]
+
+
+def test_gemms_multiply_the_rows_of_all_tokens() -> None:
+    made = bare(LOOKED_UP)
+    gpu = made.spec.node.gpu
+    for op, took in seconds(made, Gemm, 4, batch=200):
+        assert isinstance(op, Gemm)
+        sizes = dict(made.spec.model.sizes)
+        split = made.decode.program.mesh.ways(a for w in op.weights for d in w.type.dims for a in d.axes) ** (
+            1 / len(op.weights)
+        )
+        weights = sum(np.prod([sizes[n] for n in w.type.names]) for w in op.weights) / split
+        flops = 2 * 200 * 4 * weights
+        peak = gpu.peak("bf16")
+        assert peak is not None
+        assert isclose(took, flops / (0.5 * peak) + 3e-6, rel_tol=1e-12), op
+
+
+def test_collectives_carry_all_tokens() -> None:
+    """Two shots over a switch: 2 (a + (n - 1) / n V / B), with V of four tokens a request."""
+    made = bare(LOOKED_UP, load="batch = 512")
+    link = made.spec.node.link
+    for op, took in seconds(made, AllReduce, 4, batch=512):
+        payload = 512 * 4 * 8192 * 2
+        assert isclose(took, 2 * (link.latency + 7 / 8 * payload / (0.75 * link.bandwidth)) + 3e-6, rel_tol=1e-12), op
+
+
+def test_attention_reads_the_cache_once_for_all_guesses() -> None:
+    """Bytes of one head group: queries and results four times, keys once; roofline of memory at small batches."""
+    from plandsl.ir.compute import Attention
+
+    made = bare(LOOKED_UP)
+    ((_, one),) = seconds(made, Attention, 1)
+    ((_, four),) = seconds(made, Attention, 4)
+    bandwidth = 0.8 * made.spec.node.gpu.bandwidth
+    queries = 4 * (64 // 8) * 128 * 2 * 2  # batch 4, 8 heads of a rank, bf16, query and result
+    keys = 4 * 1000 * 128 * 2 * 2
+    assert isclose(one - 3e-6, (queries + keys) / bandwidth, rel_tol=1e-12)
+    assert isclose(four - 3e-6, (4 * queries + keys) / bandwidth, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("sharding", ["tp = 8", "tp = 4, pp = 2", "ep = 8"])
+def test_tpot_is_the_draft_steps_and_the_verifying_one_over_what_they_bring(sharding: str) -> None:
+    model = "mixtral_8x7b" if "ep" in sharding else "llama_3_1_70b"
+    small = "mistral_7b_v0_1" if "ep" in sharding else "llama_3_2_1b"
+    made = plan(DRAFT.replace("llama_3_2_1b", small), model, sharding)
+    cost, metrics = model_of(made), made.cost.evaluate()
+    assert cost.draft is not None
+    verify = cost.verify.decode_times(4, 1000, 200, 4).period
+    draft = cost.draft.decode_times(4, 1000, 200).period
+    assert isclose(metrics.tpot, (3 * draft + verify) / 2.952, rel_tol=1e-12)
+    first = made.plain.cost.evaluate().ttft + cost.draft.prefill_times(4, 1000, cost.in_flight).through
+    assert isclose(metrics.ttft, first, rel_tol=1e-12)
+    assert metrics.throughput > 0
+
+
+def test_guesses_that_are_looked_up_cost_the_verifying_step_alone() -> None:
+    made = plan(LOOKED_UP)
+    verify = model_of(made).verify.decode_times(4, 1000, 200, 4).period
+    assert isclose(made.cost.evaluate().tpot, verify / 2.952, rel_tol=1e-12)
+    assert made.cost.evaluate().ttft == made.plain.cost.evaluate().ttft
+    assert ("speculate", "draft", "none, at no cost") in made.estimate().assumed
+
+
+def test_at_break_even_tpot_is_that_without_guesses() -> None:
+    for load in ("batch = 1", "batch = 64", "batch = 256"):
+        found = plan(load=load).estimate().speculate
+        assert found is not None
+        assert found.break_even is not None
+        even = model_of(plan(load=load)).guessing(3, found.break_even).evaluate()
+        assert isclose(even.tpot, plan(load=load).plain.cost.evaluate().tpot, rel_tol=1e-9)
+
+
+def test_guessing_is_worth_more_for_one_request_than_for_many() -> None:
+    worth = []
+    for load in ("batch = 1", "batch = 16", "batch = 64", "batch = 256"):
+        found = plan(load=load).estimate().speculate
+        assert found is not None
+        worth.append(1.0 if found.break_even is None else found.break_even)
+    assert worth == sorted(worth)
+    assert worth[0] < 0.5 < worth[-1]
+
+
+def test_arrays_of_guesses_equal_numbers() -> None:
+    cost = model_of(plan())
+    tokens, acceptance = np.array([1, 2, 3, 5])[:, None], np.array([0.0, 0.5, 0.8, 1.0])[None, :]
+    many = cost.guessing(tokens, acceptance).evaluate()
+    for i, k in enumerate(tokens[:, 0]):
+        for j, a in enumerate(acceptance[0]):
+            one = cost.guessing(int(k), float(a)).evaluate()
+            for name in ("tpot", "throughput", "latency"):
+                assert isclose(getattr(many, name)[i, j], getattr(one, name), rel_tol=1e-12), (name, k, a)
+
+
+def test_the_plans_own_guesses_are_one_of_them() -> None:
+    cost = model_of(plan())
+    assert isclose(cost.guessing(3, 0.8).evaluate().tpot, cost.evaluate().tpot, rel_tol=1e-12)
+
+
+def test_a_server_goes_on_by_what_a_step_brings() -> None:
+    """The parts of TPOT that steps make are shared by the tokens that they bring; those of prefills are not."""
+    load, engine = "concurrency = 64, requests = 640", ", engine = vllm"
+    made = plan(load=load, fields=engine)
+    metrics, plain = made.cost.evaluate(), made.plain.cost.evaluate()
+    served, before = metrics.served, plain.served
+    assert served is not None
+    assert before is not None
+    spec = made.spec.runs_on
+    assert isclose(served.step, metrics.decode.period / 2.952, rel_tol=1e-12)
+    assert isclose(served.host, (spec.step + spec.request * served.running) / 2.952, rel_tol=1e-12)
+    assert isclose(metrics.tpot, served.step + served.host + served.others, rel_tol=1e-12)
+    assert served.others > before.others  # the draft prefills too
+    found = made.estimate()
+    assert isclose(found.decode.time_s, found.tpot_s)
+    parts = ("compute_s", "communication_s", "draft_s", "bubble_s", "engine_s", "mixed_s")
+    assert isclose(sum(getattr(found.decode, p) for p in parts), found.tpot_s, rel_tol=1e-9)
+
+
+def test_an_engines_host_time_is_that_of_a_step() -> None:
+    made = plan(fields=", engine = vllm")
+    metrics = made.cost.evaluate()
+    ttft, tpot = batched(made.spec.runs_on, 4, metrics.prefill, metrics.decode, 2.952)
+    assert isclose(metrics.tpot, tpot, rel_tol=1e-12)
+    assert metrics.ttft == ttft
+
+
+# ---- what it holds
+
+
+@pytest.mark.parametrize(("own", "ways"), [("", 8), (", sharding { tp = 2 }", 2), (", sharding { tp = 1 }", 1)])
+def test_memory_has_the_weights_and_the_cache_of_the_draft(own: str, ways: int) -> None:
+    made = plan(DRAFT.replace(" }", f"{own} }}"), load="batch = 16")
+    ours, plain = made.estimate().memory, made.plain.estimate().memory
+    matrices = 1_235_814_400 - (2 * 16 + 1) * 2048
+    weights = (matrices / ways + (2 * 16 + 1) * 2048) * 2  # every rank has all gains
+    assert isclose(ours.weights - plain.weights, weights, rel_tol=1e-12)
+    token, length = 2 * 16 * 8 * 64 * 2 / ways, 1200 + 3
+    theirs = plain.kv_cache * length / 1200
+    assert isclose(ours.kv_cache - theirs, 16 * length * token, rel_tol=1e-12)
+    found = made.estimate().speculate
+    assert found is not None
+    assert isclose(found.draft_weights_bytes, weights, rel_tol=1e-12)
+
+
+def test_requests_that_the_draft_shares_otherwise_are_counted_as_it_has_them() -> None:
+    """With experts, each rank has an eighth of the requests; a draft on every rank by itself has all of them."""
+    small = "speculate { draft = mistral_7b_v0_1, tokens = 1, acceptance = 80 %, sharding { tp = 1 } }"
+    made = plan(small, "mixtral_8x7b", "ep = 8", "batch = 64")
+    ours, plain = made.estimate().memory, made.plain.estimate().memory
+    token = 2 * 32 * 8 * 128 * 2
+    assert isclose(ours.kv_cache, plain.kv_cache * 1201 / 1200 + 64 * 1201 * token, rel_tol=1e-12)
+
+
+def test_activations_are_those_of_all_tokens_of_a_step() -> None:
+    """Without a long prompt, the largest step is the one that verifies."""
+    load = "batch = 64"
+    (made,) = compile_text(text(LOOKED_UP, load=load).replace("input = 1000", "input = 1"))
+    (four,) = compile_text(text("", load="batch = 256").replace("input = 1000", "input = 1"))
+    logits = 128256 * item_bytes("bf16")
+    assert made.estimate().memory.activations >= 4 * 64 * logits / 8
+    assert isclose(made.estimate().memory.activations, four.estimate().memory.activations, rel_tol=0.05)
+
+
+# ---- the language
+
+
+def test_a_list_of_rates_needs_no_count() -> None:
+    spec = plan("speculate { acceptance = [85 %, 70 %, 55 %] }").spec.speculate
+    assert spec is not None
+    assert spec.acceptance == (0.85, 0.7, 0.55)
+    assert spec.draft is None
+    assert plan("speculate { draft = none, tokens = 2, acceptance = 0.5 }").spec.queries == 3
+
+
+def test_a_draft_has_the_plans_sharding_as_far_as_it_applies() -> None:
+    """No replicas, no stages, and of dimensions those that it has."""
+    made = plan(DRAFT, "llama_3_1_70b", "dp = 2, pp = 2, tp = 2")
+    assert made.draft is not None
+    assert [(a.name, a.size) for a in made.draft.spec.sharding.axes] == [("tensor", 2)]
+    experts = plan(DRAFT.replace("llama_3_2_1b", "mistral_7b_v0_1"), "mixtral_8x7b", "ep = 4, tp = 2")
+    assert experts.draft is not None
+    assert experts.draft.spec.sharding.axis("expert") == 4
+    dims = {d for rule in experts.draft.spec.sharding.rules for d in rule.dims}
+    assert dims == {"batch", "heads", "kv_heads", "ffn", "vocab"}  # the experts have no `ffn`
+
+
+@pytest.mark.parametrize(
+    ("speculate", "code", "words"),
+    [
+        ("speculate { tokens = 3 }", "E207", "no `acceptance`"),
+        ("speculate { acceptance = 80 % }", "E207", "no `tokens`"),
+        ("speculate { tokens = 3, acceptance = 120 % }", "E224", "found 120 %"),
+        ("speculate { tokens = 3, acceptance = [80 %, 60 %] }", "E224", "2 rates for 3"),
+        ("speculate { acceptance = [] }", "E224", "a list of 1 to 256"),
+        ("speculate { tokens = 0, acceptance = 80 % }", "E214", "1 or more"),
+        ("speculate { tokens = 3, acceptance = 80 ms }", "E204", "found a time"),
+        ("speculate { tokens = 3, acceptance = 80 %, draft = llama_3_2_2b }", "E201", "llama_3_2_2b"),
+        ("speculate { tokens = 3, acceptance = 80 %, draft = 7 }", "E210", "name of a model"),
+        ("speculate { tokens = 3, acceptance = 80 %, draft = mistral_7b }", "E225", "32,768 tokens"),
+        ("speculate { tokens = 3, acceptance = 80 %, sharding { tp = 2 } }", "E225", "here is none"),
+        (DRAFT.replace(" }", ", sharding { pp = 2 } }"), "E225", "runs whole"),
+        (DRAFT.replace(" }", ", sharding { dp = 2 } }"), "E225", "runs whole"),
+        (DRAFT.replace(" }", ", sharding { tp = 3 } }"), "E225", "3 ranks"),
+        ("speculate { tokens = 3, acceptance = 80 %, rate = 2 }", "E206", "no field `rate`"),
+        ("speculate = 3", "E210", "is a section"),
+    ],
+)
+def test_mistakes_are_named(speculate: str, code: str, words: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        compile_text(text(speculate))
+    found = [d for d in caught.value.diagnostics if d.severity == "error"]
+    assert (found[0].code, words in found[0].message) == (code, True), found[0]
+    assert found[0].span is not None
+    assert found[0].hint or code in ("E201", "E214", "E206")
+
+
+def test_a_model_that_sees_ahead_is_refused() -> None:
+    code, message = refused(LOOKED_UP, "llama_3_1_8b with { causal = false }")
+    assert code == "E225"
+    assert "sees those after it" in message
+
+
+def test_a_draft_that_cannot_be_split_is_named() -> None:
+    """The degree divides the plan's model, and not the draft."""
+    odd = "llama_3_2_1b with { heads = 24, hidden = 1536, kv_heads = 6 }"
+    code, message = refused(DRAFT.replace("llama_3_2_1b", odd))
+    assert code == "E301"
+    assert "kv_heads = 6" in message
+
+
+def test_overrides_and_with_reach_into_it() -> None:
+    (made,) = compile_text(text(), overrides=[("speculate.tokens", "5"), ("speculate.acceptance", "0.9")])
+    assert made.spec.queries == 6
+    assert made.estimate().speculate is not None
+
+
+@pytest.mark.parametrize("speculate", [DRAFT, LOOKED_UP, DRAFT.replace(" }", ", sharding { tp = 2 } }")])
+def test_text_of_a_plan_reads_back(speculate: str) -> None:
+    (again,) = compile_text(show_plan(plan(speculate).spec))
+    assert same(again.spec, plan(speculate).spec)
+
+
+def test_the_note_says_what_is_taken_for_granted() -> None:
+    notes = {d.code: d.message for d in plan(LOOKED_UP).notes}
+    assert notes["N322"].endswith("right 80 % of the time if all before it are, and to cost nothing (assumed)")
+    assert "nothing" not in {d.code: d.message for d in plan().notes}["N322"]
+
+
+# ---- what is said
+
+
+def test_json_has_the_guesses_and_only_where_there_are_any() -> None:
+    found = plan().estimate().as_json()
+    assert found["speculate"]["tokens"] == 3
+    assert found["speculate"]["draft"] == "llama_3_2_1b"
+    assert isclose(found["speculate"]["tokens_per_step"], 2.952)
+    assert isclose(found["tpot_s"], found["speculate"]["step_s"] / 2.952)
+    assert isclose(found["decode"]["draft_s"] * 2.952, found["speculate"]["draft_s"])
+    json.dumps(found)
+    plain = plan().plain.estimate().as_json()
+    assert "speculate" not in plain
+    assert "draft_s" not in plain["decode"]
+
+
+def test_two_shardings_each_have_the_draft() -> None:
+    shift = "shift { base { sp = 8 }, tensor { tp = 8 }, threshold = 16 }, "
+    source = text(DRAFT, "llama_3_1_8b").replace("sharding { tp = 8 }", shift.rstrip(", "))
+    (made,) = compile_text(source)
+    found = made.estimate()
+    assert found.shift is not None
+    assert found.speculate is not None
+    assert found.shift.decode == "tensor"  # 4 requests of 4 tokens
+    assert isclose(found.tpot_s, found.shift.tensor.tpot_s, rel_tol=1e-12)
+    assert made.verify().ok
+    (more,) = compile_text(source.replace("batch = 4", "batch = 5"))
+    assert more.estimate().shift.decode == "base"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("view", ["devices", "block", "timeline", "memory"])
+@pytest.mark.parametrize("sharding", ["tp = 8", "tp = 4, pp = 2"])
+def test_pictures_say_who_guesses(view: str, sharding: str) -> None:
+    drawn = plan(sharding=sharding).draw(view, "decode")
+    assert "3 guessed by llama_3_2_1b, 2.95 tokens a step" in drawn
+    assert ("draft" in drawn) == (view == "timeline")
