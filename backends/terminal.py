@@ -135,7 +135,12 @@ def _speculated(s: Speculated) -> Group:
     )
     rates = ", ".join(show_percent(a) for a in dict.fromkeys(s.acceptance))
     table = _table("l", "l", "l", "l")
-    table.add_row(Text("guessed ahead", style="bold"), f"{len(s.acceptance)} tokens, {by}", "accepted", rates)
+    table.add_row(
+        Text("guessed ahead", style="bold"),
+        f"{len(s.acceptance)} token{'s' * (len(s.acceptance) > 1)}, {by}",
+        "accepted",
+        rates,
+    )
     drafted = f", the draft {show_time(s.draft_s)} of it, {show_percent(s.draft_share)}" if s.draft_s else ""
     table.add_row("  step", show_time(s.step_s) + drafted, "brings", f"{s.tokens_per_step:.3g} tokens")
     worth = "never" if s.break_even is None else f"from {show_percent(s.break_even)} accepted"

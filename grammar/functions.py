@@ -25,11 +25,12 @@ MAPS = ("silu", "gelu", "quick_gelu", "relu", "relu2", "tanh", "sigmoid", "clamp
 PARTS = ("query", "latent")
 """What stands only inside `attention(...)`."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "attention", *PARTS, "experts")
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "attention", *PARTS, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "clamp": ("low", "high"),
+    "concat": ("into",),
     "attention": ("window", "chunk", "causal"),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
 }
@@ -86,9 +87,9 @@ def check_call(call: s.Call, scope: Scope) -> None:
 def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     """The term of a checked call."""
     name = call.func.text
-    wanted = 3 if name == "attention" else 1
+    wanted = {"attention": 3, "concat": 2}.get(name, 1)
     if len(args) != wanted and not (name == "attention" and len(args) == 4):
-        form = "attention(q, k, v)" if wanted == 3 else f"{name}(x)"
+        form = {"attention": "attention(q, k, v)", "concat": JOINED}.get(name, f"{name}(x)")
         message = f"`{name}` takes {wanted} tensor{'s' * (wanted > 1)}, found {len(args)}"
         raise Wrong("E213", message, call.span, hint=f"write `{form}`")
     for arg, expr in zip(args[:wanted], call.args, strict=False):
@@ -97,6 +98,8 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
             raise Wrong("E213", f"`{name}` of a weight alone", expr.span, hint=hint)
     if name == "attention":
         return _attention(call, args, scope)
+    if name == "concat":
+        return _concat(call, args, scope)
     options = _norm_options(call, args[0], scope) if name in NORMS else _bounds(call, scope) if name == "clamp" else ()
     return Typed(Apply(name, (args[0].term,), options, call.span), args[0].dims)
 
@@ -116,6 +119,30 @@ def _bounds(call: s.Call, scope: Scope) -> tuple[tuple[str, float], ...]:
     if low >= high:
         raise Wrong("E214", f"`low = {low:g}` is not below `high = {high:g}`", call.span, hint=CLAMPED)
     return tuple(found.items())
+
+
+JOINED = "concat(x, e, into = pair)"
+
+
+def _concat(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
+    """Two values one behind the other, along their last dimension: ``into`` names what that becomes."""
+    a, b = args
+    if a.dims != b.dims or len(a.dims) < 2:
+        labels = (Label(call.args[1].span, f"this is {shown(b.dims)}"),)
+        why = "`concat` joins values of the same dimensions"
+        raise Wrong("E213", why, call.args[0].span, label=f"this is {shown(a.dims)}", labels=labels, hint=JOINED)
+    into = next((option.value for option in call.kwargs), None)
+    if not isinstance(into, s.Ref) or into.name not in scope.sizes:
+        hint = f"declare one, such as `pair = 2 * {a.dims[-1]}`, and write `{JOINED}`"
+        raise Wrong(
+            "E213", "`into` names the dimension that `concat` makes", into.span if into else call.span, hint=hint
+        )
+    have, wanted = scope.sizes[into.name], 2 * scope.sizes[a.dims[-1]]
+    if have and wanted and have != wanted:
+        message = f"`{into.name}` is {have:,}, and this makes {wanted:,}"
+        raise Wrong("E213", message, into.span, hint=f"`{into.name} = 2 * {a.dims[-1]}`")
+    term = Apply("concat", (a.term, b.term), (("into", into.name),), call.span)
+    return Typed(term, (*a.dims[:-1], into.name))
 
 
 def _norm_options(call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str, str], ...]:

@@ -46,8 +46,9 @@ def refuse(config: Config, family: Family) -> None:
 
 def tell(config: Config, family: Family) -> None:
     """Note what the text does not say of what the file does."""
-    if config.get("num_nextn_predict_layers"):
-        config.note("the layers that predict further tokens are left out", "num_nextn_predict_layers")
+    if shape.predicts and config.get("num_nextn_predict_layers") != 1:
+        why = "of the layers that predict further tokens the first is written, as `mtp`"
+        config.note(why, "num_nextn_predict_layers")
     if config.get("vision_config") or config.get("audio_config"):
         config.note("only the language model is written: vision and audio are left out", "vision_config")
     if config.get("attn_temperature_tuning"):

@@ -66,6 +66,7 @@ class Shape(NamedTuple):
     tied: bool
     softcap: bool
     max_context: int
+    predicts: bool = False
     sinks: bool = False
     limit: float = 0.0
     reach: str = "window"  # what bounds the keys of layers that slide: a window or a chunk
@@ -79,6 +80,9 @@ def shape_of(config: Config, family: Family) -> Shape:
     sizes |= _latent_sizes(config) if family.latent else _head_sizes(config, family, sizes["hidden"])
     sizes |= _feed_sizes(config, family)
     sizes["vocab"] = config.known("vocab_size", family.defaults)
+    predicts = config.whole("num_nextn_predict_layers", 0, MAX_LAYERS, least=0) > 0
+    if predicts:
+        sizes["pair"] = 2 * sizes["hidden"]
     sliding, window = _sliding(config, family, count)
     sparse = _sparse(config, family, count)
     return Shape(
@@ -96,6 +100,7 @@ def shape_of(config: Config, family: Family) -> Shape:
         tied=config.flag("tie_word_embeddings", family.tied),
         softcap=config.get("final_logit_softcapping") is not None,
         max_context=config.known("max_position_embeddings", {"max_position_embeddings": 0} | family.defaults),
+        predicts=predicts,
         sinks=family.sinks,
         limit=_limit(config) if family.limited else 0.0,
         reach="chunk" if family.window == "chunked" else "window",

@@ -14,7 +14,7 @@ MAX_BLOCKS = 16
 
 _LONGEST_LEAD, _LONGEST_PERIOD = 8, 12
 _SIZES = ("hidden", "heads", "kv_heads", "head_dim", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
-_WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab")
+_WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
 
 
 def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: Sequence[str]) -> str:
@@ -27,6 +27,12 @@ def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: 
         words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
         body.append(f"  {' '.join(filter(None, words))}")
         body += [f"    {line}" for line in (*_attention(shape, kind), *_feed(shape, kind, storage.experts))]
+        body.append("  }")
+    if shape.predicts:
+        body.append("  mtp x[tokens, hidden] with e[tokens, hidden] {")
+        body.append("    x = concat(rms_norm(e), rms_norm(x), into = pair) @ w_join[pair, hidden]")
+        last = shape.layers[-1]
+        body += [f"    {line}" for line in (*_attention(shape, last), *_feed(shape, last, storage.experts))]
         body.append("  }")
     body.append(f"  head {_head(shape)}")
     # what `hf` is told is said in comments too: the text is read without its config

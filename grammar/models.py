@@ -12,7 +12,7 @@ from plandsl.grammar.functions import Scope, Typed, shown
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
-from plandsl.grammar.terms import Terms
+from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
 from plandsl.spec import STEP_DIMENSIONS, BlockSpec, Every, ModelSpec, Term, Weight
@@ -42,6 +42,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     program = _Program(reader, sizes, causal)
     embedding = program.embedding()
     blocks = program.blocks(layers)
+    mtp = program.mtp()
     head = program.head()
     _warn_unused(reader, program.used)
     if not reader.ok or layers is None or weights is None or embedding is None or head is None:
@@ -59,6 +60,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         head=head,
         causal=causal,
         max_context=max_context,
+        mtp=mtp,
         source=source,
         span=record.span,
     )
@@ -131,12 +133,14 @@ class _Program:
     def _terms(self, unit: Unit) -> Terms:
         return Terms(Scope(self.context, self.reader.record, unit, self.sizes))
 
-    def _only(self, kind: type[s.Embedding] | type[s.Head], word: str) -> s.Embedding | s.Head | None:
+    def _only(
+        self, kind: type[s.Embedding] | type[s.Head] | type[s.Mtp], word: str
+    ) -> s.Embedding | s.Head | s.Mtp | None:
         found = [placed.item for placed in self.placed if isinstance(placed.item, kind)]
         for again in found[1:]:
             labels = (Label(found[0].span, "first given here"),)
             self.reader.fail(Wrong("E202", f"a model has one `{word}`", again.span, labels=labels))
-        if not found:
+        if not found and word in _EXAMPLES:
             self.reader.missing(word, _EXAMPLES[word])
         return found[0] if found else None
 
@@ -268,12 +272,28 @@ class _Program:
 
     def _block(self, placed: _Covering, number: int, count: int) -> BlockSpec | None:
         block = placed.block
-        terms = self._terms(placed.unit)
-        arg = block.arg.name.text
+        name = block.name.text if block.name else "block" if count == 1 else f"block{number}"
+        spec = BlockSpec(name, placed.layers, block.arg.name.text, (), block.span, placed.every)
+        return self._filled(spec, block, placed.unit)
+
+    def mtp(self) -> BlockSpec | None:
+        """The block that predicts the token after the next one, where the model has it."""
+        item = self._only(s.Mtp, "mtp")
+        if not isinstance(item, s.Mtp):
+            return None
+        unit = next(p.unit for p in self.placed if p.item is item)
+        spec = BlockSpec("mtp", (0, 1), item.arg.name.text, (), item.span, token=item.token.name.text)
+        return self._filled(spec, item, unit)
+
+    def _filled(self, spec: BlockSpec, block: s.Block | s.Mtp, unit: Unit) -> BlockSpec | None:
+        """``spec`` with the statements of ``block``, checked."""
+        terms, arg = self._terms(unit), spec.arg
         dims = tuple(name.text for name in block.arg.dims)
         if not self.reader.attempt(lambda: self._check_arg(terms, block.arg, dims)):
             return None
         start = terms.bind(arg, dims, block.arg.span)
+        if isinstance(block, s.Mtp) and not self.reader.attempt(lambda: self._beside(terms, block, dims)):
+            return None
         statements = tuple(terms.statements(block.body.items))
         self.used |= {dim for seen in terms.weights.values() for dim in seen.dims or ()} | set(dims)
         end = terms.values[arg]
@@ -287,8 +307,17 @@ class _Program:
         elif not terms.failed:
             terms.warn_unused(arg)
         self.reader.ok &= not terms.failed
-        name = block.name.text if block.name else "block" if count == 1 else f"block{number}"
-        return BlockSpec(name, placed.layers, arg, statements, block.span, placed.every)
+        return spec._replace(statements=statements)
+
+    def _beside(self, terms: Terms, mtp: s.Mtp, dims: tuple[str, ...]) -> bool:
+        """Give an `mtp` the embedding of the token, which looks like what it gets."""
+        token = mtp.token
+        if tuple(name.text for name in token.dims) != dims or token.name.text == mtp.arg.name.text:
+            hint = f"`mtp x{shown(dims)} with e{shown(dims)} {{ ... }}`"
+            message = "an `mtp` gets a hidden state with the embedding of the token that follows, which are alike"
+            raise Wrong("E213", message, token.span, hint=hint)
+        terms.values[token.name.text] = Seen(dims, token.span)
+        return True
 
     def _check_arg(self, terms: Terms, arg: s.Index, dims: tuple[str, ...]) -> bool:
         if dims[0] != "tokens" or len(dims) < 2:

@@ -89,7 +89,7 @@ def merge(base: Record, over: Record) -> Record:
 
 
 def _replaced(base: list[Entry], over: list[Entry]) -> list[Entry]:
-    """The entries of ``base`` that ``over`` leaves: a block, a head and an embedding are replaced whole."""
+    """The entries of ``base`` that ``over`` leaves: a block, a head, an mtp and an embedding are replaced whole."""
     keys = {_key(entry.item) for entry in over if isinstance(entry, Placed)} - {None}
     return [e for e in base if isinstance(e, str) or _key(e.item) not in keys]
 
@@ -100,6 +100,8 @@ def _key(item: s.Item) -> tuple[str, str] | None:
             return "embedding", ""
         case s.Head():
             return "head", ""
+        case s.Mtp():
+            return "mtp", ""
         case s.Block(name=name):
             return "block", name.text if name else ""
         case s.Clause(word=word) if word.text in ("maximize", "minimize"):

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _SMALLEST, _LARGEST = 1e-15, 1e30  # of a quantity in SI units: what is computed from some stays finite
 
 ITEMS: dict[str, tuple[type, ...]] = {
-    "model": (s.Embedding, s.Block, s.Head),
+    "model": (s.Embedding, s.Block, s.Mtp, s.Head),
     "sharding": (s.Mesh, s.Rule, s.Region, s.Place),
     "plan": (s.Clause,),
     "search": (s.Clause, s.Vary),
@@ -254,6 +254,7 @@ _HOMES = {
     s.Vary: ("`vary`", "search"),
     s.Embedding: ("`embedding`", "model"),
     s.Block: ("`block`", "model"),
+    s.Mtp: ("`mtp`", "model"),
     s.Head: ("`head`", "model"),
 }
 """What an item is called, and where it belongs."""

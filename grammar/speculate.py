@@ -24,8 +24,8 @@ from plandsl.spec import ModelSpec, RuleSpec, ShardingSpec, SpeculateSpec
 from plandsl.units import NUMBER, Quantity
 
 SPECULATE = ("draft", "tokens", "acceptance", "sharding")
-NOBODY = "none"
-"""The draft that costs nothing: guesses are looked up in what was read before."""
+NOBODY, OWN = "none", "mtp"
+"""The draft that costs nothing: guesses are looked up in what was read before; and the model's own."""
 
 
 def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec | None) -> SpeculateSpec | None:
@@ -35,7 +35,7 @@ def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec |
         return None
     reader = Reader(plan.context, section, SPECULATE)
     acceptance = _acceptance(reader)
-    draft = reader.read("draft", partial(_draft, reader))
+    draft = reader.read("draft", partial(_draft, reader, model))
     sharding = None
     layer = reader.layer("sharding")
     if draft is not None and model is not None:
@@ -49,7 +49,8 @@ def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec |
     plan.ok &= reader.ok
     if not reader.ok or acceptance is None:
         return None
-    return SpeculateSpec(acceptance, draft, sharding, span=section.span)
+    own = draft is not None and model is not None and draft == model.predictor
+    return SpeculateSpec(acceptance, draft, sharding, own, section.span)
 
 
 # ---- the chance of a guess
@@ -103,10 +104,18 @@ def _wrong_count(reader: Reader, tokens: int, rates: int) -> Wrong:
 # ---- who guesses
 
 
-def _draft(reader: Reader, layer: Layer) -> ModelSpec | None:
+def _draft(reader: Reader, model: ModelSpec | None, layer: Layer) -> ModelSpec | None:
     """The model that drafts, None where nobody does."""
-    if isinstance(layer.value, s.Ref) and layer.value.name == NOBODY:
+    word = layer.value.name if isinstance(layer.value, s.Ref) else ""
+    if word == NOBODY or (word == OWN and model is None):
         return None
+    if word == OWN and model is not None:
+        if model.predictor is None:
+            hint = (
+                "declare one beside its blocks, `mtp x[tokens, hidden] with e[tokens, hidden] { ... }`, or name a model"
+            )
+            raise Wrong("E225", f"`{model.name}` has no `mtp` that could draft", span_of(layer), hint=hint)
+        return model.predictor
     record = reader.context.records.section(reader.record, "draft", "model")
     if record is None or record.kind != "model":
         hint = "`draft = llama_3_2_1b`, or `draft = none` where guesses are looked up"

@@ -206,6 +206,15 @@ class Block(NamedTuple):
     span: Span
 
 
+class Mtp(NamedTuple):
+    """``mtp x[tokens, hidden] with e[tokens, hidden] { ... }``."""
+
+    arg: Index
+    token: Index
+    body: Body
+    span: Span
+
+
 class Head(NamedTuple):
     """``head rms_norm(x) @ w_head[hidden, vocab]``."""
 
@@ -247,7 +256,7 @@ class Decl(NamedTuple):
 
 Item: TypeAlias = (
     "Field | Section | Rule | Mesh | Region | Clause | Vary | Place"
-    " | Embedding | Block | Head | Bare | Let | Use | Decl"
+    " | Embedding | Block | Mtp | Head | Bare | Let | Use | Decl"
 )
 
 

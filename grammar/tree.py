@@ -138,6 +138,10 @@ class TreeBuilder:
         """``head value``."""
         return s.Head(parts[1], _over(parts[0], parts[1]))
 
+    def mtp(self, parts: list[Any]) -> s.Mtp:
+        """``mtp x[tokens, hidden] with e[tokens, hidden] { ... }``."""
+        return s.Mtp(parts[1], parts[3], parts[4], _over(parts[0], parts[4]))
+
     def block(self, parts: list[Any]) -> s.Block:
         """``block x[dims] { }``."""
         return s.Block(None, (), parts[1], parts[2], _over(parts[0], parts[2]))

@@ -8,7 +8,7 @@ from math import inf
 
 from attrs import evolve
 
-from plandsl.ir.compute import Attention, CacheWrite, Embed, Gemm, LastToken, Map, Norm, Rope, Scale
+from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, LastToken, Map, Norm, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
 from plandsl.ir.ops import Op
@@ -117,6 +117,8 @@ class _Builder:
     def block(self, block: BlockSpec, stream: TensorType, named: bool) -> Region:
         """One block, repeated over its layers."""
         x = self._argument(block.arg, stream)
+        if block.token:  # it looks like the hidden state; alone, as a program, the block gets one for both
+            self.variables[block.token] = x
         for statement in block.statements:
             self._statement(statement)
         name = f"block.{block.name}" if named else "block"
@@ -171,6 +173,8 @@ class _Builder:
             return self._attention(term, name)
         if term.fn == "experts":
             return self._experts(term, name)
+        if term.fn == "concat":
+            return self._concat(term, name)
         xs = tuple(self._term(a, name) for a in term.args)
         out = self._out(name, xs[0].type)
         if term.fn == "rope":
@@ -179,6 +183,13 @@ class _Builder:
             self.ops.append(Scale(out, xs[0], float(term.option("by", 1.0)), span=term.span))
         else:
             self.ops.append(Map(out, xs, MAPS[term.fn], _limits(term), span=term.span))
+        return out
+
+    def _concat(self, term: Apply, name: str) -> Value:
+        xs = tuple(self._term(a, name) for a in term.args)
+        joined = tensor(xs[0].type.dtype, (*xs[0].type.names[:-1], str(term.option("into", ""))))
+        out = self._out(name, joined)
+        self.ops.append(Concat(out, xs, span=term.span))
         return out
 
     def _out(self, name: str, type_: TensorType) -> Value:

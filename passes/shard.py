@@ -25,6 +25,7 @@ from plandsl.ir.compute import (
     AddNorm,
     Attention,
     CacheWrite,
+    Concat,
     Embed,
     Gemm,
     LastToken,
@@ -182,6 +183,10 @@ class Sharder:
             case Map():
                 want = self.layout.of(op.xs[0].type, self._region_of(op.xs[0].type))
                 return evolve(op, xs=tuple(self.lay(x, _part(want.dims, x.type.names)) for x in op.xs))
+            case Concat():
+                last = op.out.type.names[-1]
+                *rows, _ = self.layout.of(op.out.type, self.rules, whole=(last,)).dims
+                return evolve(op, xs=tuple(self.lay(x, (*rows, Dim(x.type.names[-1]))) for x in op.xs))
             case Scale():
                 return evolve(op, x=self._get(op.x, self.layout.of(op.x.type, self._region_of(op.x.type))))
             case Quantize():

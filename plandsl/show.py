@@ -135,6 +135,8 @@ def show_model(model: ModelSpec) -> str:
     lines.append(f"embedding {show_term(model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
+    if model.mtp is not None:
+        lines += _mtp(model.mtp, model)
     lines.append(f"head {show_term(model.head)}")
     return _declaration("model", model.name, lines)
 
@@ -147,6 +149,14 @@ def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:
         split = f" {block.name}" + ("" if rest else f" [layers = {first}..{last}{block.every}]")
     yield f"block{split} {block.arg}[{', '.join(('tokens', *model.embedding.dims[1:]))}] {{"
     for statement in block.statements:
+        yield f"  {statement.target} = {show_term(statement.term)}"
+    yield "}"
+
+
+def _mtp(mtp: BlockSpec, model: ModelSpec) -> Iterator[str]:
+    dims = ", ".join(("tokens", *model.embedding.dims[1:]))
+    yield f"mtp {mtp.arg}[{dims}] with {mtp.token}[{dims}] {{"
+    for statement in mtp.statements:
         yield f"  {statement.target} = {show_term(statement.term)}"
     yield "}"
 
@@ -352,7 +362,7 @@ def _shift(shift: ShiftSpec) -> str:
 def _speculate(speculate: SpeculateSpec) -> str:
     fields = [f"acceptance = [{', '.join(map(_number, speculate.acceptance))}]"]
     if speculate.draft is not None and speculate.sharding is not None:
-        fields.append(f"draft = {_name(speculate.draft.name, 'model')}")
+        fields.append(f"draft = {'mtp' if speculate.own else _name(speculate.draft.name, 'model')}")
         fields.append(f"sharding = {_name(speculate.sharding.name, 'sharding')}")
     return f"speculate {{ {', '.join(fields)} }}"
 
@@ -360,7 +370,8 @@ def _speculate(speculate: SpeculateSpec) -> str:
 def _draft(speculate: SpeculateSpec) -> Iterator[str]:
     """The declarations that `speculate` names."""
     if speculate.draft is not None and speculate.sharding is not None:
-        yield show_model(speculate.draft)
+        if not speculate.own:
+            yield show_model(speculate.draft)
         yield show_sharding(speculate.sharding)
 
 

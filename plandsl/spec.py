@@ -152,7 +152,10 @@ EVERY = Every()
 
 
 class BlockSpec(NamedTuple):
-    """A block repeated over ``layers`` (first, one past the last), those of them that ``every`` picks."""
+    """A block repeated over ``layers`` (first, one past the last), those of them that ``every`` picks.
+
+    That of an `mtp` gets the embedding of a token too, by the name ``token``.
+    """
 
     name: str
     layers: tuple[int, int]
@@ -160,11 +163,15 @@ class BlockSpec(NamedTuple):
     statements: tuple[Statement, ...]
     span: Span | None = None
     every: Every = EVERY
+    token: str = ""
 
 
 @frozen
 class ModelSpec:
-    """A model: sizes of its named dimensions, storage types, and its program as terms."""
+    """A model: sizes of its named dimensions, storage types, and its program as terms.
+
+    ``mtp`` is the block that predicts the token after the next one, which is no part of the model unless it drafts.
+    """
 
     name: str
     layers: int
@@ -178,8 +185,16 @@ class ModelSpec:
     head: Term
     causal: bool = True
     max_context: int | None = None
+    mtp: BlockSpec | None = None
     source: str = ""
     span: Span | None = field(default=None, eq=False)
+
+    @property
+    def predictor(self) -> ModelSpec | None:
+        """The `mtp` as a model of one layer, between the embedding and the head of this one; None without."""
+        if self.mtp is None:
+            return None
+        return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None)
 
     @property
     def routed(self) -> bool:

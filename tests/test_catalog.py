@@ -51,6 +51,8 @@ PARAMETERS = {  # as published with each checkpoint
     "llama_3_1_70b": 70_553_706_496,
     "llama_3_1_405b": 405_853_388_800,
     "llama_3_3_70b": 70_553_706_496,
+    "llama_3_2_1b": 1_235_814_400,
+    "llama_3_2_3b": 3_212_749_824,
     "mistral_7b_v0_1": 7_241_732_096,
     "mistral_7b": 7_248_023_552,
     "mistral_large_2": 122_610_069_504,

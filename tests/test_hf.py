@@ -405,7 +405,11 @@ def test_experts_of_deepseek() -> None:
     text, found = made(published("deepseek_v3"))
     router = "w_router[hidden, experts], b_router[experts], top_k = 8, score = sigmoid, scale = 2.5"
     assert f"y = experts(h, {router}) {{" in text
-    assert [d.message for d in found][-1] == "the layers that predict further tokens are left out"
+    assert "mtp x[tokens, hidden] with e[tokens, hidden] {" in text
+    assert "predict further tokens" not in "".join(d.message for d in found)
+    more = made(published("deepseek_v3") | {"num_nextn_predict_layers": 3})[1]
+    assert [d.message for d in more][-1] == "of the layers that predict further tokens the first is written, as `mtp`"
+    assert "mtp" not in made(published("deepseek_v3") | {"num_nextn_predict_layers": 0})[0]
     two = made(published("deepseek_v3") | {"n_shared_experts": 2, "q_lora_rank": None})[0]
     assert "shared = 2" in two
     assert "w_shared_gate[hidden, shared, expert_ffn]" in two

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.load import batched
+from plandsl.backends.cost.report import parameters
 from plandsl.backends.cost.speculate import SpeculateModel, alike, break_even, tokens_per_step
 from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.placement import difference
@@ -21,8 +22,10 @@ from plandsl.backends.reference.verify import one_by_one
 from plandsl.backends.reference.weights import make_weights
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
+from plandsl.grammar.fmt import format_text
 from plandsl.ir.collectives import AllReduce
-from plandsl.ir.compute import Gemm, LastToken
+from plandsl.ir.compute import Concat, Gemm, LastToken
+from plandsl.passes.build import build_model
 from plandsl.show import show_plan
 from plandsl.spec import PlanSpec, item_bytes
 from plandsl.testing import assert_laws, compiled, plans, same
@@ -490,3 +493,118 @@ def test_pictures_say_who_guesses(view: str, sharding: str) -> None:
     drawn = plan(sharding=sharding).draw(view, "decode")
     assert "3 guessed by llama_3_2_1b, 2.95 tokens a step" in drawn
     assert ("draft" in drawn) == (view == "timeline")
+
+
+# ---- the model's own
+
+
+MTP = "speculate { draft = mtp, tokens = 1, acceptance = 85 % }"
+
+
+def test_the_mtp_of_deepseek_has_the_parameters_that_are_published() -> None:
+    """11.5B, and 14B with the embedding and the head that it shares (the weights' README)."""
+    spec = plan(MTP, "deepseek_v3").spec.speculate
+    assert spec is not None
+    assert spec.draft is not None
+    assert spec.own
+    whole = parameters(build_model(spec.draft, "decode", "bf16"))
+    shared = 2 * 129280 * 7168
+    assert round((whole - shared) / 1e9, 1) == 11.6
+    assert 13e9 < whole < 14e9
+    attention = 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168
+    experts = 257 * 3 * 7168 * 2048 + 7168 * 256 + 256
+    gains = 5 * 7168 + 1536 + 512  # two before the projection, two of the block, one of the head
+    assert whole == shared + 2 * 7168 * 7168 + attention + experts + gains
+
+
+def test_the_model_is_as_large_as_before_unless_it_drafts() -> None:
+    alone = plan("", "deepseek_v3").estimate()
+    assert alone.parameters == 671_026_419_200 == plan(MTP, "deepseek_v3").estimate().parameters
+    found = plan(MTP, "deepseek_v3").estimate()
+    assert found.speculate is not None
+    split = 257 * 3 * 7168 * 2048 / 8  # one byte each; attention is split too, the projection is not
+    assert split < found.speculate.draft_weights_bytes < split + 0.3e9
+    assert found.memory.weights - alone.memory.weights == found.speculate.draft_weights_bytes
+
+
+def test_an_mtp_on_the_only_stage_reads_the_embedding_and_the_head_that_are_there() -> None:
+    whole, stages = plan(MTP, "deepseek_v3", "tp = 4"), plan(MTP, "deepseek_v3", "pp = 2, tp = 4")
+    one, two = (made.estimate().speculate for made in (whole, stages))
+    assert one is not None
+    assert two is not None
+    # with two stages, each lacks one of the two
+    assert isclose(two.draft_weights_bytes - one.draft_weights_bytes, 129280 * 7168 / 4, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("sharding", ["tp = 8", "ep = 8", "pp = 2, tp = 4", "dp = 2, ep = 4"])
+def test_an_mtp_computes_the_same_however_it_is_split(sharding: str) -> None:
+    verdict = plan(MTP, "deepseek_v3", sharding).verify()
+    assert verdict.ok, verdict
+    assert verdict.worst < 1e-12
+
+
+def test_two_tokens_by_the_mtp_run_it_twice() -> None:
+    one, two = (plan(MTP.replace("1", k), "deepseek_v3").estimate().speculate for k in "12")
+    assert one is not None
+    assert two is not None
+    assert isclose(two.draft_s, 2 * one.draft_s)
+
+
+def test_concat_puts_one_value_behind_the_other() -> None:
+    program = plan(MTP, "deepseek_v3").draft.decode.program  # type: ignore[union-attr]
+    (op,) = (op for op in program.region("block").ops if isinstance(op, Concat))
+    assert [x.type.names[-1] for x in op.xs] == ["hidden", "hidden"]
+    assert op.out.type.names[-1] == "pair"
+    assert program.size("pair") == 2 * 7168
+
+
+def test_an_mtp_reads_back() -> None:
+    (again,) = compile_text(show_plan(plan(MTP, "deepseek_v3").spec))
+    assert same(again.spec, plan(MTP, "deepseek_v3").spec)
+    assert again.spec.speculate is not None
+    assert again.spec.speculate.own
+
+
+JOIN = "x = x + concat(rms_norm(e), rms_norm(x), into = pair) @ w[pair, hidden]"
+
+
+def own(body: str, token: str = "e[tokens, hidden]") -> str:
+    return f"mtp x[tokens, hidden] with {token} {{ {body} }}"
+
+
+@pytest.mark.parametrize(
+    ("mtp", "code", "words"),
+    [
+        (own(JOIN, "e[tokens, ffn]"), "E213", "which are alike"),
+        (own(JOIN, "x[tokens, hidden]"), "E213", "which are alike"),
+        (own("y = x + e"), "E213", "never changes `x`"),
+        (own(JOIN.replace("into = pair", "into = ffn")), "E213", "makes 8,192"),
+        (own(JOIN.replace("into = pair", "into = 7")), "E213", "`into` names"),
+        (own(JOIN.replace(", into = pair", "")), "E213", "`into` names"),
+        (own(JOIN.replace("rms_norm(e), ", "")), "E213", "takes 2 tensors"),
+        (own(JOIN.replace("rms_norm(e)", "e @ v[hidden, ffn]")), "E213", "of the same"),
+        (f"{own(JOIN)}\n{own(JOIN)}", "E202", "one `mtp`"),
+    ],
+)
+def test_mistakes_in_an_mtp_are_named(mtp: str, code: str, words: str) -> None:
+    source = f"model m = llama_3_1_8b with {{\n pair = 2 * hidden\n {mtp}\n}}\n" + text(MTP, "m", "tp = 2")
+    with pytest.raises(PlanError) as caught:
+        compile_text(source)
+    found = [d for d in caught.value.diagnostics if d.severity == "error"]
+    assert any((d.code, words in d.message) == (code, True) for d in found), found
+
+
+def test_a_model_without_an_mtp_cannot_draft_by_it() -> None:
+    code, message = refused(MTP, "llama_3_1_8b")
+    assert code == "E225"
+    assert "has no `mtp`" in message
+
+
+def test_any_model_may_have_an_mtp() -> None:
+    source = f"model m = llama_3_1_8b with {{\n pair = 2 * hidden\n {own(JOIN)}\n}}\n" + text(
+        MTP, "m", "tp = 4, pp = 2"
+    )
+    (made,) = compile_text(source)
+    assert made.verify().ok
+    (again,) = compile_text(format_text(source, "m.plan"))
+    assert same(again.spec, made.spec)

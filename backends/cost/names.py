@@ -7,6 +7,7 @@ from plandsl.ir.compute import (
     AddNorm,
     Attention,
     CacheWrite,
+    Concat,
     Embed,
     Gemm,
     LastToken,
@@ -21,7 +22,7 @@ from plandsl.ir.latent import HeadGemm, LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Region
 
-ELEMENTWISE = (Map, Rope, Scale, Quantize, CacheWrite, LastToken)
+ELEMENTWISE = (Map, Rope, Concat, Scale, Quantize, CacheWrite, LastToken)
 
 
 def kind(op: Op) -> str:
@@ -71,7 +72,7 @@ def _name(op: Op, made: dict[str, str], place: str) -> str:
         return op.keyword
     if isinstance(op, LatentAttention):
         return "latent"
-    if isinstance(op, Attention | Rope | Scale | CacheWrite | LastToken):
+    if isinstance(op, Attention | Rope | Concat | Scale | CacheWrite | LastToken):
         return op.keyword
     if isinstance(op, Map) and op.fn != "add":
         return op.fn

@@ -30,6 +30,7 @@ from plandsl.ir.compute import (
     AddNorm,
     Attention,
     CacheWrite,
+    Concat,
     Embed,
     Gemm,
     LastToken,
@@ -321,7 +322,9 @@ class Costing:
                 form = made.form if cuts is not False else None
                 fixed, per_row = made.bytes_fixed * cuts, made.bytes_per_row * cuts
                 return made._replace(bytes_fixed=fixed, bytes_per_row=per_row, launch=made.launch * cuts, form=form)
-            case Norm() | AddNorm() | Rope() | Map() | Scale() | Quantize() | TopK() | Dispatch() | Combine():
+            case (
+                Norm() | AddNorm() | Rope() | Map() | Concat() | Scale() | Quantize() | TopK() | Dispatch() | Combine()
+            ):
                 touched = [v.type for v in (*op.operands, *op.results)]
                 return self._moves(op, op.results[0].type, touched)
             case AllReduce() | ReduceScatter() | AllGather() | AllToAll():

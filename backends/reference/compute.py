@@ -13,14 +13,14 @@ from plandsl.backends.reference.attention import Mask, attention, latent_attenti
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Range, Shards
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Join, Split
-from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, LastToken, Map, Norm, Quantize, Rope, Scale
+from plandsl.ir.compute import AddNorm, Attention, Concat, Embed, Gemm, LastToken, Map, Norm, Quantize, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, read_limits
 from plandsl.ir.types import TensorType, Value, stem
 
 Routing: TypeAlias = TopK | Dispatch | Combine
-Elementwise: TypeAlias = Norm | AddNorm | Rope | Map | Scale | Quantize
+Elementwise: TypeAlias = Norm | AddNorm | Rope | Map | Concat | Scale | Quantize
 Compute: TypeAlias = (
     Embed | Elementwise | Gemm | GroupedGemm | Attention | LatentAttention | LastToken | Routing | Split | Join
 )
@@ -128,6 +128,8 @@ def compute(op: Compute, here: Local) -> tuple[Array, ...]:
             return tuple(_rope(x, here) for x in op.xs)
         case Map():
             return (_map(op, here),)
+        case Concat():
+            return (np.concatenate([here.array(x) for x in op.xs], axis=-1),)
         case Scale():
             return (here.array(op.x) * op.by,)
         case Quantize():

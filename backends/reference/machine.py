@@ -31,6 +31,7 @@ from plandsl.ir.compute import (
     AddNorm,
     Attention,
     CacheWrite,
+    Concat,
     Embed,
     Gemm,
     LastToken,
@@ -209,7 +210,7 @@ class _Step:
                 return [{rank: self._receive(op, rank) for rank in self.ranks}]
             case CacheWrite():
                 return self._each(held, lambda here: self.cache.append(op, at, here))
-            case Embed() | Norm() | AddNorm() | Gemm() | Rope() | Map() | Scale() | Quantize():
+            case Embed() | Norm() | AddNorm() | Gemm() | Rope() | Map() | Concat() | Scale() | Quantize():
                 return self._each(held, lambda here: compute(op, here))
             case Split() | Join():
                 return self._each(held, lambda here: compute(op, here))

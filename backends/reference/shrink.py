@@ -142,7 +142,9 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
             even = size % 2 == 0  # even stays even: rope halves a dimension
             out[name] = _like(name, size, axes.subsets(name), LEAST, 1 + even, taken)
             taken.add(out[name])
-    return out
+    width = out[model.embedding.dims[-1]]
+    joins = (t for b in model.blocks for s in b.statements for t in walk(s.term) if isinstance(t, Apply))
+    return out | {str(t.option("into", "")): len(t.args) * width for t in joins if t.fn == "concat"}
 
 
 def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:

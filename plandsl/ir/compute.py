@@ -202,6 +202,30 @@ class Map(BaseOp):
 
 
 @frozen
+class Concat(BaseOp):
+    """``xs`` one behind the other along their last dimension, which is whole and has another name in the result."""
+
+    keyword: ClassVar[str] = "concat"
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
+    out: Value
+    xs: tuple[Value, ...]
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """``[tokens, hidden]`` twice -> ``[tokens, pair]``."""
+        first = self.xs[0].type
+        return (TensorType(first.dtype, (*first.dims[:-1], Dim(self.out.type.names[-1]))),)
+
+    def verify(self) -> Iterator[Diagnostic]:
+        yield from BaseOp.verify(self)
+        for x in self.xs:
+            if x.type.dims[-1].axes or x.type.dims[:-1] != self.xs[0].type.dims[:-1]:
+                yield finding("concat of tensors that lie differently, or whose last dimension is split", self.span,
+                              str(x.type))  # fmt: skip
+
+
+@frozen
 class Scale(BaseOp):
     """``x`` times a number."""
 

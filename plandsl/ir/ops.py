@@ -22,6 +22,7 @@ from plandsl.ir.compute import (
     AddNorm,
     Attention,
     CacheWrite,
+    Concat,
     Embed,
     Gemm,
     LastToken,
@@ -42,6 +43,7 @@ Op: TypeAlias = (
     | Gemm
     | Rope
     | Map
+    | Concat
     | Scale
     | Quantize
     | CacheWrite
@@ -77,6 +79,7 @@ OPS: tuple[type[BaseOp], ...] = (
     Gemm,
     Rope,
     Map,
+    Concat,
     Scale,
     Quantize,
     CacheWrite,

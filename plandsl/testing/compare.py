@@ -10,6 +10,7 @@ from plandsl.passes.alike import alike
 from plandsl.passes.legality import check, check_program
 from plandsl.spec import (
     Apply,
+    BlockSpec,
     CalibrationSpec,
     ClusterSpec,
     GpuSpec,
@@ -66,11 +67,14 @@ def _model(model: ModelSpec) -> ModelSpec:
         name="",
         source="",
         embedding=model.embedding._replace(span=None),
-        blocks=tuple(
-            b._replace(span=None, statements=tuple(_statement(s) for s in b.statements)) for b in model.blocks
-        ),
+        blocks=tuple(map(_block, model.blocks)),
+        mtp=None if model.mtp is None else _block(model.mtp),
         head=_term(model.head),
     )
+
+
+def _block(block: BlockSpec) -> BlockSpec:
+    return block._replace(span=None, statements=tuple(_statement(s) for s in block.statements))
 
 
 def _speculate(speculate: SpeculateSpec) -> SpeculateSpec:
