@@ -12,6 +12,7 @@ from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import expect, whole
+from plandsl.ir.skew import WIDEST, Skew, Varying, Zipf
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec import BITS, Apply, Statement, Term, Var, Weight
 from plandsl.units import NUMBER
@@ -19,6 +20,9 @@ from plandsl.units import NUMBER
 FORM = "`y = experts(h, w_router[hidden, experts], top_k = 8) { ... }`"
 WORDS = {"score": ("softmax", "sigmoid"), "weigh": ("result", "input"), "weights": tuple(BITS)}
 """Options that are one of some words."""
+SKEWS = {"zipf": "`imbalance = zipf(0.6)`", "lognormal": "`imbalance = lognormal(mean = 1.2, p95 = 1.6)`"}
+STEEPEST = 10.0
+"""What an imbalance may be beside a number, and the steepest `zipf`."""
 
 MOST = 1e6
 """Largest `imbalance` or `scale`."""
@@ -87,6 +91,8 @@ def _options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | float | bool 
 
 def _option(option: s.Field, scope: Scope) -> int | float | bool | str:
     name = option.name.text
+    if name == "imbalance" and isinstance(option.value, s.Call):
+        return str(_distribution(option.value, scope))
     if name in WORDS:
         return _word(option, WORDS[name], scope)
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
@@ -104,6 +110,37 @@ def _option(option: s.Field, scope: Scope) -> int | float | bool | str:
         bounds = "between 1 and 1,000,000" if least else "above zero, and at most 1,000,000"
         raise Wrong("E214", f"`{name}` must be {bounds}", option.value.span, hint=hint)
     return float(number)
+
+
+def _distribution(call: s.Call, scope: Scope) -> Skew:
+    """`zipf(0.6)`, by which experts are more or less popular, or `lognormal(mean = 1.2, p95 = 1.6)` of the load."""
+    form = SKEWS.get(call.func.text)
+    if form is None:
+        hint = scope.near(call.func.text, tuple(SKEWS))
+        raise Wrong("E201", f"there is no distribution `{call.func.text}`", call.func.span, hint=hint)
+    given = {option.name.text: option for option in call.kwargs}
+    zipf = call.func.text == "zipf"
+    if len(given) != len(call.kwargs) or (len(call.args), set(given)) != ((1, set()) if zipf else (0, {"mean", "p95"})):
+        raise Wrong("E226", f"`{call.func.text}` wants {'a number' if zipf else 'two options'}", call.span, hint=form)
+    if zipf:
+        exponent = _plain("zipf", call.args[0], scope)
+        if not 0 <= exponent <= STEEPEST:
+            why = f"the exponent of `zipf` is from 0, where all are alike, to {STEEPEST:g}"
+            raise Wrong("E226", why, call.args[0].span, hint=form)
+        return Zipf(exponent) if exponent else 1.0
+    mean, p95 = (_plain(name, given[name].value, scope) for name in ("mean", "p95"))
+    if mean < 1:
+        why = "the fullest rank has the mean at least: `mean` is 1 or more"
+        raise Wrong("E226", why, given["mean"].value.span, hint=form)
+    if not mean <= p95 <= mean * WIDEST:
+        why = f"`p95` is from the mean to {WIDEST:.3g} times that, which is as wide as a lognormal gets"
+        raise Wrong("E226", why, given["p95"].value.span, hint=form)
+    return Varying(mean, p95)
+
+
+def _plain(name: str, value: s.Expr, scope: Scope) -> float:
+    layer = Layer(s.Name(name, value.span), value, scope.unit)
+    return float(expect(scope.context.evaluator.value(value, scope.unit, scope.record), NUMBER, layer).value)
 
 
 def _word(option: s.Field, choices: tuple[str, ...], scope: Scope) -> str:

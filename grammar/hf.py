@@ -49,7 +49,7 @@ def _text(config: Config, source: str) -> str:
     storage = storage_of(config, family.feed is not None)
     refuse(config, family)
     shape = shape_of(config, family)
-    tell(config, family)
+    tell(config, family, shape)
     if config.errors:
         return ""
     shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)

@@ -6,7 +6,7 @@ import re
 
 from plandsl.grammar.hf_config import Config, joined
 from plandsl.grammar.hf_families import Family
-from plandsl.grammar.hf_shape import CHUNK
+from plandsl.grammar.hf_shape import CHUNK, Shape
 
 _REFUSED = {
     "is_encoder_decoder": "an encoder and a decoder",
@@ -44,7 +44,7 @@ def refuse(config: Config, family: Family) -> None:
             config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")
 
 
-def tell(config: Config, family: Family) -> None:
+def tell(config: Config, family: Family, shape: Shape) -> None:
     """Note what the text does not say of what the file does."""
     if shape.predicts and config.get("num_nextn_predict_layers") != 1:
         why = "of the layers that predict further tokens the first is written, as `mtp`"

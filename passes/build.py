@@ -13,6 +13,7 @@ from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
 from plandsl.ir.ops import Op
 from plandsl.ir.program import DECODE, PREFILL, Program, Region
+from plandsl.ir.skew import Skew, factor, read_skew
 from plandsl.ir.types import Mesh, TensorType, Value, stem, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec import Apply, BlockSpec, GpuSpec, ModelSpec, PlanSpec, Statement, Term, Var, Weight, walk
@@ -71,7 +72,7 @@ def build_model(
         ("context", "input" if phase == PREFILL else "context"),
     )
     stream = tensor(model.activations, (*TOKENS, *model.embedding.dims[1:]))
-    imbalance: dict[str, float] = {}
+    imbalance: dict[str, Skew] = {}
     experts = frozenset(_experts(model))
     regions = [_embedding(model, stream)]
     regions += [
@@ -102,7 +103,7 @@ class _Builder:
         phase: str,
         compute: str,
         narrow: Callable[[str], str] | None,
-        imbalance: dict[str, float],
+        imbalance: dict[str, Skew],
         experts: frozenset[str],
     ) -> None:
         self.model, self.phase, self.compute, self.narrow, self.imbalance = model, phase, compute, narrow, imbalance
@@ -217,7 +218,8 @@ class _Builder:
         logits, *biases = (self._term(argument, "logits") for argument in term.args[1:])
         top_k, of = int(term.option("top_k", 1)), logits.type.names[-1]
         place = f"{of}:{top_k}"
-        self.imbalance[place] = max(self.imbalance.get(place, 1.0), float(term.option("imbalance", 1.0)))
+        own = read_skew(term.option("imbalance", 1.0))
+        self.imbalance[place] = max(self.imbalance.get(place, 1.0), own, key=factor)
         gates = self._out("gates", tensor(logits.type.dtype, (*logits.type.names[:-1], place)))
         score, scale = str(term.option("score", "softmax")), float(term.option("scale", 1.0))
         normalize, bias = bool(term.option("normalize", True)), biases[0] if biases else None

@@ -11,6 +11,7 @@ from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
+from plandsl.ir.skew import Skew, Varying, Zipf
 from plandsl.ir.types import PADDED, REPLICATED, stem
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
@@ -89,8 +90,7 @@ def _loads(program: Program) -> Iterator[Diagnostic]:
         ways = max((program.mesh.ways(d.axes) for d in dims), default=1)
         if ways > 1:
             span = next(op.span for r in program.regions for op in r.ops if name in op.results[0].type.names)
-            fullest = f"the fullest {imbalance:g} times the mean of tokens" if imbalance > 1 else "equally many tokens"
-            why = f"{ways} ranks share `{stem(name)}`, and are taken to get {fullest}"
+            why = f"{ways} ranks share `{stem(name)}`, and are taken to get {_shares(imbalance)}"
             hint = "`imbalance = 1.2` in `experts(...)` is the load of the fullest rank over the mean"
             yield Diagnostic("N305", why, span, hint=hint)
 
@@ -102,6 +102,14 @@ def _chunks(program: Program) -> Iterator[Diagnostic]:
         why = f"the KV cache of attention in chunks is taken to hold {op.chunk} tokens of a request at most (assumed)"
         hint = "an engine that keeps chunks that are over needs more: leave `chunk` out to see how much"
         yield Diagnostic("N323", why, op.span, hint=hint)
+
+
+def _shares(imbalance: Skew) -> str:
+    if isinstance(imbalance, Zipf):
+        return f"them dealt in turn, the r-th most popular used as r^-{imbalance.exponent:g}"
+    if isinstance(imbalance, Varying):
+        return f"the fullest {imbalance.mean:g} times the mean of tokens, {imbalance.p95:g} times 5 % of the time"
+    return f"the fullest {imbalance:g} times the mean of tokens" if imbalance > 1 else "equally many tokens"
 
 
 def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:

@@ -202,6 +202,15 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("speculate { draft = mistral_7b, tokens = 3, acceptance = 80 % }"),
         "name a smaller model of the same family, and give it a `sharding` that fits.",
     ),
+    "E226": (
+        "an imbalance that is no distribution",
+        "`imbalance` is the load of the fullest rank over the mean; or `zipf(s)`, where the r-th most popular expert "
+        "is used as r^-s; or `lognormal(mean = ..., p95 = ...)`, where that load varies.",
+        "model m = mixtral_8x7b with {\n  block x[tokens, hidden] {\n    h = rms_norm(x)\n"
+        "    x = x + experts(h, w_router[hidden, experts], top_k = 2, imbalance = zipf(-1)) {\n"
+        "      silu(h @ w_up[hidden, expert_ffn]) @ w_down[expert_ffn, hidden]\n    }\n  }\n}\n",
+        "write one of the three.",
+    ),
     "E290": (
         "not supported yet",
         "The language has it, and this version understands but does not compile it.",

@@ -6,7 +6,7 @@ layer share its seconds, and the kernels between them take none; else each op is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
@@ -19,6 +19,7 @@ from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import Program
+from plandsl.ir.skew import Zipf, busiest, chances, factor
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed, stem
 from plandsl.spec import BITS, item_bytes
 
@@ -37,6 +38,9 @@ OWN = {
     "sglang": ("triton", "aiter", "deepgemm"),
 }
 """Libraries that an engine takes before the others."""
+
+GROUPS = 32
+"""Groups of experts of about one popularity that stand for them."""
 
 WIDE = 2.0
 """Bytes of the elements that dispatch and combine were fitted with."""
@@ -70,7 +74,8 @@ class Experts(NamedTuple):
 
     A row is a token that may go to the experts of this rank; ``pairs`` of each row and an expert fall on the fullest
     one, and `chosen` of all ``n_experts`` are those of a token. ``flops_per_row`` are useful ones; bytes are of all
-    local experts' weights, and of a pair.
+    local experts' weights, and of a pair. Where some experts are more popular than others, ``crowd`` has those of the
+    fullest rank with the chance of each to be chosen by a token.
     """
 
     op: GroupedGemm
@@ -85,6 +90,7 @@ class Experts(NamedTuple):
     launch: float
     form: ExpertForm | None = None
     table: None = None
+    crowd: tuple[tuple[Number, float], ...] = ()
 
 
 class Asked(NamedTuple):
@@ -102,12 +108,35 @@ def asked(work: Experts, n: Number) -> Asked:
     ``1 - (1 - p) ** n``, and the fullest rank has a pair at least. The rows of a touched expert fill `TILE`s, of which
     the last is half empty on average (`forms.moe.Load`).
     """
-    chance = work.pairs / work.local
-    touched = maximum(work.local * (1 - (1 - chance) ** n), 1.0)
     pairs = maximum(work.pairs * n, 1.0)
-    tiled = Load(work.local, pairs / work.local, touched).tiles(TILE) * TILE
+    if work.crowd:
+        given = crowded(work.crowd, n)
+        touched = sum(load.touched for load in given)
+        tiled = sum(load.tiles(TILE) for load in given) * TILE
+    else:
+        chance = work.pairs / work.local
+        touched = maximum(work.local * (1 - (1 - chance) ** n), 1.0)
+        tiled = Load(work.local, pairs / work.local, touched).tiles(TILE) * TILE
     each = work.flops_per_row / work.pairs
     return Asked(each * pairs, each * tiled, work.bytes_weights / work.local * touched + work.bytes_per_pair * pairs)
+
+
+def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
+    """How ``n`` tokens fall on experts of unlike popularity: one gets ``p n`` of them, and any with ``1 - (1 - p)^n``.
+
+    Neighbours in popularity are taken together, `GROUPS` at most; the fullest rank has a pair at least.
+    """
+    pairs = sum(there * p for there, p in crowd) * n
+    least = maximum(1 / pairs, 1.0)
+    size = -(-len(crowd) // GROUPS)
+    made = []
+    for first in range(0, len(crowd), size):
+        part = crowd[first : first + size]
+        experts = sum(there for there, _ in part)
+        tokens = sum(there * p for there, p in part) * n * least
+        touched = sum(there * (1 - (1 - p) ** n) for there, p in part) * least
+        made.append(Load(experts, tokens / maximum(experts, 1), touched))
+    return made
 
 
 def seconds(work: Experts, n: Number) -> Number:
@@ -116,7 +145,7 @@ def seconds(work: Experts, n: Number) -> Number:
     if form is None:
         ask = asked(work, n)
         return maximum(ask.padded / work.rate, ask.moved / work.bandwidth) + work.launch
-    given = loads(form.layer, n, form.ratio)
+    given = crowded(work.crowd, n) if work.crowd else loads(form.layer, n, form.ratio)
     return moe_seconds(form.constants, form.chip, form.layer, n, given) * form.share
 
 
@@ -155,8 +184,18 @@ class Mixtures:
         if form is not None:
             rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants["fixed"] * form.share
         return Experts(
-            op, rows, flops * pairs, pairs, _local(op, extents), weights, per_pair, rate, bandwidth, launch, form
-        )
+            op, rows, flops * pairs, pairs, _local(op, extents), weights, per_pair, rate, bandwidth, launch, form,
+            crowd=self._crowd(op),
+        )  # fmt: skip
+
+    def _crowd(self, op: GroupedGemm) -> tuple[tuple[Number, float], ...]:
+        """The experts of the fullest rank with their chances, where some are more popular than others."""
+        place = routed(op.x.type)
+        skew = self.imbalance[place]
+        if not isinstance(skew, Zipf):
+            return ()
+        everyone = chances(skew.exponent, int(self.counts[place]), int(place.partition(":")[2]))
+        return tuple(busiest(everyone, self.extents.ways(op.x.type.dim(place).axes)))
 
     # ---- fitted layers
 
@@ -171,7 +210,8 @@ class Mixtures:
         assert peak is not None, "legality checked the peak"
         assert units is not None, "constants come only for a GPU whose units are known"
         chip = Chip(units, peak, self.machine.gpu.bandwidth)
-        ratio = ratio_of(self.imbalance[routed(gemms[0].x.type)])
+        skew = self.imbalance[routed(gemms[0].x.type)]
+        ratio = 1.0 if isinstance(skew, Zipf) else ratio_of(factor(skew))
         whole = sum(_held(op, self.extents) for op in gemms)
         for op in gemms:
             self._forms[id(op)] = ExpertForm(constants, chip, shape, ratio, _held(op, self.extents) / whole)

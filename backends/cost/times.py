@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
+from math import prod
 from typing import TYPE_CHECKING, NamedTuple
+
+from attrs import evolve
 
 from plandsl.backends.cost import links
 from plandsl.backends.cost.forms.attention import decode_seconds, in_chunks, prefill_seconds, running, visible_pairs
@@ -26,8 +29,9 @@ from plandsl.backends.cost.work import (
     Work,
 )
 from plandsl.ir.extents import Extents
-from plandsl.ir.program import PREFILL
+from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot
+from plandsl.ir.skew import Varying
 from plandsl.ir.types import Dim, Number
 
 if TYPE_CHECKING:
@@ -118,9 +122,9 @@ class PhaseModel:
     def __init__(self, schedule: Schedule, machine: Machine, mesh: Mapping[str, Number] | None = None) -> None:
         self.schedule, self.machine = schedule, machine
         program = schedule.program
-        steps = {s: 1 for _, s in program.sizes if isinstance(s, str)}
-        self.extents = Extents(program, steps, mesh)
+        self.extents = _unbound(program, mesh)
         costing = Costing(program, machine, self.extents)
+        self.varied = [(weight, self._costed(one)) for weight, one in _varieties(program)]
         self.work: dict[str, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
         self.boundaries = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
@@ -130,6 +134,11 @@ class PhaseModel:
         self.attends = bool(attentions)
         self.windows = sorted({_bend(w, self.extents) for w in attentions if w.op.window})
         self.chunks = sorted({w.op.chunk for w in attentions if w.op.chunk is not None})
+
+    def _costed(self, program: Program) -> dict[str, list[Work]]:
+        """Work of ``program``, which differs from the schedule's in numbers alone."""
+        costing = Costing(program, self.machine, _unbound(program, self.extents.mesh))
+        return {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
 
     def _mixed_hops(self, costing: Costing) -> None:
         """Boundaries inside a node are quicker than those between nodes."""
@@ -161,6 +170,9 @@ class PhaseModel:
         extents = Extents(self.schedule.program, bind, self.extents.mesh)
         rows: dict[tuple[Dim, ...], Number] = {}
         fixed = {name: [self._seconds(w, extents, rows) for w in ops] for name, ops in self.work.items()}
+        for name in self.varied[0][1] if self.varied else ():
+            runs = [[weight * self._seconds(w, extents, rows) for w in work[name]] for weight, work in self.varied]
+            fixed[name] = [sum(times) for times in zip(*runs, strict=True)]
         return lambda context: self._scaled(self._bound(fixed, extents, context))
 
     def run(self, stage: int, region: str) -> str:
@@ -266,6 +278,20 @@ def _by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterato
     parts = [((begin - first) * each, first, begin), ((last - end) * each, end, last)]
     parts += [((end - begin) * each / 2, start, start + chunk) for start in starts]
     return (part for part in parts if not plain(part[0]) or part[0] > 0)
+
+
+def _unbound(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
+    """Sizes of what does not change from step to step."""
+    return Extents(program, {s: 1 for _, s in program.sizes if isinstance(s, str)}, mesh)
+
+
+def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
+    """Weights and programs to average over where the load of experts varies; none where it does not."""
+    varying = [(name, skew.nodes()) for name, skew in program.imbalance if isinstance(skew, Varying)]
+    for picked in product(*(nodes for _, nodes in varying)) if varying else ():
+        loads = dict(zip((name for name, _ in varying), (load for _, load in picked), strict=True))
+        fixed = tuple((name, loads.get(name, skew)) for name, skew in program.imbalance)
+        yield prod(weight for weight, _ in picked), evolve(program, imbalance=fixed)
 
 
 def _modelled(work: Kernel | Exchange | Experts, n: Number) -> Number:

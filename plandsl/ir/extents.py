@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from plandsl.ir.program import Program
+from plandsl.ir.skew import Skew, Varying, Zipf, busiest, chances
 from plandsl.ir.types import Chunk, Dim, Number, TensorType
 from plandsl.spec import item_bytes
 
@@ -19,7 +20,7 @@ class Extents:
         self.sizes: dict[str, Number] = {n: bind[s] if isinstance(s, str) else s for n, s in program.sizes}
         self.mesh: Mapping[str, Number] = dict(program.mesh.axes) if mesh is None else mesh
         self._local: dict[Dim, Number] = {}
-        self._experts: dict[str, tuple[int, Number, float]] = {}
+        self._experts: dict[str, tuple[int, Number, Skew]] = {}
         for name, imbalance in program.imbalance:  # of all experts, a token has elements at some
             chosen = int(name.partition(":")[2])
             self._experts[name] = (chosen, self.sizes[name], imbalance)
@@ -78,8 +79,12 @@ class Extents:
         return total
 
 
-def _fullest(chosen: int, experts: Number, imbalance: float, ways: Number) -> Number:
+def _fullest(chosen: int, experts: Number, imbalance: Skew, ways: Number) -> Number:
     """``chosen`` of ``experts`` over ``ways`` ranks: ``imbalance`` times the mean, no more than a rank can get."""
+    if isinstance(imbalance, Zipf):
+        return sum(there * p for there, p in busiest(chances(imbalance.exponent, int(experts), chosen), ways))
+    if isinstance(imbalance, Varying):
+        imbalance = imbalance.mean
     most = [chosen * imbalance / ways, chosen + 0.0 * ways, experts / ways]
     if all(isinstance(n, (int, float)) for n in most):
         return min(most)

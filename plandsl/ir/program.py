@@ -10,6 +10,7 @@ from attrs import field, frozen
 from plandsl.diagnostics import Diagnostic
 from plandsl.ir.collectives import Ring
 from plandsl.ir.ops import Op
+from plandsl.ir.skew import Skew
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec import EVERY, Every
 
@@ -88,7 +89,7 @@ class Program:
     ``sizes`` gives each dimension a number or the symbol it is bound to when costs are asked for (``batch``,
     ``input``, ``context``); that of ``experts:8`` is the number of experts. ``stage_axes`` are the mesh axes that
     layers are cut over; ``stages`` is empty until they are. ``imbalance`` is the load of the fullest rank over the
-    mean where experts are split, by dimension.
+    mean where experts are split, or what it follows from, by dimension.
     """
 
     model: str
@@ -98,7 +99,7 @@ class Program:
     regions: tuple[Region, ...]
     stage_axes: tuple[str, ...] = ()
     stages: tuple[tuple[Part, ...], ...] = ()
-    imbalance: tuple[tuple[str, float], ...] = ()
+    imbalance: tuple[tuple[str, Skew], ...] = ()
     _by_name: dict[str, Region] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

@@ -15,6 +15,7 @@ from attrs import fields
 from plandsl.ir.base import BaseOp
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, show_layers
+from plandsl.ir.skew import Skew, read_skew
 from plandsl.ir.types import Chunk, Dim, Mesh, TensorType, Value
 from plandsl.spec import EVERY, Every
 
@@ -208,7 +209,7 @@ def read(text: str) -> Program:
     if word != "program":
         raise ValueError("a program starts with `program NAME PHASE`")
     mesh, sizes, regions, stages = Mesh(), [], [], []
-    imbalance: list[tuple[str, float]] = []
+    imbalance: list[tuple[str, Skew]] = []
     stage_axes: tuple[str, ...] = ()
     while lines:
         line = lines.pop(0)
@@ -218,7 +219,8 @@ def read(text: str) -> Program:
             name, size = _pairs(line)[0]
             sizes.append((name, int(size) if size.isdigit() else size))
         elif line.startswith("imbalance"):
-            imbalance += [(n, float(ratio)) for n, ratio in _pairs(line)]
+            place, _, skew = line.removeprefix("imbalance ").partition(" = ")
+            imbalance.append((place, read_skew(skew)))
         elif line.startswith("layers ->"):
             stage_axes = tuple(line.partition("-> ")[2].split(", "))
         elif line.startswith("region"):
