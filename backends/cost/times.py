@@ -171,8 +171,8 @@ class PhaseModel:
         rows: dict[tuple[Dim, ...], Number] = {}
         fixed = {name: [self._seconds(w, extents, rows) for w in ops] for name, ops in self.work.items()}
         for name in self.varied[0][1] if self.varied else ():
-            runs = [[weight * self._seconds(w, extents, rows) for w in work[name]] for weight, work in self.varied]
-            fixed[name] = [sum(times) for times in zip(*runs, strict=True)]
+            shares = [[weight * self._seconds(w, extents, rows) for w in work[name]] for weight, work in self.varied]
+            fixed[name] = [sum(times) for times in zip(*shares, strict=True)]
         return lambda context: self._scaled(self._bound(fixed, extents, context))
 
     def run(self, stage: int, region: str) -> str:
