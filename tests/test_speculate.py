@@ -12,9 +12,14 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.forms.attention import Heads, decode_seconds
+from plandsl.backends.cost.forms.mla import mla_decode_seconds
+from plandsl.backends.cost.latent import LatentForm
 from plandsl.backends.cost.load import batched
 from plandsl.backends.cost.report import parameters
 from plandsl.backends.cost.speculate import SpeculateModel, alike, break_even, tokens_per_step
+from plandsl.backends.cost.times import attention_seconds
+from plandsl.backends.cost.work import AttentionForm, Softmax
 from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.placement import difference
 from plandsl.backends.reference.shrink import shrink
@@ -25,6 +30,7 @@ from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
 from plandsl.grammar.fmt import format_text
 from plandsl.ir.collectives import AllReduce
 from plandsl.ir.compute import Concat, Gemm, LastToken
+from plandsl.ir.extents import Extents
 from plandsl.passes.build import build_model
 from plandsl.show import show_plan
 from plandsl.spec import PlanSpec, item_bytes
@@ -248,6 +254,52 @@ def test_attention_reads_the_cache_once_for_all_guesses() -> None:
     keys = 4 * 1000 * 128 * 2 * 2
     assert isclose(one - 3e-6, (queries + keys) / bandwidth, rel_tol=1e-12)
     assert isclose(four - 3e-6, (4 * queries + keys) / bandwidth, rel_tol=1e-12)
+
+
+def softmax(made: CompiledPlan, position: int, context: float = 5000.0) -> list[tuple[Softmax, float]]:
+    """The attentions of a step of 4 requests, with their seconds."""
+    model = made.cost.decode
+    bind = {"batch": 4, "context": context, "queries": position}
+    extents = Extents(made.decode.program, bind, model.extents.mesh)
+    works = [w for ops in model.work.values() for w in ops if isinstance(w, Softmax)]
+    return [(w, float(attention_seconds(w, extents, context))) for w in works]
+
+
+def test_fitted_attention_takes_the_queries_of_a_request_as_heads_of_its_kv_head() -> None:
+    ((work, took),) = softmax(plan(LOOKED_UP), 4)
+    form = work.form
+    assert isinstance(form, AttentionForm)
+    shape = Heads(8 * 4, 1, 128, 8 * 4 * 128 * 2 * 2, 128 * 2 * 2)
+    assert isclose(took, decode_seconds(form.constants, form.chip, shape, 4, 5000.0), rel_tol=1e-12)
+    many, few = (softmax(plan(LOOKED_UP), n)[0][1] for n in (64, 1))
+    assert many > few  # at last it is arithmetic
+
+
+def test_latent_attention_takes_them_as_heads_too() -> None:
+    work, took = softmax(plan(LOOKED_UP, "deepseek_v3"), 4)[0]
+    form = work.form
+    assert isinstance(form, LatentForm)
+    wanted = mla_decode_seconds(form.constants, form.chip, 16 * 4, 4, 5000.0, form.item, form.cache_item)
+    assert isclose(took, wanted, rel_tol=1e-12)
+
+
+def test_a_window_shows_all_queries_together_a_little_more() -> None:
+    """The first of four sees one key that the last does not, three times over: 4096 + 3 keys are read."""
+    made = plan(LOOKED_UP, "gemma_2_9b", "tp = 4")
+    work, took = next((w, t) for w, t in softmax(made, 4) if w.op.window)
+    form = work.form
+    assert isinstance(form, AttentionForm)
+    shape = Heads(4 * 4, 2, 256, 4 * 4 * 256 * 2 * 2, 2 * 256 * 2 * 2)
+    wanted = decode_seconds(form.constants, form.chip, shape, 4, 5000.0, 4096 + 3, form.divides)
+    assert isclose(took, wanted, rel_tol=1e-12)
+
+
+def test_the_last_of_the_queries_sees_the_guesses_before_it() -> None:
+    """Contexts of a verifying step lie ``tokens`` further than those of a plain one."""
+    cost = model_of(bare(LOOKED_UP))
+    one = cost.verify.decode_times(4, 1000, 200, 4).period
+    nodes = cost.decode.contexts(1003.5, 1003.5 + 199)
+    assert isclose(one, cost.decode.at({"batch": 4, "context": 0, "queries": 4}, 1, nodes).period, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("sharding", ["tp = 8", "tp = 4, pp = 2", "ep = 8"])

@@ -155,7 +155,7 @@ class Pipeline:
                 self.canvas.line([(x, y - 4), (x, y + 4)], INK, pen=1.5, name=words)
             self.canvas.text(LEFT + WIDTH / 2, y - 11, words, size=12, bold=True, align="c", width=WIDTH)
             return
-        x = axis.x(e.ttft_s)
+        x = axis.x(e.ttft_s - float(self.facts.times.drafted))
         words = f"TTFT {show_time(e.ttft_s)}: batch 0 has its first tokens"
         self.canvas.line([(x, top - 12), (x, bottom)], INK, pen=1.5, style="dashed", name=words)
         left = x - LEFT > WIDTH / 2

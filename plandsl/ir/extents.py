@@ -82,7 +82,9 @@ class Extents:
 def _fullest(chosen: int, experts: Number, imbalance: Skew, ways: Number) -> Number:
     """``chosen`` of ``experts`` over ``ways`` ranks: ``imbalance`` times the mean, no more than a rank can get."""
     if isinstance(imbalance, Zipf):
-        return sum(there * p for there, p in busiest(chances(imbalance.exponent, int(experts), chosen), ways))
+        found = sum(there * p for there, p in busiest(chances(imbalance.exponent, int(experts), chosen), ways))
+        alone = ways == 1  # to the bit, for an axis of size 1 changes nothing
+        return chosen * alone + found * (1 - alone)
     if isinstance(imbalance, Varying):
         imbalance = imbalance.mean
     most = [chosen * imbalance / ways, chosen + 0.0 * ways, experts / ways]

@@ -12,6 +12,7 @@ from plandsl.ir.collectives import AllGather, AllToAll, Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PHASES, Part, Program, Region, verify
+from plandsl.ir.skew import Skew, Zipf, chances, factor
 from plandsl.ir.text import read, show
 from plandsl.ir.types import (
     PADDED,
@@ -163,6 +164,14 @@ def _chunks(type_: TensorType, program: Program, sizes: Mapping[str, int]) -> di
     return {d.name: sum(b - a for a, b in pieces(d, sizes[d.name], program.mesh)) for d in chunks}
 
 
+def _of_fullest(skew: Skew, ways: int, experts: int, chosen: int) -> float:
+    """The part of a token's experts that the fullest of some ranks has."""
+    if isinstance(skew, Zipf):
+        each = chances(skew.exponent, experts, chosen)
+        return max(sum(each[rank::ways]) for rank in range(ways)) / chosen
+    return min(factor(skew), ways, experts / chosen) / ways
+
+
 def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int], extents: Extents) -> float:
     """How often a product is computed: by ranks that no dimension tells apart, and on padding."""
     times = float(_stage_ranks(program))
@@ -171,7 +180,7 @@ def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int], exte
         ways, size = program.mesh.ways(dim.axes), sizes[dim.name]
         if dim.name in imbalance:  # of the experts of a token, at most as many as there are on a rank
             have = dict(program.sizes)[stem(dim.name)]
-            times *= min(imbalance[dim.name], ways, int(have) / size) / ways
+            times *= _of_fullest(imbalance[dim.name], ways, int(have), size)
             continue
         if dim.name in REPLICATED and size < ways:
             ways = size

@@ -10,6 +10,7 @@ from plandsl.spec import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, T
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
 LATENT = ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
+IMBALANCES = (1.25, 1.25, "zipf(0.7)", "lognormal(mean = 1.2, p95 = 1.6)")
 ACTIVATIONS = ("silu", "gelu", "quick_gelu", "relu", "relu2", "tanh", "sigmoid")
 
 
@@ -104,8 +105,10 @@ def _experts(draw: DrawFn, experts: int) -> tuple[tuple[Statement, ...], Term]:
         router = _plus(router, Weight("b_router", ("experts",)))
     bias = (Weight("b_choice", ("experts",)),) if draw(st.integers(0, 3)) == 0 else ()
     options: list[tuple[str, int | float | bool | str]] = [("top_k", draw(st.integers(1, experts)))]
-    for option in (("score", "sigmoid"), ("normalize", False), ("scale", 2.5), ("weigh", "input"), ("imbalance", 1.25)):
+    for option in (("score", "sigmoid"), ("normalize", False), ("scale", 2.5), ("weigh", "input")):
         options += [option] if draw(st.booleans()) else []
+    if draw(st.booleans()):
+        options.append(("imbalance", draw(st.sampled_from(IMBALANCES))))
     up: Term = _times(H, "e_up", "experts", "hidden", "expert_ffn")
     down: Term = _times(Var("g"), "e_down", "experts", "expert_ffn", "hidden")
     if draw(st.booleans()):
