@@ -15,7 +15,7 @@ from plandsl.ir.program import Program
 from plandsl.ir.skew import WIDEST, Z95, Varying, Zipf, busiest, chances, factor, read_skew
 from plandsl.ir.types import Dim, Mesh
 from plandsl.show import show_plan
-from plandsl.testing import same
+from plandsl.testing import assert_laws, same
 
 BLOCK = """\
 block x[tokens, hidden] {
@@ -25,6 +25,13 @@ block x[tokens, hidden] {
   }
   x = x + y
 }
+"""
+ATTENDS = """\
+block x[tokens, hidden] {
+  h = rms_norm(x)
+  k = rope(h @ w_k[hidden, kv_heads, head_dim])
+  a = attention(rope(h @ w_q[hidden, heads, head_dim]), k, h @ w_v[hidden, kv_heads, head_dim])
+  x = x + a @ w_o[heads, head_dim, hidden]
 """
 BARE = "calibration bare { hbm = 0.8, gemm = 0.5, link = 0.75, launch = 3 us }\n"
 
@@ -198,6 +205,18 @@ def test_time_is_the_mean_over_the_loads() -> None:
     each = [moe(f"{load!r}", fields=bare).estimate().ttft_s for _, load in nodes]
     found = moe("lognormal(mean = 1.4, p95 = 2.2)", fields=bare).estimate().ttft_s
     assert isclose(found, sum(weight * t for (weight, _), t in zip(nodes, each, strict=True)), rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("imbalance", ["zipf(0.7)", "lognormal(mean = 1.2, p95 = 1.6)"])
+@pytest.mark.parametrize("sharding", ["ep = 4", "tp = 2"])
+def test_laws_hold_of_uneven_experts(imbalance: str, sharding: str) -> None:
+    experts = BLOCK.partition("\n")[2].replace("IMBALANCE", imbalance).replace("top_k = 8", "top_k = 2")
+    load = "workload { input = 50, output = 9, batch = 4 }"
+    (drawn,) = compile_text(
+        f"model m = mixtral_8x7b with {{ {ATTENDS}{experts} }}\n"
+        f"plan p {{ model = m, node = h200_8, sharding {{ {sharding} }}, {load} }}"
+    )
+    assert_laws(drawn)
 
 
 # ---- the language

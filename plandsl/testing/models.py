@@ -10,7 +10,7 @@ from plandsl.spec import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, T
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
 LATENT = ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
-IMBALANCES = (1.25, 1.25, "zipf(0.7)", "lognormal(mean = 1.2, p95 = 1.6)")
+IMBALANCES: tuple[float | str, ...] = (1.25, 1.25, "zipf(0.7)", "lognormal(mean = 1.2, p95 = 1.6)")
 ACTIVATIONS = ("silu", "gelu", "quick_gelu", "relu", "relu2", "tanh", "sigmoid")
 
 
