@@ -8,9 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Shift, Speculated, comparisons
+from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Pools, Shift, Speculated, comparisons
 from plandsl.spec import PlanSpec
-from plandsl.units import show_bytes, show_count, show_percent, show_time
+from plandsl.units import show_bytes, show_count, show_percent, show_rate, show_time
 
 BAR = 30
 PARTS = (("weights", "blue"), ("kv_cache", "cyan"), ("activations", "yellow"), ("buffers", "magenta"))
@@ -20,6 +20,8 @@ LABELS = {"weights": "weights", "kv_cache": "KV cache", "activations": "activati
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
     parts: list[RenderableType] = [_title(plan, estimate), _glance(plan, estimate), Text()]
+    if estimate.pools is not None:
+        parts += [_pools(estimate.pools), Text()]
     if estimate.shift is not None:
         parts += [_shift(estimate.shift), Text()]
     if estimate.speculate is not None:
@@ -65,13 +67,22 @@ def _untold(estimates: Sequence[Estimate]) -> Iterator[str]:
 
 
 def _title(plan: PlanSpec, e: Estimate) -> Text:
-    mesh = " x ".join(f"{name} {size}" for name, size in e.mesh) or "1 GPU"
+    mesh = _mesh(e)
     out = Text(e.plan, style="bold")
     active = e.active_parameters or e.parameters
     some = f", {show_count(active)} active" if active < e.parameters else ""
-    out.append(f"  {plan.model.name} ({show_count(e.parameters)} parameters{some}) on {plan.machine}, ", style="")
+    out.append(f"  {plan.model.name} ({show_count(e.parameters)} parameters{some}) on ", style="")
+    if e.pools is not None:
+        return out.append(
+            f"{e.pools.prefill.machine} for prefill and {e.pools.decode.machine} for decode, {e.gpus} GPUs"
+        )
+    out.append(f"{plan.machine}, ", style="")
     out.append(f"{e.gpus} GPU{'s' if e.gpus > 1 else ''}: {mesh}" if e.gpus > 1 else mesh)
     return out
+
+
+def _mesh(e: Estimate) -> str:
+    return " x ".join(f"{name} {size}" for name, size in e.mesh) or "1 GPU"
 
 
 def _table(*justify: str) -> Table:
@@ -83,15 +94,15 @@ def _table(*justify: str) -> Table:
 
 def _glance(plan: PlanSpec, e: Estimate) -> Table:
     load = plan.workload
-    batches = f" x {e.in_flight} in flight" if e.in_flight > 1 else ""
-    replicas = f" x {e.replicas} replicas" if e.replicas > 1 else ""
+    batches, replicas = _times(e)
     table = _table("l", "l", "l", "l")
     used = e.memory.total / e.memory.capacity
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
     fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
     fits.append(f", {share} of {show_bytes(e.memory.capacity)}", style="not bold default")
     many = f"batch {load.batch}{batches}" if e.load is None else f"{e.load.concurrency} requests in flight"
-    table.add_row("fits", fits, "load", f"{load.input} in, {load.output} out, {many}{replicas}")
+    cached = f" ({e.reuse.tokens} cached, {e.reuse.prefix})" if e.reuse else ""
+    table.add_row("fits", fits, "load", f"{load.input} in{cached}, {load.output} out, {many}{replicas}")
     rate = _banded(_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
     table.add_row("TTFT", _banded(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
     per_gpu = _rate(e.throughput_per_gpu_tokens_per_s)
@@ -107,6 +118,34 @@ def _glance(plan: PlanSpec, e: Estimate) -> Table:
     if e.cost_usd_per_mtok is not None:
         table.add_row("", "", "cost", f"{e.cost_usd_per_mtok:.2f} USD per million output tokens")
     return table
+
+
+def _times(e: Estimate) -> tuple[str, str]:
+    """How many batches and replicas there are, where there are several."""
+    batches = f" x {e.in_flight} in flight" if e.in_flight > 1 else ""
+    return batches, f" x {e.replicas} replicas" if e.replicas > 1 else ""
+
+
+def _pools(pools: Pools) -> Group:
+    """What each pool is and sustains, and what passes between them."""
+    table, sent = _table("l", "l", "l", "r", "r"), pools.sent
+    table.add_row(*map(_bold, ("pools", "", "batch", "memory", "sustains")))
+    rows: dict[str, tuple[str, str, str, float]] = {}
+    for word, pool in (("prefill", pools.prefill), ("decode", pools.decode)):
+        e = pool.estimate
+        shape = f"{pool.machine}, {e.gpus} GPU{'s' if e.gpus > 1 else ''}: {_mesh(e)}"
+        share = show_percent(e.memory.total / e.memory.capacity)
+        rows[word] = shape, f"{e.batch}{''.join(_times(e))}", share, pool.requests_per_s
+    moved = f"{show_bytes(sent.request)} of KV cache a request, {sent.between or show_rate(sent.bandwidth)}"
+    rows["transfer"] = moved, "", "", sent.requests_per_s
+    for word in ("prefill", "transfer", "decode"):
+        *cells, rate = rows[word]
+        limits = word == pools.limit
+        table.add_row(f"  {word}", *cells, Text(f"{show_count(rate)} req/s", style="bold" if limits else ""))
+    ports = f"a port sends {show_bytes(sent.sent)} of a request or receives {show_bytes(sent.received)}"
+    late = f"a batch takes {show_time(sent.time_s)}, {show_time(sent.exposed_s)} of it after its prefill"
+    limit = f"{pools.limit} limits; one prefill replica feeds {pools.balance:.3g} decode replicas"
+    return Group(table, Text(f"  {ports}; {late}", style="dim"), Text(f"  {limit}", style="dim"))
 
 
 def _shift(shift: Shift) -> Group:
@@ -170,7 +209,8 @@ def _rate(value: float) -> str:
 def _memory(e: Estimate) -> Table:
     table = _table("l", "r", "r", "l")
     several = len({m.total for m in e.stages}) > 1 or len({g.gpus for g in e.stage_gpus}) > 1
-    heading = "memory per GPU, fullest stage" if several else "memory per GPU"
+    several = several and e.pools is None
+    heading = "memory per GPU, fullest stage" if several else "memory per GPU" + (", fuller pool" if e.pools else "")
     if e.stage_gpus and not several:
         heading += f", of {e.stage_gpus[0].smallest}, the smallest"
     table.add_row(Text(heading, style="bold"), "", "", "")

@@ -18,7 +18,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.requires import goal, requires
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
-from plandsl.grammar.values import expect
+from plandsl.grammar.values import expect, span_of
 from plandsl.limits import MAX_CHUNKS
 from plandsl.spec import (
     CORE,
@@ -39,15 +39,20 @@ from plandsl.spec import (
 from plandsl.units import NUMBER, REQUEST_RATE
 
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
-SETTINGS = ("kv_residency", "step_tokens", "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
-LATER = ("prefill", "decode")
+CHUNKED = "chunked_prefill"
+SETTINGS = ("kv_residency", "step_tokens", CHUNKED, "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
 PACE = ("overlap", "chunks")
-PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *LATER)
-SEARCH = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", *LATER)
+POOLS = ("prefill", "decode")
+SPLIT = (*POOLS, "transfer", "kv_transfer")
+PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
+SEARCH = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", *SPLIT)
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
 TRAFFIC = ("rate", "trace", "speed")
 """What makes a workload one of arrivals rather than one batch."""
+
+PREFIX = ("reuse", "prefix")
+"""What a workload says of tokens whose KV cache is there before their request."""
 
 T = TypeVar("T")
 
@@ -59,7 +64,7 @@ ALGORITHMS = ("auto", "ring", "direct", "one_shot", "tree")
 
 def workload_spec(context: Context, record: Record, used: bool = True) -> WorkloadSpec | None:
     """A load. Arrivals over time are understood, and refused where a plan has ``used`` them."""
-    reader = Reader(context, record, (*STATIC, "requests", *TRAFFIC))
+    reader = Reader(context, record, (*STATIC, "requests", *PREFIX, *TRAFFIC))
     replayed = "trace" in record.fields
     sizes = [None if replayed else _length(reader, name, used) for name in ("input", "output")]
     batch = reader.whole("batch")
@@ -67,6 +72,7 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
     reader.number("rate", REQUEST_RATE)
     concurrency = reader.whole("concurrency")
     requests = reader.whole("requests")
+    reuse, prefix = _prefix(reader)
     reader.text("trace")
     reader.number("speed", NUMBER)
     if used:
@@ -77,7 +83,28 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
     size_in, size_out = sizes
     if not reader.ok or size_in is None or size_out is None:
         return None
-    return WorkloadSpec(record.name, size_in, size_out, batch or 1, in_flight, concurrency, requests, record.span)
+    return WorkloadSpec(
+        record.name, size_in, size_out, batch or 1, in_flight, concurrency, requests, reuse, prefix, record.span
+    )
+
+
+def _prefix(reader: Reader) -> tuple[float, str | None]:
+    """The share of the input that is in the cache already, and whether all requests share it."""
+    reuse = reader.read("reuse", partial(_reused, reader)) or 0.0
+    prefix, layer = reader.word("prefix", ("own", "shared")), reader.layer("prefix")
+    if layer and not reuse and reader.ok:
+        message = "`prefix` says where tokens lie that are reused, and none are"
+        reader.fail(Wrong("E223", message, layer.name.span, hint="add `reuse = 50 %`, or drop it"))
+    return reuse, prefix
+
+
+def _reused(reader: Reader, layer: Layer) -> float:
+    value = float(reader.quantity(layer, NUMBER).value)
+    if 0 <= value < 1:
+        return value
+    message = f"`reuse` is {100 * value:g} %, and must be at least 0 % and below 100 %"
+    hint = "`reuse = 90 %`: the last token of a prompt is always computed, for its logits"
+    raise Wrong("E223", message, span_of(layer), hint=hint)
 
 
 def _one_load(reader: Reader, used: bool) -> None:
@@ -134,9 +161,10 @@ def _later(what: str, span: Span) -> Wrong:
 def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     """A plan with all that it names."""
     reader = Reader(context, record, PLAN)
-    for name in LATER:
-        if layer := reader.layer(name):
-            reader.fail(Wrong("E290", f"`{name}` is not supported yet", layer.name.span))
+    if any(name in record.fields for name in SPLIT):
+        from plandsl.grammar.split import split_spec
+
+        return split_spec(reader, partial(plan_spec, context))
     model = _part(reader, "model", "model = llama_3_1_70b", model_spec)
     cluster, node = _hardware(reader)
     workload = _part(reader, "workload", "workload { input = 1000, output = 100, batch = 8 }", workload_spec)
@@ -149,12 +177,16 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     settings = _settings(reader, sharding, engine or IDEAL)
     pace = _pace(reader)
     measured = tables(reader)
+    chunk = reader.whole(CHUNKED)
+    if chunk is not None and shift is not None:
+        where = record.fields[CHUNKED][-1].name.span
+        reader.fail(Wrong("E324", "`chunked_prefill` with two shardings is not supported yet", where, hint="drop one"))
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
     _warn_too_long(reader, model, workload)
     return PlanSpec(
         record.name, model, node, sharding, workload, calibration, clauses, *settings, engine, measured, cluster,
-        shift, *pace, speculate, record.span, calibrations,
+        shift, *pace, speculate, None, chunk, record.span, calibrations,
     )  # fmt: skip
 
 
@@ -288,7 +320,7 @@ def _generic(reader: Reader) -> Record | None:
 
 def kernels(model: ModelSpec | None) -> frozenset[str]:
     """The sections of a calibration that a model's ops are timed by."""
-    called = set(_functions(model)) if model else set()
+    called = set(functions(model)) if model else set()
     return frozenset((*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections)))
 
 
@@ -299,7 +331,7 @@ NEEDS = {"experts": ("moe",), "latent": ("mla_prefill", "mla_decode")}
 """Sections beside the core that functions of a block need."""
 
 
-def _functions(model: ModelSpec) -> Iterator[str]:
+def functions(model: ModelSpec) -> Iterator[str]:
     """The functions that the blocks of a model call."""
     statements = (s for block in model.blocks for s in block.statements)
     return (part.fn for s in statements for part in walk(s.term) if isinstance(part, Apply))

@@ -51,10 +51,13 @@ def build(plan: PlanSpec, phase: str) -> Program:
 
     `tokens` becomes two dimensions, `batch` and `position`: ``position`` is ``input`` in prefill and 1 in decode
     (``queries``, where a step verifies tokens that were guessed), ``context`` (keys attended to) is ``input`` in
-    prefill and grows during decode.
+    prefill and grows during decode. Where a prefill step may find tokens of its requests in the cache, ``context`` is
+    a size of its own there too.
     """
     own = partial(arithmetic, plan.model, plan.common)
     program = build_model(plan.model, phase, own(), own, verifies=phase == DECODE and plan.speculate is not None)
+    if plan.continues:
+        program = evolve(program, sizes=tuple((n, n if n == "context" else s) for n, s in program.sizes))
     return evolve(program, mesh=Mesh(tuple((a.name, a.size) for a in plan.sharding.axes)))
 
 

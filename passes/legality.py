@@ -16,7 +16,7 @@ from plandsl.ir.types import PADDED, REPLICATED, stem
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
-from plandsl.spec import AxisSpec, CutSpec, PlanSpec, RuleSpec
+from plandsl.spec import Apply, AxisSpec, CutSpec, PlanSpec, RuleSpec, walk
 
 FREE = PADDED | {"tokens", "layers"}
 
@@ -31,6 +31,8 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     yield from _divides(plan)
     yield from _stages(plan)
     yield from _shared_axes(plan)
+    yield from _continues(plan)
+    yield from _mixes(plan)
     yield from _price(plan)
     yield from _peaks(plan)
     if plan.speculate is not None:
@@ -110,6 +112,41 @@ def _shares(imbalance: Skew) -> str:
     if isinstance(imbalance, Varying):
         return f"the fullest {imbalance.mean:g} times the mean of tokens, {imbalance.p95:g} times 5 % of the time"
     return f"the fullest {imbalance:g} times the mean of tokens" if imbalance > 1 else "equally many tokens"
+
+
+def _continues(plan: PlanSpec) -> Iterator[Diagnostic]:
+    """Prompts that find a part of themselves in the cache: it must be whole, and lies in somebody's blocks."""
+    if not plan.continues:
+        return
+    for rule in plan.sharding.rules:
+        if "context" in rule.dims and prod(map(plan.sharding.axis, rule.axes)) > 1:
+            why = "prompts are computed in parts, over a cache that is split by `context`, which is not supported yet"
+            yield Diagnostic("E320", why, rule.span, "splits the cache", hint="split `heads` or `batch` instead")
+    for term in (part for b in plan.model.blocks for s in b.statements for part in walk(s.term)):
+        if isinstance(term, Apply) and term.fn == "attention" and not term.option("causal", plan.model.causal):
+            why = "prompts are computed in parts, but here a token sees those that come after it"
+            yield Diagnostic("E320", why, term.span, "not causal", hint="compute prompts whole")
+    if plan.workload.reuse and plan.workload.prefix is None:
+        why = "each request is taken to hold the tokens that it reuses in blocks of its own"
+        hint = "`prefix = shared` holds them once, `prefix = own` says that it is meant"
+        yield Diagnostic("N320", why, plan.workload.span, hint=hint)
+
+
+def _mixes(plan: PlanSpec) -> Iterator[Diagnostic]:
+    """Steps of some tokens of a prompt and one of each running request: they must have room for both."""
+    load, budget = plan.workload, plan.chunked_prefill
+    if budget is None:
+        return
+    running = -(-load.batch // _shards(plan, "batch"))
+    if load.concurrency is None and running >= budget:
+        why = f"a step of {budget} tokens has one for each of {running} running requests, and none for a prompt"
+        yield Diagnostic(
+            "E324", why, load.span, hint=f"`chunked_prefill = {2 * running}` or more, or a smaller `batch`"
+        )
+    terms = (part for b in plan.model.blocks for s in b.statements for part in walk(s.term))
+    if latent := next((t for t in terms if isinstance(t, Apply) and t.fn == "latent"), None):
+        why = "steps of prompts and tokens are not supported yet for a latent cache, which either reads its own way"
+        yield Diagnostic("E324", why, latent.span, hint="leave `chunked_prefill` out")
 
 
 def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:

@@ -36,6 +36,14 @@ def _plan(sharding: str, node: str = "h100_8") -> str:
     return _PLAN.format(node=node, sharding=sharding)
 
 
+_POOLS = """plan p {
+  model = llama_3_1_8b
+  workload { input = 1024, output = 128 }
+  POOLS
+}
+"""
+_PAIR = "prefill { node = h100_8 }\n  transfer { bandwidth = 50 GB/s, latency = 10 us }\n"
+
 SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "E301": (
         "a dimension cannot be split by this degree",
@@ -198,6 +206,50 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "whatever the text and the load. Where no model drafts, guessing is taken to cost nothing.",
         _plan("tp = 2").replace("workload", "speculate { tokens = 3, acceptance = 60 % }\n  workload"),
         "nothing; measure the acceptance on your own texts, and compare it with the one that makes guesses worth it.",
+    ),
+    "E320": (
+        "prompts that cannot be computed in parts",
+        "Where a prompt is computed in parts (`reuse`), a part attends to what the cache holds of those before. That "
+        "asks for causal attention, and over a cache that is split by `context` it is not supported yet.",
+        _plan("cp = 4").replace("output = 128", "output = 128, reuse = 50 %"),
+        "split heads, requests or layers instead, or compute prompts whole.",
+    ),
+    "E321": (
+        "nodes of a cluster that two pools cannot share",
+        "Where both pools lie in the plan's cluster, each says how many of its nodes it has with `nodes`, and they are "
+        "no more than there are. KV cache then takes the network between them.",
+        _POOLS.replace("POOLS", "cluster = h100_8x4\n  prefill { nodes = 2 }\n  decode { nodes = 3 }"),
+        "lower one of them, or take a larger cluster.",
+    ),
+    "E322": (
+        "pools that cannot go on with one another's work",
+        "One pool computes prompts and the other one goes on with their KV cache, so both have one model, one "
+        "`kv_cache` format and requests of one kind. What weights are stored in and multiply in may differ.",
+        _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, model = llama_3_1_70b }"),
+        "say it outside the pools, for both.",
+    ),
+    "E323": (
+        "an ongoing load on two pools",
+        "Two pools are estimated for batches: the rates that each sustains, and the transfer between them. A load with "
+        "`concurrency` has requests wait in both, which is not supported yet.",
+        _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, workload { concurrency = 8 } }"),
+        "give each pool a `batch`.",
+    ),
+    "E324": (
+        "steps that cannot mix prompts with tokens",
+        "With `chunked_prefill` a step has one token for each running request, and a chunk of a prompt with the rest "
+        "of its budget, which must be there. A latent cache and two shardings do not know such steps yet, and of two "
+        "pools neither has both.",
+        _plan("tp = 8").replace("output = 128 }", "output = 128, batch = 64 }\n  chunked_prefill = 32"),
+        "raise `chunked_prefill`, lower `batch`, or leave it out.",
+    ),
+    "N320": (
+        "whose KV cache is reused",
+        "Reused tokens lie in blocks of their request alone (as those of earlier turns do), or in blocks that all "
+        "requests share (as those of a system prompt do), which takes memory once. Where the workload does not say, "
+        "each request is taken to hold its own.",
+        _plan("tp = 8").replace("output = 128", "output = 128, reuse = 50 %"),
+        "nothing, or `prefix = shared`; `prefix = own` says that it is meant.",
     ),
     "E390": (
         "an operation of the compiled program is illegal",

@@ -211,6 +211,14 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "      silu(h @ w_up[hidden, expert_ffn]) @ w_down[expert_ffn, hidden]\n    }\n  }\n}\n",
         "write one of the three.",
     ),
+    "E223": (
+        "a prefix that cannot be reused",
+        "`reuse` is the share of the input whose KV cache is there before the request comes. The last token of a "
+        "prompt is computed in any case, so the share is below 100 %. `prefix` says whether requests share those "
+        "blocks, and means nothing without `reuse`.",
+        _plan().replace("output = 100", "output = 100, reuse = 100 %"),
+        "lower `reuse`, or drop it.",
+    ),
     "E290": (
         "not supported yet",
         "The language has it, and this version understands but does not compile it.",

@@ -48,9 +48,11 @@ class CompiledPlan:
             spec, note = balanced(spec, spec.sharding.cut)
             self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
+        self._pools = () if spec.split is None else tuple(CompiledPlan(pool, ()) for pool in spec.pools)
         self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, ()) for mode in spec.modes)
-        self.prefill: Schedule = self._modes[0].prefill if self._modes else compile_phase(spec, "prefill")
-        self.decode: Schedule = self._modes[0].decode if self._modes else compile_phase(spec, "decode")
+        parts = self._pools or self._modes
+        self.prefill: Schedule = parts[0].prefill if parts else compile_phase(spec, "prefill")
+        self.decode: Schedule = parts[len(self._pools) // 2].decode if parts else compile_phase(spec, "decode")
 
     @property
     def name(self) -> str:
@@ -62,6 +64,11 @@ class CompiledPlan:
         """This plan with each sharding that it holds: itself, or the two of a `shift`, the first with its schedules."""
         return self._modes or (self,)
 
+    @property
+    def pools(self) -> tuple[CompiledPlan, ...]:
+        """A plan for each pool of GPUs: this one, or that of prefill and that of decode."""
+        return self._pools or (self,)
+
     @cached_property
     def draft(self) -> CompiledPlan | None:
         """The model that guesses tokens ahead, where there is one, as a plan of its own."""
@@ -70,6 +77,10 @@ class CompiledPlan:
     @cached_property
     def cost(self) -> CostModel:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays."""
+        if self.spec.split is not None:
+            from plandsl.backends.cost.split import SplitModel
+
+            return SplitModel(self.spec, self.spec.split, *(pool.cost for pool in self.pools))
         if self.spec.speculate is None:
             return self._undrafted
         from plandsl.backends.cost.speculate import SpeculateModel
@@ -95,19 +106,29 @@ class CompiledPlan:
 
     def estimate(self) -> Estimate:
         """Everything the report says."""
+        if self.spec.split is not None:
+            from plandsl.backends.cost.split import SplitModel, split_estimate
+
+            assert isinstance(self.cost, SplitModel), "two pools have a model of their own"
+            return split_estimate(self.cost, self.notes)
         from plandsl.backends.cost import estimate
 
         return estimate(self.cost, self.notes)
 
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""
+        if self._pools:
+            return self._pools[phase == "decode"].program(phase, after)
         taken = self.spec if self.spec.shift is None else self.cost.taken(phase, self.cost.evaluate()).plan
         return program_after(taken, phase, after)
 
     def draw(self, view: str = "devices", phase: str = "prefill") -> str:
-        """The picture of a view as DOT text."""
+        """The picture of a view as DOT text: of two pools that of devices shows both, others the phase's."""
         from plandsl.backends.graphviz import draw
 
+        if self._pools and view != "devices":
+            pool = self._pools[phase == "decode"]
+            return draw(view, pool.cost, pool.estimate(), phase)
         return draw(view, self.cost, self.estimate(), phase)
 
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
@@ -164,11 +185,12 @@ def judge(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]
     if spec is None:
         return None, []
     found = [d for mode in spec.modes for d in legality(mode)]
-    if spec.shift is not None:
-        from plandsl.passes.alike import cut_alike
+    for pool in spec.pools:
+        if pool.shift is not None:
+            from plandsl.passes.alike import cut_alike
 
-        found += cut_alike(spec.sharding, spec.shift)
-    return spec, [*found, *_tables(spec)]
+            found += cut_alike(pool.sharding, pool.shift)
+    return spec, [*found, *(d for pool in spec.pools for d in _tables(pool))]
 
 
 def _tables(spec: PlanSpec) -> list[Diagnostic]:
@@ -205,21 +227,27 @@ def compile_module(
     for _, spec, notes in found:
         assert spec is not None, "a plan without errors has a meaning"
         one = CompiledPlan(spec, notes)
-        shown = [*one.chosen, *(d for mode in one.modes for d in check_program(mode.spec, mode.prefill.program))]
-        if spec.shift is not None:
-            from plandsl.passes.alike import alike
-
-            shown += alike(spec, spec.shift, *(mode.prefill.program for mode in one.modes))
-        if one.draft is not None:
-            theirs = check_program(one.draft.spec, one.draft.prefill.program)
-            shown += [d for d in theirs if d.severity == "error"]
+        shown = [d for pool in one.pools for d in _shown(pool)]
         if bad := [d for d in shown if d.severity == "error"]:
             raise PlanError(bad, module.sources)
         said = _unique([*warnings, *notes, *shown])
-        one.notes = tuple(said if spec.shift is None else _said_once(said))
+        one.notes = tuple(said if len(spec.modes) == 1 else _said_once(said))
         compiled.append(one)
         tick(len(compiled), len(found))
     return compiled
+
+
+def _shown(one: CompiledPlan) -> list[Diagnostic]:
+    """What only the compiled programs of a pool show."""
+    found = [*one.chosen, *(d for mode in one.modes for d in check_program(mode.spec, mode.prefill.program))]
+    if one.spec.shift is not None:
+        from plandsl.passes.alike import alike
+
+        found += alike(one.spec, one.spec.shift, *(mode.prefill.program for mode in one.modes))
+    if one.draft is not None:
+        theirs = check_program(one.draft.spec, one.draft.prefill.program)
+        found += [d for d in theirs if d.severity == "error"]
+    return found
 
 
 NO_PLAN = "add `plan NAME { model = ..., node = ..., sharding { tp = 8 }, workload { input = ..., output = ... } }`"

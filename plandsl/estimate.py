@@ -192,6 +192,18 @@ class Used:
 
 
 @frozen
+class Reuse:
+    """Tokens of each prompt that are in the KV cache already, in blocks of its ``own`` or ``shared`` by all."""
+
+    tokens: int
+    prefix: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``reuse`` object."""
+        return {"tokens": self.tokens, "prefix": self.prefix}
+
+
+@frozen
 class Mode:
     """One sharding of two: what the plan would take with it alone."""
 
@@ -276,6 +288,92 @@ class Speculated:
         }
 
 
+@frozen
+class Sent:
+    """KV cache on its way from one pool to the other, ``when``: ``after`` the prefill or ``layerwise``.
+
+    ``between`` is the cluster whose network it takes, empty for a link of its own. ``request`` is the bytes of one
+    request, ``sent`` and ``received`` those that the busiest port of either side moves for it; ``time_s`` is that of a
+    batch, of which ``exposed_s`` come after its prefill.
+    """
+
+    when: str
+    between: str
+    bandwidth: float
+    latency: float
+    request: float
+    sent: float
+    received: float
+    time_s: float
+    exposed_s: float
+    requests_per_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``transfer`` object."""
+        return {
+            "kv_transfer": self.when,
+            "between": self.between or None,
+            "bandwidth_bytes_per_s": self.bandwidth,
+            "latency_s": self.latency,
+            "bytes_per_request": self.request,
+            "sent_bytes_per_port": self.sent,
+            "received_bytes_per_port": self.received,
+            "time_s": self.time_s,
+            "exposed_s": self.exposed_s,
+            "requests_per_s": self.requests_per_s,
+        }
+
+
+@frozen
+class Pool:
+    """One pool of GPUs: the ``machine`` it is, what its plan comes to by itself, and the requests/s it sustains."""
+
+    machine: str
+    estimate: Estimate
+    requests_per_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``prefill`` or ``decode`` object."""
+        e = self.estimate
+        return {
+            "machine": self.machine,
+            "gpus": e.gpus,
+            "replicas": e.replicas,
+            "mesh": dict(e.mesh),
+            "batch": e.batch,
+            "in_flight": e.in_flight,
+            "fits": e.fits,
+            "memory_per_gpu_bytes": e.memory.as_json(),
+            "kv_capacity_tokens": e.kv_capacity_tokens,
+            "max_batch": e.max_batch,
+            "requests_per_s": self.requests_per_s,
+        }
+
+
+@frozen
+class Pools:
+    """Both pools, what passes between them, and which of the three limits the rate.
+
+    ``balance`` decode replicas would take just what one of prefill gives.
+    """
+
+    prefill: Pool
+    decode: Pool
+    sent: Sent
+    limit: str
+    balance: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``pools`` object."""
+        return {
+            "prefill": self.prefill.as_json(),
+            "decode": self.decode.as_json(),
+            "transfer": self.sent.as_json(),
+            "limited_by": self.limit,
+            "decode_replicas_per_prefill_replica": self.balance,
+        }
+
+
 LOAD = ("concurrency", "running", "waiting", "queue_s", "line_s", "start_s", "prefill_s", "first_s")
 
 Band = tuple[float, float]
@@ -318,6 +416,8 @@ class Estimate:
     shift: Shift | None = None
     stage_gpus: tuple[StageGpus, ...] = ()
     speculate: Speculated | None = None
+    reuse: Reuse | None = None
+    pools: Pools | None = None
 
     @property
     def fits(self) -> bool:
@@ -384,6 +484,10 @@ class Estimate:
             out["shift"] = self.shift.as_json()
         if self.speculate is not None:
             out["speculate"] = self.speculate.as_json()
+        if self.pools is not None:
+            out["pools"] = self.pools.as_json()
+        if self.reuse is not None:
+            out["reuse"] = self.reuse.as_json()
         if self.load is not None:
             out["load"] = self.load.as_json()
         if self.cost_usd_per_mtok is not None:

@@ -62,9 +62,42 @@ _DEGREES = ("dp", "pp", "cp", "sp", "ep", "tp")
 
 
 def show_plan(plan: PlanSpec) -> str:
-    """Model, hardware, sharding, load and plan, each as a declaration."""
+    """Model, hardware, sharding, load and plan, each as a declaration; those of both pools where there are two."""
+    if plan.split is None:
+        body = _fields(plan)
+        pools = plan.pools
+    else:
+        pools = _apart(plan.split.prefill, plan.split.decode)
+        body = [f"{name} {{ {', '.join(_fields(pool))} }}" for name, pool in zip(_POOLS, pools, strict=True)]
+        rate, latency = _number(plan.split.bandwidth), _number(plan.split.latency)
+        body.append(f"transfer {{ bandwidth = {rate} B/s, latency = {latency} s }}")
+        if plan.split.kv_transfer is not None:
+            body.append(f"kv_transfer = {plan.split.kv_transfer}")
+    parts = dict.fromkeys(part for pool in pools for part in _parts(pool))
+    return "\n".join([*parts, _declaration("plan", plan.name, [*body, *map(_requirement, plan.requires)])])
+
+
+_POOLS = ("prefill", "decode")
+_NAMED = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
+
+
+def _apart(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, PlanSpec]:
+    """Two pools whose parts have the same name only where they are the same."""
+    for name in _NAMED:
+        ours, theirs = getattr(prefill, name), getattr(decode, name)
+        if ours and theirs and ours != theirs and _name(ours.name, name) == _name(theirs.name, name):
+            decode = attrs.evolve(decode, **{name: attrs.evolve(theirs, name=f"{_name(theirs.name, name)}_decode")})
+    a, b = prefill.node.gpu, decode.node.gpu
+    if a != b and _name(a.name, "gpu") == _name(b.name, "gpu"):
+        gpu = attrs.evolve(b, name=f"{_name(b.name, 'gpu')}_decode", bases=())
+        decode = attrs.evolve(decode, node=attrs.evolve(decode.node, gpu=gpu))
+    return prefill, decode
+
+
+def _fields(plan: PlanSpec) -> list[str]:
+    """What stands in the braces of a plan, or of a pool, but for what it requires."""
     sharding, calibration, home = plan.sharding, plan.calibration, plan.cluster
-    fields = [
+    return [
         f"model = {_name(plan.model.name, 'model')}",
         f"node = {_name(plan.node.name, 'node')}" if home is None else f"cluster = {_name(home.name, 'cluster')}",
         f"sharding = {_name(sharding.name, 'sharding')}",
@@ -72,8 +105,9 @@ def show_plan(plan: PlanSpec) -> str:
         *([] if plan.speculate is None else [_speculate(plan.speculate)]),
         f"workload = {_name(plan.workload.name, 'workload')}",
         *([] if plan.calibrations else [f"calibration = {_name(calibration.name, 'calibration')}"]),
-        f"kv_residency = {plan.kv_residency}",
+        *([] if plan.kv_residency == "prompts" else [f"kv_residency = {plan.kv_residency}"]),
         f"step_tokens = {plan.step_tokens}",
+        *([] if plan.chunked_prefill is None else [f"chunked_prefill = {plan.chunked_prefill}"]),
         f"memory_fraction = {_number(plan.memory_fraction)}",
         f"hop_tensors = {plan.hop_tensors}",
         f"fuse_norms = {_flag(plan.fuse_norms)}",
@@ -82,9 +116,13 @@ def show_plan(plan: PlanSpec) -> str:
         f"chunks = {plan.chunks}",
         *([] if plan.engine is None else [f"engine = {_name(plan.engine.name, 'engine')}"]),
         *([f"measured = {_paths(plan.measured)}"] if plan.measured else []),
-        *(_requirement(r) for r in plan.requires),
     ]
-    parts = [
+
+
+def _parts(plan: PlanSpec) -> list[str]:
+    """Every declaration that a plan, or a pool, names."""
+    home = plan.cluster
+    return [
         show_model(plan.model),
         *_hardware(plan),
         *([] if home is None else [show_cluster(home)]),
@@ -92,9 +130,7 @@ def show_plan(plan: PlanSpec) -> str:
         *(_draft(plan.speculate) if plan.speculate else ()),
         show_workload(plan.workload),
         *([] if plan.engine is None else [show_engine(plan.engine)]),
-        _declaration("plan", plan.name, fields),
     ]
-    return "\n".join(parts)
 
 
 def _declaration(kind: str, name: str, lines: Iterable[str]) -> str:
@@ -421,6 +457,10 @@ def show_workload(load: WorkloadSpec) -> str:
     for name in ("in_flight", "requests"):
         if (value := getattr(load, name)) is not None:
             fields.append(f"{name} = {value}")
+    if load.reuse:
+        fields.append(f"reuse = {_percent(load.reuse)}")
+    if load.prefix is not None:
+        fields.append(f"prefix = {load.prefix}")
     return _declaration("workload", load.name, fields)
 
 

@@ -609,6 +609,8 @@ class WorkloadSpec:
 
     Static: ``batch`` requests per in-flight batch. With ``concurrency`` there are always so many in flight, each
     followed by another, ``requests`` in all (None: without end), and ``batch`` means nothing.
+    Of the input the share ``reuse`` is in the KV cache before a request comes: in blocks of its own, or in such as all
+    requests share (``prefix``; None: not stated, and taken as its own).
     """
 
     name: str
@@ -618,6 +620,8 @@ class WorkloadSpec:
     in_flight: int | None = None
     concurrency: int | None = None
     requests: int | None = None
+    reuse: float = 0.0
+    prefix: str | None = None
     span: Span | None = field(default=None, eq=False)
 
 
@@ -651,6 +655,24 @@ class SpeculateSpec:
         return len(self.acceptance)
 
 
+@frozen
+class SplitSpec:
+    """A pool of GPUs that computes prompts and one that makes tokens, and how KV cache gets from one to the other.
+
+    ``bandwidth`` is that of each GPU's port, bytes/s one way, and ``latency`` that of a message; both are those of the
+    cluster ``between`` whose nodes the pools are, or of a link of their own. ``kv_transfer`` is ``after`` the prefill,
+    or ``layerwise`` beside it; None is not stated, and taken as ``after``.
+    """
+
+    prefill: PlanSpec
+    decode: PlanSpec
+    bandwidth: float
+    latency: float
+    kv_transfer: str | None = None
+    between: str = ""
+    span: Span | None = field(default=None, eq=False)
+
+
 class RequireSpec(NamedTuple):
     """``metric op bound``: bound in SI; ``share`` where it was written with ``%``."""
 
@@ -665,7 +687,7 @@ class RequireSpec(NamedTuple):
 
 @frozen
 class PlanSpec:
-    """Everything one estimate needs.
+    """Everything one estimate needs. With a ``split``, the other fields are those of its decode pool.
 
     On unlike GPUs each has one of ``calibrations``, by its name, unless the plan itself picks one for all;
     ``calibration`` is that of the first.
@@ -691,6 +713,8 @@ class PlanSpec:
     overlap: str = "none"
     chunks: int = 1
     speculate: SpeculateSpec | None = None
+    split: SplitSpec | None = None
+    chunked_prefill: int | None = None
     span: Span | None = field(default=None, eq=False)
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 
@@ -725,11 +749,23 @@ class PlanSpec:
         return evolve(self, model=draft, sharding=sharding, requires=(), shift=None, speculate=None)
 
     @property
+    def pools(self) -> tuple[PlanSpec, ...]:
+        """A plan for each pool of GPUs: itself, or that of prefill and that of decode."""
+        return (self,) if self.split is None else (self.split.prefill, self.split.decode)
+
+    @property
     def modes(self) -> tuple[PlanSpec, ...]:
         """A plan for each sharding it holds: itself; with a `shift`, that of large steps and that of the others."""
+        if self.split is not None:
+            return tuple(mode for pool in self.pools for mode in pool.modes)
         if self.shift is None:
             return (self,)
         return evolve(self, shift=None), evolve(self, shift=None, sharding=self.shift.tensor)
+
+    @property
+    def continues(self) -> bool:
+        """Whether a prefill step may find tokens of its requests in the cache."""
+        return self.workload.reuse > 0 or self.chunked_prefill is not None
 
     @property
     def gpus(self) -> int:

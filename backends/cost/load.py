@@ -7,12 +7,15 @@ prefill lengthens the steps of those that run.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from plandsl.backends.cost.num import clip, floor, largest, maximum, minimum
+from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum
 from plandsl.backends.cost.times import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec import EngineSpec
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.mixed import Chunks
 
 BUSIEST = 0.95
 """Prefill is at most this busy in the formula of its queue: a closed system cannot run away."""
@@ -24,6 +27,36 @@ DRAIN = 0.25
 
 MIXED = 1.5
 """Steps of the others in which a first token waits: half of the one that runs when it arrives, and its own."""
+
+
+class Prompt(NamedTuple):
+    """What one prompt takes: ``each`` seconds from all that run, ``own`` until its first token, ``turn`` from others.
+
+    ``wait`` is for how many steps of the others a first token waits besides.
+    """
+
+    each: Number
+    own: Number
+    turn: Number
+    wait: float = MIXED
+
+
+ARRIVES = 0.5
+"""Of the step that runs when a request arrives, what is left on average."""
+
+
+def undivided(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> Prompt:
+    """A prompt in a step of its own, timed for ``joined`` of them at once."""
+    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) + prefill.drafted
+    each = slowest / joined + engine.admit
+    return Prompt(each, prefill.through / joined + engine.admit, each)
+
+
+def chunked(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> Prompt:
+    """A prompt in mixed steps, each longer than the ``step`` that those which run take without it."""
+    mixed = chunks.times.period
+    whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
+    return Prompt(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), ARRIVES)
 
 
 class Served(NamedTuple):
@@ -82,6 +115,7 @@ def together(runs: Number, output: Number) -> Number:
 def serve(
     engine: EngineSpec, clients: Number, runs: Number, output: Number, requests: Number | None,
     prefill: PhaseTimes, joined: Number, decode: PhaseTimes, flights: Number, gain: Number = 1,
+    chunks: Chunks | None = None,
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
@@ -94,20 +128,22 @@ def serve(
     Prefills come at the rate ``X = runs / (E + (output - 1) TPOT)`` and are served one after another, so that one
     waits as in a queue with random arrivals and equal service (Pollaczek 1930): ``u E / (2 (1 - u))``, ``u = X E``. A
     request beyond those that can run waits for one to leave, ``(clients - runs) / X`` (Little 1961). The first
-    ``runs`` requests arrive at once, and wait for half of their prefills.
+    ``runs`` requests arrive at once, and wait for half of their prefills. In ``chunks``, a prompt takes from the others
+    what mixed steps last longer than theirs, and has its turn for as long as all of its steps.
     """
-    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) + prefill.drafted
-    each = slowest / joined + engine.admit
-    own = prefill.through / joined + engine.admit
     whole = decode.period + (engine.step + engine.request * runs / flights)
     step = decode.period / gain
     host = (engine.step + engine.request * runs / flights) / gain
+    if chunks is None:
+        each, own, turn, wait = undivided(engine, prefill, joined)
+    else:
+        each, own, turn, wait = chunked(engine, chunks, step, host)
     others = each * (runs - 1) / output
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle
-    busy = clip(rate * each * (runs - 1) / runs, 0.0, BUSIEST)
-    line = busy * each / (2 * (1 - busy)) + MIXED * whole * (runs - 1) / runs
-    crowd = (runs - 1) / 2 * each
+    busy = clip(rate * turn * (runs - 1) / runs, 0.0, BUSIEST)
+    line = busy * turn / (2 * (1 - busy)) + wait * whole * (runs - 1) / runs
+    crowd = (runs - 1) / 2 * turn
     start = 0.0 * crowd if requests is None else crowd * minimum(runs / requests, 1.0)
     queue = (clients - runs) / rate
     if requests is not None:  # the first of those who wait find others before them, half of all on average

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, where
+from plandsl.backends.cost.prefix import reused, shared
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import Rescale, Ring, Slice
 from plandsl.ir.compute import Attention, CacheWrite
@@ -148,9 +149,15 @@ class MemoryModel:
         return self.extents.ways(caches[0].batch.axes) if caches else 1
 
     def held(self, stage: int, batch: Number, length: Number, input_: Number, rounds: Number) -> Held:
-        """What a GPU of ``stage`` holds with ``rounds`` batches of ``batch`` requests of ``length`` tokens resident."""
+        """What a GPU of ``stage`` holds with ``rounds`` batches of ``batch`` requests of ``length`` tokens resident.
+
+        Of these tokens, those that all requests share are there once.
+        """
         local = ceil_div(batch, self._ways(stage))
-        kv = self.kv_per_request(stage, length) * local * rounds
+        once = shared(self.plan, input_)
+        kv = self.kv_per_request(stage, length - once) * local * rounds
+        if self.plan.workload.prefix == "shared":
+            kv = kv + self.kv_per_request(stage, once)
         activations, buffers = self.step(stage, batch, input_)
         return Held(self.weights[stage], kv, activations, buffers + self.reserve)
 
@@ -159,20 +166,25 @@ class MemoryModel:
         if not self.plan.step_tokens:
             return 0.0, 0.0
         limit = self.plan.step_tokens
-        tokens = minimum(batch * input_, limit)
-        prefill = (tokens, minimum(batch, ceil_div(tokens, input_)))
-        decode = (minimum(batch * self.queries, limit), minimum(batch, limit))
+        before = reused(self.plan, input_)
+        new = input_ - before
+        tokens = minimum(batch * new, limit)
+        requests = minimum(batch, ceil_div(tokens, new))
+        prefill = (tokens, requests, tokens + requests * before)
+        steps = minimum(batch * self.queries, limit)
+        decode = (steps, minimum(batch, limit), steps)
         found: list[list[Number]] = [[0.0], [0.0]]
-        for (rows, requests), (live, buffers) in zip((prefill, decode), self.steps, strict=True):
+        for rows, (live, buffers) in zip((prefill, decode), self.steps, strict=True):
             for out, loads in zip(found, (live[stage], buffers[stage]), strict=True):
-                out += [self._bytes(load, rows, requests) for load in loads]
+                out += [self._bytes(load, *rows) for load in loads]
         return largest(found[0]), largest(found[1])
 
-    def _bytes(self, load: Load, tokens: Number, requests: Number) -> Number:
-        """Bytes of values that have ``tokens`` rows, ``requests`` where they have no position, or none (weights)."""
+    def _bytes(self, load: Load, tokens: Number, requests: Number, keys: Number) -> Number:
+        """Bytes of values that have ``tokens`` rows, ``keys`` or ``requests`` of them, or none (weights)."""
         total: Number = 0.0
         for dims, size in load:
-            rows = tokens if any(d.name in ("position", "context") for d in dims) else requests if dims else 1
+            names = {d.name for d in dims}
+            rows = tokens if "position" in names else keys if "context" in names else requests if dims else 1
             parts = prod(d.chunk.of for d in dims if d.chunk)
             total = total + size * ceil_div(rows, self.extents.ways(a for d in dims for a in d.axes) * parts)
         return total
@@ -254,8 +266,11 @@ class MemoryModel:
         too large fits; the answer lies between the two. They meet at once where a step is full (``step_tokens``).
         """
         ways = self._ways(stage)
-        each = self.kv_per_request(stage, length) * rounds
+        once = shared(self.plan, input_)
+        each = self.kv_per_request(stage, length - once) * rounds
         room = self.capacities[stage] - self.weights[stage] - self.reserve
+        if self.plan.workload.prefix == "shared":
+            room = room - self.kv_per_request(stage, once)
 
         def beside(fits: Number) -> Number:
             """Local requests that fit beside the activations of ``fits`` of them."""

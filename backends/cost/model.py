@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.backends.cost.load import Served, batched, running, serve, together
 from plandsl.backends.cost.memory import MemoryModel
-from plandsl.backends.cost.num import ceil_div, largest, maximum
+from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum
+from plandsl.backends.cost.prefix import reused
 from plandsl.backends.cost.times import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work import Machine
 from plandsl.ir.schedule import Schedule
@@ -14,11 +15,12 @@ from plandsl.ir.types import Number
 from plandsl.spec import PlanSpec
 
 if TYPE_CHECKING:
+    from plandsl.backends.cost.mixed import Mixer
     from plandsl.estimate import Shift, Speculated
 
 
 class Metrics(NamedTuple):
-    """The answers for one configuration, or arrays of them; SI units."""
+    """The answers for one configuration, or arrays of them; SI units. ``used`` is the largest share of a GPU's room."""
 
     ttft: Number
     tpot: Number
@@ -26,12 +28,14 @@ class Metrics(NamedTuple):
     throughput: Number
     throughput_per_gpu: Number
     memory: Number
+    used: Number
     kv_capacity: Number
     max_batch: Number
     fits: Number
     prefill: PhaseTimes
     decode: PhaseTimes
     served: Served | None = None
+    mixed: Number = 0.0
 
 
 class Ongoing(NamedTuple):
@@ -52,19 +56,26 @@ class CostModel:
     """
 
     gain: Number = 1
+    mixer: Mixer | None = None
+    """Times steps of both phases, where a plan has such."""
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
         self.prefill, self.decode = _phases(plan, prefill, decode)
         self.memory = MemoryModel(prefill.program, decode.program, plan, self.prefill.extents)
         self.in_flight = prefill.in_flight
+        if plan.chunked_prefill is not None:
+            from plandsl.backends.cost.mixed import Mixer
+
+            self.mixer = Mixer(self.prefill, self.decode, plan.chunked_prefill)
 
     def requests(self, metrics: Metrics) -> tuple[Number, Number]:
         """Requests of a prefill step and of a decode step under the plan's own load."""
         load, served = self.plan.workload, metrics.served
         if served is None:
             return load.batch, load.batch
-        return together(served.running, load.output / self.gain), served.running / self.in_flight
+        joined = 1 if self.mixer else together(served.running, load.output / self.gain)
+        return joined, served.running / self.in_flight
 
     def taken(self, phase: str, metrics: Metrics) -> CostModel:
         """The model of the sharding that a phase takes under the plan's own load: here there is one."""
@@ -79,8 +90,9 @@ class CostModel:
         return None
 
     def prefill_times(self, batch: Number, input_: Number, in_flight: Number) -> PhaseTimes:
-        """Prefill of one batch."""
-        return self.prefill.at({"batch": batch, "input": input_}, in_flight, [(1.0, input_)])
+        """Prefill of one batch: what is not in the cache, attending to all of the input."""
+        bind = {"batch": batch, "input": input_ - reused(self.plan, input_), "context": input_}
+        return self.prefill.at(bind, in_flight, [(1.0, input_)])
 
     def decode_times(self, batch: Number, input_: Number, output: Number, queries: Number = 1) -> PhaseTimes:
         """One decode step of one batch, averaged over the growing context.
@@ -114,7 +126,12 @@ class CostModel:
         return self._ongoing(n, i, o, load.requests if requests is None else requests)
 
     def resident(self, input_: Number, output: Number, ongoing: bool) -> tuple[Number, Number]:
-        """Tokens of KV cache that a request holds, and in-flight batches that hold theirs."""
+        """Tokens of KV cache that a request holds, and in-flight batches that hold theirs.
+
+        A pool that computes prompts holds these, and those of one more batch, which is being sent.
+        """
+        if self.plan.kv_residency == "prompts":
+            return input_, self.in_flight + 1
         if ongoing:
             return input_ + self.plan.runs_on.kept_output * output, self.in_flight
         return input_ + output, self.in_flight if self.plan.kv_residency == "all_batches" else 1
@@ -135,6 +152,16 @@ class CostModel:
         whole = prefill.period + engine.admit * b + engine.first + o * tpot
         kept, resident = self.resident(i, o, ongoing=False)
         most = self.memory.max_batch(kept, i, resident)
+        if self.mixer is not None:
+            chunks = self.mixer.together(b, i - reused(self.plan, i), i, rounds)
+            prefill, host = chunks.whole, engine.step + engine.request * b
+            ttft = batched(engine, b, prefill, decode)[0] + chunks.steps * host
+            whole = ttft - engine.first_request * b + o * tpot
+            mean = minimum(chunks.after, maximum(o - 1, 0))
+            mixed = mean / maximum(o - 1, 1) * (chunks.times.period + host - tpot)
+            rate = sharding.replicas * rounds * b * o / whole
+            made = self._metrics(ttft, tpot + mixed, i, o, rate, b, kept, resident, most, prefill, decode, None)
+            return made._replace(mixed=mixed)
         return self._metrics(ttft, tpot, i, o, sharding.replicas * rounds * b * o / whole, b, kept, resident, most,
                              prefill, decode, None)  # fmt: skip
 
@@ -143,9 +170,14 @@ class CostModel:
         replicas, rounds = self.plan.sharding.replicas, self.in_flight
         clients, runs, joined, most = self.ongoing(n, i, o)
         b = runs / rounds
-        prefill, decode = self.prefill_times(joined, i, 1), self.decode_times(b, i, o)
+        decode, chunks = self.decode_times(b, i, o), None
+        if self.mixer is None:
+            prefill = self.prefill_times(joined, i, 1)
+        else:
+            chunks = self.mixer.one(b, i - reused(self.plan, i), i, rounds)
+            prefill = chunks._replace(steps=ceil_div(chunks.steps, 1)).whole
         served = serve(self.plan.runs_on, clients, runs, o, None if requests is None else requests / replicas,
-                       prefill, joined, decode, rounds, self.gain)  # fmt: skip
+                       prefill, joined, decode, rounds, self.gain, chunks)  # fmt: skip
         kept, resident = self.resident(i, o, ongoing=True)
         return self._metrics(served.ttft, served.tpot, i, o, replicas * served.rate * o, b, kept, resident, most,
                              prefill, decode, served)  # fmt: skip
@@ -164,6 +196,7 @@ class CostModel:
             throughput,
             throughput / sharding.ranks,
             largest(held),
+            largest([total / room for total, room in zip(held, self.memory.capacities, strict=True)]),
             self.memory.kv_capacity(b, kept, i, resident) * sharding.replicas,
             most,
             self.memory.fit(held),

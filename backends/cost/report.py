@@ -13,11 +13,23 @@ from plandsl.backends.cost.load import Served
 from plandsl.backends.cost.memory import Held, smallest
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.names import kind, op_names
+from plandsl.backends.cost.prefix import reused
 from plandsl.backends.cost.times import PhaseModel, PhaseTimes, attention_work, fitted_exchange
 from plandsl.backends.cost.utilisation import ideal_seconds
 from plandsl.backends.cost.work import Exchange, ExchangeForm, Kernel, Softmax, Work
 from plandsl.diagnostics import Diagnostic
-from plandsl.estimate import BANDED, Estimate, Load, Memory, OpTime, PhaseEstimate, Requirement, StageGpus, Used
+from plandsl.estimate import (
+    BANDED,
+    Estimate,
+    Load,
+    Memory,
+    OpTime,
+    PhaseEstimate,
+    Requirement,
+    Reuse,
+    StageGpus,
+    Used,
+)
 from plandsl.ir.compute import Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import DECODE, PREFILL, Part, Program
@@ -74,7 +86,7 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         kv_bytes_per_token=kv_bytes_per_token(program),
         prefill=prefill,
         decode=decode,
-        requires=tuple(_requirement(r, metrics, prefill, decode, cost, stages) for r in plan.requires),
+        requires=tuple(requirement(r, metrics, prefill, decode, cost) for r in plan.requires),
         notes=tuple(notes),
         assumed=tuple(dict.fromkeys(entry for kind in plan.kinds for entry in _assumed(kind))),
         calibration=", ".join(dict.fromkeys(kind.calibration.name for kind in plan.kinds)),
@@ -86,6 +98,7 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         cluster=_used(plan),
         shift=model.shift(metrics),
         speculate=model.speculated(metrics),
+        reuse=_reuse(plan),
     )
 
 
@@ -129,6 +142,12 @@ def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
     return tuple(found)
 
 
+def _reuse(plan: PlanSpec) -> Reuse | None:
+    """The tokens of a prompt that are in the cache already, where the workload says that some are."""
+    load = plan.workload
+    return Reuse(int(reused(plan, load.input)), load.prefix or "own") if load.reuse else None
+
+
 def _used(plan: PlanSpec) -> Used | None:
     """The cluster, and how many of its nodes the ranks stand on."""
     if plan.cluster is None:
@@ -142,13 +161,13 @@ def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tupl
     """Prefill of ``joined`` requests at once, and a decode step of ``batch``."""
     load, s = model.plan.workload, m.served
     context = load.input + load.output / 2
-    step = {"batch": joined, "input": load.input}
+    step = {"batch": joined, "input": load.input - reused(model.plan, load.input), "context": load.input}
     first = PhaseLines(model.taken(PREFILL, m).prefill, m.prefill, step, load.input)
     waits = 0.0 if s is None else s.queue + s.line + s.start
     prefill = first.estimate(m.ttft, model, 1.0 if s is None else joined, waits, 0.0)
     step = {"batch": batch, "context": load.input, "queries": model.plan.queries}
     decode = PhaseLines(model.taken(DECODE, m).decode, m.decode, step, context)
-    return prefill, decode.estimate(m.tpot, model, model.gain, 0.0, 0.0 if s is None else s.others)
+    return prefill, decode.estimate(m.tpot, model, model.gain, 0.0, m.mixed if s is None else s.others)
 
 
 def _load(clients: int, s: Served) -> Load:
@@ -267,21 +286,21 @@ def _unset(calibration: CalibrationSpec) -> list[tuple[str, str]]:
     return [(n, "0 s, not set" if CONSTANTS[n] == TIME else "100 %, not set") for n in missing]
 
 
-def _requirement(
+def requirement(
     r: RequireSpec,
     m: Metrics,
     prefill: PhaseEstimate,
     decode: PhaseEstimate,
     cost: float | None,
-    stages: Sequence[Memory],
 ) -> Requirement:
+    """Whether ``r`` holds."""
     values = {
         "ttft": m.ttft,
         "tpot": m.tpot,
         "latency": m.latency,
         "throughput": m.throughput,
         "throughput_per_gpu": m.throughput_per_gpu,
-        "memory": max(s.total / s.capacity for s in stages) if r.share else m.memory,
+        "memory": m.used if r.share else m.memory,
         "kv_capacity": m.kv_capacity,
         "max_batch": m.max_batch,
         "comm_share": max(prefill.comm_share, decode.comm_share),

@@ -12,6 +12,7 @@ from attrs import evolve
 from plandsl.backends.cost.memory import MemoryModel
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.num import maximum, plain, where
+from plandsl.backends.cost.prefix import reused
 from plandsl.backends.cost.times import PhaseTimes, Played
 from plandsl.estimate import Mode, Shift
 from plandsl.ir.program import DECODE, PREFILL
@@ -25,8 +26,8 @@ MOST = 2**17
 class ShiftModel(CostModel):
     """Steps of more than ``threshold`` tokens are timed by ``base``, the others by ``tensor``; memory has both.
 
-    A prefill step has batch * input tokens, a decode step batch * queries. ``prefill``, ``decode`` and what
-    else does not depend on the sharding are those of ``base``.
+    A prefill step has batch * input tokens, less those reused, a decode step batch * queries. ``prefill``,
+    ``decode`` and what else does not depend on the sharding are those of ``base``.
     """
 
     def __init__(self, plan: PlanSpec, shift: ShiftSpec, base: CostModel, tensor: CostModel) -> None:
@@ -36,7 +37,8 @@ class ShiftModel(CostModel):
 
     def prefill_times(self, batch: Number, input_: Number, in_flight: Number) -> PhaseTimes:
         """Prefill of one batch."""
-        return self._timed(batch * input_, lambda model: model.prefill_times(batch, input_, in_flight))
+        tokens = batch * (input_ - reused(self.plan, input_))
+        return self._timed(tokens, lambda model: model.prefill_times(batch, input_, in_flight))
 
     def decode_times(self, batch: Number, input_: Number, output: Number, queries: Number = 1) -> PhaseTimes:
         """One decode step of one batch, averaged over the growing context."""
@@ -53,7 +55,10 @@ class ShiftModel(CostModel):
     def taken(self, phase: str, metrics: Metrics) -> CostModel:
         """The model of the sharding that a phase takes under the plan's own load."""
         joined, batch = self.requests(metrics)
-        return self._mode(joined * self.plan.workload.input if phase == PREFILL else batch * self.plan.queries)
+        input_ = self.plan.workload.input
+        if phase == PREFILL:
+            return self._mode(joined * (input_ - reused(self.plan, input_)))
+        return self._mode(batch * self.plan.queries)
 
     def shift(self, metrics: Metrics) -> Shift:
         """Both shardings by themselves, which one each phase takes, and where they cross."""

@@ -160,7 +160,7 @@ class SpeculateMemory(MemoryModel):
     def __init__(self, target: MemoryModel, draft: MemoryModel | None, tokens: Number, own: bool) -> None:
         self.target, self.draft = target, draft
         self.program, self.plan, self.extents = target.program, target.plan, target.extents
-        self.capacity, self.block, self.reserve = target.capacity, target.block, target.reserve
+        self.capacities, self.block, self.reserve = target.capacities, target.block, target.reserve
         self.weights, self.caches, self.steps = target.weights, target.caches, target.steps
         target.queries = self.queries = tokens + 1
         self.added: Number = 0.0

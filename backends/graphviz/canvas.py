@@ -131,6 +131,15 @@ class Canvas:
         for px, py in points:
             self.right, self.bottom = max(self.right, px), max(self.bottom, py)
 
+    def place(self, other: Canvas, x: float, y: float, called: str) -> None:
+        """All that is on another sheet, moved by ``x, y``, its names behind what that is ``called``."""
+        for i, (name, left, top, w, h, look) in enumerate(other._shapes):
+            if i in other._lines:
+                points, drawn, arrow = other._lines[i]
+                self._lines[len(self._shapes)] = [(a + x, b + y) for a, b in points], drawn, arrow
+            self._add(f"{called} {name}", left + x, top + y, w, h, look)
+        self.right, self.bottom = max(self.right, other.right + x), max(self.bottom, other.bottom + y)
+
     def dot(self) -> str:
         """The picture as DOT text."""
         out = [

@@ -47,6 +47,11 @@ class Devices(Layout):
 
     def draw(self) -> str:
         """The whole picture."""
+        self.paint()
+        return finish(self.canvas, self.facts, self._caption(), self.legend(), self._note())
+
+    def paint(self) -> None:
+        """All but title and legend."""
         facts, node, canvas = self.facts, self.facts.plan.node, self.canvas
         sizes = self.sizes(self.grid)
         width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
@@ -67,7 +72,6 @@ class Devices(Layout):
             w, h = sizes.replica
             self._replica(r, x0 + col * (w + GAP + 4), top + row * (h + GAP + 4), sizes)
         self._idle(idle, bottom - idle_rows * (IDLE_H + 8) + 8, width, across, each)
-        return finish(canvas, facts, self._caption(), self._keys(), self._note())
 
     def _caption(self) -> str:
         return f"devices: what each GPU holds, and what {self.facts.phase} sends"
@@ -218,7 +222,8 @@ class Devices(Layout):
                 self.canvas.text(x + 10, top + 15, name, size=14, bold=True, color=FAINT, width=each - 14)
             self.canvas.text(x + 10, top + 32, words, color=MUTED, width=each - 14)
 
-    def _keys(self) -> list[Key]:
+    def legend(self) -> list[Key]:
+        """Every colour and its meaning."""
         facts = self.facts
         keys = memory_keys(*facts.estimate.stages)
         keys += [Key("box", fill, name) for name, fill in self.kinds.items()]
@@ -268,10 +273,19 @@ def describe(node: NodeSpec) -> str:
     )
 
 
-def devices(facts: Facts) -> str:
+def laid(facts: Facts) -> Devices:
     """The node with a card for each GPU; of a cluster, each node."""
     if facts.plan.cluster is not None and facts.plan.cluster.count > 1:
         from plandsl.backends.graphviz.devices_cluster import Nodes
 
-        return Nodes(facts, facts.plan.cluster).draw()
-    return Devices(facts).draw()
+        return Nodes(facts, facts.plan.cluster)
+    return Devices(facts)
+
+
+def devices(facts: Facts) -> str:
+    """The whole picture of a plan: its machine, or both of its pools."""
+    if facts.estimate.pools is not None:
+        from plandsl.backends.graphviz.devices_pools import pools
+
+        return pools(facts, facts.estimate.pools)
+    return laid(facts).draw()

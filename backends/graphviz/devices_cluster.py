@@ -29,7 +29,7 @@ from plandsl.backends.graphviz.devices_layout import (
     gpu_colors,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
-from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key, finish
+from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key
 from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
 from plandsl.ir.nodes import groups, spread
 from plandsl.spec import ClusterSpec
@@ -162,8 +162,8 @@ class Nodes(Devices):
 
     # ---- drawing
 
-    def draw(self) -> str:
-        """The whole picture."""
+    def paint(self) -> None:
+        """All but title and legend."""
         facts, canvas, cluster = self.facts, self.canvas, self.cluster
         sizes = self.sizes(self.grid)
         width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
@@ -193,7 +193,6 @@ class Nodes(Devices):
             self._node(node, *places[-1], sizes)
         self._join(places, sizes.stage)
         self._idle_row(bottom - IDLE_H, width)
-        return finish(canvas, facts, self._caption(), self._keys(), self._note())
 
     def _node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
         canvas, (w, h) = self.canvas, sizes.stage
@@ -292,8 +291,9 @@ class Nodes(Devices):
 
     # ---- what is said below
 
-    def _keys(self) -> list[Key]:
-        keys = super()._keys()
+    def legend(self) -> list[Key]:
+        """Every colour and its meaning."""
+        keys = super().legend()
         if any(j.label is None for j in self._joints()):
             keys.append(Key("line", MUTED, "between boxes: over the network"))
         return keys

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.backends.cost.model import CostModel
+from plandsl.backends.cost.prefix import reused
 from plandsl.backends.cost.report import PhaseLines
 from plandsl.estimate import Estimate, Memory, OpTime
 from plandsl.ir.extents import Extents
@@ -45,7 +46,8 @@ class Facts:
         self.schedule = self.phase_model.schedule
         self.program: Program = self.schedule.program
         context = load.input if prefill else load.input + load.output // 2
-        bind = {"batch": load.batch, "input": load.input, "context": context, "queries": self.plan.queries}
+        new = load.input - reused(self.plan, load.input)
+        bind = {"batch": load.batch, "input": new, "context": context, "queries": self.plan.queries}
         self.extents = Extents(self.program, bind, self.phase_model.extents.mesh)
         self._costs = PhaseLines(self.phase_model, self.times, bind, context)
 

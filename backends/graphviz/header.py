@@ -40,10 +40,17 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     canvas.text(0, 13, plan.name, size=20, bold=True, width=space + 6)
     canvas.text(space + 16, 14, caption, size=14, color=MUTED, width=left - space - 16)
     taken = f" ({plan.sharding.name})" if e.shift else ""
-    canvas.text(0, 38, f"{plan.model.name} on {plan.machine}, {facts.degrees()}{taken}", size=13, width=left)
+    where = f"{plan.machine}, {facts.degrees()}{taken}"
+    if e.pools is not None:
+        where = f"{e.pools.prefill.machine} for prefill, {e.pools.decode.machine} for decode"
+    canvas.text(0, 38, f"{plan.model.name} on {where}", size=13, width=left)
     flights = f" {TIMES} {e.in_flight} in flight" if e.in_flight > 1 else ""
-    tokens = f"{load.input} tokens in, {load.output} out{_guesses(e)}"
-    canvas.text(0, 57, f"batch {load.batch}{flights}{DOT}{tokens}", size=13, color=MUTED, width=left)
+    batch = f"batch {load.batch}{flights}"
+    if e.pools is not None:
+        batch = f"batch {e.pools.prefill.estimate.batch} in prefill, {e.batch} in decode"
+    cached = f" ({e.reuse.tokens} cached)" if e.reuse else ""
+    tokens = f"{load.input} tokens in{cached}, {load.output} out{_guesses(e)}"
+    canvas.text(0, 57, f"{batch}{DOT}{tokens}", size=13, color=MUTED, width=left)
     for i, (value, label, back, ink) in enumerate(chips):
         x = width - (len(chips) - i) * CHIP + 8
         canvas.box(x, 0, CHIP - 8, 50, back, style="rounded", name=label)

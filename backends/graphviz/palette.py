@@ -31,6 +31,9 @@ GPUS = ("#e3eefa", "#fbeed6", "#e2f3e8", "#f3e6f5")
 AXES = (COMM, "#1f7a82", "#8a6d1c", "#a0457e")
 """Collectives, by mesh axis."""
 
+TRANSFER = "#1d7f83"
+"""KV cache on its way from pool to pool."""
+
 KINDS = {
     "gemm": "#3f73a8",
     "attention": "#e3a23b",

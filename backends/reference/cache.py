@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from plandsl.backends.reference.compute import Local
-from plandsl.backends.reference.placement import Array, Mismatch, Ranges
+from plandsl.backends.reference.placement import Array, Mismatch, Placement, Ranges
 from plandsl.ir.compute import CacheWrite
+from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 
 Slot: TypeAlias = tuple[str, int | None, str, int, int]
 """Region, layer, cache, operand and rank."""
+
+
+Tensor: TypeAlias = tuple[str, int | None, str, int]
+"""Region, layer, cache and operand."""
+
+Whole: TypeAlias = dict[Tensor, Array]
+"""Cached tensors in full, however they lie: ``[batch, context, ...]``."""
 
 
 class Cache:
@@ -25,6 +34,31 @@ class Cache:
         """Add this step's operands on one rank; gives all that the rank holds of each."""
         pairs = enumerate(zip(op.xs, op.outs, strict=True))
         return tuple(self._one(x, out, (*at, op.cache, i, here.rank), here) for i, (x, out) in pairs)
+
+    def whole(self, program: Program, place: Placement) -> Whole:
+        """Every cached tensor of ``program`` in full, put together from what the ranks of ``place`` hold."""
+        found: dict[Tensor, tuple[Array, Array]] = {}
+        outs = {(r.name, op.cache, i): out for r, op in _writes(program) for i, out in enumerate(op.outs)}
+        for (region, layer, cache, i, rank), (part, kept) in self._kept.items():
+            out = outs[region, cache, i]
+            shape = [place.sizes[name] for name in out.type.names]
+            full, seen = found.setdefault((region, layer, cache, i), (np.zeros(shape), np.zeros(shape, dtype=bool)))
+            at = _at(part, place.kept(out.type.dim("context"), rank))
+            full[at], seen[at] = kept, True
+        for (region, layer, cache, _), (_, seen) in found.items():
+            if not seen.all():
+                raise Mismatch(f"nobody holds some of cache '{cache}' of {region}, layer {layer}")
+        return {key: full for key, (full, _) in found.items()}
+
+    def fill(self, region: Region, layer: int | None, ranks: Iterable[int], place: Placement, whole: Whole) -> None:
+        """Give each of ``ranks`` its part of the tensors that ``region`` caches."""
+        for op in (op for op in region.ops if isinstance(op, CacheWrite)):
+            for i, (x, out) in enumerate(zip(op.xs, op.outs, strict=True)):
+                for rank in ranks:
+                    first, _, *rest = place.ranges(x.type, rank)
+                    part, kept = (first, *rest), place.kept(out.type.dim("context"), rank)
+                    full = whole[region.name, layer, op.cache, i]
+                    self._kept[region.name, layer, op.cache, i, rank] = part, full[_at(part, kept)]
 
     def _one(self, x: Value, out: Value, slot: Slot, here: Local) -> Array:
         along = x.type.names.index("position")
@@ -45,3 +79,13 @@ class Cache:
         kept = np.concatenate([old.take(range(seen), axis=along), new], axis=along)  # what was rejected goes
         self._kept[slot] = (part, kept)
         return kept
+
+
+def _writes(program: Program) -> Iterator[tuple[Region, CacheWrite]]:
+    return ((region, op) for region in program.regions for op in region.ops if isinstance(op, CacheWrite))
+
+
+def _at(part: Ranges, positions: Array) -> tuple[Any, ...]:
+    """An index of ``[batch, context, ...]``: some positions of the ranges that a rank has of the other dimensions."""
+    first, *rest = (slice(*r) for r in part)
+    return (first, positions, *rest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias, assert_never
 
@@ -62,9 +62,9 @@ Held: TypeAlias = dict[str, Shards]
 class Machine:
     """One array per device, in float64, for a prefill and any number of decode steps.
 
-    ``weights`` are those of `make_weights`; ``bind`` gives the symbols ``batch`` and ``input`` numbers, and ``queries``
-    where a decode step verifies (the length of the context is what the cache holds). With ``check``, every value is
-    compared between the ranks that should hold the same part of it, not the result alone.
+    ``weights`` are those of `make_weights`; ``bind`` gives the symbol ``batch`` a number (positions are those of
+    the tokens, the context is what the cache holds). With ``check``, every value is compared between the ranks
+    that should hold the same part of it, not the result alone.
     """
 
     def __init__(
@@ -83,10 +83,16 @@ class Machine:
         """Tokens of each request that the cache holds."""
         self._prompt = 0
 
-    def prefill(self, ids: Array) -> Array:
-        """Run ``ids`` ``[batch, position]`` through an empty machine; gives the logits ``[batch, vocab]``."""
+    def prefill(self, ids: Array, cuts: Sequence[int] = ()) -> Array:
+        """Run ``ids`` ``[batch, position]`` through an empty machine; gives the logits ``[batch, vocab]``.
+
+        Cut at some positions, the prompt goes through part by part, each attending to those in the cache.
+        """
         self._cache, self.past = Cache(), 0
-        return self._run(self._prefill, ids)
+        *parts, last = np.split(ids, list(cuts), axis=1)
+        for part in parts:
+            self._run(self._prefill, part)
+        return self._run(self._prefill, last)
 
     def decode(self, ids: Array) -> Array:
         """Run one more token of each request, ``ids`` ``[batch, 1]``; gives the logits ``[batch, vocab]``.
@@ -99,8 +105,20 @@ class Machine:
         """Take back the last ``tokens`` of every request: those that follow are written over them."""
         self.past -= tokens
 
+    def receive(self, sender: Machine) -> None:
+        """Take over what ``sender`` has prefilled, each rank its part of the cache, whatever it lay like there."""
+        self._cache, self.past, self._prompt = Cache(), sender.past, sender.past
+        places = []
+        for machine, program in ((sender, sender._prefill), (self, self._decode)):
+            sizes = global_sizes(program, machine._bind) | {"position": 1, "context": self.past}
+            places.append(Placement(program.mesh, sizes, self.past))
+        whole = sender._cache.whole(sender._prefill, places[0])
+        step = _Step(self._decode, places[1], self._weights, self._cache, self.past, self._check)
+        for ranks, region, layer in step.turns():
+            self._cache.fill(self._decode.region(region), layer, ranks, places[1], whole)
+
     def _run(self, program: Program, ids: Array) -> Array:
-        sizes = global_sizes(program, self._bind)
+        sizes = global_sizes(program, self._bind) | {"position": ids.shape[1]}
         sizes["context"] = self.past + sizes["position"]
         self._prompt = self._prompt if self.past else sizes["context"]
         place = Placement(program.mesh, sizes, self._prompt)
@@ -126,6 +144,13 @@ class _Step:
         self.mail: dict[int, list[tuple[Value, Array]]] = {}
         self.ranks: list[int] = []
         self.stage = 0
+
+    def turns(self) -> Iterator[tuple[list[int], str, int | None]]:
+        """Which ranks run which region of which layer."""
+        stages = self._stages()
+        for self.stage, parts in enumerate(stages):
+            ranks = self._stage_ranks(len(stages))
+            yield from ((ranks, region, layer) for region, layer in _in_order(parts))
 
     def run(self, ids: Array) -> Flow:
         """Every stage in turn, each on its own ranks; between stages nothing passes but what is sent."""

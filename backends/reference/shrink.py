@@ -7,7 +7,7 @@ the small program takes the same paths as the large one.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -37,9 +37,12 @@ LEAST = 4
 
 
 def shrink(plan: PlanSpec) -> PlanSpec:
-    """The plan with every dimension small, on the same mesh. Raises PlanError (E440) on too many ranks."""
+    """The plan with every dimension small, on the same mesh, alike in all pools.
+
+    Raises PlanError (E440) on too many ranks.
+    """
     shardings = [_cut_replicas(mode.sharding) for mode in plan.modes]
-    sharding = shardings[0]
+    sharding = max(shardings, key=lambda s: s.ranks)
     if sharding.ranks > MAX_RANKS:
         why = f"verify runs every rank in turn: this plan has {sharding.ranks}, and {MAX_RANKS} is the most"
         hint = "verify the same sharding with smaller degrees"
@@ -47,11 +50,16 @@ def shrink(plan: PlanSpec) -> PlanSpec:
     axes = _Axes(shardings)
     batch = _like("batch", plan.workload.batch, axes.subsets("batch", "tokens"), BATCH)
     length = _like("position", plan.workload.input, axes.subsets("tokens", "position", "context"), INPUT)
-    workload = evolve(plan.workload, batch=batch, input=length, output=OUTPUT)
-    model = _model(plan.model, axes, {batch, length}, sharding.cut)
-    shardings = [evolve(s, cut=_few(s.cut, model.layers)) for s in shardings]
-    sharding, shift = shardings[0], evolve(plan.shift, tensor=shardings[1]) if plan.shift else None
-    return evolve(plan, model=model, sharding=sharding, workload=workload, shift=shift)
+    laid, small = iter(shardings), []
+    for pool in plan.pools:
+        workload = evolve(pool.workload, batch=batch, input=length, output=OUTPUT)
+        model = _model(pool.model, axes, {batch, length}, pool.sharding.cut)
+        own = [evolve(s, cut=_few(s.cut, model.layers)) for s in islice(laid, len(pool.modes))]
+        made = evolve(pool, model=model, sharding=own[0], workload=workload)
+        small.append(evolve(made, shift=evolve(pool.shift, tensor=own[1])) if pool.shift else made)
+    if plan.split is None:
+        return small[0]
+    return evolve(small[1], shift=None, split=evolve(plan.split, prefill=small[0], decode=small[1]))
 
 
 def _cut_replicas(sharding: ShardingSpec) -> ShardingSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -55,18 +55,19 @@ def verify_programs(
     seed: int = 0,
     *,
     check: bool = False,
+    cuts: Sequence[int] = (),
 ) -> Verdict:
     """Whether both give the same logits for the same weights and tokens: a prefill, then ``steps`` steps.
 
     ``sizes`` binds ``batch`` and ``input``, and ``queries`` where a decode step of ``sharded`` has several tokens of
     each request: ``plain`` takes them one by one. With ``check`` every value is compared between the ranks that
-    hold copies of it.
+    hold copies of it. The sharded program takes the prompt in parts where it is cut by ``cuts``, the other one whole.
     """
     for program in sharded:
         for finding in findings(program):
             where, why = program.phase, finding.message
             return Verdict(False, float("inf"), where, steps, program.mesh.ranks, why)
-    return compare(sharded, plain, sizes, steps, seed, check=check)
+    return compare(sharded, plain, sizes, steps, seed, check=check, cuts=cuts)
 
 
 def compare(
@@ -77,6 +78,7 @@ def compare(
     seed: int = 0,
     *,
     check: bool = False,
+    cuts: Sequence[int] = (),
 ) -> Verdict:
     """`verify_programs` by running alone: whether the programs are sound is not asked."""
     start = Verdict(True, 0.0, "", steps, sharded[0].mesh.ranks)
@@ -85,7 +87,7 @@ def compare(
     right = Machine(_alone(plain[0]), _alone(plain[1]), weights, sizes)
     queries = sizes.get("queries", 1)
     ids = _tokens(plain[0], sizes, steps * queries, seed)
-    return _judge(start, _phases(left, right, ids, sizes["input"], queries))
+    return _judge(start, _phases(left, right, ids, sizes["input"], queries, cuts))
 
 
 def verify_long_prefill(phases: Phases, sizes: Mapping[str, int], steps: int = 3, seed: int = 0) -> Verdict:
@@ -108,19 +110,74 @@ def verify_plan(
 ) -> Verdict:
     """Shrink ``plan``, compile it sharded and unsharded, and compare the two; and the model that drafts for it.
 
-    Of two shardings on one cache, each decodes what the other one has prefilled. A step that verifies guesses is
-    compared with as many steps of one token.
+    Of two shardings on one cache, each decodes what the other one has prefilled. Where tokens are reused, they are
+    prefilled first, and the rest of the prompt after them. A step that verifies guesses is compared with as many
+    steps of one token. Two pools are verified each by itself, and then together:
+    one prefills, and the other one decodes on its cache.
     Raises PlanError where the plan has too many ranks to run or does not compile.
     """
     small = shrink(plan)
-    sizes = {"batch": small.workload.batch, "input": small.workload.input, "queries": small.queries}
-    plain, made = compile_plain(evolve(small, speculate=None)), [compile_plan(mode) for mode in small.modes]
-    pairs = zip((prefill for prefill, _ in made), (decode for _, decode in reversed(made)), strict=True)
-    found = [verify_programs(pair, plain, sizes, steps, seed, check=True) for pair in pairs]
+    plain = compile_plain(evolve(small, speculate=None))
+    made = [[compile_plan(mode) for mode in pool.modes] for pool in small.pools]
+    found = [v for pool, phases in zip(small.pools, made, strict=True) for v in _pool(pool, phases, plain, steps, seed)]
     if plan.drafting is not None:
         draft = verify_plan(plan.drafting, compile_plan, compile_plain, steps, seed)
-        found.append(evolve(draft, where=f"the draft's {draft.where}", ranks=found[0].ranks))
-    return next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
+        found.append(evolve(draft, where=f"the draft's {draft.where}"))
+    if len(made) > 1:
+        pools = made[0][0], made[1][-1]
+        found.append(verify_handover(pools, plain, _bound(small), steps, seed, _parts(small)))
+    worst = next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
+    return evolve(worst, ranks=sum(phases[0][0].mesh.ranks for phases in made))
+
+
+def _bound(plan: PlanSpec) -> dict[str, int]:
+    return {"batch": plan.workload.batch, "input": plan.workload.input, "queries": plan.queries}
+
+
+def _pool(pool: PlanSpec, made: list[Phases], plain: Phases, steps: int, seed: int) -> list[Verdict]:
+    """One pool by itself."""
+    sizes = _bound(pool)
+    pairs = zip((prefill for prefill, _ in made), (decode for _, decode in reversed(made)), strict=True)
+    return [verify_programs(pair, plain, sizes, steps, seed, check=True, cuts=_parts(pool)) for pair in pairs]
+
+
+def verify_handover(
+    pools: tuple[Phases, Phases],
+    plain: Phases,
+    sizes: Mapping[str, int],
+    steps: int = 3,
+    seed: int = 0,
+    cuts: Sequence[int] = (),
+) -> Verdict:
+    """Whether the second of two pools goes on with what the first has prefilled as one machine would."""
+    start = Verdict(True, 0.0, "", steps, sum(prefill.mesh.ranks for prefill, _ in pools))
+    weights = _weights(plain, sizes, seed)
+    first, second = (Machine(*phases, weights, sizes, check=True) for phases in pools)
+    whole = Machine(_alone(plain[0]), _alone(plain[1]), weights, sizes)
+    queries = sizes.get("queries", 1)
+    ids = _tokens(plain[0], sizes, steps * queries, seed)
+
+    def prefill(tokens: Array, cuts: Sequence[int]) -> Array:
+        logits = first.prefill(tokens, cuts)
+        second.receive(first)
+        return logits
+
+    return _judge(start, _phases(_Both(prefill, second.decode), whole, ids, sizes["input"], queries, cuts))
+
+
+class _Both(NamedTuple):
+    """Two machines as one."""
+
+    prefill: Callable[[Array, Sequence[int]], Array]
+    decode: Callable[[Array], Array]
+
+
+def _parts(plan: PlanSpec) -> list[int]:
+    """Where a prompt is cut: behind what is reused of it, and into chunks of two tokens where it is chunked."""
+    load = plan.workload
+    before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
+    step = load.input if plan.chunked_prefill is None else 2
+    return [cut for cut in range(before, load.input, step) if cut]
 
 
 def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
@@ -137,10 +194,12 @@ def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
     return verdict
 
 
-def _phases(left: Machine, right: Machine, ids: Array, prompt: int, queries: int) -> Iterator[_Pair]:
-    """One prefill of the first ``prompt`` tokens on both machines, then ``queries`` at a time on the left one."""
+def _phases(
+    left: Machine | _Both, right: Machine, ids: Array, prompt: int, queries: int, cuts: Sequence[int]
+) -> Iterator[_Pair]:
+    """One prefill of the first ``prompt`` tokens, cut on the left, then ``queries`` at a time on the left machine."""
     first = ids[:, :prompt]
-    yield _Pair("prefill", partial(left.prefill, first), partial(right.prefill, first))
+    yield _Pair("prefill", partial(left.prefill, first, cuts), partial(right.prefill, first))
     for step, at in enumerate(range(prompt, ids.shape[1], queries), 1):
         tokens = ids[:, at : at + queries]
         yield _Pair(f"decode step {step}", partial(left.decode, tokens), partial(one_by_one, right, tokens))

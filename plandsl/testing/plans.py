@@ -41,13 +41,16 @@ BOUNDS: tuple[tuple[str, Dimension, bool], ...] = (
 
 @composite
 def workloads(draw: DrawFn) -> WorkloadSpec:
-    """A static load, down to a single request and a single token."""
+    """A static load, down to a single request and a single token; some find a part of their input in the cache."""
+    reuse = draw(st.sampled_from((0.0, 0.0, 0.1, 0.5, 0.99)))
     return WorkloadSpec(
         name="w",
         input=draw(st.integers(1, 12) | st.integers(1, 5000)),
         output=draw(st.integers(1, 8) | st.integers(1, 600)),
         batch=draw(st.integers(1, 9) | st.integers(1, 500)),
         in_flight=draw(st.none() | st.integers(1, 6)),
+        reuse=reuse,
+        prefix=draw(st.sampled_from((None, "own", "shared"))) if reuse else None,
     )
 
 
@@ -96,13 +99,16 @@ def plans(
         what = evolve(what, compute=None, weights="bf16", activations="bf16")
     own = [(gpu.name, draw(calibrations())) for gpu in gpus]
     how = draw(shardings(what, where) if sharding is None else sharding)
+    load = draw(workloads() if workload is None else workload)
+    if any("context" in r.dims for r in how.rules) or not what.causal:  # a cache split by position is for whole prompts
+        load = evolve(load, reuse=0.0, prefix=None)
     return PlanSpec(
         name="p",
         model=what,
         node=where,
         sharding=how,
         speculate=draw(speculations(what, where, how)) if speculate else None,
-        workload=draw(workloads() if workload is None else workload),
+        workload=load,
         calibration=own[0][1],
         calibrations=tuple(own) if len(own) > 1 and draw(st.booleans()) else (),
         requires=tuple(draw(st.lists(_requires(), max_size=2))),

@@ -1,0 +1,152 @@
+"""Two pools of GPUs in one plan: `prefill { ... }`, `decode { ... }` and what lies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import evolve
+
+from plandsl.diagnostics import Label, Span
+from plandsl.grammar.modules import Wrong
+from plandsl.grammar.plans import PARTS, POOLS, SETTINGS, SPLIT, functions
+from plandsl.grammar.records import Layer, Record, merge
+from plandsl.grammar.schema import Reader
+from plandsl.spec import ModelSpec, PlanSpec, SplitSpec
+from plandsl.units import BYTE_RATE, TIME
+
+SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}
+"""Fields of a pool that stand for one inside another: `batch = 4` for `workload { batch = 4 }`."""
+
+POOL = (*PARTS, *SETTINGS, "shift", "measured", *SHORT)
+EXAMPLES = {
+    "prefill": "prefill { node = h100_8, sharding { tp = 4, dp = 2 } }",
+    "decode": "decode { node = h200_8, sharding { tp = 8 } }",
+    "transfer": "transfer { bandwidth = 50 GB/s, latency = 10 us }",
+}
+
+Link = tuple[float, float, str]
+
+
+def split_spec(plan: Reader, whole: Callable[[Record], PlanSpec | None]) -> PlanSpec | None:
+    """A plan whose phases run on GPUs of their own. ``whole`` reads the plan that a pool is by itself.
+
+    A pool has all that the plan says, and on top of it what stands in its braces.
+    """
+    sections = {name: plan.section(name, EXAMPLES[name]) for name in POOLS}
+    kv_transfer = plan.word("kv_transfer", ("after", "layerwise"))
+    pools = {name: whole(_pool(plan, section)) for name, section in sections.items() if section}
+    if not plan.ok or len(pools) < len(POOLS):
+        return None
+    prefill, decode = (pools[name] for name in POOLS)
+    link = _link(plan, sections)
+    if prefill is None or decode is None:
+        return None
+    _agree(plan, prefill, decode)
+    _static(plan, prefill, decode)
+    if link is None or not plan.ok:
+        return None
+    prefill = evolve(prefill, kv_residency="prompts")
+    bandwidth, latency, between = link
+    split = SplitSpec(prefill, decode, bandwidth, latency, kv_transfer, between, plan.record.span)
+    return evolve(decode, shift=None, split=split)
+
+
+def _pool(plan: Reader, section: Record) -> Record:
+    """The record of the plan that a pool is: what the plan says of both, under what the pool says of itself."""
+    reader = Reader(plan.context, section, POOL)
+    plan.ok &= reader.ok
+    base = plan.record.named(plan.record.name, plan.record.span, plan.record.unit)
+    base.fields = {name: layers for name, layers in base.fields.items() if name not in SPLIT}
+    over = section.named(plan.record.name, section.span, section.unit)
+    over.fields = {name: layers for name, layers in section.fields.items() if name in POOL and name not in SHORT}
+    for mine, other in (("node", "cluster"), ("cluster", "node")):
+        if mine in over.fields:
+            base.fields.pop(other, None)
+    made = merge(base, over)
+    for name, (part, field) in SHORT.items():
+        if (layer := reader.layer(name)) and part in made.fields:
+            inside = Record(part, made.name, layer.name.span, layer.unit)
+            inside.fields = {field: (layer._replace(name=layer.name._replace(text=field)),)}
+            made.fields[part] = (*made.fields[part], Layer(layer.name, inside, layer.unit))
+        elif layer and part == "cluster":
+            hint = "put `cluster = NAME` outside the pools, or give the pool a `node`"
+            plan.fail(Wrong("E321", "`nodes` counts those of a cluster, and there is none", layer.name.span, hint=hint))
+    return made
+
+
+def _link(plan: Reader, sections: dict[str, Record | None]) -> Link | None:
+    """Port bandwidth, latency and cluster of what lies between the pools: a link of its own, or their cluster's."""
+    if "transfer" in plan.record.fields:
+        section = plan.section("transfer")
+        if section is None:
+            return None
+        reader = Reader(plan.context, section, ("bandwidth", "latency"))
+        bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 50 GB/s")
+        latency = reader.number("latency", TIME, "latency = 10 us", zero=True)
+        plan.ok &= reader.ok
+        return None if bandwidth is None or latency is None else (bandwidth, latency, "")
+    both = [s for s in sections.values() if s and "cluster" not in s.fields and "node" not in s.fields]
+    if "cluster" not in plan.record.fields or len(both) < len(POOLS):
+        plan.missing("transfer", EXAMPLES["transfer"])
+        return None
+    return _within(plan, both)
+
+
+def _within(plan: Reader, sections: list[Record]) -> Link | None:
+    """The network of the cluster that both pools are parts of."""
+    from plandsl.grammar.hardware import cluster_spec
+
+    record = plan.declared("cluster")
+    cluster = plan.context.make(cluster_spec, record) if record else None
+    if cluster is None:
+        return None
+    counts = [Reader(plan.context, s, None).whole("nodes") for s in sections]
+    span = plan.record.fields["cluster"][-1].name.span
+    if None in counts:
+        hint = f"say `nodes = N` in each, {cluster.count} in all, or give each pool a `node` and the plan a `transfer`"
+        plan.fail(Wrong("E321", f"which of the {cluster.count} nodes are whose?", span, hint=hint))
+    elif sum(n for n in counts if n) > cluster.count:
+        asked = " + ".join(map(str, counts))
+        hint = f"take {cluster.count} nodes in all, or a larger cluster"
+        why = f"the pools want {asked} nodes of `{cluster.name}`, which has {cluster.count}"
+        plan.fail(Wrong("E321", why, span, hint=hint))
+    return cluster.network.bandwidth, cluster.network.latency, cluster.name
+
+
+def _agree(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
+    """What one pool writes the other reads: one model, one form of its cache, requests of one kind."""
+    a, b = prefill.workload, decode.workload
+    for what, ours, theirs in (
+        ("models", _shape(prefill.model), _shape(decode.model)),
+        ("`kv_cache` formats", prefill.model.kv_cache, decode.model.kv_cache),
+        ("requests", (a.input, a.output, a.reuse, a.prefix), (b.input, b.output, b.reuse, b.prefix)),
+    ):
+        if ours != theirs:
+            labels = (Label(_place(plan, "prefill"), "the pool that writes the cache"),)
+            why = f"the pools have different {what}, and one continues what the other began"
+            hint = "say it outside the pools, for both; `batch`, `weights` and `compute` may differ"
+            plan.fail(Wrong("E322", why, _place(plan, "decode"), labels=labels, hint=hint))
+
+    if "attention" not in functions(decode.model):
+        why = f"`{decode.model.name}` keeps no KV cache, so there is nothing to hand over"
+        plan.fail(Wrong("E322", why, _place(plan, "decode"), hint="one pool will do"))
+
+
+def _shape(model: ModelSpec) -> tuple[object, ...]:
+    return model.layers, model.sizes, model.embedding, model.blocks, model.head, model.causal
+
+
+def _static(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
+    """Requests that follow one another through two pools have no steady state here yet."""
+    if prefill.workload.concurrency or decode.workload.concurrency:
+        span = decode.workload.span or _place(plan, "decode")
+        hint = "give each pool a `batch`: the estimate says what rate each of them sustains"
+        why = "`concurrency` through two pools is not supported yet"
+        plan.fail(Wrong("E323", why, span, hint=hint))
+    if prefill.chunked_prefill or decode.chunked_prefill:
+        why = "`chunked_prefill` mixes prompts with tokens, and neither pool has both"
+        plan.fail(Wrong("E324", why, _place(plan, "prefill"), hint="leave it out, or let one pool do both"))
+
+
+def _place(plan: Reader, name: str) -> Span:
+    return plan.record.fields[name][-1].name.span
