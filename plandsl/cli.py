@@ -66,8 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node or calibration")
     made.add_argument("name", nargs="?", metavar="NAME", help="an entry; for a model also a config.json, to import")
     command("passes", "the pipeline, in order")
-    made = command("explain", "what a diagnostic means")
-    made.add_argument("code", metavar="CODE")
+    made = command("explain", "where a plan's time goes and what would change it, or what a diagnostic means")
+    made.add_argument("file", metavar="FILE|CODE", help="a .plan file, - for standard input, or a code such as E301")
+    choose(made)
+    made = command("diff", "compare two plans term by term")
+    made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="two plans, or one file that has two")
+    choose(made)
     made = command("calibrate", "fit the constants of calibrations to measurements")
     made.add_argument("data", metavar="DATA", nargs="+", help="CSV files, or folders of them (docs/calibration.md)")
     made.add_argument("-o", "--output", metavar="OUT", required=True,
@@ -81,7 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
     for name, text in (
         ("search", "search a space of plans"),
-        ("diff", "compare two plans term by term"),
         ("simulate", "serve traffic request by request"),
         ("export", "write launch files, traces, reports"),
     ):

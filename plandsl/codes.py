@@ -317,6 +317,19 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "correct the file; the message names the row or the column.",
     ),
+    "E414": (
+        "a plan whose terms are not told apart",
+        "`planc explain` and `planc diff` take a plan of one pool of GPUs, whose steps make one token of each request.",
+        "",
+        "explain each pool as a plan by itself, or leave `speculate` out.",
+    ),
+    "E413": (
+        "which plans to compare is not said",
+        "`planc diff` compares two plans. A file that has several stands for none of them, unless it has two and is "
+        "the only one that is given.",
+        "",
+        "write `FILE:PLAN`, or `--plan NAME` for the plan of that name in both files.",
+    ),
     "E407": ("no such code", "`planc explain` takes the code of a diagnostic.", "", "codes look like E301."),
 }
 

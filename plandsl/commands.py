@@ -412,22 +412,93 @@ def run_passes(arguments: Namespace) -> int:
 
 
 def run_explain(arguments: Namespace) -> int:
-    """`planc explain CODE`."""
+    """`planc explain CODE`, and `planc explain FILE`: what names a file is one."""
+    subject = arguments.file
+    if subject == "-" or Path(subject).suffix == ".plan" or Path(subject).exists():
+        return _explain_plans(arguments)
+    return _explain_code(subject, arguments.json)
+
+
+def _explain_plans(arguments: Namespace) -> int:
+    plans = _compiled(arguments)
+    found = [p.explain() for p in plans]
+    if arguments.json:
+        _print_json({"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in found]})
+        return OK
+    from plandsl.backends.terminal_explain import print_explanation
+
+    console = _console()
+    for i, (plan, explanation) in enumerate(zip(plans, found, strict=True)):
+        if i:
+            console.print()
+        print_explanation(plan.spec, explanation, console)
+    return OK
+
+
+def _explain_code(name: str, as_json: bool) -> int:
     from plandsl.codes import CODES
 
-    code = CODES.get(arguments.code.upper())
+    code = CODES.get(name.upper())
     if code is None:
-        if Path(arguments.code).suffix == ".plan" or Path(arguments.code).exists():
-            raise PlanError([Diagnostic("E402", "`planc explain FILE` is not supported yet")])
-        hint = near(arguments.code.upper(), CODES)
-        raise PlanError([Diagnostic("E407", f"no diagnostic has the code `{arguments.code}`", hint=hint)])
-    if arguments.json:
-        _print_json({"plandsl": __version__, "code": arguments.code.upper(), **code._asdict()})
+        hint = near(name.upper(), CODES)
+        raise PlanError([Diagnostic("E407", f"no diagnostic has the code `{name}`", hint=hint)])
+    if as_json:
+        _print_json({"plandsl": __version__, "code": name.upper(), **code._asdict()})
         return OK
-    out = f"{arguments.code.upper()}: {code.title}\n\n{code.text}\n"
+    out = f"{name.upper()}: {code.title}\n\n{code.text}\n"
     if code.example:
         out += "\nFor example:\n\n" + "".join(f"    {line}\n" for line in code.example.strip("\n").split("\n"))
     if code.fix:
         out += f"\nWhat to do: {code.fix}\n"
     sys.stdout.write(out)
     return OK
+
+
+def run_diff(arguments: Namespace) -> int:
+    """`planc diff A B`: each a FILE, or FILE:PLAN; of one FILE, its two plans."""
+    from plandsl.driver import difference
+
+    a, b = _compared(arguments)
+    found = difference(a, b)
+    if arguments.json:
+        _print_json({"plandsl": __version__, "files": arguments.files, **found.as_json()})
+    else:
+        from plandsl.backends.terminal_diff import print_difference
+
+        print_difference(found, _console())
+    return OK
+
+
+def _compared(arguments: Namespace) -> list[CompiledPlan]:
+    """Both plans; a file that both are in is opened once."""
+    from plandsl.driver import compile_module
+
+    if len(arguments.files) > 2:
+        why = f"two plans are compared, and here are {len(arguments.files)}"
+        raise PlanError([Diagnostic("E400", why, hint="planc diff A.plan B.plan, or planc diff A.plan:one A.plan:two")])
+    sides = [_side(text, arguments.plan) for text in arguments.files]
+    modules = {path: _open(path, _overrides(arguments)) for path, _ in dict.fromkeys(sides)}
+    if len(sides) == 1:
+        path, name = sides[0]
+        plans = modules[path].plans
+        if plans and (name is not None or len(plans) != 2):
+            raise PlanError([_unsaid(path, modules[path], "two are compared")])
+        sides = [(path, plan) for plan in plans] or sides
+    for path, name in sides:
+        if name is None and len(modules[path].plans) > 1:
+            raise PlanError([_unsaid(path, modules[path], "one is compared")])
+    return [compile_module(modules[path], name)[0] for path, name in sides]
+
+
+def _side(text: str, plan: str | None) -> tuple[str, str | None]:
+    """The file and the plan of ``FILE:PLAN``, or of a FILE: ``plan``."""
+    path, colon, name = text.rpartition(":")
+    is_file = Path(path).suffix == ".plan" or Path(path).is_file()
+    return (path, name) if colon and is_file and not Path(text).exists() else (text, plan)
+
+
+def _unsaid(path: str, module: Module, wanted: str) -> Diagnostic:
+    names = module.plans
+    plans = f"{len(names)} plans: {', '.join(names)}" if len(names) > 1 else f"1 plan: {names[0]}"
+    hint = " ".join(f"{path}:{name}" for name in (names * 2)[:2])
+    return Diagnostic("E413", f"{path} has {plans}, and {wanted}", hint=f"say which: planc diff {hint}")

@@ -37,6 +37,8 @@ from plandsl.units import show_percent, show_time
 if TYPE_CHECKING:
     from plandsl.backends.cost import CostModel
     from plandsl.backends.reference import Verdict
+    from plandsl.difference import Difference
+    from plandsl.explanation import Explanation
 
 
 class CompiledPlan:
@@ -115,6 +117,12 @@ class CompiledPlan:
 
         return estimate(self.cost, self.notes)
 
+    def explain(self) -> Explanation:
+        """Where the plan's time and memory go, and what would change that."""
+        from plandsl.backends.cost.explain import explain
+
+        return explain(_whole(self).cost, self.notes)
+
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""
         if self._pools:
@@ -157,6 +165,23 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     why += f", {show_percent(1 - ours / theirs)} less than even" if ours < theirs else ""
     sharding = evolve(spec.sharding, cut=cut._replace(layers=layers))
     return evolve(spec, sharding=sharding), Diagnostic("N313", why, cut.span)
+
+
+def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
+    """What ``b`` says that ``a`` does not, and what comes of it, term by term."""
+    from plandsl.backends.cost.differ import difference
+
+    return difference(_whole(a).cost, _whole(b).cost)
+
+
+def _whole(plan: CompiledPlan) -> CompiledPlan:
+    """A plan whose times are told apart; of two pools, and of guesses, they are not yet."""
+    what = "two pools" if plan.spec.split else "tokens guessed ahead" if plan.spec.speculate else ""
+    if what:
+        why = f"`{plan.name}` has {what}, whose terms are not told apart yet"
+        hint = "`planc compile` prints what is known of it; `planc explain` takes each pool, or the plan without guesses"
+        raise PlanError([Diagnostic("E414", why, plan.spec.span, hint=hint)])
+    return plan
 
 
 def programs(plan: PlanSpec) -> tuple[Program, Program]:

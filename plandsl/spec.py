@@ -411,6 +411,7 @@ class CalibrationSpec:
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
+    _sections: dict[str, dict[str, float]] = field(factory=dict, init=False, eq=False, repr=False)
 
     def get(self, name: str, default: float) -> float:
         """A constant, or ``default`` where this calibration does not set it."""
@@ -445,12 +446,11 @@ class CalibrationSpec:
 
     def section(self, path: str) -> dict[str, float]:
         """The constants of one section, by their last name; empty where the calibration lacks it."""
-        found = {}
-        for name, value in self.values:
-            section, _, last = name.rpartition(".")
-            if section == path:
-                found[last] = value
-        return found
+        if not self._sections:
+            for name, value in self.values:
+                section, _, last = name.rpartition(".")
+                self._sections.setdefault(section, {})[last] = value
+        return self._sections.get(path, {})
 
 
 ENGINE_RATES = ("prefill", "decode", "links")

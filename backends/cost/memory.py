@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from copy import copy
 from math import prod
 from typing import NamedTuple
 
@@ -92,6 +93,13 @@ class MemoryModel:
             ([self._loads(p, s, live=True) for s in stages], [self._loads(p, s, live=False) for s in stages])
             for p in (program, decode)
         ]
+
+    def on(self, plan: PlanSpec) -> MemoryModel:
+        """The same on GPUs with other memory."""
+        other = copy(self)
+        other.plan = plan
+        other.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, self.program)]
+        return other
 
     def _regions(self, stage: int) -> list[tuple[Region, int]]:
         return [(self.program.region(p.region), p.repeats) for p in self.program.stages[stage]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.backends.cost.load import Served, batched, running, serve, together
@@ -61,13 +62,24 @@ class CostModel:
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
-        self.prefill, self.decode = _phases(plan, prefill, decode)
+        self._time(prefill, decode)
         self.memory = MemoryModel(prefill.program, decode.program, plan, self.prefill.extents)
         self.in_flight = prefill.in_flight
-        if plan.chunked_prefill is not None:
+
+    def _time(self, prefill: Schedule, decode: Schedule) -> None:
+        """Both phases on the plan's GPUs."""
+        self.prefill, self.decode = _phases(self.plan, prefill, decode)
+        if self.plan.chunked_prefill is not None:
             from plandsl.backends.cost.mixed import Mixer
 
-            self.mixer = Mixer(self.prefill, self.decode, plan.chunked_prefill)
+            self.mixer = Mixer(self.prefill, self.decode, self.plan.chunked_prefill)
+
+    def on(self, plan: PlanSpec) -> CostModel:
+        """The same schedules and memory under other figures of ``plan``'s hardware, calibration or engine."""
+        other = copy(self)
+        other.plan, other.memory = plan, self.memory.on(plan)
+        other._time(self.prefill.schedule, self.decode.schedule)
+        return other
 
     def requests(self, metrics: Metrics) -> tuple[Number, Number]:
         """Requests of a prefill step and of a decode step under the plan's own load."""

@@ -39,7 +39,7 @@ from plandsl.units import TIME
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.cluster import Crossing
-    from plandsl.backends.cost.experts import DispatchForm
+    from plandsl.backends.cost.experts import DispatchForm, Experts
 
 COMPARE = {
     "<=": lambda a, b: a <= b,
@@ -157,17 +157,21 @@ def _used(plan: PlanSpec) -> Used | None:
     return Used(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
 
 
-def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseEstimate, PhaseEstimate]:
-    """Prefill of ``joined`` requests at once, and a decode step of ``batch``."""
-    load, s = model.plan.workload, m.served
-    context = load.input + load.output / 2
+def phase_lines(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseLines, PhaseLines]:
+    """Prefill of ``joined`` requests at once, and a decode step of ``batch`` at the mean context."""
+    load = model.plan.workload
     step = {"batch": joined, "input": load.input - reused(model.plan, load.input), "context": load.input}
     first = PhaseLines(model.taken(PREFILL, m).prefill, m.prefill, step, load.input)
+    step = {"batch": batch, "context": load.input, "queries": model.plan.queries}
+    return first, PhaseLines(model.taken(DECODE, m).decode, m.decode, step, load.input + load.output / 2)
+
+
+def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseEstimate, PhaseEstimate]:
+    """Both phases, with what the load adds to their kernels."""
+    s, (first, step) = m.served, phase_lines(model, m, joined, batch)
     waits = 0.0 if s is None else s.queue + s.line + s.start
     prefill = first.estimate(m.ttft, model, 1.0 if s is None else joined, waits, 0.0)
-    step = {"batch": batch, "context": load.input, "queries": model.plan.queries}
-    decode = PhaseLines(model.taken(DECODE, m).decode, m.decode, step, context)
-    return prefill, decode.estimate(m.tpot, model, model.gain, 0.0, m.mixed if s is None else s.others)
+    return prefill, step.estimate(m.tpot, model, model.gain, 0.0, m.mixed if s is None else s.others)
 
 
 def _load(clients: int, s: Served) -> Load:
@@ -336,6 +340,19 @@ def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
     return 1 - low, 1 + high
 
 
+def asked_of(work: Kernel | Softmax | Experts, extents: Extents, context: Number) -> tuple[Number, Number]:
+    """FLOPs and bytes of one run of an op on the compute units."""
+    if isinstance(work, Softmax):
+        return attention_work(work, extents, context)
+    rows = extents.product(work.rows)
+    if isinstance(work, Kernel):
+        return work.flops_per_row * rows, work.bytes_fixed + work.bytes_per_row * rows
+    from plandsl.backends.cost.experts import asked
+
+    flops, _, moved = asked(work, rows)
+    return flops, moved
+
+
 def _crossing(work: Exchange) -> Crossing | None:
     """What times an exchange between nodes; None inside a node, and for experts' own libraries."""
     if work.nodes == 1:
@@ -387,7 +404,7 @@ class PhaseLines:
         stages = len(t.stages)
         compute = sum(s.compute for s in t.stages)
         exposed = sum(s.exposed for s in t.stages) + t.hops
-        everything = [self._ops(s) for s in range(stages)]
+        everything = [self.stage_ops(s) for s in range(stages)]
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / model.in_flight
         program = self.model.schedule.program
@@ -400,7 +417,7 @@ class PhaseLines:
         rest = float(time - waiting - mixed) - kernels - drafted
         engine = plan.engine is not None
         bubble = max(float(self.span) / share - kernels - drafted, 0.0) if engine else rest
-        ops = tuple(o for o in everything[t.slowest] if o.time_s > 0)
+        ops = tuple(o for o in self._shown(t.slowest) if o.time_s > 0)
         return PhaseEstimate(
             time_s=float(time),
             compute_s=float(compute) / share,
@@ -423,13 +440,18 @@ class PhaseLines:
         """Seconds of the kernels, waits for a stage included."""
         return self.times.through if self.model.schedule.program.phase == PREFILL else self.times.period
 
-    def _ops(self, stage: int) -> list[OpTime]:
-        """Every op of a stage, its chunks as one; blocks of one kind that a stage runs in two parts count together."""
+    def stage_ops(self, stage: int) -> list[OpTime]:
+        """Every op of a stage; blocks of one kind that a stage runs in two parts count together."""
         program = self.model.schedule.program
         lines: list[OpTime] = []
         for part in program.stages[stage]:
-            lines += _together(self.lines(self.model.run(stage, part.region), part.repeats))
+            lines += self.lines(self.model.run(stage, part.region), part.repeats)
         return lines
+
+    def _shown(self, stage: int) -> Iterator[OpTime]:
+        """The ops of a stage that take time, chunks of one as one."""
+        for part in self.model.schedule.program.stages[stage]:
+            yield from _together(self.lines(self.model.run(stage, part.region), part.repeats))
 
     def lines(self, run: str, count: int) -> list[OpTime]:
         """Every op of a run that a pass repeats ``count`` times."""
@@ -485,13 +507,8 @@ class PhaseLines:
         if isinstance(work, Softmax):
             asked_for = [(weight, attention_work(work, self.extents, c)) for weight, c in self.nodes]
             flops, moved = (sum(weight * each[i] for weight, each in asked_for) for i in (0, 1))
-        elif not isinstance(work, Kernel):
-            from plandsl.backends.cost.experts import asked
-
-            flops, _, moved = asked(work, self.extents.product(work.rows))
         else:
-            rows = self.extents.product(work.rows)
-            flops, moved = work.flops_per_row * rows, work.bytes_fixed + work.bytes_per_row * rows
+            flops, moved = asked_of(work, self.extents, self.context)
         arithmetic, memory = flops / work.rate, moved / work.bandwidth
         bound = "latency" if work.launch > max(arithmetic, memory) else "compute" if arithmetic > memory else "memory"
         shape = self._shape(work)

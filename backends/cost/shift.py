@@ -6,6 +6,7 @@ Source of the rule: arXiv 2509.16495, shift parallelism.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 from attrs import evolve
 
@@ -34,6 +35,15 @@ class ShiftModel(CostModel):
         self.plan, self.base, self.tensor, self.threshold = plan, base, tensor, shift.threshold
         self.prefill, self.decode, self.in_flight = base.prefill, base.decode, base.in_flight
         self.memory = ShiftMemory(plan, shift, base, tensor)
+
+    def on(self, plan: PlanSpec) -> ShiftModel:
+        """The same schedules and memory under other figures."""
+        other = copy(self)
+        other.plan, other.memory = plan, self.memory.on(plan)
+        base, tensor = plan.modes
+        other.base, other.tensor = self.base.on(base), self.tensor.on(tensor)
+        other.prefill, other.decode = other.base.prefill, other.base.decode
+        return other
 
     def prefill_times(self, batch: Number, input_: Number, in_flight: Number) -> PhaseTimes:
         """Prefill of one batch."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from attrs import evolve
 
 from plandsl.backends.cost import CostModel, Metrics
+from plandsl.backends.cost.terms import terms
 from plandsl.driver import CompiledPlan
 from plandsl.ir.types import Number
 from plandsl.spec import AxisSpec, GpuSpec, LinkSpec, PlanSpec, RuleSpec, ShardingSpec
@@ -212,6 +213,16 @@ def parts_add_up(plan: CompiledPlan) -> None:
         assert 0 <= phase.mfu <= SLACK, f"{phase.mfu} of the FLOP/s there are"
         # bytes are counted at the middle of the output, where a window may be full that was not before
         assert 0 <= phase.mbu <= 1.1, f"{phase.mbu} of the bytes/s there are"
+
+
+def terms_add_up(plan: CompiledPlan) -> None:
+    """TTFT, TPOT and the seconds of a token are the sums of their terms, none of which is negative."""
+    for whole in terms(plan.cost, plan.cost.evaluate()):
+        found = sum(term.value for term in whole.terms)
+        assert isclose(found, whole.total, rel_tol=1e-12), f"{whole.metric}: {found} of {whole.total} s"
+        assert all(term.value >= 0 for term in whole.terms), (
+            f"{whole.metric}: {min(whole.terms, key=lambda t: t.value)}"
+        )
 
 
 def degrees_of_one_are_free(plan: CompiledPlan) -> None:

@@ -1,0 +1,121 @@
+"""`planc diff` for people: what differs, what comes of it in a sentence for each metric, then term by term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.backends.terminal import LABELS, _rate
+from plandsl.difference import Difference, Part, Split
+from plandsl.units import show_bytes, show_time
+
+TELLING = 0.1
+"""A change that is told in a sentence is at least so much of the largest one."""
+
+MOST = 3
+"""Changes one way, and the other way, that a sentence tells."""
+
+SMALL = 0.02
+"""A term that changes by less of a metric is left to the machine form."""
+
+Show = Callable[[float], str]
+
+SHOW: dict[str, tuple[str, Show, str]] = {
+    "ttft": ("TTFT", show_time, "as long"),
+    "tpot": ("TPOT", show_time, "as long"),
+    "throughput": ("throughput", _rate, "as much"),
+    "memory": ("memory per GPU", show_bytes, "as much"),
+}
+
+
+def print_difference(found: Difference, console: Console) -> None:
+    """Print how the second plan differs from the first."""
+    title = Text(f"{found.a.plan} -> {found.b.plan}", style="bold")
+    parts: list[RenderableType] = [title, *(_sentence(found, split) for split in found.splits), Text()]
+    parts += [_declared(found), Text(), _terms(found)]
+    console.print(Group(*parts))
+
+
+def _sentence(found: Difference, split: Split) -> Text:
+    """``TPOT 17.3 ms -> 25.9 ms, 1.50x: attention +5.42 ms (2x the bytes), ...``."""
+    word, show, so = SHOW[split.metric]
+    out = Text(f"{word} {show(split.before)} -> {show(split.after)}, ")
+    if split.before == split.after:
+        return out.append("the same")
+    out.append(f"{split.after / split.before:.3g}x {so}", style="bold")
+    if split.alike:
+        out.append(", within each other's band")
+    told = list(_told(split))
+    return out.append(": " + ", but ".join(told)) if told else out
+
+
+def _told(split: Split) -> Iterator[str]:
+    """The largest changes that make the difference, then those against it."""
+    _, show, _ = SHOW[split.metric]
+    largest = max(abs(p.change) for p in split.groups)
+    telling = [p for p in split.groups if abs(p.change) >= TELLING * largest and p.change]
+    ways = [[p for p in telling if (p.change > 0) == (split.change > 0)]]
+    ways.append([p for p in telling if p not in ways[0]])
+    for way in ways:
+        if way:
+            yield ", ".join(_contribution(p, show) for p in way[:MOST])
+
+
+def _contribution(part: Part, show: Show) -> str:
+    why = f" ({part.why})" if part.why else ""
+    return f"{LABELS.get(part.group, part.group)} {_signed(part.change, show)}{why}"
+
+
+def _signed(change: float, show: Show) -> str:
+    return f"{'+' if change > 0 else '-'}{show(abs(change))}" if change else ""
+
+
+def _declared(found: Difference) -> Table:
+    """Fields that differ."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("what differs", found.a.plan, found.b.plan):
+        table.add_column(head)
+    for change in found.changes:
+        table.add_row("  " + change.path, change.before or "-", change.after or "-")
+    if not found.changes:
+        table.add_row("  nothing", "", "")
+    return table
+
+
+def _terms(found: Difference) -> Table:
+    """Both times group by group, with the ops that change most."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("term by term", no_wrap=True)
+    pair = (found.ttft, found.tpot)
+    for split in pair:
+        table.add_column(SHOW[split.metric][0], justify="right", no_wrap=True)
+        table.add_column("", justify="right", no_wrap=True)
+        table.add_column("change", justify="right", no_wrap=True)
+
+    groups = [{p.group: p for p in split.groups} for split in pair]
+    ops = [{(p.group, p.op, p.name): p for p in split.parts} for split in pair]
+    for group in sorted({**groups[0], **groups[1]}, key=lambda g: -_weight(pair, [own.get(g) for own in groups])):
+        table.add_row("  " + group, *_cells([own.get(group) for own in groups]), style="bold")
+        named = [key for key in dict.fromkeys((*ops[0], *ops[1])) if key[0] == group]
+        rows = [(key[2], [own.get(key) for own in ops]) for key in named if len(named) > 1]
+        for name, row in sorted(rows, key=lambda r: -_weight(pair, r[1])):
+            if _weight(pair, row) >= SMALL:
+                table.add_row("    " + name, *_cells(row))
+    table.add_section()
+    cells = (c for s in pair for c in (show_time(s.before), show_time(s.after), _signed(s.change, show_time)))
+    table.add_row("total", *cells, style="bold")
+    return table
+
+
+def _weight(pair: Sequence[Split], row: Sequence[Part | None]) -> float:
+    """How much of either time a row changes."""
+    return max(abs(p.change) / max(s.before, s.after) if p else 0.0 for s, p in zip(pair, row, strict=True))
+
+
+def _cells(row: Sequence[Part | None]) -> Iterator[str]:
+    for part in row:
+        yield from (show_time(v) if v else "" for v in ((part.before, part.after) if part else (0.0, 0.0)))
+        yield _signed(part.change, show_time) if part else ""

@@ -1,0 +1,185 @@
+"""`planc explain FILE` for people: where time goes, what would change it, what bounds next, how far it may grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.backends.cost.figures import FIGURES
+from plandsl.backends.terminal import METRIC, _banded, _rate, _title
+from plandsl.explanation import Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
+from plandsl.limits import MAX_DIMENSION
+from plandsl.spec import PlanSpec
+from plandsl.units import show_bytes, show_count, show_percent, show_time
+
+SMALL = 0.04
+"""An op with less of a metric is one of those that are summed up."""
+
+LEAST = 0.005
+"""What has less of each metric is left to the machine form."""
+
+UNMOVED = 0.05
+"""Less than so much of a metric without a figure is not worth a line."""
+
+KINK = 0.1
+"""Slopes down and up that differ by more are both shown."""
+
+
+def print_explanation(plan: PlanSpec, found: Explanation, console: Console) -> None:
+    """Print what there is to say about one plan."""
+    parts: list[RenderableType] = [_title(plan, found.estimate), *_heads(found), Text()]
+    parts += [_terms(found.ttft, found.tpot), _layers(found), Text()]
+    parts += [_slopes(found.sensitivities), *_apart(found), Text()]
+    parts += [*(_next(b) for b in found.bottlenecks), *_room(plan, found.headroom), _memory(found)]
+    console.print(Group(*parts))
+
+
+# ---- where it goes
+
+
+def _heads(found: Explanation) -> Iterator[Text]:
+    """Each metric, and what bounds how much of it."""
+    e = found.estimate
+    for whole in (found.ttft, found.tpot):
+        name = f"{whole.metric}_s"
+        line = Text(METRIC[name] + " ").append(_banded(show_time, whole.total, e.band(name)))
+        yield line.append(": " + _shares(whole.bounds(), whole.total))
+    words = {"prefill": "prefill", "decode": "decode steps"}
+    phases = found.per_token.by(lambda t: words.get(t.phase, t.name))
+    line = Text("throughput ").append(_rate(e.throughput_tokens_per_s), style="bold")
+    yield line.append(f", {show_time(found.per_token.total)} a token: {_shares(phases, found.per_token.total)}")
+
+
+def _shares(sums: dict[str, float], total: float) -> str:
+    return ", ".join(f"{name} {show_percent(v / total)}" for name, v in sums.items() if v >= 0.0005 * total)
+
+
+def _terms(ttft: Breakdown, tpot: Breakdown) -> Table:
+    """Groups of terms, the longest of either metric first, and in each those that are not small."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("where the time goes", no_wrap=True)
+    for metric in ("TTFT", "TPOT"):
+        table.add_column(metric, justify="right", no_wrap=True)
+        table.add_column("", justify="right", no_wrap=True)
+        table.add_column("bound by", no_wrap=True)
+        table.add_column("band", no_wrap=True)
+    pair = (ttft, tpot)
+
+    def weight(terms: Sequence[Term]) -> float:
+        return max(sum(t.value for t in terms if t in b.terms) / b.total for b in pair)
+
+    groups: dict[str, dict[str, list[Term]]] = {}
+    for term in (*ttft.terms, *tpot.terms):
+        groups.setdefault(term.group, {}).setdefault(term.name, []).append(term)
+    flat = {group: [t for ts in named.values() for t in ts] for group, named in groups.items()}
+    for group in sorted(groups, key=lambda g: -weight(flat[g])):
+        if weight(flat[group]) < LEAST:
+            continue
+        table.add_row("  " + group, *_cells(flat[group], pair), style="bold")
+        named = dict(sorted(groups[group].items(), key=lambda item: -weight(item[1])))
+        shown = [name for name, ts in named.items() if weight(ts) >= SMALL and len(named) > 1]
+        rest = [t for name, ts in named.items() if name not in shown for t in ts]
+        for name in shown:
+            table.add_row("    " + name, *_cells(named[name], pair))
+        if shown and weight(rest) >= LEAST:
+            table.add_row(f"    {len(named) - len(shown)} more", *_cells(rest, pair), style="dim")
+    return table
+
+
+def _cells(terms: Sequence[Term], pair: tuple[Breakdown, Breakdown]) -> Iterator[str]:
+    for whole in pair:
+        own = Breakdown("", whole.total, tuple(t for t in terms if t in whole.terms))
+        if not own.terms:
+            yield from ("", "", "", "")
+            continue
+        value = sum(t.value for t in own.terms)
+        bands = {t.band for t in own.terms}
+        band = bands.pop() if len(bands) == 1 else None
+        yield from (show_time(value), show_percent(value / whole.total), next(iter(own.bounds())))
+        yield "" if band is None else f"{100 * (band[0] - 1):+.0f} to {100 * (band[1] - 1):+.0f} %"
+
+
+def _layers(found: Explanation) -> Text:
+    """Which layers of the cost model answered for how much of what kernels and links take."""
+    out = []
+    for whole in (found.ttft, found.tpot):
+        own = Breakdown(whole.metric, whole.total, tuple(t for t in whole.terms if t.layer))
+        total = sum(t.value for t in own.terms) or 1.0
+        out.append(f"{METRIC[f'{whole.metric}_s']} {_shares(own.by(lambda t: t.layer), total)}")
+    return Text(f"kernels and links by layer: {'; '.join(out)}; calibration {found.estimate.calibration}", style="dim")
+
+
+# ---- what would change it
+
+
+def _slopes(found: Sequence[Sensitivity]) -> Table:
+    """What 1 % more of each figure does."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("1 % more of", no_wrap=True)
+    for name in ("TTFT", "TPOT", "throughput", "largest batch"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for s in found:
+        asked = f"{s.name} ({s.at:.0f})" if s.name == s.key else s.name
+        cells = [_slope(s.slopes.get(name)) for name in ("ttft", "tpot", "throughput", "max_batch")]
+        if any(cell not in ("", "-") for cell in cells):
+            table.add_row("  " + asked, *cells)
+    return table
+
+
+def _slope(slope: Slope | None) -> str:
+    """The percentage; below and above what the figure is where these differ."""
+    if slope is None or abs(slope.mean) < 0.005:
+        return "" if slope is None else "-"
+    if slope.down is None or slope.up is None or abs(slope.down - slope.up) <= KINK:
+        return f"{slope.mean:+.2f} %"
+    return f"{slope.down:+.2f} / {slope.up:+.2f} %"
+
+
+def _apart(found: Explanation) -> Iterator[Text]:
+    """What the slopes leave out, and what they rest on."""
+    unmoved = ((metric, found.unmoved[metric]) for metric in ("ttft", "tpot"))
+    if rest := [f"{100 * v:.0f} % of {METRIC[f'{metric}_s']}" for metric, v in unmoved if v >= UNMOVED]:
+        yield Text(f"{' and '.join(rest)} follow none of these: the calibration states them as they are", style="dim")
+    if found.modelled:
+        yield Text("without measured tables, which hold for the figures as they are", style="dim")
+
+
+def _next(b: Bottleneck) -> Text:
+    """The bottleneck of a metric, how far the next one is, and where it ends."""
+    out = Text(f"{METRIC[f'{b.metric}_s']} is bound by ").append(b.name, style="bold")
+    out.append(f" first ({show_percent(b.share)}). ")
+    if b.factor is None or b.then is None or b.gain is None:
+        out.append("However good, it stays so. ")
+    else:
+        out.append(f"{b.factor:.2g}x better: {b.gain:.2f}x as fast, then {FIGURES[b.then].name}. ")
+    return out.append(f"Perfect: {b.limit:.2f}x.")
+
+
+def _room(plan: PlanSpec, room: Headroom) -> Iterator[Text]:
+    """From which batch on decode is bound by arithmetic, and where memory is full."""
+    gemms, whole = (_from(n) for n in (room.gemm_batch, room.compute_batch))
+    at = show_count(round(room.batch, 1))
+    yield Text(f"batch {at} of a decode step: its GEMMs turn compute-bound {gemms}, all of it {whole}")
+    more = room.max_batch - room.batch
+    spare = f"room for {show_count(round(more, 1))} more" if more >= 0 else "the batch does not fit"
+    known = plan.model.max_context or MAX_DIMENSION
+    longest = f"{room.max_context:,} tokens" if room.max_context < known else "any length that the model knows"
+    context = f"contexts of {longest} (now {room.context:,})" if room.max_context else "no context fits"
+    yield Text(f"memory is full at batch {room.max_batch}: {spare}; at this batch, {context}")
+
+
+def _from(batch: int | None) -> str:
+    return "at no batch" if batch is None else f"at {batch:,}"
+
+
+def _memory(found: Explanation) -> Text:
+    """What the fullest GPU holds."""
+    m = found.estimate.memory
+    parts = ", ".join(
+        f"{name.replace('kv_cache', 'KV cache')} {show_bytes(v)}" for name, v in found.memory.groups().items() if v > 0
+    )
+    share = f"{show_bytes(m.total)} of {show_bytes(m.capacity)}"
+    return Text(f"fullest GPU: {share}; {parts}")

@@ -1,0 +1,86 @@
+"""Two plans, term by term: typed results of `planc diff`, in SI units, with their machine form."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from attrs import frozen
+
+from plandsl.estimate import Estimate
+from plandsl.fields import Change
+
+
+class Part(NamedTuple):
+    """What a term of both plans is in each, and what it contributes to the difference of the metric.
+
+    Of throughput, ``before`` and ``after`` are seconds per token. ``why`` is what of its work changed, and how many
+    times as much there is; empty where nothing did.
+    """
+
+    phase: str
+    group: str
+    op: str
+    name: str
+    before: float
+    after: float
+    change: float
+    why: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of ``terms``, or of ``groups``, which have no ops."""
+        return {name: value for name, value in self._asdict().items() if value != ""}
+
+
+@frozen
+class Split:
+    """A metric of both plans. ``parts`` and ``groups`` each add up to ``after - before``, the largest change first.
+
+    ``alike``: each value lies in the band of the other, None where there is no band.
+    """
+
+    metric: str
+    before: float
+    after: float
+    parts: tuple[Part, ...]
+    groups: tuple[Part, ...]
+    alike: bool | None = None
+
+    @property
+    def change(self) -> float:
+        """What the second plan has more of it."""
+        return self.after - self.before
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of one metric."""
+        return {
+            "before": self.before, "after": self.after, "change": self.change, "within_band": self.alike,
+            "groups": [p.as_json() for p in self.groups], "terms": [p.as_json() for p in self.parts],
+        }  # fmt: skip
+
+
+@frozen
+class Difference:
+    """What the second of two plans says that the first does not, and what comes of it."""
+
+    a: Estimate
+    b: Estimate
+    changes: tuple[Change, ...]
+    ttft: Split
+    tpot: Split
+    throughput: Split
+    memory: Split
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """All metrics."""
+        return self.ttft, self.tpot, self.throughput, self.memory
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole."""
+        names = ("ttft_s", "tpot_s", "throughput_tokens_per_s", "memory_per_gpu_bytes")
+        plans = [{"plan": e.plan, "gpus": e.gpus, "fits": e.fits, "max_batch": e.max_batch} for e in (self.a, self.b)]
+        return {
+            "plans": plans,
+            "declarations": [c.as_json() for c in self.changes],
+            **{name: split.as_json() for name, split in zip(names, self.splits, strict=True)},
+        }

@@ -1,0 +1,198 @@
+"""Why a plan is as fast as it is: typed results of `planc explain`, in SI units, with their machine form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from attrs import frozen
+
+from plandsl.estimate import Estimate
+
+
+class Term(NamedTuple):
+    """A part of a metric, in the metric's unit.
+
+    ``group`` and ``name`` say what takes it, ``op`` is its kind as in reports. ``bound`` is what bounds it: one of
+    `plandsl.backends.cost.figures.FIGURES`, or ``wait``, ``mixed`` and ``bubble`` where no hardware does. ``runs``,
+    ``flops`` and ``bytes`` are those of all runs on one device of each stage in one pass; ``layer`` and ``band`` are as
+    in `plandsl.estimate.OpTime`.
+    """
+
+    phase: str
+    group: str
+    op: str
+    name: str
+    value: float
+    bound: str
+    layer: str = ""
+    band: tuple[float, float] | None = None
+    runs: float = 0
+    flops: float = 0.0
+    bytes: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What makes two terms of two plans the same."""
+        return self.phase, self.group, self.op, self.name
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of ``terms``."""
+        out: dict[str, Any] = {"phase": self.phase} if self.phase else {}
+        out |= {"group": self.group, "op": self.op, "name": self.name, "value": self.value}
+        out |= {"bound": self.bound} if self.bound else {}
+        if self.layer:
+            out |= {"layer": self.layer, "runs": self.runs, "flops": self.flops, "bytes": self.bytes}
+        return out | ({"band": list(self.band)} if self.band else {})
+
+
+@frozen
+class Breakdown:
+    """A metric and the terms that add up to it."""
+
+    metric: str
+    total: float
+    terms: tuple[Term, ...]
+
+    def by(self, key: Callable[[Term], str]) -> dict[str, float]:
+        """Sums of terms that ``key`` gives one name, the largest first."""
+        sums: dict[str, float] = {}
+        for term in self.terms:
+            sums[key(term)] = sums.get(key(term), 0.0) + term.value
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+    def bounds(self) -> dict[str, float]:
+        """What bounds how much of it."""
+        return self.by(lambda t: t.bound)
+
+    def groups(self) -> dict[str, float]:
+        """Which ops take how much of it."""
+        return self.by(lambda t: t.group)
+
+    def as_json(self) -> dict[str, Any]:
+        """The tree: the whole, its sums by bound and by group, and all terms."""
+        out: dict[str, Any] = {"total": self.total}
+        if any(t.bound for t in self.terms):
+            out["by_bound"] = self.bounds()
+        return out | {"by_group": self.groups(), "terms": [t.as_json() for t in self.terms]}
+
+
+class Slope(NamedTuple):
+    """``d ln(metric) / d ln(figure)``, by a step down and by one up: they differ at a kink."""
+
+    down: float | None
+    up: float | None
+
+    @property
+    def mean(self) -> float:
+        """The mean of those that there are."""
+        there = [s for s in self if s is not None]
+        return sum(there) / len(there) if there else 0.0
+
+
+@frozen
+class Sensitivity:
+    """How each metric answers to one figure. ``low`` and ``high`` are where it was asked, ``at`` is what it is.
+
+    Figures of the hardware are relative to what they are (0.99, 1, 1.01); those of the load are counts.
+    """
+
+    key: str
+    name: str
+    low: float | None
+    at: float
+    high: float
+    slopes: Mapping[str, Slope]
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of ``sensitivities``."""
+        out: dict[str, Any] = {"figure": self.key, "low": self.low, "at": self.at, "high": self.high}
+        return out | {m: {"down": s.down, "up": s.up} for m, s in self.slopes.items()}
+
+
+@frozen
+class Bottleneck:
+    """The figure that bounds most of a metric, and how much better it must get until another does.
+
+    ``factor`` times as good, ``then`` bounds more, and the metric is ``gain`` times as fast; None where that never
+    happens. ``limit`` is the gain of an infinitely good one.
+    """
+
+    metric: str
+    bound: str
+    name: str
+    share: float
+    factor: float | None
+    then: str | None
+    gain: float | None
+    limit: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of ``bottlenecks``."""
+        return {
+            "bound": self.bound, "figure": self.name, "share": self.share, "factor": self.factor, "then": self.then,
+            "gain": self.gain, "limit": self.limit,
+        }  # fmt: skip
+
+
+@frozen
+class Headroom:
+    """How far the batch and the context may grow; ``batch`` counts requests of one in-flight batch of one replica.
+
+    From ``compute_batch`` requests on, arithmetic of a decode step takes longer than its memory traffic; from
+    ``gemm_batch`` on that of its GEMMs does. None: never. ``max_context`` are the tokens (input and output) that each
+    request may have at this batch, 0 if none.
+    """
+
+    batch: float
+    max_batch: int
+    gemm_batch: int | None
+    compute_batch: int | None
+    context: int
+    max_context: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``headroom`` object."""
+        return {name: getattr(self, name) for name in
+                ("batch", "max_batch", "gemm_batch", "compute_batch", "context", "max_context")}  # fmt: skip
+
+
+@frozen
+class Explanation:
+    """Where the time and memory of one plan go, and what would change that.
+
+    ``per_token`` splits 1 / throughput: seconds of all replicas together for each output token. ``modelled`` says that
+    measured tables were left aside where a figure was changed: they do not know what it would be. ``unmoved`` is the
+    share of each metric that follows none of the figures.
+    """
+
+    estimate: Estimate
+    ttft: Breakdown
+    tpot: Breakdown
+    per_token: Breakdown
+    memory: Breakdown
+    sensitivities: tuple[Sensitivity, ...]
+    unmoved: Mapping[str, float]
+    bottlenecks: tuple[Bottleneck, ...]
+    headroom: Headroom
+    modelled: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """One entry of ``plans``."""
+        e = self.estimate
+        return {
+            "plan": e.plan,
+            "fits": e.fits,
+            "ttft_s": self.ttft.as_json(),
+            "tpot_s": self.tpot.as_json(),
+            "throughput_tokens_per_s": e.throughput_tokens_per_s,
+            "seconds_per_token": self.per_token.as_json(),
+            "memory_per_gpu_bytes": self.memory.as_json() | {"capacity": e.memory.capacity},
+            "sensitivities": [s.as_json() for s in self.sensitivities],
+            "unmoved": dict(self.unmoved),
+            "bottlenecks": {b.metric: b.as_json() for b in self.bottlenecks},
+            "headroom": self.headroom.as_json(),
+            "measured_left_aside": self.modelled,
+            "calibration": e.calibration,
+            "assumed": [{"entry": entry, "field": f, "value": v} for entry, f, v in e.assumed],
+        }
