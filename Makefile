@@ -26,7 +26,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables bench accuracy calibrate study fuzz golden clean
+.PHONY: help demo test lint types fmt tables bench accuracy calibrate study figures fuzz golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,14 @@ calibrate: $(RUNTIME)  ## DATA=FOLDER: fit the catalog's calibrations again
 
 study: $(RUNTIME)  ## the study's claims beside what plandsl says
 	$(BIN)/python -m benchmarks.study
+
+figures: $(DEV)  ## the searches of docs/search.md, drawn
+	@mkdir -p docs/images/search
+	$(BIN)/planc search examples/search_70b.plan --plot docs/images/search/services.svg
+	for model in 70b 405b; do \
+	  $(BIN)/planc search examples/search_study.plan --search throughput_$$model \
+	    --plot docs/images/search/study_$$model.svg || exit 1; \
+	done
 
 fuzz: $(DEV)  ## the property tests, at length
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"

@@ -1,4 +1,4 @@
-"""Figures in one style: colours that everyone can tell apart, markers besides, log axes, legends off the data.
+"""Panels and scatters in the style of `plandsl.figures`: log axes, legends off the data.
 
 matplotlib is needed to draw, and only then: `python -m pip install 'matplotlib>=3.8'`, or the extra `dev`.
 """
@@ -12,29 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito, "Color Universal Design", 2008; its yellow is left out, which fades on white."""
-MARKERS = "osD^vPX"
-STYLE = {
-    "figure.dpi": 100,
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "savefig.facecolor": "white",
-    # the same data give the same file
-    "svg.hashsalt": "plandsl",
-}
+from plandsl import figures
+from plandsl.figures import STYLE, looks, plain_ticks
 
 
 class MissingLibrary(RuntimeError):
@@ -71,19 +50,9 @@ class Panel(NamedTuple):
 def pyplot() -> Any:
     """matplotlib's pyplot, drawing to files only."""
     try:
-        import matplotlib
+        return figures.pyplot()
     except ImportError as error:
         raise MissingLibrary("figures need matplotlib: python -m pip install 'matplotlib>=3.8'") from error
-    matplotlib.use("Agg", force=False)
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def looks(groups: Sequence[str]) -> dict[str, dict[str, str]]:
-    """A colour and a marker for each group: no pair comes twice before all 49 were used."""
-    n = len(PALETTE)
-    return {g: {"color": PALETTE[i % n], "marker": MARKERS[(i + i // n) % n]} for i, g in enumerate(groups)}
 
 
 def panels(
@@ -148,18 +117,6 @@ def _panel(place: Any, panel: Panel, look: Mapping[str, Mapping[str, str]]) -> N
         place.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 
-def plain_ticks(axis: Any, low: float, high: float) -> None:
-    """Ticks of a log axis as plain numbers: 1, 2, 5 of each decade where there are few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    decades = np.log10(high / low)
-    if decades > 4:
-        return
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
 def scatter(
     measured: ArrayLike,
     predicted: ArrayLike,
@@ -205,6 +162,4 @@ def scatter(
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(path, metadata=metadata, dpi=200, bbox_inches="tight")
-    pyplot().close(figure)
+    figures.save(figure, path)

@@ -10,12 +10,12 @@ from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
-from plandsl.grammar.hardware import calibration_spec, calibration_with, cluster_spec, node_spec
+from plandsl.grammar.hardware import calibration_with, cluster_spec, node_spec
 from plandsl.grammar.measured import tables
 from plandsl.grammar.models import model_spec
-from plandsl.grammar.modules import Unit, Wrong, catalog_find
+from plandsl.grammar.modules import Wrong, catalog_find
 from plandsl.grammar.records import Layer, Record
-from plandsl.grammar.requires import goal, requires
+from plandsl.grammar.requires import requires
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.values import expect, span_of
@@ -45,7 +45,6 @@ PACE = ("overlap", "chunks")
 POOLS = ("prefill", "decode")
 SPLIT = (*POOLS, "transfer", "kv_transfer")
 PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
-SEARCH = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", *SPLIT)
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
 TRAFFIC = ("rate", "trace", "speed")
@@ -361,55 +360,3 @@ def _pace(reader: Reader) -> tuple[str, int]:
     """What a plan may run side by side."""
     beside = reader.word("overlap", ("none", "collectives")) or "none"
     return beside, reader.whole("chunks", most=MAX_CHUNKS) or 1
-
-
-# ---- search
-
-
-def check_search(context: Context, record: Record) -> None:
-    """A search: understood, though nothing runs one yet."""
-    reader = Reader(context, record, SEARCH)
-    if model := reader.declared("model", "model = llama_3_1_70b"):
-        model_spec(context, model)
-    if node := reader.declared("node"):
-        node_spec(context, node)
-    if cluster := reader.declared("cluster"):
-        cluster_spec(context, cluster)
-    if workload := reader.declared("workload"):
-        workload_spec(context, workload, used=False)
-    if sharding := reader.declared("sharding"):
-        sharding_spec(context, sharding)
-    if "shift" in record.fields:
-        _shardings(reader, None)
-    _speculate(reader, None, None)
-    if calibration := reader.declared("calibration"):
-        calibration_spec(context, calibration)
-    if engine := reader.declared("engine"):
-        engine_spec(context, engine)
-    _settings(reader, None, IDEAL)
-    _pace(reader)
-    requires(reader)
-    for placed in record.items():
-        if isinstance(placed.item, s.Vary):
-            for _, domain in placed.item.entries:
-                reader.attempt(partial(_domain, reader, domain, placed.unit))
-        elif isinstance(placed.item, s.Clause) and placed.item.word.text != "require":
-            reader.attempt(partial(goal, reader, placed.item))
-
-
-def _domain(reader: Reader, domain: s.Expr, unit: Unit) -> None:
-    """Check what a parameter of a search ranges over."""
-    value = reader.context.evaluator.value
-    if isinstance(domain, s.Range):
-        if domain.by == "":
-            hint = "`1..64 by * 2` doubles, `1..9 by + 2` adds"
-            raise Wrong("E210", "`by` wants to know how: `*` or `+`", domain.span, hint=hint)
-        for part in (domain.lo, domain.hi, domain.step):
-            if part is not None:
-                expect(value(part, unit), NUMBER, Layer(s.Name("range", part.span), part, unit))
-    elif not isinstance(domain, s.Seq):
-        raise Wrong("E210", "expected a list or a range", domain.span, hint="`[1, 2, 4]`, or `1..64 by * 2`")
-    else:
-        for item in domain.items:
-            if not isinstance(item, s.Ref):  # a word: a number format, or the name of a declaration
-                value(item, unit)

@@ -64,12 +64,6 @@ def requires(reader: Reader) -> tuple[RequireSpec, ...]:
     return tuple(out)
 
 
-def goal(reader: Reader, clause: s.Clause) -> None:
-    """Check ``maximize metric`` or ``minimize metric``; ``where`` is left to the search."""
-    if clause.word.text != "where" and _metric(clause.value) is None:
-        raise _no_metric(reader, clause.value)
-
-
 def _parts(expr: s.Expr) -> Iterator[s.Expr]:
     waiting = [expr]
     while waiting:

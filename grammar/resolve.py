@@ -14,10 +14,11 @@ from plandsl.grammar.hardware import calibration_spec, cluster_spec, gpu_spec, n
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.overrides import override
-from plandsl.grammar.plans import check_search, plan_spec, workload_spec
+from plandsl.grammar.plans import plan_spec, workload_spec
 from plandsl.grammar.records import Record
 from plandsl.grammar.sharding import sharding_spec
 from plandsl.limits import MAX_ERRORS
+from plandsl.search.spec import SearchSpec
 from plandsl.spec import (
     CalibrationSpec,
     ClusterSpec,
@@ -31,7 +32,7 @@ from plandsl.spec import (
 )
 
 Hardware = GpuSpec | NodeSpec | ClusterSpec | CalibrationSpec
-Spec = ModelSpec | Hardware | EngineSpec | ShardingSpec | WorkloadSpec | PlanSpec
+Spec = ModelSpec | Hardware | EngineSpec | ShardingSpec | WorkloadSpec | PlanSpec | SearchSpec
 
 _MAKERS = {
     "model": model_spec,
@@ -69,6 +70,11 @@ class Module:
     def plans(self) -> list[str]:
         """The names of the plans, in the order of the file."""
         return list(self.root.declared["plan"])
+
+    @property
+    def searches(self) -> list[str]:
+        """The names of the searches, in the order of the file."""
+        return list(self.root.declared["search"])
 
     @property
     def declarations(self) -> list[s.Decl]:
@@ -136,8 +142,9 @@ class Module:
         if kind == "workload":
             return workload_spec(context, record, used=False)
         if kind == "search":
-            check_search(context, record)
-            return None
+            from plandsl.grammar.searches import search_spec  # few files hold one
+
+            return search_spec(context, override(context, record, self._overrides, self.root))
         return context.make(_MAKERS[kind], record)
 
     def _check_let(self, let: s.Let) -> None:

@@ -8,7 +8,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar.modules import Wrong
-from plandsl.grammar.plans import PARTS, POOLS, SETTINGS, SPLIT, functions
+from plandsl.grammar.plans import PACE, PARTS, POOLS, SETTINGS, SPLIT, functions
 from plandsl.grammar.records import Layer, Record, merge
 from plandsl.grammar.schema import Reader
 from plandsl.spec import ModelSpec, PlanSpec, SplitSpec
@@ -17,7 +17,7 @@ from plandsl.units import BYTE_RATE, TIME
 SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}
 """Fields of a pool that stand for one inside another: `batch = 4` for `workload { batch = 4 }`."""
 
-POOL = (*PARTS, *SETTINGS, "shift", "measured", *SHORT)
+POOL = (*PARTS, *SETTINGS, *PACE, "shift", "measured", *SHORT)
 EXAMPLES = {
     "prefill": "prefill { node = h100_8, sharding { tp = 4, dp = 2 } }",
     "decode": "decode { node = h200_8, sharding { tp = 8 } }",

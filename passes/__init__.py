@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+
+from attrs import evolve, fields
 
 from plandsl.ir.collectives import Reshard
 from plandsl.ir.compute import Map
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
-from plandsl.passes.build import build
+from plandsl.passes.build import build, mesh_of
 from plandsl.passes.chunk import chunk
 from plandsl.passes.cut_stages import cut_stages
 from plandsl.passes.fuse import fuse
@@ -80,12 +82,50 @@ def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[P
         yield step, program
 
 
-def compile_phase(plan: PlanSpec, phase: str) -> Schedule:
-    """The schedule of one phase."""
-    for _, result in steps(plan, phase):
-        last = result
-    assert isinstance(last, Schedule)
-    return last
+def compile_phase(plan: PlanSpec, phase: str, known: dict[Hashable, Program] | None = None) -> Schedule:
+    """The schedule of one phase.
+
+    Plans that differ in numbers only share a structure: what is ``known`` of one is not worked out again.
+    """
+    if known is None:
+        for _, result in steps(plan, phase):
+            last = result
+        assert isinstance(last, Schedule)
+        return last
+    key = phase, structure(plan)
+    if key not in known:
+        known[key] = program_after(plan, phase, SIZELESS)
+    return _finished(evolve(known[key], mesh=mesh_of(plan)), plan)
+
+
+SIZELESS = "fuse"
+"""The last pass that does not care how large the axes are; those behind it take no time."""
+
+NUMBERS = (
+    *("name", "node", "cluster", "sharding", "workload", "calibration", "requires", "kv_residency", "step_tokens"),
+    *("memory_fraction", "algorithm", "engine", "measured", "span"),
+)
+"""Fields of a plan that no pass up to `SIZELESS` reads, or only what `structure` says of them."""
+
+
+def structure(plan: PlanSpec) -> Hashable:
+    """What a plan's program is made from, apart from numbers: plans that agree in it have one program."""
+    sharding = plan.sharding
+    axes = tuple((a.name, a.size > 1) for a in sharding.axes)
+    rules = tuple((r.dims, r.axes, r.region) for r in sharding.rules)
+    peaks = tuple(dtype for dtype, _ in plan.node.gpu.compute)
+    rest = tuple(getattr(plan, f.name) for f in fields(PlanSpec) if f.name not in NUMBERS)
+    return axes, rules, sharding.replica_axes, sharding.context_form, peaks, rest
+
+
+def _finished(program: Program, plan: PlanSpec) -> Schedule:
+    """A program after `SIZELESS`, taken through the passes behind it."""
+    result: Program | Schedule = program
+    after = [step.name for step in PIPELINE].index(SIZELESS) + 1
+    for step in PIPELINE[after:]:
+        result = step.run(result) if step.name in _ALONE else step.run(result, plan)
+    assert isinstance(result, Schedule), "the last pass makes a schedule"
+    return result
 
 
 def program_after(plan: PlanSpec, phase: str, name: str) -> Program:

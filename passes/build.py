@@ -58,7 +58,12 @@ def build(plan: PlanSpec, phase: str) -> Program:
     program = build_model(plan.model, phase, own(), own, verifies=phase == DECODE and plan.speculate is not None)
     if plan.continues:
         program = evolve(program, sizes=tuple((n, n if n == "context" else s) for n, s in program.sizes))
-    return evolve(program, mesh=Mesh(tuple((a.name, a.size) for a in plan.sharding.axes)))
+    return evolve(program, mesh=mesh_of(plan))
+
+
+def mesh_of(plan: PlanSpec) -> Mesh:
+    """The mesh that a plan's ranks make."""
+    return Mesh(tuple((a.name, a.size) for a in plan.sharding.axes))
 
 
 def build_model(

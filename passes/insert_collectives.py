@@ -24,6 +24,9 @@ MOST_AXES = 3
 _SLICE, _STEP = 1e-6, 1.0
 """Of bytes moved: keeping one's own part costs almost nothing. A byte more for every step, so that ties go to fewer."""
 
+NOMINAL = 8
+"""Ranks that every axis is taken to have where ways are compared: a node's worth."""
+
 
 def insert_collectives(program: Program) -> Program:
     """Turn every reshard into collectives: a shortest path over layouts, by bytes moved.
@@ -35,7 +38,7 @@ def insert_collectives(program: Program) -> Program:
     """
     # the way must not depend on the sizes at hand, so that one structure serves all of them
     bind = {**dict.fromkeys(("batch", "input", "context"), 1 << 12), "queries": 1}
-    mesh = {name: max(2, size) for name, size in program.mesh.axes}
+    mesh = dict.fromkeys((name for name, _ in program.mesh.axes), NOMINAL)
     router = Router(Extents(program, bind, mesh))
     return each_region(program, lambda region: _route(region, router))
 

@@ -59,6 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     of_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
+    made = command("search", "run the searches of a file: the best plans, the front, and why others are out")
+    made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
+    made.add_argument("--search", metavar="NAME", help="only this search")
+    made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
+                      help="override a field, e.g. workload.input=2048")  # fmt: skip
+    made.add_argument("--top", type=int, default=10, metavar="K", help="how many of the best (default: 10)")
+    made.add_argument("-o", "--output", metavar="OUT", help="write the best plan, a .plan file")
+    made.add_argument("--rows", metavar="OUT", help="write every configuration, a .csv or .parquet file")
+    made.add_argument("--plot", metavar="OUT", help="draw the front and heat maps, a .svg, .png or .pdf file")
+    made.add_argument("--scheduler", metavar="ADDRESS", help="spread the work over a Dask cluster")
     made = command("fmt", "rewrite files in canonical form, comments kept")
     made.add_argument("files", metavar="FILE", nargs="+")
     made.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
@@ -84,7 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     made = command("accuracy", "compare predictions with measurements")
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
     for name, text in (
-        ("search", "search a space of plans"),
         ("simulate", "serve traffic request by request"),
         ("export", "write launch files, traces, reports"),
     ):

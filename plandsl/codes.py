@@ -273,10 +273,10 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "`planc COMMAND --help` lists them.",
     ),
     "E401": (
-        "no plan to compile",
-        "`planc compile` estimates the plans of a file, and this file declares none.",
+        "no plan to compile, or no search to run",
+        "`planc compile` estimates the plans of a file, `planc search` runs its searches, and this file declares none.",
         "workload w { input = 1024, output = 128 }\n",
-        "add a `plan NAME { ... }`, or use `planc check` for a file of parts.",
+        "add a `plan NAME { ... }` or a `search NAME { ... }`, or use `planc check` for a file of parts.",
     ),
     "E402": (
         "not supported yet",
@@ -285,10 +285,11 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
     ),
     "E403": (
-        "several plans, and one is wanted",
-        "A picture shows one plan.",
+        "several plans or searches, and one is wanted",
+        "A picture shows one plan. A file takes the rows or the best plan of one search; a picture takes several "
+        "searches where they go through the same configurations.",
         "",
-        "pick one with `--plan NAME`.",
+        "pick one with `--plan NAME`, or with `--search NAME`.",
     ),
     "E404": ("no such pass", "`--dump` takes the name of a pass.", "", "`planc passes` lists them."),
     "E405": (
@@ -303,6 +304,32 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "At most 200 plans of one file are compiled in one run.",
         "",
         "pick one with `--plan NAME`, or split the file.",
+    ),
+    "E409": (
+        "a search of too many plans",
+        "Plans that differ by more than their load are compiled one by one, at most 20,000 of them in one search.",
+        "",
+        "vary fewer fields, take fewer values, or add a `where`; loads may vary as they like: they are arrays.",
+    ),
+    "E410": (
+        "Parquet needs a library",
+        "`planc search --rows OUT.parquet` writes with pyarrow, which plandsl does not bring.",
+        "",
+        "`pip install 'plandsl[parquet]'`, or write a `.csv`.",
+    ),
+    "E411": (
+        "a picture of a search needs a library",
+        "`planc search --plot OUT` draws with matplotlib, which plandsl does not bring.",
+        "",
+        "`pip install 'plandsl[plot]'`, or write the rows with `--rows` and draw them elsewhere.",
+    ),
+    "E412": (
+        "a search cannot be spread",
+        "`planc search --scheduler ADDRESS` spreads the work over a Dask cluster: the library must be there, the "
+        "scheduler must answer, and its workers must have the same version of plandsl and stay alive.",
+        "",
+        "`pip install 'plandsl[distributed]'`; `--scheduler local:4` starts four workers here; without "
+        "`--scheduler` the search runs in this process, with the same answer.",
     ),
     "E440": (
         "too many ranks to run",

@@ -60,7 +60,8 @@ class Progress:
             self.bar.stop()
 
 
-def _print_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """The machine form, on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
 
 
@@ -68,7 +69,7 @@ def show_errors(error: PlanError, as_json: bool) -> int:
     """Diagnostics on standard error; as JSON on standard output where asked for."""
     sys.stderr.write(render(error.diagnostics, error.sources) + "\n")
     if as_json:
-        _print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in error.diagnostics]})
+        print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in error.diagnostics]})
     return WRONG
 
 
@@ -133,7 +134,7 @@ def run_compile(arguments: Namespace) -> int:
             from plandsl.estimate import comparisons
 
             body["comparisons"] = comparisons(estimates[:COMPARED])
-        _print_json(body)
+        print_json(body)
     else:
         from plandsl.backends.terminal import print_comparison, print_estimate
 
@@ -158,7 +159,7 @@ def _dump(arguments: Namespace, plans: list[CompiledPlan]) -> int:
         raise PlanError([Diagnostic("E404", f"no pass is named `{arguments.dump}`", hint=near(name, names))])
     texts = {p.name: show(p.program(arguments.phase, name)) for p in plans}
     if arguments.json:
-        _print_json({"plandsl": __version__, "pass": name, "phase": arguments.phase, "programs": texts})
+        print_json({"plandsl": __version__, "pass": name, "phase": arguments.phase, "programs": texts})
     else:
         sys.stdout.write("\n".join(f"# plan {plan}\n{text}" for plan, text in texts.items()))
     return OK
@@ -184,7 +185,7 @@ def run_check(arguments: Namespace) -> int:
     if shown:
         sys.stderr.write(render(shown, sources) + "\n")
     if arguments.json:
-        _print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in found]})
+        print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in found]})
     elif not errors:
         files = "1 file" if len(arguments.files) == 1 else f"{len(arguments.files)} files"
         sys.stdout.write(f"{files}: no errors\n")
@@ -198,7 +199,7 @@ def run_render(arguments: Namespace) -> int:
     plan = _one(arguments)
     write(plan.draw(arguments.view, arguments.phase), arguments.output)
     if arguments.json:
-        _print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
+        print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
     else:
         sys.stdout.write(f"{arguments.view} of {plan.name}: {arguments.output}\n")
     return OK
@@ -220,7 +221,7 @@ def run_verify(arguments: Namespace) -> int:
              "where": v.where, "message": v.message}
             for name, v in verdicts.items()
         ]  # fmt: skip
-        _print_json({"plandsl": __version__, "plans": bodies})
+        print_json({"plandsl": __version__, "plans": bodies})
         return OK if all(v.ok for v in verdicts.values()) else FAILED
     for name, v in verdicts.items():
         run = f"on {v.ranks} ranks, prefill and {v.steps} decode steps"
@@ -229,6 +230,13 @@ def run_verify(arguments: Namespace) -> int:
         else:
             sys.stdout.write(f"{name}: DIFFERS from the unsharded model {run}: {v.message}\n")
     return OK if all(v.ok for v in verdicts.values()) else FAILED
+
+
+def run_search(arguments: Namespace) -> int:
+    """`planc search`: exit status 0 where something meets every requirement, 1 where nothing does."""
+    from plandsl.search.command import searched
+
+    return searched(arguments, _open(arguments.file, _overrides(arguments)), _console)
 
 
 def run_calibrate(arguments: Namespace) -> int:
@@ -256,16 +264,16 @@ def run_calibrate(arguments: Namespace) -> int:
     texts = calibrate([Path(p) for p in arguments.data], catalog_gpu, catalog_link, tell, arguments.pooled)
     target = Path(arguments.output)
     if target.suffix == ".plan":
-        _write(target, "\n".join(texts.values()))
+        write_file(target, "\n".join(texts.values()))
     else:
         try:
             target.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PlanError([Diagnostic("E405", f"cannot make {target}: {error.strerror}")]) from error
         for name, text in texts.items():
-            _write(target / f"{name}.plan", text)
+            write_file(target / f"{name}.plan", text)
     if arguments.json:
-        _print_json({"plandsl": __version__, "output": str(target), "sets": lines})
+        print_json({"plandsl": __version__, "output": str(target), "sets": lines})
     return OK
 
 
@@ -277,7 +285,7 @@ def run_accuracy(arguments: Namespace) -> int:
     with Progress("predicting") as tick:
         found = evaluate(Path(arguments.data), _shelf(), _deployments, tick)
     if arguments.json:
-        _print_json({"plandsl": __version__, **found.as_json()})
+        print_json({"plandsl": __version__, **found.as_json()})
     else:
         print_evaluation(found, _console())
     return OK
@@ -319,9 +327,9 @@ def run_fmt(arguments: Namespace) -> int:
         return OK
     if not arguments.check:
         for path in changed:
-            _write(Path(path), formatted[path])
+            write_file(Path(path), formatted[path])
     if arguments.json:
-        _print_json({"plandsl": __version__, "changed": changed})
+        print_json({"plandsl": __version__, "changed": changed})
     else:
         word = "would change" if arguments.check else "formatted"
         sys.stdout.write("".join(f"{word} {path}\n" for path in changed))
@@ -342,7 +350,7 @@ def _read(path: str) -> str:
     return text
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     """Write a whole file or none of it."""
     target = path.resolve()
     beside = target.with_name(f".{target.name}.tmp")
@@ -372,7 +380,7 @@ def run_catalog(arguments: Namespace) -> int:
         return _entry(arguments)
     listed = {k: catalog.names(k) for k in catalog.kinds() if arguments.kind in (None, k)}
     if arguments.json:
-        _print_json({"plandsl": __version__, "catalog": listed})
+        print_json({"plandsl": __version__, "catalog": listed})
     else:
         from plandsl.driver import catalog_line
 
@@ -391,7 +399,7 @@ def _entry(arguments: Namespace) -> int:
         raise PlanError([Diagnostic("E406", f"the catalog has no {kind} `{name}`", hint=hint)])
     text = catalog.from_config(name) if made else catalog.text(kind, name)
     if arguments.json:
-        _print_json({"plandsl": __version__, "kind": kind, "name": name, "text": text})
+        print_json({"plandsl": __version__, "kind": kind, "name": name, "text": text})
     else:
         sys.stdout.write(text)
     return OK
@@ -403,7 +411,7 @@ def run_passes(arguments: Namespace) -> int:
 
     lines = pass_lines()
     if arguments.json:
-        _print_json({"plandsl": __version__, "passes": [{"name": n, "does": d, "place": w} for n, d, w in lines]})
+        print_json({"plandsl": __version__, "passes": [{"name": n, "does": d, "place": w} for n, d, w in lines]})
     else:
         width = max(len(n) for n, _, _ in lines)
         for name, does, why in lines:
@@ -423,7 +431,7 @@ def _explain_plans(arguments: Namespace) -> int:
     plans = _compiled(arguments)
     found = [p.explain() for p in plans]
     if arguments.json:
-        _print_json({"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in found]})
+        print_json({"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in found]})
         return OK
     from plandsl.backends.terminal_explain import print_explanation
 
@@ -443,7 +451,7 @@ def _explain_code(name: str, as_json: bool) -> int:
         hint = near(name.upper(), CODES)
         raise PlanError([Diagnostic("E407", f"no diagnostic has the code `{name}`", hint=hint)])
     if as_json:
-        _print_json({"plandsl": __version__, "code": name.upper(), **code._asdict()})
+        print_json({"plandsl": __version__, "code": name.upper(), **code._asdict()})
         return OK
     out = f"{name.upper()}: {code.title}\n\n{code.text}\n"
     if code.example:
@@ -461,7 +469,7 @@ def run_diff(arguments: Namespace) -> int:
     a, b = _compared(arguments)
     found = difference(a, b)
     if arguments.json:
-        _print_json({"plandsl": __version__, "files": arguments.files, **found.as_json()})
+        print_json({"plandsl": __version__, "files": arguments.files, **found.as_json()})
     else:
         from plandsl.backends.terminal_diff import print_difference
 

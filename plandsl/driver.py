@@ -5,7 +5,7 @@ text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Es
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,17 +44,33 @@ if TYPE_CHECKING:
 class CompiledPlan:
     """One plan, compiled: its schedules, and on request its estimate, picture or verdict."""
 
-    def __init__(self, spec: PlanSpec, notes: Sequence[Diagnostic]) -> None:
+    def __init__(
+        self, spec: PlanSpec, notes: Sequence[Diagnostic], known: dict[Hashable, Program] | None = None
+    ) -> None:
         self.chosen: tuple[Diagnostic, ...] = ()
         if spec.shift is None and spec.sharding.cut is not None and spec.sharding.cut.balanced:
             spec, note = balanced(spec, spec.sharding.cut)
             self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
-        self._pools = () if spec.split is None else tuple(CompiledPlan(pool, ()) for pool in spec.pools)
-        self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, ()) for mode in spec.modes)
+        self._pools = () if spec.split is None else tuple(CompiledPlan(pool, (), known) for pool in spec.pools)
+        self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, (), known) for mode in spec.modes)
         parts = self._pools or self._modes
-        self.prefill: Schedule = parts[0].prefill if parts else compile_phase(spec, "prefill")
-        self.decode: Schedule = parts[len(self._pools) // 2].decode if parts else compile_phase(spec, "decode")
+        self.prefill: Schedule = parts[0].prefill if parts else compile_phase(spec, "prefill", known)
+        self.decode: Schedule = parts[len(self._pools) // 2].decode if parts else compile_phase(spec, "decode", known)
+
+    @cached_property
+    def findings(self) -> list[Diagnostic]:
+        """What only the compiled programs show."""
+        if self._pools:
+            return [d for pool in self._pools for d in pool.findings]
+        found = [*self.chosen, *(d for mode in self.modes for d in check_program(mode.spec, mode.prefill.program))]
+        if self.spec.shift is not None:
+            from plandsl.passes.alike import alike
+
+            found += alike(self.spec, self.spec.shift, *(mode.prefill.program for mode in self.modes))
+        if self.draft is not None:
+            found += [d for d in self.draft.findings if d.severity == "error"]
+        return found
 
     @property
     def name(self) -> str:
@@ -179,7 +195,7 @@ def _whole(plan: CompiledPlan) -> CompiledPlan:
     what = "two pools" if plan.spec.split else "tokens guessed ahead" if plan.spec.speculate else ""
     if what:
         why = f"`{plan.name}` has {what}, whose terms are not told apart yet"
-        hint = "`planc compile` prints what is known of it; `planc explain` takes each pool, or the plan without guesses"
+        hint = "`planc compile` prints what is known of it; explain each pool, or the plan without guesses"
         raise PlanError([Diagnostic("E414", why, plan.spec.span, hint=hint)])
     return plan
 
@@ -209,13 +225,18 @@ def judge(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]
     spec = module.plan(name)
     if spec is None:
         return None, []
+    return spec, legal(spec)
+
+
+def legal(spec: PlanSpec) -> list[Diagnostic]:
+    """What there is to say about a plan before it is compiled: its legality, its tables of measurements."""
     found = [d for mode in spec.modes for d in legality(mode)]
     for pool in spec.pools:
         if pool.shift is not None:
             from plandsl.passes.alike import cut_alike
 
             found += cut_alike(pool.sharding, pool.shift)
-    return spec, [*found, *(d for pool in spec.pools for d in _tables(pool))]
+    return [*found, *(d for pool in spec.pools for d in _tables(pool))]
 
 
 def _tables(spec: PlanSpec) -> list[Diagnostic]:
@@ -252,27 +273,13 @@ def compile_module(
     for _, spec, notes in found:
         assert spec is not None, "a plan without errors has a meaning"
         one = CompiledPlan(spec, notes)
-        shown = [d for pool in one.pools for d in _shown(pool)]
-        if bad := [d for d in shown if d.severity == "error"]:
+        if bad := [d for d in one.findings if d.severity == "error"]:
             raise PlanError(bad, module.sources)
-        said = _unique([*warnings, *notes, *shown])
+        said = _unique([*warnings, *notes, *one.findings])
         one.notes = tuple(said if len(spec.modes) == 1 else _said_once(said))
         compiled.append(one)
         tick(len(compiled), len(found))
     return compiled
-
-
-def _shown(one: CompiledPlan) -> list[Diagnostic]:
-    """What only the compiled programs of a pool show."""
-    found = [*one.chosen, *(d for mode in one.modes for d in check_program(mode.spec, mode.prefill.program))]
-    if one.spec.shift is not None:
-        from plandsl.passes.alike import alike
-
-        found += alike(one.spec, one.spec.shift, *(mode.prefill.program for mode in one.modes))
-    if one.draft is not None:
-        theirs = check_program(one.draft.spec, one.draft.prefill.program)
-        found += [d for d in theirs if d.severity == "error"]
-    return found
 
 
 NO_PLAN = "add `plan NAME { model = ..., node = ..., sharding { tp = 8 }, workload { input = ..., output = ... } }`"

@@ -421,8 +421,8 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the fullest GPU holds its part."""
-        return all(held.total <= held.capacity for held in self.stages)
+        """Whether the fullest GPU of every stage, and of every pool, holds its part."""
+        return all(held.total <= held.capacity for held in (*self.stages, self.memory))
 
     def band(self, metric: str) -> Band | None:
         """Where 80 % of measurements of one of `BANDED` would lie; None where the calibration does not say."""

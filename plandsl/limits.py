@@ -53,3 +53,9 @@ MAX_PLANS = 200
 
 MAX_CHUNKS = 64
 """Most chunks that a GEMM and its collective are cut into (E214)."""
+
+MAX_VALUES = 100_000
+"""Most values that one field of a search may take (E214)."""
+
+MAX_COMPILED = 20_000
+"""Most plans of one search that differ by more than their load (E409)."""

@@ -411,12 +411,20 @@ class CalibrationSpec:
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
-    _sections: dict[str, dict[str, float]] = field(factory=dict, init=False, eq=False, repr=False)
+    _flat: dict[str, float] = field(init=False, eq=False, repr=False)
+    _sections: dict[str, dict[str, float]] = field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        sections: dict[str, dict[str, float]] = {}
+        for name, value in self.values:
+            section, _, last = name.rpartition(".")
+            sections.setdefault(section, {})[last] = value
+        object.__setattr__(self, "_flat", dict(self.values))
+        object.__setattr__(self, "_sections", sections)
 
     def get(self, name: str, default: float) -> float:
         """A constant, or ``default`` where this calibration does not set it."""
-        values = dict(self.values)
-        return values.get(name, values.get(f"{name}.any", default))
+        return self._flat.get(name, self._flat.get(f"{name}.any", default))
 
     def needs(self, constant: str) -> bool:
         """Whether ops are timed by ``constant``: not where fitted sections answer for all of them."""
@@ -446,10 +454,6 @@ class CalibrationSpec:
 
     def section(self, path: str) -> dict[str, float]:
         """The constants of one section, by their last name; empty where the calibration lacks it."""
-        if not self._sections:
-            for name, value in self.values:
-                section, _, last = name.rpartition(".")
-                self._sections.setdefault(section, {})[last] = value
         return self._sections.get(path, {})
 
 

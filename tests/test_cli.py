@@ -191,7 +191,7 @@ def test_render_writes_what_the_suffix_says(capsys, tmp_path):
     assert not (tmp_path / "x.gif").exists()
 
 
-@pytest.mark.parametrize("verb", ["search", "simulate", "export"])
+@pytest.mark.parametrize("verb", ["simulate", "export"])
 def test_verbs_to_come_say_so(capsys, verb):
     status, _, err = run(capsys, verb, EXAMPLE)
     assert status == 2

@@ -234,9 +234,9 @@ def test_any_plan_costs_the_same_on_a_cluster_of_one(spec: Any) -> None:
 def test_plans_on_several_nodes_keep_the_laws(spec: Any, per_node: int, topology: str) -> None:
     count = -(-spec.sharding.ranks // per_node)
     link = LinkSpec("switch", 100e9, 1e-6) if spec.node.link.dims else spec.node.link
-    node = evolve(spec.node, count=per_node, link=link)
+    node = evolve(spec.node, count=per_node, link=link, gpus=())
     cluster = ClusterSpec("c", node, count, LinkSpec(topology, 20e9, 5e-6))
-    assert_laws(compiled(evolve(spec, node=node, cluster=cluster)))
+    assert_laws(compiled(evolve(spec, node=node, cluster=cluster, calibrations=())))
 
 
 # ---- what passes the network

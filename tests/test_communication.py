@@ -3,7 +3,7 @@
 Each row of `FORMS` says which collectives a sharding leads to, in both phases, for any degree and any model of the
 catalog that it names: how many calls, over which axis, of how many bytes (per rank as nccl-tests count them: the
 buffer, the total output of an all_gather, the total input of a reduce_scatter). The report must list these and no
-others. Where the compiler learns to sum less often, `sums_of_a_layer` and `summed` change, and nothing else here.
+others. Where the compiler learns to sum less often, `SUMS` and `summed` change, and nothing else here.
 """
 
 from __future__ import annotations
@@ -83,20 +83,17 @@ def calls(op: str, axis: str, elements: float, times: int = 1) -> Calls:
 
 
 def summed(axes: tuple[str, ...], elements: float, times: int = 1) -> Calls:
-    """A sum over several axes: one all_reduce over each of them."""
-    return sum((calls("all_reduce", axis, elements, times) for axis in axes), Counter())
+    """A sum over neighbouring axes, major first: one all_reduce over their product, as over one axis of as many."""
+    return calls("all_reduce", "*".join(axes), elements, times)
 
 
-def sums_of_a_layer(at: At, *, sparse: bool) -> int:
-    """Partial sums that a layer completes: of attention, and of each way through its feed-forward part."""
-    return 2 + (sparse and at.shared)
+SUMS = 2
+"""Partial sums that a layer completes: of attention and of its feed-forward part, whose ways are added before."""
 
 
 def sums(at: At, axes: tuple[str, ...], tokens: int, *, embedded: bool = True) -> Calls:
     """Weights over ``axes``: sums of ``tokens`` hidden states in every layer, and behind the embedding."""
-    sparse = at.mixtures
-    times = sparse * sums_of_a_layer(at, sparse=True) + (at.layers - sparse) * sums_of_a_layer(at, sparse=False)
-    return summed(axes, tokens * at.hidden, times + embedded)
+    return summed(axes, tokens * at.hidden, SUMS * at.layers + embedded)
 
 
 def logits(at: At, axis: str = "tensor", rows: int = BATCH) -> Calls:
@@ -390,11 +387,11 @@ def test_each_step_of_a_shift_communicates_as_the_sharding_that_takes_it(model: 
     small = At(made.spec.model, "decode", ways)
     large = At(made.spec.model, "prefill", ways)
     assert found(made, "prefill") == (ulysses_with_tensor(large) if tp > 1 else ulysses(large))
-    over = ("tensor", "seq") if tp > 1 else ("seq",)
+    over = ("seq", "tensor") if tp > 1 else ("seq",)
     wanted = sums(small, over, small.tokens())
     gathers = {axis: n for axis, n in (("seq", sp), ("tensor", tp)) if n > 1}
     part = float(BATCH * small.vocab * ITEM) / (sp * tp)
-    for axis in reversed(over):  # the innermost axis of `vocab` first
+    for axis in over:  # the innermost axis of `vocab` first
         part *= gathers[axis]
         wanted += Counter({("all_gather", axis, part): 1})
     assert found(made, "decode") == wanted

@@ -29,7 +29,7 @@ from plandsl import limits
 from plandsl.cli import main
 from plandsl.codes import CODES
 from plandsl.driver import check_module, compile_file, open_file
-from plandsl.grammar import functions, hardware, layout, models, plans, requires, sharding
+from plandsl.grammar import functions, hardware, layout, models, plans, requires, searches, sharding
 from plandsl.grammar._tables import FIXED
 from plandsl.grammar.modules import KINDS
 from plandsl.grammar.parse import parse
@@ -41,7 +41,7 @@ from plandsl.units import UNITS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md")
+PAGES = ("language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md")
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
@@ -308,7 +308,7 @@ CLOSED = {
     "dimensions of a step": sharding.STEP,
     "fields of a workload": (*plans.STATIC, *plans.TRAFFIC),
     "fields of a plan": plans.PLAN,
-    "fields of a search": plans.SEARCH,
+    "fields of a search": searches.FIELDS,
     "algorithms": plans.ALGORITHMS,
     "metrics": requires.METRICS,
     "words that start an item": {w for w, kind in FIXED.items() if kind in layout.ITEM_KEYWORDS},

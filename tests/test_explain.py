@@ -14,7 +14,7 @@ from plandsl.backends.cost.sensitivities import CLOSE, Asking, followed
 from plandsl.backends.cost.terms import memory_terms, shown, terms
 from plandsl.backends.cost.times import play
 from plandsl.cli import main
-from plandsl.driver import compile_file, compile_text
+from plandsl.driver import compile_file, compile_module, compile_text, open_file
 from plandsl.ir.schedule import COMPUTE, LINK, Slot
 from plandsl.testing import compiled, plans
 
@@ -58,8 +58,17 @@ def toy(launch="0 s", memory="1 TB/s", compute="1000 TFLOP/s", link="100 GB/s", 
 
 @cache
 def many():
-    examples = [plan for path in EXAMPLES for plan in compile_file(path)]
-    return [*examples, *compile_text(MANY)]
+    found = (open_file(path) for path in EXAMPLES)
+    examples = [plan for module in found if module.plans for plan in compile_module(module)]
+    return [p for p in (*examples, *compile_text(MANY)) if not p.spec.split and not p.spec.speculate]
+
+
+@pytest.mark.parametrize("name", ["speculate", "split_llama_3_3_70b"])
+def test_plans_whose_terms_are_not_told_apart_are_refused(capsys, name):
+    for command in ("explain", "diff"):
+        status, _, err = run(capsys, command, ROOT / "examples" / f"{name}.plan")
+        assert status == 2
+        assert "E414" in err or command == "diff"
 
 
 def slopes(plan, metric):

@@ -164,6 +164,8 @@ UNSOUND: tuple[tuple[Op, str], ...] = (
     (LatentAttention(Y, LATENT_Q, LATENT_R, C, value("kr", "bf16[batch@b, context, rope_dim]"), C, "nope_dim"),
      "lie differently"),
     (LatentAttention(Y, LATENT_Q, LATENT_R, C, value("kr", "bf16[batch, context@b, rope_dim]"), C, "nope_dim"),
+     "lie differently"),
+    (LatentAttention(Y, LATENT_Q, LATENT_R, C, value("kr", "bf16[batch, context@a, rope_dim]"), C, "nope_dim"),
      "split by context"),
     (TopK(GATES, value("l", "bf16[batch, experts@a]"), None, 2), "experts that are split"),
     (Dispatch(X, value("h", "bf16[batch, hidden]"), GATES), "gates of other tokens"),

@@ -43,7 +43,7 @@ def test_law(law: Law, plan: PlanSpec) -> None:
     law(compiled(plan))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in EXAMPLES if "\nplan " in p.read_text("utf-8")], ids=lambda path: path.stem)
 def test_law_holds_for_examples(path: Path) -> None:
     from plandsl.driver import compile_file
 

@@ -28,6 +28,7 @@ from plandsl.backends.reference.verify import (
 from plandsl.backends.reference.weights import make_weights
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text, plain_programs, programs
+from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
 from plandsl.ir.compute import Concat, Quantize
 from plandsl.ir.ops import OPS, Op
@@ -606,7 +607,8 @@ def test_key_heads_held_by_another_rank_are_caught() -> None:
 def test_every_op_is_run_by_some_case() -> None:
     programs = [p for sharded, whole in CASES.values() for p in (*sharded, *whole)]
     found = {type(op) for p in programs for r in p.regions for op in r.ops}
-    assert found | {Concat} == set(OPS)  # test_speculate.py runs that of an `mtp`
+    # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut
+    assert found | {Concat, Join, Split} == set(OPS)
 
 
 def test_the_cases_are_sound_programs() -> None:
@@ -742,7 +744,7 @@ def test_weights_do_not_depend_on_the_sharding() -> None:
 def test_prompts_of_another_shape_are_refused() -> None:
     machine = Machine(*plain(), make_weights(plain()[0], SIZES), SIZES)
     with pytest.raises(Mismatch, match="has shape"):
-        machine.prefill(np.zeros((3, 4), int))
+        machine.prefill(np.zeros((2, 5), int))
 
 
 # ---- shrink

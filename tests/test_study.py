@@ -19,6 +19,7 @@ from benchmarks.study import CLAIMS, RATIOS, START, answers, compiled, loss, mai
 from benchmarks.study_figures import FIGURES
 from benchmarks.study_plans import ALL, BATCHES, LONG, PLANS, communication, plans, with_link
 from plandsl.cli import main as planc
+from plandsl.figures import PALETTE, looks
 
 GATED = {
     *(f"C{n}" for n in (*range(1, 23), 24, 25, *range(31, 43), 44, *range(46, 54), *range(55, 60), *range(62, 73))),
@@ -217,7 +218,7 @@ def test_scatter_shows_every_group_and_its_error(tmp_path):
     assert "<!-- gemm (2, 10.0 %) -->" in text
     assert "<!-- attention (1, 10.0 %) -->" in text
     assert "<!-- measured (us) -->" in text
-    assert all(color.lower() in text for color in figures.PALETTE[:2])
+    assert all(color.lower() in text for color in PALETTE[:2])
 
 
 def test_without_matplotlib_one_line_says_what_to_do(tmp_path, monkeypatch, capsys):
@@ -235,5 +236,5 @@ def test_without_matplotlib_one_line_says_what_to_do(tmp_path, monkeypatch, caps
 
 
 def test_groups_look_different():
-    looks = figures.looks([str(n) for n in range(49)])
-    assert len({tuple(look.items()) for look in looks.values()}) == 49
+    made = looks([str(n) for n in range(49)])
+    assert len({tuple(look.items()) for look in made.values()}) == 49

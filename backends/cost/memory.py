@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from copy import copy
+from functools import cached_property
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, where
+from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, settled, where
 from plandsl.backends.cost.prefix import reused, shared
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import Rescale, Ring, Slice
@@ -100,6 +101,15 @@ class MemoryModel:
         other.plan = plan
         other.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, self.program)]
         return other
+
+    @cached_property
+    def distinct(self) -> list[int]:
+        """Stages of which no earlier one holds the same: the others need no answer of their own."""
+        found: dict[Any, int] = {}
+        for stage, held in enumerate(zip(self.capacities, self.weights, map(tuple, self.caches), strict=True)):
+            steps = tuple((tuple(live[stage]), tuple(buffers[stage])) for live, buffers in self.steps)
+            found.setdefault((held, steps), stage)
+        return list(found.values())
 
     def _regions(self, stage: int) -> list[tuple[Region, int]]:
         return [(self.program.region(p.region), p.repeats) for p in self.program.stages[stage]]
@@ -246,7 +256,7 @@ class MemoryModel:
     def kv_capacity(self, batch: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Tokens of KV cache that fit beside everything else, over all ranks that share requests."""
         least: Number | None = None
-        for stage in range(len(self.weights)):
+        for stage in self.distinct:
             if not self.caches[stage]:
                 continue
             held = self.held(stage, batch, length, input_, rounds)
@@ -262,38 +272,50 @@ class MemoryModel:
 
     def max_batch(self, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on every stage, 0 if none does."""
-        best = self._largest(0, length, input_, rounds)
-        for stage in range(1, len(self.weights)):
-            best = minimum(best, self._largest(stage, length, input_, rounds))
+        best: Number | None = None
+        for stage in self.distinct:
+            most = self._largest(stage, length, input_, rounds)
+            best = most if best is None else minimum(best, most)
         return best
 
     def _largest(self, stage: int, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on one stage.
 
         KV grows with the batch and activations never shrink, so what fits beside the activations of a batch that is
-        too large fits; the answer lies between the two. They meet at once where a step is full (``step_tokens``).
+        too large fits; and what does not fit beside those of one that fits does not. Mostly the two meet at once, since
+        a step is full (``step_tokens``).
         """
         ways = self._ways(stage)
+        room, each = self._room(stage, length, input_, rounds)
+        # without a cache nothing grows with the batch but the step, and that is bounded
+        high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
+        low = self._beside(stage, high, length, input_, rounds)
+        high = minimum(high, self._beside(stage, low, length, input_, rounds))
+        return where(high > low, settled(self._between, stage, low, high, length, input_, rounds), low) * ways
+
+    def _room(self, stage: int, length: Number, input_: Number, rounds: Number) -> tuple[Number, Number]:
+        """Bytes that a stage has for the cache and the step, and what each local request holds of them."""
         once = shared(self.plan, input_)
-        each = self.kv_per_request(stage, length - once) * rounds
         room = self.capacities[stage] - self.weights[stage] - self.reserve
         if self.plan.workload.prefix == "shared":
             room = room - self.kv_per_request(stage, once)
+        return room, self.kv_per_request(stage, length - once) * rounds
 
-        def beside(fits: Number) -> Number:
-            """Local requests that fit beside the activations of ``fits`` of them."""
-            if not self.caches[stage]:  # nothing grows with the batch but the step, and that is bounded
-                return fits
-            activations, buffers = self.step(stage, maximum(fits * ways, 1), input_)
-            return maximum(floor((room - activations - buffers) / each), 0)
+    def _beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
+        """Local requests that fit on a stage beside the activations of ``fits`` of them."""
+        if not self.caches[stage]:
+            return fits
+        activations, buffers = self.step(stage, maximum(fits * self._ways(stage), 1), input_)
+        room, each = self._room(stage, length, input_, rounds)
+        return maximum(floor((room - activations - buffers) / each), 0)
 
-        high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
-        low = beside(high)
-        while _any(high - low > 1):  # low fits, high + 1 does not
+    def _between(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
+        """The largest of ``low..high`` that fits, of which ``low`` does."""
+        while _any(high > low):
             middle = floor((low + high + 1) / 2)
-            good = beside(middle) >= middle
+            good = self._beside(stage, middle, length, input_, rounds) >= middle
             low, high = where(good, middle, low), where(good, high, middle - 1)
-        return where(beside(high) >= high, high, low) * ways
+        return low
 
 
 def _views(region: Region) -> dict[str, str]:

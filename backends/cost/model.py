@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plandsl.backends.cost.load import Served, batched, running, serve, together
 from plandsl.backends.cost.memory import MemoryModel
-from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum
+from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum, plain
 from plandsl.backends.cost.prefix import reused
 from plandsl.backends.cost.times import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work import Machine
+from plandsl.ir.program import PREFILL
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.types import Number
 from plandsl.spec import PlanSpec
@@ -18,6 +20,9 @@ from plandsl.spec import PlanSpec
 if TYPE_CHECKING:
     from plandsl.backends.cost.mixed import Mixer
     from plandsl.estimate import Shift, Speculated
+
+HOT = 24
+"""Configurations, one by one, after which a model is worth compiling: that takes as long as some dozens of answers."""
 
 
 class Metrics(NamedTuple):
@@ -59,6 +64,8 @@ class CostModel:
     gain: Number = 1
     mixer: Mixer | None = None
     """Times steps of both phases, where a plan has such."""
+    straight = True
+    """Whether answers for plain numbers may be traced: what is done must not depend on their values."""
 
     def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
@@ -73,6 +80,9 @@ class CostModel:
             from plandsl.backends.cost.mixed import Mixer
 
             self.mixer = Mixer(self.prefill, self.decode, self.plan.chunked_prefill)
+        self.straight = self.prefill.modelled
+        self._asked: dict[str, int] = {}
+        self._hot: dict[str, Callable[..., Any]] = {}
 
     def on(self, plan: PlanSpec) -> CostModel:
         """The same schedules and memory under other figures of ``plan``'s hardware, calibration or engine."""
@@ -81,17 +91,24 @@ class CostModel:
         other._time(self.prefill.schedule, self.decode.schedule)
         return other
 
-    def requests(self, metrics: Metrics) -> tuple[Number, Number]:
-        """Requests of a prefill step and of a decode step under the plan's own load."""
+    def requests(
+        self, metrics: Metrics, batch: Number | None = None, output: Number | None = None
+    ) -> tuple[Number, Number]:
+        """Requests of a prefill step and of a decode step, where a load does not say them the plan's own."""
         load, served = self.plan.workload, metrics.served
         if served is None:
-            return load.batch, load.batch
-        joined = 1 if self.mixer else together(served.running, load.output / self.gain)
+            batch = load.batch if batch is None else batch
+            return batch, batch
+        joined = 1 if self.mixer else together(served.running, (load.output if output is None else output) / self.gain)
         return joined, served.running / self.in_flight
 
     def taken(self, phase: str, metrics: Metrics) -> CostModel:
         """The model of the sharding that a phase takes under the plan's own load: here there is one."""
         return self
+
+    def by_tokens(self, phase: str, tokens: Number, of: Callable[[PhaseModel], Number]) -> Number:
+        """What is so of a phase, by the sharding that takes a step of ``tokens``: here there is one."""
+        return of(self.prefill if phase == PREFILL else self.decode)
 
     def shift(self, metrics: Metrics) -> Shift | None:
         """What is to be said of two shardings, where the plan holds them."""
@@ -130,12 +147,28 @@ class CostModel:
         load = self.plan.workload
         i = load.input if input is None else input
         o = load.output if output is None else output
+        if batch is None and concurrency is None and load.concurrency is None:
+            batch = load.batch
         if batch is not None:
-            return self._together(batch, i, o)
-        if concurrency is None and load.concurrency is None:
-            return self._together(load.batch, i, o)
+            return self._answer(self._together, batch, i, o)
         n = load.concurrency if concurrency is None else concurrency
-        return self._ongoing(n, i, o, load.requests if requests is None else requests)
+        requests = load.requests if requests is None else requests
+        if requests is None:
+            return self._answer(self._endless, n, i, o)
+        return self._answer(self._ongoing, n, i, o, requests)
+
+    def _answer(self, way: Callable[..., Metrics], *numbers: Number) -> Metrics:
+        """``way(*numbers)``; what is asked again and again is written down once, as straight code."""
+        if not self.straight or not plain(*numbers):
+            return way(*numbers)
+        if way.__name__ not in self._hot:
+            asked = self._asked[way.__name__] = self._asked.get(way.__name__, 0) + 1
+            if asked <= HOT:
+                return way(*numbers)
+            from plandsl.backends.cost.trace import traced
+
+            self._hot[way.__name__] = traced(way, *(f"n{i}" for i in range(len(numbers))))
+        return cast(Metrics, self._hot[way.__name__](*numbers))
 
     def resident(self, input_: Number, output: Number, ongoing: bool) -> tuple[Number, Number]:
         """Tokens of KV cache that a request holds, and in-flight batches that hold theirs.
@@ -176,6 +209,10 @@ class CostModel:
             return made._replace(mixed=mixed)
         return self._metrics(ttft, tpot, i, o, sharding.replicas * rounds * b * o / whole, b, kept, resident, most,
                              prefill, decode, None)  # fmt: skip
+
+    def _endless(self, n: Number, i: Number, o: Number) -> Metrics:
+        """The same without an end."""
+        return self._ongoing(n, i, o, None)
 
     def _ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
         """``n`` requests always in flight, over all replicas; `load.serve` has the formulas."""

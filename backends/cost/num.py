@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from plandsl.ir.types import Number
 
 _PLAIN = (int, float)
@@ -60,3 +62,9 @@ def where(condition: Number, a: Number, b: Number) -> Number:
     import numpy as np
 
     return np.where(condition, a, b)
+
+
+def settled(find: Callable[..., Number], *values: Number) -> Number:
+    """``find(*values)``, whose way depends on the values: a trace (`trace.traced`) calls it as it is."""
+    tape = next((v.tape for v in values if hasattr(v, "tape")), None)
+    return find(*values) if tape is None else tape.call(find, values)

@@ -13,6 +13,7 @@ from plandsl.backends.cost.load import Served
 from plandsl.backends.cost.memory import Held, smallest
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.names import kind, op_names
+from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.prefix import reused
 from plandsl.backends.cost.times import PhaseModel, PhaseTimes, attention_work, fitted_exchange
 from plandsl.backends.cost.utilisation import ideal_seconds
@@ -62,8 +63,8 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
     held = [model.memory.held(s, batch, length, load.input, resident) for s in range(len(model.memory.weights))]
     stages = tuple(_memory(h, capacity) for h, capacity in zip(held, model.memory.capacities, strict=True))
     program = model.prefill.schedule.program
-    price = _price(plan)
-    cost = None if price is None else price / metrics.throughput * 1e6
+    paid = price(plan)
+    cost = None if paid is None else paid / metrics.throughput * 1e6
     return Estimate(
         plan=plan.name,
         gpus=plan.sharding.ranks,
@@ -102,8 +103,11 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
     )
 
 
-def _price(plan: PlanSpec) -> float | None:
-    """USD per second of all GPUs, None where one of them has no price."""
+def price(plan: PlanSpec) -> float | None:
+    """USD per second of all GPUs of a plan, None where one of them has no price."""
+    if plan.split is not None:
+        pools = [price(pool) for pool in plan.pools]
+        return None if None in pools else sum(p for p in pools if p is not None)
     kinds = plan.kinds
     if any(kind.node.gpu.price is None for kind in kinds):
         return None
@@ -114,7 +118,7 @@ def _price(plan: PlanSpec) -> float | None:
     return sum(gpu.price or 0.0 for gpu in rank_gpus(plan))
 
 
-def _average(plan: PlanSpec) -> GpuSpec:
+def average(plan: PlanSpec) -> GpuSpec:
     """The GPU; of unlike ones, the rates that they have on average."""
     if len(plan.kinds) == 1:
         return plan.node.gpu
@@ -382,16 +386,24 @@ def _together(lines: Iterable[OpTime]) -> Iterator[OpTime]:
         yield evolve(first, count=first.count + count, time_s=first.time_s + time) if ran else first
 
 
+def around(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
+    """Contexts, and their weights, that stand for a step at the mean ``context``.
+
+    In decode over chunks the middle says nothing of the mean.
+    """
+    if not model.chunks or model.schedule.program.phase == PREFILL:
+        return [(1.0, context)]
+    first = bind["context"]
+    return model.contexts(first + 0.5, first + maximum(2 * (context - first) - 0.5, 1.5))
+
+
 class PhaseLines:
     """One phase of one plan, for plain numbers."""
 
     def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
         self.model, self.times, self.bind, self.context = model, times, bind, context
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
-        self.nodes: list[tuple[Number, Number]] = [(1.0, context)]
-        if model.chunks and (first := bind.get("context")) is not None:  # the middle says nothing of the mean
-            last = first + max(2 * (context - first) - 0.5, 1.5)
-            self.nodes = model.contexts(first + 0.5, last)
+        self.nodes = around(model, bind, context)
 
     def estimate(self, time: Number, model: CostModel, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
         """Time along the way of one batch, and utilisation at the rate that batches come round.
@@ -408,7 +420,7 @@ class PhaseLines:
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / model.in_flight
         program = self.model.schedule.program
-        gpus, mean = plan.sharding.ranks // plan.sharding.replicas, _average(plan)
+        gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average(plan)
         ideal = sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
         busy = sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in ("send", "recv"))
@@ -500,7 +512,7 @@ class PhaseLines:
             time, tensors = each * count, getattr(work.op, "tensors", 1)
             count *= tensors * int(work.times)
             payload /= tensors
-            axis = work.axis or "*".join(self.model.schedule.program.stage_axes)
+            axis = self._along(work.axis)
             return OpTime(
                 word, name, count, time, 0.0, payload, bound, layer, (), axis, algorithm, True, band, work.nodes
             )
@@ -513,6 +525,12 @@ class PhaseLines:
         bound = "latency" if work.launch > max(arithmetic, memory) else "compute" if arithmetic > memory else "memory"
         shape = self._shape(work)
         return OpTime(word, name, count, each * count, float(flops), float(moved), bound, layer, shape, band=band)
+
+    def _along(self, axis: str) -> str:
+        """The axis of an exchange; of several, those that have ranks. Stages hand on along theirs."""
+        program = self.model.schedule.program
+        axes = axis.split("*") if axis else program.stage_axes
+        return "*".join([a for a in axes if program.mesh.size(a) > 1] or axes)
 
     def _answered(self, work: Work) -> tuple[str, tuple[float, float] | None]:
         """The layer that timed an op, and how far measurements lie from it; how they repeat, a table does not say."""

@@ -14,7 +14,7 @@ from plandsl.backends.cost.memory import MemoryModel
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.num import maximum, plain, where
 from plandsl.backends.cost.prefix import reused
-from plandsl.backends.cost.times import PhaseTimes, Played
+from plandsl.backends.cost.times import PhaseModel, PhaseTimes, Played
 from plandsl.estimate import Mode, Shift
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Mesh, Number, TensorType
@@ -30,6 +30,8 @@ class ShiftModel(CostModel):
     A prefill step has batch * input tokens, less those reused, a decode step batch * queries. ``prefill``,
     ``decode`` and what else does not depend on the sharding are those of ``base``.
     """
+
+    straight = False
 
     def __init__(self, plan: PlanSpec, shift: ShiftSpec, base: CostModel, tensor: CostModel) -> None:
         self.plan, self.base, self.tensor, self.threshold = plan, base, tensor, shift.threshold
@@ -69,6 +71,11 @@ class ShiftModel(CostModel):
         if phase == PREFILL:
             return self._mode(joined * (input_ - reused(self.plan, input_)))
         return self._mode(batch * self.plan.queries)
+
+    def by_tokens(self, phase: str, tokens: Number, of: Callable[[PhaseModel], Number]) -> Number:
+        """What is so of a phase, by the sharding that takes a step of ``tokens``."""
+        large = tokens > self.threshold
+        return where(large, self.base.by_tokens(phase, tokens, of), self.tensor.by_tokens(phase, tokens, of))
 
     def shift(self, metrics: Metrics) -> Shift:
         """Both shardings by themselves, which one each phase takes, and where they cross."""

@@ -64,6 +64,8 @@ class SpeculateModel(CostModel):
     without guesses. ``tokens`` and ``gain`` are those of the plan unless given.
     """
 
+    straight = False
+
     def __init__(
         self,
         plan: PlanSpec,

@@ -12,7 +12,7 @@ from attrs import evolve
 
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.num import maximum, minimum, where
-from plandsl.backends.cost.report import estimate, requirement
+from plandsl.backends.cost.report import estimate, price, requirement
 from plandsl.backends.cost.transfer import Moved, Transfer
 from plandsl.diagnostics import Diagnostic
 from plandsl.estimate import BANDED, Band, Estimate, Pool, Pools, Sent
@@ -38,6 +38,8 @@ class Rates(NamedTuple):
 
 class SplitModel(CostModel):
     """Both pools under one load: ``batch`` is that of the decode pool, the other one's is its plan's."""
+
+    straight = False
 
     def __init__(self, plan: PlanSpec, split: SplitSpec, first: CostModel, second: CostModel) -> None:
         self.plan, self.split, self.first, self.second = plan, split, first, second
@@ -116,9 +118,8 @@ def split_estimate(model: SplitModel, notes: Sequence[Diagnostic] = ()) -> Estim
     decode = evolve(d.decode, time_s=float(metrics.tpot), waiting_s=wait)
     fuller = max((a, model.first), (d, model.second), key=lambda one: one[0].memory.total / one[0].memory.capacity)
     gpus = a.gpus + d.gpus
-    prices = [pool.plan.node.gpu.price for pool in (model.first, model.second)]
-    paid = sum(price * e.gpus for price, e in zip(prices, (a, d), strict=True) if price is not None)
-    cost = None if None in prices else paid / float(metrics.throughput) * 1e6
+    paid = price(plan)
+    cost = None if paid is None else paid / float(metrics.throughput) * 1e6
     return evolve(
         d,
         gpus=gpus,

@@ -175,6 +175,11 @@ class PhaseModel:
             fixed[name] = [sum(times) for times in zip(*shares, strict=True)]
         return lambda context: self._scaled(self._bound(fixed, extents, context))
 
+    @property
+    def modelled(self) -> bool:
+        """Whether formulas alone answer: no table of measurements is looked up."""
+        return self.machine.measured is None
+
     def run(self, stage: int, region: str) -> str:
         """What a stage runs of a region: a key of `work`, and of times."""
         return self.boundaries[stage] if region == SEND else region

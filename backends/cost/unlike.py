@@ -38,7 +38,8 @@ class UnlikePhase(PhaseModel):
         self.schedule, self.machine = schedule, machines[0]
         self.each = [PhaseModel(schedule, machine) for machine in machines]
         first = self.each[0]
-        self.extents, self.windows, self.attends = first.extents, first.windows, first.attends
+        self.extents, self.attends = first.extents, first.attends
+        self.windows, self.chunks = first.windows, first.chunks
         self.groups = [tuple(sorted(stage)) for stage in stage_kinds(plan, schedule.program)]
         every = tuple(range(len(machines)))
         self.runs: dict[str, tuple[str, Group]] = {name: (name, every) for name in first.work}
@@ -63,6 +64,11 @@ class UnlikePhase(PhaseModel):
             }
 
         return at
+
+    @property
+    def modelled(self) -> bool:
+        """Whether formulas alone answer, on every kind."""
+        return all(phase.modelled for phase in self.each)
 
     def run(self, stage: int, region: str) -> str:
         """What a stage runs of a region, on the kinds of its ranks."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
@@ -34,10 +36,11 @@ def _peak(gpu: GpuSpec, dtype: str) -> float:
 
 
 def _gemm(op: Gemm, extents: Extents) -> Number:
-    """``2 m n k`` over whole tensors; of experts, those that a token goes to."""
+    """``2 m n k`` over whole tensors, their part where rows come in chunks; of experts, those that a token goes to."""
     total: Number = 0.0
+    chunks = prod(d.chunk.of for d in op.x.type.dims if d.chunk)
     for w in op.weights:
-        flops: Number = 2.0
+        flops: Number = 2.0 / chunks
         for name in {stem(n): n for n in (*w.type.names, *op.x.type.names)}.values():  # experts:8 rather than experts
             flops = flops * extents.sizes[name]
         total = total + flops

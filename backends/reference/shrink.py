@@ -193,8 +193,8 @@ def _first(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layers: int)
 
 
 def _few(cut: CutSpec | None, layers: int) -> CutSpec | None:
-    """The cut of a model of few layers: stages that had more of them have."""
-    return cut and cut._replace(layers=tuple(_shares(list(cut.layers), layers)))
+    """The cut of a model of few layers: stages that had more of them have. One left to the compiler stays so."""
+    return cut._replace(layers=tuple(_shares(list(cut.layers), layers))) if cut and cut.layers else cut
 
 
 def _shares(lengths: list[int], total: int) -> list[int]:

@@ -25,6 +25,8 @@ LAWS: tuple[Law, ...] = (
     laws_cost.larger_batches_never_lower_throughput,
     laws_cost.tpot_is_the_mean_step,
     laws_cost.arrays_equal_numbers,
+    laws_cost.straight_code_equals_the_model,
+    laws_cost.one_structure_serves_all_sizes,
     laws_cost.largest_batch_is_tight,
     laws_cost.cache_capacity_is_tight,
     laws_cost.parts_add_up,
@@ -41,6 +43,8 @@ OF_ONE = frozenset(
         laws_cost.larger_batches_never_lower_throughput,
         laws_cost.tpot_is_the_mean_step,
         laws_cost.degrees_of_one_are_free,
+        laws_cost.straight_code_equals_the_model,
+        laws_cost.one_structure_serves_all_sizes,
         laws_program.weights_and_cache_are_shared_out,
         *(law for law in LAWS if law.__module__ == laws_schedule.__name__),
     )
@@ -50,11 +54,12 @@ quicker, for instance."""
 
 
 def assert_laws(plan: CompiledPlan) -> None:
-    """Hold ``plan`` to every law; some are asked of each of its shardings, without what it guesses ahead."""
+    """Hold every pool of ``plan`` to every law; some are asked of each sharding, without what it guesses ahead."""
     for law in LAWS:
         try:
-            for one in plan.plain.modes if law in OF_ONE else (plan,):
-                law(one)
+            for pool in plan.pools:
+                for one in pool.plain.modes if law in OF_ONE else (pool,):
+                    law(one)
         except AssertionError as broken:
             broken.add_note(f"the law: {law.__doc__}")
             raise

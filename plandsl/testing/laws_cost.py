@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from math import isclose
 
 import numpy as np
@@ -10,9 +10,12 @@ import numpy.typing as npt
 from attrs import evolve
 
 from plandsl.backends.cost import CostModel, Metrics
+from plandsl.backends.cost.model import HOT
 from plandsl.backends.cost.terms import terms
 from plandsl.driver import CompiledPlan
+from plandsl.ir.program import Program
 from plandsl.ir.types import Number
+from plandsl.passes import compile_phase
 from plandsl.spec import AxisSpec, GpuSpec, LinkSpec, PlanSpec, RuleSpec, ShardingSpec
 from plandsl.testing.compare import compiled
 
@@ -134,6 +137,31 @@ def arrays_equal_numbers(plan: CompiledPlan) -> None:
             assert isclose(many, value, rel_tol=1e-12), f"{name}: {many} in an array, {value} alone"
 
 
+def straight_code_equals_the_model(plan: CompiledPlan) -> None:
+    """A model that was asked often answers from straight code, and says the very same."""
+    load = plan.spec.workload
+    asked = [(b, i, o) for b in (1, load.batch) for i in (load.input, load.input + 3) for o in (1, load.output + 1)]
+    model = CostModel(plan.spec, plan.prefill, plan.decode)
+    expected = [model.evaluate(*one) for one in asked]
+    for _ in range(HOT):
+        model.evaluate(*asked[0])
+    assert [model.evaluate(*one) for one in asked] == expected
+
+
+def one_structure_serves_all_sizes(plan: CompiledPlan) -> None:
+    """A program that was compiled for larger axes is, but for their sizes, what this plan compiles to."""
+    spec, known = plan.spec, dict[Hashable, Program]()
+    cut = {axis for rule in spec.sharding.rules if "layers" in rule.dims for axis in rule.axes}
+    axes = tuple(a if a.size == 1 or a.name in cut else a._replace(size=2 * a.size) for a in spec.sharding.axes)
+    larger = evolve(spec, name="larger", sharding=evolve(spec.sharding, axes=axes))
+    for phase, schedule in (("prefill", plan.prefill), ("decode", plan.decode)):
+        compile_phase(larger, phase, known)
+        again = compile_phase(spec, phase, known)
+        assert len(known) == 1 + (phase == "decode"), "doubled axes are another structure"
+        assert again.program == schedule.program
+        assert again.slots == schedule.slots
+
+
 def _flat(metrics: Metrics, shape: tuple[int, ...]) -> dict[str, Array]:
     """Every number of ``metrics`` by name."""
     found: dict[str, Number] = {n: v for n, v in metrics._asdict().items() if v is not None}
@@ -217,6 +245,8 @@ def parts_add_up(plan: CompiledPlan) -> None:
 
 def terms_add_up(plan: CompiledPlan) -> None:
     """TTFT, TPOT and the seconds of a token are the sums of their terms, none of which is negative."""
+    if plan.spec.speculate is not None:
+        return  # E414: its terms are not told apart yet
     for whole in terms(plan.cost, plan.cost.evaluate()):
         found = sum(term.value for term in whole.terms)
         assert isclose(found, whole.total, rel_tol=1e-12), f"{whole.metric}: {found} of {whole.total} s"
@@ -246,4 +276,5 @@ def degrees_of_one_are_free(plan: CompiledPlan) -> None:
     before, after = unsharded.cost.evaluate(), unit.cost.evaluate()
     for name in Metrics._fields[:9]:
         was, now = getattr(before, name), getattr(after, name)
-        assert was == now, f"{name} is {was} unsharded, {now} with degrees of 1"
+        # `overlap` may order ops otherwise around collectives of one rank, so that sums round otherwise
+        assert isclose(was, now, rel_tol=1e-12), f"{name} is {was} unsharded, {now} with degrees of 1"

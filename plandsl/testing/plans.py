@@ -11,6 +11,7 @@ from plandsl.ir.program import Program
 from plandsl.passes import PIPELINE, program_after
 from plandsl.passes.build import arithmetic
 from plandsl.passes.drafts import drafts
+from plandsl.passes.legality import check
 from plandsl.show import show_plan
 from plandsl.spec import (
     CalibrationSpec,
@@ -100,9 +101,7 @@ def plans(
     own = [(gpu.name, draw(calibrations())) for gpu in gpus]
     how = draw(shardings(what, where) if sharding is None else sharding)
     load = draw(workloads() if workload is None else workload)
-    if any("context" in r.dims for r in how.rules) or not what.causal:  # a cache split by position is for whole prompts
-        load = evolve(load, reuse=0.0, prefix=None)
-    return PlanSpec(
+    plan = PlanSpec(
         name="p",
         model=what,
         node=where,
@@ -121,6 +120,9 @@ def plans(
         chunks=draw(st.sampled_from((1, 1, 2, 3))),
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
+    if load.reuse and any(d.code == "E320" for d in check(plan)):  # prompts that are computed whole or not at all
+        return evolve(plan, workload=evolve(load, reuse=0.0, prefix=None))
+    return plan
 
 
 @composite

@@ -1,0 +1,222 @@
+"""Turns the cost model of one plan into a straight line of arithmetic, for those who ask it a million times.
+
+The model is written for any plan; once a plan is compiled, most of what it does is known. It is run once with
+`Traced` values for numbers, which write down what is done to them, and what they wrote is compiled as one Python
+function: constants folded, common parts worked out once, no calls. It takes numbers, and gives the very same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from plandsl.ir.types import Number
+
+Node: TypeAlias = "tuple[str, tuple[Operand, ...]]"
+Operand: TypeAlias = "Traced | float | bool"
+
+INLINE = 12
+"""Parentheses that may stand inside one another before a part gets a name."""
+
+UFUNCS = {
+    "add": "+",
+    "subtract": "-",
+    "multiply": "*",
+    "divide": "/",
+    "true_divide": "/",
+    "floor_divide": "//",
+    "power": "**",
+    "maximum": "max",
+    "minimum": "min",
+    "negative": "neg",
+    "greater": ">",
+    "greater_equal": ">=",
+    "less": "<",
+    "less_equal": "<=",
+    "equal": "==",
+    "not_equal": "!=",
+    "remainder": "%",
+    "bitwise_and": "&",
+    "bitwise_or": "|",
+}
+"""What numpy calls the operations that a trace knows."""
+
+
+class Tape:
+    """What was done, in order; the same thing done twice is one node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._known: dict[Node, Traced] = {}
+        self.called: list[Callable[..., Number]] = []
+
+    def node(self, op: str, *operands: Operand) -> Traced:
+        """The result of ``op``, which may be there already."""
+        key = op, tuple(operands)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = Traced(self, len(self.nodes))
+            self.nodes.append(key)
+        return known
+
+    def call(self, function: Callable[..., Number], operands: Sequence[Operand]) -> Traced:
+        """The result of a function that is called as it is."""
+        if function not in self.called:
+            self.called.append(function)
+        return self.node(f"call{self.called.index(function)}", *operands)
+
+
+class Traced:
+    """A number that is not known yet: arithmetic on it is written on its tape."""
+
+    __slots__ = ("index", "tape")
+
+    def __init__(self, tape: Tape, index: int) -> None:
+        self.tape, self.index = tape, index
+
+    def __hash__(self) -> int:
+        return self.index
+
+    def __bool__(self) -> bool:
+        raise TypeError("the value is not known while tracing")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Operand, **_: object) -> Traced:
+        assert method == "__call__", "reductions depend on the length of an array"
+        return self.tape.node(UFUNCS[ufunc.__name__], *map(_plain, inputs))
+
+    def __array_function__(self, function: Any, _types: object, args: tuple[Operand, ...], _: object) -> Traced:
+        assert function.__name__ == "where", "the only function of arrays that the model asks for"
+        return self.tape.node("where", *map(_plain, args))
+
+    def __neg__(self) -> Traced:
+        return self.tape.node("neg", self)
+
+
+def _plain(x: Operand) -> Operand:
+    return x if isinstance(x, Traced | bool | int | float) else cast(float, cast(Any, x).item())
+
+
+def _define(name: str, op: str) -> None:
+    def method(self: Traced, other: Operand) -> Traced:
+        return self.tape.node(op, self, _plain(other))
+
+    def reflected(self: Traced, other: Operand) -> Traced:
+        return self.tape.node(op, _plain(other), self)
+
+    setattr(Traced, f"__{name}__", method)
+    setattr(Traced, f"__r{name}__", reflected)
+
+
+_ARITHMETIC = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**"}
+for _name, _op in (_ARITHMETIC | {"and": "&", "or": "|"}).items():
+    _define(_name, _op)
+for _name, _op in {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}.items():
+    _define(_name, _op)
+
+
+def traced(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
+    """``function`` of the numbers ``names`` as straight-line code; what it returns is built of tuples, lists and dicts.
+
+    The code takes plain numbers, or with ``arrays`` numpy arrays. Raises `TypeError` where the function decides by
+    the value of a number.
+    """
+    tape = Tape()
+    result = function(*(tape.node("input", cast(Any, name)) for name in names))
+    return Writer(tape, result, ARRAYS if arrays else NUMBERS).compiled(names)
+
+
+NUMBERS = {
+    "max": "({0} if {0} >= {1} else {1})",
+    "min": "({0} if {0} <= {1} else {1})",
+    "where": "({1} if {0} else {2})",
+}
+ARRAYS = {"max": "maximum({0}, {1})", "min": "minimum({0}, {1})", "where": "where({0}, {1}, {2})"}
+"""How choices are written, of numbers and of arrays."""
+
+
+class Writer:
+    """Writes a tape as the source of a function."""
+
+    def __init__(self, tape: Tape, result: object, choices: Mapping[str, str]) -> None:
+        self.tape, self.choices = tape, choices
+        self.scope: dict[str, object] = {f"call{i}": f for i, f in enumerate(tape.called)}
+        if choices is ARRAYS:
+            import numpy as np
+
+            self.scope |= {"maximum": np.maximum, "minimum": np.minimum, "where": np.where}
+        self.uses = [0] * len(tape.nodes)
+        self.lines: list[str] = []
+        self.texts: dict[int, tuple[str, int]] = {}
+        self._count(result)
+        for index in reversed(range(len(tape.nodes))):
+            op, operands = tape.nodes[index]
+            if self.uses[index]:
+                for x in operands:
+                    if isinstance(x, Traced):
+                        self.uses[x.index] += 2 if op in ("max", "min") else 1  # named: they stand there twice
+        for index in range(len(tape.nodes)):
+            if self.uses[index]:
+                self._write(index)
+        self.result = self._built(result)
+
+    def compiled(self, names: Sequence[str]) -> Callable[..., Any]:
+        """The function itself."""
+        source = "\n".join([f"def straight({', '.join(names)}):", *self.lines, f"    return {self.result}"])
+        exec(compile(source, "<the cost model of a plan>", "exec"), self.scope)
+        return cast("Callable[..., Any]", self.scope["straight"])
+
+    def _count(self, value: object) -> None:
+        if isinstance(value, Traced):
+            self.uses[value.index] += 1
+        elif isinstance(value, dict):
+            for part in value.values():
+                self._count(part)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                self._count(part)
+
+    def _write(self, index: int) -> None:
+        """Give a node its text: a name where it is used twice, or stands deep."""
+        op, operands = self.tape.nodes[index]
+        if op == "input":
+            self.texts[index] = str(operands[0]), 0
+            return
+        parts = [self._text(x) for x in operands]
+        depth = 1 + max((d for _, d in parts), default=0)
+        text = self._shown(op, [t for t, _ in parts])
+        if self.uses[index] > 1 or depth > INLINE:
+            self.lines.append(f"    t{index} = {text}")
+            text, depth = f"t{index}", 0
+        self.texts[index] = text, depth
+
+    def _shown(self, op: str, parts: list[str]) -> str:
+        if op in self.choices:
+            return self.choices[op].format(*parts)
+        if op == "neg":
+            return f"(-{parts[0]})"
+        return f"{op}({', '.join(parts)})" if op.startswith("call") else f"({parts[0]} {op} {parts[1]})"
+
+    def _text(self, x: Operand) -> tuple[str, int]:
+        return self.texts[x.index] if isinstance(x, Traced) else (self._constant(x), 0)
+
+    def _constant(self, x: object) -> str:
+        if type(x) in (int, bool, str) or (type(x) is float and x - x == 0):
+            return repr(x) if x != x or not isinstance(x, int | float) or x >= 0 else f"({x!r})"
+        name = f"c{len(self.scope)}"
+        self.scope[name] = x
+        return name
+
+    def _built(self, value: object) -> str:
+        """The expression that makes ``value`` anew."""
+        if isinstance(value, Traced):
+            return self.texts[value.index][0]
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{k!r}: {self._built(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(self._built, value)) + "]"
+        if isinstance(value, tuple):
+            name = type(value).__name__
+            self.scope[name] = type(value)
+            inner = "".join(f"{self._built(v)}, " for v in value)
+            return f"({inner})" if type(value) is tuple else f"{name}({inner})"
+        return self._constant(value)

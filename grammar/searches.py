@@ -1,0 +1,401 @@
+"""Searches: what varies over which values, the conditions, and the plan that each combination stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from plandsl.diagnostics import Diagnostic, Label, Report, Span
+from plandsl.grammar import syntax as s
+from plandsl.grammar.context import Context
+from plandsl.grammar.evaluate import describe
+from plandsl.grammar.modules import Unit, Wrong
+from plandsl.grammar.plans import PARTS, PLAN, SETTINGS, plan_spec
+from plandsl.grammar.records import Record, merge
+from plandsl.grammar.requires import METRICS, requires
+from plandsl.grammar.schema import Reader
+from plandsl.grammar.sharding import STEP, SUGAR
+from plandsl.grammar.unparse import declaration
+from plandsl.limits import MAX_VALUES
+from plandsl.search.spec import (
+    Apply,
+    Choice,
+    Combination,
+    Condition,
+    Constant,
+    Goal,
+    Name,
+    SearchSpec,
+    Setting,
+    Term,
+)
+from plandsl.spec import PlanSpec
+from plandsl.units import NUMBER, Quantity
+
+FIELDS = ("plan", *PLAN)
+SHORT = {
+    **{name: f"sharding.{name}" for name in SUGAR},
+    **{name: f"workload.{name}" for name in ("input", "output", "batch", "in_flight", "concurrency", "requests")},
+}
+"""Fields that may vary by their bare name, and where they stand."""
+
+LARGEST_BATCH = 8192
+"""Up to this batch, by powers of two, a search looks that says nothing of it."""
+
+
+def search_spec(context: Context, record: Record) -> SearchSpec | None:
+    """A search, all that it varies checked one value at a time."""
+    reader = Reader(context, record, FIELDS)
+    base = reader.attempt(lambda: _base(context, record))
+    choices = _choices(reader)
+    goals = _goals(reader)
+    requires(reader)
+    conditions = tuple(_conditions(reader, choices))
+    if not reader.ok or base is None:
+        return None
+    resolve = partial(_resolve, context, base)
+    if choices:
+        if not _fine(reader, choices, resolve):
+            return None
+    else:
+        plan, found = resolve(())
+        if plan is None:
+            for finding in found:
+                context.report.put(finding)
+            return None
+        choices = _all_mixtures(plan)
+    plan, _ = resolve(tuple((c, c.settings[0]) for c in choices))
+    if plan and plan.node.gpu.price is None:
+        for goal in (g for g in goals if g.metric == "cost"):
+            hint = "give it one: `node = ... with { gpu { price = 2 USD/h } }`"
+            reader.fail(
+                Wrong("E309", f"`{plan.node.gpu.name}` has no price, so there is no cost", goal.span, hint=hint)
+            )
+            return None
+    gpus = plan.gpus if plan and not any(c.path.split(".")[0] in ("node", "cluster") for c in choices) else None
+    clauses = plan.requires if plan else requires(Reader(context, base, PLAN))
+    write = partial(_written, context, base)
+    return SearchSpec(record.name, choices, conditions, clauses, goals, gpus, resolve, write, record.span)
+
+
+def _all_mixtures(plan: PlanSpec) -> tuple[Choice, ...]:
+    """What varies where nothing is said: the degrees that mean something, and powers of two of the batch."""
+    dims = {*STEP, *(name for name, _ in plan.model.sizes)}
+    sizes = tuple(Setting(str(n), n, _number(n)) for n in range(1, plan.gpus + 1) if plan.gpus % n == 0)
+    choices = [
+        Choice(name, SHORT[name], sizes)
+        for name, sugar in SUGAR.items()
+        if all(dims.intersection(names) for _, names, _ in sugar.rules)
+    ]
+    if plan.workload.concurrency is None:
+        powers = tuple(Setting(str(n), n, _number(n)) for n in (2**k for k in range(LARGEST_BATCH.bit_length())))
+        choices.append(Choice("batch", SHORT["batch"], powers))
+    return tuple(choices)
+
+
+def _number(n: int) -> s.Num:
+    return s.Num(n, None, None, Span("<search>", 1, 1, 1, 1))
+
+
+def _base(context: Context, record: Record) -> Record:
+    """The search as a plan: what it takes from one, its own fields, and what it requires."""
+    own = Record("plan", record.name, record.span, record.unit)
+    own.fields = {name: layers for name, layers in record.fields.items() if name != "plan"}
+    own.flawed = record.flawed
+    for entry in record.entries:
+        clause = not isinstance(entry, str) and isinstance(entry.item, s.Clause) and entry.item.word.text == "require"
+        if clause or (isinstance(entry, str) and entry != "plan"):
+            own.entries.append(entry)
+    if "plan" not in record.fields:
+        return own
+    plan = context.records.section(record, "plan", "plan")
+    return merge(plan, own).named(record.name, record.span, record.unit) if plan else own
+
+
+# ---- what varies
+
+
+def _choices(reader: Reader) -> tuple[Choice, ...]:
+    found: dict[str, Choice] = {}
+    for placed in reader.record.items():
+        if not isinstance(placed.item, s.Vary):
+            continue
+        for path, domain in placed.item.entries:
+            choice = reader.attempt(partial(_choice, reader, path, domain, placed.unit))
+            if choice is None:
+                continue
+            if before := found.get(choice.path):
+                labels = (Label(before.span, "first here"),) if before.span else ()
+                reader.fail(Wrong("E202", f"`{choice.name}` varies twice", choice.span, labels=labels))
+            found[choice.path] = choice
+    return tuple(found.values())
+
+
+def _choice(reader: Reader, path: s.Expr, domain: s.Expr, unit: Unit) -> Choice:
+    names = _path(path)
+    name = ".".join(names)
+    full = SHORT.get(name, name)
+    first = full.partition(".")[0]
+    if first not in (*PARTS, *SETTINGS):
+        hint = reader.context.library.near(first, iter((*SHORT, *PARTS, *SETTINGS)))
+        raise Wrong("E206", f"a plan has no field `{first}` that could vary", path.span, hint=hint)
+    settings = tuple(_settings(reader, name, domain, unit))
+    twice = next((a for i, a in enumerate(settings) if a.text in [b.text for b in settings[:i][-64:]]), None)
+    if twice is not None:
+        raise Wrong("E202", f"`{name}` takes the value `{twice.text}` twice", domain.span, hint="remove one of them")
+    return Choice(name, full, settings, path.span)
+
+
+def _path(expr: s.Expr) -> list[str]:
+    names: list[str] = []
+    while isinstance(expr, s.Dot):
+        names.append(expr.name.text)
+        expr = expr.base
+    assert isinstance(expr, s.Ref), "the grammar admits names and dots"
+    return [expr.name, *reversed(names)]
+
+
+def _settings(reader: Reader, name: str, domain: s.Expr, unit: Unit) -> Iterator[Setting]:
+    """The values of a list, or of a range with both ends."""
+    if isinstance(domain, s.Range):
+        yield from _range(reader, name, domain, unit)
+    elif isinstance(domain, s.Seq):
+        if not domain.items:
+            raise Wrong("E210", f"`{name}` has no value to take", domain.span, hint="`[1, 2, 4]`")
+        for item in domain.items:
+            yield _setting(reader, item, unit)
+    else:
+        raise Wrong("E210", "expected a list or a range", domain.span, hint="`[1, 2, 4]`, or `1..64 by * 2`")
+
+
+def _setting(reader: Reader, item: s.Expr, unit: Unit) -> Setting:
+    """A value of a list: a number, or a word such as a number format or the name of a declaration."""
+    text = reader.context.library.text(item.span)
+    word = isinstance(item, s.Ref) and not reader.context.library.find_let(item.name, unit)
+    if word or isinstance(item, s.With | s.Call | s.Dot):
+        return Setting(text, text, item)
+    value = reader.context.evaluator.value(item, unit)
+    if isinstance(value, Quantity):
+        return Setting(text, value.value, item)
+    if isinstance(value, tuple):
+        raise Wrong("E210", "expected one value, found a list", item.span)
+    return Setting(text, str(value), item)
+
+
+def _range(reader: Reader, name: str, domain: s.Range, unit: Unit) -> Iterator[Setting]:
+    """``a..b by * c`` and ``a..b by + c``, and ``a..b`` in steps of one; ``b`` too where a step meets it."""
+    if domain.by == "":
+        hint = "`1..64 by * 2` doubles, `1..9 by + 2` adds"
+        raise Wrong("E210", "`by` wants to know how: `*` or `+`", domain.span, hint=hint)
+    low, high = (_end(reader, name, end, unit) for end in (domain.lo, domain.hi))
+    product = domain.by == "*"
+    step = Quantity(1)
+    if domain.step is not None:
+        found = reader.context.evaluator.value(domain.step, unit)
+        if not isinstance(found, Quantity) or (product and found.dimension != NUMBER):
+            raise Wrong("E210", "a step is a number", domain.step.span)
+        step = found
+    wanted = NUMBER if product else low.dimension
+    unitless = domain.step is None and low.dimension != NUMBER
+    if high.dimension != low.dimension or step.dimension != wanted or unitless:
+        hint = "`50 GB/s..400 GB/s by + 50 GB/s`"
+        raise Wrong(
+            "E204", f"both ends of a range, and what is added, are alike: {low.dimension}", domain.span, hint=hint
+        )
+    if high.value < low.value:
+        raise Wrong("E214", "the range ends before it begins", domain.span, hint=f"it goes up: {high.value:g} is less")
+    if step.value <= (1 if product else 0) or (product and low.value <= 0):
+        hint = "`1..64 by * 2`, `0..9 by + 3`"
+        raise Wrong("E214", "with this step the range has no end", domain.span, hint=hint)
+    values = list(_steps(low.value, high.value, step.value, product))
+    if len(values) > MAX_VALUES:
+        raise Wrong("E214", f"`{name}` takes more than {MAX_VALUES:,} values", domain.span, hint="take a larger step")
+    scale, word = _unit(domain.lo, low)
+    for value in values:
+        number = value if scale == 1 else value / scale
+        shown = f"{number:.12g}"
+        text = f"{shown} {word}" if word else shown
+        yield Setting(
+            text, value, s.Num(int(shown) if shown.isdigit() else float(shown), word, domain.span, domain.span)
+        )
+
+
+def _steps(low: float, high: float, step: float, product: bool) -> Iterator[int | float]:
+    for k in range(MAX_VALUES + 1):
+        value = low * step**k if product else low + step * k
+        if value > high * (1 + 1e-12):
+            return
+        yield value
+
+
+def _end(reader: Reader, name: str, expr: s.Expr, unit: Unit) -> Quantity:
+    value = reader.context.evaluator.value(expr, unit)
+    if isinstance(value, Quantity):
+        return value
+    raise Wrong("E210", f"`{name}` ranges over numbers, found {describe(value)}", expr.span)
+
+
+def _unit(expr: s.Expr, value: Quantity) -> tuple[float, str | None]:
+    """What one of the unit that a range is written in comes to in SI, and the unit."""
+    if value.dimension == NUMBER and not value.percent:
+        return 1, None
+    if not isinstance(expr, s.Num) or not expr.value:
+        raise Wrong(
+            "E210", "a range with units begins with a number and its unit", expr.span, hint="`50 GB/s..400 GB/s`"
+        )
+    return value.value / expr.value, expr.unit
+
+
+# ---- conditions and goals
+
+
+def _goals(reader: Reader) -> tuple[Goal, ...]:
+    goals: dict[str, Goal] = {}
+    for placed in reader.record.items():
+        if isinstance(placed.item, s.Clause) and placed.item.word.text in ("maximize", "minimize"):
+            goal = reader.attempt(partial(_goal, reader, placed.item))
+            if goal and goal.metric in goals:
+                reader.fail(Wrong("E202", f"`{goal.metric}` is wanted twice", placed.item.span))
+            elif goal:
+                goals[goal.metric] = goal
+    return tuple(goals.values())
+
+
+def _goal(reader: Reader, clause: s.Clause) -> Goal:
+    value = clause.value
+    if isinstance(value, s.Ref) and value.name in METRICS:
+        return Goal(value.name, clause.word.text == "maximize", value.span)
+    if isinstance(value, s.Ref):
+        hint = reader.context.library.near(value.name, iter(METRICS))
+        raise Wrong("E216", f"there is no metric `{value.name}`", value.span, hint=hint)
+    raise Wrong("E216", "expected a metric here", value.span, hint="such as `ttft`, `tpot`, `throughput` or `memory`")
+
+
+class _Scope(NamedTuple):
+    """What a condition may speak of: names with first values, and the words that some of them take."""
+
+    reader: Reader
+    unit: Unit
+    first: dict[str, Any]
+    words: frozenset[str]
+
+
+def _conditions(reader: Reader, choices: tuple[Choice, ...]) -> Iterator[Condition]:
+    first = dict.fromkeys((*SHORT, "gpus"), 1) | {c.name: c.settings[0].value for c in choices}
+    words = frozenset(s.value for c in choices for s in c.settings if isinstance(s.value, str))
+    for placed in reader.record.items():
+        if isinstance(placed.item, s.Clause) and placed.item.word.text == "where":
+            scope = _Scope(reader, placed.unit, first, words)
+            made = reader.attempt(partial(_condition, scope, placed.item))
+            if made is not None:
+                yield made
+
+
+def _condition(scope: _Scope, clause: s.Clause) -> Condition:
+    """``where`` of what varies; tried once on first values, so that it is known to make sense."""
+    names: set[str] = set()
+    holds = _term(scope, clause.value, names)
+    if not isinstance(holds(scope.first), bool):
+        hint = "`where tp * pp <= 8`"
+        raise Wrong("E210", "a condition is true or false", clause.value.span, hint=hint)
+    text = scope.reader.context.library.text(clause.value.span)
+    return Condition(text, frozenset(names), holds, clause.value.span)
+
+
+def _term(scope: _Scope, expr: s.Expr, names: set[str]) -> Term:
+    """An expression over what varies; the ``names`` that it mentions are added up."""
+    context = scope.reader.context
+    if isinstance(expr, s.Ref | s.Dot) and (name := ".".join(_path(expr))) in scope.first:
+        names.add(name)
+        return Name(name)
+    if isinstance(expr, s.Unary):
+        return Apply("not" if expr.op == "not" else "negative", (_term(scope, expr.x, names),))
+    if isinstance(expr, s.Binary) and expr.op != "@":
+        inside: set[str] = set()
+        a, b = (_term(scope, part, inside) for part in (expr.a, expr.b))
+        if inside:
+            names |= inside
+            return _operator(expr, a, b, scope.first)
+    if isinstance(expr, s.Ref) and not context.library.find_let(expr.name, scope.unit):
+        if expr.name not in scope.words:
+            hint = context.library.near(expr.name, iter(scope.first))
+            raise Wrong("E201", f"`{expr.name}` does not vary, and is no value of what does", expr.span, hint=hint)
+        return Constant(expr.name)
+    value = context.evaluator.value(expr, scope.unit)
+    return Constant(value.value if isinstance(value, Quantity) else value)
+
+
+def _operator(expr: s.Binary, a: Term, b: Term, first: Mapping[str, Any]) -> Term:
+    """``a op b``, tried once on ``first`` values."""
+    sides = a(first), b(first)
+    words = [isinstance(x, str) for x in sides]
+    if expr.op in ("and", "or"):
+        if not all(isinstance(x, bool) for x in sides):
+            raise Wrong("E210", f"`{expr.op}` wants true or false on both sides", expr.span)
+    elif words[0] != words[1] or (words[0] and expr.op not in ("==", "!=")):
+        raise Wrong("E210", f"`{expr.op}` wants numbers on both sides, or words that it compares", expr.op_span)
+    return Apply(expr.op, (a, b))
+
+
+# ---- the plan of a combination
+
+
+def _laid(context: Context, base: Record, combination: Combination) -> Record:
+    """``base`` with the values of a combination laid on top; a degree of 1 that nobody else set is left out."""
+    record = base
+    for choice, setting in sorted(combination, key=lambda pair: pair[0].path.count(".")):
+        names = choice.path.split(".")
+        if names[0] == "sharding" and names[-1] in SUGAR and setting.value == 1 and not _has(context, record, names):
+            continue
+        span = choice.span or setting.expr.span
+        body = s.Body((s.Field(s.Name(names[-1], span), setting.expr, span),), span)
+        for name in reversed(names[:-1]):
+            body = s.Body((s.Section(s.Name(name, span), body, span),), span)
+        record = merge(record, context.records.build("plan", s.Name(record.name, span), body, base.unit))
+    return record
+
+
+def _has(context: Context, record: Record, names: list[str]) -> bool:
+    section = context.records.section(record, "sharding", "sharding") if "sharding" in record.fields else None
+    return section is not None and names[-1] in section.fields
+
+
+def _resolve(context: Context, base: Record, combination: Combination) -> tuple[PlanSpec | None, list[Diagnostic]]:
+    """The plan of a combination, and its findings, which are its own."""
+    library = context.library
+    kept, context.report, steps = context.report, Report(), library.steps
+    library.report = context.report
+    try:
+        return plan_spec(context, _laid(context, base, combination)), context.report.found
+    except Wrong as wrong:
+        library.record(wrong)
+        return None, context.report.found
+    finally:
+        context.report, library.report, library.steps = kept, kept, steps
+
+
+FITTING = ("E219", "E220")
+"""What a sharding may do to one model and not to another: where models vary, no mistake of the search."""
+
+
+def _fine(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
+    """Whether every value can be taken: each is tried once beside the first values of the others.
+
+    Of a load, whose values are of one kind, the first and the last.
+    """
+    first = {c.path: (c, c.settings[0]) for c in choices}
+    tried = {c: (c.settings[-1],) if c.load else c.settings[1:] for c in choices}
+    tries = [first, *(first | {c.path: (c, setting)} for c, settings in tried.items() for setting in settings)]
+    spared = FITTING if any(c.path.split(".")[0] == "model" for c in choices) else ()
+    for combination in tries[:MAX_VALUES]:
+        for found in resolve(tuple(combination.values()))[1]:
+            if found.severity == "error" and found.code not in spared:
+                reader.ok = False
+                reader.context.report.put(found)
+    return reader.ok
+
+
+def _written(context: Context, base: Record, name: str, combination: Combination) -> str:
+    """The plan of a combination as text."""
+    return declaration(context.library, _laid(context, base, combination), name)

@@ -1,0 +1,79 @@
+"""One style for figures: colours that everyone can tell apart, markers besides, plain numbers on log axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito, "Color Universal Design", 2008; its yellow is left out, which fades on white."""
+MARKERS = "osD^vPX"
+STYLE = {
+    "figure.dpi": 100,
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "savefig.facecolor": "white",
+    # the same data give the same file
+    "svg.hashsalt": "plandsl",
+}
+
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files only. Raises `ImportError` where matplotlib is missing."""
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def looks(groups: Sequence[str]) -> dict[str, dict[str, str]]:
+    """A colour and a marker for each group: no pair comes twice before all 49 were used."""
+    n = len(PALETTE)
+    return {g: {"color": PALETTE[i % n], "marker": MARKERS[(i + i // n) % n]} for i, g in enumerate(groups)}
+
+
+def plain_ticks(axis: Any, low: float, high: float) -> None:
+    """Ticks of a log axis as plain numbers: 1, 2, 5 of each decade where there are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = np.log10(high / low)
+    if decades > 4:
+        return
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def short(text: str) -> str:
+    """A quantity without zeros that say nothing: ``10.0 ms`` as ``10 ms``."""
+    return re.sub(r"\.0+ ", " ", text)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure by the ending of its name, whole or not at all, and close it."""
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        figure.savefig(beside, metadata=metadata, dpi=200, bbox_inches="tight")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+        pyplot().close(figure)

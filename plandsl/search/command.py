@@ -1,0 +1,140 @@
+"""`planc search FILE`: runs every search of a file, prints the answers, writes what was asked for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plandsl._version import __version__
+from plandsl.commands import FAILED, OK, Progress, print_json, write_file
+from plandsl.diagnostics import Diagnostic, PlanError, near
+from plandsl.driver import open_text
+from plandsl.grammar.resolve import Module
+from plandsl.search.answer import Taken, estimates, misses, remedies, taken, untold
+from plandsl.search.files import sheet
+from plandsl.search.run import NOTHING, Found, Run, into
+from plandsl.search.show import found_json, print_found
+from plandsl.search.spec import SearchSpec
+
+if TYPE_CHECKING:
+    from plandsl.search.points import Points
+
+INTERRUPTED = 130
+
+
+def searched(arguments: Namespace, module: Module, console: Callable[[], Any]) -> int:
+    """Run the searches, all of them or the one that is named. Raises `PlanError` on wrong input."""
+    searches = _searches(module, arguments.search)
+    if len(searches) > 1 and (arguments.rows or arguments.output or (arguments.plot and not _drawable(searches))):
+        names = ", ".join(s.name for s in searches)
+        why = f"{arguments.file} has {len(searches)} searches, and a file takes one: {names}"
+        raise PlanError([Diagnostic("E403", why, hint=f"pick one with --search {searches[0].name}")])
+    if arguments.top < 1:
+        raise PlanError([Diagnostic("E400", f"--top {arguments.top} is not 1 or more")])
+    if arguments.plot:
+        from plandsl.search.plot import ready
+
+        ready(Path(arguments.plot))
+    bodies, drawn, status = [], [], OK
+    for search in searches:
+        start = time.perf_counter()
+        points = _points(search, arguments)
+        found = _run(search, arguments, points)
+        top, front = taken(found, found.tally.top), taken(found, found.tally.front)
+        made = estimates(found, top)
+        same = untold(made, search.wanted[0].metric)
+        nearest = taken(found, found.tally.nearest)[:1] if not top else []
+        missing = [m for n in nearest for m in misses(found, n)]
+        better = [r for n in nearest for r in remedies(found, n)]
+        seconds = time.perf_counter() - start
+        status = max(status, INTERRUPTED if found.stopped else OK if top else FAILED)
+        if arguments.json:
+            bands = [{f"{m}_band": list(b) for m, b in e.bands} for e in made]
+            bodies.append(found_json(found, top, front, same, missing, better, seconds, bands))
+        else:
+            print_found(found, top, front, same, missing, better, seconds, console())
+        if arguments.output:
+            _write_best(arguments, module, found, top)
+        if points is not None:
+            drawn.append((found, front, points))
+    if drawn:
+        from plandsl.search.plot import Drawn, plot
+
+        plot([Drawn(*one) for one in drawn], Path(arguments.plot))
+        if not arguments.json:
+            sys.stdout.write(f"picture: {arguments.plot}\n")
+    if arguments.json:
+        print_json({"plandsl": __version__, "file": arguments.file, "searches": bodies})
+    return status
+
+
+def _searches(module: Module, name: str | None) -> list[SearchSpec]:
+    names = module.searches if name is None else [name]
+    if not names:
+        hint = "add `search NAME { model = ..., node = ..., workload { input = ..., output = ... } }`"
+        raise PlanError([Diagnostic("E401", f"{module.path} has no search to run", module.end, hint=hint)])
+    if name is not None and name not in module.searches:
+        raise PlanError([Diagnostic("E201", f"there is no search named `{name}`", hint=near(name, module.searches))])
+    found = [module.spec("search", name) for name in names]
+    if module.errors:
+        raise PlanError(module.diagnostics, module.sources)
+    return [s for s in found if isinstance(s, SearchSpec)]
+
+
+def _drawable(searches: list[SearchSpec]) -> bool:
+    from plandsl.search.plot import alike
+
+    return alike(searches)
+
+
+def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
+    if not arguments.plot:
+        return None
+    from plandsl.search.points import Points
+
+    return Points(search)
+
+
+def _run(search: SearchSpec, arguments: Namespace, points: Points | None) -> Found:
+    with ExitStack() as stack:
+        sheets = [stack.enter_context(sheet(Path(arguments.rows)))] if arguments.rows else []
+        tick = stack.enter_context(Progress(f"searching {search.name}"))
+        run = Run(search, arguments.top, into([*sheets, *([points] if points else [])]))
+        for one in sheets:
+            one(run.found, NOTHING)  # the heading, which a file without rows has too
+        if arguments.scheduler:
+            from plandsl.search.spread import spread
+
+            return spread(run, arguments.scheduler, tick)
+        return run.here(tick)
+
+
+def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Taken]) -> None:
+    """The best plan as a file that compiles by itself, or with the searched file that it uses."""
+    if not top:
+        sys.stderr.write(f"{arguments.output} is not written: nothing meets every requirement\n")
+        return
+    path, best = Path(arguments.output), top[0]
+    text = found.search.write(found.search.name, best.combination)
+    said = f"# The best of `search {found.search.name}`: {found.search.wanted[0].text}.\n"
+    plain = open_text(text, str(path))
+    plain.check()
+    if plain.errors:
+        text = _using(arguments.file, path, module) + text
+    write_file(path, said + text)
+    if not arguments.json:
+        sys.stdout.write(f"best of {found.search.name}: {path}\n")
+
+
+def _using(file: str, path: Path, module: Module) -> str:
+    """``use`` of the searched file, which must not lie outside the folder of the new one."""
+    source, folder = Path(file).resolve(), path.resolve().parent
+    if file == "-" or not source.is_relative_to(folder):
+        why = f"{path} must stand in the folder of {module.path}, or above it: the plan uses its declarations"
+        raise PlanError([Diagnostic("E405", why, hint=f"-o {Path(file).with_name('best.plan')}")])
+    return f'use "{source.relative_to(folder).as_posix()}"\n\n'

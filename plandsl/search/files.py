@@ -1,0 +1,142 @@
+"""Every configuration of a search as a file: CSV by itself, Parquet with an extra; whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import numpy as np
+
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.search.run import Found, Table
+from plandsl.search.spec import Choice
+from plandsl.search.values import FIELDS, METRICS
+
+
+class Sheet:
+    """Takes the rows of a search as they come. A row has its number, the choices, the metrics, and ``why`` it is out.
+
+    What comes first, rows or none, makes the heading.
+
+    The file is written beside its place and moved there by `close`; after an error there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.beside = path.with_name(f".{path.name}.tmp")
+
+    def __enter__(self) -> Sheet:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.beside.unlink(missing_ok=True)
+
+    def __call__(self, found: Found, table: Table) -> None:
+        """Write the rows of one job."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self.beside.replace(self.path)
+
+
+class CsvSheet(Sheet):
+    """Rows as CSV, with a heading."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.file = self.beside.open("w", encoding="utf-8", newline="")
+        self.writer: Any = None
+
+    def __call__(self, found: Found, table: Table) -> None:
+        """Write the rows of one job."""
+        columns = _columns(found, table)
+        if self.writer is None:
+            self.writer = csv.writer(self.file, lineterminator="\n")
+            self.writer.writerow(columns)
+        self.writer.writerows(zip(*(_blank(c) for c in columns.values()), strict=True))
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self.file.close()
+        super().close()
+
+
+class ParquetSheet(Sheet):
+    """Rows as Parquet: a row group for each job."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            hint = "pip install 'plandsl[parquet]', or write a .csv"
+            raise PlanError([Diagnostic("E410", "writing Parquet needs pyarrow", hint=hint)]) from error
+        self.arrow: Any = pyarrow
+        self.writer: Any = None
+
+    def __call__(self, found: Found, table: Table) -> None:
+        """Write the rows of one job."""
+        made = self.arrow.table(_columns(found, table))
+        if self.writer is None:
+            self.writer = self.arrow.parquet.ParquetWriter(self.beside, made.schema)
+        self.writer.write_table(made)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self.writer.close()
+        super().close()
+
+
+SHEETS: dict[str, Callable[[Path], Sheet]] = {".csv": CsvSheet, ".parquet": ParquetSheet}
+"""Kinds of file, by the ending of the name."""
+
+
+def sheet(path: Path) -> Sheet:
+    """The file that ``path`` names. Raises `PlanError` where it cannot be written, or by its ending is none."""
+    if path.suffix not in SHEETS:
+        raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .csv nor in .parquet")])
+    try:
+        return SHEETS[path.suffix](path)
+    except OSError as error:
+        raise PlanError([Diagnostic("E405", f"cannot write {path}: {error.strerror}")]) from error
+
+
+def _blank(column: Any) -> list[Any]:
+    """Values of a column; nothing where there is none, as of a cost without a price."""
+    if column.dtype.kind != "f" or np.isfinite(column).all():
+        return cast("list[Any]", column.tolist())
+    return [x if math.isfinite(x) else "" for x in column.tolist()]
+
+
+def _columns(found: Found, table: Table) -> dict[str, Any]:
+    """Columns by name, each an array: number, choices, metrics, ``why``."""
+    numbers, grid = table.rows.numbers, found.space.grid
+    out: dict[str, Any] = {"configuration": numbers}
+    place = numbers % grid.size
+    places: dict[str, Any] = {}
+    for choice, size in zip(reversed(grid.choices), reversed(grid.shape), strict=True):
+        place, i = np.divmod(place, size)
+        places[choice.path] = _values(choice)[i]
+    combination = {} if not len(numbers) else {c.path: s.value for c, s in found.combination(int(numbers[0]))}
+    for choice in found.search.choices:
+        known = _values(choice)
+        out[choice.name] = places.get(choice.path, np.full(len(numbers), combination.get(choice.path, 0), known.dtype))
+    out |= {FIELDS[name]: table.rows.column(name) for name in METRICS}
+    out["why"] = table.why.astype(str)
+    return out
+
+
+def _values(choice: Choice) -> Any:
+    """The values of a field: whole numbers, numbers or words, in all of a search's plans alike."""
+    values = np.array([s.value for s in choice.settings])
+    whole = values.dtype.kind != "U" and (values == np.floor(values)).all()
+    return values.astype(np.int64) if whole else values

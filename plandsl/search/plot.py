@@ -1,0 +1,270 @@
+"""The picture of a search: throughput against latency with the front, and maps of the goal over pairs of fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from attrs import evolve
+
+from plandsl import figures
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.search.answer import Taken, taken
+from plandsl.search.front import Floats
+from plandsl.search.maps import called, draw_maps, telling
+from plandsl.search.points import Points
+from plandsl.search.run import Found
+from plandsl.search.spec import SearchSpec
+from plandsl.search.tally import Rows
+from plandsl.spec import RequireSpec
+from plandsl.units import show_time
+
+ENDINGS = (".svg", ".png", ".pdf")
+
+COLOURED = 6
+"""Plans with a colour of their own: those on the front, then those with the most throughput; others are grey."""
+
+GREY = "#b5b5b5"
+STYLE = {**figures.STYLE, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 8,
+         "hatch.linewidth": 0.5}  # fmt: skip
+DASHES = ("--", ":", "-.")
+"""Lines of the first search, the second and so on."""
+
+NEAR = 8.0
+"""A bound that is so many times beyond all points is said below, and not drawn."""
+
+
+MARKED = 12
+"""Markers along a curve."""
+
+STAR = {"marker": "*", "markersize": 9, "markeredgecolor": "black", "linestyle": " "}
+STARS = ("white", "black", GREY)
+"""The best of the first search, the second and so on."""
+
+
+class Drawn(NamedTuple):
+    """A search that was run, with its front and what was kept for the picture."""
+
+    found: Found
+    front: list[Taken]
+    points: Points
+
+    @property
+    def best(self) -> Taken | None:
+        """The first by the goals; None where nothing meets all, or nobody knows the goal."""
+        return next(iter(taken(self.found, self.found.tally.top)), None)
+
+
+def ready(path: Path) -> None:
+    """Raises `PlanError` where no picture can be drawn there: before the search, and not after it."""
+    if path.suffix not in ENDINGS:
+        raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])
+    if not path.parent.is_dir():
+        raise PlanError([Diagnostic("E405", f"cannot write {path}: there is no folder {path.parent}")])
+    try:
+        figures.pyplot()
+    except ImportError as error:
+        hint = "pip install 'plandsl[plot]', or write the rows with --rows"
+        raise PlanError([Diagnostic("E411", "drawing a search needs matplotlib", hint=hint)]) from error
+
+
+def alike(searches: Sequence[SearchSpec]) -> bool:
+    """Whether all go through the same configurations, so that one picture holds their points."""
+
+    def space(search: SearchSpec) -> Any:
+        plan, _ = search.resolve(tuple((c, c.settings[0]) for c in search.choices if not c.load))
+        fields = [(c.path, [s.text for s in c.settings]) for c in search.choices]
+        bare = plan and evolve(plan, name="", requires=(), workload=evolve(plan.workload, name=""))
+        return fields, [c.text for c in search.conditions], bare
+
+    return all(space(search) == space(searches[0]) for search in searches[1:])
+
+
+def plot(drawn: Sequence[Drawn], path: Path) -> None:
+    """Draw searches of the same configurations to ``path`` (.svg, .png or .pdf), whole or not at all.
+
+    Raises `PlanError` where it cannot be written.
+    """
+    plt = figures.pyplot()
+    maps = any(telling(d.points) for d in drawn)
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(7.4, 3.5 + 2.7 * maps), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05)
+        above, *below = figure.subfigures(2 if maps else 1, 1, height_ratios=[1.25, 1] if maps else None, squeeze=False)
+        _fronts(above[0], drawn)
+        for part in below:
+            draw_maps(part[0], [d.points for d in drawn])
+        try:
+            figures.save(figure, path)
+        except OSError as error:
+            raise PlanError([Diagnostic("E405", f"cannot write {path}: {error.strerror}")]) from error
+
+
+# ---- throughput against latency
+
+
+def _fronts(part: Any, drawn: Sequence[Drawn]) -> None:
+    """A panel for each latency; one legend below."""
+    vertical = drawn[0].points.vertical
+    metrics = _latencies(drawn)
+    places = part.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    look = _looks(drawn)
+    far = dict.fromkeys(
+        text for place, metric in zip(places, metrics, strict=True) for text in _panel(place, drawn, metric, look)
+    )
+    drawn_bounds = {*metrics, vertical}
+    far |= dict.fromkeys(
+        _named(drawn, d, r) for d in drawn for r in d.found.search.requires if r.metric not in drawn_bounds
+    )
+    places[0].set_ylabel(f"{called(vertical)} (tok/s)")
+    if not look:
+        places[0].set_title("nothing fits in memory")
+    handles = _legend(drawn, look)
+    also = f"also required: {', '.join(far)}" if far else None
+    part.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 4)), columnspacing=1.4,
+                title=also, title_fontsize=7)  # fmt: skip
+
+
+def _latencies(drawn: Sequence[Drawn]) -> list[str]:
+    """The two latencies that the searches speak of most: TPOT and TTFT where they say nothing."""
+    searches = [d.found.search for d in drawn]
+    said = [g.metric for s in searches for g in s.goals] + [r.metric for s in searches for r in s.requires]
+    chosen = sorted(("tpot", "ttft", "latency"), key=lambda m: -said.count(m))[:2]
+    return sorted(chosen, key=("tpot", "ttft", "latency").index)
+
+
+def _looks(drawn: Sequence[Drawn]) -> dict[str, dict[str, Any]]:
+    """A colour and marker for the plans that matter, from short TPOT to long, and grey for the rest."""
+    points = drawn[0].points
+    curves = {name: rows for name, rows in (points.curves or points.clouds).items() if len(rows.numbers)}
+    unbeaten = dict.fromkeys(curves, 0)
+    for d in drawn:
+        numbers = {row.number for row in d.front}
+        for name, rows in curves.items():
+            unbeaten[name] += len(numbers.intersection(rows.numbers.tolist()))
+    vertical = drawn[0].points.vertical
+    order = sorted(curves, key=lambda n: (-unbeaten[n], -float(curves[n].column(vertical).max()), n))
+    chosen = sorted(order[:COLOURED], key=lambda n: (float(curves[n].column("tpot").min()), n))
+    look = {name: dict(kind) for name, kind in figures.looks(chosen).items()}
+    return look | {name: {"color": GREY, "marker": "."} for name in order[COLOURED:]}
+
+
+def _panel(place: Any, drawn: Sequence[Drawn], metric: str, look: dict[str, dict[str, Any]]) -> list[str]:
+    """One set of axes; gives the requirements that lie too far away to be drawn."""
+    vertical = drawn[0].points.vertical
+    place.set(xscale="log", yscale="log", xlabel=called(metric))
+    points = drawn[0].points  # those of the others are the same
+    for name in reversed(look):
+        _plan(place, points.clouds[name], points.curves.get(name), (metric, vertical), look[name])
+    low, high = place.get_xlim()
+    far = []
+    for i, d in enumerate(drawn):
+        for require in (r for r in d.found.search.requires if r.metric in (metric, vertical)):
+            text = _named(drawn, d, require)
+            if not _bound(place, require, metric, text, i):
+                far.append(text)
+    left, right = place.get_xlim()
+    place.set_xlim(min(low, left), max(high, right))
+    for i, d in enumerate(drawn):
+        _unbeaten(place, d, (metric, vertical), i)
+    for i, d in enumerate(drawn):
+        _best(place, d, (metric, vertical), i)
+    _ticks(place.xaxis, place.get_xlim(), show_time)
+    figures.plain_ticks(place.yaxis, *place.get_ylim())
+    return far
+
+
+def _plan(place: Any, cloud: Rows, curve: Rows | None, axes: tuple[str, str], look: dict[str, Any]) -> None:
+    """The points of one plan, and the curve through the best of them."""
+    grey = look["color"] == GREY
+    x, y = (cloud.column(a) for a in axes)
+    place.plot(x, y, " ", marker=".", markersize=2.5, color=look["color"], alpha=0.25, markeredgewidth=0,
+               rasterized=len(x) > 500, zorder=1)  # fmt: skip
+    if curve is not None:
+        x, y = (curve.column(a) for a in axes)
+        kind = {"linewidth": 0.6, "markersize": 0, "zorder": 1.5} if grey else {"linewidth": 1.2, "markersize": 3.6}
+        place.plot(x, y, "-", markevery=-(-len(x) // MARKED) or 1, **{"zorder": 2, **kind}, **look)
+    elif not grey:
+        place.plot(x, y, " ", markersize=3.6, zorder=2, **look)
+
+
+def _named(drawn: Sequence[Drawn], d: Drawn, require: RequireSpec) -> str:
+    """A requirement, with the search that it is of where others do not have it."""
+    everyone = all(require.text in [r.text for r in other.found.search.requires] for other in drawn)
+    return require.text if everyone else f"{d.found.search.name}: {require.text}"
+
+
+def _bound(place: Any, require: RequireSpec, metric: str, text: str, i: int) -> bool:
+    """The line of a requirement, its name, and a shade over what it forbids; False where it lies too far away."""
+    along_x = require.metric == metric
+    low, high = place.get_xlim() if along_x else place.get_ylim()
+    bound = require.bound
+    if not low / NEAR <= bound <= high * NEAR:
+        return False
+    low, high = min(low, bound / 1.3), max(high, bound * 1.3)
+    upper = require.op in ("<", "<=")
+    forbidden = (bound, high * 100) if upper else (low / 100, bound)
+    line, span = (place.axvline, place.axvspan) if along_x else (place.axhline, place.axhspan)
+    line(bound, color="#333333", linewidth=1, linestyle=DASHES[i % len(DASHES)], zorder=2.5)
+    span(*forbidden, color="#000000", alpha=0.05, linewidth=0, zorder=0)
+    (place.set_xlim if along_x else place.set_ylim)(low, high)
+    side = 1 if upper else -1  # the name stands where nobody is wanted
+    paper = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    kind = {"fontsize": 7, "color": "#333333", "zorder": 4, "textcoords": "offset points", "in_layout": False}
+    if along_x:
+        at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "left" if upper else "right", "va": "bottom"}
+        place.annotate(text, (bound, 0.02), (2 * side, 0), **at, **kind, bbox=paper)
+    elif place.get_subplotspec().is_first_col():
+        at = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom" if upper else "top"}
+        place.annotate(text, (0.985, bound), (0, 2 * side), **at, **kind, bbox=paper)
+    return True
+
+
+def _stairs(front: Sequence[Taken], axes: tuple[str, str]) -> tuple[Floats, Floats]:
+    """Those of the front that nothing beats in these two metrics: the shorter first, each with more throughput."""
+    points = sorted((row.metrics[axes[0]], -row.metrics[axes[1]]) for row in front)
+    x, y = np.array(points).T
+    kept = np.append(True, -y[1:] > np.maximum.accumulate(-y)[:-1])
+    return x[kept], -y[kept]
+
+
+def _unbeaten(place: Any, d: Drawn, axes: tuple[str, str], i: int) -> None:
+    if d.front:
+        x, y = _stairs(d.front, axes)
+        place.step(x, y, where="post", color="black", linewidth=0.9, linestyle=("-", *DASHES)[i % 4], zorder=3)
+
+
+def _best(place: Any, d: Drawn, axes: tuple[str, str], i: int) -> None:
+    """A star at the best; the legend names it."""
+    if d.best is not None:
+        x, y = (d.best.metrics[a] for a in axes)
+        place.plot([x], [y], zorder=5, **{**STAR, "markersize": 11}, color=STARS[i % len(STARS)])
+
+
+def _ticks(axis: Any, ends: tuple[float, float], show: Any) -> None:
+    """Ticks of a log axis, each with its unit."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = np.log10(ends[1] / ends[0])
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: figures.short(show(value))))
+
+
+def _legend(drawn: Sequence[Drawn], look: dict[str, dict[str, Any]]) -> list[Any]:
+    line = figures.pyplot().Line2D
+    coloured = {name: kind for name, kind in look.items() if kind["color"] != GREY}
+    out = [line([], [], label=name, linestyle="-" if drawn[0].points.curves else " ", markersize=4.5, **kind)
+           for name, kind in coloured.items()]  # fmt: skip
+    if others := len(look) - len(coloured):
+        out.append(line([], [], color=GREY, label=f"{others:,} other plan{'s' if others > 1 else ''}"))
+    for i, d in enumerate(drawn):
+        name = f"{d.found.search.name}: " if len(drawn) > 1 else ""
+        if d.front:
+            steps = ("-", *DASHES)[i % 4]
+            out.append(line([], [], color="black", linewidth=0.9, linestyle=steps, label=f"{name}front"))
+        if d.best is not None:
+            out.append(line([], [], color=STARS[i % len(STARS)], label=f"{name}best, {d.best.label}", **STAR))
+    return out

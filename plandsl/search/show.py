@@ -1,0 +1,180 @@
+"""The answer of a search, printed: the best, the front, what was out and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.search.answer import Miss, Remedy, Taken
+from plandsl.search.run import Found
+from plandsl.search.values import MOST
+from plandsl.units import show_bytes, show_count, show_percent, show_time
+
+SHOWN = 12
+"""Rows of the front that are printed; all of them are in the JSON."""
+
+WORDS = {"ttft": "TTFT", "tpot": "TPOT", "throughput_per_gpu": "per GPU", "max_batch": "largest batch"}
+
+
+def metric_text(metric: str, value: float) -> str:
+    """A metric with its unit."""
+    if not math.isfinite(value):
+        return "-"
+    if metric in ("ttft", "tpot", "latency"):
+        return show_time(value)
+    if metric in ("throughput", "throughput_per_gpu"):
+        return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"
+    if metric == "memory":
+        return show_bytes(value)
+    if metric in ("comm_share", "mfu", "mbu"):
+        return show_percent(value)
+    if metric == "cost":
+        return f"{value:.3g} USD"
+    return show_count(value)
+
+
+def print_found(
+    found: Found, top: Sequence[Taken], front: Sequence[Taken], same: Sequence[int], missing: Sequence[Miss],
+    remedies: Sequence[Remedy], seconds: float, console: Console,
+) -> None:  # fmt: skip
+    """Print the whole answer; ``same`` are ranks that the best one's band does not tell apart from it."""
+    parts: list[RenderableType] = [_title(found, seconds), Text()]
+    if top:
+        parts += [_ranking(found, top, same), Text(), _front(found, front), Text()]
+    elif found.tally.seen:
+        parts += [_nothing(found, missing, remedies), Text()]
+    parts += _out(found)
+    console.print(Group(*parts))
+
+
+def _title(found: Found, seconds: float) -> Text:
+    t = found.tally
+    out = Text(found.search.name, style="bold")
+    plans = f"{found.plans:,} plan{'s' if found.plans != 1 else ''}"
+    out.append(f"  {t.seen:,} configurations of {plans}, {t.met:,} meet all; {show_time(seconds)}", style="not bold")
+    if found.stopped:
+        out.append("  INTERRUPTED: the best of what was seen", style="bold red")
+    return out
+
+
+def _columns(found: Found) -> list[str]:
+    goals = [g.metric for g in found.search.wanted]
+    required = [r.metric for r in found.search.requires]
+    return list(dict.fromkeys((*goals, "ttft", "tpot", "throughput", "throughput_per_gpu", *required)))
+
+
+def _rows(table: Table, found: Found, rows: Sequence[Taken], marks: Sequence[int] = ()) -> None:
+    columns = _columns(found)
+    for name in columns:
+        table.add_column(WORDS.get(name, name), justify="right", no_wrap=True)
+    for rank, row in enumerate(rows, 1):
+        cells = [metric_text(name, row.metrics[name]) for name in columns]
+        mark = "=" if rank in marks else ""
+        table.add_row(f"{rank}{mark}", row.label, *cells, style="bold" if rank == 1 and marks is not ROWS else "")
+
+
+ROWS: tuple[int, ...] = ()
+
+
+def _table(title: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column(title)
+    return table
+
+
+def _ranking(found: Found, top: Sequence[Taken], same: Sequence[int]) -> RenderableType:
+    goals = ", then ".join(g.text for g in found.search.wanted)
+    table = _table(goals)
+    _rows(table, found, top, list(same) or [0])
+    if not same:
+        return table
+    metric = WORDS.get(found.search.wanted[0].metric, found.search.wanted[0].metric)
+    return Group(table, Text(f"=  within the band of the first, by {metric}: not told apart", style="dim"))
+
+
+def _front(found: Found, front: Sequence[Taken]) -> RenderableType:
+    table = _table(f"Pareto front, {len(front):,} configurations")
+    shown = spread(front, SHOWN)
+    _rows(table, found, shown, ROWS)
+    return table
+
+
+def spread(rows: Sequence[Taken], most: int) -> list[Taken]:
+    """At most ``most`` of the rows, from the shortest TPOT to the longest, evenly."""
+    ordered = sorted(rows, key=lambda row: (row.metrics["tpot"], row.number))
+    if len(ordered) <= most:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
+
+
+def _nothing(found: Found, missing: Sequence[Miss], remedies: Sequence[Remedy]) -> RenderableType:
+    """Which requirement is nearest to being met, by how much it is missed, and what would meet it."""
+    lines = [Text("nothing meets every requirement", style="bold red")]
+    for miss in missing:
+        value, bound = metric_text(miss.metric, miss.value), metric_text(miss.metric, miss.bound)
+        lines.append(Text(f"  {miss.text}: {value} at the nearest, {miss.factor:.3g} times off {bound}"))
+        if miss.best is None:
+            continue
+        best = metric_text(miss.metric, miss.best)
+        alone = "alone it can be met" if miss.alone else "it cannot be met at all here"
+        lines.append(
+            Text(f"    {alone}: the {'most' if miss.metric in MOST else 'least'} of what fits is {best}", style="dim")
+        )
+    if remedies:
+        ways = ", or ".join(f"{r.factor:.3g} times the {r.what}" for r in remedies)
+        lines.append(Text(f"  with the nearest it would take {ways}"))
+    return Group(*lines)
+
+
+def _out(found: Found) -> list[RenderableType]:
+    """What was out, by reason."""
+    lines = []
+    for reason, count in sorted(found.tally.missed.items(), key=lambda item: -item[1]):
+        lines.append(Text(f"out  {count:>12,}  {reason}", style="dim"))
+    for code, (finding, count) in sorted(found.refused.items()):
+        lines.append(Text(f"none {count:>12,}  {code}: such as {finding.message}", style="dim"))
+    return list(lines)
+
+
+def found_json(
+    found: Found, top: Sequence[Taken], front: Sequence[Taken], same: Sequence[int], missing: Sequence[Miss],
+    remedies: Sequence[Remedy], seconds: float, bands: Sequence[dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    """One entry of ``searches``."""
+    search, t = found.search, found.tally
+    return {
+        "search": search.name,
+        "goals": [g.text for g in search.wanted],
+        "requires": [r.text for r in search.requires],
+        "varies": {c.name: len(c.settings) for c in search.choices},
+        "plans": found.plans,
+        "structures": found.structures,
+        "configurations": t.seen,
+        "meet_all": t.met,
+        "seconds": seconds,
+        "interrupted": found.stopped,
+        "top": [row.as_json() | band for row, band in zip(top, bands, strict=True)],
+        "within_band_of_first": list(same),
+        "front": [row.as_json() for row in front],
+        "out": dict(t.missed),
+        "refused": [
+            {"code": code, "message": finding.message, "configurations": count}
+            for code, (finding, count) in sorted(found.refused.items())
+        ],
+        "nearest": _nearest(missing, remedies),
+    }
+
+
+def _nearest(missing: Sequence[Miss], remedies: Sequence[Remedy]) -> dict[str, Any] | None:
+    if not missing:
+        return None
+    return {
+        "missing": [m._asdict() | {"alone": m.alone} for m in missing],
+        "would_take": [r._asdict() for r in remedies],
+    }

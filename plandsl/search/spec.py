@@ -1,0 +1,179 @@
+"""A search as it was declared: what varies, under which conditions, and what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from attrs import field, frozen
+
+from plandsl.diagnostics import Diagnostic, Span
+from plandsl.spec import PlanSpec, RequireSpec
+
+LOADS = ("batch", "input", "output", "concurrency", "requests")
+"""Fields of a workload that a compiled plan takes as arrays."""
+
+DEGREES = ("dp", "pp", "cp", "sp", "ep", "tp")
+"""Fields of a sharding that size its axes, major first."""
+
+Value: TypeAlias = "int | float | str"
+
+
+class Setting(NamedTuple):
+    """One value of a field: as the language writes it, and in SI units where it is a number."""
+
+    text: str
+    value: Value
+    expr: Any = None
+    """What stands in the file, for the resolver."""
+
+
+class Choice(NamedTuple):
+    """A field that varies: ``name`` as it was written, ``path`` as ``--set`` takes it (``sharding.tp``)."""
+
+    name: str
+    path: str
+    settings: tuple[Setting, ...]
+    span: Span | None = None
+
+    @property
+    def load(self) -> str:
+        """The argument of the cost model that it binds; empty where plans differ by it."""
+        section, _, name = self.path.partition(".")
+        return name if section == "workload" and name in LOADS else ""
+
+
+class Name(NamedTuple):
+    """What varies, in a condition."""
+
+    name: str
+
+    def __call__(self, values: Mapping[str, Any]) -> Any:
+        """Its value."""
+        return values[self.name]
+
+
+class Constant(NamedTuple):
+    """A value that does not vary, in a condition."""
+
+    value: Any
+
+    def __call__(self, values: Mapping[str, Any]) -> Any:
+        """The value."""
+        return self.value
+
+
+class Apply(NamedTuple):
+    """An operator of `OPERATORS` and its operands."""
+
+    op: str
+    operands: tuple[Term, ...]
+
+    def __call__(self, values: Mapping[str, Any]) -> Any:
+        """What it comes to, for numbers, words and arrays alike."""
+        return OPERATORS[self.op](*(x(values) for x in self.operands))
+
+
+Term: TypeAlias = "Name | Constant | Apply"
+
+
+def _over(x: Any, y: Any) -> Any:
+    if isinstance(y, int | float):
+        return x / y if y else float("nan")  # with which no comparison holds
+    return x / y
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "not": lambda x: not x if isinstance(x, bool) else ~x,
+    "negative": lambda x: -x,
+    "and": lambda x, y: x & y,
+    "or": lambda x, y: x | y,
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: x - y,
+    "*": lambda x, y: x * y,
+    "/": _over,
+    "<": lambda x, y: x < y,
+    "<=": lambda x, y: x <= y,
+    ">": lambda x, y: x > y,
+    ">=": lambda x, y: x >= y,
+    "==": lambda x, y: x == y,
+    "!=": lambda x, y: x != y,
+}
+
+
+class Condition(NamedTuple):
+    """``where text``: ``holds`` of the values of ``names``, numbers, words or arrays."""
+
+    text: str
+    names: frozenset[str]
+    holds: Term
+    span: Span | None = None
+
+
+class Goal(NamedTuple):
+    """``maximize metric`` (``most``) or ``minimize metric``."""
+
+    metric: str
+    most: bool
+    span: Span | None = None
+
+    @property
+    def text(self) -> str:
+        """As it is written."""
+        return f"{'maximize' if self.most else 'minimize'} {self.metric}"
+
+
+FRONT = (Goal("ttft", False), Goal("tpot", False), Goal("throughput_per_gpu", True), Goal("cost", False))
+"""What a front is made of, beside the goals that a search names."""
+
+Combination: TypeAlias = "tuple[tuple[Choice, Setting], ...]"
+"""One value for each of some choices."""
+
+Resolve: TypeAlias = "Callable[[Combination], tuple[PlanSpec | None, list[Diagnostic]]]"
+
+
+@frozen
+class SearchSpec:
+    """Everything one search needs. ``resolve`` gives the plan of a combination, or what is wrong with it.
+
+    ``write`` gives the declaration of a plan of that name, as text. ``gpus`` is how many there are, None where that
+    varies; the product of degrees is no more.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    conditions: tuple[Condition, ...]
+    requires: tuple[RequireSpec, ...]
+    goals: tuple[Goal, ...]
+    gpus: int | None
+    resolve: Resolve = field(eq=False, repr=False)
+    write: Callable[[str, Combination], str] = field(eq=False, repr=False)
+    span: Span | None = field(default=None, eq=False)
+
+    @property
+    def wanted(self) -> tuple[Goal, ...]:
+        """The goals, the first of which ranks: the most tokens from each GPU where none is named."""
+        return self.goals or (Goal("throughput_per_gpu", True),)
+
+    @property
+    def weighed(self) -> tuple[Goal, ...]:
+        """What the front is made of: `FRONT` and the goals; the cost says no more than the rate where one GPU costs as
+        much as another.
+        """
+        unlike = any(c.path.split(".")[0] in ("node", "cluster") for c in self.choices)
+        usual = tuple(g for g in FRONT if unlike or g.metric != "cost")
+        named = {g.metric: g for g in (*usual, *(g._replace(span=None) for g in self.wanted))}
+        return tuple(named.values())
+
+    @property
+    def size(self) -> int:
+        """Configurations, legal or not."""
+        return count(self.choices)
+
+
+def count(choices: Sequence[Choice]) -> int:
+    """The size of the product."""
+    total = 1
+    for choice in choices:
+        total *= len(choice.settings)
+    return total

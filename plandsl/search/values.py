@@ -1,0 +1,80 @@
+"""What is known of every configuration: its metrics, as arrays over the grid of loads of one plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plandsl.backends.cost.model import CostModel
+from plandsl.backends.cost.report import COMPARE, price
+from plandsl.backends.cost.shares import Shares, shares
+from plandsl.ir.types import Number
+from plandsl.spec import RequireSpec
+
+Floats = NDArray[np.float64]
+
+METRICS = (
+    "ttft", "tpot", "latency", "throughput", "throughput_per_gpu", "memory", "kv_capacity", "max_batch", "comm_share",
+    "mfu", "mbu", "cost",
+)  # fmt: skip
+"""What is known of a configuration, in the order of columns."""
+
+FIELDS = {name: name for name in METRICS} | {
+    "ttft": "ttft_s",
+    "tpot": "tpot_s",
+    "latency": "latency_s",
+    "throughput": "throughput_tokens_per_s",
+    "throughput_per_gpu": "throughput_per_gpu_tokens_per_s",
+    "memory": "memory_per_gpu_bytes",
+    "kv_capacity": "kv_capacity_tokens",
+    "cost": "cost_usd_per_mtok",
+}
+"""What metrics are called in JSON and in files, as `planc compile` has them."""
+
+MOST = {"throughput", "throughput_per_gpu", "kv_capacity", "max_batch", "mfu", "mbu"}
+"""Metrics of which more is better; of the others less is."""
+
+
+class Values(NamedTuple):
+    """Metrics by name, arrays that broadcast to the grid; where the plan fits; the largest share of a GPU's memory."""
+
+    metrics: dict[str, Number]
+    fits: Number
+    used: Number
+
+    def of(self, require: RequireSpec) -> Number:
+        """The value that a requirement compares."""
+        return self.used if require.metric == "memory" and require.share else self.metrics[require.metric]
+
+    def holds(self, require: RequireSpec) -> Number:
+        """Where a requirement is met."""
+        return COMPARE[require.op](self.of(require), require.bound)
+
+
+def evaluated(model: CostModel, loads: Mapping[str, Number]) -> Values:
+    """All metrics of one plan under ``loads`` (by name; arrays broadcast), SI units, and whether it ``fits``."""
+    plan, m = model.plan, model.evaluate(**loads)
+    load = plan.workload
+    i, o = loads.get("input", load.input), loads.get("output", load.output)
+    joined, batch = model.requests(m, loads.get("batch"), o)
+    used = Shares(np.nan, np.nan, np.nan) if plan.split else shares(model, m, batch, joined, i, o)
+    paid = price(plan)
+    cost = np.inf if paid is None else paid / m.throughput * 1e6
+    metrics = {
+        "ttft": m.ttft,
+        "tpot": m.tpot,
+        "latency": m.latency,
+        "throughput": m.throughput,
+        "throughput_per_gpu": m.throughput_per_gpu,
+        "memory": m.memory,
+        "kv_capacity": m.kv_capacity,
+        "max_batch": m.max_batch,
+        "comm_share": used.comm_share,
+        "mfu": used.mfu,
+        "mbu": used.mbu,
+        "cost": cost,
+    }
+    return Values(metrics, m.fits, m.used)

@@ -1,0 +1,464 @@
+"""What a search writes and where it runs: pictures, Parquet, clusters, and the examples with their answers."""
+
+import builtins
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plandsl.cli import main
+from plandsl.driver import compile_file, open_file, open_text
+from plandsl.search import spread as spreading
+from plandsl.search.points import CELLS, CLOUD, ON_CURVE, Points
+from plandsl.search.run import MEMORY, Run
+from plandsl.search.values import METRICS
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICES = ROOT / "examples" / "search_70b.plan"
+STUDY = ROOT / "examples" / "search_study.plan"
+SEARCH = """search s {{
+  model = llama_3_1_8b, node = h100_8
+  workload {{ input = 1024, output = 128 }}
+  vary tp in [1, 2, 4], pp in [1, 2], {more}
+  where tp * pp <= 4
+  require tpot <= 20 ms
+  maximize throughput
+}}
+"""
+
+
+def search(more="batch in 1..256 by * 2"):
+    return open_text(SEARCH.format(more=more)).spec("search", "s")
+
+
+def written(folder, more="batch in 1..256 by * 2"):
+    path = folder / "s.plan"
+    path.write_text(SEARCH.format(more=more))
+    return str(path)
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output, standard error."""
+    status = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def without(monkeypatch, package):
+    """As if a library were not installed."""
+    real = builtins.__import__
+
+    def missing(name, *rest, **more):
+        if name.partition(".")[0] == package:
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def all_rows(spec):
+    """Every row of a search, and the collected points."""
+    points, tables = Points(spec), []
+
+    def sink(found, table):
+        points(found, table)
+        tables.append((found, table))
+
+    found = Run(spec, 10, sink).here()
+    return found, points, tables
+
+
+# ---- libraries that are not there
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "extra", "option"),
+    [
+        ("matplotlib", "E411", "plot", ["--plot", "{}/x.svg"]),
+        ("pyarrow", "E410", "parquet", ["--rows", "{}/x.parquet"]),
+        ("distributed", "E412", "distributed", ["--scheduler", "local"]),
+    ],
+)
+def test_a_missing_library_is_one_line_with_its_extra(
+    tmp_path, monkeypatch, capsys, package, code, extra, option
+):  # fmt: skip
+    without(monkeypatch, package)
+    status, out, err = run(capsys, "search", written(tmp_path), *(o.format(tmp_path) for o in option))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error[{code}]")
+    assert f"pip install 'plandsl[{extra}]'" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["s.plan"]
+
+
+@pytest.mark.parametrize("name", ["x", "x.jpg", "x.csv"])
+def test_a_picture_of_no_known_kind_is_refused_before_the_search(tmp_path, capsys, name):
+    status, out, err = run(capsys, "search", written(tmp_path), "--plot", tmp_path / name)
+    assert (status, out) == (2, "")
+    assert "error[E400]" in err
+
+
+def test_a_picture_in_no_folder_is_refused_before_the_search(tmp_path, capsys):
+    status, out, err = run(capsys, "search", written(tmp_path), "--plot", tmp_path / "no" / "x.svg")
+    assert (status, out) == (2, "")
+    assert "error[E405]" in err
+
+
+# ---- points
+
+
+def test_points_keep_what_fits_and_no_more_than_their_bound():
+    _, points, tables = all_rows(search("batch in 1..400, input in 256..4096 by + 256"))
+    fitting = sum(int((t.why != MEMORY).sum()) for _, t in tables)
+    assert fitting > CLOUD
+    kept = sum(len(rows.numbers) for rows in points.clouds.values())
+    assert CLOUD / 4 < kept <= CLOUD
+    assert {len(rows.numbers) for rows in points.curves.values()} == {ON_CURVE}
+    assert max(max(c.best.shape) for c in points.maps.values()) == CELLS
+    assert set(points.clouds) == {"tp 1, pp 1", "tp 2", "tp 4", "pp 2", "tp 2, pp 2"}
+
+
+def test_points_do_not_depend_on_how_rows_come():
+    spec = search("batch in 1..400, input in 256..4096 by + 256")
+    found, points, tables = all_rows(spec)
+    other = Points(spec)
+    for _, table in reversed(tables):
+        for part in np.array_split(np.arange(len(table.why)), 3)[::-1]:
+            other(found, type(table)(table.rows.take(part), table.why[part]))
+    for name, rows in points.clouds.items():
+        assert set(rows.numbers) == set(other.clouds[name].numbers)
+        assert points.curves[name].numbers.tolist() == other.curves[name].numbers.tolist()
+    for pair, cells in points.maps.items():
+        assert np.array_equal(cells.best, other.maps[pair].best)
+        assert np.array_equal(cells.ends, other.maps[pair].ends)
+
+
+def test_a_curve_has_the_best_of_what_fits_at_each_batch():
+    found, points, tables = all_rows(search("batch in 1..256 by * 2, input in [256, 1024]"))
+    best = {}
+    for _, table in tables:
+        for number, value, why in zip(table.rows.numbers, table.rows.column("throughput"), table.why, strict=True):
+            chosen = {c.name: s.value for c, s in found.combination(int(number))}
+            at = chosen["tp"], chosen["pp"], chosen["batch"]
+            if why != MEMORY:
+                best[at] = max(best.get(at, 0.0), value)
+    expected = [value for (tp, pp, _), value in sorted(best.items()) if (tp, pp) == (2, 2)]
+    assert points.curves["tp 2, pp 2"].column("throughput").tolist() == expected
+
+
+def test_a_map_has_the_best_of_each_cell_and_counts_every_row():
+    spec = search()
+    found, points, tables = all_rows(spec)
+    best = np.full((3, 9), -np.inf)
+    ends = np.zeros((3, 9), int)
+    for _, table in tables:
+        for number, metrics, why in zip(table.rows.numbers, table.rows.metrics, table.why, strict=True):
+            chosen = {c.name: c.settings.index(s) for c, s in found.combination(int(number))}
+            at = chosen["tp"], chosen["batch"]
+            ends[at] += 1
+            if not why:
+                best[at] = max(best[at], metrics[METRICS.index("throughput")])
+    cells = points.maps["sharding.tp", "workload.batch"]
+    assert np.array_equal(cells.best, best)
+    assert np.array_equal(cells.ends.sum(axis=2), ends)
+    assert cells.ends[:, :, 0].sum() == found.tally.met
+
+
+# ---- pictures
+
+
+def test_a_picture_names_plans_bounds_and_the_best(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "x.svg"
+    status, out, _ = run(capsys, "search", written(tmp_path), "--plot", path)
+    assert status == 0
+    assert out.endswith(f"picture: {path}\n")
+    text = path.read_text()
+    # matplotlib draws letters as paths, and writes what they say beside them
+    for said in ("tp 4", "tp 2, pp 2", "tpot &lt;= 20 ms", "TPOT", "TTFT", "throughput (tok/s)", "best, tp"):
+        assert f"<!-- {said}" in text, said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.plan", "x.svg"]
+
+
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+def test_the_same_search_draws_the_same_file(tmp_path, capsys, ending, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    paths = [tmp_path / f"{n}.{ending}" for n in "ab"]
+    for path in paths:
+        run(capsys, "search", written(tmp_path), "--plot", path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vary tp in [2]",
+        "vary batch in [1, 4]",
+        "vary tp in [1, 2], node in [h100_8, h200_8]",
+        "vary batch in 1..64 by * 2, input in [64, 512], require tpot <= 1 us",
+        "vary tp in [1, 2], require memory <= 1 %, minimize comm_share",
+        "vary concurrency in 1..64 by * 2, tp in [1, 2], minimize latency, require latency <= 5 s",
+        "vary tp in [1, 2], minimize tpot",
+        "vary tp in [1, 2], batch in [1, 2], model = llama_3_1_405b",
+    ],
+)
+def test_any_search_draws(tmp_path, capsys, text):
+    pytest.importorskip("matplotlib")
+    model = "" if "model =" in text else "model = llama_3_1_8b, "
+    head = f"search s {{\n  {model}node = h100_8, workload {{ input = 1024, output = 128 }}\n  "
+    plan, path = tmp_path / "s.plan", tmp_path / "x.svg"
+    plan.write_text(
+        head
+        + text.replace(", require", "\n  require").replace(", minimize", "\n  minimize").replace(", model", "\n  model")
+        + "\n}\n"
+    )
+    status, _, err = run(capsys, "search", plan, "--plot", path)
+    assert (status in (0, 1), err) == (True, "")
+    assert path.read_text().startswith("<?xml")
+
+
+def test_searches_share_a_picture_where_they_go_through_the_same(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "x.svg"
+    assert run(capsys, "search", SERVICES, "--plot", path)[0] == 0
+    text = path.read_text()
+    assert "<!-- interactive: best, tp 4, pp 2, batch 16 -->" in text
+    assert "<!-- offline: best, pp 8, batch 64 -->" in text
+    assert "<!-- also required: memory &lt;= 95 % -->" in text
+    status, _, err = run(capsys, "search", STUDY, "--plot", path)
+    assert (status, "error[E403]" in err) == (2, True)
+    assert path.read_text() == text
+
+
+# ---- rows
+
+
+MIXED = "node.link.bandwidth in [64 GB/s, 100.5 GB/s], node in [mi300x_8, mi325x_8], batch in [1, 8]"
+
+
+def test_parquet_holds_what_csv_holds(tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra [parquet]")
+    plan = written(tmp_path, MIXED)
+    for name in ("rows.csv", "rows.parquet"):
+        assert run(capsys, "search", plan, "--rows", tmp_path / name)[0] == 0
+    table = parquet.read_table(tmp_path / "rows.parquet")
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert table.num_rows == len(rows) == 5 * 2 * 2 * 2
+    for row, other in zip(rows, table.to_pylist(), strict=True):
+        for name, value in other.items():
+            told = row[name]
+            assert told == value if isinstance(value, str) else float(told or "inf") == float(value)
+    kinds = {f.name: str(f.type) for f in table.schema}
+    assert (kinds["tp"], kinds["batch"], kinds["node"], kinds["tpot_s"]) == ("int64", "int64", "string", "double")
+
+
+def test_rows_of_a_search_without_any_have_their_heading(tmp_path, capsys):
+    plan = Path(written(tmp_path))
+    plan.write_text(plan.read_text().replace("tp * pp <= 4", "tp * pp > 8"))
+    assert run(capsys, "search", plan, "--rows", tmp_path / "x.csv")[0] == 1
+    (line,) = (tmp_path / "x.csv").read_text().splitlines()
+    assert line.startswith("configuration,tp,pp,batch,ttft_s,")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra [parquet]")
+    assert run(capsys, "search", plan, "--rows", tmp_path / "x.parquet")[0] == 1
+    assert parquet.read_table(tmp_path / "x.parquet").num_rows == 0
+
+
+# ---- clusters
+
+PLENTY = "batch in 1..200, input in 128..4096 by + 128, output in [64, 128, 256, 512, 1024]"
+
+
+def found_by(status_out):
+    body = json.loads(status_out)
+    for one in body["searches"]:
+        del one["seconds"]
+    return body
+
+
+def planc(folder, *arguments, wait=True):
+    """`planc` in a process of its own, from which a cluster starts."""
+    command = [sys.executable, "-m", "plandsl", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    return (started.communicate(timeout=240), started.returncode) if wait else started
+
+
+def test_jobs_travel_small_and_say_all_that_a_worker_needs():
+    import pickle
+
+    spec = search("batch in 1..4000, input in 128..4096 by + 128")
+    whole, parts = Run(spec), Run(spec)
+    lean = spreading._lean(parts.space.grid)
+    assert len(pickle.dumps(lean)) < 20 * (4000 + 32) < len(pickle.dumps(parts.space.grid))
+    for job in whole.jobs():
+        whole.take(spreading.work(job, spreading.Compiler()))
+    for jobs in spreading._batches(parts.jobs()):
+        for done in spreading.batch(pickle.dumps([job._replace(grid=lean) for job in jobs]), False):
+            parts.take(done)
+    assert whole.found.tally.met == parts.found.tally.met
+    assert np.array_equal(whole.found.tally.top.metrics, parts.found.tally.top.metrics)
+
+
+@pytest.mark.parametrize("address", ["local:0", "local:x", "local:-1"])
+def test_workers_that_cannot_be_started_are_wrong_arguments(tmp_path, capsys, address):
+    pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    status, _, err = run(capsys, "search", written(tmp_path), "--scheduler", address)
+    assert (status, "error[E400]" in err) == (2, True)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere", "udp://127.0.0.1:9"])
+def test_where_nobody_answers_a_diagnostic_says_so_soon(tmp_path, capsys, address):
+    pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    start = time.monotonic()
+    status, out, err = run(capsys, "search", written(tmp_path), "--scheduler", address)
+    assert time.monotonic() - start < 10
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error[E412]: no Dask scheduler answers at {address}")
+
+
+def test_two_workers_give_the_answer_of_one_process(tmp_path, capsys):
+    pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    plan = written(tmp_path, "batch in 1..200, input in 128..4096 by + 128")
+    status, out, _ = run(capsys, "search", plan, "--json", "--rows", tmp_path / "here.csv")
+    (told, err), spread = planc(
+        tmp_path, "search", plan, "--json", "--scheduler", "local:2", "--rows", "there.csv"
+    )  # fmt: skip
+    assert (spread, err) == (status, "")
+    assert found_by(told) == found_by(out)
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
+DYING = """
+import os, sys, threading
+from plandsl.driver import open_file
+from plandsl.search.run import Run
+from plandsl.search import spread as s
+
+if __name__ == "__main__":
+    spec = open_file(sys.argv[1]).spec("search", "s")
+    s.PLANS, s.LOADS = 1, 1
+    from contextlib import ExitStack
+    with ExitStack() as stack:
+        client = s._client("local:2", stack)
+        victim = next(iter(client.run(os.getpid).values()))
+        seen = []
+        def tick(done, of):
+            seen.append(done)
+            if len(seen) == 2:
+                os.kill(victim, 9)
+        came = []
+        sink = lambda found, table: came.append(int(table.rows.numbers[0]))
+        found = s._through(Run(spec, 10, sink), client, tick)
+        assert came == sorted(came) and len(came) == 20, came
+        assert victim not in client.run(os.getpid).values()
+    t = found.tally
+    print(t.seen, t.met, t.top.numbers.tolist(), t.front.metrics.tobytes().hex())
+"""
+
+
+def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    plan = written(tmp_path, "batch in 1..64 by * 2, model.weights in [bf16, fp8, int8, fp16]")
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    outcome = subprocess.run(
+        [sys.executable, script, plan], env=environment, text=True, capture_output=True, check=False, timeout=240
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    t = Run(open_file(plan).spec("search", "s")).here().tally
+    told = f"{t.seen} {t.met} {t.top.numbers.tolist()} {t.front.metrics.tobytes().hex()}"
+    assert outcome.stdout.strip() == told
+
+
+def test_another_version_on_a_worker_is_named(monkeypatch, tmp_path, capsys):
+    distributed = pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    del distributed
+
+    class Cluster:
+        def wait_for_workers(self, *_, **__):
+            pass
+
+        def run(self, *_):
+            return {"tcp://a:1": spreading.__version__, "tcp://b:1": "0.0.1", "tcp://c:1": None}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(spreading, "_answering", lambda address: address)
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: Cluster())
+    status, _, err = run(capsys, "search", written(tmp_path), "--scheduler", "tcp://x:1")
+    assert status == 2
+    assert "error[E412]: the worker at tcp://b:1 has plandsl 0.0.1" in err
+
+
+def test_an_interruption_keeps_what_is_done(tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    plan = written(tmp_path, PLENTY + ", model.weights in [bf16, fp8, int8, fp16]")
+    started = planc(tmp_path, "search", plan, "--json", "--rows", "x.csv", "--scheduler", "local:2", wait=False)
+    beside = tmp_path / ".x.csv.tmp"
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit and not (beside.exists() and beside.stat().st_size > 10_000):
+        time.sleep(0.1)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    out, err = started.communicate(timeout=120)
+    assert (started.returncode, err) == (130, "")
+    (body,) = json.loads(out)["searches"]
+    assert body["interrupted"]
+    assert 0 < body["configurations"] < search(PLENTY + ", model.weights in [bf16, fp8, int8, fp16]").size
+    assert len(body["top"]) == 10
+
+
+# ---- examples
+
+
+def best(capsys, file, name):
+    status, out, _ = run(capsys, "search", file, "--search", name, "--json")
+    assert status == 0
+    return json.loads(out)["searches"][0]["top"][0]["choices"]
+
+
+def test_the_two_services_take_a_hybrid_and_a_pipeline(capsys):
+    assert best(capsys, SERVICES, "interactive") == {"tp": 4, "pp": 2, "batch": 16}
+    assert best(capsys, SERVICES, "offline") == {"tp": 1, "pp": 8, "batch": 64}
+
+
+@pytest.mark.parametrize("model", ["70b", "405b"])
+def test_searches_find_what_the_study_found(capsys, model):
+    fastest = best(capsys, STUDY, f"latency_{model}")
+    assert (fastest["tp"], fastest["pp"]) == (8, 1)
+    most = best(capsys, STUDY, f"throughput_{model}")
+    assert (most["tp"], most["pp"], most["batch"]) == (1, 8, 1024)
+    between = best(capsys, STUDY, f"between_{model}")
+    assert (between["tp"], between["pp"]) == (4, 2)
+
+
+def test_the_best_of_an_example_compiles_to_the_same_numbers(tmp_path, capsys):
+    path = tmp_path / "best.plan"
+    _, out, _ = run(capsys, "search", SERVICES, "--search", "offline", "--json", "-o", path)
+    top = json.loads(out)["searches"][0]["top"][0]
+    (plan,) = compile_file(path)
+    e = plan.estimate()
+    assert (e.ttft_s, e.tpot_s) == (top["ttft_s"], top["tpot_s"])
+
+
+def test_the_pictures_of_the_docs_are_there():
+    for name in ("services", "study_70b", "study_405b"):
+        assert f"images/search/{name}.svg" in (ROOT / "docs" / "search.md").read_text()
+        assert (ROOT / "docs" / "images" / "search" / f"{name}.svg").stat().st_size < 600_000
