@@ -41,7 +41,7 @@ from plandsl.units import NUMBER, REQUEST_RATE
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 CHUNKED = "chunked_prefill"
 SETTINGS = ("kv_residency", "step_tokens", CHUNKED, "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
-PACE = ("overlap", "chunks")
+PACE = ("overlap", "chunks", "micro_batches")
 POOLS = ("prefill", "decode")
 SPLIT = (*POOLS, "transfer", "kv_transfer")
 PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
@@ -356,7 +356,7 @@ def _settings(
     )
 
 
-def _pace(reader: Reader) -> tuple[str, int]:
+def _pace(reader: Reader) -> tuple[str, int, int]:
     """What a plan may run side by side."""
     beside = reader.word("overlap", ("none", "collectives")) or "none"
-    return beside, reader.whole("chunks", most=MAX_CHUNKS) or 1
+    return beside, reader.whole("chunks", most=MAX_CHUNKS) or 1, reader.whole("micro_batches") or 1

@@ -103,7 +103,7 @@ SIZELESS = "fuse"
 
 NUMBERS = (
     *("name", "node", "cluster", "sharding", "workload", "calibration", "requires", "kv_residency", "step_tokens"),
-    *("memory_fraction", "algorithm", "engine", "measured", "span"),
+    *("memory_fraction", "algorithm", "engine", "measured", "micro_batches", "span"),
 )
 """Fields of a plan that no pass up to `SIZELESS` reads, or only what `structure` says of them."""
 

@@ -33,6 +33,7 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     yield from _shared_axes(plan)
     yield from _continues(plan)
     yield from _mixes(plan)
+    yield from _parts(plan)
     yield from _price(plan)
     yield from _peaks(plan)
     if plan.speculate is not None:
@@ -112,6 +113,25 @@ def _shares(imbalance: Skew) -> str:
     if isinstance(imbalance, Varying):
         return f"the fullest {imbalance.mean:g} times the mean of tokens, {imbalance.p95:g} times 5 % of the time"
     return f"the fullest {imbalance:g} times the mean of tokens" if imbalance > 1 else "equally many tokens"
+
+
+def _parts(plan: PlanSpec) -> Iterator[Diagnostic]:
+    """Batches whose prefill goes through in parts: they are there at once, and have a request for each part."""
+    parts, load = plan.micro_batches, plan.workload
+    if parts == 1:
+        return
+    if load.concurrency is not None or plan.chunked_prefill is not None or plan.shift is not None:
+        what = "requests that follow one another" if load.concurrency else "chunks of prompts"
+        what = "two shardings" if plan.shift else what
+        why = f"`micro_batches = {parts}` cuts batches that start together, and this plan has {what}"
+        yield Diagnostic("E315", why, plan.span, hint="drop one of the two")
+    elif parts > load.batch:
+        why = f"{parts} micro-batches of {load.batch} request{'s' if load.batch > 1 else ''}"
+        hint = f"at most one for each request: `micro_batches = {load.batch}`"
+        yield Diagnostic("E315", why, load.span, hint=hint)
+    elif prod(plan.sharding.axis(axis) for axis in stage_axes(plan)) == 1:
+        why = f"`micro_batches = {parts}` only reads weights {parts} times: there is one stage"
+        yield Diagnostic("N314", why, plan.span, hint="drop it; several stages (`pp`) work on parts side by side")
 
 
 def _continues(plan: PlanSpec) -> Iterator[Diagnostic]:

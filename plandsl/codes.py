@@ -207,6 +207,13 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("tp = 2").replace("workload", "speculate { tokens = 3, acceptance = 60 % }\n  workload"),
         "nothing; measure the acceptance on your own texts, and compare it with the one that makes guesses worth it.",
     ),
+    "E315": (
+        "micro-batches that cannot be",
+        "`micro_batches = m` cuts the prefill of a batch by requests into m parts that follow one another through the "
+        "stages. There is a request for each, all are there at once, and steps have one sharding and whole prompts.",
+        _plan("pp = 4").replace("output = 128 }", "output = 128, batch = 4 }\n  micro_batches = 8"),
+        "lower `micro_batches`, or raise `batch`.",
+    ),
     "E320": (
         "prompts that cannot be computed in parts",
         "Where a prompt is computed in parts (`reuse`), a part attends to what the cache holds of those before. That "

@@ -114,6 +114,7 @@ def _fields(plan: PlanSpec) -> list[str]:
         f"algorithm = {plan.algorithm}",
         f"overlap = {plan.overlap}",
         f"chunks = {plan.chunks}",
+        f"micro_batches = {plan.micro_batches}",
         *([] if plan.engine is None else [f"engine = {_name(plan.engine.name, 'engine')}"]),
         *([f"measured = {_paths(plan.measured)}"] if plan.measured else []),
     ]

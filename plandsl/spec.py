@@ -716,6 +716,7 @@ class PlanSpec:
     shift: ShiftSpec | None = None
     overlap: str = "none"
     chunks: int = 1
+    micro_batches: int = 1
     speculate: SpeculateSpec | None = None
     split: SplitSpec | None = None
     chunked_prefill: int | None = None

@@ -120,8 +120,17 @@ class CostModel:
 
     def prefill_times(self, batch: Number, input_: Number, in_flight: Number) -> PhaseTimes:
         """Prefill of one batch: what is not in the cache, attending to all of the input."""
-        bind = {"batch": batch, "input": input_ - reused(self.plan, input_), "context": input_}
-        return self.prefill.at(bind, in_flight, [(1.0, input_)])
+        part, parts = self.parts(batch)
+        bind = {"batch": part, "input": input_ - reused(self.plan, input_), "context": input_}
+        times = self.prefill.at(bind, in_flight, [(1.0, input_)])
+        return times if self.plan.micro_batches == 1 else times.followed(parts, in_flight)
+
+    def parts(self, batch: Number) -> tuple[Number, Number]:
+        """Requests of one part that a prefill of ``batch`` is cut into, the fullest, and how many parts there are."""
+        if self.plan.micro_batches == 1:
+            return batch, 1
+        part = ceil_div(batch, self.plan.micro_batches)
+        return part, ceil_div(batch, part)
 
     def decode_times(self, batch: Number, input_: Number, output: Number, queries: Number = 1) -> PhaseTimes:
         """One decode step of one batch, averaged over the growing context.

@@ -164,7 +164,8 @@ def _used(plan: PlanSpec) -> Used | None:
 def phase_lines(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseLines, PhaseLines]:
     """Prefill of ``joined`` requests at once, and a decode step of ``batch`` at the mean context."""
     load = model.plan.workload
-    step = {"batch": joined, "input": load.input - reused(model.plan, load.input), "context": load.input}
+    new = load.input - reused(model.plan, load.input)
+    step = {"batch": model.parts(joined)[0], "input": new, "context": load.input}
     first = PhaseLines(model.taken(PREFILL, m).prefill, m.prefill, step, load.input)
     step = {"batch": batch, "context": load.input, "queries": model.plan.queries}
     return first, PhaseLines(model.taken(DECODE, m).decode, m.decode, step, load.input + load.output / 2)
@@ -414,15 +415,15 @@ class PhaseLines:
         """
         t, plan = self.times, model.plan
         stages = len(t.stages)
-        compute = sum(s.compute for s in t.stages)
-        exposed = sum(s.exposed for s in t.stages) + t.hops
+        compute = sum(s.compute for s in t.stages) + t.again.compute
+        exposed = sum(s.exposed for s in t.stages) + t.hops + t.again.exposed
         everything = [self.stage_ops(s) for s in range(stages)]
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / model.in_flight
         program = self.model.schedule.program
         gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average(plan)
-        ideal = sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
-        busy = sum(s.span for s in t.stages) / stages
+        ideal = float(t.parts) * sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
+        busy = t.parts * sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in ("send", "recv"))
         share = float(shared)
         kernels, drafted = float(compute + exposed) / share, float(t.drafted) / share
@@ -434,7 +435,7 @@ class PhaseLines:
             time_s=float(time),
             compute_s=float(compute) / share,
             communication_s=float(exposed) / share,
-            overlapped_s=_positive(float(linked - t.stages[t.slowest].exposed) / share, float(time)),
+            overlapped_s=_positive(float(linked - t.parts * t.stages[t.slowest].exposed) / share, float(time)),
             bubble_s=_positive(bubble, float(time)),
             idle_share=max(0.0, 1 - float((busy + t.drafted) / per_batch)),
             mfu=ideal / float(per_batch * gpus),
@@ -457,13 +458,13 @@ class PhaseLines:
         program = self.model.schedule.program
         lines: list[OpTime] = []
         for part in program.stages[stage]:
-            lines += self.lines(self.model.run(stage, part.region), part.repeats)
+            lines += self.lines(self.model.run(stage, part.region), part.repeats * int(self.times.parts))
         return lines
 
     def _shown(self, stage: int) -> Iterator[OpTime]:
         """The ops of a stage that take time, chunks of one as one."""
         for part in self.model.schedule.program.stages[stage]:
-            yield from _together(self.lines(self.model.run(stage, part.region), part.repeats))
+            yield from _together(self.lines(self.model.run(stage, part.region), part.repeats * int(self.times.parts)))
 
     def lines(self, run: str, count: int) -> list[OpTime]:
         """Every op of a run that a pass repeats ``count`` times."""

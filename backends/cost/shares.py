@@ -29,7 +29,7 @@ def shares(model: CostModel, m: Metrics, batch: Number, joined: Number, input_: 
     """Shares of a prefill of ``joined`` requests and a decode step of ``batch``."""
     ongoing, plan = m.served is not None, model.plan
     new = input_ - reused(plan, input_)
-    first = {"batch": joined, "input": new, "context": input_}
+    first = {"batch": model.parts(joined)[0], "input": new, "context": input_}
     step = {"batch": batch, "context": input_, "queries": plan.queries}
     used = [
         _used(model, PREFILL, joined * new, m.prefill, first, input_),
@@ -44,7 +44,7 @@ def shares(model: CostModel, m: Metrics, batch: Number, joined: Number, input_: 
 
 def exposed(times: PhaseTimes) -> Number:
     """Seconds of communication along the way of one batch that nothing hides."""
-    total = times.hops
+    total = times.hops + times.again.exposed
     for stage in times.stages:
         total = total + stage.exposed
     return total
@@ -66,7 +66,7 @@ def _used(
 
         return model.by_tokens(phase, tokens, one)
 
-    per_batch = times.period / model.in_flight
+    per_batch = times.period / model.in_flight / times.parts
     ideal = mean(lambda p, extents, at: ideal_seconds(p.schedule.program, gpu, extents, at))
     stages, gpus = len(times.stages), sharding.ranks // sharding.replicas
     return ideal / (per_batch * gpus), mean(moved) / (per_batch * stages * gpu.bandwidth)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.model import CostModel, Metrics
 from plandsl.backends.cost.report import PhaseLines, phase_lines
-from plandsl.backends.cost.times import Played, play_slots
+from plandsl.backends.cost.times import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
 from plandsl.explanation import Breakdown, Term
 from plandsl.ir.program import DECODE, PREFILL
@@ -75,7 +75,8 @@ def _ops(phase: str, lines: PhaseLines, share: float) -> Iterator[Term]:
     for stage in range(len(lines.times.stages)):
         for op, seen in zip(lines.stage_ops(stage), _seen(lines, stage), strict=True):
             if op.time_s > 0:
-                named.setdefault((op.op, op.name), []).append((op, op.time_s * seen / share))
+                value = op.time_s * _counted(lines.times, stage, op) * seen / share
+                named.setdefault((op.op, op.name), []).append((op, value))
     for (kind, name), runs in named.items():
         most, _ = max(runs, key=lambda run: run[1])
         yield Term(
@@ -83,6 +84,15 @@ def _ops(phase: str, lines: PhaseLines, share: float) -> Iterator[Term]:
             sum(op.count for op, _ in runs), sum(op.count * op.flops for op, _ in runs),
             sum(op.count * op.bytes for op, _ in runs),
         )  # fmt: skip
+
+
+def _counted(times: PhaseTimes, stage: int, op: OpTime) -> float:
+    """The share of an op's runs that is on the way of all parts of a batch: of the slowest stage all, else one part's.
+
+    Where a hop is slower than any stage, what it takes for the parts behind the first is left as a wait.
+    """
+    slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
+    return 1.0 if slowest and op.op not in ("send", "recv") else 1 / float(times.parts)
 
 
 def _group(op: OpTime) -> str:

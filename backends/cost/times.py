@@ -15,7 +15,7 @@ from plandsl.backends.cost.forms.attention import decode_seconds, in_chunks, pre
 from plandsl.backends.cost.forms.collective import collective_seconds
 from plandsl.backends.cost.forms.elementwise import kernel_seconds
 from plandsl.backends.cost.forms.gemm import gemm_seconds
-from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, plain
+from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, plain, where
 from plandsl.backends.cost.work import (
     AttentionForm,
     Costing,
@@ -97,7 +97,9 @@ class PhaseTimes(NamedTuple):
     """One phase, timed. Stage times leave hops out; ``hop`` is the slowest boundary's, ``hops`` are all together.
 
     ``drafted`` are the seconds of a model that guesses tokens for this one before it runs, on the GPUs of every stage.
-    ``through`` and ``period`` have them, stages do not.
+    ``through`` and ``period`` have them, stages do not. Of a batch that goes through in ``parts``, one behind the
+    other, all but ``through`` and ``period`` are those of one; ``again`` is what the slowest stage, or hop, takes for
+    the parts behind the first.
     """
 
     seconds: dict[str, list[Number]]
@@ -108,6 +110,24 @@ class PhaseTimes(NamedTuple):
     period: Number
     hops: Number = 0.0
     drafted: Number = 0.0
+    parts: Number = 1
+    again: Played = Played(0.0, 0.0)
+
+    def followed(self, parts: Number, in_flight: Number) -> PhaseTimes:
+        """A batch of which this is one of ``parts`` that follow one another, with ``in_flight`` such batches.
+
+        They keep the slowest stage, or hop, busy without a break from the second on, so that
+
+            through = through of one + (parts - 1) slowest,  period = max(through, in_flight parts slowest)
+        """
+        slowest = Played(self.hop, 0.0)
+        for stage in self.stages:
+            more = stage.span >= slowest.span
+            slowest = Played(maximum(stage.span, slowest.span), where(more, stage.compute, slowest.compute))
+        again = Played((parts - 1) * slowest.span, (parts - 1) * slowest.compute)
+        through = self.through + again.span
+        period = maximum(through, in_flight * parts * slowest.span)
+        return self._replace(through=through, period=period, parts=parts, again=again)
 
     @property
     def slowest(self) -> int:

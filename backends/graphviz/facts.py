@@ -47,7 +47,8 @@ class Facts:
         self.program: Program = self.schedule.program
         context = load.input if prefill else load.input + load.output // 2
         new = load.input - reused(self.plan, load.input)
-        bind = {"batch": load.batch, "input": new, "context": context, "queries": self.plan.queries}
+        batch = taken.parts(load.batch)[0] if prefill else load.batch
+        bind = {"batch": batch, "input": new, "context": context, "queries": self.plan.queries}
         self.extents = Extents(self.program, bind, self.phase_model.extents.mesh)
         self._costs = PhaseLines(self.phase_model, self.times, bind, context)
 

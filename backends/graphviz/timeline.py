@@ -38,8 +38,11 @@ class Pipeline:
         self.seconds = [seconds for _, seconds in facts.stages()]
         self.hop = float(facts.times.hop)
         hops = [float(h) for h in facts.phase_model.hop_seconds(facts.times)]
-        stages, flights = len(self.seconds), facts.estimate.in_flight
         self.decode = facts.phase == "decode"
+        self.parts = int(facts.times.parts)
+        self.word = "part" if self.parts > 1 else "batch"
+        self.flights = facts.estimate.in_flight * self.parts
+        stages, flights = len(self.seconds), self.flights
         # more batches than these fill every stage anyway, and look the same
         self.batches = min(flights, max(MOST_BATCHES, 2 * stages)) if self.decode else min(flights, MOST_BATCHES)
         self.runs = play_pipeline(self.seconds, hops, self.batches, WARM_UP + 3 if self.decode else 1)
@@ -77,14 +80,17 @@ class Pipeline:
 
     def _many(self) -> str:
         flights = self.facts.estimate.in_flight
-        return f"{flights} batches in flight" if flights > 1 else "one batch"
+        many = f"{flights} batches in flight" if flights > 1 else "one batch"
+        return f"{many}, {'each ' if flights > 1 else ''}in {self.parts} parts" if self.parts > 1 else many
 
     def _lane(self, stage: int, y: float) -> None:
         canvas, runs = self.canvas, self._inside(self.runs, stage)
         name = f"stage {stage}"
         canvas.text(0, y + 11, name, size=14, bold=True, width=LEFT - 54)
         canvas.text(0, y + 29, stage_words(self.facts, stage), size=11, color=MUTED, width=LEFT - 54)
-        canvas.text(LEFT - 8, y + COMPUTE_H / 2, "batches", color=MUTED, align="r", width=46)
+        canvas.text(
+            LEFT - 8, y + COMPUTE_H / 2, self.word + ("s" if self.parts > 1 else "es"), color=MUTED, align="r", width=46
+        )
         canvas.text(LEFT - 8, y + COMPUTE_H + 3 + LINK_H / 2, "links", color=MUTED, align="r", width=46)
         canvas.box(LEFT, y, WIDTH, COMPUTE_H, IDLE, name=f"{name} idle")
         canvas.box(LEFT, y + COMPUTE_H + 3, WIDTH, LINK_H, "#f3f5f7", name=f"{name} links")
@@ -98,7 +104,7 @@ class Pipeline:
             at = end
         self._wait(name, at, LEFT + WIDTH, y)
         for send, x, end in self._inside(self.sends, stage):
-            label = f"batch {self._number(send.batch)} to stage {stage + 1}"
+            label = f"{self.word} {self._number(send.batch)} to stage {stage + 1}"
             x = min(x, LEFT + WIDTH - 1.5)
             canvas.box(x, y + COMPUTE_H + 3, max(end - x, 1.5), LINK_H, HOP, name=label)
         busy = sum(end - x for _, x, end in runs) / WIDTH
@@ -112,11 +118,11 @@ class Pipeline:
     def _turn(self, run: Run, x: float, end: float, y: float) -> None:
         batch = self._number(run.batch)
         fill = BATCHES[batch % len(BATCHES)]
-        name = f"stage {run.stage}: batch {batch}, {show_time(run.end - run.start)}"
+        name = f"stage {run.stage}: {self.word} {batch}, {show_time(run.end - run.start)}"
         self.canvas.box(x, y, end - x, COMPUTE_H, fill, "#ffffff", pen=0.75, name=name)
         width, middle = end - x, (x + end) / 2
         if width > 64:
-            self.canvas.text(middle, y + 11, f"batch {batch}", size=12, bold=True, align="c", width=width)
+            self.canvas.text(middle, y + 11, f"{self.word} {batch}", size=12, bold=True, align="c", width=width)
             time = show_time(run.end - run.start)
             self.canvas.text(middle, y + 25, time, size=11, align="c", color=ink_on(fill), width=width)
         elif width > text_width(str(batch), 12, True) + 6:
@@ -124,7 +130,7 @@ class Pipeline:
 
     def _number(self, batch: int) -> int:
         """The batch's number among all in flight: where fewer are played, those before the first are the last."""
-        missing = self.facts.estimate.in_flight - self.batches
+        missing = self.flights - self.batches
         return batch + missing if self.decode and 2 * batch >= self.batches else batch
 
     def _stripes(self, run: Run, x: float, end: float, y: float, share: float) -> None:
@@ -132,7 +138,7 @@ class Pipeline:
         n = max(1, min(16, int((end - x) / 14)))
         on, off = share / n, (1 - share) / n
         fill = ":".join([f"#f3f5f7;{off:.4f}", f"{COMM};{on:.4f}"] * n)
-        name = f"stage {run.stage}: collectives of batch {self._number(run.batch)}"
+        name = f"stage {run.stage}: collectives of {self.word} {self._number(run.batch)}"
         self.canvas.box(x, y, end - x, LINK_H, COMM if share > 0.995 else fill, style="striped", name=name)
 
     def _wait(self, name: str, x: float, end: float, y: float) -> None:
@@ -162,9 +168,9 @@ class Pipeline:
         self.canvas.text(x - 5 if left else x + 5, top - 10, words, size=12, bold=True, align="r" if left else "l")
 
     def _keys(self) -> list[Key]:
-        keys = [Key("box", BATCHES[b], f"batch {b}") for b in range(min(self.batches, len(BATCHES)))]
+        keys = [Key("box", BATCHES[b], f"{self.word} {b}") for b in range(min(self.batches, len(BATCHES)))]
         if self.batches > len(BATCHES):
-            keys[-1] = keys[-1]._replace(text=f"batch {len(BATCHES) - 1}; colours repeat")
+            keys[-1] = keys[-1]._replace(text=f"{self.word} {len(BATCHES) - 1}; colours repeat")
         keys.append(Key("box", IDLE, "idle"))
         if any(self._share(s) > 0.001 for s in self.shown):
             keys.append(Key("box", COMM, "collectives, in proportion"))
@@ -173,9 +179,10 @@ class Pipeline:
         return keys
 
     def _note(self) -> str:
-        flights, notes = self.facts.estimate.in_flight, []
+        flights, notes = self.flights, []
         if flights > MOST_BATCHES:
-            notes.append(f"{MOST_BATCHES} of {flights} batches in flight are drawn")
+            what = "parts of batches" if self.parts > 1 else "batches"
+            notes.append(f"{MOST_BATCHES} of {flights} {what} in flight are drawn")
         stages = len(self.seconds)
         if stages > len(self.shown):
             notes.append(f"stages {MOST_STAGES - 1} to {stages - 2} are not drawn")
