@@ -33,7 +33,7 @@ def _console() -> Any:
 
 
 class Progress:
-    """A bar on standard error for work that takes over a second, where somebody is watching."""
+    """A bar on standard error, with the rate, for work that takes over a second where somebody is watching."""
 
     def __init__(self, what: str) -> None:
         self.what, self.start = what, time.monotonic()
@@ -49,11 +49,15 @@ class Progress:
             from rich.console import Console
             from rich.progress import Progress as Bar
 
-            self.bar = Bar(console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(self.what, total=total)
+            usual = Bar.get_default_columns()
+            self.bar = Bar(*usual, "{task.fields[rate]}", console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(self.what, total=total, rate="")
             self.bar.start()
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, total=total)
+            from plandsl.units import show_count
+
+            rate = f"{show_count(done / (time.monotonic() - self.start))}/s"
+            self.bar.update(self.task, completed=done, total=total, rate=rate)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -183,7 +183,7 @@ def _started(workers: str) -> Any:
             n_workers=int(workers) if workers else None,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # a free port: another search may run
             silence_logs=logging.CRITICAL,
         )
 
