@@ -11,7 +11,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.evaluate import describe
 from plandsl.grammar.modules import Unit, Wrong
-from plandsl.grammar.plans import PARTS, PLAN, SETTINGS, plan_spec
+from plandsl.grammar.plans import PLAN, plan_spec
 from plandsl.grammar.records import Record, merge
 from plandsl.grammar.requires import METRICS, requires
 from plandsl.grammar.schema import Reader
@@ -137,8 +137,8 @@ def _choice(reader: Reader, path: s.Expr, domain: s.Expr, unit: Unit) -> Choice:
     name = ".".join(names)
     full = SHORT.get(name, name)
     first = full.partition(".")[0]
-    if first not in (*PARTS, *SETTINGS):
-        hint = reader.context.library.near(first, iter((*SHORT, *PARTS, *SETTINGS)))
+    if first not in PLAN:
+        hint = reader.context.library.near(first, iter((*SHORT, *PLAN)))
         raise Wrong("E206", f"a plan has no field `{first}` that could vary", path.span, hint=hint)
     settings = tuple(_settings(reader, name, domain, unit))
     twice = next((a for i, a in enumerate(settings) if a.text in [b.text for b in settings[:i][-64:]]), None)

@@ -379,3 +379,29 @@ def test_two_shardings_in_arrays_equal_those_one_by_one() -> None:
         assert metrics["tpot"] == pytest.approx(e.tpot_s, rel=1e-12)
         assert metrics["mbu"] == pytest.approx(min(e.prefill.mbu, e.decode.mbu), rel=1e-12)
         assert metrics["comm_share"] == pytest.approx(max(e.prefill.comm_share, e.decode.comm_share), rel=1e-12)
+
+
+POOLS = """
+search s {
+  model = llama_3_1_8b with { weights = fp8, kv_cache = fp8 }
+  workload { input = 2000, output = 100, batch = 16 }
+  prefill { node = h100_8, sharding { tp = 2 } }
+  decode { node = h200_8, sharding { tp = 2 } }
+  transfer { bandwidth = 50 GB/s, latency = 10 us }
+  vary decode.sharding.tp in [2, 4], prefill.batch in [1, 4], batch in [8, 64]
+}
+"""
+
+
+def test_pools_and_settings_of_a_plan_vary() -> None:
+    _, rows = table(searched("", POOLS))
+    head, _, _ = POOLS.partition("  vary")
+    for choices, metrics, _ in rows:
+        e = compile_text(head.replace("search s", "plan s") + "}", overrides=list(choices.items()))[0].estimate()
+        for name, value in (("ttft", e.ttft_s), ("tpot", e.tpot_s), ("throughput", e.throughput_tokens_per_s)):
+            assert metrics[name] == pytest.approx(value, rel=1e-12), (name, choices)
+    assert len(rows) == 8
+    more = "vary micro_batches in [1, 4], overlap in [none, collectives], batch in [16]\nsharding { pp = 4 }"
+    found, rows = table(searched(more))
+    assert len({m["ttft"] for _, m, _ in rows}) == 2  # one stage after the other has nothing to overlap here
+    assert found.plans == 4
