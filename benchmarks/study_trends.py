@@ -22,7 +22,7 @@ LINKS = tuple(rate * 1e9 for rate in (256, 320, 384, 448, 512, 608))
 
 
 def _all(condition: object) -> bool:
-    return bool(np.all(condition))  # type: ignore[call-overload]
+    return bool(np.all(condition))  # type: ignore[call-overload]  # a comparison of Numbers: bool or array
 
 
 def _faster(a: Metrics, b: Metrics) -> bool:

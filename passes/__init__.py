@@ -63,16 +63,18 @@ _ALONE = {"insert-collectives", "merge-sums", "quantize", "place-memory"}
 """Passes that need the program only."""
 
 
+def _run(step: Pass, before: Program | Schedule, plan: PlanSpec) -> Program | Schedule:
+    after: Program | Schedule = step.run(before) if step.name in _ALONE else step.run(before, plan)
+    return after
+
+
 def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[Pass, Program | Schedule]]:
     """Run the pipeline on one phase of ``plan``, giving what each pass made."""
     program: Program | None = None
     promises: list[Pass] = []
     for step in PIPELINE:
         before = program
-        if before is None:
-            result = step.run(plan, phase)
-        else:
-            result = step.run(before) if step.name in _ALONE else step.run(before, plan)
+        result = step.run(plan, phase) if before is None else _run(step, before, plan)
         if isinstance(result, Schedule):
             yield step, result
             return
@@ -123,7 +125,7 @@ def _finished(program: Program, plan: PlanSpec) -> Schedule:
     result: Program | Schedule = program
     after = [step.name for step in PIPELINE].index(SIZELESS) + 1
     for step in PIPELINE[after:]:
-        result = step.run(result) if step.name in _ALONE else step.run(result, plan)
+        result = _run(step, result, plan)
     assert isinstance(result, Schedule), "the last pass makes a schedule"
     return result
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.nodes import Spread, boundaries, spread
-from plandsl.ir.types import Mesh
+from plandsl.passes.build import mesh_of
 from plandsl.passes.cut_stages import stage_axes
 from plandsl.spec import AxisSpec, ClusterSpec, PlanSpec
 
@@ -16,7 +16,7 @@ def nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:
 
     Replicas (`dp`) exchange nothing, so their axis may lie as it will.
     """
-    mesh = Mesh(tuple((a.name, a.size) for a in plan.sharding.axes))
+    mesh = mesh_of(plan)
     lies = {a.name: spread(mesh, a.name, cluster.node.count) for a in plan.sharding.axes}
     placed = {place.axis for place in plan.sharding.placed}
     leaving = [a for a in plan.sharding.axes if lies[a.name].spans > 1]

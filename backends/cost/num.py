@@ -68,3 +68,20 @@ def settled(find: Callable[..., Number], *values: Number) -> Number:
     """``find(*values)``, whose way depends on the values: a trace (`trace.traced`) calls it as it is."""
     tape = next((v.tape for v in values if hasattr(v, "tape")), None)
     return find(*values) if tape is None else tape.call(find, values)
+
+
+def least(holds: Callable[[int], bool], most: int) -> int | None:
+    """The least number from 1 to ``most`` from which on something ``holds``, None where it never does.
+
+    Doubled until it does, then bisected: of something that comes and goes, this is one number where it comes.
+    """
+    high = 1
+    while not holds(high):
+        if high >= most:
+            return None
+        high = min(2 * high, most)
+    low = high // 2
+    while high - low > 1:  # not yet at low, but at high
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

@@ -10,6 +10,7 @@ from math import log, sqrt
 
 from plandsl.backends.cost.figures import FIGURES, Figure, larger_memory, unmeasured
 from plandsl.backends.cost.model import CostModel, Metrics
+from plandsl.backends.cost.num import least
 from plandsl.backends.cost.report import asked_of
 from plandsl.backends.cost.terms import ROOM, Terms, terms
 from plandsl.backends.cost.work import Exchange
@@ -234,7 +235,7 @@ def _crossover(model: CostModel, metrics: Metrics, gemms: bool) -> int | None:
             memory += float(count * moved / work.bandwidth)
         return arithmetic >= memory
 
-    return _least(busy, MOST)
+    return least(busy, MOST)
 
 
 def _longest(model: CostModel, metrics: Metrics, batch: float) -> int:
@@ -247,19 +248,5 @@ def _longest(model: CostModel, metrics: Metrics, batch: float) -> int:
         held = [memory.held(s, batch, kept, input_, rounds).total for s in range(len(memory.weights))]
         return not memory.fit(held)
 
-    first = _least(full, MAX_DIMENSION)
+    first = least(full, MAX_DIMENSION)
     return MAX_DIMENSION if first is None else first - 1
-
-
-def _least(holds: Callable[[int], bool], most: int) -> int | None:
-    """The least number from 1 to ``most`` from which on something ``holds``, None where it never does."""
-    high = 1
-    while not holds(high):
-        if high >= most:
-            return None
-        high = min(2 * high, most)
-    low = high // 2
-    while high - low > 1:  # not yet at low, but at high
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high

@@ -12,7 +12,7 @@ from attrs import evolve
 
 from plandsl.backends.cost.memory import MemoryModel
 from plandsl.backends.cost.model import CostModel, Metrics
-from plandsl.backends.cost.num import maximum, plain, where
+from plandsl.backends.cost.num import least, maximum, plain, where
 from plandsl.backends.cost.prefix import reused
 from plandsl.backends.cost.times import PhaseModel, PhaseTimes, Played
 from plandsl.estimate import Mode, Shift
@@ -92,24 +92,11 @@ class ShiftModel(CostModel):
         )
 
     def _crossover(self, time: Callable[[CostModel, int], Number]) -> int | None:
-        """The number of tokens from which the base is the faster: doubled until it is, then bisected.
+        """The number of tokens from which the base is the faster.
 
         Times have steps (padding, tiles), so that the two may cross more than once; this is one such number.
         """
-
-        def faster(tokens: int) -> bool:
-            return bool(time(self.base, tokens) < time(self.tensor, tokens))
-
-        high = 1
-        while not faster(high):
-            if high >= MOST:
-                return None
-            high *= 2
-        low = high // 2
-        while high - low > 1:  # not yet at low, but at high
-            middle = (low + high) // 2
-            low, high = (low, middle) if faster(middle) else (middle, high)
-        return high
+        return least(lambda tokens: bool(time(self.base, tokens) < time(self.tensor, tokens)), MOST)
 
 
 def mode_of(model: CostModel) -> Mode:

@@ -68,17 +68,14 @@ def _columns(found: Found) -> list[str]:
     return list(dict.fromkeys((*goals, "ttft", "tpot", "throughput", "throughput_per_gpu", *required)))
 
 
-def _rows(table: Table, found: Found, rows: Sequence[Taken], marks: Sequence[int] = ()) -> None:
+def _rows(table: Table, found: Found, rows: Sequence[Taken], same: Sequence[int] = (), *, best: bool = False) -> None:
     columns = _columns(found)
     for name in columns:
         table.add_column(WORDS.get(name, name), justify="right", no_wrap=True)
     for rank, row in enumerate(rows, 1):
         cells = [metric_text(name, row.metrics[name]) for name in columns]
-        mark = "=" if rank in marks else ""
-        table.add_row(f"{rank}{mark}", row.label, *cells, style="bold" if rank == 1 and marks is not ROWS else "")
-
-
-ROWS: tuple[int, ...] = ()
+        mark = "=" if rank in same else ""
+        table.add_row(f"{rank}{mark}", row.label, *cells, style="bold" if best and rank == 1 else "")
 
 
 def _table(title: str) -> Table:
@@ -91,7 +88,7 @@ def _table(title: str) -> Table:
 def _ranking(found: Found, top: Sequence[Taken], same: Sequence[int]) -> RenderableType:
     goals = ", then ".join(g.text for g in found.search.wanted)
     table = _table(goals)
-    _rows(table, found, top, list(same) or [0])
+    _rows(table, found, top, same, best=True)
     if not same:
         return table
     metric = WORDS.get(found.search.wanted[0].metric, found.search.wanted[0].metric)
@@ -101,7 +98,7 @@ def _ranking(found: Found, top: Sequence[Taken], same: Sequence[int]) -> Rendera
 def _front(found: Found, front: Sequence[Taken]) -> RenderableType:
     table = _table(f"Pareto front, {len(front):,} configurations")
     shown = spread(front, SHOWN)
-    _rows(table, found, shown, ROWS)
+    _rows(table, found, shown)
     return table
 
 
