@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Pools, Shift, Speculated, comparisons
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_rate, show_time
 
 BAR = 30

@@ -8,11 +8,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.backends.cost.figures import FIGURES
+from plandsl.backends.cost.answers.figures import FIGURES
 from plandsl.backends.terminal import METRIC, _banded, _rate, _title
 from plandsl.explanation import Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 SMALL = 0.04

@@ -16,12 +16,12 @@ from attrs import evolve, frozen
 from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
 from plandsl.backends.calibrate.fit import Errors, descend, errors
 from plandsl.backends.calibrate.table import Table, read_table
-from plandsl.backends.cost.load import batched, serve
-from plandsl.backends.cost.model import CostModel
-from plandsl.backends.cost.times import PhaseTimes, Played
+from plandsl.backends.cost.deployments.ongoing import batched, serve
+from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.driver import catalog_has, compile_text
 from plandsl.grammar.fmt import format_text
-from plandsl.spec import ENGINE_RATES, ENGINE_SHARES, EngineSpec
+from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, EngineSpec
 
 TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plandsl.backends.cost.trace import traced
+from plandsl.backends.cost.time.trace import traced
 from plandsl.driver import compile_file, open_text
 from plandsl.grammar.parse import parse
 from plandsl.search.run import Compiler, Run

@@ -26,7 +26,7 @@ from plandsl.backends.calibrate.fit import Fitted, fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.run import LEAST
 from plandsl.driver import catalog_gpu, catalog_link
-from plandsl.spec import CalibrationSpec
+from plandsl.spec.hardware import CalibrationSpec
 
 Fits = dict[str, dict[str, dict[str, float]]]
 """Constants by GPU, set and name."""

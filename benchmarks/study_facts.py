@@ -6,7 +6,7 @@ from math import log2
 
 from benchmarks.claim import Claims, Value
 from benchmarks.study_plans import ALL, LONG, SHORT, plans, runs, variant
-from plandsl.backends.cost.links import Fabric, all_reduce, seconds
+from plandsl.backends.cost.machine.links import Fabric, all_reduce, seconds
 from plandsl.driver import CompiledPlan
 from plandsl.ir.compute import Attention
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.claim import Claims, Value
 from benchmarks.study_plans import LONG, runs
-from plandsl.backends.cost.links import Fabric, all_reduce
+from plandsl.backends.cost.machine.links import Fabric, all_reduce
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.collectives import AllGather, Send
 from plandsl.ir.compute import Attention

@@ -11,7 +11,7 @@ from attrs import evolve
 from numpy.typing import NDArray
 
 from plandsl.backends.cost import CostModel, Metrics
-from plandsl.backends.cost.times import PhaseTimes
+from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.driver import CompiledPlan, compile_file, compile_text
 from plandsl.ir.types import Number
 

@@ -12,7 +12,7 @@ from benchmarks.claim import Claim
 from benchmarks.study_plans import plans
 from plandsl.backends.cost import CostModel, Metrics
 from plandsl.driver import CompiledPlan
-from plandsl.spec import CalibrationSpec
+from plandsl.spec.hardware import CalibrationSpec
 
 Answers = dict[str, Metrics]
 

@@ -8,7 +8,7 @@ from plandsl.grammar.context import Context
 from plandsl.grammar.records import Record
 from plandsl.grammar.schema import Reader
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec import ENGINE_BANDS, ENGINE_COUNTS, ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, EngineSpec
+from plandsl.spec.hardware import ENGINE_BANDS, ENGINE_COUNTS, ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, EngineSpec
 from plandsl.units import BYTES, NUMBER, TIME
 
 LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")

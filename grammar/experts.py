@@ -14,7 +14,8 @@ from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import expect, whole
 from plandsl.ir.skew import WIDEST, Skew, Varying, Zipf
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec import BITS, Apply, Statement, Term, Var, Weight
+from plandsl.spec.formats import BITS
+from plandsl.spec.model import Apply, Statement, Term, Var, Weight
 from plandsl.units import NUMBER
 
 FORM = "`y = experts(h, w_router[hidden, experts], top_k = 8) { ... }`"

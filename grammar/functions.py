@@ -12,7 +12,7 @@ from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, whole
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec import Apply, Term, Weight
+from plandsl.spec.model import Apply, Term, Weight
 from plandsl.units import NUMBER
 
 Dims: TypeAlias = "tuple[str, ...]"

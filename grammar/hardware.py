@@ -17,8 +17,8 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_COUNT
-from plandsl.spec import (
-    BITS,
+from plandsl.spec.formats import BITS
+from plandsl.spec.hardware import (
     CONSTANTS,
     FORM_CONSTANTS,
     FORMS,

@@ -10,7 +10,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import Typed, attention_options, shown
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.terms import Terms
-from plandsl.spec import Apply, Term, Var, Weight
+from plandsl.spec.model import Apply, Term, Var, Weight
 
 FORM = "`attention(query(qn, rope(qr)), latent(c, kr, w_uk[kv_rank, heads, nope_dim], w_uv[kv_rank, heads, v_dim]))`"
 QUERY = "it wants qn[tokens, heads, nope_dim] and qr[tokens, heads, rope_dim], of which qr has the positions"

@@ -13,7 +13,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
 from plandsl.limits import MAX_TABLES
-from plandsl.spec import TableSpec
+from plandsl.spec.hardware import TableSpec
 
 FIELD = "measured"
 

@@ -15,7 +15,7 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
-from plandsl.spec import STEP_DIMENSIONS, BlockSpec, Every, ModelSpec, Term, Weight
+from plandsl.spec.model import STEP_DIMENSIONS, BlockSpec, Every, ModelSpec, Term, Weight
 
 DTYPES = ("weights", "activations", "kv_cache", "compute")
 FIELDS = ("layers", "max_context", "causal", "source", *DTYPES)

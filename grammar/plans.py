@@ -20,22 +20,9 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.values import expect, span_of
 from plandsl.limits import MAX_CHUNKS
-from plandsl.spec import (
-    CORE,
-    IDEAL,
-    Apply,
-    CalibrationSpec,
-    ClusterSpec,
-    EngineSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-    ShardingSpec,
-    ShiftSpec,
-    SpeculateSpec,
-    WorkloadSpec,
-    walk,
-)
+from plandsl.spec.hardware import CORE, IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, NodeSpec
+from plandsl.spec.model import Apply, ModelSpec, walk
+from plandsl.spec.plan import PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.units import NUMBER, REQUEST_RATE
 
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")

@@ -11,7 +11,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.schema import Reader
-from plandsl.spec import RequireSpec
+from plandsl.spec.plan import RequireSpec
 from plandsl.units import BYTES, MONEY, NUMBER, TIME, TOKEN_RATE, Dimension, Quantity
 
 TOKENS = Dimension(token=1)

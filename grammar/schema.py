@@ -13,7 +13,7 @@ from plandsl.grammar.modules import KINDS, Library, Unit, Wrong
 from plandsl.grammar.records import Layer, Placed, Record, merge
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec import BITS
+from plandsl.spec.formats import BITS
 from plandsl.units import NUMBER, Dimension, Quantity
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from plandsl.search.spec import (
     Setting,
     Term,
 )
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.units import NUMBER, Quantity
 
 FIELDS = ("plan", *PLAN)

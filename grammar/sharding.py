@@ -17,7 +17,8 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of, whole
 from plandsl.limits import MAX_LAYERS, MAX_RANKS
-from plandsl.spec import AxisSpec, CutSpec, ModelSpec, PlaceSpec, RuleSpec, ShardingSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import AxisSpec, CutSpec, PlaceSpec, RuleSpec, ShardingSpec
 
 
 class Sugar(NamedTuple):

@@ -11,7 +11,8 @@ from plandsl.grammar.records import Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.values import span_of
-from plandsl.spec import ModelSpec, ShardingSpec, ShiftSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import ShardingSpec, ShiftSpec
 
 SHIFT = ("base", "tensor", "threshold")
 EXAMPLE = {"base": "base { sp = 8 }", "tensor": "tensor { tp = 8 }", "threshold": "threshold = 256"}

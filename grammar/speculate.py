@@ -20,7 +20,8 @@ from plandsl.grammar.sharding import STEP, SUGAR
 from plandsl.grammar.shift import sharding_under
 from plandsl.grammar.values import expect, span_of
 from plandsl.limits import MAX_DRAFTED
-from plandsl.spec import ModelSpec, RuleSpec, ShardingSpec, SpeculateSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import RuleSpec, ShardingSpec, SpeculateSpec
 from plandsl.units import NUMBER, Quantity
 
 SPECULATE = ("draft", "tokens", "acceptance", "sharding")

@@ -11,7 +11,8 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.plans import PACE, PARTS, POOLS, SETTINGS, SPLIT, functions
 from plandsl.grammar.records import Layer, Record, merge
 from plandsl.grammar.schema import Reader
-from plandsl.spec import ModelSpec, PlanSpec, SplitSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import BYTE_RATE, TIME
 
 SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}

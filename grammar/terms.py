@@ -10,7 +10,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, shown
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
-from plandsl.spec import Apply, Statement, Var, Weight
+from plandsl.spec.model import Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
 SCALED = "a number multiplies a tensor, divides it, or is added: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"

@@ -16,7 +16,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of, whole
 from plandsl.limits import MAX_COUNT
-from plandsl.spec import ClusterSpec, GpuSpec, NodeSpec
+from plandsl.spec.hardware import ClusterSpec, GpuSpec, NodeSpec
 
 T = TypeVar("T", GpuSpec, NodeSpec)
 

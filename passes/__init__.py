@@ -23,7 +23,7 @@ from plandsl.passes.quantize import quantize
 from plandsl.passes.runner import Pass, checked
 from plandsl.passes.schedule import schedule
 from plandsl.passes.shard import shard
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 VIEWS = ("split", "join")
 

@@ -9,7 +9,7 @@ from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, shard_range
-from plandsl.spec import CutSpec, PlanSpec, ShardingSpec, ShiftSpec
+from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec, ShiftSpec
 
 Axes = tuple[str, ...]
 

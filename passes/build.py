@@ -16,7 +16,9 @@ from plandsl.ir.program import DECODE, PREFILL, Program, Region
 from plandsl.ir.skew import Skew, factor, read_skew
 from plandsl.ir.types import Mesh, TensorType, Value, stem, tensor
 from plandsl.passes.rewrite import Names
-from plandsl.spec import Apply, BlockSpec, GpuSpec, ModelSpec, PlanSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.hardware import GpuSpec
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.plan import PlanSpec
 
 TOKENS = ("batch", "position")
 MAPS = {

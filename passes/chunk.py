@@ -14,7 +14,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Chunk, Value
 from plandsl.passes.rewrite import Names, changed, each_region, substitute, uses
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 
 def chunk(program: Program, plan: PlanSpec) -> Program:

@@ -9,7 +9,7 @@ from attrs import evolve
 from plandsl.ir.collectives import Recv, Send
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.types import Value
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 
 def stage_axes(plan: PlanSpec) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plandsl.diagnostics import Diagnostic, Label
-from plandsl.spec import Apply, PlanSpec, SpeculateSpec, walk
+from plandsl.spec.model import Apply, walk
+from plandsl.spec.plan import PlanSpec, SpeculateSpec
 
 
 def drafts(plan: PlanSpec, speculate: SpeculateSpec) -> Iterator[Diagnostic]:

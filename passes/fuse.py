@@ -13,7 +13,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 from plandsl.passes.rewrite import each_region, uses
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 GATED = {"silu": "silu_mul", "gelu": "gelu_mul", "quick_gelu": "quick_gelu_mul"}
 LIMITS = ("clamp", "plus")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from plandsl.ir.program import DECODE
 from plandsl.ir.types import Dim, TensorType, stem
-from plandsl.spec import ShardingSpec
+from plandsl.spec.plan import ShardingSpec
 
 
 class Layout:

@@ -16,7 +16,8 @@ from plandsl.ir.types import PADDED, REPLICATED, stem
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
-from plandsl.spec import Apply, AxisSpec, CutSpec, PlanSpec, RuleSpec, walk
+from plandsl.spec.model import Apply, walk
+from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec
 
 FREE = PADDED | {"tokens", "layers"}
 

@@ -8,7 +8,8 @@ from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.nodes import Spread, boundaries, spread
 from plandsl.passes.build import mesh_of
 from plandsl.passes.cut_stages import stage_axes
-from plandsl.spec import AxisSpec, ClusterSpec, PlanSpec
+from plandsl.spec.hardware import ClusterSpec
+from plandsl.spec.plan import AxisSpec, PlanSpec
 
 
 def nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:

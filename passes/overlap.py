@@ -11,7 +11,7 @@ from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, axes_of
 from plandsl.passes.rewrite import each_region
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 ON_LINKS = (*COLLECTIVES, Rescale, Ring)
 

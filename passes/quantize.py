@@ -9,7 +9,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import TensorType, Value
 from plandsl.passes.rewrite import Names, each_region
-from plandsl.spec import ARITHMETIC, BITS
+from plandsl.spec.formats import ARITHMETIC, BITS
 
 
 def quantize(program: Program) -> Program:

@@ -7,7 +7,7 @@ from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot, Turn
 from plandsl.ir.types import Mesh
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 ON_LINKS = (*COLLECTIVES, Rescale, Ring, Send, Recv)
 

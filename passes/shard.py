@@ -42,7 +42,7 @@ from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Dim, TensorType, Value, routed, stem
 from plandsl.passes.layout import Layout
 from plandsl.passes.rewrite import Names, changed, each_region
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
     from plandsl.passes.shard_latent import Latents

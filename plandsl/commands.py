@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plandsl.backends.calibrate.table import Table
     from plandsl.driver import CompiledPlan
     from plandsl.grammar.resolve import Module
-    from plandsl.spec import CalibrationSpec
+    from plandsl.spec.hardware import CalibrationSpec
 
 OK, FAILED, WRONG = 0, 1, 2
 

@@ -21,17 +21,9 @@ from plandsl.limits import MAX_PLANS
 from plandsl.passes import PIPELINE, compile_phase, program_after
 from plandsl.passes.legality import check as legality
 from plandsl.passes.legality import check_program
-from plandsl.spec import (
-    CalibrationSpec,
-    ClusterSpec,
-    CutSpec,
-    EngineSpec,
-    GpuSpec,
-    LinkSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-)
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import CutSpec, PlanSpec
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
@@ -96,12 +88,12 @@ class CompiledPlan:
     def cost(self) -> CostModel:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays."""
         if self.spec.split is not None:
-            from plandsl.backends.cost.split import SplitModel
+            from plandsl.backends.cost.deployments.pools import SplitModel
 
             return SplitModel(self.spec, self.spec.split, *(pool.cost for pool in self.pools))
         if self.spec.speculate is None:
             return self._undrafted
-        from plandsl.backends.cost.speculate import SpeculateModel
+        from plandsl.backends.cost.deployments.drafted import SpeculateModel
 
         draft = None if self.draft is None else self.draft.cost
         return SpeculateModel(self.spec, self.spec.speculate, self._undrafted, draft, lambda: self.plain.cost)
@@ -115,7 +107,7 @@ class CompiledPlan:
     def _undrafted(self) -> CostModel:
         """The cost of the plan's model alone: of no draft that runs before it."""
         if self.spec.shift is not None:
-            from plandsl.backends.cost.shift import ShiftModel
+            from plandsl.backends.cost.deployments.shift import ShiftModel
 
             return ShiftModel(self.spec, self.spec.shift, *(mode._undrafted for mode in self.modes))
         from plandsl.backends.cost import CostModel
@@ -125,7 +117,7 @@ class CompiledPlan:
     def estimate(self) -> Estimate:
         """Everything the report says."""
         if self.spec.split is not None:
-            from plandsl.backends.cost.split import SplitModel, split_estimate
+            from plandsl.backends.cost.deployments.pools import SplitModel, split_estimate
 
             assert isinstance(self.cost, SplitModel), "two pools have a model of their own"
             return split_estimate(self.cost, self.notes)
@@ -135,7 +127,7 @@ class CompiledPlan:
 
     def explain(self) -> Explanation:
         """Where the plan's time and memory go, and what would change that."""
-        from plandsl.backends.cost.explain import explain
+        from plandsl.backends.cost.answers.explain import explain
 
         return explain(_whole(self).cost, self.notes)
 
@@ -168,7 +160,7 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     One cut serves both phases, since weights stay where they are: what is least is the seconds of the slowest stage in
     prefill and ``output`` times those of the slowest in decode.
     """
-    from plandsl.backends.cost.stages import StageCosts
+    from plandsl.backends.cost.deployments.stages import StageCosts
     from plandsl.passes.balance import balance
     from plandsl.passes.cut_stages import split_layers
 
@@ -185,7 +177,7 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
 
 def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
     """What ``b`` says that ``a`` does not, and what comes of it, term by term."""
-    from plandsl.backends.cost.differ import difference
+    from plandsl.backends.cost.answers.differ import difference
 
     return difference(_whole(a).cost, _whole(b).cost)
 
@@ -243,7 +235,7 @@ def _tables(spec: PlanSpec) -> list[Diagnostic]:
     kinds = [kind for kind in spec.kinds if kind.measured or kind.node.gpu.measured]
     if not kinds:
         return []
-    from plandsl.backends.cost.tables import findings
+    from plandsl.backends.cost.machine.tables import findings
 
     return _unique([found for kind in kinds for found in findings(kind)])
 
@@ -366,7 +358,7 @@ def catalog_link(gpu: str) -> LinkSpec | None:
 
 def catalog_line(kind: str, name: str) -> str:
     """What an entry of the catalog is, in its own figures."""
-    from plandsl.backends.cost.report import kv_bytes_per_token, parameters
+    from plandsl.backends.cost.answers.report import kv_bytes_per_token, parameters
     from plandsl.passes.build import build_model
     from plandsl.units import show_bytes, show_rate, show_time
 

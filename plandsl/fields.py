@@ -17,7 +17,7 @@ from plandsl.show import (
     show_sharding,
     show_workload,
 )
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_rate, show_time
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import attrs
 from attrs import evolve
 
-from plandsl.spec import (
+from plandsl.spec.hardware import (
     CONSTANTS,
     ENGINE_BANDS,
     ENGINE_COUNTS,
@@ -23,28 +23,16 @@ from plandsl.spec import (
     ENGINE_SHARES,
     ENGINE_TIMES,
     FORM_CONSTANTS,
-    Apply,
-    BlockSpec,
     CalibrationSpec,
     ClusterSpec,
     EngineSpec,
     GpuSpec,
     LinkSpec,
-    ModelSpec,
     NodeSpec,
-    PlanSpec,
-    RequireSpec,
-    RuleSpec,
-    ShardingSpec,
-    ShiftSpec,
-    SpeculateSpec,
-    Statement,
     TableSpec,
-    Term,
-    Var,
-    Weight,
-    WorkloadSpec,
 )
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
+from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY, NUMBER, TIME, TOKEN_RATE, Dimension
 
 _UNITS = {

@@ -22,7 +22,7 @@ from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE, ELEMENTWIS
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.cli import main
 from plandsl.driver import catalog_calibration, catalog_gpu, catalog_link
-from plandsl.spec import CalibrationSpec
+from plandsl.spec.hardware import CalibrationSpec
 
 HEADER = ["gpu", "dtype", "m", "n", "k", "time_s", "framework", "act_quant_included"]
 SIZES = [(m, n, k) for m in (1, 64, 4096) for n in (1024, 8192) for k in (1024, 4096)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.forms.attention import in_chunks, running, visible_pairs
-from plandsl.backends.cost.times import attended
+from plandsl.backends.cost.time.phase import attended
 from plandsl.backends.reference import experts
 from plandsl.backends.reference.attention import Mask
 from plandsl.backends.reference.shrink import shrink

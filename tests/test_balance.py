@@ -9,12 +9,12 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.stages import StageCosts
+from plandsl.backends.cost.deployments.stages import StageCosts
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.passes.balance import balance
 from plandsl.show import show_plan
-from plandsl.spec import CutSpec
+from plandsl.spec.plan import CutSpec
 from plandsl.testing import same
 
 MODEL = """

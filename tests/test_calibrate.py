@@ -14,7 +14,7 @@ from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.table import read_table
 from plandsl.cli import main
 from plandsl.driver import catalog_gpu, compile_text
-from plandsl.spec import FORMS
+from plandsl.spec.hardware import FORMS
 
 TRUE = {
     "fixed": 5e-6, "step": 3e-6, "chain": 4e-10, "compute": 0.8, "throttle": 0.2, "memory": 0.85, "intensity": 12.0,

@@ -9,7 +9,7 @@ from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, linked
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.pooled import MOST_ROWS, fit_pooled, thinned
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 TRUE = {
     "fixed": 5e-6, "step": 3e-6, "chain": 4e-10, "compute": 0.75, "throttle": 0.2, "memory": 0.7, "intensity": 12.0,

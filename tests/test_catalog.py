@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from plandsl.backends.cost.report import active_parameters, kv_bytes_per_token, parameters
+from plandsl.backends.cost.answers.report import active_parameters, kv_bytes_per_token, parameters
 from plandsl.driver import compile_text, open_text
 from plandsl.grammar.fmt import format_text
 from plandsl.grammar.modules import CATALOG, FOLDERS
 from plandsl.passes.build import build_model
-from plandsl.spec import GpuSpec, ModelSpec, NodeSpec
+from plandsl.spec.hardware import GpuSpec, NodeSpec
+from plandsl.spec.model import ModelSpec
 
 GPUS = (
     "a100_sxm",

@@ -11,15 +11,16 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import CostModel, links
-from plandsl.backends.cost.cluster import Crossing, Roads
-from plandsl.backends.cost.work import Exchange, Machine
+from plandsl.backends.cost import CostModel
+from plandsl.backends.cost.machine import links
+from plandsl.backends.cost.work.costing import Exchange, Machine
+from plandsl.backends.cost.work.crossing import Crossing, Roads
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.nodes import Boundary, Spread, boundaries, groups, spread
 from plandsl.ir.types import Mesh
 from plandsl.show import show_plan
-from plandsl.spec import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.testing import compiled, plans, same
 from plandsl.testing.laws import assert_laws
 

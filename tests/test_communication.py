@@ -18,7 +18,7 @@ import pytest
 
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.extents import Extents
-from plandsl.spec import Apply, BlockSpec, ModelSpec, Weight, walk
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Weight, walk
 
 INPUT, OUTPUT, BATCH = 1024, 64, 8
 ITEM = 2

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
-from plandsl.backends.cost.times import play_slots
+from plandsl.backends.cost.time.phase import play_slots
 from plandsl.backends.reference.attention import Mask, attention, partial_attention
 from plandsl.backends.reference.collectives import communicate
 from plandsl.backends.reference.placement import Array, Placement
@@ -29,7 +29,7 @@ from plandsl.ir.schedule import COMPUTE, LINK, Slot
 from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Mesh, TensorType, Value
 from plandsl.passes import compile_phase, program_after
-from plandsl.spec import PlanSpec, ShardingSpec
+from plandsl.spec.plan import PlanSpec, ShardingSpec
 from plandsl.testing import compiled
 from plandsl.testing.models import models
 from plandsl.testing.shardings import is_legal

@@ -11,15 +11,16 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import CostModel, links
+from plandsl.backends.cost import CostModel
 from plandsl.backends.cost.forms.attention import visible_pairs
+from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, where
-from plandsl.backends.cost.pipeline import play_pipeline
-from plandsl.backends.cost.times import play, play_slots
+from plandsl.backends.cost.time.phase import play, play_slots
+from plandsl.backends.cost.time.pipeline import play_pipeline
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.estimate import OpTime, PhaseEstimate
 from plandsl.ir.schedule import COMPUTE, LINK, Slot
-from plandsl.spec import LinkSpec
+from plandsl.spec.hardware import LinkSpec
 from plandsl.testing import compiled
 
 # ---- a machine with round figures: 100 TFLOP/s, 1 TB/s, and every share and launch its own

@@ -12,9 +12,9 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.experts import Experts, asked
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import Layer, loads, moe_seconds, ratio_of
+from plandsl.backends.cost.work.experts import Experts, asked
 from plandsl.backends.reference.experts import combine, dispatch, gates
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_programs
@@ -129,7 +129,7 @@ def test_quantized_experts_compute_the_same(sharding: str, weights: str) -> None
 
 @given(plan=plans(model=models().filter(lambda model: "experts" in dict(model.sizes))))
 def test_law_any_model_with_experts_keeps_its_meaning(plan: object) -> None:
-    from plandsl.spec import PlanSpec
+    from plandsl.spec.plan import PlanSpec
     from plandsl.testing import compiled
 
     assert isinstance(plan, PlanSpec)

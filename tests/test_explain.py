@@ -9,10 +9,10 @@ import pytest
 from attrs import evolve
 from hypothesis import given
 
-from plandsl.backends.cost.figures import FIGURES
-from plandsl.backends.cost.sensitivities import CLOSE, Asking, followed
-from plandsl.backends.cost.terms import memory_terms, shown, terms
-from plandsl.backends.cost.times import play
+from plandsl.backends.cost.answers.figures import FIGURES
+from plandsl.backends.cost.answers.sensitivities import CLOSE, Asking, followed
+from plandsl.backends.cost.answers.terms import memory_terms, shown, terms
+from plandsl.backends.cost.time.phase import play
 from plandsl.cli import main
 from plandsl.driver import compile_file, compile_module, compile_text, open_file
 from plandsl.ir.schedule import COMPUTE, LINK, Slot

@@ -32,7 +32,7 @@ from plandsl.backends.cost.forms.attention import (
     prefill_seconds,
     visible_pairs,
 )
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 
 GPU = GpuSpec("g", 80e9, 3e12, (("bf16", 1e15), ("fp8", 2e15)), units=132)
 CHIP = Chip(132, 1e15, 3e12)

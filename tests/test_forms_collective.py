@@ -16,7 +16,7 @@ from plandsl.backends.cost.forms.collective import (
     nodes_seconds,
     port,
 )
-from plandsl.spec import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 SWITCH = LinkSpec("switch", 400e9, 2e-6)
 MESH = LinkSpec("mesh", 64e9, 2e-6)

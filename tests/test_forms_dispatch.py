@@ -21,7 +21,7 @@ from plandsl.backends.cost.forms.dispatch import (
     wire_bytes,
     wires,
 )
-from plandsl.spec import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 SWITCH = LinkSpec("switch", 400e9, 2e-6)
 GPU = GpuSpec("test_gpu", 80e9, 2e12, (("bf16", 1e15),), units=100)

@@ -7,7 +7,7 @@ from plandsl.backends.calibrate.fit import fit
 from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE, ELEMENTWISE_ANY
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.elementwise import EAGER, MOVED, kernel_seconds
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 
 GPU = GpuSpec("test_gpu", 80e9, 2e12, (("bf16", 1e15),), units=100)
 C = {"fixed": 2e-6, "memory": 0.8, "cached": 2.0, "cache": 4e7, "unit": 2.0, "row": 5e-8}

@@ -7,7 +7,7 @@ from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.gemm import QUANT_FIXED, TILES, gemm_seconds, quant_seconds, tiles
 from plandsl.ir.types import Number
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 
 UNITS, PEAK, BANDWIDTH = 100, 1e15, 3e12
 GPU = GpuSpec("test_gpu", 80e9, BANDWIDTH, (("bf16", PEAK), ("fp8", 2 * PEAK)), units=UNITS)

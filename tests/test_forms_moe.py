@@ -21,7 +21,7 @@ from plandsl.backends.cost.forms.moe import (
     moe_seconds,
     ratio_of,
 )
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 
 CHIP = Chip(100, 1e15, 4e12)
 GPU = GpuSpec("test_gpu", 80e9, 4e12, (("bf16", 1e15), ("fp8", 2e15)), units=100)

@@ -30,7 +30,7 @@ from plandsl.grammar.resolve import Module, load
 from plandsl.ir.text import show
 from plandsl.limits import MAX_FILE_BYTES, MAX_FILES
 from plandsl.passes.build import build_model
-from plandsl.spec import ModelSpec
+from plandsl.spec.model import ModelSpec
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost.forms.attention import Chip, visible_pairs
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
-from plandsl.backends.cost.times import attention_seconds
-from plandsl.backends.cost.work import Softmax
+from plandsl.backends.cost.time.phase import attention_seconds
+from plandsl.backends.cost.work.costing import Softmax
 from plandsl.backends.reference.attention import Mask, attention, latent_attention
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_long_prefill
@@ -28,7 +28,7 @@ from plandsl.ir.types import Value, tensor
 from plandsl.passes import program_after
 from plandsl.passes.rewrite import changed, each_region
 from plandsl.show import show_plan
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.testing import same
 
 SHARDINGS = {

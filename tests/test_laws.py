@@ -14,12 +14,13 @@ from attrs import evolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import links
-from plandsl.backends.cost.pipeline import play_pipeline, play_sends
+from plandsl.backends.cost.machine import links
+from plandsl.backends.cost.time.pipeline import play_pipeline, play_sends
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from plandsl.ir.types import shard_range
-from plandsl.spec import LinkSpec, PlanSpec
+from plandsl.spec.hardware import LinkSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.testing import LAWS, assert_laws, compiled, laws_schedule, plan_texts, plans, programs, same, show_plan
 from plandsl.testing import links as any_links
 from plandsl.testing.laws import Law

@@ -15,7 +15,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after
 from plandsl.show import show_plan
-from plandsl.spec import BlockSpec, Every
+from plandsl.spec.model import BlockSpec, Every
 from plandsl.testing import compiled, same
 
 ATTEND = """

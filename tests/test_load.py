@@ -11,13 +11,13 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.load import running, serve, together
-from plandsl.backends.cost.times import PhaseTimes, Played
+from plandsl.backends.cost.deployments.ongoing import running, serve, together
+from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.show import show_plan
-from plandsl.spec import IDEAL, EngineSpec
+from plandsl.spec.hardware import IDEAL, EngineSpec
 
 PLAN = """
 plan p {

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from plandsl.backends.calibrate.kinds import KINDS
-from plandsl.backends.cost.lookup import attach
-from plandsl.backends.cost.measured import STEP, Curve, Grid, Line, Surface
-from plandsl.backends.cost.tables import SORTS, findings
+from plandsl.backends.cost.machine.measured import STEP, Curve, Grid, Line, Surface
+from plandsl.backends.cost.machine.tables import SORTS, findings
+from plandsl.backends.cost.work.lookup import attach
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_module, compile_file, compile_text, open_file

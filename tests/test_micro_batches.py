@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.pipeline import play_pipeline
-from plandsl.backends.cost.terms import terms
-from plandsl.backends.cost.times import PhaseTimes, Played
+from plandsl.backends.cost.answers.terms import terms
+from plandsl.backends.cost.time.phase import PhaseTimes, Played
+from plandsl.backends.cost.time.pipeline import play_pipeline
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text

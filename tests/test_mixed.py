@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from plandsl.backends.cost.mixed import Mix, Mixer
+from plandsl.backends.cost.time.mixed import Mix, Mixer
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.show import show_plan

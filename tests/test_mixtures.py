@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import verify_programs
 from plandsl.driver import plain_programs, programs
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.testing import assert_laws, compiled, mixtures
 
 FEW = settings(max_examples=max(1, settings().max_examples // 2))

@@ -31,7 +31,7 @@ from plandsl.ir.program import verify as findings
 from plandsl.ir.text import show, show_op
 from plandsl.ir.types import PADDED, Value
 from plandsl.passes.rewrite import changed, substitute
-from plandsl.spec import Apply, BlockSpec, Statement
+from plandsl.spec.model import Apply, BlockSpec, Statement
 from plandsl.testing import mixtures, models
 
 Moving: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Ring

@@ -25,7 +25,7 @@ from plandsl.passes import PIPELINE, Pass, program_after, steps
 from plandsl.passes.cut_stages import split_layers
 from plandsl.passes.insert_collectives import Router
 from plandsl.passes.runner import PassError, checked
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "passes"
 CASES = sorted(path.relative_to(GOLDEN) for path in GOLDEN.glob("*/*.ir"))

@@ -36,23 +36,9 @@ from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.program import verify as findings
 from plandsl.ir.text import read, read_op, read_type, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value
-from plandsl.spec import (
-    Apply,
-    AxisSpec,
-    BlockSpec,
-    CalibrationSpec,
-    GpuSpec,
-    LinkSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-    RuleSpec,
-    ShardingSpec,
-    Statement,
-    Var,
-    Weight,
-    WorkloadSpec,
-)
+from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Var, Weight
+from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 
 # ---- programs: IR text, where a result may leave out the type that its op infers
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost import CostModel, estimate
-from plandsl.backends.cost.pipeline import play_pipeline, play_sends
-from plandsl.backends.cost.times import play, play_slots
+from plandsl.backends.cost.time.phase import play, play_slots
+from plandsl.backends.cost.time.pipeline import play_pipeline, play_sends
 from plandsl.backends.graphviz import PHASES, VIEWS, draw, write
 from plandsl.backends.graphviz.fonts import fit, text_width
 from plandsl.backends.graphviz.write import render
@@ -21,23 +21,9 @@ from plandsl.codes_render import RENDER_CODES
 from plandsl.diagnostics import PlanError
 from plandsl.ir.schedule import COMPUTE, LINK, Slot
 from plandsl.passes import compile_phase
-from plandsl.spec import (
-    Apply,
-    AxisSpec,
-    BlockSpec,
-    CalibrationSpec,
-    GpuSpec,
-    LinkSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-    RuleSpec,
-    ShardingSpec,
-    Statement,
-    Var,
-    Weight,
-    WorkloadSpec,
-)
+from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Var, Weight
+from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs the program dot")
 

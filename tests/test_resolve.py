@@ -20,19 +20,9 @@ from plandsl.grammar.modules import CATALOG, FOLDERS, catalog_names
 from plandsl.grammar.resolve import Module, Spec, load
 from plandsl.grammar.sharding import SUGAR
 from plandsl.limits import MAX_ERRORS, MAX_EXPANSION, MAX_FILES
-from plandsl.spec import (
-    Apply,
-    CalibrationSpec,
-    GpuSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-    ShardingSpec,
-    Term,
-    Var,
-    Weight,
-    WorkloadSpec,
-)
+from plandsl.spec.hardware import CalibrationSpec, GpuSpec, NodeSpec
+from plandsl.spec.model import Apply, ModelSpec, Term, Var, Weight
+from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec
 
 ERRORS = Path(__file__).parent / "golden" / "errors"
 CASES = sorted(p.stem for pattern in ("e2*.plan", "e306*.plan", "w2*.plan") for p in ERRORS.glob(pattern))

@@ -10,7 +10,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.prefix import reused
+from plandsl.backends.cost.deployments.prefix import reused
 from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.verify import verify_programs
 from plandsl.backends.reference.weights import make_weights

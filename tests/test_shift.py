@@ -12,14 +12,14 @@ from attrs import evolve
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.shift import MOST, ShiftModel
+from plandsl.backends.cost.deployments.shift import MOST, ShiftModel
 from plandsl.backends.reference import Verdict, verify_plan
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, compile_file, compile_text, open_text, plain_programs, programs
 from plandsl.estimate import Shift
 from plandsl.ir.program import Program
 from plandsl.passes.alike import alike
-from plandsl.spec import PlanSpec, ShiftSpec
+from plandsl.spec.plan import PlanSpec, ShiftSpec
 from plandsl.testing import laws_cost, laws_program, plans
 from plandsl.testing.shardings import is_legal
 

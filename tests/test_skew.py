@@ -7,7 +7,7 @@ from math import exp, isclose, log
 import numpy as np
 import pytest
 
-from plandsl.backends.cost.experts import Experts, asked, crowded, seconds
+from plandsl.backends.cost.work.experts import Experts, asked, crowded, seconds
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.extents import Extents

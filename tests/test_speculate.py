@@ -12,14 +12,14 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.answers.report import parameters
+from plandsl.backends.cost.deployments.drafted import SpeculateModel, alike, break_even, tokens_per_step
+from plandsl.backends.cost.deployments.ongoing import batched
 from plandsl.backends.cost.forms.attention import Heads, decode_seconds
 from plandsl.backends.cost.forms.mla import mla_decode_seconds
-from plandsl.backends.cost.latent import LatentForm
-from plandsl.backends.cost.load import batched
-from plandsl.backends.cost.report import parameters
-from plandsl.backends.cost.speculate import SpeculateModel, alike, break_even, tokens_per_step
-from plandsl.backends.cost.times import attention_seconds
-from plandsl.backends.cost.work import AttentionForm, Softmax
+from plandsl.backends.cost.time.phase import attention_seconds
+from plandsl.backends.cost.work.costing import AttentionForm, Softmax
+from plandsl.backends.cost.work.latent import LatentForm
 from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.placement import difference
 from plandsl.backends.reference.shrink import shrink
@@ -33,7 +33,8 @@ from plandsl.ir.compute import Concat, Gemm, LastToken
 from plandsl.ir.extents import Extents
 from plandsl.passes.build import build_model
 from plandsl.show import show_plan
-from plandsl.spec import PlanSpec, item_bytes
+from plandsl.spec.formats import item_bytes
+from plandsl.spec.plan import PlanSpec
 from plandsl.testing import assert_laws, compiled, plans, same
 
 DRAFT = "speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from plandsl.backends.cost.split import SplitModel
-from plandsl.backends.cost.transfer import Moved
+from plandsl.backends.cost.deployments.pools import SplitModel
+from plandsl.backends.cost.deployments.transfer import Moved
 from plandsl.backends.reference.cache import Cache
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError

@@ -16,7 +16,8 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.kinds import stage_kinds
 from plandsl.show import show_plan
-from plandsl.spec import GpuSpec, PlanSpec
+from plandsl.spec.hardware import GpuSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.testing import compiled, plans, same
 from plandsl.testing.laws import assert_laws
 

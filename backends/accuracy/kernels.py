@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plandsl.backends.accuracy.answer import Answer, Floats, Mask, Texts
 from plandsl.backends.calibrate.kind import Kind
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec import CalibrationSpec, GpuSpec, LinkSpec
+from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec
 
 NO_GPU = "the catalog has no such GPU"
 NO_UNITS = "the number of units of the GPU is not known"

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from plandsl.backends.accuracy.answer import Answer, Floats, Texts
 from plandsl.backends.calibrate.table import Table
-from plandsl.backends.cost.model import CostModel, Metrics
+from plandsl.backends.cost.deployments.single import CostModel, Metrics
 from plandsl.diagnostics import PlanError
 
 Compile = Callable[[str], CostModel]

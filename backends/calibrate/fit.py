@@ -10,7 +10,7 @@ from attrs import frozen
 
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 
 HELD_OUT = 5
 """One shape in so many is kept from the fit."""

@@ -9,7 +9,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 Constants = Mapping[str, float]
 Floats = NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy as np
 from plandsl.backends.calibrate.fit import PRIOR, Errors, Fitted, descend, errors, round_to
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 
 MOST_ROWS = 300
 """Rows of one GPU that take part: so many tell what constants all GPUs share, and no GPU outweighs another."""

@@ -15,7 +15,7 @@ from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.spec import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 LEAST = 12
 """Fewer rows of one set are not fitted: the form has as many constants."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plandsl.backends.calibrate.fit import THIN, Errors, Fitted
-from plandsl.spec import CORE, FORM_CONSTANTS
+from plandsl.spec.hardware import CORE, FORM_CONSTANTS
 from plandsl.units import BYTES, TIME
 
 MADE = "# Made by `planc calibrate`: do not edit."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plandsl.backends.cost.model import CostModel
+from plandsl.backends.cost.deployments.single import CostModel
 from plandsl.backends.graphviz.block import block
 from plandsl.backends.graphviz.devices import devices
 from plandsl.backends.graphviz.facts import Facts

@@ -32,7 +32,7 @@ from plandsl.backends.graphviz.palette import (
     MUTED,
     PANEL,
 )
-from plandsl.spec import NodeSpec
+from plandsl.spec.hardware import NodeSpec
 from plandsl.units import show_bytes, show_percent, show_rate, show_time
 
 

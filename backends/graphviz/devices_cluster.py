@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.backends.cost.cluster import inside
+from plandsl.backends.cost.work.crossing import inside
 from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices import Devices, describe
 from plandsl.backends.graphviz.devices_layout import (
@@ -32,7 +32,7 @@ from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key
 from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
 from plandsl.ir.nodes import groups, spread
-from plandsl.spec import ClusterSpec
+from plandsl.spec.hardware import ClusterSpec
 from plandsl.units import show_bytes, show_rate, show_time
 
 MOST_LINES, MOST_IDLE = 6, 8

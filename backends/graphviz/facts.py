@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.model import CostModel
-from plandsl.backends.cost.prefix import reused
-from plandsl.backends.cost.report import PhaseLines
+from plandsl.backends.cost.answers.report import PhaseLines
+from plandsl.backends.cost.deployments.prefix import reused
+from plandsl.backends.cost.deployments.single import CostModel
 from plandsl.estimate import Estimate, Memory, OpTime
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program, show_layers
 from plandsl.ir.types import Dim, TensorType, block_range
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 from plandsl.units import show_count
 
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plandsl.backends.cost.times import play_slots
+from plandsl.backends.cost.time.phase import play_slots
 from plandsl.backends.graphviz.axis import Axis
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.facts import Facts

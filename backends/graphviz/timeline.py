@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plandsl.backends.cost.pipeline import Run, play_pipeline, play_sends
+from plandsl.backends.cost.time.pipeline import Run, play_pipeline, play_sends
 from plandsl.backends.graphviz.axis import Axis
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.facts import Facts, stage_words

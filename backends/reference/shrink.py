@@ -15,7 +15,8 @@ from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec import Apply, BlockSpec, CutSpec, ModelSpec, PlanSpec, ShardingSpec, Statement, Term, Weight, walk
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Weight, walk
+from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
 
 MAX_RANKS = 64
 """Most ranks that are run, one after the other, in one process (E440)."""

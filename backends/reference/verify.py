@@ -17,7 +17,7 @@ from plandsl.ir.compute import Embed
 from plandsl.ir.program import Program
 from plandsl.ir.program import verify as findings
 from plandsl.ir.types import Mesh
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 Phases: TypeAlias = tuple[Program, Program]
 """The prefill and the decode program of one plan."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from plandsl.ir.program import Program
 from plandsl.ir.skew import Skew, Varying, Zipf, busiest, chances
 from plandsl.ir.types import Chunk, Dim, Number, TensorType
-from plandsl.spec import item_bytes
+from plandsl.spec.formats import item_bytes
 
 
 class Extents:

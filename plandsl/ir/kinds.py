@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from attrs import evolve
 
 from plandsl.ir.program import Program
-from plandsl.spec import GpuSpec, LinkSpec, NodeSpec, PlanSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.plan import PlanSpec
 
 Kind = tuple[str, LinkSpec]
 

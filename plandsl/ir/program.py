@@ -12,7 +12,7 @@ from plandsl.ir.collectives import Ring
 from plandsl.ir.ops import Op
 from plandsl.ir.skew import Skew
 from plandsl.ir.types import Mesh, Value
-from plandsl.spec import EVERY, Every
+from plandsl.spec.model import EVERY, Every
 
 PREFILL, DECODE = PHASES = ("prefill", "decode")
 """The two ways in which a model's block runs."""

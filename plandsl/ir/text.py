@@ -17,7 +17,7 @@ from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, show_layers
 from plandsl.ir.skew import Skew, read_skew
 from plandsl.ir.types import Chunk, Dim, Mesh, TensorType, Value
-from plandsl.spec import EVERY, Every
+from plandsl.spec.model import EVERY, Every
 
 _CLASSES = {op.keyword: op for op in OPS}
 

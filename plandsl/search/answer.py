@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from plandsl.backends.cost.figures import FIGURES, larger_memory, unmeasured
+from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, unmeasured
 from plandsl.estimate import Band, Estimate
 from plandsl.search.run import MEMORY, Compiler, Found
 from plandsl.search.spec import DEGREES, Combination
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, evaluated
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 FARTHEST = 64.0
 """A machine that is so many times better is not worth speaking of."""

@@ -18,7 +18,7 @@ from plandsl.search.points import Points
 from plandsl.search.run import Found
 from plandsl.search.spec import SearchSpec
 from plandsl.search.tally import Rows
-from plandsl.spec import RequireSpec
+from plandsl.spec.plan import RequireSpec
 from plandsl.units import show_time
 
 ENDINGS = (".svg", ".png", ".pdf")

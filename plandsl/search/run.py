@@ -19,7 +19,7 @@ from plandsl.search.space import Candidate, Grid, Space
 from plandsl.search.spec import DEGREES, LOADS, Combination, Condition, SearchSpec
 from plandsl.search.tally import NO_ROWS, Rows, Tally, tally
 from plandsl.search.values import METRICS, Values, evaluated
-from plandsl.spec import PlanSpec, RequireSpec
+from plandsl.spec.plan import PlanSpec, RequireSpec
 
 CHUNK = 200_000
 """Configurations that are evaluated at once: their arrays stay in tens of megabytes."""

@@ -10,7 +10,7 @@ import numpy as np
 from plandsl.diagnostics import Diagnostic
 from plandsl.ir.types import Number
 from plandsl.search.spec import DEGREES, Choice, Combination, SearchSpec, Setting, count
-from plandsl.spec import PlanSpec
+from plandsl.spec.plan import PlanSpec
 
 
 class Grid(NamedTuple):

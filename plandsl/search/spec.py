@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from attrs import field, frozen
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.spec import PlanSpec, RequireSpec
+from plandsl.spec.plan import PlanSpec, RequireSpec
 
 LOADS = ("batch", "input", "output", "concurrency", "requests")
 """Fields of a workload that a compiled plan takes as arrays."""

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.cost.model import CostModel
-from plandsl.backends.cost.report import COMPARE, price
-from plandsl.backends.cost.shares import Shares, shares
+from plandsl.backends.cost.answers.report import COMPARE, price
+from plandsl.backends.cost.answers.shares import Shares, shares
+from plandsl.backends.cost.deployments.single import CostModel
 from plandsl.ir.types import Number
-from plandsl.spec import RequireSpec
+from plandsl.spec.plan import RequireSpec
 
 Floats = NDArray[np.float64]
 

@@ -8,20 +8,9 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.passes.alike import alike
 from plandsl.passes.legality import check, check_program
-from plandsl.spec import (
-    Apply,
-    BlockSpec,
-    CalibrationSpec,
-    ClusterSpec,
-    GpuSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-    ShardingSpec,
-    SpeculateSpec,
-    Statement,
-    Term,
-)
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term
+from plandsl.spec.plan import PlanSpec, ShardingSpec, SpeculateSpec
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:

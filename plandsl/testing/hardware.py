@@ -6,7 +6,7 @@ from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from plandsl.spec import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 SHARES = ("gemm", "attention_prefill", "attention_decode", "hbm", "link")

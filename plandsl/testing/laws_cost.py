@@ -10,13 +10,14 @@ import numpy.typing as npt
 from attrs import evolve
 
 from plandsl.backends.cost import CostModel, Metrics
-from plandsl.backends.cost.model import HOT
-from plandsl.backends.cost.terms import terms
+from plandsl.backends.cost.answers.terms import terms
+from plandsl.backends.cost.deployments.single import HOT
 from plandsl.driver import CompiledPlan
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number
 from plandsl.passes import compile_phase
-from plandsl.spec import AxisSpec, GpuSpec, LinkSpec, PlanSpec, RuleSpec, ShardingSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
+from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec
 from plandsl.testing.compare import compiled
 
 SLACK = 1 + 1e-9

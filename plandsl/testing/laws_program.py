@@ -30,7 +30,7 @@ from plandsl.passes import steps
 from plandsl.passes.fuse import fuse
 from plandsl.passes.runner import Pass
 from plandsl.show import show_plan
-from plandsl.spec import item_bytes
+from plandsl.spec.formats import item_bytes
 from plandsl.testing.compare import same
 
 Key = tuple[str, str]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import isclose
 
-from plandsl.backends.cost.pipeline import Run, play_pipeline, play_sends
-from plandsl.backends.cost.times import PhaseModel, PhaseTimes, play, play_slots
+from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, play, play_slots
+from plandsl.backends.cost.time.pipeline import Run, play_pipeline, play_sends
 from plandsl.driver import CompiledPlan
 from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot
 

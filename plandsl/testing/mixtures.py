@@ -11,7 +11,9 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from plandsl.ir.program import Program
 from plandsl.passes import program_after
 from plandsl.passes.alike import alike
-from plandsl.spec import ClusterSpec, LinkSpec, ModelSpec, PlaceSpec, PlanSpec, ShardingSpec, ShiftSpec
+from plandsl.spec.hardware import ClusterSpec, LinkSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import PlaceSpec, PlanSpec, ShardingSpec, ShiftSpec
 from plandsl.testing.hardware import links, nodes
 from plandsl.testing.plans import plans
 from plandsl.testing.shardings import is_legal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
-from plandsl.spec import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, Term, Var, Weight
+from plandsl.spec.model import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, Term, Var, Weight
 
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))

@@ -13,16 +13,9 @@ from plandsl.passes.build import arithmetic
 from plandsl.passes.drafts import drafts
 from plandsl.passes.legality import check
 from plandsl.show import show_plan
-from plandsl.spec import (
-    CalibrationSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-    RequireSpec,
-    ShardingSpec,
-    SpeculateSpec,
-    WorkloadSpec,
-)
+from plandsl.spec.hardware import CalibrationSpec, NodeSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
 from plandsl.testing.hardware import calibrations, nodes
 from plandsl.testing.models import models
 from plandsl.testing.shardings import shardings

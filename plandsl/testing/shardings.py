@@ -14,17 +14,9 @@ from plandsl.grammar.sharding import SUGAR
 from plandsl.ir.program import Program
 from plandsl.passes import steps
 from plandsl.passes.legality import check, check_program
-from plandsl.spec import (
-    AxisSpec,
-    CalibrationSpec,
-    CutSpec,
-    ModelSpec,
-    NodeSpec,
-    PlanSpec,
-    RuleSpec,
-    ShardingSpec,
-    WorkloadSpec,
-)
+from plandsl.spec.hardware import CalibrationSpec, NodeSpec
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 
 REGIONS = ("", "", "", "attention", "attention", "experts", "embedding", "head")
 STEP = ("tokens", "batch", "context", "layers")

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip, Heads, decode_seconds, prefill_seconds
-from plandsl.spec import BITS, GpuSpec
+from plandsl.spec.formats import BITS
+from plandsl.spec.hardware import GpuSpec
 
 WIDE = ("bf16", "fp16")
 """Dtypes that share a peak where a GPU lists one of them."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.collective import EXCHANGES, OPS, collective_seconds, nodes_seconds
-from plandsl.spec import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 CUSTOM = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
 """Libraries whose all_reduce goes through peers' memory."""

@@ -34,7 +34,7 @@ from plandsl.backends.cost.forms.dispatch import (
     spread,
     wire_bytes,
 )
-from plandsl.spec import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 Mask = NDArray[np.bool_]
 

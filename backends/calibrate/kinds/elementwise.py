@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.elementwise import EAGER, FLAT, MOVED, kernel_seconds, moved_bytes
-from plandsl.spec import BITS, GpuSpec
+from plandsl.spec.formats import BITS
+from plandsl.spec.hardware import GpuSpec
 
 TORCH = "_torch"
 """Ends the sets of rows timed around calls of PyTorch: they hold its overhead."""

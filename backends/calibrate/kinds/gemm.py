@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.gemm import gemm_seconds, quant_seconds, tiles
-from plandsl.spec import BITS, GpuSpec
+from plandsl.spec.formats import BITS
+from plandsl.spec.hardware import GpuSpec
 
 WEIGHT = {"fp8_block": "fp8", "w8a16": "int8", "w4a16": "int4", "w8a8_int8_or_fp8": "int8"}
 """How the measured dtype stores weights, where that is not its own name."""

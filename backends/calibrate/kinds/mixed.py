@@ -12,7 +12,7 @@ from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.kinds.attention import NO_PEAK, answers, chip_of, dtypes, heads_of, instead, name_of
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import mixed_seconds
-from plandsl.spec import GpuSpec
+from plandsl.spec.hardware import GpuSpec
 
 SIZES = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
 

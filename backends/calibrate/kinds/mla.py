@@ -13,7 +13,8 @@ from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.kinds.attention import NO_PEAK, answers, chip_of, dtypes, instead, name_of
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
-from plandsl.spec import BITS, GpuSpec
+from plandsl.spec.formats import BITS
+from plandsl.spec.hardware import GpuSpec
 
 COLUMNS = ("gpu", "phase", "dtype", "kv_dtype", "batch", "seq_q", "kv_len", "n_heads", "time_s")
 

@@ -24,7 +24,8 @@ from plandsl.backends.calibrate.kind import Constants, Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import TILES, Layer, Load, Matrix, gemm_seconds, loads, moe_seconds
-from plandsl.spec import BITS, GpuSpec
+from plandsl.spec.formats import BITS
+from plandsl.spec.hardware import GpuSpec
 
 STORED = {
     "fp8_block": "fp8", "w8a16": "int8", "w4a16": "int4", "w4a8": "int4", "w4a16_mxfp4": "mxfp4",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import maximum, minimum, plain, where
 from plandsl.ir.types import Number
-from plandsl.spec import LinkSpec
+from plandsl.spec.hardware import LinkSpec
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
 

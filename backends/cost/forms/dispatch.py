@@ -16,7 +16,7 @@ from plandsl.backends.cost.forms.collective import HOST_PORT, port
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import ceil_div, maximum, minimum, where
 from plandsl.ir.types import Number
-from plandsl.spec import LinkSpec
+from plandsl.spec.hardware import LinkSpec
 
 CONSTANTS = ("fixed", "expert", "row", "each", "unit", "port", "ramp", "network", "message")
 

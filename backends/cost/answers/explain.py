@@ -1,0 +1,31 @@
+"""From a cost model to an `Explanation`, and from two of them to a `Difference`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plandsl.backends.cost.answers.report import estimate
+from plandsl.backends.cost.answers.sensitivities import Asking, bottlenecks, headroom, sensitivities, unmoved
+from plandsl.backends.cost.answers.terms import memory_terms, terms
+from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.diagnostics import Diagnostic
+from plandsl.explanation import Explanation
+
+
+def explain(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Explanation:
+    """Where the plan's time and memory go, and what would change that."""
+    found, metrics = estimate(model, notes), model.evaluate()
+    times, asking = terms(model, metrics), Asking(model)
+    slopes = sensitivities(asking)
+    return Explanation(
+        found,
+        times.ttft,
+        times.tpot,
+        times.per_token,
+        memory_terms(found.memory),
+        slopes,
+        unmoved(slopes),
+        bottlenecks(asking),
+        headroom(model, metrics),
+        asking.modelled,
+    )

@@ -1,0 +1,138 @@
+"""The figures that a plan's speed hangs on, and plans in which one of them is another.
+
+What is fitted takes the figures of the GPU and its links, so that everything that follows from a figure follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from attrs import evolve
+
+from plandsl.spec.hardware import CONSTANTS, ENGINE_TIMES, FORM_CONSTANTS, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.plan import PlanSpec
+from plandsl.units import TIME
+
+Scaled = Callable[[PlanSpec, float], PlanSpec]
+"""A plan, and the same with one figure so many times as large."""
+
+OF_LINKS = ("collective", "collective_nodes", "ep_alltoall", "launch_collective")
+"""Parts of a calibration that time what travels between GPUs."""
+
+
+class Figure(NamedTuple):
+    """A figure of the hardware or the engine: ``better`` is 1 where more of it is, -1 where less.
+
+    ``key`` is what terms that follow it are bound by.
+    """
+
+    key: str
+    name: str
+    better: int
+    scaled: Scaled
+
+    def improved(self, plan: PlanSpec, factor: float) -> PlanSpec:
+        """``plan`` with this figure ``factor`` times as good."""
+        return self.scaled(plan, factor**self.better)
+
+
+def _on(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> PlanSpec:
+    cluster = plan.cluster
+    if cluster is not None:
+        nodes = tuple((count, change(node)) for count, node in cluster.nodes)
+        cluster = evolve(cluster, node=change(cluster.node), nodes=nodes)
+    return evolve(plan, node=change(plan.node), cluster=cluster)
+
+
+def _gpu(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
+    def changed(node: NodeSpec) -> NodeSpec:
+        return evolve(node, gpu=change(node.gpu), gpus=tuple((count, change(gpu)) for count, gpu in node.gpus))
+
+    return _on(plan, changed)
+
+
+def _memory(plan: PlanSpec, f: float) -> PlanSpec:
+    return _gpu(plan, lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * f))
+
+
+def _compute(plan: PlanSpec, f: float) -> PlanSpec:
+    return _gpu(plan, lambda gpu: evolve(gpu, compute=tuple((dtype, peak * f) for dtype, peak in gpu.compute)))
+
+
+def _link(plan: PlanSpec, f: float) -> PlanSpec:
+    def faster(link: LinkSpec) -> LinkSpec:
+        return evolve(link, bandwidth=link.bandwidth * f, bridge=link.bridge * f)
+
+    return _on(plan, lambda node: evolve(node, link=faster(node.link)))
+
+
+def _network(plan: PlanSpec, f: float) -> PlanSpec:
+    if plan.cluster is None:
+        return plan
+    network = evolve(plan.cluster.network, bandwidth=plan.cluster.network.bandwidth * f)
+    return evolve(plan, cluster=evolve(plan.cluster, network=network))
+
+
+def _message(plan: PlanSpec, f: float) -> PlanSpec:
+    def later(link: LinkSpec) -> LinkSpec:
+        return evolve(link, latency=link.latency * f)
+
+    plan = _on(plan, lambda node: evolve(node, link=later(node.link)))
+    if plan.cluster is not None:
+        plan = evolve(plan, cluster=evolve(plan.cluster, network=later(plan.cluster.network)))
+    return _calibrated(plan, f, links=True)
+
+
+def _launch(plan: PlanSpec, f: float) -> PlanSpec:
+    return _calibrated(plan, f, links=False)
+
+
+def _calibrated(plan: PlanSpec, f: float, links: bool) -> PlanSpec:
+    others = tuple((name, _seconds(calibration, f, links)) for name, calibration in plan.calibrations)
+    return evolve(plan, calibration=_seconds(plan.calibration, f, links), calibrations=others)
+
+
+def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> CalibrationSpec:
+    """A calibration whose times, of links or of kernels, are ``f`` times as long."""
+    values = dict(calibration.values)
+    if "launch" in values:  # what collectives take where they have no time of their own
+        values.setdefault("launch_collective", values["launch"])
+
+    def is_time(name: str) -> bool:
+        first, *inner = name.split(".")
+        dimension = FORM_CONSTANTS.get(inner[-1]) if len(inner) > 1 else CONSTANTS.get(first)
+        return dimension == TIME and (first in OF_LINKS) == links
+
+    return evolve(calibration, values=tuple((n, v * f if is_time(n) else v) for n, v in values.items()))
+
+
+def _engine(plan: PlanSpec, f: float) -> PlanSpec:
+    if plan.engine is None:
+        return plan
+    return evolve(plan, engine=evolve(plan.engine, **{name: getattr(plan.engine, name) * f for name in ENGINE_TIMES}))
+
+
+def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
+    """``plan`` on GPUs with ``f`` times the memory."""
+    return _gpu(plan, lambda gpu: evolve(gpu, memory=gpu.memory * f))
+
+
+def unmeasured(plan: PlanSpec) -> PlanSpec:
+    """``plan`` without tables of measurements, which hold for the figures that they were taken with."""
+    return evolve(_gpu(plan, lambda gpu: evolve(gpu, measured=())), measured=())
+
+
+FIGURES = {
+    figure.key: figure
+    for figure in (
+        Figure("memory", "HBM bandwidth", 1, _memory),
+        Figure("compute", "FLOP/s", 1, _compute),
+        Figure("link", "link bandwidth", 1, _link),
+        Figure("network", "network bandwidth", 1, _network),
+        Figure("message", "message latency", -1, _message),
+        Figure("launch", "kernel launches", -1, _launch),
+        Figure("engine", "engine times", -1, _engine),
+    )
+}
+"""All figures, by what they bound."""

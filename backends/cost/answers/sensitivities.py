@@ -1,0 +1,252 @@
+"""What would change a plan's speed: slopes by figure, the next bottleneck, and how far batch and context may grow.
+
+Everything is found by asking the cost model again, with another figure under the same schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import log, sqrt
+
+from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
+from plandsl.backends.cost.answers.report import asked_of
+from plandsl.backends.cost.answers.terms import ROOM, Terms, terms
+from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.num import least
+from plandsl.backends.cost.work.costing import Exchange
+from plandsl.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
+from plandsl.ir.extents import Extents
+from plandsl.ir.program import DECODE
+from plandsl.ir.types import Number
+from plandsl.limits import MAX_DIMENSION
+
+STEP = 0.01
+"""How far a figure of the hardware is moved, up and down: little enough that few kernels change their tiling."""
+
+WIDE = 0.1
+"""How far batch and lengths are moved, at least by one: tiles and padding make steps, which a wide stride evens out."""
+
+FAR = 1000.0
+"""A bottleneck that a figure so many times as good does not move is taken to stay."""
+
+CLOSE = 1.01
+"""How closely the factor is found at which another figure bounds more."""
+
+BEST = 1e6
+"""As good as infinitely good."""
+
+MOST = 2**17
+"""Requests up to which a crossover is looked for."""
+
+ASKED = {"ttft": "ttft_s", "tpot": "tpot_s", "throughput": "throughput_tokens_per_s"}
+"""Metrics that slopes are given of."""
+
+
+Point = tuple[float, Metrics]
+"""What a figure is, and the metrics with it."""
+
+
+class Asking:
+    """A plan's cost model, and those of the same plan with other figures, each made once."""
+
+    def __init__(self, model: CostModel) -> None:
+        plan = model.plan
+        self.modelled = bool(plan.measured or plan.node.gpu.measured)
+        self.model = model.on(unmeasured(plan)) if self.modelled else model
+        self.metrics = self.model.evaluate()
+        self._found: dict[tuple[str, float], tuple[CostModel, Metrics]] = {}
+
+    def at(self, figure: Figure, factor: float) -> tuple[CostModel, Metrics]:
+        """The model with ``figure`` so many times as large, and its metrics."""
+        if (key := (figure.key, factor)) not in self._found:
+            model = self.model.on(figure.scaled(self.model.plan, factor))
+            self._found[key] = model, model.evaluate()
+        return self._found[key]
+
+    def bounds(self, figure: Figure, factor: float, metric: str) -> dict[str, float]:
+        """Seconds of ``metric`` by the figure that bounds them, ``figure`` being ``factor`` times as good."""
+        return followed(terms(*self.at(figure, factor**figure.better)), metric)
+
+
+# ---- slopes
+
+
+def sensitivities(asking: Asking) -> tuple[Sensitivity, ...]:
+    """Slopes of TTFT, TPOT and throughput by every figure that moves one of them, by memory and by the load."""
+    base, found = asking.metrics, []
+    for figure in FIGURES.values():
+        low, high = (asking.at(figure, 1 + step)[1] for step in (-STEP, STEP))
+        slopes = {name: _slope(name, (1 - STEP, low), (1, base), (1 + STEP, high)) for name in ASKED}
+        if any(any(slope) for slope in slopes.values()):
+            found.append(Sensitivity(figure.key, figure.name, 1 - STEP, 1.0, 1 + STEP, slopes))
+    found.append(_capacity(asking))
+    return (*found, *_load(asking))
+
+
+def unmoved(found: Sequence[Sensitivity]) -> dict[str, float]:
+    """The share of each metric that follows no figure of the hardware or the engine.
+
+    Times are homogeneous: with all rates twice as high and all latencies half as long a plan is twice as fast, so that
+    slopes add up to 1 (Euler). What is missing is what a calibration states in units of its own.
+    """
+    speeds = {"ttft": -1, "tpot": -1, "throughput": 1}
+    moved = [(FIGURES[s.key].better, s.slopes) for s in found if s.key in FIGURES]
+    return {m: 1 - sum(sign * better * slopes[m].mean for better, slopes in moved) for m, sign in speeds.items()}
+
+
+def _slope(name: str, low: Point | None, at: Point, high: Point) -> Slope:
+    def between(a: Point, b: Point) -> float:
+        before, after = float(getattr(a[1], name)), float(getattr(b[1], name))
+        return log(after / before) / log(b[0] / a[0]) if before > 0 and after > 0 else 0.0
+
+    return Slope(None if low is None else between(low, at), between(at, high))
+
+
+def _capacity(asking: Asking) -> Sensitivity:
+    """Memory: what fits is the largest batch, and throughput with it."""
+
+    def asked(factor: float) -> Point:
+        plan = larger_memory(asking.model.plan, factor)
+        model = asking.model.on(plan)
+        metrics = model.evaluate()
+        if metrics.served is None and metrics.max_batch > 0:  # a batch of the plan's own does not ask for room
+            metrics = metrics._replace(throughput=model.evaluate(batch=metrics.max_batch).throughput)
+        return factor, metrics
+
+    low, at, high = asked(1 - WIDE), asked(1.0), asked(1 + WIDE)
+    names = [*ASKED, "max_batch"] if at[1].served is not None else ["max_batch", "throughput"]
+    slopes = {name: _slope(name, low, at, high) for name in names}
+    word = "GPU memory" if at[1].served is not None else "GPU memory, with the largest batch"
+    return Sensitivity("capacity", word, low[0], 1.0, high[0], slopes)
+
+
+def _load(asking: Asking) -> list[Sensitivity]:
+    """Requests, and the tokens of each."""
+    load, out = asking.model.plan.workload, []
+    counts = {"batch": load.batch} if load.concurrency is None else {"concurrency": load.concurrency}
+    for name, at in (counts | {"input": load.input, "output": load.output}).items():
+        step = max(1, round(WIDE * at))
+
+        def asked(value: int, name: str = name) -> Point:
+            return value, asking.model.evaluate(**{name: value})
+
+        low = asked(at - step) if at > step else None
+        slopes = {m: _slope(m, low, (at, asking.metrics), asked(at + step)) for m in ASKED}
+        out.append(Sensitivity(name, name, low and low[0], at, at + step, slopes))
+    return out
+
+
+# ---- the next bottleneck
+
+
+def followed(times: Terms, metric: str) -> dict[str, float]:
+    """Seconds of ``metric`` by the figure that they follow, the most first; a wait for a stage follows none.
+
+    A wait for room is as long as what those who have it still do; all other waits, and what prefills of others add to
+    a step, are as long as prefills: they follow figures in the same proportions.
+    """
+    whole: Breakdown = getattr(times, metric)
+    sums = {key: value for key, value in whole.bounds().items() if key in FIGURES}
+    for term in (t for t in whole.terms if t.bound in ("wait", "mixed")):
+        like = times.per_token if term.name == ROOM else times.ttft
+        shares = {key: value for key, value in like.bounds().items() if key in FIGURES}
+        for key, value in shares.items():
+            sums[key] = sums.get(key, 0.0) + term.value * value / sum(shares.values())
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def bottlenecks(asking: Asking) -> tuple[Bottleneck, ...]:
+    """What bounds most of TTFT and of TPOT, how much better it must get, and what bounds then."""
+    own = terms(asking.model, asking.metrics)
+    found = (_bottleneck(asking, getattr(own, metric), followed(own, metric)) for metric in ("ttft", "tpot"))
+    return tuple(b for b in found if b is not None)
+
+
+def _bottleneck(asking: Asking, whole: Breakdown, bounds: dict[str, float]) -> Bottleneck | None:
+    bound = next(iter(bounds), None)
+    if bound is None:
+        return None
+    figure = FIGURES[bound]
+
+    def gain(factor: float) -> float:
+        return whole.total / float(getattr(asking.at(figure, factor**figure.better)[1], whole.metric))
+
+    def first(factor: float) -> str:
+        return next(iter(asking.bounds(figure, factor, whole.metric)), bound)
+
+    factor = _turn(lambda f: first(f) != bound)
+    then, gained = (None, None) if factor is None else (first(factor), gain(factor))
+    share = bounds[bound] / whole.total
+    return Bottleneck(whole.metric, bound, figure.name, share, factor, then, gained, gain(BEST))
+
+
+def _turn(turned: Callable[[float], bool]) -> float | None:
+    """The least factor above 1 that ``turned``, to within `CLOSE`: doubled until it has, then bisected."""
+    low, high = 1.0, 2.0
+    while not turned(high):
+        if high >= FAR:
+            return None
+        low, high = high, 2 * high
+    while high / low > CLOSE:
+        middle = sqrt(low * high)
+        low, high = (low, middle) if turned(middle) else (middle, high)
+    return high
+
+
+# ---- batch and context
+
+
+def headroom(model: CostModel, metrics: Metrics) -> Headroom:
+    """How many requests, and how long ones, fit; and from where on arithmetic outlasts memory traffic in decode."""
+    load = model.plan.workload
+    _, batch = model.requests(metrics)
+    return Headroom(
+        float(batch),
+        int(metrics.max_batch),
+        _crossover(model, metrics, gemms=True),
+        _crossover(model, metrics, gemms=False),
+        load.input + load.output,
+        _longest(model, metrics, float(batch)),
+    )
+
+
+def _crossover(model: CostModel, metrics: Metrics, gemms: bool) -> int | None:
+    """The batch from which on arithmetic of all kernels of a step, or of its GEMMs, takes longer than their bytes.
+
+    Both at the rates that are reached: ``sum of flops / rate >= sum of bytes / bandwidth``, launches apart.
+    """
+    phase = model.taken(DECODE, metrics).decode
+    load, program = model.plan.workload, phase.schedule.program
+    context = load.input + load.output / 2
+    works = [
+        (part.repeats, work)
+        for stage in program.stages
+        for part in stage
+        for work in phase.work[part.region]
+        if not isinstance(work, Exchange) and (not gemms or "gemm" in work.op.keyword)
+    ]
+
+    def busy(batch: int) -> bool:
+        extents = Extents(program, {"batch": batch, "context": load.input}, phase.extents.mesh)
+        arithmetic = memory = 0.0
+        for count, work in works:
+            flops, moved = asked_of(work, extents, context)
+            arithmetic += float(count * flops / work.rate)
+            memory += float(count * moved / work.bandwidth)
+        return arithmetic >= memory
+
+    return least(busy, MOST)
+
+
+def _longest(model: CostModel, metrics: Metrics, batch: float) -> int:
+    """The most tokens, input and output, of each request with which ``batch`` of them fit; output is kept."""
+    load, memory = model.plan.workload, model.memory
+
+    def full(total: int) -> bool:
+        input_: Number = max(total - load.output, 1)
+        kept, rounds = model.resident(input_, min(load.output, total), ongoing=metrics.served is not None)
+        held = [memory.held(s, batch, kept, input_, rounds).total for s in range(len(memory.weights))]
+        return not memory.fit(held)
+
+    first = least(full, MAX_DIMENSION)
+    return MAX_DIMENSION if first is None else first - 1

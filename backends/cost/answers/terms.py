@@ -1,0 +1,164 @@
+"""What a plan's TTFT, TPOT, throughput and memory are made of: terms that add up to each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from plandsl.backends.cost.answers.report import PhaseLines, phase_lines
+from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
+from plandsl.estimate import Memory, OpTime
+from plandsl.explanation import Breakdown, Term
+from plandsl.ir.program import DECODE, PREFILL
+from plandsl.ir.schedule import COMPUTE, Slot
+from plandsl.ir.types import Number
+
+DUST = 1e-13
+"""A rest that is less than so much of the whole is rounding."""
+
+BUBBLE = "wait for a stage"
+ROOM, LINE, CROWD = "room", "other prefills", "the crowd at the start"
+"""What a first token waits for, under an ongoing load."""
+
+
+class Terms(NamedTuple):
+    """The terms of each time; they hold for the plan's own load."""
+
+    ttft: Breakdown
+    tpot: Breakdown
+    per_token: Breakdown
+
+
+def terms(model: CostModel, metrics: Metrics) -> Terms:
+    """TTFT, TPOT and the seconds for each output token of a plan, term by term.
+
+    A term of ops is what they take along the way of one batch through all stages, as far as nothing hides it. What is
+    left of a phase is the wait for the slowest stage, and what is left of the metric is the engine's.
+    """
+    joined, batch = model.requests(metrics)
+    prefill, decode = phase_lines(model, metrics, joined, batch)
+    s = metrics.served
+    waits, mixed = [], []
+    if s is not None:
+        waited = ((ROOM, s.queue), (LINE, s.line), (CROWD, s.start))
+        waits = [Term(PREFILL, "wait", "wait", name, float(t), "wait") for name, t in waited if t > 0]
+        mixed = [Term(DECODE, "prefill of others", "mixed", "prefill of others", float(s.others), "mixed")]
+    ttft = _whole("ttft", PREFILL, prefill, 1.0 if s is None else float(joined), metrics.ttft, waits)
+    tpot = _whole("tpot", DECODE, decode, 1.0, metrics.tpot, mixed)
+    return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot))
+
+
+def memory_terms(memory: Memory) -> Breakdown:
+    """What fills the fullest GPU."""
+    parts = ("weights", "kv_cache", "activations", "buffers")
+    found = tuple(Term("", part, part, part, getattr(memory, part), "") for part in parts)
+    return Breakdown("memory", memory.total, found)
+
+
+def _whole(metric: str, phase: str, lines: PhaseLines, share: float, value: Number, waits: Sequence[Term]) -> Breakdown:
+    """A time: kernels and links that ``share`` requests have together, ``waits``, and what is left."""
+    total, span = float(value), float(lines.span) / share
+    found = [*_ops(phase, lines, share)]
+    bubble = span - sum(t.value for t in found)
+    engine = total - span - sum(t.value for t in waits)
+    rests = [
+        Term(phase, BUBBLE, "bubble", BUBBLE, bubble, "bubble"),
+        Term(phase, "engine", "engine", "engine", engine, "engine"),
+    ]
+    return Breakdown(metric, total, (*found, *waits, *(t for t in rests if t.value > DUST * total)))
+
+
+def _ops(phase: str, lines: PhaseLines, share: float) -> Iterator[Term]:
+    """Ops of all stages; those of one name are one term, bound by what bounds the most of it."""
+    named: dict[tuple[str, str], list[tuple[OpTime, float]]] = {}
+    for stage in range(len(lines.times.stages)):
+        for op, seen in zip(lines.stage_ops(stage), _seen(lines, stage), strict=True):
+            if op.time_s > 0:
+                value = op.time_s * _counted(lines.times, stage, op) * seen / share
+                named.setdefault((op.op, op.name), []).append((op, value))
+    for (kind, name), runs in named.items():
+        most, _ = max(runs, key=lambda run: run[1])
+        yield Term(
+            phase, _group(most), kind, name, sum(value for _, value in runs), _bound(most), most.layer, most.band,
+            sum(op.count for op, _ in runs), sum(op.count * op.flops for op, _ in runs),
+            sum(op.count * op.bytes for op, _ in runs),
+        )  # fmt: skip
+
+
+def _counted(times: PhaseTimes, stage: int, op: OpTime) -> float:
+    """The share of an op's runs that is on the way of all parts of a batch: of the slowest stage all, else one part's.
+
+    Where a hop is slower than any stage, what it takes for the parts behind the first is left as a wait.
+    """
+    slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
+    return 1.0 if slowest and op.op not in ("send", "recv") else 1 / float(times.parts)
+
+
+def _group(op: OpTime) -> str:
+    """Collectives by their kind, GEMMs, attention, and all that only moves memory."""
+    if op.communicates or op.op == "attention":
+        return op.op
+    return "GEMMs" if "gemm" in op.op else "element-wise"
+
+
+def _bound(op: OpTime) -> str:
+    """The figure that an op's time follows."""
+    if op.bound == "latency":
+        return "message" if op.communicates else "launch"
+    return "network" if op.bound == "link" and op.nodes > 1 else op.bound
+
+
+def _seen(lines: PhaseLines, stage: int) -> Iterator[float]:
+    """The share of each op's time that nothing hides, in the order of `PhaseLines.stage_ops`."""
+    model, times = lines.model, lines.times
+    for part in model.schedule.program.stages[stage]:
+        run = model.run(stage, part.region)
+        yield from shown(model.schedule.of(part.region), [float(t) for t in times.seconds[run]], times.regions[run])
+
+
+def shown(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> list[float]:
+    """The share of each slot's time that a region's span has, so that all of them add up to it.
+
+    Kernels count in full. Communication does as far as no kernel runs meanwhile; a kernel that waits for its input
+    while it runs `along` has its work at the end. In a mean over steps, what shows is dealt out as in the mean step.
+    """
+    placed = [(slot, float(a), float(b)) for slot, (a, b) in zip(slots, play_slots(slots, seconds), strict=True)]
+    busy = [(end - seconds[slot.op], end) for slot, _, end in placed if slot.stream == COMPUTE]
+    bare = {}
+    for slot, start, end in (p for p in placed if p[0].stream != COMPUTE):
+        hidden = sum(max(min(end, b) - max(start, a), 0.0) for a, b in busy)
+        bare[slot.op] = max(seconds[slot.op] - hidden, 0.0)
+    total, exposed = sum(bare.values()), float(played.exposed)
+    if total <= DUST * exposed:
+        bare = {op: seconds[op] for op in bare}
+        total = sum(bare.values())
+    scale = exposed / total if total else 0.0
+    return [bare[i] * scale / t if i in bare and t else 1.0 for i, t in enumerate(seconds)]
+
+
+def _per_token(model: CostModel, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> Breakdown:
+    """Seconds per output token: prefill and all steps of a batch, over the tokens that come of them.
+
+    Static: (prefill period + admit * batch + first + output * TPOT) / tokens. Under an ongoing load, what a request
+    spends in its slot (prefill, its line, the other tokens) over those of all slots, and what the end of the run costs.
+    """
+    load, engine, s = model.plan.workload, model.plan.runs_on, metrics.served
+    if s is None:
+        slots, steps, rest = model.in_flight * load.batch, load.output, (BUBBLE, "bubble")
+        added = engine.admit * load.batch + engine.first
+    else:
+        slots, steps, rest = s.running, max(load.output - 1, 0), ("the end of the run", "wait")
+        added = float(engine.admit + s.first)
+    kept = [t for t in ttft.terms if t.bound not in ("engine", "bubble") and t.name not in (ROOM, CROWD)]
+    once = [*kept, Term(PREFILL, "engine", "engine", "engine", added, "engine")]
+    weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.output), 1 / float(metrics.throughput)
+    found = [_times(t, weight) for t in once] + [_times(t, weight * steps) for t in tpot.terms]
+    left = total - sum(t.value for t in found)
+    found.append(Term(PREFILL, rest[0], rest[1], rest[0], left, rest[1]))
+    return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))
+
+
+def _times(term: Term, n: float) -> Term:
+    """A term, and the work behind it, ``n`` times."""
+    return term._replace(value=term.value * n, runs=term.runs * n, flops=term.flops * n, bytes=term.bytes * n)

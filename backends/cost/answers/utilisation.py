@@ -1,0 +1,56 @@
+"""How well the arithmetic of a GPU is used: the model's own FLOPs, whatever ranks repeat."""
+
+from __future__ import annotations
+
+from math import prod
+
+from plandsl.backends.cost.forms.attention import visible_pairs
+from plandsl.ir.compute import Attention, Gemm
+from plandsl.ir.extents import Extents
+from plandsl.ir.latent import LatentAttention
+from plandsl.ir.program import Program
+from plandsl.ir.types import Number, stem
+from plandsl.spec.hardware import GpuSpec
+
+
+def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Number) -> Number:
+    """Seconds that one GPU would take for one pass of the unsharded model at its nominal peaks.
+
+    GEMMs at the peak of the dtype they multiply in, attention at that of its activations. MFU is this over
+    GPU-seconds (Chowdhery et al. 2022, "PaLM": model FLOPs are counted once, recomputed ones are not).
+    """
+    total: Number = 0.0
+    for region in program.regions:
+        for op in region.ops:
+            if isinstance(op, Gemm):
+                total = total + region.repeats * _gemm(op, extents) / _peak(gpu, op.compute)
+            elif isinstance(op, Attention | LatentAttention):
+                total = total + region.repeats * _attention(op, extents, context) / _peak(gpu, op.q.type.dtype)
+    return total
+
+
+def _peak(gpu: GpuSpec, dtype: str) -> float:
+    peak = gpu.peak(dtype)
+    assert peak is not None, f"legality checked that {gpu.name} multiplies in {dtype}"
+    return peak
+
+
+def _gemm(op: Gemm, extents: Extents) -> Number:
+    """``2 m n k`` over whole tensors, their part where rows come in chunks; of experts, those that a token goes to."""
+    total: Number = 0.0
+    chunks = prod(d.chunk.of for d in op.x.type.dims if d.chunk)
+    for w in op.weights:
+        flops: Number = 2.0 / chunks
+        for name in {stem(n): n for n in (*w.type.names, *op.x.type.names)}.values():  # experts:8 rather than experts
+            flops = flops * extents.sizes[name]
+        total = total + flops
+    return total
+
+
+def _attention(op: Attention | LatentAttention, extents: Extents, context: Number) -> Number:
+    """``2 (d_qk + d_v)`` for every head and visible pair of query and key."""
+    batch, position, heads, d_qk = (extents.sizes[n] for n in op.q.type.names)
+    d_v = extents.sizes[op.v.type.names[-1]]
+    if isinstance(op, LatentAttention):
+        d_qk = d_qk + extents.sizes[op.k_rope.type.names[-1]]
+    return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)

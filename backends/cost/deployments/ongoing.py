@@ -1,0 +1,156 @@
+"""Requests that follow one another: continuous batching in a steady state, with what engines add.
+
+The static times of a plan are those of kernels. Here they become those of a server with a fixed number of requests
+in flight (a closed system): some run, the others wait for room; a request that leaves is followed by another, whose
+prefill lengthens the steps of those that run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum
+from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.ir.types import Number
+from plandsl.spec.hardware import EngineSpec
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.time.mixed import Chunks
+
+BUSIEST = 0.95
+"""Prefill is at most this busy in the formula of its queue: a closed system cannot run away."""
+
+
+DRAIN = 0.25
+"""Share of a request's stay that is lost at the end of a run: half as many run on average, half as fast a step."""
+
+
+MIXED = 1.5
+"""Steps of the others in which a first token waits: half of the one that runs when it arrives, and its own."""
+
+
+class Prompt(NamedTuple):
+    """What one prompt takes: ``each`` seconds from all that run, ``own`` until its first token, ``turn`` from others.
+
+    ``wait`` is for how many steps of the others a first token waits besides.
+    """
+
+    each: Number
+    own: Number
+    turn: Number
+    wait: float = MIXED
+
+
+ARRIVES = 0.5
+"""Of the step that runs when a request arrives, what is left on average."""
+
+
+def undivided(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> Prompt:
+    """A prompt in a step of its own, timed for ``joined`` of them at once."""
+    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) + prefill.drafted
+    each = slowest / joined + engine.admit
+    return Prompt(each, prefill.through / joined + engine.admit, each)
+
+
+def chunked(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> Prompt:
+    """A prompt in mixed steps, each longer than the ``step`` that those which run take without it."""
+    mixed = chunks.times.period
+    whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
+    return Prompt(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), ARRIVES)
+
+
+class Served(NamedTuple):
+    """One replica under an ongoing load, in requests and seconds.
+
+    A first token waits ``queue`` for a place among those ``running``, ``line`` for other prefills, ``start`` for
+    those of the crowd that came first (mean over all requests), then for its own ``prefill`` and the engine's
+    ``first``. Any other one takes ``step`` for kernels and ``host`` besides, and ``others`` is what
+    prefills of others add to it. ``rate`` requests/s are served.
+    """
+
+    running: Number
+    waiting: Number
+    queue: Number
+    line: Number
+    start: Number
+    prefill: Number
+    first: Number
+    step: Number
+    host: Number
+    others: Number
+    rate: Number
+
+    @property
+    def ttft(self) -> Number:
+        """Mean time to the first token."""
+        return self.queue + self.line + self.start + self.prefill + self.first
+
+    @property
+    def tpot(self) -> Number:
+        """Mean time between tokens."""
+        return self.step + self.host + self.others
+
+
+def batched(
+    engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes, gain: Number = 1
+) -> tuple[Number, Number]:
+    """TTFT and TPOT of ``b`` requests that start together: what the engine adds to their kernels.
+
+    A step brings each request ``gain`` tokens.
+    """
+    ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
+    return ttft, (decode.period + engine.step + engine.request * b) / gain
+
+
+def running(engine: EngineSpec, clients: Number, room: Number) -> Number:
+    """Requests that run at once: those in flight, unless room in the KV cache or the engine's limit is less."""
+    return maximum(minimum(minimum(clients - engine.held_back, floor(room)), engine.max_requests), 1)
+
+
+def together(runs: Number, output: Number) -> Number:
+    """Requests whose prefills share a step: each step of those that run ends ``runs / output`` of them."""
+    return maximum(runs / output, 1)
+
+
+def serve(
+    engine: EngineSpec, clients: Number, runs: Number, output: Number, requests: Number | None,
+    prefill: PhaseTimes, joined: Number, decode: PhaseTimes, flights: Number, gain: Number = 1,
+    chunks: Chunks | None = None,
+) -> Served:  # fmt: skip
+    """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
+
+    ``prefill`` is timed for ``joined`` requests at once (`together`), ``decode`` for ``runs / flights`` in each of
+    ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output`` tokens,
+    each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest stage:
+
+        TPOT = (step + host) / gain + E (runs - 1) / output,   E = prefill of one + admit
+
+    Prefills come at the rate ``X = runs / (E + (output - 1) TPOT)`` and are served one after another, so that one
+    waits as in a queue with random arrivals and equal service (Pollaczek 1930): ``u E / (2 (1 - u))``, ``u = X E``. A
+    request beyond those that can run waits for one to leave, ``(clients - runs) / X`` (Little 1961). The first
+    ``runs`` requests arrive at once, and wait for half of their prefills. In ``chunks``, a prompt takes from the others
+    what mixed steps last longer than theirs, and has its turn for as long as all of its steps.
+    """
+    whole = decode.period + (engine.step + engine.request * runs / flights)
+    step = decode.period / gain
+    host = (engine.step + engine.request * runs / flights) / gain
+    if chunks is None:
+        each, own, turn, wait = undivided(engine, prefill, joined)
+    else:
+        each, own, turn, wait = chunked(engine, chunks, step, host)
+    others = each * (runs - 1) / output
+    cycle = own + maximum(output - 1, 0) * (step + host + others)
+    rate = runs / cycle
+    busy = clip(rate * turn * (runs - 1) / runs, 0.0, BUSIEST)
+    line = busy * turn / (2 * (1 - busy)) + wait * whole * (runs - 1) / runs
+    crowd = (runs - 1) / 2 * turn
+    start = 0.0 * crowd if requests is None else crowd * minimum(runs / requests, 1.0)
+    queue = (clients - runs) / rate
+    if requests is not None:  # the first of those who wait find others before them, half of all on average
+        queue = queue * (1 - minimum(clients / requests, 1.0) / 2)
+    first = engine.first + engine.first_request * runs
+    stay = cycle + line + first
+    served = runs / stay
+    if requests is not None:  # where some waited, the last to run leave one by one
+        served = requests / (requests / served + DRAIN * stay * clip(requests / runs - 1, 0.0, 1.0))
+    return Served(runs, clients - runs, queue, line, start, own, first, step, host, others, served)

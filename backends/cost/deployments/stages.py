@@ -1,0 +1,98 @@
+"""What layers cost a stage, whichever it runs: the seconds and bytes by which a cut is balanced.
+
+Of one compiled plan under its own load, however its own layers are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+from attrs import evolve
+
+from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
+from plandsl.ir.program import Part, Program, Region
+
+
+class StageCosts:
+    """Seconds and bytes of any layers on any stage of ``model``'s plan."""
+
+    def __init__(self, model: CostModel) -> None:
+        metrics, load = model.evaluate(), model.plan.workload
+        self.model, self.stages, self.output = model, len(model.memory.weights), load.output
+        program = model.prefill.schedule.program
+        self.blocks = [region for region in program.regions if region.layers is not None]
+        self.counts = [_counts(block, model.plan.model.layers) for block in self.blocks]
+        phases = ((model.prefill, metrics.prefill), (model.decode, metrics.decode))
+        self.spans = [[self._spans(*phase, stage) for phase in phases] for stage in range(self.stages)]
+        _, batch = model.requests(metrics)
+        length, rounds = model.resident(load.input, load.output, ongoing=metrics.served is not None)
+        pieces = _pieces(program, self.blocks)
+        memory = _alone(model, tuple(pieces.values()))
+        self.held = {n: memory.held(i, batch, length, load.input, rounds) for i, n in enumerate(pieces)}
+
+    def seconds(self, stage: int, start: int, stop: int) -> tuple[float, float]:
+        """Of a batch's prefill, and of the decode steps of its whole output, on a stage that runs ``start..stop``."""
+        prefill, decode = self.spans[stage]
+        layers = [counts[stop] - counts[start] for counts in self.counts]
+        return _total(prefill, layers), self.output * _total(decode, layers)
+
+    def slowest(self, cut: Sequence[int]) -> float:
+        """Seconds of the slowest stage in prefill and of the slowest in decode, for stages of so many layers."""
+        ends = pairwise(accumulate(cut, initial=0))
+        prefill, decode = zip(*(self.seconds(stage, *end) for stage, end in enumerate(ends)), strict=True)
+        return float(max(prefill) + max(decode))
+
+    def fits(self, stage: int, start: int, stop: int) -> bool:
+        """Whether the GPUs of a stage have room for layers ``start..stop`` and what else it holds."""
+        return self.bytes(stage, start, stop) <= self.model.memory.capacities[stage]
+
+    def bytes(self, stage: int, start: int, stop: int) -> float:
+        """What a GPU of a stage holds that runs layers ``start..stop``."""
+        layers = {
+            block.name: counts[stop] - counts[start] for block, counts in zip(self.blocks, self.counts, strict=True)
+        }
+        ends = "recv" if stage else "embedding", "send" if stage < self.stages - 1 else "head"
+        there = [(self.held[n], layers.get(n, 1)) for n in (*layers, *ends) if layers.get(n, 1)]
+        kept = sum(count * float(h.weights + h.kv_cache) for h, count in there)
+        step = max(float(h.activations) for h, _ in there) + max(float(h.buffers) for h, _ in there)
+        return kept + step
+
+    def _spans(self, phase: PhaseModel, times: PhaseTimes, stage: int) -> tuple[float, list[float]]:
+        """Seconds of the ends that a stage has, and of one layer of each block on it."""
+
+        def span(region: str) -> float:
+            return float(times.regions[phase.run(stage, region)].span)
+
+        ends = ["embedding"] * (stage == 0) + ["head"] * (stage == self.stages - 1)
+        return sum(map(span, ends)), [span(block.name) for block in self.blocks]
+
+
+def _total(spans: tuple[float, list[float]], layers: list[int]) -> float:
+    ends, blocks = spans
+    return ends + sum(count * each for count, each in zip(layers, blocks, strict=True))
+
+
+def _counts(block: Region, layers: int) -> list[int]:
+    """How many of the first 0, 1, 2, ... layers of the model are of a block."""
+    assert block.layers is not None, "a block has layers"
+    own = set(block.every.of(block.layers))
+    return list(accumulate((layer in own for layer in range(layers)), initial=0))
+
+
+def _pieces(program: Program, blocks: list[Region]) -> dict[str, tuple[Part, ...]]:
+    """What stages are made of, each by itself: the ends, and one layer of each block."""
+    found: dict[str, tuple[Part, ...]] = {r.name: (Part(r.name),) for r in program.regions if r.layers is None}
+    for block in blocks:
+        assert block.layers is not None, "a block has layers"
+        first = block.every.of(block.layers)[0]
+        found[block.name] = (Part(block.name, (first, first + 1), block.every),)
+    return found
+
+
+def _alone(model: CostModel, pieces: tuple[tuple[Part, ...], ...]) -> MemoryModel:
+    """The memory of a plan whose stages are ``pieces``."""
+    prefill, decode = (evolve(phase.schedule.program, stages=pieces) for phase in (model.prefill, model.decode))
+    return MemoryModel(prefill, decode, model.plan, model.prefill.extents)

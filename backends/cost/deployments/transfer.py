@@ -1,0 +1,146 @@
+"""KV cache on its way from the GPUs that computed it to those that go on with it, in another layout."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.deployments.prefix import shared
+from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum
+from plandsl.ir.compute import Attention, CacheWrite
+from plandsl.ir.latent import LatentAttention
+from plandsl.ir.program import Region
+from plandsl.ir.types import Number
+from plandsl.spec.formats import item_bytes
+from plandsl.spec.plan import SplitSpec
+
+Key = tuple[str, str, int]
+"""Region, cache and operand of a cached tensor: the same in every sharding of one model."""
+
+
+class Kept(NamedTuple):
+    """A cached tensor on a stage: ``layers`` of ``size`` bytes per token and request, at most ``window`` tokens.
+
+    A request's part lies on ``ports`` ranks of the stage, every byte of it on ``copies`` of them; ``ways`` are the
+    ranks, or groups of them, that share the requests.
+    """
+
+    layers: int
+    size: Number
+    window: int
+    ports: Number
+    copies: Number
+    ways: Number
+
+    def bytes(self, tokens: Number) -> Number:
+        """Bytes of ``tokens`` tokens of one request, each once."""
+        return self.layers * self.size * (minimum(tokens, self.window) if self.window else tokens)
+
+
+def kept(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
+    """What each stage of a replica of ``ranks`` GPUs keeps of a request."""
+    found = []
+    program = memory.program
+    for parts in program.stages:
+        here: dict[Key, Kept] = {}
+        for part in parts:
+            region = program.region(part.region)
+            for op in region.ops:
+                if isinstance(op, CacheWrite):
+                    for i in range(len(op.outs)):
+                        one = _kept(memory, region, op, i, part.repeats, ranks // len(program.stages))
+                        key, before = (region.name, op.cache, i), here.get((region.name, op.cache, i))
+                        here[key] = one if before is None else one._replace(layers=one.layers + before.layers)
+        found.append(here)
+    return found
+
+
+def _kept(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: int, ranks: int) -> Kept:
+    batch, context, *rest = op.outs[i].type.dims
+    extents = memory.extents
+    whole: Number = item_bytes(op.outs[i].type.dtype)
+    for dim in rest:
+        whole = whole * extents.sizes[dim.name]
+    own = extents.product(rest) * item_bytes(op.outs[i].type.dtype) / extents.ways(context.axes)
+    ports = ranks / extents.ways(batch.axes)
+    return Kept(layers, whole, _window(region, op), ports, ports * own / whole, extents.ways(batch.axes))
+
+
+def _window(region: Region, op: CacheWrite) -> int:
+    """The tokens that attention to a cache sees at most, 0 for all; a cache has one reader."""
+    made = {x.name for x in op.outs}
+    readers = [x for x in region.ops if isinstance(x, Attention | LatentAttention)]
+    direct = [x.window for x in readers if made & {v.name for v in x.operands}]
+    return max(direct or [x.window for x in readers])
+
+
+class Moved(NamedTuple):
+    """KV cache of requests on the move.
+
+    ``request`` is the bytes of one request, ``sent`` and ``received`` those that the busiest port of either side moves
+    for it, ``seconds`` what a batch takes, of which ``exposed`` come after its prefill. ``rate`` is the requests/s that
+    the ports sustain.
+    """
+
+    request: Number
+    sent: Number
+    received: Number
+    seconds: Number
+    exposed: Number
+    rate: Number
+
+
+class Transfer:
+    """The link between two pools of one plan."""
+
+    def __init__(self, split: SplitSpec, prefill: MemoryModel, decode: MemoryModel) -> None:
+        self.split = split
+        pools = (split.prefill.sharding, prefill), (split.decode.sharding, decode)
+        self.sender, self.receiver = (kept(memory, s.ranks // s.replicas) for s, memory in pools)
+        self.replicas = pools[0][0].replicas, pools[1][0].replicas
+        self.layers = split.prefill.model.layers
+
+    def moved(self, batch: Number, input_: Number, prefill: Number) -> Moved:
+        """The cache of ``batch`` requests of ``input_`` tokens, whose prefill took that many seconds.
+
+        The decode pool has the tokens that all requests share. Each of its ranks gets all that it keeps, where heads
+        are replicated every copy of them; whoever holds a byte at the other end sends an equal part of its copies:
+
+            received = bytes per rank,   sent = bytes of the stage * copies over there / ports that hold it here
+            seconds  = latency + ceil(batch / ways) * max(sent, received) / bandwidth
+
+        Sent layer by layer, a port with n of N layers can start on each as soon as it is computed, and is done
+        ``max(t / n, t - prefill (n - 1) / N)`` after the prefill, t its whole time: a line of two machines (Johnson,
+        "Optimal two- and three-stage production schedules", 1954), here with equal jobs. Sources: Patel et al.,
+        "Splitwise", ISCA 2024 (per-layer transfer); Qin et al., "Mooncake", 2024.
+        """
+        tokens = input_ - shared(self.split.prefill, input_)
+        copies = {key: k.copies for stage in self.receiver for key, k in stage.items()}
+        sides = (
+            [(s, [k.bytes(tokens) * copies[key] / k.ports for key, k in s.items()]) for s in self.sender if s],
+            [(s, [k.bytes(tokens) * k.copies / k.ports for k in s.values()]) for s in self.receiver if s],
+        )
+        seconds: Number = 0.0
+        exposed: Number = 0.0
+        for stages in sides:
+            for stage, sizes in stages:
+                one = next(iter(stage.values()))
+                time = ceil_div(batch, one.ways) * sum(sizes) / self.split.bandwidth
+                n = sum({key[0]: k.layers for key, k in stage.items()}.values())
+                late = maximum(time / n, time - prefill * (n - 1) / self.layers)
+                seconds, exposed = maximum(seconds, time), maximum(exposed, late)
+        request: Number = 0.0
+        for stage in self.sender:
+            request = request + sum(k.bytes(tokens) for k in stage.values())
+        if self.split.kv_transfer != "layerwise":
+            exposed = seconds
+        latency, (sent, received) = self.split.latency, (largest([sum(z) for _, z in side]) for side in sides)
+        rates = [
+            self.split.bandwidth * replicas * next(iter(stage.values())).ways / sum(sizes)
+            for replicas, side in zip(self.replicas, sides, strict=True)
+            for stage, sizes in side
+        ]
+        rate = rates[0]
+        for other in rates[1:]:
+            rate = minimum(rate, other)
+        return Moved(request, sent, received, latency + seconds, latency + exposed, rate)

@@ -1,0 +1,1 @@
+"""What hardware gives: its rates, its links, its tables of measurements."""

@@ -1,0 +1,142 @@
+"""Collectives in time: algorithms over a group of ranks, each affine in the payload.
+
+Every algorithm takes ``a + b * payload`` seconds, so choosing one is a minimum and arrays come free.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from plandsl.backends.cost.num import maximum, minimum, plain
+from plandsl.ir.types import Number
+from plandsl.spec.hardware import LinkSpec
+
+
+class Algorithm(NamedTuple):
+    """One way to run a collective: ``fixed`` seconds and ``per_byte`` seconds for each byte of payload."""
+
+    name: str
+    fixed: Number
+    per_byte: Number
+
+
+class Fabric(NamedTuple):
+    """The links that a group of ranks uses: bytes/s one way as achieved, seconds per message.
+
+    ``topology`` says what ``bandwidth`` belongs to: a pair of GPUs (mesh), a GPU's port (switch, pcie), or a
+    neighbour (ring, torus). ``stride`` is the distance between members in ranks.
+    """
+
+    topology: str
+    bandwidth: float
+    latency: float
+    stride: int = 1
+    rings: int = 1
+
+
+def fabric(link: LinkSpec, efficiency: float, stride: int = 1) -> Fabric:
+    """The links of a node at ``efficiency`` of their nominal bandwidth."""
+    rings = max(1, sum(d > 1 for d in link.dims))
+    return Fabric(link.topology, link.bandwidth * efficiency, link.latency, stride, rings)
+
+
+def _port(f: Fabric, n: Number) -> Number:
+    """Bytes/s that one GPU can send to the ``n - 1`` others at once."""
+    if f.topology == "mesh":
+        return f.bandwidth * maximum(n - 1, 1)
+    if f.topology in ("ring", "torus"):
+        # groups of a stride share the links between them
+        return f.bandwidth * f.rings / (f.stride if f.topology == "ring" else 1)
+    return f.bandwidth
+
+
+def _log2(n: Number) -> Number:
+    if plain(n):
+        return math.ceil(math.log2(n)) if n > 1 else 0
+    import numpy as np
+
+    return np.ceil(np.log2(n))
+
+
+def _ring(f: Fabric) -> float:
+    """Bytes/s of one ring through the group: a mesh lends it one link per hop."""
+    return f.bandwidth * f.rings / (f.stride if f.topology == "ring" else 1)
+
+
+def _direct(f: Fabric) -> bool:
+    return f.topology not in ("ring", "torus")
+
+
+def all_reduce(f: Fabric, n: Number) -> list[Algorithm]:
+    """Sum ``V`` bytes that each of ``n`` ranks holds; every rank ends with the sum.
+
+    - ring (Patarasuk and Yuan 2009): ``2 (n - 1) (a + V / n / B)``, B one link;
+    - direct, or two-shot: every rank reduces one n-th from all peers, then hands it to all:
+      ``2 (a + (n - 1) / n V / P)``, P all links of a GPU towards the group (on a mesh ``2 (a + V / (n B))``);
+    - one_shot: every rank sends all of it to all peers: ``a + (n - 1) V / P``, best for small payloads;
+    - tree (Sanders, Speck and Traeff 2009): ``2 log2(n) a + 2 V / B``.
+    """
+    a, port, ring = f.latency, _port(f, n), _ring(f)
+    ways = [Algorithm("ring", 2 * (n - 1) * a, 2 * (n - 1) / n / ring)]
+    if _direct(f):
+        ways += [
+            Algorithm("direct", 2 * a, 2 * (n - 1) / n / port),
+            Algorithm("one_shot", a, (n - 1) / port),
+            Algorithm("tree", 2 * _log2(n) * a, 2 / ring),
+        ]
+    return ways
+
+
+def all_gather(f: Fabric, n: Number) -> list[Algorithm]:
+    """Collect ``V`` bytes in all, ``V / n`` from each rank: half of an all_reduce, in each algorithm."""
+    a, port, ring = f.latency, _port(f, n), _ring(f)
+    ways = [Algorithm("ring", (n - 1) * a, (n - 1) / n / ring)]
+    if _direct(f):
+        ways.append(Algorithm("direct", a, (n - 1) / n / port))
+    return ways
+
+
+reduce_scatter = all_gather
+"""Sum ``V`` bytes of input, keep ``V / n``: moves what an all_gather moves, the other way."""
+
+
+def all_to_all(f: Fabric, n: Number) -> list[Algorithm]:
+    """Exchange ``V`` bytes per rank, ``V / n`` with each: direct ``a + (n - 1) / n V / P``.
+
+    Around a ring each link carries ``(n - 1) / 2 V``.
+    """
+    if _direct(f):
+        return [Algorithm("direct", f.latency, (n - 1) / n / _port(f, n))]
+    return [Algorithm("ring", (n - 1) * f.latency, (n - 1) / 2 / _ring(f))]
+
+
+def send(f: Fabric) -> list[Algorithm]:
+    """One message of ``V`` bytes to one peer: ``a + V / B``."""
+    return [Algorithm("direct", f.latency, 1 / f.bandwidth)]
+
+
+COLLECTIVES = {
+    "all_reduce": all_reduce,
+    "all_gather": all_gather,
+    "reduce_scatter": reduce_scatter,
+    "all_to_all": all_to_all,
+}
+
+
+def choose(ways: list[Algorithm], forced: str) -> list[Algorithm]:
+    """Only the algorithm that the plan asks for, where this collective has it."""
+    return [w for w in ways if w.name == forced] or ways
+
+
+def seconds(ways: list[Algorithm], payload: Number) -> Number:
+    """The fastest of ``ways`` for ``payload`` bytes."""
+    best = ways[0].fixed + ways[0].per_byte * payload
+    for way in ways[1:]:
+        best = minimum(best, way.fixed + way.per_byte * payload)
+    return best
+
+
+def fastest(ways: list[Algorithm], payload: float) -> str:
+    """Name of the algorithm that `seconds` took."""
+    return min(ways, key=lambda w: w.fixed + w.per_byte * payload).name

@@ -1,0 +1,284 @@
+"""Files of measured kernels: which kernels of a plan they answer for, and what is wrong with them.
+
+A file is one of those that `docs/calibration.md` lists, known by its columns. Rows of other GPUs are passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from plandsl.backends.cost.machine.measured import Curve, Grid, Line, Surface
+from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.limits import MAX_TABLE_BYTES
+from plandsl.spec.hardware import GpuSpec, TableSpec
+from plandsl.spec.plan import PlanSpec
+
+Shape = tuple[str | float | bool, ...]
+"""What interpolation keeps fixed: the kind of kernel, number formats, widths, heads, ranks."""
+
+Point = tuple[float, ...]
+"""The sizes that it runs over: one, or batch and context."""
+
+Times = dict[Shape, dict[Point, float]]
+Row = Mapping[str, str]
+
+KERNEL = ("kernel", "framework", "backend", "dtype", "cuda_graph")
+"""Columns that tell one kernel from another."""
+
+
+class Bad(Exception):
+    """What is wrong with a file, and a way out."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.hint = hint
+        super().__init__(message)
+
+
+class Sort(NamedTuple):
+    """A kind of table: the columns it has, and what a row measures, None where no op of a plan is like it."""
+
+    columns: tuple[str, ...]
+    measures: Callable[[Row], tuple[Shape, Point] | None]
+
+
+# ---- rows
+
+
+def _number(row: Row, name: str, default: float | None = None) -> float:
+    """A cell above zero (from zero, given a ``default``)."""
+    text = row.get(name, "")
+    if not text and default is not None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    zero = value == 0 and default is not None
+    if not zero and not 0 < value <= 1e30:
+        least = "zero or more" if default is not None else "above zero"
+        raise Bad(f"`{name}` is `{clip(text)}`", f"`{name}` is a number {least}")
+    return value
+
+
+def _gemm(row: Row) -> tuple[Shape, Point] | None:
+    """Rows that quantise their input as well are passed over: that is an op of its own."""
+    if _number(row, "act_quant_included", 0.0):
+        return None
+    return gemm_shape(row["dtype"], _number(row, "n"), _number(row, "k")), (_number(row, "m"),)
+
+
+def gemm_shape(dtype: str, n: float, k: float) -> Shape:
+    """A GEMM; runs over m."""
+    return "gemm", dtype, n, k
+
+
+def _heads(row: Row) -> Shape:
+    return *(_number(row, name) for name in ("n_heads", "n_kv_heads", "head_dim")), _number(row, "window", 0.0)
+
+
+def _prefill(row: Row) -> tuple[Shape, Point] | None:
+    """Rows of whole prompts."""
+    context, dtype = _number(row, "seq_kv"), row["dtype"]
+    if _number(row, "seq_q") != context:
+        return None
+    causal = _number(row, "causal", 1.0) > 0
+    return ("prefill", dtype, row["kv_dtype"] or dtype, *_heads(row), causal), (_number(row, "batch"), context)
+
+
+def _decode(row: Row) -> tuple[Shape, Point]:
+    return ("decode", row["kv_dtype"], *_heads(row)), (_number(row, "batch"), _number(row, "kv_len"))
+
+
+def _elementwise(row: Row) -> tuple[Shape, Point]:
+    return ("elementwise", row["op"], row["dtype"], _number(row, "cols")), (_number(row, "rows"),)
+
+
+def _collective(row: Row) -> tuple[Shape, Point] | None:
+    """Rows of one node."""
+    if _number(row, "n_nodes", 1.0) > 1:
+        return None
+    op = "p2p" if row["op"] == "p2p_send_recv" else row["op"]
+    return ("collective", op, _number(row, "n_ranks")), (_number(row, "bytes"),)
+
+
+_ATTENTION = ("batch", "n_heads", "n_kv_heads", "head_dim", "time_s")
+
+SORTS = {
+    "gemm": Sort(("gpu", "dtype", "m", "n", "k", "time_s"), _gemm),
+    "attention_prefill": Sort(("gpu", "dtype", "kv_dtype", "seq_q", "seq_kv", *_ATTENTION), _prefill),
+    "attention_decode": Sort(("gpu", "kv_dtype", "kv_len", *_ATTENTION), _decode),
+    "elementwise": Sort(("gpu", "op", "dtype", "rows", "cols", "time_s"), _elementwise),
+    "collective": Sort(("gpu", "op", "backend", "n_ranks", "n_nodes", "bytes", "cuda_graph", "time_s"), _collective),
+}
+"""The kinds of `backends/calibrate/kinds` that ops are looked up in, without numpy."""
+
+
+# ---- files
+
+
+class Content(NamedTuple):
+    """What one file measures, by the GPU that its rows name, and which GPUs it names."""
+
+    times: dict[str, Times]
+    gpus: tuple[str, ...]
+
+
+@lru_cache(maxsize=64)
+def _content(path: str, stamp: tuple[int, int], gpus: frozenset[str]) -> Content:
+    """The rows of ``gpus`` in a file; read again once its size or time of change, the ``stamp``, are others."""
+    import csv
+
+    if stamp[0] > MAX_TABLE_BYTES:
+        raise Bad(f"it has {stamp[0]:,} bytes, and at most {MAX_TABLE_BYTES:,} are read", "split the file")
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            return _rows(lines, next(lines, []), gpus)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Bad(f"it is no CSV file: {error}", COLUMNS) from None
+
+
+COLUMNS = "a table has a line of column names, then rows: docs/calibration.md lists the columns of each kind"
+
+
+def _rows(lines: Iterable[list[str]], header: list[str], gpus: frozenset[str]) -> Content:
+    sort = next((sort for sort in SORTS.values() if set(sort.columns) <= set(header)), None)
+    if sort is None:
+        shown = clip(", ".join(header)) or "none"
+        raise Bad(f"its columns are those of no table that is looked up: {shown}", COLUMNS)
+    gpu = header.index("gpu")
+    found: dict[str, dict[tuple[Shape, Point], dict[Shape, list[float]]]] = {}
+    for at, cells in enumerate(lines, 2):
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise Bad(f"row {at} has {len(cells)} cells, and the header {len(header)}")
+        points = found.setdefault(cells[gpu], {})
+        if cells[gpu] in gpus:
+            _take(dict(zip(header, cells, strict=True)), sort, points, at)
+    return Content({g: _reduced(points) for g, points in found.items() if g in gpus}, tuple(found))
+
+
+def _take(row: Row, sort: Sort, points: dict[tuple[Shape, Point], dict[Shape, list[float]]], at: int) -> None:
+    try:
+        time, key = _number(row, "time_s"), sort.measures(row)
+    except Bad as bad:
+        raise Bad(f"row {at}: {bad}", bad.hint) from None
+    if key is not None:
+        kernel = tuple(row.get(name, "") for name in KERNEL)
+        points.setdefault(key, {}).setdefault(kernel, []).append(time)
+
+
+def _reduced(points: dict[tuple[Shape, Point], dict[Shape, list[float]]]) -> Times:
+    """One time for each point: the fastest kernel's, of whose repetitions the median counts."""
+    out: Times = {}
+    for (shape, point), kernels in points.items():
+        out.setdefault(shape, {})[point] = min(map(_median, kernels.values()))
+    return out
+
+
+def _median(times: list[float]) -> float:
+    ordered, middle = sorted(times), len(times) // 2
+    return ordered[middle] if len(times) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+# ---- what a plan names
+
+
+def _names(gpu: GpuSpec, table: TableSpec) -> list[set[str]]:
+    """Names that rows of ``gpu`` may have, best first: its own, what the catalog calls it too, then those of bases."""
+    target = dict(table.aliases)
+
+    def entry(name: str) -> str:
+        for _ in range(8):
+            name = target.get(name, name)
+        return name
+
+    out: list[set[str]] = []
+    for name in (gpu.name, *gpu.bases):
+        out += [{name}, {other for other in (*target, *target.values()) if entry(other) == entry(name)}]
+    return out
+
+
+def _read(table: TableSpec, gpu: GpuSpec) -> tuple[Times, Diagnostic | None]:
+    """What a file holds for ``gpu``, or what is wrong with it."""
+    names = _names(gpu, table)
+    try:
+        stat = os.stat(table.path)
+        content = _content(table.path, (stat.st_size, stat.st_mtime_ns), frozenset().union(*names))
+    except OSError as error:
+        return {}, Diagnostic("E209", f'cannot read "{table.shown}": {error.strerror}', table.span)
+    except Bad as bad:
+        return {}, Diagnostic("E450", f'"{table.shown}" cannot be used: {bad}', table.span, hint=bad.hint)
+    for group in names:
+        if found := _merged(content.times[name] for name in sorted(group) if name in content.times):
+            return found, None
+    if any(name in content.times for group in names for name in group):
+        return {}, None  # rows of this GPU, though of kernels that plans do not run
+    others = clip(", ".join(content.gpus))
+    hint = f"its rows are of {others}" if others else "it has no rows"
+    return {}, Diagnostic("W206", f'"{table.shown}" has no row of `{gpu.name}`', table.span, hint=hint)
+
+
+def _merged(tables: Iterable[Times]) -> Times:
+    """Points of all ``tables``; of one that several have, the fastest."""
+    out: Times = {}
+    for times in tables:
+        for shape, points in times.items():
+            into = out.setdefault(shape, {})
+            for point, time in points.items():
+                into[point] = min(time, into.get(point, time))
+    return out
+
+
+def findings(plan: PlanSpec) -> list[Diagnostic]:
+    """What is wrong with the tables of a plan and its GPU."""
+    read = (_read(table, plan.node.gpu)[1] for table in (*plan.measured, *plan.node.gpu.measured))
+    return [found for found in read if found]
+
+
+class Measured:
+    """The tables of a plan, then those of its GPU, by shape."""
+
+    def __init__(self, levels: list[Times]) -> None:
+        self.levels = levels
+
+    @classmethod
+    def of(cls, plan: PlanSpec) -> Measured:
+        """Raises `PlanError` on a file that cannot be used."""
+        if errors := [d for d in findings(plan) if d.severity == "error"]:
+            raise PlanError(errors)
+        gpu = plan.node.gpu
+        return cls([_merged(_read(table, gpu)[0] for table in level) for level in (plan.measured, gpu.measured)])
+
+    def line(self, shapes: Iterable[Shape], scale: float = 1.0) -> Line | None:
+        """The curves of the first of ``shapes`` that was measured, over ``scale`` times the rows."""
+        found = tuple(_curve({p[0]: t for p, t in points.items()}) for points in self._points(shapes))
+        return Line(found, scale) if found else None
+
+    def grid(self, shapes: Iterable[Shape], prefill: bool) -> Grid | None:
+        """The same over batch and context."""
+        found = tuple(map(_surface, self._points(shapes)))
+        return Grid(found, prefill) if found else None
+
+    def _points(self, shapes: Iterable[Shape]) -> list[dict[Point, float]]:
+        wanted = tuple(shapes)
+        firsts = (next((level[s] for s in wanted if s in level), None) for level in self.levels)
+        return [points for points in firsts if points]
+
+
+def _curve(points: dict[float, float]) -> Curve:
+    sizes = tuple(sorted(points))
+    return Curve(sizes, tuple(points[size] for size in sizes))
+
+
+def _surface(points: dict[Point, float]) -> Surface:
+    by_batch: dict[float, dict[float, float]] = {}
+    for (batch, context), time in points.items():
+        by_batch.setdefault(batch, {})[context] = time
+    batches = tuple(sorted(by_batch))
+    return Surface(batches, tuple(_curve(by_batch[batch]) for batch in batches))

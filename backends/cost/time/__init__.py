@@ -1,0 +1,1 @@
+"""A schedule played: when things run."""

@@ -1,0 +1,98 @@
+"""Times on unlike GPUs: every rank of a stage runs the same ops on its own GPU, and the slowest decides.
+
+Loaded for plans whose ranks stand on several kinds of GPU. A collective, and a hop, wait for all that take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
+from itertools import pairwise
+
+from plandsl.backends.cost.num import largest, maximum
+from plandsl.backends.cost.time.phase import SEND, PhaseModel, Played
+from plandsl.backends.cost.work.costing import Machine, Work
+from plandsl.ir.kinds import stage_kinds
+from plandsl.ir.schedule import Schedule
+from plandsl.ir.types import Number
+from plandsl.spec.plan import PlanSpec
+
+Group = tuple[int, ...]
+"""Kinds that run one thing together, by number in `PlanSpec.kinds`."""
+
+
+def phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseModel]:
+    """Each schedule on the plan's kinds of GPU."""
+    machines = [Machine.of(kind) for kind in plan.kinds]
+    return [UnlikePhase(plan, schedule, machines) for schedule in schedules]
+
+
+class UnlikePhase(PhaseModel):
+    """One phase on several kinds of GPU: an op takes the longest of the kinds that its stage's ranks stand on.
+
+    ``each`` is the phase on each kind alone. A run is a region on a group of kinds, ``block on 0 1``; under the name of
+    the region itself all kinds run it.
+    """
+
+    def __init__(self, plan: PlanSpec, schedule: Schedule, machines: list[Machine]) -> None:
+        self.schedule, self.machine = schedule, machines[0]
+        self.each = [PhaseModel(schedule, machine) for machine in machines]
+        first = self.each[0]
+        self.extents, self.attends = first.extents, first.attends
+        self.windows, self.chunks = first.windows, first.chunks
+        self.groups = [tuple(sorted(stage)) for stage in stage_kinds(plan, schedule.program)]
+        every = tuple(range(len(machines)))
+        self.runs: dict[str, tuple[str, Group]] = {name: (name, every) for name in first.work}
+        for group in dict.fromkeys(self.groups):
+            self.runs |= {_name(r.name, group): (r.name, group) for r in schedule.program.regions if r.name != SEND}
+        self.boundaries = []
+        for (a, b), name in zip(pairwise(self.groups), first.boundaries, strict=True):
+            both = tuple(sorted({*a, *b}))
+            self.boundaries.append(_name(name, both))
+            self.runs[self.boundaries[-1]] = name, both
+        self.work: dict[str, list[Work]] = {run: first.work[name] for run, (name, _) in self.runs.items()}
+
+    def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[str, list[Number]]]:
+        """Seconds of each op of each run, by the context: those of the slowest kind."""
+        asked = [phase.seconds(bind) for phase in self.each]
+
+        def at(context: Number) -> dict[str, list[Number]]:
+            found = [ask(context) for ask in asked]
+            return {
+                run: [reduce(maximum, times) for times in zip(*(found[kind][name] for kind in group), strict=True)]
+                for run, (name, group) in self.runs.items()
+            }
+
+        return at
+
+    @property
+    def modelled(self) -> bool:
+        """Whether formulas alone answer, on every kind."""
+        return all(phase.modelled for phase in self.each)
+
+    def run(self, stage: int, region: str) -> str:
+        """What a stage runs of a region, on the kinds of its ranks."""
+        return self.boundaries[stage] if region == SEND else _name(region, self.groups[stage])
+
+    def region(self, run: str) -> str:
+        """The region of a run."""
+        return self.each[0].region(self.runs[run][0])
+
+    def answers(self, run: str, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+        """For each op of a run, that of the slowest kind at this context."""
+        name, group = self.runs[run]
+        times = {kind: self.each[kind].seconds(bind)(context)[name] for kind in group}
+        slowest = [max(group, key=lambda kind: float(times[kind][i])) for i in range(len(self.work[run]))]
+        return [(self.each[kind], self.each[kind].work[name][i]) for i, kind in enumerate(slowest)]
+
+    def _hops(self, regions: dict[str, Played]) -> tuple[Number, Number]:
+        """Seconds of the slowest hop, and of all of them."""
+        spans = [regions[name].span for name in self.boundaries]
+        total: Number = 0.0
+        for span in spans:
+            total = total + span
+        return (largest(spans) if spans else 0.0), total
+
+
+def _name(region: str, group: Group) -> str:
+    return f"{region} on {' '.join(map(str, group))}"

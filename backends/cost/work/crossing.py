@@ -1,0 +1,273 @@
+"""Collectives and hops that pass the network between the nodes of a cluster.
+
+Loaded for plans on several nodes. A group along an axis lies on ``m`` nodes with ``k`` ranks in each, ``n = k m``
+(`plandsl.ir.nodes.Spread`). Inside a node it has the node's links; between nodes each GPU has a port of its own.
+Payloads ``V`` are those of `links`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from plandsl.backends.cost.forms.collective import (
+    EXCHANGES,
+    HOST_PORT,
+    NODES_CONSTANTS,
+    collective_seconds,
+    nodes_seconds,
+)
+from plandsl.backends.cost.machine import links
+from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
+from plandsl.backends.cost.num import maximum, minimum
+from plandsl.backends.cost.work.costing import Exchange, ExchangeForm, communicates_as
+from plandsl.ir.collectives import Ring, Send
+from plandsl.ir.nodes import Boundary, Spread, boundaries, spread
+from plandsl.ir.program import Program
+from plandsl.ir.types import Number, axes_of
+from plandsl.spec.hardware import ClusterSpec, LinkSpec
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.work.costing import Costing, Machine
+    from plandsl.backends.cost.work.experts import DispatchForm
+
+Leg = Callable[[Number], Number]
+"""Seconds of one step of a collective, by its payload."""
+
+CLOS = ("fat_tree", "rail", "switch", "dragonfly")
+"""Networks in which a port reaches every other one, as in those that calibrations were fitted on."""
+
+
+OWN_PORTS = 6.0
+"""Ports of a node of eight, as fitted, from which on each GPU is taken to have one."""
+
+
+class Route(NamedTuple):
+    """One way to run a collective: its name, its seconds by payload, and the constants it was fitted with, if so."""
+
+    name: str
+    seconds: Leg
+    constants: Mapping[str, float] | None = None
+
+
+class Crossing(NamedTuple):
+    """A collective or hop between nodes: the fastest of ``routes`` for payload_per_row * rows bytes."""
+
+    payload_per_row: Number
+    routes: tuple[Route, ...]
+
+    @property
+    def fitted(self) -> bool:
+        """Whether measurements stand behind it."""
+        return all(route.constants is not None for route in self.routes)
+
+    def seconds(self, ranks: Number, rows: Number) -> Number:
+        """Seconds for ``rows``."""
+        payload = self.payload_per_row * rows
+        best = self.routes[0].seconds(payload)
+        for route in self.routes[1:]:
+            best = minimum(best, route.seconds(payload))
+        return best
+
+    def fastest(self, payload: float) -> Route:
+        """The route that `seconds` took, for a plain number of bytes."""
+        return min(self.routes, key=lambda route: float(route.seconds(payload)))
+
+    def bound(self, payload: float) -> str:
+        """``link`` where the bytes take half of the time or more, by what as many again would add."""
+        route = self.fastest(payload)
+        once = float(route.seconds(payload))
+        return "link" if 2 * (float(route.seconds(2 * payload)) - once) >= once else "latency"
+
+
+def across(made: Exchange, costing: Costing, cluster: ClusterSpec) -> Exchange:
+    """``made`` as it is where its ranks are in one node, else over the network."""
+    mesh = costing.program.mesh
+    if isinstance(made.op, Send):
+        hops = boundaries(mesh, costing.program.stage_axes, cluster.node.count)
+        far = [hop for hop in hops if hop.far]
+        if not far:
+            return made
+        routes = Roads(costing.machine, cluster).hop(made, far)
+        return made._replace(form=Crossing(made.payload_per_row, routes), nodes=2)
+    if not made.axis:
+        return made
+    at = spread(mesh, made.axis, cluster.node.count)
+    if at.nodes == 1:
+        return made
+    roads = Roads(costing.machine, cluster)
+    if made.form is not None and not isinstance(made.form, ExchangeForm | Crossing):
+        return made._replace(form=roads.dispatch(made.form, at), nodes=at.spans)
+    if isinstance(made.op, Ring):  # in each step some send to their own node, and the last of a node to the next one
+        together = at.inside > 1 or not at.even
+        routes = roads.hop(made, [Boundary(True, together, together)])
+        return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
+    routes = roads.routes(communicates_as(made.op), at, mesh.stride(axes_of(made.axis)[-1]), made.launch)
+    return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
+
+
+def inside(program: Program, cluster: ClusterSpec | None) -> list[bool]:
+    """For each boundary between stages, whether all that passes it stays in its node."""
+    if cluster is None:
+        return [True] * (len(program.stages) - 1)
+    return [not hop.far for hop in boundaries(program.mesh, program.stage_axes, cluster.node.count)]
+
+
+class Roads:
+    """The links of a machine's nodes and the network between them, as a calibration knows them."""
+
+    def __init__(self, machine: Machine, cluster: ClusterSpec) -> None:
+        self.machine, self.cluster, self.network = machine, cluster, cluster.network
+        self.link: LinkSpec = machine.link
+        self.share = machine.calibration.get("link", 1.0)
+
+    # ---- parts
+
+    def between(self, op: str, at: Spread) -> Fabric:
+        """The network as a group with one rank in each node sees it.
+
+        fat_tree, rail and switch give every port its full bandwidth (Leiserson, "Fat-trees", 1985). A dragonfly does
+        so for uniform traffic alone; other traffic takes detours by which half is left (Valiant routing; Kim, Dally,
+        Scott and Abts, "Technology-Driven, Highly-Scalable Dragonfly Topology", ISCA 2008). On a rail network
+        GPUs with other places in their nodes are reached through the links of a node first.
+        """
+        net, bandwidth = self.network, self.network.bandwidth * self.share
+        latency = net.latency + (self.link.latency if net.topology == "rail" and not at.even else 0.0)
+        if net.topology in CLOS or not at.even:  # a mesh lends an uneven group one link
+            detours = net.topology == "dragonfly" and op != "all_to_all"
+            return Fabric("switch", bandwidth / 2 if detours else bandwidth, latency)
+        return fabric(net, self.share, at.distance)._replace(latency=latency)
+
+    def ways(self, op: str, n: int, at: Spread) -> list[Algorithm]:
+        """Algorithms of `links` between ``n`` ranks, each in a node of its own.
+
+        On a torus, an all_to_all is held up by the bisection too: half of all traffic crosses a cut of the longest
+        ring, of ``d`` nodes, so that a rank sends no more than ``8 b / d`` with links of ``b`` bytes/s (Dally and
+        Towles, "Principles and Practices of Interconnection Networks", 2004).
+        """
+        f = self.between(op, at)
+        if op == "all_to_all" and self.network.dims:
+            rate = min(f.bandwidth * f.rings, 8 * f.bandwidth / max(self.network.dims))
+            return [Algorithm("torus", f.latency, (n - 1) / n / rate)]
+        return choose(COLLECTIVES[op](f, n), self.machine.algorithm)
+
+    def near(self, op: str, k: int, stride: int) -> Leg:
+        """Inside a node, between ``k`` ranks: as fitted, or by `links`."""
+        section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
+        constants = self.machine.calibration.section(section) if self.machine.algorithm == "auto" else {}
+        if constants:
+            return partial(collective_seconds, constants, self.link, op, k)
+        ways = choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm)
+        return partial(links.seconds, ways)
+
+    def _fitted(self, op: str) -> Mapping[str, float] | None:
+        """Constants of collectives between nodes; the network must be of a kind that such were measured on.
+
+        What they say of the fabric counts where it had a port for each GPU, as this one has: else only how the library
+        spends its time does (launch, steps, hops, protocols), and what a port carries the plan says.
+        """
+        if self.machine.algorithm != "auto" or self.network.topology not in CLOS:
+            return None
+        names = ("nccl_exchange", "torch_exchange", "nccl", "torch") if op in EXCHANGES else ("nccl", "torch")
+        for name in names:
+            found = self.machine.calibration.section(f"collective_nodes.{name}")
+            if found.keys() >= set(NODES_CONSTANTS):
+                own = found["rails"] >= OWN_PORTS
+                return found | {"rails": float(self.cluster.node.count)} | ({} if own else {"network": self.share})
+        return None
+
+    def _port(self, op: str, at: Spread) -> float:
+        """Nominal bytes/s of a GPU's port; what is fitted has its own share of it."""
+        return self.between(op, at).bandwidth / self.share
+
+    # ---- the whole
+
+    def routes(self, op: str, at: Spread, stride: int, launch: float) -> tuple[Route, ...]:
+        """The ways to run ``op``: as fitted, else flat over the network, and by levels where a node has several ranks.
+
+        - all_reduce: reduce_scatter of V inside, all_reduce of V / k between, all_gather of V inside;
+        - reduce_scatter: of V inside, then of V / k between; all_gather: of V / k between, then of V inside;
+        - all_to_all: V / m inside while V goes between, each to its own ranks; on a rail network V inside first,
+          to the GPU whose rail it leaves by.
+
+        Between nodes a rank then sends ``2 (m - 1) / m * V / k``, ``(m - 1) / m * V / k`` and ``(m - 1) / m * V``.
+        Sources: Cho, Finkler, Serrano, Kung and Hunter, "BlueConnect", MLSys 2019; Thakur, Rabenseifner and Gropp,
+        "Optimization of Collective Communication Operations in MPICH", 2005, for the two halves of an all_reduce.
+        """
+        k, m = at.inside, at.nodes
+        if constants := self._fitted(op):
+            seconds = partial(nodes_seconds, constants, self.link, op, k * m, m, host_port=self._port(op, at))
+            return (Route("fitted", seconds, constants),)
+        flat = at if k == 1 else Spread(1, k * m, 1, m, False)
+        if op == "all_to_all":
+            return (self._exchanged(at, stride, launch),)
+        ways = self.ways(op, k * m, flat)
+        routes = [Route(way.name, partial(_affine, way.fixed + launch, way.per_byte)) for way in ways]
+        if k > 1 and self.network.topology not in CLOS:
+            routes = []  # neighbours of a rank are not those of its node
+        if k > 1:
+            routes.append(Route("levels", partial(_levels, self._legs(op, at, stride), launch)))
+        return tuple(routes)
+
+    def _legs(self, op: str, at: Spread, stride: int) -> list[tuple[Leg, float]]:
+        """The steps of ``op`` by levels, each with its part of the payload."""
+        k = at.inside
+        between = partial(links.seconds, self.ways(op, at.nodes, at)), 1 / k
+        if op == "all_gather":
+            return [between, (self.near(op, k, stride), 1.0)]
+        if op == "reduce_scatter":
+            return [(self.near(op, k, stride), 1.0), between]
+        return [(self.near("reduce_scatter", k, stride), 1.0), between, (self.near("all_gather", k, stride), 1.0)]
+
+    def _exchanged(self, at: Spread, stride: int, launch: float) -> Route:
+        k, m = at.inside, at.nodes
+        far = partial(links.seconds, self.ways("all_to_all", m, at))
+        if k == 1:
+            return Route("direct", partial(_levels, [(far, 1.0)], launch))
+        near = self.near("all_to_all", k, stride)
+        if self.network.topology == "rail":
+            return Route("rails", partial(_levels, [(near, 1.0), (far, 1.0)], launch))
+        return Route("split", partial(_beside, near, 1 / m, far, launch))
+
+    def dispatch(self, form: DispatchForm, at: Spread) -> DispatchForm:
+        """Dispatch or combine of experts over nodes: its network is that of this cluster."""
+        return form._replace(nodes=at.nodes, far=HOST_PORT / self._port("all_to_all", at))
+
+    def hop(self, made: Exchange, far: list[Boundary]) -> tuple[Route, ...]:
+        """One message to the next stage in another node; the slowest of a boundary's ranks counts."""
+        at = Spread(1, 2, 1, 2)
+        constants = self._fitted("p2p")
+        if constants is not None:
+            seconds = partial(nodes_seconds, constants, self.link, "p2p", 2, 2, host_port=self._port("p2p", at))
+            return (Route("fitted", seconds, constants),)
+        (way,) = links.send(self.between("send", at))
+        (step,) = links.send(fabric(self.link, self.share))
+        if self.network.topology == "rail" and any(hop.turns for hop in far):
+            way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte)
+        passing = partial(_affine, way.fixed + made.launch, way.per_byte)
+        if any(hop.near for hop in far):
+            staying = partial(_affine, step.fixed + made.launch, step.per_byte)
+            return (Route("direct", partial(_slower, passing, staying)),)
+        return (Route("direct", passing),)
+
+
+def _affine(fixed: float, per_byte: float, payload: Number) -> Number:
+    return fixed + per_byte * payload
+
+
+def _levels(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Number:
+    """One step after the other."""
+    total: Number = launch
+    for leg, part in legs:
+        total = total + leg(payload * part)
+    return total
+
+
+def _beside(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
+    """Both at once: they use other links."""
+    return maximum(near(payload * part), far(payload)) + launch
+
+
+def _slower(a: Leg, b: Leg, payload: Number) -> Number:
+    return maximum(a(payload), b(payload))

@@ -1,0 +1,348 @@
+"""What a mixture of experts asks of a device: grouped GEMMs, and the exchange of tokens between the ranks of experts.
+
+Loaded for programs that have one. Where a calibration has fitted fused layers of experts (`forms.moe`), the GEMMs of a
+layer share its seconds, and the kernels between them take none; else each op is a roofline of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from plandsl.backends.cost.forms.attention import Chip
+from plandsl.backends.cost.forms.dispatch import UNITS, direct, dispatch_seconds, engines, packed
+from plandsl.backends.cost.forms.dispatch import Traffic as Sent
+from plandsl.backends.cost.forms.moe import Layer, Load, loads, moe_seconds, ratio_of
+from plandsl.backends.cost.num import maximum
+from plandsl.ir.collectives import AllToAll
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.extents import Extents
+from plandsl.ir.ops import COLLECTIVES, Op
+from plandsl.ir.program import Program
+from plandsl.ir.skew import Zipf, busiest, chances, factor
+from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed, stem
+from plandsl.spec.formats import BITS, item_bytes
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.work.costing import Machine
+
+TILE = 16
+"""Rows of the smallest matrix instruction (`mma.m16n8k16`, `mfma_16x16x16`): what the rows of an expert fill up."""
+
+LIBRARIES = ("trtllm", "modular", "cutlass", "triton", "deepgemm", "marlin", "aiter")
+"""Whose fused layers were fitted, in the order in which they are asked where the engine names none."""
+
+OWN = {
+    "trtllm": ("trtllm", "cutlass"),
+    "vllm": ("triton", "aiter", "marlin"),
+    "sglang": ("triton", "aiter", "deepgemm"),
+}
+"""Libraries that an engine takes before the others."""
+
+GROUPS = 32
+"""Groups of experts of about one popularity that stand for them."""
+
+WIDE = 2.0
+"""Bytes of the elements that dispatch and combine were fitted with."""
+
+SETS = {
+    "bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16"), "fp8": ("fp8_block", "fp8", "fp8_token", "mxfp8"),
+    "mxfp8": ("mxfp8", "fp8_block", "fp8"), "int8": ("int8", "w8a8_int8_or_fp8"), "nvfp4": ("nvfp4", "mxfp4"),
+    "mxfp4": ("mxfp4", "nvfp4"), "fp4": ("nvfp4", "mxfp4"),
+}  # fmt: skip
+"""Fitted dtypes that answer for a layer that multiplies in one. Published fp8 weights have a scale for each block."""
+
+UNPACKED = {
+    (4, 16): ("w4a16_mxfp4", "w4a16", "bf16_mxfp4", "bf16_int4"), (4, 8): ("w4a8_mxfp4", "fp8_mxfp4", "w4a8"),
+    (8, 16): ("w8a16",),
+}  # fmt: skip
+"""The same by bits of weights and of what they are multiplied with."""
+
+
+class ExpertForm(NamedTuple):
+    """A fused layer of experts whose constants a calibration has fitted; this op has ``share`` of its weights."""
+
+    constants: Mapping[str, float]
+    chip: Chip
+    layer: Layer
+    ratio: float
+    share: float
+
+
+class Experts(NamedTuple):
+    """A grouped GEMM: weights of the experts that tokens touch, and the rows of each filled up to whole tiles.
+
+    A row is a token that may go to the experts of this rank; ``pairs`` of each row and an expert fall on the fullest
+    one, and `chosen` of all ``n_experts`` are those of a token. ``flops_per_row`` are useful ones; bytes are of all
+    local experts' weights, and of a pair. Where some experts are more popular than others, ``crowd`` has those of the
+    fullest rank with the chance of each to be chosen by a token.
+    """
+
+    op: GroupedGemm
+    rows: tuple[Dim, ...]
+    flops_per_row: Number
+    pairs: Number
+    local: Number
+    bytes_weights: Number
+    bytes_per_pair: Number
+    rate: float
+    bandwidth: float
+    launch: float
+    form: ExpertForm | None = None
+    table: None = None
+    crowd: tuple[tuple[Number, float], ...] = ()
+
+
+class Asked(NamedTuple):
+    """FLOPs and bytes of one run: as useful, and with the rows that fill up tiles."""
+
+    flops: Number
+    padded: Number
+    moved: Number
+
+
+def asked(work: Experts, n: Number) -> Asked:
+    """What ``n`` tokens ask for.
+
+    An expert that gets a token with the chance ``p = pairs / local`` is touched by ``n`` of them with
+    ``1 - (1 - p) ** n``, and the fullest rank has a pair at least. The rows of a touched expert fill `TILE`s, of which
+    the last is half empty on average (`forms.moe.Load`).
+    """
+    pairs = maximum(work.pairs * n, 1.0)
+    if work.crowd:
+        given = crowded(work.crowd, n)
+        touched = sum(load.touched for load in given)
+        tiled = sum(load.tiles(TILE) for load in given) * TILE
+    else:
+        chance = work.pairs / work.local
+        touched = maximum(work.local * (1 - (1 - chance) ** n), 1.0)
+        tiled = Load(work.local, pairs / work.local, touched).tiles(TILE) * TILE
+    each = work.flops_per_row / work.pairs
+    return Asked(each * pairs, each * tiled, work.bytes_weights / work.local * touched + work.bytes_per_pair * pairs)
+
+
+def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
+    """How ``n`` tokens fall on experts of unlike popularity: one gets ``p n`` of them, and any with ``1 - (1 - p)^n``.
+
+    Neighbours in popularity are taken together, `GROUPS` at most; the fullest rank has a pair at least.
+    """
+    pairs = sum(there * p for there, p in crowd) * n
+    least = maximum(1 / pairs, 1.0)
+    size = -(-len(crowd) // GROUPS)
+    made = []
+    for first in range(0, len(crowd), size):
+        part = crowd[first : first + size]
+        experts = sum(there for there, _ in part)
+        tokens = sum(there * p for there, p in part) * n * least
+        touched = sum(there * (1 - (1 - p) ** n) for there, p in part) * least
+        made.append(Load(experts, tokens / maximum(experts, 1), touched))
+    return made
+
+
+def seconds(work: Experts, n: Number) -> Number:
+    """Seconds of ``n`` tokens: this op's share of the fitted layer, or a roofline."""
+    form = work.form
+    if form is None:
+        ask = asked(work, n)
+        return maximum(ask.padded / work.rate, ask.moved / work.bandwidth) + work.launch
+    given = crowded(work.crowd, n) if work.crowd else loads(form.layer, n, form.ratio)
+    return moe_seconds(form.constants, form.chip, form.layer, n, given) * form.share
+
+
+class Mixtures:
+    """The layers of experts of one program, on one machine."""
+
+    def __init__(self, program: Program, machine: Machine, extents: Extents) -> None:
+        self.machine, self.extents = machine, extents
+        self.imbalance = dict(program.imbalance)
+        self.counts = {name: size for name, size in program.sizes if name in self.imbalance}
+        self.prefill = program.phase == "prefill"
+        self._forms: dict[int, ExpertForm] = {}
+        self._fused: set[int] = set()
+        for region in program.regions:
+            for ops in _layers(region.ops):
+                self._fit(ops)
+
+    def fused(self, op: Op) -> bool:
+        """Whether the seconds of ``op`` are in those of a fitted layer."""
+        return id(op) in self._fused
+
+    def gemm(self, op: GroupedGemm) -> Experts:
+        """A grouped GEMM."""
+        extents, m = self.extents, self.machine
+        rows = tuple(d for d in op.x.type.dims if d.name in PADDED)
+        pairs = extents.local(op.x.type.dim(routed(op.x.type)))
+        per_pair = _width(op.x.type, extents) * item_bytes(op.x.type.dtype)
+        flops: Number = 0.0
+        for out, w in zip(op.outs, op.weights, strict=True):
+            columns = _width(out.type, extents)
+            flops = flops + 2.0 * columns * extents.product(d for d in w.type.dims if d.name in op.contracted())
+            per_pair = per_pair + columns * item_bytes(out.type.dtype)
+        weights = sum(extents.bytes(w.type) for w in op.weights)
+        form = self._forms.get(id(op))
+        rate, bandwidth, launch = m.gemm_rate(op.compute), m.bandwidth, m.launch
+        if form is not None:
+            rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants["fixed"] * form.share
+        return Experts(
+            op, rows, flops * pairs, pairs, _local(op, extents), weights, per_pair, rate, bandwidth, launch, form,
+            crowd=self._crowd(op),
+        )  # fmt: skip
+
+    def _crowd(self, op: GroupedGemm) -> tuple[tuple[Number, float], ...]:
+        """The experts of the fullest rank with their chances, where some are more popular than others."""
+        place = routed(op.x.type)
+        skew = self.imbalance[place]
+        if not isinstance(skew, Zipf):
+            return ()
+        everyone = chances(skew.exponent, int(self.counts[place]), int(place.partition(":")[2]))
+        return tuple(busiest(everyone, self.extents.ways(op.x.type.dim(place).axes)))
+
+    # ---- fitted layers
+
+    def _fit(self, ops: list[Op]) -> None:
+        """Find the constants for a layer, and share its seconds out."""
+        gemms = [op for op in ops if isinstance(op, GroupedGemm)]
+        constants = self._constants(gemms[0])
+        shape = self._layer(gemms)
+        if not constants or shape is None:
+            return
+        peak, units = self.machine.gpu.peak(gemms[0].compute), self.machine.gpu.units
+        assert peak is not None, "legality checked the peak"
+        assert units is not None, "constants come only for a GPU whose units are known"
+        chip = Chip(units, peak, self.machine.gpu.bandwidth)
+        skew = self.imbalance[routed(gemms[0].x.type)]
+        ratio = 1.0 if isinstance(skew, Zipf) else ratio_of(factor(skew))
+        whole = sum(_held(op, self.extents) for op in gemms)
+        for op in gemms:
+            self._forms[id(op)] = ExpertForm(constants, chip, shape, ratio, _held(op, self.extents) / whole)
+        self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, *COLLECTIVES))}
+
+    def _layer(self, gemms: list[GroupedGemm]) -> Layer | None:
+        """The layer, if it is the one that was fitted: one GEMM up, with a gate or without, and one down."""
+        if len(gemms) != 2 or len(gemms[1].outs) != 1:
+            return None
+        up, down = gemms
+        inter = self.extents.product(down.weights[0].type.dim(n) for n in down.contracted())
+        hidden = self.extents.product(up.weights[0].type.dim(n) for n in up.contracted())
+        place = routed(up.x.type)
+        stored, given = up.weights[0].type.dtype, up.x.type.dtype
+        return Layer(
+            hidden, inter, int(place.partition(":")[2]), self.counts[place], _local(up, self.extents),
+            item_bytes(stored), item_bytes(given), len(up.weights),
+        )  # fmt: skip
+
+    def _constants(self, op: GroupedGemm) -> dict[str, float]:
+        """The nearest fitted set: of the dtype first, of the engine's library first."""
+        m, stored = self.machine, op.weights[0].type.dtype
+        if m.gpu.units is None:
+            return {}
+        names: Iterable[str] = SETS.get(op.compute, (op.compute,))
+        if BITS[stored] < BITS[op.compute]:
+            names = UNPACKED.get((int(BITS[stored]), int(BITS[op.compute])), ())
+        libraries = dict.fromkeys((*OWN.get(m.kernels, ()), *LIBRARIES))
+        for name in names:
+            for library in libraries:
+                if found := m.calibration.section(f"moe.{name}_{library}"):
+                    return found
+        return {}
+
+    # ---- tokens between ranks
+
+    def exchange(self, op: AllToAll) -> Traffic | None:
+        """The exchange of an all_to_all between tokens and experts; None for any other one."""
+        out = op.split in self.imbalance
+        if not out and op.gather not in self.imbalance:
+            return None
+        tokens, there, place = (op.x.type, op.out.type, op.split) if out else (op.out.type, op.x.type, op.gather)
+        extents = self.extents
+        mean = extents.local(tokens.dim(place))
+        fullest = extents.local(there.dim(place)) * extents.ways(op.axes) / mean
+        rows = tuple(d for d in tokens.dims if d.name in PADDED)
+        copy = _width(tokens, extents) * item_bytes(tokens.dtype)
+        form = self._dispatch(op, mean, copy, fullest, out)
+        return Traffic(rows, mean * copy * fullest, form)
+
+    def _dispatch(self, op: AllToAll, topk: Number, copy: Number, load: Number, out: bool) -> DispatchForm | None:
+        """The library for it, where one was fitted."""
+        m = self.machine
+        if m.gpu.units is None or m.algorithm != "auto":
+            return None
+        mode = "deepep_normal" if self.prefill else "deepep_low_latency"
+        for name in (mode if out else f"{mode}_combine", "ports"):
+            if constants := m.calibration.section(f"ep_alltoall.{name}"):
+                experts = self.counts[op.split if out else op.gather]
+                return DispatchForm(name, constants, m, copy, load, topk, experts, self.prefill, out)
+        return None
+
+
+class Traffic(NamedTuple):
+    """Rows of an exchange, bytes that the fullest rank sends or gets for each, and the form that times it."""
+
+    rows: tuple[Dim, ...]
+    payload_per_row: Number
+    form: DispatchForm | None
+
+
+class DispatchForm(NamedTuple):
+    """Dispatch or combine as a library for it does: `forms.dispatch` gives its seconds.
+
+    Prefill takes the kernels for throughput, decode those for latency. ``copy`` are the bytes of a token, ``load`` is
+    that of the fullest rank over the mean; ``out`` where tokens go to experts. The ranks stand on ``nodes``, between
+    which a byte takes ``far`` times what it does over the port of `forms.dispatch`.
+    """
+
+    name: str
+    constants: Mapping[str, float]
+    machine: Machine
+    copy: Number
+    load: Number
+    topk: Number
+    experts: Number
+    prefill: bool
+    out: bool
+    nodes: int = 1
+    far: float = 1.0
+
+    def seconds(self, ranks: Number, tokens: Number) -> Number:
+        """Seconds for ``tokens`` of each of ``ranks``."""
+        tokens, walk = tokens * self.load, self.copy / WIDE
+        link, units = self.machine.link, self.machine.gpu.units
+        assert units is not None, "constants come only for a GPU whose units are known"
+        if self.prefill:
+            traffic = self._far(packed(tokens, self.copy, ranks, self.nodes, self.experts, self.topk))
+            return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, tokens * walk, self.copy, UNITS,
+                                    0.0 * tokens)  # fmt: skip
+        traffic = self._far(direct(tokens, self.copy, ranks, self.nodes, self.topk))
+        walked = (tokens if self.out else traffic.copies) * walk
+        busy = engines(self.experts, units)
+        return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, walked, self.copy, busy,
+                                self.experts)  # fmt: skip
+
+    def _far(self, traffic: Sent) -> Sent:
+        return traffic if self.nodes == 1 else traffic._replace(far=traffic.far * self.far)
+
+
+def _layers(ops: Iterable[Op]) -> list[list[Op]]:
+    """The ops of each mixture, from the choice of experts to the sum of their results."""
+    found: list[list[Op]] = []
+    for op in ops:
+        if isinstance(op, TopK):
+            found.append([])
+        inside = any(stem(n) != n for v in (*op.operands, *op.results) for n in v.type.names)
+        if found and (inside or isinstance(op, TopK | Dispatch | Combine)):
+            found[-1].append(op)
+    return [layer for layer in found if any(isinstance(op, GroupedGemm) for op in layer)]
+
+
+def _width(type_: TensorType, extents: Extents) -> Number:
+    """Elements of a pair of token and expert on one rank."""
+    return extents.product(d for d in type_.dims if d.name not in PADDED and stem(d.name) == d.name)
+
+
+def _local(op: GroupedGemm, extents: Extents) -> Number:
+    """Experts of a rank."""
+    return extents.local(op.weights[0].type.dim(stem(routed(op.x.type))))
+
+
+def _held(op: GroupedGemm, extents: Extents) -> Number:
+    return sum(extents.elements(w.type) for w in op.weights)

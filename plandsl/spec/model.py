@@ -1,0 +1,174 @@
+"""What a model is: sizes, formats, and a block of terms over named dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+from attrs import evolve, field, frozen
+
+from plandsl.diagnostics import Span
+
+STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
+"""Dimensions that the compiler knows without a declaration."""
+
+
+# ---- terms: the expressions of a model's block
+
+
+class Var(NamedTuple):
+    """A value computed before: ``x``, ``h``."""
+
+    name: str
+    span: Span | None = None
+
+
+class Weight(NamedTuple):
+    """A parameter tensor where it is used: ``w_q[hidden, heads, head_dim]``."""
+
+    name: str
+    dims: tuple[str, ...]
+    span: Span | None = None
+
+
+class Apply(NamedTuple):
+    """A function or operator of the block language: ``matmul add mul rms_norm rope silu attention ...``.
+
+    ``body`` are the statements that ``experts`` runs for each token and expert; the last one, without a target, is the
+    result. Weights in them have the dimension of the experts first.
+    """
+
+    fn: str
+    args: tuple[Term, ...]
+    options: tuple[tuple[str, int | float | bool | str], ...] = ()
+    span: Span | None = None
+    body: tuple[Statement, ...] = ()
+
+    def option(self, name: str, default: int | float | bool | str) -> int | float | bool | str:
+        """The value of a keyword argument."""
+        return dict(self.options).get(name, default)
+
+
+Term: TypeAlias = "Var | Weight | Apply"
+
+
+def walk(term: Term) -> Iterator[Term]:
+    """A term and all that it is made of; the bodies of `experts` are statements of their own."""
+    yield term
+    if isinstance(term, Apply):
+        for argument in term.args:
+            yield from walk(argument)
+
+
+class Statement(NamedTuple):
+    """``target = term`` in a block."""
+
+    target: str
+    term: Term
+    span: Span | None = None
+
+
+class Every(NamedTuple):
+    """Which layers of a range: those whose number leaves a remainder in ``at`` when divided by ``period``.
+
+    All of them unless said otherwise; ``Every(2, (1,))`` are the odd ones.
+    """
+
+    period: int = 1
+    at: tuple[int, ...] = (0,)
+
+    @classmethod
+    def picking(cls, layers: list[int]) -> tuple[tuple[int, int], Every]:
+        """The range that ascending ``layers`` span, and the shortest repetition that gives just them."""
+        span = layers[0], layers[-1] + 1
+        for period in range(1, span[1] - span[0] + 1):
+            every = cls(period, tuple(sorted({n % period for n in layers})))
+            if every.count(span) == len(layers):
+                return span, every
+        raise AssertionError("with a period as long as the range, each layer has a remainder of its own")
+
+    def of(self, layers: tuple[int, int]) -> list[int]:
+        """The layers meant in ``layers`` (half-open), in order."""
+        if self.period == 1:
+            return list(range(*layers))
+        return [n for n in range(*layers) if n % self.period in self.at]
+
+    def count(self, layers: tuple[int, int]) -> int:
+        """How many they are."""
+        first, stop = layers
+        if self.period == 1:
+            return stop - first
+        return sum(len(range(first + (at - first) % self.period, stop, self.period)) for at in self.at)
+
+    def within(self, layers: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int] | None:
+        """The range from the first to the last of them that lies in ``bounds``, None where none does."""
+        first, stop = max(layers[0], bounds[0]), min(layers[1], bounds[1])
+        if self.period > 1:
+            found = self.of((first, stop))
+            first, stop = (found[0], found[-1] + 1) if found else (0, 0)
+        return (first, stop) if first < stop else None
+
+    def __str__(self) -> str:
+        """What stands after a range of layers: nothing, `` by 2``, or `` by 6 at 0 1 2 3 4``."""
+        if self.period == 1:
+            return ""
+        return f" by {self.period}" + (f" at {' '.join(map(str, self.at))}" if len(self.at) > 1 else "")
+
+
+EVERY = Every()
+"""All layers of a range."""
+
+
+class BlockSpec(NamedTuple):
+    """A block repeated over ``layers`` (first, one past the last), those of them that ``every`` picks.
+
+    That of an `mtp` gets the embedding of a token too, by the name ``token``.
+    """
+
+    name: str
+    layers: tuple[int, int]
+    arg: str
+    statements: tuple[Statement, ...]
+    span: Span | None = None
+    every: Every = EVERY
+    token: str = ""
+
+
+@frozen
+class ModelSpec:
+    """A model: sizes of its named dimensions, storage types, and its program as terms.
+
+    ``mtp`` is the block that predicts the token after the next one, which is no part of the model unless it drafts.
+    """
+
+    name: str
+    layers: int
+    sizes: tuple[tuple[str, int], ...]
+    weights: str
+    activations: str
+    kv_cache: str
+    compute: str | None
+    embedding: Weight
+    blocks: tuple[BlockSpec, ...]
+    head: Term
+    causal: bool = True
+    max_context: int | None = None
+    mtp: BlockSpec | None = None
+    source: str = ""
+    span: Span | None = field(default=None, eq=False)
+
+    @property
+    def predictor(self) -> ModelSpec | None:
+        """The `mtp` as a model of one layer, between the embedding and the head of this one; None without."""
+        if self.mtp is None:
+            return None
+        return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None)
+
+    @property
+    def routed(self) -> bool:
+        """Whether a token goes to some experts of many."""
+        return any(name == "experts" for name, _ in self.sizes)
+
+    def size(self, dim: str) -> int:
+        """Global size of a declared dimension."""
+        return dict(self.sizes)[dim]
