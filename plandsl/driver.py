@@ -358,7 +358,7 @@ def catalog_link(gpu: str) -> LinkSpec | None:
 
 def catalog_line(kind: str, name: str) -> str:
     """What an entry of the catalog is, in its own figures."""
-    from plandsl.backends.cost.answers.report import kv_bytes_per_token, parameters
+    from plandsl.backends.cost.answers.counts import kv_bytes_per_token, parameters
     from plandsl.passes.build import build_model
     from plandsl.units import show_bytes, show_rate, show_time
 

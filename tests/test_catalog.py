@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plandsl.backends.cost.answers.report import active_parameters, kv_bytes_per_token, parameters
+from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
 from plandsl.driver import compile_text, open_text
 from plandsl.grammar.fmt import format_text
 from plandsl.grammar.modules import CATALOG, FOLDERS

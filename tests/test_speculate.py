@@ -12,7 +12,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.answers.report import parameters
+from plandsl.backends.cost.answers.counts import parameters
 from plandsl.backends.cost.deployments.drafted import SpeculateModel, alike, break_even, tokens_per_step
 from plandsl.backends.cost.deployments.ongoing import batched
 from plandsl.backends.cost.forms.attention import Heads, decode_seconds

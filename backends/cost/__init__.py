@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plandsl.backends.cost.answers.report import estimate
+from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.deployments.single import CostModel, Metrics
 
 __all__ = ["CostModel", "Metrics", "estimate"]

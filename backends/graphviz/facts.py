@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.answers.report import PhaseLines
+from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.prefix import reused
 from plandsl.backends.cost.deployments.single import CostModel
 from plandsl.estimate import Estimate, Memory, OpTime

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.cost.answers.report import COMPARE, price
+from plandsl.backends.cost.answers.estimate import COMPARE, price
 from plandsl.backends.cost.answers.shares import Shares, shares
 from plandsl.backends.cost.deployments.single import CostModel
 from plandsl.ir.types import Number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from plandsl.backends.cost.answers.report import estimate
+from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.terms import memory_terms, terms
 from plandsl.backends.cost.deployments.single import CostModel
 from plandsl.difference import Difference, Part, Split

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from math import log, sqrt
 
 from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
-from plandsl.backends.cost.answers.report import asked_of
+from plandsl.backends.cost.answers.lines import asked_of
 from plandsl.backends.cost.answers.terms import ROOM, Terms, terms
 from plandsl.backends.cost.deployments.single import CostModel, Metrics
 from plandsl.backends.cost.num import least

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.report import around, asked_of, average
-from plandsl.backends.cost.answers.utilisation import ideal_seconds
+from plandsl.backends.cost.answers.lines import around, asked_of
+from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
 from plandsl.backends.cost.deployments.prefix import reused
 from plandsl.backends.cost.deployments.single import CostModel, Metrics
 from plandsl.backends.cost.num import maximum, minimum

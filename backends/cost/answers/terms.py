@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.report import PhaseLines, phase_lines
+from plandsl.backends.cost.answers.estimate import phase_lines
+from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.single import CostModel, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime

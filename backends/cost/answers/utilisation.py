@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+from attrs import evolve
+
 from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
@@ -11,6 +13,7 @@ from plandsl.ir.latent import LatentAttention
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number, stem
 from plandsl.spec.hardware import GpuSpec
+from plandsl.spec.plan import PlanSpec
 
 
 def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Number) -> Number:
@@ -54,3 +57,14 @@ def _attention(op: Attention | LatentAttention, extents: Extents, context: Numbe
     if isinstance(op, LatentAttention):
         d_qk = d_qk + extents.sizes[op.k_rope.type.names[-1]]
     return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)
+
+
+def average(plan: PlanSpec) -> GpuSpec:
+    """The GPU; of unlike ones, the rates that they have on average."""
+    if len(plan.kinds) == 1:
+        return plan.node.gpu
+    from plandsl.ir.kinds import rank_gpus
+
+    gpus, common = rank_gpus(plan), plan.common
+    compute = tuple((dtype, sum(gpu.peak(dtype) or 0.0 for gpu in gpus) / len(gpus)) for dtype, _ in common.compute)
+    return evolve(common, compute=compute, bandwidth=sum(gpu.bandwidth for gpu in gpus) / len(gpus))

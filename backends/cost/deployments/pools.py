@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.answers.report import estimate, price, requirement
+from plandsl.backends.cost.answers.estimate import estimate, price, requirement
 from plandsl.backends.cost.deployments.single import CostModel, Metrics
 from plandsl.backends.cost.deployments.transfer import Moved, Transfer
 from plandsl.backends.cost.num import maximum, minimum, where

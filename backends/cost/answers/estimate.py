@@ -1,0 +1,218 @@
+"""From numbers to an `Estimate`: which ops the time goes to, what held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from plandsl.backends.cost.answers.assumed import assumed
+from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
+from plandsl.backends.cost.answers.lines import PhaseLines
+from plandsl.backends.cost.deployments.memory import Held, smallest
+from plandsl.backends.cost.deployments.ongoing import Served
+from plandsl.backends.cost.deployments.prefix import reused
+from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.diagnostics import Diagnostic
+from plandsl.estimate import (
+    BANDED,
+    Estimate,
+    Load,
+    Memory,
+    PhaseEstimate,
+    Requirement,
+    Reuse,
+    StageGpus,
+    Used,
+)
+from plandsl.ir.program import DECODE, PREFILL, Part, Program
+from plandsl.ir.types import Number
+from plandsl.spec.plan import PlanSpec, RequireSpec
+
+if TYPE_CHECKING:
+    pass
+
+
+COMPARE = {
+    "<=": lambda a, b: a <= b,
+    "<": lambda a, b: a < b,
+    ">=": lambda a, b: a >= b,
+    ">": lambda a, b: a > b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
+
+
+def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
+    """The full answer for the plan's own load."""
+    plan, load = model.plan, model.plan.workload
+    metrics = model.evaluate()
+    served, engine = metrics.served, plan.engine
+    joined, batch = model.requests(metrics)
+    length, resident = model.resident(load.input, load.output, ongoing=served is not None)
+    prefill, decode = _phases(model, metrics, joined, batch)
+    held = [model.memory.held(s, batch, length, load.input, resident) for s in range(len(model.memory.weights))]
+    stages = tuple(_memory(h, capacity) for h, capacity in zip(held, model.memory.capacities, strict=True))
+    program = model.prefill.schedule.program
+    paid = price(plan)
+    cost = None if paid is None else paid / metrics.throughput * 1e6
+    return Estimate(
+        plan=plan.name,
+        gpus=plan.sharding.ranks,
+        replicas=plan.sharding.replicas,
+        mesh=tuple((a.name, a.size) for a in plan.sharding.axes if a.size > 1),
+        batch=int(batch),
+        in_flight=model.in_flight,
+        ttft_s=float(metrics.ttft),
+        tpot_s=float(metrics.tpot),
+        latency_s=float(metrics.latency),
+        throughput_tokens_per_s=float(metrics.throughput),
+        memory=max(stages, key=lambda m: (m.total / m.capacity, m.total)),
+        stages=stages,
+        stage_gpus=_stage_gpus(plan, program),
+        layers=tuple(_layers(parts) for parts in program.stages),
+        kv_capacity_tokens=int(metrics.kv_capacity),
+        max_batch=int(metrics.max_batch),
+        parameters=parameters(program),
+        active_parameters=active_parameters(program),
+        kv_bytes_per_token=kv_bytes_per_token(program),
+        prefill=prefill,
+        decode=decode,
+        requires=tuple(requirement(r, metrics, prefill, decode, cost) for r in plan.requires),
+        notes=tuple(notes),
+        assumed=tuple(dict.fromkeys(entry for kind in plan.kinds for entry in assumed(kind))),
+        calibration=", ".join(dict.fromkeys(kind.calibration.name for kind in plan.kinds)),
+        cost_usd_per_mtok=cost,
+        engine=None if engine is None else engine.name,
+        load=None if served is None else _load(load.concurrency or 0, served),
+        kv_block=model.memory.block,
+        bands=_bands(plan, metrics, prefill, decode),
+        cluster=_used(plan),
+        shift=model.shift(metrics),
+        speculate=model.speculated(metrics),
+        reuse=_reuse(plan),
+    )
+
+
+def price(plan: PlanSpec) -> float | None:
+    """USD per second of all GPUs of a plan, None where one of them has no price."""
+    if plan.split is not None:
+        pools = [price(pool) for pool in plan.pools]
+        return None if None in pools else sum(p for p in pools if p is not None)
+    kinds = plan.kinds
+    if any(kind.node.gpu.price is None for kind in kinds):
+        return None
+    if len(kinds) == 1:
+        return plan.sharding.ranks * (plan.node.gpu.price or 0.0)
+    from plandsl.ir.kinds import rank_gpus
+
+    return sum(gpu.price or 0.0 for gpu in rank_gpus(plan))
+
+
+def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
+    """On which GPUs each stage lies; empty where all are alike."""
+    kinds = plan.kinds
+    if len(kinds) == 1:
+        return ()
+    from plandsl.ir.kinds import stage_kinds
+
+    found = []
+    for stage, least in zip(stage_kinds(plan, program), smallest(plan, program), strict=True):
+        counts: dict[str, int] = {}
+        for number, count in sorted(stage.items()):
+            name = kinds[number].node.gpu.name
+            counts[name] = counts.get(name, 0) + count
+        found.append(StageGpus(tuple(counts.items()), least.name))
+    return tuple(found)
+
+
+def _reuse(plan: PlanSpec) -> Reuse | None:
+    """The tokens of a prompt that are in the cache already, where the workload says that some are."""
+    load = plan.workload
+    return Reuse(int(reused(plan, load.input)), load.prefix or "own") if load.reuse else None
+
+
+def _used(plan: PlanSpec) -> Used | None:
+    """The cluster, and how many of its nodes the ranks stand on."""
+    if plan.cluster is None:
+        return None
+    nodes = -(-plan.sharding.ranks // plan.node.count)
+    names = ", ".join(dict.fromkeys(node.name for _, node in plan.cluster.groups))
+    return Used(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
+
+
+def phase_lines(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseLines, PhaseLines]:
+    """Prefill of ``joined`` requests at once, and a decode step of ``batch`` at the mean context."""
+    load = model.plan.workload
+    new = load.input - reused(model.plan, load.input)
+    step = {"batch": model.parts(joined)[0], "input": new, "context": load.input}
+    first = PhaseLines(model.taken(PREFILL, m).prefill, m.prefill, step, load.input)
+    step = {"batch": batch, "context": load.input, "queries": model.plan.queries}
+    return first, PhaseLines(model.taken(DECODE, m).decode, m.decode, step, load.input + load.output / 2)
+
+
+def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseEstimate, PhaseEstimate]:
+    """Both phases, with what the load adds to their kernels."""
+    s, (first, step) = m.served, phase_lines(model, m, joined, batch)
+    waits = 0.0 if s is None else s.queue + s.line + s.start
+    prefill = first.estimate(m.ttft, model, 1.0 if s is None else joined, waits, 0.0)
+    return prefill, step.estimate(m.tpot, model, model.gain, 0.0, m.mixed if s is None else s.others)
+
+
+def _load(clients: int, s: Served) -> Load:
+    parts = (s.running, s.waiting, s.queue, s.line, s.start, s.prefill, s.first)
+    return Load(clients, *map(float, parts))
+
+
+def _bands(
+    plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
+) -> tuple[tuple[str, tuple[float, float]], ...]:
+    """Where 80 % of measurements would lie: by the engine's own error where it has one, else by that of the ops."""
+    engine, steps, routed = plan.runs_on, max(plan.workload.output - 1, 0), plan.model.routed
+    first, step = engine.band("ttft", routed) or prefill.band, engine.band("tpot", routed) or decode.band
+    if first is None or step is None:
+        return ()
+    ttft, tpot = _times(m.ttft, first), _times(m.tpot, step)
+    latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
+    made = float(m.throughput * m.latency)
+    served = engine.band("throughput", routed)
+    rate = (made / latency[1], made / latency[0]) if served is None else _times(m.throughput, served)
+    return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))
+
+
+def _times(value: Number, factors: tuple[float, float]) -> tuple[float, float]:
+    return float(value) * factors[0], float(value) * factors[1]
+
+
+def _layers(parts: Sequence[Part]) -> tuple[int, int]:
+    spans = [p.layers for p in parts if p.layers is not None]
+    return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else (0, 0)
+
+
+def _memory(held: Held, capacity: float) -> Memory:
+    return Memory(float(held.weights), float(held.kv_cache), float(held.activations), float(held.buffers), capacity)
+
+
+def requirement(
+    r: RequireSpec,
+    m: Metrics,
+    prefill: PhaseEstimate,
+    decode: PhaseEstimate,
+    cost: float | None,
+) -> Requirement:
+    """Whether ``r`` holds."""
+    values = {
+        "ttft": m.ttft,
+        "tpot": m.tpot,
+        "latency": m.latency,
+        "throughput": m.throughput,
+        "throughput_per_gpu": m.throughput_per_gpu,
+        "memory": m.used if r.share else m.memory,
+        "kv_capacity": m.kv_capacity,
+        "max_batch": m.max_batch,
+        "comm_share": max(prefill.comm_share, decode.comm_share),
+        "mfu": min(prefill.mfu, decode.mfu),
+        "mbu": min(prefill.mbu, decode.mbu),
+        "cost": float("inf") if cost is None else cost,
+    }
+    value = float(values[r.metric])
+    return Requirement(r.text, value, COMPARE[r.op](value, r.bound))
