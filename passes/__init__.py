@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterator
 from attrs import evolve, fields
 
 from plandsl.ir.collectives import Reshard
-from plandsl.ir.compute import Map
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
@@ -25,18 +24,9 @@ from plandsl.passes.schedule import schedule
 from plandsl.passes.shard import shard
 from plandsl.spec.plan import PlanSpec
 
-VIEWS = ("split", "join")
-
-LAYOUTS = ("reshard", "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "rescale", "slice")
-"""Ops that only change a layout: sums are as good to move before they are complete as after."""
-
-LINEAR = (*LAYOUTS, *VIEWS, "combine")
-"""Ops of which a sum may be made before or after."""
-
 
 def _no_partial_sums(op: Op) -> bool:
-    linear = op.keyword in LINEAR or (isinstance(op, Map) and op.adds)
-    return linear or not any(x.type.pending for x in op.operands)
+    return not any(x.type.pending and x not in op.linear for x in op.operands)
 
 
 PIPELINE: tuple[Pass, ...] = (

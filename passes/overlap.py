@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
-from plandsl.ir.collectives import Rescale, Ring
-from plandsl.ir.ops import COLLECTIVES, Op
+from plandsl.ir.base import LINK
+from plandsl.ir.collectives import Along, Ring
+from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
-from plandsl.ir.types import Mesh, axes_of
+from plandsl.ir.types import Mesh
 from plandsl.passes.rewrite import each_region
 from plandsl.spec.plan import PlanSpec
-
-ON_LINKS = (*COLLECTIVES, Rescale, Ring)
 
 
 def overlap(program: Program, plan: PlanSpec) -> Program:
@@ -43,7 +42,7 @@ class Order:
         self.ops = ops
         made = {v.name: i for i, op in enumerate(ops) for v in op.results}
         self.needs = [{made[x.name] for x in op.operands if x.name in made} for op in ops]
-        self.linked = [isinstance(op, ON_LINKS) and mesh.ways(axes_of(op.axis)) > 1 for op in ops]
+        self.linked = [_travels(op, mesh) for op in ops]
         self.ahead = self._ahead()
         self.sent: dict[int, int] = {}  # collectives in the order of their start; a link takes them one by one
         self.arrived = 0  # as many of them are known to be over
@@ -91,3 +90,7 @@ class Order:
             self.sent[i] = len(self.sent) + 1
         else:
             self.arrived = max(self.arrived, self._waits(i))
+
+
+def _travels(op: Op, mesh: Mesh) -> bool:
+    return isinstance(op, Along) and op.facts.stream == LINK and mesh.ways(op.axes) > 1

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from plandsl.ir.collectives import Recv, Ring
 from plandsl.ir.compute import CacheWrite
-from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.passes.rewrite import each_region
-
-BUFFERED = (*COLLECTIVES, Ring, Recv)
 
 
 def place_memory(program: Program) -> Program:
@@ -44,5 +40,5 @@ def _place(region: Region) -> Region:
     largest = [s for s in dict.fromkeys(sets) if not any(s < other for other in sets)]
     order = {name: i for i, name in enumerate(region.values())}
     live = tuple(tuple(sorted(s, key=order.__getitem__)) for s in largest)
-    buffers = tuple(v.name for op in region.ops if isinstance(op, BUFFERED) for v in op.results)
+    buffers = tuple(v.name for op in region.ops if op.facts.buffered for v in op.results)
     return evolve(region, live=tuple(x for x in live if x), buffers=buffers)

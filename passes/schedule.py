@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from plandsl.ir.collectives import Recv, Rescale, Ring, Send
-from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
-from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot, Turn
+from plandsl.ir.schedule import Schedule, Slot, Turn
 from plandsl.ir.types import Mesh
 from plandsl.spec.plan import PlanSpec
-
-ON_LINKS = (*COLLECTIVES, Rescale, Ring, Send, Recv)
 
 
 def schedule(program: Program, plan: PlanSpec) -> Schedule:
@@ -30,7 +26,7 @@ def _slots(region: Region, mesh: Mesh) -> tuple[Slot, ...]:
     rings = region.in_blocks()
     for i, op in enumerate(region.ops):
         after = sorted({made[x.name] for x in op.operands if x.name in made})
-        slot = Slot(i, LINK if isinstance(op, ON_LINKS) else COMPUTE, tuple(after))
+        slot = Slot(i, op.facts.stream, tuple(after))
         ring = next((rings[x.name] for x in op.operands if x.name in rings), None)
         if ring is not None:
             turns = made[ring.outs[0].name]

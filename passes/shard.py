@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, assert_never
 
 from attrs import evolve
 
 from plandsl.diagnostics import Span
-from plandsl.ir.chunks import Join, Split
-from plandsl.ir.collectives import (
-    AllGather,
-    AllReduce,
-    AllToAll,
-    Recv,
-    ReduceScatter,
-    Rescale,
-    Reshard,
-    Ring,
-    Send,
-    Slice,
-)
-from plandsl.ir.compute import (
-    AddNorm,
-    Attention,
-    CacheWrite,
-    Concat,
-    Embed,
-    Gemm,
-    LastToken,
-    Map,
-    Norm,
-    Quantize,
-    Rope,
-    Scale,
-)
-from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.base import Relay
+from plandsl.ir.collectives import Reshard, Ring
+from plandsl.ir.compute import Attention, CacheWrite, Map
+from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
+from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value, routed, stem
 from plandsl.passes.layout import Layout
-from plandsl.passes.rewrite import Names, changed, each_region
+from plandsl.passes.rewrite import Names, changed, each_region, substitute
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
@@ -156,41 +134,10 @@ class Sharder:
 
     def _laid_out(self, op: Op) -> Op:
         match op:
-            case Embed():
-                table = self.now[op.table.name]
-                dims = self.layout.dims((*op.ids.type.names, *op.table.type.names[1:]), self.rules)
-                ids = _without(dims[: len(op.ids.type.dims)], table.type.axes)
-                return evolve(op, ids=self.lay(op.ids, ids), table=table)
-            case Norm():
-                x = self._get(op.x, self.layout.of(op.x.type, self.rules, whole=(op.over,)))
-                return evolve(op, x=x, gain=None if op.gain is None else self.lay(op.gain, (Dim(op.over),)))
-            case AddNorm():
-                want = self.layout.of(op.a.type, self.rules, whole=(op.over,))
-                gain = None if op.gain is None else self.lay(op.gain, (Dim(op.over),))
-                return evolve(op, a=self._get(op.a, want), b=self._get(op.b, want), gain=gain)
-            case Gemm() | GroupedGemm():
-                return self._gemm(op)
-            case TopK():
-                bias = None if op.bias is None else self.lay(op.bias, (Dim(op.bias.type.names[0]),))
-                return evolve(op, logits=self._get(op.logits, self.layout.of(op.logits.type, self.rules)), bias=bias)
             case Dispatch():
                 return self._dispatch(op)
             case Combine():
                 return self._combine(op)
-            case Rope():
-                xs = tuple(self._get(x, self.layout.of(x.type, self.rules, whole=x.type.names[-1:])) for x in op.xs)
-                return evolve(op, xs=xs)
-            case Map():
-                want = self.layout.of(op.xs[0].type, self._region_of(op.xs[0].type))
-                return evolve(op, xs=tuple(self.lay(x, _part(want.dims, x.type.names)) for x in op.xs))
-            case Concat():
-                last = op.out.type.names[-1]
-                *rows, _ = self.layout.of(op.out.type, self.rules, whole=(last,)).dims
-                return evolve(op, xs=tuple(self.lay(x, (*rows, Dim(x.type.names[-1]))) for x in op.xs))
-            case Scale():
-                return evolve(op, x=self._get(op.x, self.layout.of(op.x.type, self._region_of(op.x.type))))
-            case Quantize():
-                return evolve(op, x=self.now[op.x.name])
             case CacheWrite():
                 cached = self._cache_dims(self.reader[op.outs[0].name])
                 written = Dim("position", self.layout.written(cached[1].axes))
@@ -206,26 +153,24 @@ class Sharder:
                 return evolve(op, q=q, k=k, v=v, sinks=sinks)
             case LatentAttention():
                 raise AssertionError("latents lay it out")
-            case LastToken():
-                x = self.now[op.x.name]
-                return evolve(op, x=self._get(op.x, x.type.summed()))
-            case Reshard() | AllReduce() | ReduceScatter() | AllGather() | AllToAll() | Slice() | Send() | Recv():
-                raise AssertionError(f"{op.keyword} before layouts are known")
-            case Rescale() | Ring() | Split() | Join():
+            case Regular():
+                return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
+            case Relay():
                 raise AssertionError(f"{op.keyword} before layouts are known")
             case _:
                 assert_never(op)
 
-    def _gemm(self, op: Gemm) -> Gemm:
-        """Weights stay where they are; ``x`` comes split like them where they meet, and by the rules elsewhere."""
-        weights = tuple(self.now[w.name] for w in op.weights)
-        inner = op.contracted()
-        out = self.layout.dims(op.outs[0].type.names, self._region_of(op.x.type))
-        used = frozenset(a for w in weights for a in w.type.axes)
-        kept = {d.name: d for d in _without(out, used)}
-        met = (*inner, *(n for n in op.x.type.names if stem(n) != n))
-        dims = tuple(Dim(n, weights[0].type.on(stem(n))) if n in met else kept[n] for n in op.x.type.names)
-        return evolve(op, x=self.lay(op.x, dims), weights=weights)
+    def _by_rule(self, rule: Rule) -> Iterator[tuple[str, Value]]:
+        """Operands that stay do, completed; the others lie like them where they meet, and by the sharding elsewhere."""
+        staying = {x.name: self._get(x, self.now[x.name].type.summed()) for x in rule.stay}
+        used = frozenset(a for x in staying.values() for a in x.type.axes)
+        wanted = self.layout.dims(rule.dims, self._region_of(rule.operands[0].type))
+        axes = {stem(d.name): d.axes for d in _without(wanted, used)}
+        axes |= {stem(d.name): d.axes for x in staying.values() for d in x.type.dims}
+        axes |= {stem(n): () for n in rule.whole}
+        for x in rule.operands:
+            lies = tuple(Dim(n, axes[stem(n)]) for n in x.type.names)
+            yield x.name, staying[x.name] if x.name in staying else self.lay(x, lies)
 
     def _dispatch(self, op: Dispatch) -> Dispatch:
         """Tokens as they lie, and the places of experts on the axes that they leave free."""

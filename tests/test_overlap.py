@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir.base import LINK
 from plandsl.ir.collectives import AllReduce, AllToAll
 from plandsl.ir.compute import Map
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Mesh, TensorType, Value
-from plandsl.passes.overlap import ON_LINKS, Order
+from plandsl.passes.overlap import Order
 from plandsl.testing import assert_laws
 
 PLAN = """plan p {{
@@ -134,7 +135,7 @@ def test_no_kernel_waits_while_another_one_could_run(ops: list[Op]) -> None:
     """A kernel that waits for a collective under way comes when no other has all that it reads."""
     listed = Order(ops, MESH).listed()
     reads = {op.results[0].name: {x.name for x in op.operands} for op in ops}
-    linked = {op.results[0].name for op in ops if isinstance(op, ON_LINKS)}
+    linked = {op.results[0].name for op in ops if op.facts.stream == LINK}
     done, sent, over = {"x"}, [], 0
     for op in listed:
         name = op.results[0].name

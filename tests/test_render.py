@@ -19,7 +19,8 @@ from plandsl.backends.graphviz.fonts import fit, text_width
 from plandsl.backends.graphviz.write import render
 from plandsl.codes_render import RENDER_CODES
 from plandsl.diagnostics import PlanError
-from plandsl.ir.schedule import COMPUTE, LINK, Slot
+from plandsl.ir.base import COMPUTE, LINK
+from plandsl.ir.schedule import Slot
 from plandsl.passes import compile_phase
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Var, Weight

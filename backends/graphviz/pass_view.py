@@ -10,7 +10,7 @@ from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import FAINT, FRAME, IDLE, INK, KIND_NAMES, KINDS, MUTED, category, ink_on
 from plandsl.estimate import OpTime
-from plandsl.ir.schedule import LINK
+from plandsl.ir.base import LINK
 from plandsl.units import show_percent, show_time
 
 LEFT, WIDTH, LANE = 90.0, 1090.0, 36.0

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.ir.base import BaseOp, finding, span_field
+from plandsl.ir.base import COMPUTE, Facts, Relay, finding, span_field
 from plandsl.ir.types import Chunk, TensorType, Value, axes_of
 
 
 @frozen
-class Split(BaseOp):
+class Split(Relay):
     """``x`` in chunks along ``dim``: the i-th has the i-th part of each block that ``over`` cuts it into (`Chunk`).
 
     Chunks are views: nothing is moved.
     """
 
     keyword: ClassVar[str] = "split"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "split", "elementwise", measured="any", linear=("x",), view=True)
     RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
     outs: tuple[Value, ...]
@@ -40,10 +41,11 @@ class Split(BaseOp):
 
 
 @frozen
-class Join(BaseOp):
+class Join(Relay):
     """All chunks of a value along ``dim``, each written to its place as it is made: nothing is moved."""
 
     keyword: ClassVar[str] = "join"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "join", "elementwise", measured="any", linear=("xs",), view=True)
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     out: Value
@@ -62,3 +64,7 @@ class Join(BaseOp):
             wanted = None if chunk is None else first.chunked(self.dim, Chunk(i, len(self.xs), chunk.over))
             if x.type != wanted:
                 yield finding(f"join of '{x.name}' as chunk {i} of {len(self.xs)}", self.span, str(x.type))
+
+
+Chunks: TypeAlias = Split | Join
+"""Every op of this module."""

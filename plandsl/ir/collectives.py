@@ -6,20 +6,29 @@ Closed forms of their cost stand in `plandsl.backends.cost`; here is what they m
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.ir.base import BaseOp, finding, span_field
+from plandsl.ir.base import COMPUTE, LINK, BaseOp, Facts, Relay, finding, span_field
 from plandsl.ir.types import TensorType, Value, axes_of
+
+PARTIAL, SOFTMAX = "+", "~"
+"""Places of an axis that splits no dimension: over it a value is a partial sum, or a softmax over some of the keys."""
+
+
+def _on_links(keyword: str) -> Facts:
+    """What holds of all four collectives: libraries run them by their own names, from buffers of their own."""
+    return Facts(LINK, keyword, "collective", measured=keyword, linear=("x",), buffered=True)
 
 
 @frozen
-class Reshard(BaseOp):
+class Reshard(Relay):
     """``x`` laid out as ``out`` says: a placeholder until `insert_collectives` finds the way."""
 
     keyword: ClassVar[str] = "reshard"
+    facts: ClassVar[Facts] = Facts(LINK, "reshard", "collective", measured="reshard", linear=("x",), merges=True)
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
     out: Value
@@ -35,15 +44,14 @@ class Reshard(BaseOp):
             yield finding("reshard changes more than the layout", self.span, str(self.out.type))
 
 
-class _Collective(BaseOp):
-    """One operand, one result, one group of ranks: those along ``axis``, or along several (``a*b``, major first)."""
+class Along(Relay):
+    """An op of one group of ranks: those along ``axis``, or along several (``a*b``, major first).
 
-    __slots__ = ()
-    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
-    OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
-    out: Value
-    x: Value
+    Along an axis of one rank nothing moves: each result is its operand.
+    """
+
     axis: str
+    __slots__ = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -51,24 +59,68 @@ class _Collective(BaseOp):
         return axes_of(self.axis)
 
 
+class _Collective(Along):
+    """One operand, one result, and a rule: the axes leave the place that they have in ``x`` and take another one.
+
+    A place is the dimension that they split, as its innermost axes; `PARTIAL`; `SOFTMAX`; or none.
+    """
+
+    __slots__ = ()
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
+    out: Value
+    x: Value
+
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """Where the axes are before and after."""
+        raise AssertionError(f"{self.keyword} does not say what it moves")
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """``x`` with the axes at their new place."""
+        (source, target), t, axes = self.places, self.x.type, self.axes
+        partial, softmax = (
+            (held - {*axes} if source == mark else held) | (frozenset(axes) if target == mark else frozenset())
+            for mark, held in ((PARTIAL, t.partial), (SOFTMAX, t.softmax))
+        )
+        if source is not None and source not in (PARTIAL, SOFTMAX):
+            t = t.with_axes(source, t.on(source)[: -len(axes)])
+        if target is not None and target != PARTIAL:
+            t = t.with_axes(target, (*t.on(target), *axes))
+        return (TensorType(t.dtype, t.dims, partial, softmax),)
+
+    def verify(self) -> Iterator[Diagnostic]:
+        if why := self._misplaced():
+            yield finding(f"{self.keyword} {why}", self.span, str(self.x.type))
+
+    def _misplaced(self) -> str:
+        """Why the axes cannot be moved so."""
+        (source, target), t = self.places, self.x.type
+        if source == PARTIAL:
+            return "" if t.partial.issuperset(self.axes) else f"over '{self.axis}' of what is no partial sum"
+        if source == SOFTMAX:
+            return "" if t.softmax.issuperset(self.axes) else f"over '{self.axis}' of what is no softmax over it"
+        if source is None:
+            return "" if t.axes.isdisjoint(self.axes) else f"by '{self.axis}', which is in use"
+        innermost = t.on(source)[-len(self.axes) :] == self.axes
+        return "" if innermost and source != target else f"over '{self.axis}', which is not innermost"
+
+
 @frozen
 class AllReduce(_Collective):
     """Sum ``x`` over ``axis``; every member ends with the whole sum."""
 
     keyword: ClassVar[str] = "all_reduce"
+    facts: ClassVar[Facts] = _on_links("all_reduce")
     out: Value
     x: Value
     axis: str
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """No longer partial over ``axis``."""
-        t = self.x.type
-        return (TensorType(t.dtype, t.dims, t.partial.difference(self.axes)),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        if not self.x.type.partial.issuperset(self.axes):
-            yield finding(f"all_reduce over '{self.axis}' of what is no partial sum", self.span, str(self.x.type))
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """No longer partial."""
+        return PARTIAL, None
 
 
 @frozen
@@ -76,21 +128,17 @@ class ReduceScatter(_Collective):
     """Sum ``x`` over ``axis``; each member keeps its part of dimension ``dim``."""
 
     keyword: ClassVar[str] = "reduce_scatter"
+    facts: ClassVar[Facts] = _on_links("reduce_scatter")
     out: Value
     x: Value
     axis: str
     dim: str
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """Split by ``axis`` on ``dim`` instead of partial."""
-        t = self.x.type.with_axes(self.dim, (*self.x.type.on(self.dim), *self.axes))
-        return (TensorType(t.dtype, t.dims, t.partial.difference(self.axes)),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        if not self.x.type.partial.issuperset(self.axes):
-            why = f"reduce_scatter over '{self.axis}' of what is no partial sum"
-            yield finding(why, self.span, str(self.x.type))
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """Split on ``dim`` instead of partial."""
+        return PARTIAL, self.dim
 
 
 @frozen
@@ -98,19 +146,17 @@ class AllGather(_Collective):
     """Every member ends with all parts of ``dim`` along ``axis``, its innermost axis."""
 
     keyword: ClassVar[str] = "all_gather"
+    facts: ClassVar[Facts] = _on_links("all_gather")
     out: Value
     x: Value
     axis: str
     dim: str
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """``dim`` without its innermost axes."""
-        return (self.x.type.with_axes(self.dim, self.x.type.on(self.dim)[: -len(self.axes)]),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        if self.x.type.on(self.dim)[-len(self.axes) :] != self.axes:
-            yield finding(f"all_gather over '{self.axis}', which is not innermost", self.span, str(self.x.type))
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """No longer split on ``dim``."""
+        return self.dim, None
 
 
 @frozen
@@ -118,6 +164,7 @@ class AllToAll(_Collective):
     """Move ``axis`` from dimension ``gather`` (made whole) to dimension ``split``."""
 
     keyword: ClassVar[str] = "all_to_all"
+    facts: ClassVar[Facts] = _on_links("all_to_all")
     out: Value
     x: Value
     axis: str
@@ -125,14 +172,10 @@ class AllToAll(_Collective):
     split: str
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """Innermost axes of ``gather`` become innermost axes of ``split``."""
-        t = self.x.type.with_axes(self.gather, self.x.type.on(self.gather)[: -len(self.axes)])
-        return (t.with_axes(self.split, (*t.on(self.split), *self.axes)),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        if self.x.type.on(self.gather)[-len(self.axes) :] != self.axes or self.gather == self.split:
-            yield finding(f"all_to_all over '{self.axis}', which is not innermost", self.span, str(self.x.type))
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """From one dimension to another."""
+        return self.gather, self.split
 
 
 @frozen
@@ -140,19 +183,17 @@ class Slice(_Collective):
     """Each member along ``axis`` keeps its part of ``dim``; nothing travels."""
 
     keyword: ClassVar[str] = "slice"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any", linear=("x",))
     out: Value
     x: Value
     axis: str
     dim: str
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """Split by ``axis`` on ``dim``."""
-        return (self.x.type.with_axes(self.dim, (*self.x.type.on(self.dim), self.axis)),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        if self.axis in self.x.type.axes:
-            yield finding(f"slice by '{self.axis}', which is in use", self.span, str(self.x.type))
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """Split on ``dim``."""
+        return None, self.dim
 
 
 @frozen
@@ -164,23 +205,20 @@ class Rescale(_Collective):
     """
 
     keyword: ClassVar[str] = "rescale"
+    facts: ClassVar[Facts] = Facts(LINK, "rescale", "collective", measured="all_gather", linear=("x",), merges=True)
     out: Value
     x: Value
     axis: str
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """A partial sum over ``axis``."""
-        t = self.x.type
-        return (TensorType(t.dtype, t.dims, t.partial | {self.axis}, t.softmax - {self.axis}),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        if self.axis not in self.x.type.softmax:
-            yield finding(f"rescale over '{self.axis}' of what is no softmax over it", self.span, str(self.x.type))
+    @property
+    def places(self) -> tuple[str | None, str | None]:
+        """A partial sum."""
+        return SOFTMAX, PARTIAL
 
 
 @frozen
-class Ring(BaseOp):
+class Ring(Along):
     """Every member meets all parts of ``dim`` along ``axis``, its innermost axis, one part after the other.
 
     As an all_gather, but never in memory at once: in ``n - 1`` steps each member sends the part that it has to the
@@ -189,6 +227,7 @@ class Ring(BaseOp):
     """
 
     keyword: ClassVar[str] = "ring"
+    facts: ClassVar[Facts] = Facts(LINK, "ring", "collective", measured="p2p", buffered=True)
     RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     outs: tuple[Value, ...]
@@ -209,13 +248,14 @@ class Ring(BaseOp):
 
 
 @frozen
-class Send(BaseOp):
+class Send(Relay):
     """Hand ``x`` to the same rank of the next stage, as ``tensors`` tensors of its size.
 
     Engines that put off the residual addition send the hidden state and the residual: two.
     """
 
     keyword: ClassVar[str] = "send"
+    facts: ClassVar[Facts] = Facts(LINK, "send", "hop", measured="p2p")
     RESULTS: ClassVar[tuple[str, ...]] = ()
     OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
     x: Value
@@ -226,15 +266,13 @@ class Send(BaseOp):
         """Nothing here."""
         return ()
 
-    def verify(self) -> Iterator[Diagnostic]:
-        return iter(())
-
 
 @frozen
-class Recv(BaseOp):
+class Recv(Relay):
     """Take what the previous stage sent."""
 
     keyword: ClassVar[str] = "recv"
+    facts: ClassVar[Facts] = Facts(LINK, "recv", "hop", measured="p2p", buffered=True)
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ()
     out: Value
@@ -245,5 +283,9 @@ class Recv(BaseOp):
         """As sent."""
         return (self.out.type,)
 
-    def verify(self) -> Iterator[Diagnostic]:
-        return iter(())
+
+Collective: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll
+"""What libraries call collectives."""
+
+Layout: TypeAlias = Reshard | Collective | Slice | Rescale | Ring | Send | Recv
+"""Every op of this module."""

@@ -1,26 +1,30 @@
 """Operations that compute: fields, the type each one makes, and what makes it legal.
 
-``infer`` gives the result types from the operand types; ``verify`` yields every finding about the operands.
-``span`` is where the user's plan asked for the op.
+Most state a sharding rule (`plandsl.ir.rule`), from which types, findings and layouts follow; the cache and attention
+have ``infer`` and ``verify`` of their own. ``span`` is where the user's plan asked for the op.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.ir.base import BaseOp, finding, sharded_alike, span_field
-from plandsl.ir.types import Dim, TensorType, Value, stem
+from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, span_field
+from plandsl.ir.functions import measured_map
+from plandsl.ir.rule import Regular, Rule
+from plandsl.ir.types import Dim, TensorType, Value
 
 
 @frozen
-class Embed(BaseOp):
+class Embed(Regular):
     """Rows of ``table`` picked by token ids; a table split on its first dimension leaves a partial sum."""
 
     keyword: ClassVar[str] = "embed"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "embedding", "embedding", measured="embedding")
+    TWICE: ClassVar[str] = "embed of ids and table split on one axis"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("ids", "table")
     out: Value
@@ -28,22 +32,32 @@ class Embed(BaseOp):
     table: Value
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
+    @property
+    def rules(self) -> tuple[Rule, ...]:
         """``ids: [batch, position]``, ``table: [vocab, hidden]`` -> ``[batch, position, hidden]``."""
-        first, *rest = self.table.type.dims
-        return (TensorType(self.out.type.dtype, (*self.ids.type.dims, *rest), frozenset(first.axes)),)
+        vocab, *rest = self.table.type.names
+        dims = (*self.ids.type.names, *rest)
+        return (Rule((self.ids, self.table), dims, self.out.type.dtype, contracts=(vocab,), stay=(self.table,)),)
 
-    def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        if self.ids.type.axes & self.table.type.axes:
-            yield finding("embed of ids and table split on one axis", self.span, str(self.table.type))
+    @property
+    def touches(self) -> tuple[TensorType, ...]:
+        """Of the table only the rows that are picked."""
+        out = self.out.type
+        return (self.ids.type, TensorType(self.table.type.dtype, out.dims), out)
+
+    @property
+    def title(self) -> str:
+        """As a report calls such ops."""
+        return "embedding"
 
 
 @frozen
-class Norm(BaseOp):
+class Norm(Regular):
     """``fn`` (rms_norm or layer_norm) over dimension ``over``, times ``gain`` where there is one."""
 
     keyword: ClassVar[str] = "norm"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "norm", "norm", measured="rmsnorm")
+    SPLIT: ClassVar[str] = "norm over '{dim}', which is split"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x", "gain")
     out: Value
@@ -53,21 +67,19 @@ class Norm(BaseOp):
     over: str = "hidden"
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """As ``x``."""
-        return (self.x.type,)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        if self.x.type.on(self.over):
-            yield finding(f"norm over '{self.over}', which is split", self.span, str(self.x.type))
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """As ``x``, with ``over`` whole."""
+        return (Rule(self.operands, self.x.type.names, self.x.type.dtype, whole=(self.over,)),)
 
 
 @frozen
-class AddNorm(BaseOp):
+class AddNorm(Regular):
     """``sum = a + b`` and ``out = norm(sum)`` in one pass over memory."""
 
     keyword: ClassVar[str] = "add_norm"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "norm", "norm", measured="fused_add_rmsnorm")
+    SPLIT: ClassVar[str] = "norm over '{dim}', which is split"
     RESULTS: ClassVar[tuple[str, ...]] = ("sum", "out")
     OPERANDS: ClassVar[tuple[str, ...]] = ("a", "b", "gain")
     sum: Value
@@ -79,26 +91,28 @@ class AddNorm(BaseOp):
     over: str = "hidden"
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """Both as ``a``."""
-        return (self.a.type, self.a.type)
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Both as ``a``, with ``over`` whole."""
+        return (Rule(self.operands, self.a.type.names, self.a.type.dtype, whole=(self.over,)),) * 2
 
     def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        if self.a.type.dims != self.b.type.dims:
+        yield from Regular.verify(self)
+        if self.a.type.names != self.b.type.names:
             yield finding("add_norm of tensors that lie differently", self.span, str(self.b.type))
-        if self.a.type.on(self.over):
-            yield finding(f"norm over '{self.over}', which is split", self.span, str(self.a.type))
 
 
 @frozen
-class Gemm(BaseOp):
+class Gemm(Regular):
     """``out_i = x @ w_i``: contracts the dimensions that ``x`` and ``w_i`` share, all in one kernel.
 
     ``compute`` is the dtype it multiplies in. Contracting a split dimension leaves a partial sum.
     """
 
     keyword: ClassVar[str] = "gemm"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "gemm", "gemm", measured="gemm")
+    APART: ClassVar[str] = "gemm of operands split differently where they meet"
+    TWICE: ClassVar[str] = "gemm uses one axis for two dimensions"
     RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x", "weights")
     outs: tuple[Value, ...]
@@ -117,55 +131,45 @@ class Gemm(BaseOp):
         shared = (n for n in self.weights[i].type.names if n in self.x.type.names)
         return tuple(n for n in shared if self.each is None or n != self.each[1])
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """Kept dimensions of ``x``, then kept dimensions of ``w``; partial over the contracted axes."""
-        types = []
-        for i, (out, w) in enumerate(zip(self.outs, self.weights, strict=True)):
-            inner = self.contracted(i)
-            dims = [d for d in self.x.type.dims if d.name not in inner]
-            dims += [d for d in w.type.dims if d.name not in inner and (self.each is None or d.name != self.each[1])]
-            partial = frozenset(a for n in inner for a in w.type.on(n))
-            types.append(TensorType(out.type.dtype, tuple(dims), partial))
-        return tuple(types)
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Kept dimensions of ``x``, then kept dimensions of ``w``; ``x`` comes to where the weights lie."""
+        return tuple(self._rule(i) for i in range(len(self.weights)))
+
+    def _rule(self, i: int) -> Rule:
+        w, inner = self.weights[i], self.contracted(i)
+        gone = inner if self.each is None else (*inner, self.each[1])
+        dims = [n for n in self.x.type.names if n not in inner] + [n for n in w.type.names if n not in gone]
+        return Rule((self.x, w), tuple(dims), self.outs[i].type.dtype, contracts=inner, stay=(w,))
 
     def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        ours, theirs = self.each or ("", "")
+        yield from Regular.verify(self)
         for i, w in enumerate(self.weights):
-            inner = self.contracted(i)
-            if not inner:
+            if not self.contracted(i):
                 yield finding(f"gemm contracts nothing with '{w.name}'", self.span, str(w.type))
-            if not sharded_alike(self.x.type, w.type) or (ours and self.x.type.on(ours) != w.type.on(theirs)):
-                yield finding("gemm of operands split differently where they meet", self.span, str(w.type))
-            kept = {a for d in self.x.type.dims if d.name not in (*inner, ours) for a in d.axes}
-            if kept & w.type.axes:
-                yield finding("gemm uses one axis for two dimensions", self.span, str(w.type))
 
 
 @frozen
-class Rope(BaseOp):
+class Rope(Regular):
     """Rotary position embedding over ``head_dim`` of each operand."""
 
     keyword: ClassVar[str] = "rope"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="rope")
+    SPLIT: ClassVar[str] = "rope needs its last dimension whole"
     RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     outs: tuple[Value, ...]
     xs: tuple[Value, ...]
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """As the operands."""
-        return tuple(x.type for x in self.xs)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        for x in self.xs:
-            if x.type.dims[-1].axes:
-                yield finding("rope needs its last dimension whole", self.span, str(x.type))
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Each as its operand, whose last dimension is whole."""
+        return tuple(Rule((x,), x.type.names, x.type.dtype, whole=x.type.names[-1:]) for x in self.xs)
 
 
 @frozen
-class Map(BaseOp):
+class Map(Regular):
     """Element by element: ``add mul silu gelu relu silu_mul ...``; later operands may lack dimensions.
 
     ``limits`` are what is done to the operands first, as `plandsl.ir.limits` writes them; ``clamp`` and ``plus`` are
@@ -173,6 +177,8 @@ class Map(BaseOp):
     """
 
     keyword: ClassVar[str] = "map"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
+    APART: ClassVar[str] = "{op.fn} of tensors that lie differently"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     out: Value
@@ -181,9 +187,11 @@ class Map(BaseOp):
     limits: str | None = None
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """As the first operand."""
-        return (self.xs[0].type,)
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """As the first operand; a bias of experts meets places of tokens at them."""
+        first = self.xs[0].type
+        return (Rule(self.xs, first.names, first.dtype),)
 
     @property
     def adds(self) -> bool:
@@ -191,45 +199,59 @@ class Map(BaseOp):
         first = self.xs[0].type
         return self.fn == "add" and not first.softmax and all(x.type == first for x in self.xs)
 
-    def verify(self) -> Iterator[Diagnostic]:
-        if not self.adds:
-            yield from BaseOp.verify(self)
-        first = self.xs[0].type
-        there = {stem(d.name): d.axes for d in first.dims}  # a bias of experts meets places of tokens at them
-        for x in self.xs[1:]:
-            if any(there.get(stem(d.name)) != d.axes for d in x.type.dims):
-                yield finding(f"{self.fn} of tensors that lie differently", self.span, str(x.type))
+    @property
+    def linear(self) -> tuple[Value, ...]:
+        """A sum is, in all that it adds."""
+        return self.xs if self.adds else ()
+
+    @property
+    def measured_as(self) -> str:
+        """By its function."""
+        return measured_map(self.fn)
+
+    @property
+    def title(self) -> str:
+        """Its function; an addition goes by what it adds."""
+        if self.fn != "add":
+            return self.fn
+        if self.xs[0].type.partial:
+            return "sum"
+        return "residual" if self.xs[0].type.names == self.xs[1].type.names else "bias"
 
 
 @frozen
-class Concat(BaseOp):
+class Concat(Regular):
     """``xs`` one behind the other along their last dimension, which is whole and has another name in the result."""
 
     keyword: ClassVar[str] = "concat"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
+    APART: ClassVar[str] = "concat of tensors that lie differently, or whose last dimension is split"
+    SPLIT: ClassVar[str] = APART
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     out: Value
     xs: tuple[Value, ...]
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
+    @property
+    def rules(self) -> tuple[Rule, ...]:
         """``[tokens, hidden]`` twice -> ``[tokens, pair]``."""
-        first = self.xs[0].type
-        return (TensorType(first.dtype, (*first.dims[:-1], Dim(self.out.type.names[-1]))),)
+        (*rows, last), into = self.xs[0].type.names, self.out.type.names[-1]
+        return (Rule(self.xs, (*rows, into), self.xs[0].type.dtype, whole=(last, into)),)
 
     def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
+        yield from Regular.verify(self)
         for x in self.xs:
-            if x.type.dims[-1].axes or x.type.dims[:-1] != self.xs[0].type.dims[:-1]:
-                yield finding("concat of tensors that lie differently, or whose last dimension is split", self.span,
-                              str(x.type))  # fmt: skip
+            if x.type.names != self.xs[0].type.names:
+                yield finding(self.APART, self.span, str(x.type))
 
 
 @frozen
-class Scale(BaseOp):
+class Scale(Regular):
     """``x`` times a number."""
 
     keyword: ClassVar[str] = "scale"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
     out: Value
@@ -237,25 +259,28 @@ class Scale(BaseOp):
     by: float
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
+    @property
+    def rules(self) -> tuple[Rule, ...]:
         """As ``x``."""
-        return (self.x.type,)
+        return (Rule((self.x,), self.x.type.names, self.x.type.dtype),)
 
 
 @frozen
-class Quantize(BaseOp):
+class Quantize(Regular):
     """``x`` stored in a narrower dtype, as a GEMM in that dtype wants it."""
 
     keyword: ClassVar[str] = "quantize"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="static_quant_fp8")
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
     out: Value
     x: Value
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
+    @property
+    def rules(self) -> tuple[Rule, ...]:
         """As ``x``, in the result's dtype."""
-        return (TensorType(self.out.type.dtype, self.x.type.dims, self.x.type.partial),)
+        return (Rule((self.x,), self.x.type.names, self.out.type.dtype, stay=(self.x,)),)
 
 
 @frozen
@@ -267,6 +292,7 @@ class CacheWrite(BaseOp):
     """
 
     keyword: ClassVar[str] = "cache_write"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
     RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     outs: tuple[Value, ...]
@@ -303,6 +329,7 @@ class Attention(BaseOp):
     """
 
     keyword: ClassVar[str] = "attention"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "attention", "attention", measured="attention")
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("q", "k", "v", "sinks")
     out: Value
@@ -337,20 +364,34 @@ class Attention(BaseOp):
 
 
 @frozen
-class LastToken(BaseOp):
+class LastToken(Regular):
     """The last position of each request: ``[batch, position, ...]`` -> ``[batch, ...]``.
 
     Where positions are split, only the rank that owns the last one has it: the others add zero.
     """
 
     keyword: ClassVar[str] = "last_token"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
     out: Value
     x: Value
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
+    @property
+    def rules(self) -> tuple[Rule, ...]:
         """Without ``position``; partial over the axes that split it."""
-        dims = tuple(d for d in self.x.type.dims if d.name != "position")
-        return (TensorType(self.x.type.dtype, dims, frozenset(self.x.type.on("position"))),)
+        x = self.x.type
+        rest = tuple(n for n in x.names if n != "position")
+        return (Rule((self.x,), rest, x.dtype, contracts=("position",), stay=(self.x,)),)
+
+    @property
+    def touches(self) -> tuple[TensorType, ...]:
+        """The last rows alone, read and written."""
+        return (self.out.type, self.out.type)
+
+
+Compute: TypeAlias = (
+    Embed | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | CacheWrite | Attention | LastToken
+)
+"""Every op of this module."""

@@ -9,18 +9,19 @@ all_to_all that moves an axis from a dimension of tokens to this one. Weights ha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.ir.base import BaseOp, finding, sharded_alike, span_field
+from plandsl.ir.base import COMPUTE, Facts, finding, span_field
 from plandsl.ir.compute import Gemm
-from plandsl.ir.types import Dim, TensorType, Value, routed, stem
+from plandsl.ir.rule import Regular, Rule
+from plandsl.ir.types import Value, routed, stem
 
 
 @frozen
-class TopK(BaseOp):
+class TopK(Regular):
     """The ``top_k`` experts of each token with the largest scores, and the share of the result that each one gets.
 
     ``logits: [tokens, experts]``; ``score`` makes scores of them (softmax or sigmoid), ``bias`` ``[experts]`` is added
@@ -29,6 +30,8 @@ class TopK(BaseOp):
     """
 
     keyword: ClassVar[str] = "top_k"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "top_k", "elementwise", measured="any")
+    SPLIT: ClassVar[str] = "top_k of experts that are split"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("logits", "bias")
     out: Value
@@ -40,20 +43,16 @@ class TopK(BaseOp):
     scale: float = 1.0
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
-        """``[tokens, experts]`` -> ``[tokens, experts:top_k]``."""
-        *tokens, experts = self.logits.type.dims
-        return (TensorType(self.out.type.dtype, (*tokens, Dim(f"{experts.name}:{self.top_k}"))),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        for x in self.operands:
-            if x.type.dims[-1].axes:
-                yield finding("top_k of experts that are split", self.span, str(x.type))
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """``[tokens, experts]`` -> ``[tokens, experts:top_k]``, with all experts on every rank."""
+        *tokens, experts = self.logits.type.names
+        place = f"{experts}:{self.top_k}"
+        return (Rule(self.operands, (*tokens, place), self.out.type.dtype, whole=(experts,)),)
 
 
 @frozen
-class Dispatch(BaseOp):
+class Dispatch(Regular):
     """Each token at the places of its experts: ``x [tokens, ...]`` -> ``[tokens, experts:8, ...]``, zeros elsewhere.
 
     ``gates`` ``[tokens, experts:8]`` says which those are; where they are split, a rank fills the places of its own.
@@ -61,6 +60,8 @@ class Dispatch(BaseOp):
     """
 
     keyword: ClassVar[str] = "dispatch"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "dispatch", "elementwise", measured="any")
+    APART: ClassVar[str] = "dispatch by gates of other tokens"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x", "gates")
     out: Value
@@ -69,15 +70,12 @@ class Dispatch(BaseOp):
     weighs: bool = False
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
+    @property
+    def rules(self) -> tuple[Rule, ...]:
         """The dimensions of ``gates``, then those that ``x`` has besides."""
         gates, x = self.gates.type, self.x.type
-        return (TensorType(x.dtype, (*gates.dims, *(d for d in x.dims if d.name not in gates.names))),)
-
-    def verify(self) -> Iterator[Diagnostic]:
-        yield from BaseOp.verify(self)
-        if not sharded_alike(self.x.type, self.gates.type):
-            yield finding("dispatch by gates of other tokens", self.span, str(self.gates.type))
+        dims = (*gates.names, *(n for n in x.names if n not in gates.names))
+        return (Rule((self.x, self.gates), dims, x.dtype),)
 
 
 @frozen
@@ -85,6 +83,7 @@ class GroupedGemm(Gemm):
     """A `Gemm` for each expert, with weights of its own: ``x [tokens, experts:8, ...]``, ``w [experts, ...]``."""
 
     keyword: ClassVar[str] = "grouped_gemm"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "grouped_gemm", "gemm", measured="gemm")
 
     @property
     def each(self) -> tuple[str, str]:
@@ -94,7 +93,7 @@ class GroupedGemm(Gemm):
 
 
 @frozen
-class Combine(BaseOp):
+class Combine(Regular):
     """The results of a token's experts, summed by their ``gates``: ``x [tokens, experts:8, ...]`` -> ``[tokens, ...]``.
 
     A rank that holds some of the experts leaves a partial sum. It is linear in ``x``, which may be one already. With
@@ -102,6 +101,8 @@ class Combine(BaseOp):
     """
 
     keyword: ClassVar[str] = "combine"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "combine", "elementwise", measured="any", linear=("x",))
+    APART: ClassVar[str] = "combine by gates of other tokens or experts"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x", "gates")
     out: Value
@@ -110,15 +111,18 @@ class Combine(BaseOp):
     plain: bool = False
     span: Span | None = span_field()
 
-    def infer(self) -> tuple[TensorType, ...]:
+    @property
+    def rules(self) -> tuple[Rule, ...]:
         """Without the experts; partial over their axes as well."""
-        x = self.x.type
-        place = x.dim(routed(x))
-        rest = tuple(d for d in x.dims if d is not place)
-        return (TensorType(self.out.type.dtype, rest, x.partial | frozenset(place.axes)),)
+        x, place = self.x.type, routed(self.x.type)
+        rest = tuple(n for n in x.names if n != place)
+        return (Rule((self.x, self.gates), rest, self.out.type.dtype, contracts=(place,), stay=(self.x,)),)
 
     def verify(self) -> Iterator[Diagnostic]:
         if self.gates.type.partial:
             yield finding("combine by gates that are a partial sum", self.span, str(self.gates.type))
-        if not sharded_alike(self.x.type, self.gates.type):
-            yield finding("combine by gates of other tokens or experts", self.span, str(self.gates.type))
+        yield from self.misfits()
+
+
+Routing: TypeAlias = TopK | Dispatch | GroupedGemm | Combine
+"""Every op of this module."""

@@ -7,12 +7,12 @@ into queries and results instead (DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.ir.base import BaseOp, finding, sharded_alike, span_field
+from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, sharded_alike, span_field
 from plandsl.ir.compute import Gemm
 from plandsl.ir.types import TensorType, Value
 
@@ -25,6 +25,7 @@ class HeadGemm(Gemm):
     """
 
     keyword: ClassVar[str] = "head_gemm"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "gemm", "gemm", measured="gemm")
     over: str = "heads"
 
     @property
@@ -44,6 +45,7 @@ class LatentAttention(BaseOp):
     """
 
     keyword: ClassVar[str] = "latent_attention"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "attention", "attention", measured="attention")
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("q", "q_rope", "k", "k_rope", "v")
     out: Value
@@ -57,6 +59,11 @@ class LatentAttention(BaseOp):
     window: int = 0
     chunk: int | None = None
     span: Span | None = span_field()
+
+    @property
+    def title(self) -> str:
+        """As a report calls such ops."""
+        return "latent"
 
     @property
     def heads(self) -> str:
@@ -79,3 +86,7 @@ class LatentAttention(BaseOp):
         for x in others:
             if not sharded_alike(x, TensorType(q.dtype, (*q.dims[:-1], keys.dim("context")))):
                 yield finding("latent attention of operands that lie differently", self.span, str(x))
+
+
+Latent: TypeAlias = HeadGemm | LatentAttention
+"""Every op of this module."""

@@ -1,107 +1,20 @@
-"""The closed set of operations."""
+"""The closed set of operations: those of each module, all together."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from plandsl.ir.base import BaseOp
-from plandsl.ir.chunks import Join, Split
-from plandsl.ir.collectives import (
-    AllGather,
-    AllReduce,
-    AllToAll,
-    Recv,
-    ReduceScatter,
-    Rescale,
-    Reshard,
-    Ring,
-    Send,
-    Slice,
-)
-from plandsl.ir.compute import (
-    AddNorm,
-    Attention,
-    CacheWrite,
-    Concat,
-    Embed,
-    Gemm,
-    LastToken,
-    Map,
-    Norm,
-    Quantize,
-    Rope,
-    Scale,
-)
-from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
-from plandsl.ir.latent import HeadGemm, LatentAttention
+from plandsl.ir.chunks import Chunks
+from plandsl.ir.collectives import Collective, Layout
+from plandsl.ir.compute import Compute
+from plandsl.ir.experts import Routing
+from plandsl.ir.latent import Latent
 
-Collective: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll
-Op: TypeAlias = (
-    Embed
-    | Norm
-    | AddNorm
-    | Gemm
-    | Rope
-    | Map
-    | Concat
-    | Scale
-    | Quantize
-    | CacheWrite
-    | Attention
-    | HeadGemm
-    | LatentAttention
-    | LastToken
-    | TopK
-    | Dispatch
-    | GroupedGemm
-    | Combine
-    | Reshard
-    | AllReduce
-    | ReduceScatter
-    | AllGather
-    | AllToAll
-    | Rescale
-    | Ring
-    | Slice
-    | Split
-    | Join
-    | Send
-    | Recv
-)
+Op: TypeAlias = Compute | Latent | Routing | Layout | Chunks
 
-COLLECTIVES = (AllReduce, ReduceScatter, AllGather, AllToAll)
+OPS: tuple[type[BaseOp], ...] = get_args(Op)
+"""Every op class, for the textual form and for tests that ask each one for its facts."""
+
+COLLECTIVES: tuple[type[Collective], ...] = get_args(Collective)
 """Ops that a group of ranks runs together."""
-
-OPS: tuple[type[BaseOp], ...] = (
-    Embed,
-    Norm,
-    AddNorm,
-    Gemm,
-    Rope,
-    Map,
-    Concat,
-    Scale,
-    Quantize,
-    CacheWrite,
-    Attention,
-    HeadGemm,
-    LatentAttention,
-    LastToken,
-    TopK,
-    Dispatch,
-    GroupedGemm,
-    Combine,
-    Reshard,
-    AllReduce,
-    ReduceScatter,
-    AllGather,
-    AllToAll,
-    Rescale,
-    Ring,
-    Slice,
-    Split,
-    Join,
-    Send,
-    Recv,
-)
-"""Every op class, for the textual form and for tests that ask each one for its rule."""

@@ -130,7 +130,7 @@ def verify(program: Program) -> Iterator[Diagnostic]:
                 if defined.get(x.name) != x:
                     yield Diagnostic("E391", f"{region.name}: %{x.name} is used before it is defined", op.span)
             yield from op.verify()
-            if any(x.type.softmax for x in op.operands) and op.keyword not in ("reshard", "rescale"):
+            if not op.facts.merges and any(x.type.softmax for x in op.operands):
                 yield Diagnostic("E391", f"{region.name}: {op.keyword} of a softmax over some of the keys", op.span)
             for out, inferred in zip(op.results, op.infer(), strict=True):
                 if out.type != inferred:

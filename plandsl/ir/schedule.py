@@ -11,9 +11,6 @@ from attrs import field, frozen
 
 from plandsl.ir.program import Part, Program
 
-COMPUTE, LINK = "compute", "link"
-"""Streams of a device: kernels, and communication."""
-
 
 class Slot(NamedTuple):
     """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done.

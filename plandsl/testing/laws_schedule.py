@@ -9,7 +9,8 @@ from math import isclose
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, play, play_slots
 from plandsl.backends.cost.time.pipeline import Run, play_pipeline, play_sends
 from plandsl.driver import CompiledPlan
-from plandsl.ir.schedule import COMPUTE, LINK, Schedule, Slot
+from plandsl.ir.base import COMPUTE, LINK
+from plandsl.ir.schedule import Schedule, Slot
 
 SLACK = 1 + 1e-9
 """Rounding that a comparison forgives."""

@@ -12,7 +12,8 @@ from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
 from plandsl.explanation import Breakdown, Term
 from plandsl.ir.program import DECODE, PREFILL
-from plandsl.ir.schedule import COMPUTE, Slot
+from plandsl.ir.base import COMPUTE
+from plandsl.ir.schedule import Slot
 from plandsl.ir.types import Number
 
 DUST = 1e-13
