@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from attrs import evolve
 
-from plandsl.backends.cost.answers.names import kind, op_names
+from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
 from plandsl.backends.cost.deployments.single import CostModel
 from plandsl.backends.cost.machine import links
@@ -193,7 +193,7 @@ class PhaseLines:
     def line(self, work: Work, name: str, count: int, each: float) -> OpTime:
         """One op that takes ``each`` seconds and runs ``count`` times in a pass."""
         layer, band = self._answered(work)
-        word = kind(work.op)
+        word = work.op.facts.word
         if isinstance(work, Exchange):
             payload = float(work.payload_per_row * self.extents.product(work.rows))
             if layer == "measured":

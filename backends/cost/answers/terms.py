@@ -11,8 +11,8 @@ from plandsl.backends.cost.deployments.single import CostModel, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
 from plandsl.explanation import Breakdown, Term
-from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.base import COMPUTE
+from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.schedule import Slot
 from plandsl.ir.types import Number
 

@@ -12,14 +12,12 @@ from attrs import evolve
 
 from plandsl.backends.cost.deployments.prefix import reused, shared
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, settled, where
-from plandsl.ir.chunks import Join, Split
-from plandsl.ir.collectives import Rescale, Ring, Slice
+from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
-from plandsl.ir.ops import Collective
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value, axes_of
+from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.hardware import GpuSpec
@@ -74,11 +72,14 @@ def sources(region: Region) -> dict[str, str]:
     """What is read of a cache by another name: it has travelled."""
     source: dict[str, str] = {}
     for op in region.ops:
-        if isinstance(op, Collective | Slice):
-            source[op.out.name] = source.get(op.x.name, op.x.name)
-        elif isinstance(op, Ring):
-            source |= {out.name: source.get(x.name, x.name) for out, x in zip(op.outs, op.xs, strict=True)}
+        if isinstance(op, Along):
+            source |= _handed_on(op, source)
     return source
+
+
+def _handed_on(op: Along, known: dict[str, str]) -> dict[str, str]:
+    """What each result of an op along an axis is by another name, given what those of earlier ones are."""
+    return {out.name: known.get(x.name, x.name) for out, x in zip(op.results, op.operands, strict=True)}
 
 
 class MemoryModel:
@@ -236,15 +237,11 @@ class MemoryModel:
         """Values that are others by another name: along an axis of size 1 nothing moves."""
         same: dict[str, str] = {}
         for op in region.ops:
-            if not isinstance(op, Collective | Rescale | Ring | Slice):
+            if not isinstance(op, Along):
                 continue
-            n = self.extents.ways(axes_of(op.axis))
-            if not isinstance(n, int) or n > 1:
-                continue
-            if not isinstance(op, Ring):
-                same[op.out.name] = same.get(op.x.name, op.x.name)
-            else:
-                same |= {out.name: same.get(x.name, x.name) for out, x in zip(op.outs, op.xs, strict=True)}
+            n = self.extents.ways(op.axes)
+            if isinstance(n, int) and n == 1:
+                same |= _handed_on(op, same)
         return same
 
     def _load(self, types: list[TensorType]) -> Load:
@@ -322,8 +319,11 @@ class MemoryModel:
 
 def _views(region: Region) -> dict[str, str]:
     """Chunks that lie in a whole value: the one they are cut from, or the one they are written to."""
-    cut = {out.name: op.x.name for op in region.ops if isinstance(op, Split) for out in op.outs}
-    return cut | {x.name: op.out.name for op in region.ops if isinstance(op, Join) for x in op.xs}
+    found: dict[str, str] = {}
+    for op in (op for op in region.ops if op.facts.view):
+        whole, parts = sorted((op.operands, op.results), key=len)
+        found |= {part.name: whole[0].name for part in parts}
+    return found
 
 
 def _any(condition: Number) -> bool:

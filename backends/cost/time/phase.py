@@ -28,9 +28,9 @@ from plandsl.backends.cost.work.costing import (
     Softmax,
     Work,
 )
+from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PREFILL, Program
-from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.schedule import Schedule, Slot
 from plandsl.ir.skew import Varying
 from plandsl.ir.types import Dim, Number

@@ -6,6 +6,7 @@ and the machine, so it is worked out once. Binding a batch then costs a few mult
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
 from plandsl.backends.cost.forms.attention import Chip, Heads
@@ -26,25 +27,13 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
-from plandsl.ir.compute import (
-    AddNorm,
-    Attention,
-    CacheWrite,
-    Concat,
-    Embed,
-    Gemm,
-    LastToken,
-    Map,
-    Norm,
-    Quantize,
-    Rope,
-    Scale,
-)
-from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.compute import Attention, CacheWrite, Gemm
+from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
+from plandsl.ir.rule import Regular
 from plandsl.ir.types import PADDED, Dim, Number, TensorType
 from plandsl.spec.formats import BITS, item_bytes
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
@@ -159,40 +148,6 @@ class Exchange(NamedTuple):
 
 
 Work: TypeAlias = "Kernel | Softmax | Exchange | Experts"
-
-
-MEASURED_MAPS = {"add": "residual_add"} | dict.fromkeys(("silu_mul", "gelu_mul", "quick_gelu_mul"), "silu_and_mul")
-"""Functions of elements that were measured by another name, or as one that moves the same bytes."""
-
-
-def measured_as(op: Op) -> str:
-    """The name under which kernels like ``op`` were measured."""
-    match op:
-        case Norm():
-            return "rmsnorm"
-        case AddNorm():
-            return "fused_add_rmsnorm"
-        case Rope():
-            return "rope"
-        case Quantize():
-            return "static_quant_fp8"
-        case Embed():
-            return "embedding"
-        case Map():
-            return MEASURED_MAPS.get(op.fn, op.fn)
-        case _:
-            return "any"
-
-
-def communicates_as(op: Op) -> str:
-    """The name under which exchanges like ``op`` were measured."""
-    match op:
-        case Send() | Ring():
-            return "p2p"
-        case Rescale():
-            return "all_gather"
-        case _:
-            return op.keyword
 
 
 OWN = {
@@ -311,11 +266,8 @@ class Costing:
                 from plandsl.backends.cost.work.latent import latent_attention
 
                 return latent_attention(op, self)
-            case Embed():
-                picked = TensorType(op.table.type.dtype, op.out.type.dims)
-                return self._moves(op, op.out.type, [op.ids.type, picked, op.out.type])
-            case LastToken():
-                return self._moves(op, op.out.type, [op.out.type, op.out.type])
+            case Regular():
+                return self._moves(op, op.results[0].type, op.touches)
             case CacheWrite():
                 return self._cache_write(op)
             case Slice():
@@ -324,11 +276,6 @@ class Costing:
                 form = made.form if cuts is not False else None
                 fixed, per_row = made.bytes_fixed * cuts, made.bytes_per_row * cuts
                 return made._replace(bytes_fixed=fixed, bytes_per_row=per_row, launch=made.launch * cuts, form=form)
-            case (
-                Norm() | AddNorm() | Rope() | Map() | Concat() | Scale() | Quantize() | TopK() | Dispatch() | Combine()
-            ):
-                touched = [v.type for v in (*op.operands, *op.results)]
-                return self._moves(op, op.results[0].type, touched)
             case AllReduce() | ReduceScatter() | AllGather() | AllToAll():
                 return self._collective(op)
             case Rescale():
@@ -353,7 +300,7 @@ class Costing:
         rows = tuple(d for d in type_.dims if d.name in STEP)
         return self.extents.product(d for d in type_.dims if d.name not in STEP), rows
 
-    def _moves(self, op: Op, main: TensorType, touched: list[TensorType]) -> Kernel:
+    def _moves(self, op: Op, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
         """An op that is all memory traffic: every tensor in ``touched`` is read or written once."""
         _, rows = self._split(main)
         fixed: Number = 0.0
@@ -366,7 +313,7 @@ class Costing:
             else:
                 fixed = fixed + size
         m = self.machine
-        name = measured_as(op)
+        name = op.measured_as
         constants = m.calibration.section(f"elementwise.{name}") or m.calibration.section("elementwise.any")
         if constants and m.gpu.units is not None:
             form = ElementForm(constants, m.gpu.units, name not in FLAT)
@@ -500,7 +447,7 @@ class Costing:
     def _libraries(self, op: Op) -> ExchangeForm | None:
         """What engines run: their own all_reduce or the vendor's library, whichever is faster."""
         m = self.machine
-        word = communicates_as(op)
+        word = op.measured_as
         names = ["nccl_exchange"] if word in EXCHANGES else ["nccl"]
         names += OWN.get(m.kernels, ANY) if word == "all_reduce" else ()
         found = [(n, m.calibration.section(f"collective.{n}"), not n.startswith("nccl")) for n in names]

@@ -21,7 +21,7 @@ from plandsl.backends.cost.forms.collective import (
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
 from plandsl.backends.cost.num import maximum, minimum
-from plandsl.backends.cost.work.costing import Exchange, ExchangeForm, communicates_as
+from plandsl.backends.cost.work.costing import Exchange, ExchangeForm
 from plandsl.ir.collectives import Ring, Send
 from plandsl.ir.nodes import Boundary, Spread, boundaries, spread
 from plandsl.ir.program import Program
@@ -103,7 +103,7 @@ def across(made: Exchange, costing: Costing, cluster: ClusterSpec) -> Exchange:
         together = at.inside > 1 or not at.even
         routes = roads.hop(made, [Boundary(True, together, together)])
         return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
-    routes = roads.routes(communicates_as(made.op), at, mesh.stride(axes_of(made.axis)[-1]), made.launch)
+    routes = roads.routes(made.op.measured_as, at, mesh.stride(axes_of(made.axis)[-1]), made.launch)
     return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
 
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 from plandsl.backends.cost.machine.measured import Grid, Line
 from plandsl.backends.cost.machine.tables import Measured, Shape, gemm_shape
 from plandsl.backends.cost.num import plain
-from plandsl.backends.cost.work.costing import (
-    STEP,
-    Costing,
-    Exchange,
-    Kernel,
-    Softmax,
-    Work,
-    communicates_as,
-    measured_as,
-)
+from plandsl.backends.cost.work.costing import STEP, Costing, Exchange, Kernel, Softmax, Work
 from plandsl.ir.collectives import Recv
 from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.extents import Extents
@@ -113,7 +104,7 @@ def _elementwise(work: Kernel, measured: Measured, extents: Extents) -> Line | N
             return None
     if not plain(width, cols):
         return None
-    shapes = (("elementwise", measured_as(op), dtype, cols) for dtype in _twins(main.dtype))
+    shapes = (("elementwise", op.measured_as, dtype, cols) for dtype in _twins(main.dtype))
     return measured.line(shapes, width / cols)
 
 
@@ -126,5 +117,4 @@ def _exchange(work: Exchange, measured: Measured) -> Line | None:
         or not plain(work.payload_per_row)
     ):
         return None
-    word = communicates_as(work.op)
-    return measured.line([("collective", word, work.ranks)], float(work.payload_per_row))
+    return measured.line([("collective", work.op.measured_as, work.ranks)], float(work.payload_per_row))
