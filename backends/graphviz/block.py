@@ -9,7 +9,7 @@ from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.facts import Facts, flops
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import DOT, TIMES, TOP, Key, finish
-from plandsl.backends.graphviz.palette import CARD, FRAME, KIND_NAMES, KINDS, LINE, MUTED, PANEL, SPINE, category
+from plandsl.backends.graphviz.palette import CARD, FRAME, KIND_NAMES, KINDS, LINE, LOOKS, MUTED, PANEL, SPINE
 from plandsl.estimate import OpTime
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Region, show_layers
@@ -202,7 +202,7 @@ class Sheet:
     def _card(self, region: Region, place: Place) -> None:
         canvas, cost = self.canvas, self.facts.ops[region.name][place.op]
         outs, held, work = self._lines(region, place.op)
-        kind = category(cost.op)
+        kind = LOOKS[cost.op]
         self.kinds.add(kind)
         x, y, w, h = place.x, place.y, place.w, place.h
         name = cost.op if cost.op == cost.name else f"{cost.name}, {cost.op}"

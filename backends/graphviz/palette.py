@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from plandsl.ir.ops import OPS
+
 INK = "#1f2933"
 MUTED = "#56616f"
 FAINT = "#7b8794"
@@ -59,15 +61,8 @@ BATCHES = ("#88b4dd", "#f0a07c", "#8fcfb8", "#e8d27a", "#c3a6d8", "#a8c95f", "#f
 """In-flight batches in turn, light enough for dark numbers."""
 
 
-def category(kind: str) -> str:
-    """The key of `KINDS` for an op's ``kind``."""
-    if kind in ("send", "recv"):
-        return "hop"
-    if kind in ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "rescale", "ring"):
-        return "collective"
-    if kind == "grouped_gemm":
-        return "gemm"
-    return kind if kind in KINDS else "elementwise"
+LOOKS = {op.facts.word: op.facts.look for op in OPS}
+"""The key of `KINDS` for what a report calls an op."""
 
 
 def ink_on(fill: str) -> str:

@@ -8,7 +8,7 @@ from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import TIMES, TOP, Key, finish
-from plandsl.backends.graphviz.palette import FAINT, FRAME, IDLE, INK, KIND_NAMES, KINDS, MUTED, category, ink_on
+from plandsl.backends.graphviz.palette import FAINT, FRAME, IDLE, INK, KIND_NAMES, KINDS, LOOKS, MUTED, ink_on
 from plandsl.estimate import OpTime
 from plandsl.ir.base import LINK
 from plandsl.units import show_percent, show_time
@@ -107,7 +107,7 @@ def _layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, 
         op = facts.ops[region][slot.op]
         if op.time_s <= 0:
             continue
-        kinds.add(kind := category(op.op))
+        kinds.add(kind := LOOKS[op.op])
         x, right = axis.x(start), axis.x(end)
         top = y + (LANE + 6 if slot.stream == LINK else 0)
         name = f"{op.op} {op.name}: {show_time(op.time_s)}"
@@ -119,7 +119,7 @@ def _layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, 
 def _label(canvas: Canvas, op: OpTime, n: int, ends: tuple[float, float], y: float) -> None:
     """The op's name where it fits, its number in the list below otherwise."""
     width, middle = ends[1] - ends[0], (ends[0] + ends[1]) / 2
-    color = ink_on(KINDS[category(op.op)])
+    color = ink_on(KINDS[LOOKS[op.op]])
     if width > text_width(op.name, 12, True) + 8:
         canvas.text(middle, y + 12, op.name, size=12, bold=True, align="c", color=color, width=width)
         time = show_time(op.time_s)
@@ -147,7 +147,7 @@ def _list(canvas: Canvas, facts: Facts, region: str, y: float) -> None:
     for k, (n, op) in enumerate(shown):
         column, row = divmod(k, rows)
         x, middle = column * (w + 30), y + row * LINE_H
-        fill = KINDS[category(op.op)]
+        fill = KINDS[LOOKS[op.op]]
         canvas.text(x + 18, middle, str(n), color=MUTED, align="r", width=18)
         plain = op.op == op.name or op.op in ("norm", "elementwise", "embedding")
         canvas.text(x + 26, middle, op.name if plain else f"{op.name}, {op.op}", size=12, width=146)
