@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
-from plandsl.grammar.functions import MAPS, Dims, Scope, Typed, shown
+from plandsl.grammar.functions import Dims, Scope, Typed, shown
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import expect, whole
+from plandsl.ir.functions import MAPS
 from plandsl.ir.skew import WIDEST, Skew, Varying, Zipf
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.formats import BITS

@@ -11,6 +11,7 @@ from plandsl.grammar.context import Context
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, whole
+from plandsl.ir.functions import MAPS
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.model import Apply, Term, Weight
 from plandsl.units import NUMBER
@@ -21,7 +22,6 @@ STEP_DIMS = ("tokens", "batch")
 """The leading dimension of a value: of a block's, of the head's."""
 
 NORMS = ("rms_norm", "layer_norm")
-MAPS = ("silu", "gelu", "quick_gelu", "relu", "relu2", "tanh", "sigmoid", "clamp")
 PARTS = ("query", "latent")
 """What stands only inside `attention(...)`."""
 

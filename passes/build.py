@@ -21,20 +21,6 @@ from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var
 from plandsl.spec.plan import PlanSpec
 
 TOKENS = ("batch", "position")
-MAPS = {
-    "add": "add",
-    "sub": "sub",
-    "mul": "mul",
-    "silu": "silu",
-    "gelu": "gelu",
-    "relu": "relu",
-    "relu2": "relu2",
-    "tanh": "tanh",
-    "sigmoid": "sigmoid",
-    "quick_gelu": "quick_gelu",
-    "clamp": "clamp",
-    "plus": "plus",
-}
 
 
 def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
@@ -193,7 +179,7 @@ class _Builder:
         elif term.fn == "scale":
             self.ops.append(Scale(out, xs[0], float(term.option("by", 1.0)), span=term.span))
         else:
-            self.ops.append(Map(out, xs, MAPS[term.fn], _limits(term), span=term.span))
+            self.ops.append(Map(out, xs, term.fn, _limits(term), span=term.span))
         return out
 
     def _concat(self, term: Apply, name: str) -> Value:

@@ -8,16 +8,13 @@ from attrs import evolve
 
 from plandsl.ir.compute import AddNorm, Gemm, Map, Norm, Rope
 from plandsl.ir.experts import TopK
+from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.limits import NONE, read_limits, show_limits
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 from plandsl.passes.rewrite import each_region, uses
 from plandsl.spec.plan import PlanSpec
-
-GATED = {"silu": "silu_mul", "gelu": "gelu_mul", "quick_gelu": "quick_gelu_mul"}
-LIMITS = ("clamp", "plus")
-"""Functions that only limit their operand, which the kernel behind them can do as it reads it."""
 
 
 def fuse(program: Program, plan: PlanSpec) -> Program:
@@ -95,7 +92,7 @@ def _clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
             text = show_limits(own if i is None else read_limits(i.limits, 1)[0].then(own) for i, own in limits)
             xs = tuple(x if i is None else i.xs[0] for i, x in zip(inner, op.xs, strict=True))
             op = evolve(op, xs=xs, limits=text)
-            if op.fn in LIMITS and count.get(op.out.name) == 1:
+            if op.fn in LIMITING and count.get(op.out.name) == 1:
                 made[op.out.name] = op
         out.append(op)
     gone = {x.name for op in ops if isinstance(op, Map) for x in op.xs} & made.keys()
@@ -105,7 +102,7 @@ def _clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
 def _gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     """``silu(g) * u`` in one pass over memory."""
     count = uses(ops)
-    made = {op.out.name: op for op in ops if isinstance(op, Map) and op.fn in GATED and count.get(op.out.name) == 1}
+    made = {op.out.name: op for op in ops if isinstance(op, Map) and op.fn in GATES and count.get(op.out.name) == 1}
     gone: set[str] = set()
     out: list[Op] = []
     for op in ops:
@@ -117,7 +114,7 @@ def _gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
                 inner = made[a[0].name]
                 gone.add(a[0].name)
                 limits = show_limits((*read_limits(inner.limits, 1), b[1]))
-                op = evolve(op, xs=(inner.xs[0], b[0]), fn=GATED[inner.fn], limits=limits)
+                op = evolve(op, xs=(inner.xs[0], b[0]), fn=GATES[inner.fn], limits=limits)
         out.append(op)
     return tuple(op for op in out if not (isinstance(op, Map) and op.out.name in gone))
 

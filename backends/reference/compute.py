@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias, assert_never
 
 import numpy as np
@@ -12,61 +13,54 @@ from plandsl.backends.reference import experts
 from plandsl.backends.reference.attention import Mask, attention, latent_attention, partial_attention, rope
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Range, Shards
 from plandsl.ir.base import BaseOp
-from plandsl.ir.chunks import Join, Split
-from plandsl.ir.compute import AddNorm, Attention, Concat, Embed, Gemm, LastToken, Map, Norm, Quantize, Rope, Scale
-from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
-from plandsl.ir.latent import LatentAttention
+from plandsl.ir.chunks import Chunks, Join, Split
+from plandsl.ir.compute import (
+    AddNorm,
+    Attention,
+    Compute,
+    Concat,
+    Embed,
+    Gemm,
+    LastToken,
+    Map,
+    Norm,
+    Quantize,
+    Rope,
+    Scale,
+)
+from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
+from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
+from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
 from plandsl.ir.types import TensorType, Value, stem
 
-Routing: TypeAlias = TopK | Dispatch | Combine
-Elementwise: TypeAlias = Norm | AddNorm | Rope | Map | Concat | Scale | Quantize
-Compute: TypeAlias = (
-    Embed | Elementwise | Gemm | GroupedGemm | Attention | LatentAttention | LastToken | Routing | Split | Join
-)
+OnDevice: TypeAlias = Compute | Latent | Routing | Chunks
+"""Ops that a device runs on what it holds."""
+
+Routed: TypeAlias = TopK | Dispatch | Combine
 
 EPSILON = 1e-6
 
 
-def _sigmoid(x: Array) -> Array:
-    out: Array = 0.5 * (1.0 + np.tanh(0.5 * x))  # exp(-x) would overflow for very negative x
-    return out
-
-
-def _silu(x: Array) -> Array:
-    return x * _sigmoid(x)
-
-
-def _gelu(x: Array) -> Array:
-    out: Array = 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
-    return out
-
-
-def _quick_gelu(x: Array) -> Array:
-    return x * _sigmoid(1.702 * x)
-
-
-FUNCTIONS: dict[str, Callable[..., Array]] = {
-    "identity": lambda x: x,
+OPERATORS: dict[str, Callable[..., Array]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "silu": _silu,
-    "gelu": _gelu,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "relu2": lambda x: np.maximum(x, 0.0) ** 2,
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-    "quick_gelu": _quick_gelu,
-    "clamp": lambda x: x,
-    "plus": lambda x: x,
-    "quick_gelu_mul": lambda a, b: _quick_gelu(a) * b,
-    "silu_mul": lambda a, b: _silu(a) * b,
-    "gelu_mul": lambda a, b: _gelu(a) * b,
-    "relu_mul": lambda a, b: np.maximum(a, 0.0) * b,
+    PLUS: lambda x: x,
 }
-"""What a `Map` may apply, element by element; limits come before."""
+"""What a `Map` may apply besides functions of one tensor; limits come before."""
+
+
+def _function(fn: str) -> Callable[..., Array]:
+    """What a `Map` does with the elements of its operands, by its ``fn``."""
+    if fn in OPERATORS:
+        return OPERATORS[fn]
+    for one in FUNCTIONS:
+        if fn == one.word:
+            return partial(one.of, np)
+        if fn == GATES.get(one.word):
+            return lambda a, b: one.of(np, a) * b
+    raise Mismatch(f"no function is called '{fn}'")
 
 
 @frozen
@@ -108,7 +102,7 @@ def _show(part: Range) -> str:
     return f"{part[0]}..{part[1]}"
 
 
-def compute(op: Compute, here: Local) -> tuple[Array, ...]:
+def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
     """The results of ``op`` on one device."""
     match op:
         case Embed():
@@ -122,7 +116,7 @@ def compute(op: Compute, here: Local) -> tuple[Array, ...]:
             return (total, _norm(total, op, op.a.type, here))
         case TopK() | Dispatch() | Combine():
             return (_routing(op, here),)
-        case Gemm() | GroupedGemm():
+        case Gemm():
             return tuple(_gemm(op, i, here) for i in range(len(op.weights)))
         case Rope():
             return tuple(_rope(x, here) for x in op.xs)
@@ -210,15 +204,14 @@ def _rope(x: Value, here: Local) -> Array:
 
 
 def _map(op: Map, here: Local) -> Array:
-    if op.fn not in FUNCTIONS:
-        raise Mismatch(f"no function is called '{op.fn}'")
+    function = _function(op.fn)
     here.meet(op, *op.xs)
     names = op.xs[0].type.names
     operands = zip((_spread(x, names, here) for x in op.xs), read_limits(op.limits, len(op.xs)), strict=True)
-    return FUNCTIONS[op.fn](*(x if to == NONE else np.clip(x, to.low, to.high) + to.plus for x, to in operands))
+    return function(*(x if to == NONE else np.clip(x, to.low, to.high) + to.plus for x, to in operands))
 
 
-def _routing(op: Routing, here: Local) -> Array:
+def _routing(op: Routed, here: Local) -> Array:
     here.meet(op, *op.operands)
     match op:
         case TopK():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 import numpy as np
 from attrs import frozen
@@ -14,35 +14,8 @@ from plandsl.backends.reference.collectives import communicate, turn
 from plandsl.backends.reference.compute import Local, compute
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards
 from plandsl.backends.reference.weights import Weights, global_sizes
-from plandsl.ir.chunks import Join, Split
-from plandsl.ir.collectives import (
-    AllGather,
-    AllReduce,
-    AllToAll,
-    Recv,
-    ReduceScatter,
-    Rescale,
-    Reshard,
-    Ring,
-    Send,
-    Slice,
-)
-from plandsl.ir.compute import (
-    AddNorm,
-    Attention,
-    CacheWrite,
-    Concat,
-    Embed,
-    Gemm,
-    LastToken,
-    Map,
-    Norm,
-    Quantize,
-    Rope,
-    Scale,
-)
-from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
-from plandsl.ir.latent import LatentAttention
+from plandsl.ir.collectives import Along, Recv, Reshard, Ring, Send
+from plandsl.ir.compute import CacheWrite
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.types import PADDED, Value
@@ -224,10 +197,10 @@ class _Step:
     def _op(self, op: Op, held: Held, at: tuple[str, int | None]) -> list[Shards]:
         """The results of one op, each as one array per rank."""
         match op:
-            case Reshard() | AllReduce() | ReduceScatter() | AllGather() | AllToAll() | Rescale() | Slice():
-                return [communicate(op, held[op.x.name], self.place)]
             case Ring():
                 return turn(op, held, self.place)
+            case Reshard() | Along():
+                return [communicate(op, held[op.x.name], self.place)]
             case Send():
                 self._send(op, held[op.x.name])
                 return []
@@ -235,14 +208,8 @@ class _Step:
                 return [{rank: self._receive(op, rank) for rank in self.ranks}]
             case CacheWrite():
                 return self._each(held, lambda here: self.cache.append(op, at, here))
-            case Embed() | Norm() | AddNorm() | Gemm() | Rope() | Map() | Concat() | Scale() | Quantize():
-                return self._each(held, lambda here: compute(op, here))
-            case Split() | Join():
-                return self._each(held, lambda here: compute(op, here))
-            case Attention() | LatentAttention() | LastToken() | TopK() | Dispatch() | GroupedGemm() | Combine():
-                return self._each(held, lambda here: compute(op, here))
             case _:
-                assert_never(op)
+                return self._each(held, lambda here: compute(op, here))
 
     def _each(self, held: Held, work: Callable[[Local], tuple[Array, ...]]) -> list[Shards]:
         """The results of ``work`` on every rank of the stage, by result."""

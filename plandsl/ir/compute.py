@@ -391,7 +391,5 @@ class LastToken(Regular):
         return (self.out.type, self.out.type)
 
 
-Compute: TypeAlias = (
-    Embed | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | CacheWrite | Attention | LastToken
-)
-"""Every op of this module."""
+Compute: TypeAlias = Embed | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | Attention | LastToken
+"""Every op of this module but the cache: a device runs them on what it holds."""

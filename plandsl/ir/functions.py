@@ -49,6 +49,9 @@ FUNCTIONS = (
 )
 """Every function of one tensor that a block may call."""
 
+MAPS = tuple(f.word for f in FUNCTIONS)
+"""Their words."""
+
 PLUS = "plus"
 """What `x + 1` is called: a number added to every element, said by a limit as `clamp` is."""
 

@@ -7,11 +7,11 @@ from typing import TypeAlias, get_args
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks
 from plandsl.ir.collectives import Collective, Layout
-from plandsl.ir.compute import Compute
+from plandsl.ir.compute import CacheWrite, Compute
 from plandsl.ir.experts import Routing
 from plandsl.ir.latent import Latent
 
-Op: TypeAlias = Compute | Latent | Routing | Layout | Chunks
+Op: TypeAlias = Compute | CacheWrite | Latent | Routing | Layout | Chunks
 
 OPS: tuple[type[BaseOp], ...] = get_args(Op)
 """Every op class, for the textual form and for tests that ask each one for its facts."""

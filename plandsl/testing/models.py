@@ -5,13 +5,14 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
+from plandsl.ir.functions import FUNCTIONS
 from plandsl.spec.model import EVERY, Apply, BlockSpec, Every, ModelSpec, Statement, Term, Var, Weight
 
 X, H = Var("x"), Var("h")
 EMBEDDING = Weight("w_embed", ("vocab", "hidden"))
 LATENT = ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
 IMBALANCES: tuple[float | str, ...] = (1.25, 1.25, "zipf(0.7)", "lognormal(mean = 1.2, p95 = 1.6)")
-ACTIVATIONS = ("silu", "gelu", "quick_gelu", "relu", "relu2", "tanh", "sigmoid")
+ACTIVATIONS = tuple(f.word for f in FUNCTIONS if not f.limits)
 
 
 def _times(x: Term, name: str, *dims: str) -> Apply:
