@@ -112,7 +112,7 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
         sizes = _sizes(program, plan)
         sizes |= {n: int(n.partition(":")[2]) for n, _ in program.imbalance}
         wanted = _logical_flops(plain, sizes)
-        timed = plan.cost.prefill if program.phase == "prefill" else plan.cost.decode
+        timed = plan.cost.main.prefill if program.phase == "prefill" else plan.cost.main.decode
         extents = Extents(program, {**sizes, "input": sizes["position"], "queries": sizes["position"]})
         found: dict[Key, float] = dict.fromkeys(wanted, 0.0)
         for parts in program.stages:
