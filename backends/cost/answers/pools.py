@@ -1,4 +1,4 @@
-"""What is told of two pools: each phase from its pool, memory of the fuller one, what limits, and what would balance."""
+"""What is told of two pools: each phase from its pool, the memory of the fuller one, what limits and what balances."""
 
 from __future__ import annotations
 

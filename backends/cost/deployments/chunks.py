@@ -58,8 +58,8 @@ def decodes_beside(server: Server) -> bool:
 def chunked(server: Server, batch: Number, input_: Number, in_flight: Number) -> Chunks:
     """``batch`` prompts that start together; those that are done run beside the others.
 
-    On average ``(n - 1) / 2`` of n run, so that ``n new / (budget - queries (n - 1) / 2)`` steps, rounded up, do it. The
-    last prompt is done with the last step, the one before it by its share of them and half a step to the end of it.
+    On average ``(n - 1) / 2`` of n run, so that ``n new / (budget - queries (n - 1) / 2)`` steps, rounded up, do it.
+    The last prompt is done with the last step, the one before it by its share of them and half a step to the end of it.
     """
     ways, budget, new = server.main.ways, _budget(server), input_ - reused(server.plan, input_)
     n, beside = ceil_div(batch, ways), decodes_beside(server)

@@ -96,7 +96,9 @@ class Drafted:
         self.queries = self.guessed + 1
         self.gain = tokens_per_step(speculate.acceptance) if gain is None else gain
         held = draft.memory if draft else None
-        self.memory: DraftedMemory = DraftedMemory(verify.memory, held, self.guessed, speculate.own)
+        memory = DraftedMemory(verify.memory, held, self.guessed, speculate.own)
+        self.memory: MemoryModel = memory
+        self.added = memory.added
 
     def on(self, plan: PlanSpec) -> Drafted:
         """The same schedules and memory under other figures."""
@@ -126,7 +128,7 @@ class Drafted:
     @property
     def guesses(self) -> Guesses:
         """What guesses."""
-        return Guesses(self.speculate, self.draft, self.memory.added, self.plain)
+        return Guesses(self.speculate, self.draft, self.added, self.plain)
 
     @property
     def modelled(self) -> bool:
