@@ -16,8 +16,10 @@ from attrs import evolve, frozen
 from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
 from plandsl.backends.calibrate.fit import Errors, descend, errors
 from plandsl.backends.calibrate.table import Table, read_table
-from plandsl.backends.cost.deployments.ongoing import batched, serve
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.deployments.batch import batched, decode_step, prefill_step
+from plandsl.backends.cost.deployments.ongoing import serve
+from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.driver import catalog_has, compile_text
 from plandsl.grammar.fmt import format_text
@@ -120,27 +122,27 @@ def groups(table: Table, name: str) -> Iterator[Group]:
     table = table.where(mine & np.array([dense(m) for m in table.texts("model")]))
     engine = evolve(begin(name), prefill=1.0, decode=1.0, links=1.0)
 
-    def compiled(text: str) -> CostModel:
+    def compiled(text: str) -> Replicas:
         bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
         plan = compile_text(bare)[0]
         spec = evolve(plan.spec, engine=engine, memory_fraction=engine.memory_fraction, step_tokens=engine.step_tokens)
-        return CostModel(spec, plan.prefill, plan.decode)
+        return Replicas(spec.sharding.replicas, Single(spec, plan.prefill, plan.decode))
 
     for model, load, of in serving_groups(table, compiled, catalog_has):
         yield group(model, load, table, of)
 
 
-def group(model: CostModel, load: list[Row], table: Table, of: list[int]) -> Group:
+def group(model: Replicas, load: list[Row], table: Table, of: list[int]) -> Group:
     """Times of the kernels for every row: they do not depend on what is fitted."""
-    replicas, flights = model.plan.sharding.replicas, model.in_flight
+    one, replicas, flights = model.one, model.n, model.in_flight
     i, o, n = (np.array([getattr(r, name) for r in load]) for name in ("input", "output", "clients"))
     measured = {m: table.numbers(m)[of] for m in ("ttft_s", "tpot_s", "output_tok_per_s")}
     key = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}"
     if load[0].kind == "static_batch":
-        pre, dec = model.prefill_times(n, i, flights), model.decode_times(n, i, o)
+        pre, dec = prefill_step(one, n, i, flights), decode_step(one, n, i, o)
         return Group(key, load, measured, pre, dec, n, n * flights, n, flights, replicas)
-    clients, runs, joined, _ = model.ongoing(n, i, o)
-    pre, dec = model.prefill_times(joined, i, 1), model.decode_times(runs / flights, i, o)
+    clients, runs, joined, _ = model.crowd(n, i, o)
+    pre, dec = prefill_step(one, joined, i, 1), decode_step(one, runs / flights, i, o)
     return Group(key, load, measured, pre, dec, clients, runs, joined, flights, replicas)
 
 

@@ -127,7 +127,7 @@ def bare(search: SearchSpec) -> float:
     calls = []
     for job in jobs:
         cost = compiler.compiled(job.plan).cost
-        code = traced(lambda *n, cost=cost: cost._together(*n)[:9], "b", "i", "o", arrays=True)
+        code = traced(lambda *n, cost=cost: cost.together(*n)[:9], "b", "i", "o", arrays=True)
         calls.append((code, tuple(job.grid.loads(job.slab).values())))
     start = time.perf_counter()
     for code, loads in calls:

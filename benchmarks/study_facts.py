@@ -120,7 +120,7 @@ def _gemms(plan: CompiledPlan, phase: str) -> dict[str, dict[str, int]]:
 def _heads() -> Value:
     plan = LONGALPACA.plan("tp = 4")
     attention = next(op for op in plan.prefill.program.region("block").ops if isinstance(op, Attention))
-    return float(plan.cost.prefill.extents.local(attention.q.type.dim("heads")))
+    return float(plan.cost.main.prefill.extents.local(attention.q.type.dim("heads")))
 
 
 @FACTS.add("C7", "TP4 splits outputs of QKV and FC-1, inputs of O and FC-2")
@@ -188,7 +188,7 @@ def _operations() -> Value:
 
 @FACTS.add("C15", "a hop carries the same bytes in PP2, PP4 and PP8")
 def _payloads() -> Value:
-    schedules = [MLPERF.plan(f"pp = {n}").cost.prefill for n in (2, 4, 8)]
+    schedules = [MLPERF.plan(f"pp = {n}").cost.main.prefill for n in (2, 4, 8)]
     hops = [s.schedule.program.region("send").ops for s in schedules]
     return (
         len({tuple(s.extents.bytes(op.operands[0].type) for op in ops) for s, ops in zip(schedules, hops, strict=True)})

@@ -104,7 +104,7 @@ def _payload() -> Value:
 def _gathers() -> Value:
     plan = _small("tp = 4")
     gather = next(op for op in plan.decode.program.region("head").ops if isinstance(op, AllGather))
-    vocabulary = plan.cost.decode.extents.local(gather.x.type.dim("vocab")) / plan.spec.model.size("vocab")
+    vocabulary = plan.cost.main.decode.extents.local(gather.x.type.dim("vocab")) / plan.spec.model.size("vocab")
     return runs(plan, "all_gather", "decode")[0], float(vocabulary)
 
 
@@ -153,7 +153,7 @@ def _trade() -> Value:
 
 def _moved(plan: CompiledPlan) -> float:
     """Bytes on all wires for one token of one request, from stage to stage and by rings within a stage."""
-    program, extents = plan.prefill.program, plan.cost.prefill.extents
+    program, extents = plan.prefill.program, plan.cost.main.prefill.extents
     n = plan.spec.sharding.axis("tensor")
     # what the n ranks of a stage send in all, for each byte of one rank's operand
     wires = {"all_reduce": 2 * (n - 1), "all_gather": n * (n - 1), "send": n}

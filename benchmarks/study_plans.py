@@ -10,7 +10,7 @@ import numpy as np
 from attrs import evolve
 from numpy.typing import NDArray
 
-from plandsl.backends.cost import CostModel, Metrics
+from plandsl.backends.cost import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.driver import CompiledPlan, compile_file, compile_text
 from plandsl.ir.types import Number
@@ -56,11 +56,11 @@ SHORT = (Setup("405B short", "times", "benchmarks_405b"), Setup("70B short", "ti
 ALL = LONG + SHORT
 
 
-def with_link(plan: CompiledPlan, bandwidth: float) -> CostModel:
+def with_link(plan: CompiledPlan, bandwidth: float) -> Deployment:
     """The cost model of ``plan`` with links of ``bandwidth`` bytes/s in all per GPU and direction."""
     node = plan.spec.node
     link = evolve(node.link, bandwidth=bandwidth / (node.count - 1))
-    return CostModel(evolve(plan.spec, node=evolve(node, link=link)), plan.prefill, plan.decode)
+    return plan.cost.on(evolve(plan.spec, node=evolve(node, link=link)))
 
 
 def communication(times: PhaseTimes) -> Number:

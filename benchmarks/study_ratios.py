@@ -10,7 +10,7 @@ from attrs import evolve
 
 from benchmarks.claim import Claim
 from benchmarks.study_plans import plans
-from plandsl.backends.cost import CostModel, Metrics
+from plandsl.backends.cost import Metrics
 from plandsl.driver import CompiledPlan
 from plandsl.spec.hardware import CalibrationSpec
 
@@ -86,7 +86,7 @@ def answers(plans: dict[str, CompiledPlan], values: dict[str, float] | None = No
             out[name] = plan.cost.evaluate()
         else:
             spec = evolve(plan.spec, calibration=CalibrationSpec("fit", tuple(values.items())))
-            out[name] = CostModel(spec, plan.prefill, plan.decode).evaluate()
+            out[name] = plan.cost.on(spec).evaluate()
     return out
 
 

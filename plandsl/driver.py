@@ -27,7 +27,7 @@ from plandsl.spec.plan import CutSpec, PlanSpec
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
-    from plandsl.backends.cost import CostModel
+    from plandsl.backends.cost import Deployment
     from plandsl.backends.reference import Verdict
     from plandsl.difference import Difference
     from plandsl.explanation import Explanation
@@ -85,42 +85,19 @@ class CompiledPlan:
         return None if self.spec.drafting is None else CompiledPlan(self.spec.drafting, ())
 
     @cached_property
-    def cost(self) -> CostModel:
+    def cost(self) -> Deployment:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays."""
-        if self.spec.split is not None:
-            from plandsl.backends.cost.deployments.pools import SplitModel
+        from plandsl.backends.cost.deployments.build import deployment
 
-            return SplitModel(self.spec, self.spec.split, *(pool.cost for pool in self.pools))
-        if self.spec.speculate is None:
-            return self._undrafted
-        from plandsl.backends.cost.deployments.drafted import SpeculateModel
-
-        draft = None if self.draft is None else self.draft.cost
-        return SpeculateModel(self.spec, self.spec.speculate, self._undrafted, draft, lambda: self.plain.cost)
+        return deployment(self)
 
     @cached_property
     def plain(self) -> CompiledPlan:
         """The same plan without guesses: itself where it makes none."""
         return self if self.spec.speculate is None else CompiledPlan(evolve(self.spec, speculate=None), ())
 
-    @cached_property
-    def _undrafted(self) -> CostModel:
-        """The cost of the plan's model alone: of no draft that runs before it."""
-        if self.spec.shift is not None:
-            from plandsl.backends.cost.deployments.shift import ShiftModel
-
-            return ShiftModel(self.spec, self.spec.shift, *(mode._undrafted for mode in self.modes))
-        from plandsl.backends.cost import CostModel
-
-        return CostModel(self.spec, self.prefill, self.decode)
-
     def estimate(self) -> Estimate:
         """Everything the report says."""
-        if self.spec.split is not None:
-            from plandsl.backends.cost.deployments.pools import SplitModel, split_estimate
-
-            assert isinstance(self.cost, SplitModel), "two pools have a model of their own"
-            return split_estimate(self.cost, self.notes)
         from plandsl.backends.cost import estimate
 
         return estimate(self.cost, self.notes)
@@ -135,8 +112,12 @@ class CompiledPlan:
         """The program of a phase after a pass (`planc passes` names them)."""
         if self._pools:
             return self._pools[phase == "decode"].program(phase, after)
-        taken = self.spec if self.spec.shift is None else self.cost.taken(phase, self.cost.evaluate()).plan
-        return program_after(taken, phase, after)
+        return program_after(self._taken(phase) if self._modes else self.spec, phase, after)
+
+    def _taken(self, phase: str) -> PlanSpec:
+        """The plan with the sharding that a phase takes."""
+        metrics = self.cost.evaluate()
+        return (metrics.prefill if phase == "prefill" else metrics.decode).main.plan
 
     def draw(self, view: str = "devices", phase: str = "prefill") -> str:
         """The picture of a view as DOT text: of two pools that of devices shows both, others the phase's."""

@@ -146,7 +146,7 @@ def test_visible_pairs_are_those_of_the_mask(context: int, data: st.DataObject, 
 def test_the_mean_over_steps_is_exact_in_the_context_and_in_the_running_chunk(
     first: int, steps: int, chunk: int
 ) -> None:
-    model = plan_of().cost.decode
+    model = plan_of().cost.main.decode
     before, model.chunks = model.chunks, [chunk]
     try:
         nodes = model.contexts(first + 0.5, first + steps + 0.5)
@@ -177,7 +177,7 @@ def test_prefill_multiplies_triangles() -> None:
 
 
 def test_keys_of_a_chunk_may_all_lie_on_one_rank() -> None:
-    model = plan_of("cp = 4").cost.decode
+    model = plan_of("cp = 4").cost.main.decode
     (work,) = (w for w in model.work["block"] if isinstance(w.op, Attention))
     assert attended(work, model.extents, 4000) == 1000
     found = {c: model.at({"batch": 8, "context": c}, 1, [(1.0, c)]).period for c in (4001, 4031)}

@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import CostModel
+from plandsl.backends.cost import Deployment
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.work.costing import Exchange, Machine
 from plandsl.backends.cost.work.crossing import Crossing, Roads
@@ -70,7 +70,7 @@ def refused(source: str) -> list[Any]:
 
 
 def exchanges(made: CompiledPlan, keyword: str) -> list[Exchange]:
-    model: CostModel = made.cost
+    model: Deployment = made.cost
     return [
         w for ops in model.prefill.work.values() for w in ops if isinstance(w, Exchange) and w.op.keyword == keyword
     ]
@@ -376,7 +376,7 @@ def test_a_hop_takes_the_network_where_it_crosses_and_the_links_where_it_does_no
     times = made.cost.evaluate().prefill
     size = 64 * 4096 * 1024 * 2
     near, far = 3e-6 + 2e-6 + size / LINK, 3e-6 + 5e-6 + size / NET
-    assert made.cost.prefill.hop_seconds(times) == pytest.approx([near, far, near], rel=1e-12)
+    assert made.cost.main.prefill.hop_seconds(times) == pytest.approx([near, far, near], rel=1e-12)
     assert times.hop == pytest.approx(far)
     assert times.hops == pytest.approx(2 * near + far)
     assert times.through == pytest.approx(sum(s.span for s in times.stages) + 2 * near + far)

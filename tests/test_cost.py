@@ -11,7 +11,6 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import CostModel
 from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, where
@@ -175,8 +174,8 @@ def test_calibration_of_one_dtype_goes_before_that_of_all() -> None:
     made = plan()
     values = (*made.spec.calibration.values, ("gemm.bf16", 0.25))
     slower = compiled(evolve(made.spec, calibration=evolve(made.spec.calibration, values=values)))
-    assert slower.cost.prefill.machine.gemm_rate("bf16") == 25e12
-    assert made.cost.prefill.machine.gemm_rate("bf16") == 50e12
+    assert slower.cost.main.prefill.machine.gemm_rate("bf16") == 25e12
+    assert made.cost.main.prefill.machine.gemm_rate("bf16") == 50e12
 
 
 def test_without_calibration_the_bare_roofline_answers() -> None:
@@ -561,7 +560,7 @@ def test_plan_that_does_not_fit_still_gets_its_estimates() -> None:
 def test_price_makes_a_cost_per_million_tokens() -> None:
     made = plan("tp = 4")
     priced = evolve(made.spec.node.gpu, price=2 / 3600)
-    got = CostModel(evolve(made.spec, node=evolve(made.spec.node, gpu=priced)), made.prefill, made.decode)
+    got = made.cost.on(evolve(made.spec, node=evolve(made.spec.node, gpu=priced)))
     from plandsl.backends.cost import estimate
 
     found = estimate(got)

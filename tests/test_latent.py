@@ -284,7 +284,7 @@ def line(plan: CompiledPlan, phase: str, name: str) -> OpTime:
 
 
 def softmax(plan: CompiledPlan, phase: str) -> Softmax:
-    model = plan.cost.prefill if phase == "prefill" else plan.cost.decode
+    model = plan.cost.main.prefill if phase == "prefill" else plan.cost.main.decode
     (found,) = (w for w in model.work["block"] if isinstance(w, Softmax))
     return found
 
@@ -317,7 +317,7 @@ def test_the_fitted_forms_answer_for_heads_of_the_size_that_was_measured() -> No
     chip = Chip(gpu.units, gpu.peak("bf16") or 0.0, gpu.bandwidth)
     wanted = mla_prefill_seconds(c.section("mla_prefill.bf16"), chip, 32, 8, 4000, 4000, 2.0, 2.0)
     assert line(plan, "prefill", "latent").time_s == pytest.approx(4 * wanted, rel=1e-12)
-    model = plan.cost.decode
+    model = plan.cost.main.decode
     seconds = model.at({"batch": 8, "context": 4000}, 1, [(1.0, 5000.0)]).seconds["block"]
     (at,) = (i for i, w in enumerate(model.work["block"]) if isinstance(w, Softmax))
     wanted = mla_decode_seconds(c.section("mla_decode.bf16"), chip, 32, 8, 5000.0, 2.0, 2.0)
@@ -327,7 +327,7 @@ def test_the_fitted_forms_answer_for_heads_of_the_size_that_was_measured() -> No
 def test_the_measured_prefill_fills_the_cache_itself() -> None:
     plan = plan_of("tp = 4", DEEPSEEK)
     (at,) = (i for i, op in enumerate(block(plan, "prefill")) if isinstance(op, CacheWrite))
-    assert plan.cost.prefill.work["block"][at].launch == 0
+    assert plan.cost.main.prefill.work["block"][at].launch == 0
     assert all(o.name != "cache_write" for o in plan.estimate().prefill.ops)
     assert any(o.name == "cache_write" for o in plan.estimate().decode.ops)
 
@@ -340,7 +340,7 @@ def block(plan: CompiledPlan, phase: str) -> tuple[Op, ...]:
 @pytest.mark.parametrize("sizes", ["", " with { kv_rank = 256 }", DEEPSEEK])
 @given(batch=st.integers(1, 600), context=st.integers(2, 60_000))
 def test_more_requests_and_longer_contexts_take_no_less(sizes: str, batch: int, context: int) -> None:
-    model = PLANS.setdefault(sizes, plan_of("tp = 4", sizes)).cost.decode
+    model = PLANS.setdefault(sizes, plan_of("tp = 4", sizes)).cost.main.decode
 
     def step(batch: float, context: float) -> float:
         return float(model.at({"batch": batch, "context": context}, 1, [(1.0, context)]).period)
@@ -367,7 +367,7 @@ def test_without_constants_attention_is_a_roofline() -> None:
     attending = line(plan, "prefill", "latent")
     assert attending.time_s == pytest.approx(4 * attending.flops / 1e14)
     assert softmax(plan, "prefill").form is None
-    model, work = plan.cost.decode, softmax(plan, "decode")
+    model, work = plan.cost.main.decode, softmax(plan, "decode")
     moved = 8 * (5000 * (32 + 8) * 2 + 8 * (32 + 8 + 32) * 2)
     assert attention_seconds(work, Extents(model.schedule.program, {"batch": 8, "context": 0}), 5000) == moved / 1e12
 

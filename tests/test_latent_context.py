@@ -116,7 +116,7 @@ def test_a_ring_moves_the_rank_and_the_positions_of_each_token_of_a_block(ways: 
     plan = plan_of(f"cp = {ways}", f" with {{ kv_cache = {dtype} }}")
     (ring,) = (o for o in plan.estimate().prefill.ops if o.op == "ring")
     assert ring.bytes == 8 * (400 // ways) * (32 + 8) * size
-    work = next(w for w in plan.cost.prefill.work["block"] if w.op.keyword == "ring")
+    work = next(w for w in plan.cost.main.prefill.work["block"] if w.op.keyword == "ring")
     assert getattr(work, "times", 0) == ways - 1
 
 
@@ -159,7 +159,7 @@ def test_a_measured_form_knows_the_share_of_a_rank() -> None:
 
 def test_a_block_is_unpacked_and_attended_to_while_the_next_one_travels() -> None:
     def exposed(plan: CompiledPlan) -> tuple[float, float, float, float]:
-        model = plan.cost.prefill
+        model = plan.cost.main.prefill
         times = model.at({"batch": 8, "input": 400}, 1, [(1.0, 400)])
         seconds = dict(zip([w.op.keyword for w in model.work["block"]], times.seconds["block"], strict=True))
         unpack = next(

@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.deployments.ongoing import running, serve, together
+from plandsl.backends.cost.deployments.ongoing import running, serve, sharing
 from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -84,7 +84,7 @@ def test_the_steady_state_is_that_of_a_server_played_out(clients, slots, output,
     base, each, requests = 0.01, 1e-4, 12 * clients
     runs = running(IDEAL, clients, slots)
     step = phase(base + each * runs)
-    found = serve(IDEAL, clients, runs, output, requests, phase(prefill), together(runs, output), step, 1)
+    found = serve(IDEAL, clients, runs, output, requests, phase(prefill), sharing(runs, output), step, 1)
     ttft, tpot, rate = played(clients, slots, output, requests, base, each, prefill)
     assert found.tpot == pytest.approx(tpot, rel=0.06)
     assert found.rate == pytest.approx(rate, rel=0.08)

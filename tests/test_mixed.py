@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from plandsl.backends.cost.deployments.chunks import one_prompt
 from plandsl.backends.cost.time.mixed import Mix, Mixer
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -23,15 +24,14 @@ def plan(load: str, chunk: int | None = 512, sharding: str = "tp = 2", more: str
 
 
 def mixer(made: CompiledPlan) -> Mixer:
-    assert made.cost.mixer is not None
-    return made.cost.mixer
+    return made.cost.main.mixer
 
 
 def played(made: CompiledPlan, batch: int, input_: int, output: int, budget: int) -> tuple[float, float, float]:
     """Time to the last first token, mean TPOT, and seconds in all, of a batch served step by step, first come first."""
     left = [input_] * batch  # tokens of prompts still to be computed
     made_tokens, first, last = [0] * batch, [0.0] * batch, [0.0] * batch
-    now, decode, work = 0.0, made.cost.decode, mixer(made)
+    now, decode, work = 0.0, made.cost.main.decode, mixer(made)
     while any(n < output for n in made_tokens):
         running = [r for r in range(batch) if left[r] == 0 and made_tokens[r] < output]
         context = input_ + np.mean([made_tokens[r] for r in running]) if running else input_
@@ -85,7 +85,7 @@ def test_a_budget_for_all_is_one_undivided_step() -> None:
 def test_rows_of_a_mixed_step_are_those_of_both() -> None:
     made = plan("input = 4000, output = 100, batch = 16")
     work, step = mixer(made), mixer(made).step(Mix(497, 2000, 1, 15, 4000), 1)
-    whole = made.cost.prefill.at({"batch": 1, "input": 512, "context": 512}, 1, [(1.0, 512)])
+    whole = made.cost.main.prefill.at({"batch": 1, "input": 512, "context": 512}, 1, [(1.0, 512)])
     kinds = [type(w.op).__name__ for w in work.prefill.work["block"]]
     for kind, a, b in zip(kinds, step.seconds["block"], whole.seconds["block"], strict=True):
         assert kind == "Attention" or a == b, kind
@@ -94,7 +94,7 @@ def test_rows_of_a_mixed_step_are_those_of_both() -> None:
 def test_smaller_chunks_spare_those_that_run_and_cost_the_prompt() -> None:
     load = "input = 4000, output = 400, concurrency = 32"
     found = [plan(load, chunk).cost.evaluate() for chunk in (256, 1024, 4096)]
-    steps = [float(mixer(plan(load, c)).one(32, 4000, 4000, 1).times.period) for c in (256, 1024, 4096)]
+    steps = [float(one_prompt(plan(load, c).cost.one, 32, 4000, 1).times.period) for c in (256, 1024, 4096)]
     assert steps == sorted(steps)
     assert [f.served.prefill for f in found] == sorted((f.served.prefill for f in found), reverse=True)
     assert all(f.tpot > f.served.step for f in found)

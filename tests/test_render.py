@@ -11,7 +11,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import CostModel, estimate
+from plandsl.backends.cost import Replicas, Single, estimate
+from plandsl.backends.cost.deployments.batch import decode_step
 from plandsl.backends.cost.time.phase import play, play_slots
 from plandsl.backends.cost.time.pipeline import play_pipeline, play_sends
 from plandsl.backends.graphviz import PHASES, VIEWS, draw, write
@@ -100,8 +101,9 @@ def plan(
     return PlanSpec(name, model(layers, model_name, kinds), node, sharding(**degrees), load, CALIBRATION)
 
 
-def compiled(spec: PlanSpec) -> CostModel:
-    return CostModel(spec, compile_phase(spec, "prefill"), compile_phase(spec, "decode"))
+def compiled(spec: PlanSpec) -> Replicas:
+    one = Single(spec, compile_phase(spec, "prefill"), compile_phase(spec, "decode"))
+    return Replicas(spec.sharding.replicas, one)
 
 
 def drawn(spec: PlanSpec, view: str, phase: str = "prefill") -> str:
@@ -300,7 +302,7 @@ def test_decode_shows_each_batch_for_as_long_as_one_step_of_it() -> None:
     spec = plan(pp=4, tp=2)
     cost = compiled(spec)
     dot = draw("timeline", cost, estimate(cost), "decode")
-    decode = cost.decode_times(16, 1000, 200)
+    decode = decode_step(cost.one, 16, 1000, 200)
     spans: dict[tuple[int, int], float] = {}
     for m, s in boxes(dot, r"stage (\d+): batch (\d+), .*"):
         key = (int(m[1]), int(m[2]))

@@ -12,7 +12,8 @@ from attrs import evolve
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.deployments.shift import MOST, ShiftModel
+from plandsl.backends.cost.answers.modes import MOST
+from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
 from plandsl.backends.reference import Verdict, verify_plan
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, compile_file, compile_text, open_text, plain_programs, programs
@@ -348,14 +349,15 @@ def test_report_has_both_modes_and_the_one_of_each_phase() -> None:
 def test_crossover_is_where_the_base_becomes_the_faster() -> None:
     plan = shifting("input = 1000, output = 100, batch = 1")
     model, found = plan.cost, reported(plan)
-    assert isinstance(model, ShiftModel)
+    modes = model.one.modes
+    assert modes is not None
     assert found.prefill_tokens is not None
     assert found.decode_tokens is not None
 
     def faster(tokens: int, phase: str) -> bool:
         times = [
-            m.prefill_times(1, tokens, 1).through if phase == "prefill" else m.decode_times(tokens, 1000, 100).period
-            for m in (model.base, model.tensor)
+            prefill_step(m, 1, tokens, 1).through if phase == "prefill" else decode_step(m, tokens, 1000, 100).period
+            for m in (modes.base, modes.tensor)
         ]
         return times[0] < times[1]
 

@@ -118,7 +118,7 @@ def test_pairs_of_drawn_tokens_lie_where_the_estimate_has_them() -> None:
 
 def grouped(made: CompiledPlan) -> Experts:
     region = made.decode.program.regions[1].name
-    return next(w for w in made.cost.decode.work[region] if isinstance(w, Experts))
+    return next(w for w in made.cost.main.decode.work[region] if isinstance(w, Experts))
 
 
 def test_weights_of_the_experts_hit_are_read() -> None:

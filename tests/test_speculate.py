@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.counts import parameters
-from plandsl.backends.cost.deployments.drafted import SpeculateModel, alike, break_even, tokens_per_step
-from plandsl.backends.cost.deployments.ongoing import batched
+from plandsl.backends.cost.deployments.batch import batched, decode_step, prefill_step
+from plandsl.backends.cost.deployments.drafted import Drafted, break_even, expected_tokens, tokens_per_step
+from plandsl.backends.cost.deployments.step import Decode, Step
 from plandsl.backends.cost.forms.attention import Heads, decode_seconds
 from plandsl.backends.cost.forms.mla import mla_decode_seconds
 from plandsl.backends.cost.time.phase import attention_seconds
@@ -67,9 +68,16 @@ def plan(
     return made
 
 
-def model_of(made: CompiledPlan) -> SpeculateModel:
-    assert isinstance(made.cost, SpeculateModel)
-    return made.cost
+def model_of(made: CompiledPlan) -> Drafted:
+    assert isinstance(made.cost.one, Drafted)
+    return made.cost.one
+
+
+def verifying(server: Drafted, batch: int, input_: int, output: int) -> float:
+    """Seconds of the mean verifying step, without its draft."""
+    k = server.speculate.tokens
+    step = Step(decode=Decode(batch, input_ + 1 + k, output - 1, 1 + k))
+    return float(server.verify.step(step, server.in_flight).period)
 
 
 def refused(*parts: str) -> tuple[str, str]:
@@ -90,12 +98,12 @@ def refused(*parts: str) -> tuple[str, str]:
 def test_a_step_brings_what_leviathan_says(a: float, k: int) -> None:
     wanted = (1 - a ** (k + 1)) / (1 - a)
     assert isclose(tokens_per_step([a] * k), wanted, rel_tol=1e-12)
-    assert isclose(alike(a, k), wanted, rel_tol=1e-12)
+    assert isclose(expected_tokens(a, k), wanted, rel_tol=1e-12)
 
 
 def test_guesses_that_are_always_right_all_count() -> None:
-    assert tokens_per_step([1.0] * 4) == 5 == alike(1.0, 4)
-    assert tokens_per_step([0.0] * 4) == 1 == alike(0.0, 4)
+    assert tokens_per_step([1.0] * 4) == 5 == expected_tokens(1.0, 4)
+    assert tokens_per_step([0.0] * 4) == 1 == expected_tokens(0.0, 4)
 
 
 def test_a_list_counts_each_guess_where_all_before_it_are_right() -> None:
@@ -212,7 +220,7 @@ def bare(speculate: str, sharding: str = "tp = 8", load: str = "batch = 4") -> C
 
 
 def seconds(made: CompiledPlan, kind: type, position: int, batch: int = 4) -> list[tuple[object, float]]:
-    model = made.cost.decode
+    model = made.cost.main.decode
     times = model.at({"batch": batch, "context": 1000, "queries": position}, 1, [(1.0, 1000.0)])
     pairs = zip(made.decode.program.region("block").ops, times.seconds["block"], strict=True)
     return [(op, float(t)) for op, t in pairs if isinstance(op, kind)]
@@ -259,7 +267,7 @@ def test_attention_reads_the_cache_once_for_all_guesses() -> None:
 
 def softmax(made: CompiledPlan, position: int, context: float = 5000.0) -> list[tuple[Softmax, float]]:
     """The attentions of a step of 4 requests, with their seconds."""
-    model = made.cost.decode
+    model = made.cost.main.decode
     bind = {"batch": 4, "context": context, "queries": position}
     extents = Extents(made.decode.program, bind, model.extents.mesh)
     works = [w for ops in model.work.values() for w in ops if isinstance(w, Softmax)]
@@ -298,9 +306,10 @@ def test_a_window_shows_all_queries_together_a_little_more() -> None:
 def test_the_last_of_the_queries_sees_the_guesses_before_it() -> None:
     """Contexts of a verifying step lie ``tokens`` further than those of a plain one."""
     cost = model_of(bare(LOOKED_UP))
-    one = cost.verify.decode_times(4, 1000, 200, 4).period
-    nodes = cost.decode.contexts(1003.5, 1003.5 + 199)
-    assert isclose(one, cost.decode.at({"batch": 4, "context": 0, "queries": 4}, 1, nodes).period, rel_tol=1e-12)
+    one = verifying(cost, 4, 1000, 200)
+    decode = cost.main.decode
+    nodes = decode.contexts(1003.5, 1003.5 + 199)
+    assert isclose(one, decode.at({"batch": 4, "context": 0, "queries": 4}, 1, nodes).period, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("sharding", ["tp = 8", "tp = 4, pp = 2", "ep = 8"])
@@ -310,17 +319,17 @@ def test_tpot_is_the_draft_steps_and_the_verifying_one_over_what_they_bring(shar
     made = plan(DRAFT.replace("llama_3_2_1b", small), model, sharding)
     cost, metrics = model_of(made), made.cost.evaluate()
     assert cost.draft is not None
-    verify = cost.verify.decode_times(4, 1000, 200, 4).period
-    draft = cost.draft.decode_times(4, 1000, 200).period
+    verify = verifying(cost, 4, 1000, 200)
+    draft = decode_step(cost.draft, 4, 1000, 200).period
     assert isclose(metrics.tpot, (3 * draft + verify) / 2.952, rel_tol=1e-12)
-    first = made.plain.cost.evaluate().ttft + cost.draft.prefill_times(4, 1000, cost.in_flight).through
+    first = made.plain.cost.evaluate().ttft + prefill_step(cost.draft, 4, 1000, cost.in_flight).through
     assert isclose(metrics.ttft, first, rel_tol=1e-12)
     assert metrics.throughput > 0
 
 
 def test_guesses_that_are_looked_up_cost_the_verifying_step_alone() -> None:
     made = plan(LOOKED_UP)
-    verify = model_of(made).verify.decode_times(4, 1000, 200, 4).period
+    verify = verifying(model_of(made), 4, 1000, 200)
     assert isclose(made.cost.evaluate().tpot, verify / 2.952, rel_tol=1e-12)
     assert made.cost.evaluate().ttft == made.plain.cost.evaluate().ttft
     assert ("speculate", "draft", "none, at no cost") in made.estimate().assumed
@@ -331,7 +340,7 @@ def test_at_break_even_tpot_is_that_without_guesses() -> None:
         found = plan(load=load).estimate().speculate
         assert found is not None
         assert found.break_even is not None
-        even = model_of(plan(load=load)).guessing(3, found.break_even).evaluate()
+        even = plan(load=load).cost.guessing(3, found.break_even).evaluate()
         assert isclose(even.tpot, plan(load=load).plain.cost.evaluate().tpot, rel_tol=1e-9)
 
 
@@ -346,7 +355,7 @@ def test_guessing_is_worth_more_for_one_request_than_for_many() -> None:
 
 
 def test_arrays_of_guesses_equal_numbers() -> None:
-    cost = model_of(plan())
+    cost = plan().cost
     tokens, acceptance = np.array([1, 2, 3, 5])[:, None], np.array([0.0, 0.5, 0.8, 1.0])[None, :]
     many = cost.guessing(tokens, acceptance).evaluate()
     for i, k in enumerate(tokens[:, 0]):
@@ -357,7 +366,7 @@ def test_arrays_of_guesses_equal_numbers() -> None:
 
 
 def test_the_plans_own_guesses_are_one_of_them() -> None:
-    cost = model_of(plan())
+    cost = plan().cost
     assert isclose(cost.guessing(3, 0.8).evaluate().tpot, cost.evaluate().tpot, rel_tol=1e-12)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from plandsl.backends.cost.deployments.pools import SplitModel
+from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.backends.cost.deployments.transfer import Moved
 from plandsl.backends.reference.cache import Cache
 from plandsl.cli import main
@@ -55,9 +55,9 @@ def alone(fields: str, load: str = LOAD, model: str = "llama_3_1_70b") -> Compil
 
 def moved(made: CompiledPlan) -> Moved:
     model = made.cost
-    assert isinstance(model, SplitModel)
+    assert isinstance(model, Pools)
     load = model.plan.workload
-    return model.both(model.first.plan.workload.batch, load.batch, load.input, load.output)[1].moved
+    return model.batches(model.prefill.plan.workload.batch, load.batch, load.input, load.output).rates.moved
 
 
 # ---- times
@@ -75,8 +75,8 @@ def test_the_first_token_is_that_of_the_prefill_pool_and_the_others_wait_for_the
 
 def test_the_rate_is_the_least_of_the_three() -> None:
     model = split().cost
-    assert isinstance(model, SplitModel)
-    metrics, rates = model.both(4, 64, 4000, 300)
+    assert isinstance(model, Pools)
+    metrics, rates = model.evaluate(), model.batches(4, 64, 4000, 300).rates
     assert rates.prefill == pytest.approx(2 * 4 / metrics.prefill.period)
     assert rates.decode == pytest.approx(64 / (metrics.latency - metrics.ttft))
     assert metrics.throughput == pytest.approx(300 * min(rates.prefill, rates.transfer, rates.decode))

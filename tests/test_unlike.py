@@ -10,7 +10,6 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import CostModel
 from plandsl.backends.graphviz import VIEWS
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -231,7 +230,7 @@ def test_a_better_gpu_never_slows(spec: PlanSpec, factor: float, which: int) -> 
     gpus[at] = gpus[at][0], better(gpus[at][1])
     unlike = evolve(node, gpu=gpus[0][1], gpus=tuple(gpus) if node.gpus else ())
     before = made.cost.evaluate()
-    after = CostModel(evolve(made.spec, node=unlike), made.prefill, made.decode).evaluate()
+    after = made.cost.on(evolve(made.spec, node=unlike)).evaluate()
     for name in ("ttft", "tpot"):
         assert getattr(after, name) <= getattr(before, name) * (1 + 1e-9)
     assert after.max_batch >= before.max_batch

@@ -14,10 +14,10 @@ from attrs import evolve, frozen
 
 from plandsl.backends.accuracy.answer import Answer, Floats, Texts
 from plandsl.backends.calibrate.table import Table
-from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.diagnostics import PlanError
 
-Compile = Callable[[str], CostModel]
+Compile = Callable[[str], Deployment]
 Known = Callable[[str, str], bool]
 Cells = Mapping[str, float | str]
 """One row of a file, by column."""
@@ -152,7 +152,7 @@ def fastest(row: Row, compile_: Compile) -> str:
     return max(rates, key=lambda text: rates[text])
 
 
-def answer_loads(model: CostModel, loads: list[Row]) -> Metrics:
+def answer_loads(model: Deployment, loads: list[Row]) -> Metrics:
     """Metrics of rows of one plan and one kind of load, as arrays."""
     i, o, n, r = (np.array([getattr(x, name) for x in loads]) for name in ("input", "output", "clients", "requests"))
     if loads[0].kind == "static_batch":
@@ -162,7 +162,7 @@ def answer_loads(model: CostModel, loads: list[Row]) -> Metrics:
     return model.evaluate(concurrency=n, input=i, output=o, requests=r)
 
 
-def in_flight(model: CostModel, input_: Floats, output: Floats, rate: Floats) -> Floats:
+def in_flight(model: Deployment, input_: Floats, output: Floats, rate: Floats) -> Floats:
     """Requests in flight at which a closed system serves ``rate`` requests/s; as many as it can where that is less."""
     counts = np.unique(np.round(2 ** np.linspace(0, 10, 61)))
     out = np.empty(len(rate))
@@ -173,7 +173,7 @@ def in_flight(model: CostModel, input_: Floats, output: Floats, rate: Floats) ->
     return out
 
 
-def _fill(found: dict[str, Floats], model: CostModel, m: Metrics, of: list[int]) -> None:
+def _fill(found: dict[str, Floats], model: Deployment, m: Metrics, of: list[int]) -> None:
     """Predictions of some rows into the sheets of all, with the bands that their engine has."""
     names = {"ttft_s": ("ttft", m.ttft), "tpot_s": ("tpot", m.tpot)}
     for metric, values in found.items():
@@ -373,7 +373,7 @@ def _mlperf_row(row: Cells, known: Known) -> Row:
     return Row(plans[0], "offline_all_at_once", isl, osl, most, NEVER, others=tuple(plans[1:]))
 
 
-def serving_groups(table: Table, compile_: Compile, known: Known) -> Iterator[tuple[CostModel, list[Row], list[int]]]:
+def serving_groups(table: Table, compile_: Compile, known: Known) -> Iterator[tuple[Deployment, list[Row], list[int]]]:
     """Rows of serving.csv by plan and kind of load, compiled: what engines are fitted to."""
     rows, _ = read_rows(table, _serving_row, known)
     for (text, _), of in by_load(rows).items():

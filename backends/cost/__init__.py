@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from plandsl.backends.cost.answers.estimate import estimate
-from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.deployments.single import Single
 
-__all__ = ["CostModel", "Metrics", "estimate"]
+__all__ = ["Deployment", "Metrics", "Replicas", "Single", "estimate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.graphviz.block import block
 from plandsl.backends.graphviz.devices import devices
 from plandsl.backends.graphviz.facts import Facts
@@ -17,7 +17,7 @@ VIEWS = {"devices": devices, "block": block, "timeline": timeline, "memory": mem
 """What can be drawn of a plan, by the name that `planc render --view` takes."""
 
 
-def draw(view: str, model: CostModel, estimate: Estimate, phase: str = "prefill") -> str:
+def draw(view: str, model: Deployment, estimate: Estimate, phase: str = "prefill") -> str:
     """One picture of one plan as DOT text; PlanError (E432) for a view or a phase that there is not."""
     if view not in VIEWS:
         raise PlanError([Diagnostic("E432", f"no view is called `{view[:40]}`", hint=near(view, VIEWS))])

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.deployments.prefix import reused
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.estimate import Estimate, Memory, OpTime
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program, show_layers
@@ -34,23 +33,19 @@ class Traffic(NamedTuple):
 class Facts:
     """One plan in one phase, with plain numbers."""
 
-    def __init__(self, model: CostModel, estimate: Estimate, phase: str) -> None:
+    def __init__(self, model: Deployment, estimate: Estimate, phase: str) -> None:
         self.model, self.estimate, self.phase = model, estimate, phase
-        metrics = model.evaluate()
-        taken = model.taken(phase, metrics)
-        self.plan = taken.plan
-        load = self.plan.workload
-        prefill = phase == "prefill"
-        self.times = metrics.prefill if prefill else metrics.decode
-        self.phase_model = taken.prefill if prefill else taken.decode
+        metrics, prefill = model.evaluate(), phase == "prefill"
+        run = (metrics.prefill if prefill else metrics.decode).main
+        self.times = run.times
+        self.phase_model = run.phase
+        self.plan = run.plan
         self.schedule = self.phase_model.schedule
         self.program: Program = self.schedule.program
-        context = load.input if prefill else load.input + load.output // 2
-        new = load.input - reused(self.plan, load.input)
-        batch = taken.parts(load.batch)[0] if prefill else load.batch
-        bind = {"batch": batch, "input": new, "context": context, "queries": self.plan.queries}
+        context = int(run.context)
+        bind = {**run.bind, "context": context}
         self.extents = Extents(self.program, bind, self.phase_model.extents.mesh)
-        self._costs = PhaseLines(self.phase_model, self.times, bind, context)
+        self._costs = PhaseLines(self.phase_model, run.times, bind, context)
 
     # ---- the mesh
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.cost.answers.estimate import COMPARE, price
-from plandsl.backends.cost.answers.shares import Shares, shares
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.answers.shares import shares
+from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.ir.types import Number
 from plandsl.spec.plan import RequireSpec
 
@@ -54,14 +54,10 @@ class Values(NamedTuple):
         return COMPARE[require.op](self.of(require), require.bound)
 
 
-def evaluated(model: CostModel, loads: Mapping[str, Number]) -> Values:
+def evaluated(model: Deployment, loads: Mapping[str, Number]) -> Values:
     """All metrics of one plan under ``loads`` (by name; arrays broadcast), SI units, and whether it ``fits``."""
-    plan, m = model.plan, model.evaluate(**loads)
-    load = plan.workload
-    i, o = loads.get("input", load.input), loads.get("output", load.output)
-    joined, batch = model.requests(m, loads.get("batch"), o)
-    used = Shares(np.nan, np.nan, np.nan) if plan.split else shares(model, m, batch, joined, i, o)
-    paid = price(plan)
+    m = model.evaluate(**loads)
+    used, paid = shares(model, m), price(model)
     cost = np.inf if paid is None else paid / m.throughput * 1e6
     metrics = {
         "ttft": m.ttft,

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve
 
-from plandsl.backends.cost import CostModel, Metrics
+from plandsl.backends.cost import Metrics
 from plandsl.backends.cost.answers.terms import terms
-from plandsl.backends.cost.deployments.single import HOT
+from plandsl.backends.cost.deployments.deployment import HOT
 from plandsl.driver import CompiledPlan
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number
@@ -36,7 +36,7 @@ def better_hardware_is_never_slower(plan: CompiledPlan) -> None:
     """More FLOP/s, memory or link bandwidth, and less latency or launch time, never lengthen a phase."""
     before = plan.cost.evaluate()
     for what, better in _improved(plan.spec).items():
-        after = CostModel(better, plan.prefill, plan.decode).evaluate()
+        after = plan.cost.on(better).evaluate()
         for name in ("ttft", "tpot"):
             was, now = getattr(before, name), getattr(after, name)
             assert now <= was * SLACK, f"with {what}, {name} goes from {was} to {now}"
@@ -81,7 +81,7 @@ def more_load_is_never_faster(plan: CompiledPlan) -> None:
     Where attention has chunks, a longer context may begin a new one, whose keys are few.
     """
     load = plan.spec.workload
-    chunks = bool(plan.cost.decode.chunks)
+    chunks = bool(plan.cost.pools[0].main.decode.chunks)
     for what, values, fixed in (
         ("batch", BATCHES, {"input": load.input, "output": load.output}),
         ("input", LENGTHS, {"batch": load.batch, "output": load.output}),
@@ -105,10 +105,10 @@ def larger_batches_never_lower_throughput(plan: CompiledPlan) -> None:
 
 def tpot_is_the_mean_step(plan: CompiledPlan) -> None:
     """TPOT is the mean over all steps of the output, each at its own context."""
-    load, model = plan.spec.workload, plan.cost
+    load, model = plan.spec.workload, plan.cost.pools[0]
     contexts = load.input + np.arange(max(load.output, 2) + 1.0)  # and one on either side
     bind = {"batch": load.batch, "context": load.input, "queries": 1}
-    played = model.decode.at(bind, model.in_flight, [(1.0, contexts)]).period
+    played = model.main.decode.at(bind, model.in_flight, [(1.0, contexts)]).period
     each: Array = np.broadcast_to(played, contexts.shape)
     mean, tpot, steps = float(each[1:-1].mean()), float(model.evaluate().tpot), len(each) - 2
     # where a step's slope changes by d, an integral between its neighbours is off by d / 8, and three points of
@@ -142,7 +142,7 @@ def straight_code_equals_the_model(plan: CompiledPlan) -> None:
     """A model that was asked often answers from straight code, and says the very same."""
     load = plan.spec.workload
     asked = [(b, i, o) for b in (1, load.batch) for i in (load.input, load.input + 3) for o in (1, load.output + 1)]
-    model = CostModel(plan.spec, plan.prefill, plan.decode)
+    model = plan.cost.on(plan.spec)
     expected = [model.evaluate(*one) for one in asked]
     for _ in range(HOT):
         model.evaluate(*asked[0])
@@ -180,12 +180,12 @@ def _flat(metrics: Metrics, shape: tuple[int, ...]) -> dict[str, Array]:
 
 
 def _resident(plan: CompiledPlan) -> int:
-    return plan.cost.in_flight if plan.spec.kv_residency == "all_batches" else 1
+    return plan.cost.pools[0].in_flight if plan.spec.kv_residency == "all_batches" else 1
 
 
 def largest_batch_is_tight(plan: CompiledPlan) -> None:
     """The largest batch fits on every stage, and one request more does not."""
-    load, memory, rounds = plan.spec.workload, plan.cost.memory, _resident(plan)
+    load, memory, rounds = plan.spec.workload, plan.cost.pools[0].memory, _resident(plan)
     length = load.input + load.output
     most = memory.max_batch(length, load.input, rounds)
 
@@ -200,7 +200,7 @@ def largest_batch_is_tight(plan: CompiledPlan) -> None:
 
 def cache_capacity_is_tight(plan: CompiledPlan) -> None:
     """As many tokens of cache as are said to fit do, on every stage; on one of them not one more per rank does."""
-    load, memory, rounds = plan.spec.workload, plan.cost.memory, _resident(plan)
+    load, memory, rounds = plan.spec.workload, plan.cost.pools[0].memory, _resident(plan)
     length = load.input + load.output
     room = memory.kv_capacity(load.batch, length, load.input, rounds)
     tight = False
@@ -228,7 +228,7 @@ def parts_add_up(plan: CompiledPlan) -> None:
     assert estimate.decode.time_s == estimate.tpot_s
     assert estimate.prefill.time_s == estimate.ttft_s
     assert estimate.prefill.bubble_s <= 1e-9 * estimate.ttft_s, "one batch in an empty pipeline waits for nobody"
-    for phase, tokens in ((estimate.prefill, 1), (estimate.decode, plan.cost.gain)):
+    for phase, tokens in ((estimate.prefill, 1), (estimate.decode, plan.cost.pools[0].gain)):
         parts = phase.compute_s + phase.communication_s + phase.draft_s + phase.bubble_s
         assert isclose(parts, phase.time_s, rel_tol=1e-8), f"{parts} of {phase.time_s} s"
         computing = sum(op.time_s for op in phase.ops if not op.communicates) / tokens

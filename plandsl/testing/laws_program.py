@@ -112,7 +112,7 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
         sizes = _sizes(program, plan)
         sizes |= {n: int(n.partition(":")[2]) for n, _ in program.imbalance}
         wanted = _logical_flops(plain, sizes)
-        timed = plan.cost.prefill if program.phase == "prefill" else plan.cost.decode
+        timed = plan.cost.pools[0].main.prefill if program.phase == "prefill" else plan.cost.pools[0].main.decode
         extents = Extents(program, {**sizes, "input": sizes["position"], "queries": sizes["position"]})
         found: dict[Key, float] = dict.fromkeys(wanted, 0.0)
         for parts in program.stages:
@@ -196,7 +196,7 @@ def _stage_ranks(program: Program) -> int:
 def weights_and_cache_are_shared_out(plan: CompiledPlan) -> None:
     """Over all devices, weights and KV cache take the bytes of the whole model times their copies."""
     program = plan.prefill.program
-    sizes, memory = _sizes(program, plan), plan.cost.memory
+    sizes, memory = _sizes(program, plan), plan.cost.pools[0].memory
     for stage, parts in enumerate(program.stages):
         held = _stage_ranks(program) * memory.weights[stage]
         wanted = sum(times * _everywhere(w, program, sizes) for w, times in _weights(program, parts))

@@ -81,11 +81,11 @@ def single_steps(plan: CompiledPlan) -> Iterator[tuple[PhaseModel, PhaseTimes]]:
 
     The slowest stage of short contexts may not be that of long ones, and a mean of maxima is no maximum of means.
     """
-    load, cost = plan.spec.workload, plan.cost
-    yield cost.prefill, cost.evaluate().prefill
+    load, cost = plan.spec.workload, plan.cost.pools[0]
+    yield cost.main.prefill, cost.evaluate().prefill
     for context in (load.input + 1, load.input + max(1, load.output - 1)):
         bind = {"batch": load.batch, "context": load.input}
-        yield cost.decode, cost.decode.at(bind, plan.decode.in_flight, [(1.0, float(context))])
+        yield cost.main.decode, cost.main.decode.at(bind, plan.decode.in_flight, [(1.0, float(context))])
 
 
 def comes_round(runs: Sequence[Run], sends: Sequence[Run], state: int, period: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.terms import memory_terms, terms
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.difference import Difference, Part, Split
 from plandsl.estimate import BANDED, alike
 from plandsl.explanation import Breakdown, Term
@@ -28,7 +28,7 @@ WORK: dict[str, tuple[str, Callable[[Term], float]]] = {
 Key = Callable[[Term], tuple[str, str, str, str]]
 
 
-def difference(a: CostModel, b: CostModel) -> Difference:
+def difference(a: Deployment, b: Deployment) -> Difference:
     """What ``b`` has over ``a``, term by term."""
     ours, theirs = estimate(a), estimate(b)
     before, after = terms(a, a.evaluate()), terms(b, b.evaluate())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from plandsl.backends.cost.answers.assumed import assumed
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
 from plandsl.backends.cost.answers.lines import PhaseLines
+from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.memory import Held, smallest
 from plandsl.backends.cost.deployments.ongoing import Served
 from plandsl.backends.cost.deployments.prefix import reused
-from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.deployments.server import Server
 from plandsl.diagnostics import Diagnostic
 from plandsl.estimate import (
     BANDED,
@@ -24,13 +27,9 @@ from plandsl.estimate import (
     StageGpus,
     Used,
 )
-from plandsl.ir.program import DECODE, PREFILL, Part, Program
+from plandsl.ir.program import Part, Program
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, RequireSpec
-
-if TYPE_CHECKING:
-    pass
-
 
 COMPARE = {
     "<=": lambda a, b: a <= b,
@@ -42,18 +41,26 @@ COMPARE = {
 }
 
 
-def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
+def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
     """The full answer for the plan's own load."""
-    plan, load = model.plan, model.plan.workload
     metrics = model.evaluate()
-    served, engine = metrics.served, plan.engine
-    joined, batch = model.requests(metrics)
-    length, resident = model.resident(load.input, load.output, ongoing=served is not None)
-    prefill, decode = _phases(model, metrics, joined, batch)
-    held = [model.memory.held(s, batch, length, load.input, resident) for s in range(len(model.memory.weights))]
-    stages = tuple(_memory(h, capacity) for h, capacity in zip(held, model.memory.capacities, strict=True))
-    program = model.prefill.schedule.program
-    paid = price(plan)
+    if model.transfer is not None:
+        from plandsl.backends.cost.answers.pools import estimate_pools
+
+        return estimate_pools(model, metrics, notes)
+    return estimate_servers(model.pools[0], metrics, notes)
+
+
+def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnostic] = ()) -> Estimate:
+    """What is told of servers that run both phases."""
+    one, plan, load = model.one, model.plan, model.plan.workload
+    served, engine, batch, memory = metrics.served, plan.engine, metrics.batch, one.memory
+    length, resident = residents(one, load.input, load.output, ongoing=served is not None)
+    prefill, decode = phases(one, metrics)
+    held = [memory.held(s, batch, length, load.input, resident) for s in range(len(memory.weights))]
+    stages = tuple(_memory(h, capacity) for h, capacity in zip(held, memory.capacities, strict=True))
+    program = one.main.prefill.schedule.program
+    paid = price(model)
     cost = None if paid is None else paid / metrics.throughput * 1e6
     return Estimate(
         plan=plan.name,
@@ -84,20 +91,30 @@ def estimate(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Estimate:
         cost_usd_per_mtok=cost,
         engine=None if engine is None else engine.name,
         load=None if served is None else _load(load.concurrency or 0, served),
-        kv_block=model.memory.block,
+        kv_block=memory.block,
         bands=_bands(plan, metrics, prefill, decode),
         cluster=_used(plan),
-        shift=model.shift(metrics),
-        speculate=model.speculated(metrics),
+        **_parts_of(one, metrics),
         reuse=_reuse(plan),
     )
 
 
-def price(plan: PlanSpec) -> float | None:
-    """USD per second of all GPUs of a plan, None where one of them has no price."""
-    if plan.split is not None:
-        pools = [price(pool) for pool in plan.pools]
-        return None if None in pools else sum(p for p in pools if p is not None)
+def _parts_of(one: Server, metrics: Metrics) -> dict[str, Any]:
+    """What is told of two shardings and of a draft, where there are such."""
+    if one.modes is None and one.guesses is None:
+        return {}
+    from plandsl.backends.cost.answers.modes import shift_of, speculated
+
+    return {"shift": shift_of(one, metrics), "speculate": speculated(one, metrics)}
+
+
+def price(model: Deployment) -> float | None:
+    """USD per second of all GPUs of a deployment, None where one of them has no price."""
+    pools = [_price(pool.plan) for pool in model.pools]
+    return None if None in pools else sum(p for p in pools if p is not None)
+
+
+def _price(plan: PlanSpec) -> float | None:
     kinds = plan.kinds
     if any(kind.node.gpu.price is None for kind in kinds):
         return None
@@ -140,22 +157,12 @@ def _used(plan: PlanSpec) -> Used | None:
     return Used(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
 
 
-def phase_lines(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseLines, PhaseLines]:
-    """Prefill of ``joined`` requests at once, and a decode step of ``batch`` at the mean context."""
-    load = model.plan.workload
-    new = load.input - reused(model.plan, load.input)
-    step = {"batch": model.parts(joined)[0], "input": new, "context": load.input}
-    first = PhaseLines(model.taken(PREFILL, m).prefill, m.prefill, step, load.input)
-    step = {"batch": batch, "context": load.input, "queries": model.plan.queries}
-    return first, PhaseLines(model.taken(DECODE, m).decode, m.decode, step, load.input + load.output / 2)
-
-
-def _phases(model: CostModel, m: Metrics, joined: Number, batch: Number) -> tuple[PhaseEstimate, PhaseEstimate]:
-    """Both phases, with what the load adds to their kernels."""
-    s, (first, step) = m.served, phase_lines(model, m, joined, batch)
+def phases(one: Server, m: Metrics) -> tuple[PhaseEstimate, PhaseEstimate]:
+    """Both phases of one server, with what the load adds to their kernels."""
+    s, (first, step) = m.served, (PhaseLines.of_main(m.prefill), PhaseLines.of_main(m.decode))
     waits = 0.0 if s is None else s.queue + s.line + s.start
-    prefill = first.estimate(m.ttft, model, 1.0 if s is None else joined, waits, 0.0)
-    return prefill, step.estimate(m.tpot, model, model.gain, 0.0, m.mixed if s is None else s.others)
+    prefill = first.estimate(m.ttft, one, 1.0 if s is None else m.joined, waits, 0.0)
+    return prefill, step.estimate(m.tpot, one, one.gain, 0.0, m.mixed if s is None else s.others)
 
 
 def _load(clients: int, s: Served) -> Load:

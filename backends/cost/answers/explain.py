@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.sensitivities import Asking, bottlenecks, headroom, sensitivities, unmoved
 from plandsl.backends.cost.answers.terms import memory_terms, terms
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import Diagnostic
 from plandsl.explanation import Explanation
 
 
-def explain(model: CostModel, notes: Sequence[Diagnostic] = ()) -> Explanation:
+def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:
     """Where the plan's time and memory go, and what would change that."""
     found, metrics = estimate(model, notes), model.evaluate()
     times, asking = terms(model, metrics), Asking(model)

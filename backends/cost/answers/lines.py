@@ -10,7 +10,7 @@ from attrs import evolve
 
 from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, attention_work, fitted_exchange
@@ -114,20 +114,26 @@ class PhaseLines:
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
         self.nodes = around(model, bind, context)
 
-    def estimate(self, time: Number, model: CostModel, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
+    @classmethod
+    def of_main(cls, times: PhaseTimes) -> PhaseLines:
+        """The model's own program in a step: a draft, which shares its time, is left out."""
+        run = times.main
+        return cls(run.phase, run.times, run.bind, float(run.context))
+
+    def estimate(self, time: Number, server: Server, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
         """Time along the way of one batch, and utilisation at the rate that batches come round.
 
         The kernels' time is shared by ``shared`` requests (or tokens) where ``time`` is one's; ``waiting`` and
         ``mixed`` are parts of ``time`` that no kernel of this batch takes. What is left over is the engine's, or else a
         wait for a stage.
         """
-        t, plan = self.times, model.plan
+        t, plan = self.times, server.plan
         stages = len(t.stages)
         compute = sum(s.compute for s in t.stages) + t.again.compute
         exposed = sum(s.exposed for s in t.stages) + t.hops + t.again.exposed
         everything = [self.stage_ops(s) for s in range(stages)]
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
-        per_batch = t.period / model.in_flight
+        per_batch = t.period / server.in_flight
         program = self.model.schedule.program
         gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average(plan)
         ideal = float(t.parts) * sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)

@@ -11,14 +11,15 @@ from math import log, sqrt
 from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
 from plandsl.backends.cost.answers.lines import asked_of
 from plandsl.backends.cost.answers.terms import ROOM, Terms, terms
-from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.num import least
 from plandsl.backends.cost.work.costing import Exchange
 from plandsl.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
 from plandsl.ir.extents import Extents
-from plandsl.ir.program import DECODE
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION
+from plandsl.spec.plan import WorkloadSpec
 
 STEP = 0.01
 """How far a figure of the hardware is moved, up and down: little enough that few kernels change their tiling."""
@@ -49,14 +50,14 @@ Point = tuple[float, Metrics]
 class Asking:
     """A plan's cost model, and those of the same plan with other figures, each made once."""
 
-    def __init__(self, model: CostModel) -> None:
+    def __init__(self, model: Deployment) -> None:
         plan = model.plan
         self.modelled = bool(plan.measured or plan.node.gpu.measured)
         self.model = model.on(unmeasured(plan)) if self.modelled else model
         self.metrics = self.model.evaluate()
-        self._found: dict[tuple[str, float], tuple[CostModel, Metrics]] = {}
+        self._found: dict[tuple[str, float], tuple[Deployment, Metrics]] = {}
 
-    def at(self, figure: Figure, factor: float) -> tuple[CostModel, Metrics]:
+    def at(self, figure: Figure, factor: float) -> tuple[Deployment, Metrics]:
         """The model with ``figure`` so many times as large, and its metrics."""
         if (key := (figure.key, factor)) not in self._found:
             model = self.model.on(figure.scaled(self.model.plan, factor))
@@ -196,27 +197,26 @@ def _turn(turned: Callable[[float], bool]) -> float | None:
 # ---- batch and context
 
 
-def headroom(model: CostModel, metrics: Metrics) -> Headroom:
+def headroom(model: Deployment, metrics: Metrics) -> Headroom:
     """How many requests, and how long ones, fit; and from where on arithmetic outlasts memory traffic in decode."""
-    load = model.plan.workload
-    _, batch = model.requests(metrics)
+    load, batch = model.plan.workload, metrics.batch
     return Headroom(
         float(batch),
         int(metrics.max_batch),
-        _crossover(model, metrics, gemms=True),
-        _crossover(model, metrics, gemms=False),
+        _crossover(load, metrics, gemms=True),
+        _crossover(load, metrics, gemms=False),
         load.input + load.output,
         _longest(model, metrics, float(batch)),
     )
 
 
-def _crossover(model: CostModel, metrics: Metrics, gemms: bool) -> int | None:
+def _crossover(load: WorkloadSpec, metrics: Metrics, gemms: bool) -> int | None:
     """The batch from which on arithmetic of all kernels of a step, or of its GEMMs, takes longer than their bytes.
 
     Both at the rates that are reached: ``sum of flops / rate >= sum of bytes / bandwidth``, launches apart.
     """
-    phase = model.taken(DECODE, metrics).decode
-    load, program = model.plan.workload, phase.schedule.program
+    phase = metrics.decode.main.phase
+    program = phase.schedule.program
     context = load.input + load.output / 2
     works = [
         (part.repeats, work)
@@ -238,13 +238,14 @@ def _crossover(model: CostModel, metrics: Metrics, gemms: bool) -> int | None:
     return least(busy, MOST)
 
 
-def _longest(model: CostModel, metrics: Metrics, batch: float) -> int:
+def _longest(model: Deployment, metrics: Metrics, batch: float) -> int:
     """The most tokens, input and output, of each request with which ``batch`` of them fit; output is kept."""
-    load, memory = model.plan.workload, model.memory
+    load, one = model.plan.workload, model.pools[-1].one
+    memory = one.memory
 
     def full(total: int) -> bool:
         input_: Number = max(total - load.output, 1)
-        kept, rounds = model.resident(input_, min(load.output, total), ongoing=metrics.served is not None)
+        kept, rounds = residents(one, input_, min(load.output, total), ongoing=metrics.served is not None)
         held = [memory.held(s, batch, kept, input_, rounds).total for s in range(len(memory.weights))]
         return not memory.fit(held)
 

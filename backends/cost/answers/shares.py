@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from plandsl.backends.cost.answers.lines import around, asked_of
 from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
-from plandsl.backends.cost.deployments.prefix import reused
-from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum, minimum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.costing import Exchange
 from plandsl.ir.extents import Extents
-from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Number
 
 
@@ -25,19 +23,13 @@ class Shares(NamedTuple):
     mbu: Number
 
 
-def shares(model: CostModel, m: Metrics, batch: Number, joined: Number, input_: Number, output: Number) -> Shares:
-    """Shares of a prefill of ``joined`` requests and a decode step of ``batch``."""
-    ongoing, plan = m.served is not None, model.plan
-    new = input_ - reused(plan, input_)
-    first = {"batch": model.parts(joined)[0], "input": new, "context": input_}
-    step = {"batch": batch, "context": input_, "queries": plan.queries}
-    used = [
-        _used(model, PREFILL, joined * new, m.prefill, first, input_),
-        _used(model, DECODE, batch * plan.queries, m.decode, step, input_ + output / 2),
-    ]
+def shares(model: Deployment, m: Metrics) -> Shares:
+    """Shares of a prefill and of a decode step, each on the GPUs of its own pool."""
+    first, second = model.pools[0].one, model.pools[-1].one
+    used = _used(first, m.prefill), _used(second, m.decode)
     share = [
-        exposed(m.prefill) / (joined if ongoing else 1.0) / maximum(m.ttft, 1e-30),
-        exposed(m.decode) / model.gain / maximum(m.tpot, 1e-30),
+        exposed(m.prefill) / (1.0 if m.served is None else m.joined) / maximum(m.ttft, 1e-30),
+        exposed(m.decode) / second.gain / maximum(m.tpot, 1e-30),
     ]
     return Shares(maximum(*share), minimum(used[0][0], used[1][0]), minimum(used[0][1], used[1][1]))
 
@@ -50,26 +42,21 @@ def exposed(times: PhaseTimes) -> Number:
     return total
 
 
-def _used(
-    model: CostModel, phase: str, tokens: Number, times: PhaseTimes, bind: Mapping[str, Number], context: Number
-) -> tuple[Number, Number]:
-    """MFU and MBU at the rate that batches come round."""
-    gpu, sharding = average(model.plan), model.plan.sharding
-
-    def mean(of: Callable[[PhaseModel, Extents, Number], Number]) -> Number:
-        def one(p: PhaseModel) -> Number:
-            extents = Extents(p.schedule.program, bind, p.extents.mesh)
-            total: Number = 0.0
-            for weight, at in around(p, bind, context):
-                total = total + weight * of(p, extents, at)
-            return total
-
-        return model.by_tokens(phase, tokens, one)
-
-    per_batch = times.period / model.in_flight / times.parts
-    ideal = mean(lambda p, extents, at: ideal_seconds(p.schedule.program, gpu, extents, at))
+def _used(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
+    """MFU and MBU at the rate that batches come round: of the model, whatever runs of a draft."""
+    gpu, sharding = average(server.plan), server.plan.sharding
+    ideal: Number = 0.0
+    bytes_: Number = 0.0
+    for run in (r for r in times.runs if not r.part):
+        program = run.phase.schedule.program
+        extents = Extents(program, run.bind, run.phase.extents.mesh)
+        for weight, context in around(run.phase, run.bind, run.context):
+            share = run.weight * weight
+            ideal = ideal + share * ideal_seconds(program, gpu, extents, context)
+            bytes_ = bytes_ + share * moved(run.phase, extents, context)
+    per_batch = times.period / server.in_flight / times.parts
     stages, gpus = len(times.stages), sharding.ranks // sharding.replicas
-    return ideal / (per_batch * gpus), mean(moved) / (per_batch * stages * gpu.bandwidth)
+    return ideal / (per_batch * gpus), bytes_ / (per_batch * stages * gpu.bandwidth)
 
 
 def moved(phase: PhaseModel, extents: Extents, context: Number) -> Number:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.estimate import phase_lines
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
 from plandsl.explanation import Breakdown, Term
@@ -32,15 +31,14 @@ class Terms(NamedTuple):
     per_token: Breakdown
 
 
-def terms(model: CostModel, metrics: Metrics) -> Terms:
+def terms(model: Deployment, metrics: Metrics) -> Terms:
     """TTFT, TPOT and the seconds for each output token of a plan, term by term.
 
     A term of ops is what they take along the way of one batch through all stages, as far as nothing hides it. What is
     left of a phase is the wait for the slowest stage, and what is left of the metric is the engine's.
     """
-    joined, batch = model.requests(metrics)
-    prefill, decode = phase_lines(model, metrics, joined, batch)
-    s = metrics.served
+    joined, s = metrics.joined, metrics.served
+    prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     waits, mixed = [], []
     if s is not None:
         waited = ((ROOM, s.queue), (LINE, s.line), (CROWD, s.start))
@@ -139,7 +137,7 @@ def shown(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> li
     return [bare[i] * scale / t if i in bare and t else 1.0 for i, t in enumerate(seconds)]
 
 
-def _per_token(model: CostModel, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> Breakdown:
+def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> Breakdown:
     """Seconds per output token: prefill and all steps of a batch, over the tokens that come of them.
 
     Static: (prefill period + admit * batch + first + output * TPOT) / tokens. Under an ongoing load, what a request
@@ -147,7 +145,7 @@ def _per_token(model: CostModel, metrics: Metrics, ttft: Breakdown, tpot: Breakd
     """
     load, engine, s = model.plan.workload, model.plan.runs_on, metrics.served
     if s is None:
-        slots, steps, rest = model.in_flight * load.batch, load.output, (BUBBLE, "bubble")
+        slots, steps, rest = model.pools[-1].in_flight * load.batch, load.output, (BUBBLE, "bubble")
         added = engine.admit * load.batch + engine.first
     else:
         slots, steps, rest = s.running, max(load.output - 1, 0), ("the end of the run", "wait")

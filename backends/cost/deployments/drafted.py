@@ -1,4 +1,4 @@
-"""The cost model of a plan that guesses tokens ahead: a draft runs before each step, which verifies its guesses.
+"""A server that guesses tokens ahead: a draft runs before each step, which verifies its guesses.
 
 A step of the model takes each request's next token and ``k`` guesses of those after it; the first guess that is wrong
 ends what counts, and the model's own token takes its place. Source: Leviathan, Kalman and Matias, "Fast inference from
@@ -8,17 +8,21 @@ transformers via speculative decoding", 2023, arXiv 2211.17192.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-from attrs import evolve
+from copy import copy
+from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.backends.cost.deployments.memory import MemoryModel
-from plandsl.backends.cost.deployments.shift import ShiftModel, mode_of
-from plandsl.backends.cost.deployments.single import CostModel, Metrics
+from plandsl.backends.cost.deployments.server import Server
+from plandsl.backends.cost.deployments.shift import Modes
+from plandsl.backends.cost.deployments.single import Single
+from plandsl.backends.cost.deployments.step import Decode, Step
 from plandsl.backends.cost.num import largest, maximum, where
 from plandsl.backends.cost.time.phase import PhaseTimes
-from plandsl.estimate import Shift, Speculated
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SpeculateSpec
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.deployments.deployment import Deployment
 
 
 def tokens_per_step(acceptance: Sequence[Number]) -> Number:
@@ -35,7 +39,7 @@ def tokens_per_step(acceptance: Sequence[Number]) -> Number:
     return total
 
 
-def alike(acceptance: Number, tokens: Number) -> Number:
+def expected_tokens(acceptance: Number, tokens: Number) -> Number:
     """`tokens_per_step` of ``tokens`` guesses with one ``acceptance``, either of which may be an array."""
     wrong = maximum(1 - acceptance, 1e-12)
     return where(acceptance < 1, (1 - acceptance ** (tokens + 1)) / wrong, tokens + 1.0)
@@ -57,114 +61,128 @@ def break_even(gain: float, tokens: int) -> float | None:
     return high
 
 
-class SpeculateModel(CostModel):
-    """Times of ``verify`` with those of its ``draft`` before them: one prefill, and a step for each guess.
+class Guesses(NamedTuple):
+    """What guesses tokens ahead: ``draft`` runs on the GPUs of the server, None where guesses are looked up at no cost.
 
-    Batches in flight draft one after the other, on the GPUs of every stage. ``plain`` gives the model of the same plan
-    without guesses. ``tokens`` and ``gain`` are those of the plan unless given.
+    ``added`` are the bytes of weights that the draft adds to a GPU. ``plain`` makes the deployment of the same plan
+    without guesses.
     """
 
-    straight = False
+    spec: SpeculateSpec
+    draft: Single | None
+    added: Number
+    plain: Callable[[], Deployment]
+
+
+class Drafted:
+    """``verify`` with its ``draft`` before it: one prefill of the draft, and a decode step of it for each guess.
+
+    Batches in flight draft one after the other, on the GPUs of every stage. ``guessed`` tokens bring ``gain`` in a
+    step: those of the plan unless given. A `Server`.
+    """
 
     def __init__(
         self,
-        plan: PlanSpec,
+        verify: Server,
         speculate: SpeculateSpec,
-        verify: CostModel,
-        draft: CostModel | None,
-        plain: Callable[[], CostModel],
-        tokens: Number | None = None,
+        draft: Single | None,
+        plain: Callable[[], Deployment],
+        guessed: Number | None = None,
         gain: Number | None = None,
     ) -> None:
-        self.plan, self.speculate, self.verify, self.draft, self.plain = plan, speculate, verify, draft, plain
-        self.prefill, self.decode, self.in_flight = verify.prefill, verify.decode, verify.in_flight
-        self.tokens = speculate.tokens if tokens is None else tokens
+        self.plan, self.verify, self.speculate, self.draft, self.plain = verify.plan, verify, speculate, draft, plain
+        self.in_flight = verify.in_flight
+        self.guessed = speculate.tokens if guessed is None else guessed
+        self.queries = self.guessed + 1
         self.gain = tokens_per_step(speculate.acceptance) if gain is None else gain
-        self.memory = held = SpeculateMemory(verify.memory, draft.memory if draft else None, self.tokens, speculate.own)
-        self.added = held.added
-        if draft is not None:
-            draft.in_flight = verify.in_flight
+        held = draft.memory if draft else None
+        memory = DraftedMemory(verify.memory, held, self.guessed, speculate.own)
+        self.memory: MemoryModel = memory
+        self.added = memory.added
 
-    def guessing(self, tokens: Number, acceptance: Number) -> SpeculateModel:
+    def on(self, plan: PlanSpec) -> Drafted:
+        """The same schedules and memory under other figures."""
+        drafting = plan.drafting
+        draft = self.draft.on(drafting) if self.draft and drafting else None
+        return Drafted(self.verify.on(plan), self.speculate, draft, self.plain, self.guessed, self.gain)
+
+    def guessing(self, tokens: Number, acceptance: Number) -> Drafted:
         """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
-        gain = alike(acceptance, tokens)
-        return SpeculateModel(self.plan, self.speculate, self.verify, self.draft, self.plain, tokens, gain)
+        gain = expected_tokens(acceptance, tokens)
+        return Drafted(self.verify, self.speculate, self.draft, self.plain, tokens, gain)
 
-    def prefill_times(self, batch: Number, input_: Number, in_flight: Number) -> PhaseTimes:
-        """Prefill of one batch, by both models."""
-        times = self.verify.prefill_times(batch, input_, in_flight)
-        return times if self.draft is None else _after(self.draft.prefill_times(batch, input_, in_flight), 1, times)
+    @property
+    def main(self) -> Single:
+        """The server of the verifying model."""
+        return self.verify.main
 
-    def decode_times(self, batch: Number, input_: Number, output: Number, queries: Number = 1) -> PhaseTimes:
-        """One step of one batch that verifies all guesses, and the steps that make them."""
-        times = self.verify.decode_times(batch, input_, output, self.tokens + queries)
+    @property
+    def modes(self) -> Modes | None:
+        """Of two shardings, each with the draft."""
+        found = self.verify.modes
+        if found is None:
+            return None
+        base, tensor = (Drafted(mode, self.speculate, self.draft, self.plain) for mode in (found.base, found.tensor))
+        return Modes(found.threshold, base, tensor)
+
+    @property
+    def guesses(self) -> Guesses:
+        """What guesses."""
+        return Guesses(self.speculate, self.draft, self.added, self.plain)
+
+    @property
+    def modelled(self) -> bool:
+        """Whether formulas alone answer."""
+        return self.verify.modelled and (self.draft is None or self.draft.modelled)
+
+    def step(self, step: Step, in_flight: Number) -> PhaseTimes:
+        """How long a step takes: that of the model, after a prefill of the draft and a step of it for each guess.
+
+        The draft takes its first step with its prefill, where a step has both.
+        """
+        times = self.verify.step(step, in_flight)
         if self.draft is None:
             return times
-        return _after(self.draft.decode_times(batch, input_, output), self.tokens, times)
-
-    def resident(self, input_: Number, output: Number, ongoing: bool) -> tuple[Number, Number]:
-        """Tokens of KV cache that a request holds, its guesses among them, and in-flight batches that hold theirs."""
-        kept, rounds = super().resident(input_, output, ongoing)
-        return kept + self.tokens, rounds
-
-    def taken(self, phase: str, metrics: Metrics) -> CostModel:
-        """The model of the sharding that a phase takes under the plan's own load."""
-        return self.verify.taken(phase, metrics)
-
-    def shift(self, metrics: Metrics) -> Shift | None:
-        """Of two shardings, each with the draft."""
-        found = self.verify.shift(metrics)
-        if found is None or not isinstance(self.verify, ShiftModel):
-            return None
-        base, tensor = (
-            SpeculateModel(mode.plan, self.speculate, mode, self.draft, self.plain)
-            for mode in (self.verify.base, self.verify.tensor)
-        )
-        return evolve(found, base=mode_of(base), tensor=mode_of(tensor))
-
-    def speculated(self, metrics: Metrics) -> Speculated:
-        """What the draft takes, what its guesses bring, and from which acceptance on they are worth it."""
-        others = 0.0 if metrics.served is None else metrics.served.others
-        step = float((metrics.tpot - others) * self.gain)
-        plain = float(self.plain().evaluate().tpot)
-        drafted, draft = float(metrics.decode.drafted), self.draft
-        mesh = draft.plan.sharding.axes if draft else ()
-        worth = plain - others
-        return Speculated(
-            draft=draft.plan.model.name if draft else None,
-            mesh=tuple((a.name, a.size) for a in mesh if a.size > 1),
-            acceptance=self.speculate.acceptance,
-            tokens_per_step=float(self.gain),
-            step_s=step,
-            draft_s=drafted,
-            draft_prefill_s=float(metrics.prefill.drafted),
-            draft_weights_bytes=float(self.added),
-            plain_tpot_s=plain,
-            break_even=break_even(step / worth, self.speculate.tokens) if worth > 0 else 0.0,
-        )
+        alone = None if step.decode is None else _undrafted(step.decode)
+        if step.prompt is not None:
+            times = _after(self.draft.step(Step(step.prompt, alone), in_flight), 1, times)
+        if alone is None:
+            return times
+        others = self.guessed if step.prompt is None else maximum(self.guessed - 1, 0)
+        return _after(self.draft.step(Step(decode=alone), in_flight), others, times)
 
 
-def _after(draft: PhaseTimes, runs: Number, times: PhaseTimes) -> PhaseTimes:
-    """``times`` of a phase before which a draft runs so often."""
+def _undrafted(decode: Decode) -> Decode:
+    """The same requests in a step of the draft, which has one token of each."""
+    return decode._replace(context=decode.cached + 1, queries=1)
+
+
+def _after(draft: PhaseTimes, count: Number, times: PhaseTimes) -> PhaseTimes:
+    """``times`` of a step before which a draft runs ``count`` times."""
     return times._replace(
-        through=times.through + runs * draft.through,
-        period=times.period + runs * draft.period,
-        drafted=runs * draft.through,
+        through=times.through + count * draft.through,
+        period=times.period + count * draft.period,
+        drafted=times.drafted + count * draft.through,
+        runs=(*times.runs, *(run._replace(part=DRAFT, count=count) for run in draft.runs)),
     )
 
 
-class SpeculateMemory(MemoryModel):
+DRAFT = "draft"
+"""What runs of the draft are called."""
+
+
+class DraftedMemory(MemoryModel):
     """Memory with a draft: its weights and cache on the GPUs of every stage, and the larger step's activations.
 
     A draft that is the model's ``own`` reads the embedding and the head of it where a stage holds them.
     """
 
     def __init__(self, target: MemoryModel, draft: MemoryModel | None, tokens: Number, own: bool) -> None:
-        self.target, self.draft = target, draft
+        self.target, self.draft = copy(target), draft
         self.program, self.plan, self.extents = target.program, target.plan, target.extents
         self.capacities, self.block, self.reserve = target.capacities, target.block, target.reserve
         self.weights, self.caches, self.steps = target.weights, target.caches, target.steps
-        target.queries = self.queries = tokens + 1
+        self.target.queries = self.queries = tokens + 1
         self.added: Number = 0.0
         if draft is not None:
             added = [self._added(draft, stage, own) for stage in range(len(target.weights))]

@@ -103,6 +103,7 @@ class MemoryModel:
         other = copy(self)
         other.plan = plan
         other.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, self.program)]
+        other.block, other.reserve = plan.runs_on.kv_block, plan.runs_on.reserve
         return other
 
     @cached_property

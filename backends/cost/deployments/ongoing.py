@@ -15,7 +15,7 @@ from plandsl.ir.types import Number
 from plandsl.spec.hardware import EngineSpec
 
 if TYPE_CHECKING:
-    from plandsl.backends.cost.time.mixed import Chunks
+    from plandsl.backends.cost.deployments.chunks import Chunks
 
 BUSIEST = 0.95
 """Prefill is at most this busy in the formula of its queue: a closed system cannot run away."""
@@ -29,7 +29,7 @@ MIXED = 1.5
 """Steps of the others in which a first token waits: half of the one that runs when it arrives, and its own."""
 
 
-class Prompt(NamedTuple):
+class PromptCost(NamedTuple):
     """What one prompt takes: ``each`` seconds from all that run, ``own`` until its first token, ``turn`` from others.
 
     ``wait`` is for how many steps of the others a first token waits besides.
@@ -45,18 +45,18 @@ ARRIVES = 0.5
 """Of the step that runs when a request arrives, what is left on average."""
 
 
-def undivided(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> Prompt:
+def undivided(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> PromptCost:
     """A prompt in a step of its own, timed for ``joined`` of them at once."""
-    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) + prefill.drafted
+    slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) * prefill.parts + prefill.drafted
     each = slowest / joined + engine.admit
-    return Prompt(each, prefill.through / joined + engine.admit, each)
+    return PromptCost(each, prefill.through / joined + engine.admit, each)
 
 
-def chunked(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> Prompt:
+def chunked(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> PromptCost:
     """A prompt in mixed steps, each longer than the ``step`` that those which run take without it."""
     mixed = chunks.times.period
     whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
-    return Prompt(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), ARRIVES)
+    return PromptCost(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), ARRIVES)
 
 
 class Served(NamedTuple):
@@ -91,23 +91,12 @@ class Served(NamedTuple):
         return self.step + self.host + self.others
 
 
-def batched(
-    engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes, gain: Number = 1
-) -> tuple[Number, Number]:
-    """TTFT and TPOT of ``b`` requests that start together: what the engine adds to their kernels.
-
-    A step brings each request ``gain`` tokens.
-    """
-    ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
-    return ttft, (decode.period + engine.step + engine.request * b) / gain
-
-
 def running(engine: EngineSpec, clients: Number, room: Number) -> Number:
     """Requests that run at once: those in flight, unless room in the KV cache or the engine's limit is less."""
     return maximum(minimum(minimum(clients - engine.held_back, floor(room)), engine.max_requests), 1)
 
 
-def together(runs: Number, output: Number) -> Number:
+def sharing(runs: Number, output: Number) -> Number:
     """Requests whose prefills share a step: each step of those that run ends ``runs / output`` of them."""
     return maximum(runs / output, 1)
 
@@ -119,7 +108,7 @@ def serve(
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
-    ``prefill`` is timed for ``joined`` requests at once (`together`), ``decode`` for ``runs / flights`` in each of
+    ``prefill`` is timed for ``joined`` requests at once (`sharing`), ``decode`` for ``runs / flights`` in each of
     ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output`` tokens,
     each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest stage:
 
@@ -131,13 +120,12 @@ def serve(
     ``runs`` requests arrive at once, and wait for half of their prefills. In ``chunks``, a prompt takes from the others
     what mixed steps last longer than theirs, and has its turn for as long as all of its steps.
     """
-    whole = decode.period + (engine.step + engine.request * runs / flights)
-    step = decode.period / gain
-    host = (engine.step + engine.request * runs / flights) / gain
+    added = engine.step + engine.request * runs / flights
+    whole, step, host = decode.period + added, decode.period / gain, added / gain
     if chunks is None:
         each, own, turn, wait = undivided(engine, prefill, joined)
     else:
-        each, own, turn, wait = chunked(engine, chunks, step, host)
+        each, own, turn, wait = chunked(engine, chunks, decode.period, added)
     others = each * (runs - 1) / output
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle

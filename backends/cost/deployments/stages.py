@@ -10,8 +10,10 @@ from itertools import accumulate, pairwise
 
 from attrs import evolve
 
+from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.memory import MemoryModel
-from plandsl.backends.cost.deployments.single import CostModel
+from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.ir.program import Part, Program, Region
 
@@ -19,19 +21,20 @@ from plandsl.ir.program import Part, Program, Region
 class StageCosts:
     """Seconds and bytes of any layers on any stage of ``model``'s plan."""
 
-    def __init__(self, model: CostModel) -> None:
+    def __init__(self, model: Deployment) -> None:
         metrics, load = model.evaluate(), model.plan.workload
-        self.model, self.stages, self.output = model, len(model.memory.weights), load.output
-        program = model.prefill.schedule.program
+        one = model.pools[0].one
+        self.memory, main = one.memory, one.main
+        self.stages, self.output = len(self.memory.weights), load.output
+        program = main.prefill.schedule.program
         self.blocks = [region for region in program.regions if region.layers is not None]
         self.counts = [_counts(block, model.plan.model.layers) for block in self.blocks]
-        phases = ((model.prefill, metrics.prefill), (model.decode, metrics.decode))
+        phases = ((main.prefill, metrics.prefill), (main.decode, metrics.decode))
         self.spans = [[self._spans(*phase, stage) for phase in phases] for stage in range(self.stages)]
-        _, batch = model.requests(metrics)
-        length, rounds = model.resident(load.input, load.output, ongoing=metrics.served is not None)
+        length, rounds = residents(one, load.input, load.output, ongoing=metrics.served is not None)
         pieces = _pieces(program, self.blocks)
-        memory = _alone(model, tuple(pieces.values()))
-        self.held = {n: memory.held(i, batch, length, load.input, rounds) for i, n in enumerate(pieces)}
+        memory = _alone(main, tuple(pieces.values()))
+        self.held = {n: memory.held(i, metrics.batch, length, load.input, rounds) for i, n in enumerate(pieces)}
 
     def seconds(self, stage: int, start: int, stop: int) -> tuple[float, float]:
         """Of a batch's prefill, and of the decode steps of its whole output, on a stage that runs ``start..stop``."""
@@ -47,7 +50,7 @@ class StageCosts:
 
     def fits(self, stage: int, start: int, stop: int) -> bool:
         """Whether the GPUs of a stage have room for layers ``start..stop`` and what else it holds."""
-        return self.bytes(stage, start, stop) <= self.model.memory.capacities[stage]
+        return self.bytes(stage, start, stop) <= self.memory.capacities[stage]
 
     def bytes(self, stage: int, start: int, stop: int) -> float:
         """What a GPU of a stage holds that runs layers ``start..stop``."""
@@ -92,7 +95,7 @@ def _pieces(program: Program, blocks: list[Region]) -> dict[str, tuple[Part, ...
     return found
 
 
-def _alone(model: CostModel, pieces: tuple[tuple[Part, ...], ...]) -> MemoryModel:
+def _alone(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> MemoryModel:
     """The memory of a plan whose stages are ``pieces``."""
     prefill, decode = (evolve(phase.schedule.program, stages=pieces) for phase in (model.prefill, model.decode))
     return MemoryModel(prefill, decode, model.plan, model.prefill.extents)

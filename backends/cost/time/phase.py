@@ -38,6 +38,7 @@ from plandsl.ir.types import Dim, Number
 if TYPE_CHECKING:
     from plandsl.backends.cost.work.experts import Experts
     from plandsl.backends.cost.work.latent import LatentForm
+    from plandsl.spec.plan import PlanSpec
 
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
@@ -100,7 +101,7 @@ class PhaseTimes(NamedTuple):
     ``drafted`` are the seconds of a model that guesses tokens for this one before it runs, on the GPUs of every stage.
     ``through`` and ``period`` have them, stages do not. Of a batch that goes through in ``parts``, one behind the
     other, all but ``through`` and ``period`` are those of one; ``again`` is what the slowest stage, or hop, takes for
-    the parts behind the first.
+    the parts behind the first. ``runs`` are the programs that ran, each with times of its own.
     """
 
     seconds: dict[str, list[Number]]
@@ -113,6 +114,7 @@ class PhaseTimes(NamedTuple):
     drafted: Number = 0.0
     parts: Number = 1
     again: Played = Played(0.0, 0.0)
+    runs: tuple[ProgramRun, ...] = ()
 
     def followed(self, parts: Number, in_flight: Number) -> PhaseTimes:
         """A batch of which this is one of ``parts`` that follow one another, with ``in_flight`` such batches.
@@ -120,21 +122,75 @@ class PhaseTimes(NamedTuple):
         They keep the slowest stage, or hop, busy without a break from the second on, so that
 
             through = through of one + (parts - 1) slowest,  period = max(through, in_flight parts slowest)
+
+        A draft runs before each part.
         """
         slowest = Played(self.hop, 0.0)
         for stage in self.stages:
             more = stage.span >= slowest.span
             slowest = Played(maximum(stage.span, slowest.span), where(more, stage.compute, slowest.compute))
         again = Played((parts - 1) * slowest.span, (parts - 1) * slowest.compute)
-        through = self.through + again.span
+        through = self.through - self.drafted + again.span
         period = maximum(through, in_flight * parts * slowest.span)
-        return self._replace(through=through, period=period, parts=parts, again=again)
+        drafted = parts * self.drafted
+        return self._replace(
+            through=through + drafted,
+            period=period + in_flight * drafted,
+            drafted=drafted,
+            parts=parts,
+            again=again,
+            runs=tuple(r._replace(times=r.times.followed(parts, in_flight)) for r in self.runs),
+        )
+
+    def repeated(self, n: Number) -> PhaseTimes:
+        """``n`` times the same, each as soon as the one before is done; ``runs`` are those of one."""
+
+        def more(p: Played) -> Played:
+            return Played(p.span * n, p.compute * n)
+
+        return PhaseTimes(
+            {name: [s * n for s in seconds] for name, seconds in self.seconds.items()},
+            {name: more(p) for name, p in self.regions.items()},
+            [more(p) for p in self.stages],
+            self.hop * n,
+            self.period * n,
+            self.period * n,
+            self.hops * n,
+            self.drafted * n,
+            self.parts,
+            more(self.again),
+            self.runs,
+        )
+
+    @property
+    def main(self) -> ProgramRun:
+        """The program of the model itself that ran, for plain numbers, in the time that it has with a draft."""
+        run = next(run for run in self.runs if not run.part and run.weight)
+        return run._replace(times=run.times._replace(through=self.through, period=self.period, drafted=self.drafted))
 
     @property
     def slowest(self) -> int:
         """The busiest stage (the first of equals), for plain numbers."""
         spans = [s.span for s in self.stages]
         return spans.index(max(spans))
+
+
+class ProgramRun(NamedTuple):
+    """A program that runs in a step, ``count`` times; ``times`` are those of one run.
+
+    ``part`` is empty for the model itself, else it says for what it runs (``draft``); ``plan`` has its sharding.
+    ``weight`` is 1, or 0 where another program of the step ran instead. ``bind`` are the sizes of what it ran on,
+    ``context`` the mean context.
+    """
+
+    part: str
+    plan: PlanSpec
+    phase: PhaseModel
+    times: PhaseTimes
+    bind: Mapping[str, Number]
+    context: Number
+    count: Number = 1
+    weight: Number = 1
 
 
 class PhaseModel:

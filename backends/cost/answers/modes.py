@@ -1,0 +1,80 @@
+"""What is told of servers that are made of others: two shardings, and a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
+from plandsl.backends.cost.deployments.deployment import Metrics
+from plandsl.backends.cost.deployments.drafted import break_even
+from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.deployments.server import Server
+from plandsl.backends.cost.num import least
+from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.estimate import Mode, Shift, Speculated
+from plandsl.ir.types import Number
+
+MOST = 2**17
+"""Tokens of a step up to which a crossover is looked for."""
+
+
+def shift_of(server: Server, metrics: Metrics) -> Shift | None:
+    """Both shardings by themselves, which one each phase takes, and where they cross; None where there is one."""
+    modes, load = server.modes, server.plan.workload
+    if modes is None:
+        return None
+    base = modes.base.main
+
+    def taken(times: PhaseTimes) -> str:
+        return "base" if times.main.phase in (base.prefill, base.decode) else "tensor"
+
+    return Shift(
+        modes.threshold,
+        taken(metrics.prefill),
+        taken(metrics.decode),
+        mode_of(modes.base),
+        mode_of(modes.tensor),
+        _crossover(modes.base, modes.tensor, lambda one, n: prefill_step(one, 1, n, one.in_flight).through),
+        _crossover(modes.base, modes.tensor, lambda one, n: decode_step(one, n, load.input, load.output).period),
+    )
+
+
+def _crossover(base: Server, tensor: Server, time: Callable[[Server, int], Number]) -> int | None:
+    """The number of tokens from which the base is the faster.
+
+    Times have steps (padding, tiles), so that the two may cross more than once; this is one such number.
+    """
+    return least(lambda tokens: bool(time(base, tokens) < time(tensor, tokens)), MOST)
+
+
+def mode_of(server: Server) -> Mode:
+    """What a plan would take with one sharding alone."""
+    sharding = server.plan.sharding
+    metrics = Replicas(sharding.replicas, server).evaluate()
+    mesh = tuple((a.name, a.size) for a in sharding.axes if a.size > 1)
+    return Mode(sharding.name, mesh, float(metrics.ttft), float(metrics.tpot))
+
+
+def speculated(server: Server, metrics: Metrics) -> Speculated | None:
+    """What a draft takes, what its guesses bring, and from which acceptance on they are worth it."""
+    guesses = server.guesses
+    if guesses is None:
+        return None
+    draft, spec = guesses.draft, guesses.spec
+    others = 0.0 if metrics.served is None else metrics.served.others
+    step = float((metrics.tpot - others) * server.gain)
+    plain = float(guesses.plain().evaluate().tpot)
+    mesh = draft.plan.sharding.axes if draft else ()
+    worth = plain - others
+    return Speculated(
+        draft=draft.plan.model.name if draft else None,
+        mesh=tuple((a.name, a.size) for a in mesh if a.size > 1),
+        acceptance=spec.acceptance,
+        tokens_per_step=float(server.gain),
+        step_s=step,
+        draft_s=float(metrics.decode.drafted),
+        draft_prefill_s=float(metrics.prefill.drafted),
+        draft_weights_bytes=float(guesses.added),
+        plain_tpot_s=plain,
+        break_even=break_even(step / worth, spec.tokens) if worth > 0 else 0.0,
+    )

@@ -1,0 +1,95 @@
+"""What is told of two pools: each phase from its pool, the memory of the fuller one, what limits and what balances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import evolve
+
+from plandsl.backends.cost.answers.estimate import estimate_servers, price, requirement
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.pools import Pools, Rates
+from plandsl.diagnostics import Diagnostic
+from plandsl.estimate import BANDED, Band, Estimate, Pool, Sent
+from plandsl.estimate import Pools as PoolsEstimate
+from plandsl.spec.plan import SplitSpec
+from plandsl.units import show_rate
+
+
+def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnostic] = ()) -> Estimate:
+    """The full answer for two pools."""
+    assert isinstance(model, Pools), "a transfer lies between two pools"
+    a, d = (estimate_servers(pool, pool.evaluate()) for pool in model.pools)
+    plan, load = model.plan, model.plan.workload
+    rates = model.batches(metrics.joined, metrics.batch, load.input, load.output).rates
+    wait = float(metrics.tpot) - d.tpot_s
+    decode = evolve(d.decode, time_s=float(metrics.tpot), waiting_s=wait)
+    fuller = max(a.memory, d.memory, key=lambda held: held.total / held.capacity)
+    paid = price(model)
+    cost = None if paid is None else paid / float(metrics.throughput) * 1e6
+    return evolve(
+        d,
+        gpus=model.gpus,
+        ttft_s=float(metrics.ttft),
+        tpot_s=float(metrics.tpot),
+        latency_s=float(metrics.latency),
+        throughput_tokens_per_s=float(metrics.throughput),
+        memory=fuller,
+        prefill=a.prefill,
+        decode=decode,
+        requires=tuple(requirement(r, metrics, a.prefill, decode, cost) for r in plan.requires),
+        notes=tuple(notes),
+        assumed=_assumed(model.split, a, d),
+        calibration=", ".join(dict.fromkeys((a.calibration, d.calibration))),
+        cost_usd_per_mtok=cost,
+        bands=_bands(a, d, metrics, rates, wait),
+        pools=_pools(model, a, d, rates),
+    )
+
+
+def _assumed(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str, str], ...]:
+    """What either pool takes for granted, and the link: its bandwidth is taken as reached."""
+    link = [(split.between or "transfer", "bandwidth", f"{show_rate(split.bandwidth)} a port, reached in full")]
+    if split.kv_transfer is None:
+        link.append(("transfer", "kv_transfer", "after the prefill"))
+    return tuple(dict.fromkeys((*a.assumed, *d.assumed, *link)))
+
+
+def _bands(a: Estimate, d: Estimate, m: Metrics, rates: Rates, wait: float) -> tuple[tuple[str, Band], ...]:
+    """TTFT as in its pool, TPOT as in the other with the transfer, the rate by what limits it."""
+    ttft, step = a.band("ttft_s"), d.band("tpot_s")
+    if ttft is None or step is None:
+        return ()
+    tpot, steps = (step[0] + wait, step[1] + wait), float(m.latency - m.ttft) / float(m.tpot)
+    latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
+    limits = {"prefill": (a.ttft_s, ttft), "transfer": (1.0, (1.0, 1.0)), "decode": (float(m.tpot), tpot)}
+    value, (low, high) = limits[_limit(rates)]
+    rate = float(m.throughput) * value / high, float(m.throughput) * value / low
+    return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))
+
+
+def _limit(rates: Rates) -> str:
+    return min(("prefill", "transfer", "decode"), key=lambda name: float(getattr(rates, name)))
+
+
+def _pools(model: Pools, a: Estimate, d: Estimate, rates: Rates) -> PoolsEstimate:
+    """What each pool holds and sustains, and the decode replicas that one of prefill feeds."""
+    split, moved = model.split, rates.moved
+    sent = Sent(
+        split.kv_transfer or "after",
+        split.between,
+        split.bandwidth,
+        split.latency,
+        float(moved.request),
+        float(moved.sent),
+        float(moved.received),
+        float(moved.seconds),
+        float(moved.exposed),
+        float(rates.transfer),
+    )
+    first, second = (
+        Pool(pool.plan.machine, e, float(rate))
+        for pool, e, rate in ((model.prefill, a, rates.prefill), (model.decode, d, rates.decode))
+    )
+    balance = (first.requests_per_s / a.replicas) / (second.requests_per_s / d.replicas)
+    return PoolsEstimate(first, second, sent, _limit(rates), balance)

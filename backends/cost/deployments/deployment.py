@@ -1,0 +1,126 @@
+"""What is asked of a deployment under a load, whatever it is made of: all metrics, as numbers or arrays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from plandsl.backends.cost.deployments.ongoing import Served
+from plandsl.backends.cost.num import plain
+from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.ir.types import Number
+from plandsl.spec.plan import PlanSpec
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.deployments.replicas import Replicas
+    from plandsl.backends.cost.deployments.transfer import Transfer
+
+HOT = 24
+"""Configurations, one by one, after which a model is worth compiling: that takes as long as some dozens of answers."""
+
+
+class Metrics(NamedTuple):
+    """The answers for one configuration, or arrays of them; SI units. ``used`` is the largest share of a GPU's room.
+
+    ``mixed`` is what steps add to TPOT that are shared with prompts of the same batch. ``prefill`` times the prompts of
+    ``joined`` requests, ``decode`` a step of ``batch`` requests.
+    """
+
+    ttft: Number
+    tpot: Number
+    latency: Number
+    throughput: Number
+    throughput_per_gpu: Number
+    memory: Number
+    used: Number
+    kv_capacity: Number
+    max_batch: Number
+    fits: Number
+    prefill: PhaseTimes
+    decode: PhaseTimes
+    joined: Number
+    batch: Number
+    served: Served | None = None
+    mixed: Number = 0.0
+
+
+class Deployment(ABC):
+    """Times one plan. Compile once, then ask for as many configurations as you like.
+
+    A configuration binds ``batch`` (requests of one in-flight batch of one replica) or ``concurrency`` (requests
+    always in flight, over all replicas; ``requests`` in all), ``input`` and ``output`` (tokens), each a number or a
+    numpy array; what is not given is the plan's.
+    """
+
+    plan: PlanSpec
+
+    def __init__(self, plan: PlanSpec) -> None:
+        self.plan = plan
+        self._asked: dict[str, int] = {}
+        self._hot: dict[str, Callable[..., Any]] = {}
+
+    @property
+    @abstractmethod
+    def pools(self) -> tuple[Replicas, ...]:
+        """Servers that run prefill and decode alike, or those of prefill and those of decode."""
+
+    @property
+    @abstractmethod
+    def transfer(self) -> Transfer | None:
+        """What carries the KV cache from one pool to the other, where there are two."""
+
+    @abstractmethod
+    def on(self, plan: PlanSpec) -> Deployment:
+        """The same schedules and memory under other figures of ``plan``'s hardware, calibration or engine."""
+
+    @abstractmethod
+    def guessing(self, tokens: Number, acceptance: Number) -> Deployment:
+        """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
+
+    @abstractmethod
+    def together(self, b: Number, i: Number, o: Number) -> Metrics:
+        """In-flight batches of ``b`` requests that start together."""
+
+    @abstractmethod
+    def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
+        """``n`` requests always in flight, ``requests`` in all; None: without end."""
+
+    def endless(self, n: Number, i: Number, o: Number) -> Metrics:
+        """``n`` requests always in flight, without end."""
+        return self.ongoing(n, i, o, None)
+
+    def evaluate(
+        self,
+        batch: Number | None = None,
+        input: Number | None = None,
+        output: Number | None = None,
+        concurrency: Number | None = None,
+        requests: Number | None = None,
+    ) -> Metrics:
+        """All metrics (language.md section 5)."""
+        load = self.plan.workload
+        i = load.input if input is None else input
+        o = load.output if output is None else output
+        if batch is None and concurrency is None and load.concurrency is None:
+            batch = load.batch
+        if batch is not None:
+            return self._answer(self.together, batch, i, o)
+        n = load.concurrency if concurrency is None else concurrency
+        requests = load.requests if requests is None else requests
+        if requests is None:
+            return self._answer(self.endless, n, i, o)
+        return self._answer(self.ongoing, n, i, o, requests)
+
+    def _answer(self, way: Callable[..., Metrics], *numbers: Number) -> Metrics:
+        """``way(*numbers)``; what is asked again and again is written down once, as straight code."""
+        if not plain(*numbers) or not all(pool.one.modelled for pool in self.pools):
+            return way(*numbers)
+        if way.__name__ not in self._hot:
+            asked = self._asked[way.__name__] = self._asked.get(way.__name__, 0) + 1
+            if asked <= HOT:
+                return way(*numbers)
+            from plandsl.backends.cost.time.trace import traced
+
+            self._hot[way.__name__] = traced(way, *(f"n{i}" for i in range(len(numbers))))
+        return cast(Metrics, self._hot[way.__name__](*numbers))

@@ -1,0 +1,158 @@
+"""Servers side by side, each with a share of the requests: what they take together under a load."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, residents, together
+from plandsl.backends.cost.deployments.chunks import Chunks, mixes, one_prompt
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.deployments.ongoing import running, serve, sharing
+from plandsl.backends.cost.deployments.server import Server
+from plandsl.backends.cost.deployments.single import Single
+from plandsl.backends.cost.deployments.step import Step
+from plandsl.backends.cost.num import ceil_div, largest
+from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.ir.types import Number
+from plandsl.spec.plan import PlanSpec
+
+
+class Occupied(NamedTuple):
+    """What the GPUs of a server hold for given requests: bytes of the fullest, the largest share of one's room."""
+
+    memory: Number
+    used: Number
+    fits: Number
+    kv_capacity: Number
+
+
+class Crowd(NamedTuple):
+    """Requests of one replica under an ongoing load: in flight, running, joining at once; and the most in a batch."""
+
+    clients: Number
+    runs: Number
+    joined: Number
+    largest_batch: Number
+
+
+class Replicas(Deployment):
+    """``n`` servers like ``one``."""
+
+    transfer = None
+
+    def __init__(self, n: int, one: Server) -> None:
+        super().__init__(one.plan)
+        self.n, self.one = n, one
+
+    @property
+    def pools(self) -> tuple[Replicas, ...]:
+        """These servers, for both phases."""
+        return (self,)
+
+    @property
+    def main(self) -> Single:
+        """The server of the model itself, of one replica."""
+        return self.one.main
+
+    @property
+    def memory(self) -> MemoryModel:
+        """That of one server."""
+        return self.one.memory
+
+    @property
+    def in_flight(self) -> int:
+        """Batches in flight in one server."""
+        return self.one.in_flight
+
+    @property
+    def gain(self) -> Number:
+        """Tokens that a decode step brings a request."""
+        return self.one.gain
+
+    def on(self, plan: PlanSpec) -> Replicas:
+        """The same under other figures."""
+        return Replicas(self.n, self.one.on(plan))
+
+    def guessing(self, tokens: Number, acceptance: Number) -> Replicas:
+        """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
+        return Replicas(self.n, self.one.guessing(tokens, acceptance))
+
+    def step(self, step: Step, in_flight: Number) -> PhaseTimes:
+        """How long a step of one server takes."""
+        return self.one.step(step, in_flight)
+
+    def occupied(self, b: Number, i: Number, o: Number, ongoing: bool) -> Occupied:
+        """What is held by batches of ``b`` requests."""
+        memory = self.memory
+        kept, resident = residents(self.one, i, o, ongoing)
+        held = [memory.held(s, b, kept, i, resident).total for s in range(len(memory.weights))]
+        return Occupied(
+            largest(held),
+            largest([total / room for total, room in zip(held, memory.capacities, strict=True)]),
+            memory.fit(held),
+            memory.kv_capacity(b, kept, i, resident) * self.n,
+        )
+
+    def max_batch(self, i: Number, o: Number, ongoing: bool) -> Number:
+        """The most requests in a batch."""
+        kept, resident = residents(self.one, i, o, ongoing)
+        return self.memory.max_batch(kept, i, resident)
+
+    def together(self, b: Number, i: Number, o: Number) -> Metrics:
+        """In-flight batches of ``b`` requests that start together."""
+        found = together(self.one, b, i, o)
+        rate = self.n * self.in_flight * b * o / found.whole
+        return Metrics(
+            ttft=found.first.ttft,
+            tpot=found.tpot,
+            latency=found.first.ttft + (o - 1) * found.tpot,
+            throughput=rate,
+            throughput_per_gpu=rate / self.plan.sharding.ranks,
+            **self.occupied(b, i, o, ongoing=False)._asdict(),
+            max_batch=self.max_batch(i, o, ongoing=False),
+            prefill=found.first.times,
+            decode=found.decode,
+            joined=b,
+            batch=b,
+            mixed=found.mixed,
+        )
+
+    def crowd(self, n: Number, i: Number, o: Number) -> Crowd:
+        """How many of ``n`` requests in flight over all replicas run in one of them, and share a prefill."""
+        clients = ceil_div(n, self.n)
+        most = self.max_batch(i, o, ongoing=True)
+        _, rounds = residents(self.one, i, o, ongoing=True)
+        runs = running(self.plan.runs_on, clients, most * rounds)
+        return Crowd(clients, runs, sharing(runs, o / self.gain), most)
+
+    def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
+        """``n`` requests always in flight, over all replicas; `ongoing.serve` has the formulas."""
+        clients, runs, joined, most = self.crowd(n, i, o)
+        one, b = self.one, runs / self.in_flight
+        decode = decode_step(one, b, i, o)
+        chunks: Chunks | None = None
+        if mixes(one):
+            chunks = one_prompt(one, b, i, self.in_flight)
+            prefill = chunks._replace(steps=ceil_div(chunks.steps, 1)).whole
+        else:
+            prefill = prefill_step(one, joined, i, 1)
+        served = serve(
+            self.plan.runs_on, clients, runs, o, None if requests is None else requests / self.n,
+            prefill, joined, decode, self.in_flight, self.gain, chunks,
+        )  # fmt: skip
+        rate = self.n * served.rate * o
+        return Metrics(
+            ttft=served.ttft,
+            tpot=served.tpot,
+            latency=served.ttft + (o - 1) * served.tpot,
+            throughput=rate,
+            throughput_per_gpu=rate / self.plan.sharding.ranks,
+            **self.occupied(b, i, o, ongoing=True)._asdict(),
+            max_batch=most,
+            prefill=prefill,
+            decode=decode,
+            joined=joined if chunks is None else 1,
+            batch=b,
+            served=served,
+        )

@@ -1,0 +1,78 @@
+"""A step: the work that a server does at once. Everything asked of a deployment is built on how long a step takes.
+
+Each number of a step may be an array of numbers, or a number that is not known yet (`time.trace`). Whether a step has
+prompts, and whether it has requests that decode, never depends on a number.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from plandsl.ir.types import Number
+
+
+class Prompt(NamedTuple):
+    """Prompt tokens computed in a step: ``new`` tokens of each of ``requests``, behind ``cached`` tokens of each.
+
+    Of prompts in a ``chunk`` a step may have a fraction: what counts is their rows.
+    """
+
+    requests: Number
+    new: Number
+    cached: Number = 0
+    chunk: bool = False
+
+    @property
+    def tokens(self) -> Number:
+        """Rows of the step that are prompt tokens."""
+        return self.requests * self.new
+
+    @property
+    def context(self) -> Number:
+        """Tokens that the last new token of a prompt sees."""
+        return self.cached + self.new
+
+
+class Decode(NamedTuple):
+    """Requests that decode: each has ``queries`` tokens in the step, the last of which sees ``context`` tokens.
+
+    The queries are the token that is due and those guessed after it. With ``steps``, the time wanted is the mean over
+    so many steps, of which the first has ``context`` and each other one token more.
+    """
+
+    requests: Number
+    context: Number
+    steps: Number | None = None
+    queries: Number = 1
+
+    @property
+    def tokens(self) -> Number:
+        """Rows of the step that are tokens of these requests."""
+        return self.requests * self.queries
+
+    @property
+    def cached(self) -> Number:
+        """Tokens of each request that are in the cache before the first step."""
+        return self.context - self.queries
+
+    @property
+    def middle(self) -> Number:
+        """The mean context of all steps, as far as the token that is due sees it."""
+        return self.cached + ((1 if self.steps is None else self.steps) + 1) / 2
+
+
+class Step(NamedTuple):
+    """What a server computes at once: prompts, requests that decode, or both mixed. Counts are those of one batch.
+
+    A server with several stages has as many such batches in flight.
+    """
+
+    prompt: Prompt | None = None
+    decode: Decode | None = None
+
+    @property
+    def tokens(self) -> Number:
+        """All rows of the step."""
+        if self.prompt is None or self.decode is None:
+            return self.prompt.tokens if self.prompt else self.decode.tokens if self.decode else 0
+        return self.prompt.tokens + self.decode.tokens
