@@ -10,7 +10,7 @@ from plandsl.ir.collectives import Reshard
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
-from plandsl.passes.build import build, mesh_of
+from plandsl.passes.build import build, empty, mesh_of
 from plandsl.passes.chunk import chunk
 from plandsl.passes.cut_stages import cut_stages
 from plandsl.passes.fuse import fuse
@@ -49,28 +49,19 @@ PIPELINE: tuple[Pass, ...] = (
 )
 """The order, with a word on why each pass stands where it does."""
 
-_ALONE = {"insert-collectives", "merge-sums", "quantize", "place-memory"}
-"""Passes that need the program only."""
-
-
-def _run(step: Pass, before: Program | Schedule, plan: PlanSpec) -> Program | Schedule:
-    after: Program | Schedule = step.run(before) if step.name in _ALONE else step.run(before, plan)
-    return after
-
 
 def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[Pass, Program | Schedule]]:
     """Run the pipeline on one phase of ``plan``, giving what each pass made."""
-    program: Program | None = None
+    program = empty(plan, phase)
     promises: list[Pass] = []
     for step in PIPELINE:
-        before = program
-        result = step.run(plan, phase) if before is None else _run(step, before, plan)
+        result = step.run(program, plan)
         if isinstance(result, Schedule):
             yield step, result
             return
         if step.leaves is not None:
             promises.append(step)
-        program = checked(step, before, result, promises) if check else result
+        program = checked(step, program, result, promises) if check else result
         yield step, program
 
 
@@ -112,12 +103,13 @@ def structure(plan: PlanSpec) -> Hashable:
 
 def _finished(program: Program, plan: PlanSpec) -> Schedule:
     """A program after `SIZELESS`, taken through the passes behind it."""
-    result: Program | Schedule = program
     after = [step.name for step in PIPELINE].index(SIZELESS) + 1
     for step in PIPELINE[after:]:
-        result = _run(step, result, plan)
-    assert isinstance(result, Schedule), "the last pass makes a schedule"
-    return result
+        result = step.run(program, plan)
+        if isinstance(result, Schedule):
+            return result
+        program = result
+    raise AssertionError("the last pass makes a schedule")
 
 
 def program_after(plan: PlanSpec, phase: str, name: str) -> Program:

@@ -34,7 +34,12 @@ def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
     return stored if gpu.peak(stored) is not None else model.activations
 
 
-def build(plan: PlanSpec, phase: str) -> Program:
+def empty(plan: PlanSpec, phase: str) -> Program:
+    """The program of one phase before the first pass: nothing is in it."""
+    return Program(plan.model.name, phase, mesh_of(plan), (), ())
+
+
+def build(program: Program, plan: PlanSpec) -> Program:
     """The unsharded program of one phase.
 
     `tokens` becomes two dimensions, `batch` and `position`: ``position`` is ``input`` in prefill and 1 in decode
@@ -43,10 +48,11 @@ def build(plan: PlanSpec, phase: str) -> Program:
     a size of its own there too.
     """
     own = partial(arithmetic, plan.model, plan.common)
-    program = build_model(plan.model, phase, own(), own, verifies=phase == DECODE and plan.speculate is not None)
+    verifies = program.phase == DECODE and plan.speculate is not None
+    made = build_model(plan.model, program.phase, own(), own, verifies=verifies)
     if plan.continues:
-        program = evolve(program, sizes=tuple((n, n if n == "context" else s) for n, s in program.sizes))
-    return evolve(program, mesh=mesh_of(plan))
+        made = evolve(made, sizes=tuple((n, n if n == "context" else s) for n, s in made.sizes))
+    return evolve(made, mesh=program.mesh)
 
 
 def mesh_of(plan: PlanSpec) -> Mesh:

@@ -14,6 +14,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import PADDED, Dim, TensorType, Value, axes_of
 from plandsl.passes.rewrite import Names, each_region
+from plandsl.spec.plan import PlanSpec
 
 Axes = tuple[str, ...]
 Move = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Slice
@@ -28,7 +29,7 @@ NOMINAL = 8
 """Ranks that every axis is taken to have where ways are compared: a node's worth."""
 
 
-def insert_collectives(program: Program) -> Program:
+def insert_collectives(program: Program, plan: PlanSpec) -> Program:
     """Turn every reshard into collectives: a shortest path over layouts, by bytes moved.
 
     Each is on one axis, or on several that are neighbours on the mesh and so make one group of evenly spaced ranks.

@@ -13,11 +13,12 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Mesh, Value
 from plandsl.passes.rewrite import Names, each_region, uses
+from plandsl.spec.plan import PlanSpec
 
 Completing = AllReduce | ReduceScatter
 
 
-def merge_sums(program: Program) -> Program:
+def merge_sums(program: Program, plan: PlanSpec) -> Program:
     """Add partial sums that lie alike before they are completed rather than after: sums may be made in any order.
 
     Before:  %y.1 : bf16[batch, hidden] = all_reduce %y {axis = "tensor"}

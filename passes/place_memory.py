@@ -7,9 +7,10 @@ from attrs import evolve
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.program import Program, Region
 from plandsl.passes.rewrite import each_region
+from plandsl.spec.plan import PlanSpec
 
 
-def place_memory(program: Program) -> Program:
+def place_memory(program: Program, plan: PlanSpec) -> Program:
     """Record, for every region, the largest sets of values alive at once and the buffers of its collectives.
 
     Weights and caches are not among them: they live as long as the model does. Which of the sets is the largest

@@ -10,9 +10,10 @@ from plandsl.ir.program import Program, Region
 from plandsl.ir.types import TensorType, Value
 from plandsl.passes.rewrite import Names, each_region
 from plandsl.spec.formats import ARITHMETIC, BITS
+from plandsl.spec.plan import PlanSpec
 
 
-def quantize(program: Program) -> Program:
+def quantize(program: Program, plan: PlanSpec) -> Program:
     """Give each GEMM its input in the dtype that it multiplies in; one kernel serves all that read it.
 
     Before:  %u : bf16[batch, position, ffn] = gemm %h, %w_up {compute = "fp8"}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from attrs import evolve
 
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, verify
+from plandsl.ir.schedule import Schedule
 from plandsl.ir.text import show
+from plandsl.spec.plan import PlanSpec
+
+Run: TypeAlias = Callable[[Program, PlanSpec], "Program | Schedule"]
+"""What every pass is. The first is given an empty program of its phase; the last makes a schedule."""
 
 
 class Pass(NamedTuple):
-    """One pass: ``run(program, plan)``; ``leaves`` must hold of every op after it and after all later ones."""
+    """One pass; ``leaves`` must hold of every op after it and after all later ones."""
 
     name: str
-    run: Callable[..., Any]
+    run: Run
     why: str
     leaves: Callable[[Op], bool] | None = None
 
@@ -29,14 +34,14 @@ class Pass(NamedTuple):
 class PassError(Exception):
     """A pass broke the program: our bug, shown with the program before and after."""
 
-    def __init__(self, name: str, findings: list[str], before: Program | None, after: Program) -> None:
-        shown = "" if before is None else f"\n--- before\n{show(before)}"
+    def __init__(self, name: str, findings: list[str], before: Program, after: Program) -> None:
+        shown = f"\n--- before\n{show(before)}"
         super().__init__(f"pass {name}: " + "; ".join(findings) + shown + f"\n--- after\n{show(after)}")
 
 
-def checked(step: Pass, before: Program | None, after: Program, promises: list[Pass]) -> Program:
+def checked(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
     """``after``, if it is sound and keeps every promise; regions that the pass left alone are not read again."""
-    old = {r.name: r.ops for r in before.regions} if before is not None else {}
+    old = {r.name: r.ops for r in before.regions}
     changed = tuple(r for r in after.regions if old.get(r.name) is not r.ops)
     findings = [d.message for d in verify(evolve(after, regions=changed))] if changed else []
     for promise in promises:

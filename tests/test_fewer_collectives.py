@@ -184,8 +184,9 @@ def test_what_others_read_is_completed_by_itself() -> None:
 
 
 def test_merging_twice_is_merging_once() -> None:
-    made = program_after(plan("tp = 8", PARALLEL).spec, "prefill", "merge-sums")
-    assert merge_sums(made) == made
+    spec = plan("tp = 8", PARALLEL).spec
+    made = program_after(spec, "prefill", "merge-sums")
+    assert merge_sums(made, spec) == made
 
 
 def test_a_sum_that_forgets_a_term_or_adds_one_twice_is_caught_by_running() -> None:

@@ -22,6 +22,7 @@ from plandsl.ir.schedule import Schedule
 from plandsl.ir.text import read, read_type, show, show_op
 from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes import PIPELINE, Pass, program_after, steps
+from plandsl.passes.build import empty
 from plandsl.passes.cut_stages import split_layers
 from plandsl.passes.insert_collectives import Router
 from plandsl.passes.runner import PassError, checked
@@ -30,7 +31,6 @@ from plandsl.spec.plan import PlanSpec
 GOLDEN = Path(__file__).parent / "golden" / "passes"
 CASES = sorted(path.relative_to(GOLDEN) for path in GOLDEN.glob("*/*.ir"))
 DIVIDER = "----\n"
-ALONE = {"insert-collectives", "merge-sums", "quantize", "place-memory"}  # passes that need no plan
 
 
 # ---- golden files: <pass>/<plan>.ir holds a program, a divider, and the program after
@@ -60,11 +60,7 @@ def plan_of(case: Path) -> tuple[PlanSpec, str]:
 
 def run(step: Pass, plan: PlanSpec, phase: str, before: str) -> str:
     """What ``step`` makes of a program in its textual form."""
-    if step is PIPELINE[0]:
-        made = step.run(plan, phase)
-    else:
-        program = read(before)
-        made = step.run(program) if step.name in ALONE else step.run(program, plan)
+    made = step.run(empty(plan, phase) if step is PIPELINE[0] else read(before), plan)
     return show_schedule(made) if isinstance(made, Schedule) else show(made)
 
 
@@ -129,7 +125,7 @@ def test_pass_that_breaks_a_program_is_named_and_shown() -> None:
     broken = evolve(block, ops=tuple(op for op in block.ops if not isinstance(op, Gemm)))
     after = evolve(program, regions=tuple(broken if r.name == "block" else r for r in program.regions))
     with pytest.raises(PassError, match=r"pass fuse: block: %.* is used before it is defined") as caught:
-        checked(Pass("fuse", lambda p: p, "why"), program, after, [])
+        checked(Pass("fuse", lambda p, _: p, "why"), program, after, [])
     assert "--- before\nprogram tiny prefill" in str(caught.value)
     assert "--- after\nprogram tiny prefill" in str(caught.value)
 
@@ -139,11 +135,11 @@ def test_pass_that_breaks_an_earlier_promise_is_caught_at_its_own_door() -> None
     routed = program_after(tiny("tp"), "prefill", "insert-collectives")
     promises = [step for step in PIPELINE if step.name == "insert-collectives"]
     with pytest.raises(PassError, match=r"pass quantize: reshard in .* breaks the promise of insert-coll"):
-        checked(Pass("quantize", lambda p: p, "why"), routed, program, promises)
+        checked(Pass("quantize", lambda p, _: p, "why"), routed, program, promises)
 
 
 def test_compiling_checks_what_every_pass_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forget(program: Program) -> Program:
+    def forget(program: Program, plan: PlanSpec) -> Program:
         block = program.region("block")
         broken = evolve(block, ops=block.ops[1:])
         return evolve(program, regions=tuple(broken if r.name == "block" else r for r in program.regions))
