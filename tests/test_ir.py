@@ -7,6 +7,9 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.machine import links
+from plandsl.backends.graphviz.palette import KINDS
+from plandsl.ir.base import COMPUTE, LINK, Relay
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
@@ -39,8 +42,10 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.latent import HeadGemm, LatentAttention
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
+from plandsl.ir.rule import Regular
 from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, block_range, shard_range, tensor
+from plandsl.passes.rewrite import substitute
 from plandsl.testing import programs
 
 MESH = Mesh((("a", 2), ("b", 3)))
@@ -138,6 +143,37 @@ def test_op_prints_and_reads_back(op: Op) -> None:
 def test_every_op_class_is_among_the_samples() -> None:
     assert {type(op) for op in SOUND} == set(OPS)
     assert len({op.keyword for op in OPS}) == len(OPS)
+
+
+@pytest.mark.parametrize("op", SOUND, ids=lambda op: op.keyword)
+def test_op_states_every_fact(op: Op) -> None:
+    facts = op.facts
+    assert facts.stream in (COMPUTE, LINK)
+    assert facts.word
+    assert facts.look in KINDS
+    assert set(facts.linear) <= set(op.OPERANDS)
+    assert set(op.linear) <= set(op.operands)
+    assert op.title or isinstance(op, Relay)
+    if facts.stream == LINK and not isinstance(op, Reshard):
+        assert op.measured_as in (*links.COLLECTIVES, "p2p")
+    if facts.view:
+        assert 1 in (len(op.operands), len(op.results))
+    if isinstance(op, Regular):
+        assert len(op.rules) == len(op.results)
+        assert all(type(x) is TensorType for x in op.touches)
+
+
+def test_ops_of_one_word_have_one_look() -> None:
+    looks = {(op.facts.word, op.facts.look) for op in OPS}
+    assert len(looks) == len({word for word, _ in looks})
+
+
+@pytest.mark.parametrize("op", SOUND, ids=lambda op: op.keyword)
+def test_op_that_is_not_linear_refuses_partial_sums(op: Op) -> None:
+    for x in op.operands:
+        summed = Value(x.name, TensorType(x.type.dtype, x.type.dims, x.type.partial | {"z"}))
+        other = substitute(op, {x.name: summed})
+        assert any("partial sum" in why for why in findings(other)) == (summed not in other.linear)
 
 
 UNSOUND: tuple[tuple[Op, str], ...] = (

@@ -1,0 +1,154 @@
+"""The table "How to add" of docs/architecture.md, followed: an op, a function and a pass in a copy of the tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("plandsl", "grammar", "passes", "backends")
+
+FUNCTION = '    Function("softplus", lambda np, x: np.logaddexp(x, 0.0)),\n'
+
+OP = '''
+@frozen
+class Negate(Regular):
+    """``x`` with its sign changed."""
+
+    keyword: ClassVar[str] = "negate"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any", linear=("x",))
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
+    out: Value
+    x: Value
+    span: Span | None = span_field()
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """As ``x``."""
+        return (Rule((self.x,), self.x.type.names, self.x.type.dtype),)
+
+
+'''
+
+PASS = '''"""Negate: every function of elements is negated twice."""
+
+from attrs import evolve
+
+from plandsl.ir.compute import Map, Negate
+from plandsl.ir.program import Program, Region
+from plandsl.ir.types import Value
+from plandsl.passes.rewrite import Names, each_region
+from plandsl.spec.plan import PlanSpec
+
+
+def negate(program: Program, plan: PlanSpec) -> Program:
+    """Negate what each function makes, and negate it again."""
+    return each_region(program, _region)
+
+
+def _region(region: Region) -> Region:
+    names, ops = Names(region.values()), []
+    for op in region.ops:
+        if not isinstance(op, Map):
+            ops.append(op)
+            continue
+        first, second = (Value(names.fresh(op.out.name), op.out.type) for _ in range(2))
+        ops += [evolve(op, out=first), Negate(second, first), Negate(op.out, second)]
+    return evolve(region, ops=tuple(ops))
+'''
+
+MODEL = """
+model m {
+  hidden = 8, ffn = 16, heads = 4, head_dim = 2, vocab = 12, layers = 2, weights = bf16
+  embedding w_embed[vocab, hidden]
+  block x[tokens, hidden] {
+    h = rms_norm(x)
+    q = rope(h @ w_q[hidden, heads, head_dim])
+    a = attention(q, rope(h @ w_k[hidden, heads, head_dim]), h @ w_v[hidden, heads, head_dim])
+    x = x + a @ w_o[heads, head_dim, hidden]
+    x = x + softplus(rms_norm(x) @ w_up[hidden, ffn]) @ w_down[ffn, hidden]
+  }
+  head rms_norm(x) @ w_head[hidden, vocab]
+}
+plan p { model = m, node = h100_8, sharding { tp = 2, sp = 2 }, workload { input = 8, output = 4, batch = 2 } }
+"""
+
+USE = f'''
+import numpy as np
+
+from plandsl.backends.reference.compute import Local, compute
+from plandsl.backends.reference.placement import Placement
+from plandsl.driver import compile_text, pass_lines
+from plandsl.ir.compute import Map, Negate
+from plandsl.ir.text import read, read_op, read_type, show, show_op
+from plandsl.ir.types import Mesh, Value
+
+sizes, x, y = {{"hidden": 3}}, Value("x", read_type("bf16[hidden]")), Value("y", read_type("bf16[hidden]"))
+here = Local(0, Placement(Mesh(), sizes), {{"x": {{0: np.array([-1.0, 0.0, 2.0])}}}}, 0)
+assert compute(Negate(y, x), here)[0].tolist() == [1.0, 0.0, -2.0]
+assert np.allclose(compute(Map(y, (x,), "softplus"), here)[0], np.log1p(np.exp([-1.0, 0.0, 2.0])))
+
+some = Value("s", read_type("bf16[hidden@a]{{+b}}"))
+op = Negate(some, some)
+assert op.infer() == (some.type,)
+assert not list(op.verify())
+assert read_op(show_op(op), {{"s": some}}) == op
+
+(plan,) = compile_text("""{MODEL}""")
+assert "negate" in [name for name, _, _ in pass_lines()]
+program = plan.prefill.program
+assert read(show(program)) == program
+types = {{str(op.x.type) for op in program.region("block").ops if isinstance(op, Negate)}}
+assert types == {{"bf16[batch, position@seq, hidden]", "bf16[batch, position@seq, ffn@tensor]"}}
+assert plan.verify().ok
+times = {{line.name: line.time_s for line in plan.estimate().prefill.ops}}
+assert times["softplus"] > 0
+assert times["negate"] > 0
+'''
+
+
+def insert(path: Path, *edits: tuple[str, str, str]) -> None:
+    """Put text before or after what stands in a file once."""
+    text = path.read_text(encoding="utf-8")
+    for where, mark, new in edits:
+        assert text.count(mark) == 1, f"{path.name}: {mark}"
+        text = text.replace(mark, new + mark if where == "before" else mark + new)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository in which the rows of the table were followed."""
+    root = tmp_path_factory.mktemp("added")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    insert(root / "plandsl/ir/functions.py", ("after", "FUNCTIONS = (\n", FUNCTION))
+    insert(
+        root / "plandsl/ir/compute.py",
+        ("before", "\nCompute: TypeAlias = ", OP),
+        ("after", "\nCompute: TypeAlias = ", "Negate | "),
+    )
+    insert(
+        root / "backends/reference/compute.py",
+        ("after", "    Norm,\n", "    Negate,\n"),
+        ("before", "        case Scale():\n", "        case Negate():\n            return (-here.array(op.x),)\n"),
+    )
+    (root / "passes/negate.py").write_text(PASS, encoding="utf-8")
+    insert(
+        root / "passes/__init__.py",
+        ("after", "from plandsl.passes.merge_sums import merge_sums\n", "from plandsl.passes.negate import negate\n"),
+        ("before", '    Pass("shard", ', '    Pass("negate", negate, "before layouts"),\n'),
+    )
+    return root
+
+
+def test_an_op_a_function_and_a_pass_are_added_as_the_table_says(copy: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", USE], cwd=copy, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
