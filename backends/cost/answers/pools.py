@@ -19,10 +19,11 @@ from plandsl.units import show_rate
 def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnostic] = ()) -> Estimate:
     """The full answer for two pools."""
     assert isinstance(model, Pools), "a transfer lies between two pools"
-    a, d = (estimate_servers(pool, pool.evaluate()) for pool in model.pools)
     plan, load = model.plan, model.plan.workload
-    rates = model.batches(metrics.joined, metrics.batch, load.input, load.output).rates
-    wait = float(metrics.tpot) - d.tpot_s
+    alone = model.alone(metrics, load.input, load.output)
+    a, d = (estimate_servers(pool, own) for pool, own in zip(model.pools, alone, strict=True))
+    rates = model.rates(metrics, load.input, load.output)
+    wait = float(metrics.sent)
     decode = evolve(d.decode, time_s=float(metrics.tpot), waiting_s=wait)
     fuller = max(a.memory, d.memory, key=lambda held: held.total / held.capacity)
     paid = price(model)

@@ -23,8 +23,9 @@ HOT = 24
 class Metrics(NamedTuple):
     """The answers for one configuration, or arrays of them; SI units. ``used`` is the largest share of a GPU's room.
 
-    ``mixed`` is what steps add to TPOT that are shared with prompts of the same batch. ``prefill`` times the prompts of
-    ``joined`` requests, ``decode`` a step of ``batch`` requests.
+    ``mixed`` is what steps add to TPOT that are shared with prompts of the same batch, ``sent`` what the transfer of
+    the cache adds that lies between two pools. ``prefill`` times the prompts of ``joined`` requests, ``decode`` a step
+    of ``batch`` requests.
     """
 
     ttft: Number
@@ -43,6 +44,7 @@ class Metrics(NamedTuple):
     batch: Number
     served: Served | None = None
     mixed: Number = 0.0
+    sent: Number = 0.0
 
 
 class Deployment(ABC):

@@ -148,8 +148,11 @@ class Drafted:
             times = _after(self.draft.step(Step(step.prompt, alone), in_flight), 1, times)
         if alone is None:
             return times
-        others = self.guessed if step.prompt is None else maximum(self.guessed - 1, 0)
-        return _after(self.draft.step(Step(decode=alone), in_flight), others, times)
+        if step.prompt is None:
+            return _after(self.draft.step(Step(decode=alone), in_flight), self.guessed, times)
+        count = maximum(self.guessed - 1, 0) * (alone.requests > 0)
+        some = alone._replace(requests=maximum(alone.requests, 1))
+        return _after(self.draft.step(Step(decode=some), in_flight), count, times)
 
 
 def _undrafted(decode: Decode) -> Decode:

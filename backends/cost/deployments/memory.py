@@ -85,6 +85,9 @@ def _handed_on(op: Along, known: dict[str, str]) -> dict[str, str]:
 class MemoryModel:
     """Memory of one plan's replica: weights and caches lie alike in both phases, activations are the larger's."""
 
+    draft: MemoryModel | None = None
+    """That of a model that guesses tokens, on the same GPUs."""
+
     def __init__(self, program: Program, decode: Program, plan: PlanSpec, extents: Extents) -> None:
         self.program, self.plan, self.extents = program, plan, extents
         self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, program)]

@@ -45,6 +45,24 @@ ARRIVES = 0.5
 """Of the step that runs when a request arrives, what is left on average."""
 
 
+def queued(rate: Number, seconds: Number) -> Number:
+    """Seconds that one waits where ``rate`` come at random, and each is served for as many ``seconds``.
+
+    ``u seconds / (2 (1 - u))``, ``u = rate seconds`` (Pollaczek 1930; Khinchine 1932): without end from u = 1 on.
+    """
+    busy = clip(rate * seconds, 0.0, FULL)
+    return busy * seconds / (2 * (1 - busy))
+
+
+FULL = 1 - 1e-9
+"""A server that is never idle."""
+
+
+def drained(served: Number, stay: Number, requests: Number, running: Number) -> Number:
+    """The rate of ``requests`` in all, of which the last to run leave one by one where some had waited."""
+    return requests / (requests / served + DRAIN * stay * clip(requests / running - 1, 0.0, 1.0))
+
+
 def undivided(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> PromptCost:
     """A prompt in a step of its own, timed for ``joined`` of them at once."""
     slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) * prefill.parts + prefill.drafted
@@ -65,7 +83,8 @@ class Served(NamedTuple):
     A first token waits ``queue`` for a place among those ``running``, ``line`` for other prefills, ``start`` for
     those of the crowd that came first (mean over all requests), then for its own ``prefill`` and the engine's
     ``first``. Any other one takes ``step`` for kernels and ``host`` besides, and ``others`` is what
-    prefills of others add to it. ``rate`` requests/s are served.
+    prefills of others add to it. Between two pools, ``sent`` is what the transfer of the cache adds to it. ``rate``
+    requests/s are served.
     """
 
     running: Number
@@ -79,6 +98,7 @@ class Served(NamedTuple):
     host: Number
     others: Number
     rate: Number
+    sent: Number = 0.0
 
     @property
     def ttft(self) -> Number:
@@ -88,7 +108,7 @@ class Served(NamedTuple):
     @property
     def tpot(self) -> Number:
         """Mean time between tokens."""
-        return self.step + self.host + self.others
+        return self.step + self.host + self.others + self.sent
 
 
 def running(engine: EngineSpec, clients: Number, room: Number) -> Number:
@@ -140,5 +160,5 @@ def serve(
     stay = cycle + line + first
     served = runs / stay
     if requests is not None:  # where some waited, the last to run leave one by one
-        served = requests / (requests / served + DRAIN * stay * clip(requests / runs - 1, 0.0, 1.0))
+        served = drained(served, stay, requests, runs)
     return Served(runs, clients - runs, queue, line, start, own, first, step, host, others, served)

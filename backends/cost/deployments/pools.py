@@ -5,13 +5,18 @@ Sources of the idea: Zhong et al., "DistServe", OSDI 2024; Patel et al., "Splitw
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.batch import Prefilled, decode_step, prefilled
+from plandsl.backends.cost.deployments.batch import Prefilled, decode_step, prefill_step, prefilled, residents
+from plandsl.backends.cost.deployments.chunks import mixes, one_prompt
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.ongoing import PromptCost, Served, drained, queued, running, undivided
 from plandsl.backends.cost.deployments.replicas import Occupied, Replicas
 from plandsl.backends.cost.deployments.transfer import Moved, Transfer
-from plandsl.backends.cost.num import maximum, minimum, where
+from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum, plain, settled, where
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SplitSpec
@@ -38,6 +43,34 @@ class Batches(NamedTuple):
     decode: PhaseTimes
     tpot: Number
     rates: Rates
+
+
+class Flow(NamedTuple):
+    """Requests that follow one another through both pools: a closed network of three stations.
+
+    ``d`` of ``N`` requests have a place in the decode pool (they decode, or their cache is on its way there, ``tau``
+    seconds of which show); the others are computed, or wait. With ``P`` prefill servers that take ``E`` for a prompt,
+    and ``L`` lanes that carry ``c`` requests/s together,
+
+        X(d) = d / (tau + (output - 1) tpot(d))                                  requests/s (Little 1961)
+        N    = d + X (queue of a prefill server + own + first + queue of a lane)    solved for d by bisection
+
+    with ``(N - 1) / N`` of the queues of Pollaczek and Khinchine at the rates ``X / P`` and ``X / L``: nobody waits for
+    himself. They grow without end as X comes
+    near ``P / E`` or ``c``: the slowest station bounds the rate, and those that are many wait there (bottleneck
+    analysis of closed networks; Lazowska et al., "Quantitative system performance", 1984, chapters 3 and 5). Where the
+    decode pool has no room for as many as d, it holds what it can, and the rest wait before their prefill, as engines
+    do that ask the decode server for room first.
+    """
+
+    served: Served
+    prefill: PhaseTimes
+    decode: PhaseTimes
+    batch: Number
+
+
+HALVINGS = 50
+"""Steps of a bisection: to the last digits of a number."""
 
 
 class Pools(Deployment):
@@ -108,6 +141,7 @@ class Pools(Deployment):
             decode=decode,
             joined=first,
             batch=b,
+            sent=rates.moved.exposed / maximum(o - 1, 1),
         )
 
     @property
@@ -116,8 +150,144 @@ class Pools(Deployment):
         return sum(pool.plan.sharding.ranks for pool in self.pools)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
-        """Requests that follow one another through both pools."""
-        raise AssertionError("the grammar refuses requests that follow one another")
+        """``n`` requests always in flight, on their way through both pools; `Flow` has the formulas."""
+        ours, theirs = self.prefill, self.decode
+        flow = self.flow(n, i, o, requests)
+        held = fuller(ours.occupied(1, i, o, ongoing=True), theirs.occupied(flow.batch, i, o, ongoing=True))
+        throughput = flow.served.rate * o
+        return Metrics(
+            ttft=flow.served.ttft,
+            tpot=flow.served.tpot,
+            latency=flow.served.ttft + (o - 1) * flow.served.tpot,
+            throughput=throughput,
+            throughput_per_gpu=throughput / self.gpus,
+            **held._asdict(),
+            max_batch=theirs.max_batch(i, o, ongoing=True),
+            prefill=flow.prefill,
+            decode=flow.decode,
+            joined=1,
+            batch=flow.batch,
+            served=flow.served,
+            sent=flow.served.sent,
+        )
+
+    def flow(self, n: Number, i: Number, o: Number, requests: Number | None) -> Flow:
+        """``n`` requests always in flight, ``requests`` in all."""
+        ours, theirs, gain = self.prefill, self.decode, self.decode.gain
+        times, cost = self._prompt(i)
+        moved = self.transfer.moved(1, i, times.through)
+        engine, steps = ours.plan.runs_on, maximum(o - 1, 0)
+        first = engine.first + engine.first_request
+        lane = _Lane(moved.exposed, self.transfer.lanes, moved.rate)
+        room = self._room(n, i, o)
+        ask = settled(self._running, n, i, o, room, cost.turn, cost.own + first, lane.exposed, lane.servers, lane.rate)
+        batch = ask / (theirs.n * theirs.in_flight)
+        decode = decode_step(theirs.one, batch, i, o)
+        step, host = decode.period / gain, self._host(batch) / gain
+        stay = lane.exposed + steps * (step + host)
+        rate = ask / stay
+        others = (n - 1) / n
+        line = others * queued(rate / ours.n, cost.turn)
+        port = others * queued(rate / lane.servers, lane.servers / lane.rate)
+        ahead = line + cost.own + first + port
+        waiting = where(ask < room, 0.0, maximum(n - ask - rate * ahead, 0.0))
+        rate = (n - waiting) / (ahead + stay)
+        queue = waiting / rate
+        crowd = maximum(n / ours.n - 1, 0) / 2 * cost.turn
+        start, whole = 0.0 * crowd, rate
+        if requests is not None:
+            start = crowd * minimum(n / requests, 1.0)
+            queue = queue * (1 - minimum(n / requests, 1.0) / 2)
+            whole = drained(rate, ahead + stay, requests, n - waiting)
+        sent = (lane.exposed + port) / maximum(o - 1, 1)
+        served = Served(ask, waiting, queue, line, start, cost.own, first, step, host, 0.0 * rate, whole, sent)
+        return Flow(served, times, decode, batch)
+
+    def rates(self, metrics: Metrics, i: Number, o: Number) -> Rates:
+        """Requests/s that each pool, and the link between them, sustain under the load that ``metrics`` are of."""
+        if metrics.served is None:
+            return self.batches(metrics.joined, metrics.batch, i, o).rates
+        times, cost = self._prompt(i)
+        moved = self.transfer.moved(1, i, times.through)
+        places = self.decode.n * self.decode.in_flight
+        room = self._room(inf, i, o)
+        full = room / (moved.exposed + maximum(o - 1, 0) * self._token(room / places, i, o))
+        return Rates(self.prefill.n / cost.turn, moved.rate, full, moved)
+
+    def alone(self, metrics: Metrics, i: Number, o: Number) -> tuple[Metrics, Metrics]:
+        """``metrics`` as each pool has them: what it holds, and of decode TPOT without the transfer."""
+        ongoing = metrics.served is not None
+        ours = self.prefill.occupied(metrics.joined, i, o, ongoing)
+        theirs = self.decode.occupied(metrics.batch, i, o, ongoing)
+        most = self.prefill.max_batch(i, o, ongoing)
+        first = metrics._replace(**ours._asdict(), batch=metrics.joined, max_batch=most)
+        return first, metrics._replace(**theirs._asdict(), tpot=metrics.tpot - metrics.sent)
+
+    def _prompt(self, i: Number) -> tuple[PhaseTimes, PromptCost]:
+        """One prompt in the prefill pool: its times, and what it takes there."""
+        one, engine = self.prefill.one, self.prefill.plan.runs_on
+        if not mixes(one):
+            times = prefill_step(one, 1, i, 1)
+            return times, undivided(engine, times, 1)
+        chunks = one_prompt(one, 0, i, 1)
+        each = largest([s.span for s in chunks.times.stages])
+        slowest = maximum(each, chunks.times.hop) * chunks.times.parts + chunks.times.drafted + engine.step
+        whole, turn = chunks._replace(steps=ceil_div(chunks.steps, 1)), chunks.steps * slowest + engine.admit
+        return whole.whole, PromptCost(turn, whole.steps * (chunks.times.period + engine.step) + engine.admit, turn)
+
+    def _room(self, n: Number, i: Number, o: Number) -> Number:
+        """The most requests that the decode pool has a place for."""
+        pool = self.decode
+        _, rounds = residents(pool.one, i, o, ongoing=True)
+        most = pool.max_batch(i, o, ongoing=True) * rounds
+        return pool.n * running(pool.plan.runs_on, maximum(n / pool.n, 1), most)
+
+    def _host(self, batch: Number) -> Number:
+        """What the engine adds to a decode step of ``batch`` requests."""
+        engine = self.decode.plan.runs_on
+        return engine.step + engine.request * batch
+
+    def _token(self, batch: Number, i: Number, o: Number) -> Number:
+        """Seconds of a token in the decode pool, with so many requests in a batch."""
+        return (decode_step(self.decode.one, batch, i, o).period + self._host(batch)) / self.decode.gain
+
+    @cached_property
+    def _quick_token(self) -> Callable[..., Number]:
+        """The same for plain numbers, as straight code."""
+        from plandsl.backends.cost.time.trace import traced
+
+        return traced(self._token, "batch", "i", "o") if self.decode.one.modelled else self._token
+
+    def _running(
+        self, n: Number, i: Number, o: Number, room: Number, turn: Number, own: Number,
+        exposed: Number, servers: Number, rate: Number,
+    ) -> Number:  # fmt: skip
+        """Requests in the decode pool, those on their way to it among them: bisected, as `Flow` says."""
+        token = self._quick_token if plain(n, i, o, room) else self._token
+        places, steps = self.decode.n * self.decode.in_flight, maximum(o - 1, 0)
+
+        def all_of(d: Number) -> Number:
+            """Requests in flight with ``d`` in the decode pool; no end of them beyond what prefill and ports bear."""
+            x = d / (exposed + steps * token(d / places, i, o))
+            waits = queued(x / self.prefill.n, turn) + queued(x / servers, servers / rate)
+            ahead = own + (n - 1) / n * waits
+            borne = (x * turn < self.prefill.n) & (x < rate)
+            return where(borne, d + x * ahead, inf)
+
+        low, high = 0.0 * room, minimum(room, n) + 0.0
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            fits = all_of(middle) <= n
+            low, high = where(fits, middle, low), where(fits, high, middle)
+        return where(all_of(minimum(room, n) + 0.0) <= n, minimum(room, n) + 0.0, low)
+
+
+class _Lane(NamedTuple):
+    """The way from pool to pool: seconds that show of a request, how many travel at once, and requests/s in all."""
+
+    exposed: Number
+    servers: int
+    rate: Number
 
 
 def fuller(prefill: Occupied, decode: Occupied) -> Occupied:

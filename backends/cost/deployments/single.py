@@ -79,7 +79,7 @@ class Single:
 
         count = prompt.requests / self.ways
         if decode is None:
-            return Mix(prompt.new * count, prompt.cached, count, 0, prompt.context)
+            return Mix(prompt.new * count, prompt.cached, count, None, prompt.context)
         decodes = decode.requests / self.ways
         return Mix(prompt.new * count, prompt.cached, count, decodes, decode.context, decode.queries)
 

@@ -14,6 +14,9 @@ from plandsl.ir.types import Number
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.plan import SplitSpec
 
+DRAFT = "draft "
+"""Before the names of a draft's regions."""
+
 Key = tuple[str, str, int]
 """Region, cache and operand of a cached tensor: the same in every sharding of one model."""
 
@@ -52,7 +55,20 @@ def kept(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
                         key, before = (region.name, op.cache, i), here.get((region.name, op.cache, i))
                         here[key] = one if before is None else one._replace(layers=one.layers + before.layers)
         found.append(here)
-    return found
+    return (
+        found
+        if memory.draft is None
+        else [here | drafted for here, drafted in zip(found, _drafted(memory, ranks), strict=True)]
+    )
+
+
+def _drafted(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
+    """The cache of a draft, which the GPUs of every stage keep: ports and copies are those of all stages."""
+    draft, stages = memory.draft, len(memory.program.stages)
+    assert draft is not None, "there is a draft"
+    (own,) = kept(draft, ranks // stages)
+    all_ = {(DRAFT + region, cache, i): k for (region, cache, i), k in own.items()}
+    return [{key: k._replace(ports=stages * k.ports, copies=stages * k.copies) for key, k in all_.items()}] * stages
 
 
 def _kept(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: int, ranks: int) -> Kept:
@@ -100,6 +116,11 @@ class Transfer:
         self.replicas = pools[0][0].replicas, pools[1][0].replicas
         self.layers = split.prefill.model.layers
 
+    @property
+    def lanes(self) -> int:
+        """Requests that travel at once: one for each server on the side that has fewer."""
+        return min(self.replicas)
+
     def moved(self, batch: Number, input_: Number, prefill: Number) -> Moved:
         """The cache of ``batch`` requests of ``input_`` tokens, whose prefill took that many seconds.
 
@@ -126,12 +147,13 @@ class Transfer:
             for stage, sizes in stages:
                 one = next(iter(stage.values()))
                 time = ceil_div(batch, one.ways) * sum(sizes) / self.split.bandwidth
-                n = sum({key[0]: k.layers for key, k in stage.items()}.values())
+                n = sum({key[0]: k.layers for key, k in stage.items() if not key[0].startswith(DRAFT)}.values())
                 late = maximum(time / n, time - prefill * (n - 1) / self.layers)
                 seconds, exposed = maximum(seconds, time), maximum(exposed, late)
         request: Number = 0.0
-        for stage in self.sender:
-            request = request + sum(k.bytes(tokens) for k in stage.values())
+        for at, stage in enumerate(self.sender):
+            once = (k for key, k in stage.items() if at == 0 or not key[0].startswith(DRAFT))
+            request = request + sum(k.bytes(tokens) for k in once)
         if self.split.kv_transfer != "layerwise":
             exposed = seconds
         latency, (sent, received) = self.split.latency, (largest([sum(z) for _, z in side]) for side in sides)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import MIXED_CONSTANTS, mixed_seconds
+from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, attention_seconds
 from plandsl.backends.cost.work.costing import AttentionForm, Softmax, Work
+from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.ops import Op
 from plandsl.ir.types import Number
 
 
@@ -15,75 +20,165 @@ class Mix(NamedTuple):
     """A mixed step on one rank of those that share requests: ``chunk`` tokens of prompts that have ``before`` keys.
 
     They belong to ``prompts`` prompts (1 unless prompts are shorter than chunks); ``decodes`` requests run beside them,
-    each with ``queries`` tokens, the last of which sees ``context`` keys.
+    each with ``queries`` tokens, the last of which sees ``context`` keys. None: no step of these has any.
     """
 
     chunk: Number
     before: Number
     prompts: Number
-    decodes: Number
+    decodes: Number | None
     context: Number
     queries: Number = 1
 
     @property
-    def rows(self) -> Number:
-        """Tokens of both."""
-        return self.chunk + self.decodes * self.queries
+    def logits(self) -> Number:
+        """Tokens of requests that decode."""
+        return 0 if self.decodes is None else self.decodes * self.queries
+
+
+class Sizes(NamedTuple):
+    """Sizes under which ops of a mixed step run: all tokens, those that need logits, prompts, requests that decode."""
+
+    tokens: Extents
+    logits: Extents
+    chunk: Extents
+    decodes: Extents | None
 
 
 class Mixer:
     """Times mixed steps by the ops of both phases of one plan.
 
-    GEMMs, collectives and kernels of memory traffic have a row for each token of either kind; the head has one for
-    each running request and for the prompt. Attention is that of the chunk and that of the decodes, in one call where
-    a calibration has constants for such calls (`attention_mixed`), else one after the other.
+    An op that both phases have runs once: GEMMs, collectives and kernels of memory traffic have a row for each token of
+    either kind, the head has one for each that needs logits. An op that only prefill has (unpacking a latent cache,
+    keys around a ring) runs for the prompts. One that only decode has runs for the others, beside its attention.
+    Attention is that of the chunk and that of the decodes, in one call where a calibration has constants for such calls
+    (`attention_mixed`), else one after the other. An engine runs at its rate of prefill.
     """
+
+    def __init__(self, prefill: PhaseModel, decode: PhaseModel) -> None:
+        self.prefill = prefill
+        self.kinds = [_KindMixer(*pair) for pair in zip(prefill.kinds, decode.kinds, strict=True)]
+        self.ways = self.kinds[0].ways
+
+    def step(self, mix: Mix, in_flight: Number) -> PhaseTimes:
+        """A mixed step. Keys before a chunk grow evenly, and attention with them: their mean stands for all chunks."""
+        found = self.prefill.slowest_kind([kind.seconds(mix) for kind in self.kinds])
+        return self.prefill._pipeline(found, in_flight)
+
+
+class _KindMixer:
+    """The same on one kind of GPU."""
 
     def __init__(self, prefill: PhaseModel, decode: PhaseModel) -> None:
         self.prefill, self.decode = prefill, decode
         attentions = [w for ops in prefill.work.values() for w in ops if isinstance(w, Softmax)]
         self.ways = prefill.extents.ways(attentions[0].batch.axes) if attentions else 1
-        self.pairs = self._pairs()
+        self.places = {name: _places(ops, decode.work[name]) for name, ops in prefill.work.items()}
 
-    def _pairs(self) -> dict[int, Softmax]:
-        """The attention of decode that goes with each one of prefill: programs of one model have the same, in order."""
-        found: dict[int, Softmax] = {}
-        for region, ops in self.prefill.work.items():
-            ours = [w for w in ops if isinstance(w, Softmax)]
-            theirs = [w for w in self.decode.work[region] if isinstance(w, Softmax)]
-            found |= {id(a): b for a, b in zip(ours, theirs, strict=True)}
+    def seconds(self, mix: Mix) -> dict[str, list[Number]]:
+        """Seconds of each op of prefill's program, with what decode has beside it."""
+        sizes = self._sizes(mix)
+        works = [(1.0, self.prefill.work, self.decode.work)]
+        if self.prefill.varied:
+            both = zip(self.prefill.varied, self.decode.varied, strict=True)
+            works = [(weight, ours, theirs) for (weight, ours), (_, theirs) in both]
+        found: dict[str, list[Number]] = {}
+        for weight, ours, theirs in works:
+            for name in self.places:
+                times = self._region(name, ours, theirs, mix, sizes)
+                before = found.get(name, [0.0] * len(times))
+                found[name] = [a + weight * t for a, t in zip(before, times, strict=True)]
+        return self.prefill._scaled(found)
+
+    def _sizes(self, mix: Mix) -> Sizes:
+        program, mesh = self.prefill.schedule.program, self.prefill.extents.mesh
+        own = mix.chunk / mix.prompts
+        keys = mix.before + own
+        rows = {"batch": self.ways, "input": mix.chunk + mix.logits, "context": keys}
+        prompts = {"batch": mix.prompts * self.ways, "input": own, "context": keys}
+        decodes = None
+        if mix.decodes is not None:
+            count = maximum(mix.decodes * self.ways, 1)  # what none of them takes is left out
+            alone = {"batch": count, "context": mix.context, "queries": mix.queries}
+            decodes = Extents(self.decode.schedule.program, alone, self.decode.extents.mesh)
+        return Sizes(
+            Extents(program, rows, mesh),
+            Extents(program, rows | {"batch": (mix.logits + 1) * self.ways}, mesh),
+            Extents(program, prompts, mesh),
+            decodes,
+        )
+
+    def _region(
+        self,
+        name: str,
+        ours: Mapping[str, Sequence[Work]],
+        theirs: Mapping[str, Sequence[Work]],
+        mix: Mix,
+        sizes: Sizes,
+    ) -> list[Number]:
+        """Seconds of the ops of a region."""
+        shared, alone, beside = self.places[name]
+        found: list[Number] = []
+        for i, work in enumerate(ours[name]):
+            if isinstance(work, Softmax):
+                attention = theirs[name][shared[i]]
+                assert isinstance(attention, Softmax), "attention goes with attention"
+                found.append(self._attention(work, attention, mix, sizes))
+                continue
+            lone = work.rows and all(d.name == "batch" for d in work.rows)
+            where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk
+            found.append(self.prefill._seconds(work, where, {}))
+        if sizes.decodes is not None:
+            there = mix.decodes > 0  # type: ignore[operator]
+            for i in alone:
+                found[beside] = found[beside] + self.decode._seconds(theirs[name][i], sizes.decodes, {}) * there
         return found
 
-    def step(self, mix: Mix, in_flight: Number) -> PhaseTimes:
-        """A mixed step. Keys before a chunk grow evenly, and attention with them: their mean stands for all chunks."""
-        program, mesh = self.prefill.schedule.program, self.prefill.extents.mesh
-        keys = mix.before + mix.chunk / mix.prompts
-        rows = {"batch": self.ways, "input": mix.rows, "context": keys}
-        tokens = Extents(program, rows, mesh)
-        requests = Extents(program, rows | {"batch": (mix.decodes * mix.queries + 1) * self.ways}, mesh)
-        prompts = {"batch": mix.prompts * self.ways, "input": mix.chunk / mix.prompts, "context": keys}
-        chunk = Extents(program, prompts, mesh)
-        alone = {"batch": mix.decodes * self.ways, "context": mix.context, "queries": mix.queries}
-        decodes = Extents(self.decode.schedule.program, alone, self.decode.extents.mesh)
-
-        def seconds(work: Work) -> Number:
-            if isinstance(work, Softmax):
-                return self._attention(work, mix, chunk, decodes)
-            lone = all(d.name == "batch" for d in work.rows)
-            return self.prefill._seconds(work, requests if lone and work.rows else tokens, {})
-
-        found = {name: [seconds(w) for w in ops] for name, ops in self.prefill.work.items()}
-        return self.prefill._pipeline(found, in_flight)
-
-    def _attention(self, work: Softmax, mix: Mix, chunk: Extents, decodes: Extents) -> Number:
+    def _attention(self, work: Softmax, other: Softmax, mix: Mix, sizes: Sizes) -> Number:
         """Of one prompt with the decodes, and of the other prompts."""
         form, own = work.form, mix.chunk / mix.prompts
-        first = attention_seconds(work, chunk, mix.before + own)
-        if isinstance(form, AttentionForm) and not work.op.window and (c := self._constants(work)):
-            one = mixed_seconds(c, form.chip, form.heads, own, mix.before, mix.decodes, mix.context)
+        first = attention_seconds(work, sizes.chunk, mix.before + own)
+        if mix.decodes is None or sizes.decodes is None:
+            return first
+        if isinstance(form, AttentionForm) and self._in_one_call(work) and (c := self._constants(work)):
+            one = mixed_seconds(c, form.chip, form.heads, own, mix.before, mix.decodes * mix.queries, mix.context)
             return one + first * (1 - 1 / mix.prompts)
-        return first + attention_seconds(self.pairs[id(work)], decodes, mix.context) * (mix.decodes > 0)
+        return first + attention_seconds(other, sizes.decodes, mix.context) * (mix.decodes > 0)
+
+    def _in_one_call(self, work: Softmax) -> bool:
+        """Whether one kernel can do both: both read whole keys of one cache."""
+        return isinstance(work.op, Attention) and not work.op.window and not work.context.axes
 
     def _constants(self, work: Softmax) -> dict[str, float]:
         found = self.prefill.machine.calibration.section(f"attention_mixed.{work.op.q.type.dtype}")
         return found if found.keys() >= set(MIXED_CONSTANTS) else {}
+
+
+class Places(NamedTuple):
+    """Which ops of a region go together.
+
+    ``shared`` gives for ops of prefill those of decode that are the same, ``alone`` are those that only decode has, and
+    ``beside`` is the op of prefill that they are counted with.
+    """
+
+    shared: Mapping[int, int]
+    alone: Sequence[int]
+    beside: int
+
+
+def _places(ours: Sequence[Work], theirs: Sequence[Work]) -> Places:
+    """The ops of one region in both phases, aligned."""
+    keys = [[_key(w.op) for w in works] for works in (ours, theirs)]
+    blocks = SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
+    shared = {block.a + n: block.b + n for block in blocks for n in range(block.size)}
+    attention = next((i for i, w in enumerate(ours) if isinstance(w, Softmax)), 0)
+    return Places(shared, [i for i in range(len(theirs)) if i not in shared.values()], attention)
+
+
+def _key(op: Op) -> tuple[object, ...]:
+    """What makes two ops of different phases the same: what they do, with which weights, to tensors of which kind."""
+    if isinstance(op, Attention) or "attention" in op.keyword:
+        return ("attention",)
+    weights = tuple(w.name for w in op.weights) if isinstance(op, Gemm) else ()
+    kept = tuple(n for x in op.results[:1] for n in x.type.names if n not in ("batch", "position"))
+    return op.keyword, getattr(op, "fn", ""), weights, () if weights else kept

@@ -253,6 +253,15 @@ class PhaseModel:
         return lambda context: self._scaled(self._bound(fixed, extents, context))
 
     @property
+    def kinds(self) -> Sequence[PhaseModel]:
+        """The phase on each kind of GPU that its ranks stand on: here one."""
+        return (self,)
+
+    def slowest_kind(self, found: Sequence[dict[str, list[Number]]]) -> dict[str, list[Number]]:
+        """Seconds of each op of what stages run, given those on each kind of GPU."""
+        return found[0]
+
+    @property
     def modelled(self) -> bool:
         """Whether formulas alone answer: no table of measurements is looked up."""
         return self.machine.measured is None

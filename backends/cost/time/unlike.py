@@ -5,7 +5,7 @@ Loaded for plans whose ranks stand on several kinds of GPU. A collective, and a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
 
@@ -56,14 +56,19 @@ class UnlikePhase(PhaseModel):
         """Seconds of each op of each run, by the context: those of the slowest kind."""
         asked = [phase.seconds(bind) for phase in self.each]
 
-        def at(context: Number) -> dict[str, list[Number]]:
-            found = [ask(context) for ask in asked]
-            return {
-                run: [reduce(maximum, times) for times in zip(*(found[kind][name] for kind in group), strict=True)]
-                for run, (name, group) in self.runs.items()
-            }
+        return lambda context: self.slowest_kind([ask(context) for ask in asked])
 
-        return at
+    @property
+    def kinds(self) -> Sequence[PhaseModel]:
+        """The phase on each kind alone."""
+        return self.each
+
+    def slowest_kind(self, found: Sequence[dict[str, list[Number]]]) -> dict[str, list[Number]]:
+        """Seconds of each op of each run: those of the slowest of its kinds."""
+        return {
+            run: [reduce(maximum, times) for times in zip(*(found[kind][name] for kind in group), strict=True)]
+            for run, (name, group) in self.runs.items()
+        }
 
     @property
     def modelled(self) -> bool:
