@@ -17,6 +17,8 @@ DOT := $(shell command -v dot 2>/dev/null)
 RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
 
+SEEDS := 1 2 3 4 5 6 7 8 9 10
+
 EXAMPLE := examples/llama3_70b.plan
 PLANS := tensor_parallel pipeline hybrid
 
@@ -26,7 +28,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables bench accuracy calibrate study figures fuzz golden clean
+.PHONY: help demo test lint types fmt tables bench accuracy calibrate study figures seeds fuzz golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +76,12 @@ figures: $(DEV)  ## the searches of docs/search.md, drawn
 	  $(BIN)/planc search examples/search_study.plan --search throughput_$$model \
 	    --plot docs/images/search/study_$$model.svg || exit 1; \
 	done
+
+seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
+	@failed=; for seed in $(SEEDS); do \
+	  echo "seed $$seed"; \
+	  $(BIN)/pytest -q -n auto --dist loadgroup -m hypothesis --hypothesis-seed=$$seed || failed="$$failed $$seed"; \
+	done; [ -z "$$failed" ] || { echo "failed with seeds$$failed" >&2; exit 1; }
 
 fuzz: $(DEV)  ## the property tests, at length
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest tests -k "fuzz or law"

@@ -30,7 +30,7 @@ def _slots(region: Region, mesh: Mesh) -> tuple[Slot, ...]:
         ring = next((rings[x.name] for x in op.operands if x.name in rings), None)
         if ring is not None:
             turns = made[ring.outs[0].name]
-            passed = [n for n in after if n != turns and region.ops[n].results[0].name in rings]
+            passed = [n for n in after if n != turns and any(v.name in rings for v in region.ops[n].results)]
             slot = _alongside(slot, slots[turns], [slots[n] for n in passed])
             if all(v.name not in rings for v in op.results):  # the last that a block passes
                 slot = slot._replace(along=turns, blocks=mesh.size(ring.axis))

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
 
 from plandsl import limits
 from plandsl.cli import main
@@ -230,18 +229,9 @@ def test_json_has_the_fields_shown(block, folder):
     assert fields(shown) == fields(real)
 
 
-@pytest.fixture
-def same_every_time():
-    """Hypothesis draws the same examples in each run: what it may find is for the tests of laws."""
-    before = settings.get_current_profile_name()
-    settings.register_profile("docs", settings.get_profile(before), derandomize=True, database=None)
-    settings.load_profile("docs")
-    yield
-    settings.load_profile(before)
-
-
+@pytest.mark.hypothesis  # docs/api.md has property tests
 @pytest.mark.parametrize("page", PAGES)
-def test_python_runs_as_shown(page, monkeypatch, same_every_time):
+def test_python_runs_as_shown(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     namespace = {"__name__": page}
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

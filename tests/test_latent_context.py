@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from plandsl.driver import CompiledPlan
 from plandsl.ir.collectives import AllGather, AllReduce, ReduceScatter, Rescale, Ring
@@ -12,6 +13,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, verify
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after
+from plandsl.testing.laws_schedule import slots_take_turns
 from tests.test_latent import DEEPSEEK, line, ops_of, plan_of, softmax
 
 SHARDINGS = {
@@ -30,6 +32,7 @@ SHARDINGS = {
     "the axis of a rank": "mesh a = 2, b = 2\n kv_rank -> a\n context -> a, b",
     "heads take one of two": "mesh t = 2, u = 2\n heads -> t\n context -> u, t\n tokens -> u",
     "three": "cp = 3",
+    "unpacked keys change ranks": "mesh a = 2\n nope_dim, heads -> a\n cp = 4",
 }
 
 
@@ -173,6 +176,35 @@ def test_a_block_is_unpacked_and_attended_to_while_the_next_one_travels() -> Non
         wanted = max(0.0, ring + (unpack + attend) / 4 - unpack - attend)
         assert found == pytest.approx(wanted, abs=1e-9)
     assert wanted > 0
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS.values(), ids=SHARDINGS)
+def test_slots_take_turns_while_a_ring_turns(sharding: str) -> None:
+    """Packed keys are unpacked, and change ranks, before the ring has brought them all."""
+    for load in ("input = 400, output = 100, batch = 8", "input = 6, output = 4, batch = 3"):
+        slots_take_turns(plan_of(sharding, load=load))
+
+
+def test_every_op_that_a_block_passes_is_worked_on_after_the_ring() -> None:
+    schedule = plan_of(SHARDINGS["unpacked keys change ranks"]).prefill
+    region, slots = schedule.program.region("block"), schedule.of("block")
+    found = {op.keyword: slot for op, slot in zip(region.ops, slots, strict=True)}
+    ring, last = found["ring"], found["latent_attention"]
+    assert (last.along, last.blocks) == (ring.op, 4)
+    assert [region.ops[n].keyword for n in last.before] == ["gemm", "all_to_all"]
+    assert all(ring.op not in slot.after for slot in (last, *(slots[n] for n in last.before)))
+
+
+@pytest.mark.parametrize("wrong", [{"along": None}, {"before": ()}, {"blocks": 8}], ids=str)
+def test_a_last_block_that_nobody_waits_for_breaks_the_law(wrong: dict[str, int | None]) -> None:
+    plan = slow("1 GB/s")
+    slots = tuple(slot if slot.along is None else slot._replace(**wrong) for slot in plan.prefill.of("block"))
+    assert slots != plan.prefill.of("block")
+    plan.prefill = evolve(
+        plan.prefill, slots=(*((n, s) for n, s in plan.prefill.slots if n != "block"), ("block", slots))
+    )
+    with pytest.raises(AssertionError, match="ends too early"):
+        slots_take_turns(plan)
 
 
 def slow(bandwidth: str) -> CompiledPlan:

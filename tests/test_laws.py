@@ -13,6 +13,7 @@ import pytest
 from attrs import evolve
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.time.pipeline import play_pipeline, play_sends
@@ -21,7 +22,18 @@ from plandsl.driver import compile_text
 from plandsl.ir.types import shard_range
 from plandsl.spec.hardware import LinkSpec
 from plandsl.spec.plan import PlanSpec
-from plandsl.testing import LAWS, assert_laws, compiled, laws_schedule, plan_texts, plans, programs, same, show_plan
+from plandsl.testing import (
+    LAWS,
+    assert_laws,
+    compiled,
+    laws_schedule,
+    mixtures,
+    plan_texts,
+    plans,
+    programs,
+    same,
+    show_plan,
+)
 from plandsl.testing import links as any_links
 from plandsl.testing.laws import Law
 from plandsl.testing.laws_schedule import comes_round
@@ -206,11 +218,23 @@ def test_fuzz_any_characters_yield_diagnostics(text: str) -> None:
 # ---- plandsl.testing itself
 
 
+WHOLE = {"plans": plans(), "guesses": plans(speculate=True), "mixtures": mixtures()}
+
+
 @settings(max_examples=fewer(2))
 @given(text=plan_texts())
 def test_law_drawn_text_compiles_to_one_plan(text: str) -> None:
     (plan,) = compile_text(text)
     assert show_plan(plan.spec) == text
+
+
+@pytest.mark.parametrize("strategy", WHOLE.values(), ids=WHOLE)
+@settings(max_examples=fewer(2))
+@given(data=st.data())
+def test_law_drawn_plans_are_legal_and_read_back(strategy: SearchStrategy[PlanSpec], data: st.DataObject) -> None:
+    spec = data.draw(strategy)
+    (again,) = compile_text(show_plan(spec))
+    assert same(compiled(spec).spec, again.spec)
 
 
 @settings(max_examples=fewer(2))

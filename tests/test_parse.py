@@ -423,7 +423,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150)
 @given(st.text() | st.lists(PIECES, max_size=60).map(" ".join) | st.lists(PIECES, max_size=60).map("".join))
 def test_any_text_gives_a_tree_and_diagnostics(text: str) -> None:
     tree, found = parse(text, "t")
@@ -435,7 +435,7 @@ def test_any_text_gives_a_tree_and_diagnostics(text: str) -> None:
         assert 1 <= diagnostic.span.line <= text.count("\n") + 1
 
 
-@settings(max_examples=100, deadline=2000)
+@settings(max_examples=100)
 @given(st.sampled_from(list(SAMPLES.values())), st.floats(0, 1), st.integers(0, 30), PIECES | st.just(""))
 def test_a_changed_plan_gives_a_tree_and_diagnostics(text: str, share: float, size: int, piece: str) -> None:
     start = int(share * len(text))
@@ -444,7 +444,7 @@ def test_a_changed_plan_gives_a_tree_and_diagnostics(text: str, share: float, si
     assert len(found) < 15
 
 
-@settings(max_examples=100, deadline=2000)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_decoded_or_reported(data: bytes) -> None:
     text, _ = decode(data, "t")

@@ -642,7 +642,7 @@ def legal(x: Value, mesh: Mesh) -> list[AllReduce | ReduceScatter | AllGather | 
     return [op for op in out if not list(op.verify())]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(laid_out(), st.data())
 def test_any_run_of_collectives_keeps_the_value(start: tuple[Placement, Value], data: st.DataObject) -> None:
     place, x = start
@@ -829,7 +829,7 @@ def test_shrink_keeps_the_order_of_windows_and_lets_them_bite() -> None:
     assert small.workload.input > 4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.sampled_from([1, 2, 3, 4, 8]), min_size=1).filter(
         lambda axes: np.prod(list(axes.values())) <= 64

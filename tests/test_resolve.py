@@ -872,7 +872,7 @@ def test_fuzz_any_plan_resolves_or_yields_diagnostics(text: str) -> None:
 
 
 @given(mutated_plans(), st.sampled_from(["workload.batch", "model.x", "a.b.c", "sharding.tp", "node.gpu"]), st.text())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_fuzz_any_override_resolves_or_yields_diagnostics(text: str, path: str, value: str) -> None:
     found = module(text, overrides=[(path, value)])
     for name in found.plans:

@@ -5,24 +5,19 @@ from __future__ import annotations
 from attrs import evolve
 
 from plandsl.diagnostics import PlanError
-from plandsl.driver import CompiledPlan
-from plandsl.passes.alike import alike
-from plandsl.passes.legality import check, check_program
+from plandsl.driver import CompiledPlan, legal
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term
 from plandsl.spec.plan import PlanSpec, ShardingSpec, SpeculateSpec
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
-    """``plan`` compiled, as `compile_text` does it. Raises `PlanError` where its sharding is illegal."""
-    found = [d for mode in plan.modes for d in check(mode)]
+    """``plan`` compiled, as `compile_text` does it. Raises `PlanError` where it is illegal."""
+    found = legal(plan)
     if any(d.severity == "error" for d in found):
         raise PlanError([d for d in found if d.severity != "note"])
     made = CompiledPlan(plan, found)
-    shown = [d for mode in made.modes for d in check_program(mode.spec, mode.prefill.program)]
-    if plan.shift is not None:
-        shown += alike(plan, plan.shift, *(mode.prefill.program for mode in made.modes))
-    if wrong := [d for d in shown if d.severity == "error"]:
+    if wrong := [d for d in made.findings if d.severity == "error"]:
         raise PlanError(wrong)
     return made
 

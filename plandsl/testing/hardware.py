@@ -54,6 +54,15 @@ def nodes(draw: DrawFn, counts: SearchStrategy[int] | None = None) -> NodeSpec:
     return evolve(node, gpus=((first, node.gpu), (count - first, evolve(draw(gpus()), name="h"))))
 
 
+def first_gpus(node: NodeSpec, count: int) -> NodeSpec:
+    """``node`` with its first ``count`` GPUs."""
+    groups, left = [], count
+    for many, gpu in node.groups:
+        groups += [(min(many, left), gpu)] if left else []
+        left -= min(many, left)
+    return evolve(node, count=count, gpus=tuple(groups) if len(groups) > 1 else ())
+
+
 @composite
 def calibrations(draw: DrawFn) -> CalibrationSpec:
     """Shares of peak and launch times, some of them left out."""

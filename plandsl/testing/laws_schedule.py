@@ -10,6 +10,8 @@ from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, play, play_
 from plandsl.backends.cost.time.pipeline import Run, play_pipeline, play_sends
 from plandsl.driver import CompiledPlan
 from plandsl.ir.base import COMPUTE, LINK
+from plandsl.ir.collectives import Ring
+from plandsl.ir.program import Program, Region
 from plandsl.ir.schedule import Schedule, Slot
 
 SLACK = 1 + 1e-9
@@ -26,7 +28,11 @@ def _phases(plan: CompiledPlan) -> Iterator[tuple[Schedule, PhaseTimes]]:
 
 
 def slots_take_turns(plan: CompiledPlan) -> None:
-    """Slots of one stream never overlap, none starts before its operands, and the time is that of the longest chain."""
+    """Slots of one stream never overlap, none starts before its operands, and the time is that of the longest chain.
+
+    Of an operand that comes around a ring block by block, the first block is enough to start; the last reader ends no
+    sooner than all that a block passes is done with the last block.
+    """
     for schedule, times in _phases(plan):
         for region in schedule.program.regions:
             slots, seconds = schedule.of(region.name), times.seconds[region.name]
@@ -34,14 +40,38 @@ def slots_take_turns(plan: CompiledPlan) -> None:
             for stream in (COMPUTE, LINK):
                 mine = [run for run, slot in zip(runs, slots, strict=True) if slot.stream == stream]
                 assert all(a.end <= b.start for a, b in pairwise(map(_Span, mine))), f"{region.name}: {stream} overlaps"
-            made = {v.name: i for i, op in enumerate(region.ops) for v in op.results}
-            for run, slot in zip(runs, slots, strict=True):
-                needs = {made[x.name] for x in region.ops[slot.op].operands if x.name in made} - {slot.along}
-                assert all(runs[n][1] <= run[0] for n in needs), f"{region.name}: slot {slot.op} starts too early"
-                if slot.along is not None:  # the last of the blocks is still to be worked on when it has come
-                    rest = run[1] - runs[slot.along][1]
-                    assert rest * SLACK >= seconds[slot.op] / slot.blocks, f"{region.name}: {slot.op} ends too early"
+            _operands_are_there(region, runs)
+            _last_blocks_are_worked_on(schedule.program, region, seconds, runs)
             _spans(slots, seconds, runs)
+
+
+def _operands_are_there(region: Region, runs: Sequence[tuple[float, float]]) -> None:
+    """Whoever reads a ring's result in blocks waits for what the ring waits for: the first block is a rank's own."""
+    made = {v.name: i for i, op in enumerate(region.ops) for v in op.results}
+    for i, op in enumerate(region.ops):
+        rings = {made[x.name] for x in op.operands if x.name in made and isinstance(region.ops[made[x.name]], Ring)}
+        first = [x for n in rings for x in region.ops[n].operands]
+        needs = {made[x.name] for x in (*op.operands, *first) if x.name in made} - rings
+        assert all(runs[n][1] <= runs[i][0] for n in needs), f"{region.name}: slot {i} starts too early"
+
+
+def _last_blocks_are_worked_on(
+    program: Program, region: Region, seconds: Sequence[float], runs: Sequence[tuple[float, float]]
+) -> None:
+    """Once the ring has brought the last block, each op between the ring and the last reader has yet to work on it."""
+    blocks, passed = region.in_blocks(), dict[str, frozenset[int]]()
+    made = {v.name: i for i, op in enumerate(region.ops) for v in op.results}
+    for i, op in enumerate(region.ops):
+        read = [x.name for x in op.operands if x.name in blocks]
+        if isinstance(op, Ring) or not read:
+            continue
+        chain = frozenset((i,)).union(*(passed.get(name, ()) for name in read))
+        passed |= {v.name: chain for v in op.results}
+        if not any(v.name in blocks for v in op.results):
+            ring = blocks[read[0]]
+            rest = runs[i][1] - runs[made[ring.outs[0].name]][1]
+            least = sum(seconds[n] for n in chain) / program.mesh.size(ring.axis)
+            assert rest * SLACK >= least, f"{region.name}: slot {i} ends too early"
 
 
 class _Span:

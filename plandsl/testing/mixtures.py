@@ -8,15 +8,13 @@ from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from plandsl.ir.program import Program
-from plandsl.passes import program_after
-from plandsl.passes.alike import alike
+from plandsl.diagnostics import PlanError
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 from plandsl.spec.model import ModelSpec
-from plandsl.spec.plan import PlaceSpec, PlanSpec, ShardingSpec, ShiftSpec
-from plandsl.testing.hardware import links, nodes
+from plandsl.spec.plan import PlaceSpec, PlanSpec, ShiftSpec
+from plandsl.testing.compare import compiled
+from plandsl.testing.hardware import first_gpus, links, nodes
 from plandsl.testing.plans import plans
-from plandsl.testing.shardings import is_legal
 
 NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring")
 CACHED = frozenset(("layers", "batch", "context", "heads", "kv_heads"))
@@ -41,32 +39,40 @@ def _clustered(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
     inner = axes[draw(st.integers(0, len(axes))) :]
     placed = tuple(PlaceSpec(a.name) for a in inner) if draw(st.booleans()) else ()
     per_node = prod(a.size for a in inner) if placed else draw(st.integers(1, ranks))
-    node = evolve(plan.node, count=per_node, link=draw(links(per_node)))
+    node = evolve(first_gpus(plan.node, per_node), link=draw(links(per_node)))
     network = LinkSpec(draw(st.sampled_from(NETWORKS)), draw(st.integers(1, 100)) * 1e9, 5e-6)
     cluster = ClusterSpec("c", node, -(-ranks // per_node), network)
-    return evolve(plan, node=node, cluster=cluster, sharding=evolve(plan.sharding, placed=placed))
+    here = {gpu.name for _, gpu in node.groups}
+    own = tuple((name, c) for name, c in plan.calibrations if name in here)
+    return evolve(
+        plan,
+        node=node,
+        cluster=cluster,
+        sharding=evolve(plan.sharding, placed=placed),
+        calibration=own[0][1] if own else plan.calibration,
+        calibrations=own if len(own) > 1 else (),
+    )
 
 
 @composite
 def _shifting(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
     """``plan`` with a second sharding that lays the cache out alike, where one is found: tokens are split no more."""
     sharding = plan.sharding
+    if sharding.cut is not None and sharding.cut.balanced:  # which weighs the stages of one sharding
+        sharding = evolve(sharding, cut=None)
     rules = sorted((r for r in sharding.rules if "tokens" not in r.dims), key=lambda r: r.region != "attention")
     wide = draw(st.booleans())
     kept = [r._replace(sugar="", region="" if wide and r.region == "attention" else r.region) for r in rules]
     kept = [r for r in kept if not CACHED.isdisjoint(r.dims) or draw(st.booleans())]
     axes = tuple(a if a.name in sharding.replica_axes else a._replace(sugar="") for a in sharding.axes)
     second = evolve(sharding, name="second", axes=axes, rules=tuple(kept))
-    return evolve(plan, shift=ShiftSpec(second, draw(st.integers(1, 512)))) if _shares(plan, second) else plan
+    shifting = evolve(plan, sharding=sharding, shift=ShiftSpec(second, draw(st.integers(1, 512))))
+    return shifting if _is_legal(shifting) else plan
 
 
-def _shares(plan: PlanSpec, second: ShardingSpec) -> bool:
-    if not is_legal(second, plan.model, plan.node):
+def _is_legal(plan: PlanSpec) -> bool:
+    try:
+        compiled(plan)
+    except PlanError:
         return False
-    shift = ShiftSpec(second, 1)
-    first, other = (_laid_out(mode) for mode in evolve(plan, shift=shift).modes)
-    return not list(alike(plan, shift, first, other))
-
-
-def _laid_out(plan: PlanSpec) -> Program:
-    return program_after(plan, "prefill", "cut-stages")
+    return True

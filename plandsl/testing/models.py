@@ -130,14 +130,20 @@ def _experts(draw: DrawFn, experts: int) -> tuple[tuple[Statement, ...], Term]:
 
 @composite
 def _blocks(
-    draw: DrawFn, name: str, layers: tuple[int, int], windows: tuple[int, ...], experts: int = 0, latent: bool = False
+    draw: DrawFn,
+    name: str,
+    layers: tuple[int, int],
+    windows: tuple[int, ...],
+    experts: int = 0,
+    latent: bool = False,
+    causal: bool = False,
 ) -> BlockSpec:
     """Attention and a feed-forward layer, one after the other or side by side."""
     reach = draw(st.sampled_from((0, 0, *windows)))
     options: tuple[tuple[str, int | bool], ...] = (
         ((draw(st.sampled_from(("window", "window", "chunk"))), reach),) if reach else ()
     )
-    options += (("causal", False),) if draw(st.integers(0, 9)) == 0 else ()
+    options += (("causal", False),) if not causal and draw(st.integers(0, 9)) == 0 else ()
     sinks = (Weight("w_sinks", ("heads",)),) if draw(st.integers(0, 2)) == 0 else ()
     attention = Apply("attention", (Var("q"), Var("k"), Var("v"), *sinks), options)
     before = draw(_queries_keys_values()) if not latent else ()
@@ -174,8 +180,11 @@ def _ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int], Every
 
 
 @composite
-def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7)) -> ModelSpec:
-    """A decoder: any kind of attention, with experts or without; one block, or two by layer ranges or in turns."""
+def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False) -> ModelSpec:
+    """A decoder: any kind of attention, with experts or without; one block, or two by layer ranges or in turns.
+
+    With ``causal`` no token sees those after it, so that guesses can be verified.
+    """
     kv_heads = draw(st.sampled_from((2, 4, 8, 1, 3, 16)))
     heads = kv_heads * draw(st.sampled_from((1, 2, 4, 3)))
     scale = draw(st.sampled_from((1, 1, 64)))
@@ -210,12 +219,12 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7)) -> ModelSpec:
         compute=draw(st.sampled_from((None, None, activations))),
         embedding=EMBEDDING,
         blocks=tuple(
-            draw(_blocks(name, span, windows, experts * (name != "dense"), latent and name != "local"))._replace(
-                every=every
-            )
+            draw(
+                _blocks(name, span, windows, experts * (name != "dense"), latent and name != "local", causal=causal)
+            )._replace(every=every)
             for name, span, every in ranges
         ),
         head=_capped(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
         max_context=draw(st.none() | st.just(4096)),
-        causal=draw(st.integers(0, 7)) > 0,
+        causal=causal or draw(st.integers(0, 7)) > 0,
     )

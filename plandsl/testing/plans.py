@@ -14,11 +14,11 @@ from plandsl.passes.drafts import drafts
 from plandsl.passes.legality import check
 from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, NodeSpec
-from plandsl.spec.model import ModelSpec
+from plandsl.spec.model import Apply, ModelSpec, walk
 from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
 from plandsl.testing.hardware import calibrations, nodes
 from plandsl.testing.models import models
-from plandsl.testing.shardings import shardings
+from plandsl.testing.shardings import shardings, stages_of
 from plandsl.units import BYTES, NUMBER, TIME, TOKEN_RATE, Dimension
 
 BOUNDS: tuple[tuple[str, Dimension, bool], ...] = (
@@ -59,21 +59,33 @@ def _requires(draw: DrawFn) -> RequireSpec:
 @composite
 def speculations(draw: DrawFn, model: ModelSpec, node: NodeSpec, around: ShardingSpec) -> SpeculateSpec:
     """Tokens guessed ahead for a causal ``model``, by nobody or by another model with its vocabulary."""
-    assume(model.causal)
+    assume(_is_causal(model))
     rates = tuple(draw(st.lists(st.integers(0, 100).map(lambda n: n / 100), min_size=1, max_size=3)))
     if draw(st.booleans()):
         return SpeculateSpec(rates)
-    small = draw(models())
-    fits = node.gpu.peak(arithmetic(small, node.gpu)) is not None and node.gpu.peak(small.activations) is not None
-    assume(small.causal and fits)
+    small = _multiplied(draw(models(causal=True)), node)
     sizes = tuple((n, model.size("vocab") if n == "vocab" else size) for n, size in small.sizes)
     draft = evolve(small, name="draft", sizes=sizes)
-    how = evolve(draw(shardings(draft, node)), name="guess")
+    stage = evolve(node, count=around.ranks // around.replicas // stages_of(around), gpus=())
+    how = evolve(draw(shardings(draft, stage, whole=True)), name="guess")
     found = SpeculateSpec(rates, draft, how)
     load, bare = WorkloadSpec("w", 8, 4, 2), CalibrationSpec("c", ())
     plan = PlanSpec("p", model, node, around, load, bare, speculate=found)
     assume(not any(d.severity == "error" for d in drafts(plan, found)))
     return found
+
+
+def _is_causal(model: ModelSpec) -> bool:
+    terms = (part for block in model.blocks for s in block.statements for part in walk(s.term))
+    return model.causal and all(not isinstance(t, Apply) or t.option("causal", True) for t in terms)
+
+
+def _multiplied(model: ModelSpec, node: NodeSpec) -> ModelSpec:
+    """``model``, in bf16 where some GPU of ``node`` does not multiply in its dtypes."""
+    gpus = [gpu for _, gpu in node.groups]
+    if all(gpu.peak(dtype) is not None for gpu in gpus for dtype in (arithmetic(model, gpu), model.activations)):
+        return model
+    return evolve(model, compute=None, weights="bf16", activations="bf16")
 
 
 @composite
@@ -87,11 +99,8 @@ def plans(
 ) -> PlanSpec:
     """A plan that compiles. What is not given is drawn; it guesses tokens ahead only with ``speculate``."""
     where = draw(nodes() if node is None else node)
-    what = draw(models() if model is None else model)
-    gpus = [gpu for _, gpu in where.groups]
-    if any(gpu.peak(dtype) is None for gpu in gpus for dtype in (arithmetic(what, gpu), what.activations)):
-        what = evolve(what, compute=None, weights="bf16", activations="bf16")
-    own = [(gpu.name, draw(calibrations())) for gpu in gpus]
+    what = _multiplied(draw(models(causal=speculate) if model is None else model), where)
+    own = [(gpu.name, draw(calibrations())) for _, gpu in where.groups]
     how = draw(shardings(what, where) if sharding is None else sharding)
     load = draw(workloads() if workload is None else workload)
     plan = PlanSpec(

@@ -37,11 +37,15 @@ COMMON = (
 
 
 @composite
-def _sizes(draw: DrawFn, ranks: int) -> list[int]:
-    """Sizes of at most four axes, of at most ``ranks`` ranks together; those that divide something more often."""
+def _sizes(draw: DrawFn, ranks: int, divide: bool = False) -> list[int]:
+    """Sizes of at most four axes, of at most ``ranks`` ranks together; those that divide something more often.
+
+    With ``divide`` the ranks of all axes together divide ``ranks``.
+    """
     sizes: list[int] = []
     for _ in range(draw(st.sampled_from((2, 4, 3, 4, 1)))):
-        sizes.append(draw(st.sampled_from([n for n in (2, 2, 2, 2, 4, 4, 3, 8, 5, 6, 1) if n <= ranks] or [1])))
+        known = [n for n in (2, 2, 2, 2, 4, 4, 3, 8, 5, 6, 1) if n <= ranks and not (divide and ranks % n)]
+        sizes.append(draw(st.sampled_from(known)))
         ranks //= sizes[-1]
     return draw(st.permutations(sizes))
 
@@ -53,12 +57,13 @@ def meshes(draw: DrawFn, ranks: int, names: tuple[str, ...] = ("a", "b", "c", "d
 
 
 @composite
-def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
+def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec, whole: bool = False) -> ShardingSpec:
     """A legal sharding of ``model`` over ``node``: degrees, a mesh with rules, or both, in any order.
 
-    Rules that the model cannot follow are left out.
+    Rules that the model cannot follow are left out. With ``whole`` the model has neither stages nor replicas, and its
+    ranks mostly divide the GPUs of the node, as a draft's do.
     """
-    found = draw(_mixed(model, node.count))
+    found = draw(_mixed(model, node.count, whole))
     sharding = evolve(_legal(found, model, node), context_form=draw(st.sampled_from(("ring", "gather"))))
     sharding = evolve(sharding, cut=draw(_cuts(model.layers, sharding)))
     assume(_sums_once(sharding, model, node))
@@ -68,7 +73,7 @@ def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
 @composite
 def _cuts(draw: DrawFn, layers: int, sharding: ShardingSpec) -> CutSpec | None:
     """Layers dealt to the stages: evenly, by the compiler, or in any way."""
-    stages = prod(sharding.axis(a) for a in {a for r in sharding.rules if "layers" in r.dims for a in r.axes})
+    stages = stages_of(sharding)
     if not any("layers" in r.dims for r in sharding.rules) or draw(st.booleans()):
         return None
     if draw(st.booleans()):
@@ -81,18 +86,24 @@ def _cuts(draw: DrawFn, layers: int, sharding: ShardingSpec) -> CutSpec | None:
     return CutSpec(tuple(b - a for a, b in pairwise((0, *sorted(ends), layers))))
 
 
+def stages_of(sharding: ShardingSpec) -> int:
+    """How many stages a sharding deals the layers to."""
+    return prod(sharding.axis(a) for a in {a for r in sharding.rules if "layers" in r.dims for a in r.axes})
+
+
 @composite
-def _mixed(draw: DrawFn, model: ModelSpec, ranks: int) -> ShardingSpec:
+def _mixed(draw: DrawFn, model: ModelSpec, ranks: int, whole: bool) -> ShardingSpec:
     """Some degrees and some axes of one's own, at most four in all, and rules for any of them."""
-    shape = draw(_sizes(ranks))
+    shape = draw(_sizes(ranks, divide=whole))
     known = [sugar for sugar in SUGAR if sugar != "ep" or "experts" in dict(model.sizes)]
+    known = [sugar for sugar in known if not (whole and sugar in ("dp", "pp"))]
     ways = draw(st.sampled_from((len(shape), 0, len(shape) // 2)))
     sizes = dict(zip(draw(st.permutations(known)), shape[:ways], strict=False))
     own = tuple(AxisSpec(name, size) for name, size in zip(("a", "b", "c", "d"), shape[ways:], strict=False))
     axes = (*own, *(AxisSpec(axis, sizes[s], None, s) for s, (axis, _) in SUGAR.items() if s in sizes))
     axes = tuple(sorted(axes, key=lambda axis: axis.sugar != "dp"))  # replicas lie outermost
     rules: list[tuple[RuleSpec, ...]] = [_sugar_rules(sugar, axes) for sugar in sizes]
-    rules += [(rule,) for rule in draw(_written(model, axes))]
+    rules += [(rule,) for rule in draw(_written(model, axes, whole))]
     order = draw(st.permutations(rules))
     return ShardingSpec("s", axes, tuple(r for some in order for r in some), ("data",) if "dp" in sizes else ())
 
@@ -104,10 +115,10 @@ def _sugar_rules(sugar: str, axes: tuple[AxisSpec, ...]) -> tuple[RuleSpec, ...]
 
 
 @composite
-def _written(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...]) -> list[RuleSpec]:
+def _written(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...], whole: bool) -> list[RuleSpec]:
     """Rules for any dimension over any axes; stages have axes to themselves."""
     own = [a.name for a in axes if not a.sugar]
-    stages = draw(st.sampled_from(((), (), *((n,) for n in own), tuple(own[:2]))))
+    stages = () if whole else draw(st.sampled_from(((), (), *((n,) for n in own), tuple(own[:2]))))
     rules = [RuleSpec(("layers",), stages)] if stages else []
     free = [a.name for a in axes if a.name not in stages and a.sugar not in ("dp", "pp")]
     if free:

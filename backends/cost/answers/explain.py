@@ -24,7 +24,7 @@ def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:
         times.per_token,
         memory_terms(found.memory),
         slopes,
-        unmoved(slopes),
+        unmoved(asking),
         bottlenecks(asking),
         headroom(model, metrics),
         asking.modelled,

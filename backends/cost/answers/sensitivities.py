@@ -5,7 +5,7 @@ Everything is found by asking the cost model again, with another figure under th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import log, sqrt
 
 from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
@@ -84,23 +84,31 @@ def sensitivities(asking: Asking) -> tuple[Sensitivity, ...]:
     return (*found, *_load(asking))
 
 
-def unmoved(found: Sequence[Sensitivity]) -> dict[str, float]:
+def unmoved(asking: Asking) -> dict[str, float]:
     """The share of each metric that follows no figure of the hardware or the engine.
 
-    Times are homogeneous: with all rates twice as high and all latencies half as long a plan is twice as fast, so that
-    slopes add up to 1 (Euler). What is missing is what a calibration states in units of its own.
+    Times are homogeneous: with every figure f times as good a plan is f times as fast (Euler), so that of a time T
+
+        1 + ln(T(f) / T) / ln(f),   f = 1 + STEP
+
+    is what a calibration states in units of its own. All figures move at once: where two branches of a maximum nearly
+    tie, slopes by one figure at a time need not add up to that by all of them.
     """
+    plan = asking.model.plan
+    for figure in FIGURES.values():
+        plan = figure.improved(plan, 1 + STEP)
+    at, better = (1.0, asking.metrics), (1 + STEP, asking.model.on(plan).evaluate())
     speeds = {"ttft": -1, "tpot": -1, "throughput": 1}
-    moved = [(FIGURES[s.key].better, s.slopes) for s in found if s.key in FIGURES]
-    return {m: 1 - sum(sign * better * slopes[m].mean for better, slopes in moved) for m, sign in speeds.items()}
+    return {name: 1 - sign * _moved(name, at, better) for name, sign in speeds.items()}
+
+
+def _moved(name: str, a: Point, b: Point) -> float:
+    before, after = float(getattr(a[1], name)), float(getattr(b[1], name))
+    return log(after / before) / log(b[0] / a[0]) if before > 0 and after > 0 else 0.0
 
 
 def _slope(name: str, low: Point | None, at: Point, high: Point) -> Slope:
-    def between(a: Point, b: Point) -> float:
-        before, after = float(getattr(a[1], name)), float(getattr(b[1], name))
-        return log(after / before) / log(b[0] / a[0]) if before > 0 and after > 0 else 0.0
-
-    return Slope(None if low is None else between(low, at), between(at, high))
+    return Slope(None if low is None else _moved(name, low, at), _moved(name, at, high))
 
 
 def _capacity(asking: Asking) -> Sensitivity:
