@@ -301,7 +301,8 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
     "E404": ("no such pass", "`--dump` takes the name of a pass.", "", "`planc passes` lists them."),
     "E405": (
         "a file cannot be written",
-        "The target was left as it was.",
+        "The folder does not exist or may not be written to, the name is that of a folder, or the disk is full. A file "
+        "is written beside its place and then renamed, so one that was there before is still whole.",
         "",
         "check the folder and its permissions.",
     ),
