@@ -180,6 +180,7 @@ def test_passes_are_listed_with_a_line_each(capsys):
     assert all(p["does"] and p["place"] for p in json.loads(out)["passes"])
 
 
+@pytest.mark.usefixtures("drawing")
 def test_render_writes_what_the_suffix_says(capsys, tmp_path):
     for suffix, start in ((".svg", b"<?xml"), (".dot", b"digraph"), (".png", b"\x89PNG"), (".pdf", b"%PDF")):
         target = tmp_path / f"out{suffix}"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.diagnostics import Diagnostic, PlanError, clip
 from plandsl.files import write_whole
 
 SUFFIXES = (".svg", ".png", ".pdf", ".dot")
@@ -54,11 +54,19 @@ def render(dot: str, form: str, limit: float = TIME_LIMIT) -> bytes:
     except subprocess.TimeoutExpired:
         _fail("E434", f"drawing took longer than {limit:.0f} s")
     except subprocess.CalledProcessError as e:
-        words = (e.stderr or b"").decode(errors="replace").strip().splitlines()
-        _fail("E434", f"drawing failed: {words[-1] if words else f'exit status {e.returncode}'}")
+        _fail("E434", f"drawing failed: {failure_reason(e)}")
     if not drawn:
         _fail("E434", f"Graphviz drew nothing: it may lack the form `{form}`")
     return drawn
+
+
+def failure_reason(failed: subprocess.CalledProcessError) -> str:
+    """The last thing that a program said before it failed, warnings apart: they fail nothing."""
+    lines = (failed.stderr or b"").decode(errors="replace").splitlines()
+    words = [line.strip() for line in lines if line.strip() and "warning" not in line.lower()]
+    if words:
+        return clip(words[-1], 200)
+    return f"signal {-failed.returncode}" if failed.returncode < 0 else f"exit status {failed.returncode}"
 
 
 def _draw(data: bytes, form: str, limit: float) -> bytes:
