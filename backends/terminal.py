@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Pools, Shift, Speculated, comparisons
+from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_rate, show_time
 
@@ -31,7 +32,7 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     if estimate.requires:
         parts += [_requires(estimate), Text()]
     parts += list(_footnotes(plan, estimate))
-    console.print(Group(*parts))
+    print_lines(console, *parts)
 
 
 def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
@@ -48,9 +49,7 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
         table.add_row(e.plan, str(e.gpus), *marked, _rate(e.throughput_per_gpu_tokens_per_s), fits)
-    console.print(table)
-    for line in _untold(estimates):
-        console.print(Text(line, style="dim"))
+    print_lines(console, table, *(Text(line, style="dim") for line in _untold(estimates)))
 
 
 METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}

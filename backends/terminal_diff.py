@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from plandsl.backends.terminal import LABELS, _rate
 from plandsl.difference import Difference, Part, Split
+from plandsl.printing import print_lines
 from plandsl.units import show_bytes, show_time
 
 TELLING = 0.1
@@ -36,7 +37,7 @@ def print_difference(found: Difference, console: Console) -> None:
     title = Text(f"{found.a.plan} -> {found.b.plan}", style="bold")
     parts: list[RenderableType] = [title, *(_sentence(found, split) for split in found.splits), Text()]
     parts += [_declared(found), Text(), _terms(found)]
-    console.print(Group(*parts))
+    print_lines(console, *parts)
 
 
 def _sentence(found: Difference, split: Split) -> Text:

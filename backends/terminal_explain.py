@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +12,7 @@ from plandsl.backends.cost.answers.figures import FIGURES
 from plandsl.backends.terminal import METRIC, _banded, _rate, _title
 from plandsl.explanation import Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
 from plandsl.limits import MAX_DIMENSION
+from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -34,7 +35,7 @@ def print_explanation(plan: PlanSpec, found: Explanation, console: Console) -> N
     parts += [_terms(found.ttft, found.tpot), _layers(found), Text()]
     parts += [_slopes(found.sensitivities), *_apart(found), Text()]
     parts += [*(_next(b) for b in found.bottlenecks), *_room(plan, found.headroom), _memory(found)]
-    console.print(Group(*parts))
+    print_lines(console, *parts)
 
 
 # ---- where it goes

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from plandsl.diagnostics import Diagnostic, Span
+from plandsl.files import NOT_ORDINARY
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import Library, Unit, Wrong, read_bytes
 from plandsl.grammar.parse import decode
@@ -43,7 +44,8 @@ def _read_root(library: Library, path: str) -> str:
         text, found = decode(read_bytes(Path(path)), path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        library.report.put(Diagnostic("E209", f"cannot read {path}: {reason}", None))
+        hint = f"pipe it: planc ... - < {path}" if reason == NOT_ORDINARY else ""
+        library.report.put(Diagnostic("E209", f"cannot read {path}: {reason}", None, hint=hint))
         return ""
     for diagnostic in found:
         library.report.put(diagnostic)

@@ -10,6 +10,7 @@ from typing import Any
 
 import plandsl
 from plandsl.diagnostics import Diagnostic, Label, Report, Span, clip, near
+from plandsl.files import read_file
 from plandsl.grammar import syntax as s
 from plandsl.grammar.parse import decode, parse
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
@@ -280,6 +281,5 @@ class Library:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, cut one byte past the size that `decode` accepts."""
-    with path.open("rb") as file:
-        return file.read(MAX_FILE_BYTES + 1)
+    """The content of an ordinary file, cut one byte past the size that `decode` accepts. Raises `OSError`."""
+    return read_file(path, MAX_FILE_BYTES)

@@ -301,7 +301,8 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
     "E404": ("no such pass", "`--dump` takes the name of a pass.", "", "`planc passes` lists them."),
     "E405": (
         "a file cannot be written",
-        "The target was left as it was.",
+        "The folder does not exist or may not be written to, the name is that of a folder, or the disk is full. A file "
+        "is written beside its place and then renamed, so one that was there before is still whole.",
         "",
         "check the folder and its permissions.",
     ),
@@ -346,10 +347,11 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E450": (
         "measurements that cannot be read",
-        "Calibration, evaluation and `measured` read CSV files with the columns that docs/calibration.md lists. Those "
-        "of `measured` have at most 16,777,216 bytes; times and sizes in them are numbers above zero.",
+        "Calibration, evaluation and `measured` read CSV files with the columns that docs/calibration.md lists, of at "
+        "most 16,777,216 bytes each. Every number in them lies in the range of its column: a time is above zero, a "
+        "size is 1 or more, and nothing is infinite.",
         "",
-        "correct the file; the message names the row or the column.",
+        "correct the file; the message names the row and the column, and the hint the range.",
     ),
     "E414": (
         "a plan whose terms are not told apart",

@@ -79,7 +79,8 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "a file cannot be read or used",
         "`use` takes a path from the file that says it, with `/` between folders. It reads ordinary `.plan` files in "
         "the folder of the root file or below, links followed, at most 64 of them, and none that uses its user. "
-        "`measured` takes paths to `.csv` files by the same rules, and `hf` to `.json` files.",
+        "`measured` takes paths to `.csv` files by the same rules, and `hf` to `.json` files. Pipes and devices are no "
+        "ordinary files: what is piped is read as `-`.",
         'use "common/fleet.plan"\n',
         "correct the path, or move the file into the tree.",
     ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from plandsl._version import __version__
 from plandsl.diagnostics import Diagnostic, PlanError, near, render
+from plandsl.files import write_file
 
 if TYPE_CHECKING:
     from plandsl.backends.accuracy.answer import Answer
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from plandsl.spec.hardware import CalibrationSpec
 
 OK, FAILED, WRONG = 0, 1, 2
+
+STDIN = "<stdin>"
+"""What standard input is called in diagnostics."""
 
 
 def _console() -> Any:
@@ -95,14 +99,10 @@ def _overrides(arguments: Namespace) -> list[tuple[str, str]]:
 
 def _open(path: str, overrides: list[tuple[str, str]] | None = None) -> Module:
     from plandsl.driver import open_file, open_text
-    from plandsl.grammar.parse import decode
 
     if path != "-":
         return open_file(path, overrides or [])
-    text, found = decode(sys.stdin.buffer.read(), "<stdin>")
-    if found:
-        raise PlanError(found, {"<stdin>": text})
-    return open_text(text, "<stdin>", overrides or [])
+    return open_text(_read(path), STDIN, overrides or [])
 
 
 def _compiled(arguments: Namespace) -> list[CompiledPlan]:
@@ -341,31 +341,22 @@ def run_fmt(arguments: Namespace) -> int:
 
 
 def _read(path: str) -> str:
+    """The text of a file, or of standard input for ``-``. Raises `PlanError` on what is none or is too large."""
+    from plandsl.files import read_input
     from plandsl.grammar.modules import read_bytes
     from plandsl.grammar.parse import decode
+    from plandsl.limits import MAX_FILE_BYTES
 
+    shown = STDIN if path == "-" else path
     try:
-        data = sys.stdin.buffer.read() if path == "-" else read_bytes(Path(path))
-        text, found = decode(data, path)
-    except OSError as error:
-        raise PlanError([Diagnostic("E209", f"cannot read {path}: {error.strerror}")]) from error
+        data = read_input(MAX_FILE_BYTES) if path == "-" else read_bytes(Path(path))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PlanError([Diagnostic("E209", f"cannot read {shown}: {reason}")]) from error
+    text, found = decode(data, shown)
     if found:
-        raise PlanError(found, {path: text})
+        raise PlanError(found, {shown: text})
     return text
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a whole file or none of it."""
-    target = path.resolve()
-    beside = target.with_name(f".{target.name}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="")
-        if target.exists():
-            beside.chmod(target.stat().st_mode & 0o777)
-        beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise PlanError([Diagnostic("E405", f"cannot write {path}: {error.strerror}")]) from error
 
 
 def run_catalog(arguments: Namespace) -> int:

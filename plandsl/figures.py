@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from plandsl.files import write_whole
+
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito, "Color Universal Design", 2008; its yellow is left out, which fades on white."""
 MARKERS = "osD^vPX"
@@ -68,12 +70,13 @@ def short(text: str) -> str:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure by the ending of its name, whole or not at all, and close it."""
+    """Write a figure by the ending of its name, whole or not at all, and close it.
+
+    Raises `PlanError` (E405) where it cannot be written.
+    """
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    beside = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        figure.savefig(beside, metadata=metadata, dpi=200, bbox_inches="tight")
-        beside.replace(path)
+        with write_whole(path) as file:
+            figure.savefig(file, format=path.suffix[1:], metadata=metadata, dpi=200, bbox_inches="tight")
     finally:
-        beside.unlink(missing_ok=True)
         pyplot().close(figure)

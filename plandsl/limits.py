@@ -19,7 +19,7 @@ MAX_FILES = 64
 """Files that one root file may reach through `use` (E209)."""
 
 MAX_TABLE_BYTES = 16_777_216
-"""Largest file of measured kernels, in bytes (E450)."""
+"""Largest file of measurements, in bytes (E450)."""
 
 MAX_TABLES = 16
 """Most files of measured kernels that one gpu or plan may name (E214)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,3 +39,10 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == file.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture
+def drawing() -> None:
+    """For tests of a picture, through whichever program draws here; `make test` sees to it that there is one."""
+    if shutil.which("dot") is None and importlib.util.find_spec("pygraphviz") is None:
+        pytest.skip("a picture needs the program dot or the extra [render]")

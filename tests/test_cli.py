@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -180,6 +181,7 @@ def test_passes_are_listed_with_a_line_each(capsys):
     assert all(p["does"] and p["place"] for p in json.loads(out)["passes"])
 
 
+@pytest.mark.usefixtures("drawing")
 def test_render_writes_what_the_suffix_says(capsys, tmp_path):
     for suffix, start in ((".svg", b"<?xml"), (".dot", b"digraph"), (".png", b"\x89PNG"), (".pdf", b"%PDF")):
         target = tmp_path / f"out{suffix}"
@@ -304,6 +306,32 @@ def test_colours_only_where_wanted():
             capture_output=True, text=True, cwd=ROOT, check=True, env=environment | extra,
         )  # fmt: skip
         assert ("\x1b[3" in done.stdout) is coloured
+
+
+REPORTS = {
+    "compile": [EXAMPLE],
+    "explain": [EXAMPLE, "--plan", "hybrid"],
+    "diff": [f"{EXAMPLE}:hybrid", f"{EXAMPLE}:pipeline"],
+    "search": [ROOT / "examples" / "search_70b.plan"],
+    "verify": [EXAMPLE, "--plan", "tensor_parallel", "--steps", "1"],
+    "accuracy": ["gemm.csv"],
+    "passes": [],
+    "catalog": [],
+}
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("verb", REPORTS)
+def test_no_line_of_a_report_ends_in_a_space(verb, colour, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if colour:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    write(tmp_path, "gpu,dtype,m,n,k,time_s\nh100_sxm,bf16,8,1024,1024,1e-5\nno,bf16,8,8,8,1\n", "gemm.csv")
+    lines = run(capsys, verb, *REPORTS[verb])[1].split("\n")
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+    assert len(plain) > 1
+    assert [line for line in plain if line != line.rstrip()] == []
 
 
 # ---- codes

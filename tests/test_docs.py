@@ -165,7 +165,7 @@ def output(command, status):
             from benchmarks.study import report
 
             print(report())
-    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines()), status
+    return text.getvalue(), status
 
 
 def planc(*arguments):

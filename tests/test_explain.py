@@ -326,7 +326,7 @@ def test_a_file_is_explained_in_words_and_numbers(capsys):
     assert (status, err) == (0, "")
     for word in ("TTFT", "TPOT", "GEMMs", "gate_up", "HBM bandwidth", "batch (8)", "Perfect", "room for", "fitted"):
         assert word in out
-    assert max(map(len, (line.rstrip() for line in out.splitlines()))) <= 120
+    assert max(map(len, out.splitlines())) <= 120
     status, out, _ = run(capsys, "explain", path, "--json")
     bodies = json.loads(out)["plans"]
     assert (status, [b["plan"] for b in bodies]) == (0, ["tensor_parallel", "pipeline", "hybrid"])

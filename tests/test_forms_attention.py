@@ -437,7 +437,7 @@ def test_one_query_is_decode_but_for_tensorrt_llm() -> None:
 
 def test_one_query_is_not_fitted_again(tmp_path: Path) -> None:
     rows = prefill_table(60)
-    rows = Table(rows.columns | {"seq_q": np.where(np.arange(60) < 30, 1.0, 64.0), "time_s": np.full(60, 1e-4)})
+    rows = Table(rows.columns | {"seq_q": np.where(np.arange(60) < 30, 1.0, 16.0), "time_s": np.full(60, 1e-4)})
     with (tmp_path / "attention_prefill.csv").open("w", newline="") as file:
         csv.writer(file).writerows([rows.columns, *zip(*rows.columns.values(), strict=True)])
     found = list(jobs([tmp_path], lambda name: GPU, lambda name: None))

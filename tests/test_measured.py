@@ -18,6 +18,7 @@ from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_module, compile_file, compile_text, open_file
 from plandsl.limits import MAX_TABLE_BYTES, MAX_TABLES
+from plandsl.measurements import NUMBERS
 from plandsl.show import show_plan
 
 GEMM = "gpu,dtype,m,n,k,time_s\n"
@@ -431,7 +432,40 @@ def test_check_and_compile_fail_on_a_table_and_show_its_line(tmp_path, capsys):
         shown = "".join(capsys.readouterr())
         assert "E450" in shown
         assert 'measured = "t.csv"' in shown
-        assert "`time_s` is a number above zero" in shown
+        assert "`time_s` is a number from 1e-12 to 1,000,000" in shown
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        (GEMM.replace("\n", ",act_quant_included\n"), "h100_sxm,bf16,16,4096,3584,1e-5,0"),
+        (PREFILL, "h100_sxm,bf16,bf16,16,512,512,8,2,128,0,1,1e-4"),
+        (DECODE, "h100_sxm,bf16,bf16,16,512,8,2,128,0,1e-5"),
+        (ELEMENTWISE, "h100_sxm,rmsnorm,bf16,16,4096,1e-5"),
+        (COLLECTIVES, "h100_sxm,all_reduce,nccl,4,1,131072,0,1e-5"),
+    ],
+)
+def test_a_wrong_number_in_any_column_is_told(tmp_path, header, row):
+    columns, cells = header.strip().split(","), row.split(",")
+    for at, column in enumerate(columns):
+        for cell in ("nan", "inf", "-1", "0", "1e50", "text", ""):
+            rows = [row, ",".join([*cells[:at], cell, *cells[at + 1 :]])]
+            write(tmp_path, "t.csv", header, *(f"{r}\n" for r in rows))
+            found = told(tmp_path, 'measured = "t.csv"')
+            sound = (
+                column not in NUMBERS
+                or (cell == "0" and NUMBERS[column].least == 0)
+                or (not cell and column in MAY_BE_EMPTY)
+            )
+            wanted = [] if sound else [("E450", f'"t.csv" cannot be used: row 3: `{column}` is `{cell}`')]
+            assert [(d.code, d.message) for d in found] == wanted, (column, cell)
+
+
+MAY_BE_EMPTY = {"window", "causal", "act_quant_included", "n_nodes", "cuda_graph"}
+
+
+def sound_cells(column):
+    return ("0",) if NUMBERS[column].least == 0 else ()
 
 
 def test_a_large_file_is_not_read(tmp_path):

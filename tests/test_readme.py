@@ -29,7 +29,7 @@ def output(arguments):
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         main(arguments.split())
-    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
+    return text.getvalue()
 
 
 def test_console_blocks_show_the_real_output(here, request):

@@ -1,5 +1,8 @@
+import importlib.util
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +19,10 @@ from plandsl.backends.cost.deployments.batch import decode_step
 from plandsl.backends.cost.time.phase import play, play_slots
 from plandsl.backends.cost.time.pipeline import play_pipeline, play_sends
 from plandsl.backends.graphviz import PHASES, VIEWS, draw, write
+from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.fonts import fit, text_width
-from plandsl.backends.graphviz.write import render
+from plandsl.backends.graphviz.write import PYGRAPHVIZ, failure_reason, render
+from plandsl.cli import main
 from plandsl.codes_render import RENDER_CODES
 from plandsl.diagnostics import PlanError
 from plandsl.ir.base import COMPUTE, LINK
@@ -27,7 +32,13 @@ from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Var, Weight
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 
-needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="needs the program dot")
+needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="about the program dot, which is not here")
+needs_pygraphviz = pytest.mark.skipif(
+    importlib.util.find_spec("pygraphviz") is None, reason="about pygraphviz, which is not here"
+)
+
+ENGINES = {"dot": ["dot", "-Tsvg"], "pygraphviz": [sys.executable, "-c", PYGRAPHVIZ, "svg"]}
+"""Both ways to draw, as commands from DOT text to SVG."""
 
 GOLDEN = Path(__file__).parent / "golden" / "render"
 
@@ -201,6 +212,7 @@ def test_pictures_are_legible_and_inside_their_sheet(case: str, view: str, phase
     names = [s.name for s in shapes(dot)]
     assert len(names) == len(set(names))
     assert "None" not in dot
+    assert not re.search(r'label="(\\[lr])?"', dot.partition("  edge [")[2])
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -209,7 +221,7 @@ def test_drawing_is_deterministic(view: str) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@needs_dot
+@pytest.mark.usefixtures("drawing")
 def test_names_are_escaped_and_cut(view: str) -> None:
     node = evolve(NODE, name='box "8" \\N <b>&amp;\n' + "n" * 300)
     spec = plan(tp=2, name='"><script> & \\l' + "p" * 300, model_name="m" * 300 + "<", node=node)
@@ -416,7 +428,7 @@ def failure(act: Callable[[], None]) -> tuple[str, str]:
 
 @pytest.mark.parametrize("suffix", MAGIC)
 @pytest.mark.parametrize("upper", [False, True])
-@needs_dot
+@pytest.mark.usefixtures("drawing")
 def test_each_suffix_gives_its_kind_of_file(suffix: str, upper: bool, tmp_path: Path) -> None:
     path = tmp_path / f"out{suffix.upper() if upper else suffix}"
     write(drawn(CASES["hybrid"], "devices"), path)
@@ -426,27 +438,70 @@ def test_each_suffix_gives_its_kind_of_file(suffix: str, upper: bool, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@needs_dot
-def test_dot_accepts_every_view_without_a_warning(view: str, tmp_path: Path) -> None:
-    from graphviz.backend import execute
-
+@pytest.mark.parametrize(
+    "engine", [pytest.param("dot", marks=needs_dot), pytest.param("pygraphviz", marks=needs_pygraphviz)]
+)
+def test_both_engines_draw_every_view_without_a_warning(engine: str) -> None:
     for case in CASES.values():
-        for phase in PHASES:
-            done = execute.run_check(
-                ["dot", "-Tsvg"], input=drawn(case, view, phase).encode(), capture_output=True, quiet=True
-            )
-            assert b"syntax" not in done.stderr
-            assert b"</svg>" in done.stdout
+        for view in VIEWS:
+            for phase in PHASES:
+                text = drawn(case, view, phase).encode()
+                done = subprocess.run(ENGINES[engine], input=text, capture_output=True, check=True)
+                said = [line for line in done.stderr.decode().splitlines() if "Fontconfig" not in line]
+                assert (said, b"</svg>" in done.stdout) == ([], True)
 
 
+@pytest.mark.parametrize(
+    "engine", [pytest.param("dot", marks=needs_dot), pytest.param("pygraphviz", marks=needs_pygraphviz)]
+)
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
-def test_pygraphviz_draws_where_dot_is_missing(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pygraphviz")
-    hide_dot(monkeypatch)
+def test_each_engine_draws_by_itself(engine: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hide_dot if engine == "pygraphviz" else hide_pygraphviz)(monkeypatch)
     path = tmp_path / f"out{suffix}"
     write(drawn(CASES["one"], "memory"), path)
     assert path.read_bytes().startswith(MAGIC[suffix])
+
+
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize("node", ["h100_1", "h100_8"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_plan_on_one_gpu_is_drawn(node: str, view: str, tmp_path: Path) -> None:
+    text = f"plan p {{ model = llama_3_1_8b, node = {node}, workload {{ input = 512, output = 64, batch = 4 }} }}\n"
+    (tmp_path / "p.plan").write_text(text)
+    for phase in PHASES:
+        out = tmp_path / f"{phase}.svg"
+        assert main(["render", str(tmp_path / "p.plan"), "--view", view, "--phase", phase, "-o", str(out)]) == 0
+        assert out.read_text().rstrip().endswith("</svg>")
+
+
+def test_an_empty_line_of_text_is_no_shape() -> None:
+    canvas = Canvas("t")
+    for text in ("", " ", "\n"):
+        canvas.text(10, 10, text, align="r", width=50)
+    assert shapes(canvas.dot()) == []
+
+
+@pytest.mark.usefixtures("drawing")
+def test_a_warning_is_no_failure() -> None:
+    node = 'a [pos="9,9", width=0.1, height=0.1, fixedsize=true, label="far too long"]'
+    assert b"far too long" in render(f'digraph "t" {{ graph [layout=nop2]; {node} }}', "svg")
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "reason"),
+    [
+        (
+            1,
+            b"Warning: a\nError: <stdin>: syntax error in line 1\nWarning: b\n",
+            "Error: <stdin>: syntax error in line 1",
+        ),
+        (1, b"Warning: size too small for label\n", "exit status 1"),
+        (-11, b"Fontconfig warning: c\n", "signal 11"),
+        (3, b"", "exit status 3"),
+    ],
+)
+def test_a_failure_is_told_by_its_error_and_not_by_a_warning(status: int, said: bytes, reason: str) -> None:
+    assert failure_reason(subprocess.CalledProcessError(status, "dot", stderr=said)) == reason
 
 
 def test_without_graphviz_one_line_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,7 +530,7 @@ def test_a_place_that_cannot_be_written_is_diagnosed(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.dot"]
 
 
-@needs_dot
+@pytest.mark.usefixtures("drawing")
 def test_a_failure_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "out.svg"
     path.write_text("old")

@@ -14,8 +14,9 @@ from plandsl.backends.accuracy.kernels import Shelf, predict, worked
 from plandsl.backends.accuracy.score import Judged, judge
 from plandsl.backends.calibrate.kind import Kind
 from plandsl.backends.calibrate.kinds import KINDS
-from plandsl.backends.calibrate.table import Column, Table, read_table
+from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.measurements import MEASURED, Unfit, read_number
 
 Deployments = Callable[[Table, str], dict[str, Answer]]
 """Predicts the rows of a file of whole deployments, named without its ending, by metric."""
@@ -24,27 +25,6 @@ SERVING = {f"{file}.csv": metrics for file, metrics in serving.METRICS.items()}
 """Files of whole deployments, and what of them is predicted."""
 
 NO_ROW = "no plan can be made of such a row"
-
-NUMBERS = (
-    "m", "n", "k", "batch", "seq_q", "seq_kv", "kv_len", "n_heads", "n_kv_heads", "head_dim", "window", "causal",
-    "prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "tokens", "hidden", "inter", "topk", "n_experts", "tp",
-    "ep", "n_gpu", "n_local_experts", "tokens_per_gpu", "tokens_per_local_expert", "rows", "cols", "n_ranks", "n_nodes",
-    "bytes", "cuda_graph", "tokens_per_rank", "n_sms", "act_quant_included", "time_s", "up_time_s", "down_time_s",
-    "reported_bw_gb_per_s", "ttft_s", "tpot_s", "output_tok_per_s", "tokens_per_s", "pp", "attn_dp", "replicas",
-    "isl_tokens", "osl_tokens", "concurrency", "request_rate_per_s", "mean_osl_tokens", "max_batch",
-)  # fmt: skip
-"""Columns that hold numbers: one wrong cell makes its own row unusable, not the column."""
-
-COUNTS = ("topk", "n_experts", "n_local_experts", "n_ranks", "n_nodes", "n_gpu", "n_sms", "tp", "ep", "pp", "replicas")
-MOST = 100_000
-"""Numbers that forms count up to, and the largest that can be meant."""
-
-TEXTS = (
-    "gpu", "dtype", "kv_dtype", "kernel", "framework", "op", "backend", "phase", "routing", "library", "mode",
-    "bw_kind", "source", "model", "checkpoint", "precision", "load_kind", "serving_mode", "length_jitter", "notes",
-    "bench", "scenario", "weight_dtype", "submitter", "system_id",
-)  # fmt: skip
-"""Columns that hold text, though none of a file's rows may have any."""
 
 
 @frozen(eq=False)
@@ -111,18 +91,8 @@ def compare(file: str, table: Table, kinds: Sequence[Kind], shelf: Shelf) -> Ite
 
 
 def read(path: Path) -> Table:
-    """A file with numbers where the schema has numbers, and text where it has text."""
-    table = read_table(path, ("gpu",))
-    columns = dict(table.columns)
-    for name in columns.keys() & set(NUMBERS):
-        column = columns[name]
-        if column.dtype.kind != "f":
-            column = np.array([_number(str(cell)) for cell in column])
-        sound = np.abs(column.astype(np.float64)) <= (MOST if name in COUNTS else np.finfo(np.float64).max)
-        columns[name] = np.where(sound, column, np.nan)
-    for name in columns.keys() & set(TEXTS):
-        columns[name] = _text(columns[name])
-    return Table(columns)
+    """A file, where a cell that is no number, or cannot be meant, counts as blank: it costs its row and no other."""
+    return read_table(path, ("gpu",), number=_number)
 
 
 def usable(path: Path, table: Table) -> list[Kind]:
@@ -158,15 +128,15 @@ def _deployments(file: str, table: Table, deployments: Deployments) -> Iterator[
         yield whole.where(np.isfinite(whole.measured))
 
 
-def _number(cell: str) -> float:
+def _number(column: str, cell: str) -> float:
+    """The number in a cell, nan for a wrong one; what was measured is kept as it is, for `judge` to refuse."""
     try:
-        return float(cell) if cell else np.nan
+        return read_number(column, cell)
+    except Unfit:
+        if column not in MEASURED:
+            return np.nan
+    try:
+        value = float(cell)
     except ValueError:
         return np.nan
-
-
-def _text(column: Column) -> Column:
-    """A column that was read as numbers, all blank as a rule, as the text it is."""
-    if column.dtype.kind != "f":
-        return column
-    return np.array(["" if np.isnan(x) else f"{x:g}" for x in column], dtype=np.str_)
+    return value if np.isfinite(value) else np.nan

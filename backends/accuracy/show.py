@@ -10,6 +10,7 @@ from rich.text import Text
 
 from plandsl.backends.accuracy.run import Evaluation
 from plandsl.backends.accuracy.score import Judged, Score
+from plandsl.printing import print_lines
 
 WIDTH = 100
 """Columns that a table takes at most: longer names are folded."""
@@ -22,10 +23,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for i, judged in enumerate(evaluation.judged):
         if i:
             console.print()
-        for part in _parts(judged):
-            console.print(part, width=min(console.width, WIDTH))
+        print_lines(console, *_parts(judged), width=min(console.width, WIDTH))
     if evaluation.skipped:
-        console.print(Text(f"\nleft alone, nothing there is predicted: {', '.join(evaluation.skipped)}", style="dim"))
+        print_lines(
+            console, Text(f"\nleft alone, nothing there is predicted: {', '.join(evaluation.skipped)}", style="dim")
+        )
 
 
 def _parts(judged: Judged) -> Iterator[RenderableType]:

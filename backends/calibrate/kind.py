@@ -28,7 +28,7 @@ class Kind:
     ``fits`` rows are evaluated with constants that another kind has fitted.
     ``linked`` adds the links of the GPU's node to rows whose form needs them. ``answers`` tells whether a GPU
     publishes what the form needs for a set. ``instead(path)`` names the sets, best first, that may answer for one
-    that a calibration lacks.
+    that a calibration lacks. ``blank`` are the ``columns`` of numbers whose cells may be empty.
     """
 
     name: str
@@ -46,3 +46,4 @@ class Kind:
     where: Callable[[Table], NDArray[np.bool_]] = lambda rows: np.ones(len(rows), dtype=np.bool_)
     fits: bool = True
     instead: Callable[[str], tuple[str, ...]] = lambda path: ()
+    blank: tuple[str, ...] = ()

@@ -43,7 +43,7 @@ def files(data: Sequence[Path]) -> Iterator[tuple[Kind, Table]]:
             path = place / kind.file if place.is_dir() else place
             if path.name == kind.file and path.is_file():
                 found = True
-                table = read_table(path, kind.columns)
+                table = read_table(path, kind.columns, kind.blank)
                 yield kind, table.where(kind.where(table))
     if not found:
         names = ", ".join(k.file for k in KINDS)

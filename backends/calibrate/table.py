@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,14 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.measurements import AT_MOST, NUMBERS, Unfit, read_number, read_rows
 
 Column = NDArray[np.float64] | NDArray[np.str_]
 
 
 @frozen
 class Table:
-    """Columns of equal length: numbers where every filled cell is one (blank is nan), else text."""
+    """Columns of equal length: numbers where a measurement has numbers (blank is nan), else text."""
 
     columns: dict[str, Column]
 
@@ -44,29 +45,58 @@ class Table:
         return Table({name: column[mask] for name, column in self.columns.items()})
 
 
-def read_table(path: Path, needed: tuple[str, ...] = ()) -> Table:
-    """Read one CSV file. Raises `PlanError` (E450) on what is no table or lacks a column of ``needed``."""
+def read_table(
+    path: Path,
+    needed: tuple[str, ...] = (),
+    blank: tuple[str, ...] = (),
+    number: Callable[[str, str], float] = read_number,
+) -> Table:
+    """Read one CSV file.
+
+    ``needed`` columns must be there, and hold a number in every row where they hold numbers, those of ``blank`` apart.
+    ``number`` reads the cell of a column.
+
+    Raises `PlanError` (E450), with row and column, on what is no table or no number, or lies out of range.
+    """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PlanError([Diagnostic("E450", f"cannot read {path}: {error}")]) from error
-    if not rows:
-        raise PlanError([Diagnostic("E450", f"{path} is empty: it has no header")])
-    header, body = rows[0], [r for r in rows[1:] if r]
-    missing = [name for name in needed if name not in header]
-    if missing:
-        why = f"{path.name} has no column {', '.join(missing)}"
-        raise PlanError([Diagnostic("E450", why, hint=f"its columns are {', '.join(header)}")])
-    for at, row in enumerate(body, 2):
-        if len(row) != len(header):
-            why = f"{path.name}, row {at} has {len(row)} cells, and the header {len(header)}"
-            raise PlanError([Diagnostic("E450", why)])
-    return Table({name: _column([row[i] for row in body]) for i, name in enumerate(header)})
+        header, rows = _rows(path, needed)
+        filled = set(needed).difference(blank)
+        columns = {name: _column(name, [(at, row[i]) for at, row in rows], name in filled, number)
+                   for i, name in enumerate(header)}  # fmt: skip
+        _check_pairs(Table({name: columns[name] for name in needed}), [at for at, _ in rows])
+        return Table(columns)
+    except OSError as error:
+        raise PlanError([Diagnostic("E450", f"cannot read {path}: {error.strerror}")]) from error
+    except Unfit as unfit:
+        raise PlanError([Diagnostic("E450", f"{path} cannot be used: {unfit}", hint=unfit.hint)]) from unfit
 
 
-def _column(cells: list[str]) -> Column:
-    try:
-        return np.array([float(c) if c else np.nan for c in cells], dtype=np.float64)
-    except ValueError:
-        return np.array(cells, dtype=np.str_)
+def _rows(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    lines = list(read_rows(path))
+    if not lines:
+        raise Unfit("it is empty: it has no header")
+    (_, header), *rows = lines
+    if missing := [name for name in needed if name not in header]:
+        raise Unfit(f"it has no column {', '.join(missing)}", f"its columns are {', '.join(header)}")
+    return header, rows
+
+
+def _column(name: str, cells: Iterable[tuple[int, str]], filled: bool, number: Callable[[str, str], float]) -> Column:
+    if name not in NUMBERS:
+        return np.array([cell for _, cell in cells], dtype=np.str_)
+    values = []
+    for at, cell in cells:
+        try:
+            values.append(number(name, cell) if cell or filled else np.nan)
+        except Unfit as unfit:
+            raise Unfit(f"row {at}: {unfit}", unfit.hint) from None
+    return np.array(values, dtype=np.float64)
+
+
+def _check_pairs(table: Table, rows: list[int]) -> None:
+    """Raise `Unfit` where one number of a row exceeds another that bounds it; ``rows`` are the rows' numbers."""
+    for less, more in AT_MOST:
+        wrong = np.flatnonzero(table.numbers(less) > table.numbers(more))
+        for i in wrong[:1]:
+            values = f"`{less}` is {table.numbers(less)[i]:g}, and `{more}` {table.numbers(more)[i]:g}"
+            raise Unfit(f"row {rows[i]}: {values}", f"`{less}` is at most `{more}`")

@@ -102,6 +102,8 @@ class Canvas:
         name: str = "",
     ) -> None:
         """One line, ``y`` its middle, ``x`` its left end (``l``), middle (``c``) or right end (``r``)."""
+        if not text.strip():
+            return  # Graphviz takes an empty line, and crashes when it frees it
         shown = text if width is None else fit(text, width, size, bold)
         w = text_width(shown, size, bold) * 1.1 + 4 if width is None else width
         w = math.ceil(w)
@@ -145,7 +147,9 @@ class Canvas:
         out = [
             f"digraph {quote(self.name)} {{",
             '  graph [layout=nop2, bgcolor="white", pad="0.25", outputorder=breadthfirst]',
-            f'  node [shape=box, fixedsize=true, margin=0, label="", penwidth=0, fontname="{FONT}", fontcolor="{INK}"]',
+            # a label that another font makes wider than its box spills over; with `true` Graphviz warns of each
+            '  node [shape=box, fixedsize=shape, margin=0, label="", penwidth=0, '
+            f'fontname="{FONT}", fontcolor="{INK}"]',
             "  edge [arrowsize=0.8]",
             f"  // {number(self.right)} x {number(self.bottom)} points",
         ]
@@ -184,7 +188,8 @@ def _label(text: str, size: float, bold: bool, color: str, width: float, align: 
     look = {"label": quote(text)[:-1] + _END[align] + '"', "fontsize": number(size)}
     if bold:
         table = '<TABLE BORDER="0" CELLBORDER="0" CELLPADDING="0" CELLSPACING="0"><TR>'
-        cell = f'<TD WIDTH="{math.floor(width)}" ALIGN="{_SIDE[align]}"><B>{html(text)}</B></TD>'
+        inside = math.floor(width) - 1  # Graphviz rounds half a table up, and warns of one that is wider than its node
+        cell = f'<TD WIDTH="{inside}" ALIGN="{_SIDE[align]}"><B>{html(text)}</B></TD>'
         look["label"] = f"<{table}{cell}</TR></TABLE>>"
     if color != INK:
         look["fontcolor"] = quote(color)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import NoReturn
 
 from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.files import write_whole
 
 SUFFIXES = (".svg", ".png", ".pdf", ".dot")
 TIME_LIMIT = 30.0
@@ -42,12 +41,8 @@ def write(dot: str, path: str | os.PathLike[str], limit: float = TIME_LIMIT) -> 
         known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
         what = f"`{suffix}` is no kind of picture" if suffix else f"`{target.name}` does not say what kind of picture"
         _fail("E431", what, f"end the file's name in {known}")
-    if os.path.isdir(target):
-        _fail("E433", f"`{target}` is a folder")
-    if not os.path.isdir(target.parent):
-        _fail("E433", f"the folder `{target.parent}` does not exist", "create it, or write somewhere else")
-    data = dot.encode() if suffix == ".dot" else render(dot, suffix[1:], limit)
-    _store(data, target)
+    with write_whole(target, "E433") as file:
+        file.write(dot.encode() if suffix == ".dot" else render(dot, suffix[1:], limit))
 
 
 def render(dot: str, form: str, limit: float = TIME_LIMIT) -> bytes:
@@ -59,11 +54,19 @@ def render(dot: str, form: str, limit: float = TIME_LIMIT) -> bytes:
     except subprocess.TimeoutExpired:
         _fail("E434", f"drawing took longer than {limit:.0f} s")
     except subprocess.CalledProcessError as e:
-        words = (e.stderr or b"").decode(errors="replace").strip().splitlines()
-        _fail("E434", f"drawing failed: {words[-1] if words else f'exit status {e.returncode}'}")
+        _fail("E434", f"drawing failed: {failure_reason(e)}")
     if not drawn:
         _fail("E434", f"Graphviz drew nothing: it may lack the form `{form}`")
     return drawn
+
+
+def failure_reason(failed: subprocess.CalledProcessError) -> str:
+    """The last thing that a program said before it failed, warnings apart: they fail nothing."""
+    lines = (failed.stderr or b"").decode(errors="replace").splitlines()
+    words = [line.strip() for line in lines if line.strip() and "warning" not in line.lower()]
+    if words:
+        return clip(words[-1], 200)
+    return f"signal {-failed.returncode}" if failed.returncode < 0 else f"exit status {failed.returncode}"
 
 
 def _draw(data: bytes, form: str, limit: float) -> bytes:
@@ -85,17 +88,3 @@ def _draw(data: bytes, form: str, limit: float) -> bytes:
         )
     command = [sys.executable, "-c", PYGRAPHVIZ, form]
     return subprocess.run(command, input=data, capture_output=True, check=True, timeout=limit).stdout
-
-
-def _store(data: bytes, target: Path) -> None:
-    """Write beside ``target``, then rename: readers never see half a file."""
-    beside = target.with_name(f".{target.stem[:40]}-{uuid.uuid4().hex[:12]}{target.suffix}")
-    try:
-        with beside.open("xb") as out:
-            out.write(data)
-        os.replace(beside, target)
-    except (OSError, ValueError) as e:
-        _fail("E433", f"cannot write `{clip(str(target), 80)}`: {getattr(e, 'strerror', None) or e}")
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            beside.unlink()

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plandsl._version import __version__
-from plandsl.commands import FAILED, OK, Progress, print_json, write_file
+from plandsl.commands import FAILED, OK, Progress, print_json
 from plandsl.diagnostics import Diagnostic, PlanError, near
 from plandsl.driver import open_text
+from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
 from plandsl.search.answer import Taken, estimates, misses, remedies, taken, untold
-from plandsl.search.files import sheet
+from plandsl.search.files import open_sheet
 from plandsl.search.run import NOTHING, Found, Run, into
 from plandsl.search.show import found_json, print_found
 from plandsl.search.spec import SearchSpec
@@ -75,6 +76,8 @@ def searched(arguments: Namespace, module: Module, console: Callable[[], Any]) -
 
 def _searches(module: Module, name: str | None) -> list[SearchSpec]:
     names = module.searches if name is None else [name]
+    if not names and module.errors:  # such as a file that cannot be read
+        raise PlanError(module.diagnostics, module.sources)
     if not names:
         hint = "add `search NAME { model = ..., node = ..., workload { input = ..., output = ... } }`"
         raise PlanError([Diagnostic("E401", f"{module.path} has no search to run", module.end, hint=hint)])
@@ -102,7 +105,7 @@ def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
 
 def _run(search: SearchSpec, arguments: Namespace, points: Points | None) -> Found:
     with ExitStack() as stack:
-        sheets = [stack.enter_context(sheet(Path(arguments.rows)))] if arguments.rows else []
+        sheets = [stack.enter_context(open_sheet(Path(arguments.rows)))] if arguments.rows else []
         tick = stack.enter_context(Progress(f"searching {search.name}"))
         run = Run(search, arguments.top, into([*sheets, *([points] if points else [])]))
         for one in sheets:

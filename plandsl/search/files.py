@@ -3,56 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.files import write_whole
 from plandsl.search.run import Found, Table
 from plandsl.search.spec import Choice
 from plandsl.search.values import FIELDS, METRICS
 
 
-class Sheet:
-    """Takes the rows of a search as they come. A row has its number, the choices, the metrics, and ``why`` it is out.
-
-    What comes first, rows or none, makes the heading.
-
-    The file is written beside its place and moved there by `close`; after an error there is none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.beside = path.with_name(f".{path.name}.tmp")
-
-    def __enter__(self) -> Sheet:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.beside.unlink(missing_ok=True)
-
-    def __call__(self, found: Found, table: Table) -> None:
-        """Write the rows of one job."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        self.beside.replace(self.path)
-
-
-class CsvSheet(Sheet):
+class CsvSheet:
     """Rows as CSV, with a heading."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.file = self.beside.open("w", encoding="utf-8", newline="")
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = io.TextIOWrapper(file, encoding="utf-8", newline="")
         self.writer: Any = None
 
     def __call__(self, found: Found, table: Table) -> None:
@@ -65,49 +36,55 @@ class CsvSheet(Sheet):
 
     def close(self) -> None:
         """Nothing more comes."""
-        self.file.close()
-        super().close()
+        self.file.detach()
 
 
-class ParquetSheet(Sheet):
+class ParquetSheet:
     """Rows as Parquet: a row group for each job."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, file: BinaryIO) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
             hint = "pip install 'plandsl[parquet]', or write a .csv"
             raise PlanError([Diagnostic("E410", "writing Parquet needs pyarrow", hint=hint)]) from error
-        self.arrow: Any = pyarrow
+        self.file, self.arrow = file, pyarrow
         self.writer: Any = None
 
     def __call__(self, found: Found, table: Table) -> None:
         """Write the rows of one job."""
         made = self.arrow.table(_columns(found, table))
         if self.writer is None:
-            self.writer = self.arrow.parquet.ParquetWriter(self.beside, made.schema)
+            self.writer = self.arrow.parquet.ParquetWriter(self.file, made.schema)
         self.writer.write_table(made)
 
     def close(self) -> None:
         """Nothing more comes."""
-        self.writer.close()
-        super().close()
+        if self.writer is not None:
+            self.writer.close()
 
 
-SHEETS: dict[str, Callable[[Path], Sheet]] = {".csv": CsvSheet, ".parquet": ParquetSheet}
+Sheet = CsvSheet | ParquetSheet
+"""Takes the rows of a search as they come. A row has its number, the choices, the metrics, and ``why`` it is out.
+
+What comes first, rows or none, makes the heading.
+"""
+
+SHEETS: dict[str, Callable[[BinaryIO], Sheet]] = {".csv": CsvSheet, ".parquet": ParquetSheet}
 """Kinds of file, by the ending of the name."""
 
 
-def sheet(path: Path) -> Sheet:
-    """The file that ``path`` names. Raises `PlanError` where it cannot be written, or by its ending is none."""
+@contextmanager
+def open_sheet(path: Path) -> Iterator[Sheet]:
+    """The file that ``path`` names, which is there when the block ends without an error, and not before.
+
+    Raises `PlanError` where it cannot be written, or by its ending is none.
+    """
     if path.suffix not in SHEETS:
         raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .csv nor in .parquet")])
-    try:
-        return SHEETS[path.suffix](path)
-    except OSError as error:
-        raise PlanError([Diagnostic("E405", f"cannot write {path}: {error.strerror}")]) from error
+    with write_whole(path) as file, closing(SHEETS[path.suffix](file)) as sheet:
+        yield sheet
 
 
 def _blank(column: Any) -> list[Any]:

@@ -96,10 +96,7 @@ def plot(drawn: Sequence[Drawn], path: Path) -> None:
         _fronts(above[0], drawn)
         for part in below:
             draw_maps(part[0], [d.points for d in drawn])
-        try:
-            figures.save(figure, path)
-        except OSError as error:
-            raise PlanError([Diagnostic("E405", f"cannot write {path}: {error.strerror}")]) from error
+        figures.save(figure, path)
 
 
 # ---- throughput against latency

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from plandsl.printing import print_lines
 from plandsl.search.answer import Miss, Remedy, Taken
 from plandsl.search.run import Found
 from plandsl.search.values import MOST
@@ -49,7 +50,7 @@ def print_found(
     elif found.tally.seen:
         parts += [_nothing(found, missing, remedies), Text()]
     parts += _out(found)
-    console.print(Group(*parts))
+    print_lines(console, *parts)
 
 
 def _title(found: Found, seconds: float) -> Text:

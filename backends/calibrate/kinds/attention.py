@@ -43,6 +43,7 @@ NEAR = {"fp16": ("fp16", "bf16"), "bf16_fp8": ("bf16_fp8", "fp16_fp8", "bf16"), 
 """Which to ask before those."""
 
 NO_PEAK = "no peak of this dtype, or no number of units, is published for the GPU"
+NO_WIDTH = "a dtype of unknown width"
 
 
 def _library(rows: Table) -> NDArray[np.str_]:
@@ -65,8 +66,20 @@ def name_of(rows: Table) -> NDArray[np.str_]:
     return np.where(same, dtype, np.char.add(np.char.add(dtype, "_"), cache))
 
 
+def known(rows: Table) -> NDArray[np.bool_]:
+    """Rows whose dtypes have a known width; one that names none for the cache stores it in that of arithmetic."""
+    widths = np.isin(rows.texts("dtype"), list(BITS)) & np.isin(rows.texts("kv_dtype"), [*BITS, ""])
+    return np.asarray(widths, dtype=np.bool_)
+
+
+def reason(rows: Table) -> NDArray[np.str_]:
+    """Why a row has no answer."""
+    return np.where(known(rows), NO_PEAK, NO_WIDTH)
+
+
 def _prefill_sets(rows: Table) -> NDArray[np.str_]:
-    return np.char.add(np.char.add("attention_prefill.", name_of(rows)), _library(rows))
+    sets = np.char.add(np.char.add("attention_prefill.", name_of(rows)), _library(rows))
+    return np.where(known(rows), sets, "")
 
 
 def _one_query(rows: Table) -> NDArray[np.bool_]:
@@ -80,7 +93,8 @@ def _decode_sets(rows: Table) -> NDArray[np.str_]:
     group = rows.numbers("n_heads") / rows.numbers("n_kv_heads")
     suffix = np.where((library == "_trtllm") & ((group == 1) | (group > PACKED)), "_trtllm_heads", library)
     suffix = np.where(unpacked, "_window", suffix)
-    return np.char.add(np.char.add("attention_decode.", rows.texts("kv_dtype")), suffix)
+    sets = np.char.add(np.char.add("attention_decode.", rows.texts("kv_dtype")), suffix)
+    return np.where(np.isin(rows.texts("kv_dtype"), list(BITS)), sets, "")
 
 
 def instead(path: str) -> tuple[str, ...]:
@@ -159,7 +173,7 @@ ATTENTION_PREFILL = Kind(
     file="attention_prefill.csv",
     columns=("gpu", "dtype", "kv_dtype", "batch", "seq_q", "seq_kv", "n_heads", "n_kv_heads", "head_dim", "time_s"),
     sets=_prefill_sets,
-    reason=lambda rows: np.full(len(rows), NO_PEAK),
+    reason=reason,
     seconds=_prefill_seconds,
     start={
         "fixed": 8e-6, "step": 2e-6, "compute": 0.7, "half_dim": 30.0, "tail": 0.5, "memory": 0.6, "blend": 2.5,
@@ -177,7 +191,7 @@ ATTENTION_DECODE = Kind(
     file="attention_decode.csv",
     columns=("gpu", "kv_dtype", "batch", "kv_len", "n_heads", "n_kv_heads", "head_dim", "time_s"),
     sets=_decode_sets,
-    reason=lambda rows: np.full(len(rows), NO_PEAK),
+    reason=lambda rows: np.where(np.isin(rows.texts("kv_dtype"), list(BITS)), NO_PEAK, NO_WIDTH),
     seconds=_decode_seconds,
     start={
         "fixed": 9e-6, "step": 2e-6, "split": 1e-6, "compute": 0.5, "memory": 0.8, "draw": 2.0, "blend": 2.0,

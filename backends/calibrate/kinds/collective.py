@@ -167,6 +167,7 @@ COLLECTIVE = Kind(
     name="collective",
     file="collectives.csv",
     columns=("gpu", "op", "backend", "n_ranks", "n_nodes", "bytes", "cuda_graph", "time_s"),
+    blank=("n_nodes", "cuda_graph"),
     sets=_sets,
     reason=_reason,
     seconds=_seconds,

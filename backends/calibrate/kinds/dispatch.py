@@ -156,6 +156,7 @@ EP_ALLTOALL = Kind(
     file="ep_alltoall.csv",
     columns=("gpu", "n_ranks", "n_nodes", "library", "mode", "op", "dtype", "tokens_per_rank", "hidden", "topk",
              "n_experts", "time_s"),
+    blank=("n_nodes", "time_s"),
     sets=_sets,
     reason=_reason,
     seconds=_seconds,

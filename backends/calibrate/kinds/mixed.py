@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
-from plandsl.backends.calibrate.kinds.attention import NO_PEAK, answers, chip_of, dtypes, heads_of, instead, name_of
+from plandsl.backends.calibrate.kinds.attention import (
+    answers,
+    chip_of,
+    dtypes,
+    heads_of,
+    instead,
+    known,
+    name_of,
+    reason,
+)
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import mixed_seconds
 from plandsl.spec.hardware import GpuSpec
@@ -35,8 +44,9 @@ ATTENTION_MIXED = Kind(
     name="attention_mixed",
     file="attention_mixed.csv",
     columns=("gpu", "dtype", "n_heads", "n_kv_heads", "head_dim", *SIZES, "time_s"),
-    sets=lambda rows: np.char.add("attention_mixed.", name_of(rows)),
-    reason=lambda rows: np.full(len(rows), NO_PEAK),
+    blank=SIZES,
+    sets=lambda rows: np.where(known(rows), np.char.add("attention_mixed.", name_of(rows)), ""),
+    reason=reason,
     seconds=_seconds,
     start={
         "fixed": 8e-6, "step": 3e-6, "split": 2e-6, "compute": 0.65, "memory": 0.85, "draw": 2.5, "blend": 2.0,

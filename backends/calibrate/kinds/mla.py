@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.kind import Constants, Floats, Kind
-from plandsl.backends.calibrate.kinds.attention import NO_PEAK, answers, chip_of, dtypes, instead, name_of
+from plandsl.backends.calibrate.kinds.attention import answers, chip_of, dtypes, instead, known, name_of, reason
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
 from plandsl.spec.formats import BITS
@@ -21,7 +21,7 @@ COLUMNS = ("gpu", "phase", "dtype", "kv_dtype", "batch", "seq_q", "kv_len", "n_h
 
 def _sets(rows: Table, section: str) -> NDArray[np.str_]:
     library = np.where(np.char.startswith(rows.texts("framework"), "trtllm"), "_trtllm", "")
-    return np.char.add(np.char.add(section, name_of(rows)), library)
+    return np.where(known(rows), np.char.add(np.char.add(section, name_of(rows)), library), "")
 
 
 def _of(phase: str, rows: Table) -> NDArray[np.bool_]:
@@ -56,7 +56,7 @@ MLA_PREFILL = Kind(
     file="mla.csv",
     columns=COLUMNS,
     sets=lambda rows: _sets(rows, "mla_prefill."),
-    reason=lambda rows: np.full(len(rows), NO_PEAK),
+    reason=reason,
     seconds=_prefill,
     start={
         "fixed": 1e-5, "step": 3e-6, "compute": 0.75, "half_dim": 30.0, "tail": 0.7, "memory": 0.6, "blend": 2.0,
@@ -74,7 +74,7 @@ MLA_DECODE = Kind(
     file="mla.csv",
     columns=COLUMNS,
     sets=lambda rows: _sets(rows, "mla_decode."),
-    reason=lambda rows: np.full(len(rows), NO_PEAK),
+    reason=reason,
     seconds=_decode,
     start={
         "fixed": 1e-5, "step": 4e-6, "split": 2e-6, "parts": 64.0, "again": 0.3, "compute": 0.75, "memory": 0.85,

@@ -71,6 +71,13 @@ KEPT = 0.8
 FEW = 200.0
 """Ratio of largest to smallest load of that law where there are fewer pairs than experts."""
 
+LAW, ACTIVATED = "power_law_", "activated_experts="
+"""How a routing begins that names the exponent of a power law, or the number of experts that get tokens."""
+
+STEEPEST = 100.0
+"""The largest exponent of such a law."""
+
+NO_ROUTING = "a routing that cannot be meant"
 NO_PEAK = "no peak of this dtype, or no number of units, is published for the GPU"
 
 
@@ -111,13 +118,33 @@ def _trtllm(kernel: str) -> str:
 
 def _sets(rows: Table) -> NDArray[np.str_]:
     named = zip(_dtypes(rows), rows.texts("framework"), rows.texts("kernel"), strict=True)
-    return np.array(
-        [f"moe.{d}_{_library(str(f), str(k))}" if _known(str(d)) else "" for d, f, k in named], dtype=np.str_
-    )
+    sets = [f"moe.{d}_{_library(str(f), str(k))}" if _known(str(d)) else "" for d, f, k in named]
+    return np.where(_routed(rows), np.array(sets, dtype=np.str_), "")
 
 
 def _known(dtype: str) -> bool:
     return STORED.get(dtype, dtype) in BITS
+
+
+def _routed(rows: Table) -> NDArray[np.bool_]:
+    """Rows whose routing can be meant: a number that it names lies in the range of such numbers."""
+    exponents, experts = (_named(rows, prefix) for prefix in (LAW, ACTIVATED))
+    wrong = (exponents < 0) | (exponents > STEEPEST) | (experts < 1) | ~np.isfinite(exponents + experts)
+    return np.asarray(~wrong, dtype=np.bool_)
+
+
+def _named(rows: Table, prefix: str) -> Floats:
+    """The number behind ``prefix`` in the routing of each row: 1 where it has no such prefix, nan where it is none."""
+    return np.array(
+        [_number(str(n).removeprefix(prefix)) if n.startswith(prefix) else 1.0 for n in rows.texts("routing")]
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 def _parts(path: str) -> tuple[str, str]:
@@ -149,19 +176,16 @@ def _skew(rows: Table, tokens: Floats, layer: Layer) -> tuple[Floats, Floats, ND
     ``activated_experts`` deal them evenly; anything else draws them at random.
     """
     names = rows.texts("routing")
-    law = np.char.startswith(names, "power_law")
-    exponent = np.array([float(n.rpartition("_")[2]) if p else 1.0 for n, p in zip(names, law, strict=True)])
+    law, exponent = np.char.startswith(names, LAW), _named(rows, LAW)
     many = tokens * layer.topk > layer.n_experts
     ratio = np.where(law, np.where(many, np.maximum(KEPT * tokens, 1.01), FEW), 1.0)
-    even = law | (names == "balanced") | np.char.startswith(names, "activated_experts")
+    even = law | (names == "balanced") | np.char.startswith(names, ACTIVATED)
     return ratio, exponent, np.asarray(even, dtype=np.bool_)
 
 
 def _layer(rows: Table, dtype: str) -> Layer:
-    experts = rows.numbers("n_experts")
-    for at, name in enumerate(rows.texts("routing")):
-        if name.startswith("activated_experts="):
-            experts[at] = float(name.rpartition("=")[2])
+    fewer = np.char.startswith(rows.texts("routing"), ACTIVATED)
+    experts = np.where(fewer, _named(rows, ACTIVATED), rows.numbers("n_experts"))
     local = np.maximum(experts / rows.numbers("ep", 1.0), 1.0)
     inter = rows.numbers("inter") / rows.numbers("tp", 1.0)
     hidden, gates = rows.numbers("hidden"), _gates(rows, dtype)
@@ -240,8 +264,9 @@ MOE = Kind(
     name="moe",
     file="moe.csv",
     columns=("gpu", "dtype", "tokens", "hidden", "inter", "topk", "n_experts", "tp", "ep", "routing", "time_s"),
+    blank=("tp", "ep"),
     sets=_sets,
-    reason=lambda rows: np.full(len(rows), NO_PEAK),
+    reason=lambda rows: np.where(_routed(rows), NO_PEAK, NO_ROUTING),
     seconds=_moe_seconds,
     start={
         "fixed": 2e-5, "step": 2e-7, "compute": 0.7, "draw": 4.0, "memory": 0.8, "cache": 6e7, "blend": 2.5,
@@ -259,7 +284,8 @@ VARIES = 0.3
 
 def _grouped_sets(rows: Table) -> NDArray[np.str_]:
     layout = np.where(np.char.find(rows.texts("kernel"), "masked") >= 0, "_masked", "_contiguous")
-    return np.char.add(np.char.add("grouped_gemm.", rows.texts("dtype")), layout)
+    sets = np.char.add(np.char.add("grouped_gemm.", rows.texts("dtype")), layout)
+    return np.where([_known(str(d)) for d in rows.texts("dtype")], sets, "")
 
 
 def _grouped_loads(rows: Table) -> list[Load]:
@@ -327,7 +353,7 @@ GROUPED_UP = Kind(
 
 GROUPED_DOWN = attrs.evolve(
     GROUPED_UP,
-    sets=lambda rows: np.char.add(_grouped_sets(rows), "_down"),
+    sets=lambda rows: np.where(_grouped_sets(rows) == "", "", np.char.add(_grouped_sets(rows), "_down")),
     seconds=lambda c, gpu, rows: _grouped_seconds(c, gpu, rows, down=True),
     metric="down_time_s",
 )

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from plandsl.backends.cost.machine.measured import Curve, Grid, Line, Surface
 from plandsl.diagnostics import Diagnostic, PlanError, clip
-from plandsl.limits import MAX_TABLE_BYTES
+from plandsl.measurements import HINT, NUMBERS, Unfit, read_number, read_rows
 from plandsl.spec.hardware import GpuSpec, TableSpec
 from plandsl.spec.plan import PlanSpec
 
@@ -30,14 +29,6 @@ KERNEL = ("kernel", "framework", "backend", "dtype", "cuda_graph")
 """Columns that tell one kernel from another."""
 
 
-class Bad(Exception):
-    """What is wrong with a file, and a way out."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        self.hint = hint
-        super().__init__(message)
-
-
 class Sort(NamedTuple):
     """A kind of table: the columns it has, and what a row measures, None where no op of a plan is like it."""
 
@@ -49,19 +40,9 @@ class Sort(NamedTuple):
 
 
 def _number(row: Row, name: str, default: float | None = None) -> float:
-    """A cell above zero (from zero, given a ``default``)."""
-    text = row.get(name, "")
-    if not text and default is not None:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    zero = value == 0 and default is not None
-    if not zero and not 0 < value <= 1e30:
-        least = "zero or more" if default is not None else "above zero"
-        raise Bad(f"`{name}` is `{clip(text)}`", f"`{name}` is a number {least}")
-    return value
+    """The number in a cell, or ``default`` where the cell is empty or missing. Raises `Unfit`."""
+    cell = row.get(name, "")
+    return default if not cell and default is not None else read_number(name, cell)
 
 
 def _gemm(row: Row) -> tuple[Shape, Point] | None:
@@ -130,33 +111,15 @@ class Content(NamedTuple):
 @lru_cache(maxsize=64)
 def _content(path: str, stamp: tuple[int, int], gpus: frozenset[str]) -> Content:
     """The rows of ``gpus`` in a file; read again once its size or time of change, the ``stamp``, are others."""
-    import csv
-
-    if stamp[0] > MAX_TABLE_BYTES:
-        raise Bad(f"it has {stamp[0]:,} bytes, and at most {MAX_TABLE_BYTES:,} are read", "split the file")
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            return _rows(lines, next(lines, []), gpus)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Bad(f"it is no CSV file: {error}", COLUMNS) from None
-
-
-COLUMNS = "a table has a line of column names, then rows: docs/calibration.md lists the columns of each kind"
-
-
-def _rows(lines: Iterable[list[str]], header: list[str], gpus: frozenset[str]) -> Content:
+    rows = read_rows(path)
+    _, header = next(rows, (1, []))
     sort = next((sort for sort in SORTS.values() if set(sort.columns) <= set(header)), None)
     if sort is None:
         shown = clip(", ".join(header)) or "none"
-        raise Bad(f"its columns are those of no table that is looked up: {shown}", COLUMNS)
+        raise Unfit(f"its columns are those of no table that is looked up: {shown}", HINT)
     gpu = header.index("gpu")
     found: dict[str, dict[tuple[Shape, Point], dict[Shape, list[float]]]] = {}
-    for at, cells in enumerate(lines, 2):
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise Bad(f"row {at} has {len(cells)} cells, and the header {len(header)}")
+    for at, cells in rows:
         points = found.setdefault(cells[gpu], {})
         if cells[gpu] in gpus:
             _take(dict(zip(header, cells, strict=True)), sort, points, at)
@@ -165,9 +128,11 @@ def _rows(lines: Iterable[list[str]], header: list[str], gpus: frozenset[str]) -
 
 def _take(row: Row, sort: Sort, points: dict[tuple[Shape, Point], dict[Shape, list[float]]], at: int) -> None:
     try:
+        for name in NUMBERS.keys() & row.keys():
+            _number(row, name, 0.0)
         time, key = _number(row, "time_s"), sort.measures(row)
-    except Bad as bad:
-        raise Bad(f"row {at}: {bad}", bad.hint) from None
+    except Unfit as unfit:
+        raise Unfit(f"row {at}: {unfit}", unfit.hint) from None
     if key is not None:
         kernel = tuple(row.get(name, "") for name in KERNEL)
         points.setdefault(key, {}).setdefault(kernel, []).append(time)
@@ -212,8 +177,8 @@ def _read(table: TableSpec, gpu: GpuSpec) -> tuple[Times, Diagnostic | None]:
         content = _content(table.path, (stat.st_size, stat.st_mtime_ns), frozenset().union(*names))
     except OSError as error:
         return {}, Diagnostic("E209", f'cannot read "{table.shown}": {error.strerror}', table.span)
-    except Bad as bad:
-        return {}, Diagnostic("E450", f'"{table.shown}" cannot be used: {bad}', table.span, hint=bad.hint)
+    except Unfit as unfit:
+        return {}, Diagnostic("E450", f'"{table.shown}" cannot be used: {unfit}', table.span, hint=unfit.hint)
     for group in names:
         if found := _merged(content.times[name] for name in sorted(group) if name in content.times):
             return found, None
