@@ -168,8 +168,8 @@ class Places(NamedTuple):
 
 def _places(ours: Sequence[Work], theirs: Sequence[Work]) -> Places:
     """The ops of one region in both phases, aligned."""
-    keys = [[_key(w.op) for w in works] for works in (ours, theirs)]
-    blocks = SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
+    a, b = ([_key(w.op) for w in works] for works in (ours, theirs))
+    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
     shared = {block.a + n: block.b + n for block in blocks for n in range(block.size)}
     attention = next((i for i, w in enumerate(ours) if isinstance(w, Softmax)), 0)
     return Places(shared, [i for i in range(len(theirs)) if i not in shared.values()], attention)
