@@ -303,6 +303,13 @@ def test_large_all_reduces_follow_the_links_and_not_their_latency():
     assert (ttft.behind, ttft.hidden < 0.005) == ("message", True)
 
 
+def test_the_report_has_bytes_for_what_bounds_large_all_reduces_and_latency_for_small_ones():
+    (plan,) = compile_file(ROOT / "examples" / "own_model.plan", "own")
+    found = plan.estimate()
+    for phase, bound in ((found.prefill, "link"), (found.decode, "latency")):
+        assert {op.bound for op in phase.ops if op.op == "all_reduce"} == {bound}
+
+
 def test_what_is_hidden_behind_a_bottleneck_is_named(capsys):
     from rich.console import Console
 
