@@ -25,6 +25,9 @@ LEAST = 0.005
 UNMOVED = 0.05
 """Less than so much of a metric without a figure is not worth a line."""
 
+NAMES = {"bubble": "a wait for a stage", "wait": "a wait for other requests", "mixed": "prefills of others"}
+"""What bounds a term where no figure does."""
+
 KINK = 0.1
 """Slopes down and up that differ by more are both shown."""
 
@@ -149,14 +152,22 @@ def _apart(found: Explanation) -> Iterator[Text]:
 
 
 def _next(b: Bottleneck) -> Text:
-    """The bottleneck of a metric, how far the next one is, and where it ends."""
+    """The bottleneck of a metric, how far the next one is, where it ends, and what stays of it then."""
     out = Text(f"{METRIC[f'{b.metric}_s']} is bound by ").append(b.name, style="bold")
     out.append(f" first ({show_percent(b.share)}). ")
     if b.factor is None or b.then is None or b.gain is None:
         out.append("However good, it stays so. ")
     else:
         out.append(f"{b.factor:.2g}x better: {b.gain:.2f}x as fast, then {FIGURES[b.then].name}. ")
-    return out.append(f"Perfect: {b.limit:.2f}x.")
+    out.append(f"Perfect: {b.limit:.2f}x")
+    if b.behind is not None and b.hidden >= LEAST:
+        out.append(f", with {show_percent(b.hidden)} left to {_name(b.behind)}")
+    return out.append(".")
+
+
+def _name(bound: str) -> str:
+    """What bounds a term, as a sentence says it."""
+    return FIGURES[bound].name if bound in FIGURES else NAMES[bound]
 
 
 def _room(plan: PlanSpec, room: Headroom) -> Iterator[Text]:

@@ -115,7 +115,8 @@ class Bottleneck:
     """The figure that bounds most of a metric, and how much better it must get until another does.
 
     ``factor`` times as good, ``then`` bounds more, and the metric is ``gain`` times as fast; None where that never
-    happens. ``limit`` is the gain of an infinitely good one.
+    happens. ``limit`` is the gain of an infinitely good one. Of the ``share``, so much is ``hidden`` behind others, and
+    stays however good the figure is; ``behind`` is what bounds most of that, None where none is hidden.
     """
 
     metric: str
@@ -126,12 +127,14 @@ class Bottleneck:
     then: str | None
     gain: float | None
     limit: float
+    hidden: float
+    behind: str | None
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``bottlenecks``."""
         return {
             "bound": self.bound, "figure": self.name, "share": self.share, "factor": self.factor, "then": self.then,
-            "gain": self.gain, "limit": self.limit,
+            "gain": self.gain, "limit": self.limit, "hidden": self.hidden, "behind": self.behind,
         }  # fmt: skip
 
 

@@ -15,8 +15,10 @@ from plandsl.backends.cost.answers.terms import memory_terms, shown, terms
 from plandsl.backends.cost.time.phase import play
 from plandsl.cli import main
 from plandsl.driver import compile_file, compile_module, compile_text, open_file
-from plandsl.ir.schedule import COMPUTE, LINK, Slot
+from plandsl.ir.base import COMPUTE, LINK
+from plandsl.ir.schedule import Slot
 from plandsl.testing import compiled, plans
+from plandsl.testing.laws_cost import shares_follow_their_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(ROOT.glob("examples/*.plan"))
@@ -95,14 +97,14 @@ def test_terms_of_every_kind_of_plan_add_up(plan):
     assert times.ttft.total == found.ttft_s
     assert times.tpot.total == found.tpot_s
     assert isclose(times.per_token.total * found.throughput_tokens_per_s, 1, rel_tol=1e-12)
-    for breakdown in (*times, memory_terms(found.memory)):
+    for breakdown in (*times.all, memory_terms(found.memory)):
         adds_up(breakdown)
 
 
 @given(plans())
 def test_terms_of_drawn_plans_add_up(spec):
     plan = compiled(spec)
-    for breakdown in terms(plan.cost, plan.cost.evaluate()):
+    for breakdown in terms(plan.cost, plan.cost.evaluate()).all:
         adds_up(breakdown)
 
 
@@ -193,11 +195,13 @@ def test_slopes_of_a_roofline_add_up_where_none_has_a_kink(metric):
     assert abs(better) == pytest.approx(1, abs=1e-3)
 
 
-def test_what_no_figure_moves_is_told():
+def test_a_norm_that_its_units_hold_up_follows_these_whatever_the_memory():
     (plan,) = compile_file(ROOT / "examples" / "llama3_70b.plan", "tensor_parallel")
-    assert (
-        plan.explain().unmoved["ttft"] > 0.1
-    )  # norms of the mi300x: as many bytes/s as a unit draws, whatever the HBM
+    found = slopes(plan, "ttft")
+    times = terms(plan.cost, plan.cost.evaluate())
+    assert {t.bound for t in times.ttft.terms if t.op == "norm"} == {"unit"}
+    assert found["unit"] < -0.1
+    assert abs(plan.explain().unmoved["ttft"]) < 0.01
 
 
 FIELDS = {
@@ -273,6 +277,7 @@ def test_another_figure_bounds_more_from_the_factor_on(plan):
     asking, found = Asking(plan.cost), plan.explain()
     own = terms(plan.cost, plan.cost.evaluate())
     assert found.bottlenecks
+    assert all(abs(rest) < 0.05 for rest in found.unmoved.values())  # but for power limits, all follows some figure
     for b in found.bottlenecks:
         bounds = followed(own, b.metric)
         assert next(iter(bounds)) == b.bound
@@ -289,6 +294,73 @@ def test_the_limit_is_that_of_amdahl():
     share = -slopes(plan, "tpot")["memory"]
     limit = next(b for b in plan.explain().bottlenecks if b.metric == "tpot").limit
     assert limit == pytest.approx(1 / (1 - share), rel=1e-3)
+
+
+def test_large_all_reduces_follow_the_links_and_not_their_latency():
+    (plan,) = compile_file(ROOT / "examples" / "own_model.plan", "own")
+    found = plan.explain()
+    assert {t.bound for t in found.ttft.terms if t.op == "all_reduce" and t.value > 1e-3} == {"link"}
+    ttft, _ = found.bottlenecks
+    assert ttft.bound == "link"
+    assert ttft.share == pytest.approx(-slopes(plan, "ttft")["link"], rel=0.02)
+    assert ttft.limit == pytest.approx(1 / (1 - ttft.share), rel=0.02)
+    assert (ttft.behind, ttft.hidden < 0.005) == ("message", True)
+
+
+def test_the_report_has_bytes_for_what_bounds_large_all_reduces_and_latency_for_small_ones():
+    (plan,) = compile_file(ROOT / "examples" / "own_model.plan", "own")
+    found = plan.estimate()
+    for phase, bound in ((found.prefill, "link"), (found.decode, "latency")):
+        assert {op.bound for op in phase.ops if op.op == "all_reduce"} == {bound}
+
+
+def test_what_is_hidden_behind_a_bottleneck_is_named(capsys):
+    from rich.console import Console
+
+    from plandsl.backends.terminal_explain import print_explanation
+
+    # 1 ms of arithmetic behind 2 ms of bytes: without those, half of what they bounded is there still
+    plan = toy(memory="1 TB/s", compute="5 TFLOP/s")
+    _, tpot = plan.explain().bottlenecks
+    assert (tpot.bound, tpot.behind) == ("memory", "compute")
+    assert tpot.limit == pytest.approx(1 / (1 - tpot.share + tpot.hidden), rel=1e-9)
+    print_explanation(plan.spec, plan.explain(), Console(width=200))
+    assert f"with {100 * tpot.hidden:.1f} % left to FLOP/s." in capsys.readouterr().out
+
+
+def test_what_stays_however_good_is_said_to_only_where_it_does():
+    from plandsl.backends.terminal_explain import _next
+
+    stay = toy(memory="1 TB/s", compute="1000000000 TFLOP/s").explain().bottlenecks[1]
+    assert (stay.bound, stay.factor, stay.then) == ("memory", None, None)
+    assert "However good, it stays so. Perfect: " in str(_next(stay))
+    turn = toy(memory="1 TB/s", compute="1000000 TFLOP/s").explain().bottlenecks[1]
+    assert turn.then == "compute"  # but for a factor of some thousands
+    assert "However good" not in str(_next(turn))
+
+
+CHUNKED = """
+plan alone { model = llama_3_1_8b, node = mi355x_8, sharding { tp = 2 }, chunked_prefill = 512
+  workload { input = 1024, output = 128, batch = 8 } }
+plan served { model = llama_3_1_8b, node = mi355x_8, sharding { tp = 2 }, chunked_prefill = 512, engine = vllm
+  workload { input = 1024, output = 128, concurrency = 64, requests = 500 } }
+"""
+
+
+@pytest.mark.parametrize("plan", compile_text(CHUNKED), ids=lambda plan: plan.name)
+def test_prefills_of_others_in_mixed_steps_are_no_times_of_an_engine(plan):
+    metrics = plan.cost.evaluate()
+    times = terms(plan.cost, metrics)
+    for breakdown in times.all:
+        adds_up(breakdown)
+    bounds = times.tpot.bounds()
+    assert bounds["mixed"] == pytest.approx(plan.estimate().decode.mixed_s)
+    assert ("engine" in bounds) == (plan.spec.engine is not None)
+
+
+@pytest.mark.parametrize("plan", [*many(), *compile_text(CHUNKED)], ids=lambda plan: plan.name)
+def test_shares_follow_their_figures(plan):
+    shares_follow_their_figures(plan)
 
 
 # ---- how far it may grow

@@ -31,6 +31,7 @@ LAWS: tuple[Law, ...] = (
     laws_cost.cache_capacity_is_tight,
     laws_cost.parts_add_up,
     laws_cost.terms_add_up,
+    laws_cost.shares_follow_their_figures,
     laws_cost.degrees_of_one_are_free,
 )
 """All of them; what each says stands in its docstring."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from math import isclose
 
 import numpy as np
@@ -10,10 +10,13 @@ import numpy.typing as npt
 from attrs import evolve
 
 from plandsl.backends.cost import Metrics
+from plandsl.backends.cost.answers.figures import FIGURES, Figure
+from plandsl.backends.cost.answers.responses import Followed, responses
+from plandsl.backends.cost.answers.sensitivities import BEST, SPECK, Asking, followed, left, perfect
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.deployment import HOT
 from plandsl.driver import CompiledPlan
-from plandsl.ir.program import Program
+from plandsl.ir.program import DECODE, PREFILL, Program
 from plandsl.ir.types import Number
 from plandsl.passes import compile_phase
 from plandsl.spec.hardware import GpuSpec, LinkSpec
@@ -25,6 +28,9 @@ SLACK = 1 + 1e-9
 
 BATCHES = (1, 2, 3, 4, 7, 8, 16, 33, 256)
 LENGTHS = (1, 2, 3, 8, 64, 1000)
+
+NOTHING = 1e-4
+"""A share of a time that counts as none."""
 
 Array = npt.NDArray[np.float64]
 
@@ -248,12 +254,46 @@ def terms_add_up(plan: CompiledPlan) -> None:
     """TTFT, TPOT and the seconds of a token are the sums of their terms, none of which is negative."""
     if plan.spec.speculate is not None:
         return  # E414: its terms are not told apart yet
-    for whole in terms(plan.cost, plan.cost.evaluate()):
+    for whole in terms(plan.cost, plan.cost.evaluate()).all:
         found = sum(term.value for term in whole.terms)
         assert isclose(found, whole.total, rel_tol=1e-12), f"{whole.metric}: {found} of {whole.total} s"
         assert all(term.value >= 0 for term in whole.terms), (
             f"{whole.metric}: {min(whole.terms, key=lambda t: t.value)}"
         )
+
+
+def shares_follow_their_figures(plan: CompiledPlan) -> None:
+    """What an op follows shortens it, and a perfect figure gains its share, but for what was hidden behind others.
+
+    Nothing follows a figure that is perfect, and what bounds the rest of its share then is named.
+    """
+    if plan.spec.speculate is not None:
+        return  # E414: its terms are not told apart yet
+    asking = Asking(plan.cost)
+    own, follow = asking.terms(FIGURES["memory"], 1.0), responses(asking.model, asking.metrics).ops
+    for key, figure in FIGURES.items():
+        if figure.improved(asking.model.plan, BEST) == asking.model.plan:
+            continue  # nothing in this plan has it
+        _follow(figure, follow, asking.metrics, asking.at(figure, 0.99**figure.better)[1])
+        best = asking.terms(figure, BEST)
+        for metric in ("ttft", "tpot"):
+            before, after = (getattr(times, metric).total for times in (own, best))
+            share, still = (followed(times, metric).get(key, 0.0) for times in (own, best))
+            assert still <= NOTHING * before, f"{still} of {before} s of {metric} follow perfect {figure.name}"
+            sure = share - sum(left(own, best, metric, key).values()) - NOTHING * before
+            assert before - after >= sure, f"perfect {figure.name} gains {before - after} s of {metric}, not {sure}"
+            found = perfect(asking, own, metric, key)
+            assert (found.behind is not None) == (found.hidden > SPECK), f"{found} of {metric}, {figure.name}"
+
+
+def _follow(figure: Figure, follow: Mapping[str, Followed], before: Metrics, worse: Metrics) -> None:
+    """All ops that follow a figure take longer where it is worse."""
+    for phase, was, now in ((PREFILL, before.prefill, worse.prefill), (DECODE, before.decode, worse.decode)):
+        for run, bounds in follow[phase].items():
+            seconds = (times.main.times.seconds[run] for times in (was, now))
+            for bound, time, longer in zip(bounds, *seconds, strict=True):
+                held = bound != figure.key or not time or longer > time
+                assert held, f"an op of {run} in {phase} is said to follow {figure.name}, and does not: {time} s"
 
 
 def degrees_of_one_are_free(plan: CompiledPlan) -> None:

@@ -22,6 +22,7 @@ WORK: dict[str, tuple[str, Callable[[Term], float]]] = {
     "network": ("bytes", lambda t: t.bytes),
     "message": ("messages", lambda t: t.runs),
     "launch": ("launches", lambda t: t.runs),
+    "unit": ("bytes", lambda t: t.bytes),
 }
 """What a term has to do, by what bounds it."""
 

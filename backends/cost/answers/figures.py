@@ -81,16 +81,16 @@ def _message(plan: PlanSpec, f: float) -> PlanSpec:
     plan = _on(plan, lambda node: evolve(node, link=later(node.link)))
     if plan.cluster is not None:
         plan = evolve(plan, cluster=evolve(plan.cluster, network=later(plan.cluster.network)))
-    return _calibrated(plan, f, links=True)
+    return _calibrated(plan, lambda calibration: _seconds(calibration, f, links=True))
 
 
 def _launch(plan: PlanSpec, f: float) -> PlanSpec:
-    return _calibrated(plan, f, links=False)
+    return _calibrated(plan, lambda calibration: _seconds(calibration, f, links=False))
 
 
-def _calibrated(plan: PlanSpec, f: float, links: bool) -> PlanSpec:
-    others = tuple((name, _seconds(calibration, f, links)) for name, calibration in plan.calibrations)
-    return evolve(plan, calibration=_seconds(plan.calibration, f, links), calibrations=others)
+def _calibrated(plan: PlanSpec, change: Callable[[CalibrationSpec], CalibrationSpec]) -> PlanSpec:
+    others = tuple((name, change(calibration)) for name, calibration in plan.calibrations)
+    return evolve(plan, calibration=change(plan.calibration), calibrations=others)
 
 
 def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> CalibrationSpec:
@@ -105,6 +105,14 @@ def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> Calibration
         return dimension == TIME and (first in OF_LINKS) == links
 
     return evolve(calibration, values=tuple((n, v * f if is_time(n) else v) for n, v in values.items()))
+
+
+def _unit(plan: PlanSpec, f: float) -> PlanSpec:
+    def faster(calibration: CalibrationSpec) -> CalibrationSpec:
+        values = ((n, v * f if n.endswith(".unit") else v) for n, v in calibration.values)
+        return evolve(calibration, values=tuple(values))
+
+    return _calibrated(plan, faster)
 
 
 def _engine(plan: PlanSpec, f: float) -> PlanSpec:
@@ -132,6 +140,7 @@ FIGURES = {
         Figure("network", "network bandwidth", 1, _network),
         Figure("message", "message latency", -1, _message),
         Figure("launch", "kernel launches", -1, _launch),
+        Figure("unit", "bandwidth of a unit", 1, _unit),
         Figure("engine", "engine times", -1, _engine),
     )
 }

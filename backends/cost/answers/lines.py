@@ -13,7 +13,7 @@ from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.num import maximum
-from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, attention_work, fitted_exchange
+from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, attention_work, exchanged, fitted_exchange
 from plandsl.backends.cost.work.costing import Exchange, ExchangeForm, Kernel, Softmax, Work
 from plandsl.estimate import (
     OpTime,
@@ -75,6 +75,9 @@ def _crossing(work: Exchange) -> Crossing | None:
     return work.form if isinstance(work.form, Crossing) else None
 
 
+FEW = 1e-3
+"""The share of a message that is added to see what its bytes take."""
+
 NEGLIGIBLE = 0.02
 """An op with less of the time does not spoil a band by having none."""
 
@@ -131,7 +134,8 @@ class PhaseLines:
         stages = len(t.stages)
         compute = sum(s.compute for s in t.stages) + t.again.compute
         exposed = sum(s.exposed for s in t.stages) + t.hops + t.again.exposed
-        everything = [self.stage_ops(s) for s in range(stages)]
+        parts = [self._parts(s) for s in range(stages)]
+        everything = [[op for part in stage for op in part] for stage in parts]
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / server.in_flight
         program = self.model.schedule.program
@@ -144,7 +148,7 @@ class PhaseLines:
         rest = float(time - waiting - mixed) - kernels - drafted
         engine = plan.engine is not None
         bubble = max(float(self.span) / share - kernels - drafted, 0.0) if engine else rest
-        ops = tuple(o for o in self._shown(t.slowest) if o.time_s > 0)
+        ops = tuple(op for part in parts[t.slowest] for op in _together(part) if op.time_s > 0)
         return PhaseEstimate(
             time_s=float(time),
             compute_s=float(compute) / share,
@@ -169,16 +173,12 @@ class PhaseLines:
 
     def stage_ops(self, stage: int) -> list[OpTime]:
         """Every op of a stage; blocks of one kind that a stage runs in two parts count together."""
-        program = self.model.schedule.program
-        lines: list[OpTime] = []
-        for part in program.stages[stage]:
-            lines += self.lines(self.model.run(stage, part.region), part.repeats * int(self.times.parts))
-        return lines
+        return [op for part in self._parts(stage) for op in part]
 
-    def _shown(self, stage: int) -> Iterator[OpTime]:
-        """The ops of a stage that take time, chunks of one as one."""
-        for part in self.model.schedule.program.stages[stage]:
-            yield from _together(self.lines(self.model.run(stage, part.region), part.repeats * int(self.times.parts)))
+    def _parts(self, stage: int) -> list[list[OpTime]]:
+        """The ops of each part of a stage."""
+        parts = self.model.schedule.program.stages[stage]
+        return [self.lines(self.model.run(stage, p.region), p.repeats * int(self.times.parts)) for p in parts]
 
     def lines(self, run: str, count: int) -> list[OpTime]:
         """Every op of a run that a pass repeats ``count`` times."""
@@ -202,27 +202,23 @@ class PhaseLines:
         word = work.op.facts.word
         if isinstance(work, Exchange):
             payload = float(work.payload_per_row * self.extents.product(work.rows))
+            bound = self._exchange_bound(work)
             if layer == "measured":
                 algorithm = layer
-                bound = "link" if payload / self.model.machine.link.bandwidth * 2 >= each else "latency"
             elif crossing := _crossing(work):
-                route, bound = crossing.fastest(payload), crossing.bound(payload)
+                route = crossing.fastest(payload)
                 algorithm, band = route.name, band if route.constants is None else band_of(route.constants)
             elif work.form is not None and not isinstance(work.form, ExchangeForm):
                 library = cast("DispatchForm", work.form)
                 algorithm, band = library.name, band_of(library.constants)
                 across = self.model.machine.cluster if work.nodes > 1 else None
                 port = (across.network if across else self.model.machine.link).bandwidth
-                bound = "link" if payload / port * 2 >= each else "latency"
+                bound = "link" if payload / port * 2 >= each else "latency"  # units take their time for each byte too
             elif work.form is not None:
                 times = [float(t) for t in fitted_exchange(work, work.form, payload)[1]]
                 name_, constants, _ = work.form.libraries[times.index(min(times))]
                 algorithm, band = name_.removesuffix("_exchange"), band_of(constants)
-                bound = "link" if payload / work.form.link.bandwidth * 2 >= min(times) else "latency"
             else:
-                linked = links.seconds(work.ways, payload)
-                moving = min(w.per_byte * payload for w in work.ways)
-                bound = "link" if moving * 2 >= linked + work.launch else "latency"
                 algorithm = links.fastest(work.ways, payload)
             time, tensors = each * count, getattr(work.op, "tensors", 1)
             count *= tensors * int(work.times)
@@ -240,6 +236,12 @@ class PhaseLines:
         bound = "latency" if work.launch > max(arithmetic, memory) else "compute" if arithmetic > memory else "memory"
         shape = self._shape(work)
         return OpTime(word, name, count, each * count, float(flops), float(moved), bound, layer, shape, band=band)
+
+    def _exchange_bound(self, work: Exchange) -> str:
+        """``link`` where the bytes take half of the time or more, by what a few more of them add; else ``latency``."""
+        rows = self.extents.product(work.rows)
+        once, more = (float(exchanged(work, n)) for n in (rows, rows * (1 + FEW)))
+        return "link" if 2 * (more - once) >= FEW * once else "latency"
 
     def _along(self, axis: str) -> str:
         """The axis of an exchange; of several, those that have ranks. Stages hand on along theirs."""

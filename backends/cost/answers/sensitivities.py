@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import log, sqrt
+from typing import NamedTuple
 
 from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
 from plandsl.backends.cost.answers.lines import asked_of
-from plandsl.backends.cost.answers.terms import ROOM, Terms, terms
+from plandsl.backends.cost.answers.terms import Terms, terms
 from plandsl.backends.cost.deployments.batch import residents
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.num import least
@@ -27,14 +28,14 @@ STEP = 0.01
 WIDE = 0.1
 """How far batch and lengths are moved, at least by one: tiles and padding make steps, which a wide stride evens out."""
 
-FAR = 1000.0
-"""A bottleneck that a figure so many times as good does not move is taken to stay."""
-
 CLOSE = 1.01
 """How closely the factor is found at which another figure bounds more."""
 
 BEST = 1e6
-"""As good as infinitely good."""
+"""As good as infinitely good: a bottleneck that stays so far stays."""
+
+SPECK = 1e-3
+"""A share of a metric that is less is not told."""
 
 MOST = 2**17
 """Requests up to which a crossover is looked for."""
@@ -52,10 +53,12 @@ class Asking:
 
     def __init__(self, model: Deployment) -> None:
         plan = model.plan
-        self.modelled = bool(plan.measured or plan.node.gpu.measured)
-        self.model = model.on(unmeasured(plan)) if self.modelled else model
+        bare = unmeasured(plan)
+        self.modelled = bare != plan
+        self.model = model.on(bare) if self.modelled else model
         self.metrics = self.model.evaluate()
         self._found: dict[tuple[str, float], tuple[Deployment, Metrics]] = {}
+        self._terms: dict[tuple[str, float], Terms] = {}
 
     def at(self, figure: Figure, factor: float) -> tuple[Deployment, Metrics]:
         """The model with ``figure`` so many times as large, and its metrics."""
@@ -64,9 +67,15 @@ class Asking:
             self._found[key] = model, model.evaluate()
         return self._found[key]
 
+    def terms(self, figure: Figure, factor: float) -> Terms:
+        """The terms with ``figure`` so many times as good."""
+        if (key := (figure.key, factor)) not in self._terms:
+            self._terms[key] = terms(*self.at(figure, factor**figure.better))
+        return self._terms[key]
+
     def bounds(self, figure: Figure, factor: float, metric: str) -> dict[str, float]:
         """Seconds of ``metric`` by the figure that bounds them, ``figure`` being ``factor`` times as good."""
-        return followed(terms(*self.at(figure, factor**figure.better)), metric)
+        return followed(self.terms(figure, factor), metric)
 
 
 # ---- slopes
@@ -149,52 +158,94 @@ def _load(asking: Asking) -> list[Sensitivity]:
 
 
 def followed(times: Terms, metric: str) -> dict[str, float]:
-    """Seconds of ``metric`` by the figure that they follow, the most first; a wait for a stage follows none.
+    """Seconds of ``metric`` by the figure that they follow, the most first; a wait for a stage follows none."""
+    sums: dict[str, float] = {}
+    for (*_, bound), value in _parts(times, metric).items():
+        if bound in FIGURES:
+            sums[bound] = sums.get(bound, 0.0) + value
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
-    A wait for room is as long as what those who have it still do; all other waits, and what prefills of others add to
-    a step, are as long as prefills: they follow figures in the same proportions.
+
+def _parts(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
+    """The terms of a metric, each under its names and then what bounds it.
+
+    Waits for other requests, and what prefills of others add to a step, come apart: they follow all figures that
+    lengthen them.
     """
     whole: Breakdown = getattr(times, metric)
-    sums = {key: value for key, value in whole.bounds().items() if key in FIGURES}
-    for term in (t for t in whole.terms if t.bound in ("wait", "mixed")):
-        like = times.per_token if term.name == ROOM else times.ttft
-        shares = {key: value for key, value in like.bounds().items() if key in FIGURES}
-        for key, value in shares.items():
-            sums[key] = sums.get(key, 0.0) + term.value * value / sum(shares.values())
-    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+    parts: dict[tuple[str, ...], float] = {}
+    for term in whole.terms:
+        waited = times.waits.get(term.name, {}) if term.bound in ("wait", "mixed") else {}
+        parts |= {(*term.key, bound): term.value * share for bound, share in (waited or {term.bound: 1.0}).items()}
+    return parts
 
 
 def bottlenecks(asking: Asking) -> tuple[Bottleneck, ...]:
     """What bounds most of TTFT and of TPOT, how much better it must get, and what bounds then."""
-    own = terms(asking.model, asking.metrics)
-    found = (_bottleneck(asking, getattr(own, metric), followed(own, metric)) for metric in ("ttft", "tpot"))
+    own = asking.terms(FIGURES["memory"], 1.0)
+    found = (_bottleneck(asking, own, metric) for metric in ("ttft", "tpot"))
     return tuple(b for b in found if b is not None)
 
 
-def _bottleneck(asking: Asking, whole: Breakdown, bounds: dict[str, float]) -> Bottleneck | None:
+def _bottleneck(asking: Asking, own: Terms, metric: str) -> Bottleneck | None:
+    bounds = followed(own, metric)
     bound = next(iter(bounds), None)
     if bound is None:
         return None
+    whole: Breakdown = getattr(own, metric)
     figure = FIGURES[bound]
 
-    def gain(factor: float) -> float:
-        return whole.total / float(getattr(asking.at(figure, factor**figure.better)[1], whole.metric))
+    def total(factor: float) -> float:
+        return float(getattr(asking.at(figure, factor**figure.better)[1], metric))
 
     def first(factor: float) -> str:
-        return next(iter(asking.bounds(figure, factor, whole.metric)), bound)
+        return next(iter(asking.bounds(figure, factor, metric)), bound)
 
     factor = _turn(lambda f: first(f) != bound)
-    then, gained = (None, None) if factor is None else (first(factor), gain(factor))
-    share = bounds[bound] / whole.total
-    return Bottleneck(whole.metric, bound, figure.name, share, factor, then, gained, gain(BEST))
+    then, gained = (None, None) if factor is None else (first(factor), whole.total / total(factor))
+    share, best = bounds[bound] / whole.total, perfect(asking, own, metric, bound)
+    return Bottleneck(metric, bound, figure.name, share, factor, then, gained, *best)
+
+
+class Perfect(NamedTuple):
+    """What an infinitely good figure gains, the share of the metric that was hidden behind it, and what bounds that."""
+
+    limit: float
+    hidden: float
+    behind: str | None
+
+
+def perfect(asking: Asking, own: Terms, metric: str, bound: str) -> Perfect:
+    """What an infinitely good figure gains, of its share of ``own`` all but what something else keeps.
+
+    That is ``hidden = share - (1 - 1 / limit)``, 0 where what other figures bound gains by it too.
+    """
+    best = asking.terms(FIGURES[bound], BEST)
+    before, after = (getattr(times, metric).total for times in (own, best))
+    hidden = max((followed(own, metric).get(bound, 0.0) + after) / before - 1, 0.0)
+    rest = left(own, best, metric, bound) if hidden > SPECK else {}
+    return Perfect(before / after, hidden, max(rest, key=lambda key: rest[key], default=None))
+
+
+def left(own: Terms, best: Terms, metric: str, bound: str) -> dict[str, float]:
+    """Seconds of ``metric`` that something else takes longer with the ``best`` of a figure, by what bounds them then.
+
+    Most of that ``bound`` was said to bound before. Kernels that end sooner also show the messages that they hid.
+    """
+    before, rest = _parts(own, metric), dict[str, float]()
+    for (*names, other), value in _parts(best, metric).items():
+        more = value - before.get((*names, other), 0.0)
+        if other != bound and more > 0:
+            rest[other] = rest.get(other, 0.0) + more
+    return rest
 
 
 def _turn(turned: Callable[[float], bool]) -> float | None:
     """The least factor above 1 that ``turned``, to within `CLOSE`: doubled until it has, then bisected."""
+    if not turned(BEST):
+        return None
     low, high = 1.0, 2.0
     while not turned(high):
-        if high >= FAR:
-            return None
         low, high = high, 2 * high
     while high / low > CLOSE:
         middle = sqrt(low * high)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.answers.lines import PhaseLines
+from plandsl.backends.cost.answers.responses import CROWD, OTHERS, ROOM, Followed, responses, waits
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
@@ -19,16 +20,20 @@ DUST = 1e-13
 """A rest that is less than so much of the whole is rounding."""
 
 BUBBLE = "wait for a stage"
-ROOM, LINE, CROWD = "room", "other prefills", "the crowd at the start"
-"""What a first token waits for, under an ongoing load."""
 
 
 class Terms(NamedTuple):
-    """The terms of each time; they hold for the plan's own load."""
+    """The terms of each time, for the plan's own load; ``waits`` are the shares of each wait that follow a figure."""
 
     ttft: Breakdown
     tpot: Breakdown
     per_token: Breakdown
+    waits: Mapping[str, Mapping[str, float]]
+
+    @property
+    def all(self) -> tuple[Breakdown, ...]:
+        """Each time."""
+        return self.ttft, self.tpot, self.per_token
 
 
 def terms(model: Deployment, metrics: Metrics) -> Terms:
@@ -37,16 +42,17 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     A term of ops is what they take along the way of one batch through all stages, as far as nothing hides it. What is
     left of a phase is the wait for the slowest stage, and what is left of the metric is the engine's.
     """
-    joined, s = metrics.joined, metrics.served
+    joined = metrics.joined
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
-    waits, mixed = [], []
-    if s is not None:
-        waited = ((ROOM, s.queue), (LINE, s.line), (CROWD, s.start))
-        waits = [Term(PREFILL, "wait", "wait", name, float(t), "wait") for name, t in waited if t > 0]
-        mixed = [Term(DECODE, "prefill of others", "mixed", "prefill of others", float(s.others), "mixed")]
-    ttft = _whole("ttft", PREFILL, prefill, 1.0 if s is None else float(joined), metrics.ttft, waits)
-    tpot = _whole("tpot", DECODE, decode, 1.0, metrics.tpot, mixed)
-    return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot))
+    follow = responses(model, metrics)
+    s, longer = metrics.served, waits(metrics)
+    mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, t, "mixed") for t in (longer.pop(OTHERS),) if s is not None or t > 0]
+    waiting = [Term(PREFILL, "wait", "wait", name, t, "wait") for name, t in longer.items() if t > 0]
+    first = _ops(PREFILL, prefill, follow.ops[PREFILL], share := 1.0 if s is None else float(joined))
+    step = _ops(DECODE, decode, follow.ops[DECODE], 1.0)
+    ttft = _whole("ttft", PREFILL, first, float(prefill.span) / share, metrics.ttft, waiting)
+    tpot = _whole("tpot", DECODE, step, float(decode.span), metrics.tpot, mixed)
+    return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
 
 
 def memory_terms(memory: Memory) -> Breakdown:
@@ -56,10 +62,11 @@ def memory_terms(memory: Memory) -> Breakdown:
     return Breakdown("memory", memory.total, found)
 
 
-def _whole(metric: str, phase: str, lines: PhaseLines, share: float, value: Number, waits: Sequence[Term]) -> Breakdown:
-    """A time: kernels and links that ``share`` requests have together, ``waits``, and what is left."""
-    total, span = float(value), float(lines.span) / share
-    found = [*_ops(phase, lines, share)]
+def _whole(
+    metric: str, phase: str, ops: Iterable[Term], span: float, value: Number, waits: Sequence[Term]
+) -> Breakdown:
+    """A time: ``ops`` and what is left of their ``span``, ``waits``, and what is left of all."""
+    total, found = float(value), list(ops)
     bubble = span - sum(t.value for t in found)
     engine = total - span - sum(t.value for t in waits)
     rests = [
@@ -69,21 +76,41 @@ def _whole(metric: str, phase: str, lines: PhaseLines, share: float, value: Numb
     return Breakdown(metric, total, (*found, *waits, *(t for t in rests if t.value > DUST * total)))
 
 
-def _ops(phase: str, lines: PhaseLines, share: float) -> Iterator[Term]:
-    """Ops of all stages; those of one name are one term, bound by what bounds the most of it."""
-    named: dict[tuple[str, str], list[tuple[OpTime, float]]] = {}
+class Run(NamedTuple):
+    """What an op takes on a stage, as far as it counts, and the figure that it follows."""
+
+    op: OpTime
+    value: float
+    bound: str
+
+
+def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Iterator[Term]:
+    """Ops of all stages, as ``share`` requests have them together; those of one name are one term.
+
+    It is bound by the figure that most of it follows.
+    """
+    named: dict[tuple[str, str], list[Run]] = {}
     for stage in range(len(lines.times.stages)):
-        for op, seen in zip(lines.stage_ops(stage), _seen(lines, stage), strict=True):
+        columns = lines.stage_ops(stage), _seen(lines, stage), _follows(lines, follow, stage)
+        for op, seen, bound in zip(*columns, strict=True):
             if op.time_s > 0:
                 value = op.time_s * _counted(lines.times, stage, op) * seen / share
-                named.setdefault((op.op, op.name), []).append((op, value))
+                named.setdefault((op.op, op.name), []).append(Run(op, value, bound))
     for (kind, name), runs in named.items():
-        most, _ = max(runs, key=lambda run: run[1])
+        most, bounds = max(runs, key=lambda run: run.value).op, dict.fromkeys((run.bound for run in runs), 0.0)
+        for run in runs:
+            bounds[run.bound] += run.value
         yield Term(
-            phase, _group(most), kind, name, sum(value for _, value in runs), _bound(most), most.layer, most.band,
-            sum(op.count for op, _ in runs), sum(op.count * op.flops for op, _ in runs),
-            sum(op.count * op.bytes for op, _ in runs),
+            phase, _group(most), kind, name, sum(run.value for run in runs), max(bounds, key=lambda key: bounds[key]),
+            most.layer, most.band, sum(run.op.count for run in runs), sum(run.op.count * run.op.flops for run in runs),
+            sum(run.op.count * run.op.bytes for run in runs),
         )  # fmt: skip
+
+
+def _follows(lines: PhaseLines, follow: Followed, stage: int) -> Iterator[str]:
+    """The figure that each op follows, in the order of `PhaseLines.stage_ops`."""
+    for part in lines.model.schedule.program.stages[stage]:
+        yield from follow[lines.model.run(stage, part.region)]
 
 
 def _counted(times: PhaseTimes, stage: int, op: OpTime) -> float:
@@ -100,13 +127,6 @@ def _group(op: OpTime) -> str:
     if op.communicates or op.op == "attention":
         return op.op
     return "GEMMs" if "gemm" in op.op else "element-wise"
-
-
-def _bound(op: OpTime) -> str:
-    """The figure that an op's time follows."""
-    if op.bound == "latency":
-        return "message" if op.communicates else "launch"
-    return "network" if op.bound == "link" and op.nodes > 1 else op.bound
 
 
 def _seen(lines: PhaseLines, stage: int) -> Iterator[float]:
@@ -153,7 +173,8 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
     kept = [t for t in ttft.terms if t.bound not in ("engine", "bubble") and t.name not in (ROOM, CROWD)]
     once = [*kept, Term(PREFILL, "engine", "engine", "engine", added, "engine")]
     weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.output), 1 / float(metrics.throughput)
-    found = [_times(t, weight) for t in once] + [_times(t, weight * steps) for t in tpot.terms]
+    again = [t for t in tpot.terms if s is not None or t.bound != "mixed"]  # prompts of a batch are in its prefill
+    found = [_times(t, weight) for t in once] + [_times(t, weight * steps) for t in again]
     left = total - sum(t.value for t in found)
     found.append(Term(PREFILL, rest[0], rest[1], rest[0], left, rest[1]))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))

@@ -388,7 +388,7 @@ def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
 def _modelled(work: Kernel | Exchange | Experts, n: Number) -> Number:
     """Seconds of ``n`` rows by the calibrated model."""
     if isinstance(work, Exchange):
-        return _exchanged(work, n)
+        return exchanged(work, n)
     if not isinstance(work, Kernel):
         from plandsl.backends.cost.work.experts import seconds
 
@@ -406,8 +406,8 @@ def _completed(work: Exchange, n: Number, time: Number) -> Number:
     return time if isinstance(work.times, int) and work.times == 1 else time * work.times
 
 
-def _exchanged(work: Exchange, n: Number) -> Number:
-    """Nothing travels along an axis of size 1."""
+def exchanged(work: Exchange, n: Number) -> Number:
+    """Seconds of an exchange of ``n`` rows by the calibrated model: nothing travels along an axis of size 1."""
     if isinstance(work.ranks, int) and work.ranks == 1:
         return 0.0
     if isinstance(work.form, ExchangeForm):

@@ -74,12 +74,6 @@ class Crossing(NamedTuple):
         """The route that `seconds` took, for a plain number of bytes."""
         return min(self.routes, key=lambda route: float(route.seconds(payload)))
 
-    def bound(self, payload: float) -> str:
-        """``link`` where the bytes take half of the time or more, by what as many again would add."""
-        route = self.fastest(payload)
-        once = float(route.seconds(payload))
-        return "link" if 2 * (float(route.seconds(2 * payload)) - once) >= once else "latency"
-
 
 def across(made: Exchange, costing: Costing, cluster: ClusterSpec) -> Exchange:
     """``made`` as it is where its ranks are in one node, else over the network."""
