@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.reference.attention import Mask, attention, partial_attention
-from plandsl.backends.reference.compute import FUNCTIONS
+from plandsl.backends.reference.compute import function_of
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import compare, verify_long_prefill
 from plandsl.diagnostics import PlanError
@@ -152,7 +152,7 @@ def test_two_limits_are_a_third(x: float, data: st.DataObject) -> None:
 def test_a_quick_gelu_is_its_formula() -> None:
     """Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415, section 2."""
     x = np.linspace(-9, 9, 37)
-    assert np.allclose(FUNCTIONS["quick_gelu"](x), x / (1 + np.exp(-1.702 * x)), rtol=0, atol=1e-14)
+    assert np.allclose(function_of("quick_gelu")(x), x / (1 + np.exp(-1.702 * x)), rtol=0, atol=1e-14)
 
 
 # ---- programs

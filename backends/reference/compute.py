@@ -51,7 +51,7 @@ OPERATORS: dict[str, Callable[..., Array]] = {
 """What a `Map` may apply besides functions of one tensor; limits come before."""
 
 
-def _function(fn: str) -> Callable[..., Array]:
+def function_of(fn: str) -> Callable[..., Array]:
     """What a `Map` does with the elements of its operands, by its ``fn``."""
     if fn in OPERATORS:
         return OPERATORS[fn]
@@ -204,7 +204,7 @@ def _rope(x: Value, here: Local) -> Array:
 
 
 def _map(op: Map, here: Local) -> Array:
-    function = _function(op.fn)
+    function = function_of(op.fn)
     here.meet(op, *op.xs)
     names = op.xs[0].type.names
     operands = zip((_spread(x, names, here) for x in op.xs), read_limits(op.limits, len(op.xs)), strict=True)
