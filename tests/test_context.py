@@ -21,11 +21,12 @@ from plandsl.backends.reference.verify import Phases, compare, verify_long_prefi
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.estimate import OpTime
+from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.collectives import AllGather, AllReduce, ReduceScatter, Rescale, Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region, verify
-from plandsl.ir.schedule import COMPUTE, LINK, Slot
+from plandsl.ir.schedule import Slot
 from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Mesh, TensorType, Value
 from plandsl.passes import compile_phase, program_after

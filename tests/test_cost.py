@@ -18,7 +18,8 @@ from plandsl.backends.cost.time.phase import play, play_slots
 from plandsl.backends.cost.time.pipeline import play_pipeline
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.estimate import OpTime, PhaseEstimate
-from plandsl.ir.schedule import COMPUTE, LINK, Slot
+from plandsl.ir.base import COMPUTE, LINK
+from plandsl.ir.schedule import Slot
 from plandsl.spec.hardware import LinkSpec
 from plandsl.testing import compiled
 

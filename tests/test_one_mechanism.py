@@ -22,7 +22,7 @@ OTHERS = {
     "backends/accuracy/": "columns of files of measurements say how others split a model",
     "backends/calibrate/": "columns of files of measurements say how others split a model",
     "backends/cost/forms/dispatch.py: expert": "a fitted constant: seconds for each expert that a rank waits for",
-    "backends/cost/deployments/shift.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
+    "backends/cost/answers/modes.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
     "backends/terminal.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
 }
 """Where such a word is something else, and what."""
