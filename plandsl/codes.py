@@ -353,12 +353,6 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "correct the file; the message names the row and the column, and the hint the range.",
     ),
-    "E414": (
-        "a plan whose terms are not told apart",
-        "`planc explain` and `planc diff` take a plan of one pool of GPUs, whose steps make one token of each request.",
-        "",
-        "explain each pool as a plan by itself, or leave `speculate` out.",
-    ),
     "E413": (
         "which plans to compare is not said",
         "`planc diff` compares two plans. A file that has several stands for none of them, unless it has two and is "

@@ -106,7 +106,7 @@ class CompiledPlan:
         """Where the plan's time and memory go, and what would change that."""
         from plandsl.backends.cost.answers.explain import explain
 
-        return explain(_whole(self).cost, self.notes)
+        return explain(self.cost, self.notes)
 
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""
@@ -160,17 +160,7 @@ def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
     """What ``b`` says that ``a`` does not, and what comes of it, term by term."""
     from plandsl.backends.cost.answers.differ import difference
 
-    return difference(_whole(a).cost, _whole(b).cost)
-
-
-def _whole(plan: CompiledPlan) -> CompiledPlan:
-    """A plan whose times are told apart; of two pools, and of guesses, they are not yet."""
-    what = "two pools" if plan.spec.split else "tokens guessed ahead" if plan.spec.speculate else ""
-    if what:
-        why = f"`{plan.name}` has {what}, whose terms are not told apart yet"
-        hint = "`planc compile` prints what is known of it; explain each pool, or the plan without guesses"
-        raise PlanError([Diagnostic("E414", why, plan.spec.span, hint=hint)])
-    return plan
+    return difference(a.cost, b.cost)
 
 
 def programs(plan: PlanSpec) -> tuple[Program, Program]:

@@ -9,6 +9,9 @@ from attrs import frozen
 
 from plandsl.estimate import Estimate
 
+DUST = 1e-13
+"""A rest that is less than so much of the whole is rounding."""
+
 
 class Term(NamedTuple):
     """A part of a metric, in the metric's unit.
@@ -16,7 +19,8 @@ class Term(NamedTuple):
     ``group`` and ``name`` say what takes it, ``op`` is its kind as in reports. ``bound`` is what bounds it: one of
     `plandsl.backends.cost.figures.FIGURES`, or ``wait``, ``mixed`` and ``bubble`` where no hardware does. ``runs``,
     ``flops`` and ``bytes`` are those of all runs on one device of each stage in one pass; ``layer`` and ``band`` are as
-    in `plandsl.estimate.OpTime`.
+    in `plandsl.estimate.OpTime`. ``part`` says what of the plan takes it where there are several: a pool, the
+    ``transfer`` between pools, or the ``draft``.
     """
 
     phase: str
@@ -30,15 +34,21 @@ class Term(NamedTuple):
     runs: float = 0
     flops: float = 0.0
     bytes: float = 0.0
+    part: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What makes two terms of two plans the same."""
         return self.phase, self.group, self.op, self.name
 
+    def times(self, n: float) -> Term:
+        """The term, and the work behind it, ``n`` times."""
+        return self._replace(value=self.value * n, runs=self.runs * n, flops=self.flops * n, bytes=self.bytes * n)
+
     def as_json(self) -> dict[str, Any]:
         """An entry of ``terms``."""
         out: dict[str, Any] = {"phase": self.phase} if self.phase else {}
+        out |= {"part": self.part} if self.part else {}
         out |= {"group": self.group, "op": self.op, "name": self.name, "value": self.value}
         out |= {"bound": self.bound} if self.bound else {}
         if self.layer:

@@ -14,7 +14,7 @@ from plandsl.backends.cost.answers.sensitivities import CLOSE, Asking, followed
 from plandsl.backends.cost.answers.terms import memory_terms, shown, terms
 from plandsl.backends.cost.time.phase import play
 from plandsl.cli import main
-from plandsl.driver import compile_file, compile_module, compile_text, open_file
+from plandsl.driver import compile_file, compile_module, compile_text, difference, open_file
 from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.schedule import Slot
 from plandsl.testing import compiled, plans
@@ -62,15 +62,7 @@ def toy(launch="0 s", memory="1 TB/s", compute="1000 TFLOP/s", link="100 GB/s", 
 def many():
     found = (open_file(path) for path in EXAMPLES)
     examples = [plan for module in found if module.plans for plan in compile_module(module)]
-    return [p for p in (*examples, *compile_text(MANY)) if not p.spec.split and not p.spec.speculate]
-
-
-@pytest.mark.parametrize("name", ["speculate", "split_llama_3_3_70b"])
-def test_plans_whose_terms_are_not_told_apart_are_refused(capsys, name):
-    for command in ("explain", "diff"):
-        status, _, err = run(capsys, command, ROOT / "examples" / f"{name}.plan")
-        assert status == 2
-        assert "E414" in err or command == "diff"
+    return [*examples, *compile_text(MANY)]
 
 
 def slopes(plan, metric):
@@ -452,3 +444,77 @@ def test_figures_leave_a_plan_as_it_is_at_one():
         same = figure.scaled(spec, 1.0)
         assert evolve(same, calibration=spec.calibration) == spec
         assert dict(spec.calibration.values).items() <= dict(same.calibration.values).items()
+
+
+# ---- pools and guesses
+
+
+SPLIT = """
+plan split {
+  model = llama_3_1_70b, workload { input = 4000, output = 300, batch = 64 }
+  prefill { node = h100_8, sharding { tp = 4, dp = 2 }, batch = 4 }
+  decode { node = h100_8, sharding { tp = 8 } }
+  transfer { bandwidth = BANDWIDTH, latency = 10 us }
+}
+"""
+GUESSED = """
+plan guessed {
+  model = llama_3_1_70b, node = h100_8, sharding { tp = 8 }, workload { input = 1000, output = 200, batch = 4 }
+  speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }
+}
+"""
+
+
+@pytest.mark.parametrize(("bandwidth", "limit"), [("50 GB/s", "prefill"), ("100 MB/s", "transfer")])
+def test_terms_of_pools_say_whose_they_are(bandwidth, limit):
+    (plan,) = compile_text(SPLIT.replace("BANDWIDTH", bandwidth))
+    metrics = plan.cost.evaluate()
+    found = terms(plan.cost, metrics)
+    assert {t.part for t in found.ttft.terms} == {"prefill pool"}
+    assert {t.part for t in found.tpot.terms} == {"decode pool", "transfer"}
+    sent = [t for t in found.tpot.terms if t.part == "transfer"]
+    assert sum(t.value for t in sent) == pytest.approx(metrics.sent, rel=1e-12)
+    assert sent[0].bound == "transfer"
+    assert plan.estimate().pools.limit == limit
+    for whole in (found.ttft, found.tpot, found.per_token):
+        assert sum(t.value for t in whole.terms) == pytest.approx(whole.total, rel=1e-12)
+    parts = {t.part for t in found.per_token.terms}
+    assert parts == ({"transfer"} if limit == "transfer" else {"prefill pool"})
+    if limit == "transfer":  # twice the bandwidth is twice the rate
+        slope = next(s for s in plan.explain().sensitivities if s.key == "transfer").slopes["throughput"]
+        assert slope.mean == pytest.approx(1, abs=1e-6)
+
+
+def test_a_figure_changes_in_both_pools():
+    (plan,) = compile_text(SPLIT.replace("BANDWIDTH", "50 GB/s"))
+    found = {s.key: s.slopes for s in plan.explain().sensitivities}
+    assert found["compute"]["ttft"].mean < -0.3  # the prefill pool
+    assert found["memory"]["tpot"].mean < -0.3  # the decode pool
+
+
+def test_terms_of_guesses_tell_the_draft_from_what_verifies():
+    (plan,) = compile_text(GUESSED)
+    metrics, server = plan.cost.evaluate(), plan.cost.one
+    found = terms(plan.cost, metrics)
+    for whole, times, tokens in ((found.ttft, metrics.prefill, 1), (found.tpot, metrics.decode, server.gain)):
+        draft = [t for t in whole.terms if t.part == "draft"]
+        assert sum(t.value for t in draft) == pytest.approx(times.drafted / tokens, rel=1e-12)
+        assert {t.group for t in draft} == {"draft"}
+        assert all(t.name.startswith("draft ") for t in draft)
+        assert sum(t.value for t in whole.terms) == pytest.approx(whole.total, rel=1e-12)
+    # three steps of a draft of 16 layers for each token that 2.952 of them bring
+    qkv = next(t for t in found.tpot.terms if t.name == "draft qkv")
+    assert qkv.runs == pytest.approx(3 * 16 / 2.952)
+
+
+def test_pools_and_guesses_are_compared_with_plain_plans():
+    (split,), (guessed,) = compile_text(SPLIT.replace("BANDWIDTH", "50 GB/s")), compile_text(GUESSED)
+    (plain,) = compile_text(GUESSED.replace("speculate {", "# ").replace("plan guessed", "plan plain"))
+    more = difference(plain, guessed)
+    draft = next(p for p in more.tpot.groups if p.group == "draft")
+    assert (draft.before, draft.why) == (0, "only after")
+    assert more.tpot.change < 0 < draft.change
+    for split_ in difference(plain, split).splits:
+        assert sum(p.change for p in split_.parts) == pytest.approx(split_.change, rel=1e-9, abs=1e-15)
+    transfer = next(p for p in difference(plain, split).tpot.groups if p.group == "transfer")
+    assert transfer.change > 0

@@ -147,8 +147,6 @@ def remedies(found: Found, nearest: Taken) -> Iterator[Remedy]:
     Times fall as figures rise, so that the least factor is found by bisection.
     """
     plan = found.plan(nearest.number)
-    if plan.split is not None or plan.speculate is not None:
-        return
     cost = Compiler().compiled(plan).cost
 
     def enough(change: Callable[[PlanSpec, float], PlanSpec], factor: float) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.spec.hardware import CONSTANTS, ENGINE_TIMES, FORM_CONSTANTS, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
-from plandsl.spec.plan import PlanSpec
+from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import TIME
 
 Scaled = Callable[[PlanSpec, float], PlanSpec]
@@ -71,7 +71,9 @@ def _network(plan: PlanSpec, f: float) -> PlanSpec:
     if plan.cluster is None:
         return plan
     network = evolve(plan.cluster.network, bandwidth=plan.cluster.network.bandwidth * f)
-    return evolve(plan, cluster=evolve(plan.cluster, network=network))
+    plan = evolve(plan, cluster=evolve(plan.cluster, network=network))
+    split = plan.split
+    return plan if split is None or not split.between else evolve(plan, split=_faster(split, f))
 
 
 def _message(plan: PlanSpec, f: float) -> PlanSpec:
@@ -81,6 +83,8 @@ def _message(plan: PlanSpec, f: float) -> PlanSpec:
     plan = _on(plan, lambda node: evolve(node, link=later(node.link)))
     if plan.cluster is not None:
         plan = evolve(plan, cluster=evolve(plan.cluster, network=later(plan.cluster.network)))
+    if plan.split is not None:
+        plan = evolve(plan, split=evolve(plan.split, latency=plan.split.latency * f))
     return _calibrated(plan, lambda calibration: _seconds(calibration, f, links=True))
 
 
@@ -123,21 +127,45 @@ def _engine(plan: PlanSpec, f: float) -> PlanSpec:
 
 def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
     """``plan`` on GPUs with ``f`` times the memory."""
-    return _gpu(plan, lambda gpu: evolve(gpu, memory=gpu.memory * f))
+    return _both_pools(lambda one, f: _gpu(one, lambda gpu: evolve(gpu, memory=gpu.memory * f)))(plan, f)
 
 
 def unmeasured(plan: PlanSpec) -> PlanSpec:
     """``plan`` without tables of measurements, which hold for the figures that they were taken with."""
-    return evolve(_gpu(plan, lambda gpu: evolve(gpu, measured=())), measured=())
+    bare = _both_pools(lambda one, _: evolve(_gpu(one, lambda gpu: evolve(gpu, measured=())), measured=()))
+    return bare(plan, 1.0)
+
+
+def _transfer(plan: PlanSpec, f: float) -> PlanSpec:
+    split = plan.split
+    return plan if split is None or split.between else evolve(plan, split=_faster(split, f))
+
+
+def _faster(split: SplitSpec, f: float) -> SplitSpec:
+    return evolve(split, bandwidth=split.bandwidth * f)
+
+
+def _both_pools(change: Scaled) -> Scaled:
+    """The same change in each pool of a plan that has two."""
+
+    def changed(plan: PlanSpec, f: float) -> PlanSpec:
+        made = change(plan, f)
+        if plan.split is None or made.split is None:
+            return made
+        prefill, decode = (change(pool, f) for pool in plan.pools)
+        return evolve(made, split=evolve(made.split, prefill=prefill, decode=decode))
+
+    return changed
 
 
 FIGURES = {
-    figure.key: figure
+    figure.key: figure._replace(scaled=_both_pools(figure.scaled))
     for figure in (
         Figure("memory", "HBM bandwidth", 1, _memory),
         Figure("compute", "FLOP/s", 1, _compute),
         Figure("link", "link bandwidth", 1, _link),
         Figure("network", "network bandwidth", 1, _network),
+        Figure("transfer", "transfer bandwidth", 1, _transfer),
         Figure("message", "message latency", -1, _message),
         Figure("launch", "kernel launches", -1, _launch),
         Figure("unit", "bandwidth of a unit", 1, _unit),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.answers.figures import FIGURES, unmeasured
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
-from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Number
 
@@ -25,9 +25,9 @@ Followed = dict[str, list[str]]
 
 
 class Responses(NamedTuple):
-    """The figures that ops follow, by phase and run, and the shares of each wait that follow a figure."""
+    """The figures that ops follow, by phase and by what ran in its step; shares of each wait that follow a figure."""
 
-    ops: Mapping[str, Followed]
+    ops: Mapping[str, Sequence[Followed]]
     waits: Mapping[str, Mapping[str, float]]
 
 
@@ -62,10 +62,18 @@ def waits(metrics: Metrics) -> dict[str, float]:
     return {ROOM: float(s.queue), LINE: float(s.line), CROWD: float(s.start), OTHERS: float(s.others)}
 
 
-def _followed(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> Followed:
-    """What the ops of the model's own program follow."""
-    longer = [other.main.times.seconds for other in worse]
-    return {run: list(_most([other[run] for other in longer], keys)) for run in times.main.times.seconds}
+def ran(times: PhaseTimes) -> list[ProgramRun]:
+    """The programs that ran in a step: the model's own, then those of a draft."""
+    return [run for run in times.runs if run.weight and run.count]
+
+
+def _followed(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> list[Followed]:
+    """What the ops of each program that ran follow."""
+    found = []
+    for at, program in enumerate(ran(times)):
+        longer = [ran(other)[at].times.seconds for other in worse]
+        found.append({run: list(_most([other[run] for other in longer], keys)) for run in program.times.seconds})
+    return found
 
 
 def _most(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> Iterator[str]:

@@ -20,7 +20,6 @@ from plandsl.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Sl
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.plan import WorkloadSpec
 
 STEP = 0.01
 """How far a figure of the hardware is moved, up and down: little enough that few kernels change their tiling."""
@@ -262,21 +261,21 @@ def headroom(model: Deployment, metrics: Metrics) -> Headroom:
     return Headroom(
         float(batch),
         int(metrics.max_batch),
-        _crossover(load, metrics, gemms=True),
-        _crossover(load, metrics, gemms=False),
+        _crossover(metrics, gemms=True),
+        _crossover(metrics, gemms=False),
         load.input + load.output,
         _longest(model, metrics, float(batch)),
     )
 
 
-def _crossover(load: WorkloadSpec, metrics: Metrics, gemms: bool) -> int | None:
+def _crossover(metrics: Metrics, gemms: bool) -> int | None:
     """The batch from which on arithmetic of all kernels of a step, or of its GEMMs, takes longer than their bytes.
 
     Both at the rates that are reached: ``sum of flops / rate >= sum of bytes / bandwidth``, launches apart.
     """
-    phase = metrics.decode.main.phase
+    run = metrics.decode.main
+    phase, context = run.phase, float(run.context)
     program = phase.schedule.program
-    context = load.input + load.output / 2
     works = [
         (part.repeats, work)
         for stage in program.stages
@@ -286,7 +285,7 @@ def _crossover(load: WorkloadSpec, metrics: Metrics, gemms: bool) -> int | None:
     ]
 
     def busy(batch: int) -> bool:
-        extents = Extents(program, {"batch": batch, "context": load.input}, phase.extents.mesh)
+        extents = Extents(program, {**run.bind, "batch": batch}, phase.extents.mesh)
         arithmetic = memory = 0.0
         for count, work in works:
             flops, moved = asked_of(work, extents, context)

@@ -6,18 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.answers.responses import CROWD, OTHERS, ROOM, Followed, responses, waits
+from plandsl.backends.cost.answers.responses import CROWD, OTHERS, ROOM, Followed, ran, responses, waits
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
-from plandsl.explanation import Breakdown, Term
+from plandsl.explanation import DUST, Breakdown, Term
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.schedule import Slot
 from plandsl.ir.types import Number
-
-DUST = 1e-13
-"""A rest that is less than so much of the whole is rounding."""
 
 BUBBLE = "wait for a stage"
 
@@ -42,17 +39,24 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     A term of ops is what they take along the way of one batch through all stages, as far as nothing hides it. What is
     left of a phase is the wait for the slowest stage, and what is left of the metric is the engine's.
     """
-    joined = metrics.joined
+    joined, gain, s, longer = metrics.joined, float(model.pools[-1].gain), metrics.served, waits(metrics)
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     follow = responses(model, metrics)
-    s, longer = metrics.served, waits(metrics)
     mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, t, "mixed") for t in (longer.pop(OTHERS),) if s is not None or t > 0]
     waiting = [Term(PREFILL, "wait", "wait", name, t, "wait") for name, t in longer.items() if t > 0]
-    first = _ops(PREFILL, prefill, follow.ops[PREFILL], share := 1.0 if s is None else float(joined))
-    step = _ops(DECODE, decode, follow.ops[DECODE], 1.0)
+    share = 1.0 if s is None else float(joined)
+    first = _step(PREFILL, metrics.prefill, follow.ops[PREFILL], share)
+    whole = _step(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
+    step = [term.times(1 / gain) for term in whole]  # what a token takes of it
     ttft = _whole("ttft", PREFILL, first, float(prefill.span) / share, metrics.ttft, waiting)
-    tpot = _whole("tpot", DECODE, step, float(decode.span), metrics.tpot, mixed)
-    return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
+    if model.transfer is None:
+        tpot = _whole("tpot", DECODE, step, float(decode.span) / gain, metrics.tpot, mixed)
+        return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
+    from plandsl.backends.cost.answers.pools import per_token, told_by_pool, transferred
+
+    tpot = _whole("tpot", DECODE, step, float(decode.span) / gain, metrics.tpot, transferred(model, metrics))
+    ttft, tpot = told_by_pool(ttft), told_by_pool(tpot)
+    return Terms(ttft, tpot, per_token(model, metrics, ttft, tpot), follow.waits)
 
 
 def memory_terms(memory: Memory) -> Breakdown:
@@ -105,6 +109,17 @@ def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Itera
             most.layer, most.band, sum(run.op.count for run in runs), sum(run.op.count * run.op.flops for run in runs),
             sum(run.op.count * run.op.bytes for run in runs),
         )  # fmt: skip
+
+
+def _step(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
+    """Ops of all programs that ran in a step; those of a draft, in all steps that it takes before this one."""
+    found = list(_ops(phase, PhaseLines.of_main(times), follow[0], share))
+    for run, own in zip(ran(times)[1:], follow[1:], strict=True):
+        count, lines = float(run.count), PhaseLines(run.phase, run.times, run.bind, float(run.context))
+        for term in _ops(phase, lines, own, share / count):
+            told = term._replace(group=run.part, name=f"{run.part} {term.name}", part=run.part)
+            found.append(told._replace(runs=term.runs * count, flops=term.flops * count, bytes=term.bytes * count))
+    return found
 
 
 def _follows(lines: PhaseLines, follow: Followed, stage: int) -> Iterator[str]:
@@ -174,12 +189,7 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
     once = [*kept, Term(PREFILL, "engine", "engine", "engine", added, "engine")]
     weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.output), 1 / float(metrics.throughput)
     again = [t for t in tpot.terms if s is not None or t.bound != "mixed"]  # prompts of a batch are in its prefill
-    found = [_times(t, weight) for t in once] + [_times(t, weight * steps) for t in again]
+    found = [t.times(weight) for t in once] + [t.times(weight * steps) for t in again]
     left = total - sum(t.value for t in found)
     found.append(Term(PREFILL, rest[0], rest[1], rest[0], left, rest[1]))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))
-
-
-def _times(term: Term, n: float) -> Term:
-    """A term, and the work behind it, ``n`` times."""
-    return term._replace(value=term.value * n, runs=term.runs * n, flops=term.flops * n, bytes=term.bytes * n)
