@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, where
-from plandsl.backends.cost.time.phase import play, play_slots
+from plandsl.backends.cost.time.phase import order, play, play_slots
 from plandsl.backends.cost.time.pipeline import play_pipeline
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.estimate import OpTime, PhaseEstimate
@@ -585,3 +585,29 @@ def test_law_arithmetic_of_arrays_equals_that_of_numbers(a: int, b: int, c: int)
         (where(a > b, b, c), where(x > y, y, z)),
     ):
         assert many.tolist() == [alone]
+
+
+# ---- what a slot waits for
+
+
+SLOTS = st.lists(st.tuples(st.sampled_from((COMPUTE, LINK)), st.sets(st.integers(0, 11), max_size=4)), max_size=12)
+
+
+@given(SLOTS, st.lists(st.floats(0, 10), min_size=12, max_size=12))
+def test_ends_that_cannot_be_the_latest_are_left_out_and_change_nothing(
+    drawn: list[tuple[str, set[int]]], seconds: list[float]
+) -> None:
+    slots = [Slot(i, stream, tuple(j for j in after if j < i)) for i, (stream, after) in enumerate(drawn)]
+    free, ends = {COMPUTE: 0.0, LINK: 0.0}, []
+    for slot in slots:
+        start = max(free[slot.stream], *(ends[j] for j in slot.after), 0.0)
+        ends.append(start + seconds[slot.op])
+        free[slot.stream] = ends[-1]
+    assert [end for _, end in play_slots(slots, seconds)] == ends
+    assert play(slots, seconds).span == max(ends, default=0.0)
+
+
+def test_a_chain_of_slots_waits_for_one_at_a_time() -> None:
+    """Kernels and links by turns: each waits for the one before, and the last one ends last."""
+    chain = [Slot(i, (COMPUTE, LINK)[i % 2], (i - 1, *range(max(i - 3, 0), i - 1)) if i else ()) for i in range(6)]
+    assert order(chain) == (((), (0,), (1,), (2,), (3,), (4,)), (5,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise, product
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +28,7 @@ from plandsl.backends.cost.work.costing import (
     Softmax,
     Work,
 )
-from plandsl.ir.base import COMPUTE, LINK
+from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.schedule import Schedule, Slot
@@ -60,39 +60,67 @@ class Played(NamedTuple):
         return self.span - self.compute
 
 
-def play_slots(slots: Sequence[Slot], seconds: Sequence[Number]) -> list[tuple[Number, Number]]:
+class Order(NamedTuple):
+    """For each slot those whose ends its start waits for, and the slots that may end last.
+
+    A slot that has to end before another of them is left out: its end is never the later one.
+    """
+
+    waits: tuple[tuple[int, ...], ...]
+    last: tuple[int, ...]
+
+
+def order(slots: Sequence[Slot]) -> Order:
+    """What every slot waits for: the one before it on its stream, and those whose results it reads."""
+    earlier: list[set[int]] = []  # slots that end no later than this one, whatever each takes
+    latest: dict[str, int] = {}
+    waits = []
+    for i, slot in enumerate(slots):
+        needed = {*slot.after, *([latest[slot.stream]] if slot.stream in latest else ())}
+        waits.append(_latest(needed, earlier))
+        along = set() if slot.along is None else {slot.along}
+        earlier.append(set().union(needed, along, *(earlier[j] for j in (*needed, *along))))
+        latest[slot.stream] = i
+    return Order(tuple(waits), _latest(set(latest.values()), earlier))
+
+
+def _latest(slots: set[int], earlier: Sequence[set[int]]) -> tuple[int, ...]:
+    """Those of ``slots`` that none of the others comes after."""
+    return tuple(sorted(i for i in slots if not any(i in earlier[other] for other in slots)))
+
+
+def play_slots(
+    slots: Sequence[Slot], seconds: Sequence[Number], waits: Sequence[tuple[int, ...]] | None = None
+) -> list[tuple[Number, Number]]:
     """Start and end of every slot: it starts when its stream is free and what it waits for is done.
 
     Of the ``blocks`` that a slot gets from one that it runs along, the last waits for that one's end: with equal times
     for all blocks, and for all steps between them, each takes the longer of its own and the next one's way here.
     """
-    free: dict[str, Number] = {COMPUTE: 0.0, LINK: 0.0}
     times: list[tuple[Number, Number]] = []
-    for slot in slots:
-        start = free[slot.stream]
-        for other in slot.after:
-            start = maximum(start, times[other][1])
+    for slot, needed in zip(slots, order(slots).waits if waits is None else waits, strict=True):
+        start: Number = 0.0
+        for at, other in enumerate(needed):
+            start = maximum(start, times[other][1]) if at else times[other][1]
         end = start + seconds[slot.op]
         if slot.along is not None:
             each = seconds[slot.op] / slot.blocks
             for other in slot.before:
                 each = each + seconds[other] / slot.blocks
             end = maximum(end, times[slot.along][1] + each)
-        free[slot.stream] = end
         times.append((start, end))
     return times
 
 
-def play(slots: Sequence[Slot], seconds: Sequence[Number]) -> Played:
+def play(slots: Sequence[Slot], seconds: Sequence[Number], known: Order | None = None) -> Played:
     """A region played from start to end."""
-    times = play_slots(slots, seconds)
+    known = known or order(slots)
+    times = play_slots(slots, seconds, known.waits)
     compute: Number = 0.0
-    last: dict[str, Number] = {}
-    for slot, (_, end) in zip(slots, times, strict=True):
-        last[slot.stream] = end
+    for slot in slots:
         if slot.stream == COMPUTE:
             compute = compute + seconds[slot.op]
-    return Played(maximum(last.get(COMPUTE, 0.0), last.get(LINK, 0.0)), compute)
+    return Played(largest([times[i][1] for i in known.last]) if slots else 0.0, compute)
 
 
 class PhaseTimes(NamedTuple):
@@ -252,6 +280,11 @@ class PhaseModel:
             fixed[name] = [sum(times) for times in zip(*shares, strict=True)]
         return lambda context: self._scaled(self._bound(fixed, extents, context))
 
+    @cached_property
+    def orders(self) -> dict[str, Order]:
+        """What the slots of each region wait for."""
+        return {name: order(slots) for name, slots in self.schedule.slots}
+
     @property
     def kinds(self) -> Sequence[PhaseModel]:
         """The phase on each kind of GPU that its ranks stand on: here one."""
@@ -307,7 +340,8 @@ class PhaseModel:
         A batch is back after ``through``; a stage, or a link, that every batch passes once per round bounds the
         period from below. This is the cycle mean of the max-plus recurrence; a test plays it out.
         """
-        regions = {n: play(self.schedule.of(self.region(n)), times) for n, times in seconds.items()}
+        names = {n: self.region(n) for n in seconds}
+        regions = {n: play(self.schedule.of(names[n]), times, self.orders[names[n]]) for n, times in seconds.items()}
         stages = []
         for i, parts in enumerate(self.schedule.stages):
             span: Number = 0.0

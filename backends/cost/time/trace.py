@@ -52,6 +52,8 @@ class Tape:
 
     def node(self, op: str, *operands: Operand) -> Traced:
         """The result of ``op``, which may be there already."""
+        if (same := _unchanged(op, operands)) is not None:
+            return same
         key = op, tuple(operands)
         known = self._known.get(key)
         if known is None:
@@ -90,6 +92,20 @@ class Traced:
 
     def __neg__(self) -> Traced:
         return self.tape.node("neg", self)
+
+
+def _unchanged(op: str, operands: tuple[Operand, ...]) -> Traced | None:
+    """The operand that ``op`` leaves as it is: of ``x + 0``, ``x * 1``, ``x / 1`` it is ``x``."""
+    if len(operands) != 2 or op not in NEUTRAL:
+        return None
+    a, b = operands
+    if isinstance(a, Traced) and not isinstance(b, Traced) and b == NEUTRAL[op]:
+        return a
+    return b if isinstance(b, Traced) and op in "+*" and not isinstance(a, Traced) and a == NEUTRAL[op] else None
+
+
+NEUTRAL = {"+": 0, "-": 0, "*": 1, "/": 1}
+"""What changes nothing, behind each operation."""
 
 
 def _plain(x: Operand) -> Operand:
@@ -145,6 +161,8 @@ class Writer:
 
             self.scope |= {"maximum": np.maximum, "minimum": np.minimum, "where": np.where}
         self.uses = [0] * len(tape.nodes)
+        self.seen: dict[int, int] = {}
+        self.named: dict[int, str] = {}
         self.lines: list[str] = []
         self.texts: dict[int, tuple[str, int]] = {}
         self._count(result)
@@ -168,7 +186,12 @@ class Writer:
     def _count(self, value: object) -> None:
         if isinstance(value, Traced):
             self.uses[value.index] += 1
-        elif isinstance(value, dict):
+            return
+        if isinstance(value, dict | list | tuple):
+            self.seen[id(value)] = self.seen.get(id(value), 0) + 1
+            if self.seen[id(value)] > 1:
+                return
+        if isinstance(value, dict):
             for part in value.values():
                 self._count(part)
         elif isinstance(value, list | tuple):
@@ -207,9 +230,18 @@ class Writer:
         return name
 
     def _built(self, value: object) -> str:
-        """The expression that makes ``value`` anew."""
+        """The expression that makes ``value`` anew; what stands in several places is made once."""
         if isinstance(value, Traced):
             return self.texts[value.index][0]
+        if not value or self.seen.get(id(value), 0) < 2:
+            return self._made(value)
+        if id(value) not in self.named:
+            text = self._made(value)
+            self.named[id(value)] = name = f"r{len(self.named)}"
+            self.lines.append(f"    {name} = {text}")
+        return self.named[id(value)]
+
+    def _made(self, value: object) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f"{k!r}: {self._built(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list):
