@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from plandsl.backends.calibrate.kinds import KINDS
+from plandsl.backends.cost.answers.figures import unmeasured
 from plandsl.backends.cost.machine.measured import STEP, Curve, Grid, Line, Surface
 from plandsl.backends.cost.machine.tables import SORTS, findings
+from plandsl.backends.cost.time.trace import traced
 from plandsl.backends.cost.work.lookup import attach
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -565,3 +567,20 @@ def test_another_batch_takes_well_under_a_millisecond(tmp_path):
         compiled.cost.evaluate(batch=batch)
         times.append(time.perf_counter() - start)
     assert min(times) < 1e-3
+
+
+def test_straight_code_looks_into_tables_too(tmp_path):
+    """Sizes that a table has, that lie between, and that it lacks; attention in both phases."""
+    write(tmp_path, "gemm.csv", GEMM, *(DOWN.format(m=m, t=t) for m, t in ((16, 1e-5), (32, 3e-5), (8192, 2e-3))))
+    row = "h100_sxm,bf16,bf16,{b},{n},{n},8,2,128,0,1,{t}\n"
+    write(tmp_path, "prefill.csv", PREFILL, *(row.format(b=b, n=512, t=b * 1e-4) for b in (1, 2, 4, 8, 16)))
+    row = "h100_sxm,bf16,bf16,{b},{n},8,2,128,0,{t}\n"
+    pairs = [(b, n) for b in (1, 4, 16) for n in (256, 512, 1024)]
+    write(tmp_path, "decode.csv", DECODE, *(row.format(b=b, n=n, t=1e-5 + b * n * 1e-9) for b, n in pairs))
+    (made,) = compile_file(plan(tmp_path, 'measured = ["gemm.csv", "prefill.csv", "decode.csv"]'))
+    asked = [(b, i, o) for b in (1, 3, 16, 20, 500) for i in (300, 512) for o in (1, 65)]
+    slow = [made.cost.together(*way)[:9] for way in asked]
+    straight = traced(made.cost.together, "b", "i", "o")
+    assert [straight(*way)[:9] for way in asked] == slow
+    bare = made.cost.on(unmeasured(made.spec))
+    assert bare.evaluate(16, 512, 65).ttft != made.cost.evaluate(16, 512, 65).ttft

@@ -64,6 +64,11 @@ def where(condition: Number, a: Number, b: Number) -> Number:
     return np.where(condition, a, b)
 
 
+def unknown(*values: Number) -> bool:
+    """Whether one of ``values`` is not known yet: it is being traced."""
+    return any(hasattr(value, "tape") for value in values)
+
+
 def settled(find: Callable[..., Number], *values: Number) -> Number:
     """``find(*values)``, whose way depends on the values: a trace (`trace.traced`) calls it as it is."""
     tape = next((v.tape for v in values if hasattr(v, "tape")), None)

@@ -130,11 +130,6 @@ class Drafted:
         """What guesses."""
         return Guesses(self.speculate, self.draft, self.added, self.plain)
 
-    @property
-    def modelled(self) -> bool:
-        """Whether formulas alone answer."""
-        return self.verify.modelled and (self.draft is None or self.draft.modelled)
-
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
         """How long a step takes: that of the model, after a prefill of the draft and a step of it for each guess.
 

@@ -256,7 +256,7 @@ class Pools(Deployment):
         """The same for plain numbers, as straight code."""
         from plandsl.backends.cost.time.trace import traced
 
-        return traced(self._token, "batch", "i", "o") if self.decode.one.modelled else self._token
+        return traced(self._token, "batch", "i", "o")
 
     def _running(
         self, n: Number, i: Number, o: Number, room: Number, turn: Number, own: Number,

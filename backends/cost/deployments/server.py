@@ -55,8 +55,3 @@ class Server(Protocol):
     def guesses(self) -> Guesses | None:
         """What guesses tokens ahead; None where nothing does."""
         ...
-
-    @property
-    def modelled(self) -> bool:
-        """Whether formulas alone answer: no table of measurements is looked up."""
-        ...

@@ -63,11 +63,6 @@ class Shift:
         """Both."""
         return Modes(self.threshold, self.base, self.tensor)
 
-    @property
-    def modelled(self) -> bool:
-        """Whether formulas alone answer."""
-        return self.base.modelled and self.tensor.modelled
-
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
         """How long a step takes, with the sharding that its tokens ask for."""
         large = step.tokens > self.threshold

@@ -45,11 +45,6 @@ class Single:
         return self
 
     @property
-    def modelled(self) -> bool:
-        """Whether formulas alone answer."""
-        return self.prefill.modelled
-
-    @property
     def ways(self) -> Number:
         """Ranks, or groups of them, that share the requests of a batch."""
         return self.mixer.ways

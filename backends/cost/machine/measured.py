@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from plandsl.backends.cost.num import plain, where
+from plandsl.backends.cost.num import plain, settled, unknown, where
 from plandsl.ir.types import Number
 
 STEP = 4.0
@@ -122,6 +122,8 @@ class Line(NamedTuple):
 
     def seconds(self, rows: Number, otherwise: Otherwise) -> Number:
         """Seconds for ``rows``; those of ``otherwise`` where no table answers."""
+        if unknown(rows):
+            return _looked_up(settled(self.at, rows), otherwise)
         return _first([partial(curve.at, rows * self.scale) for curve in self.curves], otherwise)
 
 
@@ -137,9 +139,16 @@ class Grid(NamedTuple):
 
     def seconds(self, batch: Number, position: Number, context: Number, otherwise: Otherwise) -> Number:
         """Seconds; those of ``otherwise`` where no table answers."""
+        if unknown(batch, position, context):
+            return _looked_up(settled(self.at, batch, position, context), otherwise)
         like = position == (context if self.prefill else 1)
         time = _first([partial(surface.at, batch, context) for surface in self.surfaces], otherwise)
         return time if _all(like) else where(like, time, otherwise())
+
+
+def _looked_up(found: Number, otherwise: Otherwise) -> Number:
+    """What a table will say once sizes are known, and the seconds of the layer below where it says nothing."""
+    return where(found > 0, found, otherwise())
 
 
 def _first(tables: list[Otherwise], otherwise: Otherwise) -> Number:

@@ -294,11 +294,6 @@ class PhaseModel:
         """Seconds of each op of what stages run, given those on each kind of GPU."""
         return found[0]
 
-    @property
-    def modelled(self) -> bool:
-        """Whether formulas alone answer: no table of measurements is looked up."""
-        return self.machine.measured is None
-
     def run(self, stage: int, region: str) -> str:
         """What a stage runs of a region: a key of `work`, and of times."""
         return self.boundaries[stage] if region == SEND else region

@@ -70,11 +70,6 @@ class UnlikePhase(PhaseModel):
             for run, (name, group) in self.runs.items()
         }
 
-    @property
-    def modelled(self) -> bool:
-        """Whether formulas alone answer, on every kind."""
-        return all(phase.modelled for phase in self.each)
-
     def run(self, stage: int, region: str) -> str:
         """What a stage runs of a region, on the kinds of its ranks."""
         return self.boundaries[stage] if region == SEND else _name(region, self.groups[stage])
