@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import MIXED_CONSTANTS, mixed_seconds
@@ -167,18 +168,20 @@ class Places(NamedTuple):
 
 
 def _places(ours: Sequence[Work], theirs: Sequence[Work]) -> Places:
-    """The ops of one region in both phases, aligned."""
+    """The ops of one region in both phases, aligned: attentions with one another, then what lies between."""
     a, b = ([_key(w.op) for w in works] for works in (ours, theirs))
-    blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
-    shared = {block.a + n: block.b + n for block in blocks for n in range(block.size)}
-    attention = next((i for i, w in enumerate(ours) if isinstance(w, Softmax)), 0)
-    return Places(shared, [i for i in range(len(theirs)) if i not in shared.values()], attention)
+    attention = [[i for i, w in enumerate(works) if isinstance(w, Softmax)] for works in (ours, theirs)]
+    shared = dict(zip(*attention, strict=True))
+    ends = [(-1, -1), *shared.items(), (len(a), len(b))]
+    for (i, j), (k, m) in pairwise(ends):
+        blocks = SequenceMatcher(None, a[i + 1 : k], b[j + 1 : m], autojunk=False).get_matching_blocks()
+        shared |= {i + 1 + block.a + n: j + 1 + block.b + n for block in blocks for n in range(block.size)}
+    alone = [j for j in range(len(theirs)) if j not in shared.values()]
+    return Places(shared, alone, attention[0][0] if attention[0] else 0)
 
 
 def _key(op: Op) -> tuple[object, ...]:
     """What makes two ops of different phases the same: what they do, with which weights, to tensors of which kind."""
-    if isinstance(op, Attention) or "attention" in op.keyword:
-        return ("attention",)
     weights = tuple(w.name for w in op.weights) if isinstance(op, Gemm) else ()
     kept = tuple(n for x in op.results[:1] for n in x.type.names if n not in ("batch", "position"))
     return op.keyword, getattr(op, "fn", ""), weights, () if weights else kept
