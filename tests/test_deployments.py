@@ -170,6 +170,23 @@ def test_a_mixed_step_of_a_latent_cache_is_the_chunk_and_the_decodes_on_shared_g
     assert alone[0] == pytest.approx(whole, rel=1e-9)  # a chunk by itself is a prefill
 
 
+def test_a_latent_cache_is_unpacked_for_the_prompts_and_absorbed_for_the_others() -> None:
+    (made,) = compile_text(text("single", "deepseek_v3").replace("h100_8", "h200_8"))
+    main = made.cost.pools[0].main
+    two = main.step(Step(Prompt(2, 250, 4000, chunk=True)), 1).seconds["block.sparse"]
+    whole = main.step(Step(Prompt(2, 250, 4000)), 1).seconds["block.sparse"]
+    assert two == pytest.approx(whole, rel=1e-12)  # keys of both prompts are unpacked
+    ops = made.prefill.program.region("block.sparse").ops
+    at = next(i for i, op in enumerate(ops) if "attention" in op.keyword)
+    mixed = main.step(Step(Prompt(2, 250, 4000, chunk=True), Decode(12, 1800)), 1).seconds["block.sparse"]
+    decoded = main.step(Step(None, Decode(12, 1800)), 1).seconds["block.sparse"]
+    theirs = made.decode.program.region("block.sparse").ops
+    absorbed = [t for op, t in zip(theirs, decoded, strict=True) if op.keyword in ("head_gemm", "latent_attention")]
+    assert mixed[at] - two[at] >= sum(absorbed) * (1 - 1e-12)
+    unpacks = next(i for i, op in enumerate(ops) if op.keyword == "gemm" and "w_uk" in {w.name for w in op.weights})
+    assert mixed[unpacks] == two[unpacks]  # not for those that decode
+
+
 def test_keys_split_by_context_are_read_in_mixed_steps() -> None:
     (made,) = compile_text(text("single").replace("tp = 8", "cp = 4, tp = 2"))
     one = made.cost.pools[0].one
