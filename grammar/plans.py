@@ -164,9 +164,6 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     pace = _pace(reader)
     measured = tables(reader)
     chunk = reader.whole(CHUNKED)
-    if chunk is not None and shift is not None:
-        where = record.fields[CHUNKED][-1].name.span
-        reader.fail(Wrong("E324", "`chunked_prefill` with two shardings is not supported yet", where, hint="drop one"))
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
     _warn_too_long(reader, model, workload)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
+from math import prod
 
 from attrs import evolve
 
@@ -12,11 +14,12 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.values import span_of
 from plandsl.spec.model import ModelSpec
-from plandsl.spec.plan import ShardingSpec, ShiftSpec
+from plandsl.spec.plan import AxisSpec, ShardingSpec, ShiftSpec
 
 SHIFT = ("base", "tensor", "threshold")
 EXAMPLE = {"base": "base { sp = 8 }", "tensor": "tensor { tp = 8 }", "threshold": "threshold = 256"}
 
+Axes = tuple[AxisSpec, ...]
 Shardings = tuple[ShardingSpec | None, ShiftSpec | None]
 
 
@@ -36,9 +39,29 @@ def shift_spec(plan: Reader, model: ModelSpec | None, own: Callable[[], Sharding
     plan.ok &= reader.ok
     if base is None or tensor is None or threshold is None:
         return None, None
+    tensor = evolve(tensor, axes=_along(base.axes, tensor))
     if tensor.name == base.name:  # spelt out in place, or made from the other by `with`
         tensor = evolve(tensor, name=f"{base.name}_tensor")
     return base, ShiftSpec(tensor, threshold, _place(reader, "tensor"))
+
+
+def _along(base: Axes, tensor: ShardingSpec) -> Axes:
+    """The axes of ``tensor``, those that ``base`` has too along the same ranks, where some order of them does that.
+
+    The order of a mesh that is written is kept, and so is that of axes placed in a node.
+    """
+    if tensor.placed or not all(axis.sugar for axis in tensor.axes):
+        return tensor.axes
+    strides = _strides(base)
+    for axes in permutations(tensor.axes):
+        if all(strides.get(key, stride) == stride for key, stride in _strides(axes).items()):
+            return axes
+    return tensor.axes
+
+
+def _strides(axes: Axes) -> dict[tuple[str, int], int]:
+    """By name and size of each axis, how far apart the ranks are that are neighbours on it."""
+    return {(a.name, a.size): prod(b.size for b in axes[i + 1 :]) for i, a in enumerate(axes)}
 
 
 def sharding_under(reader: Reader, name: str, plan: Record, model: ModelSpec | None) -> ShardingSpec | None:

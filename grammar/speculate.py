@@ -149,7 +149,8 @@ def _applied(around: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | No
     stages = {a for rule in around.rules if "layers" in rule.dims for a in rule.axes}
     rules = (_known(rule, draft) for rule in around.rules if "layers" not in rule.dims)
     axes = tuple(a for a in around.axes if a.name not in stages and a.name not in around.replica_axes)
-    return evolve(around, axes=axes, rules=tuple(r for r in rules if r.dims), replica_axes=())
+    placed = tuple(p for p in around.placed if p.axis in {a.name for a in axes})
+    return evolve(around, axes=axes, rules=tuple(r for r in rules if r.dims), replica_axes=(), placed=placed, cut=None)
 
 
 def _known(rule: RuleSpec, draft: ModelSpec) -> RuleSpec:

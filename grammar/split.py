@@ -43,7 +43,6 @@ def split_spec(plan: Reader, whole: Callable[[Record], PlanSpec | None]) -> Plan
     if prefill is None or decode is None:
         return None
     _agree(plan, prefill, decode)
-    _static(plan, prefill, decode)
     if link is None or not plan.ok:
         return None
     prefill = evolve(prefill, kv_residency="prompts")
@@ -135,18 +134,6 @@ def _agree(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
 
 def _shape(model: ModelSpec) -> tuple[object, ...]:
     return model.layers, model.sizes, model.embedding, model.blocks, model.head, model.causal
-
-
-def _static(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
-    """Requests that follow one another through two pools have no steady state here yet."""
-    if prefill.workload.concurrency or decode.workload.concurrency:
-        span = decode.workload.span or _place(plan, "decode")
-        hint = "give each pool a `batch`: the estimate says what rate each of them sustains"
-        why = "`concurrency` through two pools is not supported yet"
-        plan.fail(Wrong("E323", why, span, hint=hint))
-    if prefill.chunked_prefill or decode.chunked_prefill:
-        why = "`chunked_prefill` mixes prompts with tokens, and neither pool has both"
-        plan.fail(Wrong("E324", why, _place(plan, "prefill"), hint="leave it out, or let one pool do both"))
 
 
 def _place(plan: Reader, name: str) -> Span:

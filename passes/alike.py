@@ -78,7 +78,10 @@ def _cuts(program: Program, sharding: ShardingSpec) -> Iterator[Cut]:
 
 def _differs(plan: PlanSpec, shift: ShiftSpec, a: tuple[Cut, Mesh], b: tuple[Cut, Mesh], rank: int) -> Diagnostic:
     dim, ours, theirs = a[0].dim, plan.sharding.name, shift.tensor.name
-    why = f"`{dim}` of the KV cache lies {_over(*a)} in `{ours}`, but {_over(*b)} in `{theirs}`"
+    here, there = _over(*a), _over(*b)
+    why = f"`{dim}` of the KV cache lies {here} in `{ours}`, but {there} in `{theirs}`"
+    if here == there:
+        why = f"`{dim}` of the KV cache lies {here} in `{ours}` and `{theirs}`, but along other ranks"
     label = f"rank {rank} holds {_holds(*a, rank)} in `{ours}`, {_holds(*b, rank)} in `{theirs}`"
     mesh = ", ".join(f"{n} = {s}" for n, s in a[1].axes) or "no axes"
     hint = f"give `{theirs}` the same mesh, `mesh {mesh}`, and {_rule(plan.sharding, *a)}"

@@ -117,16 +117,11 @@ def _shares(imbalance: Skew) -> str:
 
 
 def _parts(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Batches whose prefill goes through in parts: they are there at once, and have a request for each part."""
+    """A prefill that goes through in parts has a request for each."""
     parts, load = plan.micro_batches, plan.workload
     if parts == 1:
         return
-    if load.concurrency is not None or plan.chunked_prefill is not None or plan.shift is not None:
-        what = "requests that follow one another" if load.concurrency else "chunks of prompts"
-        what = "two shardings" if plan.shift else what
-        why = f"`micro_batches = {parts}` cuts batches that start together, and this plan has {what}"
-        yield Diagnostic("E315", why, plan.span, hint="drop one of the two")
-    elif parts > load.batch:
+    if load.concurrency is None and parts > load.batch:
         why = f"{parts} micro-batches of {load.batch} request{'s' if load.batch > 1 else ''}"
         hint = f"at most one for each request: `micro_batches = {load.batch}`"
         yield Diagnostic("E315", why, load.span, hint=hint)
@@ -136,13 +131,9 @@ def _parts(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 
 def _continues(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Prompts that find a part of themselves in the cache: it must be whole, and lies in somebody's blocks."""
+    """Prompts computed in parts: none needs a later one, and what is reused lies in somebody's blocks."""
     if not plan.continues:
         return
-    for rule in plan.sharding.rules:
-        if "context" in rule.dims and prod(map(plan.sharding.axis, rule.axes)) > 1:
-            why = "prompts are computed in parts, over a cache that is split by `context`, which is not supported yet"
-            yield Diagnostic("E320", why, rule.span, "splits the cache", hint="split `heads` or `batch` instead")
     for term in (part for b in plan.model.blocks for s in b.statements for part in walk(s.term)):
         if isinstance(term, Apply) and term.fn == "attention" and not term.option("causal", plan.model.causal):
             why = "prompts are computed in parts, but here a token sees those that come after it"
@@ -164,10 +155,6 @@ def _mixes(plan: PlanSpec) -> Iterator[Diagnostic]:
         yield Diagnostic(
             "E324", why, load.span, hint=f"`chunked_prefill = {2 * running}` or more, or a smaller `batch`"
         )
-    terms = (part for b in plan.model.blocks for s in b.statements for part in walk(s.term))
-    if latent := next((t for t in terms if isinstance(t, Apply) and t.fn == "latent"), None):
-        why = "steps of prompts and tokens are not supported yet for a latent cache, which either reads its own way"
-        yield Diagnostic("E324", why, latent.span, hint="leave `chunked_prefill` out")
 
 
 def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:

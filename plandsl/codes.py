@@ -208,18 +208,20 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "nothing; measure the acceptance on your own texts, and compare it with the one that makes guesses worth it.",
     ),
     "E315": (
-        "micro-batches that cannot be",
+        "more micro-batches than requests",
         "`micro_batches = m` cuts the prefill of a batch by requests into m parts that follow one another through the "
-        "stages. There is a request for each, all are there at once, and steps have one sharding and whole prompts.",
+        "stages, so that there is a request for each.",
         _plan("pp = 4").replace("output = 128 }", "output = 128, batch = 4 }\n  micro_batches = 8"),
         "lower `micro_batches`, or raise `batch`.",
     ),
     "E320": (
         "prompts that cannot be computed in parts",
-        "Where a prompt is computed in parts (`reuse`), a part attends to what the cache holds of those before. That "
-        "asks for causal attention, and over a cache that is split by `context` it is not supported yet.",
-        _plan("cp = 4").replace("output = 128", "output = 128, reuse = 50 %"),
-        "split heads, requests or layers instead, or compute prompts whole.",
+        "Where a prompt is computed in parts (`reuse`, `chunked_prefill`), a part attends to what the cache holds of "
+        "those before it. Attention that is not causal sees the parts after it as well, which nobody has computed.",
+        _plan("tp = 8")
+        .replace("llama_3_1_8b", "llama_3_1_8b with { causal = false }")
+        .replace("output = 128", "output = 128, reuse = 50 %"),
+        "compute prompts whole.",
     ),
     "E321": (
         "nodes of a cluster that two pools cannot share",
@@ -235,18 +237,10 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, model = llama_3_1_70b }"),
         "say it outside the pools, for both.",
     ),
-    "E323": (
-        "an ongoing load on two pools",
-        "Two pools are estimated for batches: the rates that each sustains, and the transfer between them. A load with "
-        "`concurrency` has requests wait in both, which is not supported yet.",
-        _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, workload { concurrency = 8 } }"),
-        "give each pool a `batch`.",
-    ),
     "E324": (
-        "steps that cannot mix prompts with tokens",
+        "steps without room for a prompt",
         "With `chunked_prefill` a step has one token for each running request, and a chunk of a prompt with the rest "
-        "of its budget, which must be there. A latent cache and two shardings do not know such steps yet, and of two "
-        "pools neither has both.",
+        "of its budget, which must be there.",
         _plan("tp = 8").replace("output = 128 }", "output = 128, batch = 64 }\n  chunked_prefill = 32"),
         "raise `chunked_prefill`, lower `batch`, or leave it out.",
     ),

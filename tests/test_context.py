@@ -15,9 +15,9 @@ from hypothesis.strategies import DrawFn, composite
 from plandsl.backends.cost.time.phase import play_slots
 from plandsl.backends.reference.attention import Mask, attention, partial_attention
 from plandsl.backends.reference.collectives import communicate
-from plandsl.backends.reference.placement import Array, Placement
+from plandsl.backends.reference.placement import Array, Placement, extents, positions
 from plandsl.backends.reference.shrink import shrink
-from plandsl.backends.reference.verify import Phases, compare, verify_long_prefill, verify_programs
+from plandsl.backends.reference.verify import Parts, Phases, compare, verify_long_prefill, verify_programs
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.estimate import OpTime
@@ -222,16 +222,35 @@ def test_each_exchange_left_out_is_caught_by_running(name: str, phase: int) -> N
     assert seen >= ({"rescale"} if phase else {"ring"} if name in ("ring", "with heads") else set())
 
 
+@pytest.mark.parametrize("name", ["ring", "gather", "decode only", "with heads"])
+@pytest.mark.parametrize("cuts", [(2,), (1, 3), (1, 2, 3, 4)])
+def test_a_prompt_in_parts_is_one_prefill_and_an_exchange_left_out_is_caught(name: str, cuts: tuple[int, ...]) -> None:
+    sharded, plain, sizes = small(name)
+    parts = Parts([cut for cut in cuts if cut < sizes["input"]])
+    assert verify_programs(sharded, plain, sizes, check=True, parts=parts).ok
+    for keyword, broken in _without(sharded[0]):
+        assert not compare((broken, sharded[1]), plain, sizes, check=True, parts=parts).ok, keyword
+
+
 def test_a_token_of_decode_goes_to_one_rank_in_turn() -> None:
     mesh, dim = Mesh((("c", 3),)), read_type("bf16[context@c]").dims[0]
     for end in range(5, 12):
-        place = Placement(mesh, {"context": end}, 5)
-        held = [place.kept(dim, r) for r in range(3)]
+        place = Placement(mesh, {"context": end}, [5])
+        held = [positions(place.held(dim, r)) for r in range(3)]
         assert sorted(np.concatenate(held)) == list(range(end))
         assert [list(h[h < 5]) for h in held] == [[0, 1], [2, 3], [4]]
         assert max(len(h[h >= 5]) for h in held) - min(len(h[h >= 5]) for h in held) <= 1
-        ranges = [place.owned(dim, r) for r in range(3)]
-        assert [b - a for a, b in ranges] == [len(h) for h in held]
+        assert [extents((place.held(dim, r),)) for r in range(3)] == [(len(h),) for h in held]
+
+
+def test_each_part_of_a_prompt_is_dealt_out_by_itself_and_a_gather_leaves_what_fewer_ranks_hold() -> None:
+    mesh = Mesh((("a", 2), ("b", 2)))
+    one, both = (read_type(f"bf16[context@{axes}]").dims[0] for axes in ("a", "a*b"))
+    place = Placement(mesh, {"context": 12}, [5, 2])
+    assert place.held(both, 0) == ((0, 2), (5, 6), (7, 8), (11, 12))
+    for a in (0, 1):
+        together = [positions(place.held(both, mesh.rank({"a": a, "b": b}))) for b in (0, 1)]
+        assert list(positions(place.held(one, mesh.rank({"a": a})))) == sorted(np.concatenate(together))
 
 
 # ---- the merge itself

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.backends.cost.time.pipeline import play_pipeline
+from plandsl.backends.reference.cache import Cache
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -115,22 +116,35 @@ def test_it_means_the_same_reads_back_and_is_drawn(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("parts", "more", "said"),
+    ("sharding", "model"),
     [
-        (17, "", "17 micro-batches of 16 requests"),
-        (4, "chunked_prefill = 512", "chunks of prompts"),
-        (4, "workload { input = 10, output = 10, concurrency = 8 }", "follow one another"),
+        ("pp = 2, tp = 2", "llama_3_1_8b"),
+        ("pp = 2, ep = 4", "mixtral_8x7b"),
+        ("ep = 2, cp = 2, pp = 2", "mixtral_8x7b"),
     ],
 )
-def test_what_cannot_be_is_refused(parts: int, more: str, said: str) -> None:
-    text = PLAN.replace("SHARDING", "pp = 2").replace("PARTS", str(parts)).replace("MORE", more)
-    if "workload" in more:
-        text = text.replace("  workload { input = 2000, output = 50, batch = 16 }\n", "")
+@pytest.mark.parametrize("more", ["", "chunked_prefill = 512", "chunks = 2"])
+def test_parts_are_prefilled_by_themselves_and_decode_together(sharding: str, model: str, more: str) -> None:
+    text = PLAN.replace("SHARDING", sharding).replace("PARTS", "4").replace("llama_3_1_8b", model)
+    verdict = compile_text(text.replace("MORE", more))[0].verify()
+    assert verdict.ok, verdict.message
+    assert verdict.worst < 1e-9
+
+
+def test_parts_put_back_in_another_order_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Cache.together
+    monkeypatch.setattr(Cache, "together", lambda caches, share: together(caches[::-1], share))
+    verdict = plan(4, "pp = 2, tp = 2").verify()
+    assert not verdict.ok
+    assert verdict.where == "decode step 1"
+
+
+def test_parts_without_a_request_are_refused() -> None:
     with pytest.raises(PlanError) as caught:
-        compile_text(text)
+        compile_text(PLAN.replace("SHARDING", "pp = 2").replace("PARTS", "17").replace("MORE", ""))
     (wrong,) = [d for d in caught.value.diagnostics if d.severity == "error"]
     assert wrong.code == "E315"
-    assert said in wrong.message
+    assert "17 micro-batches of 16 requests" in wrong.message
     assert wrong.span is not None
 
 

@@ -121,7 +121,7 @@ def test_arrays_equal_numbers() -> None:
             assert getattr(many, name)[at] == pytest.approx(getattr(one, name), rel=1e-12), name
 
 
-@pytest.mark.parametrize("sharding", ["tp = 4", "pp = 2, tp = 2", "sp = 4"])
+@pytest.mark.parametrize("sharding", ["tp = 4", "pp = 2, tp = 2", "sp = 4", "cp = 4", "cp = 2, context_form = gather"])
 def test_chunks_of_a_prompt_are_one_prefill(sharding: str) -> None:
     for load in ("input = 4000, output = 100", "input = 4000, output = 100, reuse = 30 %, prefix = own"):
         verdict = plan(load, 512, sharding).verify()
@@ -139,12 +139,9 @@ def test_a_plan_with_chunks_reads_back() -> None:
     ("text", "code"),
     [
         ("model = llama_3_1_8b; sharding { tp = 8 }; workload { input = 9, output = 9, batch = 512 }", "E324"),
-        ("model = deepseek_v3; sharding { tp = 8 }; workload { input = 9, output = 9 }", "E324"),
-        ("model = llama_3_1_8b; sharding { cp = 8 }; workload { input = 9, output = 9 }", "E320"),
         (
-            "model = llama_3_1_8b; workload { input = 9, output = 9 }; "
-            "shift { base { sp = 8 }, tensor { tp = 8 }, threshold = 9 }",
-            "E324",
+            "model = llama_3_1_8b with { causal = false }; sharding { tp = 8 }; workload { input = 9, output = 9 }",
+            "E320",
         ),
         ("model = llama_3_1_8b; sharding { tp = 8 }; workload { input = 9, output = 9 }; chunked = 3", "E206"),
     ],

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from plandsl.backends.cost.answers.modes import MOST
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
 from plandsl.backends.reference import Verdict, verify_plan
+from plandsl.backends.reference.machine import Machine
+from plandsl.backends.reference.placement import Array
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, compile_file, compile_text, open_text, plain_programs, programs
 from plandsl.estimate import Shift
@@ -95,6 +97,44 @@ def test_either_sharding_goes_on_from_the_cache_of_the_other(base: str, tensor: 
     verdict = verify_plan(spec(base, tensor), programs, plain_programs)
     assert verdict.ok, verdict
     assert verdict.worst < 1e-12
+
+
+EXPERTS = "plan p {{ model = mixtral_8x7b, node = h200_8, workload {{ {} }}, {} shift {{ {}, threshold = 64 }} }}"
+
+
+def test_degrees_that_both_have_lie_along_the_same_ranks() -> None:
+    (made,) = compile_text(EXPERTS.format(LOAD, "", "base { sp = 4, ep = 2 }, tensor { tp = 4, ep = 2 }"))
+    assert made.spec.shift is not None
+    assert [a.name for a in made.spec.sharding.axes] == ["seq", "expert"]
+    assert [a.name for a in made.spec.shift.tensor.axes] == ["tensor", "expert"]
+    assert made.verify().ok
+
+
+def test_axes_of_a_written_mesh_that_lie_otherwise_are_told_by_their_ranks() -> None:
+    mesh = "tensor { mesh expert = 2, tensor = 4; tp = 4, ep = 2 }"
+    with pytest.raises(PlanError) as caught:
+        compile_text(EXPERTS.format(LOAD, "", f"base {{ sp = 4, ep = 2 }}, {mesh}"))
+    requests = caught.value.diagnostics[0]
+    assert requests.code == "E311"
+    assert "lies over expert 2 in `p` and `p_tensor`, but along other ranks" in requests.message
+    assert "rank 1 holds part 2 of 2 in `p`, part 1 of 2" in requests.label
+
+
+@pytest.mark.parametrize("fields", ["chunked_prefill = 256,", ""])
+def test_parts_of_a_prompt_are_computed_by_both_in_turn(fields: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+    run = Machine._run
+
+    def recorded(machine: Machine, program: Program, ids: Array) -> Array:
+        ran.append(tuple(name for name, _ in program.mesh.axes))
+        return run(machine, program, ids)
+
+    monkeypatch.setattr(Machine, "_run", recorded)
+    load = f"{LOAD}, reuse = 40 %, prefix = own"
+    (made,) = compile_text(EXPERTS.format(load, fields, "base { sp = 4, ep = 2 }, tensor { tp = 4, ep = 2 }"))
+    assert made.verify(steps=1).ok
+    sharded = [axes for axes in ran if axes]
+    assert sharded[:2] == [("seq", "expert"), ("tensor", "expert")]
 
 
 @pytest.mark.parametrize(

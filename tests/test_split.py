@@ -300,8 +300,6 @@ def test_a_cache_that_is_handed_over_wrongly_is_noticed(monkeypatch: pytest.Monk
         (text("sharding { tp = 8 }", "workload { input = 9 }"), ["E322"]),
         (text("sharding { tp = 8 }", "model = llama_3_1_70b with { kv_cache = fp8 }"), ["E322"]),
         (BARE + text("", "", model="bare"), ["E322"]),
-        (text("", "", load="input = 9, output = 9, concurrency = 8"), ["E323"]),
-        (text("", "", f"{LINK}\n chunked_prefill = 512"), ["E324"]),
         (text("sharding { tp = 3 }", "sharding { tp = 8 }"), ["E301"]),
         (text("bach = 4", "sharding { tp = 8 }"), ["E206"]),
         (text("require ttft <= 1 s", "sharding { tp = 8 }"), ["E210"]),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from plandsl.backends.reference.compute import Local
-from plandsl.backends.reference.placement import Array, Mismatch, Placement, Ranges
+from plandsl.backends.reference.placement import Array, Block, Mismatch, Placement, index
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
@@ -28,7 +28,19 @@ class Cache:
     """Arrays that outlive a step, with the part of the global tensor that each one is."""
 
     def __init__(self) -> None:
-        self._kept: dict[Slot, tuple[Ranges, Array]] = {}
+        self._kept: dict[Slot, tuple[Block, Array]] = {}
+
+    @staticmethod
+    def together(groups: Sequence[Cache], share: int) -> Cache:
+        """The cache of requests that came in groups, each with ``share`` of every block of requests that ranks keep."""
+        made = Cache()
+        for slot, (part, first) in groups[0]._kept.items():
+            ((start, stop),), *rest = part
+            rows, *inner = first.shape
+            apart = [group._kept[slot][1].reshape(rows // share, share, *inner) for group in groups]
+            requests = ((start * len(groups), stop * len(groups)),)
+            made._kept[slot] = (requests, *rest), np.stack(apart, axis=1).reshape(rows * len(groups), *inner)
+        return made
 
     def append(self, op: CacheWrite, at: tuple[str, int | None], here: Local) -> tuple[Array, ...]:
         """Add this step's operands on one rank; gives all that the rank holds of each."""
@@ -43,7 +55,8 @@ class Cache:
             out = outs[region, cache, i]
             shape = [place.sizes[name] for name in out.type.names]
             full, seen = found.setdefault((region, layer, cache, i), (np.zeros(shape), np.zeros(shape, dtype=bool)))
-            at = _at(part, place.kept(out.type.dim("context"), rank))
+            first, *rest = part
+            at = index((first, place.held(out.type.dim("context"), rank), *rest))
             full[at], seen[at] = kept, True
         for (region, layer, cache, _), (_, seen) in found.items():
             if not seen.all():
@@ -55,20 +68,20 @@ class Cache:
         for op in (op for op in region.ops if isinstance(op, CacheWrite)):
             for i, (x, out) in enumerate(zip(op.xs, op.outs, strict=True)):
                 for rank in ranks:
-                    first, _, *rest = place.ranges(x.type, rank)
-                    part, kept = (first, *rest), place.kept(out.type.dim("context"), rank)
+                    first, _, *rest = place.block(x.type, rank)
+                    at = index((first, place.held(out.type.dim("context"), rank), *rest))
                     full = whole[region.name, layer, op.cache, i]
-                    self._kept[region.name, layer, op.cache, i, rank] = part, full[_at(part, kept)]
+                    self._kept[region.name, layer, op.cache, i, rank] = (first, *rest), full[at]
 
     def _one(self, x: Value, out: Value, slot: Slot, here: Local) -> Array:
         along = x.type.names.index("position")
         start, stop = (n + here.past for n in here.owned(x, "position"))
-        owned = here.place.kept(out.type.dim("context"), here.rank)
+        owned = here.positions(out)
         wanted = owned[owned >= here.past]
         if not np.all((start <= wanted) & (wanted < stop)):
             raise Mismatch(f"rank {here.rank} lacks some of the positions of {x} that it writes to cache '{slot[2]}'")
-        ranges = here.place.ranges(x.type, here.rank)
-        part = ranges[:along] + ranges[along + 1 :]
+        block = here.place.block(x.type, here.rank)
+        part = block[:along] + block[along + 1 :]
         new = here.array(x).take(wanted - start, axis=along)
         before, old = self._kept.get(slot, (part, new.take([], axis=along)))
         if before != part:
@@ -83,9 +96,3 @@ class Cache:
 
 def _writes(program: Program) -> Iterator[tuple[Region, CacheWrite]]:
     return ((region, op) for region in program.regions for op in region.ops if isinstance(op, CacheWrite))
-
-
-def _at(part: Ranges, positions: Array) -> tuple[Any, ...]:
-    """An index of ``[batch, context, ...]``: some positions of the ranges that a rank has of the other dimensions."""
-    first, *rest = (slice(*r) for r in part)
-    return (first, positions, *rest)

@@ -47,21 +47,21 @@ def _group(rank: int, op: Grouped, x: Shards, place: Placement) -> list[int]:
 
 
 def _collect(rank: int, op: Layout, group: list[int], x: Shards, place: Placement) -> Array:
-    parts = ((place.ranges(op.x.type, r), x[r]) for r in group)
+    parts = ((place.block(op.x.type, r), x[r]) for r in group)
     what = f"{op.x}, which {op.keyword} wants on rank {rank}"
-    return assemble(place.ranges(op.out.type, rank), parts, what)
+    return assemble(place.block(op.out.type, rank), parts, what)
 
 
 def _reduce(rank: int, op: AllReduce | ReduceScatter, x: Shards, place: Placement) -> Array:
     """Sum over the group, then keep what the result's type gives this rank."""
     group = _group(rank, op, x, place)
-    here = place.ranges(op.x.type, group[0])
+    here = place.block(op.x.type, group[0])
     total = x[group[0]]
     for member in group[1:]:
-        if place.ranges(op.x.type, member) != here:
+        if place.block(op.x.type, member) != here:
             raise Mismatch(f"{op.keyword} over '{op.axis}' would add different parts of {op.x}, {op.x.type}")
         total = total + x[member]
-    return assemble(place.ranges(op.out.type, rank), [(here, total)], f"the sum of {op.x}")
+    return assemble(place.block(op.out.type, rank), [(here, total)], f"the sum of {op.x}")
 
 
 def turn(op: Ring, held: Mapping[str, Shards], place: Placement) -> list[Shards]:
@@ -73,9 +73,9 @@ def turn(op: Ring, held: Mapping[str, Shards], place: Placement) -> list[Shards]
 def _rescale(rank: int, op: Rescale, x: Shards, place: Placement) -> Array:
     """The rank's mean times its share of the weights, its statistic that of the group; the last axis drops that."""
     group = _group(rank, op, x, place)
-    here = place.ranges(op.x.type, rank)
+    here = place.block(op.x.type, rank)
     for member in group:
-        if place.ranges(op.x.type, member) != here:
+        if place.block(op.x.type, member) != here:
             raise Mismatch(f"rescale over '{op.axis}' would weigh different parts of {op.x}, {op.x.type}")
     together = np.logaddexp.reduce([x[member][..., -1:] for member in group])
     # a row that sees no key at all weighs nothing
@@ -99,7 +99,7 @@ def _reshard(rank: int, op: Reshard, x: Shards, place: Placement) -> Array:
     total: Array | None = None
     for step in product(*(range(place.mesh.size(a)) for a in summed)):
         at = mine | dict(zip(summed, step, strict=True))
-        term = place.gather(op.x, x, place.ranges(op.out.type, rank), at)
+        term = place.gather(op.x, x, place.block(op.out.type, rank), at)
         total = term if total is None else total + term
     assert total is not None, "a product over no axes has one step"
     return total

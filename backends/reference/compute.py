@@ -11,7 +11,7 @@ from attrs import frozen
 
 from plandsl.backends.reference import experts
 from plandsl.backends.reference.attention import Mask, attention, latent_attention, partial_attention, rope
-from plandsl.backends.reference.placement import Array, Mismatch, Placement, Range, Shards
+from plandsl.backends.reference.placement import Array, Held, Mismatch, Placement, Range, Shards, positions
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks, Join, Split
 from plandsl.ir.compute import (
@@ -72,12 +72,12 @@ class Local:
 
     rank: int
     place: Placement
-    held: Mapping[str, Shards]
+    values: Mapping[str, Shards]
     past: int
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
-        shards = self.held.get(value.name, {})
+        shards = self.values.get(value.name, {})
         if self.rank not in shards:
             raise Mismatch(f"rank {self.rank} holds no part of {value}")
         return shards[self.rank]
@@ -86,20 +86,28 @@ class Local:
         """The global range of dimension ``name`` that this part covers."""
         return self.place.owned(value.type.dim(name), self.rank)
 
+    def held(self, value: Value, name: str) -> Held:
+        """All global ranges of dimension ``name`` that this part covers."""
+        return self.place.held(value.type.dim(name), self.rank)
+
+    def positions(self, keys: Value) -> Array:
+        """The positions of the tokens whose keys these are."""
+        return positions(self.held(keys, "context"))
+
     def meet(self, op: BaseOp, *values: Value) -> None:
         """Raise unless the values cover the same range of each dimension that they share."""
-        seen: dict[str, Range] = {}
+        seen: dict[str, Held] = {}
         for value in values:
             for dim in value.type.dims:
-                here = self.owned(value, dim.name)
+                here = self.held(value, dim.name)
                 if seen.setdefault(stem(dim.name), here) != here:
                     other = seen[stem(dim.name)]
                     why = f"rank {self.rank} meets {dim.name} {_show(other)} with {_show(here)} of {value}"
                     raise Mismatch(f"{op.keyword}: {why}")
 
 
-def _show(part: Range) -> str:
-    return f"{part[0]}..{part[1]}"
+def _show(held: Held) -> str:
+    return ", ".join(f"{a}..{b}" for a, b in held) or "nothing"
 
 
 def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
@@ -231,15 +239,14 @@ def _attention(op: Attention, here: Local) -> Array:
     queries, keys = op.q.type.dims, op.k.type.dims
     if here.owned(op.q, queries[0].name) != here.owned(op.k, keys[0].name):
         raise Mismatch(f"attention: rank {here.rank} holds other requests in {op.k} than in {op.q}")
-    if not op.out.type.softmax and here.owned(op.k, keys[1].name) != (0, sizes[keys[1].name]):
+    if not op.out.type.softmax and here.held(op.k, keys[1].name) != ((0, sizes[keys[1].name]),):
         raise Mismatch(f"attention: rank {here.rank} holds only some of the context of {op.k}")
-    if here.place.ranges(op.k.type, here.rank)[:3] != here.place.ranges(op.v.type, here.rank)[:3]:
+    if here.place.block(op.k.type, here.rank)[:3] != here.place.block(op.v.type, here.rank)[:3]:
         raise Mismatch(f"attention: rank {here.rank} holds other keys in {op.k} than in {op.v}")
     heads = _key_heads(op, here)
     k, v = (here.array(x)[:, :, heads] for x in (op.k, op.v))
     begin, end = here.owned(op.q, queries[1].name)
-    positions = np.arange(begin, end) + here.past
-    mask = Mask(positions, here.place.kept(keys[1], here.rank), op.causal, op.window, op.chunk)
+    mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k), op.causal, op.window, op.chunk)
     sinks = None if op.sinks is None else here.array(op.sinks)
     if not op.out.type.softmax:
         return attention(here.array(op.q), k, v, mask, sinks)
@@ -251,13 +258,12 @@ def _attention(op: Attention, here: Local) -> Array:
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
     here.meet(op, *op.operands)
     partial = bool(op.out.type.softmax)
-    if not partial and here.owned(op.k, "context") != (0, here.place.sizes["context"]):
+    if not partial and here.held(op.k, "context") != ((0, here.place.sizes["context"]),):
         raise Mismatch(f"latent attention: rank {here.rank} holds only some of the context of {op.k}")
     q, q_rope, k, k_rope, v = (here.array(x) for x in op.operands)
     begin, end = here.owned(op.q, "position")
-    positions = np.arange(begin, end) + here.past
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
-    mask = Mask(positions, here.place.kept(op.k_rope.type.dim("context"), here.rank), op.causal, op.window, op.chunk)
+    mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k_rope), op.causal, op.window, op.chunk)
     return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial)
 
 
@@ -268,7 +274,7 @@ def _key_heads(op: Attention, here: Local) -> Array:
     mine, have = here.owned(op.q, query), here.owned(op.k, key)
     needed = np.arange(*mine) * sizes[key] // sizes[query]
     if needed.size and not (have[0] <= needed.min() and needed.max() < have[1]):
-        why = f"rank {here.rank} has {query} {_show(mine)}, but of {key} only {_show(have)}"
+        why = f"rank {here.rank} has {query} {_show((mine,))}, but of {key} only {_show((have,))}"
         raise Mismatch(f"attention: {why}")
     return np.asarray(needed - have[0])
 

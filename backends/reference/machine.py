@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from plandsl.backends.reference.weights import Weights, global_sizes
 from plandsl.ir.collectives import Along, Recv, Reshard, Ring, Send
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.ops import Op
-from plandsl.ir.program import Part, Program, Region
+from plandsl.ir.program import PREFILL, Part, Program, Region
 from plandsl.ir.types import PADDED, Value
 
 
@@ -37,7 +37,8 @@ class Machine:
 
     ``weights`` are those of `make_weights`; ``bind`` gives the symbol ``batch`` a number (positions are those of
     the tokens, the context is what the cache holds). With ``check``, every value is compared between the ranks
-    that should hold the same part of it, not the result alone.
+    that should hold the same part of it, not the result alone. ``others`` are prefills on the same cache, under other
+    shardings, that take turns with ``prefill`` where a prompt comes in parts.
     """
 
     def __init__(
@@ -48,24 +49,48 @@ class Machine:
         bind: Mapping[str, int],
         *,
         check: bool = False,
+        others: Sequence[Program] = (),
     ) -> None:
-        self._prefill, self._decode = prefill, decode
+        self._prefills, self._decode = (prefill, *others), decode
         self._weights, self._bind, self._check = weights, bind, check
         self._cache = Cache()
         self.past = 0
         """Tokens of each request that the cache holds."""
-        self._prompt = 0
+        self._parts: tuple[int, ...] = ()
+        """Tokens of each part in which the prompts came."""
 
-    def prefill(self, ids: Array, cuts: Sequence[int] = ()) -> Array:
+    def prefill(self, ids: Array, cuts: Sequence[int] = (), groups: int = 1) -> Array:
         """Run ``ids`` ``[batch, position]`` through an empty machine; gives the logits ``[batch, vocab]``.
 
-        Cut at some positions, the prompt goes through part by part, each attending to those in the cache.
+        Cut at some positions, the prompt goes through part by part, each attending to those in the cache. Requests may
+        go through in some ``groups`` one after the other: each has equally many of the requests that any rank keeps.
         """
-        self._cache, self.past = Cache(), 0
-        *parts, last = np.split(ids, list(cuts), axis=1)
-        for part in parts:
-            self._run(self._prefill, part)
-        return self._run(self._prefill, last)
+        if groups == 1:
+            return self._prompt(ids, cuts)
+        whole, share = self._bind, len(ids) // (self._blocks() * groups)
+        self._bind = {**whole, "batch": len(ids) // groups}
+        rows = np.arange(len(ids)).reshape(-1, groups, share)
+        caches, found = [], []
+        for group in range(groups):
+            found.append(self._prompt(ids[rows[:, group].ravel()], cuts))
+            caches.append(self._cache)
+        self._cache, self._bind = Cache.together(caches, share), whole
+        logits = np.empty((len(ids), *found[0].shape[1:]))
+        for group, some in enumerate(found):
+            logits[rows[:, group].ravel()] = some
+        return logits
+
+    def _prompt(self, ids: Array, cuts: Sequence[int]) -> Array:
+        """The logits of the last token of each request, whose earlier parts come first."""
+        self._cache, self.past, self._parts = Cache(), 0, ()
+        parts = zip(cycle(self._prefills), np.split(ids, list(cuts), axis=1), strict=False)
+        return [self._run(program, part) for program, part in parts][-1]
+
+    def _blocks(self) -> int:
+        """Into how many blocks ranks deal the requests of a cache, at most."""
+        program = self._prefills[0]
+        writes = (op for region in program.regions for op in region.ops if isinstance(op, CacheWrite))
+        return max((program.mesh.ways(out.type.on("batch")) for op in writes for out in op.outs), default=1)
 
     def decode(self, ids: Array) -> Array:
         """Run one more token of each request, ``ids`` ``[batch, 1]``; gives the logits ``[batch, vocab]``.
@@ -80,21 +105,24 @@ class Machine:
 
     def receive(self, sender: Machine) -> None:
         """Take over what ``sender`` has prefilled, each rank its part of the cache, whatever it lay like there."""
-        self._cache, self.past, self._prompt = Cache(), sender.past, sender.past
-        places = []
-        for machine, program in ((sender, sender._prefill), (self, self._decode)):
-            sizes = global_sizes(program, machine._bind) | {"position": 1, "context": self.past}
-            places.append(Placement(program.mesh, sizes, self.past))
-        whole = sender._cache.whole(sender._prefill, places[0])
-        step = _Step(self._decode, places[1], self._weights, self._cache, self.past, self._check)
+        self._cache, self.past, self._parts = Cache(), sender.past, (sender.past,)
+        held = sender._place(sender._prefills[0], 0)
+        whole = sender._cache.whole(sender._prefills[0], held)
+        place = self._place(self._decode, 0)
+        step = _Step(self._decode, place, self._weights, self._cache, self.past, self._check)
         for ranks, region, layer in step.turns():
-            self._cache.fill(self._decode.region(region), layer, ranks, places[1], whole)
+            self._cache.fill(self._decode.region(region), layer, ranks, place, whole)
+
+    def _place(self, program: Program, tokens: int) -> Placement:
+        """Who holds what in a step of so many ``tokens`` of each request."""
+        sizes = global_sizes(program, self._bind) | {"position": max(tokens, 1), "context": self.past + tokens}
+        return Placement(program.mesh, sizes, self._parts)
 
     def _run(self, program: Program, ids: Array) -> Array:
-        sizes = global_sizes(program, self._bind) | {"position": ids.shape[1]}
-        sizes["context"] = self.past + sizes["position"]
-        self._prompt = self._prompt if self.past else sizes["context"]
-        place = Placement(program.mesh, sizes, self._prompt)
+        tokens = ids.shape[1]
+        if program.phase == PREFILL:
+            self._parts = (*self._parts, tokens)
+        place = self._place(program, tokens)
         step = _Step(program, place, self._weights, self._cache, self.past, self._check)
         out = step.run(ids)
         if out.value.type.pending:
@@ -102,7 +130,7 @@ class Machine:
         if any(place.mesh.ways(d.axes) > 1 for d in out.value.type.dims if d.name not in PADDED):
             raise Mismatch(f"whoever samples a token needs all of {out.value}, which is {out.value.type}")
         place.check_copies(out.value, out.shards, "result")
-        self.past += sizes["position"]
+        self.past += tokens
         return place.join(out.value, out.shards)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import product
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise, product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,8 +16,13 @@ Shards: TypeAlias = dict[int, Array]
 """One array per rank, of the extent that the rank owns: no padding."""
 
 Range: TypeAlias = tuple[int, int]
-Ranges: TypeAlias = tuple[Range, ...]
-"""The half-open global range along each dimension."""
+"""A half-open global range of a dimension."""
+
+Held: TypeAlias = tuple[Range, ...]
+"""What a rank holds along one dimension, in order: one range, or several of a context that came in parts."""
+
+Block: TypeAlias = tuple[Held, ...]
+"""What a rank holds along each dimension of a tensor."""
 
 TOLERANCE = 1e-9
 """Largest difference, relative to the largest element, that counts as rounding."""
@@ -30,44 +35,58 @@ class Mismatch(Exception):
 class Placement:
     """Who holds what on ``mesh`` while the dimensions have ``sizes``.
 
-    Of a context that ranks share, each has its part of the first ``prompt`` tokens (all of them, unless given), and
-    those that follow are dealt out one by one. It is counted rank by rank: what a rank holds is a range of it.
+    A context came in ``parts``, of so many tokens each (all at once, unless given): ranks that share a context have
+    their part of each of them, and the tokens after these are dealt out one by one.
     """
 
-    def __init__(self, mesh: Mesh, sizes: Mapping[str, int], prompt: int | None = None) -> None:
+    def __init__(self, mesh: Mesh, sizes: Mapping[str, int], parts: Sequence[int] = ()) -> None:
         self.mesh, self.sizes = mesh, sizes
-        self.prompt = sizes.get("context", 0) if prompt is None else prompt
+        self.parts = tuple(parts) or (sizes.get("context", 0),)
         self._coordinates = [mesh.coordinates(rank) for rank in range(mesh.ranks)]
-        self._owned: dict[tuple[Dim, int], Range] = {}
+        self._held: dict[tuple[Dim, int], Held] = {}
 
-    def owned(self, dim: Dim, rank: int) -> Range:
-        """The global range of ``dim`` that ``rank`` holds."""
-        found = self._owned.get((dim, rank))
+    def held(self, dim: Dim, rank: int) -> Held:
+        """The global ranges of ``dim`` that ``rank`` holds."""
+        found = self._held.get((dim, rank))
         if found is None:
-            found = self._owned[dim, rank] = self._cut(dim, rank)
+            found = self._held[dim, rank] = self._cut(dim, rank)
         return found
 
-    def _cut(self, dim: Dim, rank: int) -> Range:
+    def owned(self, dim: Dim, rank: int) -> Range:
+        """The global range of ``dim`` that ``rank`` holds, where it holds but one."""
+        (found,) = self.held(dim, rank)
+        return found
+
+    def _cut(self, dim: Dim, rank: int) -> Held:
         if dim.chunk is not None:  # counted in rows of the chunk
             before, own = own_pieces(dim, self.sizes[dim.name], self.mesh, self._coordinates[rank])
-            return before, before + sum(b - a for a, b in own)
-        if dim.name == "context" and dim.axes and self.prompt < self.sizes["context"]:
-            group = self.group(rank, dim.axes)
-            ends = np.cumsum([0, *(len(self.kept(dim, r)) for r in group)])
-            at = group.index(rank)
-            return int(ends[at]), int(ends[at + 1])
-        return self._shard(dim, self.sizes[dim.name], rank)
+            return ((before, before + sum(b - a for a, b in own)),)
+        if dim.name == "context" and dim.axes and self.parts != (self.sizes["context"],):
+            return _merged(self._context(dim, rank))
+        return (self._shard(dim, self.sizes[dim.name], rank),)
+
+    def _context(self, dim: Dim, rank: int) -> Iterator[Range]:
+        """Of each part what a rank has of it, and of later tokens those whose turn is its own."""
+        ends = list(accumulate(self.parts, initial=0))
+        for begin, end in pairwise(ends):
+            start, stop = self._shard(dim, end - begin, rank)
+            if start < stop:
+                yield begin + start, begin + stop
+        for token in range(ends[-1], self.sizes["context"]):
+            if self._turn(dim.axes, token - ends[-1]) == [self._coordinates[rank].get(a, 0) for a in dim.axes]:
+                yield token, token + 1
+
+    def _turn(self, axes: Iterable[str], token: int) -> list[int]:
+        """Whose turn the ``token``-th is: the first of ``axes`` changes first, so that a gather leaves turns of it."""
+        place = []
+        for axis in axes:
+            token, index = divmod(token, self.mesh.size(axis))
+            place.append(index)
+        return place
 
     def _shard(self, dim: Dim, size: int, rank: int) -> Range:
         here = self._coordinates[rank]
         return shard_range(dim.name, size, ((here.get(a, 0), self.mesh.size(a)) for a in dim.axes))
-
-    def kept(self, dim: Dim, rank: int) -> Array:
-        """The positions of the tokens that ``rank`` holds of a context, in the order in which they came."""
-        start, stop = self._shard(dim, self.prompt, rank)
-        later = np.arange(self.prompt, self.sizes["context"])
-        mine = (later - self.prompt) % self.mesh.ways(dim.axes) == self.index(dim.axes, rank)
-        return np.concatenate([np.arange(start, stop), later[mine]])
 
     def index(self, axes: Iterable[str], rank: int) -> int:
         """Position of ``rank`` counted over ``axes``, major first."""
@@ -76,17 +95,17 @@ class Placement:
             index = index * self.mesh.size(axis) + self._coordinates[rank].get(axis, 0)
         return index
 
-    def ranges(self, type_: TensorType, rank: int) -> Ranges:
+    def block(self, type_: TensorType, rank: int) -> Block:
         """The part of a tensor that ``rank`` holds: of a softmax over some keys, a statistic behind every row too."""
-        return _with_statistics(type_, tuple(self.owned(d, rank) for d in type_.dims))
+        return _with_statistics(type_, tuple(self.held(d, rank) for d in type_.dims))
 
     def shape(self, type_: TensorType, rank: int) -> tuple[int, ...]:
         """Shape of that part."""
-        return extents(self.ranges(type_, rank))
+        return extents(self.block(type_, rank))
 
-    def whole(self, type_: TensorType) -> Ranges:
-        """The ranges of all of a tensor."""
-        return _with_statistics(type_, tuple((0, self.extent(d)) for d in type_.dims))
+    def whole(self, type_: TensorType) -> Block:
+        """All of a tensor."""
+        return _with_statistics(type_, tuple(((0, self.extent(d)),) for d in type_.dims))
 
     def extent(self, dim: Dim) -> int:
         """The size of a whole dimension, or of a whole chunk of it."""
@@ -110,7 +129,7 @@ class Placement:
         """Each rank's part of a tensor given in full."""
         if whole.shape != extents(self.whole(value.type)):
             raise Mismatch(f"{value} is {value.type}, but the array for it has shape {whole.shape}")
-        return {r: whole[tuple(slice(a, b) for a, b in self.ranges(value.type, r))] for r in ranks}
+        return {r: whole[index(self.block(value.type, r))] for r in ranks}
 
     def join(self, value: Value, shards: Shards) -> Array:
         """The whole tensor from its parts, partial sums added up. The inverse of `cut`."""
@@ -123,10 +142,10 @@ class Placement:
         assert total is not None, "a product over no axes has one step"
         return total
 
-    def gather(self, value: Value, shards: Shards, want: Ranges, at: Mapping[str, int]) -> Array:
+    def gather(self, value: Value, shards: Shards, want: Block, at: Mapping[str, int]) -> Array:
         """The part ``want`` of a tensor, from the ranks whose coordinates are ``at``."""
         ranks = [r for r in shards if all(self.index([a], r) == c for a, c in at.items())]
-        return assemble(want, ((self.ranges(value.type, r), shards[r]) for r in ranks), str(value))
+        return assemble(want, ((self.block(value.type, r), shards[r]) for r in ranks), str(value))
 
     def check_shapes(self, value: Value, shards: Shards, what: str) -> None:
         """Raise unless each array has the extent that its type gives its rank."""
@@ -142,22 +161,44 @@ class Placement:
         if value.type.softmax:  # a log-sum-exp of no keys is minus infinity, and the sum is zero
             shards = {r: np.concatenate([x[..., :-1], np.exp(x[..., -1:])], axis=-1) for r, x in shards.items()}
         for rank, array in shards.items():
-            key = (self.ranges(value.type, rank), self.index(partial, rank))
+            key = (self.block(value.type, rank), self.index(partial, rank))
             other = first.setdefault(key, rank)
             if difference(array, shards[other]) > TOLERANCE:
                 raise Mismatch(f"{what}: ranks {other} and {rank} should hold the same part of {value}")
 
 
-def _with_statistics(type_: TensorType, ranges: Ranges) -> Ranges:
+def _with_statistics(type_: TensorType, block: Block) -> Block:
     if not type_.softmax:
-        return ranges
-    *others, (start, stop) = ranges
-    return (*others, (start, stop + 1))
+        return block
+    *others, ((start, stop),) = block
+    return (*others, ((start, stop + 1),))
 
 
-def extents(ranges: Ranges) -> tuple[int, ...]:
+def extents(block: Block) -> tuple[int, ...]:
     """The shape of a part."""
-    return tuple(b - a for a, b in ranges)
+    return tuple(sum(b - a for a, b in held) for held in block)
+
+
+def _merged(ranges: Iterable[Range]) -> Held:
+    """The same in as few ranges as will do."""
+    found: list[Range] = []
+    for start, stop in ranges:
+        if found and found[-1][1] == start:
+            start, _ = found.pop()
+        found.append((start, stop))
+    return tuple(found)
+
+
+def positions(held: Held) -> Array:
+    """All that some ranges hold, one by one."""
+    return np.concatenate([np.arange(a, b) for a, b in held or ((0, 0),)])
+
+
+def index(block: Block) -> tuple[Any, ...]:
+    """Where a part stands in the whole array."""
+    if all(len(held) == 1 for held in block):
+        return tuple(slice(*held[0]) for held in block)
+    return np.ix_(*map(positions, block))
 
 
 def difference(a: Array, b: Array) -> float:
@@ -170,28 +211,42 @@ def difference(a: Array, b: Array) -> float:
     return worst if np.isfinite(worst) else float("inf")
 
 
-def assemble(want: Ranges, sources: Iterable[tuple[Ranges, Array]], what: str) -> Array:
+def assemble(want: Block, sources: Iterable[tuple[Block, Array]], what: str) -> Array:
     """The part ``want`` of a tensor, element by element from the parts in ``sources``."""
     shape = extents(want)
     out: Array | None = None
     filled = np.zeros(shape, dtype=bool)
-    for ranges, array in sources:
-        if ranges == want:
+    for block, array in sources:
+        if block == want:
             return array
         if out is None:
             out = np.zeros(shape, dtype=array.dtype)
-        shared = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(want, ranges, strict=True)]
-        if all(a < b for a, b in shared):
-            to = _within(shared, want)
-            out[to] = array[_within(shared, ranges)]
-            filled[to] = True
+        to, source = zip(*map(_shared, want, block), strict=True)
+        if all(map(len, to)):
+            out[_at(to)] = array[_at(source)]
+            filled[_at(to)] = True
         if filled.all():
             return out
     if out is None:
         raise Mismatch(f"nobody in the group holds any of {what}")
-    missing = [int(i) + a for i, (a, _) in zip(np.argwhere(~filled)[0], want, strict=True)]
+    missing = [int(positions(held)[i]) for i, held in zip(np.argwhere(~filled)[0], want, strict=True)]
     raise Mismatch(f"nobody in the group holds element {missing} of {what}")
 
 
-def _within(part: Iterable[Range], of: Ranges) -> tuple[slice, ...]:
-    return tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(part, of, strict=True))
+Places: TypeAlias = "range | Array"
+
+
+def _shared(want: Held, have: Held) -> tuple[Places, Places]:
+    """Where the elements that are both wanted and there stand among either."""
+    if len(want) == len(have) == 1:
+        ((a, b),), ((c, d),) = want, have
+        first, last = max(a, c), max(max(a, c), min(b, d))
+        return range(first - a, last - a), range(first - c, last - c)
+    _, to, source = np.intersect1d(positions(want), positions(have), assume_unique=True, return_indices=True)
+    return to, source
+
+
+def _at(places: Sequence[Places]) -> tuple[Any, ...]:
+    if all(isinstance(p, range) for p in places):
+        return tuple(slice(p.start, p.stop) for p in places if isinstance(p, range))
+    return np.ix_(*places)

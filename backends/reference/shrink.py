@@ -24,6 +24,9 @@ MAX_RANKS = 64
 BATCH, INPUT, OUTPUT = 2, 5, 4
 """Least requests and prompt tokens, and the tokens that follow."""
 
+GROUPS = 2
+"""Most micro-batches of a prefill."""
+
 WINDOW = 3
 """Shortest sliding window, or chunk: below `INPUT`, so that it hides keys from the prefill on."""
 
@@ -49,14 +52,18 @@ def shrink(plan: PlanSpec) -> PlanSpec:
         hint = "verify the same sharding with smaller degrees"
         raise PlanError([Diagnostic("E440", why, sharding.span, label="declared here", hint=hint)])
     axes = _Axes(shardings)
+    grouped = any(pool.micro_batches > 1 for pool in plan.pools)
     batch = _like("batch", plan.workload.batch, axes.subsets("batch", "tokens"), BATCH)
+    if grouped:  # each has equally many of the requests that any rank keeps
+        batch = GROUPS * axes.ways("batch")
     length = _like("position", plan.workload.input, axes.subsets("tokens", "position", "context"), INPUT)
     laid, small = iter(shardings), []
     for pool in plan.pools:
         workload = evolve(pool.workload, batch=batch, input=length, output=OUTPUT)
         model = _model(pool.model, axes, {batch, length}, pool.sharding.cut)
         own = [evolve(s, cut=_few(s.cut, model.layers)) for s in islice(laid, len(pool.modes))]
-        made = evolve(pool, model=model, sharding=own[0], workload=workload)
+        groups = min(pool.micro_batches, GROUPS)
+        made = evolve(pool, model=model, sharding=own[0], workload=workload, micro_batches=groups)
         small.append(evolve(made, shift=evolve(pool.shift, tensor=own[1])) if pool.shift else made)
     if plan.split is None:
         return small[0]

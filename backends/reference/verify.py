@@ -39,6 +39,17 @@ class Verdict:
     message: str = ""
 
 
+class Parts(NamedTuple):
+    """How prompts are computed: each cut at some positions, requests in some groups one after the other."""
+
+    cuts: Sequence[int] = ()
+    groups: int = 1
+
+
+WHOLE = Parts()
+"""All prompts in one step."""
+
+
 class _Pair(NamedTuple):
     """The same logits, to be computed two ways: not yet run, so that a failure has a place."""
 
@@ -55,19 +66,21 @@ def verify_programs(
     seed: int = 0,
     *,
     check: bool = False,
-    cuts: Sequence[int] = (),
+    parts: Parts = WHOLE,
+    others: Sequence[Program] = (),
 ) -> Verdict:
     """Whether both give the same logits for the same weights and tokens: a prefill, then ``steps`` steps.
 
     ``sizes`` binds ``batch`` and ``input``, and ``queries`` where a decode step of ``sharded`` has several tokens of
     each request: ``plain`` takes them one by one. With ``check`` every value is compared between the ranks that
-    hold copies of it. The sharded program takes the prompt in parts where it is cut by ``cuts``, the other one whole.
+    hold copies of it. The sharded program takes the prompts in ``parts``, the other one whole; ``others`` are prefills
+    on the same cache that take turns with it.
     """
     for program in sharded:
         for finding in findings(program):
             where, why = program.phase, finding.message
             return Verdict(False, float("inf"), where, steps, program.mesh.ranks, why)
-    return compare(sharded, plain, sizes, steps, seed, check=check, cuts=cuts)
+    return compare(sharded, plain, sizes, steps, seed, check=check, parts=parts, others=others)
 
 
 def compare(
@@ -78,16 +91,17 @@ def compare(
     seed: int = 0,
     *,
     check: bool = False,
-    cuts: Sequence[int] = (),
+    parts: Parts = WHOLE,
+    others: Sequence[Program] = (),
 ) -> Verdict:
     """`verify_programs` by running alone: whether the programs are sound is not asked."""
     start = Verdict(True, 0.0, "", steps, sharded[0].mesh.ranks)
     weights = _weights(plain, sizes, seed)
-    left = Machine(*sharded, weights, sizes, check=check)
+    left = Machine(*sharded, weights, sizes, check=check, others=others)
     right = Machine(_alone(plain[0]), _alone(plain[1]), weights, sizes)
     queries = sizes.get("queries", 1)
     ids = _tokens(plain[0], sizes, steps * queries, seed)
-    return _judge(start, _phases(left, right, ids, sizes["input"], queries, cuts))
+    return _judge(start, _phases(left, right, ids, sizes["input"], queries, parts))
 
 
 def verify_long_prefill(phases: Phases, sizes: Mapping[str, int], steps: int = 3, seed: int = 0) -> Verdict:
@@ -110,10 +124,11 @@ def verify_plan(
 ) -> Verdict:
     """Shrink ``plan``, compile it sharded and unsharded, and compare the two; and the model that drafts for it.
 
-    Of two shardings on one cache, each decodes what the other one has prefilled. Where tokens are reused, they are
-    prefilled first, and the rest of the prompt after them. A step that verifies guesses is compared with as many
-    steps of one token. Two pools are verified each by itself, and then together:
-    one prefills, and the other one decodes on its cache.
+    Of two shardings on one cache, each decodes what the other one has prefilled, and parts of a prompt are computed
+    by both in turn. Where tokens are reused, they are prefilled first, and the rest of the prompt after them.
+    Micro-batches are prefilled one after the other, and decode together. A step that verifies guesses is compared with
+    as many steps of one token. Two pools are verified each by itself, and then together: one prefills, and the other
+    one decodes on its cache.
     Raises PlanError where the plan has too many ranks to run or does not compile.
     """
     small = shrink(plan)
@@ -125,7 +140,8 @@ def verify_plan(
         found.append(evolve(draft, where=f"the draft's {draft.where}"))
     if len(made) > 1:
         pools = made[0][0], made[1][-1]
-        found.append(verify_handover(pools, plain, _bound(small), steps, seed, _parts(small)))
+        parts = _parts(small.pools[0])
+        found.append(verify_handover(pools, plain, _bound(small), steps, seed, parts=parts))
     worst = next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
     return evolve(worst, ranks=sum(phases[0][0].mesh.ranks for phases in made))
 
@@ -135,10 +151,15 @@ def _bound(plan: PlanSpec) -> dict[str, int]:
 
 
 def _pool(pool: PlanSpec, made: list[Phases], plain: Phases, steps: int, seed: int) -> list[Verdict]:
-    """One pool by itself."""
-    sizes = _bound(pool)
-    pairs = zip((prefill for prefill, _ in made), (decode for _, decode in reversed(made)), strict=True)
-    return [verify_programs(pair, plain, sizes, steps, seed, check=True, cuts=_parts(pool)) for pair in pairs]
+    """One pool by itself: of two shardings, prompts begin under either, and the other one decodes."""
+    sizes, parts = _bound(pool), _parts(pool)
+    found = []
+    for own in made:
+        others = [phases for phases in made if phases is not own]
+        pair = own[0], (*others, own)[0][1]
+        turns = [prefill for prefill, _ in others]
+        found.append(verify_programs(pair, plain, sizes, steps, seed, check=True, parts=parts, others=turns))
+    return found
 
 
 def verify_handover(
@@ -147,7 +168,8 @@ def verify_handover(
     sizes: Mapping[str, int],
     steps: int = 3,
     seed: int = 0,
-    cuts: Sequence[int] = (),
+    *,
+    parts: Parts = WHOLE,
 ) -> Verdict:
     """Whether the second of two pools goes on with what the first has prefilled as one machine would."""
     start = Verdict(True, 0.0, "", steps, sum(prefill.mesh.ranks for prefill, _ in pools))
@@ -157,27 +179,27 @@ def verify_handover(
     queries = sizes.get("queries", 1)
     ids = _tokens(plain[0], sizes, steps * queries, seed)
 
-    def prefill(tokens: Array, cuts: Sequence[int]) -> Array:
-        logits = first.prefill(tokens, cuts)
+    def prefill(tokens: Array, cuts: Sequence[int], groups: int) -> Array:
+        logits = first.prefill(tokens, cuts, groups)
         second.receive(first)
         return logits
 
-    return _judge(start, _phases(_Both(prefill, second.decode), whole, ids, sizes["input"], queries, cuts))
+    return _judge(start, _phases(_Both(prefill, second.decode), whole, ids, sizes["input"], queries, parts))
 
 
 class _Both(NamedTuple):
     """Two machines as one."""
 
-    prefill: Callable[[Array, Sequence[int]], Array]
+    prefill: Callable[[Array, Sequence[int], int], Array]
     decode: Callable[[Array], Array]
 
 
-def _parts(plan: PlanSpec) -> list[int]:
-    """Where a prompt is cut: behind what is reused of it, and into chunks of two tokens where it is chunked."""
+def _parts(plan: PlanSpec) -> Parts:
+    """A prompt is cut behind what is reused of it, and into chunks of two tokens where it is chunked."""
     load = plan.workload
     before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
     step = load.input if plan.chunked_prefill is None else 2
-    return [cut for cut in range(before, load.input, step) if cut]
+    return Parts([cut for cut in range(before, load.input, step) if cut], plan.micro_batches)
 
 
 def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
@@ -195,11 +217,11 @@ def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
 
 
 def _phases(
-    left: Machine | _Both, right: Machine, ids: Array, prompt: int, queries: int, cuts: Sequence[int]
+    left: Machine | _Both, right: Machine, ids: Array, prompt: int, queries: int, parts: Parts
 ) -> Iterator[_Pair]:
-    """One prefill of the first ``prompt`` tokens, cut on the left, then ``queries`` at a time on the left machine."""
+    """One prefill of the first ``prompt`` tokens, then steps: in ``parts`` and of ``queries`` tokens on the left."""
     first = ids[:, :prompt]
-    yield _Pair("prefill", partial(left.prefill, first, cuts), partial(right.prefill, first))
+    yield _Pair("prefill", partial(left.prefill, first, *parts), partial(right.prefill, first))
     for step, at in enumerate(range(prompt, ids.shape[1], queries), 1):
         tokens = ids[:, at : at + queries]
         yield _Pair(f"decode step {step}", partial(left.decode, tokens), partial(one_by_one, right, tokens))

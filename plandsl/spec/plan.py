@@ -234,6 +234,11 @@ class PlanSpec:
     @property
     def drafting(self) -> PlanSpec | None:
         """The plan of the model that guesses tokens ahead, where there is one: the same load on the same GPUs."""
+        if self.split is not None:
+            first, then = self.split.prefill.drafting, self.split.decode.drafting
+            if first is None or then is None:
+                return None
+            return evolve(then, split=evolve(self.split, prefill=first, decode=then))
         if self.speculate is None or self.speculate.draft is None or self.speculate.sharding is None:
             return None
         draft, sharding = self.speculate.draft, self.speculate.sharding
