@@ -6,6 +6,7 @@ Every algorithm takes ``a + b * payload`` seconds, so choosing one is a minimum 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.num import maximum, minimum, plain
@@ -129,7 +130,7 @@ def choose(ways: list[Algorithm], forced: str) -> list[Algorithm]:
     return [w for w in ways if w.name == forced] or ways
 
 
-def seconds(ways: list[Algorithm], payload: Number) -> Number:
+def seconds(ways: Sequence[Algorithm], payload: Number) -> Number:
     """The fastest of ``ways`` for ``payload`` bytes."""
     best = ways[0].fixed + ways[0].per_byte * payload
     for way in ways[1:]:
@@ -137,6 +138,6 @@ def seconds(ways: list[Algorithm], payload: Number) -> Number:
     return best
 
 
-def fastest(ways: list[Algorithm], payload: float) -> str:
+def fastest(ways: Sequence[Algorithm], payload: float) -> str:
     """Name of the algorithm that `seconds` took."""
     return min(ways, key=lambda w: w.fixed + w.per_byte * payload).name
