@@ -22,7 +22,8 @@ from plandsl.backends.accuracy.run import judged as judged_file
 from plandsl.backends.accuracy.score import Judged
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.fit import HELD_OUT, THIN
-from plandsl.driver import catalog_has, compile_text
+from plandsl.driver import compile_text
+from plandsl.entries import catalog_has
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "accuracy.md"

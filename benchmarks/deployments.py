@@ -12,7 +12,8 @@ from plandsl.backends.accuracy.serving import METRICS, predict
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.table import Table as Rows
 from plandsl.backends.calibrate.table import read_table
-from plandsl.driver import catalog_has, compile_text
+from plandsl.driver import compile_text
+from plandsl.entries import catalog_has
 
 Table = list[list[str]]
 

@@ -21,7 +21,8 @@ from plandsl.backends.cost.deployments.ongoing import serve
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.time.phase import PhaseTimes, Played
-from plandsl.driver import catalog_has, compile_text
+from plandsl.driver import compile_text
+from plandsl.entries import catalog_has
 from plandsl.grammar.fmt import format_text
 from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, EngineSpec
 

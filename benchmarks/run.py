@@ -20,7 +20,7 @@ from plandsl.backends.cost.time.trace import traced
 from plandsl.driver import compile_file, open_text
 from plandsl.grammar.parse import parse
 from plandsl.search.run import Compiler, Run
-from plandsl.search.spec import SearchSpec
+from plandsl.spec.search import SearchSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "llama3_70b.plan"

@@ -25,7 +25,7 @@ from plandsl.backends.accuracy.score import Judged
 from plandsl.backends.calibrate.fit import Fitted, fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.run import LEAST
-from plandsl.driver import catalog_gpu, catalog_link
+from plandsl.entries import catalog_gpu, catalog_link
 from plandsl.spec.hardware import CalibrationSpec
 
 Fits = dict[str, dict[str, dict[str, float]]]

@@ -18,10 +18,10 @@ from plandsl.grammar.plans import plan_spec, workload_spec
 from plandsl.grammar.records import Record
 from plandsl.grammar.sharding import sharding_spec
 from plandsl.limits import MAX_ERRORS
-from plandsl.search.spec import SearchSpec
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec
+from plandsl.spec.search import SearchSpec
 
 Hardware = GpuSpec | NodeSpec | ClusterSpec | CalibrationSpec
 Spec = ModelSpec | Hardware | EngineSpec | ShardingSpec | WorkloadSpec | PlanSpec | SearchSpec

@@ -18,7 +18,8 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import STEP, SUGAR
 from plandsl.grammar.unparse import declaration
 from plandsl.limits import MAX_VALUES
-from plandsl.search.spec import (
+from plandsl.spec.plan import PlanSpec
+from plandsl.spec.search import (
     Apply,
     Choice,
     Combination,
@@ -30,7 +31,6 @@ from plandsl.search.spec import (
     Setting,
     Term,
 )
-from plandsl.spec.plan import PlanSpec
 from plandsl.units import NUMBER, Quantity
 
 FIELDS = ("plan", *PLAN)

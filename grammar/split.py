@@ -7,6 +7,7 @@ from collections.abc import Callable
 from attrs import evolve
 
 from plandsl.diagnostics import Label, Span
+from plandsl.grammar.hardware import cluster_spec
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.plans import PACE, PARTS, POOLS, SETTINGS, SPLIT, functions
 from plandsl.grammar.records import Layer, Record, merge
@@ -94,8 +95,6 @@ def _link(plan: Reader, sections: dict[str, Record | None]) -> Link | None:
 
 def _within(plan: Reader, sections: list[Record]) -> Link | None:
     """The network of the cluster that both pools are parts of."""
-    from plandsl.grammar.hardware import cluster_spec
-
     record = plan.declared("cluster")
     cluster = plan.context.make(cluster_spec, record) if record else None
     if cluster is None:

@@ -247,7 +247,7 @@ def run_calibrate(arguments: Namespace) -> int:
     """`planc calibrate`: nothing is written unless everything was fitted."""
     from plandsl.backends.calibrate.fit import THIN, Fitted
     from plandsl.backends.calibrate.run import calibrate
-    from plandsl.driver import catalog_gpu, catalog_link
+    from plandsl.entries import catalog_gpu, catalog_link
 
     lines: list[dict[str, Any]] = []
 
@@ -298,7 +298,7 @@ def run_accuracy(arguments: Namespace) -> int:
 def _shelf() -> Shelf:
     """The catalog's figures: for a GPU the calibration it names, that of its own name, then those shared by all."""
     from plandsl.backends.accuracy.kernels import Shelf
-    from plandsl.driver import catalog_calibration, catalog_gpu, catalog_has, catalog_link
+    from plandsl.entries import catalog_calibration, catalog_gpu, catalog_has, catalog_link
 
     def calibrations(key: str) -> list[CalibrationSpec]:
         gpu = catalog_gpu(key)
@@ -314,7 +314,8 @@ def _shelf() -> Shelf:
 def _deployments(table: Table, file: str) -> dict[str, Answer]:
     """Rows of whole deployments, each as a plan that is compiled."""
     from plandsl.backends.accuracy.serving import predict
-    from plandsl.driver import catalog_has, compile_text
+    from plandsl.driver import compile_text
+    from plandsl.entries import catalog_has
 
     return predict(table, file, lambda text: compile_text(text)[0].cost, catalog_has)
 
@@ -377,7 +378,7 @@ def run_catalog(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, "catalog": listed})
     else:
-        from plandsl.driver import catalog_line
+        from plandsl.entries import catalog_line
 
         for kind, names in listed.items():
             sys.stdout.write(f"{kind}\n" + "".join(f"  {n:<20} {catalog_line(kind, n)}\n" for n in names))

@@ -21,7 +21,7 @@ from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE, ELEMENTWISE_ANY
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.cli import main
-from plandsl.driver import catalog_calibration, catalog_gpu, catalog_link
+from plandsl.entries import catalog_calibration, catalog_gpu, catalog_link
 from plandsl.spec.hardware import CalibrationSpec
 from tests.tables import WHOLE
 

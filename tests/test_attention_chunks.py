@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.forms.attention import in_chunks, running, visible_pairs
-from plandsl.backends.cost.time.phase import attended
+from plandsl.backends.cost.work.attention import Softmax
+from plandsl.backends.cost.work.work import Binding
 from plandsl.backends.reference import experts
 from plandsl.backends.reference.attention import Mask
 from plandsl.backends.reference.shrink import shrink
@@ -178,8 +179,8 @@ def test_prefill_multiplies_triangles() -> None:
 
 def test_keys_of_a_chunk_may_all_lie_on_one_rank() -> None:
     model = plan_of("cp = 4").cost.main.decode
-    (work,) = (w for w in model.work["block"] if isinstance(w.op, Attention))
-    assert attended(work, model.extents, 4000) == 1000
+    (work,) = (w for w in model.work["block"] if isinstance(w, Softmax))
+    assert work.queries(Binding(model.extents, 4000)).own == 1000
     found = {c: model.at({"batch": 8, "context": c}, 1, [(1.0, c)]).period for c in (4001, 4031)}
     assert found[4001] < found[4031]
 

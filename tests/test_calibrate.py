@@ -13,7 +13,8 @@ from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.table import read_table
 from plandsl.cli import main
-from plandsl.driver import catalog_gpu, compile_text
+from plandsl.driver import compile_text
+from plandsl.entries import catalog_gpu
 from plandsl.spec.hardware import FORMS
 
 TRUE = {

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost import Deployment
 from plandsl.backends.cost.machine import links
-from plandsl.backends.cost.work.costing import Exchange, Machine
+from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.work.crossing import Crossing, Roads
+from plandsl.backends.cost.work.exchange import Exchange
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.nodes import Boundary, Spread, boundaries, groups, spread
@@ -246,15 +247,16 @@ def test_plans_on_several_nodes_keep_the_laws(spec: Any, per_node: int, topology
 def machine(link: float = LINK, net: float = NET, topology: str = "fat_tree", **more: Any) -> Roads:
     gpu = GpuSpec("g", 80e9, 1e12, (("bf16", 1e14),))
     node = NodeSpec("n", gpu, 8, LinkSpec("switch", link, more.pop("near", 0.0)))
+    launch = more.pop("launch", 0.0)
     network = LinkSpec(topology, net, more.pop("far", 0.0), **more)
-    made = Machine(gpu, node.link, CalibrationSpec("c", ()))
+    made = Machine(gpu, node.link, CalibrationSpec("c", (("launch", launch),)))
     return Roads(made, ClusterSpec("pod", node, 4, network))
 
 
 def fastest(roads: Roads, op: str, k: int, m: int, payload: float) -> float:
     at = Spread(k, m, 1, m)
-    crossing = Crossing(1.0, roads.routes(op, at, 1, 0.0))
-    return float(crossing.seconds(k * m, payload))
+    crossing = Crossing(roads.routes(op, at, 1))
+    return float(crossing.seconds(k * m, 1, payload))
 
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
@@ -295,8 +297,8 @@ def test_the_part_of_an_exchange_that_stays_may_be_the_longer() -> None:
 
 
 def test_latencies_of_levels_add_up() -> None:
-    roads = machine(near=2e-6, far=5e-6)
-    (levels,) = [r for r in roads.routes("all_reduce", Spread(8, 4, 1, 4), 1, 3e-6) if r.name == "levels"]
+    roads = machine(near=2e-6, far=5e-6, launch=3e-6)
+    (levels,) = [r for r in roads.routes("all_reduce", Spread(8, 4, 1, 4), 1) if r.name == "levels"]
     assert levels.seconds(0.0) == pytest.approx(3e-6 + 2e-6 + 5e-6 + 2e-6)  # one_shot between nodes, direct inside
 
 

@@ -323,7 +323,7 @@ def test_the_language_page_names_every_limit():
 
 
 def test_the_cost_page_names_every_constant():
-    source = (ROOT / "backends" / "cost" / "work" / "costing.py").read_text("utf-8")
+    source = (ROOT / "backends" / "cost" / "machine" / "machine.py").read_text("utf-8")
     read_by_name = set(re.findall(r'\bget\("(\w+)"', source))
     assert read_by_name | {"low", "high"} == set(CONSTANTS)  # a band goes with every section, and with none
     assert sorted(set(CONSTANTS) - code_of("cost.md")) == []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import Layer, loads, moe_seconds, ratio_of
-from plandsl.backends.cost.work.experts import Experts, asked
+from plandsl.backends.cost.work.experts import Experts
 from plandsl.backends.reference.experts import combine, dispatch, gates
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_programs
@@ -366,12 +366,12 @@ def work(plan: CompiledPlan, phase: str = "decode") -> list[Experts]:
 
 def test_few_tokens_read_the_experts_that_they_touch() -> None:
     up, _ = work(moe("", more=BARE))
-    one = asked(up, 1)
+    one = up.tokens(1)
     each = 2 * 512 * 384 * 2
     assert one.moved == pytest.approx(4 * each + 4 * (512 + 2 * 384) * 2)
-    many = asked(up, 100_000)
+    many = up.tokens(100_000)
     assert many.moved == pytest.approx(16 * each + 400_000 * (512 + 2 * 384) * 2)
-    some = asked(up, 5)
+    some = up.tokens(5)
     assert some.moved - 20 * (512 + 2 * 384) * 2 == pytest.approx(16 * (1 - (1 - 4 / 16) ** 5) * each)
     assert one.flops == 4 * 2 * 512 * 768
     assert one.padded == pytest.approx(4 * 16 * 2 * 512 * 768), "an expert with one token fills one tile"
@@ -379,14 +379,14 @@ def test_few_tokens_read_the_experts_that_they_touch() -> None:
 
 def test_a_rank_has_an_expert_to_read_at_least() -> None:
     up, _ = work(moe("ep = 8", more=BARE))
-    assert asked(up, 1).moved == pytest.approx(2 * 512 * 384 * 2 + (512 + 2 * 384) * 2)
+    assert up.tokens(1).moved == pytest.approx(2 * 512 * 384 * 2 + (512 + 2 * 384) * 2)
 
 
 @given(n=st.integers(1, 10_000), more=st.integers(1, 10_000))
 @pytest.mark.parametrize("ep", [1, 4])
 def test_law_more_tokens_ask_for_no_less_and_twice_as_many_for_no_more_than_twice(ep: int, n: int, more: int) -> None:
     for one in work(moe(f"ep = {ep}", more=BARE)):
-        for a, b, c in zip(asked(one, n), asked(one, n + more), asked(one, 2 * n), strict=True):
+        for a, b, c in zip(one.tokens(n), one.tokens(n + more), one.tokens(2 * n), strict=True):
             assert a <= b * (1 + 1e-12)
             assert c <= 2 * a * (1 + 1e-12)
 

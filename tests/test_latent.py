@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost.forms.attention import Chip, visible_pairs
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
-from plandsl.backends.cost.time.phase import attention_seconds
-from plandsl.backends.cost.work.costing import Softmax
+from plandsl.backends.cost.work.attention import Softmax
+from plandsl.backends.cost.work.work import Binding
 from plandsl.backends.reference.attention import Mask, attention, latent_attention
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_long_prefill
@@ -369,7 +369,8 @@ def test_without_constants_attention_is_a_roofline() -> None:
     assert softmax(plan, "prefill").form is None
     model, work = plan.cost.main.decode, softmax(plan, "decode")
     moved = 8 * (5000 * (32 + 8) * 2 + 8 * (32 + 8 + 32) * 2)
-    assert attention_seconds(work, Extents(model.schedule.program, {"batch": 8, "context": 0}), 5000) == moved / 1e12
+    extents = Extents(model.schedule.program, {"batch": 8, "context": 0})
+    assert work.seconds(Binding(extents, 5000)) == moved / 1e12
 
 
 def test_ulysses_absorbs_the_heads_of_each_rank_only() -> None:

@@ -20,8 +20,8 @@ from plandsl.search import run as running
 from plandsl.search.answer import misses, remedies, taken
 from plandsl.search.front import first, pareto
 from plandsl.search.run import Compiler, Found, Run, Table, work
-from plandsl.search.spec import SearchSpec
 from plandsl.search.values import METRICS
+from plandsl.spec.search import SearchSpec
 
 BASE = """
 search s {

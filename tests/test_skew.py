@@ -7,7 +7,7 @@ from math import exp, isclose, log
 import numpy as np
 import pytest
 
-from plandsl.backends.cost.work.experts import Experts, asked, crowded, seconds
+from plandsl.backends.cost.work.experts import Experts, crowded
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.extents import Extents
@@ -128,10 +128,10 @@ def test_weights_of_the_experts_hit_are_read() -> None:
     hit = sum(1 - (1 - p) ** 64 for p in mine)
     each = work.bytes_weights / 16
     moved = each * hit + work.bytes_per_pair * 64 * sum(mine)
-    assert isclose(asked(work, 64).moved, moved, rel_tol=1e-12)
+    assert isclose(work.tokens(64).moved, moved, rel_tol=1e-12)
     even = grouped(moe("1", fields=", calibration = bare"))
-    assert moved < asked(even, 64).moved  # few are hit again and again
-    assert asked(work, 64).flops > asked(even, 64).flops  # and the fullest rank has more to do
+    assert moved < even.tokens(64).moved  # few are hit again and again
+    assert work.tokens(64).flops > even.tokens(64).flops  # and the fullest rank has more to do
 
 
 def test_one_popularity_for_all_is_no_imbalance_to_the_bit() -> None:
@@ -145,7 +145,7 @@ def test_almost_one_popularity_is_almost_none() -> None:
         grouped(moe("1", fields=", calibration = bare")),
     )
     for tokens in (1, 8, 64, 4096):
-        assert isclose(seconds(work, tokens), seconds(even, tokens), rel_tol=1e-4)
+        assert isclose(work.modelled(tokens), even.modelled(tokens), rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("fields", ["", ", calibration = bare"])

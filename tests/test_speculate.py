@@ -18,9 +18,9 @@ from plandsl.backends.cost.deployments.drafted import Drafted, break_even, expec
 from plandsl.backends.cost.deployments.step import Decode, Step
 from plandsl.backends.cost.forms.attention import Heads, decode_seconds
 from plandsl.backends.cost.forms.mla import mla_decode_seconds
-from plandsl.backends.cost.time.phase import attention_seconds
-from plandsl.backends.cost.work.costing import AttentionForm, Softmax
+from plandsl.backends.cost.work.attention import AttentionForm, Softmax
 from plandsl.backends.cost.work.latent import LatentForm
+from plandsl.backends.cost.work.work import Binding
 from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.placement import difference
 from plandsl.backends.reference.shrink import shrink
@@ -271,7 +271,7 @@ def softmax(made: CompiledPlan, position: int, context: float = 5000.0) -> list[
     bind = {"batch": 4, "context": context, "queries": position}
     extents = Extents(made.decode.program, bind, model.extents.mesh)
     works = [w for ops in model.work.values() for w in ops if isinstance(w, Softmax)]
-    return [(w, float(attention_seconds(w, extents, context))) for w in works]
+    return [(w, float(w.seconds(Binding(extents, context)))) for w in works]
 
 
 def test_fitted_attention_takes_the_queries_of_a_request_as_heads_of_its_kv_head() -> None:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, unmeasured
 from plandsl.estimate import Band, Estimate
 from plandsl.search.run import MEMORY, Compiler, Found
-from plandsl.search.spec import DEGREES, Combination
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, evaluated
 from plandsl.spec.plan import PlanSpec
+from plandsl.spec.search import DEGREES, Combination
 
 FARTHEST = 64.0
 """A machine that is so many times better is not worth speaking of."""

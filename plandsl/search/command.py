@@ -20,7 +20,7 @@ from plandsl.search.answer import Taken, estimates, misses, remedies, taken, unt
 from plandsl.search.files import open_sheet
 from plandsl.search.run import NOTHING, Found, Run, into
 from plandsl.search.show import found_json, print_found
-from plandsl.search.spec import SearchSpec
+from plandsl.spec.search import SearchSpec
 
 if TYPE_CHECKING:
     from plandsl.search.points import Points

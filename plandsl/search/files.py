@@ -15,8 +15,8 @@ import numpy as np
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_whole
 from plandsl.search.run import Found, Table
-from plandsl.search.spec import Choice
 from plandsl.search.values import FIELDS, METRICS
+from plandsl.spec.search import Choice
 
 
 class CsvSheet:

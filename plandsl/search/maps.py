@@ -12,7 +12,7 @@ from plandsl.search.front import Floats
 from plandsl.search.points import Cells, Points
 from plandsl.search.run import MEMORY
 from plandsl.search.show import WORDS, metric_text
-from plandsl.search.spec import Choice
+from plandsl.spec.search import Choice
 
 MAPS = 3
 """Maps of one picture."""

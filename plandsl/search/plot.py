@@ -16,9 +16,9 @@ from plandsl.search.front import Floats
 from plandsl.search.maps import called, draw_maps, telling
 from plandsl.search.points import Points
 from plandsl.search.run import Found
-from plandsl.search.spec import SearchSpec
 from plandsl.search.tally import Rows
 from plandsl.spec.plan import RequireSpec
+from plandsl.spec.search import SearchSpec
 from plandsl.units import show_time
 
 ENDINGS = (".svg", ".png", ".pdf")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from plandsl.search.front import Floats
 from plandsl.search.run import MEMORY, Found, Table
-from plandsl.search.spec import DEGREES, Choice, Combination, SearchSpec
 from plandsl.search.tally import NO_ROWS, Rows
+from plandsl.spec.search import DEGREES, Choice, Combination, SearchSpec
 
 CLOUD = 20_000
 """Points that are kept in all."""

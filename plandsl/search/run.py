@@ -16,10 +16,10 @@ from plandsl.driver import CompiledPlan, legal
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
 from plandsl.search.space import Candidate, Grid, Space
-from plandsl.search.spec import DEGREES, LOADS, Combination, Condition, SearchSpec
 from plandsl.search.tally import NO_ROWS, Rows, Tally, tally
 from plandsl.search.values import METRICS, Values, evaluated
 from plandsl.spec.plan import PlanSpec, RequireSpec
+from plandsl.spec.search import DEGREES, LOADS, Combination, Condition, SearchSpec
 
 CHUNK = 200_000
 """Configurations that are evaluated at once: their arrays stay in tens of megabytes."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from plandsl.diagnostics import Diagnostic
 from plandsl.ir.types import Number
-from plandsl.search.spec import DEGREES, Choice, Combination, SearchSpec, Setting, count
 from plandsl.spec.plan import PlanSpec
+from plandsl.spec.search import DEGREES, Choice, Combination, SearchSpec, Setting, count
 
 
 class Grid(NamedTuple):

@@ -18,7 +18,7 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.passes import structure
 from plandsl.search.run import CHUNK, Compiler, Done, Found, Job, Run, Tick, work
 from plandsl.search.space import Grid
-from plandsl.search.spec import Setting
+from plandsl.spec.search import Setting
 
 PATIENCE = 4
 """Seconds that a scheduler has to answer, and then its workers to be there."""

@@ -10,8 +10,8 @@ from attrs import define, field
 from numpy.typing import NDArray
 
 from plandsl.search.front import Floats, first, pareto
-from plandsl.search.spec import Goal
 from plandsl.search.values import METRICS, MOST
+from plandsl.spec.search import Goal
 
 
 class Rows(NamedTuple):

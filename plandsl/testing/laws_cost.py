@@ -11,7 +11,7 @@ from attrs import evolve
 
 from plandsl.backends.cost import Metrics
 from plandsl.backends.cost.answers.figures import FIGURES, Figure
-from plandsl.backends.cost.answers.responses import Followed, responses
+from plandsl.backends.cost.answers.responses import Followed, ran, responses
 from plandsl.backends.cost.answers.sensitivities import BEST, SPECK, Asking, followed, left, perfect
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.deployment import HOT
@@ -265,8 +265,6 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
 
     Nothing follows a figure that is perfect, and what bounds the rest of its share then is named.
     """
-    if plan.spec.speculate is not None:
-        return  # E414: its terms are not told apart yet
     asking = Asking(plan.cost)
     own, follow = asking.terms(FIGURES["memory"], 1.0), responses(asking.model, asking.metrics).ops
     for key, figure in FIGURES.items():
@@ -284,14 +282,15 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
             assert (found.behind is not None) == (found.hidden > SPECK), f"{found} of {metric}, {figure.name}"
 
 
-def _follow(figure: Figure, follow: Mapping[str, Followed], before: Metrics, worse: Metrics) -> None:
+def _follow(figure: Figure, follow: Mapping[str, Sequence[Followed]], before: Metrics, worse: Metrics) -> None:
     """All ops that follow a figure take longer where it is worse."""
     for phase, was, now in ((PREFILL, before.prefill, worse.prefill), (DECODE, before.decode, worse.decode)):
-        for run, bounds in follow[phase].items():
-            seconds = (times.main.times.seconds[run] for times in (was, now))
-            for bound, time, longer in zip(bounds, *seconds, strict=True):
-                held = bound != figure.key or not time or longer > time
-                assert held, f"an op of {run} in {phase} is said to follow {figure.name}, and does not: {time} s"
+        for bounds, *programs in zip(follow[phase], ran(was), ran(now), strict=True):
+            for region, figures in bounds.items():
+                seconds = (program.times.seconds[region] for program in programs)
+                for bound, time, longer in zip(figures, *seconds, strict=True):
+                    held = bound != figure.key or not time or longer > time
+                    assert held, f"an op of {region} in {phase} is said to follow {figure.name}, and does not: {time} s"
 
 
 def degrees_of_one_are_free(plan: CompiledPlan) -> None:

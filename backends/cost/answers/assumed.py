@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from plandsl.spec.hardware import CONSTANTS, CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME
-
-if TYPE_CHECKING:
-    pass
 
 
 def assumed(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from plandsl.ir.program import Program
 from plandsl.spec.formats import item_bytes
-
-if TYPE_CHECKING:
-    pass
 
 
 def parameters(program: Program) -> int:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
 
 from attrs import evolve
 
 from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.num import maximum
-from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, attention_work, exchanged, fitted_exchange
-from plandsl.backends.cost.work.costing import Exchange, ExchangeForm, Kernel, Softmax, Work
-from plandsl.estimate import (
-    OpTime,
-    PhaseEstimate,
-)
-from plandsl.ir.compute import Gemm
+from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
+from plandsl.backends.cost.work.work import Binding, Work
+from plandsl.estimate import OpTime, PhaseEstimate
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
-
-if TYPE_CHECKING:
-    from plandsl.backends.cost.work.crossing import Crossing
-    from plandsl.backends.cost.work.experts import DispatchForm, Experts
-
-
-def band_of(constants: Mapping[str, float]) -> tuple[float, float] | None:
-    """The 80 % band of measured / predicted that goes with ``constants``, if they say."""
-    low, high = constants.get("low"), constants.get("high")
-    return None if low is None or high is None else (low, high)
 
 
 def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
@@ -52,31 +36,6 @@ def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
     high = math.sqrt(sum((t * max(b[1] - 1, 0.0)) ** 2 for (_, b), t in kinds.items())) / total
     return 1 - low, 1 + high
 
-
-def asked_of(work: Kernel | Softmax | Experts, extents: Extents, context: Number) -> tuple[Number, Number]:
-    """FLOPs and bytes of one run of an op on the compute units."""
-    if isinstance(work, Softmax):
-        return attention_work(work, extents, context)
-    rows = extents.product(work.rows)
-    if isinstance(work, Kernel):
-        return work.flops_per_row * rows, work.bytes_fixed + work.bytes_per_row * rows
-    from plandsl.backends.cost.work.experts import asked
-
-    flops, _, moved = asked(work, rows)
-    return flops, moved
-
-
-def _crossing(work: Exchange) -> Crossing | None:
-    """What times an exchange between nodes; None inside a node, and for experts' own libraries."""
-    if work.nodes == 1:
-        return None
-    from plandsl.backends.cost.work.crossing import Crossing
-
-    return work.form if isinstance(work.form, Crossing) else None
-
-
-FEW = 1e-3
-"""The share of a message that is added to see what its bytes take."""
 
 NEGLIGIBLE = 0.02
 """An op with less of the time does not spoil a band by having none."""
@@ -116,6 +75,7 @@ class PhaseLines:
         self.model, self.times, self.bind, self.context = model, times, bind, context
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
         self.nodes = around(model, bind, context)
+        self.at = Binding(self.extents, context, self.nodes)
 
     @classmethod
     def of_main(cls, times: PhaseTimes) -> PhaseLines:
@@ -198,83 +158,22 @@ class PhaseLines:
 
     def line(self, work: Work, name: str, count: int, each: float) -> OpTime:
         """One op that takes ``each`` seconds and runs ``count`` times in a pass."""
-        layer, band = self._answered(work)
-        word = work.op.facts.word
-        if isinstance(work, Exchange):
-            payload = float(work.payload_per_row * self.extents.product(work.rows))
-            bound = self._exchange_bound(work)
-            if layer == "measured":
-                algorithm = layer
-            elif crossing := _crossing(work):
-                route = crossing.fastest(payload)
-                algorithm, band = route.name, band if route.constants is None else band_of(route.constants)
-            elif work.form is not None and not isinstance(work.form, ExchangeForm):
-                library = cast("DispatchForm", work.form)
-                algorithm, band = library.name, band_of(library.constants)
-                across = self.model.machine.cluster if work.nodes > 1 else None
-                port = (across.network if across else self.model.machine.link).bandwidth
-                bound = "link" if payload / port * 2 >= each else "latency"  # units take their time for each byte too
-            elif work.form is not None:
-                times = [float(t) for t in fitted_exchange(work, work.form, payload)[1]]
-                name_, constants, _ = work.form.libraries[times.index(min(times))]
-                algorithm, band = name_.removesuffix("_exchange"), band_of(constants)
-            else:
-                algorithm = links.fastest(work.ways, payload)
-            time, tensors = each * count, getattr(work.op, "tensors", 1)
-            count *= tensors * int(work.times)
-            payload /= tensors
-            axis = self._along(work.axis)
-            return OpTime(
-                word, name, count, time, 0.0, payload, bound, layer, (), axis, algorithm, True, band, work.nodes
-            )
-        if isinstance(work, Softmax):
-            asked_for = [(weight, attention_work(work, self.extents, c)) for weight, c in self.nodes]
-            flops, moved = (sum(weight * each[i] for weight, each in asked_for) for i in (0, 1))
-        else:
-            flops, moved = asked_of(work, self.extents, self.context)
-        arithmetic, memory = flops / work.rate, moved / work.bandwidth
-        bound = "latency" if work.launch > max(arithmetic, memory) else "compute" if arithmetic > memory else "memory"
-        shape = self._shape(work)
-        return OpTime(word, name, count, each * count, float(flops), float(moved), bound, layer, shape, band=band)
-
-    def _exchange_bound(self, work: Exchange) -> str:
-        """``link`` where the bytes take half of the time or more, by what a few more of them add; else ``latency``."""
-        rows = self.extents.product(work.rows)
-        once, more = (float(exchanged(work, n)) for n in (rows, rows * (1 + FEW)))
-        return "link" if 2 * (more - once) >= FEW * once else "latency"
-
-    def _along(self, axis: str) -> str:
-        """The axis of an exchange; of several, those that have ranks. Stages hand on along theirs."""
-        program = self.model.schedule.program
-        axes = axis.split("*") if axis else program.stage_axes
-        return "*".join([a for a in axes if program.mesh.size(a) > 1] or axes)
-
-    def _answered(self, work: Work) -> tuple[str, tuple[float, float] | None]:
-        """The layer that timed an op, and how far measurements lie from it; how they repeat, a table does not say."""
-        calibration = self.model.machine.calibration
-        if self._measured(work):
-            return "measured", (1.0, 1.0)
-        if isinstance(work, Exchange) or work.form is None:
-            crossing = _crossing(work) if isinstance(work, Exchange) else None
-            form = work.form is not None if crossing is None else crossing.fitted
-            flat = dict(calibration.values)
-            return "fitted" if form else "constant" if flat else "roofline", band_of(flat)
-        return "fitted", band_of(work.form.constants)
-
-    def _measured(self, work: Work) -> bool:
-        """Whether a table answered; in a decode step, at the mean context."""
-        if work.table is None:
-            return False
-        if isinstance(work, Softmax):
-            batch, position = self.extents.local(work.batch), self.extents.sizes[work.position.name]
-            return bool(work.table.at(batch, position, self.context) > 0)
-        return bool(work.table.at(self.extents.product(work.rows)) > 0)
-
-    def _shape(self, work: Work) -> tuple[tuple[str, int], ...]:
-        if not isinstance(work, Kernel) or not isinstance(work.op, Gemm):
-            return ()
-        op = work.op
-        k = self.extents.product(op.x.type.dim(n) for n in op.contracted())
-        m = self.extents.product(d for d in op.x.type.dims if d.name not in op.contracted())
-        n = sum(self.extents.elements(out.type) for out in op.outs) // max(m, 1)
-        return (("m", int(m)), ("n", int(n)), ("k", int(k)))
+        at, machine = self.at, self.model.machine
+        asked, answered, path = work.asked(at), work.answered(at, machine), work.path(self.model.schedule.program)
+        return OpTime(
+            op=work.op.facts.word,
+            name=name,
+            count=count * path.calls,
+            time_s=each * count,
+            flops=float(asked.flops),
+            bytes=float(asked.moved + asked.payload),
+            bound=work.bound(at),
+            layer=answered.layer,
+            shape=work.shape(at),
+            axis=path.axis,
+            algorithm=answered.algorithm,
+            communicates=path.communicates,
+            band=answered.band,
+            nodes=path.nodes,
+            wire=float(asked.payload * answered.volume),
+        )

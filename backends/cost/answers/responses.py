@@ -14,6 +14,7 @@ from plandsl.ir.types import Number
 HAIR = 1e-6
 """How much worse: so little that an op stays with its tiles and its algorithm."""
 
+BUBBLE = "wait for a stage"
 ROOM, LINE, CROWD = "room", "other prefills", "the crowd at the start"
 """What a first token waits for, under an ongoing load."""
 

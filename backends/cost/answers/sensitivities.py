@@ -10,12 +10,11 @@ from math import log, sqrt
 from typing import NamedTuple
 
 from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
-from plandsl.backends.cost.answers.lines import asked_of
 from plandsl.backends.cost.answers.terms import Terms, terms
 from plandsl.backends.cost.deployments.batch import residents
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.num import least
-from plandsl.backends.cost.work.costing import Exchange
+from plandsl.backends.cost.work.work import Binding
 from plandsl.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
@@ -281,16 +280,16 @@ def _crossover(metrics: Metrics, gemms: bool) -> int | None:
         for stage in program.stages
         for part in stage
         for work in phase.work[part.region]
-        if not isinstance(work, Exchange) and (not gemms or "gemm" in work.op.keyword)
+        if not gemms or "gemm" in work.op.keyword
     ]
 
     def busy(batch: int) -> bool:
-        extents = Extents(program, {**run.bind, "batch": batch}, phase.extents.mesh)
+        at = Binding(Extents(program, {**run.bind, "batch": batch}, phase.extents.mesh), context)
         arithmetic = memory = 0.0
         for count, work in works:
-            flops, moved = asked_of(work, extents, context)
-            arithmetic += float(count * flops / work.rate)
-            memory += float(count * moved / work.bandwidth)
+            asked = work.asked(at)
+            arithmetic += float(count * asked.arithmetic)
+            memory += float(count * asked.memory)
         return arithmetic >= memory
 
     return least(busy, MOST)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.lines import around, asked_of
+from plandsl.backends.cost.answers.lines import around
 from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum, minimum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
-from plandsl.backends.cost.work.costing import Exchange
+from plandsl.backends.cost.work.work import Binding
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 
@@ -61,10 +61,10 @@ def _used(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
 
 def moved(phase: PhaseModel, extents: Extents, context: Number) -> Number:
     """Bytes that the kernels of one rank of every stage move in one pass."""
+    at = Binding(extents, context)
     total: Number = 0.0
     for parts in phase.schedule.stages:
         for part in parts:
             for work in phase.work[part.region]:
-                if not isinstance(work, Exchange):
-                    total = total + part.repeats * asked_of(work, extents, context)[1]
+                total = total + part.repeats * work.asked(at).moved
     return total

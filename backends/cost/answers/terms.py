@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.answers.responses import CROWD, OTHERS, ROOM, Followed, ran, responses, waits
+from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, ROOM, Followed, ran, responses, waits
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
@@ -15,8 +15,6 @@ from plandsl.ir.base import COMPUTE
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.schedule import Slot
 from plandsl.ir.types import Number
-
-BUBBLE = "wait for a stage"
 
 
 class Terms(NamedTuple):
@@ -52,7 +50,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     if model.transfer is None:
         tpot = _whole("tpot", DECODE, step, float(decode.span) / gain, metrics.tpot, mixed)
         return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
-    from plandsl.backends.cost.answers.pools import per_token, told_by_pool, transferred
+    from plandsl.backends.cost.answers.pool_terms import per_token, told_by_pool, transferred
 
     tpot = _whole("tpot", DECODE, step, float(decode.span) / gain, metrics.tpot, transferred(model, metrics))
     ttft, tpot = told_by_pool(ttft), told_by_pool(tpot)

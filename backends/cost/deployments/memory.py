@@ -12,6 +12,7 @@ from attrs import evolve
 
 from plandsl.backends.cost.deployments.prefix import reused, shared
 from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, settled, where
+from plandsl.backends.cost.work.cached import handed_on, sources
 from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
@@ -66,20 +67,6 @@ def smallest(plan: PlanSpec, program: Program) -> list[GpuSpec]:
     from plandsl.ir.kinds import stage_kinds
 
     return [min((kinds[k].node.gpu for k in stage), key=lambda gpu: gpu.memory) for stage in stage_kinds(plan, program)]
-
-
-def sources(region: Region) -> dict[str, str]:
-    """What is read of a cache by another name: it has travelled."""
-    source: dict[str, str] = {}
-    for op in region.ops:
-        if isinstance(op, Along):
-            source |= _handed_on(op, source)
-    return source
-
-
-def _handed_on(op: Along, known: dict[str, str]) -> dict[str, str]:
-    """What each result of an op along an axis is by another name, given what those of earlier ones are."""
-    return {out.name: known.get(x.name, x.name) for out, x in zip(op.results, op.operands, strict=True)}
 
 
 class MemoryModel:
@@ -245,7 +232,7 @@ class MemoryModel:
                 continue
             n = self.extents.ways(op.axes)
             if isinstance(n, int) and n == 1:
-                same |= _handed_on(op, same)
+                same |= handed_on(op, same)
         return same
 
     def _load(self, types: list[TensorType]) -> Load:

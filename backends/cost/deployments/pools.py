@@ -35,6 +35,11 @@ class Rates(NamedTuple):
         """Requests/s of the whole."""
         return minimum(minimum(self.prefill, self.transfer), self.decode)
 
+    @property
+    def limit(self) -> str:
+        """The slowest of the three, for plain numbers."""
+        return min(("prefill", "transfer", "decode"), key=lambda name: float(getattr(self, name)))
+
 
 class Batches(NamedTuple):
     """Batches in both pools: prompts in one, the mean decode step in the other, TPOT with both, and the rates."""

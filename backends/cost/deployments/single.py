@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
+from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, ProgramRun
-from plandsl.backends.cost.work.costing import Machine
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec

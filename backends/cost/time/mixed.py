@@ -7,11 +7,11 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.backends.cost.forms.attention import MIXED_CONSTANTS, mixed_seconds
 from plandsl.backends.cost.num import maximum
-from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, attention_seconds
-from plandsl.backends.cost.work.costing import AttentionForm, Softmax, Work
-from plandsl.ir.compute import Attention, Gemm
+from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
+from plandsl.backends.cost.work.attention import Mixed, Softmax
+from plandsl.backends.cost.work.work import Binding, Work
+from plandsl.ir.compute import Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Number
@@ -40,10 +40,10 @@ class Mix(NamedTuple):
 class Sizes(NamedTuple):
     """Sizes under which ops of a mixed step run: all tokens, those that need logits, prompts, requests that decode."""
 
-    tokens: Extents
-    logits: Extents
-    chunk: Extents
-    decodes: Extents | None
+    tokens: Binding
+    logits: Binding
+    chunk: Binding
+    decodes: Binding | None
 
 
 class Mixer:
@@ -101,11 +101,11 @@ class _KindMixer:
         if mix.decodes is not None:
             count = maximum(mix.decodes * self.ways, 1)  # what none of them takes is left out
             alone = {"batch": count, "context": mix.context, "queries": mix.queries}
-            decodes = Extents(self.decode.schedule.program, alone, self.decode.extents.mesh)
+            decodes = Binding(Extents(self.decode.schedule.program, alone, self.decode.extents.mesh), mix.context)
         return Sizes(
-            Extents(program, rows, mesh),
-            Extents(program, rows | {"batch": (mix.logits + 1) * self.ways}, mesh),
-            Extents(program, prompts, mesh),
+            Binding(Extents(program, rows, mesh)),
+            Binding(Extents(program, rows | {"batch": (mix.logits + 1) * self.ways}, mesh)),
+            Binding(Extents(program, prompts, mesh), keys),
             decodes,
         )
 
@@ -128,31 +128,22 @@ class _KindMixer:
                 continue
             lone = work.rows and all(d.name == "batch" for d in work.rows)
             where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk
-            found.append(self.prefill._seconds(work, where, {}))
+            found.append(work.seconds(where))
         if sizes.decodes is not None:
             there = mix.decodes > 0  # type: ignore[operator]
             for i in alone:
-                found[beside] = found[beside] + self.decode._seconds(theirs[name][i], sizes.decodes, {}) * there
+                found[beside] = found[beside] + theirs[name][i].seconds(sizes.decodes) * there
         return found
 
     def _attention(self, work: Softmax, other: Softmax, mix: Mix, sizes: Sizes) -> Number:
         """Of one prompt with the decodes, and of the other prompts."""
-        form, own = work.form, mix.chunk / mix.prompts
-        first = attention_seconds(work, sizes.chunk, mix.before + own)
+        first = work.seconds(sizes.chunk)
         if mix.decodes is None or sizes.decodes is None:
             return first
-        if isinstance(form, AttentionForm) and self._in_one_call(work) and (c := self._constants(work)):
-            one = mixed_seconds(c, form.chip, form.heads, own, mix.before, mix.decodes * mix.queries, mix.context)
+        call = Mixed(mix.chunk / mix.prompts, mix.before, mix.decodes * mix.queries, mix.context)
+        if (one := work.mixed(self.prefill.machine, call)) is not None:
             return one + first * (1 - 1 / mix.prompts)
-        return first + attention_seconds(other, sizes.decodes, mix.context) * (mix.decodes > 0)
-
-    def _in_one_call(self, work: Softmax) -> bool:
-        """Whether one kernel can do both: both read whole keys of one cache."""
-        return isinstance(work.op, Attention) and not work.op.window and not work.context.axes
-
-    def _constants(self, work: Softmax) -> dict[str, float]:
-        found = self.prefill.machine.calibration.section(f"attention_mixed.{work.op.q.type.dtype}")
-        return found if found.keys() >= set(MIXED_CONSTANTS) else {}
+        return first + other.seconds(sizes.decodes) * (mix.decodes > 0)
 
 
 class Places(NamedTuple):

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise, product
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.forms.attention import decode_seconds, in_chunks, prefill_seconds, running, visible_pairs
-from plandsl.backends.cost.forms.collective import collective_seconds
-from plandsl.backends.cost.forms.elementwise import kernel_seconds
-from plandsl.backends.cost.forms.gemm import gemm_seconds
-from plandsl.backends.cost.machine import links
+from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, plain, where
-from plandsl.backends.cost.work.costing import (
-    AttentionForm,
-    Costing,
-    ElementForm,
-    Exchange,
-    ExchangeForm,
-    GemmForm,
-    Kernel,
-    Machine,
-    Softmax,
-    Work,
-)
+from plandsl.backends.cost.work.costing import Costing
+from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
-from plandsl.ir.program import PREFILL, Program
+from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule, Slot
 from plandsl.ir.skew import Varying
-from plandsl.ir.types import Dim, Number
-
-if TYPE_CHECKING:
-    from plandsl.backends.cost.work.experts import Experts
-    from plandsl.backends.cost.work.latent import LatentForm
-    from plandsl.spec.plan import PlanSpec
+from plandsl.ir.types import Number
+from plandsl.spec.plan import PlanSpec
 
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
@@ -235,10 +217,15 @@ class PhaseModel:
         if machine.cluster is not None and self.boundaries:
             self._mixed_hops(costing)
         self.scale = self._scale()
-        attentions = [w for ops in self.work.values() for w in ops if isinstance(w, Softmax)]
-        self.attends = bool(attentions)
-        self.windows = sorted({_bend(w, self.extents) for w in attentions if w.op.window})
-        self.chunks = sorted({w.op.chunk for w in attentions if w.op.chunk is not None})
+        looks = {
+            name: {i: look for i, work in enumerate(ops) if (look := work.look(self.extents))}
+            for name, ops in self.work.items()
+        }
+        found = [look for each in looks.values() for look in each.values()]
+        self.attending = {name: tuple(each) for name, each in looks.items()}
+        self.attends = bool(found)
+        self.windows = sorted({look.bend for look in found if look.bend})
+        self.chunks = sorted({look.chunk for look in found if look.chunk is not None})
 
     def _costed(self, program: Program) -> dict[str, list[Work]]:
         """Work of ``program``, which differs from the schedule's in numbers alone."""
@@ -259,9 +246,8 @@ class PhaseModel:
         """What each op's time is multiplied with where an engine has rates of its own."""
         if self.machine.rates == (1.0, 1.0, 1.0):
             return None
-        prefill, decode, links = self.machine.rates
-        rate = prefill if self.schedule.program.phase == PREFILL else decode
-        return {n: [1 / (links if isinstance(w, Exchange) else rate) for w in ops] for n, ops in self.work.items()}
+        rates = self.machine.rates_in(self.schedule.program.phase)
+        return {n: [1 / work.pace(rates) for work in ops] for n, ops in self.work.items()}
 
     def at(self, bind: Mapping[str, Number], in_flight: Number, nodes: Sequence[tuple[Number, Number]]) -> PhaseTimes:
         """Times under ``bind``, averaged over ``nodes`` of (weight, context)."""
@@ -272,13 +258,30 @@ class PhaseModel:
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[str, list[Number]]]:
         """Seconds of each op under ``bind``, by the context: at the rates of an engine, where it has its own."""
-        extents = Extents(self.schedule.program, bind, self.extents.mesh)
-        rows: dict[tuple[Dim, ...], Number] = {}
-        fixed = {name: [self._seconds(w, extents, rows) for w in ops] for name, ops in self.work.items()}
-        for name in self.varied[0][1] if self.varied else ():
-            shares = [[weight * self._seconds(w, extents, rows) for w in work[name]] for weight, work in self.varied]
-            fixed[name] = [sum(times) for times in zip(*shares, strict=True)]
-        return lambda context: self._scaled(self._bound(fixed, extents, context))
+        at = Binding(Extents(self.schedule.program, bind, self.extents.mesh))
+        fixed = self._fixed(self.work, at)
+        if self.varied:
+            shares = [(weight, self._fixed(work, at)) for weight, work in self.varied]
+            for name in shares[0][1]:
+                weighted = [[weight * t for t in each[name]] for weight, each in shares]
+                fixed[name] = [sum(times) for times in zip(*weighted, strict=True)]
+        return lambda context: self._scaled(self._attended(fixed, at.at(context)))
+
+    def _fixed(self, work: Mapping[str, Sequence[Work]], at: Binding) -> dict[str, list[Number]]:
+        """Seconds of each op, but of those that depend on the context."""
+        return {
+            name: [0.0 if i in self.attending[name] else w.seconds(at) for i, w in enumerate(ops)]
+            for name, ops in work.items()
+        }
+
+    def _attended(self, fixed: Mapping[str, list[Number]], at: Binding) -> dict[str, list[Number]]:
+        """The same with those that do."""
+        out = {}
+        for name, times in fixed.items():
+            out[name] = times = list(times)
+            for i in self.attending[name]:
+                times[i] = self.work[name][i].seconds(at)
+        return out
 
     @cached_property
     def orders(self) -> dict[str, Order]:
@@ -305,29 +308,6 @@ class PhaseModel:
     def answers(self, run: str, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, the work that its seconds are those of, and whose it is."""
         return [(self, work) for work in self.work[run]]
-
-    def _seconds(self, work: Work, extents: Extents, rows: dict[tuple[Dim, ...], Number]) -> Number:
-        """Seconds of an op whose work does not depend on the context; others get theirs in `_bound`."""
-        if isinstance(work, Softmax):
-            return 0.0
-        n = rows.get(work.rows)
-        if n is None:
-            n = rows[work.rows] = extents.product(work.rows)
-        runs: Number = True
-        if any(d.chunk for d in work.rows):  # an empty chunk is not launched
-            runs, n = n > 0, maximum(n, 1)
-        time = _modelled(work, n) if work.table is None else work.table.seconds(n, partial(_modelled, work, n))
-        time = _completed(work, n, time) if isinstance(work, Exchange) else time
-        return time if runs is True else time * runs
-
-    def _bound(self, fixed: dict[str, list[Number]], extents: Extents, context: Number) -> dict[str, list[Number]]:
-        out = {}
-        for name, ops in self.work.items():
-            out[name] = [
-                attention_seconds(w, extents, context) if isinstance(w, Softmax) else t
-                for w, t in zip(ops, fixed[name], strict=True)
-            ]
-        return out
 
     def _pipeline(self, seconds: dict[str, list[Number]], in_flight: Number) -> PhaseTimes:
         """Stages and hops of one batch, and the period at which in-flight batches come round.
@@ -412,126 +392,6 @@ def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
         loads = dict(zip((name for name, _ in varying), (load for _, load in picked), strict=True))
         fixed = tuple((name, loads.get(name, skew)) for name, skew in program.imbalance)
         yield prod(weight for weight, _ in picked), evolve(program, imbalance=fixed)
-
-
-def _modelled(work: Kernel | Exchange | Experts, n: Number) -> Number:
-    """Seconds of ``n`` rows by the calibrated model."""
-    if isinstance(work, Exchange):
-        return exchanged(work, n)
-    if not isinstance(work, Kernel):
-        from plandsl.backends.cost.work.experts import seconds
-
-        return seconds(work, n)
-    if work.form is not None:
-        return _fitted_kernel(work, work.form, n)
-    moving = (work.bytes_fixed + work.bytes_per_row * n) / work.bandwidth
-    return maximum(work.flops_per_row * n / work.rate, moving) + work.launch
-
-
-def _completed(work: Exchange, n: Number, time: Number) -> Number:
-    """All ``times`` of an exchange that takes ``time``, and the kernel that goes with it."""
-    if work.kernel is not None:
-        time = time + _modelled(work.kernel, n) * (work.ranks > 1)
-    return time if isinstance(work.times, int) and work.times == 1 else time * work.times
-
-
-def exchanged(work: Exchange, n: Number) -> Number:
-    """Seconds of an exchange of ``n`` rows by the calibrated model: nothing travels along an axis of size 1."""
-    if isinstance(work.ranks, int) and work.ranks == 1:
-        return 0.0
-    if isinstance(work.form, ExchangeForm):
-        return fitted_exchange(work, work.form, work.payload_per_row * n)[0]
-    if work.form is not None:
-        time = work.form.seconds(work.ranks, n)
-        return time if isinstance(work.ranks, int) else time * (work.ranks > 1)
-    time = links.seconds(work.ways, work.payload_per_row * n) + work.launch
-    return time if isinstance(work.ranks, int) else time * (work.ranks > 1)
-
-
-def attention_seconds(work: Softmax, extents: Extents, context: Number) -> Number:
-    """Seconds of attention: measured where a table answers, else those of the calibrated model."""
-    modelled = partial(_modelled_attention, work, extents, context)
-    if work.table is None:
-        return modelled()
-    batch, position = extents.local(work.batch), extents.sizes[work.position.name]
-    return work.table.seconds(batch, position, attended(work, extents, context), modelled)
-
-
-def _bend(work: Softmax, extents: Extents) -> Number:
-    """The context from which on a window hides keys of a rank."""
-    return work.op.window * extents.ways(work.context.axes)
-
-
-def attended(work: Softmax, extents: Extents, context: Number) -> Number:
-    """Of ``context`` keys, those that a rank attends to: they are dealt out evenly."""
-    return context / extents.ways(work.context.axes) if work.context.axes else context
-
-
-def _modelled_attention(work: Softmax, extents: Extents, context: Number) -> Number:
-    """Roofline of attention: arithmetic on visible pairs, or queries, results and visible keys moved once."""
-    if work.form is not None:
-        return _fitted_attention(work, work.form, extents, context)
-    flops, moved = attention_work(work, extents, context)
-    return maximum(flops / work.rate, moved / work.bandwidth) + work.launch * work.blocks
-
-
-def _fitted_kernel(work: Kernel, form: GemmForm | ElementForm, n: Number) -> Number:
-    moved = work.bytes_fixed + work.bytes_per_row * n
-    if isinstance(form, GemmForm):
-        return gemm_seconds(form.constants, form.tilings, form.units, work.bandwidth, n, moved)
-    return kernel_seconds(form.constants, form.units, work.bandwidth, moved, work.bytes_per_row if form.rows else 0.0)
-
-
-def fitted_exchange(work: Exchange, form: ExchangeForm, payload: Number) -> tuple[Number, list[Number]]:
-    """Seconds of the fastest library, and of each."""
-    times = [
-        collective_seconds(constants, form.link, form.op, work.ranks, payload, own)
-        for _, constants, own in form.libraries
-    ]
-    best = times[0]
-    for time in times[1:]:
-        best = minimum(best, time)
-    return best, times
-
-
-def _fitted_attention(work: Softmax, form: AttentionForm | LatentForm, extents: Extents, context: Number) -> Number:
-    batch, position = extents.local(work.batch), extents.sizes[work.position.name]
-    if not isinstance(form, AttentionForm):
-        whole = form.seconds(batch, position, context if form.prefill else attended(work, extents, context))
-    elif form.prefill:
-        whole = prefill_seconds(
-            form.constants, form.chip, form.heads, batch, position, context, work.op.causal, work.op.window,
-            work.op.chunk,
-        )  # fmt: skip
-    else:
-        own, window = attended(work, extents, context), work.op.window and work.op.window + position - 1
-        own = own if work.op.chunk is None else minimum(own, running(context, work.op.chunk) + position - 1)
-        whole = decode_seconds(form.constants, form.chip, form.heads.times(position), batch, own, window, form.divides)
-    if not form.prefill:
-        return whole
-    split = extents.ways((*work.position.axes, *work.context.axes))
-    time = whole if isinstance(split, int) and split == 1 else whole / split
-    if isinstance(work.blocks, int) and work.blocks == 1:
-        return time
-    return time + (work.blocks - 1) * work.launch  # a kernel for each block
-
-
-def attention_work(work: Softmax, extents: Extents, context: Number) -> tuple[Number, Number]:
-    """FLOPs and bytes of attention on one rank. Split positions are taken as balanced (zigzag).
-
-    That of one query too, but for a window or a chunk: all keys that it sees may lie on one rank.
-    """
-    op = work.op
-    batch, position = extents.local(work.batch), extents.sizes[work.position.name]
-    split, own = extents.ways((*work.position.axes, *work.context.axes)), attended(work, extents, context)
-    pairs = visible_pairs(position, context, op.causal, op.window, op.chunk) / split
-    keys = minimum(own, position + op.window - 1) if op.window else own
-    if op.chunk is not None:
-        keys = minimum(own, in_chunks(position, context, op.chunk))
-    if (op.window or op.chunk is not None) and work.context.axes:
-        pairs = maximum(pairs, keys)
-    moved = batch * (work.bytes_per_row * extents.local(work.position) * work.blocks + work.bytes_per_key * keys)
-    return work.flops_per_pair * batch * pairs, moved
 
 
 def _mean(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:

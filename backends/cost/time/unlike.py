@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
 
+from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.num import largest, maximum
 from plandsl.backends.cost.time.phase import SEND, PhaseModel, Played
-from plandsl.backends.cost.work.costing import Machine, Work
+from plandsl.backends.cost.work.work import Work
 from plandsl.ir.kinds import stage_kinds
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.types import Number

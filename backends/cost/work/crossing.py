@@ -9,31 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from plandsl.backends.cost.forms.collective import (
-    EXCHANGES,
-    HOST_PORT,
-    NODES_CONSTANTS,
-    collective_seconds,
-    nodes_seconds,
-)
+from plandsl.backends.cost.forms.collective import EXCHANGES, NODES_CONSTANTS, collective_seconds, nodes_seconds, ring
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
+from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.num import maximum, minimum
-from plandsl.backends.cost.work.costing import Exchange, ExchangeForm
+from plandsl.backends.cost.work.exchange import Exchange, Fastest
+from plandsl.backends.cost.work.site import Site
+from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import Ring, Send
 from plandsl.ir.nodes import Boundary, Spread, boundaries, spread
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number, axes_of
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 
-if TYPE_CHECKING:
-    from plandsl.backends.cost.work.costing import Costing, Machine
-    from plandsl.backends.cost.work.experts import DispatchForm
-
-Leg = Callable[[Number], Number]
-"""Seconds of one step of a collective, by its payload."""
+Seconds = Callable[[Number], Number]
+"""By the payload."""
 
 CLOS = ("fat_tree", "rail", "switch", "dragonfly")
 """Networks in which a port reaches every other one, as in those that calibrations were fitted on."""
@@ -43,62 +36,73 @@ OWN_PORTS = 6.0
 """Ports of a node of eight, as fitted, from which on each GPU is taken to have one."""
 
 
+class Leg(NamedTuple):
+    """One step of a collective, by its payload: seconds, and the bytes that a rank sends for each byte of it."""
+
+    seconds: Seconds
+    volume: Callable[[float], Number]
+
+
 class Route(NamedTuple):
-    """One way to run a collective: its name, its seconds by payload, and the constants it was fitted with, if so."""
+    """One way to run a collective: its name, what it takes and sends, and the constants it was fitted with, if so."""
 
     name: str
-    seconds: Leg
+    seconds: Seconds
+    volume: Callable[[float], Number]
     constants: Mapping[str, float] | None = None
 
 
 class Crossing(NamedTuple):
-    """A collective or hop between nodes: the fastest of ``routes`` for payload_per_row * rows bytes."""
+    """A collective or hop between nodes: the fastest of ``routes``."""
 
-    payload_per_row: Number
     routes: tuple[Route, ...]
 
-    @property
-    def fitted(self) -> bool:
-        """Whether measurements stand behind it."""
-        return all(route.constants is not None for route in self.routes)
-
-    def seconds(self, ranks: Number, rows: Number) -> Number:
-        """Seconds for ``rows``."""
-        payload = self.payload_per_row * rows
+    def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """Seconds for ``payload`` bytes."""
         best = self.routes[0].seconds(payload)
         for route in self.routes[1:]:
             best = minimum(best, route.seconds(payload))
         return best
 
-    def fastest(self, payload: float) -> Route:
-        """The route that `seconds` took, for a plain number of bytes."""
+    def _route(self, payload: float) -> Route:
         return min(self.routes, key=lambda route: float(route.seconds(payload)))
 
+    def fastest(self, ranks: Number, payload: float) -> Fastest:
+        """The route that `seconds` took."""
+        route = self._route(payload)
+        return Fastest(route.name, route.volume(payload), route.constants)
 
-def across(made: Exchange, costing: Costing, cluster: ClusterSpec) -> Exchange:
+    @property
+    def port(self) -> None:
+        """What more bytes add tells what they take."""
+
+    def across(self, nodes: int, port: float) -> Crossing:
+        """It is between nodes already."""
+        return self
+
+
+def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
     """``made`` as it is where its ranks are in one node, else over the network."""
-    mesh = costing.program.mesh
+    if not isinstance(made, Exchange):
+        return made
+    mesh, roads = site.program.mesh, Roads(site.machine, cluster)
     if isinstance(made.op, Send):
-        hops = boundaries(mesh, costing.program.stage_axes, cluster.node.count)
-        far = [hop for hop in hops if hop.far]
-        if not far:
-            return made
-        routes = Roads(costing.machine, cluster).hop(made, far)
-        return made._replace(form=Crossing(made.payload_per_row, routes), nodes=2)
+        far = [hop for hop in boundaries(mesh, site.program.stage_axes, cluster.node.count) if hop.far]
+        return made._replace(form=Crossing(roads.hop(far)), nodes=2) if far else made
     if not made.axis:
         return made
     at = spread(mesh, made.axis, cluster.node.count)
     if at.nodes == 1:
         return made
-    roads = Roads(costing.machine, cluster)
-    if made.form is not None and not isinstance(made.form, ExchangeForm | Crossing):
-        return made._replace(form=roads.dispatch(made.form, at), nodes=at.spans)
+    own = made.form.across(at.nodes, roads.port("all_to_all", at))
+    if own is not None:
+        return made._replace(form=own, nodes=at.spans)
     if isinstance(made.op, Ring):  # in each step some send to their own node, and the last of a node to the next one
         together = at.inside > 1 or not at.even
-        routes = roads.hop(made, [Boundary(True, together, together)])
-        return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
-    routes = roads.routes(made.op.measured_as, at, mesh.stride(axes_of(made.axis)[-1]), made.launch)
-    return made._replace(form=Crossing(made.payload_per_row, routes), nodes=at.spans)
+        routes = roads.hop([Boundary(True, together, together)])
+    else:
+        routes = roads.routes(made.op.measured_as, at, mesh.stride(axes_of(made.axis)[-1]))
+    return made._replace(form=Crossing(routes), nodes=at.spans)
 
 
 def inside(program: Program, cluster: ClusterSpec | None) -> list[bool]:
@@ -114,7 +118,7 @@ class Roads:
     def __init__(self, machine: Machine, cluster: ClusterSpec) -> None:
         self.machine, self.cluster, self.network = machine, cluster, cluster.network
         self.link: LinkSpec = machine.link
-        self.share = machine.calibration.get("link", 1.0)
+        self.share, self.launch = machine.link_share, machine.launch_collective
 
     # ---- parts
 
@@ -151,9 +155,8 @@ class Roads:
         section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
         constants = self.machine.calibration.section(section) if self.machine.algorithm == "auto" else {}
         if constants:
-            return partial(collective_seconds, constants, self.link, op, k)
-        ways = choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm)
-        return partial(links.seconds, ways)
+            return Leg(partial(collective_seconds, constants, self.link, op, k), _always(ring(op, k).volume))
+        return _leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
     def _fitted(self, op: str) -> Mapping[str, float] | None:
         """Constants of collectives between nodes; the network must be of a kind that such were measured on.
@@ -171,13 +174,13 @@ class Roads:
                 return found | {"rails": float(self.cluster.node.count)} | ({} if own else {"network": self.share})
         return None
 
-    def _port(self, op: str, at: Spread) -> float:
+    def port(self, op: str, at: Spread) -> float:
         """Nominal bytes/s of a GPU's port; what is fitted has its own share of it."""
         return self.between(op, at).bandwidth / self.share
 
     # ---- the whole
 
-    def routes(self, op: str, at: Spread, stride: int, launch: float) -> tuple[Route, ...]:
+    def routes(self, op: str, at: Spread, stride: int) -> tuple[Route, ...]:
         """The ways to run ``op``: as fitted, else flat over the network, and by levels where a node has several ranks.
 
         - all_reduce: reduce_scatter of V inside, all_reduce of V / k between, all_gather of V inside;
@@ -191,59 +194,64 @@ class Roads:
         """
         k, m = at.inside, at.nodes
         if constants := self._fitted(op):
-            seconds = partial(nodes_seconds, constants, self.link, op, k * m, m, host_port=self._port(op, at))
-            return (Route("fitted", seconds, constants),)
+            seconds = partial(nodes_seconds, constants, self.link, op, k * m, m, host_port=self.port(op, at))
+            return (Route("fitted", seconds, _always(ring(op, k * m).volume), constants),)
         flat = at if k == 1 else Spread(1, k * m, 1, m, False)
         if op == "all_to_all":
-            return (self._exchanged(at, stride, launch),)
+            return (self._exchanged(at, stride),)
         ways = self.ways(op, k * m, flat)
-        routes = [Route(way.name, partial(_affine, way.fixed + launch, way.per_byte)) for way in ways]
+        routes = [self._flat(way) for way in ways]
         if k > 1 and self.network.topology not in CLOS:
             routes = []  # neighbours of a rank are not those of its node
         if k > 1:
-            routes.append(Route("levels", partial(_levels, self._legs(op, at, stride), launch)))
+            routes.append(self._by_levels("levels", self._legs(op, at, stride)))
         return tuple(routes)
+
+    def _flat(self, way: Algorithm) -> Route:
+        """One algorithm between all ranks."""
+        return Route(way.name, partial(_affine, way.fixed + self.launch, way.per_byte), _always(way.volume))
+
+    def _by_levels(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
+        """Several steps, one after the other, each with its part of the payload."""
+        return Route(name, partial(_levels, legs, self.launch), partial(_sent, legs))
 
     def _legs(self, op: str, at: Spread, stride: int) -> list[tuple[Leg, float]]:
         """The steps of ``op`` by levels, each with its part of the payload."""
         k = at.inside
-        between = partial(links.seconds, self.ways(op, at.nodes, at)), 1 / k
+        between = _leg(self.ways(op, at.nodes, at)), 1 / k
         if op == "all_gather":
             return [between, (self.near(op, k, stride), 1.0)]
         if op == "reduce_scatter":
             return [(self.near(op, k, stride), 1.0), between]
         return [(self.near("reduce_scatter", k, stride), 1.0), between, (self.near("all_gather", k, stride), 1.0)]
 
-    def _exchanged(self, at: Spread, stride: int, launch: float) -> Route:
+    def _exchanged(self, at: Spread, stride: int) -> Route:
         k, m = at.inside, at.nodes
-        far = partial(links.seconds, self.ways("all_to_all", m, at))
+        far = _leg(self.ways("all_to_all", m, at))
         if k == 1:
-            return Route("direct", partial(_levels, [(far, 1.0)], launch))
+            return self._by_levels("direct", [(far, 1.0)])
         near = self.near("all_to_all", k, stride)
         if self.network.topology == "rail":
-            return Route("rails", partial(_levels, [(near, 1.0), (far, 1.0)], launch))
-        return Route("split", partial(_beside, near, 1 / m, far, launch))
+            return self._by_levels("rails", [(near, 1.0), (far, 1.0)])
+        return Route(
+            "split", partial(_beside, near, 1 / m, far, self.launch), partial(_sent, [(near, 1 / m), (far, 1.0)])
+        )
 
-    def dispatch(self, form: DispatchForm, at: Spread) -> DispatchForm:
-        """Dispatch or combine of experts over nodes: its network is that of this cluster."""
-        return form._replace(nodes=at.nodes, far=HOST_PORT / self._port("all_to_all", at))
-
-    def hop(self, made: Exchange, far: list[Boundary]) -> tuple[Route, ...]:
+    def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
         """One message to the next stage in another node; the slowest of a boundary's ranks counts."""
         at = Spread(1, 2, 1, 2)
         constants = self._fitted("p2p")
         if constants is not None:
-            seconds = partial(nodes_seconds, constants, self.link, "p2p", 2, 2, host_port=self._port("p2p", at))
-            return (Route("fitted", seconds, constants),)
+            seconds = partial(nodes_seconds, constants, self.link, "p2p", 2, 2, host_port=self.port("p2p", at))
+            return (Route("fitted", seconds, _always(1), constants),)
         (way,) = links.send(self.between("send", at))
         (step,) = links.send(fabric(self.link, self.share))
         if self.network.topology == "rail" and any(hop.turns for hop in far):
-            way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte)
-        passing = partial(_affine, way.fixed + made.launch, way.per_byte)
+            way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte, way.volume + step.volume)
+        passing = self._flat(way)
         if any(hop.near for hop in far):
-            staying = partial(_affine, step.fixed + made.launch, step.per_byte)
-            return (Route("direct", partial(_slower, passing, staying)),)
-        return (Route("direct", passing),)
+            return (passing._replace(seconds=partial(_slower, passing.seconds, self._flat(step).seconds)),)
+        return (passing,)
 
 
 def _affine(fixed: float, per_byte: float, payload: Number) -> Number:
@@ -254,14 +262,29 @@ def _levels(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Nu
     """One step after the other."""
     total: Number = launch
     for leg, part in legs:
-        total = total + leg(payload * part)
+        total = total + leg.seconds(payload * part)
     return total
+
+
+def _sent(legs: list[tuple[Leg, float]], payload: float) -> Number:
+    """What a rank sends in all steps."""
+    return sum(part * leg.volume(payload * part) for leg, part in legs)
+
+
+def _leg(ways: list[Algorithm]) -> Leg:
+    """The fastest of ``ways``."""
+    return Leg(partial(links.seconds, ways), lambda payload: links.fastest(ways, payload).volume)
+
+
+def _always(volume: Number) -> Callable[[float], Number]:
+    """The same for any payload."""
+    return lambda payload: volume
 
 
 def _beside(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
     """Both at once: they use other links."""
-    return maximum(near(payload * part), far(payload)) + launch
+    return maximum(near.seconds(payload * part), far.seconds(payload)) + launch
 
 
-def _slower(a: Leg, b: Leg, payload: Number) -> Number:
+def _slower(a: Seconds, b: Seconds, payload: Number) -> Number:
     return maximum(a(payload), b(payload))

@@ -7,24 +7,26 @@ layer share its seconds, and the kernels between them take none; else each op is
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
+from plandsl.backends.cost.forms.collective import HOST_PORT
 from plandsl.backends.cost.forms.dispatch import UNITS, direct, dispatch_seconds, engines, packed
 from plandsl.backends.cost.forms.dispatch import Traffic as Sent
 from plandsl.backends.cost.forms.moe import Layer, Load, loads, moe_seconds, ratio_of
+from plandsl.backends.cost.machine.machine import Answered, Machine, Rates, fitted
 from plandsl.backends.cost.num import maximum
+from plandsl.backends.cost.work.exchange import Exchange, Fastest, inside
+from plandsl.backends.cost.work.site import Site
+from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
 from plandsl.ir.collectives import AllToAll
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import COLLECTIVES, Op
-from plandsl.ir.program import Program
+from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.skew import Zipf, busiest, chances, factor
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed, stem
 from plandsl.spec.formats import BITS, item_bytes
-
-if TYPE_CHECKING:
-    from plandsl.backends.cost.work.costing import Machine
 
 TILE = 16
 """Rows of the smallest matrix instruction (`mma.m16n8k16`, `mfma_16x16x16`): what the rows of an expert fill up."""
@@ -69,6 +71,14 @@ class ExpertForm(NamedTuple):
     share: float
 
 
+class Tokens(NamedTuple):
+    """FLOPs and bytes of some tokens: as useful, and with the rows that fill up tiles."""
+
+    flops: Number
+    padded: Number
+    moved: Number
+
+
 class Experts(NamedTuple):
     """A grouped GEMM: weights of the experts that tokens touch, and the rows of each filled up to whole tiles.
 
@@ -89,36 +99,71 @@ class Experts(NamedTuple):
     bandwidth: float
     launch: float
     form: ExpertForm | None = None
-    table: None = None
     crowd: tuple[tuple[Number, float], ...] = ()
 
+    def tokens(self, n: Number) -> Tokens:
+        """What ``n`` tokens ask for.
 
-class Asked(NamedTuple):
-    """FLOPs and bytes of one run: as useful, and with the rows that fill up tiles."""
+        An expert that gets a token with the chance ``p = pairs / local`` is touched by ``n`` of them with
+        ``1 - (1 - p) ** n``, and the fullest rank has a pair at least. The rows of a touched expert fill `TILE`s, of
+        which the last is half empty on average (`forms.moe.Load`).
+        """
+        pairs = maximum(self.pairs * n, 1.0)
+        if self.crowd:
+            given = crowded(self.crowd, n)
+            touched = sum(load.touched for load in given)
+            tiled = sum(load.tiles(TILE) for load in given) * TILE
+        else:
+            chance = self.pairs / self.local
+            touched = maximum(self.local * (1 - (1 - chance) ** n), 1.0)
+            tiled = Load(self.local, pairs / self.local, touched).tiles(TILE) * TILE
+        each = self.flops_per_row / self.pairs
+        moved = self.bytes_weights / self.local * touched + self.bytes_per_pair * pairs
+        return Tokens(each * pairs, each * tiled, moved)
 
-    flops: Number
-    padded: Number
-    moved: Number
+    def modelled(self, n: Number) -> Number:
+        """Seconds of ``n`` tokens: this op's share of the fitted layer, or a roofline."""
+        form = self.form
+        if form is None:
+            ask = self.tokens(n)
+            return maximum(ask.padded / self.rate, ask.moved / self.bandwidth) + self.launch
+        given = crowded(self.crowd, n) if self.crowd else loads(form.layer, n, form.ratio)
+        return moe_seconds(form.constants, form.chip, form.layer, n, given) * form.share
 
+    # ---- what the cost model asks
 
-def asked(work: Experts, n: Number) -> Asked:
-    """What ``n`` tokens ask for.
+    def look(self, extents: Extents) -> Look | None:
+        """It knows rows alone."""
+        return None
 
-    An expert that gets a token with the chance ``p = pairs / local`` is touched by ``n`` of them with
-    ``1 - (1 - p) ** n``, and the fullest rank has a pair at least. The rows of a touched expert fill `TILE`s, of which
-    the last is half empty on average (`forms.moe.Load`).
-    """
-    pairs = maximum(work.pairs * n, 1.0)
-    if work.crowd:
-        given = crowded(work.crowd, n)
-        touched = sum(load.touched for load in given)
-        tiled = sum(load.tiles(TILE) for load in given) * TILE
-    else:
-        chance = work.pairs / work.local
-        touched = maximum(work.local * (1 - (1 - chance) ** n), 1.0)
-        tiled = Load(work.local, pairs / work.local, touched).tiles(TILE) * TILE
-    each = work.flops_per_row / work.pairs
-    return Asked(each * pairs, each * tiled, work.bytes_weights / work.local * touched + work.bytes_per_pair * pairs)
+    def seconds(self, at: Binding) -> Number:
+        """Seconds of its tokens; layers of experts are measured as a whole, so no table has one op."""
+        return at.launched(self.rows, self.modelled)
+
+    def asked(self, at: Binding) -> Asked:
+        """Useful FLOPs, and bytes."""
+        flops, _, moved = self.tokens(at.rows(self.rows))
+        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+
+    def bound(self, at: Binding) -> str:
+        """The longest of arithmetic, memory traffic and launch."""
+        return self.asked(at).bound(self.launch)
+
+    def answered(self, at: Binding, machine: Machine) -> Answered:
+        """A form, or shares of peaks."""
+        return machine.flat if self.form is None else fitted(self.form.constants)
+
+    def path(self, program: Program) -> Path:
+        """Nothing leaves the GPU: exchanges of tokens are ops of their own."""
+        return HERE
+
+    def pace(self, rates: Rates) -> float:
+        """That of kernels."""
+        return rates.kernels
+
+    def shape(self, at: Binding) -> Shape:
+        """Reports name none."""
+        return ()
 
 
 def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
@@ -139,24 +184,77 @@ def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
     return made
 
 
-def seconds(work: Experts, n: Number) -> Number:
-    """Seconds of ``n`` tokens: this op's share of the fitted layer, or a roofline."""
-    form = work.form
-    if form is None:
-        ask = asked(work, n)
-        return maximum(ask.padded / work.rate, ask.moved / work.bandwidth) + work.launch
-    given = crowded(work.crowd, n) if work.crowd else loads(form.layer, n, form.ratio)
-    return moe_seconds(form.constants, form.chip, form.layer, n, given) * form.share
+class DispatchForm(NamedTuple):
+    """Dispatch or combine as a library for it does: `forms.dispatch` gives its seconds.
+
+    Prefill takes the kernels for throughput, decode those for latency. ``copy`` are the bytes of a token, ``load`` is
+    that of the fullest rank over the mean; ``out`` where tokens go to experts. The ranks stand on ``nodes``, between
+    which a byte takes ``far`` times what it does over the port of `forms.dispatch`.
+    """
+
+    name: str
+    constants: Mapping[str, float]
+    machine: Machine
+    copy: Number
+    load: Number
+    topk: Number
+    experts: Number
+    prefill: bool
+    out: bool
+    nodes: int = 1
+    far: float = 1.0
+
+    def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """Seconds for ``rows`` tokens of each of ``ranks``."""
+        tokens, walk = rows * self.load, self.copy / WIDE
+        link, units = self.machine.link, self.machine.gpu.units
+        assert units is not None, "constants come only for a GPU whose units are known"
+        traffic = self._far(self._sent(ranks, tokens))
+        if self.prefill:
+            return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, tokens * walk, self.copy, UNITS,
+                                    0.0 * tokens)  # fmt: skip
+        walked = (tokens if self.out else traffic.copies) * walk
+        busy = engines(self.experts, units)
+        return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, walked, self.copy, busy,
+                                self.experts)  # fmt: skip
+
+    def _sent(self, ranks: Number, tokens: Number) -> Sent:
+        """What a rank sends: a copy for each rank that wants a token, or for each expert."""
+        if self.prefill:
+            return packed(tokens, self.copy, ranks, self.nodes, self.experts, self.topk)
+        return direct(tokens, self.copy, ranks, self.nodes, self.topk)
+
+    def _far(self, traffic: Sent) -> Sent:
+        """The same as the port of `forms.dispatch` would see it."""
+        return traffic if self.nodes == 1 else traffic._replace(far=traffic.far * self.far)
+
+    def fastest(self, ranks: Number, payload: float) -> Fastest:
+        """The library; its payload is what the fullest rank sends or gets of its tokens' copies."""
+        if not payload:
+            return Fastest(self.name, 0.0, self.constants)
+        sent = self._sent(ranks, payload / (self.topk * self.copy))
+        return Fastest(self.name, (sent.near + sent.far) / payload, self.constants)
+
+    @property
+    def port(self) -> float:
+        """Of the links, or of the network: units of the GPU take their time for each byte too."""
+        cluster = self.machine.cluster if self.nodes > 1 else None
+        return (self.machine.link if cluster is None else cluster.network).bandwidth
+
+    def across(self, nodes: int, port: float) -> DispatchForm:
+        """The library sends over the network itself."""
+        return self._replace(nodes=nodes, far=HOST_PORT / port)
 
 
 class Mixtures:
     """The layers of experts of one program, on one machine."""
 
-    def __init__(self, program: Program, machine: Machine, extents: Extents) -> None:
-        self.machine, self.extents = machine, extents
+    def __init__(self, site: Site) -> None:
+        self.site, self.machine, self.extents = site, site.machine, site.extents
+        program = site.program
         self.imbalance = dict(program.imbalance)
         self.counts = {name: size for name, size in program.sizes if name in self.imbalance}
-        self.prefill = program.phase == "prefill"
+        self.prefill = program.phase == PREFILL
         self._forms: dict[int, ExpertForm] = {}
         self._fused: set[int] = set()
         for region in program.regions:
@@ -206,8 +304,7 @@ class Mixtures:
         shape = self._layer(gemms)
         if not constants or shape is None:
             return
-        peak, units = self.machine.gpu.peak(gemms[0].compute), self.machine.gpu.units
-        assert peak is not None, "legality checked the peak"
+        peak, units = self.machine.peak(gemms[0].compute), self.machine.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
         chip = Chip(units, peak, self.machine.gpu.bandwidth)
         skew = self.imbalance[routed(gemms[0].x.type)]
@@ -248,19 +345,22 @@ class Mixtures:
 
     # ---- tokens between ranks
 
-    def exchange(self, op: AllToAll) -> Traffic | None:
-        """The exchange of an all_to_all between tokens and experts; None for any other one."""
+    def exchange(self, op: AllToAll) -> Exchange | None:
+        """The exchange of an all_to_all between tokens and experts, by what the fullest rank sends or gets.
+
+        None for any other one.
+        """
         out = op.split in self.imbalance
         if not out and op.gather not in self.imbalance:
             return None
         tokens, there, place = (op.x.type, op.out.type, op.split) if out else (op.out.type, op.x.type, op.gather)
-        extents = self.extents
+        extents, ranks = self.extents, self.extents.ways(op.axes)
         mean = extents.local(tokens.dim(place))
-        fullest = extents.local(there.dim(place)) * extents.ways(op.axes) / mean
+        fullest = extents.local(there.dim(place)) * ranks / mean
         rows = tuple(d for d in tokens.dims if d.name in PADDED)
         copy = _width(tokens, extents) * item_bytes(tokens.dtype)
-        form = self._dispatch(op, mean, copy, fullest, out)
-        return Traffic(rows, mean * copy * fullest, form)
+        form = self._dispatch(op, mean, copy, fullest, out) or inside(op, self.site)
+        return Exchange(op, op.axis, ranks, rows, mean * copy * fullest, form)
 
     def _dispatch(self, op: AllToAll, topk: Number, copy: Number, load: Number, out: bool) -> DispatchForm | None:
         """The library for it, where one was fitted."""
@@ -273,53 +373,6 @@ class Mixtures:
                 experts = self.counts[op.split if out else op.gather]
                 return DispatchForm(name, constants, m, copy, load, topk, experts, self.prefill, out)
         return None
-
-
-class Traffic(NamedTuple):
-    """Rows of an exchange, bytes that the fullest rank sends or gets for each, and the form that times it."""
-
-    rows: tuple[Dim, ...]
-    payload_per_row: Number
-    form: DispatchForm | None
-
-
-class DispatchForm(NamedTuple):
-    """Dispatch or combine as a library for it does: `forms.dispatch` gives its seconds.
-
-    Prefill takes the kernels for throughput, decode those for latency. ``copy`` are the bytes of a token, ``load`` is
-    that of the fullest rank over the mean; ``out`` where tokens go to experts. The ranks stand on ``nodes``, between
-    which a byte takes ``far`` times what it does over the port of `forms.dispatch`.
-    """
-
-    name: str
-    constants: Mapping[str, float]
-    machine: Machine
-    copy: Number
-    load: Number
-    topk: Number
-    experts: Number
-    prefill: bool
-    out: bool
-    nodes: int = 1
-    far: float = 1.0
-
-    def seconds(self, ranks: Number, tokens: Number) -> Number:
-        """Seconds for ``tokens`` of each of ``ranks``."""
-        tokens, walk = tokens * self.load, self.copy / WIDE
-        link, units = self.machine.link, self.machine.gpu.units
-        assert units is not None, "constants come only for a GPU whose units are known"
-        if self.prefill:
-            traffic = self._far(packed(tokens, self.copy, ranks, self.nodes, self.experts, self.topk))
-            return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, tokens * walk, self.copy, UNITS,
-                                    0.0 * tokens)  # fmt: skip
-        traffic = self._far(direct(tokens, self.copy, ranks, self.nodes, self.topk))
-        walked = (tokens if self.out else traffic.copies) * walk
-        busy = engines(self.experts, units)
-        return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, walked, self.copy, busy,
-                                self.experts)  # fmt: skip
-
-    def _far(self, traffic: Sent) -> Sent:
-        return traffic if self.nodes == 1 else traffic._replace(far=traffic.far * self.far)
 
 
 def _layers(ops: Iterable[Op]) -> list[list[Op]]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.memory import sources
 from plandsl.backends.cost.forms.attention import Chip, Heads
 from plandsl.backends.cost.forms.mla import KEY, LATENT, LATENT_VALUE, VALUE, mla_decode_seconds, mla_prefill_seconds
-from plandsl.backends.cost.work.costing import Costing, Softmax
+from plandsl.backends.cost.work.attention import Mixed, Queries, Softmax, fitted_form, reached
+from plandsl.backends.cost.work.cached import sources
+from plandsl.backends.cost.work.site import Site
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 from plandsl.spec.formats import item_bytes
 
@@ -31,56 +33,55 @@ class LatentForm(NamedTuple):
     item: float
     cache_item: float
 
-    def seconds(self, batch: Number, position: Number, context: Number) -> Number:
-        """Seconds of ``batch`` requests, each the last ``position`` of ``context`` tokens."""
+    def seconds(self, q: Queries) -> Number:
+        """Seconds of ``q``: of whole prompts, or of the keys of a rank."""
         c, chip, heads = self.constants, self.chip, self.heads
         if self.prefill:
-            return mla_prefill_seconds(c, chip, heads, batch, position, context, self.item, self.cache_item)
-        return mla_decode_seconds(c, chip, heads * position, batch, context, self.item, self.cache_item)
+            return mla_prefill_seconds(c, chip, heads, q.batch, q.position, q.context, self.item, self.cache_item)
+        return mla_decode_seconds(c, chip, heads * q.position, q.batch, q.own, self.item, self.cache_item)
+
+    def mixed(self, constants: Mapping[str, float], call: Mixed) -> Number | None:
+        """Prefill unpacks keys and decode does not: they are two kernels."""
+        return None
 
 
-def latent_attention(op: LatentAttention, costing: Costing) -> Softmax:
+def latent_attention(op: LatentAttention, site: Site) -> Softmax:
     """``2 (d_qk + d_v)`` FLOPs per head and visible pair of query and key, whether these are unpacked or not.
 
     A packed key is its value too, and moves once. The form for attention of DeepSeek's sizes is its own; others take
     that of attention, with heads of their own where they are unpacked and one KV head where they are not.
     """
-    local, m = costing.extents.local, costing.machine
+    local = site.extents.local
     batch, position, heads, d_q = op.q.type.dims
     rope, d_v = local(op.k_rope.type.dims[-1]), local(op.v.type.dims[-1])
     d_qk, own = local(d_q) + rope, len(op.k.type.dims) == 4
     per_row = local(heads) * (d_qk * item_bytes(op.q.type.dtype) + d_v * item_bytes(op.out.type.dtype))
     per_key = rope * item_bytes(op.k_rope.type.dtype)
     for x in {op.k, op.v}:
-        per_key = per_key + costing.extents.product(x.type.dims[2:]) * item_bytes(x.type.dtype)
+        per_key = per_key + site.extents.product(x.type.dims[2:]) * item_bytes(x.type.dtype)
     flops = 2 * (d_qk + d_v) * local(heads)
     shape = Heads(local(heads), local(heads) if own else 1, (d_qk + d_v) / 2, per_row, per_key)
-    form = _form(op, costing) or costing.attention_form(op, shape)
-    if form is None:
-        rate = m.attention_rate(op.q.type.dtype, costing.program.phase)
-        made = Softmax(op, position, batch, flops, per_row, per_key, rate, m.bandwidth, m.launch)
-    else:
-        rate, fixed = form.chip.peak * min(1.0, form.constants["compute"]), form.constants["fixed"]
-        made = Softmax(op, position, batch, flops, per_row, per_key, rate, m.gpu.bandwidth, fixed, form)
-    around = costing.rings.get(op.k_rope)
-    blocks = 1 if around is None else costing.extents.mesh[around]
+    form = _form(op, site) or fitted_form(op, site, shape)
+    made = Softmax(op, position, batch, flops, per_row, per_key, *reached(op, site, form), form)
+    around = site.rings.get(op.k_rope)
+    blocks = 1 if around is None else site.extents.mesh[around]
     return made._replace(context=op.k_rope.type.dim("context"), blocks=blocks)
 
 
-def writes_itself(op: CacheWrite, costing: Costing) -> bool:
+def writes_itself(op: CacheWrite, site: Site) -> bool:
     """Whether the seconds of attention are measured with those of filling the cache: in prefill they are."""
-    if costing.program.phase != "prefill":
+    if site.program.phase != PREFILL:
         return False
-    region = next(r for r in costing.program.regions if op in r.ops)
+    region = next(r for r in site.program.regions if op in r.ops)
     source = sources(region)
     readers = (x for x in region.ops if isinstance(x, LatentAttention))
-    return any(source.get(x.k_rope.name, x.k_rope.name) == op.outs[-1].name and _form(x, costing) for x in readers)
+    return any(source.get(x.k_rope.name, x.k_rope.name) == op.outs[-1].name and _form(x, site) for x in readers)
 
 
-def _form(op: LatentAttention, costing: Costing) -> LatentForm | None:
+def _form(op: LatentAttention, site: Site) -> LatentForm | None:
     """The fitted form, where the calibration has one and heads are of the sizes that were measured."""
-    m, sizes = costing.machine, costing.extents.sizes
-    prefill = costing.program.phase == "prefill"
+    m, sizes, phase = site.machine, site.extents.sizes, site.program.phase
+    prefill = phase == PREFILL
     width = sizes[op.q.type.names[-1]] + sizes[op.k_rope.type.names[-1]], sizes[op.v.type.names[-1]]
     if m.gpu.units is None or width != (UNPACKED if prefill else PACKED) or op.window or op.chunk or not op.causal:
         return None
@@ -88,9 +89,7 @@ def _form(op: LatentAttention, costing: Costing) -> LatentForm | None:
     stored = cache if cache in ("bf16", "fp16") else "fp8"
     names = [q if stored == q else f"{q}_{stored}", f"bf16_{stored}", q, "bf16"]
     for name in (f"{n}{library}" for n in names for library in m.suffixes):
-        if constants := m.calibration.section(f"mla_{costing.program.phase}.{name}"):
-            peak = m.gpu.peak(q)
-            assert peak is not None, "legality checked the peak"
-            chip, heads = Chip(m.gpu.units, peak, m.gpu.bandwidth), costing.extents.local(op.q.type.dims[2])
+        if constants := m.calibration.section(f"mla_{phase}.{name}"):
+            chip, heads = Chip(m.gpu.units, m.peak(q), m.gpu.bandwidth), site.extents.local(op.q.type.dims[2])
             return LatentForm(constants, chip, heads, prefill, item_bytes(q), item_bytes(cache))
     return None

@@ -5,7 +5,11 @@ from __future__ import annotations
 from plandsl.backends.cost.machine.measured import Grid, Line
 from plandsl.backends.cost.machine.tables import Measured, Shape, gemm_shape
 from plandsl.backends.cost.num import plain
-from plandsl.backends.cost.work.costing import STEP, Costing, Exchange, Kernel, Softmax, Work
+from plandsl.backends.cost.work.attention import Softmax
+from plandsl.backends.cost.work.exchange import Exchange
+from plandsl.backends.cost.work.kernel import Kernel
+from plandsl.backends.cost.work.site import STEP, Site
+from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import Recv
 from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.extents import Extents
@@ -19,14 +23,14 @@ WEIGHT_ONLY = {8: "w8a16", 4: "w4a16"}
 """Names of GEMMs that unpack weights of so many bits to 16."""
 
 
-def attach(work: Work, costing: Costing, measured: Measured) -> Work:
+def attach(work: Work, site: Site, measured: Measured) -> Work:
     """``work`` with the table that answers for it, where one does."""
-    extents = costing.extents
+    extents = site.extents
     match work:
         case Softmax():
-            return work._replace(table=_attention(work, measured, extents, costing.program.phase))
+            return work._replace(table=_attention(work, measured, extents, site.program.phase))
         case Exchange():  # measured libraries choose their algorithm themselves; their ranks are in one node
-            auto = costing.machine.algorithm == "auto"
+            auto = site.machine.algorithm == "auto"
             return work._replace(table=_exchange(work, measured) if auto else None)
         case Kernel(op=Gemm() as op):
             return work._replace(table=_gemm(op, measured, extents))
@@ -117,4 +121,5 @@ def _exchange(work: Exchange, measured: Measured) -> Line | None:
         or not plain(work.payload_per_row)
     ):
         return None
-    return measured.line([("collective", work.op.measured_as, work.ranks)], float(work.payload_per_row))
+    word = work.op.measured_as
+    return measured.line([("collective", word, work.ranks)], float(work.payload_per_row))

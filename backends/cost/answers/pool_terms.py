@@ -1,0 +1,77 @@
+"""What the times of two pools are made of: terms told by pool, and those of the transfer between them."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from plandsl.backends.cost.answers.responses import BUBBLE, CROWD
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.pools import Pools
+from plandsl.explanation import DUST, Breakdown, Term
+from plandsl.ir.program import DECODE, PREFILL
+
+KEPT = "KV cache"
+"""What travels from pool to pool."""
+
+
+def transferred(model: Deployment, metrics: Metrics) -> list[Term]:
+    """What a token waits for the cache to arrive: the message, its bytes, and the transfers of others."""
+    assert isinstance(model, Pools), "a transfer lies between two pools"
+    split, load = model.split, model.plan.workload
+    tokens = max(load.output - 1, 1)
+    moved = model.rates(metrics, load.input, load.output).moved
+    bound = "network" if split.between else "transfer"
+    message = split.latency / tokens
+    bytes_ = float(moved.exposed) / tokens - message
+    found = (
+        Term(DECODE, "transfer", "transfer", KEPT, bytes_, bound, bytes=float(moved.sent), runs=1.0),
+        Term(DECODE, "transfer", "message", f"{KEPT}, latency", message, "message", runs=1.0),
+        Term(DECODE, "transfer", "wait", "other transfers", float(metrics.sent) - bytes_ - message, "wait"),
+    )
+    return [term._replace(part="transfer") for term in found if term.value > DUST * float(metrics.tpot)]
+
+
+def told_by_pool(whole: Breakdown) -> Breakdown:
+    """Terms of a time, each under its pool where nothing else is told of it."""
+    named = (t if t.part else t._replace(part=f"{t.phase} pool") for t in whole.terms)
+    return evolve(whole, terms=tuple(named))
+
+
+def per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> Breakdown:
+    """Seconds per output token: what a request spends, over the tokens of all that are there at once.
+
+    Of requests that follow one another, all of its stay (Little). Of batches, its stay in the pool that limits:
+
+        prefill  (period + admit batch) / (replicas in_flight batch output)
+        decode   (output - 1) TPOT / (replicas in_flight batch output)
+    """
+    assert isinstance(model, Pools), "a transfer lies between two pools"
+    load, total = model.plan.workload, 1 / float(metrics.throughput)
+    if metrics.served is not None:
+        weight = 1 / (float(load.concurrency or 0) * load.output)
+        once = [t for t in ttft.terms if t.name != CROWD]  # those who come first are there but once
+        found = [t.times(weight) for t in once] + [t.times(weight * (load.output - 1)) for t in tpot.terms]
+        rest = Term(DECODE, "the end of the run", "wait", "the end of the run", 0.0, "wait")
+    else:
+        found, rest = _limiting(model, metrics, ttft, tpot)
+    left = total - sum(t.value for t in found)
+    found.append(rest._replace(value=left))
+    return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))
+
+
+def _limiting(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> tuple[list[Term], Term]:
+    """The terms of a token in what limits, and what is left of it."""
+    load = model.plan.workload
+    limit = model.rates(metrics, load.input, load.output).limit
+    bubble = Term(limit, BUBBLE, "bubble", BUBBLE, 0.0, "bubble", part=f"{limit} pool")
+    if limit == "transfer":
+        bound = "network" if model.split.between else "transfer"
+        return [], Term(DECODE, "transfer", "transfer", KEPT, 0.0, bound, part="transfer")
+    if limit == "decode":
+        places = model.decode.n * model.decode.in_flight * float(metrics.batch)
+        return [t.times(max(load.output - 1, 1) / places / load.output) for t in tpot.terms], bubble
+    first, engine = float(metrics.joined), model.prefill.plan.runs_on
+    places = model.prefill.n * model.prefill.in_flight * first
+    admitted = Term(PREFILL, "engine", "engine", "engine", engine.admit * first, "engine", part="prefill pool")
+    once = [*(t for t in ttft.terms if t.bound not in ("engine", "bubble")), admitted]
+    return [t.times(1 / places / load.output) for t in once if t.value > 0], bubble

@@ -1,0 +1,124 @@
+"""The machine that a program runs on: a GPU, its links, and the rates that a calibration says are really reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from plandsl.ir.program import PREFILL
+from plandsl.ir.types import Number
+from plandsl.spec.formats import BITS
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
+from plandsl.spec.plan import PlanSpec
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.machine.tables import Measured
+
+Band = tuple[float, float]
+"""The factors between which 80 % of measured / predicted lie."""
+
+
+class Answered(NamedTuple):
+    """The layer of the cost model that timed an op, and its band; of a collective also the algorithm that was fastest.
+
+    By that, a rank sends ``volume`` bytes over the links for each byte of payload.
+    """
+
+    layer: str
+    band: Band | None
+    algorithm: str = ""
+    volume: Number = 0
+
+
+MEASURED = Answered("measured", (1.0, 1.0))
+"""A table answers as it was measured; how far measurements repeat, it does not say."""
+
+
+class Rates(NamedTuple):
+    """Throughput under an engine relative to stand-alone runs, of kernels in one phase and of collectives."""
+
+    kernels: float
+    links: float
+
+
+class Machine:
+    """A GPU, its links and its calibration.
+
+    ``rates``: engine throughput relative to stand-alone runs, for kernels in prefill and decode, and for collectives.
+    """
+
+    def __init__(
+        self, gpu: GpuSpec, link: LinkSpec, calibration: CalibrationSpec, algorithm: str = "auto", kernels: str = ""
+    ) -> None:
+        self.gpu, self.link, self.calibration, self.algorithm = gpu, link, calibration, algorithm
+        self.kernels = kernels
+        self.rates = (1.0, 1.0, 1.0)
+        self.cluster: ClusterSpec | None = None
+        self.measured: Measured | None = None
+        self.suffixes = ("_trtllm", "") if kernels == "trtllm" else ("", "_trtllm")
+        get = calibration.get
+        self.bandwidth = gpu.bandwidth * get("hbm", 1.0)
+        self.launch = get("launch", 0.0)
+        self.launch_elementwise = get("launch_elementwise", self.launch)
+        self.launch_collective = get("launch_collective", self.launch)
+        self.link_share = get("link", 1.0)
+
+    def gemm_rate(self, dtype: str) -> float:
+        """FLOP/s of a large GEMM in ``dtype``."""
+        return self.peak(dtype) * self.calibration.get(f"gemm.{dtype}", self.calibration.get("gemm", 1.0))
+
+    def attention_rate(self, dtype: str, phase: str) -> float:
+        """FLOP/s of attention arithmetic in ``dtype``."""
+        share = self.calibration.get("attention_prefill", 1.0)
+        return self.peak(dtype) * (share if phase == PREFILL else self.calibration.get("attention_decode", share))
+
+    def peak(self, dtype: str) -> float:
+        """Nominal FLOP/s in ``dtype``."""
+        peak = self.gpu.peak(dtype)
+        assert peak is not None, f"legality checked that {self.gpu.name} multiplies in {dtype}"
+        return peak
+
+    def gemm_constants(self, weights: str, compute: str) -> dict[str, float]:
+        """The fitted constants of a GEMM that stores ``weights`` and multiplies in ``compute``; empty without."""
+        if self.gpu.units is None:
+            return {}
+        stored = {8: "w8a16", 4: "w4a16"}.get(int(BITS[weights])) if BITS[weights] < BITS[compute] else None
+        for name in (stored, compute, {"bf16": "fp16"}.get(compute)):
+            for suffix in self.suffixes:
+                if name and (found := self.calibration.section(f"gemm.{name}{suffix}")):
+                    return found
+        return {}
+
+    def rates_in(self, phase: str) -> Rates:
+        """The engine's rates in one phase."""
+        prefill, decode, links = self.rates
+        return Rates(prefill if phase == PREFILL else decode, links)
+
+    @property
+    def flat(self) -> Answered:
+        """Shares of peaks and launches: what answers where no form was fitted."""
+        values = dict(self.calibration.values)
+        return Answered("constant" if values else "roofline", band_of(values))
+
+    @classmethod
+    def of(cls, plan: PlanSpec) -> Machine:
+        """The machine that a plan runs on."""
+        machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, plan.runs_on.kernels)
+        machine.rates = plan.runs_on.rates
+        machine.cluster = plan.cluster
+        if plan.measured or plan.node.gpu.measured:
+            from plandsl.backends.cost.machine.tables import Measured
+
+            machine.measured = Measured.of(plan)
+        return machine
+
+
+def fitted(constants: Mapping[str, float]) -> Answered:
+    """A form whose ``constants`` were fitted answers."""
+    return Answered("fitted", band_of(constants))
+
+
+def band_of(constants: Mapping[str, float]) -> Band | None:
+    """The 80 % band of measured / predicted that goes with ``constants``, if they say."""
+    low, high = constants.get("low"), constants.get("high")
+    return None if low is None or high is None else (low, high)

@@ -1,0 +1,269 @@
+"""Attention over a KV cache, whose work grows with the context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from plandsl.backends.cost.forms.attention import (
+    MIXED_CONSTANTS,
+    Chip,
+    Heads,
+    decode_seconds,
+    in_chunks,
+    mixed_seconds,
+    prefill_seconds,
+    running,
+    visible_pairs,
+)
+from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.measured import Grid
+from plandsl.backends.cost.num import maximum, minimum
+from plandsl.backends.cost.work.site import Site
+from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.ir.compute import Attention
+from plandsl.ir.extents import Extents
+from plandsl.ir.latent import LatentAttention
+from plandsl.ir.program import PREFILL, Program
+from plandsl.ir.types import Dim, Number
+from plandsl.spec.formats import item_bytes
+
+
+class Queries(NamedTuple):
+    """What a kernel of attention is asked: of each of ``batch`` requests the last ``position`` of ``context`` tokens.
+
+    ``own`` of the keys are a rank's. ``window`` (0: none) and ``chunk`` hide others.
+    """
+
+    batch: Number
+    position: Number
+    context: Number
+    own: Number
+    causal: bool
+    window: int
+    chunk: int | None
+
+
+class Mixed(NamedTuple):
+    """One call for a chunk of a prompt, ``own`` queries behind ``before`` keys, and ``decodes`` of ``context`` keys."""
+
+    own: Number
+    before: Number
+    decodes: Number
+    context: Number
+
+
+class Form(Protocol):
+    """Attention whose constants a calibration has fitted; ``prefill`` says which of the two phases it is of."""
+
+    @property
+    def constants(self) -> Mapping[str, float]:
+        """What was fitted."""
+
+    @property
+    def chip(self) -> Chip:
+        """The GPU."""
+
+    @property
+    def prefill(self) -> bool:
+        """Whether it is of whole prompts, before context parallelism splits them."""
+
+    def seconds(self, q: Queries) -> Number:
+        """Seconds of ``q``."""
+
+    def mixed(self, constants: Mapping[str, float], call: Mixed) -> Number | None:
+        """Seconds of one call for both phases; None where there is no such kernel."""
+
+
+class AttentionForm(NamedTuple):
+    """Attention with keys and values of heads, by `forms.attention`."""
+
+    constants: dict[str, float]
+    chip: Chip
+    heads: Heads
+    prefill: bool
+    divides: bool
+
+    def seconds(self, q: Queries) -> Number:
+        """In decode the queries of a request are more heads of each KV head, and the last one sees most."""
+        c, chip, heads = self.constants, self.chip, self.heads
+        if self.prefill:
+            return prefill_seconds(c, chip, heads, q.batch, q.position, q.context, q.causal, q.window, q.chunk)
+        own, window = q.own, q.window and q.window + q.position - 1
+        own = own if q.chunk is None else minimum(own, running(q.context, q.chunk) + q.position - 1)
+        return decode_seconds(c, chip, heads.times(q.position), q.batch, own, window, self.divides)
+
+    def mixed(self, constants: Mapping[str, float], call: Mixed) -> Number | None:
+        """Both in one call."""
+        own, before, decodes, context = call
+        return mixed_seconds(constants, self.chip, self.heads, own, before, decodes, context)
+
+
+class Softmax(NamedTuple):
+    """Attention over a KV cache; its work depends on the context as well.
+
+    flops = flops_per_pair * heads rows * visible pairs; bytes = queries and results + visible keys and values.
+    ``context`` is the part of it that a rank attends to. Keys that come around a ring come in ``blocks``: there are as
+    many kernels, and queries and results are read and written by each.
+    """
+
+    op: Attention | LatentAttention
+    position: Dim
+    batch: Dim
+    flops_per_pair: Number
+    bytes_per_row: Number
+    bytes_per_key: Number
+    rate: float
+    bandwidth: float
+    launch: float
+    form: Form | None = None
+    table: Grid | None = None
+    context: Dim = Dim("context")
+    blocks: Number = 1
+
+    @property
+    def rows(self) -> tuple[Dim, ...]:
+        """A row is a query."""
+        return self.batch, self.position
+
+    def queries(self, at: Binding) -> Queries:
+        """What its kernel is asked; keys are dealt out evenly."""
+        op, extents = self.op, at.extents
+        own = at.context / extents.ways(self.context.axes) if self.context.axes else at.context
+        batch, position = extents.local(self.batch), extents.sizes[self.position.name]
+        return Queries(batch, position, at.context, own, op.causal, op.window, op.chunk)
+
+    def modelled(self, at: Binding) -> Number:
+        """Seconds by the calibrated model: fitted, or arithmetic on visible pairs against bytes moved once."""
+        if self.form is None:
+            asked = self._asked(at)
+            return maximum(asked.arithmetic, asked.memory) + self.launch * self.blocks
+        whole = self.form.seconds(self.queries(at))
+        if not self.form.prefill:
+            return whole
+        split = at.extents.ways((*self.position.axes, *self.context.axes))
+        time = whole if isinstance(split, int) and split == 1 else whole / split
+        if isinstance(self.blocks, int) and self.blocks == 1:
+            return time
+        return time + (self.blocks - 1) * self.launch  # a kernel for each block
+
+    def mixed(self, machine: Machine, call: Mixed) -> Number | None:
+        """Seconds of one call that serves a chunk of a prompt and decodes: both read whole keys of one cache.
+
+        None where no kernel does that, or none such was fitted.
+        """
+        constants = machine.calibration.section(f"attention_mixed.{self.op.q.type.dtype}")
+        whole = isinstance(self.op, Attention) and not self.op.window and not self.context.axes
+        if self.form is None or not whole or not constants.keys() >= set(MIXED_CONSTANTS):
+            return None
+        return self.form.mixed(constants, call)
+
+    def _asked(self, at: Binding) -> Asked:
+        """FLOPs and bytes on one rank. Split positions are taken as balanced (zigzag).
+
+        That of one query too, but for a window or a chunk: all keys that it sees may lie on one rank.
+        """
+        q, extents = self.queries(at), at.extents
+        split = extents.ways((*self.position.axes, *self.context.axes))
+        pairs = visible_pairs(q.position, q.context, q.causal, q.window, q.chunk) / split
+        keys = minimum(q.own, q.position + q.window - 1) if q.window else q.own
+        if q.chunk is not None:
+            keys = minimum(q.own, in_chunks(q.position, q.context, q.chunk))
+        if (q.window or q.chunk is not None) and self.context.axes:
+            pairs = maximum(pairs, keys)
+        rows = self.bytes_per_row * extents.local(self.position) * self.blocks
+        flops, moved = self.flops_per_pair * q.batch * pairs, q.batch * (rows + self.bytes_per_key * keys)
+        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+
+    # ---- what the cost model asks
+
+    def look(self, extents: Extents) -> Look | None:
+        """A window hides keys of a rank from a context on that all ranks have together."""
+        return Look(self.batch, self.op.window * extents.ways(self.context.axes), self.op.chunk)
+
+    def seconds(self, at: Binding) -> Number:
+        """Measured where a table answers."""
+        if self.table is None:
+            return self.modelled(at)
+        q = self.queries(at)
+        return self.table.seconds(q.batch, q.position, q.own, partial(self.modelled, at))
+
+    def asked(self, at: Binding) -> Asked:
+        """FLOPs and bytes, on average over contexts."""
+        flops: Number = 0.0
+        moved: Number = 0.0
+        for weight, context in at.contexts:
+            one = self._asked(at.at(context))
+            flops, moved = flops + weight * one.flops, moved + weight * one.moved
+        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+
+    def bound(self, at: Binding) -> str:
+        """The longest of arithmetic, memory traffic and launch."""
+        return self.asked(at).bound(self.launch)
+
+    def answered(self, at: Binding, machine: Machine) -> Answered:
+        """A table (in a decode step, at the mean context), a form, or shares of peaks."""
+        batch, position = at.extents.local(self.batch), at.extents.sizes[self.position.name]
+        if self.table is not None and self.table.at(batch, position, at.context) > 0:
+            return MEASURED
+        return machine.flat if self.form is None else fitted(self.form.constants)
+
+    def path(self, program: Program) -> Path:
+        """Nothing leaves the GPU."""
+        return HERE
+
+    def pace(self, rates: Rates) -> float:
+        """That of kernels."""
+        return rates.kernels
+
+    def shape(self, at: Binding) -> Shape:
+        """Reports name none."""
+        return ()
+
+
+# ---- from ops
+
+
+def attention(op: Attention, site: Site) -> Softmax:
+    """``2 (d_qk + d_v)`` FLOPs per head and visible pair of query and key."""
+    batch, position, heads, head_dim = op.q.type.dims
+    local = site.extents.local
+    d_qk, d_v, kv_heads = local(head_dim), local(op.v.type.dims[-1]), local(op.k.type.dims[2])
+    per_row = local(heads) * (d_qk * item_bytes(op.q.type.dtype) + d_v * item_bytes(op.out.type.dtype))
+    per_key = kv_heads * (d_qk * item_bytes(op.k.type.dtype) + d_v * item_bytes(op.v.type.dtype))
+    flops = 2 * (d_qk + d_v) * local(heads)
+    form = fitted_form(op, site, Heads(local(heads), kv_heads, (d_qk + d_v) / 2, per_row, per_key))
+    made = Softmax(op, position, batch, flops, per_row, per_key, *reached(op, site, form), form)
+    context = op.k.type.dims[1]
+    if not context.axes and not site.rings:
+        return made
+    blocks = site.extents.mesh[site.rings[op.k]] if op.k in site.rings else 1
+    return made._replace(context=context, blocks=blocks)
+
+
+def reached(op: Attention | LatentAttention, site: Site, form: Form | None) -> tuple[float, float, float]:
+    """FLOP/s, bytes/s and launch of attention: those of ``form`` at nominal bandwidth, or shares of peaks."""
+    m = site.machine
+    if form is None:
+        return m.attention_rate(op.q.type.dtype, site.program.phase), m.bandwidth, m.launch
+    return form.chip.peak * min(1.0, form.constants["compute"]), m.gpu.bandwidth, form.constants["fixed"]
+
+
+def fitted_form(op: Attention | LatentAttention, site: Site, shape: Heads) -> AttentionForm | None:
+    """The fitted form of this attention, where the calibration has one: nearest dtypes first."""
+    m, q, cache = site.machine, op.q.type.dtype, op.k.type.dtype
+    phase = site.program.phase
+    prefill = phase == PREFILL
+    if m.gpu.units is None:
+        return None
+    stored = {"bf16": "bf16", "fp16": "fp16"}.get(cache, "fp8")
+    if prefill:
+        names = [q if stored == q else f"{q}_{stored}", q, "bf16", "fp16"]
+    else:
+        names = [f"{stored}_window", stored, "bf16", "fp16"] if op.window else [stored, "bf16", "fp16"]
+    for name in (f"{n}{library}" for n in names for library in m.suffixes):
+        if constants := m.calibration.section(f"attention_{phase}.{name}"):
+            chip = Chip(m.gpu.units, m.peak(q), m.gpu.bandwidth)
+            return AttentionForm(constants, chip, shape, prefill, not name.startswith(f"{stored}_window"))
+    return None

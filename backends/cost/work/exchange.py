@@ -1,0 +1,288 @@
+"""What travels between ranks: collectives, rings, and hops from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume
+from plandsl.backends.cost.machine import links
+from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, all_gather, choose, send
+from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.measured import Line
+from plandsl.backends.cost.num import minimum
+from plandsl.backends.cost.work.kernel import Kernel, moves
+from plandsl.backends.cost.work.site import STEP, Site
+from plandsl.backends.cost.work.work import Asked, Binding, Look, Path, Shape
+from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Rescale, Ring, Send
+from plandsl.ir.extents import Extents
+from plandsl.ir.ops import Op
+from plandsl.ir.program import Program
+from plandsl.ir.types import Dim, Number, TensorType
+from plandsl.spec.formats import item_bytes
+from plandsl.spec.hardware import LinkSpec
+
+OWN = {
+    "vllm": ("vllm", "quickreduce"),
+    "sglang": ("sglang", "quickreduce"),
+    "trtllm": ("trtllm",),
+    "aiter": ("aiter", "quickreduce"),
+}
+"""All_reduces that the engines with these kernels bring along, where they were measured (quickreduce: on AMD)."""
+
+ANY = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
+"""Those of an engine that nobody named: the fastest."""
+
+
+FEW = 1e-3
+"""The share of a message that is added to see what its bytes take."""
+
+
+class Fastest(NamedTuple):
+    """The algorithm or library that an exchange took, and the constants that it was fitted with, if it was.
+
+    A rank sends ``volume`` bytes over the links for each byte of payload.
+    """
+
+    name: str
+    volume: Number
+    constants: Mapping[str, float] | None = None
+
+
+class Form(Protocol):
+    """How an exchange is timed, by its ``ranks``, the ``rows`` of one of them, and their bytes."""
+
+    def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """Seconds of one call."""
+
+    def fastest(self, ranks: Number, payload: float) -> Fastest:
+        """What `seconds` took, for a plain number of bytes."""
+
+    @property
+    def port(self) -> float | None:
+        """Nominal bytes/s of what bytes pass, where they take time elsewhere too; None where they take no other."""
+
+    def across(self, nodes: int, port: float) -> Form | None:
+        """The same between ranks on several nodes, by the bytes/s of a GPU's port; None where it is another way."""
+
+
+class Ways(NamedTuple):
+    """The fastest of the algorithms of `machine.links`, and a launch."""
+
+    ways: tuple[Algorithm, ...]
+    launch: float
+
+    def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """Affine in the payload."""
+        return links.seconds(self.ways, payload) + self.launch
+
+    def fastest(self, ranks: Number, payload: float) -> Fastest:
+        """The algorithm."""
+        way = links.fastest(self.ways, payload)
+        return Fastest(way.name, way.volume)
+
+    @property
+    def port(self) -> None:
+        """What more bytes add is what they take on the links."""
+
+    def across(self, nodes: int, port: float) -> None:
+        """Other algorithms cross a network."""
+
+
+class ExchangeForm(NamedTuple):
+    """A collective as libraries run it, by `forms.collective`.
+
+    Of each library its name, constants, and whether it is an all_reduce that engines bring along.
+    """
+
+    libraries: tuple[tuple[str, dict[str, float], bool], ...]
+    link: LinkSpec
+    op: str
+
+    def _each(self, ranks: Number, payload: Number) -> list[Number]:
+        """Seconds of each library."""
+        return [collective_seconds(c, self.link, self.op, ranks, payload, own) for _, c, own in self.libraries]
+
+    def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """Of the fastest library."""
+        best, *others = self._each(ranks, payload)
+        for time in others:
+            best = minimum(best, time)
+        return best
+
+    def fastest(self, ranks: Number, payload: float) -> Fastest:
+        """The library."""
+        times = [float(t) for t in self._each(ranks, payload)]
+        name, constants, own = self.libraries[times.index(min(times))]
+        volume = collective_volume(constants, self.link, self.op, float(ranks), payload, own)
+        return Fastest(name.removesuffix("_exchange"), volume, constants)
+
+    @property
+    def port(self) -> None:
+        """What more bytes add is what they take on the links."""
+
+    def across(self, nodes: int, port: float) -> None:
+        """Constants between nodes are others."""
+
+
+class Exchange(NamedTuple):
+    """An op on the links: ``form`` times payload_per_row * rows bytes between ``ranks`` on ``nodes``.
+
+    All that happens ``times`` over; ``kernel`` is what each rank does with the result where that is no part of the
+    collective itself. A ``table`` is asked first.
+    """
+
+    op: Op
+    axis: str
+    ranks: Number
+    rows: tuple[Dim, ...]
+    payload_per_row: Number
+    form: Form
+    table: Line | None = None
+    nodes: int = 1
+    times: Number = 1
+    kernel: Kernel | None = None
+
+    def modelled(self, n: Number) -> Number:
+        """Seconds of one call with ``n`` rows by the calibrated model: along an axis of size 1 nothing travels."""
+        if isinstance(self.ranks, int) and self.ranks == 1:
+            return 0.0
+        time = self.form.seconds(self.ranks, n, self.payload_per_row * n)
+        return time if isinstance(self.ranks, int) else time * (self.ranks > 1)
+
+    def _call(self, n: Number) -> Number:
+        """Seconds of one call: measured where a table answers."""
+        return self.modelled(n) if self.table is None else self.table.seconds(n, partial(self.modelled, n))
+
+    def _seconds(self, n: Number) -> Number:
+        """All calls, and the kernel that goes with them."""
+        time = self._call(n)
+        if self.kernel is not None:
+            time = time + self.kernel.modelled(n) * (self.ranks > 1)
+        return time if isinstance(self.times, int) and self.times == 1 else time * self.times
+
+    def _measured(self, at: Binding) -> bool:
+        return self.table is not None and bool(self.table.at(at.rows(self.rows)) > 0)
+
+    def _tensors(self) -> int:
+        """Messages of one call: a hop sends each tensor by itself."""
+        return self.op.tensors if isinstance(self.op, Send | Recv) else 1
+
+    # ---- what the cost model asks
+
+    def look(self, extents: Extents) -> Look | None:
+        """It knows rows alone."""
+        return None
+
+    def seconds(self, at: Binding) -> Number:
+        """Seconds of its rows."""
+        return at.launched(self.rows, self._seconds)
+
+    def asked(self, at: Binding) -> Asked:
+        """The bytes of one message."""
+        return Asked(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
+
+    def bound(self, at: Binding) -> str:
+        """``link`` where the bytes take half of the time or more, by what a few more of them add; else ``latency``."""
+        rows = at.rows(self.rows)
+        once, more = (float(self.modelled(n)) for n in (rows, rows * (1 + FEW)))
+        if self.form.port is not None:
+            more = once + FEW * float(self.payload_per_row * rows) / self.form.port
+        return "link" if 2 * (more - once) >= FEW * once else "latency"
+
+    def answered(self, at: Binding, machine: Machine) -> Answered:
+        """A table, fitted constants, or the links by themselves; which way a library took, a table does not say."""
+        name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * at.rows(self.rows)))
+        if self._measured(at):
+            return MEASURED._replace(algorithm="measured", volume=volume)
+        return (machine.flat if constants is None else fitted(constants))._replace(algorithm=name, volume=volume)
+
+    def path(self, program: Program) -> Path:
+        """Along its axis; of several, along those that have ranks. Stages hand on along theirs."""
+        axes = self.axis.split("*") if self.axis else program.stage_axes
+        named = "*".join([a for a in axes if program.mesh.size(a) > 1] or axes)
+        return Path(named, self.nodes, self._tensors() * int(self.times))
+
+    def pace(self, rates: Rates) -> float:
+        """That of collectives."""
+        return rates.links
+
+    def shape(self, at: Binding) -> Shape:
+        """Reports name none."""
+        return ()
+
+
+# ---- from ops
+
+
+def collective(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Exchange:
+    """Payloads as nccl-tests count them: total output of an all_gather, else the rank's buffer."""
+    main = op.out.type if isinstance(op, AllGather) or _grows(op, site) else op.x.type
+    elements, rows = site.split(main)
+    ranks = site.extents.ways(op.axes)
+    return Exchange(op, op.axis, ranks, rows, elements * item_bytes(main.dtype), inside(op, site))
+
+
+def _grows(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
+    """Whether heads are replicated in the exchange."""
+    if not isinstance(op, AllToAll):
+        return False
+    dim = op.x.type.dim(op.split)
+    ways = site.extents.ways(op.out.type.on(op.split))
+    return dim.name not in STEP and bool(ways > site.extents.sizes[dim.name])
+
+
+def inside(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
+    """How a collective is timed inside a node."""
+    ways = COLLECTIVES[op.keyword](site.fabric(op.axes[-1]), site.extents.ways(op.axes))
+    return _form(op, site, choose(ways, site.machine.algorithm))
+
+
+def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
+    """What engines run: their own all_reduce or the vendor's library, whichever is faster.
+
+    Where neither was fitted, the fastest of ``ways``.
+    """
+    m = site.machine
+    word = op.measured_as
+    names = ["nccl_exchange"] if word in EXCHANGES else ["nccl"]
+    names += OWN.get(m.kernels, ANY) if word == "all_reduce" else ()
+    found = [(n, m.calibration.section(f"collective.{n}"), not n.startswith("nccl")) for n in names]
+    found = [f for f in found if f[1]]
+    if found and m.algorithm == "auto":
+        return ExchangeForm(tuple(found), m.link, word)
+    return Ways(tuple(ways), m.launch_collective)
+
+
+def rescale(op: Rescale, site: Site) -> Exchange:
+    """An all_gather of the statistics, `STATISTIC` bytes for each row of each rank, and a pass over the means."""
+    ranks = site.extents.mesh[op.axis]
+    statistics = TensorType("fp32", op.x.type.dims[:-1])
+    elements, rows = site.split(statistics)
+    payload = elements * item_bytes(statistics.dtype) * ranks
+    form = _form(op, site, choose(all_gather(site.fabric(op.axis), ranks), site.machine.algorithm))
+    means = moves(op, site, op.out.type, [op.x.type, op.out.type])
+    return Exchange(op, op.axis, ranks, rows, payload, form, kernel=means)
+
+
+def ring(op: Ring, site: Site) -> Exchange:
+    """``n - 1`` messages to the next rank, each of one rank's part of all that travels."""
+    payload: Number = 0.0
+    for x in op.xs:
+        payload = payload + site.split(x.type)[0] * item_bytes(x.type.dtype)
+    _, rows = site.split(op.xs[0].type)
+    form = _form(op, site, send(site.fabric(op.axis)))
+    return Exchange(op, op.axis, 2, rows, payload, form, times=site.extents.mesh[op.axis] - 1)
+
+
+def hop(op: Send, site: Site) -> Exchange:
+    """The residual stream to the next stage, ``tensors`` of its size."""
+    elements, rows = site.split(op.x.type)
+    payload = elements * item_bytes(op.x.type.dtype) * op.tensors
+    return Exchange(op, "", 2, rows, payload, _form(op, site, send(site.fabric())))
+
+
+def awaited(op: Recv) -> Exchange:
+    """The sender is charged for the hop."""
+    return Exchange(op, "", 2, (), 0.0, Ways((Algorithm("direct", 0.0, 0.0),), 0.0))

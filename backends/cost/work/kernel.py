@@ -1,0 +1,200 @@
+"""Kernels: GEMMs, and ops that only move memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from plandsl.backends.cost.forms.elementwise import FLAT, kernel_seconds
+from plandsl.backends.cost.forms.gemm import Tile, gemm_seconds, tiles
+from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.measured import Line
+from plandsl.backends.cost.num import maximum
+from plandsl.backends.cost.work.site import Site
+from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.ir.collectives import Slice
+from plandsl.ir.compute import CacheWrite, Gemm
+from plandsl.ir.extents import Extents
+from plandsl.ir.ops import Op
+from plandsl.ir.program import Program
+from plandsl.ir.types import Dim, Number, TensorType
+from plandsl.spec.formats import item_bytes
+
+
+class Form(Protocol):
+    """A kernel whose constants a calibration has fitted."""
+
+    @property
+    def constants(self) -> Mapping[str, float]:
+        """What was fitted."""
+
+    def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
+        """Seconds for ``n`` rows of ``per_row`` bytes each, ``moved`` bytes in all, at a nominal ``bandwidth``."""
+
+
+class GemmForm(NamedTuple):
+    """A GEMM, by `forms.gemm`: n and k stand in the tilings, m is the rows."""
+
+    constants: dict[str, float]
+    tilings: list[Tile]
+    units: int
+
+    def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
+        """Seconds of ``n`` rows."""
+        return gemm_seconds(self.constants, self.tilings, self.units, bandwidth, n, moved)
+
+
+class ElementForm(NamedTuple):
+    """A kernel of memory traffic, by `forms.elementwise`; ``rows`` tells whether it walks rows."""
+
+    constants: dict[str, float]
+    units: int
+    rows: bool
+
+    def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
+        """Seconds of ``moved`` bytes."""
+        return kernel_seconds(self.constants, self.units, bandwidth, moved, per_row if self.rows else 0.0)
+
+
+class Kernel(NamedTuple):
+    """An op on the compute units: ``max(flops / rate, bytes / bandwidth) + launch`` seconds, or those of ``form``.
+
+    flops = flops_per_row * rows, bytes = bytes_fixed + bytes_per_row * rows; ``rate`` in FLOP/s and
+    ``bandwidth`` in bytes/s are those achieved (nominal where a form knows better). A ``table`` is asked first.
+    """
+
+    op: Op
+    rows: tuple[Dim, ...]
+    flops_per_row: Number
+    bytes_fixed: Number
+    bytes_per_row: Number
+    rate: float
+    bandwidth: float
+    launch: float
+    form: Form | None = None
+    table: Line | None = None
+
+    def modelled(self, n: Number) -> Number:
+        """Seconds of ``n`` rows by the calibrated model."""
+        moved = self.bytes_fixed + self.bytes_per_row * n
+        if self.form is not None:
+            return self.form.seconds(self.bandwidth, n, moved, self.bytes_per_row)
+        return maximum(self.flops_per_row * n / self.rate, moved / self.bandwidth) + self.launch
+
+    def _seconds(self, n: Number) -> Number:
+        """Seconds of ``n`` rows: measured where a table answers."""
+        return self.modelled(n) if self.table is None else self.table.seconds(n, partial(self.modelled, n))
+
+    # ---- what the cost model asks
+
+    def look(self, extents: Extents) -> Look | None:
+        """A kernel knows rows alone."""
+        return None
+
+    def seconds(self, at: Binding) -> Number:
+        """Seconds of its rows."""
+        return at.launched(self.rows, self._seconds)
+
+    def asked(self, at: Binding) -> Asked:
+        """Its FLOPs and bytes."""
+        n = at.rows(self.rows)
+        moved = self.bytes_fixed + self.bytes_per_row * n
+        return Asked(self.flops_per_row * n, moved, 0.0, self.rate, self.bandwidth)
+
+    def bound(self, at: Binding) -> str:
+        """The longest of arithmetic, memory traffic and launch."""
+        return self.asked(at).bound(self.launch)
+
+    def answered(self, at: Binding, machine: Machine) -> Answered:
+        """A table, a form, or shares of peaks."""
+        if self.table is not None and self.table.at(at.rows(self.rows)) > 0:
+            return MEASURED
+        return machine.flat if self.form is None else fitted(self.form.constants)
+
+    def path(self, program: Program) -> Path:
+        """Nothing leaves the GPU."""
+        return HERE
+
+    def pace(self, rates: Rates) -> float:
+        """That of kernels."""
+        return rates.kernels
+
+    def shape(self, at: Binding) -> Shape:
+        """m, n and k of a GEMM."""
+        op, extents = self.op, at.extents
+        if not isinstance(op, Gemm):
+            return ()
+        k = extents.product(op.x.type.dim(n) for n in op.contracted())
+        m = extents.product(d for d in op.x.type.dims if d.name not in op.contracted())
+        n = sum(extents.elements(out.type) for out in op.outs) // max(m, 1)
+        return (("m", int(m)), ("n", int(n)), ("k", int(k)))
+
+
+# ---- from ops
+
+
+def nothing(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
+    """An op for which nothing runs."""
+    return Kernel(op, rows, 0.0, 0.0, 0.0, 1.0, bandwidth, 0.0)
+
+
+def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
+    """An op that is all memory traffic: every tensor in ``touched`` is read or written once."""
+    _, rows = site.split(main)
+    fixed: Number = 0.0
+    per_row: Number = 0.0
+    for type_ in touched:
+        elements, own = site.split(type_)
+        size = elements * item_bytes(type_.dtype)
+        if own:
+            per_row = per_row + size
+        else:
+            fixed = fixed + size
+    m = site.machine
+    name = op.measured_as
+    constants = m.calibration.section(f"elementwise.{name}") or m.calibration.section("elementwise.any")
+    if constants and m.gpu.units is not None:
+        form = ElementForm(constants, m.gpu.units, name not in FLAT)
+        return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.gpu.bandwidth, constants["fixed"], form)
+    return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.bandwidth, m.launch_elementwise)
+
+
+def gemm(op: Gemm, site: Site) -> Kernel:
+    """``2 m n k`` FLOPs; weights, inputs and outputs move once."""
+    k = site.extents.product(op.x.type.dim(n) for n in op.contracted())
+    inputs, rows = site.split(op.x.type)
+    outputs: Number = 0
+    weights: Number = 0.0
+    bytes_out: Number = 0.0
+    for out, w in zip(op.outs, op.weights, strict=True):
+        n, _ = site.split(out.type)
+        outputs = outputs + n
+        bytes_out = bytes_out + n * item_bytes(out.type.dtype)
+        weights = weights + site.extents.bytes(w.type)
+    per_row = inputs * item_bytes(op.x.type.dtype) + bytes_out
+    # dimensions of x that are neither rows nor contracted (heads of a per-head GEMM) multiply the work
+    flops = 2 * k * outputs
+    m = site.machine
+    if constants := m.gemm_constants(op.weights[0].type.dtype, op.compute):
+        peak, units = m.peak(op.compute), m.gpu.units
+        assert units is not None, "constants come only for a GPU whose units are known"
+        form = GemmForm(constants, tiles(constants, units, peak, outputs, k), units)
+        rate = peak * min(1.0, constants["compute"])
+        return Kernel(op, rows, flops, weights, per_row, rate, m.gpu.bandwidth, constants["fixed"], form)
+    return Kernel(op, rows, flops, weights, per_row, m.gemm_rate(op.compute), m.bandwidth, m.launch)
+
+
+def cut(op: Slice, site: Site) -> Kernel:
+    """A rank's part, read and written; along an axis of size 1 nothing is cut."""
+    made = moves(op, site, op.out.type, [op.out.type, op.out.type])
+    cuts = site.extents.mesh[op.axis] > 1
+    form = made.form if cuts is not False else None
+    fixed, per_row = made.bytes_fixed * cuts, made.bytes_per_row * cuts
+    return made._replace(bytes_fixed=fixed, bytes_per_row=per_row, launch=made.launch * cuts, form=form)
+
+
+def stores(op: CacheWrite, site: Site) -> Kernel:
+    """Read once and written once, as the cache stores it."""
+    written = (TensorType(o.type.dtype, x.type.dims) for o, x in zip(op.outs, op.xs, strict=True))
+    return moves(op, site, op.xs[0].type, [*(x.type for x in op.xs), *written])
