@@ -18,10 +18,10 @@ COMPUTE, LINK = "compute", "link"
 class Slot(NamedTuple):
     """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done.
 
-    A slot that reads what a ring brings, block by block, does not wait for the ring: a rank holds the first block before
-    the ring turns, so ``after`` has what the ring itself waits for. The last slot that a block passes runs ``along``
-    the ring: it works on ``blocks`` blocks in turn, and the last one comes when the ring ends. Each block passes the
-    slots in ``before`` first; they take turns with it block by block, though each is played in one piece.
+    A slot that reads what a ring brings, block by block, does not wait for the ring: a rank holds the first block
+    before the ring turns, so ``after`` has what the ring itself waits for. The last slot that a block passes runs
+    ``along`` the ring: it works on ``blocks`` blocks in turn, and the last one comes when the ring ends. Each block
+    passes the slots in ``before`` first; they take turns with it block by block, though each is played in one piece.
     """
 
     op: int
