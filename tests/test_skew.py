@@ -13,7 +13,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.skew import WIDEST, Z95, Varying, Zipf, busiest, chances, factor, read_skew
-from plandsl.ir.types import Dim, Mesh
+from plandsl.ir.types import Dim, Mesh, Number
 from plandsl.show import show_plan
 from plandsl.testing import assert_laws, same
 
@@ -94,10 +94,22 @@ def test_experts_hit_are_those_that_drawn_tokens_hit(tokens: int, ways: int) -> 
     draws = np.random.default_rng(7).random((4000, len(mine))) < 1 - (1 - mine) ** tokens
     hit = draws.sum(axis=1)
     found = crowded(busiest(every, ways), tokens)
-    least = max(1 / (tokens * mine.sum()), 1.0)
-    assert abs(hit.mean() * least - sum(load.touched for load in found)) < 4 * hit.std() / 4000**0.5
+    assert abs(max(hit.mean(), 1.0) - sum(load.touched for load in found)) < 4 * hit.std() / 4000**0.5
     pairs = sum(load.experts * load.tokens for load in found)
     assert isclose(pairs, max(tokens * mine.sum(), 1.0), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "crowd", [[(1, 0.619)], [(1, 0.05)], [(1, 0.6), (1, 0.1)], busiest(chances(0.6, 128, 8), 64)], ids=len
+)
+def test_more_tokens_touch_no_fewer_experts(crowd: list[tuple[Number, float]]) -> None:
+    """Also where less than a pair of one token is expected, and an expert is touched all the same."""
+    found = [crowded(crowd, n) for n in range(1, 40)]
+    for counts in ([sum(load.touched for load in loads) for loads in found],
+                   [sum(load.experts * load.tokens for load in loads) for loads in found],
+                   [sum(load.tiles(16) for load in loads) for loads in found]):  # fmt: skip
+        assert np.all(np.diff(counts) >= -1e-12)  # 1 in floats, or nearly
+        assert counts[0] >= 1 - 1e-12
 
 
 def test_pairs_of_drawn_tokens_lie_where_the_estimate_has_them() -> None:

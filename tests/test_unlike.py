@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from plandsl.backends.graphviz import VIEWS
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.kinds import stage_kinds
+from plandsl.ir.program import Program
+from plandsl.passes import compile_phase
 from plandsl.show import show_plan
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
@@ -240,6 +243,16 @@ def test_a_better_gpu_never_slows(spec: PlanSpec, factor: float, which: int) -> 
 @given(plans().filter(lambda spec: bool(spec.node.gpus)))
 def test_laws_hold_on_unlike_gpus(spec: PlanSpec) -> None:
     assert_laws(compiled(spec))
+
+
+def test_ranks_on_other_formats_share_no_program() -> None:
+    """On `mixed`, four ranks multiply in fp8 and eight do not: neither takes the program that is known of the other."""
+    few, all_ = (plan(f"tp = {n}", model="m with { weights = fp8 }") for n in (4, 8))
+    for order in ((few, all_), (all_, few)):
+        known: dict[Hashable, Program] = {}
+        for made in order:
+            assert compile_phase(made.spec, "prefill", known).program == made.prefill.program
+        assert len(known) == 2
 
 
 # ---- clusters

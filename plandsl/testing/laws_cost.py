@@ -156,11 +156,15 @@ def straight_code_equals_the_model(plan: CompiledPlan) -> None:
 
 
 def one_structure_serves_all_sizes(plan: CompiledPlan) -> None:
-    """A program that was compiled for larger axes is, but for their sizes, what this plan compiles to."""
+    """A program that was compiled for larger axes is, but for their sizes, what this plan compiles to.
+
+    More ranks may stand on GPUs that multiply in fewer formats: here they do not.
+    """
     spec, known = plan.spec, dict[Hashable, Program]()
     cut = {axis for rule in spec.sharding.rules if "layers" in rule.dims for axis in rule.axes}
     axes = tuple(a if a.size == 1 or a.name in cut else a._replace(size=2 * a.size) for a in spec.sharding.axes)
-    larger = evolve(spec, name="larger", sharding=evolve(spec.sharding, axes=axes))
+    node = evolve(spec.node, gpu=spec.common, gpus=())
+    larger = evolve(spec, name="larger", node=node, cluster=None, sharding=evolve(spec.sharding, axes=axes))
     for phase, schedule in (("prefill", plan.prefill), ("decode", plan.decode)):
         compile_phase(larger, phase, known)
         again = compile_phase(spec, phase, known)

@@ -169,17 +169,19 @@ class Experts(NamedTuple):
 def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
     """How ``n`` tokens fall on experts of unlike popularity: one gets ``p n`` of them, and any with ``1 - (1 - p)^n``.
 
-    Neighbours in popularity are taken together, `GROUPS` at most; the fullest rank has a pair at least.
+    Neighbours in popularity are taken together, `GROUPS` at most; the fullest rank has a pair, and touches an expert,
+    at least: each of the two by itself, for of few tokens more are expected than experts that they touch.
     """
-    pairs = sum(there * p for there, p in crowd) * n
-    least = maximum(1 / pairs, 1.0)
+    met = [(there, p, 1 - (1 - p) ** n) for there, p in crowd]
+    more = maximum(1 / (sum(there * p for there, p, _ in met) * n), 1.0)
+    further = maximum(1 / sum(there * any_ for there, _, any_ in met), 1.0)
     size = -(-len(crowd) // GROUPS)
     made = []
     for first in range(0, len(crowd), size):
-        part = crowd[first : first + size]
-        experts = sum(there for there, _ in part)
-        tokens = sum(there * p for there, p in part) * n * least
-        touched = sum(there * (1 - (1 - p) ** n) for there, p in part) * least
+        part = met[first : first + size]
+        experts = sum(there for there, _, _ in part)
+        tokens = sum(there * p for there, p, _ in part) * n * more
+        touched = sum(there * any_ for there, _, any_ in part) * further
         made.append(Load(experts, tokens / maximum(experts, 1), touched))
     return made
 
