@@ -17,7 +17,8 @@ class OpTime:
     ``shape``, ``flops`` and ``bytes`` are of one run on one device; ``layer`` says which layer of the cost
     backend answered (measured, fitted, constant or roofline), ``bound`` what bounds it (compute, memory, link or
     latency). ``gpu`` is the slowest of unlike ones, whose time it is. ``band`` holds measured / predicted for 80 % of
-    the kernels that the calibration was judged on, None where it does not say.
+    the kernels that the calibration was judged on, None where it does not say. ``wire`` is the bytes that
+    one rank sends over the links in one run of a collective.
     """
 
     op: str
@@ -35,6 +36,7 @@ class OpTime:
     band: tuple[float, float] | None = None
     nodes: int = 1
     gpu: str = ""
+    wire: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``ops``."""

@@ -175,4 +175,5 @@ class PhaseLines:
             communicates=path.communicates,
             band=answered.band,
             nodes=path.nodes,
+            wire=float(asked.payload * answered.volume),
         )

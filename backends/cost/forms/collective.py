@@ -129,6 +129,24 @@ def _quick(c: Mapping[str, float], p: Number, way: Way, payload: Number) -> Numb
     return way.steps * c["latency"] + payload * way.volume / (p * c["quick"])
 
 
+def collective_volume(
+    c: Mapping[str, float], link: LinkSpec, op: str, n: float, payload: float, custom: bool = False
+) -> Number:
+    """Bytes that a rank sends for each byte of ``payload``, in the way that `collective_seconds` takes, for numbers.
+
+    What a rank copies to itself is not sent.
+    """
+    own, shot = ring(op, n, c["own"]), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
+    quick = [(_quick(c, port(link, n), way, payload), way.volume) for way in (shots(n) if shot else ())]
+    time, volume = min(quick, default=(math.inf, 0.0))
+    if shot and c["fixed"] + time <= collective_seconds(c, link, op, n, payload, custom):
+        return volume
+    switched = op == "all_reduce" and link.topology == "switch" and c["switch"] > 0 and n > 2
+    reduced = (payload * in_switch(n).volume + c["half"]) / c["switch"] if switched else math.inf
+    around = (payload * own.volume + c["half"]) / c["bulk"]
+    return in_switch(n).volume if reduced < around else ring(op, n).volume
+
+
 def _levels(nodes: Number) -> Number:
     """Levels of a binary tree over ``nodes``."""
     if plain(nodes):

@@ -15,11 +15,15 @@ from plandsl.spec.hardware import LinkSpec
 
 
 class Algorithm(NamedTuple):
-    """One way to run a collective: ``fixed`` seconds and ``per_byte`` seconds for each byte of payload."""
+    """One way to run a collective: ``fixed`` seconds and ``per_byte`` seconds for each byte of payload.
+
+    A rank sends ``volume`` bytes over the links for each byte of payload.
+    """
 
     name: str
     fixed: Number
     per_byte: Number
+    volume: Number = 1
 
 
 class Fabric(NamedTuple):
@@ -40,6 +44,11 @@ def fabric(link: LinkSpec, efficiency: float, stride: int = 1) -> Fabric:
     """The links of a node at ``efficiency`` of their nominal bandwidth."""
     rings = max(1, sum(d > 1 for d in link.dims))
     return Fabric(link.topology, link.bandwidth * efficiency, link.latency, stride, rings)
+
+
+def _way(name: str, fixed: Number, volume: Number, rate: Number) -> Algorithm:
+    """A way that sends ``volume`` bytes for each byte of payload, ``rate`` of them a second."""
+    return Algorithm(name, fixed, volume / rate, volume)
 
 
 def _port(f: Fabric, n: Number) -> Number:
@@ -79,12 +88,12 @@ def all_reduce(f: Fabric, n: Number) -> list[Algorithm]:
     - tree (Sanders, Speck and Traeff 2009): ``2 log2(n) a + 2 V / B``.
     """
     a, port, ring = f.latency, _port(f, n), _ring(f)
-    ways = [Algorithm("ring", 2 * (n - 1) * a, 2 * (n - 1) / n / ring)]
+    ways = [_way("ring", 2 * (n - 1) * a, 2 * (n - 1) / n, ring)]
     if _direct(f):
         ways += [
-            Algorithm("direct", 2 * a, 2 * (n - 1) / n / port),
-            Algorithm("one_shot", a, (n - 1) / port),
-            Algorithm("tree", 2 * _log2(n) * a, 2 / ring),
+            _way("direct", 2 * a, 2 * (n - 1) / n, port),
+            _way("one_shot", a, n - 1, port),
+            _way("tree", 2 * _log2(n) * a, 2, ring),
         ]
     return ways
 
@@ -92,9 +101,9 @@ def all_reduce(f: Fabric, n: Number) -> list[Algorithm]:
 def all_gather(f: Fabric, n: Number) -> list[Algorithm]:
     """Collect ``V`` bytes in all, ``V / n`` from each rank: half of an all_reduce, in each algorithm."""
     a, port, ring = f.latency, _port(f, n), _ring(f)
-    ways = [Algorithm("ring", (n - 1) * a, (n - 1) / n / ring)]
+    ways = [_way("ring", (n - 1) * a, (n - 1) / n, ring)]
     if _direct(f):
-        ways.append(Algorithm("direct", a, (n - 1) / n / port))
+        ways.append(_way("direct", a, (n - 1) / n, port))
     return ways
 
 
@@ -108,13 +117,13 @@ def all_to_all(f: Fabric, n: Number) -> list[Algorithm]:
     Around a ring each link carries ``(n - 1) / 2 V``.
     """
     if _direct(f):
-        return [Algorithm("direct", f.latency, (n - 1) / n / _port(f, n))]
-    return [Algorithm("ring", (n - 1) * f.latency, (n - 1) / 2 / _ring(f))]
+        return [_way("direct", f.latency, (n - 1) / n, _port(f, n))]
+    return [_way("ring", (n - 1) * f.latency, (n - 1) / 2, _ring(f))]
 
 
 def send(f: Fabric) -> list[Algorithm]:
     """One message of ``V`` bytes to one peer: ``a + V / B``."""
-    return [Algorithm("direct", f.latency, 1 / f.bandwidth)]
+    return [_way("direct", f.latency, 1, f.bandwidth)]
 
 
 COLLECTIVES = {
@@ -138,6 +147,6 @@ def seconds(ways: Sequence[Algorithm], payload: Number) -> Number:
     return best
 
 
-def fastest(ways: Sequence[Algorithm], payload: float) -> str:
-    """Name of the algorithm that `seconds` took."""
-    return min(ways, key=lambda w: w.fixed + w.per_byte * payload).name
+def fastest(ways: Sequence[Algorithm], payload: float) -> Algorithm:
+    """The algorithm that `seconds` took."""
+    return min(ways, key=lambda w: w.fixed + w.per_byte * payload)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.ir.program import PREFILL
+from plandsl.ir.types import Number
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
 from plandsl.spec.plan import PlanSpec
@@ -18,11 +19,15 @@ Band = tuple[float, float]
 
 
 class Answered(NamedTuple):
-    """The layer of the cost model that timed an op, its band, and of a collective the algorithm that was fastest."""
+    """The layer of the cost model that timed an op, and its band; of a collective also the algorithm that was fastest.
+
+    By that, a rank sends ``volume`` bytes over the links for each byte of payload.
+    """
 
     layer: str
     band: Band | None
     algorithm: str = ""
+    volume: Number = 0
 
 
 MEASURED = Answered("measured", (1.0, 1.0))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, NODES_CONSTANTS, collective_seconds, nodes_seconds
+from plandsl.backends.cost.forms.collective import EXCHANGES, NODES_CONSTANTS, collective_seconds, nodes_seconds, ring
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
 from plandsl.backends.cost.machine.machine import Machine
@@ -25,8 +25,8 @@ from plandsl.ir.program import Program
 from plandsl.ir.types import Number, axes_of
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 
-Leg = Callable[[Number], Number]
-"""Seconds of one step of a collective, by its payload."""
+Seconds = Callable[[Number], Number]
+"""By the payload."""
 
 CLOS = ("fat_tree", "rail", "switch", "dragonfly")
 """Networks in which a port reaches every other one, as in those that calibrations were fitted on."""
@@ -36,11 +36,19 @@ OWN_PORTS = 6.0
 """Ports of a node of eight, as fitted, from which on each GPU is taken to have one."""
 
 
+class Leg(NamedTuple):
+    """One step of a collective, by its payload: seconds, and the bytes that a rank sends for each byte of it."""
+
+    seconds: Seconds
+    volume: Callable[[float], Number]
+
+
 class Route(NamedTuple):
-    """One way to run a collective: its name, its seconds by payload, and the constants it was fitted with, if so."""
+    """One way to run a collective: its name, what it takes and sends, and the constants it was fitted with, if so."""
 
     name: str
-    seconds: Leg
+    seconds: Seconds
+    volume: Callable[[float], Number]
     constants: Mapping[str, float] | None = None
 
 
@@ -62,7 +70,7 @@ class Crossing(NamedTuple):
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The route that `seconds` took."""
         route = self._route(payload)
-        return Fastest(route.name, route.constants)
+        return Fastest(route.name, route.volume(payload), route.constants)
 
     @property
     def port(self) -> None:
@@ -147,9 +155,8 @@ class Roads:
         section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
         constants = self.machine.calibration.section(section) if self.machine.algorithm == "auto" else {}
         if constants:
-            return partial(collective_seconds, constants, self.link, op, k)
-        ways = choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm)
-        return partial(links.seconds, ways)
+            return Leg(partial(collective_seconds, constants, self.link, op, k), _always(ring(op, k).volume))
+        return _leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
     def _fitted(self, op: str) -> Mapping[str, float] | None:
         """Constants of collectives between nodes; the network must be of a kind that such were measured on.
@@ -188,22 +195,30 @@ class Roads:
         k, m = at.inside, at.nodes
         if constants := self._fitted(op):
             seconds = partial(nodes_seconds, constants, self.link, op, k * m, m, host_port=self.port(op, at))
-            return (Route("fitted", seconds, constants),)
+            return (Route("fitted", seconds, _always(ring(op, k * m).volume), constants),)
         flat = at if k == 1 else Spread(1, k * m, 1, m, False)
         if op == "all_to_all":
             return (self._exchanged(at, stride),)
         ways = self.ways(op, k * m, flat)
-        routes = [Route(way.name, partial(_affine, way.fixed + self.launch, way.per_byte)) for way in ways]
+        routes = [self._flat(way) for way in ways]
         if k > 1 and self.network.topology not in CLOS:
             routes = []  # neighbours of a rank are not those of its node
         if k > 1:
-            routes.append(Route("levels", partial(_levels, self._legs(op, at, stride), self.launch)))
+            routes.append(self._by_levels("levels", self._legs(op, at, stride)))
         return tuple(routes)
+
+    def _flat(self, way: Algorithm) -> Route:
+        """One algorithm between all ranks."""
+        return Route(way.name, partial(_affine, way.fixed + self.launch, way.per_byte), _always(way.volume))
+
+    def _by_levels(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
+        """Several steps, one after the other, each with its part of the payload."""
+        return Route(name, partial(_levels, legs, self.launch), partial(_sent, legs))
 
     def _legs(self, op: str, at: Spread, stride: int) -> list[tuple[Leg, float]]:
         """The steps of ``op`` by levels, each with its part of the payload."""
         k = at.inside
-        between = partial(links.seconds, self.ways(op, at.nodes, at)), 1 / k
+        between = _leg(self.ways(op, at.nodes, at)), 1 / k
         if op == "all_gather":
             return [between, (self.near(op, k, stride), 1.0)]
         if op == "reduce_scatter":
@@ -212,13 +227,15 @@ class Roads:
 
     def _exchanged(self, at: Spread, stride: int) -> Route:
         k, m = at.inside, at.nodes
-        far = partial(links.seconds, self.ways("all_to_all", m, at))
+        far = _leg(self.ways("all_to_all", m, at))
         if k == 1:
-            return Route("direct", partial(_levels, [(far, 1.0)], self.launch))
+            return self._by_levels("direct", [(far, 1.0)])
         near = self.near("all_to_all", k, stride)
         if self.network.topology == "rail":
-            return Route("rails", partial(_levels, [(near, 1.0), (far, 1.0)], self.launch))
-        return Route("split", partial(_beside, near, 1 / m, far, self.launch))
+            return self._by_levels("rails", [(near, 1.0), (far, 1.0)])
+        return Route(
+            "split", partial(_beside, near, 1 / m, far, self.launch), partial(_sent, [(near, 1 / m), (far, 1.0)])
+        )
 
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
         """One message to the next stage in another node; the slowest of a boundary's ranks counts."""
@@ -226,16 +243,15 @@ class Roads:
         constants = self._fitted("p2p")
         if constants is not None:
             seconds = partial(nodes_seconds, constants, self.link, "p2p", 2, 2, host_port=self.port("p2p", at))
-            return (Route("fitted", seconds, constants),)
+            return (Route("fitted", seconds, _always(1), constants),)
         (way,) = links.send(self.between("send", at))
         (step,) = links.send(fabric(self.link, self.share))
         if self.network.topology == "rail" and any(hop.turns for hop in far):
-            way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte)
-        passing = partial(_affine, way.fixed + self.launch, way.per_byte)
+            way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte, way.volume + step.volume)
+        passing = self._flat(way)
         if any(hop.near for hop in far):
-            staying = partial(_affine, step.fixed + self.launch, step.per_byte)
-            return (Route("direct", partial(_slower, passing, staying)),)
-        return (Route("direct", passing),)
+            return (passing._replace(seconds=partial(_slower, passing.seconds, self._flat(step).seconds)),)
+        return (passing,)
 
 
 def _affine(fixed: float, per_byte: float, payload: Number) -> Number:
@@ -246,14 +262,29 @@ def _levels(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Nu
     """One step after the other."""
     total: Number = launch
     for leg, part in legs:
-        total = total + leg(payload * part)
+        total = total + leg.seconds(payload * part)
     return total
+
+
+def _sent(legs: list[tuple[Leg, float]], payload: float) -> Number:
+    """What a rank sends in all steps."""
+    return sum(part * leg.volume(payload * part) for leg, part in legs)
+
+
+def _leg(ways: list[Algorithm]) -> Leg:
+    """The fastest of ``ways``."""
+    return Leg(partial(links.seconds, ways), lambda payload: links.fastest(ways, payload).volume)
+
+
+def _always(volume: Number) -> Callable[[float], Number]:
+    """The same for any payload."""
+    return lambda payload: volume
 
 
 def _beside(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
     """Both at once: they use other links."""
-    return maximum(near(payload * part), far(payload)) + launch
+    return maximum(near.seconds(payload * part), far.seconds(payload)) + launch
 
 
-def _slower(a: Leg, b: Leg, payload: Number) -> Number:
+def _slower(a: Seconds, b: Seconds, payload: Number) -> Number:
     return maximum(a(payload), b(payload))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds
+from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, all_gather, choose, send
 from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
@@ -40,9 +40,13 @@ FEW = 1e-3
 
 
 class Fastest(NamedTuple):
-    """The algorithm or library that an exchange took, and the constants that it was fitted with, if it was."""
+    """The algorithm or library that an exchange took, and the constants that it was fitted with, if it was.
+
+    A rank sends ``volume`` bytes over the links for each byte of payload.
+    """
 
     name: str
+    volume: Number
     constants: Mapping[str, float] | None = None
 
 
@@ -75,7 +79,8 @@ class Ways(NamedTuple):
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The algorithm."""
-        return Fastest(links.fastest(self.ways, payload))
+        way = links.fastest(self.ways, payload)
+        return Fastest(way.name, way.volume)
 
     @property
     def port(self) -> None:
@@ -109,8 +114,9 @@ class ExchangeForm(NamedTuple):
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The library."""
         times = [float(t) for t in self._each(ranks, payload)]
-        name, constants, _ = self.libraries[times.index(min(times))]
-        return Fastest(name.removesuffix("_exchange"), constants)
+        name, constants, own = self.libraries[times.index(min(times))]
+        volume = collective_volume(constants, self.link, self.op, float(ranks), payload, own)
+        return Fastest(name.removesuffix("_exchange"), volume, constants)
 
     @property
     def port(self) -> None:
@@ -186,11 +192,11 @@ class Exchange(NamedTuple):
         return "link" if 2 * (more - once) >= FEW * once else "latency"
 
     def answered(self, at: Binding, machine: Machine) -> Answered:
-        """A table, fitted constants, or the links by themselves."""
+        """A table, fitted constants, or the links by themselves; which way a library took, a table does not say."""
+        name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * at.rows(self.rows)))
         if self._measured(at):
-            return MEASURED._replace(algorithm="measured")
-        name, constants = self.form.fastest(self.ranks, float(self.payload_per_row * at.rows(self.rows)))
-        return (machine.flat if constants is None else fitted(constants))._replace(algorithm=name)
+            return MEASURED._replace(algorithm="measured", volume=volume)
+        return (machine.flat if constants is None else fitted(constants))._replace(algorithm=name, volume=volume)
 
     def path(self, program: Program) -> Path:
         """Along its axis; of several, along those that have ranks. Stages hand on along theirs."""

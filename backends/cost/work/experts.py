@@ -209,22 +209,31 @@ class DispatchForm(NamedTuple):
         tokens, walk = rows * self.load, self.copy / WIDE
         link, units = self.machine.link, self.machine.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
+        traffic = self._far(self._sent(ranks, tokens))
         if self.prefill:
-            traffic = self._far(packed(tokens, self.copy, ranks, self.nodes, self.experts, self.topk))
             return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, tokens * walk, self.copy, UNITS,
                                     0.0 * tokens)  # fmt: skip
-        traffic = self._far(direct(tokens, self.copy, ranks, self.nodes, self.topk))
         walked = (tokens if self.out else traffic.copies) * walk
         busy = engines(self.experts, units)
         return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, walked, self.copy, busy,
                                 self.experts)  # fmt: skip
 
+    def _sent(self, ranks: Number, tokens: Number) -> Sent:
+        """What a rank sends: a copy for each rank that wants a token, or for each expert."""
+        if self.prefill:
+            return packed(tokens, self.copy, ranks, self.nodes, self.experts, self.topk)
+        return direct(tokens, self.copy, ranks, self.nodes, self.topk)
+
     def _far(self, traffic: Sent) -> Sent:
+        """The same as the port of `forms.dispatch` would see it."""
         return traffic if self.nodes == 1 else traffic._replace(far=traffic.far * self.far)
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """The library."""
-        return Fastest(self.name, self.constants)
+        """The library; its payload is what the fullest rank sends or gets of its tokens' copies."""
+        if not payload:
+            return Fastest(self.name, 0.0, self.constants)
+        sent = self._sent(ranks, payload / (self.topk * self.copy))
+        return Fastest(self.name, (sent.near + sent.far) / payload, self.constants)
 
     @property
     def port(self) -> float:
