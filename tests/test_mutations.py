@@ -25,11 +25,12 @@ from plandsl.backends.reference.verify import Phases, compare
 from plandsl.driver import plain_programs, programs
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Ring, Send, Slice
 from plandsl.ir.compute import Attention
+from plandsl.ir.experts import Combine
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.program import verify as findings
 from plandsl.ir.text import show, show_op
-from plandsl.ir.types import PADDED, Value
+from plandsl.ir.types import PADDED, Value, routed, stem
 from plandsl.passes.rewrite import changed, substitute
 from plandsl.spec.model import Apply, BlockSpec, Statement
 from plandsl.testing import mixtures, models
@@ -222,7 +223,26 @@ def ordered(site: Site) -> bool:
     if isinstance(site.op, Ring):
         readers = [op for op in site.region.ops if isinstance(op, Attention) and op.k in site.op.outs]
         return any(op.causal or op.window for op in readers)
-    return isinstance(site.op, AllGather | AllToAll)
+    if not isinstance(site.op, AllGather | AllToAll):
+        return False
+    gathered = site.op.gather if isinstance(site.op, AllToAll) else site.op.dim
+    return stem(gathered) == gathered or not summed_as_they_are(site, site.op.out)
+
+
+def summed_as_they_are(site: Site, value: Value) -> bool:
+    """Whether ``value``, results of experts, has those of all of them, and goes where all are added without weights.
+
+    Where some are left out, their places tell which, so that order matters again.
+    """
+    readers = [op for op in site.region.ops if value in op.operands]
+    for op in readers:
+        if isinstance(op, Combine):
+            place = routed(op.x.type)
+            if not op.plain or site.program.size(place) != site.program.size(stem(place)):
+                return False
+        elif not isinstance(op, (*MOVING, Slice)) or not summed_as_they_are(site, op.results[0]):
+            return False
+    return bool(readers)
 
 
 class Broken:
