@@ -103,7 +103,7 @@ def search_rates(one: float, numpy_import: float) -> None:
         search = open_text(MILLION.replace("NODE", node)).spec("search", "million")
         assert isinstance(search, SearchSpec)
         start = time.perf_counter()
-        found = Run(search).here()
+        found = Run(search).run()
         took = time.perf_counter() - start
         each, count = took / found.tally.seen, found.tally.seen
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -126,7 +126,7 @@ def bare(search: SearchSpec) -> float:
     compiler, jobs = Compiler(), list(run.jobs())
     calls = []
     for job in jobs:
-        cost = compiler.compiled(job.plan).cost
+        cost = compiler.compile(job.plan).cost
         code = traced(lambda *n, cost=cost: cost.together(*n)[:9], "b", "i", "o", arrays=True)
         calls.append((code, tuple(job.grid.loads(job.slab).values())))
     start = time.perf_counter()

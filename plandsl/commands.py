@@ -238,9 +238,9 @@ def run_verify(arguments: Namespace) -> int:
 
 def run_search(arguments: Namespace) -> int:
     """`planc search`: exit status 0 where something meets every requirement, 1 where nothing does."""
-    from plandsl.search.command import searched
+    from plandsl.search.command import run_searches
 
-    return searched(arguments, _open(arguments.file, _overrides(arguments)), _console)
+    return run_searches(arguments, _open(arguments.file, _overrides(arguments)), _console)
 
 
 def run_calibrate(arguments: Namespace) -> int:

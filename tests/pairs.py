@@ -271,7 +271,7 @@ def _search(made: list[CompiledPlan], source: str) -> None:
     module = open_text(source)
     search = module.spec("search", "s")
     assert isinstance(search, SearchSpec), module.diagnostics
-    found = Run(search).here()
+    found = Run(search).run()
     assert found.tally.seen == 2, list(found.refused.values())
 
 

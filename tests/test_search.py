@@ -17,9 +17,9 @@ from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_file, compile_text, judge, open_text
 from plandsl.search import run as running
-from plandsl.search.answer import misses, remedies, taken
-from plandsl.search.front import first, pareto
-from plandsl.search.run import Compiler, Found, Run, Table, work
+from plandsl.search.answer import configurations, misses, remedies
+from plandsl.search.front import first_rows, pareto
+from plandsl.search.run import Compiler, Found, Run, Table, do_job
 from plandsl.search.values import METRICS
 from plandsl.spec.search import SearchSpec
 
@@ -49,7 +49,7 @@ def table(search: SearchSpec) -> tuple[Found, list[tuple[dict[str, str], dict[st
             choices = {c.path: s.text for c, s in found.combination(int(number))}
             rows.append((choices, dict(zip(METRICS, row, strict=True)), why))
 
-    return Run(search, sink=sink).here(), rows
+    return Run(search, sink=sink).run(), rows
 
 
 WIDE = """
@@ -150,16 +150,16 @@ def test_pareto_of_more_points_than_a_block() -> None:
 def test_the_first_are_those_of_a_stable_sort(points: list[tuple[int, int]], k: int) -> None:
     keys = [np.array([p[i] for p in points], float) for i in (0, 1)]
     ordered = sorted(range(len(points)), key=lambda i: (points[i], i))
-    assert first(keys, k).tolist() == ordered[:k]
+    assert first_rows(keys, k).tolist() == ordered[:k]
 
 
 def test_tallies_add_up_to_the_same_in_any_grouping(monkeypatch: pytest.MonkeyPatch) -> None:
     search = searched(WIDE)
-    whole = Run(search).here().tally
+    whole = Run(search).run().tally
     monkeypatch.setattr(running, "CHUNK", 3)
     parts = Run(search)
     compiler = Compiler()
-    tallies = [work(job, compiler).tally for job in parts.jobs()]
+    tallies = [do_job(job, compiler).tally for job in parts.jobs()]
     random.Random(2).shuffle(tallies)
     left, right = Run(search).empty(), Run(search).empty()
     for one in tallies[:50]:
@@ -229,10 +229,10 @@ def test_the_best_is_written_as_a_plan_that_gives_the_same(tmp_path: Path, capsy
 
 def test_nothing_meets_all_and_what_would() -> None:
     search = searched("vary tp in [4, 8], batch in [1, 8]\nrequire tpot <= 1 ms\nrequire memory <= 90 %")
-    found = Run(search).here()
+    found = Run(search).run()
     assert found.tally.met == 0
     assert len(found.tally.top.numbers) == 0
-    (nearest,) = taken(found, found.tally.nearest)
+    (nearest,) = configurations(found, found.tally.nearest)
     (miss,) = misses(found, nearest)
     assert (miss.text, miss.alone) == ("tpot <= 1 ms", False)
     assert miss.value == nearest.metrics["tpot"] == pytest.approx(miss.factor * 1e-3)
@@ -246,8 +246,8 @@ def test_a_remedy_is_enough_and_no_more_than_that() -> None:
     more = "vary batch in [1, 2]\nsharding { tp = 8 }\nrequire throughput >= LEAST tok/s"
     best = max(m["throughput"] for _, m, _ in table(searched(more.replace("LEAST", "1")))[1])
     least = f"{1.1 * best:.6f}"
-    found = Run(searched(more.replace("LEAST", least))).here()
-    (nearest,) = taken(found, found.tally.nearest)
+    found = Run(searched(more.replace("LEAST", least))).run()
+    (nearest,) = configurations(found, found.tally.nearest)
     ways = {r.what: r.factor for r in remedies(found, nearest)}
     assert "HBM bandwidth" in ways
     gpu = found.plan(nearest.number).node.gpu
@@ -269,7 +269,7 @@ def test_an_interrupted_search_keeps_what_it_found(monkeypatch: pytest.MonkeyPat
         if len(done) == 2:
             raise KeyboardInterrupt
 
-    found = run.here(tick)
+    found = run.run(tick)
     assert found.stopped
     assert found.tally.seen == 4
     assert len(found.tally.top.numbers)

@@ -73,7 +73,7 @@ def all_rows(spec):
         points(found, table)
         tables.append((found, table))
 
-    found = Run(spec, 10, sink).here()
+    found = Run(spec, 10, sink).run()
     return found, points, tables
 
 
@@ -301,12 +301,12 @@ def test_jobs_travel_small_and_say_all_that_a_worker_needs():
 
     spec = search("batch in 1..4000, input in 128..4096 by + 128")
     whole, parts = Run(spec), Run(spec)
-    lean = spreading._lean(parts.space.grid)
+    lean = spreading._strip_grid(parts.space.grid)
     assert len(pickle.dumps(lean)) < 20 * (4000 + 32) < len(pickle.dumps(parts.space.grid))
     for job in whole.jobs():
-        whole.take(spreading.work(job, spreading.Compiler()))
+        whole.take(spreading.do_job(job, spreading.Compiler()))
     for jobs in spreading._batches(parts.jobs()):
-        for done in spreading.batch(pickle.dumps([job._replace(grid=lean) for job in jobs]), False):
+        for done in spreading.do_batch(pickle.dumps([job._replace(grid=lean) for job in jobs]), False):
             parts.take(done)
     assert whole.found.tally.met == parts.found.tally.met
     assert np.array_equal(whole.found.tally.top.metrics, parts.found.tally.top.metrics)
@@ -361,7 +361,7 @@ if __name__ == "__main__":
                 os.kill(victim, 9)
         came = []
         sink = lambda found, table: came.append(int(table.rows.numbers[0]))
-        found = s._through(Run(spec, 10, sink), client, tick)
+        found = s._run_jobs(Run(spec, 10, sink), client, tick)
         assert came == sorted(came) and len(came) == 20, came
         assert victim not in client.run(os.getpid).values()
     t = found.tally
@@ -379,7 +379,7 @@ def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
         [sys.executable, script, plan], env=environment, text=True, capture_output=True, check=False, timeout=240
     )
     assert outcome.returncode == 0, outcome.stderr
-    t = Run(open_file(plan).spec("search", "s")).here().tally
+    t = Run(open_file(plan).spec("search", "s")).run().tally
     told = f"{t.seen} {t.met} {t.top.numbers.tolist()} {t.front.metrics.tobytes().hex()}"
     assert outcome.stdout.strip() == told
 
@@ -401,7 +401,7 @@ def test_another_version_on_a_worker_is_named(monkeypatch, tmp_path, capsys):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(spreading, "_answering", lambda address: address)
+    monkeypatch.setattr(spreading, "_answering_address", lambda address: address)
     monkeypatch.setattr("distributed.Client", lambda *_, **__: Cluster())
     status, _, err = run(capsys, "search", written(tmp_path), "--scheduler", "tcp://x:1")
     assert status == 2

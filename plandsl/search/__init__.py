@@ -1,1 +1,1 @@
-"""Search: what varies, what must hold, what is wanted; evaluated by arrays, and the reason for the answer."""
+"""Searches: evaluate a space of plans by arrays, rank the plans, and say why the others are out."""

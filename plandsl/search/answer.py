@@ -1,4 +1,4 @@
-"""The answer of a search: the best plans with their bands, the front, or what came nearest and what would meet it."""
+"""The answer of a search: the best plans with their bands, the front, or the nearest plan and what it lacks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, unmeas
 from plandsl.estimate import Band, Estimate
 from plandsl.search.run import MEMORY, Compiler, Found
 from plandsl.search.tally import Rows
-from plandsl.search.values import FIELDS, METRICS, MOST, evaluated
+from plandsl.search.values import FIELDS, METRICS, MOST, evaluate_metrics
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import DEGREES, Combination
 
 FARTHEST = 64.0
-"""A machine that is so many times better is not worth speaking of."""
+"""The largest factor by which a figure of the machine is improved when remedies are sought."""
 
 TRIES = 14
-"""Halvings: the factor is known to a thousandth."""
+"""Bisection steps of a remedy; they give its factor to a thousandth."""
 
 
-class Taken(NamedTuple):
-    """One configuration: its number, what it is, and its metrics by name, SI units."""
+class Configuration(NamedTuple):
+    """One configuration: its number, its value of every choice, and its metrics by name in SI units."""
 
     number: int
     combination: Combination
@@ -30,12 +30,12 @@ class Taken(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was chosen, by name."""
+        """The value of each choice, by name."""
         return {c.name: s.value for c, s in self.combination}
 
     @property
     def label(self) -> str:
-        """In words, degrees of 1 left out: ``tp 4, pp 2, batch 64``."""
+        """The configuration in words, without degrees of 1: ``tp 4, pp 2, batch 64``."""
         said = [
             f"{c.name} {s.text}"
             for c, s in self.combination
@@ -49,23 +49,23 @@ class Taken(NamedTuple):
         return {"choices": self.settings, **values}
 
 
-def taken(found: Found, rows: Rows) -> list[Taken]:
-    """Rows as configurations."""
+def configurations(found: Found, rows: Rows) -> list[Configuration]:
+    """Turn rows into configurations."""
     return [
-        Taken(int(n), found.combination(int(n)), dict(zip(METRICS, map(float, row), strict=True)))
+        Configuration(int(n), found.combination(int(n)), dict(zip(METRICS, map(float, row), strict=True)))
         for n, row in zip(rows.numbers, rows.metrics, strict=True)
     ]
 
 
-def estimates(found: Found, rows: list[Taken]) -> list[Estimate]:
-    """Full estimates, with bands."""
+def estimates(found: Found, rows: list[Configuration]) -> list[Estimate]:
+    """The full estimate of each row, with bands."""
     compiler = Compiler()
-    return [compiler.compiled(found.plan(row.number)).estimate() for row in rows]
+    return [compiler.compile(found.plan(row.number)).estimate() for row in rows]
 
 
-def untold(made: list[Estimate], goal: str) -> list[int]:
-    """The ranks that the best cannot be told apart from by its goal: each lies in the band of the other."""
-    found = [_banded(e, goal) for e in made]
+def ranks_in_band(made: list[Estimate], goal: str) -> list[int]:
+    """The ranks whose plan and the best plan lie in each other's band of ``goal``: the model cannot tell them apart."""
+    found = [_value_and_band(e, goal) for e in made]
     if not found or found[0] is None:
         return []
     value, (low, high) = found[0]
@@ -76,8 +76,11 @@ def untold(made: list[Estimate], goal: str) -> list[int]:
     ]
 
 
-def _banded(e: Estimate, metric: str) -> tuple[float, Band] | None:
-    """A metric and its band; what comes per GPU or per token follows the throughput. None where no band is known."""
+def _value_and_band(e: Estimate, metric: str) -> tuple[float, Band] | None:
+    """A metric and its band, or None where no band is known.
+
+    The bands of ``throughput_per_gpu`` and ``cost`` follow from the band of the throughput.
+    """
     if metric in ("ttft", "tpot", "latency"):
         band = e.band(f"{metric}_s")
         return None if band is None else (getattr(e, f"{metric}_s"), band)
@@ -96,9 +99,10 @@ def _banded(e: Estimate, metric: str) -> tuple[float, Band] | None:
 
 
 class Miss(NamedTuple):
-    """A requirement that the nearest configuration misses: its value, by which factor, and what is needed for it.
+    """A requirement that the nearest configuration misses: ``value`` and ``bound`` of ``metric``, ``factor`` apart.
 
-    ``best`` is the best that any configuration reaches which fits, whatever else it misses; None where none fits.
+    ``best`` is the best value of the metric among all configurations that fit in memory, whether or not they meet the
+    other requirements; None where no configuration fits.
     """
 
     text: str
@@ -110,47 +114,51 @@ class Miss(NamedTuple):
 
     @property
     def alone(self) -> bool:
-        """Whether some configuration meets it, though not together with the others."""
+        """Whether some configuration meets this requirement by itself, though none meets all of them."""
         if self.best is None:
             return False
         return self.best >= self.bound if self.metric in MOST else self.best <= self.bound
 
 
 class Remedy(NamedTuple):
-    """One figure of the machine, and the factor by which it must be better for the nearest configuration to do."""
+    """A figure of the machine, and the factor of improvement with which the nearest configuration meets everything."""
 
     what: str
     factor: float
 
 
-def misses(found: Found, nearest: Taken) -> list[Miss]:
-    """What the nearest configuration misses, the largest first."""
+def misses(found: Found, nearest: Configuration) -> list[Miss]:
+    """The requirements that the nearest configuration misses, the largest miss first."""
     plan = found.plan(nearest.number)
-    values = evaluated(Compiler().compiled(plan).cost, {})
+    values = evaluate_metrics(Compiler().compile(plan).cost, {})
     out = []
     if not values.fits:
         bytes_, used = nearest.metrics["memory"], float(values.used)
-        out.append(Miss(MEMORY, "memory", bytes_, bytes_ / used, used, found.tally.best.get("memory")))
+        out.append(
+            Miss(MEMORY, "memory", value=bytes_, bound=bytes_ / used, factor=used, best=found.tally.best.get("memory"))
+        )
     for require in plan.requires:
         if values.holds(require):
             continue
         value = float(values.of(require))
         ratio = abs(math.log(value / require.bound)) if value > 0 and require.bound > 0 else math.inf
         best = None if require.share and require.metric == "memory" else found.tally.best.get(require.metric)
-        out.append(Miss(require.text, require.metric, value, require.bound, math.exp(min(ratio, 700.0)), best))
+        factor = math.exp(min(ratio, 700.0))
+        miss = Miss(require.text, require.metric, value=value, bound=require.bound, factor=factor, best=best)
+        out.append(miss)
     return sorted(out, key=lambda miss: -miss.factor)
 
 
-def remedies(found: Found, nearest: Taken) -> Iterator[Remedy]:
-    """What alone would make the nearest configuration meet everything: each figure of the machine in turn.
+def remedies(found: Found, nearest: Configuration) -> Iterator[Remedy]:
+    """Each figure of the machine that can, improved alone, make the nearest configuration meet everything.
 
-    Times fall as figures rise, so that the least factor is found by bisection.
+    Times fall as a figure improves, so bisection finds the smallest factor.
     """
     plan = found.plan(nearest.number)
-    cost = Compiler().compiled(plan).cost
+    cost = Compiler().compile(plan).cost
 
     def enough(change: Callable[[PlanSpec, float], PlanSpec], factor: float) -> bool:
-        values = evaluated(cost.on(change(unmeasured(plan), factor)), {})
+        values = evaluate_metrics(cost.on(change(unmeasured(plan), factor)), {})
         return bool(values.fits) and all(bool(values.holds(r)) for r in plan.requires)
 
     figures = {**{f.name: f.improved for f in FIGURES.values()}, "memory": larger_memory}

@@ -1,4 +1,4 @@
-"""`planc search FILE`: runs every search of a file, prints the answers, writes what was asked for."""
+"""`planc search FILE`: run every search of a file, print the answers, write the files that are asked for."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from plandsl.diagnostics import Diagnostic, PlanError, near
 from plandsl.driver import open_text
 from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
-from plandsl.search.answer import Taken, estimates, misses, remedies, taken, untold
+from plandsl.search.answer import Configuration, configurations, estimates, misses, ranks_in_band, remedies
 from plandsl.search.files import open_sheet
-from plandsl.search.run import NOTHING, Found, Run, into
+from plandsl.search.run import NOTHING, Found, Run, combine_sinks
 from plandsl.search.show import found_json, print_found
 from plandsl.spec.search import SearchSpec
 
@@ -28,45 +28,52 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def searched(arguments: Namespace, module: Module, console: Callable[[], Any]) -> int:
-    """Run the searches, all of them or the one that is named. Raises `PlanError` on wrong input."""
+def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any]) -> int:
+    """Run all searches, or the one that ``--search`` names. Return the exit status.
+
+    Raises `PlanError` on wrong input.
+    """
     searches = _searches(module, arguments.search)
-    if len(searches) > 1 and (arguments.rows or arguments.output or (arguments.plot and not _drawable(searches))):
+    if len(searches) > 1 and (arguments.rows or arguments.output or (arguments.plot and not _share_picture(searches))):
         names = ", ".join(s.name for s in searches)
-        why = f"{arguments.file} has {len(searches)} searches, and a file takes one: {names}"
+        why = f"{arguments.file} has {len(searches)} searches, and an output file holds one: {names}"
         raise PlanError([Diagnostic("E403", why, hint=f"pick one with --search {searches[0].name}")])
     if arguments.top < 1:
         raise PlanError([Diagnostic("E400", f"--top {arguments.top} is not 1 or more")])
     if arguments.plot:
-        from plandsl.search.plot import ready
+        from plandsl.search.plot import check_picture_path
 
-        ready(Path(arguments.plot))
+        check_picture_path(Path(arguments.plot))
     bodies, drawn, status = [], [], OK
     for search in searches:
         start = time.perf_counter()
         points = _points(search, arguments)
         found = _run(search, arguments, points)
-        top, front = taken(found, found.tally.top), taken(found, found.tally.front)
+        top, front = configurations(found, found.tally.top), configurations(found, found.tally.front)
         made = estimates(found, top)
-        same = untold(made, search.wanted[0].metric)
-        nearest = taken(found, found.tally.nearest)[:1] if not top else []
+        same = ranks_in_band(made, search.wanted[0].metric)
+        nearest = configurations(found, found.tally.nearest)[:1] if not top else []
         missing = [m for n in nearest for m in misses(found, n)]
         better = [r for n in nearest for r in remedies(found, n)]
         seconds = time.perf_counter() - start
         status = max(status, INTERRUPTED if found.stopped else OK if top else FAILED)
         if arguments.json:
             bands = [{f"{m}_band": list(b) for m, b in e.bands} for e in made]
-            bodies.append(found_json(found, top, front, same, missing, better, seconds, bands))
+            bodies.append(
+                found_json(found, top, front, same=same, missing=missing, remedies=better, seconds=seconds, bands=bands)
+            )
         else:
-            print_found(found, top, front, same, missing, better, seconds, console())
+            print_found(
+                found, top, front, same=same, missing=missing, remedies=better, seconds=seconds, console=console()
+            )
         if arguments.output:
             _write_best(arguments, module, found, top)
         if points is not None:
             drawn.append((found, front, points))
     if drawn:
-        from plandsl.search.plot import Drawn, plot
+        from plandsl.search.plot import SearchResult, plot
 
-        plot([Drawn(*one) for one in drawn], Path(arguments.plot))
+        plot([SearchResult(*one) for one in drawn], Path(arguments.plot))
         if not arguments.json:
             sys.stdout.write(f"picture: {arguments.plot}\n")
     if arguments.json:
@@ -89,10 +96,10 @@ def _searches(module: Module, name: str | None) -> list[SearchSpec]:
     return [s for s in found if isinstance(s, SearchSpec)]
 
 
-def _drawable(searches: list[SearchSpec]) -> bool:
-    from plandsl.search.plot import alike
+def _share_picture(searches: list[SearchSpec]) -> bool:
+    from plandsl.search.plot import same_space
 
-    return alike(searches)
+    return same_space(searches)
 
 
 def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
@@ -107,18 +114,18 @@ def _run(search: SearchSpec, arguments: Namespace, points: Points | None) -> Fou
     with ExitStack() as stack:
         sheets = [stack.enter_context(open_sheet(Path(arguments.rows)))] if arguments.rows else []
         tick = stack.enter_context(Progress(f"searching {search.name}"))
-        run = Run(search, arguments.top, into([*sheets, *([points] if points else [])]))
+        run = Run(search, arguments.top, combine_sinks([*sheets, *([points] if points else [])]))
         for one in sheets:
-            one(run.found, NOTHING)  # the heading, which a file without rows has too
+            one(run.found, NOTHING)  # the heading, so that a file without rows has it too
         if arguments.scheduler:
-            from plandsl.search.spread import spread
+            from plandsl.search.spread import run_on_cluster
 
-            return spread(run, arguments.scheduler, tick)
-        return run.here(tick)
+            return run_on_cluster(run, arguments.scheduler, tick)
+        return run.run(tick)
 
 
-def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Taken]) -> None:
-    """The best plan as a file that compiles by itself, or with the searched file that it uses."""
+def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Configuration]) -> None:
+    """Write the best plan as a file. It uses the searched file where it does not compile alone."""
     if not top:
         sys.stderr.write(f"{arguments.output} is not written: nothing meets every requirement\n")
         return
@@ -128,14 +135,17 @@ def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Ta
     plain = open_text(text, str(path))
     plain.check()
     if plain.errors:
-        text = _using(arguments.file, path, module) + text
+        text = _use_statement(arguments.file, path, module) + text
     write_file(path, said + text)
     if not arguments.json:
         sys.stdout.write(f"best of {found.search.name}: {path}\n")
 
 
-def _using(file: str, path: Path, module: Module) -> str:
-    """``use`` of the searched file, which must not lie outside the folder of the new one."""
+def _use_statement(file: str, path: Path, module: Module) -> str:
+    """A `use` statement for the searched file, which must lie in the folder of the new file or below.
+
+    Raises `PlanError` (E405) where it does not.
+    """
     source, folder = Path(file).resolve(), path.resolve().parent
     if file == "-" or not source.is_relative_to(folder):
         why = f"{path} must stand in the folder of {module.path}, or above it: the plan uses its declarations"

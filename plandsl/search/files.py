@@ -1,4 +1,4 @@
-"""Every configuration of a search as a file: CSV by itself, Parquet with an extra; whole or not at all."""
+"""Write every configuration of a search to a CSV or, with an extra, Parquet file; whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from plandsl.spec.search import Choice
 
 
 class CsvSheet:
-    """Rows as CSV, with a heading."""
+    """Writes rows as CSV, with a heading."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = io.TextIOWrapper(file, encoding="utf-8", newline="")
@@ -40,7 +40,7 @@ class CsvSheet:
 
 
 class ParquetSheet:
-    """Rows as Parquet: a row group for each job."""
+    """Writes rows as Parquet, a row group for each job."""
 
     def __init__(self, file: BinaryIO) -> None:
         try:
@@ -68,18 +68,18 @@ class ParquetSheet:
 Sheet = CsvSheet | ParquetSheet
 """Takes the rows of a search as they come. A row has its number, the choices, the metrics, and ``why`` it is out.
 
-What comes first, rows or none, makes the heading.
+The first call makes the heading, with rows or without.
 """
 
 SHEETS: dict[str, Callable[[BinaryIO], Sheet]] = {".csv": CsvSheet, ".parquet": ParquetSheet}
-"""Kinds of file, by the ending of the name."""
+"""Sheets by the ending of the file name."""
 
 
 @contextmanager
 def open_sheet(path: Path) -> Iterator[Sheet]:
-    """The file that ``path`` names, which is there when the block ends without an error, and not before.
+    """A sheet that writes to ``path``. The file appears when the block ends without an error, and not before.
 
-    Raises `PlanError` where it cannot be written, or by its ending is none.
+    Raises `PlanError` where it cannot be written, or has another ending than `SHEETS`.
     """
     if path.suffix not in SHEETS:
         raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .csv nor in .parquet")])
@@ -88,7 +88,7 @@ def open_sheet(path: Path) -> Iterator[Sheet]:
 
 
 def _blank(column: Any) -> list[Any]:
-    """Values of a column; nothing where there is none, as of a cost without a price."""
+    """Cells of a column, empty where a value is not finite, such as a cost without a price."""
     if column.dtype.kind != "f" or np.isfinite(column).all():
         return cast("list[Any]", column.tolist())
     return [x if math.isfinite(x) else "" for x in column.tolist()]
@@ -113,7 +113,7 @@ def _columns(found: Found, table: Table) -> dict[str, Any]:
 
 
 def _values(choice: Choice) -> Any:
-    """The values of a field: whole numbers, numbers or words, in all of a search's plans alike."""
+    """The values of a field as an array of whole numbers, numbers or words: one type for all plans of the search."""
     values = np.array([s.value for s in choice.settings])
     whole = values.dtype.kind != "U" and (values == np.floor(values)).all()
     return values.astype(np.int64) if whole else values

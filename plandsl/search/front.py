@@ -1,4 +1,4 @@
-"""The best of many: the first k by rank, and those that none beats in everything (the Pareto front)."""
+"""The best of many rows: the first k by rank, and the Pareto front, whose rows no other row beats in everything."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 STRONG = 24
-"""Points that all others are held against first; what they beat is most of what there is."""
+"""Weightings of the columns whose best rows all others are compared with first; these rows beat most others."""
 
 BLOCK = 2048
-"""Points that are held against the front at a time."""
+"""Rows that are compared with the front at a time."""
 
 
 def pareto(costs: Floats) -> Indices:
-    """Rows of ``costs`` [n, d] that no other row beats: none is as small in all columns and smaller in one.
+    """Rows of ``costs`` [n, d] that no other row beats: no row is as small in all columns and smaller in one.
 
-    Of equal rows the first stands for all. In ascending order of the row.
+    Of equal rows only the first counts, and rows that are not finite do not. Ascending row numbers.
     """
     kept = np.flatnonzero(np.isfinite(costs).all(axis=1))
     if len(kept) > BLOCK:
-        kept = kept[~_beaten(costs[kept], costs[kept[_strong(costs[kept])]])]
-    find = _swept if costs.shape[1] <= 3 else _blockwise
+        kept = kept[~_is_beaten(costs[kept], costs[kept[_strong_rows(costs[kept])]])]
+    find = _sweep if costs.shape[1] <= 3 else _merge_blocks
     return np.sort(kept[find(costs[kept])])
 
 
-def _swept(costs: Floats) -> Indices:
-    """The front in up to three columns, n log n: rows in order of the first column, against a staircase of the others.
+def _sweep(costs: Floats) -> Indices:
+    """The front in up to three columns, in n log n: compare rows, in order of the first column, with a staircase.
 
-    The staircase holds what no earlier row beats in the last two columns: one rises as the other falls. Source: Kung,
+    The staircase holds the pairs of the last two columns that no earlier row beats: one rises as the other falls.
+    Source: Kung,
     Luccio and Preparata, "On finding the maxima of a set of vectors", 1975.
     """
     columns = [*costs.T, *(np.zeros(len(costs)) for _ in range(3 - costs.shape[1]))]
@@ -50,26 +51,26 @@ def _swept(costs: Floats) -> Indices:
     return np.array(found, np.intp)
 
 
-def _blockwise(costs: Floats) -> Indices:
+def _merge_blocks(costs: Floats) -> Indices:
     """The front in any number of columns.
 
-    A row that beats another has the smaller sum of ranks, so that rows taken in that order are never beaten later.
+    A row that beats another has a smaller sum of ranks, so no row is beaten by a row that comes later in that order.
     """
     order = np.argsort(_ranks(costs), kind="stable")
     front = np.empty((0, costs.shape[1]))
     found = [np.empty(0, np.intp)]
     for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]
-        block = block[~_beaten(costs[block], front)]
+        block = block[~_is_beaten(costs[block], front)]
         own = costs[block]
-        block = block[~(_beaten(own, own) | _repeated(own, front))]
+        block = block[~(_is_beaten(own, own) | _is_repeated(own, front))]
         found.append(block)
         front = np.concatenate([front, costs[block]])
     return np.concatenate(found)
 
 
-def _strong(costs: Floats) -> Indices:
-    """Rows that are the smallest by some weighting of the columns: each by itself, and mixtures."""
+def _strong_rows(costs: Floats) -> Indices:
+    """Rows that are smallest under some weighting of the columns: each column alone, and `STRONG` random mixtures."""
     low, high = costs.min(axis=0), costs.max(axis=0)
     scaled = (costs - low) / np.where(high > low, high - low, 1.0)
     weights = np.concatenate([np.eye(costs.shape[1]), np.random.default_rng(0).dirichlet(np.ones(len(low)), STRONG)])
@@ -77,14 +78,14 @@ def _strong(costs: Floats) -> Indices:
 
 
 def _ranks(costs: Floats) -> Floats:
-    """The sum of each row's ranks in the columns, equal values alike."""
+    """The sum of each row's ranks in the columns; equal values have equal ranks."""
     total = np.zeros(len(costs))
     for column in costs.T:
         total += np.unique(column, return_inverse=True)[1]
     return total
 
 
-def _beaten(costs: Floats, by: Floats) -> NDArray[np.bool_]:
+def _is_beaten(costs: Floats, by: Floats) -> NDArray[np.bool_]:
     """Which rows some row of ``by`` beats."""
     out = np.zeros(len(costs), bool)
     for start in range(0, len(by), BLOCK):
@@ -98,8 +99,8 @@ def _beaten(costs: Floats, by: Floats) -> NDArray[np.bool_]:
     return out
 
 
-def _repeated(costs: Floats, known: Floats) -> NDArray[np.bool_]:
-    """Which rows equal an earlier one, or one of those that are ``known``."""
+def _is_repeated(costs: Floats, known: Floats) -> NDArray[np.bool_]:
+    """Which rows equal an earlier row, or a row of ``known``."""
     seen = {row.tobytes() for row in known}
     out = np.zeros(len(costs), bool)
     for i, row in enumerate(costs):
@@ -109,8 +110,8 @@ def _repeated(costs: Floats, known: Floats) -> NDArray[np.bool_]:
     return out
 
 
-def first(keys: list[Floats], k: int) -> Indices:
-    """The ``k`` rows that come first by ``keys``, the most important one first; the smaller the better.
+def first_rows(keys: list[Floats], k: int) -> Indices:
+    """The first ``k`` rows in ascending order of ``keys``, whose first is the most important.
 
     Rows whose first key is not finite do not count; ties fall to the earlier row.
     """

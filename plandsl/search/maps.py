@@ -1,4 +1,4 @@
-"""Heat maps of a search: the goal at its best over everything else, for pairs of the fields that vary."""
+"""Heat maps of a search over pairs of fields: each cell has the best goal over all values of the other fields."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from plandsl.search.show import WORDS, metric_text
 from plandsl.spec.search import Choice
 
 MAPS = 3
-"""Maps of one picture."""
+"""Most maps in one picture."""
 
 FULL = 0.5
-"""The share of a map's cells that have plans, below which it is hardly one."""
+"""Share of cells that must have plans; a map with fewer is not drawn."""
 
 TICKS = 8
-"""Most labels along the upright side of a map."""
+"""Most labels along the vertical side of a map."""
 
 LETTERS = 84
-"""Letters of all labels along the lying sides of the maps of a picture."""
+"""Letters that fit into the labels below all maps of a picture together."""
 
 DECADE = 10.0
-"""The range from which on colours are those of logarithms."""
+"""Colours follow the logarithm where the largest value is more than this many times the smallest."""
 
 
-def called(metric: str) -> str:
+def axis_label(metric: str) -> str:
     """A metric's name on an axis."""
     return "throughput per GPU" if metric == "throughput_per_gpu" else WORDS.get(metric, metric)
 
 
 def draw_maps(part: Any, points: Sequence[Points]) -> None:
-    """The most telling maps of each search, `MAPS` in all, and below them what the letters say."""
+    """Draw the maps over which the goal changes most, `MAPS` in all, and below them what the letters mean."""
     each = max(1, MAPS // len(points))
-    shown = [(p, pair) for p in points for pair in telling(p)[:each]]
+    shown = [(p, pair) for p in points for pair in map_pairs(p)[:each]]
     letters = _letters(points)
     places = part.subplots(1, len(shown), squeeze=False)[0]
     used: set[str] = set()
     for p in points:
         own = [(place, pair) for place, (q, pair) in zip(places, shown, strict=True) if q is p]
-        used |= _maps_of(part, own, p, letters, LETTERS // len(shown))
+        used |= _draw_search_maps(part, own, p, letters, LETTERS // len(shown))
         if len(points) > 1:
             for place, _ in own:
                 place.set_title(p.search.name)
@@ -57,8 +57,8 @@ def draw_maps(part: Any, points: Sequence[Points]) -> None:
     part.supxlabel("; ".join(notes), fontsize=7, color="#444444")
 
 
-def telling(points: Points) -> list[tuple[str, str]]:
-    """Pairs of fields that fill half of their map or more, those first over which the goal changes the most."""
+def map_pairs(points: Points) -> list[tuple[str, str]]:
+    """Pairs of fields whose map has plans in `FULL` of its cells or more, the largest change of the goal first."""
 
     def worth(cells: Cells) -> float:
         found = np.abs(cells.best[np.isfinite(cells.best)])
@@ -75,33 +75,33 @@ def _letters(points: Sequence[Points]) -> dict[str, str]:
     return {reason: chr(ord("a") + i % 26) for i, reason in enumerate(reasons)}
 
 
-def _maps_of(
+def _draw_search_maps(
     part: Any, own: Sequence[tuple[Any, tuple[str, str]]], points: Points, letters: dict[str, str], room: int
 ) -> set[str]:
-    """The maps of one search, in one scale of colours, ``room`` letters below each; gives the reasons shown."""
+    """Draw the maps of one search in one colour scale, ``room`` letters below each. Return the reasons shown."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator
 
     sign = 1 if points.goal.most else -1
     values = [sign * points.maps[pair].best for _, pair in own]
     every = np.concatenate([v[np.isfinite(v)] for v in values])
-    norm, used, mesh = _norm(every), set(), None
+    norm, used, mesh = _colour_norm(every), set(), None
     for (place, pair), value in zip(own, values, strict=True):
         a, b = (next(c for c in points.fields if c.path == path) for path in pair)
         ends = points.maps[pair].ends
-        if value.shape[0] > value.shape[1]:  # the longer side lies
+        if value.shape[0] > value.shape[1]:  # the longer side is horizontal
             a, b, value, ends = b, a, value.T, ends.swapaxes(0, 1)
         colours = "viridis" if points.goal.most else "viridis_r"  # the brighter the better
         mesh = place.pcolormesh(np.where(np.isfinite(value), value, np.nan), cmap=colours, norm=norm, linewidth=0.3,
                                 edgecolors="white", rasterized=False)  # fmt: skip
-        used |= _hatched(place, ends, points.reasons, letters)
-        _sides(place, a, b, value.shape, room)
+        used |= _hatch_cells(place, ends, points.reasons, letters)
+        _label_sides(place, a, b, value.shape, room)
         if len(every):
-            _outlined(place, value, points.goal.most)
+            _outline_best(place, value, points.goal.most)
     if len(every):
         bar = part.colorbar(mesh, ax=[place for place, _ in own], aspect=24, pad=0.02)
         metric = points.goal.metric
-        bar.set_label(f"{'most' if points.goal.most else 'least'} {called(metric)}")
+        bar.set_label(f"{'most' if points.goal.most else 'least'} {axis_label(metric)}")
         bar.outline.set_visible(False)
         bar.ax.yaxis.set_major_formatter(lambda value, _: figures.short(metric_text(metric, value)))
         bar.ax.yaxis.minorticks_off()
@@ -110,7 +110,7 @@ def _maps_of(
     return used
 
 
-def _norm(values: Floats) -> Any:
+def _colour_norm(values: Floats) -> Any:
     from matplotlib.colors import LogNorm, Normalize
 
     if not len(values):
@@ -119,8 +119,8 @@ def _norm(values: Floats) -> Any:
     return LogNorm(low, high) if low > 0 and high / low > DECADE else Normalize(low, high)
 
 
-def _hatched(place: Any, ends: Any, reasons: Sequence[str], letters: dict[str, str]) -> set[str]:
-    """Cells in which nothing meets all: hatched, with the letter of what rules out the most."""
+def _hatch_cells(place: Any, ends: Any, reasons: Sequence[str], letters: dict[str, str]) -> set[str]:
+    """Hatch cells where no configuration meets every requirement, with the letter of the reason that rules out most."""
     from matplotlib.patches import Rectangle
 
     used = set()
@@ -135,16 +135,16 @@ def _hatched(place: Any, ends: Any, reasons: Sequence[str], letters: dict[str, s
     return used
 
 
-def _outlined(place: Any, value: Floats, most: bool) -> None:
-    """A frame around the best cell."""
+def _outline_best(place: Any, value: Floats, most: bool) -> None:
+    """Draw a frame around the best cell."""
     from matplotlib.patches import Rectangle
 
     row, column = np.unravel_index(np.nanargmax(value) if most else np.nanargmin(value), value.shape)
     place.add_patch(Rectangle((float(column), float(row)), 1, 1, fill=False, edgecolor="black", linewidth=1.5))
 
 
-def _sides(place: Any, rows: Choice, columns: Choice, shape: tuple[int, ...], letters: int) -> None:
-    """Names of the fields and some of their values, at most ``letters`` of them below; no ornaments of a chart."""
+def _label_sides(place: Any, rows: Choice, columns: Choice, shape: tuple[int, ...], letters: int) -> None:
+    """Label both sides with the field and some values (at most ``letters`` letters below); remove grid and spines."""
     place.set(xlabel=columns.name, ylabel=rows.name)
     place.grid(False)
     place.spines[:].set_visible(False)

@@ -11,9 +11,9 @@ from attrs import evolve
 
 from plandsl import figures
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.search.answer import Taken, taken
+from plandsl.search.answer import Configuration, configurations
 from plandsl.search.front import Floats
-from plandsl.search.maps import called, draw_maps, telling
+from plandsl.search.maps import axis_label, draw_maps, map_pairs
 from plandsl.search.points import Points
 from plandsl.search.run import Found
 from plandsl.search.tally import Rows
@@ -24,41 +24,40 @@ from plandsl.units import show_time
 ENDINGS = (".svg", ".png", ".pdf")
 
 COLOURED = 6
-"""Plans with a colour of their own: those on the front, then those with the most throughput; others are grey."""
+"""Plans with a colour of their own: plans on the front first, then plans with the most throughput. Others are grey."""
 
 GREY = "#b5b5b5"
 STYLE = {**figures.STYLE, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 8,
          "hatch.linewidth": 0.5}  # fmt: skip
 DASHES = ("--", ":", "-.")
-"""Lines of the first search, the second and so on."""
+"""Line style of the first search, the second and so on."""
 
 NEAR = 8.0
-"""A bound that is so many times beyond all points is said below, and not drawn."""
-
+"""A bound that lies more than this factor beyond all points is named below the axes and not drawn."""
 
 MARKED = 12
 """Markers along a curve."""
 
 STAR = {"marker": "*", "markersize": 9, "markeredgecolor": "black", "linestyle": " "}
 STARS = ("white", "black", GREY)
-"""The best of the first search, the second and so on."""
+"""Colour of the star at the best configuration of the first search, the second and so on."""
 
 
-class Drawn(NamedTuple):
-    """A search that was run, with its front and what was kept for the picture."""
+class SearchResult(NamedTuple):
+    """A finished search, with its front and the points that were kept for the picture."""
 
     found: Found
-    front: list[Taken]
+    front: list[Configuration]
     points: Points
 
     @property
-    def best(self) -> Taken | None:
-        """The first by the goals; None where nothing meets all, or nobody knows the goal."""
-        return next(iter(taken(self.found, self.found.tally.top)), None)
+    def best(self) -> Configuration | None:
+        """The first configuration by the goals; None where none meets every requirement or the goal has no value."""
+        return next(iter(configurations(self.found, self.found.tally.top)), None)
 
 
-def ready(path: Path) -> None:
-    """Raises `PlanError` where no picture can be drawn there: before the search, and not after it."""
+def check_picture_path(path: Path) -> None:
+    """Raise `PlanError` where no picture can be drawn to ``path``. Called before a search, so that no work is lost."""
     if path.suffix not in ENDINGS:
         raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])
     if not path.parent.is_dir():
@@ -70,8 +69,8 @@ def ready(path: Path) -> None:
         raise PlanError([Diagnostic("E411", "drawing a search needs matplotlib", hint=hint)]) from error
 
 
-def alike(searches: Sequence[SearchSpec]) -> bool:
-    """Whether all go through the same configurations, so that one picture holds their points."""
+def same_space(searches: Sequence[SearchSpec]) -> bool:
+    """Whether all searches have the same configurations, so that one picture can hold their points."""
 
     def space(search: SearchSpec) -> Any:
         plan, _ = search.resolve(tuple((c, c.settings[0]) for c in search.choices if not c.load))
@@ -82,18 +81,18 @@ def alike(searches: Sequence[SearchSpec]) -> bool:
     return all(space(search) == space(searches[0]) for search in searches[1:])
 
 
-def plot(drawn: Sequence[Drawn], path: Path) -> None:
+def plot(drawn: Sequence[SearchResult], path: Path) -> None:
     """Draw searches of the same configurations to ``path`` (.svg, .png or .pdf), whole or not at all.
 
-    Raises `PlanError` where it cannot be written.
+    Raises `PlanError` where the file cannot be written.
     """
     plt = figures.pyplot()
-    maps = any(telling(d.points) for d in drawn)
+    maps = any(map_pairs(d.points) for d in drawn)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(7.4, 3.5 + 2.7 * maps), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05)
         above, *below = figure.subfigures(2 if maps else 1, 1, height_ratios=[1.25, 1] if maps else None, squeeze=False)
-        _fronts(above[0], drawn)
+        _draw_fronts(above[0], drawn)
         for part in below:
             draw_maps(part[0], [d.points for d in drawn])
         figures.save(figure, path)
@@ -102,20 +101,20 @@ def plot(drawn: Sequence[Drawn], path: Path) -> None:
 # ---- throughput against latency
 
 
-def _fronts(part: Any, drawn: Sequence[Drawn]) -> None:
-    """A panel for each latency; one legend below."""
+def _draw_fronts(part: Any, drawn: Sequence[SearchResult]) -> None:
+    """Draw a panel for each latency, and one legend below them."""
     vertical = drawn[0].points.vertical
     metrics = _latencies(drawn)
     places = part.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     look = _looks(drawn)
     far = dict.fromkeys(
-        text for place, metric in zip(places, metrics, strict=True) for text in _panel(place, drawn, metric, look)
+        text for place, metric in zip(places, metrics, strict=True) for text in _draw_panel(place, drawn, metric, look)
     )
     drawn_bounds = {*metrics, vertical}
     far |= dict.fromkeys(
-        _named(drawn, d, r) for d in drawn for r in d.found.search.requires if r.metric not in drawn_bounds
+        _requirement_label(drawn, d, r) for d in drawn for r in d.found.search.requires if r.metric not in drawn_bounds
     )
-    places[0].set_ylabel(f"{called(vertical)} (tok/s)")
+    places[0].set_ylabel(f"{axis_label(vertical)} (tok/s)")
     if not look:
         places[0].set_title("nothing fits in memory")
     handles = _legend(drawn, look)
@@ -124,16 +123,16 @@ def _fronts(part: Any, drawn: Sequence[Drawn]) -> None:
                 title=also, title_fontsize=7)  # fmt: skip
 
 
-def _latencies(drawn: Sequence[Drawn]) -> list[str]:
-    """The two latencies that the searches speak of most: TPOT and TTFT where they say nothing."""
+def _latencies(drawn: Sequence[SearchResult]) -> list[str]:
+    """The two latencies that goals and requirements name most often; TPOT and TTFT where they name none."""
     searches = [d.found.search for d in drawn]
     said = [g.metric for s in searches for g in s.goals] + [r.metric for s in searches for r in s.requires]
     chosen = sorted(("tpot", "ttft", "latency"), key=lambda m: -said.count(m))[:2]
     return sorted(chosen, key=("tpot", "ttft", "latency").index)
 
 
-def _looks(drawn: Sequence[Drawn]) -> dict[str, dict[str, Any]]:
-    """A colour and marker for the plans that matter, from short TPOT to long, and grey for the rest."""
+def _looks(drawn: Sequence[SearchResult]) -> dict[str, dict[str, Any]]:
+    """Colour and marker by plan: `COLOURED` plans from short TPOT to long, and grey for the rest."""
     points = drawn[0].points
     curves = {name: rows for name, rows in (points.curves or points.clouds).items() if len(rows.numbers)}
     unbeaten = dict.fromkeys(curves, 0)
@@ -148,33 +147,33 @@ def _looks(drawn: Sequence[Drawn]) -> dict[str, dict[str, Any]]:
     return look | {name: {"color": GREY, "marker": "."} for name in order[COLOURED:]}
 
 
-def _panel(place: Any, drawn: Sequence[Drawn], metric: str, look: dict[str, dict[str, Any]]) -> list[str]:
-    """One set of axes; gives the requirements that lie too far away to be drawn."""
+def _draw_panel(place: Any, drawn: Sequence[SearchResult], metric: str, look: dict[str, dict[str, Any]]) -> list[str]:
+    """Draw one set of axes. Return the texts of requirements that lie too far away to be drawn."""
     vertical = drawn[0].points.vertical
-    place.set(xscale="log", yscale="log", xlabel=called(metric))
-    points = drawn[0].points  # those of the others are the same
+    place.set(xscale="log", yscale="log", xlabel=axis_label(metric))
+    points = drawn[0].points  # the points of the other searches are the same
     for name in reversed(look):
-        _plan(place, points.clouds[name], points.curves.get(name), (metric, vertical), look[name])
+        _draw_plan(place, points.clouds[name], points.curves.get(name), (metric, vertical), look[name])
     low, high = place.get_xlim()
     far = []
     for i, d in enumerate(drawn):
         for require in (r for r in d.found.search.requires if r.metric in (metric, vertical)):
-            text = _named(drawn, d, require)
-            if not _bound(place, require, metric, text, i):
+            text = _requirement_label(drawn, d, require)
+            if not _draw_bound(place, require, metric, text, i):
                 far.append(text)
     left, right = place.get_xlim()
     place.set_xlim(min(low, left), max(high, right))
     for i, d in enumerate(drawn):
-        _unbeaten(place, d, (metric, vertical), i)
+        _draw_front(place, d, (metric, vertical), i)
     for i, d in enumerate(drawn):
-        _best(place, d, (metric, vertical), i)
-    _ticks(place.xaxis, place.get_xlim(), show_time)
+        _draw_best(place, d, (metric, vertical), i)
+    _set_ticks(place.xaxis, place.get_xlim(), show_time)
     figures.plain_ticks(place.yaxis, *place.get_ylim())
     return far
 
 
-def _plan(place: Any, cloud: Rows, curve: Rows | None, axes: tuple[str, str], look: dict[str, Any]) -> None:
-    """The points of one plan, and the curve through the best of them."""
+def _draw_plan(place: Any, cloud: Rows, curve: Rows | None, axes: tuple[str, str], look: dict[str, Any]) -> None:
+    """Draw the points of one plan, and the curve through the best of them."""
     grey = look["color"] == GREY
     x, y = (cloud.column(a) for a in axes)
     place.plot(x, y, " ", marker=".", markersize=2.5, color=look["color"], alpha=0.25, markeredgewidth=0,
@@ -187,14 +186,14 @@ def _plan(place: Any, cloud: Rows, curve: Rows | None, axes: tuple[str, str], lo
         place.plot(x, y, " ", markersize=3.6, zorder=2, **look)
 
 
-def _named(drawn: Sequence[Drawn], d: Drawn, require: RequireSpec) -> str:
-    """A requirement, with the search that it is of where others do not have it."""
+def _requirement_label(drawn: Sequence[SearchResult], d: SearchResult, require: RequireSpec) -> str:
+    """The text of a requirement, after the name of its search where another search lacks it."""
     everyone = all(require.text in [r.text for r in other.found.search.requires] for other in drawn)
     return require.text if everyone else f"{d.found.search.name}: {require.text}"
 
 
-def _bound(place: Any, require: RequireSpec, metric: str, text: str, i: int) -> bool:
-    """The line of a requirement, its name, and a shade over what it forbids; False where it lies too far away."""
+def _draw_bound(place: Any, require: RequireSpec, metric: str, text: str, i: int) -> bool:
+    """Draw the line of a requirement, its text, and a shade over what it forbids. False where it lies too far away."""
     along_x = require.metric == metric
     low, high = place.get_xlim() if along_x else place.get_ylim()
     bound = require.bound
@@ -207,7 +206,7 @@ def _bound(place: Any, require: RequireSpec, metric: str, text: str, i: int) -> 
     line(bound, color="#333333", linewidth=1, linestyle=DASHES[i % len(DASHES)], zorder=2.5)
     span(*forbidden, color="#000000", alpha=0.05, linewidth=0, zorder=0)
     (place.set_xlim if along_x else place.set_ylim)(low, high)
-    side = 1 if upper else -1  # the name stands where nobody is wanted
+    side = 1 if upper else -1  # the text stands on the forbidden side
     paper = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
     kind = {"fontsize": 7, "color": "#333333", "zorder": 4, "textcoords": "offset points", "in_layout": False}
     if along_x:
@@ -219,29 +218,29 @@ def _bound(place: Any, require: RequireSpec, metric: str, text: str, i: int) -> 
     return True
 
 
-def _stairs(front: Sequence[Taken], axes: tuple[str, str]) -> tuple[Floats, Floats]:
-    """Those of the front that nothing beats in these two metrics: the shorter first, each with more throughput."""
+def _stairs(front: Sequence[Configuration], axes: tuple[str, str]) -> tuple[Floats, Floats]:
+    """The points of the front that nothing beats in these two metrics: latency and throughput rise together."""
     points = sorted((row.metrics[axes[0]], -row.metrics[axes[1]]) for row in front)
     x, y = np.array(points).T
     kept = np.append(True, -y[1:] > np.maximum.accumulate(-y)[:-1])
     return x[kept], -y[kept]
 
 
-def _unbeaten(place: Any, d: Drawn, axes: tuple[str, str], i: int) -> None:
+def _draw_front(place: Any, d: SearchResult, axes: tuple[str, str], i: int) -> None:
     if d.front:
         x, y = _stairs(d.front, axes)
         place.step(x, y, where="post", color="black", linewidth=0.9, linestyle=("-", *DASHES)[i % 4], zorder=3)
 
 
-def _best(place: Any, d: Drawn, axes: tuple[str, str], i: int) -> None:
-    """A star at the best; the legend names it."""
+def _draw_best(place: Any, d: SearchResult, axes: tuple[str, str], i: int) -> None:
+    """Draw a star at the best configuration; the legend names it."""
     if d.best is not None:
         x, y = (d.best.metrics[a] for a in axes)
         place.plot([x], [y], zorder=5, **{**STAR, "markersize": 11}, color=STARS[i % len(STARS)])
 
 
-def _ticks(axis: Any, ends: tuple[float, float], show: Any) -> None:
-    """Ticks of a log axis, each with its unit."""
+def _set_ticks(axis: Any, ends: tuple[float, float], show: Any) -> None:
+    """Set ticks of a log axis, each with its unit."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     decades = np.log10(ends[1] / ends[0])
@@ -250,7 +249,7 @@ def _ticks(axis: Any, ends: tuple[float, float], show: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: figures.short(show(value))))
 
 
-def _legend(drawn: Sequence[Drawn], look: dict[str, dict[str, Any]]) -> list[Any]:
+def _legend(drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]]) -> list[Any]:
     line = figures.pyplot().Line2D
     coloured = {name: kind for name, kind in look.items() if kind["color"] != GREY}
     out = [line([], [], label=name, linestyle="-" if drawn[0].points.curves else " ", markersize=4.5, **kind)

@@ -1,4 +1,4 @@
-"""What a picture shows of a search, collected while it runs, in memory that does not grow with the search."""
+"""Collect what a picture shows of a search while it runs, in memory that does not grow with the search."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from plandsl.search.tally import NO_ROWS, Rows
 from plandsl.spec.search import DEGREES, Choice, Combination, SearchSpec
 
 CLOUD = 20_000
-"""Points that are kept in all."""
+"""Points that are kept, over all plans together."""
 
 ALONG = ("batch", "concurrency")
-"""Loads along which throughput is bought with latency: the first that varies makes the curves."""
+"""Loads that trade latency for throughput. Curves run along the first of them that varies."""
 
 ON_CURVE = 32
-"""Points of one curve."""
+"""Most points of one curve."""
 
 CELLS = 24
-"""Rows and columns of a map; of a field with more values, neighbours share one."""
+"""Most rows and columns of a map. Neighbouring values of a longer field share a cell."""
 
 
 @define
 class Cells:
-    """A map over two fields: of each cell [rows, columns] the best goal, and how many configurations end how.
+    """A map over two fields.
 
-    ``best`` is signed so that more is better, -inf where nothing meets all. ``ends`` [rows, columns, 1 + reasons]
-    counts those that meet all and those that each reason rules out.
+    ``best`` [rows, columns] is the best goal of each cell, signed so that more is better; -inf where no configuration
+    meets every requirement. ``ends`` [rows, columns, 1 + reasons] counts the configurations that meet every
+    requirement, and then the configurations that each reason rules out.
     """
 
     best: Floats
@@ -40,10 +41,11 @@ class Cells:
 
 
 class Points:
-    """Takes the rows of a search as they come; of those that fit it keeps a sample and curves, of all of them maps.
+    """Takes the rows of a search as they come. Samples and curves hold configurations that fit, maps hold all.
 
-    ``clouds`` are samples and ``curves`` the best throughput at each batch, by plan, which is said by its degrees where
-    those vary. ``maps`` has each pair of fields. None of it depends on the order or the grouping of what comes.
+    ``clouds`` has a sample of rows for each plan, ``curves`` the best throughput at each batch for each plan; a plan is
+    named by its degrees where degrees vary. ``maps`` has each pair of fields. The result does not depend on the order
+    or grouping in which rows come.
     """
 
     def __init__(self, search: SearchSpec) -> None:
@@ -59,40 +61,40 @@ class Points:
         self.clouds: dict[str, Rows] = {}
         self.curves: dict[str, Rows] = {}
         self.quota = CLOUD
-        self.maps = {(a.path, b.path): self._empty(a, b) for a, b in combinations(self.fields, 2)}
+        self.maps = {(a.path, b.path): self._empty_cells(a, b) for a, b in combinations(self.fields, 2)}
         self._settings = {c.path: {s.text: i for i, s in enumerate(c.settings)} for c in self.fields}
 
     def __call__(self, found: Found, table: Table) -> None:
-        """Take the rows of one job, which are of one plan."""
+        """Take the rows of one job, all of one plan."""
         if not len(table.rows.numbers):
             return
         combination = found.combination(int(table.rows.numbers[0]))
-        plan = self._name(combination)
+        plan = self._plan_label(combination)
         at: dict[str, Any] = {
             c.path: np.intp(self._settings[c.path][s.text]) for c, s in combination if c.path in self._settings
         }
         at |= _places(found, table.rows.numbers)
         fits = table.rows.take(table.why != MEMORY)
-        self._sample(plan, fits)
+        self._add_to_sample(plan, fits)
         if self.along is not None:
-            self.curves[plan] = self._curve(found, self.curves.get(plan, NO_ROWS).with_(fits))
-        self._map(at, table)
+            self.curves[plan] = self._curve(found, self.curves.get(plan, NO_ROWS).joined(fits))
+        self._add_to_maps(at, table)
 
-    def _name(self, combination: Combination) -> str:
-        """The plan that the points are grouped by: its degrees but those of 1, unless all are."""
+    def _plan_label(self, combination: Combination) -> str:
+        """The name of the plan by which points are grouped: its degrees above 1, or all degrees where all are 1."""
         said = [(c, s) for c, s in combination if c.path in self.named]
         large = [(c, s) for c, s in said if not (c.path.removeprefix("sharding.") in DEGREES and s.value == 1)]
         return ", ".join(f"{c.name} {s.text}" for c, s in large or said) or self.search.name
 
-    def _sample(self, plan: str, rows: Rows) -> None:
-        """Add to a plan's sample: those whose numbers, scrambled, are the least."""
-        self.clouds[plan] = _thinned(self.clouds.get(plan, NO_ROWS).with_(rows), self.quota)
+    def _add_to_sample(self, plan: str, rows: Rows) -> None:
+        """Add rows to a plan's sample, which keeps the rows with the smallest hashed numbers."""
+        self.clouds[plan] = _thin(self.clouds.get(plan, NO_ROWS).joined(rows), self.quota)
         while sum(len(r.numbers) for r in self.clouds.values()) > CLOUD and self.quota > 1:
             self.quota //= 2
-            self.clouds = {name: _thinned(r, self.quota) for name, r in self.clouds.items()}
+            self.clouds = {name: _thin(r, self.quota) for name, r in self.clouds.items()}
 
     def _curve(self, found: Found, rows: Rows) -> Rows:
-        """The best throughput at each value of what the curve runs along, at `ON_CURVE` of the values."""
+        """The row with the most throughput at each value of the curve's field, for at most `ON_CURVE` values."""
         assert self.along is not None
         size = len(self.along.settings)
         place = _places(found, rows.numbers)[self.along.path]
@@ -103,7 +105,7 @@ class Points:
         firsts = np.unique(place[order], return_index=True)[1]
         return rows.take(order[firsts])
 
-    def _map(self, at: dict[str, Any], table: Table) -> None:
+    def _add_to_maps(self, at: dict[str, Any], table: Table) -> None:
         end = np.zeros(len(table.why), np.intp)
         for i, reason in enumerate(self.reasons, 1):
             end[table.why == reason] = i
@@ -117,13 +119,13 @@ class Points:
             cells.ends += np.bincount(cell * ends + end, minlength=size * ends).reshape(cells.ends.shape)
             np.maximum.at(cells.best.reshape(-1), cell[met], value[met])
 
-    def _empty(self, a: Choice, b: Choice) -> Cells:
+    def _empty_cells(self, a: Choice, b: Choice) -> Cells:
         shape = tuple(min(CELLS, len(c.settings)) for c in (a, b))
         return Cells(np.full(shape, -np.inf), np.zeros((*shape, 1 + len(self.reasons)), np.int64))
 
 
 def _places(found: Found, numbers: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    """Where configurations stand among the values of each load, by path."""
+    """The index of each configuration's value among the values of each load, by path."""
     grid, out = found.space.grid, {}
     place = numbers % grid.size
     for choice, size in zip(reversed(grid.choices), reversed(grid.shape), strict=True):
@@ -131,8 +133,8 @@ def _places(found: Found, numbers: NDArray[np.int64]) -> dict[str, NDArray[np.in
     return out
 
 
-def _thinned(rows: Rows, quota: int) -> Rows:
-    """At most ``quota`` of the rows, any, but the same ones in whatever order they came."""
+def _thin(rows: Rows, quota: int) -> Rows:
+    """At most ``quota`` of the rows: the same rows in whatever order they came."""
     if len(rows.numbers) <= quota:
         return rows
     key = rows.numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash, one to one

@@ -1,4 +1,4 @@
-"""Runs a search: plans are compiled once for each structure, loads are arrays, and what is found adds up."""
+"""Run a search: compile plans once for each structure, evaluate loads as arrays, and add up the results."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from plandsl.driver import CompiledPlan, legal
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
 from plandsl.search.space import Candidate, Grid, Space
-from plandsl.search.tally import NO_ROWS, Rows, Tally, tally
-from plandsl.search.values import METRICS, Values, evaluated
+from plandsl.search.tally import NO_ROWS, Rows, Tally, fill_tally
+from plandsl.search.values import METRICS, Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
 from plandsl.spec.search import DEGREES, LOADS, Combination, Condition, SearchSpec
 
 CHUNK = 200_000
-"""Configurations that are evaluated at once: their arrays stay in tens of megabytes."""
+"""Configurations that are evaluated at once; their arrays take tens of megabytes."""
 
 MEMORY = "does not fit in memory"
-"""The first reason for which a configuration is out."""
+"""The reason that is checked first."""
 
 
 class Job(NamedTuple):
-    """A plan and a part of the grid of loads; ``first`` is the number of the plan's first configuration, ``tally`` an
-    empty one to fill."""
+    """A plan and a part (``slab``) of the grid of loads, to evaluate.
+
+    ``values`` are the values that conditions may read. ``first`` is the number of the plan's first configuration.
+    ``tally`` is an empty tally to fill.
+    """
 
     plan: PlanSpec
     values: dict[str, Any]
@@ -42,12 +45,12 @@ class Job(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Configurations."""
+        """Configurations of the job."""
         return math.prod(part.stop - part.start for part in self.slab)
 
 
 class Done(NamedTuple):
-    """What a job found: its tally, or why its plan is none; and all its rows, where somebody wants them."""
+    """The result of a job: its tally, or the errors of its plan; and all its rows, where they are asked for."""
 
     tally: Tally
     refused: tuple[Diagnostic, ...] = ()
@@ -55,7 +58,7 @@ class Done(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Every configuration of a job: numbers, metrics, and the reason why it is out, empty where it is not."""
+    """Every configuration of a job: its row, and ``why`` it is out, an empty string where it meets everything."""
 
     rows: Rows
     why: NDArray[Any]
@@ -65,35 +68,38 @@ NOTHING = Table(NO_ROWS, np.empty(0, object))
 
 
 class Compiler:
-    """Compiles plans one after another; those of one structure share a program."""
+    """Compiles plans one after another. Plans of one structure share a program."""
 
     def __init__(self) -> None:
         self.known: dict[Hashable, Program] = {}
         self._last: tuple[PlanSpec, CompiledPlan] | None = None
 
-    def compiled(self, plan: PlanSpec) -> CompiledPlan:
-        """The compiled plan; that of the last call is kept, since a plan's jobs come together."""
+    def compile(self, plan: PlanSpec) -> CompiledPlan:
+        """Compile ``plan``. The last result is kept, since the jobs of a plan follow one another."""
         if self._last is None or self._last[0] is not plan:
             self._last = plan, CompiledPlan(plan, (), self.known)
         return self._last[1]
 
 
-def work(job: Job, compiler: Compiler, every: bool = False) -> Done:
-    """Evaluate one job; with ``every`` row of it where asked for."""
-    compiled = compiler.compiled(job.plan)
+def do_job(job: Job, compiler: Compiler, every: bool = False) -> Done:
+    """Evaluate one job. With ``every``, the result has all its rows."""
+    compiled = compiler.compile(job.plan)
     found = evolve(job.tally, missed={}, best={})
     if wrong := tuple(d for d in compiled.findings if d.severity == "error"):
         return Done(found, wrong)
     loads = job.grid.loads(job.slab)
     with np.errstate(all="ignore"):
-        values = evaluated(compiled.cost, loads)
+        values = evaluate_metrics(compiled.cost, loads)
         shape = tuple(part.stop - part.start for part in job.slab)
-        given = _given(job, loads, shape)
-        failing = [(MEMORY, ~_flat(values.fits, shape, bool), _over(values, shape))]
-        failing += [(r.text, ~_flat(values.holds(r), shape, bool), _gap(values, r, shape)) for r in job.plan.requires]
+        given = _admitted(job, loads, shape)
+        failing = [(MEMORY, ~_flatten(values.fits, shape, bool), _memory_gap(values, shape))]
+        failing += [
+            (r.text, ~_flatten(values.holds(r), shape, bool), _requirement_gap(values, r, shape))
+            for r in job.plan.requires
+        ]
         numbers = job.first + job.grid.numbers(job.slab)
-        metrics = {name: _flat(values.metrics[name], shape, float) for name in METRICS}
-        tally(found, numbers, metrics, failing, given)
+        metrics = {name: _flatten(values.metrics[name], shape, float) for name in METRICS}
+        fill_tally(found, numbers, metrics, failing, given)
     if not every:
         return Done(found)
     why = np.full(len(numbers), "", object)
@@ -105,56 +111,56 @@ def work(job: Job, compiler: Compiler, every: bool = False) -> Done:
     return Done(found, (), table)
 
 
-def _flat(value: Any, shape: tuple[int, ...], kind: type) -> NDArray[Any]:
+def _flatten(value: Any, shape: tuple[int, ...], kind: type) -> NDArray[Any]:
     return np.broadcast_to(np.asarray(value, kind), shape).ravel()
 
 
-def _given(job: Job, loads: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Where the conditions hold; None: everywhere."""
+def _admitted(job: Job, loads: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """A mask of the configurations that the conditions admit; None where there are no conditions."""
     if not job.conditions:
         return None
     values = job.values | dict(loads)
     out = np.ones(math.prod(shape), bool)
     for condition in job.conditions:
-        out &= _flat(condition.holds(values), shape, bool)
+        out &= _flatten(condition.holds(values), shape, bool)
     return out
 
 
-def _over(values: Values, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """By how much the memory is exceeded, as the logarithm of a factor."""
-    used: NDArray[np.float64] = _flat(values.used, shape, float)
+def _memory_gap(values: Values, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The logarithm of the factor by which the memory is exceeded."""
+    used: NDArray[np.float64] = _flatten(values.used, shape, float)
     return np.log(np.maximum(used, 1e-9))
 
 
-def _gap(values: Values, require: RequireSpec, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """By how much a requirement is missed, as the logarithm of a factor."""
-    found = _flat(values.of(require), shape, float)
+def _requirement_gap(values: Values, require: RequireSpec, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The logarithm of the factor by which a requirement is missed."""
+    found = _flatten(values.of(require), shape, float)
     with np.errstate(all="ignore"):
         return np.nan_to_num(np.abs(np.log(found / require.bound)), nan=np.inf, posinf=np.inf)
 
 
 @define
 class Found:
-    """What a search has found so far."""
+    """The results of a search so far."""
 
     search: SearchSpec
     space: Space
     tally: Tally
     refused: dict[str, tuple[Diagnostic, int]] = field(factory=dict)
-    """By code, the first finding for which plans are none, and how many configurations that is."""
+    """By code: the first error that makes a plan invalid, and how many configurations have this code."""
     plans: int = 0
     structures: int = 0
     stopped: bool = False
-    """Whether it was interrupted before all was seen."""
+    """Whether the search was interrupted."""
     _combinations: dict[int, Combination] = field(factory=dict)
 
     def combination(self, number: int) -> Combination:
-        """What a configuration is: a value for every choice."""
+        """The value of every choice in a configuration."""
         which, place = divmod(number, self.space.grid.size)
         return (*self._combinations[which], *self.space.grid.at(place))
 
     def refuse(self, findings: tuple[Diagnostic, ...]) -> None:
-        """Take down why all loads of a plan are none."""
+        """Count all loads of a plan under its first error."""
         worst = next(d for d in findings if d.severity == "error")
         first, count = self.refused.get(worst.code, (worst, 0))
         self.refused[worst.code] = first, count + self.space.grid.size
@@ -170,8 +176,8 @@ Tick = Callable[[int, int], None]
 Sink = Callable[["Found", Table], None]
 
 
-def into(sinks: Sequence[Sink]) -> Sink | None:
-    """A sink that feeds all of ``sinks``; None where there are none, so that rows need not be made."""
+def combine_sinks(sinks: Sequence[Sink]) -> Sink | None:
+    """A sink that passes rows to all of ``sinks``; None where there are none, so that no rows are made."""
     if not sinks:
         return None
 
@@ -183,7 +189,7 @@ def into(sinks: Sequence[Sink]) -> Sink | None:
 
 
 class Run:
-    """One search on its way. ``keep`` is how many of the best are kept, ``sink`` takes every row."""
+    """One search to run. ``keep`` is how many of the best configurations are kept; ``sink`` takes every row."""
 
     def __init__(self, search: SearchSpec, keep: int = 10, sink: Sink | None = None) -> None:
         self.space = Space(search)
@@ -191,20 +197,20 @@ class Run:
         self.found = Found(search, self.space, self.empty())
 
     def empty(self) -> Tally:
-        """The tally of nothing."""
+        """A tally of no configurations."""
         search = self.space.search
         return Tally(search.wanted, search.weighed, self.keep)
 
     @cached_property
     def late(self) -> tuple[Condition, ...]:
-        """Conditions that hold or not by the load, or by what only a plan knows."""
+        """Conditions that need a load, or a value that only the plan has, such as `gpus`."""
         structural = {c.name for c in self.space.structural}
         return tuple(c for c in self.found.search.conditions if not c.names <= structural)
 
     def jobs(self) -> Iterator[Job]:
-        """All there is to do; what is no plan is taken down on the way."""
+        """All jobs of the search. Invalid plans are counted in ``found`` on the way."""
         for candidate in self.space.candidates():
-            plan = self._legal(candidate)
+            plan = self._legal_plan(candidate)
             if plan is None:
                 continue
             self.found.plans += 1
@@ -214,11 +220,11 @@ class Run:
                 raise PlanError([Diagnostic("E409", why, self.found.search.span, hint=hint)])
             self.found._combinations[candidate.number] = candidate.combination
             first = candidate.number * self.space.grid.size
-            values = _known(plan) | {c.name: s.value for c, s in candidate.combination}
+            values = _condition_values(plan) | {c.name: s.value for c, s in candidate.combination}
             for slab in self.space.grid.slabs(CHUNK):
-                yield Job(plan, values, self.space.grid, slab, first, self.late, self.empty())
+                yield Job(plan, values, self.space.grid, slab, first=first, conditions=self.late, tally=self.empty())
 
-    def _legal(self, candidate: Candidate) -> PlanSpec | None:
+    def _legal_plan(self, candidate: Candidate) -> PlanSpec | None:
         if candidate.plan is None:
             self.found.refuse(candidate.findings)
             return None
@@ -229,7 +235,7 @@ class Run:
         return candidate.plan
 
     def take(self, done: Done) -> None:
-        """Add what a job found."""
+        """Add the result of a job."""
         if done.refused:
             self.found.refuse(done.refused)
             return
@@ -237,12 +243,12 @@ class Run:
         if self.sink is not None and done.rows is not None:
             self.sink(self.found, done.rows)
 
-    def here(self, tick: Tick = lambda done, of: None) -> Found:
-        """Go through all of it in this process; an interruption keeps what was found."""
+    def run(self, tick: Tick = lambda done, of: None) -> Found:
+        """Do all jobs in this process. An interruption keeps the results so far."""
         compiler, total = Compiler(), self.found.search.size
         try:
             for job in self.jobs():
-                self.take(work(job, compiler, self.sink is not None))
+                self.take(do_job(job, compiler, self.sink is not None))
                 tick(job.first + job.size, total)
         except KeyboardInterrupt:
             self.found.stopped = True
@@ -250,8 +256,8 @@ class Run:
         return self.found
 
 
-def _known(plan: PlanSpec) -> dict[str, Any]:
-    """What conditions may speak of besides what varies."""
+def _condition_values(plan: PlanSpec) -> dict[str, Any]:
+    """The values that conditions may read beside the choices: degrees, loads and `gpus`."""
     degrees = {name: next((a.size for a in plan.sharding.axes if a.sugar == name), 1) for name in DEGREES}
     loads = {name: getattr(plan.workload, name) or 0 for name in (*LOADS, "in_flight")}
     return {**degrees, **loads, "gpus": plan.sharding.ranks}

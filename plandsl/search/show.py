@@ -1,4 +1,4 @@
-"""The answer of a search, printed: the best, the front, what was out and why."""
+"""Print the answer of a search: the best plans, the front, and why the others are out."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.printing import print_lines
-from plandsl.search.answer import Miss, Remedy, Taken
+from plandsl.search.answer import Configuration, Miss, Remedy
 from plandsl.search.run import Found
 from plandsl.search.values import MOST
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 SHOWN = 12
-"""Rows of the front that are printed; all of them are in the JSON."""
+"""Most rows of the front that are printed; the JSON has all of them."""
 
 WORDS = {"ttft": "TTFT", "tpot": "TPOT", "throughput_per_gpu": "per GPU", "max_batch": "largest batch"}
 
 
 def metric_text(metric: str, value: float) -> str:
-    """A metric with its unit."""
+    """The text of a metric with its unit; `-` where it has no value."""
     if not math.isfinite(value):
         return "-"
     if metric in ("ttft", "tpot", "latency"):
@@ -40,16 +40,16 @@ def metric_text(metric: str, value: float) -> str:
 
 
 def print_found(
-    found: Found, top: Sequence[Taken], front: Sequence[Taken], same: Sequence[int], missing: Sequence[Miss],
-    remedies: Sequence[Remedy], seconds: float, console: Console,
+    found: Found, top: Sequence[Configuration], front: Sequence[Configuration], same: Sequence[int],
+    missing: Sequence[Miss], remedies: Sequence[Remedy], seconds: float, console: Console,
 ) -> None:  # fmt: skip
-    """Print the whole answer; ``same`` are ranks that the best one's band does not tell apart from it."""
+    """Print the whole answer. ``same`` are the ranks that lie in one band with the best (`ranks_in_band`)."""
     parts: list[RenderableType] = [_title(found, seconds), Text()]
     if top:
         parts += [_ranking(found, top, same), Text(), _front(found, front), Text()]
     elif found.tally.seen:
-        parts += [_nothing(found, missing, remedies), Text()]
-    parts += _out(found)
+        parts += [_nearest_miss(found, missing, remedies), Text()]
+    parts += _reasons(found)
     print_lines(console, *parts)
 
 
@@ -69,7 +69,9 @@ def _columns(found: Found) -> list[str]:
     return list(dict.fromkeys((*goals, "ttft", "tpot", "throughput", "throughput_per_gpu", *required)))
 
 
-def _rows(table: Table, found: Found, rows: Sequence[Taken], same: Sequence[int] = (), *, best: bool = False) -> None:
+def _rows(
+    table: Table, found: Found, rows: Sequence[Configuration], same: Sequence[int] = (), *, best: bool = False
+) -> None:
     columns = _columns(found)
     for name in columns:
         table.add_column(WORDS.get(name, name), justify="right", no_wrap=True)
@@ -86,7 +88,7 @@ def _table(title: str) -> Table:
     return table
 
 
-def _ranking(found: Found, top: Sequence[Taken], same: Sequence[int]) -> RenderableType:
+def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int]) -> RenderableType:
     goals = ", then ".join(g.text for g in found.search.wanted)
     table = _table(goals)
     _rows(table, found, top, same, best=True)
@@ -96,55 +98,55 @@ def _ranking(found: Found, top: Sequence[Taken], same: Sequence[int]) -> Rendera
     return Group(table, Text(f"=  within the band of the first, by {metric}: not told apart", style="dim"))
 
 
-def _front(found: Found, front: Sequence[Taken]) -> RenderableType:
+def _front(found: Found, front: Sequence[Configuration]) -> RenderableType:
     table = _table(f"Pareto front, {len(front):,} configurations")
-    shown = spread(front, SHOWN)
+    shown = evenly_spaced(front, SHOWN)
     _rows(table, found, shown)
     return table
 
 
-def spread(rows: Sequence[Taken], most: int) -> list[Taken]:
-    """At most ``most`` of the rows, from the shortest TPOT to the longest, evenly."""
+def evenly_spaced(rows: Sequence[Configuration], most: int) -> list[Configuration]:
+    """At most ``most`` of the rows, evenly spaced from the shortest TPOT to the longest."""
     ordered = sorted(rows, key=lambda row: (row.metrics["tpot"], row.number))
     if len(ordered) <= most:
         return ordered
     return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
 
 
-def _nothing(found: Found, missing: Sequence[Miss], remedies: Sequence[Remedy]) -> RenderableType:
-    """Which requirement is nearest to being met, by how much it is missed, and what would meet it."""
+def _nearest_miss(found: Found, missing: Sequence[Miss], remedies: Sequence[Remedy]) -> RenderableType:
+    """What the nearest configuration misses, by which factors, and what would make it meet everything."""
     lines = [Text("nothing meets every requirement", style="bold red")]
     for miss in missing:
         value, bound = metric_text(miss.metric, miss.value), metric_text(miss.metric, miss.bound)
-        lines.append(Text(f"  {miss.text}: {value} at the nearest, {miss.factor:.3g} times off {bound}"))
+        lines.append(Text(f"  {miss.text}: the nearest has {value}, {miss.factor:.3g} times off {bound}"))
         if miss.best is None:
             continue
         best = metric_text(miss.metric, miss.best)
-        alone = "alone it can be met" if miss.alone else "it cannot be met at all here"
+        alone = "some configuration meets it" if miss.alone else "no configuration meets it"
         lines.append(
-            Text(f"    {alone}: the {'most' if miss.metric in MOST else 'least'} of what fits is {best}", style="dim")
+            Text(f"    {alone}: the {'most' if miss.metric in MOST else 'least'} that fits is {best}", style="dim")
         )
     if remedies:
         ways = ", or ".join(f"{r.factor:.3g} times the {r.what}" for r in remedies)
-        lines.append(Text(f"  with the nearest it would take {ways}"))
+        lines.append(Text(f"  the nearest would meet all with {ways}"))
     return Group(*lines)
 
 
-def _out(found: Found) -> list[RenderableType]:
-    """What was out, by reason."""
+def _reasons(found: Found) -> list[RenderableType]:
+    """How many configurations are out for each reason."""
     lines = []
     for reason, count in sorted(found.tally.missed.items(), key=lambda item: -item[1]):
         lines.append(Text(f"out  {count:>12,}  {reason}", style="dim"))
     for code, (finding, count) in sorted(found.refused.items()):
-        lines.append(Text(f"none {count:>12,}  {code}: such as {finding.message}", style="dim"))
+        lines.append(Text(f"none {count:>12,}  {code}: for example, {finding.message}", style="dim"))
     return list(lines)
 
 
 def found_json(
-    found: Found, top: Sequence[Taken], front: Sequence[Taken], same: Sequence[int], missing: Sequence[Miss],
-    remedies: Sequence[Remedy], seconds: float, bands: Sequence[dict[str, Any]],
+    found: Found, top: Sequence[Configuration], front: Sequence[Configuration], same: Sequence[int],
+    missing: Sequence[Miss], remedies: Sequence[Remedy], seconds: float, bands: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
-    """One entry of ``searches``."""
+    """One entry of ``searches`` in the JSON."""
     search, t = found.search, found.tally
     return {
         "search": search.name,

@@ -1,4 +1,4 @@
-"""The space of a search: which plans there are, each with the grid of loads that it is asked for."""
+"""The space of a search: its plans, and the grid of loads under which each plan is evaluated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plandsl.spec.search import DEGREES, Choice, Combination, SearchSpec, Settin
 
 
 class Grid(NamedTuple):
-    """The loads of every plan: each varying one along an axis of its own, C order."""
+    """The loads of every plan: an array in C order with one axis for each load that varies."""
 
     choices: tuple[Choice, ...]
 
@@ -25,11 +25,11 @@ class Grid(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Loads in all."""
+        """Number of loads."""
         return count(self.choices)
 
     def slabs(self, most: int) -> Iterator[tuple[slice, ...]]:
-        """Parts of at most ``most`` loads (or of one row, if that is more), in order: runs along the leading axes."""
+        """Cut the grid into consecutive parts of at most ``most`` loads, or of one row where a row has more."""
         inner, axis = 1, len(self.shape)
         while axis and inner * self.shape[axis - 1] <= most:
             axis -= 1
@@ -48,7 +48,7 @@ class Grid(NamedTuple):
                 )
 
     def loads(self, slab: Sequence[slice]) -> dict[str, Number]:
-        """The arguments of the cost model in a slab."""
+        """The arguments of the cost model for a slab, arrays that broadcast to its shape."""
         out: dict[str, Number] = {}
         for axis, (choice, part) in enumerate(zip(self.choices, slab, strict=True)):
             shape = [1] * len(self.choices)
@@ -57,7 +57,7 @@ class Grid(NamedTuple):
         return out
 
     def numbers(self, slab: Sequence[slice]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        """The places of a slab's loads in the whole grid, flat."""
+        """Flat indices of a slab's loads in the whole grid."""
         places = np.zeros((1,) * len(self.shape), np.int64)
         for axis, (size, part) in enumerate(zip(self.shape, slab, strict=True)):
             shape = [1] * len(self.shape)
@@ -66,7 +66,7 @@ class Grid(NamedTuple):
         return places.ravel()
 
     def at(self, place: int) -> Combination:
-        """The loads at a place."""
+        """The loads at a flat index."""
         out = []
         for choice, size in zip(reversed(self.choices), reversed(self.shape), strict=True):
             place, i = divmod(place, size)
@@ -75,7 +75,7 @@ class Grid(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A combination of what plans differ by: its plan, or why there is none. ``number`` counts from 0."""
+    """A combination of structural choices with its plan, or with findings where there is none; numbered from 0."""
 
     number: int
     combination: Combination
@@ -84,7 +84,7 @@ class Candidate(NamedTuple):
 
 
 def combinations(choices: Sequence[Choice], gpus: int | None) -> Iterator[Combination]:
-    """Every combination, the last choice fastest; of degrees, only those whose product is no more than ``gpus``."""
+    """Every combination, the last choice fastest, whose product of degrees is at most ``gpus``."""
     chosen: list[tuple[Choice, Setting]] = []
 
     def walk(i: int, ranks: float) -> Iterator[Combination]:
@@ -105,7 +105,7 @@ def combinations(choices: Sequence[Choice], gpus: int | None) -> Iterator[Combin
 
 
 class Space:
-    """All that a search goes through. Plans differ by ``structural`` choices; a `Grid` of loads is asked of each."""
+    """The whole space of a search. Plans differ by ``structural`` choices; each is evaluated on a `Grid` of loads."""
 
     def __init__(self, search: SearchSpec) -> None:
         self.search = search
@@ -113,9 +113,9 @@ class Space:
         self.grid = Grid(tuple(c for c in search.choices if c.load))
 
     def candidates(self) -> Iterator[Candidate]:
-        """The plans, in order; those that a condition rules out before they are made are left away."""
+        """The plans, in order, without those that a condition on structural choices rules out."""
         early = [c for c in self.search.conditions if c.names <= {s.name for s in self.structural}]
-        load = self.grid.at(0)  # for a plan that says nothing of it
+        load = self.grid.at(0)  # a plan needs some load; the grid replaces it
         for number, combination in enumerate(combinations(self.structural, self.search.gpus)):
             values = {choice.name: setting.value for choice, setting in combination}
             if all(condition.holds(values) for condition in early):

@@ -1,4 +1,4 @@
-"""What is kept of a search while it runs: the best, the front, what was refused and why, what came nearest."""
+"""What a search keeps while it runs: the best rows, the front, counts of reasons, and the nearest configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from attrs import define, field
 from numpy.typing import NDArray
 
-from plandsl.search.front import Floats, first, pareto
+from plandsl.search.front import Floats, first_rows, pareto
 from plandsl.search.values import METRICS, MOST
 from plandsl.spec.search import Goal
 
@@ -21,15 +21,15 @@ class Rows(NamedTuple):
     metrics: Floats
 
     def take(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Rows:
-        """Some of them."""
+        """The rows at these indices, or where this mask is true."""
         return Rows(self.numbers[which], self.metrics[which])
 
     def column(self, metric: str) -> Floats:
-        """One metric of all rows."""
+        """One metric, of all rows."""
         return self.metrics[:, METRICS.index(metric)]
 
-    def with_(self, other: Rows) -> Rows:
-        """These and those."""
+    def joined(self, other: Rows) -> Rows:
+        """These rows, then the rows of ``other``."""
         if not len(other.numbers):
             return self
         if not len(self.numbers):
@@ -42,12 +42,12 @@ NO_ROWS = Rows(np.empty(0, np.int64), np.empty((0, len(METRICS))))
 
 @define
 class Tally:
-    """Of ``seen`` configurations: ``met`` fit and meet every requirement.
+    """The result of ``seen`` configurations, ``met`` of which fit and meet every requirement.
 
-    Of those ``top`` has the ``keep`` best by the ``goals``, ``front`` what none beats in all of ``weighed``. ``missed``
-    counts, by reason, those that are out: each by the first reason that holds. ``nearest`` is the one that misses the
-    requirements by the least, ``gap`` by how much: the largest factor, as a logarithm. Tallies add up, in any grouping,
-    to the same.
+    Among the ``met``, ``top`` has the ``keep`` best by ``goals``, and ``front`` the Pareto front in the metrics of
+    ``weighed``. ``missed`` counts the other configurations by reason, each under the first reason that rules it out.
+    ``nearest`` is the configuration with the smallest gap; ``gap`` is the logarithm of the largest factor by which it
+    misses a requirement. Merging tallies in any grouping gives the same tally.
     """
 
     goals: tuple[Goal, ...]
@@ -61,13 +61,13 @@ class Tally:
     nearest: Rows = NO_ROWS
     gap: float = float("inf")
     best: dict[str, float] = field(factory=dict)
-    """Of each metric, the best value of a configuration that fits, whatever else it misses."""
+    """The best value of each metric among configurations that fit in memory, whatever else they miss."""
 
     def merge(self, other: Tally) -> None:
-        """Add what another part of the search found."""
+        """Add the tally of another part of the search."""
         self.seen, self.met = self.seen + other.seen, self.met + other.met
-        self.top = self.ranked(self.top.with_(other.top))
-        self.front = self.unbeaten(self.front.with_(other.front))
+        self.top = self.best_rows(self.top.joined(other.top))
+        self.front = self.front_rows(self.front.joined(other.front))
         for reason, count in other.missed.items():
             self.missed[reason] = self.missed.get(reason, 0) + count
         if (other.gap, other.nearest.numbers.tolist()) < (self.gap, self.nearest.numbers.tolist()):
@@ -76,31 +76,31 @@ class Tally:
             pick = max if metric in MOST else min
             self.best[metric] = pick(value, self.best.get(metric, value))
 
-    def ranked(self, rows: Rows) -> Rows:
-        """The first of ``rows``: by the goals, then by number."""
+    def best_rows(self, rows: Rows) -> Rows:
+        """The ``keep`` best of ``rows``, by the goals, then by number."""
         keys = [-rows.column(g.metric) if g.most else rows.column(g.metric) for g in self.goals]
         order = np.argsort(rows.numbers, kind="stable")
         rows = rows.take(order)
-        return rows.take(first([k[order] for k in keys], self.keep))
+        return rows.take(first_rows([k[order] for k in keys], self.keep))
 
-    def unbeaten(self, rows: Rows) -> Rows:
-        """The front of ``rows``, by number."""
+    def front_rows(self, rows: Rows) -> Rows:
+        """The front of ``rows``, in order of number."""
         rows = rows.take(np.argsort(rows.numbers, kind="stable"))
         return rows.take(pareto(self.costs(rows)))
 
     def costs(self, rows: Rows) -> Floats:
-        """What the front is judged by, the smaller the better."""
+        """The metrics that decide the front [rows, weighed], signed so that less is better."""
         return np.stack([-rows.column(g.metric) if g.most else rows.column(g.metric) for g in self.weighed], axis=1)
 
 
-def tally(
+def fill_tally(
     out: Tally, numbers: NDArray[np.int64], metrics: Mapping[str, Floats],
     failing: Sequence[tuple[str, NDArray[np.bool_], Floats]], given: NDArray[np.bool_] | None,
 ) -> None:  # fmt: skip
     """Fill ``out`` from flat arrays.
 
-    ``failing`` are the reasons in order, where each holds, and by how much (a logarithm); ``given`` leaves out what the
-    conditions do not admit.
+    ``failing`` has, for each reason in order, where it rules a configuration out, and the logarithm of the factor by
+    which it is missed. ``given`` masks the configurations that the conditions admit; None admits all.
     """
     admitted = np.ones(len(numbers), bool) if given is None else given
     out.seen = int(admitted.sum())
@@ -116,7 +116,7 @@ def tally(
     rows = Rows(numbers, table)
     if out.met:
         met = rows.take(fine)
-        out.top, out.front = out.ranked(met), out.unbeaten(met)
+        out.top, out.front = out.best_rows(met), out.front_rows(met)
     elif out.seen:
         which = np.flatnonzero(admitted)
         nearest = which[np.argmin(gap[which])]

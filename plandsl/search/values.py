@@ -1,4 +1,4 @@
-"""What is known of every configuration: its metrics, as arrays over the grid of loads of one plan."""
+"""The metrics of every configuration, as arrays over the grid of loads of one plan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS = (
     "ttft", "tpot", "latency", "throughput", "throughput_per_gpu", "memory", "kv_capacity", "max_batch", "comm_share",
     "mfu", "mbu", "cost",
 )  # fmt: skip
-"""What is known of a configuration, in the order of columns."""
+"""The metrics of a configuration, in the order of columns."""
 
 FIELDS = {name: name for name in METRICS} | {
     "ttft": "ttft_s",
@@ -32,21 +32,24 @@ FIELDS = {name: name for name in METRICS} | {
     "kv_capacity": "kv_capacity_tokens",
     "cost": "cost_usd_per_mtok",
 }
-"""What metrics are called in JSON and in files, as `planc compile` has them."""
+"""Names of the metrics in JSON and in files, the same as in `planc compile --json`."""
 
 MOST = {"throughput", "throughput_per_gpu", "kv_capacity", "max_batch", "mfu", "mbu"}
-"""Metrics of which more is better; of the others less is."""
+"""Metrics for which more is better; for the others less is better."""
 
 
 class Values(NamedTuple):
-    """Metrics by name, arrays that broadcast to the grid; where the plan fits; the largest share of a GPU's memory."""
+    """Arrays that broadcast to the grid: ``metrics`` by name, where the plan ``fits``, and memory ``used``.
+
+    ``used`` is the largest share of a GPU's usable memory over all stages.
+    """
 
     metrics: dict[str, Number]
     fits: Number
     used: Number
 
     def of(self, require: RequireSpec) -> Number:
-        """The value that a requirement compares."""
+        """The values that a requirement compares with its bound."""
         return self.used if require.metric == "memory" and require.share else self.metrics[require.metric]
 
     def holds(self, require: RequireSpec) -> Number:
@@ -54,8 +57,8 @@ class Values(NamedTuple):
         return COMPARE[require.op](self.of(require), require.bound)
 
 
-def evaluated(model: Deployment, loads: Mapping[str, Number]) -> Values:
-    """All metrics of one plan under ``loads`` (by name; arrays broadcast), SI units, and whether it ``fits``."""
+def evaluate_metrics(model: Deployment, loads: Mapping[str, Number]) -> Values:
+    """Evaluate all metrics of one plan under ``loads`` (by name; arrays broadcast), in SI units."""
     m = model.evaluate(**loads)
     used, paid = shares(model, m), price(model)
     cost = np.inf if paid is None else paid / m.throughput * 1e6
