@@ -213,9 +213,9 @@ def test_a_product_for_each_head_wants_operands_that_meet(w: str, message: str) 
     [
         (0, "bf16[batch@b, position, heads@a, kv_rank@c]", "last dimensions whole"),
         (3, "bf16[batch@b, context@a, rope_dim]", "on an axis of the queries"),
-        (3, "bf16[batch@b, context@c, rope_dim]", "lie differently"),
-        (3, "bf16[batch, context, rope_dim]", "lie differently"),
-        (2, "bf16[batch@b, context, heads, kv_rank]", "lie differently"),
+        (3, "bf16[batch@b, context@c, rope_dim]", "different layouts"),
+        (3, "bf16[batch, context, rope_dim]", "different layouts"),
+        (2, "bf16[batch@b, context, heads, kv_rank]", "different layouts"),
     ],
 )
 def test_latent_attention_wants_operands_that_meet(index: int, type_: str, message: str) -> None:
