@@ -116,7 +116,7 @@ def test_axes_of_a_written_mesh_that_lie_otherwise_are_told_by_their_ranks() -> 
         compile_text(EXPERTS.format(LOAD, "", f"base {{ sp = 4, ep = 2 }}, {mesh}"))
     requests = caught.value.diagnostics[0]
     assert requests.code == "E311"
-    assert "lies over expert 2 in `p` and `p_tensor`, but along other ranks" in requests.message
+    assert "is split over expert 2 in `p` and in `p_tensor`, but along other ranks" in requests.message
     assert "rank 1 holds part 2 of 2 in `p`, part 1 of 2" in requests.label
 
 
@@ -204,7 +204,8 @@ def test_refusal_names_dimension_axes_and_a_rank() -> None:
         compile_text(text("ulysses", "tp8"))
     (found,) = (d for d in caught.value.diagnostics if d.severity == "error")
     assert found.code == "E311"
-    assert "`kv_heads` of the KV cache is split over tensor 2, then seq 4 in `ulysses`, but split over tensor 8" in found.message
+    why = "`kv_heads` of the KV cache is split over tensor 2, then seq 4 in `ulysses`, but split over tensor 8"
+    assert why in found.message
     assert found.label == "rank 1 holds kv_heads 4..5 in `ulysses`, kv_heads 1..2 in `tp8`"
     assert found.hint is not None
     assert "`mesh seq = 4, tensor = 2`, and `heads, kv_heads -> tensor, seq`" in found.hint
