@@ -1,4 +1,4 @@
-"""The passes: a plan becomes a program, and a program a schedule, one idea at a time."""
+"""The passes: they turn a plan into a program and the program into a schedule, one idea per pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plandsl.ir.collectives import Reshard
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
-from plandsl.passes.build import build, empty, mesh_of
+from plandsl.passes.build import build, empty_program, mesh_of
 from plandsl.passes.chunk import chunk
 from plandsl.passes.cut_stages import cut_stages
 from plandsl.passes.fuse import fuse
@@ -19,7 +19,7 @@ from plandsl.passes.merge_sums import merge_sums
 from plandsl.passes.overlap import overlap
 from plandsl.passes.place_memory import place_memory
 from plandsl.passes.quantize import quantize
-from plandsl.passes.runner import Pass, checked
+from plandsl.passes.runner import Pass, verify_result
 from plandsl.passes.schedule import schedule
 from plandsl.passes.shard import shard
 from plandsl.spec.plan import PlanSpec
@@ -30,29 +30,34 @@ def _no_partial_sums(op: Op) -> bool:
 
 
 PIPELINE: tuple[Pass, ...] = (
-    Pass("build", build, "first: everything else rewrites what it makes"),
-    Pass("shard", shard, "layouts come before collectives: it says where they are needed", _no_partial_sums),
+    Pass("build", build, "first: every other pass rewrites its program"),
+    Pass(
+        "shard", shard, "before insert-collectives: the layouts decide where collectives are needed", _no_partial_sums
+    ),
     Pass(
         "insert-collectives",
         insert_collectives,
-        "before fusion, which must see them",
+        "before fusion, which must see the collectives",
         lambda op: not isinstance(op, Reshard),
     ),
-    Pass("merge-sums", merge_sums, "once collectives are there; before fusion, which sees additions as they are run"),
-    Pass("quantize", quantize, "after collectives, whose payload is the activations' dtype"),
-    Pass("fuse", fuse, "last rewrite of a region, so that it sees all there is to merge"),
-    Pass("chunk", chunk, "on fused GEMMs, which are what is launched"),
-    Pass("overlap", overlap, "on all ops there will be; memory is counted in the order that they run in"),
-    Pass("cut-stages", cut_stages, "regions are final, so stages only refer to them"),
-    Pass("place-memory", place_memory, "on final regions: liveness depends on fusion"),
-    Pass("schedule", schedule, "last: it orders what is there"),
+    Pass("merge-sums", merge_sums, "after insert-collectives; before fusion, which merges the final additions"),
+    Pass("quantize", quantize, "after insert-collectives: collectives move activations in their own dtype"),
+    Pass("fuse", fuse, "after all passes that add ops, so that it sees everything that can be merged"),
+    Pass("chunk", chunk, "on fused GEMMs, because these are the kernels that run"),
+    Pass("overlap", overlap, "when all ops exist; before memory, which depends on their order"),
+    Pass("cut-stages", cut_stages, "when regions are final, so that stages only refer to them"),
+    Pass("place-memory", place_memory, "on final regions: liveness depends on fusion and order"),
+    Pass("schedule", schedule, "last: it puts the final ops on streams"),
 )
-"""The order, with a word on why each pass stands where it does."""
+"""The passes in order, each with the reason for its place."""
 
 
 def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[Pass, Program | Schedule]]:
-    """Run the pipeline on one phase of ``plan``, giving what each pass made."""
-    program = empty(plan, phase)
+    """Run the pipeline on one phase of ``plan``; yields each pass with its result.
+
+    With ``check``, raises `PassError` when a pass makes an unsound program.
+    """
+    program = empty_program(plan, phase)
     promises: list[Pass] = []
     for step in PIPELINE:
         result = step.run(program, plan)
@@ -61,14 +66,15 @@ def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[P
             return
         if step.leaves is not None:
             promises.append(step)
-        program = checked(step, program, result, promises) if check else result
+        program = verify_result(step, program, result, promises) if check else result
         yield step, program
 
 
 def compile_phase(plan: PlanSpec, phase: str, known: dict[Hashable, Program] | None = None) -> Schedule:
     """The schedule of one phase.
 
-    Plans that differ in numbers only share a structure: what is ``known`` of one is not worked out again.
+    Plans that differ only in numbers have the same `structure`. ``known`` keeps the program of each structure, so that
+    it is compiled once.
     """
     if known is None:
         for _, result in steps(plan, phase):
@@ -78,21 +84,21 @@ def compile_phase(plan: PlanSpec, phase: str, known: dict[Hashable, Program] | N
     key = phase, structure(plan)
     if key not in known:
         known[key] = program_after(plan, phase, SIZELESS)
-    return _finished(evolve(known[key], mesh=mesh_of(plan)), plan)
+    return _finish(evolve(known[key], mesh=mesh_of(plan)), plan)
 
 
 SIZELESS = "fuse"
-"""The last pass that does not care how large the axes are; those behind it take no time."""
+"""The last pass whose result does not depend on axis sizes. The passes after it are cheap."""
 
 NUMBERS = (
     *("name", "node", "cluster", "sharding", "workload", "calibration", "requires", "kv_residency", "step_tokens"),
     *("memory_fraction", "algorithm", "engine", "measured", "micro_batches", "span"),
 )
-"""Fields of a plan that no pass up to `SIZELESS` reads, or only what `structure` says of them."""
+"""Fields of a plan of which the passes up to `SIZELESS` read nothing, or only what `structure` returns."""
 
 
 def structure(plan: PlanSpec) -> Hashable:
-    """What a plan's program is made from, apart from numbers: plans that agree in it have one program."""
+    """A key of everything that determines a plan's program after `SIZELESS`: plans with equal keys share it."""
     sharding = plan.sharding
     axes = tuple((a.name, a.size > 1) for a in sharding.axes)
     rules = tuple((r.dims, r.axes, r.region) for r in sharding.rules)
@@ -101,8 +107,8 @@ def structure(plan: PlanSpec) -> Hashable:
     return axes, rules, sharding.replica_axes, sharding.context_form, peaks, rest
 
 
-def _finished(program: Program, plan: PlanSpec) -> Schedule:
-    """A program after `SIZELESS`, taken through the passes behind it."""
+def _finish(program: Program, plan: PlanSpec) -> Schedule:
+    """Run the passes after `SIZELESS` on ``program``."""
     after = [step.name for step in PIPELINE].index(SIZELESS) + 1
     for step in PIPELINE[after:]:
         result = step.run(program, plan)
@@ -113,7 +119,7 @@ def _finished(program: Program, plan: PlanSpec) -> Schedule:
 
 
 def program_after(plan: PlanSpec, phase: str, name: str) -> Program:
-    """The program of one phase after pass ``name``."""
+    """The program of one phase after pass ``name`` (KeyError where there is no such pass)."""
     for step, result in steps(plan, phase):
         if step.name == name:
             return result if isinstance(result, Program) else result.program

@@ -1,4 +1,4 @@
-"""Build: a model's block, written as terms, becomes a program of typed operations on whole tensors."""
+"""Build: turn a model's blocks, written as terms, into a program of typed operations on whole tensors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TOKENS = ("batch", "position")
 
 
 def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
-    """The dtype that GEMMs multiply in whose weights are ``stored`` so, by default as the model's are.
+    """The dtype in which GEMMs with weights ``stored`` in a dtype (by default the model's) multiply.
 
-    That is ``compute`` where the model says it, else the weights' own where the GPU lists a peak for it.
+    It is the model's ``compute`` if given, else ``stored`` if the GPU lists a peak for it, else the activations' dtype.
     """
     if model.compute is not None:
         return model.compute
@@ -34,18 +34,18 @@ def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
     return stored if gpu.peak(stored) is not None else model.activations
 
 
-def empty(plan: PlanSpec, phase: str) -> Program:
-    """The program of one phase before the first pass: nothing is in it."""
+def empty_program(plan: PlanSpec, phase: str) -> Program:
+    """The empty program of one phase, before the first pass."""
     return Program(plan.model.name, phase, mesh_of(plan), (), ())
 
 
 def build(program: Program, plan: PlanSpec) -> Program:
     """The unsharded program of one phase.
 
-    `tokens` becomes two dimensions, `batch` and `position`: ``position`` is ``input`` in prefill and 1 in decode
-    (``queries``, where a step verifies tokens that were guessed), ``context`` (keys attended to) is ``input`` in
-    prefill and grows during decode. Where a prefill step may find tokens of its requests in the cache, ``context`` is
-    a size of its own there too.
+    `tokens` becomes two dimensions, `batch` and `position`. ``position`` is ``input`` in prefill and 1 in decode
+    (``queries`` where a step verifies guessed tokens). ``context``, the keys attended to, is ``input`` in prefill and
+    grows during decode. In prefill steps that may find tokens of their requests in the cache, ``context`` is a symbol
+    too.
     """
     own = partial(arithmetic, plan.model, plan.common)
     verifies = program.phase == DECODE and plan.speculate is not None
@@ -56,17 +56,17 @@ def build(program: Program, plan: PlanSpec) -> Program:
 
 
 def mesh_of(plan: PlanSpec) -> Mesh:
-    """The mesh that a plan's ranks make."""
+    """The mesh of a plan's ranks."""
     return Mesh(tuple((a.name, a.size) for a in plan.sharding.axes))
 
 
 def build_model(
     model: ModelSpec, phase: str, compute: str, narrow: Callable[[str], str] | None = None, *, verifies: bool = False
 ) -> Program:
-    """The program of a model alone, whose GEMMs multiply in ``compute``.
+    """The program of a model by itself, whose GEMMs multiply in ``compute``.
 
-    ``narrow`` says it for experts whose weights are stored otherwise than the rest. One that ``verifies`` has
-    ``queries`` tokens of each request in a decode step, and logits for all of them.
+    ``narrow`` gives the dtype to multiply in for experts whose weights are stored in a dtype of their own. A program
+    that ``verifies`` has ``queries`` tokens of each request in a decode step, and logits for all of them.
     """
     steps: tuple[tuple[str, int | str], ...] = (
         ("batch", "batch"),
@@ -77,13 +77,9 @@ def build_model(
     imbalance: dict[str, Skew] = {}
     experts = frozenset(_experts(model))
     regions = [_embedding(model, stream)]
-    regions += [
-        _Builder(model, phase, compute, narrow, imbalance, experts).block(b, stream, len(model.blocks) > 1)
-        for b in model.blocks
-    ]
-    regions.append(
-        _Builder(model, phase, compute, narrow, imbalance, experts).head(stream, model.causal and not verifies)
-    )
+    builder = partial(_Builder, model, phase, compute=compute, narrow=narrow, imbalance=imbalance, experts=experts)
+    regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
+    regions.append(builder().head(stream, model.causal and not verifies))
     sizes = (*steps, *model.sizes, *((place, model.size(stem(place))) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
@@ -93,7 +89,7 @@ def _embedding(model: ModelSpec, stream: TensorType) -> Region:
     names = Names((table.name,))
     ids, out = Value(names.fresh("ids"), tensor("int32", TOKENS)), Value(names.fresh("x"), stream)
     op = Embed(out, ids, table, span=model.embedding.span)
-    return Region("embedding", None, (ids,), (table,), (op,), (out,))
+    return Region("embedding", None, args=(ids,), weights=(table,), ops=(op,), results=(out,))
 
 
 class _Builder:
@@ -120,7 +116,7 @@ class _Builder:
     def block(self, block: BlockSpec, stream: TensorType, named: bool) -> Region:
         """One block, repeated over its layers."""
         x = self._argument(block.arg, stream)
-        if block.token:  # it looks like the hidden state; alone, as a program, the block gets one for both
+        if block.token:  # it has the shape of the hidden state; a program of its own passes one value for both
             self.variables[block.token] = x
         for statement in block.statements:
             self._statement(statement)
@@ -129,7 +125,7 @@ class _Builder:
         return region if block.every == region.every else evolve(region, every=block.every)
 
     def head(self, stream: TensorType, last_alone: bool) -> Region:
-        """The head: on the last token of each request, or on all of them."""
+        """The head, on the last token of each request (``last_alone``) or on all tokens."""
         argument = _first_variable(self.model.head) or "x"
         x = self._argument(argument, stream)
         if last_alone:
@@ -145,7 +141,8 @@ class _Builder:
         return x
 
     def _region(self, name: str, layers: tuple[int, int] | None, x: Value, out: Value) -> Region:
-        return Region(name, layers, (x,), tuple(self.weights.values()), tuple(self.ops), (out,))
+        weights = tuple(self.weights.values())
+        return Region(name, layers, args=(x,), weights=weights, ops=tuple(self.ops), results=(out,))
 
     def _statement(self, statement: Statement) -> None:
         if isinstance(statement.term, Apply) and statement.term.fn in ("query", "latent"):
@@ -202,7 +199,7 @@ class _Builder:
         x = self._term(term.args[0], name)
         weight = term.args[1]
         assert isinstance(weight, Weight), "the grammar lets only weights stand on the right of `@`"
-        here = {stem(n) for n in x.type.names}  # experts:8 meets the experts of the weight
+        here = {stem(n) for n in x.type.names}  # experts:8 of x is the same dimension as experts of the weight
         inside = bool(here.difference(x.type.names))
         kept_wide = not inside and not self.experts.isdisjoint(weight.dims)  # routers are not quantised
         w = self._weight(weight.name, weight.dims, self.model.activations if kept_wide else self.stored)
@@ -215,7 +212,7 @@ class _Builder:
         return out
 
     def _experts(self, term: Apply, name: str) -> Value:
-        """Scores, the choice, tokens to the places of their experts, what those do, and the sum of the results."""
+        """Routing scores, the choice of experts, dispatch of the tokens, the experts' block, and the combination."""
         x = self._term(term.args[0], name)
         logits, *biases = (self._term(argument, "logits") for argument in term.args[1:])
         top_k, of = int(term.option("top_k", 1)), logits.type.names[-1]
@@ -225,7 +222,9 @@ class _Builder:
         gates = self._out("gates", tensor(logits.type.dtype, (*logits.type.names[:-1], place)))
         score, scale = str(term.option("score", "softmax")), float(term.option("scale", 1.0))
         normalize, bias = bool(term.option("normalize", True)), biases[0] if biases else None
-        self.ops.append(TopK(gates, logits, bias, top_k, score, normalize, scale, span=term.span))
+        self.ops.append(
+            TopK(gates, logits, bias, top_k=top_k, score=score, normalize=normalize, scale=scale, span=term.span)
+        )
         inside = self._out(
             x.name, tensor(x.type.dtype, (*gates.type.names, *x.type.names[len(gates.type.names) - 1 :]))
         )
@@ -237,7 +236,7 @@ class _Builder:
         return out
 
     def _body(self, term: Apply, inside: Value, name: str) -> Value:
-        """The block of an `experts` call, whose names are its own."""
+        """The block of an `experts` call, which has its own scope of names."""
         assert isinstance(term.args[0], Var), "the grammar wants a name for what goes to the experts"
         outer, self.variables = self.variables, {term.args[0].name: inside}
         self.stored = str(term.option("weights", self.model.weights))
@@ -275,7 +274,12 @@ class _Builder:
         causal = bool(term.option("causal", self.model.causal))
         window = int(term.option("window", 0))
         sink = sinks[0] if sinks else None
-        self.ops.append(Attention(out, q, kept[0], kept[1], causal, window, sink, _chunk(term), span=term.span))
+        keys, values = kept
+        self.ops.append(
+            Attention(
+                out, q, keys, values, causal=causal, window=window, sinks=sink, chunk=_chunk(term), span=term.span
+            )
+        )
         return out
 
     def _latent(self, term: Apply, name: str, cache: str) -> Value:
@@ -285,13 +289,24 @@ class _Builder:
         (qn, qr), (c, kr, w_uk, w_uv) = (self._group(a, name) for a in term.args)
         causal = bool(term.option("causal", self.model.causal))
         window = int(term.option("window", 0))
-        of = Latent((qn, qr), (c, kr), (w_uk, w_uv), cache, causal, window, _chunk(term), term.span)
-        ops = latent_attention(of, name, self.phase, self.model.kv_cache, self.compute, self.names)
+        operands = Latent(
+            queries=(qn, qr),
+            cached=(c, kr),
+            weights=(w_uk, w_uv),
+            cache=cache,
+            causal=causal,
+            window=window,
+            chunk=_chunk(term),
+            span=term.span,
+        )
+        ops = latent_attention(
+            operands, name, self.phase, stored=self.model.kv_cache, compute=self.compute, names=self.names
+        )
         self.ops += ops
         return ops[-1].results[0]
 
     def _group(self, term: Term, name: str) -> tuple[Value, ...]:
-        """The tensors of `query(...)` or `latent(...)`, in place or by a name."""
+        """The tensors of `query(...)` or `latent(...)`, written in place or bound to a name before."""
         if not isinstance(term, Apply):
             assert isinstance(term, Var), "the grammar lets no weight stand here"
             return self.groups[term.name]
@@ -302,18 +317,18 @@ class _Builder:
 
 
 def _limits(term: Apply) -> str | None:
-    """What `clamp(x, low = ..., high = ...)` and `x + 1` do; nothing elsewhere."""
+    """The limits of `clamp(x, low = ..., high = ...)` and `x + 1`; None for other calls."""
     options = {name: float(value) for name, value in term.options}
     return show_limits([Limit(options.get("low", -inf), options.get("high", inf), options.get("by", 0.0))])
 
 
 def _chunk(term: Apply) -> int | None:
-    """Positions of a chunk whose queries see one another's keys only."""
+    """The length of an attention chunk, within which queries see keys; None without chunks."""
     return int(term.option("chunk", 0)) or None
 
 
 def _experts(model: ModelSpec) -> Iterator[str]:
-    """What the experts of a model are called."""
+    """The names of a model's dimensions of experts."""
     terms = [model.head, *(s.term for b in model.blocks for s in b.statements)]
     while terms:
         term = terms.pop()

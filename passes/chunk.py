@@ -1,4 +1,4 @@
-"""Chunk: a GEMM and the collective beside it, cut by rows so that one runs while the other does."""
+"""Chunk: cut a GEMM and the collective next to it by rows, so that the two run at the same time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from plandsl.ir.compute import Gemm, Quantize
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Chunk, Value
-from plandsl.passes.rewrite import Names, changed, each_region, substitute, uses
+from plandsl.passes.rewrite import Names, count_uses, each_region, replace_fields, substitute
 from plandsl.spec.plan import PlanSpec
 
 
 def chunk(program: Program, plan: PlanSpec) -> Program:
-    """With `chunks = n`, cut GEMMs that a collective feeds or follows into n by rows, and the collective with them.
+    """With `chunks = n`, cut each GEMM that a collective feeds or follows into n by rows, and the collective too.
 
-    While the collective of one chunk is under way the GEMM of the next one runs; each reads all of the weights.
+    The GEMM of one chunk runs during the collective of the chunk before it. Each GEMM reads all of the weights.
 
     Before:  %y : bf16[batch, position, hidden]{+tensor} = gemm %u, %w_down
              %z : bf16[batch, position, hidden] = all_reduce %y {axis = "tensor"}
@@ -37,7 +37,7 @@ def chunk(program: Program, plan: PlanSpec) -> Program:
 
 
 class _Chain(NamedTuple):
-    """Ops that work row by row: those before the kernels (an all_gather), the kernels, and those behind (a sum)."""
+    """Ops that work row by row: an all_gather before the kernels, the kernels, and a collective sum after them."""
 
     before: tuple[Op, ...]
     kernels: tuple[Op, ...]
@@ -45,7 +45,7 @@ class _Chain(NamedTuple):
 
     @property
     def ops(self) -> tuple[Op, ...]:
-        """All of them, each of which reads the one before."""
+        """All ops in order; each reads the result of the one before."""
         return (*self.before, *self.kernels, *self.behind)
 
 
@@ -57,11 +57,11 @@ class _Chunker:
         self.names = Names(region.values())
         self.made = {v.name: op for op in region.ops for v in op.results}
         self.reader = {x.name: op for op in region.ops for x in op.operands}
-        many = uses(region.ops)
+        many = count_uses(region.ops)
         self.once = {name for name, n in many.items() if n == 1}.difference(v.name for v in region.results)
 
     def run(self) -> Region:
-        """The region with every chain that has rows to cut replaced, where its first collective or GEMM stood."""
+        """The region with every chain that has rows to cut replaced, at the place of its first op."""
         at: dict[int, list[Op]] = {}
         gone: set[int] = set()
         for op in self.region.ops:
@@ -79,7 +79,7 @@ class _Chunker:
         return evolve(self.region, ops=tuple(ops))
 
     def _chain(self, gemm: Gemm) -> _Chain | None:
-        """A GEMM with the all_gather that it alone reads, through a quantisation, and with the sum of what it makes."""
+        """A GEMM with the all_gather that only it reads (perhaps quantized), and with the sum of its result."""
         kernels: list[Op] = [gemm]
         x = gemm.x
         while x.name in self.once and isinstance(op := self.made.get(x.name), Quantize):
@@ -99,9 +99,9 @@ class _Chunker:
         return self.program.mesh.ways(op.axes) > 1
 
     def _rows(self, chain: _Chain) -> tuple[str, tuple[str, ...]] | None:
-        """The dimension to cut, and the finest axes that it has on the way.
+        """The dimension to cut, and the most axes that split it anywhere in the chain.
 
-        It is the last one of the step that has more than one place: positions in prefill, requests in decode.
+        It is the last of ``batch`` and ``position`` with more than one row: positions in prefill, requests in decode.
         """
         start, end = chain.ops[0].operands[0].type, chain.ops[-1].results[0].type
         rows = [n for n in ("batch", "position") if n in start.names and n in end.names and self.program.size(n) != 1]
@@ -111,7 +111,7 @@ class _Chunker:
         return (rows[-1], over) if over[: len(short)] == short else None
 
     def _cut(self, chain: _Chain, dim: str, over: tuple[str, ...]) -> tuple[list[Op], list[Op]]:
-        """Chunk by chunk: all that comes before the kernels (links take it in turn), then the others and the joins."""
+        """The ops before the kernels, for all chunks (links run them in turn), then the other ops and the joins."""
         start = chain.ops[0].operands[0]
         chunks = [Chunk(i, self.count, over) for i in range(self.count)]
         parts = tuple(self._part(start, dim, piece) for piece in chunks)
@@ -126,13 +126,13 @@ class _Chunker:
         return early, late
 
     def _copies(self, ops: tuple[Op, ...], dim: str, piece: Chunk, fed: dict[str, Value]) -> Iterator[Op]:
-        """``ops`` on one chunk; ``fed`` says what each value is there, and is told what they make."""
+        """``ops`` on one chunk; ``fed`` maps each value to its chunk, and gets the results added."""
         for op in ops:
             for out in op.results:
                 fed[out.name] = self._part(out, dim, piece)
             outs = tuple(fed[out.name] for out in op.results)
             results = outs if type(getattr(op, op.RESULTS[0])) is tuple else outs[0]
-            yield changed(substitute(op, fed), {op.RESULTS[0]: results})
+            yield replace_fields(substitute(op, fed), {op.RESULTS[0]: results})
 
     def _part(self, value: Value, dim: str, piece: Chunk) -> Value:
         return Value(self.names.fresh(value.name), value.type.chunked(dim, piece))

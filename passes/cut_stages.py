@@ -1,4 +1,4 @@
-"""Cut stages: layers are dealt to the stages of a pipeline, with send and recv between them."""
+"""Cut stages: deal the layers to the stages of a pipeline, with send and recv between stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plandsl.spec.plan import PlanSpec
 
 
 def stage_axes(plan: PlanSpec) -> tuple[str, ...]:
-    """The mesh axes that `layers` are cut over, major first."""
+    """The mesh axes that cut the layers into stages, major first."""
     found: dict[str, None] = {}
     for rule in plan.sharding.rules:
         if "layers" in rule.dims:
@@ -22,9 +22,9 @@ def stage_axes(plan: PlanSpec) -> tuple[str, ...]:
 
 
 def split_layers(layers: int, stages: int) -> list[tuple[int, int]]:
-    """Consecutive ranges that differ by at most one layer, the longer ones first.
+    """Consecutive ranges of layers whose lengths differ by at most one, the longer ranges first.
 
-    The last stage also runs the head, so it is one of the shorter ones: 126 over 8 is 16 six times, then 15, 15.
+    The last stage also runs the head, so it gets a shorter range: 126 layers on 8 stages are 16 six times, then 15, 15.
     """
     each, more = divmod(layers, stages)
     ends = [0]
@@ -34,7 +34,7 @@ def split_layers(layers: int, stages: int) -> list[tuple[int, int]]:
 
 
 def stage_layers(plan: PlanSpec, stages: int) -> list[tuple[int, int]]:
-    """The layers of each stage: as the sharding cuts them, else in parts that differ by at most one."""
+    """The layers of each stage: as the plan's `cut` says, else evenly (`split_layers`)."""
     cut = plan.sharding.cut
     if cut is None or not cut.layers:
         return split_layers(plan.model.layers, stages)
@@ -42,7 +42,7 @@ def stage_layers(plan: PlanSpec, stages: int) -> list[tuple[int, int]]:
 
 
 def cut_stages(program: Program, plan: PlanSpec) -> Program:
-    """Deal the layers to stages; a boundary hands on the residual stream.
+    """Deal the layers to stages; each stage sends the residual stream to the next.
 
     Before:  region embedding, block[0..80], head
     After:   stage 0 = embedding, block[0..40], send
@@ -65,6 +65,6 @@ def cut_stages(program: Program, plan: PlanSpec) -> Program:
 
 
 def _hops(x: Value, tensors: int) -> tuple[Region, Region]:
-    send = Region("send", None, (x,), (), (Send(x, tensors),), ())
-    recv = Region("recv", None, (), (), (Recv(x, tensors),), (x,))
+    send = Region("send", None, args=(x,), weights=(), ops=(Send(x, tensors),), results=())
+    recv = Region("recv", None, args=(), weights=(), ops=(Recv(x, tensors),), results=(x,))
     return send, recv

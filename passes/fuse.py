@@ -1,4 +1,4 @@
-"""Fuse: what engines run as one kernel becomes one op."""
+"""Fuse: merge the ops that engines run as one kernel."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from plandsl.ir.limits import NONE, read_limits, show_limits
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
-from plandsl.passes.rewrite import each_region, uses
+from plandsl.passes.rewrite import count_uses, each_region
 from plandsl.spec.plan import PlanSpec
 
 
 def fuse(program: Program, plan: PlanSpec) -> Program:
-    """GEMMs of one input into one (QKV; gate and up), both rotary embeddings, gates with clamps.
+    """Merge GEMMs of one input (QKV; gate and up), both rotary embeddings, and gates with clamps.
 
-    With ``fuse_norms`` also a residual addition with the norm that follows it.
+    With ``fuse_norms``, also merge a residual addition with the norm that follows it.
 
     Before:  %q : bf16[...] = gemm %h, %w_q
              %k : bf16[...] = gemm %h, %w_k
     After:   %q, %k : bf16[...], bf16[...] = gemm %h, %w_q, %w_k
     """
-    steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_gemms, _ropes, _clamps, _gates]
+    steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_fuse_gemms, _fuse_ropes, _fuse_clamps, _fuse_gates]
     if plan.fuse_norms:
-        steps.append(_norms)
+        steps.append(_fuse_norms)
 
     def change(region: Region) -> Region:
         ops = region.ops
@@ -39,8 +39,8 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
     return each_region(program, change)
 
 
-def _gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Later GEMMs of the same input join the first: their weights are there from the start. Routers run alone."""
+def _fuse_gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """Merge GEMMs of the same input at the place of the first. Routers are not merged."""
     groups: dict[tuple[type[Gemm], Value, str, tuple[str, ...]], list[Gemm]] = {}
     routers = {op.logits.type.names[-1] for op in ops if isinstance(op, TopK)}
     for op in ops:
@@ -59,8 +59,8 @@ def _gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(out)
 
 
-def _ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """A rotary embedding waits for the next one, if nobody needs it before."""
+def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """Merge a rotary embedding into the next one, unless an op between them reads it."""
     out: list[Op] = []
     waiting: Rope | None = None
     for op in ops:
@@ -78,11 +78,11 @@ def _ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return (*out, waiting) if waiting is not None else tuple(out)
 
 
-def _clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """What only limits a value is done by the next function of its elements, if that alone reads it."""
+def _fuse_clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """Move an op that only limits its operand into the next `Map`, if only that reads it."""
     if not any(isinstance(op, Map) and op.limits for op in ops):
         return ops
-    count = uses(ops)
+    count = count_uses(ops)
     made: dict[str, Map] = {}
     out: list[Op] = []
     for op in ops:
@@ -99,9 +99,9 @@ def _clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(op for op in out if not (isinstance(op, Map) and op.out.name in gone))
 
 
-def _gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """``silu(g) * u`` in one pass over memory."""
-    count = uses(ops)
+def _fuse_gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """Merge ``silu(g) * u`` into one pass over memory."""
+    count = count_uses(ops)
     made = {op.out.name: op for op in ops if isinstance(op, Map) and op.fn in GATES and count.get(op.out.name) == 1}
     gone: set[str] = set()
     out: list[Op] = []
@@ -119,8 +119,8 @@ def _gates(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(op for op in out if not (isinstance(op, Map) and op.out.name in gone))
 
 
-def _norms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """``x = x + y; h = norm(x)`` in one kernel that writes both."""
+def _fuse_norms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """Merge ``x = x + y; h = norm(x)`` into one kernel that writes both."""
     out: list[Op] = []
     for op in ops:
         last = out[-1] if out else None
@@ -132,7 +132,7 @@ def _norms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
             and last.xs[0].type == last.xs[1].type
         ):
             a, b = last.xs
-            out[-1] = AddNorm(last.out, op.out, a, b, op.gain, op.fn, op.over, span=op.span)
+            out[-1] = AddNorm(last.out, op.out, a, b, gain=op.gain, fn=op.fn, over=op.over, span=op.span)
         else:
             out.append(op)
     return tuple(out)

@@ -1,4 +1,4 @@
-"""Insert collectives: each reshard becomes the cheapest run of collectives from one layout to the other."""
+"""Insert collectives: replace each reshard by the cheapest sequence of collectives between its two layouts."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Axes = tuple[str, ...]
 Move = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Slice
 
 MOST_AXES = 3
-"""With more moving axes than this the layouts between are too many to search: the way goes straight."""
+"""Most moving axes for a search. With more, there are too many layouts, and the path is built directly."""
 
 _SLICE, _STEP = 1e-6, 1.0
-"""Of bytes moved: keeping one's own part costs almost nothing. A byte more for every step, so that ties go to fewer."""
+"""Costs beside the bytes sent: a local slice costs almost nothing, and a step costs one byte, so ties favour fewer."""
 
 NOMINAL = 8
-"""Ranks that every axis is taken to have where ways are compared: a node's worth."""
+"""The number of ranks (one node) that every axis counts as when paths are compared."""
 
 
 def insert_collectives(program: Program, plan: PlanSpec) -> Program:
     """Turn every reshard into collectives: a shortest path over layouts, by bytes moved.
 
-    Each is on one axis, or on several that are neighbours on the mesh and so make one group of evenly spaced ranks.
+    Each collective runs on one axis, or on several neighbouring mesh axes, whose groups are evenly spaced ranks.
 
     Before:  %y.1 : bf16[batch, position, hidden] = reshard %y            (%y is {+tensor})
     After:   %y.1 : bf16[batch, position, hidden] = all_reduce %y {axis = "tensor"}
     """
-    # the way must not depend on the sizes at hand, so that one structure serves all of them
+    # the path must not depend on the plan's sizes, so that plans of one structure share a program
     bind = {**dict.fromkeys(("batch", "input", "context"), 1 << 12), "queries": 1}
     mesh = dict.fromkeys((name for name, _ in program.mesh.axes), NOMINAL)
     router = Router(Extents(program, bind, mesh))
@@ -65,7 +65,7 @@ def _route(region: Region, router: Router) -> Region:
 
 
 class Router:
-    """Shortest paths between layouts. Paths are found once per pair of types."""
+    """Finds shortest paths between layouts, once per pair of types."""
 
     def __init__(self, extents: Extents) -> None:
         self.extents = extents
@@ -79,11 +79,11 @@ class Router:
         return self._known[key]
 
     def _search(self, start: TensorType, goal: TensorType) -> tuple[Move, ...]:
-        moving = _moving(start, goal)
+        moving = _moving_axes(start, goal)
         if len(moving) > MOST_AXES:
-            return tuple(_straight(start, goal))
-        runs = _runs(self.extents.mesh, moving)
-        # an axis may wait on a dimension that is cut anyway; another one might not divide by it
+            return tuple(_straight_path(start, goal))
+        runs = _axis_runs(self.extents.mesh, moving)
+        # an axis may move to a dimension that start or goal splits; the size of another one might not divide
         places = [d.name for d, want in zip(start.dims, goal.dims, strict=True) if d.axes or want.axes]
         best: dict[TensorType, float] = {start: 0.0}
         came: dict[TensorType, tuple[TensorType, Move]] = {}
@@ -95,7 +95,7 @@ class Router:
                 break
             if cost > best[here]:
                 continue
-            for move in _moves(here, runs, places):
+            for move in _legal_moves(here, runs, places):
                 there = move.infer()[0]
                 if _parks(there, start, goal):
                     continue
@@ -112,7 +112,7 @@ class Router:
         return tuple(reversed(steps))
 
     def _cost(self, move: Move, before: TensorType, after: TensorType) -> float:
-        """Bytes each rank sends, plus a little for every step."""
+        """Bytes that each rank sends, plus `_STEP`."""
         n = self.extents.ways(axes_of(move.axis))
         share = float((n - 1) / n)
         have, get = float(self.extents.bytes(before)), float(self.extents.bytes(after))
@@ -130,8 +130,8 @@ class Router:
         return sent + _STEP
 
 
-def _moving(start: TensorType, goal: TensorType) -> set[str]:
-    """The axes that do not stay where they are."""
+def _moving_axes(start: TensorType, goal: TensorType) -> set[str]:
+    """The axes whose place differs between ``start`` and ``goal``."""
     moving = set(start.pending ^ goal.pending)
     for have, want in zip(start.dims, goal.dims, strict=True):
         if have.axes != want.axes:
@@ -140,22 +140,25 @@ def _moving(start: TensorType, goal: TensorType) -> set[str]:
 
 
 def _parks(here: TensorType, start: TensorType, goal: TensorType) -> bool:
-    """Whether ``here`` splits a dimension by an axis that neither end does: its size may not divide."""
+    """Whether ``here`` splits a dimension by an axis that splits it neither at the start nor at the goal.
+
+    Such a dimension's size may not divide by the axis.
+    """
     dims = (d for d in here.dims if d.name not in PADDED)
     return any(a not in start.on(d.name) and a not in goal.on(d.name) for d in dims for a in d.axes)
 
 
-def _runs(mesh: Iterable[str], moving: set[str]) -> list[Axes]:
-    """The axes that move, then those among them that are neighbours on the mesh, major first."""
+def _axis_runs(mesh: Iterable[str], moving: set[str]) -> list[Axes]:
+    """Each moving axis, then each run of moving axes that are neighbours on the mesh, major first."""
     order = list(mesh)
     spans = [tuple(order[i:j]) for i, j in combinations(range(len(order) + 1), 2) if moving.issuperset(order[i:j])]
     return sorted(spans, key=lambda run: (len(run), run))
 
 
-def _moves(t: TensorType, runs: list[Axes], places: list[str]) -> Iterator[Move]:
-    """Every legal collective on one of ``runs`` from ``t`` that puts it on one of ``places``, or nowhere."""
+def _legal_moves(t: TensorType, runs: list[Axes], places: list[str]) -> Iterator[Move]:
+    """Every legal collective from ``t`` that moves one of ``runs`` to one of the dimensions ``places``, or to none."""
     x = out = Value("_", t)
-    if t.softmax:  # before anything else moves: the statistics are small, and what they leave is a sum as any other
+    if t.softmax:  # always first: only small statistics move, and the result is an ordinary partial sum
         yield Rescale(out, x, min(t.softmax))
         return
     for run in runs:
@@ -163,7 +166,7 @@ def _moves(t: TensorType, runs: list[Axes], places: list[str]) -> Iterator[Move]
             yield AllReduce(out, x, "*".join(run))
             for place in places:
                 yield ReduceScatter(out, x, "*".join(run), place)
-        elif len(run) == 1 and run[0] not in t.axes:  # where nothing travels there is nothing to join
+        elif len(run) == 1 and run[0] not in t.axes:  # a slice sends nothing, so one over several axes saves nothing
             for place in places:
                 yield Slice(out, x, run[0], place)
     for dim, run in product(t.dims, runs):
@@ -174,20 +177,22 @@ def _moves(t: TensorType, runs: list[Axes], places: list[str]) -> Iterator[Move]
                     yield AllToAll(out, x, "*".join(run), dim.name, place)
 
 
-def _straight(start: TensorType, goal: TensorType) -> Iterator[Move]:
-    """A way for many moving axes: undo what is not wanted, an axis going to its place where that is next."""
+def _straight_path(start: TensorType, goal: TensorType) -> Iterator[Move]:
+    """A path for many moving axes: each step frees an axis, or moves it to the goal where its place is next."""
     here = start
     while here != goal:
-        move = _next(here, goal)
+        move = _next_move(here, goal)
         yield move
         here = move.infer()[0]
 
 
-def _next(t: TensorType, goal: TensorType) -> Move:
+def _next_move(t: TensorType, goal: TensorType) -> Move:
     x = out = Value("_", t)
     if t.softmax:
         return Rescale(out, x, min(t.softmax))
-    open_places = {want.axes[len(d.axes)]: d.name for d, want in zip(t.dims, goal.dims, strict=True) if _begun(d, want)}
+    open_places = {
+        want.axes[len(d.axes)]: d.name for d, want in zip(t.dims, goal.dims, strict=True) if _has_begun(d, want)
+    }
     for axis in sorted(t.partial - goal.partial):
         place = open_places.get(axis)
         return ReduceScatter(out, x, axis, place) if place else AllReduce(out, x, axis)
@@ -200,6 +205,6 @@ def _next(t: TensorType, goal: TensorType) -> Move:
     return Slice(out, x, axis, place)
 
 
-def _begun(dim: Dim, want: Dim) -> bool:
-    """Whether ``dim`` holds the first of the axes it is to have, and lacks some."""
+def _has_begun(dim: Dim, want: Dim) -> bool:
+    """Whether the axes of ``dim`` are a proper prefix of the axes of ``want``."""
     return len(dim.axes) < len(want.axes) and want.axes[: len(dim.axes)] == dim.axes

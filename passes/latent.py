@@ -1,12 +1,13 @@
-"""Latent attention in both phases: prefill unpacks what the cache holds, decode absorbs the weights that would.
+"""Building latent attention: prefill unpacks the cache, decode absorbs the unpacking weights into queries and results.
 
-``c`` stands for keys ``c w_uk`` and values ``c w_uv``. So ``q (c w_uk)`` is ``(q w_uk) c``, and a mean of values is
-``w_uv`` of a mean of ``c``: with one query per request it is cheaper to unpack that than all that was cached
+The cached ``c`` stands for keys ``c w_uk`` and values ``c w_uv``. So ``q (c w_uk) = (q w_uk) c``, and
+``mean(c w_uv) = mean(c) w_uv``. With one query per request, unpacking the mean is cheaper than unpacking the cache
 (DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1).
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from plandsl.diagnostics import Span
@@ -19,7 +20,7 @@ from plandsl.passes.rewrite import Names
 
 
 class Latent(NamedTuple):
-    """The operands of one attention: queries, what the cache holds of this step, and the weights that unpack it."""
+    """The operands of one attention: queries, this step's values for the cache, and the unpacking weights."""
 
     queries: tuple[Value, Value]
     cached: tuple[Value, Value]
@@ -32,7 +33,7 @@ class Latent(NamedTuple):
 
 
 def latent_attention(x: Latent, name: str, phase: str, stored: str, compute: str, names: Names) -> list[Op]:
-    """The ops of one attention, whose cache is ``stored`` in that dtype; the last one makes the result ``name``.
+    """The ops of one attention, whose cache has dtype ``stored``; the last op makes the result ``name``.
 
     In prefill    %c, %kr = cache_write ...; %keys, %values = gemm %c, %w_uk, %w_uv; latent_attention of them
     In decode     %absorbed = head_gemm %q, %w_uk; latent_attention of %absorbed and %c; head_gemm with %w_uv
@@ -44,22 +45,22 @@ def latent_attention(x: Latent, name: str, phase: str, stored: str, compute: str
     rank, heads, nope = w_uk.type.names
     kept = (*q.type.names[:-1],)
 
-    def made(wish: str, *dims: str) -> Value:
+    def make(wish: str, *dims: str) -> Value:
         return Value(names.fresh(wish), tensor(q.type.dtype, dims))
 
+    attention = partial(LatentAttention, scaled=nope, causal=x.causal, window=x.window, chunk=x.chunk, span=x.span)
     ops: list[Op] = [CacheWrite((c, kr), x.cached, x.cache, span=x.span)]
     if phase == PREFILL:
-        keys = made("keys", "batch", "context", heads, nope)
-        values = made("values", "batch", "context", heads, w_uv.type.names[-1])
+        keys = make("keys", "batch", "context", heads, nope)
+        values = make("values", "batch", "context", heads, w_uv.type.names[-1])
         ops += [Gemm((out,), c, (w,), compute, span=x.span) for out, w in ((keys, w_uk), (values, w_uv))]
-        out = made(name, *kept, w_uv.type.names[-1])
-        ops.append(LatentAttention(out, q, q_rope, keys, kr, values, nope, x.causal, x.window, x.chunk, span=x.span))
-        return ops
-    absorbed, mean = made("absorbed", *kept, rank), made("mean", *kept, rank)
-    out = made(name, *kept, w_uv.type.names[-1])
+        out = make(name, *kept, w_uv.type.names[-1])
+        return [*ops, attention(out=out, q=q, q_rope=q_rope, k=keys, k_rope=kr, v=values)]
+    absorbed, mean = make("absorbed", *kept, rank), make("mean", *kept, rank)
+    out = make(name, *kept, w_uv.type.names[-1])
     return [
         *ops,
         HeadGemm((absorbed,), q, (w_uk,), compute, over=heads, span=x.span),
-        LatentAttention(mean, absorbed, q_rope, c, kr, c, nope, x.causal, x.window, x.chunk, span=x.span),
+        attention(out=mean, q=absorbed, q_rope=q_rope, k=c, k_rope=kr, v=c),
         HeadGemm((out,), mean, (w_uv,), compute, over=heads, span=x.span),
     ]

@@ -1,6 +1,6 @@
-"""Layouts from rules: which mesh axes split which dimension of a tensor.
+"""Layouts from sharding rules: which mesh axes split which dimension of a tensor.
 
-Rules are read in order; where two dimensions of one tensor want the same axis, the earlier rule has it
+Rules are read in order; where two dimensions of one tensor want the same axis, the earlier rule gets it
 (language.md section 3, sharding).
 """
 
@@ -14,8 +14,8 @@ from plandsl.spec.plan import ShardingSpec
 class Layout:
     """The rules of a sharding, as they apply in one phase.
 
-    `tokens` means the positions of each request in prefill and the requests in decode. ``experts`` are dimensions
-    that rules split inside `experts` alone: a router has all of them.
+    `tokens` means the positions of each request in prefill and the requests in decode. Rules split the dimensions
+    ``experts`` only inside `experts`: a router has all of them.
     """
 
     def __init__(self, sharding: ShardingSpec, phase: str, experts: frozenset[str] = frozenset()) -> None:
@@ -25,7 +25,7 @@ class Layout:
         self._sharding = sharding
         self._found: dict[tuple[tuple[str, ...], str, bool], tuple[Dim, ...]] = {}
 
-    def _ordered(self, region: str) -> list[tuple[str, tuple[str, ...]]]:
+    def _ordered_rules(self, region: str) -> list[tuple[str, tuple[str, ...]]]:
         rules = self._rules.get(region)
         if rules is None:
             inside = [r for r in self._sharding.rules if region and r.region == region]
@@ -37,7 +37,7 @@ class Layout:
     def dims(self, names: tuple[str, ...], region: str = "", *, stored: bool = False) -> tuple[Dim, ...]:
         """The dimensions ``names`` of one tensor with their axes.
 
-        ``stored`` is for tensors that outlive a step (weights, caches): rules for `tokens` do not reach them.
+        ``stored`` is for tensors that outlive a step (weights, caches): rules for `tokens` do not apply to them.
         """
         key = (names, region, stored)
         found = self._found.get(key)
@@ -48,7 +48,7 @@ class Layout:
     def _assign(self, names: tuple[str, ...], region: str, stored: bool) -> tuple[Dim, ...]:
         axes: dict[str, tuple[str, ...]] = {stem(n): () for n in names}
         taken: set[str] = set()
-        for dim, wanted in self._ordered(region):
+        for dim, wanted in self._ordered_rules(region):
             name = ("" if stored else self._tokens) if dim == "tokens" else dim
             if name in axes and (region == "experts" or name not in self._experts):
                 free = tuple(a for a in wanted if a not in taken)
@@ -56,24 +56,24 @@ class Layout:
                 taken.update(free)
         return tuple(Dim(n, axes[stem(n)]) for n in names)
 
-    def of(self, type_: TensorType, region: str = "", *, whole: tuple[str, ...] = ()) -> TensorType:
+    def lay_out(self, type_: TensorType, region: str = "", *, whole: tuple[str, ...] = ()) -> TensorType:
         """``type_`` laid out by the rules, with the dimensions in ``whole`` not split."""
         dims = self.dims(type_.names, region)
         return TensorType(type_.dtype, tuple(Dim(d.name) if d.name in whole else d for d in dims))
 
     def weight(self, type_: TensorType, region: str = "") -> TensorType:
-        """How a weight lies."""
+        """The type of a weight, laid out by the rules."""
         return TensorType(type_.dtype, self.dims(type_.names, region, stored=True))
 
     @property
     def gathers(self) -> bool:
-        """Whether keys that travel to queries are all gathered first, rather than met block by block."""
+        """Whether keys that travel to queries are all gathered first, instead of passed around a ring."""
         return self._sharding.context_form == "gather"
 
-    def written(self, axes: tuple[str, ...]) -> tuple[str, ...]:
-        """The axes that split the positions of a step as they split a cache: the few of decode have no parts."""
+    def written_axes(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        """The axes that split the positions that a step writes to a cache split by ``axes``: none in decode."""
         return axes if self._tokens == "position" else ()
 
     def cache(self, names: tuple[str, ...]) -> tuple[Dim, ...]:
-        """How a KV cache of dimensions ``names`` lies: the same in every phase."""
+        """The dimensions ``names`` of a KV cache with their axes: the same in every phase."""
         return self.dims(names, "attention", stored=True)

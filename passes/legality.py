@@ -26,9 +26,9 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     """Errors that make the plan illegal, and notes on what follows from it that the user did not say."""
     yield from _ranks(plan)
     if plan.cluster is not None:
-        from plandsl.passes.nodes import nodes
+        from plandsl.passes.nodes import check_nodes
 
-        yield from nodes(plan, plan.cluster)
+        yield from check_nodes(plan, plan.cluster)
     yield from _divides(plan)
     yield from _stages(plan)
     yield from _shared_axes(plan)

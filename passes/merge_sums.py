@@ -1,4 +1,4 @@
-"""Merge sums: partial sums that are to be added are added first, so that one collective completes them all."""
+"""Merge sums: add partial sums before they are completed, so that one collective completes them all."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from plandsl.ir.compute import Map
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Mesh, Value
-from plandsl.passes.rewrite import Names, each_region, uses
+from plandsl.passes.rewrite import Names, count_uses, each_region
 from plandsl.spec.plan import PlanSpec
 
 Completing = AllReduce | ReduceScatter
 
 
 def merge_sums(program: Program, plan: PlanSpec) -> Program:
-    """Add partial sums that lie alike before they are completed rather than after: sums may be made in any order.
+    """Add partial sums of one type before they are completed, not after: the order of additions is free.
 
     Before:  %y.1 : bf16[batch, hidden] = all_reduce %y {axis = "tensor"}
              %t : bf16[batch, hidden] = map %x, %y.1 {fn = "add"}
@@ -33,7 +33,7 @@ def merge_sums(program: Program, plan: PlanSpec) -> Program:
 
 
 class _Sum(NamedTuple):
-    """Its last addition, what it adds up in all, and the additions on the way, whose results nobody else reads."""
+    """A sum: its last addition, all its terms, and the inner additions, whose results no other op reads."""
 
     root: Map
     terms: list[Value]
@@ -41,19 +41,19 @@ class _Sum(NamedTuple):
 
 
 def _merge(region: Region, mesh: Mesh) -> Region:
-    """One group of one sum after the other: values that wait for several collectives meet before each of them."""
-    while (found := next(_alike(region, mesh), None)) is not None:
-        region = _merged(region, *found)
+    """Merge one group of terms at a time, until no sum has terms that the same collective completes."""
+    while (found := next(_mergeable(region, mesh), None)) is not None:
+        region = _merge_group(region, *found)
     return region
 
 
-def _alike(region: Region, mesh: Mesh) -> Iterator[tuple[_Sum, list[Completing]]]:
-    """Sums with several terms that the same collective completes, and those collectives: of more ranks than one."""
+def _mergeable(region: Region, mesh: Mesh) -> Iterator[tuple[_Sum, list[Completing]]]:
+    """Sums with several terms that equal collectives (of more than one rank) complete, and these collectives."""
     adds = {op.out.name: op for op in region.ops if isinstance(op, Map) and op.adds}
     if not adds:
         return
     made = {op.out.name: op for op in region.ops if isinstance(op, Completing) and mesh.ways(op.axes) > 1}
-    count = uses(region.ops)
+    count = count_uses(region.ops)
     once = {name for name, n in count.items() if n == 1}.difference(v.name for v in region.results)
     last = adds.keys() - {x.name for op in adds.values() for x in op.xs if x.name in once}
     for name in (name for name in adds if name in last):
@@ -78,28 +78,28 @@ def _sum(root: Map, inner: dict[str, Map]) -> _Sum:
     return _Sum(root, terms, within)
 
 
-def _merged(region: Region, old: _Sum, alike: list[Completing]) -> Region:
-    """The terms of ``alike`` added and completed together, then the others, all where the last addition stood."""
+def _merge_group(region: Region, old: _Sum, group: list[Completing]) -> Region:
+    """Add the operands of ``group``, complete their sum, then add the other terms, where the last addition stood."""
     names = Names(region.values())
-    done = {op.out.name for op in alike}
+    done = {op.out.name for op in group}
     rest = [x for x in old.terms if x.name not in done]
-    first, result = alike[0], old.root.out
+    first, result = group[0], old.root.out
     partial = Value(names.fresh(first.x.name), first.x.type)
     whole = first.out if rest else result
-    made: list[Op] = [*_added([op.x for op in alike], partial, names), evolve(first, out=whole, x=partial)]
+    made: list[Op] = [*_add_up([op.x for op in group], partial, names), evolve(first, out=whole, x=partial)]
     if rest:
-        made += _added([*rest, whole], result, names)
+        made += _add_up([*rest, whole], result, names)
     out: list[Op] = []
     for op in region.ops:
         if op is old.root:
             out += made
-        elif not (op in alike or (isinstance(op, Map) and op.out.name in old.within)):
+        elif not (op in group or (isinstance(op, Map) and op.out.name in old.within)):
             out.append(op)
     return evolve(region, ops=tuple(out))
 
 
-def _added(terms: list[Value], out: Value, names: Names) -> Iterator[Map]:
-    """Additions, two at a time, the last of which gives ``out``."""
+def _add_up(terms: list[Value], out: Value, names: Names) -> Iterator[Map]:
+    """Additions of two values at a time; the last addition gives ``out``."""
     total, *others = terms
     for i, x in enumerate(others):
         value = out if i == len(others) - 1 else Value(names.fresh(out.name), out.type)

@@ -1,4 +1,4 @@
-"""What must hold of a plan on several nodes: placed axes lie in one node; of the others, which leave it."""
+"""Checks of a plan on several nodes: placed axes must stay inside a node; a note names other axes that cross nodes."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from plandsl.spec.hardware import ClusterSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec
 
 
-def nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:
-    """An error for a placed axis whose groups leave a node; else a note for each axis over which nodes exchange.
+def check_nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:
+    """An error (E310) for a placed axis whose groups leave a node, else a note (N310) for each axis that crosses nodes.
 
-    Replicas (`dp`) exchange nothing, so their axis may lie as it will.
+    Replicas (`dp`) exchange nothing, so their axis may cross nodes without a note.
     """
     mesh = mesh_of(plan)
     lies = {a.name: spread(mesh, a.name, cluster.node.count) for a in plan.sharding.axes}
     placed = {place.axis for place in plan.sharding.placed}
     leaving = [a for a in plan.sharding.axes if lies[a.name].spans > 1]
     wrong = [a for a in leaving if a.name in placed]
-    if wrong:  # the innermost alone: it is why those outside of it leave
-        yield _leaves(plan, cluster, wrong[-1], lies[wrong[-1].name])
+    if wrong:  # only the innermost: it is the reason that the axes outside of it leave the node
+        yield _leaving_axis(plan, cluster, wrong[-1], lies[wrong[-1].name])
         return
     stages = stage_axes(plan)
     for axis in leaving:
         if axis.name in stages:
             hops = boundaries(mesh, stages, cluster.node.count)
             far = sum(hop.far for hop in hops)
-            why = f"`{axis.name}` crosses nodes: {far} of {len(hops)} hops of the pipeline pass the network"
+            why = f"`{axis.name}` crosses nodes: {far} of {len(hops)} pipeline hops cross the network"
             yield Diagnostic("N310", why, axis.span or plan.sharding.span)
         elif axis.name not in plan.sharding.replica_axes:
-            why = f"`{axis.name}` crosses nodes: {_reach(cluster, axis, lies[axis.name])}"
+            why = f"`{axis.name}` crosses nodes: {_show_reach(cluster, axis, lies[axis.name])}"
             yield Diagnostic("N310", why, axis.span or plan.sharding.span)
 
 
-def _reach(cluster: ClusterSpec, axis: AxisSpec, at: Spread) -> str:
-    each = f", {at.inside} in each" if at.inside > 1 else "" if at.even else ", not alike"
+def _show_reach(cluster: ClusterSpec, axis: AxisSpec, at: Spread) -> str:
+    each = f", {at.inside} in each" if at.inside > 1 else "" if at.even else ", unevenly"
     return f"its groups of {axis.size} ranks span {at.spans} nodes of `{cluster.name}`{each}"
 
 
-def _leaves(plan: PlanSpec, cluster: ClusterSpec, axis: AxisSpec, at: Spread) -> Diagnostic:
-    """With the placed axes that fit a node, or the sizes of this one that would."""
+def _leaving_axis(plan: PlanSpec, cluster: ClusterSpec, axis: AxisSpec, at: Spread) -> Diagnostic:
+    """The error for ``axis``; its hint names the placed axes that fit a node, or the sizes of ``axis`` that would."""
     within = {place.axis: place.span for place in plan.sharding.placed}
     order = [a for a in plan.sharding.axes if a.name in within]
     inner = order[order.index(axis) + 1 :]
@@ -52,11 +52,11 @@ def _leaves(plan: PlanSpec, cluster: ClusterSpec, axis: AxisSpec, at: Spread) ->
         room //= other.size
     sizes = " or ".join(str(n) for n in range(2, room + 1) if room % n == 0)
     if inner:
-        hint = f"`place {', '.join(a.name for a in inner)} in node` is what fits its {have} GPUs"
-        hint += f"; with `{axis.name}` of {sizes}, both do" if sizes else ""
+        hint = f"its {have} GPUs have room for `place {', '.join(a.name for a in inner)} in node`"
+        hint += f"; with `{axis.name}` of {sizes}, both fit" if sizes else ""
     else:
         hint = f"give `{axis.name}` a size that divides the {have} GPUs of a node: {sizes or 1}"
     labels = (Label(axis.span, f"{axis.size} ranks"),) if axis.span else ()
-    why = f"`{axis.name}` is placed in a node, but {_reach(cluster, axis, at)}"
+    why = f"`{axis.name}` is placed in a node, but {_show_reach(cluster, axis, at)}"
     label = f"a `{cluster.node.name}` has {have} GPUs"
-    return Diagnostic("E310", why, within[axis.name], label, hint, labels)
+    return Diagnostic("E310", why, within[axis.name], label=label, hint=hint, labels=labels)

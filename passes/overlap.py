@@ -1,4 +1,4 @@
-"""Overlap: an order in which collectives are under way while ops run that do not wait for them."""
+"""Overlap: reorder ops so that kernels run during collectives that they do not wait for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plandsl.spec.plan import PlanSpec
 
 
 def overlap(program: Program, plan: PlanSpec) -> Program:
-    """With `overlap = collectives`, start collectives early, and run beside them what does not wait for them.
+    """With `overlap = collectives`, start collectives early, and run the kernels that do not wait for them meanwhile.
 
     Before:  %h.1 : bf16[...] = all_to_all %h {...}
              %y : bf16[...] = grouped_gemm %h.1, %w_down
@@ -27,15 +27,15 @@ def overlap(program: Program, plan: PlanSpec) -> Program:
     """
     if plan.overlap == "none":
         return program
-    return each_region(program, lambda region: evolve(region, ops=Order(region.ops, program.mesh).listed()))
+    return each_region(program, lambda region: evolve(region, ops=Order(region.ops, program.mesh).order()))
 
 
 class Order:
-    """List scheduling of one region by structure alone, so that one order serves every load.
+    """List scheduling of one region by structure only, so that one order serves every load.
 
-    Of what has its operands, collectives come first; then kernels that wait for none under way, those first that lead
-    to most collectives in a row; then the kernel whose collectives have been under way longest. Ties keep their order.
-    Along an axis of one rank nothing travels, and nothing waits.
+    Among the ops whose operands are made, the order is: collectives; then kernels that wait for no running collective,
+    the kernel with the most collectives on a path after it first; then the kernel whose collectives started earliest.
+    Ties keep their order. Along an axis of one rank nothing travels, and nothing waits.
     """
 
     def __init__(self, ops: Sequence[Op], mesh: Mesh) -> None:
@@ -43,20 +43,20 @@ class Order:
         made = {v.name: i for i, op in enumerate(ops) for v in op.results}
         self.needs = [{made[x.name] for x in op.operands if x.name in made} for op in ops]
         self.linked = [_travels(op, mesh) for op in ops]
-        self.ahead = self._ahead()
-        self.sent: dict[int, int] = {}  # collectives in the order of their start; a link takes them one by one
-        self.arrived = 0  # as many of them are known to be over
+        self.ahead = self._count_ahead()
+        self.sent: dict[int, int] = {}  # collectives, numbered in the order of their start; a link runs one at a time
+        self.arrived = 0  # the number of collectives known to be done
 
-    def _ahead(self) -> list[int]:
-        """Collectives on the longest way from each op on, itself among them."""
+    def _count_ahead(self) -> list[int]:
+        """For each op, the most collectives on a path that starts at it (itself included)."""
         ahead = [int(linked) for linked in self.linked]
         for i in reversed(range(len(self.ops))):
             for need in self.needs[i]:
                 ahead[need] = max(ahead[need], ahead[i] + self.linked[need])
         return ahead
 
-    def listed(self) -> tuple[Op, ...]:
-        """The ops in the order that they run in."""
+    def order(self) -> tuple[Op, ...]:
+        """The ops in the order in which they run."""
         missing = [len(needs) for needs in self.needs]
         readers: list[list[int]] = [[] for _ in self.ops]
         for i, needs in enumerate(self.needs):
@@ -78,10 +78,10 @@ class Order:
     def _rank(self, i: int) -> tuple[int, int, int]:
         if self.linked[i]:
             return -1, -self.ahead[i], i
-        return max(self._waits(i) - self.arrived, 0), -self.ahead[i], i
+        return max(self._count_awaited(i) - self.arrived, 0), -self.ahead[i], i
 
-    def _waits(self, i: int) -> int:
-        """How many collectives are over before kernel ``i`` can start; one around a ring feeds it meanwhile."""
+    def _count_awaited(self, i: int) -> int:
+        """The number of collectives that must be done before kernel ``i`` starts; a ring feeds it while it runs."""
         found = (n for n in self.needs[i] if self.linked[n] and not isinstance(self.ops[n], Ring))
         return max((self.sent[n] for n in found), default=0)
 
@@ -89,7 +89,7 @@ class Order:
         if self.linked[i]:
             self.sent[i] = len(self.sent) + 1
         else:
-            self.arrived = max(self.arrived, self._waits(i))
+            self.arrived = max(self.arrived, self._count_awaited(i))
 
 
 def _travels(op: Op, mesh: Mesh) -> bool:

@@ -1,4 +1,4 @@
-"""Place memory: which values are alive together, and which ones collectives stage in memory of their own."""
+"""Place memory: find the values that are alive together, and the values that need communication buffers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from plandsl.spec.plan import PlanSpec
 def place_memory(program: Program, plan: PlanSpec) -> Program:
     """Record, for every region, the largest sets of values alive at once and the buffers of its collectives.
 
-    Weights and caches are not among them: they live as long as the model does. Which of the sets is the largest
-    in bytes depends on sizes, so all that are no part of another are kept.
+    Weights and caches are left out, because they live as long as the model does. The sizes decide which set is the
+    largest in bytes, so every set is kept that is not a subset of another.
 
     After:   region block[0..80](...) -> %x.2 {
                ...

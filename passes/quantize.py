@@ -1,4 +1,4 @@
-"""Quantize: where GEMMs multiply in a narrower dtype than activations are kept in, say so."""
+"""Quantize: convert activations for GEMMs that multiply in a narrower dtype."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plandsl.spec.plan import PlanSpec
 
 
 def quantize(program: Program, plan: PlanSpec) -> Program:
-    """Give each GEMM its input in the dtype that it multiplies in; one kernel serves all that read it.
+    """Give each GEMM its input in the dtype that it multiplies in; GEMMs of one input share the conversion.
 
     Before:  %u : bf16[batch, position, ffn] = gemm %h, %w_up {compute = "fp8"}
     After:   %h.1 : fp8[batch, position, hidden] = quantize %h

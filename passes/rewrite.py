@@ -1,4 +1,4 @@
-"""What the passes share: fresh names, and replacing the ops of a region."""
+"""Helpers that the passes share: fresh names, and replacing the ops of a region."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Names:
         self._next: dict[str, int] = {}
 
     def fresh(self, wish: str) -> str:
-        """``wish`` itself if it is free, else with the next number behind it."""
+        """``wish`` itself if it is free, else ``wish`` with the next number appended."""
         base = wish.split(".")[0]
         name = wish
         while name in self._taken:
@@ -35,8 +35,8 @@ def each_region(program: Program, change: Callable[[Region], Region]) -> Program
     return evolve(program, regions=tuple(change(r) for r in program.regions))
 
 
-def uses(ops: Iterable[Op]) -> dict[str, int]:
-    """How often each value is read."""
+def count_uses(ops: Iterable[Op]) -> dict[str, int]:
+    """How often each value is read, by name."""
     count: dict[str, int] = {}
     for op in ops:
         for x in op.operands:
@@ -45,7 +45,7 @@ def uses(ops: Iterable[Op]) -> dict[str, int]:
 
 
 def substitute(op: Op, replace: dict[str, Value]) -> Op:
-    """``op`` with its operands exchanged by name."""
+    """``op`` with the operands named in ``replace`` replaced."""
     if not any(x.name in replace for x in op.operands):
         return op
     changes: dict[str, object] = {}
@@ -55,11 +55,11 @@ def substitute(op: Op, replace: dict[str, Value]) -> Op:
             changes[name] = tuple(replace.get(x.name, x) for x in held)
         elif held is not None:
             changes[name] = replace.get(held.name, held)
-    return changed(op, changes)
+    return replace_fields(op, changes)
 
 
-def changed(op: Op, fields: Mapping[str, Any]) -> Op:
-    """``op`` with some fields exchanged; their types are the caller's care."""
+def replace_fields(op: Op, fields: Mapping[str, Any]) -> Op:
+    """``op`` with some fields replaced. The type checker does not see their types, so the caller must."""
     any_op: Any = op
     new: Op = evolve(any_op, **fields)
     return new

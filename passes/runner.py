@@ -1,4 +1,4 @@
-"""Runs the pipeline: every pass in order, the program verified after each."""
+"""What a pass is, and the check of the program that each pass makes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from plandsl.ir.text import show
 from plandsl.spec.plan import PlanSpec
 
 Run: TypeAlias = Callable[[Program, PlanSpec], "Program | Schedule"]
-"""What every pass is. The first is given an empty program of its phase; the last makes a schedule."""
+"""The signature of every pass. The first pass gets the empty program of a phase; the last pass makes a schedule."""
 
 
 class Pass(NamedTuple):
-    """One pass; ``leaves`` must hold of every op after it and after all later ones."""
+    """One pass. ``leaves`` must be true of every op after this pass and after all later passes."""
 
     name: str
     run: Run
@@ -32,15 +32,18 @@ class Pass(NamedTuple):
 
 
 class PassError(Exception):
-    """A pass broke the program: our bug, shown with the program before and after."""
+    """A pass made an unsound program. This is a bug of ours; the message shows the program before and after."""
 
     def __init__(self, name: str, findings: list[str], before: Program, after: Program) -> None:
         shown = f"\n--- before\n{show(before)}"
         super().__init__(f"pass {name}: " + "; ".join(findings) + shown + f"\n--- after\n{show(after)}")
 
 
-def checked(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
-    """``after``, if it is sound and keeps every promise; regions that the pass left alone are not read again."""
+def verify_result(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
+    """``after``, if it is sound and keeps every promise. Only regions that the pass changed are checked.
+
+    Raises `PassError` otherwise.
+    """
     old = {r.name: r.ops for r in before.regions}
     changed = tuple(r for r in after.regions if old.get(r.name) is not r.ops)
     findings = [d.message for d in verify(evolve(after, regions=changed))] if changed else []

@@ -1,4 +1,4 @@
-"""Schedule: put every op on a stream of its device, with the waits that its operands ask for."""
+"""Schedule: put every op on a stream of its device; each slot waits for the slots that make its operands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from plandsl.spec.plan import PlanSpec
 def schedule(program: Program, plan: PlanSpec) -> Schedule:
     """Ops keep their order on two streams, kernels and communication; a slot waits for its operands.
 
-    The order depends on structure alone, so a backend may play it for one configuration or for an array of them.
-    In-flight batches pass the stages one behind the other; as many as there are stages, unless the workload says.
+    The order depends on structure only, so a backend may play it for one configuration or for an array of them.
+    In-flight batches pass the stages one after the other. There are as many as stages, unless the plan says.
     """
     stages = len(program.stages)
     turns = tuple(Turn(s, s - 1 if s else None) for s in range(stages))
@@ -31,16 +31,16 @@ def _slots(region: Region, mesh: Mesh) -> tuple[Slot, ...]:
         if ring is not None:
             turns = made[ring.outs[0].name]
             passed = [n for n in after if n != turns and any(v.name in rings for v in region.ops[n].results)]
-            slot = _alongside(slot, slots[turns], [slots[n] for n in passed])
-            if all(v.name not in rings for v in op.results):  # the last that a block passes
+            slot = _wait_as_ring(slot, slots[turns], [slots[n] for n in passed])
+            if all(v.name not in rings for v in op.results):  # the last slot that a block passes
                 slot = slot._replace(along=turns, blocks=mesh.size(ring.axis))
         slots.append(slot)
         made |= {v.name: i for v in op.results}
     return tuple(slots)
 
 
-def _alongside(slot: Slot, ring: Slot, passed: list[Slot]) -> Slot:
-    """The first block is there before the ring turns, so that its readers wait for what the ring itself does."""
+def _wait_as_ring(slot: Slot, ring: Slot, passed: list[Slot]) -> Slot:
+    """A slot that reads a ring: the first block is there at once, so it waits for the slots that the ring waits for."""
     after = {*slot.after, *ring.after} - {ring.op}
     before = {n for other in passed for n in (other.op, *other.before)}
     return slot._replace(after=tuple(sorted(after)), before=tuple(sorted(before)))

@@ -1,4 +1,4 @@
-"""Shard: every value gets the layout that the rules give it; where a use wants another, a reshard says so."""
+"""Shard: give every value the layout of the rules, and add a reshard where a use needs another layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plandsl.ir.program import Program, Region
 from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value, routed, stem
 from plandsl.passes.layout import Layout
-from plandsl.passes.rewrite import Names, changed, each_region, substitute
+from plandsl.passes.rewrite import Names, each_region, replace_fields, substitute
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def shard(program: Program, plan: PlanSpec) -> Program:
 
 
 class Sharder:
-    """Walks one region, giving each op operands in the layout it wants and each result its type."""
+    """Walks one region; gives each op operands in the layout that it needs, and each result its type."""
 
     def __init__(self, region: Region, layout: Layout) -> None:
         self.region, self.layout = region, layout
@@ -53,9 +53,9 @@ class Sharder:
         self.reader = {x.name: op for op in region.ops if isinstance(op, Attention) for x in (op.k, op.v)}
         self.sinks = {op.sinks.name for op in region.ops if isinstance(op, Attention) and op.sinks is not None}
         self.latents = self._latents()
-        self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _inside(op)}
+        self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _expert_operands(op)}
         matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
-        self.busy = frozenset(a for w in matrices for a in self._beside(w.type))
+        self.busy = frozenset(a for w in matrices for a in self._inner_axes(w.type))
 
     def _latents(self) -> Latents | None:
         if not any(isinstance(op, LatentAttention) for op in self.region.ops):
@@ -65,13 +65,13 @@ class Sharder:
         return Latents(self)
 
     def run(self) -> Region:
-        """The region, laid out."""
+        """The region with every value laid out."""
         region = self.region
         args = tuple(self._bind(v, self._argument(v.type)) for v in region.args)
         weights = tuple(self._bind(v, self._weight(v)) for v in region.weights)
         for op in region.ops:
             self._emit(op)
-        results = tuple(self._get(v, self._result(v)) for v in region.results)
+        results = tuple(self._resharded(v, self._result(v)) for v in region.results)
         return evolve(region, args=args, weights=weights, ops=tuple(self.ops), results=results)
 
     def _bind(self, old: Value, type_: TensorType) -> Value:
@@ -82,30 +82,30 @@ class Sharder:
         rules = "attention" if value.name in self.sinks else "experts" if value.name in self.inside else self.rules
         return self.layout.weight(value.type, rules)
 
-    def _beside(self, type_: TensorType) -> set[str]:
-        """The axes on which experts do not lie whole: each rank of them needs the same tokens."""
+    def _inner_axes(self, type_: TensorType) -> set[str]:
+        """The axes that split the dimensions inside an expert: each rank along them needs the same tokens."""
         first, *others = self.layout.weight(type_, "experts").dims
         return {a for d in others for a in d.axes}.difference(first.axes)
 
     def _region_of(self, type_: TensorType) -> str:
-        """Whose rules hold for a value."""
+        """The region whose rules apply to a value."""
         return "experts" if any(stem(n) != n for n in type_.names) else self.rules
 
     def _argument(self, type_: TensorType) -> TensorType:
-        if type_.dtype == "int32":  # token ids are a few bytes that every rank has
+        if type_.dtype == "int32":  # every rank has all token ids, which are a few bytes
             return type_
-        return self.layout.of(type_)
+        return self.layout.lay_out(type_)
 
     def _result(self, value: Value) -> TensorType:
-        if self.region.name == "head":  # wanted whole, save for requests that live on different ranks
+        if self.region.name == "head":  # logits are whole; only requests and positions may be split over ranks
             type_ = self.now[value.name].type
             return TensorType(
                 type_.dtype, tuple(d if d.name in ("batch", "position") else Dim(d.name) for d in type_.dims)
             )
-        return self.layout.of(value.type)
+        return self.layout.lay_out(value.type)
 
-    def _get(self, old: Value, want: TensorType) -> Value:
-        """The current form of ``old`` laid out as ``want``."""
+    def _resharded(self, old: Value, want: TensorType) -> Value:
+        """The present form of ``old`` in layout ``want``, through a reshard where it lies otherwise."""
         have = self.now[old.name]
         if have.type == want:
             return have
@@ -117,12 +117,12 @@ class Sharder:
         return self.made[key]
 
     def lay(self, old: Value, dims: tuple[Dim, ...]) -> Value:
-        """The current form of ``old`` laid out along ``dims``."""
-        return self._get(old, TensorType(old.type.dtype, dims))
+        """The present form of ``old`` with dimensions ``dims`` and no partial sum."""
+        return self._resharded(old, TensorType(old.type.dtype, dims))
 
     def _emit(self, op: Op) -> None:
-        """Add ``op`` with operands as it wants them, and record the types it makes."""
-        new = (self.latents and self.latents.laid_out(op)) or self._laid_out(op)
+        """Add ``op`` with operands in the layouts that it needs, and record the types of its results."""
+        new = (self.latents and self.latents.lay_out(op)) or self._lay_out(op)
         types = new.infer()
         outs = [self._bind(old, t) for old, t in zip(op.results, types, strict=True)]
         results = iter(outs)
@@ -130,9 +130,9 @@ class Sharder:
         for name in op.RESULTS:
             held = getattr(op, name)
             changes[name] = tuple(next(results) for _ in held) if type(held) is tuple else next(results)
-        self.ops.append(changed(new, changes))
+        self.ops.append(replace_fields(new, changes))
 
-    def _laid_out(self, op: Op) -> Op:
+    def _lay_out(self, op: Op) -> Op:
         match op:
             case Dispatch():
                 return self._dispatch(op)
@@ -140,19 +140,19 @@ class Sharder:
                 return self._combine(op)
             case CacheWrite():
                 cached = self._cache_dims(self.reader[op.outs[0].name])
-                written = Dim("position", self.layout.written(cached[1].axes))
+                written = Dim("position", self.layout.written_axes(cached[1].axes))
                 dims = (cached[0], written, *cached[2:])
-                outs = tuple(Value(o.name, TensorType(o.type.dtype, _renamed(cached, o.type.names))) for o in op.outs)
-                return evolve(op, xs=tuple(self.lay(x, _renamed(dims, x.type.names)) for x in op.xs), outs=outs)
+                outs = tuple(Value(o.name, TensorType(o.type.dtype, _rename(cached, o.type.names))) for o in op.outs)
+                return evolve(op, xs=tuple(self.lay(x, _rename(dims, x.type.names)) for x in op.xs), outs=outs)
             case Attention():
                 q = self.lay(op.q, self._query_dims(op))
                 position = q.type.on("position")
                 staying = tuple(a for a in self.now[op.k.name].type.on("context") if a not in position)
-                k, v = self.meet((op.k, op.v), staying, position, op.span)
+                k, v = self.bring_keys((op.k, op.v), staying, position, op.span)
                 sinks = None if op.sinks is None else self.lay(op.sinks, q.type.dims[2:3])
                 return evolve(op, q=q, k=k, v=v, sinks=sinks)
             case LatentAttention():
-                raise AssertionError("latents lay it out")
+                raise AssertionError("Latents lays it out")
             case Regular():
                 return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
             case Relay():
@@ -161,11 +161,15 @@ class Sharder:
                 assert_never(op)
 
     def _by_rule(self, rule: Rule) -> Iterator[tuple[str, Value]]:
-        """Operands that stay do, completed; the others lie like them where they meet, and by the sharding elsewhere."""
-        staying = {x.name: self._get(x, self.now[x.name].type.summed()) for x in rule.stay}
+        """Lay out the operands of ``rule``, by name.
+
+        Operands that stay keep their layout, with partial sums completed. The others match them in shared dimensions,
+        and follow the sharding's rules in the rest.
+        """
+        staying = {x.name: self._resharded(x, self.now[x.name].type.summed()) for x in rule.stay}
         used = frozenset(a for x in staying.values() for a in x.type.axes)
         wanted = self.layout.dims(rule.dims, self._region_of(rule.operands[0].type))
-        axes = {stem(d.name): d.axes for d in _without(wanted, used)}
+        axes = {stem(d.name): d.axes for d in _drop_axes(wanted, used)}
         axes |= {stem(d.name): d.axes for x in staying.values() for d in x.type.dims}
         axes |= {stem(n): () for n in rule.whole}
         for x in rule.operands:
@@ -173,44 +177,44 @@ class Sharder:
             yield x.name, staying[x.name] if x.name in staying else self.lay(x, lies)
 
     def _dispatch(self, op: Dispatch) -> Dispatch:
-        """Tokens as they lie, and the places of experts on the axes that they leave free."""
+        """Tokens keep their layout; the experts' places are split over axes that the tokens do not use."""
         x = self._tokens(op.x.type.names, op.gates.type.names)
         place = routed(op.out.type)
         wanted = self.layout.dims(op.out.type.names, "experts")
-        axes = next(_free(d.axes, x) for d in wanted if d.name == place)
-        gates = self.lay(op.gates, _part((*x, Dim(place, axes)), op.gates.type.names))
+        axes = next(_free_axes(d.axes, x) for d in wanted if d.name == place)
+        gates = self.lay(op.gates, _pick((*x, Dim(place, axes)), op.gates.type.names))
         return evolve(op, x=self.lay(op.x, x), gates=gates)
 
     def _combine(self, op: Combine) -> Combine:
-        """Results come to where their tokens lie; over axes on which tokens are whole, a partial sum is left."""
+        """Lay out results like their tokens. Over axes that split experts but not tokens, a partial sum is left."""
         have, place = self.now[op.x.name].type, routed(op.x.type)
         tokens = self._tokens(op.out.type.names, op.gates.type.names)
         tokens = tuple(d for d in tokens if d.name in op.gates.type.names)
         rest = tuple(
-            Dim(d.name, _free(d.axes, tokens))
+            Dim(d.name, _free_axes(d.axes, tokens))
             for d in have.dims
             if d.name == place or d.name not in op.gates.type.names
         )
-        dims = _part((*tokens, *rest), have.names)
-        gates = self.lay(op.gates, _part(dims, op.gates.type.names))
-        return evolve(op, x=self._get(op.x, TensorType(have.dtype, dims, have.partial)), gates=gates)
+        dims = _pick((*tokens, *rest), have.names)
+        gates = self.lay(op.gates, _pick(dims, op.gates.type.names))
+        return evolve(op, x=self._resharded(op.x, TensorType(have.dtype, dims, have.partial)), gates=gates)
 
     def _tokens(self, names: tuple[str, ...], tokens: tuple[str, ...]) -> tuple[Dim, ...]:
-        """A value of each token by the rules outside, its tokens whole where experts are split in themselves."""
+        """A value of each token by the rules outside of `experts`, not split over axes that split inside an expert."""
         dims = self.layout.dims(names, self.rules)
-        return tuple(_without((d,), self.busy)[0] if d.name in tokens else d for d in dims)
+        return tuple(_drop_axes((d,), self.busy)[0] if d.name in tokens else d for d in dims)
 
     def _query_dims(self, op: Attention) -> tuple[Dim, ...]:
-        """Queries lie as the rules for attention say, with requests where their cache is."""
+        """Queries follow the rules for attention, with the requests split like those of the cache."""
         batch, context = self.layout.cache(op.k.type.names)[:2]
         wanted = self.layout.dims(op.q.type.names, "attention")
         _, position, heads, head_dim = wanted
-        (heads,) = _without((heads,), frozenset((*batch.axes, *context.axes)))
-        (position,) = _without((position,), frozenset((*batch.axes, *heads.axes)))
+        (heads,) = _drop_axes((heads,), frozenset((*batch.axes, *context.axes)))
+        (position,) = _drop_axes((position,), frozenset((*batch.axes, *heads.axes)))
         return (batch, position, heads, Dim(head_dim.name))
 
     def _cache_dims(self, op: Attention) -> tuple[Dim, ...]:
-        """The cache lies by rules that do not depend on the phase; its heads go with those of the queries."""
+        """The cache follows rules that do not depend on the phase; its heads are split like the queries' heads."""
         batch, context, heads, head_dim = self.layout.cache(op.k.type.names)
         queries = self._query_dims(op)[2].axes
         if heads.name == op.q.type.names[2]:
@@ -223,14 +227,14 @@ class Sharder:
                 shared += (have,)
         return (batch, context, Dim(heads.name, shared), Dim(head_dim.name))
 
-    def meet(
+    def bring_keys(
         self, xs: tuple[Value, ...], staying: tuple[str, ...], position: tuple[str, ...], span: Span | None
     ) -> tuple[Value, ...]:
-        """Keys and values as queries meet them whose positions are split over the axes ``position``.
+        """Bring the keys and values ``xs`` to queries whose positions are split over the axes ``position``.
 
-        Along an axis that splits queries and keys by position every key comes to each query, gathered or around a ring
-        (of several such axes along the first; over the others they are gathered before). Along an axis on which
-        queries are whole keys stay (those in ``staying``), and the result is a softmax over some of them.
+        Over axes that split both queries and keys by position, every key travels to each query. The keys are gathered,
+        or passed around a ring: a ring runs along the first of several such axes, after a gather over the others. Over
+        the axes ``staying``, which do not split the queries, keys stay; the result is a softmax over some of the keys.
         """
         axes = self.now[xs[0].name].type.on("context")
         if staying == axes:
@@ -245,25 +249,25 @@ class Sharder:
         return tuple(met)
 
 
-def _without(dims: tuple[Dim, ...], axes: frozenset[str]) -> tuple[Dim, ...]:
+def _drop_axes(dims: tuple[Dim, ...], axes: frozenset[str]) -> tuple[Dim, ...]:
     return tuple(Dim(d.name, tuple(a for a in d.axes if a not in axes)) for d in dims)
 
 
-def _free(axes: tuple[str, ...], dims: tuple[Dim, ...]) -> tuple[str, ...]:
-    """The first of ``axes``, up to one that some of ``dims`` have: what comes after could not stay innermost."""
+def _free_axes(axes: tuple[str, ...], dims: tuple[Dim, ...]) -> tuple[str, ...]:
+    """The first of ``axes``, up to an axis that splits one of ``dims``. Later axes could not stay innermost."""
     taken = {a for d in dims for a in d.axes}
     return tuple(takewhile(lambda axis: axis not in taken, axes))
 
 
-def _inside(op: GroupedGemm | Map) -> tuple[Value, ...]:
-    """What an op reads, if it works on values of experts."""
+def _expert_operands(op: GroupedGemm | Map) -> tuple[Value, ...]:
+    """The operands of an op that works on values of experts; empty for other ops."""
     return op.operands if any(stem(n) != n for n in op.operands[0].type.names) else ()
 
 
-def _part(dims: tuple[Dim, ...], names: tuple[str, ...]) -> tuple[Dim, ...]:
+def _pick(dims: tuple[Dim, ...], names: tuple[str, ...]) -> tuple[Dim, ...]:
     by_name = {stem(d.name): d.axes for d in dims}
     return tuple(Dim(n, by_name[stem(n)]) for n in names)
 
 
-def _renamed(dims: tuple[Dim, ...], names: tuple[str, ...]) -> tuple[Dim, ...]:
+def _rename(dims: tuple[Dim, ...], names: tuple[str, ...]) -> tuple[Dim, ...]:
     return tuple(Dim(n, d.axes) for n, d in zip(names, dims, strict=True))

@@ -1,8 +1,8 @@
-"""Layouts of latent attention: queries by the rules for attention, what is cached by its requests and its context.
+"""Layouts of latent attention: the rules for attention split queries, the requests and the context split the cache.
 
-The cache has no heads, so ranks that share the heads of a request each hold all of its keys, unless rules split the
-context as well. The weights that unpack it, or that decode absorbs, work on the heads that attention has: a rank takes
-its part of them where its own heads are among those that it holds, and otherwise they stay and their results move.
+The cache has no heads. So ranks that share the heads of a request each hold all of its keys, unless rules split the
+context as well. The unpacking weights (which decode absorbs) work on the heads of attention. A rank slices its own
+heads out of such a weight if it holds them all; otherwise the weight stays as it lies, and the results move.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Attended(NamedTuple):
-    """How requests, positions and heads of queries lie, the keys that they meet, and those that are held."""
+    """Layouts: requests, positions and heads of the queries, the context that they attend to, and the cached one."""
 
     batch: Dim
     position: Dim
@@ -46,63 +46,67 @@ class Latents:
             if x.name in makers
         }
 
-    def laid_out(self, op: Op) -> Op | None:
-        """``op`` with operands as it wants them, None where it is no part of latent attention."""
+    def lay_out(self, op: Op) -> Op | None:
+        """``op`` with operands in the layouts that it needs; None if it is no part of latent attention."""
         match op:
             case HeadGemm():
-                return self._product(op, self._beside(self._attended(op.over)), op.over)
+                return self._product(op, self._outer_rows(self._attended_rows(op.over)), op.over)
             case Gemm() if op.outs[0].name in self.unpacked:
                 attention, together = self.unpacked[op.outs[0].name]
-                rows = self._meet(attention)
-                for gemm in together:  # all parts of weights first, so that `fuse` may join the products
+                rows = self._bring_cached(attention)
+                for gemm in together:  # slice all weights first, so that `fuse` may merge the products
                     for w in gemm.weights:
                         self._weight(w, rows.head)
                 return self._product(op, rows, attention.heads)
             case CacheWrite() if op.outs[-1].name in self.caches:
-                return self._write(op, self._attended(self.caches[op.outs[-1].name].heads))
+                return self._write(op, self._attended_rows(self.caches[op.outs[-1].name].heads))
             case LatentAttention():
                 return self._attention(op)
             case _:
                 return None
 
-    def _attended(self, heads: str) -> Attended:
-        """Requests lie where a cache with such heads would have them; unpacked keys have heads, which may want an axis.
+    def _attended_rows(self, heads: str) -> Attended:
+        """Requests are split as in a cache with the dimension ``heads``.
 
-        So in prefill heads that a rule splits before the context keep the axis, and packed keys come to them.
+        Unpacked keys have heads. So in prefill, where a rule splits heads before the context, heads get the axis, and
+        packed keys are gathered over it.
         """
         layout = self.sharder.layout
         batch, unpacked, _ = layout.cache(("batch", "context", heads))
-        held = _without(layout.cache(("batch", "context"))[1], batch.axes)
+        held = _drop_axes(layout.cache(("batch", "context"))[1], batch.axes)
         context = unpacked if self.unpacked else held
         _, position, head = layout.dims(("batch", "position", heads), "attention")
-        head = _without(head, (*batch.axes, *context.axes))
-        position = _without(position, (*batch.axes, *head.axes))
-        staying = _without(context, position.axes)
+        head = _drop_axes(head, (*batch.axes, *context.axes))
+        position = _drop_axes(position, (*batch.axes, *head.axes))
+        staying = _drop_axes(context, position.axes)
         return Attended(batch, position, head, staying, held)
 
-    def _beside(self, rows: Attended) -> Attended:
-        """Products before and after attention: axes of keys, on which its queries are whole, lie as they do outside."""
+    def _outer_rows(self, rows: Attended) -> Attended:
+        """Rows of the products before and after attention: over the axes of the keys they are split as outside of it.
+
+        (The queries of attention itself are whole over these axes.)
+        """
         outside = self.sharder.layout.dims((rows.batch.name, rows.position.name))
         free = [tuple(a for a in dim.axes if a in rows.context.axes) for dim in outside]
         batch, position = (Dim(d.name, (*d.axes, *axes)) for d, axes in zip(rows[:2], free, strict=True))
         return rows._replace(batch=batch, position=position)
 
-    def _meet(self, op: LatentAttention) -> Attended:
-        """From here on, what is cached is what queries meet of it."""
-        rows, sharder, xs = self._attended(op.heads), self.sharder, self.cached[op.k_rope.name]
-        for x, met in zip(xs, sharder.meet(xs, rows.context.axes, rows.position.axes, op.span), strict=True):
+    def _bring_cached(self, op: LatentAttention) -> Attended:
+        """Bring the cached values to the queries of ``op``; later ops read these."""
+        rows, sharder, xs = self._attended_rows(op.heads), self.sharder, self.cached[op.k_rope.name]
+        for x, met in zip(xs, sharder.bring_keys(xs, rows.context.axes, rows.position.axes, op.span), strict=True):
             sharder.now[x.name] = met
         return rows
 
     def _write(self, op: CacheWrite, rows: Attended) -> CacheWrite:
-        position = Dim("position", self.sharder.layout.written(rows.held.axes))
+        position = Dim("position", self.sharder.layout.written_axes(rows.held.axes))
         xs = tuple(self.sharder.lay(x, (rows.batch, position, Dim(x.type.names[-1]))) for x in op.xs)
         dims = tuple((rows.batch, rows.held, Dim(out.type.names[-1])) for out in op.outs)
         outs = (Value(o.name, TensorType(o.type.dtype, d)) for o, d in zip(op.outs, dims, strict=True))
         return evolve(op, xs=xs, outs=tuple(outs))
 
     def _weight(self, w: Value, heads: Dim) -> Value:
-        """A rank's own heads of ``w``, or ``w`` as it lies where a rank lacks some of them."""
+        """A rank's own heads of ``w``, or ``w`` in its present layout if a rank lacks some of its heads."""
         have = self.sharder.now[w.name].type
         held = have.on(heads.name)
         more = heads.axes[len(held) :]
@@ -111,17 +115,17 @@ class Latents:
         return self.sharder.lay(w, have.with_axes(heads.name, heads.axes).dims)
 
     def _product(self, op: Gemm, rows: Attended, heads: str) -> Gemm:
-        """``x`` lies like the weights where they meet, and like queries, or the keys that they meet, elsewhere."""
+        """Lay out ``x`` like the weights in shared dimensions, and like the queries (or their keys) in the rest."""
         weights = tuple(self._weight(w, rows.head) for w in op.weights)
-        met = (*op.contracted(), heads)
+        shared = (*op.contracted(), heads)
         used = tuple(a for w in weights for a in w.type.axes)
-        free = {d.name: _without(d, used) for d in rows[:4]}
+        free = {d.name: _drop_axes(d, used) for d in rows[:4]}
         names = op.x.type.names
-        dims = (Dim(n, weights[0].type.on(n)) if n in met else free.get(n, Dim(n)) for n in names)
+        dims = (Dim(n, weights[0].type.on(n)) if n in shared else free.get(n, Dim(n)) for n in names)
         return evolve(op, x=self.sharder.lay(op.x, tuple(dims)), weights=weights)
 
     def _attention(self, op: LatentAttention) -> LatentAttention:
-        by_name = {d.name: d for d in self._meet(op)[:4]}
+        by_name = {d.name: d for d in self._bring_cached(op)[:4]}
 
         def whole(x: Value) -> Value:
             *rows, last = x.type.names
@@ -131,5 +135,5 @@ class Latents:
         return evolve(op, q=q, q_rope=q_rope, k=k, k_rope=k_rope, v=v)
 
 
-def _without(dim: Dim, axes: tuple[str, ...]) -> Dim:
+def _drop_axes(dim: Dim, axes: tuple[str, ...]) -> Dim:
     return Dim(dim.name, tuple(a for a in dim.axes if a not in axes))

@@ -55,9 +55,9 @@ class CompiledPlan:
             return [d for pool in self._pools for d in pool.findings]
         found = [*self.chosen, *(d for mode in self.modes for d in check_program(mode.spec, mode.prefill.program))]
         if self.spec.shift is not None:
-            from plandsl.passes.alike import alike
+            from plandsl.passes.shift import check_cache
 
-            found += alike(self.spec, self.spec.shift, *(mode.prefill.program for mode in self.modes))
+            found += check_cache(self.spec, self.spec.shift, *(mode.prefill.program for mode in self.modes))
         if self.draft is not None:
             found += [d for d in self.draft.findings if d.severity == "error"]
         return found
@@ -194,9 +194,9 @@ def legal(spec: PlanSpec) -> list[Diagnostic]:
     found = [d for mode in spec.modes for d in legality(mode)]
     for pool in spec.pools:
         if pool.shift is not None:
-            from plandsl.passes.alike import cut_alike
+            from plandsl.passes.shift import check_cut
 
-            found += cut_alike(pool.sharding, pool.shift)
+            found += check_cut(pool.sharding, pool.shift)
     return [*found, *(d for pool in spec.pools for d in _tables(pool))]
 
 

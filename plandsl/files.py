@@ -1,4 +1,4 @@
-"""Files: what is read is bounded, what is written appears whole or not at all."""
+"""Reading and writing files: a read has a size limit, and a written file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from plandsl.diagnostics import Diagnostic, PlanError, clip
 Place = str | os.PathLike[str]
 
 NOT_ORDINARY = "it is no ordinary file"
-"""Why a pipe, a socket or a device is not read."""
+"""The reason that an error gives for refusing to read a pipe, a socket or a device."""
 
 # ---- reading
 
 
 def read_file(path: Place, most: int) -> bytes:
-    """The content of an ordinary file, cut one byte past ``most`` bytes. Raises `OSError`.
+    """The content of an ordinary file, but at most ``most + 1`` bytes. Raises `OSError`.
 
-    A pipe or a device may have no end, or wait for ever: it is refused. `read_input` reads what is piped.
+    Pipes and devices are refused, because they may never end or may block. `read_input` reads piped input.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -39,7 +39,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def read_input(most: int) -> bytes:
-    """Standard input, cut one byte past ``most`` bytes. Raises `OSError`."""
+    """The content of standard input, but at most ``most + 1`` bytes. Raises `OSError`."""
     if sys.stdin is None:
         raise OSError(errno.EBADF, "it is closed")
     return sys.stdin.buffer.read(most + 1)
@@ -47,8 +47,8 @@ def read_input(most: int) -> bytes:
 
 # ---- writing
 
-Told = Callable[[], AbstractContextManager[None]]
-"""Makes a block whose failures are diagnostics that name the file."""
+ErrorContext = Callable[[], AbstractContextManager[None]]
+"""Makes a context that turns an error in writing the file into a diagnostic that names it."""
 
 
 def write_file(path: Place, content: str | bytes, code: str = "E405") -> None:
@@ -62,7 +62,7 @@ def write_whole(path: Place, code: str = "E405") -> Iterator[BinaryIO]:
     """Open a file for writing that takes its place at ``path`` when the block ends, and not before.
 
     The content goes to a new file of a random name in the same folder, which is then renamed. After an error in the
-    block nothing of it stays, and ``path`` is as it was. An existing file keeps its mode. Where ``path`` is a
+    block the new file is removed, and ``path`` is unchanged. An existing file keeps its mode. Where ``path`` is a
     symbolic link, the link stays, and the file that it points to is replaced; no other link is followed.
 
     Pipes, devices and the standard output cannot be replaced. They get the content when the block ends without an
@@ -70,8 +70,8 @@ def write_whole(path: Place, code: str = "E405") -> Iterator[BinaryIO]:
 
     Raises `PlanError` (``code``) where the file cannot be written.
     """
-    told = partial(_told, path, code)
-    with told():
+    report_errors = partial(_report_errors, path, code)
+    with report_errors():
         found = _stat(path)
         target = os.path.realpath(path)
         if found is not None and stat.S_ISDIR(found.st_mode):
@@ -80,15 +80,15 @@ def write_whole(path: Place, code: str = "E405") -> Iterator[BinaryIO]:
             raise FileNotFoundError(errno.ENOENT, f"there is no folder {clip(os.path.dirname(path) or target, 80)}")
     own = found and _own_output(found)
     if found is None or (stat.S_ISREG(found.st_mode) and not own):
-        opened = _write_beside(target, found and stat.S_IMODE(found.st_mode) & 0o777, told)
+        opened = _write_beside(target, found and stat.S_IMODE(found.st_mode) & 0o777, report_errors)
     else:
-        opened = _write_through(own or path, told)
+        opened = _write_through(own or path, report_errors)
     with opened as file:
         yield file
 
 
 @contextmanager
-def _told(path: Place, code: str) -> Iterator[None]:
+def _report_errors(path: Place, code: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
@@ -97,7 +97,7 @@ def _told(path: Place, code: str) -> Iterator[None]:
 
 
 def _stat(path: Place) -> os.stat_result | None:
-    """What ``path`` names, links followed; None where there is nothing yet."""
+    """The status of the file at ``path``, links followed; None where there is no file yet."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -105,7 +105,7 @@ def _stat(path: Place) -> os.stat_result | None:
 
 
 def _own_output(found: os.stat_result) -> int | None:
-    """The descriptor of this process's standard output or error that ``found`` is, as for ``/dev/stdout``."""
+    """The descriptor of standard output or error, if ``found`` is one of them (``/dev/stdout``); else None."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if os.path.samestat(found, os.fstat(descriptor)):
@@ -114,35 +114,35 @@ def _own_output(found: os.stat_result) -> int | None:
 
 
 class _File(io.FileIO):
-    """A file whose failing writes are diagnostics."""
+    """A file that reports a failed write as a diagnostic."""
 
-    def __init__(self, descriptor: int, told: Told) -> None:
+    def __init__(self, descriptor: int, report_errors: ErrorContext) -> None:
         super().__init__(descriptor, "wb")
-        self.told = told
+        self.report_errors = report_errors
 
     def write(self, data: Any) -> int:
-        with self.told():
+        with self.report_errors():
             return super().write(data)
 
 
 @contextmanager
-def _write_beside(target: str, mode: int | None, told: Told) -> Iterator[BinaryIO]:
-    """Write a new file beside ``target`` and rename it; ``mode`` is that of the file which is there already."""
+def _write_beside(target: str, mode: int | None, report_errors: ErrorContext) -> Iterator[BinaryIO]:
+    """Write a new file beside ``target`` and rename it to ``target``; ``mode`` is the mode of an existing target."""
     folder, name = os.path.split(target)
     beside = os.path.join(folder, f".{name[:40]}-{os.urandom(8).hex()}.tmp")
-    with told():
-        # O_EXCL follows no link, and takes no file that is there
+    with report_errors():
+        # O_EXCL follows no link and refuses a file that exists
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(beside, flags, 0o666 if mode is None else 0o600)
     try:
-        with io.BufferedWriter(_File(descriptor, told)) as file:
+        with io.BufferedWriter(_File(descriptor, report_errors)) as file:
             if mode is not None:
-                with told():
+                with report_errors():
                     os.chmod(descriptor if os.chmod in os.supports_fd else beside, mode)
             yield cast(BinaryIO, file)
-            with told():
+            with report_errors():
                 file.close()
-        with told():
+        with report_errors():
             os.replace(beside, target)
     except BaseException:
         with suppress(OSError):
@@ -151,15 +151,15 @@ def _write_beside(target: str, mode: int | None, told: Told) -> Iterator[BinaryI
 
 
 @contextmanager
-def _write_through(target: Place | int, told: Told) -> Iterator[BinaryIO]:
-    """Collect the content, then send it to a pipe, a device, or a descriptor that is open already."""
+def _write_through(target: Place | int, report_errors: ErrorContext) -> Iterator[BinaryIO]:
+    """Collect the content, then write it to a pipe, a device, or an open descriptor."""
     import shutil
     import tempfile
 
     with tempfile.TemporaryFile() as file:
         yield cast(BinaryIO, file)
         file.seek(0)
-        with told():
+        with report_errors():
             if isinstance(target, int):
                 sys.stdout.flush()
             with open(os.dup(target) if isinstance(target, int) else target, "wb") as out:

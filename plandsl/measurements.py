@@ -1,4 +1,4 @@
-"""Files of measurements: CSV of bounded size, and the range that the numbers of each column lie in.
+"""Files of measurements: reading CSV of bounded size, and the range of valid numbers in each column.
 
 Calibration, evaluation and `measured` read the same files; docs/calibration.md lists their columns.
 """
@@ -16,7 +16,7 @@ from plandsl.limits import MAX_TABLE_BYTES
 
 
 class Unfit(Exception):
-    """What is wrong with a file or a cell, and a way out."""
+    """An invalid file or cell: the message says what is wrong, ``hint`` how to fix it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         self.hint = hint
@@ -27,7 +27,7 @@ class Unfit(Exception):
 
 
 class Range(NamedTuple):
-    """The least and the most that a number may be."""
+    """The least and the greatest valid number of a column."""
 
     least: float
     most: float
@@ -41,15 +41,15 @@ RATE = Range(1e-12, 1e12)
 """Tokens, requests or GB per second."""
 FLAG = Range(0, 1)
 SIZE = Range(1, 1e12)
-"""Rows, columns, tokens: what one kernel works on."""
+"""Rows, columns or tokens that one kernel works on."""
 WIDTH = Range(1, 1e9)
 """A dimension of a model, a batch, a length."""
 LENGTH = Range(0, 1e9)
-"""A length or a number of sequences that may be none."""
+"""A length or a number of sequences, which may be 0."""
 COUNT = Range(1, 100_000)
-"""GPUs, ranks, experts, heads. No deployment has more, and forms count some of them one by one."""
+"""GPUs, ranks, experts, heads. No deployment has more, and some forms loop over them."""
 CHOSEN = Range(1, 256)
-"""Experts of a token, which forms go through one by one."""
+"""Experts of a token; some forms loop over them."""
 
 NUMBERS: dict[str, Range] = {
     **dict.fromkeys(("time_s", "up_time_s", "down_time_s", "ttft_s", "tpot_s"), SECONDS),
@@ -69,15 +69,15 @@ NUMBERS: dict[str, Range] = {
 """Every column that holds numbers, in any file; the other columns hold text."""
 
 MEASURED = ("time_s", "up_time_s", "down_time_s", "ttft_s", "tpot_s", "output_tok_per_s", "tokens_per_s")
-"""Columns that hold what was measured, not what it was measured of."""
+"""Columns that hold a measured result. The other columns describe the case that was measured."""
 
 AT_MOST = (("seq_q", "seq_kv"), ("seq_q", "kv_len"), ("n_kv_heads", "n_heads"), ("n_local_experts", "n_experts"),
            ("topk", "n_experts"))  # fmt: skip
-"""Pairs of columns whose first number is at most the second."""
+"""Pairs of columns: in each row the number of the first column must be at most that of the second."""
 
 
 def read_number(column: str, cell: str) -> float:
-    """The number in a cell. Raises `Unfit` on what is none, or lies outside of the range of its column."""
+    """The number in a cell. Raises `Unfit` on text that is no number, and on a number outside the column's range."""
     try:
         value = float(cell)
     except ValueError:
@@ -94,23 +94,23 @@ HINT = "a table has a line of column names, then rows: docs/calibration.md lists
 
 
 def read_rows(path: Place) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file with their numbers, the header first (row 1); blank lines are passed over.
+    """The rows of a CSV file with their row numbers, the header first (row 1); blank lines are skipped.
 
-    Raises `Unfit` on a file that is too large, is no CSV text, or has a row that is not as long as the header;
-    `OSError` on one that cannot be read.
+    Raises `Unfit` on a file that is too large or no CSV text, and on a row that is not as long as the header;
+    `OSError` on a file that cannot be read.
     """
     import csv
 
     data = read_file(path, MAX_TABLE_BYTES)
     if len(data) > MAX_TABLE_BYTES:
-        raise Unfit(f"it has more than the {MAX_TABLE_BYTES:,} bytes that are read", "split the file")
+        raise Unfit(f"it is larger than {MAX_TABLE_BYTES:,} bytes", "split the file")
     width = 0
     try:
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
         for at, cells in enumerate(csv.reader(text, strict=True), 1):
             width = width or len(cells)
             if cells and len(cells) != width:
-                raise Unfit(f"row {at} has {len(cells)} cells, and the header {width}")
+                raise Unfit(f"row {at} has {len(cells)} cells, but the header has {width}")
             if cells:
                 yield at, cells
     except (UnicodeDecodeError, csv.Error) as error:

@@ -1,4 +1,4 @@
-"""Prints what rich has laid out, without the spaces that pad a line to the width of its table."""
+"""Printing with rich, without the trailing spaces that rich pads table lines with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def print_lines(console: Console, *parts: RenderableType, width: int | None = No
 
 
 class _Trimmed:
-    """Lines that end where their text ends."""
+    """The lines of a group, without trailing spaces."""
 
     def __init__(self, whole: Group) -> None:
         self.whole = whole

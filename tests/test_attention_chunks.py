@@ -23,7 +23,7 @@ from plandsl.ir.experts import Combine, Dispatch
 from plandsl.ir.ops import Op
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after
-from plandsl.passes.rewrite import changed, each_region
+from plandsl.passes.rewrite import each_region, replace_fields
 from plandsl.show import show_plan
 from plandsl.testing import same
 from tests.test_sinks import ops_of
@@ -106,7 +106,7 @@ def test_a_lost_chunk_and_a_gate_in_the_wrong_place_are_seen(number: int) -> Non
     def mutant(op: Op) -> Op:
         changes = {Attention: {"chunk": None}, Dispatch: {"weighs": False}, Combine: {"plain": False}}
         kind = (Attention, Dispatch, Combine)[number]
-        return changed(op, changes[kind]) if isinstance(op, kind) else op
+        return replace_fields(op, changes[kind]) if isinstance(op, kind) else op
 
     wrong = each_region(prefill, lambda r: evolve(r, ops=tuple(map(mutant, r.ops))))
     assert not compare((wrong, decode), (prefill, decode), sizes).ok

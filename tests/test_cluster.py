@@ -189,7 +189,7 @@ def test_notes_name_the_axes_that_cross_and_the_gpus_that_idle() -> None:
     notes = {d.message for d in plan("pp = 3, tp = 8").notes if d.code in ("N301", "N310")}
     assert notes == {
         "8 of 32 GPUs of `pod` stay idle",
-        "`stage` crosses nodes: 2 of 2 hops of the pipeline pass the network",
+        "`stage` crosses nodes: 2 of 2 pipeline hops cross the network",
     }
     notes = {d.message for d in plan("dp = 2, tp = 16").notes if d.code in ("N301", "N310")}
     assert notes == {"`tensor` crosses nodes: its groups of 16 ranks span 2 nodes of `pod`, 8 in each"}

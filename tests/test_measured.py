@@ -409,7 +409,7 @@ def test_a_file_that_changes_is_read_again(tmp_path):
         (GEMM + DOWN.format(m=16, t=""), "row 2: `time_s` is ``"),
         (GEMM + DOWN.format(m=0, t=1e-5), "row 2: `m` is `0`"),
         (GEMM + DOWN.format(m="", t=1e-5), "row 2: `m` is ``"),
-        (GEMM + "h100_sxm,bf16,16\n", "row 2 has 3 cells, and the header 6"),
+        (GEMM + "h100_sxm,bf16,16\n", "row 2 has 3 cells, but the header has 6"),
         (GEMM + '"h100_sxm,bf16,16,4096', "no CSV file"),
         (b"\xff\xfe\x00\x01", "no CSV file"),
         (b"PAR1\x15\x04\x15\x00", "no table"),

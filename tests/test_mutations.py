@@ -31,7 +31,7 @@ from plandsl.ir.program import Program, Region
 from plandsl.ir.program import verify as findings
 from plandsl.ir.text import show, show_op
 from plandsl.ir.types import PADDED, Value, routed, stem
-from plandsl.passes.rewrite import changed, substitute
+from plandsl.passes.rewrite import replace_fields, substitute
 from plandsl.spec.model import Apply, BlockSpec, Statement
 from plandsl.testing import mixtures, models
 
@@ -147,7 +147,7 @@ def followed(region: Region, at: int, ops: tuple[Op, ...]) -> Region:
             n: tuple(next(results) for _ in h) if type(h := getattr(op, n)) is tuple else next(results)
             for n in op.RESULTS
         }
-        out.append(changed(read, fields))
+        out.append(replace_fields(read, fields))
         now |= {v.name: v for v in made}
     return evolve(region, ops=tuple(out), results=tuple(now.get(v.name, v) for v in region.results))
 

@@ -122,7 +122,7 @@ def straight_lines(draw: st.DrawFn) -> list[Op]:
 
 @given(straight_lines())
 def test_an_order_keeps_every_op_after_what_it_reads(ops: list[Op]) -> None:
-    listed = Order(ops, MESH).listed()
+    listed = Order(ops, MESH).order()
     assert sorted(map(str, listed)) == sorted(map(str, ops))
     made = {"x"}
     for op in listed:
@@ -133,7 +133,7 @@ def test_an_order_keeps_every_op_after_what_it_reads(ops: list[Op]) -> None:
 @given(straight_lines())
 def test_no_kernel_waits_while_another_one_could_run(ops: list[Op]) -> None:
     """A kernel that waits for a collective under way comes when no other has all that it reads."""
-    listed = Order(ops, MESH).listed()
+    listed = Order(ops, MESH).order()
     reads = {op.results[0].name: {x.name for x in op.operands} for op in ops}
     linked = {op.results[0].name for op in ops if op.facts.stream == LINK}
     done, sent, over = {"x"}, [], 0

@@ -22,10 +22,10 @@ from plandsl.ir.schedule import Schedule
 from plandsl.ir.text import read, read_type, show, show_op
 from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes import PIPELINE, Pass, program_after, steps
-from plandsl.passes.build import empty
+from plandsl.passes.build import empty_program
 from plandsl.passes.cut_stages import split_layers
 from plandsl.passes.insert_collectives import Router
-from plandsl.passes.runner import PassError, checked
+from plandsl.passes.runner import PassError, verify_result
 from plandsl.spec.plan import PlanSpec
 
 GOLDEN = Path(__file__).parent / "golden" / "passes"
@@ -60,7 +60,7 @@ def plan_of(case: Path) -> tuple[PlanSpec, str]:
 
 def run(step: Pass, plan: PlanSpec, phase: str, before: str) -> str:
     """What ``step`` makes of a program in its textual form."""
-    made = step.run(empty(plan, phase) if step is PIPELINE[0] else read(before), plan)
+    made = step.run(empty_program(plan, phase) if step is PIPELINE[0] else read(before), plan)
     return show_schedule(made) if isinstance(made, Schedule) else show(made)
 
 
@@ -125,7 +125,7 @@ def test_pass_that_breaks_a_program_is_named_and_shown() -> None:
     broken = evolve(block, ops=tuple(op for op in block.ops if not isinstance(op, Gemm)))
     after = evolve(program, regions=tuple(broken if r.name == "block" else r for r in program.regions))
     with pytest.raises(PassError, match=r"pass fuse: block: %.* is used before it is defined") as caught:
-        checked(Pass("fuse", lambda p, _: p, "why"), program, after, [])
+        verify_result(Pass("fuse", lambda p, _: p, "why"), program, after, [])
     assert "--- before\nprogram tiny prefill" in str(caught.value)
     assert "--- after\nprogram tiny prefill" in str(caught.value)
 
@@ -135,7 +135,7 @@ def test_pass_that_breaks_an_earlier_promise_is_caught_at_its_own_door() -> None
     routed = program_after(tiny("tp"), "prefill", "insert-collectives")
     promises = [step for step in PIPELINE if step.name == "insert-collectives"]
     with pytest.raises(PassError, match=r"pass quantize: reshard in .* breaks the promise of insert-coll"):
-        checked(Pass("quantize", lambda p, _: p, "why"), routed, program, promises)
+        verify_result(Pass("quantize", lambda p, _: p, "why"), routed, program, promises)
 
 
 def test_compiling_checks_what_every_pass_makes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, compile_file, compile_text, open_text, plain_programs, programs
 from plandsl.estimate import Shift
 from plandsl.ir.program import Program
-from plandsl.passes.alike import alike
+from plandsl.passes.shift import check_cache
 from plandsl.spec.plan import PlanSpec, ShiftSpec
 from plandsl.testing import laws_cost, laws_program, plans
 from plandsl.testing.shardings import is_legal
@@ -80,7 +80,7 @@ def prefill(name: str) -> Program:
 def findings(base: str, tensor: str) -> list[Diagnostic]:
     plan = spec(base, tensor)
     assert plan.shift is not None
-    return list(alike(plan, plan.shift, prefill(base), prefill(tensor)))
+    return list(check_cache(plan, plan.shift, prefill(base), prefill(tensor)))
 
 
 # ---- one cache
@@ -116,7 +116,7 @@ def test_axes_of_a_written_mesh_that_lie_otherwise_are_told_by_their_ranks() -> 
         compile_text(EXPERTS.format(LOAD, "", f"base {{ sp = 4, ep = 2 }}, {mesh}"))
     requests = caught.value.diagnostics[0]
     assert requests.code == "E311"
-    assert "lies over expert 2 in `p` and `p_tensor`, but along other ranks" in requests.message
+    assert "is split over expert 2 in `p` and in `p_tensor`, but along other ranks" in requests.message
     assert "rank 1 holds part 2 of 2 in `p`, part 1 of 2" in requests.label
 
 
@@ -166,7 +166,7 @@ def pairs(draw: st.DrawFn) -> PlanSpec:
 def test_any_two_shardings_are_accepted_if_and_only_if_they_run(plan: PlanSpec) -> None:
     assert plan.shift is not None
     first, second = (programs(mode)[0] for mode in plan.modes)
-    accepted = not list(alike(plan, plan.shift, first, second))
+    accepted = not list(check_cache(plan, plan.shift, first, second))
     assert verify_plan(plan, programs, plain_programs).ok == accepted
 
 
@@ -175,7 +175,7 @@ def test_any_two_shardings_are_accepted_if_and_only_if_they_run(plan: PlanSpec) 
 def test_laws_hold_of_two_shardings(plan: PlanSpec) -> None:
     assert plan.shift is not None
     first, second = (programs(mode)[0] for mode in plan.modes)
-    assume(not list(alike(plan, plan.shift, first, second)))
+    assume(not list(check_cache(plan, plan.shift, first, second)))
     for law in (laws_cost.arrays_equal_numbers, laws_cost.largest_batch_is_tight, laws_cost.parts_add_up):
         law(CompiledPlan(plan, ()))
     laws_program.text_reads_back(CompiledPlan(plan, ()))
@@ -204,7 +204,8 @@ def test_refusal_names_dimension_axes_and_a_rank() -> None:
         compile_text(text("ulysses", "tp8"))
     (found,) = (d for d in caught.value.diagnostics if d.severity == "error")
     assert found.code == "E311"
-    assert "`kv_heads` of the KV cache lies over tensor 2, then seq 4 in `ulysses`, but over tensor 8" in found.message
+    why = "`kv_heads` of the KV cache is split over tensor 2, then seq 4 in `ulysses`, but split over tensor 8"
+    assert why in found.message
     assert found.label == "rank 1 holds kv_heads 4..5 in `ulysses`, kv_heads 1..2 in `tp8`"
     assert found.hint is not None
     assert "`mesh seq = 4, tensor = 2`, and `heads, kv_heads -> tensor, seq`" in found.hint
@@ -215,9 +216,9 @@ def test_refusal_names_dimension_axes_and_a_rank() -> None:
     ("base", "tensor", "message"),
     [
         ("tp8", "few", "`tp8` has 8 ranks, `few` has 4"),
-        ("tp8", "replicas", "`replicas` of the KV cache lies whole in `tp8`, but over data 2"),
-        ("tp8", "stages", "`layers` of the KV cache lies whole in `tp8`, but over stage 2"),
-        ("tp8", "by_batch", "`batch` of the KV cache lies whole in `tp8`, but over seq 8"),
+        ("tp8", "replicas", "`replicas` of the KV cache is whole in `tp8`, but split over data 2"),
+        ("tp8", "stages", "`layers` of the KV cache is whole in `tp8`, but split over stage 2"),
+        ("tp8", "by_batch", "`batch` of the KV cache is whole in `tp8`, but split over seq 8"),
     ],
 )
 def test_refusal_of_other_ranks(base: str, tensor: str, message: str) -> None:

@@ -22,7 +22,7 @@ from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after
-from plandsl.passes.rewrite import changed, each_region
+from plandsl.passes.rewrite import each_region, replace_fields
 from plandsl.show import show_plan
 from plandsl.testing import same
 
@@ -127,8 +127,8 @@ def test_a_lost_sink_and_a_lost_clamp_are_seen(number: int) -> None:
 
     def mutant(op: Op) -> Op:
         if number == 0 and isinstance(op, Attention):
-            return changed(op, {"sinks": None})
-        return changed(op, {"limits": None}) if number == 1 and isinstance(op, Map) else op
+            return replace_fields(op, {"sinks": None})
+        return replace_fields(op, {"limits": None}) if number == 1 and isinstance(op, Map) else op
 
     wrong = each_region(prefill, lambda r: evolve(r, ops=tuple(map(mutant, r.ops))))
     assert wrong != prefill

@@ -1,4 +1,4 @@
-"""What every operation shares: its facts, which fields are results and operands, and how findings are made."""
+"""The base of every operation: its facts, the fields that are results and operands, and how findings are made."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ COMPUTE, LINK = "compute", "link"
 
 
 class Facts(NamedTuple):
-    """What holds of every op of a class, stated once; passes and backends ask here. The first four have no default.
+    """The properties of one op class, stated once; passes and backends ask here. The first four have no default.
 
-    ``stream`` is where it runs: `COMPUTE` or `LINK`. ``word`` is what a report calls it, ``look`` the colour that it
-    has in pictures (a key of ``KINDS`` in `plandsl.backends.graphviz.palette`), and ``measured`` the name under which
-    its kernel or its exchange was measured (``any``: as kernels that nobody measured). It is linear in the operand
-    fields ``linear``, which may be partial sums; its results then are too. A ``view`` moves no bytes: its parts lie in
-    the whole. Results that are ``buffered`` come through a communication buffer of their own. Of an operand that is a
-    softmax over some of the keys (`TensorType`) only an op that ``merges`` can make anything.
+    - ``stream``: where the op runs, `COMPUTE` or `LINK`.
+    - ``word``: its name in reports.
+    - ``look``: its colour in pictures, a key of ``KINDS`` in `plandsl.backends.graphviz.palette`.
+    - ``measured``: the name under which its kernel or exchange was measured; ``any`` stands for unmeasured kernels.
+    - ``linear``: operand fields in which the op is linear. They may be partial sums, and the results then are too.
+    - ``view``: the op moves no bytes, because its parts lie in the whole.
+    - ``buffered``: the results come through a communication buffer.
+    - ``merges``: the op accepts an operand that is a softmax over some of the keys (`TensorType`).
     """
 
     stream: str
@@ -42,17 +44,17 @@ def span_field() -> Span | None:
 
 
 def sharded_alike(a: TensorType, b: TensorType) -> bool:
-    """Whether each dimension that both have lies on the same axes in both."""
+    """Whether ``a`` and ``b`` split every dimension that they share over the same axes."""
     return all(b.on(d.name) == d.axes for d in a.dims if d.name in b.names)
 
 
 def finding(why: str, span: Span | None, label: str) -> Diagnostic:
-    """A broken rule of the IR: after the grammar that is a bug of ours."""
+    """The diagnostic for a broken rule of the IR. A broken rule that the grammar let through is a bug of ours."""
     return Diagnostic("E390", why, span, label=label)
 
 
 class BaseOp:
-    """What all ops share: facts, and which fields are results and which operands; the others are attributes."""
+    """The base class of all ops. Fields in neither ``RESULTS`` nor ``OPERANDS`` are attributes (``span`` apart)."""
 
     keyword: ClassVar[str]
     facts: ClassVar[Facts]
@@ -68,7 +70,7 @@ class BaseOp:
 
     @property
     def operands(self) -> tuple[Value, ...]:
-        """Values the op reads, in printing order; an optional one that is missing is left out."""
+        """Values the op reads, in printing order; a missing optional operand is left out."""
         return self._values(self.OPERANDS)
 
     def _values(self, names: tuple[str, ...]) -> tuple[Value, ...]:
@@ -88,31 +90,31 @@ class BaseOp:
 
     @property
     def measured_as(self) -> str:
-        """The name under which kernels or exchanges like this one were measured."""
+        """The name under which this kernel or exchange was measured."""
         return self.facts.measured
 
     @property
     def title(self) -> str:
-        """What a report calls this op among others of its kind; empty where it goes by the value that it hands on."""
+        """This op's name in a report, among ops of its kind; empty for an op that is named after its value."""
         return self.keyword
 
     def infer(self) -> tuple[TensorType, ...]:
-        """The types of the results, from those of the operands."""
-        raise AssertionError(f"{self.keyword} says nothing of its results")
+        """The types of the results, inferred from the types of the operands."""
+        raise AssertionError(f"{self.keyword} does not infer its results")
 
     def verify(self) -> Iterator[Diagnostic]:
-        """Findings about the operands; only where an op is linear it can use a partial sum."""
+        """Findings about the operands: an op can use a partial sum only where it is linear."""
         for x in self.operands:
             if x.type.pending and x not in self.linear:
                 yield finding(f"{self.keyword} of '{x.name}', which is a partial sum", self.span, str(x.type))
 
 
 class Relay(BaseOp):
-    """An op that computes nothing: it hands on its operands, laid out otherwise, cut, joined or sent."""
+    """An op that computes nothing: it hands on its operands in another layout, cut, joined or sent."""
 
     __slots__ = ()
 
     @property
     def title(self) -> str:
-        """None of its own: it goes by what it hands on."""
+        """Empty: a report names it after the value that it hands on."""
         return ""

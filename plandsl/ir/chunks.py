@@ -1,4 +1,4 @@
-"""Cutting rows into chunks that follow one another, and putting them together again."""
+"""Ops that cut rows into consecutive chunks and join the chunks again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from plandsl.ir.types import Chunk, TensorType, Value, axes_of
 
 @frozen
 class Split(Relay):
-    """``x`` in chunks along ``dim``: the i-th has the i-th part of each block that ``over`` cuts it into (`Chunk`).
+    """Cut ``x`` along ``dim`` into chunks, which are views: nothing is moved.
 
-    Chunks are views: nothing is moved.
+    The axes ``over`` cut ``dim`` into blocks, and chunk i holds the i-th part of each block (`Chunk`).
     """
 
     keyword: ClassVar[str] = "split"
@@ -30,19 +30,20 @@ class Split(Relay):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """``dim`` of each is a chunk."""
+        """As ``x``, with ``dim`` a chunk."""
         over = axes_of(self.over) if self.over else ()
         return tuple(self.x.type.chunked(self.dim, Chunk(i, len(self.outs), over)) for i in range(len(self.outs)))
 
     def verify(self) -> Iterator[Diagnostic]:
         have = self.x.type.on(self.dim)
         if (axes_of(self.over) if self.over else ())[: len(have)] != have or self.x.type.dim(self.dim).chunk:
-            yield finding(f"split over '{self.over}', which does not begin as '{self.dim}' lies", self.span, str(have))
+            why = f"split over '{self.over}', which does not begin with the axes of '{self.dim}'"
+            yield finding(why, self.span, str(have))
 
 
 @frozen
 class Join(Relay):
-    """All chunks of a value along ``dim``, each written to its place as it is made: nothing is moved."""
+    """Join all chunks of a value along ``dim``. Each chunk is written to its place as it is made: nothing is moved."""
 
     keyword: ClassVar[str] = "join"
     facts: ClassVar[Facts] = Facts(COMPUTE, "join", "elementwise", measured="any", linear=("xs",), view=True)
@@ -54,7 +55,7 @@ class Join(Relay):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """The whole of ``dim``."""
+        """As the chunks, with ``dim`` whole."""
         return (self.xs[0].type.chunked(self.dim, None),)
 
     def verify(self) -> Iterator[Diagnostic]:

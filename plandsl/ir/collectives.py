@@ -1,6 +1,6 @@
 """Operations that communicate: each one changes the layout of a tensor and nothing else.
 
-Closed forms of their cost stand in `plandsl.backends.cost`; here is what they mean.
+This module defines their meaning; `plandsl.backends.cost` has the closed forms of their cost.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from plandsl.ir.base import COMPUTE, LINK, BaseOp, Facts, Relay, finding, span_f
 from plandsl.ir.types import TensorType, Value, axes_of
 
 PARTIAL, SOFTMAX = "+", "~"
-"""Places of an axis that splits no dimension: over it a value is a partial sum, or a softmax over some of the keys."""
+"""Places of an axis that splits no dimension: the value is a partial sum, or a softmax over some keys, over it."""
 
 
 def _on_links(keyword: str) -> Facts:
-    """What holds of all four collectives: libraries run them by their own names, from buffers of their own."""
+    """The facts of the four collectives: libraries run them under these names, through buffers."""
     return Facts(LINK, keyword, "collective", measured=keyword, linear=("x",), buffered=True)
 
 
 @frozen
 class Reshard(Relay):
-    """``x`` laid out as ``out`` says: a placeholder until `insert_collectives` finds the way."""
+    """``x`` in the layout of ``out``: a placeholder that `insert_collectives` replaces by collectives."""
 
     keyword: ClassVar[str] = "reshard"
     facts: ClassVar[Facts] = Facts(LINK, "reshard", "collective", measured="reshard", linear=("x",), merges=True)
@@ -36,7 +36,7 @@ class Reshard(Relay):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """Whatever is asked for."""
+        """The type that was asked for."""
         return (self.out.type,)
 
     def verify(self) -> Iterator[Diagnostic]:
@@ -45,7 +45,7 @@ class Reshard(Relay):
 
 
 class Along(Relay):
-    """An op of one group of ranks: those along ``axis``, or along several (``a*b``, major first).
+    """An op that a group of ranks runs together: the ranks along ``axis``, or along several (``a*b``, major first).
 
     Along an axis of one rank nothing moves: each result is its operand.
     """
@@ -60,9 +60,9 @@ class Along(Relay):
 
 
 class _Collective(Along):
-    """One operand, one result, and a rule: the axes leave the place that they have in ``x`` and take another one.
+    """One operand, one result, and a rule: the axes move from their place in ``x`` to another place.
 
-    A place is the dimension that they split, as its innermost axes; `PARTIAL`; `SOFTMAX`; or none.
+    A place is a dimension (which the axes split, as its innermost axes), `PARTIAL`, `SOFTMAX`, or None.
     """
 
     __slots__ = ()
@@ -73,8 +73,8 @@ class _Collective(Along):
 
     @property
     def places(self) -> tuple[str | None, str | None]:
-        """Where the axes are before and after."""
-        raise AssertionError(f"{self.keyword} does not say what it moves")
+        """The places of the axes in ``x`` and in ``out``."""
+        raise AssertionError(f"{self.keyword} states no places")
 
     def infer(self) -> tuple[TensorType, ...]:
         """``x`` with the axes at their new place."""
@@ -94,12 +94,12 @@ class _Collective(Along):
             yield finding(f"{self.keyword} {why}", self.span, str(self.x.type))
 
     def _misplaced(self) -> str:
-        """Why the axes cannot be moved so."""
+        """Why the axes cannot make this move; empty where they can."""
         (source, target), t = self.places, self.x.type
         if source == PARTIAL:
-            return "" if t.partial.issuperset(self.axes) else f"over '{self.axis}' of what is no partial sum"
+            return "" if t.partial.issuperset(self.axes) else f"over '{self.axis}' of no partial sum over it"
         if source == SOFTMAX:
-            return "" if t.softmax.issuperset(self.axes) else f"over '{self.axis}' of what is no softmax over it"
+            return "" if t.softmax.issuperset(self.axes) else f"over '{self.axis}' of no softmax over it"
         if source is None:
             return "" if t.axes.isdisjoint(self.axes) else f"by '{self.axis}', which is in use"
         innermost = t.on(source)[-len(self.axes) :] == self.axes
@@ -174,7 +174,7 @@ class AllToAll(_Collective):
 
     @property
     def places(self) -> tuple[str | None, str | None]:
-        """From one dimension to another."""
+        """Split on ``split`` instead of ``gather``."""
         return self.gather, self.split
 
 
@@ -198,10 +198,10 @@ class Slice(_Collective):
 
 @frozen
 class Rescale(_Collective):
-    """Give each member's softmax over its own keys the weight that it has among those of all along ``axis``.
+    """Weigh each member's softmax over its own keys, so that the members along ``axis`` add up to the whole softmax.
 
-    Only statistics travel, the log-sum-exp ``l`` of every row: times ``exp(l - log sum exp l)``, the members' means
-    add up to the softmax over all keys, so a partial sum is left (Dao et al., "Flash-Decoding", 2023).
+    Only statistics travel: ``l_i``, the log-sum-exp of the scores of each row on member i. Member i multiplies its
+    mean by ``exp(l_i - log sum_j exp l_j)``. The result is a partial sum (Dao et al., "Flash-Decoding", 2023).
     """
 
     keyword: ClassVar[str] = "rescale"
@@ -213,17 +213,17 @@ class Rescale(_Collective):
 
     @property
     def places(self) -> tuple[str | None, str | None]:
-        """A partial sum."""
+        """Partial instead of a softmax over some of the keys."""
         return SOFTMAX, PARTIAL
 
 
 @frozen
 class Ring(Along):
-    """Every member meets all parts of ``dim`` along ``axis``, its innermost axis, one part after the other.
+    """Pass the parts of ``dim`` around the ranks along ``axis``, its innermost axis: every member reads each in turn.
 
-    As an all_gather, but never in memory at once: in ``n - 1`` steps each member sends the part that it has to the
-    next one, while the reader works on it (Liu et al., "Ring Attention with Blockwise Transformers", 2023). All ``xs``
-    travel together.
+    The result is that of an all_gather, but the parts are never in memory at once: in ``n - 1`` steps each member
+    sends its current part to the next member, while the reader works on that part (Liu et al., "Ring Attention with
+    Blockwise Transformers", 2023). All ``xs`` travel together.
     """
 
     keyword: ClassVar[str] = "ring"
@@ -237,7 +237,7 @@ class Ring(Along):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """``dim`` without its innermost axis."""
+        """As ``xs``, with ``dim`` not split by its innermost axis."""
         return tuple(x.type.with_axes(self.dim, x.type.on(self.dim)[:-1]) for x in self.xs)
 
     def verify(self) -> Iterator[Diagnostic]:
@@ -249,9 +249,9 @@ class Ring(Along):
 
 @frozen
 class Send(Relay):
-    """Hand ``x`` to the same rank of the next stage, as ``tensors`` tensors of its size.
+    """Send ``x`` to the same rank of the next stage, as ``tensors`` tensors of its size.
 
-    Engines that put off the residual addition send the hidden state and the residual: two.
+    Engines that postpone the residual addition send two tensors: the hidden state and the residual.
     """
 
     keyword: ClassVar[str] = "send"
@@ -263,13 +263,13 @@ class Send(Relay):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """Nothing here."""
+        """No results."""
         return ()
 
 
 @frozen
 class Recv(Relay):
-    """Take what the previous stage sent."""
+    """Receive the tensors that the previous stage sent."""
 
     keyword: ClassVar[str] = "recv"
     facts: ClassVar[Facts] = Facts(LINK, "recv", "hop", measured="p2p", buffered=True)
@@ -280,12 +280,12 @@ class Recv(Relay):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """As sent."""
+        """The type that was sent."""
         return (self.out.type,)
 
 
 Collective: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll
-"""What libraries call collectives."""
+"""The ops that communication libraries call collectives."""
 
 Layout: TypeAlias = Reshard | Collective | Slice | Rescale | Ring | Send | Recv
 """Every op of this module."""

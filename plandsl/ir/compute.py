@@ -1,7 +1,7 @@
-"""Operations that compute: fields, the type each one makes, and what makes it legal.
+"""Operations that compute: their fields, the types of their results, and when they are legal.
 
-Most state a sharding rule (`plandsl.ir.rule`), from which types, findings and layouts follow; the cache and attention
-have ``infer`` and ``verify`` of their own. ``span`` is where the user's plan asked for the op.
+Most ops state a sharding rule (`plandsl.ir.rule`), from which types, findings and layouts follow. The cache and
+attention define ``infer`` and ``verify`` instead. ``span`` is where the user's plan asked for the op.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Embed(Regular):
 
     @property
     def touches(self) -> tuple[TensorType, ...]:
-        """Of the table only the rows that are picked."""
+        """The ids, the rows of the table that they pick, and the result."""
         out = self.out.type
         return (self.ids.type, TensorType(self.table.type.dtype, out.dims), out)
 
@@ -53,7 +53,7 @@ class Embed(Regular):
 
 @frozen
 class Norm(Regular):
-    """``fn`` (rms_norm or layer_norm) over dimension ``over``, times ``gain`` where there is one."""
+    """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``."""
 
     keyword: ClassVar[str] = "norm"
     facts: ClassVar[Facts] = Facts(COMPUTE, "norm", "norm", measured="rmsnorm")
@@ -93,25 +93,25 @@ class AddNorm(Regular):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Both as ``a``, with ``over`` whole."""
+        """Both results as ``a``, with ``over`` whole."""
         return (Rule(self.operands, self.a.type.names, self.a.type.dtype, whole=(self.over,)),) * 2
 
     def verify(self) -> Iterator[Diagnostic]:
         yield from Regular.verify(self)
         if self.a.type.names != self.b.type.names:
-            yield finding("add_norm of tensors that lie differently", self.span, str(self.b.type))
+            yield finding("add_norm of tensors with different dimensions", self.span, str(self.b.type))
 
 
 @frozen
 class Gemm(Regular):
-    """``out_i = x @ w_i``: contracts the dimensions that ``x`` and ``w_i`` share, all in one kernel.
+    """``out_i = x @ w_i``, all in one kernel: contracts the dimensions that ``x`` and ``w_i`` share.
 
     ``compute`` is the dtype it multiplies in. Contracting a split dimension leaves a partial sum.
     """
 
     keyword: ClassVar[str] = "gemm"
     facts: ClassVar[Facts] = Facts(COMPUTE, "gemm", "gemm", measured="gemm")
-    APART: ClassVar[str] = "gemm of operands split differently where they meet"
+    APART: ClassVar[str] = "gemm of operands that split a shared dimension differently"
     TWICE: ClassVar[str] = "gemm uses one axis for two dimensions"
     RESULTS: ClassVar[tuple[str, ...]] = ("outs",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("x", "weights")
@@ -123,7 +123,7 @@ class Gemm(Regular):
 
     @property
     def each(self) -> tuple[str, str] | None:
-        """What ``x`` and the weights call a dimension that both have and no output sums over: a product for each."""
+        """A shared dimension that is not summed over (one product for each index): its names in ``x`` and in ``w``."""
         return None
 
     def contracted(self, i: int = 0) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ class Gemm(Regular):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Kept dimensions of ``x``, then kept dimensions of ``w``; ``x`` comes to where the weights lie."""
+        """Dimensions of ``x`` that are kept, then dimensions of ``w`` that are kept. The weights stay as they lie."""
         return tuple(self._rule(i) for i in range(len(self.weights)))
 
     def _rule(self, i: int) -> Rule:
@@ -164,21 +164,21 @@ class Rope(Regular):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Each as its operand, whose last dimension is whole."""
+        """Each result as its operand, with the last dimension whole."""
         return tuple(Rule((x,), x.type.names, x.type.dtype, whole=x.type.names[-1:]) for x in self.xs)
 
 
 @frozen
 class Map(Regular):
-    """Element by element: ``add mul silu gelu relu silu_mul ...``; later operands may lack dimensions.
+    """The function ``fn``, element by element: ``add mul silu gelu relu silu_mul ...``.
 
-    ``limits`` are what is done to the operands first, as `plandsl.ir.limits` writes them; ``clamp`` and ``plus`` are
-    nothing more than that.
+    Operands after the first may lack dimensions. ``limits`` (written by `plandsl.ir.limits`) clamps and shifts the
+    operands first; ``clamp`` and ``plus`` do only that.
     """
 
     keyword: ClassVar[str] = "map"
     facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
-    APART: ClassVar[str] = "{op.fn} of tensors that lie differently"
+    APART: ClassVar[str] = "{op.fn} of tensors with different layouts"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     out: Value
@@ -189,29 +189,29 @@ class Map(Regular):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """As the first operand; a bias of experts meets places of tokens at them."""
+        """As the first operand. (The ``experts`` of a bias are the ``experts:8`` of the tokens: they share a stem.)"""
         first = self.xs[0].type
         return (Rule(self.xs, first.names, first.dtype),)
 
     @property
     def adds(self) -> bool:
-        """Whether it adds values that lie alike: of partial sums over the same axes it makes another."""
+        """Whether it adds values of one type: partial sums over the same axes then add up to another one."""
         first = self.xs[0].type
         return self.fn == "add" and not first.softmax and all(x.type == first for x in self.xs)
 
     @property
     def linear(self) -> tuple[Value, ...]:
-        """A sum is, in all that it adds."""
+        """All operands of a sum; no operand of another function."""
         return self.xs if self.adds else ()
 
     @property
     def measured_as(self) -> str:
-        """By its function."""
+        """The name under which its function was measured."""
         return measured_map(self.fn)
 
     @property
     def title(self) -> str:
-        """Its function; an addition goes by what it adds."""
+        """The function's word; for an addition, ``sum`` (of partial sums), ``residual`` or ``bias``."""
         if self.fn != "add":
             return self.fn
         if self.xs[0].type.partial:
@@ -221,11 +221,11 @@ class Map(Regular):
 
 @frozen
 class Concat(Regular):
-    """``xs`` one behind the other along their last dimension, which is whole and has another name in the result."""
+    """Join ``xs`` along their last dimension, which is whole and has another name in the result."""
 
     keyword: ClassVar[str] = "concat"
     facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="any")
-    APART: ClassVar[str] = "concat of tensors that lie differently, or whose last dimension is split"
+    APART: ClassVar[str] = "concat of tensors with different layouts, or with a split last dimension"
     SPLIT: ClassVar[str] = APART
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
@@ -267,7 +267,7 @@ class Scale(Regular):
 
 @frozen
 class Quantize(Regular):
-    """``x`` stored in a narrower dtype, as a GEMM in that dtype wants it."""
+    """``x`` converted to a narrower dtype, for a GEMM that multiplies in it."""
 
     keyword: ClassVar[str] = "quantize"
     facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="static_quant_fp8")
@@ -285,10 +285,10 @@ class Quantize(Regular):
 
 @frozen
 class CacheWrite(BaseOp):
-    """Append this step's ``xs`` ``[batch, position, ...]`` to cache ``cache``; gives all of it so far.
+    """Append this step's ``xs`` ``[batch, position, ...]`` to cache ``cache``; the results are the cache so far.
 
-    The results are ``[batch, context, ...]`` in the dtype of the cache. Where ranks share the context, each writes
-    the positions that it owns: the step's are split like it, or whole on every rank, of which the owner keeps its own.
+    The results are ``[batch, context, ...]`` in the dtype of the cache. Where ranks share the context, each rank
+    writes the positions that it owns. The step's positions are then split like the context, or whole on every rank.
     """
 
     keyword: ClassVar[str] = "cache_write"
@@ -301,7 +301,7 @@ class CacheWrite(BaseOp):
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
-        """``position`` becomes ``context``, which lies as the result says."""
+        """As ``xs``, with ``position`` replaced by ``context``, split as in the recorded result."""
         return tuple(
             TensorType(
                 out.type.dtype,
@@ -314,7 +314,7 @@ class CacheWrite(BaseOp):
         yield from BaseOp.verify(self)
         for x, out in zip(self.xs, self.outs, strict=True):
             if x.type.on("position") not in ((), out.type.on("context")):
-                why = "a cache is written with whole positions, or such as it is split by"
+                why = "cache_write needs positions that are whole or split like the context of the cache"
                 yield finding(why, self.span, str(x.type))
 
 
@@ -322,10 +322,10 @@ class CacheWrite(BaseOp):
 class Attention(BaseOp):
     """Softmax attention of ``q`` ``[batch, position, heads, head_dim]`` over cached keys and values.
 
-    ``k, v: [batch, context, kv_heads, head_dim]``; ``window`` 0 is the whole context, and with a ``chunk`` a query sees
-    keys of its own chunk of so many positions. ``sinks: [heads]`` are logits
-    that join the sum below each softmax of their head, as keys without a value would. Over keys that axes of the mesh
-    share, each rank makes a softmax over its own (`TensorType`); the sink is then one of the first rank's.
+    ``k, v: [batch, context, kv_heads, head_dim]``. ``window`` 0 is the whole context. With ``chunk``, positions are cut
+    into chunks of this length, and a query sees only the keys of its own chunk. ``sinks: [heads]`` are logits: each
+    adds ``exp(sink)`` to the denominator of its head's softmax, like a key without a value. Where mesh axes split the
+    context, each rank makes a softmax over its own keys (`TensorType`), and the first rank includes the sink.
     """
 
     keyword: ClassVar[str] = "attention"
@@ -355,19 +355,19 @@ class Attention(BaseOp):
         if q.axes & set(k.on("context")):
             yield finding("attention over keys split by context on an axis of the queries", self.span, str(k))
         if k.dims[:3] != v.dims[:3] or q.on("batch") != k.on("batch"):
-            yield finding("attention operands lie differently", self.span, str(k))
+            yield finding("attention operands have different layouts", self.span, str(k))
         shared = k.dims[2].axes
         if q.dims[2].axes[: len(shared)] != shared:
             yield finding("query and key heads are split differently", self.span, str(k))
         if self.sinks is not None and self.sinks.type.dims != q.dims[2:3]:
-            yield finding("attention sinks of other heads than the queries", self.span, str(self.sinks.type))
+            yield finding("attention sinks and queries have different heads", self.span, str(self.sinks.type))
 
 
 @frozen
 class LastToken(Regular):
     """The last position of each request: ``[batch, position, ...]`` -> ``[batch, ...]``.
 
-    Where positions are split, only the rank that owns the last one has it: the others add zero.
+    Where positions are split, only one rank holds the last position: the others add zero.
     """
 
     keyword: ClassVar[str] = "last_token"
@@ -387,9 +387,9 @@ class LastToken(Regular):
 
     @property
     def touches(self) -> tuple[TensorType, ...]:
-        """The last rows alone, read and written."""
+        """The last rows, once read and once written."""
         return (self.out.type, self.out.type)
 
 
 Compute: TypeAlias = Embed | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | Attention | LastToken
-"""Every op of this module but the cache: a device runs them on what it holds."""
+"""Every op of this module except `CacheWrite`: a device runs them on its own shards."""

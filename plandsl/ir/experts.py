@@ -1,9 +1,10 @@
-"""Operations of a mixture of experts, where a token goes to some of them only.
+"""Ops of a mixture of experts: routing, dispatch, the experts' GEMMs, and combining their results.
 
-A value inside has the dimension ``experts:8``, "8 of the experts": each token has a place for every expert, and 8 of
-them hold anything. Splitting it over ranks gives each one the places of its own experts, so that sharding rules,
-collectives and partial sums are what they are for any other dimension; tokens go to the ranks of their experts by the
-all_to_all that moves an axis from a dimension of tokens to this one. Weights have the dimension ``experts`` itself.
+Each token goes to a few experts only. A value inside has the dimension ``experts:8``, "8 of the experts": a token has
+a place for every expert, and 8 places are filled. Where ranks split this dimension, each rank has the places of its
+own experts, so sharding rules, collectives and partial sums work as for any other dimension. Tokens reach the ranks
+of their experts by an all_to_all, which moves an axis from a dimension of tokens to ``experts:8``. Weights have the
+dimension ``experts`` itself.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from plandsl.ir.types import Value, routed, stem
 
 @frozen
 class TopK(Regular):
-    """The ``top_k`` experts of each token with the largest scores, and the share of the result that each one gets.
+    """Choose for each token the ``top_k`` experts with the largest scores; the results are their gates.
 
-    ``logits: [tokens, experts]``; ``score`` makes scores of them (softmax or sigmoid), ``bias`` ``[experts]`` is added
-    for the choice alone. The shares are the scores, divided by their sum with ``normalize``, times ``scale``. Of equal
-    scores the expert that comes first is chosen.
+    ``logits: [tokens, experts]``. ``score`` (softmax or sigmoid) turns logits into scores. ``bias`` ``[experts]`` is
+    added to the scores for the choice only. A gate is the score (with ``normalize``, divided by the sum of the chosen
+    scores) times ``scale``. Among equal scores the expert that comes first is chosen.
     """
 
     keyword: ClassVar[str] = "top_k"
     facts: ClassVar[Facts] = Facts(COMPUTE, "top_k", "elementwise", measured="any")
-    SPLIT: ClassVar[str] = "top_k of experts that are split"
+    SPLIT: ClassVar[str] = "top_k needs '{dim}' whole"
     RESULTS: ClassVar[tuple[str, ...]] = ("out",)
     OPERANDS: ClassVar[tuple[str, ...]] = ("logits", "bias")
     out: Value
@@ -53,10 +54,10 @@ class TopK(Regular):
 
 @frozen
 class Dispatch(Regular):
-    """Each token at the places of its experts: ``x [tokens, ...]`` -> ``[tokens, experts:8, ...]``, zeros elsewhere.
+    """Copy each token to the places of its experts: ``x [tokens, ...]`` -> ``[tokens, experts:8, ...]``, else zero.
 
-    ``gates`` ``[tokens, experts:8]`` says which those are; where they are split, a rank fills the places of its own.
-    With ``weighs`` a token comes to each place times its gate there.
+    ``gates`` ``[tokens, experts:8]`` says which experts a token has. Where ``gates`` is split, a rank fills the places
+    of its own experts. With ``weighs`` each copy is multiplied by its gate.
     """
 
     keyword: ClassVar[str] = "dispatch"
@@ -72,7 +73,7 @@ class Dispatch(Regular):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """The dimensions of ``gates``, then those that ``x`` has besides."""
+        """The dimensions of ``gates``, then the remaining dimensions of ``x``."""
         gates, x = self.gates.type, self.x.type
         dims = (*gates.names, *(n for n in x.names if n not in gates.names))
         return (Rule((self.x, self.gates), dims, x.dtype),)
@@ -80,24 +81,24 @@ class Dispatch(Regular):
 
 @frozen
 class GroupedGemm(Gemm):
-    """A `Gemm` for each expert, with weights of its own: ``x [tokens, experts:8, ...]``, ``w [experts, ...]``."""
+    """A `Gemm` for each expert with that expert's weights: ``x [tokens, experts:8, ...]``, ``w [experts, ...]``."""
 
     keyword: ClassVar[str] = "grouped_gemm"
     facts: ClassVar[Facts] = Facts(COMPUTE, "grouped_gemm", "gemm", measured="gemm")
 
     @property
     def each(self) -> tuple[str, str]:
-        """The places of experts in ``x``, the experts in the weights."""
+        """``experts:8`` in ``x``, ``experts`` in the weights."""
         place = routed(self.x.type)
         return place, stem(place)
 
 
 @frozen
 class Combine(Regular):
-    """The results of a token's experts, summed by their ``gates``: ``x [tokens, experts:8, ...]`` -> ``[tokens, ...]``.
+    """Sum the results of a token's experts, times their ``gates``: ``x [tokens, experts:8, ...]`` -> ``[tokens, ...]``.
 
-    A rank that holds some of the experts leaves a partial sum. It is linear in ``x``, which may be one already. With
-    ``plain`` results are summed as they are.
+    Where ranks split the experts, the result is a partial sum. The op is linear in ``x``, which may be a partial sum
+    as well. With ``plain`` the results are summed without gates.
     """
 
     keyword: ClassVar[str] = "combine"

@@ -21,7 +21,7 @@ class Extents:
         self.mesh: Mapping[str, Number] = dict(program.mesh.axes) if mesh is None else mesh
         self._local: dict[Dim, Number] = {}
         self._experts: dict[str, tuple[int, Number, Skew]] = {}
-        for name, imbalance in program.imbalance:  # of all experts, a token has elements at some
+        for name, imbalance in program.imbalance:  # a token has elements at `chosen` of the experts only
             chosen = int(name.partition(":")[2])
             self._experts[name] = (chosen, self.sizes[name], imbalance)
             self.sizes[name] = chosen
@@ -34,9 +34,9 @@ class Extents:
         return total
 
     def local(self, dim: Dim) -> Number:
-        """Size of one rank's part of a dimension: the fullest rank's, padding counted.
+        """Size of the fullest rank's part of a dimension, padding counted.
 
-        Of ``experts:8``, the mean over tokens of those among a token's 8 that the fullest rank has.
+        For ``experts:8``: how many of a token's 8 experts the fullest rank holds, as a mean over tokens.
         """
         if not dim.axes and dim.chunk is None:
             return self.sizes[dim.name]
@@ -52,7 +52,7 @@ class Extents:
         return found
 
     def _chunk(self, dim: Dim, chunk: Chunk) -> Number:
-        """Rows of a chunk of each block, times the blocks of a rank; 0 where those before it have them all."""
+        """Rows of the chunk in one block, times the blocks of a rank. The rows are 0 where earlier chunks have all."""
         block = self.local(Dim(dim.name, chunk.over))
         return -((chunk.part - block) // chunk.of) * self.ways(chunk.over[len(dim.axes) :])
 
@@ -80,7 +80,7 @@ class Extents:
 
 
 def _fullest(chosen: int, experts: Number, imbalance: Skew, ways: Number) -> Number:
-    """``chosen`` of ``experts`` over ``ways`` ranks: ``imbalance`` times the mean, no more than a rank can get."""
+    """``chosen`` of ``experts`` on the fullest of ``ways`` ranks: ``imbalance`` times the mean, at most what fits."""
     if isinstance(imbalance, Zipf):
         found = sum(there * p for there, p in busiest(chances(imbalance.exponent, int(experts), chosen), ways))
         alone = ways == 1  # to the bit, for an axis of size 1 changes nothing

@@ -1,6 +1,6 @@
-"""Functions of the elements of one tensor, a row each: the word, what it means, and how its kernels were measured.
+"""Elementwise functions of one tensor, a row each: its word, its meaning in numpy, and the name of its measurements.
 
-The grammar knows the words from here, the reference backend the meanings, and the cost model the names.
+The grammar reads the words here, the reference backend the meanings, and the cost model the names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 Numpy: TypeAlias = Any
-"""The module itself: whoever evaluates a function has loaded it, and reading a plan does not."""
+"""The numpy module. The caller that evaluates a function passes it in, so that reading a plan need not load it."""
 
 Array: TypeAlias = Any
 """An array of float64."""
@@ -18,9 +18,9 @@ Array: TypeAlias = Any
 class Function(NamedTuple):
     """``word(x)`` is ``of(numpy, x)``, element by element.
 
-    ``gated`` is how a kernel was measured that also multiplies by a second tensor; where engines have none it is empty,
-    and a product runs by itself. One that ``limits`` says by numbers what it does (`plandsl.ir.limits`), and is done
-    by the kernel behind it.
+    ``gated`` names the measurements of the kernel that also multiplies by a second tensor. It is empty where engines
+    have no such kernel; the product then runs by itself. A function that ``limits`` is stated by numbers
+    (`plandsl.ir.limits`), and the kernel after it applies them.
     """
 
     word: str
@@ -53,17 +53,17 @@ MAPS = tuple(f.word for f in FUNCTIONS)
 """Their words."""
 
 PLUS = "plus"
-"""What `x + 1` is called: a number added to every element, said by a limit as `clamp` is."""
+"""The word for `x + 1`: a number added to every element, stated as a limit like `clamp`."""
 
 GATES = {f.word: f"{f.word}_mul" for f in FUNCTIONS if f.gated}
 """The kernel that also multiplies by a second tensor."""
 
 LIMITING = (*(f.word for f in FUNCTIONS if f.limits), PLUS)
-"""Functions that only limit their operand, which the kernel behind them can do as it reads it."""
+"""Functions that only limit their operand. The kernel after them can do this as it reads the operand."""
 
 _MEASURED = {"add": "residual_add"} | {GATES[f.word]: f.gated for f in FUNCTIONS if f.gated}
 
 
 def measured_map(fn: str) -> str:
-    """The name under which a kernel of function ``fn`` was measured, if not its own: one that moves the same bytes."""
+    """The name under which kernels of function ``fn`` were measured, or ``fn``. Such a kernel moves the same bytes."""
     return _MEASURED.get(fn, fn)

@@ -1,6 +1,6 @@
-"""Unlike GPUs: which kinds a plan runs on, and on which of them each stage lies.
+"""Unlike GPUs: the kinds of GPU that a plan runs on, and the kinds that each stage uses.
 
-Loaded for plans on unlike GPUs. A kind is a GPU with the links of its node.
+A kind is a GPU with the links of its node. Only plans on unlike GPUs load this module.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Kind = tuple[str, LinkSpec]
 
 
 def kinds(plan: PlanSpec) -> tuple[PlanSpec, ...]:
-    """A plan for each kind of GPU that ranks stand on, in the order of ranks, as if all were of that kind."""
+    """One plan for each kind of GPU, in the order of ranks: the same plan, as if all GPUs were of that kind."""
     found: dict[Kind, tuple[GpuSpec, NodeSpec]] = {}
     for _, gpu, node in _runs(plan):
         found.setdefault((gpu.name, node.link), (gpu, node))
-    return tuple(_alone(plan, gpu, node) for gpu, node in found.values())
+    return tuple(_on_one_kind(plan, gpu, node) for gpu, node in found.values())
 
 
 def stage_kinds(plan: PlanSpec, program: Program) -> list[dict[int, int]]:
-    """For each stage, how many of its ranks, over all replicas, stand on which of the plan's `kinds`, by number."""
+    """For each stage, the number of its ranks (over all replicas) by kind; a kind is its index in `kinds`."""
     mesh, axes = program.mesh, program.stage_axes
     found: list[dict[int, int]] = [{} for _ in range(mesh.ways(axes))]
     for rank, kind in enumerate(_by_rank(plan)):
@@ -37,7 +37,7 @@ def stage_kinds(plan: PlanSpec, program: Program) -> list[dict[int, int]]:
 
 
 def rank_gpus(plan: PlanSpec) -> list[GpuSpec]:
-    """The GPU that each rank stands on."""
+    """The GPU of each rank."""
     return [gpu for count, gpu, _ in _runs(plan) for _ in range(count)]
 
 
@@ -49,7 +49,7 @@ def _by_rank(plan: PlanSpec) -> Iterator[int]:
 
 
 def _runs(plan: PlanSpec) -> Iterator[tuple[int, GpuSpec, NodeSpec]]:
-    """Neighbouring ranks on one kind of GPU: how many, and where."""
+    """Runs of neighbouring ranks on one kind of GPU: their number, the GPU, and its node."""
     left = plan.sharding.ranks
     for many, node in ((1, plan.node),) if plan.cluster is None else plan.cluster.groups:
         for _ in range(many):
@@ -60,7 +60,7 @@ def _runs(plan: PlanSpec) -> Iterator[tuple[int, GpuSpec, NodeSpec]]:
                 left -= count
 
 
-def _alone(plan: PlanSpec, gpu: GpuSpec, node: NodeSpec) -> PlanSpec:
+def _on_one_kind(plan: PlanSpec, gpu: GpuSpec, node: NodeSpec) -> PlanSpec:
     node = evolve(node, gpu=gpu, gpus=())
     cluster = None if plan.cluster is None else evolve(plan.cluster, node=node, nodes=())
     calibration = dict(plan.calibrations).get(gpu.name, plan.calibration)

@@ -1,7 +1,7 @@
-"""Operations of latent attention, whose cache holds one short vector per token for the keys and values of all heads.
+"""Ops of latent attention, whose cache holds one short vector per token for the keys and values of all heads.
 
-Prefill unpacks keys and values for each head; decode leaves them packed and takes the weights that would unpack them
-into queries and results instead (DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1).
+Prefill unpacks keys and values for each head. Decode leaves them packed, and multiplies the queries and the results by
+the unpacking weights instead (DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from plandsl.ir.types import TensorType, Value
 
 @frozen
 class HeadGemm(Gemm):
-    """A product for each of the ``over`` apart: ``x [..., heads, a]``, ``w [b, heads, a]`` -> ``[..., heads, b]``.
+    """One product for each head: ``x [..., heads, a]``, ``w [b, heads, a]`` -> ``[..., heads, b]``.
 
-    Contracts all that ``x`` and ``w`` share but the heads.
+    ``over`` names the dimension of heads. All other dimensions that ``x`` and ``w`` share are contracted.
     """
 
     keyword: ClassVar[str] = "head_gemm"
@@ -30,18 +30,18 @@ class HeadGemm(Gemm):
 
     @property
     def each(self) -> tuple[str, str]:
-        """The heads, by one name in both."""
+        """The heads, which have the same name in ``x`` and ``w``."""
         return self.over, self.over
 
 
 @frozen
 class LatentAttention(BaseOp):
-    """Softmax attention whose scores are ``q k + q_rope k_rope``: a part without, and one with positions.
+    """Softmax attention with scores ``(q k + q_rope k_rope) / sqrt(n)``: a part without and a part with positions.
 
-    ``q, q_rope: [batch, position, heads, ...]``; ``k_rope: [batch, context, rope_dim]`` serves all heads, and so do
-    ``k`` and ``v`` ``[batch, context, ...]`` where they have no heads of their own (unpacked, they do). Scores are
-    divided by the root of the elements of an unpacked key, those of ``scaled`` and of ``k_rope`` together. Over keys
-    that axes of the mesh share, each rank makes a softmax over its own, as in `Attention`.
+    ``q, q_rope: [batch, position, heads, ...]``; ``k_rope: [batch, context, rope_dim]`` serves all heads. Packed ``k``
+    and ``v`` are ``[batch, context, ...]`` and serve all heads too; unpacked, they have a dimension of heads. ``n`` is
+    the number of elements of an unpacked key: the size of dimension ``scaled`` plus ``rope_dim``. Where mesh axes
+    split the context, each rank makes a softmax over its own keys, as in `Attention`.
     """
 
     keyword: ClassVar[str] = "latent_attention"
@@ -62,7 +62,7 @@ class LatentAttention(BaseOp):
 
     @property
     def title(self) -> str:
-        """As a report calls such ops."""
+        """``latent``, to tell it from other attention in a report."""
         return "latent"
 
     @property
@@ -85,7 +85,7 @@ class LatentAttention(BaseOp):
             yield finding("attention over keys split by context on an axis of the queries", self.span, str(keys))
         for x in others:
             if not sharded_alike(x, TensorType(q.dtype, (*q.dims[:-1], keys.dim("context")))):
-                yield finding("latent attention of operands that lie differently", self.span, str(x))
+                yield finding("latent attention operands have different layouts", self.span, str(x))
 
 
 Latent: TypeAlias = HeadGemm | LatentAttention

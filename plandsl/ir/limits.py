@@ -1,4 +1,4 @@
-"""Clamping and shifting by plain numbers: what a `Map` does with an operand before its function sees it."""
+"""Clamping and shifting by plain numbers: a `Map` does this to an operand before it applies its function."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import NamedTuple
 
 
 class Limit(NamedTuple):
-    """``min(max(x, low), high) + plus``. One after the other, two of them are a third."""
+    """``min(max(x, low), high) + plus``. Two limits in a row are again a limit."""
 
     low: float = -inf
     high: float = inf
     plus: float = 0.0
 
     def then(self, other: Limit) -> Limit:
-        """``other`` of what this one makes: its bounds, seen from here, bound these."""
+        """This limit followed by ``other``: the bounds of ``other``, less ``plus``, clamp the bounds of this limit."""
         low, high = other.low - self.plus, other.high - self.plus
         return Limit(_clamp(self.low, low, high), _clamp(self.high, low, high), self.plus + other.plus)
 
 
 NONE = Limit()
-"""Leaves all as it is."""
+"""The limit that changes nothing."""
 
 
 def _clamp(x: float, low: float, high: float) -> float:
@@ -29,7 +29,7 @@ def _clamp(x: float, low: float, high: float) -> float:
 
 
 def show_limits(limits: Iterable[Limit]) -> str | None:
-    """One for each operand, as an attribute of their op: ``-inf 7.0 0.0, -7.0 7.0 1.0``; None where all are `NONE`."""
+    """Print ``limits``, one per operand, as an attribute: ``-inf 7.0 0.0, -7.0 7.0 1.0``; None if all are `NONE`."""
     found = tuple(limits)
     if all(limit == NONE for limit in found):
         return None

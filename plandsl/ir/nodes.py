@@ -1,4 +1,4 @@
-"""Where the ranks of a mesh stand on the nodes of a cluster: rank r in node ``r // per_node``."""
+"""How the groups of ranks of a mesh lie on the nodes of a cluster: rank r is in node ``r // per_node``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from plandsl.ir.types import Mesh, axes_of
 
 
 class Spread(NamedTuple):
-    """How each group of ranks along an axis lies on nodes: ``inside`` of them in each of ``nodes``.
+    """How each group of ranks along an axis lies on nodes: ``inside`` ranks in each of ``nodes`` nodes.
 
-    ``distance`` is that of its nodes, in nodes. Where groups are not ``even``, they count as if each rank stood alone
-    (``inside`` 1), and ``spans`` tells how many nodes a group reaches at most.
+    ``distance`` is the distance between neighbouring nodes of a group, in nodes. ``spans`` is the largest number of
+    nodes that a group reaches. Groups that are not ``even`` count as if each rank had a node to itself (``inside`` 1).
     """
 
     inside: int
@@ -24,10 +24,13 @@ class Spread(NamedTuple):
 
 
 def spread(mesh: Mesh, axis: str, per_node: int) -> Spread:
-    """The groups along ``axis``, or along neighbours ``a*b``, on nodes of ``per_node`` ranks.
+    """How groups along ``axis``, or along neighbouring axes ``a*b``, lie on nodes of ``per_node`` ranks.
 
-    With n ranks at a distance of s: inside a node where it holds whole blocks of ``n s``, one rank a node where s is
-    whole nodes, ``per_node / s`` a node where the block is whole nodes.
+    A group has n ranks, s ranks apart, and so reaches over a block of ``n s`` ranks:
+
+    - ``per_node`` is a multiple of ``n s``: the group is inside one node.
+    - s is a multiple of ``per_node``: one rank in each of n nodes.
+    - ``n s`` is a multiple of ``per_node``, and ``per_node`` of s: ``per_node / s`` ranks in each node.
     """
     n, s = _group(mesh, axis)
     if n == 1 or mesh.ranks <= per_node or per_node % (n * s) == 0:
@@ -42,7 +45,7 @@ def spread(mesh: Mesh, axis: str, per_node: int) -> Spread:
 
 
 def _group(mesh: Mesh, axis: str) -> tuple[int, int]:
-    """Ranks of a group, and the distance between them."""
+    """The number of ranks in a group, and the distance between neighbours."""
     axes = axes_of(axis)
     return mesh.ways(axes), mesh.stride(axes[-1])
 
@@ -56,9 +59,9 @@ def groups(mesh: Mesh, axis: str) -> Iterator[range]:
 
 
 class Boundary(NamedTuple):
-    """What passes from one stage to the next: whether some ranks send to another node, and some inside their own.
+    """How ranks send from one stage to the next: some to another node (``far``), some inside their node (``near``).
 
-    ``turns``: some that send to another node reach a GPU with another place in it.
+    ``turns``: some ranks send to a GPU that has another place in its node than the sender has.
     """
 
     far: bool
@@ -67,7 +70,7 @@ class Boundary(NamedTuple):
 
 
 def boundaries(mesh: Mesh, stage_axes: tuple[str, ...], per_node: int) -> list[Boundary]:
-    """One for each pair of neighbouring stages; a rank sends to the one at its place in the next."""
+    """The boundary between each pair of neighbouring stages; a rank sends to the same rank of the next stage."""
     offsets = [0]
     for axis in stage_axes:
         offsets = [o + i * mesh.stride(axis) for o in offsets for i in range(mesh.size(axis))]

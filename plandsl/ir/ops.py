@@ -1,4 +1,4 @@
-"""The closed set of operations: those of each module, all together."""
+"""The closed set of operations: the union of all ops in the other modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plandsl.ir.latent import Latent
 Op: TypeAlias = Compute | CacheWrite | Latent | Routing | Layout | Chunks
 
 OPS: tuple[type[BaseOp], ...] = get_args(Op)
-"""Every op class, for the textual form and for tests that ask each one for its facts."""
+"""Every op class: the textual form reads them by keyword, and tests check the facts of each."""
 
 COLLECTIVES: tuple[type[Collective], ...] = get_args(Collective)
 """Ops that a group of ranks runs together."""

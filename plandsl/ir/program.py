@@ -15,15 +15,15 @@ from plandsl.ir.types import Mesh, Value
 from plandsl.spec.model import EVERY, Every
 
 PREFILL, DECODE = PHASES = ("prefill", "decode")
-"""The two ways in which a model's block runs."""
+"""The two phases in which a model's block runs."""
 
 
 @frozen
 class Region:
     """A straight line of operations, run once (``layers`` None) or once per layer of ``layers`` that ``every`` picks.
 
-    ``live`` holds the largest sets of values alive at once, ``buffers`` the values that collectives stage
-    through memory of their own; both are found by `place_memory`.
+    `place_memory` finds ``live``, the largest sets of values alive at once, and ``buffers``, the values that
+    collectives keep in communication buffers.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Region:
         return found
 
     def in_blocks(self) -> dict[str, Ring]:
-        """Values that come block by block around a ring: its results, and what is made of them with its dimension."""
+        """Values that arrive block by block, and their ring: its results, and values made of them that have its dim."""
         found: dict[str, Ring] = {}
         for op in self.ops:
             ring = op if isinstance(op, Ring) else next((found[x.name] for x in op.operands if x.name in found), None)
@@ -59,9 +59,9 @@ class Region:
 
 
 class Part(NamedTuple):
-    """A region on a stage; for a block, the layers of it that the stage runs: those of a range that ``every`` picks.
+    """A region on a stage. For a block, the stage runs the layers of the range ``layers`` that ``every`` picks.
 
-    Blocks that stand side by side on a stage run in the order of their layers.
+    Several blocks of one stage run interleaved, in the order of their layers.
     """
 
     region: str
@@ -78,7 +78,7 @@ class Part(NamedTuple):
 
 
 def show_layers(layers: tuple[int, int], every: Every) -> str:
-    """``0..36``, ``0..36 by 2``."""
+    """Print layers as ``0..36`` or ``0..36 by 2``."""
     return f"{layers[0]}..{layers[1]}{every}"
 
 
@@ -86,10 +86,10 @@ def show_layers(layers: tuple[int, int], every: Every) -> str:
 class Program:
     """One phase of one model on one mesh.
 
-    ``sizes`` gives each dimension a number or the symbol it is bound to when costs are asked for (``batch``,
-    ``input``, ``context``); that of ``experts:8`` is the number of experts. ``stage_axes`` are the mesh axes that
-    layers are cut over; ``stages`` is empty until they are. ``imbalance`` is the load of the fullest rank over the
-    mean where experts are split, or what it follows from, by dimension.
+    ``sizes`` gives each dimension a number, or a symbol that the cost backend binds (``batch``, ``input``,
+    ``context``); the size of ``experts:8`` is the number of experts. ``stage_axes`` are the mesh axes that cut the
+    layers into stages; ``stages`` is empty until `cut_stages` has run. ``imbalance`` says, for each dimension of
+    experts, how unevenly tokens load the ranks that split it (`Skew`).
     """
 
     model: str
@@ -106,7 +106,7 @@ class Program:
         object.__setattr__(self, "_by_name", {r.name: r for r in self.regions})
 
     def region(self, name: str) -> Region:
-        """The region of that name."""
+        """The region called ``name`` (KeyError where there is none)."""
         return self._by_name[name]
 
     def size(self, dim: str) -> int | str:
@@ -115,10 +115,10 @@ class Program:
 
 
 def verify(program: Program) -> Iterator[Diagnostic]:
-    """Every way in which ``program`` is unsound.
+    """Findings for everything that is unsound in ``program``.
 
-    A sound program defines each value once and before its use, records for each the type that `infer` gives,
-    uses an axis at most once in a tensor, and satisfies each op.
+    A sound program defines each value once and before its use, records the type that ``infer`` gives for each value,
+    uses an axis at most once in a tensor, and satisfies the ``verify`` of each op.
     """
     known_axes = {name for name, _ in program.mesh.axes}
     for region in program.regions:
@@ -147,5 +147,5 @@ def _define(value: Value, defined: dict[str, Value], axes: set[str], region: str
         yield Diagnostic("E391", f"{region}: %{value.name} is defined twice", None)
     used = [a for d in value.type.dims for a in d.axes] + [*value.type.partial, *value.type.softmax]
     if len(used) != len(set(used)) or not set(used) <= axes:
-        yield Diagnostic("E391", f"{region}: %{value.name} uses an axis twice or one that is not there", None)
+        yield Diagnostic("E391", f"{region}: %{value.name} uses an axis twice, or an axis that the mesh lacks", None)
     defined[value.name] = value

@@ -1,7 +1,7 @@
-"""The sharding rule of an op: which dimensions of its operands and its result are one, whole, or summed over.
+"""The sharding rule of an op: which dimensions of its operands and its result are the same, whole, or summed over.
 
-One rule per op, from which its result types, its findings and the layout that it asks for follow, as in Shardy
-(OpenXLA, "Shardy: sharding propagation", 2024) and before it GSPMD (Xu et al., "GSPMD", 2021).
+The result types, the findings and the wanted layouts of an op follow from its rules, as in Shardy (OpenXLA, "Shardy:
+sharding propagation", 2024) and before it GSPMD (Xu et al., "GSPMD", 2021).
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from plandsl.ir.types import Dim, TensorType, Value, stem
 
 
 class Rule(NamedTuple):
-    """How one result of an op lies, given how its ``operands`` do. Dimensions of one stem are the same dimension.
+    """The layout of one result of an op, given the layouts of its ``operands``. Dimensions of one stem are the same.
 
-    ``dims`` are the result's dimensions in order: each lies as in the first operand that has it, and one that none
-    has is whole. No axis may split those in ``whole``. Those that the op ``contracts`` it sums over, so that the axes
-    that split them leave a partial sum. ``dtype`` is the result's. Operands that ``stay`` are used as they lie, and
-    the others come to them.
+    - ``dims``: the result's dimensions in order. Each is split as in the first operand that has it, else whole.
+    - ``dtype``: the result's dtype.
+    - ``whole``: dimensions that no axis may split.
+    - ``contracts``: dimensions that the op sums over. The axes that split them leave a partial sum.
+    - ``stay``: operands that are used in their present layout; the other operands are laid out to match them.
     """
 
     operands: tuple[Value, ...]
@@ -31,7 +32,7 @@ class Rule(NamedTuple):
     stay: tuple[Value, ...] = ()
 
     def result(self, linear: tuple[Value, ...]) -> TensorType:
-        """The type of the result; sums of operands in which the op is ``linear`` are still to be completed."""
+        """The type of the result; partial sums of the ``linear`` operands stay partial in it."""
         found: dict[str, Dim] = {}
         for x in self.operands:
             for dim in x.type.dims:
@@ -39,13 +40,13 @@ class Rule(NamedTuple):
         partial = {a for n in self.contracts for a in found[n].axes}.union(*(x.type.partial for x in linear))
         return TensorType(self.dtype, tuple(found.get(n) or Dim(n) for n in self.dims), frozenset(partial))
 
-    def split(self) -> Iterator[tuple[Value, str]]:
-        """Operands with a dimension that must be whole, but is not."""
+    def split_operands(self) -> Iterator[tuple[Value, str]]:
+        """Operands with a dimension that must be whole but is split, and the name of that dimension."""
         for x in self.operands:
             yield from ((x, d.name) for d in x.type.dims if d.axes and d.name in self.whole)
 
-    def apart(self) -> Iterator[Value]:
-        """Operands that lie otherwise than one before them does, or that have a dimension with no place here."""
+    def misfitting_operands(self) -> Iterator[Value]:
+        """Operands that split a dimension unlike an earlier operand, or have a dimension that the rule lacks."""
         known: dict[str, tuple[object, ...]] = {}
         places = {stem(n) for n in (*self.dims, *self.contracts, *self.whole)}
         for x in self.operands:
@@ -56,29 +57,29 @@ class Rule(NamedTuple):
 
 
 class Regular(BaseOp):
-    """An op whose types, findings and layout follow from rules, one for each result.
+    """An op whose types, findings and layouts follow from rules, one for each result.
 
-    The phrases are what findings say: of a dimension that is split and must not be, of operands that lie differently,
-    and of a result two of whose dimensions would lie on one axis.
+    ``SPLIT``, ``APART`` and ``TWICE`` are the messages of three findings: a dimension is split but must be whole,
+    operands have different layouts, and one axis would split two dimensions of the result.
     """
 
     SPLIT: ClassVar[str] = "{op.keyword} needs '{dim}' whole"
-    APART: ClassVar[str] = "{op.keyword} of tensors that lie differently"
+    APART: ClassVar[str] = "{op.keyword} of tensors with different layouts"
     TWICE: ClassVar[str] = "{op.keyword} uses one axis for two dimensions"
     __slots__ = ()
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """How the dimensions of each result belong to those of the operands."""
+        """The rule of each result."""
         raise AssertionError(f"{self.keyword} has no rule")
 
     @property
     def touches(self) -> tuple[TensorType, ...]:
-        """What one run reads and writes, each once: the cost of an op that does nothing dearer."""
+        """The tensors that one run reads and writes, each once; for most ops this traffic is the whole cost."""
         return tuple(v.type for v in (*self.operands, *self.results))
 
     def infer(self) -> tuple[TensorType, ...]:
-        """The types of the results, by the rules."""
+        """The types of the results, from the rules."""
         linear = self.linear
         return tuple(rule.result(linear) for rule in self.rules)
 
@@ -87,11 +88,11 @@ class Regular(BaseOp):
         yield from self.misfits()
 
     def misfits(self) -> Iterator[Diagnostic]:
-        """What the rules find wrong with how the operands lie."""
+        """Findings of the rules about the layouts of the operands."""
         for rule in dict.fromkeys(self.rules):
-            for x, dim in rule.split():
+            for x, dim in rule.split_operands():
                 yield finding(self.SPLIT.format(op=self, dim=dim), self.span, str(x.type))
-            for x in rule.apart():
+            for x in rule.misfitting_operands():
                 yield finding(self.APART.format(op=self), self.span, str(x.type))
             made = rule.result(self.linear)
             used = [a for d in made.dims for a in d.axes] + list(made.partial)

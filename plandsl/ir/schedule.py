@@ -1,6 +1,6 @@
-"""The per-device schedule: for every stage, slots in order on streams, and what each slot waits for.
+"""The per-device schedule: for every stage, slots in order on streams, and the slots that each slot waits for.
 
-No times: a backend that knows seconds plays it.
+It has no times: a backend that knows seconds plays it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from plandsl.ir.program import Part, Program
 class Slot(NamedTuple):
     """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done.
 
-    A slot that reads what a ring brings, block by block, does not wait for the ring: a rank holds the first block
-    before the ring turns, so ``after`` has what the ring itself waits for. The last slot that a block passes runs
-    ``along`` the ring: it works on ``blocks`` blocks in turn, and the last one comes when the ring ends. Each block
-    passes the slots in ``before`` first; they take turns with it block by block, though each is played in one piece.
+    A slot that reads the results of a ring block by block does not wait for the ring: a rank holds the first block
+    before the ring starts, so ``after`` has the slots that the ring itself waits for. Of the slots that a block
+    passes, the last runs ``along`` the ring (its slot): it works on ``blocks`` blocks in turn, and the last block
+    arrives when the ring ends. Each block first passes the slots in ``before``. These slots take turns with this one,
+    block by block, though each is played in one piece.
     """
 
     op: int
@@ -30,9 +31,10 @@ class Slot(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A stage's run over one in-flight batch: it starts when the stage is free and ``after`` is done.
+    """A stage's run over one in-flight batch: it starts when the stage is free and stage ``after`` is done.
 
-    ``after`` is the stage whose output it needs (None on the first stage, where the batch itself must be back).
+    ``after`` is the stage whose output it needs. It is None on the first stage, which waits until the batch itself is
+    back from its previous step.
     """
 
     stage: int
@@ -41,7 +43,7 @@ class Turn(NamedTuple):
 
 @frozen
 class Schedule:
-    """What each device runs, in order. Every rank of a stage runs the same slots on its own shards."""
+    """The ops that each device runs, in order. Every rank of a stage runs the same slots on its own shards."""
 
     program: Program
     slots: tuple[tuple[str, tuple[Slot, ...]], ...]
@@ -58,5 +60,5 @@ class Schedule:
         return self.program.stages
 
     def of(self, region: str) -> tuple[Slot, ...]:
-        """Slots of a region, one per op."""
+        """The slots of a region, one per op (KeyError where there is no such region)."""
         return self._by_name[region]

@@ -1,6 +1,6 @@
-"""How unevenly tokens fall on ranks that share experts: as a factor, by the popularity of experts, or varying.
+"""Skew: how unevenly tokens load the ranks that share experts, as a factor, by expert popularity, or varying.
 
-Written as in the language: ``1.2``, ``zipf(0.6)``, ``lognormal(mean = 1.2, p95 = 1.6)``.
+Printed as in the language: ``1.2``, ``zipf(0.6)``, ``lognormal(mean = 1.2, p95 = 1.6)``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Z95 = 1.6448536269514722
 """The 95th percentile of the standard normal distribution."""
 
 WIDEST = math.exp(Z95**2 / 2)
-"""Largest p95 over the mean that a lognormal distribution can have: at a deviation of `Z95`."""
+"""Largest ratio of p95 to mean of a lognormal distribution, which it has at sigma = `Z95`."""
 
 TAIL, NODES = 6.0, 16
-"""Deviations up to which a varying load is integrated, and by how many points of Gauss-Legendre."""
+"""A varying load is integrated over `TAIL` standard deviations, with `NODES` points of Gauss-Legendre quadrature."""
 
 
 class Zipf(NamedTuple):
-    """The r-th most popular expert gets a share of the tokens that falls as ``r ** -exponent``.
+    """The r-th most popular expert gets a share of the tokens proportional to ``r ** -exponent``.
 
-    Experts are dealt to ranks in turn, the most popular first: rank 0 of n has the experts 1, n + 1, 2 n + 1, ...
+    Experts go to ranks in turn, the most popular first: rank 0 of n has the experts 1, n + 1, 2 n + 1, ...
     """
 
     exponent: float
@@ -36,7 +36,7 @@ class Zipf(NamedTuple):
 
 
 class Varying(NamedTuple):
-    """The load of the fullest rank over the mean varies by layer and step, lognormally; it is 1 at least."""
+    """The load of the fullest rank over the mean load varies lognormally by layer and step; it is at least 1."""
 
     mean: float
     p95: float
@@ -45,9 +45,10 @@ class Varying(NamedTuple):
         return f"lognormal(mean = {self.mean!r}, p95 = {self.p95!r})"
 
     def nodes(self) -> list[tuple[float, float]]:
-        """Weights and loads to average over: the share that would lie below 1, and the rest by Gauss-Legendre.
+        """(weight, load) pairs to average over.
 
-        With ``mean = exp(mu + sigma^2 / 2)`` and ``p95 = exp(mu + 1.645 sigma)``, sigma is the smaller root.
+        The probability of a load below 1 counts as a load of 1; the rest is integrated by Gauss-Legendre. ``mu`` and
+        ``sigma`` solve ``mean = exp(mu + sigma^2 / 2)`` and ``p95 = exp(mu + 1.645 sigma)``, with the smaller sigma.
         """
         sigma = Z95 - math.sqrt(max(Z95**2 - 2 * math.log(self.p95 / self.mean), 0.0))
         if sigma < 1e-9:
@@ -67,11 +68,11 @@ class Varying(NamedTuple):
 
 
 Skew: TypeAlias = "float | Zipf | Varying"
-"""A float is the load of the fullest rank over the mean."""
+"""A float is the load of the fullest rank over the mean load."""
 
 
 def read_skew(text: str | float) -> Skew:
-    """Read what ``str`` gives of a skew. Raises ValueError on anything else."""
+    """Read a skew as ``str`` prints it. Raises ValueError on anything else."""
     number = r"([\d.e+-]+)"
     if m := re.fullmatch(rf"zipf\({number}\)", str(text)):
         return Zipf(float(m[1]))
@@ -81,15 +82,16 @@ def read_skew(text: str | float) -> Skew:
 
 
 def factor(skew: Skew) -> float:
-    """One number for how uneven a load is, by which several are compared; of a factor, itself."""
+    """A number by which skews are compared: larger is more uneven. For a float it is the float itself."""
     return 1 + skew.exponent if isinstance(skew, Zipf) else skew.mean if isinstance(skew, Varying) else skew
 
 
 @cache
 def chances(exponent: float, experts: int, chosen: int) -> tuple[float, ...]:
-    """The chance of each expert to be among the ``chosen`` of a token, the most popular first.
+    """The probability that each expert is among a token's ``chosen`` experts, the most popular expert first.
 
-    Proportional to ``r ** -exponent`` and 1 at most; what that cuts off falls on the others. They add up to ``chosen``.
+    Proportional to ``r ** -exponent``, but at most 1; the excess is shared by the other experts, in proportion. The
+    probabilities add up to ``chosen``.
     """
     weights = [(r + 1.0) ** -exponent for r in range(experts)]
     sure = 0
@@ -104,9 +106,10 @@ def chances(exponent: float, experts: int, chosen: int) -> tuple[float, ...]:
 
 
 def busiest(all_chances: Sequence[float], ways: Number) -> list[tuple[Number, float]]:
-    """The experts of the rank with the most popular one, of ``ways`` ranks: which are there, and their chances.
+    """The experts of the busiest of ``ways`` ranks, as (present, probability) pairs.
 
-    Where ``ways`` is an array, an expert is there in some of its places.
+    ``present`` is 1 where ``ways`` is a number. Where ``ways`` is an array, every expert is listed, and ``present`` is
+    a mask over the array.
     """
     if isinstance(ways, int | float):
         return [(1, p) for p in all_chances[:: int(ways)]]

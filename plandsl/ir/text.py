@@ -1,7 +1,7 @@
-"""The textual form of programs: what `--dump`, tests and bug reports show, and reading it back.
+"""The textual form of programs, printed and read back; `--dump`, tests and bug reports show it.
 
-One generic form, ``%out : type = keyword operands {attributes}``, taken from the fields of the op, so that a
-new op prints and reads on the day it is written.
+Every op has the form ``%out : type = keyword operands {attributes}``, taken from its fields, so a new op prints and
+reads without further code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLASSES = {op.keyword: op for op in OPS}
 
 
 def _attrs(cls: type[BaseOp]) -> Any:
-    """Every op class is made by attrs, which their common base is not."""
+    """``cls``, typed so that `attrs.fields` accepts it: every op class is made by attrs, but `BaseOp` is not."""
     return cls
 
 
@@ -41,12 +41,12 @@ def show_op(op: Op) -> str:
     types = ", ".join(str(v.type) for v in op.results)
     line = f"{outs} : {types} = " if op.results else ""
     line += f"{op.keyword} {', '.join(map(str, op.operands))}".rstrip()
-    attributes = [f"{name} = {_show_attribute(value)}" for name, value in _said(op)]
+    attributes = [f"{name} = {_show_attribute(value)}" for name, value in _printed_attributes(op)]
     return line + (f" {{{', '.join(attributes)}}}" if attributes else "")
 
 
-def _said(op: Op) -> Iterator[tuple[str, object]]:
-    """The attributes of an op; one that it has not (None, or False by default) is left out, as an operand would be."""
+def _printed_attributes(op: Op) -> Iterator[tuple[str, object]]:
+    """The attributes of an op by name. An attribute that is None, or False by default and in fact, is left out."""
     defaults = {f.name: f.default for f in fields(_attrs(type(op)))}
     for name in _attributes(type(op)):
         value = getattr(op, name)
@@ -124,7 +124,7 @@ def _names(text: str) -> list[str]:
 
 
 def read_op(line: str, known: dict[str, Value]) -> Op:
-    """Read one line; its operands come from ``known``. Raises ValueError on what is no op."""
+    """Read one line; its operands come from ``known``. Raises ValueError on a line that is no op."""
     m = _OP.match(line.strip())
     if m is None or m["key"] not in _CLASSES:
         raise ValueError(f"not an op: {line.strip()}")
@@ -140,7 +140,7 @@ def read_op(line: str, known: dict[str, Value]) -> Op:
 
 
 def _deal(cls: type[BaseOp], names: tuple[str, ...], values: list[Value]) -> dict[str, Any]:
-    """Hand ``values`` to the fields ``names`` in order: a tuple field takes all that are left."""
+    """Assign ``values`` to the fields ``names`` in order; a tuple field takes all values that are left."""
     left, out = list(values), dict[str, Any]()
     kinds = {f.name: str(f.type) for f in fields(_attrs(cls))}
     for name in names:
@@ -184,7 +184,17 @@ def _read_region(header: str, lines: list[str]) -> Region:
     name, *which = m.groups()[:5]
     layers, every = _read_layers(which)
     results = tuple(known[n] for n in _names(m["outs"]))
-    return Region(name, layers, tuple(args), tuple(weights), tuple(ops), results, tuple(live), buffers, every)
+    return Region(
+        name,
+        layers,
+        args=tuple(args),
+        weights=tuple(weights),
+        ops=tuple(ops),
+        results=results,
+        live=tuple(live),
+        buffers=buffers,
+        every=every,
+    )
 
 
 def _read_layers(found: Sequence[str | None]) -> tuple[tuple[int, int] | None, Every]:
@@ -232,4 +242,13 @@ def read(text: str) -> Program:
             stages.append(tuple(Part(name, *_read_layers(which)) for name, *which in parts))
         else:
             raise ValueError(f"not part of a program: {line}")
-    return Program(model, phase, mesh, tuple(sizes), tuple(regions), stage_axes, tuple(stages), tuple(imbalance))
+    return Program(
+        model,
+        phase,
+        mesh,
+        sizes=tuple(sizes),
+        regions=tuple(regions),
+        stage_axes=stage_axes,
+        stages=tuple(stages),
+        imbalance=tuple(imbalance),
+    )

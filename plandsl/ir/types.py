@@ -1,4 +1,4 @@
-"""Tensor types: a tensor's dimensions, how they lie on the mesh, and what is still a partial sum."""
+"""Tensor types and the mesh: a tensor's dimensions, the axes that split them, and the axes of a partial sum."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any, NamedTuple, TypeAlias
 from attrs import field, frozen
 
 Number: TypeAlias = Any
-"""A float, or a numpy array of them: sizes may be either throughout the cost backend."""
+"""A float or a numpy array of floats: throughout the cost backend, sizes may be either."""
 
 PADDED = frozenset({"batch", "position", "context"})
-"""Dimensions that are padded to a multiple of their shards: the fullest rank counts."""
+"""Dimensions that are padded to a multiple of their shards, so that the fullest rank counts."""
 
 REPLICATED = frozenset({"kv_heads"})
-"""Dimensions that are repeated when there are fewer of them than shards."""
+"""Dimensions that are replicated when their size is smaller than the number of shards."""
 
 
 def stem(name: str) -> str:
-    """The dimension that a name means: ``experts`` of ``experts:8``, which is 8 of them for each token."""
+    """The dimension without the number of places per token: ``experts`` for ``experts:8``; else ``name``."""
     return name.partition(":")[0]
 
 
 def axes_of(group: str) -> tuple[str, ...]:
-    """The mesh axes that a group of ranks runs along, major first: ``a*b`` is what neighbours a and b make together."""
+    """The mesh axes of a group of ranks, major first: ``a*b`` is the group of the neighbouring axes a and b."""
     return tuple(group.split("*"))
 
 
 class Chunk(NamedTuple):
-    """The ``part``-th of ``of`` parts of each block that ``over`` cuts a dimension into; printed ``0/4|tensor``.
+    """The ``part``-th of ``of`` parts of each block of a dimension; printed ``0/4|tensor``.
 
-    Parts differ by at most one row.
-    ``over`` begins with the axes that split the dimension: whoever gathers or scatters a chunk over the others moves
-    rows that lie together before and after.
+    The axes ``over`` cut the dimension into the blocks, and the parts of a block differ by at most one row. ``over``
+    begins with the axes that split the dimension. The rows of a chunk are then contiguous on a rank before and after a
+    gather or scatter over the remaining axes.
     """
 
     part: int
@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
 
 
 class Dim(NamedTuple):
-    """A named dimension, the mesh axes that split it, major first, and which part of it this is, if not all."""
+    """A named dimension, the mesh axes that split it (major first), and, if this is only a part of it, the chunk."""
 
     name: str
     axes: tuple[str, ...] = ()
@@ -62,8 +62,8 @@ class TensorType:
 
     Printed ``bf16[position@seq, hidden]{+tensor}``: ``@`` names the mesh axes that split a dimension (major
     first), ``{+tensor}`` says that each rank along ``tensor`` holds a partial sum. ``{~context}`` says that each rank
-    along ``context`` holds a softmax over some of the keys: a mean by weights that add up to one on each rank, with
-    the log-sum-exp of its scores behind every row of the last dimension, so that the means can be merged exactly.
+    along ``context`` holds a softmax over some of the keys: a mean whose weights add up to one on that rank. The
+    log-sum-exp of the scores follows every row of the last dimension, so that the means can be merged exactly.
     """
 
     dtype: str
@@ -82,16 +82,16 @@ class TensorType:
 
     @property
     def axes(self) -> frozenset[str]:
-        """Mesh axes in use, by a dimension or by what is partial."""
+        """Mesh axes in use: they split a dimension, or the value is incomplete over them."""
         return frozenset(a for d in self.dims for a in d.axes) | self.pending
 
     @property
     def pending(self) -> frozenset[str]:
-        """Mesh axes over which the value is not complete: a partial sum, or a softmax over some of the keys."""
+        """Mesh axes over which the value is incomplete: a partial sum, or a softmax over some of the keys."""
         return self.partial | self.softmax
 
     def dim(self, name: str) -> Dim:
-        """The dimension of that name (KeyError where there is none)."""
+        """The dimension called ``name`` (KeyError where there is none)."""
         for dim in self.dims:
             if dim.name == name:
                 return dim
@@ -107,7 +107,7 @@ class TensorType:
         return TensorType(self.dtype, dims, self.partial, self.softmax)
 
     def chunked(self, name: str, chunk: Chunk | None) -> TensorType:
-        """The same tensor with that part of ``name`` (None: all of it)."""
+        """The same tensor with only ``chunk`` of dimension ``name`` (None: all of it)."""
         dims = tuple(d._replace(chunk=chunk) if d.name == name else d for d in self.dims)
         return TensorType(self.dtype, dims, self.partial, self.softmax)
 
@@ -116,12 +116,12 @@ class TensorType:
         return TensorType(self.dtype, tuple(Dim(d.name) for d in self.dims))
 
     def summed(self) -> TensorType:
-        """The type once nothing is partial any more."""
+        """The same tensor when it is complete: no partial sum and no softmax over some of the keys."""
         return TensorType(self.dtype, self.dims)
 
 
 def routed(type_: TensorType) -> str:
-    """The name of the dimension along which each token has some places only (KeyError where there is none)."""
+    """The name of the dimension of a token's experts, such as ``experts:8`` (KeyError where there is none)."""
     for name in type_.names:
         if ":" in name:
             return name
@@ -135,7 +135,7 @@ def tensor(dtype: str, names: Iterable[str]) -> TensorType:
 
 @frozen
 class Value:
-    """One tensor of a program, however many devices hold a part of it."""
+    """One tensor of a program. It is one value, however many devices hold a part of it."""
 
     name: str
     type: TensorType
@@ -146,7 +146,7 @@ class Value:
 
 @frozen
 class Mesh:
-    """Named axes with their sizes, major first: ranks count row-major over them."""
+    """Named axes with their sizes, major first; ranks are numbered in row-major order."""
 
     axes: tuple[tuple[str, int], ...] = ()
     _sizes: dict[str, int] = field(init=False, eq=False, repr=False)
@@ -167,7 +167,7 @@ class Mesh:
 
     @property
     def ranks(self) -> int:
-        """All ranks."""
+        """The number of ranks."""
         return self.ways(n for n, _ in self.axes)
 
     def coordinates(self, rank: int) -> dict[str, int]:
@@ -200,8 +200,8 @@ class Mesh:
 def block_range(name: str, size: int, index: int, shards: int) -> tuple[int, int]:
     """The global half-open range of dimension ``name`` that shard ``index`` of ``shards`` holds.
 
-    Even cuts; a dimension in `PADDED` leaves the last shards short or empty (the rest of their block is
-    padding); one in `REPLICATED` with fewer items than shards is held by several neighbours.
+    Cuts are even. The last shards of a dimension in `PADDED` may be short or empty (the rest of their block is
+    padding). Where a dimension in `REPLICATED` has fewer items than shards, several neighbours hold the same item.
     """
     if name in REPLICATED and size < shards:
         start = index * size // shards
@@ -213,8 +213,8 @@ def block_range(name: str, size: int, index: int, shards: int) -> tuple[int, int
 def shard_range(name: str, size: int, places: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """The global half-open range of a dimension cut over several axes: ``places`` are (index, size) by axis.
 
-    Axis by axis, major first: a part then consists of whole parts of parts, short ones included, so that a
-    gather over the innermost axis always gives a part of the next one.
+    The dimension is cut by one axis after the other, major first. So a gather over the innermost axis always gives
+    a part of the cut over the remaining axes, even where parts are short.
     """
     start, stop = 0, size
     for index, shards in places:
@@ -226,7 +226,7 @@ def shard_range(name: str, size: int, places: Iterable[tuple[int, int]]) -> tupl
 
 
 def pieces(dim: Dim, size: int, mesh: Mesh) -> list[tuple[int, int]]:
-    """The global half-open ranges of a dimension of ``size`` that make a chunk, block by block of its ``over``."""
+    """The global half-open ranges that a chunk of a dimension of ``size`` consists of: one per block of ``over``."""
     chunk = dim.chunk
     assert chunk is not None, f"{dim} is no chunk"
     out = []
@@ -239,7 +239,7 @@ def pieces(dim: Dim, size: int, mesh: Mesh) -> list[tuple[int, int]]:
 
 
 def own_pieces(dim: Dim, size: int, mesh: Mesh, at: Mapping[str, int]) -> tuple[int, list[tuple[int, int]]]:
-    """Rows of a chunk that come before those of the rank at ``at``, and the `pieces` that it holds."""
+    """The number of rows of the chunk before the part of the rank at ``at``, and the `pieces` of that part."""
     assert dim.chunk is not None, f"{dim} is no chunk"
     every, index = pieces(dim, size, mesh), 0
     for axis in dim.axes:
