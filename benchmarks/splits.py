@@ -26,6 +26,7 @@ from plandsl.backends.calibrate.fit import Fitted, fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.run import LEAST
 from plandsl.entries import catalog_gpu, catalog_link
+from plandsl.spec.constants import names, values
 from plandsl.spec.hardware import CalibrationSpec
 
 Fits = dict[str, dict[str, dict[str, float]]]
@@ -144,7 +145,7 @@ def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
     low, high = np.quantile(size[good], (EDGE, 1 - EDGE))
     edges = np.asarray((size <= low) | (size >= high), dtype=np.bool_)
     inside = good & ~edges
-    if inside.sum() < max(LEAST, 2 * len(g.kind.start)):
+    if inside.sum() < max(LEAST, 2 * len(names(type(g.kind.start)))):
         return shapes, ~whole
     _keep(out.middle, g, fit(g.kind, g.gpu, g.rows.where(inside), g.path))
     return shapes, edges
@@ -152,9 +153,9 @@ def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
 
 def _keep(fits: Fits, g: Group, found: Fitted) -> None:
     band = {"low": found.seen.low, "high": found.seen.high}
-    fits.setdefault(g.key, {})[g.path] = {**found.constants, **band}
+    fits.setdefault(g.key, {})[g.path] = values(found.constants) | band
 
 
 def _spec(name: str, sections: dict[str, dict[str, float]]) -> CalibrationSpec:
-    values = tuple((f"{path}.{constant}", v) for path, cs in sections.items() for constant, v in cs.items())
-    return CalibrationSpec(name, values)
+    flat = tuple((f"{path}.{constant}", v) for path, cs in sections.items() for constant, v in cs.items())
+    return CalibrationSpec(name, flat)

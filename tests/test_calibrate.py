@@ -14,13 +14,14 @@ from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.table import read_table
 from plandsl.cli import main
 from plandsl.driver import compile_text
-from plandsl.entries import catalog_gpu
-from plandsl.spec.hardware import FORMS
+from plandsl.entries import catalog_calibration, catalog_gpu
+from plandsl.grammar.modules import CATALOG
+from plandsl.spec.constants import FORMS, GemmConstants, made, missing, names, read, values
+from plandsl.spec.hardware import CONSTANTS, constant_dimension
+from plandsl.units import BYTES, NUMBER, TIME
 
-TRUE = {
-    "fixed": 5e-6, "step": 3e-6, "chain": 4e-10, "compute": 0.8, "throttle": 0.2, "memory": 0.85, "intensity": 12.0,
-    "blend": 3.0, "quant_row": 2e-7, "quant_walk": 1e-10,
-}  # fmt: skip
+TRUE = GemmConstants(fixed=5e-6, step=3e-6, chain=4e-10, compute=0.8, throttle=0.2, memory=0.85, intensity=12.0,
+    blend=3.0, quant_row=2e-7, quant_walk=1e-10)  # fmt: skip
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_the_fit_finds_what_made_the_data_and_outliers_do_not_pull(measured):
     rows = read_table(measured / "gemm.csv")
     found = fit(GEMM, catalog_gpu("h100_sxm"), rows, "gemm.bf16")
     for name in ("compute", "memory", "fixed"):
-        assert found.constants[name] == pytest.approx(TRUE[name], rel=0.15)
+        assert getattr(found.constants, name) == pytest.approx(getattr(TRUE, name), rel=0.15)
     assert found.unseen.median < 0.06
     assert abs(found.unseen.bias) < 0.05
 
@@ -108,15 +109,15 @@ def test_no_data_and_no_place_to_write(measured, capsys):
 
 def test_every_kind_belongs_to_a_section_of_calibrations():
     for kind in KINDS:
-        assert kind.name.split("_any")[0] in FORMS
-        assert set(kind.loose) <= set(kind.start)
+        assert FORMS[kind.name.split("_any")[0]] is type(kind.start)
+        assert set(kind.loose) <= set(names(type(kind.start)))
 
 
 def test_the_page_names_every_file_column_and_constant():
     page = (Path(__file__).resolve().parent.parent / "docs" / "calibration.md").read_text("utf-8")
     named = set(re.findall(r"`([^`]+)`", page))
     for kind in KINDS:
-        assert {kind.file, *kind.columns, *kind.start} <= named
+        assert {kind.file, *kind.columns, *names(type(kind.start))} <= named
 
 
 def test_shipped_calibrations_are_used_and_say_what_they_lack():
@@ -139,3 +140,64 @@ def test_fitted_forms_take_arrays():
         one = plan.cost.evaluate(batch=int(batch))
         for field in ("ttft", "tpot", "throughput", "memory"):
             assert getattr(many, field)[i] == pytest.approx(getattr(one, field), rel=1e-12)
+
+
+GEMM_BF16 = (
+    "fixed = 4 us, step = 3 us, chain = 0.5 ns, compute = 0.8, throttle = 0.2, memory = 0.8, intensity = 10, blend = 3"
+)
+
+
+def checked(folder, capsys, section):
+    """What `planc check` says of a calibration with one section of GEMMs."""
+    path = folder / "mine.plan"
+    path.write_text(f"calibration mine {{ gemm {{ bf16 {{ {section} }} }} }}\n")
+    status = main(["check", str(path)])
+    return status, capsys.readouterr().err
+
+
+def test_a_section_that_lacks_constants_of_its_form_says_which(tmp_path, capsys):
+    status, said = checked(tmp_path, capsys, GEMM_BF16)
+    assert status == 2
+    assert said.startswith("error[E207]: `gemm.bf16` has no `quant_row`, `quant_walk`\n")
+    assert ":1:27\n" in said
+    assert checked(tmp_path, capsys, f"{GEMM_BF16}, quant_row = 0 s, quant_walk = 0 s")[0] == 0
+
+
+def test_a_constant_that_the_form_does_not_know_is_pointed_at(tmp_path, capsys):
+    status, said = checked(tmp_path, capsys, f"{GEMM_BF16}, quant_row = 0 s, quant_walk = 0 s, trottle = 0.3")
+    assert status == 0
+    assert "warning[W205]: nothing uses the constant `gemm.bf16.trottle`" in said
+    assert "did you mean `throttle`?" in said
+
+
+def test_constants_have_the_dimension_of_their_field(tmp_path, capsys):
+    status, said = checked(tmp_path, capsys, GEMM_BF16.replace("step = 3 us", "step = 3"))
+    assert status == 2
+    assert "a time" in said
+    assert constant_dimension("gemm.bf16.step") == constant_dimension("elementwise.any.row") == TIME
+    assert constant_dimension("collective.nccl.half") == BYTES
+    assert constant_dimension("gemm.bf16.low") == NUMBER
+    assert constant_dimension("nothing.of.it") is None
+    assert set(map(constant_dimension, CONSTANTS)) == {NUMBER, TIME}
+
+
+def test_constants_are_read_from_a_section_and_written_back():
+    section = {"low": 0.8, "high": 1.2, **values(TRUE), "more": 1.0}
+    assert read(GemmConstants, section) == TRUE._replace(band=(0.8, 1.2))
+    assert read(GemmConstants, values(TRUE) | {"low": 0.8}) == TRUE
+    for form in FORMS.values():
+        assert names(form) == form._fields[:-1]
+        assert made(form, range(len(names(form)))).band is None
+    del section["blend"], section["step"]
+    assert missing(GemmConstants, section) == ("step", "blend")
+    with pytest.raises(ValueError, match="step, blend"):
+        read(GemmConstants, section)
+
+
+def test_shipped_sections_are_those_of_their_forms():
+    for path in sorted((CATALOG / "calibrations").glob("*.plan")):
+        calibration = catalog_calibration(path.stem)
+        sections = {name.rpartition(".")[0] for name, _ in calibration.values if name.count(".") == 2}
+        for section in sections:
+            found = calibration.constants(FORMS[section.partition(".")[0]], section)
+            assert {*values(found), "low", "high"} == set(calibration.section(section)), section

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from attrs import frozen
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import AnyKind, Floats, Kind
 from plandsl.backends.calibrate.table import Table
+from plandsl.spec.constants import C, FormConstants, made, values
 from plandsl.spec.hardware import GpuSpec
 
 HELD_OUT = 5
@@ -40,7 +41,7 @@ class Fitted:
     """The constants of one set on one GPU, and their errors on fitted and on held-out rows."""
 
     path: str
-    constants: dict[str, float]
+    constants: FormConstants
     seen: Errors
     unseen: Errors | None
 
@@ -56,19 +57,19 @@ def errors(predicted: Floats, measured: Floats) -> Errors:
     )  # fmt: skip
 
 
-def held_out(kind: Kind, rows: Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def held_out(kind: AnyKind, rows: Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Which rows the fit must not see: whole shapes, by a fixed hash of the shape."""
     mixed = kind.shape(rows).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     out: np.ndarray[tuple[int], np.dtype[np.bool_]] = (mixed >> np.uint64(40)) % np.uint64(HELD_OUT) == 0
     return out
 
 
-def fit(kind: Kind, gpu: GpuSpec, rows: Table, path: str, start: Mapping[str, float] | None = None) -> Fitted:
+def fit(kind: Kind[C], gpu: GpuSpec, rows: Table, path: str) -> Fitted:
     """Fit one set of constants to ``rows``, which are all of one GPU and one set.
 
     Least absolute deviations of the logarithm: outliers, of which measured kernels have plenty, do not pull.
     """
-    begin = dict(start or kind.start)
+    begin = values(kind.start)
     unseen = held_out(kind, rows)
     if (~unseen).sum() < 2 * len(begin):
         unseen = np.zeros(len(rows), dtype=bool)
@@ -79,12 +80,12 @@ def fit(kind: Kind, gpu: GpuSpec, rows: Table, path: str, start: Mapping[str, fl
     loose = np.array([kind.loose.get(n, 0.5) for n in names])
 
     def loss(x: Floats) -> float:
-        constants = dict(zip(names, np.exp(x), strict=True))
+        constants = made(type(kind.start), np.exp(x))
         off = np.log(kind.seconds(constants, gpu, train)) - measured
         return float(np.abs(off).mean() + PRIOR * (((x - middle) / loose) ** 2).sum())
 
     best = descend(loss, middle)
-    constants = {n: round_to(math.exp(v), 4) for n, v in zip(names, best, strict=True)}
+    constants = made(type(kind.start), [round_to(math.exp(v), 4) for v in best])
     seen = errors(kind.seconds(constants, gpu, train), train.numbers(kind.metric))
     other = errors(kind.seconds(constants, gpu, test), test.numbers(kind.metric)) if len(test) else None
     return Fitted(path, constants, seen, other)
@@ -115,4 +116,4 @@ def round_to(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
-__all__ = ["Constants", "Errors", "Fitted", "descend", "errors", "fit", "held_out"]
+__all__ = ["Errors", "Fitted", "descend", "errors", "fit", "held_out"]

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from plandsl.backends.calibrate.fit import PRIOR, Errors, Fitted, descend, errors, round_to
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
+from plandsl.spec.constants import C, made, values
 from plandsl.spec.hardware import GpuSpec
 
 MOST_ROWS = 300
@@ -22,25 +23,22 @@ ROUNDS = 15
 """Rounds of one descent: enough for its steps to shrink to a few thousandths."""
 
 
-def fit_pooled(
-    kind: Kind, rows: Mapping[GpuSpec, Table], path: str, start: Mapping[str, float] | None = None
-) -> Fitted:
+def fit_pooled(kind: Kind[C], rows: Mapping[GpuSpec, Table], path: str) -> Fitted:
     """Fit one set of constants to ``rows`` of many GPUs, all of one set and already linked.
 
     Each GPU counts the same: the loss is the mean over GPUs of the mean absolute logarithm of predicted / measured.
     ``unseen`` are the errors of leaving one GPU out: each is predicted with constants fitted to the others. None
     where there is but one.
     """
-    begin = dict(start or kind.start)
     some = {gpu: thinned(table) for gpu, table in rows.items()}
     fewer = {gpu: thinned(table, FEWER_ROWS) for gpu, table in some.items()}
-    constants = _constants(kind, some, begin, _constants(kind, fewer, begin, begin))
+    constants = _constants(kind, some, _constants(kind, fewer, kind.start))
     out = None
     if len(some) > 1:
         parts = []
         for gpu, table in some.items():
             others = {other: of for other, of in fewer.items() if other != gpu}
-            found = _constants(kind, others, begin, begin)
+            found = _constants(kind, others, kind.start)
             parts.append((kind.seconds(found, gpu, table), table.numbers(kind.metric)))
         out = _errors(parts)
     seen = [(kind.seconds(constants, gpu, table), table.numbers(kind.metric)) for gpu, table in some.items()]
@@ -56,23 +54,24 @@ def thinned(rows: Table, most: int = MOST_ROWS) -> Table:
     return rows.where(keep)
 
 
-def _constants(kind: Kind, rows: Mapping[GpuSpec, Table], begin: Constants, at: Constants) -> dict[str, float]:
+def _constants(kind: Kind[C], rows: Mapping[GpuSpec, Table], at: C) -> C:
     """The constants, sought from ``at`` on, that minimise the mean loss over GPUs.
 
-    A weak prior holds each near its value in ``begin``, as in `fit`.
+    A weak prior holds each near its start, as in `fit`.
     """
+    begin = values(kind.start)
     names = list(begin)
     middle = np.log([begin[n] for n in names])
     loose = np.array([kind.loose.get(n, 0.5) for n in names])
     measured = {gpu: np.log(table.numbers(kind.metric)) for gpu, table in rows.items()}
 
     def loss(x: Floats) -> float:
-        constants = dict(zip(names, np.exp(x), strict=True))
+        constants = made(type(kind.start), np.exp(x))
         off = [np.abs(np.log(kind.seconds(constants, g, t)) - measured[g]).mean() for g, t in rows.items()]
         return float(np.mean(off) + PRIOR * (((x - middle) / loose) ** 2).sum())
 
-    best = descend(loss, np.log([at[n] for n in names]), ROUNDS)
-    return {n: round_to(math.exp(v), 4) for n, v in zip(names, best, strict=True)}
+    best = descend(loss, np.log(list(values(at).values())), ROUNDS)
+    return made(type(at), [round_to(math.exp(v), 4) for v in best])
 
 
 def _errors(parts: list[tuple[Floats, Floats]]) -> Errors:

@@ -9,7 +9,7 @@ import numpy as np
 from attrs import frozen
 
 from plandsl.backends.calibrate.fit import Fitted, fit
-from plandsl.backends.calibrate.kind import Kind
+from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.table import Table, read_table
@@ -28,14 +28,14 @@ LinkOf = Callable[[str], LinkSpec | None]
 class Job:
     """The rows of one GPU and one set."""
 
-    kind: Kind
+    kind: AnyKind
     gpu: GpuSpec
     key: str
     path: str
     rows: Table
 
 
-def files(data: Sequence[Path]) -> Iterator[tuple[Kind, Table]]:
+def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
     """Every file of a known kind among ``data``, which are files or folders of them."""
     found = False
     for place in data:
@@ -96,7 +96,7 @@ def calibrate(
     """
     fitted: dict[str, list[Fitted]] = {}
     names: dict[str, set[str]] = {}
-    alike: dict[str, tuple[Kind, dict[GpuSpec, Table]]] = {}
+    alike: dict[str, tuple[AnyKind, dict[GpuSpec, Table]]] = {}
     for job in jobs(data, gpu_of, link_of):
         found = fit(job.kind, job.gpu, job.rows, job.path)
         tell(job.key, found)

@@ -19,7 +19,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.kinds.collective import linked as with_links
 from plandsl.backends.calibrate.kinds.collective import links_of, near
 from plandsl.backends.calibrate.table import Table
@@ -34,6 +34,7 @@ from plandsl.backends.cost.forms.dispatch import (
     spread,
     wire_bytes,
 )
+from plandsl.spec.constants import DispatchConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 Mask = NDArray[np.bool_]
@@ -122,7 +123,7 @@ def _units(rows: Table) -> Floats:
     return np.where(_library(rows) == "deepep", rows.numbers("n_sms", UNITS), UNITS)
 
 
-def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _seconds(c: DispatchConstants, gpu: GpuSpec, rows: Table) -> Floats:
     assert gpu.units is not None, "a GPU is measured with its number of units known"
     traffic, inside = _traffic(rows), rows.numbers("n_ranks") / _nodes(rows)
     experts, latency, hidden = rows.numbers("n_experts"), _latency(rows), rows.numbers("hidden")
@@ -160,10 +161,10 @@ EP_ALLTOALL = Kind(
     sets=_sets,
     reason=_reason,
     seconds=_seconds,
-    start={
-        "fixed": 25e-6, "expert": 20e-9, "row": 2e-6, "each": 0.1e-6, "unit": 30.0, "port": 0.6, "ramp": 20e-6,
-        "network": 0.9, "message": 0.1e-6,
-    },
+    start=DispatchConstants(
+        fixed=25e-6, expert=20e-9, row=2e-6, each=0.1e-6, unit=30.0, port=0.6, ramp=20e-6,
+        network=0.9, message=0.1e-6,
+    ),
     loose={"fixed": 0.7, "expert": 1.0, "row": 1.0, "each": 1.0, "unit": 0.5, "port": 0.3, "ramp": 0.7,
            "network": 0.2, "message": 1.0},
     shape=_shape,
