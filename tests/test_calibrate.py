@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from plandsl.backends.calibrate.fit import fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.gemm import GEMM
+from plandsl.backends.calibrate.solve import Loss, solve
 from plandsl.backends.calibrate.table import read_table
 from plandsl.cli import main
 from plandsl.driver import compile_text
@@ -99,6 +101,24 @@ def test_files_that_are_no_measurements_are_refused(tmp_path, capsys, content, r
     assert main(["calibrate", str(tmp_path), "-o", str(tmp_path / "x.plan")]) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "x.plan").exists()
+
+
+def test_without_scipy_one_line_names_the_extra(measured, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    assert main(["calibrate", str(measured), "-o", str(measured / "x.plan")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "error[E451]: fitting constants needs scipy"
+    assert "pip install 'plandsl[fit]'" in err
+    assert not (measured / "x.plan").exists()
+
+
+def test_a_solution_is_closer_than_what_made_the_data_and_than_its_neighbours(measured):
+    loss = Loss(GEMM, {catalog_gpu("h100_sxm"): read_table(measured / "gemm.csv")})
+    found, made_of = ((np.log(list(values(c).values())) - loss.middle) / loss.loose for c in (solve(loss), TRUE))
+    assert loss(found) < loss(made_of) < loss(np.zeros(len(found)))
+    for nudge in 0.2 * np.vstack([np.eye(len(found)), -np.eye(len(found))]):
+        assert loss(found) < loss(found + nudge) + 1e-5
 
 
 def test_no_data_and_no_place_to_write(measured, capsys):

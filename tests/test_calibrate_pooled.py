@@ -5,7 +5,7 @@ import pytest
 
 from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, linked
 from plandsl.backends.calibrate.kinds.gemm import GEMM
-from plandsl.backends.calibrate.pooled import MOST_ROWS, fit_pooled, thinned
+from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.table import Table
 from plandsl.spec.constants import GemmConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
@@ -68,11 +68,11 @@ def test_one_gpu_has_nobody_to_be_judged_by() -> None:
 
 def test_long_tables_are_thinned_the_same_way_each_time() -> None:
     long = Table({"m": np.arange(5000.0)})
-    assert len(thinned(long)) == MOST_ROWS
-    assert (thinned(long)["m"] == thinned(long)["m"]).all()
-    assert thinned(long).numbers("m").mean() == pytest.approx(2500, rel=0.1)
+    assert len(long.thinned(300)) == 300
+    assert (long.thinned(300)["m"] == long.thinned(300)["m"]).all()
+    assert long.thinned(300).numbers("m").mean() == pytest.approx(2500, rel=0.1)
     short = Table({"m": np.arange(10.0)})
-    assert thinned(short) is short
+    assert short.thinned(300) is short
 
 
 def test_kinds_that_need_links_take_rows_that_have_them() -> None:
