@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.splits import RELATIVES, divide, judged
+from benchmarks.splits import divide, judged
 from plandsl.backends.accuracy.answer import Answer
 from plandsl.backends.accuracy.kernels import NO_CONSTANTS, NO_GPU, NO_NUMBER, Shelf, predict
 from plandsl.backends.accuracy.run import evaluate, read
@@ -20,6 +20,7 @@ from plandsl.backends.calibrate.fit import held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE, ELEMENTWISE_ANY
 from plandsl.backends.calibrate.kinds.gemm import GEMM
+from plandsl.backends.calibrate.relatives import RELATIVES
 from plandsl.cli import main
 from plandsl.entries import catalog_calibration, catalog_gpu, catalog_link
 from plandsl.spec.constants import GemmConstants, values
@@ -337,7 +338,7 @@ def test_a_gpu_left_out_takes_nothing_from_its_own_rows(tmp_path):
 
 
 def test_every_relative_is_a_gpu_of_the_catalog_and_nobodys_own():
-    for name, (relatives, why) in RELATIVES.items():
+    for name, (relatives, why, _) in RELATIVES.items():
         assert why
         assert name not in relatives
         assert all(catalog_gpu(gpu) for gpu in (name, *relatives))

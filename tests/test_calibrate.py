@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from plandsl.backends.calibrate.fit import fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.gemm import GEMM
+from plandsl.backends.calibrate.relatives import RELATIVES, completing
 from plandsl.backends.calibrate.solve import Loss, solve
 from plandsl.backends.calibrate.table import read_table
 from plandsl.cli import main
 from plandsl.driver import compile_text
-from plandsl.entries import catalog_calibration, catalog_gpu
+from plandsl.entries import catalog_calibration, catalog_gpu, catalog_has
 from plandsl.grammar.modules import CATALOG
 from plandsl.spec.constants import FORMS, GemmConstants, made, missing, names, read, values
 from plandsl.spec.hardware import CONSTANTS, constant_dimension
@@ -221,3 +223,12 @@ def test_shipped_sections_are_those_of_their_forms():
         for section in sections:
             found = calibration.constants(FORMS[section.partition(".")[0]], section)
             assert {*values(found), "low", "high"} == set(calibration.section(section)), section
+
+
+def test_what_completes_a_calibration_is_among_its_relatives():
+    assert completing("a40") == ("a6000", "a100_sxm")
+    assert completing("mi300x") == ("mi355x",)
+    assert completing("h100_sxm") == completing("no_such_gpu") == ()
+    for name in filter(partial(catalog_has, "calibration"), RELATIVES):
+        written = dict(catalog_calibration(name).assumed)["otherwise"].split(", ")
+        assert tuple(n for n in written if n in RELATIVES) == completing(name)
