@@ -159,7 +159,7 @@ def _groups(sheet: _Sheet, table: Table, claims: Sequence[_Claim], shelf: Shelf)
         rows, link = table.where(here), shelf.link(str(key))
         ours: list[Group] = []
         for claim in reversed(claims):  # so that the reason which stands is the first kind's
-            ours = [*_sets(sheet, rows, at, claim.where(here), str(key), gpu, link), *ours]
+            ours = [*_sets(sheet, rows, at, claim.where(here), key=str(key), gpu=gpu, link=link), *ours]
         out += ours
     return out
 
@@ -181,7 +181,7 @@ def _sets(
             here = at[of][part]
             sheet.measured[here] = rows.numbers(kind.metric)  # a link may turn a published bandwidth into a time
             sheet.reason[here] = NO_CONSTANTS
-            yield Group(key, gpu, kind, str(path), here, rows)
+            yield Group(key, gpu, kind, str(path), at=here, rows=rows)
 
 
 def _linked(kind: AnyKind, link: LinkSpec | None, rows: Table) -> Table:

@@ -87,7 +87,7 @@ def compare(file: str, table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> 
     for name, found in answers.items():
         # a row that was measured in another way is no gap in this one
         of = found.counted & (np.isfinite(found.measured) | ~anything)
-        yield judge(file, name, gpus, groups, found.measured, found.answer), of
+        yield judge(file, name, gpus, groups, measured=found.measured, answer=found.answer), of
 
 
 def read(path: Path) -> Table:
@@ -124,7 +124,7 @@ def _deployments(file: str, table: Table, deployments: Deployments) -> Iterator[
                 answers[name] = answers[name].put(at, found[name])
     groups = serving.group(table)
     for name in names:
-        whole = judge(file, name, table.texts("gpu"), groups, table.numbers(name), answers[name])
+        whole = judge(file, name, table.texts("gpu"), groups, measured=table.numbers(name), answer=answers[name])
         yield whole.where(np.isfinite(whole.measured))
 
 

@@ -47,8 +47,8 @@ def errors(predicted: Floats, measured: Floats) -> Errors:
     off = np.abs(ratio - 1)
     low, high = np.quantile(1 / ratio, (0.1, 0.9))
     return Errors(
-        len(ratio), float(np.median(off)), float(off.mean()), float(np.quantile(off, 0.9)),
-        float(np.median(ratio) - 1), float(low), float(high),
+        rows=len(ratio), median=float(np.median(off)), mean=float(off.mean()), p90=float(np.quantile(off, 0.9)),
+        bias=float(np.median(ratio) - 1), low=float(low), high=float(high),
     )  # fmt: skip
 
 

@@ -137,7 +137,14 @@ def _prefill_seconds(c: PrefillConstants, gpu: GpuSpec, rows: Table) -> Floats:
     batch, position = rows.numbers("batch"), rows.numbers("seq_q")
     causal = rows.numbers("causal", 1.0) > 0
     time = prefill_seconds(
-        c, chip_of(gpu, dtype), shape, batch, position, rows.numbers("seq_kv"), causal, rows.numbers("window", 0.0)
+        c,
+        chip_of(gpu, dtype),
+        shape,
+        batch,
+        position,
+        context=rows.numbers("seq_kv"),
+        causal=causal,
+        window=rows.numbers("window", 0.0),
     )
     written = batch * position * shape.key_bytes * (1 + BITS[dtype] / BITS[cache])
     return np.asarray(time + written / (gpu.bandwidth * c.write), dtype=np.float64)
@@ -151,7 +158,7 @@ def _decode_seconds(c: DecodeConstants, gpu: GpuSpec, rows: Table) -> Floats:
         shape = shape._replace(kv_heads=shape.heads, key_bytes=shape.key_bytes * shape.heads / shape.kv_heads)
     divides = not kernel.endswith("_window")
     batch, context, window = rows.numbers("batch"), rows.numbers("kv_len"), rows.numbers("window", 0.0)
-    time = decode_seconds(c, chip_of(gpu, dtype), shape, batch, context, window, divides, warm=True)
+    time = decode_seconds(c, chip_of(gpu, dtype), shape, batch, context, window=window, divides=divides, warm=True)
     return np.asarray(time, dtype=np.float64)
 
 

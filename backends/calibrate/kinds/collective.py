@@ -145,14 +145,16 @@ def inside(c: Either) -> CollectiveConstants:
     """The constants inside a node; those across nodes stand for them, without reduction in the switch."""
     if isinstance(c, CollectiveConstants):
         return c
-    return CollectiveConstants(c.fixed, c.latency, c.quick, c.step, c.bulk, c.half, own=0.4, switch=0.0)
+    return CollectiveConstants(c.fixed, c.latency, c.quick, c.step, bulk=c.bulk, half=c.half, own=0.4, switch=0.0)
 
 
 def across(c: Either) -> NodesConstants:
     """The constants across nodes; those of a node stand for them, with RDMA over a port for each of eight GPUs."""
     if isinstance(c, NodesConstants):
         return c
-    return NodesConstants(c.fixed, c.latency, c.quick, c.step, c.half, c.bulk, hop=8e-6, network=0.9, rails=8.0)
+    return NodesConstants(
+        c.fixed, c.latency, c.quick, c.step, half=c.half, bulk=c.bulk, hop=8e-6, network=0.9, rails=8.0
+    )
 
 
 def _seconds(c: Either, gpu: GpuSpec, rows: Table) -> Floats:
@@ -167,9 +169,9 @@ def _seconds(c: Either, gpu: GpuSpec, rows: Table) -> Floats:
         of = (ops == op) & (topologies == topology) & (custom == own) & (one == one_node)
         link = links_of(rows.where(of))
         if one_node:
-            out[of] = collective_seconds(inside(c), link, op, n[of], payload[of], own)
+            out[of] = collective_seconds(inside(c), link, op, n[of], payload[of], custom=own)
         else:
-            out[of] = nodes_seconds(across(c), link, op, n[of], nodes[of], payload[of])
+            out[of] = nodes_seconds(across(c), link, op, n[of], nodes=nodes[of], payload=payload[of])
     return out
 
 

@@ -112,7 +112,7 @@ def _traffic(rows: Table) -> Traffic:
     tokens, copy, n, nodes = rows.numbers("tokens_per_rank"), _copy(rows), rows.numbers("n_ranks"), _nodes(rows)
     experts, topk = rows.numbers("n_experts"), rows.numbers("topk")
     copies = np.where(_library(rows) == "mori", np.asarray(spread(n, experts, topk)), topk)
-    whole = packed(tokens, copy, n, nodes, experts, topk)
+    whole = packed(tokens, copy, ranks=n, nodes=nodes, experts=experts, topk=topk)
     split = direct(tokens, copy, n, nodes, copies)
     fields = [np.where(_latency(rows), b, a) for a, b in zip(whole, split, strict=True)]
     return Traffic(*fields)
@@ -130,7 +130,9 @@ def _seconds(c: DispatchConstants, gpu: GpuSpec, rows: Table) -> Floats:
     walked = np.where(latency & _combine(rows), traffic.copies, rows.numbers("tokens_per_rank")) * hidden
     units = np.where(latency, np.asarray(engines(experts, gpu.units)), _units(rows))
     waits = np.where(latency, experts, 0.0)
-    out = dispatch_seconds(c, links_of(rows), inside, traffic, walked, _copy(rows), units, waits)
+    out = dispatch_seconds(
+        c, links_of(rows), inside, traffic, walked=walked, copy=_copy(rows), units=units, waits=waits
+    )
     return np.asarray(out, dtype=np.float64)
 
 

@@ -83,9 +83,9 @@ def _seconds(c: GemmConstants, gpu: GpuSpec, rows: Table) -> Floats:
     weight = BITS[WEIGHT.get(dtype, dtype)] / 8
     inputs = 2.0 if dtype in WIDE else weight
     moved = n * k * weight + m * k * inputs + m * n * ACCUMULATES
-    time = gemm_seconds(c, tiles(c, gpu.units, peak, n, k), gpu.units, gpu.bandwidth, m, moved)
+    time = gemm_seconds(c, tiles(c, gpu.units, peak, n, k), gpu.units, gpu.bandwidth, m=m, moved=moved)
     quantised = rows.numbers("act_quant_included", 0.0) > 0
-    cost = quant_seconds(c, gpu.units, gpu.bandwidth, m, k, inputs)
+    cost = quant_seconds(c, gpu.units, gpu.bandwidth, m=m, k=k, item=inputs)
     return np.asarray(time + np.where(quantised, cost, 0.0), dtype=np.float64)
 
 

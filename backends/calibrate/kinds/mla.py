@@ -40,7 +40,14 @@ def _prefill(c: MlaPrefillConstants, gpu: GpuSpec, rows: Table) -> Floats:
     dtype, cache = dtypes(rows)
     heads, batch, position, context = (rows.numbers(n) for n in ("n_heads", "batch", "seq_q", "kv_len"))
     time = mla_prefill_seconds(
-        c, chip_of(gpu, dtype), heads, batch, position, context, BITS[dtype] / 8, BITS[cache] / 8
+        c,
+        chip_of(gpu, dtype),
+        heads,
+        batch,
+        position=position,
+        context=context,
+        item=BITS[dtype] / 8,
+        cache_item=BITS[cache] / 8,
     )
     return np.asarray(time, dtype=np.float64)
 
@@ -48,7 +55,9 @@ def _prefill(c: MlaPrefillConstants, gpu: GpuSpec, rows: Table) -> Floats:
 def _decode(c: MlaDecodeConstants, gpu: GpuSpec, rows: Table) -> Floats:
     dtype, cache = dtypes(rows)
     heads, batch, context = (rows.numbers(n) for n in ("n_heads", "batch", "kv_len"))
-    time = mla_decode_seconds(c, chip_of(gpu, dtype), heads, batch, context, BITS[dtype] / 8, BITS[cache] / 8)
+    time = mla_decode_seconds(
+        c, chip_of(gpu, dtype), heads, batch, context, item=BITS[dtype] / 8, cache_item=BITS[cache] / 8
+    )
     return np.asarray(time, dtype=np.float64)
 
 

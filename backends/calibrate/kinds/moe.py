@@ -190,7 +190,10 @@ def _layer(rows: Table, dtype: str) -> Layer:
     local = np.maximum(experts / rows.numbers("ep", 1.0), 1.0)
     inter = rows.numbers("inter") / rows.numbers("tp", 1.0)
     hidden, gates = rows.numbers("hidden"), _gates(rows, dtype)
-    return Layer(hidden, inter, rows.numbers("topk"), experts, local, _weight(dtype), _input(dtype), gates)
+    return Layer(
+        hidden, inter, topk=rows.numbers("topk"), n_experts=experts, local=local, weight_bytes=_weight(dtype),
+        input_bytes=_input(dtype), gates=gates,
+    )  # fmt: skip
 
 
 def _gates(rows: Table, dtype: str) -> Floats:

@@ -121,7 +121,7 @@ def prefill_seconds(
     """
     group = shape.heads / shape.kv_heads
     packed = min(c.packed, 1.0)
-    count, pairs = _tiles(position, context, group, causal, window, packed, chunk)
+    count, pairs = _tiles(position, context, group, causal, window, packed=packed, chunk=chunk)
     height = clip(position * (1 + packed * (group - 1)), LEAST_ROWS, TILE)
     rate = chip.peak / chip.units * c.compute * shape.head_dim / (shape.head_dim + c.half_dim)
     per_pair = 4.0 * shape.head_dim / rate
@@ -214,7 +214,7 @@ def mixed_seconds(
 
 def _of_decode(c: MixedConstants) -> DecodeConstants:
     """The constants of a call without a chunk; what a call before it left in the cache does not count."""
-    return DecodeConstants(c.fixed, c.step, c.split, c.compute, c.memory, c.draw, c.blend, c.cache, cached=1.0)
+    return DecodeConstants(*c[:7], cache=c.cache, cached=1.0)
 
 
 def _tiles(

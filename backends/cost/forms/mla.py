@@ -37,7 +37,7 @@ def mla_prefill_seconds(
     """
     shape = Heads(heads, heads, (KEY + VALUE) / 2, heads * (KEY * item + VALUE * RESULT), heads * (KEY + VALUE) * item)
     own = PrefillConstants(*c[:-2], packed=1.0, write=c.write)  # no two heads share keys
-    time = prefill_seconds(own, chip, shape, batch, position, context)
+    time = prefill_seconds(own, chip, shape, batch, position, context=context)
     return time + batch * position * LATENT * (item + cache_item) / (chip.bandwidth * c.write)
 
 
