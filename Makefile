@@ -61,7 +61,7 @@ bench: $(RUNTIME)  ## time the compiler
 accuracy: $(DEV)  ## DATA=FOLDER: errors on what fitting never saw, into docs/accuracy.md
 	$(BIN)/python -m benchmarks.accuracy '$(DATA)'
 
-calibrate: $(RUNTIME)  ## DATA=FOLDER: fit the catalog's calibrations again
+calibrate: $(DEV)  ## DATA=FOLDER: fit the catalog's calibrations again
 	$(BIN)/planc calibrate '$(DATA)' --pooled -o plandsl/catalog/calibrations
 
 study: $(RUNTIME)  ## the study's claims beside what plandsl says

@@ -15,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.deployments import sections
-from benchmarks.splits import EDGE, RELATIVES, Splits, divide, judged
+from benchmarks.splits import EDGE, Splits, divide, judged
 from plandsl.backends.accuracy import serving
 from plandsl.backends.accuracy.run import SERVING
 from plandsl.backends.accuracy.run import judged as judged_file
 from plandsl.backends.accuracy.score import Judged
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.fit import HELD_OUT, THIN
+from plandsl.backends.calibrate.relatives import RELATIVES
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_has
 
@@ -313,7 +314,7 @@ def served(table: serving.Table, file: str) -> dict[str, serving.Answer]:
 def lenders(gpus: set[str]) -> Table:
     """Whose constants each GPU was predicted from."""
     out = [["GPU", "constants of", "which are"]]
-    for name, (relatives, why) in RELATIVES.items():
+    for name, (relatives, why, _) in RELATIVES.items():
         if name in gpus:
             out.append([f"`{name}`", ", ".join(f"`{r}`" for r in relatives), why])
     return out

@@ -14,7 +14,8 @@ import numpy as np
 from attrs import evolve, frozen
 
 from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
-from plandsl.backends.calibrate.fit import Errors, descend, errors
+from plandsl.backends.calibrate.fit import Errors, errors
+from plandsl.backends.calibrate.solve import along, polished
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.cost.deployments.batch import batched, decode_step, prefill_step
 from plandsl.backends.cost.deployments.ongoing import serve
@@ -164,14 +165,14 @@ def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
     middle = np.log([getattr(start, n) for n in FITTED])
     loose = np.array([LOOSE[n] for n in FITTED])
 
-    def engine(x: np.ndarray) -> EngineSpec:
-        return evolve(start, **dict(zip(FITTED, map(float, np.exp(x)), strict=True)))
+    def engine(y: np.ndarray) -> EngineSpec:
+        return evolve(start, **dict(zip(FITTED, map(float, np.exp(middle + loose * y)), strict=True)))
 
-    def loss(x: np.ndarray) -> float:
-        off = [np.abs(np.log(p / m)).mean() for p, m in ratios(rows, engine(x)).values()]
-        return float(sum(off) + PRICE * (((x - middle) / loose) ** 2).sum())
+    def loss(y: np.ndarray) -> float:
+        off = [np.abs(np.log(p / m)).mean() for p, m in ratios(rows, engine(y)).values()]
+        return float(sum(off) + PRICE * (y**2).sum())
 
-    return engine(descend(loss, middle))
+    return engine(polished(loss, along(loss, np.zeros(len(middle)))))
 
 
 def unseen(rows: list[Group], start: EngineSpec) -> dict[str, Errors]:

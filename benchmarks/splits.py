@@ -4,7 +4,7 @@ Three divisions, none of them drawn by chance:
 
 - `unseen shapes`: one shape in five, by hash (`fit.held_out`); constants come from the others;
 - `unseen sizes`: the smallest and the largest tenth of each set; constants come from the middle;
-- `unseen GPUs`: all rows of a GPU; constants come from the relatives in `RELATIVES`.
+- `unseen GPUs`: all rows of a GPU; constants come from the relatives in `calibrate.relatives`.
 
 The size of a row is what its form says with the constants it starts from: work and traffic in one figure, and not a
 measurement, which would pick slow rows rather than large ones.
@@ -24,8 +24,10 @@ from plandsl.backends.accuracy.run import compare, read, usable
 from plandsl.backends.accuracy.score import Judged
 from plandsl.backends.calibrate.fit import Fitted, fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
+from plandsl.backends.calibrate.relatives import RELATIVES
 from plandsl.backends.calibrate.run import LEAST
 from plandsl.entries import catalog_gpu, catalog_link
+from plandsl.spec.constants import names, values
 from plandsl.spec.hardware import CalibrationSpec
 
 Fits = dict[str, dict[str, dict[str, float]]]
@@ -33,33 +35,6 @@ Fits = dict[str, dict[str, dict[str, float]]]
 
 EDGE = 0.1
 """Share of a set that is kept back at either end of its sizes."""
-
-RELATIVES: dict[str, tuple[tuple[str, ...], str]] = {
-    "a100_sxm": (
-        ("a800", "a40", "h100_sxm"),
-        "the same chip with slower links, then its generation, then the next one",
-    ),
-    "a800": (("a100_sxm",), "the same chip with faster links"),
-    "a40": (("a6000", "a100_sxm"), "the same chip, then its generation"),
-    "a6000": (("a40", "a100_sxm"), "the same chip, then its generation"),
-    "rtx_3090": (("a40", "a6000"), "the same chip"),
-    "h100_sxm": (("h20", "b200_sxm", "a100_sxm"), "its generation, then its neighbours in the same line"),
-    "h20": (("h100_sxm",), "its generation"),
-    "b200_sxm": (("b300_sxm", "gb200", "h100_sxm"), "its generation"),
-    "b300_sxm": (("b200_sxm", "gb200", "h100_sxm"), "its generation"),
-    "gb200": (("b200_sxm", "b300_sxm", "h100_sxm"), "its generation, beside another host"),
-    "gb300": (("b300_sxm", "gb200", "b200_sxm"), "its generation, beside another host"),
-    "rtx_pro_6000": (("b200_sxm", "a40", "h100_sxm"), "its generation in another line"),
-    "l40s": (("rtx_pro_6000", "a40", "h100_sxm"), "its line, a generation later"),
-    "rtx_4090": (("rtx_pro_6000", "a40", "h100_sxm"), "its line, a generation later"),
-    "mi210": (("mi300x",), "its line, a generation later"),
-    "mi300x": (("mi355x", "mi210"), "its line, a generation later"),
-    "mi308x": (("mi300x", "mi355x"), "its generation"),
-    "mi325x": (("mi300x", "mi355x"), "its generation"),
-    "mi350x": (("mi355x", "mi300x"), "its generation"),
-    "mi355x": (("mi300x", "mi210"), "its line, a generation earlier"),
-}
-"""Whose constants a GPU takes when it is left out, nearest first, and why these."""
 
 
 @frozen(eq=False)
@@ -89,7 +64,7 @@ class Splits:
 def relatives_of(key: str) -> tuple[str, ...]:
     """The relatives of a GPU; for one that the table lacks, whose calibration the catalog names."""
     if key in RELATIVES:
-        return RELATIVES[key][0]
+        return RELATIVES[key].names
     gpu = catalog_gpu(key)
     return (gpu.calibration,) if gpu and gpu.calibration and gpu.calibration != key else ()
 
@@ -144,7 +119,7 @@ def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
     low, high = np.quantile(size[good], (EDGE, 1 - EDGE))
     edges = np.asarray((size <= low) | (size >= high), dtype=np.bool_)
     inside = good & ~edges
-    if inside.sum() < max(LEAST, 2 * len(g.kind.start)):
+    if inside.sum() < max(LEAST, 2 * len(names(type(g.kind.start)))):
         return shapes, ~whole
     _keep(out.middle, g, fit(g.kind, g.gpu, g.rows.where(inside), g.path))
     return shapes, edges
@@ -152,9 +127,9 @@ def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
 
 def _keep(fits: Fits, g: Group, found: Fitted) -> None:
     band = {"low": found.seen.low, "high": found.seen.high}
-    fits.setdefault(g.key, {})[g.path] = {**found.constants, **band}
+    fits.setdefault(g.key, {})[g.path] = values(found.constants) | band
 
 
 def _spec(name: str, sections: dict[str, dict[str, float]]) -> CalibrationSpec:
-    values = tuple((f"{path}.{constant}", v) for path, cs in sections.items() for constant, v in cs.items())
-    return CalibrationSpec(name, values)
+    flat = tuple((f"{path}.{constant}", v) for path, cs in sections.items() for constant, v in cs.items())
+    return CalibrationSpec(name, flat)

@@ -17,16 +17,16 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_COUNT
+from plandsl.spec.constants import FORMS, FormConstants, missing, names
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import (
     CONSTANTS,
-    FORM_CONSTANTS,
-    FORMS,
     CalibrationSpec,
     ClusterSpec,
     GpuSpec,
     LinkSpec,
     NodeSpec,
+    constant_dimension,
 )
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY_RATE, NUMBER, POWER, TIME, Quantity
 
@@ -293,7 +293,23 @@ def _constants(reader: Reader, path: str) -> list[tuple[str, float]]:
         else:
             value = reader.read(name, partial(_constant, reader, path=path + name))
             out += [] if value is None else [(path + name, value)]
+    form, _, rest = path.partition(".")
+    if form in FORMS and rest:
+        _check_form(reader, FORMS[form], path.removesuffix("."))
     return out
+
+
+def _check_form(reader: Reader, form: type[FormConstants], path: str) -> None:
+    """A section of a form needs every constant of it; of others it is told that nothing uses them."""
+    known, fields = names(form), reader.record.fields
+    for name in (f for f in fields if f not in (*known, "low", "high")):
+        hint = near(name, known) or f"it knows {', '.join(known)}"
+        span = fields[name][-1].name.span
+        reader.context.report.add("W205", f"nothing uses the constant `{path}.{name}`", span, hint=hint)
+    if lacks := missing(form, fields):
+        said = ", ".join(f"`{name}`" for name in lacks)
+        hint = f"a section of `{path.partition('.')[0]}` has {', '.join(known)}; `planc calibrate` writes all of them"
+        reader.fail(Wrong("E207", f"`{path}` has no {said}", reader.record.span, hint=hint))
 
 
 def _any_constant(reader: Reader, layer: Layer) -> float:
@@ -307,9 +323,8 @@ def _any_constant(reader: Reader, layer: Layer) -> float:
 def _constant(reader: Reader, layer: Layer, path: str) -> float:
     """A share of a peak, above 0 and at most 1, or seconds."""
     first, *inner = path.split(".")
-    dimension = CONSTANTS.get(first)
-    if len(inner) > 1 and first in FORMS:
-        dimension = FORM_CONSTANTS.get(inner[-1], NUMBER)
+    dimension = constant_dimension(path)
+    if dimension is not None and len(inner) > 1 and first in FORMS:
         number = float(expect(reader.value(layer), dimension, layer).value)
         if not 0 <= number <= 1e12:
             raise Wrong("E214", f"`{path}` must be zero or more, and at most 1e12", span_of(layer))

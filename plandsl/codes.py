@@ -347,6 +347,12 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "correct the file; the message names the row and the column, and the hint the range.",
     ),
+    "E451": (
+        "fitting constants needs a library",
+        "`planc calibrate` fits with scipy, which plandsl does not bring.",
+        "",
+        "`pip install 'plandsl[fit]'`.",
+    ),
     "E413": (
         "which plans to compare is not said",
         "`planc diff` compares two plans. A file that has several stands for none of them, unless it has two and is "

@@ -16,13 +16,11 @@ import attrs
 from attrs import evolve
 
 from plandsl.spec.hardware import (
-    CONSTANTS,
     ENGINE_BANDS,
     ENGINE_COUNTS,
     ENGINE_RATES,
     ENGINE_SHARES,
     ENGINE_TIMES,
-    FORM_CONSTANTS,
     CalibrationSpec,
     ClusterSpec,
     EngineSpec,
@@ -30,6 +28,7 @@ from plandsl.spec.hardware import (
     LinkSpec,
     NodeSpec,
     TableSpec,
+    constant_dimension,
 )
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
@@ -354,8 +353,8 @@ def show_calibration(calibration: CalibrationSpec) -> str:
     """A calibration as text."""
     section = _Section(calibration.assumed)
     for name, value in calibration.values:
-        dimension = FORM_CONSTANTS.get(name.rpartition(".")[2]) if name.count(".") > 1 else CONSTANTS.get(name)
-        section.put(name, _number(value) + {TIME: " s", BYTES: " B"}.get(dimension or NUMBER, ""))
+        unit = {TIME: " s", BYTES: " B"}.get(constant_dimension(name) or NUMBER, "")
+        section.put(name, _number(value) + unit)
     return _declaration("calibration", calibration.name, section.lines())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.splits import RELATIVES, divide, judged
+from benchmarks.splits import divide, judged
 from plandsl.backends.accuracy.answer import Answer
 from plandsl.backends.accuracy.kernels import NO_CONSTANTS, NO_GPU, NO_NUMBER, Shelf, predict
 from plandsl.backends.accuracy.run import evaluate, read
@@ -20,13 +20,16 @@ from plandsl.backends.calibrate.fit import held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE, ELEMENTWISE_ANY
 from plandsl.backends.calibrate.kinds.gemm import GEMM
+from plandsl.backends.calibrate.relatives import RELATIVES
 from plandsl.cli import main
 from plandsl.entries import catalog_calibration, catalog_gpu, catalog_link
+from plandsl.spec.constants import GemmConstants, values
 from plandsl.spec.hardware import CalibrationSpec
 from tests.tables import WHOLE
 
 HEADER = ["gpu", "dtype", "m", "n", "k", "time_s", "framework", "act_quant_included"]
 SIZES = [(m, n, k) for m in (1, 64, 4096) for n in (1024, 8192) for k in (1024, 4096)]
+START = values(ELEMENTWISE.start)
 STATISTICS = ("median_ape", "mean_ape", "p90_ape", "bias", "in_band_80")
 
 
@@ -40,7 +43,8 @@ def gemms(folder, gpu="h100_sxm", calibration="h100_sxm", factor=1.0, dtype="bf1
     """GEMMs that took what the calibration says, times a factor."""
     rows = [[gpu, dtype, *size, 1.0, "made", 0] for size in SIZES]
     table = read(write(folder / "gemm.csv", HEADER, rows))
-    times = GEMM.seconds(catalog_calibration(calibration).section(f"gemm.{dtype}"), catalog_gpu(gpu), table) * factor
+    constants = catalog_calibration(calibration).constants(GemmConstants, f"gemm.{dtype}")
+    times = GEMM.seconds(constants, catalog_gpu(gpu), table) * factor
     rows = [[*row[:5], repr(float(t)), *row[6:]] for row, t in zip(rows, times, strict=True)]
     write(folder / "gemm.csv", HEADER, rows)
     return rows
@@ -180,7 +184,7 @@ def elementwise(tmp_path, ops=("rmsnorm", "silu_and_mul")):
 
 def test_the_first_calibration_that_can_answers_and_the_next_fills_its_gaps(tmp_path):
     table = read(elementwise(tmp_path))
-    slow, fast = dict(ELEMENTWISE.start) | {"fixed": 1.0}, dict(ELEMENTWISE.start)
+    slow, fast = START | {"fixed": 1.0}, START
     one, two = spec("one", elementwise__rmsnorm=fast), spec("two", elementwise__any=slow, elementwise__rmsnorm=slow)
     kinds = [ELEMENTWISE, ELEMENTWISE_ANY]
     (found,) = predict(table, kinds, shelf(one, two)).values()
@@ -198,7 +202,7 @@ def test_one_row_that_the_form_fails_on_does_not_cost_the_others(tmp_path):
         return ELEMENTWISE.seconds(constants, gpu, rows)
 
     kind = attrs.evolve(ELEMENTWISE, seconds=picky)
-    one = spec("one", elementwise__rmsnorm=ELEMENTWISE.start)
+    one = spec("one", elementwise__rmsnorm=START)
     (found,) = predict(read(elementwise(tmp_path, ["rmsnorm"])), [kind], shelf(one)).values()
     assert list(found.answer.answered) == [True, False]
     assert found.answer.reason[1] == NO_NUMBER
@@ -209,7 +213,7 @@ def test_constants_of_another_form_do_not_answer(tmp_path):
     table = read(elementwise(tmp_path, ["rmsnorm"]))
     (found,) = predict(table, [ELEMENTWISE], shelf(old)).values()
     assert set(found.answer.reason) == {NO_CONSTANTS}
-    (found,) = predict(table, [ELEMENTWISE], shelf(old, spec("new", elementwise__rmsnorm=ELEMENTWISE.start))).values()
+    (found,) = predict(table, [ELEMENTWISE], shelf(old, spec("new", elementwise__rmsnorm=START))).values()
     assert found.answer.answered.all()
 
 
@@ -334,7 +338,7 @@ def test_a_gpu_left_out_takes_nothing_from_its_own_rows(tmp_path):
 
 
 def test_every_relative_is_a_gpu_of_the_catalog_and_nobodys_own():
-    for name, (relatives, why) in RELATIVES.items():
+    for name, (relatives, why, _) in RELATIVES.items():
         assert why
         assert name not in relatives
         assert all(catalog_gpu(gpu) for gpu in (name, *relatives))

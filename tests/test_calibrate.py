@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,19 @@ import pytest
 from plandsl.backends.calibrate.fit import fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.kinds.gemm import GEMM
+from plandsl.backends.calibrate.relatives import RELATIVES, completing
+from plandsl.backends.calibrate.solve import Loss, solve
 from plandsl.backends.calibrate.table import read_table
 from plandsl.cli import main
 from plandsl.driver import compile_text
-from plandsl.entries import catalog_gpu
-from plandsl.spec.hardware import FORMS
+from plandsl.entries import catalog_calibration, catalog_gpu, catalog_has
+from plandsl.grammar.modules import CATALOG
+from plandsl.spec.constants import FORMS, GemmConstants, made, missing, names, read, values
+from plandsl.spec.hardware import CONSTANTS, constant_dimension
+from plandsl.units import BYTES, NUMBER, TIME
 
-TRUE = {
-    "fixed": 5e-6, "step": 3e-6, "chain": 4e-10, "compute": 0.8, "throttle": 0.2, "memory": 0.85, "intensity": 12.0,
-    "blend": 3.0, "quant_row": 2e-7, "quant_walk": 1e-10,
-}  # fmt: skip
+TRUE = GemmConstants(fixed=5e-6, step=3e-6, chain=4e-10, compute=0.8, throttle=0.2, memory=0.85, intensity=12.0,
+    blend=3.0, quant_row=2e-7, quant_walk=1e-10)  # fmt: skip
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def test_the_fit_finds_what_made_the_data_and_outliers_do_not_pull(measured):
     rows = read_table(measured / "gemm.csv")
     found = fit(GEMM, catalog_gpu("h100_sxm"), rows, "gemm.bf16")
     for name in ("compute", "memory", "fixed"):
-        assert found.constants[name] == pytest.approx(TRUE[name], rel=0.15)
+        assert getattr(found.constants, name) == pytest.approx(getattr(TRUE, name), rel=0.15)
     assert found.unseen.median < 0.06
     assert abs(found.unseen.bias) < 0.05
 
@@ -100,6 +105,24 @@ def test_files_that_are_no_measurements_are_refused(tmp_path, capsys, content, r
     assert not (tmp_path / "x.plan").exists()
 
 
+def test_without_scipy_one_line_names_the_extra(measured, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    assert main(["calibrate", str(measured), "-o", str(measured / "x.plan")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "error[E451]: fitting constants needs scipy"
+    assert "pip install 'plandsl[fit]'" in err
+    assert not (measured / "x.plan").exists()
+
+
+def test_a_solution_is_closer_than_what_made_the_data_and_than_its_neighbours(measured):
+    loss = Loss(GEMM, {catalog_gpu("h100_sxm"): read_table(measured / "gemm.csv")})
+    found, made_of = ((np.log(list(values(c).values())) - loss.middle) / loss.loose for c in (solve(loss), TRUE))
+    assert loss(found) < loss(made_of) < loss(np.zeros(len(found)))
+    for nudge in 0.2 * np.vstack([np.eye(len(found)), -np.eye(len(found))]):
+        assert loss(found) < loss(found + nudge) + 1e-5
+
+
 def test_no_data_and_no_place_to_write(measured, capsys):
     assert main(["calibrate", str(measured / "nothing"), "-o", str(measured / "x.plan")]) == 2
     assert main(["calibrate", str(measured), "-o", str(measured / "no" / "x.plan")]) == 2
@@ -108,15 +131,15 @@ def test_no_data_and_no_place_to_write(measured, capsys):
 
 def test_every_kind_belongs_to_a_section_of_calibrations():
     for kind in KINDS:
-        assert kind.name.split("_any")[0] in FORMS
-        assert set(kind.loose) <= set(kind.start)
+        assert FORMS[kind.name.split("_any")[0]] is type(kind.start)
+        assert set(kind.loose) <= set(names(type(kind.start)))
 
 
 def test_the_page_names_every_file_column_and_constant():
     page = (Path(__file__).resolve().parent.parent / "docs" / "calibration.md").read_text("utf-8")
     named = set(re.findall(r"`([^`]+)`", page))
     for kind in KINDS:
-        assert {kind.file, *kind.columns, *kind.start} <= named
+        assert {kind.file, *kind.columns, *names(type(kind.start))} <= named
 
 
 def test_shipped_calibrations_are_used_and_say_what_they_lack():
@@ -139,3 +162,73 @@ def test_fitted_forms_take_arrays():
         one = plan.cost.evaluate(batch=int(batch))
         for field in ("ttft", "tpot", "throughput", "memory"):
             assert getattr(many, field)[i] == pytest.approx(getattr(one, field), rel=1e-12)
+
+
+GEMM_BF16 = (
+    "fixed = 4 us, step = 3 us, chain = 0.5 ns, compute = 0.8, throttle = 0.2, memory = 0.8, intensity = 10, blend = 3"
+)
+
+
+def checked(folder, capsys, section):
+    """What `planc check` says of a calibration with one section of GEMMs."""
+    path = folder / "mine.plan"
+    path.write_text(f"calibration mine {{ gemm {{ bf16 {{ {section} }} }} }}\n")
+    status = main(["check", str(path)])
+    return status, capsys.readouterr().err
+
+
+def test_a_section_that_lacks_constants_of_its_form_says_which(tmp_path, capsys):
+    status, said = checked(tmp_path, capsys, GEMM_BF16)
+    assert status == 2
+    assert said.startswith("error[E207]: `gemm.bf16` has no `quant_row`, `quant_walk`\n")
+    assert ":1:27\n" in said
+    assert checked(tmp_path, capsys, f"{GEMM_BF16}, quant_row = 0 s, quant_walk = 0 s")[0] == 0
+
+
+def test_a_constant_that_the_form_does_not_know_is_pointed_at(tmp_path, capsys):
+    status, said = checked(tmp_path, capsys, f"{GEMM_BF16}, quant_row = 0 s, quant_walk = 0 s, trottle = 0.3")
+    assert status == 0
+    assert "warning[W205]: nothing uses the constant `gemm.bf16.trottle`" in said
+    assert "did you mean `throttle`?" in said
+
+
+def test_constants_have_the_dimension_of_their_field(tmp_path, capsys):
+    status, said = checked(tmp_path, capsys, GEMM_BF16.replace("step = 3 us", "step = 3"))
+    assert status == 2
+    assert "a time" in said
+    assert constant_dimension("gemm.bf16.step") == constant_dimension("elementwise.any.row") == TIME
+    assert constant_dimension("collective.nccl.half") == BYTES
+    assert constant_dimension("gemm.bf16.low") == NUMBER
+    assert constant_dimension("nothing.of.it") is None
+    assert set(map(constant_dimension, CONSTANTS)) == {NUMBER, TIME}
+
+
+def test_constants_are_read_from_a_section_and_written_back():
+    section = {"low": 0.8, "high": 1.2, **values(TRUE), "more": 1.0}
+    assert read(GemmConstants, section) == TRUE._replace(band=(0.8, 1.2))
+    assert read(GemmConstants, values(TRUE) | {"low": 0.8}) == TRUE
+    for form in FORMS.values():
+        assert names(form) == form._fields[:-1]
+        assert made(form, range(len(names(form)))).band is None
+    del section["blend"], section["step"]
+    assert missing(GemmConstants, section) == ("step", "blend")
+    with pytest.raises(ValueError, match="step, blend"):
+        read(GemmConstants, section)
+
+
+def test_shipped_sections_are_those_of_their_forms():
+    for path in sorted((CATALOG / "calibrations").glob("*.plan")):
+        calibration = catalog_calibration(path.stem)
+        sections = {name.rpartition(".")[0] for name, _ in calibration.values if name.count(".") == 2}
+        for section in sections:
+            found = calibration.constants(FORMS[section.partition(".")[0]], section)
+            assert {*values(found), "low", "high"} == set(calibration.section(section)), section
+
+
+def test_what_completes_a_calibration_is_among_its_relatives():
+    assert completing("a40") == ("a6000", "a100_sxm")
+    assert completing("mi300x") == ("mi355x",)
+    assert completing("h100_sxm") == completing("no_such_gpu") == ()
+    for name in filter(partial(catalog_has, "calibration"), RELATIVES):
+        written = dict(catalog_calibration(name).assumed)["otherwise"].split(", ")
+        assert tuple(n for n in written if n in RELATIVES) == completing(name)

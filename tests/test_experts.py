@@ -29,6 +29,7 @@ from plandsl.ir.program import Program
 from plandsl.ir.text import show_op
 from plandsl.ir.types import Value, tensor
 from plandsl.show import show_plan
+from plandsl.spec.constants import MoeConstants
 from plandsl.testing import assert_laws, models, plans, same
 
 MODEL = """
@@ -423,7 +424,7 @@ def test_a_fitted_layer_takes_the_seconds_of_its_form() -> None:
     times = plan.cost.evaluate().prefill.seconds["block"]
     ops = plan.prefill.program.region("block").ops
     layer = sum(t for op, t in zip(ops, times, strict=True) if isinstance(op, GroupedGemm))
-    gpu, c = plan.spec.node.gpu, plan.spec.calibration.section("moe.bf16_triton")
+    gpu, c = plan.spec.node.gpu, plan.spec.calibration.constants(MoeConstants, "moe.bf16_triton")
     peak = gpu.peak("bf16")
     assert peak is not None
     assert gpu.units is not None

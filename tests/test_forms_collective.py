@@ -7,35 +7,25 @@ from plandsl.backends.calibrate.fit import fit
 from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, COLLECTIVE_NODES, linked
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.collective import (
-    CONSTANTS,
     HOST_PORT,
-    NODES_CONSTANTS,
     OPS,
     collective_seconds,
     crossing,
     nodes_seconds,
     port,
 )
+from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 SWITCH = LinkSpec("switch", 400e9, 2e-6)
 MESH = LinkSpec("mesh", 64e9, 2e-6)
 GPU = GpuSpec("test_gpu", 80e9, 2e12, (("bf16", 1e15),), units=100)
-C = {
-    "fixed": 5e-6, "latency": 1e-6, "quick": 0.3, "step": 6e-6, "bulk": 0.8, "half": 2e6, "own": 0.0, "switch": 0.6,
-}  # fmt: skip
+C = CollectiveConstants(fixed=5e-6, latency=1e-6, quick=0.3, step=6e-6, bulk=0.8, half=2e6, own=0.0, switch=0.6)
 PCIE = LinkSpec("pcie", 32e9, 5e-6, bridge=300e9)
-FAR = {
-    "fixed": 15e-6, "latency": 1e-6, "quick": 0.4, "step": 5e-6, "half": 4e5, "bulk": 0.75, "hop": 8e-6,
-    "network": 0.9, "rails": 8.0,
-}  # fmt: skip
-PLAIN = C | {"switch": 0.0}
+FAR = NodesConstants(fixed=15e-6, latency=1e-6, quick=0.4, step=5e-6, half=4e5, bulk=0.75, hop=8e-6,
+    network=0.9, rails=8.0)  # fmt: skip
+PLAIN = C._replace(switch=0.0)
 SHARE = {"all_reduce": lambda n: 2 * (n - 1) / n, "p2p": lambda n: 1.0}
-
-
-def test_the_start_of_the_fit_names_the_constants_of_the_form() -> None:
-    assert set(COLLECTIVE.start) == set(CONSTANTS) == set(C)
-    assert set(COLLECTIVE_NODES.start) == set(NODES_CONSTANTS) == set(FAR)
 
 
 @pytest.mark.parametrize("link", [SWITCH, MESH], ids=lambda link: link.topology)
@@ -61,12 +51,12 @@ def test_a_switch_that_reduces_takes_one_buffer_and_an_nth() -> None:
      ("p2p", False, 1), ("all_reduce", True, 1)],
 )  # fmt: skip
 def test_small_messages_take_latency(op: str, custom: bool, steps: int) -> None:
-    slow = C | {"step": 1e-3}
+    slow = C._replace(step=1e-3)
     assert collective_seconds(slow, SWITCH, op, 8, 1.0, custom) == pytest.approx(5e-6 + steps * 1e-6, rel=1e-3)
 
 
 def test_two_shots_beat_one_where_messages_grow() -> None:
-    slow = C | {"step": 1.0}
+    slow = C._replace(step=1.0)
     one = collective_seconds(slow, SWITCH, "all_reduce", 8, 2**14, True)
     two = collective_seconds(slow, SWITCH, "all_reduce", 8, 2**24, True)
     assert one == pytest.approx(5e-6 + 1e-6 + 7 * 2**14 / (400e9 * 0.3))
@@ -78,9 +68,9 @@ def test_two_shots_beat_one_where_messages_grow() -> None:
 def test_more_bytes_and_more_ranks_take_no_less(op: str, custom: bool) -> None:
     sizes = 2.0 ** np.arange(8, 34)
     for own in (0.0, 0.5, 3.0):
-        c = PLAIN | {"own": own}
+        c = PLAIN._replace(own=own)
         for n in (2, 4, 8, 16, 72):
-            assert (np.diff(collective_seconds(C | {"own": own}, SWITCH, op, n, sizes, custom)) > 0).all()
+            assert (np.diff(collective_seconds(C._replace(own=own), SWITCH, op, n, sizes, custom)) > 0).all()
         for size in sizes:
             times = [collective_seconds(c, SWITCH, op, n, float(size), custom) for n in range(1, 33)]
             assert times[0] == 0
@@ -120,10 +110,9 @@ def _rows(backend: str, ops: tuple[str, ...], graph: float = 0.0) -> Table:
 )
 def test_a_fit_finds_the_constants_that_made_the_data(backend: str, ops: tuple[str, ...]) -> None:
     rows = _rows(backend, ops, 1.0)
-    true = {
-        "fixed": 4e-6, "latency": 1.5e-6, "quick": 0.3, "step": 1e-5, "bulk": 0.7, "half": 4e6, "own": 0.5,
-        "switch": 0.55,
-    }  # fmt: skip
+    true = CollectiveConstants(
+        fixed=4e-6, latency=1.5e-6, quick=0.3, step=1e-5, bulk=0.7, half=4e6, own=0.5, switch=0.55
+    )  # fmt: skip
     noise = np.random.default_rng(1).normal(0, 0.02, len(rows))
     time = COLLECTIVE.seconds(true, GPU, rows) * np.exp(noise)
     found = fit(COLLECTIVE, GPU, Table(rows.columns | {"time_s": time}), "collective.test")
@@ -131,7 +120,7 @@ def test_a_fit_finds_the_constants_that_made_the_data(backend: str, ops: tuple[s
     assert found.unseen.median < 0.03
     assert abs(found.unseen.bias) < 0.02
     for name, rel in (("latency", 0.2), ("quick", 0.2), ("bulk", 0.05), ("switch", 0.05), ("step", 0.3)):
-        assert found.constants[name] == pytest.approx(true[name], rel=rel), name
+        assert getattr(found.constants, name) == pytest.approx(getattr(true, name), rel=rel), name
 
 
 def test_sets_and_reasons() -> None:
@@ -166,7 +155,7 @@ def test_large_messages_across_nodes_fill_the_ports_of_a_node(op: str, nodes: in
     n, volume = 8 * nodes, 1e12
     bus = volume / nodes_seconds(FAR, SWITCH, op, n, nodes, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
     assert bus == pytest.approx(8 * HOST_PORT * 0.9 * 300 / 360, rel=2e-3)  # 360 GB/s of ports, 300 of NVLink
-    slow = FAR | {"rails": 2.0}
+    slow = FAR._replace(rails=2.0)
     bus = volume / nodes_seconds(slow, SWITCH, op, n, nodes, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
     assert bus == pytest.approx(2 * HOST_PORT * 0.9, rel=2e-3)
 
@@ -175,14 +164,14 @@ def test_a_message_to_another_node_takes_one_port_and_an_all_to_all_those_of_its
     assert nodes_seconds(FAR, SWITCH, "p2p", 2, 2, 1e12) == pytest.approx(1e12 / (HOST_PORT * 0.9), rel=1e-3)
     for rails in (8, 2):
         away = 8 * (1e12 / 2) / (rails * HOST_PORT * 0.9)
-        c = FAR | {"rails": float(rails)}
+        c = FAR._replace(rails=float(rails))
         assert nodes_seconds(c, SWITCH, "all_to_all", 16, 2, 1e12) == pytest.approx(away, rel=1e-3)
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_small_messages_across_nodes_take_hops(op: str) -> None:
     ranks = 2 if op == "p2p" else 64
-    near, far = (nodes_seconds(FAR | {"hop": h}, SWITCH, op, ranks, ranks // 2 if ranks == 2 else 8, 1.0)
+    near, far = (nodes_seconds(FAR._replace(hop=h), SWITCH, op, ranks, ranks // 2 if ranks == 2 else 8, 1.0)
                  for h in (0.0, 8e-6))  # fmt: skip
     hops = {"all_reduce": 6, "all_gather": 3, "reduce_scatter": 3}.get(op, 1)
     assert crossing(op, 64, 8).steps == hops
@@ -193,11 +182,11 @@ def test_small_messages_across_nodes_take_hops(op: str) -> None:
 def test_more_bytes_and_more_nodes_take_no_less(op: str) -> None:
     sizes = 2.0 ** np.arange(8, 34)
     for rails in (1.0, 3.0, 8.0):
-        c = FAR | {"rails": rails}
+        c = FAR._replace(rails=rails)
         times = [nodes_seconds(c, SWITCH, op, 8 * nodes, nodes, sizes) for nodes in (2, 4, 8)]
         assert (np.diff(times, axis=0) >= 0).all()
         assert (np.diff(times, axis=1) > 0).all()
-        assert (times[0] >= collective_seconds(C | {"fixed": 0.0, "switch": 0.0}, SWITCH, op, 2, sizes) * 0.9).all()
+        assert (times[0] >= collective_seconds(C._replace(fixed=0.0, switch=0.0), SWITCH, op, 2, sizes) * 0.9).all()
         one = [nodes_seconds(c, SWITCH, op, 32, 4, float(s)) for s in sizes]
         assert times[1] == pytest.approx(one, rel=1e-12)
 
@@ -208,16 +197,16 @@ def test_a_fit_across_nodes_finds_network_and_rails() -> None:
     rows = Table({k: np.repeat(v, len(grid)) for k, v in rows.columns.items()})
     rows = Table(rows.columns | {"n_ranks": np.array([g[0] for g in grid]), "bytes": np.array([g[1] for g in grid]),
                                  "n_nodes": np.full(len(grid), 2.0)})  # fmt: skip
-    true = FAR | {"network": 0.5, "rails": 3.0, "hop": 2e-5}
+    true = FAR._replace(network=0.5, rails=3.0, hop=2e-5)
     noise = np.exp(np.random.default_rng(2).normal(0, 0.02, len(rows)))
     time = COLLECTIVE_NODES.seconds(true, GPU, rows) * noise
     found = fit(COLLECTIVE_NODES, GPU, Table(rows.columns | {"time_s": time}), "collective_nodes.test")
     assert found.unseen is not None
     assert found.unseen.median < 0.03
     for name in ("network", "rails"):
-        assert found.constants[name] == pytest.approx(true[name], rel=0.15), name
-    start = found.constants["fixed"] + 2 * found.constants["hop"]
-    assert start == pytest.approx(true["fixed"] + 2 * true["hop"], rel=0.1)
+        assert getattr(found.constants, name) == pytest.approx(getattr(true, name), rel=0.15), name
+    start = found.constants.fixed + 2 * found.constants.hop
+    assert start == pytest.approx(true.fixed + 2 * true.hop, rel=0.1)
 
 
 @pytest.mark.parametrize("custom", [False, True])

@@ -7,10 +7,11 @@ from plandsl.backends.calibrate.fit import fit
 from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE, ELEMENTWISE_ANY
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.elementwise import EAGER, MOVED, kernel_seconds
+from plandsl.spec.constants import ElementConstants
 from plandsl.spec.hardware import GpuSpec
 
 GPU = GpuSpec("test_gpu", 80e9, 2e12, (("bf16", 1e15),), units=100)
-C = {"fixed": 2e-6, "memory": 0.8, "cached": 2.0, "cache": 4e7, "unit": 2.0, "row": 5e-8}
+C = ElementConstants(fixed=2e-6, memory=0.8, cached=2.0, cache=4e7, unit=2.0, row=5e-8)
 
 
 def test_large_tensors_reach_the_share_of_bandwidth() -> None:
@@ -18,7 +19,7 @@ def test_large_tensors_reach_the_share_of_bandwidth() -> None:
 
 
 def test_tensors_that_fit_the_cache_stream_from_it() -> None:
-    fast = C | {"unit": 20.0}
+    fast = C._replace(unit=20.0)
     assert kernel_seconds(fast, 100, 2e12, 2e7, 0.0) == pytest.approx(2e-6 + 2e7 / (2e12 * 2.0))
     assert kernel_seconds(fast, 100, 2e12, 1e8, 0.0) == pytest.approx(2e-6 + 1e8 / (2e12 * 0.8))
 
@@ -45,7 +46,7 @@ def test_nothing_to_move_takes_a_launch() -> None:
 @pytest.mark.parametrize("row", [0.0, 1e3])
 def test_time_grows_with_bytes_and_arrays_give_what_numbers_give(cached: float, row: float) -> None:
     sizes = np.geomspace(1e4, 1e10, 200)
-    c = C | {"cached": cached}
+    c = C._replace(cached=cached)
     times = kernel_seconds(c, 100, 2e12, sizes, row)
     assert (np.diff(times) > 0).all()
     assert times == pytest.approx([kernel_seconds(c, 100, 2e12, float(s), row) for s in sizes], rel=1e-12)
@@ -65,7 +66,7 @@ def test_a_fit_finds_the_constants_that_made_the_data(op: str, each: int) -> Non
     assert time[-1] == pytest.approx(2**15 * 16384 * each / (2e12 * 0.8), rel=0.01)
     found = fit(ELEMENTWISE, GPU, Table(rows.columns | {"time_s": time * np.exp(noise)}), "elementwise.test")
     for name, rel in (("fixed", 0.1), ("memory", 0.05), ("unit", 0.3), ("cached", 0.3), ("row", 0.3)):
-        assert found.constants[name] == pytest.approx(C[name], rel=rel), name
+        assert getattr(found.constants, name) == pytest.approx(getattr(C, name), rel=rel), name
 
 
 def test_unfused_operations_take_several_kernels_and_move_more() -> None:

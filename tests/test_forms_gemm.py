@@ -7,19 +7,18 @@ from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.gemm import QUANT_FIXED, TILES, gemm_seconds, quant_seconds, tiles
 from plandsl.ir.types import Number
+from plandsl.spec.constants import GemmConstants
 from plandsl.spec.hardware import GpuSpec
 
 UNITS, PEAK, BANDWIDTH = 100, 1e15, 3e12
 GPU = GpuSpec("test_gpu", 80e9, BANDWIDTH, (("bf16", PEAK), ("fp8", 2 * PEAK)), units=UNITS)
-C = {
-    "fixed": 4e-6, "step": 3e-6, "chain": 5e-10, "compute": 0.9, "throttle": 0.2, "memory": 0.85, "intensity": 8.0,
-    "blend": 3.0, "quant_row": 5e-7, "quant_walk": 2e-10,
-}  # fmt: skip
+C = GemmConstants(fixed=4e-6, step=3e-6, chain=5e-10, compute=0.9, throttle=0.2, memory=0.85, intensity=8.0,
+    blend=3.0, quant_row=5e-7, quant_walk=2e-10)  # fmt: skip
 
 
 def seconds(m: Number, n: Number, k: Number, units: int = UNITS, **constants: float) -> Number:
     """A GEMM of 16-bit elements."""
-    c = C | constants
+    c = C._replace(**constants)
     return gemm_seconds(c, tiles(c, units, PEAK, n, k), units, BANDWIDTH, m, 2.0 * (n * k + m * k + m * n))
 
 
@@ -79,14 +78,14 @@ def test_quantisation_is_bound_by_rows_or_by_memory() -> None:
     assert quant_seconds(C, UNITS, BANDWIDTH, 0.0, 4096.0, 1.0) == QUANT_FIXED
     narrow = quant_seconds(C, UNITS, BANDWIDTH, 1e6, 16.0, 1.0)
     assert narrow == pytest.approx(1e6 / UNITS * 5e-7, rel=0.02)
-    wide = quant_seconds(C | {"quant_row": 0.0, "quant_walk": 0.0}, UNITS, BANDWIDTH, 1e6, 4096.0, 1.0)
+    wide = quant_seconds(C._replace(quant_row=0.0, quant_walk=0.0), UNITS, BANDWIDTH, 1e6, 4096.0, 1.0)
     assert wide == pytest.approx(1e6 * 4096 * 3 / BANDWIDTH, rel=0.01)
 
 
 def test_a_gpu_twice_as_large_halves_large_gemms_and_leaves_small_ones() -> None:
     twin = GpuSpec("twin", 80e9, 2 * BANDWIDTH, (("bf16", 2 * PEAK),), units=2 * UNITS)
     small, large = _rows("bf16", 1.0, 64.0, 64.0), _rows("bf16", 2.0**15, 2.0**14, 2.0**14)
-    steady = C | {"throttle": 0.0}
+    steady = C._replace(throttle=0.0)
     assert GEMM.seconds(steady, twin, large) / GEMM.seconds(steady, GPU, large) == pytest.approx(0.5, rel=0.02)
     assert GEMM.seconds(steady, twin, small) / GEMM.seconds(steady, GPU, small) == pytest.approx(1.0, rel=0.02)
 

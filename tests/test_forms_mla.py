@@ -12,24 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.calibrate.fit import fit, held_out
-from plandsl.backends.calibrate.kind import Kind
+from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds.attention import NO_PEAK
 from plandsl.backends.calibrate.kinds.mla import MLA_DECODE, MLA_PREFILL
 from plandsl.backends.calibrate.run import jobs
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip, Heads, prefill_seconds
 from plandsl.backends.cost.forms.mla import (
-    DECODE_CONSTANTS,
-    PREFILL_CONSTANTS,
     mla_decode_seconds,
     mla_prefill_seconds,
 )
+from plandsl.spec.constants import PrefillConstants, values
 from plandsl.spec.hardware import GpuSpec
 
 GPU = GpuSpec("g", 80e9, 3e12, (("bf16", 1e15), ("fp8", 2e15)), units=132)
 CHIP = Chip(132, 1e15, 3e12)
-PREFILL = dict(MLA_PREFILL.start)
-DECODE = dict(MLA_DECODE.start)
+PREFILL = MLA_PREFILL.start
+DECODE = MLA_DECODE.start
 EASE = 1 + 1e-9  # rounding
 
 HEADS = st.integers(1, 128)
@@ -37,7 +36,7 @@ BATCH = st.integers(1, 600)
 
 
 def decode(heads: float, batch: float, context: float, chip: Chip = CHIP, item: float = 2.0, **changes: float) -> float:
-    seconds = mla_decode_seconds(DECODE | changes, chip, heads, batch, context, 2.0, item)
+    seconds = mla_decode_seconds(DECODE._replace(**changes), chip, heads, batch, context, 2.0, item)
     assert isinstance(seconds, float)
     return seconds
 
@@ -53,14 +52,15 @@ def prefill(heads: float, batch: float, new: float, context: float, chip: Chip =
 
 def test_a_long_prefill_multiplies_192_and_128_dimensions_at_its_share_of_the_peak() -> None:
     n = 4_000_000
-    share = PREFILL["compute"] * 160 / (160 + PREFILL["half_dim"])
+    share = PREFILL.compute * 160 / (160 + PREFILL.half_dim)
     assert prefill(16, 1, n, n) == pytest.approx(2 * (192 + 128) * 16 * (n * n / 2) / (1e15 * share), rel=1e-3)
 
 
 def test_prefill_is_attention_without_shared_keys_and_a_write_of_576_elements() -> None:
     shape = Heads(16, 16, 160.0, 16 * (192 + 128) * 2.0, 16 * (192 + 128) * 2.0)
-    plain = prefill_seconds(PREFILL, CHIP, shape, 4, 100, 300)
-    written = 4 * 100 * 576 * 4.0 / (3e12 * PREFILL["write"])
+    own = PrefillConstants(**values(PREFILL), packed=1.0)
+    plain = prefill_seconds(own, CHIP, shape, 4, 100, 300)
+    written = 4 * 100 * 576 * 4.0 / (3e12 * PREFILL.write)
     assert prefill(16, 4, 100, 300) == pytest.approx(plain + written)
 
 
@@ -68,7 +68,7 @@ def test_prefill_is_attention_without_shared_keys_and_a_write_of_576_elements() 
 def test_few_heads_read_576_elements_a_token_at_their_share_of_the_bandwidth(heads: int) -> None:
     keys = 1024 * 131072
     fast = CHIP._replace(peak=1e17)
-    expected = keys * 1152 / (3e12 * DECODE["memory"])
+    expected = keys * 1152 / (3e12 * DECODE.memory)
     assert decode(heads, 1024, 131072, fast, draw=1e3) == pytest.approx(expected, rel=1e-3)
 
 
@@ -80,7 +80,7 @@ def test_a_narrow_cache_halves_what_is_read() -> None:
 def test_many_heads_multiply_576_and_512_dimensions_at_their_share_of_the_peak() -> None:
     weak = CHIP._replace(peak=1e14)
     flops = 2 * (576 + 512) * 128 * 1024 * 131072
-    assert decode(128, 1024, 131072, weak) == pytest.approx(flops / (1e14 * DECODE["compute"]), rel=0.01)
+    assert decode(128, 1024, 131072, weak) == pytest.approx(flops / (1e14 * DECODE.compute), rel=0.01)
 
 
 def test_heads_of_one_tile_cost_the_same_arithmetic() -> None:
@@ -98,7 +98,7 @@ def test_further_tiles_read_keys_again_as_far_as_the_cache_does_not_help() -> No
 
 def test_a_context_is_split_over_units_if_the_kernel_can() -> None:
     whole, some, all_of_them = (decode(16, 1, 131072, parts=n) for n in (1.0, 4.0, 1e6))
-    one = 131072 * 1152 / (3e12 * DECODE["memory"] * DECODE["draw"] / 132)
+    one = 131072 * 1152 / (3e12 * DECODE.memory * DECODE.draw / 132)
     assert whole == pytest.approx(one, rel=0.05)
     assert some == pytest.approx(one / 4, rel=0.1)
     assert all_of_them < one / 40
@@ -107,7 +107,7 @@ def test_a_context_is_split_over_units_if_the_kernel_can() -> None:
 def test_short_contexts_are_their_tasks() -> None:
     c = {"memory": 1e6, "compute": 1e6}
     for heads, tasks in ((8, 1), (32, 2), (64, 1), (128, 2)):
-        expected = DECODE["fixed"] + DECODE["step"] * 4096 * tasks / 132
+        expected = DECODE.fixed + DECODE.step * 4096 * tasks / 132
         assert decode(heads, 4096, 1, **c) == pytest.approx(expected, rel=1e-3), heads
 
 
@@ -118,7 +118,7 @@ def test_short_contexts_are_their_tasks() -> None:
 def test_more_prefill_is_never_faster(heads: int, batch: int, new: int, before: int) -> None:
     base = prefill(heads, batch, new, new + before)
     assert math.isfinite(base)
-    assert base > PREFILL["fixed"]
+    assert base > PREFILL.fixed
     assert base <= prefill(heads + 1, batch, new, new + before) * EASE
     assert base <= prefill(heads, batch + 1, new, new + before) * EASE
     assert base <= prefill(heads, batch, new, new + before + 1) * EASE
@@ -131,7 +131,7 @@ def test_more_prefill_is_never_faster(heads: int, batch: int, new: int, before: 
 def test_more_decode_is_never_faster(heads: int, batch: int, context: float) -> None:
     base = decode(heads, batch, context)
     assert math.isfinite(base)
-    assert base > DECODE["fixed"]
+    assert base > DECODE.fixed
     assert base <= decode(heads, batch + 1, context) * EASE
     assert base <= decode(heads, batch, context + 1) * EASE
     assert base >= decode(heads, batch, context, item=1.0)
@@ -184,22 +184,17 @@ def table(n: int, phase: str, **texts: str) -> Table:
     ids=["prefill", "decode"],
 )
 def test_a_fit_finds_the_constants_despite_outliers(
-    kind: Kind, rows: Table, truth: dict[str, float], known: dict[str, float]
+    kind: AnyKind, rows: Table, truth: dict[str, float], known: dict[str, float]
 ) -> None:
     random = np.random.default_rng(1)
-    clean = kind.seconds({**kind.start, **truth}, GPU, rows)
+    clean = kind.seconds(kind.start._replace(**truth), GPU, rows)
     noise = np.exp(random.normal(0, 0.03, len(rows))) * np.where(random.random(len(rows)) < 0.05, 10.0, 1.0)
     found = fit(kind, GPU, Table(rows.columns | {"time_s": clean * noise}), str(kind.sets(rows)[0]))
     assert found.unseen is not None
     assert found.unseen.median < 0.06
     assert abs(found.unseen.bias) < 0.04
     for name, within in known.items():
-        assert found.constants[name] == pytest.approx(truth[name], rel=within), name
-
-
-def test_kinds_start_every_constant() -> None:
-    assert set(PREFILL) == set(PREFILL_CONSTANTS)
-    assert set(DECODE) == set(DECODE_CONSTANTS)
+        assert getattr(found.constants, name) == pytest.approx(truth[name], rel=within), name
 
 
 def test_sets_are_named_by_phase_dtype_cache_and_library() -> None:

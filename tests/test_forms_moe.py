@@ -8,8 +8,6 @@ from plandsl.backends.calibrate.kinds.moe import GROUPED_DOWN, GROUPED_UP, MOE
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import (
-    CONSTANTS,
-    GROUPED_CONSTANTS,
     TILES,
     Layer,
     Load,
@@ -21,19 +19,18 @@ from plandsl.backends.cost.forms.moe import (
     moe_seconds,
     ratio_of,
 )
+from plandsl.spec.constants import MoeConstants
 from plandsl.spec.hardware import GpuSpec
 
 CHIP = Chip(100, 1e15, 4e12)
 GPU = GpuSpec("test_gpu", 80e9, 4e12, (("bf16", 1e15), ("fp8", 2e15)), units=100)
 LAYER = Layer(4096, 1536, 8, 128, 128, 2.0, 2.0)
-C = {
-    "fixed": 2e-5, "step": 2e-7, "compute": 0.7, "draw": 6.0, "memory": 0.85, "cache": 5e7, "blend": 2.5,
-    "stream": 0.8, "away": 0.2, "token": 1e-9,
-}  # fmt: skip
+C = MoeConstants(fixed=2e-5, step=2e-7, compute=0.7, draw=6.0, memory=0.85, cache=5e7, blend=2.5,
+    stream=0.8, away=0.2, token=1e-9)  # fmt: skip
 TOKENS = [1, 2, 3, 8, 20, 64, 150, 500, 3000, 16384, 100000]
 
 
-def _seconds(layer: Layer, tokens: float, ratio: float = 1.0, c: dict[str, float] = C, even: bool = False) -> float:
+def _seconds(layer: Layer, tokens: float, ratio: float = 1.0, c: MoeConstants = C, even: bool = False) -> float:
     return moe_seconds(c, CHIP, layer, tokens, loads(layer, tokens, ratio, even=even))
 
 
@@ -43,11 +40,6 @@ def _pairs(given: list[Load]) -> float:
 
 def _touched(given: list[Load]) -> float:
     return sum(load.touched for load in given)
-
-
-def test_the_starts_of_the_fits_name_the_constants_of_the_forms() -> None:
-    assert set(MOE.start) == set(CONSTANTS) == set(C)
-    assert set(GROUPED_UP.start) == set(GROUPED_DOWN.start) == set(GROUPED_CONSTANTS)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 20.0, 1e4])
@@ -114,7 +106,7 @@ def test_tiles_hold_the_tokens_and_pad_those_of_few(rows: int) -> None:
 
 def test_large_batches_reach_the_share_of_peak() -> None:
     layer = Layer(8192, 8192, 2, 8, 8, 2.0, 2.0)
-    fast = C | {"draw": 1e6, "step": 1e-12, "cache": 1e12, "stream": 1e6}
+    fast = C._replace(draw=1e6, step=1e-12, cache=1e12, stream=1e6)
     flops = 2 * 2**22 * 3 * 8192 * 8192
     assert flops / _seconds(layer, 2**21, c=fast) == pytest.approx(0.7e15, rel=0.03)
     assert flops / _seconds(layer, 2**21) < 0.7e15
@@ -122,7 +114,7 @@ def test_large_batches_reach_the_share_of_peak() -> None:
 
 
 def test_small_batches_read_the_touched_weights() -> None:
-    sharp = C | {"blend": 20.0, "fixed": 1e-12}
+    sharp = C._replace(blend=20.0, fixed=1e-12)
     layer = Layer(7168, 2048, 8, 256, 256, 2.0, 2.0)
     for tokens in (16, 64):
         weights = _touched(loads(layer, tokens)) * 3 * 7168 * 2048 * 2
@@ -137,16 +129,16 @@ def test_narrow_weights_take_less_time_and_no_gate_less_work() -> None:
 
 def test_weights_of_an_expert_that_exceed_the_cache_are_read_again_for_each_row_of_tiles() -> None:
     matrix = Matrix(8192, 32768, 2.0, 2.0)
-    read = C | {"compute": 1e6, "draw": 1e9, "step": 1e-15, "blend": 20.0}
+    read = C._replace(compute=1e6, draw=1e9, step=1e-15, blend=20.0)
     given = [Load(4, 2560, 4, True)]
     once = 4 * 8192 * 32768 * 2 / (4e12 * 0.85)
-    assert grouped_seconds(read | {"cache": 1e12}, CHIP, given, (matrix,)) == pytest.approx(once, rel=1e-3)
-    assert grouped_seconds(read | {"cache": 1.0}, CHIP, given, (matrix,)) == pytest.approx(10 * once, rel=1e-3)
+    assert grouped_seconds(read._replace(cache=1e12), CHIP, given, (matrix,)) == pytest.approx(once, rel=1e-3)
+    assert grouped_seconds(read._replace(cache=1.0), CHIP, given, (matrix,)) == pytest.approx(10 * once, rel=1e-3)
 
 
 def test_pairs_of_other_ranks_cost_where_kernels_keep_rows_for_them() -> None:
     layer = LAYER._replace(local=8)
-    idle, busy = (_seconds(layer, 16384, c=C | {"away": a}) for a in (1e-9, 1.0))
+    idle, busy = (_seconds(layer, 16384, c=C._replace(away=a)) for a in (1e-9, 1.0))
     row = 4096 * 6 + 1536 * 6
     assert busy - idle == pytest.approx(16384 * 7.5 * row / (4e12 * 0.8), rel=1e-6)
 
@@ -214,7 +206,7 @@ def test_a_fit_finds_the_constants_that_made_the_data() -> None:
     assert found.unseen is not None
     assert found.unseen.median < 0.05
     for name, rel in (("fixed", 0.2), ("memory", 0.1), ("compute", 0.2), ("stream", 0.3)):
-        assert found.constants[name] == pytest.approx(C[name], rel=rel), name
+        assert getattr(found.constants, name) == pytest.approx(getattr(C, name), rel=rel), name
 
 
 def test_sets_name_dtype_and_library() -> None:
@@ -304,15 +296,15 @@ def test_grouped_gemms_have_a_metric_and_sets_of_their_own() -> None:
 
 def test_masked_experts_of_one_token_are_half_of_them_empty() -> None:
     masked, contiguous = (GROUPED_UP.seconds(C, GPU, _grouped(layout)) for layout in ("masked", "contiguous"))
-    fixed = C["fixed"]
+    fixed = C.fixed
     assert (masked[-7] - fixed) / (contiguous[-7] - fixed) == pytest.approx(0.5, abs=0.1)
 
 
 def test_rows_of_a_tile_cost_alike_until_it_is_full() -> None:
-    bound = C | {"stream": 1e6, "draw": 1e6, "memory": 1e3}
+    bound = C._replace(stream=1e6, draw=1e6, memory=1e3)
     per = GROUPED_UP.seconds(bound, GPU, _grouped("contiguous")).reshape(-1, 7)
     assert per[:, 2] == pytest.approx(per[:, 3])  # 16 and 64 tokens
-    assert (per[2::3, 4] - C["fixed"] > 1.8 * (per[2::3, 3] - C["fixed"])).all()  # 65 tokens
+    assert (per[2::3, 4] - C.fixed > 1.8 * (per[2::3, 3] - C.fixed)).all()  # 65 tokens
 
 
 def test_all_tiles_are_open_to_the_form() -> None:

@@ -28,6 +28,7 @@ from plandsl.ir.types import Value, tensor
 from plandsl.passes import program_after
 from plandsl.passes.rewrite import each_region, replace_fields
 from plandsl.show import show_plan
+from plandsl.spec.constants import MlaDecodeConstants, MlaPrefillConstants
 from plandsl.spec.plan import PlanSpec
 from plandsl.testing import same
 
@@ -315,12 +316,13 @@ def test_the_fitted_forms_answer_for_heads_of_the_size_that_was_measured() -> No
     gpu, c = plan.spec.node.gpu, plan.spec.calibration
     assert gpu.units is not None
     chip = Chip(gpu.units, gpu.peak("bf16") or 0.0, gpu.bandwidth)
-    wanted = mla_prefill_seconds(c.section("mla_prefill.bf16"), chip, 32, 8, 4000, 4000, 2.0, 2.0)
+    of_prefill = c.constants(MlaPrefillConstants, "mla_prefill.bf16")
+    wanted = mla_prefill_seconds(of_prefill, chip, 32, 8, 4000, 4000, 2.0, 2.0)
     assert line(plan, "prefill", "latent").time_s == pytest.approx(4 * wanted, rel=1e-12)
     model = plan.cost.main.decode
     seconds = model.at({"batch": 8, "context": 4000}, 1, [(1.0, 5000.0)]).seconds["block"]
     (at,) = (i for i, w in enumerate(model.work["block"]) if isinstance(w, Softmax))
-    wanted = mla_decode_seconds(c.section("mla_decode.bf16"), chip, 32, 8, 5000.0, 2.0, 2.0)
+    wanted = mla_decode_seconds(c.constants(MlaDecodeConstants, "mla_decode.bf16"), chip, 32, 8, 5000.0, 2.0, 2.0)
     assert seconds[at] == pytest.approx(wanted, rel=1e-12)
 
 

@@ -11,8 +11,9 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from plandsl.backends.accuracy.answer import Answer, Floats, Mask, Texts
-from plandsl.backends.calibrate.kind import Kind
+from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.table import Table
+from plandsl.spec.constants import FORMS, FormConstants, missing, read
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec
 
 NO_GPU = "the catalog has no such GPU"
@@ -28,15 +29,6 @@ Rows = NDArray[np.int64]
 
 WRONG_ROW = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
 """What a form raises on a row that is none: a dtype it never heard of, a size that is missing."""
-
-
-class _Lacking(Exception):
-    """A calibration's section that lacks a constant of the form: it was fitted to another."""
-
-
-class _Constants(dict[str, float]):
-    def __missing__(self, name: str) -> float:
-        raise _Lacking(name)
 
 
 @frozen
@@ -80,7 +72,7 @@ class Group:
 
     key: str
     gpu: GpuSpec
-    kind: Kind
+    kind: AnyKind
     path: str
     at: Rows
     rows: Table
@@ -90,7 +82,7 @@ class Group:
 class _Claim:
     """What a kind says of each row: whether it is its own, its set, and why there is none."""
 
-    kind: Kind
+    kind: AnyKind
     mine: Mask
     sets: Texts
     reason: Texts
@@ -99,12 +91,12 @@ class _Claim:
         return _Claim(self.kind, self.mine[mask], self.sets[mask], self.reason[mask])
 
 
-def metrics(kinds: Sequence[Kind]) -> list[str]:
+def metrics(kinds: Sequence[AnyKind]) -> list[str]:
     """What the kinds of one file predict."""
     return list(dict.fromkeys(kind.metric for kind in kinds))
 
 
-def predict(table: Table, kinds: Sequence[Kind], shelf: Shelf) -> dict[str, Predicted]:
+def predict(table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> dict[str, Predicted]:
     """Answers for a file by metric; ``kinds`` are those of the file.
 
     A row counts once for each metric that a kind claims it for; one that no kind claims counts for the first metric.
@@ -113,7 +105,7 @@ def predict(table: Table, kinds: Sequence[Kind], shelf: Shelf) -> dict[str, Pred
         return _by_metric(table, kinds, shelf)
 
 
-def _by_metric(table: Table, kinds: Sequence[Kind], shelf: Shelf) -> dict[str, Predicted]:
+def _by_metric(table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> dict[str, Predicted]:
     claims = [_claim(kind, table) for kind in kinds]
     claimed = np.any([c.mine for c in claims], axis=0)
     out = {}
@@ -126,13 +118,13 @@ def _by_metric(table: Table, kinds: Sequence[Kind], shelf: Shelf) -> dict[str, P
     return out
 
 
-def grouped(table: Table, kinds: Sequence[Kind], shelf: Shelf) -> list[Group]:
+def grouped(table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> list[Group]:
     """All groups of a file that constants could answer."""
     with np.errstate(all="ignore"):
         return _groups(_Sheet(np.full(len(table), np.nan)), table, [_claim(kind, table) for kind in kinds], shelf)
 
 
-def _claim(kind: Kind, table: Table) -> _Claim:
+def _claim(kind: AnyKind, table: Table) -> _Claim:
     try:
         return _Claim(kind, kind.where(table), kind.sets(table), kind.reason(table))
     except WRONG_ROW:
@@ -167,7 +159,7 @@ def _groups(sheet: _Sheet, table: Table, claims: Sequence[_Claim], shelf: Shelf)
         rows, link = table.where(here), shelf.link(str(key))
         ours: list[Group] = []
         for claim in reversed(claims):  # so that the reason which stands is the first kind's
-            ours = [*_sets(sheet, rows, at, claim.where(here), str(key), gpu, link), *ours]
+            ours = [*_sets(sheet, rows, at, claim.where(here), key=str(key), gpu=gpu, link=link), *ours]
         out += ours
     return out
 
@@ -189,10 +181,10 @@ def _sets(
             here = at[of][part]
             sheet.measured[here] = rows.numbers(kind.metric)  # a link may turn a published bandwidth into a time
             sheet.reason[here] = NO_CONSTANTS
-            yield Group(key, gpu, kind, str(path), here, rows)
+            yield Group(key, gpu, kind, str(path), at=here, rows=rows)
 
 
-def _linked(kind: Kind, link: LinkSpec | None, rows: Table) -> Table:
+def _linked(kind: AnyKind, link: LinkSpec | None, rows: Table) -> Table:
     return rows if kind.linked is None or link is None else kind.linked(rows, link)
 
 
@@ -200,17 +192,17 @@ def _answer(sheet: _Sheet, group: Group, calibration: CalibrationSpec) -> None:
     """What a calibration knows of the rows of a group that have no answer yet."""
     for path in (group.path, *group.kind.instead(group.path)):
         waiting = np.asarray(sheet.reason[group.at] != "", dtype=np.bool_)
-        constants = calibration.section(path) if waiting.any() else {}
-        if not constants:
+        section = calibration.section(path) if waiting.any() else {}
+        form = FORMS[path.partition(".")[0]]
+        if missing(form, section):  # it has no such section, or one that was fitted to another form
             continue
-        try:
-            predicted = _seconds(group.kind, _Constants(constants), group.gpu, group.rows.where(waiting))
-        except _Lacking:
-            continue
-        sheet.write(group.at[waiting], predicted, constants.get("low", np.nan), constants.get("high", np.nan))
+        constants = read(form, section)
+        predicted = _seconds(group.kind, constants, group.gpu, group.rows.where(waiting))
+        low, high = constants.band or (np.nan, np.nan)
+        sheet.write(group.at[waiting], predicted, low, high)
 
 
-def _seconds(kind: Kind, constants: _Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _seconds(kind: AnyKind, constants: FormConstants, gpu: GpuSpec, rows: Table) -> Floats:
     """What the form says, nan for the rows it fails on."""
     out = np.full(len(rows), np.nan)
     for at, found in worked(rows, lambda some: kind.seconds(constants, gpu, some)):

@@ -12,7 +12,7 @@ from plandsl.backends.accuracy import serving
 from plandsl.backends.accuracy.answer import Answer, Mask, Texts, refused
 from plandsl.backends.accuracy.kernels import Shelf, predict, worked
 from plandsl.backends.accuracy.score import Judged, judge
-from plandsl.backends.calibrate.kind import Kind
+from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -79,7 +79,7 @@ def judged(path: Path, shelf: Shelf, deployments: Deployments) -> Iterator[Judge
         yield whole.where(counted)
 
 
-def compare(file: str, table: Table, kinds: Sequence[Kind], shelf: Shelf) -> Iterator[tuple[Judged, Mask]]:
+def compare(file: str, table: Table, kinds: Sequence[AnyKind], shelf: Shelf) -> Iterator[tuple[Judged, Mask]]:
     """Every metric of one file of kernels: all its rows, and those that count for the metric."""
     groups, gpus = kernel_groups(table), table.texts("gpu")
     answers = predict(table, kinds, shelf)
@@ -87,7 +87,7 @@ def compare(file: str, table: Table, kinds: Sequence[Kind], shelf: Shelf) -> Ite
     for name, found in answers.items():
         # a row that was measured in another way is no gap in this one
         of = found.counted & (np.isfinite(found.measured) | ~anything)
-        yield judge(file, name, gpus, groups, found.measured, found.answer), of
+        yield judge(file, name, gpus, groups, measured=found.measured, answer=found.answer), of
 
 
 def read(path: Path) -> Table:
@@ -95,7 +95,7 @@ def read(path: Path) -> Table:
     return read_table(path, ("gpu",), number=_number)
 
 
-def usable(path: Path, table: Table) -> list[Kind]:
+def usable(path: Path, table: Table) -> list[AnyKind]:
     """The kinds of a file whose columns it has. Raises `PlanError` where it has those of none."""
     kinds = [kind for kind in KINDS if kind.file == path.name]
     found = [kind for kind in kinds if set(kind.columns) <= set(table.columns)]
@@ -124,7 +124,7 @@ def _deployments(file: str, table: Table, deployments: Deployments) -> Iterator[
                 answers[name] = answers[name].put(at, found[name])
     groups = serving.group(table)
     for name in names:
-        whole = judge(file, name, table.texts("gpu"), groups, table.numbers(name), answers[name])
+        whole = judge(file, name, table.texts("gpu"), groups, measured=table.numbers(name), answer=answers[name])
         yield whole.where(np.isfinite(whole.measured))
 
 

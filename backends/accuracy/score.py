@@ -73,13 +73,16 @@ class Judged:
         reasons, counts = np.unique(self.answer.reason[~ok], return_counts=True)
         refused = tuple((str(r), int(c)) for r, c in zip(reasons, counts, strict=True))
         if not ok.any():
-            return Score(len(self), 0, None, None, None, None, None, refused)
+            return Score(
+                n=len(self), answered=0, median=None, mean=None, p90=None, bias=None, in_band=None, refused=refused
+            )
         measured, answer = self.measured[ok], self.answer.where(ok)
         ratio = answer.predicted / measured
         off = np.abs(ratio - 1)
         return Score(
-            len(self), int(ok.sum()), float(np.median(off)), float(off.mean()), float(np.quantile(off, 0.9)),
-            float(np.median(ratio) - 1), _inside(measured, answer), refused,
+            n=len(self), answered=int(ok.sum()), median=float(np.median(off)), mean=float(off.mean()),
+            p90=float(np.quantile(off, 0.9)), bias=float(np.median(ratio) - 1), in_band=_inside(measured, answer),
+            refused=refused,
         )  # fmt: skip
 
 
@@ -93,7 +96,7 @@ def judge(file: str, metric: str, gpus: Texts, groups: Texts, measured: Floats, 
     lost = (reason == "") & ~_sane(answer.predicted)
     reason[lost] = "the form gives no number"
     kept = Answer(answer.predicted, answer.low, answer.high, reason.astype(np.str_))
-    return Judged(file, metric, gpus, groups, measured, kept)
+    return Judged(file, metric, gpus, groups, measured=measured, answer=kept)
 
 
 def _sane(values: Floats) -> Mask:

@@ -318,8 +318,9 @@ def _serving_row(row: Cells, known: Known) -> Row:
     requests = clients * ROUNDS if kind == "closed_concurrency" and jitter < 1 else NEVER
     if kind in ("offline_all_at_once", "burst_all_at_once"):
         requests = clients
-    text = _plan(row, model, precision, spread, engine_of(str(row.get("framework", "")), gpu), known)
-    return Row(text, kind, isl, osl, clients, requests, rate)
+    engine = engine_of(str(row.get("framework", "")), gpu)
+    text = _plan(row, model, precision, spread, engine=engine, known=known)
+    return Row(text, kind, input=isl, output=osl, clients=clients, requests=requests, rate=rate)
 
 
 def _spread(row: Cells) -> Spread:
@@ -367,10 +368,12 @@ def _mlperf_row(row: Cells, known: Known) -> Row:
     if not degrees:
         raise Refused("the GPUs do not make whole replicas")
     engine = engine_of(str(row.get("framework", "")), gpu)
-    plans = [_plan(row, name, dtype, Spread(gpus // (tp * pp), pp, tp), engine, known) for tp in degrees]
+    plans = [_plan(row, name, dtype, Spread(gpus // (tp * pp), pp, tp), engine=engine, known=known) for tp in degrees]
     most = _number(row, "max_batch", ENDLESS) * (gpus // (degrees[0] * pp))
     osl = _number(row, "mean_osl_tokens", osl)
-    return Row(plans[0], "offline_all_at_once", isl, osl, most, NEVER, others=tuple(plans[1:]))
+    return Row(
+        plans[0], "offline_all_at_once", input=isl, output=osl, clients=most, requests=NEVER, others=tuple(plans[1:])
+    )
 
 
 def serving_groups(table: Table, compile_: Compile, known: Known) -> Iterator[tuple[Deployment, list[Row], list[int]]]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeAlias
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.table import Table
+from plandsl.spec.constants import C
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
-Constants = Mapping[str, float]
 Floats = NDArray[np.float64]
 
 
 @frozen
-class Kind:
-    """One file of measurements and the form that predicts it.
+class Kind(Generic[C]):
+    """One file of measurements and the form that predicts it, with constants of the class ``C``.
 
     ``sets`` names for each row the constants it uses, as a path in a calibration (``gemm.bf16``), or gives an
     empty text for a row that the form cannot answer; ``reason`` says why. ``seconds(constants, gpu, rows)`` predicts
@@ -36,9 +37,9 @@ class Kind:
     columns: tuple[str, ...]
     sets: Callable[[Table], NDArray[np.str_]]
     reason: Callable[[Table], NDArray[np.str_]]
-    seconds: Callable[[Constants, GpuSpec, Table], Floats]
-    start: Constants
-    loose: Constants
+    seconds: Callable[[C, GpuSpec, Table], Floats]
+    start: C
+    loose: Mapping[str, float]
     shape: Callable[[Table], NDArray[np.int64]]
     answers: Callable[[GpuSpec, str], bool] = lambda gpu, path: True
     metric: str = "time_s"
@@ -47,3 +48,7 @@ class Kind:
     fits: bool = True
     instead: Callable[[str], tuple[str, ...]] = lambda path: ()
     blank: tuple[str, ...] = ()
+
+
+AnyKind: TypeAlias = Kind[Any]
+"""A kind whose constants are those of some form."""

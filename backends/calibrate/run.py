@@ -9,9 +9,10 @@ import numpy as np
 from attrs import frozen
 
 from plandsl.backends.calibrate.fit import Fitted, fit
-from plandsl.backends.calibrate.kind import Kind
+from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.pooled import fit_pooled
+from plandsl.backends.calibrate.relatives import completing
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -28,14 +29,14 @@ LinkOf = Callable[[str], LinkSpec | None]
 class Job:
     """The rows of one GPU and one set."""
 
-    kind: Kind
+    kind: AnyKind
     gpu: GpuSpec
     key: str
     path: str
     rows: Table
 
 
-def files(data: Sequence[Path]) -> Iterator[tuple[Kind, Table]]:
+def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
     """Every file of a known kind among ``data``, which are files or folders of them."""
     found = False
     for place in data:
@@ -70,21 +71,6 @@ def jobs(data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf) -> Iterator[Job]:
                     yield Job(kind, gpu, str(key), str(path), rows)
 
 
-NEAREST = {
-    "a800": ("a100_sxm",),
-    "a40": ("a6000", "a100_sxm"),
-    "a6000": ("a40", "a100_sxm"),
-    "h20": ("h100_sxm",),
-    "b300_sxm": ("b200_sxm",),
-    "gb200": ("b200_sxm",),
-    "rtx_pro_6000": ("b200_sxm",),
-    "mi210": ("mi300x",),
-    "mi300x": ("mi355x",),
-    "mi355x": ("mi300x",),
-}
-"""Calibrations that complete one whose GPU was measured in part, nearest architecture first; `pooled` comes last."""
-
-
 def calibrate(
     data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf, tell: Callable[[str, Fitted], None], pooled: bool = False
 ) -> dict[str, str]:
@@ -96,7 +82,7 @@ def calibrate(
     """
     fitted: dict[str, list[Fitted]] = {}
     names: dict[str, set[str]] = {}
-    alike: dict[str, tuple[Kind, dict[GpuSpec, Table]]] = {}
+    alike: dict[str, tuple[AnyKind, dict[GpuSpec, Table]]] = {}
     for job in jobs(data, gpu_of, link_of):
         found = fit(job.kind, job.gpu, job.rows, job.path)
         tell(job.key, found)
@@ -107,7 +93,7 @@ def calibrate(
     texts: dict[str, str] = {}
     for key, sets in fitted.items():
         source = "fitted to measurements: " + ", ".join(sorted(names[key]))
-        texts |= plan_texts(key, sets, source, NEAREST.get(key, ()))
+        texts |= plan_texts(key, sets, source, completing(key))
     if pooled:
         shared = []
         several = {path.split(".")[0] for path, (_, rows) in alike.items() if len(rows) > 1}

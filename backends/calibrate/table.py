@@ -44,6 +44,14 @@ class Table:
         """The rows that ``mask`` picks."""
         return Table({name: column[mask] for name, column in self.columns.items()})
 
+    def thinned(self, most: int) -> Table:
+        """At most ``most`` rows, picked as by lot, the same ones each time."""
+        if len(self) <= most:
+            return self
+        keep = np.zeros(len(self), dtype=np.bool_)
+        keep[np.random.default_rng(1).permutation(len(self))[:most]] = True
+        return self.where(keep)
+
 
 def read_table(
     path: Path,

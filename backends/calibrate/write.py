@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plandsl.backends.calibrate.fit import THIN, Errors, Fitted
-from plandsl.spec.hardware import CORE, FORM_CONSTANTS
+from plandsl.spec.constants import values
+from plandsl.spec.hardware import CORE, constant_dimension
 from plandsl.units import BYTES, TIME
 
 MADE = "# Made by `planc calibrate`: do not edit."
@@ -64,8 +65,8 @@ def _section(f: Fitted) -> list[str]:
     ]
     # the tenths of a sample lie rather too near each other, so the wider of the two
     band = {"low": min(judged.low, f.seen.low), "high": max(judged.high, f.seen.high)}
-    constants = f.constants | band
-    out += [f"      {name} = {_constant(name, value)}" for name, value in constants.items()]
+    constants = values(f.constants) | band
+    out += [f"      {name} = {_constant(f'{f.path}.{name}', value)}" for name, value in constants.items()]
     return [*out, "    }"]
 
 
@@ -77,9 +78,9 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _constant(name: str, value: float) -> str:
+def _constant(path: str, value: float) -> str:
     """In a unit that keeps the figures readable; four digits are what a fit is worth."""
-    dimension = FORM_CONSTANTS.get(name)
+    dimension = constant_dimension(path)
     if dimension == TIME:
         return f"{value * 1e6:.4g} us" if value < 1e-3 else f"{value * 1e3:.4g} ms"
     if dimension == BYTES:

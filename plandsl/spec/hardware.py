@@ -5,8 +5,9 @@ from __future__ import annotations
 from attrs import evolve, field, frozen
 
 from plandsl.diagnostics import Span
+from plandsl.spec.constants import FORMS, C, dimension, read
 from plandsl.spec.formats import ARITHMETIC
-from plandsl.units import BYTES, NUMBER, TIME
+from plandsl.units import NUMBER, TIME, Dimension
 
 
 @frozen
@@ -137,6 +138,13 @@ CONSTANTS = {
 }
 """What a calibration may set by itself: shares of a peak, and seconds."""
 
+
+def constant_dimension(path: str) -> Dimension | None:
+    """The dimension of a calibration's constant, such as ``launch`` or ``gemm.bf16.fixed``; None: nothing uses it."""
+    first, *inner = path.split(".")
+    return dimension(first, inner[-1]) if len(inner) > 1 and first in FORMS else CONSTANTS.get(first)
+
+
 COVERED_BY = {
     "gemm": ("gemm",),
     "attention_prefill": ("attention_prefill",),
@@ -151,46 +159,8 @@ COVERED_BY = {
 }
 """Fitted sections that together leave a constant without use."""
 
-FORM_CONSTANTS = {
-    "fixed": TIME,
-    "step": TIME,
-    "split": TIME,
-    "latency": TIME,
-    "hop": TIME,
-    "expert": TIME,
-    "row": TIME,
-    "each": TIME,
-    "ramp": TIME,
-    "message": TIME,
-    "token": TIME,
-    "quant_fixed": TIME,
-    "quant_row": TIME,
-    "quant_walk": TIME,
-    "chain": TIME,
-    "half": BYTES,
-    "cache": BYTES,
-}
-"""Constants inside a section such as `gemm { bf16 { ... } }`, where they are not plain numbers."""
-
 CORE = ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective")
 """Sections that every plan asks for; others are read for models and machines that need them."""
-
-FORMS = (
-    "gemm",
-    "attention_prefill",
-    "attention_decode",
-    "attention_mixed",
-    "mla_prefill",
-    "mla_decode",
-    "elementwise",
-    "collective",
-    "collective_nodes",
-    "ep_alltoall",
-    "moe",
-    "grouped_gemm",
-)
-"""Sections that hold the constants of a fitted form, by dtype or library."""
-
 
 TRANSFER = 2.0
 """How much wider the band of a relative's calibration is: on GPUs left out of the fits it came to about this."""
@@ -255,6 +225,14 @@ class CalibrationSpec:
     def section(self, path: str) -> dict[str, float]:
         """The constants of one section, by their last name; empty where the calibration lacks it."""
         return self._sections.get(path, {})
+
+    def constants(self, form: type[C], path: str) -> C | None:
+        """The constants of ``form`` in one section; None where the calibration lacks it.
+
+        Raises `ValueError` where the section lacks some: those of a `.plan` file never do.
+        """
+        section = self._sections.get(path)
+        return read(form, section) if section else None
 
 
 ENGINE_RATES = ("prefill", "decode", "links")

@@ -1,6 +1,6 @@
 """Every kind of measurement that has a form."""
 
-from plandsl.backends.calibrate.kind import Kind
+from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds.attention import ATTENTION_DECODE, ATTENTION_ONE_QUERY, ATTENTION_PREFILL
 from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, COLLECTIVE_NODES
 from plandsl.backends.calibrate.kinds.dispatch import EP_ALLTOALL
@@ -10,7 +10,7 @@ from plandsl.backends.calibrate.kinds.mixed import ATTENTION_MIXED
 from plandsl.backends.calibrate.kinds.mla import MLA_DECODE, MLA_PREFILL
 from plandsl.backends.calibrate.kinds.moe import GROUPED_DOWN, GROUPED_UP, MOE
 
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[AnyKind, ...] = (
     GEMM,
     ATTENTION_PREFILL,
     ATTENTION_DECODE,

@@ -19,9 +19,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip, Heads, decode_seconds, prefill_seconds
+from plandsl.spec.constants import DecodeConstants, PrefillConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
 
@@ -129,20 +130,27 @@ def heads_of(rows: Table, dtype: str, cache: str) -> Heads:
     return Heads(heads, kv_heads, dim, heads * dim * (BITS[dtype] / 8 + RESULT), 2 * kv_heads * dim * BITS[cache] / 8)
 
 
-def _prefill_seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _prefill_seconds(c: PrefillConstants, gpu: GpuSpec, rows: Table) -> Floats:
     """Attention, and writing the new keys and values to the cache, which the measured calls do before it."""
     dtype, cache = dtypes(rows)
     shape = heads_of(rows, dtype, cache)
     batch, position = rows.numbers("batch"), rows.numbers("seq_q")
     causal = rows.numbers("causal", 1.0) > 0
     time = prefill_seconds(
-        c, chip_of(gpu, dtype), shape, batch, position, rows.numbers("seq_kv"), causal, rows.numbers("window", 0.0)
+        c,
+        chip_of(gpu, dtype),
+        shape,
+        batch,
+        position,
+        context=rows.numbers("seq_kv"),
+        causal=causal,
+        window=rows.numbers("window", 0.0),
     )
     written = batch * position * shape.key_bytes * (1 + BITS[dtype] / BITS[cache])
-    return np.asarray(time + written / (gpu.bandwidth * c["write"]), dtype=np.float64)
+    return np.asarray(time + written / (gpu.bandwidth * c.write), dtype=np.float64)
 
 
-def _decode_seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _decode_seconds(c: DecodeConstants, gpu: GpuSpec, rows: Table) -> Floats:
     cache = str(rows.texts("kv_dtype")[0])
     dtype = cache if cache in WIDE else "bf16"  # queries stay wide over a narrow cache
     shape, kernel = heads_of(rows, dtype, cache), str(_decode_sets(rows)[0])
@@ -150,7 +158,7 @@ def _decode_seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
         shape = shape._replace(kv_heads=shape.heads, key_bytes=shape.key_bytes * shape.heads / shape.kv_heads)
     divides = not kernel.endswith("_window")
     batch, context, window = rows.numbers("batch"), rows.numbers("kv_len"), rows.numbers("window", 0.0)
-    time = decode_seconds(c, chip_of(gpu, dtype), shape, batch, context, window, divides, warm=True)
+    time = decode_seconds(c, chip_of(gpu, dtype), shape, batch, context, window=window, divides=divides, warm=True)
     return np.asarray(time, dtype=np.float64)
 
 
@@ -175,10 +183,10 @@ ATTENTION_PREFILL = Kind(
     sets=_prefill_sets,
     reason=reason,
     seconds=_prefill_seconds,
-    start={
-        "fixed": 8e-6, "step": 2e-6, "compute": 0.7, "half_dim": 30.0, "tail": 0.5, "memory": 0.6, "blend": 2.5,
-        "packed": 0.3, "write": 0.5,
-    },
+    start=PrefillConstants(
+        fixed=8e-6, step=2e-6, compute=0.7, half_dim=30.0, tail=0.5, memory=0.6, blend=2.5,
+        packed=0.3, write=0.5,
+    ),
     loose={"compute": 0.3, "memory": 0.4, "step": 1.0, "half_dim": 1.0, "packed": 1.0, "write": 1.0},
     shape=_shape,
     answers=answers,
@@ -193,10 +201,10 @@ ATTENTION_DECODE = Kind(
     sets=_decode_sets,
     reason=lambda rows: np.where(np.isin(rows.texts("kv_dtype"), list(BITS)), NO_PEAK, NO_WIDTH),
     seconds=_decode_seconds,
-    start={
-        "fixed": 9e-6, "step": 2e-6, "split": 1e-6, "compute": 0.5, "memory": 0.8, "draw": 2.0, "blend": 2.0,
-        "cache": 5e7, "cached": 2.0,
-    },
+    start=DecodeConstants(
+        fixed=9e-6, step=2e-6, split=1e-6, compute=0.5, memory=0.8, draw=2.0, blend=2.0,
+        cache=5e7, cached=2.0,
+    ),
     loose={
         "step": 1.0, "split": 1.0, "compute": 0.2, "memory": 0.3, "draw": 0.7, "blend": 0.3, "cache": 0.7,
         "cached": 0.7,

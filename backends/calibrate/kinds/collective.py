@@ -17,14 +17,16 @@ The links come with the rows: `linked` adds them as columns.
 from __future__ import annotations
 
 import zlib
+from typing import TypeAlias
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.collective import EXCHANGES, OPS, collective_seconds, nodes_seconds
+from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 CUSTOM = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
@@ -37,9 +39,8 @@ WIRE = {"quickreduce_int4": 4.5 / 16}
 """Bytes on the wire per byte of payload where a library compresses: 4 bits, and a 16-bit scale for 32 of them."""
 
 
-OTHERWISE = {"own": 0.4, "switch": 0.0, "hop": 8e-6, "network": 0.9, "rails": 8.0}
-"""What a set of one node takes for many, and the other way: no reduction in the switch, and RDMA over a port of
-HOST_PORT for each of eight GPUs."""
+Either: TypeAlias = CollectiveConstants | NodesConstants
+"""Constants inside a node or across: where a GPU was measured in one way only, they answer for the other."""
 
 RACKS = ("gb200", "gb300")
 """GPUs whose NVLink spans a rack, so that what the data call a node, a tray, is no border."""
@@ -140,8 +141,23 @@ def _shape(rows: Table) -> NDArray[np.int64]:
     return op * 7_340_033 + rows.numbers("n_ranks").astype(np.int64) * 131_071 + rows.numbers("bytes").astype(np.int64)
 
 
-def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
-    c = OTHERWISE | dict(c)
+def inside(c: Either) -> CollectiveConstants:
+    """The constants inside a node; those across nodes stand for them, without reduction in the switch."""
+    if isinstance(c, CollectiveConstants):
+        return c
+    return CollectiveConstants(c.fixed, c.latency, c.quick, c.step, bulk=c.bulk, half=c.half, own=0.4, switch=0.0)
+
+
+def across(c: Either) -> NodesConstants:
+    """The constants across nodes; those of a node stand for them, with RDMA over a port for each of eight GPUs."""
+    if isinstance(c, NodesConstants):
+        return c
+    return NodesConstants(
+        c.fixed, c.latency, c.quick, c.step, half=c.half, bulk=c.bulk, hop=8e-6, network=0.9, rails=8.0
+    )
+
+
+def _seconds(c: Either, gpu: GpuSpec, rows: Table) -> Floats:
     ops, backends, topologies = _ops(rows), rows.texts("backend"), rows.texts("topology")
     n, nodes, one = rows.numbers("n_ranks"), rows.numbers("n_nodes", 1.0), near(rows)
     payload = rows.numbers("bytes") * np.array([WIRE.get(str(b), 1.0) for b in backends])
@@ -149,13 +165,13 @@ def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
     for name in CUSTOM[1:]:
         custom |= np.char.startswith(backends, name)
     out = np.empty(len(rows))
-    for op, topology, own, inside in _groups(ops, topologies, custom, one):
-        of = (ops == op) & (topologies == topology) & (custom == own) & (one == inside)
+    for op, topology, own, one_node in _groups(ops, topologies, custom, one):
+        of = (ops == op) & (topologies == topology) & (custom == own) & (one == one_node)
         link = links_of(rows.where(of))
-        if inside:
-            out[of] = collective_seconds(c, link, op, n[of], payload[of], own)
+        if one_node:
+            out[of] = collective_seconds(inside(c), link, op, n[of], payload[of], custom=own)
         else:
-            out[of] = nodes_seconds(c, link, op, n[of], nodes[of], payload[of])
+            out[of] = nodes_seconds(across(c), link, op, n[of], nodes=nodes[of], payload=payload[of])
     return out
 
 
@@ -163,7 +179,7 @@ def _groups(*columns: NDArray[np.str_] | NDArray[np.bool_]) -> list[tuple[str, s
     return sorted({tuple(row) for row in zip(*(c.tolist() for c in columns), strict=True)})
 
 
-COLLECTIVE = Kind(
+COLLECTIVE: Kind[Either] = Kind(
     name="collective",
     file="collectives.csv",
     columns=("gpu", "op", "backend", "n_ranks", "n_nodes", "bytes", "cuda_graph", "time_s"),
@@ -171,10 +187,10 @@ COLLECTIVE = Kind(
     sets=_sets,
     reason=_reason,
     seconds=_seconds,
-    start={
-        "fixed": 6e-6, "latency": 1e-6, "quick": 0.2, "step": 8e-6, "bulk": 0.75, "half": 3e6, "own": 0.4,
-        "switch": 0.4,
-    },
+    start=CollectiveConstants(
+        fixed=6e-6, latency=1e-6, quick=0.2, step=8e-6, bulk=0.75, half=3e6, own=0.4,
+        switch=0.4,
+    ),
     loose={"latency": 1.0, "quick": 0.7, "step": 1.0, "bulk": 0.3, "half": 2.0, "own": 0.7, "switch": 0.3},
     shape=_shape,
     linked=linked,
@@ -186,10 +202,10 @@ COLLECTIVE_NODES = attrs.evolve(
     COLLECTIVE,
     name="collective_nodes",
     where=far,
-    start={
-        "fixed": 15e-6, "latency": 1e-6, "quick": 0.5, "step": 10e-6, "half": 4e5, "bulk": 0.75, "hop": 8e-6,
-        "network": 0.9, "rails": 8.0,
-    },
+    start=NodesConstants(
+        fixed=15e-6, latency=1e-6, quick=0.5, step=10e-6, half=4e5, bulk=0.75, hop=8e-6,
+        network=0.9, rails=8.0,
+    ),
     loose={"fixed": 0.7, "latency": 0.7, "quick": 0.7, "step": 1.0, "half": 1.0, "bulk": 0.1, "hop": 1.0,
            "network": 1.0, "rails": 0.7},
 )  # fmt: skip

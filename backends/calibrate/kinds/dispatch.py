@@ -19,7 +19,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.kinds.collective import linked as with_links
 from plandsl.backends.calibrate.kinds.collective import links_of, near
 from plandsl.backends.calibrate.table import Table
@@ -34,6 +34,7 @@ from plandsl.backends.cost.forms.dispatch import (
     spread,
     wire_bytes,
 )
+from plandsl.spec.constants import DispatchConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 Mask = NDArray[np.bool_]
@@ -111,7 +112,7 @@ def _traffic(rows: Table) -> Traffic:
     tokens, copy, n, nodes = rows.numbers("tokens_per_rank"), _copy(rows), rows.numbers("n_ranks"), _nodes(rows)
     experts, topk = rows.numbers("n_experts"), rows.numbers("topk")
     copies = np.where(_library(rows) == "mori", np.asarray(spread(n, experts, topk)), topk)
-    whole = packed(tokens, copy, n, nodes, experts, topk)
+    whole = packed(tokens, copy, ranks=n, nodes=nodes, experts=experts, topk=topk)
     split = direct(tokens, copy, n, nodes, copies)
     fields = [np.where(_latency(rows), b, a) for a, b in zip(whole, split, strict=True)]
     return Traffic(*fields)
@@ -122,14 +123,16 @@ def _units(rows: Table) -> Floats:
     return np.where(_library(rows) == "deepep", rows.numbers("n_sms", UNITS), UNITS)
 
 
-def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _seconds(c: DispatchConstants, gpu: GpuSpec, rows: Table) -> Floats:
     assert gpu.units is not None, "a GPU is measured with its number of units known"
     traffic, inside = _traffic(rows), rows.numbers("n_ranks") / _nodes(rows)
     experts, latency, hidden = rows.numbers("n_experts"), _latency(rows), rows.numbers("hidden")
     walked = np.where(latency & _combine(rows), traffic.copies, rows.numbers("tokens_per_rank")) * hidden
     units = np.where(latency, np.asarray(engines(experts, gpu.units)), _units(rows))
     waits = np.where(latency, experts, 0.0)
-    out = dispatch_seconds(c, links_of(rows), inside, traffic, walked, _copy(rows), units, waits)
+    out = dispatch_seconds(
+        c, links_of(rows), inside, traffic, walked=walked, copy=_copy(rows), units=units, waits=waits
+    )
     return np.asarray(out, dtype=np.float64)
 
 
@@ -160,10 +163,10 @@ EP_ALLTOALL = Kind(
     sets=_sets,
     reason=_reason,
     seconds=_seconds,
-    start={
-        "fixed": 25e-6, "expert": 20e-9, "row": 2e-6, "each": 0.1e-6, "unit": 30.0, "port": 0.6, "ramp": 20e-6,
-        "network": 0.9, "message": 0.1e-6,
-    },
+    start=DispatchConstants(
+        fixed=25e-6, expert=20e-9, row=2e-6, each=0.1e-6, unit=30.0, port=0.6, ramp=20e-6,
+        network=0.9, message=0.1e-6,
+    ),
     loose={"fixed": 0.7, "expert": 1.0, "row": 1.0, "each": 1.0, "unit": 0.5, "port": 0.3, "ramp": 0.7,
            "network": 0.2, "message": 1.0},
     shape=_shape,

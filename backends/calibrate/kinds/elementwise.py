@@ -12,9 +12,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.elementwise import EAGER, FLAT, MOVED, kernel_seconds, moved_bytes
+from plandsl.spec.constants import ElementConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
 
@@ -57,7 +58,7 @@ def _instead(path: str) -> tuple[str, ...]:
     return tuple(n for n in dict.fromkeys(names) if n != path)
 
 
-def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _seconds(c: ElementConstants, gpu: GpuSpec, rows: Table) -> Floats:
     assert gpu.units is not None, "a GPU is measured with its number of units known"
     ops, dtypes, unfused = rows.texts("op"), rows.texts("dtype"), _unfused(rows)
     m, n = rows.numbers("rows"), rows.numbers("cols")
@@ -86,7 +87,7 @@ ELEMENTWISE = Kind(
     sets=_sets,
     reason=lambda rows: np.full(len(rows), "a dtype of unknown width"),
     seconds=_seconds,
-    start={"fixed": 2.5e-6, "memory": 0.8, "cached": 1.5, "cache": 4e7, "unit": 1.0, "row": 1e-8},
+    start=ElementConstants(fixed=2.5e-6, memory=0.8, cached=1.5, cache=4e7, unit=1.0, row=1e-8),
     loose={"memory": 0.2, "cached": 0.5, "cache": 0.7, "unit": 1.0, "row": 1.5},
     shape=_shape,
     instead=_instead,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.gemm import gemm_seconds, quant_seconds, tiles
+from plandsl.spec.constants import GemmConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
 
@@ -73,7 +74,7 @@ def _shape(rows: Table) -> NDArray[np.int64]:
     return (rows.numbers("n") * 131_071 + rows.numbers("k")).astype(np.int64)
 
 
-def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _seconds(c: GemmConstants, gpu: GpuSpec, rows: Table) -> Floats:
     dtype = str(rows.texts("dtype")[0])
     m, n, k = (rows.numbers(name) for name in ("m", "n", "k"))
     peak = _peak(gpu, dtype)
@@ -82,9 +83,9 @@ def _seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
     weight = BITS[WEIGHT.get(dtype, dtype)] / 8
     inputs = 2.0 if dtype in WIDE else weight
     moved = n * k * weight + m * k * inputs + m * n * ACCUMULATES
-    time = gemm_seconds(c, tiles(c, gpu.units, peak, n, k), gpu.units, gpu.bandwidth, m, moved)
+    time = gemm_seconds(c, tiles(c, gpu.units, peak, n, k), gpu.units, gpu.bandwidth, m=m, moved=moved)
     quantised = rows.numbers("act_quant_included", 0.0) > 0
-    cost = quant_seconds(c, gpu.units, gpu.bandwidth, m, k, inputs)
+    cost = quant_seconds(c, gpu.units, gpu.bandwidth, m=m, k=k, item=inputs)
     return np.asarray(time + np.where(quantised, cost, 0.0), dtype=np.float64)
 
 
@@ -105,10 +106,10 @@ GEMM = Kind(
     sets=_sets,
     reason=_reason,
     seconds=_seconds,
-    start={
-        "fixed": 4e-6, "step": 3e-6, "chain": 5e-10, "compute": 0.85, "throttle": 0.2, "memory": 0.8, "intensity": 10.0,
-        "blend": 3.0, "quant_row": 2e-7, "quant_walk": 1e-10,
-    },
+    start=GemmConstants(
+        fixed=4e-6, step=3e-6, chain=5e-10, compute=0.85, throttle=0.2, memory=0.8, intensity=10.0,
+        blend=3.0, quant_row=2e-7, quant_walk=1e-10,
+    ),
     loose={
         "compute": 0.2, "memory": 0.3, "intensity": 1.0, "step": 1.0, "blend": 0.5, "chain": 1.5, "throttle": 1.0,
         "quant_row": 1.5, "quant_walk": 1.5,

@@ -20,10 +20,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.kind import Constants, Floats, Kind
+from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import TILES, Layer, Load, Matrix, gemm_seconds, loads, moe_seconds
+from plandsl.spec.constants import GroupedConstants, MoeConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
 
@@ -189,7 +190,10 @@ def _layer(rows: Table, dtype: str) -> Layer:
     local = np.maximum(experts / rows.numbers("ep", 1.0), 1.0)
     inter = rows.numbers("inter") / rows.numbers("tp", 1.0)
     hidden, gates = rows.numbers("hidden"), _gates(rows, dtype)
-    return Layer(hidden, inter, rows.numbers("topk"), experts, local, _weight(dtype), _input(dtype), gates)
+    return Layer(
+        hidden, inter, topk=rows.numbers("topk"), n_experts=experts, local=local, weight_bytes=_weight(dtype),
+        input_bytes=_input(dtype), gates=gates,
+    )  # fmt: skip
 
 
 def _gates(rows: Table, dtype: str) -> Floats:
@@ -221,7 +225,7 @@ def _sliced(rows: Table) -> NDArray[np.bool_]:
     return np.asarray(slicing & own & (rows.numbers("ep", 1.0) > 1), dtype=np.bool_)
 
 
-def _moe_seconds(c: Constants, gpu: GpuSpec, rows: Table) -> Floats:
+def _moe_seconds(c: MoeConstants, gpu: GpuSpec, rows: Table) -> Floats:
     dtype = str(_dtypes(rows)[0])
     layer, tokens = _layer(rows, dtype), rows.numbers("tokens")
     given = loads(layer, tokens, *_skew(rows, tokens, layer))
@@ -268,10 +272,10 @@ MOE = Kind(
     sets=_sets,
     reason=lambda rows: np.where(_routed(rows), NO_PEAK, NO_ROUTING),
     seconds=_moe_seconds,
-    start={
-        "fixed": 2e-5, "step": 2e-7, "compute": 0.7, "draw": 4.0, "memory": 0.8, "cache": 6e7, "blend": 2.5,
-        "stream": 0.7, "away": 0.1, "token": 2e-9,
-    },
+    start=MoeConstants(
+        fixed=2e-5, step=2e-7, compute=0.7, draw=4.0, memory=0.8, cache=6e7, blend=2.5,
+        stream=0.7, away=0.1, token=2e-9,
+    ),
     loose={"compute": 0.3, "memory": 0.3, "step": 1.0, "draw": 1.0, "cache": 0.7, "away": 2.0, "token": 1.0},
     shape=_shape,
     answers=_answers,
@@ -300,7 +304,7 @@ def _grouped_loads(rows: Table) -> list[Load]:
     return made
 
 
-def _grouped_seconds(c: Constants, gpu: GpuSpec, rows: Table, down: bool) -> Floats:
+def _grouped_seconds(c: GroupedConstants, gpu: GpuSpec, rows: Table, down: bool) -> Floats:
     dtype = str(rows.texts("dtype")[0])
     hidden, inter = rows.numbers("hidden"), rows.numbers("inter")
     depth, columns = (inter, hidden) if down else (hidden, 2 * inter)
@@ -340,10 +344,10 @@ GROUPED_UP = Kind(
     sets=_grouped_sets,
     reason=lambda rows: np.full(len(rows), NO_PEAK),
     seconds=lambda c, gpu, rows: _grouped_seconds(c, gpu, rows, down=False),
-    start={
-        "fixed": 5e-6, "step": 2e-7, "compute": 0.8, "draw": 6.0, "memory": 0.8, "cache": 5e7, "blend": 3.0,
-        "stream": 1.5,
-    },
+    start=GroupedConstants(
+        fixed=5e-6, step=2e-7, compute=0.8, draw=6.0, memory=0.8, cache=5e7, blend=3.0,
+        stream=1.5,
+    ),
     loose={"compute": 0.3, "memory": 0.3, "step": 1.0, "draw": 1.0, "cache": 0.7, "stream": 0.7},
     shape=_grouped_shape,
     answers=_grouped_answers,

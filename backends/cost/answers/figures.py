@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.spec.hardware import CONSTANTS, ENGINE_TIMES, FORM_CONSTANTS, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.hardware import ENGINE_TIMES, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec, constant_dimension
 from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import TIME
 
@@ -104,9 +104,7 @@ def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> Calibration
         values.setdefault("launch_collective", values["launch"])
 
     def is_time(name: str) -> bool:
-        first, *inner = name.split(".")
-        dimension = FORM_CONSTANTS.get(inner[-1]) if len(inner) > 1 else CONSTANTS.get(first)
-        return dimension == TIME and (first in OF_LINKS) == links
+        return constant_dimension(name) == TIME and (name.partition(".")[0] in OF_LINKS) == links
 
     return evolve(calibration, values=tuple((n, v * f if is_time(n) else v) for n, v in values.items()))
 

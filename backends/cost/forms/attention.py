@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
 from plandsl.ir.types import Number
+from plandsl.spec.constants import DecodeConstants, MixedConstants, PrefillConstants
 
 TILE = 128
 """Rows of a tile in prefill (queries, those of a group of heads together), and keys of a block."""
@@ -17,10 +17,6 @@ LEAST_ROWS = 32
 
 GROUP = 16
 """Query heads of one KV head that a tile of decode holds: the rows of one matrix instruction."""
-
-PREFILL_CONSTANTS = ("fixed", "step", "compute", "half_dim", "tail", "memory", "blend", "packed")
-DECODE_CONSTANTS = ("fixed", "step", "split", "compute", "memory", "draw", "blend", "cache", "cached")
-MIXED_CONSTANTS = ("fixed", "step", "split", "compute", "memory", "draw", "blend", "half_dim", "rows", "cache")
 
 DRAW_BLEND = 3.0  # how sharply one unit's limit takes over from that of all; not worth a constant
 
@@ -103,14 +99,14 @@ def _triangles(tokens: Number, chunk: int) -> Number:
 
 
 def prefill_seconds(
-    c: Mapping[str, float], chip: Chip, shape: Heads, batch: Number, position: Number, context: Number,
+    c: PrefillConstants, chip: Chip, shape: Heads, batch: Number, position: Number, context: Number,
     causal: Number = True, window: Number = 0, chunk: int | None = None,
 ) -> Number:  # fmt: skip
     """Seconds of attention of ``batch`` sequences, each the last ``position`` of ``context`` tokens.
 
     Queries stand in tiles of 128 rows. Where a kernel packs the g heads that share a KV head (FlashAttention-3,
     FlashInfer) a sequence has ``ceil(position g / 128)`` tiles for each KV head, else ``g ceil(position / 128)``:
-    ``packed`` is 1 or 0, or between, as kernels choose; 1 where the constants have none. A tile takes ``step`` seconds
+    ``packed`` is 1 or 0, or between, as kernels choose. A tile takes ``step`` seconds
     and ``4 head_dim`` FLOPs per row and key, padded rows and half a block at the diagonal included, at
 
         peak / units * compute * head_dim / (head_dim + half_dim)
@@ -124,24 +120,24 @@ def prefill_seconds(
     ``moved`` is queries, results and visible keys and values once. Large sizes reach a constant share of ``peak``.
     """
     group = shape.heads / shape.kv_heads
-    packed = min(c.get("packed", 1.0), 1.0)
-    count, pairs = _tiles(position, context, group, causal, window, packed, chunk)
+    packed = min(c.packed, 1.0)
+    count, pairs = _tiles(position, context, group, causal, window, packed=packed, chunk=chunk)
     height = clip(position * (1 + packed * (group - 1)), LEAST_ROWS, TILE)
-    rate = chip.peak / chip.units * c["compute"] * shape.head_dim / (shape.head_dim + c["half_dim"])
+    rate = chip.peak / chip.units * c.compute * shape.head_dim / (shape.head_dim + c.half_dim)
     per_pair = 4.0 * shape.head_dim / rate
-    share = batch * (shape.kv_heads * count * c["step"] + shape.heads * pairs * per_pair) / chip.units
+    share = batch * (shape.kv_heads * count * c.step + shape.heads * pairs * per_pair) / chip.units
     reach = where(window > 0, minimum(context, window + TILE), context)
     keys = where(window > 0, minimum(context, window + position), context)
     if chunk is not None:
         reach, keys = minimum(context, chunk), in_chunks(position, context, chunk)
-    longest = c["step"] + height * reach * per_pair
+    longest = c.step + height * reach * per_pair
     moved = batch * (position * shape.query_bytes + keys * shape.key_bytes)
-    memory = moved / (chip.bandwidth * c["memory"])
-    return c["fixed"] + smooth_max(share + c["tail"] * longest, memory, c["blend"])
+    memory = moved / (chip.bandwidth * c.memory)
+    return c.fixed + smooth_max(share + c.tail * longest, memory, c.blend)
 
 
 def decode_seconds(
-    c: Mapping[str, float], chip: Chip, shape: Heads, batch: Number, context: Number, window: Number = 0,
+    c: DecodeConstants, chip: Chip, shape: Heads, batch: Number, context: Number, window: Number = 0,
     divides: bool = True, warm: bool = False,
 ) -> Number:  # fmt: skip
     """Seconds of attention of one query in each of ``batch`` sequences over ``context`` keys.
@@ -166,21 +162,21 @@ def decode_seconds(
     group = shape.heads / shape.kv_heads
     tiles = ceil_div(group, GROUP) if divides else group
     tasks = batch * shape.kv_heads * tiles
-    arithmetic = 4.0 * GROUP * shape.head_dim * tasks * keys / (chip.peak * c["compute"])
-    work = c["step"] * tasks / chip.units + arithmetic
-    rate = chip.bandwidth * c["memory"]
+    arithmetic = 4.0 * GROUP * shape.head_dim * tasks * keys / (chip.peak * c.compute)
+    work = c.step * tasks / chip.units + arithmetic
+    rate = chip.bandwidth * c.memory
     held = batch * keys * shape.key_bytes
-    stays = clip(2 - held / c["cache"], 0, 1) if warm else 0
-    slow = 1 - stays + stays / maximum(c["cached"], 1) if warm else 1
+    stays = clip(2 - held / c.cache, 0, 1) if warm else 0
+    slow = 1 - stays + stays / maximum(c.cached, 1) if warm else 1
     memory = (held * slow + batch * shape.query_bytes) / rate
     own = maximum(minimum(keys, TILE) if divides else keys, keys * tasks / chip.units)
-    alone = own * (shape.key_bytes / shape.kv_heads) * slow / (rate * c["draw"] / chip.units)
-    parts = c["split"] * (1 - TILE / maximum(keys, TILE))
-    return c["fixed"] + parts + smooth_max(smooth_max(work, memory, c["blend"]), alone, DRAW_BLEND)
+    alone = own * (shape.key_bytes / shape.kv_heads) * slow / (rate * c.draw / chip.units)
+    parts = c.split * (1 - TILE / maximum(keys, TILE))
+    return c.fixed + parts + smooth_max(smooth_max(work, memory, c.blend), alone, DRAW_BLEND)
 
 
 def mixed_seconds(
-    c: Mapping[str, float], chip: Chip, shape: Heads, chunk: Number, before: Number, decodes: Number, context: Number
+    c: MixedConstants, chip: Chip, shape: Heads, chunk: Number, before: Number, decodes: Number, context: Number
 ) -> Number:
     """Seconds of one call that serves ``chunk`` queries on ``before`` keys, and ``decodes`` others of ``context`` each.
 
@@ -196,24 +192,29 @@ def mixed_seconds(
     ``units / decodes`` run at a time; the others read its keys again, as far as those of all decodes, ``s`` bytes, do
     not stay in the cache: ``s / (s + cache)``. Source: launch order of FlashAttention-2 (tiles, sequences, then heads).
     """
-    lone = decode_seconds(c, chip, shape, maximum(decodes, 1), context)
+    lone = decode_seconds(_of_decode(c), chip, shape, maximum(decodes, 1), context)
     group = shape.heads / shape.kv_heads
     queries = maximum(chunk, 1)
     tiles, pairs = _tiles(queries, before + queries, group, True, 0)
-    rate = chip.peak * c["compute"] * shape.head_dim / (shape.head_dim + c["half_dim"])
+    rate = chip.peak * c.compute * shape.head_dim / (shape.head_dim + c.half_dim)
     tasks = shape.kv_heads * tiles + shape.heads * decodes
-    flops = 4.0 * shape.head_dim * shape.heads * (pairs + c["rows"] * decodes * context)
-    work = c["step"] * tasks / chip.units + flops / rate
+    flops = 4.0 * shape.head_dim * shape.heads * (pairs + c.rows * decodes * context)
+    work = c.step * tasks / chip.units + flops / rate
     held = decodes * context * shape.key_bytes
     again = group / clip(chip.units / maximum(decodes, 1), 1, group) - 1
-    again = again * held / (held + c["cache"] * shape.kv_heads)
-    bandwidth = chip.bandwidth * c["memory"]
+    again = again * held / (held + c.cache * shape.kv_heads)
+    bandwidth = chip.bandwidth * c.memory
     read = (before + queries) * shape.key_bytes + held * (1 + again)
     memory = ((queries + decodes) * shape.query_bytes + read) / bandwidth
     longest = maximum(before + queries, where(decodes > 0, context, 0))
-    alone = longest * shape.key_bytes / shape.kv_heads / (bandwidth * c["draw"] / chip.units)
-    together = c["fixed"] + smooth_max(smooth_max(work, memory, c["blend"]), alone, DRAW_BLEND)
+    alone = longest * shape.key_bytes / shape.kv_heads / (bandwidth * c.draw / chip.units)
+    together = c.fixed + smooth_max(smooth_max(work, memory, c.blend), alone, DRAW_BLEND)
     return where(chunk > 0, together, lone)
+
+
+def _of_decode(c: MixedConstants) -> DecodeConstants:
+    """The constants of a call without a chunk; what a call before it left in the cache does not count."""
+    return DecodeConstants(*c[:7], cache=c.cache, cached=1.0)
 
 
 def _tiles(

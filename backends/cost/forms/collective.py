@@ -7,22 +7,18 @@ all of its input, an all_to_all the buffer of a rank, a p2p the message.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import maximum, minimum, plain, where
 from plandsl.ir.types import Number
+from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import LinkSpec
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p")
 
 EXCHANGES = ("all_to_all", "p2p")
 """Operations that send to each peer directly."""
-
-CONSTANTS = ("fixed", "latency", "quick", "step", "bulk", "own", "half", "switch")
-
-NODES_CONSTANTS = ("fixed", "latency", "quick", "step", "half", "bulk", "hop", "network", "rails")
 
 FULL = 300e9
 """Bytes/s of the NVLink port for which ``half`` holds on a slower PCIe port: fewer channels fill that."""
@@ -89,7 +85,7 @@ def in_switch(n: Number) -> Way:
 
 
 def collective_seconds(
-    c: Mapping[str, float], link: LinkSpec, op: str, n: Number, payload: Number, custom: bool = False
+    c: CollectiveConstants, link: LinkSpec, op: str, n: Number, payload: Number, custom: bool = False
 ) -> Number:
     """Seconds of ``op`` over ``n`` ranks of one node with ``payload`` bytes; 0 for a single rank.
 
@@ -107,43 +103,43 @@ def collective_seconds(
     (vLLM and SGLang: "not supported on more than two PCIe-only GPUs").
     """
     p, pcie = port(link, n), link.topology == "pcie"
-    way = ring(op, n, c["own"])
-    quick = [_quick(c, p, ring(op, n, c["own"]), payload)]
+    way = ring(op, n, c.own)
+    quick = [_quick(c, p, ring(op, n, c.own), payload)]
     if custom and op == "all_reduce":
         one, two = (_quick(c, p, w, payload) for w in shots(n))
         quick = [where(n > 2, quick[0], minimum(one, two))] if pcie else [one, two]
-    half = c["half"] * min(1.0, link.bandwidth / FULL) if pcie else c["half"]
-    share = where(n > 2, c["switch"], c["bulk"]) if pcie and c["switch"] > 0 else c["bulk"]
-    filled = (1 if op in EXCHANGES else way.steps) * c["step"]
+    half = c.half * min(1.0, link.bandwidth / FULL) if pcie else c.half
+    share = where(n > 2, c.switch, c.bulk) if pcie and c.switch > 0 else c.bulk
+    filled = (1 if op in EXCHANGES else way.steps) * c.step
     moved = (payload * way.volume + half) / (p * share)
-    if op == "all_reduce" and link.topology == "switch" and c["switch"] > 0:
-        reduced = (payload * in_switch(n).volume + half) / (p * c["switch"])
+    if op == "all_reduce" and link.topology == "switch" and c.switch > 0:
+        reduced = (payload * in_switch(n).volume + half) / (p * c.switch)
         moved = where(n > 2, minimum(moved, reduced), moved)
     best = smooth_max(filled, moved, BLEND)
     for time in quick:
         best = minimum(best, time)
-    return where(n > 1, c["fixed"] + best, 0.0)
+    return where(n > 1, c.fixed + best, 0.0)
 
 
-def _quick(c: Mapping[str, float], p: Number, way: Way, payload: Number) -> Number:
-    return way.steps * c["latency"] + payload * way.volume / (p * c["quick"])
+def _quick(c: CollectiveConstants, p: Number, way: Way, payload: Number) -> Number:
+    return way.steps * c.latency + payload * way.volume / (p * c.quick)
 
 
 def collective_volume(
-    c: Mapping[str, float], link: LinkSpec, op: str, n: float, payload: float, custom: bool = False
+    c: CollectiveConstants, link: LinkSpec, op: str, n: float, payload: float, custom: bool = False
 ) -> Number:
     """Bytes that a rank sends for each byte of ``payload``, in the way that `collective_seconds` takes, for numbers.
 
     What a rank copies to itself is not sent.
     """
-    own, shot = ring(op, n, c["own"]), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
+    own, shot = ring(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
     quick = [(_quick(c, port(link, n), way, payload), way.volume) for way in (shots(n) if shot else ())]
     time, volume = min(quick, default=(math.inf, 0.0))
-    if shot and c["fixed"] + time <= collective_seconds(c, link, op, n, payload, custom):
+    if shot and c.fixed + time <= collective_seconds(c, link, op, n, payload, custom):
         return volume
-    switched = op == "all_reduce" and link.topology == "switch" and c["switch"] > 0 and n > 2
-    reduced = (payload * in_switch(n).volume + c["half"]) / c["switch"] if switched else math.inf
-    around = (payload * own.volume + c["half"]) / c["bulk"]
+    switched = op == "all_reduce" and link.topology == "switch" and c.switch > 0 and n > 2
+    reduced = (payload * in_switch(n).volume + c.half) / c.switch if switched else math.inf
+    around = (payload * own.volume + c.half) / c.bulk
     return in_switch(n).volume if reduced < around else ring(op, n).volume
 
 
@@ -172,7 +168,7 @@ def crossing(op: str, n: Number, nodes: Number) -> Way:
 
 
 def nodes_seconds(
-    c: Mapping[str, float],
+    c: NodesConstants,
     link: LinkSpec,
     op: str,
     n: Number,
@@ -193,11 +189,11 @@ def nodes_seconds(
     ``host_port``; a p2p uses one. What the fabric is nobody says: ``network``, ``rails`` and ``hop`` stand for it.
     """
     inside = n / nodes
-    rate = host_port * c["network"] * minimum(1 if op == "p2p" else inside, c["rails"])
+    rate = host_port * c.network * minimum(1 if op == "p2p" else inside, c.rails)
     out, steps = crossing(op, n, nodes), ring(op, inside).steps
-    moved = maximum(payload * ring(op, n).volume / (port(link, inside) * c["bulk"]), payload * out.volume / rate)
-    hops = out.steps * c["hop"]
-    quick = steps * c["latency"] + hops + moved / c["quick"]
-    filled = (1 if op in EXCHANGES else steps) * c["step"] + hops
-    bulk = smooth_max(filled, moved + c["half"] / rate, BLEND)
-    return c["fixed"] + minimum(quick, bulk)
+    moved = maximum(payload * ring(op, n).volume / (port(link, inside) * c.bulk), payload * out.volume / rate)
+    hops = out.steps * c.hop
+    quick = steps * c.latency + hops + moved / c.quick
+    filled = (1 if op in EXCHANGES else steps) * c.step + hops
+    bulk = smooth_max(filled, moved + c.half / rate, BLEND)
+    return c.fixed + minimum(quick, bulk)

@@ -9,16 +9,14 @@ Tokens are those of one rank. ``copy`` is the bytes of a token as sent: `wire_by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.collective import HOST_PORT, port
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import ceil_div, maximum, minimum, where
 from plandsl.ir.types import Number
+from plandsl.spec.constants import DispatchConstants
 from plandsl.spec.hardware import LinkSpec
-
-CONSTANTS = ("fixed", "expert", "row", "each", "unit", "port", "ramp", "network", "message")
 
 BLEND = 3.0
 """How far two limits of one copy loop add up."""
@@ -81,13 +79,13 @@ def wire_bytes(hidden: Number, narrow: Number) -> Number:
     return hidden * where(narrow, 1 + 4 / 128, 2.0)
 
 
-def wires(c: Mapping[str, float], link: LinkSpec, inside: Number, t: Traffic) -> Number:
+def wires(c: DispatchConstants, link: LinkSpec, inside: Number, t: Traffic) -> Number:
     """Seconds on the busier of the node's links (``port`` of them) and a 400 Gb/s host port (``network`` of it).
 
     Every message that leaves takes ``message`` on top.
     """
-    near = t.near / (port(link, inside) * c["port"])
-    far = t.far / (HOST_PORT * c["network"]) + t.messages * c["message"]
+    near = t.near / (port(link, inside) * c.port)
+    far = t.far / (HOST_PORT * c.network) + t.messages * c.message
     return maximum(near, far)
 
 
@@ -100,7 +98,7 @@ def engines(experts: Number, units: int) -> Number:
 
 
 def dispatch_seconds(
-    c: Mapping[str, float],
+    c: DispatchConstants,
     link: LinkSpec,
     inside: Number,
     t: Traffic,
@@ -122,8 +120,8 @@ def dispatch_seconds(
     run full work costs as much again, ``ramp`` seconds at most. ``max'`` is a smooth maximum, ``inside`` the ranks of
     a node. Structure as in DeepEP's csrc/kernels: intranode.cu (queues between pairs of units), internode_ll.cu.
     """
-    walk = walked / ROW * c["row"] / units
-    sent = t.copies * (c["each"] + copy / (c["unit"] * 1e9)) / units
+    walk = walked / ROW * c.row / units
+    sent = t.copies * (c.each + copy / (c.unit * 1e9)) / units
     work = smooth_max(smooth_max(walk, sent, BLEND), wires(c, link, inside, t), BLEND)
-    filling = where(waits > 0, 0.0, work * c["ramp"] / maximum(work + c["ramp"], 1e-30))
-    return c["fixed"] + waits * c["expert"] + work + filling
+    filling = where(waits > 0, 0.0, work * c.ramp / maximum(work + c.ramp, 1e-30))
+    return c.fixed + waits * c.expert + work + filling

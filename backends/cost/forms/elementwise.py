@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import clip, maximum
 from plandsl.ir.types import Number
+from plandsl.spec.constants import ElementConstants
 
 MOVED = {
     "rmsnorm": (1, 1),
@@ -54,7 +53,7 @@ def moved_bytes(op: str, rows: Number, cols: Number, item: float) -> Number:
     return sum(MOVED.get(op, (1, 1))) * item * rows * cols
 
 
-def kernel_seconds(c: Mapping[str, float], units: int, bandwidth: float, moved: Number, row: Number) -> Number:
+def kernel_seconds(c: ElementConstants, units: int, bandwidth: float, moved: Number, row: Number) -> Number:
     """Seconds of a kernel that moves ``moved`` bytes, ``row`` of them in each row (0: dealt out without rows).
 
         seconds = fixed + (stream^2 + walk^2)^(1/2)
@@ -65,13 +64,13 @@ def kernel_seconds(c: Mapping[str, float], units: int, bandwidth: float, moved: 
     ``stays = 2 - moved / cache``, within 0..1, is the part that the last-level cache still holds from the kernel
     before: all of what fits in it, nothing of twice its size. ``cached`` and ``memory`` are rates as shares of
     ``bandwidth`` (bytes/s), and the cache counts as no slower. A row is the work of one thread block in one unit, which
-    moves ``draw = DRAW * unit`` bytes/s, whatever the memory, and spends ``c["row"]`` seconds on every row besides. One
+    moves ``draw = DRAW * unit`` bytes/s, whatever the memory, and spends ``c.row`` seconds on every row besides. One
     wide row takes its walk, however few there are. A roofline (Williams, Waterman and Patterson 2009) with a ceiling of
     the units; the constants are fitted.
     """
-    stays = clip(2 - moved / c["cache"], 0.0, 1.0)
-    stream = moved / bandwidth * (stays / max(c["cached"], c["memory"]) + (1 - stays) / c["memory"])
-    draw = DRAW * c["unit"]
+    stays = clip(2 - moved / c.cache, 0.0, 1.0)
+    stream = moved / bandwidth * (stays / max(c.cached, c.memory) + (1 - stays) / c.memory)
+    draw = DRAW * c.unit
     blocks = moved / maximum(row, 1.0) * (row > 0)
-    dealt = (moved / draw + blocks * c.get("row", 0.0)) / units
-    return c["fixed"] + smooth_max(maximum(stream, dealt), row / draw, BLEND)
+    dealt = (moved / draw + blocks * c.row) / units
+    return c.fixed + smooth_max(maximum(stream, dealt), row / draw, BLEND)

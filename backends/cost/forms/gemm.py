@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
 from plandsl.ir.types import Number
+from plandsl.spec.constants import GemmConstants
 
 TILES = ((16, 16), (16, 32), (16, 64), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256))
 """Output tiles that libraries choose from, rows by columns."""
@@ -32,7 +33,7 @@ class Tile(NamedTuple):
     seconds: Number
 
 
-def tiles(c: Mapping[str, float], units: int, peak: float, n: Number, k: Number) -> list[Tile]:
+def tiles(c: GemmConstants, units: int, peak: float, n: Number, k: Number) -> list[Tile]:
     """Every tiling of a GEMM whose ``n`` and ``k`` are known.
 
     A tile of ``a x b`` outputs takes, in one unit of ``peak / units * compute`` FLOP/s, seconds of
@@ -43,13 +44,12 @@ def tiles(c: Mapping[str, float], units: int, peak: float, n: Number, k: Number)
     costs however small the tile, since the steps along k follow one another. ``units`` are SMs or CUs, ``peak`` is in
     FLOP/s. Arithmetic intensity of tiles as in NVIDIA's "Matrix Multiplication Background User's Guide".
     """
-    rate = peak / units * c["compute"]
-    chain = c.get("chain", 0.0)
-    return [Tile(a, ceil_div(n, b), (2.0 * (a * b + c["intensity"] * (a + b)) / rate + chain) * k) for a, b in TILES]
+    rate = peak / units * c.compute
+    return [Tile(a, ceil_div(n, b), (2.0 * (a * b + c.intensity * (a + b)) / rate + c.chain) * k) for a, b in TILES]
 
 
 def gemm_seconds(
-    c: Mapping[str, float], ways: Sequence[Tile], units: int, bandwidth: float, m: Number, moved: Number
+    c: GemmConstants, ways: Sequence[Tile], units: int, bandwidth: float, m: Number, moved: Number
 ) -> Number:
     """Seconds of ``[m, k] @ [k, n]`` that moves ``moved`` bytes, ``ways`` being its `tiles`.
 
@@ -68,14 +68,14 @@ def gemm_seconds(
         count = ceil_div(m, rows) * columns
         whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * ceil_div(count, units))
         splits = clip(floor(units / count), 1, MOST_SPLITS)
-        time = where(splits > 1, minimum(whole, tile / splits + c["step"]), whole)
+        time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
-    slow = best * (1 + c.get("throttle", 0.0) * best / (best + LONG))
-    return c["fixed"] + smooth_max(slow, moved / (bandwidth * c["memory"]), c["blend"])
+    slow = best * (1 + c.throttle * best / (best + LONG))
+    return c.fixed + smooth_max(slow, moved / (bandwidth * c.memory), c.blend)
 
 
-def quant_seconds(c: Mapping[str, float], units: int, bandwidth: float, m: Number, k: Number, item: float) -> Number:
+def quant_seconds(c: GemmConstants, units: int, bandwidth: float, m: Number, k: Number, item: float) -> Number:
     """Seconds to quantise ``m x k`` elements from 16 bits to ``item`` bytes, scales worked out on the way.
 
         seconds = QUANT_FIXED + ((m k (2 + item) / bandwidth)^2 + (m / units * (quant_row + k quant_walk))^2)^(1/2)
@@ -83,7 +83,7 @@ def quant_seconds(c: Mapping[str, float], units: int, bandwidth: float, m: Numbe
     Each row is the work of one thread block: ``quant_row`` seconds of a unit for the row and ``quant_walk`` for each
     of its elements, unless memory (``bandwidth``, bytes/s) takes longer. The constants are fitted.
     """
-    walk = m / units * (c["quant_row"] + k * c["quant_walk"])
+    walk = m / units * (c.quant_row + k * c.quant_walk)
     return QUANT_FIXED + smooth_max(m * k * (2.0 + item) / bandwidth, walk, 2.0)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from plandsl.backends.cost.forms.attention import DRAW_BLEND, TILE, Chip, Heads, prefill_seconds
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import ceil_div, maximum, minimum, where
 from plandsl.ir.types import Number
+from plandsl.spec.constants import MlaDecodeConstants, MlaPrefillConstants, PrefillConstants
 
 KEY, VALUE = 192, 128
 """Dimensions of a head's keys (128, and 64 with a position) and values once they are unpacked (DeepSeek-V2, 2024)."""
@@ -23,12 +22,9 @@ ROWS = 64
 FEW, FEW_ROWS = 32, 16
 """Up to so many heads, kernels take tiles of only so many, which read the cache each."""
 
-PREFILL_CONSTANTS = ("fixed", "step", "compute", "half_dim", "tail", "memory", "blend", "write")
-DECODE_CONSTANTS = ("fixed", "step", "split", "parts", "again", "compute", "memory", "draw", "blend")
-
 
 def mla_prefill_seconds(
-    c: Mapping[str, float], chip: Chip, heads: Number, batch: Number, position: Number, context: Number,
+    c: MlaPrefillConstants, chip: Chip, heads: Number, batch: Number, position: Number, context: Number,
     item: float, cache_item: float,
 ) -> Number:  # fmt: skip
     """Seconds of causal attention of ``heads`` heads on unpacked keys and values, and of filling the cache.
@@ -40,12 +36,13 @@ def mla_prefill_seconds(
     for the latent vectors of the new tokens. Source: DeepSeek-V2 technical report, 2024, section 2.1.
     """
     shape = Heads(heads, heads, (KEY + VALUE) / 2, heads * (KEY * item + VALUE * RESULT), heads * (KEY + VALUE) * item)
-    time = prefill_seconds(c, chip, shape, batch, position, context)
-    return time + batch * position * LATENT * (item + cache_item) / (chip.bandwidth * c["write"])
+    own = PrefillConstants(*c[:-2], packed=1.0, write=c.write)  # no two heads share keys
+    time = prefill_seconds(own, chip, shape, batch, position, context=context)
+    return time + batch * position * LATENT * (item + cache_item) / (chip.bandwidth * c.write)
 
 
 def mla_decode_seconds(
-    c: Mapping[str, float], chip: Chip, heads: Number, batch: Number, context: Number, item: float, cache_item: float
+    c: MlaDecodeConstants, chip: Chip, heads: Number, batch: Number, context: Number, item: float, cache_item: float
 ) -> Number:
     """Seconds of absorbed attention of one query of ``heads`` heads in each of ``batch`` sequences.
 
@@ -66,13 +63,13 @@ def mla_decode_seconds(
     wide = ceil_div(heads, ROWS)
     tiles = where(heads <= FEW, ceil_div(heads, FEW_ROWS), wide)
     tasks = batch * tiles
-    arithmetic = 2.0 * (LATENT + LATENT_VALUE) * ROWS * wide * batch * context / (chip.peak * c["compute"])
-    work = c["step"] * tasks / chip.units + arithmetic
-    rate = chip.bandwidth * c["memory"]
+    arithmetic = 2.0 * (LATENT + LATENT_VALUE) * ROWS * wide * batch * context / (chip.peak * c.compute)
+    work = c.step * tasks / chip.units + arithmetic
+    rate = chip.bandwidth * c.memory
     key = LATENT * cache_item
     query = heads * (LATENT * item + LATENT_VALUE * RESULT)
-    memory = batch * (context * key * (1 + c["again"] * (tiles - 1)) + query) / rate
-    own = maximum(minimum(context, TILE), maximum(context / c["parts"], context * tasks / chip.units))
-    alone = own * key / (rate * c["draw"] / chip.units)
-    added = c["split"] * (1 - TILE / maximum(context, TILE))
-    return c["fixed"] + added + smooth_max(smooth_max(work, memory, c["blend"]), alone, DRAW_BLEND)
+    memory = batch * (context * key * (1 + c.again * (tiles - 1)) + query) / rate
+    own = maximum(minimum(context, TILE), maximum(context / c.parts, context * tasks / chip.units))
+    alone = own * key / (rate * c.draw / chip.units)
+    added = c.split * (1 - TILE / maximum(context, TILE))
+    return c.fixed + added + smooth_max(smooth_max(work, memory, c.blend), alone, DRAW_BLEND)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.gemm import smooth_max
 from plandsl.backends.cost.num import ceil_div, clip, maximum, minimum, where
 from plandsl.ir.types import Number
-
-GROUPED_CONSTANTS = ("fixed", "step", "compute", "draw", "memory", "cache", "blend", "stream")
-CONSTANTS = (*GROUPED_CONSTANTS, "away", "token")
+from plandsl.spec.constants import GroupedConstants, MoeConstants
 
 TILES = ((8, 128), (16, 128), (32, 128), (64, 128), (128, 128), (128, 256), (256, 256))
 """Output tiles of grouped GEMMs, rows of one expert by columns: libraries swap operands to get below 64 rows."""
@@ -126,7 +124,7 @@ def hottest(n: Number, shape: Number) -> Number:
     return (1 - 1 / (9 * shape) + z / (3 * shape**0.5)) ** 3
 
 
-def moe_seconds(c: Mapping[str, float], chip: Chip, layer: Layer, tokens: Number, given: Sequence[Load]) -> Number:
+def moe_seconds(c: MoeConstants, chip: Chip, layer: Layer, tokens: Number, given: Sequence[Load]) -> Number:
     """Seconds of a fused layer of experts that is presented ``tokens``, ``given`` its `loads`.
 
         seconds = fixed + token * tokens + grouped GEMMs + activations / (bandwidth * stream)
@@ -140,22 +138,22 @@ def moe_seconds(c: Mapping[str, float], chip: Chip, layer: Layer, tokens: Number
     down = Matrix(layer.inter, layer.hidden, layer.weight_bytes, layer.input_bytes)
     pairs = sum(load.experts * load.tokens for load in given)
     row = layer.hidden * (layer.input_bytes + 2 * ROW) + layer.inter * (layer.gates + 1) * ROW
-    moved = (pairs + c["away"] * maximum(tokens * layer.topk - pairs, 0.0)) * row + tokens * layer.hidden * 2 * ROW
-    passed = moved / (chip.bandwidth * c["stream"])
-    return c["fixed"] + c["token"] * tokens + grouped_seconds(c, chip, given, (up, down)) + passed
+    moved = (pairs + c.away * maximum(tokens * layer.topk - pairs, 0.0)) * row + tokens * layer.hidden * 2 * ROW
+    passed = moved / (chip.bandwidth * c.stream)
+    return c.fixed + c.token * tokens + grouped_seconds(c, chip, given, (up, down)) + passed
 
 
 def gemm_seconds(
-    c: Mapping[str, float], chip: Chip, given: Sequence[Load], matrix: Matrix, tiles: Sequence[tuple[int, int]] = TILES
+    c: GroupedConstants, chip: Chip, given: Sequence[Load], matrix: Matrix, tiles: Sequence[tuple[int, int]] = TILES
 ) -> Number:
     """Seconds of one grouped GEMM by itself, its inputs and outputs moved at ``bandwidth * stream``."""
     pairs = sum(load.experts * load.tokens for load in given)
     moved = pairs * (matrix.depth * matrix.input_bytes + matrix.columns * ROW)
-    return c["fixed"] + grouped_seconds(c, chip, given, (matrix,), tiles) + moved / (chip.bandwidth * c["stream"])
+    return c.fixed + grouped_seconds(c, chip, given, (matrix,), tiles) + moved / (chip.bandwidth * c.stream)
 
 
 def grouped_seconds(
-    c: Mapping[str, float],
+    c: GroupedConstants | MoeConstants,
     chip: Chip,
     given: Sequence[Load],
     matrices: Sequence[Matrix],
@@ -180,13 +178,13 @@ def grouped_seconds(
         read: Number = 0.0
         for m in matrices:
             stored = m.depth * m.columns * m.weight_bytes
-            again = clip(1 - c["cache"] / stored, 0.0, 1.0) * maximum(count - touched, 0.0)
+            again = clip(1 - c.cache / stored, 0.0, 1.0) * maximum(count - touched, 0.0)
             read = read + stored * (touched + again)
-            arithmetic = 2.0 * a * b / (chip.peak * c["compute"])
-            loading = (a * m.input_bytes + b * m.weight_bytes) / (chip.bandwidth * c["draw"])
-            tile = c["step"] + m.depth * chip.units * (arithmetic + loading)
+            arithmetic = 2.0 * a * b / (chip.peak * c.compute)
+            loading = (a * m.input_bytes + b * m.weight_bytes) / (chip.bandwidth * c.draw)
+            tile = c.step + m.depth * chip.units * (arithmetic + loading)
             work = work + maximum(count * ceil_div(m.columns, b) / chip.units, 1.0) * tile
-        time = smooth_max(work, read / (chip.bandwidth * c["memory"]), c["blend"])
+        time = smooth_max(work, read / (chip.bandwidth * c.memory), c.blend)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
     return best

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
+from plandsl.spec.constants import Band, FormConstants, GemmConstants, band_of
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.machine.tables import Measured
-
-Band = tuple[float, float]
-"""The factors between which 80 % of measured / predicted lie."""
 
 
 class Answered(NamedTuple):
@@ -78,16 +75,16 @@ class Machine:
         assert peak is not None, f"legality checked that {self.gpu.name} multiplies in {dtype}"
         return peak
 
-    def gemm_constants(self, weights: str, compute: str) -> dict[str, float]:
-        """The fitted constants of a GEMM that stores ``weights`` and multiplies in ``compute``; empty without."""
+    def gemm_constants(self, weights: str, compute: str) -> GemmConstants | None:
+        """The fitted constants of a GEMM that stores ``weights`` and multiplies in ``compute``."""
         if self.gpu.units is None:
-            return {}
+            return None
         stored = {8: "w8a16", 4: "w4a16"}.get(int(BITS[weights])) if BITS[weights] < BITS[compute] else None
         for name in (stored, compute, {"bf16": "fp16"}.get(compute)):
             for suffix in self.suffixes:
-                if name and (found := self.calibration.section(f"gemm.{name}{suffix}")):
+                if name and (found := self.calibration.constants(GemmConstants, f"gemm.{name}{suffix}")):
                     return found
-        return {}
+        return None
 
     def rates_in(self, phase: str) -> Rates:
         """The engine's rates in one phase."""
@@ -113,12 +110,6 @@ class Machine:
         return machine
 
 
-def fitted(constants: Mapping[str, float]) -> Answered:
+def fitted(constants: FormConstants) -> Answered:
     """A form whose ``constants`` were fitted answers."""
-    return Answered("fitted", band_of(constants))
-
-
-def band_of(constants: Mapping[str, float]) -> Band | None:
-    """The 80 % band of measured / predicted that goes with ``constants``, if they say."""
-    low, high = constants.get("low"), constants.get("high")
-    return None if low is None or high is None else (low, high)
+    return Answered("fitted", constants.band)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from plandsl.backends.cost.forms.attention import (
-    MIXED_CONSTANTS,
     Chip,
     Heads,
     decode_seconds,
@@ -27,7 +25,16 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.types import Dim, Number
+from plandsl.spec.constants import (
+    DecodeConstants,
+    MixedConstants,
+    MlaDecodeConstants,
+    MlaPrefillConstants,
+    PrefillConstants,
+)
 from plandsl.spec.formats import item_bytes
+
+AttentionConstants: TypeAlias = PrefillConstants | DecodeConstants | MlaPrefillConstants | MlaDecodeConstants
 
 
 class Queries(NamedTuple):
@@ -58,7 +65,7 @@ class Form(Protocol):
     """Attention whose constants a calibration has fitted; ``prefill`` says which of the two phases it is of."""
 
     @property
-    def constants(self) -> Mapping[str, float]:
+    def constants(self) -> AttentionConstants:
         """What was fitted."""
 
     @property
@@ -72,29 +79,33 @@ class Form(Protocol):
     def seconds(self, q: Queries) -> Number:
         """Seconds of ``q``."""
 
-    def mixed(self, constants: Mapping[str, float], call: Mixed) -> Number | None:
+    def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
         """Seconds of one call for both phases; None where there is no such kernel."""
 
 
 class AttentionForm(NamedTuple):
     """Attention with keys and values of heads, by `forms.attention`."""
 
-    constants: dict[str, float]
+    constants: PrefillConstants | DecodeConstants
     chip: Chip
     heads: Heads
-    prefill: bool
     divides: bool
+
+    @property
+    def prefill(self) -> bool:
+        """Whether the constants are those of prefill."""
+        return isinstance(self.constants, PrefillConstants)
 
     def seconds(self, q: Queries) -> Number:
         """In decode the queries of a request are more heads of each KV head, and the last one sees most."""
         c, chip, heads = self.constants, self.chip, self.heads
-        if self.prefill:
+        if isinstance(c, PrefillConstants):
             return prefill_seconds(c, chip, heads, q.batch, q.position, q.context, q.causal, q.window, q.chunk)
         own, window = q.own, q.window and q.window + q.position - 1
         own = own if q.chunk is None else minimum(own, running(q.context, q.chunk) + q.position - 1)
         return decode_seconds(c, chip, heads.times(q.position), q.batch, own, window, self.divides)
 
-    def mixed(self, constants: Mapping[str, float], call: Mixed) -> Number | None:
+    def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
         """Both in one call."""
         own, before, decodes, context = call
         return mixed_seconds(constants, self.chip, self.heads, own, before, decodes, context)
@@ -153,9 +164,9 @@ class Softmax(NamedTuple):
 
         None where no kernel does that, or none such was fitted.
         """
-        constants = machine.calibration.section(f"attention_mixed.{self.op.q.type.dtype}")
+        constants = machine.calibration.constants(MixedConstants, f"attention_mixed.{self.op.q.type.dtype}")
         whole = isinstance(self.op, Attention) and not self.op.window and not self.context.axes
-        if self.form is None or not whole or not constants.keys() >= set(MIXED_CONSTANTS):
+        if self.form is None or not whole or constants is None:
             return None
         return self.form.mixed(constants, call)
 
@@ -247,23 +258,25 @@ def reached(op: Attention | LatentAttention, site: Site, form: Form | None) -> t
     m = site.machine
     if form is None:
         return m.attention_rate(op.q.type.dtype, site.program.phase), m.bandwidth, m.launch
-    return form.chip.peak * min(1.0, form.constants["compute"]), m.gpu.bandwidth, form.constants["fixed"]
+    return form.chip.peak * min(1.0, form.constants.compute), m.gpu.bandwidth, form.constants.fixed
 
 
 def fitted_form(op: Attention | LatentAttention, site: Site, shape: Heads) -> AttentionForm | None:
     """The fitted form of this attention, where the calibration has one: nearest dtypes first."""
     m, q, cache = site.machine, op.q.type.dtype, op.k.type.dtype
     phase = site.program.phase
-    prefill = phase == PREFILL
     if m.gpu.units is None:
         return None
     stored = {"bf16": "bf16", "fp16": "fp16"}.get(cache, "fp8")
-    if prefill:
+    form: type[PrefillConstants] | type[DecodeConstants]
+    if phase == PREFILL:
+        form = PrefillConstants
         names = [q if stored == q else f"{q}_{stored}", q, "bf16", "fp16"]
     else:
+        form = DecodeConstants
         names = [f"{stored}_window", stored, "bf16", "fp16"] if op.window else [stored, "bf16", "fp16"]
     for name in (f"{n}{library}" for n in names for library in m.suffixes):
-        if constants := m.calibration.section(f"attention_{phase}.{name}"):
+        if constants := m.calibration.constants(form, f"attention_{phase}.{name}"):
             chip = Chip(m.gpu.units, m.peak(q), m.gpu.bandwidth)
-            return AttentionForm(constants, chip, shape, prefill, not name.startswith(f"{stored}_window"))
+            return AttentionForm(constants, chip, shape, not name.startswith(f"{stored}_window"))
     return None

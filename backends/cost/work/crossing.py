@@ -7,11 +7,11 @@ Payloads ``V`` are those of `links`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, NODES_CONSTANTS, collective_seconds, nodes_seconds, ring
+from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, nodes_seconds, ring
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
 from plandsl.backends.cost.machine.machine import Machine
@@ -23,6 +23,7 @@ from plandsl.ir.collectives import Ring, Send
 from plandsl.ir.nodes import Boundary, Spread, boundaries, spread
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number, axes_of
+from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 
 Seconds = Callable[[Number], Number]
@@ -49,7 +50,7 @@ class Route(NamedTuple):
     name: str
     seconds: Seconds
     volume: Callable[[float], Number]
-    constants: Mapping[str, float] | None = None
+    constants: NodesConstants | None = None
 
 
 class Crossing(NamedTuple):
@@ -153,12 +154,12 @@ class Roads:
     def near(self, op: str, k: int, stride: int) -> Leg:
         """Inside a node, between ``k`` ranks: as fitted, or by `links`."""
         section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
-        constants = self.machine.calibration.section(section) if self.machine.algorithm == "auto" else {}
-        if constants:
+        constants = self.machine.calibration.constants(CollectiveConstants, section)
+        if constants is not None and self.machine.algorithm == "auto":
             return Leg(partial(collective_seconds, constants, self.link, op, k), _always(ring(op, k).volume))
         return _leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
-    def _fitted(self, op: str) -> Mapping[str, float] | None:
+    def _fitted(self, op: str) -> NodesConstants | None:
         """Constants of collectives between nodes; the network must be of a kind that such were measured on.
 
         What they say of the fabric counts where it had a port for each GPU, as this one has: else only how the library
@@ -168,10 +169,10 @@ class Roads:
             return None
         names = ("nccl_exchange", "torch_exchange", "nccl", "torch") if op in EXCHANGES else ("nccl", "torch")
         for name in names:
-            found = self.machine.calibration.section(f"collective_nodes.{name}")
-            if found.keys() >= set(NODES_CONSTANTS):
-                own = found["rails"] >= OWN_PORTS
-                return found | {"rails": float(self.cluster.node.count)} | ({} if own else {"network": self.share})
+            found = self.machine.calibration.constants(NodesConstants, f"collective_nodes.{name}")
+            if found is not None:
+                network = found.network if found.rails >= OWN_PORTS else self.share
+                return found._replace(rails=float(self.cluster.node.count), network=network)
         return None
 
     def port(self, op: str, at: Spread) -> float:

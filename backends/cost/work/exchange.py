@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -20,6 +19,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.types import Dim, Number, TensorType
+from plandsl.spec.constants import CollectiveConstants, FormConstants
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.hardware import LinkSpec
 
@@ -47,7 +47,7 @@ class Fastest(NamedTuple):
 
     name: str
     volume: Number
-    constants: Mapping[str, float] | None = None
+    constants: FormConstants | None = None
 
 
 class Form(Protocol):
@@ -96,7 +96,7 @@ class ExchangeForm(NamedTuple):
     Of each library its name, constants, and whether it is an all_reduce that engines bring along.
     """
 
-    libraries: tuple[tuple[str, dict[str, float], bool], ...]
+    libraries: tuple[tuple[str, CollectiveConstants, bool], ...]
     link: LinkSpec
     op: str
 
@@ -248,10 +248,10 @@ def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
     word = op.measured_as
     names = ["nccl_exchange"] if word in EXCHANGES else ["nccl"]
     names += OWN.get(m.kernels, ANY) if word == "all_reduce" else ()
-    found = [(n, m.calibration.section(f"collective.{n}"), not n.startswith("nccl")) for n in names]
-    found = [f for f in found if f[1]]
+    sets = [(n, m.calibration.constants(CollectiveConstants, f"collective.{n}")) for n in names]
+    found = tuple((n, c, not n.startswith("nccl")) for n, c in sets if c is not None)
     if found and m.algorithm == "auto":
-        return ExchangeForm(tuple(found), m.link, word)
+        return ExchangeForm(found, m.link, word)
     return Ways(tuple(ways), m.launch_collective)
 
 

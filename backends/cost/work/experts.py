@@ -6,7 +6,7 @@ layer share its seconds, and the kernels between them take none; else each op is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
@@ -26,6 +26,7 @@ from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.skew import Zipf, busiest, chances, factor
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed, stem
+from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, item_bytes
 
 TILE = 16
@@ -64,7 +65,7 @@ UNPACKED = {
 class ExpertForm(NamedTuple):
     """A fused layer of experts whose constants a calibration has fitted; this op has ``share`` of its weights."""
 
-    constants: Mapping[str, float]
+    constants: MoeConstants
     chip: Chip
     layer: Layer
     ratio: float
@@ -195,7 +196,7 @@ class DispatchForm(NamedTuple):
     """
 
     name: str
-    constants: Mapping[str, float]
+    constants: DispatchConstants
     machine: Machine
     copy: Number
     load: Number
@@ -282,7 +283,7 @@ class Mixtures:
         form = self._forms.get(id(op))
         rate, bandwidth, launch = m.gemm_rate(op.compute), m.bandwidth, m.launch
         if form is not None:
-            rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants["fixed"] * form.share
+            rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants.fixed * form.share
         return Experts(
             op, rows, flops * pairs, pairs, _local(op, extents), weights, per_pair, rate, bandwidth, launch, form,
             crowd=self._crowd(op),
@@ -304,7 +305,7 @@ class Mixtures:
         gemms = [op for op in ops if isinstance(op, GroupedGemm)]
         constants = self._constants(gemms[0])
         shape = self._layer(gemms)
-        if not constants or shape is None:
+        if constants is None or shape is None:
             return
         peak, units = self.machine.peak(gemms[0].compute), self.machine.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
@@ -330,20 +331,20 @@ class Mixtures:
             item_bytes(stored), item_bytes(given), len(up.weights),
         )  # fmt: skip
 
-    def _constants(self, op: GroupedGemm) -> dict[str, float]:
+    def _constants(self, op: GroupedGemm) -> MoeConstants | None:
         """The nearest fitted set: of the dtype first, of the engine's library first."""
         m, stored = self.machine, op.weights[0].type.dtype
         if m.gpu.units is None:
-            return {}
+            return None
         names: Iterable[str] = SETS.get(op.compute, (op.compute,))
         if BITS[stored] < BITS[op.compute]:
             names = UNPACKED.get((int(BITS[stored]), int(BITS[op.compute])), ())
         libraries = dict.fromkeys((*OWN.get(m.kernels, ()), *LIBRARIES))
         for name in names:
             for library in libraries:
-                if found := m.calibration.section(f"moe.{name}_{library}"):
+                if found := m.calibration.constants(MoeConstants, f"moe.{name}_{library}"):
                     return found
-        return {}
+        return None
 
     # ---- tokens between ranks
 
@@ -371,7 +372,7 @@ class Mixtures:
             return None
         mode = "deepep_normal" if self.prefill else "deepep_low_latency"
         for name in (mode if out else f"{mode}_combine", "ports"):
-            if constants := m.calibration.section(f"ep_alltoall.{name}"):
+            if constants := m.calibration.constants(DispatchConstants, f"ep_alltoall.{name}"):
                 experts = self.counts[op.split if out else op.gather]
                 return DispatchForm(name, constants, m, copy, load, topk, experts, self.prefill, out)
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.types import Dim, Number, TensorType
+from plandsl.spec.constants import ElementConstants, GemmConstants
 from plandsl.spec.formats import item_bytes
 
 
@@ -26,7 +27,7 @@ class Form(Protocol):
     """A kernel whose constants a calibration has fitted."""
 
     @property
-    def constants(self) -> Mapping[str, float]:
+    def constants(self) -> GemmConstants | ElementConstants:
         """What was fitted."""
 
     def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
@@ -36,7 +37,7 @@ class Form(Protocol):
 class GemmForm(NamedTuple):
     """A GEMM, by `forms.gemm`: n and k stand in the tilings, m is the rows."""
 
-    constants: dict[str, float]
+    constants: GemmConstants
     tilings: list[Tile]
     units: int
 
@@ -48,7 +49,7 @@ class GemmForm(NamedTuple):
 class ElementForm(NamedTuple):
     """A kernel of memory traffic, by `forms.elementwise`; ``rows`` tells whether it walks rows."""
 
-    constants: dict[str, float]
+    constants: ElementConstants
     units: int
     rows: bool
 
@@ -153,10 +154,11 @@ def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -
             fixed = fixed + size
     m = site.machine
     name = op.measured_as
-    constants = m.calibration.section(f"elementwise.{name}") or m.calibration.section("elementwise.any")
+    find = partial(m.calibration.constants, ElementConstants)
+    constants = find(f"elementwise.{name}") or find("elementwise.any")
     if constants and m.gpu.units is not None:
         form = ElementForm(constants, m.gpu.units, name not in FLAT)
-        return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.gpu.bandwidth, constants["fixed"], form)
+        return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.gpu.bandwidth, constants.fixed, form)
     return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.bandwidth, m.launch_elementwise)
 
 
@@ -180,8 +182,8 @@ def gemm(op: Gemm, site: Site) -> Kernel:
         peak, units = m.peak(op.compute), m.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
         form = GemmForm(constants, tiles(constants, units, peak, outputs, k), units)
-        rate = peak * min(1.0, constants["compute"])
-        return Kernel(op, rows, flops, weights, per_row, rate, m.gpu.bandwidth, constants["fixed"], form)
+        rate = peak * min(1.0, constants.compute)
+        return Kernel(op, rows, flops, weights, per_row, rate, m.gpu.bandwidth, constants.fixed, form)
     return Kernel(op, rows, flops, weights, per_row, m.gemm_rate(op.compute), m.bandwidth, m.launch)
 
 

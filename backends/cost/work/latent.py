@@ -5,7 +5,6 @@ GEMMs that unpack keys and values in prefill, and those that decode absorbs, are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip, Heads
@@ -17,6 +16,7 @@ from plandsl.ir.compute import CacheWrite
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
+from plandsl.spec.constants import MixedConstants, MlaDecodeConstants, MlaPrefillConstants
 from plandsl.spec.formats import item_bytes
 
 UNPACKED = KEY, VALUE
@@ -26,21 +26,25 @@ PACKED = LATENT, LATENT_VALUE
 class LatentForm(NamedTuple):
     """Latent attention whose constants a calibration has fitted: `forms.mla` gives its seconds."""
 
-    constants: Mapping[str, float]
+    constants: MlaPrefillConstants | MlaDecodeConstants
     chip: Chip
     heads: Number
-    prefill: bool
     item: float
     cache_item: float
+
+    @property
+    def prefill(self) -> bool:
+        """Whether the constants are those of prefill."""
+        return isinstance(self.constants, MlaPrefillConstants)
 
     def seconds(self, q: Queries) -> Number:
         """Seconds of ``q``: of whole prompts, or of the keys of a rank."""
         c, chip, heads = self.constants, self.chip, self.heads
-        if self.prefill:
+        if isinstance(c, MlaPrefillConstants):
             return mla_prefill_seconds(c, chip, heads, q.batch, q.position, q.context, self.item, self.cache_item)
         return mla_decode_seconds(c, chip, heads * q.position, q.batch, q.own, self.item, self.cache_item)
 
-    def mixed(self, constants: Mapping[str, float], call: Mixed) -> Number | None:
+    def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
         """Prefill unpacks keys and decode does not: they are two kernels."""
         return None
 
@@ -85,11 +89,12 @@ def _form(op: LatentAttention, site: Site) -> LatentForm | None:
     width = sizes[op.q.type.names[-1]] + sizes[op.k_rope.type.names[-1]], sizes[op.v.type.names[-1]]
     if m.gpu.units is None or width != (UNPACKED if prefill else PACKED) or op.window or op.chunk or not op.causal:
         return None
+    form: type[MlaPrefillConstants] | type[MlaDecodeConstants] = MlaPrefillConstants if prefill else MlaDecodeConstants
     q, cache = op.q.type.dtype, op.k_rope.type.dtype
     stored = cache if cache in ("bf16", "fp16") else "fp8"
     names = [q if stored == q else f"{q}_{stored}", f"bf16_{stored}", q, "bf16"]
     for name in (f"{n}{library}" for n in names for library in m.suffixes):
-        if constants := m.calibration.section(f"mla_{phase}.{name}"):
+        if constants := m.calibration.constants(form, f"mla_{phase}.{name}"):
             chip, heads = Chip(m.gpu.units, m.peak(q), m.gpu.bandwidth), site.extents.local(op.q.type.dims[2])
-            return LatentForm(constants, chip, heads, prefill, item_bytes(q), item_bytes(cache))
+            return LatentForm(constants, chip, heads, item_bytes(q), item_bytes(cache))
     return None
