@@ -40,10 +40,11 @@ class PassError(Exception):
 
 
 def checked(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
-    """``after``, if it is sound and keeps every promise; regions that the pass left alone are not read again."""
+    """``after``, if it is sound and keeps every promise; regions and ops that the pass left alone are not asked again."""
     old = {r.name: r.ops for r in before.regions}
     changed = tuple(r for r in after.regions if old.get(r.name) is not r.ops)
-    findings = [d.message for d in verify(evolve(after, regions=changed))] if changed else []
+    known = {id(op) for ops in old.values() for op in ops}
+    findings = [d.message for d in verify(evolve(after, regions=changed), known)] if changed else []
     for promise in promises:
         assert promise.leaves is not None
         findings += [

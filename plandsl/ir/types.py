@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +19,7 @@ REPLICATED = frozenset({"kv_heads"})
 """Dimensions that are repeated when there are fewer of them than shards."""
 
 
+@cache
 def stem(name: str) -> str:
     """The dimension that a name means: ``experts`` of ``experts:8``, which is 8 of them for each token."""
     return name.partition(":")[0]
@@ -78,12 +80,12 @@ class TensorType:
     @property
     def names(self) -> tuple[str, ...]:
         """Dimension names in order."""
-        return tuple(d.name for d in self.dims)
+        return tuple([d.name for d in self.dims])
 
     @property
     def axes(self) -> frozenset[str]:
         """Mesh axes in use, by a dimension or by what is partial."""
-        return frozenset(a for d in self.dims for a in d.axes) | self.pending
+        return self.pending.union(*[d.axes for d in self.dims])
 
     @property
     def pending(self) -> frozenset[str]:
