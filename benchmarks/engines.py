@@ -243,7 +243,7 @@ def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: s
     ways = [f"{k} = {quantity(k, v)}" for k, v in WAYS[LIKE.get(name, name)].items()]
     ways += ["held_back = 1"] if engine.held_back else []
     own = [*fitted, *bands] if rows else []
-    assumed = [] if rows else [f"# as of {fitted_as}: no row of a dense model", *fitted, *bands]
+    assumed = [] if rows else [f"# the constants of {fitted_as}: no rows of a dense model", *fitted, *bands]
     lines += [f"  {text}" for text in (*own, *ways)]
     lines += ["  assumed {", *(f"    {text}" for text in (*assumed, f"reserve = {RESERVE / 1e9:g} GB")), "  }", "}", ""]
     (TARGET / f"{name}.plan").write_text(format_text("\n".join(lines), name), encoding="utf-8")
