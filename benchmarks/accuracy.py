@@ -1,7 +1,7 @@
-"""How far predictions are from measurements that fitting never saw: `python -m benchmarks.accuracy DATA`.
+"""Errors of predictions on measurements that the fits did not see: `python -m benchmarks.accuracy DATA`.
 
-Writes `docs/accuracy.md` and the pictures it shows. Every figure there comes from here; the words that explain the
-worst ones are `CAUSES`. The same data give the same files.
+Writes `docs/accuracy.md` and its pictures. This module computes every figure there; `CAUSES` has the words that explain
+the worst ones. The same data give the same files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.deployments import sections
-from benchmarks.splits import EDGE, Splits, divide, judged
+from benchmarks.splits import EDGE, Splits, divide, judged_errors
 from plandsl.backends.accuracy import serving
 from plandsl.backends.accuracy.run import SERVING
 from plandsl.backends.accuracy.run import judged as judged_file
@@ -31,17 +31,17 @@ PAGE = ROOT / "docs" / "accuracy.md"
 PICTURES = "images/accuracy"
 
 BIAS = 0.08
-"""A bias beyond this is listed, even where the error is within its target."""
+"""A larger bias is listed, even where the error is within its target."""
 
 POINTS = 300
-"""Points of a picture: of more, so many are drawn by lot, always the same."""
+"""Most points of a picture. Of more points, a fixed random sample is drawn."""
 
 SERIES = 7
-"""Groups of a picture that can be told apart."""
+"""Most groups with their own colour in a picture."""
 
 
 class Target(NamedTuple):
-    """Median errors asked for: of shapes that nobody measured, and of GPUs that nobody did."""
+    """Target median errors: for shapes without measurements, and for GPUs without measurements."""
 
     shapes: float
     gpus: float
@@ -62,33 +62,37 @@ TARGETS = {
 
 Key = tuple[str, str, str]
 
-TUNED = "each shape was timed with the kernel that tuning found best; the form has one for all"
+TUNED = "each shape was timed with its best tuned kernel; the form has one kernel for all shapes"
 
 CAUSES: dict[Key, str] = {
     ("gemm", "mi300x", "*"): TUNED,
     ("gemm", "mi355x", "*"): TUNED,
     ("moe", "mi300x", "*"): TUNED,
     ("moe", "mi355x", "*"): TUNED,
-    ("attention_prefill", "mi300x", "fp16"): "too few rows to fit: constants of another kernel answer",
-    ("collectives", "mi355x", "bf16"): "too few rows to fit: constants of another library answer",
-    ("collectives", "rtx_pro_6000", "*"): "runs of one point differ by a factor of two to four on hosts without NVLink",
+    ("attention_prefill", "mi300x", "fp16"): "too few rows to fit: the constants are those of another kernel",
+    ("collectives", "mi355x", "bf16"): "too few rows to fit: the constants are those of another library",
+    (
+        "collectives",
+        "rtx_pro_6000",
+        "*",
+    ): "measured times of one point differ by a factor of two to four without NVLink",
 }
-"""Why a kind on a GPU in a group is off, as far as it is known; ``*`` stands for any. Words, and no figures."""
+"""Known causes of errors, by kind, GPU and group; ``*`` stands for any. Words without figures, since figures change."""
 
 LEFT_OUT: dict[Key, str] = {
-    ("gemm", "*", "*"): "each generation has kernels of its own, and reaches other shares of its peak",
-    ("gemm", "mi300x", "*"): "tuned tables of another software release than the relative's",
-    ("gemm", "mi355x", "*"): "tuned tables of another software release than the relative's",
-    ("gemm", "h20", "*"): "its compute is cut to a seventh of the relative's, its memory is not: other limits bind",
-    ("attention_prefill", "*", "*"): "each generation has kernels of its own (FlashAttention's versions, CUTLASS)",
-    ("attention_decode", "*", "*"): "each generation has kernels of its own, which split the context otherwise",
+    ("gemm", "*", "*"): "each generation has its own kernels and reaches different shares of its peak",
+    ("gemm", "mi300x", "*"): "the tuned tables come from another software release than the relative's",
+    ("gemm", "mi355x", "*"): "the tuned tables come from another software release than the relative's",
+    ("gemm", "h20", "*"): "its compute is a seventh of the relative's, its memory is not reduced: other limits apply",
+    ("attention_prefill", "*", "*"): "each generation has its own kernels (FlashAttention's versions, CUTLASS)",
+    ("attention_decode", "*", "*"): "each generation has its own kernels, which split the context differently",
     ("elementwise", "*", "*"): "size and speed of the cache, and start times, are the relative's",
-    ("collectives", "*", "*"): "start times and protocols are those of another generation of links",
-    ("mla", "*", "*"): "each generation has kernels of its own, which split the context otherwise",
+    ("collectives", "*", "*"): "start times and protocols come from another generation of links",
+    ("mla", "*", "*"): "each generation has its own kernels, which split the context differently",
     ("moe", "*", "*"): "tile sizes come from a tuning file for each GPU, and libraries differ by generation",
-    ("ep_alltoall", "*", "*"): "start times and protocols are those of another generation of links",
+    ("ep_alltoall", "*", "*"): "start times and protocols come from another generation of links",
 }
-"""The same for GPUs that are left out."""
+"""Known causes of errors on GPUs that are left out of the fit."""
 
 UNKNOWN = "not known"
 FEW = "not known; few rows"
@@ -99,24 +103,24 @@ Table = list[list[str]]
 # ---- tables
 
 
-def weighted(whole: Judged) -> float | None:
-    """The mean of the groups' medians, each weighing as many as it has rows."""
+def mean_of_medians(whole: Judged) -> float | None:
+    """The mean of the groups' medians, weighted by their rows."""
     parts = [some.score() for _, _, some in whole.by_group()]
     found = [(s.median, s.answered) for s in parts if s.median is not None]
     return sum(m * n for m, n in found) / sum(n for _, n in found) if found else None
 
 
 def name_of(whole: Judged) -> str:
-    """A file, and the metric where it is not the time."""
+    """The name of a file, and the metric unless it is the time."""
     return whole.file if whole.metric == "time_s" else f"{whole.file}, {whole.metric}"
 
 
 def totals(parts: Sequence[Judged], target: Callable[[Target], float] | None) -> Table:
-    """A line for each file and metric."""
+    """A row for each file and metric."""
     head = ["kind", "rows", "answered", "median", "groups' medians", "p90", "bias", "in band"]
     out = [head + (["target", "met"] if target else [])]
     for whole in parts:
-        s, mean = whole.score(), weighted(whole)
+        s, mean = whole.score(), mean_of_medians(whole)
         line = [name_of(whole), str(s.n), str(s.answered), percent(s.median), percent(mean)]
         line += [percent(s.p90), percent(s.bias, signed=True), percent(s.in_band)]
         if target:
@@ -128,7 +132,7 @@ def totals(parts: Sequence[Judged], target: Callable[[Target], float] | None) ->
 
 
 def groups(whole: Judged) -> Table:
-    """A line for each GPU and group of a file."""
+    """A row for each GPU and group of a file."""
     out = [["GPU", "group", "rows", "answered", "median", "mean", "p90", "bias", "in band"]]
     for gpu, group, some in whole.by_group():
         s = some.score()
@@ -138,7 +142,7 @@ def groups(whole: Judged) -> Table:
 
 
 def misses(parts: Sequence[Judged], target: Callable[[Target], float], causes: dict[Key, str]) -> Table:
-    """Every GPU and group that misses its target or is biased, the most rows first within a file."""
+    """A row for each GPU and group that misses its target or is biased, the most measurements first within a file."""
     out = [["kind", "GPU", "group", "rows", "median", "target", "bias", "cause"]]
     for whole in parts:
         wanted = target(TARGETS[whole.file]) if whole.file in TARGETS else np.inf
@@ -155,13 +159,13 @@ def misses(parts: Sequence[Judged], target: Callable[[Target], float], causes: d
 
 
 def cause(causes: dict[Key, str], file: str, gpu: str, group: str) -> str:
-    """What is known of a miss: said of just this one, of the GPU, or of the group."""
+    """The known cause of a miss: for this GPU and group, for the GPU, for the group, or for the kind."""
     keys = ((file, gpu, group), (file, gpu, "*"), (file, "*", group), (file, "*", "*"))
     return next((causes[key] for key in keys if key in causes), UNKNOWN)
 
 
 def refusals(parts: Sequence[Judged]) -> Table:
-    """Why rows have no prediction."""
+    """Reasons why rows have no prediction, with counts."""
     out = [["kind", "rows", "reason"]]
     for whole in parts:
         found = sorted(whole.score().refused, key=lambda x: (-x[1], x[0]))
@@ -170,7 +174,7 @@ def refusals(parts: Sequence[Judged]) -> Table:
 
 
 def markdown(table: Table) -> str:
-    """A table whose columns of figures stand to the right."""
+    """A markdown table, with columns of figures aligned to the right."""
     head, *body = table
     if not body:
         return "None.\n"
@@ -183,7 +187,7 @@ def markdown(table: Table) -> str:
 
 
 def picture(whole: Judged, path: Path) -> bool:
-    """Predicted against measured; false where there is nothing to draw."""
+    """Draw predicted against measured to ``path``. False where there is nothing to draw."""
     from benchmarks.figures import pyplot, scatter
 
     ok = whole.answer.answered
@@ -207,7 +211,7 @@ def picture(whole: Judged, path: Path) -> bool:
 
 
 def slim(svg: str) -> str:
-    """The same picture in a third of the bytes: tenths of a point are enough, and what many share is said once."""
+    """Shrink an SVG to a third of its bytes: round coordinates to tenths of a point, and write shared styles once."""
     svg = re.sub(r'( [xy]="-?\d+\.\d)\d+', r"\1", re.sub(r"\n +", "\n", svg))
     svg = svg.replace(" font-family: 'DejaVu Sans';", "").replace("; font-family: 'DejaVu Sans'", "")
     svg = svg.replace("<svg ", "<svg font-family=\"'DejaVu Sans', Verdana, sans-serif\" ", 1)
@@ -223,7 +227,7 @@ def slim(svg: str) -> str:
 
 
 class Part(NamedTuple):
-    """A division of the measurements: heading, what it is, its errors, its target, its pictures' prefix."""
+    """A part of the page, for one division of the measurements: heading, text, errors, target, causes, pictures."""
 
     title: str
     text: str
@@ -235,42 +239,42 @@ class Part(NamedTuple):
 
 INTRO = """# Accuracy
 
-Predictions beside measurements that fitting never saw. `make accuracy DATA=FOLDER` writes this page and its pictures
+Predictions beside measurements that the fits did not see. `make accuracy DATA=FOLDER` writes this page and its pictures
 from a folder of measurements ([their files](calibration.md#files)); no figure on it is typed by hand. `planc accuracy
-FOLDER` compares the calibrations that ship with any folder; they are fitted to all rows but one shape in {held},
-as here, so that its errors on the rows they were fitted to are a little better than these.
+FOLDER` compares the calibrations that ship with any folder. These calibrations are fitted to all rows except one shape
+in {held}, as here, so `planc accuracy` shows slightly smaller errors on the rows of the fit.
 
-An error is that of one measured time, |predicted / measured - 1|. `median`, `mean` and `p90` are over rows; `groups'
-medians` is the mean of the medians of each GPU and group, weighed by their rows, and is what a target is held against.
-`bias` is the median of predicted / measured - 1. `in band` is the share of measurements inside the band that is to hold
-80 % of them, which was taken from the rows fitted. Pictures show at most {points} rows, and the figures in their
-legends are of those.
+The error of one measured time is |predicted / measured - 1|. `median`, `mean` and `p90` are over rows; `groups'
+medians` is the mean of the medians of each GPU and group, weighted by their rows, and is compared with the target.
+`bias` is the median of predicted / measured - 1. `in band` is the share of measurements inside the band, which should
+hold 80 % of them and comes from the rows of the fit. Pictures show at most {points} rows, and the figures in their
+legends are for these rows.
 """
 
 SHAPES = """\
-One shape in {held} was kept from the fit, by a hash of the shape, so that all rows of a shape are on one side. Sets
-with too few rows to fit are judged by what answers in their place.
+One shape in {held} was left out of the fit, by a hash of the shape, so that all rows of a shape are on one side. Sets
+with too few rows to fit are judged with the constants that the model uses instead.
 """
 
 SIZES = """\
-The smallest and the largest {edge:.0f} % of each set, by the size that its form gives, were kept from the fit: this is
-how far the forms extrapolate. There is no target.
+The smallest and the largest {edge:.0f} % of each set, by the size that its form gives, were left out of the fit: this
+shows how well the forms extrapolate. There is no target.
 """
 
 GPUS = """\
-All rows of a GPU, predicted from the constants of its relatives and its own published figures: what a GPU gets that
-nobody measured. The nearest relative that has the set answers.
+All rows of a GPU, predicted from the constants of its relatives and its own published figures, as for a GPU without
+measurements. The constants come from the nearest relative that has the set.
 """
 
 DEPLOYMENTS = """\
-Whole deployments by the engines and calibrations that ship: by engine, model and GPU. The constants of kernels were
-fitted without these rows; those of engines were fitted to the rows whose model the catalog has.
+Whole deployments, predicted with the engines and calibrations that ship, by engine, model and GPU. The constants of
+kernels were fitted without these rows; the constants of engines were fitted to the rows whose model is in the catalog.
 """
 
 
 def page(data: Path, draw: Callable[[Judged, str], str]) -> str:
-    """The text of the page; ``draw`` makes a picture and gives the words that show it."""
-    parts = list(measured(data))
+    """The text of the page. ``draw`` makes a picture and returns the markdown that shows it."""
+    parts = list(measured_parts(data))
     text = [INTRO.format(held=HELD_OUT, points=POINTS), "## Totals\n"]
     for part in parts:
         text += [f"### {part.title} in total\n", markdown(totals(part.judged, part.target))]
@@ -290,29 +294,34 @@ def page(data: Path, draw: Callable[[Judged, str], str]) -> str:
     return "\n".join(t for t in text if t)
 
 
-def measured(data: Path) -> Iterator[Part]:
-    """Every division that the folder has measurements for."""
+def measured_parts(data: Path) -> Iterator[Part]:
+    """Every part for which the folder has measurements."""
     splits: Splits = divide(data)
-    own = list(judged(data, splits.own(splits.rest), splits.shapes))
+    own = list(judged_errors(data, splits.own(splits.rest), splits.shapes))
     if own:
         text = SHAPES.format(held=HELD_OUT)
-        yield Part("Unseen shapes", text, own, lambda t: t.shapes, CAUSES, "shapes")
-        edges = list(judged(data, splits.own(splits.middle), splits.sizes))
+        yield Part("Unseen shapes", text, own, target=lambda t: t.shapes, causes=CAUSES, pictures="shapes")
+        edges = list(judged_errors(data, splits.own(splits.middle), splits.sizes))
         yield Part("Unseen sizes", SIZES.format(edge=100 * EDGE), edges, None, None)
-        lent = list(judged(data, splits.relatives()))
-        yield Part("Unseen GPUs", GPUS, lent, lambda t: t.gpus, LEFT_OUT, "gpus")
-    whole = [j for name in SERVING if (data / name).is_file() for j in judged_file(data / name, splits.own({}), served)]
+        lent = list(judged_errors(data, splits.relatives()))
+        yield Part("Unseen GPUs", GPUS, lent, target=lambda t: t.gpus, causes=LEFT_OUT, pictures="gpus")
+    whole = [
+        j
+        for name in SERVING
+        if (data / name).is_file()
+        for j in judged_file(data / name, splits.own({}), predict_served)
+    ]
     if whole:
-        yield Part("Deployments", DEPLOYMENTS, whole, None, None, "serving")
+        yield Part("Deployments", DEPLOYMENTS, whole, target=None, causes=None, pictures="serving")
 
 
-def served(table: serving.Table, file: str) -> dict[str, serving.Answer]:
-    """Rows of deployments by the catalog."""
+def predict_served(table: serving.Table, file: str) -> dict[str, serving.Answer]:
+    """Predict rows of deployments with the engines and calibrations of the catalog."""
     return serving.predict(table, file, lambda text: compile_text(text)[0].cost, catalog_has)
 
 
 def lenders(gpus: set[str]) -> Table:
-    """Whose constants each GPU was predicted from."""
+    """The relatives whose constants predict each GPU."""
     out = [["GPU", "constants of", "which are"]]
     for name, (relatives, why, _) in RELATIVES.items():
         if name in gpus:

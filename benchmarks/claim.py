@@ -1,4 +1,4 @@
-"""A claim of a paper: what it prints, how the same figure comes out here, and how far the two may be apart."""
+"""A claim of a paper: the printed value, our value, and how far the two may differ."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 Value = bool | float | tuple[float, ...]
-"""A statement that holds or does not, a figure, or several."""
+"""A statement that is true or false, a figure, or several."""
 
 
 class Claim(NamedTuple):
-    """``ours`` computes what is ``printed``, each figure to within ``rel`` of it or ``abs``, whichever is wider.
+    """``ours`` computes the ``printed`` value; each figure must agree within ``rel`` or ``abs``, whichever is wider.
 
-    ``bound`` is "near", or says that ours is to lie "above" or "below" what is printed. ``seen`` tells whether a
-    fit looked at it; ``gated`` is off where the paper contradicts itself, or claims less than the row asks.
+    ``bound`` is "near", or "above" or "below" where our value must lie above or below the printed one. ``seen`` says
+    whether a fit used the claim. ``gated`` is off where the paper contradicts itself, or claims less than the row.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Claim(NamedTuple):
     gated: bool = True
 
     def holds(self, ours: Value) -> bool:
-        """Whether ``ours`` agrees with what is printed."""
+        """Whether the value ``ours`` agrees with the printed value."""
         return all(self._holds(a, b) for a, b in zip(_many(ours), _many(self.printed), strict=True))
 
     def _holds(self, ours: float, printed: float) -> bool:
@@ -62,7 +62,7 @@ class Claims(list[Claim]):
         """Declare a claim by the function that computes it."""
 
         def keep(ours: Callable[[], Value]) -> Callable[[], Value]:
-            self.append(Claim(name, what, printed, ours, rel, abs, bound, "", gated))
+            self.append(Claim(name, what, printed, ours, rel=rel, abs=abs, bound=bound, gated=gated))
             return ours
 
         return keep
@@ -79,13 +79,13 @@ def _text(value: float) -> str:
 
 
 def show(value: Value) -> str:
-    """A value as people read it; long rows of figures are cut."""
+    """The text of a value; more than four figures are cut."""
     texts = [_text(v) for v in _many(value)]
     return ", ".join(texts if len(texts) <= 4 else [*texts[:2], "..."])
 
 
 def order(name: str) -> tuple[str, int]:
-    """Sorts C2 before C10."""
+    """A sort key that puts C2 before C10."""
     return name[0], int(name[1:])
 
 
@@ -102,12 +102,12 @@ def _row(claim: Claim, ours: Value, width: int) -> str:
 
 
 def settle(claims: Iterable[Claim]) -> list[tuple[Claim, Value]]:
-    """Every claim with ours, in the order of the names."""
+    """Every claim with our value, in the order of the names."""
     return [(c, c.ours()) for c in sorted(claims, key=lambda c: order(c.name))]
 
 
 def table(found: list[tuple[Claim, Value]]) -> str:
-    """Claimed against ours, a line each, and the sum of it."""
+    """A table with a line for each claim, claimed beside ours, and the count of gated claims that hold."""
     width = max(len(c.what) for c, _ in found) + 2
     head = f"{'claim':<6}{'what':<{width}}{'claimed':>18}{'ours':>18}{'off':>8}  within"
     verdicts = [c.holds(ours) for c, ours in found if c.gated]

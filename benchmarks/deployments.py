@@ -1,4 +1,4 @@
-"""What the accuracy page says of whole deployments beyond rows and errors: engines on unseen models, and choices."""
+"""Two sections of the accuracy page on whole deployments: engines on unseen models, and choices of parallelism."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, begin, groups, unseen
+from benchmarks.engines import ENGINES, groups, start_engine, unseen_errors
 from plandsl.backends.accuracy.serving import METRICS, predict
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.table import Table as Rows
@@ -18,27 +18,27 @@ from plandsl.entries import catalog_has
 Table = list[list[str]]
 
 CHOICES = 3
-"""Parallelisms that a machine must have been measured with, for a choice between them."""
+"""Fewest parallelisms measured under the same conditions that count as a choice."""
 
 SAME = ("gpu", "model", "precision", "framework", "source", "isl_tokens", "osl_tokens", "concurrency", "load_kind")
-"""What two rows share that only differ in how the model is spread."""
+"""Columns that are equal in rows which differ only in parallelism."""
 
 
 def left_out(rows: Rows) -> Table:
-    """Errors of engines on pairs of GPU and model that their fit did not see."""
+    """Errors of engines on pairs of GPU and model that the fit did not see."""
     out = [["engine", "metric", "rows", "median", "mean", "p90", "bias"]]
     for name in ENGINES:
         found = list(groups(rows, name))
         if len({g.key for g in found}) < 2:
             continue
-        for metric, e in unseen(found, begin(name)).items():
+        for metric, e in unseen_errors(found, start_engine(name)).items():
             line = [f"`{name}`", metric, str(e.rows), percent(e.median), percent(e.mean), percent(e.p90)]
             out.append([*line, percent(e.bias, signed=True)])
     return out
 
 
 def choices(rows: Rows) -> Table:
-    """How well the order of parallelisms is foretold, of one model under one load on one kind of GPU."""
+    """How well the model predicts the order of parallelisms, for one model under one load on one kind of GPU."""
     found = predict(rows, "serving", lambda text: compile_text(text)[0].cost, catalog_has)
     out = [
         ["metric", "choices", "mean rank correlation", "best one chosen", "within a tenth of the best", "median loss"]
@@ -57,7 +57,7 @@ def choices(rows: Rows) -> Table:
 
 
 def _alternatives(rows: Rows, predicted: np.ndarray, metric: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Predicted and measured of rows that differ in nothing but their parallelism."""
+    """Predicted and measured values of rows that differ only in parallelism."""
     measured = rows.numbers(metric)
     columns = [rows[name] if name in rows.columns else np.full(len(rows), "") for name in SAME]
     keys: dict[tuple[str, ...], list[int]] = {}
@@ -75,7 +75,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _loss(predicted: np.ndarray, measured: np.ndarray, better: object) -> float:
-    """How far the one that we would choose is behind the best measured."""
+    """How much worse the measurement of the predicted best is than the best measurement, as a share."""
     sign = 1.0 if better is min else -1.0
     chosen = measured[np.argmin(sign * predicted)]
     best = measured[np.argmin(sign * measured)]
@@ -83,7 +83,7 @@ def _loss(predicted: np.ndarray, measured: np.ndarray, better: object) -> float:
 
 
 def sections(data: Path) -> list[str]:
-    """Both tables with their words, where the folder has deployments."""
+    """Both sections with their tables; empty where the folder has no deployments."""
     from benchmarks.accuracy import markdown
 
     path = data / "serving.csv"
@@ -93,10 +93,10 @@ def sections(data: Path) -> list[str]:
     assert set(METRICS["serving"]) == {"ttft_s", "tpot_s", "output_tok_per_s"}
     return [
         "## Engines on unseen models\n",
-        "Each pair of GPU and model is left out of the fit of its engine once, and predicted by the others.\n",
+        "Each pair of GPU and model is left out of the fit of its engine once, and predicted from the other pairs.\n",
         markdown(left_out(rows)),
         "## Choosing a parallelism\n",
-        f"Rows that share model, GPU, engine and load, and were measured with {CHOICES} parallelisms or more: how well"
-        " the order is foretold, and how far the one that we would choose is behind the best.\n",
+        f"For rows that share model, GPU, engine and load, and were measured with {CHOICES} parallelisms or more: how"
+        " well the model predicts their order, and how much worse than the best measurement its choice is.\n",
         markdown(choices(rows)),
     ]

@@ -1,7 +1,7 @@
-"""Fit what serving engines add to kernels, from rows of serving.csv: `python -m benchmarks.engines DATA`.
+"""Fit the times that serving engines add to kernels, from rows of serving.csv: `python -m benchmarks.engines DATA`.
 
-Writes `plandsl/catalog/engines/`. Errors and bands are those of rows whose model on that GPU the fit did not see: each
-pair of GPU and model is left out once.
+Writes `plandsl/catalog/engines/`. Errors and bands come from rows that the fit did not see: each pair of GPU and model
+is left out once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, EngineSpec
 TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
 
 ENGINES = ("vllm", "vllm_rocm", "trtllm", "trtllm_1_0_0rc3", "atom")
-"""Those that have rows of models in the catalog."""
+"""Engines with rows of models that are in the catalog."""
 
 FITTED = ("prefill", "decode", "links", "step", "request", "admit", "first", "first_request")
-START = EngineSpec("", 0.95, 0.95, 1.0, 0.3e-3, 20e-6, 3e-3, 20e-3, 0.2e-3)
+START = EngineSpec(
+    "", prefill=0.95, decode=0.95, links=1.0, step=0.3e-3, request=20e-6, admit=3e-3, first=20e-3, first_request=0.2e-3
+)
 LOOSE = dict.fromkeys(FITTED, 1.0) | {"prefill": 0.2, "decode": 0.2, "links": 0.4}
 PRICE = 0.002
 
@@ -50,27 +52,31 @@ WAYS = {
 """How the engines spend memory by default, as their documentation of options says.
 
 vLLM: `gpu_memory_utilization`, `block_size`, `max_num_seqs`, `max_num_batched_tokens`; it admits a request without room
-for its output and takes the room back when it runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`,
-`max_batch_size`, `max_num_tokens`; its scheduler guarantees that nobody is evicted. SGLang: `mem_fraction_static`,
-`page_size`, `chunked_prefill_size`. Half of the output is what requests that grow hold on average.
+for its output, and evicts requests when memory runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`,
+`max_batch_size`, `max_num_tokens`; its scheduler guarantees that no request is evicted. SGLang: `mem_fraction_static`,
+`page_size`, `chunked_prefill_size`. While requests grow, they hold half of their output on average.
 """
 
 RESERVE = 2e9
 """Bytes for captured graphs, communicators and workspaces: assumed."""
 
 RELATIVES = {"sglang": "vllm"}
-"""Engines without rows of a model that the catalog has, and whose constants they take."""
+"""Engines without rows of a model in the catalog, and the engine whose constants they take."""
 
 HELD = {"trtllm_1_0_0rc3": "trtllm"}
-"""Versions apart, in which one request of those in flight is always held back, and the engine whose ways they share."""
+"""Versions that always hold back one of the requests in flight, and the engine whose `WAYS` they share."""
 
 LIKE = HELD | {"vllm_rocm": "vllm"}
-"""Engines that spend memory as others do."""
+"""Engines that use memory as another engine does."""
 
 
 @frozen
 class Group:
-    """Rows of one plan and kind of load, with the times of their kernels."""
+    """Rows of one plan and kind of load, with the times of their kernels.
+
+    Arrays have one value for each row, per replica: ``clients`` send requests, ``runs`` of them run at once, and
+    ``joined`` start together. ``flights`` is the number of batches in flight.
+    """
 
     key: str
     load: list[Row]
@@ -84,7 +90,7 @@ class Group:
     replicas: int
 
     def predict(self, engine: EngineSpec) -> dict[str, np.ndarray]:
-        """Metrics under ``engine``, whose ways are those that the times were made with."""
+        """Metrics under ``engine``, which must have the memory settings that the times were computed with."""
         o = np.array([r.output for r in self.load])
         prefill = at_rates(self.prefill, engine.prefill, engine.links, self.flights)
         decode = at_rates(self.decode, engine.decode, engine.links, self.flights)
@@ -92,12 +98,15 @@ class Group:
             ttft, tpot = batched(engine, self.runs / self.flights, prefill, decode)
             return {"ttft_s": ttft, "tpot_s": tpot, "output_tok_per_s": self.runs * o / (ttft + (o - 1) * tpot)}
         requests = np.array([r.requests for r in self.load]) / self.replicas
-        s = serve(engine, self.clients, self.runs, o, requests, prefill, self.joined, decode, self.flights)
+        s = serve(
+            engine, self.clients, self.runs, o, requests,
+            prefill=prefill, joined=self.joined, decode=decode, flights=self.flights,
+        )  # fmt: skip
         return {"ttft_s": s.ttft, "tpot_s": s.tpot, "output_tok_per_s": self.replicas * s.rate * o}
 
 
 def at_rates(times: PhaseTimes, rate: float, links: float, flights: int) -> PhaseTimes:
-    """Times with kernels and exposed collectives at other rates, as `PhaseModel` has them where nothing overlaps."""
+    """``times`` with kernels and exposed collectives at other rates, as `PhaseModel` computes them without overlap."""
     stages = [Played(s.compute / rate + s.exposed / links, s.compute / rate) for s in times.stages]
     hop, hops = times.hop / links, times.hops / links
     through = sum(s.span for s in stages) + hops
@@ -107,22 +116,22 @@ def at_rates(times: PhaseTimes, rate: float, links: float, flights: int) -> Phas
     )
 
 
-def dense(model: str) -> bool:
-    """Whether a model has no experts: errors of their kernels are not an engine's, and would be fitted into it."""
+def is_dense(model: str) -> bool:
+    """Whether a model has no experts, whose kernels' errors would otherwise be fitted into the engine."""
     return not catalog_has("dimension", f"{catalog_name(model)}.experts")
 
 
-def begin(name: str) -> EngineSpec:
-    """An engine before its fit."""
+def start_engine(name: str) -> EngineSpec:
+    """The engine ``name`` before its fit."""
     return evolve(START, name=name, reserve=RESERVE, held_back=int(name in HELD), **WAYS[LIKE.get(name, name)])
 
 
 def groups(table: Table, name: str) -> Iterator[Group]:
-    """The rows of one engine."""
+    """The rows of one engine, grouped by plan and kind of load."""
     pairs = zip(table.texts("framework"), table.texts("gpu"), strict=True)
     mine = np.array([engine_of(f, g) == name for f, g in pairs])
-    table = table.where(mine & np.array([dense(m) for m in table.texts("model")]))
-    engine = evolve(begin(name), prefill=1.0, decode=1.0, links=1.0)
+    table = table.where(mine & np.array([is_dense(m) for m in table.texts("model")]))
+    engine = evolve(start_engine(name), prefill=1.0, decode=1.0, links=1.0)
 
     def compiled(text: str) -> Replicas:
         bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
@@ -135,21 +144,25 @@ def groups(table: Table, name: str) -> Iterator[Group]:
 
 
 def group(model: Replicas, load: list[Row], table: Table, of: list[int]) -> Group:
-    """Times of the kernels for every row: they do not depend on what is fitted."""
+    """The group of some rows, with times of kernels, which do not depend on the fitted constants."""
     one, replicas, flights = model.one, model.n, model.in_flight
     i, o, n = (np.array([getattr(r, name) for r in load]) for name in ("input", "output", "clients"))
     measured = {m: table.numbers(m)[of] for m in ("ttft_s", "tpot_s", "output_tok_per_s")}
     key = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}"
     if load[0].kind == "static_batch":
         pre, dec = prefill_step(one, n, i, flights), decode_step(one, n, i, o)
-        return Group(key, load, measured, pre, dec, n, n * flights, n, flights, replicas)
+        return Group(
+            key, load, measured, pre, dec, clients=n, runs=n * flights, joined=n, flights=flights, replicas=replicas
+        )
     clients, runs, joined, _ = model.crowd(n, i, o)
     pre, dec = prefill_step(one, joined, i, 1), decode_step(one, runs / flights, i, o)
-    return Group(key, load, measured, pre, dec, clients, runs, joined, flights, replicas)
+    return Group(
+        key, load, measured, pre, dec, clients=clients, runs=runs, joined=joined, flights=flights, replicas=replicas
+    )
 
 
 def ratios(rows: list[Group], engine: EngineSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Predicted and measured by metric, of all rows that were measured."""
+    """Predicted and measured values by metric, of all rows with a measurement."""
     out: dict[str, list[list[np.ndarray]]] = {}
     for g in rows:
         for metric, predicted in g.predict(engine).items():
@@ -161,7 +174,7 @@ def ratios(rows: list[Group], engine: EngineSpec) -> dict[str, tuple[np.ndarray,
 
 
 def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
-    """Least absolute logarithms over all metrics alike."""
+    """Fit an engine: minimise the sum over metrics of the mean of |ln(predicted / measured)|."""
     middle = np.log([getattr(start, n) for n in FITTED])
     loose = np.array([LOOSE[n] for n in FITTED])
 
@@ -175,8 +188,8 @@ def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
     return engine(polished(loss, along(loss, np.zeros(len(middle)))))
 
 
-def unseen(rows: list[Group], start: EngineSpec) -> dict[str, Errors]:
-    """Errors of each pair of GPU and model, fitted on the others."""
+def unseen_errors(rows: list[Group], start: EngineSpec) -> dict[str, Errors]:
+    """Errors by metric on each pair of GPU and model, with an engine fitted to the other pairs."""
     pairs: dict[str, list[list[np.ndarray]]] = {}
     for key in dict.fromkeys(g.key for g in rows):
         others = [g for g in rows if g.key != key] or rows
@@ -189,15 +202,15 @@ def unseen(rows: list[Group], start: EngineSpec) -> dict[str, Errors]:
 
 
 def main(data: str) -> None:
-    """Fit every engine that has rows, and write what was found."""
+    """Fit every engine that has rows, and write the engines to the catalog."""
     path = Path(data)
     table = read_table(path / "serving.csv" if path.is_dir() else path)
     TARGET.mkdir(exist_ok=True)
     done: dict[str, tuple[EngineSpec, dict[str, Errors]]] = {}
     for name in ENGINES:
         rows = list(groups(table, name))
-        start = begin(name)
-        judged = unseen(rows, start)
+        start = start_engine(name)
+        judged = unseen_errors(rows, start)
         done[name] = fit(rows, start), judged
         count = sum(len(g.load) for g in rows)
         alone = len({g.key for g in rows}) == 1
@@ -212,7 +225,7 @@ def main(data: str) -> None:
 
 
 def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: str, alone: bool) -> None:
-    """One engine as a `.plan` file: what was measured, then what is assumed."""
+    """Write one engine as a `.plan` file: fitted constants first, then assumed ones."""
     name = engine.name
     lines = ["# Made by `python -m benchmarks.engines`: do not edit.", f"engine {name} {{"]
     lines += [f'  source = "{rows} serving rows (docs/calibration.md)"'] if rows else []
@@ -230,7 +243,7 @@ def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: s
     ways = [f"{k} = {quantity(k, v)}" for k, v in WAYS[LIKE.get(name, name)].items()]
     ways += ["held_back = 1"] if engine.held_back else []
     own = [*fitted, *bands] if rows else []
-    assumed = [] if rows else [f"# as of {fitted_as}: no row of a dense model", *fitted, *bands]
+    assumed = [] if rows else [f"# the constants of {fitted_as}: no rows of a dense model", *fitted, *bands]
     lines += [f"  {text}" for text in (*own, *ways)]
     lines += ["  assumed {", *(f"    {text}" for text in (*assumed, f"reserve = {RESERVE / 1e9:g} GB")), "  }", "}", ""]
     (TARGET / f"{name}.plan").write_text(format_text("\n".join(lines), name), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Panels and scatters in the style of `plandsl.figures`: log axes, legends off the data.
+"""Panels and scatter plots in the style of `plandsl.figures`: log axes, legends beside the data.
 
-matplotlib is needed to draw, and only then: `python -m pip install 'matplotlib>=3.8'`, or the extra `dev`.
+Drawing needs matplotlib: `python -m pip install 'matplotlib>=3.8'`, or the extra `dev`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class MissingLibrary(RuntimeError):
 
 
 class Line(NamedTuple):
-    """A series in the colour and marker of its group; dotted and hollow where ``solid`` is false.
+    """A series in the colour and marker of its group; dotted with hollow marks where ``solid`` is false.
 
-    A series that another one may lie under takes a dashed ``style`` and a small ``size``, so that both are seen.
+    A series that may overlap another takes a dashed ``style`` and a small ``size``, so that both are visible.
     """
 
     group: str
@@ -64,8 +64,8 @@ def panels(
 ) -> None:
     """Draw panels on a grid with one legend below them.
 
-    ``order`` lists the groups of a whole set of figures, so that each looks the same in all; ``extra`` adds entries to
-    the legend that explain styles.
+    ``order`` lists the groups of a whole set of figures, so that a group looks the same in all of them. ``extra`` adds
+    entries to the legend that explain line styles.
     """
     plt = pyplot()
     lines = [line for row in rows for p in row for line in p.lines]
@@ -91,7 +91,7 @@ def _line(place: Any, line: Line, color: str, marker: str) -> None:
     x, y = np.asarray(line.x), np.asarray(line.y)
     solid = np.broadcast_to(np.asarray(line.solid), x.shape)
     place.plot(x, np.where(solid, y, np.nan), line.style, color=color, marker=marker, markersize=line.size)
-    # the way to a hollow point is dotted from the last solid one on
+    # the line to a hollow point is dotted from the last solid point on
     rest = ~solid
     rest[:-1] |= ~solid[1:]
     place.plot(x, np.where(rest, y, np.nan), ":", color=color)

@@ -1,7 +1,7 @@
-"""How fast the compiler is, as ratios within one run: ``make bench``.
+"""Speed of the compiler, as ratios within one run: ``make bench``.
 
-Times are medians of several runs. A ratio compares two things measured side by side on the same machine, so it
-says more than either; targets stand behind each.
+Times are medians of several runs. A ratio compares two times from the same machine and run, so it says more than either
+time. Each line ends with its target.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ search million {
 
 
 def search_rates(one: float, numpy_import: float) -> None:
-    """A million configurations: how many a second, beside one by one and beside numpy doing the bare formulas."""
+    """Print the rate of a search over a million configurations, beside single evaluations and the formulas in numpy."""
     for node in ("mi325x_8", "h100_8"):
         search = open_text(MILLION.replace("NODE", node)).spec("search", "million")
         assert isinstance(search, SearchSpec)
@@ -121,7 +121,7 @@ DEFAULT = "  workload { input = 4096, output = 512 }\n  require tpot <= 50 ms\n}
 
 
 def bare(search: SearchSpec) -> float:
-    """Seconds for each configuration when numpy does nothing but the formulas, written out without a model."""
+    """Seconds per configuration when numpy evaluates only the formulas, as straight code."""
     run = Run(search)
     compiler, jobs = Compiler(), list(run.jobs())
     calls = []

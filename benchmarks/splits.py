@@ -1,13 +1,13 @@
-"""Measurements divided so that predictions are judged on what fitting never saw.
+"""Divide measurements so that predictions are judged on rows that the fit did not see.
 
-Three divisions, none of them drawn by chance:
+There are three divisions, none of them random:
 
 - `unseen shapes`: one shape in five, by hash (`fit.held_out`); constants come from the others;
 - `unseen sizes`: the smallest and the largest tenth of each set; constants come from the middle;
 - `unseen GPUs`: all rows of a GPU; constants come from the relatives in `calibrate.relatives`.
 
-The size of a row is what its form says with the constants it starts from: work and traffic in one figure, and not a
-measurement, which would pick slow rows rather than large ones.
+The size of a row is the time that its form gives with its starting constants: one figure for work and traffic. A
+measured time would pick slow rows rather than large ones.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ Fits = dict[str, dict[str, dict[str, float]]]
 """Constants by GPU, set and name."""
 
 EDGE = 0.1
-"""Share of a set that is kept back at either end of its sizes."""
+"""Share of a set that is left out at each end of its sizes."""
 
 
 @frozen(eq=False)
 class Splits:
-    """Constants by GPU and set for each division, and which rows of a file each judges, by file and metric."""
+    """Constants by GPU and set, and masks of the judged rows by file and metric, for each division.
+
+    ``rest`` was fitted without the rows in ``shapes``, and ``middle`` without the rows in ``sizes``.
+    """
 
     rest: Fits = field(factory=dict)
     middle: Fits = field(factory=dict)
@@ -47,22 +50,22 @@ class Splits:
     sizes: dict[tuple[str, str], Mask] = field(factory=dict)
 
     def own(self, fits: Fits) -> Shelf:
-        """Each GPU by its own constants."""
+        """Predict each GPU from its own constants."""
         return Shelf(catalog_gpu, catalog_link, lambda key: [_spec(key, fits.get(key, {}))])
 
     def relatives(self) -> Shelf:
-        """Each GPU by the constants of others."""
+        """Predict each GPU from the constants of its relatives."""
         return Shelf(
             catalog_gpu, catalog_link, lambda key: [_spec(n, self.rest[n]).widened() for n in self.lenders(key)]
         )
 
     def lenders(self, key: str) -> list[str]:
-        """The relatives of a GPU that were measured."""
+        """The relatives of a GPU that have fitted constants."""
         return [name for name in relatives_of(key) if name in self.rest]
 
 
 def relatives_of(key: str) -> tuple[str, ...]:
-    """The relatives of a GPU; for one that the table lacks, whose calibration the catalog names."""
+    """The relatives of a GPU. A GPU that `RELATIVES` lacks has the GPU whose calibration it names in the catalog."""
     if key in RELATIVES:
         return RELATIVES[key].names
     gpu = catalog_gpu(key)
@@ -70,14 +73,14 @@ def relatives_of(key: str) -> tuple[str, ...]:
 
 
 def files(data: Path) -> Iterator[Path]:
-    """The files of kernels in a folder that have rows."""
+    """The files of kernels in a folder, without empty ones."""
     for name in dict.fromkeys(kind.file for kind in KINDS):
         if (data / name).is_file() and len(read(data / name)):
             yield data / name
 
 
 def divide(data: Path) -> Splits:
-    """Fit every set of a folder twice, without the shapes and without the sizes kept back."""
+    """Fit every set of a folder twice: without the unseen shapes, and without the unseen sizes."""
     out = Splits()
     for path in files(data):
         table = read(path)
@@ -93,8 +96,8 @@ def divide(data: Path) -> Splits:
     return out
 
 
-def judged(data: Path, shelf: Shelf, masks: dict[tuple[str, str], Mask] | None = None) -> Iterator[Judged]:
-    """Errors by file and metric, on the rows that the masks pick, or on all."""
+def judged_errors(data: Path, shelf: Shelf, masks: dict[tuple[str, str], Mask] | None = None) -> Iterator[Judged]:
+    """Errors by file and metric, on the rows that ``masks`` picks, or on all rows."""
     for path in files(data):
         table = read(path)
         for whole, counted in compare(path.stem, table, usable(path, table), shelf):
@@ -105,7 +108,10 @@ def judged(data: Path, shelf: Shelf, masks: dict[tuple[str, str], Mask] | None =
 
 
 def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
-    """Fit one set; gives the rows kept from either fit. Sets too small to fit are judged whole: nothing saw them."""
+    """Fit one set twice. Return the rows to judge in each division: unseen shapes, unseen sizes.
+
+    A set that is too small to fit counts whole as unseen shapes.
+    """
     measured = g.rows.numbers(g.kind.metric)
     good = np.isfinite(measured) & (measured > 0)
     whole = np.ones(len(g.rows), dtype=np.bool_)

@@ -1,10 +1,10 @@
-"""The study arXiv 2603.05692: what it says of Llama-3.1-70B and 405B on eight GPUs, and what plandsl says.
+"""The study arXiv 2603.05692: its claims about Llama-3.1-70B and 405B on eight GPUs beside ours.
 
     python -m benchmarks.study                  every claim: claimed, ours, and whether within its tolerance
     python -m benchmarks.study --figures DIR    its figures as SVG files (needs matplotlib)
     python -m benchmarks.study fit              fit the calibration `study_2603_05692` again, and write it
 
-Claims are cited by the identifiers that `examples/study_2603_05692/` uses. The fit sees the ratios marked ``fitted``;
+Claims are cited by the identifiers that `examples/study_2603_05692/` uses. The fit uses the ratios marked ``fitted``;
 all others check it.
 """
 
@@ -26,19 +26,19 @@ TARGET = ROOT / "plandsl" / "catalog" / "calibrations" / "study_2603_05692.plan"
 CLAIMS: tuple[Claim, ...] = (*FACTS, *(r.claim() for r in RATIOS), *TRENDS, *OTHERS)
 
 START = {
-    # arXiv 2603.05692: shares of peak that its simulator's calibration comes to
+    # arXiv 2603.05692: shares of peak that follow from the calibration of its simulator
     "gemm": 0.46,
     "attention_prefill": 0.48,
     "hbm": 0.72,
     "link": 0.75,
-    # its speed-ups want about 67 us of launches per block, and about 14 us for an all_reduce
+    # its speed-ups imply about 67 us of launches per block, and about 14 us for an all_reduce
     "launch": 4e-6,
     "launch_elementwise": 4e-6,
     "launch_collective": 10e-6,
 }
 LOOSE = {"launch": 0.5, "launch_elementwise": 0.5, "launch_collective": 0.5}
 RATE = 0.04
-"""How far, as a logarithm, a constant may stray from its start for the price of one tolerance."""
+"""Change of a constant from its start, as a logarithm, that costs as much as an error of one tolerance."""
 
 
 def report() -> str:
@@ -50,7 +50,7 @@ def report() -> str:
 
 
 def loss(plans: dict[str, CompiledPlan], values: dict[str, float]) -> float:
-    """Squared errors of the fitted ratios in tolerances, and the price of leaving the starting values."""
+    """Sum of squared errors of the fitted ratios, in tolerances, and of changed constants, in `RATE` or `LOOSE`."""
     metrics = answers(plans, values)
     total = sum(((r.predicted(metrics) - r.printed) / r.tolerance) ** 2 for r in RATIOS if r.fit)
     return total + sum((log(v / START[k]) / LOOSE.get(k, RATE)) ** 2 for k, v in values.items())

@@ -1,4 +1,4 @@
-"""What arXiv 2603.05692 says of memory, of shapes and of how often devices communicate."""
+"""Claims of arXiv 2603.05692 about memory, shapes, and how often devices communicate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL_SIZES = ("hidden", "ffn", "heads", "head_dim", "kv_heads")
 
 
 def _room(name: str) -> tuple[float, float]:
-    """GB of weights, and of what they leave free, on the average GPU."""
+    """GB of weights and GB of free memory beside them, on the average GPU."""
     stages = plans("capacity")[name].estimate().stages
     weights = sum(s.weights for s in stages) / len(stages) / 1e9
     return weights, stages[0].capacity / 1e9 - weights
@@ -209,7 +209,7 @@ def _across_nodes() -> Value:
 
 @FACTS.add("C56", "throughput against its formula, TP8, DP8, PP8", (1, 1, 1))
 def _throughput_formula() -> Value:
-    """Batches * output * replicas / (prefill + output * decode), with the times at which batches come round."""
+    """``in_flight * batch * output * replicas / (prefill period + output * decode period)``, ours over the formula."""
     found = []
     for degrees in ("tp = 8", "dp = 8", "pp = 8"):
         plan, m = LONGALPACA.plan(degrees), LONGALPACA.metrics(degrees, 64)

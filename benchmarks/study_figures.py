@@ -1,6 +1,6 @@
 """The figures of arXiv 2603.05692, recomputed: latency, communication and throughput of both models.
 
-Lines go on, dotted and hollow, where a batch no longer fits in memory by the study's count of it: weights and the
+Lines continue dotted, with hollow marks, where a batch does not fit in memory as the study counts it: weights and the
 8-bit KV cache of one in-flight batch.
 """
 
@@ -31,9 +31,9 @@ NAMES = {
 LATENCY = ("TP8", "TP4", "TP4 x PP2", "TP2", "PP8")
 THROUGHPUT = ("DP8", "PP8", "TP2 x PP4", "TP4 x PP2", "TP8")
 OVER = {"TP4 x PP2": ("--", 3.5), "TP2 x PP4": ("--", 3.5), "PP8": ("-", 4.0)}
-"""Style and size of marks that lie over those of others."""
+"""Line style and mark size of series that overlap others."""
 LINKS = np.arange(128, 1025, 64)
-"""GB/s of all links of a GPU in one direction."""
+"""Bandwidth of all links of a GPU together, GB/s in one direction."""
 TICKS = tuple(map(float, BATCHES[::2]))
 BATCH = "requests of one in-flight batch"
 FULL = {"does not fit": {"linestyle": ":", "marker": "o", "markerfacecolor": "white", "color": "#555555"}}
@@ -45,7 +45,7 @@ PHASES = {
 
 @cache
 def _capacity(plan: CompiledPlan) -> CompiledPlan:
-    """The plan with the 8-bit KV cache of the study's capacities."""
+    """``plan`` with an 8-bit KV cache, as the study counts capacities."""
     return CompiledPlan(evolve(plan.spec, model=evolve(plan.spec.model, kv_cache="fp8")), ())
 
 
@@ -120,7 +120,7 @@ def _by_link(setup: Setup) -> list[Line]:
 
 
 def share(pair: tuple[Setup, Setup], path: Path) -> None:
-    """Exposed communication as a share of both phases: over batches, and over the speed of links."""
+    """Exposed communication as a share of each phase: over batches, and over the bandwidth of links."""
     setup = pair[0]
     node = setup.plan("tp = 1").spec.node
     rate = node.link.bandwidth * (node.count - 1) / 1e9
@@ -141,7 +141,7 @@ def share(pair: tuple[Setup, Setup], path: Path) -> None:
 
 
 def ratios(path: Path) -> None:
-    """The ratios that the study prints against ours."""
+    """Our ratios against the ratios that the study prints."""
     groups = ["fitted" if r.fit else "unseen" for r in RATIOS]
     ours = [r.predicted(known()) for r in RATIOS]
     scatter([r.printed for r in RATIOS], ours, groups, path, title="Ratios printed for Llama-3.1-405B", names=AXES)

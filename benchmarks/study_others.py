@@ -1,7 +1,7 @@
-"""Claims of related papers that the same plans settle.
+"""Claims of related papers, checked with the same kind of plans.
 
 S: arXiv 2509.16495, shift parallelism: an engine holds a model sharded as (sp, tp) and as tp = sp * tp, and takes the
-second for steps of few tokens. Here its two shardings are compiled apart.
+second for steps of few tokens. Here its two shardings are compiled separately.
 T: arXiv 2507.14392, how often and how much the ranks of an engine communicate. U: the trade-off of batching.
 """
 
@@ -52,7 +52,7 @@ def _overhead() -> Value:
 
 
 def _block_index(dim: Dim, place: dict[str, int], sizes: dict[str, int]) -> int:
-    """Which block of ``dim`` a rank holds: its axes count as digits, major first."""
+    """The block of ``dim`` that a rank holds: the rank's places on the axes are the digits, major first."""
     index = 0
     for axis in dim.axes:
         index = index * sizes[axis] + place[axis]
@@ -71,7 +71,7 @@ def _rank_order() -> Value:
 
 @OTHERS.add("S34", "TP8 decodes few tokens faster, SP8 many, with one threshold")
 def _threshold() -> Value:
-    """Why the rule of `shift` is as it is."""
+    """One threshold separates the two shardings, as `shift` assumes."""
     batch = 2 ** np.arange(14)
     base, shifted = (_shift(d).cost.evaluate(batch=batch).tpot for d in ("sp = 8", "tp = 8"))
     second = np.asarray(shifted < base)

@@ -1,4 +1,4 @@
-"""The plans of the study: those of `examples/study_2603_05692/` by name, and variants of them for its sweeps."""
+"""The plans of the study: the plans of `examples/study_2603_05692/` by name, and variants for its sweeps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plans(file: str) -> dict[str, CompiledPlan]:
 
 @cache
 def variant(degrees: str, base: str = "times", more: str = "") -> CompiledPlan:
-    """A plan of `common.plan` with the degrees, and what else differs, given as text."""
+    """A plan of `common.plan` with these degrees, and other changed fields as text in ``more``."""
     text = f'use "common.plan"\nplan p = {base} with {{ sharding {{ {degrees} }}, {more or "workload { batch = 1 }"} }}'
     (plan,) = compile_text(text, str(PLANS / "variant.plan"))
     return plan
@@ -47,7 +47,7 @@ class Setup(NamedTuple):
         return variant(degrees, self.base, f"workload = {self.workload}")
 
     def metrics(self, degrees: str, batch: Number | NDArray[np.int_] = BATCHES) -> Metrics:
-        """Its metrics over batches."""
+        """The metrics of the setup over batches."""
         return self.plan(degrees).cost.evaluate(batch=batch)
 
 
@@ -72,7 +72,7 @@ def communication(times: PhaseTimes) -> Number:
 
 
 def op_share(plan: CompiledPlan, phase: str, *ops: str) -> float:
-    """Share of a phase's time that ops of these kinds, or of these names, take on the busiest stage."""
+    """Share of a phase's time that ops of these kinds or names take on the slowest stage."""
     found = getattr(plan.estimate(), phase)
     return float(sum(o.time_s for o in found.ops if o.op in ops or o.name in ops) / found.time_s)
 

@@ -1,7 +1,7 @@
-"""What arXiv 2603.05692 says of how times and throughput go with parallelism, batch and links.
+"""Claims of arXiv 2603.05692 about how times and throughput change with parallelism, batch and links.
 
-A statement on "70B and 405B" is asked of both models with long prompts, over batches of 1 to 1024, and with short
-prompts too unless it speaks of long ones.
+A claim about "70B and 405B" is checked for both models with long prompts, over batches of 1 to 1024, and with short
+prompts too unless the claim is about long ones.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _hop_share() -> Value:
 
 
 def _pipeline_excess(setups: tuple[Setup, ...]) -> float:
-    """How much longer one batch takes through a pipeline than on one GPU, at most: the study's latency of a step."""
+    """The largest relative difference between the time of a batch through a pipeline and on one GPU, in any phase."""
     worst = 0.0
     for setup in setups:
         alone = setup.metrics("tp = 1")
@@ -181,7 +181,7 @@ def _pipeline_over_tensor() -> Value:
 
 @TRENDS.add("C67", "PP8 passes DP8 only with batches that one GPU cannot hold")
 def _pipeline_over_replicas() -> Value:
-    """Not above at equal batch; above with the largest powers of two that fit (C19, C21; C22, C24)."""
+    """PP8 is not above DP8 at equal batch; it is above with the largest powers of two that fit (C19, C21; C22, C24)."""
     found = []
     for setup in ALL:
         found.append(_all(setup.metrics("pp = 8").throughput <= setup.metrics("dp = 8").throughput))
@@ -228,7 +228,7 @@ def _prefill_dominates() -> Value:
 
 @TRENDS.add("C72", "hybrids: throughput grows with PP, latency is that of their TP")
 def _hybrids() -> Value:
-    """Throughput in order for every load; both phases through the stages within 2 % of TP alone, as in C47."""
+    """Throughput rises along `LADDER` for every load; ``through`` of each phase is within 2 % of TP alone (as C47)."""
     found = []
     for setup in ALL:
         rungs = [setup.metrics(d).throughput for d in LADDER]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.splits import divide, judged
+from benchmarks.splits import divide, judged_errors
 from plandsl.backends.accuracy.answer import Answer
 from plandsl.backends.accuracy.kernels import NO_CONSTANTS, NO_GPU, NO_NUMBER, Shelf, predict
 from plandsl.backends.accuracy.run import evaluate, read
@@ -312,7 +312,7 @@ def test_shapes_kept_back_do_not_move_the_constants(tmp_path):
     for gpu, sets in first.rest.items():
         mine = {n: v for n, v in sets["gemm.bf16"].items() if n not in bands}
         assert mine == {n: v for n, v in second.rest[gpu]["gemm.bf16"].items() if n not in bands}
-    (errors,) = judged(slow, second.own(second.rest), second.shapes)
+    (errors,) = judged_errors(slow, second.own(second.rest), second.shapes)
     assert errors.score().bias == pytest.approx(-0.75, abs=0.05)
 
 
@@ -331,7 +331,7 @@ def test_sizes_kept_back_are_the_ends(tmp_path):
 def test_a_gpu_left_out_takes_nothing_from_its_own_rows(tmp_path):
     folder = board(tmp_path, factor=lambda gpu, table: 3.0 if gpu == "h20" else 1.0)
     found = divide(folder)
-    (errors,) = judged(folder, found.relatives())
+    (errors,) = judged_errors(folder, found.relatives())
     bias = {gpu: some.score().bias for gpu, _, some in errors.by_group()}
     assert bias["h20"] == pytest.approx(1 / 3 - 1, abs=0.1)
     assert bias["h100_sxm"] > 1

@@ -36,7 +36,7 @@ from plandsl.testing import (
 )
 from plandsl.testing import links as any_links
 from plandsl.testing.laws import Law
-from plandsl.testing.laws_schedule import comes_round
+from plandsl.testing.laws_schedule import period_excess
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.plan"))
@@ -264,9 +264,9 @@ def test_law_of_pipelines_needs_no_settling_where_two_circuits_nearly_tie(tie: f
     period, state = max(through, around), 2 * len(spans) - 1 + batches
     runs = play_pipeline(spans, hops, batches, laws_schedule.ROUNDS + state)
     sends = play_sends(runs, hops)
-    assert abs(comes_round(runs, sends, state, period)) < 1e-9 * period
+    assert abs(period_excess(runs, sends, state, period)) < 1e-9 * period
     for wrong in (period * (1 - 1e-9), period * (1 + 1e-9)):
-        assert abs(comes_round(runs, sends, state, wrong)) > 1e-9 * period
+        assert abs(period_excess(runs, sends, state, wrong)) > 1e-9 * period
 
 
 TURNS = """

@@ -147,7 +147,7 @@ def test_pareto_of_more_points_than_a_block() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=60), st.integers(1, 9))
-def test_the_first_are_those_of_a_stable_sort(points: list[tuple[int, int]], k: int) -> None:
+def test_first_rows_equal_a_stable_sort(points: list[tuple[int, int]], k: int) -> None:
     keys = [np.array([p[i] for p in points], float) for i in (0, 1)]
     ordered = sorted(range(len(points)), key=lambda i: (points[i], i))
     assert first_rows(keys, k).tolist() == ordered[:k]
@@ -227,7 +227,7 @@ def test_the_best_is_written_as_a_plan_that_gives_the_same(tmp_path: Path, capsy
     assert [r.ok for r in e.requires] == [True]
 
 
-def test_nothing_meets_all_and_what_would() -> None:
+def test_nearest_configuration_and_remedies_where_nothing_meets_all() -> None:
     search = searched("vary tp in [4, 8], batch in [1, 8]\nrequire tpot <= 1 ms\nrequire memory <= 90 %")
     found = Run(search).run()
     assert found.tally.met == 0
@@ -300,7 +300,7 @@ def test_an_interrupted_search_keeps_what_it_found(monkeypatch: pytest.MonkeyPat
         ("wokload { input = 1 }", "E206", "wokload"),
     ],
 )
-def test_what_is_wrong_is_said_at_its_place(more: str, code: str, said: str) -> None:
+def test_wrong_input_has_a_diagnostic_at_its_place(more: str, code: str, said: str) -> None:
     with pytest.raises(PlanError) as caught:
         searched(more)
     errors = [d for d in caught.value.diagnostics if d.severity == "error"]
@@ -316,7 +316,7 @@ def test_a_goal_of_cost_wants_a_price() -> None:
     assert caught.value.diagnostics[0].code == "E309"
 
 
-def test_plans_that_cannot_be_are_counted_with_their_reason() -> None:
+def test_invalid_plans_are_counted_by_their_code() -> None:
     found, rows = table(searched("vary tp in [3, 4, 16], batch in [1, 2]"))
     assert {code: count for code, (_, count) in found.refused.items()} == {"E301": 2}
     assert {c["sharding.tp"] for c, _, _ in rows} == {"4"}

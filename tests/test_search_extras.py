@@ -100,7 +100,7 @@ def test_a_missing_library_is_one_line_with_its_extra(
 
 
 @pytest.mark.parametrize("name", ["x", "x.jpg", "x.csv"])
-def test_a_picture_of_no_known_kind_is_refused_before_the_search(tmp_path, capsys, name):
+def test_an_unknown_kind_of_picture_is_refused_before_the_search(tmp_path, capsys, name):
     status, out, err = run(capsys, "search", written(tmp_path), "--plot", tmp_path / name)
     assert (status, out) == (2, "")
     assert "error[E400]" in err
@@ -226,7 +226,7 @@ def test_any_search_draws(tmp_path, capsys, text):
     assert path.read_text().startswith("<?xml")
 
 
-def test_searches_share_a_picture_where_they_go_through_the_same(tmp_path, capsys):
+def test_searches_share_a_picture_where_their_configurations_are_the_same(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = tmp_path / "x.svg"
     assert run(capsys, "search", SERVICES, "--plot", path)[0] == 0
@@ -296,7 +296,7 @@ def planc(folder, *arguments, wait=True):
     return (started.communicate(timeout=240), started.returncode) if wait else started
 
 
-def test_jobs_travel_small_and_say_all_that_a_worker_needs():
+def test_pickled_jobs_are_small_and_give_the_same_answer():
     import pickle
 
     spec = search("batch in 1..4000, input in 128..4096 by + 128")

@@ -33,7 +33,7 @@ def plan_texts(name: str, fitted: Sequence[Fitted], source: str, nearest: Sequen
 def _text(name: str, fitted: Sequence[Fitted], source: str, others: Sequence[str]) -> str:
     lines = [MADE, f"calibration {name} {{", f'  source = "{source}"', *_kinds(fitted)]
     if others:
-        lines += ["", "  # kinds that are not here", "  assumed {", f"    otherwise = [{', '.join(others)}]", "  }"]
+        lines += ["", "  # kinds of kernels that this file lacks", "  assumed {", f"    otherwise = [{', '.join(others)}]", "  }"]
     return "\n".join([*lines, "}", ""])
 
 
@@ -56,7 +56,7 @@ def _kinds(fitted: Sequence[Fitted]) -> list[str]:
 
 def _section(f: Fitted) -> list[str]:
     judged = f.unseen or f.seen
-    what = "rows not fitted" if f.unseen else "the rows fitted: too few to keep any back"
+    what = "rows not fitted" if f.unseen else "rows fitted: too few to leave any out"
     thin = ", thin data" if f.seen.rows + (f.unseen.rows if f.unseen else 0) < THIN else ""
     out = [
         f"    # {f.seen.rows} rows fitted; off by {_percent(judged.median)} (median) and"

@@ -95,7 +95,7 @@ def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int]) ->
     if not same:
         return table
     metric = WORDS.get(found.search.wanted[0].metric, found.search.wanted[0].metric)
-    return Group(table, Text(f"=  within the band of the first, by {metric}: not told apart", style="dim"))
+    return Group(table, Text(f"=  within the band of the first, by {metric}: the model cannot tell the two apart", style="dim"))
 
 
 def _front(found: Found, front: Sequence[Configuration]) -> RenderableType:
@@ -138,7 +138,7 @@ def _reasons(found: Found) -> list[RenderableType]:
     for reason, count in sorted(found.tally.missed.items(), key=lambda item: -item[1]):
         lines.append(Text(f"out  {count:>12,}  {reason}", style="dim"))
     for code, (finding, count) in sorted(found.refused.items()):
-        lines.append(Text(f"none {count:>12,}  {code}: for example, {finding.message}", style="dim"))
+        lines.append(Text(f"invalid {count:>9,}  {code}: for example, {finding.message}", style="dim"))
     return list(lines)
 
 

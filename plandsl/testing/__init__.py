@@ -1,4 +1,4 @@
-"""For tests of your own: plans to draw, and the laws that every plan obeys.
+"""Property tests for users: hypothesis strategies that draw plans, and laws that every plan obeys.
 
     from hypothesis import given
     from plandsl.testing import assert_laws, compiled, plans

@@ -1,4 +1,4 @@
-"""Plans as values: compiled, and compared by what they mean."""
+"""Compile plans, and compare them by their meaning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plandsl.spec.plan import PlanSpec, ShardingSpec, SpeculateSpec
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
-    """``plan`` compiled, as `compile_text` does it. Raises `PlanError` where it is illegal."""
+    """Compile ``plan``, as `compile_text` does. Raises `PlanError` where the plan is illegal."""
     found = legal(plan)
     if any(d.severity == "error" for d in found):
         raise PlanError([d for d in found if d.severity != "note"])
@@ -28,7 +28,7 @@ def same(a: PlanSpec, b: PlanSpec) -> bool:
 
 
 def bare(plan: PlanSpec) -> PlanSpec:
-    """What a plan means: spans, names, sources and the wording of its figures left out."""
+    """``plan`` without spans, names, sources and the wording of its figures, so that equal plans mean the same."""
     return evolve(
         plan,
         name="",
@@ -72,7 +72,7 @@ def _sharding(sharding: ShardingSpec) -> ShardingSpec:
     rules = tuple(r._replace(span=None) for r in sharding.rules)
     placed = tuple(p._replace(span=None) for p in sharding.placed)
     cut = sharding.cut
-    if cut is not None:  # what `balanced` comes to is not written
+    if cut is not None:  # the layers of a balanced cut are not written in its text
         cut = cut._replace(span=None, layers=() if cut.balanced else cut.layers)
     return evolve(sharding, name="", axes=axes, rules=rules, placed=placed, cut=cut)
 

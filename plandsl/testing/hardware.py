@@ -1,4 +1,4 @@
-"""GPUs, links, nodes and calibrations to draw."""
+"""Strategies for GPUs, links, nodes and calibrations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gpus(draw: DrawFn) -> GpuSpec:
 
 @composite
 def links(draw: DrawFn, count: int = 8) -> LinkSpec:
-    """The links of a node of ``count`` GPUs, of every topology."""
+    """The links of a node of ``count`` GPUs, of any topology."""
     topology = draw(st.sampled_from(TOPOLOGIES))
     dims: tuple[int, ...] = ()
     if topology == "torus":
@@ -45,7 +45,7 @@ def links(draw: DrawFn, count: int = 8) -> LinkSpec:
 
 @composite
 def nodes(draw: DrawFn, counts: SearchStrategy[int] | None = None) -> NodeSpec:
-    """A node; of 1 to 16 GPUs unless ``counts`` says otherwise, at times of two kinds."""
+    """A node of 1 to 16 GPUs, or of a number drawn from ``counts``; sometimes with two kinds of GPU."""
     count = draw(st.sampled_from((2, 4, 8, 8, 16, 16, 1, 6, 12)) if counts is None else counts)
     node = NodeSpec("n", draw(gpus()), count, draw(links(count)))
     if count == 1 or draw(st.sampled_from((True, True, False))):

@@ -1,4 +1,4 @@
-"""The laws that every compiled plan obeys, each a function that raises AssertionError where one is broken."""
+"""The laws that every compiled plan obeys. Each law is a function that raises AssertionError where it is broken."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LAWS: tuple[Law, ...] = (
     laws_cost.shares_follow_their_figures,
     laws_cost.degrees_of_one_are_free,
 )
-"""All of them; what each says stands in its docstring."""
+"""All laws; the docstring of each states it."""
 
 
 OF_ONE = frozenset(
@@ -50,12 +50,12 @@ OF_ONE = frozenset(
         *(law for law in LAWS if law.__module__ == laws_schedule.__name__),
     )
 )
-"""Laws of one sharding and of steps that bring one token: a step more that crosses the threshold of a `shift` may be
-quicker, for instance."""
+"""Laws that hold for one sharding and for steps of one token. For example, a step with one more token may cross the
+threshold of a `shift` and be faster."""
 
 
 def assert_laws(plan: CompiledPlan) -> None:
-    """Hold every pool of ``plan`` to every law; some are asked of each sharding, without what it guesses ahead."""
+    """Check every law for every pool of ``plan``; laws in `OF_ONE` for each of its shardings without speculation."""
     for law in LAWS:
         try:
             for pool in plan.pools:

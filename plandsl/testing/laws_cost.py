@@ -1,4 +1,4 @@
-"""Laws about numbers: what can only help, what can only hurt, and that every way of asking gives one answer."""
+"""Laws about numbers: better hardware helps, more load costs time, and every way to evaluate gives one answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BATCHES = (1, 2, 3, 4, 7, 8, 16, 33, 256)
 LENGTHS = (1, 2, 3, 8, 64, 1000)
 
 NOTHING = 1e-4
-"""A share of a time that counts as none."""
+"""A share of a time that counts as zero."""
 
 Array = npt.NDArray[np.float64]
 
@@ -41,14 +41,14 @@ Array = npt.NDArray[np.float64]
 def better_hardware_is_never_slower(plan: CompiledPlan) -> None:
     """More FLOP/s, memory or link bandwidth, and less latency or launch time, never lengthen a phase."""
     before = plan.cost.evaluate()
-    for what, better in _improved(plan.spec).items():
+    for what, better in _improved_plans(plan.spec).items():
         after = plan.cost.on(better).evaluate()
         for name in ("ttft", "tpot"):
             was, now = getattr(before, name), getattr(after, name)
             assert now <= was * SLACK, f"with {what}, {name} goes from {was} to {now}"
 
 
-def _improved(spec: PlanSpec) -> dict[str, PlanSpec]:
+def _improved_plans(spec: PlanSpec) -> dict[str, PlanSpec]:
     link, calibration = spec.node.link, spec.calibration
 
     def on(better: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
@@ -84,7 +84,7 @@ def _improved(spec: PlanSpec) -> dict[str, PlanSpec]:
 def more_load_is_never_faster(plan: CompiledPlan) -> None:
     """More requests, longer inputs or outputs never shorten a phase; more requests or output never free memory.
 
-    Where attention has chunks, a longer context may begin a new one, whose keys are few.
+    Where attention has chunks, a longer context may begin a new chunk, which has few keys.
     """
     load = plan.spec.workload
     chunks = bool(plan.cost.pools[0].main.decode.chunks)
@@ -95,7 +95,7 @@ def more_load_is_never_faster(plan: CompiledPlan) -> None:
     ):
         asked = np.array(values, dtype=float)
         metrics = plan.cost.evaluate(**{what: asked, **fixed})
-        # a longer input fills steps of so many tokens with fewer requests, which may round less
+        # with a longer input a step of `step_tokens` has fewer requests, and rounding may free memory
         times = () if chunks and what != "batch" else ("ttft", "tpot", "latency")
         for name in (*times, *(() if what == "input" else ("memory",))):
             found = np.broadcast_to(getattr(metrics, name), asked.shape)
@@ -110,7 +110,7 @@ def larger_batches_never_lower_throughput(plan: CompiledPlan) -> None:
 
 
 def tpot_is_the_mean_step(plan: CompiledPlan) -> None:
-    """TPOT is the mean over all steps of the output, each at its own context."""
+    """TPOT is the mean over all decode steps of the output, each at its own context."""
     load, model = plan.spec.workload, plan.cost.pools[0]
     contexts = load.input + np.arange(max(load.output, 2) + 1.0)  # and one on either side
     bind = {"batch": load.batch, "context": load.input, "queries": 1}
@@ -128,24 +128,24 @@ def tpot_is_the_mean_step(plan: CompiledPlan) -> None:
 
 
 def arrays_equal_numbers(plan: CompiledPlan) -> None:
-    """Arrays of configurations get the answers that each configuration gets by itself."""
+    """An array of configurations gets the same numbers as each configuration alone."""
     load = plan.spec.workload
     batch = np.array([1, load.batch, 2 * load.batch + 1])[:, None, None]
     input_ = np.array([1, load.input, load.input + 5])[None, :, None]
     output = np.array([1, load.output])[None, None, :]
     at_once = plan.cost.evaluate(batch=batch, input=input_, output=output)
-    whole = _flat(at_once, (3, 3, 2))
+    whole = _all_numbers(at_once, (3, 3, 2))
     for b, i, o in np.ndindex(3, 3, 2):
         one = plan.cost.evaluate(int(batch[b, 0, 0]), int(input_[0, i, 0]), int(output[0, 0, o]))
-        alone = _flat(one, ())
-        assert plan.spec.shift or alone.keys() == whole.keys()  # of two shardings, arrays leave times of ops out
+        alone = _all_numbers(one, ())
+        assert plan.spec.shift or alone.keys() == whole.keys()  # with two shardings, arrays leave out times of ops
         for name, values in whole.items():
             many, value = float(values[b, i, o]), float(alone[name])
             assert isclose(many, value, rel_tol=1e-12), f"{name}: {many} in an array, {value} alone"
 
 
 def straight_code_equals_the_model(plan: CompiledPlan) -> None:
-    """A model that was asked often answers from straight code, and says the very same."""
+    """A model that was evaluated often answers from straight code, with exactly the same numbers."""
     load = plan.spec.workload
     asked = [(b, i, o) for b in (1, load.batch) for i in (load.input, load.input + 3) for o in (1, load.output + 1)]
     model = plan.cost.on(plan.spec)
@@ -156,9 +156,9 @@ def straight_code_equals_the_model(plan: CompiledPlan) -> None:
 
 
 def one_structure_serves_all_sizes(plan: CompiledPlan) -> None:
-    """A program that was compiled for larger axes is, but for their sizes, what this plan compiles to.
+    """A program that was compiled for larger axes also serves this plan, with other sizes of the axes.
 
-    More ranks may stand on GPUs that multiply in fewer formats: here they do not.
+    More ranks may use GPUs that multiply in fewer formats; the law excludes this case.
     """
     spec, known = plan.spec, dict[Hashable, Program]()
     cut = {axis for rule in spec.sharding.rules if "layers" in rule.dims for axis in rule.axes}
@@ -173,7 +173,7 @@ def one_structure_serves_all_sizes(plan: CompiledPlan) -> None:
         assert again.slots == schedule.slots
 
 
-def _flat(metrics: Metrics, shape: tuple[int, ...]) -> dict[str, Array]:
+def _all_numbers(metrics: Metrics, shape: tuple[int, ...]) -> dict[str, Array]:
     """Every number of ``metrics`` by name."""
     found: dict[str, Number] = {n: v for n, v in metrics._asdict().items() if v is not None}
     found = {n: v for n, v in found.items() if n not in ("prefill", "decode", "served")}
@@ -189,13 +189,13 @@ def _flat(metrics: Metrics, shape: tuple[int, ...]) -> dict[str, Array]:
 # ---- memory
 
 
-def _resident(plan: CompiledPlan) -> int:
+def _resident_batches(plan: CompiledPlan) -> int:
     return plan.cost.pools[0].in_flight if plan.spec.kv_residency == "all_batches" else 1
 
 
 def largest_batch_is_tight(plan: CompiledPlan) -> None:
-    """The largest batch fits on every stage, and one request more does not."""
-    load, memory, rounds = plan.spec.workload, plan.cost.pools[0].memory, _resident(plan)
+    """The largest batch fits on every stage, and a batch with one more request does not."""
+    load, memory, rounds = plan.spec.workload, plan.cost.pools[0].memory, _resident_batches(plan)
     length = load.input + load.output
     most = memory.max_batch(length, load.input, rounds)
 
@@ -209,8 +209,8 @@ def largest_batch_is_tight(plan: CompiledPlan) -> None:
 
 
 def cache_capacity_is_tight(plan: CompiledPlan) -> None:
-    """As many tokens of cache as are said to fit do, on every stage; on one of them not one more per rank does."""
-    load, memory, rounds = plan.spec.workload, plan.cost.pools[0].memory, _resident(plan)
+    """The KV capacity in tokens fits on every stage, and on one stage not a single token more per rank fits."""
+    load, memory, rounds = plan.spec.workload, plan.cost.pools[0].memory, _resident_batches(plan)
     length = load.input + load.output
     room = memory.kv_capacity(load.batch, length, load.input, rounds)
     tight = False
@@ -230,9 +230,9 @@ def cache_capacity_is_tight(plan: CompiledPlan) -> None:
 
 
 def parts_add_up(plan: CompiledPlan) -> None:
-    """Of each phase, compute, communication, draft and bubble make the time, and the ops make the first two.
+    """In each phase, compute, communication, draft and bubble add up to the time, and ops add up to the first two.
 
-    Where a step of decode brings several tokens, its ops do for all of them.
+    Where a decode step yields several tokens, its ops count for all of them.
     """
     estimate = plan.estimate()
     assert estimate.decode.time_s == estimate.tpot_s
@@ -274,7 +274,7 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
     for key, figure in FIGURES.items():
         if figure.improved(asking.model.plan, BEST) == asking.model.plan:
             continue  # nothing in this plan has it
-        _follow(figure, follow, asking.metrics, asking.at(figure, 0.99**figure.better)[1])
+        _check_follow(figure, follow, asking.metrics, asking.at(figure, 0.99**figure.better)[1])
         best = asking.terms(figure, BEST)
         for metric in ("ttft", "tpot"):
             before, after = (getattr(times, metric).total for times in (own, best))
@@ -286,7 +286,7 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
             assert (found.behind is not None) == (found.hidden > SPECK), f"{found} of {metric}, {figure.name}"
 
 
-def _follow(figure: Figure, follow: Mapping[str, Sequence[Followed]], before: Metrics, worse: Metrics) -> None:
+def _check_follow(figure: Figure, follow: Mapping[str, Sequence[Followed]], before: Metrics, worse: Metrics) -> None:
     """All ops that follow a figure take longer where it is worse."""
     for phase, was, now in ((PREFILL, before.prefill, worse.prefill), (DECODE, before.decode, worse.decode)):
         for bounds, *programs in zip(follow[phase], ran(was), ran(now), strict=True):

@@ -1,4 +1,4 @@
-"""Laws about programs: who holds what, who computes what, and that every pass keeps the meaning."""
+"""Laws about programs: which rank holds and computes which part, and that every pass keeps the meaning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Key = tuple[str, str]
 """A weight: its region and its name."""
 
 
-def _final(plan: CompiledPlan) -> Iterator[Program]:
+def _final_programs(plan: CompiledPlan) -> Iterator[Program]:
     yield from (plan.prefill.program, plan.decode.program)
 
 
@@ -57,19 +57,19 @@ def _programs(plan: CompiledPlan, phase: str) -> Iterator[tuple[Pass, Program]]:
 
 
 def shards_tile_each_tensor(plan: CompiledPlan) -> None:
-    """The ranks together hold each element of each tensor, and all elements in equally many copies."""
-    for program in _final(plan):
+    """Together, the ranks hold every element of every tensor, each in the same number of copies."""
+    for program in _final_programs(plan):
         sizes = _sizes(program, plan)
         types = {v.type for region in program.regions for v in region.values().values()}
         for type_ in types:
-            here = sizes | _chunks(type_, program, sizes)
-            if all(here.values()):  # of a chunk for which nothing is left, nobody holds anything
-                _tiles(type_, program.mesh, sizes, here)
+            here = sizes | _chunk_rows(type_, program, sizes)
+            if all(here.values()):  # a chunk may have no rows left, and then no rank holds any
+                _check_tiles(type_, program.mesh, sizes, here)
 
 
-def _tiles(type_: TensorType, mesh: Mesh, sizes: Mapping[str, int], here: Mapping[str, int]) -> None:
+def _check_tiles(type_: TensorType, mesh: Mesh, sizes: Mapping[str, int], here: Mapping[str, int]) -> None:
     held = Counter(
-        tuple(_range(d, mesh, sizes, rank) for d in type_.dims) for rank in range(mesh.ranks)
+        tuple(_block_range(d, mesh, sizes, rank) for d in type_.dims) for rank in range(mesh.ranks)
     )  # block -> ranks that hold it
     held = Counter({block: n for block, n in held.items() if all(a < b for a, b in block)})
     assert len(set(held.values())) == 1, f"{type_}: some elements have more copies than others, {held}"
@@ -81,7 +81,7 @@ def _tiles(type_: TensorType, mesh: Mesh, sizes: Mapping[str, int], here: Mappin
     assert sum(prod(b - a for a, b in block) for block in held) == whole, f"{type_}: {held}"
 
 
-def _range(dim: Dim, mesh: Mesh, sizes: Mapping[str, int], rank: int) -> tuple[int, int]:
+def _block_range(dim: Dim, mesh: Mesh, sizes: Mapping[str, int], rank: int) -> tuple[int, int]:
     at = mesh.coordinates(rank)
     if dim.chunk:
         before, own = own_pieces(dim, sizes[dim.name], mesh, at)
@@ -90,12 +90,12 @@ def _range(dim: Dim, mesh: Mesh, sizes: Mapping[str, int], rank: int) -> tuple[i
 
 
 def caches_stay_where_they_are(plan: CompiledPlan) -> None:
-    """The KV cache lies alike in both phases: what prefill wrote is what decode reads."""
-    before, after = (_cached(program) for program in _final(plan))
+    """The KV cache has the same layout in both phases, so that decode reads what prefill wrote."""
+    before, after = (_cache_types(program) for program in _final_programs(plan))
     assert before == after, f"{before} after prefill, {after} in decode"
 
 
-def _cached(program: Program) -> list[tuple[str, str, TensorType]]:
+def _cache_types(program: Program) -> list[tuple[str, str, TensorType]]:
     ops = [(r.name, op) for r in program.regions for op in r.ops]
     return [(name, op.cache, v.type) for name, op in ops if isinstance(op, CacheWrite) for v in op.outs]
 
@@ -104,11 +104,11 @@ def _cached(program: Program) -> list[tuple[str, str, TensorType]]:
 
 
 def work_is_shared_out(plan: CompiledPlan) -> None:
-    """Over all devices, GEMMs do the FLOPs of the unsharded model, times copies, times padding of the step.
+    """Over all devices, GEMMs do the FLOPs of the unsharded model, times copies, times the padding of the step.
 
-    Where experts are split, every rank counts as the fullest one.
+    Where experts are split, every rank counts as the fullest rank.
     """
-    for program, (_, plain) in zip(_final(plan), (next(_programs(plan, p)) for p in PHASES), strict=True):
+    for program, (_, plain) in zip(_final_programs(plan), (next(_programs(plan, p)) for p in PHASES), strict=True):
         sizes = _sizes(program, plan)
         sizes |= {n: int(n.partition(":")[2]) for n, _ in program.imbalance}
         wanted = _logical_flops(plain, sizes)
@@ -117,13 +117,13 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
         found: dict[Key, float] = dict.fromkeys(wanted, 0.0)
         for parts in program.stages:
             for part in parts:
-                stored = _stored(program.region(part.region))
+                stored = _stored_weights(program.region(part.region))
                 for op, work in zip(program.region(part.region).ops, timed.work[part.region], strict=True):
                     if isinstance(op, Gemm):
                         rows = extents.product(getattr(work, "rows", ()))
                         done = getattr(work, "flops_per_row", 0.0) * rows * _stage_ranks(program)
-                        here = sizes | _chunks(op.x.type, program, sizes)
-                        if not all(here.values()):  # nothing is left for this chunk
+                        here = sizes | _chunk_rows(op.x.type, program, sizes)
+                        if not all(here.values()):  # this chunk has no rows left
                             continue
                         even = sum(_copies(op.x, w, program, here, extents) * _flops(op.x, w, here) for w in op.weights)
                         assert isclose(done, even, rel_tol=1e-12), f"{op.keyword} {op.x}: {done} of {even} FLOPs"
@@ -132,8 +132,8 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
         assert found == wanted, "stages do other work than the model"
 
 
-def _stored(region: Region) -> dict[str, str]:
-    """The weights that values are, or are a rank's part of."""
+def _stored_weights(region: Region) -> dict[str, str]:
+    """The stored weight of each value that is a weight, or a rank's part of a weight, by name."""
     names = {w.name: w.name for w in region.weights}
     for op in region.ops:
         for x in op.operands:
@@ -154,18 +154,18 @@ def _logical_flops(plain: Program, sizes: Mapping[str, int]) -> dict[Key, float]
 
 
 def _flops(x: Value, w: Value, sizes: Mapping[str, int]) -> float:
-    """``2 m n k``; of experts, those that a token goes to."""
+    """FLOPs of a GEMM, ``2 m n k``; for experts, of the experts of each token."""
     return 2.0 * prod(sizes[n] for n in {stem(n): n for n in (*w.type.names, *x.type.names)}.values())
 
 
-def _chunks(type_: TensorType, program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
-    """The rows of the chunks that ``type_`` has, over all ranks."""
+def _chunk_rows(type_: TensorType, program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The rows of each chunked dimension of ``type_``, over all ranks."""
     chunks = (d for d in type_.dims if d.chunk)
     return {d.name: sum(b - a for a, b in pieces(d, sizes[d.name], program.mesh)) for d in chunks}
 
 
-def _of_fullest(skew: Skew, ways: int, experts: int, chosen: int) -> float:
-    """The part of a token's experts that the fullest of some ranks has."""
+def _fullest_share(skew: Skew, ways: int, experts: int, chosen: int) -> float:
+    """The share of a token's experts on the fullest of ``ways`` ranks."""
     if isinstance(skew, Zipf):
         each = chances(skew.exponent, experts, chosen)
         return max(sum(each[rank::ways]) for rank in range(ways)) / chosen
@@ -173,14 +173,14 @@ def _of_fullest(skew: Skew, ways: int, experts: int, chosen: int) -> float:
 
 
 def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int], extents: Extents) -> float:
-    """How often a product is computed: by ranks that no dimension tells apart, and on padding."""
+    """How often a product is computed: by ranks that hold the same parts, and on padding."""
     times = float(_stage_ranks(program))
     imbalance = dict(program.imbalance)
     for dim in {stem(d.name): d for d in (*w.type.dims, *x.type.dims)}.values():
         ways, size = program.mesh.ways(dim.axes), sizes[dim.name]
-        if dim.name in imbalance:  # of the experts of a token, at most as many as there are on a rank
+        if dim.name in imbalance:  # a rank has at most as many experts of a token as it holds
             have = dict(program.sizes)[stem(dim.name)]
-            times *= _of_fullest(imbalance[dim.name], ways, int(have), size)
+            times *= _fullest_share(imbalance[dim.name], ways, int(have), size)
             continue
         if dim.name in REPLICATED and size < ways:
             ways = size
@@ -199,10 +199,10 @@ def weights_and_cache_are_shared_out(plan: CompiledPlan) -> None:
     sizes, memory = _sizes(program, plan), plan.cost.pools[0].memory
     for stage, parts in enumerate(program.stages):
         held = _stage_ranks(program) * memory.weights[stage]
-        wanted = sum(times * _everywhere(w, program, sizes) for w, times in _weights(program, parts))
+        wanted = sum(times * _bytes_everywhere(w, program, sizes) for w, times in _weights(program, parts))
         assert isclose(held, wanted, rel_tol=1e-12), f"stage {stage} holds {held} of {wanted} bytes of weights"
         cached = _stage_ranks(program) * memory.kv_per_request(stage, 1)
-        wanted = sum(times * _everywhere(v, program, sizes) for v, times in _caches(program, parts))
+        wanted = sum(times * _bytes_everywhere(v, program, sizes) for v, times in _caches(program, parts))
         windows = any(c.window for c in memory.caches[stage])
         assert windows or isclose(cached, wanted, rel_tol=1e-12), f"stage {stage}: cache {cached} of {wanted}"
 
@@ -224,8 +224,8 @@ def _caches(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value, 
                 yield from ((v, part.repeats) for v in op.outs)
 
 
-def _everywhere(value: Value, program: Program, sizes: Mapping[str, int]) -> float:
-    """Bytes of a value on all ranks of a stage: of one token, and at its copies."""
+def _bytes_everywhere(value: Value, program: Program, sizes: Mapping[str, int]) -> float:
+    """Bytes of one token of a value on all ranks of a stage, copies included."""
     fixed = [d for d in value.type.dims if d.name not in PADDED]
     out = _stage_ranks(program) * item_bytes(value.type.dtype)
     for dim in fixed:
@@ -238,7 +238,7 @@ def _everywhere(value: Value, program: Program, sizes: Mapping[str, int]) -> flo
 
 
 def passes_keep_their_promises(plan: CompiledPlan) -> None:
-    """After every pass the program is sound, and what each pass promised still holds."""
+    """After every pass the program verifies, and the promises of all passes so far still hold."""
     for phase in PHASES:
         promises: list[Pass] = []
         for step, program in _programs(plan, phase):
@@ -248,11 +248,11 @@ def passes_keep_their_promises(plan: CompiledPlan) -> None:
             for promise in promises:
                 broken = [op for r in program.regions for op in r.ops if promise.leaves and not promise.leaves(op)]
                 assert not broken, f"after {step.name}, {promise.name} no longer holds: {broken}"
-            _regions_join(program)
+            _check_regions_join(program)
 
 
-def _regions_join(program: Program) -> None:
-    """Along every stage, a region is handed what it takes."""
+def _check_regions_join(program: Program) -> None:
+    """Along every stage, the results of a region have the types of the next region's arguments."""
     whole = tuple(Part(r.name, r.layers, r.every) for r in program.regions)
     for parts in program.stages or (whole,):
         regions: list[Region] = [program.region(p.region) for p in parts]
@@ -262,14 +262,14 @@ def _regions_join(program: Program) -> None:
 
 
 def fusing_twice_is_fusing_once(plan: CompiledPlan) -> None:
-    """What `fuse` has made it leaves alone."""
+    """`fuse` does not change its own result."""
     for phase in PHASES:
         fused = next(program for step, program in _programs(plan, phase) if step.name == "fuse")
         assert fuse(fused, plan.spec) == fused
 
 
 def text_reads_back(plan: CompiledPlan) -> None:
-    """Programs, after every pass, and the plan itself survive being written and read: a pool as a part of its plan."""
+    """A program after any pass, and the plan itself, are the same after they are written and read."""
     for phase in PHASES:
         for step, program in _programs(plan, phase):
             assert read(show(program)) == program, f"after {step.name}"

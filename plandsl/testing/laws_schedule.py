@@ -1,4 +1,4 @@
-"""Laws about schedules: nothing overlaps that may not, nobody starts too early, and pipelines settle."""
+"""Laws about schedules: slots do not overlap or start too early, and pipelines settle at their period."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def _phases(plan: CompiledPlan) -> Iterator[tuple[Schedule, PhaseTimes]]:
 
 
 def slots_take_turns(plan: CompiledPlan) -> None:
-    """Slots of one stream never overlap, none starts before its operands, and the time is that of the longest chain.
+    """Slots of one stream never overlap, none starts before its operands, and chains of slots bound the time.
 
-    Of an operand that comes around a ring block by block, the first block is enough to start; the last reader ends no
-    sooner than all that a block passes is done with the last block.
+    An operand that comes around a ring block by block lets its reader start with the first block. The last reader ends
+    only after every op on the path of a block has worked on the last block.
     """
     for schedule, times in _phases(plan):
         for region in schedule.program.regions:
@@ -40,13 +40,13 @@ def slots_take_turns(plan: CompiledPlan) -> None:
             for stream in (COMPUTE, LINK):
                 mine = [run for run, slot in zip(runs, slots, strict=True) if slot.stream == stream]
                 assert all(a.end <= b.start for a, b in pairwise(map(_Span, mine))), f"{region.name}: {stream} overlaps"
-            _operands_are_there(region, runs)
-            _last_blocks_are_worked_on(schedule.program, region, seconds, runs)
-            _spans(slots, seconds, runs)
+            _check_operands(region, runs)
+            _check_last_blocks(schedule.program, region, seconds, runs)
+            _check_span(slots, seconds, runs)
 
 
-def _operands_are_there(region: Region, runs: Sequence[tuple[float, float]]) -> None:
-    """Whoever reads a ring's result in blocks waits for what the ring waits for: the first block is a rank's own."""
+def _check_operands(region: Region, runs: Sequence[tuple[float, float]]) -> None:
+    """An op that reads a ring's result waits for the operands of the ring only: the first block is the rank's own."""
     made = {v.name: i for i, op in enumerate(region.ops) for v in op.results}
     for i, op in enumerate(region.ops):
         rings = {made[x.name] for x in op.operands if x.name in made and isinstance(region.ops[made[x.name]], Ring)}
@@ -55,10 +55,10 @@ def _operands_are_there(region: Region, runs: Sequence[tuple[float, float]]) -> 
         assert all(runs[n][1] <= runs[i][0] for n in needs), f"{region.name}: slot {i} starts too early"
 
 
-def _last_blocks_are_worked_on(
+def _check_last_blocks(
     program: Program, region: Region, seconds: Sequence[float], runs: Sequence[tuple[float, float]]
 ) -> None:
-    """Once the ring has brought the last block, each op between the ring and the last reader has yet to work on it."""
+    """After the ring ends, each op between the ring and the last reader still has to work on the last block."""
     blocks, passed = region.in_blocks(), dict[str, frozenset[int]]()
     made = {v.name: i for i, op in enumerate(region.ops) for v in op.results}
     for i, op in enumerate(region.ops):
@@ -79,7 +79,7 @@ class _Span:
         self.start, self.end = run
 
 
-def _spans(slots: Sequence[Slot], seconds: Sequence[float], runs: Sequence[tuple[float, float]]) -> None:
+def _check_span(slots: Sequence[Slot], seconds: Sequence[float], runs: Sequence[tuple[float, float]]) -> None:
     chain: list[float] = []
     for slot in slots:
         chain.append(seconds[slot.op] + max((chain[i] for i in slot.after), default=0.0))
@@ -92,7 +92,7 @@ def _spans(slots: Sequence[Slot], seconds: Sequence[float], runs: Sequence[tuple
 
 
 def pipeline_settles_at_its_period(plan: CompiledPlan) -> None:
-    """Played out, in-flight batches come round once per period, and the first one takes `through`."""
+    """In a simulated pipeline, in-flight batches pass once per `period`, and the first batch takes `through`."""
     for model, times in single_steps(plan):
         in_flight = model.schedule.in_flight
         if in_flight > 64:
@@ -102,15 +102,15 @@ def pipeline_settles_at_its_period(plan: CompiledPlan) -> None:
         runs = play_pipeline(spans, hops, in_flight, ROUNDS + state)
         last = [r.end for r in runs if r.stage == len(spans) - 1]
         assert isclose(last[0], times.through, rel_tol=1e-9), f"{last[0]} s through, not {times.through} s"
-        grown = comes_round(runs, play_sends(runs, hops), state, times.period)
+        grown = period_excess(runs, play_sends(runs, hops), state, times.period)
         # Rounding: some 24,000 sums on a path, each off by 1e-16 of at most 320 periods, are 9e-10 of one together.
         assert abs(grown) <= 1e-9 * times.period, f"{ROUNDS} rounds of {times.period} s are off by {grown} s"
 
 
 def single_steps(plan: CompiledPlan) -> Iterator[tuple[PhaseModel, PhaseTimes]]:
-    """The prefill, and the first and the last step of decode: of the mean step, no stage takes the time of the mean.
+    """The prefill, the first and the last decode step; not the mean step, whose times belong to no single step.
 
-    The slowest stage of short contexts may not be that of long ones, and a mean of maxima is no maximum of means.
+    Short and long contexts may have different slowest stages, and a mean of maxima is not the maximum of means.
     """
     load, cost = plan.spec.workload, plan.cost.pools[0]
     yield cost.main.prefill, cost.evaluate().prefill
@@ -119,16 +119,17 @@ def single_steps(plan: CompiledPlan) -> Iterator[tuple[PhaseModel, PhaseTimes]]:
         yield cost.main.decode, cost.main.decode.at(bind, plan.decode.in_flight, [(1.0, float(context))])
 
 
-def comes_round(runs: Sequence[Run], sends: Sequence[Run], state: int, period: float) -> float:
-    """By how many seconds `ROUNDS` rounds take longer than as many times ``period``, however late that shows.
+def period_excess(runs: Sequence[Run], sends: Sequence[Run], state: int, period: float) -> float:
+    """By how many seconds `ROUNDS` rounds take longer than ``ROUNDS * period``.
 
-    A round maps when each stage and each link is free and each batch is back, ``state`` moments in all, by sums and
-    maxima alone. What such a moment exceeds ``k * period`` by after k rounds is the weight of the heaviest path of k
-    arcs. If no circuit is heavier than a period per arc, then leaving circuits out makes any path shorter than
-    ``state`` and no lighter: the largest excess in so many rounds is never surpassed. If some circuit is exactly so
-    heavy, then going round it brings each moment on it back to its largest excess in any so many rounds. Both hold
-    from the first round on; how long the others take to settle depends on how nearly a second circuit ties, and has
-    no bound. (Baccelli, Cohen, Olsder and Quadrat, "Synchronization and Linearity", 1992, sections 3.2 and 3.7.)
+    The state of a round is a vector of ``state`` moments: when each stage and each link is free, and each batch is
+    back. A round maps the vector by sums and maxima alone (a max-plus matrix). The excess of a moment over
+    ``k * period`` after k rounds is the weight of the heaviest path of k arcs, each arc less one ``period``. If no
+    circuit has a positive weight, then removing circuits from a path leaves fewer than ``state`` arcs and no less
+    weight: the largest excess of ``state`` rounds is never exceeded later. If some circuit has weight 0, then each
+    moment on this circuit returns to its largest excess within any ``state`` rounds. Both hold from the first round
+    on. How long other moments take to settle has no bound: it depends on how close another circuit is to weight 0.
+    (Baccelli, Cohen, Olsder and Quadrat, "Synchronization and Linearity", 1992, sections 3.2 and 3.7.)
     """
     moments: dict[object, list[float]] = {}
     batches = 1 + max(r.batch for r in runs)

@@ -1,4 +1,4 @@
-"""Mixtures: plans with all that the language has for spreading a model, at once."""
+"""Strategies for plans that combine all ways to split a model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from plandsl.testing.plans import plans
 
 NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring")
 CACHED = frozenset(("layers", "batch", "context", "heads", "kv_heads"))
-"""Dimensions that say where a KV cache lies."""
+"""Dimensions whose rules decide the layout of a KV cache."""
 
 
 @composite
 def mixtures(draw: DrawFn, model: SearchStrategy[ModelSpec] | None = None) -> PlanSpec:
-    """A plan on a node or on several, axes placed or not, with one sharding or two on one cache; it compiles."""
+    """A plan that compiles, on one node or several, with axes placed or not, and one sharding or two on one cache."""
     plan = draw(plans(model, node=nodes(st.sampled_from((16, 8, 4, 16, 12, 6)))))
     if draw(st.integers(0, 2)) == 0:
-        plan = draw(_clustered(plan))
+        plan = draw(_clustered_plans(plan))
     if draw(st.integers(0, 2)) == 0:
-        plan = draw(_shifting(plan))
+        plan = draw(_shifting_plans(plan))
     return plan
 
 
 @composite
-def _clustered(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
-    """``plan`` on nodes that hold its innermost axes, placed there, or any number of its ranks."""
+def _clustered_plans(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
+    """``plan`` on a cluster, whose nodes hold the innermost axes, which are placed, or any number of ranks."""
     axes, ranks = plan.sharding.axes, plan.sharding.ranks
     inner = axes[draw(st.integers(0, len(axes))) :]
     placed = tuple(PlaceSpec(a.name) for a in inner) if draw(st.booleans()) else ()
@@ -55,10 +55,10 @@ def _clustered(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
 
 
 @composite
-def _shifting(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
-    """``plan`` with a second sharding that lays the cache out alike, where one is found: tokens are split no more."""
+def _shifting_plans(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
+    """``plan`` with a second sharding that splits no tokens and lays out the cache in the same way, if one is found."""
     sharding = plan.sharding
-    if sharding.cut is not None and sharding.cut.balanced:  # which weighs the stages of one sharding
+    if sharding.cut is not None and sharding.cut.balanced:  # a balanced cut may differ between two shardings
         sharding = evolve(sharding, cut=None)
     rules = sorted((r for r in sharding.rules if "tokens" not in r.dims), key=lambda r: r.region != "attention")
     wide = draw(st.booleans())

@@ -1,4 +1,4 @@
-"""Models to draw: transformers of every common make, small enough to run."""
+"""Strategies for models: transformers of every common kind, small enough to run."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ IMBALANCES: tuple[float | str, ...] = (1.25, 1.25, "zipf(0.7)", "lognormal(mean 
 ACTIVATIONS = tuple(f.word for f in FUNCTIONS if not f.limits)
 
 
-def _times(x: Term, name: str, *dims: str) -> Apply:
+def _matmul(x: Term, name: str, *dims: str) -> Apply:
     return Apply("matmul", (x, Weight(name, dims)))
 
 
-def _plus(a: Term, b: Term) -> Apply:
+def _add(a: Term, b: Term) -> Apply:
     return Apply("add", (a, b))
 
 
-def _scaled(x: Term, by: float) -> Apply:
+def _scale(x: Term, by: float) -> Apply:
     return Apply("scale", (x,), (("by", by),))
 
 
-def _capped(x: Term, cap: float) -> Apply:
+def _soft_cap(x: Term, cap: float) -> Apply:
     """A soft cap: no element is larger than ``cap``."""
-    return _scaled(Apply("tanh", (_scaled(x, 1 / cap),)), cap)
+    return _scale(Apply("tanh", (_scale(x, 1 / cap),)), cap)
 
 
 @composite
-def _limited(draw: DrawFn, x: Term) -> Term:
-    """``x``, at times clamped, and at times with a number added."""
+def _limited_terms(draw: DrawFn, x: Term) -> Term:
+    """``x``, sometimes clamped, and sometimes with a number added."""
     bounds = draw(st.sampled_from(((), (), (("high", 0.5),), (("low", -0.25), ("high", 1.0)))))
     more = draw(st.sampled_from((0.0, 0.0, 1.0, -0.5)))
     limited = Apply("clamp", (x,), bounds) if bounds else x
@@ -50,13 +50,13 @@ def _norms(draw: DrawFn, x: Term, over: str = "hidden") -> Apply:
 
 @composite
 def _queries_keys_values(draw: DrawFn) -> tuple[Statement, ...]:
-    """Three statements, each a projection with what comes after it."""
+    """Three statements for queries, keys and values: a projection, with bias, norm and rope or without."""
     bias, norm, rope = draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 4)) > 0
     out = []
     for name, heads in (("q", "heads"), ("k", "kv_heads"), ("v", "kv_heads")):
-        term: Term = _times(H, f"w_{name}", "hidden", heads, "head_dim")
+        term: Term = _matmul(H, f"w_{name}", "hidden", heads, "head_dim")
         if bias:
-            term = _plus(term, Weight(f"b_{name}", (heads, "head_dim")))
+            term = _add(term, Weight(f"b_{name}", (heads, "head_dim")))
         if norm and name != "v":
             term = draw(_norms(term, "head_dim"))
         if rope and name != "v":
@@ -67,15 +67,15 @@ def _queries_keys_values(draw: DrawFn) -> tuple[Statement, ...]:
 
 @composite
 def _latents(draw: DrawFn, options: tuple[tuple[str, int | bool], ...]) -> tuple[tuple[Statement, ...], Apply]:
-    """Latent attention: queries with a low rank or without, what is cached, and the weights that unpack it."""
+    """Latent attention: queries of full or low rank, the cached vectors, and the weights that unpack them."""
     low, norm = draw(st.booleans()), draw(st.booleans())
     source, rank = (Var("cq"), "q_rank") if low else (H, "hidden")
-    c: Term = _times(H, "w_dkv", "hidden", "kv_rank")
-    down = [Statement("cq", draw(_norms(_times(H, "w_dq", "hidden", "q_rank"), "q_rank")))] if low else []
+    c: Term = _matmul(H, "w_dkv", "hidden", "kv_rank")
+    down = [Statement("cq", draw(_norms(_matmul(H, "w_dq", "hidden", "q_rank"), "q_rank")))] if low else []
     down.append(Statement("c", draw(_norms(c, "kv_rank")) if norm else c))
-    qn = _times(source, "w_uq", rank, "heads", "nope_dim")
-    qr = Apply("rope", (_times(source, "w_qr", rank, "heads", "rope_dim"),))
-    kr = Apply("rope", (_times(H, "w_kr", "hidden", "rope_dim"),))
+    qn = _matmul(source, "w_uq", rank, "heads", "nope_dim")
+    qr = Apply("rope", (_matmul(source, "w_qr", rank, "heads", "rope_dim"),))
+    kr = Apply("rope", (_matmul(H, "w_kr", "hidden", "rope_dim"),))
     weights = (Weight("w_uk", ("kv_rank", "heads", "nope_dim")), Weight("w_uv", ("kv_rank", "heads", "v_dim")))
     latent = Apply("latent", (Var("c"), kr, *weights))
     return tuple(down), Apply("attention", (Apply("query", (qn, qr)), latent), options)
@@ -83,48 +83,48 @@ def _latents(draw: DrawFn, options: tuple[tuple[str, int | bool], ...]) -> tuple
 
 @composite
 def _mlps(draw: DrawFn) -> tuple[tuple[Statement, ...], Apply]:
-    """The inner part of a feed-forward layer, and what it adds."""
+    """Statements of the inner part of a feed-forward layer, and the term that it adds to the residual stream."""
     fn = draw(st.sampled_from(ACTIVATIONS))
-    up: Term = _times(H, "w_up", "hidden", "ffn")
+    up: Term = _matmul(H, "w_up", "hidden", "ffn")
     bias = draw(st.booleans())
     if bias:
-        up = _plus(up, Weight("b_up", ("ffn",)))
-    up = draw(_limited(up))
+        up = _add(up, Weight("b_up", ("ffn",)))
+    up = draw(_limited_terms(up))
     if draw(st.booleans()):
-        inner: Term = Apply("mul", (Apply(fn, (draw(_limited(_times(H, "w_gate", "hidden", "ffn"))),)), up))
+        inner: Term = Apply("mul", (Apply(fn, (draw(_limited_terms(_matmul(H, "w_gate", "hidden", "ffn"))),)), up))
     else:
         inner = Apply(fn, (up,))
-    down = _times(Var("g"), "w_down", "ffn", "hidden")
-    return (Statement("g", inner),), _plus(down, Weight("b_down", ("hidden",))) if bias else down
+    down = _matmul(Var("g"), "w_down", "ffn", "hidden")
+    return (Statement("g", inner),), _add(down, Weight("b_down", ("hidden",))) if bias else down
 
 
 @composite
 def _experts(draw: DrawFn, experts: int) -> tuple[tuple[Statement, ...], Term]:
-    """A mixture of experts, at times with one that all tokens go to, and what it adds."""
-    router: Term = _times(H, "w_router", "hidden", "experts")
+    """Statements of a mixture of experts, sometimes with a shared expert, and the term that it adds."""
+    router: Term = _matmul(H, "w_router", "hidden", "experts")
     if draw(st.integers(0, 3)) == 0:
-        router = _plus(router, Weight("b_router", ("experts",)))
+        router = _add(router, Weight("b_router", ("experts",)))
     bias = (Weight("b_choice", ("experts",)),) if draw(st.integers(0, 3)) == 0 else ()
     options: list[tuple[str, int | float | bool | str]] = [("top_k", draw(st.integers(1, experts)))]
     for option in (("score", "sigmoid"), ("normalize", False), ("scale", 2.5), ("weigh", "input")):
         options += [option] if draw(st.booleans()) else []
     if draw(st.booleans()):
         options.append(("imbalance", draw(st.sampled_from(IMBALANCES))))
-    up: Term = _times(H, "e_up", "experts", "hidden", "expert_ffn")
-    down: Term = _times(Var("g"), "e_down", "experts", "expert_ffn", "hidden")
+    up: Term = _matmul(H, "e_up", "experts", "hidden", "expert_ffn")
+    down: Term = _matmul(Var("g"), "e_down", "experts", "expert_ffn", "hidden")
     if draw(st.booleans()):
-        up = _plus(up, Weight("e_bias", ("experts", "expert_ffn")))
-        down = _plus(down, Weight("e_bias_down", ("experts", "hidden")))
-    inner: Term = Apply(draw(st.sampled_from(ACTIVATIONS)), (draw(_limited(up)),))
+        up = _add(up, Weight("e_bias", ("experts", "expert_ffn")))
+        down = _add(down, Weight("e_bias_down", ("experts", "hidden")))
+    inner: Term = Apply(draw(st.sampled_from(ACTIVATIONS)), (draw(_limited_terms(up)),))
     if draw(st.booleans()):
-        inner = Apply("mul", (inner, _times(H, "e_gate", "experts", "hidden", "expert_ffn")))
+        inner = Apply("mul", (inner, _matmul(H, "e_gate", "experts", "hidden", "expert_ffn")))
     body = (Statement("g", inner), Statement("", down))
     y = Apply("experts", (H, router, *bias), tuple(options), None, body)
     out: Term = Var("y")
     shared: tuple[Statement, ...] = ()
     if draw(st.booleans()):
         shared, more = draw(_mlps())
-        out = _plus(out, more)
+        out = _add(out, more)
     return (Statement("y", y), *shared), out
 
 
@@ -149,24 +149,24 @@ def _blocks(
     before = draw(_queries_keys_values()) if not latent else ()
     if latent:
         before, attention = draw(_latents(options))
-    projected = _times(Var("a"), "w_o", "heads", "v_dim" if latent else "head_dim", "hidden")
+    projected = _matmul(Var("a"), "w_o", "heads", "v_dim" if latent else "head_dim", "hidden")
     if draw(st.integers(0, 5)) == 0:
         projected = draw(_norms(projected))
     if draw(st.integers(0, 5)) == 0:
-        projected = _scaled(projected, draw(st.sampled_from((-2.0, 0.22, 1e-5))))
+        projected = _scale(projected, draw(st.sampled_from((-2.0, 0.22, 1e-5))))
     inner, down = draw(_experts(experts) if experts else _mlps())
     first = [Statement("h", draw(_norms(X))), *before, Statement("a", attention)]
     if draw(st.integers(0, 3)) == 0:
-        body = [*first, *inner, Statement("x", _plus(_plus(X, projected), down))]
+        body = [*first, *inner, Statement("x", _add(_add(X, projected), down))]
     else:
-        body = [*first, Statement("x", _plus(X, projected)), Statement("h", draw(_norms(X))), *inner]
-        body.append(Statement("x", _plus(X, down)))
+        body = [*first, Statement("x", _add(X, projected)), Statement("h", draw(_norms(X))), *inner]
+        body.append(Statement("x", _add(X, down)))
     return BlockSpec(name, layers, "x", tuple(body))
 
 
 @composite
-def _ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int], Every]]:
-    """One block for all layers, two one behind the other, or two that take turns."""
+def _layer_ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int], Every]]:
+    """One block for all layers, two blocks one after the other, or two blocks that take turns."""
     cut, period = draw(st.integers(0, layers - 1)), draw(st.integers(1, 4))
     if not cut:
         return [("block", (0, layers), EVERY)]
@@ -183,7 +183,7 @@ def _ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int], Every
 def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False) -> ModelSpec:
     """A decoder: any kind of attention, with experts or without; one block, or two by layer ranges or in turns.
 
-    With ``causal`` no token sees those after it, so that guesses can be verified.
+    With ``causal`` no token sees later tokens, so that guesses can be verified.
     """
     kv_heads = draw(st.sampled_from((2, 4, 8, 1, 3, 16)))
     heads = kv_heads * draw(st.sampled_from((1, 2, 4, 3)))
@@ -203,7 +203,7 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
     if latent:
         sizes |= {name: scale * draw(st.sampled_from((2, 4, 6, 8))) for name in LATENT}
     layers = draw(st.integers(1, 7))
-    ranges = draw(_ranges(layers))
+    ranges = draw(_layer_ranges(layers))
     weights = draw(st.sampled_from(("bf16", "bf16", "fp16", "fp8", "fp4", "mxfp4", "int8")))
     activations = draw(st.sampled_from(("bf16", "bf16", "fp16")))
     tied = draw(st.booleans())
@@ -224,7 +224,7 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
             )._replace(every=every)
             for name, span, every in ranges
         ),
-        head=_capped(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
+        head=_soft_cap(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
         max_context=draw(st.none() | st.just(4096)),
         causal=causal or draw(st.integers(0, 7)) > 0,
     )

@@ -1,4 +1,4 @@
-"""Whole plans to draw, their programs, and their text."""
+"""Strategies for whole plans, their programs, and their text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BOUNDS: tuple[tuple[str, Dimension, bool], ...] = (
 
 @composite
 def workloads(draw: DrawFn) -> WorkloadSpec:
-    """A static load, down to a single request and a single token; some find a part of their input in the cache."""
+    """A static load, down to one request and one token. Some loads have a part of their input in the cache."""
     reuse = draw(st.sampled_from((0.0, 0.0, 0.1, 0.5, 0.99)))
     return WorkloadSpec(
         name="w",
@@ -53,7 +53,7 @@ def _requires(draw: DrawFn) -> RequireSpec:
     metric, dimension, share = draw(st.sampled_from(BOUNDS))
     op = draw(st.sampled_from(("<=", "<", ">=", ">")))
     bound = draw(st.integers(1, 100)) / (100 if share else 1)
-    return RequireSpec("", metric, op, bound, dimension, share)
+    return RequireSpec("", metric, op, bound, dimension=dimension, share=share)
 
 
 @composite
@@ -63,14 +63,14 @@ def speculations(draw: DrawFn, model: ModelSpec, node: NodeSpec, around: Shardin
     rates = tuple(draw(st.lists(st.integers(0, 100).map(lambda n: n / 100), min_size=1, max_size=3)))
     if draw(st.booleans()):
         return SpeculateSpec(rates)
-    small = _multiplied(draw(models(causal=True)), node)
+    small = _with_peaks(draw(models(causal=True)), node)
     sizes = tuple((n, model.size("vocab") if n == "vocab" else size) for n, size in small.sizes)
     draft = evolve(small, name="draft", sizes=sizes)
     stage = evolve(node, count=around.ranks // around.replicas // stages_of(around), gpus=())
     how = evolve(draw(shardings(draft, stage, whole=True)), name="guess")
     found = SpeculateSpec(rates, draft, how)
     load, bare = WorkloadSpec("w", 8, 4, 2), CalibrationSpec("c", ())
-    plan = PlanSpec("p", model, node, around, load, bare, speculate=found)
+    plan = PlanSpec("p", model, node, around, workload=load, calibration=bare, speculate=found)
     assume(not any(d.severity == "error" for d in drafts(plan, found)))
     return found
 
@@ -80,8 +80,8 @@ def _is_causal(model: ModelSpec) -> bool:
     return model.causal and all(not isinstance(t, Apply) or t.option("causal", True) for t in terms)
 
 
-def _multiplied(model: ModelSpec, node: NodeSpec) -> ModelSpec:
-    """``model``, in bf16 where some GPU of ``node`` does not multiply in its dtypes."""
+def _with_peaks(model: ModelSpec, node: NodeSpec) -> ModelSpec:
+    """``model``, in bf16 where some GPU of ``node`` cannot multiply in the formats of the model."""
     gpus = [gpu for _, gpu in node.groups]
     if all(gpu.peak(dtype) is not None for gpu in gpus for dtype in (arithmetic(model, gpu), model.activations)):
         return model
@@ -97,9 +97,9 @@ def plans(
     sharding: SearchStrategy[ShardingSpec] | None = None,
     speculate: bool = False,
 ) -> PlanSpec:
-    """A plan that compiles. What is not given is drawn; it guesses tokens ahead only with ``speculate``."""
+    """A plan that compiles. Parts that are not given are drawn; it guesses tokens ahead only with ``speculate``."""
     where = draw(nodes() if node is None else node)
-    what = _multiplied(draw(models(causal=speculate) if model is None else model), where)
+    what = _with_peaks(draw(models(causal=speculate) if model is None else model), where)
     own = [(gpu.name, draw(calibrations())) for _, gpu in where.groups]
     how = draw(shardings(what, where) if sharding is None else sharding)
     load = draw(workloads() if workload is None else workload)
@@ -122,18 +122,18 @@ def plans(
         chunks=draw(st.sampled_from((1, 1, 2, 3))),
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
-    if load.reuse and any(d.code == "E320" for d in check(plan)):  # prompts that are computed whole or not at all
+    if load.reuse and any(d.code == "E320" for d in check(plan)):  # such prompts cannot be computed in parts
         return evolve(plan, workload=evolve(load, reuse=0.0, prefix=None))
     return plan
 
 
 @composite
 def programs(draw: DrawFn) -> Program:
-    """The program of either phase of a plan, after any of the passes that make one."""
+    """The program of one phase of a plan, after any pass."""
     step = draw(st.sampled_from(PIPELINE)).name
     return program_after(draw(plans()), draw(st.sampled_from(("prefill", "decode"))), step)
 
 
 def plan_texts() -> SearchStrategy[str]:
-    """Sound `.plan` files, each with one plan and all that it rests on."""
+    """Legal `.plan` files, each with one plan and all declarations that it uses."""
     return plans().map(show_plan)

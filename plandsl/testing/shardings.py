@@ -1,4 +1,4 @@
-"""Shardings to draw: degrees, written rules, and mixtures of both, all of them legal."""
+"""Strategies for legal shardings: degrees, written rules, and mixtures of both."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ COMMON = (
     ("experts", ("experts",)),
     ("experts", ("expert_ffn",)),
 )
-"""What plans mostly split, and where: (region, dimensions)."""
+"""Common rules of plans: (region, dimensions)."""
 
 
 @composite
 def _sizes(draw: DrawFn, ranks: int, divide: bool = False) -> list[int]:
-    """Sizes of at most four axes, of at most ``ranks`` ranks together; those that divide something more often.
+    """Sizes of at most four axes, of at most ``ranks`` ranks together; common divisors are drawn more often.
 
     With ``divide`` the ranks of all axes together divide ``ranks``.
     """
@@ -52,7 +52,7 @@ def _sizes(draw: DrawFn, ranks: int, divide: bool = False) -> list[int]:
 
 @composite
 def meshes(draw: DrawFn, ranks: int, names: tuple[str, ...] = ("a", "b", "c", "d")) -> tuple[AxisSpec, ...]:
-    """Axes, major first, of at most ``ranks`` ranks together."""
+    """Axes, major first, with at most ``ranks`` ranks together."""
     return tuple(map(AxisSpec, names, draw(_sizes(ranks))))
 
 
@@ -60,11 +60,11 @@ def meshes(draw: DrawFn, ranks: int, names: tuple[str, ...] = ("a", "b", "c", "d
 def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec, whole: bool = False) -> ShardingSpec:
     """A legal sharding of ``model`` over ``node``: degrees, a mesh with rules, or both, in any order.
 
-    Rules that the model cannot follow are left out. With ``whole`` the model has neither stages nor replicas, and its
-    ranks mostly divide the GPUs of the node, as a draft's do.
+    Rules that are illegal for the model are left out. With ``whole`` the model has neither stages nor replicas, and its
+    ranks mostly divide the GPUs of the node, as the ranks of a draft do.
     """
-    found = draw(_mixed(model, node.count, whole))
-    sharding = evolve(_legal(found, model, node), context_form=draw(st.sampled_from(("ring", "gather"))))
+    found = draw(_mixed_shardings(model, node.count, whole))
+    sharding = evolve(_make_legal(found, model, node), context_form=draw(st.sampled_from(("ring", "gather"))))
     sharding = evolve(sharding, cut=draw(_cuts(model.layers, sharding)))
     assume(_sums_once(sharding, model, node))
     return sharding
@@ -72,7 +72,7 @@ def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec, whole: bool = Fals
 
 @composite
 def _cuts(draw: DrawFn, layers: int, sharding: ShardingSpec) -> CutSpec | None:
-    """Layers dealt to the stages: evenly, by the compiler, or in any way."""
+    """A cut of the layers: None (even), balanced by the compiler, or any numbers of layers."""
     stages = stages_of(sharding)
     if not any("layers" in r.dims for r in sharding.rules) or draw(st.booleans()):
         return None
@@ -87,13 +87,13 @@ def _cuts(draw: DrawFn, layers: int, sharding: ShardingSpec) -> CutSpec | None:
 
 
 def stages_of(sharding: ShardingSpec) -> int:
-    """How many stages a sharding deals the layers to."""
+    """Number of pipeline stages of a sharding."""
     return prod(sharding.axis(a) for a in {a for r in sharding.rules if "layers" in r.dims for a in r.axes})
 
 
 @composite
-def _mixed(draw: DrawFn, model: ModelSpec, ranks: int, whole: bool) -> ShardingSpec:
-    """Some degrees and some axes of one's own, at most four in all, and rules for any of them."""
+def _mixed_shardings(draw: DrawFn, model: ModelSpec, ranks: int, whole: bool) -> ShardingSpec:
+    """Some degrees and some axes of a mesh, at most four in all, and rules for any of them."""
     shape = draw(_sizes(ranks, divide=whole))
     known = [sugar for sugar in SUGAR if sugar != "ep" or "experts" in dict(model.sizes)]
     known = [sugar for sugar in known if not (whole and sugar in ("dp", "pp"))]
@@ -103,7 +103,7 @@ def _mixed(draw: DrawFn, model: ModelSpec, ranks: int, whole: bool) -> ShardingS
     axes = (*own, *(AxisSpec(axis, sizes[s], None, s) for s, (axis, _) in SUGAR.items() if s in sizes))
     axes = tuple(sorted(axes, key=lambda axis: axis.sugar != "dp"))  # replicas lie outermost
     rules: list[tuple[RuleSpec, ...]] = [_sugar_rules(sugar, axes) for sugar in sizes]
-    rules += [(rule,) for rule in draw(_written(model, axes, whole))]
+    rules += [(rule,) for rule in draw(_written_rules(model, axes, whole))]
     order = draw(st.permutations(rules))
     return ShardingSpec("s", axes, tuple(r for some in order for r in some), ("data",) if "dp" in sizes else ())
 
@@ -115,8 +115,8 @@ def _sugar_rules(sugar: str, axes: tuple[AxisSpec, ...]) -> tuple[RuleSpec, ...]
 
 
 @composite
-def _written(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...], whole: bool) -> list[RuleSpec]:
-    """Rules for any dimension over any axes; stages have axes to themselves."""
+def _written_rules(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...], whole: bool) -> list[RuleSpec]:
+    """Rules for any dimension over any axes; only `layers` use the axes of stages."""
     own = [a.name for a in axes if not a.sugar]
     stages = () if whole else draw(st.sampled_from(((), (), *((n,) for n in own), tuple(own[:2]))))
     rules = [RuleSpec(("layers",), stages)] if stages else []
@@ -134,8 +134,8 @@ def _written(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...], whole: 
     return rules
 
 
-def _legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
-    """``found`` without the rules that legality objects to, and with lower degrees where it objects to those."""
+def _make_legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
+    """``found`` without illegal rules, and with half the size of illegal degrees."""
     kept = evolve(found, rules=())
     known = {*STEP, *(n for n, _ in model.sizes)}
     refused: set[str] = set()
@@ -148,29 +148,30 @@ def _legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> ShardingSpe
             kept = more
         elif rule.sugar:
             refused.add(rule.sugar)
-    if refused:  # a degree is all of its rules or none: half of it, then
+    if refused:  # a degree has all of its rules or none, so its size is halved
         halved = (a._replace(size=a.size // 2) if a.sugar in refused else a for a in found.axes)
         axes = tuple(a for a in halved if a.size > 1 or a.sugar not in refused)
         names = {a.name for a in axes}
         gone = {a.sugar for a in found.axes if a.sugar and a.name not in names}
         rules = (r._replace(axes=tuple(a for a in r.axes if a in names)) for r in found.rules)
         rest = tuple(r for r in rules if r.axes and r.sugar not in gone)
-        return _legal(evolve(found, axes=axes, rules=rest), model, node)
+        return _make_legal(evolve(found, axes=axes, rules=rest), model, node)
     return kept
 
 
 def is_legal(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool:
-    """Whether ``model`` can be laid over ``node`` like this, as far as that shows before compiling."""
-    return not any(d.severity == "error" for d in check(_plan(sharding, model, node)))
+    """Whether ``sharding`` is legal for ``model`` on ``node``, as far as can be checked before compiling."""
+    return not any(d.severity == "error" for d in check(_plan_with(sharding, model, node)))
 
 
 def _sums_once(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool:
-    """Whether no sum runs over replicated heads (E307): of what legality refuses, the one that programs show."""
-    plan = _plan(sharding, model, node)
+    """Whether no sum runs over replicated heads (E307), the one illegal case that only a program shows."""
+    plan = _plan_with(sharding, model, node)
     laid_out = next(made for step, made in steps(plan, "prefill", check=False) if step.name == "shard")
     assert isinstance(laid_out, Program)
     return not any(d.code == "E307" for d in check_program(plan, laid_out))
 
 
-def _plan(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> PlanSpec:
-    return PlanSpec("p", model, node, sharding, WorkloadSpec("w", 8, 4, 2), CalibrationSpec("c", ()))
+def _plan_with(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> PlanSpec:
+    load = WorkloadSpec("w", 8, 4, 2)
+    return PlanSpec("p", model, node, sharding, workload=load, calibration=CalibrationSpec("c", ()))
