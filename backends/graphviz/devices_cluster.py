@@ -31,7 +31,7 @@ from plandsl.backends.graphviz.devices_layout import (
 from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key
 from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
-from plandsl.ir.nodes import groups, spread
+from plandsl.ir.nodes import groups, node_span
 from plandsl.spec.hardware import ClusterSpec
 from plandsl.units import show_bytes, show_rate, show_time
 
@@ -87,7 +87,7 @@ class Nodes(Devices):
         return sorted({self.facts.index(rank, self.facts.program.stage_axes) for rank in ranks})
 
     def _nodes_reached(self, axis: str) -> int:
-        return spread(self.facts.program.mesh, axis, self.per_node).spans
+        return node_span(self.facts.program.mesh, axis, self.per_node).spans
 
     def _lines(self, node: int) -> list[tuple[str, str]]:
         """The lines below a node, with their colours: its collectives, and hops inside the node."""
@@ -158,7 +158,7 @@ class Nodes(Devices):
         """The axes, except the last, over which GPUs of one node exchange."""
         used = {t.axis for stage in self.traffic for t in stage}
         mesh = self.facts.program.mesh
-        return [n for n, _ in self.facts.inner_axes[:-1] if n in used and spread(mesh, n, self.per_node).inside > 1]
+        return [n for n, _ in self.facts.inner_axes[:-1] if n in used and node_span(mesh, n, self.per_node).inside > 1]
 
     # ---- drawing
 

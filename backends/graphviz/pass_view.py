@@ -44,7 +44,7 @@ def one_pass(facts: Facts) -> str:
     bottom, kinds = _draw_layer(canvas, facts, region, lower)
     _draw_list(canvas, facts, region, bottom + 40)
     keys = [Key("box", KINDS[k], KIND_NAMES[k]) for k in KINDS if k in kinds]
-    if any(s.stream == LINK for s in facts.schedule.of(region)):
+    if any(s.stream == LINK for s in facts.schedule.slots_of(region)):
         keys.append(Key("box", IDLE, "idle"))
     regions = [p.region for p in facts.program.stages[0]]
     keys += [Key("box", fill, f"{name}, whole") for name, fill in PARTS.items() if name in regions]
@@ -87,7 +87,7 @@ def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str,
 
 def _draw_layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, set[str]]:
     """Draw one layer on two lanes; returns its lower edge and the kinds of its ops."""
-    slots = facts.schedule.of(region)
+    slots = facts.schedule.slots_of(region)
     times = play_slots(slots, [float(s) for s in facts.times.seconds[region]])
     span = float(facts.times.regions[region].span)
     axis = Axis(0.0, span, LEFT, WIDTH)
