@@ -1,4 +1,4 @@
-"""The report that people read: one plan's estimate at a glance, then where it comes from."""
+"""The report that people read: the overview of a plan's estimate, then the memory and the time it consists of."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LABELS = {"weights": "weights", "kv_cache": "KV cache", "activations": "activati
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
-    parts: list[RenderableType] = [_title(plan, estimate), _glance(plan, estimate), Text()]
+    parts: list[RenderableType] = [title_of(plan, estimate), _overview(plan, estimate), Text()]
     if estimate.pools is not None:
         parts += [_pools(estimate.pools), Text()]
     if estimate.shift is not None:
         parts += [_shift(estimate.shift), Text()]
     if estimate.speculate is not None:
-        parts += [_speculated(estimate.speculate), Text()]
+        parts += [_speculation(estimate.speculate), Text()]
     parts += [_memory(estimate), Text()]
     parts += [_time(estimate), Text()]
     if estimate.requires:
@@ -36,7 +36,7 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
 
 
 def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
-    """Print the plans of a file beside one another, and which their bands do not tell apart."""
+    """Print the plans of a file side by side, and the pairs of plans that lie within each other's band."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("compared", no_wrap=True)
     for name in ("GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits"):
@@ -44,19 +44,19 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
     best = [min(e.ttft_s for e in estimates), min(e.tpot_s for e in estimates)]
     best.append(max(e.throughput_tokens_per_s for e in estimates))
     for e in estimates:
-        cells = (show_time(e.ttft_s), show_time(e.tpot_s), _rate(e.throughput_tokens_per_s))
+        cells = (show_time(e.ttft_s), show_time(e.tpot_s), show_token_rate(e.throughput_tokens_per_s))
         values = (e.ttft_s, e.tpot_s, e.throughput_tokens_per_s)
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
-        table.add_row(e.plan, str(e.gpus), *marked, _rate(e.throughput_per_gpu_tokens_per_s), fits)
-    print_lines(console, table, *(Text(line, style="dim") for line in _untold(estimates)))
+        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(e.throughput_per_gpu_tokens_per_s), fits)
+    print_lines(console, table, *(Text(line, style="dim") for line in _band_lines(estimates)))
 
 
 METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
 
 
-def _untold(estimates: Sequence[Estimate]) -> Iterator[str]:
-    """Which plans are within each other's band, metric by metric."""
+def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """A line for each metric with the plans that lie within each other's band."""
     pairs = comparisons(estimates)
     for metric, word in METRIC.items():
         same = [" and ".join(p["plans"]) for p in pairs if metric in p["within_band"]]
@@ -65,7 +65,8 @@ def _untold(estimates: Sequence[Estimate]) -> Iterator[str]:
             yield f"within each other's band, {word}: {'; '.join(same[:4])}{more}"
 
 
-def _title(plan: PlanSpec, e: Estimate) -> Text:
+def title_of(plan: PlanSpec, e: Estimate) -> Text:
+    """The first line of a report: plan, model and machine."""
     mesh = _mesh(e)
     out = Text(e.plan, style="bold")
     active = e.active_parameters or e.parameters
@@ -91,9 +92,9 @@ def _table(*justify: str) -> Table:
     return table
 
 
-def _glance(plan: PlanSpec, e: Estimate) -> Table:
+def _overview(plan: PlanSpec, e: Estimate) -> Table:
     load = plan.workload
-    batches, replicas = _times(e)
+    batches, replicas = _multiples(e)
     table = _table("l", "l", "l", "l")
     used = e.memory.total / e.memory.capacity
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
@@ -102,11 +103,11 @@ def _glance(plan: PlanSpec, e: Estimate) -> Table:
     many = f"batch {load.batch}{batches}" if e.load is None else f"{e.load.concurrency} requests in flight"
     cached = f" ({e.reuse.tokens} cached, {e.reuse.prefix})" if e.reuse else ""
     table.add_row("fits", fits, "load", f"{load.input} in{cached}, {load.output} out, {many}{replicas}")
-    rate = _banded(_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
-    table.add_row("TTFT", _banded(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
-    per_gpu = _rate(e.throughput_per_gpu_tokens_per_s)
-    table.add_row("TPOT", _banded(show_time, e.tpot_s, e.band("tpot_s")), "per GPU", per_gpu)
-    latency = _banded(show_time, e.latency_s, e.band("latency_s"), style="")
+    rate = show_band(show_token_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
+    table.add_row("TTFT", show_band(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
+    per_gpu = show_token_rate(e.throughput_per_gpu_tokens_per_s)
+    table.add_row("TPOT", show_band(show_time, e.tpot_s, e.band("tpot_s")), "per GPU", per_gpu)
+    latency = show_band(show_time, e.latency_s, e.band("latency_s"), style="")
     if e.load is None:
         table.add_row("latency", latency, "largest batch", f"{e.max_batch}")
     else:
@@ -119,14 +120,14 @@ def _glance(plan: PlanSpec, e: Estimate) -> Table:
     return table
 
 
-def _times(e: Estimate) -> tuple[str, str]:
-    """How many batches and replicas there are, where there are several."""
+def _multiples(e: Estimate) -> tuple[str, str]:
+    """The number of batches in flight and of replicas, as text; empty for one."""
     batches = f" x {e.in_flight} in flight" if e.in_flight > 1 else ""
     return batches, f" x {e.replicas} replicas" if e.replicas > 1 else ""
 
 
 def _pools(pools: Pools) -> Group:
-    """What each pool is and sustains, and what passes between them."""
+    """Each pool with the rate that it sustains, and the transfer between the pools."""
     table, sent = _table("l", "l", "l", "r", "r"), pools.sent
     table.add_row(*map(_bold, ("pools", "", "batch", "memory", "sustains")))
     rows: dict[str, tuple[str, str, str, float]] = {}
@@ -134,7 +135,7 @@ def _pools(pools: Pools) -> Group:
         e = pool.estimate
         shape = f"{pool.machine}, {e.gpus} GPU{'s' if e.gpus > 1 else ''}: {_mesh(e)}"
         share = show_percent(e.memory.total / e.memory.capacity)
-        rows[word] = shape, f"{e.batch}{''.join(_times(e))}", share, pool.requests_per_s
+        rows[word] = shape, f"{e.batch}{''.join(_multiples(e))}", share, pool.requests_per_s
     moved = f"{show_bytes(sent.request)} of KV cache a request, {sent.between or show_rate(sent.bandwidth)}"
     rows["transfer"] = moved, "", "", sent.requests_per_s
     for word in ("prefill", "transfer", "decode"):
@@ -148,7 +149,7 @@ def _pools(pools: Pools) -> Group:
 
 
 def _shift(shift: Shift) -> Group:
-    """Two shardings: what each takes by itself, which phase takes which, and from where the first is the faster."""
+    """Both shardings of a shift: the times of each, the phases that use it, and from where `base` is faster."""
     table = _table("l", "l", "l", "l")
     table.add_row(Text(f"shift at {shift.threshold} tokens", style="bold"), "", "TTFT", "TPOT")
     for word, mode in (("base", shift.base), ("tensor", shift.tensor)):
@@ -159,13 +160,13 @@ def _shift(shift: Shift) -> Group:
         )
         steps = "larger steps" if word == "base" else "all others"
         table.add_row(f"  {word} {mode.sharding}", f"{mesh}, {steps}", ttft, tpot)
-    counts = ((shift.prefill_tokens, "prefill tokens"), (shift.decode_tokens, "decoded requests"))
-    cross = " and ".join(f"never in {what}" if n is None else f"from {n} {what}" for n, what in counts)
-    return Group(table, Text(f"  base is the faster {cross}", style="dim"))
+    counts = (("prefill", shift.prefill_tokens, "tokens"), ("decode", shift.decode_tokens, "requests"))
+    cross = ", ".join(f"in {phase} {'never' if n is None else f'from {n} {what}'}" for phase, n, what in counts)
+    return Group(table, Text(f"  base is faster {cross}", style="dim"))
 
 
-def _speculated(s: Speculated) -> Group:
-    """Tokens guessed ahead: by whom, what a step brings and takes, and whether that is worth it."""
+def _speculation(s: Speculated) -> Group:
+    """Speculation: who drafts, the time and the tokens of a step, and the acceptance from which it pays."""
     by = (
         "looked up"
         if s.draft is None
@@ -183,11 +184,13 @@ def _speculated(s: Speculated) -> Group:
     table.add_row("  step", show_time(s.step_s) + drafted, "brings", f"{s.tokens_per_step:.3g} tokens")
     worth = "never" if s.break_even is None else f"from {show_percent(s.break_even)} accepted"
     table.add_row("  TPOT without", show_time(s.plain_tpot_s), "worth it", worth)
-    return Group(table, Text("  below, ops of decode are those of one step, and sums those of one token", style="dim"))
+    return Group(table, Text("  below, decode lists the ops of one step; its sums are for one token", style="dim"))
 
 
-def _banded(show: Callable[[float], str], value: float, band: tuple[float, float] | None, style: str = "bold") -> Text:
-    """A value, and where 80 % of measurements would lie: ``812 ms, 760 to 880``."""
+def show_band(
+    show: Callable[[float], str], value: float, band: tuple[float, float] | None, style: str = "bold"
+) -> Text:
+    """A value and its band, in which 80 % of measurements would lie: ``812 ms, 760 to 880``."""
     out = Text(show(value), style=style)
     if band is not None:
         low, high = (show(v) for v in band)
@@ -201,7 +204,8 @@ def _bold(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _rate(value: float) -> str:
+def show_token_rate(value: float) -> str:
+    """A rate in tokens per second, as text."""
     return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"
 
 
@@ -219,17 +223,17 @@ def _memory(e: Estimate) -> Table:
         table.add_row("  " + LABELS[part], show_bytes(size), show_percent(share), _bar(share, style))
     free = e.memory.capacity - e.memory.total
     word = "  free" if free >= 0 else "  over by"
-    table.add_row(word, show_bytes(abs(free)), show_percent(abs(free) / e.memory.capacity), _stack(e.memory))
+    table.add_row(word, show_bytes(abs(free)), show_percent(abs(free) / e.memory.capacity), _memory_bar(e.memory))
     if several:
-        for first, last, (a, b), m in _alike(e):
+        for first, last, (a, b), m in _equal_stages(e):
             name = f"  stage {first}" if first == last else f"  stages {first} to {last}"
             on = f" on {e.stage_gpus[first]}" if e.stage_gpus else ""
             table.add_row(name, show_bytes(m.total), show_percent(m.total / m.capacity), f"layers {a}..{b}{on}")
     return table
 
 
-def _alike(e: Estimate) -> Iterator[tuple[int, int, tuple[int, int], Memory]]:
-    """Runs of stages that hold the same: first and last of them, their layers, one's memory."""
+def _equal_stages(e: Estimate) -> Iterator[tuple[int, int, tuple[int, int], Memory]]:
+    """Runs of neighbouring stages with equal memory: the first and last stage, their layers, and the memory of one."""
     start = 0
     for i in range(1, len(e.stages) + 1):
         if i == len(e.stages) or e.stages[i] != e.stages[start] or e.stage_gpus[i:][:1] != e.stage_gpus[start:][:1]:
@@ -241,8 +245,8 @@ def _bar(share: float, style: str) -> Text:
     return Text("█" * min(BAR, round(share * BAR)) or "▏" if share > 0 else "", style=style)
 
 
-def _stack(m: Memory) -> Text:
-    """All parts in one bar, then what is free."""
+def _memory_bar(m: Memory) -> Text:
+    """All parts of the memory in one bar, then the free rest."""
     out = Text()
     used = 0
     for part, style in PARTS:
@@ -253,7 +257,7 @@ def _stack(m: Memory) -> Text:
 
 
 def _time(e: Estimate) -> Table:
-    """Ops of both phases side by side, the longest of either first, then the sums."""
+    """The ops of both phases side by side, the longest in either phase first, then the sums."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     several = len(e.stages) > 1
     table.add_column("where the time goes" + (", busiest stage" if several else ""), no_wrap=True)
@@ -317,10 +321,10 @@ def _op_cells(op: OpTime | None, total: float) -> Iterable[str]:
 
 
 def _requires(e: Estimate) -> Table:
-    table = _table("l", "l", "l")
+    table = _table("l", "l")
     for r in e.requires:
-        mark = Text("held", style="green") if r.ok else Text("FAILED", style="bold red")
-        table.add_row("require " + r.text, mark, f"is {show_metric(r.text, r.value)}")
+        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
+        table.add_row("require " + r.text, mark.append(f", {show_metric(r.text, r.value)}", style="not bold default"))
     return table
 
 
@@ -333,7 +337,7 @@ def show_metric(text: str, value: float) -> str:
     if text.split()[0] == "memory":
         return show_bytes(value)
     if text.split()[0] in ("throughput", "throughput_per_gpu"):
-        return _rate(value)
+        return show_token_rate(value)
     if text.split()[0] == "cost":
         return f"{value:.3g} USD per million output tokens"
     return show_count(value) if value < 1e6 else f"{value:,.0f}"
@@ -348,7 +352,7 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     yield Text(_conventions(plan), style="dim")
     if e.stage_gpus:
         phases = (("prefill", e.prefill), ("decode", e.decode))
-        shown = ", ".join(f"in {phase} of {_deciding(p)}" for phase, p in phases)
+        shown = ", ".join(f"in {phase} of {_slowest_gpus(p)}" for phase, p in phases)
         yield Text(f"an op takes the time of the slowest GPU of its stage: {shown}", style="dim")
     if e.load is not None:
         waits = (("for room", e.load.queue_s), ("for other prefills", e.load.line_s), ("at the start", e.load.start_s))
@@ -363,8 +367,8 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     yield Text(text, style="dim")
 
 
-def _deciding(phase: PhaseEstimate) -> str:
-    """The GPUs whose time the ops of a phase take, the one with the most first: ``h100_sxm 90 %, h200_sxm 10 %``."""
+def _slowest_gpus(phase: PhaseEstimate) -> str:
+    """The slowest GPUs of the ops of a phase, by share of the time: ``h100_sxm 90 % and h200_sxm 10 %``."""
     total: dict[str, float] = {}
     for op in phase.ops:
         total[op.gpu] = total.get(op.gpu, 0.0) + op.time_s
@@ -374,10 +378,10 @@ def _deciding(phase: PhaseEstimate) -> str:
 
 
 def _conventions(plan: PlanSpec) -> str:
-    """What the numbers take for granted, whether the plan says it or not."""
+    """The conventions behind the numbers, stated in the plan or by default."""
     resident = "all in-flight batches" if plan.kv_residency == "all_batches" else "one batch"
     step = f"steps of at most {plan.step_tokens} tokens" if plan.step_tokens else "activations left out"
     fused = "fused with" if plan.fuse_norms else "apart from"
-    beside = "; collectives run beside what does not wait for them" if plan.overlap == "collectives" else ""
-    beside += f"; GEMMs beside a collective in {plan.chunks} chunks" if plan.chunks > 1 else ""
+    beside = "; kernels run during collectives that they do not wait for" if plan.overlap == "collectives" else ""
+    beside += f"; GEMMs next to a collective run in {plan.chunks} chunks" if plan.chunks > 1 else ""
     return f"counts the KV cache of {resident}, {step}; residual additions {fused} norms{beside}"

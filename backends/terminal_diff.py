@@ -1,4 +1,4 @@
-"""`planc diff` for people: what differs, what comes of it in a sentence for each metric, then term by term."""
+"""`planc diff` for people: a sentence for each metric, the fields that differ, then both times term by term."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.backends.terminal import LABELS, _rate
+from plandsl.backends.terminal import LABELS, show_token_rate
 from plandsl.difference import Difference, Part, Split
 from plandsl.printing import print_lines
 from plandsl.units import show_bytes, show_time
 
 TELLING = 0.1
-"""A change that is told in a sentence is at least so much of the largest one."""
+"""A sentence names a change of a group only if it is at least this share of the largest change."""
 
 MOST = 3
-"""Changes one way, and the other way, that a sentence tells."""
+"""Most changes that a sentence names in each direction."""
 
 SMALL = 0.02
-"""A term that changes by less of a metric is left to the machine form."""
+"""Only JSON lists a term that changes by less than this share of a metric."""
 
 Show = Callable[[float], str]
 
 SHOW: dict[str, tuple[str, Show, str]] = {
     "ttft": ("TTFT", show_time, "as long"),
     "tpot": ("TPOT", show_time, "as long"),
-    "throughput": ("throughput", _rate, "as much"),
+    "throughput": ("throughput", show_token_rate, "as much"),
     "memory": ("memory per GPU", show_bytes, "as much"),
 }
 
@@ -36,7 +36,7 @@ def print_difference(found: Difference, console: Console) -> None:
     """Print how the second plan differs from the first."""
     title = Text(f"{found.a.plan} -> {found.b.plan}", style="bold")
     parts: list[RenderableType] = [title, *(_sentence(found, split) for split in found.splits), Text()]
-    parts += [_declared(found), Text(), _terms(found)]
+    parts += [_changed_fields(found), Text(), _terms(found)]
     print_lines(console, *parts)
 
 
@@ -49,12 +49,12 @@ def _sentence(found: Difference, split: Split) -> Text:
     out.append(f"{split.after / split.before:.3g}x {so}", style="bold")
     if split.alike:
         out.append(", within each other's band")
-    told = list(_told(split))
-    return out.append(": " + ", but ".join(told)) if told else out
+    named = list(_contributions(split))
+    return out.append(": " + ", but ".join(named)) if named else out
 
 
-def _told(split: Split) -> Iterator[str]:
-    """The largest changes that make the difference, then those against it."""
+def _contributions(split: Split) -> Iterator[str]:
+    """The largest changes in the direction of the difference, then the largest changes against it."""
     _, show, _ = SHOW[split.metric]
     largest = max(abs(p.change) for p in split.groups)
     telling = [p for p in split.groups if abs(p.change) >= TELLING * largest and p.change]
@@ -74,8 +74,8 @@ def _signed(change: float, show: Show) -> str:
     return f"{'+' if change > 0 else '-'}{show(abs(change))}" if change else ""
 
 
-def _declared(found: Difference) -> Table:
-    """Fields that differ."""
+def _changed_fields(found: Difference) -> Table:
+    """The fields that differ, with both values."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("what differs", found.a.plan, found.b.plan):
         table.add_column(head)
@@ -87,7 +87,7 @@ def _declared(found: Difference) -> Table:
 
 
 def _terms(found: Difference) -> Table:
-    """Both times group by group, with the ops that change most."""
+    """TTFT and TPOT of both plans group by group, with the ops that change most."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("term by term", no_wrap=True)
     pair = (found.ttft, found.tpot)
@@ -112,7 +112,7 @@ def _terms(found: Difference) -> Table:
 
 
 def _weight(pair: Sequence[Split], row: Sequence[Part | None]) -> float:
-    """How much of either time a row changes."""
+    """The largest share of either time by which a row changes."""
     return max(abs(p.change) / max(s.before, s.after) if p else 0.0 for s, p in zip(pair, row, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""`planc explain FILE` for people: where time goes, what would change it, what bounds next, how far it may grow."""
+"""`planc explain FILE` for people: where time goes, sensitivities, the next bottlenecks, and the room to grow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.backends.cost.answers.figures import FIGURES
-from plandsl.backends.terminal import METRIC, _banded, _rate, _title
+from plandsl.backends.terminal import METRIC, show_band, show_token_rate, title_of
 from plandsl.explanation import Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
 from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
@@ -17,43 +17,43 @@ from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 SMALL = 0.04
-"""An op with less of a metric is one of those that are summed up."""
+"""Ops with a smaller share of both metrics are summed in one row."""
 
 LEAST = 0.005
-"""What has less of each metric is left to the machine form."""
+"""Only JSON lists a group with a smaller share of both metrics."""
 
 UNMOVED = 0.05
-"""Less than so much of a metric without a figure is not worth a line."""
+"""A line names the share of a metric that follows no figure only if it is at least this."""
 
 NAMES = {"bubble": "a wait for a stage", "wait": "a wait for other requests", "mixed": "prefills of others"}
-"""What bounds a term where no figure does."""
+"""Names for the bound of a term that no figure bounds."""
 
 KINK = 0.1
-"""Slopes down and up that differ by more are both shown."""
+"""Slopes down and up are both shown if they differ by more than this (in percent)."""
 
 
 def print_explanation(plan: PlanSpec, found: Explanation, console: Console) -> None:
-    """Print what there is to say about one plan."""
-    parts: list[RenderableType] = [_title(plan, found.estimate), *_heads(found), Text()]
+    """Print the whole explanation of one plan."""
+    parts: list[RenderableType] = [title_of(plan, found.estimate), *_headlines(found), Text()]
     parts += [_terms(found.ttft, found.tpot), _layers(found), Text()]
-    parts += [_slopes(found.sensitivities), *_apart(found), Text()]
-    parts += [*(_next(b) for b in found.bottlenecks), *_room(plan, found.headroom), _memory(found)]
+    parts += [_slopes(found.sensitivities), *_remarks(found), Text()]
+    parts += [*(_bottleneck(b) for b in found.bottlenecks), *_headroom(plan, found.headroom), _memory(found)]
     print_lines(console, *parts)
 
 
-# ---- where it goes
+# ---- where the time goes
 
 
-def _heads(found: Explanation) -> Iterator[Text]:
-    """Each metric, and what bounds how much of it."""
+def _headlines(found: Explanation) -> Iterator[Text]:
+    """A line for each metric, with the share of each bound."""
     e = found.estimate
     for whole in (found.ttft, found.tpot):
         name = f"{whole.metric}_s"
-        line = Text(METRIC[name] + " ").append(_banded(show_time, whole.total, e.band(name)))
+        line = Text(METRIC[name] + " ").append(show_band(show_time, whole.total, e.band(name)))
         yield line.append(": " + _shares(whole.bounds(), whole.total))
     words = {"prefill": "prefill", "decode": "decode steps"}
     phases = found.per_token.by(lambda t: words.get(t.phase, t.name))
-    line = Text("throughput ").append(_rate(e.throughput_tokens_per_s), style="bold")
+    line = Text("throughput ").append(show_token_rate(e.throughput_tokens_per_s), style="bold")
     yield line.append(f", {show_time(found.per_token.total)} a token: {_shares(phases, found.per_token.total)}")
 
 
@@ -62,7 +62,7 @@ def _shares(sums: dict[str, float], total: float) -> str:
 
 
 def _terms(ttft: Breakdown, tpot: Breakdown) -> Table:
-    """Groups of terms, the longest of either metric first, and in each those that are not small."""
+    """Groups of terms, the longest in either metric first, each with its terms that are not small."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("where the time goes", no_wrap=True)
     for metric in ("TTFT", "TPOT"):
@@ -107,7 +107,7 @@ def _cells(terms: Sequence[Term], pair: tuple[Breakdown, Breakdown]) -> Iterator
 
 
 def _layers(found: Explanation) -> Text:
-    """Which layers of the cost model answered for how much of what kernels and links take."""
+    """The share of each layer of the cost model in the time of kernels and links."""
     out = []
     for whole in (found.ttft, found.tpot):
         own = Breakdown(whole.metric, whole.total, tuple(t for t in whole.terms if t.layer))
@@ -116,11 +116,11 @@ def _layers(found: Explanation) -> Text:
     return Text(f"kernels and links by layer: {'; '.join(out)}; calibration {found.estimate.calibration}", style="dim")
 
 
-# ---- what would change it
+# ---- sensitivities and bottlenecks
 
 
 def _slopes(found: Sequence[Sensitivity]) -> Table:
-    """What 1 % more of each figure does."""
+    """The change of each metric for 1 % more of each figure."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("1 % more of", no_wrap=True)
     for name in ("TTFT", "TPOT", "throughput", "largest batch"):
@@ -134,7 +134,7 @@ def _slopes(found: Sequence[Sensitivity]) -> Table:
 
 
 def _slope(slope: Slope | None) -> str:
-    """The percentage; below and above what the figure is where these differ."""
+    """The percentage; where the slopes below and above the figure's value differ, both."""
     if slope is None or abs(slope.mean) < 0.005:
         return "" if slope is None else "-"
     if slope.down is None or slope.up is None or abs(slope.down - slope.up) <= KINK:
@@ -142,37 +142,37 @@ def _slope(slope: Slope | None) -> str:
     return f"{slope.down:+.2f} / {slope.up:+.2f} %"
 
 
-def _apart(found: Explanation) -> Iterator[Text]:
-    """What the slopes leave out, and what they rest on."""
+def _remarks(found: Explanation) -> Iterator[Text]:
+    """Remarks: the share of metrics that no slope covers, and tables that the slopes leave out."""
     unmoved = ((metric, found.unmoved[metric]) for metric in ("ttft", "tpot"))
     if rest := [f"{100 * v:.0f} % of {METRIC[f'{metric}_s']}" for metric, v in unmoved if v >= UNMOVED]:
-        yield Text(f"{' and '.join(rest)} follow none of these: the calibration states them as they are", style="dim")
+        yield Text(f"{' and '.join(rest)} depend on none of these: the calibration gives fixed times", style="dim")
     if found.modelled:
-        yield Text("without measured tables, which hold for the figures as they are", style="dim")
+        yield Text("computed without measured tables, which are valid for the present figures only", style="dim")
 
 
-def _next(b: Bottleneck) -> Text:
-    """The bottleneck of a metric, how far the next one is, where it ends, and what stays of it then."""
+def _bottleneck(b: Bottleneck) -> Text:
+    """The bottleneck of a metric, the factor to the next bottleneck, and the gain if it were perfect."""
     out = Text(f"{METRIC[f'{b.metric}_s']} is bound by ").append(b.name, style="bold")
     out.append(f" first ({show_percent(b.share)}). ")
     if b.factor is None or b.then is None or b.gain is None:
-        out.append("However good, it stays so. ")
+        out.append("It stays the bottleneck however fast it gets. ")
     else:
         out.append(f"{b.factor:.2g}x better: {b.gain:.2f}x as fast, then {FIGURES[b.then].name}. ")
     out.append(f"Perfect: {b.limit:.2f}x")
     if b.behind is not None and b.hidden >= LEAST:
-        out.append(f", with {show_percent(b.hidden)} left to {_name(b.behind)}")
+        out.append(f", with {show_percent(b.hidden)} left to {_bound_name(b.behind)}")
     return out.append(".")
 
 
-def _name(bound: str) -> str:
-    """What bounds a term, as a sentence says it."""
+def _bound_name(bound: str) -> str:
+    """The name of a bound, for use in a sentence."""
     return FIGURES[bound].name if bound in FIGURES else NAMES[bound]
 
 
-def _room(plan: PlanSpec, room: Headroom) -> Iterator[Text]:
-    """From which batch on decode is bound by arithmetic, and where memory is full."""
-    gemms, whole = (_from(n) for n in (room.gemm_batch, room.compute_batch))
+def _headroom(plan: PlanSpec, room: Headroom) -> Iterator[Text]:
+    """The batch from which decode is compute-bound, and the batch and context at which memory is full."""
+    gemms, whole = (_show_batch(n) for n in (room.gemm_batch, room.compute_batch))
     at = show_count(round(room.batch, 1))
     yield Text(f"batch {at} of a decode step: its GEMMs turn compute-bound {gemms}, all of it {whole}")
     more = room.max_batch - room.batch
@@ -183,12 +183,12 @@ def _room(plan: PlanSpec, room: Headroom) -> Iterator[Text]:
     yield Text(f"memory is full at batch {room.max_batch}: {spare}; at this batch, {context}")
 
 
-def _from(batch: int | None) -> str:
+def _show_batch(batch: int | None) -> str:
     return "at no batch" if batch is None else f"at {batch:,}"
 
 
 def _memory(found: Explanation) -> Text:
-    """What the fullest GPU holds."""
+    """The memory of the fullest GPU, by part."""
     m = found.estimate.memory
     parts = ", ".join(
         f"{name.replace('kv_cache', 'KV cache')} {show_bytes(v)}" for name, v in found.memory.groups().items() if v > 0

@@ -1,4 +1,4 @@
-"""What must hold of a plan that guesses tokens ahead, and what it takes for granted."""
+"""Checks of a plan with speculation, and a note on the acceptance that it assumes."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from plandsl.spec.model import Apply, walk
 from plandsl.spec.plan import PlanSpec, SpeculateSpec
 
 
-def drafts(plan: PlanSpec, speculate: SpeculateSpec) -> Iterator[Diagnostic]:
-    """A note on the guesses; errors where a step cannot verify them, or the draft cannot run beside the model."""
-    yield Diagnostic("N322", _taken(speculate), speculate.span)
+def check_drafts(plan: PlanSpec, speculate: SpeculateSpec) -> Iterator[Diagnostic]:
+    """A note on the acceptance (N322); errors where a step cannot verify guesses, or the draft cannot run (E225)."""
+    yield Diagnostic("N322", _show_acceptance(speculate), speculate.span)
     terms = [part for block in plan.model.blocks for s in block.statements for part in walk(s.term)]
     ahead = next((t for t in terms if isinstance(t, Apply) and t.option("causal", True) is False), None)
     if ahead is not None or not plan.model.causal:
-        labels = (Label(ahead.span, "this attention sees all"),) if ahead and ahead.span else ()
-        why = f"a token of `{plan.model.name}` sees those after it, so guesses would change what checks them"
-        hint = "speculation is for causal models: leave `speculate` out"
+        labels = (Label(ahead.span, "this attention sees later tokens"),) if ahead and ahead.span else ()
+        why = f"a token of `{plan.model.name}` sees later tokens, so guesses would change the tokens before them"
+        hint = "speculation needs a causal model: leave `speculate` out"
         yield Diagnostic("E225", why, speculate.span, hint=hint, labels=labels)
     draft = plan.drafting
     if draft is not None:
-        yield from _beside(plan, draft)
+        yield from _check_draft_sharding(plan, draft)
         from plandsl.passes.legality import check
 
         yield from (d for d in check(draft) if d.severity == "error")
 
 
-def _taken(speculate: SpeculateSpec) -> str:
+def _show_acceptance(speculate: SpeculateSpec) -> str:
     rates = [f"{100 * a:g} %" for a in dict.fromkeys(speculate.acceptance)]
-    free = "" if speculate.draft else ", and to cost nothing (assumed)"
-    return f"a guess is taken to be right {', '.join(rates)} of the time if all before it are{free}"
+    free = "" if speculate.draft else ", and a guess costs nothing"
+    return f"assumed: {', '.join(rates)} of guesses are right if all guesses before them are{free}"
 
 
-def _beside(plan: PlanSpec, draft: PlanSpec) -> Iterator[Diagnostic]:
-    """A draft runs whole on some of the GPUs that a stage of a replica has, and as often as those hold it."""
+def _check_draft_sharding(plan: PlanSpec, draft: PlanSpec) -> Iterator[Diagnostic]:
+    """Errors in the draft's sharding. Each stage of a replica runs whole copies of the draft, which must fill it."""
     ours, theirs = plan.sharding, draft.sharding
     staged = next((r for r in theirs.rules if "layers" in r.dims and any(theirs.axis(a) > 1 for a in r.axes)), None)
     have = ours.ranks // ours.replicas
@@ -42,10 +42,10 @@ def _beside(plan: PlanSpec, draft: PlanSpec) -> Iterator[Diagnostic]:
         have //= ours.axis(a)
     if theirs.replicas > 1 or staged is not None:
         span = staged.span if staged else theirs.span
-        why = "a draft runs whole, on the GPUs of each stage and replica of its plan"
+        why = "a draft has no stages or replicas: it runs whole on the GPUs of each stage of its plan"
         yield Diagnostic("E225", why, span, hint="leave `dp` and `pp` out of its sharding")
     elif have % theirs.ranks:
-        why = f"`{draft.model.name}` drafts on {theirs.ranks} ranks, and a stage has {have}"
+        why = f"`{draft.model.name}` drafts on {theirs.ranks} ranks, which do not divide the {have} of a stage"
         labels = (Label(ours.span, f"{have} in each stage"),) if ours.span else ()
         hint = f"give the draft a sharding whose ranks divide {have}, such as `sharding {{ tp = 1 }}`"
         yield Diagnostic("E225", why, theirs.span, hint=hint, labels=labels)

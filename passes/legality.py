@@ -1,4 +1,4 @@
-"""What must hold of a plan before it can be sharded at all: degrees that divide, ranks that exist."""
+"""Checks of a plan before it is sharded (degrees divide, ranks exist), and of its program after."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FREE = PADDED | {"tokens", "layers"}
 
 
 def check(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Errors that make the plan illegal, and notes on what follows from it that the user did not say."""
+    """Errors that make the plan illegal, and notes on consequences that the plan does not state."""
     yield from _ranks(plan)
     if plan.cluster is not None:
         from plandsl.passes.nodes import check_nodes
@@ -38,13 +38,13 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     yield from _price(plan)
     yield from _peaks(plan)
     if plan.speculate is not None:
-        from plandsl.passes.drafts import drafts
+        from plandsl.passes.drafts import check_drafts
 
-        yield from drafts(plan, plan.speculate)
+        yield from check_drafts(plan, plan.speculate)
 
 
 def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
-    """What only the compiled program shows: repeated sums, axes that split nothing, weights that are whole."""
+    """Findings that need the compiled program: repeated sums, axes that split nothing, weights that are whole."""
     yield from _unsplit(plan, program)
     yield from _loads(program)
     yield from _idle(plan, program)
@@ -57,27 +57,27 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
             for dim in set(op.contracted()) & REPLICATED:
                 ways = program.mesh.ways(op.x.type.on(dim))
                 if ways > sizes[dim]:
-                    why = f"{dim} = {sizes[dim]} over {ways} shards is replicated, and this sums over it"
+                    why = f"{dim} = {sizes[dim]} over {ways} shards is replicated, but this sums over it"
                     yield Diagnostic("E307", why, op.span, hint=f"split {dim} at most {sizes[dim]} ways")
 
 
 def _idle(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
     """Settings that change nothing here."""
-    if plan.overlap == "collectives" and not any(map(_beside, program.regions)):
-        why = "`overlap = collectives` changes nothing: all that follows a collective waits for it"
-        hint = "drop it; routed experts with shared ones beside them, dispatched by `ep`, have something to run"
+    if plan.overlap == "collectives" and not any(map(_overlaps, program.regions)):
+        why = "`overlap = collectives` changes nothing: every op after a collective waits for it"
+        hint = "drop it; it helps with routed and shared experts, where `ep` dispatches the routed ones"
         yield Diagnostic("N314", why, plan.span, hint=hint)
-    if plan.chunks > 1 and not _chunked(program):
-        why = f"`chunks = {plan.chunks}` changes nothing: no GEMM makes what is summed, or reads what is gathered"
+    if plan.chunks > 1 and not _has_chunks(program):
+        why = f"`chunks = {plan.chunks}` changes nothing: no GEMM is followed by a sum, or preceded by a gather"
         yield Diagnostic("N314", why, plan.span, hint="drop it; under `tp` each layer has two such GEMMs")
 
 
-def _chunked(program: Program) -> bool:
+def _has_chunks(program: Program) -> bool:
     return any(isinstance(op, Split) for region in program.regions for op in region.ops)
 
 
-def _beside(region: Region) -> bool:
-    """Whether a kernel runs between a collective and the first that reads what it makes."""
+def _overlaps(region: Region) -> bool:
+    """Whether a kernel runs between a collective and the first op that reads its result."""
     for i, op in enumerate(region.ops):
         if isinstance(op, COLLECTIVES):
             later = region.ops[i + 1 :]
@@ -88,36 +88,36 @@ def _beside(region: Region) -> bool:
 
 
 def _loads(program: Program) -> Iterator[Diagnostic]:
-    """How tokens are taken to fall on ranks that share experts."""
+    """Notes on the assumed load of ranks that share experts."""
     for name, imbalance in program.imbalance:
         dims = {d for r in program.regions for v in r.values().values() for d in v.type.dims if d.name == name}
         ways = max((program.mesh.ways(d.axes) for d in dims), default=1)
         if ways > 1:
             span = next(op.span for r in program.regions for op in r.ops if name in op.results[0].type.names)
-            why = f"{ways} ranks share `{stem(name)}`, and are taken to get {_shares(imbalance)}"
+            why = f"{ways} ranks share `{stem(name)}`; assumed load: {_shares(imbalance)}"
             hint = "`imbalance = 1.2` in `experts(...)` is the load of the fullest rank over the mean"
             yield Diagnostic("N305", why, span, hint=hint)
 
 
 def _chunks(program: Program) -> Iterator[Diagnostic]:
-    """What the KV cache is taken to hold where attention has chunks."""
+    """Notes on the assumed size of the KV cache of attention in chunks."""
     ops = (op for region in program.regions for op in region.ops if isinstance(op, Attention | LatentAttention))
     for op in {op.chunk: op for op in ops if op.chunk is not None}.values():
-        why = f"the KV cache of attention in chunks is taken to hold {op.chunk} tokens of a request at most (assumed)"
-        hint = "an engine that keeps chunks that are over needs more: leave `chunk` out to see how much"
+        why = f"the KV cache of attention in chunks holds at most {op.chunk} tokens of a request (assumed)"
+        hint = "an engine that keeps finished chunks needs more: leave `chunk` out to see how much"
         yield Diagnostic("N323", why, op.span, hint=hint)
 
 
 def _shares(imbalance: Skew) -> str:
     if isinstance(imbalance, Zipf):
-        return f"them dealt in turn, the r-th most popular used as r^-{imbalance.exponent:g}"
+        return f"experts dealt in turn, the r-th most popular used as r^-{imbalance.exponent:g}"
     if isinstance(imbalance, Varying):
-        return f"the fullest {imbalance.mean:g} times the mean of tokens, {imbalance.p95:g} times 5 % of the time"
-    return f"the fullest {imbalance:g} times the mean of tokens" if imbalance > 1 else "equally many tokens"
+        return f"{imbalance.mean:g} times the mean on the fullest, more than {imbalance.p95:g} times 5 % of the time"
+    return f"{imbalance:g} times the mean on the fullest" if imbalance > 1 else "equally many tokens on each"
 
 
 def _parts(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """A prefill that goes through in parts has a request for each."""
+    """Findings on `micro_batches`: each needs a request, and one stage gains nothing from them."""
     parts, load = plan.micro_batches, plan.workload
     if parts == 1:
         return
@@ -126,41 +126,41 @@ def _parts(plan: PlanSpec) -> Iterator[Diagnostic]:
         hint = f"at most one for each request: `micro_batches = {load.batch}`"
         yield Diagnostic("E315", why, load.span, hint=hint)
     elif prod(plan.sharding.axis(axis) for axis in stage_axes(plan)) == 1:
-        why = f"`micro_batches = {parts}` only reads weights {parts} times: there is one stage"
-        yield Diagnostic("N314", why, plan.span, hint="drop it; several stages (`pp`) work on parts side by side")
+        why = f"`micro_batches = {parts}` only reads weights {parts} times, because there is one stage"
+        yield Diagnostic("N314", why, plan.span, hint="drop it; it helps where several stages (`pp`) work at once")
 
 
 def _continues(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Prompts computed in parts: none needs a later one, and what is reused lies in somebody's blocks."""
+    """Findings on prompts computed in parts: the model must be causal, and reused tokens need cache blocks."""
     if not plan.continues:
         return
     for term in (part for b in plan.model.blocks for s in b.statements for part in walk(s.term)):
         if isinstance(term, Apply) and term.fn == "attention" and not term.option("causal", plan.model.causal):
-            why = "prompts are computed in parts, but here a token sees those that come after it"
+            why = "prompts are computed in parts, but here a token sees later tokens"
             yield Diagnostic("E320", why, term.span, "not causal", hint="compute prompts whole")
     if plan.workload.reuse and plan.workload.prefix is None:
-        why = "each request is taken to hold the tokens that it reuses in blocks of its own"
-        hint = "`prefix = shared` holds them once, `prefix = own` says that it is meant"
+        why = "each request is assumed to hold its reused tokens in its own blocks"
+        hint = "write `prefix = shared` to hold them once, or `prefix = own` to state this"
         yield Diagnostic("N320", why, plan.workload.span, hint=hint)
 
 
 def _mixes(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Steps of some tokens of a prompt and one of each running request: they must have room for both."""
+    """Errors in `chunked_prefill`: a step must have room for a prompt beside a token of each running request."""
     load, budget = plan.workload, plan.chunked_prefill
     if budget is None:
         return
     running = -(-load.batch // _shards(plan, "batch"))
     if load.concurrency is None and running >= budget:
-        why = f"a step of {budget} tokens has one for each of {running} running requests, and none for a prompt"
+        why = f"a step of {budget} tokens has no room for a prompt beside {running} running requests"
         yield Diagnostic(
             "E324", why, load.span, hint=f"`chunked_prefill = {2 * running}` or more, or a smaller `batch`"
         )
 
 
 def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
-    """Ranks that repeat work: an axis that nothing lies on, or weights that miss an axis the others lie on."""
+    """Findings on ranks that repeat work: an axis splits no tensor, or splits only some of the weights."""
     values = [v for region in program.regions for v in region.values().values()]
-    routers = {stem(name) for name, _ in program.imbalance}  # scores of all experts are wanted on every rank
+    routers = {stem(name) for name, _ in program.imbalance}  # every rank needs the scores of all experts
     weights = [
         w
         for region in program.regions
@@ -175,14 +175,14 @@ def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
         if axis.size == 1 or axis.name not in named:
             continue
         if axis.name not in used:
-            why = f"nothing lies on `{axis.name}`, so its {axis.size} ranks do the same work"
+            why = f"`{axis.name}` splits nothing, so its {axis.size} ranks do the same work"
             yield Diagnostic("W301", why, axis.span, hint="name dimensions that the model has")
         elif any(axis.name in w.type.axes for w in weights):
             whole = [w for w in weights if axis.name not in w.type.axes]
             if whole:
                 names = ", ".join(f"`{w.name}`" for w in whole[:4]) + (", ..." if len(whole) > 4 else "")
                 first = next(d for d in whole[0].type.names if d != "hidden" or len(whole[0].type.dims) == 1)
-                why = f"{names} whole on all {axis.size} ranks of `{axis.name}`: no rule splits them"
+                why = f"no rule splits {names}: whole on all {axis.size} ranks of `{axis.name}`"
                 hint = "" if axis.name in tokens else f"for example `{first} -> {axis.name}`"
                 yield Diagnostic("N304", why, axis.span, hint=hint)
 
@@ -196,13 +196,13 @@ def _ranks(plan: PlanSpec) -> Iterator[Diagnostic]:
         hint = f"lower a degree until their product is at most {have}, or take {larger}"
         why = f"{ranks} ranks on {have} GPUs ({degrees})"
         largest = max(plan.sharding.axes, key=lambda a: a.size)
-        yield Diagnostic("E302", why, largest.span or plan.sharding.span, "this many ranks", hint, labels)
+        yield Diagnostic("E302", why, largest.span or plan.sharding.span, "this many ranks", hint, labels=labels)
     elif ranks < have:
         yield Diagnostic("N301", f"{have - ranks} of {have} GPUs of `{home.name}` stay idle", plan.sharding.span)
 
 
 def _cuts(plan: PlanSpec, dim: str) -> Iterator[list[int]]:
-    """Sizes of the axes that cut ``dim``, major first: in each region, whose rules come before the others."""
+    """For each region, the sizes of the axes that cut ``dim``, major first; the region's own rules come first."""
     for region in dict.fromkeys(r.region for r in plan.sharding.rules):
         inside = [r for r in plan.sharding.rules if region and r.region == region]
         everywhere = [r for r in plan.sharding.rules if not r.region]
@@ -211,7 +211,7 @@ def _cuts(plan: PlanSpec, dim: str) -> Iterator[list[int]]:
 
 
 def _replicates(size: int, cut: list[int]) -> bool:
-    """Whether cutting ``size`` axis by axis leaves equal parts, single items being repeated."""
+    """Whether cutting ``size`` axis by axis leaves equal parts; single items may be replicated."""
     for ways in cut:
         if size % ways and ways % size:
             return False
@@ -220,7 +220,7 @@ def _replicates(size: int, cut: list[int]) -> bool:
 
 
 def _shards(plan: PlanSpec, dim: str) -> int:
-    """The most shards that rules outside and inside any region ask of ``dim``."""
+    """The largest number of shards that the rules of any region cut ``dim`` into."""
     return max((prod(cut) for cut in _cuts(plan, dim)), default=1)
 
 
@@ -230,7 +230,7 @@ def _asking(plan: PlanSpec, dim: str) -> tuple[RuleSpec, AxisSpec | None]:
 
 
 def _divides(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """One finding for each axis whose size does not divide what it splits."""
+    """An error (E301) for each axis whose size does not divide the dimensions that it splits."""
     sizes = dict(plan.model.sizes)
     wrong: dict[AxisSpec | RuleSpec, list[str]] = {}
     for dim in dict.fromkeys(d for r in plan.sharding.rules for d in r.dims):
@@ -242,7 +242,7 @@ def _divides(plan: PlanSpec) -> Iterator[Diagnostic]:
             continue
         rule, axis = _asking(plan, dim)
         if dim in REPLICATED and all(_replicates(size, cut) for cut in _cuts(plan, dim)):
-            why = f"{dim} = {size} over {ways} shards: each is held by {ways // size} ranks"
+            why = f"{dim} = {size} over {ways} shards: {ways // size} ranks hold each"
             yield Diagnostic("N302", why, rule.span)
         else:
             wrong.setdefault(axis or rule, []).append(dim)
@@ -266,11 +266,11 @@ def _does_not_divide(plan: PlanSpec, dims: list[str]) -> Diagnostic:
         labels.append(Label(plan.model.span, f"{listed} here"))
     span = (axis.span if axis else None) or rule.span or plan.sharding.span
     label = f"{plan.model.size(dims[0])} / {ways} is not whole"
-    return Diagnostic("E301", why, span, label, hint, tuple(labels))
+    return Diagnostic("E301", why, span, label, hint, labels=tuple(labels))
 
 
 def _degrees(plan: PlanSpec, rule: RuleSpec, axis: AxisSpec | None, dims: list[str]) -> list[int]:
-    """The degrees of ``axis`` next to the one given that divide all that it splits, and fit the node."""
+    """The nearest degrees of ``axis``, below and above, that divide every dimension it splits, and fit the GPUs."""
     if axis is None:
         return []
     sizes = dict(plan.model.sizes)
@@ -300,7 +300,7 @@ def _stages(plan: PlanSpec) -> Iterator[Diagnostic]:
     if rule is None:
         if cut is not None:
             hint = "add `pp = 2`, or a rule such as `layers -> stage`; or drop `cut`"
-            yield Diagnostic("E312", "no rule cuts the layers into stages", cut.span, "cut into what?", hint)
+            yield Diagnostic("E312", "no rule cuts the layers into stages", cut.span, "into which stages?", hint)
     elif stages > layers:
         why = f"{stages} stages, but `{plan.model.name}` has only {layers} layers"
         yield Diagnostic("E303", why, rule.span, "layers are cut here", f"use at most {layers} stages")
@@ -313,7 +313,7 @@ def _stages(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 
 def _cut(plan: PlanSpec, cut: CutSpec, rule: RuleSpec, stages: int) -> Iterator[Diagnostic]:
-    """A written cut has a part for each stage, and all parts together are the layers of the model."""
+    """Errors in a written cut: it needs a part for each stage, and the parts must add up to the model's layers."""
     layers, name = plan.model.layers, plan.model.name
     if cut.balanced:
         if layers > MAX_BALANCED:
@@ -321,22 +321,23 @@ def _cut(plan: PlanSpec, cut: CutSpec, rule: RuleSpec, stages: int) -> Iterator[
             yield Diagnostic("E214", why, cut.span, hint="write the cut out: `cut = [48, 32]`")
         return
     even = ", ".join(str(b - a) for a, b in split_layers(layers, stages))
-    hint = f"`cut = [{even}]` is the even one, `cut = balanced` the quickest"
+    hint = f"`cut = [{even}]` is even, `cut = balanced` the fastest"
     if len(cut.layers) != stages:
         parts = f"{len(cut.layers)} part{'s' if len(cut.layers) > 1 else ''}"
         labels = (Label(rule.span, f"{stages} stages"),) if rule.span else ()
         why = (
             f"the cut has {parts}, and there {'are' if stages > 1 else 'is'} {stages} stage{'s' if stages > 1 else ''}"
         )
-        yield Diagnostic("E312", why, cut.span, "one part for each stage", hint, labels)
+        yield Diagnostic("E312", why, cut.span, "one part for each stage", hint, labels=labels)
     elif sum(cut.layers) != layers:
         labels = (Label(plan.model.span, f"{layers} layers"),) if plan.model.span else ()
-        why = f"the cut deals out {sum(cut.layers)} layers, and `{name}` has {layers}"
-        yield Diagnostic("E312", why, cut.span, f"{' + '.join(map(str, cut.layers))} = {sum(cut.layers)}", hint, labels)
+        why = f"the cut has {sum(cut.layers)} layers in all, but `{name}` has {layers}"
+        sums = f"{' + '.join(map(str, cut.layers))} = {sum(cut.layers)}"
+        yield Diagnostic("E312", why, cut.span, sums, hint, labels=labels)
 
 
 def _shared_axes(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Ranks along an axis of `layers` run other layers, and those along a replica axis serve other requests."""
+    """Errors (E308) on an axis that cuts the layers or counts replicas, and splits a dimension as well."""
     stages = {a: r for r in plan.sharding.rules if "layers" in r.dims for a in r.axes}
     for rule in plan.sharding.rules:
         dims = [d for d in rule.dims if d != "layers"]
@@ -368,7 +369,7 @@ def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Each GPU multiplies in what the plan asks for; what only some can multiply in is a note."""
+    """An error (E304) for a GPU without a peak for the dtype; a note (N312) where only some have a faster dtype."""
     compute = arithmetic(plan.model, plan.common)
     gpus = {kind.node.gpu.name: kind.node.gpu for kind in plan.kinds}.values()
     for gpu in gpus:
@@ -380,5 +381,5 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
     if any(arithmetic(plan.model, gpu) != compute for gpu in gpus):
         stored = plan.model.weights
         lacking = " and ".join(f"`{gpu.name}`" for gpu in gpus if gpu.peak(stored) is None)
-        why = f"all GPUs multiply in {compute}, those with a peak for {stored} too: {lacking} has none"
-        yield Diagnostic("N312", why, plan.model.span, hint=f"`compute = {compute}` in the model says so")
+        why = f"all GPUs multiply in {compute}, because {lacking} has no peak for {stored}"
+        yield Diagnostic("N312", why, plan.model.span, hint=f"write `compute = {compute}` in the model to state this")

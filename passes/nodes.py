@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from plandsl.diagnostics import Diagnostic, Label
-from plandsl.ir.nodes import Spread, boundaries, spread
+from plandsl.ir.nodes import NodeSpan, boundaries, node_span
 from plandsl.passes.build import mesh_of
 from plandsl.passes.cut_stages import stage_axes
 from plandsl.spec.hardware import ClusterSpec
@@ -18,7 +18,7 @@ def check_nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:
     Replicas (`dp`) exchange nothing, so their axis may cross nodes without a note.
     """
     mesh = mesh_of(plan)
-    lies = {a.name: spread(mesh, a.name, cluster.node.count) for a in plan.sharding.axes}
+    lies = {a.name: node_span(mesh, a.name, cluster.node.count) for a in plan.sharding.axes}
     placed = {place.axis for place in plan.sharding.placed}
     leaving = [a for a in plan.sharding.axes if lies[a.name].spans > 1]
     wrong = [a for a in leaving if a.name in placed]
@@ -37,12 +37,12 @@ def check_nodes(plan: PlanSpec, cluster: ClusterSpec) -> Iterator[Diagnostic]:
             yield Diagnostic("N310", why, axis.span or plan.sharding.span)
 
 
-def _show_reach(cluster: ClusterSpec, axis: AxisSpec, at: Spread) -> str:
+def _show_reach(cluster: ClusterSpec, axis: AxisSpec, at: NodeSpan) -> str:
     each = f", {at.inside} in each" if at.inside > 1 else "" if at.even else ", unevenly"
     return f"its groups of {axis.size} ranks span {at.spans} nodes of `{cluster.name}`{each}"
 
 
-def _leaving_axis(plan: PlanSpec, cluster: ClusterSpec, axis: AxisSpec, at: Spread) -> Diagnostic:
+def _leaving_axis(plan: PlanSpec, cluster: ClusterSpec, axis: AxisSpec, at: NodeSpan) -> Diagnostic:
     """The error for ``axis``; its hint names the placed axes that fit a node, or the sizes of ``axis`` that would."""
     within = {place.axis: place.span for place in plan.sharding.placed}
     order = [a for a in plan.sharding.axes if a.name in within]

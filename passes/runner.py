@@ -40,7 +40,7 @@ class PassError(Exception):
 
 
 def verify_result(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
-    """``after``, if it is sound and keeps every promise. Regions and ops that the pass left alone are not asked again.
+    """``after``, if it is sound and keeps every promise. What the pass left alone is not checked again.
 
     Raises `PassError` otherwise.
     """

@@ -85,7 +85,7 @@ def _difference(plan: PlanSpec, shift: ShiftSpec, a: tuple[Cut, Mesh], b: tuple[
     label = f"rank {rank} holds {_show_part(*a, rank)} in `{ours}`, {_show_part(*b, rank)} in `{theirs}`"
     mesh = ", ".join(f"{n} = {s}" for n, s in a[1].axes) or "no axes"
     hint = f"give `{theirs}` the same mesh, `mesh {mesh}`, and {_rule_for(plan.sharding, *a)}"
-    return Diagnostic("E311", why, shift.span, label, hint, _labels(shift.tensor))
+    return Diagnostic("E311", why, shift.span, label, hint, labels=_labels(shift.tensor))
 
 
 def _rule_for(sharding: ShardingSpec, cut: Cut, mesh: Mesh) -> str:

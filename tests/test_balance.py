@@ -83,7 +83,7 @@ def test_the_even_cut_written_out_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("sharding", "code", "says"),
     [
-        ("pp = 3\n cut = [3, 3, 2]", "E312", "deals out 8 layers, and `m` has 9"),
+        ("pp = 3\n cut = [3, 3, 2]", "E312", "has 8 layers in all, but `m` has 9"),
         ("pp = 3\n cut = [4, 5]", "E312", "2 parts, and there are 3 stages"),
         ("tp = 2\n cut = [9]", "E312", "no rule cuts the layers"),
         ("tp = 2\n cut = balanced", "E312", "no rule cuts the layers"),

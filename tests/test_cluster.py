@@ -18,7 +18,7 @@ from plandsl.backends.cost.work.crossing import Crossing, Roads
 from plandsl.backends.cost.work.exchange import Exchange
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
-from plandsl.ir.nodes import Boundary, Spread, boundaries, groups, spread
+from plandsl.ir.nodes import Boundary, NodeSpan, boundaries, groups, node_span
 from plandsl.ir.types import Mesh
 from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec, NodeSpec
@@ -91,7 +91,7 @@ def ops(made: CompiledPlan, op: str) -> list[Any]:
 def test_a_spread_is_what_counting_gives(sizes: list[int], per_node: int) -> None:
     mesh = Mesh(tuple((f"a{i}", size) for i, size in enumerate(sizes)))
     for axis, size in mesh.axes:
-        at = spread(mesh, axis, per_node)
+        at = node_span(mesh, axis, per_node)
         found = [[rank // per_node for rank in group] for group in groups(mesh, axis)]
         assert sorted(r for group in groups(mesh, axis) for r in group) == list(range(mesh.ranks))
         assert at.spans == max(len(set(nodes)) for nodes in found)
@@ -102,11 +102,13 @@ def test_a_spread_is_what_counting_gives(sizes: list[int], per_node: int) -> Non
 
 def test_neighbours_on_the_last_axis_are_neighbours_in_a_node() -> None:
     mesh = Mesh((("data", 2), ("stage", 2), ("tensor", 8)))
-    assert spread(mesh, "tensor", 8) == Spread(8, 1, 0, 1)
-    assert spread(mesh, "stage", 8) == Spread(1, 2, 1, 2)
-    assert spread(mesh, "data", 8) == Spread(1, 2, 2, 2)
-    assert spread(mesh, "tensor", 4) == Spread(4, 2, 1, 2)
-    assert spread(mesh, "tensor", 6) == Spread(1, 8, 1, 2, False)  # ranks 0 to 7: six in one node and two in another
+    assert node_span(mesh, "tensor", 8) == NodeSpan(8, 1, 0, 1)
+    assert node_span(mesh, "stage", 8) == NodeSpan(1, 2, 1, 2)
+    assert node_span(mesh, "data", 8) == NodeSpan(1, 2, 2, 2)
+    assert node_span(mesh, "tensor", 4) == NodeSpan(4, 2, 1, 2)
+    assert node_span(mesh, "tensor", 6) == NodeSpan(
+        1, 8, 1, 2, False
+    )  # ranks 0 to 7: six in one node and two in another
 
 
 def test_a_boundary_crosses_where_its_stages_stand_in_two_nodes() -> None:
@@ -176,8 +178,8 @@ def test_placed_axes_become_the_innermost() -> None:
     made = plan("sp = 4, tp = 8\n place seq in node", "cluster = pod with { node { count = 4 }, count = 8 }")
     assert [a.name for a in made.spec.sharding.axes] == ["tensor", "seq"]
     mesh = made.prefill.program.mesh
-    assert spread(mesh, "seq", 4).nodes == 1
-    assert spread(mesh, "tensor", 4).nodes == 8
+    assert node_span(mesh, "seq", 4).nodes == 1
+    assert node_span(mesh, "tensor", 4).nodes == 8
     assert {e.nodes for e in exchanges(made, "all_to_all")} == {1}
     assert {e.nodes for e in exchanges(made, "all_reduce") if e.axis == "tensor"} == {8}
     other = plan("sp = 4, tp = 8", "cluster = pod with { node { count = 4 }, count = 8 }")
@@ -254,7 +256,7 @@ def machine(link: float = LINK, net: float = NET, topology: str = "fat_tree", **
 
 
 def fastest(roads: Roads, op: str, k: int, m: int, payload: float) -> float:
-    at = Spread(k, m, 1, m)
+    at = NodeSpan(k, m, 1, m)
     crossing = Crossing(roads.routes(op, at, 1))
     return float(crossing.seconds(k * m, 1, payload))
 
@@ -298,7 +300,7 @@ def test_the_part_of_an_exchange_that_stays_may_be_the_longer() -> None:
 
 def test_latencies_of_levels_add_up() -> None:
     roads = machine(near=2e-6, far=5e-6, launch=3e-6)
-    (levels,) = [r for r in roads.routes("all_reduce", Spread(8, 4, 1, 4), 1) if r.name == "levels"]
+    (levels,) = [r for r in roads.routes("all_reduce", NodeSpan(8, 4, 1, 4), 1) if r.name == "levels"]
     assert levels.seconds(0.0) == pytest.approx(3e-6 + 2e-6 + 5e-6 + 2e-6)  # one_shot between nodes, direct inside
 
 
@@ -313,7 +315,7 @@ def test_levels_are_never_slower_than_flat_at_large_payloads(
 ) -> None:
     (k, m), payload = group, 1e12
     roads = machine(link=NET * ratio, topology=topology)
-    flat = roads.ways(op, k * m, Spread(1, k * m, 1, m, False))
+    flat = roads.ways(op, k * m, NodeSpan(1, k * m, 1, m, False))
     rail = 1 if topology != "rail" or op != "all_to_all" else 1 + 1 / ratio  # to its rail first
     bandwidth = 1 - 1 / (k * m) if op == "all_to_all" else 1.0
     worst = (1 - 1 / m + (rail - 1)) / bandwidth if op == "all_to_all" else 1.0
@@ -352,7 +354,7 @@ def test_rails_pass_the_links_of_a_node_first() -> None:
     assert rail - tree == pytest.approx(1e9 * 7 / 8 / LINK, rel=1e-9)
     tree, rail = (fastest(machine(topology=t), "all_to_all", 1, 4, 1e9) for t in ("fat_tree", "rail"))
     assert rail == tree  # the same place in every node: one hop
-    at = Spread(1, 6, 1, 3, False)  # an uneven group turns from rail to rail
+    at = NodeSpan(1, 6, 1, 3, False)  # an uneven group turns from rail to rail
     (way, *_) = machine(topology="rail", near=2e-6, far=5e-6).ways("all_gather", 6, at)
     assert way.fixed == pytest.approx(5 * 7e-6)
 

@@ -420,7 +420,7 @@ def test_attention_runs_along_the_ring() -> None:
     schedule = plan_of("ring").prefill
     region = schedule.program.region("block")
     at = {op.keyword: i for i, op in enumerate(region.ops)}
-    slot = schedule.of("block")[at["attention"]]
+    slot = schedule.slots_of("block")[at["attention"]]
     assert (slot.along, slot.blocks) == (at["ring"], 4)
     assert at["ring"] not in slot.after
     assert at["cache_write"] in slot.after

@@ -321,14 +321,14 @@ def test_what_is_hidden_behind_a_bottleneck_is_named(capsys):
 
 
 def test_what_stays_however_good_is_said_to_only_where_it_does():
-    from plandsl.backends.terminal_explain import _next
+    from plandsl.backends.terminal_explain import _bottleneck
 
     stay = toy(memory="1 TB/s", compute="1000000000 TFLOP/s").explain().bottlenecks[1]
     assert (stay.bound, stay.factor, stay.then) == ("memory", None, None)
-    assert "However good, it stays so. Perfect: " in str(_next(stay))
+    assert "It stays the bottleneck however fast it gets. Perfect: " in str(_bottleneck(stay))
     turn = toy(memory="1 TB/s", compute="1000000 TFLOP/s").explain().bottlenecks[1]
     assert turn.then == "compute"  # but for a factor of some thousands
-    assert "However good" not in str(_next(turn))
+    assert "It stays the bottleneck" not in str(_bottleneck(turn))
 
 
 CHUNKED = """

@@ -14,7 +14,7 @@ from plandsl.backends.reference.verify import verify_programs
 from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter
 from plandsl.ir.compute import Map
-from plandsl.ir.nodes import groups, spread
+from plandsl.ir.nodes import groups, node_span
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program
 from plandsl.ir.text import read_op, read_type, show_op
@@ -214,4 +214,4 @@ def test_sums_of_partial_and_whole_values_are_unsound() -> None:
 def test_a_group_counts_its_ranks_and_their_distance() -> None:
     mesh = Mesh((("a", 2), ("b", 4), ("c", 3)))
     assert [list(g) for g in groups(mesh, "b*c")] == [list(range(12)), list(range(12, 24))]
-    assert spread(mesh, "a*b", 6).nodes == 4
+    assert node_span(mesh, "a*b", 6).nodes == 4

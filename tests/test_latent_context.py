@@ -187,7 +187,7 @@ def test_slots_take_turns_while_a_ring_turns(sharding: str) -> None:
 
 def test_every_op_that_a_block_passes_is_worked_on_after_the_ring() -> None:
     schedule = plan_of(SHARDINGS["unpacked keys change ranks"]).prefill
-    region, slots = schedule.program.region("block"), schedule.of("block")
+    region, slots = schedule.program.region("block"), schedule.slots_of("block")
     found = {op.keyword: slot for op, slot in zip(region.ops, slots, strict=True)}
     ring, last = found["ring"], found["latent_attention"]
     assert (last.along, last.blocks) == (ring.op, 4)
@@ -198,8 +198,8 @@ def test_every_op_that_a_block_passes_is_worked_on_after_the_ring() -> None:
 @pytest.mark.parametrize("wrong", [{"along": None}, {"before": ()}, {"blocks": 8}], ids=str)
 def test_a_last_block_that_nobody_waits_for_breaks_the_law(wrong: dict[str, int | None]) -> None:
     plan = slow("1 GB/s")
-    slots = tuple(slot if slot.along is None else slot._replace(**wrong) for slot in plan.prefill.of("block"))
-    assert slots != plan.prefill.of("block")
+    slots = tuple(slot if slot.along is None else slot._replace(**wrong) for slot in plan.prefill.slots_of("block"))
+    assert slots != plan.prefill.slots_of("block")
     plan.prefill = evolve(
         plan.prefill, slots=(*((n, s) for n, s in plan.prefill.slots if n != "block"), ("block", slots))
     )

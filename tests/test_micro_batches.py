@@ -133,8 +133,8 @@ def test_parts_are_prefilled_by_themselves_and_decode_together(sharding: str, mo
 
 
 def test_parts_put_back_in_another_order_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = Cache.together
-    monkeypatch.setattr(Cache, "together", lambda caches, share: together(caches[::-1], share))
+    merge = Cache.merge_groups
+    monkeypatch.setattr(Cache, "merge_groups", lambda caches, share: merge(caches[::-1], share))
     verdict = plan(4, "pp = 2, tp = 2").verify()
     assert not verdict.ok
     assert verdict.where == "decode step 1"

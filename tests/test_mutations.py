@@ -255,8 +255,8 @@ class Broken:
         right = executor.communicate(op, x, place)
         return self._seen(op, x, place, right) if op is self.op else right
 
-    def turn(self, op: Ring, held: dict[str, Shards], place: Placement) -> list[Shards]:
-        right = executor.turn(op, held, place)
+    def run_ring(self, op: Ring, held: dict[str, Shards], place: Placement) -> list[Shards]:
+        right = executor.run_ring(op, held, place)
         if op is not self.op:
             return right
         steps = [AllGather(out, x, op.axis, op.dim) for out, x in zip(op.outs, op.xs, strict=True)]
@@ -271,7 +271,7 @@ class Broken:
         return out
 
     def runs_right(self, site: Site) -> bool:
-        with patch.object(machine, "communicate", self.communicate), patch.object(machine, "turn", self.turn):
+        with patch.object(machine, "communicate", self.communicate), patch.object(machine, "run_ring", self.run_ring):
             return compare(site.sharded, site.plain, site.load, steps=2, check=True).ok
 
 

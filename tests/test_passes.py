@@ -45,7 +45,7 @@ def show_schedule(schedule: Schedule) -> str:
     lines += [f"turn of stage {t.stage} after {'the last' if t.after is None else t.after}" for t in schedule.turns]
     for region in schedule.program.regions:
         lines.append(f"region {region.name}")
-        for number, slot in enumerate(schedule.of(region.name)):
+        for number, slot in enumerate(schedule.slots_of(region.name)):
             after = f"  after {', '.join(map(str, slot.after))}" if slot.after else ""
             lines.append(f"  {number} {slot.stream}: {show_op(region.ops[slot.op])}{after}")
     return "\n".join(lines) + "\n"

@@ -575,7 +575,7 @@ def test_logits_left_in_parts_are_caught() -> None:
     regions = [embedding(table="vocab@t, hidden", then=total), block(WHOLE, "t", leave=total), head(WHOLE, "vocab@t")]
     phases = both(lambda phase: program(phase, "t = 2", regions))
     assert not list(findings(phases[0]))
-    assert "whoever samples a token needs all of %logits" in verify_programs(phases, plain(), SIZES).message
+    assert "sampling needs the whole of %logits" in verify_programs(phases, plain(), SIZES).message
 
 
 def test_key_heads_held_by_another_rank_are_caught() -> None:

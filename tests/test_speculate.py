@@ -490,7 +490,7 @@ def test_mistakes_are_named(speculate: str, code: str, words: str) -> None:
 def test_a_model_that_sees_ahead_is_refused() -> None:
     code, message = refused(LOOKED_UP, "llama_3_1_8b with { causal = false }")
     assert code == "E225"
-    assert "sees those after it" in message
+    assert "sees later tokens" in message
 
 
 def test_a_draft_that_cannot_be_split_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Draws a compiled plan: DOT text for four views, and files from it."""
+"""Draws a compiled plan: DOT text for four views, and picture files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from plandsl.estimate import Estimate
 from plandsl.ir.program import PHASES
 
 VIEWS = {"devices": devices, "block": block, "timeline": timeline, "memory": memory}
-"""What can be drawn of a plan, by the name that `planc render --view` takes."""
+"""The views of a plan, by the name that `planc render --view` takes."""
 
 
 def draw(view: str, model: Deployment, estimate: Estimate, phase: str = "prefill") -> str:
-    """One picture of one plan as DOT text; PlanError (E432) for a view or a phase that there is not."""
+    """One picture of one plan as DOT text. Raises PlanError (E432) for an unknown view or phase."""
     if view not in VIEWS:
         raise PlanError([Diagnostic("E432", f"no view is called `{view[:40]}`", hint=near(view, VIEWS))])
     if phase not in PHASES:

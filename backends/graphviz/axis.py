@@ -20,12 +20,12 @@ class Axis(NamedTuple):
     width: float
 
     def x(self, seconds: float) -> float:
-        """The point at a time, kept inside the axis."""
+        """The x coordinate of a time, clipped to the axis."""
         share = (seconds - self.start) / self.span if self.span else 0.0
         return self.left + self.width * min(max(share, 0.0), 1.0)
 
     def ticks(self) -> Iterator[float]:
-        """Round steps from the start, six to twelve of them."""
+        """Six to twelve ticks, at round steps, in seconds after the start."""
         if self.span <= 0:
             return
         rough = self.span / 9
@@ -40,13 +40,13 @@ class Axis(NamedTuple):
         for tick in self.ticks():
             x = self.x(self.start + tick)
             canvas.line([(x, top - 4 * above), (x, bottom + 4 * (not above))], FRAME, pen=0.75, name="tick")
-            canvas.text(x, top - 13 if above else bottom + 13, _tick(tick, unit), color=MUTED, align="c", width=70)
+            canvas.text(x, top - 13 if above else bottom + 13, _show_tick(tick, unit), color=MUTED, align="c", width=70)
         edge = top if above else bottom
         canvas.line([(self.left, edge), (self.left + self.width, edge)], FAINT, name="time")
 
 
-def _tick(seconds: float, span: float) -> str:
-    """A tick in the unit that suits the whole axis."""
+def _show_tick(seconds: float, span: float) -> str:
+    """The label of a tick, in one unit for the whole axis."""
     if seconds == 0:
         return "0"
     for factor, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):

@@ -17,7 +17,7 @@ from plandsl.ir.types import Value
 from plandsl.units import show_bytes, show_percent, show_time
 
 W, LANE, SIDE, GAP, BETWEEN = 340.0, 30.0, 32.0, 13.0, 26.0
-"""A card, the residual stream left of it, skipping values right of it, the gap below it, and between columns."""
+"""Points: width of a card, of the residual stream left of it, of wires right of it; gaps below it, between columns."""
 
 HEAD, ROW, FIRST = 22.0, 14.5, 46.0
 MOST_LINES, TRACKS, MOST_WIDTH = 6, 4, 1860.0
@@ -27,7 +27,7 @@ SAND, TINT = "#f6efdf", "#fbeee8"
 
 
 class Sheet:
-    """Regions side by side, each as columns of cards."""
+    """The sheet of regions side by side, each region as columns of cards."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts, self.canvas = facts, Canvas(f"{facts.plan.name}: block")
@@ -42,14 +42,14 @@ class Sheet:
             if x and x + self._width(region) > MOST_WIDTH:
                 x, y = 22.0, bottom + 34
             before = x
-            x, low, way = self.region(region, x, y)
+            x, low, way = self._draw_region(region, x, y)
             bottom = max(bottom, low)
             if region is regions[0] and hops:
-                _, low, _ = self.region(hops[0], before, low + 20)
+                _, low, _ = self._draw_region(hops[0], before, low + 20)
                 bottom = max(bottom, low)
             ends.append(way)
         for (_, out), (into, _) in pairwise(ends):
-            self._flow(out, into)
+            self._draw_flow(out, into)
         keys = [Key("line", SPINE, "residual stream"), Key("box", SAND, "weights of one GPU")]
         keys += [Key("box", KINDS[k], KIND_NAMES[k]) for k in KINDS if k in self.kinds]
         what = "one prefill pass" if self.facts.phase == "prefill" else "one mean decode step"
@@ -61,14 +61,14 @@ class Sheet:
 
     # ---- a region
 
-    def region(self, region: Region, x: float, y: float) -> tuple[float, float, tuple[Point, Point]]:
-        """Draw one; gives where the next may start, its lower edge, and where the stream enters and leaves."""
+    def _draw_region(self, region: Region, x: float, y: float) -> tuple[float, float, tuple[Point, Point]]:
+        """Draw a region; returns the x of the next one, its lower edge, and the two ends of its residual stream."""
         cut = columns(region)
         on, names = spine(region)
         heights = [self._height(region, c) for c in cut]
         width = self._width(region)
         height = FIRST + max(heights) + 30
-        self.canvas.box(x, y, width, height, PANEL, FRAME, pen=1.25, style="rounded", name=region.name)
+        self.canvas.box(x, y, width, height, fill=PANEL, stroke=FRAME, pen=1.25, style="rounded", name=region.name)
         title, more = self._title(region)
         self.canvas.text(x + 12, y + 16, title, size=15, bold=True, width=width - 24)
         self.canvas.text(x + 12, y + 34, more, size=12, color=MUTED, width=width - 24)
@@ -79,12 +79,12 @@ class Sheet:
                 h = self._card_height(region, i)
                 left = x + 10 + c * (LANE + W + SIDE + BETWEEN)
                 inset = 0.0 if i in on else LANE
-                places[i] = Place(i, c, left + inset, at, W + LANE - inset, h)
+                places[i] = Place(i, c, x=left + inset, y=at, w=W + LANE - inset, h=h)
                 at += h + GAP
         tops = [x + 10 + c * (LANE + W + SIDE + BETWEEN) + LANE / 2 for c in range(len(cut))]
-        self._streams(region, cut, on, names, places, tops, y + FIRST)
+        self._draw_streams(region, cut, on=on, names=names, places=places, tops=tops, top=y + FIRST)
         for place in places.values():
-            self._card(region, place)
+            self._draw_card(region, place)
         out = (tops[-1], max(places[i].y + places[i].h for i in cut[-1].ops))
         return x + width + 22, y + height, ((tops[0], y + FIRST), out)
 
@@ -107,7 +107,7 @@ class Sheet:
 
     # ---- lines
 
-    def _streams(
+    def _draw_streams(
         self,
         region: Region,
         cut: list[Column],
@@ -117,7 +117,7 @@ class Sheet:
         tops: list[float],
         top: float,
     ) -> None:
-        """The residual stream down each column and up to the next, and every other value from card to card."""
+        """Draw the residual stream down each column and up to the next, and every other value from card to card."""
         spans = [(places[c.ops[0]], places[c.ops[-1]]) for c in cut]
         if region.args:
             arg = region.args[0]
@@ -143,10 +143,10 @@ class Sheet:
                     self.canvas.line([(tops[here.column], y), (here.x, y)], SPINE, pen=2, arrow=True, name=f"{x} read")
                 elif x in made and not streamed:
                     wires.append(Wire(x, places[made[x]], here))
-        self._wires(wires, top)
+        self._draw_wires(wires, top)
 
-    def _wires(self, wires: list[Wire], top: float) -> None:
-        """Values from card to card: straight down to the next one, else past the others, each on a track."""
+    def _draw_wires(self, wires: list[Wire], top: float) -> None:
+        """Draw values from card to card: straight down to the next card, or past other cards on a track."""
         past = []
         for wire in {(w.a.op, w.b.op): w for w in wires}.values():
             a, b = wire.a, wire.b
@@ -164,8 +164,8 @@ class Sheet:
                 path = [(edge, start), (right, start), (right, above), (middle, above), (middle, b.y)]
             self.canvas.line(path, MUTED, pen=1.5, arrow=True, name=name)
 
-    def _flow(self, a: Point, b: Point) -> None:
-        """The residual stream from one region to the next."""
+    def _draw_flow(self, a: Point, b: Point) -> None:
+        """Draw the residual stream from one region to the next."""
         gap = b[0] - LANE / 2 - 10 - 11
         below = a[1] + 12 if a[0] < b[0] else b[1] - FIRST - 17  # in a new row the stream comes in at its left
         path = [a, (a[0], below), (gap, below), (gap, b[1]), b]
@@ -174,14 +174,14 @@ class Sheet:
     # ---- a card
 
     def _lines(self, region: Region, i: int) -> tuple[list[str], list[tuple[str, str]], str]:
-        """Results, weights with their bytes, and the work of an op."""
+        """The lines on an op's card: its results, its weights with their bytes, and its work."""
         op, cost = region.ops[i], self.facts.ops[region.name][i]
         weights = {w.name for w in region.weights}
         outs = [self._value(v) for v in op.results]
         held = [
             (self._value(v), show_bytes(self.facts.extents.bytes(v.type))) for v in op.operands if v.name in weights
         ]
-        return _some(outs), held[:MOST_LINES], self._work(op, cost)
+        return _first_lines(outs), held[:MOST_LINES], self._work(op, cost)
 
     def _value(self, value: Value) -> str:
         return f"{value.name} {self.facts.shape(value.type)}"
@@ -199,7 +199,7 @@ class Sheet:
         outs, held, work = self._lines(region, i)
         return HEAD + ROW * (len(outs) + len(held) + bool(work)) + 9
 
-    def _card(self, region: Region, place: Place) -> None:
+    def _draw_card(self, region: Region, place: Place) -> None:
         canvas, cost = self.canvas, self.facts.ops[region.name][place.op]
         outs, held, work = self._lines(region, place.op)
         kind = LOOKS[cost.op]
@@ -207,7 +207,7 @@ class Sheet:
         x, y, w, h = place.x, place.y, place.w, place.h
         name = cost.op if cost.op == cost.name else f"{cost.name}, {cost.op}"
         back = TINT if kind in ("collective", "hop") else CARD
-        canvas.box(x, y, w, h, back, LINE, name=f"{region.name}: {name}")
+        canvas.box(x, y, w, h, fill=back, stroke=LINE, name=f"{region.name}: {name}")
         canvas.box(x, y, 6, h, KINDS[kind], name=f"{region.name}: {name} kind")
         total = sum(o.time_s for o in self.facts.ops[region.name]) or 1.0
         share = cost.time_s / total
@@ -234,12 +234,12 @@ class Sheet:
             canvas.box(x + 6, y + h - 4, max((w - 6) * share, 1), 4, KINDS[kind], name=f"{name} share")
 
 
-def _some(lines: list[str]) -> list[str]:
+def _first_lines(lines: list[str]) -> list[str]:
     if len(lines) <= MOST_LINES:
         return lines
     return [*lines[: MOST_LINES - 1], f"and {len(lines) - MOST_LINES + 1} more"]
 
 
 def block(facts: Facts) -> str:
-    """Embedding, every kind of block, and the head."""
+    """Draw the embedding, every kind of block, and the head."""
     return Sheet(facts).draw()

@@ -1,4 +1,4 @@
-"""Where the ops of a region stand: the residual stream, the columns, and the tracks of values beside them."""
+"""The layout of the block view: the residual stream, the columns of ops, and the tracks of values beside them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 from plandsl.ir.program import Region
 
 MOST_OPS = 14
-"""Ops in a column."""
+"""Most ops in a column."""
 
 
 def spine(region: Region) -> tuple[list[int], set[str]]:
-    """The residual stream: ops on the shortest way from the region's argument to its result, and their values.
+    """The residual stream: the ops on the shortest path from the region's argument to its result, and their values.
 
-    Around every part of a block there is a way that skips it; the shortest one skips all of them.
+    The residual connection is a path around every part of a block, so the shortest path skips all parts.
     """
     if not region.args or not region.results:
         return list(range(len(region.ops))), set()
@@ -35,7 +35,7 @@ def spine(region: Region) -> tuple[list[int], set[str]]:
 
 
 class Place(NamedTuple):
-    """A card on the sheet."""
+    """The place of an op's card on the sheet."""
 
     op: int
     column: int
@@ -75,7 +75,7 @@ def columns(region: Region) -> list[Column]:
 
 
 def tracks(wires: list[Wire], top: float) -> Iterator[tuple[Wire, int, float]]:
-    """Wires that pass other cards, shortest first, each with a track that is free there and where it starts."""
+    """The wires that pass other cards, shortest first, each with a free track and the y at which it starts."""
     busy: dict[int, list[list[tuple[float, float]]]] = {}
     starts: dict[int, int] = {}
     for wire in sorted(wires, key=lambda w: (w.a.column != w.b.column, abs(w.b.op - w.a.op))):

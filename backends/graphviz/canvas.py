@@ -1,7 +1,7 @@
-"""A sheet with boxes, text and lines at positions we know, written as DOT.
+"""A sheet with boxes, text and lines at given positions, written as DOT.
 
 Coordinates are points, x to the right and y down. The layout is fixed (`layout = nop2`), so Graphviz places
-nothing and large plans draw in milliseconds; things drawn later lie on top.
+nothing and large plans draw in milliseconds. Later shapes lie on top of earlier ones.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ ARROW = 8.0
 
 
 def quote(text: str) -> str:
-    """``text`` as a DOT string that means just that: no escapes, no entities, one line."""
+    """``text`` as a DOT string of one line that Graphviz shows literally, without escapes or entities."""
     clean = "".join(c if c.isprintable() else " " for c in text)
     return '"' + clean.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def html(text: str) -> str:
-    """``text`` inside an HTML-like label."""
+    """``text`` escaped for an HTML-like label."""
     clean = "".join(c if c.isprintable() else " " for c in text)
     return clean.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def number(value: float) -> str:
-    """A coordinate, short and always alike."""
+    """A coordinate in its shortest form; equal coordinates print equally."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
 class Canvas:
-    """Collects shapes; `dot` gives the text."""
+    """Collects shapes; `dot` returns them as DOT text."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,14 +48,14 @@ class Canvas:
         self._lines: dict[int, tuple[Sequence[Point], dict[str, str], bool]] = {}
         self._names: dict[str, int] = {}
 
-    def _named(self, name: str) -> str:
-        """A name that no other shape has; viewers show it when the pointer rests on the shape."""
+    def _unique_name(self, name: str) -> str:
+        """``name``, made unique among the shapes; viewers show it when the pointer rests on the shape."""
         again = self._names[name] = self._names.get(name, 0) + 1
         return name if again == 1 else f"{name} ({again})"
 
     def _add(self, name: str, x: float, y: float, w: float, h: float, attributes: dict[str, str]) -> None:
         self.right, self.bottom = max(self.right, x + w), max(self.bottom, y + h)
-        self._shapes.append((self._named(name), x, y, w, h, attributes))
+        self._shapes.append((self._unique_name(name), x, y, w, h, attributes))
 
     def box(
         self,
@@ -85,8 +85,8 @@ class Canvas:
             look |= {"color": quote(stroke), "penwidth": number(pen)}
         shown = fit(label, w - 4, size, bold) if label else ""
         if shown:
-            look |= _label(shown, size, bold, color, w, "c")
-        self._add(name or label or self.name, x, y, w, h, look)
+            look |= _label(shown, size, bold=bold, color=color, width=w, align="c")
+        self._add(name or label or self.name, x, y, w, h, attributes=look)
 
     def text(
         self,
@@ -103,13 +103,13 @@ class Canvas:
     ) -> None:
         """One line, ``y`` its middle, ``x`` its left end (``l``), middle (``c``) or right end (``r``)."""
         if not text.strip():
-            return  # Graphviz takes an empty line, and crashes when it frees it
+            return  # Graphviz crashes when it frees an empty line
         shown = text if width is None else fit(text, width, size, bold)
         w = text_width(shown, size, bold) * 1.1 + 4 if width is None else width
         w = math.ceil(w)
         left = {"l": x, "c": x - w / 2, "r": x - w}[align]
-        look = {"shape": "plaintext"} | _label(shown, size, bold, color, w, align)
-        self._add(name or text or self.name, left, y - size * 0.65, w, size * 1.3, look)
+        look = {"shape": "plaintext"} | _label(shown, size, bold=bold, color=color, width=w, align=align)
+        self._add(name or text or self.name, left, y - size * 0.65, w, size * 1.3, attributes=look)
 
     def line(
         self,
@@ -129,17 +129,17 @@ class Canvas:
             look["dir"] = "none"
         x, y = points[0]
         self._lines[len(self._shapes)] = (points, look, arrow)
-        self._add(name or f"{self.name} line", x, y, 0, 0, {"shape": "point", "style": "invis"})
+        self._add(name or f"{self.name} line", x, y, 0, 0, attributes={"shape": "point", "style": "invis"})
         for px, py in points:
             self.right, self.bottom = max(self.right, px), max(self.bottom, py)
 
     def place(self, other: Canvas, x: float, y: float, called: str) -> None:
-        """All that is on another sheet, moved by ``x, y``, its names behind what that is ``called``."""
+        """Copy all shapes of another sheet, moved by ``x, y``; their names get the prefix ``called``."""
         for i, (name, left, top, w, h, look) in enumerate(other._shapes):
             if i in other._lines:
                 points, drawn, arrow = other._lines[i]
                 self._lines[len(self._shapes)] = [(a + x, b + y) for a, b in points], drawn, arrow
-            self._add(f"{called} {name}", left + x, top + y, w, h, look)
+            self._add(f"{called} {name}", left + x, top + y, w, h, attributes=look)
         self.right, self.bottom = max(self.right, other.right + x), max(self.bottom, other.bottom + y)
 
     def dot(self) -> str:
@@ -147,7 +147,7 @@ class Canvas:
         out = [
             f"digraph {quote(self.name)} {{",
             '  graph [layout=nop2, bgcolor="white", pad="0.25", outputorder=breadthfirst]',
-            # a label that another font makes wider than its box spills over; with `true` Graphviz warns of each
+            # with another font a label may be wider than its box; for `fixedsize=true` Graphviz would warn of it
             '  node [shape=box, fixedsize=shape, margin=0, label="", penwidth=0, '
             f'fontname="{FONT}", fontcolor="{INK}"]',
             "  edge [arrowsize=0.8]",
@@ -163,7 +163,7 @@ class Canvas:
         return "\n".join([*out, "}"]) + "\n"
 
     def _spline(self, i: int) -> str:
-        """The line as cubic Bezier pieces, each one straight."""
+        """The attributes of a line, as straight cubic Bezier pieces."""
         points, look, arrow = self._lines[i]
         path = [(x, self.bottom - y) for x, y in points]
         start = ""
@@ -184,11 +184,11 @@ _SIDE = {"l": "LEFT", "c": "CENTER", "r": "RIGHT"}
 
 
 def _label(text: str, size: float, bold: bool, color: str, width: float, align: str) -> dict[str, str]:
-    """A line of text at one end of its node. Bold needs a table: Graphviz has no other word for it."""
+    """The attributes of a line of text in a node. Bold text needs a table, because Graphviz has no attribute for it."""
     look = {"label": quote(text)[:-1] + _END[align] + '"', "fontsize": number(size)}
     if bold:
         table = '<TABLE BORDER="0" CELLBORDER="0" CELLPADDING="0" CELLSPACING="0"><TR>'
-        inside = math.floor(width) - 1  # Graphviz rounds half a table up, and warns of one that is wider than its node
+        inside = math.floor(width) - 1  # Graphviz rounds up, and warns of a table that is wider than its node
         cell = f'<TD WIDTH="{inside}" ALIGN="{_SIDE[align]}"><B>{html(text)}</B></TD>'
         look["label"] = f"<{table}{cell}</TR></TABLE>>"
     if color != INK:

@@ -1,4 +1,4 @@
-"""The devices view: the node, its GPUs, what each one holds, and what travels between them."""
+"""The devices view of a plan on one node: its GPUs, what each GPU holds, and what GPUs send."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from plandsl.units import show_bytes, show_percent, show_rate, show_time
 
 
 class Devices(Layout):
-    """The node with a card for each GPU."""
+    """The drawing of a node, with a card for each GPU."""
 
     def __init__(self, facts: Facts) -> None:
         super().__init__(facts)
@@ -51,7 +51,7 @@ class Devices(Layout):
         return finish(self.canvas, self.facts, self._caption(), self.legend(), self._note())
 
     def paint(self) -> None:
-        """All but title and legend."""
+        """Draw all but the title and the legend."""
         facts, node, canvas = self.facts, self.facts.plan.node, self.canvas
         sizes = self.sizes(self.grid)
         width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
@@ -62,7 +62,9 @@ class Devices(Layout):
         idle_rows, across, each = self._idle_rows(idle, width)
         if idle:
             bottom += 8 + idle_rows * (IDLE_H + 8)
-        canvas.box(0, TOP, width, bottom + PAD - TOP, PANEL, FRAME, pen=1.5, style="rounded", name=node.name)
+        canvas.box(
+            0, TOP, width, bottom + PAD - TOP, fill=PANEL, stroke=FRAME, pen=1.5, style="rounded", name=node.name
+        )
         canvas.text(PAD, TOP + 19, node.name, size=15, bold=True, width=width * 0.4)
         canvas.text(PAD, TOP + 38, describe(node), size=12, color=MUTED, width=width - 2 * PAD)
         words = f"{facts.estimate.gpus} of {node.count} GPUs in use"
@@ -70,16 +72,16 @@ class Devices(Layout):
         for r in range(self.replicas):
             row, col = divmod(r, self.grid.replicas)
             w, h = sizes.replica
-            self._replica(r, x0 + col * (w + GAP + 4), top + row * (h + GAP + 4), sizes)
-        self._idle(idle, bottom - idle_rows * (IDLE_H + 8) + 8, width, across, each)
+            self._draw_replica(r, x0 + col * (w + GAP + 4), top + row * (h + GAP + 4), sizes)
+        self._draw_idle(idle, bottom - idle_rows * (IDLE_H + 8) + 8, width, across, each)
 
     def _caption(self) -> str:
         return f"devices: what each GPU holds, and what {self.facts.phase} sends"
 
-    def _replica(self, r: int, x: float, y: float, sizes: Sizes) -> None:
+    def _draw_replica(self, r: int, x: float, y: float, sizes: Sizes) -> None:
         if self.replicas > 1 and self.stages > 1:
             w, h = sizes.replica
-            self.canvas.box(x, y, w, h, CARD, LINE, style="rounded", name=f"replica {r}")
+            self.canvas.box(x, y, w, h, fill=CARD, stroke=LINE, style="rounded", name=f"replica {r}")
             self.canvas.text(x + PAD, y + 14, f"replica {r}", size=13, bold=True)
             x, y = x + PAD, y + TITLE + 4
         places = []
@@ -87,16 +89,16 @@ class Devices(Layout):
         for s in range(self.stages):
             row, col = divmod(s, self.grid.stages)
             places.append((x + col * (w + HOP_X), y + row * (h + HOP_Y)))
-            self._stage(r, s, *places[-1], sizes)
+            self._draw_stage(r, s, *places[-1], sizes)
         for s in range(self.stages - 1):
-            self._hop(s, places[s], places[s + 1], sizes.stage)
+            self._draw_hop(s, places[s], places[s + 1], sizes.stage)
 
-    def _stage(self, r: int, s: int, x: float, y: float, sizes: Sizes) -> None:
+    def _draw_stage(self, r: int, s: int, x: float, y: float, sizes: Sizes) -> None:
         facts, canvas = self.facts, self.canvas
         w, h = sizes.stage
         title = f"stage {s}" if self.total[1] > 1 else f"replica {r}" if self.total[0] > 1 else "all layers"
         inner = "#eef2f6"
-        canvas.box(x, y, w, h, inner, LINE, style="rounded", name=title)
+        canvas.box(x, y, w, h, fill=inner, stroke=LINE, style="rounded", name=title)
         canvas.text(x + PAD, y + 15, title, size=13, bold=True)
         held = stage_words(facts, s) if self.total[1] > 1 else "all layers" if self.total[0] > 1 else ""
         words = ", ".join(w for w in (f"{self.in_stage} GPUs" if self.in_stage > 1 else "", held) if w)
@@ -107,17 +109,17 @@ class Devices(Layout):
         for i, rank in enumerate(ranks[: self.cards]):
             row, col = divmod(i, self.grid.cards)
             gap = GAP - 4 if card_h > self.card_h else GAP
-            self._card(rank, s, x + PAD + col * (card_w + GAP), top + row * (card_h + gap))
+            self._draw_card(rank, s, x + PAD + col * (card_w + GAP), top + row * (card_h + gap))
         if card_h > self.card_h:
-            self._buses(s, x, top, sizes)
+            self._draw_buses(s, x, top, sizes)
         rows = -(-self.cards // self.grid.cards)
         below = top + rows * (card_h + GAP - 4) - (GAP - 4) + LINE_H / 2 + 4
         for i, t in enumerate(self.traffic[s]):
             line = f"{t.op} {TIMES} {t.runs} over {t.axis}: {show_bytes(t.bytes)} in {show_time(t.seconds)}"
             canvas.text(x + PAD, below + i * LINE_H, line, color=self.colors.get(t.axis, AXES[0]), width=w - 2 * PAD)
 
-    def _buses(self, s: int, x: float, top: float, sizes: Sizes) -> None:
-        """Lines under the cards: one for each group along the last axis, and one that joins these for the others."""
+    def _draw_buses(self, s: int, x: float, top: float, sizes: Sizes) -> None:
+        """Lines under the cards: one for each group along the last axis, and one that joins them for other axes."""
         minor, members = self.facts.inner_axes[-1]
         across, (card_w, card_h) = self.grid.cards, sizes.card
         used = {t.axis for t in self.traffic[s]}
@@ -131,33 +133,33 @@ class Devices(Layout):
             ends = [middles[k : k + members] for k in range(0, len(middles), members)] if wide else [middles]
             if minor in used:
                 for m in middles:
-                    self._link(minor, (m, bottom), (m, bottom + 9))
+                    self._draw_link(minor, (m, bottom), (m, bottom + 9))
                 for group in ends:
-                    self._link(minor, (group[0] if wide else left, bottom + 9), (group[-1], bottom + 9))
+                    self._draw_link(minor, (group[0] if wide else left, bottom + 9), (group[-1], bottom + 9))
             for axis in self.majors()[:1]:
                 centres = [(group[0] + group[-1]) / 2 for group in ends]
                 for c in centres if wide else []:
-                    self._link(axis, (c, bottom + 9), (c, bottom + 17))
-                self._link(axis, (left if len(rows) > 1 else centres[0], bottom + 17), (centres[-1], bottom + 17))
+                    self._draw_link(axis, (c, bottom + 9), (c, bottom + 17))
+                self._draw_link(axis, (left if len(rows) > 1 else centres[0], bottom + 17), (centres[-1], bottom + 17))
         if across < members and minor in used:
             for first in range(0, len(rows), -(-members // across)):
                 last = min(first + -(-members // across), len(rows)) - 1
-                self._link(minor, (left, levels[first]), (left, levels[last]))
+                self._draw_link(minor, (left, levels[first]), (left, levels[last]))
         elif len(rows) > 1:
             for axis in self.majors()[:1]:
-                self._link(axis, (left, levels[0] + 8), (left, levels[-1] + 8))
+                self._draw_link(axis, (left, levels[0] + 8), (left, levels[-1] + 8))
 
-    def _link(self, axis: str, a: tuple[float, float], b: tuple[float, float]) -> None:
+    def _draw_link(self, axis: str, a: tuple[float, float], b: tuple[float, float]) -> None:
         self.canvas.line([a, b], self.colors[axis], pen=2, name=f"{axis} link")
 
-    def _card(self, rank: int, stage: int, x: float, y: float) -> None:
+    def _draw_card(self, rank: int, stage: int, x: float, y: float) -> None:
         facts, canvas = self.facts, self.canvas
-        held = facts.held(rank, stage)
+        held = facts.memory_of(rank, stage)
         over = held.total > held.capacity
         inside = CARD_W - 20
         fill = self.kinds[facts.gpus[rank].name] if facts.gpus else CARD
         canvas.box(
-            x, y, CARD_W, self.card_h, fill, BAD if over else LINE, pen=2 if over else 1, style="rounded",
+            x, y, CARD_W, self.card_h, fill=fill, stroke=BAD if over else LINE, pen=2 if over else 1, style="rounded",
             name=f"GPU {rank}",
         )  # fmt: skip
         canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, width=80)
@@ -176,9 +178,9 @@ class Devices(Layout):
         share = show_percent(held.total / held.capacity)
         canvas.text(x + CARD_W - 10, top + 6, share, color=BAD if over else MUTED, align="r", width=52)
         scale = max(held.total, held.capacity)
-        memory_bar(canvas, held, x + 10, top + 17, inside, 12, scale, f"GPU {rank}:")
+        memory_bar(canvas, held, x=x + 10, y=top + 17, w=inside, h=12, scale=scale, name=f"GPU {rank}:")
 
-    def _hop(self, s: int, a: tuple[float, float], b: tuple[float, float], stage: tuple[float, float]) -> None:
+    def _draw_hop(self, s: int, a: tuple[float, float], b: tuple[float, float], stage: tuple[float, float]) -> None:
         size, seconds = self.facts.hop
         first, second = show_bytes(size), show_time(seconds)
         w, h = stage
@@ -198,16 +200,16 @@ class Devices(Layout):
         at = middle if a[0] == b[0] else middle + 13
         self.canvas.text(b[0] + w / 2 + 12, at, f"{first}, {second}", color=HOP, width=w / 2 - 12)
 
-    # ---- what is left
+    # ---- idle GPUs and the legend
 
     def _idle_rows(self, idle: int, width: float) -> tuple[int, int, float]:
-        """Rows of idle GPUs, how many in each, and how wide one is."""
+        """The number of rows of idle GPUs, the GPUs in each row, and the width of one."""
         shown = min(idle, 16)
         across = min(shown, 8) or 1
         each = min(CARD_W, (width - 2 * PAD - 4 - (across - 1) * GAP) / across)
         return -(-shown // across), across, each
 
-    def _idle(self, idle: int, y: float, width: float, across: int, each: float) -> None:
+    def _draw_idle(self, idle: int, y: float, width: float, across: int, each: float) -> None:
         shown = min(idle, 16)
         first = self.facts.plan.sharding.ranks
         x0 = (width - across * (each + GAP) + GAP) / 2
@@ -217,7 +219,7 @@ class Devices(Layout):
             if i == 15 and idle > 16:
                 name, words = f"GPU {first + i} and others", f"{idle - 15} more, idle"
             x, top = x0 + col * (each + GAP), y + row * (IDLE_H + 8)
-            self.canvas.box(x, top, each, IDLE_H, IDLE, LINE, style="rounded,dashed", name=name)
+            self.canvas.box(x, top, each, IDLE_H, fill=IDLE, stroke=LINE, style="rounded,dashed", name=name)
             if words == "idle":
                 self.canvas.text(x + 10, top + 15, name, size=14, bold=True, color=FAINT, width=each - 14)
             self.canvas.text(x + 10, top + 32, words, color=MUTED, width=each - 14)
@@ -250,7 +252,7 @@ class Devices(Layout):
 
 
 def describe(node: NodeSpec) -> str:
-    """GPUs and links of a node in a line."""
+    """The GPUs and links of a node, in one line of text."""
     link = node.link
     gpus = (
         f"{count} {TIMES} {gpu.name}: {show_bytes(gpu.memory)} at {show_rate(gpu.bandwidth)}"
@@ -273,8 +275,8 @@ def describe(node: NodeSpec) -> str:
     )
 
 
-def laid(facts: Facts) -> Devices:
-    """The node with a card for each GPU; of a cluster, each node."""
+def machine_drawing(facts: Facts) -> Devices:
+    """The drawing of a plan's machine, still empty: of one node, or of each node of a cluster."""
     if facts.plan.cluster is not None and facts.plan.cluster.count > 1:
         from plandsl.backends.graphviz.devices_cluster import Nodes
 
@@ -283,9 +285,9 @@ def laid(facts: Facts) -> Devices:
 
 
 def devices(facts: Facts) -> str:
-    """The whole picture of a plan: its machine, or both of its pools."""
+    """The whole picture of a plan: its machine, or the machines of both pools."""
     if facts.estimate.pools is not None:
-        from plandsl.backends.graphviz.devices_pools import pools
+        from plandsl.backends.graphviz.devices_pools import draw_pools
 
-        return pools(facts, facts.estimate.pools)
-    return laid(facts).draw()
+        return draw_pools(facts, facts.estimate.pools)
+    return machine_drawing(facts).draw()

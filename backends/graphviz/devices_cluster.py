@@ -1,4 +1,4 @@
-"""The devices view of a plan on several nodes: a box for each node with its GPUs, and what passes between them."""
+"""The devices view of a plan on several nodes: a box for each node with its GPUs, and what nodes send."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from plandsl.backends.graphviz.devices_layout import (
 from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key
 from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
-from plandsl.ir.nodes import groups, spread
+from plandsl.ir.nodes import groups, node_span
 from plandsl.spec.hardware import ClusterSpec
 from plandsl.units import show_bytes, show_rate, show_time
 
 MOST_LINES, MOST_IDLE = 6, 8
-"""Lines of text below the GPUs of a node, and idle nodes drawn."""
+"""Most lines of text below the GPUs of a node, and most idle nodes that are drawn."""
 
 LANE = 9.0
 """Distance between lines of different axes in the gap between nodes."""
 
 
 class Joint(NamedTuple):
-    """A line from one node to another, for an axis or (``label``) for a hop of the pipeline."""
+    """A line from one node to another: for an axis, or, with ``label``, for a hop of the pipeline."""
 
     start: int
     end: int
@@ -52,7 +52,7 @@ class Joint(NamedTuple):
 
 
 class Nodes(Devices):
-    """The cluster with a box for each node."""
+    """The drawing of a cluster, with a box for each node."""
 
     def __init__(self, facts: Facts, cluster: ClusterSpec) -> None:
         self.facts, self.cluster = facts, cluster
@@ -63,7 +63,7 @@ class Nodes(Devices):
         self.cards = self.most = min(self.per_node, MOST_IN_STAGE)
         self.drawn = min(self.used, max(1, MOST_CARDS // self.most))
         self.idle_nodes = min(cluster.count - self.used, MOST_IDLE) if self.drawn == self.used else 0
-        self.shares = {rank: facts.shares(rank) for node in range(self.drawn) for rank in self._shown(node)}
+        self.shares = {rank: facts.shares(rank) for node in range(self.drawn) for rank in self._drawn_ranks(node)}
         self.kinds = gpu_colors(facts)
         lines = min(max(len(s) for s in self.shares.values()), MOST_SHARES)
         self.card_h = 86 + LINE_H * (lines + bool(self.kinds))
@@ -74,9 +74,9 @@ class Nodes(Devices):
         self.lines = max(len(t) for t in self.text)
         self.grid = min(self._grids(), key=self._score)
 
-    # ---- what is where
+    # ---- the nodes
 
-    def _shown(self, node: int) -> range:
+    def _drawn_ranks(self, node: int) -> range:
         """The ranks of a node that are drawn."""
         first = node * self.per_node
         return range(first, min(first + self.most, self.ranks))
@@ -86,27 +86,27 @@ class Nodes(Devices):
         ranks = range(first, min(first + self.per_node, self.ranks))
         return sorted({self.facts.index(rank, self.facts.program.stage_axes) for rank in ranks})
 
-    def _reach(self, axis: str) -> int:
-        return spread(self.facts.program.mesh, axis, self.per_node).spans
+    def _nodes_reached(self, axis: str) -> int:
+        return node_span(self.facts.program.mesh, axis, self.per_node).spans
 
     def _lines(self, node: int) -> list[tuple[str, str]]:
-        """What a node's GPUs exchange, each with its colour; hops that stay inside it too."""
+        """The lines below a node, with their colours: its collectives, and hops inside the node."""
         found: list[tuple[str, str]] = []
         stages = self._stages(node)
         for s in stages:
             before = f"stage {s}: " if len(stages) > 1 else ""
             for t in self.traffic[s]:
-                reach = f" on {n} nodes" if (n := self._reach(t.axis)) > 1 else ""
+                reach = f" on {n} nodes" if (n := self._nodes_reached(t.axis)) > 1 else ""
                 words = f"{before}{t.op} {TIMES} {t.runs} over {t.axis}{reach}: "
                 words += f"{show_bytes(t.bytes)} in {show_time(t.seconds)}"
                 found.append((words, self.colors.get(t.axis, AXES[0])))
-            if s + 1 in stages and self._near(s):
+            if s + 1 in stages and self._stays_inside(s):
                 size, seconds = self._hop_of(s)
                 found.append((f"stage {s} to {s + 1}: {size} in {seconds}", HOP))
         more = len(found) - MOST_LINES
         return [*found[: MOST_LINES - 1], (f"and {more + 1} more", MUTED)] if more > 0 else found
 
-    def _near(self, s: int) -> bool:
+    def _stays_inside(self, s: int) -> bool:
         return inside(self.facts.program, self.cluster)[s]
 
     def _hop_of(self, s: int) -> tuple[str, str]:
@@ -114,10 +114,10 @@ class Nodes(Devices):
         return show_bytes(self.facts.hop[0]), show_time(seconds)
 
     def _joints(self) -> Iterator[Joint]:
-        """Each pair of neighbouring nodes that exchange something, once for an axis."""
+        """The lines between nodes: one for each axis and pair of neighbours that exchange, and one for each hop."""
         program, per = self.facts.program, self.per_node
         for axis in self.colors:
-            if self._reach(axis) > 1 and any(t.axis == axis for s in self.traffic for t in s):
+            if self._nodes_reached(axis) > 1 and any(t.axis == axis for s in self.traffic for t in s):
                 pairs: dict[tuple[int, int], None] = {}
                 for group in groups(program.mesh, axis):
                     nodes = sorted({rank // per for rank in group})
@@ -144,7 +144,7 @@ class Nodes(Devices):
         return abs(math.log(w / h / WIDE)) + ragged + max(0.0, w - 2200) / 800
 
     def sizes(self, grid: Grid) -> Sizes:
-        """A card, a node, and all nodes."""
+        """The sizes of a card, a node, and all nodes."""
         bus = BUS + 8 * (len(self.majors()) > 0) if self.lines else 0.0
         rows = -(-self.most // grid.cards)
         card_h = self.card_h + bus
@@ -155,21 +155,23 @@ class Nodes(Devices):
         return Sizes((CARD_W, card_h), (w, h), (w, h), whole)
 
     def majors(self) -> list[str]:
-        """Axes but the last, over which GPUs of one node exchange."""
+        """The axes, except the last, over which GPUs of one node exchange."""
         used = {t.axis for stage in self.traffic for t in stage}
         mesh = self.facts.program.mesh
-        return [n for n, _ in self.facts.inner_axes[:-1] if n in used and spread(mesh, n, self.per_node).inside > 1]
+        return [n for n, _ in self.facts.inner_axes[:-1] if n in used and node_span(mesh, n, self.per_node).inside > 1]
 
     # ---- drawing
 
     def paint(self) -> None:
-        """All but title and legend."""
+        """Draw all but the title and the legend."""
         facts, canvas, cluster = self.facts, self.canvas, self.cluster
         sizes = self.sizes(self.grid)
         width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
         top, x0 = TOP + 72, (width - sizes.all[0]) / 2
         bottom = top + sizes.all[1] + (IDLE_H + 12 if self.idle_nodes else 0)
-        canvas.box(0, TOP, width, bottom + PAD - TOP, PANEL, FRAME, pen=1.5, style="rounded", name=cluster.name)
+        canvas.box(
+            0, TOP, width, bottom + PAD - TOP, fill=PANEL, stroke=FRAME, pen=1.5, style="rounded", name=cluster.name
+        )
         canvas.text(PAD, TOP + 19, cluster.name, size=15, bold=True, width=width * 0.4)
         net = cluster.network
         shape = f"{net.topology} {TIMES.join(map(str, net.dims))}" if net.dims else net.topology
@@ -190,47 +192,47 @@ class Nodes(Devices):
         for node in range(self.drawn):
             row, col = divmod(node, self.grid.stages)
             places.append((x0 + col * (w + HOP_X), top + row * (h + HOP_Y)))
-            self._node(node, *places[-1], sizes)
-        self._join(places, sizes.stage)
-        self._idle_row(bottom - IDLE_H, width)
+            self._draw_node(node, *places[-1], sizes)
+        self._draw_joints(places, sizes.stage)
+        self._draw_idle_nodes(bottom - IDLE_H, width)
 
-    def _node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
+    def _draw_node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
         canvas, (w, h) = self.canvas, sizes.stage
-        canvas.box(x, y, w, h, "#eef2f6", LINE, style="rounded", name=f"node {node}")
+        canvas.box(x, y, w, h, fill="#eef2f6", stroke=LINE, style="rounded", name=f"node {node}")
         canvas.text(x + PAD, y + 15, f"node {node}", size=13, bold=True)
         stages, words = self._stages(node), ""
         if self.total[1] > 1:
             words = DOT.join(f"stage {s}: {stage_words(self.facts, s)}" for s in stages)
         elif self.total[0] > 1:
             axes = self.facts.plan.sharding.replica_axes
-            found = sorted({self.facts.index(r, axes) for r in self._shown(node)})
+            found = sorted({self.facts.index(r, axes) for r in self._drawn_ranks(node)})
             words = "replica " + ", ".join(map(str, found)) if len(found) <= 4 else f"{len(found)} replicas"
         canvas.text(x + w - PAD, y + 15, words, size=12, color=MUTED, align="r", width=w - 2 * PAD - 70)
         card_w, card_h = sizes.card
-        top, shown = y + TITLE, self._shown(node)
+        top, shown = y + TITLE, self._drawn_ranks(node)
         for i in range(self.most):
             row, col = divmod(i, self.grid.cards)
             place = x + PAD + col * (card_w + GAP), top + row * (card_h + GAP - 4)
             if i < len(shown):
-                self._card(shown[i], self.facts.index(shown[i], self.facts.program.stage_axes), *place)
+                self._draw_card(shown[i], self.facts.index(shown[i], self.facts.program.stage_axes), *place)
             else:
-                self._idle_gpu(node * self.per_node + i, *place)
+                self._draw_idle_gpu(node * self.per_node + i, *place)
         self.cards = len(shown)
         minor = self.facts.inner_axes[-1][0] if self.facts.inner_axes else ""
         if minor and self.facts.program.mesh.stride(minor) == 1:
-            self._buses(stages[0], x, top, sizes)
+            self._draw_buses(stages[0], x, top, sizes)
         rows = -(-self.most // self.grid.cards)
         below = top + rows * (card_h + GAP - 4) - (GAP - 4) + LINE_H / 2 + 4
         for i, (line, color) in enumerate(self.text[node]):
             canvas.text(x + PAD, below + i * LINE_H, line, color=color, width=w - 2 * PAD)
 
-    def _idle_gpu(self, rank: int, x: float, y: float) -> None:
-        self.canvas.box(x, y, CARD_W, self.card_h, IDLE, LINE, style="rounded,dashed", name=f"GPU {rank}")
+    def _draw_idle_gpu(self, rank: int, x: float, y: float) -> None:
+        self.canvas.box(x, y, CARD_W, self.card_h, fill=IDLE, stroke=LINE, style="rounded,dashed", name=f"GPU {rank}")
         self.canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, color=FAINT, width=CARD_W - 14)
         self.canvas.text(x + 10, y + 35, "idle", color=MUTED, width=CARD_W - 14)
 
-    def _idle_row(self, y: float, width: float) -> None:
-        """Nodes that nothing runs on."""
+    def _draw_idle_nodes(self, y: float, width: float) -> None:
+        """Draw the nodes without ranks."""
         left = self.cluster.count - self.used
         each = min(CARD_W, (width - 2 * PAD + GAP) / max(self.idle_nodes, 1) - GAP)
         x0 = (width - self.idle_nodes * (each + GAP) + GAP) / 2
@@ -239,13 +241,13 @@ class Nodes(Devices):
             if i == MOST_IDLE - 1 and left > MOST_IDLE:
                 name, words = f"node {self.used + i} and others", f"{left - i} nodes, idle"
             x = x0 + i * (each + GAP)
-            self.canvas.box(x, y, each, IDLE_H, IDLE, LINE, style="rounded,dashed", name=name)
+            self.canvas.box(x, y, each, IDLE_H, fill=IDLE, stroke=LINE, style="rounded,dashed", name=name)
             self.canvas.text(x + 10, y + 15, name, size=14, bold=True, color=FAINT, width=each - 14)
             self.canvas.text(x + 10, y + 32, words, color=MUTED, width=each - 14)
 
     # ---- between nodes
 
-    def _join(self, places: list[Point], size: tuple[float, float]) -> None:
+    def _draw_joints(self, places: list[Point], size: tuple[float, float]) -> None:
         lanes = list(dict.fromkeys(j.axis for j in self._joints()))
         for joint in self._joints():
             if joint.end >= self.drawn or joint.start >= self.drawn:
@@ -258,10 +260,10 @@ class Nodes(Devices):
                 points, color, pen=2, arrow=joint.label is not None, name=f"{name}, {joint.axis or 'stages'}"
             )
             if joint.label:
-                self._label(points, joint.label)
+                self._draw_label(points, joint.label)
 
     def _path(self, a: Point, b: Point, size: tuple[float, float], lane: float, arrow: bool) -> list[Point]:
-        """From one box to another, round those between."""
+        """The points of a line from one box to another, around the boxes between them."""
         (w, h), off = size, 5.0 if arrow else 0.0
         near = abs(a[0] - b[0]) < w + HOP_X + 1
         if a[1] == b[1] and near:
@@ -280,7 +282,7 @@ class Nodes(Devices):
         side = a[0] - HOP_X / 2 + lane if a[0] > 0 and abs(a[1] - b[1]) > h + HOP_Y + 1 else start
         return [(start, first), (start, first + lane), (side, first + lane), (side, middle), (end, middle), (end, last)]
 
-    def _label(self, points: list[Point], label: tuple[str, str]) -> None:
+    def _draw_label(self, points: list[Point], label: tuple[str, str]) -> None:
         (ax, ay), (bx, by) = points[0], points[-1]
         if ay == by and len(points) == 2:
             self.canvas.text((ax + bx) / 2, ay - 11, label[0], color=HOP, align="c", width=HOP_X - 6)
@@ -289,7 +291,7 @@ class Nodes(Devices):
         at = (ay + by) / 2 if len(points) == 2 else max(by, points[-2][1]) - 8
         self.canvas.text(bx + 12, at, ", ".join(label), color=HOP, width=160)
 
-    # ---- what is said below
+    # ---- the legend
 
     def legend(self) -> list[Key]:
         """Every colour and its meaning."""

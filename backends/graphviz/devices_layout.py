@@ -1,4 +1,4 @@
-"""The layout of the devices view: what is drawn of a large machine, and the grid that fills a slide best."""
+"""The layout of the devices view: which part of a large machine is drawn, and the grid that fills a slide best."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from plandsl.backends.graphviz.header import MIN_WIDTH, TOP
 from plandsl.backends.graphviz.palette import AXES, GPUS
 
 MOST_CARDS, MOST_IN_STAGE, MOST_SHARES = 32, 16, 7
-"""GPUs drawn one by one (the others are counted in a note), and split dimensions named on each."""
+"""Most GPUs drawn, in all and of a stage (a note counts the rest), and most split dimensions named on a GPU."""
 
 CARD_W, GAP, PAD, TITLE = 218.0, 14.0, 14.0, 28.0
 HOP_X, HOP_Y = 92.0, 46.0
-"""Room between stages for an arrow and its label: side by side, and row by row."""
+"""Space for an arrow and its label between stages side by side, and between rows of stages."""
 
 BUS, LINE_H, IDLE_H = 14.0, 15.0, 44.0
 WIDE = 1.9
-"""Width by height that fills a slide below its title."""
+"""The ratio of width to height that fills a slide below its title."""
 
 
 class Grid(NamedTuple):
-    """How many GPUs, stages and replicas stand side by side."""
+    """The number of GPUs, stages and replicas side by side."""
 
     cards: int
     stages: int
@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Width and height of a card, a stage with its frame, and a replica with its frame."""
+    """Width and height of a card, a stage with its frame, a replica with its frame, and the whole drawing."""
 
     card: tuple[float, float]
     stage: tuple[float, float]
@@ -40,19 +40,19 @@ class Sizes(NamedTuple):
 
 
 def _block(n: int, across: int, w: float, h: float, gap_x: float, gap_y: float) -> tuple[float, float]:
-    """Size of ``n`` things of ``w`` by ``h`` in rows of ``across``."""
+    """Width and height of ``n`` boxes of ``w`` by ``h`` in rows of ``across``."""
     across, rows = min(n, across), -(-n // across)
     return across * (w + gap_x) - gap_x, rows * (h + gap_y) - gap_y
 
 
 def gpu_colors(facts: Facts) -> dict[str, str]:
-    """A colour for each of unlike GPUs, by name; empty where they are alike."""
+    """A colour for each kind of GPU, by name; empty where all GPUs are of one kind."""
     names = dict.fromkeys(gpu.name for gpu in facts.gpus)
     return {name: GPUS[i % len(GPUS)] for i, name in enumerate(names)}
 
 
 class Layout:
-    """How many GPUs, stages and replicas are drawn, and in which grid."""
+    """The number of GPUs, stages and replicas that are drawn, and their grid."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -90,16 +90,16 @@ class Layout:
                     yield Grid(c, s, r)
 
     def _score(self, grid: Grid) -> float:
-        """How far a layout is from filling a slide; ragged rows and tiny print count against it."""
+        """A penalty (least is best): how far a grid is from filling a slide, plus ragged rows and tiny print."""
         w, h = self.sizes(grid).all
         w, h = max(w, MIN_WIDTH), h + TOP + 120
         ragged = sum(n % across > 0 for n, across in zip((self.cards, self.stages, self.replicas), grid, strict=True))
         return abs(math.log(w / h / WIDE)) + 0.3 * ragged + max(0.0, w - 1400) / 800
 
     def sizes(self, grid: Grid) -> Sizes:
-        """What everything takes, frames and gaps included."""
+        """The sizes of all boxes, frames and gaps included."""
         bus = (BUS + 8 * (len(self.majors()) > 0)) if self.cards > 1 and self.lines else 0.0
-        w, h = _block(self.cards, grid.cards, CARD_W, self.card_h + bus, GAP, GAP - 4 if bus else GAP)
+        w, h = _block(self.cards, grid.cards, w=CARD_W, h=self.card_h + bus, gap_x=GAP, gap_y=GAP - 4 if bus else GAP)
         stage = (w + 2 * PAD, h + TITLE + PAD + self.lines * LINE_H + (4 if self.lines else 0))
         w, h = _block(self.stages, grid.stages, *stage, HOP_X, HOP_Y)
         framed = self.replicas > 1 and self.stages > 1
@@ -108,6 +108,6 @@ class Layout:
         return Sizes((CARD_W, self.card_h + bus), stage, replica, (w, h))
 
     def majors(self) -> list[str]:
-        """Axes within a stage, but the last, over which something is sent."""
+        """The axes within a stage, except the last, over which something is sent."""
         used = {t.axis for stage in self.traffic for t in stage}
         return [name for name, _ in self.facts.inner_axes[:-1] if name in used]

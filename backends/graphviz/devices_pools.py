@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plandsl.backends.graphviz.canvas import Canvas
-from plandsl.backends.graphviz.devices import laid
+from plandsl.backends.graphviz.devices import machine_drawing
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.header import TOP, Key, finish
 from plandsl.backends.graphviz.palette import MUTED, TRANSFER
@@ -15,18 +15,18 @@ ROOM, BETWEEN = 24.0, 64.0
 """Height of a pool's title, and of the arrow between the pools."""
 
 
-def pools(facts: Facts, found: Pools) -> str:
-    """The pool of prefill above that of decode."""
+def draw_pools(facts: Facts, found: Pools) -> str:
+    """Draw the prefill pool above the decode pool."""
     canvas, y = Canvas(f"{facts.plan.name}: devices"), 0.0
     keys: dict[tuple[str, str], Key] = {}
     for phase, pool in zip(PHASES, (found.prefill, found.decode), strict=True):
         if y:
-            _cache(canvas, found, TOP + y)
+            _draw_transfer(canvas, found, TOP + y)
             y += BETWEEN
-        each = laid(Facts(facts.model, pool.estimate, phase))
+        each = machine_drawing(Facts(facts.model, pool.estimate, phase))
         each.paint()
         canvas.text(0, TOP + y + 9, f"{phase} pool", size=15, bold=True)
-        canvas.text(130, TOP + y + 9, _words(pool), size=12, color=MUTED)
+        canvas.text(130, TOP + y + 9, _show_pool(pool), size=12, color=MUTED)
         canvas.place(each.canvas, 0, y + ROOM, phase)
         y += ROOM + each.canvas.bottom - TOP
         keys |= {(key.color, key.text): key for key in each.legend()}
@@ -34,13 +34,13 @@ def pools(facts: Facts, found: Pools) -> str:
     return finish(canvas, facts, "devices: both pools, what each GPU holds, and what is sent", list(keys.values()))
 
 
-def _words(pool: Pool) -> str:
+def _show_pool(pool: Pool) -> str:
     e = pool.estimate
     return f"{e.gpus} GPUs, batch {e.batch}, sustains {show_count(pool.requests_per_s)} requests/s"
 
 
-def _cache(canvas: Canvas, found: Pools, y: float) -> None:
-    """The arrow from pool to pool, and what it carries."""
+def _draw_transfer(canvas: Canvas, found: Pools, y: float) -> None:
+    """Draw the arrow from pool to pool, with the bytes and the time of a transfer."""
     sent = found.sent
     canvas.line([(60, y + 4), (60, y + BETWEEN - 6)], TRANSFER, pen=3, arrow=True, name="KV cache")
     over = sent.between or f"ports of {show_rate(sent.bandwidth)}"

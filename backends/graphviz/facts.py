@@ -1,4 +1,4 @@
-"""What the pictures show of a plan, gathered once: who holds which part, what each op takes, what travels."""
+"""The facts of a plan that pictures show, gathered once: the shares of each rank, the time of each op, the traffic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 class Traffic(NamedTuple):
-    """All runs of one collective over one axis in a pass of one stage: bytes of a rank's buffers, seconds."""
+    """All runs of one collective over one axis in a pass of one stage: bytes of a rank's buffers, and seconds."""
 
     op: str
     axis: str
@@ -31,7 +31,7 @@ class Traffic(NamedTuple):
 
 
 class Facts:
-    """One plan in one phase, with plain numbers."""
+    """The facts of one plan in one phase, as plain numbers."""
 
     def __init__(self, model: Deployment, estimate: Estimate, phase: str) -> None:
         self.model, self.estimate, self.phase = model, estimate, phase
@@ -75,15 +75,15 @@ class Facts:
 
     @cached_property
     def gpus(self) -> list[GpuSpec]:
-        """The GPU of each rank where they are unlike; empty where they are not."""
+        """The GPU of each rank of a plan on unlike GPUs; empty for other plans."""
         if len(self.plan.kinds) == 1:
             return []
         from plandsl.ir.kinds import rank_gpus
 
         return rank_gpus(self.plan)
 
-    def held(self, rank: int, stage: int) -> Memory:
-        """What a rank of a stage holds, against its own capacity."""
+    def memory_of(self, rank: int, stage: int) -> Memory:
+        """The memory of a rank of a stage, with the capacity of its own GPU."""
         held = self.estimate.stages[stage]
         return evolve(held, capacity=self.gpus[rank].memory * self.plan.memory_fraction) if self.gpus else held
 
@@ -93,10 +93,10 @@ class Facts:
         outer = (*self.plan.sharding.replica_axes, *self.program.stage_axes)
         return [(n, s) for n, s in self.program.mesh.axes if s > 1 and n not in outer]
 
-    # ---- who holds what
+    # ---- the shares of ranks
 
     def shares(self, rank: int) -> list[str]:
-        """The split dimensions of a rank's weights, cache and activations: ``heads 16..32 of 64``."""
+        """A rank's part of each split dimension of weights, cache and activations: ``heads 16..32 of 64``."""
         stage = self.index(rank, self.program.stage_axes)
         found: dict[tuple[str, tuple[str, ...]], None] = {}
         cached: dict[tuple[str, tuple[str, ...]], None] = {}
@@ -122,11 +122,11 @@ class Facts:
         start, stop = block_range(name, size, self.index(rank, axes), ways)
         return f"{before}{name} {start}..{stop} of {size}"
 
-    # ---- what it takes
+    # ---- times
 
     @cached_property
     def ops(self) -> dict[str, list[OpTime]]:
-        """One run of each op, by region (and by what a stage runs of it), in the order of the program."""
+        """One run of each op in program order, by region (or by run, where stages run a region differently)."""
         return {run: self._costs.lines(run, 1) for run in self.phase_model.work}
 
     def traffic(self, stage: int) -> list[Traffic]:
@@ -144,7 +144,7 @@ class Facts:
 
     @property
     def hop(self) -> tuple[float, float]:
-        """Bytes that a rank hands to the next stage, and seconds; zeros without stages."""
+        """The bytes that a rank sends to the next stage, and the seconds; zeros for a plan of one stage."""
         if len(self.program.stages) < 2:
             return 0.0, 0.0
         (op,) = self.ops["send"]
@@ -153,7 +153,7 @@ class Facts:
     # ---- shapes
 
     def dims(self, type_: TensorType) -> list[tuple[str, int]]:
-        """Local sizes; batch and position side by side are one dimension, ``tokens``."""
+        """Local sizes by dimension; adjacent ``batch`` and ``position`` become one dimension, ``tokens``."""
         out: list[tuple[str, int]] = []
         dims = list(type_.dims)
         while dims:
@@ -169,17 +169,17 @@ class Facts:
         return int(self.extents.local(dim))
 
     def shape(self, type_: TensorType) -> str:
-        """``bf16 [tokens 8192, heads 8, head_dim 128]``, as one rank holds it."""
+        """The local shape as text: ``bf16 [tokens 8192, heads 8, head_dim 128]``."""
         return f"{type_.dtype} [{', '.join(f'{n} {s}' for n, s in self.dims(type_))}]"
 
     def stages(self) -> Iterator[tuple[int, float]]:
-        """Seconds of each stage over one batch."""
+        """Each stage and its seconds for one batch."""
         for i, stage in enumerate(self.times.stages):
             yield i, float(stage.span)
 
 
 def stage_words(facts: Facts, stage: int) -> str:
-    """``layers 0..63, embedding``: what a stage runs."""
+    """The layers and regions that a stage runs, as text: ``layers 0..63, embedding``."""
     words = []
     for part in facts.program.stages[stage]:
         if part.layers is not None:
@@ -195,5 +195,5 @@ def stage_words(facts: Facts, stage: int) -> str:
 
 
 def flops(count: float) -> str:
-    """``3.99e13`` -> ``39.9 TFLOP``."""
+    """Format FLOP: ``3.99e13`` -> ``39.9 TFLOP``."""
     return show_count(count, "FLOP")

@@ -1,4 +1,4 @@
-"""How wide text is: positions are ours, so what fits into a box has to be known before Graphviz sees it."""
+"""The width of text. Graphviz places nothing, so we must know which text fits into a box."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WIDTHS = tuple(int(w) for w in _WIDTHS.split())
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 WIDER = {False: 1.0, True: 1.08}
-"""Bold text is a little wider."""
+"""The factor by which text is wider, by whether it is bold."""
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Points that ``text`` takes at ``size``."""
+    """The width of ``text`` at ``size``, in points."""
     total = 0
     for c in text:
         i = ord(c) - _FIRST
@@ -29,7 +29,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 def fit(text: str, width: float, size: float, bold: bool = False) -> str:
-    """``text``, cut to ``width`` points with an ellipsis where it is longer."""
+    """``text``; if it is wider than ``width`` points, it is cut and ends in an ellipsis."""
     if text_width(text, size, bold) <= width:
         return text
     cut = text

@@ -1,4 +1,4 @@
-"""What every picture carries: the title with the plan's figures on top, the legend below."""
+"""The parts of every picture: the title with the plan's figures on top, and the legend below."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from plandsl.units import show_bytes, show_count, show_percent, show_time
 TIMES = "\N{MULTIPLICATION SIGN}"
 DOT = " \N{MIDDLE DOT} "
 TOP = 80.0
-"""Where the picture proper starts, below the title."""
+"""The y at which the drawing starts, below the title."""
 
 MIN_WIDTH = 960.0
 CHIP = 116.0
 
 
 def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
-    """Plan, model, sharding, load, whether it fits, and its figures."""
+    """Draw the title: plan, model, sharding, load, whether it fits, and its figures."""
     e, plan, load = facts.estimate, facts.plan, facts.plan.workload
     chips = [
         (show_time(e.ttft_s), "TTFT", PANEL, INK),
@@ -49,7 +49,7 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     if e.pools is not None:
         batch = f"batch {e.pools.prefill.estimate.batch} in prefill, {e.batch} in decode"
     cached = f" ({e.reuse.tokens} cached)" if e.reuse else ""
-    tokens = f"{load.input} tokens in{cached}, {load.output} out{_guesses(e)}"
+    tokens = f"{load.input} tokens in{cached}, {load.output} out{_show_speculation(e)}"
     canvas.text(0, 57, f"{batch}{DOT}{tokens}", size=13, color=MUTED, width=left)
     for i, (value, label, back, ink) in enumerate(chips):
         x = width - (len(chips) - i) * CHIP + 8
@@ -67,8 +67,8 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
         )
 
 
-def _guesses(e: Estimate) -> str:
-    """Who guesses how many tokens ahead, where the plan does that."""
+def _show_speculation(e: Estimate) -> str:
+    """The speculation of a plan, as text; empty for a plan without."""
     if e.speculate is None:
         return ""
     by = f"by {e.speculate.draft}" if e.speculate.draft else "looked up"
@@ -76,7 +76,7 @@ def _guesses(e: Estimate) -> str:
 
 
 class Key(NamedTuple):
-    """One entry of a legend: a colour, shown as a box, frame, line, arrow or dash, and its meaning."""
+    """An entry of a legend: colour, meaning and ``look``: ``box``, ``frame``, ``line``, ``arrow`` or ``dash``."""
 
     look: str
     color: str
@@ -84,7 +84,7 @@ class Key(NamedTuple):
 
 
 def legend(canvas: Canvas, y: float, width: float, keys: Sequence[Key], note: str = "") -> None:
-    """One or more rows that explain every colour, and a line of small print."""
+    """Draw the legend: rows that explain every colour, and ``note`` as a line of small print."""
     x = 0.0
     for key in keys:
         need = 22 + text_width(key.text, 11) * 1.08 + 20
@@ -93,7 +93,7 @@ def legend(canvas: Canvas, y: float, width: float, keys: Sequence[Key], note: st
         if key.look == "box":
             canvas.box(x, y - 5.5, 15, 11, key.color, name=f"legend: {key.text}")
         elif key.look == "frame":
-            canvas.box(x, y - 5.5, 15, 11, key.color, FAINT, style="dashed", name=f"legend: {key.text}")
+            canvas.box(x, y - 5.5, 15, 11, fill=key.color, stroke=FAINT, style="dashed", name=f"legend: {key.text}")
         else:
             style = "dashed" if key.look == "dash" else ""
             ends = [(x, y), (x + 16, y)]
@@ -106,7 +106,7 @@ def legend(canvas: Canvas, y: float, width: float, keys: Sequence[Key], note: st
 
 
 def finish(canvas: Canvas, facts: Facts, caption: str, keys: Sequence[Key], note: str = "") -> str:
-    """Title and legend around what is drawn; the DOT text."""
+    """Add the title and the legend to ``canvas``, and return its DOT text."""
     width = max(canvas.right, MIN_WIDTH)
     bottom = canvas.bottom
     header(canvas, facts, caption, width)

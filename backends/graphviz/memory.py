@@ -1,10 +1,10 @@
-"""The memory view: a bar for each kind of GPU, against its capacity."""
+"""The memory view: a bar for each kind of GPU, with its capacity."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from plandsl.backends.graphviz.bars import memory_bar, memory_keys, parts
+from plandsl.backends.graphviz.bars import memory_bar, memory_keys, memory_parts
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.fonts import text_width
@@ -18,7 +18,7 @@ MOST_ROWS = 12
 
 
 class Row(NamedTuple):
-    """Stages that hold the same."""
+    """Neighbouring stages, ``first`` to ``last``, with equal memory."""
 
     first: int
     last: int
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 def rows(facts: Facts) -> list[Row]:
-    """Neighbouring stages with equal memory share a row."""
+    """The rows of the view; neighbouring stages with equal memory share a row."""
     out: list[Row] = []
     for i, held in enumerate(facts.estimate.stages):
         gpus = "".join(map(str, facts.estimate.stage_gpus[i : i + 1]))
@@ -39,24 +39,24 @@ def rows(facts: Facts) -> list[Row]:
 
 
 def memory(facts: Facts) -> str:
-    """Bars with a label for every part, and what the rest of the memory is good for."""
+    """Draw the bars, with a label for every part, and the table of KV capacity."""
     canvas, every = Canvas(f"{facts.plan.name}: memory"), rows(facts)
     shown = every if len(every) <= MOST_ROWS else [*every[: MOST_ROWS - 1], every[-1]]
     capacity = facts.estimate.memory.capacity
     scale = max(max(r.held.capacity, r.held.total) for r in every)
     edge = LEFT + WIDTH * capacity / scale
     top = TOP + 34
-    if not facts.gpus:  # unlike ones have one each
+    if not facts.gpus:  # unlike GPUs have a capacity each
         canvas.text(edge, TOP + 10, f"capacity {show_bytes(capacity)}", size=13, bold=True, align="r", width=170)
     for i, row in enumerate(shown):
-        _row(canvas, facts, row, top + i * ROW, scale)
+        _draw_row(canvas, facts, row, top + i * ROW, scale)
     bottom = top + len(shown) * ROW - 26
     note = f"{len(every) - len(shown)} more stages are not drawn" if len(shown) < len(every) else ""
-    _table(canvas, facts, bottom + 20)
+    _draw_table(canvas, facts, bottom + 20)
     return finish(canvas, facts, "memory: what fills each GPU", memory_keys(*facts.estimate.stages), note)
 
 
-def _row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) -> None:
+def _draw_row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) -> None:
     many = row.last > row.first
     title = f"stages {row.first} to {row.last}" if many else f"stage {row.first}"
     if len(facts.estimate.stages) == 1:
@@ -67,7 +67,7 @@ def _row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) -> None
     canvas.text(0, y + 11, title, size=14, bold=True, width=LEFT - 12)
     canvas.text(0, y + 29, words, size=12, color=MUTED, width=LEFT - 12)
     held = row.held
-    for piece in memory_bar(canvas, held, LEFT, y, WIDTH, BAR, scale, title):
+    for piece in memory_bar(canvas, held, x=LEFT, y=y, w=WIDTH, h=BAR, scale=scale, name=title):
         fill = FREE if piece.part == "free" else MEMORY[piece.part]
         label = f"{MEMORY_NAMES.get(piece.part, 'free')} {show_bytes(piece.bytes)}"
         if piece.width > 7.2 * len(label):
@@ -84,7 +84,7 @@ def _row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) -> None
     total = f"{show_bytes(held.total)}, {show_percent(held.total / held.capacity)}"
     canvas.text(0, y + 51, total, size=13, bold=True, color=BAD if over else INK, width=LEFT - 12)
     x = LEFT
-    sizes = [(MEMORY_NAMES[p], MEMORY[p], size) for p, size in parts(held)]
+    sizes = [(MEMORY_NAMES[p], MEMORY[p], size) for p, size in memory_parts(held)]
     if not over:
         sizes.append(("free", FREE, held.capacity - held.total))
     for name, color, size in sizes:
@@ -95,8 +95,8 @@ def _row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) -> None
         x += need + 40
 
 
-def _table(canvas: Canvas, facts: Facts, y: float) -> None:
-    """What the rest of the memory is good for."""
+def _draw_table(canvas: Canvas, facts: Facts, y: float) -> None:
+    """Draw the KV cache of a token, the capacity for KV cache, and the batches that it holds."""
     e, plan, load = facts.estimate, facts.plan, facts.plan.workload
     resident = e.in_flight if plan.kv_residency == "all_batches" else 1
     requests = f"{load.batch} {TIMES} {resident}" if resident > 1 else f"{load.batch}"
@@ -113,7 +113,7 @@ def _table(canvas: Canvas, facts: Facts, y: float) -> None:
     w = (LEFT + WIDTH - 3 * 12) / len(cells)
     for i, (name, value, more) in enumerate(cells):
         x = i * (w + 12)
-        canvas.box(x, y, w, 66, PANEL, LINE, pen=0.75, style="rounded", name=name)
+        canvas.box(x, y, w, 66, fill=PANEL, stroke=LINE, pen=0.75, style="rounded", name=name)
         canvas.text(x + 12, y + 15, name, size=12, color=MUTED, width=w - 20)
         canvas.text(x + 12, y + 34, value, size=16, bold=True, width=w - 20)
         canvas.text(x + 12, y + 53, more, size=11, color=MUTED, width=w - 20)

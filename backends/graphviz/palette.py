@@ -1,4 +1,4 @@
-"""The colours of every picture: few, restrained, told apart without red and green."""
+"""The colours of every picture: few, and distinct for readers who cannot tell red from green."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MEMORY_NAMES = {
 FREE = "#e9edf1"
 
 GPUS = ("#e3eefa", "#fbeed6", "#e2f3e8", "#f3e6f5")
-"""Cards of unlike GPUs."""
+"""Colours of the cards of unlike GPUs."""
 
 AXES = (COMM, "#1f7a82", "#8a6d1c", "#a0457e")
-"""Collectives, by mesh axis."""
+"""Colours of collectives, by mesh axis."""
 
 TRANSFER = "#1d7f83"
-"""KV cache on its way from pool to pool."""
+"""Colour of the KV cache that is sent from pool to pool."""
 
 KINDS = {
     "gemm": "#3f73a8",
@@ -45,7 +45,7 @@ KINDS = {
     "collective": COMM,
     "hop": HOP,
 }
-"""Ops, by what they are."""
+"""Colours of ops, by kind."""
 
 KIND_NAMES = {
     "gemm": "matrix multiplication",
@@ -58,14 +58,14 @@ KIND_NAMES = {
 }
 
 BATCHES = ("#88b4dd", "#f0a07c", "#8fcfb8", "#e8d27a", "#c3a6d8", "#a8c95f", "#f2b8c6", "#9fd8e8")
-"""In-flight batches in turn, light enough for dark numbers."""
+"""Colours of in-flight batches in turn, light enough for dark numbers."""
 
 
 LOOKS = {op.facts.word: op.facts.look for op in OPS}
-"""The key of `KINDS` for what a report calls an op."""
+"""The key of `KINDS` for each word by which reports call an op."""
 
 
 def ink_on(fill: str) -> str:
-    """White or dark, whichever reads better on ``fill``."""
+    """The text colour, white or dark, that reads better on ``fill``."""
     red, green, blue = (int(fill[i : i + 2], 16) for i in (1, 3, 5))
     return CARD if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else INK

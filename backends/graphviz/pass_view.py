@@ -1,4 +1,4 @@
-"""One pass over one stage: where its time goes, and the ops of one layer in order."""
+"""The timeline view of a plan of one stage: the parts of one pass, and the ops of one layer in order."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LEFT, WIDTH, LANE = 90.0, 1090.0, 36.0
 PARTS = {"embedding": "#2f6f60", "head": "#8a6d1c"}
 DRAFT = "#b58bb8"
 LAYERS = ("#c9d6e4", "#dbe4ee")
-"""Layers in turn, where they are wide enough to tell apart."""
+"""Alternating colours of layers that are wide enough to see."""
 
 COLUMNS, LINE_H, MOST_OPS = 3, 20.0, 45
 
 
 def one_pass(facts: Facts) -> str:
-    """The pass as one bar, and a layer of its longest block drawn out."""
+    """Draw the pass as one bar, and below it, enlarged, a layer of its longest block."""
     canvas = Canvas(f"{facts.plan.name}: timeline")
     top = TOP + 52
     drafted = float(facts.times.drafted)
@@ -31,7 +31,7 @@ def one_pass(facts: Facts) -> str:
     axis = Axis(0.0, span, LEFT, WIDTH)
     axis.draw(canvas, top - 6, top + LANE, above=True)
     canvas.text(0, top + LANE / 2, "one pass", size=13, bold=True, width=LEFT - 8)
-    zoom = _pass(canvas, facts, axis, top)
+    zoom = _draw_pass(canvas, facts, axis, top)
     prefill = facts.phase == "prefill"
     step = "one step" if facts.estimate.speculate else "one step, TPOT"
     words = f"{'TTFT' if prefill else step} {show_time(span)}"
@@ -41,10 +41,10 @@ def one_pass(facts: Facts) -> str:
     region, x0, x1 = zoom
     for a, b in ((x0, LEFT), (x1, LEFT + WIDTH)):
         canvas.line([(a, top + LANE), (b, lower - 8)], FAINT, pen=0.75, style="dashed", name=f"{region} drawn out")
-    bottom, kinds = _layer(canvas, facts, region, lower)
-    _list(canvas, facts, region, bottom + 40)
+    bottom, kinds = _draw_layer(canvas, facts, region, lower)
+    _draw_list(canvas, facts, region, bottom + 40)
     keys = [Key("box", KINDS[k], KIND_NAMES[k]) for k in KINDS if k in kinds]
-    if any(s.stream == LINK for s in facts.schedule.of(region)):
+    if any(s.stream == LINK for s in facts.schedule.slots_of(region)):
         keys.append(Key("box", IDLE, "idle"))
     regions = [p.region for p in facts.program.stages[0]]
     keys += [Key("box", fill, f"{name}, whole") for name, fill in PARTS.items() if name in regions]
@@ -56,8 +56,8 @@ def one_pass(facts: Facts) -> str:
     return finish(canvas, facts, f"timeline: one {facts.phase} {'pass' if prefill else 'step'}", keys, note)
 
 
-def _pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str, float, float]:
-    """The bar of the whole pass; gives the region to draw out and where its first layer is."""
+def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str, float, float]:
+    """Draw the bar of the whole pass; returns the region to enlarge and both ends of its first layer."""
     at, best = float(facts.times.drafted), ("", 0.0, 0.0, -1.0)
     if at:
         canvas.box(LEFT, y, axis.x(at) - LEFT, LANE, DRAFT, name=f"draft: {show_time(at)}")
@@ -85,9 +85,9 @@ def _pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str, floa
     return best[:3]
 
 
-def _layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, set[str]]:
-    """One layer on two lanes; gives where it ends and the categories in it."""
-    slots = facts.schedule.of(region)
+def _draw_layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, set[str]]:
+    """Draw one layer on two lanes; returns its lower edge and the kinds of its ops."""
+    slots = facts.schedule.slots_of(region)
     times = play_slots(slots, [float(s) for s in facts.times.seconds[region]])
     span = float(facts.times.regions[region].span)
     axis = Axis(0.0, span, LEFT, WIDTH)
@@ -102,7 +102,7 @@ def _layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, 
         canvas.text(0, y + i * (LANE + 6) + LANE / 2, lane, size=13, bold=True, width=LEFT - 8)
         canvas.box(LEFT, y + i * (LANE + 6), WIDTH, LANE, IDLE, name=f"{lane} idle")
     kinds = set()
-    numbers = numbered(facts, region)
+    numbers = number_ops(facts, region)
     for slot, (start, end) in zip(slots, times, strict=True):
         op = facts.ops[region][slot.op]
         if op.time_s <= 0:
@@ -111,13 +111,13 @@ def _layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, 
         x, right = axis.x(start), axis.x(end)
         top = y + (LANE + 6 if slot.stream == LINK else 0)
         name = f"{op.op} {op.name}: {show_time(op.time_s)}"
-        canvas.box(x, top, right - x, LANE, KINDS[kind], "#ffffff", pen=0.75, name=name)
-        _label(canvas, op, numbers[slot.op], (x, right), top)
+        canvas.box(x, top, right - x, LANE, fill=KINDS[kind], stroke="#ffffff", pen=0.75, name=name)
+        _draw_label(canvas, op, numbers[slot.op], (x, right), top)
     return bottom + 18, kinds
 
 
-def _label(canvas: Canvas, op: OpTime, n: int, ends: tuple[float, float], y: float) -> None:
-    """The op's name where it fits, its number in the list below otherwise."""
+def _draw_label(canvas: Canvas, op: OpTime, n: int, ends: tuple[float, float], y: float) -> None:
+    """Write the op's name where it fits, else its number in the list below."""
     width, middle = ends[1] - ends[0], (ends[0] + ends[1]) / 2
     color = ink_on(KINDS[LOOKS[op.op]])
     if width > text_width(op.name, 12, True) + 8:
@@ -129,15 +129,15 @@ def _label(canvas: Canvas, op: OpTime, n: int, ends: tuple[float, float], y: flo
         canvas.text(middle, y + LANE / 2, str(n), size=11, align="c", color=color, width=width)
 
 
-def numbered(facts: Facts, region: str) -> dict[int, int]:
-    """A number for each op of a layer that takes time, from 1."""
+def number_ops(facts: Facts, region: str) -> dict[int, int]:
+    """Numbers from 1 for the ops of a layer that take time, by index of the op."""
     taking = [i for i, op in enumerate(facts.ops[region]) if op.time_s > 0]
     return {i: n for n, i in enumerate(taking, 1)}
 
 
-def _list(canvas: Canvas, facts: Facts, region: str, y: float) -> None:
-    """Every op of the layer with its time, in columns."""
-    numbers = numbered(facts, region)
+def _draw_list(canvas: Canvas, facts: Facts, region: str, y: float) -> None:
+    """List every op of the layer with its time, in columns."""
+    numbers = number_ops(facts, region)
     ops = [(n, facts.ops[region][i]) for i, n in numbers.items()]
     total = sum(op.time_s for _, op in ops) or 1.0
     most = max((op.time_s for _, op in ops), default=1.0)

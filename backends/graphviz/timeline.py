@@ -1,4 +1,4 @@
-"""The timeline view: in-flight batches on their way through the stages, or one pass when there is one stage."""
+"""The timeline view: in-flight batches as they pass the stages, or one pass of a plan of one stage."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from plandsl.backends.graphviz.pass_view import one_pass
 from plandsl.units import show_percent, show_time
 
 MOST_BATCHES, MOST_STAGES = 16, 12
-"""What is drawn at most; a note counts the rest."""
+"""Most batches and stages that are drawn; a note counts the rest."""
 
 LEFT, WIDTH = 192.0, 1000.0
 COMPUTE_H, LINK_H, ROW = 34.0, 13.0, 66.0
 WARM_UP = 3
-"""Rounds of decode before the one that is drawn: by then the steady state is reached."""
+"""Rounds of decode before the round that is drawn, which is in the steady state."""
 
 
 def timeline(facts: Facts) -> str:
-    """Who works when, in the phase of ``facts``."""
+    """Draw when each stage works, in the phase of ``facts``."""
     if len(facts.program.stages) == 1:
         return one_pass(facts)
     return Pipeline(facts).draw()
 
 
 class Pipeline:
-    """Lanes of a pipeline: each stage has one for its batches and one for its links."""
+    """The drawing of a pipeline: each stage has a lane for its batches and a lane for its links."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts, self.canvas = facts, Canvas(f"{facts.plan.name}: timeline")
@@ -43,7 +43,7 @@ class Pipeline:
         self.word = "part" if self.parts > 1 else "batch"
         self.flights = facts.estimate.in_flight * self.parts
         stages, flights = len(self.seconds), self.flights
-        # more batches than these fill every stage anyway, and look the same
+        # this many batches fill every stage; more would look the same
         self.batches = min(flights, max(MOST_BATCHES, 2 * stages)) if self.decode else min(flights, MOST_BATCHES)
         self.runs = play_pipeline(self.seconds, hops, self.batches, WARM_UP + 3 if self.decode else 1)
         self.sends = play_sends(self.runs, hops)
@@ -58,8 +58,8 @@ class Pipeline:
         drawn = min(MOST_BATCHES / self.batches, 1.0)
         return Axis(first, (after - first) * drawn, LEFT, WIDTH)
 
-    def _inside(self, runs: Sequence[Run], stage: int) -> list[tuple[Run, float, float]]:
-        """Runs of a stage that the axis shows, with both ends in points."""
+    def _visible_runs(self, runs: Sequence[Run], stage: int) -> list[tuple[Run, float, float]]:
+        """The runs of a stage that the axis shows, with the x of both ends."""
         first, last = self.axis.start, self.axis.start + self.axis.span
         out = []
         for run in runs:
@@ -73,18 +73,18 @@ class Pipeline:
         bottom = top + len(self.shown) * ROW
         self.axis.draw(self.canvas, top - 4, bottom)
         for row, stage in enumerate(self.shown):
-            self._lane(stage, top + row * ROW)
-        self._marks(top - 4, bottom)
-        what = "one step in the steady state" if self.decode else f"one prefill of {self._many()}"
+            self._draw_lane(stage, top + row * ROW)
+        self._draw_marks(top - 4, bottom)
+        what = "one step in the steady state" if self.decode else f"one prefill of {self._show_batches()}"
         return finish(self.canvas, self.facts, f"timeline: {what}", self._keys(), self._note())
 
-    def _many(self) -> str:
+    def _show_batches(self) -> str:
         flights = self.facts.estimate.in_flight
         many = f"{flights} batches in flight" if flights > 1 else "one batch"
         return f"{many}, {'each ' if flights > 1 else ''}in {self.parts} parts" if self.parts > 1 else many
 
-    def _lane(self, stage: int, y: float) -> None:
-        canvas, runs = self.canvas, self._inside(self.runs, stage)
+    def _draw_lane(self, stage: int, y: float) -> None:
+        canvas, runs = self.canvas, self._visible_runs(self.runs, stage)
         name = f"stage {stage}"
         canvas.text(0, y + 11, name, size=14, bold=True, width=LEFT - 54)
         canvas.text(0, y + 29, stage_words(self.facts, stage), size=11, color=MUTED, width=LEFT - 54)
@@ -97,13 +97,13 @@ class Pipeline:
         share = self._share(stage)
         at = LEFT
         for run, x, end in runs:
-            self._wait(name, at, x, y)
-            self._turn(run, x, end, y)
+            self._draw_wait(name, at, x, y)
+            self._draw_run(run, x, end, y)
             if share > 0.001:
-                self._stripes(run, x, end, y + COMPUTE_H + 3, share)
+                self._draw_collectives(run, x, end, y + COMPUTE_H + 3, share)
             at = end
-        self._wait(name, at, LEFT + WIDTH, y)
-        for send, x, end in self._inside(self.sends, stage):
+        self._draw_wait(name, at, LEFT + WIDTH, y)
+        for send, x, end in self._visible_runs(self.sends, stage):
             label = f"{self.word} {self._number(send.batch)} to stage {stage + 1}"
             x = min(x, LEFT + WIDTH - 1.5)
             canvas.box(x, y + COMPUTE_H + 3, max(end - x, 1.5), LINK_H, HOP, name=label)
@@ -111,15 +111,15 @@ class Pipeline:
         canvas.text(LEFT + WIDTH + 10, y + COMPUTE_H / 2, f"busy {show_percent(busy)}", color=MUTED, width=80)
 
     def _share(self, stage: int) -> float:
-        """Part of a stage's time in which a collective runs."""
+        """The share of a stage's time in which collectives run."""
         busy = sum(t.seconds for t in self.facts.traffic(stage))
         return min(1.0, busy / self.seconds[stage]) if self.seconds[stage] else 0.0
 
-    def _turn(self, run: Run, x: float, end: float, y: float) -> None:
+    def _draw_run(self, run: Run, x: float, end: float, y: float) -> None:
         batch = self._number(run.batch)
         fill = BATCHES[batch % len(BATCHES)]
         name = f"stage {run.stage}: {self.word} {batch}, {show_time(run.end - run.start)}"
-        self.canvas.box(x, y, end - x, COMPUTE_H, fill, "#ffffff", pen=0.75, name=name)
+        self.canvas.box(x, y, end - x, COMPUTE_H, fill=fill, stroke="#ffffff", pen=0.75, name=name)
         width, middle = end - x, (x + end) / 2
         if width > 64:
             self.canvas.text(middle, y + 11, f"{self.word} {batch}", size=12, bold=True, align="c", width=width)
@@ -129,19 +129,19 @@ class Pipeline:
             self.canvas.text(middle, y + 17, str(batch), size=12, bold=True, align="c", width=width)
 
     def _number(self, batch: int) -> int:
-        """The batch's number among all in flight: where fewer are played, those before the first are the last."""
+        """The batch's number among all in flight. Where fewer are played, the later half gets the last numbers."""
         missing = self.flights - self.batches
         return batch + missing if self.decode and 2 * batch >= self.batches else batch
 
-    def _stripes(self, run: Run, x: float, end: float, y: float, share: float) -> None:
-        """Collectives between kernels: stripes in the right proportion, fewer than there are."""
+    def _draw_collectives(self, run: Run, x: float, end: float, y: float, share: float) -> None:
+        """Draw the collectives between kernels as stripes, in proportion to their time but fewer than they are."""
         n = max(1, min(16, int((end - x) / 14)))
         on, off = share / n, (1 - share) / n
         fill = ":".join([f"#f3f5f7;{off:.4f}", f"{COMM};{on:.4f}"] * n)
         name = f"stage {run.stage}: collectives of {self.word} {self._number(run.batch)}"
         self.canvas.box(x, y, end - x, LINK_H, COMM if share > 0.995 else fill, style="striped", name=name)
 
-    def _wait(self, name: str, x: float, end: float, y: float) -> None:
+    def _draw_wait(self, name: str, x: float, end: float, y: float) -> None:
         if end - x > 64:
             time = show_time((end - x) / WIDTH * self.axis.span)
             self.canvas.text(
@@ -149,7 +149,7 @@ class Pipeline:
                 name=f"{name} idle {time}",
             )  # fmt: skip
 
-    def _marks(self, top: float, bottom: float) -> None:
+    def _draw_marks(self, top: float, bottom: float) -> None:
         e, axis = self.facts.estimate, self.axis
         if self.decode:
             y = top - 14

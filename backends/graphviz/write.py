@@ -1,4 +1,4 @@
-"""Turns DOT text into a file: the text itself, or a picture drawn by Graphviz in a child process."""
+"""Writes DOT text to a file: the text itself, or a picture that Graphviz draws in a child process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIME_LIMIT = 30.0
 """Seconds that drawing may take."""
 
 PNG_DPI = 144
-"""Dots per inch of a PNG: twice the points, so that it stays sharp on a slide."""
+"""Dots per inch of a PNG: twice 72, so that it stays sharp on a slide."""
 
 PYGRAPHVIZ = """
 import sys, pygraphviz
@@ -31,22 +31,25 @@ def _fail(code: str, message: str, hint: str = "") -> NoReturn:
 
 
 def write(dot: str, path: str | os.PathLike[str], limit: float = TIME_LIMIT) -> None:
-    """Write ``dot`` to ``path`` in the form that its suffix names; PlanError (E430..E434) where that cannot be.
+    """Write ``dot`` to ``path`` in the format of its suffix. The file appears whole or not at all.
 
-    The file appears whole or not at all.
+    Raises PlanError (E430..E434) where the picture cannot be drawn or written.
     """
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in SUFFIXES:
         known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        what = f"`{suffix}` is no kind of picture" if suffix else f"`{target.name}` does not say what kind of picture"
+        what = f"unknown picture format `{suffix}`" if suffix else f"`{target.name}` has no suffix"
         _fail("E431", what, f"end the file's name in {known}")
     with write_whole(target, "E433") as file:
         file.write(dot.encode() if suffix == ".dot" else render(dot, suffix[1:], limit))
 
 
 def render(dot: str, form: str, limit: float = TIME_LIMIT) -> bytes:
-    """``dot`` drawn as ``form`` (svg, png or pdf) by the program `dot`, or else by pygraphviz."""
+    """``dot`` drawn as ``form`` (svg, png or pdf) by the program `dot`, or if it is missing by pygraphviz.
+
+    Raises PlanError (E430, E434) if both are missing, if drawing fails, or if it takes longer than ``limit`` seconds.
+    """
     if form == "png":
         dot = dot.replace("graph [", f"graph [dpi={PNG_DPI}, ", 1)
     try:
@@ -56,12 +59,12 @@ def render(dot: str, form: str, limit: float = TIME_LIMIT) -> bytes:
     except subprocess.CalledProcessError as e:
         _fail("E434", f"drawing failed: {failure_reason(e)}")
     if not drawn:
-        _fail("E434", f"Graphviz drew nothing: it may lack the form `{form}`")
+        _fail("E434", f"Graphviz drew nothing: it may lack the format `{form}`")
     return drawn
 
 
 def failure_reason(failed: subprocess.CalledProcessError) -> str:
-    """The last thing that a program said before it failed, warnings apart: they fail nothing."""
+    """The last error line that a failed program printed (warnings are skipped), else its signal or exit status."""
     lines = (failed.stderr or b"").decode(errors="replace").splitlines()
     words = [line.strip() for line in lines if line.strip() and "warning" not in line.lower()]
     if words:
@@ -73,7 +76,7 @@ def _draw(data: bytes, form: str, limit: float) -> bytes:
     from graphviz.backend import ExecutableNotFound, dot_command, execute
 
     try:
-        # the fixed layout stands in the text; `dot` only reads it
+        # the text has the layout `nop2`; `dot` only reads it
         done = execute.run_check(
             dot_command.command("dot", form), input=data, capture_output=True, quiet=True, timeout=limit
         )
@@ -83,7 +86,7 @@ def _draw(data: bytes, form: str, limit: float) -> bytes:
     if importlib.util.find_spec("pygraphviz") is None:
         _fail(
             "E430",
-            "drawing needs the program `dot` or the package `pygraphviz`, and neither is here",
+            "drawing needs the program `dot` or the package `pygraphviz`, and neither is installed",
             "install Graphviz, or `pip install 'plandsl[render]'`; a .dot file needs neither",
         )
     command = [sys.executable, "-c", PYGRAPHVIZ, form]

@@ -1,7 +1,7 @@
 """The reference backend: runs a program on numpy in float64, one array per device.
 
-It is the judge of meaning. A device computes from its own arrays and a collective moves only what the devices
-of its group hold, so a program that claims too little communication fails here, or computes something else.
+It defines what programs mean. A device computes from its own arrays only, and a collective moves only arrays that the
+devices of its group hold. So a program with too little communication fails here, or computes other values.
 """
 
 from plandsl.backends.reference.machine import Machine

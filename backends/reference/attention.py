@@ -1,4 +1,4 @@
-"""The arithmetic of attention on plain arrays."""
+"""The arithmetic of attention on numpy arrays."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ROPE_BASE = 10_000.0
 
 
 def rope(x: Array, positions: Array, along: int) -> Array:
-    """Turn the two halves of the last dimension of ``x`` by the angle of each position.
+    """Rotate the two halves of the last dimension of ``x`` by the angle of each position.
 
-    ``positions`` are global and belong to dimension ``along`` of ``x``.
+    ``positions`` are the global positions along dimension ``along`` of ``x``.
     """
     half = x.shape[-1] // 2
     angles = positions[:, None] * ROPE_BASE ** (-np.arange(half) / half)
@@ -26,10 +26,10 @@ def rope(x: Array, positions: Array, along: int) -> Array:
 
 
 class Mask(NamedTuple):
-    """Which keys queries may see: both by their positions, ``[position]`` and ``[context]``.
+    """The keys that each query sees, from the positions of queries ``[position]`` and keys ``[context]``.
 
-    With a window, a query sees that many keys up to its own; where attention is not causal, as many after. With a
-    chunk, it sees those of the same chunk of positions.
+    With ``window`` w, the query at p sees keys at p - w + 1 to p; if attention is not causal, to p + w - 1. With
+    ``chunk`` c, it sees only keys in its own chunk of c positions.
     """
 
     queries: Array
@@ -39,7 +39,7 @@ class Mask(NamedTuple):
     chunk: int | None = None
 
     def seen(self) -> Array:
-        """``[position, context]``."""
+        """Whether each query sees each key, ``[position, context]``."""
         ahead = self.keys[None, :] - self.queries[:, None]
         seen = ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)
         if self.window:
@@ -50,10 +50,10 @@ class Mask(NamedTuple):
 
 
 def attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None) -> Array:
-    """``softmax(q k^T / sqrt(head_dim)) v``, each query head with its own key and value head.
+    """``softmax(q k^T / sqrt(head_dim)) v``, with a key and a value head for each query head.
 
-    ``q: [batch, position, heads, head_dim]``, ``k, v: [batch, context, heads, head_dim]``; ``sinks: [heads]`` are
-    logits of keys whose values are zero.
+    ``q: [batch, position, heads, head_dim]``, ``k, v: [batch, context, heads, head_dim]``. ``sinks: [heads]`` are the
+    logits of one more key per head, whose value is zero.
     """
     return _softmax(_scores(q, k), mask, v, sinks)[0]
 
@@ -61,8 +61,8 @@ def attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = No
 def partial_attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None) -> Array:
     """`attention` over some of the keys: ``[batch, position, heads, head_dim + 1]``.
 
-    The last element of a row is the log-sum-exp of its scores; where no key is visible that is minus infinity, and the
-    others are zero.
+    The last element of a row is the log-sum-exp of its scores. Where a query sees no key, it is minus infinity, and the
+    other elements are zero.
     """
     return np.concatenate(_softmax(_scores(q, k), mask, v, sinks), axis=-1)
 
@@ -70,10 +70,10 @@ def partial_attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | N
 def latent_attention(
     q: tuple[Array, Array], k: tuple[Array, Array], v: Array, mask: Mask, scale: float, *, partial: bool = False
 ) -> Array:
-    """``softmax((q k^T + q_rope k_rope^T) scale) v``, or that over some of the keys as in `partial_attention`.
+    """``softmax((q k^T + q_rope k_rope^T) scale) v``; with ``partial``, over some of the keys (`partial_attention`).
 
-    ``q: [batch, position, heads, ...]`` twice, the second with positions; ``k: [batch, context, heads, ...]`` and
-    ``[batch, context, ...]``. Keys and values without heads of their own serve all of them.
+    ``q`` is ``(q, q_rope)``, both ``[batch, position, heads, ...]``. ``k`` is ``(k, k_rope)``: ``[batch, context,
+    heads, ...]`` and ``[batch, context, ...]``. Keys and values without a dimension of heads serve all heads.
     """
     each = "bchd" if k[0].ndim == 4 else "bcd"
     scores = np.einsum(f"bphd,{each}->bhpc", q[0], k[0]) + np.einsum("bphd,bcd->bhpc", q[1], k[1])
@@ -87,9 +87,10 @@ def _scores(q: Array, k: Array) -> Array:
 
 
 def _softmax(scores: Array, mask: Mask, v: Array, sinks: Array | None = None) -> tuple[Array, Array]:
-    """The mean of ``v`` by ``scores`` ``[batch, heads, position, context]``, and the log-sum-exp of these.
+    """The mean of ``v`` weighted by the softmax of ``scores``, and the log-sum-exp of the scores.
 
-    Both are ``[batch, position, heads, ...]``, the second with one element.
+    ``scores: [batch, heads, position, context]``; both results are ``[batch, position, heads, ...]``, the second with
+    one element per row.
     """
     scores = np.where(mask.seen(), scores, -np.inf)
     highest = scores.max(axis=-1, keepdims=True, initial=-np.inf)

@@ -1,4 +1,4 @@
-"""The KV cache: what each device has kept of the tokens seen so far."""
+"""The KV cache: the keys and values of earlier tokens that each device keeps."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Tensor: TypeAlias = tuple[str, int | None, str, int]
 """Region, layer, cache and operand."""
 
 Whole: TypeAlias = dict[Tensor, Array]
-"""Cached tensors in full, however they lie: ``[batch, context, ...]``."""
+"""Cached tensors in full, ``[batch, context, ...]``, whatever their layout on ranks."""
 
 
 class Cache:
-    """Arrays that outlive a step, with the part of the global tensor that each one is."""
+    """The cached arrays of all ranks, each with its part of the global tensor."""
 
     def __init__(self) -> None:
         self._kept: dict[Slot, tuple[Block, Array]] = {}
 
     @staticmethod
-    def together(groups: Sequence[Cache], share: int) -> Cache:
-        """The cache of requests that came in groups, each with ``share`` of every block of requests that ranks keep."""
+    def merge_groups(groups: Sequence[Cache], share: int) -> Cache:
+        """Merge the caches of groups of requests; each group has ``share`` of the requests in every rank's block."""
         made = Cache()
         for slot, (part, first) in groups[0]._kept.items():
             ((start, stop),), *rest = part
@@ -43,12 +43,12 @@ class Cache:
         return made
 
     def append(self, op: CacheWrite, at: tuple[str, int | None], here: Local) -> tuple[Array, ...]:
-        """Add this step's operands on one rank; gives all that the rank holds of each."""
+        """Append this step's operands on one rank; returns all that the rank then holds of each."""
         pairs = enumerate(zip(op.xs, op.outs, strict=True))
-        return tuple(self._one(x, out, (*at, op.cache, i, here.rank), here) for i, (x, out) in pairs)
+        return tuple(self._append_one(x, out, (*at, op.cache, i, here.rank), here) for i, (x, out) in pairs)
 
     def whole(self, program: Program, place: Placement) -> Whole:
-        """Every cached tensor of ``program`` in full, put together from what the ranks of ``place`` hold."""
+        """Every cached tensor of ``program`` in full, assembled from the parts of all ranks (``place``)."""
         found: dict[Tensor, tuple[Array, Array]] = {}
         outs = {(r.name, op.cache, i): out for r, op in _writes(program) for i, out in enumerate(op.outs)}
         for (region, layer, cache, i, rank), (part, kept) in self._kept.items():
@@ -60,7 +60,7 @@ class Cache:
             full[at], seen[at] = kept, True
         for (region, layer, cache, _), (_, seen) in found.items():
             if not seen.all():
-                raise Mismatch(f"nobody holds some of cache '{cache}' of {region}, layer {layer}")
+                raise Mismatch(f"no rank holds some elements of cache '{cache}' of {region}, layer {layer}")
         return {key: full for key, (full, _) in found.items()}
 
     def fill(self, region: Region, layer: int | None, ranks: Iterable[int], place: Placement, whole: Whole) -> None:
@@ -73,7 +73,7 @@ class Cache:
                     full = whole[region.name, layer, op.cache, i]
                     self._kept[region.name, layer, op.cache, i, rank] = (first, *rest), full[at]
 
-    def _one(self, x: Value, out: Value, slot: Slot, here: Local) -> Array:
+    def _append_one(self, x: Value, out: Value, slot: Slot, here: Local) -> Array:
         along = x.type.names.index("position")
         start, stop = (n + here.past for n in here.owned(x, "position"))
         owned = here.positions(out)

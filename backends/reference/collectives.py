@@ -1,4 +1,4 @@
-"""What each collective does with one array per rank. A rank gets only what the ranks of its group hold."""
+"""The meaning of collectives on one array per rank. A rank gets data only from the ranks of its group."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from plandsl.ir.types import TensorType, Value
 
 Grouped: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale
 Layout: TypeAlias = Reshard | Grouped | Slice
-"""Ops that change how a tensor lies and nothing else."""
+"""Ops that change only the layout of a tensor."""
 
 
 def communicate(op: Layout, x: Shards, place: Placement) -> Shards:
     """The result of ``op`` on every rank that holds a part of its operand."""
-    return {rank: _on(rank, op, x, place) for rank in x}
+    return {rank: _run_on(rank, op, x, place) for rank in x}
 
 
-def _on(rank: int, op: Layout, x: Shards, place: Placement) -> Array:
+def _run_on(rank: int, op: Layout, x: Shards, place: Placement) -> Array:
     match op:
         case AllReduce() | ReduceScatter():
             return _reduce(rank, op, x, place)
@@ -53,7 +53,7 @@ def _collect(rank: int, op: Layout, group: list[int], x: Shards, place: Placemen
 
 
 def _reduce(rank: int, op: AllReduce | ReduceScatter, x: Shards, place: Placement) -> Array:
-    """Sum over the group, then keep what the result's type gives this rank."""
+    """Sum over the group, then keep this rank's part of the result."""
     group = _group(rank, op, x, place)
     here = place.block(op.x.type, group[0])
     total = x[group[0]]
@@ -64,28 +64,31 @@ def _reduce(rank: int, op: AllReduce | ReduceScatter, x: Shards, place: Placemen
     return assemble(place.block(op.out.type, rank), [(here, total)], f"the sum of {op.x}")
 
 
-def turn(op: Ring, held: Mapping[str, Shards], place: Placement) -> list[Shards]:
-    """Every block of each operand on every rank, in the order in which they lie rather than that of the ring."""
+def run_ring(op: Ring, held: Mapping[str, Shards], place: Placement) -> list[Shards]:
+    """All blocks of each operand on every rank, in the order of the dimension (not in the order of the ring)."""
     steps = [AllGather(out, x, op.axis, op.dim) for out, x in zip(op.outs, op.xs, strict=True)]
     return [communicate(step, held[step.x.name], place) for step in steps]
 
 
 def _rescale(rank: int, op: Rescale, x: Shards, place: Placement) -> Array:
-    """The rank's mean times its share of the weights, its statistic that of the group; the last axis drops that."""
+    """Scale the rank's mean to the softmax over the keys of the group, and give it the group's log-sum-exp.
+
+    The result of the last axis has no log-sum-exp any more.
+    """
     group = _group(rank, op, x, place)
     here = place.block(op.x.type, rank)
     for member in group:
         if place.block(op.x.type, member) != here:
             raise Mismatch(f"rescale over '{op.axis}' would weigh different parts of {op.x}, {op.x.type}")
     together = np.logaddexp.reduce([x[member][..., -1:] for member in group])
-    # a row that sees no key at all weighs nothing
+    # a row that sees no key in the whole group gets weight 0
     own = np.exp(x[rank][..., -1:] - np.where(np.isfinite(together), together, 0.0))
     mean: Array = x[rank][..., :-1] * own
     return np.concatenate([mean, together], axis=-1) if op.out.type.softmax else mean
 
 
 def _reshard(rank: int, op: Reshard, x: Shards, place: Placement) -> Array:
-    """Anything from anywhere: the placeholder stands for the collectives that will do it."""
+    """Change the layout at will, from any rank: the placeholder stands for collectives that are inserted later."""
     if axes := sorted(op.x.type.softmax):
         t = op.x.type
         shares = Value(op.x.name, TensorType(t.dtype, t.dims, t.partial | {axes[0]}, t.softmax - {axes[0]}))

@@ -1,4 +1,4 @@
-"""What each computing op does on one device, from that device's arrays alone."""
+"""The meaning of ops that compute, on one device and from its own arrays only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from plandsl.ir.limits import NONE, read_limits
 from plandsl.ir.types import TensorType, Value, stem
 
 OnDevice: TypeAlias = Compute | Latent | Routing | Chunks
-"""Ops that a device runs on what it holds."""
+"""Ops that a device runs on its own arrays."""
 
 Routed: TypeAlias = TopK | Dispatch | Combine
 
@@ -48,11 +48,11 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     "mul": lambda a, b: a * b,
     PLUS: lambda x: x,
 }
-"""What a `Map` may apply besides functions of one tensor; limits come before."""
+"""The functions of a `Map` besides the functions of one tensor; its limits are applied first."""
 
 
 def function_of(fn: str) -> Callable[..., Array]:
-    """What a `Map` does with the elements of its operands, by its ``fn``."""
+    """The numpy function of a `Map` with this ``fn``. Raises Mismatch for an unknown name."""
     if fn in OPERATORS:
         return OPERATORS[fn]
     for one in FUNCTIONS:
@@ -65,7 +65,7 @@ def function_of(fn: str) -> Callable[..., Array]:
 
 @frozen
 class Local:
-    """One device in one step: the arrays it holds by name, and which part of each tensor they are.
+    """One device in one step: its arrays by name, and the part of each tensor that they are.
 
     ``past`` counts the tokens that were in the cache before this step.
     """
@@ -87,15 +87,15 @@ class Local:
         return self.place.owned(value.type.dim(name), self.rank)
 
     def held(self, value: Value, name: str) -> Held:
-        """All global ranges of dimension ``name`` that this part covers."""
+        """The global ranges of dimension ``name`` that this device's part covers."""
         return self.place.held(value.type.dim(name), self.rank)
 
     def positions(self, keys: Value) -> Array:
-        """The positions of the tokens whose keys these are."""
+        """The positions of the tokens in this device's part of ``keys``."""
         return positions(self.held(keys, "context"))
 
-    def meet(self, op: BaseOp, *values: Value) -> None:
-        """Raise unless the values cover the same range of each dimension that they share."""
+    def check_ranges(self, op: BaseOp, *values: Value) -> None:
+        """Raise Mismatch unless the values cover the same range of each dimension that they share."""
         seen: dict[str, Held] = {}
         for value in values:
             for dim in value.type.dims:
@@ -116,10 +116,10 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
         case Embed():
             return (_embed(op, here),)
         case Norm():
-            here.meet(op, *op.operands)
+            here.check_ranges(op, *op.operands)
             return (_norm(here.array(op.x), op, op.x.type, here),)
         case AddNorm():
-            here.meet(op, *op.operands)
+            here.check_ranges(op, *op.operands)
             total = here.array(op.a) + here.array(op.b)
             return (total, _norm(total, op, op.a.type, here))
         case TopK() | Dispatch() | Combine():
@@ -145,7 +145,7 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
         case Split():
             return tuple(_chunk(op, out, here) for out in op.outs)
         case Join():
-            return (_joined(op, here),)
+            return (_join(op, here),)
         case _:
             assert_never(op)
 
@@ -155,8 +155,8 @@ def _chunk(op: Split, out: Value, here: Local) -> Array:
     return np.take(here.array(op.x), rows, axis=op.x.type.names.index(op.dim))
 
 
-def _joined(op: Join, here: Local) -> Array:
-    """Every chunk at its place; a row that none has is no number."""
+def _join(op: Join, here: Local) -> Array:
+    """Put every chunk at its place; a row of no chunk is NaN."""
     out = np.full(here.place.shape(op.out.type, here.rank), np.nan)
     at = op.out.type.names.index(op.dim)
     for x in op.xs:
@@ -183,11 +183,11 @@ def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array
     elif op.fn != "rms_norm":
         raise Mismatch(f"no norm is called '{op.fn}'")
     out: Array = x / np.sqrt((x * x).sum(along, keepdims=True) / count + EPSILON)
-    return out if op.gain is None else out * _spread(op.gain, type_.names, here)
+    return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
 
-def _spread(value: Value, names: tuple[str, ...], here: Local) -> Array:
-    """A device's part of ``value``, its dimensions as ``names`` has them; those it lacks get length 1."""
+def _align(value: Value, names: tuple[str, ...], here: Local) -> Array:
+    """A device's part of ``value``, with its dimensions in the order of ``names``; missing dimensions get length 1."""
     array = here.array(value)
     own, all_ = [stem(n) for n in value.type.names], [stem(n) for n in names]
     order = sorted(range(array.ndim), key=lambda i: all_.index(own[i]))
@@ -197,7 +197,7 @@ def _spread(value: Value, names: tuple[str, ...], here: Local) -> Array:
 
 def _gemm(op: Gemm, i: int, here: Local) -> Array:
     weight, out = op.weights[i], op.outs[i]
-    here.meet(op, op.x, weight)
+    here.check_ranges(op, op.x, weight)
     letters = {n: k for k, n in enumerate(dict.fromkeys(map(stem, (*op.x.type.names, *weight.type.names))))}
     x, w, y = ([letters[stem(n)] for n in t.type.names] for t in (op.x, weight, out))
     result: Array = np.einsum(here.array(op.x), x, here.array(weight), w, y)
@@ -213,14 +213,14 @@ def _rope(x: Value, here: Local) -> Array:
 
 def _map(op: Map, here: Local) -> Array:
     function = function_of(op.fn)
-    here.meet(op, *op.xs)
+    here.check_ranges(op, *op.xs)
     names = op.xs[0].type.names
-    operands = zip((_spread(x, names, here) for x in op.xs), read_limits(op.limits, len(op.xs)), strict=True)
+    operands = zip((_align(x, names, here) for x in op.xs), read_limits(op.limits, len(op.xs)), strict=True)
     return function(*(x if to == NONE else np.clip(x, to.low, to.high) + to.plus for x, to in operands))
 
 
 def _routing(op: Routed, here: Local) -> Array:
-    here.meet(op, *op.operands)
+    here.check_ranges(op, *op.operands)
     match op:
         case TopK():
             if here.owned(op.logits, op.logits.type.names[-1])[1] != here.place.sizes[op.logits.type.names[-1]]:
@@ -234,7 +234,7 @@ def _routing(op: Routed, here: Local) -> Array:
 
 
 def _attention(op: Attention, here: Local) -> Array:
-    """Queries of this rank against the keys it holds: it must hold every key and value head they need."""
+    """Attention of this rank's queries to its keys: it must hold every key and value head that its queries need."""
     sizes = here.place.sizes
     queries, keys = op.q.type.dims, op.k.type.dims
     if here.owned(op.q, queries[0].name) != here.owned(op.k, keys[0].name):
@@ -250,13 +250,13 @@ def _attention(op: Attention, here: Local) -> Array:
     sinks = None if op.sinks is None else here.array(op.sinks)
     if not op.out.type.softmax:
         return attention(here.array(op.q), k, v, mask, sinks)
-    if here.place.index(keys[1].axes, here.rank):  # of ranks that share the keys the first has the sink: it counts once
+    if here.place.index(keys[1].axes, here.rank):  # only the first of the ranks that share the keys adds the sink
         sinks = None
     return partial_attention(here.array(op.q), k, v, mask, sinks)
 
 
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
-    here.meet(op, *op.operands)
+    here.check_ranges(op, *op.operands)
     partial = bool(op.out.type.softmax)
     if not partial and here.held(op.k, "context") != ((0, here.place.sizes["context"]),):
         raise Mismatch(f"latent attention: rank {here.rank} holds only some of the context of {op.k}")
@@ -268,7 +268,7 @@ def _latent_attention(op: LatentAttention, here: Local) -> Array:
 
 
 def _key_heads(op: Attention, here: Local) -> Array:
-    """For each query head of this rank, where among its key heads the one stands that it reads."""
+    """For each query head of this rank, the index of its key head among the key heads of this rank."""
     query, key = op.q.type.dims[2].name, op.k.type.dims[2].name
     sizes = here.place.sizes
     mine, have = here.owned(op.q, query), here.owned(op.k, key)

@@ -1,4 +1,4 @@
-"""Mixture of experts on one device: which experts a token goes to, and what comes back from them."""
+"""The arithmetic of a mixture of experts on numpy arrays: gates, dispatch and combine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from plandsl.ir.experts import TopK
 
 
 def gates(logits: Array, bias: Array | None, op: TopK) -> Array:
-    """The share of each expert ``[tokens, experts]``: those of the chosen, and zero elsewhere.
+    """The gate of each expert, ``[tokens, experts]``: zero for experts that are not chosen.
 
-    By the logits alone, so that every rank that has them finds the same; of equal scores the first expert's counts.
+    It depends on the logits only, so that all ranks with the same logits agree. Among equal scores the first expert is
+    chosen.
     """
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     scores = shifted / shifted.sum(axis=-1, keepdims=True)
     if op.score == "sigmoid":
         scores = 0.5 * (1.0 + np.tanh(0.5 * logits))
-    # scores grow with logits, which stay apart where scores are rounded to one
+    # scores grow with logits, and logits still differ where scores round to 1
     chosen = np.argsort(-(logits if bias is None else scores + bias), axis=-1, kind="stable")[..., : op.top_k]
     picked = np.take_along_axis(scores, chosen, axis=-1)
     if op.normalize:
@@ -28,7 +29,7 @@ def gates(logits: Array, bias: Array | None, op: TopK) -> Array:
 
 
 def dispatch(x: Array, share: Array, weighs: bool = False) -> Array:
-    """``x [tokens, ...]`` at the places of ``share [tokens, experts]`` that hold anything; ``weighs``: times that."""
+    """Copy ``x [tokens, ...]`` to the experts with nonzero ``share [tokens, experts]``; ``weighs``: times the share."""
     tokens = share.ndim - 1
     there = share if weighs else share != 0
     out: Array = np.expand_dims(x, tokens) * there.reshape(share.shape + (1,) * (x.ndim - tokens))

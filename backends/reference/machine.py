@@ -1,4 +1,4 @@
-"""A machine of many devices that runs both phases of one program, KV cache included."""
+"""A machine of many devices that runs both phases of a plan, KV cache included."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from attrs import frozen
 
 from plandsl.backends.reference.cache import Cache
-from plandsl.backends.reference.collectives import communicate, turn
+from plandsl.backends.reference.collectives import communicate, run_ring
 from plandsl.backends.reference.compute import Local, compute
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards
 from plandsl.backends.reference.weights import Weights, global_sizes
@@ -23,7 +23,7 @@ from plandsl.ir.types import PADDED, Value
 
 @frozen
 class Flow:
-    """What one region hands to the next: a value and each rank's part of it."""
+    """The value that one region passes to the next, and each rank's part of it."""
 
     value: Value
     shards: Shards
@@ -35,10 +35,10 @@ Held: TypeAlias = dict[str, Shards]
 class Machine:
     """One array per device, in float64, for a prefill and any number of decode steps.
 
-    ``weights`` are those of `make_weights`; ``bind`` gives the symbol ``batch`` a number (positions are those of
-    the tokens, the context is what the cache holds). With ``check``, every value is compared between the ranks
-    that should hold the same part of it, not the result alone. ``others`` are prefills on the same cache, under other
-    shardings, that take turns with ``prefill`` where a prompt comes in parts.
+    ``weights`` come from `make_weights`. ``bind`` gives the symbol ``batch`` a number; the tokens give the number of
+    positions, and the cache the context. With ``check``, all ranks that should hold the same part of a value are
+    compared, for every value and not only for the result. ``others`` are prefill programs of other shardings on the
+    same cache; they take turns with ``prefill`` where a prompt comes in parts.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class Machine:
         """Tokens of each part in which the prompts came."""
 
     def prefill(self, ids: Array, cuts: Sequence[int] = (), groups: int = 1) -> Array:
-        """Run ``ids`` ``[batch, position]`` through an empty machine; gives the logits ``[batch, vocab]``.
+        """Run ``ids`` ``[batch, position]`` through an empty machine; returns the logits ``[batch, vocab]``.
 
-        Cut at some positions, the prompt goes through part by part, each attending to those in the cache. Requests may
-        go through in some ``groups`` one after the other: each has equally many of the requests that any rank keeps.
+        ``cuts`` are positions at which the prompt is cut into parts. The parts run one after the other, and each
+        attends to the earlier parts in the cache. Requests may also run in several ``groups``, one after the other.
+        Each group has the same number of requests of every rank.
         """
         if groups == 1:
             return self._prompt(ids, cuts)
@@ -74,61 +75,63 @@ class Machine:
         for group in range(groups):
             found.append(self._prompt(ids[rows[:, group].ravel()], cuts))
             caches.append(self._cache)
-        self._cache, self._bind = Cache.together(caches, share), whole
+        self._cache, self._bind = Cache.merge_groups(caches, share), whole
         logits = np.empty((len(ids), *found[0].shape[1:]))
         for group, some in enumerate(found):
             logits[rows[:, group].ravel()] = some
         return logits
 
     def _prompt(self, ids: Array, cuts: Sequence[int]) -> Array:
-        """The logits of the last token of each request, whose earlier parts come first."""
+        """Run a prompt part by part; returns the logits of the last token of each request."""
         self._cache, self.past, self._parts = Cache(), 0, ()
         parts = zip(cycle(self._prefills), np.split(ids, list(cuts), axis=1), strict=False)
         return [self._run(program, part) for program, part in parts][-1]
 
     def _blocks(self) -> int:
-        """Into how many blocks ranks deal the requests of a cache, at most."""
+        """The largest number of blocks into which ranks split the requests of a cache."""
         program = self._prefills[0]
         writes = (op for region in program.regions for op in region.ops if isinstance(op, CacheWrite))
         return max((program.mesh.ways(out.type.on("batch")) for op in writes for out in op.outs), default=1)
 
     def decode(self, ids: Array) -> Array:
-        """Run one more token of each request, ``ids`` ``[batch, 1]``; gives the logits ``[batch, vocab]``.
+        """Run one more token of each request, ``ids`` ``[batch, 1]``; returns the logits ``[batch, vocab]``.
 
-        A program that verifies takes ``queries`` of them, and gives logits ``[batch, queries, vocab]``.
+        A program that verifies guesses takes ``ids`` ``[batch, queries]`` and returns ``[batch, queries, vocab]``.
         """
         return self._run(self._decode, ids)
 
     def reject(self, tokens: int) -> None:
-        """Take back the last ``tokens`` of every request: those that follow are written over them."""
+        """Drop the last ``tokens`` tokens of every request; later tokens overwrite them in the cache."""
         self.past -= tokens
 
     def receive(self, sender: Machine) -> None:
-        """Take over what ``sender`` has prefilled, each rank its part of the cache, whatever it lay like there."""
+        """Take over the cache of ``sender`` after its prefill, in the layout of this machine."""
         self._cache, self.past, self._parts = Cache(), sender.past, (sender.past,)
         held = sender._place(sender._prefills[0], 0)
         whole = sender._cache.whole(sender._prefills[0], held)
         place = self._place(self._decode, 0)
-        step = _Step(self._decode, place, self._weights, self._cache, self.past, self._check)
+        step = self._step(self._decode, place)
         for ranks, region, layer in step.turns():
             self._cache.fill(self._decode.region(region), layer, ranks, place, whole)
 
     def _place(self, program: Program, tokens: int) -> Placement:
-        """Who holds what in a step of so many ``tokens`` of each request."""
+        """The placement in a step of ``tokens`` tokens of each request."""
         sizes = global_sizes(program, self._bind) | {"position": max(tokens, 1), "context": self.past + tokens}
         return Placement(program.mesh, sizes, self._parts)
+
+    def _step(self, program: Program, place: Placement) -> _Step:
+        return _Step(program, place, self._weights, cache=self._cache, past=self.past, check=self._check)
 
     def _run(self, program: Program, ids: Array) -> Array:
         tokens = ids.shape[1]
         if program.phase == PREFILL:
             self._parts = (*self._parts, tokens)
         place = self._place(program, tokens)
-        step = _Step(program, place, self._weights, self._cache, self.past, self._check)
-        out = step.run(ids)
+        out = self._step(program, place).run(ids)
         if out.value.type.pending:
             raise Mismatch(f"the result {out.value} is still a partial sum: {out.value.type}")
         if any(place.mesh.ways(d.axes) > 1 for d in out.value.type.dims if d.name not in PADDED):
-            raise Mismatch(f"whoever samples a token needs all of {out.value}, which is {out.value.type}")
+            raise Mismatch(f"sampling needs the whole of {out.value}, which is {out.value.type}")
         place.check_copies(out.value, out.shards, "result")
         self.past += tokens
         return place.join(out.value, out.shards)
@@ -147,14 +150,14 @@ class _Step:
         self.stage = 0
 
     def turns(self) -> Iterator[tuple[list[int], str, int | None]]:
-        """Which ranks run which region of which layer."""
+        """Each region that runs, as (its ranks, its name, the layer)."""
         stages = self._stages()
         for self.stage, parts in enumerate(stages):
             ranks = self._stage_ranks(len(stages))
             yield from ((ranks, region, layer) for region, layer in _in_order(parts))
 
     def run(self, ids: Array) -> Flow:
-        """Every stage in turn, each on its own ranks; between stages nothing passes but what is sent."""
+        """Run every stage in turn, each on its own ranks. Only sent values pass between stages."""
         flow: Flow | None = None
         stages = self._stages()
         for self.stage, parts in enumerate(stages):
@@ -226,7 +229,7 @@ class _Step:
         """The results of one op, each as one array per rank."""
         match op:
             case Ring():
-                return turn(op, held, self.place)
+                return run_ring(op, held, self.place)
             case Reshard() | Along():
                 return [communicate(op, held[op.x.name], self.place)]
             case Send():
@@ -262,7 +265,7 @@ class _Step:
 
 
 def _in_order(parts: Iterable[Part]) -> Iterator[tuple[str, int | None]]:
-    """The regions that a stage runs: blocks side by side take turns, in the order of their layers."""
+    """The regions that a stage runs, with their layers; neighbouring blocks run in the order of their layers."""
     for block, group in groupby(parts, key=lambda part: part.layers is not None):
         if not block:
             yield from ((part.region, None) for part in group)
@@ -272,7 +275,7 @@ def _in_order(parts: Iterable[Part]) -> Iterator[tuple[str, int | None]]:
 
 
 def _check_uses(values: Iterable[Value], known: Mapping[str, Value], what: str) -> None:
-    """Raise where a value is read as something else than was made: its parts would be taken for others."""
+    """Raise Mismatch where an op reads a value with another type than it was made with."""
     for value in values:
         made = known.get(value.name)
         if made != value:

@@ -1,4 +1,4 @@
-"""Which part of each tensor a device holds, and putting tensors together from such parts."""
+"""The part of each tensor that a device holds, and assembling tensors from parts."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Range: TypeAlias = tuple[int, int]
 """A half-open global range of a dimension."""
 
 Held: TypeAlias = tuple[Range, ...]
-"""What a rank holds along one dimension, in order: one range, or several of a context that came in parts."""
+"""A rank's part of one dimension: its ranges in order. Only a context that came in parts has several."""
 
 Block: TypeAlias = tuple[Held, ...]
-"""What a rank holds along each dimension of a tensor."""
+"""A rank's part of a tensor: its ranges of each dimension."""
 
 TOLERANCE = 1e-9
 """Largest difference, relative to the largest element, that counts as rounding."""
 
 
 class Mismatch(Exception):
-    """A device needs something that it, or its group, does not hold."""
+    """A device needs data that neither it nor its group holds, or ranks disagree."""
 
 
 class Placement:
-    """Who holds what on ``mesh`` while the dimensions have ``sizes``.
+    """The part of each tensor that each rank of ``mesh`` holds, where the dimensions have ``sizes``.
 
-    A context came in ``parts``, of so many tokens each (all at once, unless given): ranks that share a context have
-    their part of each of them, and the tokens after these are dealt out one by one.
+    ``parts`` are the numbers of tokens of the parts in which the context came (by default, one part). Ranks that share
+    a context each hold a share of every part. Later tokens go to the ranks one by one, in turn.
     """
 
     def __init__(self, mesh: Mesh, sizes: Mapping[str, int], parts: Sequence[int] = ()) -> None:
@@ -53,7 +53,7 @@ class Placement:
         return found
 
     def owned(self, dim: Dim, rank: int) -> Range:
-        """The global range of ``dim`` that ``rank`` holds, where it holds but one."""
+        """The global range of ``dim`` that ``rank`` holds (ValueError where it holds several)."""
         (found,) = self.held(dim, rank)
         return found
 
@@ -62,22 +62,25 @@ class Placement:
             before, own = own_pieces(dim, self.sizes[dim.name], self.mesh, self._coordinates[rank])
             return ((before, before + sum(b - a for a, b in own)),)
         if dim.name == "context" and dim.axes and self.parts != (self.sizes["context"],):
-            return _merged(self._context(dim, rank))
+            return _merge_ranges(self._context(dim, rank))
         return (self._shard(dim, self.sizes[dim.name], rank),)
 
     def _context(self, dim: Dim, rank: int) -> Iterator[Range]:
-        """Of each part what a rank has of it, and of later tokens those whose turn is its own."""
+        """The rank's range of each part, then the later tokens that go to this rank."""
         ends = list(accumulate(self.parts, initial=0))
         for begin, end in pairwise(ends):
             start, stop = self._shard(dim, end - begin, rank)
             if start < stop:
                 yield begin + start, begin + stop
         for token in range(ends[-1], self.sizes["context"]):
-            if self._turn(dim.axes, token - ends[-1]) == [self._coordinates[rank].get(a, 0) for a in dim.axes]:
+            if self._place_of(dim.axes, token - ends[-1]) == [self._coordinates[rank].get(a, 0) for a in dim.axes]:
                 yield token, token + 1
 
-    def _turn(self, axes: Iterable[str], token: int) -> list[int]:
-        """Whose turn the ``token``-th is: the first of ``axes`` changes first, so that a gather leaves turns of it."""
+    def _place_of(self, axes: Iterable[str], token: int) -> list[int]:
+        """The place along ``axes`` to which the ``token``-th later token goes.
+
+        The first axis counts fastest. So after a gather over the last axis, tokens still go in turn over the others.
+        """
         place = []
         for axis in axes:
             token, index = divmod(token, self.mesh.size(axis))
@@ -96,24 +99,24 @@ class Placement:
         return index
 
     def block(self, type_: TensorType, rank: int) -> Block:
-        """The part of a tensor that ``rank`` holds: of a softmax over some keys, a statistic behind every row too."""
+        """The part of a tensor that ``rank`` holds. A softmax over some keys has a log-sum-exp after every row."""
         return _with_statistics(type_, tuple(self.held(d, rank) for d in type_.dims))
 
     def shape(self, type_: TensorType, rank: int) -> tuple[int, ...]:
-        """Shape of that part."""
+        """The shape of the part of a tensor that ``rank`` holds."""
         return extents(self.block(type_, rank))
 
     def whole(self, type_: TensorType) -> Block:
-        """All of a tensor."""
+        """The ranges of a whole tensor."""
         return _with_statistics(type_, tuple(((0, self.extent(d)),) for d in type_.dims))
 
     def extent(self, dim: Dim) -> int:
-        """The size of a whole dimension, or of a whole chunk of it."""
+        """The size of a dimension over all ranks: of the whole dimension, or of its chunk."""
         size = self.sizes[dim.name]
         return size if dim.chunk is None else sum(b - a for a, b in pieces(dim, size, self.mesh))
 
     def rows(self, dim: Dim, rank: int) -> Array:
-        """Where the rows of a rank's part of a chunk stand in its part of the whole."""
+        """The indices, in a rank's part of the whole dimension, of the rows in its part of a chunk."""
         start, _ = self.owned(Dim(dim.name, dim.axes), rank)
         _, own = own_pieces(dim, self.sizes[dim.name], self.mesh, self._coordinates[rank])
         return np.concatenate([np.arange(a - start, b - start) for a, b in own])
@@ -148,17 +151,17 @@ class Placement:
         return assemble(want, ((self.block(value.type, r), shards[r]) for r in ranks), str(value))
 
     def check_shapes(self, value: Value, shards: Shards, what: str) -> None:
-        """Raise unless each array has the extent that its type gives its rank."""
+        """Raise Mismatch unless each array has the shape that its type gives on its rank."""
         for rank, array in shards.items():
             if array.shape != self.shape(value.type, rank):
                 why = f"has shape {array.shape}, {value.type} says {self.shape(value.type, rank)}"
                 raise Mismatch(f"{what}: {value} on rank {rank} {why}")
 
     def check_copies(self, value: Value, shards: Shards, what: str) -> None:
-        """Raise unless ranks that should hold the same part hold equal ones."""
+        """Raise Mismatch unless ranks that should hold the same part hold equal arrays."""
         first: dict[object, int] = {}
         partial = sorted(value.type.pending)
-        if value.type.softmax:  # a log-sum-exp of no keys is minus infinity, and the sum is zero
+        if value.type.softmax:  # compare sums, not log-sum-exps: over no keys the latter is minus infinity
             shards = {r: np.concatenate([x[..., :-1], np.exp(x[..., -1:])], axis=-1) for r, x in shards.items()}
         for rank, array in shards.items():
             key = (self.block(value.type, rank), self.index(partial, rank))
@@ -175,12 +178,12 @@ def _with_statistics(type_: TensorType, block: Block) -> Block:
 
 
 def extents(block: Block) -> tuple[int, ...]:
-    """The shape of a part."""
+    """The shape of a block."""
     return tuple(sum(b - a for a, b in held) for held in block)
 
 
-def _merged(ranges: Iterable[Range]) -> Held:
-    """The same in as few ranges as will do."""
+def _merge_ranges(ranges: Iterable[Range]) -> Held:
+    """``ranges`` with adjacent ranges merged."""
     found: list[Range] = []
     for start, stop in ranges:
         if found and found[-1][1] == start:
@@ -190,19 +193,19 @@ def _merged(ranges: Iterable[Range]) -> Held:
 
 
 def positions(held: Held) -> Array:
-    """All that some ranges hold, one by one."""
+    """All indices in the ranges of ``held``."""
     return np.concatenate([np.arange(a, b) for a, b in held or ((0, 0),)])
 
 
 def index(block: Block) -> tuple[Any, ...]:
-    """Where a part stands in the whole array."""
+    """The numpy index of a block in the whole array."""
     if all(len(held) == 1 for held in block):
         return tuple(slice(*held[0]) for held in block)
     return np.ix_(*map(positions, block))
 
 
 def difference(a: Array, b: Array) -> float:
-    """Largest difference, as a share of the largest element of ``b``; infinite where it is not a number."""
+    """``max |a - b| / max |b|``; infinite where shapes differ or the result is not finite."""
     if a.shape != b.shape:
         return float("inf")
     if a.size == 0:
@@ -228,16 +231,16 @@ def assemble(want: Block, sources: Iterable[tuple[Block, Array]], what: str) -> 
         if filled.all():
             return out
     if out is None:
-        raise Mismatch(f"nobody in the group holds any of {what}")
+        raise Mismatch(f"no rank of the group holds any part of {what}")
     missing = [int(positions(held)[i]) for i, held in zip(np.argwhere(~filled)[0], want, strict=True)]
-    raise Mismatch(f"nobody in the group holds element {missing} of {what}")
+    raise Mismatch(f"no rank of the group holds element {missing} of {what}")
 
 
 Places: TypeAlias = "range | Array"
 
 
 def _shared(want: Held, have: Held) -> tuple[Places, Places]:
-    """Where the elements that are both wanted and there stand among either."""
+    """The places of the common elements of ``want`` and ``have``, in each of them."""
     if len(want) == len(have) == 1:
         ((a, b),), ((c, d),) = want, have
         first, last = max(a, c), max(max(a, c), min(b, d))

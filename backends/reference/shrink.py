@@ -1,7 +1,7 @@
-"""Shrink: the same plan with dimensions small enough to run, and every situation of the large one kept.
+"""Shrink: make a plan's dimensions small enough to run, and keep every special case of the large plan.
 
-What divides, what is padded, what is replicated and where layers leave a remainder stays as it was, so that
-the small program takes the same paths as the large one.
+A dimension of the small plan divides, is padded, is replicated or leaves a remainder as in the large plan. So the small
+program takes the same paths as the large program.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Wei
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
 
 MAX_RANKS = 64
-"""Most ranks that are run, one after the other, in one process (E440)."""
+"""Most ranks that verify runs, one after the other, in one process (E440)."""
 
 BATCH, INPUT, OUTPUT = 2, 5, 4
-"""Least requests and prompt tokens, and the tokens that follow."""
+"""The least number of requests and of prompt tokens, and the number of output tokens."""
 
 GROUPS = 2
 """Most micro-batches of a prefill."""
 
 WINDOW = 3
-"""Shortest sliding window, or chunk: below `INPUT`, so that it hides keys from the prefill on."""
+"""Shortest sliding window or chunk. It is below `INPUT`, so that it hides keys already in prefill."""
 
 REACHES = ("window", "chunk")
-"""Options of `attention` that say how many keys a query sees at most."""
+"""Options of `attention` that limit the keys a query sees."""
 
 TOP_K = 2
-"""Experts of a token, unless it goes to one or to all of them."""
+"""Most experts of a token, unless every token goes to all experts."""
 
 LEAST = 4
-"""Least size of a dimension that no rule or grouping makes smaller."""
+"""Least size of a dimension, unless its true size is smaller."""
 
 
 def shrink(plan: PlanSpec) -> PlanSpec:
-    """The plan with every dimension small, on the same mesh, alike in all pools.
+    """The plan with every dimension small, on the same mesh. All pools get the same sizes.
 
-    Raises PlanError (E440) on too many ranks.
+    Raises PlanError (E440) on a plan with more than `MAX_RANKS` ranks.
     """
     shardings = [_cut_replicas(mode.sharding) for mode in plan.modes]
     sharding = max(shardings, key=lambda s: s.ranks)
     if sharding.ranks > MAX_RANKS:
-        why = f"verify runs every rank in turn: this plan has {sharding.ranks}, and {MAX_RANKS} is the most"
+        why = f"verify runs at most {MAX_RANKS} ranks, and this plan has {sharding.ranks}"
         hint = "verify the same sharding with smaller degrees"
         raise PlanError([Diagnostic("E440", why, sharding.span, label="declared here", hint=hint)])
     axes = _Axes(shardings)
     grouped = any(pool.micro_batches > 1 for pool in plan.pools)
-    batch = _like("batch", plan.workload.batch, axes.subsets("batch", "tokens"), BATCH)
+    batch = _similar_size("batch", plan.workload.batch, axes.subsets("batch", "tokens"), BATCH)
     if grouped:  # each has equally many of the requests that any rank keeps
         batch = GROUPS * axes.ways("batch")
-    length = _like("position", plan.workload.input, axes.subsets("tokens", "position", "context"), INPUT)
+    length = _similar_size("position", plan.workload.input, axes.subsets("tokens", "position", "context"), INPUT)
     laid, small = iter(shardings), []
     for pool in plan.pools:
         workload = evolve(pool.workload, batch=batch, input=length, output=OUTPUT)
         model = _model(pool.model, axes, {batch, length}, pool.sharding.cut)
-        own = [evolve(s, cut=_few(s.cut, model.layers)) for s in islice(laid, len(pool.modes))]
+        own = [evolve(s, cut=_shrink_cut(s.cut, model.layers)) for s in islice(laid, len(pool.modes))]
         groups = min(pool.micro_batches, GROUPS)
         made = evolve(pool, model=model, sharding=own[0], workload=workload, micro_batches=groups)
         small.append(evolve(made, shift=evolve(pool.shift, tensor=own[1])) if pool.shift else made)
@@ -71,7 +71,7 @@ def shrink(plan: PlanSpec) -> PlanSpec:
 
 
 def _cut_replicas(sharding: ShardingSpec) -> ShardingSpec:
-    """Replicas have nothing to say to each other: two show as much as many."""
+    """The sharding with at most two replicas, which is enough because replicas exchange nothing."""
     replicas = sharding.replica_axes
     return evolve(
         sharding, axes=tuple(a._replace(size=min(a.size, 2)) if a.name in replicas else a for a in sharding.axes)
@@ -79,13 +79,13 @@ def _cut_replicas(sharding: ShardingSpec) -> ShardingSpec:
 
 
 class _Axes:
-    """Which mesh axes the rules of some shardings name for each dimension."""
+    """The mesh axes that the rules of some shardings name for each dimension."""
 
     def __init__(self, shardings: Sequence[ShardingSpec]) -> None:
         self._shardings = shardings
 
     def sizes(self, *dims: str) -> list[list[int]]:
-        """Of each sharding, the sizes of all the axes that some rule names for one of ``dims``."""
+        """For each sharding, the sizes of the axes that its rules name for one of ``dims``."""
         out = []
         for sharding in self._shardings:
             named = {a for r in sharding.rules if set(dims) & set(r.dims) for a in r.axes}
@@ -93,11 +93,11 @@ class _Axes:
         return out
 
     def ways(self, *dims: str) -> int:
-        """Into how many parts those axes cut together, at most."""
+        """The largest number of parts into which these axes cut ``dims`` together."""
         return max(map(prod, self.sizes(*dims)))
 
     def subsets(self, *dims: str) -> set[int]:
-        """Into how many parts some of those axes cut: other dimensions may have taken the rest."""
+        """The numbers of parts into which subsets of these axes cut ``dims``; other dimensions may use the rest."""
         found = {1}
         for sizes in self.sizes(*dims):
             out = {1}
@@ -107,21 +107,21 @@ class _Axes:
         return found
 
 
-def _like(name: str, size: int, ways: set[int], least: int, step: int = 1, but: Container[int] = ()) -> int:
-    """The smallest size from ``least`` up, by ``step``, that every cut treats as it treats ``size``.
+def _similar_size(name: str, size: int, ways: set[int], least: int, step: int = 1, but: Container[int] = ()) -> int:
+    """The smallest of ``least``, ``least + step``, ... that every cut in ``ways`` treats as it treats ``size``.
 
-    Sizes in ``but`` are passed over. A plan that no small size is like keeps its own.
+    Sizes in ``but`` are skipped. If there is no such size, the result is ``size``.
     """
     start = max(1, min(size, least))
-    kinds = {w: _cut(name, size, w) for w in ways}
-    # a size that fits recurs with the least common multiple of ``ways``, and they divide the number of ranks
+    kinds = {w: _show_split(name, size, w) for w in ways}
+    # fitting sizes recur with the least common multiple of ``ways``, which divides the number of ranks
     for n in range(start, start + MAX_RANKS * MAX_RANKS * step, step):
-        if n not in but and all(_cut(name, n, w) == kind for w, kind in kinds.items()):
+        if n not in but and all(_show_split(name, n, w) == kind for w, kind in kinds.items()):
             return n
     return size
 
 
-def _cut(name: str, size: int, ways: int) -> str:
+def _show_split(name: str, size: int, ways: int) -> str:
     if size % ways == 0:
         return "even"
     return "replicated" if name in REPLICATED and ways % size == 0 else "uneven"
@@ -133,7 +133,7 @@ def _cut(name: str, size: int, ways: int) -> str:
 def _model(model: ModelSpec, axes: _Axes, taken: set[int], cut: CutSpec | None) -> ModelSpec:
     stages = axes.ways("layers")
     left = model.layers % stages
-    if cut and len(set(cut.layers)) > 1:  # stages of unlike length stay so
+    if cut and len(set(cut.layers)) > 1:  # stages of different lengths keep different lengths
         left = left or 1
     blocks = _layers(model.blocks, model.layers, stages, left)
     layers = max((b.layers[1] for b in blocks), default=model.layers)
@@ -150,13 +150,13 @@ def _model(model: ModelSpec, axes: _Axes, taken: set[int], cut: CutSpec | None) 
 
 
 def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
-    """Small sizes, each its own, so that a program that mixes two dimensions up cannot run by chance."""
+    """Small sizes, all different, so that a program that confuses two dimensions cannot run by chance."""
     out = _heads(model, axes)
     taken = taken | set(out.values())
     for name, size in model.sizes:
         if name not in out and name != "layers":
-            even = size % 2 == 0  # even stays even: rope halves a dimension
-            out[name] = _like(name, size, axes.subsets(name), LEAST, 1 + even, taken)
+            even = size % 2 == 0  # an even size stays even, because rope halves a dimension
+            out[name] = _similar_size(name, size, axes.subsets(name), LEAST, step=1 + even, but=taken)
             taken.add(out[name])
     width = out[model.embedding.dims[-1]]
     joins = (t for b in model.blocks for s in b.statements for t in walk(s.term) if isinstance(t, Apply))
@@ -164,13 +164,13 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
 
 
 def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
-    """Kinds of heads from the fewest up: each a multiple of the one before where it was one."""
+    """Small numbers of heads, the smallest first: multiples of the previous number stay multiples."""
     out: dict[str, int] = {}
     before, small = 1, 1
     for name, size in sorted(((n, s) for n, s in model.sizes if "heads" in n), key=lambda x: x[1]):
         step = small if size % before == 0 else 1
         least = small if size == before else 2 * small
-        out[name] = _like(name, size, axes.subsets(name), least, step)
+        out[name] = _similar_size(name, size, axes.subsets(name), least, step)
         before, small = size, out[name]
     return out
 
@@ -179,20 +179,20 @@ def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
 
 
 def _layers(blocks: tuple[BlockSpec, ...], layers: int, stages: int, left: int) -> tuple[BlockSpec, ...]:
-    """Few layers: two per stage, or one and those that are ``left`` over; one at least for each block."""
+    """Blocks with few layers: two per stage, or one per stage plus the remainder ``left``; at least one per block."""
     wanted = min(layers, stages + left if left else 2 * stages)
     while wanted < min(layers, len(blocks)):
         wanted = min(layers, wanted + stages)
     if any(b.every.period > 1 for b in blocks):
-        return _first(blocks, wanted, stages, layers)
+        return _first_layers(blocks, wanted, stages, layers)
     ordered = sorted(blocks, key=lambda b: b.layers)
-    ends = list(accumulate(_shares([b.layers[1] - b.layers[0] for b in ordered], wanted)))
+    ends = list(accumulate(_deal_layers([b.layers[1] - b.layers[0] for b in ordered], wanted)))
     small = {b.name: b._replace(layers=part) for b, part in zip(ordered, pairwise([0, *ends]), strict=True)}
     return tuple(small[b.name] for b in blocks)
 
 
-def _first(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layers: int) -> tuple[BlockSpec, ...]:
-    """Where blocks take turns, the first layers of the model: as many as show each of its blocks."""
+def _first_layers(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layers: int) -> tuple[BlockSpec, ...]:
+    """The first layers of a model whose blocks take turns, as many as contain each block."""
     seen = 1 + max(b.every.of(b.layers)[0] for b in blocks)
     while wanted < min(layers, seen):
         wanted = min(layers, wanted + stages)
@@ -200,13 +200,13 @@ def _first(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layers: int)
     return tuple(b._replace(layers=part) for b, part in cut if part is not None)
 
 
-def _few(cut: CutSpec | None, layers: int) -> CutSpec | None:
-    """The cut of a model of few layers: stages that had more of them have. One left to the compiler stays so."""
-    return cut._replace(layers=tuple(_shares(list(cut.layers), layers))) if cut and cut.layers else cut
+def _shrink_cut(cut: CutSpec | None, layers: int) -> CutSpec | None:
+    """The cut for a model with ``layers`` layers; longer stages stay longer. A balanced cut is unchanged."""
+    return cut._replace(layers=tuple(_deal_layers(list(cut.layers), layers))) if cut and cut.layers else cut
 
 
-def _shares(lengths: list[int], total: int) -> list[int]:
-    """``total`` dealt out one by one, each time to the block that has got the least of its layers."""
+def _deal_layers(lengths: list[int], total: int) -> list[int]:
+    """``total`` layers dealt out one by one, each to the block with the smallest share of its ``lengths``."""
     out = [min(1, n) for n in lengths]
     while sum(out) < total:
         most = max(range(len(lengths)), key=lambda i: lengths[i] / out[i] if out[i] < lengths[i] else 0.0)
@@ -218,7 +218,7 @@ def _shares(lengths: list[int], total: int) -> list[int]:
 
 
 class _Small(NamedTuple):
-    """Small windows and chunks by their true widths, and the true and the small size of each dimension."""
+    """The small window or chunk for each true one, and the true and the small size of each dimension."""
 
     windows: dict[int, int]
     sizes: dict[str, tuple[int, int]]
@@ -245,7 +245,7 @@ def _narrow_all(statements: Iterable[Statement], small: _Small) -> tuple[Stateme
 
 
 def _narrow(term: Term, small: _Small) -> Term:
-    """``term`` with each window and chunk, and each number of experts for a token, exchanged for a small one."""
+    """``term`` with small windows, chunks, and numbers of experts per token."""
     if not isinstance(term, Apply):
         return term
     changes: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Verify: a sharded program computes what the unsharded one computes, token by token."""
+"""Verify: compare the logits of a sharded program with those of the unsharded program, token by token."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Phases: TypeAlias = tuple[Program, Program]
 
 @frozen
 class Verdict:
-    """What a comparison found.
+    """The result of a comparison.
 
-    ``worst`` is the largest difference as a share of the largest element, ``where`` the phase and step that
-    showed it (or that could not run), ``message`` says what is wrong and is empty where nothing is.
+    ``worst`` is the largest difference as a share of the largest element. ``where`` is the phase and step with this
+    difference, or the one that could not run. ``message`` says what is wrong; it is empty for equal programs.
     """
 
     ok: bool
@@ -40,7 +40,7 @@ class Verdict:
 
 
 class Parts(NamedTuple):
-    """How prompts are computed: each cut at some positions, requests in some groups one after the other."""
+    """How prompts are computed: in parts, cut at the positions ``cuts``, and requests in ``groups`` one by one."""
 
     cuts: Sequence[int] = ()
     groups: int = 1
@@ -51,7 +51,7 @@ WHOLE = Parts()
 
 
 class _Pair(NamedTuple):
-    """The same logits, to be computed two ways: not yet run, so that a failure has a place."""
+    """Two ways to compute the same logits. They run later, so that a failure can be reported with ``where``."""
 
     where: str
     left: Callable[[], Array]
@@ -69,17 +69,17 @@ def verify_programs(
     parts: Parts = WHOLE,
     others: Sequence[Program] = (),
 ) -> Verdict:
-    """Whether both give the same logits for the same weights and tokens: a prefill, then ``steps`` steps.
+    """Compare the logits of both programs for the same weights and tokens: a prefill, then ``steps`` decode steps.
 
     ``sizes`` binds ``batch`` and ``input``, and ``queries`` where a decode step of ``sharded`` has several tokens of
-    each request: ``plain`` takes them one by one. With ``check`` every value is compared between the ranks that
-    hold copies of it. The sharded program takes the prompts in ``parts``, the other one whole; ``others`` are prefills
-    on the same cache that take turns with it.
+    each request; ``plain`` runs these one by one. With ``check``, every value is compared between the ranks that
+    hold copies of it. ``sharded`` computes the prompts in ``parts``, ``plain`` whole. ``others`` are prefill programs
+    on the same cache that take turns with the prefill of ``sharded``.
     """
     for program in sharded:
         for finding in findings(program):
-            where, why = program.phase, finding.message
-            return Verdict(False, float("inf"), where, steps, program.mesh.ranks, why)
+            ranks, infinite = program.mesh.ranks, float("inf")
+            return Verdict(False, infinite, program.phase, steps=steps, ranks=ranks, message=finding.message)
     return compare(sharded, plain, sizes, steps, seed, check=check, parts=parts, others=others)
 
 
@@ -94,25 +94,25 @@ def compare(
     parts: Parts = WHOLE,
     others: Sequence[Program] = (),
 ) -> Verdict:
-    """`verify_programs` by running alone: whether the programs are sound is not asked."""
+    """As `verify_programs`, but without a check that the programs are sound."""
     start = Verdict(True, 0.0, "", steps, sharded[0].mesh.ranks)
     weights = _weights(plain, sizes, seed)
     left = Machine(*sharded, weights, sizes, check=check, others=others)
-    right = Machine(_alone(plain[0]), _alone(plain[1]), weights, sizes)
+    right = Machine(_on_one_device(plain[0]), _on_one_device(plain[1]), weights, sizes)
     queries = sizes.get("queries", 1)
     ids = _tokens(plain[0], sizes, steps * queries, seed)
-    return _judge(start, _phases(left, right, ids, sizes["input"], queries, parts))
+    return _compare_pairs(start, _phases(left, right, ids, prompt=sizes["input"], queries=queries, parts=parts))
 
 
 def verify_long_prefill(phases: Phases, sizes: Mapping[str, int], steps: int = 3, seed: int = 0) -> Verdict:
-    """Prefill then decode token by token gives what one prefill of all the tokens gives.
+    """Compare prefill plus decode, token by token, with one prefill of all the tokens.
 
-    That holds for causal models. ``sizes`` is as for `verify_programs`.
+    For causal models both give the same logits. ``sizes`` is as for `verify_programs`.
     """
     start = Verdict(True, 0.0, "", steps, phases[0].mesh.ranks)
     weights = _weights(phases, sizes, seed)
     ids = _tokens(phases[0], sizes, steps, seed)
-    return _judge(start, _lengths(phases, weights, sizes, ids))
+    return _compare_pairs(start, _prefixes(phases, weights, sizes, ids))
 
 
 def verify_plan(
@@ -122,37 +122,42 @@ def verify_plan(
     steps: int = 3,
     seed: int = 0,
 ) -> Verdict:
-    """Shrink ``plan``, compile it sharded and unsharded, and compare the two; and the model that drafts for it.
+    """Shrink ``plan``, compile it sharded and unsharded, and compare the two. A draft model is verified too.
 
-    Of two shardings on one cache, each decodes what the other one has prefilled, and parts of a prompt are computed
-    by both in turn. Where tokens are reused, they are prefilled first, and the rest of the prompt after them.
-    Micro-batches are prefilled one after the other, and decode together. A step that verifies guesses is compared with
-    as many steps of one token. Two pools are verified each by itself, and then together: one prefills, and the other
-    one decodes on its cache.
-    Raises PlanError where the plan has too many ranks to run or does not compile.
+    - Two shardings on one cache: each decodes after a prefill of the other, and they compute parts of a prompt in turn.
+    - Reused tokens are prefilled first, and the rest of the prompt after them.
+    - Micro-batches are prefilled one after the other, and decode together.
+    - A step that verifies guesses is compared with as many steps of one token.
+    - Two pools are verified one by one, and then together: one prefills, and the other decodes on its cache.
+
+    Raises PlanError where the plan has too many ranks to run (E440) or does not compile.
     """
     small = shrink(plan)
     plain = compile_plain(evolve(small, speculate=None))
     made = [[compile_plan(mode) for mode in pool.modes] for pool in small.pools]
-    found = [v for pool, phases in zip(small.pools, made, strict=True) for v in _pool(pool, phases, plain, steps, seed)]
+    found = [
+        v
+        for pool, phases in zip(small.pools, made, strict=True)
+        for v in _verify_pool(pool, phases, plain, steps, seed)
+    ]
     if plan.drafting is not None:
         draft = verify_plan(plan.drafting, compile_plan, compile_plain, steps, seed)
         found.append(evolve(draft, where=f"the draft's {draft.where}"))
     if len(made) > 1:
         pools = made[0][0], made[1][-1]
         parts = _parts(small.pools[0])
-        found.append(verify_handover(pools, plain, _bound(small), steps, seed, parts=parts))
+        found.append(verify_handover(pools, plain, _symbols(small), steps, seed, parts=parts))
     worst = next((v for v in found if not v.ok), max(found, key=lambda v: v.worst))
     return evolve(worst, ranks=sum(phases[0][0].mesh.ranks for phases in made))
 
 
-def _bound(plan: PlanSpec) -> dict[str, int]:
+def _symbols(plan: PlanSpec) -> dict[str, int]:
     return {"batch": plan.workload.batch, "input": plan.workload.input, "queries": plan.queries}
 
 
-def _pool(pool: PlanSpec, made: list[Phases], plain: Phases, steps: int, seed: int) -> list[Verdict]:
-    """One pool by itself: of two shardings, prompts begin under either, and the other one decodes."""
-    sizes, parts = _bound(pool), _parts(pool)
+def _verify_pool(pool: PlanSpec, made: list[Phases], plain: Phases, steps: int, seed: int) -> list[Verdict]:
+    """Verify one pool. With two shardings, prompts begin under each of them once, and the other decodes."""
+    sizes, parts = _symbols(pool), _parts(pool)
     found = []
     for own in made:
         others = [phases for phases in made if phases is not own]
@@ -171,11 +176,11 @@ def verify_handover(
     *,
     parts: Parts = WHOLE,
 ) -> Verdict:
-    """Whether the second of two pools goes on with what the first has prefilled as one machine would."""
+    """Compare a prefill in the first pool and decode in the second with both on one machine."""
     start = Verdict(True, 0.0, "", steps, sum(prefill.mesh.ranks for prefill, _ in pools))
     weights = _weights(plain, sizes, seed)
     first, second = (Machine(*phases, weights, sizes, check=True) for phases in pools)
-    whole = Machine(_alone(plain[0]), _alone(plain[1]), weights, sizes)
+    whole = Machine(_on_one_device(plain[0]), _on_one_device(plain[1]), weights, sizes)
     queries = sizes.get("queries", 1)
     ids = _tokens(plain[0], sizes, steps * queries, seed)
 
@@ -184,25 +189,26 @@ def verify_handover(
         second.receive(first)
         return logits
 
-    return _judge(start, _phases(_Both(prefill, second.decode), whole, ids, sizes["input"], queries, parts))
+    both = _Both(prefill, second.decode)
+    return _compare_pairs(start, _phases(both, whole, ids, prompt=sizes["input"], queries=queries, parts=parts))
 
 
 class _Both(NamedTuple):
-    """Two machines as one."""
+    """Two machines that act as one: the first prefills, the second decodes."""
 
     prefill: Callable[[Array, Sequence[int], int], Array]
     decode: Callable[[Array], Array]
 
 
 def _parts(plan: PlanSpec) -> Parts:
-    """A prompt is cut behind what is reused of it, and into chunks of two tokens where it is chunked."""
+    """The parts of a plan's prompts: cut after the reused tokens, and with chunked prefill every two tokens."""
     load = plan.workload
     before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
     step = load.input if plan.chunked_prefill is None else 2
     return Parts([cut for cut in range(before, load.input, step) if cut], plan.micro_batches)
 
 
-def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
+def _compare_pairs(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
     verdict = start
     for where, left, right in pairs:
         try:
@@ -219,7 +225,7 @@ def _judge(start: Verdict, pairs: Iterator[_Pair]) -> Verdict:
 def _phases(
     left: Machine | _Both, right: Machine, ids: Array, prompt: int, queries: int, parts: Parts
 ) -> Iterator[_Pair]:
-    """One prefill of the first ``prompt`` tokens, then steps: in ``parts`` and of ``queries`` tokens on the left."""
+    """A prefill of ``prompt`` tokens (on the left in ``parts``), then steps (on the left of ``queries`` tokens)."""
     first = ids[:, :prompt]
     yield _Pair("prefill", partial(left.prefill, first, *parts), partial(right.prefill, first))
     for step, at in enumerate(range(prompt, ids.shape[1], queries), 1):
@@ -228,13 +234,13 @@ def _phases(
 
 
 def one_by_one(machine: Machine, ids: Array) -> Array:
-    """The logits of a decode step for each of the tokens ``ids`` ``[batch, position]``, positions second if several."""
+    """Decode the tokens ``ids`` ``[batch, position]`` one by one; the logits are as in `Machine.decode`."""
     found = [machine.decode(ids[:, at : at + 1]) for at in range(ids.shape[1])]
     return found[0] if len(found) == 1 else np.stack(found, axis=1)
 
 
-def _lengths(phases: Phases, weights: Weights, sizes: Mapping[str, int], ids: Array) -> Iterator[_Pair]:
-    """Each decode step beside a prefill of all the tokens up to it."""
+def _prefixes(phases: Phases, weights: Weights, sizes: Mapping[str, int], ids: Array) -> Iterator[_Pair]:
+    """Each decode step, and a prefill of all the tokens up to it."""
     machine, prompt = Machine(*phases, weights, sizes), sizes["input"]
     machine.prefill(ids[:, :prompt])
     for end in range(prompt + 1, ids.shape[1] + 1):
@@ -243,8 +249,8 @@ def _lengths(phases: Phases, weights: Weights, sizes: Mapping[str, int], ids: Ar
         yield _Pair(where, partial(machine.decode, token), partial(at_once.prefill, ids[:, :end]))
 
 
-def _alone(program: Program) -> Program:
-    """A program that splits nothing does the same on one device as on many."""
+def _on_one_device(program: Program) -> Program:
+    """The program on one device, if it splits nothing and has no stages; else the program itself."""
     split = any(v.type.axes for region in program.regions for v in region.values().values())
     return program if split or program.stages else evolve(program, mesh=Mesh(), stage_axes=())
 

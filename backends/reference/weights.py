@@ -1,4 +1,4 @@
-"""Global weights, drawn so that any sharding of one model gets the same ones."""
+"""Random global weights: every sharding of a model gets the same weights."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Weights: TypeAlias = dict[Key, Array]
 
 
 def global_sizes(program: Program, bind: Mapping[str, int]) -> dict[str, int]:
-    """Each dimension's size with the symbols bound; one whose symbol is not bound is left out."""
+    """The size of each dimension with the symbols bound; dimensions with an unbound symbol are left out."""
     bound = {n: bind.get(s) if isinstance(s, str) else s for n, s in program.sizes}
     return {n: s for n, s in bound.items() if s is not None}
 
 
 def make_weights(program: Program, bind: Mapping[str, int], seed: int = 0) -> Weights:
-    """A float64 array in full for every weight of every layer.
+    """The whole float64 array of every weight of every layer.
 
-    Each is drawn from its names and shape alone: neither the sharding nor the other weights have a say.
+    A weight depends on its names, its shape and ``seed`` only, not on the sharding or on other weights.
     """
     sizes = global_sizes(program, bind)
     out: Weights = {}
@@ -40,9 +40,9 @@ def make_weights(program: Program, bind: Mapping[str, int], seed: int = 0) -> We
 
 
 def _draw(region: Region, layer: int | None, weight: Value, sizes: Mapping[str, int], seed: int) -> Array:
-    """Gains lie around 1; else the first dimension stands for the fan-in, so that values keep their scale."""
+    """Random gains around 1; other weights are scaled by the first dimension as fan-in, so that values keep scale."""
     shape = tuple(sizes[n] for n in weight.type.names)
-    # outside blocks a name with the same dimensions is the same weight: an embedding tied to the head
+    # outside of blocks, equal names and dimensions are one weight: an embedding tied to the head
     place = "" if region.layers is None else f"{region.name} {layer}"
     text = f"{seed} {place} {weight.name} {weight.type.names} {shape}"
     noise = np.random.default_rng(list(hashlib.sha256(text.encode()).digest())).standard_normal(shape)

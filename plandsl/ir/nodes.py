@@ -9,7 +9,7 @@ from typing import NamedTuple
 from plandsl.ir.types import Mesh, axes_of
 
 
-class Spread(NamedTuple):
+class NodeSpan(NamedTuple):
     """How each group of ranks along an axis lies on nodes: ``inside`` ranks in each of ``nodes`` nodes.
 
     ``distance`` is the distance between neighbouring nodes of a group, in nodes. ``spans`` is the largest number of
@@ -23,7 +23,7 @@ class Spread(NamedTuple):
     even: bool = True
 
 
-def spread(mesh: Mesh, axis: str, per_node: int) -> Spread:
+def node_span(mesh: Mesh, axis: str, per_node: int) -> NodeSpan:
     """How groups along ``axis``, or along neighbouring axes ``a*b``, lie on nodes of ``per_node`` ranks.
 
     A group has n ranks, s ranks apart, and so reaches over a block of ``n s`` ranks:
@@ -34,14 +34,14 @@ def spread(mesh: Mesh, axis: str, per_node: int) -> Spread:
     """
     n, s = _group(mesh, axis)
     if n == 1 or mesh.ranks <= per_node or per_node % (n * s) == 0:
-        return Spread(n, 1, 0, 1)
+        return NodeSpan(n, 1, 0, 1)
     if s % per_node == 0:
-        return Spread(1, n, s // per_node, n)
+        return NodeSpan(1, n, s // per_node, n)
     if per_node % s == 0 and (n * s) % per_node == 0:
         nodes = n * s // per_node
-        return Spread(per_node // s, nodes, 1, nodes)
+        return NodeSpan(per_node // s, nodes, 1, nodes)
     spans = max(len({rank // per_node for rank in group}) for group in groups(mesh, axis))
-    return Spread(n, 1, 0, 1) if spans == 1 else Spread(1, n, 1, spans, False)
+    return NodeSpan(n, 1, 0, 1) if spans == 1 else NodeSpan(1, n, 1, spans, False)
 
 
 def _group(mesh: Mesh, axis: str) -> tuple[int, int]:

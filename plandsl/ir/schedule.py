@@ -59,6 +59,6 @@ class Schedule:
         """Parts of each stage."""
         return self.program.stages
 
-    def of(self, region: str) -> tuple[Slot, ...]:
+    def slots_of(self, region: str) -> tuple[Slot, ...]:
         """The slots of a region, one per op (KeyError where there is no such region)."""
         return self._by_name[region]

@@ -95,7 +95,9 @@ def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int]) ->
     if not same:
         return table
     metric = WORDS.get(found.search.wanted[0].metric, found.search.wanted[0].metric)
-    return Group(table, Text(f"=  within the band of the first, by {metric}: the model cannot tell the two apart", style="dim"))
+    return Group(
+        table, Text(f"=  within the band of the first, by {metric}: the model cannot tell the two apart", style="dim")
+    )
 
 
 def _front(found: Found, front: Sequence[Configuration]) -> RenderableType:

@@ -35,7 +35,7 @@ def slots_take_turns(plan: CompiledPlan) -> None:
     """
     for schedule, times in _phases(plan):
         for region in schedule.program.regions:
-            slots, seconds = schedule.of(region.name), times.seconds[region.name]
+            slots, seconds = schedule.slots_of(region.name), times.seconds[region.name]
             runs = play_slots(slots, seconds)
             for stream in (COMPUTE, LINK):
                 mine = [run for run, slot in zip(runs, slots, strict=True) if slot.stream == stream]

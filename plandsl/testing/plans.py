@@ -10,7 +10,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from plandsl.ir.program import Program
 from plandsl.passes import PIPELINE, program_after
 from plandsl.passes.build import arithmetic
-from plandsl.passes.drafts import drafts
+from plandsl.passes.drafts import check_drafts
 from plandsl.passes.legality import check
 from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, NodeSpec
@@ -70,8 +70,13 @@ def speculations(draw: DrawFn, model: ModelSpec, node: NodeSpec, around: Shardin
     how = evolve(draw(shardings(draft, stage, whole=True)), name="guess")
     found = SpeculateSpec(rates, draft, how)
     load, bare = WorkloadSpec("w", 8, 4, 2), CalibrationSpec("c", ())
+<<<<<<< HEAD
     plan = PlanSpec("p", model, node, around, workload=load, calibration=bare, speculate=found)
     assume(not any(d.severity == "error" for d in drafts(plan, found)))
+=======
+    plan = PlanSpec("p", model, node, around, load, bare, speculate=found)
+    assume(not any(d.severity == "error" for d in check_drafts(plan, found)))
+>>>>>>> proseA
     return found
 
 

@@ -147,7 +147,9 @@ def _seen(lines: PhaseLines, stage: int) -> Iterator[float]:
     model, times = lines.model, lines.times
     for part in model.schedule.program.stages[stage]:
         run = model.run(stage, part.region)
-        yield from shown(model.schedule.of(part.region), [float(t) for t in times.seconds[run]], times.regions[run])
+        yield from shown(
+            model.schedule.slots_of(part.region), [float(t) for t in times.seconds[run]], times.regions[run]
+        )
 
 
 def shown(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> list[float]:

@@ -316,7 +316,9 @@ class PhaseModel:
         period from below. This is the cycle mean of the max-plus recurrence; a test plays it out.
         """
         names = {n: self.region(n) for n in seconds}
-        regions = {n: play(self.schedule.of(names[n]), times, self.orders[names[n]]) for n, times in seconds.items()}
+        regions = {
+            n: play(self.schedule.slots_of(names[n]), times, self.orders[names[n]]) for n, times in seconds.items()
+        }
         stages = []
         for i, parts in enumerate(self.schedule.stages):
             span: Number = 0.0

@@ -1,7 +1,7 @@
 """Collectives and hops that pass the network between the nodes of a cluster.
 
 Loaded for plans on several nodes. A group along an axis lies on ``m`` nodes with ``k`` ranks in each, ``n = k m``
-(`plandsl.ir.nodes.Spread`). Inside a node it has the node's links; between nodes each GPU has a port of its own.
+(`plandsl.ir.nodes.NodeSpan`). Inside a node it has the node's links; between nodes each GPU has a port of its own.
 Payloads ``V`` are those of `links`.
 """
 
@@ -20,7 +20,7 @@ from plandsl.backends.cost.work.exchange import Exchange, Fastest
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import Ring, Send
-from plandsl.ir.nodes import Boundary, Spread, boundaries, spread
+from plandsl.ir.nodes import Boundary, NodeSpan, boundaries, node_span
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number, axes_of
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
@@ -92,7 +92,7 @@ def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
         return made._replace(form=Crossing(roads.hop(far)), nodes=2) if far else made
     if not made.axis:
         return made
-    at = spread(mesh, made.axis, cluster.node.count)
+    at = node_span(mesh, made.axis, cluster.node.count)
     if at.nodes == 1:
         return made
     own = made.form.across(at.nodes, roads.port("all_to_all", at))
@@ -123,7 +123,7 @@ class Roads:
 
     # ---- parts
 
-    def between(self, op: str, at: Spread) -> Fabric:
+    def between(self, op: str, at: NodeSpan) -> Fabric:
         """The network as a group with one rank in each node sees it.
 
         fat_tree, rail and switch give every port its full bandwidth (Leiserson, "Fat-trees", 1985). A dragonfly does
@@ -138,7 +138,7 @@ class Roads:
             return Fabric("switch", bandwidth / 2 if detours else bandwidth, latency)
         return fabric(net, self.share, at.distance)._replace(latency=latency)
 
-    def ways(self, op: str, n: int, at: Spread) -> list[Algorithm]:
+    def ways(self, op: str, n: int, at: NodeSpan) -> list[Algorithm]:
         """Algorithms of `links` between ``n`` ranks, each in a node of its own.
 
         On a torus, an all_to_all is held up by the bisection too: half of all traffic crosses a cut of the longest
@@ -175,13 +175,13 @@ class Roads:
                 return found._replace(rails=float(self.cluster.node.count), network=network)
         return None
 
-    def port(self, op: str, at: Spread) -> float:
+    def port(self, op: str, at: NodeSpan) -> float:
         """Nominal bytes/s of a GPU's port; what is fitted has its own share of it."""
         return self.between(op, at).bandwidth / self.share
 
     # ---- the whole
 
-    def routes(self, op: str, at: Spread, stride: int) -> tuple[Route, ...]:
+    def routes(self, op: str, at: NodeSpan, stride: int) -> tuple[Route, ...]:
         """The ways to run ``op``: as fitted, else flat over the network, and by levels where a node has several ranks.
 
         - all_reduce: reduce_scatter of V inside, all_reduce of V / k between, all_gather of V inside;
@@ -197,7 +197,7 @@ class Roads:
         if constants := self._fitted(op):
             seconds = partial(nodes_seconds, constants, self.link, op, k * m, m, host_port=self.port(op, at))
             return (Route("fitted", seconds, _always(ring(op, k * m).volume), constants),)
-        flat = at if k == 1 else Spread(1, k * m, 1, m, False)
+        flat = at if k == 1 else NodeSpan(1, k * m, 1, m, False)
         if op == "all_to_all":
             return (self._exchanged(at, stride),)
         ways = self.ways(op, k * m, flat)
@@ -216,7 +216,7 @@ class Roads:
         """Several steps, one after the other, each with its part of the payload."""
         return Route(name, partial(_levels, legs, self.launch), partial(_sent, legs))
 
-    def _legs(self, op: str, at: Spread, stride: int) -> list[tuple[Leg, float]]:
+    def _legs(self, op: str, at: NodeSpan, stride: int) -> list[tuple[Leg, float]]:
         """The steps of ``op`` by levels, each with its part of the payload."""
         k = at.inside
         between = _leg(self.ways(op, at.nodes, at)), 1 / k
@@ -226,7 +226,7 @@ class Roads:
             return [(self.near(op, k, stride), 1.0), between]
         return [(self.near("reduce_scatter", k, stride), 1.0), between, (self.near("all_gather", k, stride), 1.0)]
 
-    def _exchanged(self, at: Spread, stride: int) -> Route:
+    def _exchanged(self, at: NodeSpan, stride: int) -> Route:
         k, m = at.inside, at.nodes
         far = _leg(self.ways("all_to_all", m, at))
         if k == 1:
@@ -240,7 +240,7 @@ class Roads:
 
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
         """One message to the next stage in another node; the slowest of a boundary's ranks counts."""
-        at = Spread(1, 2, 1, 2)
+        at = NodeSpan(1, 2, 1, 2)
         constants = self._fitted("p2p")
         if constants is not None:
             seconds = partial(nodes_seconds, constants, self.link, "p2p", 2, 2, host_port=self.port("p2p", at))
