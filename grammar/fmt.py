@@ -1,7 +1,7 @@
-"""Canonical formatting: the tokens of a plan, with the spaces and indentation that every plan has.
+"""Canonical formatting: the tokens of a plan, with standard spaces and indentation.
 
-The author keeps the comments, the line breaks, and one blank line where there were several. What stands
-between two tokens of a line, and before the first one, is decided here.
+Comments and line breaks stay as they are, and several blank lines become one. This module decides the spaces between
+two tokens of a line, and the indentation before the first one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIGHT_AFTER = ("LPAR", "LSQB", "ATTRIBUTES", "DOT", "DOTS", "NEGATIVE")
 
 
 def format_text(text: str, file: str) -> str:
-    """The text in canonical form; `PlanError` with the diagnostics where it is no plan."""
+    """The text in canonical form. Raises `PlanError` with the diagnostics on a syntax error."""
     _, found = parse(text, file)
     if found:
         raise PlanError(found, {file: text})
@@ -30,7 +30,7 @@ def format_text(text: str, file: str) -> str:
 
 
 def same_tree(a: Any, b: Any) -> bool:
-    """Whether two syntax trees say the same, wherever they stand."""
+    """Whether two syntax trees are equal, apart from their spans."""
     todo = [(a, b)]
     while todo:
         a, b = todo.pop()
@@ -52,7 +52,7 @@ class _Formatter:
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
         laid = Layout(tokens).tokens
-        # what each token is to the parser; a separator that only repeats another is nothing to it
+        # the kind that the parser gives each token; it does not see a separator that only repeats another
         self.kinds = {t.span: t.kind for t in laid} | _attribute_brackets(laid)
         self.lines: list[tuple[str, str]] = []  # code and comment
         self.code = ""
@@ -125,7 +125,7 @@ class _Formatter:
 
 
 def _attribute_brackets(tokens: list[Token]) -> dict[Any, str]:
-    """The `[` of ``block dense [layers = 0..3]``: unlike that of a tensor it stands apart from the name."""
+    """The `[` of ``block dense [layers = 0..3]``: unlike the `[` of a tensor, it has a space before it."""
     found = {}
     for at, token in enumerate(tokens):
         if token.kind == "LSQB" and at > 1 and tokens[at - 2].kind == "BLOCK" and tokens[at + 2].kind == "EQ":
@@ -144,7 +144,7 @@ def _join(lines: list[tuple[str, str]]) -> str:
 
 
 def _blanks(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The lines with no two blank ones in a row, and none at the start or end of a body or of the file."""
+    """The lines without two blank lines in a row, and without blank lines at the start or end of a body or the file."""
     out: list[tuple[str, str]] = []
     blank = False
     for code, comment in lines:

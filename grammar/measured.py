@@ -1,4 +1,4 @@
-"""`measured`: the files of measured kernels that a declaration names. What they hold is for the cost backend."""
+"""`measured`: the files of measured kernels that a declaration names. The cost backend reads their contents."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from plandsl.spec.hardware import TableSpec
 FIELD = "measured"
 
 Named = tuple[s.Str, Unit]
-"""A path as written, and the file that says it."""
+"""A path as written, and the file that contains it."""
 
 
 def tables(reader: Reader) -> tuple[TableSpec, ...]:
-    """The files that a gpu or a plan is estimated from, each known to be one that may be read."""
+    """The tables that `measured` of a gpu or a plan names; a file that may not be read gives a finding."""
     found = [reader.attempt(partial(_table, reader, text, unit)) for text, unit in named(reader)]
     return tuple(table for table in found if table)
 
 
 def named(reader: Reader) -> list[Named]:
-    """The strings of `measured`; nobody looks for the files."""
+    """The paths in `measured`, without a check that the files exist."""
     return reader.read(FIELD, partial(_strings, reader)) or []
 
 
@@ -36,7 +36,7 @@ def _table(reader: Reader, text: s.Str, unit: Unit) -> TableSpec:
     library = reader.context.library
     path = locate(library, text, unit, f"`{FIELD}`", ".csv")
     assert unit.path is not None, "a located path starts somewhere"
-    assert library.folder is not None, "and stays in a folder"
+    assert library.folder is not None, "a located path is in a folder"
     shown = os.path.relpath(unit.path.parent / text.value, library.folder).replace(os.sep, "/")
     return TableSpec(shown, str(path), catalog_aliases("gpu"), text.span)
 
@@ -44,7 +44,7 @@ def _table(reader: Reader, text: s.Str, unit: Unit) -> TableSpec:
 def _strings(reader: Reader, layer: Layer) -> list[Named]:
     """A string, or a list of strings; each may be a `let`, whose path then starts at the folder of its own file."""
     if isinstance(layer.value, Record):
-        raise Wrong("E210", f"`{FIELD}` is no section", span_of(layer), hint=f'`{FIELD} = "gemm.csv"`')
+        raise Wrong("E210", f"`{FIELD}` is not a section", span_of(layer), hint=f'`{FIELD} = "gemm.csv"`')
     whole, unit = _through(reader, layer.value, layer.unit)
     items = whole.items if isinstance(whole, s.Seq) else (whole,)
     if len(items) > MAX_TABLES:
@@ -59,7 +59,7 @@ def _strings(reader: Reader, layer: Layer) -> list[Named]:
 
 
 def _through(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
-    """What a name stands for, and the file that says so."""
+    """The expression that a name stands for, after every `let`, and the file that contains it."""
     for _ in range(8):  # a `let` may stand for another
         if not isinstance(expr, s.Ref) or not (found := reader.context.library.find_let(expr.name, unit)):
             break

@@ -1,4 +1,4 @@
-"""Models: from a record to sizes, storage types, and the program as terms."""
+"""Reads models: from a record to sizes, storage types, and the program as terms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXAMPLES = {
 
 
 def model_spec(context: Context, record: Record) -> ModelSpec | None:
-    """A model, its program checked."""
+    """A model, with its program checked."""
     reader = Reader(context, record, None)
     layers = reader.whole("layers", "layers = 80", most=MAX_LAYERS)
     sizes = _sizes(reader)
@@ -67,7 +67,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
 
 
 def _sizes(reader: Reader) -> dict[str, int]:
-    """The dimensions; the size of one that is wrong is 0, which no check looks at."""
+    """The dimensions and their sizes. A wrong size reads as 0, which later checks ignore."""
     sizes: dict[str, int] = {}
     for name, layers in reader.record.fields.items():
         layer = layers[-1]
@@ -76,7 +76,7 @@ def _sizes(reader: Reader) -> dict[str, int]:
         if isinstance(layer.value, Record):
             reader.unknown(layer.name, FIELDS)
         elif name in STEP_DIMENSIONS:
-            message = f"the size of `{name}` is not the model's to say"
+            message = f"a model cannot give the size of `{name}`"
             hint = "it follows from the workload" if name != "position" else "rename this dimension"
             reader.fail(Wrong("E206", message, layer.name.span, hint=hint))
         else:
@@ -108,7 +108,7 @@ def _warn_unused(reader: Reader, used: set[str]) -> None:
 
 
 class _Covering(NamedTuple):
-    """A block, and the layers it says it covers."""
+    """A block, and the layers that it covers."""
 
     block: s.Block
     unit: Unit
@@ -190,7 +190,7 @@ class _Program:
                 self.reader.fail(Wrong("E202", message, block.name.span, labels=labels))
 
     def _rest(self, placed: list[_Covering], layers: int) -> list[_Covering]:
-        """Where one block of several names no layers, it has those that no other one names."""
+        """Give the one block that names no layers the layers that no other block names."""
         silent = [p for p in placed if not p.block.attributes]
         if len(silent) != 1 or len(placed) == 1:
             return placed
@@ -198,7 +198,7 @@ class _Program:
         left = [n for n in range(layers) if n not in named]
         if not left:
             labels = tuple(Label(_layers_span(p.block), "named here") for p in placed if p is not silent[0])
-            message = "no layer is left for this block: the others name all of them"
+            message = "no layer is left for this block: the other blocks name all layers"
             self.reader.fail(Wrong("E215", message, silent[0].block.arg.span, labels=labels[:3]))
             return [p for p in placed if p is not silent[0]]
         span, every = Every.picking(left)
@@ -240,12 +240,12 @@ class _Program:
             if lo > at:
                 self.reader.fail(Wrong("E215", f"no block covers layers {at}..{lo}", span))
             elif lo < at and before:
-                labels = (Label(_layers_span(before), "this block has them too"),)
+                labels = (Label(_layers_span(before), "this block covers them too"),)
                 message = f"layers {lo}..{min(at, hi)} have two blocks"
                 hint = "" if block.attributes else "say which layers it covers: `block [layers = 0..3] x[...]`"
                 self.reader.fail(Wrong("E215", message, span, labels=labels, hint=hint))
             if hi > layers:
-                message = f"this block ends at layer {hi}, and the model has {layers}"
+                message = f"this block ends at layer {hi}, but the model has {layers} layers"
                 self.reader.fail(Wrong("E215", message, span))
             at, before = max(at, hi), block
         if placed and at < layers:
@@ -253,31 +253,32 @@ class _Program:
             self.reader.fail(Wrong("E215", message, _layers_span(placed[-1].block)))
 
     def _check_each(self, placed: list[_Covering], layers: int) -> None:
-        """`_check_cover` layer by layer, for blocks that take turns."""
+        """`_check_cover` layer by layer, for blocks whose layers alternate."""
         owners: dict[int, s.Block] = {}
         for block, _, (first, stop), every in placed:
             span = _layers_span(block)
             if stop > layers:
-                self.reader.fail(Wrong("E215", f"this block has layer {stop - 1}, and the model has {layers}", span))
+                message = f"this block covers layer {stop - 1}, but the model has {layers} layers"
+                self.reader.fail(Wrong("E215", message, span))
             mine = every.of((first, stop))
             twice = next((n for n in mine if n in owners), None)
             if twice is not None:
-                labels = (Label(_layers_span(owners[twice]), "this block has it too"),)
+                labels = (Label(_layers_span(owners[twice]), "this block covers it too"),)
                 self.reader.fail(Wrong("E215", f"layer {twice} has two blocks", span, labels=labels))
             owners |= dict.fromkeys(mine, block)
         bare = next((n for n in range(layers) if n not in owners), None)
         if bare is not None:
-            hint = "one block may leave `layers` out: it has those that no other block names"
+            hint = "one block may leave `layers` out: it covers the layers that no other block names"
             self.reader.fail(Wrong("E215", f"no block covers layer {bare}", _layers_span(placed[-1].block), hint=hint))
 
     def _block(self, placed: _Covering, number: int, count: int) -> BlockSpec | None:
         block = placed.block
         name = block.name.text if block.name else "block" if count == 1 else f"block{number}"
-        spec = BlockSpec(name, placed.layers, block.arg.name.text, (), block.span, placed.every)
+        spec = BlockSpec(name, placed.layers, block.arg.name.text, (), span=block.span, every=placed.every)
         return self._filled(spec, block, placed.unit)
 
     def mtp(self) -> BlockSpec | None:
-        """The block that predicts the token after the next one, where the model has it."""
+        """The block that predicts the token after the next one; None if the model has none."""
         item = self._only(s.Mtp, "mtp")
         if not isinstance(item, s.Mtp):
             return None
@@ -310,11 +311,11 @@ class _Program:
         return spec._replace(statements=statements)
 
     def _beside(self, terms: Terms, mtp: s.Mtp, dims: tuple[str, ...]) -> bool:
-        """Give an `mtp` the embedding of the token, which looks like what it gets."""
+        """Give an `mtp` the embedding of the token, which has the dimensions of its hidden state."""
         token = mtp.token
         if tuple(name.text for name in token.dims) != dims or token.name.text == mtp.arg.name.text:
             hint = f"`mtp x{shown(dims)} with e{shown(dims)} {{ ... }}`"
-            message = "an `mtp` gets a hidden state with the embedding of the token that follows, which are alike"
+            message = "the two arguments of an `mtp` need the same dimensions, and different names"
             raise Wrong("E213", message, token.span, hint=hint)
         terms.values[token.name.text] = Seen(dims, token.span)
         return True
@@ -322,10 +323,11 @@ class _Program:
     def _check_arg(self, terms: Terms, arg: s.Index, dims: tuple[str, ...]) -> bool:
         if dims[0] != "tokens" or len(dims) < 2:
             hint = "`block x[tokens, hidden] { ... }`"
-            raise Wrong("E213", "what a block gets begins with `tokens`", arg.span, hint=hint)
+            raise Wrong("E213", "the first dimension of a block's argument must be `tokens`", arg.span, hint=hint)
         terms.check_dims(arg.dims[1:])
         if self._hidden and dims[1:] != self._hidden:
-            message = f"the block gets {shown(dims)}, and the embedding gives {shown(('tokens', *self._hidden))}"
+            given = shown(("tokens", *self._hidden))
+            message = f"the argument of the block is {shown(dims)}, but the embedding gives {given}"
             raise Wrong("E213", message, arg.span)
         self._arg = arg.name.text, dims
         return True
@@ -333,7 +335,7 @@ class _Program:
     # ---- head
 
     def head(self) -> Term | None:
-        """What turns the last block's result into logits."""
+        """The term that computes logits from the result of the last block."""
         item = self._only(s.Head, "head")
         if not isinstance(item, s.Head) or self._arg is None:
             return None
@@ -345,7 +347,8 @@ class _Program:
         self.used |= {dim for seen in terms.weights.values() for dim in seen.dims or ()}
         if typed is not None and isinstance(typed.term, Weight):
             hint = f"`{_EXAMPLES['head']}`"
-            self.reader.fail(Wrong("E213", "the head does nothing with what the blocks give", item.span, hint=hint))
+            message = "the head does not use the result of the blocks"
+            self.reader.fail(Wrong("E213", message, item.span, hint=hint))
         self.reader.ok &= not terms.failed
         return typed.term if typed else None
 

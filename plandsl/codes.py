@@ -157,13 +157,13 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "place fewer axes, or choose a size that the hint names.",
     ),
     "E311": (
-        "two shardings that lay the KV cache out differently",
-        "With `shift` one sharding writes the KV cache of a request and the other reads it, so each rank must keep the "
-        "same part of it in both: the same heads, requests, positions, layers and replicas. Ranks count row-major over "
-        "the mesh, so that the order of its axes matters: `sp = 4, tp = 2` gives rank (s, t) the heads of block "
-        "t * 4 + s, and `tp = 8` those of block s * 2 + t.",
+        "the two shardings of `shift` lay the KV cache out differently",
+        "With `shift` one sharding writes the KV cache of a request and the other reads it. Each rank must hold the "
+        "same part of the cache in both: the same heads, requests, positions, layers and replicas. Ranks are numbered "
+        "row-major over the mesh, so the order of its axes matters: with `sp = 4, tp = 2` rank (s, t) holds the heads "
+        "of block t * 4 + s, and with `tp = 8` the heads of block s * 2 + t.",
         _plan("sp = 4, tp = 2").rstrip().removesuffix("}") + "  shift { tensor { tp = 8 }, threshold = 256 }\n}\n",
-        "give the second sharding the mesh of the first, and its cached dimensions the axes that they have there.",
+        "give both shardings the same mesh, and split the cached dimensions over the same axes in both.",
     ),
     "E312": (
         "invalid cut",
@@ -215,15 +215,16 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E315": (
         "more micro-batches than requests",
-        "`micro_batches = m` cuts the prefill of a batch by requests into m parts that follow one another through the "
-        "stages, so that there is a request for each.",
+        "`micro_batches = m` divides the requests of a prefill batch into m parts, which run through the stages one "
+        "after another. Each part needs at least one request.",
         _plan("pp = 4").replace("output = 128 }", "output = 128, batch = 4 }\n  micro_batches = 8"),
         "lower `micro_batches`, or raise `batch`.",
     ),
     "E320": (
-        "prompts that cannot be computed in parts",
-        "Where a prompt is computed in parts (`reuse`, `chunked_prefill`), a part attends to what the cache holds of "
-        "those before it. Attention that is not causal sees the parts after it as well, which nobody has computed.",
+        "prompts of this model cannot be computed in parts",
+        "If a prompt is computed in parts (`reuse`, `chunked_prefill`), each part attends to the keys of earlier "
+        "parts, which are in the cache. Attention that is not causal also needs the keys of later parts, which are not "
+        "computed yet.",
         _plan("tp = 8")
         .replace("llama_3_1_8b", "llama_3_1_8b with { causal = false }")
         .replace("output = 128", "output = 128, reuse = 50 %"),
@@ -237,16 +238,17 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "lower `nodes` of one pool, or choose a larger cluster.",
     ),
     "E322": (
-        "pools that cannot go on with one another's work",
-        "One pool computes prompts and the other one goes on with their KV cache, so both have one model, one "
-        "`kv_cache` format and requests of one kind. What weights are stored in and multiply in may differ.",
+        "prefill and decode pools must serve the same model",
+        "The prefill pool computes prompts, and the decode pool continues with their KV cache. Both pools must have "
+        "the same model, the same `kv_cache` format and the same requests. The `weights` and `compute` formats may "
+        "differ.",
         _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, model = llama_3_1_70b }"),
-        "say it outside the pools, for both.",
+        "give the field once, outside the pools, for both.",
     ),
     "E324": (
         "steps without room for a prompt",
-        "With `chunked_prefill` a step has one token for each running request, and a chunk of a prompt with the rest "
-        "of its budget, which must be there.",
+        "With `chunked_prefill = n` a step has n tokens: one for each running request, and the rest for a chunk of a "
+        "prompt. At least one token must be left for the prompt.",
         _plan("tp = 8").replace("output = 128 }", "output = 128, batch = 64 }\n  chunked_prefill = 32"),
         "raise `chunked_prefill`, lower `batch`, or leave it out.",
     ),
