@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     of_file(made)
     made.add_argument("--dump", metavar="PASS", help="print the program after a pass instead")
     of_phase(made)
-    made = command("check", "report all that is wrong, and compile nothing")
+    made = command("check", "report every mistake, without compiling")
     made.add_argument("files", metavar="FILE", nargs="+")
     choose(made)
     made = command("render", "draw a plan")
@@ -59,24 +59,24 @@ def _parser() -> argparse.ArgumentParser:
     of_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
-    made = command("search", "run the searches of a file: the best plans, the front, and why others are out")
+    made = command("search", "run the searches of a file: best plans, Pareto front, and why plans were excluded")
     made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
     made.add_argument("--search", metavar="NAME", help="only this search")
     made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
                       help="override a field, e.g. workload.input=2048")  # fmt: skip
-    made.add_argument("--top", type=int, default=10, metavar="K", help="how many of the best (default: 10)")
+    made.add_argument("--top", type=int, default=10, metavar="K", help="number of best plans to show (default: 10)")
     made.add_argument("-o", "--output", metavar="OUT", help="write the best plan, a .plan file")
     made.add_argument("--rows", metavar="OUT", help="write every configuration, a .csv or .parquet file")
-    made.add_argument("--plot", metavar="OUT", help="draw the front and heat maps, a .svg, .png or .pdf file")
-    made.add_argument("--scheduler", metavar="ADDRESS", help="spread the work over a Dask cluster")
+    made.add_argument("--plot", metavar="OUT", help="draw the Pareto front and heat maps, a .svg, .png or .pdf file")
+    made.add_argument("--scheduler", metavar="ADDRESS", help="distribute the work over a Dask cluster")
     made = command("fmt", "rewrite files in canonical form, comments kept")
     made.add_argument("files", metavar="FILE", nargs="+")
     made.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
-    made = command("catalog", "list what ships, or print one entry")
+    made = command("catalog", "list the models and hardware that come with planc, or print one entry")
     made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node or calibration")
     made.add_argument("name", nargs="?", metavar="NAME", help="an entry; for a model also a config.json, to import")
-    command("passes", "the pipeline, in order")
-    made = command("explain", "where a plan's time goes and what would change it, or what a diagnostic means")
+    command("passes", "list the passes of the compiler, in order")
+    made = command("explain", "show where a plan's time goes and what would change it, or explain a diagnostic")
     made.add_argument("file", metavar="FILE|CODE", help="a .plan file, - for standard input, or a code such as E301")
     choose(made)
     made = command("diff", "compare two plans term by term")
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--pooled",
         action="store_true",
-        help="also fit all GPUs at once, for those that nobody measured (takes minutes)",
+        help="also fit one calibration to all GPUs, for GPUs without measurements (takes minutes)",
     )
     made = command("accuracy", "compare predictions with measurements")
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
@@ -103,13 +103,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `planc`; gives the exit status: 0 well, 1 failed requirement or difference, 2 wrong input."""
-    # a compilation makes many small values and hardly any cycles: looking for those costs a tenth of a cold start
+    """Run `planc`. Gives the exit status: 0 success, 1 failed requirement or difference, 2 wrong input."""
+    # a compilation makes many small values and hardly any cycles: searching for cycles takes a tenth of a cold start
     gc.set_threshold(100_000, 50, 50)
     arguments = _parser().parse_args(argv)
     from plandsl.diagnostics import PlanError
 
-    if sys.stdout is None or sys.stderr is None:  # closed by the caller: there is nobody to answer
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller: nobody reads the output
         return WRONG
     try:
         status = _run(arguments)
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from plandsl.commands import show_errors
 
         return show_errors(error, arguments.json)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         sys.stderr.close()
         return OK
     except OSError as error:
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """What could not be written is not tried again when the process ends."""
+    """Send the rest of standard output to the null device, so that Python does not try to write it again at exit."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Units: read into SI floats with a dimension, and written back for people.
+"""Units: quantities become SI floats with a dimension, and are formatted for people.
 
 Inside plandsl everything is seconds, bytes, FLOP, bytes/s and FLOP/s. Decimal prefixes are powers of 1000,
 binary ones powers of 1024.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BASES = ("B", "s", "FLOP", "tok", "req", "USD", "W")
-"""Base units. FLOP and OP count as one: a peak in OP/s is the peak of an integer type."""
+"""Base units. FLOP and OP are the same unit: a peak in OP/s is the peak of an integer type."""
 
 
 class Dimension(NamedTuple):
@@ -103,7 +103,7 @@ def _table() -> dict[str, tuple[float, Dimension]]:
 
 
 UNITS = _table()
-"""Unit as written -> (factor to SI, dimension)."""
+"""Unit -> (factor to SI, dimension)."""
 
 
 class Quantity(NamedTuple):

@@ -365,7 +365,8 @@ def test_a_table_stays_in_the_tree_of_the_root_file(tmp_path):
     (tree / "folder.csv").mkdir()
     os.mkfifo(tree / "pipe.csv")
     wrong = {
-        "../gemm.csv": "is outside the folder", "link.csv": "is outside the folder", "/etc/gemm.csv": "must be relative",
+        "../gemm.csv": "is outside the folder", "link.csv": "is outside the folder",
+        "/etc/gemm.csv": "must be relative",
         "folder.csv": "is not a regular file", "pipe.csv": "is not a regular file", "absent.csv": "there is no file",
         "gemm.txt": "reads `.csv` files only", "x" * 5000 + ".csv": "there is no file",
     }  # fmt: skip

@@ -131,7 +131,8 @@ LINK = "link { topology = switch, bandwidth = 1 GB/s, latency = 1 us }"
         (f"cluster n {{ nodes = [], {NETWORK} }}", "E210", "expected a list of nodes"),
         (f"cluster n {{ nodes = [1 * mixed, 0 * all_a], {NETWORK} }}", "E214", "must be 1 or more"),
         (f"cluster n {{ nodes = [1 * mixed, 1 * h100_4], {NETWORK} }}", "E222", "`mixed` 8, `h100_4` 4"),
-        (f"cluster n {{ nodes = [1 * mixed], node = all_a, {NETWORK} }}", "E202", "`nodes` and `node` cannot both be given"),
+        (f"cluster n {{ nodes = [1 * mixed], node = all_a, {NETWORK} }}",
+         "E202", "`nodes` and `node` cannot both be given"),
     ],
 )
 def test_a_wrong_list_is_refused_once(declared: str, code: str, says: str) -> None:
