@@ -124,7 +124,7 @@ class Evaluator:
         if num.unit not in UNITS:
             raise Wrong("E203", f"there is no unit `{clip(num.unit)}`", num.unit_span, hint=_unit_hint(num.unit))
         factor, dimension = UNITS[num.unit]
-        return Quantity(_scaled(num.value, factor, num.span), dimension, percent=num.unit == "%")
+        return Quantity(_to_si(num.value, factor, num.span), dimension, percent=num.unit == "%")
 
     def _name(self, ref: s.Ref, unit: Unit, within: Record | None) -> Value:
         if within is not None and (layers := within.fields.get(ref.name)):
@@ -151,7 +151,7 @@ class Evaluator:
             self._height = max(self._height, known[2])
             return known[1]
         outer, self._height = self._height, 0
-        value = self._guarded(let.name, id(let), let.name.span, lambda: self.value(let.value, unit))
+        value = self._guard_cycle(let.name, id(let), let.name.span, lambda: self.value(let.value, unit))
         height = self._height + 1
         self._height = max(outer, height)
         if height > MAX_EXPANSION:
@@ -171,9 +171,9 @@ class Evaluator:
         if isinstance(expr, Record):
             raise Wrong("E210", f"`{layer.name.text}` is a section, not a value", span or layer.name.span)
         unit = layer.unit
-        return self._guarded(layer.name, id(expr), layer.name.span, lambda: self.value(expr, unit, within))
+        return self._guard_cycle(layer.name, id(expr), layer.name.span, lambda: self.value(expr, unit, within))
 
-    def _guarded(self, name: s.Name, key: int, span: Span, read: Callable[[], Value]) -> Value:
+    def _guard_cycle(self, name: s.Name, key: int, span: Span, read: Callable[[], Value]) -> Value:
         """Read the value of ``name``. Raises `Wrong` (E208) if reading it needs ``name`` itself."""
         if key in self._open:
             keys = list(self._open)
@@ -222,20 +222,20 @@ class Evaluator:
         op = expr.op
         if op in ("and", "or"):
             if not isinstance(a, bool) or not isinstance(b, bool):
-                raise Wrong("E210", f"`{op}` needs true or false on both sides", expr.span, hint=_sides(a, b))
+                raise Wrong("E210", f"`{op}` needs true or false on both sides", expr.span, hint=_sides_hint(a, b))
             return (a and b) if op == "and" else (a or b)
         if not isinstance(a, Quantity) or not isinstance(b, Quantity):
-            raise Wrong("E210", f"`{op}` needs numbers on both sides", expr.op_span, hint=_sides(a, b))
+            raise Wrong("E210", f"`{op}` needs numbers on both sides", expr.op_span, hint=_sides_hint(a, b))
         if op in ("*", "/"):
             return _product(expr, a, b)
         if a.dimension != b.dimension:
-            labels = (Label(expr.b.span, _what(b)),)
+            labels = (Label(expr.b.span, _type_label(b)),)
             message = f"`{op}` needs the same dimension on both sides, found {a.dimension} and {b.dimension}"
-            raise Wrong("E204", message, expr.a.span, label=_what(a), labels=labels)
+            raise Wrong("E204", message, expr.a.span, label=_type_label(a), labels=labels)
         if op in _COMPARE:
             return _COMPARE[op](a.value, b.value)
         value = a.value + b.value if op == "+" else a.value - b.value
-        return Quantity(_finite(value, expr.span), a.dimension, a.percent or b.percent)
+        return Quantity(_check_finite(value, expr.span), a.dimension, a.percent or b.percent)
 
 
 def _too_long(name: s.Name) -> Wrong:
@@ -243,7 +243,7 @@ def _too_long(name: s.Name) -> Wrong:
     return Wrong("E208", message, name.span, hint="write the value out")
 
 
-def _what(value: Quantity) -> str:
+def _type_label(value: Quantity) -> str:
     return f"this is {describe(value)}"
 
 
@@ -253,13 +253,13 @@ def _unit_hint(word: str) -> str:
     return f"did you mean `{known}`?" if known else "units are written `GB`, `GB/s`, `TFLOP/s`, `ms`, `tok/s`, `%`"
 
 
-def _sides(a: Value, b: Value) -> str:
+def _sides_hint(a: Value, b: Value) -> str:
     return f"found {describe(a)} and {describe(b)}"
 
 
 def _product(expr: s.Binary, a: Quantity, b: Quantity) -> Quantity:
     if expr.op == "*":
-        value = _finite(a.value * b.value, expr.span)
+        value = _check_finite(a.value * b.value, expr.span)
         return Quantity(value, multiply(a.dimension, b.dimension), a.percent != b.percent)
     if b.value == 0:
         raise Wrong("E212", "division by zero", expr.b.span)
@@ -267,17 +267,17 @@ def _product(expr: s.Binary, a: Quantity, b: Quantity) -> Quantity:
     percent = a.percent and not b.percent and b.dimension == NUMBER
     if isinstance(a.value, int) and isinstance(b.value, int) and a.value % b.value == 0:
         return Quantity(a.value // b.value, dimension, percent)
-    return Quantity(_finite(a.value / b.value, expr.span), dimension, percent)
+    return Quantity(_check_finite(a.value / b.value, expr.span), dimension, percent)
 
 
-def _scaled(value: int | float, factor: float, span: Span) -> int | float:
+def _to_si(value: int | float, factor: float, span: Span) -> int | float:
     """``value`` in SI units, rounded once: a factor below one is the inverse of a whole number."""
     if factor >= 1:
-        return _finite(value * (int(factor) if factor.is_integer() else factor), span)
+        return _check_finite(value * (int(factor) if factor.is_integer() else factor), span)
     return value / round(1 / factor)
 
 
-def _finite(value: int | float, span: Span) -> int | float:
+def _check_finite(value: int | float, span: Span) -> int | float:
     too_large = abs(value) >= _LARGEST if isinstance(value, int) else not math.isfinite(value)
     if too_large:
         raise Wrong("E212", "the result is too large", span, hint=f"at most {MAX_DIGITS} digits are kept")

@@ -130,12 +130,12 @@ def _distribution(call: s.Call, scope: Scope) -> Skew:
     if len(given) != len(call.kwargs) or (len(call.args), set(given)) != ((1, set()) if zipf else (0, {"mean", "p95"})):
         raise Wrong("E226", f"`{call.func.text}` needs {'a number' if zipf else 'two options'}", call.span, hint=form)
     if zipf:
-        exponent = _plain("zipf", call.args[0], scope)
+        exponent = _plain_number("zipf", call.args[0], scope)
         if not 0 <= exponent <= STEEPEST:
             why = f"the exponent of `zipf` must be from 0 (all experts are equally popular) to {STEEPEST:g}"
             raise Wrong("E226", why, call.args[0].span, hint=form)
         return Zipf(exponent) if exponent else 1.0
-    mean, p95 = (_plain(name, given[name].value, scope) for name in ("mean", "p95"))
+    mean, p95 = (_plain_number(name, given[name].value, scope) for name in ("mean", "p95"))
     if mean < 1:
         why = "`mean` must be 1 or more: the load of the fullest rank is never below the mean load"
         raise Wrong("E226", why, given["mean"].value.span, hint=form)
@@ -145,7 +145,7 @@ def _distribution(call: s.Call, scope: Scope) -> Skew:
     return Varying(mean, p95)
 
 
-def _plain(name: str, value: s.Expr, scope: Scope) -> float:
+def _plain_number(name: str, value: s.Expr, scope: Scope) -> float:
     layer = Layer(s.Name(name, value.span), value, scope.unit)
     return float(expect(scope.context.evaluator.value(value, scope.unit, scope.record), NUMBER, layer).value)
 
@@ -180,11 +180,11 @@ def _body(body: s.Body, x: Typed, name: str, of: str, outer: Terms) -> tuple[tup
         raise Follows
     inner.warn_unused("")
     for weight, seen in inner.weights.items():
-        _adopt(weight, seen, of, outer)
+        _adopt_weight(weight, seen, of, outer)
     return (*statements, Statement("", result.term, last.span)), result.dims
 
 
-def _adopt(name: str, seen: Seen, of: str, outer: Terms) -> None:
+def _adopt_weight(name: str, seen: Seen, of: str, outer: Terms) -> None:
     """Record a weight of the experts in the block around them: its name is used up, and its dimensions are used."""
     whole_dims = (of, *(seen.dims or ()))
     if name in outer.values:

@@ -16,7 +16,7 @@ from plandsl.limits import MAX_FILES
 
 def open_root(library: Library, source: str | None, path: str) -> Unit:
     """The root file, with every file that it uses; a file that cannot be read is reported."""
-    real = _real(path)
+    real = _resolved_path(path)
     text = _read_root(library, path) if source is None else source
     # a file that is not text gives a finding about its bytes, and is not read as a plan
     root = Unit(path, "" if library.report.errors else text, real)
@@ -28,7 +28,7 @@ def open_root(library: Library, source: str | None, path: str) -> Unit:
     return root
 
 
-def _real(path: str) -> Path | None:
+def _resolved_path(path: str) -> Path | None:
     """The path of the root file with links resolved; None for a text without a file, such as ``<text>``."""
     if path.startswith("<") or path in ("", "-"):
         return None
@@ -110,18 +110,18 @@ def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str)
     try:
         path = (unit.path.parent / text).resolve()
     except (OSError, RuntimeError, ValueError):
-        raise _absent(text, span) from None
+        raise _missing_file(text, span) from None
     if not path.is_relative_to(library.folder):
         hint = "keep shared files in the folder of the root file, or below it"
         raise Wrong("E209", f'"{text}" is outside the folder of the root file', span, hint=hint)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        raise _absent(text, span) from None
+        raise _missing_file(text, span) from None
     if not stat.S_ISREG(mode):
         raise Wrong("E209", f'"{text}" is not a regular file', span)
     return path
 
 
-def _absent(written: str, span: Span) -> Wrong:
+def _missing_file(written: str, span: Span) -> Wrong:
     return Wrong("E209", f'there is no file "{written}"', span, hint="the path starts at this file's folder")

@@ -72,7 +72,7 @@ class _Formatter:
                 self._add_comment(token)
             else:
                 self._add(token, self.kinds.get(token.span, ""))
-        return _join(self.lines)
+        return _join_lines(self.lines)
 
     def _add_comment(self, token: Token) -> None:
         if not self.code:
@@ -133,9 +133,9 @@ def _attribute_brackets(tokens: list[Token]) -> dict[Any, str]:
     return found
 
 
-def _join(lines: list[tuple[str, str]]) -> str:
+def _join_lines(lines: list[tuple[str, str]]) -> str:
     out: list[str] = []
-    for lined, group in groupby(_blanks(lines), key=lambda line: bool(line[0].strip() and line[1])):
+    for lined, group in groupby(_collapse_blank_lines(lines), key=lambda line: bool(line[0].strip() and line[1])):
         run = list(group)
         # comments at the ends of neighbouring lines stand below each other
         width = max(len(code) for code, _ in run) + 2 if lined else 0
@@ -143,7 +143,7 @@ def _join(lines: list[tuple[str, str]]) -> str:
     return "".join(line + "\n" for line in out)
 
 
-def _blanks(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _collapse_blank_lines(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The lines without two blank lines in a row, and without blank lines at the start or end of a body or the file."""
     out: list[tuple[str, str]] = []
     blank = False

@@ -269,7 +269,7 @@ def calibration_for(context: Context, record: Record, wanted: frozenset[str] | N
     assumed = tuple(a for a in reader.assumed() if a[0] != "otherwise")
     spec = CalibrationSpec(record.name, values, source, assumed, record.span)
     used = []
-    for read in reader.read("otherwise", partial(_otherwise, reader)) or ():
+    for read in reader.read("otherwise", partial(_completing_calibrations, reader)) or ():
         if (wanted is None or not spec.has(wanted)) and (other := read()):
             used.append(other.name)
             spec = spec.completed(other)
@@ -278,16 +278,16 @@ def calibration_for(context: Context, record: Record, wanted: frozenset[str] | N
     return spec if reader.ok else None
 
 
-def _otherwise(reader: Reader, layer: Layer) -> list[Callable[[], CalibrationSpec | None]]:
+def _completing_calibrations(reader: Reader, layer: Layer) -> list[Callable[[], CalibrationSpec | None]]:
     """One function for each calibration that `otherwise` names, which reads it without its own `otherwise`."""
     value = layer.value
     if isinstance(value, Record):
         raise Wrong("E210", "`otherwise` must name calibrations", span_of(layer), hint="`otherwise = generic`")
     names = value.items if isinstance(value, s.Seq) else (value,)
-    return [partial(reader.attempt, partial(_named, reader, name, layer.unit)) for name in names]
+    return [partial(reader.attempt, partial(_completing_calibration, reader, name, layer.unit)) for name in names]
 
 
-def _named(reader: Reader, name: s.Expr, unit: Unit) -> CalibrationSpec:
+def _completing_calibration(reader: Reader, name: s.Expr, unit: Unit) -> CalibrationSpec:
     inner = Reader(reader.context, reader.context.records.of_value("calibration", name, unit), None)
     values = tuple(_constants(inner, ""))
     reader.ok &= inner.ok

@@ -92,7 +92,7 @@ def imported(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
             raise Wrong("E209", f"cannot read this file: {error.strerror}", written.span) from None
         assert unit.path is not None, "a located path starts somewhere"
         source = os.path.relpath(unit.path.parent / written.value, library.folder).replace(os.sep, "/")
-        library.configs[path] = _entered(library, data, beside(unit.file, written.value), source, call)
+        library.configs[path] = _enter_model(library, data, beside(unit.file, written.value), source, call)
     made = library.configs[path]
     if made is None:
         raise Follows
@@ -105,7 +105,7 @@ def _argument(call: s.Call) -> s.Str:
     raise Wrong("E210", "`hf` takes one path in quotes", call.span, hint='`hf("config.json")`')
 
 
-def _entered(library: Library, data: bytes, file: str, source: str, call: s.Call) -> Unit | None:
+def _enter_model(library: Library, data: bytes, file: str, source: str, call: s.Call) -> Unit | None:
     text, written, found = translate(data, file, source)
     library.sources[file] = written
     for diagnostic in found:

@@ -145,27 +145,27 @@ def read(data: bytes, file: str) -> tuple[Config | None, str, list[Diagnostic]]:
     """The config in ``data`` (None if it is not valid), its text, and the findings."""
     text, found = decode(data, file)
     if found:
-        return None, text, [_reworded(diagnostic) for diagnostic in found]
+        return None, text, [_reword(diagnostic) for diagnostic in found]
     try:
         values = json.loads(text, parse_constant=_constant)
     except json.JSONDecodeError as error:
         span = Span(file, error.lineno, error.colno, error.lineno, error.colno + 1)
-        return None, text, [_no_json(f"{error.msg[:1].lower()}{error.msg[1:]}", span)]
+        return None, text, [_json_error(f"{error.msg[:1].lower()}{error.msg[1:]}", span)]
     except (ValueError, RecursionError) as error:
         why = "it nests too deeply" if isinstance(error, RecursionError) else "it holds an invalid number"
-        return None, text, [_no_json(why, Span(file, 1, 1, 1, 2))]
+        return None, text, [_json_error(why, Span(file, 1, 1, 1, 2))]
     places, twice = _places(text, file)
     span = places.get((), Span(file, 1, 1, 1, 2))
     if not isinstance(values, dict):
-        return None, text, [_no_json(f"expected an object, found {shown(values)}", span)]
-    config = _merged(file, values, places, span)
+        return None, text, [_json_error(f"expected an object, found {shown(values)}", span)]
+    config = _merge_text_config(file, values, places, span)
     for path, again in twice:
         hint = "remove one of the two"
         config.found.append(Diagnostic("E202", f"{shown(path[-1])} is given twice", again, hint=hint))
     return config, text, []
 
 
-def _merged(file: str, values: dict[str, Any], places: dict[Path, Span], span: Span) -> Config:
+def _merge_text_config(file: str, values: dict[str, Any], places: dict[Path, Span], span: Span) -> Config:
     """The fields of the file; ``text_config`` (the language model of a multimodal model) overrides the outer fields."""
     spans = {path[0]: place for path, place in places.items() if len(path) == 1}
     inner = values.get("text_config")
@@ -183,12 +183,12 @@ def _constant(word: str) -> NoReturn:
     raise _Bad(word)
 
 
-def _no_json(why: str, span: Span) -> Diagnostic:
+def _json_error(why: str, span: Span) -> Diagnostic:
     hint = "a config.json is one JSON object, as `save_pretrained` writes it"
     return Diagnostic("E230", f"this is not valid JSON: {why}", span, hint=hint)
 
 
-def _reworded(found: Diagnostic) -> Diagnostic:
+def _reword(found: Diagnostic) -> Diagnostic:
     if found.code == "E108":
         return found._replace(hint="a config.json is small: is this another file?")
     return found

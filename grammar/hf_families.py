@@ -123,7 +123,7 @@ def family_of(config: Config) -> Family | None:
     if family is None and by_type is not None and not whole:
         return by_type
     if family is None:
-        _unknown(config, named[0] if named else "", kind or "", known)
+        _report_unknown(config, named[0] if named else "", kind or "", known)
     elif kind is not None and kind not in family.types:
         hint = f"{family.architecture} has {joined(family.types)}"
         why = f"{shown(named[0])} and the type {shown(kind)} belong to different families"
@@ -131,7 +131,7 @@ def family_of(config: Config) -> Family | None:
     return family
 
 
-def _unknown(config: Config, named: str, kind: str, known: dict[str, Family]) -> None:
+def _report_unknown(config: Config, named: str, kind: str, known: dict[str, Family]) -> None:
     if not named and not kind:
         hint = 'add "architectures": ["LlamaForCausalLM"], or the name of another family'
         config.fail("E231", f"{config.file} names no architecture", hint=hint)

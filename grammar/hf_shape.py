@@ -83,11 +83,11 @@ def shape_of(config: Config, family: Family) -> Shape:
     predicts = config.whole("num_nextn_predict_layers", 0, MAX_LAYERS, least=0) > 0
     if predicts:
         sizes["pair"] = 2 * sizes["hidden"]
-    sliding, window = _sliding(config, family, count)
-    sparse = _sparse(config, family, count)
+    sliding, window = _sliding_layers(config, family, count)
+    sparse = _sparse_layers(config, family, count)
     return Shape(
         sizes=sizes,
-        layers=tuple(map(Kind, sliding, sparse, _roped(config, family, count))),
+        layers=tuple(map(Kind, sliding, sparse, _roped_layers(config, family, count))),
         window=window,
         router=_router(config, family.feed, sizes["experts"]) if family.feed else None,
         qkv_bias=_bias(config, family.qkv_bias, family.biased),
@@ -204,29 +204,29 @@ def _activation(config: Config, family: Family) -> str:
 # ---- which layers are which
 
 
-def _sliding(config: Config, family: Family, count: int) -> tuple[list[bool], int]:
+def _sliding_layers(config: Config, family: Family, count: int) -> tuple[list[bool], int]:
     """Whether each layer slides, and the window."""
     config.skip("max_window_layers")
     layers = [False] * count
     if family.window == "chunked":
-        layers = _roped(config, family, count)
+        layers = _roped_layers(config, family, count)
     elif family.window == "never":
         if config.flag("use_sliding_window"):
             config.fail("E232", '"use_sliding_window": `hf` writes this family without a window', "use_sliding_window")
     elif config.flag("use_sliding_window", family.window != "late"):
-        layers = _by_rule(config, family, count)
+        layers = _sliding_by_rule(config, family, count)
     if family.window not in ("never", "chunked"):
         config.skip("sliding_window", "sliding_window_size", "sliding_window_pattern", "_sliding_window_pattern")
     kinds = config.items("layer_types", str)
     if kinds is not None:
-        layers = _by_name(config, kinds, count, "chunked" if family.window == "chunked" else "sliding")
+        layers = _sliding_by_name(config, kinds, count, "chunked" if family.window == "chunked" else "sliding")
     key = CHUNK if family.window == "chunked" else "sliding_window"
     if not any(layers) or (key == CHUNK and config.get(CHUNK) is None):
         return [False] * count, 0
     return layers, config.whole(key)
 
 
-def _roped(config: Config, family: Family, count: int) -> list[bool]:
+def _roped_layers(config: Config, family: Family, count: int) -> list[bool]:
     """Whether each layer rotates queries and keys (RoPE); in Llama 4 three of four layers do."""
     if family.window != "chunked":
         return [True] * count
@@ -240,7 +240,7 @@ def _roped(config: Config, family: Family, count: int) -> list[bool]:
     return [flag != 0 for flag in turned]
 
 
-def _by_rule(config: Config, family: Family, count: int) -> list[bool]:
+def _sliding_by_rule(config: Config, family: Family, count: int) -> list[bool]:
     if config.values.get("sliding_window") is None:
         # null means no window; a file without the field has a window if the class has one by default
         asked = family.window != "all" or family.asks_window
@@ -260,7 +260,7 @@ def _by_rule(config: Config, family: Family, count: int) -> list[bool]:
     return [False] * count
 
 
-def _by_name(config: Config, kinds: list[str], count: int, some: str) -> list[bool]:
+def _sliding_by_name(config: Config, kinds: list[str], count: int, some: str) -> list[bool]:
     names = ("full_attention", f"{some}_attention")
     wrong = next((kind for kind in kinds if kind not in names), None)
     if wrong is not None:
@@ -272,7 +272,7 @@ def _by_name(config: Config, kinds: list[str], count: int, some: str) -> list[bo
     return [False] * count
 
 
-def _sparse(config: Config, family: Family, count: int) -> list[bool]:
+def _sparse_layers(config: Config, family: Family, count: int) -> list[bool]:
     """Whether each layer has experts."""
     if family.feed is None:
         return [False] * count

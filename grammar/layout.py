@@ -109,7 +109,7 @@ class Layout:
         elif token.kind == "COMMA" and level.listing:
             self._chain = level.chain
             self._put(token)
-        elif token.kind != "NEWLINE" or not self._goes_on(at):
+        elif token.kind != "NEWLINE" or not self._continues(at):
             self._end_item(token)
 
     def _end_item(self, token: Token) -> None:
@@ -127,7 +127,7 @@ class Layout:
             self.found.append(Diagnostic("E101", message, token.span, hint="remove one"))
             self.faulty.add(token.span)
 
-    def _goes_on(self, at: int) -> bool:
+    def _continues(self, at: int) -> bool:
         """Whether the item continues after the newline at ``at``."""
         raw = self.raw
         last = self.tokens[-1].kind if self.tokens else "SEP"

@@ -45,20 +45,20 @@ def _strings(reader: Reader, layer: Layer) -> list[Named]:
     """A string, or a list of strings; each may be a `let`, whose path then starts at the folder of its own file."""
     if isinstance(layer.value, Record):
         raise Wrong("E210", f"`{FIELD}` is not a section", span_of(layer), hint=f'`{FIELD} = "gemm.csv"`')
-    whole, unit = _through(reader, layer.value, layer.unit)
+    whole, unit = _follow_lets(reader, layer.value, layer.unit)
     items = whole.items if isinstance(whole, s.Seq) else (whole,)
     if len(items) > MAX_TABLES:
         raise Wrong("E214", f"`{FIELD}` names at most {MAX_TABLES} files", span_of(layer))
     found: list[Named] = []
     for item in items:
-        text, home = _through(reader, item, unit)
+        text, home = _follow_lets(reader, item, unit)
         if not isinstance(text, s.Str):
-            raise _no_text(reader, text, home)
+            raise _not_a_string(reader, text, home)
         found.append((text, home))
     return found
 
 
-def _through(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
+def _follow_lets(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
     """The expression that a name stands for, after every `let`, and the file that contains it."""
     for _ in range(8):  # a `let` may stand for another
         if not isinstance(expr, s.Ref) or not (found := reader.context.library.find_let(expr.name, unit)):
@@ -67,7 +67,7 @@ def _through(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
     return expr, unit
 
 
-def _no_text(reader: Reader, expr: s.Expr, unit: Unit) -> Wrong:
+def _not_a_string(reader: Reader, expr: s.Expr, unit: Unit) -> Wrong:
     what = f"`{FIELD}` must be a string in quotes, or a list of them"
     if isinstance(expr, s.Ref):
         return Wrong("E210", what, expr.span, hint=f'`{FIELD} = "{expr.name}.csv"`')

@@ -86,14 +86,14 @@ def _sizes(reader: Reader) -> dict[str, int]:
 
 def _size(reader: Reader, layer: Layer) -> int:
     value = layer.value
-    if isinstance(value, s.Str) or (isinstance(value, s.Ref) and _is_word(reader, value, layer.unit)):
+    if isinstance(value, s.Str) or (isinstance(value, s.Ref) and _is_undeclared(reader, value, layer.unit)):
         hint = reader.context.library.near(layer.name.text, iter(FIELDS))
         message = f"{reader.called} has no field `{layer.name.text}`, and a dimension is a whole number"
         raise Wrong("E206", message, layer.name.span, hint=hint)
     return whole(reader.value(layer), layer, 1, MAX_DIMENSION)
 
 
-def _is_word(reader: Reader, ref: s.Ref, unit: Unit) -> bool:
+def _is_undeclared(reader: Reader, ref: s.Ref, unit: Unit) -> bool:
     return ref.name not in reader.record.fields and not reader.context.library.find_let(ref.name, unit)
 
 
@@ -133,7 +133,7 @@ class _Program:
     def _terms(self, unit: Unit) -> Terms:
         return Terms(Scope(self.context, self.reader.record, unit, self.sizes))
 
-    def _only(
+    def _single_item(
         self, kind: type[s.Embedding] | type[s.Head] | type[s.Mtp], word: str
     ) -> s.Embedding | s.Head | s.Mtp | None:
         found = [placed.item for placed in self.placed if isinstance(placed.item, kind)]
@@ -146,7 +146,7 @@ class _Program:
 
     def embedding(self) -> Weight | None:
         """The table that turns token ids into vectors."""
-        item = self._only(s.Embedding, "embedding")
+        item = self._single_item(s.Embedding, "embedding")
         if not isinstance(item, s.Embedding):
             return None
         return self.reader.attempt(lambda: self._table(item.weight))
@@ -170,11 +170,11 @@ class _Program:
         placed = []
         self._check_names([block for block, _ in blocks])
         for block, unit in blocks:
-            found = self.reader.attempt(partial(self._range, block, unit, layers))
+            found = self.reader.attempt(partial(self._layer_range, block, unit, layers))
             if found is not None:
                 placed.append(_Covering(block, unit, *found))
         if layers is not None and len(placed) == len(blocks):
-            placed = self._rest(placed, layers)
+            placed = self._fill_rest(placed, layers)
             placed.sort(key=lambda p: p.layers)
             check = self._check_cover if all(p.every.period == 1 for p in placed) else self._check_each
             check(placed, layers)
@@ -189,7 +189,7 @@ class _Program:
                 message = f"block `{block.name.text}` is given twice"
                 self.reader.fail(Wrong("E202", message, block.name.span, labels=labels))
 
-    def _rest(self, placed: list[_Covering], layers: int) -> list[_Covering]:
+    def _fill_rest(self, placed: list[_Covering], layers: int) -> list[_Covering]:
         """Give the one block that names no layers the layers that no other block names."""
         silent = [p for p in placed if not p.block.attributes]
         if len(silent) != 1 or len(placed) == 1:
@@ -205,7 +205,7 @@ class _Program:
         rest = silent[0]._replace(layers=span, every=every)
         return [rest if p is silent[0] else p for p in placed]
 
-    def _range(self, block: s.Block, unit: Unit, layers: int | None) -> tuple[tuple[int, int], Every]:
+    def _layer_range(self, block: s.Block, unit: Unit, layers: int | None) -> tuple[tuple[int, int], Every]:
         found, every = None, Every()
         for field in block.attributes:
             if field.name.text != "layers":
@@ -275,25 +275,25 @@ class _Program:
         block = placed.block
         name = block.name.text if block.name else "block" if count == 1 else f"block{number}"
         spec = BlockSpec(name, placed.layers, block.arg.name.text, (), span=block.span, every=placed.every)
-        return self._filled(spec, block, placed.unit)
+        return self._read_statements(spec, block, placed.unit)
 
     def mtp(self) -> BlockSpec | None:
         """The block that predicts the token after the next one; None if the model has none."""
-        item = self._only(s.Mtp, "mtp")
+        item = self._single_item(s.Mtp, "mtp")
         if not isinstance(item, s.Mtp):
             return None
         unit = next(p.unit for p in self.placed if p.item is item)
         spec = BlockSpec("mtp", (0, 1), item.arg.name.text, (), item.span, token=item.token.name.text)
-        return self._filled(spec, item, unit)
+        return self._read_statements(spec, item, unit)
 
-    def _filled(self, spec: BlockSpec, block: s.Block | s.Mtp, unit: Unit) -> BlockSpec | None:
+    def _read_statements(self, spec: BlockSpec, block: s.Block | s.Mtp, unit: Unit) -> BlockSpec | None:
         """``spec`` with the statements of ``block``, checked."""
         terms, arg = self._terms(unit), spec.arg
         dims = tuple(name.text for name in block.arg.dims)
         if not self.reader.attempt(lambda: self._check_arg(terms, block.arg, dims)):
             return None
         start = terms.bind(arg, dims, block.arg.span)
-        if isinstance(block, s.Mtp) and not self.reader.attempt(lambda: self._beside(terms, block, dims)):
+        if isinstance(block, s.Mtp) and not self.reader.attempt(lambda: self._bind_token(terms, block, dims)):
             return None
         statements = tuple(terms.statements(block.body.items))
         self.used |= {dim for seen in terms.weights.values() for dim in seen.dims or ()} | set(dims)
@@ -310,7 +310,7 @@ class _Program:
         self.reader.ok &= not terms.failed
         return spec._replace(statements=statements)
 
-    def _beside(self, terms: Terms, mtp: s.Mtp, dims: tuple[str, ...]) -> bool:
+    def _bind_token(self, terms: Terms, mtp: s.Mtp, dims: tuple[str, ...]) -> bool:
         """Give an `mtp` the embedding of the token, which has the dimensions of its hidden state."""
         token = mtp.token
         if tuple(name.text for name in token.dims) != dims or token.name.text == mtp.arg.name.text:
@@ -336,7 +336,7 @@ class _Program:
 
     def head(self) -> Term | None:
         """The term that computes logits from the result of the last block."""
-        item = self._only(s.Head, "head")
+        item = self._single_item(s.Head, "head")
         if not isinstance(item, s.Head) or self._arg is None:
             return None
         name, dims = self._arg

@@ -52,7 +52,7 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
     """A load. Arrivals over time are read, and give an error (E290) if a plan has ``used`` the workload."""
     reader = Reader(context, record, (*STATIC, "requests", *PREFIX, *TRAFFIC))
     replayed = "trace" in record.fields
-    sizes = [None if replayed else _length(reader, name, used) for name in ("input", "output")]
+    sizes = [None if replayed else _read_length(reader, name, used) for name in ("input", "output")]
     batch = reader.whole("batch")
     in_flight = reader.whole("in_flight")
     reader.number("rate", REQUEST_RATE)
@@ -64,8 +64,8 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
     if used:
         for name in TRAFFIC:
             if layer := reader.layer(name):
-                reader.fail(_later(f"`{name}`: traffic over time", layer.name.span))
-    _one_load(reader, used)
+                reader.fail(_unsupported(f"`{name}`: traffic over time", layer.name.span))
+    _check_one_load(reader, used)
     size_in, size_out = sizes
     if not reader.ok or size_in is None or size_out is None:
         return None
@@ -85,7 +85,7 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
 
 def _prefix(reader: Reader) -> tuple[float, str | None]:
     """``reuse``, the share of the input that is in the cache already, and ``prefix``, which says who shares it."""
-    reuse = reader.read("reuse", partial(_reused, reader)) or 0.0
+    reuse = reader.read("reuse", partial(_reuse_share, reader)) or 0.0
     prefix, layer = reader.word("prefix", ("own", "shared")), reader.layer("prefix")
     if layer and not reuse and reader.ok:
         message = "`prefix` has no meaning without `reuse`"
@@ -93,7 +93,7 @@ def _prefix(reader: Reader) -> tuple[float, str | None]:
     return reuse, prefix
 
 
-def _reused(reader: Reader, layer: Layer) -> float:
+def _reuse_share(reader: Reader, layer: Layer) -> float:
     value = float(reader.quantity(layer, NUMBER).value)
     if 0 <= value < 1:
         return value
@@ -102,7 +102,7 @@ def _reused(reader: Reader, layer: Layer) -> float:
     raise Wrong("E223", message, span_of(layer), hint=hint)
 
 
-def _one_load(reader: Reader, used: bool) -> None:
+def _check_one_load(reader: Reader, used: bool) -> None:
     """Check that the load is a batch that starts together, or an ongoing load, but not both."""
     together, ongoing = reader.layer("batch"), reader.layer("concurrency")
     if together and ongoing:
@@ -116,7 +116,7 @@ def _one_load(reader: Reader, used: bool) -> None:
         reader.fail(Wrong("E221", "`requests` needs an ongoing load", requests.name.span, hint=hint))
 
 
-def _length(reader: Reader, name: str, used: bool) -> int | None:
+def _read_length(reader: Reader, name: str, used: bool) -> int | None:
     layer = reader.layer(name)
     if layer is None or not isinstance(layer.value, s.Call):
         return reader.whole(name, f"{name} = {1000 if name == 'input' else 100}")
@@ -137,7 +137,7 @@ def _length(reader: Reader, name: str, used: bool) -> int | None:
         hint = "`lognormal(mean = 900, p95 = 3200)`"
         reader.fail(Wrong("E210", "`lognormal` needs two options", call.span, hint=hint))
     elif used:
-        reader.fail(_later("lengths that vary", call.span))
+        reader.fail(_unsupported("lengths that vary", call.span))
     return None
 
 
@@ -146,7 +146,7 @@ def _option(reader: Reader, field: s.Field, layer: Layer) -> float:
     return float(expect(reader.value(option), NUMBER, option).value)
 
 
-def _later(what: str, span: Span) -> Wrong:
+def _unsupported(what: str, span: Span) -> Wrong:
     return Wrong("E290", f"{what} is not supported yet" if ":" in what else f"{what} are not supported yet", span)
 
 
@@ -170,7 +170,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     engine = _part(reader, "engine", "", engine_spec)
     clauses = requires(reader)
     settings = _settings(reader, sharding, engine or IDEAL)
-    overlap, chunks, micro_batches = _pace(reader)
+    overlap, chunks, micro_batches = _read_overlap(reader)
     measured = tables(reader)
     chunk = reader.whole(CHUNKED)
     if not reader.ok or not (model and node and workload and sharding and calibration):
@@ -207,17 +207,19 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
 def _hardware(reader: Reader) -> tuple[ClusterSpec | None, NodeSpec | None]:
     """The cluster and its node; or None and the node of a plan without a cluster."""
     if "cluster" not in reader.record.fields:
-        return _apart(None, _part(reader, "node", "node = mi325x_8", node_spec))
+        return _with_unique_names(None, _part(reader, "node", "node = mi325x_8", node_spec))
     if layer := reader.layer("node"):
         labels = (Label(layer.name.span, "the node"),)
         why = "a plan has a cluster or a node, not both"
         hint = "drop one of the two"
         reader.fail(Wrong("E202", why, reader.record.fields["cluster"][-1].name.span, hint=hint, labels=labels))
     cluster = _part(reader, "cluster", "", cluster_spec)
-    return _apart(cluster, cluster.node if cluster else None)
+    return _with_unique_names(cluster, cluster.node if cluster else None)
 
 
-def _apart(cluster: ClusterSpec | None, node: NodeSpec | None) -> tuple[ClusterSpec | None, NodeSpec | None]:
+def _with_unique_names(
+    cluster: ClusterSpec | None, node: NodeSpec | None
+) -> tuple[ClusterSpec | None, NodeSpec | None]:
     """The same hardware, in which different GPUs and nodes have different names."""
     if node is None or not (node.gpus or (cluster and cluster.nodes)):
         return cluster, node
@@ -387,7 +389,7 @@ def _settings(reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec)
     )
 
 
-def _pace(reader: Reader) -> tuple[str, int, int]:
+def _read_overlap(reader: Reader) -> tuple[str, int, int]:
     """`overlap`, `chunks` and `micro_batches`."""
     beside = reader.word("overlap", ("none", "collectives")) or "none"
     return beside, reader.whole("chunks", most=MAX_CHUNKS) or 1, reader.whole("micro_batches") or 1

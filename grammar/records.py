@@ -83,11 +83,11 @@ def merge(base: Record, over: Record) -> Record:
     if base.kind == "sharding":  # the first rule wins, so the new rules come first
         out.entries = new + base.entries
     else:
-        out.entries = _replaced(base.entries, new) + new
+        out.entries = _drop_replaced(base.entries, new) + new
     return out
 
 
-def _replaced(base: list[Entry], over: list[Entry]) -> list[Entry]:
+def _drop_replaced(base: list[Entry], over: list[Entry]) -> list[Entry]:
     """The entries of ``base`` that ``over`` does not replace: a block, head, mtp or embedding is replaced whole."""
     keys = {_key(entry.item) for entry in over if isinstance(entry, Placed)} - {None}
     return [e for e in base if isinstance(e, str) or _key(e.item) not in keys]
@@ -155,17 +155,17 @@ class Records:
             record.fields[name] = (*before, layer)
             return
         else:
-            self._twice(record, f"`{name}`", layer.name, before[0].name)
+            self._report_twice(record, f"`{name}`", layer.name, before[0].name)
             return
         record.fields[name] = (layer,)
 
     def _axis(self, record: Record, layer: Layer) -> None:
         if before := record.axes.get(layer.name.text):
-            self._twice(record, f"axis `{layer.name.text}`", layer.name, before.name)
+            self._report_twice(record, f"axis `{layer.name.text}`", layer.name, before.name)
         else:
             record.axes[layer.name.text] = layer
 
-    def _twice(self, record: Record, what: str, second: s.Name, first: s.Name) -> None:
+    def _report_twice(self, record: Record, what: str, second: s.Name, first: s.Name) -> None:
         record.flawed = True
         labels = (Label(first.span, "first given here"),)
         hint = "remove one of them"
@@ -180,7 +180,7 @@ class Records:
             if not over or (isinstance(over[0].value, Record) and isinstance(layers[0].value, Record)):
                 record.fields[name] = layers + over
             else:
-                self._twice(record, f"`{name}`", layers[0].name, over[0].name)
+                self._report_twice(record, f"`{name}`", layers[0].name, over[0].name)
         record.entries += assumed.items()
 
     # ---- from a declaration or an expression
@@ -191,7 +191,7 @@ class Records:
             self._height = max(self._height, known[2])
             return known[1]
         outer, self._height = self._height, 0
-        with self._entered(decl):
+        with self._guard_cycle(decl):
             record = self._declared(decl, unit)
         height = self._height + 1
         self._height = max(outer, height)
@@ -211,7 +211,7 @@ class Records:
         return record
 
     @contextmanager
-    def _entered(self, item: s.Decl | s.Let) -> Iterator[None]:
+    def _guard_cycle(self, item: s.Decl | s.Let) -> Iterator[None]:
         """Mark ``item`` as being resolved. Raises `Wrong` (E208) if it is being resolved already."""
         name = item.name
         if id(item) in self._open:
@@ -249,11 +249,11 @@ class Records:
             if found is not None:
                 return found
         if isinstance(value, s.Call) and value.func.text == "hf" and kind == "model":
-            return self._imported(value, unit)
+            return self._import_model(value, unit)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
         raise Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
 
-    def _imported(self, call: s.Call, unit: Unit) -> Record:
+    def _import_model(self, call: s.Call, unit: Unit) -> Record:
         """The model that ``hf("config.json")`` builds; a ``{ }`` after the call counts as ``with``."""
         from plandsl.grammar.hf import imported  # few plans need it
 
@@ -267,7 +267,7 @@ class Records:
             return self.of_declaration(*found)
         if found_let := self.library.find_let(ref.name, unit):
             let, home = found_let
-            with self._entered(let):
+            with self._guard_cycle(let):
                 return self.of_value(kind, let.value, home)
         raise self.library.unknown(kind, ref.name, ref.span, unit)
 
@@ -297,10 +297,10 @@ class Records:
             return None
         for kind in KINDS:
             if found := self.library.find(kind, value.name, unit):
-                return self._walk(self.of_declaration(*found), names[::-1])
+                return self._follow_path(self.of_declaration(*found), names[::-1])
         return None
 
-    def _walk(self, record: Record | None, names: list[str]) -> Record | None:
+    def _follow_path(self, record: Record | None, names: list[str]) -> Record | None:
         for name in names:
             if record is None or name not in record.fields:
                 return None

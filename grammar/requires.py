@@ -56,7 +56,7 @@ def requires(reader: Reader) -> tuple[RequireSpec, ...]:
     for placed in reader.record.items():
         if isinstance(placed.item, s.Clause) and placed.item.word.text == "require":
             for part in _parts(placed.item.value):
-                found = reader.attempt(partial(_require, reader, part, placed.unit))
+                found = reader.attempt(partial(_requirement, reader, part, placed.unit))
                 out += [found] if found else []
         elif isinstance(placed.item, s.Clause) and reader.record.kind == "plan":
             word = placed.item.word
@@ -78,7 +78,7 @@ def _metric(expr: s.Expr) -> str | None:
     return expr.name if isinstance(expr, s.Ref) and expr.name in METRICS else None
 
 
-def _require(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
+def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
     if not isinstance(expr, s.Binary) or expr.op not in _FLIPPED:
         hint = "`require ttft <= 2 s`; `and` joins several requirements"
         raise Wrong("E216", "a requirement compares a metric with a value", expr.span, hint=hint)
@@ -87,11 +87,11 @@ def _require(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
         raise Wrong("E216", "a requirement compares one metric with a constant, not two metrics", expr.span)
     name = left or right or ""
     op, other = (_FLIPPED[expr.op], expr.a) if right else (expr.op, expr.b)
-    if inner := next(_mentioned(other if name else expr), None):
+    if inner := next(_metrics_in(other if name else expr), None):
         hint = "compare the metric by itself"
         raise Wrong("E216", f"arithmetic with the metric `{inner.name}` is not allowed", inner.span, hint=hint)
     if not name:
-        raise _no_metric(reader, expr.b if isinstance(expr.b, s.Ref) else expr.a)
+        raise _metric_error(reader, expr.b if isinstance(expr.b, s.Ref) else expr.a)
     bound = reader.context.evaluator.value(other, unit)
     quantity = _check_bound(name, bound, other, expr._replace(op=op))
     text = reader.context.library.text(expr.span)
@@ -101,7 +101,7 @@ def _require(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
     return RequireSpec(text, name, op, value, dimension=quantity.dimension, share=quantity.percent, span=expr.span)
 
 
-def _no_metric(reader: Reader, expr: s.Expr) -> Wrong:
+def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:
     if isinstance(expr, s.Ref):
         hint = reader.context.library.near(expr.name, iter(METRICS))
         return Wrong("E216", f"there is no metric `{expr.name}`", expr.span, hint=hint)
@@ -109,7 +109,7 @@ def _no_metric(reader: Reader, expr: s.Expr) -> Wrong:
     return Wrong("E216", "expected a metric here", expr.span, hint=hint)
 
 
-def _mentioned(expr: s.Expr) -> Iterator[s.Ref]:
+def _metrics_in(expr: s.Expr) -> Iterator[s.Ref]:
     """The metrics in an expression."""
     waiting = [expr]
     while waiting:

@@ -87,7 +87,7 @@ class Reader:
         allowed = ITEMS.get(self.record.kind, ())
         for placed in self.record.items():
             if not isinstance(placed.item, allowed):
-                self.fail(_misplaced(placed, self.record.kind))
+                self.fail(_misplaced_item(placed, self.record.kind))
 
     # ---- fields
 
@@ -229,7 +229,7 @@ def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str,
     for name, layers in record.fields.items():
         for section in layers:
             if isinstance(section.value, Record):
-                merged = _last_assumed(layers)
+                merged = _merge_sections(layers)
                 yield from _assumed(library, merged, f"{path}{name}.")
                 break
         else:
@@ -238,7 +238,7 @@ def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str,
                 yield path + name, library.text(last.value.span)
 
 
-def _last_assumed(layers: tuple[Layer, ...]) -> Record:
+def _merge_sections(layers: tuple[Layer, ...]) -> Record:
     """The sections among ``layers``, merged."""
     records = [layer.value for layer in layers if isinstance(layer.value, Record)]
     out = records[0]
@@ -261,7 +261,7 @@ _HOMES = {
 """The name of an item in messages, and the kind of declaration that it belongs to."""
 
 
-def _misplaced(placed: Placed, kind: str) -> Wrong:
+def _misplaced_item(placed: Placed, kind: str) -> Wrong:
     item = placed.item
     where = article(kind) if kind in KINDS else f"`{kind}`"
     if isinstance(item, s.Clause):

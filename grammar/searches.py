@@ -56,7 +56,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
         return None
     resolve = partial(_resolve, context, base)
     if choices:
-        if not _fine(reader, choices, resolve):
+        if not _check_values(reader, choices, resolve):
             return None
     else:
         plan, found = resolve(())
@@ -64,7 +64,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
             for finding in found:
                 context.report.put(finding)
             return None
-        choices = _all_mixtures(plan)
+        choices = _default_choices(plan)
     plan, _ = resolve(tuple((c, c.settings[0]) for c in choices))
     if plan and plan.node.gpu.price is None:
         for goal in (g for g in goals if g.metric == "cost"):
@@ -75,7 +75,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
             return None
     gpus = plan.gpus if plan and not any(c.path.split(".")[0] in ("node", "cluster") for c in choices) else None
     clauses = plan.requires if plan else requires(Reader(context, base, PLAN))
-    write = partial(_written, context, base)
+    write = partial(_plan_text, context, base)
     return SearchSpec(
         record.name,
         choices=choices,
@@ -89,7 +89,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
     )
 
 
-def _all_mixtures(plan: PlanSpec) -> tuple[Choice, ...]:
+def _default_choices(plan: PlanSpec) -> tuple[Choice, ...]:
     """The choices of a search without `vary`: degrees that split a dimension of the model, and batches."""
     dims = {*STEP, *(name for name, _ in plan.model.sizes)}
     sizes = tuple(Setting(str(n), n, _number(n)) for n in range(1, plan.gpus + 1) if plan.gpus % n == 0)
@@ -352,12 +352,17 @@ def _operator(expr: s.Binary, a: Term, b: Term, first: Mapping[str, Any]) -> Ter
 # ---- the plan of a combination
 
 
-def _laid(context: Context, base: Record, combination: Combination) -> Record:
+def _apply_combination(context: Context, base: Record, combination: Combination) -> Record:
     """``base`` with the values of a combination; a degree of 1 is left out unless ``base`` has this degree."""
     record = base
     for choice, setting in sorted(combination, key=lambda pair: pair[0].path.count(".")):
         names = choice.path.split(".")
-        if names[0] == "sharding" and names[-1] in SUGAR and setting.value == 1 and not _has(context, record, names):
+        if (
+            names[0] == "sharding"
+            and names[-1] in SUGAR
+            and setting.value == 1
+            and not _has_degree(context, record, names)
+        ):
             continue
         span = choice.span or setting.expr.span
         body = s.Body((s.Field(s.Name(names[-1], span), setting.expr, span),), span)
@@ -367,7 +372,7 @@ def _laid(context: Context, base: Record, combination: Combination) -> Record:
     return record
 
 
-def _has(context: Context, record: Record, names: list[str]) -> bool:
+def _has_degree(context: Context, record: Record, names: list[str]) -> bool:
     section = context.records.section(record, "sharding", "sharding") if "sharding" in record.fields else None
     return section is not None and names[-1] in section.fields
 
@@ -378,7 +383,7 @@ def _resolve(context: Context, base: Record, combination: Combination) -> tuple[
     kept, context.report, steps = context.report, Report(), library.steps
     library.report = context.report
     try:
-        return plan_spec(context, _laid(context, base, combination)), context.report.found
+        return plan_spec(context, _apply_combination(context, base, combination)), context.report.found
     except Wrong as wrong:
         library.record(wrong)
         return None, context.report.found
@@ -390,7 +395,7 @@ FITTING = ("E219", "E220")
 """Errors of a sharding that does not fit a model. If models vary, they are not mistakes of the search."""
 
 
-def _fine(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
+def _check_values(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
     """Whether every value gives a valid plan: each is tried once, with the first values of the other choices.
 
     For a load, whose values are all numbers, only the first and the last value are tried.
@@ -407,6 +412,6 @@ def _fine(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
     return reader.ok
 
 
-def _written(context: Context, base: Record, name: str, combination: Combination) -> str:
+def _plan_text(context: Context, base: Record, name: str, combination: Combination) -> str:
     """The plan of a combination as text."""
-    return declaration(context.library, _laid(context, base, combination), name)
+    return declaration(context.library, _apply_combination(context, base, combination), name)

@@ -55,7 +55,7 @@ def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
     degrees = {name: _degree(reader, name) for name in SUGAR if name in record.fields}
     axes = _axes(reader, {name: size for name, size in degrees.items() if size is not None})
     rules = tuple(_rules(reader, [axis.name for axis in axes]))
-    placed = _placed(reader)
+    placed = _placed_axes(reader)
     if placed:  # the innermost axes, so that they are neighbours in a node
         within = {place.axis for place in placed}
         axes = (*(a for a in axes if a.name not in within), *(a for a in axes if a.name in within))
@@ -104,7 +104,7 @@ def _degree(reader: Reader, name: str) -> int | None:
 
 def _axes(reader: Reader, degrees: dict[str, int]) -> tuple[AxisSpec, ...]:
     axes: dict[str, AxisSpec] = {}
-    mesh = Reader(reader.context, _as_record(reader.record), None)
+    mesh = Reader(reader.context, _mesh_record(reader.record), None)
     for name, layer in reader.record.axes.items():
         size = mesh.whole(name, most=_LARGEST)
         axes[name] = AxisSpec(name, size or 1, layer.name.span)
@@ -116,20 +116,20 @@ def _axes(reader: Reader, degrees: dict[str, int]) -> tuple[AxisSpec, ...]:
         if axis not in axes:
             axes[axis] = AxisSpec(axis, degrees[sugar], span, sugar)
         elif axes[axis].size != degrees[sugar]:
-            reader.fail(_unequal(sugar, degrees[sugar], span, axes[axis]))
+            reader.fail(_size_conflict(sugar, degrees[sugar], span, axes[axis]))
     if "dp" in degrees:  # the axis of replicas is the outermost, even if the mesh names it later
         axes = {"data": axes["data"], **axes}
     return tuple(axes.values())
 
 
-def _as_record(record: Record) -> Record:
+def _mesh_record(record: Record) -> Record:
     """The mesh axes as the fields of a record, so that a `Reader` can read them."""
     out = Record("mesh", "", record.span, record.unit)
     out.fields = {name: (layer,) for name, layer in record.axes.items()}
     return out
 
 
-def _unequal(sugar: str, size: int, span: Span, axis: AxisSpec) -> Wrong:
+def _size_conflict(sugar: str, size: int, span: Span, axis: AxisSpec) -> Wrong:
     labels = (Label(axis.span, f"here `{axis.name}` has {axis.size} ranks"),) if axis.span else ()
     message = f"`{sugar} = {size}` and `mesh {axis.name} = {axis.size}` give the same axis different sizes"
     return Wrong("E220", message, span, labels=labels, hint="give one of the two, or make them equal")
@@ -170,7 +170,7 @@ def _rules(reader: Reader, axes: list[str]) -> Iterator[RuleSpec]:
             if entry in SUGAR:
                 yield from _sugar_rules(reader, entry, axes)
         elif isinstance(entry.item, s.Rule):
-            yield from _written(reader, entry.item, "", axes)
+            yield from _written_rules(reader, entry.item, "", axes)
         elif isinstance(entry.item, s.Region):
             yield from _region(reader, entry.item, axes)
         elif isinstance(entry.item, s.Place):
@@ -188,7 +188,7 @@ def _check_axes(reader: Reader, names: tuple[s.Name, ...], axes: list[str]) -> N
             reader.fail(Wrong("E219", f"there is no mesh axis `{axis.text}`", axis.span, hint=hint))
 
 
-def _placed(reader: Reader) -> tuple[PlaceSpec, ...]:
+def _placed_axes(reader: Reader) -> tuple[PlaceSpec, ...]:
     """The axes placed in a node, each once; `_rules` has checked their names."""
     found: dict[str, PlaceSpec] = {}
     for entry in reader.record.entries:
@@ -213,13 +213,13 @@ def _region(reader: Reader, region: s.Region, axes: list[str]) -> Iterator[RuleS
         reader.fail(Wrong("E219", f"there is no region `{name.text}`", name.span, hint=hint))
     for item in region.body.items:
         if isinstance(item, s.Rule):
-            yield from _written(reader, item, name.text, axes)
+            yield from _written_rules(reader, item, name.text, axes)
         else:
             hint = "`heads -> tensor`"
             reader.fail(Wrong("E210", f"`in {name.text}` can hold only rules", item.span, hint=hint))
 
 
-def _written(reader: Reader, rule: s.Rule, region: str, axes: list[str]) -> Iterator[RuleSpec]:
+def _written_rules(reader: Reader, rule: s.Rule, region: str, axes: list[str]) -> Iterator[RuleSpec]:
     for names in (rule.dims, rule.axes):
         for number, name in enumerate(names):
             if name.text in [other.text for other in names[:number]]:
@@ -242,28 +242,28 @@ def fit(context: Context, sharding: ShardingSpec, model: ModelSpec) -> ShardingS
     fine = True
     for rule in sharding.rules:
         if not rule.sugar:
-            fine &= _known_dims(context, rule, known, model)
+            fine &= _check_dims(context, rule, known, model)
             rules.append(rule)
         elif dims := tuple(dim for dim in rule.dims if dim in known):
             rules.append(rule._replace(dims=dims))
         elif sharding.axis(SUGAR[rule.sugar].axis) > 1:
             fine = False
-            _no_dims(context, rule, model)
+            _report_no_dims(context, rule, model)
     return evolve(sharding, rules=tuple(rules)) if fine else None
 
 
-def _known_dims(context: Context, rule: RuleSpec, known: Iterable[str], model: ModelSpec) -> bool:
+def _check_dims(context: Context, rule: RuleSpec, known: Iterable[str], model: ModelSpec) -> bool:
     fine = True
     for dim in rule.dims:
         if dim not in known:
             fine = False
             message = f"model `{model.name}` has no dimension `{dim}`"
             hint = context.library.near(dim, iter(known))
-            context.library.record(Wrong("E219", message, _within(context, rule.span, dim), hint=hint))
+            context.library.record(Wrong("E219", message, _dim_span(context, rule.span, dim), hint=hint))
     return fine
 
 
-def _within(context: Context, span: Span | None, name: str) -> Span | None:
+def _dim_span(context: Context, span: Span | None, name: str) -> Span | None:
     """The place of ``name`` in a rule on one line; else the place of the rule."""
     if span is None or span.line != span.end_line:
         return span
@@ -278,7 +278,7 @@ def _words(name: str, line: str) -> Iterator[re.Match[str]]:
     return re.finditer(rf"\b{re.escape(name)}\b", line)
 
 
-def _no_dims(context: Context, rule: RuleSpec, model: ModelSpec) -> None:
+def _report_no_dims(context: Context, rule: RuleSpec, model: ModelSpec) -> None:
     wanted = ", ".join(f"`{dim}`" for dim in rule.dims)
     message = f"`{rule.sugar}` splits {wanted}, but model `{model.name}` has none of these dimensions"
     hint = f"leave `{rule.sugar}` out" if len(rule.dims) > 1 else f"`{rule.sugar}` is for models with {wanted}"

@@ -39,13 +39,13 @@ def shift_spec(plan: Reader, model: ModelSpec | None, own: Callable[[], Sharding
     plan.ok &= reader.ok
     if base is None or tensor is None or threshold is None:
         return None, None
-    tensor = evolve(tensor, axes=_along(base.axes, tensor))
+    tensor = evolve(tensor, axes=_aligned_axes(base.axes, tensor))
     if tensor.name == base.name:  # spelt out in place, or made from the other by `with`
         tensor = evolve(tensor, name=f"{base.name}_tensor")
-    return base, ShiftSpec(tensor, threshold, _place(reader, "tensor"))
+    return base, ShiftSpec(tensor, threshold, _value_span(reader, "tensor"))
 
 
-def _along(base: Axes, tensor: ShardingSpec) -> Axes:
+def _aligned_axes(base: Axes, tensor: ShardingSpec) -> Axes:
     """The axes of ``tensor``, ordered so that axes shared with ``base`` run along the same ranks, if an order does so.
 
     A written mesh, and axes placed in a node, keep their order.
@@ -81,6 +81,6 @@ def sharding_under(reader: Reader, name: str, plan: Record, model: ModelSpec | N
     return spec
 
 
-def _place(reader: Reader, name: str) -> Span | None:
+def _value_span(reader: Reader, name: str) -> Span | None:
     layer = reader.layer(name)
     return span_of(layer) if layer else None

@@ -29,8 +29,8 @@ NOBODY, OWN = "none", "mtp"
 """Values of `draft` that are not models: guesses are looked up in earlier tokens, at no cost; and the model's `mtp`."""
 
 
-def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec | None) -> SpeculateSpec | None:
-    """The speculative decoding of a plan, on the GPUs of its sharding ``around``."""
+def speculate_spec(plan: Reader, model: ModelSpec | None, plan_sharding: ShardingSpec | None) -> SpeculateSpec | None:
+    """The speculative decoding of a plan, on the GPUs of ``plan_sharding``."""
     section = plan.section("speculate")
     if section is None:
         return None
@@ -41,12 +41,14 @@ def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec |
     layer = reader.layer("sharding")
     if draft is not None and model is not None:
         reader.attempt(partial(_check_vocabulary, reader, draft, model))
-        sharding = sharding_under(reader, "sharding", plan.record, draft) if layer else _applied(around, draft)
+        sharding = (
+            sharding_under(reader, "sharding", plan.record, draft) if layer else _draft_sharding(plan_sharding, draft)
+        )
     elif layer and reader.ok and model is not None:
         hint = f"leave it out, or name a draft model: `draft = {model.name}`"
         reader.fail(Wrong("E225", "`sharding` needs a draft model", layer.name.span, hint=hint))
-    if sharding is not None and around is not None and sharding.name == around.name:
-        sharding = evolve(sharding, name=f"{around.name}_draft")
+    if sharding is not None and plan_sharding is not None and sharding.name == plan_sharding.name:
+        sharding = evolve(sharding, name=f"{plan_sharding.name}_draft")
     plan.ok &= reader.ok
     if not reader.ok or acceptance is None:
         return None
@@ -131,29 +133,31 @@ def _check_vocabulary(reader: Reader, draft: ModelSpec, model: ModelSpec) -> Non
     if ours != theirs:
         why = f"the draft `{draft.name}` has a vocabulary of {theirs:,} tokens, but `{model.name}` has {ours:,}"
         hint = "choose a draft with the vocabulary of the model, such as a smaller model of its family"
-        raise Wrong("E225", why, _span(reader, "draft"), hint=hint)
+        raise Wrong("E225", why, _value_span(reader, "draft"), hint=hint)
 
 
-def _span(reader: Reader, name: str) -> Span:
+def _value_span(reader: Reader, name: str) -> Span:
     return span_of(reader.record.fields[name][-1])
 
 
-def _applied(around: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | None:
+def _draft_sharding(plan_sharding: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | None:
     """The sharding of the draft, derived from the sharding of the plan.
 
     Every stage and every replica runs the whole draft. Rules lose the dimensions that the draft lacks. Rules of a
     degree regain dimensions that `fit` removed because the model of the plan lacks them.
     """
-    if around is None:
+    if plan_sharding is None:
         return None
-    stages = {a for rule in around.rules if "layers" in rule.dims for a in rule.axes}
-    rules = (_known(rule, draft) for rule in around.rules if "layers" not in rule.dims)
-    axes = tuple(a for a in around.axes if a.name not in stages and a.name not in around.replica_axes)
-    placed = tuple(p for p in around.placed if p.axis in {a.name for a in axes})
-    return evolve(around, axes=axes, rules=tuple(r for r in rules if r.dims), replica_axes=(), placed=placed, cut=None)
+    stages = {a for rule in plan_sharding.rules if "layers" in rule.dims for a in rule.axes}
+    rules = (_keep_known_dims(rule, draft) for rule in plan_sharding.rules if "layers" not in rule.dims)
+    axes = tuple(a for a in plan_sharding.axes if a.name not in stages and a.name not in plan_sharding.replica_axes)
+    placed = tuple(p for p in plan_sharding.placed if p.axis in {a.name for a in axes})
+    return evolve(
+        plan_sharding, axes=axes, rules=tuple(r for r in rules if r.dims), replica_axes=(), placed=placed, cut=None
+    )
 
 
-def _known(rule: RuleSpec, draft: ModelSpec) -> RuleSpec:
+def _keep_known_dims(rule: RuleSpec, draft: ModelSpec) -> RuleSpec:
     """A rule without the dimensions that ``draft`` lacks."""
     meant = (dims for region, dims, _ in SUGAR[rule.sugar].rules if region == rule.region) if rule.sugar else ()
     dims = next((dims for dims in meant if set(rule.dims) <= set(dims)), rule.dims)

@@ -43,7 +43,7 @@ def split_spec(plan: Reader, whole: Callable[[Record], PlanSpec | None]) -> Plan
     link = _link(plan, sections)
     if prefill is None or decode is None:
         return None
-    _agree(plan, prefill, decode)
+    _check_agreement(plan, prefill, decode)
     if link is None or not plan.ok:
         return None
     prefill = evolve(prefill, kv_residency="prompts")
@@ -98,10 +98,10 @@ def _link(plan: Reader, sections: dict[str, Record | None]) -> Link | None:
     if "cluster" not in plan.record.fields or len(both) < len(POOLS):
         plan.missing("transfer", EXAMPLES["transfer"])
         return None
-    return _within(plan, both)
+    return _cluster_link(plan, both)
 
 
-def _within(plan: Reader, sections: list[Record]) -> Link | None:
+def _cluster_link(plan: Reader, sections: list[Record]) -> Link | None:
     """The network of the cluster, if both pools are parts of it."""
     record = plan.declared("cluster")
     cluster = plan.context.make(cluster_spec, record) if record else None
@@ -121,7 +121,7 @@ def _within(plan: Reader, sections: list[Record]) -> Link | None:
     return cluster.network.bandwidth, cluster.network.latency, cluster.name
 
 
-def _agree(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
+def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
     """Check that both pools have the same model, `kv_cache` format and requests: one pool reads the other's cache."""
     a, b = prefill.workload, decode.workload
     for what, ours, theirs in (
@@ -130,19 +130,19 @@ def _agree(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
         ("requests", (a.input, a.output, a.reuse, a.prefix), (b.input, b.output, b.reuse, b.prefix)),
     ):
         if ours != theirs:
-            labels = (Label(_place(plan, "prefill"), "the pool that writes the cache"),)
+            labels = (Label(_name_span(plan, "prefill"), "the pool that writes the cache"),)
             why = f"the pools have different {what}, but decode continues the requests of prefill"
             hint = "give the field outside the pools, for both; `batch`, `weights` and `compute` may differ"
-            plan.fail(Wrong("E322", why, _place(plan, "decode"), labels=labels, hint=hint))
+            plan.fail(Wrong("E322", why, _name_span(plan, "decode"), labels=labels, hint=hint))
 
     if "attention" not in functions(decode.model):
         why = f"model `{decode.model.name}` has no KV cache to transfer"
-        plan.fail(Wrong("E322", why, _place(plan, "decode"), hint="use one pool"))
+        plan.fail(Wrong("E322", why, _name_span(plan, "decode"), hint="use one pool"))
 
 
 def _shape(model: ModelSpec) -> tuple[object, ...]:
     return model.layers, model.sizes, model.embedding, model.blocks, model.head, model.causal
 
 
-def _place(plan: Reader, name: str) -> Span:
+def _name_span(plan: Reader, name: str) -> Span:
     return plan.record.fields[name][-1].name.span

@@ -64,7 +64,7 @@ class Terms:
         """The statements of a body; after a finding, reading continues with the next statement."""
         for number, item in enumerate(items):
             if not isinstance(item, s.Field):
-                self.note(_no_statement(item))
+                self.note(_statement_error(item))
             elif number >= MAX_STATEMENTS:
                 self.note(Wrong("E214", f"a block has at most {MAX_STATEMENTS} statements", item.span))
                 return
@@ -254,7 +254,7 @@ class Terms:
 
     def _binary(self, expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
         if isinstance(a, float) or isinstance(b, float):
-            return _scaled(expr, a, b)
+            return _combine_number(expr, a, b)
         if expr.op == "@":
             return self._matmul(expr, a, b)
         if expr.op not in ELEMENTWISE:
@@ -282,10 +282,10 @@ class Terms:
         return Typed(Apply("matmul", (a.term, b.term), (), expr.span), dims)
 
 
-def _scaled(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
+def _combine_number(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
     """A tensor and a number: multiplied, divided, added or subtracted; or the product or quotient of two numbers."""
     if expr.op in "+-" and isinstance(a, Typed) != isinstance(b, Typed) and (expr.op == "+" or isinstance(b, float)):
-        return _shifted(expr, a, b)
+        return _add_number(expr, a, b)
     if expr.op not in "*/" or (expr.op == "/" and not isinstance(b, float)):
         raise Wrong("E213", f"`{expr.op}` cannot combine a tensor and a number in this way", expr.op_span, hint=SCALED)
     if isinstance(b, float):
@@ -302,7 +302,7 @@ def _scaled(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float
     return Typed(Apply("scale", (x.term,), (("by", by),), expr.span), x.dims)
 
 
-def _shifted(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed:
+def _add_number(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed:
     """``x + 1``, ``1 + x``, ``x - 1``."""
     x, by = (a, b) if isinstance(a, Typed) else (b, a)
     assert isinstance(x, Typed), "one side is a tensor"
@@ -330,7 +330,7 @@ def _elementwise(expr: s.Binary, a: Typed, b: Typed) -> Typed:
     raise Wrong("E213", message, expr.a.span, label=f"this is {shown(a.dims)}", labels=labels)
 
 
-def _no_statement(item: s.Item) -> Wrong:
+def _statement_error(item: s.Item) -> Wrong:
     if isinstance(item, s.Bare):
         hint = "name its result: `y = ...`"
         return Wrong("E213", "a statement of a block is `name = expression`", item.span, hint=hint)

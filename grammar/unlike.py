@@ -37,12 +37,12 @@ def members(reader: Reader, kind: str) -> list[tuple[int, Record]]:
     items = layer.value.items if isinstance(layer.value, s.Seq) else ()
     if not items:
         reader.fail(Wrong("E210", f"expected a list of {WORDS[kind]}", span_of(layer), hint=LISTS[kind]))
-    _alone(reader, kind, layer)
+    _check_alone(reader, kind, layer)
     found = [reader.attempt(partial(_member, reader.context, item, layer, kind)) for item in items]
     return [member for member in found if member]
 
 
-def _alone(reader: Reader, kind: str, layer: Layer) -> None:
+def _check_alone(reader: Reader, kind: str, layer: Layer) -> None:
     """Check that neither `gpu` (or `node`) nor `count` is given beside the list."""
     name = layer.name.text
     if one := reader.layer(kind):
@@ -77,15 +77,20 @@ def apart(node: NodeSpec, cluster: ClusterSpec | None) -> tuple[NodeSpec, Cluste
     nodes: dict[str, NodeSpec] = {}
     found = []
     for many, one in groups:
-        inside = tuple((count, _named(gpu, gpus, _gpu)) for count, gpu in one.groups)
-        found.append((many, _named(evolve(one, gpu=inside[0][1], gpus=inside if one.gpus else ()), nodes, _node)))
+        inside = tuple((count, _give_unique_name(gpu, gpus, _rename_gpu)) for count, gpu in one.groups)
+        found.append(
+            (
+                many,
+                _give_unique_name(evolve(one, gpu=inside[0][1], gpus=inside if one.gpus else ()), nodes, _rename_node),
+            )
+        )
     first = found[0][1]
     if cluster is None:
         return first, None
     return first, evolve(cluster, node=first, nodes=tuple(found) if cluster.nodes else ())
 
 
-def _named(spec: T, taken: dict[str, T], renamed: Callable[[T, str], T]) -> T:
+def _give_unique_name(spec: T, taken: dict[str, T], renamed: Callable[[T, str], T]) -> T:
     """``spec`` under a name that no different spec in ``taken`` has."""
     n, named = 1, spec
     while taken.setdefault(named.name, named) != named:
@@ -94,9 +99,9 @@ def _named(spec: T, taken: dict[str, T], renamed: Callable[[T, str], T]) -> T:
     return named
 
 
-def _gpu(gpu: GpuSpec, name: str) -> GpuSpec:
+def _rename_gpu(gpu: GpuSpec, name: str) -> GpuSpec:
     return evolve(gpu, name=name, bases=(gpu.name, *gpu.bases))
 
 
-def _node(node: NodeSpec, name: str) -> NodeSpec:
+def _rename_node(node: NodeSpec, name: str) -> NodeSpec:
     return evolve(node, name=name)

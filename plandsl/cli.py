@@ -31,32 +31,32 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print the machine form")
         return made
 
-    def choose(made: argparse.ArgumentParser) -> None:
+    def add_selection(made: argparse.ArgumentParser) -> None:
         made.add_argument("--plan", metavar="NAME", help="only this plan and what it uses")
         made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
                           help="override a field, e.g. workload.batch=64")  # fmt: skip
 
-    def of_file(made: argparse.ArgumentParser) -> None:
+    def add_file(made: argparse.ArgumentParser) -> None:
         made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
-        choose(made)
+        add_selection(made)
 
-    def of_phase(made: argparse.ArgumentParser) -> None:
+    def add_phase(made: argparse.ArgumentParser) -> None:
         made.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(default: prefill)")
 
     made = command("compile", "compile every plan of a file and print its estimates")
-    of_file(made)
+    add_file(made)
     made.add_argument("--dump", metavar="PASS", help="print the program after a pass instead")
-    of_phase(made)
+    add_phase(made)
     made = command("check", "report every mistake, without compiling")
     made.add_argument("files", metavar="FILE", nargs="+")
-    choose(made)
+    add_selection(made)
     made = command("render", "draw a plan")
-    of_file(made)
+    add_file(made)
     made.add_argument("--view", choices=("devices", "block", "timeline", "memory"), default="devices")
-    of_phase(made)
+    add_phase(made)
     made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .svg, .png, .pdf or .dot file")
     made = command("verify", "run the sharded program on small dimensions and compare it with the unsharded one")
-    of_file(made)
+    add_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
     made = command("search", "run the searches of a file: best plans, Pareto front, and why plans were excluded")
@@ -78,10 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     command("passes", "list the passes of the compiler, in order")
     made = command("explain", "show where a plan's time goes and what would change it, or explain a diagnostic")
     made.add_argument("file", metavar="FILE|CODE", help="a .plan file, - for standard input, or a code such as E301")
-    choose(made)
+    add_selection(made)
     made = command("diff", "compare two plans term by term")
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="two plans, or one file that has two")
-    choose(made)
+    add_selection(made)
     made = command("calibrate", "fit the constants of calibrations to measurements")
     made.add_argument("data", metavar="DATA", nargs="+", help="CSV files, or folders of them (docs/calibration.md)")
     made.add_argument("-o", "--output", metavar="OUT", required=True,
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     except OSError as error:
         sys.stderr.write(f"error[E405]: cannot write the output: {error.strerror}\nhelp: planc explain E405\n")
-        _drop_output()
+        _discard_output()
         return WRONG
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG
 
 
-def _drop_output() -> None:
+def _discard_output() -> None:
     """Send the rest of standard output to the null device, so that Python does not try to write it again at exit."""
     import os
 
@@ -144,5 +144,7 @@ def _drop_output() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from plandsl import commands
 
-    command: Callable[[argparse.Namespace], int] = getattr(commands, f"run_{arguments.command}", commands.not_yet)
+    command: Callable[[argparse.Namespace], int] = getattr(
+        commands, f"run_{arguments.command}", commands.refuse_command
+    )
     return command(arguments)

@@ -81,7 +81,7 @@ def show_errors(error: PlanError, as_json: bool) -> int:
     return WRONG
 
 
-def not_yet(arguments: Namespace) -> int:
+def refuse_command(arguments: Namespace) -> int:
     """Refuse a command that this version does not have (E402)."""
     raise PlanError([Diagnostic("E402", f"`planc {arguments.command}` is not supported yet")])
 
@@ -105,16 +105,16 @@ def _open(path: str, overrides: list[tuple[str, str]] | None = None) -> Module:
     return open_text(_read(path), STDIN, overrides or [])
 
 
-def _compiled(arguments: Namespace) -> list[CompiledPlan]:
+def _compile(arguments: Namespace) -> list[CompiledPlan]:
     from plandsl.driver import compile_module
 
     with Progress("compiling") as tick:
         return compile_module(_open(arguments.file, _overrides(arguments)), arguments.plan, tick)
 
 
-def _one(arguments: Namespace) -> CompiledPlan:
+def _single_plan(arguments: Namespace) -> CompiledPlan:
     """The one plan that a picture shows: the plan named by `--plan`, or the only plan of the file."""
-    plans = _compiled(arguments)
+    plans = _compile(arguments)
     if len(plans) > 1:
         names = ", ".join(p.name for p in plans)
         why = f"{arguments.file} has {len(plans)} plans: {names}"
@@ -128,7 +128,7 @@ COMPARED = 40
 
 def run_compile(arguments: Namespace) -> int:
     """`planc compile`."""
-    plans = _compiled(arguments)
+    plans = _compile(arguments)
     if arguments.dump is not None:
         return _dump(arguments, plans)
     estimates = [p.estimate() for p in plans]
@@ -200,7 +200,7 @@ def run_render(arguments: Namespace) -> int:
     """`planc render`."""
     from plandsl.backends.graphviz import write
 
-    plan = _one(arguments)
+    plan = _single_plan(arguments)
     write(plan.draw(arguments.view, arguments.phase), arguments.output)
     if arguments.json:
         print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
@@ -213,7 +213,7 @@ def run_verify(arguments: Namespace) -> int:
     """`planc verify`."""
     if arguments.steps < 0 or arguments.steps > 64:
         raise PlanError([Diagnostic("E400", f"--steps {arguments.steps} is not between 0 and 64")])
-    plans = _compiled(arguments)
+    plans = _compile(arguments)
     verdicts = {}
     with Progress("verifying") as tick:
         for plan in plans:
@@ -373,7 +373,7 @@ def run_catalog(arguments: Namespace) -> int:
             raise PlanError([Diagnostic("E406", f"the catalog has no kind or entry `{arguments.kind}`", hint=hint)])
         arguments.kind, arguments.name = kinds[0], arguments.kind
     if arguments.name is not None:
-        return _entry(arguments)
+        return _print_entry(arguments)
     listed = {k: catalog.names(k) for k in catalog.kinds() if arguments.kind in (None, k)}
     if arguments.json:
         print_json({"plandsl": __version__, "catalog": listed})
@@ -385,7 +385,7 @@ def run_catalog(arguments: Namespace) -> int:
     return OK
 
 
-def _entry(arguments: Namespace) -> int:
+def _print_entry(arguments: Namespace) -> int:
     from plandsl.grammar import catalog
 
     kind, name = arguments.kind, arguments.name
@@ -424,7 +424,7 @@ def run_explain(arguments: Namespace) -> int:
 
 
 def _explain_plans(arguments: Namespace) -> int:
-    plans = _compiled(arguments)
+    plans = _compile(arguments)
     found = [p.explain() for p in plans]
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in found]})
@@ -462,7 +462,7 @@ def run_diff(arguments: Namespace) -> int:
     """`planc diff A B`: each argument is FILE or FILE:PLAN; a single FILE must have two plans."""
     from plandsl.driver import difference
 
-    a, b = _compared(arguments)
+    a, b = _plans_to_compare(arguments)
     found = difference(a, b)
     if arguments.json:
         print_json({"plandsl": __version__, "files": arguments.files, **found.as_json()})
@@ -473,35 +473,35 @@ def run_diff(arguments: Namespace) -> int:
     return OK
 
 
-def _compared(arguments: Namespace) -> list[CompiledPlan]:
+def _plans_to_compare(arguments: Namespace) -> list[CompiledPlan]:
     """The two plans to compare; a file that holds both is opened once."""
     from plandsl.driver import compile_module
 
     if len(arguments.files) > 2:
         why = f"`planc diff` compares two plans, found {len(arguments.files)}"
         raise PlanError([Diagnostic("E400", why, hint="planc diff A.plan B.plan, or planc diff A.plan:one A.plan:two")])
-    sides = [_side(text, arguments.plan) for text in arguments.files]
+    sides = [_split_plan(text, arguments.plan) for text in arguments.files]
     modules = {path: _open(path, _overrides(arguments)) for path, _ in dict.fromkeys(sides)}
     if len(sides) == 1:
         path, name = sides[0]
         plans = modules[path].plans
         if plans and (name is not None or len(plans) != 2):
-            raise PlanError([_unsaid(path, modules[path], "two")])
+            raise PlanError([_plan_not_named(path, modules[path], "two")])
         sides = [(path, plan) for plan in plans] or sides
     for path, name in sides:
         if name is None and len(modules[path].plans) > 1:
-            raise PlanError([_unsaid(path, modules[path], "one")])
+            raise PlanError([_plan_not_named(path, modules[path], "one")])
     return [compile_module(modules[path], name)[0] for path, name in sides]
 
 
-def _side(text: str, plan: str | None) -> tuple[str, str | None]:
+def _split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
     """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
     path, colon, name = text.rpartition(":")
     is_file = Path(path).suffix == ".plan" or Path(path).is_file()
     return (path, name) if colon and is_file and not Path(text).exists() else (text, plan)
 
 
-def _unsaid(path: str, module: Module, wanted: str) -> Diagnostic:
+def _plan_not_named(path: str, module: Module, wanted: str) -> Diagnostic:
     names = module.plans
     plans = f"{len(names)} plans: {', '.join(names)}" if len(names) > 1 else f"1 plan: {names[0]}"
     hint = " ".join(f"{path}:{name}" for name in (names * 2)[:2])

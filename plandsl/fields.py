@@ -58,12 +58,12 @@ def changes(a: PlanSpec, b: PlanSpec) -> tuple[Change, ...]:
     """Every field in which two plans differ: first fields of the plan, then of each declaration."""
     before, after = fields(a), fields(b)
     named = [path for path, name in NAMED.items() if before.get(name) != after.get(name)]
-    paths = [path for path in dict.fromkeys((*before, *after)) if not any(_within(path, n) for n in named)]
+    paths = [path for path in dict.fromkeys((*before, *after)) if not any(_is_within(path, n) for n in named)]
     found = [(path, before.get(path), after.get(path)) for path in sorted(paths, key=_section)]
     return tuple(_change(*each) for each in (*found, *_constants(a, b)) if each[1] != each[2])
 
 
-def _within(path: str, section: str) -> bool:
+def _is_within(path: str, section: str) -> bool:
     """Whether a field lies in a section; a field that holds the name of the declaration does not."""
     return path.startswith((f"{section}.", f"{section} ")) or path == section != NAMED.get(section)
 

@@ -53,7 +53,7 @@ def show_plan(plan: PlanSpec) -> str:
         body = _fields(plan)
         pools = plan.pools
     else:
-        pools = _apart(plan.split.prefill, plan.split.decode)
+        pools = _rename_clashes(plan.split.prefill, plan.split.decode)
         body = [f"{name} {{ {', '.join(_fields(pool))} }}" for name, pool in zip(_POOLS, pools, strict=True)]
         rate, latency = _number(plan.split.bandwidth), _number(plan.split.latency)
         body.append(f"transfer {{ bandwidth = {rate} B/s, latency = {latency} s }}")
@@ -67,7 +67,7 @@ _POOLS = ("prefill", "decode")
 _NAMED = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 
 
-def _apart(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, PlanSpec]:
+def _rename_clashes(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, PlanSpec]:
     """The two pools, with parts of the decode pool renamed if a different part of the prefill pool has their name."""
     for name in _NAMED:
         ours, theirs = getattr(prefill, name), getattr(decode, name)
@@ -200,21 +200,21 @@ def show_term(term: Term) -> str:
         case Apply():
             options = (f"{name} = {_option(value)}" for name, value in term.options)
             call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
-            return f"{call} {{ {', '.join(map(_inside, term.body))} }}" if term.body else call
+            return f"{call} {{ {', '.join(map(_expert_statement, term.body))} }}" if term.body else call
 
 
-def _inside(statement: Statement) -> str:
+def _expert_statement(statement: Statement) -> str:
     """A statement in the block of `experts`; weights lose the dimension of the experts."""
-    text = show_term(_of_one(statement.term))
+    text = show_term(_drop_expert_dim(statement.term))
     return f"{statement.target} = {text}" if statement.target else text
 
 
-def _of_one(term: Term) -> Term:
+def _drop_expert_dim(term: Term) -> Term:
     match term:
         case Weight():
             return term._replace(dims=term.dims[1:])
         case Apply():
-            return term._replace(args=tuple(map(_of_one, term.args)))
+            return term._replace(args=tuple(map(_drop_expert_dim, term.args)))
         case Var():
             return term
 
