@@ -1,6 +1,6 @@
-"""Pairs the brackets of a text, so that the parser sees every one closed whatever the text says.
+"""Pairs the brackets of a text, so that the parser sees every bracket closed whatever the text says.
 
-A missing closer is reported where it was due and supplied; one too many is reported and left out.
+A missing closing bracket is reported where it was expected, and inserted; a surplus one is reported and left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from plandsl.grammar.tokens import CLOSERS, KEYWORDS, OPENERS, Token, lexical_er
 from plandsl.limits import MAX_NESTING
 
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
-"""The words that open a declaration; names elsewhere."""
+"""The words that open a declaration; elsewhere they are names."""
 
 _SEPARATORS = ("NEWLINE", "COMMA", "SEMICOLON")
 _SIGNS = {"LPAR": "(", "LSQB": "[", "LBRACE": "{", "RPAR": ")", "RSQB": "]", "RBRACE": "}"}
@@ -22,7 +22,7 @@ def is_word(token: Token) -> bool:
 
 
 def opens_item(tokens: list[Token], at: int) -> bool:
-    """Whether a new item must start here: a word and what never follows a word inside an expression."""
+    """Whether a new item must start here: a word, and then a token that never follows a word inside an expression."""
     if at + 1 >= len(tokens) or not is_word(tokens[at]):
         return False
     following = tokens[at + 1]
@@ -48,10 +48,10 @@ class Brackets:
     def __init__(self, tokens: list[Token]) -> None:
         self.found: list[Diagnostic] = lexical_errors(tokens)
         self.faulty: set[Span] = set()
-        """Spans of tokens beside a reported mistake: a second finding about their item would be an echo."""
+        """Spans of tokens beside a reported mistake: a second finding about their item would repeat the first."""
         self.tokens = [t for t in tokens if t.kind != "COMMENT"]
         self.out: list[Token] = []
-        # the open brackets: each with what it belongs to, and the indentation of its line
+        # the open brackets: each with the word it belongs to, and the indentation of its line
         self.open: list[tuple[Token, str, int]] = []
         self.first: list[Token | None] = [None]  # the first token of the item under way, per level
         self.indent = 1
@@ -111,7 +111,7 @@ class Brackets:
     # ---- lines
 
     def _line_starts(self, at: int) -> None:
-        """Look for closers that the line before should have brought."""
+        """Supply closing brackets that are missing at the end of the line before."""
         token = self.tokens[at]
         self.indent = token.span.column
         if not self.open:
@@ -133,7 +133,7 @@ class Brackets:
         return before in ("NAME", "NUMBER", "STRING", "RPAR", "RSQB", "RBRACE")
 
     def _by_indentation(self, closer: Token) -> None:
-        """In a text that lacks a `}`: one that stands below an outer opener leaves the inner ones open."""
+        """Use indentation in a text that lacks a `}`: a `}` below an outer `{` means that the inner ones are open."""
         column = closer.span.column
         if any(indent == column for _, _, indent in self.open):
             while self.surplus > 0 and self.open and self.open[-1][2] > column:
@@ -188,7 +188,7 @@ class Brackets:
             self._unmatched(token, at, f"`{token.text}` closes nothing")
 
     def _closed_later(self, at: int) -> bool:
-        """Whether the innermost bracket has a closer of its own further on in the line."""
+        """Whether a closing bracket for the innermost bracket follows later in the line."""
         depth = 0
         for token in self.tokens[at + 1 : at + 200]:
             depth += (token.kind in OPENERS) - (token.kind in CLOSERS)
@@ -202,7 +202,7 @@ class Brackets:
         self._put(closer)
 
     def _too_early(self, token: Token, at: int) -> bool:
-        """Whether this `}` is the one too many: what follows it still belongs to what it would close."""
+        """Whether this `}` is surplus: the text after it still belongs to the body that it would close."""
         if self.surplus >= 0 or token.kind != "RBRACE" or len(self.open) != 1:
             return False
         tokens, after = self.tokens, at + 1
@@ -232,7 +232,7 @@ class Brackets:
     # ---- what is missing
 
     def _lacks_brace(self, at: int) -> bool:
-        """In a text with a `}` too many: whether a `{` was due before this token."""
+        """Whether a `{` is missing before this token, in a text with a surplus `}`."""
         first, last, token = self.first[-1], self.out[-1] if self.out else None, self.tokens[at]
         if first is None or last is None or last.kind in _SEPARATORS:
             return False

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 
 def build_lark() -> Lark:
-    """The grammar as Lark understands it; raises where it has a conflict or two terminals overlap."""
+    """The grammar as Lark reads it. Raises Lark's `GrammarError` on a conflict, or where two terminals overlap."""
     from lark import Lark
 
     return Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", lexer="basic", strict=True)
@@ -95,7 +95,7 @@ def _method(rule: Any) -> str:
 
 
 def text() -> str:
-    """What `_tables.py` ought to contain."""
+    """The text that `_tables.py` must have."""
     out = [HEAD]
     for name, value in tables(build_lark()).items():
         if not isinstance(value, list):

@@ -10,12 +10,12 @@ from plandsl.grammar.modules import CATALOG, FOLDERS, catalog_find, catalog_name
 
 
 def kinds() -> tuple[str, ...]:
-    """What the catalog holds."""
+    """The kinds of entries that the catalog holds."""
     return tuple(FOLDERS)
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Entries of a kind; a node family counts once for each size it is declared in."""
+    """The names of the entries of a kind; a family of nodes gives one name for each declared size."""
     return tuple(n for n in catalog_names(kind) if kind != "node" or catalog_find(kind, n) is not None)
 
 
@@ -28,7 +28,7 @@ def text(kind: str, name: str) -> str:
 
 
 def from_config(path: str) -> str:
-    """The `.plan` text of the model that ``hf(...)`` makes of a config.json. Raises `PlanError` where it makes none."""
+    """The `.plan` text of the model that ``hf(...)`` makes of a config.json. Raises `PlanError` for a wrong file."""
     from plandsl.grammar.hf import translate
 
     try:

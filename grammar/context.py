@@ -1,4 +1,4 @@
-"""What resolving carries through one compilation."""
+"""The state of one compilation while its declarations are resolved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Context:
         self._made: dict[tuple[Any, int], tuple[Record, Any]] = {}
 
     def make(self, maker: Callable[[Context, Record], T], record: Record) -> T:
-        """What ``maker`` makes of ``record``; made once, however many plans name it."""
+        """The value that ``maker`` makes of ``record``; each record is made once, however many plans name it."""
         key = maker, id(record)
         if key not in self._made:
             self._made[key] = record, maker(self, record)  # the record is kept, so its id stays its own

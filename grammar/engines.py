@@ -12,13 +12,13 @@ from plandsl.spec.hardware import ENGINE_BANDS, ENGINE_COUNTS, ENGINE_RATES, ENG
 from plandsl.units import BYTES, NUMBER, TIME
 
 LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
-"""Whose kernels an engine may run, where a calibration tells them apart."""
+"""Kernel libraries that an engine may name; a calibration may have a section for each."""
 
 ENGINE = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *ENGINE_COUNTS, "reserve", "kernels", *ENGINE_BANDS, "source")
 
 
 def engine_spec(context: Context, record: Record) -> EngineSpec | None:
-    """An engine; what it leaves out costs nothing and holds nothing back."""
+    """An engine; a field that the record leaves out has the default of `EngineSpec`, which costs nothing."""
     reader = Reader(context, record, ENGINE)
     given: dict[str, Any] = {}
     for name in ENGINE_SHARES:

@@ -15,7 +15,7 @@ from plandsl.limits import MAX_DIGITS, MAX_EXPANSION
 from plandsl.units import NUMBER, UNITS, Quantity, multiply
 
 Value: TypeAlias = "Quantity | bool | str | tuple[Value, ...]"
-"""What an expression is worth: a quantity, a truth, a string, or a list."""
+"""The value of an expression: a quantity, true or false, a string, or a list."""
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -52,14 +52,14 @@ _SPELLINGS = {
     "dollars": "USD",
     "watts": "W",
 }
-"""What else people write for a unit."""
+"""Other spellings that people use -> the unit."""
 
 _LARGEST = 10**MAX_DIGITS
-_DEEPEST = 160  # levels of brackets and operators, those of the `let` an expression uses included
+_DEEPEST = 160  # levels of brackets and operators, including the levels of every `let` that an expression uses
 
 
 def describe(value: Value) -> str:
-    """What a value is, for a message: ``bytes``, ``a string``."""
+    """The type of a value, for a message: ``bytes``, ``a string``."""
     if isinstance(value, Quantity):
         return "a percentage" if value.percent else str(value.dimension)
     if isinstance(value, bool):
@@ -68,7 +68,7 @@ def describe(value: Value) -> str:
 
 
 class Evaluator:
-    """Evaluates expressions of one compilation; each `let` once."""
+    """Evaluates the expressions of one compilation, and each `let` once."""
 
     def __init__(self, library: Library, records: Records) -> None:
         self.library = library
@@ -79,7 +79,7 @@ class Evaluator:
         self._depth = 0
 
     def value(self, expr: s.Expr, unit: Unit, within: Record | None = None) -> Value:
-        """What ``expr`` is worth where ``unit`` is in scope, and the fields of ``within`` too."""
+        """The value of ``expr``, in which names refer to ``unit``, and to the fields of ``within`` if given."""
         self._depth += 1
         self.library.spend(expr.span)
         try:
@@ -100,7 +100,7 @@ class Evaluator:
             case s.Unary():
                 return self._unary(expr, self.value(expr.x, unit, within))
             case s.Binary(op="@", op_span=span):
-                raise Wrong("E210", "`@` contracts tensors, and stands only in the block of a model", span)
+                raise Wrong("E210", "`@` contracts tensors, and is allowed only in the block of a model", span)
             case s.Binary():
                 return self._chain(expr, unit, within)
             case s.Seq(items=items):
@@ -108,11 +108,11 @@ class Evaluator:
             case s.Dot():
                 return self._dot(expr, unit)
             case s.Call(func=func):
-                raise Wrong("E210", f"`{func.text}(...)` is no value here", expr.span)
+                raise Wrong("E210", f"`{func.text}(...)` is not a value here", expr.span)
             case s.Index(name=name):
-                raise Wrong("E210", f"`{name.text}[...]` is a tensor, and stands only in a model", expr.span)
+                raise Wrong("E210", f"`{name.text}[...]` is a tensor, and is allowed only in a model", expr.span)
             case s.Range():
-                raise Wrong("E210", "a range stands only after `layers =` or in `vary`", expr.span)
+                raise Wrong("E210", "a range is allowed only after `layers =` or in `vary`", expr.span)
             case s.With():
                 raise Wrong("E210", "expected a value, found a declaration", expr.span)
 
@@ -124,7 +124,7 @@ class Evaluator:
         if num.unit not in UNITS:
             raise Wrong("E203", f"there is no unit `{clip(num.unit)}`", num.unit_span, hint=_unit_hint(num.unit))
         factor, dimension = UNITS[num.unit]
-        return Quantity(_scaled(num.value, factor, num.span), dimension, percent=num.unit == "%")
+        return Quantity(_to_si(num.value, factor, num.span), dimension, percent=num.unit == "%")
 
     def _name(self, ref: s.Ref, unit: Unit, within: Record | None) -> Value:
         if within is not None and (layers := within.fields.get(ref.name)):
@@ -151,7 +151,7 @@ class Evaluator:
             self._height = max(self._height, known[2])
             return known[1]
         outer, self._height = self._height, 0
-        value = self._guarded(let.name, id(let), let.name.span, lambda: self.value(let.value, unit))
+        value = self._guard_cycle(let.name, id(let), let.name.span, lambda: self.value(let.value, unit))
         height = self._height + 1
         self._height = max(outer, height)
         if height > MAX_EXPANSION:
@@ -160,7 +160,7 @@ class Evaluator:
         return value
 
     def check_let(self, let: s.Let, unit: Unit) -> None:
-        """Evaluate a `let` that may also stand for a word or a declaration."""
+        """Evaluate a `let`, unless it may stand for a word or a declaration."""
         model = isinstance(let.value, s.Call) and let.value.func.text == "hf"
         if not model and not isinstance(let.value, s.Ref | s.With):
             self._let(let, unit)
@@ -171,10 +171,10 @@ class Evaluator:
         if isinstance(expr, Record):
             raise Wrong("E210", f"`{layer.name.text}` is a section, not a value", span or layer.name.span)
         unit = layer.unit
-        return self._guarded(layer.name, id(expr), layer.name.span, lambda: self.value(expr, unit, within))
+        return self._guard_cycle(layer.name, id(expr), layer.name.span, lambda: self.value(expr, unit, within))
 
-    def _guarded(self, name: s.Name, key: int, span: Span, read: Callable[[], Value]) -> Value:
-        """Read what ``name`` stands for; meeting it again meanwhile is a cycle."""
+    def _guard_cycle(self, name: s.Name, key: int, span: Span, read: Callable[[], Value]) -> Value:
+        """Read the value of ``name``. Raises `Wrong` (E208) if reading it needs ``name`` itself."""
         if key in self._open:
             keys = list(self._open)
             raise cycle([self._open[other] for other in keys[keys.index(key) :]])
@@ -212,38 +212,38 @@ class Evaluator:
     def _unary(self, expr: s.Unary, x: Value) -> Value:
         if expr.op == "not":
             if not isinstance(x, bool):
-                raise Wrong("E210", f"`not` wants true or false, found {describe(x)}", expr.span)
+                raise Wrong("E210", f"`not` needs true or false, found {describe(x)}", expr.span)
             return not x
         if not isinstance(x, Quantity):
-            raise Wrong("E210", f"`-` wants a number, found {describe(x)}", expr.span)
+            raise Wrong("E210", f"`-` needs a number, found {describe(x)}", expr.span)
         return x._replace(value=-x.value)
 
     def _binary(self, expr: s.Binary, a: Value, b: Value) -> Value:
         op = expr.op
         if op in ("and", "or"):
             if not isinstance(a, bool) or not isinstance(b, bool):
-                raise Wrong("E210", f"`{op}` wants true or false on both sides", expr.span, hint=_sides(a, b))
+                raise Wrong("E210", f"`{op}` needs true or false on both sides", expr.span, hint=_sides_hint(a, b))
             return (a and b) if op == "and" else (a or b)
         if not isinstance(a, Quantity) or not isinstance(b, Quantity):
-            raise Wrong("E210", f"`{op}` wants numbers on both sides", expr.op_span, hint=_sides(a, b))
+            raise Wrong("E210", f"`{op}` needs numbers on both sides", expr.op_span, hint=_sides_hint(a, b))
         if op in ("*", "/"):
             return _product(expr, a, b)
         if a.dimension != b.dimension:
-            labels = (Label(expr.b.span, _what(b)),)
-            message = f"`{op}` wants one dimension on both sides, found {a.dimension} and {b.dimension}"
-            raise Wrong("E204", message, expr.a.span, label=_what(a), labels=labels)
+            labels = (Label(expr.b.span, _type_label(b)),)
+            message = f"`{op}` needs the same dimension on both sides, found {a.dimension} and {b.dimension}"
+            raise Wrong("E204", message, expr.a.span, label=_type_label(a), labels=labels)
         if op in _COMPARE:
             return _COMPARE[op](a.value, b.value)
         value = a.value + b.value if op == "+" else a.value - b.value
-        return Quantity(_finite(value, expr.span), a.dimension, a.percent or b.percent)
+        return Quantity(_check_finite(value, expr.span), a.dimension, a.percent or b.percent)
 
 
 def _too_long(name: s.Name) -> Wrong:
-    message = f"`{name.text}` hangs on a chain of more than {MAX_EXPANSION} names"
+    message = f"`{name.text}` depends on a chain of more than {MAX_EXPANSION} names"
     return Wrong("E208", message, name.span, hint="write the value out")
 
 
-def _what(value: Quantity) -> str:
+def _type_label(value: Quantity) -> str:
     return f"this is {describe(value)}"
 
 
@@ -253,13 +253,13 @@ def _unit_hint(word: str) -> str:
     return f"did you mean `{known}`?" if known else "units are written `GB`, `GB/s`, `TFLOP/s`, `ms`, `tok/s`, `%`"
 
 
-def _sides(a: Value, b: Value) -> str:
+def _sides_hint(a: Value, b: Value) -> str:
     return f"found {describe(a)} and {describe(b)}"
 
 
 def _product(expr: s.Binary, a: Quantity, b: Quantity) -> Quantity:
     if expr.op == "*":
-        value = _finite(a.value * b.value, expr.span)
+        value = _check_finite(a.value * b.value, expr.span)
         return Quantity(value, multiply(a.dimension, b.dimension), a.percent != b.percent)
     if b.value == 0:
         raise Wrong("E212", "division by zero", expr.b.span)
@@ -267,17 +267,17 @@ def _product(expr: s.Binary, a: Quantity, b: Quantity) -> Quantity:
     percent = a.percent and not b.percent and b.dimension == NUMBER
     if isinstance(a.value, int) and isinstance(b.value, int) and a.value % b.value == 0:
         return Quantity(a.value // b.value, dimension, percent)
-    return Quantity(_finite(a.value / b.value, expr.span), dimension, percent)
+    return Quantity(_check_finite(a.value / b.value, expr.span), dimension, percent)
 
 
-def _scaled(value: int | float, factor: float, span: Span) -> int | float:
+def _to_si(value: int | float, factor: float, span: Span) -> int | float:
     """``value`` in SI units, rounded once: a factor below one is the inverse of a whole number."""
     if factor >= 1:
-        return _finite(value * (int(factor) if factor.is_integer() else factor), span)
+        return _check_finite(value * (int(factor) if factor.is_integer() else factor), span)
     return value / round(1 / factor)
 
 
-def _finite(value: int | float, span: Span) -> int | float:
+def _check_finite(value: int | float, span: Span) -> int | float:
     too_large = abs(value) >= _LARGEST if isinstance(value, int) else not math.isfinite(value)
     if too_large:
         raise Wrong("E212", "the result is too large", span, hint=f"at most {MAX_DIGITS} digits are kept")

@@ -1,4 +1,4 @@
-"""Mixture of experts: `experts(h, w_router[hidden, experts], top_k = 8) { ... }`, and what its block may say.
+"""Reads mixtures of experts: `experts(h, w_router[hidden, experts], top_k = 8) { ... }` and its block, as terms.
 
 Loaded by the first model that has one.
 """
@@ -21,19 +21,20 @@ from plandsl.units import NUMBER
 
 FORM = "`y = experts(h, w_router[hidden, experts], top_k = 8) { ... }`"
 WORDS = {"score": ("softmax", "sigmoid"), "weigh": ("result", "input"), "weights": tuple(BITS)}
-"""Options that are one of some words."""
+"""Options whose value is a word, and the words."""
 SKEWS = {"zipf": "`imbalance = zipf(0.6)`", "lognormal": "`imbalance = lognormal(mean = 1.2, p95 = 1.6)`"}
 STEEPEST = 10.0
-"""What an imbalance may be beside a number, and the steepest `zipf`."""
+"""Forms of an `imbalance` that is not a number (with an example of each), and the largest exponent of `zipf`."""
 
 MOST = 1e6
 """Largest `imbalance` or `scale`."""
 
 
 def experts(call: s.Call, outer: Terms) -> Typed:
-    """The term of a mixture of experts: value, router, and what each expert does with a token."""
+    """The term of a mixture of experts: the value, the router, and the statements that each expert runs per token."""
     if call.body is None:
-        raise Wrong("E213", "`experts(...)` wants a block: what each expert does", call.span, hint=f"write {FORM}")
+        message = "`experts(...)` needs a block with the statements of one expert"
+        raise Wrong("E213", message, call.span, hint=f"write {FORM}")
     if len(call.args) not in (2, 3):
         raise Wrong("E213", f"`experts` takes a value and a router, found {len(call.args)}", call.span, hint=FORM)
     args = [outer.attempt(arg) for arg in call.args]
@@ -42,7 +43,7 @@ def experts(call: s.Call, outer: Terms) -> Typed:
         raise Follows
     x = found[0]
     if not isinstance(x.term, Var):
-        raise Wrong("E213", "name the value that goes to the experts", call.args[0].span, hint=FORM)
+        raise Wrong("E213", "the first argument of `experts` must be the name of a value", call.args[0].span, hint=FORM)
     router, of = _router(call, x, found[1])
     bias = _bias(call, found[2], of) if len(found) == 3 else ()
     options = _options(call, outer.scope)
@@ -52,26 +53,26 @@ def experts(call: s.Call, outer: Terms) -> Typed:
 
 
 def _router(call: s.Call, x: Typed, router: Typed) -> tuple[Term, str]:
-    """The logits ``[tokens, experts]``, and what the experts are called. A weight alone is contracted with ``x``."""
+    """The logits ``[tokens, experts]``, and the name of their last dimension. A weight is contracted with ``x``."""
     span = call.args[1].span
     hint = f"a router is a weight such as `w_router[{x.dims[-1]}, experts]`, or logits made with one"
     if not isinstance(router.term, Weight):
         if len(router.dims) != 2 or router.dims[0] != x.dims[0] or router.dims[1] in x.dims:
-            message = f"these logits are {shown(router.dims)}"
-            raise Wrong("E213", message, span, label="one for each token and expert", hint=hint)
+            message = f"the logits of a router have dimensions [tokens, experts], found {shown(router.dims)}"
+            raise Wrong("E213", message, span, label="one logit for each token and expert", hint=hint)
         return router.term, router.dims[1]
     kept = [dim for dim in router.dims if dim not in x.dims]
     if len(kept) != 1 or any(dim not in router.dims for dim in x.dims[1:]):
         labels = (Label(call.args[0].span, f"this is {shown(x.dims)}"),)
-        message = "a router has the dimensions of a token, and one for the experts"
+        message = "a router has the dimensions of a token, and one dimension for the experts"
         raise Wrong("E213", message, span, label=f"this is {shown(router.dims)}", labels=labels, hint=hint)
     return Apply("matmul", (x.term, router.term), (), span), kept[0]
 
 
 def _bias(call: s.Call, bias: Typed, of: str) -> tuple[Term, ...]:
     if not isinstance(bias.term, Weight) or bias.dims != (of,):
-        hint = f"write `b_router[{of}]`; it counts for the choice, and not in the gates"
-        raise Wrong("E213", "the third argument is a bias of the scores", call.args[2].span, hint=hint)
+        hint = f"write `b_router[{of}]`; it is added to the scores that choose experts, not to the gates"
+        raise Wrong("E213", "the third argument of `experts` is a bias of the scores", call.args[2].span, hint=hint)
     return (bias.term,)
 
 
@@ -81,7 +82,7 @@ def _check_top_k(call: s.Call, options: dict[str, int | float | bool | str], of:
     top_k, have = int(options["top_k"]), scope.sizes[of]
     if have and top_k > have:
         span = next(option.value.span for option in call.kwargs if option.name.text == "top_k")
-        raise Wrong("E214", f"`top_k = {top_k}`, and there are {have} `{of}`", span)
+        raise Wrong("E214", f"`top_k = {top_k}` is more than `{of} = {have}`", span)
 
 
 # ---- options
@@ -103,19 +104,23 @@ def _option(option: s.Field, scope: Scope) -> int | float | bool | str:
         return whole(value, layer, 1, MAX_DIMENSION)
     if name == "normalize":
         if not isinstance(value, bool):
-            raise Wrong("E210", "`normalize` is true or false", option.value.span)
+            raise Wrong("E210", "`normalize` must be true or false", option.value.span)
         return value
     number = expect(value, NUMBER, layer).value
     least = 1.0 if name == "imbalance" else 0.0
     if not least <= number <= MOST or number == 0:
-        hint = "the load of the fullest rank over the mean" if name == "imbalance" else "gates are multiplied by it"
+        fullest = "it is the load of the fullest rank divided by the mean load"
+        hint = fullest if name == "imbalance" else "gates are multiplied by it"
         bounds = "between 1 and 1,000,000" if least else "above zero, and at most 1,000,000"
         raise Wrong("E214", f"`{name}` must be {bounds}", option.value.span, hint=hint)
     return float(number)
 
 
 def _distribution(call: s.Call, scope: Scope) -> Skew:
-    """`zipf(0.6)`, by which experts are more or less popular, or `lognormal(mean = 1.2, p95 = 1.6)` of the load."""
+    """An `imbalance` that is a call.
+
+    `zipf(0.6)` gives the popularity of experts, `lognormal(mean = 1.2, p95 = 1.6)` the load of the fullest rank.
+    """
     form = SKEWS.get(call.func.text)
     if form is None:
         hint = scope.near(call.func.text, tuple(SKEWS))
@@ -123,24 +128,24 @@ def _distribution(call: s.Call, scope: Scope) -> Skew:
     given = {option.name.text: option for option in call.kwargs}
     zipf = call.func.text == "zipf"
     if len(given) != len(call.kwargs) or (len(call.args), set(given)) != ((1, set()) if zipf else (0, {"mean", "p95"})):
-        raise Wrong("E226", f"`{call.func.text}` wants {'a number' if zipf else 'two options'}", call.span, hint=form)
+        raise Wrong("E226", f"`{call.func.text}` needs {'a number' if zipf else 'two options'}", call.span, hint=form)
     if zipf:
-        exponent = _plain("zipf", call.args[0], scope)
+        exponent = _plain_number("zipf", call.args[0], scope)
         if not 0 <= exponent <= STEEPEST:
-            why = f"the exponent of `zipf` is from 0, where all are alike, to {STEEPEST:g}"
+            why = f"the exponent of `zipf` must be from 0 (all experts are equally popular) to {STEEPEST:g}"
             raise Wrong("E226", why, call.args[0].span, hint=form)
         return Zipf(exponent) if exponent else 1.0
-    mean, p95 = (_plain(name, given[name].value, scope) for name in ("mean", "p95"))
+    mean, p95 = (_plain_number(name, given[name].value, scope) for name in ("mean", "p95"))
     if mean < 1:
-        why = "the fullest rank has the mean at least: `mean` is 1 or more"
+        why = "`mean` must be 1 or more: the load of the fullest rank is never below the mean load"
         raise Wrong("E226", why, given["mean"].value.span, hint=form)
     if not mean <= p95 <= mean * WIDEST:
-        why = f"`p95` is from the mean to {WIDEST:.3g} times that, which is as wide as a lognormal gets"
+        why = f"`p95` must be from 1 to {WIDEST:.3g} times `mean`: no lognormal is wider"
         raise Wrong("E226", why, given["p95"].value.span, hint=form)
     return Varying(mean, p95)
 
 
-def _plain(name: str, value: s.Expr, scope: Scope) -> float:
+def _plain_number(name: str, value: s.Expr, scope: Scope) -> float:
     layer = Layer(s.Name(name, value.span), value, scope.unit)
     return float(expect(scope.context.evaluator.value(value, scope.unit, scope.record), NUMBER, layer).value)
 
@@ -149,7 +154,7 @@ def _word(option: s.Field, choices: tuple[str, ...], scope: Scope) -> str:
     name, value = option.name.text, option.value
     code = "E217" if name == "weights" else "E210"
     if not isinstance(value, s.Ref):
-        raise Wrong("E210", f"`{name}` names one of {', '.join(choices[:4])}", value.span)
+        raise Wrong("E210", f"`{name}` must be one of {', '.join(choices[:4])}", value.span)
     if value.name not in choices:
         what = "number format" if name == "weights" else name
         raise Wrong(code, f"there is no {what} `{value.name}`", value.span, hint=scope.near(value.name, choices))
@@ -160,11 +165,12 @@ def _word(option: s.Field, choices: tuple[str, ...], scope: Scope) -> str:
 
 
 def _body(body: s.Body, x: Typed, name: str, of: str, outer: Terms) -> tuple[tuple[Statement, ...], Dims]:
-    """The statements of the block, the last without a target, and the dimensions of its result."""
+    """The statements of the block, of which the last has no target, and the dimensions of the result."""
     *items, last = body.items or (None,)
     if not isinstance(last, s.Bare):
         hint = "for example `g @ w_down[expert_ffn, hidden]`"
-        raise Wrong("E213", "the block of `experts` ends with its result, without a name", body.span, hint=hint)
+        message = "the block of `experts` must end with its result: an expression without a name"
+        raise Wrong("E213", message, body.span, hint=hint)
     inner = _Inside(outer.scope, of)
     inner.bind(name, x.dims, None)
     statements = [*inner.statements(tuple(items))]
@@ -174,12 +180,12 @@ def _body(body: s.Body, x: Typed, name: str, of: str, outer: Terms) -> tuple[tup
         raise Follows
     inner.warn_unused("")
     for weight, seen in inner.weights.items():
-        _adopt(weight, seen, of, outer)
+        _adopt_weight(weight, seen, of, outer)
     return (*statements, Statement("", result.term, last.span)), result.dims
 
 
-def _adopt(name: str, seen: Seen, of: str, outer: Terms) -> None:
-    """Let the block around know a weight of the experts: its name is taken, its dimensions are used."""
+def _adopt_weight(name: str, seen: Seen, of: str, outer: Terms) -> None:
+    """Record a weight of the experts in the block around them: its name is used up, and its dimensions are used."""
     whole_dims = (of, *(seen.dims or ()))
     if name in outer.values:
         raise Wrong("E213", f"`{name}` is a value of this block, not a weight", seen.span)
@@ -187,27 +193,27 @@ def _adopt(name: str, seen: Seen, of: str, outer: Terms) -> None:
     if first.dims != whole_dims:
         labels = (Label(first.span, f"here it is {shown(first.dims or ())}"),) if first.span else ()
         message = f"weight `{name}` is named again with other dimensions"
-        hint = f"inside `experts` every weight has `{of}` first; this one needs another name"
+        hint = f"inside `experts` every weight has `{of}` as its first dimension; give this weight another name"
         raise Wrong("E213", message, seen.span, label=f"here {shown(whole_dims)}", labels=labels, hint=hint)
 
 
 class _Inside(Terms):
-    """Terms of the block: of one token at one expert, whose weights they read."""
+    """Reads the statements in the block of `experts`, which apply to one token at one expert."""
 
     def __init__(self, scope: Scope, of: str) -> None:
         super().__init__(scope)
         self.of = of
 
     def weight(self, index: s.Index) -> Typed:
-        """A weight of each expert: in the term it has their dimension first."""
+        """A weight of one expert; in the term, the dimension of the experts comes first."""
         typed = super().weight(index)
         if self.of in typed.dims:
-            hint = f"inside the block every weight has `{self.of}` already"
-            raise Wrong("E213", f"leave `{self.of}` out of this weight", index.span, hint=hint)
+            hint = f"inside `experts` every weight has the dimension `{self.of}` without saying so: leave it out"
+            raise Wrong("E213", f"`{self.of}` is given in a weight inside `experts`", index.span, hint=hint)
         return Typed(Weight(index.name.text, (self.of, *typed.dims), index.span), typed.dims)
 
     def _call(self, call: s.Call) -> Typed:
         if call.func.text not in MAPS:
-            hint = f"known inside: `@`, `+`, `-`, `*` and {', '.join(MAPS)}"
-            raise Wrong("E213", f"`{call.func.text}` has no place inside `experts`", call.func.span, hint=hint)
+            hint = f"allowed inside: `@`, `+`, `-`, `*` and {', '.join(MAPS)}"
+            raise Wrong("E213", f"`{call.func.text}` is not allowed inside `experts`", call.func.span, hint=hint)
         return super()._call(call)

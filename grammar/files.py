@@ -1,4 +1,4 @@
-"""Opening the root file and what it uses, without leaving its folder tree."""
+"""Opens the root file and the files that it uses, without leaving its folder tree."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from plandsl.limits import MAX_FILES
 
 
 def open_root(library: Library, source: str | None, path: str) -> Unit:
-    """The root file and all that it uses; what cannot be read is reported."""
-    real = _real(path)
+    """The root file, with every file that it uses; a file that cannot be read is reported."""
+    real = _resolved_path(path)
     text = _read_root(library, path) if source is None else source
-    # what is no text is shown, where it goes wrong, and not read as a plan
+    # a file that is not text gives a finding about its bytes, and is not read as a plan
     root = Unit(path, "" if library.report.errors else text, real)
     library.folder = real.parent if real else None
     library.enter(root)
@@ -28,8 +28,8 @@ def open_root(library: Library, source: str | None, path: str) -> Unit:
     return root
 
 
-def _real(path: str) -> Path | None:
-    """Where the root file lies, links resolved; None for a text that has no place, such as ``<text>``."""
+def _resolved_path(path: str) -> Path | None:
+    """The path of the root file with links resolved; None for a text without a file, such as ``<text>``."""
     if path.startswith("<") or path in ("", "-"):
         return None
     try:
@@ -44,7 +44,7 @@ def _read_root(library: Library, path: str) -> str:
         text, found = decode(read_bytes(Path(path)), path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        hint = f"pipe it: planc ... - < {path}" if reason == NOT_ORDINARY else ""
+        hint = f"read it from standard input: planc ... - < {path}" if reason == NOT_ORDINARY else ""
         library.report.put(Diagnostic("E209", f"cannot read {path}: {reason}", None, hint=hint))
         return ""
     for diagnostic in found:
@@ -53,7 +53,7 @@ def _read_root(library: Library, path: str) -> str:
 
 
 class _Opener:
-    """Follows `use`, each file once."""
+    """Opens the files that `use` names, each once."""
 
     def __init__(self, library: Library, root: Unit) -> None:
         self.library = library
@@ -71,7 +71,8 @@ class _Opener:
         path = locate(self.library, use.path, unit, "`use`", ".plan")
         used = self.opened.get(path)
         if used is not None and used in chain:
-            raise Wrong("E209", f'"{use.path.value}" uses this file in turn', use.span, hint="remove one `use`")
+            why = f'"{use.path.value}" uses this file, directly or through others'
+            raise Wrong("E209", why, use.span, hint="remove one `use`")
         if used is None:
             if len(self.opened) >= MAX_FILES:
                 raise Wrong("E209", f"more than {MAX_FILES} files are used", use.span)
@@ -84,7 +85,7 @@ class _Opener:
         try:
             text, found = decode(read_bytes(path), shown)
         except OSError as error:
-            raise Wrong("E209", f"cannot read it: {error.strerror}", use.path.span) from None
+            raise Wrong("E209", f"cannot read this file: {error.strerror}", use.path.span) from None
         used = self.opened[path] = Unit(shown, text, path)
         used.found[:0] = found
         self.library.enter(used)
@@ -92,35 +93,35 @@ class _Opener:
 
 
 def beside(file: str, written: str) -> str:
-    """The path ``written`` in ``file``, as it is shown."""
+    """The path that ``file`` gives as ``written``, as diagnostics show it."""
     return os.path.normpath(PurePosixPath(file).parent / written).replace(os.sep, "/")
 
 
 def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str) -> Path:
-    """The file that ``word`` means in ``unit``, once it is known to be one that may be read."""
+    """The file at the path ``written`` after ``word`` in ``unit``. Raises `Wrong` (E209) if it may not be read."""
     text, span = written.value, written.span
     if library.folder is None or unit.path is None:
-        raise Wrong("E209", "this text is in no folder, so it can use no other file", span)
+        raise Wrong("E209", "this text was not read from a folder, so it can use no other file", span)
     if PurePosixPath(text).is_absolute() or "\\" in text or "\0" in text or ":" in text:
         hint = "write the path from this file's folder, with `/`"
-        raise Wrong("E209", f"a path in {word} is relative", span, hint=hint)
+        raise Wrong("E209", f"a path in {word} must be relative", span, hint=hint)
     if not text.endswith(ending):
         raise Wrong("E209", f"{word} reads `{ending}` files only", span)
     try:
         path = (unit.path.parent / text).resolve()
     except (OSError, RuntimeError, ValueError):
-        raise _absent(text, span) from None
+        raise _missing_file(text, span) from None
     if not path.is_relative_to(library.folder):
         hint = "keep shared files in the folder of the root file, or below it"
-        raise Wrong("E209", f'"{text}" leaves the folder of the root file', span, hint=hint)
+        raise Wrong("E209", f'"{text}" is outside the folder of the root file', span, hint=hint)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        raise _absent(text, span) from None
+        raise _missing_file(text, span) from None
     if not stat.S_ISREG(mode):
-        raise Wrong("E209", f'"{text}" is no ordinary file', span)
+        raise Wrong("E209", f'"{text}" is not a regular file', span)
     return path
 
 
-def _absent(written: str, span: Span) -> Wrong:
+def _missing_file(written: str, span: Span) -> Wrong:
     return Wrong("E209", f'there is no file "{written}"', span, hint="the path starts at this file's folder")

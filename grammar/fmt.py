@@ -1,7 +1,7 @@
-"""Canonical formatting: the tokens of a plan, with the spaces and indentation that every plan has.
+"""Canonical formatting: the tokens of a plan, with standard spaces and indentation.
 
-The author keeps the comments, the line breaks, and one blank line where there were several. What stands
-between two tokens of a line, and before the first one, is decided here.
+Comments and line breaks stay as they are, and several blank lines become one. This module decides the spaces between
+two tokens of a line, and the indentation before the first one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIGHT_AFTER = ("LPAR", "LSQB", "ATTRIBUTES", "DOT", "DOTS", "NEGATIVE")
 
 
 def format_text(text: str, file: str) -> str:
-    """The text in canonical form; `PlanError` with the diagnostics where it is no plan."""
+    """The text in canonical form. Raises `PlanError` with the diagnostics on a syntax error."""
     _, found = parse(text, file)
     if found:
         raise PlanError(found, {file: text})
@@ -30,7 +30,7 @@ def format_text(text: str, file: str) -> str:
 
 
 def same_tree(a: Any, b: Any) -> bool:
-    """Whether two syntax trees say the same, wherever they stand."""
+    """Whether two syntax trees are equal, apart from their spans."""
     todo = [(a, b)]
     while todo:
         a, b = todo.pop()
@@ -52,7 +52,7 @@ class _Formatter:
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
         laid = Layout(tokens).tokens
-        # what each token is to the parser; a separator that only repeats another is nothing to it
+        # the kind that the parser gives each token; it does not see a separator that only repeats another
         self.kinds = {t.span: t.kind for t in laid} | _attribute_brackets(laid)
         self.lines: list[tuple[str, str]] = []  # code and comment
         self.code = ""
@@ -72,7 +72,7 @@ class _Formatter:
                 self._add_comment(token)
             else:
                 self._add(token, self.kinds.get(token.span, ""))
-        return _join(self.lines)
+        return _join_lines(self.lines)
 
     def _add_comment(self, token: Token) -> None:
         if not self.code:
@@ -125,7 +125,7 @@ class _Formatter:
 
 
 def _attribute_brackets(tokens: list[Token]) -> dict[Any, str]:
-    """The `[` of ``block dense [layers = 0..3]``: unlike that of a tensor it stands apart from the name."""
+    """The `[` of ``block dense [layers = 0..3]``: unlike the `[` of a tensor, it has a space before it."""
     found = {}
     for at, token in enumerate(tokens):
         if token.kind == "LSQB" and at > 1 and tokens[at - 2].kind == "BLOCK" and tokens[at + 2].kind == "EQ":
@@ -133,9 +133,9 @@ def _attribute_brackets(tokens: list[Token]) -> dict[Any, str]:
     return found
 
 
-def _join(lines: list[tuple[str, str]]) -> str:
+def _join_lines(lines: list[tuple[str, str]]) -> str:
     out: list[str] = []
-    for lined, group in groupby(_blanks(lines), key=lambda line: bool(line[0].strip() and line[1])):
+    for lined, group in groupby(_collapse_blank_lines(lines), key=lambda line: bool(line[0].strip() and line[1])):
         run = list(group)
         # comments at the ends of neighbouring lines stand below each other
         width = max(len(code) for code, _ in run) + 2 if lined else 0
@@ -143,8 +143,8 @@ def _join(lines: list[tuple[str, str]]) -> str:
     return "".join(line + "\n" for line in out)
 
 
-def _blanks(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The lines with no two blank ones in a row, and none at the start or end of a body or of the file."""
+def _collapse_blank_lines(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The lines without two blank lines in a row, and without blank lines at the start or end of a body or the file."""
     out: list[tuple[str, str]] = []
     blank = False
     for code, comment in lines:

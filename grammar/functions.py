@@ -1,4 +1,4 @@
-"""The functions of the block language: what each takes, and the dimensions of what it gives."""
+"""The functions of the block language: the arguments of each, and the dimensions of its result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from plandsl.units import NUMBER
 Dims: TypeAlias = "tuple[str, ...]"
 
 STEP_DIMS = ("tokens", "batch")
-"""The leading dimension of a value: of a block's, of the head's."""
+"""The first dimension of values in a block (``tokens``) and in the head (``batch``)."""
 
 NORMS = ("rms_norm", "layer_norm")
 PARTS = ("query", "latent")
-"""What stands only inside `attention(...)`."""
+"""Functions that are allowed only as arguments of `attention(...)`."""
 
 FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "attention", *PARTS, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -50,7 +50,7 @@ class Typed(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """Where a block stands: its model, the file it was written in, and the sizes of its dimensions."""
+    """The scope of a block: its model, its file, and the sizes of the model's dimensions."""
 
     context: Context
     record: Record
@@ -68,7 +68,7 @@ def shown(dims: Dims) -> str:
 
 
 def check_call(call: s.Call, scope: Scope) -> None:
-    """Whether there is such a function, and whether it has such options."""
+    """Raise `Wrong` unless the function exists and has every option that the call gives."""
     name = call.func.text
     if name not in FUNCTIONS:
         hint = scope.near(name, FUNCTIONS)
@@ -94,8 +94,8 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
         raise Wrong("E213", message, call.span, hint=f"write `{form}`")
     for arg, expr in zip(args[:wanted], call.args, strict=False):
         if isinstance(arg.term, Weight):
-            hint = "it wants a computed value"
-            raise Wrong("E213", f"`{name}` of a weight alone", expr.span, hint=hint)
+            hint = "give it a computed value"
+            raise Wrong("E213", f"`{name}` cannot be applied to a weight alone", expr.span, hint=hint)
     if name == "attention":
         return _attention(call, args, scope)
     if name == "concat":
@@ -105,14 +105,15 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
 
 
 def _bounds(call: s.Call, scope: Scope) -> tuple[tuple[str, float], ...]:
-    """``low`` and ``high`` of a clamp, one of them at least."""
+    """``low`` and ``high`` of a `clamp`, which must have at least one of them."""
     found: dict[str, float] = {}
     for option in call.kwargs:
         value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
         bound = float(expect(value, NUMBER, Layer(option.name, option.value, scope.unit)).value)
         found[option.name.text] = bound
         if abs(bound) > MOST:
-            raise Wrong("E214", f"`{option.name.text}` is a number of ordinary size", option.value.span, hint=CLAMPED)
+            why = f"`{option.name.text}` must be from {-MOST:g} to {MOST:g}"
+            raise Wrong("E214", why, option.value.span, hint=CLAMPED)
     if not found:
         raise Wrong("E207", "`clamp` has neither `low` nor `high`", call.span, hint=CLAMPED)
     low, high = found.get("low", -inf), found.get("high", inf)
@@ -125,7 +126,7 @@ JOINED = "concat(x, e, into = pair)"
 
 
 def _concat(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
-    """Two values one behind the other, along their last dimension: ``into`` names what that becomes."""
+    """The concatenation of two values along their last dimension; ``into`` names the last dimension of the result."""
     a, b = args
     if a.dims != b.dims or len(a.dims) < 2:
         labels = (Label(call.args[1].span, f"this is {shown(b.dims)}"),)
@@ -135,11 +136,11 @@ def _concat(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     if not isinstance(into, s.Ref) or into.name not in scope.sizes:
         hint = f"declare one, such as `pair = 2 * {a.dims[-1]}`, and write `{JOINED}`"
         raise Wrong(
-            "E213", "`into` names the dimension that `concat` makes", into.span if into else call.span, hint=hint
+            "E213", "`into` must name the last dimension of the result", into.span if into else call.span, hint=hint
         )
     have, wanted = scope.sizes[into.name], 2 * scope.sizes[a.dims[-1]]
     if have and wanted and have != wanted:
-        message = f"`{into.name}` is {have:,}, and this makes {wanted:,}"
+        message = f"`{into.name}` is {have:,}, but the result has {wanted:,} elements along it"
         raise Wrong("E213", message, into.span, hint=f"`{into.name} = 2 * {a.dims[-1]}`")
     term = Apply("concat", (a.term, b.term), (("into", into.name),), call.span)
     return Typed(term, (*a.dims[:-1], into.name))
@@ -162,7 +163,7 @@ def _norm_options(call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str, str]
 
 def _dim_option(value: s.Expr, x: Typed, scope: Scope) -> str:
     if not isinstance(value, s.Ref):
-        raise Wrong("E213", "`over` names a dimension", value.span, hint=f"`over = {x.dims[-1]}`")
+        raise Wrong("E213", "`over` must name a dimension", value.span, hint=f"`over = {x.dims[-1]}`")
     if value.name not in x.dims:
         hint = scope.near(value.name, x.dims)
         raise Wrong("E213", f"`over = {value.name}`, but the tensor is {shown(x.dims)}", value.span, hint=hint)
@@ -176,23 +177,24 @@ def _attention(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
         for name, expr, x in zip("qkv", call.args, (q, k, v), strict=False)
     )
     if reason := _attention_mistake(q.dims, k.dims, v.dims, scope.sizes):
-        hint = "it wants q[tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim]"
+        hint = "`attention` needs q[tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim]"
         raise Wrong("E213", reason, call.func.span, labels=labels, hint=hint)
     for sink, expr in zip(sinks, call.args[3:], strict=True):
         if not isinstance(sink.term, Weight) or sink.dims != q.dims[1:2]:
-            hint = f"write `w_sinks[{q.dims[1]}]`: a logit of each head that joins the sum below its softmax"
-            raise Wrong("E227", "the fourth argument of `attention` is a weight of its sinks", expr.span, hint=hint)
+            hint = f"write `w_sinks[{q.dims[1]}]`: one logit for each head, added to the denominator of its softmax"
+            why = "the fourth argument of `attention` must be a weight with one sink logit for each query head"
+            raise Wrong("E227", why, expr.span, hint=hint)
     term = Apply("attention", tuple(x.term for x in args), attention_options(call, scope), call.span)
     return Typed(term, (*q.dims[:-1], v.dims[-1]))
 
 
 def _attention_mistake(q: Dims, k: Dims, v: Dims, sizes: dict[str, int]) -> str:
     if any(len(dims) != 3 or dims[0] != "tokens" for dims in (q, k, v)):
-        return "`attention` wants three tensors of tokens, heads and a dimension of each head"
+        return "`attention` needs three tensors of tokens, heads and a dimension of each head"
     if q[2] != k[2]:
-        return f"queries end in `{q[2]}` and keys in `{k[2]}`"
+        return f"queries and keys must end in the same dimension, found `{q[2]}` and `{k[2]}`"
     if k[1] != v[1]:
-        return f"keys have `{k[1]}` and values `{v[1]}`"
+        return f"keys and values must have the same heads, found `{k[1]}` and `{v[1]}`"
     heads, shared = sizes[q[1]], sizes[k[1]]
     if heads and shared and heads % shared:
         return f"{heads} `{q[1]}` cannot share {shared} `{k[1]}` evenly"
@@ -200,11 +202,11 @@ def _attention_mistake(q: Dims, k: Dims, v: Dims, sizes: dict[str, int]) -> str:
 
 
 def attention_options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | bool], ...]:
-    """What a call of `attention` says by name."""
+    """The keyword arguments of a call of `attention`."""
     given = {option.name.text: option.value for option in call.kwargs}
     if "window" in given and "chunk" in given:
-        hint = "a window slides with the query, a chunk starts anew: leave one of them out"
-        raise Wrong("E228", "`window` and `chunk` of one attention", given["chunk"].span, hint=hint)
+        hint = "a window moves with the query, chunks are fixed: leave one of the two out"
+        raise Wrong("E228", "one attention has both `window` and `chunk`", given["chunk"].span, hint=hint)
     return tuple(_attention_option(option, scope) for option in call.kwargs)
 
 
@@ -216,4 +218,4 @@ def _attention_option(option: s.Field, scope: Scope) -> tuple[str, int | bool]:
     if isinstance(value, bool):
         return "causal", value
     expect(value, NUMBER, layer)
-    raise Wrong("E210", "`causal` is true or false", option.value.span)
+    raise Wrong("E210", "`causal` must be true or false", option.value.span)

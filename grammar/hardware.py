@@ -55,8 +55,21 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     calibration = calibration_name(reader)
     if not reader.ok or memory is None or bandwidth is None:
         return None
-    figures = memory, bandwidth, compute, calibration, power, price, units
-    return GpuSpec(record.name, *figures, source, reader.assumed(), measured, record.bases, record.span)
+    return GpuSpec(
+        record.name,
+        memory=memory,
+        bandwidth=bandwidth,
+        compute=compute,
+        calibration=calibration,
+        power=power,
+        price=price,
+        units=units,
+        source=source,
+        assumed=reader.assumed(),
+        measured=measured,
+        bases=record.bases,
+        span=record.span,
+    )
 
 
 def _peaks(reader: Reader) -> tuple[tuple[str, float], ...]:
@@ -87,7 +100,7 @@ def calibration_name(reader: Reader) -> str | None:
 
 
 def node_spec(context: Context, record: Record) -> NodeSpec | None:
-    """A node, of one GPU several times or of unlike ones."""
+    """A node with GPUs of one kind (`gpu`, `count`) or of several kinds (`gpus`)."""
     reader = Reader(context, record, NODE)
     groups = _unlike_gpus(reader) if "gpus" in record.fields else _like_gpus(reader)
     count = sum(many for many, _ in groups) or None
@@ -98,11 +111,11 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
     if not reader.ok or gpu is None or count is None or link is None:
         return None
     gpus = groups if any(other != gpu for _, other in groups) else ()
-    return NodeSpec(record.name, gpu, count, link, source, reader.assumed(), record.span, gpus)
+    return NodeSpec(record.name, gpu, count, link, source=source, assumed=reader.assumed(), span=record.span, gpus=gpus)
 
 
 def _like_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
-    """`gpu` and `count`."""
+    """`gpu` and `count` as one group (how many, of which kind)."""
     inner = reader.declared("gpu", "gpu = mi325x")
     gpu = gpu_spec(reader.context, inner) if inner else None
     count = reader.whole("count", "count = 8", most=MAX_COUNT)
@@ -111,7 +124,7 @@ def _like_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
 
 
 def _unlike_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
-    """`gpus`: how many of which, in the order of ranks."""
+    """`gpus` as groups (how many, of which kind), in the order of ranks."""
     from plandsl.grammar.unlike import members
 
     found = [(many, reader.context.make(gpu_spec, record)) for many, record in members(reader, "gpu")]
@@ -127,7 +140,7 @@ def _unlike_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
 
 def _node_link(reader: Reader, gpu: GpuSpec | None, count: int | None) -> LinkSpec | None:
     if count == 1 and "link" not in reader.record.fields:
-        # never used: one GPU has nobody to talk to
+        # never used: a single GPU communicates with no other
         return LinkSpec("switch", gpu.bandwidth if gpu else 1.0, 0.0)
     example = "link { topology = mesh, bandwidth = 64 GB/s, latency = 2 us }"
     section = reader.section("link", example)
@@ -147,13 +160,13 @@ def link_spec(outer: Reader, section: Record, topologies: tuple[str, ...], count
     if layer is None:
         reader.missing("topology", "topology = mesh")
     elif topology == "torus" and not isinstance(layer.value, s.Call):
-        reader.fail(Wrong("E207", "a torus needs its sizes", span_of(layer), hint="`topology = torus(4, 2)`"))
+        reader.fail(Wrong("E207", "`torus` needs its sizes", span_of(layer), hint="`topology = torus(4, 2)`"))
     bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 64 GB/s")
     latency = reader.number("latency", TIME, "latency = 2 us", zero=True)
     bridge = reader.number("bridge", BYTE_RATE)
     spans = reader.layer("bridge")
     if spans and topology not in (None, "pcie"):
-        why = f"a bridge joins pairs beside PCIe, and the topology is `{topology}`"
+        why = f"`bridge` joins pairs of GPUs beside `pcie`, but the topology is `{topology}`"
         reader.fail(Wrong("E214", why, span_of(spans)))
     outer.ok &= reader.ok
     if not reader.ok or topology is None or bandwidth is None or latency is None:
@@ -174,12 +187,12 @@ def _torus(reader: Reader, layer: Layer, count: int | None) -> tuple[int, ...]:
         total *= dims[-1]
     if count is not None and total != count:
         sizes = " x ".join(map(str, dims))
-        raise Wrong("E214", f"torus({sizes}) has {total} places, and the node {count} GPUs", call.span)
+        raise Wrong("E214", f"torus({sizes}) has {total} places, but the node has {count} GPUs", call.span)
     return tuple(dims)
 
 
 def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
-    """Nodes, of one kind or of several, and their network."""
+    """A cluster: nodes of one kind or of several kinds, and their network."""
     reader = Reader(context, record, CLUSTER)
     groups = _unlike_nodes(reader) if "nodes" in record.fields else _like_nodes(reader)
     count = sum(many for many, _ in groups) or None
@@ -190,21 +203,23 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
     network = link_spec(reader, section, NETWORKS, None) if section else None
     if network and network.dims and count and prod(network.dims) != count:
         sizes = " x ".join(map(str, network.dims))
-        why = f"torus({sizes}) has {prod(network.dims)} places, and the cluster {count} nodes"
+        why = f"torus({sizes}) has {prod(network.dims)} places, but the cluster has {count} nodes"
         reader.fail(Wrong("E214", why, span_of(reader.record.fields["network"][-1])))
     if node and count and node.count * count > MAX_COUNT:
         why = f"{count:,} nodes of {node.count:,} GPUs are too many"
-        hint = f"at most {MAX_COUNT:,} GPUs are supported"
+        hint = f"a cluster has at most {MAX_COUNT:,} GPUs"
         layers = record.fields.get("count") or record.fields["nodes"]
         reader.fail(Wrong("E214", why, span_of(layers[-1]), hint=hint))
     if not reader.ok or node is None or count is None or network is None:
         return None
     nodes = groups if any(other != node for _, other in groups) else ()
-    return ClusterSpec(record.name, node, count, network, source, reader.assumed(), record.span, nodes)
+    return ClusterSpec(
+        record.name, node, count, network, source=source, assumed=reader.assumed(), span=record.span, nodes=nodes
+    )
 
 
 def _like_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
-    """`node` and `count`."""
+    """`node` and `count` as one group (how many, of which kind)."""
     inner = reader.declared("node", "node = mi325x_8")
     node = node_spec(reader.context, inner) if inner else None
     count = reader.whole("count", "count = 4", most=MAX_COUNT)
@@ -213,7 +228,7 @@ def _like_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
 
 
 def _unlike_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
-    """`nodes`: how many of which, in the order of ranks; all of them hold equally many GPUs."""
+    """`nodes` as groups (how many, of which kind), in the order of ranks; all nodes have equally many GPUs."""
     from plandsl.grammar.unlike import members
 
     found = [(many, reader.context.make(node_spec, record)) for many, record in members(reader, "node")]
@@ -223,10 +238,10 @@ def _unlike_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
         return ()
     if len({node.count for _, node in groups}) > 1:
         have = ", ".join(dict.fromkeys(f"`{node.name}` {node.count}" for _, node in groups))
-        why = f"the nodes of a cluster hold equally many GPUs, and here they hold {have}"
+        why = f"the nodes of a cluster must have equally many GPUs, found {have}"
         most = max(groups, key=lambda group: group[1].count)[1]
         least = min(node.count for _, node in groups)
-        hint = f"take nodes of {least}: `{most.name} with {{ count = {least} }}`"
+        hint = f"use nodes of {least} GPUs: `{most.name} with {{ count = {least} }}`"
         reader.fail(Wrong("E222", why, span_of(reader.record.fields["nodes"][-1]), hint=hint))
     return tuple(groups)
 
@@ -235,18 +250,18 @@ def _unlike_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
 
 
 def calibration_spec(context: Context, record: Record) -> CalibrationSpec | None:
-    """Constants by name; those in sections get a dotted name. What is missing is as in the first of ``otherwise``."""
+    """A calibration: constants by name, with dotted names in sections; `otherwise` gives the missing ones."""
     return calibration_for(context, record, None)
 
 
 @cache
 def calibration_with(wanted: frozenset[str]) -> Callable[[Context, Record], CalibrationSpec | None]:
-    """The same, completed only until it has every ``wanted`` section: a calibration is long to read."""
+    """`calibration_spec`, but reading of `otherwise` ends once every ``wanted`` section is there, to save time."""
     return partial(calibration_for, wanted=wanted)
 
 
 def calibration_for(context: Context, record: Record, wanted: frozenset[str] | None) -> CalibrationSpec | None:
-    """A calibration, completed as far as it is ``wanted``; None: in full."""
+    """A calibration, completed from `otherwise` until it has the ``wanted`` sections; None: completed in full."""
     reader = Reader(context, record, None)
     values = tuple(_constants(reader, ""))
     source = reader.text("source")
@@ -254,7 +269,7 @@ def calibration_for(context: Context, record: Record, wanted: frozenset[str] | N
     assumed = tuple(a for a in reader.assumed() if a[0] != "otherwise")
     spec = CalibrationSpec(record.name, values, source, assumed, record.span)
     used = []
-    for read in reader.read("otherwise", partial(_otherwise, reader)) or ():
+    for read in reader.read("otherwise", partial(_completing_calibrations, reader)) or ():
         if (wanted is None or not spec.has(wanted)) and (other := read()):
             used.append(other.name)
             spec = spec.completed(other)
@@ -263,16 +278,16 @@ def calibration_for(context: Context, record: Record, wanted: frozenset[str] | N
     return spec if reader.ok else None
 
 
-def _otherwise(reader: Reader, layer: Layer) -> list[Callable[[], CalibrationSpec | None]]:
-    """The calibrations named, to be read when needed, each by itself: what completes them is not theirs."""
+def _completing_calibrations(reader: Reader, layer: Layer) -> list[Callable[[], CalibrationSpec | None]]:
+    """One function for each calibration that `otherwise` names, which reads it without its own `otherwise`."""
     value = layer.value
     if isinstance(value, Record):
-        raise Wrong("E210", "`otherwise` names other calibrations", span_of(layer), hint="`otherwise = generic`")
+        raise Wrong("E210", "`otherwise` must name calibrations", span_of(layer), hint="`otherwise = generic`")
     names = value.items if isinstance(value, s.Seq) else (value,)
-    return [partial(reader.attempt, partial(_named, reader, name, layer.unit)) for name in names]
+    return [partial(reader.attempt, partial(_completing_calibration, reader, name, layer.unit)) for name in names]
 
 
-def _named(reader: Reader, name: s.Expr, unit: Unit) -> CalibrationSpec:
+def _completing_calibration(reader: Reader, name: s.Expr, unit: Unit) -> CalibrationSpec:
     inner = Reader(reader.context, reader.context.records.of_value("calibration", name, unit), None)
     values = tuple(_constants(inner, ""))
     reader.ok &= inner.ok
@@ -321,7 +336,7 @@ def _any_constant(reader: Reader, layer: Layer) -> float:
 
 
 def _constant(reader: Reader, layer: Layer, path: str) -> float:
-    """A share of a peak, above 0 and at most 1, or seconds."""
+    """The value of the constant ``path``, in the unit and range of its kind."""
     first, *inner = path.split(".")
     dimension = constant_dimension(path)
     if dimension is not None and len(inner) > 1 and first in FORMS:
@@ -336,7 +351,7 @@ def _constant(reader: Reader, layer: Layer, path: str) -> float:
     number = float(expect(reader.value(layer), dimension, layer).value)
     if first in ("low", "high"):
         if not 0 < number <= 1e3:
-            raise Wrong("E214", f"`{path}` is a factor: above 0, and at most 1000", span_of(layer))
+            raise Wrong("E214", f"`{path}` must be a factor above 0 and at most 1000", span_of(layer))
         return number
     least, most = (0, 1) if dimension == TIME else (1e-6, 1)
     if not least <= number <= most:

@@ -1,6 +1,6 @@
 """``hf("config.json")``: from the config of a Hugging Face checkpoint to the text of a model.
 
-What is built is `.plan` text, read like any other: it can be printed, kept and changed by hand.
+The result is `.plan` text, read like any other: it can be printed, kept and changed by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LONGEST_NAME = 60
 
 
 class Translated(NamedTuple):
-    """The model that a config describes, empty where it is wrong; the text of the config, and what was found."""
+    """The text of the model (empty if the config is wrong), the text of the config, and the findings."""
 
     text: str
     source: str
@@ -56,18 +56,18 @@ def _text(config: Config, source: str) -> str:
     remarks = [f"Made from {shown}, {family.architecture}.", *(_sentence(d) for d in config.found)]
     text = model_text(_name(config, source), shape, storage, shown, remarks)
     if not text:
-        config.fail("E232", f"the layers follow no pattern that {MAX_BLOCKS} blocks could say", "layer_types")
+        config.fail("E232", f"the pattern of layers needs more than {MAX_BLOCKS} blocks", "layer_types")
     return text
 
 
 def _sentence(note: Diagnostic) -> str:
-    """A note as a line of comment."""
+    """A note as a line of a comment."""
     text = re.sub(r"[^\x20-\x7e]", "?", note.message)
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def _name(config: Config, source: str) -> str:
-    """A name from the file's, or its folder's: ``Llama-3.1-8B/config.json`` gives ``llama_3_1_8b``."""
+    """A name for the model, from the file or its folder: ``Llama-3.1-8B/config.json`` gives ``llama_3_1_8b``."""
     path = PurePosixPath(source)
     words = (path.stem if path.stem != "config" else path.parent.name, config.word("model_type") or "", "model")
     names = (re.sub("[^a-z0-9]+", "_", word.lower()).strip("_")[:_LONGEST_NAME] for word in words)
@@ -79,7 +79,7 @@ def _name(config: Config, source: str) -> str:
 
 
 def imported(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
-    """The model that ``call`` builds, as the declaration of a file of its own; each config is read once."""
+    """The declaration of the model that ``call`` builds, and the file made for it; each config is read once."""
     written = _argument(call)
     path = locate(library, written, unit, "`hf`", ".json")
     if path not in library.configs:
@@ -89,10 +89,10 @@ def imported(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
         try:
             data = read_bytes(path)
         except OSError as error:
-            raise Wrong("E209", f"cannot read it: {error.strerror}", written.span) from None
+            raise Wrong("E209", f"cannot read this file: {error.strerror}", written.span) from None
         assert unit.path is not None, "a located path starts somewhere"
         source = os.path.relpath(unit.path.parent / written.value, library.folder).replace(os.sep, "/")
-        library.configs[path] = _entered(library, data, beside(unit.file, written.value), source, call)
+        library.configs[path] = _enter_model(library, data, beside(unit.file, written.value), source, call)
     made = library.configs[path]
     if made is None:
         raise Follows
@@ -105,7 +105,7 @@ def _argument(call: s.Call) -> s.Str:
     raise Wrong("E210", "`hf` takes one path in quotes", call.span, hint='`hf("config.json")`')
 
 
-def _entered(library: Library, data: bytes, file: str, source: str, call: s.Call) -> Unit | None:
+def _enter_model(library: Library, data: bytes, file: str, source: str, call: s.Call) -> Unit | None:
     text, written, found = translate(data, file, source)
     library.sources[file] = written
     for diagnostic in found:

@@ -1,4 +1,4 @@
-"""The config.json of a Hugging Face checkpoint: its fields, where they stand, and what is wrong with them."""
+"""The config.json of a Hugging Face checkpoint: its fields, their places in the text, and findings about them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Path = tuple[str, ...]
 """The names that lead to a value: ``("text_config", "head_dim")``."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
-_DEEPEST = 4  # levels whose values are found again in the text
+_DEEPEST = 4  # levels of nesting for which the places of values are kept
 
 
 class Config:
-    """The fields of one model. Each ``whole``, ``flag``, ... reads one, and takes down what is wrong with it.
+    """The fields of one model. Each method such as ``whole`` or ``flag`` reads a field and records mistakes in it.
 
-    A size that is wrong or missing reads as 0, which no check looks at: one run finds all mistakes, each once.
+    A size that is wrong or missing reads as 0, which later checks ignore: one run finds all mistakes, each once.
     """
 
     def __init__(self, file: str, values: dict[str, Any], spans: dict[str, Span], span: Span) -> None:
@@ -31,41 +31,41 @@ class Config:
         self.span = span
         self.found: list[Diagnostic] = []
         self.used: set[str] = set()
-        self.taken: dict[str, int] = {}  # what the file leaves out, with the defaults of its class
+        self.assumed: dict[str, int] = {}  # fields that the file leaves out, with the defaults of its class
 
     # ---- findings
 
     def fail(self, code: str, message: str, key: str = "", hint: str = "") -> None:
-        """Take down a mistake, at the value of ``key`` where it has one."""
+        """Record a mistake, at the value of ``key`` if the file has it."""
         self.found.append(Diagnostic(code, message, self.spans.get(key, self.span), hint=hint))
 
     def note(self, message: str, key: str = "") -> None:
-        """Take down what the model made of this file leaves out."""
+        """Record a note (N201) about a difference between the model and the checkpoint."""
         self.found.append(Diagnostic("N201", message, self.spans.get(key, self.span)))
 
     @property
     def errors(self) -> bool:
-        """Whether something was wrong."""
+        """Whether any finding is an error."""
         return any(found.severity == "error" for found in self.found)
 
     # ---- fields
 
     def get(self, key: str) -> Any:
-        """The value of ``key``, None where it is missing or null."""
+        """The value of ``key``; None if it is missing or null."""
         self.used.add(key)
         return self.values.get(key)
 
     def skip(self, *keys: str) -> None:
-        """Say that these fields have no part in this model."""
+        """Mark these fields as read, because they do not matter for this model."""
         self.used.update(keys)
 
     def first(self, *keys: str) -> str:
-        """The first of ``keys`` that has a value, or else the first."""
+        """The first of ``keys`` that has a value; if none has, the first."""
         self.skip(*keys)
         return next((key for key in keys if self.values.get(key) is not None), keys[0])
 
     def whole(self, key: str, default: int | None = None, most: int = MAX_DIMENSION, least: int = 1) -> int:
-        """A whole number within bounds; without a ``default``, one that must be there."""
+        """A whole number within bounds; without a ``default`` the field is required."""
         value = self.get(key)
         if value is None:
             if default is None:
@@ -82,9 +82,9 @@ class Config:
         return 0
 
     def known(self, key: str, defaults: dict[str, int], most: int = MAX_DIMENSION) -> int:
-        """A whole number that some published files leave to the default of their class, which is then told."""
+        """A whole number; if the file leaves it out, the default of its class, which a note then tells."""
         if self.values.get(key) is None and key in defaults:
-            self.taken[key] = defaults[key]
+            self.assumed[key] = defaults[key]
             self.used.add(key)
             return defaults[key]
         return self.whole(key, most=most)
@@ -125,12 +125,12 @@ class Config:
         return None
 
     def unread(self) -> list[str]:
-        """The fields with a value that nobody asked for."""
+        """The names of the fields that have a value, but were not read."""
         return [key for key, value in self.values.items() if value not in (None, False) and key not in self.used]
 
 
 def shown(value: Any) -> str:
-    """A value for a message, in ASCII: a string of JSON may hold what no terminal can write."""
+    """A value as ASCII for a message, because a JSON string may hold characters that a terminal cannot print."""
     return clip(json.dumps(value))
 
 
@@ -138,42 +138,42 @@ def shown(value: Any) -> str:
 
 
 class _Bad(ValueError):
-    """A constant that JSON does not have."""
+    """A constant that Python's reader accepts and JSON does not have, such as NaN."""
 
 
 def read(data: bytes, file: str) -> tuple[Config | None, str, list[Diagnostic]]:
-    """The config that bytes hold, their text, and why they hold none."""
+    """The config in ``data`` (None if it is not valid), its text, and the findings."""
     text, found = decode(data, file)
     if found:
-        return None, text, [_reworded(diagnostic) for diagnostic in found]
+        return None, text, [_reword(diagnostic) for diagnostic in found]
     try:
         values = json.loads(text, parse_constant=_constant)
     except json.JSONDecodeError as error:
         span = Span(file, error.lineno, error.colno, error.lineno, error.colno + 1)
-        return None, text, [_no_json(f"{error.msg[:1].lower()}{error.msg[1:]}", span)]
+        return None, text, [_json_error(f"{error.msg[:1].lower()}{error.msg[1:]}", span)]
     except (ValueError, RecursionError) as error:
-        why = "it nests too deeply" if isinstance(error, RecursionError) else "a number in it is none"
-        return None, text, [_no_json(why, Span(file, 1, 1, 1, 2))]
+        why = "it nests too deeply" if isinstance(error, RecursionError) else "it holds an invalid number"
+        return None, text, [_json_error(why, Span(file, 1, 1, 1, 2))]
     places, twice = _places(text, file)
     span = places.get((), Span(file, 1, 1, 1, 2))
     if not isinstance(values, dict):
-        return None, text, [_no_json(f"it holds {shown(values)}, and an object is due", span)]
-    config = _merged(file, values, places, span)
+        return None, text, [_json_error(f"expected an object, found {shown(values)}", span)]
+    config = _merge_text_config(file, values, places, span)
     for path, again in twice:
         hint = "remove one of the two"
         config.found.append(Diagnostic("E202", f"{shown(path[-1])} is given twice", again, hint=hint))
     return config, text, []
 
 
-def _merged(file: str, values: dict[str, Any], places: dict[Path, Span], span: Span) -> Config:
-    """The fields, with those of ``text_config`` (the language model of a multimodal one) laid on top."""
+def _merge_text_config(file: str, values: dict[str, Any], places: dict[Path, Span], span: Span) -> Config:
+    """The fields of the file; ``text_config`` (the language model of a multimodal model) overrides the outer fields."""
     spans = {path[0]: place for path, place in places.items() if len(path) == 1}
     inner = values.get("text_config")
     if isinstance(inner, dict):
         outer = {key: value for key, value in values.items() if key != "text_config"}
         spans |= {path[1]: place for path, place in places.items() if len(path) == 2 and path[0] == "text_config"}
         config = Config(file, outer | inner, spans, span)
-        # what an image becomes before the language model is no part of it
+        # the outer fields describe the vision part, which is not translated
         config.skip(*(key for key in outer if key not in inner))
         return config
     return Config(file, values, spans, span)
@@ -183,23 +183,23 @@ def _constant(word: str) -> NoReturn:
     raise _Bad(word)
 
 
-def _no_json(why: str, span: Span) -> Diagnostic:
+def _json_error(why: str, span: Span) -> Diagnostic:
     hint = "a config.json is one JSON object, as `save_pretrained` writes it"
-    return Diagnostic("E230", f"this is no JSON: {why}", span, hint=hint)
+    return Diagnostic("E230", f"this is not valid JSON: {why}", span, hint=hint)
 
 
-def _reworded(found: Diagnostic) -> Diagnostic:
+def _reword(found: Diagnostic) -> Diagnostic:
     if found.code == "E108":
         return found._replace(hint="a config.json is small: is this another file?")
-    return found._replace(message=found.message.replace("no plan text", "no JSON text"))
+    return found
 
 
 def _places(text: str, file: str) -> tuple[dict[Path, Span], list[tuple[Path, Span]]]:
-    """Where the values of a sound JSON text stand, by path, and the names that an object gives twice."""
+    """The places of the values of a valid JSON text, by path, and of names that an object gives twice."""
     places: dict[Path, Span] = {}
     twice: list[tuple[Path, Span]] = []
     path: list[str] = []
-    wants_name: list[bool | None] = []  # of each open bracket: whether a name is due; None in a list
+    wants_name: list[bool | None] = []  # for each open bracket: whether a name comes next; None in a list
     lists = 0
     for token, span in _tokens(text, file):
         if token in "]}":

@@ -1,6 +1,6 @@
-"""The model families that `hf` knows, and which of them a config.json is of.
+"""The model families that `hf` knows, and the family of a config.json.
 
-What sets them apart is read from the classes of Hugging Face transformers.
+Source of the differences between families: the classes of Hugging Face transformers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from plandsl.grammar.hf_config import Config, joined, shown
 
 
 class Feed(NamedTuple):
-    """Experts: which fields hold their number, their width and that of dense layers, and how they are chosen.
+    """Experts: the fields with their number, their width and the width of dense layers; and how they are chosen.
 
-    ``bias`` is that of the router: part of its ``logits``, of the ``choice`` alone, or nothing.
+    ``bias``: the router's bias is added to its ``logits``, to the ``choice`` of experts only, or (empty) there is none.
     """
 
     experts: str
@@ -22,24 +22,24 @@ class Feed(NamedTuple):
     dense: str = ""
     bias: str = ""
     score: str = "softmax"
-    normalized: bool = True  # what a file means that does not say it
-    weigh: str = ""  # what gates multiply, where that is not the result
-    shared: int = 0  # experts that all tokens go to, where no field says it
-    step: str = "decoder_sparse_step"  # the field that says how many layers a sparse one comes after
+    normalized: bool = True  # default for a file that does not say
+    weigh: str = ""  # the value that gates multiply, if it is not the result
+    shared: int = 0  # experts that get all tokens, if no field gives their number
+    step: str = "decoder_sparse_step"  # field with the distance from one sparse layer to the next
 
 
 class Family(NamedTuple):
-    """What sets a family apart. A bias is a field that says whether there is one, ``always``, or nothing."""
+    """The features of a family. A ``..._bias`` is the field that says whether there is a bias, ``always``, or empty."""
 
     architecture: str
     types: tuple[str, ...]
     qkv_bias: str = ""
     out_bias: str = ""
     mlp_bias: str = ""
-    biased: bool = False  # what a file means that does not say it
+    biased: bool = False  # default for a file that does not say
     qk_norm: bool = False
     post_norm: bool = False
-    window: str = "never"  # which layers slide: never, all, late, even, all but each sixth; or have chunks
+    window: str = "never"  # layers with a sliding window: never, all, late, even, sixth (all but each sixth), chunked
     asks_window: bool = False
     states_head_dim: bool = False
     activation: str = "silu"
@@ -47,7 +47,7 @@ class Family(NamedTuple):
     feed: Feed | None = None
     latent: bool = False
     sinks: bool = False
-    limited: bool = False  # gates and what they gate are clamped, to `swiglu_limit`
+    limited: bool = False  # both inputs of the gated product are clamped to `swiglu_limit`
     defaults: dict[str, int] = {}  # noqa: RUF012  never changed
 
 
@@ -108,29 +108,30 @@ _LACKS = {
     "qwen3_next": "linear attention",
     "deepseek_v32": "sparse attention",
 }
-"""What a model type would need beyond what `hf` writes."""
+"""Model types that `hf` cannot translate, by the start of their name, and the feature that it lacks."""
 
 
 def family_of(config: Config) -> Family | None:
-    """The family that ``architectures`` or ``model_type`` names; None, and a finding, where it is none of them."""
+    """The family that ``architectures`` or ``model_type`` names; None, and a finding, if `hf` does not know it."""
     kind = config.word("model_type")
     named = config.items("architectures", str) or []
     known = {family.architecture: family for family in FAMILIES}
     by_type = next((family for family in FAMILIES if kind in family.types), None)
     family = known.get(named[0]) if named else None
-    # the language model of a multimodal one is named by its type alone
+    # a multimodal file names its language model by `model_type` only
     whole = bool(named) and not named[0].endswith("ForConditionalGeneration")
     if family is None and by_type is not None and not whole:
         return by_type
     if family is None:
-        _unknown(config, named[0] if named else "", kind or "", known)
+        _report_unknown(config, named[0] if named else "", kind or "", known)
     elif kind is not None and kind not in family.types:
         hint = f"{family.architecture} has {joined(family.types)}"
-        config.fail("E231", f"{shown(named[0])} and the type {shown(kind)} are not one family", "model_type", hint)
+        why = f"{shown(named[0])} and the type {shown(kind)} belong to different families"
+        config.fail("E231", why, "model_type", hint)
     return family
 
 
-def _unknown(config: Config, named: str, kind: str, known: dict[str, Family]) -> None:
+def _report_unknown(config: Config, named: str, kind: str, known: dict[str, Family]) -> None:
     if not named and not kind:
         hint = 'add "architectures": ["LlamaForCausalLM"], or the name of another family'
         config.fail("E231", f"{config.file} names no architecture", hint=hint)

@@ -1,4 +1,4 @@
-"""What of a config.json a model cannot say, and what it leaves out: nothing is dropped without a word."""
+"""Findings about fields of a config.json that the model cannot express or leaves out: none is dropped silently."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REFUSED = {
     "add_cross_attention": "cross-attention",
     "use_bidirectional_attention": "attention in both directions",
     CHUNK: "attention in chunks for this family",
-    "pruned_heads": "layers of unlike heads",
+    "pruned_heads": "layers with different numbers of heads",
 }
 """Fields that change the program in a way that `hf` cannot write."""
 
@@ -34,20 +34,20 @@ _IRRELEVANT = frozenset(
     """,
     )
 )
-"""Fields without a part in shapes or time: positions, training, generation, and groups of experts."""
+"""Fields that change neither shapes nor time: positions, training, generation, and groups of experts."""
 
 
 def refuse(config: Config, family: Family) -> None:
-    """Take down the fields that ask for another program."""
+    """Record an error for each field that asks for a program that `hf` cannot write."""
     for key, what in _REFUSED.items():
         if config.get(key) and not (key == CHUNK and family.window == "chunked"):
             config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")
 
 
 def tell(config: Config, family: Family, shape: Shape) -> None:
-    """Note what the text does not say of what the file does."""
+    """Record a note for each feature of the file that the text of the model leaves out."""
     if shape.predicts and config.get("num_nextn_predict_layers") != 1:
-        why = "of the layers that predict further tokens the first is written, as `mtp`"
+        why = "the first of the layers that predict further tokens is written, as `mtp`; the others are left out"
         config.note(why, "num_nextn_predict_layers")
     if config.get("vision_config") or config.get("audio_config"):
         config.note("only the language model is written: vision and audio are left out", "vision_config")
@@ -55,10 +55,10 @@ def tell(config: Config, family: Family, shape: Shape) -> None:
         config.note("the temperature of attention over long contexts is left out", "attn_temperature_tuning")
     if config.get("attn_logit_softcapping") is not None:
         config.note("the soft cap on attention scores is left out", "attn_logit_softcapping")
-    if config.taken:
-        words = ", ".join(f"{key} = {value:,}" for key, value in config.taken.items() if value)
+    if config.assumed:
+        words = ", ".join(f"{key} = {value:,}" for key, value in config.assumed.items() if value)
         if words:
-            config.note(f"taken from the defaults of {family.architecture}: {words}")
+            config.note(f"defaults of {family.architecture} are used: {words}")
     config.used |= _IRRELEVANT
     if unknown := config.unread():
         names = joined(unknown[:8]) + (", ..." if len(unknown) > 8 else "")

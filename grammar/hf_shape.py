@@ -1,4 +1,4 @@
-"""The shape of a model, from the fields of its config.json and the family it is of."""
+"""The shape of a model, from the fields of its config.json and its family."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu2",
 }
-"""What the language calls an activation."""
+"""Activation in a config.json -> function of the language."""
 
 QUICK = 1.702
 """The slope of a `quick_gelu`: ``x sigmoid(1.702 x)``."""
@@ -31,7 +31,7 @@ CHUNK = "attention_chunk_size"
 
 
 class Kind(NamedTuple):
-    """What sets a layer apart within its model: whether it sees some keys only, has experts, turns queries and keys."""
+    """The kind of a layer: whether attention is limited (window or chunk), has experts, rotates queries and keys."""
 
     slides: bool = False
     sparse: bool = False
@@ -50,7 +50,7 @@ class Router(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """All that the text of a model is written from."""
+    """Everything that `model_text` needs to write the text of a model."""
 
     sizes: dict[str, int]
     layers: tuple[Kind, ...]
@@ -69,12 +69,12 @@ class Shape(NamedTuple):
     predicts: bool = False
     sinks: bool = False
     limit: float = 0.0
-    reach: str = "window"  # what bounds the keys of layers that slide: a window or a chunk
-    turned_norm: bool = False  # queries and keys are normed without gains once they are turned
+    reach: str = "window"  # how layers that slide limit their keys: by a window or a chunk
+    turned_norm: bool = False  # queries and keys are normalised without gain after their rotation
 
 
 def shape_of(config: Config, family: Family) -> Shape:
-    """The shape of a model; what is wrong or missing is taken down in ``config``."""
+    """The shape of a model; findings about wrong or missing fields are recorded in ``config``."""
     count = config.whole("num_hidden_layers", most=MAX_LAYERS)
     sizes = {"hidden": config.whole("hidden_size")}
     sizes |= _latent_sizes(config) if family.latent else _head_sizes(config, family, sizes["hidden"])
@@ -83,11 +83,11 @@ def shape_of(config: Config, family: Family) -> Shape:
     predicts = config.whole("num_nextn_predict_layers", 0, MAX_LAYERS, least=0) > 0
     if predicts:
         sizes["pair"] = 2 * sizes["hidden"]
-    sliding, window = _sliding(config, family, count)
-    sparse = _sparse(config, family, count)
+    sliding, window = _sliding_layers(config, family, count)
+    sparse = _sparse_layers(config, family, count)
     return Shape(
         sizes=sizes,
-        layers=tuple(map(Kind, sliding, sparse, _roped(config, family, count))),
+        layers=tuple(map(Kind, sliding, sparse, _roped_layers(config, family, count))),
         window=window,
         router=_router(config, family.feed, sizes["experts"]) if family.feed else None,
         qkv_bias=_bias(config, family.qkv_bias, family.biased),
@@ -122,7 +122,7 @@ def _head_sizes(config: Config, family: Family, hidden: int) -> dict[str, int]:
         head_dim = config.known("head_dim", family.defaults)
     else:
         if heads and hidden % heads:
-            message = f'{config.file} has no "head_dim", and {hidden} is no multiple of {heads} heads'
+            message = f'{config.file} has no "head_dim", and {heads} heads do not divide the hidden size {hidden}'
             config.fail("E207", message, hint='add "head_dim" with its value')
         head_dim = hidden // max(heads, 1)
     return {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
@@ -158,7 +158,7 @@ def _router(config: Config, feed: Feed, experts: int) -> Router:
     key = config.first("num_experts_per_tok", "experts_per_token")
     top_k = config.whole(key)
     if experts and top_k > experts:
-        config.fail("E214", f"{top_k} experts for a token, and there are {experts}", key)
+        config.fail("E214", f"{top_k} experts for each token, but there are only {experts}", key)
     score = config.word("scoring_func") or feed.score
     if score not in ("softmax", "sigmoid"):
         config.fail("E232", f"`hf` knows no scores {shown(score)}", "scoring_func", "softmax or sigmoid")
@@ -166,7 +166,7 @@ def _router(config: Config, feed: Feed, experts: int) -> Router:
     if bias == "choice" and config.word("topk_method") not in (None, "noaux_tc"):
         bias = ""
     normalize = config.flag("norm_topk_prob", feed.normalized)
-    return Router(top_k, bias, score, normalize, _scale(config), feed.weigh)
+    return Router(top_k, bias, score, normalize=normalize, scale=_scale(config), weigh=feed.weigh)
 
 
 def _scale(config: Config) -> float:
@@ -174,14 +174,14 @@ def _scale(config: Config) -> float:
 
 
 def _limit(config: Config) -> float:
-    """What bounds a gate and what it gates; the slope of the gate itself is that of `quick_gelu`."""
+    """The bound to which both inputs of the gated product are clamped. The gate must have the slope of `quick_gelu`."""
     if abs(_positive(config, "swiglu_alpha", QUICK) - QUICK) > 1e-6:
         config.fail("E232", f'"swiglu_alpha": `hf` writes gates with a slope of {QUICK}', "swiglu_alpha")
     return _positive(config, "swiglu_limit", 7.0)
 
 
 def _positive(config: Config, key: str, default: float) -> float:
-    """A number above zero; the default is that of the model's class."""
+    """A number above zero; ``default`` is the default of the model's class."""
     value = config.get(key)
     if value is None:
         return default
@@ -204,45 +204,45 @@ def _activation(config: Config, family: Family) -> str:
 # ---- which layers are which
 
 
-def _sliding(config: Config, family: Family, count: int) -> tuple[list[bool], int]:
+def _sliding_layers(config: Config, family: Family, count: int) -> tuple[list[bool], int]:
     """Whether each layer slides, and the window."""
     config.skip("max_window_layers")
     layers = [False] * count
     if family.window == "chunked":
-        layers = _roped(config, family, count)
+        layers = _roped_layers(config, family, count)
     elif family.window == "never":
         if config.flag("use_sliding_window"):
             config.fail("E232", '"use_sliding_window": `hf` writes this family without a window', "use_sliding_window")
     elif config.flag("use_sliding_window", family.window != "late"):
-        layers = _by_rule(config, family, count)
+        layers = _sliding_by_rule(config, family, count)
     if family.window not in ("never", "chunked"):
         config.skip("sliding_window", "sliding_window_size", "sliding_window_pattern", "_sliding_window_pattern")
     kinds = config.items("layer_types", str)
     if kinds is not None:
-        layers = _by_name(config, kinds, count, "chunked" if family.window == "chunked" else "sliding")
+        layers = _sliding_by_name(config, kinds, count, "chunked" if family.window == "chunked" else "sliding")
     key = CHUNK if family.window == "chunked" else "sliding_window"
     if not any(layers) or (key == CHUNK and config.get(CHUNK) is None):
         return [False] * count, 0
     return layers, config.whole(key)
 
 
-def _roped(config: Config, family: Family, count: int) -> list[bool]:
-    """Whether queries and keys of each layer are turned: of Llama 4 those of three layers in four."""
+def _roped_layers(config: Config, family: Family, count: int) -> list[bool]:
+    """Whether each layer rotates queries and keys (RoPE); in Llama 4 three of four layers do."""
     if family.window != "chunked":
         return [True] * count
-    turned = config.items("no_rope_layers", int)  # which holds 1 where they are
+    turned = config.items("no_rope_layers", int)  # 1 for a layer with RoPE, despite the name
     if not turned:
         each = config.whole("no_rope_layer_interval", 4, MAX_LAYERS) or 1
         return [(layer + 1) % each != 0 for layer in range(count)]
     if len(turned) != count:
-        config.fail("E214", f'"no_rope_layers" names {len(turned)} layers, and there are {count}', "no_rope_layers")
+        config.fail("E214", f'"no_rope_layers" lists {len(turned)} layers, but the model has {count}', "no_rope_layers")
         return [True] * count
     return [flag != 0 for flag in turned]
 
 
-def _by_rule(config: Config, family: Family, count: int) -> list[bool]:
+def _sliding_by_rule(config: Config, family: Family, count: int) -> list[bool]:
     if config.values.get("sliding_window") is None:
-        # null says that there is none; where that is no default, a file without the field says nothing
+        # null means no window; a file without the field has a window if the class has one by default
         asked = family.window != "all" or family.asks_window
         return [asked and "sliding_window" not in config.values] * count
     match family.window:
@@ -260,19 +260,19 @@ def _by_rule(config: Config, family: Family, count: int) -> list[bool]:
     return [False] * count
 
 
-def _by_name(config: Config, kinds: list[str], count: int, some: str) -> list[bool]:
+def _sliding_by_name(config: Config, kinds: list[str], count: int, some: str) -> list[bool]:
     names = ("full_attention", f"{some}_attention")
     wrong = next((kind for kind in kinds if kind not in names), None)
     if wrong is not None:
         config.fail("E232", f'"layer_types": `hf` cannot write {shown(wrong)}', "layer_types", near(wrong, names))
     elif len(kinds) != count:
-        config.fail("E214", f'"layer_types" names {len(kinds)} layers, and there are {count}', "layer_types")
+        config.fail("E214", f'"layer_types" lists {len(kinds)} layers, but the model has {count}', "layer_types")
     else:
         return [kind == names[1] for kind in kinds]
     return [False] * count
 
 
-def _sparse(config: Config, family: Family, count: int) -> list[bool]:
+def _sparse_layers(config: Config, family: Family, count: int) -> list[bool]:
     """Whether each layer has experts."""
     if family.feed is None:
         return [False] * count

@@ -1,4 +1,4 @@
-"""How a config.json says that its numbers are stored."""
+"""The number formats of a checkpoint, from its config.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIELD = "quantization_config"
 
 
 class Storage(NamedTuple):
-    """Number formats by the names of the language; ``compute`` and ``experts`` are empty where weights say it."""
+    """Number formats by the names of the language; empty ``compute`` or ``experts`` mean the format of ``weights``."""
 
     weights: str
     activations: str
@@ -24,14 +24,14 @@ class Storage(NamedTuple):
 
 
 class _Quantized(NamedTuple):
-    """How weights are stored, and whether activations keep their own format in GEMMs."""
+    """The format of weights, and whether activations keep their own format in GEMMs."""
 
     weights: str
     weights_only: bool
 
 
 def storage_of(config: Config, has_experts: bool) -> Storage:
-    """The number formats; what is wrong or unknown is taken down in ``config``."""
+    """The number formats; findings about wrong or unknown formats are recorded in ``config``."""
     activations = _dtype(config)
     table = config.table(_FIELD)
     if table is None:
@@ -40,10 +40,10 @@ def storage_of(config: Config, has_experts: bool) -> Storage:
     kv_cache = _kv_cache(table) or activations
     if quantized is None:
         return Storage(activations, activations, kv_cache)
-    if table.get("quant_method") == "mxfp4" and has_experts:  # which stores nothing else so
+    if table.get("quant_method") == "mxfp4" and has_experts:  # this method stores only experts in mxfp4
         return Storage(activations, activations, kv_cache, activations, quantized.weights)
-    what = f"all weights count as {quantized.weights}: those that the checkpoint keeps in {activations}"
-    config.note(f"{what}, and scales of groups, are not told apart", _FIELD)
+    what = f"all weights count as {quantized.weights}: weights that the checkpoint keeps in {activations}"
+    config.note(f"{what}, and scales of groups, are ignored", _FIELD)
     return Storage(quantized.weights, activations, kv_cache, activations if quantized.weights_only else "")
 
 
@@ -51,7 +51,7 @@ def _dtype(config: Config) -> str:
     key = config.first("torch_dtype", "dtype")
     word = config.word(key)
     if word is None:
-        config.note('there is no "torch_dtype": bf16 is taken')
+        config.note('there is no "torch_dtype": bf16 is assumed')
         return "bf16"
     name = word.removeprefix("torch.")
     if name not in _DTYPES:
@@ -82,7 +82,7 @@ def _quantized(config: Config, table: dict[str, Any]) -> _Quantized | None:
 
 
 def _groups(table: dict[str, Any]) -> _Quantized | None:
-    """The one format of all groups of compressed-tensors."""
+    """The format of compressed-tensors, if all its groups have the same format."""
     groups = table.get("config_groups")
     found = {_group(group) for group in groups.values()} if isinstance(groups, dict) else set()
     return found.pop() if len(found) == 1 else None

@@ -10,7 +10,7 @@ from plandsl.grammar.hf_shape import Kind, Router, Shape
 from plandsl.grammar.hf_storage import Storage
 
 MAX_BLOCKS = 16
-"""Most blocks that a model is written with: more say that its layers follow no pattern."""
+"""Most blocks in the text of a model. If more are needed, its layers follow no regular pattern."""
 
 _LONGEST_LEAD, _LONGEST_PERIOD = 8, 12
 _SIZES = ("hidden", "heads", "kv_heads", "head_dim", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
@@ -18,7 +18,7 @@ _WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
 
 
 def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: Sequence[str]) -> str:
-    """The model, in canonical form; empty where its layers follow no pattern that blocks could say."""
+    """The model in canonical form; empty if its layers need more than `MAX_BLOCKS` blocks."""
     ranges = cover(shape.layers)
     if len(ranges) > MAX_BLOCKS:
         return ""
@@ -35,7 +35,7 @@ def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: 
         body += [f"    {line}" for line in (*_attention(shape, last), *_feed(shape, last, storage.experts))]
         body.append("  }")
     body.append(f"  head {_head(shape)}")
-    # what `hf` is told is said in comments too: the text is read without its config
+    # the notes of `hf` become comments too, because the text is read without its config
     lines = [f"# {remark}" for remark in remarks]
     lines += [f"model {name} {{", f'  source = "{source}"', "", f"  layers = {len(shape.layers)}"]
     lines += _fields(shape, "\n".join(body))
@@ -44,7 +44,7 @@ def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: 
 
 
 def _fields(shape: Shape, body: str) -> Iterator[str]:
-    """The dimensions that the body uses, and the context."""
+    """The lines with the dimensions that the body uses, and the context."""
     used = set(re.findall(r"\w+", " ".join(re.findall(r"\[([^]=]*)\]", body))))
     for names in (_SIZES, _WIDTHS):
         given = [f"{name} = {shape.sizes[name]}" for name in names if name in used and name in shape.sizes]
@@ -63,9 +63,10 @@ def _formats(storage: Storage) -> str:
 
 
 def cover(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
-    """The layers as few blocks: the kind of each, and its layers as ``a..b`` or ``a..b by step``; empty for all others.
+    """As few blocks as cover the layers: the kind of each, and its layers as ``a..b`` or ``a..b by step``.
 
-    A model may begin with layers of their own; the others repeat, or change a few times.
+    Empty layers mean all that no other block names. The first layers of a model may differ; the others repeat with a
+    period, or change a few times.
     """
     parts = _parts(kinds)
     kind, most = Counter(kind for kind, _ in parts).most_common(1)[0]
@@ -97,7 +98,7 @@ def _runs(kinds: Sequence[Kind], start: int, end: int) -> list[tuple[Kind, str]]
 
 
 def _labels(ranges: list[tuple[Kind, str]], reach: str) -> list[str]:
-    """A name for each block, from what differs among them."""
+    """A name for each block, made from the properties in which blocks differ."""
     kinds = {kind for kind, _ in ranges}
     sliding, sparse = len({kind.slides for kind in kinds}) > 1, len({kind.sparse for kind in kinds}) > 1
     some = "chunked" if reach == "chunk" else "sliding"
@@ -163,7 +164,7 @@ def _latent(shape: Shape) -> Iterator[str]:
 
 
 def _router(router: Router, weights: str) -> str:
-    """The arguments of ``experts``; what it takes by default is not said."""
+    """The arguments of ``experts``; options with their default value are left out."""
     words = ["h", "w_router[hidden, experts]"]
     if router.bias == "logits":
         words = ["h", "h @ w_router[hidden, experts] + b_router[experts]"]
@@ -190,7 +191,7 @@ def _feed(shape: Shape, kind: Kind, weights: str) -> Iterator[str]:
     yield f"  {_down(shape, 'w_down', 'expert_ffn')}"
     yield "}"
     if shape.sizes.get("shared"):
-        # `expert_ffn` and not a width of its own, so that a degree that splits the experts' splits it too
+        # named `expert_ffn`, so that a degree that splits the width of experts splits shared experts too
         width = "expert_ffn" if shape.sizes["shared"] == 1 else "shared, expert_ffn"
         yield from _gate(shape, "w_shared_gate", "w_shared_up", width)
         yield f"y = y + {_down(shape, 'w_shared_down', width)}"

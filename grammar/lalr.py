@@ -1,4 +1,4 @@
-"""Runs the tables that Lark made of plan.lark over a list of tokens."""
+"""The LALR(1) parser: runs the tables that Lark made of plan.lark over a list of tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTS = ("items", "decls")
 
 
 class Machine:
-    """A parser in the middle of its work: the stacks, the tokens, and the next one's index."""
+    """The state of a parser: its stacks, its tokens, and the index of the next token."""
 
     def __init__(self, tokens: list[Token], homes: list[int], builder: TreeBuilder) -> None:
         self.tokens = tokens
@@ -24,7 +24,7 @@ class Machine:
         self.values: list[Any] = []
 
     def run(self, mend: Callable[[Machine], None]) -> Any:
-        """Parse to the end; ``mend`` is called where no token fits, and must change that."""
+        """Parse to the end. If the next token does not fit, ``mend`` is called, and must make it fit."""
         actions, gotos = _tables.ACTIONS, _tables.GOTOS
         methods = {method: getattr(self.builder, method) for _, _, method in _tables.RULES if method}
         rules = [(name, size, methods.get(method)) for name, size, method in _tables.RULES]
@@ -62,7 +62,7 @@ class Machine:
         return all(_shift(states, kind) for kind in kinds)
 
     def drop_item(self) -> None:
-        """Forget what was read of the item under way."""
+        """Forget the part of the current item that was read."""
         states, values = self.states, self.values
         closed = 0  # bodies that were read to their end, but not yet made into a node
         while closed or not self._in_list():

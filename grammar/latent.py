@@ -1,4 +1,4 @@
-"""Latent attention: `attention(query(qn, qr), latent(c, kr, w_uk[...], w_uv[...]))`.
+"""Reads latent attention as a term: `attention(query(qn, qr), latent(c, kr, w_uk[...], w_uv[...]))`.
 
 Loaded by the first model that has one.
 """
@@ -13,14 +13,14 @@ from plandsl.grammar.terms import Terms
 from plandsl.spec.model import Apply, Term, Var, Weight
 
 FORM = "`attention(query(qn, rope(qr)), latent(c, kr, w_uk[kv_rank, heads, nope_dim], w_uv[kv_rank, heads, v_dim]))`"
-QUERY = "it wants qn[tokens, heads, nope_dim] and qr[tokens, heads, rope_dim], of which qr has the positions"
-LATENT = "it wants c[tokens, kv_rank] and kr[tokens, rope_dim], and the weights that unpack keys and values from c"
+QUERY = "`query` needs qn[tokens, heads, nope_dim] and qr[tokens, heads, rope_dim]; qr has the positions"
+LATENT = "`latent` needs c[tokens, kv_rank], kr[tokens, rope_dim], and the weights that compute keys and values from c"
 
 
 def latent_attention(call: s.Call, terms: Terms) -> Typed:
     """The term of attention over a latent cache, its dimensions checked."""
     if len(call.args) != 2:
-        message = f"latent attention takes a query and what is cached, found {len(call.args)}"
+        message = f"latent attention takes two arguments, `query(...)` and `latent(...)`, found {len(call.args)}"
         raise Wrong("E213", message, call.span, hint=f"write {FORM}")
     first, second = call.args
     query, latent = parts(first, "query", terms), parts(second, "latent", terms)
@@ -38,7 +38,7 @@ def _term(expr: s.Expr, name: str, found: list[Typed]) -> Term:
 
 
 def parts(expr: s.Expr, name: str, terms: Terms) -> list[Typed]:
-    """The arguments of `query(...)` or `latent(...)`, which may have a name."""
+    """The arguments of `query(...)` or `latent(...)`; ``expr`` is the call, or the name of such a call."""
     wanted = 2 if name == "query" else 4
     if isinstance(expr, s.Ref) and (seen := terms.values.get(expr.name)) and len(seen.parts) == wanted:
         terms.unread.pop(expr.name, None)
@@ -62,13 +62,13 @@ def _check_query(call: s.Expr, qn: Typed, qr: Typed) -> tuple[str, str, str]:
     labels = _labels(call, ("qn", "qr"), [qn, qr])
     weights = any(isinstance(x.term, Weight) for x in (qn, qr))
     if weights or any(len(x.dims) != 3 or x.dims[0] != "tokens" for x in (qn, qr)) or qn.dims[1] != qr.dims[1]:
-        message = "`query` wants two tensors of tokens, the same heads and a dimension of each head"
+        message = "`query` needs two tensors of tokens, the same heads, and a dimension of each head"
         raise Wrong("E213", message, _span(call), labels=labels, hint=QUERY)
     return qn.dims[1], qn.dims[2], qr.dims[2]
 
 
 def _check_latent(call: s.Expr, latent: list[Typed], query: tuple[str, str, str]) -> str:
-    """What the values of a head end in."""
+    """The last dimension of the values of a head."""
     c, kr, w_uk, w_uv = latent
     heads, nope, rope = query
     labels = _labels(call, ("c", "kr", "w_uk", "w_uv"), latent)
@@ -78,9 +78,9 @@ def _check_latent(call: s.Expr, latent: list[Typed], query: tuple[str, str, str]
 
     for x in (c, kr):
         if isinstance(x.term, Weight) or len(x.dims) != 2 or x.dims[0] != "tokens":
-            raise wrong("`latent` caches two tensors of tokens and one dimension")
+            raise wrong("the first two arguments of `latent` are tensors of tokens and one more dimension")
     if kr.dims[1] != rope:
-        raise wrong(f"queries with positions end in `{rope}`, and keys in `{kr.dims[1]}`")
+        raise wrong(f"queries with positions end in `{rope}`, but keys in `{kr.dims[1]}`")
     rank = c.dims[1]
     if not isinstance(w_uk.term, Weight) or not isinstance(w_uv.term, Weight):
         raise wrong("the last two arguments of `latent` are weights")
@@ -89,7 +89,7 @@ def _check_latent(call: s.Expr, latent: list[Typed], query: tuple[str, str, str]
     if w_uv.dims[:2] != (rank, heads) or len(w_uv.dims) != 3:
         raise wrong(f"the weight for values must be {shown((rank, heads, 'v_dim'))}")
     if w_uv.term.name == w_uk.term.name:
-        raise wrong("keys and values need a weight each")
+        raise wrong("keys and values need different weights")
     return w_uv.dims[2]
 
 

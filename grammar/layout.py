@@ -1,8 +1,8 @@
-"""Decides what line ends, commas and keywords mean: the step between the scanner and the parser.
+"""Decides the meaning of line ends, commas and keywords: the step between the scanner and the parser.
 
 An item ends at a newline, `,` or `;` directly inside `{ }` or at the top level. It does not end at a newline
-after an operator, nor at a comma in a `mesh`, a `vary` or a rule, where it continues a list. A word such as
-`mesh` is a keyword only at the start of an item, and only if what follows could not make it a name.
+after an operator, nor at a comma in a `mesh`, a `vary` or a rule, where the comma continues a list. A word such as
+`mesh` is a keyword only at the start of an item, and only if it cannot be a name in front of the next token.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from plandsl.grammar.brackets import Brackets, is_word, opens_item
 from plandsl.grammar.tokens import KEYWORDS, OPENERS, Token, split_number
 
 MAX_CHAIN = 200
-"""Longest chain of operators in one item (E107): whoever walks the tree needs no deeper a stack."""
+"""Longest chain of operators in one item (E107). It limits the stack of every function that walks the tree."""
 
 _INFIX = frozenset({"WITH", "AND", "OR", "NOT", "BY"})
 ITEM_KEYWORDS = frozenset(FIXED[word] for word in KEYWORDS) - _INFIX
 """Kinds of the words that start an item."""
 
 _DEEPENS = frozenset({"PLUS", "MINUS", "STAR", "MULTIPLY", "COMPARE", "AND", "OR", "NOT", "DOT", "WITH"})
-# a newline after one of these does not count: the operand is still to come
+# a newline after one of these does not end the item: the operand is still to come
 _OPEN_ENDED = (_DEEPENS | {"EQ", "ARROW", "DOTS", "BY", "COMMA"}) - {"DOT"}
-# what cannot start a line
+# tokens that cannot start a line
 _CONTINUES = (_DEEPENS | {"EQ", "ARROW", "DOTS", "BY"}) - {"MINUS", "NOT"}
 # a keyword before one of these is a name: `mesh = 2`, `head -> tensor`, `embedding { ... }`
 _AFTER_NAME = _CONTINUES | {"COMMA", "COLON", "LBRACE"}
 _LISTS = frozenset({"MESH", "VARY", "PLACE"})
-# what follows the first word of an item, and never a unit
+# tokens that follow the first word of an item, and never a unit
 _PLACES = frozenset({"EQ", "ARROW", "IN", "LBRACE", "LPAR", "LSQB", "COLON"})
 
 _OPERANDS = frozenset({"NAME", "NUMBER", "STRING"})
 
 
 class _Level:
-    """An open bracket, or the top level: the state to come back to after an inner one."""
+    """An open bracket, or the top level: the state that holds again after an inner bracket closes."""
 
     __slots__ = ("braces", "chain", "home", "item", "listing")
 
     def __init__(self, braces: bool, home: int, chain: int) -> None:
-        self.braces = braces  # a body: items, not arguments
-        self.home = home  # which body this is in
-        self.chain = chain  # operators that were open around it
+        self.braces = braces  # true in a body: it holds items, not arguments
+        self.home = home  # number of the body that this is in
+        self.chain = chain  # operators that were open before it
         self.listing = False  # in a list that a comma continues
         self.item = ""  # kind of the token that started the item; empty at its start
 
 
 class Layout:
-    """The tokens as the parser takes them, made in one walk.
+    """The tokens as the parser reads them, made in one walk.
 
     ``homes[i]`` numbers the body that token ``i`` stands in, so that recovery finds the end of an item.
     """
@@ -62,7 +62,7 @@ class Layout:
         self._levels = [_Level(True, 0, 0)]
         self._bodies = 0
         self._chain = 0
-        self._no_rule = 0  # no rule starts before this index of raw: found out once
+        self._no_rule = 0  # no rule starts before this index of raw; kept so that it is checked once
         self._run()
 
     def _run(self) -> None:
@@ -109,7 +109,7 @@ class Layout:
         elif token.kind == "COMMA" and level.listing:
             self._chain = level.chain
             self._put(token)
-        elif token.kind != "NEWLINE" or not self._goes_on(at):
+        elif token.kind != "NEWLINE" or not self._continues(at):
             self._end_item(token)
 
     def _end_item(self, token: Token) -> None:
@@ -123,12 +123,12 @@ class Layout:
             self.homes.append(level.home)
         elif token.kind == "COMMA" and self.tokens and self.tokens[-1].kind == "SEP" and self.tokens[-1].text == ",":
             # `a,, b -> x` is not a rule for `a` and `b`
-            message = "nothing stands between two commas"
+            message = "two commas in a row"
             self.found.append(Diagnostic("E101", message, token.span, hint="remove one"))
             self.faulty.add(token.span)
 
-    def _goes_on(self, at: int) -> bool:
-        """Whether the item goes on after the newline at ``at``."""
+    def _continues(self, at: int) -> bool:
+        """Whether the item continues after the newline at ``at``."""
         raw = self.raw
         last = self.tokens[-1].kind if self.tokens else "SEP"
         if last in ("SEP", "LBRACE", "CALL_BRACE"):
@@ -142,13 +142,13 @@ class Layout:
         return self._misplaced(raw[after])
 
     def _misplaced(self, token: Token) -> bool:
-        """Report what should have stood on the line before, and go on as if it did."""
+        """Report a token that belongs to the end of the line before, and continue as if it were there."""
         if token.kind == "LBRACE":
-            message = "`{` stands on the same line as what it opens"
+            message = "`{` must be on the same line as the name before it"
             hint = "move it to the end of the line before"
         elif token.kind in _CONTINUES:
             message = f"a line cannot start with `{token.text}`"
-            hint = f"put `{token.text}` at the end of the line before: then the item goes on"
+            hint = f"put `{token.text}` at the end of the line before: then the item continues on the next line"
         else:
             return False
         self.found.append(Diagnostic("E101", message, token.span, hint=hint))
@@ -203,7 +203,7 @@ class Layout:
         return kind if starts and following not in _AFTER_NAME else "NAME"
 
     def _number(self, at: int, token: Token) -> None:
-        """A number; where its unit starts the next item, the separator between them is missing."""
+        """Put a number. If its unit is really the start of the next item, report the missing separator between them."""
         digits, unit = split_number(token.text)
         following = self.raw[at + 1].kind
         starts = following in _PLACES or (unit in KEYWORDS and following in _OPERANDS)
@@ -241,7 +241,7 @@ class Layout:
             self._levels.append(_Level(False, level.home, self._chain))
 
     def _cut(self, token: Token) -> None:
-        """End the text here: an expression this deep would overflow every walk over it."""
+        """End the text here: an expression this deep would overflow the stack of functions that walk the tree."""
         message = f"this expression chains more than {MAX_CHAIN} operators"
         self.found.append(Diagnostic("E107", message, token.span, hint="name parts of it with `let`"))
         last = token.span
@@ -256,6 +256,6 @@ class Layout:
 
 
 def missing_separator(token: Token, items: bool) -> Diagnostic:
-    """The finding that two items, or two arguments, stand side by side."""
+    """The finding that the separator between two items, or two arguments, is missing."""
     what, hint = ("a new line or `,`", "items on one line are separated by `,`") if items else ("`,`", "")
     return Diagnostic("E101", f"expected {what} before `{token.text}`", token.span, hint=hint)

@@ -1,4 +1,4 @@
-"""`measured`: the files of measured kernels that a declaration names. What they hold is for the cost backend."""
+"""`measured`: the files of measured kernels that a declaration names. The cost backend reads their contents."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from plandsl.spec.hardware import TableSpec
 FIELD = "measured"
 
 Named = tuple[s.Str, Unit]
-"""A path as written, and the file that says it."""
+"""A path as written, and the file that contains it."""
 
 
 def tables(reader: Reader) -> tuple[TableSpec, ...]:
-    """The files that a gpu or a plan is estimated from, each known to be one that may be read."""
+    """The tables that `measured` of a gpu or a plan names; a file that may not be read gives a finding."""
     found = [reader.attempt(partial(_table, reader, text, unit)) for text, unit in named(reader)]
     return tuple(table for table in found if table)
 
 
 def named(reader: Reader) -> list[Named]:
-    """The strings of `measured`; nobody looks for the files."""
+    """The paths in `measured`, without a check that the files exist."""
     return reader.read(FIELD, partial(_strings, reader)) or []
 
 
@@ -36,7 +36,7 @@ def _table(reader: Reader, text: s.Str, unit: Unit) -> TableSpec:
     library = reader.context.library
     path = locate(library, text, unit, f"`{FIELD}`", ".csv")
     assert unit.path is not None, "a located path starts somewhere"
-    assert library.folder is not None, "and stays in a folder"
+    assert library.folder is not None, "a located path is in a folder"
     shown = os.path.relpath(unit.path.parent / text.value, library.folder).replace(os.sep, "/")
     return TableSpec(shown, str(path), catalog_aliases("gpu"), text.span)
 
@@ -44,22 +44,22 @@ def _table(reader: Reader, text: s.Str, unit: Unit) -> TableSpec:
 def _strings(reader: Reader, layer: Layer) -> list[Named]:
     """A string, or a list of strings; each may be a `let`, whose path then starts at the folder of its own file."""
     if isinstance(layer.value, Record):
-        raise Wrong("E210", f"`{FIELD}` is no section", span_of(layer), hint=f'`{FIELD} = "gemm.csv"`')
-    whole, unit = _through(reader, layer.value, layer.unit)
+        raise Wrong("E210", f"`{FIELD}` is not a section", span_of(layer), hint=f'`{FIELD} = "gemm.csv"`')
+    whole, unit = _follow_lets(reader, layer.value, layer.unit)
     items = whole.items if isinstance(whole, s.Seq) else (whole,)
     if len(items) > MAX_TABLES:
         raise Wrong("E214", f"`{FIELD}` names at most {MAX_TABLES} files", span_of(layer))
     found: list[Named] = []
     for item in items:
-        text, home = _through(reader, item, unit)
+        text, home = _follow_lets(reader, item, unit)
         if not isinstance(text, s.Str):
-            raise _no_text(reader, text, home)
+            raise _not_a_string(reader, text, home)
         found.append((text, home))
     return found
 
 
-def _through(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
-    """What a name stands for, and the file that says so."""
+def _follow_lets(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
+    """The expression that a name stands for, after every `let`, and the file that contains it."""
     for _ in range(8):  # a `let` may stand for another
         if not isinstance(expr, s.Ref) or not (found := reader.context.library.find_let(expr.name, unit)):
             break
@@ -67,7 +67,7 @@ def _through(reader: Reader, expr: s.Expr, unit: Unit) -> tuple[s.Expr, Unit]:
     return expr, unit
 
 
-def _no_text(reader: Reader, expr: s.Expr, unit: Unit) -> Wrong:
+def _not_a_string(reader: Reader, expr: s.Expr, unit: Unit) -> Wrong:
     what = f"`{FIELD}` must be a string in quotes, or a list of them"
     if isinstance(expr, s.Ref):
         return Wrong("E210", what, expr.span, hint=f'`{FIELD} = "{expr.name}.csv"`')

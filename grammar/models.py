@@ -1,4 +1,4 @@
-"""Models: from a record to sizes, storage types, and the program as terms."""
+"""Reads models: from a record to sizes, storage types, and the program as terms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXAMPLES = {
 
 
 def model_spec(context: Context, record: Record) -> ModelSpec | None:
-    """A model, its program checked."""
+    """A model, with its program checked."""
     reader = Reader(context, record, None)
     layers = reader.whole("layers", "layers = 80", most=MAX_LAYERS)
     sizes = _sizes(reader)
@@ -67,7 +67,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
 
 
 def _sizes(reader: Reader) -> dict[str, int]:
-    """The dimensions; the size of one that is wrong is 0, which no check looks at."""
+    """The dimensions and their sizes. A wrong size reads as 0, which later checks ignore."""
     sizes: dict[str, int] = {}
     for name, layers in reader.record.fields.items():
         layer = layers[-1]
@@ -76,7 +76,7 @@ def _sizes(reader: Reader) -> dict[str, int]:
         if isinstance(layer.value, Record):
             reader.unknown(layer.name, FIELDS)
         elif name in STEP_DIMENSIONS:
-            message = f"the size of `{name}` is not the model's to say"
+            message = f"a model cannot give the size of `{name}`"
             hint = "it follows from the workload" if name != "position" else "rename this dimension"
             reader.fail(Wrong("E206", message, layer.name.span, hint=hint))
         else:
@@ -86,14 +86,14 @@ def _sizes(reader: Reader) -> dict[str, int]:
 
 def _size(reader: Reader, layer: Layer) -> int:
     value = layer.value
-    if isinstance(value, s.Str) or (isinstance(value, s.Ref) and _is_word(reader, value, layer.unit)):
+    if isinstance(value, s.Str) or (isinstance(value, s.Ref) and _is_undeclared(reader, value, layer.unit)):
         hint = reader.context.library.near(layer.name.text, iter(FIELDS))
         message = f"{reader.called} has no field `{layer.name.text}`, and a dimension is a whole number"
         raise Wrong("E206", message, layer.name.span, hint=hint)
     return whole(reader.value(layer), layer, 1, MAX_DIMENSION)
 
 
-def _is_word(reader: Reader, ref: s.Ref, unit: Unit) -> bool:
+def _is_undeclared(reader: Reader, ref: s.Ref, unit: Unit) -> bool:
     return ref.name not in reader.record.fields and not reader.context.library.find_let(ref.name, unit)
 
 
@@ -108,7 +108,7 @@ def _warn_unused(reader: Reader, used: set[str]) -> None:
 
 
 class _Covering(NamedTuple):
-    """A block, and the layers it says it covers."""
+    """A block, and the layers that it covers."""
 
     block: s.Block
     unit: Unit
@@ -133,7 +133,7 @@ class _Program:
     def _terms(self, unit: Unit) -> Terms:
         return Terms(Scope(self.context, self.reader.record, unit, self.sizes))
 
-    def _only(
+    def _single_item(
         self, kind: type[s.Embedding] | type[s.Head] | type[s.Mtp], word: str
     ) -> s.Embedding | s.Head | s.Mtp | None:
         found = [placed.item for placed in self.placed if isinstance(placed.item, kind)]
@@ -146,7 +146,7 @@ class _Program:
 
     def embedding(self) -> Weight | None:
         """The table that turns token ids into vectors."""
-        item = self._only(s.Embedding, "embedding")
+        item = self._single_item(s.Embedding, "embedding")
         if not isinstance(item, s.Embedding):
             return None
         return self.reader.attempt(lambda: self._table(item.weight))
@@ -170,11 +170,11 @@ class _Program:
         placed = []
         self._check_names([block for block, _ in blocks])
         for block, unit in blocks:
-            found = self.reader.attempt(partial(self._range, block, unit, layers))
+            found = self.reader.attempt(partial(self._layer_range, block, unit, layers))
             if found is not None:
                 placed.append(_Covering(block, unit, *found))
         if layers is not None and len(placed) == len(blocks):
-            placed = self._rest(placed, layers)
+            placed = self._fill_rest(placed, layers)
             placed.sort(key=lambda p: p.layers)
             check = self._check_cover if all(p.every.period == 1 for p in placed) else self._check_each
             check(placed, layers)
@@ -189,8 +189,8 @@ class _Program:
                 message = f"block `{block.name.text}` is given twice"
                 self.reader.fail(Wrong("E202", message, block.name.span, labels=labels))
 
-    def _rest(self, placed: list[_Covering], layers: int) -> list[_Covering]:
-        """Where one block of several names no layers, it has those that no other one names."""
+    def _fill_rest(self, placed: list[_Covering], layers: int) -> list[_Covering]:
+        """Give the one block that names no layers the layers that no other block names."""
         silent = [p for p in placed if not p.block.attributes]
         if len(silent) != 1 or len(placed) == 1:
             return placed
@@ -198,14 +198,14 @@ class _Program:
         left = [n for n in range(layers) if n not in named]
         if not left:
             labels = tuple(Label(_layers_span(p.block), "named here") for p in placed if p is not silent[0])
-            message = "no layer is left for this block: the others name all of them"
+            message = "no layer is left for this block: the other blocks name all layers"
             self.reader.fail(Wrong("E215", message, silent[0].block.arg.span, labels=labels[:3]))
             return [p for p in placed if p is not silent[0]]
         span, every = Every.picking(left)
         rest = silent[0]._replace(layers=span, every=every)
         return [rest if p is silent[0] else p for p in placed]
 
-    def _range(self, block: s.Block, unit: Unit, layers: int | None) -> tuple[tuple[int, int], Every]:
+    def _layer_range(self, block: s.Block, unit: Unit, layers: int | None) -> tuple[tuple[int, int], Every]:
         found, every = None, Every()
         for field in block.attributes:
             if field.name.text != "layers":
@@ -240,12 +240,12 @@ class _Program:
             if lo > at:
                 self.reader.fail(Wrong("E215", f"no block covers layers {at}..{lo}", span))
             elif lo < at and before:
-                labels = (Label(_layers_span(before), "this block has them too"),)
+                labels = (Label(_layers_span(before), "this block covers them too"),)
                 message = f"layers {lo}..{min(at, hi)} have two blocks"
                 hint = "" if block.attributes else "say which layers it covers: `block [layers = 0..3] x[...]`"
                 self.reader.fail(Wrong("E215", message, span, labels=labels, hint=hint))
             if hi > layers:
-                message = f"this block ends at layer {hi}, and the model has {layers}"
+                message = f"this block ends at layer {hi}, but the model has {layers} layers"
                 self.reader.fail(Wrong("E215", message, span))
             at, before = max(at, hi), block
         if placed and at < layers:
@@ -253,46 +253,47 @@ class _Program:
             self.reader.fail(Wrong("E215", message, _layers_span(placed[-1].block)))
 
     def _check_each(self, placed: list[_Covering], layers: int) -> None:
-        """`_check_cover` layer by layer, for blocks that take turns."""
+        """`_check_cover` layer by layer, for blocks whose layers alternate."""
         owners: dict[int, s.Block] = {}
         for block, _, (first, stop), every in placed:
             span = _layers_span(block)
             if stop > layers:
-                self.reader.fail(Wrong("E215", f"this block has layer {stop - 1}, and the model has {layers}", span))
+                message = f"this block covers layer {stop - 1}, but the model has {layers} layers"
+                self.reader.fail(Wrong("E215", message, span))
             mine = every.of((first, stop))
             twice = next((n for n in mine if n in owners), None)
             if twice is not None:
-                labels = (Label(_layers_span(owners[twice]), "this block has it too"),)
+                labels = (Label(_layers_span(owners[twice]), "this block covers it too"),)
                 self.reader.fail(Wrong("E215", f"layer {twice} has two blocks", span, labels=labels))
             owners |= dict.fromkeys(mine, block)
         bare = next((n for n in range(layers) if n not in owners), None)
         if bare is not None:
-            hint = "one block may leave `layers` out: it has those that no other block names"
+            hint = "one block may leave `layers` out: it covers the layers that no other block names"
             self.reader.fail(Wrong("E215", f"no block covers layer {bare}", _layers_span(placed[-1].block), hint=hint))
 
     def _block(self, placed: _Covering, number: int, count: int) -> BlockSpec | None:
         block = placed.block
         name = block.name.text if block.name else "block" if count == 1 else f"block{number}"
-        spec = BlockSpec(name, placed.layers, block.arg.name.text, (), block.span, placed.every)
-        return self._filled(spec, block, placed.unit)
+        spec = BlockSpec(name, placed.layers, block.arg.name.text, (), span=block.span, every=placed.every)
+        return self._read_statements(spec, block, placed.unit)
 
     def mtp(self) -> BlockSpec | None:
-        """The block that predicts the token after the next one, where the model has it."""
-        item = self._only(s.Mtp, "mtp")
+        """The block that predicts the token after the next one; None if the model has none."""
+        item = self._single_item(s.Mtp, "mtp")
         if not isinstance(item, s.Mtp):
             return None
         unit = next(p.unit for p in self.placed if p.item is item)
         spec = BlockSpec("mtp", (0, 1), item.arg.name.text, (), item.span, token=item.token.name.text)
-        return self._filled(spec, item, unit)
+        return self._read_statements(spec, item, unit)
 
-    def _filled(self, spec: BlockSpec, block: s.Block | s.Mtp, unit: Unit) -> BlockSpec | None:
+    def _read_statements(self, spec: BlockSpec, block: s.Block | s.Mtp, unit: Unit) -> BlockSpec | None:
         """``spec`` with the statements of ``block``, checked."""
         terms, arg = self._terms(unit), spec.arg
         dims = tuple(name.text for name in block.arg.dims)
         if not self.reader.attempt(lambda: self._check_arg(terms, block.arg, dims)):
             return None
         start = terms.bind(arg, dims, block.arg.span)
-        if isinstance(block, s.Mtp) and not self.reader.attempt(lambda: self._beside(terms, block, dims)):
+        if isinstance(block, s.Mtp) and not self.reader.attempt(lambda: self._bind_token(terms, block, dims)):
             return None
         statements = tuple(terms.statements(block.body.items))
         self.used |= {dim for seen in terms.weights.values() for dim in seen.dims or ()} | set(dims)
@@ -309,12 +310,12 @@ class _Program:
         self.reader.ok &= not terms.failed
         return spec._replace(statements=statements)
 
-    def _beside(self, terms: Terms, mtp: s.Mtp, dims: tuple[str, ...]) -> bool:
-        """Give an `mtp` the embedding of the token, which looks like what it gets."""
+    def _bind_token(self, terms: Terms, mtp: s.Mtp, dims: tuple[str, ...]) -> bool:
+        """Give an `mtp` the embedding of the token, which has the dimensions of its hidden state."""
         token = mtp.token
         if tuple(name.text for name in token.dims) != dims or token.name.text == mtp.arg.name.text:
             hint = f"`mtp x{shown(dims)} with e{shown(dims)} {{ ... }}`"
-            message = "an `mtp` gets a hidden state with the embedding of the token that follows, which are alike"
+            message = "the two arguments of an `mtp` need the same dimensions, and different names"
             raise Wrong("E213", message, token.span, hint=hint)
         terms.values[token.name.text] = Seen(dims, token.span)
         return True
@@ -322,10 +323,11 @@ class _Program:
     def _check_arg(self, terms: Terms, arg: s.Index, dims: tuple[str, ...]) -> bool:
         if dims[0] != "tokens" or len(dims) < 2:
             hint = "`block x[tokens, hidden] { ... }`"
-            raise Wrong("E213", "what a block gets begins with `tokens`", arg.span, hint=hint)
+            raise Wrong("E213", "the first dimension of a block's argument must be `tokens`", arg.span, hint=hint)
         terms.check_dims(arg.dims[1:])
         if self._hidden and dims[1:] != self._hidden:
-            message = f"the block gets {shown(dims)}, and the embedding gives {shown(('tokens', *self._hidden))}"
+            given = shown(("tokens", *self._hidden))
+            message = f"the argument of the block is {shown(dims)}, but the embedding gives {given}"
             raise Wrong("E213", message, arg.span)
         self._arg = arg.name.text, dims
         return True
@@ -333,8 +335,8 @@ class _Program:
     # ---- head
 
     def head(self) -> Term | None:
-        """What turns the last block's result into logits."""
-        item = self._only(s.Head, "head")
+        """The term that computes logits from the result of the last block."""
+        item = self._single_item(s.Head, "head")
         if not isinstance(item, s.Head) or self._arg is None:
             return None
         name, dims = self._arg
@@ -345,7 +347,8 @@ class _Program:
         self.used |= {dim for seen in terms.weights.values() for dim in seen.dims or ()}
         if typed is not None and isinstance(typed.term, Weight):
             hint = f"`{_EXAMPLES['head']}`"
-            self.reader.fail(Wrong("E213", "the head does nothing with what the blocks give", item.span, hint=hint))
+            message = "the head does not use the result of the blocks"
+            self.reader.fail(Wrong("E213", message, item.span, hint=hint))
         self.reader.ok &= not terms.failed
         return typed.term if typed else None
 

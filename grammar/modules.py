@@ -1,4 +1,4 @@
-"""Files and the names they declare: the root file, what it uses, and the catalog."""
+"""Files and the names that they declare: the root file, the files that it uses, and the catalog."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plandsl.grammar.parse import decode, parse
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
-"""What a declaration may declare; each has a namespace of its own."""
+"""The kinds of declarations; each kind has its own namespace."""
 
 CATALOG = Path(plandsl.__file__).parent / "catalog"
 FOLDERS = {
@@ -32,11 +32,11 @@ FOLDERS = {
 MAX_WORK = 1_000_000
 """Most steps (values read, fields merged) that one compilation may take (E208)."""
 
-_NAMES_COMPARED = 400  # a hint is not worth comparing with every name of a hostile file
+_NAMES_COMPARED = 400  # limits the time for a hint in a file with very many names
 
 
 class Wrong(Exception):
-    """Ends the reading of one value; whoever asked for it records the diagnostic."""
+    """Ends the reading of one value. The caller that catches it records the diagnostic."""
 
     diagnostic: Diagnostic | None
 
@@ -46,7 +46,7 @@ class Wrong(Exception):
 
 
 class Follows(Wrong):
-    """A mistake that follows from one already reported: nothing more is said."""
+    """A mistake that follows from a reported one, and has no diagnostic."""
 
     def __init__(self) -> None:
         Exception.__init__(self)
@@ -54,9 +54,9 @@ class Follows(Wrong):
 
 
 def cycle(names: list[s.Name]) -> Wrong:
-    """The error for names that stand for one another, told once wherever the ring was entered."""
+    """The error for a circular definition; it is the same for every name at which the circle is entered."""
     first, *others = sorted(names, key=lambda name: name.span)
-    labels = tuple(Label(name.span, "by way of this") for name in others[:4])
+    labels = tuple(Label(name.span, "through this name") for name in others[:4])
     hint = "a name cannot stand for itself: give one of the two another name" if not others else ""
     return Wrong("E208", f"`{first.text}` is defined by itself", first.span, labels=labels, hint=hint)
 
@@ -90,7 +90,7 @@ class Unit:
             self._declare(self.declared[item.kind.text], item, f"{item.kind.text} `{item.name.text}`")
             self.declarations.append(item)
         else:
-            message = f"there is no declaration `{item.kind.text}`"
+            message = f"there is no kind of declaration `{item.kind.text}`"
             if len(self.found) < MAX_ERRORS:
                 hint = near(item.kind.text, (*KINDS, "let", "use"))
                 self.found.append(Diagnostic("E211", message, item.kind.span, hint=hint))
@@ -112,7 +112,7 @@ class Unit:
         return any(found.code.startswith("E1") for found in self.found)
 
     def everywhere(self) -> Iterator[Unit]:
-        """This file, then the files it uses, and theirs; each once."""
+        """This file, then the files that it uses, directly or through others; each once."""
         seen: set[int] = set()
         waiting = [self]
         while waiting:
@@ -128,7 +128,7 @@ class Unit:
 
 @cache
 def catalog_unit(folder: str, stem: str) -> Unit | None:
-    """A file of the catalog, read once in a process; None where there is none."""
+    """A file of the catalog, read once in a process; None if it does not exist."""
     path = CATALOG / folder / f"{stem}.plan"
     if not re.fullmatch("[A-Za-z0-9_]{1,80}", stem) or not path.is_file():
         return None
@@ -151,7 +151,7 @@ def catalog_names(kind: str) -> tuple[str, ...]:
 
 @cache
 def catalog_aliases(kind: str) -> tuple[tuple[str, str], ...]:
-    """Names of the catalog that stand for another entry as it is, each with that entry."""
+    """Aliases in the catalog: pairs of a name and the entry that it stands for, unchanged."""
     declared = [d for n in catalog_names(kind) if (u := catalog_unit(FOLDERS[kind], n)) for d in u.declarations]
     return tuple((d.name.text, d.value.name) for d in declared if isinstance(d.value, s.Ref))
 
@@ -179,15 +179,15 @@ class Library:
     def __init__(self, report: Report) -> None:
         self.report = report
         self.sources: dict[str, str] = {}
-        self.folder: Path | None = None  # of the root file: nothing outside it is read
-        self.configs: dict[Path, Unit | None] = {}  # what `hf` made of each config; None where it is wrong
+        self.folder: Path | None = None  # of the root file: no file outside it is read
+        self.configs: dict[Path, Unit | None] = {}  # the file that `hf` made of each config; None if it is wrong
         self.steps = 0
         self.hidden = 0
-        self._kept = {True: 0, False: 0}  # errors and warnings: the one kind leaves room for the other
+        self._kept = {True: 0, False: 0}  # errors and warnings recorded; each has its own limit
         self._lines: dict[str, list[str]] = {}
 
     def record(self, wrong: Wrong) -> None:
-        """Take down a finding; beyond the first few dozen they are only counted."""
+        """Record a finding; after `MAX_ERRORS` errors, or as many warnings, further ones are only counted."""
         if wrong.diagnostic is None:
             return
         error = wrong.diagnostic.severity == "error"
@@ -200,17 +200,17 @@ class Library:
 
     @property
     def exhausted(self) -> bool:
-        """Whether this compilation has taken all the steps it may."""
+        """Whether this compilation has used all its steps (`MAX_WORK`)."""
         return self.steps > MAX_WORK
 
     def spend(self, span: Span | None, steps: int = 1) -> None:
-        """Count work, and end it where a file was made to cause too much."""
+        """Count work. Raises `Wrong` (E208) after `MAX_WORK` steps."""
         self.steps += steps
         if self.exhausted:
             raise Wrong("E208", "resolving this file takes too many steps", span, hint="split the file")
 
     def enter(self, unit: Unit) -> None:
-        """Take a file's text and findings into this compilation."""
+        """Add a file's text and findings to this compilation."""
         if unit.file not in self.sources:
             self.sources[unit.file] = unit.text
             for found in unit.found:
@@ -223,7 +223,7 @@ class Library:
         return self._lines[file]
 
     def text(self, span: Span) -> str:
-        """The source under ``span``, white space normalised."""
+        """The source under ``span``, without comments, white space normalised."""
         lines = self.lines(span.file)[span.line - 1 : span.end_line]
         if not lines:
             return ""
@@ -232,19 +232,19 @@ class Library:
         return " ".join(" ".join(line.split("#")[0] for line in lines).split())
 
     def near(self, word: str, names: Iterator[str]) -> str:
-        """`near`, within bounds: few names, and nothing once many errors were found."""
+        """`near` with limits: it compares at most 400 names, and gives no hint after `MAX_ERRORS` findings."""
         if len(self.report.found) >= MAX_ERRORS:
             return ""
         known = [name for _, name in zip(range(_NAMES_COMPARED), names, strict=False)]
         return near(word, known)
 
     def find_let(self, name: str, unit: Unit) -> tuple[s.Let, Unit] | None:
-        """The `let` that ``name`` means in ``unit``."""
+        """The `let` called ``name`` in ``unit`` or the files that it uses."""
         found = [(u.lets[name], u) for u in unit.everywhere() if name in u.lets]
         return self._only(found, unit, f"`let {name}`")
 
     def find(self, kind: str, name: str, unit: Unit) -> tuple[s.Decl, Unit] | None:
-        """The declaration that ``name`` means in ``unit``: its own, then used ones, then the catalog's."""
+        """The declaration of ``name``: in ``unit``, else in the files that it uses, else in the catalog."""
         found = [(u.declared[kind][name], u) for u in unit.everywhere() if name in u.declared[kind]]
         local = self._only(found, unit, f"{kind} `{name}`")
         if local is None and (local := catalog_find(kind, name)):
@@ -256,12 +256,12 @@ class Library:
             first, second = found[0][0].name.span, found[1][0].name.span
             label = Label(first, f"declared here in {first.file}")
             hint = "declare it in the file itself, or rename one of them"
-            message = f"{what} comes from two files that are used"
+            message = f"two used files declare {what}"
             self.record(Wrong("E202", message, second, hint=hint, labels=(label,)))
         return found[0] if found else None
 
     def unknown(self, kind: str, text: str, span: Span | None, unit: Unit) -> Wrong:
-        """The error for a name that `find` does not find."""
+        """The error for a name for which `find` gives None."""
         if self.hides_names(unit):
             return Follows()
         others = [k for k in KINDS if k != kind and self.find(k, text, unit)]
@@ -270,11 +270,11 @@ class Library:
         return Wrong("E201", f"there is no {kind} named `{clip(text)}`", span, hint=hint)
 
     def hides_names(self, unit: Unit) -> bool:
-        """Whether names may be missing in ``unit`` because text is: those are no mistakes of their own."""
+        """Whether names may be unknown in ``unit`` only because some text could not be read or understood."""
         return any(u.broken or u.incomplete for u in unit.everywhere())
 
     def names(self, kind: str, unit: Unit) -> Iterator[str]:
-        """Names of ``kind`` that can be said in ``unit``."""
+        """Names of ``kind`` that ``unit`` can use."""
         for u in unit.everywhere():
             yield from u.declared[kind]
         yield from catalog_names(kind)

@@ -13,7 +13,7 @@ from plandsl.grammar.parse import parse
 from plandsl.grammar.records import Record, merge
 
 FILE = "--set"
-"""Where the places of an override are: line N is the N-th of them."""
+"""The file name in the spans of overrides; line N is the N-th override."""
 
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,7}")
 
@@ -36,7 +36,7 @@ def _body(context: Context, path: str, value: str, line: int) -> s.Body:
     whole = Span(FILE, line, start, line, start + len(path) + 1 + len(value))
     if not _PATH.fullmatch(path):
         hint = "`--set workload.batch=64`"
-        raise Wrong("E218", f"`{path}` is no path to a field", whole, hint=hint)
+        raise Wrong("E218", f"`{path}` is not a path to a field", whole, hint=hint)
     expr = _value(context, path, value, whole)
     names = []
     for part in path.split("."):
@@ -49,11 +49,11 @@ def _body(context: Context, path: str, value: str, line: int) -> s.Body:
 
 
 def _value(context: Context, path: str, value: str, whole: Span) -> s.Expr:
-    # a `let` whose name is as long as what stands before the value, so that columns agree
+    # parsed as a `let` whose name is as long as the text before the value, so that columns agree
     name = "v" * (len("--set ") + len(path) - len("let "))
     tree, found = parse("\n" * (whole.line - 1) + f"let {name}={value}", FILE)
     only = tree.items[0] if len(tree.items) == 1 else None
     if found or not isinstance(only, s.Let):
         hint = "write a value as in a plan: `--set workload.batch=64`"
-        raise Wrong("E218", f"`{value}` is no value", whole, hint=hint)
+        raise Wrong("E218", f"`{value}` is not a value", whole, hint=hint)
     return only.value

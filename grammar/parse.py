@@ -15,7 +15,7 @@ from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 def parse(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
     """The tree of a text, and every syntax mistake in it (at most MAX_ERRORS).
 
-    There is always a tree: without the items that could not be understood.
+    There is always a tree; it leaves out the items that could not be understood.
     """
     if len(text) > MAX_FILE_BYTES:
         return syntax.File((), Span(file, 1, 1, 1, 1)), [_too_large(len(text), file)]
@@ -28,7 +28,7 @@ def parse(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
 
 
 def decode(data: bytes, file: str) -> tuple[str, list[Diagnostic]]:
-    """The text of a file's bytes, without its byte order mark; what is no text is replaced and reported."""
+    """The text of a file's bytes, without its byte order mark; bytes that are not text are replaced and reported."""
     if len(data) > MAX_FILE_BYTES:
         return "", [_too_large(len(data), file)]
     text = data.decode("utf-8", errors="replace").removeprefix("\ufeff")
@@ -44,7 +44,7 @@ def decode(data: bytes, file: str) -> tuple[str, list[Diagnostic]]:
     hint = "save it as UTF-8 text"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         hint = "it looks like UTF-16: save it as UTF-8"
-    message = f"this is no plan text: it contains {what}"
+    message = f"this is not a text file: it contains {what}"
     return text, [Diagnostic("E109", message, Span(file, line, column, line, column + 1), hint=hint)]
 
 

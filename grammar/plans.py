@@ -1,10 +1,10 @@
-"""Plans and workloads: from records to specs."""
+"""Reads plans and workloads: from records to specs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
@@ -35,10 +35,10 @@ PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
 TRAFFIC = ("rate", "trace", "speed")
-"""What makes a workload one of arrivals rather than one batch."""
+"""Fields of a workload with arrivals over time."""
 
 PREFIX = ("reuse", "prefix")
-"""What a workload says of tokens whose KV cache is there before their request."""
+"""Fields of a workload about tokens that are in the KV cache before their request arrives."""
 
 T = TypeVar("T")
 
@@ -49,10 +49,10 @@ ALGORITHMS = ("auto", "ring", "direct", "one_shot", "tree")
 
 
 def workload_spec(context: Context, record: Record, used: bool = True) -> WorkloadSpec | None:
-    """A load. Arrivals over time are understood, and refused where a plan has ``used`` them."""
+    """A load. Arrivals over time are read, and give an error (E290) if a plan has ``used`` the workload."""
     reader = Reader(context, record, (*STATIC, "requests", *PREFIX, *TRAFFIC))
     replayed = "trace" in record.fields
-    sizes = [None if replayed else _length(reader, name, used) for name in ("input", "output")]
+    sizes = [None if replayed else _read_length(reader, name, used) for name in ("input", "output")]
     batch = reader.whole("batch")
     in_flight = reader.whole("in_flight")
     reader.number("rate", REQUEST_RATE)
@@ -64,50 +64,59 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
     if used:
         for name in TRAFFIC:
             if layer := reader.layer(name):
-                reader.fail(_later(f"`{name}`: traffic over time", layer.name.span))
-    _one_load(reader, used)
+                reader.fail(_unsupported(f"`{name}`: traffic over time", layer.name.span))
+    _check_one_load(reader, used)
     size_in, size_out = sizes
     if not reader.ok or size_in is None or size_out is None:
         return None
     return WorkloadSpec(
-        record.name, size_in, size_out, batch or 1, in_flight, concurrency, requests, reuse, prefix, record.span
+        record.name,
+        input=size_in,
+        output=size_out,
+        batch=batch or 1,
+        in_flight=in_flight,
+        concurrency=concurrency,
+        requests=requests,
+        reuse=reuse,
+        prefix=prefix,
+        span=record.span,
     )
 
 
 def _prefix(reader: Reader) -> tuple[float, str | None]:
-    """The share of the input that is in the cache already, and whether all requests share it."""
-    reuse = reader.read("reuse", partial(_reused, reader)) or 0.0
+    """``reuse``, the share of the input that is in the cache already, and ``prefix``, which says who shares it."""
+    reuse = reader.read("reuse", partial(_reuse_share, reader)) or 0.0
     prefix, layer = reader.word("prefix", ("own", "shared")), reader.layer("prefix")
     if layer and not reuse and reader.ok:
-        message = "`prefix` says where tokens lie that are reused, and none are"
+        message = "`prefix` has no meaning without `reuse`"
         reader.fail(Wrong("E223", message, layer.name.span, hint="add `reuse = 50 %`, or drop it"))
     return reuse, prefix
 
 
-def _reused(reader: Reader, layer: Layer) -> float:
+def _reuse_share(reader: Reader, layer: Layer) -> float:
     value = float(reader.quantity(layer, NUMBER).value)
     if 0 <= value < 1:
         return value
     message = f"`reuse` is {100 * value:g} %, and must be at least 0 % and below 100 %"
-    hint = "`reuse = 90 %`: the last token of a prompt is always computed, for its logits"
+    hint = "for example `reuse = 90 %`; the last token of a prompt is always computed, for its logits"
     raise Wrong("E223", message, span_of(layer), hint=hint)
 
 
-def _one_load(reader: Reader, used: bool) -> None:
-    """A batch that starts together, or requests that follow one another, but not both."""
+def _check_one_load(reader: Reader, used: bool) -> None:
+    """Check that the load is a batch that starts together, or an ongoing load, but not both."""
     together, ongoing = reader.layer("batch"), reader.layer("concurrency")
     if together and ongoing:
         labels = (Label(together.name.span, "one batch, which starts together"),)
         hint = "drop one of the two: `concurrency` counts the requests of all replicas"
-        message = "`concurrency` keeps requests coming, so there is no `batch`"
+        message = "a workload with `concurrency` is an ongoing load, and has no `batch`"
         reader.fail(Wrong("E221", message, ongoing.name.span, labels=labels, hint=hint))
     requests = reader.layer("requests")
     if used and requests and not ongoing and not any(reader.layer(name) for name in TRAFFIC):
         hint = "add `concurrency = 64`, or drop it"
-        reader.fail(Wrong("E221", "`requests` counts those of an ongoing load", requests.name.span, hint=hint))
+        reader.fail(Wrong("E221", "`requests` needs an ongoing load", requests.name.span, hint=hint))
 
 
-def _length(reader: Reader, name: str, used: bool) -> int | None:
+def _read_length(reader: Reader, name: str, used: bool) -> int | None:
     layer = reader.layer(name)
     if layer is None or not isinstance(layer.value, s.Call):
         return reader.whole(name, f"{name} = {1000 if name == 'input' else 100}")
@@ -126,9 +135,9 @@ def _length(reader: Reader, name: str, used: bool) -> int | None:
             reader.attempt(partial(_option, reader, field, layer))
     if call.args or len(call.kwargs) != 2:
         hint = "`lognormal(mean = 900, p95 = 3200)`"
-        reader.fail(Wrong("E210", "`lognormal` wants two options", call.span, hint=hint))
+        reader.fail(Wrong("E210", "`lognormal` needs two options", call.span, hint=hint))
     elif used:
-        reader.fail(_later("lengths that vary", call.span))
+        reader.fail(_unsupported("lengths that vary", call.span))
     return None
 
 
@@ -137,7 +146,7 @@ def _option(reader: Reader, field: s.Field, layer: Layer) -> float:
     return float(expect(reader.value(option), NUMBER, option).value)
 
 
-def _later(what: str, span: Span) -> Wrong:
+def _unsupported(what: str, span: Span) -> Wrong:
     return Wrong("E290", f"{what} is not supported yet" if ":" in what else f"{what} are not supported yet", span)
 
 
@@ -145,7 +154,7 @@ def _later(what: str, span: Span) -> Wrong:
 
 
 def plan_spec(context: Context, record: Record) -> PlanSpec | None:
-    """A plan with all that it names."""
+    """A plan, with every declaration that it names."""
     reader = Reader(context, record, PLAN)
     if any(name in record.fields for name in SPLIT):
         from plandsl.grammar.split import split_spec
@@ -161,33 +170,57 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     engine = _part(reader, "engine", "", engine_spec)
     clauses = requires(reader)
     settings = _settings(reader, sharding, engine or IDEAL)
-    pace = _pace(reader)
+    overlap, chunks, micro_batches = _read_overlap(reader)
     measured = tables(reader)
     chunk = reader.whole(CHUNKED)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
     _warn_too_long(reader, model, workload)
     return PlanSpec(
-        record.name, model, node, sharding, workload, calibration, clauses, *settings, engine, measured, cluster,
-        shift, *pace, speculate, None, chunk, record.span, calibrations,
-    )  # fmt: skip
+        record.name,
+        model=model,
+        node=node,
+        sharding=sharding,
+        workload=workload,
+        calibration=calibration,
+        requires=clauses,
+        kv_residency=settings.kv_residency,
+        step_tokens=settings.step_tokens,
+        memory_fraction=settings.memory_fraction,
+        hop_tensors=settings.hop_tensors,
+        fuse_norms=settings.fuse_norms,
+        algorithm=settings.algorithm,
+        engine=engine,
+        measured=measured,
+        cluster=cluster,
+        shift=shift,
+        overlap=overlap,
+        chunks=chunks,
+        micro_batches=micro_batches,
+        speculate=speculate,
+        chunked_prefill=chunk,
+        span=record.span,
+        calibrations=calibrations,
+    )
 
 
 def _hardware(reader: Reader) -> tuple[ClusterSpec | None, NodeSpec | None]:
-    """A cluster with its node, or a node alone."""
+    """The cluster and its node; or None and the node of a plan without a cluster."""
     if "cluster" not in reader.record.fields:
-        return _apart(None, _part(reader, "node", "node = mi325x_8", node_spec))
+        return _with_unique_names(None, _part(reader, "node", "node = mi325x_8", node_spec))
     if layer := reader.layer("node"):
-        labels = (Label(layer.name.span, "and here one node"),)
-        why = "a plan has a cluster or a node"
+        labels = (Label(layer.name.span, "the node"),)
+        why = "a plan has a cluster or a node, not both"
         hint = "drop one of the two"
         reader.fail(Wrong("E202", why, reader.record.fields["cluster"][-1].name.span, hint=hint, labels=labels))
     cluster = _part(reader, "cluster", "", cluster_spec)
-    return _apart(cluster, cluster.node if cluster else None)
+    return _with_unique_names(cluster, cluster.node if cluster else None)
 
 
-def _apart(cluster: ClusterSpec | None, node: NodeSpec | None) -> tuple[ClusterSpec | None, NodeSpec | None]:
-    """The same, with a name for each of unlike GPUs and nodes."""
+def _with_unique_names(
+    cluster: ClusterSpec | None, node: NodeSpec | None
+) -> tuple[ClusterSpec | None, NodeSpec | None]:
+    """The same hardware, in which different GPUs and nodes have different names."""
     if node is None or not (node.gpus or (cluster and cluster.nodes)):
         return cluster, node
     from plandsl.grammar.unlike import apart
@@ -221,7 +254,7 @@ def _sharding(reader: Reader, model: ModelSpec | None) -> ShardingSpec | None:
 
 
 def _shardings(reader: Reader, model: ModelSpec | None) -> tuple[ShardingSpec | None, ShiftSpec | None]:
-    """The sharding, and the one it shifts to."""
+    """The sharding of the plan, and the `shift` to a second one if the plan has it."""
     if "shift" not in reader.record.fields:
         return _sharding(reader, model), None
     from plandsl.grammar.shift import shift_spec
@@ -230,7 +263,7 @@ def _shardings(reader: Reader, model: ModelSpec | None) -> tuple[ShardingSpec | 
 
 
 def _speculate(reader: Reader, model: ModelSpec | None, sharding: ShardingSpec | None) -> SpeculateSpec | None:
-    """What is guessed ahead, where the plan does that."""
+    """The speculative decoding of the plan; None if it has none."""
     if "speculate" not in reader.record.fields:
         return None
     from plandsl.grammar.speculate import speculate_spec
@@ -241,7 +274,11 @@ def _speculate(reader: Reader, model: ModelSpec | None, sharding: ShardingSpec |
 def _calibrations(
     reader: Reader, run: frozenset[str], node: NodeSpec | None, cluster: ClusterSpec | None
 ) -> tuple[CalibrationSpec | None, tuple[tuple[str, CalibrationSpec], ...]]:
-    """The plan's own, else that of its GPU, else `generic`; of unlike GPUs each one's own, and that of the first."""
+    """The calibration, and for unlike GPUs the calibration of each by name.
+
+    A plan that names no calibration has the one that its GPU names, else `generic`. With unlike GPUs, the first result
+    is the calibration of the first GPU.
+    """
     record = reader.declared("calibration")
     if record or node is None:
         return _calibration(reader, run, cluster, record, None), ()
@@ -253,7 +290,7 @@ def _calibrations(
 
 
 def _gpus(reader: Reader, node: NodeSpec, cluster: ClusterSpec | None) -> Iterator[tuple[str, Record]]:
-    """The name of each GPU of a sound node or cluster, and its declaration."""
+    """The name of each GPU of a valid node or cluster, and its declaration."""
     if cluster is None:
         nodes = zip((node,), _members(reader, reader.record, "node"), strict=True)
     else:
@@ -265,7 +302,7 @@ def _gpus(reader: Reader, node: NodeSpec, cluster: ClusterSpec | None) -> Iterat
 
 
 def _members(reader: Reader, record: Record, kind: str) -> list[Record]:
-    """What a record names under ``kind``, or lists under ``kind + s``."""
+    """The records that a record names in the field ``kind``, or lists in the field ``kind + s``."""
     if f"{kind}s" in record.fields:
         from plandsl.grammar.unlike import members
 
@@ -278,7 +315,10 @@ def _members(reader: Reader, record: Record, kind: str) -> list[Record]:
 def _calibration(
     reader: Reader, run: frozenset[str], cluster: ClusterSpec | None, record: Record | None, gpu: Record | None
 ) -> CalibrationSpec | None:
-    """What ``record`` declares, else what ``gpu`` names, else `generic`, as far as kernels that ``run`` need it."""
+    """The calibration that ``record`` declares, else the one that ``gpu`` names, else `generic`.
+
+    It is completed until it has the sections ``run``.
+    """
     relative = False
     if record is None and gpu and "calibration" in gpu.fields:
         record = reader.attempt(lambda: reader.context.records.section(gpu, "calibration", "calibration"))
@@ -302,13 +342,13 @@ def _generic(reader: Reader) -> Record | None:
 
 
 def kernels(model: ModelSpec | None) -> frozenset[str]:
-    """The sections of a calibration that a model's ops are timed by."""
+    """The sections of a calibration that give the times of a model's ops."""
     called = set(functions(model)) if model else set()
     return frozenset((*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections)))
 
 
 BETWEEN = frozenset(("collective_nodes",))
-"""What a plan on several nodes asks of a calibration besides, where there is such a section."""
+"""Sections that a plan on several nodes also uses, if a calibration has them."""
 
 NEEDS = {"experts": ("moe",), "latent": ("mla_prefill", "mla_decode")}
 """Sections beside the core that functions of a block need."""
@@ -320,27 +360,36 @@ def functions(model: ModelSpec) -> Iterator[str]:
     return (part.fn for s in statements for part in walk(s.term) if isinstance(part, Apply))
 
 
-def _settings(
-    reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec
-) -> tuple[str, int, float, int, bool, str]:
-    """What a plan may set beside its parts; an engine's ways are the default."""
+class _Settings(NamedTuple):
+    """Settings of a plan, called as its fields."""
+
+    kv_residency: str
+    step_tokens: int
+    memory_fraction: float
+    hop_tensors: int
+    fuse_norms: bool
+    algorithm: str
+
+
+def _settings(reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec) -> _Settings:
+    """The settings of a plan; the sharding or the engine gives the defaults of some."""
     residency = reader.word("kv_residency", ("all_batches", "one_batch")) or "all_batches"
     step_tokens = reader.whole("step_tokens", least=0)
     fraction = reader.read("memory_fraction", reader.share)
     hops = reader.whole("hop_tensors", most=2) or (sharding.hop_tensors if sharding else None) or 1
     fuse_norms = reader.flag("fuse_norms", True)
     algorithm = reader.word("algorithm", ALGORITHMS) or "auto"
-    return (
-        residency,
-        engine.step_tokens if step_tokens is None else step_tokens,
-        engine.memory_fraction if fraction is None else fraction,
-        hops,
-        fuse_norms,
-        algorithm,
+    return _Settings(
+        kv_residency=residency,
+        step_tokens=engine.step_tokens if step_tokens is None else step_tokens,
+        memory_fraction=engine.memory_fraction if fraction is None else fraction,
+        hop_tensors=hops,
+        fuse_norms=fuse_norms,
+        algorithm=algorithm,
     )
 
 
-def _pace(reader: Reader) -> tuple[str, int, int]:
-    """What a plan may run side by side."""
+def _read_overlap(reader: Reader) -> tuple[str, int, int]:
+    """`overlap`, `chunks` and `micro_batches`."""
     beside = reader.word("overlap", ("none", "collectives")) or "none"
     return beside, reader.whole("chunks", most=MAX_CHUNKS) or 1, reader.whole("micro_batches") or 1

@@ -1,7 +1,6 @@
 """Records: the merged bodies of declarations.
 
-A record knows what stands under each name, base first, without reading any value: ``with`` puts layers
-on top.
+A record holds the layers of each field, base first, without reading any value: ``with`` adds layers on top.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 
 
 class Layer(NamedTuple):
-    """One value given to a field: by whom, in which file, and whether it is only assumed."""
+    """One value of a field, its name and file, and whether it stands in an ``assumed`` section."""
 
     name: s.Name
     value: s.Expr | Record
@@ -29,7 +28,7 @@ class Layer(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """An item that is no field, and the file it stands in."""
+    """An item that is not a field, and its file."""
 
     item: s.Item
     unit: Unit
@@ -39,11 +38,11 @@ Entry: TypeAlias = "str | Placed"
 
 
 class Record:
-    """A body, merged with those it builds on.
+    """The body of a declaration, merged with the bodies that it builds on.
 
-    ``fields`` holds the layers of each field, base first: an expression stands alone or first, and records
-    are merged over it. ``entries`` has all items in order, a field by its name;
-    ``axes`` are those of ``mesh``. ``bases`` names the declarations it was made from, nearest first.
+    ``fields`` holds the layers of each field, base first: an expression can only be the first layer, and records
+    are merged over it. ``entries`` has all items in order, a field by its name. ``axes`` are the axes of ``mesh``.
+    ``bases`` names the declarations that this one was made from, nearest first.
     """
 
     __slots__ = ("axes", "bases", "entries", "fields", "flawed", "kind", "name", "span", "unit")
@@ -57,14 +56,14 @@ class Record:
         self.axes: dict[str, Layer] = {}
         self.entries: list[Entry] = []
         self.bases: tuple[str, ...] = ()
-        self.flawed = False  # something stood in it twice
+        self.flawed = False  # something is given twice in it
 
     def items(self) -> list[Placed]:
-        """The items that are no fields."""
+        """The items that are not fields."""
         return [entry for entry in self.entries if isinstance(entry, Placed)]
 
     def named(self, name: str, span: Span | None, unit: Unit) -> Record:
-        """The same contents as a declaration of its own."""
+        """A copy with the same contents under another name."""
         copy = Record(self.kind, name, span, unit)
         copy.fields, copy.axes, copy.entries, copy.bases = self.fields, self.axes, self.entries, self.bases
         copy.flawed = self.flawed
@@ -81,15 +80,15 @@ def merge(base: Record, over: Record) -> Record:
     out.axes = {**base.axes, **over.axes}
     out.flawed = base.flawed or over.flawed
     new = [e for e in over.entries if not (isinstance(e, str) and e in base.fields)]
-    if base.kind == "sharding":  # the first rule wins, so what is laid on top comes first
+    if base.kind == "sharding":  # the first rule wins, so the new rules come first
         out.entries = new + base.entries
     else:
-        out.entries = _replaced(base.entries, new) + new
+        out.entries = _drop_replaced(base.entries, new) + new
     return out
 
 
-def _replaced(base: list[Entry], over: list[Entry]) -> list[Entry]:
-    """The entries of ``base`` that ``over`` leaves: a block, a head, an mtp and an embedding are replaced whole."""
+def _drop_replaced(base: list[Entry], over: list[Entry]) -> list[Entry]:
+    """The entries of ``base`` that ``over`` does not replace: a block, head, mtp or embedding is replaced whole."""
     keys = {_key(entry.item) for entry in over if isinstance(entry, Placed)} - {None}
     return [e for e in base if isinstance(e, str) or _key(e.item) not in keys]
 
@@ -110,12 +109,12 @@ def _key(item: s.Item) -> tuple[str, str] | None:
 
 
 def _too_long(name: s.Name) -> Wrong:
-    message = f"`{name.text}` hangs on a chain of more than {MAX_EXPANSION} declarations"
+    message = f"`{name.text}` depends on a chain of more than {MAX_EXPANSION} declarations"
     return Wrong("E208", message, name.span, hint="write the values out")
 
 
 class Records:
-    """Makes the records of one compilation, each declaration's once."""
+    """Makes the records of one compilation; the record of each declaration is made once."""
 
     def __init__(self, library: Library) -> None:
         self.library = library
@@ -156,24 +155,24 @@ class Records:
             record.fields[name] = (*before, layer)
             return
         else:
-            self._twice(record, f"`{name}`", layer.name, before[0].name)
+            self._report_twice(record, f"`{name}`", layer.name, before[0].name)
             return
         record.fields[name] = (layer,)
 
     def _axis(self, record: Record, layer: Layer) -> None:
         if before := record.axes.get(layer.name.text):
-            self._twice(record, f"axis `{layer.name.text}`", layer.name, before.name)
+            self._report_twice(record, f"axis `{layer.name.text}`", layer.name, before.name)
         else:
             record.axes[layer.name.text] = layer
 
-    def _twice(self, record: Record, what: str, second: s.Name, first: s.Name) -> None:
+    def _report_twice(self, record: Record, what: str, second: s.Name, first: s.Name) -> None:
         record.flawed = True
         labels = (Label(first.span, "first given here"),)
         hint = "remove one of them"
         self.library.record(Wrong("E202", f"{what} is given twice", second.span, labels=labels, hint=hint))
 
     def _assume(self, record: Record, assumed: Record) -> None:
-        """Lay the fields of an ``assumed`` section under those that stand outside it."""
+        """Put the fields of an ``assumed`` section below the fields outside it."""
         for name, layers in assumed.fields.items():
             over = record.fields.get(name, ())
             if not over:
@@ -181,7 +180,7 @@ class Records:
             if not over or (isinstance(over[0].value, Record) and isinstance(layers[0].value, Record)):
                 record.fields[name] = layers + over
             else:
-                self._twice(record, f"`{name}`", layers[0].name, over[0].name)
+                self._report_twice(record, f"`{name}`", layers[0].name, over[0].name)
         record.entries += assumed.items()
 
     # ---- from a declaration or an expression
@@ -192,7 +191,7 @@ class Records:
             self._height = max(self._height, known[2])
             return known[1]
         outer, self._height = self._height, 0
-        with self._entered(decl):
+        with self._guard_cycle(decl):
             record = self._declared(decl, unit)
         height = self._height + 1
         self._height = max(outer, height)
@@ -205,15 +204,15 @@ class Records:
         kind = decl.kind.text
         if decl.body is not None:
             return self.build(kind, decl.name, decl.body, unit)
-        assert decl.value is not None  # a declaration has one or the other
+        assert decl.value is not None  # a declaration has a body or a value
         base = self.of_value(kind, decl.value, unit)
         record = base.named(decl.name.text, decl.name.span, unit)
         record.bases = () if unit.in_catalog else (base.name, *base.bases)
         return record
 
     @contextmanager
-    def _entered(self, item: s.Decl | s.Let) -> Iterator[None]:
-        """Mark ``item`` as being resolved; meeting it again inside is a cycle."""
+    def _guard_cycle(self, item: s.Decl | s.Let) -> Iterator[None]:
+        """Mark ``item`` as being resolved. Raises `Wrong` (E208) if it is being resolved already."""
         name = item.name
         if id(item) in self._open:
             keys = list(self._open)
@@ -227,7 +226,7 @@ class Records:
             del self._open[id(item)]
 
     def of_value(self, kind: str, value: s.Expr, unit: Unit) -> Record:
-        """The record that an expression stands for where a ``kind`` is due."""
+        """The record of kind ``kind`` that an expression stands for."""
         bodies: list[s.Body] = []
         while isinstance(value, s.With):
             bodies.append(value.body)
@@ -250,12 +249,12 @@ class Records:
             if found is not None:
                 return found
         if isinstance(value, s.Call) and value.func.text == "hf" and kind == "model":
-            return self._imported(value, unit)
+            return self._import_model(value, unit)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
         raise Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
 
-    def _imported(self, call: s.Call, unit: Unit) -> Record:
-        """The model that ``hf("config.json")`` builds; what stands in ``{ }`` behind it is a ``with``."""
+    def _import_model(self, call: s.Call, unit: Unit) -> Record:
+        """The model that ``hf("config.json")`` builds; a ``{ }`` after the call counts as ``with``."""
         from plandsl.grammar.hf import imported  # few plans need it
 
         record = self.of_declaration(*imported(self.library, call, unit))
@@ -268,14 +267,14 @@ class Records:
             return self.of_declaration(*found)
         if found_let := self.library.find_let(ref.name, unit):
             let, home = found_let
-            with self._entered(let):
+            with self._guard_cycle(let):
                 return self.of_value(kind, let.value, home)
         raise self.library.unknown(kind, ref.name, ref.span, unit)
 
     # ---- within records
 
     def section(self, record: Record, name: str, kind: str) -> Record | None:
-        """What stands under ``name``, merged; ``kind`` is what a name there refers to ("" for none)."""
+        """The layers of field ``name`` as one record. A name there refers to a ``kind`` ("": no names allowed)."""
         out: Record | None = None
         for layer in record.fields.get(name, ()):
             if isinstance(layer.value, Record):
@@ -287,7 +286,7 @@ class Records:
         return out
 
     def of_path(self, value: s.Expr, unit: Unit) -> Record | None:
-        """The record that ``name`` or ``name.section`` means, of whatever kind."""
+        """The record of any kind that ``name`` or ``name.section`` stands for."""
         depth = 0
         names: list[str] = []
         while isinstance(value, s.Dot) and depth < MAX_EXPANSION:
@@ -298,10 +297,10 @@ class Records:
             return None
         for kind in KINDS:
             if found := self.library.find(kind, value.name, unit):
-                return self._walk(self.of_declaration(*found), names[::-1])
+                return self._follow_path(self.of_declaration(*found), names[::-1])
         return None
 
-    def _walk(self, record: Record | None, names: list[str]) -> Record | None:
+    def _follow_path(self, record: Record | None, names: list[str]) -> Record | None:
         for name in names:
             if record is None or name not in record.fields:
                 return None

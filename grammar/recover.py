@@ -1,4 +1,4 @@
-"""What to say where a token does not fit, and how to go on: repair the item, or leave it out."""
+"""Recovery from syntax errors: reports a token that does not fit, then repairs the item or leaves it out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plandsl.limits import MAX_ERRORS
 
 _ENDS = ("SEP", "RBRACE", "END")
 _VALUES = ("NAME", "NUMBER", "STRING", "LSQB", "LPAR")
-_LISTED = "a comma goes on with the list: end it with a new line or `;`"
+_LISTED = "a comma continues the list: end it with a new line or `;`"
 _HOME = {
     "REQUIRE": "a `plan` or `search`",
     "MAXIMIZE": "a `search`",
@@ -26,7 +26,7 @@ _HOME = {
     "HEAD": "a `model`",
 }
 _CLAUSES = tuple(kind.lower() for kind in _HOME)
-# what a state waits for, in the plan's words: the first whose tokens all fit
+# descriptions of expected tokens: the first entry whose tokens all fit is used
 _WANTED = (
     (("NUMBER",), "a value"),
     (("NAME", "RSQB"), "a name"),
@@ -45,16 +45,16 @@ _WANTED = (
 
 
 class Recovery:
-    """Finds the words for each mistake, once per item."""
+    """Reports syntax mistakes, one per item."""
 
     def __init__(self, faulty: set[Span]) -> None:
         self.found: list[Diagnostic] = []
         self.faulty = faulty
         self._repairs = 0
-        self._stray = -2  # where a run of items ends that stand at the top level and do not belong there
+        self._stray = -2  # end of the last run of items that are at the top level and do not belong there
 
     def mend(self, machine: Machine) -> None:
-        """Report that the next token does not fit, and make the parser able to go on."""
+        """Report that the next token does not fit, and make the parser able to continue."""
         start = _item_start(machine)
         end = _item_end(machine)
         before = len(machine.tokens)
@@ -71,7 +71,7 @@ class Recovery:
                 return
         end += len(machine.tokens) - before
         if machine.accepts("SEP") and machine.at > start + 1:
-            # what came before is an item by itself: keep it, and leave out only the rest
+            # the tokens before this one are a complete item: keep them, and leave out only the rest
             machine.at = end - 1
             machine.tokens[machine.at] = Token("SEP", "", machine.tokens[end].span)
         else:
@@ -79,12 +79,12 @@ class Recovery:
             machine.at = end
 
     def _known(self, machine: Machine, start: int, end: int) -> bool:
-        """Whether something was reported about this item already."""
+        """Whether a mistake in this item was reported already."""
         return bool(self.faulty) and any(t.span in self.faulty for t in machine.tokens[start : end + 1])
 
 
 def _is_stray(machine: Machine, start: int) -> bool:
-    """Whether an item of the top level is none of a declaration: the header above it is likely missing."""
+    """Whether a top-level item belongs in a body: the header of the declaration is likely missing."""
     tokens = machine.tokens
     return tokens[start].kind in _HOME or (
         tokens[start].text not in KINDS and tokens[start + 1].kind in ("EQ", "ARROW", "LBRACE", "SEP")
@@ -134,7 +134,7 @@ class _Mistake:
         self.repaired = False
 
     def diagnose(self) -> Diagnostic:
-        """The finding; sets ``repaired`` where the parser can take the next token as it stands now."""
+        """The finding; sets ``repaired`` if the parser can now read the next token."""
         found = self._punctuation()
         if found is None and self.before is None:
             found = self._at_start()
@@ -157,7 +157,7 @@ class _Mistake:
         self.machine.tokens[at] = Token(kind, text, self.machine.tokens[at].span)
         self.repaired = True
 
-    # ---- cases, each None where it does not apply
+    # ---- cases; each gives None if it does not apply
 
     def _punctuation(self) -> Diagnostic | None:
         machine, at, kind = self.machine, self.machine.at, self.token.kind
@@ -172,7 +172,7 @@ class _Mistake:
             self.repaired = True
             return self._say("unexpected `:` before `{`", "leave the `:` out")
         if kind == "EQ" and self.before is not None and self.before.kind == "EQ":
-            return self._say("expected a value after `=`, found `=`", "`==` compares, `=` gives a value")
+            return self._say("expected a value after `=`, found `=`", "`==` compares, `=` sets a value")
         return None
 
     def _quoted_name(self) -> Diagnostic:
@@ -186,16 +186,16 @@ class _Mistake:
             machine.values.pop()
             self._replace(machine.at, "NAME", name)
         hint = f"write `{clip(name)} = ...`"
-        return Diagnostic("E101", f"a name stands without quotes, found {shown(self.first)}", span, hint=hint)
+        return Diagnostic("E101", f"expected a name without quotes, found {shown(self.first)}", span, hint=hint)
 
     def _at_start(self) -> Diagnostic | None:
         token = self.token
         if self.top and token.kind in _HOME:
-            return self._say(f"{shown(token)} stands inside {_HOME[token.kind]}, not at the top level")
+            return self._say(f"{shown(token)} belongs inside {_HOME[token.kind]}, not at the top level")
         if self.top:
             return self._say(f"expected a declaration, found {shown(token)}", "such as `plan NAME { ... }`")
         if token.kind in ("LET", "USE"):
-            return self._say(f"{shown(token)} stands at the top level, outside every `{{ }}`")
+            return self._say(f"{shown(token)} belongs at the top level, outside every `{{ }}`")
         return self._say(f"expected a field or a statement, found {shown(token)}", "such as `name = value`")
 
     def _in_header(self) -> Diagnostic | None:
@@ -212,14 +212,14 @@ class _Mistake:
             return self._say(f"expected a name after `{first.text}`", f"write `{first.text} NAME {{ ... }}`")
         if token.kind == "EQ":
             name = clip(first.text)
-            hint = f"a value is named by `let {name} = ...`, a field stands in a `{{ }}`"
-            return self._say(f"`{name}` is no declaration", hint)
+            hint = f"write `let {name} = ...` to name a value; a field belongs in a `{{ }}`"
+            return self._say(f"`{name}` is not a declaration", hint)
         hint = near(first.text, [*KINDS, "let", "use"])
         hint = "" if first.text in KINDS else hint
         return self._say(f"expected a name after `{clip(first.text)}`, found {shown(token)}", hint)
 
     def _after_item(self) -> Diagnostic | None:
-        """What came before is an item already, but goes on without a separator."""
+        """After a complete item that continues without a separator."""
         token, machine = self.token, self.machine
         found = self._after_name() if machine.at == self.start + 1 and self.first.kind == "NAME" else None
         if found is not None:
@@ -230,15 +230,15 @@ class _Mistake:
         if token.kind == "COMPARE":
             return self._say("comparisons do not chain", "join two of them with `and`")
         if token.kind == "DOTS":
-            hint = "ranges stand in `vary`, in lists and in the `[ ]` of a block"
-            return self._say("a range cannot stand here", hint)
+            hint = "ranges are allowed in `vary`, in lists and in the `[ ]` of a block"
+            return self._say("a range is not allowed here", hint)
         hint = ""
         if token.kind == "LBRACE":
             hint = "to change fields of a value: `VALUE with { ... }`"
         elif self.first.kind in ("MESH", "VARY") or any(t.kind == "ARROW" for t in self._item()):
             hint = _LISTED
         elif token.kind == "IN":
-            hint = "a search says `vary NAME in ...`"
+            hint = "in a search write `vary NAME in ...`"
         elif token.kind == "EQ" and self._last().kind == "NAME":
             hint = "`==` compares; `<=` sets a limit"
         return self._say(f"unexpected {shown(token)} after {shown(self._last())}", hint)
@@ -267,7 +267,7 @@ class _Mistake:
         )
 
     def _separate(self) -> None:
-        """Put the missing separator in; the word after it may be a keyword now."""
+        """Insert the missing separator; the word after it may be a keyword now."""
         machine, token = self.machine, self.token
         kind = token.text.upper()
         if kind in ITEM_KEYWORDS and self.following.kind in _VALUES:
@@ -277,7 +277,7 @@ class _Mistake:
     def _expected(self) -> Diagnostic:
         machine, token, last = self.machine, self.token, self._last()
         if self.first.kind == "BLOCK" and token.kind == "LBRACE" and last.kind != "RSQB":
-            return self._say("a block says what it works on", "such as `block x[tokens, hidden] { ... }`")
+            return self._say("a block needs an argument", "such as `block x[tokens, hidden] { ... }`")
         if machine.accepts("COMMA", "NAME") and is_word(token) and not machine.accepts("IN"):
             return missing_separator(token, items=False)
         wanted = next((what for kinds, what in _WANTED if all(machine.accepts(k) for k in kinds)), "")

@@ -1,4 +1,4 @@
-"""What a plan requires: one metric compared with a constant."""
+"""Reads requirements of a plan: one metric compared with a constant."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ REQUESTS = Dimension(request=1)
 
 
 class Metric(NamedTuple):
-    """How a metric is measured: dimensions that a bound may have, in words, and an example."""
+    """The dimensions that a bound on a metric may have, the same in words, and an example."""
 
     dimensions: tuple[Dimension, ...]
     words: str
     example: str
-    share: str = ""  # "only %" for memory, where a bare number says too little; "any" for a share from 0 to 1
+    share: str = ""  # "only %": a share must be written with `%` (memory); "any": a share from 0 to 1
 
 
 _TIME = Metric((TIME,), "a time", "100 ms")
@@ -51,12 +51,12 @@ _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 
 
 def requires(reader: Reader) -> tuple[RequireSpec, ...]:
-    """The `require` clauses of a record; ``and`` makes several of one."""
+    """The requirements of a record; a `require` with ``and`` gives several."""
     out: list[RequireSpec] = []
     for placed in reader.record.items():
         if isinstance(placed.item, s.Clause) and placed.item.word.text == "require":
             for part in _parts(placed.item.value):
-                found = reader.attempt(partial(_require, reader, part, placed.unit))
+                found = reader.attempt(partial(_requirement, reader, part, placed.unit))
                 out += [found] if found else []
         elif isinstance(placed.item, s.Clause) and reader.record.kind == "plan":
             word = placed.item.word
@@ -78,30 +78,30 @@ def _metric(expr: s.Expr) -> str | None:
     return expr.name if isinstance(expr, s.Ref) and expr.name in METRICS else None
 
 
-def _require(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
+def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
     if not isinstance(expr, s.Binary) or expr.op not in _FLIPPED:
-        hint = "`require ttft <= 2 s`; several are joined by `and`"
+        hint = "`require ttft <= 2 s`; `and` joins several requirements"
         raise Wrong("E216", "a requirement compares a metric with a value", expr.span, hint=hint)
     left, right = _metric(expr.a), _metric(expr.b)
     if left and right:
         raise Wrong("E216", "a requirement compares one metric with a constant, not two metrics", expr.span)
     name = left or right or ""
     op, other = (_FLIPPED[expr.op], expr.a) if right else (expr.op, expr.b)
-    if inner := next(_mentioned(other if name else expr), None):
-        hint = "only a metric by itself can be compared"
-        raise Wrong("E216", f"`{inner.name}` is a metric, and cannot be computed with", inner.span, hint=hint)
+    if inner := next(_metrics_in(other if name else expr), None):
+        hint = "compare the metric by itself"
+        raise Wrong("E216", f"arithmetic with the metric `{inner.name}` is not allowed", inner.span, hint=hint)
     if not name:
-        raise _no_metric(reader, expr.b if isinstance(expr.b, s.Ref) else expr.a)
+        raise _metric_error(reader, expr.b if isinstance(expr.b, s.Ref) else expr.a)
     bound = reader.context.evaluator.value(other, unit)
     quantity = _check_bound(name, bound, other, expr._replace(op=op))
     text = reader.context.library.text(expr.span)
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1].strip()
     value = float(quantity.value)
-    return RequireSpec(text, name, op, value, quantity.dimension, quantity.percent, expr.span)
+    return RequireSpec(text, name, op, value, dimension=quantity.dimension, share=quantity.percent, span=expr.span)
 
 
-def _no_metric(reader: Reader, expr: s.Expr) -> Wrong:
+def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:
     if isinstance(expr, s.Ref):
         hint = reader.context.library.near(expr.name, iter(METRICS))
         return Wrong("E216", f"there is no metric `{expr.name}`", expr.span, hint=hint)
@@ -109,8 +109,8 @@ def _no_metric(reader: Reader, expr: s.Expr) -> Wrong:
     return Wrong("E216", "expected a metric here", expr.span, hint=hint)
 
 
-def _mentioned(expr: s.Expr) -> Iterator[s.Ref]:
-    """The metrics that stand inside an expression."""
+def _metrics_in(expr: s.Expr) -> Iterator[s.Ref]:
+    """The metrics in an expression."""
     waiting = [expr]
     while waiting:
         part = waiting.pop()
@@ -133,13 +133,13 @@ def _check_bound(name: str, bound: Value, expr: s.Expr, whole: s.Binary) -> Quan
     bare = bound.dimension == NUMBER and not bound.percent
     unitless = bare and (NUMBER not in metric.dimensions or metric.share == "only %")
     if unitless:
-        message = f"`{name}` is {metric.words}, and this number has no unit"
+        message = f"`{name}` is {metric.words}, but this number has no unit"
         raise Wrong("E205", message, expr.span, hint=hint)
     wrong_percent = bound.percent and not metric.share
     if bound.dimension not in metric.dimensions or wrong_percent:
         message = f"`{name}` is {metric.words}, found {describe(bound)}"
         raise Wrong("E204", message, expr.span, hint=hint)
     if metric.share == "any" and not 0 <= bound.value <= 1:
-        message = f"`{name}` is {metric.words}, and this is {100 * bound.value:g} %"
+        message = f"`{name}` is {metric.words}, found {100 * bound.value:g} %"
         raise Wrong("E214", message, expr.span, labels=labels, hint=hint)
     return bound

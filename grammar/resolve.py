@@ -39,7 +39,7 @@ _MAKERS = {
 
 
 class Module:
-    """A root file, whose declarations resolve when they are asked for."""
+    """A root file; a declaration is resolved when it is first needed."""
 
     def __init__(self, root: Unit, context: Context, overrides: Sequence[tuple[str, str]]) -> None:
         self.root = root
@@ -49,7 +49,7 @@ class Module:
 
     @property
     def path(self) -> str:
-        """The root file, as shown."""
+        """The path of the root file, as diagnostics show it."""
         return self.root.file
 
     @property
@@ -85,18 +85,18 @@ class Module:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The text of every file that was read, by its shown name."""
+        """The text of every file that was read, by its name in diagnostics."""
         return self._context.library.sources
 
     def plan(self, name: str) -> PlanSpec | None:
-        """The plan of that name; None where it is wrong, with diagnostics recorded."""
+        """The plan called ``name``; None if it is wrong, with diagnostics recorded."""
         if name not in self._plans:
             spec = self.spec("plan", name)
             self._plans[name] = spec if isinstance(spec, PlanSpec) else None
         return self._plans[name]
 
     def spec(self, kind: str, name: str) -> Spec | None:
-        """The declaration of that kind and name, here or in the catalog."""
+        """The declaration called ``name`` of kind ``kind``, in the root file, a used file or the catalog."""
         try:
             found = self._context.library.find(kind, name, self.root)
             if found is None:
@@ -109,7 +109,7 @@ class Module:
         return None
 
     def check(self) -> None:
-        """Resolve everything that the root file declares, so that all its mistakes are known."""
+        """Resolve every declaration of the root file, so that all its mistakes are reported."""
         for let in self.root.lets.values():
             if self._enough:
                 return
@@ -124,7 +124,7 @@ class Module:
 
     @property
     def _enough(self) -> bool:
-        """Whether more would not be shown, or takes too long."""
+        """Whether further findings would not be shown, or take too long."""
         return len(self.errors) >= MAX_ERRORS or self._context.library.exhausted
 
     def _resolve(self, kind: str, record: Record) -> Spec | None:
@@ -148,7 +148,7 @@ class Module:
             self._too_deep()
 
     def _too_deep(self) -> None:
-        self._context.report.add("E208", "the declarations of this file hang on one another too deeply", None)
+        self._context.report.add("E208", "the declarations of this file depend on one another too deeply", None)
 
 
 def load(source: str | None, path: str | Path, *, overrides: Sequence[tuple[str, str]] = ()) -> Module:

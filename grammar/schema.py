@@ -1,4 +1,4 @@
-"""Reading the fields of a record: which are known, what each must be, and what to say when it is not."""
+"""Reads the fields of a record: checks their names and values, and reports mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plandsl.units import NUMBER, Dimension, Quantity
 
 T = TypeVar("T")
 
-_SMALLEST, _LARGEST = 1e-15, 1e30  # of a quantity in SI units: what is computed from some stays finite
+_SMALLEST, _LARGEST = 1e-15, 1e30  # bounds of a quantity in SI units, so that results computed from it stay finite
 
 ITEMS: dict[str, tuple[type, ...]] = {
     "model": (s.Embedding, s.Block, s.Mtp, s.Head),
@@ -26,7 +26,7 @@ ITEMS: dict[str, tuple[type, ...]] = {
     "plan": (s.Clause,),
     "search": (s.Clause, s.Vary),
 }
-"""What may stand in a body beside fields and sections."""
+"""Items that a body may hold beside fields and sections."""
 
 
 def article(kind: str) -> str:
@@ -35,7 +35,7 @@ def article(kind: str) -> str:
 
 
 class Reader:
-    """Reads one record, field by field. ``ok`` turns false at the first finding; reading goes on."""
+    """Reads one record, field by field. ``ok`` becomes false at the first finding; reading continues."""
 
     def __init__(self, context: Context, record: Record, known: Iterable[str] | None) -> None:
         self.context = context
@@ -47,7 +47,7 @@ class Reader:
 
     @property
     def called(self) -> str:
-        """The record for a message: ``gpu `mi325x```."""
+        """The name of the record for a message: ``gpu `mi325x```."""
         record = self.record
         return f"{record.kind} `{record.name}`" if record.kind in KINDS and record.name else f"`{record.kind}`"
 
@@ -59,7 +59,7 @@ class Reader:
         self.context.library.record(wrong)
 
     def attempt(self, read: Callable[[], T]) -> T | None:
-        """What ``read`` gives, or None and a finding."""
+        """The result of ``read``; None and a finding if it raises `Wrong`."""
         try:
             return read()
         except Wrong as wrong:
@@ -67,7 +67,7 @@ class Reader:
             return None
 
     def missing(self, name: str, example: str) -> None:
-        """A field that ought to be there is not."""
+        """Record that the field ``name`` is missing."""
         self.ok = False
         if not self.record.unit.broken:
             hint = f"add a line such as `{example}`"
@@ -79,7 +79,7 @@ class Reader:
                 self.unknown(layers[-1].name, known)
 
     def unknown(self, name: s.Name, known: Iterable[str]) -> None:
-        """A field that nobody reads."""
+        """Record that the record has no field ``name``."""
         hint = self.context.library.near(name.text, iter(known))
         self.fail(Wrong("E206", f"{self.called} has no field `{clip(name.text)}`", name.span, hint=hint))
 
@@ -87,17 +87,17 @@ class Reader:
         allowed = ITEMS.get(self.record.kind, ())
         for placed in self.record.items():
             if not isinstance(placed.item, allowed):
-                self.fail(_misplaced(placed, self.record.kind))
+                self.fail(_misplaced_item(placed, self.record.kind))
 
     # ---- fields
 
     def layer(self, name: str) -> Layer | None:
-        """What stands last under ``name``."""
+        """The last layer of field ``name``; None if there is no such field."""
         layers = self.record.fields.get(name)
         return layers[-1] if layers else None
 
     def read(self, name: str, convert: Callable[[Layer], T], example: str = "") -> T | None:
-        """Field ``name`` converted; None where it is wrong or missing (a finding, given an ``example``)."""
+        """Field ``name`` converted; None if wrong or missing. With an ``example``, a missing field is an error."""
         layer = self.layer(name)
         if layer is not None:
             found = layer
@@ -107,16 +107,16 @@ class Reader:
         return None
 
     def value(self, layer: Layer) -> Value:
-        """The value of a layer; the fields of a model see one another."""
+        """The value of a layer; fields of a model may refer to one another."""
         within = self.record if self.record.kind == "model" else None
         return self.context.evaluator.layer(layer, within)
 
     def quantity(self, layer: Layer, dimension: Dimension) -> Quantity:
-        """A quantity of the wanted dimension."""
+        """The value of a layer as a quantity of ``dimension``."""
         return expect(self.value(layer), dimension, layer)
 
     def number(self, name: str, dimension: Dimension, example: str = "", zero: bool = False) -> float | None:
-        """A positive quantity in SI units (or zero, where allowed)."""
+        """A positive quantity in SI units; with ``zero`` it may be zero."""
         return self.read(name, lambda layer: self._positive(layer, dimension, zero), example)
 
     def _positive(self, layer: Layer, dimension: Dimension, zero: bool) -> float:
@@ -125,11 +125,12 @@ class Reader:
             least = "zero or more" if zero else "more than zero"
             raise Wrong("E214", f"`{layer.name.text}` must be {least}", span_of(layer))
         if value and not _SMALLEST <= value <= _LARGEST:
-            raise Wrong("E214", f"`{layer.name.text}` is out of any range", span_of(layer))
+            why = f"`{layer.name.text}` must be from {_SMALLEST:g} to {_LARGEST:g} in SI units"
+            raise Wrong("E214", why, span_of(layer))
         return value
 
     def share(self, layer: Layer) -> float:
-        """A share of the memory or of a rate: above 0 % and up to 100 %."""
+        """A share above 0 % and up to 100 %."""
         value = self.quantity(layer, NUMBER).value
         if not 0 < value <= 1:
             message = f"`{layer.name.text}` must be a share, above 0 % and up to 100 %"
@@ -173,7 +174,7 @@ class Reader:
         return None
 
     def text(self, name: str) -> str:
-        """A string, empty where there is none."""
+        """A string, empty if the field is missing."""
         return self.read(name, self._text) or ""
 
     def _text(self, layer: Layer) -> str:
@@ -199,7 +200,7 @@ class Reader:
         message = f"`{layer.name.text}` must be true or false, found {describe(value)}"
         raise Wrong("E210", message, span_of(layer))
 
-    # ---- what stands inside
+    # ---- sections and declarations
 
     def section(self, name: str, example: str = "") -> Record | None:
         """The section ``name { }``."""
@@ -210,7 +211,7 @@ class Reader:
         return self.attempt(lambda: self.context.records.section(self.record, name, ""))
 
     def declared(self, kind: str, example: str = "") -> Record | None:
-        """The ``kind`` that this record names, or spells out in place."""
+        """The record of kind ``kind`` that this record names, or declares in place."""
         if kind not in self.record.fields:
             if example:
                 self.missing(kind, example)
@@ -220,7 +221,7 @@ class Reader:
         return found.named(self.record.name, found.span, found.unit) if found and inline else found
 
     def assumed(self) -> tuple[tuple[str, str], ...]:
-        """The fields that count only by assumption, with their values as written."""
+        """The fields of ``assumed`` sections, with their values as written."""
         return tuple(_assumed(self.context.library, self.record, ""))
 
 
@@ -228,7 +229,7 @@ def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str,
     for name, layers in record.fields.items():
         for section in layers:
             if isinstance(section.value, Record):
-                merged = _last_assumed(layers)
+                merged = _merge_sections(layers)
                 yield from _assumed(library, merged, f"{path}{name}.")
                 break
         else:
@@ -237,8 +238,8 @@ def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str,
                 yield path + name, library.text(last.value.span)
 
 
-def _last_assumed(layers: tuple[Layer, ...]) -> Record:
-    """The sections among ``layers`` as one, for looking at."""
+def _merge_sections(layers: tuple[Layer, ...]) -> Record:
+    """The sections among ``layers``, merged."""
     records = [layer.value for layer in layers if isinstance(layer.value, Record)]
     out = records[0]
     for record in records[1:]:
@@ -257,18 +258,18 @@ _HOMES = {
     s.Mtp: ("`mtp`", "model"),
     s.Head: ("`head`", "model"),
 }
-"""What an item is called, and where it belongs."""
+"""The name of an item in messages, and the kind of declaration that it belongs to."""
 
 
-def _misplaced(placed: Placed, kind: str) -> Wrong:
+def _misplaced_item(placed: Placed, kind: str) -> Wrong:
     item = placed.item
     where = article(kind) if kind in KINDS else f"`{kind}`"
     if isinstance(item, s.Clause):
-        hint = "it stands in a plan or a search" if item.word.text == "require" else "it stands in a search"
+        hint = "it belongs in a plan or a search" if item.word.text == "require" else "it belongs in a search"
         return Wrong("E210", f"`{item.word.text}` does not belong in {where}", item.word.span, hint=hint)
     if isinstance(item, s.Bare):
         hint = "a field is written `name = value`"
-        return Wrong("E210", f"{where} holds no expression that stands alone", item.span, hint=hint)
+        return Wrong("E210", f"an expression without a name does not belong in {where}", item.span, hint=hint)
     what, home = _HOMES.get(type(item), ("this", ""))
-    hint = f"it stands in a {home}" if home else ""
+    hint = f"it belongs in a {home}" if home else ""
     return Wrong("E210", f"{what} does not belong in {where}", item.span, hint=hint)

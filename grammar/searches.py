@@ -1,4 +1,4 @@
-"""Searches: what varies over which values, the conditions, and the plan that each combination stands for."""
+"""Reads searches: the fields that vary and their values, the conditions, and the plan of each combination."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ SHORT = {
     **{name: f"sharding.{name}" for name in SUGAR},
     **{name: f"workload.{name}" for name in ("input", "output", "batch", "in_flight", "concurrency", "requests")},
 }
-"""Fields that may vary by their bare name, and where they stand."""
+"""Short names of fields that may vary, and their full paths."""
 
 LARGEST_BATCH = 8192
-"""Up to this batch, by powers of two, a search looks that says nothing of it."""
+"""A search without `vary` tries batches of powers of two up to this one."""
 
 
 def search_spec(context: Context, record: Record) -> SearchSpec | None:
-    """A search, all that it varies checked one value at a time."""
+    """A search; each value of each field that varies is checked once."""
     reader = Reader(context, record, FIELDS)
     base = reader.attempt(lambda: _base(context, record))
     choices = _choices(reader)
@@ -56,7 +56,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
         return None
     resolve = partial(_resolve, context, base)
     if choices:
-        if not _fine(reader, choices, resolve):
+        if not _check_values(reader, choices, resolve):
             return None
     else:
         plan, found = resolve(())
@@ -64,23 +64,33 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
             for finding in found:
                 context.report.put(finding)
             return None
-        choices = _all_mixtures(plan)
+        choices = _default_choices(plan)
     plan, _ = resolve(tuple((c, c.settings[0]) for c in choices))
     if plan and plan.node.gpu.price is None:
         for goal in (g for g in goals if g.metric == "cost"):
             hint = "give it one: `node = ... with { gpu { price = 2 USD/h } }`"
             reader.fail(
-                Wrong("E309", f"`{plan.node.gpu.name}` has no price, so there is no cost", goal.span, hint=hint)
+                Wrong("E309", f"the GPU `{plan.node.gpu.name}` has no price, so there is no cost", goal.span, hint=hint)
             )
             return None
     gpus = plan.gpus if plan and not any(c.path.split(".")[0] in ("node", "cluster") for c in choices) else None
     clauses = plan.requires if plan else requires(Reader(context, base, PLAN))
-    write = partial(_written, context, base)
-    return SearchSpec(record.name, choices, conditions, clauses, goals, gpus, resolve, write, record.span)
+    write = partial(_plan_text, context, base)
+    return SearchSpec(
+        record.name,
+        choices=choices,
+        conditions=conditions,
+        requires=clauses,
+        goals=goals,
+        gpus=gpus,
+        resolve=resolve,
+        write=write,
+        span=record.span,
+    )
 
 
-def _all_mixtures(plan: PlanSpec) -> tuple[Choice, ...]:
-    """What varies where nothing is said: the degrees that mean something, and powers of two of the batch."""
+def _default_choices(plan: PlanSpec) -> tuple[Choice, ...]:
+    """The choices of a search without `vary`: degrees that split a dimension of the model, and batches."""
     dims = {*STEP, *(name for name, _ in plan.model.sizes)}
     sizes = tuple(Setting(str(n), n, _number(n)) for n in range(1, plan.gpus + 1) if plan.gpus % n == 0)
     choices = [
@@ -99,7 +109,7 @@ def _number(n: int) -> s.Num:
 
 
 def _base(context: Context, record: Record) -> Record:
-    """The search as a plan: what it takes from one, its own fields, and what it requires."""
+    """The search as a record of a plan: the plan that it names, its own fields, and its requirements."""
     own = Record("plan", record.name, record.span, record.unit)
     own.fields = {name: layers for name, layers in record.fields.items() if name != "plan"}
     own.flawed = record.flawed
@@ -126,7 +136,7 @@ def _choices(reader: Reader) -> tuple[Choice, ...]:
             if choice is None:
                 continue
             if before := found.get(choice.path):
-                labels = (Label(before.span, "first here"),) if before.span else ()
+                labels = (Label(before.span, "first given here"),) if before.span else ()
                 reader.fail(Wrong("E202", f"`{choice.name}` varies twice", choice.span, labels=labels))
             found[choice.path] = choice
     return tuple(found.values())
@@ -157,12 +167,12 @@ def _path(expr: s.Expr) -> list[str]:
 
 
 def _settings(reader: Reader, name: str, domain: s.Expr, unit: Unit) -> Iterator[Setting]:
-    """The values of a list, or of a range with both ends."""
+    """The values of a list, or of a range."""
     if isinstance(domain, s.Range):
         yield from _range(reader, name, domain, unit)
     elif isinstance(domain, s.Seq):
         if not domain.items:
-            raise Wrong("E210", f"`{name}` has no value to take", domain.span, hint="`[1, 2, 4]`")
+            raise Wrong("E210", f"the list of values for `{name}` is empty", domain.span, hint="`[1, 2, 4]`")
         for item in domain.items:
             yield _setting(reader, item, unit)
     else:
@@ -184,30 +194,29 @@ def _setting(reader: Reader, item: s.Expr, unit: Unit) -> Setting:
 
 
 def _range(reader: Reader, name: str, domain: s.Range, unit: Unit) -> Iterator[Setting]:
-    """``a..b by * c`` and ``a..b by + c``, and ``a..b`` in steps of one; ``b`` too where a step meets it."""
+    """The values of ``a..b by * c``, ``a..b by + c``, or ``a..b`` in steps of one; ``b`` is one if a step gives it."""
     if domain.by == "":
         hint = "`1..64 by * 2` doubles, `1..9 by + 2` adds"
-        raise Wrong("E210", "`by` wants to know how: `*` or `+`", domain.span, hint=hint)
+        raise Wrong("E210", "expected `*` or `+` after `by`", domain.span, hint=hint)
     low, high = (_end(reader, name, end, unit) for end in (domain.lo, domain.hi))
     product = domain.by == "*"
     step = Quantity(1)
     if domain.step is not None:
         found = reader.context.evaluator.value(domain.step, unit)
         if not isinstance(found, Quantity) or (product and found.dimension != NUMBER):
-            raise Wrong("E210", "a step is a number", domain.step.span)
+            raise Wrong("E210", "a step must be a number", domain.step.span)
         step = found
     wanted = NUMBER if product else low.dimension
     unitless = domain.step is None and low.dimension != NUMBER
     if high.dimension != low.dimension or step.dimension != wanted or unitless:
         hint = "`50 GB/s..400 GB/s by + 50 GB/s`"
-        raise Wrong(
-            "E204", f"both ends of a range, and what is added, are alike: {low.dimension}", domain.span, hint=hint
-        )
+        raise Wrong("E204", f"both ends of a range, and its step, must be {low.dimension}", domain.span, hint=hint)
     if high.value < low.value:
-        raise Wrong("E214", "the range ends before it begins", domain.span, hint=f"it goes up: {high.value:g} is less")
+        why = f"the range ends below its start: {high.value:g} < {low.value:g}"
+        raise Wrong("E214", why, domain.span, hint="a range goes from its least to its greatest value")
     if step.value <= (1 if product else 0) or (product and low.value <= 0):
         hint = "`1..64 by * 2`, `0..9 by + 3`"
-        raise Wrong("E214", "with this step the range has no end", domain.span, hint=hint)
+        raise Wrong("E214", "with this step the range never ends", domain.span, hint=hint)
     values = list(_steps(low.value, high.value, step.value, product))
     if len(values) > MAX_VALUES:
         raise Wrong("E214", f"`{name}` takes more than {MAX_VALUES:,} values", domain.span, hint="take a larger step")
@@ -233,16 +242,16 @@ def _end(reader: Reader, name: str, expr: s.Expr, unit: Unit) -> Quantity:
     value = reader.context.evaluator.value(expr, unit)
     if isinstance(value, Quantity):
         return value
-    raise Wrong("E210", f"`{name}` ranges over numbers, found {describe(value)}", expr.span)
+    raise Wrong("E210", f"the range of `{name}` must have numbers as its ends, found {describe(value)}", expr.span)
 
 
 def _unit(expr: s.Expr, value: Quantity) -> tuple[float, str | None]:
-    """What one of the unit that a range is written in comes to in SI, and the unit."""
+    """The factor from the unit in which a range is written to SI, and the unit."""
     if value.dimension == NUMBER and not value.percent:
         return 1, None
     if not isinstance(expr, s.Num) or not expr.value:
         raise Wrong(
-            "E210", "a range with units begins with a number and its unit", expr.span, hint="`50 GB/s..400 GB/s`"
+            "E210", "a range with units must start with a number and its unit", expr.span, hint="`50 GB/s..400 GB/s`"
         )
     return value.value / expr.value, expr.unit
 
@@ -256,7 +265,7 @@ def _goals(reader: Reader) -> tuple[Goal, ...]:
         if isinstance(placed.item, s.Clause) and placed.item.word.text in ("maximize", "minimize"):
             goal = reader.attempt(partial(_goal, reader, placed.item))
             if goal and goal.metric in goals:
-                reader.fail(Wrong("E202", f"`{goal.metric}` is wanted twice", placed.item.span))
+                reader.fail(Wrong("E202", f"`{goal.metric}` is a goal twice", placed.item.span))
             elif goal:
                 goals[goal.metric] = goal
     return tuple(goals.values())
@@ -273,7 +282,7 @@ def _goal(reader: Reader, clause: s.Clause) -> Goal:
 
 
 class _Scope(NamedTuple):
-    """What a condition may speak of: names with first values, and the words that some of them take."""
+    """The scope of a condition: names that vary, with their first values, and the words among all values."""
 
     reader: Reader
     unit: Unit
@@ -293,18 +302,18 @@ def _conditions(reader: Reader, choices: tuple[Choice, ...]) -> Iterator[Conditi
 
 
 def _condition(scope: _Scope, clause: s.Clause) -> Condition:
-    """``where`` of what varies; tried once on first values, so that it is known to make sense."""
+    """A `where` condition; it is evaluated once on first values, to check its types."""
     names: set[str] = set()
     holds = _term(scope, clause.value, names)
     if not isinstance(holds(scope.first), bool):
         hint = "`where tp * pp <= 8`"
-        raise Wrong("E210", "a condition is true or false", clause.value.span, hint=hint)
+        raise Wrong("E210", "a condition must be true or false", clause.value.span, hint=hint)
     text = scope.reader.context.library.text(clause.value.span)
     return Condition(text, frozenset(names), holds, clause.value.span)
 
 
 def _term(scope: _Scope, expr: s.Expr, names: set[str]) -> Term:
-    """An expression over what varies; the ``names`` that it mentions are added up."""
+    """An expression of a condition as a term; the names that vary in it are added to ``names``."""
     context = scope.reader.context
     if isinstance(expr, s.Ref | s.Dot) and (name := ".".join(_path(expr))) in scope.first:
         names.add(name)
@@ -320,33 +329,40 @@ def _term(scope: _Scope, expr: s.Expr, names: set[str]) -> Term:
     if isinstance(expr, s.Ref) and not context.library.find_let(expr.name, scope.unit):
         if expr.name not in scope.words:
             hint = context.library.near(expr.name, iter(scope.first))
-            raise Wrong("E201", f"`{expr.name}` does not vary, and is no value of what does", expr.span, hint=hint)
+            why = f"`{expr.name}` is neither a field that varies, nor a value of such a field"
+            raise Wrong("E201", why, expr.span, hint=hint)
         return Constant(expr.name)
     value = context.evaluator.value(expr, scope.unit)
     return Constant(value.value if isinstance(value, Quantity) else value)
 
 
 def _operator(expr: s.Binary, a: Term, b: Term, first: Mapping[str, Any]) -> Term:
-    """``a op b``, tried once on ``first`` values."""
+    """``a op b``; it is evaluated once on ``first`` values, to check its types."""
     sides = a(first), b(first)
     words = [isinstance(x, str) for x in sides]
     if expr.op in ("and", "or"):
         if not all(isinstance(x, bool) for x in sides):
-            raise Wrong("E210", f"`{expr.op}` wants true or false on both sides", expr.span)
+            raise Wrong("E210", f"`{expr.op}` needs true or false on both sides", expr.span)
     elif words[0] != words[1] or (words[0] and expr.op not in ("==", "!=")):
-        raise Wrong("E210", f"`{expr.op}` wants numbers on both sides, or words that it compares", expr.op_span)
+        why = f"`{expr.op}` needs numbers on both sides; `==` and `!=` also compare words"
+        raise Wrong("E210", why, expr.op_span)
     return Apply(expr.op, (a, b))
 
 
 # ---- the plan of a combination
 
 
-def _laid(context: Context, base: Record, combination: Combination) -> Record:
-    """``base`` with the values of a combination laid on top; a degree of 1 that nobody else set is left out."""
+def _apply_combination(context: Context, base: Record, combination: Combination) -> Record:
+    """``base`` with the values of a combination; a degree of 1 is left out unless ``base`` has this degree."""
     record = base
     for choice, setting in sorted(combination, key=lambda pair: pair[0].path.count(".")):
         names = choice.path.split(".")
-        if names[0] == "sharding" and names[-1] in SUGAR and setting.value == 1 and not _has(context, record, names):
+        if (
+            names[0] == "sharding"
+            and names[-1] in SUGAR
+            and setting.value == 1
+            and not _has_degree(context, record, names)
+        ):
             continue
         span = choice.span or setting.expr.span
         body = s.Body((s.Field(s.Name(names[-1], span), setting.expr, span),), span)
@@ -356,18 +372,18 @@ def _laid(context: Context, base: Record, combination: Combination) -> Record:
     return record
 
 
-def _has(context: Context, record: Record, names: list[str]) -> bool:
+def _has_degree(context: Context, record: Record, names: list[str]) -> bool:
     section = context.records.section(record, "sharding", "sharding") if "sharding" in record.fields else None
     return section is not None and names[-1] in section.fields
 
 
 def _resolve(context: Context, base: Record, combination: Combination) -> tuple[PlanSpec | None, list[Diagnostic]]:
-    """The plan of a combination, and its findings, which are its own."""
+    """The plan of a combination (None if it is wrong), and the findings about this plan alone."""
     library = context.library
     kept, context.report, steps = context.report, Report(), library.steps
     library.report = context.report
     try:
-        return plan_spec(context, _laid(context, base, combination)), context.report.found
+        return plan_spec(context, _apply_combination(context, base, combination)), context.report.found
     except Wrong as wrong:
         library.record(wrong)
         return None, context.report.found
@@ -376,13 +392,13 @@ def _resolve(context: Context, base: Record, combination: Combination) -> tuple[
 
 
 FITTING = ("E219", "E220")
-"""What a sharding may do to one model and not to another: where models vary, no mistake of the search."""
+"""Errors of a sharding that does not fit a model. If models vary, they are not mistakes of the search."""
 
 
-def _fine(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
-    """Whether every value can be taken: each is tried once beside the first values of the others.
+def _check_values(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
+    """Whether every value gives a valid plan: each is tried once, with the first values of the other choices.
 
-    Of a load, whose values are of one kind, the first and the last.
+    For a load, whose values are all numbers, only the first and the last value are tried.
     """
     first = {c.path: (c, c.settings[0]) for c in choices}
     tried = {c: (c.settings[-1],) if c.load else c.settings[1:] for c in choices}
@@ -396,6 +412,6 @@ def _fine(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
     return reader.ok
 
 
-def _written(context: Context, base: Record, name: str, combination: Combination) -> str:
+def _plan_text(context: Context, base: Record, name: str, combination: Combination) -> str:
     """The plan of a combination as text."""
-    return declaration(context.library, _laid(context, base, combination), name)
+    return declaration(context.library, _apply_combination(context, base, combination), name)

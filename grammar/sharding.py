@@ -1,4 +1,4 @@
-"""Shardings: mesh axes, rules, and the degrees that are sugar for both."""
+"""Reads shardings: mesh axes, rules, and the degrees that are sugar for both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from plandsl.spec.plan import AxisSpec, CutSpec, PlaceSpec, RuleSpec, ShardingSp
 
 
 class Sugar(NamedTuple):
-    """What a degree stands for: an axis, and rules as (region, dimensions, axes)."""
+    """The axis and the rules that a degree stands for; a rule is (region, dimensions, axes)."""
 
     axis: str
     rules: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
@@ -42,20 +42,20 @@ KNOWN = (*SUGAR, "context_form", "hop_tensors", "cut")
 LEVELS = ("node", "cluster")
 REGIONS = ("attention", "experts", "embedding", "head")
 STEP = ("tokens", "batch", "context", "layers")
-"""Dimensions that a rule may name whatever the model."""
+"""Dimensions that a rule may name for every model."""
 
 _MAX_AXES = 8
 _MAX_RULES = 200
-_LARGEST = 10**18  # a degree above MAX_RANKS is E306, which speaks of the product
+_LARGEST = 10**18  # a degree between MAX_RANKS and this gives E306, which names the product
 
 
 def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
-    """A sharding by itself; `fit` then holds it against a model."""
+    """A sharding without regard to a model; `fit` then adapts it to one."""
     reader = Reader(context, record, KNOWN)
     degrees = {name: _degree(reader, name) for name in SUGAR if name in record.fields}
     axes = _axes(reader, {name: size for name, size in degrees.items() if size is not None})
     rules = tuple(_rules(reader, [axis.name for axis in axes]))
-    placed = _placed(reader)
+    placed = _placed_axes(reader)
     if placed:  # the innermost axes, so that they are neighbours in a node
         within = {place.axis for place in placed}
         axes = (*(a for a in axes if a.name not in within), *(a for a in axes if a.name in within))
@@ -69,7 +69,17 @@ def sharding_spec(context: Context, record: Record) -> ShardingSpec | None:
         return None
     replicas = ("data",) if "dp" in degrees else ()
     _warn_idle(reader, tuple(a for a in axes if a.name not in replicas), rules)
-    return ShardingSpec(record.name, axes, rules, replicas, form, hops, placed, record.span, cut)
+    return ShardingSpec(
+        record.name,
+        axes=axes,
+        rules=rules,
+        replica_axes=replicas,
+        context_form=form,
+        hop_tensors=hops,
+        placed=placed,
+        span=record.span,
+        cut=cut,
+    )
 
 
 def _cut(reader: Reader, layer: Layer) -> CutSpec:
@@ -94,7 +104,7 @@ def _degree(reader: Reader, name: str) -> int | None:
 
 def _axes(reader: Reader, degrees: dict[str, int]) -> tuple[AxisSpec, ...]:
     axes: dict[str, AxisSpec] = {}
-    mesh = Reader(reader.context, _as_record(reader.record), None)
+    mesh = Reader(reader.context, _mesh_record(reader.record), None)
     for name, layer in reader.record.axes.items():
         size = mesh.whole(name, most=_LARGEST)
         axes[name] = AxisSpec(name, size or 1, layer.name.span)
@@ -106,22 +116,22 @@ def _axes(reader: Reader, degrees: dict[str, int]) -> tuple[AxisSpec, ...]:
         if axis not in axes:
             axes[axis] = AxisSpec(axis, degrees[sugar], span, sugar)
         elif axes[axis].size != degrees[sugar]:
-            reader.fail(_unequal(sugar, degrees[sugar], span, axes[axis]))
-    if "dp" in degrees:  # replicas lie outermost, whatever the mesh says
+            reader.fail(_size_conflict(sugar, degrees[sugar], span, axes[axis]))
+    if "dp" in degrees:  # the axis of replicas is the outermost, even if the mesh names it later
         axes = {"data": axes["data"], **axes}
     return tuple(axes.values())
 
 
-def _as_record(record: Record) -> Record:
-    """The mesh axes as fields, for a reader."""
+def _mesh_record(record: Record) -> Record:
+    """The mesh axes as the fields of a record, so that a `Reader` can read them."""
     out = Record("mesh", "", record.span, record.unit)
     out.fields = {name: (layer,) for name, layer in record.axes.items()}
     return out
 
 
-def _unequal(sugar: str, size: int, span: Span, axis: AxisSpec) -> Wrong:
+def _size_conflict(sugar: str, size: int, span: Span, axis: AxisSpec) -> Wrong:
     labels = (Label(axis.span, f"here `{axis.name}` has {axis.size} ranks"),) if axis.span else ()
-    message = f"`{sugar} = {size}` and `mesh {axis.name} = {axis.size}` size the same axis"
+    message = f"`{sugar} = {size}` and `mesh {axis.name} = {axis.size}` give the same axis different sizes"
     return Wrong("E220", message, span, labels=labels, hint="give one of the two, or make them equal")
 
 
@@ -132,7 +142,7 @@ def _warn_idle(reader: Reader, axes: tuple[AxisSpec, ...], rules: tuple[RuleSpec
             message = f"no rule names the axis `{axis.name}`, so its {axis.size} ranks do the same work"
             hint = f"name it in a rule, `heads -> {axis.name}`, or leave it out"
             if axis.name in SUGAR:
-                hint = f"a comma goes on with `mesh`: for the degree, begin a line with `{axis.name} = {axis.size}`"
+                hint = f"a comma continues `mesh`: for the degree, write `{axis.name} = {axis.size}` on a new line"
             reader.context.library.record(Wrong("W204", message, axis.span, hint=hint))
 
 
@@ -145,8 +155,8 @@ def _check_ranks(reader: Reader, axes: tuple[AxisSpec, ...]) -> None:
         if total > MAX_RANKS:
             largest = max(axes, key=lambda axis: axis.size)
             product = " * ".join(f"{axis.size:,}" for axis in axes[:8] if axis.size > 1)
-            message = f"this sharding asks for {product} ranks"
-            hint = f"at most {MAX_RANKS:,} are supported"
+            message = f"this sharding has {product} ranks"
+            hint = f"at most {MAX_RANKS:,} ranks are allowed"
             reader.fail(Wrong("E306", message, largest.span, hint=hint))
             return
 
@@ -160,14 +170,14 @@ def _rules(reader: Reader, axes: list[str]) -> Iterator[RuleSpec]:
             if entry in SUGAR:
                 yield from _sugar_rules(reader, entry, axes)
         elif isinstance(entry.item, s.Rule):
-            yield from _written(reader, entry.item, "", axes)
+            yield from _written_rules(reader, entry.item, "", axes)
         elif isinstance(entry.item, s.Region):
             yield from _region(reader, entry.item, axes)
         elif isinstance(entry.item, s.Place):
             _check_axes(reader, entry.item.axes, axes)
             level = entry.item.level
             if level.text not in LEVELS:
-                message = f"axes are placed in {' or '.join(LEVELS)}, not in `{level.text}`"
+                message = f"axes can be placed in {' or '.join(LEVELS)}, not in `{level.text}`"
                 reader.fail(Wrong("E201", message, level.span, hint=f"`place {entry.item.axes[0].text} in node`"))
 
 
@@ -178,8 +188,8 @@ def _check_axes(reader: Reader, names: tuple[s.Name, ...], axes: list[str]) -> N
             reader.fail(Wrong("E219", f"there is no mesh axis `{axis.text}`", axis.span, hint=hint))
 
 
-def _placed(reader: Reader) -> tuple[PlaceSpec, ...]:
-    """The axes placed in a node, each once; `_rules` has checked them."""
+def _placed_axes(reader: Reader) -> tuple[PlaceSpec, ...]:
+    """The axes placed in a node, each once; `_rules` has checked their names."""
     found: dict[str, PlaceSpec] = {}
     for entry in reader.record.entries:
         if not isinstance(entry, str) and isinstance(entry.item, s.Place) and entry.item.level.text == "node":
@@ -203,13 +213,13 @@ def _region(reader: Reader, region: s.Region, axes: list[str]) -> Iterator[RuleS
         reader.fail(Wrong("E219", f"there is no region `{name.text}`", name.span, hint=hint))
     for item in region.body.items:
         if isinstance(item, s.Rule):
-            yield from _written(reader, item, name.text, axes)
+            yield from _written_rules(reader, item, name.text, axes)
         else:
             hint = "`heads -> tensor`"
-            reader.fail(Wrong("E210", f"`in {name.text}` holds rules only", item.span, hint=hint))
+            reader.fail(Wrong("E210", f"`in {name.text}` can hold only rules", item.span, hint=hint))
 
 
-def _written(reader: Reader, rule: s.Rule, region: str, axes: list[str]) -> Iterator[RuleSpec]:
+def _written_rules(reader: Reader, rule: s.Rule, region: str, axes: list[str]) -> Iterator[RuleSpec]:
     for names in (rule.dims, rule.axes):
         for number, name in enumerate(names):
             if name.text in [other.text for other in names[:number]]:
@@ -223,35 +233,38 @@ def _written(reader: Reader, rule: s.Rule, region: str, axes: list[str]) -> Iter
 
 
 def fit(context: Context, sharding: ShardingSpec, model: ModelSpec) -> ShardingSpec | None:
-    """The sharding of this model: sugar loses the dimensions that the model lacks; rules may name no such."""
+    """The sharding adapted to ``model``; None, and findings, if it does not fit.
+
+    Rules of a degree lose the dimensions that the model lacks; in a written rule such a dimension is an error.
+    """
     known = [*STEP, *(name for name, _ in model.sizes)]
     rules = []
     fine = True
     for rule in sharding.rules:
         if not rule.sugar:
-            fine &= _known_dims(context, rule, known, model)
+            fine &= _check_dims(context, rule, known, model)
             rules.append(rule)
         elif dims := tuple(dim for dim in rule.dims if dim in known):
             rules.append(rule._replace(dims=dims))
         elif sharding.axis(SUGAR[rule.sugar].axis) > 1:
             fine = False
-            _no_dims(context, rule, model)
+            _report_no_dims(context, rule, model)
     return evolve(sharding, rules=tuple(rules)) if fine else None
 
 
-def _known_dims(context: Context, rule: RuleSpec, known: Iterable[str], model: ModelSpec) -> bool:
+def _check_dims(context: Context, rule: RuleSpec, known: Iterable[str], model: ModelSpec) -> bool:
     fine = True
     for dim in rule.dims:
         if dim not in known:
             fine = False
             message = f"model `{model.name}` has no dimension `{dim}`"
             hint = context.library.near(dim, iter(known))
-            context.library.record(Wrong("E219", message, _within(context, rule.span, dim), hint=hint))
+            context.library.record(Wrong("E219", message, _dim_span(context, rule.span, dim), hint=hint))
     return fine
 
 
-def _within(context: Context, span: Span | None, name: str) -> Span | None:
-    """Where ``name`` stands in a rule on one line; else the rule."""
+def _dim_span(context: Context, span: Span | None, name: str) -> Span | None:
+    """The place of ``name`` in a rule on one line; else the place of the rule."""
     if span is None or span.line != span.end_line:
         return span
     line = context.library.lines(span.file)[span.line - 1]
@@ -265,8 +278,8 @@ def _words(name: str, line: str) -> Iterator[re.Match[str]]:
     return re.finditer(rf"\b{re.escape(name)}\b", line)
 
 
-def _no_dims(context: Context, rule: RuleSpec, model: ModelSpec) -> None:
+def _report_no_dims(context: Context, rule: RuleSpec, model: ModelSpec) -> None:
     wanted = ", ".join(f"`{dim}`" for dim in rule.dims)
-    message = f"`{rule.sugar}` splits {wanted}, and model `{model.name}` has none of them"
+    message = f"`{rule.sugar}` splits {wanted}, but model `{model.name}` has none of these dimensions"
     hint = f"leave `{rule.sugar}` out" if len(rule.dims) > 1 else f"`{rule.sugar}` is for models with {wanted}"
     context.library.record(Wrong("E220", message, rule.span, hint=hint))

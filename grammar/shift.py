@@ -1,4 +1,4 @@
-"""Two shardings of one plan: `shift { base = NAME, tensor = NAME, threshold = N }`."""
+"""Reads two shardings of one plan: `shift { base = NAME, tensor = NAME, threshold = N }`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Shardings = tuple[ShardingSpec | None, ShiftSpec | None]
 
 
 def shift_spec(plan: Reader, model: ModelSpec | None, own: Callable[[], ShardingSpec | None]) -> Shardings:
-    """The sharding of large steps and what a plan shifts to for small ones.
+    """The sharding for large steps, and the shift to the sharding for small steps.
 
-    The first is ``base``, or what ``own`` gives where that is left out: the `sharding` of the plan.
+    The first is ``base``; if ``base`` is left out, it is the `sharding` of the plan, which ``own`` reads.
     """
     section = plan.section("shift")
     if section is None:
@@ -39,16 +39,16 @@ def shift_spec(plan: Reader, model: ModelSpec | None, own: Callable[[], Sharding
     plan.ok &= reader.ok
     if base is None or tensor is None or threshold is None:
         return None, None
-    tensor = evolve(tensor, axes=_along(base.axes, tensor))
+    tensor = evolve(tensor, axes=_aligned_axes(base.axes, tensor))
     if tensor.name == base.name:  # spelt out in place, or made from the other by `with`
         tensor = evolve(tensor, name=f"{base.name}_tensor")
-    return base, ShiftSpec(tensor, threshold, _place(reader, "tensor"))
+    return base, ShiftSpec(tensor, threshold, _value_span(reader, "tensor"))
 
 
-def _along(base: Axes, tensor: ShardingSpec) -> Axes:
-    """The axes of ``tensor``, those that ``base`` has too along the same ranks, where some order of them does that.
+def _aligned_axes(base: Axes, tensor: ShardingSpec) -> Axes:
+    """The axes of ``tensor``, ordered so that axes shared with ``base`` run along the same ranks, if an order does so.
 
-    The order of a mesh that is written is kept, and so is that of axes placed in a node.
+    A written mesh, and axes placed in a node, keep their order.
     """
     if tensor.placed or not all(axis.sugar for axis in tensor.axes):
         return tensor.axes
@@ -60,12 +60,12 @@ def _along(base: Axes, tensor: ShardingSpec) -> Axes:
 
 
 def _strides(axes: Axes) -> dict[tuple[str, int], int]:
-    """By name and size of each axis, how far apart the ranks are that are neighbours on it."""
+    """(name, size) of each axis -> the distance in rank numbers between neighbours along it."""
     return {(a.name, a.size): prod(b.size for b in axes[i + 1 :]) for i, a in enumerate(axes)}
 
 
 def sharding_under(reader: Reader, name: str, plan: Record, model: ModelSpec | None) -> ShardingSpec | None:
-    """The sharding under ``name``: one that was declared, or spelt out in place."""
+    """The sharding in field ``name``: declared elsewhere, or in place."""
     if name not in reader.record.fields:
         reader.missing(name, EXAMPLE[name])
         return None
@@ -81,6 +81,6 @@ def sharding_under(reader: Reader, name: str, plan: Record, model: ModelSpec | N
     return spec
 
 
-def _place(reader: Reader, name: str) -> Span | None:
+def _value_span(reader: Reader, name: str) -> Span | None:
     layer = reader.layer(name)
     return span_of(layer) if layer else None

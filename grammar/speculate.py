@@ -1,4 +1,4 @@
-"""Tokens guessed ahead: `speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }`.
+"""Reads speculative decoding: `speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }`.
 
 Loaded by the first plan that has one.
 """
@@ -26,11 +26,11 @@ from plandsl.units import NUMBER, Quantity
 
 SPECULATE = ("draft", "tokens", "acceptance", "sharding")
 NOBODY, OWN = "none", "mtp"
-"""The draft that costs nothing: guesses are looked up in what was read before; and the model's own."""
+"""Values of `draft` that are not models: guesses are looked up in earlier tokens, at no cost; and the model's `mtp`."""
 
 
-def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec | None) -> SpeculateSpec | None:
-    """What a plan guesses ahead, on the GPUs of its sharding ``around``."""
+def speculate_spec(plan: Reader, model: ModelSpec | None, plan_sharding: ShardingSpec | None) -> SpeculateSpec | None:
+    """The speculative decoding of a plan, on the GPUs of ``plan_sharding``."""
     section = plan.section("speculate")
     if section is None:
         return None
@@ -41,12 +41,14 @@ def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec |
     layer = reader.layer("sharding")
     if draft is not None and model is not None:
         reader.attempt(partial(_check_vocabulary, reader, draft, model))
-        sharding = sharding_under(reader, "sharding", plan.record, draft) if layer else _applied(around, draft)
+        sharding = (
+            sharding_under(reader, "sharding", plan.record, draft) if layer else _draft_sharding(plan_sharding, draft)
+        )
     elif layer and reader.ok and model is not None:
-        hint = f"leave it out, or name the model that drafts: `draft = {model.name}`"
-        reader.fail(Wrong("E225", "`sharding` is that of a draft, and here is none", layer.name.span, hint=hint))
-    if sharding is not None and around is not None and sharding.name == around.name:
-        sharding = evolve(sharding, name=f"{around.name}_draft")
+        hint = f"leave it out, or name a draft model: `draft = {model.name}`"
+        reader.fail(Wrong("E225", "`sharding` needs a draft model", layer.name.span, hint=hint))
+    if sharding is not None and plan_sharding is not None and sharding.name == plan_sharding.name:
+        sharding = evolve(sharding, name=f"{plan_sharding.name}_draft")
     plan.ok &= reader.ok
     if not reader.ok or acceptance is None:
         return None
@@ -54,11 +56,11 @@ def speculate_spec(plan: Reader, model: ModelSpec | None, around: ShardingSpec |
     return SpeculateSpec(acceptance, draft, sharding, own, section.span)
 
 
-# ---- the chance of a guess
+# ---- acceptance
 
 
 def _acceptance(reader: Reader) -> tuple[float, ...] | None:
-    """The chance of each guess: one for all ``tokens`` of them, or a list."""
+    """The acceptance of each guess: the same for all ``tokens``, or a list."""
     tokens = reader.whole("tokens", most=MAX_DRAFTED)
     found = reader.read("acceptance", partial(_chances, reader), "acceptance = 80 %")
     if found is None or (tokens is None and "tokens" in reader.record.fields):
@@ -76,20 +78,20 @@ def _acceptance(reader: Reader) -> tuple[float, ...] | None:
 
 
 def _chances(reader: Reader, layer: Layer) -> tuple[tuple[float, ...], bool]:
-    """What stands as ``acceptance``, and whether it is a list."""
+    """The values of ``acceptance``, and whether it is a list."""
     value = reader.value(layer)
     if isinstance(value, Quantity | bool | str):
         return (_chance(value, layer),), False
     if not 1 <= len(value) <= MAX_DRAFTED:
         hint = "`acceptance = [85 %, 70 %, 55 %]`"
-        raise Wrong("E224", f"a list of 1 to {MAX_DRAFTED} rates is wanted", span_of(layer), hint=hint)
+        raise Wrong("E224", f"`acceptance` must be a list of 1 to {MAX_DRAFTED} shares", span_of(layer), hint=hint)
     return tuple(_chance(item, layer) for item in value), True
 
 
 def _chance(value: Value, layer: Layer) -> float:
     chance = float(expect(value, NUMBER, layer).value)
     if not 0 <= chance <= 1:
-        message = f"an acceptance is a share, from 0 to 100 %, found {100 * chance:g} %"
+        message = f"`acceptance` must be from 0 to 100 %, found {100 * chance:g} %"
         raise Wrong("E224", message, span_of(layer), hint="`acceptance = 80 %`")
     return chance
 
@@ -97,16 +99,16 @@ def _chance(value: Value, layer: Layer) -> float:
 def _wrong_count(reader: Reader, tokens: int, rates: int) -> Wrong:
     listed, counted = reader.record.fields["acceptance"][-1], reader.record.fields["tokens"][-1]
     labels = (Label(span_of(counted), f"{tokens} tokens"),)
-    message = f"{rates} rates for {tokens} guessed token{'s' * (tokens > 1)}"
-    hint = "give each token its rate, or one rate for all; a list needs no `tokens`"
+    message = f"`acceptance` has {rates} shares for {tokens} guessed token{'s' * (tokens > 1)}"
+    hint = "give one share for each token, or one share for all; a list needs no `tokens`"
     return Wrong("E224", message, span_of(listed), labels=labels, hint=hint)
 
 
-# ---- who guesses
+# ---- the draft
 
 
 def _draft(reader: Reader, model: ModelSpec | None, layer: Layer) -> ModelSpec | None:
-    """The model that drafts, None where nobody does."""
+    """The draft model; None if guesses are looked up."""
     word = layer.value.name if isinstance(layer.value, s.Ref) else ""
     if word == NOBODY or (word == OWN and model is None):
         return None
@@ -115,12 +117,12 @@ def _draft(reader: Reader, model: ModelSpec | None, layer: Layer) -> ModelSpec |
             hint = (
                 "declare one beside its blocks, `mtp x[tokens, hidden] with e[tokens, hidden] { ... }`, or name a model"
             )
-            raise Wrong("E225", f"`{model.name}` has no `mtp` that could draft", span_of(layer), hint=hint)
+            raise Wrong("E225", f"model `{model.name}` has no `mtp`", span_of(layer), hint=hint)
         return model.predictor
     record = reader.context.records.section(reader.record, "draft", "model")
     if record is None or record.kind != "model":
-        hint = "`draft = llama_3_2_1b`, or `draft = none` where guesses are looked up"
-        raise Wrong("E210", "`draft` names a model", span_of(layer), hint=hint)
+        hint = "`draft = llama_3_2_1b`, or `draft = none` if guesses are looked up"
+        raise Wrong("E210", "`draft` must name a model", span_of(layer), hint=hint)
     spec = reader.context.make(model_spec, record)
     reader.ok &= spec is not None
     return spec
@@ -129,32 +131,34 @@ def _draft(reader: Reader, model: ModelSpec | None, layer: Layer) -> ModelSpec |
 def _check_vocabulary(reader: Reader, draft: ModelSpec, model: ModelSpec) -> None:
     ours, theirs = (m.size(m.embedding.dims[0]) for m in (model, draft))
     if ours != theirs:
-        why = f"`{draft.name}` guesses among {theirs:,} tokens, and `{model.name}` has {ours:,}"
-        hint = "a draft has the vocabulary of the model that verifies, such as a smaller one of its family"
-        raise Wrong("E225", why, _span(reader, "draft"), hint=hint)
+        why = f"the draft `{draft.name}` has a vocabulary of {theirs:,} tokens, but `{model.name}` has {ours:,}"
+        hint = "choose a draft with the vocabulary of the model, such as a smaller model of its family"
+        raise Wrong("E225", why, _value_span(reader, "draft"), hint=hint)
 
 
-def _span(reader: Reader, name: str) -> Span:
+def _value_span(reader: Reader, name: str) -> Span:
     return span_of(reader.record.fields[name][-1])
 
 
-def _applied(around: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | None:
-    """The sharding of the plan as far as it applies to its draft.
+def _draft_sharding(plan_sharding: ShardingSpec | None, draft: ModelSpec) -> ShardingSpec | None:
+    """The sharding of the draft, derived from the sharding of the plan.
 
-    A draft runs whole on the GPUs of every stage, and in every replica. Rules lose the dimensions that it lacks; those
-    of a degree get back what only the plan's own model lacked.
+    Every stage and every replica runs the whole draft. Rules lose the dimensions that the draft lacks. Rules of a
+    degree regain dimensions that `fit` removed because the model of the plan lacks them.
     """
-    if around is None:
+    if plan_sharding is None:
         return None
-    stages = {a for rule in around.rules if "layers" in rule.dims for a in rule.axes}
-    rules = (_known(rule, draft) for rule in around.rules if "layers" not in rule.dims)
-    axes = tuple(a for a in around.axes if a.name not in stages and a.name not in around.replica_axes)
-    placed = tuple(p for p in around.placed if p.axis in {a.name for a in axes})
-    return evolve(around, axes=axes, rules=tuple(r for r in rules if r.dims), replica_axes=(), placed=placed, cut=None)
+    stages = {a for rule in plan_sharding.rules if "layers" in rule.dims for a in rule.axes}
+    rules = (_keep_known_dims(rule, draft) for rule in plan_sharding.rules if "layers" not in rule.dims)
+    axes = tuple(a for a in plan_sharding.axes if a.name not in stages and a.name not in plan_sharding.replica_axes)
+    placed = tuple(p for p in plan_sharding.placed if p.axis in {a.name for a in axes})
+    return evolve(
+        plan_sharding, axes=axes, rules=tuple(r for r in rules if r.dims), replica_axes=(), placed=placed, cut=None
+    )
 
 
-def _known(rule: RuleSpec, draft: ModelSpec) -> RuleSpec:
-    """A rule with those of its dimensions that ``draft`` has."""
+def _keep_known_dims(rule: RuleSpec, draft: ModelSpec) -> RuleSpec:
+    """A rule without the dimensions that ``draft`` lacks."""
     meant = (dims for region, dims, _ in SUGAR[rule.sugar].rules if region == rule.region) if rule.sugar else ()
     dims = next((dims for dims in meant if set(rule.dims) <= set(dims)), rule.dims)
     have = {*STEP, *(name for name, _ in draft.sizes)}

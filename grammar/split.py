@@ -1,4 +1,4 @@
-"""Two pools of GPUs in one plan: `prefill { ... }`, `decode { ... }` and what lies between them."""
+"""Reads two pools of GPUs in one plan: `prefill { ... }`, `decode { ... }` and the `transfer` between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import BYTE_RATE, TIME
 
 SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}
-"""Fields of a pool that stand for one inside another: `batch = 4` for `workload { batch = 4 }`."""
+"""Short forms of fields in a pool: `batch = 4` stands for `workload { batch = 4 }`."""
 
 POOL = (*PARTS, *SETTINGS, *PACE, "shift", "measured", *SHORT)
 EXAMPLES = {
@@ -30,9 +30,9 @@ Link = tuple[float, float, str]
 
 
 def split_spec(plan: Reader, whole: Callable[[Record], PlanSpec | None]) -> PlanSpec | None:
-    """A plan whose phases run on GPUs of their own. ``whole`` reads the plan that a pool is by itself.
+    """A plan whose phases run on two pools of GPUs. ``whole`` reads the plan of one pool from its record.
 
-    A pool has all that the plan says, and on top of it what stands in its braces.
+    A pool has all fields of the plan; the fields in its own braces override them.
     """
     sections = {name: plan.section(name, EXAMPLES[name]) for name in POOLS}
     kv_transfer = plan.word("kv_transfer", ("after", "layerwise"))
@@ -43,17 +43,25 @@ def split_spec(plan: Reader, whole: Callable[[Record], PlanSpec | None]) -> Plan
     link = _link(plan, sections)
     if prefill is None or decode is None:
         return None
-    _agree(plan, prefill, decode)
+    _check_agreement(plan, prefill, decode)
     if link is None or not plan.ok:
         return None
     prefill = evolve(prefill, kv_residency="prompts")
     bandwidth, latency, between = link
-    split = SplitSpec(prefill, decode, bandwidth, latency, kv_transfer, between, plan.record.span)
+    split = SplitSpec(
+        prefill,
+        decode,
+        bandwidth=bandwidth,
+        latency=latency,
+        kv_transfer=kv_transfer,
+        between=between,
+        span=plan.record.span,
+    )
     return evolve(decode, shift=None, split=split)
 
 
 def _pool(plan: Reader, section: Record) -> Record:
-    """The record of the plan that a pool is: what the plan says of both, under what the pool says of itself."""
+    """The record of a pool as a plan: the fields of the plan, overridden by the fields of the pool."""
     reader = Reader(plan.context, section, POOL)
     plan.ok &= reader.ok
     base = plan.record.named(plan.record.name, plan.record.span, plan.record.unit)
@@ -71,12 +79,12 @@ def _pool(plan: Reader, section: Record) -> Record:
             made.fields[part] = (*made.fields[part], Layer(layer.name, inside, layer.unit))
         elif layer and part == "cluster":
             hint = "put `cluster = NAME` outside the pools, or give the pool a `node`"
-            plan.fail(Wrong("E321", "`nodes` counts those of a cluster, and there is none", layer.name.span, hint=hint))
+            plan.fail(Wrong("E321", "`nodes` needs a cluster, and the plan has none", layer.name.span, hint=hint))
     return made
 
 
 def _link(plan: Reader, sections: dict[str, Record | None]) -> Link | None:
-    """Port bandwidth, latency and cluster of what lies between the pools: a link of its own, or their cluster's."""
+    """Port bandwidth, latency and cluster name of the link between pools: `transfer`, or the network of the cluster."""
     if "transfer" in plan.record.fields:
         section = plan.section("transfer")
         if section is None:
@@ -90,11 +98,11 @@ def _link(plan: Reader, sections: dict[str, Record | None]) -> Link | None:
     if "cluster" not in plan.record.fields or len(both) < len(POOLS):
         plan.missing("transfer", EXAMPLES["transfer"])
         return None
-    return _within(plan, both)
+    return _cluster_link(plan, both)
 
 
-def _within(plan: Reader, sections: list[Record]) -> Link | None:
-    """The network of the cluster that both pools are parts of."""
+def _cluster_link(plan: Reader, sections: list[Record]) -> Link | None:
+    """The network of the cluster, if both pools are parts of it."""
     record = plan.declared("cluster")
     cluster = plan.context.make(cluster_spec, record) if record else None
     if cluster is None:
@@ -102,18 +110,19 @@ def _within(plan: Reader, sections: list[Record]) -> Link | None:
     counts = [Reader(plan.context, s, None).whole("nodes") for s in sections]
     span = plan.record.fields["cluster"][-1].name.span
     if None in counts:
-        hint = f"say `nodes = N` in each, {cluster.count} in all, or give each pool a `node` and the plan a `transfer`"
-        plan.fail(Wrong("E321", f"which of the {cluster.count} nodes are whose?", span, hint=hint))
+        hint = f"give each pool `nodes = N`, {cluster.count} in all, or each pool a `node` and the plan a `transfer`"
+        why = f"the pools do not say how many of the {cluster.count} nodes each has"
+        plan.fail(Wrong("E321", why, span, hint=hint))
     elif sum(n for n in counts if n) > cluster.count:
         asked = " + ".join(map(str, counts))
-        hint = f"take {cluster.count} nodes in all, or a larger cluster"
-        why = f"the pools want {asked} nodes of `{cluster.name}`, which has {cluster.count}"
+        hint = f"use {cluster.count} nodes in all, or a larger cluster"
+        why = f"the pools need {asked} nodes of `{cluster.name}`, which has {cluster.count}"
         plan.fail(Wrong("E321", why, span, hint=hint))
     return cluster.network.bandwidth, cluster.network.latency, cluster.name
 
 
-def _agree(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
-    """What one pool writes the other reads: one model, one form of its cache, requests of one kind."""
+def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
+    """Check that both pools have the same model, `kv_cache` format and requests: one pool reads the other's cache."""
     a, b = prefill.workload, decode.workload
     for what, ours, theirs in (
         ("models", _shape(prefill.model), _shape(decode.model)),
@@ -121,19 +130,19 @@ def _agree(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
         ("requests", (a.input, a.output, a.reuse, a.prefix), (b.input, b.output, b.reuse, b.prefix)),
     ):
         if ours != theirs:
-            labels = (Label(_place(plan, "prefill"), "the pool that writes the cache"),)
-            why = f"the pools have different {what}, and one continues what the other began"
-            hint = "say it outside the pools, for both; `batch`, `weights` and `compute` may differ"
-            plan.fail(Wrong("E322", why, _place(plan, "decode"), labels=labels, hint=hint))
+            labels = (Label(_name_span(plan, "prefill"), "the pool that writes the cache"),)
+            why = f"the pools have different {what}, but decode continues the requests of prefill"
+            hint = "give the field outside the pools, for both; `batch`, `weights` and `compute` may differ"
+            plan.fail(Wrong("E322", why, _name_span(plan, "decode"), labels=labels, hint=hint))
 
     if "attention" not in functions(decode.model):
-        why = f"`{decode.model.name}` keeps no KV cache, so there is nothing to hand over"
-        plan.fail(Wrong("E322", why, _place(plan, "decode"), hint="one pool will do"))
+        why = f"model `{decode.model.name}` has no KV cache to transfer"
+        plan.fail(Wrong("E322", why, _name_span(plan, "decode"), hint="use one pool"))
 
 
 def _shape(model: ModelSpec) -> tuple[object, ...]:
     return model.layers, model.sizes, model.embedding, model.blocks, model.head, model.causal
 
 
-def _place(plan: Reader, name: str) -> Span:
+def _name_span(plan: Reader, name: str) -> Span:
     return plan.record.fields[name][-1].name.span

@@ -1,6 +1,6 @@
-"""The syntax tree: what the text says, with a span on every node, and no meaning yet.
+"""The syntax tree: the structure of the text, with a span on every node, before names are resolved.
 
-Nodes are named tuples: cheap to define at start-up and to make by the thousand.
+Nodes are named tuples, which are cheap to define at start-up and to create by the thousand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from plandsl.diagnostics import Span
 
 
 class Name(NamedTuple):
-    """An identifier where one is declared or referred to by position in the syntax."""
+    """An identifier that is declared, or that the syntax refers to by its position."""
 
     text: str
     span: Span
@@ -61,7 +61,7 @@ class Seq(NamedTuple):
 class Range(NamedTuple):
     """``lo..hi``, or ``lo..hi by * 2`` (``by`` is the operator ``*`` or ``+``, ``step`` its operand).
 
-    In ``0..36 by 2``, which layers may say, ``by`` is empty.
+    In ``0..36 by 2``, which is a range of layers, ``by`` is empty.
     """
 
     lo: Expr
@@ -223,7 +223,7 @@ class Head(NamedTuple):
 
 
 class Bare(NamedTuple):
-    """An expression standing alone: the result of an ``experts`` body."""
+    """An expression without a name: the result of an ``experts`` body."""
 
     value: Expr
     span: Span

@@ -1,4 +1,4 @@
-"""The block language: from expressions over named dimensions to terms, checked dimension by dimension."""
+"""The block language: from expressions over named dimensions to terms, with their dimensions checked."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
 from plandsl.spec.model import Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
-SCALED = "a number multiplies a tensor, divides it, or is added: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"
+SCALED = "a number can multiply or divide a tensor, or be added to it: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"
 
 _MAX_OPS = 4 * MAX_STATEMENTS  # operations in one block: statements may nest
 
 
 class Seen(NamedTuple):
-    """A value or weight met before: its dimensions (None where it was wrong), and where.
+    """A value or weight that was read before: its dimensions (None if it was wrong), and its place.
 
-    ``parts`` are the tensors of what is no tensor itself, such as `query(qn, qr)`.
+    ``parts`` are the tensors of a group such as `query(qn, qr)`, which is not a tensor itself.
     """
 
     dims: Dims | None
@@ -30,14 +30,14 @@ class Seen(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """What a block gets, and must leave with the same dimensions."""
+    """The argument of a block, whose dimensions the block must not change."""
 
     name: str
     dims: Dims
 
 
 class Terms:
-    """Translates the statements of one block, or a head. ``failed`` says that something was wrong."""
+    """Translates the statements of one block, or a head. ``failed`` is true after a mistake."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -61,10 +61,10 @@ class Terms:
     # ---- statements
 
     def statements(self, items: tuple[s.Item, ...]) -> Iterator[Statement]:
-        """The statements of a body; each finding is recorded and the next statement read."""
+        """The statements of a body; after a finding, reading continues with the next statement."""
         for number, item in enumerate(items):
             if not isinstance(item, s.Field):
-                self.note(_no_statement(item))
+                self.note(_statement_error(item))
             elif number >= MAX_STATEMENTS:
                 self.note(Wrong("E214", f"a block has at most {MAX_STATEMENTS} statements", item.span))
                 return
@@ -81,14 +81,14 @@ class Terms:
             return Statement(name.text, typed.term, item.span)
         except Wrong as wrong:
             self.note(wrong)
-            # what a block gets it must leave alike, so the rest can be read as if this had worked
+            # the block's argument keeps its dimensions, so the next statements can be read as if this were right
             dims = self.kept.dims if self.kept and self.kept.name == name.text else None
             self.values[name.text] = Seen(dims, name.span)
             self.unread.pop(name.text, None)
             return None
 
     def _group(self, item: s.Field, call: s.Call) -> Statement:
-        """``q = query(qn, qr)``: a name for tensors that only `attention` takes together."""
+        """``q = query(qn, qr)``: a name for a group of tensors, which only `attention` takes."""
         from plandsl.grammar.latent import parts
 
         typed = parts(call, call.func.text, self)
@@ -104,7 +104,7 @@ class Terms:
         self.context.library.record(wrong)
 
     def attempt(self, expr: s.Expr) -> Typed | None:
-        """The term of an expression; None and a finding where it is wrong."""
+        """The term of an expression; None and a finding if it is wrong."""
         try:
             return self.term(expr)
         except Wrong as wrong:
@@ -120,16 +120,16 @@ class Terms:
         self.unread[name.text] = name.span
 
     def warn_unused(self, result: str) -> None:
-        """Warn of every value that nothing reads, save the block's ``result``."""
+        """Warn of every value that nothing reads, except the block's ``result``."""
         self.unread.pop(result, None)
         for name, span in (*self.lost, *self.unread.items()):
             hint = "remove the statement, or use its result"
-            self.context.library.record(Wrong("W201", f"nothing uses this `{name}`", span, hint=hint))
+            self.context.library.record(Wrong("W201", f"nothing uses this value of `{name}`", span, hint=hint))
 
     # ---- terms
 
     def term(self, expr: s.Expr) -> Typed:
-        """The term that an expression means."""
+        """The term of an expression."""
         self._depth += 1
         self._ops += 1
         self.context.library.spend(expr.span)
@@ -154,7 +154,7 @@ class Terms:
                 raise Wrong("E213", "expected a tensor, found a number", expr.span, hint=SCALED)
             case s.Unary(op="-"):
                 hint = "subtract it: `a - b`, or multiply it: `x * -1`"
-                raise Wrong("E213", "a tensor has no sign of its own", expr.span, hint=hint)
+                raise Wrong("E213", "`-` needs a tensor on its left", expr.span, hint=hint)
             case _:
                 raise Wrong("E213", "expected a tensor", expr.span, hint="values, weights, `@ + - *` and calls")
 
@@ -170,12 +170,12 @@ class Terms:
             raise Follows
         if seen.parts:
             labels = (Label(seen.span, "made here"),) if seen.span else ()
-            message = f"`{ref.name}` is several tensors, and only `attention` takes them together"
+            message = f"`{ref.name}` is a group of tensors, which only `attention` takes"
             raise Wrong("E213", message, ref.span, labels=labels, hint="`attention(query(...), latent(...))`")
         return Typed(Var(ref.name, ref.span), seen.dims)
 
     def weight(self, index: s.Index) -> Typed:
-        """A parameter tensor; named again, it must have the same dimensions."""
+        """A parameter tensor; it must have the same dimensions wherever it is named."""
         name = index.name.text
         dims = tuple(dim.text for dim in index.dims)
         self.check_dims(index.dims)
@@ -186,12 +186,12 @@ class Terms:
         if first.dims != dims:
             labels = (Label(first.span, f"here it is {shown(first.dims or ())}"),) if first.span else ()
             message = f"weight `{name}` is named again with other dimensions"
-            hint = "the same weight has the same dimensions; another needs another name"
+            hint = "give both the same dimensions, or different names"
             raise Wrong("E213", message, index.span, label=f"here {shown(dims)}", labels=labels, hint=hint)
         return Typed(Weight(name, dims, index.span), dims)
 
     def check_dims(self, dims: tuple[s.Name, ...], *also: str) -> None:
-        """Every dimension must be one of the model's (or ``also``), and stand once."""
+        """Check that every dimension is a dimension of the model (or in ``also``), and is given once."""
         for number, dim in enumerate(dims):
             if dim.text not in self.sizes and dim.text not in also:
                 hint = self.context.library.near(dim.text, iter((*self.sizes, *also)))
@@ -199,12 +199,12 @@ class Terms:
                     hint = "a weight has dimensions of the model only"
                 raise Wrong("E201", f"this model has no dimension `{dim.text}`", dim.span, hint=hint)
             if dim.text in [other.text for other in dims[:number]]:
-                raise Wrong("E213", f"dimension `{dim.text}` stands twice in one tensor", dim.span)
+                raise Wrong("E213", f"dimension `{dim.text}` is given twice in one tensor", dim.span)
 
     # ---- operators
 
     def _chain(self, expr: s.Binary) -> Typed:
-        """``a + b + c``: a loop along the left side, so that length does not nest."""
+        """``a + b + c``: a loop along the left side, so that a long chain needs no deep recursion."""
         links = [expr]
         while isinstance(links[-1].a, s.Binary):
             links.append(links[-1].a)
@@ -235,8 +235,8 @@ class Terms:
 
             return experts(call, self)
         if call.func.text in PARTS:
-            hint = "`attention(query(...), latent(...))` takes it as it stands, or by a name"
-            raise Wrong("E213", f"`{call.func.text}(...)` is no tensor of its own", call.func.span, hint=hint)
+            hint = "write it as an argument, `attention(query(...), latent(...))`, or give it a name"
+            raise Wrong("E213", f"`{call.func.text}(...)` is not a tensor", call.func.span, hint=hint)
         if call.func.text == "attention" and any(map(self._is_group, call.args)):
             from plandsl.grammar.latent import latent_attention
 
@@ -254,12 +254,12 @@ class Terms:
 
     def _binary(self, expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
         if isinstance(a, float) or isinstance(b, float):
-            return _scaled(expr, a, b)
+            return _combine_number(expr, a, b)
         if expr.op == "@":
             return self._matmul(expr, a, b)
         if expr.op not in ELEMENTWISE:
-            hint = "known here: `@`, `+`, `-`, `*`"
-            raise Wrong("E213", f"`{expr.op}` is no operator on tensors", expr.op_span, hint=hint)
+            hint = "tensors have the operators `@`, `+`, `-`, `*`"
+            raise Wrong("E213", f"`{expr.op}` is not an operator on tensors", expr.op_span, hint=hint)
         return _elementwise(expr, a, b)
 
     def _matmul(self, expr: s.Binary, a: Typed, b: Typed) -> Typed:
@@ -267,66 +267,70 @@ class Terms:
         if isinstance(a.term, Weight):
             hint = f"write it `{text(expr.b.span)} @ {text(expr.a.span)}`"
             if not isinstance(b.term, Weight):
-                raise Wrong("E213", "the weight stands on the right of `@`", expr.a.span, hint=hint)
-            raise Wrong("E213", "`@` of two weights", expr.span, hint="one side must be a computed value")
+                raise Wrong("E213", "the weight must be on the right of `@`", expr.a.span, hint=hint)
+            why = "both sides of `@` are weights"
+            raise Wrong("E213", why, expr.span, hint="the left side must be a computed value")
         if not isinstance(b.term, Weight):
             hint = "products of two values belong in `attention(...)`"
             raise Wrong("E213", "the right of `@` must be a weight, such as `w[hidden, ffn]`", expr.b.span, hint=hint)
         shared = [dim for dim in a.dims if dim in b.dims]
         if not shared:
             labels = (Label(expr.b.span, f"this is {shown(b.dims)}"),)
-            message = "`@` contracts the dimensions that both sides share, and these share none"
+            message = "the two sides of `@` share no dimension to contract"
             raise Wrong("E213", message, expr.a.span, label=f"this is {shown(a.dims)}", labels=labels)
         dims = tuple(d for d in (*a.dims, *b.dims) if d not in shared)
         return Typed(Apply("matmul", (a.term, b.term), (), expr.span), dims)
 
 
-def _scaled(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
-    """A tensor times a number, over one, or plus one; or two numbers."""
+def _combine_number(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed | float:
+    """A tensor and a number: multiplied, divided, added or subtracted; or the product or quotient of two numbers."""
     if expr.op in "+-" and isinstance(a, Typed) != isinstance(b, Typed) and (expr.op == "+" or isinstance(b, float)):
-        return _shifted(expr, a, b)
+        return _add_number(expr, a, b)
     if expr.op not in "*/" or (expr.op == "/" and not isinstance(b, float)):
-        raise Wrong("E213", f"`{expr.op}` of a tensor and a number", expr.op_span, hint=SCALED)
+        raise Wrong("E213", f"`{expr.op}` cannot combine a tensor and a number in this way", expr.op_span, hint=SCALED)
     if isinstance(b, float):
         x, by = a, 1 / b if expr.op == "/" and b else b
     else:
         x, by = b, a if isinstance(a, float) else 1.0
     if not by or abs(by) > MOST or abs(by) < 1 / MOST:
-        raise Wrong("E214", "a tensor is multiplied by a number of ordinary size", expr.span, hint=SCALED)
+        why = f"the number that multiplies a tensor must be from {1 / MOST:g} to {MOST:g} in absolute value"
+        raise Wrong("E214", why, expr.span, hint=SCALED)
     if isinstance(x, float):
         return x * by
     if isinstance(x.term, Weight):
-        raise Wrong("E213", "a weight times a number is another weight", expr.span, hint="leave the number out")
+        raise Wrong("E213", "a weight cannot be multiplied by a number", expr.span, hint="leave the number out")
     return Typed(Apply("scale", (x.term,), (("by", by),), expr.span), x.dims)
 
 
-def _shifted(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed:
+def _add_number(expr: s.Binary, a: Typed | float, b: Typed | float) -> Typed:
     """``x + 1``, ``1 + x``, ``x - 1``."""
     x, by = (a, b) if isinstance(a, Typed) else (b, a)
     assert isinstance(x, Typed), "one side is a tensor"
-    assert isinstance(by, float), "and the other one a number"
+    assert isinstance(by, float), "the other side is a number"
     if isinstance(x.term, Weight):
-        raise Wrong("E213", "a weight plus a number is another weight", expr.span, hint="leave the number out")
+        raise Wrong("E213", "a number cannot be added to a weight", expr.span, hint="leave the number out")
     if not by or abs(by) > MOST or abs(by) < 1 / MOST:
-        raise Wrong("E214", "a number of ordinary size is added to a tensor", expr.span, hint=SCALED)
+        why = f"the number that is added to a tensor must be from {1 / MOST:g} to {MOST:g} in absolute value"
+        raise Wrong("E214", why, expr.span, hint=SCALED)
     return Typed(Apply("plus", (x.term,), (("by", -by if expr.op == "-" else by),), expr.span), x.dims)
 
 
 def _elementwise(expr: s.Binary, a: Typed, b: Typed) -> Typed:
     fn = ELEMENTWISE[expr.op]
     if isinstance(a.term, Weight) and isinstance(b.term, Weight):
-        raise Wrong("E213", f"`{expr.op}` of two weights", expr.span, hint="one side must be a computed value")
+        why = f"both sides of `{expr.op}` are weights"
+        raise Wrong("E213", why, expr.span, hint="one side must be a computed value")
     narrow, wide = set(a.dims), set(b.dims)
     if wide <= narrow and not (isinstance(a.term, Weight) and wide == narrow):
         return Typed(Apply(fn, (a.term, b.term), (), expr.span), a.dims)
     if narrow <= wide and fn != "sub":  # the wider operand first: the other is repeated along it
         return Typed(Apply(fn, (b.term, a.term), (), expr.span), b.dims)
     labels = (Label(expr.b.span, f"this is {shown(b.dims)}"),)
-    message = f"`{expr.op}` wants the same dimensions on both sides, or some of the left's on the right"
+    message = f"`{expr.op}` needs the same dimensions on both sides, or fewer of them on the right"
     raise Wrong("E213", message, expr.a.span, label=f"this is {shown(a.dims)}", labels=labels)
 
 
-def _no_statement(item: s.Item) -> Wrong:
+def _statement_error(item: s.Item) -> Wrong:
     if isinstance(item, s.Bare):
         hint = "name its result: `y = ...`"
         return Wrong("E213", "a statement of a block is `name = expression`", item.span, hint=hint)

@@ -1,4 +1,4 @@
-"""From text to tokens: every piece of a `.plan` text with its place, comments and line ends included."""
+"""The scanner: from a `.plan` text to tokens with their places, comments and line ends included."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from plandsl.limits import MAX_ERRORS
 CURLY = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2018\u2019\u201a\u201b\u2032`\u00b4"
 """Quotes that an editor or another language put in place of ``"``."""
 
-# beside the terminals of the grammar: what is no token of the language, but has a message of its own
+# beside the terminals of the grammar: mistakes that have their own message
 _MISTAKES = "|".join(
     [
         r'(?P<OPEN_STRING>"[^"\r\n]*)',
         rf"(?P<QUOTED>[{CURLY}][^\"{CURLY}\r\n]*[{CURLY}]|'[^'\r\n]*')",
         r"(?P<COLON>:)",
         rf"(?P<STRAY>[{CURLY}]|[^\x00-\x7f{CURLY}]+|[^ \t\r\n])",
-        r"(?P<END>\Z)",  # or trailing blanks would be tried from every one of them
+        r"(?P<END>\Z)",  # without it, trailing blanks would be scanned again from each blank
     ]
 )
 
@@ -37,11 +37,11 @@ _HINTS = (
     ("\u00b5\u03bc", "write `u` for micro, as in `2 us`"),
     ("\u2026", "a range is written with two dots: `0..3`"),
     ("\u00a0\u2007\u202f\u3000", "write an ordinary space"),
-    ("\ufeff", "a byte order mark stands only at the start of a file"),
+    ("\ufeff", "a byte order mark is allowed only at the start of a file"),
     ("&", "write `and`"),
     ("|", "write `or`"),
     ("!", "write `not`"),
-    ("\\", "a line goes on after an operator, after a comma of a list, and inside brackets, without `\\`"),
+    ("\\", "a line continues without `\\` after an operator, after a comma of a list, and inside brackets"),
     ("^", "there is no power operator: multiply"),
     ("$", "an amount of money is a number and `USD`, as in `2 USD/h`"),
 )
@@ -51,7 +51,7 @@ _DIGITS = re.compile(r"[0-9_.]++(?:[eE][+-]?[0-9]++)?")
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {closer: opener for opener, closer in OPENERS.items()}
 KEYWORDS = frozenset(text for text in _tables.FIXED if text.isalpha())
-"""The words with a meaning of their own where they stand; elsewhere most of them are names."""
+"""The keywords. At most places most of them are names."""
 
 
 class Token(NamedTuple):
@@ -68,7 +68,7 @@ def _scanner() -> re.Pattern[str]:
 
 
 def scan(text: str, file: str) -> list[Token]:
-    """The tokens of a text, comments included, an END last: past the last character that is not blank."""
+    """The tokens of a text, comments included. The last is an END, after the last character that is not blank."""
     fixed = _tables.FIXED
     tokens: list[Token] = []
     line, start = 1, 0  # start: the offset of the column 0 of this line
@@ -96,14 +96,14 @@ def _end(tokens: list[Token], file: str) -> Span:
 
 
 def split_number(text: str) -> tuple[str, str]:
-    """The digits of a NUMBER, and its unit or nothing."""
+    """The digits of a NUMBER, and its unit (empty if it has none)."""
     match = _DIGITS.match(text)
     assert match is not None  # the scanner made it so
     return match[0], text[match.end() :].lstrip(" \t")
 
 
 def lexical_errors(tokens: Iterable[Token]) -> list[Diagnostic]:
-    """A diagnostic for every token that is none of the language's, as far as they can be shown."""
+    """A diagnostic for every token that is not in the language, at most `MAX_ERRORS`."""
     return list(islice((found for token in tokens if (found := _lexical_error(token))), MAX_ERRORS))
 
 
@@ -114,7 +114,7 @@ def _lexical_error(token: Token) -> Diagnostic | None:
         return Diagnostic("E103", 'this string has no closing `"`', span, hint=hint)
     if kind == "QUOTED":
         hint = f'write "{text[1:-1]}" with straight double quotes'
-        return Diagnostic("E102", f"a string stands in double quotes, not in `{text[0]}`", span, hint=hint)
+        return Diagnostic("E102", f"a string must be in double quotes, not in `{text[0]}`", span, hint=hint)
     if kind == "STRAY":
         return Diagnostic("E102", f"unexpected character {show(text)}", span, hint=_stray_hint(text[0]))
     return None
@@ -122,12 +122,12 @@ def _lexical_error(token: Token) -> Diagnostic | None:
 
 def _stray_hint(char: str) -> str:
     if char in CURLY or char == "'":
-        return 'strings stand in straight double quotes: "text"'
+        return 'write strings in straight double quotes: "text"'
     return next((hint for chars, hint in _HINTS if char in chars), "")
 
 
 def show(text: str) -> str:
-    """A character for a message: itself where it can be seen, else its code point."""
+    """A character for a message: the character if it is visible, else its code point."""
     seen = text if len(text) <= 8 else text[:8] + "..."
     if seen.isprintable() and not seen.isspace():
         return f"`{seen}`"

@@ -19,7 +19,7 @@ class Placed(Protocol):
 
     @property
     def span(self) -> Span:
-        """Where it stands."""
+        """Its place in the text."""
 
 
 def _over(first: Placed, last: Placed) -> Span:
@@ -32,7 +32,7 @@ def _name(token: Token) -> s.Name:
 
 
 class TreeBuilder:
-    """The methods, and the findings that only the making of a node brings up."""
+    """The methods of the rules, and the findings about single nodes, such as a number that is too large."""
 
     def __init__(self) -> None:
         self.found: list[Diagnostic] = []
@@ -61,7 +61,7 @@ class TreeBuilder:
     # ---- declarations
 
     def file(self, parts: list[Any]) -> s.File:
-        """The whole; its span is set by the caller, who knows the text."""
+        """The whole file; the caller, which has the text, sets the span."""
         items = tuple(parts[0])
         nowhere = Span("", 1, 1, 1, 1)
         return s.File(items, nowhere)
@@ -159,7 +159,7 @@ class TreeBuilder:
         return s.Block(_name(parts[1]), tuple(parts[3]), parts[5], parts[6], _over(parts[0], parts[6]))
 
     def bare(self, parts: list[Any]) -> s.Bare:
-        """An expression alone."""
+        """An expression without a name."""
         return s.Bare(parts[0], parts[0].span)
 
     # ---- expressions
@@ -224,7 +224,7 @@ class TreeBuilder:
         return inner
 
     def string(self, parts: list[Any]) -> s.Str:
-        """``"text"``; a string left open was reported and ends with its line."""
+        """``"text"``; a string without a closing quote, which was reported, ends with its line."""
         return s.Str(parts[0].text[1:].removesuffix('"'), parts[0].span)
 
     def number(self, parts: list[Any]) -> s.Num:

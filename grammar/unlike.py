@@ -1,4 +1,4 @@
-"""Unlike GPUs and nodes: `gpus = [4 * h100_sxm, 4 * h200_sxm]`, `nodes = [2 * h100_8, 2 * h200_8]`."""
+"""Reads lists of unlike hardware: `gpus = [4 * h100_sxm, 4 * h200_sxm]`, `nodes = [2 * h100_8, 2 * h200_8]`."""
 
 from __future__ import annotations
 
@@ -30,28 +30,29 @@ HOMES = {
 
 
 def members(reader: Reader, kind: str) -> list[tuple[int, Record]]:
-    """How many of which ``kind`` the list ``kind + s`` of a record names; a finding for each item that does not."""
+    """The members of the list ``kind + s`` of a record, each with its number; a wrong item gives a finding."""
     name = f"{kind}s"
     layer = reader.layer(name)
-    assert layer is not None, "the caller saw it"
+    assert layer is not None, "the caller checks that the list exists"
     items = layer.value.items if isinstance(layer.value, s.Seq) else ()
     if not items:
         reader.fail(Wrong("E210", f"expected a list of {WORDS[kind]}", span_of(layer), hint=LISTS[kind]))
-    _alone(reader, kind, layer)
+    _check_alone(reader, kind, layer)
     found = [reader.attempt(partial(_member, reader.context, item, layer, kind)) for item in items]
     return [member for member in found if member]
 
 
-def _alone(reader: Reader, kind: str, layer: Layer) -> None:
-    """The list says all that `gpu` and `count` would."""
+def _check_alone(reader: Reader, kind: str, layer: Layer) -> None:
+    """Check that neither `gpu` (or `node`) nor `count` is given beside the list."""
     name = layer.name.text
     if one := reader.layer(kind):
-        labels = (Label(one.name.span, "and this one too"),)
-        hint = f"drop one of the two; a list needs a declaration of its own: {HOMES[kind]}"
-        reader.fail(Wrong("E202", f"`{name}` and `{kind}` say the same", layer.name.span, hint=hint, labels=labels))
+        labels = (Label(one.name.span, f"`{kind}` is given here"),)
+        hint = f"drop one of the two; a list needs a new declaration: {HOMES[kind]}"
+        why = f"`{name}` and `{kind}` cannot both be given"
+        reader.fail(Wrong("E202", why, layer.name.span, hint=hint, labels=labels))
     elif count := reader.layer("count"):
-        labels = (Label(layer.name.span, "this says how many of each"),)
-        why = f"`{name}` counts its own, so there is no `count`"
+        labels = (Label(layer.name.span, "this list has the number of each"),)
+        why = f"`{name}` and `count` cannot both be given"
         reader.fail(Wrong("E202", why, count.name.span, hint="drop `count`", labels=labels))
 
 
@@ -66,25 +67,31 @@ def _member(context: Context, item: s.Expr, layer: Layer, kind: str) -> tuple[in
 
 
 def apart(node: NodeSpec, cluster: ClusterSpec | None) -> tuple[NodeSpec, ClusterSpec | None]:
-    """The same hardware, in which GPUs that differ have names that do, and so have nodes.
+    """The same hardware, in which different GPUs have different names, and different nodes too.
 
-    A second, different one called `h100_sxm` becomes `h100_sxm_2`, made from `h100_sxm`: tables may name that.
+    A second, different GPU called `h100_sxm` becomes `h100_sxm_2`, with `h100_sxm` among its ``bases``, so that tables
+    of measurements may still name it.
     """
     groups = ((1, node),) if cluster is None else cluster.groups
     gpus: dict[str, GpuSpec] = {}
     nodes: dict[str, NodeSpec] = {}
     found = []
     for many, one in groups:
-        inside = tuple((count, _named(gpu, gpus, _gpu)) for count, gpu in one.groups)
-        found.append((many, _named(evolve(one, gpu=inside[0][1], gpus=inside if one.gpus else ()), nodes, _node)))
+        inside = tuple((count, _give_unique_name(gpu, gpus, _rename_gpu)) for count, gpu in one.groups)
+        found.append(
+            (
+                many,
+                _give_unique_name(evolve(one, gpu=inside[0][1], gpus=inside if one.gpus else ()), nodes, _rename_node),
+            )
+        )
     first = found[0][1]
     if cluster is None:
         return first, None
     return first, evolve(cluster, node=first, nodes=tuple(found) if cluster.nodes else ())
 
 
-def _named(spec: T, taken: dict[str, T], renamed: Callable[[T, str], T]) -> T:
-    """``spec`` under a name that nothing else among ``taken`` has."""
+def _give_unique_name(spec: T, taken: dict[str, T], renamed: Callable[[T, str], T]) -> T:
+    """``spec`` under a name that no different spec in ``taken`` has."""
     n, named = 1, spec
     while taken.setdefault(named.name, named) != named:
         n += 1
@@ -92,9 +99,9 @@ def _named(spec: T, taken: dict[str, T], renamed: Callable[[T, str], T]) -> T:
     return named
 
 
-def _gpu(gpu: GpuSpec, name: str) -> GpuSpec:
+def _rename_gpu(gpu: GpuSpec, name: str) -> GpuSpec:
     return evolve(gpu, name=name, bases=(gpu.name, *gpu.bases))
 
 
-def _node(node: NodeSpec, name: str) -> NodeSpec:
+def _rename_node(node: NodeSpec, name: str) -> NodeSpec:
     return evolve(node, name=name)

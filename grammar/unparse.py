@@ -1,4 +1,4 @@
-"""Records back to text: the declaration that says what a merged record holds."""
+"""From records back to text: a merged record as one declaration."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ INDENT = "  "
 
 
 def declaration(library: Library, record: Record, name: str) -> str:
-    """``record`` as a declaration of its kind called ``name``; names in it mean what they meant."""
+    """``record`` as a declaration called ``name``; names inside it are unchanged."""
     return f"{record.kind} {name} {_body(library, record, '')}\n"
 
 
 def _body(library: Library, record: Record, indent: str) -> str:
-    """``{ ... }``, an item a line; a section of a few plain fields on one."""
+    """``{ ... }`` with one item per line; a section of at most four plain fields is on one line."""
     lines = list(_lines(library, record, indent + INDENT))
     if indent and len(lines) <= 4 and all("\n" not in line and "->" not in line for line in lines):
         return "{ " + ", ".join(lines) + " }"
@@ -34,7 +34,7 @@ def _lines(library: Library, record: Record, indent: str) -> Iterator[str]:
 
 
 def _field(library: Library, name: str, layers: tuple[Layer, ...], indent: str) -> str:
-    """``name = value``, ``name { ... }`` or ``name = value with { ... }``: an expression, and records over it."""
+    """``name = value``, ``name { ... }``, or ``name = value with { ... }`` for an expression with records over it."""
     over: Record | None = None
     for layer in layers:
         if isinstance(layer.value, Record):
@@ -48,7 +48,7 @@ def _field(library: Library, name: str, layers: tuple[Layer, ...], indent: str) 
 
 
 def expression(library: Library, expr: s.Expr) -> str:
-    """An expression as it stands in its file; a number by its value, since a range has no place for each."""
+    """An expression as written in its file; a number by its value, because values of a range are not written there."""
     if isinstance(expr, s.Num):
         return f"{expr.value:.12g}" + (f" {expr.unit}" if expr.unit else "")
     return library.text(expr.span)

@@ -1,4 +1,4 @@
-"""Single values: of the right dimension, whole, within bounds; or the words to say why not."""
+"""Checks single values: their dimension, whole numbers, bounds."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from plandsl.units import EXAMPLES, NUMBER, Dimension, Quantity
 
 
 def span_of(layer: Layer) -> Span:
-    """Where the value of a layer stands."""
+    """The place of the value of a layer."""
     return layer.name.span if isinstance(layer.value, Record) else layer.value.span
 
 
 def expect(value: Value, dimension: Dimension, layer: Layer) -> Quantity:
-    """``value`` as a quantity of the wanted dimension."""
+    """``value`` as a quantity of ``dimension``. Raises `Wrong` (E204, E205, E210)."""
     name, span = layer.name.text, span_of(layer)
     example = f"`{name} = {EXAMPLES.get(dimension, '8')}`"
     hint = "write the number alone, without a unit" if dimension == NUMBER else example
@@ -30,7 +30,7 @@ def expect(value: Value, dimension: Dimension, layer: Layer) -> Quantity:
 
 
 def whole(value: Value, layer: Layer, least: int, most: int) -> int:
-    """``value`` as a whole number within bounds."""
+    """``value`` as a whole number from ``least`` to ``most``. Raises `Wrong` (E214)."""
     name, span = layer.name.text, span_of(layer)
     number = expect(value, NUMBER, layer)
     if number.percent or number.value != int(number.value):

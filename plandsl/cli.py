@@ -37,41 +37,41 @@ def _parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
     return top
 
 
-def _choose(made: _Parser) -> None:
+def _add_selection(made: _Parser) -> None:
     made.add_argument("--plan", metavar="NAME", help="only this plan and what it uses")
     made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
                       help="override a field, e.g. workload.batch=64")  # fmt: skip
 
 
-def _of_file(made: _Parser) -> None:
+def _add_file(made: _Parser) -> None:
     made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
-    _choose(made)
+    _add_selection(made)
 
 
-def _of_phase(made: _Parser) -> None:
+def _add_phase(made: _Parser) -> None:
     made.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(default: prefill)")
 
 
 def _compile(made: _Parser) -> None:
-    _of_file(made)
+    _add_file(made)
     made.add_argument("--dump", metavar="PASS", help="print the program after a pass instead")
-    _of_phase(made)
+    _add_phase(made)
 
 
 def _check(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE", nargs="+")
-    _choose(made)
+    _add_selection(made)
 
 
 def _render(made: _Parser) -> None:
-    _of_file(made)
+    _add_file(made)
     made.add_argument("--view", choices=("devices", "block", "timeline", "memory"), default="devices")
-    _of_phase(made)
+    _add_phase(made)
     made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .svg, .png, .pdf or .dot file")
 
 
 def _verify(made: _Parser) -> None:
-    _of_file(made)
+    _add_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
@@ -81,11 +81,11 @@ def _search(made: _Parser) -> None:
     made.add_argument("--search", metavar="NAME", help="only this search")
     made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
                       help="override a field, e.g. workload.input=2048")  # fmt: skip
-    made.add_argument("--top", type=int, default=10, metavar="K", help="how many of the best (default: 10)")
+    made.add_argument("--top", type=int, default=10, metavar="K", help="number of best plans to show (default: 10)")
     made.add_argument("-o", "--output", metavar="OUT", help="write the best plan, a .plan file")
     made.add_argument("--rows", metavar="OUT", help="write every configuration, a .csv or .parquet file")
-    made.add_argument("--plot", metavar="OUT", help="draw the front and heat maps, a .svg, .png or .pdf file")
-    made.add_argument("--scheduler", metavar="ADDRESS", help="spread the work over a Dask cluster")
+    made.add_argument("--plot", metavar="OUT", help="draw the Pareto front and heat maps, a .svg, .png or .pdf file")
+    made.add_argument("--scheduler", metavar="ADDRESS", help="distribute the work over a Dask cluster")
 
 
 def _fmt(made: _Parser) -> None:
@@ -104,12 +104,12 @@ def _passes(made: _Parser) -> None:
 
 def _explain(made: _Parser) -> None:
     made.add_argument("file", metavar="FILE|CODE", help="a .plan file, - for standard input, or a code such as E301")
-    _choose(made)
+    _add_selection(made)
 
 
 def _diff(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="two plans, or one file that has two")
-    _choose(made)
+    _add_selection(made)
 
 
 def _calibrate(made: _Parser) -> None:
@@ -117,7 +117,7 @@ def _calibrate(made: _Parser) -> None:
     made.add_argument("-o", "--output", metavar="OUT", required=True,
                       help="a .plan file for all calibrations, or a folder for one file each")  # fmt: skip
     made.add_argument("--pooled", action="store_true",
-                      help="also fit all GPUs at once, for those that nobody measured (takes minutes)")  # fmt: skip
+                      help="also fit one calibration to all GPUs, for GPUs without measurements (takes minutes)")  # fmt: skip
 
 
 def _accuracy(made: _Parser) -> None:
@@ -130,14 +130,14 @@ def _later(made: _Parser) -> None:
 
 VERBS: dict[str, tuple[str, Takes]] = {
     "compile": ("compile every plan of a file and print its estimates", _compile),
-    "check": ("report all that is wrong, and compile nothing", _check),
+    "check": ("report every mistake, without compiling", _check),
     "render": ("draw a plan", _render),
     "verify": ("run the sharded program on small dimensions and compare it with the unsharded one", _verify),
-    "search": ("run the searches of a file: the best plans, the front, and why others are out", _search),
+    "search": ("run the searches of a file: best plans, Pareto front, and why plans were excluded", _search),
     "fmt": ("rewrite files in canonical form, comments kept", _fmt),
-    "catalog": ("list what ships, or print one entry", _catalog),
-    "passes": ("the pipeline, in order", _passes),
-    "explain": ("where a plan's time goes and what would change it, or what a diagnostic means", _explain),
+    "catalog": ("list the models and hardware that come with planc, or print one entry", _catalog),
+    "passes": ("list the passes of the compiler, in order", _passes),
+    "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic", _explain),
     "diff": ("compare two plans term by term", _diff),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
@@ -148,14 +148,14 @@ VERBS: dict[str, tuple[str, Takes]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `planc`; gives the exit status: 0 well, 1 failed requirement or difference, 2 wrong input."""
-    # a compilation makes many small values and hardly any cycles: looking for those costs a tenth of a cold start
+    """Run `planc`. Gives the exit status: 0 success, 1 failed requirement or difference, 2 wrong input."""
+    # a compilation makes many small values and hardly any cycles: searching for cycles takes a tenth of a cold start
     gc.set_threshold(100_000, 50, 50)
     given = sys.argv[1:] if argv is None else argv
     arguments = _parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
 
-    if sys.stdout is None or sys.stderr is None:  # closed by the caller: there is nobody to answer
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller: nobody reads the output
         return WRONG
     try:
         status = _run(arguments)
@@ -165,12 +165,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from plandsl.commands import show_errors
 
         return show_errors(error, arguments.json)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         sys.stderr.close()
         return OK
     except OSError as error:
         sys.stderr.write(f"error[E405]: cannot write the output: {error.strerror}\nhelp: planc explain E405\n")
-        _drop_output()
+        _discard_output()
         return WRONG
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -180,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG
 
 
-def _drop_output() -> None:
-    """What could not be written is not tried again when the process ends."""
+def _discard_output() -> None:
+    """Send the rest of standard output to the null device, so that Python does not try to write it again at exit."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -190,5 +190,7 @@ def _drop_output() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from plandsl import commands
 
-    command: Callable[[argparse.Namespace], int] = getattr(commands, f"run_{arguments.command}", commands.not_yet)
+    command: Callable[[argparse.Namespace], int] = getattr(
+        commands, f"run_{arguments.command}", commands.refuse_command
+    )
     return command(arguments)

@@ -55,7 +55,7 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E302": (
         "more ranks than GPUs",
-        "The product of all mesh axes is the number of GPUs that a plan uses. The node, or the cluster, has fewer.",
+        "A plan uses one GPU for each rank: the product of all mesh axes. The node or cluster has fewer GPUs.",
         _plan("tp = 8, pp = 2"),
         "lower a degree, or take a larger node.",
     ),
@@ -68,198 +68,206 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E304": (
         "the GPU lists no peak for a dtype",
-        "GEMMs multiply in the model's `compute` dtype (by default that of its weights where the GPU lists a peak for "
-        "it, else that of its activations), and attention in that of its activations. Without a peak there is no "
-        "estimate.",
+        "GEMMs multiply in the model's `compute` dtype. Its default is the dtype of the weights if the GPU lists a "
+        "peak for it, else the dtype of the activations. Attention multiplies in the dtype of the activations. Without "
+        "a peak there is no estimate.",
         _plan("tp = 8").replace("llama_3_1_8b", "llama_3_1_8b with { compute = fp6 }"),
         "choose a dtype that the GPU lists (`planc catalog gpu NAME` shows them).",
     ),
     "E306": (
         "too many ranks",
-        "The product of all mesh axes is bounded, so that a typing mistake does not take the machine down.",
+        "The product of all mesh axes is limited, so that a typing mistake does not exhaust the computer's memory.",
         _plan("tp = 1_000_000_000_000"),
         "check the degrees.",
     ),
     "E307": (
         "a sum over replicated heads",
-        "With fewer `kv_heads` than shards each is held by several ranks. A product that sums over `kv_heads` would "
-        "count the copies as well.",
+        "If there are fewer `kv_heads` than shards, several ranks hold a copy of the same head. A product that sums "
+        "over `kv_heads` would count each copy.",
         "model m {\n  layers = 2, hidden = 64, kv_heads = 2, head_dim = 16, vocab = 128, weights = bf16\n"
         "  embedding w_embed[vocab, hidden]\n  block x[tokens, hidden] {\n"
         "    x = x + (x @ w_in[hidden, kv_heads, head_dim]) @ w_out[kv_heads, head_dim, hidden]\n  }\n"
         "  head x @ w_head[hidden, vocab]\n}\n\n" + _plan("tp = 4").replace("model = llama_3_1_8b", "model = m"),
-        "split `kv_heads` at most as many ways as there are heads.",
+        "split `kv_heads` over at most as many ranks as there are KV heads.",
     ),
     "E308": (
-        "an axis that cannot be shared",
-        "Along an axis that cuts the layers each rank runs other layers, and along the axis of `dp` it serves other "
-        "requests: nothing else can be split over either.",
+        "no other dimension can use this axis",
+        "The ranks along an axis that splits `layers` run different layers, and the ranks along the axis of `dp` serve "
+        "different requests. No other dimension can be split over such an axis.",
         _plan("pp = 2, mesh seq = 2\n    tokens -> stage, seq"),
         "give the other dimension an axis of its own (`mesh data = 2` without `dp` is an axis like any other).",
     ),
     "E309": (
-        "a cost without a price",
-        "The cost of a million tokens follows from the price of the GPU, which nobody stated.",
+        "the GPU has no price",
+        "The cost of a million tokens is computed from the price of the GPU, and no price is given.",
         _plan("tp = 8").rstrip().removesuffix("}") + "  require cost <= 2 USD\n}\n",
         "state a price: `node = h100_8 with { gpu { price = 2 USD/h } }`.",
     ),
     "W301": (
-        "an axis that nothing lies on",
-        "A rule names the axis, but no tensor of this model has the dimension, or not in that region.",
+        "no tensor is split over this axis",
+        "A rule names the axis, but no tensor of this model, or of that region, has the dimension of the rule.",
         _plan("mesh t = 4\n    in embedding { ffn -> t }"),
         "name a dimension that the model has.",
     ),
     "N304": (
-        "weights that are whole on every rank",
-        "Other weights are split over the axis and these are not, so every rank holds and multiplies all of them. "
-        "The sugar `tp` knows heads, kv_heads, ffn, expert_ffn and vocab by name.",
+        "every rank holds some weights in full",
+        "The axis splits other weights, but not these, so every rank holds them in full and multiplies by them in "
+        "full. `tp` splits the dimensions called heads, kv_heads, ffn, expert_ffn and vocab.",
         _plan("mesh t = 4\n    heads, kv_heads -> t"),
-        "name their dimension in a rule.",
+        "name a dimension of these weights in a rule.",
     ),
     "N301": (
         "some GPUs stay idle",
-        "The plan uses fewer GPUs than the node, or the cluster, has.",
+        "The plan uses fewer GPUs than the node or cluster has.",
         _plan("tp = 4"),
-        "nothing, if that is meant; else raise a degree, or add `dp` for more replicas.",
+        "nothing, if this is intended; else raise a degree, or add `dp` for more replicas.",
     ),
     "N302": (
         "KV heads are replicated",
-        "There are fewer KV heads than shards: each is held by several ranks, which costs memory.",
+        "There are fewer KV heads than shards, so several ranks hold the same KV head, which costs memory.",
         _plan("tp = 16", "big").replace("plan p", "node big = h100_8 with { count = 16 }\n\nplan p"),
         "nothing; a smaller degree for attention saves the memory.",
     ),
     "N303": (
-        "stages of unlike length",
-        "The layers do not divide by the stages: some stages run one more, and the longest sets the pace.",
+        "stages with different numbers of layers",
+        "The number of stages does not divide the number of layers. Some stages run one layer more, and the stage with "
+        "the most layers sets the pace.",
         _plan("pp = 3"),
         "nothing, or a number of stages that divides the layers.",
     ),
     "N305": (
-        "how tokens fall on experts",
-        "Routing decides how many tokens the experts of each rank get, and the fullest rank sets the pace. The "
-        "estimate takes them to get equally many, unless `experts(...)` says otherwise with `imbalance`.",
+        "experts are assumed to get equally many tokens",
+        "Routing decides how many tokens go to the experts of each rank, and the rank with the most tokens sets the "
+        "pace. The estimate assumes equally many tokens on all ranks, unless `experts(...)` has an `imbalance`.",
         _plan("ep = 8").replace("llama_3_1_8b", "mixtral_8x7b"),
-        "nothing, or `imbalance = 1.2` if the fullest rank is known to get that many times the mean.",
+        "nothing, or `imbalance = 1.2` if the fullest rank is known to get 1.2 times the mean.",
     ),
     "N323": (
-        "what the cache holds of chunks",
-        "With `chunk = n` no query sees keys of a chunk that is over, so that an engine may give their memory back, as "
-        "vLLM does for chunked local attention in its hybrid KV cache. Estimates take it to do so.",
+        "the cache is assumed to hold one chunk of keys",
+        "With `chunk = n` no later query sees the keys of a finished chunk, so an engine may free their memory, as "
+        "vLLM does for chunked local attention in its hybrid KV cache. Estimates assume that the engine does.",
         _plan("tp = 8").replace("llama_3_1_8b", "llama_4_scout"),
-        "nothing, or leave `chunk` out to see what a cache of all keys takes.",
+        "nothing, or leave `chunk` out to see the size of a cache of all keys.",
     ),
     "E310": (
-        "an axis placed in a node leaves it",
-        "`place AXES in node` makes the axes the innermost of the mesh and asks that no group of ranks along them "
-        "spans two nodes. Ranks count node by node, so their sizes together must divide the GPUs of a node.",
+        "an axis placed in a node spans several nodes",
+        "`place AXES in node` makes AXES the innermost axes of the mesh, and no group of ranks along them may span two "
+        "nodes. Ranks are numbered node by node, so the product of their sizes must divide the GPUs of a node.",
         _plan("tp = 16, place tensor in node").replace("node = h100_8", "cluster = h100_8x4"),
-        "place fewer axes, or take a size that the hint names.",
+        "place fewer axes, or choose a size that the hint names.",
     ),
     "E311": (
-        "two shardings that lay the KV cache out differently",
-        "With `shift` one sharding writes the KV cache of a request and the other reads it, so each rank must keep the "
-        "same part of it in both: the same heads, requests, positions, layers and replicas. Ranks count row-major over "
-        "the mesh, so that the order of its axes matters: `sp = 4, tp = 2` gives rank (s, t) the heads of block "
-        "t * 4 + s, and `tp = 8` those of block s * 2 + t.",
+        "the two shardings of `shift` lay the KV cache out differently",
+        "With `shift` one sharding writes the KV cache of a request and the other reads it. Each rank must hold the "
+        "same part of the cache in both: the same heads, requests, positions, layers and replicas. Ranks are numbered "
+        "row-major over the mesh, so the order of its axes matters: with `sp = 4, tp = 2` rank (s, t) holds the heads "
+        "of block t * 4 + s, and with `tp = 8` the heads of block s * 2 + t.",
         _plan("sp = 4, tp = 2").rstrip().removesuffix("}") + "  shift { tensor { tp = 8 }, threshold = 256 }\n}\n",
-        "give the second sharding the mesh of the first, and its cached dimensions the axes that they have there.",
+        "give both shardings the same mesh, and split the cached dimensions over the same axes in both.",
     ),
     "E312": (
-        "a cut that does not deal out the layers",
-        "`cut = [48, 32]` says how many layers each stage of a pipeline gets, first to last: as many numbers as "
-        "there are stages, which add up to the layers of the model. With `shift`, both shardings cut alike.",
+        "invalid cut",
+        "`cut = [48, 32]` gives the number of layers of each pipeline stage, first to last. There must be one number "
+        "for each stage, and the numbers must add up to the layers of the model. With `shift`, both shardings must "
+        "have the same cut.",
         _plan("pp = 2, cut = [20, 20]"),
         "correct the numbers, or let the compiler choose: `cut = balanced`.",
     ),
     "N310": (
         "an axis crosses nodes",
-        "Ranks count node by node, the last axis first. What groups of this axis exchange passes the network between "
-        "nodes, which is slower than the links of a node.",
+        "Ranks are numbered node by node, and the last axis varies fastest. Groups of ranks along this axis span "
+        "several nodes, so they exchange data over the network between nodes, which is slower than the links of a "
+        "node.",
         _plan("pp = 4, tp = 8").replace("node = h100_8", "cluster = h100_8x4"),
-        "nothing, if that is meant; `place AXIS in node` keeps another axis inside.",
+        "nothing, if this is intended; `place AXIS in node` keeps another axis inside a node.",
     ),
     "N312": (
-        "a format that only some of unlike GPUs multiply in",
-        "Every rank runs the same program, so GEMMs multiply in what all GPUs list a peak for.",
+        "only some of the GPUs multiply in this format",
+        "Every rank runs the same program, so GEMMs multiply in a format for which all GPUs list a peak.",
         "node old_and_new {\n  gpus = [1 * a100_sxm, 1 * h100_sxm]\n"
         "  link { topology = switch, bandwidth = 300 GB/s, latency = 2 us }\n}\n\n"
         + _plan("tp = 2", "old_and_new").replace("llama_3_1_8b", "llama_3_1_8b with { weights = fp8 }"),
-        "nothing; `compute = bf16` in the model says that it is meant.",
+        "nothing; `compute = bf16` in the model states this choice and silences the note.",
     ),
     "N313": (
-        "how the layers were cut",
-        "`cut = balanced` gives each stage as many layers as make the slowest stage quickest, head and embedding "
-        "counted, over a prefill and all decode steps of a request. A cut that fits is preferred to one that does not.",
+        "the cut that the compiler chose",
+        "`cut = balanced` chooses the layers of each stage that minimise the time of the slowest stage, head and "
+        "embedding included, over a prefill and all decode steps of a request. A cut that fits into memory is "
+        "preferred to one that does not.",
         _plan("pp = 2, tp = 2, cut = balanced"),
-        "nothing; `cut = [17, 15]` would fix another one.",
+        "nothing; `cut = [17, 15]` fixes another cut.",
     ),
     "N314": (
-        "a setting that changes nothing",
-        "The plan asks for communication and computation side by side where the program has nothing to run so: every "
-        "op waits for the collective before it, no GEMM stands beside a collective, or there is one stage only.",
+        "a setting has no effect",
+        "The plan asks for overlap of communication and computation, but the program has nothing to overlap: every op "
+        "waits for the collective before it, no GEMM is next to a collective, or there is only one stage.",
         _plan("tp = 8").replace("sharding", "overlap = collectives, sharding"),
-        "nothing, if that is meant; else drop the setting.",
+        "nothing, if this is intended; else drop the setting.",
     ),
     "N322": (
-        "what is taken for granted of tokens guessed ahead",
-        "Each guess is taken to be right with the chance that `acceptance` gives it where those before it were, "
-        "whatever the text and the load. Where no model drafts, guessing is taken to cost nothing.",
+        "assumptions about speculative decoding",
+        "`acceptance` is the probability that a guess is right, provided that all guesses before it were right. The "
+        "estimate uses this probability for every text and load. Guessing without a draft model is assumed to cost "
+        "nothing.",
         _plan("tp = 2").replace("workload", "speculate { tokens = 3, acceptance = 60 % }\n  workload"),
-        "nothing; measure the acceptance on your own texts, and compare it with the one that makes guesses worth it.",
+        "nothing; measure the acceptance on your own texts, and compare it with the least acceptance that is worth it, "
+        "which the report gives.",
     ),
     "E315": (
         "more micro-batches than requests",
-        "`micro_batches = m` cuts the prefill of a batch by requests into m parts that follow one another through the "
-        "stages, so that there is a request for each.",
+        "`micro_batches = m` divides the requests of a prefill batch into m parts, which run through the stages one "
+        "after another. Each part needs at least one request.",
         _plan("pp = 4").replace("output = 128 }", "output = 128, batch = 4 }\n  micro_batches = 8"),
         "lower `micro_batches`, or raise `batch`.",
     ),
     "E320": (
-        "prompts that cannot be computed in parts",
-        "Where a prompt is computed in parts (`reuse`, `chunked_prefill`), a part attends to what the cache holds of "
-        "those before it. Attention that is not causal sees the parts after it as well, which nobody has computed.",
+        "prompts of this model cannot be computed in parts",
+        "If a prompt is computed in parts (`reuse`, `chunked_prefill`), each part attends to the keys of earlier "
+        "parts, which are in the cache. Attention that is not causal also needs the keys of later parts, which are not "
+        "computed yet.",
         _plan("tp = 8")
         .replace("llama_3_1_8b", "llama_3_1_8b with { causal = false }")
         .replace("output = 128", "output = 128, reuse = 50 %"),
         "compute prompts whole.",
     ),
     "E321": (
-        "nodes of a cluster that two pools cannot share",
-        "Where both pools lie in the plan's cluster, each says how many of its nodes it has with `nodes`, and they are "
-        "no more than there are. KV cache then takes the network between them.",
+        "invalid division of a cluster into two pools",
+        "If both pools are parts of the plan's cluster, each pool gives its number of nodes with `nodes`, and the sum "
+        "is at most the nodes of the cluster. The KV cache is then sent over the network of the cluster.",
         _POOLS.replace("POOLS", "cluster = h100_8x4\n  prefill { nodes = 2 }\n  decode { nodes = 3 }"),
-        "lower one of them, or take a larger cluster.",
+        "lower `nodes` of one pool, or choose a larger cluster.",
     ),
     "E322": (
-        "pools that cannot go on with one another's work",
-        "One pool computes prompts and the other one goes on with their KV cache, so both have one model, one "
-        "`kv_cache` format and requests of one kind. What weights are stored in and multiply in may differ.",
+        "prefill and decode pools must serve the same model",
+        "The prefill pool computes prompts, and the decode pool continues with their KV cache. Both pools must have "
+        "the same model, the same `kv_cache` format and the same requests. The `weights` and `compute` formats may "
+        "differ.",
         _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, model = llama_3_1_70b }"),
-        "say it outside the pools, for both.",
+        "give the field once, outside the pools, for both.",
     ),
     "E324": (
         "steps without room for a prompt",
-        "With `chunked_prefill` a step has one token for each running request, and a chunk of a prompt with the rest "
-        "of its budget, which must be there.",
+        "With `chunked_prefill = n` a step has n tokens: one for each running request, and the rest for a chunk of a "
+        "prompt. At least one token must be left for the prompt.",
         _plan("tp = 8").replace("output = 128 }", "output = 128, batch = 64 }\n  chunked_prefill = 32"),
         "raise `chunked_prefill`, lower `batch`, or leave it out.",
     ),
     "N320": (
-        "whose KV cache is reused",
-        "Reused tokens lie in blocks of their request alone (as those of earlier turns do), or in blocks that all "
-        "requests share (as those of a system prompt do), which takes memory once. Where the workload does not say, "
-        "each request is taken to hold its own.",
+        "reused tokens are assumed to take memory in each request",
+        "Each request holds its own copy of the KV cache of reused tokens (such as earlier turns of a chat), or all "
+        "requests share one copy (such as a system prompt), which takes memory once. If the workload does not say "
+        "which, each request is assumed to hold its own copy.",
         _plan("tp = 8").replace("output = 128", "output = 128, reuse = 50 %"),
-        "nothing, or `prefix = shared`; `prefix = own` says that it is meant.",
+        "nothing, or `prefix = shared`; `prefix = own` states this choice and silences the note.",
     ),
     "E390": (
-        "an operation of the compiled program is illegal",
+        "illegal operation in the compiled program",
         "The compiler checks its own program after every pass. This finding means a bug in plandsl.",
         "",
         "please report it with the plan and the output of `planc compile --dump`.",
     ),
     "E391": (
-        "the compiled program is inconsistent",
+        "inconsistent compiled program",
         "The compiler checks its own program after every pass. This finding means a bug in plandsl.",
         "",
         "please report it with the plan and the output of `planc compile --dump`.",
@@ -269,81 +277,83 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
 COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
     "E400": (
         "wrong arguments",
-        "The command line could not be understood.",
+        "planc does not understand the command line.",
         "",
-        "`planc COMMAND --help` lists them.",
+        "`planc COMMAND --help` lists the arguments.",
     ),
     "E401": (
         "no plan to compile, or no search to run",
-        "`planc compile` estimates the plans of a file, `planc search` runs its searches, and this file declares none.",
+        "`planc compile` estimates the plans of a file, and `planc search` runs its searches. This file declares none.",
         "workload w { input = 1024, output = 128 }\n",
         "add a `plan NAME { ... }` or a `search NAME { ... }`, or use `planc check` for a file of parts.",
     ),
     "E402": (
         "not supported yet",
-        "The language has a place for this; the compiler has not come to it.",
+        "The language reserves this command, and this version of the compiler does not have it.",
         "",
         "",
     ),
     "E403": (
-        "several plans or searches, and one is wanted",
-        "A picture shows one plan. A file takes the rows or the best plan of one search; a picture takes several "
-        "searches where they go through the same configurations.",
+        "more than one plan or search",
+        "A picture of a plan shows one plan. An output file holds the rows, or the best plan, of one search. A picture "
+        "of searches can show several if they go through the same configurations.",
         "",
         "pick one with `--plan NAME`, or with `--search NAME`.",
     ),
     "E404": ("no such pass", "`--dump` takes the name of a pass.", "", "`planc passes` lists them."),
     "E405": (
         "a file cannot be written",
-        "The folder does not exist or may not be written to, the name is that of a folder, or the disk is full. A file "
-        "is written beside its place and then renamed, so one that was there before is still whole.",
+        "The folder does not exist, writing to it is not permitted, the name is the name of a folder, or the disk is "
+        "full. planc writes a temporary file and then renames it, so an earlier file of this name is unchanged.",
         "",
         "check the folder and its permissions.",
     ),
-    "E406": ("not in the catalog", "The catalog has no such kind or entry.", "", "`planc catalog` lists it."),
+    "E406": ("not in the catalog", "The catalog has no such kind or entry.", "", "`planc catalog` lists all entries."),
     "E408": (
-        "too many plans at once",
+        "too many plans in one run",
         "At most 200 plans of one file are compiled in one run.",
         "",
         "pick one with `--plan NAME`, or split the file.",
     ),
     "E409": (
-        "a search of too many plans",
-        "Plans that differ by more than their load are compiled one by one, at most 20,000 of them in one search.",
+        "too many plans in a search",
+        "Plans that differ by more than their load are compiled one by one, at most 20,000 plans in one search.",
         "",
-        "vary fewer fields, take fewer values, or add a `where`; loads may vary as they like: they are arrays.",
+        "vary fewer fields, choose fewer values, or add a `where`. Values of the load do not count: they are computed "
+        "as arrays.",
     ),
     "E410": (
-        "Parquet needs a library",
-        "`planc search --rows OUT.parquet` writes with pyarrow, which plandsl does not bring.",
+        "the library for Parquet is missing",
+        "`planc search --rows OUT.parquet` needs pyarrow, which is not installed with plandsl.",
         "",
         "`pip install 'plandsl[parquet]'`, or write a `.csv`.",
     ),
     "E411": (
-        "a picture of a search needs a library",
-        "`planc search --plot OUT` draws with matplotlib, which plandsl does not bring.",
+        "the library for plots is missing",
+        "`planc search --plot OUT` needs matplotlib, which is not installed with plandsl.",
         "",
         "`pip install 'plandsl[plot]'`, or write the rows with `--rows` and draw them elsewhere.",
     ),
     "E412": (
-        "a search cannot be spread",
-        "`planc search --scheduler ADDRESS` spreads the work over a Dask cluster: the library must be there, the "
+        "the Dask cluster cannot run the search",
+        "`planc search --scheduler ADDRESS` distributes the work over a Dask cluster. Dask must be installed, the "
         "scheduler must answer, and its workers must have the same version of plandsl and stay alive.",
         "",
-        "`pip install 'plandsl[distributed]'`; `--scheduler local:4` starts four workers here; without "
-        "`--scheduler` the search runs in this process, with the same answer.",
+        "`pip install 'plandsl[distributed]'`; `--scheduler local:4` starts four workers on this machine; without "
+        "`--scheduler` the search runs in this process, with the same result.",
     ),
     "E440": (
         "too many ranks to run",
-        "`planc verify` runs every rank in turn in one process, up to 64 of them (replicas count twice at most).",
+        "`planc verify` runs all ranks in one process, one after another, and at most 64 ranks. Of several replicas it "
+        "runs two.",
         "",
         "verify the same sharding with smaller degrees.",
     ),
     "E450": (
-        "measurements that cannot be read",
-        "Calibration, evaluation and `measured` read CSV files with the columns that docs/calibration.md lists, of at "
-        "most 16,777,216 bytes each. Every number in them lies in the range of its column: a time is above zero, a "
-        "size is 1 or more, and nothing is infinite.",
+        "invalid file of measurements",
+        "Calibration, evaluation and `measured` read CSV files of at most 16,777,216 bytes each, with the columns that "
+        "docs/calibration.md lists. Every number must lie in the range of its column: a time is above zero, a size is "
+        "1 or more, and no number is infinite.",
         "",
         "correct the file; the message names the row and the column, and the hint the range.",
     ),
@@ -354,9 +364,9 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "`pip install 'plandsl[fit]'`.",
     ),
     "E413": (
-        "which plans to compare is not said",
-        "`planc diff` compares two plans. A file that has several stands for none of them, unless it has two and is "
-        "the only one that is given.",
+        "the plans to compare are not named",
+        "`planc diff` compares two plans. If a file has several plans, name one. A single file with exactly two plans "
+        "needs no name.",
         "",
         "write `FILE:PLAN`, or `--plan NAME` for the plan of that name in both files.",
     ),

@@ -9,30 +9,30 @@ _SIZES = (
 
 HF_CODES: dict[str, tuple[str, str, str, str]] = {
     "E230": (
-        "a config that is no JSON",
-        "`hf` reads one JSON object. The place is the first at which the text cannot be one.",
+        "the config is not valid JSON",
+        "`hf` reads one JSON object. The message points at the first place where the text is not valid JSON.",
         '{\n  "architectures": ["LlamaForCausalLM"],\n  "hidden_size": 4096,\n}\n',
         "correct the file, or fetch it again.",
     ),
     "E231": (
-        "an architecture that `hf` does not know",
+        "unknown architecture",
         "`hf` knows the language models of Llama, Mistral, Mixtral, Qwen 2 and 3, Qwen 3 MoE, DeepSeek V3 (and Kimi "
         "K2), gpt-oss, Gemma 2 and 3. A config names one in `architectures`, or by its `model_type`.",
         '{\n  "architectures": ["MambaForCausalLM"],\n  "model_type": "mamba"\n}\n',
         "write the model as a block: `planc catalog model llama_3_1_8b` prints one to start from.",
     ),
     "E232": (
-        "a config that asks for what `hf` cannot write",
-        "The field changes what the model computes, and `hf` has no text for that; leaving it out would give wrong "
-        "numbers.",
+        "`hf` cannot translate this field",
+        "The field changes what the model computes, and `hf` cannot express it in the language. Ignoring it would give "
+        "wrong numbers.",
         '{\n  "architectures": ["LlamaForCausalLM"], "hidden_act": "mish",\n' + _SIZES + "\n}\n",
-        "print a like model with `planc catalog model FILE.json`, and change its block.",
+        "print a similar model with `planc catalog model FILE.json`, and change its block.",
     ),
     "N201": (
-        "what `hf` leaves out or takes for granted",
-        "A model made from a config.json differs from the checkpoint in this: a part that the text does not say, a "
-        "field that has no part in it, or a default of the model's class that the file leaves out.",
+        "what `hf` leaves out or assumes",
+        "The model made from this config.json differs from the checkpoint: `hf` leaves a part out, does not read a "
+        "field, or assumes the default of the model's class for a field that the file does not have.",
         '{\n  "architectures": ["LlamaForCausalLM"], "some_field": 1,\n' + _SIZES + "\n}\n",
-        "nothing, where it does not matter; else change the model with `with`, or write it as a block.",
+        "nothing, if it does not matter for this plan; else change the model with `with`, or write it as a block.",
     ),
 }

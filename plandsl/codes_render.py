@@ -4,36 +4,37 @@ from __future__ import annotations
 
 RENDER_CODES: dict[str, tuple[str, str, str, str]] = {
     "E430": (
-        "no program that can draw",
-        "Pictures are drawn by Graphviz, as the program `dot` or as the Python package `pygraphviz`, which brings "
-        "its own. Neither was found. A file that ends in `.dot` needs neither.",
+        "Graphviz is missing",
+        "Pictures need Graphviz: the program `dot`, or the Python package `pygraphviz`, which contains Graphviz. "
+        "Neither was found. An output file that ends in `.dot` needs neither.",
         "",
         "Install Graphviz (`apt-get install graphviz`, `brew install graphviz`), or `pip install 'plandsl[render]'`.",
     ),
     "E431": (
-        "an unknown kind of picture",
-        "The end of the file's name says what to write: `.svg`, `.png`, `.pdf`, or `.dot` for the text that "
-        "Graphviz draws from.",
+        "unknown picture format",
+        "The ending of the file name gives the format: `.svg`, `.png`, `.pdf`, or `.dot`, the text from which "
+        "Graphviz draws.",
         "",
         "Give the output a name that ends in one of the four.",
     ),
     "E432": (
-        "an unknown view",
-        "A plan is drawn as `devices` (what each GPU holds), `block` (the dataflow of one layer on one GPU), "
-        "`timeline` (who works when) or `memory` (what fills the GPUs), in the phase `prefill` or `decode`.",
+        "unknown view",
+        "The views of a plan are `devices` (the contents of each GPU), `block` (the dataflow of one layer on one GPU), "
+        "`timeline` (when each stage works) and `memory` (the memory use of the GPUs), in the phase `prefill` or "
+        "`decode`.",
         "",
         "Name one of the views.",
     ),
     "E433": (
         "the picture cannot be written",
-        "The folder of the output file does not exist or may not be written to, or the name is that of a folder. "
-        "A picture is written beside its place and then renamed, so a file that was there before is still whole.",
+        "The folder of the output file does not exist, writing to it is not permitted, or the name is the name of a "
+        "folder. planc writes a temporary file and then renames it, so an earlier file of this name is unchanged.",
         "",
         "Create the folder, or choose another place with `-o`.",
     ),
     "E434": (
         "drawing failed",
-        "Graphviz did not finish within its time limit, or gave up with the message shown.",
+        "Graphviz did not finish within its time limit, or failed with the message shown.",
         "",
         "Write a `.dot` file, and draw it with a newer Graphviz.",
     ),

@@ -1,4 +1,4 @@
-"""What each verb of `planc` does with its arguments: call the driver, print, give an exit status."""
+"""The commands of `planc`: each calls the driver, prints the result, and gives an exit status."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 OK, FAILED, WRONG = 0, 1, 2
 
 STDIN = "<stdin>"
-"""What standard input is called in diagnostics."""
+"""The file name of standard input in diagnostics."""
 
 
 def _console() -> Any:
     from rich.console import Console
 
-    # a pipe has no width of its own, and a table folded into a narrow window loses its labels
+    # a pipe has no width, and in a narrow window the labels of a table would be cut
     console = Console(highlight=False)
     console.width = max(console.width, 100) if sys.stdout.isatty() else 120
     return console
 
 
 class Progress:
-    """A bar on standard error, with the rate, for work that takes over a second where somebody is watching."""
+    """A progress bar with the rate, on standard error if it is a terminal, for work of more than a second."""
 
     def __init__(self, what: str) -> None:
         self.what, self.start = what, time.monotonic()
@@ -74,15 +74,15 @@ def print_json(value: object) -> None:
 
 
 def show_errors(error: PlanError, as_json: bool) -> int:
-    """Diagnostics on standard error; as JSON on standard output where asked for."""
+    """Print diagnostics on standard error and, with ``as_json``, as JSON on standard output. Gives the exit status."""
     sys.stderr.write(render(error.diagnostics, error.sources) + "\n")
     if as_json:
         print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in error.diagnostics]})
     return WRONG
 
 
-def not_yet(arguments: Namespace) -> int:
-    """A verb of the language whose time has not come."""
+def refuse_command(arguments: Namespace) -> int:
+    """Refuse a command that this version does not have (E402)."""
     raise PlanError([Diagnostic("E402", f"`planc {arguments.command}` is not supported yet")])
 
 
@@ -105,16 +105,16 @@ def _open(path: str, overrides: list[tuple[str, str]] | None = None) -> Module:
     return open_text(_read(path), STDIN, overrides or [])
 
 
-def _compiled(arguments: Namespace) -> list[CompiledPlan]:
+def _compile(arguments: Namespace) -> list[CompiledPlan]:
     from plandsl.driver import compile_module
 
     with Progress("compiling") as tick:
         return compile_module(_open(arguments.file, _overrides(arguments)), arguments.plan, tick)
 
 
-def _one(arguments: Namespace) -> CompiledPlan:
-    """The plan a picture is wanted of: the one named, or the only one."""
-    plans = _compiled(arguments)
+def _single_plan(arguments: Namespace) -> CompiledPlan:
+    """The one plan that a picture shows: the plan named by `--plan`, or the only plan of the file."""
+    plans = _compile(arguments)
     if len(plans) > 1:
         names = ", ".join(p.name for p in plans)
         why = f"{arguments.file} has {len(plans)} plans: {names}"
@@ -123,12 +123,12 @@ def _one(arguments: Namespace) -> CompiledPlan:
 
 
 COMPARED = 40
-"""Plans of a file that are compared with one another: of more, a table says little."""
+"""Most plans of a file that are compared with one another in a table."""
 
 
 def run_compile(arguments: Namespace) -> int:
     """`planc compile`."""
-    plans = _compiled(arguments)
+    plans = _compile(arguments)
     if arguments.dump is not None:
         return _dump(arguments, plans)
     estimates = [p.estimate() for p in plans]
@@ -200,7 +200,7 @@ def run_render(arguments: Namespace) -> int:
     """`planc render`."""
     from plandsl.backends.graphviz import write
 
-    plan = _one(arguments)
+    plan = _single_plan(arguments)
     write(plan.draw(arguments.view, arguments.phase), arguments.output)
     if arguments.json:
         print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
@@ -213,7 +213,7 @@ def run_verify(arguments: Namespace) -> int:
     """`planc verify`."""
     if arguments.steps < 0 or arguments.steps > 64:
         raise PlanError([Diagnostic("E400", f"--steps {arguments.steps} is not between 0 and 64")])
-    plans = _compiled(arguments)
+    plans = _compile(arguments)
     verdicts = {}
     with Progress("verifying") as tick:
         for plan in plans:
@@ -237,14 +237,14 @@ def run_verify(arguments: Namespace) -> int:
 
 
 def run_search(arguments: Namespace) -> int:
-    """`planc search`: exit status 0 where something meets every requirement, 1 where nothing does."""
+    """`planc search`: exit status 0 if some plan meets every requirement, 1 if none does."""
     from plandsl.search.command import run_searches
 
     return run_searches(arguments, _open(arguments.file, _overrides(arguments)), _console)
 
 
 def run_calibrate(arguments: Namespace) -> int:
-    """`planc calibrate`: nothing is written unless everything was fitted."""
+    """`planc calibrate`: files are written only if every fit succeeds."""
     from plandsl.backends.calibrate.fit import THIN, Fitted
     from plandsl.backends.calibrate.run import calibrate
     from plandsl.entries import catalog_gpu, catalog_link
@@ -296,7 +296,7 @@ def run_accuracy(arguments: Namespace) -> int:
 
 
 def _shelf() -> Shelf:
-    """The catalog's figures: for a GPU the calibration it names, that of its own name, then those shared by all."""
+    """The catalog's figures. Calibrations of a GPU, in order: the one that it names, the one of its name, `pooled`."""
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.entries import catalog_calibration, catalog_gpu, catalog_has, catalog_link
 
@@ -312,7 +312,7 @@ def _shelf() -> Shelf:
 
 
 def _deployments(table: Table, file: str) -> dict[str, Answer]:
-    """Rows of whole deployments, each as a plan that is compiled."""
+    """Predictions for rows of whole deployments; each row is compiled as a plan."""
     from plandsl.backends.accuracy.serving import predict
     from plandsl.driver import compile_text
     from plandsl.entries import catalog_has
@@ -342,7 +342,7 @@ def run_fmt(arguments: Namespace) -> int:
 
 
 def _read(path: str) -> str:
-    """The text of a file, or of standard input for ``-``. Raises `PlanError` on what is none or is too large."""
+    """The text of a file, or of standard input for ``-``. Raises `PlanError` if it is not text, or is too large."""
     from plandsl.files import read_input
     from plandsl.grammar.modules import read_bytes
     from plandsl.grammar.parse import decode
@@ -365,7 +365,7 @@ def run_catalog(arguments: Namespace) -> int:
     from plandsl.grammar import catalog
 
     if arguments.kind is not None and arguments.kind not in catalog.kinds():
-        # `planc catalog NAME` is what people type first
+        # `planc catalog NAME` works too: people type it first
         kinds = [k for k in catalog.kinds() if arguments.kind in catalog.names(k)]
         if arguments.name is not None or not kinds:
             known = [*catalog.kinds(), *(n for k in catalog.kinds() for n in catalog.names(k))]
@@ -373,7 +373,7 @@ def run_catalog(arguments: Namespace) -> int:
             raise PlanError([Diagnostic("E406", f"the catalog has no kind or entry `{arguments.kind}`", hint=hint)])
         arguments.kind, arguments.name = kinds[0], arguments.kind
     if arguments.name is not None:
-        return _entry(arguments)
+        return _print_entry(arguments)
     listed = {k: catalog.names(k) for k in catalog.kinds() if arguments.kind in (None, k)}
     if arguments.json:
         print_json({"plandsl": __version__, "catalog": listed})
@@ -385,7 +385,7 @@ def run_catalog(arguments: Namespace) -> int:
     return OK
 
 
-def _entry(arguments: Namespace) -> int:
+def _print_entry(arguments: Namespace) -> int:
     from plandsl.grammar import catalog
 
     kind, name = arguments.kind, arguments.name
@@ -416,7 +416,7 @@ def run_passes(arguments: Namespace) -> int:
 
 
 def run_explain(arguments: Namespace) -> int:
-    """`planc explain CODE`, and `planc explain FILE`: what names a file is one."""
+    """`planc explain CODE`, or `planc explain FILE` if the argument names a file."""
     subject = arguments.file
     if subject == "-" or Path(subject).suffix == ".plan" or Path(subject).exists():
         return _explain_plans(arguments)
@@ -424,7 +424,7 @@ def run_explain(arguments: Namespace) -> int:
 
 
 def _explain_plans(arguments: Namespace) -> int:
-    plans = _compiled(arguments)
+    plans = _compile(arguments)
     found = [p.explain() for p in plans]
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in found]})
@@ -459,10 +459,10 @@ def _explain_code(name: str, as_json: bool) -> int:
 
 
 def run_diff(arguments: Namespace) -> int:
-    """`planc diff A B`: each a FILE, or FILE:PLAN; of one FILE, its two plans."""
+    """`planc diff A B`: each argument is FILE or FILE:PLAN; a single FILE must have two plans."""
     from plandsl.driver import difference
 
-    a, b = _compared(arguments)
+    a, b = _plans_to_compare(arguments)
     found = difference(a, b)
     if arguments.json:
         print_json({"plandsl": __version__, "files": arguments.files, **found.as_json()})
@@ -473,36 +473,36 @@ def run_diff(arguments: Namespace) -> int:
     return OK
 
 
-def _compared(arguments: Namespace) -> list[CompiledPlan]:
-    """Both plans; a file that both are in is opened once."""
+def _plans_to_compare(arguments: Namespace) -> list[CompiledPlan]:
+    """The two plans to compare; a file that holds both is opened once."""
     from plandsl.driver import compile_module
 
     if len(arguments.files) > 2:
-        why = f"two plans are compared, and here are {len(arguments.files)}"
+        why = f"`planc diff` compares two plans, found {len(arguments.files)}"
         raise PlanError([Diagnostic("E400", why, hint="planc diff A.plan B.plan, or planc diff A.plan:one A.plan:two")])
-    sides = [_side(text, arguments.plan) for text in arguments.files]
+    sides = [_split_plan(text, arguments.plan) for text in arguments.files]
     modules = {path: _open(path, _overrides(arguments)) for path, _ in dict.fromkeys(sides)}
     if len(sides) == 1:
         path, name = sides[0]
         plans = modules[path].plans
         if plans and (name is not None or len(plans) != 2):
-            raise PlanError([_unsaid(path, modules[path], "two are compared")])
+            raise PlanError([_plan_not_named(path, modules[path], "two")])
         sides = [(path, plan) for plan in plans] or sides
     for path, name in sides:
         if name is None and len(modules[path].plans) > 1:
-            raise PlanError([_unsaid(path, modules[path], "one is compared")])
+            raise PlanError([_plan_not_named(path, modules[path], "one")])
     return [compile_module(modules[path], name)[0] for path, name in sides]
 
 
-def _side(text: str, plan: str | None) -> tuple[str, str | None]:
-    """The file and the plan of ``FILE:PLAN``, or of a FILE: ``plan``."""
+def _split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
+    """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
     path, colon, name = text.rpartition(":")
     is_file = Path(path).suffix == ".plan" or Path(path).is_file()
     return (path, name) if colon and is_file and not Path(text).exists() else (text, plan)
 
 
-def _unsaid(path: str, module: Module, wanted: str) -> Diagnostic:
+def _plan_not_named(path: str, module: Module, wanted: str) -> Diagnostic:
     names = module.plans
     plans = f"{len(names)} plans: {', '.join(names)}" if len(names) > 1 else f"1 plan: {names[0]}"
     hint = " ".join(f"{path}:{name}" for name in (names * 2)[:2])
-    return Diagnostic("E413", f"{path} has {plans}, and {wanted}", hint=f"say which: planc diff {hint}")
+    return Diagnostic("E413", f"{path} has {plans}, but {wanted} must be named", hint=f"name it: planc diff {hint}")

@@ -1,4 +1,4 @@
-"""Diagnostics: what is wrong, where, what was expected, and a way out.
+"""Diagnostics: a mistake, its place, the expectation, and a hint how to correct it.
 
 A `Diagnostic` is a value; `render` turns it into text. Tests and `--json` use the value.
 """
@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A second place that has a part in a diagnostic, and what it says there."""
+    """Another place that a diagnostic points at, and the text shown there."""
 
     span: Span
     text: str
@@ -85,7 +85,7 @@ class Report:
         self.put(Diagnostic(code, message, span, **more))
 
     def put(self, diagnostic: Diagnostic) -> None:
-        """Record a finding that was made elsewhere."""
+        """Record a finding that exists already."""
         key = (diagnostic.code, diagnostic.span, diagnostic.message)
         if key not in self._seen:
             self._seen.add(key)

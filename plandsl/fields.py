@@ -1,4 +1,4 @@
-"""The declarations of a plan as paths and values, as `--set` and a file would say them, and where two plans differ."""
+"""The fields of a plan as paths and values, written as in `--set` and in a file; and the differences of two plans."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from plandsl.units import show_bytes, show_rate, show_time
 
 
 class Change(NamedTuple):
-    """A field that differs; None where a plan does not have it."""
+    """A field that differs between two plans; ``before`` or ``after`` is None if that plan lacks the field."""
 
     path: str
     before: str | None
@@ -34,10 +34,10 @@ class Change(NamedTuple):
 
 
 NAMED = {"model.block": "model", "model.head": "model", "model.embedding": "model", "engine": "engine"}
-"""Fields that a declaration's name stands for: what is in them is compared where both plans say the same name."""
+"""Sections whose contents are compared only if both plans name the same declaration, and the field with its name."""
 
 TERMS = ("embedding", "head")
-"""Items of a model whose value follows without a sign."""
+"""Items of a model that are written without ``=``."""
 
 SHOWN: dict[str, Callable[[float], str]] = {
     "B": show_bytes,
@@ -45,31 +45,31 @@ SHOWN: dict[str, Callable[[float], str]] = {
     "s": show_time,
     "FLOP/s": lambda rate: show_rate(rate, "FLOP/s"),
 }
-"""Units in which `plandsl.show` writes quantities, and how people read them."""
+"""Units that `plandsl.show` writes -> function that formats a quantity for people."""
 
 MANY = 8
-"""Constants of a calibration that differ: of more, their number is told."""
+"""Most differing constants of a calibration that are listed; beyond this, only their number is given."""
 
 SECTIONS = ("", "sharding", "shift", "workload", "model", "engine", "cluster", "node", "calibration", "require")
-"""The order in which differences stand."""
+"""The order of differences."""
 
 
 def changes(a: PlanSpec, b: PlanSpec) -> tuple[Change, ...]:
-    """Every field in which two plans differ: the plan's own, then declaration by declaration."""
+    """Every field in which two plans differ: first fields of the plan, then of each declaration."""
     before, after = fields(a), fields(b)
     named = [path for path, name in NAMED.items() if before.get(name) != after.get(name)]
-    paths = [path for path in dict.fromkeys((*before, *after)) if not any(_within(path, n) for n in named)]
+    paths = [path for path in dict.fromkeys((*before, *after)) if not any(_is_within(path, n) for n in named)]
     found = [(path, before.get(path), after.get(path)) for path in sorted(paths, key=_section)]
     return tuple(_change(*each) for each in (*found, *_constants(a, b)) if each[1] != each[2])
 
 
-def _within(path: str, section: str) -> bool:
-    """Whether a field lies in a section; the name that stands for a declaration does not."""
+def _is_within(path: str, section: str) -> bool:
+    """Whether a field lies in a section; a field that holds the name of the declaration does not."""
     return path.startswith((f"{section}.", f"{section} ")) or path == section != NAMED.get(section)
 
 
 def _change(path: str, before: str | None, after: str | None) -> Change:
-    """Quantities as people read them, unless both would read alike."""
+    """The change with values formatted for people, unless both would have the same text."""
     shown = [None if value is None else _pretty(value) for value in (before, after)]
     return Change(path, *shown) if shown[0] != shown[1] else Change(path, before, after)
 
@@ -80,7 +80,10 @@ def _section(path: str) -> int:
 
 
 def _constants(a: PlanSpec, b: PlanSpec) -> list[tuple[str, str | None, str | None]]:
-    """Those of one calibration in which two plans differ, as far as both read them; of many, how many."""
+    """Constants in which two calibrations of the same name differ; if many differ, only their number.
+
+    A constant that only one of the two has is left out: a plan reads only the sections that it needs.
+    """
     if a.calibration.name != b.calibration.name:
         return []
     before, after = (_read_all(show_calibration(plan.calibration), "calibration") for plan in (a, b))
@@ -91,10 +94,10 @@ def _constants(a: PlanSpec, b: PlanSpec) -> list[tuple[str, str | None, str | No
 
 
 def fields(plan: PlanSpec) -> dict[str, str]:
-    """Path -> value of every field of ``plan`` and of all that it rests on, but the constants of its calibration.
+    """Path -> value of every field of ``plan`` and of the declarations it uses, without the calibration's constants.
 
-    A name that stands for a declaration is a field (`model`), and so is each of what it declares (`model.hidden`).
-    What was spelt out in place has the plan's name, which is no field.
+    The name of a declaration is a field (`model`), and so is each field in it (`model.hidden`). A declaration written
+    in place has the plan's name, and gives no field for its name.
     """
     text = show_plan(plan)
     parts = [("", text[text.rindex("\nplan ") + 1 :]), ("sharding", show_sharding(plan.sharding))]
@@ -113,7 +116,7 @@ def _read_all(text: str, where: str) -> dict[str, str]:
 
 
 def _read(text: str, where: str) -> Iterator[tuple[str, str]]:
-    """The items of the first declaration of ``text``; those that come again are counted."""
+    """The items of the first declaration of ``text``; a repeated path gets a number."""
     path = [where] if where else []
     seen: dict[str, int] = {}
     for line in (line.strip() for line in text.split("\n")[1:]):
@@ -132,7 +135,7 @@ def _read(text: str, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _items(line: str) -> Iterator[tuple[str, str]]:
-    """What a line says: ``name = value``, ``dims -> axes``, ``mesh a = 4, b = 2``, or a word and what follows it."""
+    """The items of a line: ``name = value``, ``dims -> axes``, ``mesh a = 4, b = 2``, or a word and the rest."""
     word, _, rest = line.partition(" ")
     if word == "require":
         metric, _, bound = rest.partition(" ")
@@ -152,7 +155,7 @@ def _items(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _pretty(value: str) -> str:
-    """A quantity as people read it."""
+    """``value`` formatted for people, if it is a quantity."""
     number, _, unit = value.partition(" ")
     if unit not in SHOWN:
         return value

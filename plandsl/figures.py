@@ -1,4 +1,4 @@
-"""One style for figures: colours that everyone can tell apart, markers besides, plain numbers on log axes."""
+"""One style for figures: colours safe for colour-blind readers, markers, plain numbers on log axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from plandsl.files import write_whole
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito, "Color Universal Design", 2008; its yellow is left out, which fades on white."""
+"""Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white."""
 MARKERS = "osD^vPX"
 STYLE = {
     "figure.dpi": 100,
@@ -37,7 +37,7 @@ STYLE = {
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing to files only. Raises `ImportError` where matplotlib is missing."""
+    """matplotlib's pyplot, drawing to files only. Raises `ImportError` if matplotlib is missing."""
     import matplotlib
 
     matplotlib.use("Agg", force=False)
@@ -47,13 +47,13 @@ def pyplot() -> Any:
 
 
 def looks(groups: Sequence[str]) -> dict[str, dict[str, str]]:
-    """A colour and a marker for each group: no pair comes twice before all 49 were used."""
+    """A colour and a marker for each group; the first 49 groups have different pairs."""
     n = len(PALETTE)
     return {g: {"color": PALETTE[i % n], "marker": MARKERS[(i + i // n) % n]} for i, g in enumerate(groups)}
 
 
 def plain_ticks(axis: Any, low: float, high: float) -> None:
-    """Ticks of a log axis as plain numbers: 1, 2, 5 of each decade where there are few."""
+    """Ticks of a log axis as plain numbers: 1, 2 and 5 of each decade if there are few decades, else 1."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     decades = np.log10(high / low)
@@ -65,14 +65,14 @@ def plain_ticks(axis: Any, low: float, high: float) -> None:
 
 
 def short(text: str) -> str:
-    """A quantity without zeros that say nothing: ``10.0 ms`` as ``10 ms``."""
+    """A quantity without trailing zeros: ``10.0 ms`` as ``10 ms``."""
     return re.sub(r"\.0+ ", " ", text)
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure by the ending of its name, whole or not at all, and close it.
+    """Write a figure in the format of the file's ending, whole or not at all, and close it.
 
-    Raises `PlanError` (E405) where it cannot be written.
+    Raises `PlanError` (E405) if it cannot be written.
     """
     metadata = {"Date": None} if path.suffix == ".svg" else None
     try:

@@ -1,6 +1,6 @@
 """Bounds that keep an untrusted `.plan` file from taking unbounded time or memory.
 
-Each limit has a diagnostic of its own; none of them is meant to be met by an honest plan.
+Each limit names its diagnostic. An ordinary plan stays far below every limit.
 """
 
 MAX_FILE_BYTES = 262_144
@@ -13,7 +13,7 @@ MAX_NESTING = 64
 """Deepest nesting of brackets in one file (E107)."""
 
 MAX_ERRORS = 50
-"""Diagnostics reported for one file; the rest are counted, not shown."""
+"""Most diagnostics shown for one file; further ones are only counted."""
 
 MAX_FILES = 64
 """Files that one root file may reach through `use` (E209)."""
@@ -25,16 +25,16 @@ MAX_TABLES = 16
 """Most files of measured kernels that one gpu or plan may name (E214)."""
 
 MAX_EXPANSION = 64
-"""Longest chain of `let`, alias and `with` that one value may hang on (E208)."""
+"""Longest chain of `let`, alias and `with` that one value may depend on (E208)."""
 
 MAX_RANKS = 65_536
-"""Most ranks one plan may ask for: dp * tp * pp * ... (E306)."""
+"""Most ranks of one plan: dp * tp * pp * ... (E306)."""
 
 MAX_LAYERS = 10_000
 """Most layers of a model (E214)."""
 
 MAX_BALANCED = 512
-"""Most layers of a model whose cut is balanced (E214)."""
+"""Most layers of a model with `cut = balanced` (E214)."""
 
 MAX_DRAFTED = 256
 """Most tokens that a plan guesses ahead in one step (E214, E224)."""

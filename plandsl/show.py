@@ -1,8 +1,7 @@
-"""A plan as `.plan` text: every declaration it rests on, written out, so that compiling the text gives it back.
+"""A plan as `.plan` text: every declaration that it uses, written out, so that compiling the text gives the same plan.
 
-What is not kept: spans, sources, comments, the words in which an assumption was written, and from which gpu several
-unlike ones were made. Tables of measurements are named, not copied: their paths start at the folder of the plan's root
-file, where the text belongs.
+The text leaves out spans, sources, comments, the wording of assumptions, and the common base of unlike gpus. Tables of
+measurements are named, not copied: their paths start at the folder of the plan's root file, where the text belongs.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ _DEGREES = ("dp", "pp", "cp", "sp", "ep", "tp")
 
 
 def show_plan(plan: PlanSpec) -> str:
-    """Model, hardware, sharding, load and plan, each as a declaration; those of both pools where there are two."""
+    """Model, hardware, sharding, load and plan, each as a declaration; with two pools, the declarations of both."""
     if plan.split is None:
         body = _fields(plan)
         pools = plan.pools
     else:
-        pools = _apart(plan.split.prefill, plan.split.decode)
+        pools = _rename_clashes(plan.split.prefill, plan.split.decode)
         body = [f"{name} {{ {', '.join(_fields(pool))} }}" for name, pool in zip(_POOLS, pools, strict=True)]
         rate, latency = _number(plan.split.bandwidth), _number(plan.split.latency)
         body.append(f"transfer {{ bandwidth = {rate} B/s, latency = {latency} s }}")
@@ -68,8 +67,8 @@ _POOLS = ("prefill", "decode")
 _NAMED = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 
 
-def _apart(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, PlanSpec]:
-    """Two pools whose parts have the same name only where they are the same."""
+def _rename_clashes(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, PlanSpec]:
+    """The two pools, with parts of the decode pool renamed if a different part of the prefill pool has their name."""
     for name in _NAMED:
         ours, theirs = getattr(prefill, name), getattr(decode, name)
         if ours and theirs and ours != theirs and _name(ours.name, name) == _name(theirs.name, name):
@@ -82,7 +81,7 @@ def _apart(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, PlanSpec]:
 
 
 def _fields(plan: PlanSpec) -> list[str]:
-    """What stands in the braces of a plan, or of a pool, but for what it requires."""
+    """The fields of a plan, or of a pool, without its requirements."""
     sharding, calibration, home = plan.sharding, plan.calibration, plan.cluster
     return [
         f"model = {_name(plan.model.name, 'model')}",
@@ -126,7 +125,7 @@ def _declaration(kind: str, name: str, lines: Iterable[str]) -> str:
 
 
 def _name(name: str, kind: str) -> str:
-    """A declared name is kept; what an inline declaration is called may be no name at all."""
+    """``name`` if it is an identifier, else ``the_`` and the kind: an inline declaration may have any name."""
     return name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) else f"the_{kind}"
 
 
@@ -169,7 +168,7 @@ def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:
     split = ""
     if len(model.blocks) > 1 or block.name != "block":
         first, last = block.layers
-        rest = len(block.every.at) > 1  # in the language, the layers that no other block names
+        rest = len(block.every.at) > 1  # a block without `layers`, which covers all that no other block names
         split = f" {block.name}" + ("" if rest else f" [layers = {first}..{last}{block.every}]")
     yield f"block{split} {block.arg}[{', '.join(('tokens', *model.embedding.dims[1:]))}] {{"
     for statement in block.statements:
@@ -201,21 +200,21 @@ def show_term(term: Term) -> str:
         case Apply():
             options = (f"{name} = {_option(value)}" for name, value in term.options)
             call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
-            return f"{call} {{ {', '.join(map(_inside, term.body))} }}" if term.body else call
+            return f"{call} {{ {', '.join(map(_expert_statement, term.body))} }}" if term.body else call
 
 
-def _inside(statement: Statement) -> str:
-    """A statement in the block of `experts`, the last one without a name; weights lose the dimension of experts."""
-    text = show_term(_of_one(statement.term))
+def _expert_statement(statement: Statement) -> str:
+    """A statement in the block of `experts`; weights lose the dimension of the experts."""
+    text = show_term(_drop_expert_dim(statement.term))
     return f"{statement.target} = {text}" if statement.target else text
 
 
-def _of_one(term: Term) -> Term:
+def _drop_expert_dim(term: Term) -> Term:
     match term:
         case Weight():
             return term._replace(dims=term.dims[1:])
         case Apply():
-            return term._replace(args=tuple(map(_of_one, term.args)))
+            return term._replace(args=tuple(map(_drop_expert_dim, term.args)))
         case Var():
             return term
 
@@ -233,7 +232,7 @@ def _option(value: float | str) -> str:
 
 
 class _Section:
-    """The fields of a declaration, those that are only assumed apart."""
+    """The fields of a declaration; assumed fields are kept separate."""
 
     def __init__(self, assumed: Iterable[tuple[str, str]]) -> None:
         self.assumed = {path for path, _ in assumed}
@@ -268,7 +267,7 @@ def _nested(fields: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _hardware(plan: PlanSpec) -> Iterator[str]:
-    """The plan's calibrations, GPUs and nodes, each once; unlike GPUs name calibrations of their own."""
+    """The plan's calibrations, GPUs and nodes, each once; each of unlike GPUs names its calibration."""
     taken = {plan.calibration.name: plan.calibration}
     own = {}
     for gpu_name, calibration in plan.calibrations:
@@ -286,7 +285,7 @@ def _hardware(plan: PlanSpec) -> Iterator[str]:
 
 
 def show_gpu(gpu: GpuSpec, calibration: str = "") -> str:
-    """A gpu as text; one made from others is another name of the first of them, since tables may name that."""
+    """A gpu as text. A gpu made from others becomes an alias of the first, so that tables may name any of them."""
     section = _Section(gpu.assumed)
     if calibration:
         section.known.append(("calibration", _name(calibration, "calibration")))
@@ -316,7 +315,7 @@ def _list(items: Iterable[str]) -> str:
 
 
 def show_node(node: NodeSpec) -> str:
-    """A node as text; its gpu by name."""
+    """A node as text, which names its gpu."""
     section = _Section(node.assumed)
     if node.gpus:
         section.put("gpus", _list(f"{count} * {_name(gpu.name, 'gpu')}" for count, gpu in node.gpus))
@@ -328,7 +327,7 @@ def show_node(node: NodeSpec) -> str:
 
 
 def show_cluster(cluster: ClusterSpec) -> str:
-    """A cluster as text; its node by name."""
+    """A cluster as text, which names its node."""
     section = _Section(cluster.assumed)
     if cluster.nodes:
         section.put("nodes", _list(f"{count} * {_name(node.name, 'node')}" for count, node in cluster.nodes))
@@ -400,7 +399,7 @@ def _draft(speculate: SpeculateSpec) -> Iterator[str]:
 
 
 def show_sharding(sharding: ShardingSpec) -> str:
-    """A sharding as text: a degree stands where its first rule does."""
+    """A sharding as text; a degree is written at the place of its first rule."""
     written = [f"{a.name} = {a.size}" for a in sharding.axes if not a.sugar]
     lines = [f"mesh {', '.join(written)}"] if written else []
     left = {a.sugar: a.size for a in sharding.axes if a.sugar}
@@ -411,7 +410,7 @@ def show_sharding(sharding: ShardingSpec) -> str:
             lines.append(f"{rule.sugar} = {left.pop(rule.sugar, None) or _size(sharding, rule)}")
         elif not rule.sugar:
             lines.append(_rule(rule))
-    # degrees that stand for no rule: replicas, and those whose dimensions the model lacks
+    # degrees without rules: replicas, and degrees whose dimensions the model lacks
     lines += [f"{sugar} = {left[sugar]}" for sugar in _DEGREES if sugar in left]
     if sharding.placed:
         lines.append(f"place {', '.join(place.axis for place in sharding.placed)} in node")
@@ -425,7 +424,7 @@ def show_sharding(sharding: ShardingSpec) -> str:
 
 
 def _size(sharding: ShardingSpec, rule: RuleSpec) -> int:
-    """A degree whose axis is in the mesh as well."""
+    """The size of a degree whose axis `mesh` declares too."""
     return sharding.axis(rule.axes[-1])
 
 
@@ -458,7 +457,7 @@ def _requirement(r: RequireSpec) -> str:
 
 
 def _percent(share: float) -> str:
-    """A percentage that reads back as ``share``, where there is one: a hundred times as many are rounded."""
+    """A percentage that reads back as ``share`` exactly, if there is one: rounding of ``share * 100`` may lose it."""
     wish = share * 100
     near = (round(wish, 9), wish, math.nextafter(wish, 0), math.nextafter(wish, math.inf))
     return f"{_number(next((p for p in near if p / 100 == share), wish))} %"

@@ -1,4 +1,4 @@
-"""Units: read into SI floats with a dimension, and written back for people.
+"""Units: quantities become SI floats with a dimension, and are formatted for people.
 
 Inside plandsl everything is seconds, bytes, FLOP, bytes/s and FLOP/s. Decimal prefixes are powers of 1000,
 binary ones powers of 1024.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BASES = ("B", "s", "FLOP", "tok", "req", "USD", "W")
-"""Base units. FLOP and OP count as one: a peak in OP/s is the peak of an integer type."""
+"""Base units. FLOP and OP are the same unit: a peak in OP/s is the peak of an integer type."""
 
 
 class Dimension(NamedTuple):
@@ -103,7 +103,7 @@ def _table() -> dict[str, tuple[float, Dimension]]:
 
 
 UNITS = _table()
-"""Unit as written -> (factor to SI, dimension)."""
+"""Unit -> (factor to SI, dimension)."""
 
 
 class Quantity(NamedTuple):
@@ -119,7 +119,7 @@ def multiply(a: Dimension, b: Dimension, sign: int = 1) -> Dimension:
     return Dimension(*(x + sign * y for x, y in zip(a, b, strict=True)))
 
 
-def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
+def _format_scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
     for factor, unit in steps:
         if abs(value) >= factor * 0.9995:
             return f"{_round(value / factor)} {unit}"
@@ -141,13 +141,13 @@ def _round(value: float) -> str:
 def show_time(seconds: float) -> str:
     """``0.0123`` -> ``12.3 ms``."""
     if seconds >= 600:
-        return _scaled(seconds, ((3600.0, "h"), (60.0, "min")))
-    return _scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
+        return _format_scaled(seconds, ((3600.0, "h"), (60.0, "min")))
+    return _format_scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
 
 
 def show_bytes(size: float) -> str:
     """``2.56e11`` -> ``256 GB``."""
-    return _scaled(size, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B")))
+    return _format_scaled(size, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1.0, "B")))
 
 
 def show_count(count: float, unit: str = "") -> str:
@@ -155,7 +155,7 @@ def show_count(count: float, unit: str = "") -> str:
     if abs(count) < 10_000 and float(count).is_integer():
         return f"{int(count)} {unit}".strip()
     steps = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"), (1.0, ""))
-    return _scaled(count, tuple((f, p + unit) for f, p in steps)).strip()
+    return _format_scaled(count, tuple((f, p + unit) for f, p in steps)).strip()
 
 
 def show_rate(rate: float, unit: str = "B/s") -> str:

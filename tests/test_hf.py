@@ -408,7 +408,9 @@ def test_experts_of_deepseek() -> None:
     assert "mtp x[tokens, hidden] with e[tokens, hidden] {" in text
     assert "predict further tokens" not in "".join(d.message for d in found)
     more = made(published("deepseek_v3") | {"num_nextn_predict_layers": 3})[1]
-    assert [d.message for d in more][-1] == "of the layers that predict further tokens the first is written, as `mtp`"
+    assert [d.message for d in more][
+        -1
+    ] == "the first of the layers that predict further tokens is written, as `mtp`; the others are left out"
     assert "mtp" not in made(published("deepseek_v3") | {"num_nextn_predict_layers": 0})[0]
     two = made(published("deepseek_v3") | {"n_shared_experts": 2, "q_lora_rank": None})[0]
     assert "shared = 2" in two
@@ -420,7 +422,7 @@ def test_experts_of_deepseek() -> None:
 
 def test_more_experts_than_there_are() -> None:
     found = made(published("mixtral_8x7b") | {"num_experts_per_tok": 9})[1]
-    assert [(d.code, d.message) for d in found] == [("E214", "9 experts for a token, and there are 8")]
+    assert [(d.code, d.message) for d in found] == [("E214", "9 experts for each token, but there are only 8")]
 
 
 def test_layers_without_a_pattern_are_refused() -> None:
@@ -519,7 +521,7 @@ def test_defaults_that_matter_are_told() -> None:
     assert "head_dim = 256, vocab_size = 262,208" in told
     assert "vision and audio are left out" in told
     assert [d.message for d in made({k: v for k, v in SMALL.items() if k != "torch_dtype"})[1]] == [
-        'there is no "torch_dtype": bf16 is taken'
+        'there is no "torch_dtype": bf16 is assumed'
     ]
 
 
@@ -535,7 +537,7 @@ def test_defaults_that_matter_are_told() -> None:
         ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "a state-space layer", ""),
         ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "cross-attention", ""),
         ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, "another head", ""),
-        ({"architectures": ["LlamaForCausalLM"], "model_type": "mistral"}, "are not one family", ""),
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "mistral"}, "belong to different families", ""),
         ({"architectures": None}, "config.json names no architecture", "LlamaForCausalLM"),
     ],
 )
@@ -685,10 +687,10 @@ def test_notes_are_in_the_report(tmp_path: Path) -> None:
         ('{\n  "a": 1,\n}', 3, 1, "property name"),
         ('{\n  "a" 1}', 2, 7, "':'"),
         ("", 1, 1, "expecting value"),
-        ("[1, 2]", 1, 1, "it holds [1, 2], and an object is due"),
-        ("null", 1, 1, "it holds null"),
-        ('{"a": NaN}', 1, 1, "a number in it is none"),
-        ('{"a": ' + "1" * 5000 + "}", 1, 1, "a number in it is none"),
+        ("[1, 2]", 1, 1, "expected an object, found [1, 2]"),
+        ("null", 1, 1, "expected an object, found null"),
+        ('{"a": NaN}', 1, 1, "it holds an invalid number"),
+        ('{"a": ' + "1" * 5000 + "}", 1, 1, "it holds an invalid number"),
         ("[" * 100_000, 1, 1, "it nests too deeply"),
     ],
 )

@@ -415,10 +415,10 @@ UK, UV = "w_uk[kv_rank, heads, nope_dim]", "w_uv[kv_rank, heads, v_dim]"
         ("attention(query(qn, qr), latent(c, kr, w_uk[heads, kv_rank, nope_dim], UV))", "for keys"),
         ("attention(query(qn, qr), latent(c, kr, UK, w_uv[kv_rank, v_dim]))", "for values"),
         ("attention(query(qn, qr), latent(c, kr, UK, qn))", "are weights"),
-        ("attention(query(qn, qr), latent(qn, kr, UK, UV))", "caches two"),
-        ("attention(query(qn, qr), latent(c, kr, UK, UK))", "weight each"),
-        ("silu(query(qn, qr))", "no tensor of its own"),
-        ("silu(latent(c, kr, qn, qr))", "no tensor of its own"),
+        ("attention(query(qn, qr), latent(qn, kr, UK, UV))", "first two arguments"),
+        ("attention(query(qn, qr), latent(c, kr, UK, UK))", "different weights"),
+        ("silu(query(qn, qr))", "is not a tensor"),
+        ("silu(latent(c, kr, qn, qr))", "is not a tensor"),
         ("attention(query(qn, qr), latent(c, kr, UK, UV, top = 3))", "tensors only"),
         ("attention(query(qn, qr), c, kr)", "latent attention takes"),
     ],
@@ -465,7 +465,7 @@ def test_queries_and_what_is_cached_may_have_names(q: str, kept: str, message: s
 
 def test_several_tensors_are_no_value() -> None:
     wrong = "    q = query(qn, qr)\n    x = x + q @ w_q[heads, hidden]\n"
-    with pytest.raises(PlanError, match="several tensors"):
+    with pytest.raises(PlanError, match="a group of tensors"):
         compile_text(MODEL.replace("    x = x + a @ w_o", wrong + "    x = x + a @ w_o") + PLAN)
 
 

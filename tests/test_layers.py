@@ -96,7 +96,7 @@ def test_a_stride_and_the_rest_share_out_the_layers(local: str, wide: str, expec
     [
         ("[layers = 0..12 by 2]", "[layers = 0..12 by 3]", "layer 0 has two blocks"),
         ("[layers = 0..12 by 2]", "[layers = 1..11 by 2]", "no block covers layer 11"),
-        ("[layers = 0..12 by 2]", "[layers = 1..20 by 2]", "this block has layer 19, and the model has 12"),
+        ("[layers = 0..12 by 2]", "[layers = 1..20 by 2]", "this block covers layer 19, but the model has 12 layers"),
         ("[layers = 0..12]", "", "no layer is left for this block"),
         ("[layers = 0..12 by * 2]", "", "expected a range of layers"),
         ("[layers = 0..12 by 0]", "", "`layers`"),

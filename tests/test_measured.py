@@ -365,8 +365,9 @@ def test_a_table_stays_in_the_tree_of_the_root_file(tmp_path):
     (tree / "folder.csv").mkdir()
     os.mkfifo(tree / "pipe.csv")
     wrong = {
-        "../gemm.csv": "leaves the folder", "link.csv": "leaves the folder", "/etc/gemm.csv": "is relative",
-        "folder.csv": "no ordinary file", "pipe.csv": "no ordinary file", "absent.csv": "there is no file",
+        "../gemm.csv": "is outside the folder", "link.csv": "is outside the folder",
+        "/etc/gemm.csv": "must be relative",
+        "folder.csv": "is not a regular file", "pipe.csv": "is not a regular file", "absent.csv": "there is no file",
         "gemm.txt": "reads `.csv` files only", "x" * 5000 + ".csv": "there is no file",
     }  # fmt: skip
     for path, why in wrong.items():

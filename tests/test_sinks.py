@@ -213,13 +213,13 @@ def test_what_fuses_costs_nothing_more(sharding: str) -> None:
     [
         ("clamp(x)", "neither `low` nor `high`"),
         ("clamp(x, low = 2, high = 1)", "is not below"),
-        ("clamp(x, low = 1e20)", "ordinary size"),
+        ("clamp(x, low = 1e20)", "must be from -1e+12 to 1e+12"),
         ("clamp(x, top = 1)", "no option"),
         ("clamp(x, low = 1 GB)", "E204"),
-        ("x + 0", "ordinary size"),
-        ("2 - x", "of a tensor and a number"),
-        ("w_b[hidden] + 1 + x", "another weight"),
-        ("clamp(w_b[hidden], low = 0)", "weight alone"),
+        ("x + 0", "in absolute value"),
+        ("2 - x", "a tensor and a number"),
+        ("w_b[hidden] + 1 + x", "cannot be added to a weight"),
+        ("clamp(w_b[hidden], low = 0)", "a weight alone"),
     ],
 )
 def test_mistakes_are_told(call: str, message: str) -> None:

@@ -125,13 +125,17 @@ LINK = "link { topology = switch, bandwidth = 1 GB/s, latency = 1 us }"
         (f"node n {{ gpus = [0 * a, 4 * b], {LINK} }}", "E214", "must be 1 or more, found 0"),
         (f"node n {{ gpus = [99_999 * a, 4 * b], {LINK} }}", "E214", "at most 100,000 GPUs"),
         (f"node n {{ gpus = [4 * a, 4 * c], {LINK} }}", "E201", "no gpu named `c`"),
-        (f"node n {{ gpus = [4 * a, 4 * b], gpu = a, {LINK} }}", "E202", "`gpus` and `gpu` say the same"),
-        (f"node n {{ gpus = [4 * a, 4 * b], count = 8, {LINK} }}", "E202", "there is no `count`"),
+        (f"node n {{ gpus = [4 * a, 4 * b], gpu = a, {LINK} }}", "E202", "`gpus` and `gpu` cannot both be given"),
+        (f"node n {{ gpus = [4 * a, 4 * b], count = 8, {LINK} }}", "E202", "`gpus` and `count` cannot both be given"),
         ("node n { gpus = [4 * a, 4 * b] }", "E207", "has no `link`"),
         (f"cluster n {{ nodes = [], {NETWORK} }}", "E210", "expected a list of nodes"),
         (f"cluster n {{ nodes = [1 * mixed, 0 * all_a], {NETWORK} }}", "E214", "must be 1 or more"),
         (f"cluster n {{ nodes = [1 * mixed, 1 * h100_4], {NETWORK} }}", "E222", "`mixed` 8, `h100_4` 4"),
-        (f"cluster n {{ nodes = [1 * mixed], node = all_a, {NETWORK} }}", "E202", "`nodes` and `node` say the same"),
+        (
+            f"cluster n {{ nodes = [1 * mixed], node = all_a, {NETWORK} }}",
+            "E202",
+            "`nodes` and `node` cannot both be given",
+        ),
     ],
 )
 def test_a_wrong_list_is_refused_once(declared: str, code: str, says: str) -> None:

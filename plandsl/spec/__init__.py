@@ -1,4 +1,4 @@
-"""Resolved declarations: what a `.plan` file means, with names bound, units gone and spans kept.
+"""Resolved declarations of a `.plan` file: names are bound, quantities are in SI units, spans are kept.
 
-The grammar makes these values, the passes read them. All quantities are SI.
+The grammar makes these values, and the passes read them.
 """

@@ -1,4 +1,4 @@
-"""Number formats: bits as stored, and the arithmetic that each multiplies in."""
+"""Number formats: their bits as stored, and the arithmetic in which each is multiplied."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BITS = {
 """Bits per element as stored, scales included."""
 
 ARITHMETIC = {"mxfp8": "fp8", "mxfp6": "fp6", "mxfp4": "fp4", "nvfp4": "fp4"}
-"""The matrix peak that a storage format multiplies at, where it is not its own name."""
+"""Storage format -> format whose matrix peak applies, if the two differ."""
 
 
 def item_bytes(dtype: str) -> float:

@@ -1,4 +1,4 @@
-"""Hardware, the calibrations that say how far kernels stay below its peaks, and serving engines."""
+"""Hardware, serving engines, and calibrations, which say how far kernels stay below the hardware's peaks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from plandsl.units import NUMBER, TIME, Dimension
 class TableSpec:
     """A file of measured kernels, which is read when an estimate is made.
 
-    ``shown`` is its path from the folder of the root file, ``path`` where it lies. ``aliases`` are names of the
-    catalog that stand for another gpu as it is: rows may say either.
+    ``shown`` is its path from the folder of the root file, ``path`` its real path. ``aliases`` are pairs of a name in
+    the catalog and the gpu that it stands for, unchanged; a row may have either name.
     """
 
     shown: str
@@ -26,10 +26,11 @@ class TableSpec:
 
 @frozen
 class GpuSpec:
-    """One accelerator: bytes, bytes/s, and FLOP/s by dtype (dense).
+    """One accelerator: ``memory`` in bytes, ``bandwidth`` in bytes/s, ``compute`` in FLOP/s by dtype (dense).
 
-    ``units`` are its streaming multiprocessors or compute units, None where nobody says. ``measured`` are tables of
-    its kernels, ``bases`` the gpus that it was made from, nearest first, up to the catalog's: tables may name those.
+    ``units`` is the number of streaming multiprocessors or compute units, None if unknown. ``measured`` are tables of
+    its kernels. ``bases`` are the gpus that it was made from, nearest first, ending with the catalog's gpu; rows of
+    tables may have any of these names.
     """
 
     name: str
@@ -54,10 +55,10 @@ class GpuSpec:
 
 @frozen
 class LinkSpec:
-    """How the GPUs of a node reach each other; bandwidth in bytes/s per direction.
+    """The link between the GPUs of a node, or the network between nodes; bandwidth in bytes/s per direction.
 
-    ``mesh``: per pair. ``switch``, ``pcie``: per GPU port. ``ring``: per neighbour. ``bridge`` are the bytes/s per
-    direction of what joins two and two besides, 0 without.
+    The bandwidth of a ``mesh`` is per pair, of ``switch`` and ``pcie`` per GPU port, of a ``ring`` per neighbour.
+    ``bridge`` is the bandwidth of bridges that join GPUs in pairs, in bytes/s per direction; 0: no bridges.
     """
 
     topology: str
@@ -71,8 +72,8 @@ class LinkSpec:
 class NodeSpec:
     """GPUs in one machine and the links between them.
 
-    Of unlike ``gpus`` it has so many of each, in the order of ranks; ``gpu`` is the first, ``count`` all together. GPUs
-    of one name are the same.
+    ``gpus`` is empty if all GPUs are of one kind. Otherwise it gives the number of GPUs of each kind, in the order of
+    ranks; ``gpu`` is then the first kind, and ``count`` the total. GPUs with the same name are the same.
     """
 
     name: str
@@ -86,7 +87,7 @@ class NodeSpec:
 
     @property
     def groups(self) -> tuple[tuple[int, GpuSpec], ...]:
-        """How many of which GPU, in the order of ranks."""
+        """The number of GPUs of each kind, in the order of ranks."""
         return self.gpus or ((self.count, self.gpu),)
 
     @property
@@ -99,9 +100,10 @@ class NodeSpec:
 class ClusterSpec:
     """``count`` nodes of one kind and the network between them.
 
-    The bandwidth of ``network`` is that of each GPU's port to it: bytes/s per direction, on a mesh to each other node,
-    on a ring or torus to each neighbour. GPUs count node by node: rank r is in node ``r // node.count``.
-    Of unlike ``nodes``, which have equally many GPUs, it has so many of each, in that order; ``node`` is the first.
+    The bandwidth of ``network`` is per GPU port, in bytes/s per direction: on a mesh to each other node, on a ring or
+    torus to each neighbour. GPUs are numbered node by node: rank r is in node ``r // node.count``.
+    ``nodes`` is empty if all nodes are of one kind. Otherwise it gives the number of nodes of each kind, in the order
+    of ranks; ``node`` is then the first kind. All nodes have equally many GPUs.
     """
 
     name: str
@@ -115,7 +117,7 @@ class ClusterSpec:
 
     @property
     def groups(self) -> tuple[tuple[int, NodeSpec], ...]:
-        """How many of which node, in the order of ranks."""
+        """The number of nodes of each kind, in the order of ranks."""
         return self.nodes or ((self.count, self.node),)
 
     @property
@@ -136,7 +138,7 @@ CONSTANTS = {
     "low": NUMBER,
     "high": NUMBER,
 }
-"""What a calibration may set by itself: shares of a peak, and seconds."""
+"""Constants of a calibration outside sections, with their dimension: shares of a peak, and seconds."""
 
 
 def constant_dimension(path: str) -> Dimension | None:
@@ -157,24 +159,27 @@ COVERED_BY = {
     "low": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
     "high": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
 }
-"""Fitted sections that together leave a constant without use."""
+"""Constant -> the fitted sections that together replace it."""
 
 CORE = ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective")
-"""Sections that every plan asks for; others are read for models and machines that need them."""
+"""Sections that every plan needs; other sections are read only for models and machines that need them."""
 
 TRANSFER = 2.0
-"""How much wider the band of a relative's calibration is: on GPUs left out of the fits it came to about this."""
+"""Factor by which the error band (as a logarithm) widens if the calibration is that of a related GPU.
+
+Measured on GPUs that were left out of the fits.
+"""
 
 
 def _part(name: str) -> tuple[str, bool]:
-    """The kind of kernel of a constant in sections, or the name of one that stands alone."""
+    """The first part of a constant's name, and whether the constant is in a section."""
     first, _, rest = name.partition(".")
     return first, "." in rest
 
 
 @frozen
 class CalibrationSpec:
-    """Named constants that tell how far kernels stay below the peaks, and where they come from."""
+    """Named constants that say how far kernels stay below the peaks, and the source of the constants."""
 
     name: str
     values: tuple[tuple[str, float], ...]
@@ -193,37 +198,37 @@ class CalibrationSpec:
         object.__setattr__(self, "_sections", sections)
 
     def get(self, name: str, default: float) -> float:
-        """A constant, or ``default`` where this calibration does not set it."""
+        """The constant ``name``, or ``default`` if this calibration does not set it."""
         return self._flat.get(name, self._flat.get(f"{name}.any", default))
 
     def needs(self, constant: str) -> bool:
-        """Whether ops are timed by ``constant``: not where fitted sections answer for all of them."""
+        """Whether the times of some ops depend on ``constant``: false if fitted sections replace it."""
         fitted = {name.split(".")[0] for name, _ in self.values if name.count(".") > 1}
         return not fitted.issuperset(COVERED_BY.get(constant, ("",)))
 
     def has(self, sections: frozenset[str]) -> bool:
-        """Whether it has all of these sections."""
+        """Whether this calibration has all of these sections."""
         return sections.issubset(name.partition(".")[0] for name, _ in self.values if "." in name)
 
     def completed(self, other: CalibrationSpec) -> CalibrationSpec:
-        """This one, with what ``other`` has of constants and kinds of kernels that this lacks altogether."""
+        """This calibration, with the constants and sections of ``other`` that this one lacks."""
         have = {_part(name) for name, _ in self.values}
         values = tuple(v for v in other.values if _part(v[0]) not in have)
         assumed = tuple(a for a in other.assumed if _part(a[0]) not in have)
         both = self.values + values
         sections = {name.partition(".")[0] for name, _ in both if "." in name}
-        # a share beside sections of its name stands in them, as `gemm { any = 0.6 }`
+        # a share `gemm` beside a section `gemm` becomes the constant `gemm.any`
         named = tuple((f"{name}.any" if name in sections else name, value) for name, value in both)
         return evolve(self, values=named, assumed=self.assumed + assumed)
 
     def widened(self) -> CalibrationSpec:
-        """The same for another GPU than the measured one: errors spread `TRANSFER` times as far, as a logarithm."""
+        """The calibration for a GPU related to the measured one: ``low`` and ``high`` become ``v ** TRANSFER``."""
         bands = ("low", "high")
         values = tuple((n, v**TRANSFER if n.rpartition(".")[2] in bands else v) for n, v in self.values)
         return evolve(self, values=values)
 
     def section(self, path: str) -> dict[str, float]:
-        """The constants of one section, by their last name; empty where the calibration lacks it."""
+        """The constants of one section, by the last part of their name; empty if the calibration lacks the section."""
         return self._sections.get(path, {})
 
     def constants(self, form: type[C], path: str) -> C | None:
@@ -240,21 +245,21 @@ ENGINE_SHARES = ("kept_output", "memory_fraction")
 ENGINE_TIMES = ("step", "request", "admit", "first", "first_request")
 ENGINE_COUNTS = {"step_tokens": 1, "max_requests": 1, "held_back": 0, "kv_block": 1}
 ENGINE_BANDS = ("ttft_low", "ttft_high", "tpot_low", "tpot_high", "throughput_low", "throughput_high")
-"""Fields of an engine: rates and shares, seconds, whole numbers with the least that each may be, and factors."""
+"""Fields of an engine: rates, shares, seconds, whole numbers with their least value, and factors of bands."""
 
 
 @frozen
 class EngineSpec:
-    """What a serving engine adds to the kernels of a step, and how it spends the memory.
+    """The time that a serving engine adds to the kernels of a step, and its use of memory.
 
-    ``prefill`` and ``decode`` are the rates of a step's kernels, and ``links`` of its collectives, over those of
-    kernels one by one; ``step`` and
-    ``request`` are seconds of every step and of each request in it that no kernel hides, ``admit`` of each request
-    that joins, ``first`` and ``first_request`` what a first token waits besides (tokenisation, transport), once and
-    for each request in flight. ``step_tokens`` is the budget of a step, ``max_requests`` the most requests of one;
-    ``held_back`` requests wait although there is room. ``kept_output`` is the share of a request's output that its
-    KV cache must have room for when it is admitted. ``kernels`` is the library whose fitted kernels it runs. The
-    ``_low`` and ``_high`` are 80 % bands of measured / predicted.
+    ``prefill``, ``decode`` and ``links``: engine throughput relative to stand-alone kernels, for kernels in prefill,
+    kernels in decode, and collectives. ``step``: seconds added to every step; ``request``: to a step for each request
+    in it; ``admit``: for each request that joins. Kernels do not hide these. ``first`` and ``first_request``: seconds
+    added to the first token (tokenisation, transport), once and for each request in flight. ``step_tokens`` is the
+    token budget of a step, ``max_requests`` the most requests in a step. ``held_back`` requests wait despite free room.
+    ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
+    library whose fitted kernels the engine runs. ``..._low`` and ``..._high`` bound the 80 % band of measured /
+    predicted.
     """
 
     name: str
@@ -285,9 +290,9 @@ class EngineSpec:
     span: Span | None = field(default=None, eq=False)
 
     def band(self, metric: str, experts: bool) -> tuple[float, float] | None:
-        """Factors of ``ttft``, ``tpot`` or ``throughput`` between which 80 % of measurements lie; None: not known.
+        """The band of measured / predicted for ``ttft``, ``tpot`` or ``throughput`` with 80 % of measurements, or None.
 
-        Engines are fitted to models without ``experts``; for others the band is `TRANSFER` times as wide.
+        Engines are fitted to models without experts; with ``experts`` both factors are raised to the power `TRANSFER`.
         """
         low, high = float(getattr(self, f"{metric}_low")), float(getattr(self, f"{metric}_high"))
         wider = TRANSFER if experts else 1.0
@@ -295,9 +300,9 @@ class EngineSpec:
 
     @property
     def rates(self) -> tuple[float, float, float]:
-        """Of kernels in prefill and in decode, and of collectives."""
+        """Engine throughput relative to stand-alone kernels, for prefill, decode and collectives."""
         return self.prefill, self.decode, self.links
 
 
 IDEAL = EngineSpec("none", max_requests=1_000_000)
-"""An engine that costs nothing: what a plan without `engine` runs on."""
+"""The engine of a plan without `engine`: it adds no time."""

@@ -1,4 +1,4 @@
-"""What a model is: sizes, formats, and a block of terms over named dimensions."""
+"""A model: sizes, formats, and blocks of terms over named dimensions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 
 
 class Var(NamedTuple):
-    """A value computed before: ``x``, ``h``."""
+    """A value that an earlier statement computes: ``x``, ``h``."""
 
     name: str
     span: Span | None = None
 
 
 class Weight(NamedTuple):
-    """A parameter tensor where it is used: ``w_q[hidden, heads, head_dim]``."""
+    """A use of a parameter tensor: ``w_q[hidden, heads, head_dim]``."""
 
     name: str
     dims: tuple[str, ...]
@@ -34,8 +34,8 @@ class Weight(NamedTuple):
 class Apply(NamedTuple):
     """A function or operator of the block language: ``matmul add mul rms_norm rope silu attention ...``.
 
-    ``body`` are the statements that ``experts`` runs for each token and expert; the last one, without a target, is the
-    result. Weights in them have the dimension of the experts first.
+    ``body`` holds the statements that ``experts`` runs for each token and expert; the last statement has no target and
+    gives the result. In weights of the body the first dimension is the dimension of the experts.
     """
 
     fn: str
@@ -53,7 +53,7 @@ Term: TypeAlias = "Var | Weight | Apply"
 
 
 def walk(term: Term) -> Iterator[Term]:
-    """A term and all that it is made of; the bodies of `experts` are statements of their own."""
+    """A term and all terms inside it, without the bodies of `experts`."""
     yield term
     if isinstance(term, Apply):
         for argument in term.args:
@@ -69,9 +69,9 @@ class Statement(NamedTuple):
 
 
 class Every(NamedTuple):
-    """Which layers of a range: those whose number leaves a remainder in ``at`` when divided by ``period``.
+    """A periodic choice of layers: layer n is chosen if ``n % period in at``.
 
-    All of them unless said otherwise; ``Every(2, (1,))`` are the odd ones.
+    The default chooses all layers; ``Every(2, (1,))`` the odd ones.
     """
 
     period: int = 1
@@ -79,7 +79,10 @@ class Every(NamedTuple):
 
     @classmethod
     def picking(cls, layers: list[int]) -> tuple[tuple[int, int], Every]:
-        """The range that ascending ``layers`` span, and the shortest repetition that gives just them."""
+        """The range from the first to the last of the ascending ``layers``, and the `Every` with the least period.
+
+        The `Every` chooses exactly ``layers`` from the range.
+        """
         span = layers[0], layers[-1] + 1
         for period in range(1, span[1] - span[0] + 1):
             every = cls(period, tuple(sorted({n % period for n in layers})))
@@ -88,20 +91,20 @@ class Every(NamedTuple):
         raise AssertionError("with a period as long as the range, each layer has a remainder of its own")
 
     def of(self, layers: tuple[int, int]) -> list[int]:
-        """The layers meant in ``layers`` (half-open), in order."""
+        """The chosen layers in the range ``layers`` (half-open), in order."""
         if self.period == 1:
             return list(range(*layers))
         return [n for n in range(*layers) if n % self.period in self.at]
 
     def count(self, layers: tuple[int, int]) -> int:
-        """How many they are."""
+        """The number of chosen layers in the range ``layers``."""
         first, stop = layers
         if self.period == 1:
             return stop - first
         return sum(len(range(first + (at - first) % self.period, stop, self.period)) for at in self.at)
 
     def within(self, layers: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int] | None:
-        """The range from the first to the last of them that lies in ``bounds``, None where none does."""
+        """The range from the first to the last chosen layer in both ``layers`` and ``bounds``; None without any."""
         first, stop = max(layers[0], bounds[0]), min(layers[1], bounds[1])
         if self.period > 1:
             found = self.of((first, stop))
@@ -109,7 +112,7 @@ class Every(NamedTuple):
         return (first, stop) if first < stop else None
 
     def __str__(self) -> str:
-        """What stands after a range of layers: nothing, `` by 2``, or `` by 6 at 0 1 2 3 4``."""
+        """The text after a range of layers: empty, `` by 2``, or `` by 6 at 0 1 2 3 4``."""
         if self.period == 1:
             return ""
         return f" by {self.period}" + (f" at {' '.join(map(str, self.at))}" if len(self.at) > 1 else "")
@@ -120,9 +123,9 @@ EVERY = Every()
 
 
 class BlockSpec(NamedTuple):
-    """A block repeated over ``layers`` (first, one past the last), those of them that ``every`` picks.
+    """A block repeated over the layers of the range ``layers`` (first, one past the last) that ``every`` chooses.
 
-    That of an `mtp` gets the embedding of a token too, by the name ``token``.
+    The block of an `mtp` has a second argument, ``token``: the embedding of a token.
     """
 
     name: str
@@ -138,7 +141,7 @@ class BlockSpec(NamedTuple):
 class ModelSpec:
     """A model: sizes of its named dimensions, storage types, and its program as terms.
 
-    ``mtp`` is the block that predicts the token after the next one, which is no part of the model unless it drafts.
+    ``mtp`` is the block that predicts the token after the next one; it runs only as a draft.
     """
 
     name: str
@@ -159,14 +162,14 @@ class ModelSpec:
 
     @property
     def predictor(self) -> ModelSpec | None:
-        """The `mtp` as a model of one layer, between the embedding and the head of this one; None without."""
+        """The `mtp` as a model of one layer, with the embedding and the head of this model; None without `mtp`."""
         if self.mtp is None:
             return None
         return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None)
 
     @property
     def routed(self) -> bool:
-        """Whether a token goes to some experts of many."""
+        """Whether the model has routed experts."""
         return any(name == "experts" for name, _ in self.sizes)
 
     def size(self, dim: str) -> int:

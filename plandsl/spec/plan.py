@@ -1,4 +1,4 @@
-"""A plan: sharding, load and everything else that one estimate needs."""
+"""A plan: the sharding, the load and everything else that one estimate needs."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class PlaceSpec(NamedTuple):
 
 
 class CutSpec(NamedTuple):
-    """How many ``layers`` each stage gets, first to last.
+    """The number of ``layers`` of each stage, first to last.
 
-    Where they are ``balanced`` the compiler chooses, and they are empty until it has.
+    With ``balanced`` the compiler chooses the numbers, and ``layers`` is empty until then.
     """
 
     layers: tuple[int, ...] = ()
@@ -53,10 +53,11 @@ class CutSpec(NamedTuple):
 
 @frozen
 class ShardingSpec:
-    """Mesh axes, major first, and rules in the order that gives precedence.
+    """Mesh axes, major first, and rules in the order of precedence.
 
-    ``context_form`` says how keys split by ``context`` reach the queries; ``hop_tensors`` None leaves that to the plan.
-    ``placed`` axes lie inside a node, and are the innermost. Without a ``cut`` stages differ by one layer at most.
+    ``context_form`` says how keys that are split by ``context`` reach the queries. ``hop_tensors`` None: the plan gives
+    it. Axes in ``placed`` lie inside a node, and are the innermost. Without a ``cut`` stages differ by
+    at most one layer.
     """
 
     name: str
@@ -70,12 +71,12 @@ class ShardingSpec:
     cut: CutSpec | None = None
 
     def axis(self, name: str) -> int:
-        """Size of an axis; 1 where nobody declared it."""
+        """Size of an axis; 1 if it is not declared."""
         return next((a.size for a in self.axes if a.name == name), 1)
 
     @property
     def ranks(self) -> int:
-        """GPUs over all axes."""
+        """The number of ranks: the product of all axes."""
         total = 1
         for axis in self.axes:
             total *= axis.size
@@ -83,7 +84,7 @@ class ShardingSpec:
 
     @property
     def replicas(self) -> int:
-        """Independent copies of the model."""
+        """The number of independent copies of the model."""
         total = 1
         for name in self.replica_axes:
             total *= self.axis(name)
@@ -95,12 +96,12 @@ class ShardingSpec:
 
 @frozen
 class WorkloadSpec:
-    """A load of requests with ``input`` tokens in and ``output`` out.
+    """A load of requests, each with ``input`` tokens in and ``output`` tokens out.
 
-    Static: ``batch`` requests per in-flight batch. With ``concurrency`` there are always so many in flight, each
-    followed by another, ``requests`` in all (None: without end), and ``batch`` means nothing.
-    Of the input the share ``reuse`` is in the KV cache before a request comes: in blocks of its own, or in such as all
-    requests share (``prefix``; None: not stated, and taken as its own).
+    Static load: ``batch`` requests in each in-flight batch. Ongoing load: ``concurrency`` requests are always in
+    flight, and the next one replaces a finished one, ``requests`` in all (None: no end); ``batch`` has no meaning.
+    The share ``reuse`` of the input is in the KV cache before the request arrives. ``prefix`` says whether these tokens
+    take memory in each request (``own``) or once for all (``shared``); None: not stated, counted as ``own``.
     """
 
     name: str
@@ -117,7 +118,7 @@ class WorkloadSpec:
 
 @frozen
 class ShiftSpec:
-    """A second sharding that takes the steps of at most ``threshold`` tokens, on the KV cache of the plan's own."""
+    """A second sharding for steps of at most ``threshold`` tokens; it shares the KV cache with the first sharding."""
 
     tensor: ShardingSpec
     threshold: int
@@ -126,11 +127,11 @@ class ShiftSpec:
 
 @frozen
 class SpeculateSpec:
-    """Tokens guessed ahead, which one decode step verifies together with the one that is due.
+    """Speculative decoding: a decode step verifies guessed tokens together with the next token.
 
-    ``acceptance`` has for each guess the chance that it is right where all before it were. ``draft`` is the model that
-    guesses, one token after the other, on the ranks of ``sharding``; None where guesses are looked up in what was read
-    before. One of the model's ``own`` shares its embedding and head.
+    ``acceptance[i]`` is the probability that guess i is right, provided that all guesses before it were right.
+    ``draft`` is the model that guesses, one token after another, on the ranks of ``sharding``; None if guesses are
+    looked up in earlier tokens. ``own``: the draft is the model's `mtp`, which shares its embedding and head.
     """
 
     acceptance: tuple[float, ...]
@@ -141,17 +142,17 @@ class SpeculateSpec:
 
     @property
     def tokens(self) -> int:
-        """How many are guessed in a step."""
+        """The number of guesses in a step."""
         return len(self.acceptance)
 
 
 @frozen
 class SplitSpec:
-    """A pool of GPUs that computes prompts and one that makes tokens, and how KV cache gets from one to the other.
+    """Two pools of GPUs, one for prefill and one for decode, and the transfer of the KV cache between them.
 
-    ``bandwidth`` is that of each GPU's port, bytes/s one way, and ``latency`` that of a message; both are those of the
-    cluster ``between`` whose nodes the pools are, or of a link of their own. ``kv_transfer`` is ``after`` the prefill,
-    or ``layerwise`` beside it; None is not stated, and taken as ``after``.
+    ``bandwidth`` is per GPU port in bytes/s, one way; ``latency`` is per message in seconds. They belong to the network
+    of the cluster ``between`` that holds both pools, or (``between`` empty) to a separate link. ``kv_transfer``:
+    ``after`` the prefill, or ``layerwise`` during it; None: not stated, counted as ``after``.
     """
 
     prefill: PlanSpec
@@ -164,7 +165,7 @@ class SplitSpec:
 
 
 class RequireSpec(NamedTuple):
-    """``metric op bound``: bound in SI; ``share`` where it was written with ``%``."""
+    """``metric op bound``: ``bound`` in SI units; ``share`` if it was written with ``%``."""
 
     text: str
     metric: str
@@ -177,10 +178,10 @@ class RequireSpec(NamedTuple):
 
 @frozen
 class PlanSpec:
-    """Everything one estimate needs. With a ``split``, the other fields are those of its decode pool.
+    """Everything that one estimate needs. With a ``split``, the other fields belong to the decode pool.
 
-    On unlike GPUs each has one of ``calibrations``, by its name, unless the plan itself picks one for all;
-    ``calibration`` is that of the first.
+    With unlike GPUs, ``calibrations`` gives the calibration of each GPU by name, unless the plan names one for all;
+    ``calibration`` is the calibration of the first GPU.
     """
 
     name: str
@@ -211,7 +212,7 @@ class PlanSpec:
 
     @property
     def kinds(self) -> tuple[PlanSpec, ...]:
-        """A plan for each kind of GPU that ranks stand on, as if all were of that kind: itself where they are."""
+        """One plan for each kind of GPU, as if all GPUs were of that kind; the plan itself if all are of one kind."""
         if not self.node.gpus and (self.cluster is None or not self.cluster.nodes):
             return (self,)
         from plandsl.ir.kinds import kinds
@@ -220,7 +221,7 @@ class PlanSpec:
 
     @property
     def common(self) -> GpuSpec:
-        """The GPU; of unlike ones the first, with the peaks of those formats that all of them multiply in."""
+        """The GPU; with unlike GPUs the first one, with only the peaks of formats that all of them list."""
         first, *others = (kind.node.gpu for kind in self.kinds)
         if not others:
             return first
@@ -228,12 +229,12 @@ class PlanSpec:
 
     @property
     def queries(self) -> int:
-        """Tokens of each request in a decode step: the one that is due, and those guessed after it."""
+        """Tokens of each request in a decode step: the next token, and the guesses after it."""
         return 1 if self.speculate is None else 1 + self.speculate.tokens
 
     @property
     def drafting(self) -> PlanSpec | None:
-        """The plan of the model that guesses tokens ahead, where there is one: the same load on the same GPUs."""
+        """The plan of the draft model, with the same load on the same GPUs; None without a draft model."""
         if self.split is not None:
             first, then = self.split.prefill.drafting, self.split.decode.drafting
             if first is None or then is None:
@@ -246,12 +247,12 @@ class PlanSpec:
 
     @property
     def pools(self) -> tuple[PlanSpec, ...]:
-        """A plan for each pool of GPUs: itself, or that of prefill and that of decode."""
+        """The plans of the prefill pool and the decode pool; the plan itself if it has no pools."""
         return (self,) if self.split is None else (self.split.prefill, self.split.decode)
 
     @property
     def modes(self) -> tuple[PlanSpec, ...]:
-        """A plan for each sharding it holds: itself; with a `shift`, that of large steps and that of the others."""
+        """One plan for each sharding: with a `shift`, the plan of large steps and the plan of small steps."""
         if self.split is not None:
             return tuple(mode for pool in self.pools for mode in pool.modes)
         if self.shift is None:
@@ -260,27 +261,27 @@ class PlanSpec:
 
     @property
     def continues(self) -> bool:
-        """Whether a prefill step may find tokens of its requests in the cache."""
+        """Whether tokens of a request may be in the cache before a prefill step of the request."""
         return self.workload.reuse > 0 or self.chunked_prefill is not None
 
     @property
     def gpus(self) -> int:
-        """GPUs of the node, or of all nodes of the cluster."""
+        """The number of GPUs of the node, or of all nodes of the cluster."""
         return self.node.count * (self.cluster.count if self.cluster else 1)
 
     @property
     def machine(self) -> str:
-        """The node's name, or the cluster's with what it is made of; so with unlike GPUs in a node."""
+        """The name of the node or the cluster; the name of a cluster, or of a node with unlike GPUs, has its parts."""
         if self.cluster is not None:
             return f"{self.cluster.name} ({self.cluster.made_of})"
         return f"{self.node.name} ({self.node.made_of})" if self.node.gpus else self.node.name
 
     @property
     def runs_on(self) -> EngineSpec:
-        """The serving engine: an ideal one where the plan names none."""
+        """The serving engine; `IDEAL` if the plan names none."""
         return self.engine or IDEAL
 
     @property
     def in_flight(self) -> int | None:
-        """In-flight batches of one replica where the workload states them; None: as many as stages."""
+        """The number of in-flight batches of one replica; None: one for each stage."""
         return self.workload.in_flight

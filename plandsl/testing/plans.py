@@ -70,13 +70,8 @@ def speculations(draw: DrawFn, model: ModelSpec, node: NodeSpec, around: Shardin
     how = evolve(draw(shardings(draft, stage, whole=True)), name="guess")
     found = SpeculateSpec(rates, draft, how)
     load, bare = WorkloadSpec("w", 8, 4, 2), CalibrationSpec("c", ())
-<<<<<<< HEAD
     plan = PlanSpec("p", model, node, around, workload=load, calibration=bare, speculate=found)
-    assume(not any(d.severity == "error" for d in drafts(plan, found)))
-=======
-    plan = PlanSpec("p", model, node, around, load, bare, speculate=found)
     assume(not any(d.severity == "error" for d in check_drafts(plan, found)))
->>>>>>> proseA
     return found
 
 
