@@ -117,7 +117,7 @@ def _calibrate(made: _Parser) -> None:
     made.add_argument("-o", "--output", metavar="OUT", required=True,
                       help="a .plan file for all calibrations, or a folder for one file each")  # fmt: skip
     made.add_argument("--pooled", action="store_true",
-                      help="also fit one calibration to all GPUs, for GPUs without measurements (takes minutes)")  # fmt: skip
+                      help="also fit one calibration to all GPUs, for those not measured (minutes)")  # fmt: skip
 
 
 def _accuracy(made: _Parser) -> None:
