@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from plandsl import figures
-from plandsl.figures import STYLE, looks, plain_ticks
+from plandsl.figures import STYLE, group_styles, plain_ticks
 
 
 class MissingLibrary(RuntimeError):
@@ -70,7 +70,7 @@ def panels(
     plt = pyplot()
     lines = [line for row in rows for p in row for line in p.lines]
     styles = {g: [x.style for x in lines if x.group == g] for g in order}
-    look = looks(order)
+    look = group_styles(order)
     with plt.rc_context(STYLE):
         width, height = 3.9 * max(map(len, rows)), 2.9 * len(rows) + 0.9
         figure, axes = plt.subplots(
@@ -134,7 +134,7 @@ def scatter(
     plt = pyplot()
     x, y, of = np.asarray(measured, float), np.asarray(predicted, float), np.asarray(groups)
     kinds = list(dict.fromkeys(groups))
-    look = looks(kinds)
+    look = group_styles(kinds)
     low, high = min(x.min(), y.min()) / 1.3, max(x.max(), y.max()) * 1.3
     with plt.rc_context(STYLE):
         figure, place = plt.subplots(figsize=(6.4, 4.2), layout="constrained")

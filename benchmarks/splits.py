@@ -56,7 +56,9 @@ class Splits:
     def relatives(self) -> Shelf:
         """Predict each GPU from the constants of its relatives."""
         return Shelf(
-            catalog_gpu, catalog_link, lambda key: [_spec(n, self.rest[n]).widened() for n in self.lenders(key)]
+            catalog_gpu,
+            catalog_link,
+            lambda key: [_spec(n, self.rest[n]).with_wider_bands() for n in self.lenders(key)],
         )
 
     def lenders(self, key: str) -> list[str]:

@@ -35,4 +35,4 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
     if not reader.ok:
         return None
     given = {name: value for name, value in given.items() if value is not None}
-    return EngineSpec(record.name, **given, source=source, assumed=reader.assumed(), span=record.span)
+    return EngineSpec(record.name, **given, source=source, assumed=reader.assumed_fields(), span=record.span)

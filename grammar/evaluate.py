@@ -142,7 +142,7 @@ class Evaluator:
             return Wrong("E210", message, ref.span, hint=hint)
         if self.library.hides_names(unit):
             return Follows()
-        hint = self.library.near(ref.name, (name for u in unit.everywhere() for name in u.lets))
+        hint = self.library.suggest(ref.name, (name for u in unit.everywhere() for name in u.lets))
         hint = hint or f"`let {ref.name} = ...` would give it a value"
         return Wrong("E201", f"there is no value named `{ref.name}`", ref.span, hint=hint)
 
@@ -193,7 +193,7 @@ class Evaluator:
             raise Wrong("E201", f"there is no declaration `{text}`", dot.base.span)
         if layers := record.fields.get(dot.name.text):
             return self.layer(layers[-1], record if record.kind == "model" else None, dot.name.span)
-        hint = self.library.near(dot.name.text, iter(record.fields))
+        hint = self.library.suggest(dot.name.text, iter(record.fields))
         message = f"{record.kind} `{record.name}` has no field `{dot.name.text}`"
         raise Wrong("E206", message, dot.name.span, hint=hint)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
-from plandsl.grammar.functions import Dims, Scope, Typed, shown
+from plandsl.grammar.functions import Dims, Scope, Typed, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.terms import Seen, Terms
@@ -30,7 +30,7 @@ MOST = 1e6
 """Largest `imbalance` or `scale`."""
 
 
-def experts(call: s.Call, outer: Terms) -> Typed:
+def experts_term(call: s.Call, outer: Terms) -> Typed:
     """The term of a mixture of experts: the value, the router, and the statements that each expert runs per token."""
     if call.body is None:
         message = "`experts(...)` needs a block with the statements of one expert"
@@ -58,14 +58,14 @@ def _router(call: s.Call, x: Typed, router: Typed) -> tuple[Term, str]:
     hint = f"a router is a weight such as `w_router[{x.dims[-1]}, experts]`, or logits made with one"
     if not isinstance(router.term, Weight):
         if len(router.dims) != 2 or router.dims[0] != x.dims[0] or router.dims[1] in x.dims:
-            message = f"the logits of a router have dimensions [tokens, experts], found {shown(router.dims)}"
+            message = f"the logits of a router have dimensions [tokens, experts], found {dims_text(router.dims)}"
             raise Wrong("E213", message, span, label="one logit for each token and expert", hint=hint)
         return router.term, router.dims[1]
     kept = [dim for dim in router.dims if dim not in x.dims]
     if len(kept) != 1 or any(dim not in router.dims for dim in x.dims[1:]):
-        labels = (Label(call.args[0].span, f"this is {shown(x.dims)}"),)
+        labels = (Label(call.args[0].span, f"this is {dims_text(x.dims)}"),)
         message = "a router has the dimensions of a token, and one dimension for the experts"
-        raise Wrong("E213", message, span, label=f"this is {shown(router.dims)}", labels=labels, hint=hint)
+        raise Wrong("E213", message, span, label=f"this is {dims_text(router.dims)}", labels=labels, hint=hint)
     return Apply("matmul", (x.term, router.term), (), span), kept[0]
 
 
@@ -123,7 +123,7 @@ def _distribution(call: s.Call, scope: Scope) -> Skew:
     """
     form = SKEWS.get(call.func.text)
     if form is None:
-        hint = scope.near(call.func.text, tuple(SKEWS))
+        hint = scope.suggest(call.func.text, tuple(SKEWS))
         raise Wrong("E201", f"there is no distribution `{call.func.text}`", call.func.span, hint=hint)
     given = {option.name.text: option for option in call.kwargs}
     zipf = call.func.text == "zipf"
@@ -157,7 +157,7 @@ def _word(option: s.Field, choices: tuple[str, ...], scope: Scope) -> str:
         raise Wrong("E210", f"`{name}` must be one of {', '.join(choices[:4])}", value.span)
     if value.name not in choices:
         what = "number format" if name == "weights" else name
-        raise Wrong(code, f"there is no {what} `{value.name}`", value.span, hint=scope.near(value.name, choices))
+        raise Wrong(code, f"there is no {what} `{value.name}`", value.span, hint=scope.suggest(value.name, choices))
     return value.name
 
 
@@ -191,10 +191,10 @@ def _adopt_weight(name: str, seen: Seen, of: str, outer: Terms) -> None:
         raise Wrong("E213", f"`{name}` is a value of this block, not a weight", seen.span)
     first = outer.weights.setdefault(name, Seen(whole_dims, seen.span))
     if first.dims != whole_dims:
-        labels = (Label(first.span, f"here it is {shown(first.dims or ())}"),) if first.span else ()
+        labels = (Label(first.span, f"here it is {dims_text(first.dims or ())}"),) if first.span else ()
         message = f"weight `{name}` is named again with other dimensions"
         hint = f"inside `experts` every weight has `{of}` as its first dimension; give this weight another name"
-        raise Wrong("E213", message, seen.span, label=f"here {shown(whole_dims)}", labels=labels, hint=hint)
+        raise Wrong("E213", message, seen.span, label=f"here {dims_text(whole_dims)}", labels=labels, hint=hint)
 
 
 class _Inside(Terms):

@@ -81,7 +81,7 @@ class _Opener:
         unit.used.append(used)
 
     def _open(self, use: s.Use, unit: Unit, path: Path) -> Unit:
-        shown = beside(unit.file, use.path.value)
+        shown = path_beside(unit.file, use.path.value)
         try:
             text, found = decode(read_bytes(path), shown)
         except OSError as error:
@@ -92,7 +92,7 @@ class _Opener:
         return used
 
 
-def beside(file: str, written: str) -> str:
+def path_beside(file: str, written: str) -> str:
     """The path that ``file`` gives as ``written``, as diagnostics show it."""
     return os.path.normpath(PurePosixPath(file).parent / written).replace(os.sep, "/")
 

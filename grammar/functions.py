@@ -57,12 +57,12 @@ class Scope(NamedTuple):
     unit: Unit
     sizes: dict[str, int]
 
-    def near(self, word: str, names: tuple[str, ...]) -> str:
+    def suggest(self, word: str, names: tuple[str, ...]) -> str:
         """A hint at the known name nearest to ``word``."""
-        return self.context.library.near(word, iter(names))
+        return self.context.library.suggest(word, iter(names))
 
 
-def shown(dims: Dims) -> str:
+def dims_text(dims: Dims) -> str:
     """``[tokens, hidden]``."""
     return f"[{', '.join(dims)}]"
 
@@ -71,7 +71,7 @@ def check_call(call: s.Call, scope: Scope) -> None:
     """Raise `Wrong` unless the function exists and has every option that the call gives."""
     name = call.func.text
     if name not in FUNCTIONS:
-        hint = scope.near(name, FUNCTIONS)
+        hint = scope.suggest(name, FUNCTIONS)
         raise Wrong("E201", f"there is no function `{name}`", call.func.span, hint=hint)
     if call.body is not None and name != "experts":
         raise Wrong("E213", f"`{name}(...)` takes no block", call.body.span)
@@ -79,7 +79,7 @@ def check_call(call: s.Call, scope: Scope) -> None:
     for number, option in enumerate(call.kwargs):
         if option.name.text not in known:
             message = f"`{name}` has no option `{option.name.text}`"
-            raise Wrong("E206", message, option.name.span, hint=scope.near(option.name.text, known))
+            raise Wrong("E206", message, option.name.span, hint=scope.suggest(option.name.text, known))
         if option.name.text in [other.name.text for other in call.kwargs[:number]]:
             raise Wrong("E202", f"option `{option.name.text}` is given twice", option.name.span)
 
@@ -129,9 +129,9 @@ def _concat(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     """The concatenation of two values along their last dimension; ``into`` names the last dimension of the result."""
     a, b = args
     if a.dims != b.dims or len(a.dims) < 2:
-        labels = (Label(call.args[1].span, f"this is {shown(b.dims)}"),)
+        labels = (Label(call.args[1].span, f"this is {dims_text(b.dims)}"),)
         why = "`concat` joins values of the same dimensions"
-        raise Wrong("E213", why, call.args[0].span, label=f"this is {shown(a.dims)}", labels=labels, hint=JOINED)
+        raise Wrong("E213", why, call.args[0].span, label=f"this is {dims_text(a.dims)}", labels=labels, hint=JOINED)
     into = next((option.value for option in call.kwargs), None)
     if not isinstance(into, s.Ref) or into.name not in scope.sizes:
         hint = f"declare one, such as `pair = 2 * {a.dims[-1]}`, and write `{JOINED}`"
@@ -165,15 +165,15 @@ def _dim_option(value: s.Expr, x: Typed, scope: Scope) -> str:
     if not isinstance(value, s.Ref):
         raise Wrong("E213", "`over` must name a dimension", value.span, hint=f"`over = {x.dims[-1]}`")
     if value.name not in x.dims:
-        hint = scope.near(value.name, x.dims)
-        raise Wrong("E213", f"`over = {value.name}`, but the tensor is {shown(x.dims)}", value.span, hint=hint)
+        hint = scope.suggest(value.name, x.dims)
+        raise Wrong("E213", f"`over = {value.name}`, but the tensor is {dims_text(x.dims)}", value.span, hint=hint)
     return value.name
 
 
 def _attention(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     q, k, v, *sinks = args
     labels = tuple(
-        Label(expr.span, f"{name} is {shown(x.dims)}")
+        Label(expr.span, f"{name} is {dims_text(x.dims)}")
         for name, expr, x in zip("qkv", call.args, (q, k, v), strict=False)
     )
     if reason := _attention_mistake(q.dims, k.dims, v.dims, scope.sizes):

@@ -8,10 +8,10 @@ from math import prod
 
 from attrs import evolve
 
-from plandsl.diagnostics import near
+from plandsl.diagnostics import suggest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
-from plandsl.grammar.measured import named, tables
+from plandsl.grammar.measured import read_paths, read_tables
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
@@ -51,7 +51,7 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     power = reader.number("power", POWER)
     price = reader.number("price", MONEY_RATE, zero=True)
     source = reader.text("source")
-    measured = tables(reader)
+    measured = read_tables(reader)
     calibration = calibration_name(reader)
     if not reader.ok or memory is None or bandwidth is None:
         return None
@@ -65,7 +65,7 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
         price=price,
         units=units,
         source=source,
-        assumed=reader.assumed(),
+        assumed=reader.assumed_fields(),
         measured=measured,
         bases=record.bases,
         span=record.span,
@@ -80,19 +80,19 @@ def _peaks(reader: Reader) -> tuple[tuple[str, float], ...]:
     out = []
     for dtype, layers in section.fields.items():
         if dtype not in BITS:
-            hint = reader.context.library.near(dtype, iter(BITS))
+            hint = reader.context.library.suggest(dtype, iter(BITS))
             peaks.fail(Wrong("E217", f"there is no number format `{dtype}`", layers[-1].name.span, hint=hint))
         elif peak := peaks.number(dtype, FLOP_RATE):
             out.append((dtype, peak))
     if not section.fields:
-        peaks.missing("bf16", "bf16 = 1307 TFLOP/s")
+        peaks.report_missing("bf16", "bf16 = 1307 TFLOP/s")
     reader.ok &= peaks.ok
     return tuple(out)
 
 
 def calibration_name(reader: Reader) -> str | None:
     """The name of the calibration that a gpu or plan picks."""
-    record = reader.declared("calibration")
+    record = reader.declaration("calibration")
     return record.name if record else None
 
 
@@ -106,17 +106,19 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
     count = sum(many for many, _ in groups) or None
     gpu = groups[0][1] if groups else None
     source = reader.text("source")
-    named(reader)
+    read_paths(reader)
     link = _node_link(reader, gpu, count)
     if not reader.ok or gpu is None or count is None or link is None:
         return None
     gpus = groups if any(other != gpu for _, other in groups) else ()
-    return NodeSpec(record.name, gpu, count, link, source=source, assumed=reader.assumed(), span=record.span, gpus=gpus)
+    return NodeSpec(
+        record.name, gpu, count, link, source=source, assumed=reader.assumed_fields(), span=record.span, gpus=gpus
+    )
 
 
 def _like_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
     """`gpu` and `count` as one group (how many, of which kind)."""
-    inner = reader.declared("gpu", "gpu = mi325x")
+    inner = reader.declaration("gpu", "gpu = mi325x")
     gpu = gpu_spec(reader.context, inner) if inner else None
     count = reader.whole("count", "count = 8", most=MAX_COUNT)
     reader.ok &= gpu is not None
@@ -158,7 +160,7 @@ def link_spec(outer: Reader, section: Record, topologies: tuple[str, ...], count
     else:
         topology = reader.word("topology", topologies)
     if layer is None:
-        reader.missing("topology", "topology = mesh")
+        reader.report_missing("topology", "topology = mesh")
     elif topology == "torus" and not isinstance(layer.value, s.Call):
         reader.fail(Wrong("E207", "`torus` needs its sizes", span_of(layer), hint="`topology = torus(4, 2)`"))
     bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 64 GB/s")
@@ -198,7 +200,7 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
     count = sum(many for many, _ in groups) or None
     node = groups[0][1] if groups else None
     source = reader.text("source")
-    named(reader)
+    read_paths(reader)
     section = reader.section("network", "network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }")
     network = link_spec(reader, section, NETWORKS, None) if section else None
     if network and network.dims and count and prod(network.dims) != count:
@@ -214,13 +216,13 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
         return None
     nodes = groups if any(other != node for _, other in groups) else ()
     return ClusterSpec(
-        record.name, node, count, network, source=source, assumed=reader.assumed(), span=record.span, nodes=nodes
+        record.name, node, count, network, source=source, assumed=reader.assumed_fields(), span=record.span, nodes=nodes
     )
 
 
 def _like_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:
     """`node` and `count` as one group (how many, of which kind)."""
-    inner = reader.declared("node", "node = mi325x_8")
+    inner = reader.declaration("node", "node = mi325x_8")
     node = node_spec(reader.context, inner) if inner else None
     count = reader.whole("count", "count = 4", most=MAX_COUNT)
     reader.ok &= node is not None
@@ -266,13 +268,13 @@ def calibration_for(context: Context, record: Record, wanted: frozenset[str] | N
     values = tuple(_constants(reader, ""))
     source = reader.text("source")
     reader.text("measured")
-    assumed = tuple(a for a in reader.assumed() if a[0] != "otherwise")
+    assumed = tuple(a for a in reader.assumed_fields() if a[0] != "otherwise")
     spec = CalibrationSpec(record.name, values, source, assumed, record.span)
     used = []
     for read in reader.read("otherwise", partial(_completing_calibrations, reader)) or ():
         if (wanted is None or not spec.has(wanted)) and (other := read()):
             used.append(other.name)
-            spec = spec.completed(other)
+            spec = spec.fill_from(other)
     if used:
         spec = evolve(spec, assumed=(*spec.assumed, ("otherwise", ", ".join(used))))
     return spec if reader.ok else None
@@ -291,7 +293,7 @@ def _completing_calibration(reader: Reader, name: s.Expr, unit: Unit) -> Calibra
     inner = Reader(reader.context, reader.context.records.of_value("calibration", name, unit), None)
     values = tuple(_constants(inner, ""))
     reader.ok &= inner.ok
-    assumed = tuple(a for a in inner.assumed() if a[0] != "otherwise")
+    assumed = tuple(a for a in inner.assumed_fields() if a[0] != "otherwise")
     return CalibrationSpec(inner.record.name, values, assumed=assumed)
 
 
@@ -318,7 +320,7 @@ def _check_form(reader: Reader, form: type[FormConstants], path: str) -> None:
     """A section of a form needs every constant of it; of others it is told that nothing uses them."""
     known, fields = names(form), reader.record.fields
     for name in (f for f in fields if f not in (*known, "low", "high")):
-        hint = near(name, known) or f"it knows {', '.join(known)}"
+        hint = suggest(name, known) or f"it knows {', '.join(known)}"
         span = fields[name][-1].name.span
         reader.context.report.add("W205", f"nothing uses the constant `{path}.{name}`", span, hint=hint)
     if lacks := missing(form, fields):
@@ -345,7 +347,7 @@ def _constant(reader: Reader, layer: Layer, path: str) -> float:
             raise Wrong("E214", f"`{path}` must be zero or more, and at most 1e12", span_of(layer))
         return number
     if dimension is None:
-        hint = near(first, CONSTANTS)
+        hint = suggest(first, CONSTANTS)
         reader.context.report.add("W205", f"nothing uses the constant `{path}`", layer.name.span, hint=hint)
         return _any_constant(reader, layer)
     number = float(expect(reader.value(layer), dimension, layer).value)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from plandsl.diagnostics import Diagnostic, clip
 from plandsl.grammar import syntax as s
-from plandsl.grammar.files import beside, locate
+from plandsl.grammar.files import locate, path_beside
 from plandsl.grammar.hf_config import Config, read
 from plandsl.grammar.hf_families import family_of
 from plandsl.grammar.hf_notes import refuse, tell
@@ -78,7 +78,7 @@ def _name(config: Config, source: str) -> str:
 # ---- in a plan
 
 
-def imported(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
+def import_model(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
     """The declaration of the model that ``call`` builds, and the file made for it; each config is read once."""
     written = _argument(call)
     path = locate(library, written, unit, "`hf`", ".json")
@@ -92,7 +92,7 @@ def imported(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
             raise Wrong("E209", f"cannot read this file: {error.strerror}", written.span) from None
         assert unit.path is not None, "a located path starts somewhere"
         source = os.path.relpath(unit.path.parent / written.value, library.folder).replace(os.sep, "/")
-        library.configs[path] = _enter_model(library, data, beside(unit.file, written.value), source, call)
+        library.configs[path] = _enter_model(library, data, path_beside(unit.file, written.value), source, call)
     made = library.configs[path]
     if made is None:
         raise Follows

@@ -74,9 +74,9 @@ class Config:
                 return 0
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            self.fail("E210", f'"{key}" must be a whole number, found {shown(value)}', key)
+            self.fail("E210", f'"{key}" must be a whole number, found {json_text(value)}', key)
         elif not least <= value <= most:
-            self.fail("E214", f'"{key}" must be from {least} to {most:,}, found {shown(value)}', key)
+            self.fail("E214", f'"{key}" must be from {least} to {most:,}, found {json_text(value)}', key)
         else:
             return value
         return 0
@@ -94,7 +94,7 @@ class Config:
         value = self.get(key)
         if value is None or isinstance(value, bool):
             return default if value is None else value
-        self.fail("E210", f'"{key}" must be true or false, found {shown(value)}', key)
+        self.fail("E210", f'"{key}" must be true or false, found {json_text(value)}', key)
         return default
 
     def word(self, key: str) -> str | None:
@@ -102,7 +102,7 @@ class Config:
         value = self.get(key)
         if value is None or isinstance(value, str):
             return value
-        self.fail("E210", f'"{key}" must be a string, found {shown(value)}', key)
+        self.fail("E210", f'"{key}" must be a string, found {json_text(value)}', key)
         return None
 
     def items(self, key: str, kind: type) -> list[Any] | None:
@@ -113,7 +113,7 @@ class Config:
         if isinstance(value, list) and all(type(item) is kind for item in value):
             return value
         what = "whole numbers" if kind is int else "strings"
-        self.fail("E210", f'"{key}" must be a list of {what}, found {shown(value)}', key)
+        self.fail("E210", f'"{key}" must be a list of {what}, found {json_text(value)}', key)
         return None
 
     def table(self, key: str) -> dict[str, Any] | None:
@@ -121,7 +121,7 @@ class Config:
         value = self.get(key)
         if value is None or isinstance(value, dict):
             return value
-        self.fail("E210", f'"{key}" must be an object, found {shown(value)}', key)
+        self.fail("E210", f'"{key}" must be an object, found {json_text(value)}', key)
         return None
 
     def unread(self) -> list[str]:
@@ -129,7 +129,7 @@ class Config:
         return [key for key, value in self.values.items() if value not in (None, False) and key not in self.used]
 
 
-def shown(value: Any) -> str:
+def json_text(value: Any) -> str:
     """A value as ASCII for a message, because a JSON string may hold characters that a terminal cannot print."""
     return clip(json.dumps(value))
 
@@ -157,11 +157,11 @@ def read(data: bytes, file: str) -> tuple[Config | None, str, list[Diagnostic]]:
     places, twice = _places(text, file)
     span = places.get((), Span(file, 1, 1, 1, 2))
     if not isinstance(values, dict):
-        return None, text, [_json_error(f"expected an object, found {shown(values)}", span)]
+        return None, text, [_json_error(f"expected an object, found {json_text(values)}", span)]
     config = _merge_text_config(file, values, places, span)
     for path, again in twice:
         hint = "remove one of the two"
-        config.found.append(Diagnostic("E202", f"{shown(path[-1])} is given twice", again, hint=hint))
+        config.found.append(Diagnostic("E202", f"{json_text(path[-1])} is given twice", again, hint=hint))
     return config, text, []
 
 
@@ -237,6 +237,6 @@ def _tokens(text: str, file: str) -> Iterator[tuple[str, Span]]:
         yield match[0], Span(file, line, column, line, column + len(match[0]))
 
 
-def joined(words: Iterable[str]) -> str:
+def json_list(words: Iterable[str]) -> str:
     """Names in quotes, as a list for a message."""
-    return ", ".join(map(shown, words))
+    return ", ".join(map(json_text, words))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from plandsl.diagnostics import near
-from plandsl.grammar.hf_config import Config, joined, shown
+from plandsl.diagnostics import suggest
+from plandsl.grammar.hf_config import Config, json_list, json_text
 
 
 class Feed(NamedTuple):
@@ -125,8 +125,8 @@ def family_of(config: Config) -> Family | None:
     if family is None:
         _report_unknown(config, named[0] if named else "", kind or "", known)
     elif kind is not None and kind not in family.types:
-        hint = f"{family.architecture} has {joined(family.types)}"
-        why = f"{shown(named[0])} and the type {shown(kind)} belong to different families"
+        hint = f"{family.architecture} has {json_list(family.types)}"
+        why = f"{json_text(named[0])} and the type {json_text(kind)} belong to different families"
         config.fail("E231", why, "model_type", hint)
     return family
 
@@ -141,7 +141,7 @@ def _report_unknown(config: Config, named: str, kind: str, known: dict[str, Fami
     if not lacks and named and kind in types:
         lacks = "another head than that of a language model"
     why = f": it has {lacks}" if lacks else ""
-    hint = near(named or kind, known if named else types)
+    hint = suggest(named or kind, known if named else types)
     hint += "; any other model is written as a block" if hint.startswith("known") else ""
     key = "architectures" if named else "model_type"
-    config.fail("E231", f"`hf` knows no {key.replace('_', ' ').rstrip('s')} {shown(named or kind)}{why}", key, hint)
+    config.fail("E231", f"`hf` knows no {key.replace('_', ' ').rstrip('s')} {json_text(named or kind)}{why}", key, hint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from plandsl.grammar.hf_config import Config, joined
+from plandsl.grammar.hf_config import Config, json_list
 from plandsl.grammar.hf_families import Family
 from plandsl.grammar.hf_shape import CHUNK, Shape
 
@@ -61,5 +61,5 @@ def tell(config: Config, family: Family, shape: Shape) -> None:
             config.note(f"defaults of {family.architecture} are used: {words}")
     config.used |= _IRRELEVANT
     if unknown := config.unread():
-        names = joined(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+        names = json_list(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
         config.note(f"`hf` does not read {names}", unknown[0])

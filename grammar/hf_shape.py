@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from plandsl.diagnostics import near
-from plandsl.grammar.hf_config import Config, shown
+from plandsl.diagnostics import suggest
+from plandsl.grammar.hf_config import Config, json_text
 from plandsl.grammar.hf_families import Family, Feed
 from plandsl.limits import MAX_LAYERS
 
@@ -161,7 +161,7 @@ def _router(config: Config, feed: Feed, experts: int) -> Router:
         config.fail("E214", f"{top_k} experts for each token, but there are only {experts}", key)
     score = config.word("scoring_func") or feed.score
     if score not in ("softmax", "sigmoid"):
-        config.fail("E232", f"`hf` knows no scores {shown(score)}", "scoring_func", "softmax or sigmoid")
+        config.fail("E232", f"`hf` knows no scores {json_text(score)}", "scoring_func", "softmax or sigmoid")
     bias = feed.bias
     if bias == "choice" and config.word("topk_method") not in (None, "noaux_tc"):
         bias = ""
@@ -187,7 +187,7 @@ def _positive(config: Config, key: str, default: float) -> float:
         return default
     number = float(value) if isinstance(value, int | float) and abs(value) < 1e7 else math.nan
     if isinstance(value, bool) or not 0 < number <= 1e6:
-        config.fail("E214", f'"{key}" must be a number above 0, and at most 1,000,000, found {shown(value)}', key)
+        config.fail("E214", f'"{key}" must be a number above 0, and at most 1,000,000, found {json_text(value)}', key)
         return default
     return number
 
@@ -197,7 +197,7 @@ def _activation(config: Config, family: Family) -> str:
     word = config.word(key)
     if word is None or word in ACTIVATIONS:
         return ACTIVATIONS[word] if word else family.activation
-    config.fail("E232", f"`hf` knows no activation {shown(word)}", key, near(word, ACTIVATIONS))
+    config.fail("E232", f"`hf` knows no activation {json_text(word)}", key, suggest(word, ACTIVATIONS))
     return family.activation
 
 
@@ -264,7 +264,9 @@ def _sliding_by_name(config: Config, kinds: list[str], count: int, some: str) ->
     names = ("full_attention", f"{some}_attention")
     wrong = next((kind for kind in kinds if kind not in names), None)
     if wrong is not None:
-        config.fail("E232", f'"layer_types": `hf` cannot write {shown(wrong)}', "layer_types", near(wrong, names))
+        config.fail(
+            "E232", f'"layer_types": `hf` cannot write {json_text(wrong)}', "layer_types", suggest(wrong, names)
+        )
     elif len(kinds) != count:
         config.fail("E214", f'"layer_types" lists {len(kinds)} layers, but the model has {count}', "layer_types")
     else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from plandsl.diagnostics import near
-from plandsl.grammar.hf_config import Config, shown
+from plandsl.diagnostics import suggest
+from plandsl.grammar.hf_config import Config, json_text
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 _ALGORITHMS = {"FP8": "fp8", "NVFP4": "nvfp4", "MXFP4": "mxfp4", "MXFP8": "mxfp8"}
@@ -55,7 +55,7 @@ def _dtype(config: Config) -> str:
         return "bf16"
     name = word.removeprefix("torch.")
     if name not in _DTYPES:
-        config.fail("E217", f"`hf` knows no number format {shown(word)}", key, near(name, _DTYPES))
+        config.fail("E217", f"`hf` knows no number format {json_text(word)}", key, suggest(name, _DTYPES))
     return _DTYPES.get(name, "bf16")
 
 
@@ -75,9 +75,9 @@ def _quantized(config: Config, table: dict[str, Any]) -> _Quantized | None:
             found = _Quantized(_ALGORITHMS[algorithm], False)
     if found is None:
         known = isinstance(method, str) and method in _METHODS
-        hint = "" if known else near(str(method), _METHODS)
+        hint = "" if known else suggest(str(method), _METHODS)
         more = " with these settings" if known else ""
-        config.fail("E232", f'"{_FIELD}": `hf` cannot read the method {shown(method)}{more}', _FIELD, hint)
+        config.fail("E232", f'"{_FIELD}": `hf` cannot read the method {json_text(method)}{more}', _FIELD, hint)
     return found
 
 

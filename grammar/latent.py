@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
-from plandsl.grammar.functions import Typed, attention_options, shown
+from plandsl.grammar.functions import Typed, attention_options, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.grammar.terms import Terms
 from plandsl.spec.model import Apply, Term, Var, Weight
@@ -23,7 +23,7 @@ def latent_attention(call: s.Call, terms: Terms) -> Typed:
         message = f"latent attention takes two arguments, `query(...)` and `latent(...)`, found {len(call.args)}"
         raise Wrong("E213", message, call.span, hint=f"write {FORM}")
     first, second = call.args
-    query, latent = parts(first, "query", terms), parts(second, "latent", terms)
+    query, latent = group_parts(first, "query", terms), group_parts(second, "latent", terms)
     dims = _check_query(first, *query)
     v_dim = _check_latent(second, latent, dims)
     made = (_term(first, "query", query), _term(second, "latent", latent))
@@ -37,7 +37,7 @@ def _term(expr: s.Expr, name: str, found: list[Typed]) -> Term:
     return Apply(name, tuple(x.term for x in found), (), expr.span)
 
 
-def parts(expr: s.Expr, name: str, terms: Terms) -> list[Typed]:
+def group_parts(expr: s.Expr, name: str, terms: Terms) -> list[Typed]:
     """The arguments of `query(...)` or `latent(...)`; ``expr`` is the call, or the name of such a call."""
     wanted = 2 if name == "query" else 4
     if isinstance(expr, s.Ref) and (seen := terms.values.get(expr.name)) and len(seen.parts) == wanted:
@@ -85,9 +85,9 @@ def _check_latent(call: s.Expr, latent: list[Typed], query: tuple[str, str, str]
     if not isinstance(w_uk.term, Weight) or not isinstance(w_uv.term, Weight):
         raise wrong("the last two arguments of `latent` are weights")
     if w_uk.dims != (rank, heads, nope):
-        raise wrong(f"the weight for keys must be {shown((rank, heads, nope))}")
+        raise wrong(f"the weight for keys must be {dims_text((rank, heads, nope))}")
     if w_uv.dims[:2] != (rank, heads) or len(w_uv.dims) != 3:
-        raise wrong(f"the weight for values must be {shown((rank, heads, 'v_dim'))}")
+        raise wrong(f"the weight for values must be {dims_text((rank, heads, 'v_dim'))}")
     if w_uv.term.name == w_uk.term.name:
         raise wrong("keys and values need different weights")
     return w_uv.dims[2]
@@ -95,7 +95,7 @@ def _check_latent(call: s.Expr, latent: list[Typed], query: tuple[str, str, str]
 
 def _labels(call: s.Expr, names: tuple[str, ...], found: list[Typed]) -> tuple[Label, ...]:
     where = call.args if isinstance(call, s.Call) else (call,) * len(found)
-    return tuple(Label(e.span, f"{n} is {shown(x.dims)}") for n, e, x in zip(names, where, found, strict=True))
+    return tuple(Label(e.span, f"{n} is {dims_text(x.dims)}") for n, e, x in zip(names, where, found, strict=True))
 
 
 def _span(call: s.Expr) -> Span:

@@ -21,13 +21,13 @@ Named = tuple[s.Str, Unit]
 """A path as written, and the file that contains it."""
 
 
-def tables(reader: Reader) -> tuple[TableSpec, ...]:
+def read_tables(reader: Reader) -> tuple[TableSpec, ...]:
     """The tables that `measured` of a gpu or a plan names; a file that may not be read gives a finding."""
-    found = [reader.attempt(partial(_table, reader, text, unit)) for text, unit in named(reader)]
+    found = [reader.attempt(partial(_table, reader, text, unit)) for text, unit in read_paths(reader)]
     return tuple(table for table in found if table)
 
 
-def named(reader: Reader) -> list[Named]:
+def read_paths(reader: Reader) -> list[Named]:
     """The paths in `measured`, without a check that the files exist."""
     return reader.read(FIELD, partial(_strings, reader)) or []
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
-from plandsl.grammar.functions import Scope, Typed, shown
+from plandsl.grammar.functions import Scope, Typed, dims_text
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
@@ -74,7 +74,7 @@ def _sizes(reader: Reader) -> dict[str, int]:
         if name in FIELDS:
             continue
         if isinstance(layer.value, Record):
-            reader.unknown(layer.name, FIELDS)
+            reader.report_unknown(layer.name, FIELDS)
         elif name in STEP_DIMENSIONS:
             message = f"a model cannot give the size of `{name}`"
             hint = "it follows from the workload" if name != "position" else "rename this dimension"
@@ -87,8 +87,8 @@ def _sizes(reader: Reader) -> dict[str, int]:
 def _size(reader: Reader, layer: Layer) -> int:
     value = layer.value
     if isinstance(value, s.Str) or (isinstance(value, s.Ref) and _is_undeclared(reader, value, layer.unit)):
-        hint = reader.context.library.near(layer.name.text, iter(FIELDS))
-        message = f"{reader.called} has no field `{layer.name.text}`, and a dimension is a whole number"
+        hint = reader.context.library.suggest(layer.name.text, iter(FIELDS))
+        message = f"{reader.title} has no field `{layer.name.text}`, and a dimension is a whole number"
         raise Wrong("E206", message, layer.name.span, hint=hint)
     return whole(reader.value(layer), layer, 1, MAX_DIMENSION)
 
@@ -101,7 +101,7 @@ def _warn_unused(reader: Reader, used: set[str]) -> None:
     for name, layers in reader.record.fields.items():
         if reader.ok and name not in FIELDS and name not in used:
             others = (n for n in reader.record.fields if n != name)
-            hint = reader.context.library.near(name, others)
+            hint = reader.context.library.suggest(name, others)
             hint = hint if hint.startswith("did") else "remove it, or use it in a weight"
             message = f"nothing in the model uses the dimension `{name}`"
             reader.context.library.record(Wrong("W202", message, layers[-1].name.span, hint=hint))
@@ -141,7 +141,7 @@ class _Program:
             labels = (Label(found[0].span, "first given here"),)
             self.reader.fail(Wrong("E202", f"a model has one `{word}`", again.span, labels=labels))
         if not found and word in _EXAMPLES:
-            self.reader.missing(word, _EXAMPLES[word])
+            self.reader.report_missing(word, _EXAMPLES[word])
         return found[0] if found else None
 
     def embedding(self) -> Weight | None:
@@ -166,7 +166,7 @@ class _Program:
         """The blocks in the order of their layers, which they must cover without gap or overlap."""
         blocks = [(p.item, p.unit) for p in self.placed if isinstance(p.item, s.Block)]
         if not blocks:
-            self.reader.missing("block", _EXAMPLES["block"])
+            self.reader.report_missing("block", _EXAMPLES["block"])
         placed = []
         self._check_names([block for block, _ in blocks])
         for block, unit in blocks:
@@ -194,14 +194,14 @@ class _Program:
         silent = [p for p in placed if not p.block.attributes]
         if len(silent) != 1 or len(placed) == 1:
             return placed
-        named = {n for p in placed if p is not silent[0] for n in p.every.of(p.layers)}
+        named = {n for p in placed if p is not silent[0] for n in p.every.select(p.layers)}
         left = [n for n in range(layers) if n not in named]
         if not left:
             labels = tuple(Label(_layers_span(p.block), "named here") for p in placed if p is not silent[0])
             message = "no layer is left for this block: the other blocks name all layers"
             self.reader.fail(Wrong("E215", message, silent[0].block.arg.span, labels=labels[:3]))
             return [p for p in placed if p is not silent[0]]
-        span, every = Every.picking(left)
+        span, every = Every.from_layers(left)
         rest = silent[0]._replace(layers=span, every=every)
         return [rest if p is silent[0] else p for p in placed]
 
@@ -226,7 +226,7 @@ class _Program:
                 every = Every(step, (found[0] % step,))
         if found is None:
             return (0, layers or 1), every
-        return Every.picking(every.of(found)) if every.period > 1 else (found, every)
+        return Every.from_layers(every.select(found)) if every.period > 1 else (found, every)
 
     def _bound(self, expr: s.Expr, unit: Unit) -> int:
         value = self.context.evaluator.value(expr, unit, self.reader.record)
@@ -260,7 +260,7 @@ class _Program:
             if stop > layers:
                 message = f"this block covers layer {stop - 1}, but the model has {layers} layers"
                 self.reader.fail(Wrong("E215", message, span))
-            mine = every.of((first, stop))
+            mine = every.select((first, stop))
             twice = next((n for n in mine if n in owners), None)
             if twice is not None:
                 labels = (Label(_layers_span(owners[twice]), "this block covers it too"),)
@@ -302,8 +302,8 @@ class _Program:
             hint = f"a block ends with `{arg} = {arg} + ...`"
             self.reader.fail(Wrong("E213", f"this block never changes `{arg}`", block.arg.span, hint=hint))
         elif end.dims is not None and end.dims != dims:
-            message = f"the block leaves `{arg}` as {shown(end.dims)}"
-            labels = (Label(block.arg.span, f"it came as {shown(dims)}"),)
+            message = f"the block leaves `{arg}` as {dims_text(end.dims)}"
+            labels = (Label(block.arg.span, f"it came as {dims_text(dims)}"),)
             self.reader.fail(Wrong("E213", message, end.span, labels=labels))
         elif not terms.failed:
             terms.warn_unused(arg)
@@ -314,7 +314,7 @@ class _Program:
         """Give an `mtp` the embedding of the token, which has the dimensions of its hidden state."""
         token = mtp.token
         if tuple(name.text for name in token.dims) != dims or token.name.text == mtp.arg.name.text:
-            hint = f"`mtp x{shown(dims)} with e{shown(dims)} {{ ... }}`"
+            hint = f"`mtp x{dims_text(dims)} with e{dims_text(dims)} {{ ... }}`"
             message = "the two arguments of an `mtp` need the same dimensions, and different names"
             raise Wrong("E213", message, token.span, hint=hint)
         terms.values[token.name.text] = Seen(dims, token.span)
@@ -326,8 +326,8 @@ class _Program:
             raise Wrong("E213", "the first dimension of a block's argument must be `tokens`", arg.span, hint=hint)
         terms.check_dims(arg.dims[1:])
         if self._hidden and dims[1:] != self._hidden:
-            given = shown(("tokens", *self._hidden))
-            message = f"the argument of the block is {shown(dims)}, but the embedding gives {given}"
+            given = dims_text(("tokens", *self._hidden))
+            message = f"the argument of the block is {dims_text(dims)}, but the embedding gives {given}"
             raise Wrong("E213", message, arg.span)
         self._arg = arg.name.text, dims
         return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import plandsl
-from plandsl.diagnostics import Diagnostic, Label, Report, Span, clip, near
+from plandsl.diagnostics import Diagnostic, Label, Report, Span, clip, suggest
 from plandsl.files import read_file
 from plandsl.grammar import syntax as s
 from plandsl.grammar.parse import decode, parse
@@ -92,7 +92,7 @@ class Unit:
         else:
             message = f"there is no kind of declaration `{item.kind.text}`"
             if len(self.found) < MAX_ERRORS:
-                hint = near(item.kind.text, (*KINDS, "let", "use"))
+                hint = suggest(item.kind.text, (*KINDS, "let", "use"))
                 self.found.append(Diagnostic("E211", message, item.kind.span, hint=hint))
 
     def _declare(self, names: dict[str, Any], item: s.Let | s.Decl, what: str) -> None:
@@ -231,12 +231,12 @@ class Library:
         lines[0] = lines[0][span.column - 1 :]
         return " ".join(" ".join(line.split("#")[0] for line in lines).split())
 
-    def near(self, word: str, names: Iterator[str]) -> str:
-        """`near` with limits: it compares at most 400 names, and gives no hint after `MAX_ERRORS` findings."""
+    def suggest(self, word: str, names: Iterator[str]) -> str:
+        """`suggest` with limits: it compares at most 400 names, and gives no hint after `MAX_ERRORS` findings."""
         if len(self.report.found) >= MAX_ERRORS:
             return ""
         known = [name for _, name in zip(range(_NAMES_COMPARED), names, strict=False)]
-        return near(word, known)
+        return suggest(word, known)
 
     def find_let(self, name: str, unit: Unit) -> tuple[s.Let, Unit] | None:
         """The `let` called ``name`` in ``unit`` or the files that it uses."""
@@ -260,13 +260,13 @@ class Library:
             self.record(Wrong("E202", message, second, hint=hint, labels=(label,)))
         return found[0] if found else None
 
-    def unknown(self, kind: str, text: str, span: Span | None, unit: Unit) -> Wrong:
+    def unknown_name(self, kind: str, text: str, span: Span | None, unit: Unit) -> Wrong:
         """The error for a name for which `find` gives None."""
         if self.hides_names(unit):
             return Follows()
         others = [k for k in KINDS if k != kind and self.find(k, text, unit)]
         hint = f"`{text}` is a {others[0]}, not a {kind}" if others else ""
-        hint = hint or self.near(text, self.names(kind, unit))
+        hint = hint or self.suggest(text, self.names(kind, unit))
         return Wrong("E201", f"there is no {kind} named `{clip(text)}`", span, hint=hint)
 
     def hides_names(self, unit: Unit) -> bool:

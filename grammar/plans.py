@@ -11,11 +11,11 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
 from plandsl.grammar.hardware import calibration_with, cluster_spec, node_spec
-from plandsl.grammar.measured import tables
+from plandsl.grammar.measured import read_tables
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Wrong, catalog_find
 from plandsl.grammar.records import Layer, Record
-from plandsl.grammar.requires import requires
+from plandsl.grammar.requires import read_requirements
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.values import expect, span_of
@@ -122,13 +122,13 @@ def _read_length(reader: Reader, name: str, used: bool) -> int | None:
         return reader.whole(name, f"{name} = {1000 if name == 'input' else 100}")
     call = layer.value
     if call.func.text != "lognormal":
-        hint = reader.context.library.near(call.func.text, iter(("lognormal",)))
+        hint = reader.context.library.suggest(call.func.text, iter(("lognormal",)))
         reader.fail(Wrong("E201", f"there is no distribution `{call.func.text}`", call.func.span, hint=hint))
         return None
     known = ("mean", "p50", "p95", "p99", "sigma")
     for field in call.kwargs:
         if field.name.text not in known:
-            hint = reader.context.library.near(field.name.text, iter(known))
+            hint = reader.context.library.suggest(field.name.text, iter(known))
             message = f"`lognormal` has no option `{field.name.text}`"
             reader.fail(Wrong("E206", message, field.name.span, hint=hint))
         else:
@@ -168,10 +168,10 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     run = kernels(model) | kernels(speculate.draft if speculate else None)
     calibration, calibrations = _calibrations(reader, run, node, cluster)
     engine = _part(reader, "engine", "", engine_spec)
-    clauses = requires(reader)
+    clauses = read_requirements(reader)
     settings = _settings(reader, sharding, engine or IDEAL)
     overlap, chunks, micro_batches = _read_overlap(reader)
-    measured = tables(reader)
+    measured = read_tables(reader)
     chunk = reader.whole(CHUNKED)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
@@ -223,9 +223,9 @@ def _with_unique_names(
     """The same hardware, in which different GPUs and nodes have different names."""
     if node is None or not (node.gpus or (cluster and cluster.nodes)):
         return cluster, node
-    from plandsl.grammar.unlike import apart
+    from plandsl.grammar.unlike import give_unique_names
 
-    node, cluster = apart(node, cluster)
+    node, cluster = give_unique_names(node, cluster)
     return cluster, node
 
 
@@ -238,7 +238,7 @@ def _warn_too_long(reader: Reader, model: ModelSpec, workload: WorkloadSpec) -> 
 
 
 def _part(reader: Reader, kind: str, example: str, make: Callable[[Context, Record], T | None]) -> T | None:
-    record = reader.declared(kind, example)
+    record = reader.declaration(kind, example)
     if record is None:
         return None
     part = reader.attempt(lambda: reader.context.make(make, record))
@@ -279,7 +279,7 @@ def _calibrations(
     A plan that names no calibration has the one that its GPU names, else `generic`. With unlike GPUs, the first result
     is the calibration of the first GPU.
     """
-    record = reader.declared("calibration")
+    record = reader.declaration("calibration")
     if record or node is None:
         return _calibration(reader, run, cluster, record, None), ()
     found: dict[str, CalibrationSpec] = {}
@@ -330,7 +330,7 @@ def _calibration(
     if found and cluster is not None and cluster.count > 1 and not found.has(BETWEEN):
         wider = reader.context.make(calibration_with(run | BETWEEN), record)
         found = wider if wider and wider.has(BETWEEN) else found
-    return found.widened() if found and relative else found
+    return found.with_wider_bands() if found and relative else found
 
 
 def _generic(reader: Reader) -> Record | None:

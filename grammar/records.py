@@ -62,7 +62,7 @@ class Record:
         """The items that are not fields."""
         return [entry for entry in self.entries if isinstance(entry, Placed)]
 
-    def named(self, name: str, span: Span | None, unit: Unit) -> Record:
+    def copy_as(self, name: str, span: Span | None, unit: Unit) -> Record:
         """A copy with the same contents under another name."""
         copy = Record(self.kind, name, span, unit)
         copy.fields, copy.axes, copy.entries, copy.bases = self.fields, self.axes, self.entries, self.bases
@@ -72,7 +72,7 @@ class Record:
 
 def merge(base: Record, over: Record) -> Record:
     """``base with over``."""
-    out = base.named(base.name, base.span, base.unit)
+    out = base.copy_as(base.name, base.span, base.unit)
     out.fields = dict(base.fields)
     for name, layers in over.fields.items():
         builds = isinstance(layers[0].value, Record)
@@ -206,7 +206,7 @@ class Records:
             return self.build(kind, decl.name, decl.body, unit)
         assert decl.value is not None  # a declaration has a body or a value
         base = self.of_value(kind, decl.value, unit)
-        record = base.named(decl.name.text, decl.name.span, unit)
+        record = base.copy_as(decl.name.text, decl.name.span, unit)
         record.bases = () if unit.in_catalog else (base.name, *base.bases)
         return record
 
@@ -255,9 +255,9 @@ class Records:
 
     def _import_model(self, call: s.Call, unit: Unit) -> Record:
         """The model that ``hf("config.json")`` builds; a ``{ }`` after the call counts as ``with``."""
-        from plandsl.grammar.hf import imported  # few plans need it
+        from plandsl.grammar.hf import import_model  # few plans need it
 
-        record = self.of_declaration(*imported(self.library, call, unit))
+        record = self.of_declaration(*import_model(self.library, call, unit))
         if call.body is None:
             return record
         return merge(record, self.build("model", s.Name(record.name, call.span), call.body, unit))
@@ -269,7 +269,7 @@ class Records:
             let, home = found_let
             with self._guard_cycle(let):
                 return self.of_value(kind, let.value, home)
-        raise self.library.unknown(kind, ref.name, ref.span, unit)
+        raise self.library.unknown_name(kind, ref.name, ref.span, unit)
 
     # ---- within records
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plandsl.diagnostics import Diagnostic, Span, clip, near
+from plandsl.diagnostics import Diagnostic, Span, clip, suggest
 from plandsl.grammar.brackets import KINDS, is_word, opens_item
 from plandsl.grammar.lalr import Machine
 from plandsl.grammar.layout import ITEM_KEYWORDS, missing_separator
@@ -111,7 +111,7 @@ def _item_end(machine: Machine) -> int:
     return at
 
 
-def shown(token: Token) -> str:
+def token_text(token: Token) -> str:
     """A token for a message."""
     if token.kind == "END":
         return "the end of the file"
@@ -165,7 +165,7 @@ class _Mistake:
             return self._quoted_name()
         if kind == "COLON" and machine.accepts("EQ"):
             self._replace(at, "EQ", "=")
-            name = shown(self.before)[1:-1] if self.before else "name"
+            name = token_text(self.before)[1:-1] if self.before else "name"
             return self._say("expected `=`, found `:`", f"write `{name} = ...`")
         if kind == "COLON" and self.following.kind == "LBRACE" and machine.accepts("LBRACE"):
             del machine.tokens[at], machine.homes[at]
@@ -186,17 +186,17 @@ class _Mistake:
             machine.values.pop()
             self._replace(machine.at, "NAME", name)
         hint = f"write `{clip(name)} = ...`"
-        return Diagnostic("E101", f"expected a name without quotes, found {shown(self.first)}", span, hint=hint)
+        return Diagnostic("E101", f"expected a name without quotes, found {token_text(self.first)}", span, hint=hint)
 
     def _at_start(self) -> Diagnostic | None:
         token = self.token
         if self.top and token.kind in _HOME:
-            return self._say(f"{shown(token)} belongs inside {_HOME[token.kind]}, not at the top level")
+            return self._say(f"{token_text(token)} belongs inside {_HOME[token.kind]}, not at the top level")
         if self.top:
-            return self._say(f"expected a declaration, found {shown(token)}", "such as `plan NAME { ... }`")
+            return self._say(f"expected a declaration, found {token_text(token)}", "such as `plan NAME { ... }`")
         if token.kind in ("LET", "USE"):
-            return self._say(f"{shown(token)} belongs at the top level, outside every `{{ }}`")
-        return self._say(f"expected a field or a statement, found {shown(token)}", "such as `name = value`")
+            return self._say(f"{token_text(token)} belongs at the top level, outside every `{{ }}`")
+        return self._say(f"expected a field or a statement, found {token_text(token)}", "such as `name = value`")
 
     def _in_header(self) -> Diagnostic | None:
         """In ``kind NAME [= value] {``."""
@@ -206,7 +206,7 @@ class _Mistake:
             return None
         if place == 2:
             written = f"{first.text} {self.machine.tokens[self.start + 1].text}"
-            return self._say(f"expected `{{` or `=` after `{clip(written)}`, found {shown(token)}")
+            return self._say(f"expected `{{` or `=` after `{clip(written)}`, found {token_text(token)}")
         if token.kind == "LBRACE" and first.text in KINDS:
             self._insert("NAME", "")
             return self._say(f"expected a name after `{first.text}`", f"write `{first.text} NAME {{ ... }}`")
@@ -214,9 +214,9 @@ class _Mistake:
             name = clip(first.text)
             hint = f"write `let {name} = ...` to name a value; a field belongs in a `{{ }}`"
             return self._say(f"`{name}` is not a declaration", hint)
-        hint = near(first.text, [*KINDS, "let", "use"])
+        hint = suggest(first.text, [*KINDS, "let", "use"])
         hint = "" if first.text in KINDS else hint
-        return self._say(f"expected a name after `{clip(first.text)}`, found {shown(token)}", hint)
+        return self._say(f"expected a name after `{clip(first.text)}`, found {token_text(token)}", hint)
 
     def _after_item(self) -> Diagnostic | None:
         """After a complete item that continues without a separator."""
@@ -241,7 +241,7 @@ class _Mistake:
             hint = "in a search write `vary NAME in ...`"
         elif token.kind == "EQ" and self._last().kind == "NAME":
             hint = "`==` compares; `<=` sets a limit"
-        return self._say(f"unexpected {shown(token)} after {shown(self._last())}", hint)
+        return self._say(f"unexpected {token_text(token)} after {token_text(self._last())}", hint)
 
     def _after_name(self) -> Diagnostic | None:
         """After the first word of an item: a typo, or a missing `=`."""
@@ -251,9 +251,9 @@ class _Mistake:
         if token.kind == "NAME" and self.following.kind in ("LBRACE", "EQ") and first.text in KINDS:
             hint = f"here write `{first.text} = NAME`, or `{first.text} {{ ... }}` without a name"
             return self._say(f"a `{first.text}` is declared at the top level, outside every `{{ }}`", hint)
-        hint = near(first.text, _CLAUSES)
+        hint = suggest(first.text, _CLAUSES)
         if token.kind in _VALUES and hint.startswith("did you mean"):
-            return self._say(f"unexpected {shown(token)} after `{clip(first.text)}`", hint)
+            return self._say(f"unexpected {token_text(token)} after `{clip(first.text)}`", hint)
         if self._starts_item() or token.kind not in _VALUES or not machine.accepts("EQ", token.kind):
             return None
         self._insert("EQ", "=")
@@ -282,9 +282,9 @@ class _Mistake:
             return missing_separator(token, items=False)
         wanted = next((what for kinds, what in _WANTED if all(machine.accepts(k) for k in kinds)), "")
         if not wanted:
-            return self._say(f"unexpected {shown(token)} after {shown(last)}")
-        found = "" if token.kind in (*_ENDS, "COMMA", "RPAR", "RSQB") else f", found {shown(token)}"
-        return self._say(f"expected {wanted} after {shown(last)}{found}", self._hint(last))
+            return self._say(f"unexpected {token_text(token)} after {token_text(last)}")
+        found = "" if token.kind in (*_ENDS, "COMMA", "RPAR", "RSQB") else f", found {token_text(token)}"
+        return self._say(f"expected {wanted} after {token_text(last)}{found}", self._hint(last))
 
     def _hint(self, last: Token) -> str:
         token, item = self.token, self._item()

@@ -50,7 +50,7 @@ METRICS = {
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 
 
-def requires(reader: Reader) -> tuple[RequireSpec, ...]:
+def read_requirements(reader: Reader) -> tuple[RequireSpec, ...]:
     """The requirements of a record; a `require` with ``and`` gives several."""
     out: list[RequireSpec] = []
     for placed in reader.record.items():
@@ -103,7 +103,7 @@ def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
 
 def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:
     if isinstance(expr, s.Ref):
-        hint = reader.context.library.near(expr.name, iter(METRICS))
+        hint = reader.context.library.suggest(expr.name, iter(METRICS))
         return Wrong("E216", f"there is no metric `{expr.name}`", expr.span, hint=hint)
     hint = "such as `ttft`, `tpot`, `throughput` or `memory`"
     return Wrong("E216", "expected a metric here", expr.span, hint=hint)

@@ -100,7 +100,7 @@ class Module:
         try:
             found = self._context.library.find(kind, name, self.root)
             if found is None:
-                raise self._context.library.unknown(kind, name, None, self.root)
+                raise self._context.library.unknown_name(kind, name, None, self.root)
             return self._resolve(kind, self._context.records.of_declaration(*found))
         except Wrong as wrong:
             self._context.library.record(wrong)

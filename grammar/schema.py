@@ -46,7 +46,7 @@ class Reader:
             self._check_names(tuple(known))
 
     @property
-    def called(self) -> str:
+    def title(self) -> str:
         """The name of the record for a message: ``gpu `mi325x```."""
         record = self.record
         return f"{record.kind} `{record.name}`" if record.kind in KINDS and record.name else f"`{record.kind}`"
@@ -66,22 +66,22 @@ class Reader:
             self.fail(wrong)
             return None
 
-    def missing(self, name: str, example: str) -> None:
+    def report_missing(self, name: str, example: str) -> None:
         """Record that the field ``name`` is missing."""
         self.ok = False
         if not self.record.unit.broken:
             hint = f"add a line such as `{example}`"
-            self.fail(Wrong("E207", f"{self.called} has no `{name}`", self.record.span, hint=hint))
+            self.fail(Wrong("E207", f"{self.title} has no `{name}`", self.record.span, hint=hint))
 
     def _check_names(self, known: tuple[str, ...]) -> None:
         for name, layers in self.record.fields.items():
             if name not in known:
-                self.unknown(layers[-1].name, known)
+                self.report_unknown(layers[-1].name, known)
 
-    def unknown(self, name: s.Name, known: Iterable[str]) -> None:
+    def report_unknown(self, name: s.Name, known: Iterable[str]) -> None:
         """Record that the record has no field ``name``."""
-        hint = self.context.library.near(name.text, iter(known))
-        self.fail(Wrong("E206", f"{self.called} has no field `{clip(name.text)}`", name.span, hint=hint))
+        hint = self.context.library.suggest(name.text, iter(known))
+        self.fail(Wrong("E206", f"{self.title} has no field `{clip(name.text)}`", name.span, hint=hint))
 
     def _check_items(self) -> None:
         allowed = ITEMS.get(self.record.kind, ())
@@ -103,7 +103,7 @@ class Reader:
             found = layer
             return self.attempt(lambda: convert(found))
         if example:
-            self.missing(name, example)
+            self.report_missing(name, example)
         return None
 
     def value(self, layer: Layer) -> Value:
@@ -159,7 +159,7 @@ class Reader:
         if text in choices:
             return text
         what = "number format" if code == "E217" else layer.name.text.replace("_", " ")
-        hint = self.context.library.near(text, iter(choices))
+        hint = self.context.library.suggest(text, iter(choices))
         raise Wrong(code, f"there is no {what} `{clip(text)}`", span_of(layer), hint=hint)
 
     def _word(self, expr: s.Expr | Record, unit: Unit, choices: tuple[str, ...]) -> str | None:
@@ -206,21 +206,21 @@ class Reader:
         """The section ``name { }``."""
         if name not in self.record.fields:
             if example:
-                self.missing(name, example)
+                self.report_missing(name, example)
             return None
         return self.attempt(lambda: self.context.records.section(self.record, name, ""))
 
-    def declared(self, kind: str, example: str = "") -> Record | None:
+    def declaration(self, kind: str, example: str = "") -> Record | None:
         """The record of kind ``kind`` that this record names, or declares in place."""
         if kind not in self.record.fields:
             if example:
-                self.missing(kind, example)
+                self.report_missing(kind, example)
             return None
         found = self.attempt(lambda: self.context.records.section(self.record, kind, kind))
         inline = isinstance(self.record.fields[kind][0].value, Record)
-        return found.named(self.record.name, found.span, found.unit) if found and inline else found
+        return found.copy_as(self.record.name, found.span, found.unit) if found and inline else found
 
-    def assumed(self) -> tuple[tuple[str, str], ...]:
+    def assumed_fields(self) -> tuple[tuple[str, str], ...]:
         """The fields of ``assumed`` sections, with their values as written."""
         return tuple(_assumed(self.context.library, self.record, ""))
 

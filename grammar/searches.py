@@ -13,7 +13,7 @@ from plandsl.grammar.evaluate import describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.plans import PLAN, plan_spec
 from plandsl.grammar.records import Record, merge
-from plandsl.grammar.requires import METRICS, requires
+from plandsl.grammar.requires import METRICS, read_requirements
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import STEP, SUGAR
 from plandsl.grammar.unparse import declaration
@@ -50,7 +50,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
     base = reader.attempt(lambda: _base(context, record))
     choices = _choices(reader)
     goals = _goals(reader)
-    requires(reader)
+    read_requirements(reader)
     conditions = tuple(_conditions(reader, choices))
     if not reader.ok or base is None:
         return None
@@ -74,7 +74,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
             )
             return None
     gpus = plan.gpus if plan and not any(c.path.split(".")[0] in ("node", "cluster") for c in choices) else None
-    clauses = plan.requires if plan else requires(Reader(context, base, PLAN))
+    clauses = plan.requires if plan else read_requirements(Reader(context, base, PLAN))
     write = partial(_plan_text, context, base)
     return SearchSpec(
         record.name,
@@ -120,7 +120,7 @@ def _base(context: Context, record: Record) -> Record:
     if "plan" not in record.fields:
         return own
     plan = context.records.section(record, "plan", "plan")
-    return merge(plan, own).named(record.name, record.span, record.unit) if plan else own
+    return merge(plan, own).copy_as(record.name, record.span, record.unit) if plan else own
 
 
 # ---- what varies
@@ -148,7 +148,7 @@ def _choice(reader: Reader, path: s.Expr, domain: s.Expr, unit: Unit) -> Choice:
     full = SHORT.get(name, name)
     first = full.partition(".")[0]
     if first not in PLAN:
-        hint = reader.context.library.near(first, iter((*SHORT, *PLAN)))
+        hint = reader.context.library.suggest(first, iter((*SHORT, *PLAN)))
         raise Wrong("E206", f"a plan has no field `{first}` that could vary", path.span, hint=hint)
     settings = tuple(_settings(reader, name, domain, unit))
     twice = next((a for i, a in enumerate(settings) if a.text in [b.text for b in settings[:i][-64:]]), None)
@@ -276,7 +276,7 @@ def _goal(reader: Reader, clause: s.Clause) -> Goal:
     if isinstance(value, s.Ref) and value.name in METRICS:
         return Goal(value.name, clause.word.text == "maximize", value.span)
     if isinstance(value, s.Ref):
-        hint = reader.context.library.near(value.name, iter(METRICS))
+        hint = reader.context.library.suggest(value.name, iter(METRICS))
         raise Wrong("E216", f"there is no metric `{value.name}`", value.span, hint=hint)
     raise Wrong("E216", "expected a metric here", value.span, hint="such as `ttft`, `tpot`, `throughput` or `memory`")
 
@@ -328,7 +328,7 @@ def _term(scope: _Scope, expr: s.Expr, names: set[str]) -> Term:
             return _operator(expr, a, b, scope.first)
     if isinstance(expr, s.Ref) and not context.library.find_let(expr.name, scope.unit):
         if expr.name not in scope.words:
-            hint = context.library.near(expr.name, iter(scope.first))
+            hint = context.library.suggest(expr.name, iter(scope.first))
             why = f"`{expr.name}` is neither a field that varies, nor a value of such a field"
             raise Wrong("E201", why, expr.span, hint=hint)
         return Constant(expr.name)

@@ -184,7 +184,7 @@ def _rules(reader: Reader, axes: list[str]) -> Iterator[RuleSpec]:
 def _check_axes(reader: Reader, names: tuple[s.Name, ...], axes: list[str]) -> None:
     for axis in names:
         if axis.text not in axes:
-            hint = reader.context.library.near(axis.text, iter(axes)) or f"declare it: `mesh {axis.text} = 2`"
+            hint = reader.context.library.suggest(axis.text, iter(axes)) or f"declare it: `mesh {axis.text} = 2`"
             reader.fail(Wrong("E219", f"there is no mesh axis `{axis.text}`", axis.span, hint=hint))
 
 
@@ -209,7 +209,7 @@ def _sugar_rules(reader: Reader, sugar: str, axes: list[str]) -> Iterator[RuleSp
 def _region(reader: Reader, region: s.Region, axes: list[str]) -> Iterator[RuleSpec]:
     name = region.name
     if name.text not in REGIONS:
-        hint = reader.context.library.near(name.text, iter(REGIONS))
+        hint = reader.context.library.suggest(name.text, iter(REGIONS))
         reader.fail(Wrong("E219", f"there is no region `{name.text}`", name.span, hint=hint))
     for item in region.body.items:
         if isinstance(item, s.Rule):
@@ -258,7 +258,7 @@ def _check_dims(context: Context, rule: RuleSpec, known: Iterable[str], model: M
         if dim not in known:
             fine = False
             message = f"model `{model.name}` has no dimension `{dim}`"
-            hint = context.library.near(dim, iter(known))
+            hint = context.library.suggest(dim, iter(known))
             context.library.record(Wrong("E219", message, _dim_span(context, rule.span, dim), hint=hint))
     return fine
 

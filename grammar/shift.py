@@ -67,13 +67,13 @@ def _strides(axes: Axes) -> dict[tuple[str, int], int]:
 def sharding_under(reader: Reader, name: str, plan: Record, model: ModelSpec | None) -> ShardingSpec | None:
     """The sharding in field ``name``: declared elsewhere, or in place."""
     if name not in reader.record.fields:
-        reader.missing(name, EXAMPLE[name])
+        reader.report_missing(name, EXAMPLE[name])
         return None
     found = reader.attempt(lambda: reader.context.records.section(reader.record, name, "sharding"))
     if found is None:
         return None
     if found.kind != "sharding":
-        found = found.named(plan.name, found.span, found.unit)
+        found = found.copy_as(plan.name, found.span, found.unit)
         found.kind = "sharding"
     spec = reader.context.make(sharding_spec, found)
     spec = fit(reader.context, spec, model) if spec and model else None

@@ -67,7 +67,7 @@ def _acceptance(reader: Reader) -> tuple[float, ...] | None:
         return None
     chances, listed = found
     if not listed and tokens is None:
-        reader.missing("tokens", "tokens = 3")
+        reader.report_missing("tokens", "tokens = 3")
         return None
     if not listed:
         return chances * (tokens or 1)

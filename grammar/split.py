@@ -64,9 +64,9 @@ def _pool(plan: Reader, section: Record) -> Record:
     """The record of a pool as a plan: the fields of the plan, overridden by the fields of the pool."""
     reader = Reader(plan.context, section, POOL)
     plan.ok &= reader.ok
-    base = plan.record.named(plan.record.name, plan.record.span, plan.record.unit)
+    base = plan.record.copy_as(plan.record.name, plan.record.span, plan.record.unit)
     base.fields = {name: layers for name, layers in base.fields.items() if name not in SPLIT}
-    over = section.named(plan.record.name, section.span, section.unit)
+    over = section.copy_as(plan.record.name, section.span, section.unit)
     over.fields = {name: layers for name, layers in section.fields.items() if name in POOL and name not in SHORT}
     for mine, other in (("node", "cluster"), ("cluster", "node")):
         if mine in over.fields:
@@ -96,14 +96,14 @@ def _link(plan: Reader, sections: dict[str, Record | None]) -> Link | None:
         return None if bandwidth is None or latency is None else (bandwidth, latency, "")
     both = [s for s in sections.values() if s and "cluster" not in s.fields and "node" not in s.fields]
     if "cluster" not in plan.record.fields or len(both) < len(POOLS):
-        plan.missing("transfer", EXAMPLES["transfer"])
+        plan.report_missing("transfer", EXAMPLES["transfer"])
         return None
     return _cluster_link(plan, both)
 
 
 def _cluster_link(plan: Reader, sections: list[Record]) -> Link | None:
     """The network of the cluster, if both pools are parts of it."""
-    record = plan.declared("cluster")
+    record = plan.declaration("cluster")
     cluster = plan.context.make(cluster_spec, record) if record else None
     if cluster is None:
         return None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
-from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, shown
+from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
 from plandsl.spec.model import Apply, Statement, Var, Weight
@@ -89,9 +89,9 @@ class Terms:
 
     def _group(self, item: s.Field, call: s.Call) -> Statement:
         """``q = query(qn, qr)``: a name for a group of tensors, which only `attention` takes."""
-        from plandsl.grammar.latent import parts
+        from plandsl.grammar.latent import group_parts
 
-        typed = parts(call, call.func.text, self)
+        typed = group_parts(call, call.func.text, self)
         dims = (*typed[0].dims, *typed[1].dims[-1:])
         term = Apply(call.func.text, tuple(x.term for x in typed), (), call.span)
         self._bind(item.name, Typed(term, dims))
@@ -161,7 +161,7 @@ class Terms:
     def _var(self, ref: s.Ref) -> Typed:
         seen = self.values.get(ref.name)
         if seen is None:
-            hint = self.context.library.near(ref.name, iter(self.values))
+            hint = self.context.library.suggest(ref.name, iter(self.values))
             if ref.name in self.sizes:
                 hint = f"`{ref.name}` is a dimension; a weight is written `w[{ref.name}]`"
             raise Wrong("E201", f"there is no value `{ref.name}` here", ref.span, hint=hint)
@@ -184,17 +184,17 @@ class Terms:
             raise Wrong("E213", f"`{name}` is a value of this block, not a weight", index.span, hint=hint)
         first = self.weights.setdefault(name, Seen(dims, index.span))
         if first.dims != dims:
-            labels = (Label(first.span, f"here it is {shown(first.dims or ())}"),) if first.span else ()
+            labels = (Label(first.span, f"here it is {dims_text(first.dims or ())}"),) if first.span else ()
             message = f"weight `{name}` is named again with other dimensions"
             hint = "give both the same dimensions, or different names"
-            raise Wrong("E213", message, index.span, label=f"here {shown(dims)}", labels=labels, hint=hint)
+            raise Wrong("E213", message, index.span, label=f"here {dims_text(dims)}", labels=labels, hint=hint)
         return Typed(Weight(name, dims, index.span), dims)
 
     def check_dims(self, dims: tuple[s.Name, ...], *also: str) -> None:
         """Check that every dimension is a dimension of the model (or in ``also``), and is given once."""
         for number, dim in enumerate(dims):
             if dim.text not in self.sizes and dim.text not in also:
-                hint = self.context.library.near(dim.text, iter((*self.sizes, *also)))
+                hint = self.context.library.suggest(dim.text, iter((*self.sizes, *also)))
                 if dim.text in STEP_DIMS:
                     hint = "a weight has dimensions of the model only"
                 raise Wrong("E201", f"this model has no dimension `{dim.text}`", dim.span, hint=hint)
@@ -231,9 +231,9 @@ class Terms:
     def _call(self, call: s.Call) -> Typed:
         check_call(call, self.scope)
         if call.func.text == "experts":
-            from plandsl.grammar.experts import experts
+            from plandsl.grammar.experts import experts_term
 
-            return experts(call, self)
+            return experts_term(call, self)
         if call.func.text in PARTS:
             hint = "write it as an argument, `attention(query(...), latent(...))`, or give it a name"
             raise Wrong("E213", f"`{call.func.text}(...)` is not a tensor", call.func.span, hint=hint)
@@ -275,9 +275,9 @@ class Terms:
             raise Wrong("E213", "the right of `@` must be a weight, such as `w[hidden, ffn]`", expr.b.span, hint=hint)
         shared = [dim for dim in a.dims if dim in b.dims]
         if not shared:
-            labels = (Label(expr.b.span, f"this is {shown(b.dims)}"),)
+            labels = (Label(expr.b.span, f"this is {dims_text(b.dims)}"),)
             message = "the two sides of `@` share no dimension to contract"
-            raise Wrong("E213", message, expr.a.span, label=f"this is {shown(a.dims)}", labels=labels)
+            raise Wrong("E213", message, expr.a.span, label=f"this is {dims_text(a.dims)}", labels=labels)
         dims = tuple(d for d in (*a.dims, *b.dims) if d not in shared)
         return Typed(Apply("matmul", (a.term, b.term), (), expr.span), dims)
 
@@ -325,9 +325,9 @@ def _elementwise(expr: s.Binary, a: Typed, b: Typed) -> Typed:
         return Typed(Apply(fn, (a.term, b.term), (), expr.span), a.dims)
     if narrow <= wide and fn != "sub":  # the wider operand first: the other is repeated along it
         return Typed(Apply(fn, (b.term, a.term), (), expr.span), b.dims)
-    labels = (Label(expr.b.span, f"this is {shown(b.dims)}"),)
+    labels = (Label(expr.b.span, f"this is {dims_text(b.dims)}"),)
     message = f"`{expr.op}` needs the same dimensions on both sides, or fewer of them on the right"
-    raise Wrong("E213", message, expr.a.span, label=f"this is {shown(a.dims)}", labels=labels)
+    raise Wrong("E213", message, expr.a.span, label=f"this is {dims_text(a.dims)}", labels=labels)
 
 
 def _statement_error(item: s.Item) -> Wrong:

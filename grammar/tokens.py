@@ -116,7 +116,7 @@ def _lexical_error(token: Token) -> Diagnostic | None:
         hint = f'write "{text[1:-1]}" with straight double quotes'
         return Diagnostic("E102", f"a string must be in double quotes, not in `{text[0]}`", span, hint=hint)
     if kind == "STRAY":
-        return Diagnostic("E102", f"unexpected character {show(text)}", span, hint=_stray_hint(text[0]))
+        return Diagnostic("E102", f"unexpected character {char_text(text)}", span, hint=_stray_hint(text[0]))
     return None
 
 
@@ -126,7 +126,7 @@ def _stray_hint(char: str) -> str:
     return next((hint for chars, hint in _HINTS if char in chars), "")
 
 
-def show(text: str) -> str:
+def char_text(text: str) -> str:
     """A character for a message: the character if it is visible, else its code point."""
     seen = text if len(text) <= 8 else text[:8] + "..."
     if seen.isprintable() and not seen.isspace():

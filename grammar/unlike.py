@@ -66,7 +66,7 @@ def _member(context: Context, item: s.Expr, layer: Layer, kind: str) -> tuple[in
     return many, context.records.of_value(kind, item.b, layer.unit)
 
 
-def apart(node: NodeSpec, cluster: ClusterSpec | None) -> tuple[NodeSpec, ClusterSpec | None]:
+def give_unique_names(node: NodeSpec, cluster: ClusterSpec | None) -> tuple[NodeSpec, ClusterSpec | None]:
     """The same hardware, in which different GPUs have different names, and different nodes too.
 
     A second, different GPU called `h100_sxm` becomes `h100_sxm_2`, with `h100_sxm` among its ``bases``, so that tables

@@ -102,7 +102,7 @@ def structure(plan: PlanSpec) -> Hashable:
     sharding = plan.sharding
     axes = tuple((a.name, a.size > 1) for a in sharding.axes)
     rules = tuple((r.dims, r.axes, r.region) for r in sharding.rules)
-    peaks = tuple(dtype for dtype, _ in plan.common.compute)
+    peaks = tuple(dtype for dtype, _ in plan.common_gpu.compute)
     rest = tuple(getattr(plan, f.name) for f in fields(PlanSpec) if f.name not in NUMBERS)
     return axes, rules, sharding.replica_axes, sharding.context_form, peaks, rest
 

@@ -47,7 +47,7 @@ def build(program: Program, plan: PlanSpec) -> Program:
     grows during decode. In prefill steps that may find tokens of their requests in the cache, ``context`` is a symbol
     too.
     """
-    own = partial(arithmetic, plan.model, plan.common)
+    own = partial(arithmetic, plan.model, plan.common_gpu)
     verifies = program.phase == DECODE and plan.speculate is not None
     made = build_model(plan.model, program.phase, own(), own, verifies=verifies)
     if plan.continues:

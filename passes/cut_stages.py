@@ -55,7 +55,7 @@ def cut_stages(program: Program, plan: PlanSpec) -> Program:
         parts = [Part("embedding")] if i == 0 else [Part("recv")]
         for region in program.regions:
             if region.layers is not None:
-                layers = region.every.within(region.layers, (start, stop))
+                layers = region.every.clip(region.layers, (start, stop))
                 if layers is not None:
                     parts.append(Part(region.name, layers, region.every))
         parts.append(Part("head") if i == len(cuts) - 1 else Part("send"))

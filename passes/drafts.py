@@ -19,7 +19,7 @@ def check_drafts(plan: PlanSpec, speculate: SpeculateSpec) -> Iterator[Diagnosti
         why = f"a token of `{plan.model.name}` sees later tokens, so guesses would change the tokens before them"
         hint = "speculation needs a causal model: leave `speculate` out"
         yield Diagnostic("E225", why, speculate.span, hint=hint, labels=labels)
-    draft = plan.drafting
+    draft = plan.draft_plan
     if draft is not None:
         yield from _check_draft_sharding(plan, draft)
         from plandsl.passes.legality import check

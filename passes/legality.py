@@ -370,7 +370,7 @@ def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
     """An error (E304) for a GPU without a peak for the dtype; a note (N312) where only some have a faster dtype."""
-    compute = arithmetic(plan.model, plan.common)
+    compute = arithmetic(plan.model, plan.common_gpu)
     gpus = {kind.node.gpu.name: kind.node.gpu for kind in plan.kinds}.values()
     for gpu in gpus:
         for dtype in dict.fromkeys((compute, plan.model.activations)):

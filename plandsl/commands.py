@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plandsl._version import __version__
-from plandsl.diagnostics import Diagnostic, PlanError, near, render
+from plandsl.diagnostics import Diagnostic, PlanError, render, suggest
 from plandsl.files import write_file
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _dump(arguments: Namespace, plans: list[CompiledPlan]) -> int:
     names = [step.name for step in PIPELINE]
     name = arguments.dump.replace("_", "-")
     if name not in names:
-        raise PlanError([Diagnostic("E404", f"no pass is named `{arguments.dump}`", hint=near(name, names))])
+        raise PlanError([Diagnostic("E404", f"no pass is named `{arguments.dump}`", hint=suggest(name, names))])
     texts = {p.name: show(p.program(arguments.phase, name)) for p in plans}
     if arguments.json:
         print_json({"plandsl": __version__, "pass": name, "phase": arguments.phase, "programs": texts})
@@ -305,7 +305,7 @@ def _shelf() -> Shelf:
         names = (gpu.calibration if gpu else None, key, "pooled")
         found = {name: catalog_calibration(name) for name in names if name and catalog_has("calibration", name)}
         if gpu is not None and any(field == "calibration" for field, _ in gpu.assumed) and gpu.calibration in found:
-            found[gpu.calibration] = found[gpu.calibration].widened()
+            found[gpu.calibration] = found[gpu.calibration].with_wider_bands()
         return list(found.values())
 
     return Shelf(catalog_gpu, catalog_link, calibrations)
@@ -369,7 +369,7 @@ def run_catalog(arguments: Namespace) -> int:
         kinds = [k for k in catalog.kinds() if arguments.kind in catalog.names(k)]
         if arguments.name is not None or not kinds:
             known = [*catalog.kinds(), *(n for k in catalog.kinds() for n in catalog.names(k))]
-            hint = near(arguments.kind, known)
+            hint = suggest(arguments.kind, known)
             raise PlanError([Diagnostic("E406", f"the catalog has no kind or entry `{arguments.kind}`", hint=hint)])
         arguments.kind, arguments.name = kinds[0], arguments.kind
     if arguments.name is not None:
@@ -391,7 +391,7 @@ def _print_entry(arguments: Namespace) -> int:
     kind, name = arguments.kind, arguments.name
     made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
     if not made and name not in catalog.names(kind):
-        hint = near(name, catalog.names(kind))
+        hint = suggest(name, catalog.names(kind))
         raise PlanError([Diagnostic("E406", f"the catalog has no {kind} `{name}`", hint=hint)])
     text = catalog.from_config(name) if made else catalog.text(kind, name)
     if arguments.json:
@@ -444,7 +444,7 @@ def _explain_code(name: str, as_json: bool) -> int:
 
     code = CODES.get(name.upper())
     if code is None:
-        hint = near(name.upper(), CODES)
+        hint = suggest(name.upper(), CODES)
         raise PlanError([Diagnostic("E407", f"no diagnostic has the code `{name}`", hint=hint)])
     if as_json:
         print_json({"plandsl": __version__, "code": name.upper(), **code._asdict()})

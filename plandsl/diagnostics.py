@@ -97,7 +97,7 @@ class Report:
         return [d for d in self.found if d.severity == "error"]
 
 
-def near(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """A hint that names the known word closest to ``word``, or the first few known ones."""
     from difflib import get_close_matches
 

@@ -80,7 +80,7 @@ class CompiledPlan:
     @cached_property
     def draft(self) -> CompiledPlan | None:
         """The model that guesses tokens ahead, where there is one, as a plan of its own."""
-        return None if self.spec.drafting is None else CompiledPlan(self.spec.drafting, ())
+        return None if self.spec.draft_plan is None else CompiledPlan(self.spec.draft_plan, ())
 
     @cached_property
     def cost(self) -> Deployment:

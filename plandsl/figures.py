@@ -46,7 +46,7 @@ def pyplot() -> Any:
     return plt
 
 
-def looks(groups: Sequence[str]) -> dict[str, dict[str, str]]:
+def group_styles(groups: Sequence[str]) -> dict[str, dict[str, str]]:
     """A colour and a marker for each group; the first 49 groups have different pairs."""
     n = len(PALETTE)
     return {g: {"color": PALETTE[i % n], "marker": MARKERS[(i + i // n) % n]} for i, g in enumerate(groups)}
@@ -64,7 +64,7 @@ def plain_ticks(axis: Any, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def short(text: str) -> str:
+def drop_zeros(text: str) -> str:
     """A quantity without trailing zeros: ``10.0 ms`` as ``10 ms``."""
     return re.sub(r"\.0+ ", " ", text)
 

@@ -20,7 +20,7 @@ from plandsl.cli import main
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_calibration, catalog_gpu, catalog_has
 from plandsl.grammar.modules import CATALOG
-from plandsl.spec.constants import FORMS, GemmConstants, made, missing, names, read, values
+from plandsl.spec.constants import FORMS, GemmConstants, build, missing, names, read, values
 from plandsl.spec.hardware import CONSTANTS, constant_dimension
 from plandsl.units import BYTES, NUMBER, TIME
 
@@ -209,7 +209,7 @@ def test_constants_are_read_from_a_section_and_written_back():
     assert read(GemmConstants, values(TRUE) | {"low": 0.8}) == TRUE
     for form in FORMS.values():
         assert names(form) == form._fields[:-1]
-        assert made(form, range(len(names(form)))).band is None
+        assert build(form, range(len(names(form)))).band is None
     del section["blend"], section["step"]
     assert missing(GemmConstants, section) == ("step", "blend")
     with pytest.raises(ValueError, match="step, blend"):

@@ -162,7 +162,7 @@ def test_deepseek_v3_activates_37_billion_parameters_and_caches_576_elements_a_l
 def test_gemma_sees_all_tokens_on_some_layers(name: str, wide: int) -> None:
     spec = open_text("").spec("model", name)
     assert isinstance(spec, ModelSpec)
-    layers = {b.name: b.every.of(b.layers) for b in spec.blocks}
+    layers = {b.name: b.every.select(b.layers) for b in spec.blocks}
     assert len(layers["global"]) == wide
     assert layers["local"][0] == 0
     assert sorted(layers["global"] + layers["local"]) == list(range(spec.layers))

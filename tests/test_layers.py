@@ -50,7 +50,7 @@ def plan_of(local: str, wide: str, layers: int = 12, sharding: str = "") -> Comp
 
 
 def layers_of(block: BlockSpec) -> list[int]:
-    return block.every.of(block.layers)
+    return block.every.select(block.layers)
 
 
 # ---- which layers
@@ -61,13 +61,13 @@ def test_every_counts_lists_and_clips_the_same_layers(period: int, data: st.Data
     at = tuple(sorted(data.draw(st.sets(st.integers(0, period - 1), min_size=1))))
     every, span = Every(period, at), (first, first + more)
     wanted = [n for n in range(*span) if n % period in at]
-    assert every.of(span) == wanted
+    assert every.select(span) == wanted
     assert every.count(span) == len(wanted)
-    clipped = every.within((0, 100), span)
+    clipped = every.clip((0, 100), span)
     assert clipped == ((wanted[0], wanted[-1] + 1) if wanted else None)
     if wanted:
-        found, again = Every.picking(wanted)
-        assert again.of(found) == wanted
+        found, again = Every.from_layers(wanted)
+        assert again.select(found) == wanted
         assert again.period <= max(period, 1)
 
 

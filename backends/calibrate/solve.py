@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.spec.constants import C, made, names, values
+from plandsl.spec.constants import C, build, names, values
 from plandsl.spec.hardware import GpuSpec
 
 PRIOR = 0.002
@@ -78,7 +78,7 @@ class Loss(Generic[C]):
 
     def constants(self, y: Floats) -> C:
         """The constants at ``y``."""
-        return made(type(self.kind.start), np.exp(self.middle + self.loose * y).tolist())
+        return build(type(self.kind.start), np.exp(self.middle + self.loose * y).tolist())
 
     def off(self, y: Floats) -> Floats:
         """Logarithm of predicted / measured of every row."""
@@ -154,7 +154,7 @@ def polished(loss: Callable[[Floats], float], y: Floats) -> Floats:
 
 
 def _four_digits(constants: C) -> C:
-    return made(type(constants), [float(f"{value:.4g}") for value in values(constants).values()])
+    return build(type(constants), [float(f"{value:.4g}") for value in values(constants).values()])
 
 
 def _optimize() -> ModuleType:

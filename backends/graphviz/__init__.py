@@ -9,7 +9,7 @@ from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.memory import memory
 from plandsl.backends.graphviz.timeline import timeline
 from plandsl.backends.graphviz.write import write
-from plandsl.diagnostics import Diagnostic, PlanError, near
+from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.estimate import Estimate
 from plandsl.ir.program import PHASES
 
@@ -20,9 +20,9 @@ VIEWS = {"devices": devices, "block": block, "timeline": timeline, "memory": mem
 def draw(view: str, model: Deployment, estimate: Estimate, phase: str = "prefill") -> str:
     """One picture of one plan as DOT text. Raises PlanError (E432) for an unknown view or phase."""
     if view not in VIEWS:
-        raise PlanError([Diagnostic("E432", f"no view is called `{view[:40]}`", hint=near(view, VIEWS))])
+        raise PlanError([Diagnostic("E432", f"no view is called `{view[:40]}`", hint=suggest(view, VIEWS))])
     if phase not in PHASES:
-        raise PlanError([Diagnostic("E432", f"no phase is called `{phase[:40]}`", hint=near(phase, PHASES))])
+        raise PlanError([Diagnostic("E432", f"no phase is called `{phase[:40]}`", hint=suggest(phase, PHASES))])
     return VIEWS[view](Facts(model, estimate, phase))
 
 

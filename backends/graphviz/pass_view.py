@@ -74,7 +74,7 @@ def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str,
         else:
             canvas.box(x, y, end - x, LANE, LAYERS[0], name=f"{part}: {show_time(whole)}")
             step = (end - x) / part.repeats
-            for i, layer in list(enumerate(part.every.of(part.layers)))[1::2]:
+            for i, layer in list(enumerate(part.every.select(part.layers)))[1::2]:
                 if step >= 2:
                     canvas.box(x + i * step, y, step, LANE, LAYERS[1], name=f"layer {layer}")
             words = f"{part.region}: {part.repeats} {TIMES} {show_time(each)} = {show_time(whole)}"

@@ -270,7 +270,7 @@ def _in_order(parts: Iterable[Part]) -> Iterator[tuple[str, int | None]]:
         if not block:
             yield from ((part.region, None) for part in group)
             continue
-        runs = [(n, part.region) for part in group if part.layers for n in part.every.of(part.layers)]
+        runs = [(n, part.region) for part in group if part.layers for n in part.every.select(part.layers)]
         yield from ((region, n) for n, region in sorted(runs))
 
 

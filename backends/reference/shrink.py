@@ -193,10 +193,10 @@ def _layers(blocks: tuple[BlockSpec, ...], layers: int, stages: int, left: int) 
 
 def _first_layers(blocks: tuple[BlockSpec, ...], wanted: int, stages: int, layers: int) -> tuple[BlockSpec, ...]:
     """The first layers of a model whose blocks take turns, as many as contain each block."""
-    seen = 1 + max(b.every.of(b.layers)[0] for b in blocks)
+    seen = 1 + max(b.every.select(b.layers)[0] for b in blocks)
     while wanted < min(layers, seen):
         wanted = min(layers, wanted + stages)
-    cut = ((b, b.every.within(b.layers, (0, wanted))) for b in blocks)
+    cut = ((b, b.every.clip(b.layers, (0, wanted))) for b in blocks)
     return tuple(b._replace(layers=part) for b, part in cut if part is not None)
 
 

@@ -140,8 +140,8 @@ def verify_plan(
         for pool, phases in zip(small.pools, made, strict=True)
         for v in _verify_pool(pool, phases, plain, steps, seed)
     ]
-    if plan.drafting is not None:
-        draft = verify_plan(plan.drafting, compile_plan, compile_plain, steps, seed)
+    if plan.draft_plan is not None:
+        draft = verify_plan(plan.draft_plan, compile_plan, compile_plain, steps, seed)
         found.append(evolve(draft, where=f"the draft's {draft.where}"))
     if len(made) > 1:
         pools = made[0][0], made[1][-1]

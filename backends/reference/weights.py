@@ -32,7 +32,7 @@ def make_weights(program: Program, bind: Mapping[str, int], seed: int = 0) -> We
     sizes = global_sizes(program, bind)
     out: Weights = {}
     for region in program.regions:
-        layers = [None] if region.layers is None else region.every.of(region.layers)
+        layers = [None] if region.layers is None else region.every.select(region.layers)
         for layer in layers:
             for weight in region.weights:
                 out[region.name, layer, weight.name] = _draw(region, layer, weight, sizes, seed)

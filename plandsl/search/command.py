@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from plandsl._version import __version__
 from plandsl.commands import FAILED, OK, Progress, print_json
-from plandsl.diagnostics import Diagnostic, PlanError, near
+from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import open_text
 from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
@@ -89,7 +89,7 @@ def _searches(module: Module, name: str | None) -> list[SearchSpec]:
         hint = "add `search NAME { model = ..., node = ..., workload { input = ..., output = ... } }`"
         raise PlanError([Diagnostic("E401", f"{module.path} has no search to run", module.end, hint=hint)])
     if name is not None and name not in module.searches:
-        raise PlanError([Diagnostic("E201", f"there is no search named `{name}`", hint=near(name, module.searches))])
+        raise PlanError([Diagnostic("E201", f"there is no search named `{name}`", hint=suggest(name, module.searches))])
     found = [module.spec("search", name) for name in names]
     if module.errors:
         raise PlanError(module.diagnostics, module.sources)

@@ -106,7 +106,7 @@ def _draw_fronts(part: Any, drawn: Sequence[SearchResult]) -> None:
     vertical = drawn[0].points.vertical
     metrics = _latencies(drawn)
     places = part.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    look = _looks(drawn)
+    look = _curve_styles(drawn)
     far = dict.fromkeys(
         text for place, metric in zip(places, metrics, strict=True) for text in _draw_panel(place, drawn, metric, look)
     )
@@ -131,7 +131,7 @@ def _latencies(drawn: Sequence[SearchResult]) -> list[str]:
     return sorted(chosen, key=("tpot", "ttft", "latency").index)
 
 
-def _looks(drawn: Sequence[SearchResult]) -> dict[str, dict[str, Any]]:
+def _curve_styles(drawn: Sequence[SearchResult]) -> dict[str, dict[str, Any]]:
     """Colour and marker by plan: `COLOURED` plans from short TPOT to long, and grey for the rest."""
     points = drawn[0].points
     curves = {name: rows for name, rows in (points.curves or points.clouds).items() if len(rows.numbers)}
@@ -143,7 +143,7 @@ def _looks(drawn: Sequence[SearchResult]) -> dict[str, dict[str, Any]]:
     vertical = drawn[0].points.vertical
     order = sorted(curves, key=lambda n: (-unbeaten[n], -float(curves[n].column(vertical).max()), n))
     chosen = sorted(order[:COLOURED], key=lambda n: (float(curves[n].column("tpot").min()), n))
-    look = {name: dict(kind) for name, kind in figures.looks(chosen).items()}
+    look = {name: dict(kind) for name, kind in figures.group_styles(chosen).items()}
     return look | {name: {"color": GREY, "marker": "."} for name in order[COLOURED:]}
 
 
@@ -246,7 +246,7 @@ def _set_ticks(axis: Any, ends: tuple[float, float], show: Any) -> None:
     decades = np.log10(ends[1] / ends[0])
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: figures.short(show(value))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: figures.drop_zeros(show(value))))
 
 
 def _legend(drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]]) -> list[Any]:

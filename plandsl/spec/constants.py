@@ -1,7 +1,7 @@
-"""The constants of each analytic form: what a section of a calibration holds for one dtype, operation or library.
+"""The constants of each analytic form: the contents of a calibration's section for one dtype, operation or library.
 
-Each form has a class, and `FORMS` says which section holds whose constants. Language, forms and fits follow these
-classes: a constant has its name and its unit here and nowhere else. The module of a form gives the formula.
+Each form has a class, and `FORMS` maps sections to classes. The language, the forms and the fits follow these classes:
+the name and unit of a constant are defined here only. The module of a form gives the formula.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,12 +20,12 @@ Band: TypeAlias = tuple[float, float]
 
 
 class GemmConstants(NamedTuple):
-    """Of `forms.gemm`: a launch and a split along k, arithmetic, memory, and the quantisation of an input.
+    """Constants of `forms.gemm`: launch, split along k, arithmetic, memory, and the quantisation of an input.
 
-    ``chain`` are seconds of each element contracted. ``compute`` is a share of the peak, ``throttle`` how much of it
-    arithmetic that goes on for long loses, ``memory`` a share of the bandwidth. ``intensity`` is the price of loading
-    an element, in multiplications; ``blend`` how far arithmetic hides memory. ``quant_row`` and ``quant_walk`` are
-    seconds of a unit for each row and each element quantised.
+    ``chain``: seconds per contracted element. ``compute``: share of the peak; ``throttle``: how much of it long
+    arithmetic loses; ``memory``: share of the bandwidth. ``intensity``: cost of loading an element, in multiplications;
+    ``blend``: how far arithmetic hides memory. ``quant_row`` and ``quant_walk``: seconds of a unit for each row and
+    each element quantised.
     """
 
     fixed: Seconds
@@ -42,11 +42,11 @@ class GemmConstants(NamedTuple):
 
 
 class PrefillConstants(NamedTuple):
-    """Of `forms.attention.prefill_seconds`: a launch, a step for each tile, arithmetic and memory.
+    """Constants of `forms.attention.prefill_seconds`: a launch, a step for each tile, arithmetic and memory.
 
-    ``compute`` is a share of the peak, ``half_dim`` the head dimension at which half of it is reached, ``tail`` the
-    part of the longest tile that shows. ``memory`` and ``write`` are shares of the bandwidth, the latter where new keys
-    and values go to the cache; ``packed`` is the share of calls that pack the heads of a group (0 to 1).
+    ``compute``: share of the peak; ``half_dim``: head dimension at which half of it is reached; ``tail``: part of the
+    longest tile that is not hidden. ``memory`` and ``write``: shares of the bandwidth, ``write`` when new keys and
+    values go to the cache; ``packed``: share of calls that pack the heads of a group (0 to 1).
     """
 
     fixed: Seconds
@@ -62,10 +62,11 @@ class PrefillConstants(NamedTuple):
 
 
 class DecodeConstants(NamedTuple):
-    """Of `forms.attention.decode_seconds`: a launch, a step for each task, and adding the parts of a context up.
+    """Constants of `forms.attention.decode_seconds`: a launch, a step for each task, and the sum over context parts.
 
-    ``compute`` is a share of the peak, ``memory`` one of the bandwidth; ``draw`` is how many times its part of the
-    bandwidth a unit draws alone. ``cache`` bytes of keys stay from a call before, read ``cached`` times as fast.
+    ``compute``: share of the peak; ``memory``: share of the bandwidth; ``draw``: bandwidth of a single busy unit, as a
+    multiple of its equal share. ``cache``: bytes of keys that stay in the cache from an earlier call; reading them is
+    ``cached`` times as fast.
     """
 
     fixed: Seconds
@@ -81,10 +82,10 @@ class DecodeConstants(NamedTuple):
 
 
 class MixedConstants(NamedTuple):
-    """Of `forms.attention.mixed_seconds`: those of decode and prefill in one call.
+    """Constants of `forms.attention.mixed_seconds`: decode and prefill in one call.
 
-    ``rows`` are the queries that a decode is padded to, ``cache`` the bytes of keys at which half of what is read
-    again comes from memory.
+    ``rows``: queries to which a decode is padded; ``cache``: bytes of keys at which half of the repeated reads come
+    from memory.
     """
 
     fixed: Seconds
@@ -101,7 +102,7 @@ class MixedConstants(NamedTuple):
 
 
 class MlaPrefillConstants(NamedTuple):
-    """Of `forms.mla.mla_prefill_seconds`: those of attention, for heads that are never packed."""
+    """Constants of `forms.mla.mla_prefill_seconds`: as in `PrefillConstants`, but heads are never packed."""
 
     fixed: Seconds
     step: Seconds
@@ -115,9 +116,9 @@ class MlaPrefillConstants(NamedTuple):
 
 
 class MlaDecodeConstants(NamedTuple):
-    """Of `forms.mla.mla_decode_seconds`: those of decode on one latent KV head.
+    """Constants of `forms.mla.mla_decode_seconds`: as in `DecodeConstants`, for one latent KV head.
 
-    A context is split into ``parts`` at most; of the keys, tasks but the first read the share ``again`` from memory.
+    ``parts``: most parts of a context; ``again``: share of the keys that every task after the first reads from memory.
     """
 
     fixed: Seconds
@@ -133,10 +134,10 @@ class MlaDecodeConstants(NamedTuple):
 
 
 class ElementConstants(NamedTuple):
-    """Of `forms.elementwise`: a launch, memory or the last-level cache, and the work of one unit.
+    """Constants of `forms.elementwise`: a launch, memory or the last-level cache, and the work of one unit.
 
-    ``memory`` and ``cached`` are rates as shares of the bandwidth, ``cache`` the bytes that stay. ``unit`` is what a
-    unit moves, in `forms.elementwise.DRAW`; ``row`` are its seconds for each row besides.
+    ``memory`` and ``cached``: rates as shares of the bandwidth; ``cache``: bytes that stay in the cache. ``unit``: rate
+    of a unit, in multiples of `forms.elementwise.DRAW`; ``row``: seconds of a unit for each row.
     """
 
     fixed: Seconds
@@ -149,11 +150,11 @@ class ElementConstants(NamedTuple):
 
 
 class CollectiveConstants(NamedTuple):
-    """Of `forms.collective.collective_seconds`: a launch, a quick way for small messages, a pipelined one for large.
+    """Constants of `forms.collective.collective_seconds`: launch, quick path (small messages), pipelined path (large).
 
-    ``latency`` are seconds of a message on the quick way and ``step`` on the pipelined one; ``quick`` and ``bulk`` the
-    shares of the port that they reach. ``half`` bytes reach half of the rate; ``own`` is the price of copying a rank's
-    own part, as a share of sending it; ``switch`` the share of the port where the switch adds up (0: it does not).
+    ``latency`` and ``step``: seconds of a message on the quick and the pipelined path; ``quick`` and ``bulk``: share of
+    the port that each reaches. ``half``: bytes that reach half of the rate; ``own``: cost of copying a rank's own part,
+    as a share of sending it; ``switch``: share of the port if the switch computes the sum (0: it does not).
     """
 
     fixed: Seconds
@@ -168,10 +169,10 @@ class CollectiveConstants(NamedTuple):
 
 
 class NodesConstants(NamedTuple):
-    """Of `forms.collective.nodes_seconds`: the same over several nodes.
+    """Constants of `forms.collective.nodes_seconds`: as in `CollectiveConstants`, over several nodes.
 
-    ``hop`` are seconds of a message between nodes, ``network`` the share of a port to them that is reached, ``rails``
-    the ports that a node has.
+    ``hop``: seconds of a message between nodes; ``network``: share of a network port that is reached; ``rails``: ports
+    of a node.
     """
 
     fixed: Seconds
@@ -187,11 +188,11 @@ class NodesConstants(NamedTuple):
 
 
 class DispatchConstants(NamedTuple):
-    """Of `forms.dispatch`: tokens to the ranks of their experts, and back.
+    """Constants of `forms.dispatch`: tokens to the ranks of their experts, and back.
 
-    ``expert`` are seconds of each expert awaited, ``row`` of a unit for `forms.dispatch.ROW` elements, ``each`` of a
-    copy, ``ramp`` until queues are full, ``message`` of a message between nodes. ``unit`` is in GB/s; ``port`` and
-    ``network`` are shares of the links inside and between nodes.
+    Seconds: ``expert`` for each expert that is awaited, ``row`` of a unit for `forms.dispatch.ROW` elements, ``each``
+    for a copy, ``ramp`` until queues are full, ``message`` for a message between nodes. ``unit`` is in GB/s; ``port``
+    and ``network`` are shares of the links inside and between nodes.
     """
 
     fixed: Seconds
@@ -207,11 +208,11 @@ class DispatchConstants(NamedTuple):
 
 
 class GroupedConstants(NamedTuple):
-    """Of `forms.moe.gemm_seconds`: one grouped GEMM by itself.
+    """Constants of `forms.moe.gemm_seconds`: one grouped GEMM by itself.
 
-    ``step`` are seconds of a tile, ``compute`` is a share of the peak, ``memory`` one of the bandwidth for weights and
-    ``stream`` for activations; ``draw`` is how many times its part of the bandwidth a unit loads from the cache, which
-    keeps ``cache`` bytes of weights.
+    ``step``: seconds of a tile; ``compute``: share of the peak; ``memory`` and ``stream``: shares of the bandwidth for
+    weights and for activations; ``draw``: rate at which a unit loads from the cache, as a multiple of its equal share
+    of the bandwidth; ``cache``: bytes of weights that the cache keeps.
     """
 
     fixed: Seconds
@@ -226,9 +227,10 @@ class GroupedConstants(NamedTuple):
 
 
 class MoeConstants(NamedTuple):
-    """Of `forms.moe.moe_seconds`: those of grouped GEMMs, and of what stands between them.
+    """Constants of `forms.moe.moe_seconds`: as in `GroupedConstants`, and for the kernels between grouped GEMMs.
 
-    A pair of another rank moves ``away`` times the bytes of one that is here; routing takes ``token`` seconds a token.
+    ``away``: bytes moved by a pair (token, expert) of another rank, relative to a pair of this rank; ``token``: seconds
+    of routing per token.
     """
 
     fixed: Seconds
@@ -291,22 +293,19 @@ def dimension(section: str, name: str) -> Dimension:
 
 
 def missing(form: type[C], section: Iterable[str]) -> tuple[str, ...]:
-    """The constants of ``form`` that a section of these names lacks."""
+    """The constants of ``form`` that are not among the names in ``section``."""
     have = frozenset(section)
     return tuple(name for name in names(form) if name not in have)
 
 
 def read(form: type[C], section: Mapping[str, float]) -> C:
-    """The constants of ``form`` that a section holds, with its band.
-
-    Raises `ValueError` where some are `missing`.
-    """
+    """The constants of ``form`` in a section, with its band. Raises `ValueError` if some are `missing`."""
     if lacks := missing(form, section):
         raise ValueError(f"the constants of {form.__name__} lack {', '.join(lacks)}")
-    return made(form, (section[name] for name in names(form)), band_of(section))
+    return build(form, (section[name] for name in names(form)), band_of(section))
 
 
-def made(form: type[C], values: Iterable[float], band: Band | None = None) -> C:
+def build(form: type[C], values: Iterable[float], band: Band | None = None) -> C:
     """The constants of ``form`` from numbers in the order of `names`."""
     return cast(C, form._make((*values, band)))
 
@@ -317,6 +316,6 @@ def values(constants: FormConstants) -> dict[str, float]:
 
 
 def band_of(section: Mapping[str, float]) -> Band | None:
-    """``low`` and ``high`` of a section, where it says both."""
+    """``low`` and ``high`` of a section; None unless it has both."""
     low, high = section.get("low"), section.get("high")
     return None if low is None or high is None else (low, high)

@@ -210,7 +210,7 @@ class CalibrationSpec:
         """Whether this calibration has all of these sections."""
         return sections.issubset(name.partition(".")[0] for name, _ in self.values if "." in name)
 
-    def completed(self, other: CalibrationSpec) -> CalibrationSpec:
+    def fill_from(self, other: CalibrationSpec) -> CalibrationSpec:
         """This calibration, with the constants and sections of ``other`` that this one lacks."""
         have = {_part(name) for name, _ in self.values}
         values = tuple(v for v in other.values if _part(v[0]) not in have)
@@ -221,7 +221,7 @@ class CalibrationSpec:
         named = tuple((f"{name}.any" if name in sections else name, value) for name, value in both)
         return evolve(self, values=named, assumed=self.assumed + assumed)
 
-    def widened(self) -> CalibrationSpec:
+    def with_wider_bands(self) -> CalibrationSpec:
         """The calibration for a GPU related to the measured one: ``low`` and ``high`` become ``v ** TRANSFER``."""
         bands = ("low", "high")
         values = tuple((n, v**TRANSFER if n.rpartition(".")[2] in bands else v) for n, v in self.values)

@@ -78,7 +78,7 @@ class Every(NamedTuple):
     at: tuple[int, ...] = (0,)
 
     @classmethod
-    def picking(cls, layers: list[int]) -> tuple[tuple[int, int], Every]:
+    def from_layers(cls, layers: list[int]) -> tuple[tuple[int, int], Every]:
         """The range from the first to the last of the ascending ``layers``, and the `Every` with the least period.
 
         The `Every` chooses exactly ``layers`` from the range.
@@ -90,7 +90,7 @@ class Every(NamedTuple):
                 return span, every
         raise AssertionError("with a period as long as the range, each layer has a remainder of its own")
 
-    def of(self, layers: tuple[int, int]) -> list[int]:
+    def select(self, layers: tuple[int, int]) -> list[int]:
         """The chosen layers in the range ``layers`` (half-open), in order."""
         if self.period == 1:
             return list(range(*layers))
@@ -103,11 +103,11 @@ class Every(NamedTuple):
             return stop - first
         return sum(len(range(first + (at - first) % self.period, stop, self.period)) for at in self.at)
 
-    def within(self, layers: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int] | None:
+    def clip(self, layers: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int] | None:
         """The range from the first to the last chosen layer in both ``layers`` and ``bounds``; None without any."""
         first, stop = max(layers[0], bounds[0]), min(layers[1], bounds[1])
         if self.period > 1:
-            found = self.of((first, stop))
+            found = self.select((first, stop))
             first, stop = (found[0], found[-1] + 1) if found else (0, 0)
         return (first, stop) if first < stop else None
 

@@ -220,7 +220,7 @@ class PlanSpec:
         return kinds(self)
 
     @property
-    def common(self) -> GpuSpec:
+    def common_gpu(self) -> GpuSpec:
         """The GPU; with unlike GPUs the first one, with only the peaks of formats that all of them list."""
         first, *others = (kind.node.gpu for kind in self.kinds)
         if not others:
@@ -233,10 +233,10 @@ class PlanSpec:
         return 1 if self.speculate is None else 1 + self.speculate.tokens
 
     @property
-    def drafting(self) -> PlanSpec | None:
+    def draft_plan(self) -> PlanSpec | None:
         """The plan of the draft model, with the same load on the same GPUs; None without a draft model."""
         if self.split is not None:
-            first, then = self.split.prefill.drafting, self.split.decode.drafting
+            first, then = self.split.prefill.draft_plan, self.split.decode.draft_plan
             if first is None or then is None:
                 return None
             return evolve(then, split=evolve(self.split, prefill=first, decode=then))

@@ -1,4 +1,4 @@
-"""A search as it was declared: what varies, under which conditions, and what is wanted."""
+"""A declared search: the fields that vary, conditions, requirements and goals."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Value: TypeAlias = "int | float | str"
 
 
 class Setting(NamedTuple):
-    """One value of a field: as the language writes it, and in SI units where it is a number."""
+    """One value of a field: ``text`` in the language, and ``value``, in SI units if it is a number."""
 
     text: str
     value: Value
     expr: Any = None
-    """What stands in the file, for the resolver."""
+    """The expression in the file, for the resolver."""
 
 
 class Choice(NamedTuple):
@@ -38,13 +38,13 @@ class Choice(NamedTuple):
 
     @property
     def load(self) -> str:
-        """The argument of the cost model that it binds; empty where plans differ by it."""
+        """The argument of the cost model that this choice sets; empty if each value needs its own compiled plan."""
         section, _, name = self.path.partition(".")
         return name if section == "workload" and name in LOADS else ""
 
 
 class Name(NamedTuple):
-    """What varies, in a condition."""
+    """The name of a field that varies, in a condition."""
 
     name: str
 
@@ -70,7 +70,7 @@ class Apply(NamedTuple):
     operands: tuple[Term, ...]
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
-        """What it comes to, for numbers, words and arrays alike."""
+        """The value of the term, for numbers, words or arrays."""
         return OPERATORS[self.op](*(x(values) for x in self.operands))
 
 
@@ -102,7 +102,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 
 
 class Condition(NamedTuple):
-    """``where text``: ``holds`` of the values of ``names``, numbers, words or arrays."""
+    """``where text``: the term ``holds`` evaluates the condition from the values of ``names``."""
 
     text: str
     names: frozenset[str]
@@ -119,25 +119,25 @@ class Goal(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As it is written."""
+        """The goal as the language writes it."""
         return f"{'maximize' if self.most else 'minimize'} {self.metric}"
 
 
 FRONT = (Goal("ttft", False), Goal("tpot", False), Goal("throughput_per_gpu", True), Goal("cost", False))
-"""What a front is made of, beside the goals that a search names."""
+"""Metrics of the Pareto front, beside the goals that a search names."""
 
 Combination: TypeAlias = "tuple[tuple[Choice, Setting], ...]"
-"""One value for each of some choices."""
+"""Pairs of a choice and one of its values."""
 
 Resolve: TypeAlias = "Callable[[Combination], tuple[PlanSpec | None, list[Diagnostic]]]"
 
 
 @frozen
 class SearchSpec:
-    """Everything one search needs. ``resolve`` gives the plan of a combination, or what is wrong with it.
+    """Everything that one search needs. ``resolve`` gives the plan of a combination, or None and the findings.
 
-    ``write`` gives the declaration of a plan of that name, as text. ``gpus`` is how many there are, None where that
-    varies; the product of degrees is no more.
+    ``write(name, combination)`` gives the text of the plan's declaration. ``gpus`` is the number of GPUs, which the
+    product of degrees must not exceed; None if the number varies.
     """
 
     name: str
@@ -152,13 +152,14 @@ class SearchSpec:
 
     @property
     def wanted(self) -> tuple[Goal, ...]:
-        """The goals, the first of which ranks: the most tokens from each GPU where none is named."""
+        """The goals; the first one ranks the plans. Without goals: the greatest throughput per GPU."""
         return self.goals or (Goal("throughput_per_gpu", True),)
 
     @property
     def weighed(self) -> tuple[Goal, ...]:
-        """What the front is made of: `FRONT` and the goals; the cost says no more than the rate where one GPU costs as
-        much as another.
+        """The metrics of the Pareto front: `FRONT` and the goals, without cost if all plans have the same kind of GPU.
+
+        Then the cost follows from the throughput per GPU.
         """
         unlike = any(c.path.split(".")[0] in ("node", "cluster") for c in self.choices)
         usual = tuple(g for g in FRONT if unlike or g.metric != "cost")
@@ -167,12 +168,12 @@ class SearchSpec:
 
     @property
     def size(self) -> int:
-        """Configurations, legal or not."""
+        """The number of configurations, legal or not."""
         return count(self.choices)
 
 
 def count(choices: Sequence[Choice]) -> int:
-    """The size of the product."""
+    """The number of combinations: the product of the numbers of settings."""
     total = 1
     for choice in choices:
         total *= len(choice.settings)

@@ -163,7 +163,7 @@ def one_structure_serves_all_sizes(plan: CompiledPlan) -> None:
     spec, known = plan.spec, dict[Hashable, Program]()
     cut = {axis for rule in spec.sharding.rules if "layers" in rule.dims for axis in rule.axes}
     axes = tuple(a if a.size == 1 or a.name in cut else a._replace(size=2 * a.size) for a in spec.sharding.axes)
-    node = evolve(spec.node, gpu=spec.common, gpus=())
+    node = evolve(spec.node, gpu=spec.common_gpu, gpus=())
     larger = evolve(spec, name="larger", node=node, cluster=None, sharding=evolve(spec.sharding, axes=axes))
     for phase, schedule in (("prefill", plan.prefill), ("decode", plan.decode)):
         compile_phase(larger, phase, known)

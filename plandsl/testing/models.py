@@ -174,7 +174,7 @@ def _layer_ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int],
     own = [n for n in range(layers) if n % period == at]
     rest = [n for n in range(layers) if n % period != at]
     if own and rest:
-        parts = [("local", *Every.picking(rest)), ("own", *Every.picking(own))]
+        parts = [("local", *Every.from_layers(rest)), ("own", *Every.from_layers(own))]
         return sorted(parts, key=lambda part: part[1])
     return [("dense", (0, cut), EVERY), ("other", (cut, layers), EVERY)]
 

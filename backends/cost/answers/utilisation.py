@@ -65,6 +65,6 @@ def average(plan: PlanSpec) -> GpuSpec:
         return plan.node.gpu
     from plandsl.ir.kinds import rank_gpus
 
-    gpus, common = rank_gpus(plan), plan.common
+    gpus, common = rank_gpus(plan), plan.common_gpu
     compute = tuple((dtype, sum(gpu.peak(dtype) or 0.0 for gpu in gpus) / len(gpus)) for dtype, _ in common.compute)
     return evolve(common, compute=compute, bandwidth=sum(gpu.bandwidth for gpu in gpus) / len(gpus))

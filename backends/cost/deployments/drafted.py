@@ -102,7 +102,7 @@ class Drafted:
 
     def on(self, plan: PlanSpec) -> Drafted:
         """The same schedules and memory under other figures."""
-        drafting = plan.drafting
+        drafting = plan.draft_plan
         draft = self.draft.on(drafting) if self.draft and drafting else None
         return Drafted(self.verify.on(plan), self.speculate, draft, self.plain, self.guessed, self.gain)
 

@@ -81,7 +81,7 @@ def _total(spans: tuple[float, list[float]], layers: list[int]) -> float:
 def _counts(block: Region, layers: int) -> list[int]:
     """How many of the first 0, 1, 2, ... layers of the model are of a block."""
     assert block.layers is not None, "a block has layers"
-    own = set(block.every.of(block.layers))
+    own = set(block.every.select(block.layers))
     return list(accumulate((layer in own for layer in range(layers)), initial=0))
 
 
@@ -90,7 +90,7 @@ def _pieces(program: Program, blocks: list[Region]) -> dict[str, tuple[Part, ...
     found: dict[str, tuple[Part, ...]] = {r.name: (Part(r.name),) for r in program.regions if r.layers is None}
     for block in blocks:
         assert block.layers is not None, "a block has layers"
-        first = block.every.of(block.layers)[0]
+        first = block.every.select(block.layers)[0]
         found[block.name] = (Part(block.name, (first, first + 1), block.every),)
     return found
 
