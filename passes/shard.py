@@ -167,14 +167,16 @@ class Sharder:
         and follow the sharding's rules in the rest.
         """
         staying = {x.name: self._resharded(x, self.now[x.name].type.summed()) for x in rule.stay}
-        used = frozenset(a for x in staying.values() for a in x.type.axes)
+        used = frozenset([a for x in staying.values() for a in x.type.axes])
         wanted = self.layout.dims(rule.dims, self._region_of(rule.operands[0].type))
         axes = {stem(d.name): d.axes for d in _drop_axes(wanted, used)}
         axes |= {stem(d.name): d.axes for x in staying.values() for d in x.type.dims}
         axes |= {stem(n): () for n in rule.whole}
         for x in rule.operands:
-            lies = tuple(Dim(n, axes[stem(n)]) for n in x.type.names)
-            yield x.name, staying[x.name] if x.name in staying else self.lay(x, lies)
+            if x.name in staying:
+                yield x.name, staying[x.name]
+            else:
+                yield x.name, self.lay(x, tuple([Dim(n, axes[stem(n)]) for n in x.type.names]))
 
     def _dispatch(self, op: Dispatch) -> Dispatch:
         """Tokens keep their layout; the experts' places are split over axes that the tokens do not use."""
@@ -250,7 +252,7 @@ class Sharder:
 
 
 def _drop_axes(dims: tuple[Dim, ...], axes: frozenset[str]) -> tuple[Dim, ...]:
-    return tuple(Dim(d.name, tuple(a for a in d.axes if a not in axes)) for d in dims)
+    return tuple([Dim(d.name, tuple([a for a in d.axes if a not in axes])) if d.axes else d for d in dims])
 
 
 def _free_axes(axes: tuple[str, ...], dims: tuple[Dim, ...]) -> tuple[str, ...]:

@@ -128,8 +128,9 @@ class Gemm(Regular):
 
     def contracted(self, i: int = 0) -> tuple[str, ...]:
         """Names of the dimensions that output ``i`` sums over."""
-        shared = (n for n in self.weights[i].type.names if n in self.x.type.names)
-        return tuple(n for n in shared if self.each is None or n != self.each[1])
+        have, each = self.x.type.names, self.each
+        shared = [n for n in self.weights[i].type.names if n in have]
+        return tuple(shared if each is None else [n for n in shared if n != each[1]])
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -137,8 +138,8 @@ class Gemm(Regular):
         return tuple(self._rule(i) for i in range(len(self.weights)))
 
     def _rule(self, i: int) -> Rule:
-        w, inner = self.weights[i], self.contracted(i)
-        gone = inner if self.each is None else (*inner, self.each[1])
+        w, inner, each = self.weights[i], self.contracted(i), self.each
+        gone = inner if each is None else (*inner, each[1])
         dims = [n for n in self.x.type.names if n not in inner] + [n for n in w.type.names if n not in gone]
         return Rule((self.x, w), tuple(dims), self.outs[i].type.dtype, contracts=inner, stay=(w,))
 

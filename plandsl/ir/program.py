@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from attrs import field, frozen
@@ -114,11 +114,12 @@ class Program:
         return dict(self.sizes)[dim]
 
 
-def verify(program: Program) -> Iterator[Diagnostic]:
+def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]:
     """Findings for everything that is unsound in ``program``.
 
     A sound program defines each value once and before its use, records the type that ``infer`` gives for each value,
-    uses an axis at most once in a tensor, and satisfies the ``verify`` of each op.
+    uses an axis at most once in a tensor, and satisfies the ``verify`` of each op. Ops whose `id` is in ``known``
+    were verified before, and only their operands and results are checked.
     """
     known_axes = {name for name, _ in program.mesh.axes}
     for region in program.regions:
@@ -129,17 +130,24 @@ def verify(program: Program) -> Iterator[Diagnostic]:
             for x in op.operands:
                 if defined.get(x.name) != x:
                     yield Diagnostic("E391", f"{region.name}: %{x.name} is used before it is defined", op.span)
-            yield from op.verify()
-            if not op.facts.merges and any(x.type.softmax for x in op.operands):
-                yield Diagnostic("E391", f"{region.name}: {op.keyword} of a softmax over some of the keys", op.span)
-            for out, inferred in zip(op.results, op.infer(), strict=True):
-                if out.type != inferred:
-                    why = f"{region.name}: %{out.name} is recorded as {out.type}, but {op.keyword} makes {inferred}"
-                    yield Diagnostic("E391", why, op.span)
+            if id(op) not in known:
+                yield from _verify_op(op, region.name)
+            for out in op.results:
                 yield from _define(out, defined, known_axes, region.name)
         for value in region.results:
             if defined.get(value.name) != value:
                 yield Diagnostic("E391", f"{region.name}: result %{value.name} is not defined", None)
+
+
+def _verify_op(op: Op, region: str) -> Iterator[Diagnostic]:
+    """Findings about one op by itself."""
+    yield from op.verify()
+    if not op.facts.merges and any(x.type.softmax for x in op.operands):
+        yield Diagnostic("E391", f"{region}: {op.keyword} of a softmax over some of the keys", op.span)
+    for out, inferred in zip(op.results, op.infer(), strict=True):
+        if out.type != inferred:
+            why = f"{region}: %{out.name} is recorded as {out.type}, but {op.keyword} makes {inferred}"
+            yield Diagnostic("E391", why, op.span)
 
 
 def _define(value: Value, defined: dict[str, Value], axes: set[str], region: str) -> Iterator[Diagnostic]:

@@ -33,17 +33,15 @@ class Rule(NamedTuple):
 
     def result(self, linear: tuple[Value, ...]) -> TensorType:
         """The type of the result; partial sums of the ``linear`` operands stay partial in it."""
-        found: dict[str, Dim] = {}
-        for x in self.operands:
-            for dim in x.type.dims:
-                found.setdefault(dim.name, dim)
-        partial = {a for n in self.contracts for a in found[n].axes}.union(*(x.type.partial for x in linear))
-        return TensorType(self.dtype, tuple(found.get(n) or Dim(n) for n in self.dims), frozenset(partial))
+        found = {dim.name: dim for x in reversed(self.operands) for dim in reversed(x.type.dims)}
+        partial = frozenset(a for n in self.contracts for a in found[n].axes).union(*[x.type.partial for x in linear])
+        return TensorType(self.dtype, tuple([found.get(n) or Dim(n) for n in self.dims]), partial)
 
     def split_operands(self) -> Iterator[tuple[Value, str]]:
         """Operands with a dimension that must be whole but is split, and the name of that dimension."""
-        for x in self.operands:
-            yield from ((x, d.name) for d in x.type.dims if d.axes and d.name in self.whole)
+        if self.whole:
+            for x in self.operands:
+                yield from ((x, d.name) for d in x.type.dims if d.axes and d.name in self.whole)
 
     def misfitting_operands(self) -> Iterator[Value]:
         """Operands that split a dimension unlike an earlier operand, or have a dimension that the rule lacks."""
@@ -51,7 +49,7 @@ class Rule(NamedTuple):
         places = {stem(n) for n in (*self.dims, *self.contracts, *self.whole)}
         for x in self.operands:
             lies = {stem(d.name): d[1:] for d in x.type.dims}
-            if any(n not in places or known.get(n, at) != at for n, at in lies.items()):
+            if not places.issuperset(lies) or any(lies[n] != at for n, at in known.items() if n in lies):
                 yield x
             known = lies | known
 
@@ -88,13 +86,15 @@ class Regular(BaseOp):
         yield from self.misfits()
 
     def misfits(self) -> Iterator[Diagnostic]:
-        """Findings of the rules about the layouts of the operands."""
-        for rule in dict.fromkeys(self.rules):
+        """Findings of the rules about the layouts of the operands, each finding once."""
+        return iter(dict.fromkeys(self._found()))
+
+    def _found(self) -> Iterator[Diagnostic]:
+        for rule in self.rules:
             for x, dim in rule.split_operands():
                 yield finding(self.SPLIT.format(op=self, dim=dim), self.span, str(x.type))
             for x in rule.misfitting_operands():
                 yield finding(self.APART.format(op=self), self.span, str(x.type))
             made = rule.result(self.linear)
-            used = [a for d in made.dims for a in d.axes] + list(made.partial)
-            if len(used) != len(set(used)):
+            if len(made.axes) < len(made.partial) + sum([len(d.axes) for d in made.dims]):
                 yield finding(self.TWICE.format(op=self), self.span, str(rule.operands[-1].type))

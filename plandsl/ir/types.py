@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +19,7 @@ REPLICATED = frozenset({"kv_heads"})
 """Dimensions that are replicated when their size is smaller than the number of shards."""
 
 
+@cache
 def stem(name: str) -> str:
     """The dimension without the number of places per token: ``experts`` for ``experts:8``; else ``name``."""
     return name.partition(":")[0]
@@ -78,12 +80,12 @@ class TensorType:
     @property
     def names(self) -> tuple[str, ...]:
         """Dimension names in order."""
-        return tuple(d.name for d in self.dims)
+        return tuple([d.name for d in self.dims])
 
     @property
     def axes(self) -> frozenset[str]:
         """Mesh axes in use: they split a dimension, or the value is incomplete over them."""
-        return frozenset(a for d in self.dims for a in d.axes) | self.pending
+        return self.pending.union(*[d.axes for d in self.dims])
 
     @property
     def pending(self) -> frozenset[str]:
