@@ -76,6 +76,7 @@ class PhaseLines:
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
         self.nodes = around(model, bind, context)
         self.at = Binding(self.extents, context, self.nodes)
+        self._known: dict[tuple[str, int], list[OpTime]] = {}
 
     @classmethod
     def of_main(cls, times: PhaseTimes) -> PhaseLines:
@@ -141,13 +142,16 @@ class PhaseLines:
         return [self.lines(self.model.run(stage, p.region), p.repeats * int(self.times.parts)) for p in parts]
 
     def lines(self, run: str, count: int) -> list[OpTime]:
-        """Every op of a run that a pass repeats ``count`` times."""
+        """Every op of a run that a pass repeats ``count`` times; stages that are alike have them from one another."""
+        if (run, count) not in self._known:
+            self._known[run, count] = list(self._lines(run, count))
+        return self._known[run, count]
+
+    def _lines(self, run: str, count: int) -> Iterator[OpTime]:
         region = self.model.schedule.program.region(self.model.region(run))
         answers, seconds = self.model.answers(run, self.bind, self.context), self.times.seconds[run]
-        return [
-            self._on(model, work, name, count, float(each))
-            for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True)
-        ]
+        for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
+            yield self._on(model, work, name, count, float(each))
 
     def _on(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
         """One op that ``model`` answers for: this one, or that of one of several kinds of GPU."""

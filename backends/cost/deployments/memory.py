@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from copy import copy
 from functools import cached_property
 from math import prod
@@ -82,11 +82,7 @@ class MemoryModel:
         self.queries: Number = plan.queries
         self.weights = [self._weights(s) for s in range(len(program.stages))]
         self.caches = [self._caches(s) for s in range(len(program.stages))]
-        stages = range(len(program.stages))
-        self.steps = [
-            ([self._loads(p, s, live=True) for s in stages], [self._loads(p, s, live=False) for s in stages])
-            for p in (program, decode)
-        ]
+        self.steps = [self._weighed(p) for p in (program, decode)]
 
     def on(self, plan: PlanSpec) -> MemoryModel:
         """The same on GPUs with other memory."""
@@ -201,28 +197,30 @@ class MemoryModel:
             total = total + size * ceil_div(rows, self.extents.ways(a for d in dims for a in d.axes) * parts)
         return total
 
-    def _loads(self, program: Program, stage: int, *, live: bool) -> list[Load]:
-        """What the live sets, or the buffers, of a stage weigh; sets that are never the largest are left out."""
-        loads: dict[Load, None] = {}
-        for part in program.stages[stage]:
-            region = program.region(part.region)
-            values, same, stored = region.values(), self._same(region), {w.name for w in region.weights}
-            views = _views(region)
-            stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
-            # of what comes around a ring, one block is there, and the next one in the buffers
-            rings = [op for op in region.ops if isinstance(op, Ring)]
-            for name, ring in region.in_blocks().items():
-                block = values[name].type.with_axes(ring.dim, ring.xs[0].type.on(ring.dim))
-                values[name] = evolve(values[name], type=block)
-            together = {out.name: tuple(o.name for o in op.outs) for op in rings for out in op.outs}
-            buffers = (together.get(name, (name,)) for name in region.buffers if name not in same)
-            sets = region.live if live else tuple(buffers)
-            for names in sets:
-                there = (same.get(n, n) for n in (names if not live else dict.fromkeys(views.get(n, n) for n in names)))
-                distinct = dict.fromkeys(n for n in there if n not in stored)
-                loads[self._load([values[n].type for n in distinct])] = None
-        found = list(loads)
-        return [a for a in found if not any(b != a and _covers(b, a) for b in found)]
+    def _weighed(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
+        """What the live sets of each stage weigh, and what the buffers."""
+        held = {region.name: self._loads(region) for region in program.regions}
+        stages = [[held[part.region] for part in parts] for parts in program.stages]
+        return [_heaviest(sets for sets, _ in s) for s in stages], [_heaviest(sets for _, sets in s) for s in stages]
+
+    def _loads(self, region: Region) -> tuple[list[Load], list[Load]]:
+        """What the live sets of a region weigh, and what the buffers."""
+        values, same, stored = region.values(), self._same(region), {w.name for w in region.weights}
+        views = _views(region)
+        stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
+        # of what comes around a ring, one block is there, and the next one in the buffers
+        rings = [op for op in region.ops if isinstance(op, Ring)]
+        for name, ring in region.in_blocks().items():
+            block = values[name].type.with_axes(ring.dim, ring.xs[0].type.on(ring.dim))
+            values[name] = evolve(values[name], type=block)
+        together = {out.name: tuple(o.name for o in op.outs) for op in rings for out in op.outs}
+
+        def load(names: Iterable[str]) -> Load:
+            distinct = dict.fromkeys(same.get(n, n) for n in names)
+            return self._load([values[n].type for n in distinct if n not in stored])
+
+        live = [load(dict.fromkeys(views.get(n, n) for n in names)) for names in region.live]
+        return live, [load(together.get(name, (name,))) for name in region.buffers if name not in same]
 
     def _same(self, region: Region) -> dict[str, str]:
         """Values that are others by another name: along an axis of size 1 nothing moves."""
@@ -306,6 +304,12 @@ class MemoryModel:
             good = self._beside(stage, middle, length, input_, rounds) >= middle
             low, high = where(good, middle, low), where(good, high, middle - 1)
         return low
+
+
+def _heaviest(sets: Iterable[list[Load]]) -> list[Load]:
+    """Loads of all ``sets``, each once; those that are never the largest are left out."""
+    found = list(dict.fromkeys(load for each in sets for load in each))
+    return [a for a in found if not any(b != a and _covers(b, a) for b in found)]
 
 
 def _views(region: Region) -> dict[str, str]:
