@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from plandsl._version import __version__
@@ -21,45 +21,62 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(WRONG)
 
 
-def _parser() -> argparse.ArgumentParser:
+Takes = Callable[[_Parser], None]
+"""Adds the arguments of a verb to its parser."""
+
+
+def _parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
     top = _Parser(prog="planc", description="Compile .plan files: how a language model is spread over GPUs.")
     top.add_argument("--version", action="version", version=f"planc {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
+    for name in verbs:
+        text, takes = VERBS[name]
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         made.add_argument("--json", action="store_true", help="print the machine form")
-        return made
+        takes(made)
+    return top
 
-    def choose(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--plan", metavar="NAME", help="only this plan and what it uses")
-        made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
-                          help="override a field, e.g. workload.batch=64")  # fmt: skip
 
-    def of_file(made: argparse.ArgumentParser) -> None:
-        made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
-        choose(made)
+def _choose(made: _Parser) -> None:
+    made.add_argument("--plan", metavar="NAME", help="only this plan and what it uses")
+    made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
+                      help="override a field, e.g. workload.batch=64")  # fmt: skip
 
-    def of_phase(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(default: prefill)")
 
-    made = command("compile", "compile every plan of a file and print its estimates")
-    of_file(made)
+def _of_file(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
+    _choose(made)
+
+
+def _of_phase(made: _Parser) -> None:
+    made.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(default: prefill)")
+
+
+def _compile(made: _Parser) -> None:
+    _of_file(made)
     made.add_argument("--dump", metavar="PASS", help="print the program after a pass instead")
-    of_phase(made)
-    made = command("check", "report all that is wrong, and compile nothing")
+    _of_phase(made)
+
+
+def _check(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE", nargs="+")
-    choose(made)
-    made = command("render", "draw a plan")
-    of_file(made)
+    _choose(made)
+
+
+def _render(made: _Parser) -> None:
+    _of_file(made)
     made.add_argument("--view", choices=("devices", "block", "timeline", "memory"), default="devices")
-    of_phase(made)
+    _of_phase(made)
     made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .svg, .png, .pdf or .dot file")
-    made = command("verify", "run the sharded program on small dimensions and compare it with the unsharded one")
-    of_file(made)
+
+
+def _verify(made: _Parser) -> None:
+    _of_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
-    made = command("search", "run the searches of a file: the best plans, the front, and why others are out")
+
+
+def _search(made: _Parser) -> None:
     made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
     made.add_argument("--search", metavar="NAME", help="only this search")
     made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
@@ -69,44 +86,73 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", metavar="OUT", help="write every configuration, a .csv or .parquet file")
     made.add_argument("--plot", metavar="OUT", help="draw the front and heat maps, a .svg, .png or .pdf file")
     made.add_argument("--scheduler", metavar="ADDRESS", help="spread the work over a Dask cluster")
-    made = command("fmt", "rewrite files in canonical form, comments kept")
+
+
+def _fmt(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE", nargs="+")
     made.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file would change")
-    made = command("catalog", "list what ships, or print one entry")
+
+
+def _catalog(made: _Parser) -> None:
     made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node or calibration")
     made.add_argument("name", nargs="?", metavar="NAME", help="an entry; for a model also a config.json, to import")
-    command("passes", "the pipeline, in order")
-    made = command("explain", "where a plan's time goes and what would change it, or what a diagnostic means")
+
+
+def _passes(made: _Parser) -> None:
+    """No arguments of its own."""
+
+
+def _explain(made: _Parser) -> None:
     made.add_argument("file", metavar="FILE|CODE", help="a .plan file, - for standard input, or a code such as E301")
-    choose(made)
-    made = command("diff", "compare two plans term by term")
+    _choose(made)
+
+
+def _diff(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="two plans, or one file that has two")
-    choose(made)
-    made = command("calibrate", "fit the constants of calibrations to measurements")
+    _choose(made)
+
+
+def _calibrate(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", nargs="+", help="CSV files, or folders of them (docs/calibration.md)")
     made.add_argument("-o", "--output", metavar="OUT", required=True,
                       help="a .plan file for all calibrations, or a folder for one file each")  # fmt: skip
-    made.add_argument(
-        "--pooled",
-        action="store_true",
-        help="also fit all GPUs at once, for those that nobody measured (takes minutes)",
-    )
-    made = command("accuracy", "compare predictions with measurements")
+    made.add_argument("--pooled", action="store_true",
+                      help="also fit all GPUs at once, for those that nobody measured (takes minutes)")  # fmt: skip
+
+
+def _accuracy(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
-    for name, text in (
-        ("simulate", "serve traffic request by request"),
-        ("export", "write launch files, traces, reports"),
-    ):
-        made = command(name, text + " (not yet)")
-        made.add_argument("rest", nargs=argparse.REMAINDER)
-    return top
+
+
+def _later(made: _Parser) -> None:
+    made.add_argument("rest", nargs=argparse.REMAINDER)
+
+
+VERBS: dict[str, tuple[str, Takes]] = {
+    "compile": ("compile every plan of a file and print its estimates", _compile),
+    "check": ("report all that is wrong, and compile nothing", _check),
+    "render": ("draw a plan", _render),
+    "verify": ("run the sharded program on small dimensions and compare it with the unsharded one", _verify),
+    "search": ("run the searches of a file: the best plans, the front, and why others are out", _search),
+    "fmt": ("rewrite files in canonical form, comments kept", _fmt),
+    "catalog": ("list what ships, or print one entry", _catalog),
+    "passes": ("the pipeline, in order", _passes),
+    "explain": ("where a plan's time goes and what would change it, or what a diagnostic means", _explain),
+    "diff": ("compare two plans term by term", _diff),
+    "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
+    "accuracy": ("compare predictions with measurements", _accuracy),
+    "simulate": ("serve traffic request by request (not yet)", _later),
+    "export": ("write launch files, traces, reports (not yet)", _later),
+}
+"""Every verb: what help says of it, and what adds its arguments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `planc`; gives the exit status: 0 well, 1 failed requirement or difference, 2 wrong input."""
     # a compilation makes many small values and hardly any cycles: looking for those costs a tenth of a cold start
     gc.set_threshold(100_000, 50, 50)
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = _parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
 
     if sys.stdout is None or sys.stderr is None:  # closed by the caller: there is nobody to answer
