@@ -40,8 +40,7 @@ class PassError(Exception):
 
 
 def verify_result(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
-    """``after``, if it is sound and keeps every promise. Only regions that the pass changed are checked,
-    and of these only ops that are new.
+    """``after``, if it is sound and keeps every promise. Only ops that the pass changed, and their regions, are checked.
 
     Raises `PassError` otherwise.
     """
