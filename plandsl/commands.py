@@ -30,8 +30,9 @@ STDIN = "<stdin>"
 def _console() -> Any:
     from rich.console import Console
 
+    # names and texts of a plan are shown as they stand: what looks like markup or an emoji's name is neither
+    console = Console(highlight=False, markup=False, emoji=False)
     # a pipe has no width of its own, and a table folded into a narrow window loses its labels
-    console = Console(highlight=False)
     console.width = max(console.width, 100) if sys.stdout.isatty() else 120
     return console
 
