@@ -40,7 +40,7 @@ class PassError(Exception):
 
 
 def verify_result(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
-    """``after``, if it is sound and keeps every promise. Only ops that the pass changed, and their regions, are checked.
+    """``after``, if it is sound and keeps every promise. Only changed ops, and their regions, are checked.
 
     Raises `PassError` otherwise.
     """
