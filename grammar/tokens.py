@@ -104,10 +104,13 @@ def split_number(text: str) -> tuple[str, str]:
 
 def lexical_errors(tokens: Iterable[Token]) -> list[Diagnostic]:
     """A diagnostic for every token that is not in the language, at most `MAX_ERRORS`."""
-    return list(islice((found for token in tokens if (found := _lexical_error(token))), MAX_ERRORS))
+    return [_lexical_error(token) for token in islice((t for t in tokens if t.kind in _WRONG), MAX_ERRORS)]
 
 
-def _lexical_error(token: Token) -> Diagnostic | None:
+_WRONG = ("OPEN_STRING", "QUOTED", "STRAY")
+
+
+def _lexical_error(token: Token) -> Diagnostic:
     kind, text, span = token
     if kind == "OPEN_STRING":
         hint = 'close it with `"` on the same line'
@@ -115,9 +118,7 @@ def _lexical_error(token: Token) -> Diagnostic | None:
     if kind == "QUOTED":
         hint = f'write "{text[1:-1]}" with straight double quotes'
         return Diagnostic("E102", f"a string must be in double quotes, not in `{text[0]}`", span, hint=hint)
-    if kind == "STRAY":
-        return Diagnostic("E102", f"unexpected character {char_text(text)}", span, hint=_stray_hint(text[0]))
-    return None
+    return Diagnostic("E102", f"unexpected character {char_text(text)}", span, hint=_stray_hint(text[0]))
 
 
 def _stray_hint(char: str) -> str:

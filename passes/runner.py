@@ -40,7 +40,7 @@ class PassError(Exception):
 
 
 def verify_result(step: Pass, before: Program, after: Program, promises: list[Pass]) -> Program:
-    """``after``, if it is sound and keeps every promise. What the pass left alone is not checked again.
+    """``after``, if it is sound and keeps every promise. Only changed ops, and their regions, are checked.
 
     Raises `PassError` otherwise.
     """

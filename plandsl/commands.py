@@ -30,8 +30,9 @@ STDIN = "<stdin>"
 def _console() -> Any:
     from rich.console import Console
 
+    # names and texts of a plan are shown as they are written, never read as markup or as the name of an emoji
+    console = Console(highlight=False, markup=False, emoji=False)
     # a pipe has no width, and in a narrow window the labels of a table would be cut
-    console = Console(highlight=False)
     console.width = max(console.width, 100) if sys.stdout.isatty() else 120
     return console
 

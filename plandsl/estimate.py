@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import frozen
 
@@ -52,8 +52,7 @@ class OpTime:
         return out | ({"band": list(self.band)} if self.band else {})
 
 
-@frozen
-class PhaseEstimate:
+class PhaseEstimate(NamedTuple):
     """Where one phase's time goes: compute + communication + bubble + engine + waiting + mixed + draft = time.
 
     The first three are along the way of one batch. ``communication_s`` is what no compute hides; ``overlapped_s`` ran
@@ -104,8 +103,7 @@ class PhaseEstimate:
         }
 
 
-@frozen
-class Memory:
+class Memory(NamedTuple):
     """Bytes on one GPU, by part."""
 
     weights: float
@@ -131,8 +129,7 @@ class Memory:
         }
 
 
-@frozen
-class StageGpus:
+class StageGpus(NamedTuple):
     """How many of which GPUs a stage lies on, over all replicas, and which of them has the least memory."""
 
     gpus: tuple[tuple[str, int], ...]
@@ -146,8 +143,7 @@ class StageGpus:
         return {"gpus": dict(self.gpus), "smallest": self.smallest}
 
 
-@frozen
-class Requirement:
+class Requirement(NamedTuple):
     """A ``require`` and whether it held."""
 
     text: str
@@ -155,8 +151,7 @@ class Requirement:
     ok: bool
 
 
-@frozen
-class Load:
+class Load(NamedTuple):
     """An ongoing load on one replica: requests that run and that wait for room, and the parts of TTFT and TPOT.
 
     A first token waits ``queue_s`` for room, ``line_s`` for prefills before its own and ``start_s`` for those of the
@@ -177,8 +172,7 @@ class Load:
         return {name: getattr(self, name) for name in LOAD}
 
 
-@frozen
-class Used:
+class Used(NamedTuple):
     """A cluster of ``nodes`` nodes called ``node`` with ``gpus`` each, of which the plan uses ``used``."""
 
     name: str
@@ -193,8 +187,7 @@ class Used:
         return out | {"nodes_used": self.used, "gpus_per_node": self.gpus}
 
 
-@frozen
-class Reuse:
+class Reuse(NamedTuple):
     """Tokens of each prompt that are in the KV cache already, in blocks of its ``own`` or ``shared`` by all."""
 
     tokens: int
@@ -205,8 +198,7 @@ class Reuse:
         return {"tokens": self.tokens, "prefix": self.prefix}
 
 
-@frozen
-class Mode:
+class Mode(NamedTuple):
     """One sharding of two: what the plan would take with it alone."""
 
     sharding: str
@@ -219,8 +211,7 @@ class Mode:
         return {"sharding": self.sharding, "mesh": dict(self.mesh), "ttft_s": self.ttft_s, "tpot_s": self.tpot_s}
 
 
-@frozen
-class Shift:
+class Shift(NamedTuple):
     """Two shardings on one cache: ``base`` takes steps of more than ``threshold`` tokens, ``tensor`` the others.
 
     ``prefill`` and ``decode`` name the one that the phase takes. From ``prefill_tokens`` tokens of one request, and
@@ -247,8 +238,7 @@ class Shift:
         }
 
 
-@frozen
-class Speculated:
+class Speculated(NamedTuple):
     """Tokens guessed ahead by the model ``draft`` (None: looked up), each right with its chance of ``acceptance``.
 
     A step brings a request ``tokens_per_step`` and takes ``step_s``, of which ``draft_s`` are the draft's; its prefill
@@ -290,8 +280,7 @@ class Speculated:
         }
 
 
-@frozen
-class Sent:
+class Sent(NamedTuple):
     """KV cache on its way from one pool to the other, ``when``: ``after`` the prefill or ``layerwise``.
 
     ``between`` is the cluster whose network it takes, empty for a link of its own. ``request`` is the bytes of one
@@ -326,8 +315,7 @@ class Sent:
         }
 
 
-@frozen
-class Pool:
+class Pool(NamedTuple):
     """One pool of GPUs: the ``machine`` it is, what its plan comes to by itself, and the requests/s it sustains."""
 
     machine: str
@@ -352,8 +340,7 @@ class Pool:
         }
 
 
-@frozen
-class Pools:
+class Pools(NamedTuple):
     """Both pools, what passes between them, and which of the three limits the rate.
 
     ``balance`` decode replicas would take just what one of prefill gives.
@@ -381,8 +368,7 @@ LOAD = ("concurrency", "running", "waiting", "queue_s", "line_s", "start_s", "pr
 Band = tuple[float, float]
 
 
-@frozen
-class Estimate:
+class Estimate(NamedTuple):
     """Everything that is known about one plan."""
 
     plan: str

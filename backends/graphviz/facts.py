@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
-from attrs import evolve
-
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.estimate import Estimate, Memory, OpTime
@@ -85,7 +83,7 @@ class Facts:
     def memory_of(self, rank: int, stage: int) -> Memory:
         """The memory of a rank of a stage, with the capacity of its own GPU."""
         held = self.estimate.stages[stage]
-        return evolve(held, capacity=self.gpus[rank].memory * self.plan.memory_fraction) if self.gpus else held
+        return held._replace(capacity=self.gpus[rank].memory * self.plan.memory_fraction) if self.gpus else held
 
     @property
     def inner_axes(self) -> list[tuple[str, int]]:

@@ -12,7 +12,7 @@ from plandsl.ir.base import COMPUTE, Facts, Relay, finding, span_field
 from plandsl.ir.types import Chunk, TensorType, Value, axes_of
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Split(Relay):
     """Cut ``x`` along ``dim`` into chunks, which are views: nothing is moved.
 
@@ -41,7 +41,7 @@ class Split(Relay):
             yield finding(why, self.span, str(have))
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Join(Relay):
     """Join all chunks of a value along ``dim``. Each chunk is written to its place as it is made: nothing is moved."""
 

@@ -23,7 +23,7 @@ def _on_links(keyword: str) -> Facts:
     return Facts(LINK, keyword, "collective", measured=keyword, linear=("x",), buffered=True)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Reshard(Relay):
     """``x`` in the layout of ``out``: a placeholder that `insert_collectives` replaces by collectives."""
 
@@ -106,7 +106,7 @@ class _Collective(Along):
         return "" if innermost and source != target else f"over '{self.axis}', which is not innermost"
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AllReduce(_Collective):
     """Sum ``x`` over ``axis``; every member ends with the whole sum."""
 
@@ -123,7 +123,7 @@ class AllReduce(_Collective):
         return PARTIAL, None
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ReduceScatter(_Collective):
     """Sum ``x`` over ``axis``; each member keeps its part of dimension ``dim``."""
 
@@ -141,7 +141,7 @@ class ReduceScatter(_Collective):
         return PARTIAL, self.dim
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AllGather(_Collective):
     """Every member ends with all parts of ``dim`` along ``axis``, its innermost axis."""
 
@@ -159,7 +159,7 @@ class AllGather(_Collective):
         return self.dim, None
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AllToAll(_Collective):
     """Move ``axis`` from dimension ``gather`` (made whole) to dimension ``split``."""
 
@@ -178,7 +178,7 @@ class AllToAll(_Collective):
         return self.gather, self.split
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Slice(_Collective):
     """Each member along ``axis`` keeps its part of ``dim``; nothing travels."""
 
@@ -196,7 +196,7 @@ class Slice(_Collective):
         return None, self.dim
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Rescale(_Collective):
     """Weigh each member's softmax over its own keys, so that the members along ``axis`` add up to the whole softmax.
 
@@ -217,7 +217,7 @@ class Rescale(_Collective):
         return SOFTMAX, PARTIAL
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Ring(Along):
     """Pass the parts of ``dim`` around the ranks along ``axis``, its innermost axis: every member reads each in turn.
 
@@ -247,7 +247,7 @@ class Ring(Along):
                 yield finding(f"ring over '{self.axis}', which is not innermost", self.span, str(x.type))
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Send(Relay):
     """Send ``x`` to the same rank of the next stage, as ``tensors`` tensors of its size.
 
@@ -267,7 +267,7 @@ class Send(Relay):
         return ()
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Recv(Relay):
     """Receive the tensors that the previous stage sent."""
 

@@ -21,7 +21,7 @@ from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Value, routed, stem
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class TopK(Regular):
     """Choose for each token the ``top_k`` experts with the largest scores; the results are their gates.
 
@@ -52,7 +52,7 @@ class TopK(Regular):
         return (Rule(self.operands, (*tokens, place), self.out.type.dtype, whole=(experts,)),)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Dispatch(Regular):
     """Copy each token to the places of its experts: ``x [tokens, ...]`` -> ``[tokens, experts:8, ...]``, else zero.
 
@@ -79,7 +79,7 @@ class Dispatch(Regular):
         return (Rule((self.x, self.gates), dims, x.dtype),)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class GroupedGemm(Gemm):
     """A `Gemm` for each expert with that expert's weights: ``x [tokens, experts:8, ...]``, ``w [experts, ...]``."""
 
@@ -93,7 +93,7 @@ class GroupedGemm(Gemm):
         return place, stem(place)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Combine(Regular):
     """Sum the results of a token's experts, times their ``gates``: ``x [tokens, experts:8, ...]`` -> ``[tokens, ...]``.
 

@@ -118,8 +118,8 @@ def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]
     """Findings for everything that is unsound in ``program``.
 
     A sound program defines each value once and before its use, records the type that ``infer`` gives for each value,
-    uses an axis at most once in a tensor, and satisfies the ``verify`` of each op. Ops whose `id` is ``known`` were
-    checked before, and are not checked again.
+    uses an axis at most once in a tensor, and satisfies the ``verify`` of each op. Ops whose `id` is in ``known``
+    were verified before, and only their operands and results are checked.
     """
     known_axes = {name for name, _ in program.mesh.axes}
     for region in program.regions:
@@ -131,7 +131,7 @@ def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]
                 if defined.get(x.name) != x:
                     yield Diagnostic("E391", f"{region.name}: %{x.name} is used before it is defined", op.span)
             if id(op) not in known:
-                yield from _asked(op, region.name)
+                yield from _verify_op(op, region.name)
             for out in op.results:
                 yield from _define(out, defined, known_axes, region.name)
         for value in region.results:
@@ -139,8 +139,8 @@ def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]
                 yield Diagnostic("E391", f"{region.name}: result %{value.name} is not defined", None)
 
 
-def _asked(op: Op, region: str) -> Iterator[Diagnostic]:
-    """What is wrong with an op by itself."""
+def _verify_op(op: Op, region: str) -> Iterator[Diagnostic]:
+    """Findings about one op by itself."""
     yield from op.verify()
     if not op.facts.merges and any(x.type.softmax for x in op.operands):
         yield Diagnostic("E391", f"{region}: {op.keyword} of a softmax over some of the keys", op.span)

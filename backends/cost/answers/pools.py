@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import evolve
-
 from plandsl.backends.cost.answers.estimate import estimate_servers, price, requirement
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools, Rates
@@ -24,12 +22,11 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
     a, d = (estimate_servers(pool, own) for pool, own in zip(model.pools, alone, strict=True))
     rates = model.rates(metrics, load.input, load.output)
     wait = float(metrics.sent)
-    decode = evolve(d.decode, time_s=float(metrics.tpot), waiting_s=wait)
+    decode = d.decode._replace(time_s=float(metrics.tpot), waiting_s=wait)
     fuller = max(a.memory, d.memory, key=lambda held: held.total / held.capacity)
     paid = price(model)
     cost = None if paid is None else paid / float(metrics.throughput) * 1e6
-    return evolve(
-        d,
+    return d._replace(
         gpus=model.gpus,
         ttft_s=float(metrics.ttft),
         tpot_s=float(metrics.tpot),
