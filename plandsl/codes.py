@@ -233,7 +233,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "E322": (
         "pools that cannot go on with one another's work",
         "One pool computes prompts and the other one goes on with their KV cache, so both have one model, one "
-        "`kv_cache` format and requests of one kind. What weights are stored in and multiply in may differ.",
+        "`kv_cache` format, requests of one kind, and one model that drafts, whose KV cache goes along. What weights "
+        "are stored in and multiply in may differ.",
         _POOLS.replace("POOLS", _PAIR + "  decode { node = h200_8, model = llama_3_1_70b }"),
         "say it outside the pools, for both.",
     ),
