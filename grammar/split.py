@@ -19,7 +19,7 @@ from plandsl.units import BYTE_RATE, TIME
 SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}
 """Short forms of fields in a pool: `batch = 4` stands for `workload { batch = 4 }`."""
 
-POOL = (*PARTS, *SETTINGS, *PACE, "shift", "measured", *SHORT)
+POOL = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SHORT)
 EXAMPLES = {
     "prefill": "prefill { node = h100_8, sharding { tp = 4, dp = 2 } }",
     "decode": "decode { node = h200_8, sharding { tp = 8 } }",
@@ -127,6 +127,7 @@ def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
     for what, ours, theirs in (
         ("models", _shape(prefill.model), _shape(decode.model)),
         ("`kv_cache` formats", prefill.model.kv_cache, decode.model.kv_cache),
+        ("guesses", _guesses(prefill), _guesses(decode)),
         ("requests", (a.input, a.output, a.reuse, a.prefix), (b.input, b.output, b.reuse, b.prefix)),
     ):
         if ours != theirs:
@@ -138,6 +139,12 @@ def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
     if "attention" not in functions(decode.model):
         why = f"model `{decode.model.name}` has no KV cache to transfer"
         plan.fail(Wrong("E322", why, _name_span(plan, "decode"), hint="use one pool"))
+
+
+def _guesses(plan: PlanSpec) -> tuple[object, ...] | None:
+    """The model that drafts and its chances: what it has read of a prompt goes to the other pool too."""
+    guesses = plan.speculate
+    return None if guesses is None or guesses.draft is None else (guesses.acceptance, *_shape(guesses.draft))
 
 
 def _shape(model: ModelSpec) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import attrs
 from attrs import evolve
@@ -71,13 +72,26 @@ def _rename_clashes(prefill: PlanSpec, decode: PlanSpec) -> tuple[PlanSpec, Plan
     """The two pools, with parts of the decode pool renamed if a different part of the prefill pool has their name."""
     for name in _NAMED:
         ours, theirs = getattr(prefill, name), getattr(decode, name)
-        if ours and theirs and ours != theirs and _name(ours.name, name) == _name(theirs.name, name):
-            decode = attrs.evolve(decode, **{name: attrs.evolve(theirs, name=f"{_name(theirs.name, name)}_decode")})
-    a, b = prefill.node.gpu, decode.node.gpu
-    if a != b and _name(a.name, "gpu") == _name(b.name, "gpu"):
-        gpu = attrs.evolve(b, name=f"{_name(b.name, 'gpu')}_decode", bases=())
+        decode = attrs.evolve(decode, **{name: _distinct(ours, theirs, name)})
+    if prefill.shift and decode.shift:
+        tensor = _distinct(prefill.shift.tensor, decode.shift.tensor, "sharding")
+        decode = attrs.evolve(decode, shift=attrs.evolve(decode.shift, tensor=tensor))
+    if prefill.speculate and decode.speculate:
+        a, b = prefill.speculate, decode.speculate
+        draft, sharding = _distinct(a.draft, b.draft, "model"), _distinct(a.sharding, b.sharding, "sharding")
+        decode = attrs.evolve(decode, speculate=attrs.evolve(b, draft=draft, sharding=sharding))
+    first, gpu = prefill.node.gpu, decode.node.gpu
+    if first != gpu and _name(first.name, "gpu") == _name(gpu.name, "gpu"):
+        gpu = attrs.evolve(gpu, name=f"{_name(gpu.name, 'gpu')}_decode", bases=())
         decode = attrs.evolve(decode, node=attrs.evolve(decode.node, gpu=gpu))
     return prefill, decode
+
+
+def _distinct(ours: Any, theirs: Any, kind: str) -> Any:
+    """``theirs``, by a name of its own where ``ours`` is another one of that name."""
+    if ours and theirs and ours != theirs and _name(ours.name, kind) == _name(theirs.name, kind):
+        return attrs.evolve(theirs, name=f"{_name(theirs.name, kind)}_decode")
+    return theirs
 
 
 def _fields(plan: PlanSpec) -> list[str]:

@@ -15,7 +15,7 @@ from plandsl.backends.terminal_explain import print_explanation
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, difference, open_text
 from plandsl.search.run import Run
-from plandsl.search.spec import SearchSpec
+from plandsl.spec.search import SearchSpec
 
 Said = str | int | bool
 

@@ -24,8 +24,10 @@ from plandsl.spec.hardware import LinkSpec
 from plandsl.spec.plan import PlanSpec
 from plandsl.testing import (
     LAWS,
+    assert_law,
     assert_laws,
     compiled,
+    deployments,
     laws_schedule,
     mixtures,
     plan_texts,
@@ -51,9 +53,9 @@ def fewer(part: int) -> int:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@given(plan=plans())
+@given(plan=deployments())
 def test_law(law: Law, plan: PlanSpec) -> None:
-    law(compiled(plan))
+    assert_law(law, compiled(plan))
 
 
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if "\nplan " in p.read_text("utf-8")], ids=lambda path: path.stem)
@@ -218,7 +220,7 @@ def test_fuzz_any_characters_yield_diagnostics(text: str) -> None:
 # ---- plandsl.testing itself
 
 
-WHOLE = {"plans": plans(), "guesses": plans(speculate=True), "mixtures": mixtures()}
+WHOLE = {"plans": plans(), "guesses": plans(speculate=True), "mixtures": mixtures(), "deployments": deployments()}
 
 
 @settings(max_examples=fewer(2))

@@ -14,7 +14,7 @@ from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import verify_programs
 from plandsl.driver import plain_programs, programs
 from plandsl.spec.plan import PlanSpec
-from plandsl.testing import assert_laws, compiled, mixtures
+from plandsl.testing import assert_laws, compiled, deployments, mixtures
 
 FEW = settings(max_examples=max(1, settings().max_examples // 2))
 
@@ -32,14 +32,14 @@ def test_law_any_mixture_computes_what_one_device_does(plan: PlanSpec, batch: in
 
 
 @settings(max_examples=max(1, settings().max_examples // 10))
-@given(plan=mixtures())
-def test_law_any_mixture_keeps_the_laws(plan: PlanSpec) -> None:
+@given(plan=deployments())
+def test_law_any_deployment_keeps_the_laws(plan: PlanSpec) -> None:
     assert_laws(compiled(plan))
 
 
 @FEW
-@given(plan=mixtures())
-def test_law_any_mixture_has_an_estimate_and_a_picture(plan: PlanSpec) -> None:
+@given(plan=deployments())
+def test_law_any_deployment_has_an_estimate_and_a_picture(plan: PlanSpec) -> None:
     made = compiled(plan)
     wrong = [(path, x) for path, x in numbers(made.estimate().as_json()) if not 0 <= x < math.inf]
     assert not wrong
@@ -59,12 +59,12 @@ def numbers(body: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, body
 
 
-def test_mixtures_are_mixed() -> None:
-    """What the strategy draws: every axis and region, several axes at once, clusters, shifts, every kind of model."""
+def test_deployments_are_mixed() -> None:
+    """What the strategy draws: every axis and region, several at once, clusters, kinds of steps and of models."""
     seen: Counter[str] = Counter()
 
     @settings(max_examples=120, database=None, derandomize=True, phases=[Phase.generate])
-    @given(plan=mixtures())
+    @given(plan=deployments())
     def look(plan: PlanSpec) -> None:
         seen.update(kinds(plan))
 
@@ -81,6 +81,12 @@ WANTED = (
         "cluster",
         "placed",
         "shift",
+        "pools",
+        "lookup",
+        "draft",
+        "chunks of prompts",
+        "micro-batches",
+        "reuse",
         "experts",
         "latent",
         "window",
@@ -108,7 +114,13 @@ def kinds(plan: PlanSpec) -> Iterator[str]:
         "gather": sharding.context_form == "gather",
         "cluster": plan.cluster is not None,
         "placed": bool(sharding.placed),
-        "shift": plan.shift is not None,
+        "shift": any(pool.shift is not None for pool in plan.pools),
+        "pools": plan.split is not None,
+        "lookup": plan.speculate is not None and plan.speculate.draft is None,
+        "draft": plan.drafting is not None,
+        "chunks of prompts": plan.chunked_prefill is not None,
+        "micro-batches": plan.micro_batches > 1,
+        "reuse": plan.workload.reuse > 0,
         "latent": "kv_rank" in dict(model.sizes),
         "window": "'window'" in str(model.blocks),
         "turns": any(b.every.period > 1 for b in model.blocks),

@@ -12,11 +12,14 @@ from attrs import evolve
 
 from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.backends.cost.deployments.transfer import Moved
-from plandsl.backends.reference.cache import Cache
+from plandsl.backends.reference.cache import Cache, Whole
+from plandsl.backends.reference.placement import Placement
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir.program import Program
 from plandsl.show import show_plan
+from plandsl.testing import same
 
 BARE = """
 model bare {
@@ -235,6 +238,45 @@ def test_a_split_plan_reads_back() -> None:
     )  # fmt: skip
 
 
+GUESS = "speculate {{ draft = llama_3_2_1b, tokens = 3, acceptance = {} {} }}"
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "more"),
+    [
+        ("sharding { tp = 2 }", "sharding { tp = 8 }", GUESS.format("70 %", "")),
+        (
+            "sharding { tp = 2 }",
+            f"sharding {{ tp = 8 }}, {GUESS.format('70 %', ', sharding { tp = 4 }')}",
+            GUESS.format("70 %", ""),
+        ),
+        ("sharding { tp = 2 }", "sharding { tp = 8 }, speculate { tokens = 2, acceptance = 50 % }", ""),
+    ],
+)
+def test_pools_that_guess_read_back_and_verify_the_draft_too(prefill: str, decode: str, more: str) -> None:
+    made = split(prefill, decode, f"{LINK}\n {more}", model="llama_3_1_8b")
+    assert made.verify().ok
+    (again,) = compile_text(show_plan(made.spec))
+    assert same(again.spec, made.spec)
+
+
+def test_the_draft_of_each_pool_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft whose cache arrives in another order guesses from it."""
+    made = split(
+        "sharding { tp = 2 }", "sharding { tp = 4 }", f"{LINK}\n {GUESS.format('70 %', '')}", model="llama_3_1_8b"
+    )
+    whole = Cache.whole
+
+    def broken(cache: Cache, program: Program, place: Placement) -> Whole:
+        found = whole(cache, program, place)
+        return {k: v[:, :, ::-1] for k, v in found.items()} if program.model == "llama_3_2_1b" else found
+
+    monkeypatch.setattr(Cache, "whole", broken)
+    verdict = made.verify()
+    assert not verdict.ok
+    assert verdict.where == "the draft's decode step 1"
+
+
 def test_the_report_and_json_say_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "p.plan"
     file.write_text(text("sharding { tp = 4, dp = 2 }, batch = 4", "sharding { tp = 8 }"), encoding="utf-8")
@@ -298,6 +340,8 @@ def test_a_cache_that_is_handed_over_wrongly_is_noticed(monkeypatch: pytest.Monk
         (text("nodes = 3", "sharding { tp = 8 }"), ["E321"]),
         (text("sharding { tp = 8 }", "model = llama_3_1_8b"), ["E322"]),
         (text("sharding { tp = 8 }", "workload { input = 9 }"), ["E322"]),
+        (text("sharding { tp = 8 }", f"sharding {{ tp = 8 }}, {GUESS.format('70 %', '')}"), ["E322"]),
+        (text("sharding { tp = 8 }", GUESS.format("70 %", ""), f"{LINK}\n {GUESS.format('60 %', '')}"), ["E322"]),
         (text("sharding { tp = 8 }", "model = llama_3_1_70b with { kv_cache = fp8 }"), ["E322"]),
         (BARE + text("", "", model="bare"), ["E322"]),
         (text("sharding { tp = 3 }", "sharding { tp = 8 }"), ["E301"]),

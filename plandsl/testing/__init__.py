@@ -19,18 +19,20 @@ except ModuleNotFoundError as missing:
 from plandsl.show import show_plan
 from plandsl.testing.compare import bare, compiled, same
 from plandsl.testing.hardware import calibrations, gpus, links, nodes
-from plandsl.testing.laws import LAWS, assert_laws
-from plandsl.testing.mixtures import mixtures
+from plandsl.testing.laws import LAWS, assert_law, assert_laws
+from plandsl.testing.mixtures import deployments, mixtures
 from plandsl.testing.models import models
 from plandsl.testing.plans import plan_texts, plans, programs, speculations, workloads
 from plandsl.testing.shardings import meshes, shardings
 
 __all__ = [
     "LAWS",
+    "assert_law",
     "assert_laws",
     "bare",
     "calibrations",
     "compiled",
+    "deployments",
     "gpus",
     "links",
     "meshes",

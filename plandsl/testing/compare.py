@@ -29,8 +29,10 @@ def same(a: PlanSpec, b: PlanSpec) -> bool:
 
 def bare(plan: PlanSpec) -> PlanSpec:
     """``plan`` without spans, names, sources and the wording of its figures, so that equal plans mean the same."""
+    split = plan.split
     return evolve(
         plan,
+        split=None if split is None else evolve(split, prefill=bare(split.prefill), decode=bare(split.decode)),
         name="",
         model=_model(plan.model),
         node=_node(plan.node),

@@ -138,7 +138,8 @@ def arrays_equal_numbers(plan: CompiledPlan) -> None:
     for b, i, o in np.ndindex(3, 3, 2):
         one = plan.cost.evaluate(int(batch[b, 0, 0]), int(input_[0, i, 0]), int(output[0, 0, o]))
         alone = _all_numbers(one, ())
-        assert plan.spec.shift or alone.keys() == whole.keys()  # with two shardings, arrays leave out times of ops
+        shifts = any(pool.shift for pool in plan.spec.pools)
+        assert shifts or alone.keys() == whole.keys()  # with two shardings, arrays leave out times of ops
         for name, values in whole.items():
             many, value = float(values[b, i, o]), float(alone[name])
             assert isclose(many, value, rel_tol=1e-12), f"{name}: {many} in an array, {value} alone"
@@ -237,9 +238,12 @@ def parts_add_up(plan: CompiledPlan) -> None:
     estimate = plan.estimate()
     assert estimate.decode.time_s == estimate.tpot_s
     assert estimate.prefill.time_s == estimate.ttft_s
-    assert estimate.prefill.bubble_s <= 1e-9 * estimate.ttft_s, "one batch in an empty pipeline waits for nobody"
+    if plan.spec.chunked_prefill is None and all(pool.micro_batches == 1 for pool in plan.spec.pools):
+        bubble = estimate.prefill.bubble_s
+        assert bubble <= 1e-9 * estimate.ttft_s, "one batch in an empty pipeline waits for nobody"
     for phase, tokens in ((estimate.prefill, 1), (estimate.decode, plan.cost.pools[0].gain)):
-        parts = phase.compute_s + phase.communication_s + phase.draft_s + phase.bubble_s
+        parts = phase.compute_s + phase.communication_s + phase.bubble_s + phase.draft_s
+        parts += phase.engine_s + phase.waiting_s + phase.mixed_s
         assert isclose(parts, phase.time_s, rel_tol=1e-8), f"{parts} of {phase.time_s} s"
         computing = sum(op.time_s for op in phase.ops if not op.communicates) / tokens
         linked = sum(op.time_s for op in phase.ops if op.communicates) / tokens

@@ -11,10 +11,11 @@ from hypothesis.strategies import DrawFn, SearchStrategy, composite
 from plandsl.diagnostics import PlanError
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 from plandsl.spec.model import ModelSpec
-from plandsl.spec.plan import PlaceSpec, PlanSpec, ShiftSpec
+from plandsl.spec.plan import PlaceSpec, PlanSpec, ShiftSpec, SplitSpec
 from plandsl.testing.compare import compiled
 from plandsl.testing.hardware import first_gpus, links, nodes
 from plandsl.testing.plans import plans
+from plandsl.testing.shardings import shardings
 
 NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring")
 CACHED = frozenset(("layers", "batch", "context", "heads", "kv_heads"))
@@ -22,9 +23,29 @@ CACHED = frozenset(("layers", "batch", "context", "heads", "kv_heads"))
 
 
 @composite
-def mixtures(draw: DrawFn, model: SearchStrategy[ModelSpec] | None = None) -> PlanSpec:
+def deployments(draw: DrawFn) -> PlanSpec:
+    """A plan of any kind that compiles: a mixture, at times with guesses, at times with a pool for each phase."""
+    plan = draw(mixtures(speculate=draw(st.integers(0, 3)) == 0))
+    return draw(_pooled_plans(plan)) if draw(st.integers(0, 3)) == 0 else plan
+
+
+@composite
+def _pooled_plans(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
+    """``plan`` as the decode pool of two; the prefill pool has its model, another batch and a sharding of its own."""
+    batch = draw(st.integers(1, 9))
+    made = evolve(plan, workload=evolve(plan.workload, batch=batch), kv_residency="prompts")
+    made = evolve(made, micro_batches=min(batch, plan.micro_batches))
+    if plan.speculate is None and plan.cluster is None and plan.shift is None:
+        made = evolve(made, sharding=evolve(draw(shardings(plan.model, plan.node)), name="first"))
+    link = draw(st.integers(1, 100)) * 1e9, draw(st.integers(0, 20)) * 1e-6
+    split = SplitSpec(made, plan, *link, draw(st.sampled_from((None, "after", "layerwise"))))
+    return evolve(plan, shift=None, split=split)
+
+
+@composite
+def mixtures(draw: DrawFn, model: SearchStrategy[ModelSpec] | None = None, speculate: bool = False) -> PlanSpec:
     """A plan that compiles, on one node or several, with axes placed or not, and one sharding or two on one cache."""
-    plan = draw(plans(model, node=nodes(st.sampled_from((16, 8, 4, 16, 12, 6)))))
+    plan = draw(plans(model, node=nodes(st.sampled_from((16, 8, 4, 16, 12, 6))), speculate=speculate))
     if draw(st.integers(0, 2)) == 0:
         plan = draw(_clustered_plans(plan))
     if draw(st.integers(0, 2)) == 0:

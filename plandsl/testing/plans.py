@@ -11,7 +11,6 @@ from plandsl.ir.program import Program
 from plandsl.passes import PIPELINE, program_after
 from plandsl.passes.build import arithmetic
 from plandsl.passes.drafts import check_drafts
-from plandsl.passes.legality import check
 from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, walk
@@ -120,10 +119,12 @@ def plans(
         fuse_norms=draw(st.booleans()),
         overlap=draw(st.sampled_from(("none", "collectives"))),
         chunks=draw(st.sampled_from((1, 1, 2, 3))),
+        micro_batches=draw(st.sampled_from((1, 1, 1, 2, 3, 5)).filter(lambda parts: parts <= load.batch)),
+        chunked_prefill=draw(st.none() | st.none() | st.integers(load.batch + 1, load.batch + 600)),
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
-    if load.reuse and any(d.code == "E320" for d in check(plan)):  # such prompts cannot be computed in parts
-        return evolve(plan, workload=evolve(load, reuse=0.0, prefix=None))
+    if plan.continues and not _is_causal(what):  # such prompts cannot be computed in parts
+        return evolve(plan, workload=evolve(load, reuse=0.0, prefix=None), chunked_prefill=None)
     return plan
 
 
