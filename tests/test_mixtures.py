@@ -117,7 +117,7 @@ def kinds(plan: PlanSpec) -> Iterator[str]:
         "shift": any(pool.shift is not None for pool in plan.pools),
         "pools": plan.split is not None,
         "lookup": plan.speculate is not None and plan.speculate.draft is None,
-        "draft": plan.drafting is not None,
+        "draft": plan.draft_plan is not None,
         "chunks of prompts": plan.chunked_prefill is not None,
         "micro-batches": plan.micro_batches > 1,
         "reuse": plan.workload.reuse > 0,
