@@ -33,13 +33,7 @@ def plan_texts(name: str, fitted: Sequence[Fitted], source: str, nearest: Sequen
 def _text(name: str, fitted: Sequence[Fitted], source: str, others: Sequence[str]) -> str:
     lines = [MADE, f"calibration {name} {{", f'  source = "{source}"', *_kinds(fitted)]
     if others:
-        lines += [
-            "",
-            "  # kinds of kernels that this file lacks",
-            "  assumed {",
-            f"    otherwise = [{', '.join(others)}]",
-            "  }",
-        ]
+        lines += ["", "  # kinds that this file lacks", "  assumed {", f"    otherwise = [{', '.join(others)}]", "  }"]
     return "\n".join([*lines, "}", ""])
 
 

@@ -96,7 +96,7 @@ def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int]) ->
         return table
     metric = WORDS.get(found.search.wanted[0].metric, found.search.wanted[0].metric)
     return Group(
-        table, Text(f"=  within the band of the first, by {metric}: the model cannot tell the two apart", style="dim")
+        table, Text(f"=  within the band of the first, by {metric}: the model cannot tell them apart", style="dim")
     )
 
 
