@@ -138,6 +138,17 @@ def test_pass_that_breaks_an_earlier_promise_is_caught_at_its_own_door() -> None
         verify_result(Pass("quantize", lambda p, _: p, "why"), routed, program, promises)
 
 
+def test_an_op_that_a_pass_made_is_verified_among_those_that_it_left_alone() -> None:
+    program = program_after(tiny("tp"), "prefill", "shard")
+    block = program.region("block")
+    gemm = next(op for op in block.ops if isinstance(op, Gemm))
+    narrow = evolve(gemm, weights=tuple(evolve(w, type=evolve(w.type, dims=w.type.dims[1:])) for w in gemm.weights))
+    broken = evolve(block, ops=tuple(narrow if op is gemm else op for op in block.ops))
+    after = evolve(program, regions=tuple(broken if r.name == "block" else r for r in program.regions))
+    with pytest.raises(PassError, match=r"pass fuse: .*gemm contracts nothing with"):
+        verify_result(Pass("fuse", lambda p, _: p, "why"), program, after, [])
+
+
 def test_compiling_checks_what_every_pass_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget(program: Program, plan: PlanSpec) -> Program:
         block = program.region("block")
