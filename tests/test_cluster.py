@@ -11,7 +11,6 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plandsl.backends.cost import Deployment
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.work.crossing import Crossing, Roads
@@ -71,10 +70,8 @@ def refused(source: str) -> list[Any]:
 
 
 def exchanges(made: CompiledPlan, keyword: str) -> list[Exchange]:
-    model: Deployment = made.cost
-    return [
-        w for ops in model.prefill.work.values() for w in ops if isinstance(w, Exchange) and w.op.keyword == keyword
-    ]
+    works = [w for ops in made.cost.pools[0].main.prefill.work.values() for w in ops]
+    return [w for w in works if isinstance(w, Exchange) and w.op.keyword == keyword]
 
 
 def ops(made: CompiledPlan, op: str) -> list[Any]:

@@ -313,7 +313,7 @@ def test_notes_say_how_tokens_are_taken_to_fall() -> None:
 
     assert said(moe("ep = 8")) == ["8 ranks share `experts`; assumed load: equally many tokens on each"]
     uneven = ROUTED.replace("top_k = 4", "top_k = 4, imbalance = 1.2")
-    assert said(moe("ep = 4", uneven))[0].endswith("the fullest 1.2 times the mean of tokens")
+    assert said(moe("ep = 4", uneven))[0].endswith("1.2 times the mean on the fullest")
     assert not said(moe("tp = 8"))
 
 

@@ -77,12 +77,11 @@ def test_numbers_and_arrays_agree_and_the_fullest_part_counts() -> None:
 
 
 def test_one_part_is_the_whole_batch() -> None:
-    ours, theirs = plan(1).cost.evaluate(), plan(1, more="chunks = 1").cost.evaluate()
-    assert (ours[:10], ours.prefill[:10], ours.decode[:10]) == (theirs[:10], theirs.prefill[:10], theirs.decode[:10])
+    assert plan(1).cost.evaluate().numbers == plan(1, more="chunks = 1").cost.evaluate().numbers
     (bare,) = compile_text(
         PLAN.replace("SHARDING", "pp = 4, tp = 2").replace("micro_batches = PARTS", "").replace("MORE", "")
     )
-    assert plan(1).cost.evaluate()[:10] == bare.cost.evaluate()[:10]
+    assert plan(1).cost.evaluate().numbers == bare.cost.evaluate().numbers
 
 
 @pytest.mark.parametrize("sharding", ["pp = 4, tp = 2", "pp = 8", "tp = 2"])

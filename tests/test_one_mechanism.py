@@ -21,7 +21,6 @@ DIMENSION = "context"
 OTHERS = {
     "backends/accuracy/": "columns of files of measurements say how others split a model",
     "backends/calibrate/": "columns of files of measurements say how others split a model",
-    "backends/cost/forms/dispatch.py: expert": "a fitted constant: seconds for each expert that a rank waits for",
     "backends/cost/answers/modes.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
     "backends/terminal.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
 }

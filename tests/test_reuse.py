@@ -36,7 +36,7 @@ LOAD = "input = 4000, output = 100, batch = 8"
 def test_no_reuse_changes_nothing() -> None:
     bare, zero = plan(LOAD), plan(f"{LOAD}, reuse = 0 %")
     assert bare.spec.workload == evolve(zero.spec.workload)
-    assert bare.cost.evaluate() == zero.cost.evaluate()
+    assert bare.cost.evaluate().numbers == zero.cost.evaluate().numbers
     assert "reuse" not in zero.estimate().as_json()
 
 

@@ -280,8 +280,8 @@ def test_mistakes_are_named(imbalance: str, code: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("imbalance", "words"),
     [
-        ("zipf(0.6)", "them dealt in turn, the r-th most popular used as r^-0.6"),
-        ("lognormal(mean = 1.2, p95 = 1.6)", "the fullest 1.2 times the mean of tokens, 1.6 times 5 % of the time"),
+        ("zipf(0.6)", "experts dealt in turn, the r-th most popular used as r^-0.6"),
+        ("lognormal(mean = 1.2, p95 = 1.6)", "1.2 times the mean on the fullest, more than 1.6 times 5 % of the time"),
     ],
 )
 def test_the_note_says_what_was_taken(imbalance: str, words: str) -> None:

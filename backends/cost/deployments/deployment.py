@@ -46,6 +46,11 @@ class Metrics(NamedTuple):
     mixed: Number = 0.0
     sent: Number = 0.0
 
+    @property
+    def numbers(self) -> Metrics:
+        """The same without the programs that ran: two plans that take equally long have equal numbers."""
+        return self._replace(prefill=self.prefill._replace(runs=()), decode=self.decode._replace(runs=()))
+
 
 class Deployment(ABC):
     """Times one plan. Compile once, then ask for as many configurations as you like.
