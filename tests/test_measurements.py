@@ -9,7 +9,7 @@ from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.run import LEAST, jobs
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
-from plandsl.driver import catalog_gpu, catalog_link
+from plandsl.entries import catalog_gpu, catalog_link
 from plandsl.limits import MAX_TABLE_BYTES
 from plandsl.measurements import AT_MOST, NUMBERS
 from tests.tables import WHOLE

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.counts import parameters
-from plandsl.backends.cost.deployments.batch import batched, decode_step, prefill_step
+from plandsl.backends.cost.deployments.batch import batched, prefill_step
 from plandsl.backends.cost.deployments.drafted import Drafted, break_even, expected_tokens, tokens_per_step
 from plandsl.backends.cost.deployments.step import Decode, Step
 from plandsl.backends.cost.forms.attention import Heads, decode_seconds
@@ -320,7 +320,8 @@ def test_tpot_is_the_draft_steps_and_the_verifying_one_over_what_they_bring(shar
     cost, metrics = model_of(made), made.cost.evaluate()
     assert cost.draft is not None
     verify = verifying(cost, 4, 1000, 200)
-    draft = decode_step(cost.draft, 4, 1000, 200).period
+    # batches in flight draft one after the other, on the GPUs of every stage
+    draft = cost.draft.step(Step(decode=Decode(4, 1001, 199)), cost.in_flight).period
     assert isclose(metrics.tpot, (3 * draft + verify) / 2.952, rel_tol=1e-12)
     first = made.plain.cost.evaluate().ttft + prefill_step(cost.draft, 4, 1000, cost.in_flight).through
     assert isclose(metrics.ttft, first, rel_tol=1e-12)
@@ -515,7 +516,7 @@ def test_text_of_a_plan_reads_back(speculate: str) -> None:
 
 def test_the_note_says_what_is_taken_for_granted() -> None:
     notes = {d.code: d.message for d in plan(LOOKED_UP).notes}
-    assert notes["N322"].endswith("right 80 % of the time if all before it are, and to cost nothing (assumed)")
+    assert notes["N322"].endswith("80 % of guesses are right if all guesses before them are, and a guess costs nothing")
     assert "nothing" not in {d.code: d.message for d in plan().notes}["N322"]
 
 

@@ -151,7 +151,7 @@ def test_a_format_that_one_gpu_lacks() -> None:
     made = plan("tp = 8", model="m with { weights = fp8 }")
     (note,) = (d for d in made.notes if d.code == "N312")
     assert "multiply in bf16" in note.message
-    assert "`b` has none" in note.message
+    assert "`b` has no peak for fp8" in note.message
     assert any(
         op.keyword == "quantize"
         for op in plan("tp = 8", "node = all_a", "m with { weights = fp8 }").prefill.program.region("block").ops
@@ -177,7 +177,7 @@ def test_an_op_takes_the_longer_of_both_kinds(sharding: str) -> None:
     sharding = sharding.replace("ORDER", "mesh t = 2, s = 4\n layers -> s\n heads, kv_heads, ffn, vocab -> t")
     mixed, a, b = (plan(sharding, f"node = {n}") for n in ("mixed", "all_a", "all_b"))
     for phase in ("prefill", "decode"):
-        ours, one, two = (getattr(p.cost, phase) for p in (mixed, a, b))
+        ours, one, two = (getattr(p.cost.pools[0].main, phase) for p in (mixed, a, b))
         bind = {"batch": 16, "input": 2048, "context": 2048}
         times, first, second = (model.seconds(bind)(2048.0) for model in (ours, one, two))
         for stage, parts in enumerate(mixed.prefill.stages):
