@@ -362,7 +362,8 @@ def test_mfu_counts_active_parameters() -> None:
 
 
 def work(plan: CompiledPlan, phase: str = "decode") -> list[Experts]:
-    return [w for ops in getattr(plan.cost.pools[0].main, phase).work.values() for w in ops if isinstance(w.op, GroupedGemm)]
+    works = [w for ops in getattr(plan.cost.pools[0].main, phase).work.values() for w in ops]
+    return [w for w in works if isinstance(w.op, GroupedGemm)]
 
 
 def test_few_tokens_read_the_experts_that_they_touch() -> None:
