@@ -143,7 +143,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     insert(
         root / "passes/__init__.py",
         ("after", "from plandsl.passes.merge_sums import merge_sums\n", "from plandsl.passes.negate import negate\n"),
-        ("before", '    Pass("shard", ', '    Pass("negate", negate, "before layouts"),\n'),
+        ("before", '    Pass(\n        "shard", ', '    Pass("negate", negate, "before layouts"),\n'),
     )
     return root
 
