@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from plandsl.backends.terminal_communication import communication_table, library
 from plandsl.estimate import Estimate, Memory, OpTime, PhaseEstimate, Pools, Shift, Speculated, comparisons
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
@@ -29,6 +30,8 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
         parts += [_speculation(estimate.speculate), Text()]
     parts += [_memory(estimate), Text()]
     parts += [_time(estimate), Text()]
+    if estimate.communication.rows:
+        parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
     if estimate.requires:
         parts += [_requires(estimate), Text()]
     parts += list(_footnotes(plan, estimate))
@@ -315,8 +318,7 @@ def _sum_cells(part: float, whole: float) -> tuple[str, str, str]:
 def _op_cells(op: OpTime | None, total: float) -> Iterable[str]:
     if op is None:
         return ("", "", "")
-    library = op.algorithm.partition("_normal")[0].partition("_low_latency")[0]  # its modes and halves are in JSON
-    bound = f"{op.bound}, {library}" if op.communicates else op.bound
+    bound = f"{op.bound}, {library(op.algorithm)}" if op.communicates else op.bound
     return (show_time(op.time_s), show_percent(op.time_s / total), bound)
 
 

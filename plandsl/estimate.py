@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from attrs import frozen
 
+from plandsl.communication import NO_CALLS, Communication
 from plandsl.diagnostics import Diagnostic
 
 
@@ -406,6 +407,7 @@ class Estimate(NamedTuple):
     speculate: Speculated | None = None
     reuse: Reuse | None = None
     pools: Pools | None = None
+    communication: Communication = NO_CALLS
 
     @property
     def fits(self) -> bool:
@@ -456,6 +458,7 @@ class Estimate(NamedTuple):
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "prefill": self.prefill.as_json(),
             "decode": self.decode.as_json(),
+            "communication": self.communication.as_json(),
             "requires": [{"text": r.text, "value": r.value, "ok": r.ok} for r in self.requires],
             "notes": [_note(d) for d in self.notes],
             "calibration": self.calibration,

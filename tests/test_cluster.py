@@ -290,6 +290,33 @@ def test_levels_add_up(op: str, wanted: float) -> None:
     assert fastest(machine(), op, 8, 4, 1e9) == pytest.approx(1e9 * wanted, rel=1e-9)
 
 
+@pytest.mark.parametrize("op", COLLECTIVES)
+@pytest.mark.parametrize(("k", "m"), GROUPS)
+def test_levels_send_as_much_as_a_ring_of_all_ranks(op: str, k: int, m: int) -> None:
+    # Thakur, Rabenseifner and Gropp 2005: (n - 1) / n of the payload, twice that for an all_reduce, however many levels
+    routes = machine().routes(op, NodeSpan(k, m, 1, m), 1)
+    n = k * m
+    wanted = (n - 1) / n * (2 if op == "all_reduce" else 1)
+    names = ("ring", "direct", "levels", "split")
+    found = {route.name: float(route.volume(1e9)) for route in routes if route.name in names}
+    assert found == {name: pytest.approx(wanted, rel=1e-12) for name in found}
+    assert found
+
+
+@pytest.mark.parametrize("payload", [1.0, 1e4, 1e9])
+def test_a_crossing_sends_what_its_fastest_route_sends(payload: float) -> None:
+    routes = machine(near=2e-6, far=5e-6, launch=3e-6).routes("all_reduce", NodeSpan(8, 4, 1, 4), 1)
+    took = Crossing(routes).fastest(32, payload)
+    (route,) = (r for r in routes if r.name == took.name)
+    assert float(route.seconds(payload)) == float(Crossing(routes).seconds(32, 1, payload))
+    assert took.volume == route.volume(payload)
+
+
+def test_on_rails_an_exchange_goes_through_the_node_first() -> None:
+    (route,) = machine(topology="rail").routes("all_to_all", NodeSpan(8, 4, 1, 4), 1)
+    assert float(route.volume(1e9)) == pytest.approx(7 / 8 + 3 / 4)  # V inside, then V between
+
+
 def test_the_part_of_an_exchange_that_stays_may_be_the_longer() -> None:
     seconds = fastest(machine(link=1e9, net=1e12), "all_to_all", 8, 4, 1e9)
     assert seconds == pytest.approx(7 / 8 / 4, rel=1e-9)

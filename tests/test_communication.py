@@ -338,6 +338,76 @@ def test_each_form_names_its_source() -> None:
     assert all(form.source and form.formula.__doc__ for form in FORMS.values())
 
 
+@pytest.mark.parametrize(("form", "ways", "model", "phase"), CASES)
+def test_the_table_has_the_calls_and_bytes_of_the_closed_form(
+    form: Form, ways: dict[str, int], model: str, phase: str
+) -> None:
+    made = plan(form.sharding.format(**ways), model)
+    assert told(made, phase) == added_up(form.formula(At(made.spec.model, phase, ways))), form.source
+
+
+def told(made: CompiledPlan, phase: str) -> dict[tuple[str, str], tuple[int, float]]:
+    """Calls, and bytes of all of them, by op and axis, as the table of communication has them."""
+    found: dict[tuple[str, str], tuple[int, float]] = {}
+    for row in json.loads(json.dumps(made.estimate().as_json()))["communication"]["rows"]:
+        if row["phase"] == phase:
+            calls, payload = found.get((row["op"], row["axis"]), (0, 0.0))
+            found[row["op"], row["axis"]] = calls + row["calls"], payload + row["payload_bytes"]
+    return found
+
+
+def added_up(calls: Calls) -> dict[tuple[str, str], tuple[int, float]]:
+    """The same of calls by op, axis and bytes."""
+    found: dict[tuple[str, str], tuple[int, float]] = {}
+    for (op, axis, size), times in calls.items():
+        before = found.get((op, axis), (0, 0.0))
+        found[op, axis] = before[0] + times, before[1] + times * size
+    return found
+
+
+# ---- what goes over the links, by algorithm
+
+RINGED = "algorithm = ring"
+SHARES: dict[str, Callable[[int], float]] = {
+    "all_reduce": lambda n: 2 * (n - 1) / n,
+    "all_gather": lambda n: (n - 1) / n,
+    "reduce_scatter": lambda n: (n - 1) / n,
+    "rescale": lambda n: (n - 1) / n,
+    "all_to_all": lambda n: (n - 1) / n,
+    "ring": lambda n: 1.0,
+    "send": lambda n: 1.0,
+}
+"""Bytes that a rank sends for each byte of payload: Thakur et al. 2005; Patarasuk and Yuan 2009."""
+
+
+@pytest.mark.parametrize(
+    "sharding",
+    ["tp = 8", "tp = 4, tokens -> tensor", "sp = 8", "sp = 2, tp = 4", "cp = 4", "cp = 4, context_form = gather",
+     "ep = 8", "ep = 4, tp = 2", "pp = 4, tp = 2", "cp = 2, tp = 2, pp = 2"],
+)  # fmt: skip
+def test_each_rank_sends_what_the_algorithm_says(sharding: str) -> None:
+    model = "mixtral_8x7b" if "ep" in sharding else "llama_3_1_8b"
+    made = plan("", model, more=f"{RINGED}, sharding {{ {sharding} }}")
+    sizes = dict(made.prefill.program.mesh.axes)
+    rows = made.estimate().communication.rows
+    assert {row.phase for row in rows} == {"prefill", "decode"}
+    for row in rows:
+        assert row.wire == pytest.approx(row.payload * SHARES[row.op](sizes[row.axis]), rel=1e-12), row
+
+
+def test_megatron_sends_what_plain_tensor_parallelism_sends() -> None:
+    # Korthikanti et al., arXiv 2205.05198, section 4.2.2: an all_reduce is a reduce_scatter and an all_gather
+    plain, megatron = (
+        {row.op: row for row in plan("", "llama_3_1_8b", more=f"{RINGED}, {s}").estimate().communication.of("prefill")}
+        for s in ("sharding { tp = 8 }", "sharding { tp = 8, tokens -> tensor }")
+    )
+    reduced, scattered = plain["all_reduce"], megatron["reduce_scatter"]
+    stream = BATCH * INPUT * 4096 * ITEM
+    gathered = megatron["all_gather"].wire - BATCH * 128256 * ITEM * 7 / 8  # but for the logits
+    assert scattered.wire / scattered.calls == pytest.approx(stream * 7 / 8)
+    assert reduced.wire / reduced.calls == pytest.approx(scattered.wire / scattered.calls + gathered / 64)
+
+
 # ---- stages: the report lists the busiest one, the program has them all
 
 
@@ -356,6 +426,19 @@ def test_a_pipeline_of_p_stages_hops_p_minus_one_times(model: str, pp: int, tp: 
     assert found(made, phase) in [stage(at, tp, number, pp) for number in range(pp)]
 
 
+@pytest.mark.parametrize("model", ["llama_3_1_8b", "llama_3_1_70b"])
+@pytest.mark.parametrize(("pp", "tp"), [(2, 1), (4, 1), (8, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_the_table_has_all_stages_and_every_hop_between_them(model: str, pp: int, tp: int, phase: str) -> None:
+    made = plan(f"pp = {pp}, tp = {tp}", model)
+    at = At(made.spec.model, phase, {})
+    every: Calls = Counter()
+    for number in range(pp):
+        every += stage(at, tp, number, pp)
+    assert told(made, phase) == added_up(every)
+    assert told(made, phase)["send", "stage"] == (pp - 1, (pp - 1) * at.tokens() * at.hidden * ITEM)
+
+
 def stage(at: At, tp: int, number: int, of: int) -> Calls:
     """Its share of the layers' sums; the embedding at one end, logits at the other, hops between."""
     stream, sharded = at.tokens() * at.hidden, tp > 1
@@ -370,6 +453,69 @@ def test_two_tensors_of_a_hop_are_two_sends_of_the_same_bytes() -> None:
     )
     assert [(line["count"], line["bytes"]) for line in one] == [(1, BATCH * INPUT * 16384 * ITEM)]
     assert [(line["count"], line["bytes"]) for line in two] == [(2, BATCH * INPUT * 16384 * ITEM)]
+
+
+# ---- what one request sends
+
+
+def test_a_request_sends_its_part_of_a_prefill_and_of_each_decode_step() -> None:
+    table = plan("tp = 8", "llama_3_1_8b").estimate().communication
+    prefill, decode = table.total("prefill"), table.total("decode")
+    assert prefill.per_request == pytest.approx(prefill.wire / BATCH)
+    assert decode.per_request == pytest.approx(decode.wire * (OUTPUT - 1) / BATCH)
+    assert table.per_request == pytest.approx(prefill.per_request + decode.per_request)
+
+
+def test_guesses_take_fewer_steps_and_calls_of_the_draft_are_told_apart() -> None:
+    more = "sharding { tp = 8 }, speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }"
+    made = plan("", "llama_3_1_8b", more=more)
+    at, gain = At(made.spec.model, "decode", {}), 1 + 0.8 + 0.8**2 + 0.8**3
+    rows = {(r.part, r.op): r for r in made.estimate().communication.of("decode")}
+    verified, drafted = rows["", "all_reduce"], rows["draft", "all_reduce"]
+    assert (verified.calls, verified.payload) == (65, 65 * 4 * BATCH * at.hidden * ITEM)
+    assert (drafted.calls, drafted.payload) == (3 * 33, 3 * 33 * BATCH * 2048 * ITEM)
+    for row in rows.values():
+        assert row.per_request == pytest.approx(row.wire * (OUTPUT - 1) / gain / BATCH)
+
+
+def test_a_prompt_in_chunks_calls_once_for_each_of_its_steps() -> None:
+    whole, chunks = (
+        plan("", "llama_3_1_8b", more=f"sharding {{ tp = 8 }}{more}").estimate().communication.of("prefill")[0]
+        for more in ("", ", chunked_prefill = 2048")
+    )
+    assert chunks.calls == 5 * whole.calls  # 8 x 1024 tokens, and tokens of requests that are done in the last steps
+    assert chunks.payload == whole.payload
+
+
+def test_parts_of_a_batch_call_each_for_itself() -> None:
+    at = At(plan("pp = 2, tp = 2", "llama_3_1_8b").spec.model, "prefill", {})
+    made = plan("", "llama_3_1_8b", more="sharding { pp = 2, tp = 2 }, micro_batches = 4")
+    stream = at.tokens() * at.hidden * ITEM
+    assert told(made, "prefill")["send", "stage"] == (4, stream)
+    assert told(made, "prefill")["all_reduce", "tensor"] == (4 * 65, 65 * stream)
+
+
+def test_two_pools_have_a_row_each_way_and_one_for_the_transfer() -> None:
+    pools = "prefill { node = h100_8, sharding { tp = 4 } }, decode { node = h200_8, sharding { tp = 8 } }"
+    (made,) = compile_text(
+        f"plan p {{ model = llama_3_1_8b, workload {{ input = 512, output = 64, batch = 8 }}, {pools}, "
+        "transfer { bandwidth = 50 GB/s, latency = 10 us } }"
+    )
+    found = made.estimate()
+    first, second = (pool.estimate.communication for pool in (found.pools.prefill, found.pools.decode))
+    assert found.communication.of("prefill") == first.of("prefill")
+    assert [r.wire for r in found.communication.of("decode")] == [r.wire for r in second.of("decode")]
+    (moved,) = found.communication.of("transfer")
+    sent = found.pools.sent
+    assert (moved.payload, moved.wire, moved.time_s) == (sent.request, sent.sent, sent.time_s)
+    assert moved.payload == 512 * found.kv_bytes_per_token
+    assert found.communication.per_request == sum(r.per_request for r in found.communication.rows)
+
+
+def test_one_gpu_sends_nothing() -> None:
+    table = plan("tp = 1", "llama_3_1_8b").estimate().communication
+    assert table.rows == ()
+    assert table.total("prefill").calls == 0
 
 
 # ---- two shardings on one cache
@@ -395,6 +541,7 @@ def test_each_step_of_a_shift_communicates_as_the_sharding_that_takes_it(model: 
         part *= gathers[axis]
         wanted += Counter({("all_gather", axis, part): 1})
     assert found(made, "decode") == wanted
+    assert told(made, "decode") == added_up(wanted)
 
 
 # ---- several nodes

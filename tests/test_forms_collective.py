@@ -10,6 +10,7 @@ from plandsl.backends.cost.forms.collective import (
     HOST_PORT,
     OPS,
     collective_seconds,
+    collective_volume,
     crossing,
     nodes_seconds,
     port,
@@ -53,6 +54,35 @@ def test_a_switch_that_reduces_takes_one_buffer_and_an_nth() -> None:
 def test_small_messages_take_latency(op: str, custom: bool, steps: int) -> None:
     slow = C._replace(step=1e-3)
     assert collective_seconds(slow, SWITCH, op, 8, 1.0, custom) == pytest.approx(5e-6 + steps * 1e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize("link", [MESH, PCIE], ids=lambda link: link.topology)
+@pytest.mark.parametrize("payload", [1.0, 1e9])
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_a_ring_all_reduce_sends_what_its_two_halves_send(link: LinkSpec, payload: float, n: int) -> None:
+    whole, *halves = (
+        collective_volume(C._replace(own=0.7), link, op, n, payload)
+        for op in ("all_reduce", "reduce_scatter", "all_gather")
+    )
+    assert whole == pytest.approx(sum(halves)) == pytest.approx(2 * (n - 1) / n)  # a rank's own part stays
+
+
+@pytest.mark.parametrize(
+    ("op", "custom", "payload", "volume"),
+    [("all_to_all", False, 1e6, 7 / 8), ("p2p", False, 1e6, 1.0), ("all_reduce", True, 1e3, 7),
+     ("all_reduce", True, 3e6, 2 * 7 / 8), ("all_reduce", True, 1e12, 1 + 1 / 8),
+     ("all_reduce", False, 1e12, 1 + 1 / 8)],
+)  # fmt: skip
+def test_a_rank_sends_what_the_way_sends_that_is_the_fastest(
+    op: str, custom: bool, payload: float, volume: float
+) -> None:
+    # one shot, two shots, and the switch that adds up
+    assert collective_volume(C, SWITCH, op, 8, payload, custom) == pytest.approx(volume)
+
+
+def test_custom_kernels_leave_pcie_among_more_than_two_to_the_ring() -> None:
+    assert collective_volume(C, PCIE, "all_reduce", 8, 1.0, True) == pytest.approx(2 * 7 / 8)
+    assert collective_volume(C, PCIE, "all_reduce", 2, 1.0, True) == pytest.approx(1.0)
 
 
 def test_two_shots_beat_one_where_messages_grow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from math import isclose
 
@@ -11,11 +12,13 @@ from attrs import evolve
 
 from plandsl.backends.cost import Metrics
 from plandsl.backends.cost.answers.figures import FIGURES, Figure
-from plandsl.backends.cost.answers.responses import Followed, ran, responses
+from plandsl.backends.cost.answers.responses import Followed, responses
 from plandsl.backends.cost.answers.sensitivities import BEST, SPECK, Asking, followed, left, perfect
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.deployment import HOT
 from plandsl.driver import CompiledPlan
+from plandsl.ir.base import LINK
+from plandsl.ir.collectives import Recv, Ring, Send
 from plandsl.ir.program import DECODE, PREFILL, Program
 from plandsl.ir.types import Number
 from plandsl.passes import compile_phase
@@ -258,6 +261,49 @@ def parts_add_up(plan: CompiledPlan) -> None:
         assert 0 <= phase.mbu <= 1.1, f"{phase.mbu} of the bytes/s there are"
 
 
+def communication_is_complete(plan: CompiledPlan) -> None:
+    """Every collective of every stage, and every hop, is in the table of communication, with the time that it takes."""
+    estimate, metrics = plan.estimate(), plan.cost.evaluate()
+    asked = (
+        (PREFILL, plan.prefill.program, metrics.prefill, estimate.prefill),
+        (DECODE, plan.decode.program, metrics.decode, estimate.decode),
+    )
+    for phase, program, times, told in asked:
+        rows, main = estimate.communication.of(phase), times.main
+        wanted = _calls(program)
+        found: Counter[tuple[str, str]] = Counter()
+        for row in rows:
+            found[row.op, row.axis] += row.calls
+        passes = round(float(main.steps) * float(times.parts))
+        if plan.spec.chunks == 1:  # else an empty chunk is not sent
+            assert found == Counter({key: n * passes for key, n in wanted.items()}), f"{phase}: {found} of {wanted}"
+        total, exposed = estimate.communication.total(phase), told.communication_s
+        along = total.share * told.time_s
+        if float(times.parts) == 1:
+            assert exposed <= along * SLACK, f"{phase}: {exposed} s of {along} s are exposed"
+        if len(estimate.stages) == 1:
+            all_ = exposed + told.overlapped_s
+            assert isclose(all_, along, rel_tol=1e-6, abs_tol=1e-8 * told.time_s), f"{phase}: {along} of {all_} s"
+        assert all(row.wire > 0 and row.payload > 0 for row in rows), f"{phase}: a call sends nothing: {rows}"
+
+
+def _calls(program: Program) -> Counter[tuple[str, str]]:
+    """How often one pass calls each collective along each axis, over all stages; a hop counts where it is sent."""
+    found: Counter[tuple[str, str]] = Counter()
+    for parts in program.stages:
+        for part in parts:
+            for op in program.region(part.region).ops:
+                if op.facts.stream != LINK or isinstance(op, Recv):
+                    continue
+                axes = program.stage_axes if isinstance(op, Send) else tuple(str(getattr(op, "axis", "")).split("*"))
+                wide = [axis for axis in axes if program.mesh.size(axis) > 1]
+                each = op.tensors if isinstance(op, Send) else 1
+                each = program.mesh.size(op.axis) - 1 if isinstance(op, Ring) else each
+                if wide:
+                    found[op.facts.word, "*".join(wide)] += part.repeats * each
+    return found
+
+
 def terms_add_up(plan: CompiledPlan) -> None:
     """TTFT, TPOT and the seconds of a token are the sums of their terms, none of which is negative."""
     for whole in terms(plan.cost, plan.cost.evaluate()).all:
@@ -293,7 +339,7 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
 def _check_follow(figure: Figure, follow: Mapping[str, Sequence[Followed]], before: Metrics, worse: Metrics) -> None:
     """All ops that follow a figure take longer where it is worse."""
     for phase, was, now in ((PREFILL, before.prefill, worse.prefill), (DECODE, before.decode, worse.decode)):
-        for bounds, *programs in zip(follow[phase], ran(was), ran(now), strict=True):
+        for bounds, *programs in zip(follow[phase], was.ran, now.ran, strict=True):
             for region, figures in bounds.items():
                 seconds = (program.times.seconds[region] for program in programs)
                 for bound, time, longer in zip(figures, *seconds, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from plandsl.backends.cost.answers.assumed import assumed
+from plandsl.backends.cost.answers.communication import communication
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.batch import residents
@@ -96,6 +97,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         cluster=_used(plan),
         **_parts_of(one, metrics),
         reuse=_reuse(plan),
+        communication=communication(metrics, load.output, one.gain),
     )
 
 

@@ -76,7 +76,7 @@ class PhaseLines:
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
         self.nodes = around(model, bind, context)
         self.at = Binding(self.extents, context, self.nodes)
-        self._known: dict[tuple[str, int], list[OpTime]] = {}
+        self._known: dict[tuple[str, int, str], list[OpTime]] = {}
 
     @classmethod
     def of_main(cls, times: PhaseTimes) -> PhaseLines:
@@ -132,26 +132,36 @@ class PhaseLines:
         """Seconds of the kernels, waits for a stage included."""
         return self.times.through if self.model.schedule.program.phase == PREFILL else self.times.period
 
-    def stage_ops(self, stage: int) -> list[OpTime]:
-        """Every op of a stage; blocks of one kind that a stage runs in two parts count together."""
-        return [op for part in self._parts(stage) for op in part]
+    def stage_ops(self, stage: int, stream: str = "") -> list[OpTime]:
+        """Every op of a stage, or of one of its streams; blocks of one kind that run in two parts count together."""
+        return [op for part in self._parts(stage, stream) for op in part]
 
-    def _parts(self, stage: int) -> list[list[OpTime]]:
+    def _parts(self, stage: int, stream: str = "") -> list[list[OpTime]]:
         """The ops of each part of a stage."""
-        parts = self.model.schedule.program.stages[stage]
-        return [self.lines(self.model.run(stage, p.region), p.repeats * int(self.times.parts)) for p in parts]
+        parts, times = self.model.schedule.program.stages[stage], int(self.times.parts)
+        return [self.lines(self.model.run(stage, p.region), p.repeats * times, stream) for p in parts]
 
-    def lines(self, run: str, count: int) -> list[OpTime]:
-        """Every op of a run that a pass repeats ``count`` times; stages that are alike have them from one another."""
-        if (run, count) not in self._known:
-            self._known[run, count] = list(self._lines(run, count))
-        return self._known[run, count]
+    def along(self, stage: int, op: OpTime) -> float:
+        """The share of an op's runs that is on the way of all parts of a batch: of the slowest stage all, else one's.
 
-    def _lines(self, run: str, count: int) -> Iterator[OpTime]:
+        Where a hop is slower than any stage, what it takes for the parts behind the first is left as a wait.
+        """
+        times = self.times
+        slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
+        return 1.0 if slowest and op.op not in ("send", "recv") else 1 / float(times.parts)
+
+    def lines(self, run: str, count: int, stream: str = "") -> list[OpTime]:
+        """Every op of a run, or of a ``stream`` of it, that a pass repeats ``count`` times; like stages share them."""
+        if (run, count, stream) not in self._known:
+            self._known[run, count, stream] = list(self._lines(run, count, stream))
+        return self._known[run, count, stream]
+
+    def _lines(self, run: str, count: int, stream: str) -> Iterator[OpTime]:
         region = self.model.schedule.program.region(self.model.region(run))
         answers, seconds = self.model.answers(run, self.bind, self.context), self.times.seconds[run]
         for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
-            yield self._on(model, work, name, count, float(each))
+            if stream in ("", work.op.facts.stream):
+                yield self._on(model, work, name, count, float(each))
 
     def _on(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
         """One op that ``model`` answers for: this one, or that of one of several kinds of GPU."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plandsl.backends.cost.answers.communication import communication, transferred
 from plandsl.backends.cost.answers.estimate import estimate_servers, price, requirement
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools, Rates
+from plandsl.communication import Communication
 from plandsl.diagnostics import Diagnostic
 from plandsl.estimate import BANDED, Band, Estimate, Pool, Sent
 from plandsl.estimate import Pools as PoolsEstimate
@@ -26,6 +28,7 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
     fuller = max(a.memory, d.memory, key=lambda held: held.total / held.capacity)
     paid = price(model)
     cost = None if paid is None else paid / float(metrics.throughput) * 1e6
+    pools = _pools(model, a, d, rates)
     return d._replace(
         gpus=model.gpus,
         ttft_s=float(metrics.ttft),
@@ -41,8 +44,17 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
         calibration=", ".join(dict.fromkeys((a.calibration, d.calibration))),
         cost_usd_per_mtok=cost,
         bands=_bands(a, d, metrics, rates, wait),
-        pools=_pools(model, a, d, rates),
+        pools=pools,
+        communication=_communication(model, metrics, pools.sent),
     )
+
+
+def _communication(model: Pools, metrics: Metrics, sent: Sent) -> Communication:
+    """The calls of prefill in its pool, those of decode in the other, and the transfer, which a token waits for."""
+    output = model.plan.workload.output
+    within = communication(metrics, output, model.decode.gain)
+    share = sent.exposed_s / max(output - 1, 1) / float(metrics.tpot)
+    return Communication((*within.rows, transferred(sent, share)))
 
 
 def _assumed(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str, str], ...]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.answers.figures import FIGURES, unmeasured
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
-from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
+from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Number
 
@@ -63,16 +63,11 @@ def waits(metrics: Metrics) -> dict[str, float]:
     return {ROOM: float(s.queue), LINE: float(s.line), CROWD: float(s.start), OTHERS: float(s.others)}
 
 
-def ran(times: PhaseTimes) -> list[ProgramRun]:
-    """The programs that ran in a step: the model's own, then those of a draft."""
-    return [run for run in times.runs if run.weight and run.count]
-
-
 def _followed(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> list[Followed]:
     """What the ops of each program that ran follow."""
     found = []
-    for at, program in enumerate(ran(times)):
-        longer = [ran(other)[at].times.seconds for other in worse]
+    for at, program in enumerate(times.ran):
+        longer = [other.ran[at].times.seconds for other in worse]
         found.append({run: list(_most([other[run] for other in longer], keys)) for run in program.times.seconds})
     return found
 

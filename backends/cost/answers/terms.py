@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, ROOM, Followed, ran, responses, waits
+from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, ROOM, Followed, responses, waits
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.estimate import Memory, OpTime
@@ -96,7 +96,7 @@ def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Itera
         columns = lines.stage_ops(stage), _seen(lines, stage), _follows(lines, follow, stage)
         for op, seen, bound in zip(*columns, strict=True):
             if op.time_s > 0:
-                value = op.time_s * _counted(lines.times, stage, op) * seen / share
+                value = op.time_s * lines.along(stage, op) * seen / share
                 named.setdefault((op.op, op.name), []).append(Run(op, value, bound))
     for (kind, name), runs in named.items():
         most, bounds = max(runs, key=lambda run: run.value).op, dict.fromkeys((run.bound for run in runs), 0.0)
@@ -112,7 +112,7 @@ def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Itera
 def _step(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
     """Ops of all programs that ran in a step; those of a draft, in all steps that it takes before this one."""
     found = list(_ops(phase, PhaseLines.of_main(times), follow[0], share))
-    for run, own in zip(ran(times)[1:], follow[1:], strict=True):
+    for run, own in zip(times.ran[1:], follow[1:], strict=True):
         count, lines = float(run.count), PhaseLines(run.phase, run.times, run.bind, float(run.context))
         for term in _ops(phase, lines, own, share / count):
             told = term._replace(group=run.part, name=f"{run.part} {term.name}", part=run.part)
@@ -124,15 +124,6 @@ def _follows(lines: PhaseLines, follow: Followed, stage: int) -> Iterator[str]:
     """The figure that each op follows, in the order of `PhaseLines.stage_ops`."""
     for part in lines.model.schedule.program.stages[stage]:
         yield from follow[lines.model.run(stage, part.region)]
-
-
-def _counted(times: PhaseTimes, stage: int, op: OpTime) -> float:
-    """The share of an op's runs that is on the way of all parts of a batch: of the slowest stage all, else one part's.
-
-    Where a hop is slower than any stage, what it takes for the parts behind the first is left as a wait.
-    """
-    slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
-    return 1.0 if slowest and op.op not in ("send", "recv") else 1 / float(times.parts)
 
 
 def _group(op: OpTime) -> str:

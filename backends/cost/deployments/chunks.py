@@ -42,7 +42,7 @@ class Chunks(NamedTuple):
             return run._replace(count=run.count * self.steps)
         requests, context = self.prompt.requests, self.prompt.context
         bind = {"batch": requests, "input": self.prompt.new, "context": context}
-        return run._replace(times=run.times.repeated(self.steps), bind=bind, context=context)
+        return run._replace(times=run.times.repeated(self.steps), bind=bind, context=context, steps=self.steps)
 
 
 def mixes(server: Server) -> bool:

@@ -179,6 +179,11 @@ class PhaseTimes(NamedTuple):
         return run._replace(times=run.times._replace(through=self.through, period=self.period, drafted=self.drafted))
 
     @property
+    def ran(self) -> list[ProgramRun]:
+        """The programs that ran in a step, for plain numbers: the model's own, then those of a draft."""
+        return [run for run in self.runs if run.weight and run.count]
+
+    @property
     def slowest(self) -> int:
         """The busiest stage (the first of equals), for plain numbers."""
         spans = [s.span for s in self.stages]
@@ -190,7 +195,7 @@ class ProgramRun(NamedTuple):
 
     ``part`` is empty for the model itself, else it says for what it runs (``draft``); ``plan`` has its sharding.
     ``weight`` is 1, or 0 where another program of the step ran instead. ``bind`` are the sizes of what it ran on,
-    ``context`` the mean context.
+    ``context`` the mean context. ``steps`` is the number of steps that ``times`` and ``bind`` are of together.
     """
 
     part: str
@@ -201,6 +206,7 @@ class ProgramRun(NamedTuple):
     context: Number
     count: Number = 1
     weight: Number = 1
+    steps: Number = 1
 
 
 class PhaseModel:

@@ -1,0 +1,91 @@
+"""What is told of communication: every call of every stage, in both phases and between two pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from plandsl.backends.cost.answers.lines import PhaseLines
+from plandsl.backends.cost.deployments.deployment import Metrics
+from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
+from plandsl.communication import TRANSFER, Calls, Communication, Traffic, add_up
+from plandsl.estimate import OpTime, Sent
+from plandsl.ir.base import LINK
+from plandsl.ir.program import DECODE, PREFILL
+from plandsl.ir.types import Number
+
+
+class Kind(NamedTuple):
+    """What the calls of one row have in common."""
+
+    op: str
+    axis: str
+    algorithm: str
+    nodes: int
+    part: str
+
+
+class Asks(NamedTuple):
+    """What the numbers of one phase are held against.
+
+    ``time`` is TTFT or TPOT, and ``shared`` requests (or tokens) come of the kernels that it has the time of. A request
+    takes ``passes`` of the phase, each with ``batch`` requests.
+    """
+
+    time: Number
+    shared: Number
+    passes: Number
+    batch: Number
+
+
+def communication(metrics: Metrics, output: int, gain: Number) -> Communication:
+    """All calls of a prefill, and of a decode step that brings each request ``gain`` of its ``output`` tokens.
+
+    A request takes its part of one prefill, and of ``(output - 1) / gain`` decode steps.
+    """
+    joined = metrics.joined
+    first = Asks(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)
+    step = Asks(metrics.tpot, gain, (output - 1) / gain, metrics.batch)
+    return Communication((*_rows(PREFILL, metrics.prefill, first), *_rows(DECODE, metrics.decode, step)))
+
+
+def transferred(sent: Sent, share: float) -> Calls:
+    """The KV cache of one request on its way between two pools: its bytes, and those that the busiest port sends."""
+    moved = Traffic(
+        calls=1, payload=sent.request, wire=sent.sent, time_s=sent.time_s, share=share, per_request=sent.sent
+    )
+    return Calls(TRANSFER, *Kind("send", sent.between, sent.when, 1, ""), *moved)
+
+
+def _rows(phase: str, times: PhaseTimes, asks: Asks) -> list[Calls]:
+    """The calls of all programs that ran in a phase, the longest first."""
+    found: dict[Kind, list[Traffic]] = {}
+    for run in times.ran:
+        for kind, traffic in _sent(run, asks):
+            found.setdefault(kind, []).append(traffic)
+    rows = [Calls(phase, *kind, *add_up(parts)) for kind, parts in found.items()]
+    return sorted(rows, key=lambda row: -row.time_s)
+
+
+def _sent(run: ProgramRun, asks: Asks) -> Iterator[tuple[Kind, Traffic]]:
+    """What each op of each stage sends. Of a hop the sender counts: it takes the time."""
+    lines = PhaseLines(run.phase, run.times, run.bind, float(run.context))
+    for stage in range(len(run.times.stages)):
+        for op in lines.stage_ops(stage, LINK):
+            if op.time_s > 0:
+                kind = Kind(op.op, op.axis, op.algorithm, op.nodes, run.part)
+                yield kind, _traffic(run, op, lines.along(stage, op), asks)
+
+
+def _traffic(run: ProgramRun, op: OpTime, along: float, asks: Asks) -> Traffic:
+    """One op of a stage; ``along`` is the share of its runs that lies on the way of one batch."""
+    count = float(run.count)
+    runs, time = op.count * count, op.time_s * count
+    return Traffic(
+        calls=round(runs * float(run.steps)),
+        payload=runs * op.bytes,
+        wire=runs * op.wire,
+        time_s=time,
+        share=time * along / float(asks.shared) / float(asks.time),
+        per_request=runs * op.wire * float(asks.passes) / float(asks.batch),
+    )

@@ -1,0 +1,116 @@
+"""What a plan sends between its GPUs: by phase and kind of call the number of calls, their bytes and their time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from plandsl.ir.program import DECODE, PREFILL
+
+TRANSFER = "transfer"
+"""The phase between two pools: the KV cache travels from one to the other."""
+
+
+class Traffic(NamedTuple):
+    """Sums over some calls in one pass of a phase, on one rank of every stage.
+
+    ``payload`` is bytes as nccl-tests count them, ``wire`` the bytes that the ranks send over the links. ``time_s`` is
+    the time of all calls. ``share`` is the part of TTFT, or of TPOT, that they take along the way of one batch, whether
+    kernels hide it or not. ``per_request`` is the wire bytes for one request: of its prompt in prefill, of all its
+    decode steps in decode.
+    """
+
+    calls: int
+    payload: float
+    wire: float
+    time_s: float
+    share: float
+    per_request: float
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of ``totals``."""
+        return {
+            "calls": self.calls,
+            "payload_bytes": self.payload,
+            "wire_bytes": self.wire,
+            "time_s": self.time_s,
+            "share": self.share,
+            "wire_bytes_per_request": self.per_request,
+        }
+
+
+class Calls(NamedTuple):
+    """All calls of ``op`` along ``axis`` by one ``algorithm``, between ranks on so many ``nodes``.
+
+    ``part`` is ``draft`` where a model makes the calls that guesses tokens ahead. The numbers are those of `Traffic`.
+    """
+
+    phase: str
+    op: str
+    axis: str
+    algorithm: str
+    nodes: int
+    part: str
+    calls: int
+    payload: float
+    wire: float
+    time_s: float
+    share: float
+    per_request: float
+
+    @property
+    def traffic(self) -> Traffic:
+        """Its numbers."""
+        return Traffic(self.calls, self.payload, self.wire, self.time_s, self.share, self.per_request)
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of ``rows``."""
+        out: dict[str, Any] = {"phase": self.phase, "op": self.op, "axis": self.axis, "algorithm": self.algorithm}
+        out |= {"nodes": self.nodes} if self.nodes > 1 else {}
+        out |= {"part": self.part} if self.part else {}
+        return out | self.traffic.as_json()
+
+
+class Communication(NamedTuple):
+    """All calls of a plan: the rows of one phase together, the longest first; empty where nothing is sent."""
+
+    rows: tuple[Calls, ...] = ()
+
+    def of(self, phase: str) -> tuple[Calls, ...]:
+        """The rows of one phase: ``prefill``, ``decode`` or ``transfer``."""
+        return tuple(row for row in self.rows if row.phase == phase)
+
+    def total(self, phase: str) -> Traffic:
+        """The sums over the rows of one phase."""
+        return add_up(row.traffic for row in self.of(phase))
+
+    @property
+    def per_request(self) -> float:
+        """Wire bytes that one request causes from its prompt to its last token."""
+        return sum(row.per_request for row in self.rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``communication`` object."""
+        phases = [PREFILL, DECODE, *([TRANSFER] if self.of(TRANSFER) else ())]
+        return {
+            "rows": [row.as_json() for row in self.rows],
+            "totals": {phase: self.total(phase).as_json() for phase in phases},
+            "wire_bytes_per_request": self.per_request,
+        }
+
+
+NO_CALLS = Communication()
+"""A plan that sends nothing."""
+
+
+def add_up(parts: Iterable[Traffic]) -> Traffic:
+    """The sums over ``parts``."""
+    every = tuple(parts)
+    return Traffic(
+        calls=sum(part.calls for part in every),
+        payload=sum(part.payload for part in every),
+        wire=sum(part.wire for part in every),
+        time_s=sum(part.time_s for part in every),
+        share=sum(part.share for part in every),
+        per_request=sum(part.per_request for part in every),
+    )
