@@ -54,7 +54,7 @@ def transferred(sent: Sent, share: float) -> Calls:
     moved = Traffic(
         calls=1, payload=sent.request, wire=sent.sent, time_s=sent.time_s, share=share, per_request=sent.sent
     )
-    return Calls(TRANSFER, *Kind("send", sent.between, sent.when, 1, ""), *moved)
+    return Calls(TRANSFER, **Kind("send", sent.between, sent.when, 1, "")._asdict(), **moved._asdict())
 
 
 def _rows(phase: str, times: PhaseTimes, asks: Asks) -> list[Calls]:
@@ -63,7 +63,7 @@ def _rows(phase: str, times: PhaseTimes, asks: Asks) -> list[Calls]:
     for run in times.ran:
         for kind, traffic in _sent(run, asks):
             found.setdefault(kind, []).append(traffic)
-    rows = [Calls(phase, *kind, *add_up(parts)) for kind, parts in found.items()]
+    rows = [Calls(phase, **kind._asdict(), **add_up(parts)._asdict()) for kind, parts in found.items()]
     return sorted(rows, key=lambda row: -row.time_s)
 
 
