@@ -63,7 +63,7 @@ def test_deployments_are_mixed() -> None:
     """What the strategy draws: every axis and region, several at once, clusters, kinds of steps and of models."""
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=120, database=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=300, database=None, derandomize=True, phases=[Phase.generate])
     @given(plan=deployments())
     def look(plan: PlanSpec) -> None:
         seen.update(kinds(plan))
