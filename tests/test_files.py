@@ -137,7 +137,9 @@ def test_a_full_disk_is_a_diagnostic_and_leaves_the_old_file(writer, tmp_path, c
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 2
-    assert f"cannot write {tmp_path / name}: File too large" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"cannot write {tmp_path / name}" in said
+    assert "File too large" in said
     assert (tmp_path / name).read_bytes() == old
     assert set(os.listdir(tmp_path)) == files
 
