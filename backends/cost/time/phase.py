@@ -16,10 +16,11 @@ from plandsl.backends.cost.work.costing import Costing
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
+from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule, Slot
 from plandsl.ir.skew import Varying
-from plandsl.ir.types import Number
+from plandsl.ir.types import Number, stem
 from plandsl.spec.plan import PlanSpec
 
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
@@ -217,8 +218,9 @@ class PhaseModel:
         program = schedule.program
         self.extents = _unbound(program, mesh)
         costing = Costing(program, machine, self.extents)
-        self.varied = [(weight, self._costed(one)) for weight, one in _varieties(program)]
         self.work: dict[str, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
+        self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
+        self.varied = [(weight, self._costed(one)) for weight, one in _varieties(program)]
         self.boundaries = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
             self._mixed_hops(costing)
@@ -234,9 +236,12 @@ class PhaseModel:
         self.chunks = sorted({look.chunk for look in found if look.chunk is not None})
 
     def _costed(self, program: Program) -> dict[str, list[Work]]:
-        """Work of ``program``, which differs from the schedule's in numbers alone."""
+        """Work of ``program``, which differs from the schedule's in how tokens fall on experts alone."""
         costing = Costing(program, self.machine, _unbound(program, self.extents.mesh))
-        return {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
+        found = {r.name: list(self.work[r.name]) for r in program.regions}
+        for name, i in self.uneven:
+            found[name][i] = costing.work(program.region(name).ops[i])
+        return found
 
     def _mixed_hops(self, costing: Costing) -> None:
         """Boundaries inside a node are quicker than those between nodes."""
@@ -266,11 +271,8 @@ class PhaseModel:
         """Seconds of each op under ``bind``, by the context: at the rates of an engine, where it has its own."""
         at = Binding(Extents(self.schedule.program, bind, self.extents.mesh))
         fixed = self._fixed(self.work, at)
-        if self.varied:
-            shares = [(weight, self._fixed(work, at)) for weight, work in self.varied]
-            for name in shares[0][1]:
-                weighted = [[weight * t for t in each[name]] for weight, each in shares]
-                fixed[name] = [sum(times) for times in zip(*weighted, strict=True)]
+        for name, i in self.uneven if self.varied else ():
+            fixed[name][i] = sum(weight * work[name][i].seconds(at) for weight, work in self.varied)
         return lambda context: self._scaled(self._attended(fixed, at.at(context)))
 
     def _fixed(self, work: Mapping[str, Sequence[Work]], at: Binding) -> dict[str, list[Number]]:
@@ -391,6 +393,11 @@ def _by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterato
 def _unbound(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
     """Sizes of what does not change from step to step."""
     return Extents(program, {s: 1 for _, s in program.sizes if isinstance(s, str)}, mesh)
+
+
+def _meets_experts(op: Op) -> bool:
+    """Whether tokens have places for experts in what an op reads or makes."""
+    return any(stem(name) != name for x in (*op.operands, *op.results) for name in x.type.names)
 
 
 def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
