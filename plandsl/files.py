@@ -19,6 +19,9 @@ Place = str | os.PathLike[str]
 NOT_ORDINARY = "it is no ordinary file"
 """The reason that an error gives for refusing to read a pipe, a socket or a device."""
 
+SHOWN = 300
+"""Characters of a path that an error shows: the name of the file stands at the end, and should be among them."""
+
 # ---- reading
 
 
@@ -77,7 +80,7 @@ def write_whole(path: Place, code: str = "E405") -> Iterator[BinaryIO]:
         if found is not None and stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if found is None and not os.path.isdir(os.path.dirname(target)):
-            raise FileNotFoundError(errno.ENOENT, f"there is no folder {clip(os.path.dirname(path) or target, 80)}")
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {clip(os.path.dirname(path) or target, SHOWN)}")
     own = found and _own_output(found)
     if found is None or (stat.S_ISREG(found.st_mode) and not own):
         opened = _write_beside(target, found and stat.S_IMODE(found.st_mode) & 0o777, report_errors)
@@ -93,7 +96,7 @@ def _report_errors(path: Place, code: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise PlanError([Diagnostic(code, f"cannot write {clip(os.fspath(path), 80)}: {reason}")]) from error
+        raise PlanError([Diagnostic(code, f"cannot write {clip(os.fspath(path), SHOWN)}: {reason}")]) from error
 
 
 def _stat(path: Place) -> os.stat_result | None:

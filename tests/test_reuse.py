@@ -77,23 +77,15 @@ def test_the_prefix_is_whole_blocks_and_never_all() -> None:
 
 @given(st.floats(0, 0.999), st.floats(0, 0.999), st.integers(1, 20_000), st.integers(1, 64))
 def test_more_reuse_is_never_slower(a: float, b: float, input_: int, batch: int) -> None:
-    made = plan(LOAD, more="calibration = study_2603_05692")
+    made = plan(f"{LOAD}, reuse = 50 %", more="calibration = study_2603_05692")
+    load = made.spec.workload
     less, more = (
-        type(made.cost)(_with(made, reuse), *_schedules()).evaluate(batch, input_, 10) for reuse in sorted((a, b))
+        made.cost.on(evolve(made.spec, workload=evolve(load, reuse=reuse))).evaluate(batch, input_, 10)
+        for reuse in sorted((a, b))
     )
     assert more.ttft <= less.ttft * (1 + 1e-9)
     assert more.tpot == less.tpot
     assert more.memory <= less.memory * (1 + 1e-9)
-
-
-def _with(made: CompiledPlan, reuse: float):
-    return evolve(made.spec, workload=evolve(made.spec.workload, reuse=reuse))
-
-
-@cache
-def _schedules():
-    made = plan(f"{LOAD}, reuse = 50 %", more="calibration = study_2603_05692")
-    return made.prefill, made.decode
 
 
 @pytest.mark.parametrize("prefix", ["own", "shared"])
