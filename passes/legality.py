@@ -145,9 +145,12 @@ def _continues(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 
 def _mixes(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """Errors in `chunked_prefill`: a step must have room for a prompt beside a token of each running request."""
+    """Errors in `chunked_prefill`: a step must have room for a prompt beside a token of each running request.
+
+    In a pool that only computes prompts, no request runs beside them.
+    """
     load, budget = plan.workload, plan.chunked_prefill
-    if budget is None:
+    if budget is None or plan.kv_residency == "prompts":
         return
     running = -(-load.batch // _shards(plan, "batch"))
     if load.concurrency is None and running >= budget:

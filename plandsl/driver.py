@@ -38,8 +38,9 @@ class CompiledPlan:
         self, spec: PlanSpec, notes: Sequence[Diagnostic], known: dict[Hashable, Program] | None = None
     ) -> None:
         self.chosen: tuple[Diagnostic, ...] = ()
-        if spec.shift is None and spec.sharding.cut is not None and spec.sharding.cut.balanced:
-            spec, note = balanced(spec, spec.sharding.cut)
+        cut = spec.sharding.cut
+        if cut is not None and cut.balanced and spec.shift is None and spec.split is None:  # pools are cut by themselves
+            spec, note = balanced(spec, cut)
             self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
         self._pools = () if spec.split is None else tuple(CompiledPlan(pool, (), known) for pool in spec.pools)

@@ -63,16 +63,11 @@ OF_WHOLE_PROMPTS = frozenset(
         laws_cost.more_load_is_never_faster,
         laws_cost.larger_batches_never_lower_throughput,
         laws_cost.tpot_is_the_mean_step,
-        laws_cost.parts_add_up,
-        laws_cost.terms_add_up,
         laws_schedule.pipeline_settles_at_its_period,
     )
 )
 """Laws of prompts that are computed in one step. Where a step has a budget of tokens, one request more may need another
-step, in which all others wait, and a token of a request that runs takes its place from the prompts.
-
-A step that mixes prompts with the tokens of a static batch may be shorter than a full decode step. The terms of TPOT do
-not show that difference yet: until they do, `parts_add_up` and `terms_add_up` hold for whole prompts only."""
+step, in which all others wait, and a token of a request that runs takes its place from the prompts."""
 
 
 OF_POOLS = frozenset(

@@ -40,21 +40,32 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     joined, gain, s, longer = metrics.joined, float(model.pools[-1].gain), metrics.served, waits(metrics)
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     follow = responses(model, metrics)
-    mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, t, "mixed") for t in (longer.pop(OTHERS),) if s is not None or t > 0]
+    others = longer.pop(OTHERS)
+    mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, others, "mixed")] if s is not None or others > 0 else []
     waiting = [Term(PREFILL, "wait", "wait", name, t, "wait") for name, t in longer.items() if t > 0]
     share = 1.0 if s is None else float(joined)
     first = _step(PREFILL, metrics.prefill, follow.ops[PREFILL], share)
     whole = _step(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
-    step = [term.times(1 / gain) for term in whole]  # what a token takes of it
+    taken = _taken(float(metrics.tpot), others, gain)
+    step = [term.times(taken) for term in whole]
     ttft = _whole("ttft", PREFILL, first, float(prefill.span) / share, metrics.ttft, waiting)
     if model.transfer is None:
-        tpot = _whole("tpot", DECODE, step, float(decode.span) / gain, metrics.tpot, mixed)
+        tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, mixed)
         return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
     from plandsl.backends.cost.answers.pool_terms import per_token, told_by_pool, transferred
 
-    tpot = _whole("tpot", DECODE, step, float(decode.span) / gain, metrics.tpot, transferred(model, metrics))
+    tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, transferred(model, metrics))
     ttft, tpot = told_by_pool(ttft), told_by_pool(tpot)
     return Terms(ttft, tpot, per_token(model, metrics, ttft, tpot), follow.waits)
+
+
+def _taken(tpot: float, mixed: float, gain: float) -> float:
+    """How much of a decode step the time of a token takes, if steps that are mixed with prompts add ``mixed`` to it.
+
+    A mixed step of few requests may be shorter than a full decode step. Then ``mixed`` is negative, and all terms of
+    the decode step count as much less.
+    """
+    return (tpot / (tpot - mixed) if mixed < 0 else 1.0) / gain
 
 
 def memory_terms(memory: Memory) -> Breakdown:

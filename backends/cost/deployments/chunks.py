@@ -40,7 +40,7 @@ class Chunks(NamedTuple):
         """A program that ran in all steps, its op times added up; of a draft's decode steps there are as many more."""
         if run.phase.schedule.program.phase != PREFILL:
             return run._replace(count=run.count * self.steps)
-        requests, context = self.prompt.requests, self.prompt.context
+        requests, context = self.prompt.requests / run.times.parts, self.prompt.context
         bind = {"batch": requests, "input": self.prompt.new, "context": context}
         return run._replace(times=run.times.repeated(self.steps), bind=bind, context=context, steps=self.steps)
 

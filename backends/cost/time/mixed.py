@@ -104,7 +104,7 @@ class _KindMixer:
             decodes = Binding(Extents(self.decode.schedule.program, alone, self.decode.extents.mesh), mix.context)
         return Sizes(
             Binding(Extents(program, rows, mesh)),
-            Binding(Extents(program, rows | {"batch": (mix.logits + 1) * self.ways}, mesh)),
+            Binding(Extents(program, rows | {"batch": (mix.logits + mix.prompts) * self.ways}, mesh)),
             Binding(Extents(program, prompts, mesh), keys),
             decodes,
         )
