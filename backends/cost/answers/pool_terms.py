@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from attrs import evolve
 
+from plandsl.answers.explanation import DUST, Breakdown, Term
 from plandsl.backends.cost.answers.responses import BUBBLE, CROWD
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools
-from plandsl.explanation import DUST, Breakdown, Term
 from plandsl.ir.program import DECODE, PREFILL
 
 KEPT = "KV cache"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from plandsl.answers.explanation import DUST, Breakdown, Term
+from plandsl.answers.occupancy import Memory
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, ROOM, Followed, responses, waits
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
-from plandsl.estimate import Memory, OpTime
-from plandsl.explanation import DUST, Breakdown, Term
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.schedule import Slot
