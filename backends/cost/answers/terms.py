@@ -9,7 +9,7 @@ from plandsl.answers.explanation import DUST, Breakdown, Term
 from plandsl.answers.occupancy import Memory
 from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, ROOM, Followed, responses, waits
+from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, PORT, ROOM, Followed, responses, waits
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
 from plandsl.ir.base import COMPUTE
@@ -42,6 +42,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     follow = responses(model, metrics)
     mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, t, "mixed") for t in (longer.pop(OTHERS),) if s is not None or t > 0]
+    longer.pop(PORT, None)  # of two pools, told with the transfer
     waiting = [Term(PREFILL, "wait", "wait", name, t, "wait") for name, t in longer.items() if t > 0]
     share = 1.0 if s is None else float(joined)
     first = _step(PREFILL, metrics.prefill, follow.ops[PREFILL], share)
