@@ -1,4 +1,9 @@
-"""Shard: give every value the layout of the rules, and add a reshard where a use needs another layout."""
+"""Shard: give every value the layout of the rules, and add a reshard where a use needs another layout.
+
+The rule of a regular op, and the sharding's rules of one region, say how its operands lie. `dispatch` and `combine`
+have code here because two regions meet in them: tokens lie by the rules outside of `experts`, without the axes that
+split the inside of any expert nearby, and the experts' places by those inside, without the axes of the tokens.
+"""
 
 from __future__ import annotations
 

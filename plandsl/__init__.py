@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from plandsl._version import __version__
 
 if TYPE_CHECKING:
+    from plandsl.answers.estimate import Estimate
     from plandsl.diagnostics import Diagnostic, PlanError
     from plandsl.driver import CompiledPlan, compile_file, compile_text
-    from plandsl.estimate import Estimate
     from plandsl.ir.program import Program
     from plandsl.ir.schedule import Schedule
 
@@ -27,7 +27,7 @@ _HOME = {
     "compile_text": "plandsl.driver",
     "CompiledPlan": "plandsl.driver",
     "Diagnostic": "plandsl.diagnostics",
-    "Estimate": "plandsl.estimate",
+    "Estimate": "plandsl.answers.estimate",
     "PlanError": "plandsl.diagnostics",
     "Program": "plandsl.ir.program",
     "Schedule": "plandsl.ir.schedule",

@@ -136,12 +136,12 @@ def run_compile(arguments: Namespace) -> int:
     if arguments.json:
         body = {"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in estimates]}
         if len(estimates) > 1:
-            from plandsl.estimate import comparisons
+            from plandsl.answers.estimate import comparisons
 
             body["comparisons"] = comparisons(estimates[:COMPARED])
         print_json(body)
     else:
-        from plandsl.backends.terminal import print_comparison, print_estimate
+        from plandsl.answers.text.estimate import print_comparison, print_estimate
 
         console = _console()
         for i, (plan, estimate) in enumerate(zip(plans, estimates, strict=True)):
@@ -430,7 +430,7 @@ def _explain_plans(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in found]})
         return OK
-    from plandsl.backends.terminal_explain import print_explanation
+    from plandsl.answers.text.explanation import print_explanation
 
     console = _console()
     for i, (plan, explanation) in enumerate(zip(plans, found, strict=True)):
@@ -468,7 +468,7 @@ def run_diff(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, "files": arguments.files, **found.as_json()})
     else:
-        from plandsl.backends.terminal_diff import print_difference
+        from plandsl.answers.text.difference import print_difference
 
         print_difference(found, _console())
     return OK

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
+from plandsl.answers.estimate import Estimate
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.estimate import Estimate
 from plandsl.grammar.resolve import Module, load
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule
@@ -25,10 +25,10 @@ from plandsl.spec.plan import CutSpec, PlanSpec
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
+    from plandsl.answers.difference import Difference
+    from plandsl.answers.explanation import Explanation
     from plandsl.backends.cost import Deployment
     from plandsl.backends.reference import Verdict
-    from plandsl.difference import Difference
-    from plandsl.explanation import Explanation
 
 
 class CompiledPlan:

@@ -9,9 +9,9 @@ from math import inf, prod
 
 from rich.console import Console
 
-from plandsl.backends.terminal import print_estimate
-from plandsl.backends.terminal_diff import print_difference
-from plandsl.backends.terminal_explain import print_explanation
+from plandsl.answers.text.difference import print_difference
+from plandsl.answers.text.estimate import print_estimate
+from plandsl.answers.text.explanation import print_explanation
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, difference, open_text
 from plandsl.search.run import Run

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.time.phase import play_slots
 from plandsl.backends.reference.attention import Mask, attention, partial_attention
 from plandsl.backends.reference.collectives import communicate
@@ -20,7 +21,6 @@ from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Parts, Phases, compare, verify_long_prefill, verify_programs
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
-from plandsl.estimate import OpTime
 from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.collectives import AllGather, AllReduce, ReduceScatter, Rescale, Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite

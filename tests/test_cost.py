@@ -11,13 +11,13 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.answers.phases import OpTime, PhaseEstimate
 from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, where
 from plandsl.backends.cost.time.phase import order, play, play_slots
 from plandsl.backends.cost.time.pipeline import play_pipeline
 from plandsl.driver import CompiledPlan, compile_text
-from plandsl.estimate import OpTime, PhaseEstimate
 from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.schedule import Slot
 from plandsl.spec.hardware import LinkSpec

@@ -107,6 +107,16 @@ def test_straight_code_serves_every_kind(kind: str, fields: str) -> None:
         assert [numbers(cost.evaluate(**way)) for way in ways] == slow
 
 
+@pytest.mark.parametrize("kind", ["drafted", "drafted shift", "drafted pools"])
+def test_memory_of_other_guesses_is_that_of_a_plan_that_makes_them(kind: str) -> None:
+    """Also where steps with more tokens need more room than prompts do: those of either sharding."""
+    seven = text(kind).replace("tokens = 3", "tokens = 7")
+    guessed, written = plan(kind).cost.guessing(7, 0.8), compile_text(seven)[0].cost
+    for one, other in zip(guessed.pools, written.pools, strict=True):
+        for batch in (1, 8, 512):
+            assert one.memory.held(0, batch, 2, 1, 1) == other.memory.held(0, batch, 2, 1, 1)
+
+
 # ---- steps
 
 

@@ -12,6 +12,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import Layer, loads, moe_seconds, ratio_of
 from plandsl.backends.cost.work.experts import Experts
@@ -20,7 +21,6 @@ from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_programs
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
-from plandsl.estimate import OpTime
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
 from plandsl.ir.compute import Quantize
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK

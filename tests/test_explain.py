@@ -309,7 +309,7 @@ def test_the_report_has_bytes_for_what_bounds_large_all_reduces_and_latency_for_
 def test_what_is_hidden_behind_a_bottleneck_is_named(capsys):
     from rich.console import Console
 
-    from plandsl.backends.terminal_explain import print_explanation
+    from plandsl.answers.text.explanation import print_explanation
 
     # 1 ms of arithmetic behind 2 ms of bytes: without those, half of what they bounded is there still
     plan = toy(memory="1 TB/s", compute="5 TFLOP/s")
@@ -321,7 +321,7 @@ def test_what_is_hidden_behind_a_bottleneck_is_named(capsys):
 
 
 def test_what_stays_however_good_is_said_to_only_where_it_does():
-    from plandsl.backends.terminal_explain import _bottleneck
+    from plandsl.answers.text.explanation import _bottleneck
 
     stay = toy(memory="1 TB/s", compute="1000000000 TFLOP/s").explain().bottlenecks[1]
     assert (stay.bound, stay.factor, stay.then) == ("memory", None, None)
@@ -404,7 +404,7 @@ def test_a_file_is_explained_in_words_and_numbers(capsys):
 def test_every_kind_of_plan_is_printed(plan, capsys):
     from rich.console import Console
 
-    from plandsl.backends.terminal_explain import print_explanation
+    from plandsl.answers.text.explanation import print_explanation
 
     print_explanation(plan.spec, plan.explain(), Console(width=120))
     out = capsys.readouterr().out

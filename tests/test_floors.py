@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
 """Each verb loads what it needs where it needs it, so that start-up stays short."""
 
 WINGS = {
-    "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
+    "answers.text.parts", "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
     "backends.cost.answers.pools", "backends.cost.deployments.drafted",
     "backends.cost.deployments.pools", "backends.cost.deployments.shift",
     "backends.cost.machine.tables", "backends.cost.work.crossing", "backends.cost.work.experts",
@@ -44,76 +43,52 @@ BACK = {
 
 
 class Arrow(NamedTuple):
-    """An import: of ``to``, in ``module``; ``late`` in a function, or for ``types`` alone."""
+    """An import of ``to`` in ``module``: at the top, ``late`` in a function, or for ``types`` alone."""
 
     module: str
     to: str
-    late: bool
-    types: bool
-
-    def __str__(self) -> str:
-        return f"{self.module} imports {self.to}"
+    when: str
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    for folder in ("plandsl", *STAGES):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("plandsl.")
-            if folder != "plandsl" or not name.startswith(STAGES):  # links, in a checkout
-                yield name.removesuffix(".__init__"), path
-
-
-@cache
-def arrows() -> tuple[Arrow, ...]:
-    known, found = dict(modules()), []
+def arrows() -> Iterator[Arrow]:
+    paths = (path for folder in ("plandsl", *STAGES) for path in (ROOT / folder).rglob("*.py"))
+    named = {".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("plandsl."): path for path in paths}
+    known = {name.removesuffix(".__init__"): path for name, path in named.items()}
     for name, path in known.items():
-        tree = ast.parse(path.read_text("utf-8"))
-        checks = (n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test))
-        types = {inner for check in checks for inner in ast.walk(check)}
-        for node in (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module):
-            if node.module.startswith("plandsl.") or node.module == "plandsl":
-                base = node.module.removeprefix("plandsl").removeprefix(".")
-                inner = (f"{base}.{alias.name}".removeprefix(".") for alias in node.names)
-                targets = {full if full in known else base for full in inner} - {name, "", "_version"}
-                found += [Arrow(name, to, node not in tree.body, node in types) for to in sorted(targets)]
-    return tuple(found)
+        for top in ast.parse(path.read_text("utf-8")).body:
+            guarded = isinstance(top, ast.If) and "TYPE_CHECKING" in ast.unparse(top.test)
+            for node in (n for n in ast.walk(top) if isinstance(n, ast.ImportFrom)):
+                package, _, base = (node.module or "").partition(".")
+                inner = [".".join(filter(None, (base, alias.name))) for alias in node.names if package == "plandsl"]
+                for to in {full if full in known else base for full in inner} - {name, "", "_version"}:
+                    yield Arrow(name, to, "top" if node is top else "types" if guarded else "late")
 
 
-def stage(module: str) -> str:
+def room(module: str) -> str:
     return module.partition(".")[0]
 
 
-def floor(module: str) -> int | None:
+def floor(module: str, outside: int) -> int:
     """The floor of the cost backend that a module is on."""
     first, _, rest = module.partition("backends.cost.")
-    return FLOORS.index(stage(rest)) if not first and rest else None
+    return FLOORS.index(room(rest)) if rest and not first else outside
 
 
-def test_stages_import_what_they_share_and_not_one_another() -> None:
-    wrong = [a for a in arrows() if stage(a.to) in STAGES and stage(a.module) not in (stage(a.to), *KNOW_ALL)]
-    assert not [*map(str, wrong)]
-
-
-def test_nothing_but_commands_imports_what_knows_all() -> None:
-    wrong = [a for a in arrows() if stage(a.to) in KNOW_ALL and stage(a.module) not in STARTS]
-    assert not [*map(str, wrong)]
-
-
-def test_each_floor_of_the_cost_backend_imports_those_below() -> None:
-    heights = [(a, floor(a.module), floor(a.to)) for a in arrows()]
-    assert not [str(a) for a, mine, other in heights if mine is not None and other is not None and other > mine]
-
-
-def test_only_wings_are_imported_late() -> None:
-    late = [a for a in arrows() if a.late and not a.types and stage(a.module) not in STARTS]
-    assert not [str(a) for a in late if a.to not in WINGS and (a.module, a.to) not in BACK]
+def test_imports_go_down_and_only_wings_are_late() -> None:
+    found = sorted(arrows())
+    late = [a for a in found if a.when == "late" and room(a.module) not in STARTS]
+    wrong = {
+        "a stage imports another": [
+            a for a in found if room(a.to) in STAGES and room(a.module) not in (room(a.to), *KNOW_ALL)
+        ],
+        "no command, and imports what knows all": [
+            a for a in found if room(a.to) in KNOW_ALL and room(a.module) not in STARTS
+        ],
+        "a floor imports one above": [a for a in found if floor(a.to, -1) > floor(a.module, len(FLOORS))],
+        "imported late, and no wing": [a for a in late if a.to not in WINGS and a[:2] not in BACK],
+    }
+    assert not {rule: breaks for rule, breaks in wrong.items() if breaks}
     assert {a.to for a in late} - {to for _, to in BACK} == WINGS, "a wing that is imported at the top is none"
-
-
-def test_imports_run_in_no_circles() -> None:
-    graph: dict[str, set[str]] = {}
-    for a in arrows():
-        if (a.module, a.to) not in BACK and not a.types:
-            graph.setdefault(a.module, set()).add(a.to)
-    assert list(TopologicalSorter(graph).static_order())
-    assert {(a.module, a.to) for a in arrows()} >= BACK
+    assert {a[:2] for a in found} >= BACK
+    onward = [a for a in found if a.when != "types" and a[:2] not in BACK]
+    TopologicalSorter({module: {a.to for a in onward if a.module == module} for module, *_ in onward}).prepare()

@@ -8,6 +8,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.forms.attention import Chip, visible_pairs
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
 from plandsl.backends.cost.work.attention import Softmax
@@ -17,7 +18,6 @@ from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_long_prefill
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
-from plandsl.estimate import OpTime
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import HeadGemm, LatentAttention

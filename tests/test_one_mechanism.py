@@ -12,7 +12,7 @@ from plandsl.driver import compile_text
 from plandsl.grammar.sharding import SUGAR
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("passes", "backends")
+FOLDERS = ("passes", "backends", "plandsl/answers")
 NAMES = {*SUGAR, *(sugar.axis for sugar in SUGAR.values())}
 
 DIMENSION = "context"
@@ -22,7 +22,8 @@ OTHERS = {
     "backends/accuracy/": "columns of files of measurements say how others split a model",
     "backends/calibrate/": "columns of files of measurements say how others split a model",
     "backends/cost/answers/modes.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
-    "backends/terminal.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
+    "plandsl/answers/modes.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
+    "plandsl/answers/text/parts.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
 }
 """Where such a word is something else, and what."""
 

@@ -11,8 +11,8 @@ import pytest
 from attrs import evolve
 
 from plandsl import passes
+from plandsl.answers.phases import OpTime
 from plandsl.driver import CompiledPlan, compile_text, pass_lines
-from plandsl.estimate import OpTime
 from plandsl.ir.collectives import AllReduce, AllToAll, Recv, ReduceScatter, Reshard, Send
 from plandsl.ir.compute import Embed, Gemm
 from plandsl.ir.extents import Extents

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from attrs import evolve
 
+from plandsl.backends.cost.answers.sensitivities import followed
+from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.testing.laws_cost import shares_follow_their_figures
 
 LINK = "transfer { bandwidth = 50 GB/s, latency = 10 us }"
 
@@ -132,3 +135,12 @@ def test_the_closed_network_is_that_of_servers_played_out(
     assert ours.throughput / 300 == pytest.approx(rate, rel=0.05)
     assert ours.tpot == pytest.approx(tpot, rel=0.05)
     assert ours.ttft == pytest.approx(ttft, rel=0.2)
+
+
+@pytest.mark.parametrize("clients", [16, 300])
+@pytest.mark.parametrize("when", ["after", "layerwise"])
+def test_shares_of_both_pools_follow_their_figures_where_the_link_limits(clients: int, when: str) -> None:
+    made = plan(clients=clients, link=f"transfer {{ bandwidth = 200 MB/s, latency = 10 us }}\n kv_transfer = {when}")
+    shares_follow_their_figures(made)
+    found = terms(made.cost, made.cost.evaluate())
+    assert next(iter(followed(found, "tpot"))) == "transfer", "other transfers too are as long as the bandwidth says"

@@ -12,6 +12,7 @@ from attrs import evolve
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from plandsl.answers.modes import Shift
 from plandsl.backends.cost.answers.modes import MOST
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
 from plandsl.backends.reference import Verdict, verify_plan
@@ -19,7 +20,6 @@ from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.placement import Array
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, compile_file, compile_text, open_text, plain_programs, programs
-from plandsl.estimate import Shift
 from plandsl.ir.program import Program
 from plandsl.passes.shift import check_cache
 from plandsl.spec.plan import PlanSpec, ShiftSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plandsl.answers.estimate import Estimate
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.graphviz.block import block
 from plandsl.backends.graphviz.devices import devices
@@ -10,7 +11,6 @@ from plandsl.backends.graphviz.memory import memory
 from plandsl.backends.graphviz.timeline import timeline
 from plandsl.backends.graphviz.write import write
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
-from plandsl.estimate import Estimate
 from plandsl.ir.program import PHASES
 
 VIEWS = {"devices": devices, "block": block, "timeline": timeline, "memory": memory}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.answers.occupancy import Memory
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.header import Key
 from plandsl.backends.graphviz.palette import BAD, FREE, INK, LINE, MEMORY, MEMORY_NAMES
-from plandsl.estimate import Memory
 
 
 class Piece(NamedTuple):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from plandsl.answers.phases import OpTime
 from plandsl.backends.graphviz.block_layout import Column, Place, Wire, columns, spine, tracks
 from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.facts import Facts, flops
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import DOT, TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import CARD, FRAME, KIND_NAMES, KINDS, LINE, LOOKS, MUTED, PANEL, SPINE
-from plandsl.estimate import OpTime
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Region, show_layers
 from plandsl.ir.types import Value

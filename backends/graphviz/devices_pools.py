@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from plandsl.answers.pools import Pool, Pools
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.devices import machine_drawing
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.header import TOP, Key, finish
 from plandsl.backends.graphviz.palette import MUTED, TRANSFER
-from plandsl.estimate import Pool, Pools
 from plandsl.ir.program import PHASES
 from plandsl.units import show_bytes, show_count, show_rate, show_time
 

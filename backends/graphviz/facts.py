@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
+from plandsl.answers.estimate import Estimate
+from plandsl.answers.occupancy import Memory
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.estimate import Estimate, Memory, OpTime
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program, show_layers
 from plandsl.ir.types import Dim, TensorType, block_range

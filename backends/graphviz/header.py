@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from plandsl.answers.estimate import Estimate
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.palette import BAD, BAD_BACK, FAINT, GOOD, GOOD_BACK, INK, MUTED, PANEL
-from plandsl.estimate import Estimate
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 TIMES = "\N{MULTIPLICATION SIGN}"

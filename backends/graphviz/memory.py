@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.answers.occupancy import Memory
 from plandsl.backends.graphviz.bars import memory_bar, memory_keys, memory_parts
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import TIMES, TOP, finish
 from plandsl.backends.graphviz.palette import BAD, FREE, INK, LINE, MEMORY, MEMORY_NAMES, MUTED, PANEL, ink_on
-from plandsl.estimate import Memory
 from plandsl.units import show_bytes, show_count, show_percent
 
 LEFT, WIDTH, BAR, ROW = 190.0, 900.0, 38.0, 84.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.time.phase import play_slots
 from plandsl.backends.graphviz.axis import Axis
 from plandsl.backends.graphviz.canvas import Canvas
@@ -9,7 +10,6 @@ from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import FAINT, FRAME, IDLE, INK, KIND_NAMES, KINDS, LOOKS, MUTED, ink_on
-from plandsl.estimate import OpTime
 from plandsl.ir.base import LINK
 from plandsl.units import show_percent, show_time
 

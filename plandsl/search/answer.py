@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from plandsl.answers.estimate import Band, Estimate
 from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, unmeasured
-from plandsl.estimate import Band, Estimate
 from plandsl.search.run import MEMORY, Compiler, Found
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, evaluate_metrics

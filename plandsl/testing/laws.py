@@ -77,6 +77,7 @@ OF_POOLS = frozenset(
         laws_cost.arrays_equal_numbers,
         laws_cost.parts_add_up,
         laws_cost.terms_add_up,
+        laws_cost.shares_follow_their_figures,
     )
 )
 """Laws that two pools keep together, beside each by itself."""

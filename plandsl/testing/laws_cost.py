@@ -317,10 +317,13 @@ def terms_add_up(plan: CompiledPlan) -> None:
 def shares_follow_their_figures(plan: CompiledPlan) -> None:
     """What an op follows shortens it, and a perfect figure gains its share, but for what was hidden behind others.
 
-    Nothing follows a figure that is perfect, and what bounds the rest of its share then is named.
+    Nothing follows a figure that is perfect, and what bounds the rest of its share then is named. A wait for other
+    requests follows what lengthens it.
     """
     asking = Asking(plan.cost)
     own, follow = asking.terms(FIGURES["memory"], 1.0), responses(asking.model, asking.metrics).ops
+    waits = {term.name for times in (own.ttft, own.tpot) for term in times.terms if term.bound in ("wait", "mixed")}
+    assert all(own.waits.get(name) for name in waits), f"of {waits} some follow nothing: {own.waits}"
     for key, figure in FIGURES.items():
         if figure.improved(asking.model.plan, BEST) == asking.model.plan:
             continue  # nothing in this plan has it

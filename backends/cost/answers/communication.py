@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from plandsl.answers.communication import Calls, Communication, Traffic, add_up
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.deployment import Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
-from plandsl.communication import TRANSFER, Calls, Communication, Traffic, add_up
-from plandsl.estimate import OpTime, Sent
 from plandsl.ir.base import LINK
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Number
@@ -47,14 +47,6 @@ def communication(metrics: Metrics, output: int, gain: Number) -> Communication:
     first = Asks(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)
     step = Asks(metrics.tpot, gain, (output - 1) / gain, metrics.batch)
     return Communication((*_rows(PREFILL, metrics.prefill, first), *_rows(DECODE, metrics.decode, step)))
-
-
-def transferred(sent: Sent, share: float) -> Calls:
-    """The KV cache of one request on its way between two pools: its bytes, and those that the busiest port sends."""
-    moved = Traffic(
-        calls=1, payload=sent.request, wire=sent.sent, time_s=sent.time_s, share=share, per_request=sent.sent
-    )
-    return Calls(TRANSFER, **Kind("send", sent.between, sent.when, 1, "")._asdict(), **moved._asdict())
 
 
 def _rows(phase: str, times: PhaseTimes, asks: Asks) -> list[Calls]:

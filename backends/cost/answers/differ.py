@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from plandsl.answers.difference import Difference, Part, Split
+from plandsl.answers.estimate import BANDED, alike
+from plandsl.answers.explanation import Breakdown, Term
 from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.terms import memory_terms, terms
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.difference import Difference, Part, Split
-from plandsl.estimate import BANDED, alike
-from plandsl.explanation import Breakdown, Term
 from plandsl.fields import changes
 
 SAME = 0.02

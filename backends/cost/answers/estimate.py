@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from plandsl.answers.estimate import BANDED, Estimate, Requirement
+from plandsl.answers.occupancy import Load, Memory, Reuse, StageGpus, Used
+from plandsl.answers.phases import PhaseEstimate
 from plandsl.backends.cost.answers.assumed import assumed
 from plandsl.backends.cost.answers.communication import communication
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
@@ -17,17 +20,6 @@ from plandsl.backends.cost.deployments.prefix import reused
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.diagnostics import Diagnostic
-from plandsl.estimate import (
-    BANDED,
-    Estimate,
-    Load,
-    Memory,
-    PhaseEstimate,
-    Requirement,
-    Reuse,
-    StageGpus,
-    Used,
-)
 from plandsl.ir.program import Part, Program
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, RequireSpec

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plandsl.answers.explanation import Explanation
 from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.sensitivities import Asking, bottlenecks, headroom, sensitivities, unmoved
 from plandsl.backends.cost.answers.terms import memory_terms, terms
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import Diagnostic
-from plandsl.explanation import Explanation
 
 
 def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:

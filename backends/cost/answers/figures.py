@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
+from plandsl.answers.explanation import BOUNDS
 from plandsl.spec.hardware import ENGINE_TIMES, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec, constant_dimension
 from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import TIME
@@ -157,17 +158,17 @@ def _both_pools(change: Scaled) -> Scaled:
 
 
 FIGURES = {
-    figure.key: figure._replace(scaled=_both_pools(figure.scaled))
-    for figure in (
-        Figure("memory", "HBM bandwidth", 1, _memory),
-        Figure("compute", "FLOP/s", 1, _compute),
-        Figure("link", "link bandwidth", 1, _link),
-        Figure("network", "network bandwidth", 1, _network),
-        Figure("transfer", "transfer bandwidth", 1, _transfer),
-        Figure("message", "message latency", -1, _message),
-        Figure("launch", "kernel launches", -1, _launch),
-        Figure("unit", "bandwidth of a unit", 1, _unit),
-        Figure("engine", "engine times", -1, _engine),
+    key: Figure(key, BOUNDS[key], better, _both_pools(scaled))
+    for key, better, scaled in (
+        ("memory", 1, _memory),
+        ("compute", 1, _compute),
+        ("link", 1, _link),
+        ("network", 1, _network),
+        ("transfer", 1, _transfer),
+        ("message", -1, _message),
+        ("launch", -1, _launch),
+        ("unit", 1, _unit),
+        ("engine", -1, _engine),
     )
 }
 """All figures, by what they bound."""

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attrs import evolve
 
+from plandsl.answers.phases import OpTime, PhaseEstimate
 from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.work import Binding, Work
-from plandsl.estimate import OpTime, PhaseEstimate
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number

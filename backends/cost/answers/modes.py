@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from plandsl.answers.modes import Mode, Shift, Speculated
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
 from plandsl.backends.cost.deployments.deployment import Metrics
 from plandsl.backends.cost.deployments.drafted import break_even
@@ -11,7 +12,6 @@ from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import least
 from plandsl.backends.cost.time.phase import PhaseTimes
-from plandsl.estimate import Mode, Shift, Speculated
 from plandsl.ir.types import Number
 
 MOST = 2**17

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from plandsl.backends.cost.answers.responses import BUBBLE, CROWD
+from plandsl.answers.explanation import DUST, Breakdown, Term
+from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, PORT
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools
-from plandsl.explanation import DUST, Breakdown, Term
 from plandsl.ir.program import DECODE, PREFILL
 
 KEPT = "KV cache"
@@ -23,10 +23,11 @@ def transferred(model: Deployment, metrics: Metrics) -> list[Term]:
     bound = "network" if split.between else "transfer"
     message = split.latency / tokens
     bytes_ = float(moved.exposed) / tokens - message
+    port = 0.0 if metrics.served is None else float(metrics.served.port)
     found = (
         Term(DECODE, "transfer", "transfer", KEPT, bytes_, bound, bytes=float(moved.sent), runs=1.0),
         Term(DECODE, "transfer", "message", f"{KEPT}, latency", message, "message", runs=1.0),
-        Term(DECODE, "transfer", "wait", "other transfers", float(metrics.sent) - bytes_ - message, "wait"),
+        Term(DECODE, "transfer", "wait", PORT, port, "wait"),
     )
     return [term._replace(part="transfer") for term in found if term.value > DUST * float(metrics.tpot)]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plandsl.backends.cost.answers.communication import communication, transferred
+from plandsl.answers.communication import TRANSFER, Calls, Communication
+from plandsl.answers.estimate import BANDED, Band, Estimate
+from plandsl.answers.pools import Pool, Sent
+from plandsl.answers.pools import Pools as PoolsEstimate
+from plandsl.backends.cost.answers.communication import communication
 from plandsl.backends.cost.answers.estimate import estimate_servers, price, requirement
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools, Rates
-from plandsl.communication import Communication
 from plandsl.diagnostics import Diagnostic
-from plandsl.estimate import BANDED, Band, Estimate, Pool, Sent
-from plandsl.estimate import Pools as PoolsEstimate
 from plandsl.spec.plan import SplitSpec
 from plandsl.units import show_rate
 
@@ -54,7 +55,15 @@ def _communication(model: Pools, metrics: Metrics, sent: Sent) -> Communication:
     output = model.plan.workload.output
     within = communication(metrics, output, model.decode.gain)
     share = sent.exposed_s / max(output - 1, 1) / float(metrics.tpot)
-    return Communication((*within.rows, transferred(sent, share)))
+    return Communication((*within.rows, _transferred(sent, share)))
+
+
+def _transferred(sent: Sent, share: float) -> Calls:
+    """The KV cache of one request on its way between two pools: its bytes, and those that the busiest port sends."""
+    return Calls(
+        phase=TRANSFER, op="send", axis=sent.between, algorithm=sent.when, nodes=1, part="", calls=1,
+        payload=sent.request, wire=sent.sent, time_s=sent.time_s, share=share, per_request=sent.sent,
+    )  # fmt: skip
 
 
 def _assumed(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str, str], ...]:

@@ -21,6 +21,12 @@ ROOM, LINE, CROWD = "room", "other prefills", "the crowd at the start"
 OTHERS = "prefill of others"
 """What lengthens a decode step."""
 
+PORT = "other transfers"
+"""What a token waits for between two pools, under an ongoing load."""
+
+ROUNDING = 1e-11
+"""Waits are found by bisection: a wait that a hair lengthens by a smaller share of it is as long as before."""
+
 Followed = dict[str, list[str]]
 """The figure that each op of a run follows."""
 
@@ -56,11 +62,17 @@ def responses(model: Deployment, metrics: Metrics) -> Responses:
 
 
 def waits(metrics: Metrics) -> dict[str, float]:
-    """Seconds that a first token waits for other requests, and that these add to a decode step."""
+    """Seconds that a first token waits for other requests, and that these add to the others."""
     s = metrics.served
     if s is None:
         return {OTHERS: float(metrics.mixed)}
-    return {ROOM: float(s.queue), LINE: float(s.line), CROWD: float(s.start), OTHERS: float(s.others)}
+    return {
+        ROOM: float(s.queue),
+        LINE: float(s.line),
+        CROWD: float(s.start),
+        OTHERS: float(s.others),
+        PORT: float(s.port),
+    }
 
 
 def _followed(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> list[Followed]:
@@ -80,5 +92,5 @@ def _most(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> Iterator[s
 
 def _shares(time: float, worse: Mapping[str, float]) -> dict[str, float]:
     """How much of a wait follows each figure that lengthens it."""
-    more = {key: t - time for key, t in worse.items() if t > time}
+    more = {key: t - time for key, t in worse.items() if t - time > ROUNDING * time}
     return {key: t / sum(more.values()) for key, t in more.items()}

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from math import log, sqrt
 from typing import NamedTuple
 
+from plandsl.answers.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
 from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
 from plandsl.backends.cost.answers.terms import Terms, terms
 from plandsl.backends.cost.deployments.batch import residents
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.num import least
 from plandsl.backends.cost.work.work import Binding
-from plandsl.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from plandsl.answers.explanation import DUST, Breakdown, Term
+from plandsl.answers.occupancy import Memory
+from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, ROOM, Followed, responses, waits
+from plandsl.backends.cost.answers.responses import BUBBLE, CROWD, OTHERS, PORT, ROOM, Followed, responses, waits
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes, Played, play_slots
-from plandsl.estimate import Memory, OpTime
-from plandsl.explanation import DUST, Breakdown, Term
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.schedule import Slot
@@ -42,6 +43,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     follow = responses(model, metrics)
     others = longer.pop(OTHERS)
     mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, others, "mixed")] if s is not None or others > 0 else []
+    longer.pop(PORT, None)  # of two pools, told with the transfer
     waiting = [Term(PREFILL, "wait", "wait", name, t, "wait") for name, t in longer.items() if t > 0]
     share = 1.0 if s is None else float(joined)
     first = _step(PREFILL, metrics.prefill, follow.ops[PREFILL], share)

@@ -8,10 +8,10 @@ transformers via speculative decoding", 2023, arXiv 2211.17192.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.deployments.contents import Contents
+from plandsl.backends.cost.deployments.memory import MemoryModel, ProgramMemory
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.shift import Modes
 from plandsl.backends.cost.deployments.single import Single
@@ -96,9 +96,7 @@ class Drafted:
         self.queries = self.guessed + 1
         self.gain = tokens_per_step(speculate.acceptance) if gain is None else gain
         held = draft.memory if draft else None
-        memory = DraftedMemory(verify.memory, held, self.guessed, speculate.own)
-        self.memory: MemoryModel = memory
-        self.added = memory.added
+        self.memory = DraftedMemory(verify.memory, held, self.guessed, speculate.own)
 
     def on(self, plan: PlanSpec) -> Drafted:
         """The same schedules and memory under other figures."""
@@ -128,7 +126,7 @@ class Drafted:
     @property
     def guesses(self) -> Guesses:
         """What guesses."""
-        return Guesses(self.speculate, self.draft, self.added, self.plain)
+        return Guesses(self.speculate, self.draft, self.memory.added, self.plain)
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
         """How long a step takes: that of the model, after a prefill of the draft and a step of it for each guess.
@@ -175,22 +173,28 @@ class DraftedMemory(MemoryModel):
     A draft that is the model's ``own`` reads the embedding and the head of it where a stage holds them.
     """
 
-    def __init__(self, target: MemoryModel, draft: MemoryModel | None, tokens: Number, own: bool) -> None:
-        self.target, self.draft = copy(target), draft
-        self.program, self.plan, self.extents = target.program, target.plan, target.extents
-        self.capacities, self.block, self.reserve = target.capacities, target.block, target.reserve
-        self.weights, self.caches, self.steps = target.weights, target.caches, target.steps
-        self.target.queries = self.queries = tokens + 1
+    def __init__(self, target: MemoryModel, draft: ProgramMemory | None, tokens: Number, own: bool) -> None:
+        super().__init__(target.plan, target.program)
+        self.target, self.draft = target.verifying(tokens + 1), draft
+        self.weights, self.own = target.weights, own
         self.added: Number = 0.0
         if draft is not None:
-            added = [self._added(draft, stage, own) for stage in range(len(target.weights))]
+            added = [_added(target.main.contents, draft.contents, stage, own) for stage in range(len(target.weights))]
             self.weights = [held + more for held, more in zip(target.weights, added, strict=True)]
             self.added = largest(added)
 
-    def _added(self, draft: MemoryModel, stage: int, own: bool) -> Number:
-        """Weights of the draft on a GPU of one stage, but those that are there already."""
-        here = {region.name for region, _ in self._regions(stage) if region.layers is None} if own else set()
-        return draft._weights(0, {(r.name, w) for r, _ in draft._regions(0) if r.name in here for w in r.weights})
+    @property
+    def main(self) -> ProgramMemory:
+        """That of the verifying model."""
+        return self.target.main
+
+    def of_stage(self, stage: int) -> tuple[object, ...]:
+        """What a stage holds; of the draft's caches and steps every stage holds the same."""
+        return self.weights[stage], self.target.of_stage(stage)
+
+    def verifying(self, queries: Number) -> DraftedMemory:
+        """The same with ``queries`` tokens of each request in a step, one of which is no guess."""
+        return DraftedMemory(self.target, self.draft, queries - 1, self.own)
 
     def kv_per_request(self, stage: int, length: Number) -> Number:
         """Bytes that a request keeps on a GPU of ``stage``, in both caches.
@@ -200,7 +204,7 @@ class DraftedMemory(MemoryModel):
         held = self.target.kv_per_request(stage, length)
         if self.draft is None:
             return held
-        return held + self.draft.kv_per_request(0, length) * self._ways(stage) / self.draft._ways(0)
+        return held + self.draft.kv_per_request(0, length) * self.ways(stage) / self.draft.ways(0)
 
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and collective buffers in the largest step of either model."""
@@ -209,3 +213,9 @@ class DraftedMemory(MemoryModel):
             return ours
         theirs = self.draft.step(0, batch, input_)
         return maximum(ours[0], theirs[0]), maximum(ours[1], theirs[1])
+
+
+def _added(target: Contents, draft: Contents, stage: int, own: bool) -> Number:
+    """Weights of the draft on a GPU of one stage, but those that are there already."""
+    here = {region.name for region, _ in target.regions(stage) if region.layers is None} if own else set()
+    return draft.weights_of(0, {(r.name, w) for r, _ in draft.regions(0) if r.name in here for w in r.weights})

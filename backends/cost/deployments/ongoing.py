@@ -83,8 +83,8 @@ class Served(NamedTuple):
     A first token waits ``queue`` for a place among those ``running``, ``line`` for other prefills, ``start`` for
     those of the crowd that came first (mean over all requests), then for its own ``prefill`` and the engine's
     ``first``. Any other one takes ``step`` for kernels and ``host`` besides, and ``others`` is what
-    prefills of others add to it. Between two pools, ``sent`` is what the transfer of the cache adds to it. ``rate``
-    requests/s are served.
+    prefills of others add to it. Between two pools, ``sent`` is what the transfer of the cache adds to it, of which
+    ``port`` is the wait for other transfers. ``rate`` requests/s are served.
     """
 
     running: Number
@@ -99,6 +99,7 @@ class Served(NamedTuple):
     others: Number
     rate: Number
     sent: Number = 0.0
+    port: Number = 0.0
 
     @property
     def ttft(self) -> Number:

@@ -204,8 +204,12 @@ class Pools(Deployment):
             start = crowd * minimum(n / requests, 1.0)
             queue = queue * (1 - minimum(n / requests, 1.0) / 2)
             whole = drained(rate, ahead + stay, requests, n - waiting)
-        sent = (lane.exposed + port) / maximum(o - 1, 1)
-        served = Served(ask, waiting, queue, line, start, cost.own, first, step, host, 0.0 * rate, whole, sent)
+        others_sent = port / maximum(o - 1, 1)
+        served = Served(
+            running=ask, waiting=waiting, queue=queue, line=line, start=start, prefill=cost.own, first=first,
+            step=step, host=host, others=0.0 * rate, rate=whole,
+            sent=lane.exposed / maximum(o - 1, 1) + others_sent, port=others_sent,
+        )  # fmt: skip
         return Flow(served, times, decode, batch)
 
     def rates(self, metrics: Metrics, i: Number, o: Number) -> Rates:

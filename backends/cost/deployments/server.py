@@ -24,10 +24,14 @@ class Server(Protocol):
     """
 
     plan: PlanSpec
-    memory: MemoryModel
     in_flight: int
     queries: Number
     gain: Number
+
+    @property
+    def memory(self) -> MemoryModel:
+        """What it holds on the GPUs of each stage."""
+        ...
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
         """How long a step takes; its period, with ``in_flight`` such batches, is when the next one may start."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.deployments.memory import MemoryModel, ProgramMemory
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.deployments.step import Step
@@ -38,11 +38,11 @@ class Shift:
     guesses = None
 
     def __init__(
-        self, plan: PlanSpec, threshold: int, base: Single, tensor: Single, memory: MemoryModel | None = None
+        self, plan: PlanSpec, threshold: int, base: Single, tensor: Single, memory: ShiftMemory | None = None
     ) -> None:
         self.plan, self.threshold, self.base, self.tensor = plan, threshold, base, tensor
         self.in_flight = base.in_flight
-        self.memory = memory or ShiftMemory(plan, threshold, base, tensor)
+        self.memory = memory or both_memories(plan, threshold, base.memory, tensor.memory)
 
     def on(self, plan: PlanSpec) -> Shift:
         """The same schedules and memory under other figures."""
@@ -91,26 +91,52 @@ def _either(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
 
 
 class ShiftMemory(MemoryModel):
-    """Memory with both shardings: the cache of either, the weights of both, and the larger step's activations.
+    """Memory with both shardings: the cache of either, the ``weights`` of both, and the larger step's activations."""
 
-    A weight of which every rank holds the same part in both is there once. Steps of the second have at most
-    ``threshold`` tokens.
-    """
+    def __init__(self, plan: PlanSpec, base: ProgramMemory, tensor: ProgramMemory, weights: list[Number]) -> None:
+        super().__init__(plan, base.program)
+        self.base, self.tensor, self.weights = base, tensor, weights
 
-    def __init__(self, plan: PlanSpec, threshold: int, base: Single, tensor: Single) -> None:
-        first, second = base.prefill.schedule.program, tensor.prefill.schedule.program
-        super().__init__(first, base.decode.schedule.program, plan, base.prefill.extents)
-        small = evolve(tensor.plan, step_tokens=min(plan.step_tokens, threshold))
-        self.second = MemoryModel(second, tensor.decode.schedule.program, small, tensor.prefill.extents)
-        there = {(r.name, w.name, _lies(w.type, first.mesh)) for r in first.regions for w in r.weights}
-        weights = ((r.name, w) for r in second.regions for w in r.weights)
-        shared = {(name, w) for name, w in weights if (name, w.name, _lies(w.type, second.mesh)) in there}
-        self.weights = [held + self.second._weights(stage, shared) for stage, held in enumerate(self.weights)]
+    @property
+    def main(self) -> ProgramMemory:
+        """That of large steps."""
+        return self.base
+
+    def on(self, plan: PlanSpec) -> ShiftMemory:
+        """The same on GPUs with other memory."""
+        return ShiftMemory(plan, self.base.on(plan), self.tensor, self.weights)
+
+    def verifying(self, queries: Number) -> ShiftMemory:
+        """The same with ``queries`` tokens of each request in a decode step."""
+        base, tensor = self.base.verifying(queries), self.tensor.verifying(queries)
+        return ShiftMemory(self.plan, base, tensor, self.weights)
+
+    def of_stage(self, stage: int) -> tuple[object, ...]:
+        """What a stage holds of either."""
+        return self.weights[stage], self.base.of_stage(stage), self.tensor.of_stage(stage)
+
+    def kv_per_request(self, stage: int, length: Number) -> Number:
+        """Bytes that a request keeps on a GPU of ``stage``, in the one cache."""
+        return self.base.kv_per_request(stage, length)
 
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and collective buffers in the largest step of either sharding."""
-        ours, theirs = super().step(stage, batch, input_), self.second.step(stage, batch, input_)
+        ours, theirs = self.base.step(stage, batch, input_), self.tensor.step(stage, batch, input_)
         return maximum(ours[0], theirs[0]), maximum(ours[1], theirs[1])
+
+
+def both_memories(plan: PlanSpec, threshold: int, base: ProgramMemory, tensor: ProgramMemory) -> ShiftMemory:
+    """Memory with both shardings, of which steps of ``tensor`` have at most ``threshold`` tokens.
+
+    A weight of which every rank holds the same part in both is there once.
+    """
+    first, second = base.program, tensor.program
+    there = {(r.name, w.name, _lies(w.type, first.mesh)) for r in first.regions for w in r.weights}
+    found = ((r.name, w) for r in second.regions for w in r.weights)
+    shared = {(name, w) for name, w in found if (name, w.name, _lies(w.type, second.mesh)) in there}
+    weights = [held + tensor.contents.weights_of(stage, shared) for stage, held in enumerate(base.weights)]
+    small = evolve(tensor.plan, step_tokens=min(plan.step_tokens, threshold))
+    return ShiftMemory(plan, base.on(plan), tensor.on(small), weights)
 
 
 def _lies(type_: TensorType, mesh: Mesh) -> tuple[object, ...]:

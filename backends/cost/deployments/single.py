@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.deployments.contents import Contents
+from plandsl.backends.cost.deployments.memory import ProgramMemory
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, ProgramRun
@@ -25,10 +26,15 @@ class Single:
     modes = None
     guesses = None
 
-    def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule, memory: MemoryModel | None = None) -> None:
+    def __init__(
+        self, plan: PlanSpec, prefill: Schedule, decode: Schedule, memory: ProgramMemory | None = None
+    ) -> None:
         self.plan = plan
         self.prefill, self.decode = _phases(plan, prefill, decode)
-        self.memory = memory or MemoryModel(prefill.program, decode.program, plan, self.prefill.extents)
+        if memory is None:
+            contents = Contents(prefill.program, decode.program, self.prefill.extents)
+            memory = ProgramMemory(contents, plan, plan.queries)
+        self.memory = memory
         self.in_flight = prefill.in_flight
 
     def on(self, plan: PlanSpec) -> Single:

@@ -11,8 +11,9 @@ from itertools import accumulate, pairwise
 from attrs import evolve
 
 from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.backends.cost.deployments.memory import MemoryModel
+from plandsl.backends.cost.deployments.memory import ProgramMemory
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.ir.program import Part, Program, Region
@@ -95,7 +96,7 @@ def _pieces(program: Program, blocks: list[Region]) -> dict[str, tuple[Part, ...
     return found
 
 
-def _alone(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> MemoryModel:
+def _alone(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> ProgramMemory:
     """The memory of a plan whose stages are ``pieces``."""
     prefill, decode = (evolve(phase.schedule.program, stages=pieces) for phase in (model.prefill, model.decode))
-    return MemoryModel(prefill, decode, model.plan, model.prefill.extents)
+    return ProgramMemory(Contents(prefill, decode, model.prefill.extents), model.plan, model.plan.queries)

@@ -7,7 +7,20 @@ from typing import Any, NamedTuple
 
 from attrs import frozen
 
-from plandsl.estimate import Estimate
+from plandsl.answers.estimate import Estimate
+
+BOUNDS = {
+    "memory": "HBM bandwidth",
+    "compute": "FLOP/s",
+    "link": "link bandwidth",
+    "network": "network bandwidth",
+    "transfer": "transfer bandwidth",
+    "message": "message latency",
+    "launch": "kernel launches",
+    "unit": "bandwidth of a unit",
+    "engine": "engine times",
+}
+"""Figures of hardware and engine that bound a term, by its ``bound``, in the words of reports."""
 
 DUST = 1e-13
 """A rest that is less than so much of the whole is rounding."""
@@ -17,9 +30,9 @@ class Term(NamedTuple):
     """A part of a metric, in the metric's unit.
 
     ``group`` and ``name`` say what takes it, ``op`` is its kind as in reports. ``bound`` is what bounds it: one of
-    `plandsl.backends.cost.figures.FIGURES`, or ``wait``, ``mixed`` and ``bubble`` where no hardware does. ``runs``,
+    `BOUNDS`, or ``wait``, ``mixed`` and ``bubble`` where no hardware does. ``runs``,
     ``flops`` and ``bytes`` are those of all runs on one device of each stage in one pass; ``layer`` and ``band`` are as
-    in `plandsl.estimate.OpTime`. ``part`` says what of the plan takes it where there are several: a pool, the
+    in `plandsl.answers.phases.OpTime`. ``part`` says what of the plan takes it where there are several: a pool, the
     ``transfer`` between pools, or the ``draft``.
     """
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from attrs import frozen
 
-from plandsl.estimate import Estimate
+from plandsl.answers.estimate import Estimate
 from plandsl.fields import Change
 
 

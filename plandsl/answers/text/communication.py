@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from plandsl.communication import Communication, Traffic, add_up
+from plandsl.answers.communication import Communication, Traffic, add_up
 from plandsl.units import show_bytes, show_percent, show_time
 
 COLUMNS = ("along", "by", "calls", "payload", "sends", "time", "share", "per request")

@@ -8,9 +8,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.backends.cost.answers.figures import FIGURES
-from plandsl.backends.terminal import METRIC, show_band, show_token_rate, title_of
-from plandsl.explanation import Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
+from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
+from plandsl.answers.text.words import METRIC, show_band, show_token_rate, title_of
 from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
@@ -158,7 +157,7 @@ def _bottleneck(b: Bottleneck) -> Text:
     if b.factor is None or b.then is None or b.gain is None:
         out.append("It stays the bottleneck however fast it gets. ")
     else:
-        out.append(f"{b.factor:.2g}x better: {b.gain:.2f}x as fast, then {FIGURES[b.then].name}. ")
+        out.append(f"{b.factor:.2g}x better: {b.gain:.2f}x as fast, then {BOUNDS[b.then]}. ")
     out.append(f"Perfect: {b.limit:.2f}x")
     if b.behind is not None and b.hidden >= LEAST:
         out.append(f", with {show_percent(b.hidden)} left to {_bound_name(b.behind)}")
@@ -167,7 +166,7 @@ def _bottleneck(b: Bottleneck) -> Text:
 
 def _bound_name(bound: str) -> str:
     """The name of a bound, for use in a sentence."""
-    return FIGURES[bound].name if bound in FIGURES else NAMES[bound]
+    return BOUNDS[bound] if bound in BOUNDS else NAMES[bound]
 
 
 def _headroom(plan: PlanSpec, room: Headroom) -> Iterator[Text]:

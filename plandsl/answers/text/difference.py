@@ -8,8 +8,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.backends.terminal import LABELS, show_token_rate
-from plandsl.difference import Difference, Part, Split
+from plandsl.answers.difference import Difference, Part, Split
+from plandsl.answers.text.words import LABELS, show_token_rate
 from plandsl.printing import print_lines
 from plandsl.units import show_bytes, show_time
 

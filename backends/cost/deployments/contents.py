@@ -1,0 +1,161 @@
+"""What programs hold, whatever the load: weights, caches, and values that are alive together, by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import NamedTuple
+
+from attrs import evolve
+
+from plandsl.backends.cost.work.cached import handed_on, sources
+from plandsl.ir.collectives import Along, Ring
+from plandsl.ir.compute import Attention, CacheWrite
+from plandsl.ir.extents import Extents
+from plandsl.ir.latent import LatentAttention
+from plandsl.ir.program import Program, Region
+from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
+from plandsl.spec.formats import item_bytes
+
+
+class Cache(NamedTuple):
+    """One layer's cached tensors: bytes per token and local request, and the window or chunk that bounds the tokens."""
+
+    per_token: Number
+    batch: Dim
+    window: int
+    layers: int
+    context: Dim = Dim("context")
+
+
+Load = tuple[tuple[tuple[Dim, ...], float], ...]
+"""Bytes per row of values alive together, by the dimensions that make their rows."""
+
+
+def _covers(a: Load, b: Load) -> bool:
+    """Whether ``a`` weighs at least as much as ``b`` whatever the rows are."""
+    have = dict(a)
+    return all(have.get(rows, 0.0) >= size for rows, size in b)
+
+
+class Contents:
+    """What the programs of both phases hold: ``weights`` in bytes, ``caches``, and ``steps``, the loads of each phase.
+
+    Weights and caches lie alike in both. The loads are those of live sets, and those of buffers.
+    """
+
+    def __init__(self, program: Program, decode: Program, extents: Extents) -> None:
+        self.program, self.extents = program, extents
+        stages = range(len(program.stages))
+        self.weights = [self.weights_of(stage) for stage in stages]
+        self.caches = [self._caches(stage) for stage in stages]
+        self.steps = [self._weighed(p) for p in (program, decode)]
+
+    def of_stage(self, stage: int) -> tuple[object, ...]:
+        """All of one stage: two stages of which it is equal hold the same."""
+        steps = tuple((tuple(live[stage]), tuple(buffers[stage])) for live, buffers in self.steps)
+        return self.weights[stage], tuple(self.caches[stage]), steps
+
+    def ways(self, stage: int) -> Number:
+        """How many ranks share the requests of a batch."""
+        caches = self.caches[stage]
+        return self.extents.ways(caches[0].batch.axes) if caches else 1
+
+    def regions(self, stage: int) -> list[tuple[Region, int]]:
+        """The regions of a stage, and how often each is there."""
+        return [(self.program.region(p.region), p.repeats) for p in self.program.stages[stage]]
+
+    def weights_of(self, stage: int, but: Container[tuple[str, Value]] = ()) -> Number:
+        """Weights of a stage, ``but`` some of its regions'; embedding and head may be one tensor."""
+        total: Number = 0.0
+        once: set[tuple[str, object]] = set()
+        for region, repeats in self.regions(stage):
+            for w in (w for w in region.weights if (region.name, w) not in but):
+                key = (w.name, w.type)
+                if region.layers is None and key in once:
+                    continue
+                if region.layers is None:
+                    once.add(key)
+                total = total + repeats * self.extents.bytes(w.type)
+        return total
+
+    def _caches(self, stage: int) -> list[Cache]:
+        """The caches of a stage."""
+        found = []
+        for region, repeats in self.regions(stage):
+            source = sources(region)
+            windows = {
+                source.get(op.k.name, op.k.name): op.window or op.chunk or 0
+                for op in region.ops
+                if isinstance(op, Attention)
+            }
+            latent = (op for op in region.ops if isinstance(op, LatentAttention))
+            windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window or op.chunk or 0 for op in latent}
+            for op in region.ops:
+                if isinstance(op, CacheWrite):
+                    size: Number = 0.0
+                    for out in op.outs:
+                        rest = (d for d in out.type.dims if d.name not in ("batch", "context"))
+                        size = size + self.extents.product(rest) * item_bytes(out.type.dtype)
+                    batch = op.outs[0].type.dim("batch")
+                    window = max(windows.get(out.name, 0) for out in op.outs)
+                    found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
+        return found
+
+    def _weighed(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
+        """What the live sets of each stage weigh, and what the buffers."""
+        held = {region.name: self._loads(region) for region in program.regions}
+        stages = [[held[part.region] for part in parts] for parts in program.stages]
+        return [_heaviest(sets for sets, _ in s) for s in stages], [_heaviest(sets for _, sets in s) for s in stages]
+
+    def _loads(self, region: Region) -> tuple[list[Load], list[Load]]:
+        """What the live sets of a region weigh, and what the buffers."""
+        values, same, stored = region.values(), self._same(region), {w.name for w in region.weights}
+        views = _views(region)
+        stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
+        # of what comes around a ring, one block is there, and the next one in the buffers
+        rings = [op for op in region.ops if isinstance(op, Ring)]
+        for name, ring in region.in_blocks().items():
+            block = values[name].type.with_axes(ring.dim, ring.xs[0].type.on(ring.dim))
+            values[name] = evolve(values[name], type=block)
+        together = {out.name: tuple(o.name for o in op.outs) for op in rings for out in op.outs}
+
+        def load(names: Iterable[str]) -> Load:
+            distinct = dict.fromkeys(same.get(n, n) for n in names)
+            return self._load([values[n].type for n in distinct if n not in stored])
+
+        live = [load(dict.fromkeys(views.get(n, n) for n in names)) for names in region.live]
+        return live, [load(together.get(name, (name,))) for name in region.buffers if name not in same]
+
+    def _same(self, region: Region) -> dict[str, str]:
+        """Values that are others by another name: along an axis of size 1 nothing moves."""
+        same: dict[str, str] = {}
+        for op in region.ops:
+            if not isinstance(op, Along):
+                continue
+            n = self.extents.ways(op.axes)
+            if isinstance(n, int) and n == 1:
+                same |= handed_on(op, same)
+        return same
+
+    def _load(self, types: list[TensorType]) -> Load:
+        per_row: dict[tuple[Dim, ...], float] = {}
+        for t in types:
+            rows = tuple(d for d in t.dims if d.name in PADDED)
+            fixed = self.extents.product(d for d in t.dims if d.name not in PADDED)
+            per_row[rows] = per_row.get(rows, 0.0) + fixed * item_bytes(t.dtype)
+        return tuple(sorted(per_row.items(), key=lambda row: [(d.name, d.axes, d.chunk or ()) for d in row[0]]))
+
+
+def _heaviest(sets: Iterable[list[Load]]) -> list[Load]:
+    """Loads of all ``sets``, each once; those that are never the largest are left out."""
+    found = list(dict.fromkeys(load for each in sets for load in each))
+    return [a for a in found if not any(b != a and _covers(b, a) for b in found)]
+
+
+def _views(region: Region) -> dict[str, str]:
+    """Chunks that lie in a whole value: the one they are cut from, or the one they are written to."""
+    found: dict[str, str] = {}
+    for op in (op for op in region.ops if op.facts.view):
+        whole, parts = sorted((op.operands, op.results), key=len)
+        found |= {part.name: whole[0].name for part in parts}
+    return found

@@ -1,0 +1,173 @@
+"""What a plan is estimated to do: everything known about it, in SI units, with the JSON of language.md section 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plandsl.answers.communication import NO_CALLS, Communication
+from plandsl.answers.occupancy import Load, Memory, Reuse, StageGpus, Used
+from plandsl.answers.phases import PhaseEstimate
+from plandsl.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    from plandsl.answers.modes import Shift, Speculated
+    from plandsl.answers.pools import Pools
+
+
+Band = tuple[float, float]
+
+
+BANDED = ("ttft_s", "tpot_s", "latency_s", "throughput_tokens_per_s")
+"""Metrics that come with a band."""
+
+
+class Requirement(NamedTuple):
+    """A ``require`` and whether it held."""
+
+    text: str
+    value: float
+    ok: bool
+
+
+class Estimate(NamedTuple):
+    """Everything that is known about one plan."""
+
+    plan: str
+    gpus: int
+    replicas: int
+    mesh: tuple[tuple[str, int], ...]
+    batch: int
+    in_flight: int
+    ttft_s: float
+    tpot_s: float
+    latency_s: float
+    throughput_tokens_per_s: float
+    memory: Memory
+    stages: tuple[Memory, ...]
+    layers: tuple[tuple[int, int], ...]
+    kv_capacity_tokens: int
+    max_batch: int
+    parameters: int
+    kv_bytes_per_token: float
+    prefill: PhaseEstimate
+    decode: PhaseEstimate
+    requires: tuple[Requirement, ...]
+    notes: tuple[Diagnostic, ...]
+    assumed: tuple[tuple[str, str, str], ...]
+    calibration: str
+    cost_usd_per_mtok: float | None = None
+    engine: str | None = None
+    load: Load | None = None
+    kv_block: int = 1
+    bands: tuple[tuple[str, Band], ...] = ()
+    active_parameters: int | None = None
+    cluster: Used | None = None
+    shift: Shift | None = None
+    stage_gpus: tuple[StageGpus, ...] = ()
+    speculate: Speculated | None = None
+    reuse: Reuse | None = None
+    pools: Pools | None = None
+    communication: Communication = NO_CALLS
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest GPU of every stage, and of every pool, holds its part."""
+        return all(held.total <= held.capacity for held in (*self.stages, self.memory))
+
+    def band(self, metric: str) -> Band | None:
+        """Where 80 % of measurements of one of `BANDED` would lie; None where the calibration does not say."""
+        return dict(self.bands).get(metric)
+
+    @property
+    def throughput_per_gpu_tokens_per_s(self) -> float:
+        """Output tokens per second and GPU."""
+        return self.throughput_tokens_per_s / self.gpus
+
+    @property
+    def ok(self) -> bool:
+        """It fits and every requirement held."""
+        return self.fits and all(r.ok for r in self.requires)
+
+    def _gpus(self) -> list[dict[str, Any]]:
+        return [gpus.as_json() for gpus in self.stage_gpus] or [{} for _ in self.stages]
+
+    def as_json(self) -> dict[str, Any]:
+        """One entry of ``plans``."""
+        out = {
+            "plan": self.plan,
+            "fits": self.fits,
+            "gpus": self.gpus,
+            "replicas": self.replicas,
+            "mesh": dict(self.mesh),
+            "batch": self.batch,
+            "in_flight": self.in_flight,
+            "ttft_s": self.ttft_s,
+            "tpot_s": self.tpot_s,
+            "latency_s": self.latency_s,
+            "throughput_tokens_per_s": self.throughput_tokens_per_s,
+            "throughput_per_gpu_tokens_per_s": self.throughput_per_gpu_tokens_per_s,
+            "memory_per_gpu_bytes": self.memory.as_json(),
+            "stages": [
+                {"layers": list(layers), "memory_per_gpu_bytes": m.as_json()} | gpus
+                for layers, m, gpus in zip(self.layers, self.stages, self._gpus(), strict=True)
+            ],
+            "kv_capacity_tokens": self.kv_capacity_tokens,
+            "max_batch": self.max_batch,
+            "parameters": self.parameters,
+            "active_parameters": self.parameters if self.active_parameters is None else self.active_parameters,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "prefill": self.prefill.as_json(),
+            "decode": self.decode.as_json(),
+            "communication": self.communication.as_json(),
+            "requires": [{"text": r.text, "value": r.value, "ok": r.ok} for r in self.requires],
+            "notes": [_note(d) for d in self.notes],
+            "calibration": self.calibration,
+            "assumed": [{"entry": e, "field": f, "value": v} for e, f, v in self.assumed],
+        }
+        for metric in BANDED:
+            found = self.band(metric)
+            out[f"{metric}_band"] = None if found is None else list(found)
+        if self.engine is not None:
+            out |= {"engine": self.engine, "kv_blocks": self.kv_capacity_tokens // self.kv_block}
+        if self.cluster is not None:
+            out["cluster"] = self.cluster.as_json()
+        if self.shift is not None:
+            out["shift"] = self.shift.as_json()
+        if self.speculate is not None:
+            out["speculate"] = self.speculate.as_json()
+        if self.pools is not None:
+            out["pools"] = self.pools.as_json()
+        if self.reuse is not None:
+            out["reuse"] = self.reuse.as_json()
+        if self.load is not None:
+            out["load"] = self.load.as_json()
+        if self.cost_usd_per_mtok is not None:
+            out["cost_usd_per_mtok"] = self.cost_usd_per_mtok
+        return out
+
+
+def _note(diagnostic: Diagnostic) -> dict[str, Any]:
+    out: dict[str, Any] = {"code": diagnostic.code, "message": diagnostic.message}
+    if diagnostic.span is not None:
+        out |= {"file": diagnostic.span.file, "line": diagnostic.span.line, "column": diagnostic.span.column}
+    return out
+
+
+def alike(a: Estimate, b: Estimate, metric: str) -> bool:
+    """Whether each of two estimates lies in the band of the other: they cannot be told apart by this metric."""
+    ours, theirs = a.band(metric), b.band(metric)
+    if ours is None or theirs is None:
+        return False
+    x, y = getattr(a, metric), getattr(b, metric)
+    return bool(ours[0] <= y <= ours[1] and theirs[0] <= x <= theirs[1])
+
+
+def comparisons(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """Each pair of plans that bands do not tell apart, and by which metrics."""
+    out = []
+    for i, a in enumerate(estimates):
+        for b in estimates[i + 1 :]:
+            if same := [m for m in BANDED if alike(a, b, m)]:
+                out.append({"plans": [a.plan, b.plan], "within_band": same})
+    return out

@@ -1,0 +1,87 @@
+"""What is told of servers made of others: two shardings on one cache, and a model that guesses tokens ahead."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Mode(NamedTuple):
+    """One sharding of two: what the plan would take with it alone."""
+
+    sharding: str
+    mesh: tuple[tuple[str, int], ...]
+    ttft_s: float
+    tpot_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``base`` or ``tensor`` object."""
+        return {"sharding": self.sharding, "mesh": dict(self.mesh), "ttft_s": self.ttft_s, "tpot_s": self.tpot_s}
+
+
+class Shift(NamedTuple):
+    """Two shardings on one cache: ``base`` takes steps of more than ``threshold`` tokens, ``tensor`` the others.
+
+    ``prefill`` and ``decode`` name the one that the phase takes. From ``prefill_tokens`` tokens of one request, and
+    from ``decode_tokens`` requests in a step, ``base`` is the faster; None where it never is.
+    """
+
+    threshold: int
+    prefill: str
+    decode: str
+    base: Mode
+    tensor: Mode
+    prefill_tokens: int | None
+    decode_tokens: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``shift`` object."""
+        return {
+            "threshold": self.threshold,
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "base": self.base.as_json(),
+            "tensor": self.tensor.as_json(),
+            "crossover": {"prefill_tokens": self.prefill_tokens, "decode_tokens": self.decode_tokens},
+        }
+
+
+class Speculated(NamedTuple):
+    """Tokens guessed ahead by the model ``draft`` (None: looked up), each right with its chance of ``acceptance``.
+
+    A step brings a request ``tokens_per_step`` and takes ``step_s``, of which ``draft_s`` are the draft's; its prefill
+    adds ``draft_prefill_s`` to TTFT, its weights ``draft_weights_bytes`` to a GPU. Without guesses TPOT is
+    ``plain_tpot_s``, which ``break_even`` as the acceptance of every guess comes to; None: none does.
+    """
+
+    draft: str | None
+    mesh: tuple[tuple[str, int], ...]
+    acceptance: tuple[float, ...]
+    tokens_per_step: float
+    step_s: float
+    draft_s: float
+    draft_prefill_s: float
+    draft_weights_bytes: float
+    plain_tpot_s: float
+    break_even: float | None
+
+    @property
+    def draft_share(self) -> float:
+        """The draft's part of a step's time."""
+        return self.draft_s / self.step_s if self.step_s else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``speculate`` object."""
+        return {
+            "draft": self.draft,
+            "mesh": dict(self.mesh),
+            "tokens": len(self.acceptance),
+            "acceptance": list(self.acceptance),
+            "tokens_per_step": self.tokens_per_step,
+            "step_s": self.step_s,
+            "draft_s": self.draft_s,
+            "draft_share": self.draft_share,
+            "draft_prefill_s": self.draft_prefill_s,
+            "draft_weights_bytes": self.draft_weights_bytes,
+            "plain_tpot_s": self.plain_tpot_s,
+            "break_even_acceptance": self.break_even,
+        }

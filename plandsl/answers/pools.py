@@ -1,0 +1,90 @@
+"""What is told of two pools of GPUs, one for prefill and one for decode, and of the cache sent between them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from plandsl.answers.estimate import Estimate
+
+
+class Sent(NamedTuple):
+    """KV cache on its way from one pool to the other, ``when``: ``after`` the prefill or ``layerwise``.
+
+    ``between`` is the cluster whose network it takes, empty for a link of its own. ``request`` is the bytes of one
+    request, ``sent`` and ``received`` those that the busiest port of either side moves for it; ``time_s`` is that of a
+    batch, of which ``exposed_s`` come after its prefill.
+    """
+
+    when: str
+    between: str
+    bandwidth: float
+    latency: float
+    request: float
+    sent: float
+    received: float
+    time_s: float
+    exposed_s: float
+    requests_per_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``transfer`` object."""
+        return {
+            "kv_transfer": self.when,
+            "between": self.between or None,
+            "bandwidth_bytes_per_s": self.bandwidth,
+            "latency_s": self.latency,
+            "bytes_per_request": self.request,
+            "sent_bytes_per_port": self.sent,
+            "received_bytes_per_port": self.received,
+            "time_s": self.time_s,
+            "exposed_s": self.exposed_s,
+            "requests_per_s": self.requests_per_s,
+        }
+
+
+class Pool(NamedTuple):
+    """One pool of GPUs: the ``machine`` it is, what its plan comes to by itself, and the requests/s it sustains."""
+
+    machine: str
+    estimate: Estimate
+    requests_per_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``prefill`` or ``decode`` object."""
+        e = self.estimate
+        return {
+            "machine": self.machine,
+            "gpus": e.gpus,
+            "replicas": e.replicas,
+            "mesh": dict(e.mesh),
+            "batch": e.batch,
+            "in_flight": e.in_flight,
+            "fits": e.fits,
+            "memory_per_gpu_bytes": e.memory.as_json(),
+            "kv_capacity_tokens": e.kv_capacity_tokens,
+            "max_batch": e.max_batch,
+            "requests_per_s": self.requests_per_s,
+        }
+
+
+class Pools(NamedTuple):
+    """Both pools, what passes between them, and which of the three limits the rate.
+
+    ``balance`` decode replicas would take just what one of prefill gives.
+    """
+
+    prefill: Pool
+    decode: Pool
+    sent: Sent
+    limit: str
+    balance: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``pools`` object."""
+        return {
+            "prefill": self.prefill.as_json(),
+            "decode": self.decode.as_json(),
+            "transfer": self.sent.as_json(),
+            "limited_by": self.limit,
+            "decode_replicas_per_prefill_replica": self.balance,
+        }

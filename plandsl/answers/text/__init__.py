@@ -1,0 +1,1 @@
+"""The text form of what is told of plans: the reports that people read."""

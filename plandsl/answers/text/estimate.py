@@ -1,0 +1,150 @@
+"""The report that people read: the overview of a plan's estimate, then the memory and the time it consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.answers.estimate import Estimate, comparisons
+from plandsl.answers.phases import PhaseEstimate
+from plandsl.answers.text.communication import communication_table
+from plandsl.answers.text.resources import memory_table, time_table
+from plandsl.answers.text.words import (
+    METRIC,
+    plain_table,
+    show_band,
+    show_metric,
+    show_multiples,
+    show_token_rate,
+    title_of,
+)
+from plandsl.printing import print_lines
+from plandsl.spec.plan import PlanSpec
+from plandsl.units import show_bytes, show_count, show_percent, show_time
+
+
+def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
+    """Print the whole report of one plan."""
+    parts: list[RenderableType] = [title_of(plan, estimate), _overview(plan, estimate), Text()]
+    if estimate.pools or estimate.shift or estimate.speculate:
+        from plandsl.answers.text.parts import part_tables
+
+        parts += [line for table in part_tables(estimate) for line in (table, Text())]
+    parts += [memory_table(estimate), Text()]
+    parts += [time_table(estimate), Text()]
+    if estimate.communication.rows:
+        parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
+    if estimate.requires:
+        parts += [_requires(estimate), Text()]
+    parts += list(_footnotes(plan, estimate))
+    print_lines(console, *parts)
+
+
+def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
+    """Print the plans of a file side by side, and the pairs of plans that lie within each other's band."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("compared", no_wrap=True)
+    for name in ("GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    best = [min(e.ttft_s for e in estimates), min(e.tpot_s for e in estimates)]
+    best.append(max(e.throughput_tokens_per_s for e in estimates))
+    for e in estimates:
+        cells = (show_time(e.ttft_s), show_time(e.tpot_s), show_token_rate(e.throughput_tokens_per_s))
+        values = (e.ttft_s, e.tpot_s, e.throughput_tokens_per_s)
+        marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
+        fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
+        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(e.throughput_per_gpu_tokens_per_s), fits)
+    print_lines(console, table, *(Text(line, style="dim") for line in _band_lines(estimates)))
+
+
+def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """A line for each metric with the plans that lie within each other's band."""
+    pairs = comparisons(estimates)
+    for metric, word in METRIC.items():
+        same = [" and ".join(p["plans"]) for p in pairs if metric in p["within_band"]]
+        if same:
+            more = f", and {len(same) - 4} more pairs" if len(same) > 4 else ""
+            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more}"
+
+
+def _overview(plan: PlanSpec, e: Estimate) -> Table:
+    load = plan.workload
+    batches, replicas = show_multiples(e)
+    table = plain_table("l", "l", "l", "l")
+    used = e.memory.total / e.memory.capacity
+    share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
+    fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
+    fits.append(f", {share} of {show_bytes(e.memory.capacity)}", style="not bold default")
+    many = f"batch {load.batch}{batches}" if e.load is None else f"{e.load.concurrency} requests in flight"
+    cached = f" ({e.reuse.tokens} cached, {e.reuse.prefix})" if e.reuse else ""
+    table.add_row("fits", fits, "load", f"{load.input} in{cached}, {load.output} out, {many}{replicas}")
+    rate = show_band(show_token_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
+    table.add_row("TTFT", show_band(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
+    per_gpu = show_token_rate(e.throughput_per_gpu_tokens_per_s)
+    table.add_row("TPOT", show_band(show_time, e.tpot_s, e.band("tpot_s")), "per GPU", per_gpu)
+    latency = show_band(show_time, e.latency_s, e.band("latency_s"), style="")
+    if e.load is None:
+        table.add_row("latency", latency, "largest batch", f"{e.max_batch}")
+    else:
+        waiting = f", {show_count(round(e.load.waiting))} wait" if e.load.waiting >= 0.5 else ""
+        table.add_row("latency", latency, "running", f"{show_count(round(e.load.running))} at once{waiting}")
+    blocks = f", {show_count(e.kv_capacity_tokens // e.kv_block)} blocks" if e.kv_block > 1 else ""
+    table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens{blocks}")
+    if e.cost_usd_per_mtok is not None:
+        table.add_row("", "", "cost", f"{e.cost_usd_per_mtok:.2f} USD per million output tokens")
+    return table
+
+
+def _requires(e: Estimate) -> Table:
+    table = plain_table("l", "l")
+    for r in e.requires:
+        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
+        table.add_row("require " + r.text, mark.append(f", {show_metric(r.text, r.value)}", style="not bold default"))
+    return table
+
+
+def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
+    notes = plain_table("l", "l")
+    for note in e.notes:
+        notes.add_row(Text(note.code, style="yellow"), Text(note.message))
+    if e.notes:
+        yield notes
+    yield Text(_conventions(plan), style="dim")
+    if e.stage_gpus:
+        phases = (("prefill", e.prefill), ("decode", e.decode))
+        shown = ", ".join(f"in {phase} of {_slowest_gpus(p)}" for phase, p in phases)
+        yield Text(f"an op takes the time of the slowest GPU of its stage: {shown}", style="dim")
+    if e.load is not None:
+        waits = (("for room", e.load.queue_s), ("for other prefills", e.load.line_s), ("at the start", e.load.start_s))
+        shown = ", ".join(f"{show_time(t)} {what}" for what, t in waits if t > 0)
+        yield Text(f"a first token waits {shown}" if shown else "no first token waits", style="dim")
+    assumed: dict[str, list[str]] = {}
+    for entry, path, value in e.assumed:
+        assumed.setdefault(entry, []).append(f"{path} {value}")
+    text = f"calibration {e.calibration}" + ("" if e.engine is None else f", engine {e.engine}")
+    if assumed:
+        text += "; assumed: " + "; ".join(f"{entry}: {', '.join(items)}" for entry, items in assumed.items())
+    yield Text(text, style="dim")
+
+
+def _slowest_gpus(phase: PhaseEstimate) -> str:
+    """The slowest GPUs of the ops of a phase, by share of the time: ``h100_sxm 90 % and h200_sxm 10 %``."""
+    total: dict[str, float] = {}
+    for op in phase.ops:
+        total[op.gpu] = total.get(op.gpu, 0.0) + op.time_s
+    whole = sum(total.values())
+    ordered = sorted(total.items(), key=lambda item: -item[1])
+    return " and ".join(name if len(total) == 1 else f"{name} {show_percent(t / whole)}" for name, t in ordered)
+
+
+def _conventions(plan: PlanSpec) -> str:
+    """The conventions behind the numbers, stated in the plan or by default."""
+    resident = "all in-flight batches" if plan.kv_residency == "all_batches" else "one batch"
+    step = f"steps of at most {plan.step_tokens} tokens" if plan.step_tokens else "activations left out"
+    fused = "fused with" if plan.fuse_norms else "apart from"
+    beside = "; kernels run during collectives that they do not wait for" if plan.overlap == "collectives" else ""
+    beside += f"; GEMMs next to a collective run in {plan.chunks} chunks" if plan.chunks > 1 else ""
+    return f"counts the KV cache of {resident}, {step}; residual additions {fused} norms{beside}"

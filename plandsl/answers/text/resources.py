@@ -1,0 +1,130 @@
+"""What a report says of resources: how the memory of a GPU is filled, and where the time of both phases goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.answers.estimate import Estimate
+from plandsl.answers.occupancy import Memory
+from plandsl.answers.phases import OpTime, PhaseEstimate
+from plandsl.answers.text.communication import library
+from plandsl.answers.text.words import LABELS, plain_table
+from plandsl.units import show_bytes, show_percent, show_time
+
+BAR = 30
+
+PARTS = (("weights", "blue"), ("kv_cache", "cyan"), ("activations", "yellow"), ("buffers", "magenta"))
+
+
+def memory_table(e: Estimate) -> Table:
+    """The parts of the fullest GPU's memory, then the memory of each stage where they differ."""
+    table = plain_table("l", "r", "r", "l")
+    several = len({m.total for m in e.stages}) > 1 or len({g.gpus for g in e.stage_gpus}) > 1
+    several = several and e.pools is None
+    heading = "memory per GPU, fullest stage" if several else "memory per GPU" + (", fuller pool" if e.pools else "")
+    if e.stage_gpus and not several:
+        heading += f", of {e.stage_gpus[0].smallest}, the smallest"
+    table.add_row(Text(heading, style="bold"), "", "", "")
+    for part, style in PARTS:
+        size = getattr(e.memory, part)
+        share = size / e.memory.capacity
+        table.add_row("  " + LABELS[part], show_bytes(size), show_percent(share), _bar(share, style))
+    free = e.memory.capacity - e.memory.total
+    word = "  free" if free >= 0 else "  over by"
+    table.add_row(word, show_bytes(abs(free)), show_percent(abs(free) / e.memory.capacity), _memory_bar(e.memory))
+    if several:
+        for first, last, (a, b), m in _equal_stages(e):
+            name = f"  stage {first}" if first == last else f"  stages {first} to {last}"
+            on = f" on {e.stage_gpus[first]}" if e.stage_gpus else ""
+            table.add_row(name, show_bytes(m.total), show_percent(m.total / m.capacity), f"layers {a}..{b}{on}")
+    return table
+
+
+def _equal_stages(e: Estimate) -> Iterator[tuple[int, int, tuple[int, int], Memory]]:
+    """Runs of neighbouring stages with equal memory: the first and last stage, their layers, and the memory of one."""
+    start = 0
+    for i in range(1, len(e.stages) + 1):
+        if i == len(e.stages) or e.stages[i] != e.stages[start] or e.stage_gpus[i:][:1] != e.stage_gpus[start:][:1]:
+            yield start, i - 1, (e.layers[start][0], e.layers[i - 1][1]), e.stages[start]
+            start = i
+
+
+def _bar(share: float, style: str) -> Text:
+    return Text("█" * min(BAR, round(share * BAR)) or "▏" if share > 0 else "", style=style)
+
+
+def _memory_bar(m: Memory) -> Text:
+    """All parts of the memory in one bar, then the free rest."""
+    out = Text()
+    used = 0
+    for part, style in PARTS:
+        cells = min(BAR - used, round(getattr(m, part) / m.capacity * BAR))
+        out.append("█" * cells, style=style)
+        used += cells
+    return out.append("░" * (BAR - used), style="dim")
+
+
+def time_table(e: Estimate) -> Table:
+    """The ops of both phases side by side, the longest in either phase first, then the sums."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    several = len(e.stages) > 1
+    table.add_column("where the time goes" + (", busiest stage" if several else ""), no_wrap=True)
+    table.add_column("runs", justify="right")
+    for phase in ("prefill", "decode step"):
+        table.add_column(phase, justify="right", no_wrap=True)
+        table.add_column("", justify="right")
+        table.add_column("bound")
+    both: dict[tuple[str, str], list[OpTime | None]] = {}
+    for i, phase_estimate in enumerate((e.prefill, e.decode)):
+        for op in phase_estimate.ops:
+            both.setdefault((op.op, op.name), [None, None])[i] = op
+    sums = (sum(o.time_s for o in e.prefill.ops) or 1.0, sum(o.time_s for o in e.decode.ops) or 1.0)
+
+    def weight(pair: list[OpTime | None]) -> float:
+        return max(o.time_s / s if o else 0.0 for o, s in zip(pair, sums, strict=True))
+
+    for (kind, name), pair in sorted(both.items(), key=lambda item: -weight(item[1])):
+        if weight(pair) < 0.003:
+            continue
+        count = max(o.count for o in pair if o)
+        style = "magenta" if any(o and o.communicates for o in pair) else ""
+        cells = [c for o, s in zip(pair, sums, strict=True) for c in _op_cells(o, s)]
+        table.add_row("  " + (kind if kind == name else f"{kind} {name}"), str(count), *cells, style=style)
+    table.add_section()
+    for label, pick in SUMS:
+        cells = [c for p in (e.prefill, e.decode) for c in _sum_cells(pick(p), p.time_s)]
+        if any(pick(p) > 0 for p in (e.prefill, e.decode)):
+            table.add_row(label, "", *cells)
+    cells = [c for p in (e.prefill, e.decode) for c in (show_time(p.time_s), "", "")]
+    table.add_row("total, all stages" if several else "total", "", *cells, style="bold")
+    if any(p.idle_share > 0.0005 for p in (e.prefill, e.decode)):
+        cells = [c for p in (e.prefill, e.decode) for c in ("", show_percent(p.idle_share), "")]
+        table.add_row("GPUs idle", "", *cells, style="dim")
+    cells = [c for p in (e.prefill, e.decode) for c in (show_percent(p.mfu), show_percent(p.mbu), "")]
+    table.add_row("MFU, MBU", "", *cells, style="dim")
+    return table
+
+
+SUMS: tuple[tuple[str, Callable[[PhaseEstimate], float]], ...] = (
+    ("compute", lambda p: p.compute_s),
+    ("communication", lambda p: p.communication_s),
+    ("draft", lambda p: p.draft_s),
+    ("waiting for a stage", lambda p: p.bubble_s),
+    ("prefill of others", lambda p: p.mixed_s),
+    ("engine", lambda p: p.engine_s),
+    ("waiting", lambda p: p.waiting_s),
+)
+
+
+def _sum_cells(part: float, whole: float) -> tuple[str, str, str]:
+    return (show_time(part), show_percent(part / whole), "") if part > 0 else ("", "", "")
+
+
+def _op_cells(op: OpTime | None, total: float) -> Iterable[str]:
+    if op is None:
+        return ("", "", "")
+    bound = f"{op.bound}, {library(op.algorithm)}" if op.communicates else op.bound
+    return (show_time(op.time_s), show_percent(op.time_s / total), bound)

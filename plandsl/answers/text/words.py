@@ -1,0 +1,89 @@
+"""Words, values and tables that several reports share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.answers.estimate import Estimate
+from plandsl.spec.plan import PlanSpec
+from plandsl.units import show_bytes, show_count, show_percent, show_time
+
+METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
+
+LABELS = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations", "buffers": "buffers"}
+
+
+def title_of(plan: PlanSpec, e: Estimate) -> Text:
+    """The first line of a report: plan, model and machine."""
+    mesh = show_mesh(e)
+    out = Text(e.plan, style="bold")
+    active = e.active_parameters or e.parameters
+    some = f", {show_count(active)} active" if active < e.parameters else ""
+    out.append(f"  {plan.model.name} ({show_count(e.parameters)} parameters{some}) on ", style="")
+    if e.pools is not None:
+        return out.append(
+            f"{e.pools.prefill.machine} for prefill and {e.pools.decode.machine} for decode, {e.gpus} GPUs"
+        )
+    out.append(f"{plan.machine}, ", style="")
+    out.append(f"{e.gpus} GPU{'s' if e.gpus > 1 else ''}: {mesh}" if e.gpus > 1 else mesh)
+    return out
+
+
+def show_mesh(e: Estimate) -> str:
+    """The axes of a mesh with their sizes, as text."""
+    return " x ".join(f"{name} {size}" for name, size in e.mesh) or "1 GPU"
+
+
+def show_multiples(e: Estimate) -> tuple[str, str]:
+    """The number of batches in flight and of replicas, as text; empty for one."""
+    batches = f" x {e.in_flight} in flight" if e.in_flight > 1 else ""
+    return batches, f" x {e.replicas} replicas" if e.replicas > 1 else ""
+
+
+def plain_table(*justify: str) -> Table:
+    """A table without heading or lines; each column is aligned left (``l``) or right (``r``)."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for side in justify:
+        table.add_column(justify="right" if side == "r" else "left", no_wrap=True)
+    return table
+
+
+def bold(text: str) -> Text:
+    """``text`` in bold."""
+    return Text(text, style="bold")
+
+
+def show_band(
+    show: Callable[[float], str], value: float, band: tuple[float, float] | None, style: str = "bold"
+) -> Text:
+    """A value and its band, in which 80 % of measurements would lie: ``812 ms, 760 to 880``."""
+    out = Text(show(value), style=style)
+    if band is not None:
+        low, high = (show(v) for v in band)
+        unit = low.rpartition(" ")[2]
+        low = low.rpartition(" ")[0] if high.endswith(" " + unit) else low
+        out.append(f", {low} to {high}", style="dim not bold")
+    return out
+
+
+def show_token_rate(value: float) -> str:
+    """A rate in tokens per second, as text."""
+    return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"
+
+
+def show_metric(text: str, value: float) -> str:
+    """The value of a requirement, in the unit of its metric."""
+    if text.split()[0] in ("ttft", "tpot", "latency"):
+        return show_time(value)
+    if "%" in text or text.split()[0] in ("comm_share", "mfu", "mbu"):
+        return show_percent(value)
+    if text.split()[0] == "memory":
+        return show_bytes(value)
+    if text.split()[0] in ("throughput", "throughput_per_gpu"):
+        return show_token_rate(value)
+    if text.split()[0] == "cost":
+        return f"{value:.3g} USD per million output tokens"
+    return show_count(value) if value < 1e6 else f"{value:,.0f}"
