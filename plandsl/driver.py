@@ -39,7 +39,7 @@ class CompiledPlan:
     ) -> None:
         self.chosen: tuple[Diagnostic, ...] = ()
         cut = spec.sharding.cut
-        if cut is not None and cut.balanced and spec.shift is None and spec.split is None:  # pools are cut by themselves
+        if cut is not None and cut.balanced and spec.shift is None and spec.split is None:  # each pool is cut alone
             spec, note = balanced(spec, cut)
             self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
