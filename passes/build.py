@@ -11,10 +11,11 @@ from attrs import evolve
 from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, LastToken, Map, Norm, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
+from plandsl.ir.names import EMBEDDING, HEAD, Places, RegionName, block_name, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import DECODE, PREFILL, Program, Region
 from plandsl.ir.skew import Skew, factor, read_skew
-from plandsl.ir.types import Mesh, TensorType, Value, stem, tensor
+from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
@@ -74,13 +75,13 @@ def build_model(
         ("context", "input" if phase == PREFILL else "context"),
     )
     stream = tensor(model.activations, (*TOKENS, *model.embedding.dims[1:]))
-    imbalance: dict[str, Skew] = {}
+    imbalance: dict[Places, Skew] = {}
     experts = frozenset(_experts(model))
     regions = [_embedding(model, stream)]
     builder = partial(_Builder, model, phase, compute=compute, narrow=narrow, imbalance=imbalance, experts=experts)
     regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
     regions.append(builder().head(stream, model.causal and not verifies))
-    sizes = (*steps, *model.sizes, *((place, model.size(stem(place))) for place in imbalance))
+    sizes = (*steps, *model.sizes, *((place, model.size(place.experts)) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
 
 
@@ -89,7 +90,7 @@ def _embedding(model: ModelSpec, stream: TensorType) -> Region:
     names = Names((table.name,))
     ids, out = Value(names.fresh("ids"), tensor("int32", TOKENS)), Value(names.fresh("x"), stream)
     op = Embed(out, ids, table, span=model.embedding.span)
-    return Region("embedding", None, args=(ids,), weights=(table,), ops=(op,), results=(out,))
+    return Region(EMBEDDING, None, args=(ids,), weights=(table,), ops=(op,), results=(out,))
 
 
 class _Builder:
@@ -101,7 +102,7 @@ class _Builder:
         phase: str,
         compute: str,
         narrow: Callable[[str], str] | None,
-        imbalance: dict[str, Skew],
+        imbalance: dict[Places, Skew],
         experts: frozenset[str],
     ) -> None:
         self.model, self.phase, self.compute, self.narrow, self.imbalance = model, phase, compute, narrow, imbalance
@@ -120,8 +121,7 @@ class _Builder:
             self.variables[block.token] = x
         for statement in block.statements:
             self._statement(statement)
-        name = f"block.{block.name}" if named else "block"
-        region = self._region(name, block.layers, x, self.variables[block.arg])
+        region = self._region(block_name(block.name if named else ""), block.layers, x, self.variables[block.arg])
         return region if block.every == region.every else evolve(region, every=block.every)
 
     def head(self, stream: TensorType, last_alone: bool) -> Region:
@@ -133,14 +133,14 @@ class _Builder:
             self.ops.append(LastToken(last, x))
             self.variables[argument] = last
         logits = self._term(self.model.head, "logits")
-        return self._region("head", None, x, logits)
+        return self._region(HEAD, None, x, logits)
 
     def _argument(self, name: str, stream: TensorType) -> Value:
         x = Value(self.names.fresh(name), stream)
         self.variables[name] = x
         return x
 
-    def _region(self, name: str, layers: tuple[int, int] | None, x: Value, out: Value) -> Region:
+    def _region(self, name: RegionName, layers: tuple[int, int] | None, x: Value, out: Value) -> Region:
         weights = tuple(self.weights.values())
         return Region(name, layers, args=(x,), weights=weights, ops=tuple(self.ops), results=(out,))
 
@@ -216,7 +216,7 @@ class _Builder:
         x = self._term(term.args[0], name)
         logits, *biases = (self._term(argument, "logits") for argument in term.args[1:])
         top_k, of = int(term.option("top_k", 1)), logits.type.names[-1]
-        place = f"{of}:{top_k}"
+        place = Places(of, top_k)
         own = read_skew(term.option("imbalance", 1.0))
         self.imbalance[place] = max(self.imbalance.get(place, 1.0), own, key=factor)
         gates = self._out("gates", tensor(logits.type.dtype, (*logits.type.names[:-1], place)))

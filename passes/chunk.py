@@ -10,6 +10,7 @@ from attrs import evolve
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import AllGather, AllReduce, ReduceScatter
 from plandsl.ir.compute import Gemm, Quantize
+from plandsl.ir.names import group_of
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Chunk, Value
@@ -115,7 +116,7 @@ class _Chunker:
         start = chain.ops[0].operands[0]
         chunks = [Chunk(i, self.count, over) for i in range(self.count)]
         parts = tuple(self._part(start, dim, piece) for piece in chunks)
-        early: list[Op] = [Split(parts, start, dim, "*".join(over))]
+        early: list[Op] = [Split(parts, start, dim, group_of(over))]
         fed: list[dict[str, Value]] = [{start.name: part} for part in parts]
         for piece in chunks:
             early += self._copies(chain.before, dim, piece, fed[piece.part])

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from attrs import evolve
 
 from plandsl.ir.collectives import Recv, Send
+from plandsl.ir.names import EMBEDDING, HEAD, RECV, SEND
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.types import Value
 from plandsl.spec.plan import PlanSpec
@@ -52,19 +53,19 @@ def cut_stages(program: Program, plan: PlanSpec) -> Program:
     cuts = stage_layers(plan, program.mesh.ways(axes))
     stages = []
     for i, (start, stop) in enumerate(cuts):
-        parts = [Part("embedding")] if i == 0 else [Part("recv")]
+        parts = [Part(EMBEDDING)] if i == 0 else [Part(RECV)]
         for region in program.regions:
             if region.layers is not None:
                 layers = region.every.clip(region.layers, (start, stop))
                 if layers is not None:
                     parts.append(Part(region.name, layers, region.every))
-        parts.append(Part("head") if i == len(cuts) - 1 else Part("send"))
+        parts.append(Part(HEAD) if i == len(cuts) - 1 else Part(SEND))
         stages.append(tuple(parts))
-    hops = _hops(program.region("head").args[0], plan.hop_tensors) if len(cuts) > 1 else ()
+    hops = _hops(program.region(HEAD).args[0], plan.hop_tensors) if len(cuts) > 1 else ()
     return evolve(program, regions=(*program.regions, *hops), stage_axes=axes, stages=tuple(stages))
 
 
 def _hops(x: Value, tensors: int) -> tuple[Region, Region]:
-    send = Region("send", None, args=(x,), weights=(), ops=(Send(x, tensors),), results=())
-    recv = Region("recv", None, args=(), weights=(), ops=(Recv(x, tensors),), results=(x,))
+    send = Region(SEND, None, args=(x,), weights=(), ops=(Send(x, tensors),), results=())
+    recv = Region(RECV, None, args=(), weights=(), ops=(Recv(x, tensors),), results=(x,))
     return send, recv

@@ -10,9 +10,10 @@ from attrs import evolve
 
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Slice
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import axes_of, group_of
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
-from plandsl.ir.types import PADDED, Dim, TensorType, Value, axes_of
+from plandsl.ir.types import PADDED, Dim, TensorType, Value
 from plandsl.passes.rewrite import Names, each_region
 from plandsl.spec.plan import PlanSpec
 
@@ -163,18 +164,18 @@ def _legal_moves(t: TensorType, runs: list[Axes], places: list[str]) -> Iterator
         return
     for run in runs:
         if t.partial.issuperset(run):
-            yield AllReduce(out, x, "*".join(run))
+            yield AllReduce(out, x, group_of(run))
             for place in places:
-                yield ReduceScatter(out, x, "*".join(run), place)
+                yield ReduceScatter(out, x, group_of(run), place)
         elif len(run) == 1 and run[0] not in t.axes:  # a slice sends nothing, so one over several axes saves nothing
             for place in places:
                 yield Slice(out, x, run[0], place)
     for dim, run in product(t.dims, runs):
         if dim.axes[-len(run) :] == run:
-            yield AllGather(out, x, "*".join(run), dim.name)
+            yield AllGather(out, x, group_of(run), dim.name)
             for place in places:
                 if place != dim.name:
-                    yield AllToAll(out, x, "*".join(run), dim.name, place)
+                    yield AllToAll(out, x, group_of(run), dim.name, place)
 
 
 def _straight_path(start: TensorType, goal: TensorType) -> Iterator[Move]:

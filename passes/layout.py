@@ -6,8 +6,9 @@ Rules are read in order; where two dimensions of one tensor want the same axis, 
 
 from __future__ import annotations
 
+from plandsl.ir.names import stem
 from plandsl.ir.program import DECODE
-from plandsl.ir.types import Dim, TensorType, stem
+from plandsl.ir.types import Dim, TensorType
 from plandsl.spec.plan import ShardingSpec
 
 

@@ -9,10 +9,11 @@ from plandsl.diagnostics import Diagnostic, Label
 from plandsl.ir.chunks import Split
 from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.names import stem
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
 from plandsl.ir.skew import Skew, Varying, Zipf
-from plandsl.ir.types import PADDED, REPLICATED, stem
+from plandsl.ir.types import PADDED, REPLICATED
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes

@@ -19,10 +19,11 @@ from plandsl.ir.collectives import Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite, Map
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.names import ENDS, HEAD, has_places, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.rule import Regular, Rule
-from plandsl.ir.types import Dim, TensorType, Value, routed, stem
+from plandsl.ir.types import Dim, TensorType, Value, routed
 from plandsl.passes.layout import Layout
 from plandsl.passes.rewrite import Names, each_region, replace_fields, substitute
 from plandsl.spec.plan import PlanSpec
@@ -50,7 +51,7 @@ class Sharder:
 
     def __init__(self, region: Region, layout: Layout) -> None:
         self.region, self.layout = region, layout
-        self.rules = region.name if region.name in ("embedding", "head") else ""
+        self.rules = region.name if region.name in ENDS else ""
         self.names = Names(region.values())
         self.now: dict[str, Value] = {}
         self.made: dict[tuple[str, TensorType], Value] = {}
@@ -94,7 +95,7 @@ class Sharder:
 
     def _region_of(self, type_: TensorType) -> str:
         """The region whose rules apply to a value."""
-        return "experts" if any(stem(n) != n for n in type_.names) else self.rules
+        return "experts" if has_places(type_.names) else self.rules
 
     def _argument(self, type_: TensorType) -> TensorType:
         if type_.dtype == "int32":  # every rank has all token ids, which are a few bytes
@@ -102,7 +103,7 @@ class Sharder:
         return self.layout.lay_out(type_)
 
     def _result(self, value: Value) -> TensorType:
-        if self.region.name == "head":  # logits are whole; only requests and positions may be split over ranks
+        if self.region.name == HEAD:  # logits are whole; only requests and positions may be split over ranks
             type_ = self.now[value.name].type
             return TensorType(
                 type_.dtype, tuple(d if d.name in ("batch", "position") else Dim(d.name) for d in type_.dims)
@@ -268,7 +269,7 @@ def _free_axes(axes: tuple[str, ...], dims: tuple[Dim, ...]) -> tuple[str, ...]:
 
 def _expert_operands(op: GroupedGemm | Map) -> tuple[Value, ...]:
     """The operands of an op that works on values of experts; empty for other ops."""
-    return op.operands if any(stem(n) != n for n in op.operands[0].type.names) else ()
+    return op.operands if has_places(op.operands[0].type.names) else ()
 
 
 def _pick(dims: tuple[Dim, ...], names: tuple[str, ...]) -> tuple[Dim, ...]:

@@ -26,11 +26,12 @@ from plandsl.driver import plain_programs, programs
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Ring, Send, Slice
 from plandsl.ir.compute import Attention
 from plandsl.ir.experts import Combine
+from plandsl.ir.names import Places
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.program import verify as findings
 from plandsl.ir.text import show, show_op
-from plandsl.ir.types import PADDED, Value, routed, stem
+from plandsl.ir.types import PADDED, Value, routed
 from plandsl.passes.rewrite import replace_fields, substitute
 from plandsl.spec.model import Apply, BlockSpec, Statement
 from plandsl.testing import mixtures, models
@@ -226,7 +227,7 @@ def ordered(site: Site) -> bool:
     if not isinstance(site.op, AllGather | AllToAll):
         return False
     gathered = site.op.gather if isinstance(site.op, AllToAll) else site.op.dim
-    return stem(gathered) == gathered or not summed_as_they_are(site, site.op.out)
+    return not isinstance(gathered, Places) or not summed_as_they_are(site, site.op.out)
 
 
 def summed_as_they_are(site: Site, value: Value) -> bool:
@@ -238,7 +239,7 @@ def summed_as_they_are(site: Site, value: Value) -> bool:
     for op in readers:
         if isinstance(op, Combine):
             place = routed(op.x.type)
-            if not op.plain or site.program.size(place) != site.program.size(stem(place)):
+            if not op.plain or site.program.size(place) != site.program.size(place.experts):
                 return False
         elif not isinstance(op, (*MOVING, Slice)) or not summed_as_they_are(site, op.results[0]):
             return False

@@ -11,6 +11,7 @@ from plandsl.backends.cost.work.experts import Experts, crowded
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import Places
 from plandsl.ir.program import Program
 from plandsl.ir.skew import WIDEST, Z95, Varying, Zipf, busiest, chances, factor, read_skew
 from plandsl.ir.types import Dim, Mesh, Number
@@ -34,6 +35,7 @@ block x[tokens, hidden] {
   x = x + a @ w_o[heads, head_dim, hidden]
 """
 BARE = "calibration bare { hbm = 0.8, gemm = 0.5, link = 0.75, launch = 3 us }\n"
+PLACES = Places("experts", 8)
 
 
 def moe(imbalance: str, sharding: str = "ep = 8", load: str = "batch = 64", fields: str = "") -> CompiledPlan:
@@ -72,16 +74,16 @@ def test_the_fullest_rank_has_the_most_that_experts_dealt_in_turn_come_to(ways: 
     """Closed form: every rank's sum of r^-s over the experts that it was dealt."""
     weights = np.arange(1, 129) ** -0.6
     shares = [weights[rank::ways].sum() / weights.sum() for rank in range(ways)]
-    extents = Extents(Program("m", "decode", Mesh((("e", ways),)), (("experts:8", 128),), (),
-                              imbalance=(("experts:8", Zipf(0.6)),)), {})  # fmt: skip
-    assert isclose(extents.local(Dim("experts:8", ("e",))), 8 * max(shares), rel_tol=1e-12)
+    extents = Extents(Program("m", "decode", Mesh((("e", ways),)), ((PLACES, 128),), (),
+                              imbalance=((PLACES, Zipf(0.6)),)), {})  # fmt: skip
+    assert isclose(extents.local(Dim(PLACES, ("e",))), 8 * max(shares), rel_tol=1e-12)
 
 
 def test_arrays_of_ranks_equal_numbers() -> None:
-    program = Program("m", "decode", Mesh(), (("experts:8", 128),), (), imbalance=(("experts:8", Zipf(0.6)),))
+    program = Program("m", "decode", Mesh(), ((PLACES, 128),), (), imbalance=((PLACES, Zipf(0.6)),))
     many = np.array([1, 2, 8, 64])
-    found = Extents(program, {}, {"e": many}).local(Dim("experts:8", ("e",)))
-    alone = [Extents(program, {}, {"e": int(n)}).local(Dim("experts:8", ("e",))) for n in many]
+    found = Extents(program, {}, {"e": many}).local(Dim(PLACES, ("e",)))
+    alone = [Extents(program, {}, {"e": int(n)}).local(Dim(PLACES, ("e",))) for n in many]
     assert np.allclose(found, alone, rtol=1e-12)
 
 

@@ -11,6 +11,8 @@ from plandsl.backends.graphviz.facts import Facts, flops
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import DOT, TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import CARD, FRAME, KIND_NAMES, KINDS, LINE, LOOKS, MUTED, PANEL, SPINE
+from plandsl.ir.collectives import HOP_WORDS
+from plandsl.ir.names import HOPS, SEND
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Region, show_layers
 from plandsl.ir.types import Value
@@ -35,8 +37,8 @@ class Sheet:
 
     def draw(self) -> str:
         """The whole picture."""
-        regions = [r for r in self.facts.program.regions if r.name not in ("send", "recv")]
-        hops = [r for r in self.facts.program.regions if r.name == "send"]
+        regions = [r for r in self.facts.program.regions if r.name not in HOPS]
+        hops = [r for r in self.facts.program.regions if r.name == SEND]
         x, y, bottom, ends = 0.0, TOP, TOP, []
         for region in regions:
             if x and x + self._width(region) > MOST_WIDTH:
@@ -90,7 +92,7 @@ class Sheet:
 
     def _title(self, region: Region) -> tuple[str, str]:
         span = float(self.facts.times.regions[region.name].span)
-        if region.name == "send":
+        if region.name == SEND:
             return "between stages", f"{show_time(span)}, from each GPU to its peer"
         if region.layers is None:
             return region.name, f"{show_time(span)} a pass"
@@ -188,7 +190,7 @@ class Sheet:
 
     def _work(self, op: Op, cost: OpTime) -> str:
         if cost.communicates:
-            where = f"over {cost.axis}" if cost.op not in ("send", "recv") else f"over {cost.axis or 'stages'}"
+            where = f"over {cost.axis}" if cost.op not in HOP_WORDS else f"over {cost.axis or 'stages'}"
             many = f"{cost.count} {TIMES} " if cost.count > 1 else ""
             return f"{where}, {cost.algorithm}: {many}{show_bytes(cost.bytes)}"
         if cost.flops:

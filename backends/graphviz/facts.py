@@ -11,7 +11,9 @@ from plandsl.answers.occupancy import Memory
 from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.deployment import Deployment
+from plandsl.ir.collectives import HOP_WORDS
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import ENDS, SEND, RunKey
 from plandsl.ir.program import Program, show_layers
 from plandsl.ir.types import Dim, TensorType, block_range
 from plandsl.spec.hardware import GpuSpec
@@ -125,7 +127,7 @@ class Facts:
     # ---- times
 
     @cached_property
-    def ops(self) -> dict[str, list[OpTime]]:
+    def ops(self) -> dict[RunKey, list[OpTime]]:
         """One run of each op in program order, by region (or by run, where stages run a region differently)."""
         return {run: self._costs.lines(run, 1) for run in self.phase_model.work}
 
@@ -134,7 +136,7 @@ class Facts:
         total: dict[tuple[str, str], Traffic] = {}
         for part in self.program.stages[stage]:
             for op in self.ops[self.phase_model.run(stage, part.region)]:
-                if op.communicates and op.op not in ("send", "recv") and op.time_s > 0:
+                if op.communicates and op.op not in HOP_WORDS and op.time_s > 0:
                     old = total.get((op.op, op.axis), Traffic(op.op, op.axis, 0, 0.0, 0.0))
                     n = part.repeats
                     total[op.op, op.axis] = Traffic(
@@ -147,7 +149,7 @@ class Facts:
         """The bytes that a rank sends to the next stage, and the seconds; zeros for a plan of one stage."""
         if len(self.program.stages) < 2:
             return 0.0, 0.0
-        (op,) = self.ops["send"]
+        (op,) = self.ops[SEND]
         return op.bytes * op.count, float(self.times.hop)
 
     # ---- shapes
@@ -180,14 +182,9 @@ class Facts:
 
 def stage_words(facts: Facts, stage: int) -> str:
     """The layers and regions that a stage runs, as text: ``layers 0..63, embedding``."""
-    words = []
-    for part in facts.program.stages[stage]:
-        if part.layers is not None:
-            words.append(f"layers {show_layers(part.layers, part.every)}")
-        elif part.region in ("embedding", "head"):
-            words.append(part.region)
-    blocks = [w for w in words if w.startswith("layers")]
-    ends = [w for w in words if not w.startswith("layers")]
+    parts = facts.program.stages[stage]
+    blocks = [f"layers {show_layers(part.layers, part.every)}" for part in parts if part.layers is not None]
+    ends = [str(part.region) for part in parts if part.region in ENDS]
     if len(blocks) > 1:
         first, last = facts.estimate.layers[stage]
         blocks = [f"layers {first}..{last}"]

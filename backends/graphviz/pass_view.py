@@ -11,10 +11,11 @@ from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import FAINT, FRAME, IDLE, INK, KIND_NAMES, KINDS, LOOKS, MUTED, ink_on
 from plandsl.ir.base import LINK
+from plandsl.ir.names import EMBEDDING, HEAD, RegionName
 from plandsl.units import show_percent, show_time
 
 LEFT, WIDTH, LANE = 90.0, 1090.0, 36.0
-PARTS = {"embedding": "#2f6f60", "head": "#8a6d1c"}
+PARTS = {EMBEDDING: "#2f6f60", HEAD: "#8a6d1c"}
 DRAFT = "#b58bb8"
 LAYERS = ("#c9d6e4", "#dbe4ee")
 """Alternating colours of layers that are wide enough to see."""
@@ -56,9 +57,9 @@ def one_pass(facts: Facts) -> str:
     return finish(canvas, facts, f"timeline: one {facts.phase} {'pass' if prefill else 'step'}", keys, note)
 
 
-def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str, float, float]:
+def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[RegionName, float, float]:
     """Draw the bar of the whole pass; returns the region to enlarge and both ends of its first layer."""
-    at, best = float(facts.times.drafted), ("", 0.0, 0.0, -1.0)
+    at, best = float(facts.times.drafted), (EMBEDDING, 0.0, 0.0, -1.0)
     if at:
         canvas.box(LEFT, y, axis.x(at) - LEFT, LANE, DRAFT, name=f"draft: {show_time(at)}")
     for part in facts.program.stages[0]:
@@ -85,7 +86,7 @@ def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[str,
     return best[:3]
 
 
-def _draw_layer(canvas: Canvas, facts: Facts, region: str, y: float) -> tuple[float, set[str]]:
+def _draw_layer(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> tuple[float, set[str]]:
     """Draw one layer on two lanes; returns its lower edge and the kinds of its ops."""
     slots = facts.schedule.slots_of(region)
     times = play_slots(slots, [float(s) for s in facts.times.seconds[region]])
@@ -129,13 +130,13 @@ def _draw_label(canvas: Canvas, op: OpTime, n: int, ends: tuple[float, float], y
         canvas.text(middle, y + LANE / 2, str(n), size=11, align="c", color=color, width=width)
 
 
-def number_ops(facts: Facts, region: str) -> dict[int, int]:
+def number_ops(facts: Facts, region: RegionName) -> dict[int, int]:
     """Numbers from 1 for the ops of a layer that take time, by index of the op."""
     taking = [i for i, op in enumerate(facts.ops[region]) if op.time_s > 0]
     return {i: n for n, i in enumerate(taking, 1)}
 
 
-def _draw_list(canvas: Canvas, facts: Facts, region: str, y: float) -> None:
+def _draw_list(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> None:
     """List every op of the layer with its time, in columns."""
     numbers = number_ops(facts, region)
     ops = [(n, facts.ops[region][i]) for i, n in numbers.items()]

@@ -10,14 +10,15 @@ import numpy as np
 from plandsl.backends.reference.compute import Local
 from plandsl.backends.reference.placement import Array, Block, Mismatch, Placement, index
 from plandsl.ir.compute import CacheWrite
+from plandsl.ir.names import RegionName
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 
-Slot: TypeAlias = tuple[str, int | None, str, int, int]
+Slot: TypeAlias = tuple[RegionName, int | None, str, int, int]
 """Region, layer, cache, operand and rank."""
 
 
-Tensor: TypeAlias = tuple[str, int | None, str, int]
+Tensor: TypeAlias = tuple[RegionName, int | None, str, int]
 """Region, layer, cache and operand."""
 
 Whole: TypeAlias = dict[Tensor, Array]
@@ -42,7 +43,7 @@ class Cache:
             made._kept[slot] = (requests, *rest), np.stack(apart, axis=1).reshape(rows * len(groups), *inner)
         return made
 
-    def append(self, op: CacheWrite, at: tuple[str, int | None], here: Local) -> tuple[Array, ...]:
+    def append(self, op: CacheWrite, at: tuple[RegionName, int | None], here: Local) -> tuple[Array, ...]:
         """Append this step's operands on one rank; returns all that the rank then holds of each."""
         pairs = enumerate(zip(op.xs, op.outs, strict=True))
         return tuple(self._append_one(x, out, (*at, op.cache, i, here.rank), here) for i, (x, out) in pairs)

@@ -32,7 +32,8 @@ from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
-from plandsl.ir.types import TensorType, Value, stem
+from plandsl.ir.names import stem
+from plandsl.ir.types import TensorType, Value
 
 OnDevice: TypeAlias = Compute | Latent | Routing | Chunks
 """Ops that a device runs on its own arrays."""

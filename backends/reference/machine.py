@@ -16,6 +16,7 @@ from plandsl.backends.reference.placement import Array, Mismatch, Placement, Sha
 from plandsl.backends.reference.weights import Weights, global_sizes
 from plandsl.ir.collectives import Along, Recv, Reshard, Ring, Send
 from plandsl.ir.compute import CacheWrite
+from plandsl.ir.names import EMBEDDING, RegionName
 from plandsl.ir.ops import Op
 from plandsl.ir.program import PREFILL, Part, Program, Region
 from plandsl.ir.types import PADDED, Value
@@ -149,7 +150,7 @@ class _Step:
         self.ranks: list[int] = []
         self.stage = 0
 
-    def turns(self) -> Iterator[tuple[list[int], str, int | None]]:
+    def turns(self) -> Iterator[tuple[list[int], RegionName, int | None]]:
         """Each region that runs, as (its ranks, its name, the layer)."""
         stages = self._stages()
         for self.stage, parts in enumerate(stages):
@@ -187,7 +188,7 @@ class _Step:
         return [r for r in every if self.place.index(self.program.stage_axes, r) == self.stage]
 
     def _part(self, region: Region, layer: int | None, ids: Array, flow: Flow | None) -> Flow | None:
-        if region.name == "embedding":
+        if region.name == EMBEDDING:
             flow = self._tokens(region, ids)
         return self._region(region, layer, flow)
 
@@ -225,7 +226,7 @@ class _Step:
             raise Mismatch(f"{region.name} wants {arg.type}, but is handed {flow.value.type}")
         return {arg.name: flow.shards}
 
-    def _op(self, op: Op, held: Held, at: tuple[str, int | None]) -> list[Shards]:
+    def _op(self, op: Op, held: Held, at: tuple[RegionName, int | None]) -> list[Shards]:
         """The results of one op, each as one array per rank."""
         match op:
             case Ring():
@@ -264,7 +265,7 @@ class _Step:
         return array
 
 
-def _in_order(parts: Iterable[Part]) -> Iterator[tuple[str, int | None]]:
+def _in_order(parts: Iterable[Part]) -> Iterator[tuple[RegionName, int | None]]:
     """The regions that a stage runs, with their layers; neighbouring blocks run in the order of their layers."""
     for block, group in groupby(parts, key=lambda part: part.layers is not None):
         if not block:

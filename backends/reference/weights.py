@@ -9,10 +9,11 @@ from typing import TypeAlias
 import numpy as np
 
 from plandsl.backends.reference.placement import Array
+from plandsl.ir.names import RegionName
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Value
 
-Key: TypeAlias = tuple[str, int | None, str]
+Key: TypeAlias = tuple[RegionName, int | None, str]
 """Region, layer (None outside blocks) and name of a weight."""
 
 Weights: TypeAlias = dict[Key, Array]

@@ -9,7 +9,8 @@ from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, Facts, Relay, finding, span_field
-from plandsl.ir.types import Chunk, TensorType, Value, axes_of
+from plandsl.ir.names import axes_of
+from plandsl.ir.types import Chunk, TensorType, Value
 
 
 @frozen(eq=False, repr=False)
@@ -31,12 +32,12 @@ class Split(Relay):
 
     def infer(self) -> tuple[TensorType, ...]:
         """As ``x``, with ``dim`` a chunk."""
-        over = axes_of(self.over) if self.over else ()
+        over = axes_of(self.over)
         return tuple(self.x.type.chunked(self.dim, Chunk(i, len(self.outs), over)) for i in range(len(self.outs)))
 
     def verify(self) -> Iterator[Diagnostic]:
         have = self.x.type.on(self.dim)
-        if (axes_of(self.over) if self.over else ())[: len(have)] != have or self.x.type.dim(self.dim).chunk:
+        if axes_of(self.over)[: len(have)] != have or self.x.type.dim(self.dim).chunk:
             why = f"split over '{self.over}', which does not begin with the axes of '{self.dim}'"
             yield finding(why, self.span, str(have))
 

@@ -12,7 +12,8 @@ from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, LINK, BaseOp, Facts, Relay, finding, span_field
-from plandsl.ir.types import TensorType, Value, axes_of
+from plandsl.ir.names import axes_of
+from plandsl.ir.types import TensorType, Value
 
 PARTIAL, SOFTMAX = "+", "~"
 """Places of an axis that splits no dimension: the value is a partial sum, or a softmax over some keys, over it."""
@@ -283,6 +284,9 @@ class Recv(Relay):
         """The type that was sent."""
         return (self.out.type,)
 
+
+HOP_WORDS = (Send.facts.word, Recv.facts.word)
+"""What reports call the ops that go from stage to stage."""
 
 Collective: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll
 """The ops that communication libraries call collectives."""

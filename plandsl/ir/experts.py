@@ -17,8 +17,9 @@ from attrs import frozen
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, Facts, finding, span_field
 from plandsl.ir.compute import Gemm
+from plandsl.ir.names import Places
 from plandsl.ir.rule import Regular, Rule
-from plandsl.ir.types import Value, routed, stem
+from plandsl.ir.types import Value, routed
 
 
 @frozen(eq=False, repr=False)
@@ -48,7 +49,7 @@ class TopK(Regular):
     def rules(self) -> tuple[Rule, ...]:
         """``[tokens, experts]`` -> ``[tokens, experts:top_k]``, with all experts on every rank."""
         *tokens, experts = self.logits.type.names
-        place = f"{experts}:{self.top_k}"
+        place = Places(experts, self.top_k)
         return (Rule(self.operands, (*tokens, place), self.out.type.dtype, whole=(experts,)),)
 
 
@@ -90,7 +91,7 @@ class GroupedGemm(Gemm):
     def each(self) -> tuple[str, str]:
         """``experts:8`` in ``x``, ``experts`` in the weights."""
         place = routed(self.x.type)
-        return place, stem(place)
+        return place, place.experts
 
 
 @frozen(eq=False, repr=False)

@@ -22,9 +22,8 @@ class Extents:
         self._local: dict[Dim, Number] = {}
         self._experts: dict[str, tuple[int, Number, Skew]] = {}
         for name, imbalance in program.imbalance:  # a token has elements at `chosen` of the experts only
-            chosen = int(name.partition(":")[2])
-            self._experts[name] = (chosen, self.sizes[name], imbalance)
-            self.sizes[name] = chosen
+            self._experts[name] = (name.chosen, self.sizes[name], imbalance)
+            self.sizes[name] = name.chosen
 
     def ways(self, axes: Iterable[str]) -> Number:
         """Product of axis sizes."""

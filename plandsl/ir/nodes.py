@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.ir.types import Mesh, axes_of
+from plandsl.ir.names import axes_of
+from plandsl.ir.types import Mesh
 
 
 class NodeSpan(NamedTuple):

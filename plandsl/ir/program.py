@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from plandsl.diagnostics import Diagnostic
 from plandsl.ir.collectives import Ring
+from plandsl.ir.names import Places, RegionName
 from plandsl.ir.ops import Op
 from plandsl.ir.skew import Skew
 from plandsl.ir.types import Mesh, Value
@@ -26,7 +27,7 @@ class Region:
     collectives keep in communication buffers.
     """
 
-    name: str
+    name: RegionName
     layers: tuple[int, int] | None
     args: tuple[Value, ...]
     weights: tuple[Value, ...]
@@ -64,7 +65,7 @@ class Part(NamedTuple):
     Several blocks of one stage run interleaved, in the order of their layers.
     """
 
-    region: str
+    region: RegionName
     layers: tuple[int, int] | None = None
     every: Every = EVERY
 
@@ -99,13 +100,13 @@ class Program:
     regions: tuple[Region, ...]
     stage_axes: tuple[str, ...] = ()
     stages: tuple[tuple[Part, ...], ...] = ()
-    imbalance: tuple[tuple[str, Skew], ...] = ()
-    _by_name: dict[str, Region] = field(init=False, eq=False, repr=False)
+    imbalance: tuple[tuple[Places, Skew], ...] = ()
+    _by_name: dict[RegionName, Region] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {r.name: r for r in self.regions})
 
-    def region(self, name: str) -> Region:
+    def region(self, name: RegionName) -> Region:
         """The region called ``name`` (KeyError where there is none)."""
         return self._by_name[name]
 
@@ -139,7 +140,7 @@ def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]
                 yield Diagnostic("E391", f"{region.name}: result %{value.name} is not defined", None)
 
 
-def _verify_op(op: Op, region: str) -> Iterator[Diagnostic]:
+def _verify_op(op: Op, region: RegionName) -> Iterator[Diagnostic]:
     """Findings about one op by itself."""
     yield from op.verify()
     if not op.facts.merges and any(x.type.softmax for x in op.operands):
@@ -150,7 +151,7 @@ def _verify_op(op: Op, region: str) -> Iterator[Diagnostic]:
             yield Diagnostic("E391", why, op.span)
 
 
-def _define(value: Value, defined: dict[str, Value], axes: set[str], region: str) -> Iterator[Diagnostic]:
+def _define(value: Value, defined: dict[str, Value], axes: set[str], region: RegionName) -> Iterator[Diagnostic]:
     if value.name in defined:
         yield Diagnostic("E391", f"{region}: %{value.name} is defined twice", None)
     used = [a for d in value.type.dims for a in d.axes] + [*value.type.partial, *value.type.softmax]

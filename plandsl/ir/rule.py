@@ -11,7 +11,8 @@ from typing import ClassVar, NamedTuple
 
 from plandsl.diagnostics import Diagnostic
 from plandsl.ir.base import BaseOp, finding
-from plandsl.ir.types import Dim, TensorType, Value, stem
+from plandsl.ir.names import stem
+from plandsl.ir.types import Dim, TensorType, Value
 
 
 class Rule(NamedTuple):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from attrs import field, frozen
 
+from plandsl.ir.names import RegionName
 from plandsl.ir.program import Part, Program
 
 
@@ -46,10 +47,10 @@ class Schedule:
     """The ops that each device runs, in order. Every rank of a stage runs the same slots on its own shards."""
 
     program: Program
-    slots: tuple[tuple[str, tuple[Slot, ...]], ...]
+    slots: tuple[tuple[RegionName, tuple[Slot, ...]], ...]
     turns: tuple[Turn, ...]
     in_flight: int
-    _by_name: dict[str, tuple[Slot, ...]] = field(init=False, eq=False, repr=False)
+    _by_name: dict[RegionName, tuple[Slot, ...]] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "_by_name", dict(self.slots))
@@ -59,6 +60,6 @@ class Schedule:
         """Parts of each stage."""
         return self.program.stages
 
-    def slots_of(self, region: str) -> tuple[Slot, ...]:
+    def slots_of(self, region: RegionName) -> tuple[Slot, ...]:
         """The slots of a region, one per op (KeyError where there is no such region)."""
         return self._by_name[region]

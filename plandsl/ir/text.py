@@ -13,6 +13,7 @@ from typing import Any
 from attrs import fields
 
 from plandsl.ir.base import BaseOp
+from plandsl.ir.names import Places, axes_of, read_dim_name, read_places, read_region_name
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, show_layers
 from plandsl.ir.skew import Skew, read_skew
@@ -104,7 +105,7 @@ def read_type(text: str) -> TensorType:
     for part in filter(None, inner.split(", ")):
         named, _, axes = part.partition("@")
         name, _, chunk = named.partition(" ")
-        dims.append(Dim(name, tuple(axes.split("*")) if axes else (), _read_chunk(chunk) if chunk else None))
+        dims.append(Dim(read_dim_name(name), axes_of(axes), _read_chunk(chunk) if chunk else None))
     marks = (frozenset(re.findall(rf"{mark}(\w+)", partial)) for mark in (r"\+", "~"))
     return TensorType(dtype, tuple(dims), *marks)
 
@@ -112,7 +113,7 @@ def read_type(text: str) -> TensorType:
 def _read_chunk(text: str) -> Chunk:
     numbers, _, over = text.partition("|")
     part, _, of = numbers.partition("/")
-    return Chunk(int(part), int(of), tuple(over.split("*")) if over else ())
+    return Chunk(int(part), int(of), axes_of(over))
 
 
 def _typed(text: str) -> list[Value]:
@@ -155,7 +156,7 @@ def _read_attribute(text: str) -> str | int | float | bool:
     if text in ("true", "false"):
         return text == "true"
     if text.startswith('"'):
-        return text[1:-1]
+        return read_dim_name(text[1:-1])
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
@@ -185,7 +186,7 @@ def _read_region(header: str, lines: list[str]) -> Region:
     layers, every = _read_layers(which)
     results = tuple(known[n] for n in _names(m["outs"]))
     return Region(
-        name,
+        read_region_name(name),
         layers,
         args=tuple(args),
         weights=tuple(weights),
@@ -219,7 +220,7 @@ def read(text: str) -> Program:
     if word != "program":
         raise ValueError("a program starts with `program NAME PHASE`")
     mesh, sizes, regions, stages = Mesh(), [], [], []
-    imbalance: list[tuple[str, Skew]] = []
+    imbalance: list[tuple[Places, Skew]] = []
     stage_axes: tuple[str, ...] = ()
     while lines:
         line = lines.pop(0)
@@ -227,10 +228,10 @@ def read(text: str) -> Program:
             mesh = Mesh(tuple((n, int(s)) for n, s in _pairs(line)))
         elif line.startswith("dim"):
             name, size = _pairs(line)[0]
-            sizes.append((name, int(size) if size.isdigit() else size))
+            sizes.append((read_dim_name(name), int(size) if size.isdigit() else size))
         elif line.startswith("imbalance"):
             place, _, skew = line.removeprefix("imbalance ").partition(" = ")
-            imbalance.append((place, read_skew(skew)))
+            imbalance.append((read_places(place), read_skew(skew)))
         elif line.startswith("layers ->"):
             stage_axes = tuple(line.partition("-> ")[2].split(", "))
         elif line.startswith("region"):
@@ -239,7 +240,7 @@ def read(text: str) -> Program:
             del lines[: end + 1]
         elif line.startswith("stage"):
             parts = _PART.findall(line.partition(" = ")[2])
-            stages.append(tuple(Part(name, *_read_layers(which)) for name, *which in parts))
+            stages.append(tuple(Part(read_region_name(name), *_read_layers(which)) for name, *which in parts))
         else:
             raise ValueError(f"not part of a program: {line}")
     return Program(

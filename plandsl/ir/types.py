@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
 
 from attrs import field, frozen
+
+from plandsl.ir.names import Places, group_of
 
 Number: TypeAlias = Any
 """A float or a numpy array of floats: throughout the cost backend, sizes may be either."""
@@ -17,17 +18,6 @@ PADDED = frozenset({"batch", "position", "context"})
 
 REPLICATED = frozenset({"kv_heads"})
 """Dimensions that are replicated when their size is smaller than the number of shards."""
-
-
-@cache
-def stem(name: str) -> str:
-    """The dimension without the number of places per token: ``experts`` for ``experts:8``; else ``name``."""
-    return name.partition(":")[0]
-
-
-def axes_of(group: str) -> tuple[str, ...]:
-    """The mesh axes of a group of ranks, major first: ``a*b`` is the group of the neighbouring axes a and b."""
-    return tuple(group.split("*"))
 
 
 class Chunk(NamedTuple):
@@ -43,7 +33,7 @@ class Chunk(NamedTuple):
     over: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.part}/{self.of}" + (f"|{'*'.join(self.over)}" if self.over else "")
+        return f"{self.part}/{self.of}" + (f"|{group_of(self.over)}" if self.over else "")
 
 
 class Dim(NamedTuple):
@@ -55,7 +45,7 @@ class Dim(NamedTuple):
 
     def __str__(self) -> str:
         name = self.name if self.chunk is None else f"{self.name} {self.chunk}"
-        return f"{name}@{'*'.join(self.axes)}" if self.axes else name
+        return f"{name}@{group_of(self.axes)}" if self.axes else name
 
 
 @frozen
@@ -122,10 +112,10 @@ class TensorType:
         return TensorType(self.dtype, self.dims)
 
 
-def routed(type_: TensorType) -> str:
-    """The name of the dimension of a token's experts, such as ``experts:8`` (KeyError where there is none)."""
+def routed(type_: TensorType) -> Places:
+    """The name of the dimension of a token's experts (KeyError where there is none)."""
     for name in type_.names:
-        if ":" in name:
+        if isinstance(name, Places):
             return name
     raise KeyError(str(type_))
 

@@ -19,6 +19,7 @@ from plandsl.backends.cost.deployments.deployment import HOT
 from plandsl.driver import CompiledPlan
 from plandsl.ir.base import LINK
 from plandsl.ir.collectives import Recv, Ring, Send
+from plandsl.ir.names import axes_of, group_of
 from plandsl.ir.program import DECODE, PREFILL, Program
 from plandsl.ir.types import Number
 from plandsl.passes import compile_phase
@@ -295,12 +296,12 @@ def _calls(program: Program) -> Counter[tuple[str, str]]:
             for op in program.region(part.region).ops:
                 if op.facts.stream != LINK or isinstance(op, Recv):
                     continue
-                axes = program.stage_axes if isinstance(op, Send) else tuple(str(getattr(op, "axis", "")).split("*"))
+                axes = program.stage_axes if isinstance(op, Send) else axes_of(getattr(op, "axis", ""))
                 wide = [axis for axis in axes if program.mesh.size(axis) > 1]
                 each = op.tensors if isinstance(op, Send) else 1
                 each = program.mesh.size(op.axis) - 1 if isinstance(op, Ring) else each
                 if wide:
-                    found[op.facts.word, "*".join(wide)] += part.repeats * each
+                    found[op.facts.word, group_of(wide)] += part.repeats * each
     return found
 
 

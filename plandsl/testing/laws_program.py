@@ -11,6 +11,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.collectives import AllGather, AllToAll, Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import Places, stem
 from plandsl.ir.program import PHASES, Part, Program, Region, verify
 from plandsl.ir.skew import Skew, Zipf, chances, factor
 from plandsl.ir.text import read, show
@@ -24,7 +25,6 @@ from plandsl.ir.types import (
     own_pieces,
     pieces,
     shard_range,
-    stem,
 )
 from plandsl.passes import steps
 from plandsl.passes.fuse import fuse
@@ -110,7 +110,7 @@ def work_is_shared_out(plan: CompiledPlan) -> None:
     """
     for program, (_, plain) in zip(_final_programs(plan), (next(_programs(plan, p)) for p in PHASES), strict=True):
         sizes = _sizes(program, plan)
-        sizes |= {n: int(n.partition(":")[2]) for n, _ in program.imbalance}
+        sizes |= {n: n.chosen for n, _ in program.imbalance}
         wanted = _logical_flops(plain, sizes)
         timed = plan.cost.pools[0].main.prefill if program.phase == "prefill" else plan.cost.pools[0].main.decode
         extents = Extents(program, {**sizes, "input": sizes["position"], "queries": sizes["position"]})
@@ -178,8 +178,8 @@ def _copies(x: Value, w: Value, program: Program, sizes: Mapping[str, int], exte
     imbalance = dict(program.imbalance)
     for dim in {stem(d.name): d for d in (*w.type.dims, *x.type.dims)}.values():
         ways, size = program.mesh.ways(dim.axes), sizes[dim.name]
-        if dim.name in imbalance:  # a rank has at most as many experts of a token as it holds
-            have = dict(program.sizes)[stem(dim.name)]
+        if isinstance(dim.name, Places):  # a rank has at most as many experts of a token as it holds
+            have = dict(program.sizes)[dim.name.experts]
             times *= _fullest_share(imbalance[dim.name], ways, int(have), size)
             continue
         if dim.name in REPLICATED and size < ways:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from plandsl.ir.names import Places
 from plandsl.ir.program import Program
 from plandsl.spec.formats import item_bytes
 
@@ -28,12 +29,12 @@ def active_parameters(program: Program) -> int:
     """Parameters that a token meets: of experts' weights, those of as many experts as it goes to."""
     idle, sizes = 0, dict(program.sizes)
     for region in program.regions if program.imbalance else ():
-        places: dict[str, str] = {}
+        places: dict[str, Places] = {}
         for op in region.ops:
-            for name in (n for x in op.operands[:1] for n in x.type.names if n in dict(program.imbalance)):
+            for name in (n for x in op.operands[:1] for n in x.type.names if isinstance(n, Places)):
                 places |= {x.name: name for x in op.operands}
         for w in (w for w in region.weights if w.name in places):
-            have, chosen = int(sizes[places[w.name]]), int(places[w.name].partition(":")[2])
+            have, chosen = int(sizes[places[w.name]]), places[w.name].chosen
             each = math.prod(int(sizes[dim]) for dim in w.type.names) // have
             idle += region.repeats * each * (have - chosen)
     return parameters(program) - idle

@@ -14,7 +14,9 @@ from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.work import Binding, Work
+from plandsl.ir.collectives import HOP_WORDS
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import RunKey, region_of
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 
@@ -76,7 +78,7 @@ class PhaseLines:
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
         self.nodes = around(model, bind, context)
         self.at = Binding(self.extents, context, self.nodes)
-        self._known: dict[tuple[str, int, str], list[OpTime]] = {}
+        self._known: dict[tuple[RunKey, int, str], list[OpTime]] = {}
 
     @classmethod
     def of_main(cls, times: PhaseTimes) -> PhaseLines:
@@ -103,7 +105,7 @@ class PhaseLines:
         gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average(plan)
         ideal = float(t.parts) * sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
         busy = t.parts * sum(s.span for s in t.stages) / stages
-        linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in ("send", "recv"))
+        linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in HOP_WORDS)
         share = float(shared)
         kernels, drafted = float(compute + exposed) / share, float(t.drafted) / share
         rest = float(time - waiting - mixed) - kernels - drafted
@@ -148,16 +150,16 @@ class PhaseLines:
         """
         times = self.times
         slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
-        return 1.0 if slowest and op.op not in ("send", "recv") else 1 / float(times.parts)
+        return 1.0 if slowest and op.op not in HOP_WORDS else 1 / float(times.parts)
 
-    def lines(self, run: str, count: int, stream: str = "") -> list[OpTime]:
+    def lines(self, run: RunKey, count: int, stream: str = "") -> list[OpTime]:
         """Every op of a run, or of a ``stream`` of it, that a pass repeats ``count`` times; like stages share them."""
         if (run, count, stream) not in self._known:
             self._known[run, count, stream] = list(self._lines(run, count, stream))
         return self._known[run, count, stream]
 
-    def _lines(self, run: str, count: int, stream: str) -> Iterator[OpTime]:
-        region = self.model.schedule.program.region(self.model.region(run))
+    def _lines(self, run: RunKey, count: int, stream: str) -> Iterator[OpTime]:
+        region = self.model.schedule.program.region(region_of(run))
         answers, seconds = self.model.answers(run, self.bind, self.context), self.times.seconds[run]
         for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
             if stream in ("", work.op.facts.stream):

@@ -15,7 +15,7 @@ def op_names(region: Region) -> list[str]:
 
     Names of one region do not meet those of another: ``norm`` is the block's, ``head_norm`` the head's.
     """
-    place = "" if region.name == "block" else region.name.removeprefix("block.") + "_"
+    place = f"{region.name.own}_" if region.name.own else ""
     made: dict[str, str] = {}
     names: list[str] = []
     seen: dict[tuple[str, str], int] = {}

@@ -13,6 +13,7 @@ from plandsl.backends.cost.answers.estimate import estimate_servers, price, requ
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools, Rates
 from plandsl.diagnostics import Diagnostic
+from plandsl.ir.collectives import Send
 from plandsl.spec.plan import SplitSpec
 from plandsl.units import show_rate
 
@@ -61,7 +62,7 @@ def _communication(model: Pools, metrics: Metrics, sent: Sent) -> Communication:
 def _transferred(sent: Sent, share: float) -> Calls:
     """The KV cache of one request on its way between two pools: its bytes, and those that the busiest port sends."""
     return Calls(
-        phase=TRANSFER, op="send", axis=sent.between, algorithm=sent.when, nodes=1, part="", calls=1,
+        phase=TRANSFER, op=Send.facts.word, axis=sent.between, algorithm=sent.when, nodes=1, part="", calls=1,
         payload=sent.request, wire=sent.sent, time_s=sent.time_s, share=share, per_request=sent.sent,
     )  # fmt: skip
 

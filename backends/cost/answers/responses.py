@@ -8,6 +8,7 @@ from typing import NamedTuple
 from plandsl.backends.cost.answers.figures import FIGURES, unmeasured
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.ir.names import RunKey
 from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Number
 
@@ -27,7 +28,7 @@ PORT = "other transfers"
 ROUNDING = 1e-11
 """Waits are found by bisection: a wait that a hair lengthens by a smaller share of it is as long as before."""
 
-Followed = dict[str, list[str]]
+Followed = dict[RunKey, list[str]]
 """The figure that each op of a run follows."""
 
 

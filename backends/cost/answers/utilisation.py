@@ -10,8 +10,9 @@ from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.names import stem
 from plandsl.ir.program import Program
-from plandsl.ir.types import Number, stem
+from plandsl.ir.types import Number
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
 

@@ -16,6 +16,7 @@ from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.memory import ProgramMemory
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
+from plandsl.ir.names import EMBEDDING, HEAD, RECV, SEND, RegionName
 from plandsl.ir.program import Part, Program, Region
 
 
@@ -58,7 +59,7 @@ class StageCosts:
         layers = {
             block.name: counts[stop] - counts[start] for block, counts in zip(self.blocks, self.counts, strict=True)
         }
-        ends = "recv" if stage else "embedding", "send" if stage < self.stages - 1 else "head"
+        ends = RECV if stage else EMBEDDING, SEND if stage < self.stages - 1 else HEAD
         there = [(self.held[n], layers.get(n, 1)) for n in (*layers, *ends) if layers.get(n, 1)]
         kept = sum(count * float(h.weights + h.kv_cache) for h, count in there)
         step = max(float(h.activations) for h, _ in there) + max(float(h.buffers) for h, _ in there)
@@ -67,10 +68,10 @@ class StageCosts:
     def _spans(self, phase: PhaseModel, times: PhaseTimes, stage: int) -> tuple[float, list[float]]:
         """Seconds of the ends that a stage has, and of one layer of each block on it."""
 
-        def span(region: str) -> float:
+        def span(region: RegionName) -> float:
             return float(times.regions[phase.run(stage, region)].span)
 
-        ends = ["embedding"] * (stage == 0) + ["head"] * (stage == self.stages - 1)
+        ends = [EMBEDDING] * (stage == 0) + [HEAD] * (stage == self.stages - 1)
         return sum(map(span, ends)), [span(block.name) for block in self.blocks]
 
 
@@ -86,9 +87,9 @@ def _counts(block: Region, layers: int) -> list[int]:
     return list(accumulate((layer in own for layer in range(layers)), initial=0))
 
 
-def _pieces(program: Program, blocks: list[Region]) -> dict[str, tuple[Part, ...]]:
+def _pieces(program: Program, blocks: list[Region]) -> dict[RegionName, tuple[Part, ...]]:
     """What stages are made of, each by itself: the ends, and one layer of each block."""
-    found: dict[str, tuple[Part, ...]] = {r.name: (Part(r.name),) for r in program.regions if r.layers is None}
+    found: dict[RegionName, tuple[Part, ...]] = {r.name: (Part(r.name),) for r in program.regions if r.layers is None}
     for block in blocks:
         assert block.layers is not None, "a block has layers"
         first = block.every.select(block.layers)[0]

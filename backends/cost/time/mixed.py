@@ -13,6 +13,7 @@ from plandsl.backends.cost.work.attention import Mixed, Softmax
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.compute import Gemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import RunKey
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Number
 
@@ -76,14 +77,14 @@ class _KindMixer:
         self.ways = prefill.extents.ways(attentions[0].batch.axes) if attentions else 1
         self.places = {name: _places(ops, decode.work[name]) for name, ops in prefill.work.items()}
 
-    def seconds(self, mix: Mix) -> dict[str, list[Number]]:
+    def seconds(self, mix: Mix) -> dict[RunKey, list[Number]]:
         """Seconds of each op of prefill's program, with what decode has beside it."""
         sizes = self._sizes(mix)
         works = [(1.0, self.prefill.work, self.decode.work)]
         if self.prefill.varied:
             both = zip(self.prefill.varied, self.decode.varied, strict=True)
             works = [(weight, ours, theirs) for (weight, ours), (_, theirs) in both]
-        found: dict[str, list[Number]] = {}
+        found: dict[RunKey, list[Number]] = {}
         for weight, ours, theirs in works:
             for name in self.places:
                 times = self._region(name, ours, theirs, mix, sizes)
@@ -111,9 +112,9 @@ class _KindMixer:
 
     def _region(
         self,
-        name: str,
-        ours: Mapping[str, Sequence[Work]],
-        theirs: Mapping[str, Sequence[Work]],
+        name: RunKey,
+        ours: Mapping[RunKey, Sequence[Work]],
+        theirs: Mapping[RunKey, Sequence[Work]],
         mix: Mix,
         sizes: Sizes,
     ) -> list[Number]:

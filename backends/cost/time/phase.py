@@ -16,19 +16,20 @@ from plandsl.backends.cost.work.costing import Costing
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import SEND, RegionName, RegionRun, RunKey, has_places, region_of
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule, Slot
 from plandsl.ir.skew import Varying
-from plandsl.ir.types import Number, stem
+from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 
 GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 """Three-point Gauss-Legendre weights and nodes on 0..1: exact for polynomials up to degree five."""
 
 
-SEND, NEAR = "send", "send:node"
-"""The region that hands on to the next stage; and the same inside a node, where other stages are in different ones."""
+NEAR = RegionRun(SEND, near=True)
+"""A hop inside a node, where other hops leave theirs."""
 
 
 class Played(NamedTuple):
@@ -115,8 +116,8 @@ class PhaseTimes(NamedTuple):
     the parts behind the first. ``runs`` are the programs that ran, each with times of its own.
     """
 
-    seconds: dict[str, list[Number]]
-    regions: dict[str, Played]
+    seconds: dict[RunKey, list[Number]]
+    regions: dict[RunKey, Played]
     stages: list[Played]
     hop: Number
     through: Number
@@ -218,10 +219,10 @@ class PhaseModel:
         program = schedule.program
         self.extents = _unbound(program, mesh)
         costing = Costing(program, machine, self.extents)
-        self.work: dict[str, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
+        self.work: dict[RunKey, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
         self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
         self.varied = [(weight, self._costed(one)) for weight, one in _varieties(program)]
-        self.boundaries = [SEND] * (len(program.stages) - 1)
+        self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
             self._mixed_hops(costing)
         self.scale = self._scale()
@@ -235,10 +236,10 @@ class PhaseModel:
         self.windows = sorted({look.bend for look in found if look.bend})
         self.chunks = sorted({look.chunk for look in found if look.chunk is not None})
 
-    def _costed(self, program: Program) -> dict[str, list[Work]]:
+    def _costed(self, program: Program) -> dict[RunKey, list[Work]]:
         """Work of ``program``, which differs from the schedule's in how tokens fall on experts alone."""
         costing = Costing(program, self.machine, _unbound(program, self.extents.mesh))
-        found = {r.name: list(self.work[r.name]) for r in program.regions}
+        found: dict[RunKey, list[Work]] = {r.name: list(self.work[r.name]) for r in program.regions}
         for name, i in self.uneven:
             found[name][i] = costing.work(program.region(name).ops[i])
         return found
@@ -253,7 +254,7 @@ class PhaseModel:
             self.work[NEAR] = [costing.within(op) for op in program.region(SEND).ops]
             self.boundaries = [NEAR if n else SEND for n in near]
 
-    def _scale(self) -> dict[str, list[float]] | None:
+    def _scale(self) -> dict[RunKey, list[float]] | None:
         """What each op's time is multiplied with where an engine has rates of its own."""
         if self.machine.rates == (1.0, 1.0, 1.0):
             return None
@@ -267,7 +268,7 @@ class PhaseModel:
             return self._pipeline(seconds(nodes[0][1]), in_flight)
         return _mean([w for w, _ in nodes], [self._pipeline(seconds(c), in_flight) for _, c in nodes])
 
-    def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[str, list[Number]]]:
+    def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
         """Seconds of each op under ``bind``, by the context: at the rates of an engine, where it has its own."""
         at = Binding(Extents(self.schedule.program, bind, self.extents.mesh))
         fixed = self._fixed(self.work, at)
@@ -275,14 +276,14 @@ class PhaseModel:
             fixed[name][i] = sum(weight * work[name][i].seconds(at) for weight, work in self.varied)
         return lambda context: self._scaled(self._attended(fixed, at.at(context)))
 
-    def _fixed(self, work: Mapping[str, Sequence[Work]], at: Binding) -> dict[str, list[Number]]:
+    def _fixed(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
         """Seconds of each op, but of those that depend on the context."""
         return {
             name: [0.0 if i in self.attending[name] else w.seconds(at) for i, w in enumerate(ops)]
             for name, ops in work.items()
         }
 
-    def _attended(self, fixed: Mapping[str, list[Number]], at: Binding) -> dict[str, list[Number]]:
+    def _attended(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """The same with those that do."""
         out = {}
         for name, times in fixed.items():
@@ -292,7 +293,7 @@ class PhaseModel:
         return out
 
     @cached_property
-    def orders(self) -> dict[str, Order]:
+    def orders(self) -> dict[RegionName, Order]:
         """What the slots of each region wait for."""
         return {name: order(slots) for name, slots in self.schedule.slots}
 
@@ -301,29 +302,25 @@ class PhaseModel:
         """The phase on each kind of GPU that its ranks stand on: here one."""
         return (self,)
 
-    def slowest_kind(self, found: Sequence[dict[str, list[Number]]]) -> dict[str, list[Number]]:
+    def slowest_kind(self, found: Sequence[dict[RunKey, list[Number]]]) -> dict[RunKey, list[Number]]:
         """Seconds of each op of what stages run, given those on each kind of GPU."""
         return found[0]
 
-    def run(self, stage: int, region: str) -> str:
+    def run(self, stage: int, region: RegionName) -> RunKey:
         """What a stage runs of a region: a key of `work`, and of times."""
         return self.boundaries[stage] if region == SEND else region
 
-    def region(self, run: str) -> str:
-        """The region of a key of `work`."""
-        return SEND if run == NEAR else run
-
-    def answers(self, run: str, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+    def answers(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, the work that its seconds are those of, and whose it is."""
         return [(self, work) for work in self.work[run]]
 
-    def _pipeline(self, seconds: dict[str, list[Number]], in_flight: Number) -> PhaseTimes:
+    def _pipeline(self, seconds: dict[RunKey, list[Number]], in_flight: Number) -> PhaseTimes:
         """Stages and hops of one batch, and the period at which in-flight batches come round.
 
         A batch is back after ``through``; a stage, or a link, that every batch passes once per round bounds the
         period from below. This is the cycle mean of the max-plus recurrence; a test plays it out.
         """
-        names = {n: self.region(n) for n in seconds}
+        names = {n: region_of(n) for n in seconds}
         regions = {
             n: play(self.schedule.slots_of(names[n]), times, self.orders[names[n]]) for n, times in seconds.items()
         }
@@ -344,7 +341,7 @@ class PhaseModel:
         slowest = maximum(largest([s.span for s in stages]), hop)
         return PhaseTimes(seconds, regions, stages, hop, through, maximum(through, in_flight * slowest), hops)
 
-    def _hops(self, regions: dict[str, Played]) -> tuple[Number, Number]:
+    def _hops(self, regions: dict[RunKey, Played]) -> tuple[Number, Number]:
         """Seconds of the slowest hop, and of all of them."""
         hop: Number = regions[SEND].span if SEND in regions else 0.0
         if NEAR not in regions:
@@ -353,7 +350,7 @@ class PhaseModel:
         all_ = (len(self.boundaries) - near) * hop + near * regions[NEAR].span
         return maximum(hop, regions[NEAR].span), all_
 
-    def _scaled(self, seconds: dict[str, list[Number]]) -> dict[str, list[Number]]:
+    def _scaled(self, seconds: dict[RunKey, list[Number]]) -> dict[RunKey, list[Number]]:
         if self.scale is None:
             return seconds
         return {n: [t * f for t, f in zip(ts, self.scale[n], strict=True)] for n, ts in seconds.items()}
@@ -397,7 +394,7 @@ def _unbound(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
 
 def _meets_experts(op: Op) -> bool:
     """Whether tokens have places for experts in what an op reads or makes."""
-    return any(stem(name) != name for x in (*op.operands, *op.results) for name in x.type.names)
+    return any(has_places(x.type.names) for x in (*op.operands, *op.results))
 
 
 def _varieties(program: Program) -> Iterator[tuple[float, Program]]:

@@ -11,9 +11,10 @@ from itertools import pairwise
 
 from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.num import largest, maximum
-from plandsl.backends.cost.time.phase import SEND, PhaseModel, Played
+from plandsl.backends.cost.time.phase import NEAR, PhaseModel, Played
 from plandsl.backends.cost.work.work import Work
 from plandsl.ir.kinds import stage_kinds
+from plandsl.ir.names import SEND, RegionName, RegionRun, RunKey
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
@@ -31,8 +32,8 @@ def phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseModel]:
 class UnlikePhase(PhaseModel):
     """One phase on several kinds of GPU: an op takes the longest of the kinds that its stage's ranks stand on.
 
-    ``each`` is the phase on each kind alone. A run is a region on a group of kinds, ``block on 0 1``; under the name of
-    the region itself all kinds run it.
+    ``each`` is the phase on each kind alone. ``runs`` has the run of a kind alone that each run here is made of, and
+    the kinds; under the name of the region itself all kinds run it.
     """
 
     def __init__(self, plan: PlanSpec, schedule: Schedule, machines: list[Machine]) -> None:
@@ -43,17 +44,18 @@ class UnlikePhase(PhaseModel):
         self.windows, self.chunks = first.windows, first.chunks
         self.groups = [tuple(sorted(stage)) for stage in stage_kinds(plan, schedule.program)]
         every = tuple(range(len(machines)))
-        self.runs: dict[str, tuple[str, Group]] = {name: (name, every) for name in first.work}
+        self.runs: dict[RunKey, tuple[RunKey, Group]] = {name: (name, every) for name in first.work}
         for group in dict.fromkeys(self.groups):
-            self.runs |= {_name(r.name, group): (r.name, group) for r in schedule.program.regions if r.name != SEND}
+            names = [r.name for r in schedule.program.regions if r.name != SEND]
+            self.runs |= {RegionRun(name, kinds=group): (name, group) for name in names}
         self.boundaries = []
         for (a, b), name in zip(pairwise(self.groups), first.boundaries, strict=True):
             both = tuple(sorted({*a, *b}))
-            self.boundaries.append(_name(name, both))
+            self.boundaries.append(RegionRun(SEND, near=name == NEAR, kinds=both))
             self.runs[self.boundaries[-1]] = name, both
-        self.work: dict[str, list[Work]] = {run: first.work[name] for run, (name, _) in self.runs.items()}
+        self.work: dict[RunKey, list[Work]] = {run: first.work[name] for run, (name, _) in self.runs.items()}
 
-    def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[str, list[Number]]]:
+    def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
         """Seconds of each op of each run, by the context: those of the slowest kind."""
         asked = [phase.seconds(bind) for phase in self.each]
 
@@ -64,36 +66,28 @@ class UnlikePhase(PhaseModel):
         """The phase on each kind alone."""
         return self.each
 
-    def slowest_kind(self, found: Sequence[dict[str, list[Number]]]) -> dict[str, list[Number]]:
+    def slowest_kind(self, found: Sequence[dict[RunKey, list[Number]]]) -> dict[RunKey, list[Number]]:
         """Seconds of each op of each run: those of the slowest of its kinds."""
         return {
             run: [reduce(maximum, times) for times in zip(*(found[kind][name] for kind in group), strict=True)]
             for run, (name, group) in self.runs.items()
         }
 
-    def run(self, stage: int, region: str) -> str:
+    def run(self, stage: int, region: RegionName) -> RunKey:
         """What a stage runs of a region, on the kinds of its ranks."""
-        return self.boundaries[stage] if region == SEND else _name(region, self.groups[stage])
+        return self.boundaries[stage] if region == SEND else RegionRun(region, kinds=self.groups[stage])
 
-    def region(self, run: str) -> str:
-        """The region of a run."""
-        return self.each[0].region(self.runs[run][0])
-
-    def answers(self, run: str, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+    def answers(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, that of the slowest kind at this context."""
         name, group = self.runs[run]
         times = {kind: self.each[kind].seconds(bind)(context)[name] for kind in group}
         slowest = [max(group, key=lambda kind: float(times[kind][i])) for i in range(len(self.work[run]))]
         return [(self.each[kind], self.each[kind].work[name][i]) for i, kind in enumerate(slowest)]
 
-    def _hops(self, regions: dict[str, Played]) -> tuple[Number, Number]:
+    def _hops(self, regions: dict[RunKey, Played]) -> tuple[Number, Number]:
         """Seconds of the slowest hop, and of all of them."""
         spans = [regions[name].span for name in self.boundaries]
         total: Number = 0.0
         for span in spans:
             total = total + span
         return (largest(spans) if spans else 0.0), total
-
-
-def _name(region: str, group: Group) -> str:
-    return f"{region} on {' '.join(map(str, group))}"

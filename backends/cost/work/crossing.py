@@ -20,9 +20,10 @@ from plandsl.backends.cost.work.exchange import Exchange, Fastest
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import Ring, Send
+from plandsl.ir.names import axes_of
 from plandsl.ir.nodes import Boundary, NodeSpan, boundaries, node_span
 from plandsl.ir.program import Program
-from plandsl.ir.types import Number, axes_of
+from plandsl.ir.types import Number
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 

@@ -16,6 +16,7 @@ from plandsl.backends.cost.work.site import STEP, Site
 from plandsl.backends.cost.work.work import Asked, Binding, Look, Path, Shape
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Rescale, Ring, Send
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import axes_of, group_of
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.types import Dim, Number, TensorType
@@ -200,8 +201,8 @@ class Exchange(NamedTuple):
 
     def path(self, program: Program) -> Path:
         """Along its axis; of several, along those that have ranks. Stages hand on along theirs."""
-        axes = self.axis.split("*") if self.axis else program.stage_axes
-        named = "*".join([a for a in axes if program.mesh.size(a) > 1] or axes)
+        axes = axes_of(self.axis) or program.stage_axes
+        named = group_of([a for a in axes if program.mesh.size(a) > 1] or axes)
         return Path(named, self.nodes, self._tensors() * int(self.times))
 
     def pace(self, rates: Rates) -> float:

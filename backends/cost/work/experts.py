@@ -22,10 +22,11 @@ from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Sh
 from plandsl.ir.collectives import AllToAll
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
+from plandsl.ir.names import Places, has_places
 from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.skew import Zipf, busiest, chances, factor
-from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed, stem
+from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed
 from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, item_bytes
 
@@ -295,7 +296,7 @@ class Mixtures:
         skew = self.imbalance[place]
         if not isinstance(skew, Zipf):
             return ()
-        everyone = chances(skew.exponent, int(self.counts[place]), int(place.partition(":")[2]))
+        everyone = chances(skew.exponent, int(self.counts[place]), place.chosen)
         return tuple(busiest(everyone, self.extents.ways(op.x.type.dim(place).axes)))
 
     # ---- fitted layers
@@ -327,7 +328,7 @@ class Mixtures:
         place = routed(up.x.type)
         stored, given = up.weights[0].type.dtype, up.x.type.dtype
         return Layer(
-            hidden, inter, int(place.partition(":")[2]), self.counts[place], _local(up, self.extents),
+            hidden, inter, place.chosen, self.counts[place], _local(up, self.extents),
             item_bytes(stored), item_bytes(given), len(up.weights),
         )  # fmt: skip
 
@@ -384,7 +385,7 @@ def _layers(ops: Iterable[Op]) -> list[list[Op]]:
     for op in ops:
         if isinstance(op, TopK):
             found.append([])
-        inside = any(stem(n) != n for v in (*op.operands, *op.results) for n in v.type.names)
+        inside = any(has_places(v.type.names) for v in (*op.operands, *op.results))
         if found and (inside or isinstance(op, TopK | Dispatch | Combine)):
             found[-1].append(op)
     return [layer for layer in found if any(isinstance(op, GroupedGemm) for op in layer)]
@@ -392,12 +393,12 @@ def _layers(ops: Iterable[Op]) -> list[list[Op]]:
 
 def _width(type_: TensorType, extents: Extents) -> Number:
     """Elements of a pair of token and expert on one rank."""
-    return extents.product(d for d in type_.dims if d.name not in PADDED and stem(d.name) == d.name)
+    return extents.product(d for d in type_.dims if d.name not in PADDED and not isinstance(d.name, Places))
 
 
 def _local(op: GroupedGemm, extents: Extents) -> Number:
     """Experts of a rank."""
-    return extents.local(op.weights[0].type.dim(stem(routed(op.x.type))))
+    return extents.local(op.weights[0].type.dim(routed(op.x.type).experts))
 
 
 def _held(op: GroupedGemm, extents: Extents) -> Number:
