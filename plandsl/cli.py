@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -151,6 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `planc`. Gives the exit status: 0 success, 1 failed requirement or difference, 2 wrong input."""
     # a compilation makes many small values and hardly any cycles: searching for cycles takes a tenth of a cold start
     gc.set_threshold(100_000, 50, 50)
+    # at exit Python would search once more, though the system takes the memory back anyway: it skips what is frozen
+    atexit.register(gc.freeze)
     given = sys.argv[1:] if argv is None else argv
     arguments = _parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
