@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.grammar import syntax as s
@@ -21,10 +22,12 @@ from plandsl.limits import MAX_ERRORS
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec
-from plandsl.spec.search import SearchSpec
+
+if TYPE_CHECKING:
+    from plandsl.spec.search import SearchSpec
 
 Hardware = GpuSpec | NodeSpec | ClusterSpec | CalibrationSpec
-Spec = ModelSpec | Hardware | EngineSpec | ShardingSpec | WorkloadSpec | PlanSpec | SearchSpec
+Spec: TypeAlias = "ModelSpec | Hardware | EngineSpec | ShardingSpec | WorkloadSpec | PlanSpec | SearchSpec"
 
 _MAKERS = {
     "model": model_spec,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple
 
-from attrs import field, fields
+from attrs import field
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.types import TensorType, Value
+from plandsl.values import FrozenValue
 
 COMPUTE, LINK = "compute", "link"
 """Streams of a device: kernels, and communication."""
@@ -53,7 +54,7 @@ def finding(why: str, span: Span | None, label: str) -> Diagnostic:
     return Diagnostic("E390", why, span, label=label)
 
 
-class BaseOp:
+class BaseOp(FrozenValue):
     """The base class of all ops. Fields in neither ``RESULTS`` nor ``OPERANDS`` are attributes (``span`` apart)."""
 
     keyword: ClassVar[str]
@@ -62,20 +63,6 @@ class BaseOp:
     OPERANDS: ClassVar[tuple[str, ...]]
     span: Span | None
     __slots__ = ()
-
-    # written here once: attrs would write and compile them anew for each of many classes, whenever planc starts
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BaseOp) and type(self) is type(other) and self._said() == other._said()
-
-    def __hash__(self) -> int:
-        return hash((type(self), *self._said().values()))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._said().items())})"
-
-    def _said(self) -> dict[str, object]:
-        """The fields that are compared, by name."""
-        return {a.name: getattr(self, a.name) for a in fields(cast(Any, type(self))) if a.eq}
 
     @property
     def results(self) -> tuple[Value, ...]:

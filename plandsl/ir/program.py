@@ -14,13 +14,14 @@ from plandsl.ir.ops import Op
 from plandsl.ir.skew import Skew
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec.model import EVERY, Every
+from plandsl.values import FrozenValue
 
 PREFILL, DECODE = PHASES = ("prefill", "decode")
 """The two phases in which a model's block runs."""
 
 
-@frozen
-class Region:
+@frozen(eq=False, repr=False)
+class Region(FrozenValue):
     """A straight line of operations, run once (``layers`` None) or once per layer of ``layers`` that ``every`` picks.
 
     `place_memory` finds ``live``, the largest sets of values alive at once, and ``buffers``, the values that
@@ -83,8 +84,8 @@ def show_layers(layers: tuple[int, int], every: Every) -> str:
     return f"{layers[0]}..{layers[1]}{every}"
 
 
-@frozen
-class Program:
+@frozen(eq=False, repr=False)
+class Program(FrozenValue):
     """One phase of one model on one mesh.
 
     ``sizes`` gives each dimension a number, or a symbol that the cost backend binds (``batch``, ``input``,

@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from plandsl.ir.names import RegionName
 from plandsl.ir.program import Part, Program
+from plandsl.values import FrozenValue
 
 
 class Slot(NamedTuple):
@@ -42,8 +43,8 @@ class Turn(NamedTuple):
     after: int | None
 
 
-@frozen
-class Schedule:
+@frozen(eq=False, repr=False)
+class Schedule(FrozenValue):
     """The ops that each device runs, in order. Every rank of a stage runs the same slots on its own shards."""
 
     program: Program

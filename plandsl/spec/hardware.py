@@ -8,10 +8,11 @@ from plandsl.diagnostics import Span
 from plandsl.spec.constants import FORMS, C, dimension, read
 from plandsl.spec.formats import ARITHMETIC
 from plandsl.units import NUMBER, TIME, Dimension
+from plandsl.values import FrozenValue
 
 
-@frozen
-class TableSpec:
+@frozen(eq=False, repr=False)
+class TableSpec(FrozenValue):
     """A file of measured kernels, which is read when an estimate is made.
 
     ``shown`` is its path from the folder of the root file, ``path`` its real path. ``aliases`` are pairs of a name in
@@ -24,8 +25,8 @@ class TableSpec:
     span: Span | None = field(default=None, eq=False)
 
 
-@frozen
-class GpuSpec:
+@frozen(eq=False, repr=False)
+class GpuSpec(FrozenValue):
     """One accelerator: ``memory`` in bytes, ``bandwidth`` in bytes/s, ``compute`` in FLOP/s by dtype (dense).
 
     ``units`` is the number of streaming multiprocessors or compute units, None if unknown. ``measured`` are tables of
@@ -53,8 +54,8 @@ class GpuSpec:
         return peaks.get(dtype, peaks.get(ARITHMETIC.get(dtype, dtype)))
 
 
-@frozen
-class LinkSpec:
+@frozen(eq=False, repr=False)
+class LinkSpec(FrozenValue):
     """The link between the GPUs of a node, or the network between nodes; bandwidth in bytes/s per direction.
 
     The bandwidth of a ``mesh`` is per pair, of ``switch`` and ``pcie`` per GPU port, of a ``ring`` per neighbour.
@@ -68,8 +69,8 @@ class LinkSpec:
     bridge: float = 0.0
 
 
-@frozen
-class NodeSpec:
+@frozen(eq=False, repr=False)
+class NodeSpec(FrozenValue):
     """GPUs in one machine and the links between them.
 
     ``gpus`` is empty if all GPUs are of one kind. Otherwise it gives the number of GPUs of each kind, in the order of
@@ -96,8 +97,8 @@ class NodeSpec:
         return ", ".join(f"{count} x {gpu.name}" for count, gpu in self.groups)
 
 
-@frozen
-class ClusterSpec:
+@frozen(eq=False, repr=False)
+class ClusterSpec(FrozenValue):
     """``count`` nodes of one kind and the network between them.
 
     The bandwidth of ``network`` is per GPU port, in bytes/s per direction: on a mesh to each other node, on a ring or
@@ -177,8 +178,8 @@ def _part(name: str) -> tuple[str, bool]:
     return first, "." in rest
 
 
-@frozen
-class CalibrationSpec:
+@frozen(eq=False, repr=False)
+class CalibrationSpec(FrozenValue):
     """Named constants that say how far kernels stay below the peaks, and the source of the constants."""
 
     name: str
@@ -248,8 +249,8 @@ ENGINE_BANDS = ("ttft_low", "ttft_high", "tpot_low", "tpot_high", "throughput_lo
 """Fields of an engine: rates, shares, seconds, whole numbers with their least value, and factors of bands."""
 
 
-@frozen
-class EngineSpec:
+@frozen(eq=False, repr=False)
+class EngineSpec(FrozenValue):
     """The time that a serving engine adds to the kernels of a step, and its use of memory.
 
     ``prefill``, ``decode`` and ``links``: engine throughput relative to stand-alone kernels, for kernels in prefill,

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 from attrs import evolve, field, frozen
 
 from plandsl.diagnostics import Span
+from plandsl.values import FrozenValue
 
 STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 """Dimensions that the compiler knows without a declaration."""
@@ -137,8 +138,8 @@ class BlockSpec(NamedTuple):
     token: str = ""
 
 
-@frozen
-class ModelSpec:
+@frozen(eq=False, repr=False)
+class ModelSpec(FrozenValue):
     """A model: sizes of its named dimensions, storage types, and its program as terms.
 
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft.

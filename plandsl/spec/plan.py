@@ -10,6 +10,7 @@ from plandsl.diagnostics import Span
 from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec, TableSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.units import Dimension
+from plandsl.values import FrozenValue
 
 # ---- sharding
 
@@ -51,8 +52,8 @@ class CutSpec(NamedTuple):
     span: Span | None = None
 
 
-@frozen
-class ShardingSpec:
+@frozen(eq=False, repr=False)
+class ShardingSpec(FrozenValue):
     """Mesh axes, major first, and rules in the order of precedence.
 
     ``context_form`` says how keys that are split by ``context`` reach the queries. ``hop_tensors`` None: the plan gives
@@ -94,8 +95,8 @@ class ShardingSpec:
 # ---- load and plan
 
 
-@frozen
-class WorkloadSpec:
+@frozen(eq=False, repr=False)
+class WorkloadSpec(FrozenValue):
     """A load of requests, each with ``input`` tokens in and ``output`` tokens out.
 
     Static load: ``batch`` requests in each in-flight batch. Ongoing load: ``concurrency`` requests are always in
@@ -116,8 +117,8 @@ class WorkloadSpec:
     span: Span | None = field(default=None, eq=False)
 
 
-@frozen
-class ShiftSpec:
+@frozen(eq=False, repr=False)
+class ShiftSpec(FrozenValue):
     """A second sharding for steps of at most ``threshold`` tokens; it shares the KV cache with the first sharding."""
 
     tensor: ShardingSpec
@@ -125,8 +126,8 @@ class ShiftSpec:
     span: Span | None = field(default=None, eq=False)
 
 
-@frozen
-class SpeculateSpec:
+@frozen(eq=False, repr=False)
+class SpeculateSpec(FrozenValue):
     """Speculative decoding: a decode step verifies guessed tokens together with the next token.
 
     ``acceptance[i]`` is the probability that guess i is right, provided that all guesses before it were right.
@@ -146,8 +147,8 @@ class SpeculateSpec:
         return len(self.acceptance)
 
 
-@frozen
-class SplitSpec:
+@frozen(eq=False, repr=False)
+class SplitSpec(FrozenValue):
     """Two pools of GPUs, one for prefill and one for decode, and the transfer of the KV cache between them.
 
     ``bandwidth`` is per GPU port in bytes/s, one way; ``latency`` is per message in seconds. They belong to the network
@@ -176,8 +177,8 @@ class RequireSpec(NamedTuple):
     span: Span | None = None
 
 
-@frozen
-class PlanSpec:
+@frozen(eq=False, repr=False)
+class PlanSpec(FrozenValue):
     """Everything that one estimate needs. With a ``split``, the other fields belong to the decode pool.
 
     With unlike GPUs, ``calibrations`` gives the calibration of each GPU by name, unless the plan names one for all;

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.spec.plan import PlanSpec, RequireSpec
+from plandsl.values import FrozenValue
 
 LOADS = ("batch", "input", "output", "concurrency", "requests")
 """Fields of a workload that a compiled plan takes as arrays."""
@@ -132,8 +133,8 @@ Combination: TypeAlias = "tuple[tuple[Choice, Setting], ...]"
 Resolve: TypeAlias = "Callable[[Combination], tuple[PlanSpec | None, list[Diagnostic]]]"
 
 
-@frozen
-class SearchSpec:
+@frozen(eq=False, repr=False)
+class SearchSpec(FrozenValue):
     """Everything that one search needs. ``resolve`` gives the plan of a combination, or None and the findings.
 
     ``write(name, combination)`` gives the text of the plan's declaration. ``gpus`` is the number of GPUs, which the

@@ -1,0 +1,45 @@
+"""Frozen values: what they inherit is what attrs would have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from attrs import evolve
+
+from plandsl.diagnostics import Span
+from plandsl.driver import compile_file
+from plandsl.spec.hardware import LinkSpec
+from plandsl.spec.plan import WorkloadSpec
+from plandsl.values import FrozenValue
+
+LOAD = WorkloadSpec("chat", 1024, 128, batch=8)
+
+
+def _classes(base: type[FrozenValue]) -> Iterator[type[FrozenValue]]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _classes(cls)
+
+
+def test_values_are_equal_where_class_and_compared_fields_are() -> None:
+    elsewhere = evolve(LOAD, span=Span("x.plan", 1, 1, 1, 5))
+    assert elsewhere == LOAD
+    assert hash(elsewhere) == hash(LOAD)
+    assert evolve(LOAD, batch=9) != LOAD
+    assert LinkSpec("ring", 1.0, 0.0) != ("ring", 1.0, 0.0, (), 0.0)
+    assert (
+        repr(LinkSpec("ring", 1.0, 0.0)) == "LinkSpec(topology='ring', bandwidth=1.0, latency=0.0, dims=(), bridge=0.0)"
+    )
+
+
+def test_values_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        LOAD.batch = 9  # type: ignore[misc]
+
+
+def test_no_class_has_what_it_inherits_made_again() -> None:
+    compile_file("examples/llama3_70b.plan", "hybrid")
+    made = [cls for cls in _classes(FrozenValue) if "__attrs_attrs__" in vars(cls)]
+    assert len(made) > 40
+    assert not [cls for cls in made if vars(cls).keys() & {"__eq__", "__hash__", "__repr__"}]
