@@ -21,8 +21,7 @@ _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,7}")
 def override(context: Context, record: Record, overrides: Sequence[tuple[str, str]], unit: Unit) -> Record:
     """``record`` with every override laid on top."""
     lines = [f"--set {path}={value}" for path, value in overrides]
-    if overrides:
-        context.library.sources[FILE] = "\n".join(line.replace("\n", " ") for line in lines)
+    context.library.sources[FILE] = "\n".join(line.replace("\n", " ") for line in lines)
     for number, (path, value) in enumerate(overrides, 1):
         body = _body(context, path, value.replace("\n", " "), number)
         name = s.Name(record.name, body.span)

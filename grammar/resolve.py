@@ -14,7 +14,6 @@ from plandsl.grammar.files import open_root
 from plandsl.grammar.hardware import calibration_spec, cluster_spec, gpu_spec, node_spec
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Unit, Wrong
-from plandsl.grammar.overrides import override
 from plandsl.grammar.plans import plan_spec, workload_spec
 from plandsl.grammar.records import Record
 from plandsl.grammar.sharding import sharding_spec
@@ -132,14 +131,18 @@ class Module:
 
     def _resolve(self, kind: str, record: Record) -> Spec | None:
         context = self._context
+        if kind in ("plan", "search") and self._overrides:
+            from plandsl.grammar.overrides import override
+
+            record = override(context, record, self._overrides, self.root)
         if kind == "plan":
-            return plan_spec(context, override(context, record, self._overrides, self.root))
+            return plan_spec(context, record)
         if kind == "workload":
             return workload_spec(context, record, used=False)
         if kind == "search":
             from plandsl.grammar.searches import search_spec  # few files hold one
 
-            return search_spec(context, override(context, record, self._overrides, self.root))
+            return search_spec(context, record)
         return context.make(_MAKERS[kind], record)
 
     def _check_let(self, let: s.Let) -> None:

@@ -10,7 +10,6 @@ from attrs import evolve
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, verify
 from plandsl.ir.schedule import Schedule
-from plandsl.ir.text import show
 from plandsl.spec.plan import PlanSpec
 
 Run: TypeAlias = Callable[[Program, PlanSpec], "Program | Schedule"]
@@ -35,6 +34,8 @@ class PassError(Exception):
     """A pass made an unsound program. This is a bug of ours; the message shows the program before and after."""
 
     def __init__(self, name: str, findings: list[str], before: Program, after: Program) -> None:
+        from plandsl.ir.text import show
+
         shown = f"\n--- before\n{show(before)}"
         super().__init__(f"pass {name}: " + "; ".join(findings) + shown + f"\n--- after\n{show(after)}")
 
