@@ -1,7 +1,5 @@
 """The functions of the block language: the arguments of each, and the dimensions of its result."""
 
-from __future__ import annotations
-
 from math import inf
 from typing import NamedTuple, TypeAlias
 

@@ -1,7 +1,5 @@
 """Reads plans and workloads: from records to specs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeVar

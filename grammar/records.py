@@ -3,8 +3,6 @@
 A record holds the layers of each field, base first, without reading any value: ``with`` adds layers on top.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
@@ -22,7 +20,7 @@ class Layer(NamedTuple):
     """One value of a field, its name and file, and whether it stands in an ``assumed`` section."""
 
     name: s.Name
-    value: s.Expr | Record
+    value: "s.Expr | Record"
     unit: Unit
     assumed: bool = False
 
@@ -62,7 +60,7 @@ class Record:
         """The items that are not fields."""
         return [entry for entry in self.entries if isinstance(entry, Placed)]
 
-    def copy_as(self, name: str, span: Span | None, unit: Unit) -> Record:
+    def copy_as(self, name: str, span: Span | None, unit: Unit) -> "Record":
         """A copy with the same contents under another name."""
         copy = Record(self.kind, name, span, unit)
         copy.fields, copy.axes, copy.entries, copy.bases = self.fields, self.axes, self.entries, self.bases

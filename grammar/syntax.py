@@ -3,8 +3,6 @@
 Nodes are named tuples, which are cheap to define at start-up and to create by the thousand.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypeAlias
 
 from plandsl.diagnostics import Span
@@ -46,7 +44,7 @@ class Ref(NamedTuple):
 class Dot(NamedTuple):
     """``base.name``."""
 
-    base: Expr
+    base: "Expr"
     name: Name
     span: Span
 
@@ -54,7 +52,7 @@ class Dot(NamedTuple):
 class Seq(NamedTuple):
     """``[a, b, c]``."""
 
-    items: tuple[Expr, ...]
+    items: "tuple[Expr, ...]"
     span: Span
 
 
@@ -64,10 +62,10 @@ class Range(NamedTuple):
     In ``0..36 by 2``, which is a range of layers, ``by`` is empty.
     """
 
-    lo: Expr
-    hi: Expr
+    lo: "Expr"
+    hi: "Expr"
     by: str | None
-    step: Expr | None
+    step: "Expr | None"
     span: Span
 
 
@@ -75,7 +73,7 @@ class Unary(NamedTuple):
     """``-x`` or ``not x``."""
 
     op: str
-    x: Expr
+    x: "Expr"
     span: Span
 
 
@@ -83,8 +81,8 @@ class Binary(NamedTuple):
     """``a op b`` with op one of ``+ - * / @ < <= > >= == != and or``."""
 
     op: str
-    a: Expr
-    b: Expr
+    a: "Expr"
+    b: "Expr"
     op_span: Span
     span: Span
 
@@ -93,9 +91,9 @@ class Call(NamedTuple):
     """``func(a, b, key = c) { ... }``; the body only for calls such as ``experts``."""
 
     func: Name
-    args: tuple[Expr, ...]
-    kwargs: tuple[Field, ...]
-    body: Body | None
+    args: "tuple[Expr, ...]"
+    kwargs: "tuple[Field, ...]"
+    body: "Body | None"
     span: Span
 
 
@@ -110,12 +108,12 @@ class Index(NamedTuple):
 class With(NamedTuple):
     """``base with { ... }``."""
 
-    base: Expr
-    body: Body
+    base: "Expr"
+    body: "Body"
     span: Span
 
 
-Expr: TypeAlias = "Num | Str | Ref | Dot | Seq | Range | Unary | Binary | Call | Index | With"
+Expr: TypeAlias = Num | Str | Ref | Dot | Seq | Range | Unary | Binary | Call | Index | With
 
 # ---- items
 
@@ -123,7 +121,7 @@ Expr: TypeAlias = "Num | Str | Ref | Dot | Seq | Range | Unary | Binary | Call |
 class Body(NamedTuple):
     """``{ ... }``."""
 
-    items: tuple[Item, ...]
+    items: "tuple[Item, ...]"
     span: Span
 
 
@@ -255,9 +253,9 @@ class Decl(NamedTuple):
 
 
 Item: TypeAlias = (
-    "Field | Section | Rule | Mesh | Region | Clause | Vary | Place"
-    " | Embedding | Block | Mtp | Head | Bare | Let | Use | Decl"
-)
+    Field | Section | Rule | Mesh | Region | Clause | Vary | Place
+    | Embedding | Block | Mtp | Head | Bare | Let | Use | Decl
+)  # fmt: skip
 
 
 class File(NamedTuple):

@@ -3,8 +3,6 @@
 A `Diagnostic` is a value; `render` turns it into text. Tests and `--json` use the value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ class Span(NamedTuple):
     end_line: int
     end_column: int
 
-    def to(self, other: Span) -> Span:
+    def to(self, other: "Span") -> "Span":
         """The span from the start of this one to the end of ``other``."""
         return Span(self.file, self.line, self.column, other.end_line, other.end_column)
 

@@ -4,8 +4,6 @@ Inside plandsl everything is seconds, bytes, FLOP, bytes/s and FLOP/s. Decimal p
 binary ones powers of 1024.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 BASES = ("B", "s", "FLOP", "tok", "req", "USD", "W")

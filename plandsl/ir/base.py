@@ -1,7 +1,5 @@
 """The base of every operation: its facts, the fields that are results and operands, and how findings are made."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 

@@ -3,8 +3,6 @@
 The grammar reads the words here, the reference backend the meanings, and the cost model the names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 

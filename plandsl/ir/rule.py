@@ -4,8 +4,6 @@ The result types, the findings and the wanted layouts of an op follow from its r
 sharding propagation", 2024) and before it GSPMD (Xu et al., "GSPMD", 2021).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 

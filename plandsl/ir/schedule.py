@@ -3,8 +3,6 @@
 It has no times: a backend that knows seconds plays it.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from attrs import field, frozen

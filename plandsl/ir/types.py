@@ -1,7 +1,5 @@
 """Tensor types and the mesh: a tensor's dimensions, the axes that split them, and the axes of a partial sum."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, NamedTuple, TypeAlias
@@ -93,21 +91,21 @@ class TensorType:
         """The axes that split dimension ``name``; empty where the tensor lacks it."""
         return next((d.axes for d in self.dims if d.name == name), ())
 
-    def with_axes(self, name: str, axes: tuple[str, ...]) -> TensorType:
+    def with_axes(self, name: str, axes: tuple[str, ...]) -> "TensorType":
         """The same tensor with ``name`` split over ``axes`` instead."""
         dims = tuple(d._replace(axes=axes) if d.name == name else d for d in self.dims)
         return TensorType(self.dtype, dims, self.partial, self.softmax)
 
-    def chunked(self, name: str, chunk: Chunk | None) -> TensorType:
+    def chunked(self, name: str, chunk: Chunk | None) -> "TensorType":
         """The same tensor with only ``chunk`` of dimension ``name`` (None: all of it)."""
         dims = tuple(d._replace(chunk=chunk) if d.name == name else d for d in self.dims)
         return TensorType(self.dtype, dims, self.partial, self.softmax)
 
-    def whole(self) -> TensorType:
+    def whole(self) -> "TensorType":
         """The unsharded type."""
         return TensorType(self.dtype, tuple(Dim(d.name) for d in self.dims))
 
-    def summed(self) -> TensorType:
+    def summed(self) -> "TensorType":
         """The same tensor when it is complete: no partial sum and no softmax over some of the keys."""
         return TensorType(self.dtype, self.dims)
 

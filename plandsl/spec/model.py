@@ -1,7 +1,5 @@
 """A model: sizes, formats, and blocks of terms over named dimensions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -40,10 +38,10 @@ class Apply(NamedTuple):
     """
 
     fn: str
-    args: tuple[Term, ...]
+    args: "tuple[Term, ...]"
     options: tuple[tuple[str, int | float | bool | str], ...] = ()
     span: Span | None = None
-    body: tuple[Statement, ...] = ()
+    body: "tuple[Statement, ...]" = ()
 
     def option(self, name: str, default: int | float | bool | str) -> int | float | bool | str:
         """The value of a keyword argument."""
@@ -79,7 +77,7 @@ class Every(NamedTuple):
     at: tuple[int, ...] = (0,)
 
     @classmethod
-    def from_layers(cls, layers: list[int]) -> tuple[tuple[int, int], Every]:
+    def from_layers(cls, layers: list[int]) -> "tuple[tuple[int, int], Every]":
         """The range from the first to the last of the ascending ``layers``, and the `Every` with the least period.
 
         The `Every` chooses exactly ``layers`` from the range.
@@ -162,7 +160,7 @@ class ModelSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
 
     @property
-    def predictor(self) -> ModelSpec | None:
+    def predictor(self) -> "ModelSpec | None":
         """The `mtp` as a model of one layer, with the embedding and the head of this model; None without `mtp`."""
         if self.mtp is None:
             return None

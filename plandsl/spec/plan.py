@@ -1,7 +1,5 @@
 """A plan: the sharding, the load and everything else that one estimate needs."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from attrs import evolve, field, frozen
@@ -156,8 +154,8 @@ class SplitSpec(FrozenValue):
     ``after`` the prefill, or ``layerwise`` during it; None: not stated, counted as ``after``.
     """
 
-    prefill: PlanSpec
-    decode: PlanSpec
+    prefill: "PlanSpec"
+    decode: "PlanSpec"
     bandwidth: float
     latency: float
     kv_transfer: str | None = None
@@ -212,7 +210,7 @@ class PlanSpec(FrozenValue):
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 
     @property
-    def kinds(self) -> tuple[PlanSpec, ...]:
+    def kinds(self) -> "tuple[PlanSpec, ...]":
         """One plan for each kind of GPU, as if all GPUs were of that kind; the plan itself if all are of one kind."""
         if not self.node.gpus and (self.cluster is None or not self.cluster.nodes):
             return (self,)
@@ -234,7 +232,7 @@ class PlanSpec(FrozenValue):
         return 1 if self.speculate is None else 1 + self.speculate.tokens
 
     @property
-    def draft_plan(self) -> PlanSpec | None:
+    def draft_plan(self) -> "PlanSpec | None":
         """The plan of the draft model, with the same load on the same GPUs; None without a draft model."""
         if self.split is not None:
             first, then = self.split.prefill.draft_plan, self.split.decode.draft_plan
@@ -247,12 +245,12 @@ class PlanSpec(FrozenValue):
         return evolve(self, model=draft, sharding=sharding, requires=(), shift=None, speculate=None)
 
     @property
-    def pools(self) -> tuple[PlanSpec, ...]:
+    def pools(self) -> "tuple[PlanSpec, ...]":
         """The plans of the prefill pool and the decode pool; the plan itself if it has no pools."""
         return (self,) if self.split is None else (self.split.prefill, self.split.decode)
 
     @property
-    def modes(self) -> tuple[PlanSpec, ...]:
+    def modes(self) -> "tuple[PlanSpec, ...]":
         """One plan for each sharding: with a `shift`, the plan of large steps and the plan of small steps."""
         if self.split is not None:
             return tuple(mode for pool in self.pools for mode in pool.modes)

@@ -1,7 +1,5 @@
 """What is told of communication: every call of every stage, in both phases and between two pools."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

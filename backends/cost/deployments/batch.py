@@ -1,7 +1,5 @@
 """Requests that start together: what a server takes for a batch of them, whatever kind of server it is."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.chunks import Chunks, chunked, mixes

@@ -4,8 +4,6 @@ A prompt goes through in chunks, of as many tokens as a step's budget leaves bes
 Source: Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.prefix import reused

@@ -1,7 +1,5 @@
 """Servers side by side, each with a share of the requests: what they take together under a load."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, residents, together
@@ -46,7 +44,7 @@ class Replicas(Deployment):
         self.n, self.one = n, one
 
     @property
-    def pools(self) -> tuple[Replicas, ...]:
+    def pools(self) -> "tuple[Replicas, ...]":
         """These servers, for both phases."""
         return (self,)
 
@@ -70,11 +68,11 @@ class Replicas(Deployment):
         """Tokens that a decode step brings a request."""
         return self.one.gain
 
-    def on(self, plan: PlanSpec) -> Replicas:
+    def on(self, plan: PlanSpec) -> "Replicas":
         """The same under other figures."""
         return Replicas(self.n, self.one.on(plan))
 
-    def guessing(self, tokens: Number, acceptance: Number) -> Replicas:
+    def guessing(self, tokens: Number, acceptance: Number) -> "Replicas":
         """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
         return Replicas(self.n, self.one.guessing(tokens, acceptance))
 

@@ -4,8 +4,6 @@ Each number of a step may be an array of numbers, or a number that is not known 
 prompts, and whether it has requests that decode, never depends on a number.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from plandsl.ir.types import Number

@@ -1,7 +1,5 @@
 """Attention: query tiles against softmax and matrix units in prefill, the KV cache against memory in decode."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.gemm import smooth_max
@@ -34,7 +32,7 @@ class Heads(NamedTuple):
     query_bytes: Number
     key_bytes: Number
 
-    def times(self, queries: Number) -> Heads:
+    def times(self, queries: Number) -> "Heads":
         """The heads that several ``queries`` of a request are to a kernel of decode: all that share a KV head are rows.
 
         So FlashAttention-3 and FlashInfer pack them; the constants were fitted to one query.

@@ -3,8 +3,6 @@
 Every algorithm takes ``a + b * payload`` seconds, so choosing one is a minimum and arrays come free.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -8,8 +8,6 @@ so that measured points come out as they are. Zero stands for "not measured": no
 Points further apart than `STEP` do not speak for what lies between them.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Attention over a KV cache, whose work grows with the context."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 

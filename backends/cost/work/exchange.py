@@ -1,7 +1,5 @@
 """What travels between ranks: collectives, rings, and hops from stage to stage."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -64,7 +62,7 @@ class Form(Protocol):
     def port(self) -> float | None:
         """Nominal bytes/s of what bytes pass, where they take time elsewhere too; None where they take no other."""
 
-    def across(self, nodes: int, port: float) -> Form | None:
+    def across(self, nodes: int, port: float) -> "Form | None":
         """The same between ranks on several nodes, by the bytes/s of a GPU's port; None where it is another way."""
 
 

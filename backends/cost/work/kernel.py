@@ -1,7 +1,5 @@
 """Kernels: GEMMs, and ops that only move memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple, Protocol

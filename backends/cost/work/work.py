@@ -4,8 +4,6 @@
 `costing.Costing` makes them from the ops of a program.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -35,7 +33,7 @@ class Binding:
         self.contexts = ((1.0, context),) if contexts is None else contexts
         self._rows: dict[tuple[Dim, ...], Number] = {}
 
-    def at(self, context: Number) -> Binding:
+    def at(self, context: Number) -> "Binding":
         """The same sizes at another context."""
         other = Binding(self.extents, context)
         other._rows = self._rows
