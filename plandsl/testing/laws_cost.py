@@ -181,7 +181,7 @@ def one_structure_serves_all_sizes(plan: CompiledPlan) -> None:
 def _all_numbers(metrics: Metrics, shape: tuple[int, ...]) -> dict[str, Array]:
     """Every number of ``metrics`` by name."""
     found: dict[str, Number] = {n: v for n, v in metrics._asdict().items() if v is not None}
-    found = {n: v for n, v in found.items() if n not in ("prefill", "decode", "served")}
+    found = {n: v for n, v in found.items() if n not in ("phases", "served")}
     for phase in ("prefill", "decode"):
         times = getattr(metrics, phase)
         found |= {f"{phase}.{n}": getattr(times, n) for n in ("hop", "through", "period")}

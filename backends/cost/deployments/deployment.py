@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plandsl.backends.cost.deployments.ongoing import Served
@@ -20,12 +21,27 @@ HOT = 24
 """Configurations, one by one, after which a model is worth compiling: that takes as long as some dozens of answers."""
 
 
+class Phases:
+    """Prefill and decode of one configuration, timed when somebody first asks: most who want metrics never do."""
+
+    def __init__(self, time: Callable[[], tuple[PhaseTimes, PhaseTimes]]) -> None:
+        self._time = time
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Phases) and self.both == other.both
+
+    @cached_property
+    def both(self) -> tuple[PhaseTimes, PhaseTimes]:
+        """The times of prefill, and of decode."""
+        return self._time()
+
+
 class Metrics(NamedTuple):
     """The answers for one configuration, or arrays of them; SI units. ``used`` is the largest share of a GPU's room.
 
     ``mixed`` is what steps add to TPOT that are shared with prompts of the same batch, ``sent`` what the transfer of
-    the cache adds that lies between two pools. ``prefill`` times the prompts of ``joined`` requests, ``decode`` a step
-    of ``batch`` requests.
+    the cache adds that lies between two pools. ``phases`` times the prompts of ``joined`` requests, and a step of
+    ``batch`` requests.
     """
 
     ttft: Number
@@ -38,8 +54,7 @@ class Metrics(NamedTuple):
     kv_capacity: Number
     max_batch: Number
     fits: Number
-    prefill: PhaseTimes
-    decode: PhaseTimes
+    phases: Phases
     joined: Number
     batch: Number
     served: Served | None = None
@@ -47,9 +62,19 @@ class Metrics(NamedTuple):
     sent: Number = 0.0
 
     @property
+    def prefill(self) -> PhaseTimes:
+        """The times of prefill."""
+        return self.phases.both[0]
+
+    @property
+    def decode(self) -> PhaseTimes:
+        """The times of a decode step."""
+        return self.phases.both[1]
+
+    @property
     def numbers(self) -> Metrics:
         """The same without the programs that ran: two plans that take equally long have equal numbers."""
-        return self._replace(prefill=self.prefill._replace(runs=()), decode=self.decode._replace(runs=()))
+        return self._replace(phases=Phases(lambda: (self.prefill._replace(runs=()), self.decode._replace(runs=()))))
 
 
 class Deployment(ABC):
@@ -129,5 +154,6 @@ class Deployment(ABC):
                 return way(*numbers)
             from plandsl.backends.cost.time.trace import traced
 
-            self._hot[way.__name__] = traced(way, *(f"n{i}" for i in range(len(numbers))))
-        return cast(Metrics, self._hot[way.__name__](*numbers))
+            names = [f"n{i}" for i in range(len(numbers))]
+            self._hot[way.__name__] = traced(lambda *n: way(*n[:-1])._replace(phases=n[-1]), *names, "phases")
+        return cast(Metrics, self._hot[way.__name__](*numbers, Phases(lambda: way(*numbers).phases.both)))

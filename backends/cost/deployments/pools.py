@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.batch import Prefilled, decode_step, prefill_step, prefilled, residents
 from plandsl.backends.cost.deployments.chunks import mixes, one_prompt
-from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
 from plandsl.backends.cost.deployments.ongoing import PromptCost, Served, drained, queued, running, undivided
 from plandsl.backends.cost.deployments.replicas import Occupied, Replicas
 from plandsl.backends.cost.deployments.transfer import Moved, Transfer
@@ -142,8 +142,7 @@ class Pools(Deployment):
             throughput_per_gpu=throughput / self.gpus,
             **held._asdict(),
             max_batch=self.decode.max_batch(i, o, ongoing=False),
-            prefill=prompts.times,
-            decode=decode,
+            phases=Phases(lambda: (prompts.times, decode)),
             joined=first,
             batch=b,
             sent=rates.moved.exposed / maximum(o - 1, 1),
@@ -168,8 +167,7 @@ class Pools(Deployment):
             throughput_per_gpu=throughput / self.gpus,
             **held._asdict(),
             max_batch=theirs.max_batch(i, o, ongoing=True),
-            prefill=flow.prefill,
-            decode=flow.decode,
+            phases=Phases(lambda: (flow.prefill, flow.decode)),
             joined=1,
             batch=flow.batch,
             served=flow.served,

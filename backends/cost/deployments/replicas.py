@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, residents, together
 from plandsl.backends.cost.deployments.chunks import Chunks, mixes, one_prompt
-from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
+from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.ongoing import running, serve, sharing
 from plandsl.backends.cost.deployments.server import Server
@@ -109,8 +109,7 @@ class Replicas(Deployment):
             throughput_per_gpu=rate / self.plan.sharding.ranks,
             **self.occupied(b, i, o, ongoing=False)._asdict(),
             max_batch=self.max_batch(i, o, ongoing=False),
-            prefill=found.first.times,
-            decode=found.decode,
+            phases=Phases(lambda: (found.first.times, found.decode)),
             joined=b,
             batch=b,
             mixed=found.mixed,
@@ -148,8 +147,7 @@ class Replicas(Deployment):
             throughput_per_gpu=rate / self.plan.sharding.ranks,
             **self.occupied(b, i, o, ongoing=True)._asdict(),
             max_batch=most,
-            prefill=prefill,
-            decode=decode,
+            phases=Phases(lambda: (prefill, decode)),
             joined=joined if chunks is None else 1,
             batch=b,
             served=served,
