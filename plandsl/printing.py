@@ -10,7 +10,7 @@ from rich.segment import Segment
 
 def print_lines(console: Console, *parts: RenderableType, width: int | None = None) -> None:
     """Print ``parts`` one below another, at most ``width`` wide; no line ends in a space."""
-    console.print(_Trimmed(Group(*parts)), width=width)
+    console.print(_Trimmed(Group(*parts)), width=width, crop=False)
 
 
 class _Trimmed:

@@ -13,7 +13,7 @@ from plandsl.ir.names import axes_of
 from plandsl.ir.types import Chunk, TensorType, Value
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Split(Relay):
     """Cut ``x`` along ``dim`` into chunks, which are views: nothing is moved.
 
@@ -42,7 +42,7 @@ class Split(Relay):
             yield finding(why, self.span, str(have))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Join(Relay):
     """Join all chunks of a value along ``dim``. Each chunk is written to its place as it is made: nothing is moved."""
 

@@ -24,7 +24,7 @@ def _on_links(keyword: str) -> Facts:
     return Facts(LINK, keyword, "collective", measured=keyword, linear=("x",), buffered=True)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Reshard(Relay):
     """``x`` in the layout of ``out``: a placeholder that `insert_collectives` replaces by collectives."""
 
@@ -107,7 +107,7 @@ class _Collective(Along):
         return "" if innermost and source != target else f"over '{self.axis}', which is not innermost"
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class AllReduce(_Collective):
     """Sum ``x`` over ``axis``; every member ends with the whole sum."""
 
@@ -124,7 +124,7 @@ class AllReduce(_Collective):
         return PARTIAL, None
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class ReduceScatter(_Collective):
     """Sum ``x`` over ``axis``; each member keeps its part of dimension ``dim``."""
 
@@ -142,7 +142,7 @@ class ReduceScatter(_Collective):
         return PARTIAL, self.dim
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class AllGather(_Collective):
     """Every member ends with all parts of ``dim`` along ``axis``, its innermost axis."""
 
@@ -160,7 +160,7 @@ class AllGather(_Collective):
         return self.dim, None
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class AllToAll(_Collective):
     """Move ``axis`` from dimension ``gather`` (made whole) to dimension ``split``."""
 
@@ -179,7 +179,7 @@ class AllToAll(_Collective):
         return self.gather, self.split
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Slice(_Collective):
     """Each member along ``axis`` keeps its part of ``dim``; nothing travels."""
 
@@ -197,7 +197,7 @@ class Slice(_Collective):
         return None, self.dim
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Rescale(_Collective):
     """Weigh each member's softmax over its own keys, so that the members along ``axis`` add up to the whole softmax.
 
@@ -218,7 +218,7 @@ class Rescale(_Collective):
         return SOFTMAX, PARTIAL
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Ring(Along):
     """Pass the parts of ``dim`` around the ranks along ``axis``, its innermost axis: every member reads each in turn.
 
@@ -248,7 +248,7 @@ class Ring(Along):
                 yield finding(f"ring over '{self.axis}', which is not innermost", self.span, str(x.type))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Send(Relay):
     """Send ``x`` to the same rank of the next stage, as ``tensors`` tensors of its size.
 
@@ -268,7 +268,7 @@ class Send(Relay):
         return ()
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Recv(Relay):
     """Receive the tensors that the previous stage sent."""
 

@@ -18,7 +18,7 @@ from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Embed(Regular):
     """Rows of ``table`` picked by token ids; a table split on its first dimension leaves a partial sum."""
 
@@ -51,7 +51,7 @@ class Embed(Regular):
         return "embedding"
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Norm(Regular):
     """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``."""
 
@@ -73,7 +73,7 @@ class Norm(Regular):
         return (Rule(self.operands, self.x.type.names, self.x.type.dtype, whole=(self.over,)),)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class AddNorm(Regular):
     """``sum = a + b`` and ``out = norm(sum)`` in one pass over memory."""
 
@@ -102,7 +102,7 @@ class AddNorm(Regular):
             yield finding("add_norm of tensors with different dimensions", self.span, str(self.b.type))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Gemm(Regular):
     """``out_i = x @ w_i``, all in one kernel: contracts the dimensions that ``x`` and ``w_i`` share.
 
@@ -150,7 +150,7 @@ class Gemm(Regular):
                 yield finding(f"gemm contracts nothing with '{w.name}'", self.span, str(w.type))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Rope(Regular):
     """Rotary position embedding over ``head_dim`` of each operand."""
 
@@ -169,7 +169,7 @@ class Rope(Regular):
         return tuple(Rule((x,), x.type.names, x.type.dtype, whole=x.type.names[-1:]) for x in self.xs)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Map(Regular):
     """The function ``fn``, element by element: ``add mul silu gelu relu silu_mul ...``.
 
@@ -220,7 +220,7 @@ class Map(Regular):
         return "residual" if self.xs[0].type.names == self.xs[1].type.names else "bias"
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Concat(Regular):
     """Join ``xs`` along their last dimension, which is whole and has another name in the result."""
 
@@ -247,7 +247,7 @@ class Concat(Regular):
                 yield finding(self.APART, self.span, str(x.type))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Scale(Regular):
     """``x`` times a number."""
 
@@ -266,7 +266,7 @@ class Scale(Regular):
         return (Rule((self.x,), self.x.type.names, self.x.type.dtype),)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Quantize(Regular):
     """``x`` converted to a narrower dtype, for a GEMM that multiplies in it."""
 
@@ -284,7 +284,7 @@ class Quantize(Regular):
         return (Rule((self.x,), self.x.type.names, self.out.type.dtype, stay=(self.x,)),)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class CacheWrite(BaseOp):
     """Append this step's ``xs`` ``[batch, position, ...]`` to cache ``cache``; the results are the cache so far.
 
@@ -319,7 +319,7 @@ class CacheWrite(BaseOp):
                 yield finding(why, self.span, str(x.type))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Attention(BaseOp):
     """Softmax attention of ``q`` ``[batch, position, heads, head_dim]`` over cached keys and values.
 
@@ -364,7 +364,7 @@ class Attention(BaseOp):
             yield finding("attention sinks and queries have different heads", self.span, str(self.sinks.type))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class LastToken(Regular):
     """The last position of each request: ``[batch, position, ...]`` -> ``[batch, ...]``.
 

@@ -22,7 +22,7 @@ from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Value, routed
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class TopK(Regular):
     """Choose for each token the ``top_k`` experts with the largest scores; the results are their gates.
 
@@ -53,7 +53,7 @@ class TopK(Regular):
         return (Rule(self.operands, (*tokens, place), self.out.type.dtype, whole=(experts,)),)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Dispatch(Regular):
     """Copy each token to the places of its experts: ``x [tokens, ...]`` -> ``[tokens, experts:8, ...]``, else zero.
 
@@ -80,7 +80,7 @@ class Dispatch(Regular):
         return (Rule((self.x, self.gates), dims, x.dtype),)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class GroupedGemm(Gemm):
     """A `Gemm` for each expert with that expert's weights: ``x [tokens, experts:8, ...]``, ``w [experts, ...]``."""
 
@@ -94,7 +94,7 @@ class GroupedGemm(Gemm):
         return place, place.experts
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Combine(Regular):
     """Sum the results of a token's experts, times their ``gates``: ``x [tokens, experts:8, ...]`` -> ``[tokens, ...]``.
 

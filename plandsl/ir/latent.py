@@ -17,7 +17,7 @@ from plandsl.ir.compute import Gemm
 from plandsl.ir.types import TensorType, Value
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class HeadGemm(Gemm):
     """One product for each head: ``x [..., heads, a]``, ``w [b, heads, a]`` -> ``[..., heads, b]``.
 
@@ -34,7 +34,7 @@ class HeadGemm(Gemm):
         return self.over, self.over
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class LatentAttention(BaseOp):
     """Softmax attention with scores ``(q k + q_rope k_rope) / sqrt(n)``: a part without and a part with positions.
 

@@ -20,7 +20,7 @@ PREFILL, DECODE = PHASES = ("prefill", "decode")
 """The two phases in which a model's block runs."""
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Region(FrozenValue):
     """A straight line of operations, run once (``layers`` None) or once per layer of ``layers`` that ``every`` picks.
 
@@ -84,7 +84,7 @@ def show_layers(layers: tuple[int, int], every: Every) -> str:
     return f"{layers[0]}..{layers[1]}{every}"
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Program(FrozenValue):
     """One phase of one model on one mesh.
 

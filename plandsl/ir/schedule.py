@@ -41,7 +41,7 @@ class Turn(NamedTuple):
     after: int | None
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class Schedule(FrozenValue):
     """The ops that each device runs, in order. Every rank of a stage runs the same slots on its own shards."""
 

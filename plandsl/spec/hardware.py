@@ -11,7 +11,7 @@ from plandsl.units import NUMBER, TIME, Dimension
 from plandsl.values import FrozenValue
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class TableSpec(FrozenValue):
     """A file of measured kernels, which is read when an estimate is made.
 
@@ -25,7 +25,7 @@ class TableSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class GpuSpec(FrozenValue):
     """One accelerator: ``memory`` in bytes, ``bandwidth`` in bytes/s, ``compute`` in FLOP/s by dtype (dense).
 
@@ -54,7 +54,7 @@ class GpuSpec(FrozenValue):
         return peaks.get(dtype, peaks.get(ARITHMETIC.get(dtype, dtype)))
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class LinkSpec(FrozenValue):
     """The link between the GPUs of a node, or the network between nodes; bandwidth in bytes/s per direction.
 
@@ -69,7 +69,7 @@ class LinkSpec(FrozenValue):
     bridge: float = 0.0
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class NodeSpec(FrozenValue):
     """GPUs in one machine and the links between them.
 
@@ -97,7 +97,7 @@ class NodeSpec(FrozenValue):
         return ", ".join(f"{count} x {gpu.name}" for count, gpu in self.groups)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class ClusterSpec(FrozenValue):
     """``count`` nodes of one kind and the network between them.
 
@@ -178,7 +178,7 @@ def _part(name: str) -> tuple[str, bool]:
     return first, "." in rest
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class CalibrationSpec(FrozenValue):
     """Named constants that say how far kernels stay below the peaks, and the source of the constants."""
 
@@ -249,7 +249,7 @@ ENGINE_BANDS = ("ttft_low", "ttft_high", "tpot_low", "tpot_high", "throughput_lo
 """Fields of an engine: rates, shares, seconds, whole numbers with their least value, and factors of bands."""
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class EngineSpec(FrozenValue):
     """The time that a serving engine adds to the kernels of a step, and its use of memory.
 

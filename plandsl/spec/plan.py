@@ -50,7 +50,7 @@ class CutSpec(NamedTuple):
     span: Span | None = None
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class ShardingSpec(FrozenValue):
     """Mesh axes, major first, and rules in the order of precedence.
 
@@ -93,7 +93,7 @@ class ShardingSpec(FrozenValue):
 # ---- load and plan
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class WorkloadSpec(FrozenValue):
     """A load of requests, each with ``input`` tokens in and ``output`` tokens out.
 
@@ -115,7 +115,7 @@ class WorkloadSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class ShiftSpec(FrozenValue):
     """A second sharding for steps of at most ``threshold`` tokens; it shares the KV cache with the first sharding."""
 
@@ -124,7 +124,7 @@ class ShiftSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class SpeculateSpec(FrozenValue):
     """Speculative decoding: a decode step verifies guessed tokens together with the next token.
 
@@ -145,7 +145,7 @@ class SpeculateSpec(FrozenValue):
         return len(self.acceptance)
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class SplitSpec(FrozenValue):
     """Two pools of GPUs, one for prefill and one for decode, and the transfer of the KV cache between them.
 
@@ -175,7 +175,7 @@ class RequireSpec(NamedTuple):
     span: Span | None = None
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class PlanSpec(FrozenValue):
     """Everything that one estimate needs. With a ``split``, the other fields belong to the decode pool.
 

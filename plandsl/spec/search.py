@@ -133,7 +133,7 @@ Combination: TypeAlias = "tuple[tuple[Choice, Setting], ...]"
 Resolve: TypeAlias = "Callable[[Combination], tuple[PlanSpec | None, list[Diagnostic]]]"
 
 
-@frozen(eq=False, repr=False)
+@frozen(eq=False, repr=False, slots=False)
 class SearchSpec(FrozenValue):
     """Everything that one search needs. ``resolve`` gives the plan of a combination, or None and the findings.
 
