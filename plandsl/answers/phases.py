@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from attrs import frozen
 
+from plandsl.values import FrozenValue
 
-@frozen
-class OpTime:
+
+@frozen(eq=False, repr=False, slots=False)
+class OpTime(FrozenValue):
     """One op of a phase on the busiest stage: ``count`` runs in one pass, ``time_s`` for all of them.
 
     ``shape``, ``flops`` and ``bytes`` are of one run on one device; ``layer`` says which layer of the cost
