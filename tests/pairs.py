@@ -247,7 +247,11 @@ def _compile(made: list[CompiledPlan], source: str) -> None:
         estimate = plan.estimate()
         for what in ("ttft_s", "tpot_s", "throughput_tokens_per_s"):
             assert 0 < estimate.as_json()[what] < inf, what
-        print_estimate(plan.spec, estimate, NOWHERE)
+
+
+def _report(made: list[CompiledPlan], source: str) -> None:
+    for plan in made:
+        print_estimate(plan.spec, plan.estimate(), NOWHERE)
 
 
 def _explain(made: list[CompiledPlan], source: str) -> None:
@@ -280,6 +284,7 @@ NOWHERE = Console(file=StringIO(), width=120)
 
 VERBS: dict[str, Callable[[list[CompiledPlan], str], None]] = {
     "compile": _compile,
+    "report": _report,
     "explain": _explain,
     "diff": _diff,
     "verify": _verify,
