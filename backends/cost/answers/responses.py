@@ -93,5 +93,5 @@ def _most(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> Iterator[s
 
 def _shares(time: float, worse: Mapping[str, float]) -> dict[str, float]:
     """How much of a wait follows each figure that lengthens it."""
-    more = {key: t - time for key, t in worse.items() if t - time > ROUNDING * time}
+    more = {key: t - time for key, t in worse.items() if t - time > ROUNDING * abs(time)}
     return {key: t / sum(more.values()) for key, t in more.items()}
