@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from attrs import evolve, field, frozen
 
 from plandsl.diagnostics import Span
@@ -189,6 +191,7 @@ class CalibrationSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
     _flat: dict[str, float] = field(init=False, eq=False, repr=False)
     _sections: dict[str, dict[str, float]] = field(init=False, eq=False, repr=False)
+    _read: dict[tuple[object, str], object] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         sections: dict[str, dict[str, float]] = {}
@@ -197,6 +200,7 @@ class CalibrationSpec(FrozenValue):
             sections.setdefault(section, {})[last] = value
         object.__setattr__(self, "_flat", dict(self.values))
         object.__setattr__(self, "_sections", sections)
+        object.__setattr__(self, "_read", {})
 
     def get(self, name: str, default: float) -> float:
         """The constant ``name``, or ``default`` if this calibration does not set it."""
@@ -237,8 +241,10 @@ class CalibrationSpec(FrozenValue):
 
         Raises `ValueError` where the section lacks some: those of a `.plan` file never do.
         """
-        section = self._sections.get(path)
-        return read(form, section) if section else None
+        if (form, path) not in self._read:
+            section = self._sections.get(path)
+            self._read[form, path] = read(form, section) if section else None
+        return cast(C | None, self._read[form, path])
 
 
 ENGINE_RATES = ("prefill", "decode", "links")
