@@ -330,7 +330,13 @@ def test_partial_softmaxes_and_rings_print_and_read_back() -> None:
 def test_what_is_unsound_is_found(type_: str, line: str, why: str) -> None:
     x = Value("x", read_type(type_))
     op = read_op(line, {"x": x})
-    program = Program("m", "decode", Mesh((("a", 2), ("c", 2))), (), (Region("r", None, (x,), (), (op,), op.results),))
+    program = Program(
+        "m",
+        "decode",
+        Mesh((("a", 2), ("c", 2))),
+        (),
+        (Region("r", None, args=(x,), weights=(), ops=(op,), results=op.results),),
+    )
     assert any(why in d.message for d in verify(program)), [d.message for d in verify(program)]
 
 

@@ -429,7 +429,7 @@ def test_a_fitted_layer_takes_the_seconds_of_its_form() -> None:
     peak = gpu.peak("bf16")
     assert peak is not None
     assert gpu.units is not None
-    shape = Layer(512, 192, 4, 16, 16, 2.0, 2.0, 2)
+    shape = Layer(512, 192, topk=4, n_experts=16, local=16, weight_bytes=2.0, input_bytes=2.0, gates=2)
     tokens = 32 * 96
     wanted = moe_seconds(c, Chip(gpu.units, peak, gpu.bandwidth), shape, tokens, loads(shape, tokens, ratio_of(1.0)))
     assert layer == pytest.approx(wanted)

@@ -38,9 +38,13 @@ def _seconds(
         t = direct(tokens, copy, ranks, nodes, topk)
         units, waits = engines(experts, 100), experts
     else:
-        t = packed(tokens, copy, ranks, nodes, experts, topk)
+        t = packed(tokens, copy, ranks=ranks, nodes=nodes, experts=experts, topk=topk)
         units, waits = 24, 0.0
-    return float(dispatch_seconds(c, SWITCH, ranks / nodes, t, tokens * hidden, copy, units, waits))
+    return float(
+        dispatch_seconds(
+            c, SWITCH, inside=ranks / nodes, t=t, walked=tokens * hidden, copy=copy, units=units, waits=waits
+        )
+    )
 
 
 def test_places_that_hold_an_expert_are_those_of_a_draw() -> None:
@@ -63,7 +67,7 @@ def test_large_dispatches_reach_their_share_of_the_port() -> None:
 
 
 def test_across_nodes_the_slower_of_port_and_network_counts() -> None:
-    t = packed(4096.0, 8192.0, 32.0, 4.0, 256.0, 8.0)
+    t = packed(4096.0, 8192.0, ranks=32.0, nodes=4.0, experts=256.0, topk=8.0)
     assert t.far == pytest.approx(4096 * 8192 * spread(4, 256, 8) * 3 / 4)
     assert wires(C, SWITCH, 8.0, t) == pytest.approx(t.far / (HOST_PORT * 0.8))
     assert wires(C._replace(port=1e-3), SWITCH, 8.0, t) == pytest.approx(t.near / (400e9 * 1e-3))
@@ -74,7 +78,7 @@ def test_across_nodes_the_slower_of_port_and_network_counts() -> None:
 
 
 def test_a_token_goes_to_four_nodes_at_most() -> None:
-    near, far = (packed(4096.0, 8192.0, 8.0 * n, n, 256.0, 8.0) for n in (4.0, 8.0))
+    near, far = (packed(4096.0, 8192.0, ranks=8.0 * n, nodes=n, experts=256.0, topk=8.0) for n in (4.0, 8.0))
     assert far.far / near.far == pytest.approx((7 / 8) / (3 / 4), rel=1e-2)
 
 
@@ -86,10 +90,15 @@ def test_one_token_takes_the_start_and_each_expert_in_low_latency() -> None:
 def test_units_limit_what_ports_do_not() -> None:
     slow = C._replace(row=0.0, each=0.0, unit=0.1, ramp=0.0)
     tokens, none = 4096.0, Traffic(4096.0, 0.0, 0.0, 0.0)
-    few, many = (dispatch_seconds(slow, SWITCH, 8, none, tokens, 8192, units, 0.0) for units in (8, 24))
+    few, many = (
+        dispatch_seconds(slow, SWITCH, inside=8, t=none, walked=tokens, copy=8192, units=units, waits=0.0)
+        for units in (8, 24)
+    )
     assert (few - 2e-5) / (many - 2e-5) == pytest.approx(3.0)
     walked = C._replace(row=1.0, ramp=0.0)
-    assert dispatch_seconds(walked, SWITCH, 8, none, 2.0 * ROW, 8192, 1, 0.0) == pytest.approx(2.0, rel=1e-3)
+    assert dispatch_seconds(
+        walked, SWITCH, inside=8, t=none, walked=2.0 * ROW, copy=8192, units=1, waits=0.0
+    ) == pytest.approx(2.0, rel=1e-3)
 
 
 def test_experts_share_units_where_there_are_more_of_them() -> None:

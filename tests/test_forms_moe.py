@@ -24,7 +24,7 @@ from plandsl.spec.hardware import GpuSpec
 
 CHIP = Chip(100, 1e15, 4e12)
 GPU = GpuSpec("test_gpu", 80e9, 4e12, (("bf16", 1e15), ("fp8", 2e15)), units=100)
-LAYER = Layer(4096, 1536, 8, 128, 128, 2.0, 2.0)
+LAYER = Layer(4096, 1536, topk=8, n_experts=128, local=128, weight_bytes=2.0, input_bytes=2.0)
 C = MoeConstants(fixed=2e-5, step=2e-7, compute=0.7, draw=6.0, memory=0.85, cache=5e7, blend=2.5,
     stream=0.8, away=0.2, token=1e-9)  # fmt: skip
 TOKENS = [1, 2, 3, 8, 20, 64, 150, 500, 3000, 16384, 100000]
@@ -105,7 +105,7 @@ def test_tiles_hold_the_tokens_and_pad_those_of_few(rows: int) -> None:
 
 
 def test_large_batches_reach_the_share_of_peak() -> None:
-    layer = Layer(8192, 8192, 2, 8, 8, 2.0, 2.0)
+    layer = Layer(8192, 8192, topk=2, n_experts=8, local=8, weight_bytes=2.0, input_bytes=2.0)
     fast = C._replace(draw=1e6, step=1e-12, cache=1e12, stream=1e6)
     flops = 2 * 2**22 * 3 * 8192 * 8192
     assert flops / _seconds(layer, 2**21, c=fast) == pytest.approx(0.7e15, rel=0.03)
@@ -115,7 +115,7 @@ def test_large_batches_reach_the_share_of_peak() -> None:
 
 def test_small_batches_read_the_touched_weights() -> None:
     sharp = C._replace(blend=20.0, fixed=1e-12)
-    layer = Layer(7168, 2048, 8, 256, 256, 2.0, 2.0)
+    layer = Layer(7168, 2048, topk=8, n_experts=256, local=256, weight_bytes=2.0, input_bytes=2.0)
     for tokens in (16, 64):
         weights = _touched(loads(layer, tokens)) * 3 * 7168 * 2048 * 2
         assert _seconds(layer, tokens, c=sharp) == pytest.approx(weights / (4e12 * 0.85), rel=0.06)

@@ -288,7 +288,9 @@ def test_latent_attention_takes_them_as_heads_too() -> None:
     work, took = softmax(plan(LOOKED_UP, "deepseek_v3"), 4)[0]
     form = work.form
     assert isinstance(form, LatentForm)
-    wanted = mla_decode_seconds(form.constants, form.chip, 16 * 4, 4, 5000.0, form.item, form.cache_item)
+    wanted = mla_decode_seconds(
+        form.constants, form.chip, heads=16 * 4, batch=4, context=5000.0, item=form.item, cache_item=form.cache_item
+    )
     assert isclose(took, wanted, rel_tol=1e-12)
 
 
@@ -299,7 +301,9 @@ def test_a_window_shows_all_queries_together_a_little_more() -> None:
     form = work.form
     assert isinstance(form, AttentionForm)
     shape = Heads(4 * 4, 2, 256, 4 * 4 * 256 * 2 * 2, 2 * 256 * 2 * 2)
-    wanted = decode_seconds(form.constants, form.chip, shape, 4, 5000.0, 4096 + 3, form.divides)
+    wanted = decode_seconds(
+        form.constants, form.chip, shape=shape, batch=4, context=5000.0, window=4096 + 3, divides=form.divides
+    )
     assert isclose(took, wanted, rel_tol=1e-12)
 
 

@@ -41,18 +41,18 @@ def difference(a: Deployment, b: Deployment) -> Difference:
     return Difference(
         ours,
         theirs,
-        changes(a.plan, b.plan),
-        _split("ttft", before.ttft, after.ttft, alike=ttft),
-        _split("tpot", before.tpot, after.tpot, alike=tpot),
-        _rates(_split("throughput", before.per_token, after.per_token, alike=throughput)),
-        _split("memory", memory_terms(ours.memory), memory_terms(theirs.memory)),
+        changes=changes(a.plan, b.plan),
+        ttft=_split("ttft", before.ttft, after.ttft, alike=ttft),
+        tpot=_split("tpot", before.tpot, after.tpot, alike=tpot),
+        throughput=_rates(_split("throughput", before.per_token, after.per_token, alike=throughput)),
+        memory=_split("memory", memory_terms(ours.memory), memory_terms(theirs.memory)),
     )
 
 
 def _split(metric: str, a: Breakdown, b: Breakdown, alike: bool | None = None) -> Split:
     parts = _parts(a.terms, b.terms, lambda t: t.key)
     groups = _parts(a.terms, b.terms, lambda t: ("", t.group, "", ""))
-    return Split(metric, a.total, b.total, parts, groups, alike)
+    return Split(metric, a.total, after=b.total, parts=parts, groups=groups, alike=alike)
 
 
 def _rates(seconds: Split) -> Split:
@@ -63,7 +63,9 @@ def _rates(seconds: Split) -> Split:
         return tuple(part._replace(change=part.change * scale) for part in parts)
 
     parts, groups = rated(seconds.parts), rated(seconds.groups)
-    return Split(seconds.metric, 1 / seconds.before, 1 / seconds.after, parts, groups, seconds.alike)
+    return Split(
+        seconds.metric, 1 / seconds.before, after=1 / seconds.after, parts=parts, groups=groups, alike=seconds.alike
+    )
 
 
 def _parts(a: Iterable[Term], b: Iterable[Term], key: Key) -> tuple[Part, ...]:

@@ -31,11 +31,15 @@ def shift_of(server: Server, metrics: Metrics) -> Shift | None:
     return Shift(
         modes.threshold,
         taken(metrics.prefill),
-        taken(metrics.decode),
-        mode_of(modes.base),
-        mode_of(modes.tensor),
-        _crossover(modes.base, modes.tensor, lambda one, n: prefill_step(one, 1, n, one.in_flight).through),
-        _crossover(modes.base, modes.tensor, lambda one, n: decode_step(one, n, load.input, load.output).period),
+        decode=taken(metrics.decode),
+        base=mode_of(modes.base),
+        tensor=mode_of(modes.tensor),
+        prefill_tokens=_crossover(
+            modes.base, modes.tensor, lambda one, n: prefill_step(one, 1, n, one.in_flight).through
+        ),
+        decode_tokens=_crossover(
+            modes.base, modes.tensor, lambda one, n: decode_step(one, n, load.input, load.output).period
+        ),
     )
 
 

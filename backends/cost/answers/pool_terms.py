@@ -52,7 +52,7 @@ def per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakd
         weight = 1 / (float(load.concurrency or 0) * load.output)
         once = [t for t in ttft.terms if t.name != CROWD]  # those who come first are there but once
         found = [t.times(weight) for t in once] + [t.times(weight * (load.output - 1)) for t in tpot.terms]
-        rest = Term(DECODE, "the end of the run", "wait", "the end of the run", 0.0, "wait")
+        rest = Term(DECODE, "the end of the run", op="wait", name="the end of the run", value=0.0, bound="wait")
     else:
         found, rest = _limiting(model, metrics, ttft, tpot)
     left = total - sum(t.value for t in found)
@@ -64,15 +64,17 @@ def _limiting(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) 
     """The terms of a token in what limits, and what is left of it."""
     load = model.plan.workload
     limit = model.rates(metrics, load.input, load.output).limit
-    bubble = Term(limit, BUBBLE, "bubble", BUBBLE, 0.0, "bubble", part=f"{limit} pool")
+    bubble = Term(limit, BUBBLE, op="bubble", name=BUBBLE, value=0.0, bound="bubble", part=f"{limit} pool")
     if limit == "transfer":
         bound = "network" if model.split.between else "transfer"
-        return [], Term(DECODE, "transfer", "transfer", KEPT, 0.0, bound, part="transfer")
+        return [], Term(DECODE, "transfer", op="transfer", name=KEPT, value=0.0, bound=bound, part="transfer")
     if limit == "decode":
         places = model.decode.n * model.decode.in_flight * float(metrics.batch)
         return [t.times(max(load.output - 1, 1) / places / load.output) for t in tpot.terms], bubble
     first, engine = float(metrics.joined), model.prefill.plan.runs_on
     places = model.prefill.n * model.prefill.in_flight * first
-    admitted = Term(PREFILL, "engine", "engine", "engine", engine.admit * first, "engine", part="prefill pool")
+    admitted = Term(
+        PREFILL, "engine", op="engine", name="engine", value=engine.admit * first, bound="engine", part="prefill pool"
+    )
     once = [*(t for t in ttft.terms if t.bound not in ("engine", "bubble")), admitted]
     return [t.times(1 / places / load.output) for t in once if t.value > 0], bubble

@@ -94,14 +94,14 @@ def _pools(model: Pools, a: Estimate, d: Estimate, rates: Rates) -> PoolsEstimat
     sent = Sent(
         split.kv_transfer or "after",
         split.between,
-        split.bandwidth,
-        split.latency,
-        float(moved.request),
-        float(moved.sent),
-        float(moved.received),
-        float(moved.seconds),
-        float(moved.exposed),
-        float(rates.transfer),
+        bandwidth=split.bandwidth,
+        latency=split.latency,
+        request=float(moved.request),
+        sent=float(moved.sent),
+        received=float(moved.received),
+        time_s=float(moved.seconds),
+        exposed_s=float(moved.exposed),
+        requests_per_s=float(rates.transfer),
     )
     first, second = (
         Pool(pool.plan.machine, e, float(rate))

@@ -86,7 +86,7 @@ def sensitivities(asking: Asking) -> tuple[Sensitivity, ...]:
         low, high = (asking.at(figure, 1 + step)[1] for step in (-STEP, STEP))
         slopes = {name: _slope(name, (1 - STEP, low), (1, base), (1 + STEP, high)) for name in ASKED}
         if any(any(slope) for slope in slopes.values()):
-            found.append(Sensitivity(figure.key, figure.name, 1 - STEP, 1.0, 1 + STEP, slopes))
+            found.append(Sensitivity(figure.key, figure.name, low=1 - STEP, at=1.0, high=1 + STEP, slopes=slopes))
     found.append(_capacity(asking))
     return (*found, *_load(asking))
 
@@ -133,7 +133,7 @@ def _capacity(asking: Asking) -> Sensitivity:
     names = [*ASKED, "max_batch"] if at[1].served is not None else ["max_batch", "throughput"]
     slopes = {name: _slope(name, low, at, high) for name in names}
     word = "GPU memory" if at[1].served is not None else "GPU memory, with the largest batch"
-    return Sensitivity("capacity", word, low[0], 1.0, high[0], slopes)
+    return Sensitivity("capacity", word, low=low[0], at=1.0, high=high[0], slopes=slopes)
 
 
 def _load(asking: Asking) -> list[Sensitivity]:
@@ -148,7 +148,7 @@ def _load(asking: Asking) -> list[Sensitivity]:
 
         low = asked(at - step) if at > step else None
         slopes = {m: _slope(m, low, (at, asking.metrics), asked(at + step)) for m in ASKED}
-        out.append(Sensitivity(name, name, low and low[0], at, at + step, slopes))
+        out.append(Sensitivity(name, name, low=low and low[0], at=at, high=at + step, slopes=slopes))
     return out
 
 
@@ -201,8 +201,19 @@ def _bottleneck(asking: Asking, own: Terms, metric: str) -> Bottleneck | None:
 
     factor = _turn(lambda f: first(f) != bound)
     then, gained = (None, None) if factor is None else (first(factor), whole.total / total(factor))
-    share, best = bounds[bound] / whole.total, perfect(asking, own, metric, bound)
-    return Bottleneck(metric, bound, figure.name, share, factor, then, gained, *best)
+    best = perfect(asking, own, metric, bound)
+    return Bottleneck(
+        metric,
+        bound,
+        figure.name,
+        share=bounds[bound] / whole.total,
+        factor=factor,
+        then=then,
+        gain=gained,
+        limit=best.limit,
+        hidden=best.hidden,
+        behind=best.behind,
+    )
 
 
 class Perfect(NamedTuple):
@@ -260,10 +271,10 @@ def headroom(model: Deployment, metrics: Metrics) -> Headroom:
     return Headroom(
         float(batch),
         int(metrics.max_batch),
-        _crossover(metrics, gemms=True),
-        _crossover(metrics, gemms=False),
-        load.input + load.output,
-        _longest(model, metrics, float(batch)),
+        gemm_batch=_crossover(metrics, gemms=True),
+        compute_batch=_crossover(metrics, gemms=False),
+        context=load.input + load.output,
+        max_context=_longest(model, metrics, float(batch)),
     )
 
 

@@ -73,7 +73,7 @@ def _taken(tpot: float, mixed: float, gain: float) -> float:
 def memory_terms(memory: Memory) -> Breakdown:
     """What fills the fullest GPU."""
     parts = ("weights", "kv_cache", "activations", "buffers")
-    found = tuple(Term("", part, part, part, getattr(memory, part), "") for part in parts)
+    found = tuple(Term("", part, op=part, name=part, value=getattr(memory, part), bound="") for part in parts)
     return Breakdown("memory", memory.total, found)
 
 
@@ -85,8 +85,8 @@ def _whole(
     bubble = span - sum(t.value for t in found)
     engine = total - span - sum(t.value for t in waits)
     rests = [
-        Term(phase, BUBBLE, "bubble", BUBBLE, bubble, "bubble"),
-        Term(phase, "engine", "engine", "engine", engine, "engine"),
+        Term(phase, BUBBLE, op="bubble", name=BUBBLE, value=bubble, bound="bubble"),
+        Term(phase, "engine", op="engine", name="engine", value=engine, bound="engine"),
     ]
     return Breakdown(metric, total, (*found, *waits, *(t for t in rests if t.value > DUST * total)))
 
@@ -116,10 +116,18 @@ def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Itera
         for run in runs:
             bounds[run.bound] += run.value
         yield Term(
-            phase, _group(most), kind, name, sum(run.value for run in runs), max(bounds, key=lambda key: bounds[key]),
-            most.layer, most.band, sum(run.op.count for run in runs), sum(run.op.count * run.op.flops for run in runs),
-            sum(run.op.count * run.op.bytes for run in runs),
-        )  # fmt: skip
+            phase,
+            _group(most),
+            op=kind,
+            name=name,
+            value=sum(run.value for run in runs),
+            bound=max(bounds, key=lambda key: bounds[key]),
+            layer=most.layer,
+            band=most.band,
+            runs=sum(run.op.count for run in runs),
+            flops=sum(run.op.count * run.op.flops for run in runs),
+            bytes=sum(run.op.count * run.op.bytes for run in runs),
+        )
 
 
 def _step(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
@@ -190,10 +198,10 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
         slots, steps, rest = s.running, max(load.output - 1, 0), ("the end of the run", "wait")
         added = float(engine.admit + s.first)
     kept = [t for t in ttft.terms if t.bound not in ("engine", "bubble") and t.name not in (ROOM, CROWD)]
-    once = [*kept, Term(PREFILL, "engine", "engine", "engine", added, "engine")]
+    once = [*kept, Term(PREFILL, "engine", op="engine", name="engine", value=added, bound="engine")]
     weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.output), 1 / float(metrics.throughput)
     again = [t for t in tpot.terms if s is not None or t.bound != "mixed"]  # prompts of a batch are in its prefill
     found = [t.times(weight) for t in once] + [t.times(weight * steps) for t in again]
     left = total - sum(t.value for t in found)
-    found.append(Term(PREFILL, rest[0], rest[1], rest[0], left, rest[1]))
+    found.append(Term(PREFILL, rest[0], op=rest[1], name=rest[0], value=left, bound=rest[1]))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))

@@ -102,12 +102,14 @@ class Drafted:
         """The same schedules and memory under other figures."""
         drafting = plan.draft_plan
         draft = self.draft.on(drafting) if self.draft and drafting else None
-        return Drafted(self.verify.on(plan), self.speculate, draft, self.plain, self.guessed, self.gain)
+        return Drafted(
+            self.verify.on(plan), self.speculate, draft=draft, plain=self.plain, guessed=self.guessed, gain=self.gain
+        )
 
     def guessing(self, tokens: Number, acceptance: Number) -> Drafted:
         """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
         gain = expected_tokens(acceptance, tokens)
-        return Drafted(self.verify, self.speculate, self.draft, self.plain, tokens, gain)
+        return Drafted(self.verify, self.speculate, draft=self.draft, plain=self.plain, guessed=tokens, gain=gain)
 
     @property
     def main(self) -> Single:

@@ -162,4 +162,16 @@ def serve(
     served = runs / stay
     if requests is not None:  # where some waited, the last to run leave one by one
         served = drained(served, stay, requests, runs)
-    return Served(runs, clients - runs, queue, line, start, own, first, step, host, others, served)
+    return Served(
+        runs,
+        clients - runs,
+        queue=queue,
+        line=line,
+        start=start,
+        prefill=own,
+        first=first,
+        step=step,
+        host=host,
+        others=others,
+        rate=served,
+    )

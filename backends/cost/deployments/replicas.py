@@ -135,8 +135,8 @@ class Replicas(Deployment):
         else:
             prefill = prefill_step(one, joined, i, 1)
         served = serve(
-            self.plan.runs_on, clients, runs, o, None if requests is None else requests / self.n,
-            prefill, joined, decode, self.in_flight, self.gain, chunks,
+            self.plan.runs_on, clients, runs=runs, output=o, requests=None if requests is None else requests / self.n,
+            prefill=prefill, joined=joined, decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks,
         )  # fmt: skip
         rate = self.n * served.rate * o
         return Metrics(

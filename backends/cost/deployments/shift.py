@@ -81,11 +81,11 @@ def _either(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
     return PhaseTimes(
         {},
         {name: played(a.regions[name], b.regions[name]) for name in a.regions if name in b.regions},
-        [played(x, y) for x, y in zip(a.stages, b.stages, strict=True)],
-        where(condition, a.hop, b.hop),
-        where(condition, a.through, b.through),
-        where(condition, a.period, b.period),
-        where(condition, a.hops, b.hops),
+        stages=[played(x, y) for x, y in zip(a.stages, b.stages, strict=True)],
+        hop=where(condition, a.hop, b.hop),
+        through=where(condition, a.through, b.through),
+        period=where(condition, a.period, b.period),
+        hops=where(condition, a.hops, b.hops),
         runs=(*(r._replace(weight=ones) for r in a.runs), *(r._replace(weight=others) for r in b.runs)),
     )
 

@@ -72,7 +72,9 @@ class Single:
             return self._prefilled(prompt, in_flight)
         times = self.mixer.step(self.mix(prompt, decode), in_flight)
         bind = {"batch": prompt.requests, "input": prompt.new, "context": prompt.context}
-        return times._replace(runs=(ProgramRun("", self.plan, self.prefill, times, bind, prompt.context),))
+        return times._replace(
+            runs=(ProgramRun("", self.plan, phase=self.prefill, times=times, bind=bind, context=prompt.context),)
+        )
 
     def mix(self, prompt: Prompt, decode: Decode | None) -> Mix:
         """What one rank of those that share requests has of a step of both kinds."""
@@ -82,14 +84,17 @@ class Single:
         if decode is None:
             return Mix(prompt.new * count, prompt.cached, count, None, prompt.context)
         decodes = decode.requests / self.ways
-        return Mix(prompt.new * count, prompt.cached, count, decodes, decode.context, decode.queries)
+        new, context, queries = prompt.new * count, decode.context, decode.queries
+        return Mix(new, prompt.cached, prompts=count, decodes=decodes, context=context, queries=queries)
 
     def _prefilled(self, prompt: Prompt, in_flight: Number) -> PhaseTimes:
         """Prompts alone: what is not in the cache, attending to all of it."""
         context = prompt.context
         bind = {"batch": prompt.requests, "input": prompt.new, "context": context}
         times = self.prefill.at(bind, in_flight, [(1.0, context)])
-        return times._replace(runs=(ProgramRun("", self.plan, self.prefill, times, bind, context),))
+        return times._replace(
+            runs=(ProgramRun("", self.plan, phase=self.prefill, times=times, bind=bind, context=context),)
+        )
 
     def _decoded(self, decode: Decode, in_flight: Number) -> PhaseTimes:
         """Requests that decode alone, averaged over the growing context.
@@ -101,7 +106,9 @@ class Single:
         bind = {"batch": requests, "context": decode.cached, "queries": queries}
         nodes = [(1.0, context)] if steps is None else self.decode.contexts(context - 0.5, context + steps - 0.5)
         times = self.decode.at(bind, in_flight, nodes)
-        return times._replace(runs=(ProgramRun("", self.plan, self.decode, times, bind, decode.middle),))
+        return times._replace(
+            runs=(ProgramRun("", self.plan, phase=self.decode, times=times, bind=bind, context=decode.middle),)
+        )
 
 
 def _phases(plan: PlanSpec, prefill: Schedule, decode: Schedule) -> list[PhaseModel]:

@@ -51,7 +51,7 @@ def kept(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
             for op in region.ops:
                 if isinstance(op, CacheWrite):
                     for i in range(len(op.outs)):
-                        one = _kept(memory, region, op, i, part.repeats, ranks // len(program.stages))
+                        one = _kept(memory, region, op=op, i=i, layers=part.repeats, ranks=ranks // len(program.stages))
                         key, before = (region.name, op.cache, i), here.get((region.name, op.cache, i))
                         here[key] = one if before is None else one._replace(layers=one.layers + before.layers)
         found.append(here)
@@ -79,7 +79,14 @@ def _kept(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: i
         whole = whole * extents.sizes[dim.name]
     own = extents.product(rest) * item_bytes(op.outs[i].type.dtype) / extents.ways(context.axes)
     ports = ranks / extents.ways(batch.axes)
-    return Kept(layers, whole, _window(region, op), ports, ports * own / whole, extents.ways(batch.axes))
+    return Kept(
+        layers,
+        whole,
+        window=_window(region, op),
+        ports=ports,
+        copies=ports * own / whole,
+        ways=extents.ways(batch.axes),
+    )
 
 
 def _window(region: Region, op: CacheWrite) -> int:
@@ -165,4 +172,4 @@ class Transfer:
         rate = rates[0]
         for other in rates[1:]:
             rate = minimum(rate, other)
-        return Moved(request, sent, received, latency + seconds, latency + exposed, rate)
+        return Moved(request, sent, received=received, seconds=latency + seconds, exposed=latency + exposed, rate=rate)

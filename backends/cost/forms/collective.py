@@ -135,7 +135,7 @@ def collective_volume(
     own, shot = ring(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
     quick = [(_quick(c, port(link, n), way, payload), way.volume) for way in (shots(n) if shot else ())]
     time, volume = min(quick, default=(math.inf, 0.0))
-    if shot and c.fixed + time <= collective_seconds(c, link, op, n, payload, custom):
+    if shot and c.fixed + time <= collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom):
         return volume
     switched = op == "all_reduce" and link.topology == "switch" and c.switch > 0 and n > 2
     reduced = (payload * in_switch(n).volume + c.half) / c.switch if switched else math.inf

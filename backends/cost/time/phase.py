@@ -163,15 +163,15 @@ class PhaseTimes(NamedTuple):
         return PhaseTimes(
             {name: [s * n for s in seconds] for name, seconds in self.seconds.items()},
             {name: more(p) for name, p in self.regions.items()},
-            [more(p) for p in self.stages],
-            self.hop * n,
-            self.period * n,
-            self.period * n,
-            self.hops * n,
-            self.drafted * n,
-            self.parts,
-            more(self.again),
-            self.runs,
+            stages=[more(p) for p in self.stages],
+            hop=self.hop * n,
+            through=self.period * n,
+            period=self.period * n,
+            hops=self.hops * n,
+            drafted=self.drafted * n,
+            parts=self.parts,
+            again=more(self.again),
+            runs=self.runs,
         )
 
     @property
@@ -339,7 +339,15 @@ class PhaseModel:
         for stage in stages:
             through = through + stage.span
         slowest = maximum(largest([s.span for s in stages]), hop)
-        return PhaseTimes(seconds, regions, stages, hop, through, maximum(through, in_flight * slowest), hops)
+        return PhaseTimes(
+            seconds,
+            regions,
+            stages=stages,
+            hop=hop,
+            through=through,
+            period=maximum(through, in_flight * slowest),
+            hops=hops,
+        )
 
     def _hops(self, regions: dict[RunKey, Played]) -> tuple[Number, Number]:
         """Seconds of the slowest hop, and of all of them."""
@@ -429,9 +437,9 @@ def _mean(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
     return PhaseTimes(
         seconds,
         {name: played([r.regions[name] for r in runs]) for name in first.regions},
-        [played([r.stages[i] for r in runs]) for i in range(len(first.stages))],
-        first.hop,
-        mean([r.through for r in runs]),
-        mean([r.period for r in runs]),
-        first.hops,
+        stages=[played([r.stages[i] for r in runs]) for i in range(len(first.stages))],
+        hop=first.hop,
+        through=mean([r.through for r in runs]),
+        period=mean([r.period for r in runs]),
+        hops=first.hops,
     )

@@ -98,15 +98,29 @@ class AttentionForm(NamedTuple):
         """In decode the queries of a request are more heads of each KV head, and the last one sees most."""
         c, chip, heads = self.constants, self.chip, self.heads
         if isinstance(c, PrefillConstants):
-            return prefill_seconds(c, chip, heads, q.batch, q.position, q.context, q.causal, q.window, q.chunk)
+            return prefill_seconds(
+                c,
+                chip,
+                shape=heads,
+                batch=q.batch,
+                position=q.position,
+                context=q.context,
+                causal=q.causal,
+                window=q.window,
+                chunk=q.chunk,
+            )
         own, window = q.own, q.window and q.window + q.position - 1
         own = own if q.chunk is None else minimum(own, running(q.context, q.chunk) + q.position - 1)
-        return decode_seconds(c, chip, heads.times(q.position), q.batch, own, window, self.divides)
+        return decode_seconds(
+            c, chip, shape=heads.times(q.position), batch=q.batch, context=own, window=window, divides=self.divides
+        )
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
         """Both in one call."""
         own, before, decodes, context = call
-        return mixed_seconds(constants, self.chip, self.heads, own, before, decodes, context)
+        return mixed_seconds(
+            constants, self.chip, shape=self.heads, chunk=own, before=before, decodes=decodes, context=context
+        )
 
 
 class Softmax(NamedTuple):
@@ -141,7 +155,7 @@ class Softmax(NamedTuple):
         op, extents = self.op, at.extents
         own = at.context / extents.ways(self.context.axes) if self.context.axes else at.context
         batch, position = extents.local(self.batch), extents.sizes[self.position.name]
-        return Queries(batch, position, at.context, own, op.causal, op.window, op.chunk)
+        return Queries(batch, position, context=at.context, own=own, causal=op.causal, window=op.window, chunk=op.chunk)
 
     def modelled(self, at: Binding) -> Number:
         """Seconds by the calibrated model: fitted, or arithmetic on visible pairs against bytes moved once."""
@@ -243,7 +257,12 @@ def attention(op: Attention, site: Site) -> Softmax:
     per_key = kv_heads * (d_qk * item_bytes(op.k.type.dtype) + d_v * item_bytes(op.v.type.dtype))
     flops = 2 * (d_qk + d_v) * local(heads)
     form = fitted_form(op, site, Heads(local(heads), kv_heads, (d_qk + d_v) / 2, per_row, per_key))
-    made = Softmax(op, position, batch, flops, per_row, per_key, *reached(op, site, form), form)
+    rate, bandwidth, launch = reached(op, site, form)
+    made = Softmax(
+        op, position, batch,
+        flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
+        rate=rate, bandwidth=bandwidth, launch=launch, form=form,
+    )  # fmt: skip
     context = op.k.type.dims[1]
     if not context.axes and not site.rings:
         return made

@@ -196,8 +196,7 @@ class Roads:
         """
         k, m = at.inside, at.nodes
         if constants := self._fitted(op):
-            seconds = partial(nodes_seconds, constants, self.link, op, k * m, m, host_port=self.port(op, at))
-            return (Route("fitted", seconds, _always(ring(op, k * m).volume), constants),)
+            return (self._as_fitted(constants, op, at, ring(op, k * m).volume),)
         flat = at if k == 1 else NodeSpan(1, k * m, 1, m, False)
         if op == "all_to_all":
             return (self._exchanged(at, stride),)
@@ -208,6 +207,15 @@ class Roads:
         if k > 1:
             routes.append(self._by_levels("levels", self._legs(op, at, stride)))
         return tuple(routes)
+
+    def _as_fitted(self, constants: NodesConstants, op: str, at: NodeSpan, volume: Number) -> Route:
+        """``op`` as it was measured between nodes."""
+        link, port, n = self.link, self.port(op, at), at.inside * at.nodes
+
+        def seconds(payload: Number) -> Number:
+            return nodes_seconds(constants, link, op, n=n, nodes=at.nodes, payload=payload, host_port=port)
+
+        return Route("fitted", seconds, _always(volume), constants)
 
     def _flat(self, way: Algorithm) -> Route:
         """One algorithm between all ranks."""
@@ -244,8 +252,7 @@ class Roads:
         at = NodeSpan(1, 2, 1, 2)
         constants = self._fitted("p2p")
         if constants is not None:
-            seconds = partial(nodes_seconds, constants, self.link, "p2p", 2, 2, host_port=self.port("p2p", at))
-            return (Route("fitted", seconds, _always(1), constants),)
+            return (self._as_fitted(constants, "p2p", at, 1),)
         (way,) = links.send(self.between("send", at))
         (step,) = links.send(fabric(self.link, self.share))
         if self.network.topology == "rail" and any(hop.turns for hop in far):

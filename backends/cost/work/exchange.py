@@ -101,7 +101,10 @@ class ExchangeForm(NamedTuple):
 
     def _each(self, ranks: Number, payload: Number) -> list[Number]:
         """Seconds of each library."""
-        return [collective_seconds(c, self.link, self.op, ranks, payload, own) for _, c, own in self.libraries]
+        return [
+            collective_seconds(c, self.link, op=self.op, n=ranks, payload=payload, custom=own)
+            for _, c, own in self.libraries
+        ]
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Of the fastest library."""
@@ -114,7 +117,7 @@ class ExchangeForm(NamedTuple):
         """The library."""
         times = [float(t) for t in self._each(ranks, payload)]
         name, constants, own = self.libraries[times.index(min(times))]
-        volume = collective_volume(constants, self.link, self.op, float(ranks), payload, own)
+        volume = collective_volume(constants, self.link, op=self.op, n=float(ranks), payload=payload, custom=own)
         return Fastest(name.removesuffix("_exchange"), volume, constants)
 
     @property
@@ -220,7 +223,9 @@ def collective(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site)
     main = op.out.type if isinstance(op, AllGather) or _grows(op, site) else op.x.type
     elements, rows = site.split(main)
     ranks = site.extents.ways(op.axes)
-    return Exchange(op, op.axis, ranks, rows, elements * item_bytes(main.dtype), inside(op, site))
+    return Exchange(
+        op, op.axis, ranks=ranks, rows=rows, payload_per_row=elements * item_bytes(main.dtype), form=inside(op, site)
+    )
 
 
 def _grows(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
@@ -262,7 +267,7 @@ def rescale(op: Rescale, site: Site) -> Exchange:
     payload = elements * item_bytes(statistics.dtype) * ranks
     form = _form(op, site, choose(all_gather(site.fabric(op.axis), ranks), site.machine.algorithm))
     means = moves(op, site, op.out.type, [op.x.type, op.out.type])
-    return Exchange(op, op.axis, ranks, rows, payload, form, kernel=means)
+    return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=payload, form=form, kernel=means)
 
 
 def ring(op: Ring, site: Site) -> Exchange:
@@ -272,16 +277,18 @@ def ring(op: Ring, site: Site) -> Exchange:
         payload = payload + site.split(x.type)[0] * item_bytes(x.type.dtype)
     _, rows = site.split(op.xs[0].type)
     form = _form(op, site, send(site.fabric(op.axis)))
-    return Exchange(op, op.axis, 2, rows, payload, form, times=site.extents.mesh[op.axis] - 1)
+    return Exchange(
+        op, op.axis, ranks=2, rows=rows, payload_per_row=payload, form=form, times=site.extents.mesh[op.axis] - 1
+    )
 
 
 def hop(op: Send, site: Site) -> Exchange:
     """The residual stream to the next stage, ``tensors`` of its size."""
     elements, rows = site.split(op.x.type)
     payload = elements * item_bytes(op.x.type.dtype) * op.tensors
-    return Exchange(op, "", 2, rows, payload, _form(op, site, send(site.fabric())))
+    return Exchange(op, "", ranks=2, rows=rows, payload_per_row=payload, form=_form(op, site, send(site.fabric())))
 
 
 def awaited(op: Recv) -> Exchange:
     """The sender is charged for the hop."""
-    return Exchange(op, "", 2, (), 0.0, Ways((Algorithm("direct", 0.0, 0.0),), 0.0))
+    return Exchange(op, "", ranks=2, rows=(), payload_per_row=0.0, form=Ways((Algorithm("direct", 0.0, 0.0),), 0.0))

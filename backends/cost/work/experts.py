@@ -215,17 +215,19 @@ class DispatchForm(NamedTuple):
         assert units is not None, "constants come only for a GPU whose units are known"
         traffic = self._far(self._sent(ranks, tokens))
         if self.prefill:
-            return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, tokens * walk, self.copy, UNITS,
-                                    0.0 * tokens)  # fmt: skip
-        walked = (tokens if self.out else traffic.copies) * walk
-        busy = engines(self.experts, units)
-        return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, walked, self.copy, busy,
-                                self.experts)  # fmt: skip
+            walked, busy, waits = tokens * walk, UNITS, 0.0 * tokens
+        else:
+            walked = (tokens if self.out else traffic.copies) * walk
+            busy, waits = engines(self.experts, units), self.experts
+        inside = ranks / self.nodes
+        return dispatch_seconds(
+            self.constants, link, inside=inside, t=traffic, walked=walked, copy=self.copy, units=busy, waits=waits
+        )
 
     def _sent(self, ranks: Number, tokens: Number) -> Sent:
         """What a rank sends: a copy for each rank that wants a token, or for each expert."""
         if self.prefill:
-            return packed(tokens, self.copy, ranks, self.nodes, self.experts, self.topk)
+            return packed(tokens, self.copy, ranks=ranks, nodes=self.nodes, experts=self.experts, topk=self.topk)
         return direct(tokens, self.copy, ranks, self.nodes, self.topk)
 
     def _far(self, traffic: Sent) -> Sent:
@@ -286,9 +288,19 @@ class Mixtures:
         if form is not None:
             rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants.fixed * form.share
         return Experts(
-            op, rows, flops * pairs, pairs, _local(op, extents), weights, per_pair, rate, bandwidth, launch, form,
+            op,
+            rows,
+            flops_per_row=flops * pairs,
+            pairs=pairs,
+            local=_local(op, extents),
+            bytes_weights=weights,
+            bytes_per_pair=per_pair,
+            rate=rate,
+            bandwidth=bandwidth,
+            launch=launch,
+            form=form,
             crowd=self._crowd(op),
-        )  # fmt: skip
+        )
 
     def _crowd(self, op: GroupedGemm) -> tuple[tuple[Number, float], ...]:
         """The experts of the fullest rank with their chances, where some are more popular than others."""
@@ -364,7 +376,7 @@ class Mixtures:
         rows = tuple(d for d in tokens.dims if d.name in PADDED)
         copy = _width(tokens, extents) * item_bytes(tokens.dtype)
         form = self._dispatch(op, mean, copy, fullest, out) or inside(op, self.site)
-        return Exchange(op, op.axis, ranks, rows, mean * copy * fullest, form)
+        return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=mean * copy * fullest, form=form)
 
     def _dispatch(self, op: AllToAll, topk: Number, copy: Number, load: Number, out: bool) -> DispatchForm | None:
         """The library for it, where one was fitted."""
@@ -375,7 +387,17 @@ class Mixtures:
         for name in (mode if out else f"{mode}_combine", "ports"):
             if constants := m.calibration.constants(DispatchConstants, f"ep_alltoall.{name}"):
                 experts = self.counts[op.split if out else op.gather]
-                return DispatchForm(name, constants, m, copy, load, topk, experts, self.prefill, out)
+                return DispatchForm(
+                    name,
+                    constants,
+                    machine=m,
+                    copy=copy,
+                    load=load,
+                    topk=topk,
+                    experts=experts,
+                    prefill=self.prefill,
+                    out=out,
+                )
         return None
 
 

@@ -41,7 +41,7 @@ class GemmForm(NamedTuple):
 
     def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
         """Seconds of ``n`` rows."""
-        return gemm_seconds(self.constants, self.tilings, self.units, bandwidth, n, moved)
+        return gemm_seconds(self.constants, self.tilings, units=self.units, bandwidth=bandwidth, m=n, moved=moved)
 
 
 class ElementForm(NamedTuple):
@@ -135,7 +135,9 @@ class Kernel(NamedTuple):
 
 def nothing(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
     """An op for which nothing runs."""
-    return Kernel(op, rows, 0.0, 0.0, 0.0, 1.0, bandwidth, 0.0)
+    return Kernel(
+        op, rows, flops_per_row=0.0, bytes_fixed=0.0, bytes_per_row=0.0, rate=1.0, bandwidth=bandwidth, launch=0.0
+    )
 
 
 def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
@@ -156,8 +158,27 @@ def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -
     constants = find(f"elementwise.{name}") or find("elementwise.any")
     if constants and m.gpu.units is not None:
         form = ElementForm(constants, m.gpu.units, name not in FLAT)
-        return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.gpu.bandwidth, constants.fixed, form)
-    return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.bandwidth, m.launch_elementwise)
+        return Kernel(
+            op,
+            rows,
+            flops_per_row=0.0,
+            bytes_fixed=fixed,
+            bytes_per_row=per_row,
+            rate=1.0,
+            bandwidth=m.gpu.bandwidth,
+            launch=constants.fixed,
+            form=form,
+        )
+    return Kernel(
+        op,
+        rows,
+        flops_per_row=0.0,
+        bytes_fixed=fixed,
+        bytes_per_row=per_row,
+        rate=1.0,
+        bandwidth=m.bandwidth,
+        launch=m.launch_elementwise,
+    )
 
 
 def gemm(op: Gemm, site: Site) -> Kernel:
@@ -181,8 +202,27 @@ def gemm(op: Gemm, site: Site) -> Kernel:
         assert units is not None, "constants come only for a GPU whose units are known"
         form = GemmForm(constants, tiles(constants, units, peak, outputs, k), units)
         rate = peak * min(1.0, constants.compute)
-        return Kernel(op, rows, flops, weights, per_row, rate, m.gpu.bandwidth, constants.fixed, form)
-    return Kernel(op, rows, flops, weights, per_row, m.gemm_rate(op.compute), m.bandwidth, m.launch)
+        return Kernel(
+            op,
+            rows,
+            flops_per_row=flops,
+            bytes_fixed=weights,
+            bytes_per_row=per_row,
+            rate=rate,
+            bandwidth=m.gpu.bandwidth,
+            launch=constants.fixed,
+            form=form,
+        )
+    return Kernel(
+        op,
+        rows,
+        flops_per_row=flops,
+        bytes_fixed=weights,
+        bytes_per_row=per_row,
+        rate=m.gemm_rate(op.compute),
+        bandwidth=m.bandwidth,
+        launch=m.launch,
+    )
 
 
 def cut(op: Slice, site: Site) -> Kernel:

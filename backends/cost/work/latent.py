@@ -41,8 +41,19 @@ class LatentForm(NamedTuple):
         """Seconds of ``q``: of whole prompts, or of the keys of a rank."""
         c, chip, heads = self.constants, self.chip, self.heads
         if isinstance(c, MlaPrefillConstants):
-            return mla_prefill_seconds(c, chip, heads, q.batch, q.position, q.context, self.item, self.cache_item)
-        return mla_decode_seconds(c, chip, heads * q.position, q.batch, q.own, self.item, self.cache_item)
+            return mla_prefill_seconds(
+                c,
+                chip,
+                heads=heads,
+                batch=q.batch,
+                position=q.position,
+                context=q.context,
+                item=self.item,
+                cache_item=self.cache_item,
+            )
+        return mla_decode_seconds(
+            c, chip, heads=heads * q.position, batch=q.batch, context=q.own, item=self.item, cache_item=self.cache_item
+        )
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
         """Prefill unpacks keys and decode does not: they are two kernels."""
@@ -66,7 +77,12 @@ def latent_attention(op: LatentAttention, site: Site) -> Softmax:
     flops = 2 * (d_qk + d_v) * local(heads)
     shape = Heads(local(heads), local(heads) if own else 1, (d_qk + d_v) / 2, per_row, per_key)
     form = _form(op, site) or fitted_form(op, site, shape)
-    made = Softmax(op, position, batch, flops, per_row, per_key, *reached(op, site, form), form)
+    rate, bandwidth, launch = reached(op, site, form)
+    made = Softmax(
+        op, position, batch,
+        flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
+        rate=rate, bandwidth=bandwidth, launch=launch, form=form,
+    )  # fmt: skip
     around = site.rings.get(op.k_rope)
     blocks = 1 if around is None else site.extents.mesh[around]
     return made._replace(context=op.k_rope.type.dim("context"), blocks=blocks)
