@@ -11,9 +11,9 @@ from plandsl.backends.cost.forms.collective import (
     OPS,
     collective_seconds,
     collective_volume,
-    crossing,
+    network_way,
     nodes_seconds,
-    port,
+    port_bandwidth,
 )
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
@@ -35,7 +35,7 @@ SHARE = {"all_reduce": lambda n: 2 * (n - 1) / n, "p2p": lambda n: 1.0}
 def test_large_messages_reach_the_share_of_bus_bandwidth(link: LinkSpec, op: str, n: int) -> None:
     volume = 1e12
     bus = volume / collective_seconds(PLAIN, link, op, n, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
-    assert bus == pytest.approx(0.8 * port(link, n), rel=1e-3)
+    assert bus == pytest.approx(0.8 * port_bandwidth(link, n), rel=1e-3)
 
 
 def test_a_switch_that_reduces_takes_one_buffer_and_an_nth() -> None:
@@ -223,7 +223,7 @@ def test_small_messages_across_nodes_take_hops(op: str) -> None:
         nodes_seconds(FAR._replace(hop=h), SWITCH, op=op, n=ranks, nodes=nodes, payload=1.0) for h in (0.0, 8e-6)
     )
     hops = {"all_reduce": 6, "all_gather": 3, "reduce_scatter": 3}.get(op, 1)
-    assert crossing(op, 64, 8).steps == hops
+    assert network_way(op, 64, 8).steps == hops
     assert far - near == pytest.approx(hops * 8e-6, rel=0.02)
 
 

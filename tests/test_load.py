@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.deployments.ongoing import running, serve, sharing
+from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_requests, serve
 from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -82,7 +82,7 @@ def played(clients: int, slots: int, output: int, requests: int, base: float, ea
 )  # fmt: skip
 def test_the_steady_state_is_that_of_a_server_played_out(clients, slots, output, prefill):
     base, each, requests = 0.01, 1e-4, 12 * clients
-    runs = running(IDEAL, clients, slots)
+    runs = running_requests(IDEAL, clients, slots)
     step = phase(base + each * runs)
     found = serve(
         IDEAL,
@@ -91,7 +91,7 @@ def test_the_steady_state_is_that_of_a_server_played_out(clients, slots, output,
         output=output,
         requests=requests,
         prefill=phase(prefill),
-        joined=sharing(runs, output),
+        joined=joined_prefills(runs, output),
         decode=step,
         flights=1,
     )

@@ -45,7 +45,7 @@ def test_the_closed_form_is_the_recurrence(stages: list[float], hop: float, part
     one = PhaseTimes(
         {}, {}, stages=[Played(s, s) for s in stages], hop=slow, through=through, period=through, hops=hops
     )
-    times = one.followed(parts, batches)
+    times = one.split_in_parts(parts, batches)
     runs = play_pipeline(stages, hop, parts)
     assert times.through == pytest.approx(max(r.end for r in runs), rel=1e-12)
     many = play_pipeline(stages, hop, parts * batches)

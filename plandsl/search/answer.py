@@ -158,7 +158,7 @@ def remedies(found: Found, nearest: Configuration) -> Iterator[Remedy]:
     cost = Compiler().compile(plan).cost
 
     def enough(change: Callable[[PlanSpec, float], PlanSpec], factor: float) -> bool:
-        values = evaluate_metrics(cost.on(change(unmeasured(plan), factor)), {})
+        values = evaluate_metrics(cost.on(change(without_tables(plan), factor)), {})
         return bool(values.fits) and all(bool(values.holds(r)) for r in plan.requires)
 
     figures = {**{f.name: f.improved for f in FIGURES.values()}, "memory": larger_memory}

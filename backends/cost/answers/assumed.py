@@ -7,7 +7,7 @@ from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME
 
 
-def assumed(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
+def assumptions(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
     """Entries of (what, which figure, how it is assumed), for the hardware and the calibration of ``plan``."""
     hardware = tuple((e.name, path, text) for e in _parts(plan) for path, text in e.assumed)
     fitted = plan.calibration

@@ -34,17 +34,17 @@ def difference(a: Deployment, b: Deployment) -> Difference:
     ours, theirs = estimate(a), estimate(b)
     before, after = terms(a, a.evaluate()), terms(b, b.evaluate())
 
-    def banded(name: str) -> bool | None:
+    def within_band(name: str) -> bool | None:
         return None if ours.band(name) is None or theirs.band(name) is None else alike(ours, theirs, name)
 
-    ttft, tpot, _, throughput = (banded(name) for name in BANDED)
+    ttft, tpot, _, throughput = (within_band(name) for name in BANDED)
     return Difference(
         ours,
         theirs,
         changes=changes(a.plan, b.plan),
         ttft=_split("ttft", before.ttft, after.ttft, alike=ttft),
         tpot=_split("tpot", before.tpot, after.tpot, alike=tpot),
-        throughput=_rates(_split("throughput", before.per_token, after.per_token, alike=throughput)),
+        throughput=_as_rates(_split("throughput", before.per_token, after.per_token, alike=throughput)),
         memory=_split("memory", memory_terms(ours.memory), memory_terms(theirs.memory)),
     )
 
@@ -55,7 +55,7 @@ def _split(metric: str, a: Breakdown, b: Breakdown, alike: bool | None = None) -
     return Split(metric, a.total, after=b.total, parts=parts, groups=groups, alike=alike)
 
 
-def _rates(seconds: Split) -> Split:
+def _as_rates(seconds: Split) -> Split:
     """Throughput from seconds per token: ``1 / b - 1 / a = -(b - a) / (a b)``, so that terms keep their proportions."""
     scale = -1 / (seconds.before * seconds.after)
 

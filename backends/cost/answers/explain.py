@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plandsl.answers.explanation import Explanation
 from plandsl.backends.cost.answers.estimate import estimate
-from plandsl.backends.cost.answers.sensitivities import Asking, bottlenecks, headroom, sensitivities, unmoved
+from plandsl.backends.cost.answers.sensitivities import Variations, bottlenecks, headroom, sensitivities, unmoved_shares
 from plandsl.backends.cost.answers.terms import memory_terms, terms
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import Diagnostic
@@ -15,8 +15,8 @@ from plandsl.diagnostics import Diagnostic
 def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:
     """Where the plan's time and memory go, and what would change that."""
     found, metrics = estimate(model, notes), model.evaluate()
-    times, asking = terms(model, metrics), Asking(model)
-    slopes = sensitivities(asking)
+    times, variations = terms(model, metrics), Variations(model)
+    slopes = sensitivities(variations)
     return Explanation(
         found,
         times.ttft,
@@ -24,8 +24,8 @@ def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:
         per_token=times.per_token,
         memory=memory_terms(found.memory),
         sensitivities=slopes,
-        unmoved=unmoved(asking),
-        bottlenecks=bottlenecks(asking),
+        unmoved=unmoved_shares(variations),
+        bottlenecks=bottlenecks(variations),
         headroom=headroom(model, metrics),
-        modelled=asking.modelled,
+        modelled=variations.modelled,
     )

@@ -38,7 +38,7 @@ class Figure(NamedTuple):
         return self.scaled(plan, factor**self.better)
 
 
-def _on(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> PlanSpec:
+def _change_nodes(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> PlanSpec:
     cluster = plan.cluster
     if cluster is not None:
         nodes = tuple((count, change(node)) for count, node in cluster.nodes)
@@ -46,59 +46,59 @@ def _on(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> PlanSpec:
     return evolve(plan, node=change(plan.node), cluster=cluster)
 
 
-def _gpu(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
+def _change_gpus(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
     def changed(node: NodeSpec) -> NodeSpec:
         return evolve(node, gpu=change(node.gpu), gpus=tuple((count, change(gpu)) for count, gpu in node.gpus))
 
-    return _on(plan, changed)
+    return _change_nodes(plan, changed)
 
 
-def _memory(plan: PlanSpec, f: float) -> PlanSpec:
-    return _gpu(plan, lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * f))
+def _scale_memory(plan: PlanSpec, f: float) -> PlanSpec:
+    return _change_gpus(plan, lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * f))
 
 
-def _compute(plan: PlanSpec, f: float) -> PlanSpec:
-    return _gpu(plan, lambda gpu: evolve(gpu, compute=tuple((dtype, peak * f) for dtype, peak in gpu.compute)))
+def _scale_compute(plan: PlanSpec, f: float) -> PlanSpec:
+    return _change_gpus(plan, lambda gpu: evolve(gpu, compute=tuple((dtype, peak * f) for dtype, peak in gpu.compute)))
 
 
-def _link(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_link(plan: PlanSpec, f: float) -> PlanSpec:
     def faster(link: LinkSpec) -> LinkSpec:
         return evolve(link, bandwidth=link.bandwidth * f, bridge=link.bridge * f)
 
-    return _on(plan, lambda node: evolve(node, link=faster(node.link)))
+    return _change_nodes(plan, lambda node: evolve(node, link=faster(node.link)))
 
 
-def _network(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_network(plan: PlanSpec, f: float) -> PlanSpec:
     if plan.cluster is None:
         return plan
     network = evolve(plan.cluster.network, bandwidth=plan.cluster.network.bandwidth * f)
     plan = evolve(plan, cluster=evolve(plan.cluster, network=network))
     split = plan.split
-    return plan if split is None or not split.between else evolve(plan, split=_faster(split, f))
+    return plan if split is None or not split.between else evolve(plan, split=_scale_split(split, f))
 
 
-def _message(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_messages(plan: PlanSpec, f: float) -> PlanSpec:
     def later(link: LinkSpec) -> LinkSpec:
         return evolve(link, latency=link.latency * f)
 
-    plan = _on(plan, lambda node: evolve(node, link=later(node.link)))
+    plan = _change_nodes(plan, lambda node: evolve(node, link=later(node.link)))
     if plan.cluster is not None:
         plan = evolve(plan, cluster=evolve(plan.cluster, network=later(plan.cluster.network)))
     if plan.split is not None:
         plan = evolve(plan, split=evolve(plan.split, latency=plan.split.latency * f))
-    return _calibrated(plan, lambda calibration: _seconds(calibration, f, links=True))
+    return _change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=True))
 
 
-def _launch(plan: PlanSpec, f: float) -> PlanSpec:
-    return _calibrated(plan, lambda calibration: _seconds(calibration, f, links=False))
+def _scale_launches(plan: PlanSpec, f: float) -> PlanSpec:
+    return _change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=False))
 
 
-def _calibrated(plan: PlanSpec, change: Callable[[CalibrationSpec], CalibrationSpec]) -> PlanSpec:
+def _change_calibrations(plan: PlanSpec, change: Callable[[CalibrationSpec], CalibrationSpec]) -> PlanSpec:
     others = tuple((name, change(calibration)) for name, calibration in plan.calibrations)
     return evolve(plan, calibration=change(plan.calibration), calibrations=others)
 
 
-def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> CalibrationSpec:
+def _scale_times(calibration: CalibrationSpec, f: float, links: bool) -> CalibrationSpec:
     """A calibration whose times, of links or of kernels, are ``f`` times as long."""
     values = dict(calibration.values)
     if "launch" in values:  # what collectives take where they have no time of their own
@@ -110,15 +110,15 @@ def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> Calibration
     return evolve(calibration, values=tuple((n, v * f if is_time(n) else v) for n, v in values.items()))
 
 
-def _unit(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_unit(plan: PlanSpec, f: float) -> PlanSpec:
     def faster(calibration: CalibrationSpec) -> CalibrationSpec:
         values = ((n, v * f if n.endswith(".unit") else v) for n, v in calibration.values)
         return evolve(calibration, values=tuple(values))
 
-    return _calibrated(plan, faster)
+    return _change_calibrations(plan, faster)
 
 
-def _engine(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_engine(plan: PlanSpec, f: float) -> PlanSpec:
     if plan.engine is None:
         return plan
     return evolve(plan, engine=evolve(plan.engine, **{name: getattr(plan.engine, name) * f for name in ENGINE_TIMES}))
@@ -126,25 +126,25 @@ def _engine(plan: PlanSpec, f: float) -> PlanSpec:
 
 def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
     """``plan`` on GPUs with ``f`` times the memory."""
-    return _both_pools(lambda one, f: _gpu(one, lambda gpu: evolve(gpu, memory=gpu.memory * f)))(plan, f)
+    return _in_both_pools(lambda one, f: _change_gpus(one, lambda gpu: evolve(gpu, memory=gpu.memory * f)))(plan, f)
 
 
-def unmeasured(plan: PlanSpec) -> PlanSpec:
+def without_tables(plan: PlanSpec) -> PlanSpec:
     """``plan`` without tables of measurements, which hold for the figures that they were taken with."""
-    bare = _both_pools(lambda one, _: evolve(_gpu(one, lambda gpu: evolve(gpu, measured=())), measured=()))
+    bare = _in_both_pools(lambda one, _: evolve(_change_gpus(one, lambda gpu: evolve(gpu, measured=())), measured=()))
     return bare(plan, 1.0)
 
 
-def _transfer(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_transfer(plan: PlanSpec, f: float) -> PlanSpec:
     split = plan.split
-    return plan if split is None or split.between else evolve(plan, split=_faster(split, f))
+    return plan if split is None or split.between else evolve(plan, split=_scale_split(split, f))
 
 
-def _faster(split: SplitSpec, f: float) -> SplitSpec:
+def _scale_split(split: SplitSpec, f: float) -> SplitSpec:
     return evolve(split, bandwidth=split.bandwidth * f)
 
 
-def _both_pools(change: Scaled) -> Scaled:
+def _in_both_pools(change: Scaled) -> Scaled:
     """The same change in each pool of a plan that has two."""
 
     def changed(plan: PlanSpec, f: float) -> PlanSpec:

@@ -10,7 +10,7 @@ from plandsl.backends.cost.deployments.deployment import Metrics
 from plandsl.backends.cost.deployments.drafted import break_even
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.num import least
+from plandsl.backends.cost.num import find_least
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 
@@ -18,22 +18,22 @@ MOST = 2**17
 """Tokens of a step up to which a crossover is looked for."""
 
 
-def shift_of(server: Server, metrics: Metrics) -> Shift | None:
+def estimate_shift(server: Server, metrics: Metrics) -> Shift | None:
     """Both shardings by themselves, which one each phase takes, and where they cross; None where there is one."""
     modes, load = server.modes, server.plan.workload
     if modes is None:
         return None
     base = modes.base.main
 
-    def taken(times: PhaseTimes) -> str:
+    def mode_name(times: PhaseTimes) -> str:
         return "base" if times.main.phase in (base.prefill, base.decode) else "tensor"
 
     return Shift(
         modes.threshold,
-        taken(metrics.prefill),
-        decode=taken(metrics.decode),
-        base=mode_of(modes.base),
-        tensor=mode_of(modes.tensor),
+        mode_name(metrics.prefill),
+        decode=mode_name(metrics.decode),
+        base=estimate_mode(modes.base),
+        tensor=estimate_mode(modes.tensor),
         prefill_tokens=_crossover(
             modes.base, modes.tensor, lambda one, n: prefill_step(one, 1, n, one.in_flight).through
         ),
@@ -48,10 +48,10 @@ def _crossover(base: Server, tensor: Server, time: Callable[[Server, int], Numbe
 
     Times have steps (padding, tiles), so that the two may cross more than once; this is one such number.
     """
-    return least(lambda tokens: bool(time(base, tokens) < time(tensor, tokens)), MOST)
+    return find_least(lambda tokens: bool(time(base, tokens) < time(tensor, tokens)), MOST)
 
 
-def mode_of(server: Server) -> Mode:
+def estimate_mode(server: Server) -> Mode:
     """What a plan would take with one sharding alone."""
     sharding = server.plan.sharding
     metrics = Replicas(sharding.replicas, server).evaluate()
@@ -59,7 +59,7 @@ def mode_of(server: Server) -> Mode:
     return Mode(sharding.name, mesh, float(metrics.ttft), float(metrics.tpot))
 
 
-def speculated(server: Server, metrics: Metrics) -> Speculated | None:
+def estimate_draft(server: Server, metrics: Metrics) -> Speculated | None:
     """What a draft takes, what its guesses bring, and from which acceptance on they are worth it."""
     guesses = server.guesses
     if guesses is None:

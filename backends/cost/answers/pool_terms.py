@@ -14,7 +14,7 @@ KEPT = "KV cache"
 """What travels from pool to pool."""
 
 
-def transferred(model: Deployment, metrics: Metrics) -> list[Term]:
+def transfer_terms(model: Deployment, metrics: Metrics) -> list[Term]:
     """What a token waits for the cache to arrive: the message, its bytes, and the transfers of others."""
     assert isinstance(model, Pools), "a transfer lies between two pools"
     split, load = model.split, model.plan.workload
@@ -32,7 +32,7 @@ def transferred(model: Deployment, metrics: Metrics) -> list[Term]:
     return [term._replace(part="transfer") for term in found if term.value > DUST * float(metrics.tpot)]
 
 
-def told_by_pool(whole: Breakdown) -> Breakdown:
+def label_pools(whole: Breakdown) -> Breakdown:
     """Terms of a time, each under its pool where nothing else is told of it."""
     named = (t if t.part else t._replace(part=f"{t.phase} pool") for t in whole.terms)
     return evolve(whole, terms=tuple(named))
@@ -54,13 +54,13 @@ def per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakd
         found = [t.times(weight) for t in once] + [t.times(weight * (load.output - 1)) for t in tpot.terms]
         rest = Term(DECODE, "the end of the run", op="wait", name="the end of the run", value=0.0, bound="wait")
     else:
-        found, rest = _limiting(model, metrics, ttft, tpot)
+        found, rest = _limiting_terms(model, metrics, ttft, tpot)
     left = total - sum(t.value for t in found)
     found.append(rest._replace(value=left))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))
 
 
-def _limiting(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> tuple[list[Term], Term]:
+def _limiting_terms(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> tuple[list[Term], Term]:
     """The terms of a token in what limits, and what is left of it."""
     load = model.plan.workload
     limit = model.rates(metrics, load.input, load.output).limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.figures import FIGURES, unmeasured
+from plandsl.backends.cost.answers.figures import FIGURES, without_tables
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.names import RunKey
@@ -45,7 +45,7 @@ def responses(model: Deployment, metrics: Metrics) -> Responses:
     A table of measurements holds for the figures that it was taken with: an op that is in one follows what it does by
     the formulas.
     """
-    plan = unmeasured(model.plan)
+    plan = without_tables(model.plan)
     if plan != model.plan:
         model = model.on(plan)
         metrics = model.evaluate()
@@ -55,8 +55,8 @@ def responses(model: Deployment, metrics: Metrics) -> Responses:
         if other != plan:
             worse[key] = model.on(other).evaluate()
     ops = {
-        PREFILL: _followed(metrics.prefill, [m.prefill for m in worse.values()], list(worse)),
-        DECODE: _followed(metrics.decode, [m.decode for m in worse.values()], list(worse)),
+        PREFILL: _followed_figures(metrics.prefill, [m.prefill for m in worse.values()], list(worse)),
+        DECODE: _followed_figures(metrics.decode, [m.decode for m in worse.values()], list(worse)),
     }
     longer = {key: waits(m) for key, m in worse.items()}
     return Responses(ops, {w: _shares(t, {key: m[w] for key, m in longer.items()}) for w, t in waits(metrics).items()})
@@ -76,16 +76,18 @@ def waits(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def _followed(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> list[Followed]:
+def _followed_figures(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> list[Followed]:
     """What the ops of each program that ran follow."""
     found = []
     for at, program in enumerate(times.ran):
         longer = [other.ran[at].times.seconds for other in worse]
-        found.append({run: list(_most([other[run] for other in longer], keys)) for run in program.times.seconds})
+        found.append(
+            {run: list(_worst_figures([other[run] for other in longer], keys)) for run in program.times.seconds}
+        )
     return found
 
 
-def _most(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> Iterator[str]:
+def _worst_figures(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> Iterator[str]:
     """Of each op of a run, the figure that lengthens it the most; of one without seconds, the first."""
     for each in zip(*longer, strict=True):
         yield max(zip(map(float, each), keys, strict=True), key=lambda pair: pair[0])[1]

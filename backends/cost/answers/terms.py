@@ -54,7 +54,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     if model.transfer is None:
         tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, mixed)
         return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
-    from plandsl.backends.cost.answers.pool_terms import per_token, told_by_pool, transferred
+    from plandsl.backends.cost.answers.pool_terms import label_pools, per_token, transfer_terms
 
     tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, transferred(model, metrics))
     ttft, tpot = told_by_pool(ttft), told_by_pool(tpot)
@@ -77,7 +77,7 @@ def memory_terms(memory: Memory) -> Breakdown:
     return Breakdown("memory", memory.total, found)
 
 
-def _whole(
+def _breakdown(
     metric: str, phase: str, ops: Iterable[Term], span: float, value: Number, waits: Sequence[Term]
 ) -> Breakdown:
     """A time: ``ops`` and what is left of their ``span``, ``waits``, and what is left of all."""
@@ -99,17 +99,17 @@ class Run(NamedTuple):
     bound: str
 
 
-def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Iterator[Term]:
+def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Iterator[Term]:
     """Ops of all stages, as ``share`` requests have them together; those of one name are one term.
 
     It is bound by the figure that most of it follows.
     """
     named: dict[tuple[str, str], list[Run]] = {}
     for stage in range(len(lines.times.stages)):
-        columns = lines.stage_ops(stage), _seen(lines, stage), _follows(lines, follow, stage)
+        columns = lines.stage_ops(stage), _exposed_in_stage(lines, stage), _followed_in_stage(lines, follow, stage)
         for op, seen, bound in zip(*columns, strict=True):
             if op.time_s > 0:
-                value = op.time_s * lines.along(stage, op) * seen / share
+                value = op.time_s * lines.share_on_way(stage, op) * seen / share
                 named.setdefault((op.op, op.name), []).append(Run(op, value, bound))
     for (kind, name), runs in named.items():
         most, bounds = max(runs, key=lambda run: run.value).op, dict.fromkeys((run.bound for run in runs), 0.0)
@@ -130,18 +130,18 @@ def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Itera
         )
 
 
-def _step(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
+def _step_terms(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
     """Ops of all programs that ran in a step; those of a draft, in all steps that it takes before this one."""
-    found = list(_ops(phase, PhaseLines.of_main(times), follow[0], share))
+    found = list(_op_terms(phase, PhaseLines.of_main(times), follow[0], share))
     for run, own in zip(times.ran[1:], follow[1:], strict=True):
         count, lines = float(run.count), PhaseLines(run.phase, run.times, run.bind, float(run.context))
-        for term in _ops(phase, lines, own, share / count):
+        for term in _op_terms(phase, lines, own, share / count):
             told = term._replace(group=run.part, name=f"{run.part} {term.name}", part=run.part)
             found.append(told._replace(runs=term.runs * count, flops=term.flops * count, bytes=term.bytes * count))
     return found
 
 
-def _follows(lines: PhaseLines, follow: Followed, stage: int) -> Iterator[str]:
+def _followed_in_stage(lines: PhaseLines, follow: Followed, stage: int) -> Iterator[str]:
     """The figure that each op follows, in the order of `PhaseLines.stage_ops`."""
     for part in lines.model.schedule.program.stages[stage]:
         yield from follow[lines.model.run(stage, part.region)]
@@ -154,17 +154,17 @@ def _group(op: OpTime) -> str:
     return "GEMMs" if "gemm" in op.op else "element-wise"
 
 
-def _seen(lines: PhaseLines, stage: int) -> Iterator[float]:
+def _exposed_in_stage(lines: PhaseLines, stage: int) -> Iterator[float]:
     """The share of each op's time that nothing hides, in the order of `PhaseLines.stage_ops`."""
     model, times = lines.model, lines.times
     for part in model.schedule.program.stages[stage]:
         run = model.run(stage, part.region)
-        yield from shown(
+        yield from exposed_shares(
             model.schedule.slots_of(part.region), [float(t) for t in times.seconds[run]], times.regions[run]
         )
 
 
-def shown(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> list[float]:
+def exposed_shares(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> list[float]:
     """The share of each slot's time that a region's span has, so that all of them add up to it.
 
     Kernels count in full. Communication does as far as no kernel runs meanwhile; a kernel that waits for its input

@@ -60,7 +60,7 @@ def _attention(op: Attention | LatentAttention, extents: Extents, context: Numbe
     return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)
 
 
-def average(plan: PlanSpec) -> GpuSpec:
+def average_gpu(plan: PlanSpec) -> GpuSpec:
     """The GPU; of unlike ones, the rates that they have on average."""
     if len(plan.kinds) == 1:
         return plan.node.gpu

@@ -6,7 +6,7 @@ Source: Agrawal et al., "Taming throughput-latency tradeoff in LLM inference wit
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.prefix import reused
+from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum
@@ -31,19 +31,19 @@ class Chunks(NamedTuple):
     @property
     def whole(self) -> PhaseTimes:
         """All steps together, one behind the other; their ops are told by the sizes of the whole prompt."""
-        found = self.times.repeated(self.steps)
-        return found._replace(runs=tuple(map(self._told, found.runs)))
+        found = self.times.repeat(self.steps)
+        return found._replace(runs=tuple(map(self._as_one_prompt, found.runs)))
 
-    def _told(self, run: ProgramRun) -> ProgramRun:
+    def _as_one_prompt(self, run: ProgramRun) -> ProgramRun:
         """A program that ran in all steps, its op times added up; of a draft's decode steps there are as many more."""
         if run.phase.schedule.program.phase != PREFILL:
             return run._replace(count=run.count * self.steps)
         requests, context = self.prompt.requests / run.times.parts, self.prompt.context
         bind = {"batch": requests, "input": self.prompt.new, "context": context}
-        return run._replace(times=run.times.repeated(self.steps), bind=bind, context=context, steps=self.steps)
+        return run._replace(times=run.times.repeat(self.steps), bind=bind, context=context, steps=self.steps)
 
 
-def mixes(server: Server) -> bool:
+def cuts_prompts(server: Server) -> bool:
     """Whether the server computes prompts in chunks."""
     return server.plan.chunked_prefill is not None
 
@@ -53,28 +53,28 @@ def decodes_beside(server: Server) -> bool:
     return server.plan.kv_residency != "prompts"
 
 
-def chunked(server: Server, batch: Number, input_: Number, in_flight: Number) -> Chunks:
+def chunk_batch(server: Server, batch: Number, input_: Number, in_flight: Number) -> Chunks:
     """``batch`` prompts that start together; those that are done run beside the others.
 
     On average ``(n - 1) / 2`` of n run, so that ``n new / (budget - queries (n - 1) / 2)`` steps, rounded up, do it.
     The last prompt is done with the last step, the one before it by its share of them and half a step to the end of it.
     """
-    ways, budget, new = server.main.ways, _budget(server), input_ - reused(server.plan, input_)
+    ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
     n, beside = ceil_div(batch, ways), decodes_beside(server)
     share = new / maximum(budget - server.queries * (n - 1) / 2 * beside, 1)
     steps = ceil_div(n * share, 1)
     after = (n - 1) / n * (steps - clip(n * share / 2 + 0.5, 1, steps)) * beside
     cut = _Cut(n * new / steps, n * after / steps if beside else None, Prompt(batch, new, input_ - new))
-    return Chunks(steps, _step(server, cut, in_flight), cut.prompt, after, beside)
+    return Chunks(steps, _mixed_step(server, cut, in_flight), cut.prompt, after, beside)
 
 
-def one_prompt(server: Server, running: Number, input_: Number, in_flight: Number) -> Chunks:
+def chunk_prompt(server: Server, running: Number, input_: Number, in_flight: Number) -> Chunks:
     """One prompt among ``running`` requests; steps may be parts of one, where prompts share it."""
-    ways, budget, new = server.main.ways, _budget(server), input_ - reused(server.plan, input_)
+    ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
     beside = running / ways if decodes_beside(server) else None
     chunk = maximum(budget - server.queries * (0 if beside is None else beside), 1)
     cut = _Cut(chunk, beside, Prompt(1, new, input_ - new))
-    return Chunks(new / chunk, _step(server, cut, in_flight), cut.prompt, beside=beside is not None)
+    return Chunks(new / chunk, _mixed_step(server, cut, in_flight), cut.prompt, beside=beside is not None)
 
 
 def _budget(server: Server) -> int:
@@ -92,7 +92,7 @@ class _Cut(NamedTuple):
     prompt: Prompt
 
 
-def _step(server: Server, cut: _Cut, in_flight: Number) -> PhaseTimes:
+def _mixed_step(server: Server, cut: _Cut, in_flight: Number) -> PhaseTimes:
     """The mean step. Keys before a chunk grow evenly, and attention with them: their mean stands for all chunks.
 
     With micro-batches, prompts and requests of a step go through in parts, as many as there are prompts at most.
@@ -107,4 +107,4 @@ def _step(server: Server, cut: _Cut, in_flight: Number) -> PhaseTimes:
         context = cut.prompt.context + queries - 1
         decode = Decode(cut.beside * ways / parts, context, queries=queries)
     times = server.step(Step(prompt, decode), in_flight)
-    return times if server.plan.micro_batches == 1 else times.followed(parts, in_flight)
+    return times if server.plan.micro_batches == 1 else times.split_in_parts(parts, in_flight)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plandsl.backends.cost.deployments.ongoing import Served
-from plandsl.backends.cost.num import plain
+from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
@@ -146,13 +146,13 @@ class Deployment(ABC):
 
     def _answer(self, way: Callable[..., Metrics], *numbers: Number) -> Metrics:
         """``way(*numbers)``; what is asked again and again is written down once, as straight code."""
-        if not plain(*numbers):
+        if not are_numbers(*numbers):
             return way(*numbers)
         if way.__name__ not in self._hot:
             asked = self._asked[way.__name__] = self._asked.get(way.__name__, 0) + 1
             if asked <= HOT:
                 return way(*numbers)
-            from plandsl.backends.cost.time.trace import traced
+            from plandsl.backends.cost.time.trace import trace
 
             names = [f"n{i}" for i in range(len(numbers))]
             self._hot[way.__name__] = traced(lambda *n: way(*n[:-1])._replace(phases=n[-1]), *names, "phases")

@@ -138,24 +138,24 @@ class Drafted:
         times = self.verify.step(step, in_flight)
         if self.draft is None:
             return times
-        alone = None if step.decode is None else _undrafted(step.decode)
+        alone = None if step.decode is None else _draft_step(step.decode)
         if step.prompt is not None:
-            times = _after(self.draft.step(Step(step.prompt, alone), in_flight), 1, times)
+            times = _add_draft(self.draft.step(Step(step.prompt, alone), in_flight), 1, times)
         if alone is None:
             return times
         if step.prompt is None:
-            return _after(self.draft.step(Step(decode=alone), in_flight), self.guessed, times)
+            return _add_draft(self.draft.step(Step(decode=alone), in_flight), self.guessed, times)
         count = maximum(self.guessed - 1, 0) * (alone.requests > 0)
         some = alone._replace(requests=maximum(alone.requests, 1))
-        return _after(self.draft.step(Step(decode=some), in_flight), count, times)
+        return _add_draft(self.draft.step(Step(decode=some), in_flight), count, times)
 
 
-def _undrafted(decode: Decode) -> Decode:
+def _draft_step(decode: Decode) -> Decode:
     """The same requests in a step of the draft, which has one token of each."""
     return decode._replace(context=decode.cached + 1, queries=1)
 
 
-def _after(draft: PhaseTimes, count: Number, times: PhaseTimes) -> PhaseTimes:
+def _add_draft(draft: PhaseTimes, count: Number, times: PhaseTimes) -> PhaseTimes:
     """``times`` of a step before which a draft runs ``count`` times."""
     return times._replace(
         through=times.through + count * draft.through,

@@ -155,19 +155,19 @@ class MemoryModel(ABC):
         room, each = self._room(stage, length, input_, rounds)
         # without a cache nothing grows with the batch but the step, and that is bounded
         high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
-        low = self._beside(stage, high, length, input_, rounds)
-        high = minimum(high, self._beside(stage, low, length, input_, rounds))
-        return where(high > low, settled(self._between, stage, low, high, length, input_, rounds), low) * ways
+        low = self._fits_beside(stage, high, length, input_, rounds)
+        high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
+        return where(high > low, call_traced(self._bisect, stage, low, high, length, input_, rounds), low) * ways
 
     def _room(self, stage: int, length: Number, input_: Number, rounds: Number) -> tuple[Number, Number]:
         """Bytes that a stage has for the cache and the step, and what each local request holds of them."""
-        once = shared(self.plan, input_)
+        once = shared_tokens(self.plan, input_)
         room = self.capacities[stage] - self.weights[stage] - self.reserve
         if self.plan.workload.prefix == "shared":
             room = room - self.kv_per_request(stage, once)
         return room, self.kv_per_request(stage, length - once) * rounds
 
-    def _beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
+    def _fits_beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Local requests that fit on a stage beside the activations of ``fits`` of them."""
         if not self.caches[stage]:
             return fits
@@ -175,11 +175,11 @@ class MemoryModel(ABC):
         room, each = self._room(stage, length, input_, rounds)
         return maximum(floor((room - activations - buffers) / each), 0)
 
-    def _between(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
+    def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest of ``low..high`` that fits, of which ``low`` does."""
-        while _any(high > low):
+        while _any_true(high > low):
             middle = floor((low + high + 1) / 2)
-            good = self._beside(stage, middle, length, input_, rounds) >= middle
+            good = self._fits_beside(stage, middle, length, input_, rounds) >= middle
             low, high = where(good, middle, low), where(good, high, middle - 1)
         return low
 
@@ -249,5 +249,5 @@ class ProgramMemory(MemoryModel):
         return total
 
 
-def _any(condition: Number) -> bool:
+def _any_true(condition: Number) -> bool:
     return condition if isinstance(condition, bool) else bool(condition.any())

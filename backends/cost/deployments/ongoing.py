@@ -41,11 +41,11 @@ class PromptCost(NamedTuple):
     wait: float = MIXED
 
 
-ARRIVES = 0.5
+HALF_STEP = 0.5
 """Of the step that runs when a request arrives, what is left on average."""
 
 
-def queued(rate: Number, seconds: Number) -> Number:
+def queue_seconds(rate: Number, seconds: Number) -> Number:
     """Seconds that one waits where ``rate`` come at random, and each is served for as many ``seconds``.
 
     ``u seconds / (2 (1 - u))``, ``u = rate seconds`` (Pollaczek 1930; Khinchine 1932): without end from u = 1 on.
@@ -58,23 +58,23 @@ FULL = 1 - 1e-9
 """A server that is never idle."""
 
 
-def drained(served: Number, stay: Number, requests: Number, running: Number) -> Number:
+def drained_rate(served: Number, stay: Number, requests: Number, running: Number) -> Number:
     """The rate of ``requests`` in all, of which the last to run leave one by one where some had waited."""
     return requests / (requests / served + DRAIN * stay * clip(requests / running - 1, 0.0, 1.0))
 
 
-def undivided(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> PromptCost:
+def whole_prompt_cost(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> PromptCost:
     """A prompt in a step of its own, timed for ``joined`` of them at once."""
     slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) * prefill.parts + prefill.drafted
     each = slowest / joined + engine.admit
     return PromptCost(each, prefill.through / joined + engine.admit, each)
 
 
-def chunked(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> PromptCost:
+def chunked_prompt_cost(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> PromptCost:
     """A prompt in mixed steps, each longer than the ``step`` that those which run take without it."""
     mixed = chunks.times.period
     whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
-    return PromptCost(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), ARRIVES)
+    return PromptCost(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), HALF_STEP)
 
 
 class Served(NamedTuple):
@@ -112,12 +112,12 @@ class Served(NamedTuple):
         return self.step + self.host + self.others + self.sent
 
 
-def running(engine: EngineSpec, clients: Number, room: Number) -> Number:
+def running_requests(engine: EngineSpec, clients: Number, room: Number) -> Number:
     """Requests that run at once: those in flight, unless room in the KV cache or the engine's limit is less."""
     return maximum(minimum(minimum(clients - engine.held_back, floor(room)), engine.max_requests), 1)
 
 
-def sharing(runs: Number, output: Number) -> Number:
+def joined_prefills(runs: Number, output: Number) -> Number:
     """Requests whose prefills share a step: each step of those that run ends ``runs / output`` of them."""
     return maximum(runs / output, 1)
 
@@ -129,9 +129,10 @@ def serve(
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
-    ``prefill`` is timed for ``joined`` requests at once (`sharing`), ``decode`` for ``runs / flights`` in each of
-    ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output`` tokens,
-    each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest stage:
+    ``prefill`` is timed for ``joined`` requests at once (`joined_prefills`), ``decode`` for ``runs / flights`` in each
+    of ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output``
+    tokens, each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest
+    stage:
 
         TPOT = (step + host) / gain + E (runs - 1) / output,   E = prefill of one + admit
 
@@ -144,9 +145,9 @@ def serve(
     added = engine.step + engine.request * runs / flights
     whole, step, host = decode.period + added, decode.period / gain, added / gain
     if chunks is None:
-        each, own, turn, wait = undivided(engine, prefill, joined)
+        each, own, turn, wait = whole_prompt_cost(engine, prefill, joined)
     else:
-        each, own, turn, wait = chunked(engine, chunks, decode.period, added)
+        each, own, turn, wait = chunked_prompt_cost(engine, chunks, decode.period, added)
     others = each * (runs - 1) / output
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle
@@ -161,7 +162,7 @@ def serve(
     stay = cycle + line + first
     served = runs / stay
     if requests is not None:  # where some waited, the last to run leave one by one
-        served = drained(served, stay, requests, runs)
+        served = drained_rate(served, stay, requests, runs)
     return Served(
         runs,
         clients - runs,

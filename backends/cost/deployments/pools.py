@@ -28,7 +28,7 @@ class Rates(NamedTuple):
     prefill: Number
     transfer: Number
     decode: Number
-    moved: Moved
+    moved: TransferTimes
 
     @property
     def least(self) -> Number:
@@ -44,7 +44,7 @@ class Rates(NamedTuple):
 class Batches(NamedTuple):
     """Batches in both pools: prompts in one, the mean decode step in the other, TPOT with both, and the rates."""
 
-    first: Prefilled
+    first: PrefillBatch
     decode: PhaseTimes
     tpot: Number
     rates: Rates
@@ -116,9 +116,9 @@ class Pools(Deployment):
             rates = replicas in_flight batch / (period + admit batch),  that of ports,  places / ((output - 1) tpot)
         """
         ours, theirs = self.prefill, self.decode
-        prompts, decode = prefilled(ours.one, first, i), decode_step(theirs.one, second, i, o)
+        prompts, decode = prefill_batch(ours.one, first, i), decode_step(theirs.one, second, i, o)
         engine, steps = theirs.plan.runs_on, maximum(o - 1, 1)
-        moved = self.transfer.moved(first, i, prompts.times.through)
+        moved = self.transfer.times(first, i, prompts.times.through)
         tpot = (decode.period + engine.step + engine.request * second) / theirs.gain + moved.exposed / steps
         rates = Rates(
             ours.n * ours.in_flight * first / prompts.period,
@@ -132,7 +132,9 @@ class Pools(Deployment):
         """Batches of ``b`` requests in the decode pool, fed by batches of the prefill pool's own size."""
         first = self.prefill.plan.workload.batch
         prompts, decode, tpot, rates = self.batches(first, b, i, o)
-        held = fuller(self.prefill.occupied(first, i, o, ongoing=False), self.decode.occupied(b, i, o, ongoing=False))
+        held = fuller_pool(
+            self.prefill.occupancy(first, i, o, ongoing=False), self.decode.occupancy(b, i, o, ongoing=False)
+        )
         throughput = rates.least * o
         return Metrics(
             ttft=prompts.ttft,
@@ -157,7 +159,7 @@ class Pools(Deployment):
         """``n`` requests always in flight, on their way through both pools; `Flow` has the formulas."""
         ours, theirs = self.prefill, self.decode
         flow = self.flow(n, i, o, requests)
-        held = fuller(ours.occupied(1, i, o, ongoing=True), theirs.occupied(flow.batch, i, o, ongoing=True))
+        held = fuller_pool(ours.occupancy(1, i, o, ongoing=True), theirs.occupancy(flow.batch, i, o, ongoing=True))
         throughput = flow.served.rate * o
         return Metrics(
             ttft=flow.served.ttft,
@@ -178,20 +180,22 @@ class Pools(Deployment):
         """``n`` requests always in flight, ``requests`` in all."""
         ours, theirs, gain = self.prefill, self.decode, self.decode.gain
         times, cost = self._prompt(i)
-        moved = self.transfer.moved(1, i, times.through)
+        moved = self.transfer.times(1, i, times.through)
         engine, steps = ours.plan.runs_on, maximum(o - 1, 0)
         first = engine.first + engine.first_request
         lane = _Lane(moved.exposed, self.transfer.lanes, moved.rate)
         room = self._room(n, i, o)
-        ask = settled(self._running, n, i, o, room, cost.turn, cost.own + first, lane.exposed, lane.servers, lane.rate)
+        ask = call_traced(
+            self._running, n, i, o, room, cost.turn, cost.own + first, lane.exposed, lane.servers, lane.rate
+        )
         batch = ask / (theirs.n * theirs.in_flight)
         decode = decode_step(theirs.one, batch, i, o)
         step, host = decode.period / gain, self._host(batch) / gain
         stay = lane.exposed + steps * (step + host)
         rate = ask / stay
         others = (n - 1) / n
-        line = others * queued(rate / ours.n, cost.turn)
-        port = others * queued(rate / lane.servers, lane.servers / lane.rate)
+        line = others * queue_seconds(rate / ours.n, cost.turn)
+        port = others * queue_seconds(rate / lane.servers, lane.servers / lane.rate)
         ahead = line + cost.own + first + port
         waiting = where(ask < room, 0.0, maximum(n - ask - rate * ahead, 0.0))
         rate = (n - waiting) / (ahead + stay)
@@ -215,7 +219,7 @@ class Pools(Deployment):
         if metrics.served is None:
             return self.batches(metrics.joined, metrics.batch, i, o).rates
         times, cost = self._prompt(i)
-        moved = self.transfer.moved(1, i, times.through)
+        moved = self.transfer.times(1, i, times.through)
         places = self.decode.n * self.decode.in_flight
         room = self._room(inf, i, o)
         full = room / (moved.exposed + maximum(o - 1, 0) * self._token(room / places, i, o))
@@ -224,8 +228,8 @@ class Pools(Deployment):
     def alone(self, metrics: Metrics, i: Number, o: Number) -> tuple[Metrics, Metrics]:
         """``metrics`` as each pool has them: what it holds, and of decode TPOT without the transfer."""
         ongoing = metrics.served is not None
-        ours = self.prefill.occupied(metrics.joined, i, o, ongoing)
-        theirs = self.decode.occupied(metrics.batch, i, o, ongoing)
+        ours = self.prefill.occupancy(metrics.joined, i, o, ongoing)
+        theirs = self.decode.occupancy(metrics.batch, i, o, ongoing)
         most = self.prefill.max_batch(i, o, ongoing)
         first = metrics._replace(**ours._asdict(), batch=metrics.joined, max_batch=most)
         return first, metrics._replace(**theirs._asdict(), tpot=metrics.tpot - metrics.sent)
@@ -233,10 +237,10 @@ class Pools(Deployment):
     def _prompt(self, i: Number) -> tuple[PhaseTimes, PromptCost]:
         """One prompt in the prefill pool: its times, and what it takes there."""
         one, engine = self.prefill.one, self.prefill.plan.runs_on
-        if not mixes(one):
+        if not cuts_prompts(one):
             times = prefill_step(one, 1, i, 1)
-            return times, undivided(engine, times, 1)
-        chunks = one_prompt(one, 0, i, 1)
+            return times, whole_prompt_cost(engine, times, 1)
+        chunks = chunk_prompt(one, 0, i, 1)
         each = largest([s.span for s in chunks.times.stages])
         slowest = maximum(each, chunks.times.hop) * chunks.times.parts + chunks.times.drafted + engine.step
         whole, turn = chunks._replace(steps=ceil_div(chunks.steps, 1)), chunks.steps * slowest + engine.admit
@@ -245,9 +249,9 @@ class Pools(Deployment):
     def _room(self, n: Number, i: Number, o: Number) -> Number:
         """The most requests that the decode pool has a place for."""
         pool = self.decode
-        _, rounds = residents(pool.one, i, o, ongoing=True)
+        _, rounds = resident_tokens(pool.one, i, o, ongoing=True)
         most = pool.max_batch(i, o, ongoing=True) * rounds
-        return pool.n * running(pool.plan.runs_on, maximum(n / pool.n, 1), most)
+        return pool.n * running_requests(pool.plan.runs_on, maximum(n / pool.n, 1), most)
 
     def _host(self, batch: Number) -> Number:
         """What the engine adds to a decode step of ``batch`` requests."""
@@ -261,22 +265,22 @@ class Pools(Deployment):
     @cached_property
     def _quick_token(self) -> Callable[..., Number]:
         """The same for plain numbers, as straight code."""
-        from plandsl.backends.cost.time.trace import traced
+        from plandsl.backends.cost.time.trace import trace
 
-        return traced(self._token, "batch", "i", "o")
+        return trace(self._token, "batch", "i", "o")
 
     def _running(
         self, n: Number, i: Number, o: Number, room: Number, turn: Number, own: Number,
         exposed: Number, servers: Number, rate: Number,
     ) -> Number:  # fmt: skip
         """Requests in the decode pool, those on their way to it among them: bisected, as `Flow` says."""
-        token = self._quick_token if plain(n, i, o, room) else self._token
+        token = self._quick_token if are_numbers(n, i, o, room) else self._token
         places, steps = self.decode.n * self.decode.in_flight, maximum(o - 1, 0)
 
         def all_of(d: Number) -> Number:
             """Requests in flight with ``d`` in the decode pool; no end of them beyond what prefill and ports bear."""
             x = d / (exposed + steps * token(d / places, i, o))
-            waits = queued(x / self.prefill.n, turn) + queued(x / servers, servers / rate)
+            waits = queue_seconds(x / self.prefill.n, turn) + queue_seconds(x / servers, servers / rate)
             ahead = own + (n - 1) / n * waits
             borne = (x * turn < self.prefill.n) & (x < rate)
             return where(borne, d + x * ahead, inf)
@@ -297,7 +301,7 @@ class _Lane(NamedTuple):
     rate: Number
 
 
-def fuller(prefill: Occupied, decode: Occupied) -> Occupied:
+def fuller_pool(prefill: Occupancy, decode: Occupancy) -> Occupancy:
     """The memory of the pool that is fuller; both must fit, and the cache is that of the decode pool."""
     fuller = prefill.used > decode.used
     return decode._replace(

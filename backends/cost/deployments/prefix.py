@@ -10,7 +10,7 @@ ROUNDING = 1e-9
 """Of a token: what a share written in per cent may be off by."""
 
 
-def reused(plan: PlanSpec, input_: Number) -> Number:
+def reused_tokens(plan: PlanSpec, input_: Number) -> Number:
     """Tokens of a prompt of ``input_`` whose keys and values are in the cache.
 
     Engines find whole blocks, and compute the last token in any case, for its logits. Source: vLLM, "Automatic prefix
@@ -22,6 +22,6 @@ def reused(plan: PlanSpec, input_: Number) -> Number:
     return minimum((plan.workload.reuse * input_ + ROUNDING) // block, (input_ - 1) // block) * block
 
 
-def shared(plan: PlanSpec, input_: Number) -> Number:
+def shared_tokens(plan: PlanSpec, input_: Number) -> Number:
     """Tokens of it that all requests find in the same blocks."""
-    return reused(plan, input_) if plan.workload.prefix == "shared" else 0
+    return reused_tokens(plan, input_) if plan.workload.prefix == "shared" else 0

@@ -68,10 +68,10 @@ class Shift:
         large = step.tokens > self.threshold
         if isinstance(large, bool):
             return (self.base if large else self.tensor).step(step, in_flight)
-        return _either(large, self.base.step(step, in_flight), self.tensor.step(step, in_flight))
+        return _choose(large, self.base.step(step, in_flight), self.tensor.step(step, in_flight))
 
 
-def _either(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
+def _choose(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
     """``a`` where ``condition`` holds, ``b`` elsewhere. Times of single ops are those of their runs, which differ."""
 
     def played(x: Played, y: Played) -> Played:

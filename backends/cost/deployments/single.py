@@ -67,9 +67,9 @@ class Single:
         prompt, decode = step
         if prompt is None:
             assert decode is not None, "a step has prompts, or requests that decode"
-            return self._decoded(decode, in_flight)
+            return self._decode(decode, in_flight)
         if decode is None and not prompt.chunk:
-            return self._prefilled(prompt, in_flight)
+            return self._prefill(prompt, in_flight)
         times = self.mixer.step(self.mix(prompt, decode), in_flight)
         bind = {"batch": prompt.requests, "input": prompt.new, "context": prompt.context}
         return times._replace(
@@ -87,7 +87,7 @@ class Single:
         new, context, queries = prompt.new * count, decode.context, decode.queries
         return Mix(new, prompt.cached, prompts=count, decodes=decodes, context=context, queries=queries)
 
-    def _prefilled(self, prompt: Prompt, in_flight: Number) -> PhaseTimes:
+    def _prefill(self, prompt: Prompt, in_flight: Number) -> PhaseTimes:
         """Prompts alone: what is not in the cache, attending to all of it."""
         context = prompt.context
         bind = {"batch": prompt.requests, "input": prompt.new, "context": context}
@@ -96,7 +96,7 @@ class Single:
             runs=(ProgramRun("", self.plan, phase=self.prefill, times=times, bind=bind, context=context),)
         )
 
-    def _decoded(self, decode: Decode, in_flight: Number) -> PhaseTimes:
+    def _decode(self, decode: Decode, in_flight: Number) -> PhaseTimes:
         """Requests that decode alone, averaged over the growing context.
 
         The mean over steps is that over the interval ``context - 1/2 .. context + steps - 1/2``, exactly so where the
@@ -114,8 +114,8 @@ class Single:
 def _phases(plan: PlanSpec, prefill: Schedule, decode: Schedule) -> list[PhaseModel]:
     """Both phases on the plan's GPUs."""
     if len(plan.kinds) > 1:
-        from plandsl.backends.cost.time.unlike import phases
+        from plandsl.backends.cost.time.unlike import unlike_phases
 
-        return phases(plan, (prefill, decode))
+        return unlike_phases(plan, (prefill, decode))
     machine = Machine.of(plan)
     return [PhaseModel(prefill, machine), PhaseModel(decode, machine)]

@@ -30,19 +30,19 @@ class StageCosts:
         self.stages, self.output = len(self.memory.weights), load.output
         program = main.prefill.schedule.program
         self.blocks = [region for region in program.regions if region.layers is not None]
-        self.counts = [_counts(block, model.plan.model.layers) for block in self.blocks]
+        self.counts = [_layer_counts(block, model.plan.model.layers) for block in self.blocks]
         phases = ((main.prefill, metrics.prefill), (main.decode, metrics.decode))
         self.spans = [[self._spans(*phase, stage) for phase in phases] for stage in range(self.stages)]
-        length, rounds = residents(one, load.input, load.output, ongoing=metrics.served is not None)
-        pieces = _pieces(program, self.blocks)
-        memory = _alone(main, tuple(pieces.values()))
+        length, rounds = resident_tokens(one, load.input, load.output, ongoing=metrics.served is not None)
+        pieces = _single_pieces(program, self.blocks)
+        memory = _piece_memory(main, tuple(pieces.values()))
         self.held = {n: memory.held(i, metrics.batch, length, load.input, rounds) for i, n in enumerate(pieces)}
 
     def seconds(self, stage: int, start: int, stop: int) -> tuple[float, float]:
         """Of a batch's prefill, and of the decode steps of its whole output, on a stage that runs ``start..stop``."""
         prefill, decode = self.spans[stage]
         layers = [counts[stop] - counts[start] for counts in self.counts]
-        return _total(prefill, layers), self.output * _total(decode, layers)
+        return _total_seconds(prefill, layers), self.output * _total_seconds(decode, layers)
 
     def slowest(self, cut: Sequence[int]) -> float:
         """Seconds of the slowest stage in prefill and of the slowest in decode, for stages of so many layers."""
@@ -75,12 +75,12 @@ class StageCosts:
         return sum(map(span, ends)), [span(block.name) for block in self.blocks]
 
 
-def _total(spans: tuple[float, list[float]], layers: list[int]) -> float:
+def _total_seconds(spans: tuple[float, list[float]], layers: list[int]) -> float:
     ends, blocks = spans
     return ends + sum(count * each for count, each in zip(layers, blocks, strict=True))
 
 
-def _counts(block: Region, layers: int) -> list[int]:
+def _layer_counts(block: Region, layers: int) -> list[int]:
     """How many of the first 0, 1, 2, ... layers of the model are of a block."""
     assert block.layers is not None, "a block has layers"
     own = set(block.every.select(block.layers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.memory import MemoryModel
-from plandsl.backends.cost.deployments.prefix import shared
+from plandsl.backends.cost.deployments.prefix import shared_tokens
 from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.latent import LatentAttention
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
         return self.layers * self.size * (minimum(tokens, self.window) if self.window else tokens)
 
 
-def kept(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
+def kept_caches(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
     """What each stage of a replica of ``ranks`` GPUs keeps of a request."""
     found = []
     program = memory.program
@@ -51,27 +51,29 @@ def kept(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
             for op in region.ops:
                 if isinstance(op, CacheWrite):
                     for i in range(len(op.outs)):
-                        one = _kept(memory, region, op=op, i=i, layers=part.repeats, ranks=ranks // len(program.stages))
+                        one = _kept_cache(
+                            memory, region, op=op, i=i, layers=part.repeats, ranks=ranks // len(program.stages)
+                        )
                         key, before = (region.name, op.cache, i), here.get((region.name, op.cache, i))
                         here[key] = one if before is None else one._replace(layers=one.layers + before.layers)
         found.append(here)
     return (
         found
         if memory.draft is None
-        else [here | drafted for here, drafted in zip(found, _drafted(memory, ranks), strict=True)]
+        else [here | drafted for here, drafted in zip(found, _kept_by_draft(memory, ranks), strict=True)]
     )
 
 
-def _drafted(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
+def _kept_by_draft(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
     """The cache of a draft, which the GPUs of every stage keep: ports and copies are those of all stages."""
     draft, stages = memory.draft, len(memory.program.stages)
     assert draft is not None, "there is a draft"
-    (own,) = kept(draft, ranks // stages)
+    (own,) = kept_caches(draft, ranks // stages)
     all_ = {(DRAFT + region, cache, i): k for (region, cache, i), k in own.items()}
     return [{key: k._replace(ports=stages * k.ports, copies=stages * k.copies) for key, k in all_.items()}] * stages
 
 
-def _kept(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: int, ranks: int) -> Kept:
+def _kept_cache(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: int, ranks: int) -> Kept:
     batch, context, *rest = op.outs[i].type.dims
     extents = memory.extents
     whole: Number = item_bytes(op.outs[i].type.dtype)
@@ -82,14 +84,14 @@ def _kept(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: i
     return Kept(
         layers,
         whole,
-        window=_window(region, op),
+        window=_cache_window(region, op),
         ports=ports,
         copies=ports * own / whole,
         ways=extents.ways(batch.axes),
     )
 
 
-def _window(region: Region, op: CacheWrite) -> int:
+def _cache_window(region: Region, op: CacheWrite) -> int:
     """The tokens that attention to a cache sees at most, 0 for all; a cache has one reader."""
     made = {x.name for x in op.outs}
     readers = [x for x in region.ops if isinstance(x, Attention | LatentAttention)]
@@ -97,7 +99,7 @@ def _window(region: Region, op: CacheWrite) -> int:
     return max(direct or [x.window for x in readers])
 
 
-class Moved(NamedTuple):
+class TransferTimes(NamedTuple):
     """KV cache of requests on the move.
 
     ``request`` is the bytes of one request, ``sent`` and ``received`` those that the busiest port of either side moves
@@ -119,7 +121,7 @@ class Transfer:
     def __init__(self, split: SplitSpec, prefill: MemoryModel, decode: MemoryModel) -> None:
         self.split = split
         pools = (split.prefill.sharding, prefill), (split.decode.sharding, decode)
-        self.sender, self.receiver = (kept(memory, s.ranks // s.replicas) for s, memory in pools)
+        self.sender, self.receiver = (kept_caches(memory, s.ranks // s.replicas) for s, memory in pools)
         self.replicas = pools[0][0].replicas, pools[1][0].replicas
         self.layers = split.prefill.model.layers
 
@@ -128,7 +130,7 @@ class Transfer:
         """Requests that travel at once: one for each server on the side that has fewer."""
         return min(self.replicas)
 
-    def moved(self, batch: Number, input_: Number, prefill: Number) -> Moved:
+    def times(self, batch: Number, input_: Number, prefill: Number) -> TransferTimes:
         """The cache of ``batch`` requests of ``input_`` tokens, whose prefill took that many seconds.
 
         The decode pool has the tokens that all requests share. Each of its ranks gets all that it keeps, where heads
@@ -142,7 +144,7 @@ class Transfer:
         "Optimal two- and three-stage production schedules", 1954), here with equal jobs. Sources: Patel et al.,
         "Splitwise", ISCA 2024 (per-layer transfer); Qin et al., "Mooncake", 2024.
         """
-        tokens = input_ - shared(self.split.prefill, input_)
+        tokens = input_ - shared_tokens(self.split.prefill, input_)
         copies = {key: k.copies for stage in self.receiver for key, k in stage.items()}
         sides = (
             [(s, [k.bytes(tokens) * copies[key] / k.ports for key, k in s.items()]) for s in self.sender if s],
@@ -172,4 +174,6 @@ class Transfer:
         rate = rates[0]
         for other in rates[1:]:
             rate = minimum(rate, other)
-        return Moved(request, sent, received=received, seconds=latency + seconds, exposed=latency + exposed, rate=rate)
+        return TransferTimes(
+            request, sent, received=received, seconds=latency + seconds, exposed=latency + exposed, rate=rate
+        )

@@ -90,7 +90,7 @@ class _KindMixer:
                 times = self._region(name, ours, theirs, mix, sizes)
                 before = found.get(name, [0.0] * len(times))
                 found[name] = [a + weight * t for a, t in zip(before, times, strict=True)]
-        return self.prefill._scaled(found)
+        return self.prefill._at_engine_rates(found)
 
     def _sizes(self, mix: Mix) -> Sizes:
         program, mesh = self.prefill.schedule.program, self.prefill.extents.mesh

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.backends.cost.machine.machine import Machine
-from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, plain, where
+from plandsl.backends.cost.num import are_numbers, ceil_div, clip, floor, largest, maximum, minimum, where
 from plandsl.backends.cost.work.costing import Costing
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
@@ -61,14 +61,14 @@ def order(slots: Sequence[Slot]) -> Order:
     waits = []
     for i, slot in enumerate(slots):
         needed = {*slot.after, *([latest[slot.stream]] if slot.stream in latest else ())}
-        waits.append(_latest(needed, earlier))
+        waits.append(_last_of(needed, earlier))
         along = set() if slot.along is None else {slot.along}
         earlier.append(set().union(needed, along, *(earlier[j] for j in (*needed, *along))))
         latest[slot.stream] = i
-    return Order(tuple(waits), _latest(set(latest.values()), earlier))
+    return Order(tuple(waits), _last_of(set(latest.values()), earlier))
 
 
-def _latest(slots: set[int], earlier: Sequence[set[int]]) -> tuple[int, ...]:
+def _last_of(slots: set[int], earlier: Sequence[set[int]]) -> tuple[int, ...]:
     """Those of ``slots`` that none of the others comes after."""
     return tuple(sorted(i for i in slots if not any(i in earlier[other] for other in slots)))
 
@@ -128,7 +128,7 @@ class PhaseTimes(NamedTuple):
     again: Played = Played(0.0, 0.0)
     runs: tuple[ProgramRun, ...] = ()
 
-    def followed(self, parts: Number, in_flight: Number) -> PhaseTimes:
+    def split_in_parts(self, parts: Number, in_flight: Number) -> PhaseTimes:
         """A batch of which this is one of ``parts`` that follow one another, with ``in_flight`` such batches.
 
         They keep the slowest stage, or hop, busy without a break from the second on, so that
@@ -151,10 +151,10 @@ class PhaseTimes(NamedTuple):
             drafted=drafted,
             parts=parts,
             again=again,
-            runs=tuple(r._replace(times=r.times.followed(parts, in_flight)) for r in self.runs),
+            runs=tuple(r._replace(times=r.times.split_in_parts(parts, in_flight)) for r in self.runs),
         )
 
-    def repeated(self, n: Number) -> PhaseTimes:
+    def repeat(self, n: Number) -> PhaseTimes:
         """``n`` times the same, each as soon as the one before is done; ``runs`` are those of one."""
 
         def more(p: Played) -> Played:
@@ -217,17 +217,17 @@ class PhaseModel:
     def __init__(self, schedule: Schedule, machine: Machine, mesh: Mapping[str, Number] | None = None) -> None:
         self.schedule, self.machine = schedule, machine
         program = schedule.program
-        self.extents = _unbound(program, mesh)
+        self.extents = _fixed_extents(program, mesh)
         costing = Costing(program, machine, self.extents)
         self.work: dict[RunKey, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
         self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
         self.varied = [(weight, self._costed(one)) for weight, one in _varieties(program)]
         self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
-            self._mixed_hops(costing)
+            self._add_near_hops(costing)
         self.scale = self._scale()
         looks = {
-            name: {i: look for i, work in enumerate(ops) if (look := work.look(self.extents))}
+            name: {i: look for i, work in enumerate(ops) if (look := work.context_use(self.extents))}
             for name, ops in self.work.items()
         }
         found = [look for each in looks.values() for look in each.values()]
@@ -244,14 +244,14 @@ class PhaseModel:
             found[name][i] = costing.work(program.region(name).ops[i])
         return found
 
-    def _mixed_hops(self, costing: Costing) -> None:
+    def _add_near_hops(self, costing: Costing) -> None:
         """Boundaries inside a node are quicker than those between nodes."""
-        from plandsl.backends.cost.work.crossing import inside
+        from plandsl.backends.cost.work.crossing import near_boundaries
 
         program = self.schedule.program
-        near = inside(program, self.machine.cluster)
+        near = near_boundaries(program, self.machine.cluster)
         if any(near) and not all(near):
-            self.work[NEAR] = [costing.within(op) for op in program.region(SEND).ops]
+            self.work[NEAR] = [costing.work_in_node(op) for op in program.region(SEND).ops]
             self.boundaries = [NEAR if n else SEND for n in near]
 
     def _scale(self) -> dict[RunKey, list[float]] | None:
@@ -266,15 +266,15 @@ class PhaseModel:
         seconds = self.seconds(bind)
         if len(nodes) == 1 or not self.attends:
             return self._pipeline(seconds(nodes[0][1]), in_flight)
-        return _mean([w for w, _ in nodes], [self._pipeline(seconds(c), in_flight) for _, c in nodes])
+        return _mean_times([w for w, _ in nodes], [self._pipeline(seconds(c), in_flight) for _, c in nodes])
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
         """Seconds of each op under ``bind``, by the context: at the rates of an engine, where it has its own."""
         at = Binding(Extents(self.schedule.program, bind, self.extents.mesh))
-        fixed = self._fixed(self.work, at)
+        fixed = self._fixed_seconds(self.work, at)
         for name, i in self.uneven if self.varied else ():
             fixed[name][i] = sum(weight * work[name][i].seconds(at) for weight, work in self.varied)
-        return lambda context: self._scaled(self._attended(fixed, at.at(context)))
+        return lambda context: self._at_engine_rates(self._add_attention(fixed, at.at(context)))
 
     def _fixed(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
         """Seconds of each op, but of those that depend on the context."""
@@ -373,11 +373,11 @@ class PhaseModel:
         width = maximum(last - first, 1e-9)
         pieces = [(b - a, a, b) for a, b in pairwise(cuts)]
         for chunk in self.chunks:
-            pieces = [part for piece in pieces for part in _by_chunks(*piece, chunk)]
+            pieces = [part for piece in pieces for part in _cut_by_chunks(*piece, chunk)]
         return [(weight * span / width, a + (b - a) * node) for span, a, b in pieces for weight, node in GAUSS]
 
 
-def _by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterator[tuple[Number, Number, Number]]:
+def _cut_by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterator[tuple[Number, Number, Number]]:
     """The stretch ``first..last``, which counts as ``span``, cut where chunks begin (half a token behind the last one).
 
     Of the whole chunks in it, one near its begin and one as far from its end stand for all: the mean is exact where
@@ -392,10 +392,10 @@ def _by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterato
     starts = (begin + near * chunk, begin + (others - near) * chunk)
     parts = [((begin - first) * each, first, begin), ((last - end) * each, end, last)]
     parts += [((end - begin) * each / 2, start, start + chunk) for start in starts]
-    return (part for part in parts if not plain(part[0]) or part[0] > 0)
+    return (part for part in parts if not are_numbers(part[0]) or part[0] > 0)
 
 
-def _unbound(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
+def _fixed_extents(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
     """Sizes of what does not change from step to step."""
     return Extents(program, {s: 1 for _, s in program.sizes if isinstance(s, str)}, mesh)
 
@@ -405,7 +405,7 @@ def _meets_experts(op: Op) -> bool:
     return any(has_places(x.type.names) for x in (*op.operands, *op.results))
 
 
-def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
+def _load_varieties(program: Program) -> Iterator[tuple[float, Program]]:
     """Weights and programs to average over where the load of experts varies; none where it does not."""
     varying = [(name, skew.nodes()) for name, skew in program.imbalance if isinstance(skew, Varying)]
     for picked in product(*(nodes for _, nodes in varying)) if varying else ():
@@ -414,7 +414,7 @@ def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
         yield prod(weight for weight, _ in picked), evolve(program, imbalance=fixed)
 
 
-def _mean(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
+def _mean_times(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
     """The weighted mean of several timings of one schedule."""
 
     def mean(values: list[Number]) -> Number:

@@ -31,7 +31,7 @@ def play_pipeline(
     first stage as soon as the last one is done with the round before, which in decode is one token later.
     """
     runs: list[Run] = []
-    hops = _behind(hop, len(stage_seconds))
+    hops = _hops_behind(hop, len(stage_seconds))
     free = [0.0] * len(stage_seconds)
     link = [0.0] * len(stage_seconds)
     back = [0.0] * batches
@@ -47,7 +47,7 @@ def play_pipeline(
     return runs
 
 
-def _behind(hop: float | Sequence[float], stages: int) -> list[float]:
+def _hops_behind(hop: float | Sequence[float], stages: int) -> list[float]:
     """Seconds behind each stage; 0 behind the last."""
     return [*([hop] * (stages - 1) if isinstance(hop, float | int) else hop), 0.0]
 
@@ -55,7 +55,7 @@ def _behind(hop: float | Sequence[float], stages: int) -> list[float]:
 def play_sends(runs: Sequence[Run], hop: float | Sequence[float]) -> list[Run]:
     """When the link behind each stage but the last is busy handing on what ``runs`` (of `play_pipeline`) made."""
     last = max((r.stage for r in runs), default=0)
-    hops = _behind(hop, last + 1)
+    hops = _hops_behind(hop, last + 1)
     free = [0.0] * (last + 1)
     sends = []
     for run in runs:

@@ -52,7 +52,7 @@ class Tape:
 
     def node(self, op: str, *operands: Operand) -> Traced:
         """The result of ``op``, which may be there already."""
-        if (same := _unchanged(op, operands)) is not None:
+        if (same := _unchanged_operand(op, operands)) is not None:
             return same
         key = op, tuple(operands)
         known = self._known.get(key)
@@ -84,17 +84,17 @@ class Traced:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Operand, **_: object) -> Traced:
         assert method == "__call__", "reductions depend on the length of an array"
-        return self.tape.node(UFUNCS[ufunc.__name__], *map(_plain, inputs))
+        return self.tape.node(UFUNCS[ufunc.__name__], *map(_as_operand, inputs))
 
     def __array_function__(self, function: Any, _types: object, args: tuple[Operand, ...], _: object) -> Traced:
         assert function.__name__ == "where", "the only function of arrays that the model asks for"
-        return self.tape.node("where", *map(_plain, args))
+        return self.tape.node("where", *map(_as_operand, args))
 
     def __neg__(self) -> Traced:
         return self.tape.node("neg", self)
 
 
-def _unchanged(op: str, operands: tuple[Operand, ...]) -> Traced | None:
+def _unchanged_operand(op: str, operands: tuple[Operand, ...]) -> Traced | None:
     """The operand that ``op`` leaves as it is: of ``x + 0``, ``x * 1``, ``x / 1`` it is ``x``."""
     if len(operands) != 2 or op not in NEUTRAL:
         return None
@@ -108,16 +108,16 @@ NEUTRAL = {"+": 0, "-": 0, "*": 1, "/": 1}
 """What changes nothing, behind each operation."""
 
 
-def _plain(x: Operand) -> Operand:
+def _as_operand(x: Operand) -> Operand:
     return x if isinstance(x, Traced | bool | int | float) else cast(float, cast(Any, x).item())
 
 
 def _define(name: str, op: str) -> None:
     def method(self: Traced, other: Operand) -> Traced:
-        return self.tape.node(op, self, _plain(other))
+        return self.tape.node(op, self, _as_operand(other))
 
     def reflected(self: Traced, other: Operand) -> Traced:
-        return self.tape.node(op, _plain(other), self)
+        return self.tape.node(op, _as_operand(other), self)
 
     setattr(Traced, f"__{name}__", method)
     setattr(Traced, f"__r{name}__", reflected)
@@ -130,7 +130,7 @@ for _name, _op in {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}.items():
     _define(_name, _op)
 
 
-def traced(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
+def trace(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
     """``function`` of the numbers ``names`` as straight-line code; what it returns is built of tuples, lists and dicts.
 
     The code takes plain numbers, or with ``arrays`` numpy arrays. Raises `TypeError` where the function decides by
@@ -175,7 +175,7 @@ class Writer:
         for index in range(len(tape.nodes)):
             if self.uses[index]:
                 self._write(index)
-        self.result = self._built(result)
+        self.result = self._expression(result)
 
     def compiled(self, names: Sequence[str]) -> Callable[..., Any]:
         """The function itself."""
@@ -206,13 +206,13 @@ class Writer:
             return
         parts = [self._text(x) for x in operands]
         depth = 1 + max((d for _, d in parts), default=0)
-        text = self._shown(op, [t for t, _ in parts])
+        text = self._format(op, [t for t, _ in parts])
         if self.uses[index] > 1 or depth > INLINE:
             self.lines.append(f"    t{index} = {text}")
             text, depth = f"t{index}", 0
         self.texts[index] = text, depth
 
-    def _shown(self, op: str, parts: list[str]) -> str:
+    def _format(self, op: str, parts: list[str]) -> str:
         if op in self.choices:
             return self.choices[op].format(*parts)
         if op == "neg":
@@ -229,26 +229,26 @@ class Writer:
         self.scope[name] = x
         return name
 
-    def _built(self, value: object) -> str:
+    def _expression(self, value: object) -> str:
         """The expression that makes ``value`` anew; what stands in several places is made once."""
         if isinstance(value, Traced):
             return self.texts[value.index][0]
         if not value or self.seen.get(id(value), 0) < 2:
-            return self._made(value)
+            return self._construct(value)
         if id(value) not in self.named:
-            text = self._made(value)
+            text = self._construct(value)
             self.named[id(value)] = name = f"r{len(self.named)}"
             self.lines.append(f"    {name} = {text}")
         return self.named[id(value)]
 
-    def _made(self, value: object) -> str:
+    def _construct(self, value: object) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f"{self._constant(k)}: {self._built(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list):
-            return "[" + ", ".join(map(self._built, value)) + "]"
+            return "[" + ", ".join(map(self._expression, value)) + "]"
         if isinstance(value, tuple):
             name = type(value).__name__
             self.scope[name] = type(value)
-            inner = "".join(f"{self._built(v)}, " for v in value)
+            inner = "".join(f"{self._expression(v)}, " for v in value)
             return f"({inner})" if type(value) is tuple else f"{name}({inner})"
         return self._constant(value)

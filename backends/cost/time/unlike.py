@@ -23,7 +23,7 @@ Group = tuple[int, ...]
 """Kinds that run one thing together, by number in `PlanSpec.kinds`."""
 
 
-def phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseModel]:
+def unlike_phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseModel]:
     """Each schedule on the plan's kinds of GPU."""
     machines = [Machine.of(kind) for kind in plan.kinds]
     return [UnlikePhase(plan, schedule, machines) for schedule in schedules]

@@ -6,18 +6,18 @@ from typing import NamedTuple, Protocol, TypeAlias
 from plandsl.backends.cost.forms.attention import (
     Chip,
     Heads,
+    chunk_keys,
     decode_seconds,
-    in_chunks,
     mixed_seconds,
     prefill_seconds,
-    running,
+    running_keys,
     visible_pairs,
 )
-from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Grid
 from plandsl.backends.cost.num import maximum, minimum
 from plandsl.backends.cost.work.site import Site
-from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.compute import Attention
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
@@ -110,7 +110,7 @@ class AttentionForm(NamedTuple):
                 chunk=q.chunk,
             )
         own, window = q.own, q.window and q.window + q.position - 1
-        own = own if q.chunk is None else minimum(own, running(q.context, q.chunk) + q.position - 1)
+        own = own if q.chunk is None else minimum(own, running_keys(q.context, q.chunk) + q.position - 1)
         return decode_seconds(
             c, chip, shape=heads.times(q.position), batch=q.batch, context=own, window=window, divides=self.divides
         )
@@ -157,11 +157,11 @@ class Softmax(NamedTuple):
         batch, position = extents.local(self.batch), extents.sizes[self.position.name]
         return Queries(batch, position, context=at.context, own=own, causal=op.causal, window=op.window, chunk=op.chunk)
 
-    def modelled(self, at: Binding) -> Number:
+    def modelled_seconds(self, at: Binding) -> Number:
         """Seconds by the calibrated model: fitted, or arithmetic on visible pairs against bytes moved once."""
         if self.form is None:
-            asked = self._asked(at)
-            return maximum(asked.arithmetic, asked.memory) + self.launch * self.blocks
+            demand = self._demand(at)
+            return maximum(demand.arithmetic, demand.memory) + self.launch * self.blocks
         whole = self.form.seconds(self.queries(at))
         if not self.form.prefill:
             return whole
@@ -182,7 +182,7 @@ class Softmax(NamedTuple):
             return None
         return self.form.mixed(constants, call)
 
-    def _asked(self, at: Binding) -> Asked:
+    def _demand(self, at: Binding) -> Demand:
         """FLOPs and bytes on one rank. Split positions are taken as balanced (zigzag).
 
         That of one query too, but for a window or a chunk: all keys that it sees may lie on one rank.
@@ -192,45 +192,45 @@ class Softmax(NamedTuple):
         pairs = visible_pairs(q.position, q.context, q.causal, q.window, q.chunk) / split
         keys = minimum(q.own, q.position + q.window - 1) if q.window else q.own
         if q.chunk is not None:
-            keys = minimum(q.own, in_chunks(q.position, q.context, q.chunk))
+            keys = minimum(q.own, chunk_keys(q.position, q.context, q.chunk))
         if (q.window or q.chunk is not None) and self.context.axes:
             pairs = maximum(pairs, keys)
         rows = self.bytes_per_row * extents.local(self.position) * self.blocks
         flops, moved = self.flops_per_pair * q.batch * pairs, q.batch * (rows + self.bytes_per_key * keys)
-        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
+    def context_use(self, extents: Extents) -> ContextUse | None:
         """A window hides keys of a rank from a context on that all ranks have together."""
-        return Look(self.batch, self.op.window * extents.ways(self.context.axes), self.op.chunk)
+        return ContextUse(self.batch, self.op.window * extents.ways(self.context.axes), self.op.chunk)
 
     def seconds(self, at: Binding) -> Number:
         """Measured where a table answers."""
         if self.table is None:
-            return self.modelled(at)
+            return self.modelled_seconds(at)
         q = self.queries(at)
-        return self.table.seconds(q.batch, q.position, q.own, partial(self.modelled, at))
+        return self.table.seconds(q.batch, q.position, q.own, partial(self.modelled_seconds, at))
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """FLOPs and bytes, on average over contexts."""
         flops: Number = 0.0
         moved: Number = 0.0
         for weight, context in at.contexts:
-            one = self._asked(at.at(context))
+            one = self._demand(at.at(context))
             flops, moved = flops + weight * one.flops, moved + weight * one.moved
-        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.asked(at).bound(self.launch)
+        return self.demand(at).bound(self.launch)
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
+    def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table (in a decode step, at the mean context), a form, or shares of peaks."""
         batch, position = at.extents.local(self.batch), at.extents.sizes[self.position.name]
         if self.table is not None and self.table.at(batch, position, at.context) > 0:
-            return MEASURED
-        return machine.flat if self.form is None else fitted(self.form.constants)
+            return MEASURED_ANSWER
+        return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
         """Nothing leaves the GPU."""
@@ -257,7 +257,7 @@ def attention(op: Attention, site: Site) -> Softmax:
     per_key = kv_heads * (d_qk * item_bytes(op.k.type.dtype) + d_v * item_bytes(op.v.type.dtype))
     flops = 2 * (d_qk + d_v) * local(heads)
     form = fitted_form(op, site, Heads(local(heads), kv_heads, (d_qk + d_v) / 2, per_row, per_key))
-    rate, bandwidth, launch = reached(op, site, form)
+    rate, bandwidth, launch = reached_rates(op, site, form)
     made = Softmax(
         op, position, batch,
         flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
@@ -270,7 +270,7 @@ def attention(op: Attention, site: Site) -> Softmax:
     return made._replace(context=context, blocks=blocks)
 
 
-def reached(op: Attention | LatentAttention, site: Site, form: Form | None) -> tuple[float, float, float]:
+def reached_rates(op: Attention | LatentAttention, site: Site, form: Form | None) -> tuple[float, float, float]:
     """FLOP/s, bytes/s and launch of attention: those of ``form`` at nominal bandwidth, or shares of peaks."""
     m = site.machine
     if form is None:

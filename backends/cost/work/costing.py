@@ -52,25 +52,25 @@ class Costing:
 
     def work(self, op: Op) -> Work:
         """What ``op`` asks for, between the nodes of a cluster too."""
-        if self.mixtures is not None and self.mixtures.fused(op):
-            return kernel.nothing(op, self.site.split(op.results[0].type)[1], self.machine.gpu.bandwidth)
-        made = self.within(op)
+        if self.mixtures is not None and self.mixtures.is_fused(op):
+            return kernel.no_kernel(op, self.site.split(op.results[0].type)[1], self.machine.gpu.bandwidth)
+        made = self.work_in_node(op)
         if self.machine.cluster is None:
             return made
-        from plandsl.backends.cost.work.crossing import across
+        from plandsl.backends.cost.work.crossing import cross_nodes
 
-        return across(made, self.site, self.machine.cluster)
+        return cross_nodes(made, self.site, self.machine.cluster)
 
-    def within(self, op: Op) -> Work:
+    def work_in_node(self, op: Op) -> Work:
         """The same where all ranks are in one node, with the table that answers where it was measured."""
-        made = self._made(op)
+        made = self._work_of(op)
         if self.machine.measured is None:
             return made
         from plandsl.backends.cost.work.lookup import attach
 
         return attach(made, self.site, self.machine.measured)
 
-    def _made(self, op: Op) -> Work:
+    def _work_of(self, op: Op) -> Work:
         """A row is the product of the step's dimensions in its main operand."""
         site = self.site
         match op:
@@ -78,7 +78,7 @@ class Costing:
                 assert self.mixtures is not None, "a program with experts has an imbalance for them"
                 return self.mixtures.gemm(op)
             case Gemm():
-                return kernel.gemm(op, site)
+                return kernel.gemm_kernel(op, site)
             case Attention():
                 return attention(op, site)
             case LatentAttention():
@@ -86,11 +86,11 @@ class Costing:
 
                 return latent_attention(op, site)
             case Regular():
-                return kernel.moves(op, site, op.results[0].type, op.touches)
+                return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():
-                return self._stores(op)
+                return self._cache_write(op)
             case Slice():
-                return kernel.cut(op, site)
+                return kernel.slice_kernel(op, site)
             case AllToAll():
                 return (self.mixtures and self.mixtures.exchange(op)) or exchange.collective(op, site)
             case AllReduce() | ReduceScatter() | AllGather():
@@ -100,21 +100,21 @@ class Costing:
             case Ring():
                 return exchange.ring(op, site)
             case Send():
-                return exchange.hop(op, site)
+                return exchange.send_hop(op, site)
             case Recv():
-                return exchange.awaited(op)
+                return exchange.recv(op)
             case Split() | Join():  # views
-                return kernel.nothing(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
+                return kernel.no_kernel(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
             case Reshard():
                 raise AssertionError("reshard reached the cost backend")
             case _:
                 assert_never(op)
 
-    def _stores(self, op: CacheWrite) -> Kernel:
+    def _cache_write(self, op: CacheWrite) -> Kernel:
         """A latent cache may be filled by attention itself."""
-        made = kernel.stores(op, self.site)
+        made = kernel.cache_kernel(op, self.site)
         if len(op.outs[0].type.dims) != 3:
             return made
-        from plandsl.backends.cost.work.latent import writes_itself
+        from plandsl.backends.cost.work.latent import fills_cache
 
-        return kernel.nothing(op, made.rows, made.bandwidth) if writes_itself(op, self.site) else made
+        return kernel.no_kernel(op, made.rows, made.bandwidth) if fills_cache(op, self.site) else made

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, nodes_seconds, ring
+from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, nodes_seconds, ring_way
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
 from plandsl.backends.cost.machine.machine import Machine
@@ -78,12 +78,12 @@ class Crossing(NamedTuple):
     def port(self) -> None:
         """What more bytes add tells what they take."""
 
-    def across(self, nodes: int, port: float) -> Crossing:
+    def span_nodes(self, nodes: int, port: float) -> Crossing:
         """It is between nodes already."""
         return self
 
 
-def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
+def cross_nodes(made: Work, site: Site, cluster: ClusterSpec) -> Work:
     """``made`` as it is where its ranks are in one node, else over the network."""
     if not isinstance(made, Exchange):
         return made
@@ -96,7 +96,7 @@ def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
     at = node_span(mesh, made.axis, cluster.node.count)
     if at.nodes == 1:
         return made
-    own = made.form.across(at.nodes, roads.port("all_to_all", at))
+    own = made.form.span_nodes(at.nodes, roads.port("all_to_all", at))
     if own is not None:
         return made._replace(form=own, nodes=at.spans)
     if isinstance(made.op, Ring):  # in each step some send to their own node, and the last of a node to the next one
@@ -107,7 +107,7 @@ def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
     return made._replace(form=Crossing(routes), nodes=at.spans)
 
 
-def inside(program: Program, cluster: ClusterSpec | None) -> list[bool]:
+def near_boundaries(program: Program, cluster: ClusterSpec | None) -> list[bool]:
     """For each boundary between stages, whether all that passes it stays in its node."""
     if cluster is None:
         return [True] * (len(program.stages) - 1)
@@ -157,8 +157,8 @@ class Roads:
         section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
         constants = self.machine.calibration.constants(CollectiveConstants, section)
         if constants is not None and self.machine.algorithm == "auto":
-            return Leg(partial(collective_seconds, constants, self.link, op, k), _always(ring(op, k).volume))
-        return _leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
+            return Leg(partial(collective_seconds, constants, self.link, op, k), _constant(ring_way(op, k).volume))
+        return _fastest_leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
     def _fitted(self, op: str) -> NodesConstants | None:
         """Constants of collectives between nodes; the network must be of a kind that such were measured on.
@@ -196,7 +196,7 @@ class Roads:
         """
         k, m = at.inside, at.nodes
         if constants := self._fitted(op):
-            return (self._as_fitted(constants, op, at, ring(op, k * m).volume),)
+            return (self._as_fitted(constants, op, at, ring_way(op, k * m).volume),)
         flat = at if k == 1 else NodeSpan(1, k * m, 1, m, False)
         if op == "all_to_all":
             return (self._exchanged(at, stride),)
@@ -215,20 +215,20 @@ class Roads:
         def seconds(payload: Number) -> Number:
             return nodes_seconds(constants, link, op, n=n, nodes=at.nodes, payload=payload, host_port=port)
 
-        return Route("fitted", seconds, _always(volume), constants)
+        return Route("fitted", seconds, _constant(volume), constants)
 
     def _flat(self, way: Algorithm) -> Route:
         """One algorithm between all ranks."""
-        return Route(way.name, partial(_affine, way.fixed + self.launch, way.per_byte), _always(way.volume))
+        return Route(way.name, partial(_affine_seconds, way.fixed + self.launch, way.per_byte), _constant(way.volume))
 
     def _by_levels(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
         """Several steps, one after the other, each with its part of the payload."""
-        return Route(name, partial(_levels, legs, self.launch), partial(_sent, legs))
+        return Route(name, partial(_level_seconds, legs, self.launch), partial(_sent_bytes, legs))
 
     def _legs(self, op: str, at: NodeSpan, stride: int) -> list[tuple[Leg, float]]:
         """The steps of ``op`` by levels, each with its part of the payload."""
         k = at.inside
-        between = _leg(self.ways(op, at.nodes, at)), 1 / k
+        between = _fastest_leg(self.ways(op, at.nodes, at)), 1 / k
         if op == "all_gather":
             return [between, (self.near(op, k, stride), 1.0)]
         if op == "reduce_scatter":
@@ -237,14 +237,16 @@ class Roads:
 
     def _exchanged(self, at: NodeSpan, stride: int) -> Route:
         k, m = at.inside, at.nodes
-        far = _leg(self.ways("all_to_all", m, at))
+        far = _fastest_leg(self.ways("all_to_all", m, at))
         if k == 1:
             return self._by_levels("direct", [(far, 1.0)])
         near = self.near("all_to_all", k, stride)
         if self.network.topology == "rail":
             return self._by_levels("rails", [(near, 1.0), (far, 1.0)])
         return Route(
-            "split", partial(_beside, near, 1 / m, far, self.launch), partial(_sent, [(near, 1 / m), (far, 1.0)])
+            "split",
+            partial(_parallel_seconds, near, 1 / m, far, self.launch),
+            partial(_sent_bytes, [(near, 1 / m), (far, 1.0)]),
         )
 
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
@@ -259,15 +261,15 @@ class Roads:
             way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte, way.volume + step.volume)
         passing = self._flat(way)
         if any(hop.near for hop in far):
-            return (passing._replace(seconds=partial(_slower, passing.seconds, self._flat(step).seconds)),)
+            return (passing._replace(seconds=partial(_slower_seconds, passing.seconds, self._flat(step).seconds)),)
         return (passing,)
 
 
-def _affine(fixed: float, per_byte: float, payload: Number) -> Number:
+def _affine_seconds(fixed: float, per_byte: float, payload: Number) -> Number:
     return fixed + per_byte * payload
 
 
-def _levels(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Number:
+def _level_seconds(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Number:
     """One step after the other."""
     total: Number = launch
     for leg, part in legs:
@@ -275,25 +277,25 @@ def _levels(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Nu
     return total
 
 
-def _sent(legs: list[tuple[Leg, float]], payload: float) -> Number:
+def _sent_bytes(legs: list[tuple[Leg, float]], payload: float) -> Number:
     """What a rank sends in all steps."""
     return sum(part * leg.volume(payload * part) for leg, part in legs)
 
 
-def _leg(ways: list[Algorithm]) -> Leg:
+def _fastest_leg(ways: list[Algorithm]) -> Leg:
     """The fastest of ``ways``."""
     return Leg(partial(links.seconds, ways), lambda payload: links.fastest(ways, payload).volume)
 
 
-def _always(volume: Number) -> Callable[[float], Number]:
+def _constant(volume: Number) -> Callable[[float], Number]:
     """The same for any payload."""
     return lambda payload: volume
 
 
-def _beside(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
+def _parallel_seconds(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
     """Both at once: they use other links."""
     return maximum(near.seconds(payload * part), far.seconds(payload)) + launch
 
 
-def _slower(a: Seconds, b: Seconds, payload: Number) -> Number:
+def _slower_seconds(a: Seconds, b: Seconds, payload: Number) -> Number:
     return maximum(a(payload), b(payload))

@@ -6,12 +6,12 @@ from typing import NamedTuple, Protocol
 from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, all_gather, choose, send
-from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
 from plandsl.backends.cost.num import minimum
-from plandsl.backends.cost.work.kernel import Kernel, moves
+from plandsl.backends.cost.work.kernel import Kernel, memory_kernel
 from plandsl.backends.cost.work.site import STEP, Site
-from plandsl.backends.cost.work.work import Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Rescale, Ring, Send
 from plandsl.ir.extents import Extents
 from plandsl.ir.names import axes_of, group_of
@@ -85,7 +85,7 @@ class Ways(NamedTuple):
     def port(self) -> None:
         """What more bytes add is what they take on the links."""
 
-    def across(self, nodes: int, port: float) -> None:
+    def span_nodes(self, nodes: int, port: float) -> None:
         """Other algorithms cross a network."""
 
 
@@ -99,7 +99,7 @@ class ExchangeForm(NamedTuple):
     link: LinkSpec
     op: str
 
-    def _each(self, ranks: Number, payload: Number) -> list[Number]:
+    def _library_seconds(self, ranks: Number, payload: Number) -> list[Number]:
         """Seconds of each library."""
         return [
             collective_seconds(c, self.link, op=self.op, n=ranks, payload=payload, custom=own)
@@ -108,14 +108,14 @@ class ExchangeForm(NamedTuple):
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Of the fastest library."""
-        best, *others = self._each(ranks, payload)
+        best, *others = self._library_seconds(ranks, payload)
         for time in others:
             best = minimum(best, time)
         return best
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The library."""
-        times = [float(t) for t in self._each(ranks, payload)]
+        times = [float(t) for t in self._library_seconds(ranks, payload)]
         name, constants, own = self.libraries[times.index(min(times))]
         volume = collective_volume(constants, self.link, op=self.op, n=float(ranks), payload=payload, custom=own)
         return Fastest(name.removesuffix("_exchange"), volume, constants)
@@ -124,7 +124,7 @@ class ExchangeForm(NamedTuple):
     def port(self) -> None:
         """What more bytes add is what they take on the links."""
 
-    def across(self, nodes: int, port: float) -> None:
+    def span_nodes(self, nodes: int, port: float) -> None:
         """Constants between nodes are others."""
 
 
@@ -146,25 +146,27 @@ class Exchange(NamedTuple):
     times: Number = 1
     kernel: Kernel | None = None
 
-    def modelled(self, n: Number) -> Number:
+    def modelled_seconds(self, n: Number) -> Number:
         """Seconds of one call with ``n`` rows by the calibrated model: along an axis of size 1 nothing travels."""
         if isinstance(self.ranks, int) and self.ranks == 1:
             return 0.0
         time = self.form.seconds(self.ranks, n, self.payload_per_row * n)
         return time if isinstance(self.ranks, int) else time * (self.ranks > 1)
 
-    def _call(self, n: Number) -> Number:
+    def _call_seconds(self, n: Number) -> Number:
         """Seconds of one call: measured where a table answers."""
-        return self.modelled(n) if self.table is None else self.table.seconds(n, partial(self.modelled, n))
+        return (
+            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
+        )
 
     def _seconds(self, n: Number) -> Number:
         """All calls, and the kernel that goes with them."""
-        time = self._call(n)
+        time = self._call_seconds(n)
         if self.kernel is not None:
-            time = time + self.kernel.modelled(n) * (self.ranks > 1)
+            time = time + self.kernel.modelled_seconds(n) * (self.ranks > 1)
         return time if isinstance(self.times, int) and self.times == 1 else time * self.times
 
-    def _measured(self, at: Binding) -> bool:
+    def _is_measured(self, at: Binding) -> bool:
         return self.table is not None and bool(self.table.at(at.rows(self.rows)) > 0)
 
     def _tensors(self) -> int:
@@ -173,32 +175,32 @@ class Exchange(NamedTuple):
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
+    def context_use(self, extents: Extents) -> ContextUse | None:
         """It knows rows alone."""
         return None
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.launched(self.rows, self._seconds)
+        return at.time_rows(self.rows, self._seconds)
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """The bytes of one message."""
-        return Asked(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
+        return Demand(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
 
     def bound(self, at: Binding) -> str:
         """``link`` where the bytes take half of the time or more, by what a few more of them add; else ``latency``."""
         rows = at.rows(self.rows)
-        once, more = (float(self.modelled(n)) for n in (rows, rows * (1 + FEW)))
+        once, more = (float(self.modelled_seconds(n)) for n in (rows, rows * (1 + FEW)))
         if self.form.port is not None:
             more = once + FEW * float(self.payload_per_row * rows) / self.form.port
         return "link" if 2 * (more - once) >= FEW * once else "latency"
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
+    def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, fitted constants, or the links by themselves; which way a library took, a table does not say."""
         name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * at.rows(self.rows)))
-        if self._measured(at):
-            return MEASURED._replace(algorithm="measured", volume=volume)
-        return (machine.flat if constants is None else fitted(constants))._replace(algorithm=name, volume=volume)
+        if self._is_measured(at):
+            return MEASURED_ANSWER._replace(algorithm="measured", volume=volume)
+        return (machine.flat if constants is None else form_answer(constants))._replace(algorithm=name, volume=volume)
 
     def path(self, program: Program) -> Path:
         """Along its axis; of several, along those that have ranks. Stages hand on along theirs."""
@@ -220,15 +222,15 @@ class Exchange(NamedTuple):
 
 def collective(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Exchange:
     """Payloads as nccl-tests count them: total output of an all_gather, else the rank's buffer."""
-    main = op.out.type if isinstance(op, AllGather) or _grows(op, site) else op.x.type
+    main = op.out.type if isinstance(op, AllGather) or _replicates_heads(op, site) else op.x.type
     elements, rows = site.split(main)
     ranks = site.extents.ways(op.axes)
     return Exchange(
-        op, op.axis, ranks=ranks, rows=rows, payload_per_row=elements * item_bytes(main.dtype), form=inside(op, site)
+        op, op.axis, ranks=ranks, rows=rows, payload_per_row=elements * item_bytes(main.dtype), form=node_form(op, site)
     )
 
 
-def _grows(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
+def _replicates_heads(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
     """Whether heads are replicated in the exchange."""
     if not isinstance(op, AllToAll):
         return False
@@ -237,7 +239,7 @@ def _grows(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
     return dim.name not in STEP and bool(ways > site.extents.sizes[dim.name])
 
 
-def inside(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
+def node_form(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
     """How a collective is timed inside a node."""
     ways = COLLECTIVES[op.keyword](site.fabric(op.axes[-1]), site.extents.ways(op.axes))
     return _form(op, site, choose(ways, site.machine.algorithm))
@@ -266,7 +268,7 @@ def rescale(op: Rescale, site: Site) -> Exchange:
     elements, rows = site.split(statistics)
     payload = elements * item_bytes(statistics.dtype) * ranks
     form = _form(op, site, choose(all_gather(site.fabric(op.axis), ranks), site.machine.algorithm))
-    means = moves(op, site, op.out.type, [op.x.type, op.out.type])
+    means = memory_kernel(op, site, op.out.type, [op.x.type, op.out.type])
     return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=payload, form=form, kernel=means)
 
 
@@ -282,13 +284,13 @@ def ring(op: Ring, site: Site) -> Exchange:
     )
 
 
-def hop(op: Send, site: Site) -> Exchange:
+def send_hop(op: Send, site: Site) -> Exchange:
     """The residual stream to the next stage, ``tensors`` of its size."""
     elements, rows = site.split(op.x.type)
     payload = elements * item_bytes(op.x.type.dtype) * op.tensors
     return Exchange(op, "", ranks=2, rows=rows, payload_per_row=payload, form=_form(op, site, send(site.fabric())))
 
 
-def awaited(op: Recv) -> Exchange:
+def recv(op: Recv) -> Exchange:
     """The sender is charged for the hop."""
     return Exchange(op, "", ranks=2, rows=(), payload_per_row=0.0, form=Ways((Algorithm("direct", 0.0, 0.0),), 0.0))

@@ -11,14 +11,20 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.collective import HOST_PORT
-from plandsl.backends.cost.forms.dispatch import UNITS, direct, dispatch_seconds, engines, packed
-from plandsl.backends.cost.forms.dispatch import Traffic as Sent
-from plandsl.backends.cost.forms.moe import Layer, Load, loads, moe_seconds, ratio_of
-from plandsl.backends.cost.machine.machine import Answered, Machine, Rates, fitted
+from plandsl.backends.cost.forms.dispatch import (
+    UNITS,
+    Traffic,
+    busy_units,
+    direct_traffic,
+    dispatch_seconds,
+    packed_traffic,
+)
+from plandsl.backends.cost.forms.moe import Layer, Load, expert_loads, load_ratio, moe_seconds
+from plandsl.backends.cost.machine.machine import Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.num import maximum
-from plandsl.backends.cost.work.exchange import Exchange, Fastest, inside
+from plandsl.backends.cost.work.exchange import Exchange, Fastest, node_form
 from plandsl.backends.cost.work.site import Site
-from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import AllToAll
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
@@ -112,7 +118,7 @@ class Experts(NamedTuple):
         """
         pairs = maximum(self.pairs * n, 1.0)
         if self.crowd:
-            given = crowded(self.crowd, n)
+            given = crowd_loads(self.crowd, n)
             touched = sum(load.touched for load in given)
             tiled = sum(load.tiles(TILE) for load in given) * TILE
         else:
@@ -123,37 +129,37 @@ class Experts(NamedTuple):
         moved = self.bytes_weights / self.local * touched + self.bytes_per_pair * pairs
         return Tokens(each * pairs, each * tiled, moved)
 
-    def modelled(self, n: Number) -> Number:
+    def modelled_seconds(self, n: Number) -> Number:
         """Seconds of ``n`` tokens: this op's share of the fitted layer, or a roofline."""
         form = self.form
         if form is None:
             ask = self.tokens(n)
             return maximum(ask.padded / self.rate, ask.moved / self.bandwidth) + self.launch
-        given = crowded(self.crowd, n) if self.crowd else loads(form.layer, n, form.ratio)
+        given = crowd_loads(self.crowd, n) if self.crowd else expert_loads(form.layer, n, form.ratio)
         return moe_seconds(form.constants, form.chip, form.layer, n, given) * form.share
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
+    def context_use(self, extents: Extents) -> ContextUse | None:
         """It knows rows alone."""
         return None
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its tokens; layers of experts are measured as a whole, so no table has one op."""
-        return at.launched(self.rows, self.modelled)
+        return at.time_rows(self.rows, self.modelled_seconds)
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """Useful FLOPs, and bytes."""
         flops, _, moved = self.tokens(at.rows(self.rows))
-        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.asked(at).bound(self.launch)
+        return self.demand(at).bound(self.launch)
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
+    def answer(self, at: Binding, machine: Machine) -> Answer:
         """A form, or shares of peaks."""
-        return machine.flat if self.form is None else fitted(self.form.constants)
+        return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
         """Nothing leaves the GPU: exchanges of tokens are ops of their own."""
@@ -168,7 +174,7 @@ class Experts(NamedTuple):
         return ()
 
 
-def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
+def crowd_loads(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
     """How ``n`` tokens fall on experts of unlike popularity: one gets ``p n`` of them, and any with ``1 - (1 - p)^n``.
 
     Neighbours in popularity are taken together, `GROUPS` at most; the fullest rank has a pair, and touches an expert,
@@ -213,24 +219,26 @@ class DispatchForm(NamedTuple):
         tokens, walk = rows * self.load, self.copy / WIDE
         link, units = self.machine.link, self.machine.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
-        traffic = self._far(self._sent(ranks, tokens))
+        traffic = self._scale_far(self._traffic(ranks, tokens))
         if self.prefill:
             walked, busy, waits = tokens * walk, UNITS, 0.0 * tokens
         else:
             walked = (tokens if self.out else traffic.copies) * walk
-            busy, waits = engines(self.experts, units), self.experts
+            busy, waits = busy_units(self.experts, units), self.experts
         inside = ranks / self.nodes
         return dispatch_seconds(
             self.constants, link, inside=inside, t=traffic, walked=walked, copy=self.copy, units=busy, waits=waits
         )
 
-    def _sent(self, ranks: Number, tokens: Number) -> Sent:
+    def _traffic(self, ranks: Number, tokens: Number) -> Traffic:
         """What a rank sends: a copy for each rank that wants a token, or for each expert."""
         if self.prefill:
-            return packed(tokens, self.copy, ranks=ranks, nodes=self.nodes, experts=self.experts, topk=self.topk)
-        return direct(tokens, self.copy, ranks, self.nodes, self.topk)
+            return packed_traffic(
+                tokens, self.copy, ranks=ranks, nodes=self.nodes, experts=self.experts, topk=self.topk
+            )
+        return direct_traffic(tokens, self.copy, ranks, self.nodes, self.topk)
 
-    def _far(self, traffic: Sent) -> Sent:
+    def _scale_far(self, traffic: Traffic) -> Traffic:
         """The same as the port of `forms.dispatch` would see it."""
         return traffic if self.nodes == 1 else traffic._replace(far=traffic.far * self.far)
 
@@ -238,7 +246,7 @@ class DispatchForm(NamedTuple):
         """The library; its payload is what the fullest rank sends or gets of its tokens' copies."""
         if not payload:
             return Fastest(self.name, 0.0, self.constants)
-        sent = self._sent(ranks, payload / (self.topk * self.copy))
+        sent = self._traffic(ranks, payload / (self.topk * self.copy))
         return Fastest(self.name, (sent.near + sent.far) / payload, self.constants)
 
     @property
@@ -247,7 +255,7 @@ class DispatchForm(NamedTuple):
         cluster = self.machine.cluster if self.nodes > 1 else None
         return (self.machine.link if cluster is None else cluster.network).bandwidth
 
-    def across(self, nodes: int, port: float) -> DispatchForm:
+    def span_nodes(self, nodes: int, port: float) -> DispatchForm:
         """The library sends over the network itself."""
         return self._replace(nodes=nodes, far=HOST_PORT / port)
 
@@ -264,10 +272,10 @@ class Mixtures:
         self._forms: dict[int, ExpertForm] = {}
         self._fused: set[int] = set()
         for region in program.regions:
-            for ops in _layers(region.ops):
+            for ops in _layers_of_experts(region.ops):
                 self._fit(ops)
 
-    def fused(self, op: Op) -> bool:
+    def is_fused(self, op: Op) -> bool:
         """Whether the seconds of ``op`` are in those of a fitted layer."""
         return id(op) in self._fused
 
@@ -276,10 +284,10 @@ class Mixtures:
         extents, m = self.extents, self.machine
         rows = tuple(d for d in op.x.type.dims if d.name in PADDED)
         pairs = extents.local(op.x.type.dim(routed(op.x.type)))
-        per_pair = _width(op.x.type, extents) * item_bytes(op.x.type.dtype)
+        per_pair = _pair_width(op.x.type, extents) * item_bytes(op.x.type.dtype)
         flops: Number = 0.0
         for out, w in zip(op.outs, op.weights, strict=True):
-            columns = _width(out.type, extents)
+            columns = _pair_width(out.type, extents)
             flops = flops + 2.0 * columns * extents.product(d for d in w.type.dims if d.name in op.contracted())
             per_pair = per_pair + columns * item_bytes(out.type.dtype)
         weights = sum(extents.bytes(w.type) for w in op.weights)
@@ -292,7 +300,7 @@ class Mixtures:
             rows,
             flops_per_row=flops * pairs,
             pairs=pairs,
-            local=_local(op, extents),
+            local=_local_experts(op, extents),
             bytes_weights=weights,
             bytes_per_pair=per_pair,
             rate=rate,
@@ -324,10 +332,10 @@ class Mixtures:
         assert units is not None, "constants come only for a GPU whose units are known"
         chip = Chip(units, peak, self.machine.gpu.bandwidth)
         skew = self.imbalance[routed(gemms[0].x.type)]
-        ratio = 1.0 if isinstance(skew, Zipf) else ratio_of(factor(skew))
-        whole = sum(_held(op, self.extents) for op in gemms)
+        ratio = 1.0 if isinstance(skew, Zipf) else load_ratio(factor(skew))
+        whole = sum(_weight_elements(op, self.extents) for op in gemms)
         for op in gemms:
-            self._forms[id(op)] = ExpertForm(constants, chip, shape, ratio, _held(op, self.extents) / whole)
+            self._forms[id(op)] = ExpertForm(constants, chip, shape, ratio, _weight_elements(op, self.extents) / whole)
         self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, *COLLECTIVES))}
 
     def _layer(self, gemms: list[GroupedGemm]) -> Layer | None:
@@ -374,8 +382,8 @@ class Mixtures:
         mean = extents.local(tokens.dim(place))
         fullest = extents.local(there.dim(place)) * ranks / mean
         rows = tuple(d for d in tokens.dims if d.name in PADDED)
-        copy = _width(tokens, extents) * item_bytes(tokens.dtype)
-        form = self._dispatch(op, mean, copy, fullest, out) or inside(op, self.site)
+        copy = _pair_width(tokens, extents) * item_bytes(tokens.dtype)
+        form = self._dispatch(op, mean, copy, fullest, out) or node_form(op, self.site)
         return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=mean * copy * fullest, form=form)
 
     def _dispatch(self, op: AllToAll, topk: Number, copy: Number, load: Number, out: bool) -> DispatchForm | None:
@@ -401,7 +409,7 @@ class Mixtures:
         return None
 
 
-def _layers(ops: Iterable[Op]) -> list[list[Op]]:
+def _layers_of_experts(ops: Iterable[Op]) -> list[list[Op]]:
     """The ops of each mixture, from the choice of experts to the sum of their results."""
     found: list[list[Op]] = []
     for op in ops:
@@ -413,15 +421,15 @@ def _layers(ops: Iterable[Op]) -> list[list[Op]]:
     return [layer for layer in found if any(isinstance(op, GroupedGemm) for op in layer)]
 
 
-def _width(type_: TensorType, extents: Extents) -> Number:
+def _pair_width(type_: TensorType, extents: Extents) -> Number:
     """Elements of a pair of token and expert on one rank."""
     return extents.product(d for d in type_.dims if d.name not in PADDED and not isinstance(d.name, Places))
 
 
-def _local(op: GroupedGemm, extents: Extents) -> Number:
+def _local_experts(op: GroupedGemm, extents: Extents) -> Number:
     """Experts of a rank."""
     return extents.local(op.weights[0].type.dim(routed(op.x.type).experts))
 
 
-def _held(op: GroupedGemm, extents: Extents) -> Number:
+def _weight_elements(op: GroupedGemm, extents: Extents) -> Number:
     return sum(extents.elements(w.type) for w in op.weights)

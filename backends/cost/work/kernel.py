@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 
 from plandsl.backends.cost.forms.elementwise import FLAT, kernel_seconds
 from plandsl.backends.cost.forms.gemm import Tile, gemm_seconds, tiles
-from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.work.site import Site
-from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
@@ -74,7 +74,7 @@ class Kernel(NamedTuple):
     form: Form | None = None
     table: Line | None = None
 
-    def modelled(self, n: Number) -> Number:
+    def modelled_seconds(self, n: Number) -> Number:
         """Seconds of ``n`` rows by the calibrated model."""
         moved = self.bytes_fixed + self.bytes_per_row * n
         if self.form is not None:
@@ -83,33 +83,35 @@ class Kernel(NamedTuple):
 
     def _seconds(self, n: Number) -> Number:
         """Seconds of ``n`` rows: measured where a table answers."""
-        return self.modelled(n) if self.table is None else self.table.seconds(n, partial(self.modelled, n))
+        return (
+            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
+        )
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
+    def context_use(self, extents: Extents) -> ContextUse | None:
         """A kernel knows rows alone."""
         return None
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.launched(self.rows, self._seconds)
+        return at.time_rows(self.rows, self._seconds)
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """Its FLOPs and bytes."""
         n = at.rows(self.rows)
         moved = self.bytes_fixed + self.bytes_per_row * n
-        return Asked(self.flops_per_row * n, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(self.flops_per_row * n, moved, 0.0, self.rate, self.bandwidth)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.asked(at).bound(self.launch)
+        return self.demand(at).bound(self.launch)
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
+    def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, a form, or shares of peaks."""
         if self.table is not None and self.table.at(at.rows(self.rows)) > 0:
-            return MEASURED
-        return machine.flat if self.form is None else fitted(self.form.constants)
+            return MEASURED_ANSWER
+        return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
         """Nothing leaves the GPU."""
@@ -133,14 +135,14 @@ class Kernel(NamedTuple):
 # ---- from ops
 
 
-def nothing(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
+def no_kernel(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
     """An op for which nothing runs."""
     return Kernel(
         op, rows, flops_per_row=0.0, bytes_fixed=0.0, bytes_per_row=0.0, rate=1.0, bandwidth=bandwidth, launch=0.0
     )
 
 
-def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
+def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
     """An op that is all memory traffic: every tensor in ``touched`` is read or written once."""
     _, rows = site.split(main)
     fixed: Number = 0.0
@@ -181,7 +183,7 @@ def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -
     )
 
 
-def gemm(op: Gemm, site: Site) -> Kernel:
+def gemm_kernel(op: Gemm, site: Site) -> Kernel:
     """``2 m n k`` FLOPs; weights, inputs and outputs move once."""
     k = site.extents.product(op.x.type.dim(n) for n in op.contracted())
     inputs, rows = site.split(op.x.type)
@@ -225,16 +227,16 @@ def gemm(op: Gemm, site: Site) -> Kernel:
     )
 
 
-def cut(op: Slice, site: Site) -> Kernel:
+def slice_kernel(op: Slice, site: Site) -> Kernel:
     """A rank's part, read and written; along an axis of size 1 nothing is cut."""
-    made = moves(op, site, op.out.type, [op.out.type, op.out.type])
+    made = memory_kernel(op, site, op.out.type, [op.out.type, op.out.type])
     cuts = site.extents.mesh[op.axis] > 1
     form = made.form if cuts is not False else None
     fixed, per_row = made.bytes_fixed * cuts, made.bytes_per_row * cuts
     return made._replace(bytes_fixed=fixed, bytes_per_row=per_row, launch=made.launch * cuts, form=form)
 
 
-def stores(op: CacheWrite, site: Site) -> Kernel:
+def cache_kernel(op: CacheWrite, site: Site) -> Kernel:
     """Read once and written once, as the cache stores it."""
     written = (TensorType(o.type.dtype, x.type.dims) for o, x in zip(op.outs, op.xs, strict=True))
-    return moves(op, site, op.xs[0].type, [*(x.type for x in op.xs), *written])
+    return memory_kernel(op, site, op.xs[0].type, [*(x.type for x in op.xs), *written])

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip, Heads
 from plandsl.backends.cost.forms.mla import KEY, LATENT, LATENT_VALUE, VALUE, mla_decode_seconds, mla_prefill_seconds
-from plandsl.backends.cost.work.attention import Mixed, Queries, Softmax, fitted_form, reached
-from plandsl.backends.cost.work.cached import sources
+from plandsl.backends.cost.work.attention import Mixed, Queries, Softmax, fitted_form, reached_rates
+from plandsl.backends.cost.work.cached import cache_sources
 from plandsl.backends.cost.work.site import Site
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.latent import LatentAttention
@@ -76,8 +76,8 @@ def latent_attention(op: LatentAttention, site: Site) -> Softmax:
         per_key = per_key + site.extents.product(x.type.dims[2:]) * item_bytes(x.type.dtype)
     flops = 2 * (d_qk + d_v) * local(heads)
     shape = Heads(local(heads), local(heads) if own else 1, (d_qk + d_v) / 2, per_row, per_key)
-    form = _form(op, site) or fitted_form(op, site, shape)
-    rate, bandwidth, launch = reached(op, site, form)
+    form = _latent_form(op, site) or fitted_form(op, site, shape)
+    rate, bandwidth, launch = reached_rates(op, site, form)
     made = Softmax(
         op, position, batch,
         flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
@@ -88,17 +88,17 @@ def latent_attention(op: LatentAttention, site: Site) -> Softmax:
     return made._replace(context=op.k_rope.type.dim("context"), blocks=blocks)
 
 
-def writes_itself(op: CacheWrite, site: Site) -> bool:
+def fills_cache(op: CacheWrite, site: Site) -> bool:
     """Whether the seconds of attention are measured with those of filling the cache: in prefill they are."""
     if site.program.phase != PREFILL:
         return False
     region = next(r for r in site.program.regions if op in r.ops)
-    source = sources(region)
+    source = cache_sources(region)
     readers = (x for x in region.ops if isinstance(x, LatentAttention))
-    return any(source.get(x.k_rope.name, x.k_rope.name) == op.outs[-1].name and _form(x, site) for x in readers)
+    return any(source.get(x.k_rope.name, x.k_rope.name) == op.outs[-1].name and _latent_form(x, site) for x in readers)
 
 
-def _form(op: LatentAttention, site: Site) -> LatentForm | None:
+def _latent_form(op: LatentAttention, site: Site) -> LatentForm | None:
     """The fitted form, where the calibration has one and heads are of the sizes that were measured."""
     m, sizes, phase = site.machine, site.extents.sizes, site.program.phase
     prefill = phase == PREFILL
