@@ -400,7 +400,7 @@ def test_a_file_that_changes_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "its columns are those of no table that is looked up: none"),
+        ("", "no table of measured kernels has these columns: none"),
         ("gpu,power\nh100_sxm,7\n", "gpu, power"),
         (GEMM + DOWN.format(m=16, t=0), "row 2: `time_s` is `0`"),
         (GEMM + DOWN.format(m=16, t=1e-5) + DOWN.format(m=32, t=-1), "row 3: `time_s` is `-1`"),

@@ -109,7 +109,7 @@ class Surface(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A kernel or a collective that was measured over one size, ``scale`` times its rows. The first table answers first."""
+    """A kernel or a collective that was measured over one size, ``scale`` times its rows; tables in their order."""
 
     curves: tuple[Curve, ...]
     scale: float = 1.0
@@ -126,7 +126,7 @@ class Line(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Attention that was measured over batch and context: whole prompts, or one token each. The first table answers first."""
+    """Attention measured over batch and context, for whole prompts or one token each; tables in their order."""
 
     surfaces: tuple[Surface, ...]
     prefill: bool

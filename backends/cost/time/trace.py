@@ -1,8 +1,8 @@
-"""Turns the cost model of one plan into a straight line of arithmetic, for those who ask it a million times.
+"""Turns the cost model of one plan into straight-line arithmetic, for callers with very many loads.
 
-The model is written for any plan; once a plan is compiled, most of what it does is known. It is run once with
-`Traced` values for numbers, which write down what is done to them, and what they wrote is compiled as one Python
-function: constants folded, common parts worked out once, no calls. It takes numbers, and gives the very same answers.
+The model is written for any plan. Once a plan is compiled, most of its steps are fixed. `trace` runs the model once
+with `Traced` values in place of numbers, which record the arithmetic on them, and compiles the record as one Python
+function: constants folded, common parts computed once, no calls. Its answers equal the model's exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Node: TypeAlias = "tuple[str, tuple[Operand, ...]]"
 Operand: TypeAlias = "Traced | float | bool"
 
 INLINE = 12
-"""Parentheses that may stand inside one another before a part gets a name."""
+"""The deepest nesting of an expression; a deeper part gets a name."""
 
 UFUNCS = {
     "add": "+",
@@ -39,11 +39,11 @@ UFUNCS = {
     "bitwise_and": "&",
     "bitwise_or": "|",
 }
-"""What numpy calls the operations that a trace knows."""
+"""Operators by the names of numpy's functions."""
 
 
 class Tape:
-    """What was done, in order; the same thing done twice is one node."""
+    """The recorded operations, in order; equal operations are one node."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -51,7 +51,7 @@ class Tape:
         self.called: list[Callable[..., Number]] = []
 
     def node(self, op: str, *operands: Operand) -> Traced:
-        """The result of ``op``, which may be there already."""
+        """The result of ``op``, which may be recorded already."""
         if (same := _unchanged_operand(op, operands)) is not None:
             return same
         key = op, tuple(operands)
@@ -62,14 +62,14 @@ class Tape:
         return known
 
     def call(self, function: Callable[..., Number], operands: Sequence[Operand]) -> Traced:
-        """The result of a function that is called as it is."""
+        """The result of a function that the code calls."""
         if function not in self.called:
             self.called.append(function)
         return self.node(f"call{self.called.index(function)}", *operands)
 
 
 class Traced:
-    """A number that is not known yet: arithmetic on it is written on its tape."""
+    """A number that is not known yet; its tape records arithmetic on it."""
 
     __slots__ = ("index", "tape")
 
@@ -95,7 +95,7 @@ class Traced:
 
 
 def _unchanged_operand(op: str, operands: tuple[Operand, ...]) -> Traced | None:
-    """The operand that ``op`` leaves as it is: of ``x + 0``, ``x * 1``, ``x / 1`` it is ``x``."""
+    """The operand that equals the result of ``op``: ``x`` for ``x + 0``, ``x * 1`` and ``x / 1``; None if there is none."""
     if len(operands) != 2 or op not in NEUTRAL:
         return None
     a, b = operands
@@ -105,7 +105,7 @@ def _unchanged_operand(op: str, operands: tuple[Operand, ...]) -> Traced | None:
 
 
 NEUTRAL = {"+": 0, "-": 0, "*": 1, "/": 1}
-"""What changes nothing, behind each operation."""
+"""The right operand with which an operation changes nothing."""
 
 
 def _as_operand(x: Operand) -> Operand:
@@ -131,10 +131,10 @@ for _name, _op in {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}.items():
 
 
 def trace(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
-    """``function`` of the numbers ``names`` as straight-line code; what it returns is built of tuples, lists and dicts.
+    """``function`` of the numbers ``names`` as straight-line code; it returns tuples, lists, dicts and numbers.
 
-    The code takes plain numbers, or with ``arrays`` numpy arrays. Raises `TypeError` where the function decides by
-    the value of a number.
+    The code takes plain numbers, or with ``arrays`` numpy arrays. Raises `TypeError` where the function branches on the
+    value of a number.
     """
     tape = Tape()
     result = function(*(tape.node("input", cast(Any, name)) for name in names))
@@ -147,7 +147,7 @@ NUMBERS = {
     "where": "({1} if {0} else {2})",
 }
 ARRAYS = {"max": "maximum({0}, {1})", "min": "minimum({0}, {1})", "where": "where({0}, {1}, {2})"}
-"""How choices are written, of numbers and of arrays."""
+"""The code of choices, for numbers and for arrays."""
 
 
 class Writer:
@@ -199,7 +199,7 @@ class Writer:
                 self._count(part)
 
     def _write(self, index: int) -> None:
-        """Give a node its text: a name where it is used twice, or stands deep."""
+        """Write a node as text: a name where it is used twice or is deep, else an expression."""
         op, operands = self.tape.nodes[index]
         if op == "input":
             self.texts[index] = str(operands[0]), 0
@@ -230,7 +230,7 @@ class Writer:
         return name
 
     def _expression(self, value: object) -> str:
-        """The expression that makes ``value`` anew; what stands in several places is made once."""
+        """The expression that makes ``value``; a part that occurs several times is made once."""
         if isinstance(value, Traced):
             return self.texts[value.index][0]
         if not value or self.seen.get(id(value), 0) < 2:

@@ -1,6 +1,6 @@
 """Times on unlike GPUs: every rank of a stage runs the same ops on its own GPU, and the slowest decides.
 
-Loaded for plans whose ranks stand on several kinds of GPU. A collective, and a hop, wait for all that take part.
+Loaded for plans whose ranks stand on several kinds of GPU. A collective or a hop waits for all its ranks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 
 Group = tuple[int, ...]
-"""Kinds that run one thing together, by number in `PlanSpec.kinds`."""
+"""Kinds of GPU that run a region or a hop together, by number in `PlanSpec.kinds`."""
 
 
 def unlike_phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseModel]:
@@ -30,7 +30,7 @@ def unlike_phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseMo
 
 
 class UnlikePhase(PhaseModel):
-    """One phase on several kinds of GPU: an op takes the longest of the kinds that its stage's ranks stand on.
+    """One phase on several kinds of GPU: an op takes as long as on the slowest kind of its stage's ranks.
 
     ``each`` is the phase on each kind alone. ``runs`` has the run of a kind alone that each run here is made of, and
     the kinds; under the name of the region itself all kinds run it.

@@ -1,4 +1,4 @@
-"""Attention over a KV cache, whose work grows with the context."""
+"""The work of attention over a KV cache: it grows with the context."""
 
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
@@ -36,9 +36,9 @@ AttentionConstants: TypeAlias = PrefillConstants | DecodeConstants | MlaPrefillC
 
 
 class Queries(NamedTuple):
-    """What a kernel of attention is asked: of each of ``batch`` requests the last ``position`` of ``context`` tokens.
+    """Queries of one kernel of attention: the last ``position`` of ``context`` tokens of each of ``batch`` requests.
 
-    ``own`` of the keys are a rank's. ``window`` (0: none) and ``chunk`` hide others.
+    A rank holds ``own`` of the keys. ``window`` (0: none) and ``chunk`` hide keys.
     """
 
     batch: Number
@@ -51,7 +51,7 @@ class Queries(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """One call for a chunk of a prompt, ``own`` queries behind ``before`` keys, and ``decodes`` of ``context`` keys."""
+    """A call with ``own`` queries of a prompt behind ``before`` keys, and ``decodes`` queries with ``context`` keys."""
 
     own: Number
     before: Number
@@ -60,11 +60,11 @@ class Mixed(NamedTuple):
 
 
 class Form(Protocol):
-    """Attention whose constants a calibration has fitted; ``prefill`` says which of the two phases it is of."""
+    """Attention with fitted constants, of prefill or of decode."""
 
     @property
     def constants(self) -> AttentionConstants:
-        """What was fitted."""
+        """The fitted constants."""
 
     @property
     def chip(self) -> Chip:
@@ -72,17 +72,17 @@ class Form(Protocol):
 
     @property
     def prefill(self) -> bool:
-        """Whether it is of whole prompts, before context parallelism splits them."""
+        """Whether it times whole prompts, before context parallelism splits them."""
 
     def seconds(self, q: Queries) -> Number:
         """Seconds of ``q``."""
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
-        """Seconds of one call for both phases; None where there is no such kernel."""
+        """Seconds of one call for both phases; None where no kernel does both."""
 
 
 class AttentionForm(NamedTuple):
-    """Attention with keys and values of heads, by `forms.attention`."""
+    """Attention with keys and values for each KV head, timed by `forms.attention`."""
 
     constants: PrefillConstants | DecodeConstants
     chip: Chip
@@ -95,7 +95,7 @@ class AttentionForm(NamedTuple):
         return isinstance(self.constants, PrefillConstants)
 
     def seconds(self, q: Queries) -> Number:
-        """In decode the queries of a request are more heads of each KV head, and the last one sees most."""
+        """Seconds of ``q``. In decode, queries count as heads of a KV head, and all see what the last one sees."""
         c, chip, heads = self.constants, self.chip, self.heads
         if isinstance(c, PrefillConstants):
             return prefill_seconds(
@@ -116,7 +116,7 @@ class AttentionForm(NamedTuple):
         )
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
-        """Both in one call."""
+        """Seconds of both in one call."""
         own, before, decodes, context = call
         return mixed_seconds(
             constants, self.chip, shape=self.heads, chunk=own, before=before, decodes=decodes, context=context
@@ -126,9 +126,9 @@ class AttentionForm(NamedTuple):
 class Softmax(NamedTuple):
     """Attention over a KV cache; its work depends on the context as well.
 
-    flops = flops_per_pair * heads rows * visible pairs; bytes = queries and results + visible keys and values.
-    ``context`` is the part of it that a rank attends to. Keys that come around a ring come in ``blocks``: there are as
-    many kernels, and queries and results are read and written by each.
+    flops = flops_per_pair * visible pairs, bytes = queries and results + visible keys and values. ``context`` is the
+    dimension of keys, whose axes split them over ranks. Keys from a ring come in ``blocks``: one kernel for each block,
+    and each kernel reads the queries and writes the results.
     """
 
     op: Attention | LatentAttention
@@ -151,14 +151,14 @@ class Softmax(NamedTuple):
         return self.batch, self.position
 
     def queries(self, at: Binding) -> Queries:
-        """What its kernel is asked; keys are dealt out evenly."""
+        """The queries of its kernel; ranks hold equal numbers of keys."""
         op, extents = self.op, at.extents
         own = at.context / extents.ways(self.context.axes) if self.context.axes else at.context
         batch, position = extents.local(self.batch), extents.sizes[self.position.name]
         return Queries(batch, position, context=at.context, own=own, causal=op.causal, window=op.window, chunk=op.chunk)
 
     def modelled_seconds(self, at: Binding) -> Number:
-        """Seconds by the calibrated model: fitted, or arithmetic on visible pairs against bytes moved once."""
+        """Seconds by the calibrated model: a fitted form, or arithmetic on visible pairs against bytes moved once."""
         if self.form is None:
             demand = self._demand(at)
             return maximum(demand.arithmetic, demand.memory) + self.launch * self.blocks
@@ -172,9 +172,9 @@ class Softmax(NamedTuple):
         return time + (self.blocks - 1) * self.launch  # a kernel for each block
 
     def mixed(self, machine: Machine, call: Mixed) -> Number | None:
-        """Seconds of one call that serves a chunk of a prompt and decodes: both read whole keys of one cache.
+        """Seconds of one call for a chunk of a prompt and for decodes, which both read whole keys of one cache.
 
-        None where no kernel does that, or none such was fitted.
+        None where no kernel does both, or where the calibration has no constants for it.
         """
         constants = machine.calibration.constants(MixedConstants, f"attention_mixed.{self.op.q.type.dtype}")
         whole = isinstance(self.op, Attention) and not self.op.window and not self.context.axes
@@ -183,9 +183,9 @@ class Softmax(NamedTuple):
         return self.form.mixed(constants, call)
 
     def _demand(self, at: Binding) -> Demand:
-        """FLOPs and bytes on one rank. Split positions are taken as balanced (zigzag).
+        """FLOPs and bytes on one rank. Ranks get equal work of split positions (zigzag) and of split keys.
 
-        That of one query too, but for a window or a chunk: all keys that it sees may lie on one rank.
+        With a window or a chunk, though, all keys that a query sees may lie on one rank.
         """
         q, extents = self.queries(at), at.extents
         split = extents.ways((*self.position.axes, *self.context.axes))
@@ -202,11 +202,11 @@ class Softmax(NamedTuple):
     # ---- what the cost model asks
 
     def context_use(self, extents: Extents) -> ContextUse | None:
-        """A window hides keys of a rank from a context on that all ranks have together."""
+        """The window counts keys of all ranks together."""
         return ContextUse(self.batch, self.op.window * extents.ways(self.context.axes), self.op.chunk)
 
     def seconds(self, at: Binding) -> Number:
-        """Measured where a table answers."""
+        """Seconds by a table where one answers, else by the calibrated model."""
         if self.table is None:
             return self.modelled_seconds(at)
         q = self.queries(at)
@@ -233,15 +233,15 @@ class Softmax(NamedTuple):
         return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
-        """Nothing leaves the GPU."""
+        """The bytes stay on the GPU."""
         return HERE
 
     def pace(self, rates: Rates) -> float:
-        """That of kernels."""
+        """The rate of kernels."""
         return rates.kernels
 
     def shape(self, at: Binding) -> Shape:
-        """Reports name none."""
+        """Empty: reports show no sizes."""
         return ()
 
 
@@ -271,7 +271,7 @@ def attention(op: Attention, site: Site) -> Softmax:
 
 
 def reached_rates(op: Attention | LatentAttention, site: Site, form: Form | None) -> tuple[float, float, float]:
-    """FLOP/s, bytes/s and launch of attention: those of ``form`` at nominal bandwidth, or shares of peaks."""
+    """FLOP/s, bytes/s and launch of attention, from ``form`` and the nominal bandwidth or from shares of peaks."""
     m = site.machine
     if form is None:
         return m.attention_rate(op.q.type.dtype, site.program.phase), m.bandwidth, m.launch
@@ -279,7 +279,7 @@ def reached_rates(op: Attention | LatentAttention, site: Site, form: Form | None
 
 
 def fitted_form(op: Attention | LatentAttention, site: Site, shape: Heads) -> AttentionForm | None:
-    """The fitted form of this attention, where the calibration has one: nearest dtypes first."""
+    """The fitted form of this attention, for the nearest dtypes; None where the calibration has none."""
     m, q, cache = site.machine, op.q.type.dtype, op.k.type.dtype
     phase = site.program.phase
     if m.gpu.units is None:

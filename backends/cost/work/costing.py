@@ -1,7 +1,7 @@
-"""What each op of a program asks of a device: FLOPs, bytes and payload, affine in the rows it works on.
+"""From the ops of a program to `Work`: FLOPs, bytes and payload, affine in the rows of an op.
 
-A row is one token (or one request, in the head); everything else about an op is fixed by the model, the mesh
-and the machine, so it is worked out once. Binding a batch then costs a few multiplications per op.
+A row is one token (or one request, in the head). All else about an op depends on the model, the mesh and the machine
+only and is computed once. Binding a batch then takes a few multiplications per op.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Costing:
             self.mixtures = Mixtures(self.site)
 
     def work(self, op: Op) -> Work:
-        """What ``op`` asks for, between the nodes of a cluster too."""
+        """The work of ``op``; on a cluster it may cross the network."""
         if self.mixtures is not None and self.mixtures.is_fused(op):
             return kernel.no_kernel(op, self.site.split(op.results[0].type)[1], self.machine.gpu.bandwidth)
         made = self.work_in_node(op)
@@ -62,7 +62,7 @@ class Costing:
         return cross_nodes(made, self.site, self.machine.cluster)
 
     def work_in_node(self, op: Op) -> Work:
-        """The same where all ranks are in one node, with the table that answers where it was measured."""
+        """The work of ``op`` where all ranks are in one node, with its table of measurements."""
         made = self._work_of(op)
         if self.machine.measured is None:
             return made
@@ -71,7 +71,7 @@ class Costing:
         return attach(made, self.site, self.machine.measured)
 
     def _work_of(self, op: Op) -> Work:
-        """A row is the product of the step's dimensions in its main operand."""
+        """The work of ``op`` in one node, without a table."""
         site = self.site
         match op:
             case GroupedGemm():
@@ -111,7 +111,7 @@ class Costing:
                 assert_never(op)
 
     def _cache_write(self, op: CacheWrite) -> Kernel:
-        """A latent cache may be filled by attention itself."""
+        """A kernel that fills the cache; none where the kernel of latent attention fills it."""
         made = kernel.cache_kernel(op, self.site)
         if len(op.outs[0].type.dims) != 3:
             return made

@@ -1,8 +1,8 @@
-"""Collectives and hops that pass the network between the nodes of a cluster.
+"""The work of collectives and hops that pass the network between the nodes of a cluster.
 
 Loaded for plans on several nodes. A group along an axis lies on ``m`` nodes with ``k`` ranks in each, ``n = k m``
-(`plandsl.ir.nodes.NodeSpan`). Inside a node it has the node's links; between nodes each GPU has a port of its own.
-Payloads ``V`` are those of `links`.
+(`plandsl.ir.nodes.NodeSpan`). Inside a node it uses the node's links; between nodes each GPU has a port of its own.
+Payloads ``V`` count as in `machine.links`.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 
 Seconds = Callable[[Number], Number]
-"""By the payload."""
+"""Seconds by the payload in bytes."""
 
 CLOS = ("fat_tree", "rail", "switch", "dragonfly")
-"""Networks in which a port reaches every other one, as in those that calibrations were fitted on."""
+"""Networks in which a port reaches every other port, as in the networks that calibrations were fitted on."""
 
 
 OWN_PORTS = 6.0
-"""Ports of a node of eight, as fitted, from which on each GPU is taken to have one."""
+"""The fitted number of ports of a node of eight GPUs from which each GPU counts as having a port."""
 
 
 class Leg(NamedTuple):
-    """One step of a collective, by its payload: seconds, and the bytes that a rank sends for each byte of it."""
+    """One step of a collective: its seconds, and the bytes that a rank sends per byte of payload, both by the payload."""
 
     seconds: Seconds
     volume: Callable[[float], Number]
 
 
 class Route(NamedTuple):
-    """One way to run a collective: its name, what it takes and sends, and the constants it was fitted with, if so."""
+    """One way to run a collective: its name, seconds, bytes sent per byte of payload, and its constants if fitted."""
 
     name: str
     seconds: Seconds
@@ -70,21 +70,21 @@ class Crossing(NamedTuple):
         return min(self.routes, key=lambda route: float(route.seconds(payload)))
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """The route that `seconds` took."""
+        """The fastest route."""
         route = self._route(payload)
         return Fastest(route.name, route.volume(payload), route.constants)
 
     @property
     def port(self) -> None:
-        """What more bytes add tells what they take."""
+        """None: bytes take time on the network alone."""
 
     def span_nodes(self, nodes: int, port: float) -> Crossing:
-        """It is between nodes already."""
+        """Itself: it is between nodes already."""
         return self
 
 
 def cross_nodes(made: Work, site: Site, cluster: ClusterSpec) -> Work:
-    """``made`` as it is where its ranks are in one node, else over the network."""
+    """``made`` over the network; unchanged where its ranks are in one node."""
     if not isinstance(made, Exchange):
         return made
     mesh, roads = site.program.mesh, Roads(site.machine, cluster)
@@ -108,14 +108,14 @@ def cross_nodes(made: Work, site: Site, cluster: ClusterSpec) -> Work:
 
 
 def near_boundaries(program: Program, cluster: ClusterSpec | None) -> list[bool]:
-    """For each boundary between stages, whether all that passes it stays in its node."""
+    """For each boundary between stages, whether its hop stays inside a node for all ranks."""
     if cluster is None:
         return [True] * (len(program.stages) - 1)
     return [not hop.far for hop in boundaries(program.mesh, program.stage_axes, cluster.node.count)]
 
 
 class Roads:
-    """The links of a machine's nodes and the network between them, as a calibration knows them."""
+    """The links of a machine's nodes and the network between them, with the rates that a calibration gives."""
 
     def __init__(self, machine: Machine, cluster: ClusterSpec) -> None:
         self.machine, self.cluster, self.network = machine, cluster, cluster.network
@@ -125,12 +125,12 @@ class Roads:
     # ---- parts
 
     def between(self, op: str, at: NodeSpan) -> Fabric:
-        """The network as a group with one rank in each node sees it.
+        """The network for a group with one rank in each node.
 
         fat_tree, rail and switch give every port its full bandwidth (Leiserson, "Fat-trees", 1985). A dragonfly does
-        so for uniform traffic alone; other traffic takes detours by which half is left (Valiant routing; Kim, Dally,
-        Scott and Abts, "Technology-Driven, Highly-Scalable Dragonfly Topology", ISCA 2008). On a rail network
-        GPUs with other places in their nodes are reached through the links of a node first.
+        so for uniform traffic alone; other traffic takes detours that halve its bandwidth (Valiant routing; Kim, Dally,
+        Scott and Abts, "Technology-Driven, Highly-Scalable Dragonfly Topology", ISCA 2008). On a rail network a GPU
+        reaches GPUs on other rails through the links of its node first.
         """
         net, bandwidth = self.network, self.network.bandwidth * self.share
         latency = net.latency + (self.link.latency if net.topology == "rail" and not at.even else 0.0)
@@ -153,7 +153,7 @@ class Roads:
         return choose(COLLECTIVES[op](f, n), self.machine.algorithm)
 
     def near(self, op: str, k: int, stride: int) -> Leg:
-        """Inside a node, between ``k`` ranks: as fitted, or by `links`."""
+        """The step between ``k`` ranks of a node: with fitted constants, or by `machine.links`."""
         section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
         constants = self.machine.calibration.constants(CollectiveConstants, section)
         if constants is not None and self.machine.algorithm == "auto":
@@ -161,10 +161,11 @@ class Roads:
         return _fastest_leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
     def _fitted(self, op: str) -> NodesConstants | None:
-        """Constants of collectives between nodes; the network must be of a kind that such were measured on.
+        """Constants of collectives between nodes, for the kinds of network that were measured; None for others.
 
-        What they say of the fabric counts where it had a port for each GPU, as this one has: else only how the library
-        spends its time does (launch, steps, hops, protocols), and what a port carries the plan says.
+        The measured share of a port's bandwidth, ``network``, is used where the measured nodes had a port for each GPU,
+        as this cluster has. Otherwise the calibration's share of links replaces it, and only the library's own times
+        count (launch, steps, hops, protocols).
         """
         if self.machine.algorithm != "auto" or self.network.topology not in CLOS:
             return None
@@ -177,13 +178,13 @@ class Roads:
         return None
 
     def port(self, op: str, at: NodeSpan) -> float:
-        """Nominal bytes/s of a GPU's port; what is fitted has its own share of it."""
+        """Nominal bytes/s of a GPU's port; fitted constants have their own share of it."""
         return self.between(op, at).bandwidth / self.share
 
     # ---- the whole
 
     def routes(self, op: str, at: NodeSpan, stride: int) -> tuple[Route, ...]:
-        """The ways to run ``op``: as fitted, else flat over the network, and by levels where a node has several ranks.
+        """The ways to run ``op``: fitted, else flat over the network, and by levels where a node has several ranks.
 
         - all_reduce: reduce_scatter of V inside, all_reduce of V / k between, all_gather of V inside;
         - reduce_scatter: of V inside, then of V / k between; all_gather: of V / k between, then of V inside;
@@ -209,7 +210,7 @@ class Roads:
         return tuple(routes)
 
     def _as_fitted(self, constants: NodesConstants, op: str, at: NodeSpan, volume: Number) -> Route:
-        """``op`` as it was measured between nodes."""
+        """``op`` by fitted constants."""
         link, port, n = self.link, self.port(op, at), at.inside * at.nodes
 
         def seconds(payload: Number) -> Number:
@@ -218,11 +219,11 @@ class Roads:
         return Route("fitted", seconds, _constant(volume), constants)
 
     def _flat(self, way: Algorithm) -> Route:
-        """One algorithm between all ranks."""
+        """A route of one algorithm between all ranks."""
         return Route(way.name, partial(_affine_seconds, way.fixed + self.launch, way.per_byte), _constant(way.volume))
 
     def _by_levels(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
-        """Several steps, one after the other, each with its part of the payload."""
+        """A route of several steps, one after the other, each with its part of the payload."""
         return Route(name, partial(_level_seconds, legs, self.launch), partial(_sent_bytes, legs))
 
     def _legs(self, op: str, at: NodeSpan, stride: int) -> list[tuple[Leg, float]]:
@@ -250,7 +251,7 @@ class Roads:
         )
 
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
-        """One message to the next stage in another node; the slowest of a boundary's ranks counts."""
+        """A message to the next stage in another node; the slowest rank of a boundary counts."""
         at = NodeSpan(1, 2, 1, 2)
         constants = self._fitted("p2p")
         if constants is not None:
@@ -270,7 +271,7 @@ def _affine_seconds(fixed: float, per_byte: float, payload: Number) -> Number:
 
 
 def _level_seconds(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Number:
-    """One step after the other."""
+    """Seconds of steps one after the other."""
     total: Number = launch
     for leg, part in legs:
         total = total + leg.seconds(payload * part)
@@ -278,22 +279,22 @@ def _level_seconds(legs: list[tuple[Leg, float]], launch: float, payload: Number
 
 
 def _sent_bytes(legs: list[tuple[Leg, float]], payload: float) -> Number:
-    """What a rank sends in all steps."""
+    """Bytes that a rank sends in all steps."""
     return sum(part * leg.volume(payload * part) for leg, part in legs)
 
 
 def _fastest_leg(ways: list[Algorithm]) -> Leg:
-    """The fastest of ``ways``."""
+    """The step by the fastest of ``ways``."""
     return Leg(partial(links.seconds, ways), lambda payload: links.fastest(ways, payload).volume)
 
 
 def _constant(volume: Number) -> Callable[[float], Number]:
-    """The same for any payload."""
+    """A function that returns ``volume`` for every payload."""
     return lambda payload: volume
 
 
 def _parallel_seconds(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
-    """Both at once: they use other links."""
+    """Seconds of both at once: they use different links."""
     return maximum(near.seconds(payload * part), far.seconds(payload)) + launch
 
 

@@ -1,4 +1,4 @@
-"""What travels between ranks: collectives, rings, and hops from stage to stage."""
+"""The work of what travels between ranks: collectives, rings, and hops from stage to stage."""
 
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -28,18 +28,18 @@ OWN = {
     "trtllm": ("trtllm",),
     "aiter": ("aiter", "quickreduce"),
 }
-"""All_reduces that the engines with these kernels bring along, where they were measured (quickreduce: on AMD)."""
+"""All_reduce kernels of an engine's own, by its kernels, where they were measured (quickreduce: on AMD)."""
 
 ANY = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
-"""Those of an engine that nobody named: the fastest."""
+"""All_reduce kernels to choose from where a plan names no engine."""
 
 
 FEW = 1e-3
-"""The share of a message that is added to see what its bytes take."""
+"""The share by which a message is lengthened to see how long its bytes take."""
 
 
 class Fastest(NamedTuple):
-    """The algorithm or library that an exchange took, and the constants that it was fitted with, if it was.
+    """The fastest algorithm or library for an exchange, and its constants if it was fitted.
 
     A rank sends ``volume`` bytes over the links for each byte of payload.
     """
@@ -50,24 +50,24 @@ class Fastest(NamedTuple):
 
 
 class Form(Protocol):
-    """How an exchange is timed, by its ``ranks``, the ``rows`` of one of them, and their bytes."""
+    """How an exchange is timed: by its ``ranks``, the ``rows`` of one rank, and the bytes of these rows."""
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Seconds of one call."""
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """What `seconds` took, for a plain number of bytes."""
+        """The algorithm or library whose time `seconds` gives, for a plain number of bytes."""
 
     @property
     def port(self) -> float | None:
-        """Nominal bytes/s of what bytes pass, where they take time elsewhere too; None where they take no other."""
+        """Nominal bytes/s of the links, where bytes take time elsewhere too; None where they do not."""
 
     def across(self, nodes: int, port: float) -> "Form | None":
         """The same between ranks on several nodes, by the bytes/s of a GPU's port; None where it is another way."""
 
 
 class Ways(NamedTuple):
-    """The fastest of the algorithms of `machine.links`, and a launch."""
+    """The fastest algorithm of `machine.links`, and a launch."""
 
     ways: tuple[Algorithm, ...]
     launch: float
@@ -83,16 +83,16 @@ class Ways(NamedTuple):
 
     @property
     def port(self) -> None:
-        """What more bytes add is what they take on the links."""
+        """None: bytes take time on the links alone."""
 
     def span_nodes(self, nodes: int, port: float) -> None:
-        """Other algorithms cross a network."""
+        """None: other algorithms cross a network."""
 
 
 class ExchangeForm(NamedTuple):
-    """A collective as libraries run it, by `forms.collective`.
+    """A collective by the fastest of several libraries, timed by `forms.collective`.
 
-    Of each library its name, constants, and whether it is an all_reduce that engines bring along.
+    ``libraries`` are (name, constants, whether it is an engine's own all_reduce kernel).
     """
 
     libraries: tuple[tuple[str, CollectiveConstants, bool], ...]
@@ -107,14 +107,14 @@ class ExchangeForm(NamedTuple):
         ]
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
-        """Of the fastest library."""
+        """Seconds by the fastest library."""
         best, *others = self._library_seconds(ranks, payload)
         for time in others:
             best = minimum(best, time)
         return best
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """The library."""
+        """The fastest library."""
         times = [float(t) for t in self._library_seconds(ranks, payload)]
         name, constants, own = self.libraries[times.index(min(times))]
         volume = collective_volume(constants, self.link, op=self.op, n=float(ranks), payload=payload, custom=own)
@@ -122,17 +122,17 @@ class ExchangeForm(NamedTuple):
 
     @property
     def port(self) -> None:
-        """What more bytes add is what they take on the links."""
+        """None: bytes take time on the links alone."""
 
     def span_nodes(self, nodes: int, port: float) -> None:
-        """Constants between nodes are others."""
+        """None: collectives between nodes have other constants."""
 
 
 class Exchange(NamedTuple):
-    """An op on the links: ``form`` times payload_per_row * rows bytes between ``ranks`` on ``nodes``.
+    """An op on the links: ``payload_per_row * rows`` bytes between ``ranks`` on ``nodes``, timed by ``form``.
 
-    All that happens ``times`` over; ``kernel`` is what each rank does with the result where that is no part of the
-    collective itself. A ``table`` is asked first.
+    There are ``times`` calls. ``kernel`` is what each rank does with the result after each call, where this is not part
+    of the collective. A ``table`` answers first.
     """
 
     op: Op
@@ -147,7 +147,7 @@ class Exchange(NamedTuple):
     kernel: Kernel | None = None
 
     def modelled_seconds(self, n: Number) -> Number:
-        """Seconds of one call with ``n`` rows by the calibrated model: along an axis of size 1 nothing travels."""
+        """Seconds of one call with ``n`` rows by the calibrated model; 0 along an axis of size 1."""
         if isinstance(self.ranks, int) and self.ranks == 1:
             return 0.0
         time = self.form.seconds(self.ranks, n, self.payload_per_row * n)
@@ -160,7 +160,7 @@ class Exchange(NamedTuple):
         )
 
     def _seconds(self, n: Number) -> Number:
-        """All calls, and the kernel that goes with them."""
+        """Seconds of all calls and their kernels."""
         time = self._call_seconds(n)
         if self.kernel is not None:
             time = time + self.kernel.modelled_seconds(n) * (self.ranks > 1)
@@ -170,13 +170,13 @@ class Exchange(NamedTuple):
         return self.table is not None and bool(self.table.at(at.rows(self.rows)) > 0)
 
     def _tensors(self) -> int:
-        """Messages of one call: a hop sends each tensor by itself."""
+        """Messages of one call: a hop sends each tensor in a message."""
         return self.op.tensors if isinstance(self.op, Send | Recv) else 1
 
     # ---- what the cost model asks
 
     def context_use(self, extents: Extents) -> ContextUse | None:
-        """It knows rows alone."""
+        """None: it does not depend on the context."""
         return None
 
     def seconds(self, at: Binding) -> Number:
@@ -188,7 +188,7 @@ class Exchange(NamedTuple):
         return Demand(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
 
     def bound(self, at: Binding) -> str:
-        """``link`` where the bytes take half of the time or more, by what a few more of them add; else ``latency``."""
+        """``link`` where the bytes take at least half of the time, judged by adding a few more; else ``latency``."""
         rows = at.rows(self.rows)
         once, more = (float(self.modelled_seconds(n)) for n in (rows, rows * (1 + FEW)))
         if self.form.port is not None:
@@ -196,7 +196,7 @@ class Exchange(NamedTuple):
         return "link" if 2 * (more - once) >= FEW * once else "latency"
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
-        """A table, fitted constants, or the links by themselves; which way a library took, a table does not say."""
+        """A table, fitted constants, or the algorithms of the links. A table does not say which algorithm ran."""
         name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * at.rows(self.rows)))
         if self._is_measured(at):
             return MEASURED_ANSWER._replace(algorithm="measured", volume=volume)
@@ -209,11 +209,11 @@ class Exchange(NamedTuple):
         return Path(named, self.nodes, self._tensors() * int(self.times))
 
     def pace(self, rates: Rates) -> float:
-        """That of collectives."""
+        """The rate of collectives."""
         return rates.links
 
     def shape(self, at: Binding) -> Shape:
-        """Reports name none."""
+        """Empty: reports show no sizes."""
         return ()
 
 
@@ -231,7 +231,7 @@ def collective(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site)
 
 
 def _replicates_heads(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
-    """Whether heads are replicated in the exchange."""
+    """Whether the exchange replicates heads."""
     if not isinstance(op, AllToAll):
         return False
     dim = op.x.type.dim(op.split)
@@ -246,9 +246,9 @@ def node_form(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) 
 
 
 def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
-    """What engines run: their own all_reduce or the vendor's library, whichever is faster.
+    """The engine's own all_reduce kernel or the vendor's library, whichever is faster.
 
-    Where neither was fitted, the fastest of ``ways``.
+    Where neither has fitted constants, the fastest of ``ways``.
     """
     m = site.machine
     word = op.measured_as
@@ -262,7 +262,7 @@ def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
 
 
 def rescale(op: Rescale, site: Site) -> Exchange:
-    """An all_gather of the statistics, `STATISTIC` bytes for each row of each rank, and a pass over the means."""
+    """An all_gather of one fp32 statistic for each row of each rank, and a pass over the means."""
     ranks = site.extents.mesh[op.axis]
     statistics = TensorType("fp32", op.x.type.dims[:-1])
     elements, rows = site.split(statistics)
@@ -273,7 +273,7 @@ def rescale(op: Rescale, site: Site) -> Exchange:
 
 
 def ring(op: Ring, site: Site) -> Exchange:
-    """``n - 1`` messages to the next rank, each of one rank's part of all that travels."""
+    """``n - 1`` messages to the next rank, each with one rank's part of all tensors."""
     payload: Number = 0.0
     for x in op.xs:
         payload = payload + site.split(x.type)[0] * item_bytes(x.type.dtype)
@@ -285,12 +285,12 @@ def ring(op: Ring, site: Site) -> Exchange:
 
 
 def send_hop(op: Send, site: Site) -> Exchange:
-    """The residual stream to the next stage, ``tensors`` of its size."""
+    """A hop: the residual stream to the next stage, ``tensors`` tensors of its size."""
     elements, rows = site.split(op.x.type)
     payload = elements * item_bytes(op.x.type.dtype) * op.tensors
     return Exchange(op, "", ranks=2, rows=rows, payload_per_row=payload, form=_form(op, site, send(site.fabric())))
 
 
 def recv(op: Recv) -> Exchange:
-    """The sender is charged for the hop."""
+    """No time: the hop counts for the sender."""
     return Exchange(op, "", ranks=2, rows=(), payload_per_row=0.0, form=Ways((Algorithm("direct", 0.0, 0.0),), 0.0))

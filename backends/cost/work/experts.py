@@ -1,7 +1,7 @@
-"""What a mixture of experts asks of a device: grouped GEMMs, and the exchange of tokens between the ranks of experts.
+"""The work of a mixture of experts: grouped GEMMs, and the exchange of tokens between ranks that hold experts.
 
-Loaded for programs that have one. Where a calibration has fitted fused layers of experts (`forms.moe`), the GEMMs of a
-layer share its seconds, and the kernels between them take none; else each op is a roofline of its own.
+Loaded for programs with experts. Where a calibration has constants of fused layers (`forms.moe`), the GEMMs of a layer
+share the seconds of the layer, and kernels between them take none; otherwise each op is a roofline of its own.
 """
 
 from __future__ import annotations
@@ -37,40 +37,40 @@ from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, item_bytes
 
 TILE = 16
-"""Rows of the smallest matrix instruction (`mma.m16n8k16`, `mfma_16x16x16`): what the rows of an expert fill up."""
+"""Rows of the smallest matrix instruction (``mma.m16n8k16``, ``mfma_16x16x16``): experts' rows are padded to it."""
 
 LIBRARIES = ("trtllm", "modular", "cutlass", "triton", "deepgemm", "marlin", "aiter")
-"""Whose fused layers were fitted, in the order in which they are asked where the engine names none."""
+"""Libraries with fitted layers, in the order of preference where the engine names none."""
 
 OWN = {
     "trtllm": ("trtllm", "cutlass"),
     "vllm": ("triton", "aiter", "marlin"),
     "sglang": ("triton", "aiter", "deepgemm"),
 }
-"""Libraries that an engine takes before the others."""
+"""Libraries that an engine prefers."""
 
 GROUPS = 32
-"""Groups of experts of about one popularity that stand for them."""
+"""The most groups of experts, each of about one popularity."""
 
 WIDE = 2.0
-"""Bytes of the elements that dispatch and combine were fitted with."""
+"""Bytes of an element in the measurements of dispatch and combine."""
 
 SETS = {
     "bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16"), "fp8": ("fp8_block", "fp8", "fp8_token", "mxfp8"),
     "mxfp8": ("mxfp8", "fp8_block", "fp8"), "int8": ("int8", "w8a8_int8_or_fp8"), "nvfp4": ("nvfp4", "mxfp4"),
     "mxfp4": ("mxfp4", "nvfp4"), "fp4": ("nvfp4", "mxfp4"),
 }  # fmt: skip
-"""Fitted dtypes that answer for a layer that multiplies in one. Published fp8 weights have a scale for each block."""
+"""Fitted dtypes, best first, by the dtype a layer multiplies in. Published fp8 weights have a scale for each block."""
 
 UNPACKED = {
     (4, 16): ("w4a16_mxfp4", "w4a16", "bf16_mxfp4", "bf16_int4"), (4, 8): ("w4a8_mxfp4", "fp8_mxfp4", "w4a8"),
     (8, 16): ("w8a16",),
 }  # fmt: skip
-"""The same by bits of weights and of what they are multiplied with."""
+"""Fitted dtypes, best first, by the bits of weights and of activations where weights are narrower."""
 
 
 class ExpertForm(NamedTuple):
-    """A fused layer of experts whose constants a calibration has fitted; this op has ``share`` of its weights."""
+    """A fused layer of experts with fitted constants; this op has the ``share`` of the layer's weights."""
 
     constants: MoeConstants
     chip: Chip
@@ -80,7 +80,7 @@ class ExpertForm(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """FLOPs and bytes of some tokens: as useful, and with the rows that fill up tiles."""
+    """Useful FLOPs of some tokens, FLOPs with padded rows, and bytes."""
 
     flops: Number
     padded: Number
@@ -88,12 +88,12 @@ class Tokens(NamedTuple):
 
 
 class Experts(NamedTuple):
-    """A grouped GEMM: weights of the experts that tokens touch, and the rows of each filled up to whole tiles.
+    """A grouped GEMM: it reads the weights of touched experts, and pads each expert's rows to whole tiles.
 
-    A row is a token that may go to the experts of this rank; ``pairs`` of each row and an expert fall on the fullest
-    one, and `chosen` of all ``n_experts`` are those of a token. ``flops_per_row`` are useful ones; bytes are of all
-    local experts' weights, and of a pair. Where some experts are more popular than others, ``crowd`` has those of the
-    fullest rank with the chance of each to be chosen by a token.
+    A row is a token that may go to the experts of this rank. The fullest rank gets ``pairs`` pairs of token and expert
+    for each row. ``flops_per_row`` counts useful FLOPs; ``bytes_weights`` are the weights of all ``local`` experts,
+    ``bytes_per_pair`` the input and output of a pair. Where some experts are more popular than others, ``crowd`` has
+    (number of experts, chance that a token chooses one of them) for the fullest rank.
     """
 
     op: GroupedGemm
@@ -110,11 +110,11 @@ class Experts(NamedTuple):
     crowd: tuple[tuple[Number, float], ...] = ()
 
     def tokens(self, n: Number) -> Tokens:
-        """What ``n`` tokens ask for.
+        """FLOPs and bytes of ``n`` tokens.
 
-        An expert that gets a token with the chance ``p = pairs / local`` is touched by ``n`` of them with
-        ``1 - (1 - p) ** n``, and the fullest rank has a pair at least. The rows of a touched expert fill `TILE`s, of
-        which the last is half empty on average (`forms.moe.Load`).
+        An expert gets a token with the chance ``p = pairs / local``, and at least one of ``n`` tokens with the chance
+        ``1 - (1 - p) ** n``. The fullest rank has at least one pair. The rows of a touched expert fill tiles of `TILE`
+        rows, the last of which is half empty on average (`forms.moe.Load`).
         """
         pairs = maximum(self.pairs * n, 1.0)
         if self.crowd:
@@ -141,11 +141,11 @@ class Experts(NamedTuple):
     # ---- what the cost model asks
 
     def context_use(self, extents: Extents) -> ContextUse | None:
-        """It knows rows alone."""
+        """None: it does not depend on the context."""
         return None
 
     def seconds(self, at: Binding) -> Number:
-        """Seconds of its tokens; layers of experts are measured as a whole, so no table has one op."""
+        """Seconds of its tokens. Layers of experts are measured as a whole, so no table has a single op."""
         return at.time_rows(self.rows, self.modelled_seconds)
 
     def demand(self, at: Binding) -> Demand:
@@ -162,23 +162,24 @@ class Experts(NamedTuple):
         return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
-        """Nothing leaves the GPU: exchanges of tokens are ops of their own."""
+        """The bytes stay on the GPU: exchanges of tokens are ops of their own."""
         return HERE
 
     def pace(self, rates: Rates) -> float:
-        """That of kernels."""
+        """The rate of kernels."""
         return rates.kernels
 
     def shape(self, at: Binding) -> Shape:
-        """Reports name none."""
+        """Empty: reports show no sizes."""
         return ()
 
 
 def crowd_loads(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
-    """How ``n`` tokens fall on experts of unlike popularity: one gets ``p n`` of them, and any with ``1 - (1 - p)^n``.
+    """How ``n`` tokens fall on experts of unlike popularity.
 
-    Neighbours in popularity are taken together, `GROUPS` at most; the fullest rank has a pair, and touches an expert,
-    at least: each of the two by itself, for of few tokens more are expected than experts that they touch.
+    An expert of chance p expects ``p n`` tokens, and gets any with the chance ``1 - (1 - p)^n``. Experts of
+    neighbouring popularity form at most `GROUPS` groups. The fullest rank has at least one pair and touches at least
+    one expert; the two limits scale pairs and touched experts separately.
     """
     met = [(there, p, 1 - (1 - p) ** n) for there, p in crowd]
     more = maximum(1 / (sum(there * p for there, p, _ in met) * n), 1.0)
@@ -195,11 +196,11 @@ def crowd_loads(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
 
 
 class DispatchForm(NamedTuple):
-    """Dispatch or combine as a library for it does: `forms.dispatch` gives its seconds.
+    """Dispatch or combine by a library, timed by `forms.dispatch`.
 
-    Prefill takes the kernels for throughput, decode those for latency. ``copy`` are the bytes of a token, ``load`` is
-    that of the fullest rank over the mean; ``out`` where tokens go to experts. The ranks stand on ``nodes``, between
-    which a byte takes ``far`` times what it does over the port of `forms.dispatch`.
+    Prefill uses the kernels for throughput, decode the kernels for latency. ``copy`` is the bytes of a token, ``load``
+    the load of the fullest rank over the mean; ``out`` where tokens go to experts, not back. The ranks stand on
+    ``nodes`` nodes; between nodes a byte takes ``far`` times as long as over the port of `forms.dispatch`.
     """
 
     name: str
@@ -231,7 +232,7 @@ class DispatchForm(NamedTuple):
         )
 
     def _traffic(self, ranks: Number, tokens: Number) -> Traffic:
-        """What a rank sends: a copy for each rank that wants a token, or for each expert."""
+        """What a rank sends: a copy for each rank that needs the token, or for each expert."""
         if self.prefill:
             return packed_traffic(
                 tokens, self.copy, ranks=ranks, nodes=self.nodes, experts=self.experts, topk=self.topk
@@ -239,11 +240,11 @@ class DispatchForm(NamedTuple):
         return direct_traffic(tokens, self.copy, ranks, self.nodes, self.topk)
 
     def _scale_far(self, traffic: Traffic) -> Traffic:
-        """The same as the port of `forms.dispatch` would see it."""
+        """``traffic`` with the bytes to other nodes converted to the port of `forms.dispatch`."""
         return traffic if self.nodes == 1 else traffic._replace(far=traffic.far * self.far)
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """The library; its payload is what the fullest rank sends or gets of its tokens' copies."""
+        """The library. The payload is the copies of tokens that the fullest rank sends or gets."""
         if not payload:
             return Fastest(self.name, 0.0, self.constants)
         sent = self._traffic(ranks, payload / (self.topk * self.copy))
@@ -251,12 +252,12 @@ class DispatchForm(NamedTuple):
 
     @property
     def port(self) -> float:
-        """Of the links, or of the network: units of the GPU take their time for each byte too."""
+        """Bytes/s of the links or the network; units of the GPU take time for each byte too."""
         cluster = self.machine.cluster if self.nodes > 1 else None
         return (self.machine.link if cluster is None else cluster.network).bandwidth
 
     def span_nodes(self, nodes: int, port: float) -> DispatchForm:
-        """The library sends over the network itself."""
+        """The same library between nodes: it sends over the network itself."""
         return self._replace(nodes=nodes, far=HOST_PORT / port)
 
 
@@ -322,7 +323,7 @@ class Mixtures:
     # ---- fitted layers
 
     def _fit(self, ops: list[Op]) -> None:
-        """Find the constants for a layer, and share its seconds out."""
+        """Find the constants of a layer and give each GEMM its share of the layer's seconds."""
         gemms = [op for op in ops if isinstance(op, GroupedGemm)]
         constants = self._constants(gemms[0])
         shape = self._layer(gemms)
@@ -339,7 +340,7 @@ class Mixtures:
         self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, *COLLECTIVES))}
 
     def _layer(self, gemms: list[GroupedGemm]) -> Layer | None:
-        """The layer, if it is the one that was fitted: one GEMM up, with a gate or without, and one down."""
+        """The sizes of a layer that the form fits: one GEMM up, perhaps gated, and one down; None for others."""
         if len(gemms) != 2 or len(gemms[1].outs) != 1:
             return None
         up, down = gemms
@@ -353,7 +354,7 @@ class Mixtures:
         )  # fmt: skip
 
     def _constants(self, op: GroupedGemm) -> MoeConstants | None:
-        """The nearest fitted set: of the dtype first, of the engine's library first."""
+        """The nearest fitted constants: by dtype first, then by the engine's preferred libraries."""
         m, stored = self.machine, op.weights[0].type.dtype
         if m.gpu.units is None:
             return None
@@ -370,9 +371,9 @@ class Mixtures:
     # ---- tokens between ranks
 
     def exchange(self, op: AllToAll) -> Exchange | None:
-        """The exchange of an all_to_all between tokens and experts, by what the fullest rank sends or gets.
+        """The exchange of an all_to_all between tokens and experts, with the payload of the fullest rank.
 
-        None for any other one.
+        None for an all_to_all without experts.
         """
         out = op.split in self.imbalance
         if not out and op.gather not in self.imbalance:
@@ -387,7 +388,7 @@ class Mixtures:
         return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=mean * copy * fullest, form=form)
 
     def _dispatch(self, op: AllToAll, topk: Number, copy: Number, load: Number, out: bool) -> DispatchForm | None:
-        """The library for it, where one was fitted."""
+        """The library for dispatch and combine; None where the calibration has none."""
         m = self.machine
         if m.gpu.units is None or m.algorithm != "auto":
             return None
@@ -410,7 +411,7 @@ class Mixtures:
 
 
 def _layers_of_experts(ops: Iterable[Op]) -> list[list[Op]]:
-    """The ops of each mixture, from the choice of experts to the sum of their results."""
+    """The ops of each layer of experts, from the choice of experts to the sum of their results."""
     found: list[list[Op]] = []
     for op in ops:
         if isinstance(op, TopK):

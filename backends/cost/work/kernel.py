@@ -22,18 +22,18 @@ from plandsl.spec.formats import item_bytes
 
 
 class Form(Protocol):
-    """A kernel whose constants a calibration has fitted."""
+    """A kernel with fitted constants."""
 
     @property
     def constants(self) -> GemmConstants | ElementConstants:
-        """What was fitted."""
+        """The fitted constants."""
 
     def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
         """Seconds for ``n`` rows of ``per_row`` bytes each, ``moved`` bytes in all, at a nominal ``bandwidth``."""
 
 
 class GemmForm(NamedTuple):
-    """A GEMM, by `forms.gemm`: n and k stand in the tilings, m is the rows."""
+    """A GEMM timed by `forms.gemm`: n and k are in the tilings, m is the rows."""
 
     constants: GemmConstants
     tilings: list[Tile]
@@ -45,7 +45,7 @@ class GemmForm(NamedTuple):
 
 
 class ElementForm(NamedTuple):
-    """A kernel of memory traffic, by `forms.elementwise`; ``rows`` tells whether it walks rows."""
+    """A kernel of memory traffic timed by `forms.elementwise`; ``rows`` tells whether its blocks work on rows."""
 
     constants: ElementConstants
     units: int
@@ -60,7 +60,7 @@ class Kernel(NamedTuple):
     """An op on the compute units: ``max(flops / rate, bytes / bandwidth) + launch`` seconds, or those of ``form``.
 
     flops = flops_per_row * rows, bytes = bytes_fixed + bytes_per_row * rows; ``rate`` in FLOP/s and
-    ``bandwidth`` in bytes/s are those achieved (nominal where a form knows better). A ``table`` is asked first.
+    ``bandwidth`` in bytes/s are what kernels reach (nominal where there is a form). A ``table`` answers first.
     """
 
     op: Op
@@ -90,7 +90,7 @@ class Kernel(NamedTuple):
     # ---- what the cost model asks
 
     def context_use(self, extents: Extents) -> ContextUse | None:
-        """A kernel knows rows alone."""
+        """None: a kernel does not depend on the context."""
         return None
 
     def seconds(self, at: Binding) -> Number:
@@ -114,11 +114,11 @@ class Kernel(NamedTuple):
         return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
-        """Nothing leaves the GPU."""
+        """The bytes stay on the GPU."""
         return HERE
 
     def pace(self, rates: Rates) -> float:
-        """That of kernels."""
+        """The rate of kernels."""
         return rates.kernels
 
     def shape(self, at: Binding) -> Shape:
@@ -136,14 +136,14 @@ class Kernel(NamedTuple):
 
 
 def no_kernel(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
-    """An op for which nothing runs."""
+    """The work of an op that takes no time."""
     return Kernel(
         op, rows, flops_per_row=0.0, bytes_fixed=0.0, bytes_per_row=0.0, rate=1.0, bandwidth=bandwidth, launch=0.0
     )
 
 
 def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
-    """An op that is all memory traffic: every tensor in ``touched`` is read or written once."""
+    """A kernel of memory traffic alone: it reads or writes every tensor in ``touched`` once."""
     _, rows = site.split(main)
     fixed: Number = 0.0
     per_row: Number = 0.0
@@ -228,7 +228,7 @@ def gemm_kernel(op: Gemm, site: Site) -> Kernel:
 
 
 def slice_kernel(op: Slice, site: Site) -> Kernel:
-    """A rank's part, read and written; along an axis of size 1 nothing is cut."""
+    """Reads and writes a rank's part; along an axis of size 1 there is nothing to do."""
     made = memory_kernel(op, site, op.out.type, [op.out.type, op.out.type])
     cuts = site.extents.mesh[op.axis] > 1
     form = made.form if cuts is not False else None
@@ -237,6 +237,6 @@ def slice_kernel(op: Slice, site: Site) -> Kernel:
 
 
 def cache_kernel(op: CacheWrite, site: Site) -> Kernel:
-    """Read once and written once, as the cache stores it."""
+    """Reads new keys and values once and writes them once, in the cache's format."""
     written = (TensorType(o.type.dtype, x.type.dims) for o, x in zip(op.outs, op.xs, strict=True))
     return memory_kernel(op, site, op.xs[0].type, [*(x.type for x in op.xs), *written])

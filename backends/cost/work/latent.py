@@ -1,6 +1,6 @@
-"""What latent attention asks of a device. Loaded by the first plan whose model has it.
+"""The work of latent attention. The first plan whose model has latent attention loads this module.
 
-GEMMs that unpack keys and values in prefill, and those that decode absorbs, are ops of their own.
+GEMMs that unpack keys and values in prefill, and absorbed GEMMs in decode, are ops of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKED = LATENT, LATENT_VALUE
 
 
 class LatentForm(NamedTuple):
-    """Latent attention whose constants a calibration has fitted: `forms.mla` gives its seconds."""
+    """Latent attention with fitted constants, timed by `forms.mla`."""
 
     constants: MlaPrefillConstants | MlaDecodeConstants
     chip: Chip
@@ -38,7 +38,7 @@ class LatentForm(NamedTuple):
         return isinstance(self.constants, MlaPrefillConstants)
 
     def seconds(self, q: Queries) -> Number:
-        """Seconds of ``q``: of whole prompts, or of the keys of a rank."""
+        """Seconds of ``q``: whole prompts, or one rank's keys in decode."""
         c, chip, heads = self.constants, self.chip, self.heads
         if isinstance(c, MlaPrefillConstants):
             return mla_prefill_seconds(
@@ -56,15 +56,15 @@ class LatentForm(NamedTuple):
         )
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
-        """Prefill unpacks keys and decode does not: they are two kernels."""
+        """None: prefill unpacks keys and decode does not, so there are two kernels."""
         return None
 
 
 def latent_attention(op: LatentAttention, site: Site) -> Softmax:
-    """``2 (d_qk + d_v)`` FLOPs per head and visible pair of query and key, whether these are unpacked or not.
+    """``2 (d_qk + d_v)`` FLOPs per head and visible pair of query and key, unpacked or packed.
 
-    A packed key is its value too, and moves once. The form for attention of DeepSeek's sizes is its own; others take
-    that of attention, with heads of their own where they are unpacked and one KV head where they are not.
+    A packed key is also the value, and moves once. Heads of DeepSeek's sizes have a fitted form of their own; other
+    sizes take the form of attention, with a KV head for each head where keys are unpacked, else with one KV head.
     """
     local = site.extents.local
     batch, position, heads, d_q = op.q.type.dims
@@ -89,7 +89,7 @@ def latent_attention(op: LatentAttention, site: Site) -> Softmax:
 
 
 def fills_cache(op: CacheWrite, site: Site) -> bool:
-    """Whether the seconds of attention are measured with those of filling the cache: in prefill they are."""
+    """Whether the measured seconds of attention include filling the cache: with fitted constants, in prefill."""
     if site.program.phase != PREFILL:
         return False
     region = next(r for r in site.program.regions if op in r.ops)
@@ -99,7 +99,7 @@ def fills_cache(op: CacheWrite, site: Site) -> bool:
 
 
 def _latent_form(op: LatentAttention, site: Site) -> LatentForm | None:
-    """The fitted form, where the calibration has one and heads are of the sizes that were measured."""
+    """The fitted form, where the calibration has one and heads have the measured sizes."""
     m, sizes, phase = site.machine, site.extents.sizes, site.program.phase
     prefill = phase == PREFILL
     width = sizes[op.q.type.names[-1]] + sizes[op.k_rope.type.names[-1]], sizes[op.v.type.names[-1]]

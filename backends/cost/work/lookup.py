@@ -1,4 +1,4 @@
-"""Which measured shape an op of a plan is: everything about it but the sizes that change from step to step."""
+"""The table of measurements that answers for an op of a plan, found by all sizes that stay the same between steps."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from plandsl.ir.types import Number, TensorType
 from plandsl.spec.formats import BITS
 
 TWINS = {"bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16")}
-"""Formats of one width and one peak: either's rows answer for both, the own ones first."""
+"""Formats of one width and one peak. Rows of either answer for both; rows of the op's own format come first."""
 
 WEIGHT_ONLY = {8: "w8a16", 4: "w4a16"}
-"""Names of GEMMs that unpack weights of so many bits to 16."""
+"""Dtypes in gemm.csv of GEMMs that unpack weights to 16 bits, by the bits of a stored weight."""
 
 
 def attach(work: Work, site: Site, measured: Measured) -> Work:
-    """``work`` with the table that answers for it, where one does."""
+    """``work`` with the table that has measurements of it, where one has."""
     extents = site.extents
     match work:
         case Softmax():
@@ -50,7 +50,7 @@ def _row_width(type_: TensorType, extents: Extents) -> Number:
 
 
 def _gemm_table(op: Gemm, measured: Measured, extents: Extents) -> Line | None:
-    """n and k fixed; runs over m. A product for each head apart is no such GEMM."""
+    """Fixed n and k, interpolated over m. None for a GEMM with a product for each head."""
     inner = op.contracted()
     if any(d.name not in STEP and d.name not in inner for d in op.x.type.dims):
         return None
@@ -62,7 +62,7 @@ def _gemm_table(op: Gemm, measured: Measured, extents: Extents) -> Line | None:
 
 
 def _gemm_dtypes(weights: str, compute: str) -> tuple[str, ...]:
-    """How gemm.csv calls a GEMM that stores ``weights`` and multiplies in ``compute``."""
+    """Dtypes in gemm.csv of a GEMM that stores ``weights`` and multiplies in ``compute``."""
     if BITS[weights] >= BITS[compute]:
         return _twin_dtypes(compute)
     stored = WEIGHT_ONLY.get(int(BITS[weights])) if compute in TWINS else None
@@ -70,7 +70,7 @@ def _gemm_dtypes(weights: str, compute: str) -> tuple[str, ...]:
 
 
 def _attention_table(work: Softmax, measured: Measured, extents: Extents, phase: str) -> Grid | None:
-    """Heads and formats fixed; runs over batch and context, where no rank has only a part of the positions."""
+    """Fixed heads and formats, interpolated over batch and context. None where a rank has only some positions."""
     op = work.op
     if not isinstance(op, Attention) or op.chunk is not None:  # latent attention is in other tables, chunks in none
         return None
@@ -90,7 +90,7 @@ def _attention_table(work: Softmax, measured: Measured, extents: Extents, phase:
 
 
 def _elementwise_table(work: Kernel, measured: Measured, extents: Extents) -> Line | None:
-    """The operation, its format and the width of a row fixed; runs over rows."""
+    """Fixed operation, format and width of a row, interpolated over rows."""
     op, main = work.op, work.op.results[0].type
     width, cols = _row_width(main, extents), _row_width(main, extents)
     match op:
@@ -113,7 +113,7 @@ def _elementwise_table(work: Kernel, measured: Measured, extents: Extents) -> Li
 
 
 def _exchange_table(work: Exchange, measured: Measured) -> Line | None:
-    """The operation and its ranks fixed; runs over bytes."""
+    """Fixed operation and ranks, interpolated over bytes."""
     if (
         isinstance(work.op, Recv)
         or not isinstance(work.ranks, int)
