@@ -1,4 +1,4 @@
-"""What is told of communication: every call of every stage, in both phases and between two pools."""
+"""From metrics to `Communication`: every call of every stage, in both phases and between two pools."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from plandsl.ir.types import Number
 
 
 class Kind(NamedTuple):
-    """What the calls of one row have in common."""
+    """The properties that all calls of a row share."""
 
     op: str
     axis: str
@@ -24,10 +24,10 @@ class Kind(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """What the numbers of one phase are held against.
+    """What the numbers of one phase are divided by.
 
-    ``time`` is TTFT or TPOT, and ``shared`` requests (or tokens) come of the kernels that it has the time of. A request
-    takes ``passes`` of the phase, each with ``batch`` requests.
+    ``time`` is TTFT or TPOT; ``shared`` requests (or tokens) share its kernels. A request takes ``passes`` passes of
+    the phase, each with ``batch`` requests.
     """
 
     time: Number
@@ -58,7 +58,7 @@ def _rows(phase: str, times: PhaseTimes, asks: Asks) -> list[Calls]:
 
 
 def _calls_of(run: ProgramRun, asks: Basis) -> Iterator[tuple[Kind, Traffic]]:
-    """What each op of each stage sends. Of a hop the sender counts: it takes the time."""
+    """The traffic of each op of each stage. A hop counts at its sender, which takes the time."""
     lines = PhaseLines(run.phase, run.times, run.bind, float(run.context))
     for stage in range(len(run.times.stages)):
         for op in lines.stage_ops(stage, LINK):

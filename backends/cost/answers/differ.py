@@ -1,4 +1,4 @@
-"""From two cost models to a `Difference`: the terms of `planc explain`, side by side."""
+"""From two cost models to a `Difference`: the terms of ``planc explain``, side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.fields import changes
 
 SAME = 0.02
-"""Work that differs by less is the same."""
+"""Amounts of work with a smaller relative difference count as equal."""
 
 WORK: dict[str, tuple[str, Callable[[Term], float]]] = {
     "compute": ("FLOPs", lambda t: t.flops),
@@ -24,13 +24,13 @@ WORK: dict[str, tuple[str, Callable[[Term], float]]] = {
     "launch": ("launches", lambda t: t.runs),
     "unit": ("bytes", lambda t: t.bytes),
 }
-"""What a term has to do, by what bounds it."""
+"""The amount of work of a term, by its bound."""
 
 Key = Callable[[Term], tuple[str, str, str, str]]
 
 
 def difference(a: Deployment, b: Deployment) -> Difference:
-    """What ``b`` has over ``a``, term by term."""
+    """The difference of ``b`` to ``a``, term by term."""
     ours, theirs = estimate(a), estimate(b)
     before, after = terms(a, a.evaluate()), terms(b, b.evaluate())
 
@@ -56,7 +56,7 @@ def _split(metric: str, a: Breakdown, b: Breakdown, alike: bool | None = None) -
 
 
 def _as_rates(seconds: Split) -> Split:
-    """Throughput from seconds per token: ``1 / b - 1 / a = -(b - a) / (a b)``, so that terms keep their proportions."""
+    """Throughput from seconds per token: ``1 / b - 1 / a = -(b - a) / (a b)``, which keeps the proportions of terms."""
     scale = -1 / (seconds.before * seconds.after)
 
     def rated(parts: Iterable[Part]) -> tuple[Part, ...]:
@@ -82,7 +82,7 @@ def _parts(a: Iterable[Term], b: Iterable[Term], key: Key) -> tuple[Part, ...]:
 
 
 def _why(a: list[Term], b: list[Term]) -> str:
-    """What there is more or less to do, of what bounds the longer side: ``0.5x the bytes``."""
+    """The ratio of work, in the unit of the longer side's bound: ``0.5x the bytes``."""
     if not a or not b:
         return "only before" if a else "only after"
     longer = max((a, b), key=lambda side: sum(t.value for t in side))

@@ -1,4 +1,4 @@
-"""From numbers to an `Estimate`: which ops the time goes to, what held."""
+"""From metrics to an `Estimate`: times by op, memory by stage, and which requirements are met."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMPARE = {
 
 
 def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
-    """The full answer for the plan's own load."""
+    """The estimate for the plan's own load."""
     metrics = model.evaluate()
     if model.transfer is not None:
         from plandsl.backends.cost.answers.pools import estimate_pools
@@ -45,7 +45,7 @@ def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
 
 
 def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnostic] = ()) -> Estimate:
-    """What is told of servers that run both phases."""
+    """The estimate of servers that run both phases."""
     one, plan, load = model.one, model.plan, model.plan.workload
     served, engine, batch, memory = metrics.served, plan.engine, metrics.batch, one.memory
     length, resident = resident_tokens(one, load.input, load.output, ongoing=served is not None)
@@ -94,7 +94,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
 
 
 def _optional_parts(one: Server, metrics: Metrics) -> dict[str, Any]:
-    """What is told of two shardings and of a draft, where there are such."""
+    """The fields for two shardings and for a draft; empty without them."""
     if one.modes is None and one.guesses is None:
         return {}
     from plandsl.backends.cost.answers.modes import estimate_draft, estimate_shift
@@ -120,7 +120,7 @@ def _price(plan: PlanSpec) -> float | None:
 
 
 def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
-    """On which GPUs each stage lies; empty where all are alike."""
+    """The GPUs of each stage; empty where all GPUs are of one kind."""
     kinds = plan.kinds
     if len(kinds) == 1:
         return ()
@@ -137,7 +137,7 @@ def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
 
 
 def _reuse(plan: PlanSpec) -> Reuse | None:
-    """The tokens of a prompt that are in the cache already, where the workload says that some are."""
+    """The tokens of a prompt that are in the cache already; None for a workload without ``reuse``."""
     load = plan.workload
     return Reuse(int(reused_tokens(plan, load.input)), load.prefix or "own") if load.reuse else None
 
@@ -152,7 +152,7 @@ def _cluster_use(plan: PlanSpec) -> Used | None:
 
 
 def phase_estimates(one: Server, m: Metrics) -> tuple[PhaseEstimate, PhaseEstimate]:
-    """Both phases of one server, with what the load adds to their kernels."""
+    """Both phases of one server, with waits and other times that the load adds to kernels."""
     s, (first, step) = m.served, (PhaseLines.of_main(m.prefill), PhaseLines.of_main(m.decode))
     waits = 0.0 if s is None else s.queue + s.line + s.start
     prefill = first.estimate(m.ttft, one, 1.0 if s is None else m.joined, waits, 0.0)
@@ -167,7 +167,7 @@ def _load(clients: int, s: Served) -> Load:
 def _bands(
     plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
 ) -> tuple[tuple[str, tuple[float, float]], ...]:
-    """Where 80 % of measurements would lie: by the engine's own error where it has one, else by that of the ops."""
+    """The bands of 80 % of measurements: from the engine's band where it has one, else from the bands of ops."""
     engine, steps, routed = plan.runs_on, max(plan.workload.output - 1, 0), plan.model.routed
     first, step = engine.band("ttft", routed) or prefill.band, engine.band("tpot", routed) or decode.band
     if first is None or step is None:

@@ -1,4 +1,4 @@
-"""From a cost model to an `Explanation`, and from two of them to a `Difference`."""
+"""From a cost model to an `Explanation`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plandsl.diagnostics import Diagnostic
 
 
 def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:
-    """Where the plan's time and memory go, and what would change that."""
+    """Where the plan's time and memory go, and which figures would change them."""
     found, metrics = estimate(model, notes), model.evaluate()
     times, variations = terms(model, metrics), Variations(model)
     slopes = sensitivities(variations)

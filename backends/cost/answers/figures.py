@@ -1,6 +1,6 @@
-"""The figures that a plan's speed hangs on, and plans in which one of them is another.
+"""The figures on which a plan's speed depends, and plans with one figure changed.
 
-What is fitted takes the figures of the GPU and its links, so that everything that follows from a figure follows.
+Fitted forms use the figures of the GPU and its links, so a changed figure changes them too.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import TIME
 
 Scaled = Callable[[PlanSpec, float], PlanSpec]
-"""A plan, and the same with one figure so many times as large."""
+"""Returns a plan with one figure multiplied by the factor."""
 
 OF_LINKS = ("collective", "collective_nodes", "ep_alltoall", "launch_collective")
 """Parts of a calibration that time what travels between GPUs."""
 
 
 class Figure(NamedTuple):
-    """A figure of the hardware or the engine: ``better`` is 1 where more of it is, -1 where less.
+    """A figure of the hardware or the engine: ``better`` is 1 where a larger value is better, else -1.
 
-    ``key`` is what terms that follow it are bound by.
+    ``key`` is the ``bound`` of terms that follow it.
     """
 
     key: str
@@ -101,7 +101,7 @@ def _change_calibrations(plan: PlanSpec, change: Callable[[CalibrationSpec], Cal
 def _scale_times(calibration: CalibrationSpec, f: float, links: bool) -> CalibrationSpec:
     """A calibration whose times, of links or of kernels, are ``f`` times as long."""
     values = dict(calibration.values)
-    if "launch" in values:  # what collectives take where they have no time of their own
+    if "launch" in values:  # launches of collectives, by default as of kernels
         values.setdefault("launch_collective", values["launch"])
 
     def is_time(name: str) -> bool:
@@ -130,7 +130,7 @@ def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
 
 
 def without_tables(plan: PlanSpec) -> PlanSpec:
-    """``plan`` without tables of measurements, which hold for the figures that they were taken with."""
+    """``plan`` without tables of measurements, which are valid for the measured hardware only."""
     bare = _in_both_pools(lambda one, _: evolve(_change_gpus(one, lambda gpu: evolve(gpu, measured=())), measured=()))
     return bare(plan, 1.0)
 
@@ -145,7 +145,7 @@ def _scale_split(split: SplitSpec, f: float) -> SplitSpec:
 
 
 def _in_both_pools(change: Scaled) -> Scaled:
-    """The same change in each pool of a plan that has two."""
+    """``change`` for a plan and, where it has two pools, for each pool."""
 
     def changed(plan: PlanSpec, f: float) -> PlanSpec:
         made = change(plan, f)
@@ -171,4 +171,4 @@ FIGURES = {
         ("engine", -1, _engine),
     )
 }
-"""All figures, by what they bound."""
+"""All figures, by key."""

@@ -1,4 +1,4 @@
-"""The lines of an estimate: each op of a phase, how long it takes, what bounds it, and how well the GPUs are used."""
+"""The lines of an estimate: the time and the bound of each op of a phase, and how well the GPUs are used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from plandsl.ir.types import Number
 
 
 def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
-    """The band of a sum of ops: errors of one kind of op go together, those of different kinds are independent."""
+    """The band of a sum of ops: errors are equal for ops of one kind, and independent between kinds."""
     total = sum(o.time_s for o in ops)
     kinds: dict[tuple[str, tuple[float, float]], float] = {}
     for o in ops:
@@ -40,16 +40,16 @@ def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
 
 
 NEGLIGIBLE = 0.02
-"""An op with less of the time does not spoil a band by having none."""
+"""An op without a band counts as exact if it takes a smaller share of the time than this."""
 
 
 def _drop_dust(rest: float, time: float) -> float:
-    """What is left after subtracting, without the dust of rounding."""
+    """``rest``; 0 where it is a rounding error of ``time``."""
     return rest if rest > 1e-9 * time else 0.0
 
 
 def _merge_chunks(lines: Iterable[OpTime]) -> Iterator[OpTime]:
-    """Chunks of one op share its name: they are counted together, as runs of the first, which is the fullest."""
+    """One line for all chunks of an op, which share its name; sizes are of the first chunk, which is the fullest."""
     found: dict[tuple[str, str], list[OpTime]] = {}
     for line in lines:
         found.setdefault((line.op, line.name), []).append(line)
@@ -60,9 +60,9 @@ def _merge_chunks(lines: Iterable[OpTime]) -> Iterator[OpTime]:
 
 
 def context_nodes(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
-    """Contexts, and their weights, that stand for a step at the mean ``context``.
+    """(weight, context) for a step at the mean ``context``.
 
-    In decode over chunks the middle says nothing of the mean.
+    Decode with attention chunks needs several contexts, since the step at the mean context is not the mean step.
     """
     if not model.chunks or model.schedule.program.phase == PREFILL:
         return [(1.0, context)]
@@ -82,16 +82,16 @@ class PhaseLines:
 
     @classmethod
     def of_main(cls, times: PhaseTimes) -> PhaseLines:
-        """The model's own program in a step: a draft, which shares its time, is left out."""
+        """The lines of the model's own program in a step, without a draft."""
         run = times.main
         return cls(run.phase, run.times, run.bind, float(run.context))
 
     def estimate(self, time: Number, server: Server, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
-        """Time along the way of one batch, and utilisation at the rate that batches come round.
+        """The parts of ``time`` for one batch, and utilisation at the rate at which batches pass.
 
-        The kernels' time is shared by ``shared`` requests (or tokens) where ``time`` is one's; ``waiting`` and
-        ``mixed`` are parts of ``time`` that no kernel of this batch takes. What is left over is the engine's, or else a
-        wait for a stage.
+        ``shared`` requests (or tokens) share the kernels' time where ``time`` is for one of them. ``waiting`` and
+        ``mixed`` are parts of ``time`` in which no kernel of this batch runs. The rest is the engine's time, or without
+        an engine the wait for a stage.
         """
         t, plan = self.times, server.plan
         stages = len(t.stages)
@@ -131,11 +131,11 @@ class PhaseLines:
 
     @property
     def span(self) -> Number:
-        """Seconds of the kernels, waits for a stage included."""
+        """Seconds of the kernels and of waits for a stage."""
         return self.times.through if self.model.schedule.program.phase == PREFILL else self.times.period
 
     def stage_ops(self, stage: int, stream: str = "") -> list[OpTime]:
-        """Every op of a stage, or of one of its streams; blocks of one kind that run in two parts count together."""
+        """Every op of a stage, or of one of its streams."""
         return [op for part in self._part_ops(stage, stream) for op in part]
 
     def _part_ops(self, stage: int, stream: str = "") -> list[list[OpTime]]:
@@ -144,9 +144,9 @@ class PhaseLines:
         return [self.lines(self.model.run(stage, p.region), p.repeats * times, stream) for p in parts]
 
     def share_on_way(self, stage: int, op: OpTime) -> float:
-        """The share of an op's runs that is on the way of all parts of a batch: of the slowest stage all, else one's.
+        """The share of an op's runs that lengthens a batch in parts: 1 on the slowest stage, else one part's share.
 
-        Where a hop is slower than any stage, what it takes for the parts behind the first is left as a wait.
+        Where a hop is slower than all stages, its time for the parts behind the first counts as a wait.
         """
         times = self.times
         slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
@@ -166,7 +166,7 @@ class PhaseLines:
                 yield self._line_of(model, work, name, count, float(each))
 
     def _line_of(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
-        """One op that ``model`` answers for: this one, or that of one of several kinds of GPU."""
+        """The line of one op, timed by ``model``: this phase, or the phase on one of several kinds of GPU."""
         if model is self.model:
             return self.line(work, name, count, each)
         found = PhaseLines(model, self.times, self.bind, self.context).line(work, name, count, each)

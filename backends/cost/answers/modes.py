@@ -1,4 +1,4 @@
-"""What is told of servers that are made of others: two shardings, and a draft."""
+"""The parts of an estimate for two shardings, and for a draft."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 
 MOST = 2**17
-"""Tokens of a step up to which a crossover is looked for."""
+"""The most tokens of a step in the search for a crossover."""
 
 
 def estimate_shift(server: Server, metrics: Metrics) -> Shift | None:
-    """Both shardings by themselves, which one each phase takes, and where they cross; None where there is one."""
+    """Both shardings alone, the one that each phase takes, and where they cross; None for one sharding."""
     modes, load = server.modes, server.plan.workload
     if modes is None:
         return None
@@ -44,15 +44,15 @@ def estimate_shift(server: Server, metrics: Metrics) -> Shift | None:
 
 
 def _crossover(base: Server, tensor: Server, time: Callable[[Server, int], Number]) -> int | None:
-    """The number of tokens from which the base is the faster.
+    """The number of tokens from which ``base`` is faster; None where it never is.
 
-    Times have steps (padding, tiles), so that the two may cross more than once; this is one such number.
+    Times have steps (padding, tiles), so the two may cross several times; this is one of the crossings.
     """
     return find_least(lambda tokens: bool(time(base, tokens) < time(tensor, tokens)), MOST)
 
 
 def estimate_mode(server: Server) -> Mode:
-    """What a plan would take with one sharding alone."""
+    """TTFT and TPOT of a plan with one sharding alone."""
     sharding = server.plan.sharding
     metrics = Replicas(sharding.replicas, server).evaluate()
     mesh = tuple((a.name, a.size) for a in sharding.axes if a.size > 1)
@@ -60,7 +60,7 @@ def estimate_mode(server: Server) -> Mode:
 
 
 def estimate_draft(server: Server, metrics: Metrics) -> Speculated | None:
-    """What a draft takes, what its guesses bring, and from which acceptance on they are worth it."""
+    """The time of a draft, the tokens that its guesses bring, and the acceptance at which they pay; None without."""
     guesses = server.guesses
     if guesses is None:
         return None

@@ -1,6 +1,6 @@
-"""What would change a plan's speed: slopes by figure, the next bottleneck, and how far batch and context may grow.
+"""What would change a plan's speed: slopes by figure, the next bottleneck, and room for batch and context.
 
-Everything is found by variations the cost model again, with another figure under the same schedules.
+The cost model is evaluated again with one figure changed, under the same schedules.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION
 
 STEP = 0.01
-"""How far a figure of the hardware is moved, up and down: little enough that few kernels change their tiling."""
+"""The relative change of a figure, up and down: so small that few kernels change their tiling."""
 
 WIDE = 0.1
-"""How far batch and lengths are moved, at least by one: tiles and padding make steps, which a wide stride evens out."""
+"""The relative change of batch and lengths, at least 1: it is wide, as tiles and padding make steps."""
 
 CLOSE = 1.01
-"""How closely the factor is found at which another figure bounds more."""
+"""The precision of the factor at which another figure bounds more."""
 
 BEST = 1e6
-"""As good as infinitely good: a bottleneck that stays so far stays."""
+"""The factor of an infinitely good figure."""
 
 SPECK = 1e-3
-"""A share of a metric that is less is not told."""
+"""A smaller share of a metric is left out."""
 
 MOST = 2**17
-"""Requests up to which a crossover is looked for."""
+"""The most requests in the search for a crossover."""
 
 ASKED = {"ttft": "ttft_s", "tpot": "tpot_s", "throughput": "throughput_tokens_per_s"}
-"""Metrics that slopes are given of."""
+"""Metrics with slopes."""
 
 
 Point = tuple[float, Metrics]
-"""What a figure is, and the metrics with it."""
+"""The value of a figure, and the metrics with it."""
 
 
 class Variations:
-    """A plan's cost model, and those of the same plan with other figures, each made once."""
+    """A plan's cost model, and models of the same plan with other figures, each made once."""
 
     def __init__(self, model: Deployment) -> None:
         plan = model.plan
@@ -59,20 +59,20 @@ class Variations:
         self._terms: dict[tuple[str, float], Terms] = {}
 
     def at(self, figure: Figure, factor: float) -> tuple[Deployment, Metrics]:
-        """The model with ``figure`` so many times as large, and its metrics."""
+        """The model with ``figure`` multiplied by ``factor``, and its metrics."""
         if (key := (figure.key, factor)) not in self._found:
             model = self.model.on(figure.scaled(self.model.plan, factor))
             self._found[key] = model, model.evaluate()
         return self._found[key]
 
     def terms(self, figure: Figure, factor: float) -> Terms:
-        """The terms with ``figure`` so many times as good."""
+        """The terms with ``figure`` ``factor`` times as good."""
         if (key := (figure.key, factor)) not in self._terms:
             self._terms[key] = terms(*self.at(figure, factor**figure.better))
         return self._terms[key]
 
     def bounds(self, figure: Figure, factor: float, metric: str) -> dict[str, float]:
-        """Seconds of ``metric`` by the figure that bounds them, ``figure`` being ``factor`` times as good."""
+        """Seconds of ``metric`` by the figure that bounds them, with ``figure`` ``factor`` times as good."""
         return seconds_by_bound(self.terms(figure, factor), metric)
 
 
@@ -80,7 +80,7 @@ class Variations:
 
 
 def sensitivities(variations: Variations) -> tuple[Sensitivity, ...]:
-    """Slopes of TTFT, TPOT and throughput by every figure that moves one of them, by memory and by the load."""
+    """Slopes of TTFT, TPOT and throughput by every figure that changes one, by memory, and by the load."""
     base, found = variations.metrics, []
     for figure in FIGURES.values():
         low, high = (variations.at(figure, 1 + step)[1] for step in (-STEP, STEP))
@@ -94,12 +94,12 @@ def sensitivities(variations: Variations) -> tuple[Sensitivity, ...]:
 def unmoved_shares(variations: Variations) -> dict[str, float]:
     """The share of each metric that follows no figure of the hardware or the engine.
 
-    Times are homogeneous: with every figure f times as good a plan is f times as fast (Euler), so that of a time T
+    Times are homogeneous: with every figure f times as good a plan is f times as fast (Euler). The share
 
         1 + ln(T(f) / T) / ln(f),   f = 1 + STEP
 
-    is what a calibration states in units of its own. All figures move at once: where two branches of a maximum nearly
-    tie, slopes by one figure at a time need not add up to that by all of them.
+    of a time T follows constants of the calibration that no figure scales. All figures change at once, since slopes by
+    single figures need not add up where two branches of a maximum nearly tie.
     """
     plan = variations.model.plan
     for figure in FIGURES.values():
@@ -119,13 +119,13 @@ def _slope(name: str, low: Point | None, at: Point, high: Point) -> Slope:
 
 
 def _memory_slopes(variations: Variations) -> Sensitivity:
-    """Memory: what fits is the largest batch, and throughput with it."""
+    """Slopes by GPU memory: of the largest batch, and of throughput at that batch or load."""
 
     def point(factor: float) -> Point:
         plan = larger_memory(variations.model.plan, factor)
         model = variations.model.on(plan)
         metrics = model.evaluate()
-        if metrics.served is None and metrics.max_batch > 0:  # a batch of the plan's own does not ask for room
+        if metrics.served is None and metrics.max_batch > 0:  # a fixed batch does not depend on room
             metrics = metrics._replace(throughput=model.evaluate(batch=metrics.max_batch).throughput)
         return factor, metrics
 
@@ -137,7 +137,7 @@ def _memory_slopes(variations: Variations) -> Sensitivity:
 
 
 def _load_slopes(variations: Variations) -> list[Sensitivity]:
-    """Requests, and the tokens of each."""
+    """Slopes by the number of requests, and by the tokens of each."""
     load, out = variations.model.plan.workload, []
     counts = {"batch": load.batch} if load.concurrency is None else {"concurrency": load.concurrency}
     for name, at in (counts | {"input": load.input, "output": load.output}).items():
@@ -156,7 +156,7 @@ def _load_slopes(variations: Variations) -> list[Sensitivity]:
 
 
 def seconds_by_bound(times: Terms, metric: str) -> dict[str, float]:
-    """Seconds of ``metric`` by the figure that they follow, the most first; a wait for a stage follows none."""
+    """Seconds of ``metric`` by the figure that they follow, the largest first; a wait for a stage follows none."""
     sums: dict[str, float] = {}
     for (*_, bound), value in _terms_by_bound(times, metric).items():
         if bound in FIGURES:
@@ -165,10 +165,9 @@ def seconds_by_bound(times: Terms, metric: str) -> dict[str, float]:
 
 
 def _terms_by_bound(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
-    """The terms of a metric, each under its names and then what bounds it.
+    """Seconds of a metric by the key of a term and its bound.
 
-    Waits for other requests, and what prefills of others add to a step, come apart: they follow all figures that
-    lengthen them.
+    Waits for other requests, and prefills of others, are split between all figures that lengthen them.
     """
     whole: Breakdown = getattr(times, metric)
     parts: dict[tuple[str, ...], float] = {}
@@ -179,7 +178,7 @@ def _terms_by_bound(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
 
 
 def bottlenecks(variations: Variations) -> tuple[Bottleneck, ...]:
-    """What bounds most of TTFT and of TPOT, how much better it must get, and what bounds then."""
+    """The figures that bound most of TTFT and of TPOT, and the factor at which another figure bounds more."""
     own = variations.terms(FIGURES["memory"], 1.0)
     found = (_bottleneck(variations, own, metric) for metric in ("ttft", "tpot"))
     return tuple(b for b in found if b is not None)
@@ -217,7 +216,7 @@ def _bottleneck(variations: Variations, own: Terms, metric: str) -> Bottleneck |
 
 
 class Perfect(NamedTuple):
-    """What an infinitely good figure gains, the share of the metric that was hidden behind it, and what bounds that."""
+    """The gain of an infinitely good figure, the share of the metric that was hidden behind it, and its bound."""
 
     limit: float
     hidden: float
@@ -225,9 +224,9 @@ class Perfect(NamedTuple):
 
 
 def perfect_figure(variations: Variations, own: Terms, metric: str, bound: str) -> Perfect:
-    """What an infinitely good figure gains, of its share of ``own`` all but what something else keeps.
+    """The gain of an infinitely good figure, and how much of its share remains bound by something else.
 
-    That is ``hidden = share - (1 - 1 / limit)``, 0 where what other figures bound gains by it too.
+    ``hidden = share - (1 - 1 / limit)``; 0 where terms of other figures gain too.
     """
     best = variations.terms(FIGURES[bound], BEST)
     before, after = (getattr(times, metric).total for times in (own, best))
@@ -237,9 +236,9 @@ def perfect_figure(variations: Variations, own: Terms, metric: str, bound: str) 
 
 
 def remaining_seconds(own: Terms, best: Terms, metric: str, bound: str) -> dict[str, float]:
-    """Seconds of ``metric`` that something else takes longer with the ``best`` of a figure, by what bounds them then.
+    """Seconds of ``metric`` by which terms of other bounds are longer with the ``best`` of a figure, by bound.
 
-    Most of that ``bound`` was said to bound before. Kernels that end sooner also show the messages that they hid.
+    Most of them followed ``bound`` before. Others are messages that longer kernels hid.
     """
     before, rest = _terms_by_bound(own, metric), dict[str, float]()
     for (*names, other), value in _terms_by_bound(best, metric).items():
@@ -250,7 +249,7 @@ def remaining_seconds(own: Terms, best: Terms, metric: str, bound: str) -> dict[
 
 
 def _turning_factor(turned: Callable[[float], bool]) -> float | None:
-    """The least factor above 1 that ``turned``, to within `CLOSE`: doubled until it has, then bisected."""
+    """The least factor above 1 for which ``turned`` is true, to within `CLOSE`; None up to `BEST`."""
     if not turned(BEST):
         return None
     low, high = 1.0, 2.0
@@ -266,7 +265,7 @@ def _turning_factor(turned: Callable[[float], bool]) -> float | None:
 
 
 def headroom(model: Deployment, metrics: Metrics) -> Headroom:
-    """How many requests, and how long ones, fit; and from where on arithmetic outlasts memory traffic in decode."""
+    """How many and how long requests fit, and the batch from which decode is compute-bound."""
     load, batch = model.plan.workload, metrics.batch
     return Headroom(
         float(batch),
@@ -279,9 +278,9 @@ def headroom(model: Deployment, metrics: Metrics) -> Headroom:
 
 
 def _crossover(metrics: Metrics, gemms: bool) -> int | None:
-    """The batch from which on arithmetic of all kernels of a step, or of its GEMMs, takes longer than their bytes.
+    """The batch from which arithmetic of all kernels of a step, or of its GEMMs, takes longer than their bytes.
 
-    Both at the rates that are reached: ``sum of flops / rate >= sum of bytes / bandwidth``, launches apart.
+    At the rates that kernels reach, without launches: ``sum of flops / rate >= sum of bytes / bandwidth``.
     """
     run = metrics.decode.main
     phase, context = run.phase, float(run.context)
@@ -307,7 +306,7 @@ def _crossover(metrics: Metrics, gemms: bool) -> int | None:
 
 
 def _max_context(model: Deployment, metrics: Metrics, batch: float) -> int:
-    """The most tokens, input and output, of each request with which ``batch`` of them fit; output is kept."""
+    """The most tokens of a request, input and output, with which ``batch`` requests fit; the output stays."""
     load, one = model.plan.workload, model.pools[-1].one
     memory = one.memory
 

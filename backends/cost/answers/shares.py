@@ -1,4 +1,4 @@
-"""How well a plan uses its GPUs, for any load: shares of the time and of the peaks, as numbers or arrays."""
+"""How well a plan uses its GPUs: shares of the time and of the peaks, as numbers or arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shares(NamedTuple):
 
 
 def shares(model: Deployment, m: Metrics) -> Shares:
-    """Shares of a prefill and of a decode step, each on the GPUs of its own pool."""
+    """Shares of a prefill and of a decode step, each on the GPUs of its pool."""
     first, second = model.pools[0].one, model.pools[-1].one
     used = _utilisation(first, m.prefill), _utilisation(second, m.decode)
     share = [
@@ -35,7 +35,7 @@ def shares(model: Deployment, m: Metrics) -> Shares:
 
 
 def exposed_seconds(times: PhaseTimes) -> Number:
-    """Seconds of communication along the way of one batch that nothing hides."""
+    """Seconds of exposed communication of one batch on its way through all stages."""
     total = times.hops + times.again.exposed
     for stage in times.stages:
         total = total + stage.exposed
@@ -43,7 +43,7 @@ def exposed_seconds(times: PhaseTimes) -> Number:
 
 
 def _utilisation(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
-    """MFU and MBU at the rate that batches come round: of the model, whatever runs of a draft."""
+    """MFU and MBU of the model, without a draft, at the rate at which batches pass."""
     gpu, sharding = average_gpu(server.plan), server.plan.sharding
     ideal: Number = 0.0
     bytes_: Number = 0.0

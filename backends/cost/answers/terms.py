@@ -1,4 +1,4 @@
-"""What a plan's TTFT, TPOT, throughput and memory are made of: terms that add up to each."""
+"""Breakdowns of a plan's TTFT, TPOT, throughput and memory into terms that add up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plandsl.ir.types import Number
 
 
 class Terms(NamedTuple):
-    """The terms of each time, for the plan's own load; ``waits`` are the shares of each wait that follow a figure."""
+    """Breakdowns of the times, for the plan's own load; ``waits`` has the share of each wait that follows a figure."""
 
     ttft: Breakdown
     tpot: Breakdown
@@ -28,15 +28,15 @@ class Terms(NamedTuple):
 
     @property
     def all(self) -> tuple[Breakdown, ...]:
-        """Each time."""
+        """The breakdowns of all times."""
         return self.ttft, self.tpot, self.per_token
 
 
 def terms(model: Deployment, metrics: Metrics) -> Terms:
     """TTFT, TPOT and the seconds for each output token of a plan, term by term.
 
-    A term of ops is what they take along the way of one batch through all stages, as far as nothing hides it. What is
-    left of a phase is the wait for the slowest stage, and what is left of the metric is the engine's.
+    A term is the exposed time of ops for one batch on its way through all stages. The rest of a phase is the wait for
+    the slowest stage, and the rest of the metric is the engine's time.
     """
     joined, gain, s, longer = metrics.joined, float(model.pools[-1].gain), metrics.served, waits(metrics)
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
@@ -80,7 +80,7 @@ def memory_terms(memory: Memory) -> Breakdown:
 def _breakdown(
     metric: str, phase: str, ops: Iterable[Term], span: float, value: Number, waits: Sequence[Term]
 ) -> Breakdown:
-    """A time: ``ops`` and what is left of their ``span``, ``waits``, and what is left of all."""
+    """The breakdown of a time: ``ops``, the rest of their ``span``, ``waits``, and the rest of ``value``."""
     total, found = float(value), list(ops)
     bubble = span - sum(t.value for t in found)
     engine = total - span - sum(t.value for t in waits)
@@ -92,7 +92,7 @@ def _breakdown(
 
 
 class Run(NamedTuple):
-    """What an op takes on a stage, as far as it counts, and the figure that it follows."""
+    """An op on a stage, its exposed seconds, and the figure that it follows."""
 
     op: OpTime
     value: float
@@ -100,9 +100,9 @@ class Run(NamedTuple):
 
 
 def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Iterator[Term]:
-    """Ops of all stages, as ``share`` requests have them together; those of one name are one term.
+    """A term for all ops of one name on all stages, for one of ``share`` requests.
 
-    It is bound by the figure that most of it follows.
+    The figure that most of its time follows bounds it.
     """
     named: dict[tuple[str, str], list[Run]] = {}
     for stage in range(len(lines.times.stages)):
@@ -131,7 +131,7 @@ def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> 
 
 
 def _step_terms(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
-    """Ops of all programs that ran in a step; those of a draft, in all steps that it takes before this one."""
+    """The terms of all programs that ran in a step; a draft's ops count in all its steps."""
     found = list(_op_terms(phase, PhaseLines.of_main(times), follow[0], share))
     for run, own in zip(times.ran[1:], follow[1:], strict=True):
         count, lines = float(run.count), PhaseLines(run.phase, run.times, run.bind, float(run.context))
@@ -148,7 +148,7 @@ def _followed_in_stage(lines: PhaseLines, follow: Followed, stage: int) -> Itera
 
 
 def _group(op: OpTime) -> str:
-    """Collectives by their kind, GEMMs, attention, and all that only moves memory."""
+    """The group of an op: a kind of collective, GEMMs, attention, or element-wise."""
     if op.communicates or op.op == "attention":
         return op.op
     return "GEMMs" if "gemm" in op.op else "element-wise"
@@ -165,10 +165,10 @@ def _exposed_in_stage(lines: PhaseLines, stage: int) -> Iterator[float]:
 
 
 def exposed_shares(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> list[float]:
-    """The share of each slot's time that a region's span has, so that all of them add up to it.
+    """The share of each slot's time that counts in a region's span, so that the parts add up to the span.
 
-    Kernels count in full. Communication does as far as no kernel runs meanwhile; a kernel that waits for its input
-    while it runs `along` has its work at the end. In a mean over steps, what shows is dealt out as in the mean step.
+    Kernels count in full. Communication counts while no kernel runs; a kernel that runs ``along`` another slot and
+    waits for input counts as busy at its end. For a mean over steps, exposed time is distributed as in the mean step.
     """
     placed = [(slot, float(a), float(b)) for slot, (a, b) in zip(slots, play_slots(slots, seconds), strict=True)]
     busy = [(end - seconds[slot.op], end) for slot, _, end in placed if slot.stream == COMPUTE]
@@ -185,10 +185,11 @@ def exposed_shares(slots: Sequence[Slot], seconds: Sequence[float], played: Play
 
 
 def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> Breakdown:
-    """Seconds per output token: prefill and all steps of a batch, over the tokens that come of them.
+    """Seconds per output token: prefill and all steps of a batch, divided by its output tokens.
 
-    Static: (prefill period + admit * batch + first + output * TPOT) / tokens. Under an ongoing load, what a request
-    spends in its slot (prefill, its line, the other tokens) over those of all slots, and what the end of the run costs.
+    Static: (prefill period + admit * batch + first + output * TPOT) / tokens. Under an ongoing load: the time of a
+    request in its slot (prefill, wait for other prefills, later tokens) over the tokens of all slots, plus the end of
+    the run.
     """
     load, engine, s = model.plan.workload, model.plan.runs_on, metrics.served
     if s is None:

@@ -1,4 +1,4 @@
-"""Requests that start together: what a server takes for a batch of them, whatever kind of server it is."""
+"""Requests that start together: the times of a batch of them on any kind of server."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from plandsl.spec.hardware import EngineSpec
 
 
 def prompt_step(server: Server, requests: Number, input_: Number) -> Prompt:
-    """Prompts of ``input_`` tokens, of which some may be in the cache already."""
+    """Prompts of ``input_`` tokens, without the tokens that are in the cache already."""
     cached = reused_tokens(server.plan, input_)
     return Prompt(requests, input_ - cached, cached)
 
 
 def prefill_step(server: Server, requests: Number, input_: Number, in_flight: Number) -> PhaseTimes:
-    """Prefill of a batch, in one step; with micro-batches in several that follow one another."""
+    """Times of a batch's prefill: one step, or with micro-batches several steps that follow one another."""
     most = server.plan.micro_batches
     if most == 1:
         return server.step(Step(prompt_step(server, requests, input_)), in_flight)
@@ -37,9 +37,9 @@ def decode_step(server: Server, requests: Number, input_: Number, output: Number
 
 
 def resident_tokens(server: Server, input_: Number, output: Number, ongoing: bool) -> tuple[Number, Number]:
-    """Tokens of KV cache that a request holds, its guesses among them, and in-flight batches that hold theirs.
+    """Tokens of KV cache that a request holds, guesses included, and the number of batches that hold their cache.
 
-    A pool that computes prompts holds these, and those of one more batch, which is being sent.
+    A pool of prefill holds prompts, of one batch more than are in flight: one is being sent.
     """
     plan, guessed = server.plan, server.queries - 1
     if plan.kv_residency == "prompts":
@@ -52,7 +52,7 @@ def resident_tokens(server: Server, input_: Number, output: Number, ongoing: boo
 def batch_times(
     engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes, gain: Number = 1
 ) -> tuple[Number, Number]:
-    """TTFT and TPOT of ``b`` requests that start together: what the engine adds to their kernels.
+    """TTFT and TPOT of ``b`` requests that start together: their kernels and the engine's times.
 
     A step brings each request ``gain`` tokens.
     """
@@ -61,9 +61,9 @@ def batch_times(
 
 
 class PrefillBatch(NamedTuple):
-    """Prompts of a batch: the ``times`` of all their steps, ``ttft``, and ``period`` until the next batch's may start.
+    """Prompts of a batch: ``times`` of all their steps, ``ttft``, and the ``period`` until the next batch may start.
 
-    In chunks, ``host`` is what the engine adds to each step.
+    With ``chunks``, the engine adds ``host`` seconds to each step.
     """
 
     times: PhaseTimes
@@ -74,7 +74,7 @@ class PrefillBatch(NamedTuple):
 
 
 def prefill_batch(server: Server, b: Number, input_: Number) -> PrefillBatch:
-    """The prompts of ``b`` requests that start together, whole or in chunks."""
+    """The prefill of ``b`` requests that start together, whole or in chunks."""
     engine, rounds = server.plan.runs_on, server.in_flight
     chunks = chunk_batch(server, b, input_, rounds) if cuts_prompts(server) else None
     times = prefill_step(server, b, input_, rounds) if chunks is None else chunks.whole
@@ -87,9 +87,9 @@ def prefill_batch(server: Server, b: Number, input_: Number) -> PrefillBatch:
 
 
 class BatchRun(NamedTuple):
-    """A batch of one server: its prompts, its mean decode step, and ``whole`` seconds until all of it is done.
+    """A batch of one server: its prompts, its mean decode step, and ``whole`` seconds until the batch is done.
 
-    ``mixed`` is what steps that share their time with prompts add to ``tpot``.
+    ``mixed`` is the part of ``tpot`` that steps with chunks of prompts add.
     """
 
     first: PrefillBatch
@@ -100,9 +100,9 @@ class BatchRun(NamedTuple):
 
 
 def time_batch(server: Server, b: Number, input_: Number, output: Number) -> BatchRun:
-    """``b`` requests that start together. Of requests whose prompts are done, some wait in mixed steps for the others.
+    """The times of ``b`` requests that start together: their prompts, then ``output`` tokens of each.
 
-    The batch takes its prompts, and then ``output`` tokens of each.
+    With chunks, requests whose prompts are done decode in mixed steps until the other prompts are done.
     """
     engine, gain = server.plan.runs_on, server.gain
     decode = decode_step(server, b, input_, output)

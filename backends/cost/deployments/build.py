@@ -1,4 +1,4 @@
-"""From a compiled plan to its deployment: which kinds stand inside one another."""
+"""From a compiled plan to its deployment: how kinds of deployment nest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plandsl.spec.plan import PlanSpec
 
 
 class Compiled(Protocol):
-    """What is known of a compiled plan: its schedules, and those of the plans that it holds."""
+    """A compiled plan: its schedules, and the compiled plans that it holds."""
 
     spec: PlanSpec
     prefill: Schedule
@@ -37,7 +37,7 @@ class Compiled(Protocol):
 
     @property
     def plain(self) -> Compiled:
-        """The same without guesses."""
+        """The same plan without guesses."""
         ...
 
 

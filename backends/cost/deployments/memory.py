@@ -107,9 +107,9 @@ class MemoryModel(ABC):
         return list(found.values())
 
     def held(self, stage: int, batch: Number, length: Number, input_: Number, rounds: Number) -> Held:
-        """What a GPU of ``stage`` holds with ``rounds`` batches of ``batch`` requests of ``length`` tokens resident.
+        """What a GPU of ``stage`` holds with ``rounds`` resident batches of ``batch`` requests of ``length`` tokens.
 
-        Of these tokens, those that all requests share are there once.
+        Tokens that all requests share are held once.
         """
         local = ceil_div(batch, self.ways(stage))
         once = shared(self.plan, input_)
@@ -147,20 +147,20 @@ class MemoryModel(ABC):
     def _largest(self, stage: int, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on one stage.
 
-        KV grows with the batch and activations never shrink, so what fits beside the activations of a batch that is
-        too large fits; and what does not fit beside those of one that fits does not. Mostly the two meet at once, since
-        a step is full (``step_tokens``).
+        The cache grows with the batch, and activations never shrink. So a batch that fits beside the activations of a
+        larger batch fits, and a batch that does not fit beside the activations of a smaller one does not. In most cases
+        both limits are equal at once, since a step is full (``step_tokens``); otherwise bisection decides.
         """
         ways = self.ways(stage)
         room, each = self._room(stage, length, input_, rounds)
-        # without a cache nothing grows with the batch but the step, and that is bounded
+        # without a cache only the step grows with the batch, and a step is bounded
         high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
         low = self._fits_beside(stage, high, length, input_, rounds)
         high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
         return where(high > low, call_traced(self._bisect, stage, low, high, length, input_, rounds), low) * ways
 
     def _room(self, stage: int, length: Number, input_: Number, rounds: Number) -> tuple[Number, Number]:
-        """Bytes that a stage has for the cache and the step, and what each local request holds of them."""
+        """Bytes of a stage for the cache and the step, and the bytes of cache that each local request holds."""
         once = shared_tokens(self.plan, input_)
         room = self.capacities[stage] - self.weights[stage] - self.reserve
         if self.plan.workload.prefix == "shared":
@@ -176,7 +176,7 @@ class MemoryModel(ABC):
         return maximum(floor((room - activations - buffers) / each), 0)
 
     def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
-        """The largest of ``low..high`` that fits, of which ``low`` does."""
+        """The largest number in ``low..high`` that fits; ``low`` fits."""
         while _any_true(high > low):
             middle = floor((low + high + 1) / 2)
             good = self._fits_beside(stage, middle, length, input_, rounds) >= middle

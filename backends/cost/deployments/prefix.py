@@ -1,4 +1,4 @@
-"""Prompts of which a part is in the KV cache already: what is left to compute, and what the part takes of memory."""
+"""Prompts that are partly in the KV cache already: the cached tokens of a prompt, and the shared ones among them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 
 ROUNDING = 1e-9
-"""Of a token: what a share written in per cent may be off by."""
+"""Tokens by which a share written in per cent may be off."""
 
 
 def reused_tokens(plan: PlanSpec, input_: Number) -> Number:
-    """Tokens of a prompt of ``input_`` whose keys and values are in the cache.
+    """Cached tokens of a prompt of ``input_`` tokens.
 
     Engines find whole blocks, and compute the last token in any case, for its logits. Source: vLLM, "Automatic prefix
     caching" (docs.vllm.ai/en/latest/design/prefix_caching).
@@ -23,5 +23,5 @@ def reused_tokens(plan: PlanSpec, input_: Number) -> Number:
 
 
 def shared_tokens(plan: PlanSpec, input_: Number) -> Number:
-    """Tokens of it that all requests find in the same blocks."""
+    """Cached tokens that all requests find in the same blocks."""
     return reused_tokens(plan, input_) if plan.workload.prefix == "shared" else 0

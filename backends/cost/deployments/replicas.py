@@ -1,4 +1,4 @@
-"""Servers side by side, each with a share of the requests: what they take together under a load."""
+"""Equal servers side by side, each with a share of the requests: their metrics under a load."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from plandsl.spec.plan import PlanSpec
 
 
 class Occupancy(NamedTuple):
-    """What the GPUs of a server hold for given requests: bytes of the fullest, the largest share of one's room."""
+    """What the GPUs of a server hold: bytes of the fullest GPU, and the largest share of a GPU's memory."""
 
     memory: Number
     used: Number
@@ -26,7 +26,7 @@ class Occupancy(NamedTuple):
 
 
 class Crowd(NamedTuple):
-    """Requests of one replica under an ongoing load: in flight, running, joining at once; and the most in a batch."""
+    """Requests of one replica under an ongoing load: in flight, running, joining at once; and the largest batch."""
 
     clients: Number
     runs: Number
@@ -35,7 +35,7 @@ class Crowd(NamedTuple):
 
 
 class Replicas(Deployment):
-    """``n`` servers like ``one``."""
+    """A `Deployment` of ``n`` servers equal to ``one``."""
 
     transfer = None
 
@@ -55,7 +55,7 @@ class Replicas(Deployment):
 
     @property
     def memory(self) -> MemoryModel:
-        """That of one server."""
+        """The memory of one server."""
         return self.one.memory
 
     @property
@@ -77,11 +77,11 @@ class Replicas(Deployment):
         return Replicas(self.n, self.one.guessing(tokens, acceptance))
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step of one server takes."""
+        """Times of a step of one server."""
         return self.one.step(step, in_flight)
 
     def occupancy(self, b: Number, i: Number, o: Number, ongoing: bool) -> Occupancy:
-        """What is held by batches of ``b`` requests."""
+        """What the GPUs hold with batches of ``b`` requests."""
         memory = self.memory
         kept, resident = resident_tokens(self.one, i, o, ongoing)
         held = [memory.held(s, b, kept, i, resident).total for s in range(len(memory.weights))]
@@ -98,7 +98,7 @@ class Replicas(Deployment):
         return self.memory.max_batch(kept, i, resident)
 
     def together(self, b: Number, i: Number, o: Number) -> Metrics:
-        """In-flight batches of ``b`` requests that start together."""
+        """Metrics of batches of ``b`` requests that start together."""
         found = time_batch(self.one, b, i, o)
         rate = self.n * self.in_flight * b * o / found.whole
         return Metrics(
@@ -116,7 +116,7 @@ class Replicas(Deployment):
         )
 
     def crowd(self, n: Number, i: Number, o: Number) -> Crowd:
-        """How many of ``n`` requests in flight over all replicas run in one of them, and share a prefill."""
+        """Requests of one replica where ``n`` requests are in flight over all replicas."""
         clients = ceil_div(n, self.n)
         most = self.max_batch(i, o, ongoing=True)
         _, rounds = resident_tokens(self.one, i, o, ongoing=True)
@@ -124,7 +124,7 @@ class Replicas(Deployment):
         return Crowd(clients, runs, joined_prefills(runs, o / self.gain), most)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
-        """``n`` requests always in flight, over all replicas; `ongoing.serve` has the formulas."""
+        """Metrics of ``n`` requests always in flight, over all replicas; `ongoing.serve` has the formulas."""
         clients, runs, joined, most = self.crowd(n, i, o)
         one, b = self.one, runs / self.in_flight
         decode = decode_step(one, b, i, o)

@@ -1,4 +1,4 @@
-"""A server with two shardings on one KV cache: each step takes one of them, by its tokens.
+"""A server with two shardings on one KV cache: the number of tokens in a step selects one.
 
 Source of the rule: arXiv 2509.16495, shift parallelism.
 """
@@ -28,9 +28,9 @@ class Modes(NamedTuple):
 
 
 class Shift:
-    """Steps of more than ``threshold`` tokens are timed by ``base``, the others by ``tensor``: a `Server`.
+    """A `Server` that runs steps of more than ``threshold`` tokens on ``base``, all others on ``tensor``.
 
-    Memory has both.
+    Memory holds both.
     """
 
     queries: Number = 1
@@ -45,12 +45,12 @@ class Shift:
         self.memory = memory or both_memories(plan, threshold, base.memory, tensor.memory)
 
     def on(self, plan: PlanSpec) -> Shift:
-        """The same schedules and memory under other figures."""
+        """The same server with the figures of ``plan``."""
         base, tensor = plan.modes
         return Shift(plan, self.threshold, self.base.on(base), self.tensor.on(tensor), self.memory.on(plan))
 
     def guessing(self, tokens: Number, acceptance: Number) -> Shift:
-        """Itself: nothing is guessed."""
+        """Itself: it has no guesses."""
         return self
 
     @property
@@ -60,11 +60,11 @@ class Shift:
 
     @property
     def modes(self) -> Modes:
-        """Both."""
+        """Both servers."""
         return Modes(self.threshold, self.base, self.tensor)
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step takes, with the sharding that its tokens ask for."""
+        """Times of a step, with the sharding for its number of tokens."""
         large = step.tokens > self.threshold
         if isinstance(large, bool):
             return (self.base if large else self.tensor).step(step, in_flight)
@@ -72,7 +72,7 @@ class Shift:
 
 
 def _choose(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
-    """``a`` where ``condition`` holds, ``b`` elsewhere. Times of single ops are those of their runs, which differ."""
+    """``a`` where ``condition`` holds, ``b`` elsewhere. Times of single ops are in the runs of both."""
 
     def played(x: Played, y: Played) -> Played:
         return Played(where(condition, x.span, y.span), where(condition, x.compute, y.compute))

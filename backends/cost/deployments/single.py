@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Single:
-    """The programs of one plan with one sharding, each on the plan's GPUs: a `Server`."""
+    """A `Server` with the programs of one plan and one sharding, on the plan's GPUs."""
 
     queries: Number = 1
     gain: Number = 1
@@ -38,11 +38,11 @@ class Single:
         self.in_flight = prefill.in_flight
 
     def on(self, plan: PlanSpec) -> Single:
-        """The same schedules and memory under other figures."""
+        """The same server with the figures of ``plan``."""
         return Single(plan, self.prefill.schedule, self.decode.schedule, self.memory.on(plan))
 
     def guessing(self, tokens: Number, acceptance: Number) -> Single:
-        """Itself: nothing is guessed."""
+        """Itself: it has no guesses."""
         return self
 
     @property
@@ -57,13 +57,13 @@ class Single:
 
     @cached_property
     def mixer(self) -> Mixer:
-        """What times steps of both phases."""
+        """Times of steps that mix both phases."""
         from plandsl.backends.cost.time.mixed import Mixer
 
         return Mixer(self.prefill, self.decode)
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step takes."""
+        """Times of a step."""
         prompt, decode = step
         if prompt is None:
             assert decode is not None, "a step has prompts, or requests that decode"
@@ -77,7 +77,7 @@ class Single:
         )
 
     def mix(self, prompt: Prompt, decode: Decode | None) -> Mix:
-        """What one rank of those that share requests has of a step of both kinds."""
+        """The part of a mixed step on one of the ranks that share requests."""
         from plandsl.backends.cost.time.mixed import Mix
 
         count = prompt.requests / self.ways
@@ -88,7 +88,7 @@ class Single:
         return Mix(new, prompt.cached, prompts=count, decodes=decodes, context=context, queries=queries)
 
     def _prefill(self, prompt: Prompt, in_flight: Number) -> PhaseTimes:
-        """Prompts alone: what is not in the cache, attending to all of it."""
+        """Times of prompts alone: new tokens, which see cached and new tokens."""
         context = prompt.context
         bind = {"batch": prompt.requests, "input": prompt.new, "context": context}
         times = self.prefill.at(bind, in_flight, [(1.0, context)])
@@ -97,10 +97,10 @@ class Single:
         )
 
     def _decode(self, decode: Decode, in_flight: Number) -> PhaseTimes:
-        """Requests that decode alone, averaged over the growing context.
+        """Times of requests that decode alone, averaged over the growing context.
 
-        The mean over steps is that over the interval ``context - 1/2 .. context + steps - 1/2``, exactly so where the
-        time is linear in the context.
+        The mean over steps is taken over the interval ``context - 1/2 .. context + steps - 1/2``, which is exact where
+        the time is linear in the context.
         """
         requests, context, steps, queries = decode
         bind = {"batch": requests, "context": decode.cached, "queries": queries}
@@ -112,7 +112,7 @@ class Single:
 
 
 def _phases(plan: PlanSpec, prefill: Schedule, decode: Schedule) -> list[PhaseModel]:
-    """Both phases on the plan's GPUs."""
+    """Prefill and decode on the plan's GPUs."""
     if len(plan.kinds) > 1:
         from plandsl.backends.cost.time.unlike import unlike_phases
 

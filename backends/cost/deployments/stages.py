@@ -1,6 +1,6 @@
-"""What layers cost a stage, whichever it runs: the seconds and bytes by which a cut is balanced.
+"""Seconds and bytes of any layers on any stage, by which a cut of layers into stages is balanced.
 
-Of one compiled plan under its own load, however its own layers are cut.
+They come from one compiled plan under its own load, with any cut.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class StageCosts:
         self.held = {n: memory.held(i, metrics.batch, length, load.input, rounds) for i, n in enumerate(pieces)}
 
     def seconds(self, stage: int, start: int, stop: int) -> tuple[float, float]:
-        """Of a batch's prefill, and of the decode steps of its whole output, on a stage that runs ``start..stop``."""
+        """Seconds of a batch's prefill, and of all its decode steps, on a stage that runs layers ``start..stop``."""
         prefill, decode = self.spans[stage]
         layers = [counts[stop] - counts[start] for counts in self.counts]
         return _total_seconds(prefill, layers), self.output * _total_seconds(decode, layers)
 
     def slowest(self, cut: Sequence[int]) -> float:
-        """Seconds of the slowest stage in prefill and of the slowest in decode, for stages of so many layers."""
+        """Seconds of the slowest stage in prefill plus the slowest stage in decode; ``cut`` has each stage's layers."""
         ends = pairwise(accumulate(cut, initial=0))
         prefill, decode = zip(*(self.seconds(stage, *end) for stage, end in enumerate(ends)), strict=True)
         return float(max(prefill) + max(decode))
@@ -55,7 +55,7 @@ class StageCosts:
         return self.bytes(stage, start, stop) <= self.memory.capacities[stage]
 
     def bytes(self, stage: int, start: int, stop: int) -> float:
-        """What a GPU of a stage holds that runs layers ``start..stop``."""
+        """Bytes that a GPU of a stage holds with layers ``start..stop``."""
         layers = {
             block.name: counts[stop] - counts[start] for block, counts in zip(self.blocks, self.counts, strict=True)
         }
@@ -66,7 +66,7 @@ class StageCosts:
         return kept + step
 
     def _spans(self, phase: PhaseModel, times: PhaseTimes, stage: int) -> tuple[float, list[float]]:
-        """Seconds of the ends that a stage has, and of one layer of each block on it."""
+        """Seconds of the embedding and the head, where a stage has them, and of one layer of each block."""
 
         def span(region: RegionName) -> float:
             return float(times.regions[phase.run(stage, region)].span)
@@ -81,7 +81,7 @@ def _total_seconds(spans: tuple[float, list[float]], layers: list[int]) -> float
 
 
 def _layer_counts(block: Region, layers: int) -> list[int]:
-    """How many of the first 0, 1, 2, ... layers of the model are of a block."""
+    """How many of the first 0, 1, 2, ... layers of the model belong to a block."""
     assert block.layers is not None, "a block has layers"
     own = set(block.every.select(block.layers))
     return list(accumulate((layer in own for layer in range(layers)), initial=0))

@@ -1,4 +1,4 @@
-"""KV cache on its way from the GPUs that computed it to those that go on with it, in another layout."""
+"""The transfer of KV cache from the pool that computes it to the pool that decodes, in another layout."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from plandsl.spec.formats import item_bytes
 from plandsl.spec.plan import SplitSpec
 
 DRAFT = "draft "
-"""Before the names of a draft's regions."""
+"""Prefix of the names of a draft's regions."""
 
 Key = tuple[str, str, int]
-"""Region, cache and operand of a cached tensor: the same in every sharding of one model."""
+"""Region, cache and operand of a cached tensor; equal in every sharding of a model."""
 
 
 class Kept(NamedTuple):
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
 
 
 def kept_caches(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
-    """What each stage of a replica of ``ranks`` GPUs keeps of a request."""
+    """The cached tensors of each stage of a replica of ``ranks`` GPUs."""
     found = []
     program = memory.program
     for parts in program.stages:
@@ -65,7 +65,7 @@ def kept_caches(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
 
 
 def _kept_by_draft(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
-    """The cache of a draft, which the GPUs of every stage keep: ports and copies are those of all stages."""
+    """The cache of a draft, which the GPUs of every stage keep; ports and copies count all stages."""
     draft, stages = memory.draft, len(memory.program.stages)
     assert draft is not None, "there is a draft"
     (own,) = kept_caches(draft, ranks // stages)
@@ -92,7 +92,7 @@ def _kept_cache(memory: MemoryModel, region: Region, op: CacheWrite, i: int, lay
 
 
 def _cache_window(region: Region, op: CacheWrite) -> int:
-    """The tokens that attention to a cache sees at most, 0 for all; a cache has one reader."""
+    """The most tokens that attention to a cache sees, 0 for all; each cache has one reader."""
     made = {x.name for x in op.outs}
     readers = [x for x in region.ops if isinstance(x, Attention | LatentAttention)]
     direct = [x.window for x in readers if made & {v.name for v in x.operands}]
@@ -100,11 +100,11 @@ def _cache_window(region: Region, op: CacheWrite) -> int:
 
 
 class TransferTimes(NamedTuple):
-    """KV cache of requests on the move.
+    """The transfer of a batch's KV cache.
 
-    ``request`` is the bytes of one request, ``sent`` and ``received`` those that the busiest port of either side moves
-    for it, ``seconds`` what a batch takes, of which ``exposed`` come after its prefill. ``rate`` is the requests/s that
-    the ports sustain.
+    ``request`` is the bytes of one request; the busiest port of each side sends ``sent`` and receives ``received``
+    bytes of a request. A batch takes ``seconds``, ``exposed`` of them after its prefill. The ports sustain ``rate``
+    requests/s.
     """
 
     request: Number
@@ -127,21 +127,21 @@ class Transfer:
 
     @property
     def lanes(self) -> int:
-        """Requests that travel at once: one for each server on the side that has fewer."""
+        """Requests that travel at once: one for each server of the pool with fewer servers."""
         return min(self.replicas)
 
     def times(self, batch: Number, input_: Number, prefill: Number) -> TransferTimes:
-        """The cache of ``batch`` requests of ``input_`` tokens, whose prefill took that many seconds.
+        """The transfer of ``batch`` requests of ``input_`` tokens after a prefill of ``prefill`` seconds.
 
-        The decode pool has the tokens that all requests share. Each of its ranks gets all that it keeps, where heads
-        are replicated every copy of them; whoever holds a byte at the other end sends an equal part of its copies:
+        The decode pool already has tokens that all requests share. Each of its ranks receives all that it keeps, also
+        copies of replicated heads. Ranks of the prefill pool that hold the same bytes send equal parts of the copies:
 
             received = bytes per rank,   sent = bytes of the stage * copies over there / ports that hold it here
             seconds  = latency + ceil(batch / ways) * max(sent, received) / bandwidth
 
-        Sent layer by layer, a port with n of N layers can start on each as soon as it is computed, and is done
-        ``max(t / n, t - prefill (n - 1) / N)`` after the prefill, t its whole time: a line of two machines (Johnson,
-        "Optimal two- and three-stage production schedules", 1954), here with equal jobs. Sources: Patel et al.,
+        Layer by layer, a port with n of N layers sends each layer as soon as it is computed. With t seconds for all
+        layers it ends ``max(t / n, t - prefill (n - 1) / N)`` after the prefill: two machines in line (Johnson,
+        "Optimal two- and three-stage production schedules", 1954), with equal jobs. Sources: Patel et al.,
         "Splitwise", ISCA 2024 (per-layer transfer); Qin et al., "Mooncake", 2024.
         """
         tokens = input_ - shared_tokens(self.split.prefill, input_)

@@ -64,7 +64,7 @@ class Mixer:
         self.ways = self.kinds[0].ways
 
     def step(self, mix: Mix, in_flight: Number) -> PhaseTimes:
-        """Times of a mixed step. Attention is linear in the keys before a chunk, so their mean stands for all chunks."""
+        """Times of a mixed step. Attention is linear in keys before a chunk, so their mean stands for all."""
         found = self.prefill.slowest_kind([kind.seconds(mix) for kind in self.kinds])
         return self.prefill._pipeline(found, in_flight)
 

@@ -33,21 +33,21 @@ NEAR = RegionRun(SEND, near=True)
 
 
 class Played(NamedTuple):
-    """A region's time: from start to end, and how long its compute stream was busy."""
+    """A region's time: seconds from start to end, and seconds in which its compute stream was busy."""
 
     span: Number
     compute: Number
 
     @property
     def exposed(self) -> Number:
-        """Communication that nothing hides."""
+        """Seconds of communication beside which no kernel runs."""
         return self.span - self.compute
 
 
 class Order(NamedTuple):
-    """For each slot those whose ends its start waits for, and the slots that may end last.
+    """For each slot the slots that it waits for, and for the region the slots that may end last.
 
-    A slot that has to end before another of them is left out: its end is never the later one.
+    A slot that always ends before another one of the same list is left out.
     """
 
     waits: tuple[tuple[int, ...], ...]
@@ -55,7 +55,7 @@ class Order(NamedTuple):
 
 
 def order(slots: Sequence[Slot]) -> Order:
-    """What every slot waits for: the one before it on its stream, and those whose results it reads."""
+    """What every slot waits for: the slot before it on its stream, and the slots whose results it reads."""
     earlier: list[set[int]] = []  # slots that end no later than this one, whatever each takes
     latest: dict[str, int] = {}
     waits = []
@@ -69,7 +69,7 @@ def order(slots: Sequence[Slot]) -> Order:
 
 
 def _last_of(slots: set[int], earlier: Sequence[set[int]]) -> tuple[int, ...]:
-    """Those of ``slots`` that none of the others comes after."""
+    """The ``slots`` after which none of the other ``slots`` ends."""
     return tuple(sorted(i for i in slots if not any(i in earlier[other] for other in slots)))
 
 
@@ -78,8 +78,8 @@ def play_slots(
 ) -> list[tuple[Number, Number]]:
     """Start and end of every slot: it starts when its stream is free and what it waits for is done.
 
-    Of the ``blocks`` that a slot gets from one that it runs along, the last waits for that one's end: with equal times
-    for all blocks, and for all steps between them, each takes the longer of its own and the next one's way here.
+    A slot that runs ``along`` another one gets ``blocks`` blocks from it, and works on the last block after the other
+    slot ends. All blocks take equally long, and so do all steps between them.
     """
     times: list[tuple[Number, Number]] = []
     for slot, needed in zip(slots, order(slots).waits if waits is None else waits, strict=True):
@@ -97,7 +97,7 @@ def play_slots(
 
 
 def play(slots: Sequence[Slot], seconds: Sequence[Number], known: Order | None = None) -> Played:
-    """A region played from start to end."""
+    """The time of a region."""
     known = known or order(slots)
     times = play_slots(slots, seconds, known.waits)
     compute: Number = 0.0
@@ -108,12 +108,12 @@ def play(slots: Sequence[Slot], seconds: Sequence[Number], known: Order | None =
 
 
 class PhaseTimes(NamedTuple):
-    """One phase, timed. Stage times leave hops out; ``hop`` is the slowest boundary's, ``hops`` are all together.
+    """The times of one phase. Stages do not include hops; ``hop`` is the slowest hop, ``hops`` the sum of all hops.
 
-    ``drafted`` are the seconds of a model that guesses tokens for this one before it runs, on the GPUs of every stage.
-    ``through`` and ``period`` have them, stages do not. Of a batch that goes through in ``parts``, one behind the
-    other, all but ``through`` and ``period`` are those of one; ``again`` is what the slowest stage, or hop, takes for
-    the parts behind the first. ``runs`` are the programs that ran, each with times of its own.
+    ``drafted`` is the seconds of a draft model that runs before this one, on the GPUs of every stage. ``through`` and
+    ``period`` include it, stages do not. Where a batch goes through in ``parts``, one behind the other, ``through`` and
+    ``period`` are for the batch and all other times for one part; ``again`` is the time of the slowest stage, or hop,
+    for the parts behind the first. ``runs`` are the programs that ran, each with times of its own.
     """
 
     seconds: dict[RunKey, list[Number]]
@@ -129,9 +129,9 @@ class PhaseTimes(NamedTuple):
     runs: tuple[ProgramRun, ...] = ()
 
     def split_in_parts(self, parts: Number, in_flight: Number) -> PhaseTimes:
-        """A batch of which this is one of ``parts`` that follow one another, with ``in_flight`` such batches.
+        """The times of a batch in ``parts`` parts like this one, one behind the other, with ``in_flight`` batches.
 
-        They keep the slowest stage, or hop, busy without a break from the second on, so that
+        From the second part on the slowest stage, or hop, is busy without a break, so that
 
             through = through of one + (parts - 1) slowest,  period = max(through, in_flight parts slowest)
 
@@ -155,7 +155,7 @@ class PhaseTimes(NamedTuple):
         )
 
     def repeat(self, n: Number) -> PhaseTimes:
-        """``n`` times the same, each as soon as the one before is done; ``runs`` are those of one."""
+        """``n`` such steps, each after the one before; ``runs`` stay the runs of one step."""
 
         def more(p: Played) -> Played:
             return Played(p.span * n, p.compute * n)
@@ -176,13 +176,13 @@ class PhaseTimes(NamedTuple):
 
     @property
     def main(self) -> ProgramRun:
-        """The program of the model itself that ran, for plain numbers, in the time that it has with a draft."""
+        """The model's own program that ran, for plain numbers; its times include the draft."""
         run = next(run for run in self.runs if not run.part and run.weight)
         return run._replace(times=run.times._replace(through=self.through, period=self.period, drafted=self.drafted))
 
     @property
     def ran(self) -> list[ProgramRun]:
-        """The programs that ran in a step, for plain numbers: the model's own, then those of a draft."""
+        """The programs that ran in a step, for plain numbers: the model's own, then the draft's."""
         return [run for run in self.runs if run.weight and run.count]
 
     @property
@@ -193,11 +193,11 @@ class PhaseTimes(NamedTuple):
 
 
 class ProgramRun(NamedTuple):
-    """A program that runs in a step, ``count`` times; ``times`` are those of one run.
+    """A program that runs in a step, ``count`` times; ``times`` are the times of one run.
 
-    ``part`` is empty for the model itself, else it says for what it runs (``draft``); ``plan`` has its sharding.
-    ``weight`` is 1, or 0 where another program of the step ran instead. ``bind`` are the sizes of what it ran on,
-    ``context`` the mean context. ``steps`` is the number of steps that ``times`` and ``bind`` are of together.
+    ``part`` is empty for the model itself, else it names the part that runs (``draft``); ``plan`` has its sharding.
+    ``weight`` is 1, or 0 where another program of the step ran instead. ``bind`` are its sizes, ``context`` is the mean
+    context. ``times`` and ``bind`` cover ``steps`` steps together.
     """
 
     part: str
@@ -245,7 +245,7 @@ class PhaseModel:
         return found
 
     def _add_near_hops(self, costing: Costing) -> None:
-        """Boundaries inside a node are quicker than those between nodes."""
+        """Give hops inside a node a run of their own: they are quicker than hops between nodes."""
         from plandsl.backends.cost.work.crossing import near_boundaries
 
         program = self.schedule.program
@@ -299,7 +299,7 @@ class PhaseModel:
 
     @property
     def kinds(self) -> Sequence[PhaseModel]:
-        """The phase on each kind of GPU that its ranks stand on: here one."""
+        """The phase on each kind of GPU that its ranks stand on: itself."""
         return (self,)
 
     def slowest_kind(self, found: Sequence[dict[RunKey, list[Number]]]) -> dict[RunKey, list[Number]]:
@@ -317,8 +317,9 @@ class PhaseModel:
     def _pipeline(self, seconds: dict[RunKey, list[Number]], in_flight: Number) -> PhaseTimes:
         """Stages and hops of one batch, and the period at which in-flight batches come round.
 
-        A batch is back after ``through``; a stage, or a link, that every batch passes once per round bounds the
-        period from below. This is the cycle mean of the max-plus recurrence; a test plays it out.
+        ``period = max(through, in_flight * slowest stage or hop)``: a batch is back after ``through``, and every batch
+        passes every stage and link once per round. This is the cycle mean of the max-plus recurrence; a test plays the
+        recurrence out.
         """
         names = {n: region_of(n) for n in seconds}
         regions = {
@@ -368,7 +369,7 @@ class PhaseModel:
         return [times.regions[name].span for name in self.boundaries]
 
     def contexts(self, first: Number, last: Number) -> list[tuple[Number, Number]]:
-        """Nodes to average over contexts ``first..last``: attention is smooth between windows, and in a chunk."""
+        """(weight, context) to average over ``first..last``: attention is smooth between windows and in a chunk."""
         cuts: list[Number] = [first, *(clip(w, first, last) for w in self.windows), last]
         width = maximum(last - first, 1e-9)
         pieces = [(b - a, a, b) for a, b in pairwise(cuts)]
@@ -378,10 +379,10 @@ class PhaseModel:
 
 
 def _cut_by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterator[tuple[Number, Number, Number]]:
-    """The stretch ``first..last``, which counts as ``span``, cut where chunks begin (half a token behind the last one).
+    """The interval ``first..last`` of weight ``span``, cut where chunks begin (half a token behind the last token).
 
-    Of the whole chunks in it, one near its begin and one as far from its end stand for all: the mean is exact where
-    time is linear in the context and in the keys of the running chunk.
+    Two whole chunks stand for all of them, one near the begin and one as far from the end. The mean is exact where time
+    is linear in the context and in the keys of the running chunk.
     """
     begin = minimum(ceil_div(first - 0.5, chunk) * chunk + 0.5, last)
     count = floor((last - begin) / chunk)
@@ -396,7 +397,7 @@ def _cut_by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Ite
 
 
 def _fixed_extents(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
-    """Sizes of what does not change from step to step."""
+    """Sizes for what stays the same from step to step; symbolic sizes are 1."""
     return Extents(program, {s: 1 for _, s in program.sizes if isinstance(s, str)}, mesh)
 
 
@@ -406,7 +407,7 @@ def _meets_experts(op: Op) -> bool:
 
 
 def _load_varieties(program: Program) -> Iterator[tuple[float, Program]]:
-    """Weights and programs to average over where the load of experts varies; none where it does not."""
+    """(weight, program) to average over where the load of experts varies; none where it does not."""
     varying = [(name, skew.nodes()) for name, skew in program.imbalance if isinstance(skew, Varying)]
     for picked in product(*(nodes for _, nodes in varying)) if varying else ():
         loads = dict(zip((name for name, _ in varying), (load for _, load in picked), strict=True))

@@ -95,7 +95,7 @@ class Traced:
 
 
 def _unchanged_operand(op: str, operands: tuple[Operand, ...]) -> Traced | None:
-    """The operand that equals the result of ``op``: ``x`` for ``x + 0``, ``x * 1`` and ``x / 1``; None if there is none."""
+    """The operand that equals the result of ``op``: ``x`` for ``x + 0``, ``x * 1`` and ``x / 1``; else None."""
     if len(operands) != 2 or op not in NEUTRAL:
         return None
     a, b = operands

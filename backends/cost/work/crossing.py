@@ -39,7 +39,7 @@ OWN_PORTS = 6.0
 
 
 class Leg(NamedTuple):
-    """One step of a collective: its seconds, and the bytes that a rank sends per byte of payload, both by the payload."""
+    """One step of a collective: its seconds, and the bytes that a rank sends per byte of payload."""
 
     seconds: Seconds
     volume: Callable[[float], Number]
