@@ -40,7 +40,7 @@ def _peak(gpu: GpuSpec, dtype: str) -> float:
 
 
 def _gemm(op: Gemm, extents: Extents) -> Number:
-    """``2 m n k`` over whole tensors, or over one chunk of their rows; experts count once for each choice of a token."""
+    """``2 m n k`` over whole tensors, or over a chunk of rows; experts count once for each choice of a token."""
     total: Number = 0.0
     chunks = prod(d.chunk.of for d in op.x.type.dims if d.chunk)
     for w in op.weights:
