@@ -105,8 +105,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "W301": (
         "an axis splits nothing",
-        "A rule names the axis, but no tensor of this model, or of that region, has the dimension of the rule. All ranks "
-        "of the axis do the same work.",
+        "A rule names the axis, but no tensor of this model, or of that region, has the dimension of the rule. All "
+        "ranks of the axis do the same work.",
         _plan("mesh t = 4\n    in embedding { ffn -> t }"),
         "name a dimension that the model has.",
     ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Band, Estimate
-from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, unmeasured
+from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, without_tables
 from plandsl.search.run import MEMORY, Compiler, Found
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, evaluate_metrics

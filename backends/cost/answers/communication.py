@@ -47,7 +47,7 @@ def communication(metrics: Metrics, output: int, gain: Number) -> Communication:
     return Communication((*_rows(PREFILL, metrics.prefill, first), *_rows(DECODE, metrics.decode, step)))
 
 
-def _rows(phase: str, times: PhaseTimes, asks: Asks) -> list[Calls]:
+def _rows(phase: str, times: PhaseTimes, asks: Basis) -> list[Calls]:
     """The calls of all programs that ran in a phase, the longest first."""
     found: dict[Kind, list[Traffic]] = {}
     for run in times.ran:

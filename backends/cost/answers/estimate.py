@@ -8,7 +8,7 @@ from typing import Any
 from plandsl.answers.estimate import BANDED, Estimate, Requirement
 from plandsl.answers.occupancy import Load, Memory, Reuse, StageGpus, Used
 from plandsl.answers.phases import PhaseEstimate
-from plandsl.backends.cost.answers.assumed import assumed
+from plandsl.backends.cost.answers.assumed import assumptions
 from plandsl.backends.cost.answers.communication import communication
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
 from plandsl.backends.cost.answers.lines import PhaseLines

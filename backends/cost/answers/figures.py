@@ -158,17 +158,17 @@ def _in_both_pools(change: Scaled) -> Scaled:
 
 
 FIGURES = {
-    key: Figure(key, BOUNDS[key], better, _both_pools(scaled))
+    key: Figure(key, BOUNDS[key], better, _in_both_pools(scaled))
     for key, better, scaled in (
-        ("memory", 1, _memory),
-        ("compute", 1, _compute),
-        ("link", 1, _link),
-        ("network", 1, _network),
-        ("transfer", 1, _transfer),
-        ("message", -1, _message),
-        ("launch", -1, _launch),
-        ("unit", 1, _unit),
-        ("engine", -1, _engine),
+        ("memory", 1, _scale_memory),
+        ("compute", 1, _scale_compute),
+        ("link", 1, _scale_link),
+        ("network", 1, _scale_network),
+        ("transfer", 1, _scale_transfer),
+        ("message", -1, _scale_messages),
+        ("launch", -1, _scale_launches),
+        ("unit", 1, _scale_unit),
+        ("engine", -1, _scale_engine),
     )
 }
 """All figures, by key."""

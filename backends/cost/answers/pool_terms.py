@@ -25,9 +25,11 @@ def transfer_terms(model: Deployment, metrics: Metrics) -> list[Term]:
     bytes_ = float(moved.exposed) / tokens - message
     port = 0.0 if metrics.served is None else float(metrics.served.port)
     found = (
-        Term(DECODE, "transfer", "transfer", KEPT, bytes_, bound, bytes=float(moved.sent), runs=1.0),
-        Term(DECODE, "transfer", "message", f"{KEPT}, latency", message, "message", runs=1.0),
-        Term(DECODE, "transfer", "wait", PORT, port, "wait"),
+        Term(
+            DECODE, "transfer", op="transfer", name=KEPT, value=bytes_, bound=bound, bytes=float(moved.sent), runs=1.0
+        ),
+        Term(DECODE, "transfer", op="message", name=f"{KEPT}, latency", value=message, bound="message", runs=1.0),
+        Term(DECODE, "transfer", op="wait", name=PORT, value=port, bound="wait"),
     )
     return [term._replace(part="transfer") for term in found if term.value > DUST * float(metrics.tpot)]
 

@@ -10,7 +10,7 @@ from math import log, sqrt
 from typing import NamedTuple
 
 from plandsl.answers.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
-from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
+from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, without_tables
 from plandsl.backends.cost.answers.terms import Terms, terms
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics

@@ -42,26 +42,39 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     follow = responses(model, metrics)
     others = longer.pop(OTHERS)
-    mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, others, "mixed")] if s is not None or others > 0 else []
+    mixed = (
+        [Term(DECODE, OTHERS, op="mixed", name=OTHERS, value=others, bound="mixed")]
+        if s is not None or others > 0
+        else []
+    )
     longer.pop(PORT, None)  # of two pools, told with the transfer
-    waiting = [Term(PREFILL, "wait", "wait", name, t, "wait") for name, t in longer.items() if t > 0]
+    waiting = [
+        Term(PREFILL, "wait", op="wait", name=name, value=t, bound="wait") for name, t in longer.items() if t > 0
+    ]
     share = 1.0 if s is None else float(joined)
-    first = _step(PREFILL, metrics.prefill, follow.ops[PREFILL], share)
-    whole = _step(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
-    taken = _taken(float(metrics.tpot), others, gain)
+    first = _step_terms(PREFILL, metrics.prefill, follow.ops[PREFILL], share)
+    whole = _step_terms(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
+    taken = _token_share(float(metrics.tpot), others, gain)
     step = [term.times(taken) for term in whole]
-    ttft = _whole("ttft", PREFILL, first, float(prefill.span) / share, metrics.ttft, waiting)
+    ttft = _breakdown("ttft", PREFILL, ops=first, span=float(prefill.span) / share, value=metrics.ttft, waits=waiting)
     if model.transfer is None:
-        tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, mixed)
+        tpot = _breakdown("tpot", DECODE, ops=step, span=float(decode.span) * taken, value=metrics.tpot, waits=mixed)
         return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
     from plandsl.backends.cost.answers.pool_terms import label_pools, per_token, transfer_terms
 
-    tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, transferred(model, metrics))
-    ttft, tpot = told_by_pool(ttft), told_by_pool(tpot)
+    tpot = _breakdown(
+        "tpot",
+        DECODE,
+        ops=step,
+        span=float(decode.span) * taken,
+        value=metrics.tpot,
+        waits=transfer_terms(model, metrics),
+    )
+    ttft, tpot = label_pools(ttft), label_pools(tpot)
     return Terms(ttft, tpot, per_token(model, metrics, ttft, tpot), follow.waits)
 
 
-def _taken(tpot: float, mixed: float, gain: float) -> float:
+def _token_share(tpot: float, mixed: float, gain: float) -> float:
     """How much of a decode step the time of a token takes, if steps that are mixed with prompts add ``mixed`` to it.
 
     A mixed step of few requests may be shorter than a full decode step. Then ``mixed`` is negative, and all terms of

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.work.cached import handed_on, sources
+from plandsl.backends.cost.work.cached import cache_sources, trace_sources
 from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
@@ -82,7 +82,7 @@ class Contents:
         """The caches of a stage."""
         found = []
         for region, repeats in self.regions(stage):
-            source = sources(region)
+            source = cache_sources(region)
             windows = {
                 source.get(op.k.name, op.k.name): op.window or op.chunk or 0
                 for op in region.ops
@@ -134,7 +134,7 @@ class Contents:
                 continue
             n = self.extents.ways(op.axes)
             if isinstance(n, int) and n == 1:
-                same |= handed_on(op, same)
+                same |= trace_sources(op, same)
         return same
 
     def _load(self, types: list[TensorType]) -> Load:

@@ -9,8 +9,8 @@ from math import prod
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.contents import Cache, Contents, Load
-from plandsl.backends.cost.deployments.prefix import reused, shared
-from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, settled, where
+from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
+from plandsl.backends.cost.num import call_traced, ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number
@@ -33,7 +33,7 @@ class Held(NamedTuple):
         return self.weights + self.kv_cache + self.activations + self.buffers
 
 
-def smallest(plan: PlanSpec, program: Program) -> list[GpuSpec]:
+def smallest_gpus(plan: PlanSpec, program: Program) -> list[GpuSpec]:
     """For each stage, the GPU of its ranks that has the least memory."""
     kinds = plan.kinds
     if len(kinds) == 1:
@@ -55,7 +55,7 @@ class MemoryModel(ABC):
 
     def __init__(self, plan: PlanSpec, program: Program) -> None:
         self.plan = plan
-        self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, program)]
+        self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest_gpus(plan, program)]
         self.block, self.reserve = plan.runs_on.kv_block, plan.runs_on.reserve
 
     @property
@@ -112,7 +112,7 @@ class MemoryModel(ABC):
         Tokens that all requests share are held once.
         """
         local = ceil_div(batch, self.ways(stage))
-        once = shared(self.plan, input_)
+        once = shared_tokens(self.plan, input_)
         kv = self.kv_per_request(stage, length - once) * local * rounds
         if self.plan.workload.prefix == "shared":
             kv = kv + self.kv_per_request(stage, once)
@@ -225,7 +225,7 @@ class ProgramMemory(MemoryModel):
         if not self.plan.step_tokens:
             return 0.0, 0.0
         limit = self.plan.step_tokens
-        before = reused(self.plan, input_)
+        before = reused_tokens(self.plan, input_)
         new = input_ - before
         tokens = minimum(batch * new, limit)
         requests = minimum(batch, ceil_div(tokens, new))

@@ -204,7 +204,7 @@ class Pools(Deployment):
         if requests is not None:
             start = crowd * minimum(n / requests, 1.0)
             queue = queue * (1 - minimum(n / requests, 1.0) / 2)
-            whole = drained(rate, ahead + stay, requests, n - waiting)
+            whole = drained_rate(rate, ahead + stay, requests, n - waiting)
         others_sent = port / maximum(o - 1, 1)
         served = Served(
             running=ask, waiting=waiting, queue=queue, line=line, start=start, prefill=cost.own, first=first,

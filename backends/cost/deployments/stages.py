@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 
 from attrs import evolve
 
-from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.memory import ProgramMemory
@@ -97,7 +97,7 @@ def _pieces(program: Program, blocks: list[Region]) -> dict[RegionName, tuple[Pa
     return found
 
 
-def _alone(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> ProgramMemory:
+def _piece_memory(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> ProgramMemory:
     """The memory of a plan whose stages are ``pieces``."""
     prefill, decode = (evolve(phase.schedule.program, stages=pieces) for phase in (model.prefill, model.decode))
     return ProgramMemory(Contents(prefill, decode, model.prefill.extents), model.plan, model.plan.queries)
