@@ -65,7 +65,7 @@ def test_the_time_is_that_of_the_roofline_by_hand() -> None:
 
 def test_the_prefix_is_whole_blocks_and_never_all() -> None:
     blocks = plan(f"{LOAD}, reuse = 60 %", more="engine = vllm").spec
-    size = blocks.runs_on.kv_block
+    size = blocks.effective_engine.kv_block
     assert size > 1
     assert reused_tokens(blocks, 4000) == 2400 // size * size
     assert reused_tokens(blocks, size) == 0

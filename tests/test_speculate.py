@@ -383,7 +383,7 @@ def test_a_server_goes_on_by_what_a_step_brings() -> None:
     served, before = metrics.served, plain.served
     assert served is not None
     assert before is not None
-    spec = made.spec.runs_on
+    spec = made.spec.effective_engine
     assert isclose(served.step, metrics.decode.period / 2.952, rel_tol=1e-12)
     assert isclose(served.host, (spec.step + spec.request * served.running) / 2.952, rel_tol=1e-12)
     assert isclose(metrics.tpot, served.step + served.host + served.others, rel_tol=1e-12)
@@ -397,7 +397,7 @@ def test_a_server_goes_on_by_what_a_step_brings() -> None:
 def test_an_engines_host_time_is_that_of_a_step() -> None:
     made = plan(fields=", engine = vllm")
     metrics = made.cost.evaluate()
-    ttft, tpot = batch_times(made.spec.runs_on, 4, metrics.prefill, metrics.decode, 2.952)
+    ttft, tpot = batch_times(made.spec.effective_engine, 4, metrics.prefill, metrics.decode, 2.952)
     assert isclose(metrics.tpot, tpot, rel_tol=1e-12)
     assert metrics.ttft == ttft
 

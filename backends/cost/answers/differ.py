@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from plandsl.answers.difference import Difference, Part, Split
-from plandsl.answers.estimate import BANDED, alike
+from plandsl.answers.estimate import BANDED, within_band
 from plandsl.answers.explanation import Breakdown, Term
 from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.terms import memory_terms, terms
@@ -34,10 +34,10 @@ def difference(a: Deployment, b: Deployment) -> Difference:
     ours, theirs = estimate(a), estimate(b)
     before, after = terms(a, a.evaluate()), terms(b, b.evaluate())
 
-    def within_band(name: str) -> bool | None:
-        return None if ours.band(name) is None or theirs.band(name) is None else alike(ours, theirs, name)
+    def overlap(name: str) -> bool | None:
+        return None if ours.band(name) is None or theirs.band(name) is None else within_band(ours, theirs, name)
 
-    ttft, tpot, _, throughput = (within_band(name) for name in BANDED)
+    ttft, tpot, _, throughput = (overlap(name) for name in BANDED)
     return Difference(
         ours,
         theirs,

@@ -168,7 +168,7 @@ def _bands(
     plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
 ) -> tuple[tuple[str, tuple[float, float]], ...]:
     """The bands of 80 % of measurements: from the engine's band where it has one, else from the bands of ops."""
-    engine, steps, routed = plan.runs_on, max(plan.workload.output - 1, 0), plan.model.routed
+    engine, steps, routed = plan.effective_engine, max(plan.workload.output - 1, 0), plan.model.routed
     first, step = engine.band("ttft", routed) or prefill.band, engine.band("tpot", routed) or decode.band
     if first is None or step is None:
         return ()

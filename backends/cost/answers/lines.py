@@ -160,7 +160,7 @@ class PhaseLines:
 
     def _lines(self, run: RunKey, count: int, stream: str) -> Iterator[OpTime]:
         region = self.model.schedule.program.region(region_of(run))
-        answers, seconds = self.model.answers(run, self.bind, self.context), self.times.seconds[run]
+        answers, seconds = self.model.deciding_work(run, self.bind, self.context), self.times.seconds[run]
         for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
             if stream in ("", work.op.facts.stream):
                 yield self._line_of(model, work, name, count, float(each))

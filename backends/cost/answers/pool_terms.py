@@ -73,7 +73,7 @@ def _limiting_terms(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Break
     if limit == "decode":
         places = model.decode.n * model.decode.in_flight * float(metrics.batch)
         return [t.times(max(load.output - 1, 1) / places / load.output) for t in tpot.terms], bubble
-    first, engine = float(metrics.joined), model.prefill.plan.runs_on
+    first, engine = float(metrics.joined), model.prefill.plan.effective_engine
     places = model.prefill.n * model.prefill.in_flight * first
     admitted = Term(
         PREFILL, "engine", op="engine", name="engine", value=engine.admit * first, bound="engine", part="prefill pool"

@@ -42,7 +42,7 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
         decode=decode,
         requires=tuple(requirement(r, metrics, a.prefill, decode, cost) for r in plan.requires),
         notes=tuple(notes),
-        assumed=_assumed(model.split, a, d),
+        assumed=_pool_assumptions(model.split, a, d),
         calibration=", ".join(dict.fromkeys((a.calibration, d.calibration))),
         cost_usd_per_mtok=cost,
         bands=_bands(a, d, metrics, rates, wait),
@@ -56,10 +56,10 @@ def _communication(model: Pools, metrics: Metrics, sent: Sent) -> Communication:
     output = model.plan.workload.output
     within = communication(metrics, output, model.decode.gain)
     share = sent.exposed_s / max(output - 1, 1) / float(metrics.tpot)
-    return Communication((*within.rows, _transferred(sent, share)))
+    return Communication((*within.rows, _transfer_calls(sent, share)))
 
 
-def _transferred(sent: Sent, share: float) -> Calls:
+def _transfer_calls(sent: Sent, share: float) -> Calls:
     """The KV cache of one request on its way between two pools: its bytes, and those that the busiest port sends."""
     return Calls(
         phase=TRANSFER, op=Send.facts.word, axis=sent.between, algorithm=sent.when, nodes=1, part="", calls=1,
@@ -67,7 +67,7 @@ def _transferred(sent: Sent, share: float) -> Calls:
     )  # fmt: skip
 
 
-def _assumed(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str, str], ...]:
+def _pool_assumptions(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str, str], ...]:
     """The assumptions of both pools and of the link, whose ports are taken to reach their bandwidth."""
     link = [(split.between or "transfer", "bandwidth", f"{show_rate(split.bandwidth)} a port, reached in full")]
     if split.kv_transfer is None:

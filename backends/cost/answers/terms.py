@@ -204,7 +204,7 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
     request in its slot (prefill, wait for other prefills, later tokens) over the tokens of all slots, plus the end of
     the run.
     """
-    load, engine, s = model.plan.workload, model.plan.runs_on, metrics.served
+    load, engine, s = model.plan.workload, model.plan.effective_engine, metrics.served
     if s is None:
         slots, steps, rest = model.pools[-1].in_flight * load.batch, load.output, (BUBBLE, "bubble")
         added = engine.admit * load.batch + engine.first

@@ -45,7 +45,7 @@ def resident_tokens(server: Server, input_: Number, output: Number, ongoing: boo
     if plan.kv_residency == "prompts":
         return input_ + guessed, server.in_flight + 1
     if ongoing:
-        return input_ + plan.runs_on.kept_output * output + guessed, server.in_flight
+        return input_ + plan.effective_engine.kept_output * output + guessed, server.in_flight
     return input_ + output + guessed, server.in_flight if plan.kv_residency == "all_batches" else 1
 
 
@@ -75,7 +75,7 @@ class PrefillBatch(NamedTuple):
 
 def prefill_batch(server: Server, b: Number, input_: Number) -> PrefillBatch:
     """The prefill of ``b`` requests that start together, whole or in chunks."""
-    engine, rounds = server.plan.runs_on, server.in_flight
+    engine, rounds = server.plan.effective_engine, server.in_flight
     chunks = chunk_batch(server, b, input_, rounds) if cuts_prompts(server) else None
     times = prefill_step(server, b, input_, rounds) if chunks is None else chunks.whole
     ttft = times.through + engine.admit * b + engine.first + engine.first_request * b
@@ -104,7 +104,7 @@ def time_batch(server: Server, b: Number, input_: Number, output: Number) -> Bat
 
     With chunks, requests whose prompts are done decode in mixed steps until the other prompts are done.
     """
-    engine, gain = server.plan.runs_on, server.gain
+    engine, gain = server.plan.effective_engine, server.gain
     decode = decode_step(server, b, input_, output)
     first = prefill_batch(server, b, input_)
     step = decode.period + engine.step + engine.request * b

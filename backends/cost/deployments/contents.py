@@ -48,7 +48,7 @@ class Contents:
         stages = range(len(program.stages))
         self.weights = [self.weights_of(stage) for stage in stages]
         self.caches = [self._caches(stage) for stage in stages]
-        self.steps = [self._weighed(p) for p in (program, decode)]
+        self.steps = [self._step_loads(p) for p in (program, decode)]
 
     def of_stage(self, stage: int) -> tuple[object, ...]:
         """All of one stage: two stages of which it is equal hold the same."""
@@ -101,7 +101,7 @@ class Contents:
                     found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
         return found
 
-    def _weighed(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
+    def _step_loads(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
         """What the live sets of each stage weigh, and what the buffers."""
         held = {region.name: self._loads(region) for region in program.regions}
         stages = [[held[part.region] for part in parts] for parts in program.stages]

@@ -181,7 +181,9 @@ class DraftedMemory(MemoryModel):
         self.weights, self.own = target.weights, own
         self.added: Number = 0.0
         if draft is not None:
-            added = [_added(target.main.contents, draft.contents, stage, own) for stage in range(len(target.weights))]
+            added = [
+                _draft_weights(target.main.contents, draft.contents, stage, own) for stage in range(len(target.weights))
+            ]
             self.weights = [held + more for held, more in zip(target.weights, added, strict=True)]
             self.added = largest(added)
 
@@ -218,7 +220,7 @@ class DraftedMemory(MemoryModel):
         return maximum(ours[0], theirs[0]), maximum(ours[1], theirs[1])
 
 
-def _added(target: Contents, draft: Contents, stage: int, own: bool) -> Number:
+def _draft_weights(target: Contents, draft: Contents, stage: int, own: bool) -> Number:
     """Weights of the draft on a GPU of one stage, but those that are there already."""
     here = {region.name for region, _ in target.regions(stage) if region.layers is None} if own else set()
     return draft.weights_of(0, {(r.name, w) for r, _ in draft.regions(0) if r.name in here for w in r.weights})

@@ -56,7 +56,7 @@ class MemoryModel(ABC):
     def __init__(self, plan: PlanSpec, program: Program) -> None:
         self.plan = plan
         self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest_gpus(plan, program)]
-        self.block, self.reserve = plan.runs_on.kv_block, plan.runs_on.reserve
+        self.block, self.reserve = plan.effective_engine.kv_block, plan.effective_engine.reserve
 
     @property
     @abstractmethod

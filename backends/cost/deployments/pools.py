@@ -116,7 +116,7 @@ class Pools(Deployment):
         """
         ours, theirs = self.prefill, self.decode
         prompts, decode = prefill_batch(ours.one, first, i), decode_step(theirs.one, second, i, o)
-        engine, steps = theirs.plan.runs_on, maximum(o - 1, 1)
+        engine, steps = theirs.plan.effective_engine, maximum(o - 1, 1)
         moved = self.transfer.times(first, i, prompts.times.through)
         tpot = (decode.period + engine.step + engine.request * second) / theirs.gain + moved.exposed / steps
         rates = Rates(
@@ -180,7 +180,7 @@ class Pools(Deployment):
         ours, theirs, gain = self.prefill, self.decode, self.decode.gain
         times, cost = self._prompt(i)
         moved = self.transfer.times(1, i, times.through)
-        engine, steps = ours.plan.runs_on, maximum(o - 1, 0)
+        engine, steps = ours.plan.effective_engine, maximum(o - 1, 0)
         first = engine.first + engine.first_request
         lane = _Lane(moved.exposed, self.transfer.lanes, moved.rate)
         room = self._room(n, i, o)
@@ -235,7 +235,7 @@ class Pools(Deployment):
 
     def _prompt(self, i: Number) -> tuple[PhaseTimes, PromptCost]:
         """The times and the cost of one prompt in the prefill pool."""
-        one, engine = self.prefill.one, self.prefill.plan.runs_on
+        one, engine = self.prefill.one, self.prefill.plan.effective_engine
         if not cuts_prompts(one):
             times = prefill_step(one, 1, i, 1)
             return times, whole_prompt_cost(engine, times, 1)
@@ -250,11 +250,11 @@ class Pools(Deployment):
         pool = self.decode
         _, rounds = resident_tokens(pool.one, i, o, ongoing=True)
         most = pool.max_batch(i, o, ongoing=True) * rounds
-        return pool.n * running_requests(pool.plan.runs_on, maximum(n / pool.n, 1), most)
+        return pool.n * running_requests(pool.plan.effective_engine, maximum(n / pool.n, 1), most)
 
     def _host(self, batch: Number) -> Number:
         """Seconds that the engine adds to a decode step of ``batch`` requests."""
-        engine = self.decode.plan.runs_on
+        engine = self.decode.plan.effective_engine
         return engine.step + engine.request * batch
 
     def _token(self, batch: Number, i: Number, o: Number) -> Number:

@@ -18,7 +18,7 @@ def reused_tokens(plan: PlanSpec, input_: Number) -> Number:
     """
     if not plan.workload.reuse:
         return 0
-    block = plan.runs_on.kv_block
+    block = plan.effective_engine.kv_block
     return minimum((plan.workload.reuse * input_ + ROUNDING) // block, (input_ - 1) // block) * block
 
 

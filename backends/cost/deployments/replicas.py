@@ -120,7 +120,7 @@ class Replicas(Deployment):
         clients = ceil_div(n, self.n)
         most = self.max_batch(i, o, ongoing=True)
         _, rounds = resident_tokens(self.one, i, o, ongoing=True)
-        runs = running_requests(self.plan.runs_on, clients, most * rounds)
+        runs = running_requests(self.plan.effective_engine, clients, most * rounds)
         return Crowd(clients, runs, joined_prefills(runs, o / self.gain), most)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
@@ -135,8 +135,8 @@ class Replicas(Deployment):
         else:
             prefill = prefill_step(one, joined, i, 1)
         served = serve(
-            self.plan.runs_on, clients, runs=runs, output=o, requests=None if requests is None else requests / self.n,
-            prefill=prefill, joined=joined, decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks,
+            self.plan.effective_engine, clients, runs=runs, output=o,
+            requests=None if requests is None else requests / self.n, prefill=prefill, joined=joined, decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks,
         )  # fmt: skip
         rate = self.n * served.rate * o
         return Metrics(

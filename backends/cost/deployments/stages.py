@@ -87,7 +87,7 @@ def _layer_counts(block: Region, layers: int) -> list[int]:
     return list(accumulate((layer in own for layer in range(layers)), initial=0))
 
 
-def _pieces(program: Program, blocks: list[Region]) -> dict[RegionName, tuple[Part, ...]]:
+def _single_pieces(program: Program, blocks: list[Region]) -> dict[RegionName, tuple[Part, ...]]:
     """What stages are made of, each by itself: the ends, and one layer of each block."""
     found: dict[RegionName, tuple[Part, ...]] = {r.name: (Part(r.name),) for r in program.regions if r.layers is None}
     for block in blocks:

@@ -100,8 +100,8 @@ class Machine:
     @classmethod
     def of(cls, plan: PlanSpec) -> Machine:
         """The machine that a plan runs on."""
-        machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, plan.runs_on.kernels)
-        machine.rates = plan.runs_on.rates
+        machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, plan.effective_engine.kernels)
+        machine.rates = plan.effective_engine.rates
         machine.cluster = plan.cluster
         if plan.measured or plan.node.gpu.measured:
             from plandsl.backends.cost.machine.tables import Measured

@@ -221,7 +221,7 @@ class PhaseModel:
         costing = Costing(program, machine, self.extents)
         self.work: dict[RunKey, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
         self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
-        self.varied = [(weight, self._costed(one)) for weight, one in _varieties(program)]
+        self.varied = [(weight, self._vary_work(one)) for weight, one in _load_varieties(program)]
         self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
             self._add_near_hops(costing)
@@ -236,9 +236,9 @@ class PhaseModel:
         self.windows = sorted({look.bend for look in found if look.bend})
         self.chunks = sorted({look.chunk for look in found if look.chunk is not None})
 
-    def _costed(self, program: Program) -> dict[RunKey, list[Work]]:
+    def _vary_work(self, program: Program) -> dict[RunKey, list[Work]]:
         """Work of ``program``, which differs from the schedule's in how tokens fall on experts alone."""
-        costing = Costing(program, self.machine, _unbound(program, self.extents.mesh))
+        costing = Costing(program, self.machine, _fixed_extents(program, self.extents.mesh))
         found: dict[RunKey, list[Work]] = {r.name: list(self.work[r.name]) for r in program.regions}
         for name, i in self.uneven:
             found[name][i] = costing.work(program.region(name).ops[i])
@@ -276,14 +276,14 @@ class PhaseModel:
             fixed[name][i] = sum(weight * work[name][i].seconds(at) for weight, work in self.varied)
         return lambda context: self._at_engine_rates(self._add_attention(fixed, at.at(context)))
 
-    def _fixed(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
+    def _fixed_seconds(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
         """Seconds of each op, but of those that depend on the context."""
         return {
             name: [0.0 if i in self.attending[name] else w.seconds(at) for i, w in enumerate(ops)]
             for name, ops in work.items()
         }
 
-    def _attended(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
+    def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """The same with those that do."""
         out = {}
         for name, times in fixed.items():
@@ -310,7 +310,7 @@ class PhaseModel:
         """What a stage runs of a region: a key of `work`, and of times."""
         return self.boundaries[stage] if region == SEND else region
 
-    def answers(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+    def deciding_work(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, the work that its seconds are those of, and whose it is."""
         return [(self, work) for work in self.work[run]]
 
@@ -359,7 +359,7 @@ class PhaseModel:
         all_ = (len(self.boundaries) - near) * hop + near * regions[NEAR].span
         return maximum(hop, regions[NEAR].span), all_
 
-    def _scaled(self, seconds: dict[RunKey, list[Number]]) -> dict[RunKey, list[Number]]:
+    def _at_engine_rates(self, seconds: dict[RunKey, list[Number]]) -> dict[RunKey, list[Number]]:
         if self.scale is None:
             return seconds
         return {n: [t * f for t, f in zip(ts, self.scale[n], strict=True)] for n, ts in seconds.items()}

@@ -243,7 +243,7 @@ class Writer:
 
     def _construct(self, value: object) -> str:
         if isinstance(value, dict):
-            return "{" + ", ".join(f"{self._constant(k)}: {self._built(v)}" for k, v in value.items()) + "}"
+            return "{" + ", ".join(f"{self._constant(k)}: {self._expression(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list):
             return "[" + ", ".join(map(self._expression, value)) + "]"
         if isinstance(value, tuple):

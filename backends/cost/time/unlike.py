@@ -77,7 +77,7 @@ class UnlikePhase(PhaseModel):
         """What a stage runs of a region, on the kinds of its ranks."""
         return self.boundaries[stage] if region == SEND else RegionRun(region, kinds=self.groups[stage])
 
-    def answers(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+    def deciding_work(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, that of the slowest kind at this context."""
         name, group = self.runs[run]
         times = {kind: self.each[kind].seconds(bind)(context)[name] for kind in group}

@@ -124,7 +124,7 @@ class Roads:
 
     # ---- parts
 
-    def between(self, op: str, at: NodeSpan) -> Fabric:
+    def network_fabric(self, op: str, at: NodeSpan) -> Fabric:
         """The network for a group with one rank in each node.
 
         fat_tree, rail and switch give every port its full bandwidth (Leiserson, "Fat-trees", 1985). A dragonfly does
@@ -146,13 +146,13 @@ class Roads:
         ring, of ``d`` nodes, so that a rank sends no more than ``8 b / d`` with links of ``b`` bytes/s (Dally and
         Towles, "Principles and Practices of Interconnection Networks", 2004).
         """
-        f = self.between(op, at)
+        f = self.network_fabric(op, at)
         if op == "all_to_all" and self.network.dims:
             rate = min(f.bandwidth * f.rings, 8 * f.bandwidth / max(self.network.dims))
             return [Algorithm("torus", f.latency, (n - 1) / n / rate)]
         return choose(COLLECTIVES[op](f, n), self.machine.algorithm)
 
-    def near(self, op: str, k: int, stride: int) -> Leg:
+    def node_leg(self, op: str, k: int, stride: int) -> Leg:
         """The step between ``k`` ranks of a node: with fitted constants, or by `machine.links`."""
         section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
         constants = self.machine.calibration.constants(CollectiveConstants, section)
@@ -160,7 +160,7 @@ class Roads:
             return Leg(partial(collective_seconds, constants, self.link, op, k), _constant(ring_way(op, k).volume))
         return _fastest_leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
-    def _fitted(self, op: str) -> NodesConstants | None:
+    def _fitted_constants(self, op: str) -> NodesConstants | None:
         """Constants of collectives between nodes, for the kinds of network that were measured; None for others.
 
         The measured share of a port's bandwidth, ``network``, is used where the measured nodes had a port for each GPU,
@@ -179,7 +179,7 @@ class Roads:
 
     def port(self, op: str, at: NodeSpan) -> float:
         """Nominal bytes/s of a GPU's port; fitted constants have their own share of it."""
-        return self.between(op, at).bandwidth / self.share
+        return self.network_fabric(op, at).bandwidth / self.share
 
     # ---- the whole
 
@@ -196,20 +196,20 @@ class Roads:
         "Optimization of Collective Communication Operations in MPICH", 2005, for the two halves of an all_reduce.
         """
         k, m = at.inside, at.nodes
-        if constants := self._fitted(op):
-            return (self._as_fitted(constants, op, at, ring_way(op, k * m).volume),)
+        if constants := self._fitted_constants(op):
+            return (self._fitted_route(constants, op, at, ring_way(op, k * m).volume),)
         flat = at if k == 1 else NodeSpan(1, k * m, 1, m, False)
         if op == "all_to_all":
-            return (self._exchanged(at, stride),)
+            return (self._exchange_route(at, stride),)
         ways = self.ways(op, k * m, flat)
-        routes = [self._flat(way) for way in ways]
+        routes = [self._flat_route(way) for way in ways]
         if k > 1 and self.network.topology not in CLOS:
             routes = []  # neighbours of a rank are not those of its node
         if k > 1:
-            routes.append(self._by_levels("levels", self._legs(op, at, stride)))
+            routes.append(self._levels_route("levels", self._legs(op, at, stride)))
         return tuple(routes)
 
-    def _as_fitted(self, constants: NodesConstants, op: str, at: NodeSpan, volume: Number) -> Route:
+    def _fitted_route(self, constants: NodesConstants, op: str, at: NodeSpan, volume: Number) -> Route:
         """``op`` by fitted constants."""
         link, port, n = self.link, self.port(op, at), at.inside * at.nodes
 
@@ -218,11 +218,11 @@ class Roads:
 
         return Route("fitted", seconds, _constant(volume), constants)
 
-    def _flat(self, way: Algorithm) -> Route:
+    def _flat_route(self, way: Algorithm) -> Route:
         """A route of one algorithm between all ranks."""
         return Route(way.name, partial(_affine_seconds, way.fixed + self.launch, way.per_byte), _constant(way.volume))
 
-    def _by_levels(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
+    def _levels_route(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
         """A route of several steps, one after the other, each with its part of the payload."""
         return Route(name, partial(_level_seconds, legs, self.launch), partial(_sent_bytes, legs))
 
@@ -231,19 +231,23 @@ class Roads:
         k = at.inside
         between = _fastest_leg(self.ways(op, at.nodes, at)), 1 / k
         if op == "all_gather":
-            return [between, (self.near(op, k, stride), 1.0)]
+            return [between, (self.node_leg(op, k, stride), 1.0)]
         if op == "reduce_scatter":
-            return [(self.near(op, k, stride), 1.0), between]
-        return [(self.near("reduce_scatter", k, stride), 1.0), between, (self.near("all_gather", k, stride), 1.0)]
+            return [(self.node_leg(op, k, stride), 1.0), between]
+        return [
+            (self.node_leg("reduce_scatter", k, stride), 1.0),
+            between,
+            (self.node_leg("all_gather", k, stride), 1.0),
+        ]
 
-    def _exchanged(self, at: NodeSpan, stride: int) -> Route:
+    def _exchange_route(self, at: NodeSpan, stride: int) -> Route:
         k, m = at.inside, at.nodes
         far = _fastest_leg(self.ways("all_to_all", m, at))
         if k == 1:
-            return self._by_levels("direct", [(far, 1.0)])
-        near = self.near("all_to_all", k, stride)
+            return self._levels_route("direct", [(far, 1.0)])
+        near = self.node_leg("all_to_all", k, stride)
         if self.network.topology == "rail":
-            return self._by_levels("rails", [(near, 1.0), (far, 1.0)])
+            return self._levels_route("rails", [(near, 1.0), (far, 1.0)])
         return Route(
             "split",
             partial(_parallel_seconds, near, 1 / m, far, self.launch),
@@ -253,16 +257,18 @@ class Roads:
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
         """A message to the next stage in another node; the slowest rank of a boundary counts."""
         at = NodeSpan(1, 2, 1, 2)
-        constants = self._fitted("p2p")
+        constants = self._fitted_constants("p2p")
         if constants is not None:
-            return (self._as_fitted(constants, "p2p", at, 1),)
-        (way,) = links.send(self.between("send", at))
+            return (self._fitted_route(constants, "p2p", at, 1),)
+        (way,) = links.send(self.network_fabric("send", at))
         (step,) = links.send(fabric(self.link, self.share))
         if self.network.topology == "rail" and any(hop.turns for hop in far):
             way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte, way.volume + step.volume)
-        passing = self._flat(way)
+        passing = self._flat_route(way)
         if any(hop.near for hop in far):
-            return (passing._replace(seconds=partial(_slower_seconds, passing.seconds, self._flat(step).seconds)),)
+            return (
+                passing._replace(seconds=partial(_slower_seconds, passing.seconds, self._flat_route(step).seconds)),
+            )
         return (passing,)
 
 

@@ -349,8 +349,8 @@ class Mixtures:
         place = routed(up.x.type)
         stored, given = up.weights[0].type.dtype, up.x.type.dtype
         return Layer(
-            hidden, inter, place.chosen, self.counts[place], _local(up, self.extents),
-            item_bytes(stored), item_bytes(given), len(up.weights),
+            hidden, inter, topk=place.chosen, n_experts=self.counts[place], local=_local_experts(up, self.extents),
+            weight_bytes=item_bytes(stored), input_bytes=item_bytes(given), gates=len(up.weights),
         )  # fmt: skip
 
     def _constants(self, op: GroupedGemm) -> MoeConstants | None:
