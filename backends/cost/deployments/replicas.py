@@ -136,7 +136,8 @@ class Replicas(Deployment):
             prefill = prefill_step(one, joined, i, 1)
         served = serve(
             self.plan.effective_engine, clients, runs=runs, output=o,
-            requests=None if requests is None else requests / self.n, prefill=prefill, joined=joined, decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks,
+            requests=None if requests is None else requests / self.n, prefill=prefill, joined=joined,
+            decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks,
         )  # fmt: skip
         rate = self.n * served.rate * o
         return Metrics(
