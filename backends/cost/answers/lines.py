@@ -153,7 +153,7 @@ class PhaseLines:
         return 1.0 if slowest and op.op not in HOP_WORDS else 1 / float(times.parts)
 
     def lines(self, run: RunKey, count: int, stream: str = "") -> list[OpTime]:
-        """Every op of a run, or of a ``stream`` of it, that a pass repeats ``count`` times; like stages share them."""
+        """Every op of a run, or of one ``stream``, with ``count`` runs in a pass; equal stages share the lines."""
         if (run, count, stream) not in self._known:
             self._known[run, count, stream] = list(self._lines(run, count, stream))
         return self._known[run, count, stream]

@@ -127,7 +127,7 @@ class Drafted:
 
     @property
     def guesses(self) -> Guesses:
-        """What guesses."""
+        """The source of guesses."""
         return Guesses(self.speculate, self.draft, self.memory.added, self.plain)
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
@@ -221,6 +221,6 @@ class DraftedMemory(MemoryModel):
 
 
 def _draft_weights(target: Contents, draft: Contents, stage: int, own: bool) -> Number:
-    """Weights of the draft on a GPU of one stage, but those that are there already."""
+    """Bytes of the draft's weights on a GPU of one stage, without weights that the model has there."""
     here = {region.name for region, _ in target.regions(stage) if region.layers is None} if own else set()
     return draft.weights_of(0, {(r.name, w) for r, _ in draft.regions(0) if r.name in here for w in r.weights})

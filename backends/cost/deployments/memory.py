@@ -34,7 +34,7 @@ class Held(NamedTuple):
 
 
 def smallest_gpus(plan: PlanSpec, program: Program) -> list[GpuSpec]:
-    """For each stage, the GPU of its ranks that has the least memory."""
+    """For each stage, the GPU with the least memory among its ranks."""
     kinds = plan.kinds
     if len(kinds) == 1:
         return [plan.node.gpu] * len(program.stages)
@@ -51,7 +51,7 @@ class MemoryModel(ABC):
 
     weights: list[Number]
     draft: ProgramMemory | None = None
-    """That of a model that guesses tokens, on the same GPUs."""
+    """The memory of a draft on the same GPUs."""
 
     def __init__(self, plan: PlanSpec, program: Program) -> None:
         self.plan = plan
@@ -95,12 +95,12 @@ class MemoryModel(ABC):
         return self.main.contents.caches
 
     def ways(self, stage: int) -> Number:
-        """How many ranks share the requests of a batch."""
+        """The number of ranks that share the requests of a batch."""
         return self.main.contents.ways(stage)
 
     @cached_property
     def distinct(self) -> list[int]:
-        """Stages of which no earlier one holds the same: the others need no answer of their own."""
+        """The first stage of each group of stages that hold the same: its answers hold for the group."""
         found: dict[object, int] = {}
         for stage, capacity in enumerate(self.capacities):
             found.setdefault((capacity, self.of_stage(stage)), stage)
@@ -239,7 +239,7 @@ class ProgramMemory(MemoryModel):
         return largest(found[0]), largest(found[1])
 
     def _bytes(self, load: Load, tokens: Number, requests: Number, keys: Number) -> Number:
-        """Bytes of values that have ``tokens`` rows, ``keys`` or ``requests`` of them, or none (weights)."""
+        """Bytes of values with ``tokens``, ``keys`` or ``requests`` rows by their dimensions; weights have none."""
         total: Number = 0.0
         for dims, size in load:
             names = {d.name for d in dims}
