@@ -155,5 +155,5 @@ class Deployment(ABC):
             from plandsl.backends.cost.time.trace import trace
 
             names = [f"n{i}" for i in range(len(numbers))]
-            self._hot[way.__name__] = traced(lambda *n: way(*n[:-1])._replace(phases=n[-1]), *names, "phases")
+            self._hot[way.__name__] = trace(lambda *n: way(*n[:-1])._replace(phases=n[-1]), *names, "phases")
         return cast(Metrics, self._hot[way.__name__](*numbers, Phases(lambda: way(*numbers).phases.both)))

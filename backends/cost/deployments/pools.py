@@ -10,13 +10,26 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.batch import Prefilled, decode_step, prefill_step, prefilled, residents
-from plandsl.backends.cost.deployments.chunks import mixes, one_prompt
+from plandsl.backends.cost.deployments.batch import (
+    PrefillBatch,
+    decode_step,
+    prefill_batch,
+    prefill_step,
+    resident_tokens,
+)
+from plandsl.backends.cost.deployments.chunks import chunk_prompt, cuts_prompts
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
-from plandsl.backends.cost.deployments.ongoing import PromptCost, Served, drained, queued, running, undivided
-from plandsl.backends.cost.deployments.replicas import Occupied, Replicas
-from plandsl.backends.cost.deployments.transfer import Moved, Transfer
-from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum, plain, settled, where
+from plandsl.backends.cost.deployments.ongoing import (
+    PromptCost,
+    Served,
+    drained_rate,
+    queue_seconds,
+    running_requests,
+    whole_prompt_cost,
+)
+from plandsl.backends.cost.deployments.replicas import Occupancy, Replicas
+from plandsl.backends.cost.deployments.transfer import Transfer, TransferTimes
+from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, largest, maximum, minimum, where
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SplitSpec

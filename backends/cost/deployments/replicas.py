@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, residents, together
-from plandsl.backends.cost.deployments.chunks import Chunks, mixes, one_prompt
+from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, resident_tokens, time_batch
+from plandsl.backends.cost.deployments.chunks import Chunks, chunk_prompt, cuts_prompts
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_requests, serve

@@ -131,15 +131,15 @@ def both_memories(plan: PlanSpec, threshold: int, base: ProgramMemory, tensor: P
     A weight of which every rank holds the same part in both is there once.
     """
     first, second = base.program, tensor.program
-    there = {(r.name, w.name, _lies(w.type, first.mesh)) for r in first.regions for w in r.weights}
+    there = {(r.name, w.name, _layout(w.type, first.mesh)) for r in first.regions for w in r.weights}
     found = ((r.name, w) for r in second.regions for w in r.weights)
-    shared = {(name, w) for name, w in found if (name, w.name, _lies(w.type, second.mesh)) in there}
+    shared = {(name, w) for name, w in found if (name, w.name, _layout(w.type, second.mesh)) in there}
     weights = [held + tensor.contents.weights_of(stage, shared) for stage, held in enumerate(base.weights)]
     small = evolve(tensor.plan, step_tokens=min(plan.step_tokens, threshold))
     return ShiftMemory(plan, base.on(plan), tensor.on(small), weights)
 
 
-def _lies(type_: TensorType, mesh: Mesh) -> tuple[object, ...]:
+def _layout(type_: TensorType, mesh: Mesh) -> tuple[object, ...]:
     """How a weight lies, whatever the axes are called: by the size and the stride of those that cut it."""
     cuts = (tuple((mesh.size(a), mesh.stride(a)) for a in d.axes if mesh.size(a) > 1) for d in type_.dims)
     return type_.dtype, tuple(zip(type_.names, cuts, strict=True))

@@ -62,7 +62,7 @@ class Form(Protocol):
     def port(self) -> float | None:
         """Nominal bytes/s of the links, where bytes take time elsewhere too; None where they do not."""
 
-    def across(self, nodes: int, port: float) -> "Form | None":
+    def span_nodes(self, nodes: int, port: float) -> "Form | None":
         """The same between ranks on several nodes, by the bytes/s of a GPU's port; None where it is another way."""
 
 
