@@ -17,7 +17,7 @@ from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serv
 from plandsl.backends.calibrate.fit import Errors, errors
 from plandsl.backends.calibrate.solve import along, polished
 from plandsl.backends.calibrate.table import Table, read_table
-from plandsl.backends.cost.deployments.batch import batched, decode_step, prefill_step
+from plandsl.backends.cost.deployments.batch import batch_times, decode_step, prefill_step
 from plandsl.backends.cost.deployments.ongoing import serve
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.single import Single
@@ -95,7 +95,7 @@ class Group:
         prefill = at_rates(self.prefill, engine.prefill, engine.links, self.flights)
         decode = at_rates(self.decode, engine.decode, engine.links, self.flights)
         if self.load[0].kind == "static_batch":
-            ttft, tpot = batched(engine, self.runs / self.flights, prefill, decode)
+            ttft, tpot = batch_times(engine, self.runs / self.flights, prefill, decode)
             return {"ttft_s": ttft, "tpot_s": tpot, "output_tok_per_s": self.runs * o / (ttft + (o - 1) * tpot)}
         requests = np.array([r.requests for r in self.load]) / self.replicas
         s = serve(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plandsl.backends.cost.time.trace import traced
+from plandsl.backends.cost.time.trace import trace
 from plandsl.driver import compile_file, open_text
 from plandsl.grammar.parse import parse
 from plandsl.search.run import Compiler, Run
@@ -134,7 +134,7 @@ def bare(search: SearchSpec) -> float:
     calls = []
     for job in jobs:
         cost = compiler.compile(job.plan).cost
-        code = traced(lambda *n, cost=cost: cost.together(*n)[:9], "b", "i", "o", arrays=True)
+        code = trace(lambda *n, cost=cost: cost.together(*n)[:9], "b", "i", "o", arrays=True)
         calls.append((code, tuple(job.grid.loads(job.slab).values())))
     start = time.perf_counter()
     for code, loads in calls:

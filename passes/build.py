@@ -51,7 +51,7 @@ def build(program: Program, plan: PlanSpec) -> Program:
     own = partial(arithmetic, plan.model, plan.common_gpu)
     verifies = program.phase == DECODE and plan.speculate is not None
     made = build_model(plan.model, program.phase, own(), own, verifies=verifies)
-    if plan.continues:
+    if plan.has_cached_prompts:
         made = evolve(made, sizes=tuple((n, n if n == "context" else s) for n, s in made.sizes))
     return evolve(made, mesh=program.mesh)
 

@@ -133,7 +133,7 @@ def _parts(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 def _continues(plan: PlanSpec) -> Iterator[Diagnostic]:
     """Findings on prompts computed in parts: the model must be causal, and reused tokens need cache blocks."""
-    if not plan.continues:
+    if not plan.has_cached_prompts:
         return
     for term in (part for b in plan.model.blocks for s in b.statements for part in walk(s.term)):
         if isinstance(term, Apply) and term.fn == "attention" and not term.option("causal", plan.model.causal):

@@ -104,8 +104,9 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "state a price: `node = h100_8 with { gpu { price = 2 USD/h } }`.",
     ),
     "W301": (
-        "no tensor is split over this axis",
-        "A rule names the axis, but no tensor of this model, or of that region, has the dimension of the rule.",
+        "an axis splits nothing",
+        "A rule names the axis, but no tensor of this model, or of that region, has the dimension of the rule. All "
+        "ranks of the axis do the same work.",
         _plan("mesh t = 4\n    in embedding { ffn -> t }"),
         "name a dimension that the model has.",
     ),
@@ -206,9 +207,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "N322": (
         "assumptions about speculative decoding",
-        "`acceptance` is the probability that a guess is right, provided that all guesses before it were right. The "
-        "estimate uses this probability for every text and load. Guessing without a draft model is assumed to cost "
-        "nothing.",
+        "`acceptance` is the share of guesses that are right if all guesses before them are. The estimate uses it for "
+        "every text and load. Without a draft model, a guess is assumed to cost nothing.",
         _plan("tp = 2").replace("workload", "speculate { tokens = 3, acceptance = 60 % }\n  workload"),
         "nothing; measure the acceptance on your own texts, and compare it with the least acceptance that is worth it, "
         "which the report gives.",
@@ -253,12 +253,12 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "raise `chunked_prefill`, lower `batch`, or leave it out.",
     ),
     "N320": (
-        "reused tokens are assumed to take memory in each request",
-        "Each request holds its own copy of the KV cache of reused tokens (such as earlier turns of a chat), or all "
-        "requests share one copy (such as a system prompt), which takes memory once. If the workload does not say "
-        "which, each request is assumed to hold its own copy.",
+        "each request is assumed to hold its reused tokens in its own blocks",
+        "Requests hold the KV cache of reused tokens in blocks of their own (such as earlier turns of a chat), or all "
+        "requests share the same blocks (such as a system prompt), which are held once. If the workload does not say "
+        "which, each request is assumed to have its own blocks.",
         _plan("tp = 8").replace("output = 128", "output = 128, reuse = 50 %"),
-        "nothing, or `prefix = shared`; `prefix = own` states this choice and silences the note.",
+        "`prefix = shared` to hold them once, or `prefix = own` to state the assumption.",
     ),
     "E390": (
         "illegal operation in the compiled program",

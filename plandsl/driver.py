@@ -86,9 +86,9 @@ class CompiledPlan:
     @cached_property
     def cost(self) -> Deployment:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays."""
-        from plandsl.backends.cost.deployments.build import deployment
+        from plandsl.backends.cost.deployments.build import build_deployment
 
-        return deployment(self)
+        return build_deployment(self)
 
     @cached_property
     def plain(self) -> CompiledPlan:

@@ -65,10 +65,10 @@ def catalog_line(kind: str, name: str) -> str:
         case NodeSpec():
             each = "pair" if spec.link.topology == "mesh" else "GPU"
             rate = show_rate(spec.link.bandwidth)
-            return f"{spec.made_of}, {spec.link.topology} of {rate} per {each} and direction"
+            return f"{spec.composition}, {spec.link.topology} of {rate} per {each} and direction"
         case ClusterSpec():
             rate = show_rate(spec.network.bandwidth)
-            return f"{spec.made_of}, {spec.network.topology} of {rate} per GPU and direction"
+            return f"{spec.composition}, {spec.network.topology} of {rate} per GPU and direction"
         case CalibrationSpec():
             return spec.source
         case _:

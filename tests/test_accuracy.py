@@ -104,7 +104,7 @@ def test_statistics_are_those_of_the_definitions():
     measured = np.array([1.0, 1.0, 1.0, 1.0, 2.0])
     predicted = np.array([0.5, 1.0, 1.2, 1.4, 2.2])
     answer = Answer(predicted, predicted * 0.9, predicted * 1.1, np.full(5, ""))
-    score = judge("f", "time_s", np.full(5, "g"), np.full(5, ""), measured, answer).score()
+    score = judge("f", "time_s", gpus=np.full(5, "g"), groups=np.full(5, ""), measured=measured, answer=answer).score()
     assert score.median == pytest.approx(0.2)
     assert score.mean == pytest.approx(np.mean([0.5, 0, 0.2, 0.4, 0.1]))
     assert score.p90 == pytest.approx(np.quantile([0.5, 0, 0.2, 0.4, 0.1], 0.9))

@@ -10,7 +10,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.forms.attention import in_chunks, running, visible_pairs
+from plandsl.backends.cost.forms.attention import chunk_keys, running_keys, visible_pairs
 from plandsl.backends.cost.work.attention import Softmax
 from plandsl.backends.cost.work.work import Binding
 from plandsl.backends.reference import experts
@@ -137,8 +137,8 @@ def test_visible_pairs_are_those_of_the_mask(context: int, data: st.DataObject, 
     position = data.draw(st.integers(1, context))
     seen = Mask(np.arange(context - position, context), np.arange(context), causal, 0, chunk).seen()
     assert visible_pairs(position, context, causal, 0, chunk) == seen.sum()
-    assert in_chunks(position, context, chunk) == seen.any(axis=0).sum() or not causal
-    assert running(context, chunk) == seen[-1].sum()
+    assert chunk_keys(position, context, chunk) == seen.any(axis=0).sum() or not causal
+    assert running_keys(context, chunk) == seen[-1].sum()
     arrays = visible_pairs(np.array([position]), np.array([context]), causal, 0, chunk)
     assert arrays == seen.sum()
 
@@ -156,14 +156,14 @@ def test_the_mean_over_steps_is_exact_in_the_context_and_in_the_running_chunk(
     contexts = np.arange(first + 1, first + steps + 1)
     assert sum(w for w, _ in nodes) == pytest.approx(1, rel=1e-12)
     assert sum(w * c for w, c in nodes) == pytest.approx(contexts.mean(), rel=1e-9)
-    mean = np.mean([running(c, chunk) for c in contexts])
-    assert sum(w * running(c, chunk) for w, c in nodes) == pytest.approx(mean, rel=1e-9)
+    mean = np.mean([running_keys(c, chunk) for c in contexts])
+    assert sum(w * running_keys(c, chunk) for w, c in nodes) == pytest.approx(mean, rel=1e-9)
 
 
 def test_decode_reads_the_running_chunk() -> None:
     plan = plan_of(load="input = 400, output = 129, batch = 8")
     (op,) = (o for o in plan.estimate().decode.ops if o.op == "attention")
-    seen = np.mean([running(c, 64) for c in range(401, 529)])
+    seen = np.mean([running_keys(c, 64) for c in range(401, 529)])
     assert seen == 32.5, "two whole chunks"
     assert op.bytes == pytest.approx(8 * (seen * 4 * 2 * 16 * 2 + 8 * 2 * 16 * 2))
     assert op.flops == pytest.approx(8 * seen * 8 * 4 * 16)

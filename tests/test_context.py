@@ -236,21 +236,21 @@ def test_a_token_of_decode_goes_to_one_rank_in_turn() -> None:
     mesh, dim = Mesh((("c", 3),)), read_type("bf16[context@c]").dims[0]
     for end in range(5, 12):
         place = Placement(mesh, {"context": end}, [5])
-        held = [positions(place.held(dim, r)) for r in range(3)]
+        held = [positions(place.held_ranges(dim, r)) for r in range(3)]
         assert sorted(np.concatenate(held)) == list(range(end))
         assert [list(h[h < 5]) for h in held] == [[0, 1], [2, 3], [4]]
         assert max(len(h[h >= 5]) for h in held) - min(len(h[h >= 5]) for h in held) <= 1
-        assert [extents((place.held(dim, r),)) for r in range(3)] == [(len(h),) for h in held]
+        assert [extents((place.held_ranges(dim, r),)) for r in range(3)] == [(len(h),) for h in held]
 
 
 def test_each_part_of_a_prompt_is_dealt_out_by_itself_and_a_gather_leaves_what_fewer_ranks_hold() -> None:
     mesh = Mesh((("a", 2), ("b", 2)))
     one, both = (read_type(f"bf16[context@{axes}]").dims[0] for axes in ("a", "a*b"))
     place = Placement(mesh, {"context": 12}, [5, 2])
-    assert place.held(both, 0) == ((0, 2), (5, 6), (7, 8), (11, 12))
+    assert place.held_ranges(both, 0) == ((0, 2), (5, 6), (7, 8), (11, 12))
     for a in (0, 1):
-        together = [positions(place.held(both, mesh.rank({"a": a, "b": b}))) for b in (0, 1)]
-        assert list(positions(place.held(one, mesh.rank({"a": a})))) == sorted(np.concatenate(together))
+        together = [positions(place.held_ranges(both, mesh.rank({"a": a, "b": b}))) for b in (0, 1)]
+        assert list(positions(place.held_ranges(one, mesh.rank({"a": a})))) == sorted(np.concatenate(together))
 
 
 # ---- the merge itself
@@ -330,7 +330,13 @@ def test_partial_softmaxes_and_rings_print_and_read_back() -> None:
 def test_what_is_unsound_is_found(type_: str, line: str, why: str) -> None:
     x = Value("x", read_type(type_))
     op = read_op(line, {"x": x})
-    program = Program("m", "decode", Mesh((("a", 2), ("c", 2))), (), (Region("r", None, (x,), (), (op,), op.results),))
+    program = Program(
+        "m",
+        "decode",
+        Mesh((("a", 2), ("c", 2))),
+        (),
+        (Region("r", None, args=(x,), weights=(), ops=(op,), results=op.results),),
+    )
     assert any(why in d.message for d in verify(program)), [d.message for d in verify(program)]
 
 

@@ -12,7 +12,7 @@ from attrs import evolve
 from plandsl.backends.cost import Deployment, Metrics, Replicas
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
-from plandsl.backends.cost.deployments.chunks import chunked, one_prompt
+from plandsl.backends.cost.deployments.chunks import chunk_batch, chunk_prompt
 from plandsl.backends.cost.deployments.deployment import HOT
 from plandsl.backends.cost.deployments.drafted import Drafted
 from plandsl.backends.cost.deployments.pools import Pools
@@ -163,8 +163,8 @@ def test_a_draft_prefills_and_decodes_before_each_step() -> None:
 def test_chunks_leave_room_for_all_tokens_of_the_requests_that_run() -> None:
     """A verifying step has four tokens of each: 512 - 4 * 8 are left for a prompt."""
     plain, guessing = (plan(kind, "chunks", "ongoing").cost.pools[0].one for kind in ("single", "drafted"))
-    assert isclose(one_prompt(plain, 8, 1500, 1).steps, 1500 / 504)
-    assert isclose(one_prompt(guessing, 8, 1500, 1).steps, 1500 / 480)
+    assert isclose(chunk_prompt(plain, 8, 1500, 1).steps, 1500 / 504)
+    assert isclose(chunk_prompt(guessing, 8, 1500, 1).steps, 1500 / 480)
 
 
 @pytest.mark.parametrize("model", ["deepseek_v3", "llama_3_1_8b"])
@@ -235,9 +235,9 @@ def test_steps_of_several_prompts_go_through_in_parts() -> None:
     one = (
         plan("stages", "parts").cost.on(changed(plan("stages").spec, chunked_prefill=512, micro_batches=2)).pools[0].one
     )
-    found = chunked(one, 8, 100, 1)
+    found = chunk_batch(one, 8, 100, 1)
     assert found.times.parts == 2
-    lone = chunked(one, 1, 1500, 1)
+    lone = chunk_batch(one, 1, 1500, 1)
     assert lone.times.parts == 1
 
 
@@ -262,7 +262,7 @@ def test_the_cache_of_a_draft_travels_with_that_of_the_model() -> None:
     plain, drafted = (plan(kind).cost for kind in ("pools", "drafted pools"))
     assert isinstance(plain, Pools)
     assert isinstance(drafted, Pools)
-    ours, theirs = (cost.transfer.moved(1, 1500, 0.1) for cost in (plain, drafted))
+    ours, theirs = (cost.transfer.times(1, 1500, 0.1) for cost in (plain, drafted))
     token = 16 * 2 * 8 * 64 * 2  # 16 layers of the draft
     assert theirs.request - ours.request == token * 1500
     assert isclose(theirs.received - ours.received, token * 1500 / 8)

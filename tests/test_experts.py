@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.forms.attention import Chip
-from plandsl.backends.cost.forms.moe import Layer, loads, moe_seconds, ratio_of
+from plandsl.backends.cost.forms.moe import Layer, expert_loads, load_ratio, moe_seconds
 from plandsl.backends.cost.work.experts import Experts
 from plandsl.backends.reference.experts import combine, dispatch, gates
 from plandsl.backends.reference.shrink import shrink
@@ -429,9 +429,11 @@ def test_a_fitted_layer_takes_the_seconds_of_its_form() -> None:
     peak = gpu.peak("bf16")
     assert peak is not None
     assert gpu.units is not None
-    shape = Layer(512, 192, 4, 16, 16, 2.0, 2.0, 2)
+    shape = Layer(512, 192, topk=4, n_experts=16, local=16, weight_bytes=2.0, input_bytes=2.0, gates=2)
     tokens = 32 * 96
-    wanted = moe_seconds(c, Chip(gpu.units, peak, gpu.bandwidth), shape, tokens, loads(shape, tokens, ratio_of(1.0)))
+    wanted = moe_seconds(
+        c, Chip(gpu.units, peak, gpu.bandwidth), shape, tokens, expert_loads(shape, tokens, load_ratio(1.0))
+    )
     assert layer == pytest.approx(wanted)
     inside = [t for op, t in zip(ops, times, strict=True) if "experts:4" in str(op.results[0].type) and
               not isinstance(op, GroupedGemm)]  # fmt: skip

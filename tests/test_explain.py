@@ -10,8 +10,8 @@ from attrs import evolve
 from hypothesis import given
 
 from plandsl.backends.cost.answers.figures import FIGURES
-from plandsl.backends.cost.answers.sensitivities import CLOSE, Asking, followed, unmoved
-from plandsl.backends.cost.answers.terms import memory_terms, shown, terms
+from plandsl.backends.cost.answers.sensitivities import CLOSE, Variations, seconds_by_bound, unmoved
+from plandsl.backends.cost.answers.terms import exposed_shares, memory_terms, terms
 from plandsl.backends.cost.time.phase import play
 from plandsl.cli import main
 from plandsl.driver import compile_file, compile_module, compile_text, difference, open_file
@@ -126,14 +126,14 @@ def test_terms_are_the_sums_of_the_report():
 def test_what_kernels_hide_is_no_term():
     slots = (Slot(0, LINK, ()), Slot(1, COMPUTE, ()), Slot(2, COMPUTE, (0,)), Slot(3, LINK, (2,)))
     seconds = [5.0, 3.0, 1.0, 4.0]  # two of the first five show, all of the last four
-    shares = shown(slots, seconds, play(slots, seconds))
+    shares = exposed_shares(slots, seconds, play(slots, seconds))
     assert shares == pytest.approx([2 / 5, 1, 1, 1])
 
 
 def test_a_kernel_fed_by_a_ring_has_its_work_at_the_end():
     slots = (Slot(0, LINK, ()), Slot(1, COMPUTE, (), along=0, blocks=4), Slot(2, LINK, (1,)))
     seconds = [9.0, 4.0, 2.0]  # the last block takes one second after the ring: 10 in all, of which 4 are work
-    shares = shown(slots, seconds, play(slots, seconds))
+    shares = exposed_shares(slots, seconds, play(slots, seconds))
     assert sum(s * t for s, t in zip(shares, seconds, strict=True)) == pytest.approx(12)
     assert shares[2] == pytest.approx(1)
     assert shares[0] == pytest.approx(6 / 9)
@@ -183,7 +183,7 @@ def test_collectives_without_a_launch_of_their_own_keep_that_of_kernels():
 @given(plans())
 def test_a_roofline_is_as_many_times_as_fast_as_all_its_figures_are_good(spec):
     """Exactly, but for rounding: some 1e-14 of a sum of a few hundred times, over ln(1.01)."""
-    for metric, rest in unmoved(Asking(compiled(spec).cost)).items():
+    for metric, rest in unmoved(Variations(compiled(spec).cost)).items():
         assert abs(rest) < 1e-10, f"{metric}: {rest} follows no figure"
 
 
@@ -274,12 +274,12 @@ def test_measured_tables_are_left_aside_where_a_figure_moves(tmp_path):
 
 @pytest.mark.parametrize("plan", each())
 def test_another_figure_bounds_more_from_the_factor_on(plan):
-    asking, found = Asking(plan.cost), explained(plan)
+    asking, found = Variations(plan.cost), explained(plan)
     own = terms(plan.cost, plan.cost.evaluate())
     assert found.bottlenecks
     assert all(abs(rest) < 0.05 for rest in found.unmoved.values())  # but for power limits, all follows some figure
     for b in found.bottlenecks:
-        bounds = followed(own, b.metric)
+        bounds = seconds_by_bound(own, b.metric)
         assert next(iter(bounds)) == b.bound
         assert b.limit >= (b.gain or 1) * (1 - 1e-9)
         assert b.limit >= 1

@@ -91,3 +91,16 @@ def test_imports_go_down_and_only_wings_are_late() -> None:
     assert {a[:2] for a in found} >= BACK
     onward = [a for a in found if a.when != "types" and a[:2] not in BACK]
     TopologicalSorter({module: {a.to for a in onward if a.module == module} for module, *_ in onward}).prepare()
+
+
+def test_calls_name_their_arguments() -> None:
+    """Six numbers in a row say nothing of what each is. (Functions that take any number have no names for them.)"""
+    any_number = {"call_traced", "given", "planc", "run", "tuples", "write"}
+    folders = ("plandsl", *STAGES, "benchmarks", "tests")
+    found = []
+    for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and len(call.args) > 5:
+                name = ast.unparse(call.func).rpartition(".")[2]
+                found += [] if name in any_number else [f"{path.relative_to(ROOT)}:{call.lineno}: {name}"]
+    assert found == []

@@ -74,14 +74,14 @@ def test_decode_sees_a_context_between_tokens() -> None:
 
 def test_a_long_prefill_runs_at_its_share_of_the_peak() -> None:
     n, shape = 4_000_000, heads()
-    seconds = prefill_seconds(PREFILL._replace(tail=1e-9), CHIP, shape, 1, n, n)
+    seconds = prefill_seconds(PREFILL._replace(tail=1e-9), CHIP, shape=shape, batch=1, position=n, context=n)
     share = PREFILL.compute * 128 / (128 + PREFILL.half_dim)
     assert seconds == pytest.approx(4 * 128 * 32 * (n * n / 2) / (1e15 * share), rel=1e-3)
 
 
 def test_a_single_tile_is_its_share_and_its_tail() -> None:
     shape = heads(1, 1)
-    seconds = prefill_seconds(PREFILL._replace(memory=1e6), CHIP, shape, 1, 128, 128)
+    seconds = prefill_seconds(PREFILL._replace(memory=1e6), CHIP, shape=shape, batch=1, position=128, context=128)
     rate = 1e15 / 132 * PREFILL.compute * 128 / (128 + PREFILL.half_dim)
     share = (PREFILL.step + 4 * 128 * (128 * 129 / 2 + 128 * 64) / rate) / 132
     longest = PREFILL.step + 4 * 128 * 128 * 128 / rate
@@ -92,26 +92,30 @@ def test_slow_memory_bounds_prefill() -> None:
     shape = heads()
     slow = Chip(132, 1e15, 1e6)
     moved = 4 * (1000 * shape.query_bytes + 3000 * shape.key_bytes)
-    assert prefill_seconds(PREFILL, slow, shape, 4, 1000, 3000) == pytest.approx(moved / (1e6 * PREFILL.memory))
+    assert prefill_seconds(PREFILL, slow, shape=shape, batch=4, position=1000, context=3000) == pytest.approx(
+        moved / (1e6 * PREFILL.memory)
+    )
 
 
 def test_queries_of_a_group_share_tiles() -> None:
     few, many = heads(8, 8), heads(8, 1)
     c = PREFILL._replace(memory=1e6)
-    assert prefill_seconds(c, CHIP, many, 64, 16, 16) < prefill_seconds(c, CHIP, few, 64, 16, 16)
+    assert prefill_seconds(c, CHIP, shape=many, batch=64, position=16, context=16) < prefill_seconds(
+        c, CHIP, shape=few, batch=64, position=16, context=16
+    )
 
 
 @pytest.mark.parametrize("packed", [0.0, 0.4, 1.0])
 def test_a_kernel_that_does_not_pack_has_a_tile_for_every_query_head(packed: float) -> None:
     c = PREFILL._replace(memory=1e6, compute=1e6, packed=packed)
-    seconds = prefill_seconds(c, CHIP, heads(32, 4), 64, 32, 32)
+    seconds = prefill_seconds(c, CHIP, shape=heads(32, 4), batch=64, position=32, context=32)
     tiles = 64 * 4 * (packed * 2 + (1 - packed) * 8)  # 8 heads of 32 queries fill two tiles
     assert seconds == pytest.approx(c.fixed + c.step * (tiles / 132 + c.tail), rel=1e-3)
 
 
 def test_packing_saves_tiles() -> None:
-    whole = prefill_seconds(PREFILL._replace(packed=1.0), CHIP, heads(), 512, 16, 400)
-    assert prefill_seconds(PREFILL, CHIP, heads(), 512, 16, 400) > whole
+    whole = prefill_seconds(PREFILL._replace(packed=1.0), CHIP, shape=heads(), batch=512, position=16, context=400)
+    assert prefill_seconds(PREFILL, CHIP, shape=heads(), batch=512, position=16, context=400) > whole
 
 
 def test_a_large_decode_reads_the_cache_at_its_share_of_the_bandwidth() -> None:
@@ -146,7 +150,9 @@ def test_a_narrow_cache_takes_half_as_long_to_read() -> None:
 
 
 def test_a_window_bounds_decode() -> None:
-    assert decode_seconds(DECODE, CHIP, heads(), 64, 100_000, 128) == decode_seconds(DECODE, CHIP, heads(), 64, 128)
+    assert decode_seconds(DECODE, CHIP, shape=heads(), batch=64, context=100_000, window=128) == decode_seconds(
+        DECODE, CHIP, heads(), 64, 128
+    )
 
 
 # ---- a warm cache
@@ -166,8 +172,11 @@ def test_what_fits_the_cache_is_read_faster_when_it_was_read_before() -> None:
 def test_a_warm_cache_never_costs_and_more_keys_never_help(
     shape: Heads, batch: int, context: float, window: int
 ) -> None:
-    cold = decode_seconds(DECODE, CHIP, shape, batch, context, window)
-    warm, more = (decode_seconds(DECODE, CHIP, shape, batch, n, window, warm=True) for n in (context, context * 1.1))
+    cold = decode_seconds(DECODE, CHIP, shape=shape, batch=batch, context=context, window=window)
+    warm, more = (
+        decode_seconds(DECODE, CHIP, shape=shape, batch=batch, context=n, window=window, warm=True)
+        for n in (context, context * 1.1)
+    )
     assert warm <= cold * EASE
     assert warm <= more * EASE
 
@@ -182,7 +191,9 @@ def test_benchmarks_are_warm() -> None:
 
 
 def mixed(chunk: float, before: float, decodes: float, context: float, **changes: float) -> float:
-    seconds = mixed_seconds(MIXED._replace(**changes), CHIP, heads(), chunk, before, decodes, context)
+    seconds = mixed_seconds(
+        MIXED._replace(**changes), CHIP, shape=heads(), chunk=chunk, before=before, decodes=decodes, context=context
+    )
     assert isinstance(seconds, float)
     return seconds
 
@@ -194,7 +205,7 @@ def test_a_batch_without_a_chunk_is_decode(decodes: int, context: int) -> None:
 
 @pytest.mark.parametrize(("chunk", "before"), [(2048, 0), (4096, 16384), (16384, 0)])
 def test_a_long_chunk_alone_is_close_to_prefill(chunk: int, before: int) -> None:
-    prefill = prefill_seconds(OF_PREFILL, CHIP, heads(), 1, chunk, before + chunk)
+    prefill = prefill_seconds(OF_PREFILL, CHIP, shape=heads(), batch=1, position=chunk, context=before + chunk)
     assert mixed(chunk, before, 0, 0) == pytest.approx(prefill, rel=0.4)
 
 
@@ -218,7 +229,10 @@ def test_a_chunk_keeps_long_contexts_from_being_split() -> None:
 
 def test_many_decodes_read_their_keys_once_per_query_head_unless_the_cache_holds_them() -> None:
     slow = Chip(132, 1e18, 1e11)
-    ample, none = (mixed_seconds(MIXED._replace(cache=n), slow, heads(), 16, 0, 1024, 8192) for n in (1e15, 1e-3))
+    ample, none = (
+        mixed_seconds(MIXED._replace(cache=n), slow, shape=heads(), chunk=16, before=0, decodes=1024, context=8192)
+        for n in (1e15, 1e-3)
+    )
     assert none == pytest.approx(4 * ample, rel=0.01)
 
 
@@ -229,7 +243,7 @@ def test_more_of_a_mixed_batch_is_never_faster(
     shape: Heads, chunk: int, before: int, decodes: int, context: int
 ) -> None:
     def at(q: int, kv: int, n: int, keys: int, chip: Chip = CHIP) -> float:
-        seconds = mixed_seconds(MIXED, chip, shape, q, kv, n, keys)
+        seconds = mixed_seconds(MIXED, chip, shape=shape, chunk=q, before=kv, decodes=n, context=keys)
         assert isinstance(seconds, float)
         return seconds
 
@@ -261,7 +275,9 @@ def test_more_prefill_is_never_faster(
     shape: Heads, batch: int, new: int, before: int, window: int, causal: bool
 ) -> None:
     def at(b: int, n: int, kv: int, chip: Chip = CHIP) -> float:
-        seconds = prefill_seconds(PREFILL, chip, shape, b, n, kv, causal, window)
+        seconds = prefill_seconds(
+            PREFILL, chip, shape=shape, batch=b, position=n, context=kv, causal=causal, window=window
+        )
         assert isinstance(seconds, float)
         return seconds
 
@@ -278,7 +294,7 @@ def test_more_prefill_is_never_faster(
 @given(SHAPES, BATCH, st.floats(1, 1e5), WINDOWS, st.booleans())
 def test_more_decode_is_never_faster(shape: Heads, batch: int, context: float, window: int, divides: bool) -> None:
     def at(b: int, kv: float, chip: Chip = CHIP) -> float:
-        seconds = decode_seconds(DECODE, chip, shape, b, kv, window, divides)
+        seconds = decode_seconds(DECODE, chip, shape=shape, batch=b, context=kv, window=window, divides=divides)
         assert isinstance(seconds, float)
         return seconds
 
@@ -299,11 +315,16 @@ def test_numbers_and_arrays_agree(rows: list[tuple[Heads, int, int, int, int, bo
 
     shape = Heads(*(np.array([float(r[0][i]) for r in rows]) for i in range(5)))
     batch, new, before, window, causal = column(1), column(2), column(3), column(4), column(5) > 0
-    made = prefill_seconds(PREFILL, CHIP, shape, batch, new, new + before, causal, window)
-    each = [prefill_seconds(PREFILL, CHIP, h, b, n, n + e, a, w) for h, b, n, e, w, a in rows]
+    made = prefill_seconds(
+        PREFILL, CHIP, shape=shape, batch=batch, position=new, context=new + before, causal=causal, window=window
+    )
+    each = [
+        prefill_seconds(PREFILL, CHIP, shape=h, batch=b, position=n, context=n + e, causal=a, window=w)
+        for h, b, n, e, w, a in rows
+    ]
     np.testing.assert_allclose(made, np.array(each), rtol=1e-12)
-    made = decode_seconds(DECODE, CHIP, shape, batch, before + 1, window)
-    each = [decode_seconds(DECODE, CHIP, h, b, e + 1, w) for h, b, _, e, w, _ in rows]
+    made = decode_seconds(DECODE, CHIP, shape=shape, batch=batch, context=before + 1, window=window)
+    each = [decode_seconds(DECODE, CHIP, shape=h, batch=b, context=e + 1, window=w) for h, b, _, e, w, _ in rows]
     np.testing.assert_allclose(made, np.array(each), rtol=1e-12)
 
 

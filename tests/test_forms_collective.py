@@ -11,9 +11,9 @@ from plandsl.backends.cost.forms.collective import (
     OPS,
     collective_seconds,
     collective_volume,
-    crossing,
+    network_way,
     nodes_seconds,
-    port,
+    port_bandwidth,
 )
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
@@ -35,7 +35,7 @@ SHARE = {"all_reduce": lambda n: 2 * (n - 1) / n, "p2p": lambda n: 1.0}
 def test_large_messages_reach_the_share_of_bus_bandwidth(link: LinkSpec, op: str, n: int) -> None:
     volume = 1e12
     bus = volume / collective_seconds(PLAIN, link, op, n, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
-    assert bus == pytest.approx(0.8 * port(link, n), rel=1e-3)
+    assert bus == pytest.approx(0.8 * port_bandwidth(link, n), rel=1e-3)
 
 
 def test_a_switch_that_reduces_takes_one_buffer_and_an_nth() -> None:
@@ -53,7 +53,9 @@ def test_a_switch_that_reduces_takes_one_buffer_and_an_nth() -> None:
 )  # fmt: skip
 def test_small_messages_take_latency(op: str, custom: bool, steps: int) -> None:
     slow = C._replace(step=1e-3)
-    assert collective_seconds(slow, SWITCH, op, 8, 1.0, custom) == pytest.approx(5e-6 + steps * 1e-6, rel=1e-3)
+    assert collective_seconds(slow, SWITCH, op=op, n=8, payload=1.0, custom=custom) == pytest.approx(
+        5e-6 + steps * 1e-6, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("link", [MESH, PCIE], ids=lambda link: link.topology)
@@ -77,18 +79,18 @@ def test_a_rank_sends_what_the_way_sends_that_is_the_fastest(
     op: str, custom: bool, payload: float, volume: float
 ) -> None:
     # one shot, two shots, and the switch that adds up
-    assert collective_volume(C, SWITCH, op, 8, payload, custom) == pytest.approx(volume)
+    assert collective_volume(C, SWITCH, op=op, n=8, payload=payload, custom=custom) == pytest.approx(volume)
 
 
 def test_custom_kernels_leave_pcie_among_more_than_two_to_the_ring() -> None:
-    assert collective_volume(C, PCIE, "all_reduce", 8, 1.0, True) == pytest.approx(2 * 7 / 8)
-    assert collective_volume(C, PCIE, "all_reduce", 2, 1.0, True) == pytest.approx(1.0)
+    assert collective_volume(C, PCIE, op="all_reduce", n=8, payload=1.0, custom=True) == pytest.approx(2 * 7 / 8)
+    assert collective_volume(C, PCIE, op="all_reduce", n=2, payload=1.0, custom=True) == pytest.approx(1.0)
 
 
 def test_two_shots_beat_one_where_messages_grow() -> None:
     slow = C._replace(step=1.0)
-    one = collective_seconds(slow, SWITCH, "all_reduce", 8, 2**14, True)
-    two = collective_seconds(slow, SWITCH, "all_reduce", 8, 2**24, True)
+    one = collective_seconds(slow, SWITCH, op="all_reduce", n=8, payload=2**14, custom=True)
+    two = collective_seconds(slow, SWITCH, op="all_reduce", n=8, payload=2**24, custom=True)
     assert one == pytest.approx(5e-6 + 1e-6 + 7 * 2**14 / (400e9 * 0.3))
     assert two == pytest.approx(5e-6 + 2e-6 + 1.75 * 2**24 / (400e9 * 0.3))
 
@@ -100,9 +102,13 @@ def test_more_bytes_and_more_ranks_take_no_less(op: str, custom: bool) -> None:
     for own in (0.0, 0.5, 3.0):
         c = PLAIN._replace(own=own)
         for n in (2, 4, 8, 16, 72):
-            assert (np.diff(collective_seconds(C._replace(own=own), SWITCH, op, n, sizes, custom)) > 0).all()
+            assert (
+                np.diff(collective_seconds(C._replace(own=own), SWITCH, op=op, n=n, payload=sizes, custom=custom)) > 0
+            ).all()
         for size in sizes:
-            times = [collective_seconds(c, SWITCH, op, n, float(size), custom) for n in range(1, 33)]
+            times = [
+                collective_seconds(c, SWITCH, op=op, n=n, payload=float(size), custom=custom) for n in range(1, 33)
+            ]
             assert times[0] == 0
             assert (np.diff(times) >= 0).all()
 
@@ -112,9 +118,10 @@ def test_more_bytes_and_more_ranks_take_no_less(op: str, custom: bool) -> None:
 def test_arrays_give_what_numbers_give(link: LinkSpec, op: str) -> None:
     n, size = np.meshgrid([1.0, 2.0, 3.0, 8.0], 2.0 ** np.arange(8, 32, 3))
     for custom in (False, True):
-        whole = collective_seconds(C, link, op, n, size, custom)
+        whole = collective_seconds(C, link, op=op, n=n, payload=size, custom=custom)
         one = [
-            collective_seconds(C, link, op, float(a), float(b), custom) for a, b in zip(n.flat, size.flat, strict=True)
+            collective_seconds(C, link, op=op, n=float(a), payload=float(b), custom=custom)
+            for a, b in zip(n.flat, size.flat, strict=True)
         ]
         assert whole.ravel() == pytest.approx(one, rel=1e-12)
 
@@ -183,28 +190,40 @@ def test_trays_of_one_rack_share_their_links() -> None:
 @pytest.mark.parametrize("nodes", [2, 4, 16])
 def test_large_messages_across_nodes_fill_the_ports_of_a_node(op: str, nodes: int) -> None:
     n, volume = 8 * nodes, 1e12
-    bus = volume / nodes_seconds(FAR, SWITCH, op, n, nodes, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
+    bus = (
+        volume
+        / nodes_seconds(FAR, SWITCH, op=op, n=n, nodes=nodes, payload=volume)
+        * SHARE.get(op, lambda n: (n - 1) / n)(n)
+    )
     assert bus == pytest.approx(8 * HOST_PORT * 0.9 * 300 / 360, rel=2e-3)  # 360 GB/s of ports, 300 of NVLink
     slow = FAR._replace(rails=2.0)
-    bus = volume / nodes_seconds(slow, SWITCH, op, n, nodes, volume) * SHARE.get(op, lambda n: (n - 1) / n)(n)
+    bus = (
+        volume
+        / nodes_seconds(slow, SWITCH, op=op, n=n, nodes=nodes, payload=volume)
+        * SHARE.get(op, lambda n: (n - 1) / n)(n)
+    )
     assert bus == pytest.approx(2 * HOST_PORT * 0.9, rel=2e-3)
 
 
 def test_a_message_to_another_node_takes_one_port_and_an_all_to_all_those_of_its_ranks() -> None:
-    assert nodes_seconds(FAR, SWITCH, "p2p", 2, 2, 1e12) == pytest.approx(1e12 / (HOST_PORT * 0.9), rel=1e-3)
+    assert nodes_seconds(FAR, SWITCH, op="p2p", n=2, nodes=2, payload=1e12) == pytest.approx(
+        1e12 / (HOST_PORT * 0.9), rel=1e-3
+    )
     for rails in (8, 2):
         away = 8 * (1e12 / 2) / (rails * HOST_PORT * 0.9)
         c = FAR._replace(rails=float(rails))
-        assert nodes_seconds(c, SWITCH, "all_to_all", 16, 2, 1e12) == pytest.approx(away, rel=1e-3)
+        assert nodes_seconds(c, SWITCH, op="all_to_all", n=16, nodes=2, payload=1e12) == pytest.approx(away, rel=1e-3)
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_small_messages_across_nodes_take_hops(op: str) -> None:
     ranks = 2 if op == "p2p" else 64
-    near, far = (nodes_seconds(FAR._replace(hop=h), SWITCH, op, ranks, ranks // 2 if ranks == 2 else 8, 1.0)
-                 for h in (0.0, 8e-6))  # fmt: skip
+    nodes = 1 if op == "p2p" else 8
+    near, far = (
+        nodes_seconds(FAR._replace(hop=h), SWITCH, op=op, n=ranks, nodes=nodes, payload=1.0) for h in (0.0, 8e-6)
+    )
     hops = {"all_reduce": 6, "all_gather": 3, "reduce_scatter": 3}.get(op, 1)
-    assert crossing(op, 64, 8).steps == hops
+    assert network_way(op, 64, 8).steps == hops
     assert far - near == pytest.approx(hops * 8e-6, rel=0.02)
 
 
@@ -213,11 +232,11 @@ def test_more_bytes_and_more_nodes_take_no_less(op: str) -> None:
     sizes = 2.0 ** np.arange(8, 34)
     for rails in (1.0, 3.0, 8.0):
         c = FAR._replace(rails=rails)
-        times = [nodes_seconds(c, SWITCH, op, 8 * nodes, nodes, sizes) for nodes in (2, 4, 8)]
+        times = [nodes_seconds(c, SWITCH, op=op, n=8 * nodes, nodes=nodes, payload=sizes) for nodes in (2, 4, 8)]
         assert (np.diff(times, axis=0) >= 0).all()
         assert (np.diff(times, axis=1) > 0).all()
         assert (times[0] >= collective_seconds(C._replace(fixed=0.0, switch=0.0), SWITCH, op, 2, sizes) * 0.9).all()
-        one = [nodes_seconds(c, SWITCH, op, 32, 4, float(s)) for s in sizes]
+        one = [nodes_seconds(c, SWITCH, op=op, n=32, nodes=4, payload=float(s)) for s in sizes]
         assert times[1] == pytest.approx(one, rel=1e-12)
 
 
@@ -242,11 +261,11 @@ def test_a_fit_across_nodes_finds_network_and_rails() -> None:
 @pytest.mark.parametrize("custom", [False, True])
 def test_more_than_two_over_pcie_pass_the_host_in_a_ring(custom: bool) -> None:
     for n, share in ((2, 0.8), (4, 0.6), (8, 0.6)):
-        bus = 1e12 * 2 * (n - 1) / n / collective_seconds(C, PCIE, "all_reduce", n, 1e12, custom)
+        bus = 1e12 * 2 * (n - 1) / n / collective_seconds(C, PCIE, op="all_reduce", n=n, payload=1e12, custom=custom)
         assert bus == pytest.approx(share * 32e9, rel=1e-2)
-    shots = collective_seconds(C, PCIE, "all_reduce", 4, 1.0, custom)
+    shots = collective_seconds(C, PCIE, op="all_reduce", n=4, payload=1.0, custom=custom)
     assert shots == pytest.approx(5e-6 + 6 * 1e-6, rel=1e-3)
-    pair = collective_seconds(C, PCIE, "all_reduce", 2, 1.0, custom)
+    pair = collective_seconds(C, PCIE, op="all_reduce", n=2, payload=1.0, custom=custom)
     assert pair == pytest.approx(5e-6 + (1 if custom else 2) * 1e-6, rel=1e-3)
 
 

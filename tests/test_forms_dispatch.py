@@ -12,13 +12,13 @@ from plandsl.backends.cost.forms.collective import HOST_PORT
 from plandsl.backends.cost.forms.dispatch import (
     ROW,
     Traffic,
-    direct,
+    busy_units,
+    direct_traffic,
     dispatch_seconds,
-    engines,
-    packed,
-    spread,
+    occupied_places,
+    packed_traffic,
     wire_bytes,
-    wires,
+    wire_seconds,
 )
 from plandsl.spec.constants import DispatchConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
@@ -35,46 +35,50 @@ def _seconds(
     hidden, experts, topk = 4096.0, 256.0, 8.0
     copy = wire_bytes(hidden, False)
     if latency:
-        t = direct(tokens, copy, ranks, nodes, topk)
-        units, waits = engines(experts, 100), experts
+        t = direct_traffic(tokens, copy, ranks, nodes, topk)
+        units, waits = busy_units(experts, 100), experts
     else:
-        t = packed(tokens, copy, ranks, nodes, experts, topk)
+        t = packed_traffic(tokens, copy, ranks=ranks, nodes=nodes, experts=experts, topk=topk)
         units, waits = 24, 0.0
-    return float(dispatch_seconds(c, SWITCH, ranks / nodes, t, tokens * hidden, copy, units, waits))
+    return float(
+        dispatch_seconds(
+            c, SWITCH, inside=ranks / nodes, t=t, walked=tokens * hidden, copy=copy, units=units, waits=waits
+        )
+    )
 
 
 def test_places_that_hold_an_expert_are_those_of_a_draw() -> None:
     rng = np.random.default_rng(3)
     for places, experts, topk in ((8, 256, 8), (4, 16, 3), (16, 64, 22), (32, 32, 4)):
         drawn = [len(set(rng.permutation(experts)[:topk] * places // experts)) for _ in range(4000)]
-        assert spread(places, experts, topk) == pytest.approx(np.mean(drawn), rel=0.02)
-    assert spread(8, 8, 2) == pytest.approx(2.0), "one expert to a rank: as many ranks as experts"
-    assert spread(8, 256, 1) == pytest.approx(1.0)
-    assert spread(1, 256, 8) == pytest.approx(1.0)
-    assert spread(8, 16, 16) == pytest.approx(8.0)
+        assert occupied_places(places, experts, topk) == pytest.approx(np.mean(drawn), rel=0.02)
+    assert occupied_places(8, 8, 2) == pytest.approx(2.0), "one expert to a rank: as many ranks as experts"
+    assert occupied_places(8, 256, 1) == pytest.approx(1.0)
+    assert occupied_places(1, 256, 8) == pytest.approx(1.0)
+    assert occupied_places(8, 16, 16) == pytest.approx(8.0)
 
 
 def test_large_dispatches_reach_their_share_of_the_port() -> None:
     free = C._replace(row=0.0, each=0.0, unit=1e9)
-    sent = 2**22 * spread(8, 256, 8) * 8192 * 7 / 8
+    sent = 2**22 * occupied_places(8, 256, 8) * 8192 * 7 / 8
     assert _seconds(free, 2**22) == pytest.approx(sent / (400e9 * 0.5), rel=1e-3)
     every = 2**22 * 8 * 8192 * 7 / 8
     assert _seconds(free, 2**22, latency=True) == pytest.approx(every / (400e9 * 0.5), rel=1e-3)
 
 
 def test_across_nodes_the_slower_of_port_and_network_counts() -> None:
-    t = packed(4096.0, 8192.0, 32.0, 4.0, 256.0, 8.0)
-    assert t.far == pytest.approx(4096 * 8192 * spread(4, 256, 8) * 3 / 4)
-    assert wires(C, SWITCH, 8.0, t) == pytest.approx(t.far / (HOST_PORT * 0.8))
-    assert wires(C._replace(port=1e-3), SWITCH, 8.0, t) == pytest.approx(t.near / (400e9 * 1e-3))
-    every = direct(128.0, 8192.0, 32.0, 4.0, 8.0)
+    t = packed_traffic(4096.0, 8192.0, ranks=32.0, nodes=4.0, experts=256.0, topk=8.0)
+    assert t.far == pytest.approx(4096 * 8192 * occupied_places(4, 256, 8) * 3 / 4)
+    assert wire_seconds(C, SWITCH, 8.0, t) == pytest.approx(t.far / (HOST_PORT * 0.8))
+    assert wire_seconds(C._replace(port=1e-3), SWITCH, 8.0, t) == pytest.approx(t.near / (400e9 * 1e-3))
+    every = direct_traffic(128.0, 8192.0, 32.0, 4.0, 8.0)
     assert every.messages == pytest.approx(128 * 8 * 3 / 4)
     assert every.near + every.far == pytest.approx(128 * 8 * 8192 * 31 / 32), "all but those to the own rank"
-    assert wires(C, SWITCH, 8.0, every) == pytest.approx(every.far / (HOST_PORT * 0.8) + every.messages * 1e-7)
+    assert wire_seconds(C, SWITCH, 8.0, every) == pytest.approx(every.far / (HOST_PORT * 0.8) + every.messages * 1e-7)
 
 
 def test_a_token_goes_to_four_nodes_at_most() -> None:
-    near, far = (packed(4096.0, 8192.0, 8.0 * n, n, 256.0, 8.0) for n in (4.0, 8.0))
+    near, far = (packed_traffic(4096.0, 8192.0, ranks=8.0 * n, nodes=n, experts=256.0, topk=8.0) for n in (4.0, 8.0))
     assert far.far / near.far == pytest.approx((7 / 8) / (3 / 4), rel=1e-2)
 
 
@@ -86,14 +90,19 @@ def test_one_token_takes_the_start_and_each_expert_in_low_latency() -> None:
 def test_units_limit_what_ports_do_not() -> None:
     slow = C._replace(row=0.0, each=0.0, unit=0.1, ramp=0.0)
     tokens, none = 4096.0, Traffic(4096.0, 0.0, 0.0, 0.0)
-    few, many = (dispatch_seconds(slow, SWITCH, 8, none, tokens, 8192, units, 0.0) for units in (8, 24))
+    few, many = (
+        dispatch_seconds(slow, SWITCH, inside=8, t=none, walked=tokens, copy=8192, units=units, waits=0.0)
+        for units in (8, 24)
+    )
     assert (few - 2e-5) / (many - 2e-5) == pytest.approx(3.0)
     walked = C._replace(row=1.0, ramp=0.0)
-    assert dispatch_seconds(walked, SWITCH, 8, none, 2.0 * ROW, 8192, 1, 0.0) == pytest.approx(2.0, rel=1e-3)
+    assert dispatch_seconds(
+        walked, SWITCH, inside=8, t=none, walked=2.0 * ROW, copy=8192, units=1, waits=0.0
+    ) == pytest.approx(2.0, rel=1e-3)
 
 
 def test_experts_share_units_where_there_are_more_of_them() -> None:
-    assert [engines(e, 100) for e in (8, 100, 150, 256)] == [8, 100, 75, pytest.approx(256 / 3)]
+    assert [busy_units(e, 100) for e in (8, 100, 150, 256)] == [8, 100, 75, pytest.approx(256 / 3)]
 
 
 def test_filling_queues_costs_as_much_again_and_at_most_the_ramp() -> None:

@@ -19,7 +19,9 @@ C = GemmConstants(fixed=4e-6, step=3e-6, chain=5e-10, compute=0.9, throttle=0.2,
 def seconds(m: Number, n: Number, k: Number, units: int = UNITS, **constants: float) -> Number:
     """A GEMM of 16-bit elements."""
     c = C._replace(**constants)
-    return gemm_seconds(c, tiles(c, units, PEAK, n, k), units, BANDWIDTH, m, 2.0 * (n * k + m * k + m * n))
+    return gemm_seconds(
+        c, tiles(c, units, PEAK, n, k), units=units, bandwidth=BANDWIDTH, m=m, moved=2.0 * (n * k + m * k + m * n)
+    )
 
 
 def test_large_gemms_reach_the_sustained_share_of_the_peak() -> None:
@@ -64,8 +66,11 @@ def test_arrays_give_what_numbers_give() -> None:
     m, n, k = (a.ravel() for a in grid)
     one = [seconds(float(a), float(b), float(c)) for a, b, c in zip(m, n, k, strict=True)]
     assert seconds(m, n, k) == pytest.approx(one, rel=1e-12)
-    assert quant_seconds(C, UNITS, BANDWIDTH, m, k, 1.0) == pytest.approx(
-        [quant_seconds(C, UNITS, BANDWIDTH, float(a), float(b), 1.0) for a, b in zip(m, k, strict=True)]
+    assert quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=m, k=k, item=1.0) == pytest.approx(
+        [
+            quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=float(a), k=float(b), item=1.0)
+            for a, b in zip(m, k, strict=True)
+        ]
     )
 
 
@@ -75,10 +80,12 @@ def test_a_last_wave_that_is_not_full_costs_a_part_of_a_wave() -> None:
 
 
 def test_quantisation_is_bound_by_rows_or_by_memory() -> None:
-    assert quant_seconds(C, UNITS, BANDWIDTH, 0.0, 4096.0, 1.0) == QUANT_FIXED
-    narrow = quant_seconds(C, UNITS, BANDWIDTH, 1e6, 16.0, 1.0)
+    assert quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=0.0, k=4096.0, item=1.0) == QUANT_FIXED
+    narrow = quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=1e6, k=16.0, item=1.0)
     assert narrow == pytest.approx(1e6 / UNITS * 5e-7, rel=0.02)
-    wide = quant_seconds(C._replace(quant_row=0.0, quant_walk=0.0), UNITS, BANDWIDTH, 1e6, 4096.0, 1.0)
+    wide = quant_seconds(
+        C._replace(quant_row=0.0, quant_walk=0.0), UNITS, bandwidth=BANDWIDTH, m=1e6, k=4096.0, item=1.0
+    )
     assert wide == pytest.approx(1e6 * 4096 * 3 / BANDWIDTH, rel=0.01)
 
 
@@ -99,7 +106,7 @@ def _rows(dtype: str, m: float, n: float, k: float, framework: str = "vllm", qua
 def test_rows_that_hold_the_quantisation_take_longer() -> None:
     sizes = ("fp8", 4096.0, 1024.0, 4096.0)
     more = GEMM.seconds(C, GPU, _rows(*sizes, quant=1.0)) - GEMM.seconds(C, GPU, _rows(*sizes))
-    assert more == pytest.approx(quant_seconds(C, UNITS, BANDWIDTH, 4096.0, 4096.0, 1.0))
+    assert more == pytest.approx(quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=4096.0, k=4096.0, item=1.0))
 
 
 def test_narrow_weights_move_fewer_bytes() -> None:

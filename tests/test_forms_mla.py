@@ -36,13 +36,17 @@ BATCH = st.integers(1, 600)
 
 
 def decode(heads: float, batch: float, context: float, chip: Chip = CHIP, item: float = 2.0, **changes: float) -> float:
-    seconds = mla_decode_seconds(DECODE._replace(**changes), chip, heads, batch, context, 2.0, item)
+    seconds = mla_decode_seconds(
+        DECODE._replace(**changes), chip, heads=heads, batch=batch, context=context, item=2.0, cache_item=item
+    )
     assert isinstance(seconds, float)
     return seconds
 
 
 def prefill(heads: float, batch: float, new: float, context: float, chip: Chip = CHIP) -> float:
-    seconds = mla_prefill_seconds(PREFILL, chip, heads, batch, new, context, 2.0, 2.0)
+    seconds = mla_prefill_seconds(
+        PREFILL, chip, heads=heads, batch=batch, position=new, context=context, item=2.0, cache_item=2.0
+    )
     assert isinstance(seconds, float)
     return seconds
 
@@ -59,7 +63,7 @@ def test_a_long_prefill_multiplies_192_and_128_dimensions_at_its_share_of_the_pe
 def test_prefill_is_attention_without_shared_keys_and_a_write_of_576_elements() -> None:
     shape = Heads(16, 16, 160.0, 16 * (192 + 128) * 2.0, 16 * (192 + 128) * 2.0)
     own = PrefillConstants(**values(PREFILL), packed=1.0)
-    plain = prefill_seconds(own, CHIP, shape, 4, 100, 300)
+    plain = prefill_seconds(own, CHIP, shape=shape, batch=4, position=100, context=300)
     written = 4 * 100 * 576 * 4.0 / (3e12 * PREFILL.write)
     assert prefill(16, 4, 100, 300) == pytest.approx(plain + written)
 
@@ -143,11 +147,19 @@ def test_more_decode_is_never_faster(heads: int, batch: int, context: float) -> 
 @settings(max_examples=50)
 def test_numbers_and_arrays_agree(rows: list[tuple[int, int, int, int]]) -> None:
     heads, batch, new, before = (np.array([float(r[i]) for r in rows]) for i in range(4))
-    made = mla_prefill_seconds(PREFILL, CHIP, heads, batch, new, new + before, 2.0, 1.0)
-    each = [mla_prefill_seconds(PREFILL, CHIP, h, b, n, n + e, 2.0, 1.0) for h, b, n, e in rows]
+    made = mla_prefill_seconds(
+        PREFILL, CHIP, heads=heads, batch=batch, position=new, context=new + before, item=2.0, cache_item=1.0
+    )
+    each = [
+        mla_prefill_seconds(PREFILL, CHIP, heads=h, batch=b, position=n, context=n + e, item=2.0, cache_item=1.0)
+        for h, b, n, e in rows
+    ]
     np.testing.assert_allclose(made, np.array(each), rtol=1e-12)
-    made = mla_decode_seconds(DECODE, CHIP, heads, batch, before + 1, 2.0, 1.0)
-    each = [mla_decode_seconds(DECODE, CHIP, h, b, e + 1, 2.0, 1.0) for h, b, _, e in rows]
+    made = mla_decode_seconds(DECODE, CHIP, heads=heads, batch=batch, context=before + 1, item=2.0, cache_item=1.0)
+    each = [
+        mla_decode_seconds(DECODE, CHIP, heads=h, batch=b, context=e + 1, item=2.0, cache_item=1.0)
+        for h, b, _, e in rows
+    ]
     np.testing.assert_allclose(made, np.array(each), rtol=1e-12)
 
 

@@ -12,26 +12,26 @@ from plandsl.backends.cost.forms.moe import (
     Layer,
     Load,
     Matrix,
+    expert_loads,
     gemm_seconds,
     grouped_seconds,
-    hottest,
-    loads,
+    hottest_load,
+    load_ratio,
     moe_seconds,
-    ratio_of,
 )
 from plandsl.spec.constants import MoeConstants
 from plandsl.spec.hardware import GpuSpec
 
 CHIP = Chip(100, 1e15, 4e12)
 GPU = GpuSpec("test_gpu", 80e9, 4e12, (("bf16", 1e15), ("fp8", 2e15)), units=100)
-LAYER = Layer(4096, 1536, 8, 128, 128, 2.0, 2.0)
+LAYER = Layer(4096, 1536, topk=8, n_experts=128, local=128, weight_bytes=2.0, input_bytes=2.0)
 C = MoeConstants(fixed=2e-5, step=2e-7, compute=0.7, draw=6.0, memory=0.85, cache=5e7, blend=2.5,
     stream=0.8, away=0.2, token=1e-9)  # fmt: skip
 TOKENS = [1, 2, 3, 8, 20, 64, 150, 500, 3000, 16384, 100000]
 
 
 def _seconds(layer: Layer, tokens: float, ratio: float = 1.0, c: MoeConstants = C, even: bool = False) -> float:
-    return moe_seconds(c, CHIP, layer, tokens, loads(layer, tokens, ratio, even=even))
+    return moe_seconds(c, CHIP, layer, tokens, expert_loads(layer, tokens, ratio, even=even))
 
 
 def _pairs(given: list[Load]) -> float:
@@ -47,7 +47,7 @@ def _touched(given: list[Load]) -> float:
 def test_every_pair_falls_on_an_expert_and_no_expert_gets_more_than_all_tokens(tokens: int, ratio: float) -> None:
     for n, k in ((8, 2), (128, 8), (512, 22)):
         layer = LAYER._replace(n_experts=n, local=n, topk=k)
-        given = loads(layer, tokens, ratio)
+        given = expert_loads(layer, tokens, ratio)
         assert _pairs(given) == pytest.approx(tokens * k)
         assert max(load.tokens for load in given) <= tokens * (1 + 1e-9)
         assert _touched(given) <= min(n, tokens * k) * (1 + 1e-9)
@@ -57,20 +57,20 @@ def test_uniform_draws_touch_the_expected_number_of_experts() -> None:
     rng = np.random.default_rng(3)
     for tokens in (1, 16, 64):
         seen = [len({e for _ in range(tokens) for e in rng.permutation(128)[:8]}) for _ in range(60)]
-        assert _touched(loads(LAYER, tokens)) == pytest.approx(np.mean(seen), rel=0.03)
-    assert _touched(loads(LAYER, 16, even=True)) == pytest.approx(128)
-    assert _touched(loads(LAYER, 4, even=True)) == pytest.approx(32)
+        assert _touched(expert_loads(LAYER, tokens)) == pytest.approx(np.mean(seen), rel=0.03)
+    assert _touched(expert_loads(LAYER, 16, even=True)) == pytest.approx(128)
+    assert _touched(expert_loads(LAYER, 4, even=True)) == pytest.approx(32)
 
 
 def test_skewed_routing_touches_fewer_experts_and_loads_the_hottest_more() -> None:
-    uniform, skewed = loads(LAYER, 64), loads(LAYER, 64, 50.0)
+    uniform, skewed = expert_loads(LAYER, 64), expert_loads(LAYER, 64, 50.0)
     assert _touched(skewed) < 0.95 * _touched(uniform)
     assert max(load.tokens for load in skewed) > 2 * max(load.tokens for load in uniform)
 
 
 @pytest.mark.parametrize("imbalance", [1.0, 1.05, 1.5, 3.0, 9.0])
 def test_an_imbalance_says_how_far_the_hottest_expert_is_above_the_mean(imbalance: float) -> None:
-    ratio = ratio_of(imbalance)
+    ratio = load_ratio(imbalance)
     shares = ratio ** np.linspace(0, 1, 20001)
     assert shares.max() / shares.mean() == pytest.approx(imbalance, rel=1e-3)
 
@@ -83,14 +83,14 @@ def test_the_hottest_rank_gets_what_the_largest_of_random_sums_gets(local: int) 
     sums = draws.reshape(400, 256 // local, local).sum(2)
     measured = np.mean(sums.max(1) / sums.mean(1))
     layer = LAYER._replace(n_experts=256, local=local)
-    assert _pairs(loads(layer, 10000, ratio)) / (10000 * 8 * local / 256) == pytest.approx(measured, rel=0.1)
-    assert _pairs(loads(layer, 10000)) == pytest.approx(10000 * 8 * local / 256)
-    assert hottest(1, 5.0) == pytest.approx((1 - 1 / 45) ** 3)
+    assert _pairs(expert_loads(layer, 10000, ratio)) / (10000 * 8 * local / 256) == pytest.approx(measured, rel=0.1)
+    assert _pairs(expert_loads(layer, 10000)) == pytest.approx(10000 * 8 * local / 256)
+    assert hottest_load(1, 5.0) == pytest.approx((1 - 1 / 45) ** 3)
 
 
 def test_a_rank_has_at_least_one_pair_and_at_most_all() -> None:
-    assert _pairs(loads(LAYER._replace(n_experts=256, local=2), 1)) == pytest.approx(1)
-    assert _pairs(loads(LAYER._replace(n_experts=128, local=1), 100, 1e9)) <= 100 * (1 + 1e-9)
+    assert _pairs(expert_loads(LAYER._replace(n_experts=256, local=2), 1)) == pytest.approx(1)
+    assert _pairs(expert_loads(LAYER._replace(n_experts=128, local=1), 100, 1e9)) <= 100 * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("rows", [8, 64, 256])
@@ -99,13 +99,13 @@ def test_tiles_hold_the_tokens_and_pad_those_of_few(rows: int) -> None:
         many = Load(10, 1e6, 10, even).tiles(rows)
         assert many * rows == pytest.approx(1e7, rel=1e-3)
         assert Load(10, 1, 10 if even else 6.3, even).tiles(rows) >= 6.3
-        counts = [sum(load.tiles(rows) for load in loads(LAYER, t, even=even)) for t in TOKENS]
+        counts = [sum(load.tiles(rows) for load in expert_loads(LAYER, t, even=even)) for t in TOKENS]
         assert (np.diff(counts) >= -1e-9).all()
     assert Load(10, 65, 10, True).tiles(64) == 20
 
 
 def test_large_batches_reach_the_share_of_peak() -> None:
-    layer = Layer(8192, 8192, 2, 8, 8, 2.0, 2.0)
+    layer = Layer(8192, 8192, topk=2, n_experts=8, local=8, weight_bytes=2.0, input_bytes=2.0)
     fast = C._replace(draw=1e6, step=1e-12, cache=1e12, stream=1e6)
     flops = 2 * 2**22 * 3 * 8192 * 8192
     assert flops / _seconds(layer, 2**21, c=fast) == pytest.approx(0.7e15, rel=0.03)
@@ -115,9 +115,9 @@ def test_large_batches_reach_the_share_of_peak() -> None:
 
 def test_small_batches_read_the_touched_weights() -> None:
     sharp = C._replace(blend=20.0, fixed=1e-12)
-    layer = Layer(7168, 2048, 8, 256, 256, 2.0, 2.0)
+    layer = Layer(7168, 2048, topk=8, n_experts=256, local=256, weight_bytes=2.0, input_bytes=2.0)
     for tokens in (16, 64):
-        weights = _touched(loads(layer, tokens)) * 3 * 7168 * 2048 * 2
+        weights = _touched(expert_loads(layer, tokens)) * 3 * 7168 * 2048 * 2
         assert _seconds(layer, tokens, c=sharp) == pytest.approx(weights / (4e12 * 0.85), rel=0.06)
 
 
@@ -158,7 +158,7 @@ def test_more_of_anything_takes_no_less(local: int, ratio: float) -> None:
 
 def test_skew_between_ranks_takes_longer_for_the_hottest() -> None:
     layer = LAYER._replace(local=8)
-    times = [_seconds(layer, 16384, ratio_of(i)) for i in (1.0, 2.0, 4.0, 8.0)]
+    times = [_seconds(layer, 16384, load_ratio(i)) for i in (1.0, 2.0, 4.0, 8.0)]
     assert (np.diff(times) > 0).all()
 
 
@@ -168,14 +168,14 @@ def test_arrays_give_what_numbers_give(even: bool) -> None:
     for local in (2, 128):
         for ratio in (1.0, 40.0):
             layer = LAYER._replace(local=local)
-            whole = moe_seconds(C, CHIP, layer, tokens, loads(layer, tokens, ratio, 1.2, even))
-            one = [moe_seconds(C, CHIP, layer, t, loads(layer, t, ratio, 1.2, even)) for t in TOKENS]
+            whole = moe_seconds(C, CHIP, layer, tokens, expert_loads(layer, tokens, ratio, 1.2, even))
+            one = [moe_seconds(C, CHIP, layer, t, expert_loads(layer, t, ratio, 1.2, even)) for t in TOKENS]
             assert all(isinstance(t, float) for t in one)
             assert whole == pytest.approx(one, rel=1e-12)
 
 
 def test_a_layer_is_its_two_gemms_and_what_passes_between() -> None:
-    given = loads(LAYER, 4096)
+    given = expert_loads(LAYER, 4096)
     up, down = Matrix(4096, 3072, 2.0, 2.0), Matrix(1536, 4096, 2.0, 2.0)
     both = grouped_seconds(C, CHIP, given, (up, down))
     parts = [grouped_seconds(C, CHIP, given, (m,)) for m in (up, down)]
@@ -308,7 +308,7 @@ def test_rows_of_a_tile_cost_alike_until_it_is_full() -> None:
 
 
 def test_all_tiles_are_open_to_the_form() -> None:
-    given = loads(LAYER, 4096)
+    given = expert_loads(LAYER, 4096)
     best = grouped_seconds(C, CHIP, given, (Matrix(4096, 3072, 2.0, 2.0),))
     each = [grouped_seconds(C, CHIP, given, (Matrix(4096, 3072, 2.0, 2.0),), [tile]) for tile in TILES]
     assert best == pytest.approx(min(each))

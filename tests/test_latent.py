@@ -317,12 +317,22 @@ def test_the_fitted_forms_answer_for_heads_of_the_size_that_was_measured() -> No
     assert gpu.units is not None
     chip = Chip(gpu.units, gpu.peak("bf16") or 0.0, gpu.bandwidth)
     of_prefill = c.constants(MlaPrefillConstants, "mla_prefill.bf16")
-    wanted = mla_prefill_seconds(of_prefill, chip, 32, 8, 4000, 4000, 2.0, 2.0)
+    wanted = mla_prefill_seconds(
+        of_prefill, chip, heads=32, batch=8, position=4000, context=4000, item=2.0, cache_item=2.0
+    )
     assert line(plan, "prefill", "latent").time_s == pytest.approx(4 * wanted, rel=1e-12)
     model = plan.cost.main.decode
     seconds = model.at({"batch": 8, "context": 4000}, 1, [(1.0, 5000.0)]).seconds["block"]
     (at,) = (i for i, w in enumerate(model.work["block"]) if isinstance(w, Softmax))
-    wanted = mla_decode_seconds(c.constants(MlaDecodeConstants, "mla_decode.bf16"), chip, 32, 8, 5000.0, 2.0, 2.0)
+    wanted = mla_decode_seconds(
+        c.constants(MlaDecodeConstants, "mla_decode.bf16"),
+        chip,
+        heads=32,
+        batch=8,
+        context=5000.0,
+        item=2.0,
+        cache_item=2.0,
+    )
     assert seconds[at] == pytest.approx(wanted, rel=1e-12)
 
 

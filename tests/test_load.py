@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.deployments.ongoing import running, serve, sharing
+from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_requests, serve
 from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -37,7 +37,7 @@ def plan(load: str, more: str = "", sharding: str = "") -> CompiledPlan:
 
 def phase(seconds: float) -> PhaseTimes:
     """A phase of one stage that takes so long."""
-    return PhaseTimes({}, {}, [Played(seconds, seconds)], 0.0, seconds, seconds)
+    return PhaseTimes({}, {}, stages=[Played(seconds, seconds)], hop=0.0, through=seconds, period=seconds)
 
 
 def played(clients: int, slots: int, output: int, requests: int, base: float, each: float, prefill: float):
@@ -82,10 +82,20 @@ def played(clients: int, slots: int, output: int, requests: int, base: float, ea
 )  # fmt: skip
 def test_the_steady_state_is_that_of_a_server_played_out(clients, slots, output, prefill):
     base, each, requests = 0.01, 1e-4, 12 * clients
-    runs = running(IDEAL, clients, slots)
+    runs = running_requests(IDEAL, clients, slots)
     step = phase(base + each * runs)
-    found = serve(IDEAL, clients, runs, output, requests, phase(prefill), sharing(runs, output), step, 1)
-    ttft, tpot, rate = played(clients, slots, output, requests, base, each, prefill)
+    found = serve(
+        IDEAL,
+        clients,
+        runs=runs,
+        output=output,
+        requests=requests,
+        prefill=phase(prefill),
+        joined=joined_prefills(runs, output),
+        decode=step,
+        flights=1,
+    )
+    ttft, tpot, rate = played(clients, slots, output=output, requests=requests, base=base, each=each, prefill=prefill)
     assert found.tpot == pytest.approx(tpot, rel=0.06)
     assert found.rate == pytest.approx(rate, rel=0.08)
     assert found.ttft == pytest.approx(ttft, rel=0.25, abs=base)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from plandsl.backends.calibrate.kinds import KINDS
-from plandsl.backends.cost.answers.figures import unmeasured
+from plandsl.backends.cost.answers.figures import without_tables
 from plandsl.backends.cost.machine.measured import STEP, Curve, Grid, Line, Surface
 from plandsl.backends.cost.machine.tables import SORTS, findings
-from plandsl.backends.cost.time.trace import traced
+from plandsl.backends.cost.time.trace import trace
 from plandsl.backends.cost.work.lookup import attach
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -400,7 +400,7 @@ def test_a_file_that_changes_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "its columns are those of no table that is looked up: none"),
+        ("", "no table of measured kernels has these columns: none"),
         ("gpu,power\nh100_sxm,7\n", "gpu, power"),
         (GEMM + DOWN.format(m=16, t=0), "row 2: `time_s` is `0`"),
         (GEMM + DOWN.format(m=16, t=1e-5) + DOWN.format(m=32, t=-1), "row 3: `time_s` is `-1`"),
@@ -581,7 +581,7 @@ def test_straight_code_looks_into_tables_too(tmp_path):
     (made,) = compile_file(plan(tmp_path, 'measured = ["gemm.csv", "prefill.csv", "decode.csv"]'))
     asked = [(b, i, o) for b in (1, 3, 16, 20, 500) for i in (300, 512) for o in (1, 65)]
     slow = [made.cost.together(*way)[:9] for way in asked]
-    straight = traced(made.cost.together, "b", "i", "o")
+    straight = trace(made.cost.together, "b", "i", "o")
     assert [straight(*way)[:9] for way in asked] == slow
-    bare = made.cost.on(unmeasured(made.spec))
+    bare = made.cost.on(without_tables(made.spec))
     assert bare.evaluate(16, 512, 65).ttft != made.cost.evaluate(16, 512, 65).ttft

@@ -42,8 +42,10 @@ def test_the_closed_form_is_the_recurrence(stages: list[float], hop: float, part
     hops = hop * (len(stages) - 1)
     slow = hop if len(stages) > 1 else 0.0
     through = sum(stages) + hops
-    one = PhaseTimes({}, {}, [Played(s, s) for s in stages], slow, through, through, hops)
-    times = one.followed(parts, batches)
+    one = PhaseTimes(
+        {}, {}, stages=[Played(s, s) for s in stages], hop=slow, through=through, period=through, hops=hops
+    )
+    times = one.split_in_parts(parts, batches)
     runs = play_pipeline(stages, hop, parts)
     assert times.through == pytest.approx(max(r.end for r in runs), rel=1e-12)
     many = play_pipeline(stages, hop, parts * batches)

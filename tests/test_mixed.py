@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from plandsl.backends.cost.deployments.chunks import one_prompt
+from plandsl.backends.cost.deployments.chunks import chunk_prompt
 from plandsl.backends.cost.time.mixed import Mix, Mixer
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -94,7 +94,7 @@ def test_rows_of_a_mixed_step_are_those_of_both() -> None:
 def test_smaller_chunks_spare_those_that_run_and_cost_the_prompt() -> None:
     load = "input = 4000, output = 400, concurrency = 32"
     found = [plan(load, chunk).cost.evaluate() for chunk in (256, 1024, 4096)]
-    steps = [float(one_prompt(plan(load, c).cost.one, 32, 4000, 1).times.period) for c in (256, 1024, 4096)]
+    steps = [float(chunk_prompt(plan(load, c).cost.one, 32, 4000, 1).times.period) for c in (256, 1024, 4096)]
     assert steps == sorted(steps)
     assert [f.served.prefill for f in found] == sorted((f.served.prefill for f in found), reverse=True)
     assert all(f.tpot > f.served.step for f in found)

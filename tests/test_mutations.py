@@ -80,7 +80,7 @@ def sites(draw: st.DrawFn, kinds: tuple[type, ...] = MOVING) -> Site:
     spec = evolve(spec, shift=None, model=evolve(spec.model, causal=False, blocks=_looking_back(spec.model.blocks)))
     sharded, plain, load = programs(spec), plain_programs(spec), draw(st.sampled_from(LOADS))
     found = [
-        Site(sharded, plain, phase, region, at, load)
+        Site(sharded, plain, phase=phase, region=region, at=at, load=load)
         for phase, program in enumerate(sharded)
         for region in program.regions
         for at, op in enumerate(region.ops)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plandsl.backends.cost.time.trace import traced
+from plandsl.backends.cost.time.trace import trace
 from plandsl.ir import names
 from plandsl.ir.names import (
     EMBEDDING,
@@ -143,6 +143,6 @@ def test_a_run_is_of_a_region() -> None:
 
 def test_code_of_a_trace_keeps_the_names_of_runs() -> None:
     runs = (block_name("dense"), RegionRun(SEND, near=True))
-    times = traced(lambda x: {run: [x + 1] for run in runs}, "x")(2)
+    times = trace(lambda x: {run: [x + 1] for run in runs}, "x")(2)
     assert times == {run: [3] for run in runs}
     assert [region_of(run).block for run in times] == ["dense", None]

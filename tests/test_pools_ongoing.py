@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from attrs import evolve
 
-from plandsl.backends.cost.answers.sensitivities import followed
+from plandsl.backends.cost.answers.sensitivities import seconds_by_bound
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.driver import CompiledPlan, compile_text
@@ -143,4 +143,6 @@ def test_shares_of_both_pools_follow_their_figures_where_the_link_limits(clients
     made = plan(clients=clients, link=f"transfer {{ bandwidth = 200 MB/s, latency = 10 us }}\n kv_transfer = {when}")
     shares_follow_their_figures(made)
     found = terms(made.cost, made.cost.evaluate())
-    assert next(iter(followed(found, "tpot"))) == "transfer", "other transfers too are as long as the bandwidth says"
+    assert next(iter(seconds_by_bound(found, "tpot"))) == "transfer", (
+        "other transfers too are as long as the bandwidth says"
+    )

@@ -771,7 +771,7 @@ def make_plan(
         tuple(RuleSpec((dim,), where) for dim, where in rules.items()),
     )
     load = WorkloadSpec("w", 9091, 208, batch)
-    return PlanSpec("p", model, NODE, sharding, load, CalibrationSpec("c", ()))
+    return PlanSpec("p", model, node=NODE, sharding=sharding, workload=load, calibration=CalibrationSpec("c", ()))
 
 
 RULES = {

@@ -73,7 +73,18 @@ def model(layers: int, name: str = "tiny", kinds: int = 1) -> ModelSpec:
     blocks = (BlockSpec(n, (cuts[k], cuts[k + 1]), "x", statements()) for k, n in enumerate(names))
     head = matmul(Apply("rms_norm", (Var("x"),)), "w_head", "hidden", "vocab")
     embedding = Weight("w_embed", ("vocab", "hidden"))
-    return ModelSpec(name, layers, tuple(sizes.items()), "bf16", "bf16", "bf16", None, embedding, tuple(blocks), head)
+    return ModelSpec(
+        name,
+        layers,
+        sizes=tuple(sizes.items()),
+        weights="bf16",
+        activations="bf16",
+        kv_cache="bf16",
+        compute=None,
+        embedding=embedding,
+        blocks=tuple(blocks),
+        head=head,
+    )
 
 
 GPU = GpuSpec("gpu_64", 64e9, 2e12, (("bf16", 500e12),))
@@ -109,7 +120,14 @@ def plan(
     **degrees: int,
 ) -> PlanSpec:
     load = WorkloadSpec("w", 1000, 200, batch, in_flight)
-    return PlanSpec(name, model(layers, model_name, kinds), node, sharding(**degrees), load, CALIBRATION)
+    return PlanSpec(
+        name,
+        model(layers, model_name, kinds),
+        node=node,
+        sharding=sharding(**degrees),
+        workload=load,
+        calibration=CALIBRATION,
+    )
 
 
 def compiled(spec: PlanSpec) -> Replicas:
@@ -154,7 +172,7 @@ def shapes(dot: str) -> list[Shape]:
     found = []
     for m in SHAPE.finditer(dot):
         x, y, w, h = (float(m[i]) for i in (2, 3, 4, 5))
-        found.append(Shape(m[1], x - 36 * w, x + 36 * w, y - 36 * h, y + 36 * h, m[6]))
+        found.append(Shape(m[1], x - 36 * w, right=x + 36 * w, bottom=y - 36 * h, top=y + 36 * h, look=m[6]))
     return found
 
 

@@ -10,7 +10,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.cost.deployments.prefix import reused
+from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.verify import Parts, verify_programs
 from plandsl.backends.reference.weights import make_weights
@@ -65,14 +65,14 @@ def test_the_time_is_that_of_the_roofline_by_hand() -> None:
 
 def test_the_prefix_is_whole_blocks_and_never_all() -> None:
     blocks = plan(f"{LOAD}, reuse = 60 %", more="engine = vllm").spec
-    size = blocks.runs_on.kv_block
+    size = blocks.effective_engine.kv_block
     assert size > 1
-    assert reused(blocks, 4000) == 2400 // size * size
-    assert reused(blocks, size) == 0
+    assert reused_tokens(blocks, 4000) == 2400 // size * size
+    assert reused_tokens(blocks, size) == 0
     ideal = evolve(blocks, engine=None, workload=evolve(blocks.workload, reuse=1 - 1e-13))
-    assert reused(ideal, 5) == 4
-    assert reused(ideal, 1) == 0
-    assert reused(evolve(ideal, workload=evolve(blocks.workload, reuse=0.29)), 100) == 29
+    assert reused_tokens(ideal, 5) == 4
+    assert reused_tokens(ideal, 1) == 0
+    assert reused_tokens(evolve(ideal, workload=evolve(blocks.workload, reuse=0.29)), 100) == 29
 
 
 @given(st.floats(0, 0.999), st.floats(0, 0.999), st.integers(1, 20_000), st.integers(1, 64))

@@ -203,7 +203,7 @@ def test_a_search_takes_a_plan_and_another_search() -> None:
     """
     search = searched("", text)
     assert [r.text for r in search.requires] == ["ttft <= 1 s"]
-    assert [g.text for g in search.wanted] == ["maximize throughput", "minimize ttft"]
+    assert [g.text for g in search.all_goals] == ["maximize throughput", "minimize ttft"]
     found, rows = table(search)
     assert len(rows) == 4
     assert found.plan(int(found.tally.top.numbers[0])).sharding.ranks == 4

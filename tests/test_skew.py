@@ -7,7 +7,7 @@ from math import exp, isclose, log
 import numpy as np
 import pytest
 
-from plandsl.backends.cost.work.experts import Experts, crowded
+from plandsl.backends.cost.work.experts import Experts, crowd_loads
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.extents import Extents
@@ -95,7 +95,7 @@ def test_experts_hit_are_those_that_drawn_tokens_hit(tokens: int, ways: int) -> 
     mine = np.array([p for _, p in busiest(every, ways)])
     draws = np.random.default_rng(7).random((4000, len(mine))) < 1 - (1 - mine) ** tokens
     hit = draws.sum(axis=1)
-    found = crowded(busiest(every, ways), tokens)
+    found = crowd_loads(busiest(every, ways), tokens)
     assert abs(max(hit.mean(), 1.0) - sum(load.touched for load in found)) < 4 * hit.std() / 4000**0.5
     pairs = sum(load.experts * load.tokens for load in found)
     assert isclose(pairs, max(tokens * mine.sum(), 1.0), rel_tol=1e-12)
@@ -106,7 +106,7 @@ def test_experts_hit_are_those_that_drawn_tokens_hit(tokens: int, ways: int) -> 
 )
 def test_more_tokens_touch_no_fewer_experts(crowd: list[tuple[Number, float]]) -> None:
     """Also where less than a pair of one token is expected, and an expert is touched all the same."""
-    found = [crowded(crowd, n) for n in range(1, 40)]
+    found = [crowd_loads(crowd, n) for n in range(1, 40)]
     for counts in ([sum(load.touched for load in loads) for loads in found],
                    [sum(load.experts * load.tokens for load in loads) for loads in found],
                    [sum(load.tiles(16) for load in loads) for loads in found]):  # fmt: skip
@@ -159,7 +159,7 @@ def test_almost_one_popularity_is_almost_none() -> None:
         grouped(moe("1", fields=", calibration = bare")),
     )
     for tokens in (1, 8, 64, 4096):
-        assert isclose(work.modelled(tokens), even.modelled(tokens), rel_tol=1e-4)
+        assert isclose(work.modelled_seconds(tokens), even.modelled_seconds(tokens), rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("fields", ["", ", calibration = bare"])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.counts import parameters
-from plandsl.backends.cost.deployments.batch import batched, prefill_step
+from plandsl.backends.cost.deployments.batch import batch_times, prefill_step
 from plandsl.backends.cost.deployments.drafted import Drafted, break_even, expected_tokens, tokens_per_step
 from plandsl.backends.cost.deployments.step import Decode, Step
 from plandsl.backends.cost.forms.attention import Heads, decode_seconds
@@ -288,7 +288,9 @@ def test_latent_attention_takes_them_as_heads_too() -> None:
     work, took = softmax(plan(LOOKED_UP, "deepseek_v3"), 4)[0]
     form = work.form
     assert isinstance(form, LatentForm)
-    wanted = mla_decode_seconds(form.constants, form.chip, 16 * 4, 4, 5000.0, form.item, form.cache_item)
+    wanted = mla_decode_seconds(
+        form.constants, form.chip, heads=16 * 4, batch=4, context=5000.0, item=form.item, cache_item=form.cache_item
+    )
     assert isclose(took, wanted, rel_tol=1e-12)
 
 
@@ -299,7 +301,9 @@ def test_a_window_shows_all_queries_together_a_little_more() -> None:
     form = work.form
     assert isinstance(form, AttentionForm)
     shape = Heads(4 * 4, 2, 256, 4 * 4 * 256 * 2 * 2, 2 * 256 * 2 * 2)
-    wanted = decode_seconds(form.constants, form.chip, shape, 4, 5000.0, 4096 + 3, form.divides)
+    wanted = decode_seconds(
+        form.constants, form.chip, shape=shape, batch=4, context=5000.0, window=4096 + 3, divides=form.divides
+    )
     assert isclose(took, wanted, rel_tol=1e-12)
 
 
@@ -379,7 +383,7 @@ def test_a_server_goes_on_by_what_a_step_brings() -> None:
     served, before = metrics.served, plain.served
     assert served is not None
     assert before is not None
-    spec = made.spec.runs_on
+    spec = made.spec.effective_engine
     assert isclose(served.step, metrics.decode.period / 2.952, rel_tol=1e-12)
     assert isclose(served.host, (spec.step + spec.request * served.running) / 2.952, rel_tol=1e-12)
     assert isclose(metrics.tpot, served.step + served.host + served.others, rel_tol=1e-12)
@@ -393,7 +397,7 @@ def test_a_server_goes_on_by_what_a_step_brings() -> None:
 def test_an_engines_host_time_is_that_of_a_step() -> None:
     made = plan(fields=", engine = vllm")
     metrics = made.cost.evaluate()
-    ttft, tpot = batched(made.spec.runs_on, 4, metrics.prefill, metrics.decode, 2.952)
+    ttft, tpot = batch_times(made.spec.effective_engine, 4, metrics.prefill, metrics.decode, 2.952)
     assert isclose(metrics.tpot, tpot, rel_tol=1e-12)
     assert metrics.ttft == ttft
 

@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 
 from plandsl.backends.cost.deployments.pools import Pools
-from plandsl.backends.cost.deployments.transfer import Moved
+from plandsl.backends.cost.deployments.transfer import TransferTimes
 from plandsl.backends.reference.cache import Cache, Whole
 from plandsl.backends.reference.placement import Placement
 from plandsl.cli import main
@@ -56,7 +56,7 @@ def alone(fields: str, load: str = LOAD, model: str = "llama_3_1_70b") -> Compil
     return made
 
 
-def moved(made: CompiledPlan) -> Moved:
+def moved(made: CompiledPlan) -> TransferTimes:
     model = made.cost
     assert isinstance(model, Pools)
     load = model.plan.workload

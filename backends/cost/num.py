@@ -1,4 +1,4 @@
-"""Arithmetic that takes numbers or numpy arrays alike, without importing numpy for numbers."""
+"""Arithmetic on numbers or numpy arrays; numpy is imported for arrays alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from plandsl.ir.types import Number
 _PLAIN = (int, float)
 
 
-def plain(*values: Number) -> bool:
+def are_numbers(*values: Number) -> bool:
     """Whether none of ``values`` is an array."""
     return all(isinstance(v, _PLAIN) for v in values)
 
@@ -64,21 +64,22 @@ def where(condition: Number, a: Number, b: Number) -> Number:
     return np.where(condition, a, b)
 
 
-def unknown(*values: Number) -> bool:
-    """Whether one of ``values`` is not known yet: it is being traced."""
+def are_traced(*values: Number) -> bool:
+    """Whether a trace runs: one of ``values`` has no number yet."""
     return any(hasattr(value, "tape") for value in values)
 
 
-def settled(find: Callable[..., Number], *values: Number) -> Number:
-    """``find(*values)``, whose way depends on the values: a trace (`trace.traced`) calls it as it is."""
+def call_traced(find: Callable[..., Number], *values: Number) -> Number:
+    """``find(*values)``, which decides by its values: a trace (`time.trace`) records it as one call."""
     tape = next((v.tape for v in values if hasattr(v, "tape")), None)
     return find(*values) if tape is None else tape.call(find, values)
 
 
-def least(holds: Callable[[int], bool], most: int) -> int | None:
-    """The least number from 1 to ``most`` from which on something ``holds``, None where it never does.
+def find_least(holds: Callable[[int], bool], most: int) -> int | None:
+    """The least number from 1 to ``most`` from which ``holds`` is true; None where it never is.
 
-    Doubled until it does, then bisected: of something that comes and goes, this is one number where it comes.
+    The number is doubled until ``holds`` is true, then bisected. Where ``holds`` turns true and false several times,
+    this is one of the numbers at which it turns true.
     """
     high = 1
     while not holds(high):

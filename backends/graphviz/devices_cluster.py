@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.backends.cost.work.crossing import inside
+from plandsl.backends.cost.work.crossing import near_boundaries
 from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices import Devices, describe
 from plandsl.backends.graphviz.devices_layout import (
@@ -107,7 +107,7 @@ class Nodes(Devices):
         return [*found[: MOST_LINES - 1], (f"and {more + 1} more", MUTED)] if more > 0 else found
 
     def _stays_inside(self, s: int) -> bool:
-        return inside(self.facts.program, self.cluster)[s]
+        return near_boundaries(self.facts.program, self.cluster)[s]
 
     def _hop_of(self, s: int) -> tuple[str, str]:
         seconds = float(self.facts.times.regions[self.facts.phase_model.boundaries[s]].span)

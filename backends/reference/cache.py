@@ -57,7 +57,7 @@ class Cache:
             shape = [place.sizes[name] for name in out.type.names]
             full, seen = found.setdefault((region, layer, cache, i), (np.zeros(shape), np.zeros(shape, dtype=bool)))
             first, *rest = part
-            at = index((first, place.held(out.type.dim("context"), rank), *rest))
+            at = index((first, place.held_ranges(out.type.dim("context"), rank), *rest))
             full[at], seen[at] = kept, True
         for (region, layer, cache, _), (_, seen) in found.items():
             if not seen.all():
@@ -70,13 +70,13 @@ class Cache:
             for i, (x, out) in enumerate(zip(op.xs, op.outs, strict=True)):
                 for rank in ranks:
                     first, _, *rest = place.block(x.type, rank)
-                    at = index((first, place.held(out.type.dim("context"), rank), *rest))
+                    at = index((first, place.held_ranges(out.type.dim("context"), rank), *rest))
                     full = whole[region.name, layer, op.cache, i]
                     self._kept[region.name, layer, op.cache, i, rank] = (first, *rest), full[at]
 
     def _append_one(self, x: Value, out: Value, slot: Slot, here: Local) -> Array:
         along = x.type.names.index("position")
-        start, stop = (n + here.past for n in here.owned(x, "position"))
+        start, stop = (n + here.past for n in here.held_range(x, "position"))
         owned = here.positions(out)
         wanted = owned[owned >= here.past]
         if not np.all((start <= wanted) & (wanted < stop)):

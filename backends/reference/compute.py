@@ -83,24 +83,24 @@ class Local:
             raise Mismatch(f"rank {self.rank} holds no part of {value}")
         return shards[self.rank]
 
-    def owned(self, value: Value, name: str) -> Range:
+    def held_range(self, value: Value, name: str) -> Range:
         """The global range of dimension ``name`` that this part covers."""
-        return self.place.owned(value.type.dim(name), self.rank)
+        return self.place.held_range(value.type.dim(name), self.rank)
 
-    def held(self, value: Value, name: str) -> Held:
+    def held_ranges(self, value: Value, name: str) -> Held:
         """The global ranges of dimension ``name`` that this device's part covers."""
-        return self.place.held(value.type.dim(name), self.rank)
+        return self.place.held_ranges(value.type.dim(name), self.rank)
 
     def positions(self, keys: Value) -> Array:
         """The positions of the tokens in this device's part of ``keys``."""
-        return positions(self.held(keys, "context"))
+        return positions(self.held_ranges(keys, "context"))
 
     def check_ranges(self, op: BaseOp, *values: Value) -> None:
         """Raise Mismatch unless the values cover the same range of each dimension that they share."""
         seen: dict[str, Held] = {}
         for value in values:
             for dim in value.type.dims:
-                here = self.held(value, dim.name)
+                here = self.held_ranges(value, dim.name)
                 if seen.setdefault(stem(dim.name), here) != here:
                     other = seen[stem(dim.name)]
                     why = f"rank {self.rank} meets {dim.name} {_show(other)} with {_show(here)} of {value}"
@@ -168,7 +168,7 @@ def _join(op: Join, here: Local) -> Array:
 
 def _embed(op: Embed, here: Local) -> Array:
     """Rows of the table; a row that another rank holds counts as zeros."""
-    start, stop = here.place.owned(op.table.type.dims[0], here.rank)
+    start, stop = here.place.held_range(op.table.type.dims[0], here.rank)
     ids, table = here.array(op.ids), here.array(op.table)
     out = np.zeros((*ids.shape, *table.shape[1:]))
     mine = (ids >= start) & (ids < stop)
@@ -208,7 +208,7 @@ def _gemm(op: Gemm, i: int, here: Local) -> Array:
 def _rope(x: Value, here: Local) -> Array:
     if "position" not in x.type.names:
         raise Mismatch(f"rope of {x}, which has no positions")
-    start, stop = here.owned(x, "position")
+    start, stop = here.held_range(x, "position")
     return rope(here.array(x), np.arange(start, stop) + here.past, x.type.names.index("position"))
 
 
@@ -224,7 +224,7 @@ def _routing(op: Routed, here: Local) -> Array:
     here.check_ranges(op, *op.operands)
     match op:
         case TopK():
-            if here.owned(op.logits, op.logits.type.names[-1])[1] != here.place.sizes[op.logits.type.names[-1]]:
+            if here.held_range(op.logits, op.logits.type.names[-1])[1] != here.place.sizes[op.logits.type.names[-1]]:
                 raise Mismatch(f"top_k: rank {here.rank} knows only some of the scores of {op.logits}")
             return experts.gates(here.array(op.logits), None if op.bias is None else here.array(op.bias), op)
         case Dispatch():
@@ -238,15 +238,15 @@ def _attention(op: Attention, here: Local) -> Array:
     """Attention of this rank's queries to its keys: it must hold every key and value head that its queries need."""
     sizes = here.place.sizes
     queries, keys = op.q.type.dims, op.k.type.dims
-    if here.owned(op.q, queries[0].name) != here.owned(op.k, keys[0].name):
+    if here.held_range(op.q, queries[0].name) != here.held_range(op.k, keys[0].name):
         raise Mismatch(f"attention: rank {here.rank} holds other requests in {op.k} than in {op.q}")
-    if not op.out.type.softmax and here.held(op.k, keys[1].name) != ((0, sizes[keys[1].name]),):
+    if not op.out.type.softmax and here.held_ranges(op.k, keys[1].name) != ((0, sizes[keys[1].name]),):
         raise Mismatch(f"attention: rank {here.rank} holds only some of the context of {op.k}")
     if here.place.block(op.k.type, here.rank)[:3] != here.place.block(op.v.type, here.rank)[:3]:
         raise Mismatch(f"attention: rank {here.rank} holds other keys in {op.k} than in {op.v}")
     heads = _key_heads(op, here)
     k, v = (here.array(x)[:, :, heads] for x in (op.k, op.v))
-    begin, end = here.owned(op.q, queries[1].name)
+    begin, end = here.held_range(op.q, queries[1].name)
     mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k), op.causal, op.window, op.chunk)
     sinks = None if op.sinks is None else here.array(op.sinks)
     if not op.out.type.softmax:
@@ -259,10 +259,10 @@ def _attention(op: Attention, here: Local) -> Array:
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
     here.check_ranges(op, *op.operands)
     partial = bool(op.out.type.softmax)
-    if not partial and here.held(op.k, "context") != ((0, here.place.sizes["context"]),):
+    if not partial and here.held_ranges(op.k, "context") != ((0, here.place.sizes["context"]),):
         raise Mismatch(f"latent attention: rank {here.rank} holds only some of the context of {op.k}")
     q, q_rope, k, k_rope, v = (here.array(x) for x in op.operands)
-    begin, end = here.owned(op.q, "position")
+    begin, end = here.held_range(op.q, "position")
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
     mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k_rope), op.causal, op.window, op.chunk)
     return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial)
@@ -272,7 +272,7 @@ def _key_heads(op: Attention, here: Local) -> Array:
     """For each query head of this rank, the index of its key head among the key heads of this rank."""
     query, key = op.q.type.dims[2].name, op.k.type.dims[2].name
     sizes = here.place.sizes
-    mine, have = here.owned(op.q, query), here.owned(op.k, key)
+    mine, have = here.held_range(op.q, query), here.held_range(op.k, key)
     needed = np.arange(*mine) * sizes[key] // sizes[query]
     if needed.size and not (have[0] <= needed.min() and needed.max() < have[1]):
         why = f"rank {here.rank} has {query} {_show((mine,))}, but of {key} only {_show((have,))}"
@@ -283,7 +283,7 @@ def _key_heads(op: Attention, here: Local) -> Array:
 def _last_token(op: LastToken, here: Local) -> Array:
     """The last position where this rank holds it, zeros elsewhere."""
     x, along = here.array(op.x), op.x.type.names.index("position")
-    start, stop = here.owned(op.x, "position")
+    start, stop = here.held_range(op.x, "position")
     if start < here.place.sizes["position"] == stop:
         last: Array = x.take(-1, axis=along)
         return last

@@ -45,16 +45,16 @@ class Placement:
         self._coordinates = [mesh.coordinates(rank) for rank in range(mesh.ranks)]
         self._held: dict[tuple[Dim, int], Held] = {}
 
-    def held(self, dim: Dim, rank: int) -> Held:
+    def held_ranges(self, dim: Dim, rank: int) -> Held:
         """The global ranges of ``dim`` that ``rank`` holds."""
         found = self._held.get((dim, rank))
         if found is None:
             found = self._held[dim, rank] = self._cut(dim, rank)
         return found
 
-    def owned(self, dim: Dim, rank: int) -> Range:
+    def held_range(self, dim: Dim, rank: int) -> Range:
         """The global range of ``dim`` that ``rank`` holds (ValueError where it holds several)."""
-        (found,) = self.held(dim, rank)
+        (found,) = self.held_ranges(dim, rank)
         return found
 
     def _cut(self, dim: Dim, rank: int) -> Held:
@@ -100,7 +100,7 @@ class Placement:
 
     def block(self, type_: TensorType, rank: int) -> Block:
         """The part of a tensor that ``rank`` holds. A softmax over some keys has a log-sum-exp after every row."""
-        return _with_statistics(type_, tuple(self.held(d, rank) for d in type_.dims))
+        return _with_statistics(type_, tuple(self.held_ranges(d, rank) for d in type_.dims))
 
     def shape(self, type_: TensorType, rank: int) -> tuple[int, ...]:
         """The shape of the part of a tensor that ``rank`` holds."""
@@ -117,7 +117,7 @@ class Placement:
 
     def rows(self, dim: Dim, rank: int) -> Array:
         """The indices, in a rank's part of the whole dimension, of the rows in its part of a chunk."""
-        start, _ = self.owned(Dim(dim.name, dim.axes), rank)
+        start, _ = self.held_range(Dim(dim.name, dim.axes), rank)
         _, own = own_pieces(dim, self.sizes[dim.name], self.mesh, self._coordinates[rank])
         return np.concatenate([np.arange(a - start, b - start) for a, b in own])
 

@@ -61,7 +61,9 @@ class Calls(NamedTuple):
     @property
     def traffic(self) -> Traffic:
         """Its numbers."""
-        return Traffic(self.calls, self.payload, self.wire, self.time_s, self.share, self.per_request)
+        return Traffic(
+            self.calls, self.payload, wire=self.wire, time_s=self.time_s, share=self.share, per_request=self.per_request
+        )
 
     def as_json(self) -> dict[str, Any]:
         """An entry of ``rows``."""

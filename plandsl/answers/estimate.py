@@ -154,7 +154,7 @@ def _note(diagnostic: Diagnostic) -> dict[str, Any]:
     return out
 
 
-def alike(a: Estimate, b: Estimate, metric: str) -> bool:
+def within_band(a: Estimate, b: Estimate, metric: str) -> bool:
     """Whether each of two estimates lies in the band of the other: they cannot be told apart by this metric."""
     ours, theirs = a.band(metric), b.band(metric)
     if ours is None or theirs is None:
@@ -168,6 +168,6 @@ def comparisons(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
     out = []
     for i, a in enumerate(estimates):
         for b in estimates[i + 1 :]:
-            if same := [m for m in BANDED if alike(a, b, m)]:
+            if same := [m for m in BANDED if within_band(a, b, m)]:
                 out.append({"plans": [a.plan, b.plan], "within_band": same})
     return out

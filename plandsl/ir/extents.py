@@ -72,13 +72,6 @@ class Extents:
         """Bytes one rank holds."""
         return self.product(type_.dims) * item_bytes(type_.dtype)
 
-    def global_elements(self, type_: TensorType) -> Number:
-        """Elements of the whole tensor."""
-        total: Number = 1
-        for dim in type_.dims:
-            total = total * self.sizes[dim.name]
-        return total
-
 
 def _fullest(chosen: int, experts: Number, imbalance: Skew, ways: Number) -> Number:
     """``chosen`` of ``experts`` on the fullest of ``ways`` ranks: ``imbalance`` times the mean, at most what fits."""

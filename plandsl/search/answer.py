@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Band, Estimate
-from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, unmeasured
+from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, without_tables
 from plandsl.search.run import MEMORY, Compiler, Found
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, evaluate_metrics
@@ -158,7 +158,7 @@ def remedies(found: Found, nearest: Configuration) -> Iterator[Remedy]:
     cost = Compiler().compile(plan).cost
 
     def enough(change: Callable[[PlanSpec, float], PlanSpec], factor: float) -> bool:
-        values = evaluate_metrics(cost.on(change(unmeasured(plan), factor)), {})
+        values = evaluate_metrics(cost.on(change(without_tables(plan), factor)), {})
         return bool(values.fits) and all(bool(values.holds(r)) for r in plan.requires)
 
     figures = {**{f.name: f.improved for f in FIGURES.values()}, "memory": larger_memory}

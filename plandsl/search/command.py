@@ -51,7 +51,7 @@ def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any
         found = _run(search, arguments, points)
         top, front = configurations(found, found.tally.top), configurations(found, found.tally.front)
         made = estimates(found, top)
-        same = ranks_in_band(made, search.wanted[0].metric)
+        same = ranks_in_band(made, search.all_goals[0].metric)
         nearest = configurations(found, found.tally.nearest)[:1] if not top else []
         missing = [m for n in nearest for m in misses(found, n)]
         better = [r for n in nearest for r in remedies(found, n)]
@@ -131,7 +131,7 @@ def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Co
         return
     path, best = Path(arguments.output), top[0]
     text = found.search.write(found.search.name, best.combination)
-    said = f"# The best of `search {found.search.name}`: {found.search.wanted[0].text}.\n"
+    said = f"# The best of `search {found.search.name}`: {found.search.all_goals[0].text}.\n"
     plain = open_text(text, str(path))
     plain.check()
     if plain.errors:

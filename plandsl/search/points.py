@@ -50,7 +50,7 @@ class Points:
 
     def __init__(self, search: SearchSpec) -> None:
         self.search = search
-        self.goal = search.wanted[0]
+        self.goal = search.all_goals[0]
         self.vertical = "throughput" if self.goal.metric == "throughput" else "throughput_per_gpu"
         self.reasons = (MEMORY, *(r.text for r in search.requires))
         self.fields = tuple(c for c in search.choices if len(c.settings) > 1)

@@ -199,7 +199,7 @@ class Run:
     def empty(self) -> Tally:
         """A tally of no configurations."""
         search = self.space.search
-        return Tally(search.wanted, search.weighed, self.keep)
+        return Tally(search.all_goals, search.front_goals, self.keep)
 
     @cached_property
     def late(self) -> tuple[Condition, ...]:

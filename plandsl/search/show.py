@@ -64,7 +64,7 @@ def _title(found: Found, seconds: float) -> Text:
 
 
 def _columns(found: Found) -> list[str]:
-    goals = [g.metric for g in found.search.wanted]
+    goals = [g.metric for g in found.search.all_goals]
     required = [r.metric for r in found.search.requires]
     return list(dict.fromkeys((*goals, "ttft", "tpot", "throughput", "throughput_per_gpu", *required)))
 
@@ -89,12 +89,12 @@ def _table(title: str) -> Table:
 
 
 def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int]) -> RenderableType:
-    goals = ", then ".join(g.text for g in found.search.wanted)
+    goals = ", then ".join(g.text for g in found.search.all_goals)
     table = _table(goals)
     _rows(table, found, top, same, best=True)
     if not same:
         return table
-    metric = WORDS.get(found.search.wanted[0].metric, found.search.wanted[0].metric)
+    metric = WORDS.get(found.search.all_goals[0].metric, found.search.all_goals[0].metric)
     return Group(
         table, Text(f"=  within the band of the first, by {metric}: the model cannot tell them apart", style="dim")
     )
@@ -152,7 +152,7 @@ def found_json(
     search, t = found.search, found.tally
     return {
         "search": search.name,
-        "goals": [g.text for g in search.wanted],
+        "goals": [g.text for g in search.all_goals],
         "requires": [r.text for r in search.requires],
         "varies": {c.name: len(c.settings) for c in search.choices},
         "plans": found.plans,

@@ -94,7 +94,7 @@ class NodeSpec(FrozenValue):
         return self.gpus or ((self.count, self.gpu),)
 
     @property
-    def made_of(self) -> str:
+    def composition(self) -> str:
         """``8 x h100_sxm``, ``4 x h100_sxm, 4 x h200_sxm``."""
         return ", ".join(f"{count} x {gpu.name}" for count, gpu in self.groups)
 
@@ -124,7 +124,7 @@ class ClusterSpec(FrozenValue):
         return self.nodes or ((self.count, self.node),)
 
     @property
-    def made_of(self) -> str:
+    def composition(self) -> str:
         """``4 x h100_8``, ``2 x h100_8, 2 x h200_8``."""
         return ", ".join(f"{count} x {node.name}" for count, node in self.groups)
 

@@ -259,7 +259,7 @@ class PlanSpec(FrozenValue):
         return evolve(self, shift=None), evolve(self, shift=None, sharding=self.shift.tensor)
 
     @property
-    def continues(self) -> bool:
+    def has_cached_prompts(self) -> bool:
         """Whether tokens of a request may be in the cache before a prefill step of the request."""
         return self.workload.reuse > 0 or self.chunked_prefill is not None
 
@@ -272,11 +272,11 @@ class PlanSpec(FrozenValue):
     def machine(self) -> str:
         """The name of the node or the cluster; the name of a cluster, or of a node with unlike GPUs, has its parts."""
         if self.cluster is not None:
-            return f"{self.cluster.name} ({self.cluster.made_of})"
-        return f"{self.node.name} ({self.node.made_of})" if self.node.gpus else self.node.name
+            return f"{self.cluster.name} ({self.cluster.composition})"
+        return f"{self.node.name} ({self.node.composition})" if self.node.gpus else self.node.name
 
     @property
-    def runs_on(self) -> EngineSpec:
+    def effective_engine(self) -> EngineSpec:
         """The serving engine; `IDEAL` if the plan names none."""
         return self.engine or IDEAL
 

@@ -152,19 +152,19 @@ class SearchSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
 
     @property
-    def wanted(self) -> tuple[Goal, ...]:
+    def all_goals(self) -> tuple[Goal, ...]:
         """The goals; the first one ranks the plans. Without goals: the greatest throughput per GPU."""
         return self.goals or (Goal("throughput_per_gpu", True),)
 
     @property
-    def weighed(self) -> tuple[Goal, ...]:
+    def front_goals(self) -> tuple[Goal, ...]:
         """The metrics of the Pareto front: `FRONT` and the goals, without cost if all plans have the same kind of GPU.
 
         Then the cost follows from the throughput per GPU.
         """
         unlike = any(c.path.split(".")[0] in ("node", "cluster") for c in self.choices)
         usual = tuple(g for g in FRONT if unlike or g.metric != "cost")
-        named = {g.metric: g for g in (*usual, *(g._replace(span=None) for g in self.wanted))}
+        named = {g.metric: g for g in (*usual, *(g._replace(span=None) for g in self.all_goals))}
         return tuple(named.values())
 
     @property

@@ -13,7 +13,14 @@ from attrs import evolve
 from plandsl.backends.cost import Metrics
 from plandsl.backends.cost.answers.figures import FIGURES, Figure
 from plandsl.backends.cost.answers.responses import Followed, responses
-from plandsl.backends.cost.answers.sensitivities import BEST, SPECK, Asking, followed, left, perfect
+from plandsl.backends.cost.answers.sensitivities import (
+    BEST,
+    SPECK,
+    Variations,
+    perfect_figure,
+    remaining_seconds,
+    seconds_by_bound,
+)
 from plandsl.backends.cost.answers.terms import terms
 from plandsl.backends.cost.deployments.deployment import HOT
 from plandsl.driver import CompiledPlan
@@ -321,7 +328,7 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
     Nothing follows a figure that is perfect, and what bounds the rest of its share then is named. A wait for other
     requests follows what lengthens it.
     """
-    asking = Asking(plan.cost)
+    asking = Variations(plan.cost)
     own, follow = asking.terms(FIGURES["memory"], 1.0), responses(asking.model, asking.metrics).ops
     waits = {term.name for times in (own.ttft, own.tpot) for term in times.terms if term.bound in ("wait", "mixed")}
     assert all(own.waits.get(name) for name in waits), f"of {waits} some follow nothing: {own.waits}"
@@ -332,11 +339,11 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
         best = asking.terms(figure, BEST)
         for metric in ("ttft", "tpot"):
             before, after = (getattr(times, metric).total for times in (own, best))
-            share, still = (followed(times, metric).get(key, 0.0) for times in (own, best))
+            share, still = (seconds_by_bound(times, metric).get(key, 0.0) for times in (own, best))
             assert still <= NOTHING * before, f"{still} of {before} s of {metric} follow perfect {figure.name}"
-            sure = share - sum(left(own, best, metric, key).values()) - NOTHING * before
+            sure = share - sum(remaining_seconds(own, best, metric, key).values()) - NOTHING * before
             assert before - after >= sure, f"perfect {figure.name} gains {before - after} s of {metric}, not {sure}"
-            found = perfect(asking, own, metric, key)
+            found = perfect_figure(asking, own, metric, key)
             assert (found.behind is not None) == (found.hidden > SPECK), f"{found} of {metric}, {figure.name}"
 
 

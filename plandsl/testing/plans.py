@@ -123,7 +123,7 @@ def plans(
         chunked_prefill=draw(st.none() | st.none() | st.integers(load.batch + 1, load.batch + 600)),
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
-    if plan.continues and not _is_causal(what):  # such prompts cannot be computed in parts
+    if plan.has_cached_prompts and not _is_causal(what):  # such prompts cannot be computed in parts
         return evolve(plan, workload=evolve(load, reuse=0.0, prefix=None), chunked_prefill=None)
     return plan
 

@@ -27,11 +27,11 @@ from plandsl.backends.cost.forms.dispatch import (
     GROUPS,
     UNITS,
     Traffic,
-    direct,
+    busy_units,
+    direct_traffic,
     dispatch_seconds,
-    engines,
-    packed,
-    spread,
+    occupied_places,
+    packed_traffic,
     wire_bytes,
 )
 from plandsl.spec.constants import DispatchConstants
@@ -86,10 +86,10 @@ def _reason(rows: Table) -> NDArray[np.str_]:
 def counted_bytes(rows: Table) -> Floats:
     """Bytes that the publisher of a row's bandwidth counts."""
     n, experts, topk = rows.numbers("n_ranks"), rows.numbers("n_experts"), rows.numbers("topk")
-    copies = np.asarray(spread(n, experts, topk))
+    copies = np.asarray(occupied_places(n, experts, topk))
     nodes = _nodes(rows)
     groups = np.minimum(nodes, GROUPS)
-    reached = np.asarray(spread(groups, experts * groups / nodes, topk))
+    reached = np.asarray(occupied_places(groups, experts * groups / nodes, topk))
     over_network = rows.texts("bw_kind") == "rdma"
     copies = np.where(over_network, np.where(_latency(rows), topk, reached), copies)
     return np.asarray(rows.numbers("tokens_per_rank") * copies * _copy(rows), dtype=np.float64)
@@ -111,9 +111,9 @@ def _traffic(rows: Table) -> Traffic:
     """What a rank sends: packed in normal mode, a message per expert in low latency, per rank where MORI packs."""
     tokens, copy, n, nodes = rows.numbers("tokens_per_rank"), _copy(rows), rows.numbers("n_ranks"), _nodes(rows)
     experts, topk = rows.numbers("n_experts"), rows.numbers("topk")
-    copies = np.where(_library(rows) == "mori", np.asarray(spread(n, experts, topk)), topk)
-    whole = packed(tokens, copy, ranks=n, nodes=nodes, experts=experts, topk=topk)
-    split = direct(tokens, copy, n, nodes, copies)
+    copies = np.where(_library(rows) == "mori", np.asarray(occupied_places(n, experts, topk)), topk)
+    whole = packed_traffic(tokens, copy, ranks=n, nodes=nodes, experts=experts, topk=topk)
+    split = direct_traffic(tokens, copy, n, nodes, copies)
     fields = [np.where(_latency(rows), b, a) for a, b in zip(whole, split, strict=True)]
     return Traffic(*fields)
 
@@ -128,7 +128,7 @@ def _seconds(c: DispatchConstants, gpu: GpuSpec, rows: Table) -> Floats:
     traffic, inside = _traffic(rows), rows.numbers("n_ranks") / _nodes(rows)
     experts, latency, hidden = rows.numbers("n_experts"), _latency(rows), rows.numbers("hidden")
     walked = np.where(latency & _combine(rows), traffic.copies, rows.numbers("tokens_per_rank")) * hidden
-    units = np.where(latency, np.asarray(engines(experts, gpu.units)), _units(rows))
+    units = np.where(latency, np.asarray(busy_units(experts, gpu.units)), _units(rows))
     waits = np.where(latency, experts, 0.0)
     out = dispatch_seconds(
         c, links_of(rows), inside, traffic, walked=walked, copy=_copy(rows), units=units, waits=waits

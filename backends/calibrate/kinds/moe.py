@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip
-from plandsl.backends.cost.forms.moe import TILES, Layer, Load, Matrix, gemm_seconds, loads, moe_seconds
+from plandsl.backends.cost.forms.moe import TILES, Layer, Load, Matrix, expert_loads, gemm_seconds, moe_seconds
 from plandsl.spec.constants import GroupedConstants, MoeConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
@@ -228,7 +228,7 @@ def _sliced(rows: Table) -> NDArray[np.bool_]:
 def _moe_seconds(c: MoeConstants, gpu: GpuSpec, rows: Table) -> Floats:
     dtype = str(_dtypes(rows)[0])
     layer, tokens = _layer(rows, dtype), rows.numbers("tokens")
-    given = loads(layer, tokens, *_skew(rows, tokens, layer))
+    given = expert_loads(layer, tokens, *_skew(rows, tokens, layer))
     sliced = _sliced(rows)
     if sliced.any():
         tokens, given = _slice(layer, tokens, given, sliced)

@@ -1,4 +1,4 @@
-"""What an estimate takes for granted: figures that nobody published or measured, and constants that are not set."""
+"""The assumptions of an estimate: figures that nobody published or measured, and constants that are not set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME
 
 
-def assumed(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
+def assumptions(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
     """Entries of (what, which figure, how it is assumed), for the hardware and the calibration of ``plan``."""
     hardware = tuple((e.name, path, text) for e in _parts(plan) for path, text in e.assumed)
     fitted = plan.calibration
@@ -21,7 +21,7 @@ def assumed(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
 
 
 def _network_unknown(plan: PlanSpec) -> bool:
-    """Whether ranks stand on several nodes, and the calibration says nothing of what passes between these."""
+    """Whether ranks stand on several nodes and the calibration has no constants for the network."""
     between = plan.cluster is not None and plan.sharding.ranks > plan.node.count
     known = {name.partition(".")[0] for name, _ in plan.calibration.values}
     return between and known.isdisjoint(("link", "collective_nodes"))
@@ -33,7 +33,7 @@ def _parts(plan: PlanSpec) -> list[GpuSpec | NodeSpec | ClusterSpec]:
 
 
 def _unset(calibration: CalibrationSpec) -> list[tuple[str, str]]:
-    """Constants that a calibration leaves out, and what is taken instead."""
+    """Constants that a calibration leaves out, and the values that replace them."""
     have = {name.split(".")[0] for name, _ in calibration.values}
     instead = {"attention_decode": "attention_prefill", "launch_elementwise": "launch", "launch_collective": "launch"}
     missing = [

@@ -1,4 +1,4 @@
-"""What is told of communication: every call of every stage, in both phases and between two pools."""
+"""From metrics to `Communication`: every call of every stage, in both phases and between two pools."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from plandsl.ir.types import Number
 
 
 class Kind(NamedTuple):
-    """What the calls of one row have in common."""
+    """The properties that all calls of a row share."""
 
     op: str
     axis: str
@@ -23,11 +23,11 @@ class Kind(NamedTuple):
     part: str
 
 
-class Asks(NamedTuple):
-    """What the numbers of one phase are held against.
+class Basis(NamedTuple):
+    """What the numbers of one phase are divided by.
 
-    ``time`` is TTFT or TPOT, and ``shared`` requests (or tokens) come of the kernels that it has the time of. A request
-    takes ``passes`` of the phase, each with ``batch`` requests.
+    ``time`` is TTFT or TPOT; ``shared`` requests (or tokens) share its kernels. A request takes ``passes`` passes of
+    the phase, each with ``batch`` requests.
     """
 
     time: Number
@@ -42,32 +42,32 @@ def communication(metrics: Metrics, output: int, gain: Number) -> Communication:
     A request takes its part of one prefill, and of ``(output - 1) / gain`` decode steps.
     """
     joined = metrics.joined
-    first = Asks(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)
-    step = Asks(metrics.tpot, gain, (output - 1) / gain, metrics.batch)
+    first = Basis(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)
+    step = Basis(metrics.tpot, gain, (output - 1) / gain, metrics.batch)
     return Communication((*_rows(PREFILL, metrics.prefill, first), *_rows(DECODE, metrics.decode, step)))
 
 
-def _rows(phase: str, times: PhaseTimes, asks: Asks) -> list[Calls]:
+def _rows(phase: str, times: PhaseTimes, asks: Basis) -> list[Calls]:
     """The calls of all programs that ran in a phase, the longest first."""
     found: dict[Kind, list[Traffic]] = {}
     for run in times.ran:
-        for kind, traffic in _sent(run, asks):
+        for kind, traffic in _calls_of(run, asks):
             found.setdefault(kind, []).append(traffic)
     rows = [Calls(phase, **kind._asdict(), **add_up(parts)._asdict()) for kind, parts in found.items()]
     return sorted(rows, key=lambda row: -row.time_s)
 
 
-def _sent(run: ProgramRun, asks: Asks) -> Iterator[tuple[Kind, Traffic]]:
-    """What each op of each stage sends. Of a hop the sender counts: it takes the time."""
+def _calls_of(run: ProgramRun, asks: Basis) -> Iterator[tuple[Kind, Traffic]]:
+    """The traffic of each op of each stage. A hop counts at its sender, which takes the time."""
     lines = PhaseLines(run.phase, run.times, run.bind, float(run.context))
     for stage in range(len(run.times.stages)):
         for op in lines.stage_ops(stage, LINK):
             if op.time_s > 0:
                 kind = Kind(op.op, op.axis, op.algorithm, op.nodes, run.part)
-                yield kind, _traffic(run, op, lines.along(stage, op), asks)
+                yield kind, _traffic(run, op, lines.share_on_way(stage, op), asks)
 
 
-def _traffic(run: ProgramRun, op: OpTime, along: float, asks: Asks) -> Traffic:
+def _traffic(run: ProgramRun, op: OpTime, along: float, asks: Basis) -> Traffic:
     """One op of a stage; ``along`` is the share of its runs that lies on the way of one batch."""
     count = float(run.count)
     runs, time = op.count * count, op.time_s * count

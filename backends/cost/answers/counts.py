@@ -1,4 +1,4 @@
-"""What a model comes to by counting: parameters, and bytes of KV cache for each token."""
+"""Counts of a model: parameters, and bytes of KV cache for each token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parameters(program: Program) -> int:
 
 
 def active_parameters(program: Program) -> int:
-    """Parameters that a token meets: of experts' weights, those of as many experts as it goes to."""
+    """Parameters that a token uses: all but the weights of experts that it does not choose."""
     idle, sizes = 0, dict(program.sizes)
     for region in program.regions if program.imbalance else ():
         places: dict[str, Places] = {}

@@ -1,11 +1,11 @@
-"""From two cost models to a `Difference`: the terms of `planc explain`, side by side."""
+"""From two cost models to a `Difference`: the terms of ``planc explain``, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from plandsl.answers.difference import Difference, Part, Split
-from plandsl.answers.estimate import BANDED, alike
+from plandsl.answers.estimate import BANDED, within_band
 from plandsl.answers.explanation import Breakdown, Term
 from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.terms import memory_terms, terms
@@ -13,7 +13,7 @@ from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.fields import changes
 
 SAME = 0.02
-"""Work that differs by less is the same."""
+"""Amounts of work with a smaller relative difference count as equal."""
 
 WORK: dict[str, tuple[str, Callable[[Term], float]]] = {
     "compute": ("FLOPs", lambda t: t.flops),
@@ -24,46 +24,48 @@ WORK: dict[str, tuple[str, Callable[[Term], float]]] = {
     "launch": ("launches", lambda t: t.runs),
     "unit": ("bytes", lambda t: t.bytes),
 }
-"""What a term has to do, by what bounds it."""
+"""The amount of work of a term, by its bound."""
 
 Key = Callable[[Term], tuple[str, str, str, str]]
 
 
 def difference(a: Deployment, b: Deployment) -> Difference:
-    """What ``b`` has over ``a``, term by term."""
+    """The difference of ``b`` to ``a``, term by term."""
     ours, theirs = estimate(a), estimate(b)
     before, after = terms(a, a.evaluate()), terms(b, b.evaluate())
 
-    def banded(name: str) -> bool | None:
-        return None if ours.band(name) is None or theirs.band(name) is None else alike(ours, theirs, name)
+    def overlap(name: str) -> bool | None:
+        return None if ours.band(name) is None or theirs.band(name) is None else within_band(ours, theirs, name)
 
-    ttft, tpot, _, throughput = (banded(name) for name in BANDED)
+    ttft, tpot, _, throughput = (overlap(name) for name in BANDED)
     return Difference(
         ours,
         theirs,
-        changes(a.plan, b.plan),
-        _split("ttft", before.ttft, after.ttft, alike=ttft),
-        _split("tpot", before.tpot, after.tpot, alike=tpot),
-        _rates(_split("throughput", before.per_token, after.per_token, alike=throughput)),
-        _split("memory", memory_terms(ours.memory), memory_terms(theirs.memory)),
+        changes=changes(a.plan, b.plan),
+        ttft=_split("ttft", before.ttft, after.ttft, alike=ttft),
+        tpot=_split("tpot", before.tpot, after.tpot, alike=tpot),
+        throughput=_as_rates(_split("throughput", before.per_token, after.per_token, alike=throughput)),
+        memory=_split("memory", memory_terms(ours.memory), memory_terms(theirs.memory)),
     )
 
 
 def _split(metric: str, a: Breakdown, b: Breakdown, alike: bool | None = None) -> Split:
     parts = _parts(a.terms, b.terms, lambda t: t.key)
     groups = _parts(a.terms, b.terms, lambda t: ("", t.group, "", ""))
-    return Split(metric, a.total, b.total, parts, groups, alike)
+    return Split(metric, a.total, after=b.total, parts=parts, groups=groups, alike=alike)
 
 
-def _rates(seconds: Split) -> Split:
-    """Throughput from seconds per token: ``1 / b - 1 / a = -(b - a) / (a b)``, so that terms keep their proportions."""
+def _as_rates(seconds: Split) -> Split:
+    """Throughput from seconds per token: ``1 / b - 1 / a = -(b - a) / (a b)``, which keeps the proportions of terms."""
     scale = -1 / (seconds.before * seconds.after)
 
     def rated(parts: Iterable[Part]) -> tuple[Part, ...]:
         return tuple(part._replace(change=part.change * scale) for part in parts)
 
     parts, groups = rated(seconds.parts), rated(seconds.groups)
-    return Split(seconds.metric, 1 / seconds.before, 1 / seconds.after, parts, groups, seconds.alike)
+    return Split(
+        seconds.metric, 1 / seconds.before, after=1 / seconds.after, parts=parts, groups=groups, alike=seconds.alike
+    )
 
 
 def _parts(a: Iterable[Term], b: Iterable[Term], key: Key) -> tuple[Part, ...]:
@@ -80,7 +82,7 @@ def _parts(a: Iterable[Term], b: Iterable[Term], key: Key) -> tuple[Part, ...]:
 
 
 def _why(a: list[Term], b: list[Term]) -> str:
-    """What there is more or less to do, of what bounds the longer side: ``0.5x the bytes``."""
+    """The ratio of work, in the unit of the longer side's bound: ``0.5x the bytes``."""
     if not a or not b:
         return "only before" if a else "only after"
     longer = max((a, b), key=lambda side: sum(t.value for t in side))

@@ -1,4 +1,4 @@
-"""From numbers to an `Estimate`: which ops the time goes to, what held."""
+"""From metrics to an `Estimate`: times by op, memory by stage, and which requirements are met."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from plandsl.answers.estimate import BANDED, Estimate, Requirement
 from plandsl.answers.occupancy import Load, Memory, Reuse, StageGpus, Used
 from plandsl.answers.phases import PhaseEstimate
-from plandsl.backends.cost.answers.assumed import assumed
+from plandsl.backends.cost.answers.assumed import assumptions
 from plandsl.backends.cost.answers.communication import communication
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
 from plandsl.backends.cost.answers.lines import PhaseLines
-from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
-from plandsl.backends.cost.deployments.memory import Held, smallest
+from plandsl.backends.cost.deployments.memory import Held, smallest_gpus
 from plandsl.backends.cost.deployments.ongoing import Served
-from plandsl.backends.cost.deployments.prefix import reused
+from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.diagnostics import Diagnostic
@@ -35,7 +35,7 @@ COMPARE = {
 
 
 def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
-    """The full answer for the plan's own load."""
+    """The estimate for the plan's own load."""
     metrics = model.evaluate()
     if model.transfer is not None:
         from plandsl.backends.cost.answers.pools import estimate_pools
@@ -45,11 +45,11 @@ def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
 
 
 def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnostic] = ()) -> Estimate:
-    """What is told of servers that run both phases."""
+    """The estimate of servers that run both phases."""
     one, plan, load = model.one, model.plan, model.plan.workload
     served, engine, batch, memory = metrics.served, plan.engine, metrics.batch, one.memory
-    length, resident = residents(one, load.input, load.output, ongoing=served is not None)
-    prefill, decode = phases(one, metrics)
+    length, resident = resident_tokens(one, load.input, load.output, ongoing=served is not None)
+    prefill, decode = phase_estimates(one, metrics)
     held = [memory.held(s, batch, length, load.input, resident) for s in range(len(memory.weights))]
     stages = tuple(_memory(h, capacity) for h, capacity in zip(held, memory.capacities, strict=True))
     program = one.main.prefill.schedule.program
@@ -79,27 +79,27 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         decode=decode,
         requires=tuple(requirement(r, metrics, prefill, decode, cost) for r in plan.requires),
         notes=tuple(notes),
-        assumed=tuple(dict.fromkeys(entry for kind in plan.kinds for entry in assumed(kind))),
+        assumed=tuple(dict.fromkeys(entry for kind in plan.kinds for entry in assumptions(kind))),
         calibration=", ".join(dict.fromkeys(kind.calibration.name for kind in plan.kinds)),
         cost_usd_per_mtok=cost,
         engine=None if engine is None else engine.name,
         load=None if served is None else _load(load.concurrency or 0, served),
         kv_block=memory.block,
         bands=_bands(plan, metrics, prefill, decode),
-        cluster=_used(plan),
-        **_parts_of(one, metrics),
+        cluster=_cluster_use(plan),
+        **_optional_parts(one, metrics),
         reuse=_reuse(plan),
         communication=communication(metrics, load.output, one.gain),
     )
 
 
-def _parts_of(one: Server, metrics: Metrics) -> dict[str, Any]:
-    """What is told of two shardings and of a draft, where there are such."""
+def _optional_parts(one: Server, metrics: Metrics) -> dict[str, Any]:
+    """The fields for two shardings and for a draft; empty without them."""
     if one.modes is None and one.guesses is None:
         return {}
-    from plandsl.backends.cost.answers.modes import shift_of, speculated
+    from plandsl.backends.cost.answers.modes import estimate_draft, estimate_shift
 
-    return {"shift": shift_of(one, metrics), "speculate": speculated(one, metrics)}
+    return {"shift": estimate_shift(one, metrics), "speculate": estimate_draft(one, metrics)}
 
 
 def price(model: Deployment) -> float | None:
@@ -120,14 +120,14 @@ def _price(plan: PlanSpec) -> float | None:
 
 
 def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
-    """On which GPUs each stage lies; empty where all are alike."""
+    """The GPUs of each stage; empty where all GPUs are of one kind."""
     kinds = plan.kinds
     if len(kinds) == 1:
         return ()
     from plandsl.ir.kinds import stage_kinds
 
     found = []
-    for stage, least in zip(stage_kinds(plan, program), smallest(plan, program), strict=True):
+    for stage, least in zip(stage_kinds(plan, program), smallest_gpus(plan, program), strict=True):
         counts: dict[str, int] = {}
         for number, count in sorted(stage.items()):
             name = kinds[number].node.gpu.name
@@ -137,12 +137,12 @@ def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
 
 
 def _reuse(plan: PlanSpec) -> Reuse | None:
-    """The tokens of a prompt that are in the cache already, where the workload says that some are."""
+    """The tokens of a prompt that are in the cache already; None for a workload without ``reuse``."""
     load = plan.workload
-    return Reuse(int(reused(plan, load.input)), load.prefix or "own") if load.reuse else None
+    return Reuse(int(reused_tokens(plan, load.input)), load.prefix or "own") if load.reuse else None
 
 
-def _used(plan: PlanSpec) -> Used | None:
+def _cluster_use(plan: PlanSpec) -> Used | None:
     """The cluster, and how many of its nodes the ranks stand on."""
     if plan.cluster is None:
         return None
@@ -151,8 +151,8 @@ def _used(plan: PlanSpec) -> Used | None:
     return Used(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
 
 
-def phases(one: Server, m: Metrics) -> tuple[PhaseEstimate, PhaseEstimate]:
-    """Both phases of one server, with what the load adds to their kernels."""
+def phase_estimates(one: Server, m: Metrics) -> tuple[PhaseEstimate, PhaseEstimate]:
+    """Both phases of one server, with waits and other times that the load adds to kernels."""
     s, (first, step) = m.served, (PhaseLines.of_main(m.prefill), PhaseLines.of_main(m.decode))
     waits = 0.0 if s is None else s.queue + s.line + s.start
     prefill = first.estimate(m.ttft, one, 1.0 if s is None else m.joined, waits, 0.0)
@@ -167,20 +167,20 @@ def _load(clients: int, s: Served) -> Load:
 def _bands(
     plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
 ) -> tuple[tuple[str, tuple[float, float]], ...]:
-    """Where 80 % of measurements would lie: by the engine's own error where it has one, else by that of the ops."""
-    engine, steps, routed = plan.runs_on, max(plan.workload.output - 1, 0), plan.model.routed
+    """The bands of 80 % of measurements: from the engine's band where it has one, else from the bands of ops."""
+    engine, steps, routed = plan.effective_engine, max(plan.workload.output - 1, 0), plan.model.routed
     first, step = engine.band("ttft", routed) or prefill.band, engine.band("tpot", routed) or decode.band
     if first is None or step is None:
         return ()
-    ttft, tpot = _times(m.ttft, first), _times(m.tpot, step)
+    ttft, tpot = _scale_band(m.ttft, first), _scale_band(m.tpot, step)
     latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
     made = float(m.throughput * m.latency)
     served = engine.band("throughput", routed)
-    rate = (made / latency[1], made / latency[0]) if served is None else _times(m.throughput, served)
+    rate = (made / latency[1], made / latency[0]) if served is None else _scale_band(m.throughput, served)
     return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))
 
 
-def _times(value: Number, factors: tuple[float, float]) -> tuple[float, float]:
+def _scale_band(value: Number, factors: tuple[float, float]) -> tuple[float, float]:
     return float(value) * factors[0], float(value) * factors[1]
 
 

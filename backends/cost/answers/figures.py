@@ -1,6 +1,6 @@
-"""The figures that a plan's speed hangs on, and plans in which one of them is another.
+"""The figures on which a plan's speed depends, and plans with one figure changed.
 
-What is fitted takes the figures of the GPU and its links, so that everything that follows from a figure follows.
+Fitted forms use the figures of the GPU and its links, so a changed figure changes them too.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import TIME
 
 Scaled = Callable[[PlanSpec, float], PlanSpec]
-"""A plan, and the same with one figure so many times as large."""
+"""Returns a plan with one figure multiplied by the factor."""
 
 OF_LINKS = ("collective", "collective_nodes", "ep_alltoall", "launch_collective")
 """Parts of a calibration that time what travels between GPUs."""
 
 
 class Figure(NamedTuple):
-    """A figure of the hardware or the engine: ``better`` is 1 where more of it is, -1 where less.
+    """A figure of the hardware or the engine: ``better`` is 1 where a larger value is better, else -1.
 
-    ``key`` is what terms that follow it are bound by.
+    ``key`` is the ``bound`` of terms that follow it.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Figure(NamedTuple):
         return self.scaled(plan, factor**self.better)
 
 
-def _on(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> PlanSpec:
+def _change_nodes(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> PlanSpec:
     cluster = plan.cluster
     if cluster is not None:
         nodes = tuple((count, change(node)) for count, node in cluster.nodes)
@@ -46,62 +46,62 @@ def _on(plan: PlanSpec, change: Callable[[NodeSpec], NodeSpec]) -> PlanSpec:
     return evolve(plan, node=change(plan.node), cluster=cluster)
 
 
-def _gpu(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
+def _change_gpus(plan: PlanSpec, change: Callable[[GpuSpec], GpuSpec]) -> PlanSpec:
     def changed(node: NodeSpec) -> NodeSpec:
         return evolve(node, gpu=change(node.gpu), gpus=tuple((count, change(gpu)) for count, gpu in node.gpus))
 
-    return _on(plan, changed)
+    return _change_nodes(plan, changed)
 
 
-def _memory(plan: PlanSpec, f: float) -> PlanSpec:
-    return _gpu(plan, lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * f))
+def _scale_memory(plan: PlanSpec, f: float) -> PlanSpec:
+    return _change_gpus(plan, lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * f))
 
 
-def _compute(plan: PlanSpec, f: float) -> PlanSpec:
-    return _gpu(plan, lambda gpu: evolve(gpu, compute=tuple((dtype, peak * f) for dtype, peak in gpu.compute)))
+def _scale_compute(plan: PlanSpec, f: float) -> PlanSpec:
+    return _change_gpus(plan, lambda gpu: evolve(gpu, compute=tuple((dtype, peak * f) for dtype, peak in gpu.compute)))
 
 
-def _link(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_link(plan: PlanSpec, f: float) -> PlanSpec:
     def faster(link: LinkSpec) -> LinkSpec:
         return evolve(link, bandwidth=link.bandwidth * f, bridge=link.bridge * f)
 
-    return _on(plan, lambda node: evolve(node, link=faster(node.link)))
+    return _change_nodes(plan, lambda node: evolve(node, link=faster(node.link)))
 
 
-def _network(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_network(plan: PlanSpec, f: float) -> PlanSpec:
     if plan.cluster is None:
         return plan
     network = evolve(plan.cluster.network, bandwidth=plan.cluster.network.bandwidth * f)
     plan = evolve(plan, cluster=evolve(plan.cluster, network=network))
     split = plan.split
-    return plan if split is None or not split.between else evolve(plan, split=_faster(split, f))
+    return plan if split is None or not split.between else evolve(plan, split=_scale_split(split, f))
 
 
-def _message(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_messages(plan: PlanSpec, f: float) -> PlanSpec:
     def later(link: LinkSpec) -> LinkSpec:
         return evolve(link, latency=link.latency * f)
 
-    plan = _on(plan, lambda node: evolve(node, link=later(node.link)))
+    plan = _change_nodes(plan, lambda node: evolve(node, link=later(node.link)))
     if plan.cluster is not None:
         plan = evolve(plan, cluster=evolve(plan.cluster, network=later(plan.cluster.network)))
     if plan.split is not None:
         plan = evolve(plan, split=evolve(plan.split, latency=plan.split.latency * f))
-    return _calibrated(plan, lambda calibration: _seconds(calibration, f, links=True))
+    return _change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=True))
 
 
-def _launch(plan: PlanSpec, f: float) -> PlanSpec:
-    return _calibrated(plan, lambda calibration: _seconds(calibration, f, links=False))
+def _scale_launches(plan: PlanSpec, f: float) -> PlanSpec:
+    return _change_calibrations(plan, lambda calibration: _scale_times(calibration, f, links=False))
 
 
-def _calibrated(plan: PlanSpec, change: Callable[[CalibrationSpec], CalibrationSpec]) -> PlanSpec:
+def _change_calibrations(plan: PlanSpec, change: Callable[[CalibrationSpec], CalibrationSpec]) -> PlanSpec:
     others = tuple((name, change(calibration)) for name, calibration in plan.calibrations)
     return evolve(plan, calibration=change(plan.calibration), calibrations=others)
 
 
-def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> CalibrationSpec:
+def _scale_times(calibration: CalibrationSpec, f: float, links: bool) -> CalibrationSpec:
     """A calibration whose times, of links or of kernels, are ``f`` times as long."""
     values = dict(calibration.values)
-    if "launch" in values:  # what collectives take where they have no time of their own
+    if "launch" in values:  # launches of collectives, by default as of kernels
         values.setdefault("launch_collective", values["launch"])
 
     def is_time(name: str) -> bool:
@@ -110,15 +110,15 @@ def _seconds(calibration: CalibrationSpec, f: float, links: bool) -> Calibration
     return evolve(calibration, values=tuple((n, v * f if is_time(n) else v) for n, v in values.items()))
 
 
-def _unit(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_unit(plan: PlanSpec, f: float) -> PlanSpec:
     def faster(calibration: CalibrationSpec) -> CalibrationSpec:
         values = ((n, v * f if n.endswith(".unit") else v) for n, v in calibration.values)
         return evolve(calibration, values=tuple(values))
 
-    return _calibrated(plan, faster)
+    return _change_calibrations(plan, faster)
 
 
-def _engine(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_engine(plan: PlanSpec, f: float) -> PlanSpec:
     if plan.engine is None:
         return plan
     return evolve(plan, engine=evolve(plan.engine, **{name: getattr(plan.engine, name) * f for name in ENGINE_TIMES}))
@@ -126,26 +126,26 @@ def _engine(plan: PlanSpec, f: float) -> PlanSpec:
 
 def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
     """``plan`` on GPUs with ``f`` times the memory."""
-    return _both_pools(lambda one, f: _gpu(one, lambda gpu: evolve(gpu, memory=gpu.memory * f)))(plan, f)
+    return _in_both_pools(lambda one, f: _change_gpus(one, lambda gpu: evolve(gpu, memory=gpu.memory * f)))(plan, f)
 
 
-def unmeasured(plan: PlanSpec) -> PlanSpec:
-    """``plan`` without tables of measurements, which hold for the figures that they were taken with."""
-    bare = _both_pools(lambda one, _: evolve(_gpu(one, lambda gpu: evolve(gpu, measured=())), measured=()))
+def without_tables(plan: PlanSpec) -> PlanSpec:
+    """``plan`` without tables of measurements, which are valid for the measured hardware only."""
+    bare = _in_both_pools(lambda one, _: evolve(_change_gpus(one, lambda gpu: evolve(gpu, measured=())), measured=()))
     return bare(plan, 1.0)
 
 
-def _transfer(plan: PlanSpec, f: float) -> PlanSpec:
+def _scale_transfer(plan: PlanSpec, f: float) -> PlanSpec:
     split = plan.split
-    return plan if split is None or split.between else evolve(plan, split=_faster(split, f))
+    return plan if split is None or split.between else evolve(plan, split=_scale_split(split, f))
 
 
-def _faster(split: SplitSpec, f: float) -> SplitSpec:
+def _scale_split(split: SplitSpec, f: float) -> SplitSpec:
     return evolve(split, bandwidth=split.bandwidth * f)
 
 
-def _both_pools(change: Scaled) -> Scaled:
-    """The same change in each pool of a plan that has two."""
+def _in_both_pools(change: Scaled) -> Scaled:
+    """``change`` for a plan and, where it has two pools, for each pool."""
 
     def changed(plan: PlanSpec, f: float) -> PlanSpec:
         made = change(plan, f)
@@ -158,17 +158,17 @@ def _both_pools(change: Scaled) -> Scaled:
 
 
 FIGURES = {
-    key: Figure(key, BOUNDS[key], better, _both_pools(scaled))
+    key: Figure(key, BOUNDS[key], better, _in_both_pools(scaled))
     for key, better, scaled in (
-        ("memory", 1, _memory),
-        ("compute", 1, _compute),
-        ("link", 1, _link),
-        ("network", 1, _network),
-        ("transfer", 1, _transfer),
-        ("message", -1, _message),
-        ("launch", -1, _launch),
-        ("unit", 1, _unit),
-        ("engine", -1, _engine),
+        ("memory", 1, _scale_memory),
+        ("compute", 1, _scale_compute),
+        ("link", 1, _scale_link),
+        ("network", 1, _scale_network),
+        ("transfer", 1, _scale_transfer),
+        ("message", -1, _scale_messages),
+        ("launch", -1, _scale_launches),
+        ("unit", 1, _scale_unit),
+        ("engine", -1, _scale_engine),
     )
 }
-"""All figures, by what they bound."""
+"""All figures, by key."""

@@ -1,4 +1,4 @@
-"""The lines of an estimate: each op of a phase, how long it takes, what bounds it, and how well the GPUs are used."""
+"""The lines of an estimate: the time and the bound of each op of a phase, and how well the GPUs are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import evolve
 
 from plandsl.answers.phases import OpTime, PhaseEstimate
 from plandsl.backends.cost.answers.names import op_names
-from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
+from plandsl.backends.cost.answers.utilisation import average_gpu, ideal_seconds
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
@@ -22,7 +22,7 @@ from plandsl.ir.types import Number
 
 
 def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
-    """The band of a sum of ops: errors of one kind of op go together, those of different kinds are independent."""
+    """The band of a sum of ops: errors are equal for ops of one kind, and independent between kinds."""
     total = sum(o.time_s for o in ops)
     kinds: dict[tuple[str, tuple[float, float]], float] = {}
     for o in ops:
@@ -40,16 +40,16 @@ def phase_band(ops: Sequence[OpTime]) -> tuple[float, float] | None:
 
 
 NEGLIGIBLE = 0.02
-"""An op with less of the time does not spoil a band by having none."""
+"""An op without a band counts as exact if it takes a smaller share of the time than this."""
 
 
-def _positive(rest: float, time: float) -> float:
-    """What is left after subtracting, without the dust of rounding."""
+def _drop_dust(rest: float, time: float) -> float:
+    """``rest``; 0 where it is a rounding error of ``time``."""
     return rest if rest > 1e-9 * time else 0.0
 
 
-def _together(lines: Iterable[OpTime]) -> Iterator[OpTime]:
-    """Chunks of one op share its name: they are counted together, as runs of the first, which is the fullest."""
+def _merge_chunks(lines: Iterable[OpTime]) -> Iterator[OpTime]:
+    """One line for all chunks of an op, which share its name; sizes are of the first chunk, which is the fullest."""
     found: dict[tuple[str, str], list[OpTime]] = {}
     for line in lines:
         found.setdefault((line.op, line.name), []).append(line)
@@ -59,10 +59,10 @@ def _together(lines: Iterable[OpTime]) -> Iterator[OpTime]:
         yield evolve(first, count=first.count + count, time_s=first.time_s + time) if ran else first
 
 
-def around(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
-    """Contexts, and their weights, that stand for a step at the mean ``context``.
+def context_nodes(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
+    """(weight, context) for a step at the mean ``context``.
 
-    In decode over chunks the middle says nothing of the mean.
+    Decode with attention chunks needs several contexts, since the step at the mean context is not the mean step.
     """
     if not model.chunks or model.schedule.program.phase == PREFILL:
         return [(1.0, context)]
@@ -76,33 +76,33 @@ class PhaseLines:
     def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
         self.model, self.times, self.bind, self.context = model, times, bind, context
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
-        self.nodes = around(model, bind, context)
+        self.nodes = context_nodes(model, bind, context)
         self.at = Binding(self.extents, context, self.nodes)
         self._known: dict[tuple[RunKey, int, str], list[OpTime]] = {}
 
     @classmethod
     def of_main(cls, times: PhaseTimes) -> PhaseLines:
-        """The model's own program in a step: a draft, which shares its time, is left out."""
+        """The lines of the model's own program in a step, without a draft."""
         run = times.main
         return cls(run.phase, run.times, run.bind, float(run.context))
 
     def estimate(self, time: Number, server: Server, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
-        """Time along the way of one batch, and utilisation at the rate that batches come round.
+        """The parts of ``time`` for one batch, and utilisation at the rate at which batches pass.
 
-        The kernels' time is shared by ``shared`` requests (or tokens) where ``time`` is one's; ``waiting`` and
-        ``mixed`` are parts of ``time`` that no kernel of this batch takes. What is left over is the engine's, or else a
-        wait for a stage.
+        ``shared`` requests (or tokens) share the kernels' time where ``time`` is for one of them. ``waiting`` and
+        ``mixed`` are parts of ``time`` in which no kernel of this batch runs. The rest is the engine's time, or without
+        an engine the wait for a stage.
         """
         t, plan = self.times, server.plan
         stages = len(t.stages)
         compute = sum(s.compute for s in t.stages) + t.again.compute
         exposed = sum(s.exposed for s in t.stages) + t.hops + t.again.exposed
-        parts = [self._parts(s) for s in range(stages)]
+        parts = [self._part_ops(s) for s in range(stages)]
         everything = [[op for part in stage for op in part] for stage in parts]
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / server.in_flight
         program = self.model.schedule.program
-        gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average(plan)
+        gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average_gpu(plan)
         ideal = float(t.parts) * sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
         busy = t.parts * sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in HOP_WORDS)
@@ -111,18 +111,18 @@ class PhaseLines:
         rest = float(time - waiting - mixed) - kernels - drafted
         engine = plan.engine is not None
         bubble = max(float(self.span) / share - kernels - drafted, 0.0) if engine else rest
-        ops = tuple(op for part in parts[t.slowest] for op in _together(part) if op.time_s > 0)
+        ops = tuple(op for part in parts[t.slowest] for op in _merge_chunks(part) if op.time_s > 0)
         return PhaseEstimate(
             time_s=float(time),
             compute_s=float(compute) / share,
             communication_s=float(exposed) / share,
-            overlapped_s=_positive(float(linked - t.parts * t.stages[t.slowest].exposed) / share, float(time)),
-            bubble_s=_positive(bubble, float(time)),
+            overlapped_s=_drop_dust(float(linked - t.parts * t.stages[t.slowest].exposed) / share, float(time)),
+            bubble_s=_drop_dust(bubble, float(time)),
             idle_share=max(0.0, 1 - float((busy + t.drafted) / per_batch)),
             mfu=ideal / float(per_batch * gpus),
             mbu=moved / (per_batch * stages * mean.bandwidth),
             ops=ops,
-            engine_s=_positive(rest - bubble, float(time)),
+            engine_s=_drop_dust(rest - bubble, float(time)),
             waiting_s=float(waiting),
             mixed_s=float(mixed),
             draft_s=drafted,
@@ -131,42 +131,42 @@ class PhaseLines:
 
     @property
     def span(self) -> Number:
-        """Seconds of the kernels, waits for a stage included."""
+        """Seconds of the kernels and of waits for a stage."""
         return self.times.through if self.model.schedule.program.phase == PREFILL else self.times.period
 
     def stage_ops(self, stage: int, stream: str = "") -> list[OpTime]:
-        """Every op of a stage, or of one of its streams; blocks of one kind that run in two parts count together."""
-        return [op for part in self._parts(stage, stream) for op in part]
+        """Every op of a stage, or of one of its streams."""
+        return [op for part in self._part_ops(stage, stream) for op in part]
 
-    def _parts(self, stage: int, stream: str = "") -> list[list[OpTime]]:
+    def _part_ops(self, stage: int, stream: str = "") -> list[list[OpTime]]:
         """The ops of each part of a stage."""
         parts, times = self.model.schedule.program.stages[stage], int(self.times.parts)
         return [self.lines(self.model.run(stage, p.region), p.repeats * times, stream) for p in parts]
 
-    def along(self, stage: int, op: OpTime) -> float:
-        """The share of an op's runs that is on the way of all parts of a batch: of the slowest stage all, else one's.
+    def share_on_way(self, stage: int, op: OpTime) -> float:
+        """The share of an op's runs that lengthens a batch in parts: 1 on the slowest stage, else one part's share.
 
-        Where a hop is slower than any stage, what it takes for the parts behind the first is left as a wait.
+        Where a hop is slower than all stages, its time for the parts behind the first counts as a wait.
         """
         times = self.times
         slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)
         return 1.0 if slowest and op.op not in HOP_WORDS else 1 / float(times.parts)
 
     def lines(self, run: RunKey, count: int, stream: str = "") -> list[OpTime]:
-        """Every op of a run, or of a ``stream`` of it, that a pass repeats ``count`` times; like stages share them."""
+        """Every op of a run, or of one ``stream``, with ``count`` runs in a pass; equal stages share the lines."""
         if (run, count, stream) not in self._known:
             self._known[run, count, stream] = list(self._lines(run, count, stream))
         return self._known[run, count, stream]
 
     def _lines(self, run: RunKey, count: int, stream: str) -> Iterator[OpTime]:
         region = self.model.schedule.program.region(region_of(run))
-        answers, seconds = self.model.answers(run, self.bind, self.context), self.times.seconds[run]
+        answers, seconds = self.model.deciding_work(run, self.bind, self.context), self.times.seconds[run]
         for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):
             if stream in ("", work.op.facts.stream):
-                yield self._on(model, work, name, count, float(each))
+                yield self._line_of(model, work, name, count, float(each))
 
-    def _on(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
-        """One op that ``model`` answers for: this one, or that of one of several kinds of GPU."""
+    def _line_of(self, model: PhaseModel, work: Work, name: str, count: int, each: float) -> OpTime:
+        """The line of one op, timed by ``model``: this phase, or the phase on one of several kinds of GPU."""
         if model is self.model:
             return self.line(work, name, count, each)
         found = PhaseLines(model, self.times, self.bind, self.context).line(work, name, count, each)
@@ -175,21 +175,21 @@ class PhaseLines:
     def line(self, work: Work, name: str, count: int, each: float) -> OpTime:
         """One op that takes ``each`` seconds and runs ``count`` times in a pass."""
         at, machine = self.at, self.model.machine
-        asked, answered, path = work.asked(at), work.answered(at, machine), work.path(self.model.schedule.program)
+        demand, answer, path = work.demand(at), work.answer(at, machine), work.path(self.model.schedule.program)
         return OpTime(
             op=work.op.facts.word,
             name=name,
             count=count * path.calls,
             time_s=each * count,
-            flops=float(asked.flops),
-            bytes=float(asked.moved + asked.payload),
+            flops=float(demand.flops),
+            bytes=float(demand.moved + demand.payload),
             bound=work.bound(at),
-            layer=answered.layer,
+            layer=answer.layer,
             shape=work.shape(at),
             axis=path.axis,
-            algorithm=answered.algorithm,
+            algorithm=answer.algorithm,
             communicates=path.communicates,
-            band=answered.band,
+            band=answer.band,
             nodes=path.nodes,
-            wire=float(asked.payload * answered.volume),
+            wire=float(demand.payload * answer.volume),
         )

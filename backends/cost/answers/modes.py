@@ -1,4 +1,4 @@
-"""What is told of servers that are made of others: two shardings, and a draft."""
+"""The parts of an estimate for two shardings, and for a draft."""
 
 from __future__ import annotations
 
@@ -10,53 +10,57 @@ from plandsl.backends.cost.deployments.deployment import Metrics
 from plandsl.backends.cost.deployments.drafted import break_even
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.num import least
+from plandsl.backends.cost.num import find_least
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 
 MOST = 2**17
-"""Tokens of a step up to which a crossover is looked for."""
+"""The most tokens of a step in the search for a crossover."""
 
 
-def shift_of(server: Server, metrics: Metrics) -> Shift | None:
-    """Both shardings by themselves, which one each phase takes, and where they cross; None where there is one."""
+def estimate_shift(server: Server, metrics: Metrics) -> Shift | None:
+    """Both shardings alone, the one that each phase takes, and where they cross; None for one sharding."""
     modes, load = server.modes, server.plan.workload
     if modes is None:
         return None
     base = modes.base.main
 
-    def taken(times: PhaseTimes) -> str:
+    def mode_name(times: PhaseTimes) -> str:
         return "base" if times.main.phase in (base.prefill, base.decode) else "tensor"
 
     return Shift(
         modes.threshold,
-        taken(metrics.prefill),
-        taken(metrics.decode),
-        mode_of(modes.base),
-        mode_of(modes.tensor),
-        _crossover(modes.base, modes.tensor, lambda one, n: prefill_step(one, 1, n, one.in_flight).through),
-        _crossover(modes.base, modes.tensor, lambda one, n: decode_step(one, n, load.input, load.output).period),
+        mode_name(metrics.prefill),
+        decode=mode_name(metrics.decode),
+        base=estimate_mode(modes.base),
+        tensor=estimate_mode(modes.tensor),
+        prefill_tokens=_crossover(
+            modes.base, modes.tensor, lambda one, n: prefill_step(one, 1, n, one.in_flight).through
+        ),
+        decode_tokens=_crossover(
+            modes.base, modes.tensor, lambda one, n: decode_step(one, n, load.input, load.output).period
+        ),
     )
 
 
 def _crossover(base: Server, tensor: Server, time: Callable[[Server, int], Number]) -> int | None:
-    """The number of tokens from which the base is the faster.
+    """The number of tokens from which ``base`` is faster; None where it never is.
 
-    Times have steps (padding, tiles), so that the two may cross more than once; this is one such number.
+    Times have steps (padding, tiles), so the two may cross several times; this is one of the crossings.
     """
-    return least(lambda tokens: bool(time(base, tokens) < time(tensor, tokens)), MOST)
+    return find_least(lambda tokens: bool(time(base, tokens) < time(tensor, tokens)), MOST)
 
 
-def mode_of(server: Server) -> Mode:
-    """What a plan would take with one sharding alone."""
+def estimate_mode(server: Server) -> Mode:
+    """TTFT and TPOT of a plan with one sharding alone."""
     sharding = server.plan.sharding
     metrics = Replicas(sharding.replicas, server).evaluate()
     mesh = tuple((a.name, a.size) for a in sharding.axes if a.size > 1)
     return Mode(sharding.name, mesh, float(metrics.ttft), float(metrics.tpot))
 
 
-def speculated(server: Server, metrics: Metrics) -> Speculated | None:
-    """What a draft takes, what its guesses bring, and from which acceptance on they are worth it."""
+def estimate_draft(server: Server, metrics: Metrics) -> Speculated | None:
+    """The time of a draft, the tokens that its guesses bring, and the acceptance at which they pay; None without."""
     guesses = server.guesses
     if guesses is None:
         return None

@@ -1,4 +1,4 @@
-"""Names that people know for the ops of a program: ``qkv``, ``gate_up``, ``down``."""
+"""Short names for the ops of a program: ``qkv``, ``gate_up``, ``down``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from plandsl.ir.program import Region
 
 
 def op_names(region: Region) -> list[str]:
-    """A name for each op of ``region``, unique among ops of its kind; a collective is named for what it moves.
+    """A name for each op of ``region``, unique among ops of its kind; a collective has the name of what it moves.
 
-    Chunks of one op share its name.
-
-    Names of one region do not meet those of another: ``norm`` is the block's, ``head_norm`` the head's.
+    Chunks of one op share its name. Names differ between regions: ``norm`` is the block's, ``head_norm`` the head's.
     """
     place = f"{region.name.own}_" if region.name.own else ""
     made: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What the times of two pools are made of: terms told by pool, and those of the transfer between them."""
+"""Breakdowns of the times of two pools: terms labelled with their pool, and terms of the transfer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.ir.program import DECODE, PREFILL
 
 KEPT = "KV cache"
-"""What travels from pool to pool."""
+"""The name of the transfer's terms."""
 
 
-def transferred(model: Deployment, metrics: Metrics) -> list[Term]:
-    """What a token waits for the cache to arrive: the message, its bytes, and the transfers of others."""
+def transfer_terms(model: Deployment, metrics: Metrics) -> list[Term]:
+    """The terms of a token's wait for the cache: the message, its bytes, and other transfers."""
     assert isinstance(model, Pools), "a transfer lies between two pools"
     split, load = model.split, model.plan.workload
     tokens = max(load.output - 1, 1)
@@ -25,23 +25,25 @@ def transferred(model: Deployment, metrics: Metrics) -> list[Term]:
     bytes_ = float(moved.exposed) / tokens - message
     port = 0.0 if metrics.served is None else float(metrics.served.port)
     found = (
-        Term(DECODE, "transfer", "transfer", KEPT, bytes_, bound, bytes=float(moved.sent), runs=1.0),
-        Term(DECODE, "transfer", "message", f"{KEPT}, latency", message, "message", runs=1.0),
-        Term(DECODE, "transfer", "wait", PORT, port, "wait"),
+        Term(
+            DECODE, "transfer", op="transfer", name=KEPT, value=bytes_, bound=bound, bytes=float(moved.sent), runs=1.0
+        ),
+        Term(DECODE, "transfer", op="message", name=f"{KEPT}, latency", value=message, bound="message", runs=1.0),
+        Term(DECODE, "transfer", op="wait", name=PORT, value=port, bound="wait"),
     )
     return [term._replace(part="transfer") for term in found if term.value > DUST * float(metrics.tpot)]
 
 
-def told_by_pool(whole: Breakdown) -> Breakdown:
-    """Terms of a time, each under its pool where nothing else is told of it."""
+def label_pools(whole: Breakdown) -> Breakdown:
+    """``whole`` with the pool as the ``part`` of each term that has none."""
     named = (t if t.part else t._replace(part=f"{t.phase} pool") for t in whole.terms)
     return evolve(whole, terms=tuple(named))
 
 
 def per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> Breakdown:
-    """Seconds per output token: what a request spends, over the tokens of all that are there at once.
+    """Seconds per output token: the time of a request over the tokens of all requests that are there at once.
 
-    Of requests that follow one another, all of its stay (Little). Of batches, its stay in the pool that limits:
+    Under an ongoing load, the time is the whole stay (Little). With batches it is the stay in the limiting pool:
 
         prefill  (period + admit batch) / (replicas in_flight batch output)
         decode   (output - 1) TPOT / (replicas in_flight batch output)
@@ -50,29 +52,31 @@ def per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakd
     load, total = model.plan.workload, 1 / float(metrics.throughput)
     if metrics.served is not None:
         weight = 1 / (float(load.concurrency or 0) * load.output)
-        once = [t for t in ttft.terms if t.name != CROWD]  # those who come first are there but once
+        once = [t for t in ttft.terms if t.name != CROWD]  # the crowd at the start does not recur
         found = [t.times(weight) for t in once] + [t.times(weight * (load.output - 1)) for t in tpot.terms]
-        rest = Term(DECODE, "the end of the run", "wait", "the end of the run", 0.0, "wait")
+        rest = Term(DECODE, "the end of the run", op="wait", name="the end of the run", value=0.0, bound="wait")
     else:
-        found, rest = _limiting(model, metrics, ttft, tpot)
+        found, rest = _limiting_terms(model, metrics, ttft, tpot)
     left = total - sum(t.value for t in found)
     found.append(rest._replace(value=left))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))
 
 
-def _limiting(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> tuple[list[Term], Term]:
-    """The terms of a token in what limits, and what is left of it."""
+def _limiting_terms(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> tuple[list[Term], Term]:
+    """The terms of a token in the limiting pool or transfer, and the term for the rest."""
     load = model.plan.workload
     limit = model.rates(metrics, load.input, load.output).limit
-    bubble = Term(limit, BUBBLE, "bubble", BUBBLE, 0.0, "bubble", part=f"{limit} pool")
+    bubble = Term(limit, BUBBLE, op="bubble", name=BUBBLE, value=0.0, bound="bubble", part=f"{limit} pool")
     if limit == "transfer":
         bound = "network" if model.split.between else "transfer"
-        return [], Term(DECODE, "transfer", "transfer", KEPT, 0.0, bound, part="transfer")
+        return [], Term(DECODE, "transfer", op="transfer", name=KEPT, value=0.0, bound=bound, part="transfer")
     if limit == "decode":
         places = model.decode.n * model.decode.in_flight * float(metrics.batch)
         return [t.times(max(load.output - 1, 1) / places / load.output) for t in tpot.terms], bubble
-    first, engine = float(metrics.joined), model.prefill.plan.runs_on
+    first, engine = float(metrics.joined), model.prefill.plan.effective_engine
     places = model.prefill.n * model.prefill.in_flight * first
-    admitted = Term(PREFILL, "engine", "engine", "engine", engine.admit * first, "engine", part="prefill pool")
+    admitted = Term(
+        PREFILL, "engine", op="engine", name="engine", value=engine.admit * first, bound="engine", part="prefill pool"
+    )
     once = [*(t for t in ttft.terms if t.bound not in ("engine", "bubble")), admitted]
     return [t.times(1 / places / load.output) for t in once if t.value > 0], bubble

@@ -1,4 +1,4 @@
-"""What is told of two pools: each phase from its pool, the memory of the fuller one, what limits and what balances."""
+"""The estimate of two pools: each phase from its pool, the memory of the fuller one, rates and their balance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plandsl.units import show_rate
 
 
 def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnostic] = ()) -> Estimate:
-    """The full answer for two pools."""
+    """The estimate of two pools."""
     assert isinstance(model, Pools), "a transfer lies between two pools"
     plan, load = model.plan, model.plan.workload
     alone = model.alone(metrics, load.input, load.output)
@@ -42,7 +42,7 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
         decode=decode,
         requires=tuple(requirement(r, metrics, a.prefill, decode, cost) for r in plan.requires),
         notes=tuple(notes),
-        assumed=_assumed(model.split, a, d),
+        assumed=_pool_assumptions(model.split, a, d),
         calibration=", ".join(dict.fromkeys((a.calibration, d.calibration))),
         cost_usd_per_mtok=cost,
         bands=_bands(a, d, metrics, rates, wait),
@@ -52,14 +52,14 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
 
 
 def _communication(model: Pools, metrics: Metrics, sent: Sent) -> Communication:
-    """The calls of prefill in its pool, those of decode in the other, and the transfer, which a token waits for."""
+    """The calls of both pools, and the transfer between them."""
     output = model.plan.workload.output
     within = communication(metrics, output, model.decode.gain)
     share = sent.exposed_s / max(output - 1, 1) / float(metrics.tpot)
-    return Communication((*within.rows, _transferred(sent, share)))
+    return Communication((*within.rows, _transfer_calls(sent, share)))
 
 
-def _transferred(sent: Sent, share: float) -> Calls:
+def _transfer_calls(sent: Sent, share: float) -> Calls:
     """The KV cache of one request on its way between two pools: its bytes, and those that the busiest port sends."""
     return Calls(
         phase=TRANSFER, op=Send.facts.word, axis=sent.between, algorithm=sent.when, nodes=1, part="", calls=1,
@@ -67,8 +67,8 @@ def _transferred(sent: Sent, share: float) -> Calls:
     )  # fmt: skip
 
 
-def _assumed(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str, str], ...]:
-    """What either pool takes for granted, and the link: its bandwidth is taken as reached."""
+def _pool_assumptions(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str, str], ...]:
+    """The assumptions of both pools and of the link, whose ports are taken to reach their bandwidth."""
     link = [(split.between or "transfer", "bandwidth", f"{show_rate(split.bandwidth)} a port, reached in full")]
     if split.kv_transfer is None:
         link.append(("transfer", "kv_transfer", "after the prefill"))
@@ -76,7 +76,7 @@ def _assumed(split: SplitSpec, a: Estimate, d: Estimate) -> tuple[tuple[str, str
 
 
 def _bands(a: Estimate, d: Estimate, m: Metrics, rates: Rates, wait: float) -> tuple[tuple[str, Band], ...]:
-    """TTFT as in its pool, TPOT as in the other with the transfer, the rate by what limits it."""
+    """Bands: TTFT from the prefill pool, TPOT from the decode pool plus the transfer, throughput from the limit."""
     ttft, step = a.band("ttft_s"), d.band("tpot_s")
     if ttft is None or step is None:
         return ()
@@ -89,19 +89,19 @@ def _bands(a: Estimate, d: Estimate, m: Metrics, rates: Rates, wait: float) -> t
 
 
 def _pools(model: Pools, a: Estimate, d: Estimate, rates: Rates) -> PoolsEstimate:
-    """What each pool holds and sustains, and the decode replicas that one of prefill feeds."""
+    """Each pool's estimate and rate, the transfer, and the decode replicas that one prefill replica feeds."""
     split, moved = model.split, rates.moved
     sent = Sent(
         split.kv_transfer or "after",
         split.between,
-        split.bandwidth,
-        split.latency,
-        float(moved.request),
-        float(moved.sent),
-        float(moved.received),
-        float(moved.seconds),
-        float(moved.exposed),
-        float(rates.transfer),
+        bandwidth=split.bandwidth,
+        latency=split.latency,
+        request=float(moved.request),
+        sent=float(moved.sent),
+        received=float(moved.received),
+        time_s=float(moved.seconds),
+        exposed_s=float(moved.exposed),
+        requests_per_s=float(rates.transfer),
     )
     first, second = (
         Pool(pool.plan.machine, e, float(rate))

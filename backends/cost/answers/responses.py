@@ -1,11 +1,11 @@
-"""Which figures each op, and each wait for other requests, follows: the model is asked again, each a hair worse."""
+"""Which figures each op and each wait follows: the model is evaluated again with each figure slightly worse."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.figures import FIGURES, unmeasured
+from plandsl.backends.cost.answers.figures import FIGURES, without_tables
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.names import RunKey
@@ -13,14 +13,14 @@ from plandsl.ir.program import DECODE, PREFILL
 from plandsl.ir.types import Number
 
 HAIR = 1e-6
-"""How much worse: so little that an op stays with its tiles and its algorithm."""
+"""The relative change of a figure: so small that an op keeps its tiles and its algorithm."""
 
 BUBBLE = "wait for a stage"
 ROOM, LINE, CROWD = "room", "other prefills", "the crowd at the start"
-"""What a first token waits for, under an ongoing load."""
+"""The waits of a first token under an ongoing load."""
 
 OTHERS = "prefill of others"
-"""What lengthens a decode step."""
+"""The term by which prompts of others lengthen a decode step."""
 
 PORT = "other transfers"
 """What a token waits for between two pools, under an ongoing load."""
@@ -33,19 +33,19 @@ Followed = dict[RunKey, list[str]]
 
 
 class Responses(NamedTuple):
-    """The figures that ops follow, by phase and by what ran in its step; shares of each wait that follow a figure."""
+    """The figure of each op, by phase and program; and for each wait the share that follows each figure."""
 
     ops: Mapping[str, Sequence[Followed]]
     waits: Mapping[str, Mapping[str, float]]
 
 
 def responses(model: Deployment, metrics: Metrics) -> Responses:
-    """An op follows the figure that, a hair worse, lengthens it the most; a wait follows all that do, by how much.
+    """The figure that each op follows: the one that lengthens it most when slightly worse.
 
-    A table of measurements holds for the figures that it was taken with: an op that is in one follows what it does by
-    the formulas.
+    A wait follows all figures that lengthen it, in proportion. A table of measurements is valid for the measured
+    hardware only, so a measured op follows the same figure as in the calibrated model.
     """
-    plan = unmeasured(model.plan)
+    plan = without_tables(model.plan)
     if plan != model.plan:
         model = model.on(plan)
         metrics = model.evaluate()
@@ -55,8 +55,8 @@ def responses(model: Deployment, metrics: Metrics) -> Responses:
         if other != plan:
             worse[key] = model.on(other).evaluate()
     ops = {
-        PREFILL: _followed(metrics.prefill, [m.prefill for m in worse.values()], list(worse)),
-        DECODE: _followed(metrics.decode, [m.decode for m in worse.values()], list(worse)),
+        PREFILL: _followed_figures(metrics.prefill, [m.prefill for m in worse.values()], list(worse)),
+        DECODE: _followed_figures(metrics.decode, [m.decode for m in worse.values()], list(worse)),
     }
     longer = {key: waits(m) for key, m in worse.items()}
     return Responses(ops, {w: _shares(t, {key: m[w] for key, m in longer.items()}) for w, t in waits(metrics).items()})
@@ -76,17 +76,19 @@ def waits(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def _followed(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> list[Followed]:
-    """What the ops of each program that ran follow."""
+def _followed_figures(times: PhaseTimes, worse: Sequence[PhaseTimes], keys: Sequence[str]) -> list[Followed]:
+    """The figures that the ops of each program follow."""
     found = []
     for at, program in enumerate(times.ran):
         longer = [other.ran[at].times.seconds for other in worse]
-        found.append({run: list(_most([other[run] for other in longer], keys)) for run in program.times.seconds})
+        found.append(
+            {run: list(_worst_figures([other[run] for other in longer], keys)) for run in program.times.seconds}
+        )
     return found
 
 
-def _most(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> Iterator[str]:
-    """Of each op of a run, the figure that lengthens it the most; of one without seconds, the first."""
+def _worst_figures(longer: Sequence[Sequence[Number]], keys: Sequence[str]) -> Iterator[str]:
+    """For each op of a run, the figure that lengthens it most; for an op without seconds, the first figure."""
     for each in zip(*longer, strict=True):
         yield max(zip(map(float, each), keys, strict=True), key=lambda pair: pair[0])[1]
 

@@ -1,6 +1,6 @@
-"""What would change a plan's speed: slopes by figure, the next bottleneck, and how far batch and context may grow.
+"""What would change a plan's speed: slopes by figure, the next bottleneck, and room for batch and context.
 
-Everything is found by asking the cost model again, with another figure under the same schedules.
+The cost model is evaluated again with one figure changed, under the same schedules.
 """
 
 from __future__ import annotations
@@ -10,48 +10,48 @@ from math import log, sqrt
 from typing import NamedTuple
 
 from plandsl.answers.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
-from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, unmeasured
+from plandsl.backends.cost.answers.figures import FIGURES, Figure, larger_memory, without_tables
 from plandsl.backends.cost.answers.terms import Terms, terms
-from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
-from plandsl.backends.cost.num import least
+from plandsl.backends.cost.num import find_least
 from plandsl.backends.cost.work.work import Binding
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION
 
 STEP = 0.01
-"""How far a figure of the hardware is moved, up and down: little enough that few kernels change their tiling."""
+"""The relative change of a figure, up and down: so small that few kernels change their tiling."""
 
 WIDE = 0.1
-"""How far batch and lengths are moved, at least by one: tiles and padding make steps, which a wide stride evens out."""
+"""The relative change of batch and lengths, at least 1: it is wide, as tiles and padding make steps."""
 
 CLOSE = 1.01
-"""How closely the factor is found at which another figure bounds more."""
+"""The precision of the factor at which another figure bounds more."""
 
 BEST = 1e6
-"""As good as infinitely good: a bottleneck that stays so far stays."""
+"""The factor of an infinitely good figure."""
 
 SPECK = 1e-3
-"""A share of a metric that is less is not told."""
+"""A smaller share of a metric is left out."""
 
 MOST = 2**17
-"""Requests up to which a crossover is looked for."""
+"""The most requests in the search for a crossover."""
 
 ASKED = {"ttft": "ttft_s", "tpot": "tpot_s", "throughput": "throughput_tokens_per_s"}
-"""Metrics that slopes are given of."""
+"""Metrics with slopes."""
 
 
 Point = tuple[float, Metrics]
-"""What a figure is, and the metrics with it."""
+"""The value of a figure, and the metrics with it."""
 
 
-class Asking:
-    """A plan's cost model, and those of the same plan with other figures, each made once."""
+class Variations:
+    """A plan's cost model, and models of the same plan with other figures, each made once."""
 
     def __init__(self, model: Deployment) -> None:
         plan = model.plan
-        bare = unmeasured(plan)
+        bare = without_tables(plan)
         self.modelled = bare != plan
         self.model = model.on(bare) if self.modelled else model
         self.metrics = self.model.evaluate()
@@ -59,116 +59,115 @@ class Asking:
         self._terms: dict[tuple[str, float], Terms] = {}
 
     def at(self, figure: Figure, factor: float) -> tuple[Deployment, Metrics]:
-        """The model with ``figure`` so many times as large, and its metrics."""
+        """The model with ``figure`` multiplied by ``factor``, and its metrics."""
         if (key := (figure.key, factor)) not in self._found:
             model = self.model.on(figure.scaled(self.model.plan, factor))
             self._found[key] = model, model.evaluate()
         return self._found[key]
 
     def terms(self, figure: Figure, factor: float) -> Terms:
-        """The terms with ``figure`` so many times as good."""
+        """The terms with ``figure`` ``factor`` times as good."""
         if (key := (figure.key, factor)) not in self._terms:
             self._terms[key] = terms(*self.at(figure, factor**figure.better))
         return self._terms[key]
 
     def bounds(self, figure: Figure, factor: float, metric: str) -> dict[str, float]:
-        """Seconds of ``metric`` by the figure that bounds them, ``figure`` being ``factor`` times as good."""
-        return followed(self.terms(figure, factor), metric)
+        """Seconds of ``metric`` by the figure that bounds them, with ``figure`` ``factor`` times as good."""
+        return seconds_by_bound(self.terms(figure, factor), metric)
 
 
 # ---- slopes
 
 
-def sensitivities(asking: Asking) -> tuple[Sensitivity, ...]:
-    """Slopes of TTFT, TPOT and throughput by every figure that moves one of them, by memory and by the load."""
-    base, found = asking.metrics, []
+def sensitivities(variations: Variations) -> tuple[Sensitivity, ...]:
+    """Slopes of TTFT, TPOT and throughput by every figure that changes one, by memory, and by the load."""
+    base, found = variations.metrics, []
     for figure in FIGURES.values():
-        low, high = (asking.at(figure, 1 + step)[1] for step in (-STEP, STEP))
+        low, high = (variations.at(figure, 1 + step)[1] for step in (-STEP, STEP))
         slopes = {name: _slope(name, (1 - STEP, low), (1, base), (1 + STEP, high)) for name in ASKED}
         if any(any(slope) for slope in slopes.values()):
-            found.append(Sensitivity(figure.key, figure.name, 1 - STEP, 1.0, 1 + STEP, slopes))
-    found.append(_capacity(asking))
-    return (*found, *_load(asking))
+            found.append(Sensitivity(figure.key, figure.name, low=1 - STEP, at=1.0, high=1 + STEP, slopes=slopes))
+    found.append(_memory_slopes(variations))
+    return (*found, *_load_slopes(variations))
 
 
-def unmoved(asking: Asking) -> dict[str, float]:
+def unmoved_shares(variations: Variations) -> dict[str, float]:
     """The share of each metric that follows no figure of the hardware or the engine.
 
-    Times are homogeneous: with every figure f times as good a plan is f times as fast (Euler), so that of a time T
+    Times are homogeneous: with every figure f times as good a plan is f times as fast (Euler). The share
 
         1 + ln(T(f) / T) / ln(f),   f = 1 + STEP
 
-    is what a calibration states in units of its own. All figures move at once: where two branches of a maximum nearly
-    tie, slopes by one figure at a time need not add up to that by all of them.
+    of a time T follows constants of the calibration that no figure scales. All figures change at once, since slopes by
+    single figures need not add up where two branches of a maximum nearly tie.
     """
-    plan = asking.model.plan
+    plan = variations.model.plan
     for figure in FIGURES.values():
         plan = figure.improved(plan, 1 + STEP)
-    at, better = (1.0, asking.metrics), (1 + STEP, asking.model.on(plan).evaluate())
+    at, better = (1.0, variations.metrics), (1 + STEP, variations.model.on(plan).evaluate())
     speeds = {"ttft": -1, "tpot": -1, "throughput": 1}
-    return {name: 1 - sign * _moved(name, at, better) for name, sign in speeds.items()}
+    return {name: 1 - sign * _elasticity(name, at, better) for name, sign in speeds.items()}
 
 
-def _moved(name: str, a: Point, b: Point) -> float:
+def _elasticity(name: str, a: Point, b: Point) -> float:
     before, after = float(getattr(a[1], name)), float(getattr(b[1], name))
     return log(after / before) / log(b[0] / a[0]) if before > 0 and after > 0 else 0.0
 
 
 def _slope(name: str, low: Point | None, at: Point, high: Point) -> Slope:
-    return Slope(None if low is None else _moved(name, low, at), _moved(name, at, high))
+    return Slope(None if low is None else _elasticity(name, low, at), _elasticity(name, at, high))
 
 
-def _capacity(asking: Asking) -> Sensitivity:
-    """Memory: what fits is the largest batch, and throughput with it."""
+def _memory_slopes(variations: Variations) -> Sensitivity:
+    """Slopes by GPU memory: of the largest batch, and of throughput at that batch or load."""
 
-    def asked(factor: float) -> Point:
-        plan = larger_memory(asking.model.plan, factor)
-        model = asking.model.on(plan)
+    def point(factor: float) -> Point:
+        plan = larger_memory(variations.model.plan, factor)
+        model = variations.model.on(plan)
         metrics = model.evaluate()
-        if metrics.served is None and metrics.max_batch > 0:  # a batch of the plan's own does not ask for room
+        if metrics.served is None and metrics.max_batch > 0:  # a fixed batch does not depend on room
             metrics = metrics._replace(throughput=model.evaluate(batch=metrics.max_batch).throughput)
         return factor, metrics
 
-    low, at, high = asked(1 - WIDE), asked(1.0), asked(1 + WIDE)
+    low, at, high = point(1 - WIDE), point(1.0), point(1 + WIDE)
     names = [*ASKED, "max_batch"] if at[1].served is not None else ["max_batch", "throughput"]
     slopes = {name: _slope(name, low, at, high) for name in names}
     word = "GPU memory" if at[1].served is not None else "GPU memory, with the largest batch"
-    return Sensitivity("capacity", word, low[0], 1.0, high[0], slopes)
+    return Sensitivity("capacity", word, low=low[0], at=1.0, high=high[0], slopes=slopes)
 
 
-def _load(asking: Asking) -> list[Sensitivity]:
-    """Requests, and the tokens of each."""
-    load, out = asking.model.plan.workload, []
+def _load_slopes(variations: Variations) -> list[Sensitivity]:
+    """Slopes by the number of requests, and by the tokens of each."""
+    load, out = variations.model.plan.workload, []
     counts = {"batch": load.batch} if load.concurrency is None else {"concurrency": load.concurrency}
     for name, at in (counts | {"input": load.input, "output": load.output}).items():
         step = max(1, round(WIDE * at))
 
-        def asked(value: int, name: str = name) -> Point:
-            return value, asking.model.evaluate(**{name: value})
+        def point(value: int, name: str = name) -> Point:
+            return value, variations.model.evaluate(**{name: value})
 
-        low = asked(at - step) if at > step else None
-        slopes = {m: _slope(m, low, (at, asking.metrics), asked(at + step)) for m in ASKED}
-        out.append(Sensitivity(name, name, low and low[0], at, at + step, slopes))
+        low = point(at - step) if at > step else None
+        slopes = {m: _slope(m, low, (at, variations.metrics), point(at + step)) for m in ASKED}
+        out.append(Sensitivity(name, name, low=low and low[0], at=at, high=at + step, slopes=slopes))
     return out
 
 
 # ---- the next bottleneck
 
 
-def followed(times: Terms, metric: str) -> dict[str, float]:
-    """Seconds of ``metric`` by the figure that they follow, the most first; a wait for a stage follows none."""
+def seconds_by_bound(times: Terms, metric: str) -> dict[str, float]:
+    """Seconds of ``metric`` by the figure that they follow, the largest first; a wait for a stage follows none."""
     sums: dict[str, float] = {}
-    for (*_, bound), value in _parts(times, metric).items():
+    for (*_, bound), value in _terms_by_bound(times, metric).items():
         if bound in FIGURES:
             sums[bound] = sums.get(bound, 0.0) + value
     return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
-def _parts(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
-    """The terms of a metric, each under its names and then what bounds it.
+def _terms_by_bound(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
+    """Seconds of a metric by the key of a term and its bound.
 
-    Waits for other requests, and what prefills of others add to a step, come apart: they follow all figures that
-    lengthen them.
+    Waits for other requests, and prefills of others, are split between all figures that lengthen them.
     """
     whole: Breakdown = getattr(times, metric)
     parts: dict[tuple[str, ...], float] = {}
@@ -178,15 +177,15 @@ def _parts(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
     return parts
 
 
-def bottlenecks(asking: Asking) -> tuple[Bottleneck, ...]:
-    """What bounds most of TTFT and of TPOT, how much better it must get, and what bounds then."""
-    own = asking.terms(FIGURES["memory"], 1.0)
-    found = (_bottleneck(asking, own, metric) for metric in ("ttft", "tpot"))
+def bottlenecks(variations: Variations) -> tuple[Bottleneck, ...]:
+    """The figures that bound most of TTFT and of TPOT, and the factor at which another figure bounds more."""
+    own = variations.terms(FIGURES["memory"], 1.0)
+    found = (_bottleneck(variations, own, metric) for metric in ("ttft", "tpot"))
     return tuple(b for b in found if b is not None)
 
 
-def _bottleneck(asking: Asking, own: Terms, metric: str) -> Bottleneck | None:
-    bounds = followed(own, metric)
+def _bottleneck(variations: Variations, own: Terms, metric: str) -> Bottleneck | None:
+    bounds = seconds_by_bound(own, metric)
     bound = next(iter(bounds), None)
     if bound is None:
         return None
@@ -194,52 +193,63 @@ def _bottleneck(asking: Asking, own: Terms, metric: str) -> Bottleneck | None:
     figure = FIGURES[bound]
 
     def total(factor: float) -> float:
-        return float(getattr(asking.at(figure, factor**figure.better)[1], metric))
+        return float(getattr(variations.at(figure, factor**figure.better)[1], metric))
 
     def first(factor: float) -> str:
-        return next(iter(asking.bounds(figure, factor, metric)), bound)
+        return next(iter(variations.bounds(figure, factor, metric)), bound)
 
-    factor = _turn(lambda f: first(f) != bound)
+    factor = _turning_factor(lambda f: first(f) != bound)
     then, gained = (None, None) if factor is None else (first(factor), whole.total / total(factor))
-    share, best = bounds[bound] / whole.total, perfect(asking, own, metric, bound)
-    return Bottleneck(metric, bound, figure.name, share, factor, then, gained, *best)
+    best = perfect_figure(variations, own, metric, bound)
+    return Bottleneck(
+        metric,
+        bound,
+        figure.name,
+        share=bounds[bound] / whole.total,
+        factor=factor,
+        then=then,
+        gain=gained,
+        limit=best.limit,
+        hidden=best.hidden,
+        behind=best.behind,
+    )
 
 
 class Perfect(NamedTuple):
-    """What an infinitely good figure gains, the share of the metric that was hidden behind it, and what bounds that."""
+    """The gain of an infinitely good figure, the share of the metric that was hidden behind it, and its bound."""
 
     limit: float
     hidden: float
     behind: str | None
 
 
-def perfect(asking: Asking, own: Terms, metric: str, bound: str) -> Perfect:
-    """What an infinitely good figure gains, of its share of ``own`` all but what something else keeps.
+def perfect_figure(variations: Variations, own: Terms, metric: str, bound: str) -> Perfect:
+    """The gain of an infinitely good figure, and how much of its share remains bound by something else.
 
-    That is ``hidden = share - (1 - 1 / limit)``, 0 where what other figures bound gains by it too.
+    ``hidden = share - (1 - 1 / limit)``; 0 where terms of other figures gain too.
     """
-    best = asking.terms(FIGURES[bound], BEST)
+    best = variations.terms(FIGURES[bound], BEST)
     before, after = (getattr(times, metric).total for times in (own, best))
-    hidden = max((followed(own, metric).get(bound, 0.0) + after) / before - 1, 0.0)
-    rest = left(own, best, metric, bound) if hidden > SPECK else {}
+    hidden = max((seconds_by_bound(own, metric).get(bound, 0.0) + after) / before - 1, 0.0)
+    rest = remaining_seconds(own, best, metric, bound) if hidden > SPECK else {}
     return Perfect(before / after, hidden, max(rest, key=lambda key: rest[key], default=None))
 
 
-def left(own: Terms, best: Terms, metric: str, bound: str) -> dict[str, float]:
-    """Seconds of ``metric`` that something else takes longer with the ``best`` of a figure, by what bounds them then.
+def remaining_seconds(own: Terms, best: Terms, metric: str, bound: str) -> dict[str, float]:
+    """Seconds of ``metric`` by which terms of other bounds are longer with the ``best`` of a figure, by bound.
 
-    Most of that ``bound`` was said to bound before. Kernels that end sooner also show the messages that they hid.
+    Most of them followed ``bound`` before. Others are messages that longer kernels hid.
     """
-    before, rest = _parts(own, metric), dict[str, float]()
-    for (*names, other), value in _parts(best, metric).items():
+    before, rest = _terms_by_bound(own, metric), dict[str, float]()
+    for (*names, other), value in _terms_by_bound(best, metric).items():
         more = value - before.get((*names, other), 0.0)
         if other != bound and more > 0:
             rest[other] = rest.get(other, 0.0) + more
     return rest
 
 
-def _turn(turned: Callable[[float], bool]) -> float | None:
-    """The least factor above 1 that ``turned``, to within `CLOSE`: doubled until it has, then bisected."""
+def _turning_factor(turned: Callable[[float], bool]) -> float | None:
+    """The least factor above 1 for which ``turned`` is true, to within `CLOSE`; None up to `BEST`."""
     if not turned(BEST):
         return None
     low, high = 1.0, 2.0
@@ -255,22 +265,22 @@ def _turn(turned: Callable[[float], bool]) -> float | None:
 
 
 def headroom(model: Deployment, metrics: Metrics) -> Headroom:
-    """How many requests, and how long ones, fit; and from where on arithmetic outlasts memory traffic in decode."""
+    """How many and how long requests fit, and the batch from which decode is compute-bound."""
     load, batch = model.plan.workload, metrics.batch
     return Headroom(
         float(batch),
         int(metrics.max_batch),
-        _crossover(metrics, gemms=True),
-        _crossover(metrics, gemms=False),
-        load.input + load.output,
-        _longest(model, metrics, float(batch)),
+        gemm_batch=_crossover(metrics, gemms=True),
+        compute_batch=_crossover(metrics, gemms=False),
+        context=load.input + load.output,
+        max_context=_max_context(model, metrics, float(batch)),
     )
 
 
 def _crossover(metrics: Metrics, gemms: bool) -> int | None:
-    """The batch from which on arithmetic of all kernels of a step, or of its GEMMs, takes longer than their bytes.
+    """The batch from which arithmetic of all kernels of a step, or of its GEMMs, takes longer than their bytes.
 
-    Both at the rates that are reached: ``sum of flops / rate >= sum of bytes / bandwidth``, launches apart.
+    At the rates that kernels reach, without launches: ``sum of flops / rate >= sum of bytes / bandwidth``.
     """
     run = metrics.decode.main
     phase, context = run.phase, float(run.context)
@@ -287,24 +297,24 @@ def _crossover(metrics: Metrics, gemms: bool) -> int | None:
         at = Binding(Extents(program, {**run.bind, "batch": batch}, phase.extents.mesh), context)
         arithmetic = memory = 0.0
         for count, work in works:
-            asked = work.asked(at)
-            arithmetic += float(count * asked.arithmetic)
-            memory += float(count * asked.memory)
+            demand = work.demand(at)
+            arithmetic += float(count * demand.arithmetic)
+            memory += float(count * demand.memory)
         return arithmetic >= memory
 
-    return least(busy, MOST)
+    return find_least(busy, MOST)
 
 
-def _longest(model: Deployment, metrics: Metrics, batch: float) -> int:
-    """The most tokens, input and output, of each request with which ``batch`` of them fit; output is kept."""
+def _max_context(model: Deployment, metrics: Metrics, batch: float) -> int:
+    """The most tokens of a request, input and output, with which ``batch`` requests fit; the output stays."""
     load, one = model.plan.workload, model.pools[-1].one
     memory = one.memory
 
     def full(total: int) -> bool:
         input_: Number = max(total - load.output, 1)
-        kept, rounds = residents(one, input_, min(load.output, total), ongoing=metrics.served is not None)
+        kept, rounds = resident_tokens(one, input_, min(load.output, total), ongoing=metrics.served is not None)
         held = [memory.held(s, batch, kept, input_, rounds).total for s in range(len(memory.weights))]
         return not memory.fit(held)
 
-    first = least(full, MAX_DIMENSION)
+    first = find_least(full, MAX_DIMENSION)
     return MAX_DIMENSION if first is None else first - 1

@@ -1,11 +1,11 @@
-"""How well a plan uses its GPUs, for any load: shares of the time and of the peaks, as numbers or arrays."""
+"""How well a plan uses its GPUs: shares of the time and of the peaks, as numbers or arrays."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.lines import around
-from plandsl.backends.cost.answers.utilisation import average, ideal_seconds
+from plandsl.backends.cost.answers.lines import context_nodes
+from plandsl.backends.cost.answers.utilisation import average_gpu, ideal_seconds
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum, minimum
@@ -24,47 +24,47 @@ class Shares(NamedTuple):
 
 
 def shares(model: Deployment, m: Metrics) -> Shares:
-    """Shares of a prefill and of a decode step, each on the GPUs of its own pool."""
+    """Shares of a prefill and of a decode step, each on the GPUs of its pool."""
     first, second = model.pools[0].one, model.pools[-1].one
-    used = _used(first, m.prefill), _used(second, m.decode)
+    used = _utilisation(first, m.prefill), _utilisation(second, m.decode)
     share = [
-        exposed(m.prefill) / (1.0 if m.served is None else m.joined) / maximum(m.ttft, 1e-30),
-        exposed(m.decode) / second.gain / maximum(m.tpot, 1e-30),
+        exposed_seconds(m.prefill) / (1.0 if m.served is None else m.joined) / maximum(m.ttft, 1e-30),
+        exposed_seconds(m.decode) / second.gain / maximum(m.tpot, 1e-30),
     ]
     return Shares(maximum(*share), minimum(used[0][0], used[1][0]), minimum(used[0][1], used[1][1]))
 
 
-def exposed(times: PhaseTimes) -> Number:
-    """Seconds of communication along the way of one batch that nothing hides."""
+def exposed_seconds(times: PhaseTimes) -> Number:
+    """Seconds of exposed communication of one batch on its way through all stages."""
     total = times.hops + times.again.exposed
     for stage in times.stages:
         total = total + stage.exposed
     return total
 
 
-def _used(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
-    """MFU and MBU at the rate that batches come round: of the model, whatever runs of a draft."""
-    gpu, sharding = average(server.plan), server.plan.sharding
+def _utilisation(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
+    """MFU and MBU of the model, without a draft, at the rate at which batches pass."""
+    gpu, sharding = average_gpu(server.plan), server.plan.sharding
     ideal: Number = 0.0
     bytes_: Number = 0.0
     for run in (r for r in times.runs if not r.part):
         program = run.phase.schedule.program
         extents = Extents(program, run.bind, run.phase.extents.mesh)
-        for weight, context in around(run.phase, run.bind, run.context):
+        for weight, context in context_nodes(run.phase, run.bind, run.context):
             share = run.weight * weight
             ideal = ideal + share * ideal_seconds(program, gpu, extents, context)
-            bytes_ = bytes_ + share * moved(run.phase, extents, context)
+            bytes_ = bytes_ + share * kernel_bytes(run.phase, extents, context)
     per_batch = times.period / server.in_flight / times.parts
     stages, gpus = len(times.stages), sharding.ranks // sharding.replicas
     return ideal / (per_batch * gpus), bytes_ / (per_batch * stages * gpu.bandwidth)
 
 
-def moved(phase: PhaseModel, extents: Extents, context: Number) -> Number:
+def kernel_bytes(phase: PhaseModel, extents: Extents, context: Number) -> Number:
     """Bytes that the kernels of one rank of every stage move in one pass."""
     at = Binding(extents, context)
     total: Number = 0.0
     for parts in phase.schedule.stages:
         for part in parts:
             for work in phase.work[part.region]:
-                total = total + part.repeats * work.asked(at).moved
+                total = total + part.repeats * work.demand(at).moved
     return total

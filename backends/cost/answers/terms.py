@@ -1,4 +1,4 @@
-"""What a plan's TTFT, TPOT, throughput and memory are made of: terms that add up to each."""
+"""Breakdowns of a plan's TTFT, TPOT, throughput and memory into terms that add up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plandsl.ir.types import Number
 
 
 class Terms(NamedTuple):
-    """The terms of each time, for the plan's own load; ``waits`` are the shares of each wait that follow a figure."""
+    """Breakdowns of the times, for the plan's own load; ``waits`` has the share of each wait that follows a figure."""
 
     ttft: Breakdown
     tpot: Breakdown
@@ -28,40 +28,53 @@ class Terms(NamedTuple):
 
     @property
     def all(self) -> tuple[Breakdown, ...]:
-        """Each time."""
+        """The breakdowns of all times."""
         return self.ttft, self.tpot, self.per_token
 
 
 def terms(model: Deployment, metrics: Metrics) -> Terms:
     """TTFT, TPOT and the seconds for each output token of a plan, term by term.
 
-    A term of ops is what they take along the way of one batch through all stages, as far as nothing hides it. What is
-    left of a phase is the wait for the slowest stage, and what is left of the metric is the engine's.
+    A term is the exposed time of ops for one batch on its way through all stages. The rest of a phase is the wait for
+    the slowest stage, and the rest of the metric is the engine's time.
     """
     joined, gain, s, longer = metrics.joined, float(model.pools[-1].gain), metrics.served, waits(metrics)
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     follow = responses(model, metrics)
     others = longer.pop(OTHERS)
-    mixed = [Term(DECODE, OTHERS, "mixed", OTHERS, others, "mixed")] if s is not None or others > 0 else []
+    mixed = (
+        [Term(DECODE, OTHERS, op="mixed", name=OTHERS, value=others, bound="mixed")]
+        if s is not None or others > 0
+        else []
+    )
     longer.pop(PORT, None)  # of two pools, told with the transfer
-    waiting = [Term(PREFILL, "wait", "wait", name, t, "wait") for name, t in longer.items() if t > 0]
+    waiting = [
+        Term(PREFILL, "wait", op="wait", name=name, value=t, bound="wait") for name, t in longer.items() if t > 0
+    ]
     share = 1.0 if s is None else float(joined)
-    first = _step(PREFILL, metrics.prefill, follow.ops[PREFILL], share)
-    whole = _step(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
-    taken = _taken(float(metrics.tpot), others, gain)
+    first = _step_terms(PREFILL, metrics.prefill, follow.ops[PREFILL], share)
+    whole = _step_terms(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
+    taken = _token_share(float(metrics.tpot), others, gain)
     step = [term.times(taken) for term in whole]
-    ttft = _whole("ttft", PREFILL, first, float(prefill.span) / share, metrics.ttft, waiting)
+    ttft = _breakdown("ttft", PREFILL, ops=first, span=float(prefill.span) / share, value=metrics.ttft, waits=waiting)
     if model.transfer is None:
-        tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, mixed)
+        tpot = _breakdown("tpot", DECODE, ops=step, span=float(decode.span) * taken, value=metrics.tpot, waits=mixed)
         return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
-    from plandsl.backends.cost.answers.pool_terms import per_token, told_by_pool, transferred
+    from plandsl.backends.cost.answers.pool_terms import label_pools, per_token, transfer_terms
 
-    tpot = _whole("tpot", DECODE, step, float(decode.span) * taken, metrics.tpot, transferred(model, metrics))
-    ttft, tpot = told_by_pool(ttft), told_by_pool(tpot)
+    tpot = _breakdown(
+        "tpot",
+        DECODE,
+        ops=step,
+        span=float(decode.span) * taken,
+        value=metrics.tpot,
+        waits=transfer_terms(model, metrics),
+    )
+    ttft, tpot = label_pools(ttft), label_pools(tpot)
     return Terms(ttft, tpot, per_token(model, metrics, ttft, tpot), follow.waits)
 
 
-def _taken(tpot: float, mixed: float, gain: float) -> float:
+def _token_share(tpot: float, mixed: float, gain: float) -> float:
     """How much of a decode step the time of a token takes, if steps that are mixed with prompts add ``mixed`` to it.
 
     A mixed step of few requests may be shorter than a full decode step. Then ``mixed`` is negative, and all terms of
@@ -73,94 +86,102 @@ def _taken(tpot: float, mixed: float, gain: float) -> float:
 def memory_terms(memory: Memory) -> Breakdown:
     """What fills the fullest GPU."""
     parts = ("weights", "kv_cache", "activations", "buffers")
-    found = tuple(Term("", part, part, part, getattr(memory, part), "") for part in parts)
+    found = tuple(Term("", part, op=part, name=part, value=getattr(memory, part), bound="") for part in parts)
     return Breakdown("memory", memory.total, found)
 
 
-def _whole(
+def _breakdown(
     metric: str, phase: str, ops: Iterable[Term], span: float, value: Number, waits: Sequence[Term]
 ) -> Breakdown:
-    """A time: ``ops`` and what is left of their ``span``, ``waits``, and what is left of all."""
+    """The breakdown of a time: ``ops``, the rest of their ``span``, ``waits``, and the rest of ``value``."""
     total, found = float(value), list(ops)
     bubble = span - sum(t.value for t in found)
     engine = total - span - sum(t.value for t in waits)
     rests = [
-        Term(phase, BUBBLE, "bubble", BUBBLE, bubble, "bubble"),
-        Term(phase, "engine", "engine", "engine", engine, "engine"),
+        Term(phase, BUBBLE, op="bubble", name=BUBBLE, value=bubble, bound="bubble"),
+        Term(phase, "engine", op="engine", name="engine", value=engine, bound="engine"),
     ]
     return Breakdown(metric, total, (*found, *waits, *(t for t in rests if t.value > DUST * total)))
 
 
 class Run(NamedTuple):
-    """What an op takes on a stage, as far as it counts, and the figure that it follows."""
+    """An op on a stage, its exposed seconds, and the figure that it follows."""
 
     op: OpTime
     value: float
     bound: str
 
 
-def _ops(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Iterator[Term]:
-    """Ops of all stages, as ``share`` requests have them together; those of one name are one term.
+def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Iterator[Term]:
+    """A term for all ops of one name on all stages, for one of ``share`` requests.
 
-    It is bound by the figure that most of it follows.
+    The figure that most of its time follows bounds it.
     """
     named: dict[tuple[str, str], list[Run]] = {}
     for stage in range(len(lines.times.stages)):
-        columns = lines.stage_ops(stage), _seen(lines, stage), _follows(lines, follow, stage)
+        columns = lines.stage_ops(stage), _exposed_in_stage(lines, stage), _followed_in_stage(lines, follow, stage)
         for op, seen, bound in zip(*columns, strict=True):
             if op.time_s > 0:
-                value = op.time_s * lines.along(stage, op) * seen / share
+                value = op.time_s * lines.share_on_way(stage, op) * seen / share
                 named.setdefault((op.op, op.name), []).append(Run(op, value, bound))
     for (kind, name), runs in named.items():
         most, bounds = max(runs, key=lambda run: run.value).op, dict.fromkeys((run.bound for run in runs), 0.0)
         for run in runs:
             bounds[run.bound] += run.value
         yield Term(
-            phase, _group(most), kind, name, sum(run.value for run in runs), max(bounds, key=lambda key: bounds[key]),
-            most.layer, most.band, sum(run.op.count for run in runs), sum(run.op.count * run.op.flops for run in runs),
-            sum(run.op.count * run.op.bytes for run in runs),
-        )  # fmt: skip
+            phase,
+            _group(most),
+            op=kind,
+            name=name,
+            value=sum(run.value for run in runs),
+            bound=max(bounds, key=lambda key: bounds[key]),
+            layer=most.layer,
+            band=most.band,
+            runs=sum(run.op.count for run in runs),
+            flops=sum(run.op.count * run.op.flops for run in runs),
+            bytes=sum(run.op.count * run.op.bytes for run in runs),
+        )
 
 
-def _step(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
-    """Ops of all programs that ran in a step; those of a draft, in all steps that it takes before this one."""
-    found = list(_ops(phase, PhaseLines.of_main(times), follow[0], share))
+def _step_terms(phase: str, times: PhaseTimes, follow: Sequence[Followed], share: float) -> list[Term]:
+    """The terms of all programs that ran in a step; a draft's ops count in all its steps."""
+    found = list(_op_terms(phase, PhaseLines.of_main(times), follow[0], share))
     for run, own in zip(times.ran[1:], follow[1:], strict=True):
         count, lines = float(run.count), PhaseLines(run.phase, run.times, run.bind, float(run.context))
-        for term in _ops(phase, lines, own, share / count):
+        for term in _op_terms(phase, lines, own, share / count):
             told = term._replace(group=run.part, name=f"{run.part} {term.name}", part=run.part)
             found.append(told._replace(runs=term.runs * count, flops=term.flops * count, bytes=term.bytes * count))
     return found
 
 
-def _follows(lines: PhaseLines, follow: Followed, stage: int) -> Iterator[str]:
+def _followed_in_stage(lines: PhaseLines, follow: Followed, stage: int) -> Iterator[str]:
     """The figure that each op follows, in the order of `PhaseLines.stage_ops`."""
     for part in lines.model.schedule.program.stages[stage]:
         yield from follow[lines.model.run(stage, part.region)]
 
 
 def _group(op: OpTime) -> str:
-    """Collectives by their kind, GEMMs, attention, and all that only moves memory."""
+    """The group of an op: a kind of collective, GEMMs, attention, or element-wise."""
     if op.communicates or op.op == "attention":
         return op.op
     return "GEMMs" if "gemm" in op.op else "element-wise"
 
 
-def _seen(lines: PhaseLines, stage: int) -> Iterator[float]:
+def _exposed_in_stage(lines: PhaseLines, stage: int) -> Iterator[float]:
     """The share of each op's time that nothing hides, in the order of `PhaseLines.stage_ops`."""
     model, times = lines.model, lines.times
     for part in model.schedule.program.stages[stage]:
         run = model.run(stage, part.region)
-        yield from shown(
+        yield from exposed_shares(
             model.schedule.slots_of(part.region), [float(t) for t in times.seconds[run]], times.regions[run]
         )
 
 
-def shown(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> list[float]:
-    """The share of each slot's time that a region's span has, so that all of them add up to it.
+def exposed_shares(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> list[float]:
+    """The share of each slot's time that counts in a region's span, so that the parts add up to the span.
 
-    Kernels count in full. Communication does as far as no kernel runs meanwhile; a kernel that waits for its input
-    while it runs `along` has its work at the end. In a mean over steps, what shows is dealt out as in the mean step.
+    Kernels count in full. Communication counts while no kernel runs; a kernel that runs ``along`` another slot and
+    waits for input counts as busy at its end. For a mean over steps, exposed time is distributed as in the mean step.
     """
     placed = [(slot, float(a), float(b)) for slot, (a, b) in zip(slots, play_slots(slots, seconds), strict=True)]
     busy = [(end - seconds[slot.op], end) for slot, _, end in placed if slot.stream == COMPUTE]
@@ -177,12 +198,13 @@ def shown(slots: Sequence[Slot], seconds: Sequence[float], played: Played) -> li
 
 
 def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Breakdown) -> Breakdown:
-    """Seconds per output token: prefill and all steps of a batch, over the tokens that come of them.
+    """Seconds per output token: prefill and all steps of a batch, divided by its output tokens.
 
-    Static: (prefill period + admit * batch + first + output * TPOT) / tokens. Under an ongoing load, what a request
-    spends in its slot (prefill, its line, the other tokens) over those of all slots, and what the end of the run costs.
+    Static: (prefill period + admit * batch + first + output * TPOT) / tokens. Under an ongoing load: the time of a
+    request in its slot (prefill, wait for other prefills, later tokens) over the tokens of all slots, plus the end of
+    the run.
     """
-    load, engine, s = model.plan.workload, model.plan.runs_on, metrics.served
+    load, engine, s = model.plan.workload, model.plan.effective_engine, metrics.served
     if s is None:
         slots, steps, rest = model.pools[-1].in_flight * load.batch, load.output, (BUBBLE, "bubble")
         added = engine.admit * load.batch + engine.first
@@ -190,10 +212,10 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
         slots, steps, rest = s.running, max(load.output - 1, 0), ("the end of the run", "wait")
         added = float(engine.admit + s.first)
     kept = [t for t in ttft.terms if t.bound not in ("engine", "bubble") and t.name not in (ROOM, CROWD)]
-    once = [*kept, Term(PREFILL, "engine", "engine", "engine", added, "engine")]
+    once = [*kept, Term(PREFILL, "engine", op="engine", name="engine", value=added, bound="engine")]
     weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.output), 1 / float(metrics.throughput)
     again = [t for t in tpot.terms if s is not None or t.bound != "mixed"]  # prompts of a batch are in its prefill
     found = [t.times(weight) for t in once] + [t.times(weight * steps) for t in again]
     left = total - sum(t.value for t in found)
-    found.append(Term(PREFILL, rest[0], rest[1], rest[0], left, rest[1]))
+    found.append(Term(PREFILL, rest[0], op=rest[1], name=rest[0], value=left, bound=rest[1]))
     return Breakdown("per_token", total, tuple(t for t in found if abs(t.value) > DUST * total))

@@ -1,4 +1,4 @@
-"""How well the arithmetic of a GPU is used: the model's own FLOPs, whatever ranks repeat."""
+"""Time of the model's own FLOPs at nominal peaks, for MFU; FLOPs that ranks repeat count once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from plandsl.spec.plan import PlanSpec
 def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Number) -> Number:
     """Seconds that one GPU would take for one pass of the unsharded model at its nominal peaks.
 
-    GEMMs at the peak of the dtype they multiply in, attention at that of its activations. MFU is this over
-    GPU-seconds (Chowdhery et al. 2022, "PaLM": model FLOPs are counted once, recomputed ones are not).
+    GEMMs count at the peak of the dtype that they multiply in, attention at the peak of its activations' dtype. MFU is
+    this time over GPU-seconds (Chowdhery et al. 2022, "PaLM": model FLOPs count once, recomputed FLOPs do not).
     """
     total: Number = 0.0
     for region in program.regions:
@@ -40,7 +40,7 @@ def _peak(gpu: GpuSpec, dtype: str) -> float:
 
 
 def _gemm(op: Gemm, extents: Extents) -> Number:
-    """``2 m n k`` over whole tensors, their part where rows come in chunks; of experts, those that a token goes to."""
+    """``2 m n k`` over whole tensors, or over a chunk of rows; experts count once for each choice of a token."""
     total: Number = 0.0
     chunks = prod(d.chunk.of for d in op.x.type.dims if d.chunk)
     for w in op.weights:
@@ -60,8 +60,8 @@ def _attention(op: Attention | LatentAttention, extents: Extents, context: Numbe
     return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)
 
 
-def average(plan: PlanSpec) -> GpuSpec:
-    """The GPU; of unlike ones, the rates that they have on average."""
+def average_gpu(plan: PlanSpec) -> GpuSpec:
+    """The plan's GPU; for unlike GPUs one with their mean rates."""
     if len(plan.kinds) == 1:
         return plan.node.gpu
     from plandsl.ir.kinds import rank_gpus

@@ -1,9 +1,9 @@
-"""Requests that start together: what a server takes for a batch of them, whatever kind of server it is."""
+"""Requests that start together: the times of a batch of them on any kind of server."""
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.chunks import Chunks, chunked, mixes
-from plandsl.backends.cost.deployments.prefix import reused
+from plandsl.backends.cost.deployments.chunks import Chunks, chunk_batch, cuts_prompts
+from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.num import ceil_div, maximum, minimum
@@ -12,19 +12,21 @@ from plandsl.ir.types import Number
 from plandsl.spec.hardware import EngineSpec
 
 
-def prompts(server: Server, requests: Number, input_: Number) -> Prompt:
-    """Prompts of ``input_`` tokens, of which some may be in the cache already."""
-    cached = reused(server.plan, input_)
+def prompt_step(server: Server, requests: Number, input_: Number) -> Prompt:
+    """Prompts of ``input_`` tokens, without the tokens that are in the cache already."""
+    cached = reused_tokens(server.plan, input_)
     return Prompt(requests, input_ - cached, cached)
 
 
 def prefill_step(server: Server, requests: Number, input_: Number, in_flight: Number) -> PhaseTimes:
-    """Prefill of a batch, in one step; with micro-batches in several that follow one another."""
+    """Times of a batch's prefill: one step, or with micro-batches several steps that follow one another."""
     most = server.plan.micro_batches
     if most == 1:
-        return server.step(Step(prompts(server, requests, input_)), in_flight)
+        return server.step(Step(prompt_step(server, requests, input_)), in_flight)
     part = ceil_div(requests, most)
-    return server.step(Step(prompts(server, part, input_)), in_flight).followed(ceil_div(requests, part), in_flight)
+    return server.step(Step(prompt_step(server, part, input_)), in_flight).split_in_parts(
+        ceil_div(requests, part), in_flight
+    )
 
 
 def decode_step(server: Server, requests: Number, input_: Number, output: Number) -> PhaseTimes:
@@ -34,23 +36,23 @@ def decode_step(server: Server, requests: Number, input_: Number, output: Number
     return server.step(Step(decode=Decode(requests, input_ + queries, steps, queries)), server.in_flight)
 
 
-def residents(server: Server, input_: Number, output: Number, ongoing: bool) -> tuple[Number, Number]:
-    """Tokens of KV cache that a request holds, its guesses among them, and in-flight batches that hold theirs.
+def resident_tokens(server: Server, input_: Number, output: Number, ongoing: bool) -> tuple[Number, Number]:
+    """Tokens of KV cache that a request holds, guesses included, and the number of batches that hold their cache.
 
-    A pool that computes prompts holds these, and those of one more batch, which is being sent.
+    A pool of prefill holds prompts, of one batch more than are in flight: one is being sent.
     """
     plan, guessed = server.plan, server.queries - 1
     if plan.kv_residency == "prompts":
         return input_ + guessed, server.in_flight + 1
     if ongoing:
-        return input_ + plan.runs_on.kept_output * output + guessed, server.in_flight
+        return input_ + plan.effective_engine.kept_output * output + guessed, server.in_flight
     return input_ + output + guessed, server.in_flight if plan.kv_residency == "all_batches" else 1
 
 
-def batched(
+def batch_times(
     engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes, gain: Number = 1
 ) -> tuple[Number, Number]:
-    """TTFT and TPOT of ``b`` requests that start together: what the engine adds to their kernels.
+    """TTFT and TPOT of ``b`` requests that start together: their kernels and the engine's times.
 
     A step brings each request ``gain`` tokens.
     """
@@ -58,10 +60,10 @@ def batched(
     return ttft, (decode.period + engine.step + engine.request * b) / gain
 
 
-class Prefilled(NamedTuple):
-    """Prompts of a batch: the ``times`` of all their steps, ``ttft``, and ``period`` until the next batch's may start.
+class PrefillBatch(NamedTuple):
+    """Prompts of a batch: ``times`` of all their steps, ``ttft``, and the ``period`` until the next batch may start.
 
-    In chunks, ``host`` is what the engine adds to each step.
+    With ``chunks``, the engine adds ``host`` seconds to each step.
     """
 
     times: PhaseTimes
@@ -71,45 +73,45 @@ class Prefilled(NamedTuple):
     host: Number = 0.0
 
 
-def prefilled(server: Server, b: Number, input_: Number) -> Prefilled:
-    """The prompts of ``b`` requests that start together, whole or in chunks."""
-    engine, rounds = server.plan.runs_on, server.in_flight
-    chunks = chunked(server, b, input_, rounds) if mixes(server) else None
+def prefill_batch(server: Server, b: Number, input_: Number) -> PrefillBatch:
+    """The prefill of ``b`` requests that start together, whole or in chunks."""
+    engine, rounds = server.plan.effective_engine, server.in_flight
+    chunks = chunk_batch(server, b, input_, rounds) if cuts_prompts(server) else None
     times = prefill_step(server, b, input_, rounds) if chunks is None else chunks.whole
     ttft = times.through + engine.admit * b + engine.first + engine.first_request * b
     if chunks is None:
-        return Prefilled(times, ttft, times.period + engine.admit * b)
+        return PrefillBatch(times, ttft, times.period + engine.admit * b)
     host = engine.step + engine.request * b * chunks.beside
     ttft = ttft + chunks.steps * host
-    return Prefilled(times, ttft, times.period + engine.admit * b + chunks.steps * host, chunks, host)
+    return PrefillBatch(times, ttft, times.period + engine.admit * b + chunks.steps * host, chunks, host)
 
 
-class Together(NamedTuple):
-    """A batch of one server: its prompts, its mean decode step, and ``whole`` seconds until all of it is done.
+class BatchRun(NamedTuple):
+    """A batch of one server: its prompts, its mean decode step, and ``whole`` seconds until the batch is done.
 
-    ``mixed`` is what steps that share their time with prompts add to ``tpot``.
+    ``mixed`` is the part of ``tpot`` that steps with chunks of prompts add.
     """
 
-    first: Prefilled
+    first: PrefillBatch
     decode: PhaseTimes
     tpot: Number
     whole: Number
     mixed: Number
 
 
-def together(server: Server, b: Number, input_: Number, output: Number) -> Together:
-    """``b`` requests that start together. Of requests whose prompts are done, some wait in mixed steps for the others.
+def time_batch(server: Server, b: Number, input_: Number, output: Number) -> BatchRun:
+    """The times of ``b`` requests that start together: their prompts, then ``output`` tokens of each.
 
-    The batch takes its prompts, and then ``output`` tokens of each.
+    With chunks, requests whose prompts are done decode in mixed steps until the other prompts are done.
     """
-    engine, gain = server.plan.runs_on, server.gain
+    engine, gain = server.plan.effective_engine, server.gain
     decode = decode_step(server, b, input_, output)
-    first = prefilled(server, b, input_)
+    first = prefill_batch(server, b, input_)
     step = decode.period + engine.step + engine.request * b
     tpot = step / gain
     whole = first.period + engine.first + output * tpot
     if first.chunks is None:
-        return Together(first, decode, tpot, whole, 0.0)
+        return BatchRun(first, decode, tpot, whole, 0.0)
     steps = minimum(first.chunks.after, maximum(output - 1, 0) / gain)
     mixed = steps / maximum(output - 1, 1) * (first.chunks.times.period + first.host - step)
-    return Together(first, decode, tpot + mixed, whole, mixed)
+    return BatchRun(first, decode, tpot + mixed, whole, mixed)

@@ -1,4 +1,4 @@
-"""From a compiled plan to its deployment: which kinds stand inside one another."""
+"""From a compiled plan to its deployment: how kinds of deployment nest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from plandsl.spec.plan import PlanSpec
 
 
 class Compiled(Protocol):
-    """What is known of a compiled plan: its schedules, and those of the plans that it holds."""
+    """A compiled plan: its schedules, and the compiled plans that it holds."""
 
     spec: PlanSpec
     prefill: Schedule
@@ -37,50 +37,50 @@ class Compiled(Protocol):
 
     @property
     def plain(self) -> Compiled:
-        """The same without guesses."""
+        """The same plan without guesses."""
         ...
 
 
-def deployment(made: Compiled) -> Deployment:
+def build_deployment(made: Compiled) -> Deployment:
     """The deployment of a compiled plan."""
     split = made.spec.split
     if split is None:
-        return replicas(made)
+        return build_replicas(made)
     from plandsl.backends.cost.deployments.pools import Pools
 
-    prefill, decode = map(replicas, made.pools)
+    prefill, decode = map(build_replicas, made.pools)
     return Pools(made.spec, split, prefill, decode)
 
 
-def replicas(made: Compiled) -> Replicas:
+def build_replicas(made: Compiled) -> Replicas:
     """The servers of a compiled plan that has one pool."""
-    return Replicas(made.spec.sharding.replicas, _server(made))
+    return Replicas(made.spec.sharding.replicas, _build_server(made))
 
 
-def single(made: Compiled) -> Single:
+def build_single(made: Compiled) -> Single:
     """A server of the programs of one sharding."""
     return Single(made.spec, made.prefill, made.decode)
 
 
-def _server(made: Compiled) -> Server:
+def _build_server(made: Compiled) -> Server:
     speculate, draft = made.spec.speculate, made.draft
     if speculate is None:
-        return _verifying(made)
+        return _build_verifier(made)
     from plandsl.backends.cost.deployments.drafted import Drafted
 
-    return Drafted(_verifying(made), speculate, None if draft is None else single(draft), _plain(made))
+    return Drafted(_build_verifier(made), speculate, None if draft is None else build_single(draft), _build_plain(made))
 
 
-def _verifying(made: Compiled) -> Server:
+def _build_verifier(made: Compiled) -> Server:
     """The server of the model itself."""
     shift = made.spec.shift
     if shift is None:
-        return single(made)
+        return build_single(made)
     from plandsl.backends.cost.deployments.shift import Shift
 
-    base, tensor = map(single, made.modes)
+    base, tensor = map(build_single, made.modes)
     return Shift(made.spec, shift.threshold, base, tensor)
 
 
-def _plain(made: Compiled) -> Callable[[], Deployment]:
-    return lambda: deployment(made.plain)
+def _build_plain(made: Compiled) -> Callable[[], Deployment]:
+    return lambda: build_deployment(made.plain)

@@ -1,12 +1,12 @@
-"""Prompts in chunks: how a prompt is cut into steps, each mixed with the decodes of those that run.
+"""Prompts in chunks: how prompts are cut into steps, which running requests share.
 
-A prompt goes through in chunks, of as many tokens as a step's budget leaves beside those of each request that runs.
+A chunk has as many tokens as the budget of a step leaves after the tokens of the running requests.
 Source: Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024.
 """
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.prefix import reused
+from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum
@@ -16,10 +16,10 @@ from plandsl.ir.types import Number
 
 
 class Chunks(NamedTuple):
-    """How a prompt, or a batch of them, gets through: in ``steps`` steps, each timed by ``times``.
+    """A prompt, or a batch of them, in ``steps`` steps with equal ``times``.
 
-    ``after`` is how many of them a request of the batch is in once its own prompt is done, on average. ``prompt`` is
-    all of it; ``beside`` tells whether requests that run take part in the steps.
+    A request of the batch decodes in ``after`` of the steps, on average, once its own prompt is done. ``prompt`` has
+    all prompts; ``beside`` tells whether running requests share the steps.
     """
 
     steps: Number
@@ -30,72 +30,73 @@ class Chunks(NamedTuple):
 
     @property
     def whole(self) -> PhaseTimes:
-        """All steps together, one behind the other; their ops are told by the sizes of the whole prompt."""
-        found = self.times.repeated(self.steps)
-        return found._replace(runs=tuple(map(self._told, found.runs)))
+        """Times of all steps together, one behind the other, with the sizes of whole prompts."""
+        found = self.times.repeat(self.steps)
+        return found._replace(runs=tuple(map(self._as_one_prompt, found.runs)))
 
-    def _told(self, run: ProgramRun) -> ProgramRun:
-        """A program that ran in all steps, its op times added up; of a draft's decode steps there are as many more."""
+    def _as_one_prompt(self, run: ProgramRun) -> ProgramRun:
+        """``run`` over all steps: op times added up, or for a draft's decode steps a higher count."""
         if run.phase.schedule.program.phase != PREFILL:
             return run._replace(count=run.count * self.steps)
         requests, context = self.prompt.requests / run.times.parts, self.prompt.context
         bind = {"batch": requests, "input": self.prompt.new, "context": context}
-        return run._replace(times=run.times.repeated(self.steps), bind=bind, context=context, steps=self.steps)
+        return run._replace(times=run.times.repeat(self.steps), bind=bind, context=context, steps=self.steps)
 
 
-def mixes(server: Server) -> bool:
+def cuts_prompts(server: Server) -> bool:
     """Whether the server computes prompts in chunks."""
     return server.plan.chunked_prefill is not None
 
 
 def decodes_beside(server: Server) -> bool:
-    """Whether steps with a chunk have requests that decode: in a pool that only computes prompts none has."""
+    """Whether requests decode in steps with a chunk; in a pool of prefill none do."""
     return server.plan.kv_residency != "prompts"
 
 
-def chunked(server: Server, batch: Number, input_: Number, in_flight: Number) -> Chunks:
-    """``batch`` prompts that start together; those that are done run beside the others.
+def chunk_batch(server: Server, batch: Number, input_: Number, in_flight: Number) -> Chunks:
+    """The chunks of ``batch`` prompts that start together; requests whose prompts are done decode beside the others.
 
-    On average ``(n - 1) / 2`` of n run, so that ``n new / (budget - queries (n - 1) / 2)`` steps, rounded up, do it.
-    The last prompt is done with the last step, the one before it by its share of them and half a step to the end of it.
+    On average ``(n - 1) / 2`` of n requests decode, so there are ``n new / (budget - queries (n - 1) / 2)`` steps,
+    rounded up. The last prompt ends with the last step. A prompt ends after ``n share / 2 + 1/2`` steps on average,
+    where ``share`` is the steps of one prompt: the step in which it ends goes on for half a step.
     """
-    ways, budget, new = server.main.ways, _budget(server), input_ - reused(server.plan, input_)
+    ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
     n, beside = ceil_div(batch, ways), decodes_beside(server)
     share = new / maximum(budget - server.queries * (n - 1) / 2 * beside, 1)
     steps = ceil_div(n * share, 1)
     after = (n - 1) / n * (steps - clip(n * share / 2 + 0.5, 1, steps)) * beside
     cut = _Cut(n * new / steps, n * after / steps if beside else None, Prompt(batch, new, input_ - new))
-    return Chunks(steps, _step(server, cut, in_flight), cut.prompt, after, beside)
+    return Chunks(steps, _mixed_step(server, cut, in_flight), cut.prompt, after, beside)
 
 
-def one_prompt(server: Server, running: Number, input_: Number, in_flight: Number) -> Chunks:
-    """One prompt among ``running`` requests; steps may be parts of one, where prompts share it."""
-    ways, budget, new = server.main.ways, _budget(server), input_ - reused(server.plan, input_)
+def chunk_prompt(server: Server, running: Number, input_: Number, in_flight: Number) -> Chunks:
+    """The chunks of one prompt beside ``running`` requests; steps may be a fraction, as prompts share them."""
+    ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
     beside = running / ways if decodes_beside(server) else None
     chunk = maximum(budget - server.queries * (0 if beside is None else beside), 1)
     cut = _Cut(chunk, beside, Prompt(1, new, input_ - new))
-    return Chunks(new / chunk, _step(server, cut, in_flight), cut.prompt, beside=beside is not None)
+    return Chunks(new / chunk, _mixed_step(server, cut, in_flight), cut.prompt, beside=beside is not None)
 
 
 def _budget(server: Server) -> int:
-    """Tokens of a step on each rank that shares requests."""
+    """Tokens of a step on each of the ranks that share requests."""
     budget = server.plan.chunked_prefill
     assert budget is not None, "prompts are cut only where the plan says how"
     return budget
 
 
 class _Cut(NamedTuple):
-    """Steps of ``chunk`` prompt tokens with ``beside`` requests that decode, on one rank of those that share them."""
+    """Steps of ``chunk`` prompt tokens with ``beside`` requests that decode, on one rank that has requests."""
 
     chunk: Number
     beside: Number | None
     prompt: Prompt
 
 
-def _step(server: Server, cut: _Cut, in_flight: Number) -> PhaseTimes:
-    """The mean step. Keys before a chunk grow evenly, and attention with them: their mean stands for all chunks.
+def _mixed_step(server: Server, cut: _Cut, in_flight: Number) -> PhaseTimes:
+    """Times of the mean step. Attention is linear in the keys before a chunk, so their mean stands for all chunks.
 
-    With micro-batches, prompts and requests of a step go through in parts, as many as there are prompts at most.
+    With micro-batches a step goes through in parts, at most as many as it has prompts.
     """
     ways, own = server.main.ways, minimum(cut.chunk, cut.prompt.new)
     count = cut.chunk / own * ways
@@ -107,4 +108,4 @@ def _step(server: Server, cut: _Cut, in_flight: Number) -> PhaseTimes:
         context = cut.prompt.context + queries - 1
         decode = Decode(cut.beside * ways / parts, context, queries=queries)
     times = server.step(Step(prompt, decode), in_flight)
-    return times if server.plan.micro_batches == 1 else times.followed(parts, in_flight)
+    return times if server.plan.micro_batches == 1 else times.split_in_parts(parts, in_flight)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.work.cached import handed_on, sources
+from plandsl.backends.cost.work.cached import cache_sources, trace_sources
 from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
@@ -31,7 +31,7 @@ Load = tuple[tuple[tuple[Dim, ...], float], ...]
 """Bytes per row of values alive together, by the dimensions that make their rows."""
 
 
-def _covers(a: Load, b: Load) -> bool:
+def _outweighs(a: Load, b: Load) -> bool:
     """Whether ``a`` weighs at least as much as ``b`` whatever the rows are."""
     have = dict(a)
     return all(have.get(rows, 0.0) >= size for rows, size in b)
@@ -48,7 +48,7 @@ class Contents:
         stages = range(len(program.stages))
         self.weights = [self.weights_of(stage) for stage in stages]
         self.caches = [self._caches(stage) for stage in stages]
-        self.steps = [self._weighed(p) for p in (program, decode)]
+        self.steps = [self._step_loads(p) for p in (program, decode)]
 
     def of_stage(self, stage: int) -> tuple[object, ...]:
         """All of one stage: two stages of which it is equal hold the same."""
@@ -82,7 +82,7 @@ class Contents:
         """The caches of a stage."""
         found = []
         for region, repeats in self.regions(stage):
-            source = sources(region)
+            source = cache_sources(region)
             windows = {
                 source.get(op.k.name, op.k.name): op.window or op.chunk or 0
                 for op in region.ops
@@ -101,16 +101,18 @@ class Contents:
                     found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
         return found
 
-    def _weighed(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
+    def _step_loads(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
         """What the live sets of each stage weigh, and what the buffers."""
         held = {region.name: self._loads(region) for region in program.regions}
         stages = [[held[part.region] for part in parts] for parts in program.stages]
-        return [_heaviest(sets for sets, _ in s) for s in stages], [_heaviest(sets for _, sets in s) for s in stages]
+        return [_drop_outweighed(sets for sets, _ in s) for s in stages], [
+            _drop_outweighed(sets for _, sets in s) for s in stages
+        ]
 
     def _loads(self, region: Region) -> tuple[list[Load], list[Load]]:
         """What the live sets of a region weigh, and what the buffers."""
         values, same, stored = region.values(), self._same(region), {w.name for w in region.weights}
-        views = _views(region)
+        views = _chunk_views(region)
         stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
         # of what comes around a ring, one block is there, and the next one in the buffers
         rings = [op for op in region.ops if isinstance(op, Ring)]
@@ -134,7 +136,7 @@ class Contents:
                 continue
             n = self.extents.ways(op.axes)
             if isinstance(n, int) and n == 1:
-                same |= handed_on(op, same)
+                same |= trace_sources(op, same)
         return same
 
     def _load(self, types: list[TensorType]) -> Load:
@@ -146,13 +148,13 @@ class Contents:
         return tuple(sorted(per_row.items(), key=lambda row: [(d.name, d.axes, d.chunk or ()) for d in row[0]]))
 
 
-def _heaviest(sets: Iterable[list[Load]]) -> list[Load]:
+def _drop_outweighed(sets: Iterable[list[Load]]) -> list[Load]:
     """Loads of all ``sets``, each once; those that are never the largest are left out."""
     found = list(dict.fromkeys(load for each in sets for load in each))
-    return [a for a in found if not any(b != a and _covers(b, a) for b in found)]
+    return [a for a in found if not any(b != a and _outweighs(b, a) for b in found)]
 
 
-def _views(region: Region) -> dict[str, str]:
+def _chunk_views(region: Region) -> dict[str, str]:
     """Chunks that lie in a whole value: the one they are cut from, or the one they are written to."""
     found: dict[str, str] = {}
     for op in (op for op in region.ops if op.facts.view):

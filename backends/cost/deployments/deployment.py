@@ -1,4 +1,4 @@
-"""What is asked of a deployment under a load, whatever it is made of: all metrics, as numbers or arrays."""
+"""`Deployment`: all metrics under a load, as numbers or arrays, for every kind of deployment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from plandsl.backends.cost.deployments.ongoing import Served
-from plandsl.backends.cost.num import plain
+from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.transfer import Transfer
 
 HOT = 24
-"""Configurations, one by one, after which a model is worth compiling: that takes as long as some dozens of answers."""
+"""Single configurations after which the model is compiled: compiling takes as long as some dozens of answers."""
 
 
 class Phases:
@@ -78,11 +78,11 @@ class Metrics(NamedTuple):
 
 
 class Deployment(ABC):
-    """Times one plan. Compile once, then ask for as many configurations as you like.
+    """The cost model of one plan. Compile once, then evaluate any number of configurations.
 
     A configuration binds ``batch`` (requests of one in-flight batch of one replica) or ``concurrency`` (requests
     always in flight, over all replicas; ``requests`` in all), ``input`` and ``output`` (tokens), each a number or a
-    numpy array; what is not given is the plan's.
+    numpy array. The plan has the defaults.
     """
 
     plan: PlanSpec
@@ -95,31 +95,31 @@ class Deployment(ABC):
     @property
     @abstractmethod
     def pools(self) -> tuple[Replicas, ...]:
-        """Servers that run prefill and decode alike, or those of prefill and those of decode."""
+        """The servers: one group for both phases, or the servers of prefill and the servers of decode."""
 
     @property
     @abstractmethod
     def transfer(self) -> Transfer | None:
-        """What carries the KV cache from one pool to the other, where there are two."""
+        """The transfer of the KV cache between two pools; None for one pool."""
 
     @abstractmethod
     def on(self, plan: PlanSpec) -> Deployment:
-        """The same schedules and memory under other figures of ``plan``'s hardware, calibration or engine."""
+        """The same deployment with other figures of hardware, calibration or engine, from ``plan``."""
 
     @abstractmethod
     def guessing(self, tokens: Number, acceptance: Number) -> Deployment:
-        """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
+        """The same deployment with ``tokens`` guesses of chance ``acceptance`` each; numbers or arrays, as a load."""
 
     @abstractmethod
     def together(self, b: Number, i: Number, o: Number) -> Metrics:
-        """In-flight batches of ``b`` requests that start together."""
+        """Metrics of batches of ``b`` requests that start together."""
 
     @abstractmethod
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
-        """``n`` requests always in flight, ``requests`` in all; None: without end."""
+        """Metrics of ``n`` requests always in flight, ``requests`` in all; None: without end."""
 
     def endless(self, n: Number, i: Number, o: Number) -> Metrics:
-        """``n`` requests always in flight, without end."""
+        """Metrics of ``n`` requests always in flight, without end."""
         return self.ongoing(n, i, o, None)
 
     def evaluate(
@@ -145,15 +145,15 @@ class Deployment(ABC):
         return self._answer(self.ongoing, n, i, o, requests)
 
     def _answer(self, way: Callable[..., Metrics], *numbers: Number) -> Metrics:
-        """``way(*numbers)``; what is asked again and again is written down once, as straight code."""
-        if not plain(*numbers):
+        """``way(*numbers)``; after `HOT` calls compiled as straight-line code."""
+        if not are_numbers(*numbers):
             return way(*numbers)
         if way.__name__ not in self._hot:
             asked = self._asked[way.__name__] = self._asked.get(way.__name__, 0) + 1
             if asked <= HOT:
                 return way(*numbers)
-            from plandsl.backends.cost.time.trace import traced
+            from plandsl.backends.cost.time.trace import trace
 
             names = [f"n{i}" for i in range(len(numbers))]
-            self._hot[way.__name__] = traced(lambda *n: way(*n[:-1])._replace(phases=n[-1]), *names, "phases")
+            self._hot[way.__name__] = trace(lambda *n: way(*n[:-1])._replace(phases=n[-1]), *names, "phases")
         return cast(Metrics, self._hot[way.__name__](*numbers, Phases(lambda: way(*numbers).phases.both)))

@@ -1,8 +1,8 @@
 """A server that guesses tokens ahead: a draft runs before each step, which verifies its guesses.
 
-A step of the model takes each request's next token and ``k`` guesses of those after it; the first guess that is wrong
-ends what counts, and the model's own token takes its place. Source: Leviathan, Kalman and Matias, "Fast inference from
-transformers via speculative decoding", 2023, arXiv 2211.17192.
+A step of the model takes each request's next token and ``k`` guesses of the tokens after it. Guesses count up to the
+first wrong one, and the model's own token takes the place of this one. Source: Leviathan, Kalman and Matias, "Fast
+inference from transformers via speculative decoding", 2023, arXiv 2211.17192.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def tokens_per_step(acceptance: Sequence[Number]) -> Number:
-    """Expected tokens that a step brings, whose guesses are right with the chances ``acceptance``, one after the other.
+    """Expected tokens of a step, where guess i is right with the chance ``acceptance[i]`` if all before it are.
 
-    ``1 + a_1 + a_1 a_2 + ...``: a guess counts where it and all before it are right, and the model adds one token.
-    With one chance ``a`` for all ``k`` it is ``(1 - a^(k+1)) / (1 - a)`` (arXiv 2211.17192, equation 1).
+    ``1 + a_1 + a_1 a_2 + ...``: a guess counts where it and all guesses before it are right, and the model adds one
+    token. With one chance ``a`` for all ``k`` this is ``(1 - a^(k+1)) / (1 - a)`` (arXiv 2211.17192, equation 1).
     """
     total: Number = 1.0
     chance: Number = 1.0
@@ -46,9 +46,9 @@ def expected_tokens(acceptance: Number, tokens: Number) -> Number:
 
 
 def break_even(gain: float, tokens: int) -> float | None:
-    """The acceptance of each of ``tokens`` guesses from which a step brings ``gain`` tokens; None where it never does.
+    """The acceptance of ``tokens`` guesses at which a step brings ``gain`` tokens; None where it never does.
 
-    Their sum grows with the acceptance: bisected.
+    Found by bisection, as the tokens of a step grow with the acceptance.
     """
     if gain > tokens + 1:
         return None
@@ -62,9 +62,9 @@ def break_even(gain: float, tokens: int) -> float | None:
 
 
 class Guesses(NamedTuple):
-    """What guesses tokens ahead: ``draft`` runs on the GPUs of the server, None where guesses are looked up at no cost.
+    """The source of guesses: ``draft`` runs on the GPUs of the server; None where guesses are looked up at no cost.
 
-    ``added`` are the bytes of weights that the draft adds to a GPU. ``plain`` makes the deployment of the same plan
+    ``added`` is the bytes of weights that the draft adds to a GPU. ``plain`` makes the deployment of the same plan
     without guesses.
     """
 
@@ -75,10 +75,10 @@ class Guesses(NamedTuple):
 
 
 class Drafted:
-    """``verify`` with its ``draft`` before it: one prefill of the draft, and a decode step of it for each guess.
+    """A `Server` that runs ``draft`` before ``verify``: a prefill of the draft, and a decode step of it for each guess.
 
-    Batches in flight draft one after the other, on the GPUs of every stage. ``guessed`` tokens bring ``gain`` in a
-    step: those of the plan unless given. A `Server`.
+    Batches in flight draft one after the other, on the GPUs of every stage. A step with ``guessed`` guesses brings
+    ``gain`` tokens; both come from the plan unless given.
     """
 
     def __init__(
@@ -99,15 +99,17 @@ class Drafted:
         self.memory = DraftedMemory(verify.memory, held, self.guessed, speculate.own)
 
     def on(self, plan: PlanSpec) -> Drafted:
-        """The same schedules and memory under other figures."""
+        """The same server with the figures of ``plan``."""
         drafting = plan.draft_plan
         draft = self.draft.on(drafting) if self.draft and drafting else None
-        return Drafted(self.verify.on(plan), self.speculate, draft, self.plain, self.guessed, self.gain)
+        return Drafted(
+            self.verify.on(plan), self.speculate, draft=draft, plain=self.plain, guessed=self.guessed, gain=self.gain
+        )
 
     def guessing(self, tokens: Number, acceptance: Number) -> Drafted:
-        """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
+        """The same server with ``tokens`` guesses of chance ``acceptance`` each; numbers or arrays, as a load."""
         gain = expected_tokens(acceptance, tokens)
-        return Drafted(self.verify, self.speculate, self.draft, self.plain, tokens, gain)
+        return Drafted(self.verify, self.speculate, draft=self.draft, plain=self.plain, guessed=tokens, gain=gain)
 
     @property
     def main(self) -> Single:
@@ -116,7 +118,7 @@ class Drafted:
 
     @property
     def modes(self) -> Modes | None:
-        """Of two shardings, each with the draft."""
+        """The servers of both shardings, each with the draft; None for one sharding."""
         found = self.verify.modes
         if found is None:
             return None
@@ -125,36 +127,36 @@ class Drafted:
 
     @property
     def guesses(self) -> Guesses:
-        """What guesses."""
+        """The source of guesses."""
         return Guesses(self.speculate, self.draft, self.memory.added, self.plain)
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step takes: that of the model, after a prefill of the draft and a step of it for each guess.
+        """Times of a step: the draft's prefill or its steps, one for each guess, then the step of the model.
 
-        The draft takes its first step with its prefill, where a step has both.
+        Where a step has prompts and requests that decode, the draft's prefill includes its first decode step.
         """
         times = self.verify.step(step, in_flight)
         if self.draft is None:
             return times
-        alone = None if step.decode is None else _undrafted(step.decode)
+        alone = None if step.decode is None else _draft_step(step.decode)
         if step.prompt is not None:
-            times = _after(self.draft.step(Step(step.prompt, alone), in_flight), 1, times)
+            times = _add_draft(self.draft.step(Step(step.prompt, alone), in_flight), 1, times)
         if alone is None:
             return times
         if step.prompt is None:
-            return _after(self.draft.step(Step(decode=alone), in_flight), self.guessed, times)
+            return _add_draft(self.draft.step(Step(decode=alone), in_flight), self.guessed, times)
         count = maximum(self.guessed - 1, 0) * (alone.requests > 0)
         some = alone._replace(requests=maximum(alone.requests, 1))
-        return _after(self.draft.step(Step(decode=some), in_flight), count, times)
+        return _add_draft(self.draft.step(Step(decode=some), in_flight), count, times)
 
 
-def _undrafted(decode: Decode) -> Decode:
-    """The same requests in a step of the draft, which has one token of each."""
+def _draft_step(decode: Decode) -> Decode:
+    """The same requests in a step of the draft: one token of each."""
     return decode._replace(context=decode.cached + 1, queries=1)
 
 
-def _after(draft: PhaseTimes, count: Number, times: PhaseTimes) -> PhaseTimes:
-    """``times`` of a step before which a draft runs ``count`` times."""
+def _add_draft(draft: PhaseTimes, count: Number, times: PhaseTimes) -> PhaseTimes:
+    """``times`` of a step, with a draft that runs ``count`` times before it."""
     return times._replace(
         through=times.through + count * draft.through,
         period=times.period + count * draft.period,
@@ -164,13 +166,13 @@ def _after(draft: PhaseTimes, count: Number, times: PhaseTimes) -> PhaseTimes:
 
 
 DRAFT = "draft"
-"""What runs of the draft are called."""
+"""The ``part`` of a draft's runs."""
 
 
 class DraftedMemory(MemoryModel):
-    """Memory with a draft: its weights and cache on the GPUs of every stage, and the larger step's activations.
+    """Memory with a draft: its weights and cache on the GPUs of every stage, and the activations of the larger step.
 
-    A draft that is the model's ``own`` reads the embedding and the head of it where a stage holds them.
+    A draft that is the model's ``own`` reads the model's embedding and head on stages that hold them.
     """
 
     def __init__(self, target: MemoryModel, draft: ProgramMemory | None, tokens: Number, own: bool) -> None:
@@ -179,7 +181,9 @@ class DraftedMemory(MemoryModel):
         self.weights, self.own = target.weights, own
         self.added: Number = 0.0
         if draft is not None:
-            added = [_added(target.main.contents, draft.contents, stage, own) for stage in range(len(target.weights))]
+            added = [
+                _draft_weights(target.main.contents, draft.contents, stage, own) for stage in range(len(target.weights))
+            ]
             self.weights = [held + more for held, more in zip(target.weights, added, strict=True)]
             self.added = largest(added)
 
@@ -199,7 +203,8 @@ class DraftedMemory(MemoryModel):
     def kv_per_request(self, stage: int, length: Number) -> Number:
         """Bytes that a request keeps on a GPU of ``stage``, in both caches.
 
-        Where the draft's GPUs share the requests of a batch otherwise, a local request stands for as many of theirs.
+        The draft may share the requests of a batch between more or fewer ranks than the model: its bytes count in
+        proportion.
         """
         held = self.target.kv_per_request(stage, length)
         if self.draft is None:
@@ -215,7 +220,7 @@ class DraftedMemory(MemoryModel):
         return maximum(ours[0], theirs[0]), maximum(ours[1], theirs[1])
 
 
-def _added(target: Contents, draft: Contents, stage: int, own: bool) -> Number:
-    """Weights of the draft on a GPU of one stage, but those that are there already."""
+def _draft_weights(target: Contents, draft: Contents, stage: int, own: bool) -> Number:
+    """Bytes of the draft's weights on a GPU of one stage, without weights that the model has there."""
     here = {region.name for region, _ in target.regions(stage) if region.layers is None} if own else set()
     return draft.weights_of(0, {(r.name, w) for r, _ in draft.regions(0) if r.name in here for w in r.weights})

@@ -9,8 +9,8 @@ from math import prod
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.contents import Cache, Contents, Load
-from plandsl.backends.cost.deployments.prefix import reused, shared
-from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum, settled, where
+from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
+from plandsl.backends.cost.num import call_traced, ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number
@@ -33,8 +33,8 @@ class Held(NamedTuple):
         return self.weights + self.kv_cache + self.activations + self.buffers
 
 
-def smallest(plan: PlanSpec, program: Program) -> list[GpuSpec]:
-    """For each stage, the GPU of its ranks that has the least memory."""
+def smallest_gpus(plan: PlanSpec, program: Program) -> list[GpuSpec]:
+    """For each stage, the GPU with the least memory among its ranks."""
     kinds = plan.kinds
     if len(kinds) == 1:
         return [plan.node.gpu] * len(program.stages)
@@ -51,12 +51,12 @@ class MemoryModel(ABC):
 
     weights: list[Number]
     draft: ProgramMemory | None = None
-    """That of a model that guesses tokens, on the same GPUs."""
+    """The memory of a draft on the same GPUs."""
 
     def __init__(self, plan: PlanSpec, program: Program) -> None:
         self.plan = plan
-        self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest(plan, program)]
-        self.block, self.reserve = plan.runs_on.kv_block, plan.runs_on.reserve
+        self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest_gpus(plan, program)]
+        self.block, self.reserve = plan.effective_engine.kv_block, plan.effective_engine.reserve
 
     @property
     @abstractmethod
@@ -95,24 +95,24 @@ class MemoryModel(ABC):
         return self.main.contents.caches
 
     def ways(self, stage: int) -> Number:
-        """How many ranks share the requests of a batch."""
+        """The number of ranks that share the requests of a batch."""
         return self.main.contents.ways(stage)
 
     @cached_property
     def distinct(self) -> list[int]:
-        """Stages of which no earlier one holds the same: the others need no answer of their own."""
+        """The first stage of each group of stages that hold the same: its answers hold for the group."""
         found: dict[object, int] = {}
         for stage, capacity in enumerate(self.capacities):
             found.setdefault((capacity, self.of_stage(stage)), stage)
         return list(found.values())
 
     def held(self, stage: int, batch: Number, length: Number, input_: Number, rounds: Number) -> Held:
-        """What a GPU of ``stage`` holds with ``rounds`` batches of ``batch`` requests of ``length`` tokens resident.
+        """What a GPU of ``stage`` holds with ``rounds`` resident batches of ``batch`` requests of ``length`` tokens.
 
-        Of these tokens, those that all requests share are there once.
+        Tokens that all requests share are held once.
         """
         local = ceil_div(batch, self.ways(stage))
-        once = shared(self.plan, input_)
+        once = shared_tokens(self.plan, input_)
         kv = self.kv_per_request(stage, length - once) * local * rounds
         if self.plan.workload.prefix == "shared":
             kv = kv + self.kv_per_request(stage, once)
@@ -147,27 +147,27 @@ class MemoryModel(ABC):
     def _largest(self, stage: int, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on one stage.
 
-        KV grows with the batch and activations never shrink, so what fits beside the activations of a batch that is
-        too large fits; and what does not fit beside those of one that fits does not. Mostly the two meet at once, since
-        a step is full (``step_tokens``).
+        The cache grows with the batch, and activations never shrink. So a batch that fits beside the activations of a
+        larger batch fits, and a batch that does not fit beside the activations of a smaller one does not. In most cases
+        both limits are equal at once, since a step is full (``step_tokens``); otherwise bisection decides.
         """
         ways = self.ways(stage)
         room, each = self._room(stage, length, input_, rounds)
-        # without a cache nothing grows with the batch but the step, and that is bounded
+        # without a cache only the step grows with the batch, and a step is bounded
         high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
-        low = self._beside(stage, high, length, input_, rounds)
-        high = minimum(high, self._beside(stage, low, length, input_, rounds))
-        return where(high > low, settled(self._between, stage, low, high, length, input_, rounds), low) * ways
+        low = self._fits_beside(stage, high, length, input_, rounds)
+        high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
+        return where(high > low, call_traced(self._bisect, stage, low, high, length, input_, rounds), low) * ways
 
     def _room(self, stage: int, length: Number, input_: Number, rounds: Number) -> tuple[Number, Number]:
-        """Bytes that a stage has for the cache and the step, and what each local request holds of them."""
-        once = shared(self.plan, input_)
+        """Bytes of a stage for the cache and the step, and the bytes of cache that each local request holds."""
+        once = shared_tokens(self.plan, input_)
         room = self.capacities[stage] - self.weights[stage] - self.reserve
         if self.plan.workload.prefix == "shared":
             room = room - self.kv_per_request(stage, once)
         return room, self.kv_per_request(stage, length - once) * rounds
 
-    def _beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
+    def _fits_beside(self, stage: int, fits: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Local requests that fit on a stage beside the activations of ``fits`` of them."""
         if not self.caches[stage]:
             return fits
@@ -175,11 +175,11 @@ class MemoryModel(ABC):
         room, each = self._room(stage, length, input_, rounds)
         return maximum(floor((room - activations - buffers) / each), 0)
 
-    def _between(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
-        """The largest of ``low..high`` that fits, of which ``low`` does."""
-        while _any(high > low):
+    def _bisect(self, stage: int, low: Number, high: Number, length: Number, input_: Number, rounds: Number) -> Number:
+        """The largest number in ``low..high`` that fits; ``low`` fits."""
+        while _any_true(high > low):
             middle = floor((low + high + 1) / 2)
-            good = self._beside(stage, middle, length, input_, rounds) >= middle
+            good = self._fits_beside(stage, middle, length, input_, rounds) >= middle
             low, high = where(good, middle, low), where(good, high, middle - 1)
         return low
 
@@ -225,7 +225,7 @@ class ProgramMemory(MemoryModel):
         if not self.plan.step_tokens:
             return 0.0, 0.0
         limit = self.plan.step_tokens
-        before = reused(self.plan, input_)
+        before = reused_tokens(self.plan, input_)
         new = input_ - before
         tokens = minimum(batch * new, limit)
         requests = minimum(batch, ceil_div(tokens, new))
@@ -239,7 +239,7 @@ class ProgramMemory(MemoryModel):
         return largest(found[0]), largest(found[1])
 
     def _bytes(self, load: Load, tokens: Number, requests: Number, keys: Number) -> Number:
-        """Bytes of values that have ``tokens`` rows, ``keys`` or ``requests`` of them, or none (weights)."""
+        """Bytes of values with ``tokens``, ``keys`` or ``requests`` rows by their dimensions; weights have none."""
         total: Number = 0.0
         for dims, size in load:
             names = {d.name for d in dims}
@@ -249,5 +249,5 @@ class ProgramMemory(MemoryModel):
         return total
 
 
-def _any(condition: Number) -> bool:
+def _any_true(condition: Number) -> bool:
     return condition if isinstance(condition, bool) else bool(condition.any())

@@ -1,8 +1,8 @@
-"""Requests that follow one another: continuous batching in a steady state, with what engines add.
+"""An ongoing load: continuous batching in a steady state, with the times that an engine adds.
 
-The static times of a plan are those of kernels. Here they become those of a server with a fixed number of requests
-in flight (a closed system): some run, the others wait for room; a request that leaves is followed by another, whose
-prefill lengthens the steps of those that run.
+From times of steps follow the times of a server with a fixed number of requests in flight (a closed system). Some
+requests run, the others wait for room. When a request leaves, another one takes its place, and its prefill lengthens
+the steps of the running requests.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.chunks import Chunks
 
 BUSIEST = 0.95
-"""Prefill is at most this busy in the formula of its queue: a closed system cannot run away."""
+"""The most that prefill is busy in the formula of its queue: the queue of a closed system is finite."""
 
 
 DRAIN = 0.25
-"""Share of a request's stay that is lost at the end of a run: half as many run on average, half as fast a step."""
+"""The share of a request's stay that is lost at the end of a run, when half as many requests run on average."""
 
 
 MIXED = 1.5
-"""Steps of the others in which a first token waits: half of the one that runs when it arrives, and its own."""
+"""Decode steps that a first token waits for: half of the step that runs when it arrives, and a step of its own."""
 
 
 class PromptCost(NamedTuple):
-    """What one prompt takes: ``each`` seconds from all that run, ``own`` until its first token, ``turn`` from others.
+    """What one prompt costs, in seconds: ``each`` for every running request, ``own`` until its first token.
 
-    ``wait`` is for how many steps of the others a first token waits besides.
+    Other prompts wait ``turn`` seconds for it. A first token also waits for ``wait`` decode steps of other requests.
     """
 
     each: Number
@@ -41,40 +41,41 @@ class PromptCost(NamedTuple):
     wait: float = MIXED
 
 
-ARRIVES = 0.5
-"""Of the step that runs when a request arrives, what is left on average."""
+HALF_STEP = 0.5
+"""The share of the running step that is left when a request arrives, on average."""
 
 
-def queued(rate: Number, seconds: Number) -> Number:
-    """Seconds that one waits where ``rate`` come at random, and each is served for as many ``seconds``.
+def queue_seconds(rate: Number, seconds: Number) -> Number:
+    """The mean wait in a queue with random arrivals at ``rate`` per second and ``seconds`` of service each.
 
-    ``u seconds / (2 (1 - u))``, ``u = rate seconds`` (Pollaczek 1930; Khinchine 1932): without end from u = 1 on.
+    ``u seconds / (2 (1 - u))``, ``u = rate seconds`` (Pollaczek 1930; Khinchine 1932); it grows without end as u nears
+    1.
     """
     busy = clip(rate * seconds, 0.0, FULL)
     return busy * seconds / (2 * (1 - busy))
 
 
 FULL = 1 - 1e-9
-"""A server that is never idle."""
+"""The share of time that a server without idle time is busy."""
 
 
-def drained(served: Number, stay: Number, requests: Number, running: Number) -> Number:
-    """The rate of ``requests`` in all, of which the last to run leave one by one where some had waited."""
+def drained_rate(served: Number, stay: Number, requests: Number, running: Number) -> Number:
+    """The mean rate over ``requests`` requests, where the last ones leave one by one if some had to wait."""
     return requests / (requests / served + DRAIN * stay * clip(requests / running - 1, 0.0, 1.0))
 
 
-def undivided(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> PromptCost:
-    """A prompt in a step of its own, timed for ``joined`` of them at once."""
+def whole_prompt_cost(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -> PromptCost:
+    """The cost of a prompt in a step without decodes; ``prefill`` is timed for ``joined`` prompts at once."""
     slowest = maximum(largest([s.span for s in prefill.stages]), prefill.hop) * prefill.parts + prefill.drafted
     each = slowest / joined + engine.admit
     return PromptCost(each, prefill.through / joined + engine.admit, each)
 
 
-def chunked(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> PromptCost:
-    """A prompt in mixed steps, each longer than the ``step`` that those which run take without it."""
+def chunked_prompt_cost(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> PromptCost:
+    """The cost of a prompt in mixed steps; running requests take ``step`` seconds a step without it."""
     mixed = chunks.times.period
     whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
-    return PromptCost(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), ARRIVES)
+    return PromptCost(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), HALF_STEP)
 
 
 class Served(NamedTuple):
@@ -112,13 +113,13 @@ class Served(NamedTuple):
         return self.step + self.host + self.others + self.sent
 
 
-def running(engine: EngineSpec, clients: Number, room: Number) -> Number:
-    """Requests that run at once: those in flight, unless room in the KV cache or the engine's limit is less."""
+def running_requests(engine: EngineSpec, clients: Number, room: Number) -> Number:
+    """Requests that run at once: all in flight, but at most the room in the KV cache and the engine's limit."""
     return maximum(minimum(minimum(clients - engine.held_back, floor(room)), engine.max_requests), 1)
 
 
-def sharing(runs: Number, output: Number) -> Number:
-    """Requests whose prefills share a step: each step of those that run ends ``runs / output`` of them."""
+def joined_prefills(runs: Number, output: Number) -> Number:
+    """Requests whose prefills share a step: ``runs / output`` requests end in each step, at least 1."""
     return maximum(runs / output, 1)
 
 
@@ -129,24 +130,25 @@ def serve(
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
-    ``prefill`` is timed for ``joined`` requests at once (`sharing`), ``decode`` for ``runs / flights`` in each of
-    ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output`` tokens,
-    each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest stage:
+    ``prefill`` is timed for ``joined`` requests at once (`joined_prefills`), ``decode`` for ``runs / flights`` in each
+    of ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output``
+    tokens, each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest
+    stage:
 
         TPOT = (step + host) / gain + E (runs - 1) / output,   E = prefill of one + admit
 
-    Prefills come at the rate ``X = runs / (E + (output - 1) TPOT)`` and are served one after another, so that one
-    waits as in a queue with random arrivals and equal service (Pollaczek 1930): ``u E / (2 (1 - u))``, ``u = X E``. A
-    request beyond those that can run waits for one to leave, ``(clients - runs) / X`` (Little 1961). The first
-    ``runs`` requests arrive at once, and wait for half of their prefills. In ``chunks``, a prompt takes from the others
-    what mixed steps last longer than theirs, and has its turn for as long as all of its steps.
+    Prefills come at the rate ``X = runs / (E + (output - 1) TPOT)`` and run one after another. Each waits as in a queue
+    with random arrivals and equal service (Pollaczek 1930): ``u E / (2 (1 - u))``, ``u = X E``. A request that finds no
+    room waits for another to leave, ``(clients - runs) / X`` (Little 1961). The first ``runs`` requests arrive at once
+    and wait for half of their prefills. In ``chunks``, a prompt costs running requests the difference between a mixed
+    step and a plain one, and other prompts wait until all its steps are done.
     """
     added = engine.step + engine.request * runs / flights
     whole, step, host = decode.period + added, decode.period / gain, added / gain
     if chunks is None:
-        each, own, turn, wait = undivided(engine, prefill, joined)
+        each, own, turn, wait = whole_prompt_cost(engine, prefill, joined)
     else:
-        each, own, turn, wait = chunked(engine, chunks, decode.period, added)
+        each, own, turn, wait = chunked_prompt_cost(engine, chunks, decode.period, added)
     others = each * (runs - 1) / output
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle
@@ -161,5 +163,17 @@ def serve(
     stay = cycle + line + first
     served = runs / stay
     if requests is not None:  # where some waited, the last to run leave one by one
-        served = drained(served, stay, requests, runs)
-    return Served(runs, clients - runs, queue, line, start, own, first, step, host, others, served)
+        served = drained_rate(served, stay, requests, runs)
+    return Served(
+        runs,
+        clients - runs,
+        queue=queue,
+        line=line,
+        start=start,
+        prefill=own,
+        first=first,
+        step=step,
+        host=host,
+        others=others,
+        rate=served,
+    )

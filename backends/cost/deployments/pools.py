@@ -1,6 +1,6 @@
-"""A pool of servers for each phase: prompts here, tokens there, KV cache in between.
+"""`Pools`: a pool of servers for prefill, a pool for decode, and a transfer of KV cache between them.
 
-Sources of the idea: Zhong et al., "DistServe", OSDI 2024; Patel et al., "Splitwise", ISCA 2024.
+Sources: Zhong et al., "DistServe", OSDI 2024; Patel et al., "Splitwise", ISCA 2024.
 """
 
 from __future__ import annotations
@@ -10,29 +10,42 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.batch import Prefilled, decode_step, prefill_step, prefilled, residents
-from plandsl.backends.cost.deployments.chunks import mixes, one_prompt
+from plandsl.backends.cost.deployments.batch import (
+    PrefillBatch,
+    decode_step,
+    prefill_batch,
+    prefill_step,
+    resident_tokens,
+)
+from plandsl.backends.cost.deployments.chunks import chunk_prompt, cuts_prompts
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
-from plandsl.backends.cost.deployments.ongoing import PromptCost, Served, drained, queued, running, undivided
-from plandsl.backends.cost.deployments.replicas import Occupied, Replicas
-from plandsl.backends.cost.deployments.transfer import Moved, Transfer
-from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum, plain, settled, where
+from plandsl.backends.cost.deployments.ongoing import (
+    PromptCost,
+    Served,
+    drained_rate,
+    queue_seconds,
+    running_requests,
+    whole_prompt_cost,
+)
+from plandsl.backends.cost.deployments.replicas import Occupancy, Replicas
+from plandsl.backends.cost.deployments.transfer import Transfer, TransferTimes
+from plandsl.backends.cost.num import are_numbers, call_traced, ceil_div, largest, maximum, minimum, where
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, SplitSpec
 
 
 class Rates(NamedTuple):
-    """Requests/s that each pool, and the link between them, sustain; what is moved; the slowest sets the pace."""
+    """Requests/s that each pool and the link between them sustain, and the transfer ``moved`` of a batch."""
 
     prefill: Number
     transfer: Number
     decode: Number
-    moved: Moved
+    moved: TransferTimes
 
     @property
     def least(self) -> Number:
-        """Requests/s of the whole."""
+        """Requests/s of the whole: the least of the three."""
         return minimum(minimum(self.prefill, self.transfer), self.decode)
 
     @property
@@ -42,30 +55,29 @@ class Rates(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """Batches in both pools: prompts in one, the mean decode step in the other, TPOT with both, and the rates."""
+    """Batches in both pools: prompts in one, the mean decode step in the other, TPOT with transfer, and rates."""
 
-    first: Prefilled
+    first: PrefillBatch
     decode: PhaseTimes
     tpot: Number
     rates: Rates
 
 
 class Flow(NamedTuple):
-    """Requests that follow one another through both pools: a closed network of three stations.
+    """An ongoing load on both pools: a closed network of three stations.
 
-    ``d`` of ``N`` requests have a place in the decode pool (they decode, or their cache is on its way there, ``tau``
-    seconds of which show); the others are computed, or wait. With ``P`` prefill servers that take ``E`` for a prompt,
-    and ``L`` lanes that carry ``c`` requests/s together,
+    ``d`` of ``N`` requests have a place in the decode pool: they decode, or their cache is on its way (``tau`` seconds
+    of this are exposed). The prompts of the others are computed, or wait. ``P`` prefill servers take ``E`` seconds for
+    a prompt, and ``L`` lanes carry ``c`` requests/s together:
 
         X(d) = d / (tau + (output - 1) tpot(d))                                  requests/s (Little 1961)
         N    = d + X (queue of a prefill server + own + first + queue of a lane)    solved for d by bisection
 
-    with ``(N - 1) / N`` of the queues of Pollaczek and Khinchine at the rates ``X / P`` and ``X / L``: nobody waits for
-    himself. They grow without end as X comes
-    near ``P / E`` or ``c``: the slowest station bounds the rate, and those that are many wait there (bottleneck
-    analysis of closed networks; Lazowska et al., "Quantitative system performance", 1984, chapters 3 and 5). Where the
-    decode pool has no room for as many as d, it holds what it can, and the rest wait before their prefill, as engines
-    do that ask the decode server for room first.
+    A queue is ``(N - 1) / N`` times the wait of Pollaczek and Khinchine at the rate ``X / P`` or ``X / L``, since no
+    request waits for itself. Queues grow without end as X nears ``P / E`` or ``c``: the slowest station bounds the
+    rate, and most requests wait there (bottleneck analysis of closed networks; Lazowska et al., "Quantitative system
+    performance", 1984, chapters 3 and 5). Where the decode pool has room for fewer than d requests, it is full, and the
+    rest wait before their prefill, as in engines that ask the decode server for room first.
     """
 
     served: Served
@@ -75,11 +87,11 @@ class Flow(NamedTuple):
 
 
 HALVINGS = 50
-"""Steps of a bisection: to the last digits of a number."""
+"""Steps of a bisection, enough for all digits of a number."""
 
 
 class Pools(Deployment):
-    """Both pools under one load: ``batch`` is that of the decode pool, the other one's is its plan's."""
+    """A `Deployment` of two pools. ``batch`` is the batch of the decode pool; the prefill pool's plan has its own."""
 
     def __init__(self, plan: PlanSpec, split: SplitSpec, prefill: Replicas, decode: Replicas) -> None:
         super().__init__(plan)
@@ -88,37 +100,37 @@ class Pools(Deployment):
 
     @property
     def pools(self) -> tuple[Replicas, ...]:
-        """That of prefill, and that of decode."""
+        """The servers of prefill and the servers of decode."""
         return self.prefill, self.decode
 
     @property
     def transfer(self) -> Transfer:
-        """What lies between them."""
+        """The transfer between the pools."""
         return self._transfer
 
     def on(self, plan: PlanSpec) -> Pools:
-        """The same under other figures."""
+        """The same deployment with the figures of ``plan``."""
         split = plan.split
         assert split is not None, "other figures leave the pools"
         return Pools(plan, split, self.prefill.on(split.prefill), self.decode.on(split.decode))
 
     def guessing(self, tokens: Number, acceptance: Number) -> Pools:
-        """The same with other guesses, each right with chance ``acceptance``; numbers or arrays, as a load."""
+        """The same deployment with ``tokens`` guesses of chance ``acceptance`` each; numbers or arrays, as a load."""
         return Pools(self.plan, self.split, *(pool.guessing(tokens, acceptance) for pool in self.pools))
 
     def batches(self, first: Number, second: Number, i: Number, o: Number) -> Batches:
         """Batches of ``first`` prompts in one pool, and of ``second`` requests in the other.
 
-        The first token is made by the prefill, and does not wait for the transfer (DistServe; TensorRT-LLM and SGLang
-        hand it over with the cache). The others do: ``tpot = step + exposed transfer / (output - 1)``. A request has
-        its place in the decode pool from the start of its transfer, so that of ``places`` of them
+        The prefill makes the first token, which does not wait for the transfer (DistServe; TensorRT-LLM and SGLang send
+        it with the cache). Later tokens do: ``tpot = step + exposed transfer / (output - 1)``. A request has its place
+        in the decode pool from the start of its transfer. With ``places = replicas in_flight batch`` of each pool,
 
-            rates = replicas in_flight batch / (period + admit batch),  that of ports,  places / ((output - 1) tpot)
+            rates = places / (period + admit batch),  the rate of the ports,  places / ((output - 1) tpot)
         """
         ours, theirs = self.prefill, self.decode
-        prompts, decode = prefilled(ours.one, first, i), decode_step(theirs.one, second, i, o)
-        engine, steps = theirs.plan.runs_on, maximum(o - 1, 1)
-        moved = self.transfer.moved(first, i, prompts.times.through)
+        prompts, decode = prefill_batch(ours.one, first, i), decode_step(theirs.one, second, i, o)
+        engine, steps = theirs.plan.effective_engine, maximum(o - 1, 1)
+        moved = self.transfer.times(first, i, prompts.times.through)
         tpot = (decode.period + engine.step + engine.request * second) / theirs.gain + moved.exposed / steps
         rates = Rates(
             ours.n * ours.in_flight * first / prompts.period,
@@ -129,10 +141,12 @@ class Pools(Deployment):
         return Batches(prompts, decode, tpot, rates)
 
     def together(self, b: Number, i: Number, o: Number) -> Metrics:
-        """Batches of ``b`` requests in the decode pool, fed by batches of the prefill pool's own size."""
+        """Metrics of batches of ``b`` requests in the decode pool, with the prefill pool's own batch."""
         first = self.prefill.plan.workload.batch
         prompts, decode, tpot, rates = self.batches(first, b, i, o)
-        held = fuller(self.prefill.occupied(first, i, o, ongoing=False), self.decode.occupied(b, i, o, ongoing=False))
+        held = fuller_pool(
+            self.prefill.occupancy(first, i, o, ongoing=False), self.decode.occupancy(b, i, o, ongoing=False)
+        )
         throughput = rates.least * o
         return Metrics(
             ttft=prompts.ttft,
@@ -154,10 +168,10 @@ class Pools(Deployment):
         return sum(pool.plan.sharding.ranks for pool in self.pools)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
-        """``n`` requests always in flight, on their way through both pools; `Flow` has the formulas."""
+        """Metrics of ``n`` requests always in flight in both pools together; `Flow` has the formulas."""
         ours, theirs = self.prefill, self.decode
         flow = self.flow(n, i, o, requests)
-        held = fuller(ours.occupied(1, i, o, ongoing=True), theirs.occupied(flow.batch, i, o, ongoing=True))
+        held = fuller_pool(ours.occupancy(1, i, o, ongoing=True), theirs.occupancy(flow.batch, i, o, ongoing=True))
         throughput = flow.served.rate * o
         return Metrics(
             ttft=flow.served.ttft,
@@ -175,23 +189,25 @@ class Pools(Deployment):
         )
 
     def flow(self, n: Number, i: Number, o: Number, requests: Number | None) -> Flow:
-        """``n`` requests always in flight, ``requests`` in all."""
+        """The flow of ``n`` requests always in flight, ``requests`` in all."""
         ours, theirs, gain = self.prefill, self.decode, self.decode.gain
         times, cost = self._prompt(i)
-        moved = self.transfer.moved(1, i, times.through)
-        engine, steps = ours.plan.runs_on, maximum(o - 1, 0)
+        moved = self.transfer.times(1, i, times.through)
+        engine, steps = ours.plan.effective_engine, maximum(o - 1, 0)
         first = engine.first + engine.first_request
         lane = _Lane(moved.exposed, self.transfer.lanes, moved.rate)
         room = self._room(n, i, o)
-        ask = settled(self._running, n, i, o, room, cost.turn, cost.own + first, lane.exposed, lane.servers, lane.rate)
+        ask = call_traced(
+            self._running, n, i, o, room, cost.turn, cost.own + first, lane.exposed, lane.servers, lane.rate
+        )
         batch = ask / (theirs.n * theirs.in_flight)
         decode = decode_step(theirs.one, batch, i, o)
         step, host = decode.period / gain, self._host(batch) / gain
         stay = lane.exposed + steps * (step + host)
         rate = ask / stay
         others = (n - 1) / n
-        line = others * queued(rate / ours.n, cost.turn)
-        port = others * queued(rate / lane.servers, lane.servers / lane.rate)
+        line = others * queue_seconds(rate / ours.n, cost.turn)
+        port = others * queue_seconds(rate / lane.servers, lane.servers / lane.rate)
         ahead = line + cost.own + first + port
         waiting = where(ask < room, 0.0, maximum(n - ask - rate * ahead, 0.0))
         rate = (n - waiting) / (ahead + stay)
@@ -201,7 +217,7 @@ class Pools(Deployment):
         if requests is not None:
             start = crowd * minimum(n / requests, 1.0)
             queue = queue * (1 - minimum(n / requests, 1.0) / 2)
-            whole = drained(rate, ahead + stay, requests, n - waiting)
+            whole = drained_rate(rate, ahead + stay, requests, n - waiting)
         others_sent = port / maximum(o - 1, 1)
         served = Served(
             running=ask, waiting=waiting, queue=queue, line=line, start=start, prefill=cost.own, first=first,
@@ -211,72 +227,72 @@ class Pools(Deployment):
         return Flow(served, times, decode, batch)
 
     def rates(self, metrics: Metrics, i: Number, o: Number) -> Rates:
-        """Requests/s that each pool, and the link between them, sustain under the load that ``metrics`` are of."""
+        """Requests/s that each pool and the link between them sustain under the load of ``metrics``."""
         if metrics.served is None:
             return self.batches(metrics.joined, metrics.batch, i, o).rates
         times, cost = self._prompt(i)
-        moved = self.transfer.moved(1, i, times.through)
+        moved = self.transfer.times(1, i, times.through)
         places = self.decode.n * self.decode.in_flight
         room = self._room(inf, i, o)
         full = room / (moved.exposed + maximum(o - 1, 0) * self._token(room / places, i, o))
         return Rates(self.prefill.n / cost.turn, moved.rate, full, moved)
 
     def alone(self, metrics: Metrics, i: Number, o: Number) -> tuple[Metrics, Metrics]:
-        """``metrics`` as each pool has them: what it holds, and of decode TPOT without the transfer."""
+        """``metrics`` for each pool alone: with its own memory, and for decode with TPOT without the transfer."""
         ongoing = metrics.served is not None
-        ours = self.prefill.occupied(metrics.joined, i, o, ongoing)
-        theirs = self.decode.occupied(metrics.batch, i, o, ongoing)
+        ours = self.prefill.occupancy(metrics.joined, i, o, ongoing)
+        theirs = self.decode.occupancy(metrics.batch, i, o, ongoing)
         most = self.prefill.max_batch(i, o, ongoing)
         first = metrics._replace(**ours._asdict(), batch=metrics.joined, max_batch=most)
         return first, metrics._replace(**theirs._asdict(), tpot=metrics.tpot - metrics.sent)
 
     def _prompt(self, i: Number) -> tuple[PhaseTimes, PromptCost]:
-        """One prompt in the prefill pool: its times, and what it takes there."""
-        one, engine = self.prefill.one, self.prefill.plan.runs_on
-        if not mixes(one):
+        """The times and the cost of one prompt in the prefill pool."""
+        one, engine = self.prefill.one, self.prefill.plan.effective_engine
+        if not cuts_prompts(one):
             times = prefill_step(one, 1, i, 1)
-            return times, undivided(engine, times, 1)
-        chunks = one_prompt(one, 0, i, 1)
+            return times, whole_prompt_cost(engine, times, 1)
+        chunks = chunk_prompt(one, 0, i, 1)
         each = largest([s.span for s in chunks.times.stages])
         slowest = maximum(each, chunks.times.hop) * chunks.times.parts + chunks.times.drafted + engine.step
         whole, turn = chunks._replace(steps=ceil_div(chunks.steps, 1)), chunks.steps * slowest + engine.admit
         return whole.whole, PromptCost(turn, whole.steps * (chunks.times.period + engine.step) + engine.admit, turn)
 
     def _room(self, n: Number, i: Number, o: Number) -> Number:
-        """The most requests that the decode pool has a place for."""
+        """The most requests that fit in the decode pool."""
         pool = self.decode
-        _, rounds = residents(pool.one, i, o, ongoing=True)
+        _, rounds = resident_tokens(pool.one, i, o, ongoing=True)
         most = pool.max_batch(i, o, ongoing=True) * rounds
-        return pool.n * running(pool.plan.runs_on, maximum(n / pool.n, 1), most)
+        return pool.n * running_requests(pool.plan.effective_engine, maximum(n / pool.n, 1), most)
 
     def _host(self, batch: Number) -> Number:
-        """What the engine adds to a decode step of ``batch`` requests."""
-        engine = self.decode.plan.runs_on
+        """Seconds that the engine adds to a decode step of ``batch`` requests."""
+        engine = self.decode.plan.effective_engine
         return engine.step + engine.request * batch
 
     def _token(self, batch: Number, i: Number, o: Number) -> Number:
-        """Seconds of a token in the decode pool, with so many requests in a batch."""
+        """Seconds of a token in the decode pool with batches of ``batch`` requests."""
         return (decode_step(self.decode.one, batch, i, o).period + self._host(batch)) / self.decode.gain
 
     @cached_property
     def _quick_token(self) -> Callable[..., Number]:
-        """The same for plain numbers, as straight code."""
-        from plandsl.backends.cost.time.trace import traced
+        """`_token` for plain numbers, compiled as straight-line code."""
+        from plandsl.backends.cost.time.trace import trace
 
-        return traced(self._token, "batch", "i", "o")
+        return trace(self._token, "batch", "i", "o")
 
     def _running(
         self, n: Number, i: Number, o: Number, room: Number, turn: Number, own: Number,
         exposed: Number, servers: Number, rate: Number,
     ) -> Number:  # fmt: skip
-        """Requests in the decode pool, those on their way to it among them: bisected, as `Flow` says."""
-        token = self._quick_token if plain(n, i, o, room) else self._token
+        """Requests in the decode pool or on their way to it: ``d`` of `Flow`, found by bisection."""
+        token = self._quick_token if are_numbers(n, i, o, room) else self._token
         places, steps = self.decode.n * self.decode.in_flight, maximum(o - 1, 0)
 
         def all_of(d: Number) -> Number:
-            """Requests in flight with ``d`` in the decode pool; no end of them beyond what prefill and ports bear."""
+            """Requests in flight with ``d`` in the decode pool; infinite beyond the rates of prefill and ports."""
             x = d / (exposed + steps * token(d / places, i, o))
-            waits = queued(x / self.prefill.n, turn) + queued(x / servers, servers / rate)
+            waits = queue_seconds(x / self.prefill.n, turn) + queue_seconds(x / servers, servers / rate)
             ahead = own + (n - 1) / n * waits
             borne = (x * turn < self.prefill.n) & (x < rate)
             return where(borne, d + x * ahead, inf)
@@ -290,15 +306,15 @@ class Pools(Deployment):
 
 
 class _Lane(NamedTuple):
-    """The way from pool to pool: seconds that show of a request, how many travel at once, and requests/s in all."""
+    """The way between the pools: exposed seconds of a request, requests that travel at once, and requests/s in all."""
 
     exposed: Number
     servers: int
     rate: Number
 
 
-def fuller(prefill: Occupied, decode: Occupied) -> Occupied:
-    """The memory of the pool that is fuller; both must fit, and the cache is that of the decode pool."""
+def fuller_pool(prefill: Occupancy, decode: Occupancy) -> Occupancy:
+    """The memory of the fuller pool; both must fit, and the KV capacity is of the decode pool."""
     fuller = prefill.used > decode.used
     return decode._replace(
         memory=where(fuller, prefill.memory, decode.memory),

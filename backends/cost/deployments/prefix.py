@@ -1,4 +1,4 @@
-"""Prompts of which a part is in the KV cache already: what is left to compute, and what the part takes of memory."""
+"""Prompts that are partly in the KV cache already: the cached tokens of a prompt, and the shared ones among them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 
 ROUNDING = 1e-9
-"""Of a token: what a share written in per cent may be off by."""
+"""Tokens by which a share written in per cent may be off."""
 
 
-def reused(plan: PlanSpec, input_: Number) -> Number:
-    """Tokens of a prompt of ``input_`` whose keys and values are in the cache.
+def reused_tokens(plan: PlanSpec, input_: Number) -> Number:
+    """Cached tokens of a prompt of ``input_`` tokens.
 
     Engines find whole blocks, and compute the last token in any case, for its logits. Source: vLLM, "Automatic prefix
     caching" (docs.vllm.ai/en/latest/design/prefix_caching).
     """
     if not plan.workload.reuse:
         return 0
-    block = plan.runs_on.kv_block
+    block = plan.effective_engine.kv_block
     return minimum((plan.workload.reuse * input_ + ROUNDING) // block, (input_ - 1) // block) * block
 
 
-def shared(plan: PlanSpec, input_: Number) -> Number:
-    """Tokens of it that all requests find in the same blocks."""
-    return reused(plan, input_) if plan.workload.prefix == "shared" else 0
+def shared_tokens(plan: PlanSpec, input_: Number) -> Number:
+    """Cached tokens that all requests find in the same blocks."""
+    return reused_tokens(plan, input_) if plan.workload.prefix == "shared" else 0

@@ -1,12 +1,12 @@
-"""Servers side by side, each with a share of the requests: what they take together under a load."""
+"""Equal servers side by side, each with a share of the requests: their metrics under a load."""
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, residents, together
-from plandsl.backends.cost.deployments.chunks import Chunks, mixes, one_prompt
+from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, resident_tokens, time_batch
+from plandsl.backends.cost.deployments.chunks import Chunks, chunk_prompt, cuts_prompts
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
 from plandsl.backends.cost.deployments.memory import MemoryModel
-from plandsl.backends.cost.deployments.ongoing import running, serve, sharing
+from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_requests, serve
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.deployments.step import Step
@@ -16,8 +16,8 @@ from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 
 
-class Occupied(NamedTuple):
-    """What the GPUs of a server hold for given requests: bytes of the fullest, the largest share of one's room."""
+class Occupancy(NamedTuple):
+    """What the GPUs of a server hold: bytes of the fullest GPU, and the largest share of a GPU's memory."""
 
     memory: Number
     used: Number
@@ -26,7 +26,7 @@ class Occupied(NamedTuple):
 
 
 class Crowd(NamedTuple):
-    """Requests of one replica under an ongoing load: in flight, running, joining at once; and the most in a batch."""
+    """Requests of one replica under an ongoing load: in flight, running, joining at once; and the largest batch."""
 
     clients: Number
     runs: Number
@@ -35,7 +35,7 @@ class Crowd(NamedTuple):
 
 
 class Replicas(Deployment):
-    """``n`` servers like ``one``."""
+    """A `Deployment` of ``n`` servers equal to ``one``."""
 
     transfer = None
 
@@ -55,7 +55,7 @@ class Replicas(Deployment):
 
     @property
     def memory(self) -> MemoryModel:
-        """That of one server."""
+        """The memory of one server."""
         return self.one.memory
 
     @property
@@ -77,15 +77,15 @@ class Replicas(Deployment):
         return Replicas(self.n, self.one.guessing(tokens, acceptance))
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step of one server takes."""
+        """Times of a step of one server."""
         return self.one.step(step, in_flight)
 
-    def occupied(self, b: Number, i: Number, o: Number, ongoing: bool) -> Occupied:
-        """What is held by batches of ``b`` requests."""
+    def occupancy(self, b: Number, i: Number, o: Number, ongoing: bool) -> Occupancy:
+        """What the GPUs hold with batches of ``b`` requests."""
         memory = self.memory
-        kept, resident = residents(self.one, i, o, ongoing)
+        kept, resident = resident_tokens(self.one, i, o, ongoing)
         held = [memory.held(s, b, kept, i, resident).total for s in range(len(memory.weights))]
-        return Occupied(
+        return Occupancy(
             largest(held),
             largest([total / room for total, room in zip(held, memory.capacities, strict=True)]),
             memory.fit(held),
@@ -94,12 +94,12 @@ class Replicas(Deployment):
 
     def max_batch(self, i: Number, o: Number, ongoing: bool) -> Number:
         """The most requests in a batch."""
-        kept, resident = residents(self.one, i, o, ongoing)
+        kept, resident = resident_tokens(self.one, i, o, ongoing)
         return self.memory.max_batch(kept, i, resident)
 
     def together(self, b: Number, i: Number, o: Number) -> Metrics:
-        """In-flight batches of ``b`` requests that start together."""
-        found = together(self.one, b, i, o)
+        """Metrics of batches of ``b`` requests that start together."""
+        found = time_batch(self.one, b, i, o)
         rate = self.n * self.in_flight * b * o / found.whole
         return Metrics(
             ttft=found.first.ttft,
@@ -107,7 +107,7 @@ class Replicas(Deployment):
             latency=found.first.ttft + (o - 1) * found.tpot,
             throughput=rate,
             throughput_per_gpu=rate / self.plan.sharding.ranks,
-            **self.occupied(b, i, o, ongoing=False)._asdict(),
+            **self.occupancy(b, i, o, ongoing=False)._asdict(),
             max_batch=self.max_batch(i, o, ongoing=False),
             phases=Phases(lambda: (found.first.times, found.decode)),
             joined=b,
@@ -116,27 +116,28 @@ class Replicas(Deployment):
         )
 
     def crowd(self, n: Number, i: Number, o: Number) -> Crowd:
-        """How many of ``n`` requests in flight over all replicas run in one of them, and share a prefill."""
+        """Requests of one replica where ``n`` requests are in flight over all replicas."""
         clients = ceil_div(n, self.n)
         most = self.max_batch(i, o, ongoing=True)
-        _, rounds = residents(self.one, i, o, ongoing=True)
-        runs = running(self.plan.runs_on, clients, most * rounds)
-        return Crowd(clients, runs, sharing(runs, o / self.gain), most)
+        _, rounds = resident_tokens(self.one, i, o, ongoing=True)
+        runs = running_requests(self.plan.effective_engine, clients, most * rounds)
+        return Crowd(clients, runs, joined_prefills(runs, o / self.gain), most)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
-        """``n`` requests always in flight, over all replicas; `ongoing.serve` has the formulas."""
+        """Metrics of ``n`` requests always in flight, over all replicas; `ongoing.serve` has the formulas."""
         clients, runs, joined, most = self.crowd(n, i, o)
         one, b = self.one, runs / self.in_flight
         decode = decode_step(one, b, i, o)
         chunks: Chunks | None = None
-        if mixes(one):
-            chunks = one_prompt(one, b, i, self.in_flight)
+        if cuts_prompts(one):
+            chunks = chunk_prompt(one, b, i, self.in_flight)
             prefill = chunks._replace(steps=ceil_div(chunks.steps, 1)).whole
         else:
             prefill = prefill_step(one, joined, i, 1)
         served = serve(
-            self.plan.runs_on, clients, runs, o, None if requests is None else requests / self.n,
-            prefill, joined, decode, self.in_flight, self.gain, chunks,
+            self.plan.effective_engine, clients, runs=runs, output=o,
+            requests=None if requests is None else requests / self.n, prefill=prefill, joined=joined,
+            decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks,
         )  # fmt: skip
         rate = self.n * served.rate * o
         return Metrics(
@@ -145,7 +146,7 @@ class Replicas(Deployment):
             latency=served.ttft + (o - 1) * served.tpot,
             throughput=rate,
             throughput_per_gpu=rate / self.plan.sharding.ranks,
-            **self.occupied(b, i, o, ongoing=True)._asdict(),
+            **self.occupancy(b, i, o, ongoing=True)._asdict(),
             max_batch=most,
             phases=Phases(lambda: (prefill, decode)),
             joined=joined if chunks is None else 1,

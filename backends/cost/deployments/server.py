@@ -1,4 +1,4 @@
-"""What every server answers: how long a step takes, what it holds, and which programs it is made of."""
+"""`Server`: what every kind of server answers. How long a step takes, what its GPUs hold, which programs it runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Server(Protocol):
-    """One copy of a model on GPUs of its own, which takes steps. Kinds nest: a draft before a choice of two programs.
+    """One copy of a model on GPUs of its own. Kinds nest: `Drafted` may hold `Shift`, which holds two `Single`.
 
-    ``in_flight`` batches are on their way through its stages. In a decode step each request has ``queries`` tokens, of
-    which the step brings it ``gain`` on average.
+    ``in_flight`` batches are on their way through its stages. In a decode step each request has ``queries`` tokens, and
+    gains ``gain`` tokens on average.
     """
 
     plan: PlanSpec
@@ -34,28 +34,28 @@ class Server(Protocol):
         ...
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step takes; its period, with ``in_flight`` such batches, is when the next one may start."""
+        """Times of a step; after its period, with ``in_flight`` such batches, the next step may start."""
         ...
 
     def on(self, plan: PlanSpec) -> Server:
-        """The same schedules and memory under other figures of ``plan``'s hardware, calibration or engine."""
+        """The same server with other figures of hardware, calibration or engine, from ``plan``."""
         ...
 
     def guessing(self, tokens: Number, acceptance: Number) -> Server:
-        """The same with other guesses, each right with chance ``acceptance``; itself where nothing is guessed."""
+        """The same server with ``tokens`` guesses of chance ``acceptance`` each; itself where nothing is guessed."""
         ...
 
     @property
     def main(self) -> Single:
-        """The server of the model itself, and of two shardings that of large steps: what all kinds have in common."""
+        """The server of the model itself; with two shardings, the server of large steps."""
         ...
 
     @property
     def modes(self) -> Modes | None:
-        """Two servers of which each step takes one; None where there is no choice."""
+        """The two servers between which steps choose; None for one sharding."""
         ...
 
     @property
     def guesses(self) -> Guesses | None:
-        """What guesses tokens ahead; None where nothing does."""
+        """What guesses tokens ahead; None without guesses."""
         ...

@@ -1,4 +1,4 @@
-"""A server with two shardings on one KV cache: each step takes one of them, by its tokens.
+"""A server with two shardings on one KV cache: the number of tokens in a step selects one.
 
 Source of the rule: arXiv 2509.16495, shift parallelism.
 """
@@ -28,9 +28,9 @@ class Modes(NamedTuple):
 
 
 class Shift:
-    """Steps of more than ``threshold`` tokens are timed by ``base``, the others by ``tensor``: a `Server`.
+    """A `Server` that runs steps of more than ``threshold`` tokens on ``base``, all others on ``tensor``.
 
-    Memory has both.
+    Memory holds both.
     """
 
     queries: Number = 1
@@ -45,12 +45,12 @@ class Shift:
         self.memory = memory or both_memories(plan, threshold, base.memory, tensor.memory)
 
     def on(self, plan: PlanSpec) -> Shift:
-        """The same schedules and memory under other figures."""
+        """The same server with the figures of ``plan``."""
         base, tensor = plan.modes
         return Shift(plan, self.threshold, self.base.on(base), self.tensor.on(tensor), self.memory.on(plan))
 
     def guessing(self, tokens: Number, acceptance: Number) -> Shift:
-        """Itself: nothing is guessed."""
+        """Itself: it has no guesses."""
         return self
 
     @property
@@ -60,19 +60,19 @@ class Shift:
 
     @property
     def modes(self) -> Modes:
-        """Both."""
+        """Both servers."""
         return Modes(self.threshold, self.base, self.tensor)
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step takes, with the sharding that its tokens ask for."""
+        """Times of a step, with the sharding for its number of tokens."""
         large = step.tokens > self.threshold
         if isinstance(large, bool):
             return (self.base if large else self.tensor).step(step, in_flight)
-        return _either(large, self.base.step(step, in_flight), self.tensor.step(step, in_flight))
+        return _choose(large, self.base.step(step, in_flight), self.tensor.step(step, in_flight))
 
 
-def _either(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
-    """``a`` where ``condition`` holds, ``b`` elsewhere. Times of single ops are those of their runs, which differ."""
+def _choose(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
+    """``a`` where ``condition`` holds, ``b`` elsewhere. Times of single ops are in the runs of both."""
 
     def played(x: Played, y: Played) -> Played:
         return Played(where(condition, x.span, y.span), where(condition, x.compute, y.compute))
@@ -81,11 +81,11 @@ def _either(condition: Number, a: PhaseTimes, b: PhaseTimes) -> PhaseTimes:
     return PhaseTimes(
         {},
         {name: played(a.regions[name], b.regions[name]) for name in a.regions if name in b.regions},
-        [played(x, y) for x, y in zip(a.stages, b.stages, strict=True)],
-        where(condition, a.hop, b.hop),
-        where(condition, a.through, b.through),
-        where(condition, a.period, b.period),
-        where(condition, a.hops, b.hops),
+        stages=[played(x, y) for x, y in zip(a.stages, b.stages, strict=True)],
+        hop=where(condition, a.hop, b.hop),
+        through=where(condition, a.through, b.through),
+        period=where(condition, a.period, b.period),
+        hops=where(condition, a.hops, b.hops),
         runs=(*(r._replace(weight=ones) for r in a.runs), *(r._replace(weight=others) for r in b.runs)),
     )
 
@@ -131,15 +131,15 @@ def both_memories(plan: PlanSpec, threshold: int, base: ProgramMemory, tensor: P
     A weight of which every rank holds the same part in both is there once.
     """
     first, second = base.program, tensor.program
-    there = {(r.name, w.name, _lies(w.type, first.mesh)) for r in first.regions for w in r.weights}
+    there = {(r.name, w.name, _layout(w.type, first.mesh)) for r in first.regions for w in r.weights}
     found = ((r.name, w) for r in second.regions for w in r.weights)
-    shared = {(name, w) for name, w in found if (name, w.name, _lies(w.type, second.mesh)) in there}
+    shared = {(name, w) for name, w in found if (name, w.name, _layout(w.type, second.mesh)) in there}
     weights = [held + tensor.contents.weights_of(stage, shared) for stage, held in enumerate(base.weights)]
     small = evolve(tensor.plan, step_tokens=min(plan.step_tokens, threshold))
     return ShiftMemory(plan, base.on(plan), tensor.on(small), weights)
 
 
-def _lies(type_: TensorType, mesh: Mesh) -> tuple[object, ...]:
+def _layout(type_: TensorType, mesh: Mesh) -> tuple[object, ...]:
     """How a weight lies, whatever the axes are called: by the size and the stride of those that cut it."""
     cuts = (tuple((mesh.size(a), mesh.stride(a)) for a in d.axes if mesh.size(a) > 1) for d in type_.dims)
     return type_.dtype, tuple(zip(type_.names, cuts, strict=True))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Single:
-    """The programs of one plan with one sharding, each on the plan's GPUs: a `Server`."""
+    """A `Server` with the programs of one plan and one sharding, on the plan's GPUs."""
 
     queries: Number = 1
     gain: Number = 1
@@ -38,11 +38,11 @@ class Single:
         self.in_flight = prefill.in_flight
 
     def on(self, plan: PlanSpec) -> Single:
-        """The same schedules and memory under other figures."""
+        """The same server with the figures of ``plan``."""
         return Single(plan, self.prefill.schedule, self.decode.schedule, self.memory.on(plan))
 
     def guessing(self, tokens: Number, acceptance: Number) -> Single:
-        """Itself: nothing is guessed."""
+        """Itself: it has no guesses."""
         return self
 
     @property
@@ -57,58 +57,65 @@ class Single:
 
     @cached_property
     def mixer(self) -> Mixer:
-        """What times steps of both phases."""
+        """Times of steps that mix both phases."""
         from plandsl.backends.cost.time.mixed import Mixer
 
         return Mixer(self.prefill, self.decode)
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """How long a step takes."""
+        """Times of a step."""
         prompt, decode = step
         if prompt is None:
             assert decode is not None, "a step has prompts, or requests that decode"
-            return self._decoded(decode, in_flight)
+            return self._decode(decode, in_flight)
         if decode is None and not prompt.chunk:
-            return self._prefilled(prompt, in_flight)
+            return self._prefill(prompt, in_flight)
         times = self.mixer.step(self.mix(prompt, decode), in_flight)
         bind = {"batch": prompt.requests, "input": prompt.new, "context": prompt.context}
-        return times._replace(runs=(ProgramRun("", self.plan, self.prefill, times, bind, prompt.context),))
+        return times._replace(
+            runs=(ProgramRun("", self.plan, phase=self.prefill, times=times, bind=bind, context=prompt.context),)
+        )
 
     def mix(self, prompt: Prompt, decode: Decode | None) -> Mix:
-        """What one rank of those that share requests has of a step of both kinds."""
+        """The part of a mixed step on one of the ranks that share requests."""
         from plandsl.backends.cost.time.mixed import Mix
 
         count = prompt.requests / self.ways
         if decode is None:
             return Mix(prompt.new * count, prompt.cached, count, None, prompt.context)
         decodes = decode.requests / self.ways
-        return Mix(prompt.new * count, prompt.cached, count, decodes, decode.context, decode.queries)
+        new, context, queries = prompt.new * count, decode.context, decode.queries
+        return Mix(new, prompt.cached, prompts=count, decodes=decodes, context=context, queries=queries)
 
-    def _prefilled(self, prompt: Prompt, in_flight: Number) -> PhaseTimes:
-        """Prompts alone: what is not in the cache, attending to all of it."""
+    def _prefill(self, prompt: Prompt, in_flight: Number) -> PhaseTimes:
+        """Times of prompts alone: new tokens, which see cached and new tokens."""
         context = prompt.context
         bind = {"batch": prompt.requests, "input": prompt.new, "context": context}
         times = self.prefill.at(bind, in_flight, [(1.0, context)])
-        return times._replace(runs=(ProgramRun("", self.plan, self.prefill, times, bind, context),))
+        return times._replace(
+            runs=(ProgramRun("", self.plan, phase=self.prefill, times=times, bind=bind, context=context),)
+        )
 
-    def _decoded(self, decode: Decode, in_flight: Number) -> PhaseTimes:
-        """Requests that decode alone, averaged over the growing context.
+    def _decode(self, decode: Decode, in_flight: Number) -> PhaseTimes:
+        """Times of requests that decode alone, averaged over the growing context.
 
-        The mean over steps is that over the interval ``context - 1/2 .. context + steps - 1/2``, exactly so where the
-        time is linear in the context.
+        The mean over steps is taken over the interval ``context - 1/2 .. context + steps - 1/2``, which is exact where
+        the time is linear in the context.
         """
         requests, context, steps, queries = decode
         bind = {"batch": requests, "context": decode.cached, "queries": queries}
         nodes = [(1.0, context)] if steps is None else self.decode.contexts(context - 0.5, context + steps - 0.5)
         times = self.decode.at(bind, in_flight, nodes)
-        return times._replace(runs=(ProgramRun("", self.plan, self.decode, times, bind, decode.middle),))
+        return times._replace(
+            runs=(ProgramRun("", self.plan, phase=self.decode, times=times, bind=bind, context=decode.middle),)
+        )
 
 
 def _phases(plan: PlanSpec, prefill: Schedule, decode: Schedule) -> list[PhaseModel]:
-    """Both phases on the plan's GPUs."""
+    """Prefill and decode on the plan's GPUs."""
     if len(plan.kinds) > 1:
-        from plandsl.backends.cost.time.unlike import phases
+        from plandsl.backends.cost.time.unlike import unlike_phases
 
-        return phases(plan, (prefill, decode))
+        return unlike_phases(plan, (prefill, decode))
     machine = Machine.of(plan)
     return [PhaseModel(prefill, machine), PhaseModel(decode, machine)]

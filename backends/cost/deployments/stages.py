@@ -1,6 +1,6 @@
-"""What layers cost a stage, whichever it runs: the seconds and bytes by which a cut is balanced.
+"""Seconds and bytes of any layers on any stage, by which a cut of layers into stages is balanced.
 
-Of one compiled plan under its own load, however its own layers are cut.
+They come from one compiled plan under its own load, with any cut.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 
 from attrs import evolve
 
-from plandsl.backends.cost.deployments.batch import residents
+from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.memory import ProgramMemory
@@ -30,22 +30,22 @@ class StageCosts:
         self.stages, self.output = len(self.memory.weights), load.output
         program = main.prefill.schedule.program
         self.blocks = [region for region in program.regions if region.layers is not None]
-        self.counts = [_counts(block, model.plan.model.layers) for block in self.blocks]
+        self.counts = [_layer_counts(block, model.plan.model.layers) for block in self.blocks]
         phases = ((main.prefill, metrics.prefill), (main.decode, metrics.decode))
         self.spans = [[self._spans(*phase, stage) for phase in phases] for stage in range(self.stages)]
-        length, rounds = residents(one, load.input, load.output, ongoing=metrics.served is not None)
-        pieces = _pieces(program, self.blocks)
-        memory = _alone(main, tuple(pieces.values()))
+        length, rounds = resident_tokens(one, load.input, load.output, ongoing=metrics.served is not None)
+        pieces = _single_pieces(program, self.blocks)
+        memory = _piece_memory(main, tuple(pieces.values()))
         self.held = {n: memory.held(i, metrics.batch, length, load.input, rounds) for i, n in enumerate(pieces)}
 
     def seconds(self, stage: int, start: int, stop: int) -> tuple[float, float]:
-        """Of a batch's prefill, and of the decode steps of its whole output, on a stage that runs ``start..stop``."""
+        """Seconds of a batch's prefill, and of all its decode steps, on a stage that runs layers ``start..stop``."""
         prefill, decode = self.spans[stage]
         layers = [counts[stop] - counts[start] for counts in self.counts]
-        return _total(prefill, layers), self.output * _total(decode, layers)
+        return _total_seconds(prefill, layers), self.output * _total_seconds(decode, layers)
 
     def slowest(self, cut: Sequence[int]) -> float:
-        """Seconds of the slowest stage in prefill and of the slowest in decode, for stages of so many layers."""
+        """Seconds of the slowest stage in prefill plus the slowest stage in decode; ``cut`` has each stage's layers."""
         ends = pairwise(accumulate(cut, initial=0))
         prefill, decode = zip(*(self.seconds(stage, *end) for stage, end in enumerate(ends)), strict=True)
         return float(max(prefill) + max(decode))
@@ -55,7 +55,7 @@ class StageCosts:
         return self.bytes(stage, start, stop) <= self.memory.capacities[stage]
 
     def bytes(self, stage: int, start: int, stop: int) -> float:
-        """What a GPU of a stage holds that runs layers ``start..stop``."""
+        """Bytes that a GPU of a stage holds with layers ``start..stop``."""
         layers = {
             block.name: counts[stop] - counts[start] for block, counts in zip(self.blocks, self.counts, strict=True)
         }
@@ -66,7 +66,7 @@ class StageCosts:
         return kept + step
 
     def _spans(self, phase: PhaseModel, times: PhaseTimes, stage: int) -> tuple[float, list[float]]:
-        """Seconds of the ends that a stage has, and of one layer of each block on it."""
+        """Seconds of the embedding and the head, where a stage has them, and of one layer of each block."""
 
         def span(region: RegionName) -> float:
             return float(times.regions[phase.run(stage, region)].span)
@@ -75,19 +75,19 @@ class StageCosts:
         return sum(map(span, ends)), [span(block.name) for block in self.blocks]
 
 
-def _total(spans: tuple[float, list[float]], layers: list[int]) -> float:
+def _total_seconds(spans: tuple[float, list[float]], layers: list[int]) -> float:
     ends, blocks = spans
     return ends + sum(count * each for count, each in zip(layers, blocks, strict=True))
 
 
-def _counts(block: Region, layers: int) -> list[int]:
-    """How many of the first 0, 1, 2, ... layers of the model are of a block."""
+def _layer_counts(block: Region, layers: int) -> list[int]:
+    """How many of the first 0, 1, 2, ... layers of the model belong to a block."""
     assert block.layers is not None, "a block has layers"
     own = set(block.every.select(block.layers))
     return list(accumulate((layer in own for layer in range(layers)), initial=0))
 
 
-def _pieces(program: Program, blocks: list[Region]) -> dict[RegionName, tuple[Part, ...]]:
+def _single_pieces(program: Program, blocks: list[Region]) -> dict[RegionName, tuple[Part, ...]]:
     """What stages are made of, each by itself: the ends, and one layer of each block."""
     found: dict[RegionName, tuple[Part, ...]] = {r.name: (Part(r.name),) for r in program.regions if r.layers is None}
     for block in blocks:
@@ -97,7 +97,7 @@ def _pieces(program: Program, blocks: list[Region]) -> dict[RegionName, tuple[Pa
     return found
 
 
-def _alone(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> ProgramMemory:
+def _piece_memory(model: Single, pieces: tuple[tuple[Part, ...], ...]) -> ProgramMemory:
     """The memory of a plan whose stages are ``pieces``."""
     prefill, decode = (evolve(phase.schedule.program, stages=pieces) for phase in (model.prefill, model.decode))
     return ProgramMemory(Contents(prefill, decode, model.prefill.extents), model.plan, model.plan.queries)

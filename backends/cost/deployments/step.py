@@ -1,7 +1,7 @@
-"""A step: the work that a server does at once. Everything asked of a deployment is built on how long a step takes.
+"""A step: the work that a server does at once. All metrics of a deployment follow from how long steps take.
 
-Each number of a step may be an array of numbers, or a number that is not known yet (`time.trace`). Whether a step has
-prompts, and whether it has requests that decode, never depends on a number.
+Each number of a step may be an array, or a number that is not known yet (`time.trace`). Whether a step has prompts, and
+whether it has requests that decode, never depends on a number.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from plandsl.ir.types import Number
 class Prompt(NamedTuple):
     """Prompt tokens computed in a step: ``new`` tokens of each of ``requests``, behind ``cached`` tokens of each.
 
-    Of prompts in a ``chunk`` a step may have a fraction: what counts is their rows.
+    With ``chunk``, the tokens are a chunk of prompts, and ``requests`` may be a fraction.
     """
 
     requests: Number
@@ -34,8 +34,8 @@ class Prompt(NamedTuple):
 class Decode(NamedTuple):
     """Requests that decode: each has ``queries`` tokens in the step, the last of which sees ``context`` tokens.
 
-    The queries are the token that is due and those guessed after it. With ``steps``, the time wanted is the mean over
-    so many steps, of which the first has ``context`` and each other one token more.
+    The queries are the next token and the guesses after it. With ``steps``, times are the mean over so many steps: the
+    first has ``context``, each later one a token more.
     """
 
     requests: Number
@@ -55,14 +55,14 @@ class Decode(NamedTuple):
 
     @property
     def middle(self) -> Number:
-        """The mean context of all steps, as far as the token that is due sees it."""
+        """The mean context over all steps that the next token sees."""
         return self.cached + ((1 if self.steps is None else self.steps) + 1) / 2
 
 
 class Step(NamedTuple):
-    """What a server computes at once: prompts, requests that decode, or both mixed. Counts are those of one batch.
+    """What a server computes at once: prompts, requests that decode, or both mixed. Counts are of one batch.
 
-    A server with several stages has as many such batches in flight.
+    A server with several stages may have several batches in flight.
     """
 
     prompt: Prompt | None = None

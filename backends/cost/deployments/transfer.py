@@ -1,11 +1,11 @@
-"""KV cache on its way from the GPUs that computed it to those that go on with it, in another layout."""
+"""The transfer of KV cache from the pool that computes it to the pool that decodes, in another layout."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.memory import MemoryModel
-from plandsl.backends.cost.deployments.prefix import shared
+from plandsl.backends.cost.deployments.prefix import shared_tokens
 from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.latent import LatentAttention
@@ -15,10 +15,10 @@ from plandsl.spec.formats import item_bytes
 from plandsl.spec.plan import SplitSpec
 
 DRAFT = "draft "
-"""Before the names of a draft's regions."""
+"""Prefix of the names of a draft's regions."""
 
 Key = tuple[str, str, int]
-"""Region, cache and operand of a cached tensor: the same in every sharding of one model."""
+"""Region, cache and operand of a cached tensor; equal in every sharding of a model."""
 
 
 class Kept(NamedTuple):
@@ -40,8 +40,8 @@ class Kept(NamedTuple):
         return self.layers * self.size * (minimum(tokens, self.window) if self.window else tokens)
 
 
-def kept(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
-    """What each stage of a replica of ``ranks`` GPUs keeps of a request."""
+def kept_caches(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
+    """The cached tensors of each stage of a replica of ``ranks`` GPUs."""
     found = []
     program = memory.program
     for parts in program.stages:
@@ -51,27 +51,29 @@ def kept(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
             for op in region.ops:
                 if isinstance(op, CacheWrite):
                     for i in range(len(op.outs)):
-                        one = _kept(memory, region, op, i, part.repeats, ranks // len(program.stages))
+                        one = _kept_cache(
+                            memory, region, op=op, i=i, layers=part.repeats, ranks=ranks // len(program.stages)
+                        )
                         key, before = (region.name, op.cache, i), here.get((region.name, op.cache, i))
                         here[key] = one if before is None else one._replace(layers=one.layers + before.layers)
         found.append(here)
     return (
         found
         if memory.draft is None
-        else [here | drafted for here, drafted in zip(found, _drafted(memory, ranks), strict=True)]
+        else [here | drafted for here, drafted in zip(found, _kept_by_draft(memory, ranks), strict=True)]
     )
 
 
-def _drafted(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
-    """The cache of a draft, which the GPUs of every stage keep: ports and copies are those of all stages."""
+def _kept_by_draft(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
+    """The cache of a draft, which the GPUs of every stage keep; ports and copies count all stages."""
     draft, stages = memory.draft, len(memory.program.stages)
     assert draft is not None, "there is a draft"
-    (own,) = kept(draft, ranks // stages)
+    (own,) = kept_caches(draft, ranks // stages)
     all_ = {(DRAFT + region, cache, i): k for (region, cache, i), k in own.items()}
     return [{key: k._replace(ports=stages * k.ports, copies=stages * k.copies) for key, k in all_.items()}] * stages
 
 
-def _kept(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: int, ranks: int) -> Kept:
+def _kept_cache(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: int, ranks: int) -> Kept:
     batch, context, *rest = op.outs[i].type.dims
     extents = memory.extents
     whole: Number = item_bytes(op.outs[i].type.dtype)
@@ -79,23 +81,30 @@ def _kept(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: i
         whole = whole * extents.sizes[dim.name]
     own = extents.product(rest) * item_bytes(op.outs[i].type.dtype) / extents.ways(context.axes)
     ports = ranks / extents.ways(batch.axes)
-    return Kept(layers, whole, _window(region, op), ports, ports * own / whole, extents.ways(batch.axes))
+    return Kept(
+        layers,
+        whole,
+        window=_cache_window(region, op),
+        ports=ports,
+        copies=ports * own / whole,
+        ways=extents.ways(batch.axes),
+    )
 
 
-def _window(region: Region, op: CacheWrite) -> int:
-    """The tokens that attention to a cache sees at most, 0 for all; a cache has one reader."""
+def _cache_window(region: Region, op: CacheWrite) -> int:
+    """The most tokens that attention to a cache sees, 0 for all; each cache has one reader."""
     made = {x.name for x in op.outs}
     readers = [x for x in region.ops if isinstance(x, Attention | LatentAttention)]
     direct = [x.window for x in readers if made & {v.name for v in x.operands}]
     return max(direct or [x.window for x in readers])
 
 
-class Moved(NamedTuple):
-    """KV cache of requests on the move.
+class TransferTimes(NamedTuple):
+    """The transfer of a batch's KV cache.
 
-    ``request`` is the bytes of one request, ``sent`` and ``received`` those that the busiest port of either side moves
-    for it, ``seconds`` what a batch takes, of which ``exposed`` come after its prefill. ``rate`` is the requests/s that
-    the ports sustain.
+    ``request`` is the bytes of one request; the busiest port of each side sends ``sent`` and receives ``received``
+    bytes of a request. A batch takes ``seconds``, ``exposed`` of them after its prefill. The ports sustain ``rate``
+    requests/s.
     """
 
     request: Number
@@ -112,30 +121,30 @@ class Transfer:
     def __init__(self, split: SplitSpec, prefill: MemoryModel, decode: MemoryModel) -> None:
         self.split = split
         pools = (split.prefill.sharding, prefill), (split.decode.sharding, decode)
-        self.sender, self.receiver = (kept(memory, s.ranks // s.replicas) for s, memory in pools)
+        self.sender, self.receiver = (kept_caches(memory, s.ranks // s.replicas) for s, memory in pools)
         self.replicas = pools[0][0].replicas, pools[1][0].replicas
         self.layers = split.prefill.model.layers
 
     @property
     def lanes(self) -> int:
-        """Requests that travel at once: one for each server on the side that has fewer."""
+        """Requests that travel at once: one for each server of the pool with fewer servers."""
         return min(self.replicas)
 
-    def moved(self, batch: Number, input_: Number, prefill: Number) -> Moved:
-        """The cache of ``batch`` requests of ``input_`` tokens, whose prefill took that many seconds.
+    def times(self, batch: Number, input_: Number, prefill: Number) -> TransferTimes:
+        """The transfer of ``batch`` requests of ``input_`` tokens after a prefill of ``prefill`` seconds.
 
-        The decode pool has the tokens that all requests share. Each of its ranks gets all that it keeps, where heads
-        are replicated every copy of them; whoever holds a byte at the other end sends an equal part of its copies:
+        The decode pool already has tokens that all requests share. Each of its ranks receives all that it keeps, also
+        copies of replicated heads. Ranks of the prefill pool that hold the same bytes send equal parts of the copies:
 
             received = bytes per rank,   sent = bytes of the stage * copies over there / ports that hold it here
             seconds  = latency + ceil(batch / ways) * max(sent, received) / bandwidth
 
-        Sent layer by layer, a port with n of N layers can start on each as soon as it is computed, and is done
-        ``max(t / n, t - prefill (n - 1) / N)`` after the prefill, t its whole time: a line of two machines (Johnson,
-        "Optimal two- and three-stage production schedules", 1954), here with equal jobs. Sources: Patel et al.,
+        Layer by layer, a port with n of N layers sends each layer as soon as it is computed. With t seconds for all
+        layers it ends ``max(t / n, t - prefill (n - 1) / N)`` after the prefill: two machines in line (Johnson,
+        "Optimal two- and three-stage production schedules", 1954), with equal jobs. Sources: Patel et al.,
         "Splitwise", ISCA 2024 (per-layer transfer); Qin et al., "Mooncake", 2024.
         """
-        tokens = input_ - shared(self.split.prefill, input_)
+        tokens = input_ - shared_tokens(self.split.prefill, input_)
         copies = {key: k.copies for stage in self.receiver for key, k in stage.items()}
         sides = (
             [(s, [k.bytes(tokens) * copies[key] / k.ports for key, k in s.items()]) for s in self.sender if s],
@@ -165,4 +174,6 @@ class Transfer:
         rate = rates[0]
         for other in rates[1:]:
             rate = minimum(rate, other)
-        return Moved(request, sent, received, latency + seconds, latency + exposed, rate)
+        return TransferTimes(
+            request, sent, received=received, seconds=latency + seconds, exposed=latency + exposed, rate=rate
+        )

@@ -1,4 +1,4 @@
-"""Attention: query tiles against softmax and matrix units in prefill, the KV cache against memory in decode."""
+"""The fitted form of attention: tiles of queries in prefill, reads of the KV cache in decode."""
 
 from typing import NamedTuple
 
@@ -8,22 +8,22 @@ from plandsl.ir.types import Number
 from plandsl.spec.constants import DecodeConstants, MixedConstants, PrefillConstants
 
 TILE = 128
-"""Rows of a tile in prefill (queries, those of a group of heads together), and keys of a block."""
+"""Rows of a tile in prefill (queries of one head, or of all heads that share a KV head), and keys of a block."""
 
 LEAST_ROWS = 32
-"""Rows that a tile is padded to at least."""
+"""The fewest rows that a tile is padded to."""
 
 GROUP = 16
 """Query heads of one KV head that a tile of decode holds: the rows of one matrix instruction."""
 
-DRAW_BLEND = 3.0  # how sharply one unit's limit takes over from that of all; not worth a constant
+DRAW_BLEND = 3.0  # `smooth_max` between the limit of one unit and that of all units; the same in every calibration
 
 
 class Heads(NamedTuple):
     """Heads of one rank.
 
-    ``head_dim`` is the mean of those of K and V; ``query_bytes`` are of one query and its result, and ``key_bytes``
-    of one key and its value, over all heads.
+    ``head_dim`` is the mean of the dimensions of K and V. ``query_bytes`` are the bytes of one query and its result,
+    ``key_bytes`` the bytes of one key and its value, each over all heads.
     """
 
     heads: Number
@@ -35,7 +35,7 @@ class Heads(NamedTuple):
     def times(self, queries: Number) -> "Heads":
         """The heads that several ``queries`` of a request are to a kernel of decode: all that share a KV head are rows.
 
-        So FlashAttention-3 and FlashInfer pack them; the constants were fitted to one query.
+        FlashAttention-3 and FlashInfer pack queries into the rows of a tile so. The constants were fitted to one query.
         """
         return self._replace(heads=self.heads * queries, query_bytes=self.query_bytes * queries)
 
@@ -57,8 +57,8 @@ def visible_pairs(
     has; a ``window`` of 0 is none. With a ``chunk`` it sees ``i mod chunk + 1``, else as many as its chunk has.
     """
     if chunk is not None:
-        return _chunked_pairs(position, context, causal, chunk)
-    seen = _visible(context, window)
+        return _pairs_in_chunks(position, context, causal, chunk)
+    seen = _visible_keys(context, window)
     if isinstance(position, int) and position == 1:  # in decode contexts may lie between tokens
         return seen
     before = context - position
@@ -67,31 +67,31 @@ def visible_pairs(
     return where(causal, pairs, position * seen)
 
 
-def running(context: Number, chunk: int) -> Number:
+def running_keys(context: Number, chunk: int) -> Number:
     """Keys that the last query sees of its chunk: 1 to ``chunk``.
 
-    Between tokens it is the line through its values at the tokens of a chunk, which ends half a token behind the last:
-    the mean over the half token on both sides of one is the value there.
+    Between tokens it is linear, and it drops half a token behind the last token of a chunk. So the mean over the
+    interval of half a token on both sides of a token is the value at that token.
     """
     return (context - 0.5) % chunk + 0.5
 
 
-def in_chunks(position: Number, context: Number, chunk: int) -> Number:
+def chunk_keys(position: Number, context: Number, chunk: int) -> Number:
     """Keys that any of the last ``position`` of ``context`` tokens sees: from the first one's chunk on."""
     return context - floor((context - position + 0.5) / chunk) * chunk
 
 
-def _chunked_pairs(position: Number, context: Number, causal: Number, chunk: int) -> Number:
+def _pairs_in_chunks(position: Number, context: Number, causal: Number, chunk: int) -> Number:
     """A causal prefill of n tokens has ``n // chunk`` full triangles, and one of ``n mod chunk`` tokens."""
     if isinstance(position, int) and position == 1:
-        return running(context, chunk)
+        return running_keys(context, chunk)
     last = context % chunk
     ends = minimum(position, last)  # queries of the chunk that is not full
-    pairs = _triangles(context, chunk) - _triangles(context - position, chunk)
+    pairs = _triangle_pairs(context, chunk) - _triangle_pairs(context - position, chunk)
     return where(causal, pairs, (position - ends) * chunk + ends * last)
 
 
-def _triangles(tokens: Number, chunk: int) -> Number:
+def _triangle_pairs(tokens: Number, chunk: int) -> Number:
     last = tokens % chunk
     return floor(tokens / chunk) * (chunk * (chunk + 1) / 2) + last * (last + 1) / 2
 
@@ -103,15 +103,15 @@ def prefill_seconds(
     """Seconds of attention of ``batch`` sequences, each the last ``position`` of ``context`` tokens.
 
     Queries stand in tiles of 128 rows. Where a kernel packs the g heads that share a KV head (FlashAttention-3,
-    FlashInfer) a sequence has ``ceil(position g / 128)`` tiles for each KV head, else ``g ceil(position / 128)``:
-    ``packed`` is 1 or 0, or between, as kernels choose. A tile takes ``step`` seconds
+    FlashInfer) a sequence has ``ceil(position g / 128)`` tiles for each KV head, else ``g ceil(position / 128)``.
+    ``packed`` is the share of kernels that pack, from 0 to 1. A tile takes ``step`` seconds
     and ``4 head_dim`` FLOPs per row and key, padded rows and half a block at the diagonal included, at
 
         peak / units * compute * head_dim / (head_dim + half_dim)
 
-    FLOP/s: softmax costs a pair of query and key the same whatever the head dimension is, as much as ``half_dim``
-    of it. List scheduling of unequal tiles ends by their share plus the longest tile (Graham 1969), of which
-    ``tail`` shows, so waves are quantised as far as tiles are long:
+    FLOP/s: softmax of a pair of query and key takes as long as ``half_dim`` elements of the product, whatever the
+    head dimension is. List scheduling of unequal tiles takes at most the mean load of a unit plus the longest tile
+    (Graham 1969), of which the share ``tail`` is added:
 
         seconds = fixed + smooth_max(sum of tiles / units + tail * longest tile, moved / (bandwidth * memory))
 
@@ -127,7 +127,7 @@ def prefill_seconds(
     reach = where(window > 0, minimum(context, window + TILE), context)
     keys = where(window > 0, minimum(context, window + position), context)
     if chunk is not None:
-        reach, keys = minimum(context, chunk), in_chunks(position, context, chunk)
+        reach, keys = minimum(context, chunk), chunk_keys(position, context, chunk)
     longest = c.step + height * reach * per_pair
     moved = batch * (position * shape.query_bytes + keys * shape.key_bytes)
     memory = moved / (chip.bandwidth * c.memory)
@@ -143,7 +143,7 @@ def decode_seconds(
     There are ``n = batch kv_heads ceil(g / 16)`` tasks of up to 16 of the g query heads that share a KV head, and
     each takes ``step`` seconds on its unit. Arithmetic is that of whole tiles at ``peak * compute``. Where tasks
     do not fill the GPU, the context is split into blocks of 128 keys at least (Flash-Decoding), so that one unit
-    reads ``max(min(keys, 128), keys n / units)`` of them, and a unit draws up to ``draw`` times its share of the
+    reads ``max(min(keys, 128), keys n / units)`` keys, and a unit draws up to ``draw`` times its share of the
     bandwidth; adding the parts up costs ``split`` seconds.
 
         work    = step n / units + arithmetic
@@ -152,11 +152,11 @@ def decode_seconds(
         seconds = fixed + split (1 - 128 / max(keys, 128)) + smooth_max(work, memory, alone)
 
     Without ``divides`` there is a task for every query head, which reads all keys by itself. A ``warm`` call repeats
-    the one before it, as benchmarks do and engines do not: of keys and values ``stays = 2 - bytes / cache``, within
-    0..1, is read ``cached`` times as fast, out of the last-level cache as in `kernel_seconds`. Large batches and
-    contexts reach a constant share of ``bandwidth``, or of ``peak`` where groups are large.
+    the call before it, as benchmarks do and engines do not: the share ``stays = 2 - bytes / cache``, within 0..1, of
+    keys and values is read ``cached`` times as fast, from the last-level cache as in `kernel_seconds`. Large batches
+    and contexts reach a constant share of ``bandwidth``, or of ``peak`` where groups are large.
     """
-    keys = _visible(context, window)
+    keys = _visible_keys(context, window)
     group = shape.heads / shape.kv_heads
     tiles = ceil_div(group, GROUP) if divides else group
     tasks = batch * shape.kv_heads * tiles
@@ -176,10 +176,11 @@ def decode_seconds(
 def mixed_seconds(
     c: MixedConstants, chip: Chip, shape: Heads, chunk: Number, before: Number, decodes: Number, context: Number
 ) -> Number:
-    """Seconds of one call that serves ``chunk`` queries on ``before`` keys, and ``decodes`` others of ``context`` each.
+    """Seconds of one call with ``chunk`` queries of a prompt behind ``before`` keys, and ``decodes`` queries more.
 
-    Without a chunk that is `decode_seconds`. With one, decodes run in the kernel of prefill: no context is split, a
-    query head of a decode is a task padded to ``rows`` queries, and tasks are as long as the longest context:
+    Each of the latter sees ``context`` keys. Without a chunk the time is `decode_seconds`. With one, decodes run in the
+    kernel of prefill: no context is split, a query head of a decode is a task padded to ``rows`` queries, and the
+    longest context bounds the call:
 
         work    = (step tasks + 4 head_dim heads (pairs of the chunk + rows decodes context) / rate) / units
         memory  = (queries, results, keys and values + those read again) / (bandwidth * memory)
@@ -187,10 +188,10 @@ def mixed_seconds(
         seconds = fixed + smooth_max(work, memory, alone)
 
     with the chunk's tiles and ``rate`` as in `prefill_seconds`. Of the g query heads that share a KV head only
-    ``units / decodes`` run at a time; the others read its keys again, as far as those of all decodes, ``s`` bytes, do
-    not stay in the cache: ``s / (s + cache)``. Source: launch order of FlashAttention-2 (tiles, sequences, then heads).
+    ``units / decodes`` run at a time. The others read its keys again: the share ``s / (s + cache)`` of them, where
+    ``s`` is the bytes of all decodes' keys. Source: launch order of FlashAttention-2 (tiles, sequences, then heads).
     """
-    lone = decode_seconds(_of_decode(c), chip, shape, maximum(decodes, 1), context)
+    lone = decode_seconds(_decode_constants(c), chip, shape, maximum(decodes, 1), context)
     group = shape.heads / shape.kv_heads
     queries = maximum(chunk, 1)
     tiles, pairs = _tiles(queries, before + queries, group, True, 0)
@@ -210,8 +211,8 @@ def mixed_seconds(
     return where(chunk > 0, together, lone)
 
 
-def _of_decode(c: MixedConstants) -> DecodeConstants:
-    """The constants of a call without a chunk; what a call before it left in the cache does not count."""
+def _decode_constants(c: MixedConstants) -> DecodeConstants:
+    """The constants of a call without a chunk, which finds nothing in the last-level cache."""
     return DecodeConstants(*c[:7], cache=c.cache, cached=1.0)
 
 
@@ -224,22 +225,22 @@ def _tiles(
     packed: float = 1.0,
     chunk: int | None = None,
 ) -> tuple[Number, Number]:
-    """Tiles of one KV head in prefill, and pairs of query and key of one query head with what pads them."""
-    count, padded = _padding(position, group)
+    """Tiles of one KV head in prefill, and pairs of query and key of one query head, padding included."""
+    count, padded = _padded_tiles(position, group)
     if packed < 1:
-        alone, rows = _padding(position, 1)
+        alone, rows = _padded_tiles(position, 1)
         count = packed * count + (1 - packed) * group * alone
         padded = packed * padded + (1 - packed) * rows
     pairs = visible_pairs(position, context, causal, window, chunk) * maximum(padded / position, 1)
     return count, pairs + where(causal, padded * (TILE / 2), 0.0)
 
 
-def _padding(position: Number, group: Number) -> tuple[Number, Number]:
-    """Tiles that hold the queries of ``group`` heads, and queries of one head with those that pad them."""
+def _padded_tiles(position: Number, group: Number) -> tuple[Number, Number]:
+    """Tiles that hold the queries of ``group`` heads, and queries of one head, padding included."""
     count = ceil_div(position * group, TILE)
     return count, count * clip(position * group, LEAST_ROWS, TILE) / group
 
 
-def _visible(context: Number, window: Number) -> Number:
+def _visible_keys(context: Number, window: Number) -> Number:
     """Keys that the last query sees."""
     return where(window > 0, minimum(context, window), context)

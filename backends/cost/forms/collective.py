@@ -1,4 +1,6 @@
-"""Collectives inside a node and across: a quick way for small messages, a pipelined one for large; the faster counts.
+"""The fitted form of collectives, inside a node and across: the faster of a quick way and a pipelined way.
+
+The quick way is for small messages, the pipelined one for large messages.
 
 Sizes follow nccl-tests: an all_reduce names the buffer of a rank, an all_gather all of its output, a reduce_scatter
 all of its input, an all_to_all the buffer of a rank, a p2p the message.
@@ -10,7 +12,7 @@ import math
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.gemm import smooth_max
-from plandsl.backends.cost.num import maximum, minimum, plain, where
+from plandsl.backends.cost.num import are_numbers, maximum, minimum, where
 from plandsl.ir.types import Number
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import LinkSpec
@@ -21,13 +23,13 @@ EXCHANGES = ("all_to_all", "p2p")
 """Operations that send to each peer directly."""
 
 FULL = 300e9
-"""Bytes/s of the NVLink port for which ``half`` holds on a slower PCIe port: fewer channels fill that."""
+"""Bytes/s of the NVLink port that ``half`` was fitted to; on a slower PCIe port it is less, in proportion."""
 
 HOST_PORT = 50e9
 """Bytes/s each way of the port that a GPU has to other nodes, in reference designs: 400 Gb/s."""
 
 BLEND = 2.0
-"""How far the time to fill a pipeline and the time to move the bytes add up: as the sides of a right angle."""
+"""Exponent of `smooth_max` between the time to fill a pipeline and the time to move the bytes."""
 
 
 class Way(NamedTuple):
@@ -37,11 +39,11 @@ class Way(NamedTuple):
     volume: Number
 
 
-def port(link: LinkSpec, n: Number) -> Number:
+def port_bandwidth(link: LinkSpec, n: Number) -> Number:
     """Bytes/s that one of ``n`` GPUs sends to the others over all its links.
 
-    A ring through a mesh runs ``n - 1`` times at once, over other links each time, as NCCL and RCCL lay their rings.
-    A ring or torus lends the links of its dimensions.
+    Through a mesh run ``n - 1`` rings at once, each over links of its own, as in NCCL and RCCL. On a ring or a torus a
+    GPU has one link for each dimension.
     """
     if link.topology == "mesh":
         return link.bandwidth * maximum(n - 1, 1)
@@ -50,14 +52,15 @@ def port(link: LinkSpec, n: Number) -> Number:
     return link.bandwidth
 
 
-def ring(op: str, n: Number, own: float = 0.0) -> Way:
+def ring_way(op: str, n: Number, own: float = 0.0) -> Way:
     """The pipelined way: a ring, or for all_to_all and p2p a message to each peer.
 
     - all_reduce (Patarasuk and Yuan 2009): ``2 (n - 1)`` steps, ``2 (n - 1) / n`` of the payload;
     - all_gather, reduce_scatter: half of that;
     - all_to_all: ``n - 1`` messages, ``(n - 1) / n``; p2p: one message, all of it.
 
-    A rank's own n-th is copied too, which costs ``own`` (at most 1) of what sending it would: n = 2 shows it most.
+    A rank also copies its own n-th, which takes ``own`` (at most 1) times as long as sending it. This matters most for
+    n = 2.
     """
     if op == "p2p":
         return Way(1, 1.0)
@@ -67,7 +70,7 @@ def ring(op: str, n: Number, own: float = 0.0) -> Way:
     return Way(n - 1, (n - 1 + own) / n)
 
 
-def shots(n: Number) -> tuple[Way, Way]:
+def shot_ways(n: Number) -> tuple[Way, Way]:
     """An all_reduce through peers' memory: one-shot reads ``n - 1`` whole buffers, two-shot scatters and gathers.
 
     As in the custom kernels of TensorRT-LLM, vLLM and SGLang, and in `links.all_reduce` (one_shot, direct).
@@ -75,7 +78,7 @@ def shots(n: Number) -> tuple[Way, Way]:
     return Way(1, n - 1), Way(2, 2 * (n - 1) / n)
 
 
-def in_switch(n: Number) -> Way:
+def switch_way(n: Number) -> Way:
     """An all_reduce that the switch adds up (NVLink SHARP).
 
     A GPU sends its buffer once for the reduction and its n-th of the sum once for the multicast: ``1 + 1/n``
@@ -93,27 +96,27 @@ def collective_seconds(
         quick way: steps * latency + payload * volume / (P * quick)
         bulk way:  ((steps * step)^2 + ((payload * volume + half) / (P * bulk))^2)^(1/2)
 
-    ``P`` is `port`. The quick way is a `ring` with flags in the data (NCCL's LL and LL128 protocols, see
-    src/graph/tuning.cc there for latency and share of bandwidth by protocol), or for ``custom`` all_reduce kernels
-    the better of `shots`. The bulk way is a `ring` in chunks that fill a pipeline, ``step`` seconds for each step
-    (NCCL's Simple protocol; custom kernels leave large messages to it too). All peers of an all_to_all are served at
+    ``P`` is `port_bandwidth`. The quick way is a `ring_way` with flags in the data (NCCL's protocols LL and LL128; its
+    src/graph/tuning.cc has latency and share of bandwidth by protocol), or for ``custom`` all_reduce kernels
+    the better of `shot_ways`. The bulk way is a `ring_way` in chunks that fill a pipeline, ``step`` seconds for each
+    step (NCCL's protocol Simple; custom kernels use it for large messages too). An all_to_all serves all peers at
     once, in one such step. ``half`` bytes moved reach half of the rate. ``bulk`` and ``quick`` are shares of ``P``.
-    On a switch, ``switch`` > 0 is the share that `in_switch` reaches, taken among more than two where it is faster.
-    On PCIe it is the share among more than two, whose ring passes the host; custom kernels leave those to the ring
-    (vLLM and SGLang: "not supported on more than two PCIe-only GPUs").
+    On a switch, ``switch`` > 0 is the share of ``P`` that `switch_way` reaches; more than two GPUs take that way where
+    it is faster. On PCIe, ``switch`` is the share among more than two GPUs, whose ring passes the host; there custom
+    kernels do not run (vLLM and SGLang: "not supported on more than two PCIe-only GPUs").
     """
-    p, pcie = port(link, n), link.topology == "pcie"
-    way = ring(op, n, c.own)
-    quick = [_quick(c, p, ring(op, n, c.own), payload)]
+    p, pcie = port_bandwidth(link, n), link.topology == "pcie"
+    way = ring_way(op, n, c.own)
+    quick = [_quick_seconds(c, p, ring_way(op, n, c.own), payload)]
     if custom and op == "all_reduce":
-        one, two = (_quick(c, p, w, payload) for w in shots(n))
+        one, two = (_quick_seconds(c, p, w, payload) for w in shot_ways(n))
         quick = [where(n > 2, quick[0], minimum(one, two))] if pcie else [one, two]
     half = c.half * min(1.0, link.bandwidth / FULL) if pcie else c.half
     share = where(n > 2, c.switch, c.bulk) if pcie and c.switch > 0 else c.bulk
     filled = (1 if op in EXCHANGES else way.steps) * c.step
     moved = (payload * way.volume + half) / (p * share)
     if op == "all_reduce" and link.topology == "switch" and c.switch > 0:
-        reduced = (payload * in_switch(n).volume + half) / (p * c.switch)
+        reduced = (payload * switch_way(n).volume + half) / (p * c.switch)
         moved = where(n > 2, minimum(moved, reduced), moved)
     best = smooth_max(filled, moved, BLEND)
     for time in quick:
@@ -121,50 +124,52 @@ def collective_seconds(
     return where(n > 1, c.fixed + best, 0.0)
 
 
-def _quick(c: CollectiveConstants, p: Number, way: Way, payload: Number) -> Number:
+def _quick_seconds(c: CollectiveConstants, p: Number, way: Way, payload: Number) -> Number:
     return way.steps * c.latency + payload * way.volume / (p * c.quick)
 
 
 def collective_volume(
     c: CollectiveConstants, link: LinkSpec, op: str, n: float, payload: float, custom: bool = False
 ) -> Number:
-    """Bytes that a rank sends for each byte of ``payload``, in the way that `collective_seconds` takes, for numbers.
+    """Bytes that a rank sends for each byte of ``payload``, in the way that `collective_seconds` takes.
 
-    What a rank copies to itself is not sent.
+    Takes numbers, no arrays. What a rank copies to itself is not sent.
     """
-    own, shot = ring(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
-    quick = [(_quick(c, port(link, n), way, payload), way.volume) for way in (shots(n) if shot else ())]
+    own, shot = ring_way(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
+    quick = [
+        (_quick_seconds(c, port_bandwidth(link, n), way, payload), way.volume) for way in (shot_ways(n) if shot else ())
+    ]
     time, volume = min(quick, default=(math.inf, 0.0))
-    if shot and c.fixed + time <= collective_seconds(c, link, op, n, payload, custom):
+    if shot and c.fixed + time <= collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom):
         return volume
     switched = op == "all_reduce" and link.topology == "switch" and c.switch > 0 and n > 2
-    reduced = (payload * in_switch(n).volume + c.half) / c.switch if switched else math.inf
+    reduced = (payload * switch_way(n).volume + c.half) / c.switch if switched else math.inf
     around = (payload * own.volume + c.half) / c.bulk
-    return in_switch(n).volume if reduced < around else ring(op, n).volume
+    return switch_way(n).volume if reduced < around else ring_way(op, n).volume
 
 
-def _levels(nodes: Number) -> Number:
+def _tree_levels(nodes: Number) -> Number:
     """Levels of a binary tree over ``nodes``."""
-    if plain(nodes):
+    if are_numbers(nodes):
         return math.ceil(math.log2(nodes)) if nodes > 1 else 0
     import numpy as np
 
     return np.ceil(np.log2(np.maximum(nodes, 1)))
 
 
-def crossing(op: str, n: Number, nodes: Number) -> Way:
+def network_way(op: str, n: Number, nodes: Number) -> Way:
     """What passes the network: messages one after the other, and bytes that a node sends per byte of payload.
 
-    Rings through all ranks enter and leave each node once, so that a node sends what a rank of the ring does, over as
-    many ports as rings; the small messages of a tree go up and down ``log2(nodes)`` levels. An all_to_all sends from
-    each of the ``n / nodes`` ranks to those elsewhere, a p2p one message.
+    A ring through all ranks enters and leaves each node once, so a node sends as much as one rank of the ring, over as
+    many ports as there are rings. The small messages of a tree go up and down ``log2(nodes)`` levels. In an all_to_all
+    each of the ``n / nodes`` ranks of a node sends to all ranks of other nodes; a p2p is one message.
     """
-    levels = _levels(nodes)
+    levels = _tree_levels(nodes)
     if op == "p2p":
         return Way(1, 1.0)
     if op == "all_to_all":
         return Way(1, n / nodes * (nodes - 1) / nodes)
-    return Way(levels * (2 if op == "all_reduce" else 1), ring(op, n).volume)
+    return Way(levels * (2 if op == "all_reduce" else 1), ring_way(op, n).volume)
 
 
 def nodes_seconds(
@@ -184,14 +189,17 @@ def nodes_seconds(
         moved:   max(payload * volume / (P * bulk), payload * crossing / rate)
         rate:    host_port * network * min(ports, rails)
 
-    ``steps`` and ``volume`` are those of a ring inside a node, `crossing` gives hops and bytes between nodes. A node
-    has ``rails`` ports to the network for its ranks, each of which reaches ``network`` of a 400 Gb/s one, or of
-    ``host_port``; a p2p uses one. What the fabric is nobody says: ``network``, ``rails`` and ``hop`` stand for it.
+    ``steps`` is for a ring inside a node, ``volume`` for a ring of all ranks; `network_way` gives hops and bytes
+    between nodes. The ranks of a node share ``rails`` ports to the network, each of which reaches the share ``network``
+    of ``host_port`` (400 Gb/s unless given); a p2p uses one port. The measurements do not say what fabric they were
+    taken on: ``network``, ``rails`` and ``hop`` describe it.
     """
     inside = n / nodes
     rate = host_port * c.network * minimum(1 if op == "p2p" else inside, c.rails)
-    out, steps = crossing(op, n, nodes), ring(op, inside).steps
-    moved = maximum(payload * ring(op, n).volume / (port(link, inside) * c.bulk), payload * out.volume / rate)
+    out, steps = network_way(op, n, nodes), ring_way(op, inside).steps
+    moved = maximum(
+        payload * ring_way(op, n).volume / (port_bandwidth(link, inside) * c.bulk), payload * out.volume / rate
+    )
     hops = out.steps * c.hop
     quick = steps * c.latency + hops + moved / c.quick
     filled = (1 if op in EXCHANGES else steps) * c.step + hops

@@ -1,4 +1,4 @@
-"""Norms, activations, rotary embedding, quantisation: memory traffic and a launch."""
+"""The fitted form of norms, activations, rotary embedding and quantisation: memory traffic and a launch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MOVED = {
     "per_token_quant_fp8": (1, 0.5),
     "sampler": (1, 0),
 }
-"""Elements read and written per element of the ``rows x cols`` output, of the size that the row's dtype stores.
+"""Elements read and written per element of the ``rows x cols`` output; the row's dtype gives their size.
 
 What all rows share (a norm's weights, rotary angles) is not counted. ``silu_and_mul`` reads gate and up, fused
 additions read and write the residual, quantisation writes one byte for two, ``sampler`` reads logits.
 """
 
 FLAT = ("gelu", "residual_add")
-"""Operations whose kernels know no rows: they deal out elements."""
+"""Operations whose kernels distribute single elements to units, not rows."""
 
 EAGER = {"rope": (5, 9), "dropout_residual_layernorm": (3, 7), "rmsnorm": (5, 10), "silu_and_mul": (2, 5)}
 """Kernels, and elements moved per element of the output, of operations written out in eager PyTorch.
@@ -42,31 +42,31 @@ EAGER = {"rope": (5, 9), "dropout_residual_layernorm": (3, 7), "rmsnorm": (5, 10
 """
 
 BLEND = 2.0
-"""How far two bounds that come close add up: as the sides of a right angle."""
+"""Exponent of `smooth_max` between two bounds."""
 
 DRAW = 2e10
 """Bytes/s that one unit moves where ``unit`` is 1."""
 
 
 def moved_bytes(op: str, rows: Number, cols: Number, item: float) -> Number:
-    """Bytes that ``op`` reads and writes for ``rows x cols`` outputs of ``item`` bytes; one each if it is not known."""
+    """Bytes moved for ``rows x cols`` outputs of ``item`` bytes; an unknown ``op`` reads and writes each once."""
     return sum(MOVED.get(op, (1, 1))) * item * rows * cols
 
 
 def kernel_seconds(c: ElementConstants, units: int, bandwidth: float, moved: Number, row: Number) -> Number:
-    """Seconds of a kernel that moves ``moved`` bytes, ``row`` of them in each row (0: dealt out without rows).
+    """Seconds of a kernel that moves ``moved`` bytes, ``row`` of them in each row (0: the kernel has no rows).
 
         seconds = fixed + (stream^2 + walk^2)^(1/2)
         stream = moved / bandwidth * (stays / cached + (1 - stays) / memory)
                  or, if more, (moved / draw + rows * row) / units
         walk = row / draw
 
-    ``stays = 2 - moved / cache``, within 0..1, is the part that the last-level cache still holds from the kernel
-    before: all of what fits in it, nothing of twice its size. ``cached`` and ``memory`` are rates as shares of
-    ``bandwidth`` (bytes/s), and the cache counts as no slower. A row is the work of one thread block in one unit, which
-    moves ``draw = DRAW * unit`` bytes/s, whatever the memory, and spends ``c.row`` seconds on every row besides. One
-    wide row takes its walk, however few there are. A roofline (Williams, Waterman and Patterson 2009) with a ceiling of
-    the units; the constants are fitted.
+    ``stays = 2 - moved / cache``, within 0..1, is the share that the last-level cache still holds from the kernel
+    before: all bytes of a tensor that fits, none of a tensor of twice its size. ``cached`` and ``memory`` are rates as
+    shares of ``bandwidth`` (bytes/s); the cache is never slower than memory. One thread block on one unit works on a
+    row. It moves ``draw = DRAW * unit`` bytes/s, whatever the memory, and spends ``c.row`` seconds more on every row.
+    So a kernel takes at least as long as one row does, ``walk``. A roofline (Williams, Waterman and Patterson 2009)
+    with a ceiling of the units; the constants are fitted.
     """
     stays = clip(2 - moved / c.cache, 0.0, 1.0)
     stream = moved / bandwidth * (stays / max(c.cached, c.memory) + (1 - stays) / c.memory)

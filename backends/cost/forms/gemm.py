@@ -1,4 +1,4 @@
-"""GEMM: tiles and waves against memory, with split-K where tiles do not fill the GPU."""
+"""The fitted form of a GEMM: tiles and waves against memory, with split-K where tiles do not fill the GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ TILES = ((16, 16), (16, 32), (16, 64), (32, 32), (32, 64), (64, 64), (64, 128), 
 """Output tiles that libraries choose from, rows by columns."""
 
 MOST_SPLITS = 8
-"""Parts that the contracted dimension is cut into at most."""
+"""The most parts that the contracted dimension is cut into."""
 
 TAIL = 0.25
-"""How much of the units that a last wave leaves idle is lost: persistent kernels deal out work ahead of waves."""
+"""The share of a last wave's idle units that is lost; persistent kernels give the others work of the next waves."""
 
 LONG = 1e-3
-"""Seconds from which on a kernel draws full power: half of `throttle` counts."""
+"""Seconds at which half of ``throttle`` counts: longer kernels draw full power."""
 
 QUANT_FIXED = 1.5e-6
 """Seconds of a quantisation kernel without rows, inside a captured graph."""
@@ -40,8 +40,8 @@ def tiles(c: GemmConstants, units: int, peak: float, n: Number, k: Number) -> li
 
         k * (2 (a b + intensity (a + b)) / rate + chain)
 
-    ``intensity`` is what an element that is loaded costs, in multiplications; ``chain`` what a contracted element
-    costs however small the tile, since the steps along k follow one another. ``units`` are SMs or CUs, ``peak`` is in
+    Loading an element takes as long as ``intensity`` multiplications. Each contracted element takes at least ``chain``
+    seconds however small the tile, since the steps along k follow one another. ``units`` are SMs or CUs, ``peak`` is in
     FLOP/s. Arithmetic intensity of tiles as in NVIDIA's "Matrix Multiplication Background User's Guide".
     """
     rate = peak / units * c.compute
@@ -53,13 +53,13 @@ def gemm_seconds(
 ) -> Number:
     """Seconds of ``[m, k] @ [k, n]`` that moves ``moved`` bytes, ``ways`` being its `tiles`.
 
-    There are ``t = ceil(m/a) ceil(n/b)`` tiles in ``w = t / units`` waves, at least one; of what rounding up to
-    whole waves would add, `TAIL` is lost. Where tiles do not fill the GPU, k may be cut into ``floor(units / t)``
-    parts, which costs ``step`` seconds to add up. The best tiling counts:
+    There are ``t = ceil(m/a) ceil(n/b)`` tiles in ``w = t / units`` waves, at least one. Rounding up to whole waves
+    adds time, of which the share `TAIL` counts. Where tiles do not fill the GPU, k may be cut into ``floor(units / t)``
+    parts, whose sum takes ``step`` seconds. The best tiling counts:
 
         seconds = fixed + (arithmetic^blend + (moved / (bandwidth * memory))^blend)^(1/blend)
 
-    where ``throttle`` is the share by which arithmetic that goes on for long slows down, at the limit of power.
+    where ``throttle`` is the share by which long arithmetic slows down at the power limit.
     ``bandwidth`` in bytes/s. Waves as in NVIDIA's "Matrix Multiplication Background User's Guide"; split-K and
     persistent kernels as in CUTLASS; the constants are fitted.
     """
@@ -76,7 +76,7 @@ def gemm_seconds(
 
 
 def quant_seconds(c: GemmConstants, units: int, bandwidth: float, m: Number, k: Number, item: float) -> Number:
-    """Seconds to quantise ``m x k`` elements from 16 bits to ``item`` bytes, scales worked out on the way.
+    """Seconds to quantise ``m x k`` elements from 16 bits to ``item`` bytes; the kernel computes the scales.
 
         seconds = QUANT_FIXED + ((m k (2 + item) / bandwidth)^2 + (m / units * (quant_row + k quant_walk))^2)^(1/2)
 

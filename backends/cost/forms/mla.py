@@ -1,4 +1,7 @@
-"""Multi-head latent attention: heads of their own keys in prefill, one latent vector per token in decode."""
+"""The fitted form of multi-head latent attention.
+
+In prefill each head has keys of its own, in decode all heads read one latent vector per token.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ KEY, VALUE = 192, 128
 """Dimensions of a head's keys (128, and 64 with a position) and values once they are unpacked (DeepSeek-V2, 2024)."""
 
 LATENT, LATENT_VALUE = 576, 512
-"""Elements that the cache holds for a token: 512 that stand for all keys and values, and 64 with a position."""
+"""Elements that the cache holds for a token: 512 for all keys and values, and 64 with a position."""
 
 RESULT = 2.0  # bytes of an element of the result, whatever is multiplied
 
@@ -20,7 +23,7 @@ ROWS = 64
 """Query heads of a tile: the rows of one matrix instruction of a Hopper GPU's warp group."""
 
 FEW, FEW_ROWS = 32, 16
-"""Up to so many heads, kernels take tiles of only so many, which read the cache each."""
+"""Up to `FEW` heads, kernels take tiles of `FEW_ROWS` heads, and each tile reads the cache."""
 
 
 def mla_prefill_seconds(
@@ -29,7 +32,7 @@ def mla_prefill_seconds(
 ) -> Number:  # fmt: skip
     """Seconds of causal attention of ``heads`` heads on unpacked keys and values, and of filling the cache.
 
-    That is `prefill_seconds` where each head has its own 192 + 128 elements per token, of ``item`` bytes, and
+    The time is `prefill_seconds`, where each head has its own 192 + 128 elements per token, of ``item`` bytes, plus
 
         written = batch position 576 (item + cache_item) / (bandwidth * write)
 
@@ -46,18 +49,19 @@ def mla_decode_seconds(
 ) -> Number:
     """Seconds of absorbed attention of one query of ``heads`` heads in each of ``batch`` sequences.
 
-    All heads share one KV head of 576 elements of ``cache_item`` bytes, of which 512 are the values too. A sequence is
-    ``t`` tasks: one for each 16 heads up to 32 of them, else one for each 64. A task takes ``step`` seconds on its
-    unit, and all but the first read the keys ``again``, as far as the cache of the GPU does not help. Arithmetic is
-    that of tiles of 64 rows at ``peak * compute``. The context is split over idle units, into ``parts`` at most
-    (Flash-Decoding; a kernel that never splits has 1), and adding the parts up costs ``split`` seconds:
+    All heads share one KV head of 576 elements of ``cache_item`` bytes, 512 of which are the values too. A sequence has
+    ``t`` tasks: one for each 16 heads where there are at most 32 heads, else one for each 64 heads. A task takes
+    ``step`` seconds on its unit. Each task but the first reads the share ``again`` of the keys from memory once more;
+    the cache of the GPU has the rest. Arithmetic is counted in tiles of 64 rows, at ``peak * compute``. The context is
+    split over idle units, into ``parts`` at most (Flash-Decoding; a kernel that never splits has 1), and adding the
+    parts up takes ``split`` seconds:
 
         work    = batch (step t / units + 2 (576 + 512) 64 ceil(heads / 64) keys / (peak * compute))
         memory  = batch (576 keys cache_item (1 + again (t - 1)) + queries and results) / (bandwidth * memory)
         alone   = keys of one unit * 576 cache_item / (bandwidth * memory * draw / units)
         seconds = fixed + split (1 - 128 / max(keys, 128)) + smooth_max(work, memory, alone)
 
-    Many heads reach a constant share of ``peak``, few heads one of ``bandwidth``.
+    With many heads the time is a constant share of ``peak``, with few heads of ``bandwidth``.
     Source: DeepSeek-V2 technical report, 2024, section 2.1, and FlashMLA.
     """
     wide = ceil_div(heads, ROWS)

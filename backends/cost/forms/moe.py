@@ -1,4 +1,4 @@
-"""Mixture-of-experts layers of one rank: how tokens fall on experts, and the grouped GEMMs that follow from it."""
+"""The fitted form of the experts of one rank: how tokens fall on experts, and grouped GEMMs of these tokens."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ROW = 2.0
 class Layer(NamedTuple):
     """The experts of one rank.
 
-    ``inter`` is that of one expert on this rank, ``local`` of ``n_experts`` experts are here. ``weight_bytes`` and
-    ``input_bytes`` are of one element of a weight and of an activation as it is multiplied. The first GEMM has
-    ``gates`` matrices: gate and up, or up alone.
+    ``inter`` is the size of one expert on this rank; ``local`` of ``n_experts`` experts are on it. ``weight_bytes`` and
+    ``input_bytes`` are the bytes of one element of a weight, and of an activation as it is multiplied. The first GEMM
+    has ``gates`` matrices: gate and up, or up alone.
     """
 
     hidden: Number
@@ -43,7 +43,7 @@ class Layer(NamedTuple):
 class Load(NamedTuple):
     """``experts`` of a rank that expect ``tokens`` each, of which ``touched`` get any.
 
-    ``even`` tells that tokens are dealt, so that all of them get the same number, and not drawn.
+    Where ``even``, all experts get the same number of tokens; otherwise numbers are random.
     """
 
     experts: Number
@@ -54,8 +54,8 @@ class Load(NamedTuple):
     def tiles(self, rows: int) -> Number:
         """Tiles of ``rows`` that hold the tokens.
 
-        Drawn counts vary, so that the last tile of an expert is on average half empty: it has ``u`` tokens if any
-        and takes ``max(1, (u + (rows - 1) / 2) / rows)``.
+        Random counts vary, so the last tile of an expert is half empty on average: a touched expert has ``u`` tokens
+        and takes ``max(1, (u + (rows - 1) / 2) / rows)`` tiles.
         """
         u = self.tokens * self.experts / maximum(self.touched, 1e-12)
         drawn = maximum(1.0, (u + (rows - 1) / 2) / rows)
@@ -71,11 +71,12 @@ class Matrix(NamedTuple):
     input_bytes: float
 
 
-def ratio_of(imbalance: float) -> float:
+def load_ratio(imbalance: float) -> float:
     """The ratio of largest to smallest load at which the hottest expert has ``imbalance`` times the mean.
 
-    Loads whose logarithms are evenly spread up to a ratio ``r`` have a largest of ``r ln(r) / (r - 1)`` means. Newton
-    from above on that convex function of ``ln(r)``; 1 for an imbalance of 1.
+    Where the logarithms of loads are distributed evenly up to a ratio ``r``, the largest load is ``r ln(r) / (r - 1)``
+    times the mean. Solved for ``ln(r)`` by Newton's method from above (the function is convex); an imbalance of 1 gives
+    1.
     """
     log = max(imbalance, 1e-6)
     for _ in range(40):
@@ -85,21 +86,21 @@ def ratio_of(imbalance: float) -> float:
     return math.exp(log)
 
 
-def loads(
+def expert_loads(
     layer: Layer, tokens: Number, ratio: Number = 1.0, exponent: Number = 1.0, even: Number = False
 ) -> list[Load]:
     """How ``tokens * topk`` pairs of token and expert fall on the experts of the hottest rank.
 
-    An expert gets a share of the pairs that follows a power law with ``exponent``, the largest ``ratio`` times the
-    smallest: the quantiles of that law stand for the experts, ``ratio`` 1 is uniform. Where experts are spread over
-    ranks, the hottest has the expected largest of their sums (`hottest`), at least one pair, and no expert more than
-    all tokens. An expert that expects ``t`` of T tokens is touched with ``1 - (1 - t/T)^T`` as tokens draw without
-    replacement (one of the rank's experts always is), or ``min(t, 1)`` where they are dealt (``even``).
+    Shares of experts follow a power law with ``exponent``, the largest ``ratio`` times the smallest; a ``ratio`` of 1
+    is uniform. `QUANTILES` quantiles of the law stand for the experts. Where experts lie on several ranks, the hottest
+    rank has the expected largest of the ranks' sums (`hottest_load`), at least one pair, and no expert has more than
+    all tokens. An expert that expects ``t`` of T tokens gets any with the chance ``1 - (1 - t/T)^T`` (at least one
+    expert of the rank always does), or ``min(t, 1)`` where tokens are dealt out (``even``).
     """
     shares = _shares(ratio, exponent)
     mean = sum(shares) / QUANTILES
     spread = maximum(sum(s * s for s in shares) / QUANTILES / (mean * mean) - 1, 1e-18)
-    hot = maximum(hottest(layer.n_experts / layer.local, layer.local / spread), 1.0)
+    hot = maximum(hottest_load(layer.n_experts / layer.local, layer.local / spread), 1.0)
     most = minimum(tokens * minimum(layer.topk / layer.local, 1.0), tokens)
     each = minimum(maximum(tokens * layer.topk / layer.n_experts * hot, 1 / layer.local), most)
     room = (tokens - each) / maximum(each * (shares[-1] / mean - 1), 1e-12)
@@ -113,11 +114,11 @@ def loads(
     return made
 
 
-def hottest(n: Number, shape: Number) -> Number:
+def hottest_load(n: Number, shape: Number) -> Number:
     """Expected largest of ``n`` sums with mean 1 that are distributed like a gamma of ``shape``.
 
-    The quantile ``p = (n - 3/8) / (n + 1/4)`` (Blom 1958) of the normal distribution by Tukey's lambda, brought to the
-    gamma distribution by Wilson and Hilferty (1931).
+    It is taken as the quantile ``p = (n - 3/8) / (n + 1/4)`` (Blom 1958). The normal quantile is by Tukey's lambda;
+    Wilson and Hilferty (1931) turn it into that of a gamma distribution.
     """
     p = (n - 0.375) / (n + 0.25)
     z = 4.91 * (p**0.14 - (1 - p) ** 0.14)
@@ -125,14 +126,14 @@ def hottest(n: Number, shape: Number) -> Number:
 
 
 def moe_seconds(c: MoeConstants, chip: Chip, layer: Layer, tokens: Number, given: Sequence[Load]) -> Number:
-    """Seconds of a fused layer of experts that is presented ``tokens``, ``given`` its `loads`.
+    """Seconds of a fused layer of experts that gets ``tokens`` tokens; ``given`` are their `expert_loads`.
 
         seconds = fixed + token * tokens + grouped GEMMs + activations / (bandwidth * stream)
 
-    Activations are the bytes that pass between kernels: of each pair its input as gathered, gate and up, their
-    product, and its output twice (written, and added up); of each token its input and output, 16 bits wide. Kernels
-    that keep rows for pairs of other ranks move ``away`` times those of such a pair. Routing takes ``token``
-    seconds a token, and ``fixed`` with the launches. See `grouped_seconds` for the rest.
+    Activations are the bytes that pass between kernels. For each pair: its gathered input, gate and up, their product,
+    and its output twice (written, and added up); for each token: its input and output, 16 bits wide. Some kernels keep
+    rows for pairs of other ranks, and move the share ``away`` of such a pair's bytes. Routing takes ``token`` seconds a
+    token; ``fixed`` includes the launches. `grouped_seconds` has the rest.
     """
     up = Matrix(layer.hidden, layer.gates * layer.inter, layer.weight_bytes, layer.input_bytes)
     down = Matrix(layer.inter, layer.hidden, layer.weight_bytes, layer.input_bytes)
@@ -166,9 +167,9 @@ def grouped_seconds(
         step + depth units (2 a b / (peak * compute) + (a input_bytes + b weight_bytes) / (bandwidth * draw))
 
     seconds: arithmetic, and loading at ``draw`` times a unit's part of the bandwidth (the cache serves most of it).
-    Weights of touched experts come from memory at ``bandwidth * memory``, and once more for each further row of tiles
-    as far as they exceed a ``cache``, in bytes. `smooth_max` of the two over all matrices. Padding as in "MegaBlocks"
-    (Gale et al. 2023); large sizes reach ``compute`` of the peak, less what loading adds.
+    Weights of touched experts come from memory at ``bandwidth * memory``; each further row of tiles reads what exceeds
+    a ``cache`` of so many bytes once more. The time is `smooth_max` of both, over all matrices. Padding as in
+    "MegaBlocks" (Gale et al. 2023); large sizes reach ``compute`` of the peak, less what loading adds.
     """
     touched = sum(load.touched for load in given)
     best: Number | None = None

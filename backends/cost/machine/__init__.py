@@ -1,1 +1,1 @@
-"""What hardware gives: its rates, its links, its tables of measurements."""
+"""The hardware as the cost model sees it: rates, links, tables of measurements."""

@@ -1,13 +1,13 @@
 """Collectives in time: algorithms over a group of ranks, each affine in the payload.
 
-Every algorithm takes ``a + b * payload`` seconds, so choosing one is a minimum and arrays come free.
+Every algorithm takes ``a + b * payload`` seconds. The fastest is a minimum, of numbers or of arrays.
 """
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from plandsl.backends.cost.num import maximum, minimum, plain
+from plandsl.backends.cost.num import are_numbers, maximum, minimum
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import LinkSpec
 
@@ -44,12 +44,12 @@ def fabric(link: LinkSpec, efficiency: float, stride: int = 1) -> Fabric:
     return Fabric(link.topology, link.bandwidth * efficiency, link.latency, stride, rings)
 
 
-def _way(name: str, fixed: Number, volume: Number, rate: Number) -> Algorithm:
-    """A way that sends ``volume`` bytes for each byte of payload, ``rate`` of them a second."""
+def _algorithm(name: str, fixed: Number, volume: Number, rate: Number) -> Algorithm:
+    """An algorithm that sends ``volume`` bytes for each byte of payload, at ``rate`` bytes/s."""
     return Algorithm(name, fixed, volume / rate, volume)
 
 
-def _port(f: Fabric, n: Number) -> Number:
+def _port_bandwidth(f: Fabric, n: Number) -> Number:
     """Bytes/s that one GPU can send to the ``n - 1`` others at once."""
     if f.topology == "mesh":
         return f.bandwidth * maximum(n - 1, 1)
@@ -60,19 +60,20 @@ def _port(f: Fabric, n: Number) -> Number:
 
 
 def _log2(n: Number) -> Number:
-    if plain(n):
+    if are_numbers(n):
         return math.ceil(math.log2(n)) if n > 1 else 0
     import numpy as np
 
     return np.ceil(np.log2(n))
 
 
-def _ring(f: Fabric) -> float:
-    """Bytes/s of one ring through the group: a mesh lends it one link per hop."""
+def _ring_bandwidth(f: Fabric) -> float:
+    """Bytes/s of one ring through the group; on a mesh each hop of the ring is one link."""
     return f.bandwidth * f.rings / (f.stride if f.topology == "ring" else 1)
 
 
-def _direct(f: Fabric) -> bool:
+def _has_direct(f: Fabric) -> bool:
+    """Whether a GPU reaches every other one without passing a third."""
     return f.topology not in ("ring", "torus")
 
 
@@ -85,23 +86,23 @@ def all_reduce(f: Fabric, n: Number) -> list[Algorithm]:
     - one_shot: every rank sends all of it to all peers: ``a + (n - 1) V / P``, best for small payloads;
     - tree (Sanders, Speck and Traeff 2009): ``2 log2(n) a + 2 V / B``.
     """
-    a, port, ring = f.latency, _port(f, n), _ring(f)
-    ways = [_way("ring", 2 * (n - 1) * a, 2 * (n - 1) / n, ring)]
-    if _direct(f):
+    a, port, ring = f.latency, _port_bandwidth(f, n), _ring_bandwidth(f)
+    ways = [_algorithm("ring", 2 * (n - 1) * a, 2 * (n - 1) / n, ring)]
+    if _has_direct(f):
         ways += [
-            _way("direct", 2 * a, 2 * (n - 1) / n, port),
-            _way("one_shot", a, n - 1, port),
-            _way("tree", 2 * _log2(n) * a, 2, ring),
+            _algorithm("direct", 2 * a, 2 * (n - 1) / n, port),
+            _algorithm("one_shot", a, n - 1, port),
+            _algorithm("tree", 2 * _log2(n) * a, 2, ring),
         ]
     return ways
 
 
 def all_gather(f: Fabric, n: Number) -> list[Algorithm]:
     """Collect ``V`` bytes in all, ``V / n`` from each rank: half of an all_reduce, in each algorithm."""
-    a, port, ring = f.latency, _port(f, n), _ring(f)
-    ways = [_way("ring", (n - 1) * a, (n - 1) / n, ring)]
-    if _direct(f):
-        ways.append(_way("direct", a, (n - 1) / n, port))
+    a, port, ring = f.latency, _port_bandwidth(f, n), _ring_bandwidth(f)
+    ways = [_algorithm("ring", (n - 1) * a, (n - 1) / n, ring)]
+    if _has_direct(f):
+        ways.append(_algorithm("direct", a, (n - 1) / n, port))
     return ways
 
 
@@ -114,14 +115,14 @@ def all_to_all(f: Fabric, n: Number) -> list[Algorithm]:
 
     Around a ring each link carries ``(n - 1) / 2 V``.
     """
-    if _direct(f):
-        return [_way("direct", f.latency, (n - 1) / n, _port(f, n))]
-    return [_way("ring", (n - 1) * f.latency, (n - 1) / 2, _ring(f))]
+    if _has_direct(f):
+        return [_algorithm("direct", f.latency, (n - 1) / n, _port_bandwidth(f, n))]
+    return [_algorithm("ring", (n - 1) * f.latency, (n - 1) / 2, _ring_bandwidth(f))]
 
 
 def send(f: Fabric) -> list[Algorithm]:
     """One message of ``V`` bytes to one peer: ``a + V / B``."""
-    return [_way("direct", f.latency, 1, f.bandwidth)]
+    return [_algorithm("direct", f.latency, 1, f.bandwidth)]
 
 
 COLLECTIVES = {

@@ -1,4 +1,4 @@
-"""The machine that a program runs on: a GPU, its links, and the rates that a calibration says are really reached."""
+"""The machine that a program runs on: a GPU, its links, and the rates that they reach by the calibration."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from plandsl.backends.cost.machine.tables import Measured
 
 
-class Answered(NamedTuple):
-    """The layer of the cost model that timed an op, and its band; of a collective also the algorithm that was fastest.
+class Answer(NamedTuple):
+    """The layer of the cost model that timed an op, and its band; for a collective also the fastest algorithm.
 
-    By that, a rank sends ``volume`` bytes over the links for each byte of payload.
+    With this algorithm a rank sends ``volume`` bytes over the links for each byte of payload.
     """
 
     layer: str
@@ -27,8 +27,8 @@ class Answered(NamedTuple):
     volume: Number = 0
 
 
-MEASURED = Answered("measured", (1.0, 1.0))
-"""A table answers as it was measured; how far measurements repeat, it does not say."""
+MEASURED_ANSWER = Answer("measured", (1.0, 1.0))
+"""A table gives the measured time. It does not say how far measurements vary."""
 
 
 class Rates(NamedTuple):
@@ -92,16 +92,16 @@ class Machine:
         return Rates(prefill if phase == PREFILL else decode, links)
 
     @property
-    def flat(self) -> Answered:
-        """Shares of peaks and launches: what answers where no form was fitted."""
+    def flat(self) -> Answer:
+        """The layer for ops without a fitted form: shares of peaks, and launches."""
         values = dict(self.calibration.values)
-        return Answered("constant" if values else "roofline", band_of(values))
+        return Answer("constant" if values else "roofline", band_of(values))
 
     @classmethod
     def of(cls, plan: PlanSpec) -> Machine:
         """The machine that a plan runs on."""
-        machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, plan.runs_on.kernels)
-        machine.rates = plan.runs_on.rates
+        machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, plan.effective_engine.kernels)
+        machine.rates = plan.effective_engine.rates
         machine.cluster = plan.cluster
         if plan.measured or plan.node.gpu.measured:
             from plandsl.backends.cost.machine.tables import Measured
@@ -110,6 +110,6 @@ class Machine:
         return machine
 
 
-def fitted(constants: FormConstants) -> Answered:
-    """A form whose ``constants`` were fitted answers."""
-    return Answered("fitted", constants.band)
+def form_answer(constants: FormConstants) -> Answer:
+    """The layer for ops with a fitted form, whose ``constants`` have the band."""
+    return Answer("fitted", constants.band)

@@ -1,11 +1,11 @@
-"""The first layer of the cost model: seconds between measured points, and nothing outside their hull.
+"""The first layer of the cost model: seconds between measured points, and no answer outside them.
 
-Between two points the time is taken as a power of the size, which is a straight line in logarithms:
+Between two points the time is a power of the size, which is a straight line in logarithms:
 
     t = t0 * (t1 / t0) ** (ln(x / x0) / ln(x1 / x0))        for x0 <= x <= x1
 
-so that measured points come out as they are. Zero stands for "not measured": no measured time is zero.
-Points further apart than `STEP` do not speak for what lies between them.
+so measured points keep their times. Zero stands for "not measured": no measured time is zero.
+Between points further apart than a factor of `STEP` there is no answer.
 """
 
 import math
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from plandsl.backends.cost.num import plain, settled, unknown, where
+from plandsl.backends.cost.num import are_numbers, are_traced, call_traced, where
 from plandsl.ir.types import Number
 
 STEP = 4.0
 """Largest ratio of neighbouring sizes. Where a kernel turns from constant to linear time half-way between two points,
-the straight line in logarithms is a factor ``STEP ** 0.25`` too slow there, 1.41 at 4 and more than fitted forms are
-off at anything wider. Tables are mostly made in steps of 2 or 4."""
+the straight line in logarithms is a factor ``STEP ** 0.25`` too slow there: 1.41 for a ratio of 4. At larger ratios
+the error exceeds that of fitted forms. Most tables have steps of 2 or 4."""
 
 Otherwise = Callable[[], Number]
 """The seconds of the layer below."""
@@ -42,7 +42,7 @@ class Curve(NamedTuple):
         i = bisect_right(sizes, x) - 1
         if x == sizes[i]:
             return times[i]
-        return between(x, sizes[i], sizes[i + 1], times[i], times[i + 1])
+        return interpolate(x, sizes[i], sizes[i + 1], times[i], times[i + 1])
 
     def _array(self, x: Number) -> Number:
         import numpy as np
@@ -52,18 +52,18 @@ class Curve(NamedTuple):
         x = np.clip(x, sizes[0], sizes[-1])
         low = np.searchsorted(sizes, x, side="right") - 1
         high = np.where(x > sizes[low], np.minimum(low + 1, len(sizes) - 1), low)
-        return np.where(inside, _between(x, sizes[low], sizes[high], times[low], times[high]), 0.0)
+        return np.where(inside, _interpolate_arrays(x, sizes[low], sizes[high], times[low], times[high]), 0.0)
 
 
-def between(x: float, x0: float, x1: float, t0: float, t1: float) -> float:
-    """Seconds at ``x``, of which ``x0 < x1`` take ``t0`` and ``t1``; 0 where those are too far apart."""
+def interpolate(x: float, x0: float, x1: float, t0: float, t1: float) -> float:
+    """Seconds at ``x`` between the points ``(x0, t0)`` and ``(x1, t1)``; 0 where ``x1 > STEP x0``."""
     if x1 > STEP * x0:
         return 0.0
     return t0 * float((t1 / t0) ** (math.log(x / x0) / math.log(x1 / x0)))
 
 
-def _between(x: Number, x0: Number, x1: Number, t0: Number, t1: Number) -> Number:
-    """`between` for arrays; where ``x0`` and ``x1`` are the same, ``t0``."""
+def _interpolate_arrays(x: Number, x0: Number, x1: Number, t0: Number, t1: Number) -> Number:
+    """`interpolate` for arrays; ``t0`` where ``x0 = x1``."""
     import numpy as np
 
     wide = x1 > x0
@@ -78,15 +78,15 @@ class Surface(NamedTuple):
     curves: tuple[Curve, ...]
 
     def at(self, batch: Number, context: Number) -> Number:
-        """Seconds between the nearest batches on both sides whose contexts bracket the wanted one, else 0."""
-        if not plain(batch, context):
+        """Seconds between the nearest measured batches on both sides whose contexts bracket ``context``, else 0."""
+        if not are_numbers(batch, context):
             return self._array(batch, context)
         i = bisect_right(self.batches, batch) - 1
         low = next(((b, t) for b, c in self._from(i, -1) if (t := c.at(context))), None)
         if low is None or low[0] == batch:
             return low[1] if low else 0.0
         high = next(((b, t) for b, c in self._from(i + 1, 1) if (t := c.at(context))), None)
-        return between(batch, low[0], high[0], low[1], high[1]) if high else 0.0
+        return interpolate(batch, low[0], high[0], low[1], high[1]) if high else 0.0
 
     def _from(self, start: int, step: int) -> Iterator[tuple[float, Curve]]:
         stop = len(self.batches) if step > 0 else -1
@@ -105,11 +105,11 @@ class Surface(NamedTuple):
         inside = (low > 0) & (high > 0)
         x, x0, x1 = np.where(inside, (batch, low, high), 1.0)
         t0, t1 = np.where(inside, (early, late), 1.0)
-        return np.where(inside, _between(x, x0, x1, t0, t1), 0.0)
+        return np.where(inside, _interpolate_arrays(x, x0, x1, t0, t1), 0.0)
 
 
 class Line(NamedTuple):
-    """A kernel or a collective that was measured over one size: ``scale`` times its rows, in tables by precedence."""
+    """A kernel or a collective that was measured over one size, ``scale`` times its rows; tables in their order."""
 
     curves: tuple[Curve, ...]
     scale: float = 1.0
@@ -120,13 +120,13 @@ class Line(NamedTuple):
 
     def seconds(self, rows: Number, otherwise: Otherwise) -> Number:
         """Seconds for ``rows``; those of ``otherwise`` where no table answers."""
-        if unknown(rows):
-            return _looked_up(settled(self.at, rows), otherwise)
-        return _first([partial(curve.at, rows * self.scale) for curve in self.curves], otherwise)
+        if are_traced(rows):
+            return _fall_back(call_traced(self.at, rows), otherwise)
+        return _first_answer([partial(curve.at, rows * self.scale) for curve in self.curves], otherwise)
 
 
 class Grid(NamedTuple):
-    """Attention that was measured over batch and context, in tables by precedence: whole prompts, or one token each."""
+    """Attention measured over batch and context, for whole prompts or one token each; tables in their order."""
 
     surfaces: tuple[Surface, ...]
     prefill: bool
@@ -137,34 +137,34 @@ class Grid(NamedTuple):
 
     def seconds(self, batch: Number, position: Number, context: Number, otherwise: Otherwise) -> Number:
         """Seconds; those of ``otherwise`` where no table answers."""
-        if unknown(batch, position, context):
-            return _looked_up(settled(self.at, batch, position, context), otherwise)
+        if are_traced(batch, position, context):
+            return _fall_back(call_traced(self.at, batch, position, context), otherwise)
         like = position == (context if self.prefill else 1)
-        time = _first([partial(surface.at, batch, context) for surface in self.surfaces], otherwise)
-        return time if _all(like) else where(like, time, otherwise())
+        time = _first_answer([partial(surface.at, batch, context) for surface in self.surfaces], otherwise)
+        return time if _all_true(like) else where(like, time, otherwise())
 
 
-def _looked_up(found: Number, otherwise: Otherwise) -> Number:
-    """What a table will say once sizes are known, and the seconds of the layer below where it says nothing."""
+def _fall_back(found: Number, otherwise: Otherwise) -> Number:
+    """``found``, the answer of a table, or the seconds of the layer below where it is 0."""
     return where(found > 0, found, otherwise())
 
 
-def _first(tables: list[Otherwise], otherwise: Otherwise) -> Number:
+def _first_answer(tables: list[Otherwise], otherwise: Otherwise) -> Number:
     """The first answer above zero, element by element."""
     found: Number = 0.0
     for ask in (*tables, otherwise):
-        found = _filled(found, ask)
-        if _all(found > 0):
+        found = _fill(found, ask)
+        if _all_true(found > 0):
             break
     return found
 
 
-def _all(condition: Number) -> bool:
+def _all_true(condition: Number) -> bool:
     return condition if isinstance(condition, bool) else bool(condition.all())
 
 
-def _filled(found: Number, ask: Otherwise) -> Number:
-    if plain(found):
+def _fill(found: Number, ask: Otherwise) -> Number:
+    if are_numbers(found):
         return found or ask()
     import numpy as np
 

@@ -1,6 +1,6 @@
-"""Files of measured kernels: which kernels of a plan they answer for, and what is wrong with them.
+"""Files of measured kernels: their rows by shape, and findings about files that cannot be used.
 
-A file is one of those that `docs/calibration.md` lists, known by its columns. Rows of other GPUs are passed over.
+docs/calibration.md lists the kinds of files; a file's columns tell its kind. Rows of other GPUs are skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Shape = tuple[str | float | bool, ...]
 """What interpolation keeps fixed: the kind of kernel, number formats, widths, heads, ranks."""
 
 Point = tuple[float, ...]
-"""The sizes that it runs over: one, or batch and context."""
+"""The sizes that interpolation runs over: one size, or batch and context."""
 
 Times = dict[Shape, dict[Point, float]]
 Row = Mapping[str, str]
@@ -30,7 +30,7 @@ KERNEL = ("kernel", "framework", "backend", "dtype", "cuda_graph")
 
 
 class Sort(NamedTuple):
-    """A kind of table: the columns it has, and what a row measures, None where no op of a plan is like it."""
+    """A kind of table: its columns, and what a row measures; None where no op of a plan matches the row."""
 
     columns: tuple[str, ...]
     measures: Callable[[Row], tuple[Shape, Point] | None]
@@ -39,51 +39,51 @@ class Sort(NamedTuple):
 # ---- rows
 
 
-def _number(row: Row, name: str, default: float | None = None) -> float:
+def _read_cell(row: Row, name: str, default: float | None = None) -> float:
     """The number in a cell, or ``default`` where the cell is empty or missing. Raises `Unfit`."""
     cell = row.get(name, "")
     return default if not cell and default is not None else read_number(name, cell)
 
 
 def _gemm(row: Row) -> tuple[Shape, Point] | None:
-    """Rows that quantise their input as well are passed over: that is an op of its own."""
-    if _number(row, "act_quant_included", 0.0):
+    """Skips rows that also quantise their input, since plans have an op for that."""
+    if _read_cell(row, "act_quant_included", 0.0):
         return None
-    return gemm_shape(row["dtype"], _number(row, "n"), _number(row, "k")), (_number(row, "m"),)
+    return gemm_shape(row["dtype"], _read_cell(row, "n"), _read_cell(row, "k")), (_read_cell(row, "m"),)
 
 
 def gemm_shape(dtype: str, n: float, k: float) -> Shape:
-    """A GEMM; runs over m."""
+    """The shape of a GEMM, to interpolate over m."""
     return "gemm", dtype, n, k
 
 
 def _heads(row: Row) -> Shape:
-    return *(_number(row, name) for name in ("n_heads", "n_kv_heads", "head_dim")), _number(row, "window", 0.0)
+    return *(_read_cell(row, name) for name in ("n_heads", "n_kv_heads", "head_dim")), _read_cell(row, "window", 0.0)
 
 
 def _prefill(row: Row) -> tuple[Shape, Point] | None:
-    """Rows of whole prompts."""
-    context, dtype = _number(row, "seq_kv"), row["dtype"]
-    if _number(row, "seq_q") != context:
+    """Skips rows whose prompt is partly in the cache."""
+    context, dtype = _read_cell(row, "seq_kv"), row["dtype"]
+    if _read_cell(row, "seq_q") != context:
         return None
-    causal = _number(row, "causal", 1.0) > 0
-    return ("prefill", dtype, row["kv_dtype"] or dtype, *_heads(row), causal), (_number(row, "batch"), context)
+    causal = _read_cell(row, "causal", 1.0) > 0
+    return ("prefill", dtype, row["kv_dtype"] or dtype, *_heads(row), causal), (_read_cell(row, "batch"), context)
 
 
 def _decode(row: Row) -> tuple[Shape, Point]:
-    return ("decode", row["kv_dtype"], *_heads(row)), (_number(row, "batch"), _number(row, "kv_len"))
+    return ("decode", row["kv_dtype"], *_heads(row)), (_read_cell(row, "batch"), _read_cell(row, "kv_len"))
 
 
 def _elementwise(row: Row) -> tuple[Shape, Point]:
-    return ("elementwise", row["op"], row["dtype"], _number(row, "cols")), (_number(row, "rows"),)
+    return ("elementwise", row["op"], row["dtype"], _read_cell(row, "cols")), (_read_cell(row, "rows"),)
 
 
 def _collective(row: Row) -> tuple[Shape, Point] | None:
-    """Rows of one node."""
-    if _number(row, "n_nodes", 1.0) > 1:
+    """Skips rows of several nodes."""
+    if _read_cell(row, "n_nodes", 1.0) > 1:
         return None
     op = "p2p" if row["op"] == "p2p_send_recv" else row["op"]
-    return ("collective", op, _number(row, "n_ranks")), (_number(row, "bytes"),)
+    return ("collective", op, _read_cell(row, "n_ranks")), (_read_cell(row, "bytes"),)
 
 
 _ATTENTION = ("batch", "n_heads", "n_kv_heads", "head_dim", "time_s")
@@ -110,27 +110,27 @@ class Content(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _content(path: str, stamp: tuple[int, int], gpus: frozenset[str]) -> Content:
-    """The rows of ``gpus`` in a file; read again once its size or time of change, the ``stamp``, are others."""
+    """The rows of ``gpus`` in a file; the ``stamp`` is its size and time of change, so a changed file is read again."""
     rows = read_rows(path)
     _, header = next(rows, (1, []))
     sort = next((sort for sort in SORTS.values() if set(sort.columns) <= set(header)), None)
     if sort is None:
         shown = clip(", ".join(header)) or "none"
-        raise Unfit(f"its columns are those of no table that is looked up: {shown}", HINT)
+        raise Unfit(f"no table of measured kernels has these columns: {shown}", HINT)
     gpu = header.index("gpu")
     found: dict[str, dict[tuple[Shape, Point], dict[Shape, list[float]]]] = {}
     for at, cells in rows:
         points = found.setdefault(cells[gpu], {})
         if cells[gpu] in gpus:
-            _take(dict(zip(header, cells, strict=True)), sort, points, at)
-    return Content({g: _reduced(points) for g, points in found.items() if g in gpus}, tuple(found))
+            _add_row(dict(zip(header, cells, strict=True)), sort, points, at)
+    return Content({g: _fastest_times(points) for g, points in found.items() if g in gpus}, tuple(found))
 
 
-def _take(row: Row, sort: Sort, points: dict[tuple[Shape, Point], dict[Shape, list[float]]], at: int) -> None:
+def _add_row(row: Row, sort: Sort, points: dict[tuple[Shape, Point], dict[Shape, list[float]]], at: int) -> None:
     try:
         for name in NUMBERS.keys() & row.keys():
-            _number(row, name, 0.0)
-        time, key = _number(row, "time_s"), sort.measures(row)
+            _read_cell(row, name, 0.0)
+        time, key = _read_cell(row, "time_s"), sort.measures(row)
     except Unfit as unfit:
         raise Unfit(f"row {at}: {unfit}", unfit.hint) from None
     if key is not None:
@@ -138,8 +138,8 @@ def _take(row: Row, sort: Sort, points: dict[tuple[Shape, Point], dict[Shape, li
         points.setdefault(key, {}).setdefault(kernel, []).append(time)
 
 
-def _reduced(points: dict[tuple[Shape, Point], dict[Shape, list[float]]]) -> Times:
-    """One time for each point: the fastest kernel's, of whose repetitions the median counts."""
+def _fastest_times(points: dict[tuple[Shape, Point], dict[Shape, list[float]]]) -> Times:
+    """One time for each point: the median of each kernel's repetitions, for the fastest kernel."""
     out: Times = {}
     for (shape, point), kernels in points.items():
         out.setdefault(shape, {})[point] = min(map(_median, kernels.values()))
@@ -154,8 +154,8 @@ def _median(times: list[float]) -> float:
 # ---- what a plan names
 
 
-def _names(gpu: GpuSpec, table: TableSpec) -> list[set[str]]:
-    """Names that rows of ``gpu`` may have, best first: its own, what the catalog calls it too, then those of bases."""
+def _gpu_names(gpu: GpuSpec, table: TableSpec) -> list[set[str]]:
+    """Names of ``gpu`` in rows, best first: its own name and its aliases in the catalog, then names of its bases."""
     target = dict(table.aliases)
 
     def entry(name: str) -> str:
@@ -171,7 +171,7 @@ def _names(gpu: GpuSpec, table: TableSpec) -> list[set[str]]:
 
 def _read(table: TableSpec, gpu: GpuSpec) -> tuple[Times, Diagnostic | None]:
     """What a file holds for ``gpu``, or what is wrong with it."""
-    names = _names(gpu, table)
+    names = _gpu_names(gpu, table)
     try:
         stat = os.stat(table.path)
         content = _content(table.path, (stat.st_size, stat.st_mtime_ns), frozenset().union(*names))
@@ -180,7 +180,7 @@ def _read(table: TableSpec, gpu: GpuSpec) -> tuple[Times, Diagnostic | None]:
     except Unfit as unfit:
         return {}, Diagnostic("E450", f'"{table.shown}" cannot be used: {unfit}', table.span, hint=unfit.hint)
     for group in names:
-        if found := _merged(content.times[name] for name in sorted(group) if name in content.times):
+        if found := _merge(content.times[name] for name in sorted(group) if name in content.times):
             return found, None
     if any(name in content.times for group in names for name in group):
         return {}, None  # rows of this GPU, though of kernels that plans do not run
@@ -189,8 +189,8 @@ def _read(table: TableSpec, gpu: GpuSpec) -> tuple[Times, Diagnostic | None]:
     return {}, Diagnostic("W206", f'"{table.shown}" has no row of `{gpu.name}`', table.span, hint=hint)
 
 
-def _merged(tables: Iterable[Times]) -> Times:
-    """Points of all ``tables``; of one that several have, the fastest."""
+def _merge(tables: Iterable[Times]) -> Times:
+    """Points of all ``tables``; the fastest time where several tables have a point."""
     out: Times = {}
     for times in tables:
         for shape, points in times.items():
@@ -218,15 +218,15 @@ class Measured:
         if errors := [d for d in findings(plan) if d.severity == "error"]:
             raise PlanError(errors)
         gpu = plan.node.gpu
-        return cls([_merged(_read(table, gpu)[0] for table in level) for level in (plan.measured, gpu.measured)])
+        return cls([_merge(_read(table, gpu)[0] for table in level) for level in (plan.measured, gpu.measured)])
 
     def line(self, shapes: Iterable[Shape], scale: float = 1.0) -> Line | None:
-        """The curves of the first of ``shapes`` that was measured, over ``scale`` times the rows."""
+        """The curves of the first measured one of ``shapes``, over ``scale`` times the rows."""
         found = tuple(_curve({p[0]: t for p, t in points.items()}) for points in self._points(shapes))
         return Line(found, scale) if found else None
 
     def grid(self, shapes: Iterable[Shape], prefill: bool) -> Grid | None:
-        """The same over batch and context."""
+        """The surfaces of the first measured one of ``shapes``, over batch and context."""
         found = tuple(map(_surface, self._points(shapes)))
         return Grid(found, prefill) if found else None
 

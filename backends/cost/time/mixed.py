@@ -1,4 +1,4 @@
-"""Steps that mix a chunk of prompts with tokens of each running request."""
+"""Times of steps that mix a chunk of prompts with tokens of each running request."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from plandsl.ir.types import Number
 
 
 class Mix(NamedTuple):
-    """A mixed step on one rank of those that share requests: ``chunk`` tokens of prompts that have ``before`` keys.
+    """A mixed step on one of the ranks that share requests: ``chunk`` tokens of prompts behind ``before`` keys.
 
-    They belong to ``prompts`` prompts (1 unless prompts are shorter than chunks); ``decodes`` requests run beside them,
-    each with ``queries`` tokens, the last of which sees ``context`` keys. None: no step of these has any.
+    The tokens belong to ``prompts`` prompts (1 unless prompts are shorter than chunks). Beside them ``decodes``
+    requests decode ``queries`` tokens each, the last of which sees ``context`` keys. ``decodes`` is None where steps
+    never have any.
     """
 
     chunk: Number
@@ -39,7 +40,7 @@ class Mix(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Sizes under which ops of a mixed step run: all tokens, those that need logits, prompts, requests that decode."""
+    """Sizes for ops of a mixed step: all tokens, tokens that need logits, prompts, requests that decode."""
 
     tokens: Binding
     logits: Binding
@@ -51,10 +52,10 @@ class Mixer:
     """Times mixed steps by the ops of both phases of one plan.
 
     An op that both phases have runs once: GEMMs, collectives and kernels of memory traffic have a row for each token of
-    either kind, the head has one for each that needs logits. An op that only prefill has (unpacking a latent cache,
-    keys around a ring) runs for the prompts. One that only decode has runs for the others, beside its attention.
-    Attention is that of the chunk and that of the decodes, in one call where a calibration has constants for such calls
-    (`attention_mixed`), else one after the other. An engine runs at its rate of prefill.
+    either kind, the head has a row for each token that needs logits. An op that only prefill has (unpacking a latent
+    cache, keys around a ring) runs for the prompts. An op that only decode has runs for the other requests, beside
+    their attention. Attention of the chunk and of the decodes runs in one call where a calibration has constants for
+    such calls (`attention_mixed`), else one after the other. An engine runs at its rate of prefill.
     """
 
     def __init__(self, prefill: PhaseModel, decode: PhaseModel) -> None:
@@ -63,13 +64,13 @@ class Mixer:
         self.ways = self.kinds[0].ways
 
     def step(self, mix: Mix, in_flight: Number) -> PhaseTimes:
-        """A mixed step. Keys before a chunk grow evenly, and attention with them: their mean stands for all chunks."""
+        """Times of a mixed step. Attention is linear in keys before a chunk, so their mean stands for all."""
         found = self.prefill.slowest_kind([kind.seconds(mix) for kind in self.kinds])
         return self.prefill._pipeline(found, in_flight)
 
 
 class _KindMixer:
-    """The same on one kind of GPU."""
+    """Mixed steps on one kind of GPU."""
 
     def __init__(self, prefill: PhaseModel, decode: PhaseModel) -> None:
         self.prefill, self.decode = prefill, decode
@@ -90,7 +91,7 @@ class _KindMixer:
                 times = self._region(name, ours, theirs, mix, sizes)
                 before = found.get(name, [0.0] * len(times))
                 found[name] = [a + weight * t for a, t in zip(before, times, strict=True)]
-        return self.prefill._scaled(found)
+        return self.prefill._at_engine_rates(found)
 
     def _sizes(self, mix: Mix) -> Sizes:
         program, mesh = self.prefill.schedule.program, self.prefill.extents.mesh
@@ -137,7 +138,7 @@ class _KindMixer:
         return found
 
     def _attention(self, work: Softmax, other: Softmax, mix: Mix, sizes: Sizes) -> Number:
-        """Of one prompt with the decodes, and of the other prompts."""
+        """Seconds of attention of one prompt with the decodes, and of the other prompts."""
         first = work.seconds(sizes.chunk)
         if mix.decodes is None or sizes.decodes is None:
             return first
@@ -150,8 +151,8 @@ class _KindMixer:
 class Places(NamedTuple):
     """Which ops of a region go together.
 
-    ``shared`` gives for ops of prefill those of decode that are the same, ``alone`` are those that only decode has, and
-    ``beside`` is the op of prefill that they are counted with.
+    ``shared`` maps an op of prefill to the same op of decode. ``alone`` are the ops that only decode has; they count
+    with op ``beside`` of prefill.
     """
 
     shared: Mapping[int, int]
@@ -160,7 +161,7 @@ class Places(NamedTuple):
 
 
 def _places(ours: Sequence[Work], theirs: Sequence[Work]) -> Places:
-    """The ops of one region in both phases, aligned: attentions with one another, then what lies between."""
+    """The ops of one region aligned between the phases: attentions first, then the ops between them."""
     a, b = ([_key(w.op) for w in works] for works in (ours, theirs))
     attention = [[i for i, w in enumerate(works) if isinstance(w, Softmax)] for works in (ours, theirs)]
     shared = dict(zip(*attention, strict=True))
@@ -173,7 +174,7 @@ def _places(ours: Sequence[Work], theirs: Sequence[Work]) -> Places:
 
 
 def _key(op: Op) -> tuple[object, ...]:
-    """What makes two ops of different phases the same: what they do, with which weights, to tensors of which kind."""
+    """Equal for the same op in both phases: its keyword, function, weights, and dimensions of its result."""
     weights = tuple(w.name for w in op.weights) if isinstance(op, Gemm) else ()
     kept = tuple(n for x in op.results[:1] for n in x.type.names if n not in ("batch", "position"))
     return op.keyword, getattr(op, "fn", ""), weights, () if weights else kept

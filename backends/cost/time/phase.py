@@ -11,7 +11,7 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.backends.cost.machine.machine import Machine
-from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, plain, where
+from plandsl.backends.cost.num import are_numbers, ceil_div, clip, floor, largest, maximum, minimum, where
 from plandsl.backends.cost.work.costing import Costing
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
@@ -33,21 +33,21 @@ NEAR = RegionRun(SEND, near=True)
 
 
 class Played(NamedTuple):
-    """A region's time: from start to end, and how long its compute stream was busy."""
+    """A region's time: seconds from start to end, and seconds in which its compute stream was busy."""
 
     span: Number
     compute: Number
 
     @property
     def exposed(self) -> Number:
-        """Communication that nothing hides."""
+        """Seconds of communication beside which no kernel runs."""
         return self.span - self.compute
 
 
 class Order(NamedTuple):
-    """For each slot those whose ends its start waits for, and the slots that may end last.
+    """For each slot the slots that it waits for, and for the region the slots that may end last.
 
-    A slot that has to end before another of them is left out: its end is never the later one.
+    A slot that always ends before another one of the same list is left out.
     """
 
     waits: tuple[tuple[int, ...], ...]
@@ -55,21 +55,21 @@ class Order(NamedTuple):
 
 
 def order(slots: Sequence[Slot]) -> Order:
-    """What every slot waits for: the one before it on its stream, and those whose results it reads."""
+    """What every slot waits for: the slot before it on its stream, and the slots whose results it reads."""
     earlier: list[set[int]] = []  # slots that end no later than this one, whatever each takes
     latest: dict[str, int] = {}
     waits = []
     for i, slot in enumerate(slots):
         needed = {*slot.after, *([latest[slot.stream]] if slot.stream in latest else ())}
-        waits.append(_latest(needed, earlier))
+        waits.append(_last_of(needed, earlier))
         along = set() if slot.along is None else {slot.along}
         earlier.append(set().union(needed, along, *(earlier[j] for j in (*needed, *along))))
         latest[slot.stream] = i
-    return Order(tuple(waits), _latest(set(latest.values()), earlier))
+    return Order(tuple(waits), _last_of(set(latest.values()), earlier))
 
 
-def _latest(slots: set[int], earlier: Sequence[set[int]]) -> tuple[int, ...]:
-    """Those of ``slots`` that none of the others comes after."""
+def _last_of(slots: set[int], earlier: Sequence[set[int]]) -> tuple[int, ...]:
+    """The ``slots`` after which none of the other ``slots`` ends."""
     return tuple(sorted(i for i in slots if not any(i in earlier[other] for other in slots)))
 
 
@@ -78,8 +78,8 @@ def play_slots(
 ) -> list[tuple[Number, Number]]:
     """Start and end of every slot: it starts when its stream is free and what it waits for is done.
 
-    Of the ``blocks`` that a slot gets from one that it runs along, the last waits for that one's end: with equal times
-    for all blocks, and for all steps between them, each takes the longer of its own and the next one's way here.
+    A slot that runs ``along`` another one gets ``blocks`` blocks from it, and works on the last block after the other
+    slot ends. All blocks take equally long, and so do all steps between them.
     """
     times: list[tuple[Number, Number]] = []
     for slot, needed in zip(slots, order(slots).waits if waits is None else waits, strict=True):
@@ -97,7 +97,7 @@ def play_slots(
 
 
 def play(slots: Sequence[Slot], seconds: Sequence[Number], known: Order | None = None) -> Played:
-    """A region played from start to end."""
+    """The time of a region."""
     known = known or order(slots)
     times = play_slots(slots, seconds, known.waits)
     compute: Number = 0.0
@@ -108,12 +108,12 @@ def play(slots: Sequence[Slot], seconds: Sequence[Number], known: Order | None =
 
 
 class PhaseTimes(NamedTuple):
-    """One phase, timed. Stage times leave hops out; ``hop`` is the slowest boundary's, ``hops`` are all together.
+    """The times of one phase. Stages do not include hops; ``hop`` is the slowest hop, ``hops`` the sum of all hops.
 
-    ``drafted`` are the seconds of a model that guesses tokens for this one before it runs, on the GPUs of every stage.
-    ``through`` and ``period`` have them, stages do not. Of a batch that goes through in ``parts``, one behind the
-    other, all but ``through`` and ``period`` are those of one; ``again`` is what the slowest stage, or hop, takes for
-    the parts behind the first. ``runs`` are the programs that ran, each with times of its own.
+    ``drafted`` is the seconds of a draft model that runs before this one, on the GPUs of every stage. ``through`` and
+    ``period`` include it, stages do not. Where a batch goes through in ``parts``, one behind the other, ``through`` and
+    ``period`` are for the batch and all other times for one part; ``again`` is the time of the slowest stage, or hop,
+    for the parts behind the first. ``runs`` are the programs that ran, each with times of its own.
     """
 
     seconds: dict[RunKey, list[Number]]
@@ -128,10 +128,10 @@ class PhaseTimes(NamedTuple):
     again: Played = Played(0.0, 0.0)
     runs: tuple[ProgramRun, ...] = ()
 
-    def followed(self, parts: Number, in_flight: Number) -> PhaseTimes:
-        """A batch of which this is one of ``parts`` that follow one another, with ``in_flight`` such batches.
+    def split_in_parts(self, parts: Number, in_flight: Number) -> PhaseTimes:
+        """The times of a batch in ``parts`` parts like this one, one behind the other, with ``in_flight`` batches.
 
-        They keep the slowest stage, or hop, busy without a break from the second on, so that
+        From the second part on the slowest stage, or hop, is busy without a break, so that
 
             through = through of one + (parts - 1) slowest,  period = max(through, in_flight parts slowest)
 
@@ -151,11 +151,11 @@ class PhaseTimes(NamedTuple):
             drafted=drafted,
             parts=parts,
             again=again,
-            runs=tuple(r._replace(times=r.times.followed(parts, in_flight)) for r in self.runs),
+            runs=tuple(r._replace(times=r.times.split_in_parts(parts, in_flight)) for r in self.runs),
         )
 
-    def repeated(self, n: Number) -> PhaseTimes:
-        """``n`` times the same, each as soon as the one before is done; ``runs`` are those of one."""
+    def repeat(self, n: Number) -> PhaseTimes:
+        """``n`` such steps, each after the one before; ``runs`` stay the runs of one step."""
 
         def more(p: Played) -> Played:
             return Played(p.span * n, p.compute * n)
@@ -163,26 +163,26 @@ class PhaseTimes(NamedTuple):
         return PhaseTimes(
             {name: [s * n for s in seconds] for name, seconds in self.seconds.items()},
             {name: more(p) for name, p in self.regions.items()},
-            [more(p) for p in self.stages],
-            self.hop * n,
-            self.period * n,
-            self.period * n,
-            self.hops * n,
-            self.drafted * n,
-            self.parts,
-            more(self.again),
-            self.runs,
+            stages=[more(p) for p in self.stages],
+            hop=self.hop * n,
+            through=self.period * n,
+            period=self.period * n,
+            hops=self.hops * n,
+            drafted=self.drafted * n,
+            parts=self.parts,
+            again=more(self.again),
+            runs=self.runs,
         )
 
     @property
     def main(self) -> ProgramRun:
-        """The program of the model itself that ran, for plain numbers, in the time that it has with a draft."""
+        """The model's own program that ran, for plain numbers; its times include the draft."""
         run = next(run for run in self.runs if not run.part and run.weight)
         return run._replace(times=run.times._replace(through=self.through, period=self.period, drafted=self.drafted))
 
     @property
     def ran(self) -> list[ProgramRun]:
-        """The programs that ran in a step, for plain numbers: the model's own, then those of a draft."""
+        """The programs that ran in a step, for plain numbers: the model's own, then the draft's."""
         return [run for run in self.runs if run.weight and run.count]
 
     @property
@@ -193,11 +193,11 @@ class PhaseTimes(NamedTuple):
 
 
 class ProgramRun(NamedTuple):
-    """A program that runs in a step, ``count`` times; ``times`` are those of one run.
+    """A program that runs in a step, ``count`` times; ``times`` are the times of one run.
 
-    ``part`` is empty for the model itself, else it says for what it runs (``draft``); ``plan`` has its sharding.
-    ``weight`` is 1, or 0 where another program of the step ran instead. ``bind`` are the sizes of what it ran on,
-    ``context`` the mean context. ``steps`` is the number of steps that ``times`` and ``bind`` are of together.
+    ``part`` is empty for the model itself, else it names the part that runs (``draft``); ``plan`` has its sharding.
+    ``weight`` is 1, or 0 where another program of the step ran instead. ``bind`` are its sizes, ``context`` is the mean
+    context. ``times`` and ``bind`` cover ``steps`` steps together.
     """
 
     part: str
@@ -217,17 +217,17 @@ class PhaseModel:
     def __init__(self, schedule: Schedule, machine: Machine, mesh: Mapping[str, Number] | None = None) -> None:
         self.schedule, self.machine = schedule, machine
         program = schedule.program
-        self.extents = _unbound(program, mesh)
+        self.extents = _fixed_extents(program, mesh)
         costing = Costing(program, machine, self.extents)
         self.work: dict[RunKey, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
         self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
-        self.varied = [(weight, self._costed(one)) for weight, one in _varieties(program)]
+        self.varied = [(weight, self._vary_work(one)) for weight, one in _load_varieties(program)]
         self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
-            self._mixed_hops(costing)
+            self._add_near_hops(costing)
         self.scale = self._scale()
         looks = {
-            name: {i: look for i, work in enumerate(ops) if (look := work.look(self.extents))}
+            name: {i: look for i, work in enumerate(ops) if (look := work.context_use(self.extents))}
             for name, ops in self.work.items()
         }
         found = [look for each in looks.values() for look in each.values()]
@@ -236,22 +236,22 @@ class PhaseModel:
         self.windows = sorted({look.bend for look in found if look.bend})
         self.chunks = sorted({look.chunk for look in found if look.chunk is not None})
 
-    def _costed(self, program: Program) -> dict[RunKey, list[Work]]:
+    def _vary_work(self, program: Program) -> dict[RunKey, list[Work]]:
         """Work of ``program``, which differs from the schedule's in how tokens fall on experts alone."""
-        costing = Costing(program, self.machine, _unbound(program, self.extents.mesh))
+        costing = Costing(program, self.machine, _fixed_extents(program, self.extents.mesh))
         found: dict[RunKey, list[Work]] = {r.name: list(self.work[r.name]) for r in program.regions}
         for name, i in self.uneven:
             found[name][i] = costing.work(program.region(name).ops[i])
         return found
 
-    def _mixed_hops(self, costing: Costing) -> None:
-        """Boundaries inside a node are quicker than those between nodes."""
-        from plandsl.backends.cost.work.crossing import inside
+    def _add_near_hops(self, costing: Costing) -> None:
+        """Give hops inside a node a run of their own: they are quicker than hops between nodes."""
+        from plandsl.backends.cost.work.crossing import near_boundaries
 
         program = self.schedule.program
-        near = inside(program, self.machine.cluster)
+        near = near_boundaries(program, self.machine.cluster)
         if any(near) and not all(near):
-            self.work[NEAR] = [costing.within(op) for op in program.region(SEND).ops]
+            self.work[NEAR] = [costing.work_in_node(op) for op in program.region(SEND).ops]
             self.boundaries = [NEAR if n else SEND for n in near]
 
     def _scale(self) -> dict[RunKey, list[float]] | None:
@@ -266,24 +266,24 @@ class PhaseModel:
         seconds = self.seconds(bind)
         if len(nodes) == 1 or not self.attends:
             return self._pipeline(seconds(nodes[0][1]), in_flight)
-        return _mean([w for w, _ in nodes], [self._pipeline(seconds(c), in_flight) for _, c in nodes])
+        return _mean_times([w for w, _ in nodes], [self._pipeline(seconds(c), in_flight) for _, c in nodes])
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
         """Seconds of each op under ``bind``, by the context: at the rates of an engine, where it has its own."""
         at = Binding(Extents(self.schedule.program, bind, self.extents.mesh))
-        fixed = self._fixed(self.work, at)
+        fixed = self._fixed_seconds(self.work, at)
         for name, i in self.uneven if self.varied else ():
             fixed[name][i] = sum(weight * work[name][i].seconds(at) for weight, work in self.varied)
-        return lambda context: self._scaled(self._attended(fixed, at.at(context)))
+        return lambda context: self._at_engine_rates(self._add_attention(fixed, at.at(context)))
 
-    def _fixed(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
+    def _fixed_seconds(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
         """Seconds of each op, but of those that depend on the context."""
         return {
             name: [0.0 if i in self.attending[name] else w.seconds(at) for i, w in enumerate(ops)]
             for name, ops in work.items()
         }
 
-    def _attended(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
+    def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """The same with those that do."""
         out = {}
         for name, times in fixed.items():
@@ -299,7 +299,7 @@ class PhaseModel:
 
     @property
     def kinds(self) -> Sequence[PhaseModel]:
-        """The phase on each kind of GPU that its ranks stand on: here one."""
+        """The phase on each kind of GPU that its ranks stand on: itself."""
         return (self,)
 
     def slowest_kind(self, found: Sequence[dict[RunKey, list[Number]]]) -> dict[RunKey, list[Number]]:
@@ -310,15 +310,16 @@ class PhaseModel:
         """What a stage runs of a region: a key of `work`, and of times."""
         return self.boundaries[stage] if region == SEND else region
 
-    def answers(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+    def deciding_work(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, the work that its seconds are those of, and whose it is."""
         return [(self, work) for work in self.work[run]]
 
     def _pipeline(self, seconds: dict[RunKey, list[Number]], in_flight: Number) -> PhaseTimes:
         """Stages and hops of one batch, and the period at which in-flight batches come round.
 
-        A batch is back after ``through``; a stage, or a link, that every batch passes once per round bounds the
-        period from below. This is the cycle mean of the max-plus recurrence; a test plays it out.
+        ``period = max(through, in_flight * slowest stage or hop)``: a batch is back after ``through``, and every batch
+        passes every stage and link once per round. This is the cycle mean of the max-plus recurrence; a test plays the
+        recurrence out.
         """
         names = {n: region_of(n) for n in seconds}
         regions = {
@@ -339,7 +340,15 @@ class PhaseModel:
         for stage in stages:
             through = through + stage.span
         slowest = maximum(largest([s.span for s in stages]), hop)
-        return PhaseTimes(seconds, regions, stages, hop, through, maximum(through, in_flight * slowest), hops)
+        return PhaseTimes(
+            seconds,
+            regions,
+            stages=stages,
+            hop=hop,
+            through=through,
+            period=maximum(through, in_flight * slowest),
+            hops=hops,
+        )
 
     def _hops(self, regions: dict[RunKey, Played]) -> tuple[Number, Number]:
         """Seconds of the slowest hop, and of all of them."""
@@ -350,7 +359,7 @@ class PhaseModel:
         all_ = (len(self.boundaries) - near) * hop + near * regions[NEAR].span
         return maximum(hop, regions[NEAR].span), all_
 
-    def _scaled(self, seconds: dict[RunKey, list[Number]]) -> dict[RunKey, list[Number]]:
+    def _at_engine_rates(self, seconds: dict[RunKey, list[Number]]) -> dict[RunKey, list[Number]]:
         if self.scale is None:
             return seconds
         return {n: [t * f for t, f in zip(ts, self.scale[n], strict=True)] for n, ts in seconds.items()}
@@ -360,20 +369,20 @@ class PhaseModel:
         return [times.regions[name].span for name in self.boundaries]
 
     def contexts(self, first: Number, last: Number) -> list[tuple[Number, Number]]:
-        """Nodes to average over contexts ``first..last``: attention is smooth between windows, and in a chunk."""
+        """(weight, context) to average over ``first..last``: attention is smooth between windows and in a chunk."""
         cuts: list[Number] = [first, *(clip(w, first, last) for w in self.windows), last]
         width = maximum(last - first, 1e-9)
         pieces = [(b - a, a, b) for a, b in pairwise(cuts)]
         for chunk in self.chunks:
-            pieces = [part for piece in pieces for part in _by_chunks(*piece, chunk)]
+            pieces = [part for piece in pieces for part in _cut_by_chunks(*piece, chunk)]
         return [(weight * span / width, a + (b - a) * node) for span, a, b in pieces for weight, node in GAUSS]
 
 
-def _by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterator[tuple[Number, Number, Number]]:
-    """The stretch ``first..last``, which counts as ``span``, cut where chunks begin (half a token behind the last one).
+def _cut_by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterator[tuple[Number, Number, Number]]:
+    """The interval ``first..last`` of weight ``span``, cut where chunks begin (half a token behind the last token).
 
-    Of the whole chunks in it, one near its begin and one as far from its end stand for all: the mean is exact where
-    time is linear in the context and in the keys of the running chunk.
+    Two whole chunks stand for all of them, one near the begin and one as far from the end. The mean is exact where time
+    is linear in the context and in the keys of the running chunk.
     """
     begin = minimum(ceil_div(first - 0.5, chunk) * chunk + 0.5, last)
     count = floor((last - begin) / chunk)
@@ -384,11 +393,11 @@ def _by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Iterato
     starts = (begin + near * chunk, begin + (others - near) * chunk)
     parts = [((begin - first) * each, first, begin), ((last - end) * each, end, last)]
     parts += [((end - begin) * each / 2, start, start + chunk) for start in starts]
-    return (part for part in parts if not plain(part[0]) or part[0] > 0)
+    return (part for part in parts if not are_numbers(part[0]) or part[0] > 0)
 
 
-def _unbound(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
-    """Sizes of what does not change from step to step."""
+def _fixed_extents(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
+    """Sizes for what stays the same from step to step; symbolic sizes are 1."""
     return Extents(program, {s: 1 for _, s in program.sizes if isinstance(s, str)}, mesh)
 
 
@@ -397,8 +406,8 @@ def _meets_experts(op: Op) -> bool:
     return any(has_places(x.type.names) for x in (*op.operands, *op.results))
 
 
-def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
-    """Weights and programs to average over where the load of experts varies; none where it does not."""
+def _load_varieties(program: Program) -> Iterator[tuple[float, Program]]:
+    """(weight, program) to average over where the load of experts varies; none where it does not."""
     varying = [(name, skew.nodes()) for name, skew in program.imbalance if isinstance(skew, Varying)]
     for picked in product(*(nodes for _, nodes in varying)) if varying else ():
         loads = dict(zip((name for name, _ in varying), (load for _, load in picked), strict=True))
@@ -406,7 +415,7 @@ def _varieties(program: Program) -> Iterator[tuple[float, Program]]:
         yield prod(weight for weight, _ in picked), evolve(program, imbalance=fixed)
 
 
-def _mean(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
+def _mean_times(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
     """The weighted mean of several timings of one schedule."""
 
     def mean(values: list[Number]) -> Number:
@@ -429,9 +438,9 @@ def _mean(weights: list[Number], runs: list[PhaseTimes]) -> PhaseTimes:
     return PhaseTimes(
         seconds,
         {name: played([r.regions[name] for r in runs]) for name in first.regions},
-        [played([r.stages[i] for r in runs]) for i in range(len(first.stages))],
-        first.hop,
-        mean([r.through for r in runs]),
-        mean([r.period for r in runs]),
-        first.hops,
+        stages=[played([r.stages[i] for r in runs]) for i in range(len(first.stages))],
+        hop=first.hop,
+        through=mean([r.through for r in runs]),
+        period=mean([r.period for r in runs]),
+        hops=first.hops,
     )

@@ -1,7 +1,6 @@
-"""Plays a pipeline, and the slots of a region, out in time: who works when, as numbers.
+"""Plays a pipeline out in time: when each stage works on each batch.
 
-The cost model takes the steady state from a closed form; here is the recurrence itself, which pictures and
-traces show.
+The cost model has a closed form for the steady state. This is the recurrence itself, for pictures and tests.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ def play_pipeline(
 ) -> list[Run]:
     """Every turn of ``batches`` in-flight batches over ``rounds``, in the order batch by batch.
 
-    A turn starts when the stage is free and the batch is there. A batch travels to the next stage in ``hop``
-    seconds (one for all, or one behind each stage but the last), once the link between the two is free: that keeps the
-    link busy, not the stage. It returns to the
-    first stage as soon as the last one is done with the round before, which in decode is one token later.
+    A turn starts when the stage is free and the batch has arrived. A batch travels to the next stage in ``hop``
+    seconds (one number, or one for each stage but the last), once the link between the two is free. The hop keeps the
+    link busy, not the stage. The batch returns to the first stage as soon as the last stage is done with the round
+    before; in decode a round is one token.
     """
     runs: list[Run] = []
-    hops = _behind(hop, len(stage_seconds))
+    hops = _hops_behind(hop, len(stage_seconds))
     free = [0.0] * len(stage_seconds)
     link = [0.0] * len(stage_seconds)
     back = [0.0] * batches
@@ -47,15 +46,15 @@ def play_pipeline(
     return runs
 
 
-def _behind(hop: float | Sequence[float], stages: int) -> list[float]:
-    """Seconds behind each stage; 0 behind the last."""
+def _hops_behind(hop: float | Sequence[float], stages: int) -> list[float]:
+    """Seconds of the hop behind each stage; 0 behind the last."""
     return [*([hop] * (stages - 1) if isinstance(hop, float | int) else hop), 0.0]
 
 
 def play_sends(runs: Sequence[Run], hop: float | Sequence[float]) -> list[Run]:
-    """When the link behind each stage but the last is busy handing on what ``runs`` (of `play_pipeline`) made."""
+    """When the link behind each stage but the last is busy with the results of ``runs`` (from `play_pipeline`)."""
     last = max((r.stage for r in runs), default=0)
-    hops = _behind(hop, last + 1)
+    hops = _hops_behind(hop, last + 1)
     free = [0.0] * (last + 1)
     sends = []
     for run in runs:

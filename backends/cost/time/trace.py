@@ -1,8 +1,8 @@
-"""Turns the cost model of one plan into a straight line of arithmetic, for those who ask it a million times.
+"""Turns the cost model of one plan into straight-line arithmetic, for callers with very many loads.
 
-The model is written for any plan; once a plan is compiled, most of what it does is known. It is run once with
-`Traced` values for numbers, which write down what is done to them, and what they wrote is compiled as one Python
-function: constants folded, common parts worked out once, no calls. It takes numbers, and gives the very same answers.
+The model is written for any plan. Once a plan is compiled, most of its steps are fixed. `trace` runs the model once
+with `Traced` values in place of numbers, which record the arithmetic on them, and compiles the record as one Python
+function: constants folded, common parts computed once, no calls. Its answers equal the model's exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Node: TypeAlias = "tuple[str, tuple[Operand, ...]]"
 Operand: TypeAlias = "Traced | float | bool"
 
 INLINE = 12
-"""Parentheses that may stand inside one another before a part gets a name."""
+"""The deepest nesting of an expression; a deeper part gets a name."""
 
 UFUNCS = {
     "add": "+",
@@ -39,11 +39,11 @@ UFUNCS = {
     "bitwise_and": "&",
     "bitwise_or": "|",
 }
-"""What numpy calls the operations that a trace knows."""
+"""Operators by the names of numpy's functions."""
 
 
 class Tape:
-    """What was done, in order; the same thing done twice is one node."""
+    """The recorded operations, in order; equal operations are one node."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -51,8 +51,8 @@ class Tape:
         self.called: list[Callable[..., Number]] = []
 
     def node(self, op: str, *operands: Operand) -> Traced:
-        """The result of ``op``, which may be there already."""
-        if (same := _unchanged(op, operands)) is not None:
+        """The result of ``op``, which may be recorded already."""
+        if (same := _unchanged_operand(op, operands)) is not None:
             return same
         key = op, tuple(operands)
         known = self._known.get(key)
@@ -62,14 +62,14 @@ class Tape:
         return known
 
     def call(self, function: Callable[..., Number], operands: Sequence[Operand]) -> Traced:
-        """The result of a function that is called as it is."""
+        """The result of a function that the code calls."""
         if function not in self.called:
             self.called.append(function)
         return self.node(f"call{self.called.index(function)}", *operands)
 
 
 class Traced:
-    """A number that is not known yet: arithmetic on it is written on its tape."""
+    """A number that is not known yet; its tape records arithmetic on it."""
 
     __slots__ = ("index", "tape")
 
@@ -84,18 +84,18 @@ class Traced:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Operand, **_: object) -> Traced:
         assert method == "__call__", "reductions depend on the length of an array"
-        return self.tape.node(UFUNCS[ufunc.__name__], *map(_plain, inputs))
+        return self.tape.node(UFUNCS[ufunc.__name__], *map(_as_operand, inputs))
 
     def __array_function__(self, function: Any, _types: object, args: tuple[Operand, ...], _: object) -> Traced:
         assert function.__name__ == "where", "the only function of arrays that the model asks for"
-        return self.tape.node("where", *map(_plain, args))
+        return self.tape.node("where", *map(_as_operand, args))
 
     def __neg__(self) -> Traced:
         return self.tape.node("neg", self)
 
 
-def _unchanged(op: str, operands: tuple[Operand, ...]) -> Traced | None:
-    """The operand that ``op`` leaves as it is: of ``x + 0``, ``x * 1``, ``x / 1`` it is ``x``."""
+def _unchanged_operand(op: str, operands: tuple[Operand, ...]) -> Traced | None:
+    """The operand that equals the result of ``op``: ``x`` for ``x + 0``, ``x * 1`` and ``x / 1``; else None."""
     if len(operands) != 2 or op not in NEUTRAL:
         return None
     a, b = operands
@@ -105,19 +105,19 @@ def _unchanged(op: str, operands: tuple[Operand, ...]) -> Traced | None:
 
 
 NEUTRAL = {"+": 0, "-": 0, "*": 1, "/": 1}
-"""What changes nothing, behind each operation."""
+"""The right operand with which an operation changes nothing."""
 
 
-def _plain(x: Operand) -> Operand:
+def _as_operand(x: Operand) -> Operand:
     return x if isinstance(x, Traced | bool | int | float) else cast(float, cast(Any, x).item())
 
 
 def _define(name: str, op: str) -> None:
     def method(self: Traced, other: Operand) -> Traced:
-        return self.tape.node(op, self, _plain(other))
+        return self.tape.node(op, self, _as_operand(other))
 
     def reflected(self: Traced, other: Operand) -> Traced:
-        return self.tape.node(op, _plain(other), self)
+        return self.tape.node(op, _as_operand(other), self)
 
     setattr(Traced, f"__{name}__", method)
     setattr(Traced, f"__r{name}__", reflected)
@@ -130,11 +130,11 @@ for _name, _op in {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}.items():
     _define(_name, _op)
 
 
-def traced(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
-    """``function`` of the numbers ``names`` as straight-line code; what it returns is built of tuples, lists and dicts.
+def trace(function: Callable[..., Any], *names: str, arrays: bool = False) -> Callable[..., Any]:
+    """``function`` of the numbers ``names`` as straight-line code; it returns tuples, lists, dicts and numbers.
 
-    The code takes plain numbers, or with ``arrays`` numpy arrays. Raises `TypeError` where the function decides by
-    the value of a number.
+    The code takes plain numbers, or with ``arrays`` numpy arrays. Raises `TypeError` where the function branches on the
+    value of a number.
     """
     tape = Tape()
     result = function(*(tape.node("input", cast(Any, name)) for name in names))
@@ -147,7 +147,7 @@ NUMBERS = {
     "where": "({1} if {0} else {2})",
 }
 ARRAYS = {"max": "maximum({0}, {1})", "min": "minimum({0}, {1})", "where": "where({0}, {1}, {2})"}
-"""How choices are written, of numbers and of arrays."""
+"""The code of choices, for numbers and for arrays."""
 
 
 class Writer:
@@ -175,7 +175,7 @@ class Writer:
         for index in range(len(tape.nodes)):
             if self.uses[index]:
                 self._write(index)
-        self.result = self._built(result)
+        self.result = self._expression(result)
 
     def compiled(self, names: Sequence[str]) -> Callable[..., Any]:
         """The function itself."""
@@ -199,20 +199,20 @@ class Writer:
                 self._count(part)
 
     def _write(self, index: int) -> None:
-        """Give a node its text: a name where it is used twice, or stands deep."""
+        """Write a node as text: a name where it is used twice or is deep, else an expression."""
         op, operands = self.tape.nodes[index]
         if op == "input":
             self.texts[index] = str(operands[0]), 0
             return
         parts = [self._text(x) for x in operands]
         depth = 1 + max((d for _, d in parts), default=0)
-        text = self._shown(op, [t for t, _ in parts])
+        text = self._format(op, [t for t, _ in parts])
         if self.uses[index] > 1 or depth > INLINE:
             self.lines.append(f"    t{index} = {text}")
             text, depth = f"t{index}", 0
         self.texts[index] = text, depth
 
-    def _shown(self, op: str, parts: list[str]) -> str:
+    def _format(self, op: str, parts: list[str]) -> str:
         if op in self.choices:
             return self.choices[op].format(*parts)
         if op == "neg":
@@ -229,26 +229,26 @@ class Writer:
         self.scope[name] = x
         return name
 
-    def _built(self, value: object) -> str:
-        """The expression that makes ``value`` anew; what stands in several places is made once."""
+    def _expression(self, value: object) -> str:
+        """The expression that makes ``value``; a part that occurs several times is made once."""
         if isinstance(value, Traced):
             return self.texts[value.index][0]
         if not value or self.seen.get(id(value), 0) < 2:
-            return self._made(value)
+            return self._construct(value)
         if id(value) not in self.named:
-            text = self._made(value)
+            text = self._construct(value)
             self.named[id(value)] = name = f"r{len(self.named)}"
             self.lines.append(f"    {name} = {text}")
         return self.named[id(value)]
 
-    def _made(self, value: object) -> str:
+    def _construct(self, value: object) -> str:
         if isinstance(value, dict):
-            return "{" + ", ".join(f"{self._constant(k)}: {self._built(v)}" for k, v in value.items()) + "}"
+            return "{" + ", ".join(f"{self._constant(k)}: {self._expression(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list):
-            return "[" + ", ".join(map(self._built, value)) + "]"
+            return "[" + ", ".join(map(self._expression, value)) + "]"
         if isinstance(value, tuple):
             name = type(value).__name__
             self.scope[name] = type(value)
-            inner = "".join(f"{self._built(v)}, " for v in value)
+            inner = "".join(f"{self._expression(v)}, " for v in value)
             return f"({inner})" if type(value) is tuple else f"{name}({inner})"
         return self._constant(value)

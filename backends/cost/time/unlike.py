@@ -1,6 +1,6 @@
 """Times on unlike GPUs: every rank of a stage runs the same ops on its own GPU, and the slowest decides.
 
-Loaded for plans whose ranks stand on several kinds of GPU. A collective, and a hop, wait for all that take part.
+Loaded for plans whose ranks stand on several kinds of GPU. A collective or a hop waits for all its ranks.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 
 Group = tuple[int, ...]
-"""Kinds that run one thing together, by number in `PlanSpec.kinds`."""
+"""Kinds of GPU that run a region or a hop together, by number in `PlanSpec.kinds`."""
 
 
-def phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseModel]:
+def unlike_phases(plan: PlanSpec, schedules: Iterable[Schedule]) -> list[PhaseModel]:
     """Each schedule on the plan's kinds of GPU."""
     machines = [Machine.of(kind) for kind in plan.kinds]
     return [UnlikePhase(plan, schedule, machines) for schedule in schedules]
 
 
 class UnlikePhase(PhaseModel):
-    """One phase on several kinds of GPU: an op takes the longest of the kinds that its stage's ranks stand on.
+    """One phase on several kinds of GPU: an op takes as long as on the slowest kind of its stage's ranks.
 
     ``each`` is the phase on each kind alone. ``runs`` has the run of a kind alone that each run here is made of, and
     the kinds; under the name of the region itself all kinds run it.
@@ -77,7 +77,7 @@ class UnlikePhase(PhaseModel):
         """What a stage runs of a region, on the kinds of its ranks."""
         return self.boundaries[stage] if region == SEND else RegionRun(region, kinds=self.groups[stage])
 
-    def answers(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
+    def deciding_work(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
         """For each op of a run, that of the slowest kind at this context."""
         name, group = self.runs[run]
         times = {kind: self.each[kind].seconds(bind)(context)[name] for kind in group}

@@ -1,4 +1,4 @@
-"""Attention over a KV cache, whose work grows with the context."""
+"""The work of attention over a KV cache: it grows with the context."""
 
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
@@ -6,18 +6,18 @@ from typing import NamedTuple, Protocol, TypeAlias
 from plandsl.backends.cost.forms.attention import (
     Chip,
     Heads,
+    chunk_keys,
     decode_seconds,
-    in_chunks,
     mixed_seconds,
     prefill_seconds,
-    running,
+    running_keys,
     visible_pairs,
 )
-from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Grid
 from plandsl.backends.cost.num import maximum, minimum
 from plandsl.backends.cost.work.site import Site
-from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.compute import Attention
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
@@ -36,9 +36,9 @@ AttentionConstants: TypeAlias = PrefillConstants | DecodeConstants | MlaPrefillC
 
 
 class Queries(NamedTuple):
-    """What a kernel of attention is asked: of each of ``batch`` requests the last ``position`` of ``context`` tokens.
+    """Queries of one kernel of attention: the last ``position`` of ``context`` tokens of each of ``batch`` requests.
 
-    ``own`` of the keys are a rank's. ``window`` (0: none) and ``chunk`` hide others.
+    A rank holds ``own`` of the keys. ``window`` (0: none) and ``chunk`` hide keys.
     """
 
     batch: Number
@@ -51,7 +51,7 @@ class Queries(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """One call for a chunk of a prompt, ``own`` queries behind ``before`` keys, and ``decodes`` of ``context`` keys."""
+    """A call with ``own`` queries of a prompt behind ``before`` keys, and ``decodes`` queries with ``context`` keys."""
 
     own: Number
     before: Number
@@ -60,11 +60,11 @@ class Mixed(NamedTuple):
 
 
 class Form(Protocol):
-    """Attention whose constants a calibration has fitted; ``prefill`` says which of the two phases it is of."""
+    """Attention with fitted constants, of prefill or of decode."""
 
     @property
     def constants(self) -> AttentionConstants:
-        """What was fitted."""
+        """The fitted constants."""
 
     @property
     def chip(self) -> Chip:
@@ -72,17 +72,17 @@ class Form(Protocol):
 
     @property
     def prefill(self) -> bool:
-        """Whether it is of whole prompts, before context parallelism splits them."""
+        """Whether it times whole prompts, before context parallelism splits them."""
 
     def seconds(self, q: Queries) -> Number:
         """Seconds of ``q``."""
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
-        """Seconds of one call for both phases; None where there is no such kernel."""
+        """Seconds of one call for both phases; None where no kernel does both."""
 
 
 class AttentionForm(NamedTuple):
-    """Attention with keys and values of heads, by `forms.attention`."""
+    """Attention with keys and values for each KV head, timed by `forms.attention`."""
 
     constants: PrefillConstants | DecodeConstants
     chip: Chip
@@ -95,26 +95,40 @@ class AttentionForm(NamedTuple):
         return isinstance(self.constants, PrefillConstants)
 
     def seconds(self, q: Queries) -> Number:
-        """In decode the queries of a request are more heads of each KV head, and the last one sees most."""
+        """Seconds of ``q``. In decode, queries count as heads of a KV head, and all see what the last one sees."""
         c, chip, heads = self.constants, self.chip, self.heads
         if isinstance(c, PrefillConstants):
-            return prefill_seconds(c, chip, heads, q.batch, q.position, q.context, q.causal, q.window, q.chunk)
+            return prefill_seconds(
+                c,
+                chip,
+                shape=heads,
+                batch=q.batch,
+                position=q.position,
+                context=q.context,
+                causal=q.causal,
+                window=q.window,
+                chunk=q.chunk,
+            )
         own, window = q.own, q.window and q.window + q.position - 1
-        own = own if q.chunk is None else minimum(own, running(q.context, q.chunk) + q.position - 1)
-        return decode_seconds(c, chip, heads.times(q.position), q.batch, own, window, self.divides)
+        own = own if q.chunk is None else minimum(own, running_keys(q.context, q.chunk) + q.position - 1)
+        return decode_seconds(
+            c, chip, shape=heads.times(q.position), batch=q.batch, context=own, window=window, divides=self.divides
+        )
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
-        """Both in one call."""
+        """Seconds of both in one call."""
         own, before, decodes, context = call
-        return mixed_seconds(constants, self.chip, self.heads, own, before, decodes, context)
+        return mixed_seconds(
+            constants, self.chip, shape=self.heads, chunk=own, before=before, decodes=decodes, context=context
+        )
 
 
 class Softmax(NamedTuple):
     """Attention over a KV cache; its work depends on the context as well.
 
-    flops = flops_per_pair * heads rows * visible pairs; bytes = queries and results + visible keys and values.
-    ``context`` is the part of it that a rank attends to. Keys that come around a ring come in ``blocks``: there are as
-    many kernels, and queries and results are read and written by each.
+    flops = flops_per_pair * visible pairs, bytes = queries and results + visible keys and values. ``context`` is the
+    dimension of keys, whose axes split them over ranks. Keys from a ring come in ``blocks``: one kernel for each block,
+    and each kernel reads the queries and writes the results.
     """
 
     op: Attention | LatentAttention
@@ -137,17 +151,17 @@ class Softmax(NamedTuple):
         return self.batch, self.position
 
     def queries(self, at: Binding) -> Queries:
-        """What its kernel is asked; keys are dealt out evenly."""
+        """The queries of its kernel; ranks hold equal numbers of keys."""
         op, extents = self.op, at.extents
         own = at.context / extents.ways(self.context.axes) if self.context.axes else at.context
         batch, position = extents.local(self.batch), extents.sizes[self.position.name]
-        return Queries(batch, position, at.context, own, op.causal, op.window, op.chunk)
+        return Queries(batch, position, context=at.context, own=own, causal=op.causal, window=op.window, chunk=op.chunk)
 
-    def modelled(self, at: Binding) -> Number:
-        """Seconds by the calibrated model: fitted, or arithmetic on visible pairs against bytes moved once."""
+    def modelled_seconds(self, at: Binding) -> Number:
+        """Seconds by the calibrated model: a fitted form, or arithmetic on visible pairs against bytes moved once."""
         if self.form is None:
-            asked = self._asked(at)
-            return maximum(asked.arithmetic, asked.memory) + self.launch * self.blocks
+            demand = self._demand(at)
+            return maximum(demand.arithmetic, demand.memory) + self.launch * self.blocks
         whole = self.form.seconds(self.queries(at))
         if not self.form.prefill:
             return whole
@@ -158,9 +172,9 @@ class Softmax(NamedTuple):
         return time + (self.blocks - 1) * self.launch  # a kernel for each block
 
     def mixed(self, machine: Machine, call: Mixed) -> Number | None:
-        """Seconds of one call that serves a chunk of a prompt and decodes: both read whole keys of one cache.
+        """Seconds of one call for a chunk of a prompt and for decodes, which both read whole keys of one cache.
 
-        None where no kernel does that, or none such was fitted.
+        None where no kernel does both, or where the calibration has no constants for it.
         """
         constants = machine.calibration.constants(MixedConstants, f"attention_mixed.{self.op.q.type.dtype}")
         whole = isinstance(self.op, Attention) and not self.op.window and not self.context.axes
@@ -168,66 +182,66 @@ class Softmax(NamedTuple):
             return None
         return self.form.mixed(constants, call)
 
-    def _asked(self, at: Binding) -> Asked:
-        """FLOPs and bytes on one rank. Split positions are taken as balanced (zigzag).
+    def _demand(self, at: Binding) -> Demand:
+        """FLOPs and bytes on one rank. Ranks get equal work of split positions (zigzag) and of split keys.
 
-        That of one query too, but for a window or a chunk: all keys that it sees may lie on one rank.
+        With a window or a chunk, though, all keys that a query sees may lie on one rank.
         """
         q, extents = self.queries(at), at.extents
         split = extents.ways((*self.position.axes, *self.context.axes))
         pairs = visible_pairs(q.position, q.context, q.causal, q.window, q.chunk) / split
         keys = minimum(q.own, q.position + q.window - 1) if q.window else q.own
         if q.chunk is not None:
-            keys = minimum(q.own, in_chunks(q.position, q.context, q.chunk))
+            keys = minimum(q.own, chunk_keys(q.position, q.context, q.chunk))
         if (q.window or q.chunk is not None) and self.context.axes:
             pairs = maximum(pairs, keys)
         rows = self.bytes_per_row * extents.local(self.position) * self.blocks
         flops, moved = self.flops_per_pair * q.batch * pairs, q.batch * (rows + self.bytes_per_key * keys)
-        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
-        """A window hides keys of a rank from a context on that all ranks have together."""
-        return Look(self.batch, self.op.window * extents.ways(self.context.axes), self.op.chunk)
+    def context_use(self, extents: Extents) -> ContextUse | None:
+        """The window counts keys of all ranks together."""
+        return ContextUse(self.batch, self.op.window * extents.ways(self.context.axes), self.op.chunk)
 
     def seconds(self, at: Binding) -> Number:
-        """Measured where a table answers."""
+        """Seconds by a table where one answers, else by the calibrated model."""
         if self.table is None:
-            return self.modelled(at)
+            return self.modelled_seconds(at)
         q = self.queries(at)
-        return self.table.seconds(q.batch, q.position, q.own, partial(self.modelled, at))
+        return self.table.seconds(q.batch, q.position, q.own, partial(self.modelled_seconds, at))
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """FLOPs and bytes, on average over contexts."""
         flops: Number = 0.0
         moved: Number = 0.0
         for weight, context in at.contexts:
-            one = self._asked(at.at(context))
+            one = self._demand(at.at(context))
             flops, moved = flops + weight * one.flops, moved + weight * one.moved
-        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.asked(at).bound(self.launch)
+        return self.demand(at).bound(self.launch)
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
+    def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table (in a decode step, at the mean context), a form, or shares of peaks."""
         batch, position = at.extents.local(self.batch), at.extents.sizes[self.position.name]
         if self.table is not None and self.table.at(batch, position, at.context) > 0:
-            return MEASURED
-        return machine.flat if self.form is None else fitted(self.form.constants)
+            return MEASURED_ANSWER
+        return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
-        """Nothing leaves the GPU."""
+        """The bytes stay on the GPU."""
         return HERE
 
     def pace(self, rates: Rates) -> float:
-        """That of kernels."""
+        """The rate of kernels."""
         return rates.kernels
 
     def shape(self, at: Binding) -> Shape:
-        """Reports name none."""
+        """Empty: reports show no sizes."""
         return ()
 
 
@@ -243,7 +257,12 @@ def attention(op: Attention, site: Site) -> Softmax:
     per_key = kv_heads * (d_qk * item_bytes(op.k.type.dtype) + d_v * item_bytes(op.v.type.dtype))
     flops = 2 * (d_qk + d_v) * local(heads)
     form = fitted_form(op, site, Heads(local(heads), kv_heads, (d_qk + d_v) / 2, per_row, per_key))
-    made = Softmax(op, position, batch, flops, per_row, per_key, *reached(op, site, form), form)
+    rate, bandwidth, launch = reached_rates(op, site, form)
+    made = Softmax(
+        op, position, batch,
+        flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
+        rate=rate, bandwidth=bandwidth, launch=launch, form=form,
+    )  # fmt: skip
     context = op.k.type.dims[1]
     if not context.axes and not site.rings:
         return made
@@ -251,8 +270,8 @@ def attention(op: Attention, site: Site) -> Softmax:
     return made._replace(context=context, blocks=blocks)
 
 
-def reached(op: Attention | LatentAttention, site: Site, form: Form | None) -> tuple[float, float, float]:
-    """FLOP/s, bytes/s and launch of attention: those of ``form`` at nominal bandwidth, or shares of peaks."""
+def reached_rates(op: Attention | LatentAttention, site: Site, form: Form | None) -> tuple[float, float, float]:
+    """FLOP/s, bytes/s and launch of attention, from ``form`` and the nominal bandwidth or from shares of peaks."""
     m = site.machine
     if form is None:
         return m.attention_rate(op.q.type.dtype, site.program.phase), m.bandwidth, m.launch
@@ -260,7 +279,7 @@ def reached(op: Attention | LatentAttention, site: Site, form: Form | None) -> t
 
 
 def fitted_form(op: Attention | LatentAttention, site: Site, shape: Heads) -> AttentionForm | None:
-    """The fitted form of this attention, where the calibration has one: nearest dtypes first."""
+    """The fitted form of this attention, for the nearest dtypes; None where the calibration has none."""
     m, q, cache = site.machine, op.q.type.dtype, op.k.type.dtype
     phase = site.program.phase
     if m.gpu.units is None:

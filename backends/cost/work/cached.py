@@ -1,4 +1,4 @@
-"""Which cache a value is read of."""
+"""Which cache a value comes from, also after it travelled between ranks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from plandsl.ir.collectives import Along
 from plandsl.ir.program import Region
 
 
-def sources(region: Region) -> dict[str, str]:
-    """What is read of a cache by another name: it has travelled."""
+def cache_sources(region: Region) -> dict[str, str]:
+    """The original name of every value that an op along an axis passes on."""
     source: dict[str, str] = {}
     for op in region.ops:
         if isinstance(op, Along):
-            source |= handed_on(op, source)
+            source |= trace_sources(op, source)
     return source
 
 
-def handed_on(op: Along, known: dict[str, str]) -> dict[str, str]:
-    """What each result of an op along an axis is by another name, given what those of earlier ones are."""
+def trace_sources(op: Along, known: dict[str, str]) -> dict[str, str]:
+    """The original name of each result of ``op``; ``known`` has the original names of earlier values."""
     return {out.name: known.get(x.name, x.name) for out, x in zip(op.results, op.operands, strict=True)}

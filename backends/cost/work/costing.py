@@ -1,7 +1,7 @@
-"""What each op of a program asks of a device: FLOPs, bytes and payload, affine in the rows it works on.
+"""From the ops of a program to `Work`: FLOPs, bytes and payload, affine in the rows of an op.
 
-A row is one token (or one request, in the head); everything else about an op is fixed by the model, the mesh
-and the machine, so it is worked out once. Binding a batch then costs a few multiplications per op.
+A row is one token (or one request, in the head). All else about an op depends on the model, the mesh and the machine
+only and is computed once. Binding a batch then takes a few multiplications per op.
 """
 
 from __future__ import annotations
@@ -51,34 +51,34 @@ class Costing:
             self.mixtures = Mixtures(self.site)
 
     def work(self, op: Op) -> Work:
-        """What ``op`` asks for, between the nodes of a cluster too."""
-        if self.mixtures is not None and self.mixtures.fused(op):
-            return kernel.nothing(op, self.site.split(op.results[0].type)[1], self.machine.gpu.bandwidth)
-        made = self.within(op)
+        """The work of ``op``; on a cluster it may cross the network."""
+        if self.mixtures is not None and self.mixtures.is_fused(op):
+            return kernel.no_kernel(op, self.site.split(op.results[0].type)[1], self.machine.gpu.bandwidth)
+        made = self.work_in_node(op)
         if self.machine.cluster is None:
             return made
-        from plandsl.backends.cost.work.crossing import across
+        from plandsl.backends.cost.work.crossing import cross_nodes
 
-        return across(made, self.site, self.machine.cluster)
+        return cross_nodes(made, self.site, self.machine.cluster)
 
-    def within(self, op: Op) -> Work:
-        """The same where all ranks are in one node, with the table that answers where it was measured."""
-        made = self._made(op)
+    def work_in_node(self, op: Op) -> Work:
+        """The work of ``op`` where all ranks are in one node, with its table of measurements."""
+        made = self._work_of(op)
         if self.machine.measured is None:
             return made
         from plandsl.backends.cost.work.lookup import attach
 
         return attach(made, self.site, self.machine.measured)
 
-    def _made(self, op: Op) -> Work:
-        """A row is the product of the step's dimensions in its main operand."""
+    def _work_of(self, op: Op) -> Work:
+        """The work of ``op`` in one node, without a table."""
         site = self.site
         match op:
             case GroupedGemm():
                 assert self.mixtures is not None, "a program with experts has an imbalance for them"
                 return self.mixtures.gemm(op)
             case Gemm():
-                return kernel.gemm(op, site)
+                return kernel.gemm_kernel(op, site)
             case Attention():
                 return attention(op, site)
             case LatentAttention():
@@ -86,11 +86,11 @@ class Costing:
 
                 return latent_attention(op, site)
             case Regular():
-                return kernel.moves(op, site, op.results[0].type, op.touches)
+                return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():
-                return self._stores(op)
+                return self._cache_write(op)
             case Slice():
-                return kernel.cut(op, site)
+                return kernel.slice_kernel(op, site)
             case AllToAll():
                 return (self.mixtures and self.mixtures.exchange(op)) or exchange.collective(op, site)
             case AllReduce() | ReduceScatter() | AllGather():
@@ -100,21 +100,21 @@ class Costing:
             case Ring():
                 return exchange.ring(op, site)
             case Send():
-                return exchange.hop(op, site)
+                return exchange.send_hop(op, site)
             case Recv():
-                return exchange.awaited(op)
+                return exchange.recv(op)
             case Split() | Join():  # views
-                return kernel.nothing(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
+                return kernel.no_kernel(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
             case Reshard():
                 raise AssertionError("reshard reached the cost backend")
             case _:
                 assert_never(op)
 
-    def _stores(self, op: CacheWrite) -> Kernel:
-        """A latent cache may be filled by attention itself."""
-        made = kernel.stores(op, self.site)
+    def _cache_write(self, op: CacheWrite) -> Kernel:
+        """A kernel that fills the cache; none where the kernel of latent attention fills it."""
+        made = kernel.cache_kernel(op, self.site)
         if len(op.outs[0].type.dims) != 3:
             return made
-        from plandsl.backends.cost.work.latent import writes_itself
+        from plandsl.backends.cost.work.latent import fills_cache
 
-        return kernel.nothing(op, made.rows, made.bandwidth) if writes_itself(op, self.site) else made
+        return kernel.no_kernel(op, made.rows, made.bandwidth) if fills_cache(op, self.site) else made

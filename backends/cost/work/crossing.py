@@ -1,8 +1,8 @@
-"""Collectives and hops that pass the network between the nodes of a cluster.
+"""The work of collectives and hops that pass the network between the nodes of a cluster.
 
 Loaded for plans on several nodes. A group along an axis lies on ``m`` nodes with ``k`` ranks in each, ``n = k m``
-(`plandsl.ir.nodes.NodeSpan`). Inside a node it has the node's links; between nodes each GPU has a port of its own.
-Payloads ``V`` are those of `links`.
+(`plandsl.ir.nodes.NodeSpan`). Inside a node it uses the node's links; between nodes each GPU has a port of its own.
+Payloads ``V`` count as in `machine.links`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, nodes_seconds, ring
+from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, nodes_seconds, ring_way
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
 from plandsl.backends.cost.machine.machine import Machine
@@ -28,25 +28,25 @@ from plandsl.spec.constants import CollectiveConstants, NodesConstants
 from plandsl.spec.hardware import ClusterSpec, LinkSpec
 
 Seconds = Callable[[Number], Number]
-"""By the payload."""
+"""Seconds by the payload in bytes."""
 
 CLOS = ("fat_tree", "rail", "switch", "dragonfly")
-"""Networks in which a port reaches every other one, as in those that calibrations were fitted on."""
+"""Networks in which a port reaches every other port, as in the networks that calibrations were fitted on."""
 
 
 OWN_PORTS = 6.0
-"""Ports of a node of eight, as fitted, from which on each GPU is taken to have one."""
+"""The fitted number of ports of a node of eight GPUs from which each GPU counts as having a port."""
 
 
 class Leg(NamedTuple):
-    """One step of a collective, by its payload: seconds, and the bytes that a rank sends for each byte of it."""
+    """One step of a collective: its seconds, and the bytes that a rank sends per byte of payload."""
 
     seconds: Seconds
     volume: Callable[[float], Number]
 
 
 class Route(NamedTuple):
-    """One way to run a collective: its name, what it takes and sends, and the constants it was fitted with, if so."""
+    """One way to run a collective: its name, seconds, bytes sent per byte of payload, and its constants if fitted."""
 
     name: str
     seconds: Seconds
@@ -70,21 +70,21 @@ class Crossing(NamedTuple):
         return min(self.routes, key=lambda route: float(route.seconds(payload)))
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """The route that `seconds` took."""
+        """The fastest route."""
         route = self._route(payload)
         return Fastest(route.name, route.volume(payload), route.constants)
 
     @property
     def port(self) -> None:
-        """What more bytes add tells what they take."""
+        """None: bytes take time on the network alone."""
 
-    def across(self, nodes: int, port: float) -> Crossing:
-        """It is between nodes already."""
+    def span_nodes(self, nodes: int, port: float) -> Crossing:
+        """Itself: it is between nodes already."""
         return self
 
 
-def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
-    """``made`` as it is where its ranks are in one node, else over the network."""
+def cross_nodes(made: Work, site: Site, cluster: ClusterSpec) -> Work:
+    """``made`` over the network; unchanged where its ranks are in one node."""
     if not isinstance(made, Exchange):
         return made
     mesh, roads = site.program.mesh, Roads(site.machine, cluster)
@@ -96,7 +96,7 @@ def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
     at = node_span(mesh, made.axis, cluster.node.count)
     if at.nodes == 1:
         return made
-    own = made.form.across(at.nodes, roads.port("all_to_all", at))
+    own = made.form.span_nodes(at.nodes, roads.port("all_to_all", at))
     if own is not None:
         return made._replace(form=own, nodes=at.spans)
     if isinstance(made.op, Ring):  # in each step some send to their own node, and the last of a node to the next one
@@ -107,15 +107,15 @@ def across(made: Work, site: Site, cluster: ClusterSpec) -> Work:
     return made._replace(form=Crossing(routes), nodes=at.spans)
 
 
-def inside(program: Program, cluster: ClusterSpec | None) -> list[bool]:
-    """For each boundary between stages, whether all that passes it stays in its node."""
+def near_boundaries(program: Program, cluster: ClusterSpec | None) -> list[bool]:
+    """For each boundary between stages, whether its hop stays inside a node for all ranks."""
     if cluster is None:
         return [True] * (len(program.stages) - 1)
     return [not hop.far for hop in boundaries(program.mesh, program.stage_axes, cluster.node.count)]
 
 
 class Roads:
-    """The links of a machine's nodes and the network between them, as a calibration knows them."""
+    """The links of a machine's nodes and the network between them, with the rates that a calibration gives."""
 
     def __init__(self, machine: Machine, cluster: ClusterSpec) -> None:
         self.machine, self.cluster, self.network = machine, cluster, cluster.network
@@ -124,13 +124,13 @@ class Roads:
 
     # ---- parts
 
-    def between(self, op: str, at: NodeSpan) -> Fabric:
-        """The network as a group with one rank in each node sees it.
+    def network_fabric(self, op: str, at: NodeSpan) -> Fabric:
+        """The network for a group with one rank in each node.
 
         fat_tree, rail and switch give every port its full bandwidth (Leiserson, "Fat-trees", 1985). A dragonfly does
-        so for uniform traffic alone; other traffic takes detours by which half is left (Valiant routing; Kim, Dally,
-        Scott and Abts, "Technology-Driven, Highly-Scalable Dragonfly Topology", ISCA 2008). On a rail network
-        GPUs with other places in their nodes are reached through the links of a node first.
+        so for uniform traffic alone; other traffic takes detours that halve its bandwidth (Valiant routing; Kim, Dally,
+        Scott and Abts, "Technology-Driven, Highly-Scalable Dragonfly Topology", ISCA 2008). On a rail network a GPU
+        reaches GPUs on other rails through the links of its node first.
         """
         net, bandwidth = self.network, self.network.bandwidth * self.share
         latency = net.latency + (self.link.latency if net.topology == "rail" and not at.even else 0.0)
@@ -146,25 +146,26 @@ class Roads:
         ring, of ``d`` nodes, so that a rank sends no more than ``8 b / d`` with links of ``b`` bytes/s (Dally and
         Towles, "Principles and Practices of Interconnection Networks", 2004).
         """
-        f = self.between(op, at)
+        f = self.network_fabric(op, at)
         if op == "all_to_all" and self.network.dims:
             rate = min(f.bandwidth * f.rings, 8 * f.bandwidth / max(self.network.dims))
             return [Algorithm("torus", f.latency, (n - 1) / n / rate)]
         return choose(COLLECTIVES[op](f, n), self.machine.algorithm)
 
-    def near(self, op: str, k: int, stride: int) -> Leg:
-        """Inside a node, between ``k`` ranks: as fitted, or by `links`."""
+    def node_leg(self, op: str, k: int, stride: int) -> Leg:
+        """The step between ``k`` ranks of a node: with fitted constants, or by `machine.links`."""
         section = "collective.nccl_exchange" if op in EXCHANGES else "collective.nccl"
         constants = self.machine.calibration.constants(CollectiveConstants, section)
         if constants is not None and self.machine.algorithm == "auto":
-            return Leg(partial(collective_seconds, constants, self.link, op, k), _always(ring(op, k).volume))
-        return _leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
+            return Leg(partial(collective_seconds, constants, self.link, op, k), _constant(ring_way(op, k).volume))
+        return _fastest_leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
-    def _fitted(self, op: str) -> NodesConstants | None:
-        """Constants of collectives between nodes; the network must be of a kind that such were measured on.
+    def _fitted_constants(self, op: str) -> NodesConstants | None:
+        """Constants of collectives between nodes, for the kinds of network that were measured; None for others.
 
-        What they say of the fabric counts where it had a port for each GPU, as this one has: else only how the library
-        spends its time does (launch, steps, hops, protocols), and what a port carries the plan says.
+        The measured share of a port's bandwidth, ``network``, is used where the measured nodes had a port for each GPU,
+        as this cluster has. Otherwise the calibration's share of links replaces it, and only the library's own times
+        count (launch, steps, hops, protocols).
         """
         if self.machine.algorithm != "auto" or self.network.topology not in CLOS:
             return None
@@ -177,13 +178,13 @@ class Roads:
         return None
 
     def port(self, op: str, at: NodeSpan) -> float:
-        """Nominal bytes/s of a GPU's port; what is fitted has its own share of it."""
-        return self.between(op, at).bandwidth / self.share
+        """Nominal bytes/s of a GPU's port; fitted constants have their own share of it."""
+        return self.network_fabric(op, at).bandwidth / self.share
 
     # ---- the whole
 
     def routes(self, op: str, at: NodeSpan, stride: int) -> tuple[Route, ...]:
-        """The ways to run ``op``: as fitted, else flat over the network, and by levels where a node has several ranks.
+        """The ways to run ``op``: fitted, else flat over the network, and by levels where a node has several ranks.
 
         - all_reduce: reduce_scatter of V inside, all_reduce of V / k between, all_gather of V inside;
         - reduce_scatter: of V inside, then of V / k between; all_gather: of V / k between, then of V inside;
@@ -195,98 +196,113 @@ class Roads:
         "Optimization of Collective Communication Operations in MPICH", 2005, for the two halves of an all_reduce.
         """
         k, m = at.inside, at.nodes
-        if constants := self._fitted(op):
-            seconds = partial(nodes_seconds, constants, self.link, op, k * m, m, host_port=self.port(op, at))
-            return (Route("fitted", seconds, _always(ring(op, k * m).volume), constants),)
+        if constants := self._fitted_constants(op):
+            return (self._fitted_route(constants, op, at, ring_way(op, k * m).volume),)
         flat = at if k == 1 else NodeSpan(1, k * m, 1, m, False)
         if op == "all_to_all":
-            return (self._exchanged(at, stride),)
+            return (self._exchange_route(at, stride),)
         ways = self.ways(op, k * m, flat)
-        routes = [self._flat(way) for way in ways]
+        routes = [self._flat_route(way) for way in ways]
         if k > 1 and self.network.topology not in CLOS:
             routes = []  # neighbours of a rank are not those of its node
         if k > 1:
-            routes.append(self._by_levels("levels", self._legs(op, at, stride)))
+            routes.append(self._levels_route("levels", self._legs(op, at, stride)))
         return tuple(routes)
 
-    def _flat(self, way: Algorithm) -> Route:
-        """One algorithm between all ranks."""
-        return Route(way.name, partial(_affine, way.fixed + self.launch, way.per_byte), _always(way.volume))
+    def _fitted_route(self, constants: NodesConstants, op: str, at: NodeSpan, volume: Number) -> Route:
+        """``op`` by fitted constants."""
+        link, port, n = self.link, self.port(op, at), at.inside * at.nodes
 
-    def _by_levels(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
-        """Several steps, one after the other, each with its part of the payload."""
-        return Route(name, partial(_levels, legs, self.launch), partial(_sent, legs))
+        def seconds(payload: Number) -> Number:
+            return nodes_seconds(constants, link, op, n=n, nodes=at.nodes, payload=payload, host_port=port)
+
+        return Route("fitted", seconds, _constant(volume), constants)
+
+    def _flat_route(self, way: Algorithm) -> Route:
+        """A route of one algorithm between all ranks."""
+        return Route(way.name, partial(_affine_seconds, way.fixed + self.launch, way.per_byte), _constant(way.volume))
+
+    def _levels_route(self, name: str, legs: list[tuple[Leg, float]]) -> Route:
+        """A route of several steps, one after the other, each with its part of the payload."""
+        return Route(name, partial(_level_seconds, legs, self.launch), partial(_sent_bytes, legs))
 
     def _legs(self, op: str, at: NodeSpan, stride: int) -> list[tuple[Leg, float]]:
         """The steps of ``op`` by levels, each with its part of the payload."""
         k = at.inside
-        between = _leg(self.ways(op, at.nodes, at)), 1 / k
+        between = _fastest_leg(self.ways(op, at.nodes, at)), 1 / k
         if op == "all_gather":
-            return [between, (self.near(op, k, stride), 1.0)]
+            return [between, (self.node_leg(op, k, stride), 1.0)]
         if op == "reduce_scatter":
-            return [(self.near(op, k, stride), 1.0), between]
-        return [(self.near("reduce_scatter", k, stride), 1.0), between, (self.near("all_gather", k, stride), 1.0)]
+            return [(self.node_leg(op, k, stride), 1.0), between]
+        return [
+            (self.node_leg("reduce_scatter", k, stride), 1.0),
+            between,
+            (self.node_leg("all_gather", k, stride), 1.0),
+        ]
 
-    def _exchanged(self, at: NodeSpan, stride: int) -> Route:
+    def _exchange_route(self, at: NodeSpan, stride: int) -> Route:
         k, m = at.inside, at.nodes
-        far = _leg(self.ways("all_to_all", m, at))
+        far = _fastest_leg(self.ways("all_to_all", m, at))
         if k == 1:
-            return self._by_levels("direct", [(far, 1.0)])
-        near = self.near("all_to_all", k, stride)
+            return self._levels_route("direct", [(far, 1.0)])
+        near = self.node_leg("all_to_all", k, stride)
         if self.network.topology == "rail":
-            return self._by_levels("rails", [(near, 1.0), (far, 1.0)])
+            return self._levels_route("rails", [(near, 1.0), (far, 1.0)])
         return Route(
-            "split", partial(_beside, near, 1 / m, far, self.launch), partial(_sent, [(near, 1 / m), (far, 1.0)])
+            "split",
+            partial(_parallel_seconds, near, 1 / m, far, self.launch),
+            partial(_sent_bytes, [(near, 1 / m), (far, 1.0)]),
         )
 
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
-        """One message to the next stage in another node; the slowest of a boundary's ranks counts."""
+        """A message to the next stage in another node; the slowest rank of a boundary counts."""
         at = NodeSpan(1, 2, 1, 2)
-        constants = self._fitted("p2p")
+        constants = self._fitted_constants("p2p")
         if constants is not None:
-            seconds = partial(nodes_seconds, constants, self.link, "p2p", 2, 2, host_port=self.port("p2p", at))
-            return (Route("fitted", seconds, _always(1), constants),)
-        (way,) = links.send(self.between("send", at))
+            return (self._fitted_route(constants, "p2p", at, 1),)
+        (way,) = links.send(self.network_fabric("send", at))
         (step,) = links.send(fabric(self.link, self.share))
         if self.network.topology == "rail" and any(hop.turns for hop in far):
             way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte, way.volume + step.volume)
-        passing = self._flat(way)
+        passing = self._flat_route(way)
         if any(hop.near for hop in far):
-            return (passing._replace(seconds=partial(_slower, passing.seconds, self._flat(step).seconds)),)
+            return (
+                passing._replace(seconds=partial(_slower_seconds, passing.seconds, self._flat_route(step).seconds)),
+            )
         return (passing,)
 
 
-def _affine(fixed: float, per_byte: float, payload: Number) -> Number:
+def _affine_seconds(fixed: float, per_byte: float, payload: Number) -> Number:
     return fixed + per_byte * payload
 
 
-def _levels(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Number:
-    """One step after the other."""
+def _level_seconds(legs: list[tuple[Leg, float]], launch: float, payload: Number) -> Number:
+    """Seconds of steps one after the other."""
     total: Number = launch
     for leg, part in legs:
         total = total + leg.seconds(payload * part)
     return total
 
 
-def _sent(legs: list[tuple[Leg, float]], payload: float) -> Number:
-    """What a rank sends in all steps."""
+def _sent_bytes(legs: list[tuple[Leg, float]], payload: float) -> Number:
+    """Bytes that a rank sends in all steps."""
     return sum(part * leg.volume(payload * part) for leg, part in legs)
 
 
-def _leg(ways: list[Algorithm]) -> Leg:
-    """The fastest of ``ways``."""
+def _fastest_leg(ways: list[Algorithm]) -> Leg:
+    """The step by the fastest of ``ways``."""
     return Leg(partial(links.seconds, ways), lambda payload: links.fastest(ways, payload).volume)
 
 
-def _always(volume: Number) -> Callable[[float], Number]:
-    """The same for any payload."""
+def _constant(volume: Number) -> Callable[[float], Number]:
+    """A function that returns ``volume`` for every payload."""
     return lambda payload: volume
 
 
-def _beside(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
-    """Both at once: they use other links."""
+def _parallel_seconds(near: Leg, part: float, far: Leg, launch: float, payload: Number) -> Number:
+    """Seconds of both at once: they use different links."""
     return maximum(near.seconds(payload * part), far.seconds(payload)) + launch
 
 
-def _slower(a: Seconds, b: Seconds, payload: Number) -> Number:
+def _slower_seconds(a: Seconds, b: Seconds, payload: Number) -> Number:
     return maximum(a(payload), b(payload))

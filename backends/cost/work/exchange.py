@@ -1,4 +1,4 @@
-"""What travels between ranks: collectives, rings, and hops from stage to stage."""
+"""The work of what travels between ranks: collectives, rings, and hops from stage to stage."""
 
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -6,12 +6,12 @@ from typing import NamedTuple, Protocol
 from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, all_gather, choose, send
-from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
 from plandsl.backends.cost.num import minimum
-from plandsl.backends.cost.work.kernel import Kernel, moves
+from plandsl.backends.cost.work.kernel import Kernel, memory_kernel
 from plandsl.backends.cost.work.site import STEP, Site
-from plandsl.backends.cost.work.work import Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Rescale, Ring, Send
 from plandsl.ir.extents import Extents
 from plandsl.ir.names import axes_of, group_of
@@ -28,18 +28,18 @@ OWN = {
     "trtllm": ("trtllm",),
     "aiter": ("aiter", "quickreduce"),
 }
-"""All_reduces that the engines with these kernels bring along, where they were measured (quickreduce: on AMD)."""
+"""All_reduce kernels of an engine's own, by its kernels, where they were measured (quickreduce: on AMD)."""
 
 ANY = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
-"""Those of an engine that nobody named: the fastest."""
+"""All_reduce kernels to choose from where a plan names no engine."""
 
 
 FEW = 1e-3
-"""The share of a message that is added to see what its bytes take."""
+"""The share by which a message is lengthened to see how long its bytes take."""
 
 
 class Fastest(NamedTuple):
-    """The algorithm or library that an exchange took, and the constants that it was fitted with, if it was.
+    """The fastest algorithm or library for an exchange, and its constants if it was fitted.
 
     A rank sends ``volume`` bytes over the links for each byte of payload.
     """
@@ -50,24 +50,24 @@ class Fastest(NamedTuple):
 
 
 class Form(Protocol):
-    """How an exchange is timed, by its ``ranks``, the ``rows`` of one of them, and their bytes."""
+    """How an exchange is timed: by its ``ranks``, the ``rows`` of one rank, and the bytes of these rows."""
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Seconds of one call."""
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """What `seconds` took, for a plain number of bytes."""
+        """The algorithm or library whose time `seconds` gives, for a plain number of bytes."""
 
     @property
     def port(self) -> float | None:
-        """Nominal bytes/s of what bytes pass, where they take time elsewhere too; None where they take no other."""
+        """Nominal bytes/s of the links, where bytes take time elsewhere too; None where they do not."""
 
-    def across(self, nodes: int, port: float) -> "Form | None":
+    def span_nodes(self, nodes: int, port: float) -> "Form | None":
         """The same between ranks on several nodes, by the bytes/s of a GPU's port; None where it is another way."""
 
 
 class Ways(NamedTuple):
-    """The fastest of the algorithms of `machine.links`, and a launch."""
+    """The fastest algorithm of `machine.links`, and a launch."""
 
     ways: tuple[Algorithm, ...]
     launch: float
@@ -83,53 +83,56 @@ class Ways(NamedTuple):
 
     @property
     def port(self) -> None:
-        """What more bytes add is what they take on the links."""
+        """None: bytes take time on the links alone."""
 
-    def across(self, nodes: int, port: float) -> None:
-        """Other algorithms cross a network."""
+    def span_nodes(self, nodes: int, port: float) -> None:
+        """None: other algorithms cross a network."""
 
 
 class ExchangeForm(NamedTuple):
-    """A collective as libraries run it, by `forms.collective`.
+    """A collective by the fastest of several libraries, timed by `forms.collective`.
 
-    Of each library its name, constants, and whether it is an all_reduce that engines bring along.
+    ``libraries`` are (name, constants, whether it is an engine's own all_reduce kernel).
     """
 
     libraries: tuple[tuple[str, CollectiveConstants, bool], ...]
     link: LinkSpec
     op: str
 
-    def _each(self, ranks: Number, payload: Number) -> list[Number]:
+    def _library_seconds(self, ranks: Number, payload: Number) -> list[Number]:
         """Seconds of each library."""
-        return [collective_seconds(c, self.link, self.op, ranks, payload, own) for _, c, own in self.libraries]
+        return [
+            collective_seconds(c, self.link, op=self.op, n=ranks, payload=payload, custom=own)
+            for _, c, own in self.libraries
+        ]
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
-        """Of the fastest library."""
-        best, *others = self._each(ranks, payload)
+        """Seconds by the fastest library."""
+        best, *others = self._library_seconds(ranks, payload)
         for time in others:
             best = minimum(best, time)
         return best
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """The library."""
-        times = [float(t) for t in self._each(ranks, payload)]
+        """The fastest library."""
+        times = [float(t) for t in self._library_seconds(ranks, payload)]
         name, constants, own = self.libraries[times.index(min(times))]
-        volume = collective_volume(constants, self.link, self.op, float(ranks), payload, own)
+        volume = collective_volume(constants, self.link, op=self.op, n=float(ranks), payload=payload, custom=own)
         return Fastest(name.removesuffix("_exchange"), volume, constants)
 
     @property
     def port(self) -> None:
-        """What more bytes add is what they take on the links."""
+        """None: bytes take time on the links alone."""
 
-    def across(self, nodes: int, port: float) -> None:
-        """Constants between nodes are others."""
+    def span_nodes(self, nodes: int, port: float) -> None:
+        """None: collectives between nodes have other constants."""
 
 
 class Exchange(NamedTuple):
-    """An op on the links: ``form`` times payload_per_row * rows bytes between ``ranks`` on ``nodes``.
+    """An op on the links: ``payload_per_row * rows`` bytes between ``ranks`` on ``nodes``, timed by ``form``.
 
-    All that happens ``times`` over; ``kernel`` is what each rank does with the result where that is no part of the
-    collective itself. A ``table`` is asked first.
+    There are ``times`` calls. ``kernel`` is what each rank does with the result after each call, where this is not part
+    of the collective. A ``table`` answers first.
     """
 
     op: Op
@@ -143,59 +146,61 @@ class Exchange(NamedTuple):
     times: Number = 1
     kernel: Kernel | None = None
 
-    def modelled(self, n: Number) -> Number:
-        """Seconds of one call with ``n`` rows by the calibrated model: along an axis of size 1 nothing travels."""
+    def modelled_seconds(self, n: Number) -> Number:
+        """Seconds of one call with ``n`` rows by the calibrated model; 0 along an axis of size 1."""
         if isinstance(self.ranks, int) and self.ranks == 1:
             return 0.0
         time = self.form.seconds(self.ranks, n, self.payload_per_row * n)
         return time if isinstance(self.ranks, int) else time * (self.ranks > 1)
 
-    def _call(self, n: Number) -> Number:
+    def _call_seconds(self, n: Number) -> Number:
         """Seconds of one call: measured where a table answers."""
-        return self.modelled(n) if self.table is None else self.table.seconds(n, partial(self.modelled, n))
+        return (
+            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
+        )
 
     def _seconds(self, n: Number) -> Number:
-        """All calls, and the kernel that goes with them."""
-        time = self._call(n)
+        """Seconds of all calls and their kernels."""
+        time = self._call_seconds(n)
         if self.kernel is not None:
-            time = time + self.kernel.modelled(n) * (self.ranks > 1)
+            time = time + self.kernel.modelled_seconds(n) * (self.ranks > 1)
         return time if isinstance(self.times, int) and self.times == 1 else time * self.times
 
-    def _measured(self, at: Binding) -> bool:
+    def _is_measured(self, at: Binding) -> bool:
         return self.table is not None and bool(self.table.at(at.rows(self.rows)) > 0)
 
     def _tensors(self) -> int:
-        """Messages of one call: a hop sends each tensor by itself."""
+        """Messages of one call: a hop sends each tensor in a message."""
         return self.op.tensors if isinstance(self.op, Send | Recv) else 1
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
-        """It knows rows alone."""
+    def context_use(self, extents: Extents) -> ContextUse | None:
+        """None: it does not depend on the context."""
         return None
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.launched(self.rows, self._seconds)
+        return at.time_rows(self.rows, self._seconds)
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """The bytes of one message."""
-        return Asked(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
+        return Demand(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
 
     def bound(self, at: Binding) -> str:
-        """``link`` where the bytes take half of the time or more, by what a few more of them add; else ``latency``."""
+        """``link`` where the bytes take at least half of the time, judged by adding a few more; else ``latency``."""
         rows = at.rows(self.rows)
-        once, more = (float(self.modelled(n)) for n in (rows, rows * (1 + FEW)))
+        once, more = (float(self.modelled_seconds(n)) for n in (rows, rows * (1 + FEW)))
         if self.form.port is not None:
             more = once + FEW * float(self.payload_per_row * rows) / self.form.port
         return "link" if 2 * (more - once) >= FEW * once else "latency"
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
-        """A table, fitted constants, or the links by themselves; which way a library took, a table does not say."""
+    def answer(self, at: Binding, machine: Machine) -> Answer:
+        """A table, fitted constants, or the algorithms of the links. A table does not say which algorithm ran."""
         name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * at.rows(self.rows)))
-        if self._measured(at):
-            return MEASURED._replace(algorithm="measured", volume=volume)
-        return (machine.flat if constants is None else fitted(constants))._replace(algorithm=name, volume=volume)
+        if self._is_measured(at):
+            return MEASURED_ANSWER._replace(algorithm="measured", volume=volume)
+        return (machine.flat if constants is None else form_answer(constants))._replace(algorithm=name, volume=volume)
 
     def path(self, program: Program) -> Path:
         """Along its axis; of several, along those that have ranks. Stages hand on along theirs."""
@@ -204,11 +209,11 @@ class Exchange(NamedTuple):
         return Path(named, self.nodes, self._tensors() * int(self.times))
 
     def pace(self, rates: Rates) -> float:
-        """That of collectives."""
+        """The rate of collectives."""
         return rates.links
 
     def shape(self, at: Binding) -> Shape:
-        """Reports name none."""
+        """Empty: reports show no sizes."""
         return ()
 
 
@@ -217,14 +222,16 @@ class Exchange(NamedTuple):
 
 def collective(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Exchange:
     """Payloads as nccl-tests count them: total output of an all_gather, else the rank's buffer."""
-    main = op.out.type if isinstance(op, AllGather) or _grows(op, site) else op.x.type
+    main = op.out.type if isinstance(op, AllGather) or _replicates_heads(op, site) else op.x.type
     elements, rows = site.split(main)
     ranks = site.extents.ways(op.axes)
-    return Exchange(op, op.axis, ranks, rows, elements * item_bytes(main.dtype), inside(op, site))
+    return Exchange(
+        op, op.axis, ranks=ranks, rows=rows, payload_per_row=elements * item_bytes(main.dtype), form=node_form(op, site)
+    )
 
 
-def _grows(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
-    """Whether heads are replicated in the exchange."""
+def _replicates_heads(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
+    """Whether the exchange replicates heads."""
     if not isinstance(op, AllToAll):
         return False
     dim = op.x.type.dim(op.split)
@@ -232,16 +239,16 @@ def _grows(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> bool:
     return dim.name not in STEP and bool(ways > site.extents.sizes[dim.name])
 
 
-def inside(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
+def node_form(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
     """How a collective is timed inside a node."""
     ways = COLLECTIVES[op.keyword](site.fabric(op.axes[-1]), site.extents.ways(op.axes))
     return _form(op, site, choose(ways, site.machine.algorithm))
 
 
 def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
-    """What engines run: their own all_reduce or the vendor's library, whichever is faster.
+    """The engine's own all_reduce kernel or the vendor's library, whichever is faster.
 
-    Where neither was fitted, the fastest of ``ways``.
+    Where neither has fitted constants, the fastest of ``ways``.
     """
     m = site.machine
     word = op.measured_as
@@ -255,33 +262,35 @@ def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
 
 
 def rescale(op: Rescale, site: Site) -> Exchange:
-    """An all_gather of the statistics, `STATISTIC` bytes for each row of each rank, and a pass over the means."""
+    """An all_gather of one fp32 statistic for each row of each rank, and a pass over the means."""
     ranks = site.extents.mesh[op.axis]
     statistics = TensorType("fp32", op.x.type.dims[:-1])
     elements, rows = site.split(statistics)
     payload = elements * item_bytes(statistics.dtype) * ranks
     form = _form(op, site, choose(all_gather(site.fabric(op.axis), ranks), site.machine.algorithm))
-    means = moves(op, site, op.out.type, [op.x.type, op.out.type])
-    return Exchange(op, op.axis, ranks, rows, payload, form, kernel=means)
+    means = memory_kernel(op, site, op.out.type, [op.x.type, op.out.type])
+    return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=payload, form=form, kernel=means)
 
 
 def ring(op: Ring, site: Site) -> Exchange:
-    """``n - 1`` messages to the next rank, each of one rank's part of all that travels."""
+    """``n - 1`` messages to the next rank, each with one rank's part of all tensors."""
     payload: Number = 0.0
     for x in op.xs:
         payload = payload + site.split(x.type)[0] * item_bytes(x.type.dtype)
     _, rows = site.split(op.xs[0].type)
     form = _form(op, site, send(site.fabric(op.axis)))
-    return Exchange(op, op.axis, 2, rows, payload, form, times=site.extents.mesh[op.axis] - 1)
+    return Exchange(
+        op, op.axis, ranks=2, rows=rows, payload_per_row=payload, form=form, times=site.extents.mesh[op.axis] - 1
+    )
 
 
-def hop(op: Send, site: Site) -> Exchange:
-    """The residual stream to the next stage, ``tensors`` of its size."""
+def send_hop(op: Send, site: Site) -> Exchange:
+    """A hop: the residual stream to the next stage, ``tensors`` tensors of its size."""
     elements, rows = site.split(op.x.type)
     payload = elements * item_bytes(op.x.type.dtype) * op.tensors
-    return Exchange(op, "", 2, rows, payload, _form(op, site, send(site.fabric())))
+    return Exchange(op, "", ranks=2, rows=rows, payload_per_row=payload, form=_form(op, site, send(site.fabric())))
 
 
-def awaited(op: Recv) -> Exchange:
-    """The sender is charged for the hop."""
-    return Exchange(op, "", 2, (), 0.0, Ways((Algorithm("direct", 0.0, 0.0),), 0.0))
+def recv(op: Recv) -> Exchange:
+    """No time: the hop counts for the sender."""
+    return Exchange(op, "", ranks=2, rows=(), payload_per_row=0.0, form=Ways((Algorithm("direct", 0.0, 0.0),), 0.0))

@@ -1,7 +1,7 @@
-"""What a mixture of experts asks of a device: grouped GEMMs, and the exchange of tokens between the ranks of experts.
+"""The work of a mixture of experts: grouped GEMMs, and the exchange of tokens between ranks that hold experts.
 
-Loaded for programs that have one. Where a calibration has fitted fused layers of experts (`forms.moe`), the GEMMs of a
-layer share its seconds, and the kernels between them take none; else each op is a roofline of its own.
+Loaded for programs with experts. Where a calibration has constants of fused layers (`forms.moe`), the GEMMs of a layer
+share the seconds of the layer, and kernels between them take none; otherwise each op is a roofline of its own.
 """
 
 from __future__ import annotations
@@ -11,14 +11,20 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.collective import HOST_PORT
-from plandsl.backends.cost.forms.dispatch import UNITS, direct, dispatch_seconds, engines, packed
-from plandsl.backends.cost.forms.dispatch import Traffic as Sent
-from plandsl.backends.cost.forms.moe import Layer, Load, loads, moe_seconds, ratio_of
-from plandsl.backends.cost.machine.machine import Answered, Machine, Rates, fitted
+from plandsl.backends.cost.forms.dispatch import (
+    UNITS,
+    Traffic,
+    busy_units,
+    direct_traffic,
+    dispatch_seconds,
+    packed_traffic,
+)
+from plandsl.backends.cost.forms.moe import Layer, Load, expert_loads, load_ratio, moe_seconds
+from plandsl.backends.cost.machine.machine import Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.num import maximum
-from plandsl.backends.cost.work.exchange import Exchange, Fastest, inside
+from plandsl.backends.cost.work.exchange import Exchange, Fastest, node_form
 from plandsl.backends.cost.work.site import Site
-from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import AllToAll
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
@@ -31,40 +37,40 @@ from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, item_bytes
 
 TILE = 16
-"""Rows of the smallest matrix instruction (`mma.m16n8k16`, `mfma_16x16x16`): what the rows of an expert fill up."""
+"""Rows of the smallest matrix instruction (``mma.m16n8k16``, ``mfma_16x16x16``): experts' rows are padded to it."""
 
 LIBRARIES = ("trtllm", "modular", "cutlass", "triton", "deepgemm", "marlin", "aiter")
-"""Whose fused layers were fitted, in the order in which they are asked where the engine names none."""
+"""Libraries with fitted layers, in the order of preference where the engine names none."""
 
 OWN = {
     "trtllm": ("trtllm", "cutlass"),
     "vllm": ("triton", "aiter", "marlin"),
     "sglang": ("triton", "aiter", "deepgemm"),
 }
-"""Libraries that an engine takes before the others."""
+"""Libraries that an engine prefers."""
 
 GROUPS = 32
-"""Groups of experts of about one popularity that stand for them."""
+"""The most groups of experts, each of about one popularity."""
 
 WIDE = 2.0
-"""Bytes of the elements that dispatch and combine were fitted with."""
+"""Bytes of an element in the measurements of dispatch and combine."""
 
 SETS = {
     "bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16"), "fp8": ("fp8_block", "fp8", "fp8_token", "mxfp8"),
     "mxfp8": ("mxfp8", "fp8_block", "fp8"), "int8": ("int8", "w8a8_int8_or_fp8"), "nvfp4": ("nvfp4", "mxfp4"),
     "mxfp4": ("mxfp4", "nvfp4"), "fp4": ("nvfp4", "mxfp4"),
 }  # fmt: skip
-"""Fitted dtypes that answer for a layer that multiplies in one. Published fp8 weights have a scale for each block."""
+"""Fitted dtypes, best first, by the dtype a layer multiplies in. Published fp8 weights have a scale for each block."""
 
 UNPACKED = {
     (4, 16): ("w4a16_mxfp4", "w4a16", "bf16_mxfp4", "bf16_int4"), (4, 8): ("w4a8_mxfp4", "fp8_mxfp4", "w4a8"),
     (8, 16): ("w8a16",),
 }  # fmt: skip
-"""The same by bits of weights and of what they are multiplied with."""
+"""Fitted dtypes, best first, by the bits of weights and of activations where weights are narrower."""
 
 
 class ExpertForm(NamedTuple):
-    """A fused layer of experts whose constants a calibration has fitted; this op has ``share`` of its weights."""
+    """A fused layer of experts with fitted constants; this op has the ``share`` of the layer's weights."""
 
     constants: MoeConstants
     chip: Chip
@@ -74,7 +80,7 @@ class ExpertForm(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """FLOPs and bytes of some tokens: as useful, and with the rows that fill up tiles."""
+    """Useful FLOPs of some tokens, FLOPs with padded rows, and bytes."""
 
     flops: Number
     padded: Number
@@ -82,12 +88,12 @@ class Tokens(NamedTuple):
 
 
 class Experts(NamedTuple):
-    """A grouped GEMM: weights of the experts that tokens touch, and the rows of each filled up to whole tiles.
+    """A grouped GEMM: it reads the weights of touched experts, and pads each expert's rows to whole tiles.
 
-    A row is a token that may go to the experts of this rank; ``pairs`` of each row and an expert fall on the fullest
-    one, and `chosen` of all ``n_experts`` are those of a token. ``flops_per_row`` are useful ones; bytes are of all
-    local experts' weights, and of a pair. Where some experts are more popular than others, ``crowd`` has those of the
-    fullest rank with the chance of each to be chosen by a token.
+    A row is a token that may go to the experts of this rank. The fullest rank gets ``pairs`` pairs of token and expert
+    for each row. ``flops_per_row`` counts useful FLOPs; ``bytes_weights`` are the weights of all ``local`` experts,
+    ``bytes_per_pair`` the input and output of a pair. Where some experts are more popular than others, ``crowd`` has
+    (number of experts, chance that a token chooses one of them) for the fullest rank.
     """
 
     op: GroupedGemm
@@ -104,15 +110,15 @@ class Experts(NamedTuple):
     crowd: tuple[tuple[Number, float], ...] = ()
 
     def tokens(self, n: Number) -> Tokens:
-        """What ``n`` tokens ask for.
+        """FLOPs and bytes of ``n`` tokens.
 
-        An expert that gets a token with the chance ``p = pairs / local`` is touched by ``n`` of them with
-        ``1 - (1 - p) ** n``, and the fullest rank has a pair at least. The rows of a touched expert fill `TILE`s, of
-        which the last is half empty on average (`forms.moe.Load`).
+        An expert gets a token with the chance ``p = pairs / local``, and at least one of ``n`` tokens with the chance
+        ``1 - (1 - p) ** n``. The fullest rank has at least one pair. The rows of a touched expert fill tiles of `TILE`
+        rows, the last of which is half empty on average (`forms.moe.Load`).
         """
         pairs = maximum(self.pairs * n, 1.0)
         if self.crowd:
-            given = crowded(self.crowd, n)
+            given = crowd_loads(self.crowd, n)
             touched = sum(load.touched for load in given)
             tiled = sum(load.tiles(TILE) for load in given) * TILE
         else:
@@ -123,56 +129,57 @@ class Experts(NamedTuple):
         moved = self.bytes_weights / self.local * touched + self.bytes_per_pair * pairs
         return Tokens(each * pairs, each * tiled, moved)
 
-    def modelled(self, n: Number) -> Number:
+    def modelled_seconds(self, n: Number) -> Number:
         """Seconds of ``n`` tokens: this op's share of the fitted layer, or a roofline."""
         form = self.form
         if form is None:
             ask = self.tokens(n)
             return maximum(ask.padded / self.rate, ask.moved / self.bandwidth) + self.launch
-        given = crowded(self.crowd, n) if self.crowd else loads(form.layer, n, form.ratio)
+        given = crowd_loads(self.crowd, n) if self.crowd else expert_loads(form.layer, n, form.ratio)
         return moe_seconds(form.constants, form.chip, form.layer, n, given) * form.share
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
-        """It knows rows alone."""
+    def context_use(self, extents: Extents) -> ContextUse | None:
+        """None: it does not depend on the context."""
         return None
 
     def seconds(self, at: Binding) -> Number:
-        """Seconds of its tokens; layers of experts are measured as a whole, so no table has one op."""
-        return at.launched(self.rows, self.modelled)
+        """Seconds of its tokens. Layers of experts are measured as a whole, so no table has a single op."""
+        return at.time_rows(self.rows, self.modelled_seconds)
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """Useful FLOPs, and bytes."""
         flops, _, moved = self.tokens(at.rows(self.rows))
-        return Asked(flops, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.asked(at).bound(self.launch)
+        return self.demand(at).bound(self.launch)
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
+    def answer(self, at: Binding, machine: Machine) -> Answer:
         """A form, or shares of peaks."""
-        return machine.flat if self.form is None else fitted(self.form.constants)
+        return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
-        """Nothing leaves the GPU: exchanges of tokens are ops of their own."""
+        """The bytes stay on the GPU: exchanges of tokens are ops of their own."""
         return HERE
 
     def pace(self, rates: Rates) -> float:
-        """That of kernels."""
+        """The rate of kernels."""
         return rates.kernels
 
     def shape(self, at: Binding) -> Shape:
-        """Reports name none."""
+        """Empty: reports show no sizes."""
         return ()
 
 
-def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
-    """How ``n`` tokens fall on experts of unlike popularity: one gets ``p n`` of them, and any with ``1 - (1 - p)^n``.
+def crowd_loads(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
+    """How ``n`` tokens fall on experts of unlike popularity.
 
-    Neighbours in popularity are taken together, `GROUPS` at most; the fullest rank has a pair, and touches an expert,
-    at least: each of the two by itself, for of few tokens more are expected than experts that they touch.
+    An expert of chance p expects ``p n`` tokens, and gets any with the chance ``1 - (1 - p)^n``. Experts of
+    neighbouring popularity form at most `GROUPS` groups. The fullest rank has at least one pair and touches at least
+    one expert; the two limits scale pairs and touched experts separately.
     """
     met = [(there, p, 1 - (1 - p) ** n) for there, p in crowd]
     more = maximum(1 / (sum(there * p for there, p, _ in met) * n), 1.0)
@@ -189,11 +196,11 @@ def crowded(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
 
 
 class DispatchForm(NamedTuple):
-    """Dispatch or combine as a library for it does: `forms.dispatch` gives its seconds.
+    """Dispatch or combine by a library, timed by `forms.dispatch`.
 
-    Prefill takes the kernels for throughput, decode those for latency. ``copy`` are the bytes of a token, ``load`` is
-    that of the fullest rank over the mean; ``out`` where tokens go to experts. The ranks stand on ``nodes``, between
-    which a byte takes ``far`` times what it does over the port of `forms.dispatch`.
+    Prefill uses the kernels for throughput, decode the kernels for latency. ``copy`` is the bytes of a token, ``load``
+    the load of the fullest rank over the mean; ``out`` where tokens go to experts, not back. The ranks stand on
+    ``nodes`` nodes; between nodes a byte takes ``far`` times as long as over the port of `forms.dispatch`.
     """
 
     name: str
@@ -213,40 +220,44 @@ class DispatchForm(NamedTuple):
         tokens, walk = rows * self.load, self.copy / WIDE
         link, units = self.machine.link, self.machine.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
-        traffic = self._far(self._sent(ranks, tokens))
+        traffic = self._scale_far(self._traffic(ranks, tokens))
         if self.prefill:
-            return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, tokens * walk, self.copy, UNITS,
-                                    0.0 * tokens)  # fmt: skip
-        walked = (tokens if self.out else traffic.copies) * walk
-        busy = engines(self.experts, units)
-        return dispatch_seconds(self.constants, link, ranks / self.nodes, traffic, walked, self.copy, busy,
-                                self.experts)  # fmt: skip
+            walked, busy, waits = tokens * walk, UNITS, 0.0 * tokens
+        else:
+            walked = (tokens if self.out else traffic.copies) * walk
+            busy, waits = busy_units(self.experts, units), self.experts
+        inside = ranks / self.nodes
+        return dispatch_seconds(
+            self.constants, link, inside=inside, t=traffic, walked=walked, copy=self.copy, units=busy, waits=waits
+        )
 
-    def _sent(self, ranks: Number, tokens: Number) -> Sent:
-        """What a rank sends: a copy for each rank that wants a token, or for each expert."""
+    def _traffic(self, ranks: Number, tokens: Number) -> Traffic:
+        """What a rank sends: a copy for each rank that needs the token, or for each expert."""
         if self.prefill:
-            return packed(tokens, self.copy, ranks, self.nodes, self.experts, self.topk)
-        return direct(tokens, self.copy, ranks, self.nodes, self.topk)
+            return packed_traffic(
+                tokens, self.copy, ranks=ranks, nodes=self.nodes, experts=self.experts, topk=self.topk
+            )
+        return direct_traffic(tokens, self.copy, ranks, self.nodes, self.topk)
 
-    def _far(self, traffic: Sent) -> Sent:
-        """The same as the port of `forms.dispatch` would see it."""
+    def _scale_far(self, traffic: Traffic) -> Traffic:
+        """``traffic`` with the bytes to other nodes converted to the port of `forms.dispatch`."""
         return traffic if self.nodes == 1 else traffic._replace(far=traffic.far * self.far)
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
-        """The library; its payload is what the fullest rank sends or gets of its tokens' copies."""
+        """The library. The payload is the copies of tokens that the fullest rank sends or gets."""
         if not payload:
             return Fastest(self.name, 0.0, self.constants)
-        sent = self._sent(ranks, payload / (self.topk * self.copy))
+        sent = self._traffic(ranks, payload / (self.topk * self.copy))
         return Fastest(self.name, (sent.near + sent.far) / payload, self.constants)
 
     @property
     def port(self) -> float:
-        """Of the links, or of the network: units of the GPU take their time for each byte too."""
+        """Bytes/s of the links or the network; units of the GPU take time for each byte too."""
         cluster = self.machine.cluster if self.nodes > 1 else None
         return (self.machine.link if cluster is None else cluster.network).bandwidth
 
-    def across(self, nodes: int, port: float) -> DispatchForm:
-        """The library sends over the network itself."""
+    def span_nodes(self, nodes: int, port: float) -> DispatchForm:
+        """The same library between nodes: it sends over the network itself."""
         return self._replace(nodes=nodes, far=HOST_PORT / port)
 
 
@@ -262,10 +273,10 @@ class Mixtures:
         self._forms: dict[int, ExpertForm] = {}
         self._fused: set[int] = set()
         for region in program.regions:
-            for ops in _layers(region.ops):
+            for ops in _layers_of_experts(region.ops):
                 self._fit(ops)
 
-    def fused(self, op: Op) -> bool:
+    def is_fused(self, op: Op) -> bool:
         """Whether the seconds of ``op`` are in those of a fitted layer."""
         return id(op) in self._fused
 
@@ -274,10 +285,10 @@ class Mixtures:
         extents, m = self.extents, self.machine
         rows = tuple(d for d in op.x.type.dims if d.name in PADDED)
         pairs = extents.local(op.x.type.dim(routed(op.x.type)))
-        per_pair = _width(op.x.type, extents) * item_bytes(op.x.type.dtype)
+        per_pair = _pair_width(op.x.type, extents) * item_bytes(op.x.type.dtype)
         flops: Number = 0.0
         for out, w in zip(op.outs, op.weights, strict=True):
-            columns = _width(out.type, extents)
+            columns = _pair_width(out.type, extents)
             flops = flops + 2.0 * columns * extents.product(d for d in w.type.dims if d.name in op.contracted())
             per_pair = per_pair + columns * item_bytes(out.type.dtype)
         weights = sum(extents.bytes(w.type) for w in op.weights)
@@ -286,9 +297,19 @@ class Mixtures:
         if form is not None:
             rate, bandwidth, launch = form.chip.peak, m.gpu.bandwidth, form.constants.fixed * form.share
         return Experts(
-            op, rows, flops * pairs, pairs, _local(op, extents), weights, per_pair, rate, bandwidth, launch, form,
+            op,
+            rows,
+            flops_per_row=flops * pairs,
+            pairs=pairs,
+            local=_local_experts(op, extents),
+            bytes_weights=weights,
+            bytes_per_pair=per_pair,
+            rate=rate,
+            bandwidth=bandwidth,
+            launch=launch,
+            form=form,
             crowd=self._crowd(op),
-        )  # fmt: skip
+        )
 
     def _crowd(self, op: GroupedGemm) -> tuple[tuple[Number, float], ...]:
         """The experts of the fullest rank with their chances, where some are more popular than others."""
@@ -302,7 +323,7 @@ class Mixtures:
     # ---- fitted layers
 
     def _fit(self, ops: list[Op]) -> None:
-        """Find the constants for a layer, and share its seconds out."""
+        """Find the constants of a layer and give each GEMM its share of the layer's seconds."""
         gemms = [op for op in ops if isinstance(op, GroupedGemm)]
         constants = self._constants(gemms[0])
         shape = self._layer(gemms)
@@ -312,14 +333,14 @@ class Mixtures:
         assert units is not None, "constants come only for a GPU whose units are known"
         chip = Chip(units, peak, self.machine.gpu.bandwidth)
         skew = self.imbalance[routed(gemms[0].x.type)]
-        ratio = 1.0 if isinstance(skew, Zipf) else ratio_of(factor(skew))
-        whole = sum(_held(op, self.extents) for op in gemms)
+        ratio = 1.0 if isinstance(skew, Zipf) else load_ratio(factor(skew))
+        whole = sum(_weight_elements(op, self.extents) for op in gemms)
         for op in gemms:
-            self._forms[id(op)] = ExpertForm(constants, chip, shape, ratio, _held(op, self.extents) / whole)
+            self._forms[id(op)] = ExpertForm(constants, chip, shape, ratio, _weight_elements(op, self.extents) / whole)
         self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, *COLLECTIVES))}
 
     def _layer(self, gemms: list[GroupedGemm]) -> Layer | None:
-        """The layer, if it is the one that was fitted: one GEMM up, with a gate or without, and one down."""
+        """The sizes of a layer that the form fits: one GEMM up, perhaps gated, and one down; None for others."""
         if len(gemms) != 2 or len(gemms[1].outs) != 1:
             return None
         up, down = gemms
@@ -328,12 +349,12 @@ class Mixtures:
         place = routed(up.x.type)
         stored, given = up.weights[0].type.dtype, up.x.type.dtype
         return Layer(
-            hidden, inter, place.chosen, self.counts[place], _local(up, self.extents),
-            item_bytes(stored), item_bytes(given), len(up.weights),
+            hidden, inter, topk=place.chosen, n_experts=self.counts[place], local=_local_experts(up, self.extents),
+            weight_bytes=item_bytes(stored), input_bytes=item_bytes(given), gates=len(up.weights),
         )  # fmt: skip
 
     def _constants(self, op: GroupedGemm) -> MoeConstants | None:
-        """The nearest fitted set: of the dtype first, of the engine's library first."""
+        """The nearest fitted constants: by dtype first, then by the engine's preferred libraries."""
         m, stored = self.machine, op.weights[0].type.dtype
         if m.gpu.units is None:
             return None
@@ -350,9 +371,9 @@ class Mixtures:
     # ---- tokens between ranks
 
     def exchange(self, op: AllToAll) -> Exchange | None:
-        """The exchange of an all_to_all between tokens and experts, by what the fullest rank sends or gets.
+        """The exchange of an all_to_all between tokens and experts, with the payload of the fullest rank.
 
-        None for any other one.
+        None for an all_to_all without experts.
         """
         out = op.split in self.imbalance
         if not out and op.gather not in self.imbalance:
@@ -362,12 +383,12 @@ class Mixtures:
         mean = extents.local(tokens.dim(place))
         fullest = extents.local(there.dim(place)) * ranks / mean
         rows = tuple(d for d in tokens.dims if d.name in PADDED)
-        copy = _width(tokens, extents) * item_bytes(tokens.dtype)
-        form = self._dispatch(op, mean, copy, fullest, out) or inside(op, self.site)
-        return Exchange(op, op.axis, ranks, rows, mean * copy * fullest, form)
+        copy = _pair_width(tokens, extents) * item_bytes(tokens.dtype)
+        form = self._dispatch(op, mean, copy, fullest, out) or node_form(op, self.site)
+        return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=mean * copy * fullest, form=form)
 
     def _dispatch(self, op: AllToAll, topk: Number, copy: Number, load: Number, out: bool) -> DispatchForm | None:
-        """The library for it, where one was fitted."""
+        """The library for dispatch and combine; None where the calibration has none."""
         m = self.machine
         if m.gpu.units is None or m.algorithm != "auto":
             return None
@@ -375,12 +396,22 @@ class Mixtures:
         for name in (mode if out else f"{mode}_combine", "ports"):
             if constants := m.calibration.constants(DispatchConstants, f"ep_alltoall.{name}"):
                 experts = self.counts[op.split if out else op.gather]
-                return DispatchForm(name, constants, m, copy, load, topk, experts, self.prefill, out)
+                return DispatchForm(
+                    name,
+                    constants,
+                    machine=m,
+                    copy=copy,
+                    load=load,
+                    topk=topk,
+                    experts=experts,
+                    prefill=self.prefill,
+                    out=out,
+                )
         return None
 
 
-def _layers(ops: Iterable[Op]) -> list[list[Op]]:
-    """The ops of each mixture, from the choice of experts to the sum of their results."""
+def _layers_of_experts(ops: Iterable[Op]) -> list[list[Op]]:
+    """The ops of each layer of experts, from the choice of experts to the sum of their results."""
     found: list[list[Op]] = []
     for op in ops:
         if isinstance(op, TopK):
@@ -391,15 +422,15 @@ def _layers(ops: Iterable[Op]) -> list[list[Op]]:
     return [layer for layer in found if any(isinstance(op, GroupedGemm) for op in layer)]
 
 
-def _width(type_: TensorType, extents: Extents) -> Number:
+def _pair_width(type_: TensorType, extents: Extents) -> Number:
     """Elements of a pair of token and expert on one rank."""
     return extents.product(d for d in type_.dims if d.name not in PADDED and not isinstance(d.name, Places))
 
 
-def _local(op: GroupedGemm, extents: Extents) -> Number:
+def _local_experts(op: GroupedGemm, extents: Extents) -> Number:
     """Experts of a rank."""
     return extents.local(op.weights[0].type.dim(routed(op.x.type).experts))
 
 
-def _held(op: GroupedGemm, extents: Extents) -> Number:
+def _weight_elements(op: GroupedGemm, extents: Extents) -> Number:
     return sum(extents.elements(w.type) for w in op.weights)

@@ -6,11 +6,11 @@ from typing import NamedTuple, Protocol
 
 from plandsl.backends.cost.forms.elementwise import FLAT, kernel_seconds
 from plandsl.backends.cost.forms.gemm import Tile, gemm_seconds, tiles
-from plandsl.backends.cost.machine.machine import MEASURED, Answered, Machine, Rates, fitted
+from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.work.site import Site
-from plandsl.backends.cost.work.work import HERE, Asked, Binding, Look, Path, Shape
+from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
@@ -22,18 +22,18 @@ from plandsl.spec.formats import item_bytes
 
 
 class Form(Protocol):
-    """A kernel whose constants a calibration has fitted."""
+    """A kernel with fitted constants."""
 
     @property
     def constants(self) -> GemmConstants | ElementConstants:
-        """What was fitted."""
+        """The fitted constants."""
 
     def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
         """Seconds for ``n`` rows of ``per_row`` bytes each, ``moved`` bytes in all, at a nominal ``bandwidth``."""
 
 
 class GemmForm(NamedTuple):
-    """A GEMM, by `forms.gemm`: n and k stand in the tilings, m is the rows."""
+    """A GEMM timed by `forms.gemm`: n and k are in the tilings, m is the rows."""
 
     constants: GemmConstants
     tilings: list[Tile]
@@ -41,11 +41,11 @@ class GemmForm(NamedTuple):
 
     def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
         """Seconds of ``n`` rows."""
-        return gemm_seconds(self.constants, self.tilings, self.units, bandwidth, n, moved)
+        return gemm_seconds(self.constants, self.tilings, units=self.units, bandwidth=bandwidth, m=n, moved=moved)
 
 
 class ElementForm(NamedTuple):
-    """A kernel of memory traffic, by `forms.elementwise`; ``rows`` tells whether it walks rows."""
+    """A kernel of memory traffic timed by `forms.elementwise`; ``rows`` tells whether its blocks work on rows."""
 
     constants: ElementConstants
     units: int
@@ -60,7 +60,7 @@ class Kernel(NamedTuple):
     """An op on the compute units: ``max(flops / rate, bytes / bandwidth) + launch`` seconds, or those of ``form``.
 
     flops = flops_per_row * rows, bytes = bytes_fixed + bytes_per_row * rows; ``rate`` in FLOP/s and
-    ``bandwidth`` in bytes/s are those achieved (nominal where a form knows better). A ``table`` is asked first.
+    ``bandwidth`` in bytes/s are what kernels reach (nominal where there is a form). A ``table`` answers first.
     """
 
     op: Op
@@ -74,7 +74,7 @@ class Kernel(NamedTuple):
     form: Form | None = None
     table: Line | None = None
 
-    def modelled(self, n: Number) -> Number:
+    def modelled_seconds(self, n: Number) -> Number:
         """Seconds of ``n`` rows by the calibrated model."""
         moved = self.bytes_fixed + self.bytes_per_row * n
         if self.form is not None:
@@ -83,40 +83,42 @@ class Kernel(NamedTuple):
 
     def _seconds(self, n: Number) -> Number:
         """Seconds of ``n`` rows: measured where a table answers."""
-        return self.modelled(n) if self.table is None else self.table.seconds(n, partial(self.modelled, n))
+        return (
+            self.modelled_seconds(n) if self.table is None else self.table.seconds(n, partial(self.modelled_seconds, n))
+        )
 
     # ---- what the cost model asks
 
-    def look(self, extents: Extents) -> Look | None:
-        """A kernel knows rows alone."""
+    def context_use(self, extents: Extents) -> ContextUse | None:
+        """None: a kernel does not depend on the context."""
         return None
 
     def seconds(self, at: Binding) -> Number:
         """Seconds of its rows."""
-        return at.launched(self.rows, self._seconds)
+        return at.time_rows(self.rows, self._seconds)
 
-    def asked(self, at: Binding) -> Asked:
+    def demand(self, at: Binding) -> Demand:
         """Its FLOPs and bytes."""
         n = at.rows(self.rows)
         moved = self.bytes_fixed + self.bytes_per_row * n
-        return Asked(self.flops_per_row * n, moved, 0.0, self.rate, self.bandwidth)
+        return Demand(self.flops_per_row * n, moved, 0.0, self.rate, self.bandwidth)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
-        return self.asked(at).bound(self.launch)
+        return self.demand(at).bound(self.launch)
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
+    def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, a form, or shares of peaks."""
         if self.table is not None and self.table.at(at.rows(self.rows)) > 0:
-            return MEASURED
-        return machine.flat if self.form is None else fitted(self.form.constants)
+            return MEASURED_ANSWER
+        return machine.flat if self.form is None else form_answer(self.form.constants)
 
     def path(self, program: Program) -> Path:
-        """Nothing leaves the GPU."""
+        """The bytes stay on the GPU."""
         return HERE
 
     def pace(self, rates: Rates) -> float:
-        """That of kernels."""
+        """The rate of kernels."""
         return rates.kernels
 
     def shape(self, at: Binding) -> Shape:
@@ -133,13 +135,15 @@ class Kernel(NamedTuple):
 # ---- from ops
 
 
-def nothing(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
-    """An op for which nothing runs."""
-    return Kernel(op, rows, 0.0, 0.0, 0.0, 1.0, bandwidth, 0.0)
+def no_kernel(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
+    """The work of an op that takes no time."""
+    return Kernel(
+        op, rows, flops_per_row=0.0, bytes_fixed=0.0, bytes_per_row=0.0, rate=1.0, bandwidth=bandwidth, launch=0.0
+    )
 
 
-def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
-    """An op that is all memory traffic: every tensor in ``touched`` is read or written once."""
+def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
+    """A kernel of memory traffic alone: it reads or writes every tensor in ``touched`` once."""
     _, rows = site.split(main)
     fixed: Number = 0.0
     per_row: Number = 0.0
@@ -156,11 +160,30 @@ def moves(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -
     constants = find(f"elementwise.{name}") or find("elementwise.any")
     if constants and m.gpu.units is not None:
         form = ElementForm(constants, m.gpu.units, name not in FLAT)
-        return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.gpu.bandwidth, constants.fixed, form)
-    return Kernel(op, rows, 0.0, fixed, per_row, 1.0, m.bandwidth, m.launch_elementwise)
+        return Kernel(
+            op,
+            rows,
+            flops_per_row=0.0,
+            bytes_fixed=fixed,
+            bytes_per_row=per_row,
+            rate=1.0,
+            bandwidth=m.gpu.bandwidth,
+            launch=constants.fixed,
+            form=form,
+        )
+    return Kernel(
+        op,
+        rows,
+        flops_per_row=0.0,
+        bytes_fixed=fixed,
+        bytes_per_row=per_row,
+        rate=1.0,
+        bandwidth=m.bandwidth,
+        launch=m.launch_elementwise,
+    )
 
 
-def gemm(op: Gemm, site: Site) -> Kernel:
+def gemm_kernel(op: Gemm, site: Site) -> Kernel:
     """``2 m n k`` FLOPs; weights, inputs and outputs move once."""
     k = site.extents.product(op.x.type.dim(n) for n in op.contracted())
     inputs, rows = site.split(op.x.type)
@@ -181,20 +204,39 @@ def gemm(op: Gemm, site: Site) -> Kernel:
         assert units is not None, "constants come only for a GPU whose units are known"
         form = GemmForm(constants, tiles(constants, units, peak, outputs, k), units)
         rate = peak * min(1.0, constants.compute)
-        return Kernel(op, rows, flops, weights, per_row, rate, m.gpu.bandwidth, constants.fixed, form)
-    return Kernel(op, rows, flops, weights, per_row, m.gemm_rate(op.compute), m.bandwidth, m.launch)
+        return Kernel(
+            op,
+            rows,
+            flops_per_row=flops,
+            bytes_fixed=weights,
+            bytes_per_row=per_row,
+            rate=rate,
+            bandwidth=m.gpu.bandwidth,
+            launch=constants.fixed,
+            form=form,
+        )
+    return Kernel(
+        op,
+        rows,
+        flops_per_row=flops,
+        bytes_fixed=weights,
+        bytes_per_row=per_row,
+        rate=m.gemm_rate(op.compute),
+        bandwidth=m.bandwidth,
+        launch=m.launch,
+    )
 
 
-def cut(op: Slice, site: Site) -> Kernel:
-    """A rank's part, read and written; along an axis of size 1 nothing is cut."""
-    made = moves(op, site, op.out.type, [op.out.type, op.out.type])
+def slice_kernel(op: Slice, site: Site) -> Kernel:
+    """Reads and writes a rank's part; along an axis of size 1 there is nothing to do."""
+    made = memory_kernel(op, site, op.out.type, [op.out.type, op.out.type])
     cuts = site.extents.mesh[op.axis] > 1
     form = made.form if cuts is not False else None
     fixed, per_row = made.bytes_fixed * cuts, made.bytes_per_row * cuts
     return made._replace(bytes_fixed=fixed, bytes_per_row=per_row, launch=made.launch * cuts, form=form)
 
 
-def stores(op: CacheWrite, site: Site) -> Kernel:
-    """Read once and written once, as the cache stores it."""
+def cache_kernel(op: CacheWrite, site: Site) -> Kernel:
+    """Reads new keys and values once and writes them once, in the cache's format."""
     written = (TensorType(o.type.dtype, x.type.dims) for o, x in zip(op.outs, op.xs, strict=True))
-    return moves(op, site, op.xs[0].type, [*(x.type for x in op.xs), *written])
+    return memory_kernel(op, site, op.xs[0].type, [*(x.type for x in op.xs), *written])

@@ -1,6 +1,6 @@
-"""What latent attention asks of a device. Loaded by the first plan whose model has it.
+"""The work of latent attention. The first plan whose model has latent attention loads this module.
 
-GEMMs that unpack keys and values in prefill, and those that decode absorbs, are ops of their own.
+GEMMs that unpack keys and values in prefill, and absorbed GEMMs in decode, are ops of their own.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip, Heads
 from plandsl.backends.cost.forms.mla import KEY, LATENT, LATENT_VALUE, VALUE, mla_decode_seconds, mla_prefill_seconds
-from plandsl.backends.cost.work.attention import Mixed, Queries, Softmax, fitted_form, reached
-from plandsl.backends.cost.work.cached import sources
+from plandsl.backends.cost.work.attention import Mixed, Queries, Softmax, fitted_form, reached_rates
+from plandsl.backends.cost.work.cached import cache_sources
 from plandsl.backends.cost.work.site import Site
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.latent import LatentAttention
@@ -24,7 +24,7 @@ PACKED = LATENT, LATENT_VALUE
 
 
 class LatentForm(NamedTuple):
-    """Latent attention whose constants a calibration has fitted: `forms.mla` gives its seconds."""
+    """Latent attention with fitted constants, timed by `forms.mla`."""
 
     constants: MlaPrefillConstants | MlaDecodeConstants
     chip: Chip
@@ -38,22 +38,33 @@ class LatentForm(NamedTuple):
         return isinstance(self.constants, MlaPrefillConstants)
 
     def seconds(self, q: Queries) -> Number:
-        """Seconds of ``q``: of whole prompts, or of the keys of a rank."""
+        """Seconds of ``q``: whole prompts, or one rank's keys in decode."""
         c, chip, heads = self.constants, self.chip, self.heads
         if isinstance(c, MlaPrefillConstants):
-            return mla_prefill_seconds(c, chip, heads, q.batch, q.position, q.context, self.item, self.cache_item)
-        return mla_decode_seconds(c, chip, heads * q.position, q.batch, q.own, self.item, self.cache_item)
+            return mla_prefill_seconds(
+                c,
+                chip,
+                heads=heads,
+                batch=q.batch,
+                position=q.position,
+                context=q.context,
+                item=self.item,
+                cache_item=self.cache_item,
+            )
+        return mla_decode_seconds(
+            c, chip, heads=heads * q.position, batch=q.batch, context=q.own, item=self.item, cache_item=self.cache_item
+        )
 
     def mixed(self, constants: MixedConstants, call: Mixed) -> Number | None:
-        """Prefill unpacks keys and decode does not: they are two kernels."""
+        """None: prefill unpacks keys and decode does not, so there are two kernels."""
         return None
 
 
 def latent_attention(op: LatentAttention, site: Site) -> Softmax:
-    """``2 (d_qk + d_v)`` FLOPs per head and visible pair of query and key, whether these are unpacked or not.
+    """``2 (d_qk + d_v)`` FLOPs per head and visible pair of query and key, unpacked or packed.
 
-    A packed key is its value too, and moves once. The form for attention of DeepSeek's sizes is its own; others take
-    that of attention, with heads of their own where they are unpacked and one KV head where they are not.
+    A packed key is also the value, and moves once. Heads of DeepSeek's sizes have a fitted form of their own; other
+    sizes take the form of attention, with a KV head for each head where keys are unpacked, else with one KV head.
     """
     local = site.extents.local
     batch, position, heads, d_q = op.q.type.dims
@@ -65,25 +76,30 @@ def latent_attention(op: LatentAttention, site: Site) -> Softmax:
         per_key = per_key + site.extents.product(x.type.dims[2:]) * item_bytes(x.type.dtype)
     flops = 2 * (d_qk + d_v) * local(heads)
     shape = Heads(local(heads), local(heads) if own else 1, (d_qk + d_v) / 2, per_row, per_key)
-    form = _form(op, site) or fitted_form(op, site, shape)
-    made = Softmax(op, position, batch, flops, per_row, per_key, *reached(op, site, form), form)
+    form = _latent_form(op, site) or fitted_form(op, site, shape)
+    rate, bandwidth, launch = reached_rates(op, site, form)
+    made = Softmax(
+        op, position, batch,
+        flops_per_pair=flops, bytes_per_row=per_row, bytes_per_key=per_key,
+        rate=rate, bandwidth=bandwidth, launch=launch, form=form,
+    )  # fmt: skip
     around = site.rings.get(op.k_rope)
     blocks = 1 if around is None else site.extents.mesh[around]
     return made._replace(context=op.k_rope.type.dim("context"), blocks=blocks)
 
 
-def writes_itself(op: CacheWrite, site: Site) -> bool:
-    """Whether the seconds of attention are measured with those of filling the cache: in prefill they are."""
+def fills_cache(op: CacheWrite, site: Site) -> bool:
+    """Whether the measured seconds of attention include filling the cache: with fitted constants, in prefill."""
     if site.program.phase != PREFILL:
         return False
     region = next(r for r in site.program.regions if op in r.ops)
-    source = sources(region)
+    source = cache_sources(region)
     readers = (x for x in region.ops if isinstance(x, LatentAttention))
-    return any(source.get(x.k_rope.name, x.k_rope.name) == op.outs[-1].name and _form(x, site) for x in readers)
+    return any(source.get(x.k_rope.name, x.k_rope.name) == op.outs[-1].name and _latent_form(x, site) for x in readers)
 
 
-def _form(op: LatentAttention, site: Site) -> LatentForm | None:
-    """The fitted form, where the calibration has one and heads are of the sizes that were measured."""
+def _latent_form(op: LatentAttention, site: Site) -> LatentForm | None:
+    """The fitted form, where the calibration has one and heads have the measured sizes."""
     m, sizes, phase = site.machine, site.extents.sizes, site.program.phase
     prefill = phase == PREFILL
     width = sizes[op.q.type.names[-1]] + sizes[op.k_rope.type.names[-1]], sizes[op.v.type.names[-1]]

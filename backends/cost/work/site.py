@@ -1,4 +1,4 @@
-"""Where ops are translated to work: one program on one machine, with the sizes that do not change from step to step."""
+"""A program on a machine, with the sizes that stay the same from step to step."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from plandsl.ir.program import Program
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 
 STEP = PADDED
-"""Dimensions that change from step to step: their local sizes are bound late."""
+"""Dimensions whose sizes change from step to step; a `Binding` gives their sizes."""
 
 
 class Site(NamedTuple):
-    """One program on one machine. ``rings`` has the axis of every value that comes around a ring."""
+    """One program on one machine. ``rings`` gives the axis of every value that travels around a ring."""
 
     program: Program
     machine: Machine
@@ -26,7 +26,7 @@ class Site(NamedTuple):
 
     @classmethod
     def of(cls, program: Program, machine: Machine, extents: Extents) -> Site:
-        """Where the ops of ``program`` run."""
+        """The site of ``program`` on ``machine``."""
         rings = {v: op.axis for r in program.regions for op in r.ops if isinstance(op, Ring) for v in op.outs}
         return cls(program, machine, extents, rings)
 
@@ -36,6 +36,6 @@ class Site(NamedTuple):
         return self.extents.product(d for d in type_.dims if d.name not in STEP), rows
 
     def fabric(self, axis: str | None = None) -> Fabric:
-        """The links of a node, as a group along ``axis`` has them."""
+        """The links of a node, as a group of ranks along ``axis`` uses them."""
         stride = 1 if axis is None else self.program.mesh.stride(axis)
         return fabric(self.machine.link, self.machine.link_share, stride)

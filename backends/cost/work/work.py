@@ -1,13 +1,13 @@
-"""The questions that the cost model asks of every op's work, and what it asks them for: the sizes of one pass.
+"""`Work`: what the cost model asks of every op, for the sizes of one pass (`Binding`).
 
-`kernel.Kernel`, `attention.Softmax`, `experts.Experts` and `exchange.Exchange` answer, each in a module of its own;
-`costing.Costing` makes them from the ops of a program.
+Its classes are `kernel.Kernel`, `attention.Softmax`, `experts.Experts` and `exchange.Exchange`. `costing.Costing` makes
+them from the ops of a program.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from plandsl.backends.cost.machine.machine import Answered, Machine, Rates
+from plandsl.backends.cost.machine.machine import Answer, Machine, Rates
 from plandsl.backends.cost.num import maximum
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
@@ -19,9 +19,9 @@ Shape = tuple[tuple[str, int], ...]
 
 
 class Binding:
-    """The sizes of one pass: every dimension of a program, and the ``context`` that attention looks back on.
+    """The sizes of one pass: every dimension of a program, and the ``context`` that attention sees.
 
-    ``contexts`` are (weight, context) that stand for a step whose mean context is ``context``; by default itself.
+    Where a step stands for several contexts, ``contexts`` are pairs of (weight, context) and ``context`` is the mean.
     """
 
     __slots__ = ("_rows", "context", "contexts", "extents")
@@ -46,19 +46,19 @@ class Binding:
             found = self._rows[dims] = self.extents.product(dims)
         return found
 
-    def launched(self, dims: tuple[Dim, ...], seconds: Callable[[Number], Number]) -> Number:
-        """``seconds`` of the rows that ``dims`` make; an empty chunk is not launched and takes none."""
+    def time_rows(self, dims: tuple[Dim, ...], seconds: Callable[[Number], Number]) -> Number:
+        """``seconds`` of the rows that ``dims`` make; an empty chunk is not launched and takes 0 seconds."""
         n = self.rows(dims)
         if not any(d.chunk for d in dims):
             return seconds(n)
         return seconds(maximum(n, 1)) * (n > 0)
 
 
-class Look(NamedTuple):
-    """How an op depends on the context: a rank attends for its part of ``batch``.
+class ContextUse(NamedTuple):
+    """How an op depends on the context: a rank computes attention for its part of ``batch``.
 
-    Beyond ``bend`` keys a window hides some (0: there is no window); ``chunk`` is the length of chunks, if keys come in
-    such.
+    Beyond ``bend`` keys a window hides some keys (0: no window). ``chunk`` is the length of attention chunks; None
+    without chunks.
     """
 
     batch: Dim
@@ -66,10 +66,10 @@ class Look(NamedTuple):
     chunk: int | None
 
 
-class Asked(NamedTuple):
-    """What one run asks of a rank: FLOPs, bytes to and from memory, and bytes on the links (one call of a collective).
+class Demand(NamedTuple):
+    """What one run needs on a rank: FLOPs, bytes to and from memory, and bytes on the links (one call of a collective).
 
-    ``rate`` in FLOP/s and ``bandwidth`` in bytes/s are those that kernels of its kind reach.
+    Kernels of this kind reach ``rate`` FLOP/s and ``bandwidth`` bytes/s.
     """
 
     flops: Number = 0.0
@@ -80,16 +80,16 @@ class Asked(NamedTuple):
 
     @property
     def arithmetic(self) -> Number:
-        """Seconds that the FLOPs take by themselves."""
+        """Seconds of the FLOPs alone."""
         return self.flops / self.rate
 
     @property
     def memory(self) -> Number:
-        """Seconds that the bytes to and from memory take by themselves."""
+        """Seconds of the bytes to and from memory alone."""
         return self.moved / self.bandwidth
 
     def bound(self, launch: float) -> str:
-        """What bounds a kernel that takes ``launch`` seconds before it works: compute, memory or latency."""
+        """What bounds a kernel with ``launch`` seconds of fixed time: compute, memory or latency."""
         arithmetic, memory = self.arithmetic, self.memory
         if launch > max(arithmetic, memory):
             return "latency"
@@ -97,7 +97,7 @@ class Asked(NamedTuple):
 
 
 class Path(NamedTuple):
-    """Where the bytes of an op travel: along ``axis`` between ranks on so many ``nodes``, in so many ``calls``."""
+    """Where the bytes of an op travel: along ``axis``, between ranks on ``nodes`` nodes, in ``calls`` calls."""
 
     axis: str = ""
     nodes: int = 1
@@ -110,36 +110,36 @@ HERE = Path(communicates=False)
 
 
 class Work(Protocol):
-    """What an op asks of a machine, by the sizes of one pass."""
+    """What an op needs of a machine, by the sizes of one pass."""
 
     @property
     def op(self) -> Op:
-        """The op whose work it is."""
+        """The op."""
 
     @property
     def rows(self) -> tuple[Dim, ...]:
-        """The dimensions that make its rows: one for each token, or request."""
+        """The dimensions that make its rows; a row is a token, or a request."""
 
-    def look(self, extents: Extents) -> Look | None:
+    def context_use(self, extents: Extents) -> ContextUse | None:
         """How it depends on the context; None where it does not."""
 
     def seconds(self, at: Binding) -> Number:
-        """Seconds of all its runs, by the first layer of the calibration that knows them."""
+        """Seconds of all its runs, by the first layer of the cost model that has an answer."""
 
-    def asked(self, at: Binding) -> Asked:
-        """What one run asks for, on average over the contexts that stand for the step."""
+    def demand(self, at: Binding) -> Demand:
+        """What one run needs, on average over the contexts of the step."""
 
     def bound(self, at: Binding) -> str:
-        """What its time follows: compute, memory or latency; of what communicates, link or latency."""
+        """What bounds its time: compute, memory or latency; for communication, link or latency."""
 
-    def answered(self, at: Binding, machine: Machine) -> Answered:
-        """The layer of the calibration that timed it."""
+    def answer(self, at: Binding, machine: Machine) -> Answer:
+        """The layer of the cost model that timed it."""
 
     def path(self, program: Program) -> Path:
         """Where its bytes travel."""
 
     def pace(self, rates: Rates) -> float:
-        """Which of an engine's rates it runs at."""
+        """The engine's rate that it runs at."""
 
     def shape(self, at: Binding) -> Shape:
-        """Its sizes, where a report names them."""
+        """Its sizes, as reports show them; empty for ops whose sizes are not shown."""
