@@ -10,7 +10,7 @@ from attrs import evolve
 from hypothesis import given
 
 from plandsl.backends.cost.answers.figures import FIGURES
-from plandsl.backends.cost.answers.sensitivities import CLOSE, Variations, seconds_by_bound, unmoved
+from plandsl.backends.cost.answers.sensitivities import CLOSE, Variations, seconds_by_bound, unmoved_shares
 from plandsl.backends.cost.answers.terms import exposed_shares, memory_terms, terms
 from plandsl.backends.cost.time.phase import play
 from plandsl.cli import main
@@ -183,7 +183,7 @@ def test_collectives_without_a_launch_of_their_own_keep_that_of_kernels():
 @given(plans())
 def test_a_roofline_is_as_many_times_as_fast_as_all_its_figures_are_good(spec):
     """Exactly, but for rounding: some 1e-14 of a sum of a few hundred times, over ln(1.01)."""
-    for metric, rest in unmoved(Variations(compiled(spec).cost)).items():
+    for metric, rest in unmoved_shares(Variations(compiled(spec).cost)).items():
         assert abs(rest) < 1e-10, f"{metric}: {rest} follows no figure"
 
 
