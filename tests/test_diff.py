@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 
 from plandsl.cli import main
 from plandsl.driver import compile_file, compile_text, difference
@@ -69,6 +69,7 @@ def test_terms_add_up_to_the_difference_and_turn_round(a, b):
     opposite(there, back)
 
 
+@settings(max_examples=20)  # each pair of plans is compared both ways
 @given(plans(), plans())
 def test_differences_of_drawn_plans_add_up(first, second):
     a, b = compiled(first), compiled(second)

@@ -28,6 +28,8 @@ from plandsl.testing import (
     assert_laws,
     compiled,
     deployments,
+    laws_cost,
+    laws_program,
     laws_schedule,
     mixtures,
     plan_texts,
@@ -51,11 +53,40 @@ def fewer(part: int) -> int:
 
 # ---- every plan
 
+SLOW = frozenset(
+    (
+        laws_program.sharded_equals_unsharded,
+        laws_program.text_reads_back,
+        laws_cost.better_hardware_is_never_slower,
+        laws_cost.degrees_of_one_are_free,
+        laws_cost.straight_code_equals_the_model,
+        laws_cost.terms_add_up,
+    )
+)
+"""Laws that take longer than drawing and compiling a plan; the others share the plans that are drawn."""
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+ASKS_EACH_FIGURE = laws_cost.shares_follow_their_figures
+"""The slowest law: it asks the model again for each figure."""
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law in SLOW], ids=lambda law: law.__name__)
 @given(plan=deployments())
 def test_law(law: Law, plan: PlanSpec) -> None:
     assert_law(law, compiled(plan))
+
+
+@given(plan=deployments())
+def test_law_of_any_other_name(plan: PlanSpec) -> None:
+    made = compiled(plan)
+    for law in LAWS:
+        if law not in SLOW and law != ASKS_EACH_FIGURE:
+            assert_law(law, made)
+
+
+@settings(max_examples=fewer(3))
+@given(plan=deployments())
+def test_law_shares_follow_their_figures(plan: PlanSpec) -> None:
+    assert_law(ASKS_EACH_FIGURE, compiled(plan))
 
 
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if "\nplan " in p.read_text("utf-8")], ids=lambda path: path.stem)
