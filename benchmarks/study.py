@@ -2,7 +2,7 @@
 
     python -m benchmarks.study                  every claim: claimed, ours, and whether within its tolerance
     python -m benchmarks.study --figures DIR    its figures as SVG files (needs matplotlib)
-    python -m benchmarks.study fit              fit the calibration `study_2603_05692` again, and write it
+    python -m benchmarks.study fit              fit the calibration `study_2603_05692` again, and write it (needs scipy)
 
 Claims are cited by the identifiers that `examples/study_2603_05692/` uses. The fit uses the ratios marked ``fitted``;
 all others check it.
@@ -11,8 +11,10 @@ all others check it.
 from __future__ import annotations
 
 import argparse
-from math import log
+from math import exp, log
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.claim import Claim, settle, table
 from benchmarks.study_facts import FACTS
@@ -20,6 +22,8 @@ from benchmarks.study_others import OTHERS
 from benchmarks.study_plans import ROOT
 from benchmarks.study_ratios import RATIOS, Answers, answers, compiled
 from benchmarks.study_trends import TRENDS
+from plandsl.backends.calibrate.kind import Floats
+from plandsl.backends.calibrate.solve import least_squares
 from plandsl.driver import CompiledPlan
 
 TARGET = ROOT / "plandsl" / "catalog" / "calibrations" / "study_2603_05692.plan"
@@ -49,27 +53,25 @@ def report() -> str:
 # ---- the fit
 
 
-def loss(plans: dict[str, CompiledPlan], values: dict[str, float]) -> float:
-    """Sum of squared errors of the fitted ratios, in tolerances, and of changed constants, in `RATE` or `LOOSE`."""
+def residuals(plans: dict[str, CompiledPlan], values: dict[str, float]) -> Floats:
+    """Errors of the fitted ratios, in tolerances, then the changes of constants from `START`, in `RATE` or `LOOSE`."""
     metrics = answers(plans, values)
-    total = sum(((r.predicted(metrics) - r.printed) / r.tolerance) ** 2 for r in RATIOS if r.fit)
-    return total + sum((log(v / START[k]) / LOOSE.get(k, RATE)) ** 2 for k, v in values.items())
+    errors = [(r.predicted(metrics) - r.printed) / r.tolerance for r in RATIOS if r.fit]
+    return np.array([*errors, *(log(v / START[k]) / LOOSE.get(k, RATE) for k, v in values.items())])
+
+
+def loss(plans: dict[str, CompiledPlan], values: dict[str, float]) -> float:
+    """Sum of squares of the `residuals`."""
+    return float((residuals(plans, values) ** 2).sum())
 
 
 def fit(plans: dict[str, CompiledPlan]) -> dict[str, float]:
-    """Coordinate descent in logarithms with shrinking steps: seven constants, a smooth loss."""
-    values, step = dict(START), 0.1
-    best = loss(plans, values)
-    while step > 1e-3:
-        moved = False
-        for key in values:
-            for factor in (1 + step, 1 / (1 + step)):
-                trial = values | {key: values[key] * factor}
-                if (found := loss(plans, trial)) < best - 1e-9:
-                    values, best, moved = trial, found, True
-        if not moved:
-            step /= 2
-    return values
+    """The constants with the least `loss`, by least squares from `START`. Raises `PlanError` (E451) without scipy."""
+
+    def constants(y: Floats) -> dict[str, float]:
+        return {k: v * exp(LOOSE.get(k, RATE) * at) for (k, v), at in zip(START.items(), y.tolist(), strict=True)}
+
+    return constants(least_squares(lambda y: residuals(plans, constants(y)), np.zeros(len(START))))
 
 
 def plan_text(values: dict[str, float], metrics: Answers) -> str:

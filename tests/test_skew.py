@@ -13,7 +13,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.extents import Extents
 from plandsl.ir.names import Places
 from plandsl.ir.program import Program
-from plandsl.ir.skew import WIDEST, Z95, Varying, Zipf, busiest, chances, factor, read_skew
+from plandsl.ir.skew import WIDEST, Z95, Varying, Zipf, busiest_experts, chances, factor, read_skew
 from plandsl.ir.types import Dim, Mesh, Number
 from plandsl.show import show_plan
 from plandsl.testing import assert_laws, same
@@ -92,17 +92,17 @@ def test_arrays_of_ranks_equal_numbers() -> None:
 def test_experts_hit_are_those_that_drawn_tokens_hit(tokens: int, ways: int) -> None:
     """Four thousand steps: each token takes expert i or not by its chance; on average so many get any."""
     every = chances(0.6, 128, 8)
-    mine = np.array([p for _, p in busiest(every, ways)])
+    mine = np.array([p for _, p in busiest_experts(every, ways)])
     draws = np.random.default_rng(7).random((4000, len(mine))) < 1 - (1 - mine) ** tokens
     hit = draws.sum(axis=1)
-    found = crowd_loads(busiest(every, ways), tokens)
+    found = crowd_loads(busiest_experts(every, ways), tokens)
     assert abs(max(hit.mean(), 1.0) - sum(load.touched for load in found)) < 4 * hit.std() / 4000**0.5
     pairs = sum(load.experts * load.tokens for load in found)
     assert isclose(pairs, max(tokens * mine.sum(), 1.0), rel_tol=1e-12)
 
 
 @pytest.mark.parametrize(
-    "crowd", [[(1, 0.619)], [(1, 0.05)], [(1, 0.6), (1, 0.1)], busiest(chances(0.6, 128, 8), 64)], ids=len
+    "crowd", [[(1, 0.619)], [(1, 0.05)], [(1, 0.6), (1, 0.1)], busiest_experts(chances(0.6, 128, 8), 64)], ids=len
 )
 def test_more_tokens_touch_no_fewer_experts(crowd: list[tuple[Number, float]]) -> None:
     """Also where less than a pair of one token is expected, and an expert is touched all the same."""
@@ -115,7 +115,7 @@ def test_more_tokens_touch_no_fewer_experts(crowd: list[tuple[Number, float]]) -
 
 
 def test_pairs_of_drawn_tokens_lie_where_the_estimate_has_them() -> None:
-    """The busiest rank of sixteen, where each token draws 8 different experts so that each has its chance.
+    """The busiest_experts rank of sixteen, where each token draws 8 different experts so that each has its chance.
 
     By systematic sampling (Madow 1949): equally spaced points along the chances in random order, laid end to end.
     """
@@ -126,7 +126,7 @@ def test_pairs_of_drawn_tokens_lie_where_the_estimate_has_them() -> None:
         chosen = order[np.searchsorted(np.cumsum(every[order]), rng.random() + np.arange(8)).clip(max=127)]
         assert len(set(chosen)) == 8
         mine.append((chosen % 16 == 0).sum())
-    wanted = sum(p for _, p in busiest(tuple(every), 16))
+    wanted = sum(p for _, p in busiest_experts(tuple(every), 16))
     assert abs(np.mean(mine) - wanted) < 4 * np.std(mine) / 20_000**0.5
 
 
@@ -138,7 +138,7 @@ def grouped(made: CompiledPlan) -> Experts:
 def test_weights_of_the_experts_hit_are_read() -> None:
     """The bytes of a step: those of experts hit, and of inputs and outputs of the pairs of the fullest rank."""
     work = grouped(moe("zipf(0.6)", fields=", calibration = bare"))
-    mine = [p for _, p in busiest(chances(0.6, 128, 8), 8)]
+    mine = [p for _, p in busiest_experts(chances(0.6, 128, 8), 8)]
     hit = sum(1 - (1 - p) ** 64 for p in mine)
     each = work.bytes_weights / 16
     moved = each * hit + work.bytes_per_pair * 64 * sum(mine)

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import figures
 from benchmarks.claim import Claim, Claims, settle, table
-from benchmarks.study import CLAIMS, RATIOS, START, answers, compiled, loss, main
+from benchmarks.study import CLAIMS, RATIOS, START, answers, compiled, fit, loss, main
 from benchmarks.study_figures import FIGURES
 from benchmarks.study_plans import ALL, BATCHES, LONG, PLANS, communication, plans, with_link
 from plandsl.cli import main as planc
@@ -66,6 +66,14 @@ def test_calibration_has_not_seen_the_other_ratios():
     errors = [((r.predicted(metrics) - r.printed) / r.tolerance) ** 2 for r in RATIOS if r.fit]
     assert seen == pytest.approx(sum(errors), rel=0.5)
     assert seen > sum(errors)
+
+
+def test_fit_is_at_least_as_close_as_the_catalog_and_agrees_to_a_third_digit():
+    plans = compiled()
+    found = fit(plans)
+    kept = {k: float(v) for k, v in next(iter(plans.values())).spec.calibration.values}
+    assert loss(plans, found) < loss(plans, kept) < 2.714
+    assert found == pytest.approx(kept, rel=0.003)
 
 
 def test_a_claim_off_its_tolerance_is_told():

@@ -293,7 +293,7 @@ def _serving_row(row: Cells, known: Known) -> Row:
     """A row of serving.csv."""
     mode = str(row.get("serving_mode", "aggregated"))
     if mode != "aggregated":
-        raise Refused(f"{mode}: prefill and decode on pools of their own are not modelled yet")
+        raise Refused(f"{mode}: only servers with one pool are compared")
     kind = str(row.get("load_kind", ""))
     if kind not in LOADS:
         raise Refused(f"no model of a load that is {kind or 'not stated'}")

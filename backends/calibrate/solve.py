@@ -128,11 +128,21 @@ def solve_quickly(loss: Loss[C]) -> C:
 
 
 def _down(loss: Loss[C], y: Floats, width: float) -> Floats:
-    """The ground that least squares reach from ``y``."""
+    """The ground that robust least squares reach from ``y``."""
+    return least_squares(loss.residuals, y, loss.rounded(width))
+
+
+def least_squares(
+    residuals: Callable[[Floats], Floats], y: Floats, rho: str | Callable[[Floats], Floats] = "linear"
+) -> Floats:
+    """The point with the least sum of ``rho(residual^2)`` that a descent from ``y`` reaches (scipy's `least_squares`).
+
+    Derivatives are differences over steps of 0.001.
+    """
     optimize = _optimize()
     found: Floats = optimize.least_squares(
-        loss.residuals, y, jac=lambda at: optimize.approx_fprime(at, loss.residuals, 1e-3), loss=loss.rounded(width),
-        max_nfev=GRADIENTS, ftol=1e-5, xtol=1e-4,
+        residuals, y, jac=lambda at: optimize.approx_fprime(at, residuals, 1e-3), loss=rho, max_nfev=GRADIENTS,
+        ftol=1e-5, xtol=1e-4,
     ).x  # fmt: skip
     return found
 

@@ -1,1 +1,1 @@
-"""What is told of plans: an estimate, an explanation, a difference; each as values, as JSON and as text."""
+"""Answers about plans: estimates, explanations and differences, each as values, as JSON and as text."""

@@ -1,4 +1,4 @@
-"""What a plan sends between its GPUs: by phase and kind of call the number of calls, their bytes and their time."""
+"""What a plan sends between its GPUs: the calls of each phase by kind, with their number, bytes and time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 from plandsl.ir.program import DECODE, PREFILL
 
 TRANSFER = "transfer"
-"""The phase between two pools: the KV cache travels from one to the other."""
+"""The phase in which the KV cache travels from the prefill pool to the decode pool."""
 
 
 class Traffic(NamedTuple):
     """Sums over some calls in one pass of a phase, on one rank of every stage.
 
     ``payload`` is bytes as nccl-tests count them, ``wire`` the bytes that the ranks send over the links. ``time_s`` is
-    the time of all calls. ``share`` is the part of TTFT, or of TPOT, that they take along the way of one batch, whether
-    kernels hide it or not. ``per_request`` is the wire bytes for one request: of its prompt in prefill, of all its
-    decode steps in decode.
+    the time of all calls. ``share`` is the part of TTFT, or of TPOT, that they take along the path of one batch,
+    whether kernels hide it or not. ``per_request`` is the wire bytes for one request: for its prompt in prefill, for
+    all its decode steps in decode.
     """
 
     calls: int
@@ -40,9 +40,9 @@ class Traffic(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """All calls of ``op`` along ``axis`` by one ``algorithm``, between ranks on so many ``nodes``.
+    """All calls of ``op`` along ``axis`` by one ``algorithm``, between ranks on ``nodes`` nodes.
 
-    ``part`` is ``draft`` where a model makes the calls that guesses tokens ahead. The numbers are those of `Traffic`.
+    ``part`` is ``draft`` for calls of the model that guesses tokens ahead. The other numbers are as in `Traffic`.
     """
 
     phase: str
@@ -60,7 +60,7 @@ class Calls(NamedTuple):
 
     @property
     def traffic(self) -> Traffic:
-        """Its numbers."""
+        """The sums of the row."""
         return Traffic(
             self.calls, self.payload, wire=self.wire, time_s=self.time_s, share=self.share, per_request=self.per_request
         )

@@ -11,10 +11,10 @@ from plandsl.fields import Change
 
 
 class Part(NamedTuple):
-    """What a term of both plans is in each, and what it contributes to the difference of the metric.
+    """A term in the first plan (``before``) and in the second (``after``), and its part of the metric's ``change``.
 
-    Of throughput, ``before`` and ``after`` are seconds per token. ``why`` is what of its work changed, and how many
-    times as much there is; empty where nothing did.
+    For throughput, ``before`` and ``after`` are seconds per token. ``why`` says which part of the term's work changed,
+    and by which factor; it is empty where the work is the same.
     """
 
     phase: str
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 class Split:
     """A metric of both plans. ``parts`` and ``groups`` each add up to ``after - before``, the largest change first.
 
-    ``alike``: each value lies in the band of the other, None where there is no band.
+    ``alike``: each value lies in the other's band; None where there is no band.
     """
 
     metric: str
@@ -47,7 +47,7 @@ class Split:
 
     @property
     def change(self) -> float:
-        """What the second plan has more of it."""
+        """``after - before``."""
         return self.after - self.before
 
     def as_json(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Split:
 
 @frozen
 class Difference:
-    """What the second of two plans says that the first does not, and what comes of it."""
+    """The fields in which plans ``a`` and ``b`` differ, and the difference of each metric."""
 
     a: Estimate
     b: Estimate
@@ -76,7 +76,7 @@ class Difference:
         return self.ttft, self.tpot, self.throughput, self.memory
 
     def as_json(self) -> dict[str, Any]:
-        """The whole."""
+        """The whole difference, as JSON."""
         names = ("ttft_s", "tpot_s", "throughput_tokens_per_s", "memory_per_gpu_bytes")
         plans = [{"plan": e.plan, "gpus": e.gpus, "fits": e.fits, "max_batch": e.max_batch} for e in (self.a, self.b)]
         return {

@@ -1,4 +1,4 @@
-"""What a plan is estimated to do: everything known about it, in SI units, with the JSON of language.md section 6."""
+"""The estimate of a plan: all its numbers in SI units, and their JSON (docs/language.md, "JSON")."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BANDED = ("ttft_s", "tpot_s", "latency_s", "throughput_tokens_per_s")
 
 
 class Requirement(NamedTuple):
-    """A ``require`` and whether it held."""
+    """A ``require``, the value of its metric, and whether it is met."""
 
     text: str
     value: float
@@ -31,7 +31,7 @@ class Requirement(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Everything that is known about one plan."""
+    """All numbers of one plan. Times are in seconds, sizes in bytes; docs/language.md gives the formula of each."""
 
     plan: str
     gpus: int
@@ -76,7 +76,7 @@ class Estimate(NamedTuple):
         return all(held.total <= held.capacity for held in (*self.stages, self.memory))
 
     def band(self, metric: str) -> Band | None:
-        """Where 80 % of measurements of one of `BANDED` would lie; None where the calibration does not say."""
+        """The range in which 80 % of measurements of a metric of `BANDED` would lie; None where none is known."""
         return dict(self.bands).get(metric)
 
     @property
@@ -86,7 +86,7 @@ class Estimate(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """It fits and every requirement held."""
+        """Whether the plan fits and meets every requirement."""
         return self.fits and all(r.ok for r in self.requires)
 
     def _gpus(self) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def _note(diagnostic: Diagnostic) -> dict[str, Any]:
 
 
 def within_band(a: Estimate, b: Estimate, metric: str) -> bool:
-    """Whether each of two estimates lies in the band of the other: they cannot be told apart by this metric."""
+    """Whether each of two estimates lies in the band of the other, so that the model cannot tell them apart."""
     ours, theirs = a.band(metric), b.band(metric)
     if ours is None or theirs is None:
         return False
@@ -164,7 +164,7 @@ def within_band(a: Estimate, b: Estimate, metric: str) -> bool:
 
 
 def comparisons(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
-    """Each pair of plans that bands do not tell apart, and by which metrics."""
+    """Each pair of plans that lie within each other's band, with the metrics in which they do."""
     out = []
     for i, a in enumerate(estimates):
         for b in estimates[i + 1 :]:

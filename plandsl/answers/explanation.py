@@ -23,17 +23,17 @@ BOUNDS = {
 """Figures of hardware and engine that bound a term, by its ``bound``, in the words of reports."""
 
 DUST = 1e-13
-"""A rest that is less than so much of the whole is rounding."""
+"""A rest that is less than this share of the whole is rounding."""
 
 
 class Term(NamedTuple):
     """A part of a metric, in the metric's unit.
 
-    ``group`` and ``name`` say what takes it, ``op`` is its kind as in reports. ``bound`` is what bounds it: one of
-    `BOUNDS`, or ``wait``, ``mixed`` and ``bubble`` where no hardware does. ``runs``,
-    ``flops`` and ``bytes`` are those of all runs on one device of each stage in one pass; ``layer`` and ``band`` are as
-    in `plandsl.answers.phases.OpTime`. ``part`` says what of the plan takes it where there are several: a pool, the
-    ``transfer`` between pools, or the ``draft``.
+    ``group`` and ``name`` say which ops take it, ``op`` is their kind as in reports. ``bound`` is what bounds the term:
+    a key of `BOUNDS`, or ``wait``, ``mixed`` or ``bubble`` where no hardware does. ``runs``, ``flops`` and ``bytes``
+    count all runs on one device of each stage in one pass; ``layer`` and ``band`` are as in
+    `plandsl.answers.phases.OpTime`. In a plan of several parts, ``part`` names the part that the term belongs to: a
+    pool, the ``transfer`` between pools, or the ``draft``.
     """
 
     phase: str
@@ -51,11 +51,11 @@ class Term(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What makes two terms of two plans the same."""
+        """Terms of two plans with equal keys are compared with each other."""
         return self.phase, self.group, self.op, self.name
 
     def times(self, n: float) -> Term:
-        """The term, and the work behind it, ``n`` times."""
+        """The term with its value and its work multiplied by ``n``."""
         return self._replace(value=self.value * n, runs=self.runs * n, flops=self.flops * n, bytes=self.bytes * n)
 
     def as_json(self) -> dict[str, Any]:
@@ -85,11 +85,11 @@ class Breakdown:
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
     def bounds(self) -> dict[str, float]:
-        """What bounds how much of it."""
+        """The sum of the terms with each bound."""
         return self.by(lambda t: t.bound)
 
     def groups(self) -> dict[str, float]:
-        """Which ops take how much of it."""
+        """The sum of the terms of each group."""
         return self.by(lambda t: t.group)
 
     def as_json(self) -> dict[str, Any]:
@@ -101,23 +101,24 @@ class Breakdown:
 
 
 class Slope(NamedTuple):
-    """``d ln(metric) / d ln(figure)``, by a step down and by one up: they differ at a kink."""
+    """``d ln(metric) / d ln(figure)``, from a step down and from a step up. The two differ at a kink."""
 
     down: float | None
     up: float | None
 
     @property
     def mean(self) -> float:
-        """The mean of those that there are."""
+        """The mean of the slopes that are not None; 0 if both are."""
         there = [s for s in self if s is not None]
         return sum(there) / len(there) if there else 0.0
 
 
 @frozen
 class Sensitivity:
-    """How each metric answers to one figure. ``low`` and ``high`` are where it was asked, ``at`` is what it is.
+    """The slopes of each metric by one figure, evaluated with the figure at ``low``, ``at`` and ``high``.
 
-    Figures of the hardware are relative to what they are (0.99, 1, 1.01); those of the load are counts.
+    ``at`` is the present value. Figures of the hardware are relative to it (0.99, 1, 1.01); figures of the load are
+    counts.
     """
 
     key: str
@@ -135,11 +136,12 @@ class Sensitivity:
 
 @frozen
 class Bottleneck:
-    """The figure that bounds most of a metric, and how much better it must get until another does.
+    """The figure that bounds the largest share of a metric, and how much better it must get until another one does.
 
-    ``factor`` times as good, ``then`` bounds more, and the metric is ``gain`` times as fast; None where that never
-    happens. ``limit`` is the gain of an infinitely good one. Of the ``share``, so much is ``hidden`` behind others, and
-    stays however good the figure is; ``behind`` is what bounds most of that, None where none is hidden.
+    With the figure ``factor`` times as good, the bound ``then`` has a larger share and the metric is ``gain`` times as
+    fast; all three are None where that never happens. ``limit`` is the gain from an infinitely good figure. Of the
+    ``share``, the part ``hidden`` stays however good the figure gets, because other work takes the same time;
+    ``behind`` bounds most of that work, None where ``hidden`` is 0.
     """
 
     metric: str
@@ -165,9 +167,9 @@ class Bottleneck:
 class Headroom:
     """How far the batch and the context may grow; ``batch`` counts requests of one in-flight batch of one replica.
 
-    From ``compute_batch`` requests on, arithmetic of a decode step takes longer than its memory traffic; from
-    ``gemm_batch`` on that of its GEMMs does. None: never. ``max_context`` are the tokens (input and output) that each
-    request may have at this batch, 0 if none.
+    From ``compute_batch`` requests on, the arithmetic of a decode step takes longer than its memory traffic; from
+    ``gemm_batch`` requests on, the arithmetic of its GEMMs does. Each is None where no batch does this.
+    ``max_context`` is the number of tokens (input and output) that each request may have at this batch, 0 if none fit.
     """
 
     batch: float
@@ -188,8 +190,8 @@ class Explanation:
     """Where the time and memory of one plan go, and what would change that.
 
     ``per_token`` splits 1 / throughput: seconds of all replicas together for each output token. ``modelled`` says that
-    measured tables were left aside where a figure was changed: they do not know what it would be. ``unmoved`` is the
-    share of each metric that follows none of the figures.
+    the slopes leave out measured tables, which hold for the present figures only. ``unmoved`` is the share of each
+    metric that depends on none of the figures.
     """
 
     estimate: Estimate

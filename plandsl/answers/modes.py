@@ -1,4 +1,4 @@
-"""What is told of servers made of others: two shardings on one cache, and a model that guesses tokens ahead."""
+"""Estimates of servers that consist of others: two shardings on one cache, and tokens that a draft guesses ahead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Mode(NamedTuple):
-    """One sharding of two: what the plan would take with it alone."""
+    """One sharding of a shift, and the times of the plan with this sharding alone."""
 
     sharding: str
     mesh: tuple[tuple[str, int], ...]
@@ -19,10 +19,10 @@ class Mode(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """Two shardings on one cache: ``base`` takes steps of more than ``threshold`` tokens, ``tensor`` the others.
+    """Two shardings on one cache: ``base`` runs steps of more than ``threshold`` tokens, ``tensor`` all others.
 
-    ``prefill`` and ``decode`` name the one that the phase takes. From ``prefill_tokens`` tokens of one request, and
-    from ``decode_tokens`` requests in a step, ``base`` is the faster; None where it never is.
+    ``prefill`` and ``decode`` name the sharding that runs each phase. ``base`` is faster from ``prefill_tokens`` tokens
+    of one request in a prefill step, and from ``decode_tokens`` requests in a decode step; None where it never is.
     """
 
     threshold: int
@@ -46,11 +46,12 @@ class Shift(NamedTuple):
 
 
 class Speculated(NamedTuple):
-    """Tokens guessed ahead by the model ``draft`` (None: looked up), each right with its chance of ``acceptance``.
+    """Tokens guessed ahead by the model ``draft`` (None: looked up in the text so far).
 
-    A step brings a request ``tokens_per_step`` and takes ``step_s``, of which ``draft_s`` are the draft's; its prefill
-    adds ``draft_prefill_s`` to TTFT, its weights ``draft_weights_bytes`` to a GPU. Without guesses TPOT is
-    ``plain_tpot_s``, which ``break_even`` as the acceptance of every guess comes to; None: none does.
+    ``acceptance`` has the probability of each guess to be right. A step yields ``tokens_per_step`` tokens of each
+    request in ``step_s`` seconds, of which the draft takes ``draft_s``. The draft's prefill adds ``draft_prefill_s`` to
+    TTFT, and its weights add ``draft_weights_bytes`` to a GPU. ``plain_tpot_s`` is TPOT without guesses; with
+    ``break_even`` as the acceptance of every guess, TPOT is the same (None where no acceptance suffices).
     """
 
     draft: str | None
@@ -66,7 +67,7 @@ class Speculated(NamedTuple):
 
     @property
     def draft_share(self) -> float:
-        """The draft's part of a step's time."""
+        """The draft's share of the time of a step."""
         return self.draft_s / self.step_s if self.step_s else 0.0
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is told of two pools of GPUs, one for prefill and one for decode, and of the cache sent between them."""
+"""The estimate of two pools of GPUs, one for prefill and one for decode, and of the cache sent between them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from plandsl.answers.estimate import Estimate
 
 
 class Sent(NamedTuple):
-    """KV cache on its way from one pool to the other, ``when``: ``after`` the prefill or ``layerwise``.
+    """The KV cache that goes from one pool to the other; ``when``: ``after`` the prefill, or ``layerwise``.
 
-    ``between`` is the cluster whose network it takes, empty for a link of its own. ``request`` is the bytes of one
-    request, ``sent`` and ``received`` those that the busiest port of either side moves for it; ``time_s`` is that of a
-    batch, of which ``exposed_s`` come after its prefill.
+    ``between`` is the cluster whose network carries it, empty where the plan gives the link. ``request`` is the bytes
+    of one request; for it the busiest port of the prefill pool sends ``sent`` bytes, and the busiest port of the decode
+    pool receives ``received`` bytes. A batch takes ``time_s``, of which ``exposed_s`` come after its prefill.
     """
 
     when: str
@@ -43,7 +43,7 @@ class Sent(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """One pool of GPUs: the ``machine`` it is, what its plan comes to by itself, and the requests/s it sustains."""
+    """One pool of GPUs: its node or cluster, the estimate of its plan alone, and the requests/s that it sustains."""
 
     machine: str
     estimate: Estimate
@@ -68,9 +68,9 @@ class Pool(NamedTuple):
 
 
 class Pools(NamedTuple):
-    """Both pools, what passes between them, and which of the three limits the rate.
+    """Both pools, the transfer between them, and which of the three limits the rate.
 
-    ``balance`` decode replicas would take just what one of prefill gives.
+    ``balance`` is the number of decode replicas that keep up with one prefill replica.
     """
 
     prefill: Pool

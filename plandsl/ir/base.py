@@ -37,7 +37,7 @@ class Facts(NamedTuple):
 
 
 def span_field() -> Span | None:
-    """The ``span`` of an op: carried, not compared."""
+    """The field ``span`` of an op, which comparisons ignore."""
     made: Span | None = field(default=None, eq=False, repr=False)
     return made
 
@@ -48,7 +48,7 @@ def sharded_alike(a: TensorType, b: TensorType) -> bool:
 
 
 def finding(why: str, span: Span | None, label: str) -> Diagnostic:
-    """The diagnostic for a broken rule of the IR. A broken rule that the grammar let through is a bug of ours."""
+    """The diagnostic for a broken rule of the IR. A plan that breaks one is a bug in plandsl."""
     return Diagnostic("E390", why, span, label=label)
 
 

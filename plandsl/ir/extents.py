@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from plandsl.ir.program import Program
-from plandsl.ir.skew import Skew, Varying, Zipf, busiest, chances
+from plandsl.ir.skew import Skew, Varying, Zipf, busiest_experts, chances
 from plandsl.ir.types import Chunk, Dim, Number, TensorType
 from plandsl.spec.formats import item_bytes
 
@@ -46,14 +46,14 @@ class Extents:
                 found = self._local[dim] = self._chunk(dim, dim.chunk)
             elif dim.name in self._experts:
                 found = self._local[dim] = _fullest(*self._experts[dim.name], ways)
-            elif ways == 1:  # a mean of steps has parts of a token, which one rank does not round up
+            elif ways == 1:  # a mean over steps may be a fraction, which a single rank does not round up
                 found = self._local[dim] = self.sizes[dim.name]
             else:
                 found = self._local[dim] = -(-self.sizes[dim.name] // ways)
         return found
 
     def _chunk(self, dim: Dim, chunk: Chunk) -> Number:
-        """Rows of the chunk in one block, times the blocks of a rank. The rows are 0 where earlier chunks have all."""
+        """Rows of the chunk in one block, times the blocks of a rank. They are 0 where earlier chunks hold all rows."""
         block = self.local(Dim(dim.name, chunk.over))
         return -((chunk.part - block) // chunk.of) * self.ways(chunk.over[len(dim.axes) :])
 
@@ -76,8 +76,8 @@ class Extents:
 def _fullest(chosen: int, experts: Number, imbalance: Skew, ways: Number) -> Number:
     """``chosen`` of ``experts`` on the fullest of ``ways`` ranks: ``imbalance`` times the mean, at most what fits."""
     if isinstance(imbalance, Zipf):
-        found = sum(there * p for there, p in busiest(chances(imbalance.exponent, int(experts), chosen), ways))
-        alone = ways == 1  # to the bit, for an axis of size 1 changes nothing
+        found = sum(there * p for there, p in busiest_experts(chances(imbalance.exponent, int(experts), chosen), ways))
+        alone = ways == 1  # exactly, because an axis of size 1 changes nothing
         return chosen * alone + found * (1 - alone)
     if isinstance(imbalance, Varying):
         imbalance = imbalance.mean

@@ -21,14 +21,14 @@ def kinds(plan: PlanSpec) -> tuple[PlanSpec, ...]:
     found: dict[Kind, tuple[GpuSpec, NodeSpec]] = {}
     for _, gpu, node in _runs(plan):
         found.setdefault((gpu.name, node.link), (gpu, node))
-    return tuple(_on_one_kind(plan, gpu, node) for gpu, node in found.values())
+    return tuple(_plan_on_kind(plan, gpu, node) for gpu, node in found.values())
 
 
 def stage_kinds(plan: PlanSpec, program: Program) -> list[dict[int, int]]:
     """For each stage, the number of its ranks (over all replicas) by kind; a kind is its index in `kinds`."""
     mesh, axes = program.mesh, program.stage_axes
     found: list[dict[int, int]] = [{} for _ in range(mesh.ways(axes))]
-    for rank, kind in enumerate(_by_rank(plan)):
+    for rank, kind in enumerate(_rank_kinds(plan)):
         at, stage = mesh.coordinates(rank), 0
         for axis in axes:
             stage = stage * mesh.size(axis) + at[axis]
@@ -41,7 +41,8 @@ def rank_gpus(plan: PlanSpec) -> list[GpuSpec]:
     return [gpu for count, gpu, _ in _runs(plan) for _ in range(count)]
 
 
-def _by_rank(plan: PlanSpec) -> Iterator[int]:
+def _rank_kinds(plan: PlanSpec) -> Iterator[int]:
+    """The kind of each rank's GPU."""
     numbers: dict[Kind, int] = {}
     for count, gpu, node in _runs(plan):
         kind = numbers.setdefault((gpu.name, node.link), len(numbers))
@@ -60,7 +61,7 @@ def _runs(plan: PlanSpec) -> Iterator[tuple[int, GpuSpec, NodeSpec]]:
                 left -= count
 
 
-def _on_one_kind(plan: PlanSpec, gpu: GpuSpec, node: NodeSpec) -> PlanSpec:
+def _plan_on_kind(plan: PlanSpec, gpu: GpuSpec, node: NodeSpec) -> PlanSpec:
     node = evolve(node, gpu=gpu, gpus=())
     cluster = None if plan.cluster is None else evolve(plan.cluster, node=node, nodes=())
     calibration = dict(plan.calibrations).get(gpu.name, plan.calibration)

@@ -58,10 +58,10 @@ def read_region_name(text: str) -> RegionName:
 
 
 class RegionRun(NamedTuple):
-    """What a stage runs of a region, where not all stages run the same.
+    """A region as a stage runs it, where stages run it differently.
 
     ``near``: the hop stays inside a node, and other hops leave theirs. ``kinds``: the ranks of the stage are GPUs of
-    these kinds; () says nothing of kinds.
+    these kinds; () where all stages have the same kinds.
     """
 
     region: RegionName
@@ -70,7 +70,7 @@ class RegionRun(NamedTuple):
 
 
 RunKey: TypeAlias = RegionName | RegionRun
-"""A key of the work of a phase, and of its times. A region that all stages run alike stands for itself."""
+"""A key of the work of a phase, and of its times. Where all stages run a region the same way, its name is the key."""
 
 
 def region_of(run: RunKey) -> RegionName:

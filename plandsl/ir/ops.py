@@ -17,4 +17,4 @@ OPS: tuple[type[BaseOp], ...] = get_args(Op)
 """Every op class: the textual form reads them by keyword, and tests check the facts of each."""
 
 COLLECTIVES: tuple[type[Collective], ...] = get_args(Collective)
-"""Ops that a group of ranks runs together."""
+"""The ops that communication libraries call collectives."""

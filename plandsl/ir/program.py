@@ -51,7 +51,10 @@ class Region(FrozenValue):
         return found
 
     def in_blocks(self) -> dict[str, Ring]:
-        """Values that arrive block by block, and their ring: its results, and values made of them that have its dim."""
+        """Values that arrive block by block, by name, each with its ring.
+
+        They are the results of the ring, and values computed from these that have the ring's ``dim``.
+        """
         found: dict[str, Ring] = {}
         for op in self.ops:
             ring = op if isinstance(op, Ring) else next((found[x.name] for x in op.operands if x.name in found), None)

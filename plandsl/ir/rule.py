@@ -14,7 +14,7 @@ from plandsl.ir.types import Dim, TensorType, Value
 
 
 class Rule(NamedTuple):
-    """The layout of one result of an op, given the layouts of its ``operands``. Dimensions of one stem are the same.
+    """The layout of one result of an op, given the layouts of its ``operands``. Dimensions with one stem count as one.
 
     - ``dims``: the result's dimensions in order. Each is split as in the first operand that has it, else whole.
     - ``dtype``: the result's dtype.

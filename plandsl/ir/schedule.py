@@ -1,6 +1,6 @@
 """The per-device schedule: for every stage, slots in order on streams, and the slots that each slot waits for.
 
-It has no times: a backend that knows seconds plays it.
+It has no times: a backend plays it, and adds the seconds.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ class Slot(NamedTuple):
     """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done.
 
     A slot that reads the results of a ring block by block does not wait for the ring: a rank holds the first block
-    before the ring starts, so ``after`` has the slots that the ring itself waits for. Of the slots that a block
-    passes, the last runs ``along`` the ring (its slot): it works on ``blocks`` blocks in turn, and the last block
-    arrives when the ring ends. Each block first passes the slots in ``before``. These slots take turns with this one,
-    block by block, though each is played in one piece.
+    before the ring starts, so ``after`` has the slots that the ring itself waits for. Each block
+    passes the slots in ``before``, and then this slot, which works on ``blocks`` blocks in turn; ``along`` is the slot
+    of the ring, which ends when the last block arrives. Only the last slot that a block passes has ``along``. The
+    device alternates between these slots block by block, but a backend plays each slot in one piece.
     """
 
     op: int

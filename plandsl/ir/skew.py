@@ -1,4 +1,4 @@
-"""Skew: how unevenly tokens load the ranks that share experts, as a factor, by expert popularity, or varying.
+"""Skew: how unevenly tokens load the ranks that share experts: a factor, expert popularity, or a distribution.
 
 Printed as in the language: ``1.2``, ``zipf(0.6)``, ``lognormal(mean = 1.2, p95 = 1.6)``.
 """
@@ -105,7 +105,7 @@ def chances(exponent: float, experts: int, chosen: int) -> tuple[float, ...]:
     return (1.0,) * sure + tuple(scale * w for w in rest)
 
 
-def busiest(all_chances: Sequence[float], ways: Number) -> list[tuple[Number, float]]:
+def busiest_experts(all_chances: Sequence[float], ways: Number) -> list[tuple[Number, float]]:
     """The experts of the busiest of ``ways`` ranks, as (present, probability) pairs.
 
     ``present`` is 1 where ``ways`` is a number. Where ``ways`` is an array, every expert is listed, and ``present`` is

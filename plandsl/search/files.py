@@ -35,7 +35,7 @@ class CsvSheet:
         self.writer.writerows(zip(*(_blank(c) for c in columns.values()), strict=True))
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End the file."""
         self.file.detach()
 
 
@@ -60,7 +60,7 @@ class ParquetSheet:
         self.writer.write_table(made)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End the file."""
         if self.writer is not None:
             self.writer.close()
 

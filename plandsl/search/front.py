@@ -33,8 +33,7 @@ def _sweep(costs: Floats) -> Indices:
     """The front in up to three columns, in n log n: compare rows, in order of the first column, with a staircase.
 
     The staircase holds the pairs of the last two columns that no earlier row beats: one rises as the other falls.
-    Source: Kung,
-    Luccio and Preparata, "On finding the maxima of a set of vectors", 1975.
+    Source: Kung, Luccio and Preparata, "On finding the maxima of a set of vectors", 1975.
     """
     columns = [*costs.T, *(np.zeros(len(costs)) for _ in range(3 - costs.shape[1]))]
     order = np.lexsort([np.arange(len(costs)), *reversed(columns)])

@@ -153,6 +153,6 @@ def _label_sides(place: Any, rows: Choice, columns: Choice, shape: tuple[int, ..
     for axis, choice, size, most in ((place.xaxis, columns, shape[1], below), (place.yaxis, rows, shape[0], TICKS)):
         step = -(-size // most)
         cells = range(0, size, step)
-        # the first value of a cell, as rows are put into cells
+        # the first value of each cell: `Points` puts value i of n into cell i * size // n
         texts = [choice.settings[-(-i * len(choice.settings) // size)].text for i in cells]
         axis.set_ticks([i + 0.5 for i in cells], texts)

@@ -134,7 +134,7 @@ def _places(found: Found, numbers: NDArray[np.int64]) -> dict[str, NDArray[np.in
 
 
 def _thin(rows: Rows, quota: int) -> Rows:
-    """At most ``quota`` of the rows: the same rows in whatever order they came."""
+    """At most ``quota`` of the rows. The choice does not depend on the order in which rows came."""
     if len(rows.numbers) <= quota:
         return rows
     key = rows.numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash, one to one

@@ -35,7 +35,7 @@ FIELDS = {name: name for name in METRICS} | {
 """Names of the metrics in JSON and in files, the same as in `planc compile --json`."""
 
 MOST = {"throughput", "throughput_per_gpu", "kv_capacity", "max_batch", "mfu", "mbu"}
-"""Metrics for which more is better; for the others less is better."""
+"""Metrics for which more is better; for all others less is better."""
 
 
 class Values(NamedTuple):

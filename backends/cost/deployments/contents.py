@@ -38,9 +38,10 @@ def _outweighs(a: Load, b: Load) -> bool:
 
 
 class Contents:
-    """What the programs of both phases hold: ``weights`` in bytes, ``caches``, and ``steps``, the loads of each phase.
+    """What the programs of both phases hold, by stage: bytes of ``weights``, ``caches``, and the loads of ``steps``.
 
-    Weights and caches lie alike in both. The loads are those of live sets, and those of buffers.
+    Both phases have the same weights and caches. ``steps`` has a pair for each phase: the loads of live sets and the
+    loads of buffers, each by stage.
     """
 
     def __init__(self, program: Program, decode: Program, extents: Extents) -> None:
@@ -51,21 +52,21 @@ class Contents:
         self.steps = [self._step_loads(p) for p in (program, decode)]
 
     def of_stage(self, stage: int) -> tuple[object, ...]:
-        """All of one stage: two stages of which it is equal hold the same."""
+        """Everything that a stage holds. Where this is equal for two stages, they hold the same under every load."""
         steps = tuple((tuple(live[stage]), tuple(buffers[stage])) for live, buffers in self.steps)
         return self.weights[stage], tuple(self.caches[stage]), steps
 
     def ways(self, stage: int) -> Number:
-        """How many ranks share the requests of a batch."""
+        """The number of ranks that share the requests of a batch."""
         caches = self.caches[stage]
         return self.extents.ways(caches[0].batch.axes) if caches else 1
 
     def regions(self, stage: int) -> list[tuple[Region, int]]:
-        """The regions of a stage, and how often each is there."""
+        """The regions of a stage, each with the number of copies of its weights and caches."""
         return [(self.program.region(p.region), p.repeats) for p in self.program.stages[stage]]
 
     def weights_of(self, stage: int, but: Container[tuple[str, Value]] = ()) -> Number:
-        """Weights of a stage, ``but`` some of its regions'; embedding and head may be one tensor."""
+        """Bytes of weights of a stage, without those in ``but``. A tensor that embedding and head share counts once."""
         total: Number = 0.0
         once: set[tuple[str, object]] = set()
         for region, repeats in self.regions(stage):
@@ -102,7 +103,7 @@ class Contents:
         return found
 
     def _step_loads(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
-        """What the live sets of each stage weigh, and what the buffers."""
+        """The loads of live sets and the loads of buffers, each by stage."""
         held = {region.name: self._loads(region) for region in program.regions}
         stages = [[held[part.region] for part in parts] for parts in program.stages]
         return [_drop_outweighed(sets for sets, _ in s) for s in stages], [
@@ -110,11 +111,11 @@ class Contents:
         ]
 
     def _loads(self, region: Region) -> tuple[list[Load], list[Load]]:
-        """What the live sets of a region weigh, and what the buffers."""
-        values, same, stored = region.values(), self._same(region), {w.name for w in region.weights}
+        """The loads of a region's live sets, and the loads of its buffers."""
+        values, same, stored = region.values(), self._renamed_values(region), {w.name for w in region.weights}
         views = _chunk_views(region)
         stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
-        # of what comes around a ring, one block is there, and the next one in the buffers
+        # a rank holds one block of the values that a ring passes around, and the buffers hold the next block
         rings = [op for op in region.ops if isinstance(op, Ring)]
         for name, ring in region.in_blocks().items():
             block = values[name].type.with_axes(ring.dim, ring.xs[0].type.on(ring.dim))
@@ -128,8 +129,8 @@ class Contents:
         live = [load(dict.fromkeys(views.get(n, n) for n in names)) for names in region.live]
         return live, [load(together.get(name, (name,))) for name in region.buffers if name not in same]
 
-    def _same(self, region: Region) -> dict[str, str]:
-        """Values that are others by another name: along an axis of size 1 nothing moves."""
+    def _renamed_values(self, region: Region) -> dict[str, str]:
+        """For each result of an op along an axis of size 1, where nothing moves: the value that it is equal to."""
         same: dict[str, str] = {}
         for op in region.ops:
             if not isinstance(op, Along):
@@ -140,6 +141,7 @@ class Contents:
         return same
 
     def _load(self, types: list[TensorType]) -> Load:
+        """The load of values of these types."""
         per_row: dict[tuple[Dim, ...], float] = {}
         for t in types:
             rows = tuple(d for d in t.dims if d.name in PADDED)
@@ -149,13 +151,13 @@ class Contents:
 
 
 def _drop_outweighed(sets: Iterable[list[Load]]) -> list[Load]:
-    """Loads of all ``sets``, each once; those that are never the largest are left out."""
+    """The loads of all ``sets``, each once, without loads that are never the largest."""
     found = list(dict.fromkeys(load for each in sets for load in each))
     return [a for a in found if not any(b != a and _outweighs(b, a) for b in found)]
 
 
 def _chunk_views(region: Region) -> dict[str, str]:
-    """Chunks that lie in a whole value: the one they are cut from, or the one they are written to."""
+    """For each chunk that is a view: the whole value that it is cut from, or written to."""
     found: dict[str, str] = {}
     for op in (op for op in region.ops if op.facts.view):
         whole, parts = sorted((op.operands, op.results), key=len)

@@ -29,7 +29,7 @@ class Held(NamedTuple):
 
     @property
     def total(self) -> Number:
-        """All of it."""
+        """Bytes of all four parts."""
         return self.weights + self.kv_cache + self.activations + self.buffers
 
 
@@ -44,9 +44,9 @@ def smallest_gpus(plan: PlanSpec, program: Program) -> list[GpuSpec]:
 
 
 class MemoryModel(ABC):
-    """Memory of one server, whatever it is made of. What a kind holds of a load it says itself; the rest follows.
+    """Memory of one server. A subclass says what a stage holds under a load; capacity and largest batch follow here.
 
-    ``weights`` are bytes on each GPU of a stage, ``main`` is the memory of the model's own programs.
+    ``weights`` are the bytes on each GPU, by stage; ``main`` is the memory of the model's own programs.
     """
 
     weights: list[Number]
@@ -61,15 +61,15 @@ class MemoryModel(ABC):
     @property
     @abstractmethod
     def main(self) -> ProgramMemory:
-        """That of the model's own programs; of two shardings, those of large steps."""
+        """The memory of the model's own programs; with two shardings, of the programs for large steps."""
 
     @abstractmethod
     def of_stage(self, stage: int) -> tuple[object, ...]:
-        """What a stage holds: two stages of which it is equal hold the same under every load."""
+        """Everything that a stage holds. Where this is equal for two stages, they hold the same under every load."""
 
     @abstractmethod
     def verifying(self, queries: Number) -> MemoryModel:
-        """The same with ``queries`` tokens of each request in a decode step."""
+        """The same memory model, with ``queries`` tokens of each request in a decode step."""
 
     @abstractmethod
     def kv_per_request(self, stage: int, length: Number) -> Number:
@@ -100,7 +100,7 @@ class MemoryModel(ABC):
 
     @cached_property
     def distinct(self) -> list[int]:
-        """The first stage of each group of stages that hold the same: its answers hold for the group."""
+        """The first stage of each group of stages that hold the same; what is true of it is true of its group."""
         found: dict[object, int] = {}
         for stage, capacity in enumerate(self.capacities):
             found.setdefault((capacity, self.of_stage(stage)), stage)
@@ -157,7 +157,8 @@ class MemoryModel(ABC):
         high = maximum(floor(room / each), 0) if self.caches[stage] else where(room > 0, MAX_DIMENSION, 0)
         low = self._fits_beside(stage, high, length, input_, rounds)
         high = minimum(high, self._fits_beside(stage, low, length, input_, rounds))
-        return where(high > low, call_traced(self._bisect, stage, low, high, length, input_, rounds), low) * ways
+        between = (stage, low, high, length, input_, rounds)
+        return where(high > low, call_traced(self._bisect, *between), low) * ways
 
     def _room(self, stage: int, length: Number, input_: Number, rounds: Number) -> tuple[Number, Number]:
         """Bytes of a stage for the cache and the step, and the bytes of cache that each local request holds."""
@@ -185,7 +186,7 @@ class MemoryModel(ABC):
 
 
 class ProgramMemory(MemoryModel):
-    """Memory of one program of each phase: activations are those of the larger step."""
+    """Memory of one program for each phase; activations and buffers are those of the phase that needs more."""
 
     def __init__(self, contents: Contents, plan: PlanSpec, queries: Number) -> None:
         super().__init__(plan, contents.program)
@@ -198,15 +199,15 @@ class ProgramMemory(MemoryModel):
         return self
 
     def on(self, plan: PlanSpec) -> ProgramMemory:
-        """The same on GPUs with other memory, or with steps of other sizes."""
+        """The memory of the same programs under ``plan``: GPUs with other memory, or steps of other sizes."""
         return ProgramMemory(self.contents, plan, self.queries)
 
     def verifying(self, queries: Number) -> ProgramMemory:
-        """The same with ``queries`` tokens of each request in a decode step."""
+        """The same memory model, with ``queries`` tokens of each request in a decode step."""
         return ProgramMemory(self.contents, self.plan, queries)
 
     def of_stage(self, stage: int) -> tuple[object, ...]:
-        """What a stage holds."""
+        """Everything that a stage holds."""
         return self.contents.of_stage(stage)
 
     def kv_per_request(self, stage: int, length: Number) -> Number:
@@ -239,7 +240,11 @@ class ProgramMemory(MemoryModel):
         return largest(found[0]), largest(found[1])
 
     def _bytes(self, load: Load, tokens: Number, requests: Number, keys: Number) -> Number:
-        """Bytes of values with ``tokens``, ``keys`` or ``requests`` rows by their dimensions; weights have none."""
+        """Bytes of the values of a load.
+
+        Values have ``tokens`` rows if they have positions, else ``keys`` rows if they have a context, else
+        ``requests`` rows; values without such dimensions have one.
+        """
         total: Number = 0.0
         for dims, size in load:
             names = {d.name for d in dims}

@@ -31,7 +31,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.names import Places, has_places
 from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import PREFILL, Program
-from plandsl.ir.skew import Zipf, busiest, chances, factor
+from plandsl.ir.skew import Zipf, busiest_experts, chances, factor
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed
 from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, item_bytes
@@ -318,7 +318,7 @@ class Mixtures:
         if not isinstance(skew, Zipf):
             return ()
         everyone = chances(skew.exponent, int(self.counts[place]), place.chosen)
-        return tuple(busiest(everyone, self.extents.ways(op.x.type.dim(place).axes)))
+        return tuple(busiest_experts(everyone, self.extents.ways(op.x.type.dim(place).axes)))
 
     # ---- fitted layers
 

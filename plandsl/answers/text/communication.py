@@ -13,7 +13,7 @@ COLUMNS = ("along", "by", "calls", "payload", "sends", "time", "share", "per req
 
 
 class Line(NamedTuple):
-    """What a line of the table says of its calls, in its first three columns."""
+    """The first three columns of a line of the table."""
 
     what: str
     along: str

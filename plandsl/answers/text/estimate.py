@@ -25,6 +25,9 @@ from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
+ASSUMED_WORDS = {"otherwise": "falling back to"}
+"""Words for assumed fields whose name does not say what is assumed."""
+
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
@@ -123,7 +126,7 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
         yield Text(f"a first token waits {shown}" if shown else "no first token waits", style="dim")
     assumed: dict[str, list[str]] = {}
     for entry, path, value in e.assumed:
-        assumed.setdefault(entry, []).append(f"{path} {value}")
+        assumed.setdefault(entry, []).append(f"{ASSUMED_WORDS.get(path, path)} {value}")
     text = f"calibration {e.calibration}" + ("" if e.engine is None else f", engine {e.engine}")
     if assumed:
         text += "; assumed: " + "; ".join(f"{entry}: {', '.join(items)}" for entry, items in assumed.items())

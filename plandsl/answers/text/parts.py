@@ -1,4 +1,4 @@
-"""What a report says of a plan that is made of others: two pools, two shardings, a draft."""
+"""The report's tables for plans of several parts: two pools, two shardings, a draft."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plandsl.units import show_bytes, show_count, show_percent, show_rate, show_
 
 
 def part_tables(e: Estimate) -> Iterator[Group]:
-    """A table for each way in which the plan is made of others."""
+    """A table for the pools, for the shift and for the speculation of a plan, where it has them."""
     if e.pools is not None:
         yield _pools(e.pools)
     if e.shift is not None:

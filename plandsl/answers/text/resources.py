@@ -1,4 +1,4 @@
-"""What a report says of resources: how the memory of a GPU is filled, and where the time of both phases goes."""
+"""The report's tables of resources: what fills the memory of a GPU, and where the time of both phases goes."""
 
 from __future__ import annotations
 
