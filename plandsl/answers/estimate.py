@@ -1,4 +1,4 @@
-"""What a plan is estimated to do: everything known about it, in SI units, with the JSON of language.md section 6."""
+"""The estimate of a plan: all that is known about it, in SI units, and its JSON (docs/language.md, "JSON")."""
 
 from __future__ import annotations
 

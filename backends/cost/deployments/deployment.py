@@ -130,7 +130,7 @@ class Deployment(ABC):
         concurrency: Number | None = None,
         requests: Number | None = None,
     ) -> Metrics:
-        """All metrics (language.md section 5)."""
+        """All metrics (docs/language.md, "What the numbers mean")."""
         load = self.plan.workload
         i = load.input if input is None else input
         o = load.output if output is None else output
