@@ -10,7 +10,7 @@ from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machi
 from plandsl.backends.cost.machine.measured import Line
 from plandsl.backends.cost.num import minimum
 from plandsl.backends.cost.work.kernel import Kernel, memory_kernel
-from plandsl.backends.cost.work.site import STEP, Site
+from plandsl.backends.cost.work.site import ROW_DIMS, Site
 from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Rescale, Ring, Send
 from plandsl.ir.extents import Extents
@@ -236,7 +236,7 @@ def _replicates_heads(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> b
         return False
     dim = op.x.type.dim(op.split)
     ways = site.extents.ways(op.out.type.on(op.split))
-    return dim.name not in STEP and bool(ways > site.extents.sizes[dim.name])
+    return dim.name not in ROW_DIMS and bool(ways > site.extents.sizes[dim.name])
 
 
 def node_form(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
