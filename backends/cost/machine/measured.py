@@ -18,9 +18,12 @@ from plandsl.backends.cost.num import are_numbers, are_traced, call_traced, wher
 from plandsl.ir.types import Number
 
 WIDEST = 4.0
-"""The largest ratio of neighbouring sizes. Where a kernel turns from constant to linear time half-way between two points,
-the straight line in logarithms is a factor ``WIDEST ** 0.25`` too slow there: 1.41 for a ratio of 4. At larger ratios
-the error exceeds that of fitted forms. Most tables have steps of 2 or 4."""
+"""The largest ratio of neighbouring sizes.
+
+Where a kernel turns from constant to linear time half-way between two points, the straight line in logarithms is a
+factor ``WIDEST ** 0.25`` too slow there: 1.41 for a ratio of 4. At larger ratios the error exceeds the error of fitted
+forms. In most tables each size is 2 or 4 times the size before it.
+"""
 
 Otherwise = Callable[[], Number]
 """The seconds of the layer below."""
