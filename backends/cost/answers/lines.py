@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from plandsl.answers.phases import OpTime, PhaseEstimate
+from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
 from plandsl.backends.cost.answers.names import op_names
-from plandsl.backends.cost.answers.utilisation import average_gpu, ideal_seconds
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes

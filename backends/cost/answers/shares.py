@@ -1,11 +1,14 @@
-"""How well a plan uses its GPUs: shares of the time and of the peaks, as numbers or arrays."""
+"""How well a plan uses its GPUs: `comm_share`, MFU and MBU as numbers or arrays, for searches.
+
+Reports have the same shares from `lines.PhaseLines.estimate`, which also lists the ops.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
 from plandsl.backends.cost.answers.lines import context_nodes
-from plandsl.backends.cost.answers.utilisation import average_gpu, ideal_seconds
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum, minimum
