@@ -63,7 +63,7 @@ class Form(Protocol):
         """Nominal bytes/s of the links where bytes also take time off the links; None where only links take time."""
 
     def span_nodes(self, nodes: int, port: float) -> "Form | None":
-        """The form for ranks on several nodes with ``port`` bytes/s for each GPU; None where `crossing` has another one."""
+        """The form for ranks on several nodes with ``port`` bytes/s for each GPU; None where `crossing` has one."""
 
 
 class Algorithms(NamedTuple):
@@ -131,8 +131,8 @@ class ExchangeForm(NamedTuple):
 class Exchange(NamedTuple):
     """An op on the links: ``payload_per_row * rows`` bytes between ``ranks`` on ``nodes``, timed by ``form``.
 
-    There are ``times`` calls. After each call every rank runs ``kernel`` on the result, where the collective leaves work
-    to do. A ``table`` answers first.
+    There are ``times`` calls. Where a collective leaves work to do, every rank runs ``kernel`` after each call. A
+    ``table`` answers first.
     """
 
     op: Op
