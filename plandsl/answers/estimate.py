@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plandsl.answers.communication import NO_CALLS, Communication
-from plandsl.answers.occupancy import Load, Memory, Reuse, StageGpus, Used
+from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.diagnostics import Diagnostic
 
@@ -31,7 +31,7 @@ class Requirement(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Everything that is known about one plan."""
+    """Everything that is known about one plan. ``stages`` has the memory of each stage, ``memory`` of the fullest."""
 
     plan: str
     gpus: int
@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
     kv_block: int = 1
     bands: tuple[tuple[str, Band], ...] = ()
     active_parameters: int | None = None
-    cluster: Used | None = None
+    cluster: ClusterUse | None = None
     shift: Shift | None = None
     stage_gpus: tuple[StageGpus, ...] = ()
     speculate: Speculated | None = None
@@ -76,7 +76,7 @@ class Estimate(NamedTuple):
         return all(held.total <= held.capacity for held in (*self.stages, self.memory))
 
     def band(self, metric: str) -> Band | None:
-        """Where 80 % of measurements of one of `BANDED` would lie; None where the calibration does not say."""
+        """The band of a metric in `BANDED`: 80 % of measurements would lie in it. None where none is known."""
         return dict(self.bands).get(metric)
 
     @property
@@ -155,7 +155,7 @@ def _note(diagnostic: Diagnostic) -> dict[str, Any]:
 
 
 def within_band(a: Estimate, b: Estimate, metric: str) -> bool:
-    """Whether each of two estimates lies in the band of the other: they cannot be told apart by this metric."""
+    """Whether each of two estimates lies in the band of the other, so that this metric does not tell them apart."""
     ours, theirs = a.band(metric), b.band(metric)
     if ours is None or theirs is None:
         return False

@@ -1,4 +1,4 @@
-"""What is told of servers made of others: two shardings on one cache, and a model that guesses tokens ahead."""
+"""Answers about servers that consist of others: two shardings on one cache, and a draft that guesses tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Mode(NamedTuple):
-    """One sharding of two: what the plan would take with it alone."""
+    """One of two shardings, and the times of the plan if it had this sharding alone."""
 
     sharding: str
     mesh: tuple[tuple[str, int], ...]
@@ -48,9 +48,9 @@ class Shift(NamedTuple):
 class Speculated(NamedTuple):
     """Tokens guessed ahead by the model ``draft`` (None: looked up), each right with its chance of ``acceptance``.
 
-    A step brings a request ``tokens_per_step`` and takes ``step_s``, of which ``draft_s`` are the draft's; its prefill
-    adds ``draft_prefill_s`` to TTFT, its weights ``draft_weights_bytes`` to a GPU. Without guesses TPOT is
-    ``plain_tpot_s``, which ``break_even`` as the acceptance of every guess comes to; None: none does.
+    A step brings a request ``tokens_per_step`` and takes ``step_s``, of which the draft takes ``draft_s``. The draft's
+    prefill adds ``draft_prefill_s`` to TTFT, and its weights add ``draft_weights_bytes`` to a GPU. Without guesses TPOT
+    is ``plain_tpot_s``. If every guess is right with the chance ``break_even``, TPOT is the same; None: with no chance.
     """
 
     draft: str | None

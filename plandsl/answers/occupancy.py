@@ -1,4 +1,4 @@
-"""What a plan takes up: bytes on a GPU, the GPUs of a stage, nodes of a cluster, and requests that have room."""
+"""What a plan takes up: bytes on a GPU, GPUs of a stage, nodes of a cluster, and the requests of an ongoing load."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
 
 
 class StageGpus(NamedTuple):
-    """How many of which GPUs a stage lies on, over all replicas, and which of them has the least memory."""
+    """The GPUs of a stage over all replicas, as pairs of (name, count), and the one with the least memory."""
 
     gpus: tuple[tuple[str, int], ...]
     smallest: str
@@ -41,12 +41,12 @@ class StageGpus(NamedTuple):
         return ", ".join(f"{count} x {name}" for name, count in self.gpus)
 
     def as_json(self) -> dict[str, Any]:
-        """What a stage of unlike GPUs has beside its memory."""
+        """What an entry of ``stages`` has beside its memory where GPUs are unlike."""
         return {"gpus": dict(self.gpus), "smallest": self.smallest}
 
 
-class Used(NamedTuple):
-    """A cluster of ``nodes`` nodes called ``node`` with ``gpus`` each, of which the plan uses ``used``."""
+class ClusterUse(NamedTuple):
+    """The cluster of a plan: ``nodes`` nodes called ``node`` with ``gpus`` GPUs each; the plan uses ``used`` of them."""
 
     name: str
     node: str
@@ -63,8 +63,8 @@ class Used(NamedTuple):
 class Load(NamedTuple):
     """An ongoing load on one replica: requests that run and that wait for room, and the parts of TTFT and TPOT.
 
-    A first token waits ``queue_s`` for room, ``line_s`` for prefills before its own and ``start_s`` for those of the
-    crowd that came first, on average; ``first_s`` is the engine's share of it.
+    On average, a first token waits ``queue_s`` for room, ``line_s`` for prefills before its own, and ``start_s`` for
+    the prefills of the requests that all start at the beginning. The engine adds ``first_s`` to TTFT.
     """
 
     concurrency: int
@@ -82,7 +82,7 @@ class Load(NamedTuple):
 
 
 class Reuse(NamedTuple):
-    """Tokens of each prompt that are in the KV cache already, in blocks of its ``own`` or ``shared`` by all."""
+    """Tokens of each prompt that are in the KV cache already: each prompt has its ``own``, or they are ``shared``."""
 
     tokens: int
     prefix: str

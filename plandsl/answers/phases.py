@@ -15,9 +15,9 @@ class OpTime(FrozenValue):
 
     ``shape``, ``flops`` and ``bytes`` are of one run on one device; ``layer`` says which layer of the cost
     backend answered (measured, fitted, constant or roofline), ``bound`` what bounds it (compute, memory, link or
-    latency). ``gpu`` is the slowest of unlike ones, whose time it is. ``band`` holds measured / predicted for 80 % of
-    the kernels that the calibration was judged on, None where it does not say. ``wire`` is the bytes that
-    one rank sends over the links in one run of a collective.
+    latency). With unlike GPUs, ``gpu`` names the slowest one, which decides the time. ``band`` holds measured /
+    predicted for 80 % of the kernels that the calibration was judged on, None where the calibration has no band.
+    ``wire`` is the bytes that one rank sends over the links in one run of a collective.
     """
 
     op: str
@@ -54,11 +54,12 @@ class OpTime(FrozenValue):
 class PhaseEstimate(NamedTuple):
     """Where one phase's time goes: compute + communication + bubble + engine + waiting + mixed + draft = time.
 
-    The first three are along the way of one batch. ``communication_s`` is what no compute hides; ``overlapped_s`` ran
-    beside compute. ``bubble_s`` is the wait for the slowest stage. ``engine_s`` is what the serving engine adds;
-    ``waiting_s`` is a first token's wait for room and for other prefills, ``mixed_s`` what prefills of other requests
-    add to a decode step, ``draft_s`` what a model takes that guesses tokens ahead.
-    ``idle_share`` is the part of the time that the average GPU does nothing, once all in-flight batches are going.
+    Compute and communication are summed over all stages, on the way of one batch. ``communication_s`` is what no
+    compute hides; ``overlapped_s`` ran beside compute and is no part of the sum. ``bubble_s`` is the wait for the
+    slowest stage. ``engine_s`` is what the serving engine adds; ``waiting_s`` is a first token's wait for room and for
+    other prefills. Prefills of other requests add ``mixed_s`` to a decode step, and a draft model takes ``draft_s``.
+    ``idle_share`` is the share of time in which the average GPU does nothing, with all in-flight batches under way.
+    ``mfu`` and ``mbu`` are over all GPUs of a replica; ``ops`` are those of the busiest stage.
     ``band`` holds the factors between which 80 % of measurements lie.
     """
 

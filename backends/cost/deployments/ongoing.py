@@ -84,8 +84,8 @@ class Served(NamedTuple):
     A first token waits ``queue`` for a place among those ``running``, ``line`` for other prefills, ``start`` for the
     prefills of the requests that all start at the beginning (mean over all requests), then for its own ``prefill`` and
     the engine's ``first``. Every later token takes ``step`` for kernels and ``host`` for the engine, and prefills of
-    others add ``others``. With two pools, the transfer of the cache adds ``sent`` to TPOT, of which ``port`` is the wait for
-    other transfers. ``rate`` requests/s are served.
+    others add ``others``. With two pools, the transfer of the cache adds ``sent`` to TPOT, of which ``port`` is the
+    wait for other transfers. ``rate`` requests/s are served.
     """
 
     running: Number
