@@ -46,7 +46,7 @@ class StageGpus(NamedTuple):
 
 
 class ClusterUse(NamedTuple):
-    """The cluster of a plan: ``nodes`` nodes called ``node`` with ``gpus`` GPUs each; the plan uses ``used`` of them."""
+    """The cluster of a plan: ``nodes`` nodes called ``node`` with ``gpus`` GPUs each, of which ``used`` are in use."""
 
     name: str
     node: str
