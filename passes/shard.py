@@ -86,10 +86,9 @@ class Sharder:
         return new
 
     def _weight(self, value: Value) -> TensorType:
-        region = (
-            "attention" if value.name in self.sinks else "experts" if value.name in self.inside else self.rule_region
-        )
-        return self.layout.weight(value.type, region)
+        if value.name in self.sinks:
+            return self.layout.weight(value.type, "attention")
+        return self.layout.weight(value.type, "experts" if value.name in self.inside else self.rule_region)
 
     def _inner_axes(self, type_: TensorType) -> set[str]:
         """The axes that split the dimensions inside an expert: each rank along them needs the same tokens."""
