@@ -21,8 +21,8 @@ WIDEST_GAP = 4.0
 """The largest ratio of neighbouring sizes.
 
 Where a kernel turns from constant to linear time half-way between two points, the straight line in logarithms is a
-factor ``WIDEST_GAP ** 0.25`` too slow there: 1.41 for a ratio of 4. At larger ratios fitted forms
-are closer. In most tables each size is 2 or 4 times the size before it.
+factor ``WIDEST_GAP ** 0.25`` too slow there: 1.41 for a ratio of 4. At larger
+ratios fitted forms are closer. In most tables each size is 2 or 4 times the size before it.
 """
 
 Otherwise = Callable[[], Number]
