@@ -26,8 +26,9 @@ class Kind(NamedTuple):
 class Basis(NamedTuple):
     """What the numbers of one phase are divided by.
 
-    ``time`` is TTFT or TPOT. Seconds of kernels are divided by ``sharers``, the requests of a prefill or the tokens that
-    a decode step brings a request. A request takes ``passes`` passes of the phase, each with ``batch`` requests.
+    ``time`` is TTFT or TPOT. Seconds of kernels are divided by ``sharers``: the requests of a prefill, or the
+    tokens that a decode step brings a request. A request takes ``passes`` passes of the phase, each
+    with ``batch`` requests.
     """
 
     time: Number
