@@ -1,4 +1,4 @@
-"""Panels and scatter plots in the style of `plandsl.figures`: log axes, legends beside the data.
+"""Panels and scatter plots in the style of `plandsl.plotting`: log axes, legends beside the data.
 
 Drawing needs matplotlib: `python -m pip install 'matplotlib>=3.8'`, or the extra `dev`.
 """
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from plandsl import figures
-from plandsl.figures import STYLE, group_styles, plain_ticks
+from plandsl import plotting
+from plandsl.plotting import STYLE, group_styles, plain_ticks
 
 
 class MissingLibrary(RuntimeError):
@@ -50,7 +50,7 @@ class Panel(NamedTuple):
 def pyplot() -> Any:
     """matplotlib's pyplot, drawing to files only."""
     try:
-        return figures.pyplot()
+        return plotting.pyplot()
     except ImportError as error:
         raise MissingLibrary("figures need matplotlib: python -m pip install 'matplotlib>=3.8'") from error
 
@@ -162,4 +162,4 @@ def scatter(
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures.save(figure, path)
+    plotting.save(figure, path)

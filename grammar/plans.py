@@ -163,8 +163,8 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     workload = _part(reader, "workload", "workload { input = 1000, output = 100, batch = 8 }", workload_spec)
     sharding, shift = _shardings(reader, model)
     speculate = _speculate(reader, model, sharding)
-    run = kernels(model) | kernels(speculate.draft if speculate else None)
-    calibration, calibrations = _calibrations(reader, run, node, cluster)
+    timed = needed_sections(model) | needed_sections(speculate.draft if speculate else None)
+    calibration, calibrations = _calibrations(reader, timed, node, cluster)
     engine = _part(reader, "engine", "", engine_spec)
     clauses = read_requirements(reader)
     settings = _settings(reader, sharding, engine or IDEAL)
@@ -270,7 +270,7 @@ def _speculate(reader: Reader, model: ModelSpec | None, sharding: ShardingSpec |
 
 
 def _calibrations(
-    reader: Reader, run: frozenset[str], node: NodeSpec | None, cluster: ClusterSpec | None
+    reader: Reader, timed: frozenset[str], node: NodeSpec | None, cluster: ClusterSpec | None
 ) -> tuple[CalibrationSpec | None, tuple[tuple[str, CalibrationSpec], ...]]:
     """The calibration, and for unlike GPUs the calibration of each by name.
 
@@ -279,10 +279,10 @@ def _calibrations(
     """
     record = reader.declaration("calibration")
     if record or node is None:
-        return _calibration(reader, run, cluster, record, None), ()
+        return _calibration(reader, timed, cluster, record, None), ()
     found: dict[str, CalibrationSpec] = {}
     for name, gpu in _gpus(reader, node, cluster):
-        if name not in found and (own := _calibration(reader, run, cluster, None, gpu)):
+        if name not in found and (own := _calibration(reader, timed, cluster, None, gpu)):
             found[name] = own
     return next(iter(found.values()), None), tuple(found.items()) if len(found) > 1 else ()
 
@@ -311,11 +311,11 @@ def _members(reader: Reader, record: Record, kind: str) -> list[Record]:
 
 
 def _calibration(
-    reader: Reader, run: frozenset[str], cluster: ClusterSpec | None, record: Record | None, gpu: Record | None
+    reader: Reader, timed: frozenset[str], cluster: ClusterSpec | None, record: Record | None, gpu: Record | None
 ) -> CalibrationSpec | None:
     """The calibration that ``record`` declares, else the one that ``gpu`` names, else `generic`.
 
-    It is completed until it has the sections ``run``.
+    It is completed until it has the sections ``timed``.
     """
     relative = False
     if record is None and gpu and "calibration" in gpu.fields:
@@ -324,9 +324,9 @@ def _calibration(
     record = record or _generic(reader)
     if record is None:
         return CalibrationSpec("generic", ())
-    found = reader.context.make(calibration_with(run), record)
+    found = reader.context.make(calibration_with(timed), record)
     if found and cluster is not None and cluster.count > 1 and not found.has(BETWEEN):
-        wider = reader.context.make(calibration_with(run | BETWEEN), record)
+        wider = reader.context.make(calibration_with(timed | BETWEEN), record)
         found = wider if wider and wider.has(BETWEEN) else found
     return found.with_wider_bands() if found and relative else found
 
@@ -339,7 +339,7 @@ def _generic(reader: Reader) -> Record | None:
     return reader.context.records.of_declaration(*found)
 
 
-def kernels(model: ModelSpec | None) -> frozenset[str]:
+def needed_sections(model: ModelSpec | None) -> frozenset[str]:
     """The sections of a calibration that give the times of a model's ops."""
     called = set(functions(model)) if model else set()
     return frozenset((*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections)))
@@ -359,7 +359,7 @@ def functions(model: ModelSpec) -> Iterator[str]:
 
 
 class _Settings(NamedTuple):
-    """Settings of a plan, called as its fields."""
+    """Settings of a plan, named as the fields that set them."""
 
     kv_residency: str
     step_tokens: int

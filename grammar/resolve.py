@@ -1,4 +1,4 @@
-"""From the text of a file to its resolved declarations: the second half of the grammar."""
+"""From the text of a file to its resolved declarations: here each kind of declaration finds its reader."""
 
 from __future__ import annotations
 

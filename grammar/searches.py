@@ -15,7 +15,7 @@ from plandsl.grammar.plans import PLAN, plan_spec
 from plandsl.grammar.records import Record, merge
 from plandsl.grammar.requires import METRICS, read_requirements
 from plandsl.grammar.schema import Reader
-from plandsl.grammar.sharding import STEP, SUGAR
+from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.grammar.unparse import declaration
 from plandsl.limits import MAX_VALUES
 from plandsl.spec.plan import PlanSpec
@@ -91,7 +91,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
 
 def _default_choices(plan: PlanSpec) -> tuple[Choice, ...]:
     """The choices of a search without `vary`: degrees that split a dimension of the model, and batches."""
-    dims = {*STEP, *(name for name, _ in plan.model.sizes)}
+    dims = {*EVERY_MODEL, *(name for name, _ in plan.model.sizes)}
     sizes = tuple(Setting(str(n), n, _number(n)) for n in range(1, plan.gpus + 1) if plan.gpus % n == 0)
     choices = [
         Choice(name, SHORT[name], sizes)

@@ -41,7 +41,7 @@ SUGAR = {
 KNOWN = (*SUGAR, "context_form", "hop_tensors", "cut")
 LEVELS = ("node", "cluster")
 REGIONS = ("attention", "experts", "embedding", "head")
-STEP = ("tokens", "batch", "context", "layers")
+EVERY_MODEL = ("tokens", "batch", "context", "layers")
 """Dimensions that a rule may name for every model."""
 
 _MAX_AXES = 8
@@ -237,7 +237,7 @@ def fit(context: Context, sharding: ShardingSpec, model: ModelSpec) -> ShardingS
 
     Rules of a degree lose the dimensions that the model lacks; in a written rule such a dimension is an error.
     """
-    known = [*STEP, *(name for name, _ in model.sizes)]
+    known = [*EVERY_MODEL, *(name for name, _ in model.sizes)]
     rules = []
     fine = True
     for rule in sharding.rules:

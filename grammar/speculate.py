@@ -16,7 +16,7 @@ from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
-from plandsl.grammar.sharding import STEP, SUGAR
+from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.grammar.shift import sharding_under
 from plandsl.grammar.values import expect, span_of
 from plandsl.limits import MAX_DRAFTED
@@ -161,5 +161,5 @@ def _keep_known_dims(rule: RuleSpec, draft: ModelSpec) -> RuleSpec:
     """A rule without the dimensions that ``draft`` lacks."""
     meant = (dims for region, dims, _ in SUGAR[rule.sugar].rules if region == rule.region) if rule.sugar else ()
     dims = next((dims for dims in meant if set(rule.dims) <= set(dims)), rule.dims)
-    have = {*STEP, *(name for name, _ in draft.sizes)}
+    have = {*EVERY_MODEL, *(name for name, _ in draft.sizes)}
     return rule._replace(dims=tuple(dim for dim in dims if dim in have))

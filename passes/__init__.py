@@ -53,7 +53,7 @@ PIPELINE: tuple[Pass, ...] = (
 
 
 def steps(plan: PlanSpec, phase: str, *, check: bool = True) -> Iterator[tuple[Pass, Program | Schedule]]:
-    """Run the pipeline on one phase of ``plan``; yields each pass with its result.
+    """Run the pipeline of passes on one phase of ``plan``; yields each pass with its result.
 
     With ``check``, raises `PassError` when a pass makes an unsound program.
     """

@@ -1,7 +1,7 @@
 """Layouts from sharding rules: which mesh axes split which dimension of a tensor.
 
 Rules are read in order; where two dimensions of one tensor want the same axis, the earlier rule gets it
-(language.md section 3, sharding).
+(docs/language.md, "sharding").
 """
 
 from __future__ import annotations

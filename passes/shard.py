@@ -1,8 +1,9 @@
 """Shard: give every value the layout of the rules, and add a reshard where a use needs another layout.
 
 The rule of a regular op, and the sharding's rules of one region, say how its operands lie. `dispatch` and `combine`
-have code here because two regions meet in them: tokens lie by the rules outside of `experts`, without the axes that
-split the inside of any expert nearby, and the experts' places by those inside, without the axes of the tokens.
+have code of their own here, because two regions meet in them. Tokens follow the rules outside of `experts`, without the
+axes that split the inside of an expert of this block. The tokens' places at experts follow the rules of `experts`,
+without the axes that split the tokens.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Sharder:
 
     def __init__(self, region: Region, layout: Layout) -> None:
         self.region, self.layout = region, layout
-        self.rules = region.name if region.name in ENDS else ""
+        self.rule_region = region.name if region.name in ENDS else ""
         self.names = Names(region.values())
         self.now: dict[str, Value] = {}
         self.made: dict[tuple[str, TensorType], Value] = {}
@@ -85,8 +86,9 @@ class Sharder:
         return new
 
     def _weight(self, value: Value) -> TensorType:
-        rules = "attention" if value.name in self.sinks else "experts" if value.name in self.inside else self.rules
-        return self.layout.weight(value.type, rules)
+        if value.name in self.sinks:
+            return self.layout.weight(value.type, "attention")
+        return self.layout.weight(value.type, "experts" if value.name in self.inside else self.rule_region)
 
     def _inner_axes(self, type_: TensorType) -> set[str]:
         """The axes that split the dimensions inside an expert: each rank along them needs the same tokens."""
@@ -94,8 +96,8 @@ class Sharder:
         return {a for d in others for a in d.axes}.difference(first.axes)
 
     def _region_of(self, type_: TensorType) -> str:
-        """The region whose rules apply to a value."""
-        return "experts" if has_places(type_.names) else self.rules
+        """The region of the sharding whose rules apply to a value; "" for the rules that apply everywhere."""
+        return "experts" if has_places(type_.names) else self.rule_region
 
     def _argument(self, type_: TensorType) -> TensorType:
         if type_.dtype == "int32":  # every rank has all token ids, which are a few bytes
@@ -209,7 +211,7 @@ class Sharder:
 
     def _tokens(self, names: tuple[str, ...], tokens: tuple[str, ...]) -> tuple[Dim, ...]:
         """A value of each token by the rules outside of `experts`, not split over axes that split inside an expert."""
-        dims = self.layout.dims(names, self.rules)
+        dims = self.layout.dims(names, self.rule_region)
         return tuple(_drop_axes((d,), self.busy)[0] if d.name in tokens else d for d in dims)
 
     def _query_dims(self, op: Attention) -> tuple[Dim, ...]:

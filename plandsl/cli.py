@@ -95,7 +95,7 @@ def _fmt(made: _Parser) -> None:
 
 
 def _catalog(made: _Parser) -> None:
-    made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node or calibration")
+    made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node, cluster, calibration or engine")
     made.add_argument("name", nargs="?", metavar="NAME", help="an entry; for a model also a config.json, to import")
 
 

@@ -48,7 +48,7 @@ class Diagnostic(NamedTuple):
         return {"E": "error", "W": "warning", "N": "note"}[self.code[0]]
 
     def as_json(self) -> dict[str, Any]:
-        """The machine form of language.md section 6."""
+        """The machine form (docs/language.md, "JSON")."""
         out: dict[str, Any] = {"code": self.code, "severity": self.severity, "message": self.message}
         if self.span is not None:
             out |= self.span._asdict()

@@ -1,4 +1,4 @@
-"""The whole compiler on one page: the one module that knows grammar, passes and backends.
+"""The whole compiler on one page: it calls the grammar, the passes and the backends, which do not know one another.
 
 text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Estimate, picture, verdict
 """
@@ -45,13 +45,13 @@ class CompiledPlan:
         self.spec, self.notes = spec, tuple(notes)
         self._pools = () if spec.split is None else tuple(CompiledPlan(pool, (), known) for pool in spec.pools)
         self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, (), known) for mode in spec.modes)
-        parts = self._pools or self._modes
-        self.prefill: Schedule = parts[0].prefill if parts else compile_phase(spec, "prefill", known)
-        self.decode: Schedule = parts[len(self._pools) // 2].decode if parts else compile_phase(spec, "decode", known)
+        first, last = self._pools[:1] or self._modes[:1], self._pools[1:] or self._modes[:1]
+        self.prefill: Schedule = first[0].prefill if first else compile_phase(spec, "prefill", known)
+        self.decode: Schedule = last[0].decode if last else compile_phase(spec, "decode", known)
 
     @cached_property
     def findings(self) -> list[Diagnostic]:
-        """What only the compiled programs show."""
+        """Findings that need the compiled programs."""
         if self._pools:
             return [d for pool in self._pools for d in pool.findings]
         found = [*self.chosen, *(d for mode in self.modes for d in check_program(mode.spec, mode.prefill.program))]
@@ -70,17 +70,17 @@ class CompiledPlan:
 
     @property
     def modes(self) -> tuple[CompiledPlan, ...]:
-        """This plan with each sharding that it holds: itself, or the two of a `shift`, the first with its schedules."""
+        """One plan for each sharding: the two plans of a `shift`, or this plan. Both schedules are of the first one."""
         return self._modes or (self,)
 
     @property
     def pools(self) -> tuple[CompiledPlan, ...]:
-        """A plan for each pool of GPUs: this one, or that of prefill and that of decode."""
+        """One plan for each pool of GPUs: the prefill pool and the decode pool, or this plan where it has no pools."""
         return self._pools or (self,)
 
     @cached_property
     def draft(self) -> CompiledPlan | None:
-        """The model that guesses tokens ahead, where there is one, as a plan of its own."""
+        """The plan of the draft model, which guesses tokens ahead; None without a draft model."""
         return None if self.spec.draft_plan is None else CompiledPlan(self.spec.draft_plan, ())
 
     @cached_property
@@ -114,12 +114,12 @@ class CompiledPlan:
         return program_after(self._taken(phase) if self._modes else self.spec, phase, after)
 
     def _taken(self, phase: str) -> PlanSpec:
-        """The plan with the sharding that a phase takes."""
+        """The plan with the one of two shardings that the steps of a phase take under the plan's load."""
         metrics = self.cost.evaluate()
         return (metrics.prefill if phase == "prefill" else metrics.decode).main.plan
 
     def draw(self, view: str = "devices", phase: str = "prefill") -> str:
-        """The picture of a view as DOT text: of two pools that of devices shows both, others the phase's."""
+        """The picture of a view as DOT text. Of two pools, `devices` shows both; other views show the phase's pool."""
         from plandsl.backends.graphviz import draw
 
         if self._pools and view != "devices":
@@ -137,8 +137,8 @@ class CompiledPlan:
 def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     """``spec`` with its layers cut so that the slowest stage is as quick as can be, and a note that tells the cut.
 
-    One cut serves both phases, since weights stay where they are: what is least is the seconds of the slowest stage in
-    prefill and ``output`` times those of the slowest in decode.
+    One cut serves both phases, since weights stay where they are. It makes the following sum least: the seconds of the
+    slowest stage in prefill, and ``output`` times the seconds of the slowest stage in decode.
     """
     from plandsl.backends.cost.deployments.stages import StageCosts
     from plandsl.passes.balance import balance
@@ -182,16 +182,16 @@ def open_file(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Mo
     return load(None, str(path), overrides=overrides)
 
 
-def judge(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]:
-    """One plan of ``module``, and what there is to say about it: its legality, its tables of measurements."""
+def check_plan(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]:
+    """A plan of ``module``, None if it is wrong, and the findings about its sharding and its tables of measurements."""
     spec = module.plan(name)
     if spec is None:
         return None, []
-    return spec, legal(spec)
+    return spec, check_spec(spec)
 
 
-def legal(spec: PlanSpec) -> list[Diagnostic]:
-    """What there is to say about a plan before it is compiled: its legality, its tables of measurements."""
+def check_spec(spec: PlanSpec) -> list[Diagnostic]:
+    """Findings about a plan before it is compiled: about its sharding, and about its tables of measurements."""
     found = [d for mode in spec.modes for d in legality(mode)]
     for pool in spec.pools:
         if pool.shift is not None:
@@ -221,7 +221,7 @@ def compile_module(
     if len(names) > MAX_PLANS:
         why = f"{module.path} has {len(names)} plans, and at most {MAX_PLANS} are compiled at once"
         raise PlanError([Diagnostic("E408", why, module.end, hint="pick one with --plan NAME")], module.sources)
-    found = [(name, *judge(module, name)) for name in names]
+    found = [(name, *check_plan(module, name)) for name in names]
     if plan is None:
         module.check()
     problems = [*module.diagnostics, *(d for _, _, ds in found for d in ds)]
@@ -252,14 +252,14 @@ def _unique(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
 
 
 def _said_once(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
-    """What two shardings both give rise to, at the first of them."""
+    """Each finding once: where two shardings cause the same one, the finding about the first sharding stays."""
     return list({(d.code, d.message): d for d in reversed(diagnostics)}.values())[::-1]
 
 
 def check_module(module: Module, plan: str | None = None) -> list[Diagnostic]:
-    """All that compiling would find, and nothing compiled where a plan is wrong."""
+    """All findings about a module. Its plans are compiled too, unless one is wrong already."""
     names = module.plans if plan is None else [plan]
-    found = [d for name in names for d in judge(module, name)[1]]
+    found = [d for name in names for d in check_plan(module, name)[1]]
     if plan is None:
         module.check()
     diagnostics = _unique([*module.diagnostics, *found])

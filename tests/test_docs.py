@@ -296,7 +296,7 @@ CLOSED = {
     "fields of a sharding": sharding.KNOWN,
     "axes of degrees": {sugar.axis for sugar in sharding.SUGAR.values()},
     "regions": sharding.REGIONS,
-    "dimensions of a step": sharding.STEP,
+    "dimensions of every model": sharding.EVERY_MODEL,
     "fields of a workload": (*plans.STATIC, *plans.TRAFFIC),
     "fields of a plan": plans.PLAN,
     "fields of a search": searches.FIELDS,

@@ -1,4 +1,4 @@
-"""The table "How to add" of docs/architecture.md, followed: an op, a function and a pass in a copy of the tree."""
+"""The table "How to add" of CONTRIBUTING.md, followed: an op, a function and a pass in a copy of the tree."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.cost.answers.figures import without_tables
-from plandsl.backends.cost.machine.measured import STEP, Curve, Grid, Line, Surface
+from plandsl.backends.cost.machine.measured import WIDEST_GAP, Curve, Grid, Line, Surface
 from plandsl.backends.cost.machine.tables import SORTS, findings
 from plandsl.backends.cost.time.trace import trace
 from plandsl.backends.cost.work.lookup import attach
@@ -97,7 +97,7 @@ def test_a_curve_is_exact_at_its_points_and_geometric_between():
 
 
 def test_points_far_apart_do_not_speak_for_what_lies_between():
-    for gap, answered in ((STEP, True), (STEP * 1.01, False)):
+    for gap, answered in ((WIDEST_GAP, True), (WIDEST_GAP * 1.01, False)):
         curve = Curve((8.0, 8.0 * gap), (1e-6, 2e-6))
         assert (curve.at(16) > 0) == answered
         assert (curve.at(np.array([16.0]))[0] > 0) == answered

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
-from plandsl.driver import compile_file, compile_text, judge, open_text
+from plandsl.driver import check_plan, compile_file, compile_text, open_text
 from plandsl.search import run as running
 from plandsl.search.answer import configurations, misses, remedies
 from plandsl.search.front import first_rows, pareto
@@ -106,7 +106,7 @@ def test_every_legal_mixture_is_seen_without_vary() -> None:
         if math.prod(sizes) <= 4:
             sharding = ", ".join(f"{d} = {n}" for d, n in zip(degrees, sizes, strict=True))
             module = open_text(text.replace("MORE", f"sharding {{ {sharding} }}"))
-            spec, notes = judge(module, "s")
+            spec, notes = check_plan(module, "s")
             if spec is not None and not any(d.severity == "error" for d in notes):
                 legal.add(sizes)
     assert seen == legal

@@ -19,7 +19,7 @@ from benchmarks.study import CLAIMS, RATIOS, START, answers, compiled, fit, loss
 from benchmarks.study_figures import FIGURES
 from benchmarks.study_plans import ALL, BATCHES, LONG, PLANS, communication, plans, with_link
 from plandsl.cli import main as planc
-from plandsl.figures import PALETTE, group_styles
+from plandsl.plotting import PALETTE, group_styles
 
 GATED = {
     *(f"C{n}" for n in (*range(1, 23), 24, 25, *range(31, 43), 44, *range(46, 54), *range(55, 60), *range(62, 73))),

@@ -1,4 +1,4 @@
-"""The estimate of a plan: all its numbers in SI units, and their JSON (docs/language.md, "JSON")."""
+"""The estimate of a plan: all that is known about it, in SI units, and its JSON (docs/language.md, "JSON")."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plandsl.answers.communication import NO_CALLS, Communication
-from plandsl.answers.occupancy import Load, Memory, Reuse, StageGpus, Used
+from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.diagnostics import Diagnostic
 
@@ -31,7 +31,7 @@ class Requirement(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """All numbers of one plan. Times are in seconds, sizes in bytes; docs/language.md gives the formula of each."""
+    """Everything that is known about one plan. ``stages`` has the memory of each stage, ``memory`` of the fullest."""
 
     plan: str
     gpus: int
@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
     kv_block: int = 1
     bands: tuple[tuple[str, Band], ...] = ()
     active_parameters: int | None = None
-    cluster: Used | None = None
+    cluster: ClusterUse | None = None
     shift: Shift | None = None
     stage_gpus: tuple[StageGpus, ...] = ()
     speculate: Speculated | None = None
@@ -76,7 +76,7 @@ class Estimate(NamedTuple):
         return all(held.total <= held.capacity for held in (*self.stages, self.memory))
 
     def band(self, metric: str) -> Band | None:
-        """The range in which 80 % of measurements of a metric of `BANDED` would lie; None where none is known."""
+        """The band of a metric in `BANDED`: 80 % of measurements would lie in it. None where none is known."""
         return dict(self.bands).get(metric)
 
     @property
@@ -155,7 +155,7 @@ def _note(diagnostic: Diagnostic) -> dict[str, Any]:
 
 
 def within_band(a: Estimate, b: Estimate, metric: str) -> bool:
-    """Whether each of two estimates lies in the band of the other, so that the model cannot tell them apart."""
+    """Whether each of two estimates lies in the band of the other, so that this metric does not tell them apart."""
     ours, theirs = a.band(metric), b.band(metric)
     if ours is None or theirs is None:
         return False

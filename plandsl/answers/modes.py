@@ -1,4 +1,4 @@
-"""Estimates of servers that consist of others: two shardings on one cache, and tokens that a draft guesses ahead."""
+"""Answers about servers that consist of others: two shardings on one cache, and a draft that guesses tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Mode(NamedTuple):
-    """One sharding of a shift, and the times of the plan with this sharding alone."""
+    """One of two shardings, and the times of the plan if it had this sharding alone."""
 
     sharding: str
     mesh: tuple[tuple[str, int], ...]
@@ -48,10 +48,9 @@ class Shift(NamedTuple):
 class Speculated(NamedTuple):
     """Tokens guessed ahead by the model ``draft`` (None: looked up in the text so far).
 
-    ``acceptance`` has the probability of each guess to be right. A step yields ``tokens_per_step`` tokens of each
-    request in ``step_s`` seconds, of which the draft takes ``draft_s``. The draft's prefill adds ``draft_prefill_s`` to
-    TTFT, and its weights add ``draft_weights_bytes`` to a GPU. ``plain_tpot_s`` is TPOT without guesses; with
-    ``break_even`` as the acceptance of every guess, TPOT is the same (None where no acceptance suffices).
+    A step brings a request ``tokens_per_step`` and takes ``step_s``, of which the draft takes ``draft_s``. The draft's
+    prefill adds ``draft_prefill_s`` to TTFT, and its weights add ``draft_weights_bytes`` to a GPU. Without guesses TPOT
+    is ``plain_tpot_s``. If every guess is right with the chance ``break_even``, TPOT is the same; None: with no chance.
     """
 
     draft: str | None

@@ -1,4 +1,4 @@
-"""What a plan occupies: bytes on a GPU, GPUs of a stage, nodes of a cluster, and room for requests."""
+"""What a plan takes up: bytes on a GPU, GPUs of a stage, nodes of a cluster, and the requests of an ongoing load."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
 
 
 class StageGpus(NamedTuple):
-    """The GPUs of a stage over all replicas, by name and number, and the one with the least memory."""
+    """The GPUs of a stage over all replicas, as pairs of (name, count), and the one with the least memory."""
 
     gpus: tuple[tuple[str, int], ...]
     smallest: str
@@ -41,12 +41,12 @@ class StageGpus(NamedTuple):
         return ", ".join(f"{count} x {name}" for name, count in self.gpus)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields ``gpus`` and ``smallest`` of a stage of unlike GPUs."""
+        """What an entry of ``stages`` has beside its memory where GPUs are unlike."""
         return {"gpus": dict(self.gpus), "smallest": self.smallest}
 
 
-class Used(NamedTuple):
-    """A cluster of ``nodes`` nodes called ``node`` with ``gpus`` GPUs each; the plan uses ``used`` of the nodes."""
+class ClusterUse(NamedTuple):
+    """The cluster of a plan: ``nodes`` nodes called ``node`` with ``gpus`` GPUs each, of which ``used`` are in use."""
 
     name: str
     node: str
@@ -63,8 +63,8 @@ class Used(NamedTuple):
 class Load(NamedTuple):
     """An ongoing load on one replica: requests that run, requests that wait for room, and the parts of TTFT.
 
-    On average a first token waits ``queue_s`` for room, ``line_s`` for prefills before its own, and ``start_s`` for
-    prefills of the crowd that arrives at the start. ``prefill_s`` is its own prefill; the engine adds ``first_s``.
+    On average, a first token waits ``queue_s`` for room, ``line_s`` for prefills before its own, and ``start_s`` for
+    the prefills of the requests that all start at the beginning. The engine adds ``first_s`` to TTFT.
     """
 
     concurrency: int
@@ -82,7 +82,7 @@ class Load(NamedTuple):
 
 
 class Reuse(NamedTuple):
-    """Tokens of each prompt that are already in the KV cache, in its ``own`` blocks or in blocks ``shared`` by all."""
+    """Tokens of each prompt that are in the KV cache already: each prompt has its ``own``, or they are ``shared``."""
 
     tokens: int
     prefix: str

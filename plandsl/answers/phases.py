@@ -13,11 +13,11 @@ from plandsl.values import FrozenValue
 class OpTime(FrozenValue):
     """One op of a phase on the busiest stage: ``count`` runs in one pass, ``time_s`` for all of them.
 
-    ``shape``, ``flops`` and ``bytes`` are of one run on one device. ``layer`` names the layer of the cost backend that
-    answered (measured, fitted, constant or roofline), ``bound`` what bounds the op (compute, memory, link or latency).
-    On unlike GPUs, ``gpu`` is the slowest, and the time is its time. ``band`` is the range of measured / predicted for
-    80 % of the kernels that the calibration was judged on, None where the calibration has no band. ``wire`` is the
-    bytes that one rank sends over the links in one run of a collective.
+    ``shape``, ``flops`` and ``bytes`` are of one run on one device; ``layer`` says which layer of the cost
+    backend answered (measured, fitted, constant or roofline), ``bound`` what bounds it (compute, memory, link or
+    latency). With unlike GPUs, ``gpu`` names the slowest one, which decides the time. ``band`` holds measured /
+    predicted for 80 % of the kernels that the calibration was judged on, None where the calibration has no band.
+    ``wire`` is the bytes that one rank sends over the links in one run of a collective.
     """
 
     op: str
@@ -54,12 +54,12 @@ class OpTime(FrozenValue):
 class PhaseEstimate(NamedTuple):
     """Where one phase's time goes: compute + communication + bubble + engine + waiting + mixed + draft = time.
 
-    Compute, communication and bubble are along the path of one batch. ``communication_s`` is communication that no
-    kernel hides; ``overlapped_s`` is communication that kernels hide. ``bubble_s`` is the wait for the slowest stage,
-    ``engine_s`` the time that the serving engine adds, ``waiting_s`` a first token's wait for room and for other
-    prefills, ``mixed_s`` the time that prefills of other requests add to a decode step, and ``draft_s`` the time of the
-    model that guesses tokens ahead. ``idle_share`` is the share of the time in which the average GPU does nothing, in
-    the steady state with all batches in flight.
+    Compute and communication are summed over all stages, on the way of one batch. ``communication_s`` is what no
+    compute hides; ``overlapped_s`` ran beside compute and is no part of the sum. ``bubble_s`` is the wait for the
+    slowest stage. ``engine_s`` is what the serving engine adds; ``waiting_s`` is a first token's wait for room and for
+    other prefills. Prefills of other requests add ``mixed_s`` to a decode step, and a draft model takes ``draft_s``.
+    ``idle_share`` is the share of time in which the average GPU does nothing, with all in-flight batches under way.
+    ``mfu`` and ``mbu`` are over all GPUs of a replica; ``ops`` are those of the busiest stage.
     ``band`` holds the factors between which 80 % of measurements lie.
     """
 

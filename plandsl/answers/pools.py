@@ -10,9 +10,9 @@ from plandsl.answers.estimate import Estimate
 class Sent(NamedTuple):
     """The KV cache that goes from one pool to the other; ``when``: ``after`` the prefill, or ``layerwise``.
 
-    ``between`` is the cluster whose network carries it, empty where the plan gives the link. ``request`` is the bytes
-    of one request; for it the busiest port of the prefill pool sends ``sent`` bytes, and the busiest port of the decode
-    pool receives ``received`` bytes. A batch takes ``time_s``, of which ``exposed_s`` come after its prefill.
+    ``between`` is the cluster whose network it takes, empty for a separate link. ``request`` is the bytes of one
+    request. Of these, the busiest port of the prefill pool sends ``sent`` bytes, and the busiest port of the decode
+    pool receives ``received``. The cache of a batch takes ``time_s``, of which ``exposed_s`` come after its prefill.
     """
 
     when: str
@@ -43,7 +43,7 @@ class Sent(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """One pool of GPUs: its node or cluster, the estimate of its plan alone, and the requests/s that it sustains."""
+    """One pool: its node or cluster (``machine``), the estimate of its plan alone, and the requests/s it sustains."""
 
     machine: str
     estimate: Estimate
@@ -68,9 +68,9 @@ class Pool(NamedTuple):
 
 
 class Pools(NamedTuple):
-    """Both pools, the transfer between them, and which of the three limits the rate.
+    """Both pools, the transfer between them, and which of the three limits the rate (``limit``).
 
-    ``balance`` is the number of decode replicas that keep up with one prefill replica.
+    ``balance`` decode replicas would take as many requests/s as one prefill replica gives.
     """
 
     prefill: Pool

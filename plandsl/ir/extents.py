@@ -11,7 +11,7 @@ from plandsl.spec.formats import item_bytes
 
 
 class Extents:
-    """Local and global sizes of a program's dimensions under one binding.
+    """Sizes of a program's dimensions under one binding: of the whole dimension, and of one rank's part.
 
     ``bind`` gives the symbols (``batch``, ``input``, ``context``) numbers, or numpy arrays that broadcast.
     """

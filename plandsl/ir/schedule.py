@@ -15,11 +15,11 @@ from plandsl.values import FrozenValue
 class Slot(NamedTuple):
     """One op of a region on a stream; it starts when the stream is free and the slots in ``after`` are done.
 
-    A slot that reads the results of a ring block by block does not wait for the ring: a rank holds the first block
-    before the ring starts, so ``after`` has the slots that the ring itself waits for. Each block
-    passes the slots in ``before``, and then this slot, which works on ``blocks`` blocks in turn; ``along`` is the slot
-    of the ring, which ends when the last block arrives. Only the last slot that a block passes has ``along``. The
-    device alternates between these slots block by block, but a backend plays each slot in one piece.
+    A ring hands blocks on from rank to rank, and a slot may read them one by one. Such a slot does not wait for the
+    ring: a rank holds the first block before the ring starts, so ``after`` has the slots that the ring itself waits
+    for. A block passes the slots in ``before``, then a last slot. In this last slot ``along`` is the slot of the ring,
+    and ``blocks`` is the number of blocks; the last block arrives when the ring ends. The slots in ``before`` and the
+    last slot work on one block after the other, though each of them is played in one piece.
     """
 
     op: int

@@ -9,7 +9,7 @@ from attrs import field, frozen
 from plandsl.ir.names import Places, group_of
 
 Number: TypeAlias = Any
-"""A float or a numpy array of floats: throughout the cost backend, sizes may be either."""
+"""A number or a numpy array: sizes and times of the cost backend may be either. In a trace, also a traced number."""
 
 PADDED = frozenset({"batch", "position", "context"})
 """Dimensions that are padded to a multiple of their shards, so that the fullest rank counts."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from plandsl import figures
+from plandsl import plotting
 from plandsl.search.front import Floats
 from plandsl.search.points import Cells, Points
 from plandsl.search.run import MEMORY
@@ -103,7 +103,7 @@ def _draw_search_maps(
         metric = points.goal.metric
         bar.set_label(f"{'most' if points.goal.most else 'least'} {axis_label(metric)}")
         bar.outline.set_visible(False)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: figures.drop_zeros(metric_text(metric, value)))
+        bar.ax.yaxis.set_major_formatter(lambda value, _: plotting.drop_zeros(metric_text(metric, value)))
         bar.ax.yaxis.minorticks_off()
         if isinstance(norm, LogNorm):
             bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if every.max() < 100 * every.min() else (1,)))

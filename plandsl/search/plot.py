@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from attrs import evolve
 
-from plandsl import figures
+from plandsl import plotting
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.search.answer import Configuration, configurations
 from plandsl.search.front import Floats
@@ -27,7 +27,7 @@ COLOURED = 6
 """Plans with a colour of their own: plans on the front first, then plans with the most throughput. Others are grey."""
 
 GREY = "#b5b5b5"
-STYLE = {**figures.STYLE, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 8,
+STYLE = {**plotting.STYLE, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 8,
          "hatch.linewidth": 0.5}  # fmt: skip
 DASHES = ("--", ":", "-.")
 """Line style of the first search, the second and so on."""
@@ -63,7 +63,7 @@ def check_picture_path(path: Path) -> None:
     if not path.parent.is_dir():
         raise PlanError([Diagnostic("E405", f"cannot write {path}: there is no folder {path.parent}")])
     try:
-        figures.pyplot()
+        plotting.pyplot()
     except ImportError as error:
         hint = "pip install 'plandsl[plot]', or write the rows with --rows"
         raise PlanError([Diagnostic("E411", "drawing a search needs matplotlib", hint=hint)]) from error
@@ -86,7 +86,7 @@ def plot(drawn: Sequence[SearchResult], path: Path) -> None:
 
     Raises `PlanError` where the file cannot be written.
     """
-    plt = figures.pyplot()
+    plt = plotting.pyplot()
     maps = any(map_pairs(d.points) for d in drawn)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(7.4, 3.5 + 2.7 * maps), layout="constrained")
@@ -95,7 +95,7 @@ def plot(drawn: Sequence[SearchResult], path: Path) -> None:
         _draw_fronts(above[0], drawn)
         for part in below:
             draw_maps(part[0], [d.points for d in drawn])
-        figures.save(figure, path)
+        plotting.save(figure, path)
 
 
 # ---- throughput against latency
@@ -143,7 +143,7 @@ def _curve_styles(drawn: Sequence[SearchResult]) -> dict[str, dict[str, Any]]:
     vertical = drawn[0].points.vertical
     order = sorted(curves, key=lambda n: (-unbeaten[n], -float(curves[n].column(vertical).max()), n))
     chosen = sorted(order[:COLOURED], key=lambda n: (float(curves[n].column("tpot").min()), n))
-    look = {name: dict(kind) for name, kind in figures.group_styles(chosen).items()}
+    look = {name: dict(kind) for name, kind in plotting.group_styles(chosen).items()}
     return look | {name: {"color": GREY, "marker": "."} for name in order[COLOURED:]}
 
 
@@ -168,7 +168,7 @@ def _draw_panel(place: Any, drawn: Sequence[SearchResult], metric: str, look: di
     for i, d in enumerate(drawn):
         _draw_best(place, d, (metric, vertical), i)
     _set_ticks(place.xaxis, place.get_xlim(), show_time)
-    figures.plain_ticks(place.yaxis, *place.get_ylim())
+    plotting.plain_ticks(place.yaxis, *place.get_ylim())
     return far
 
 
@@ -246,11 +246,11 @@ def _set_ticks(axis: Any, ends: tuple[float, float], show: Any) -> None:
     decades = np.log10(ends[1] / ends[0])
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: figures.drop_zeros(show(value))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plotting.drop_zeros(show(value))))
 
 
 def _legend(drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]]) -> list[Any]:
-    line = figures.pyplot().Line2D
+    line = plotting.pyplot().Line2D
     coloured = {name: kind for name, kind in look.items() if kind["color"] != GREY}
     out = [line([], [], label=name, linestyle="-" if drawn[0].points.curves else " ", markersize=4.5, **kind)
            for name, kind in coloured.items()]  # fmt: skip

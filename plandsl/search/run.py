@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 from numpy.typing import NDArray
 
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.driver import CompiledPlan, legal
+from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
 from plandsl.search.space import Candidate, Grid, Space
@@ -228,7 +228,7 @@ class Run:
         if candidate.plan is None:
             self.found.refuse(candidate.findings)
             return None
-        wrong = tuple(d for d in legal(candidate.plan) if d.severity == "error")
+        wrong = tuple(d for d in check_spec(candidate.plan) if d.severity == "error")
         if wrong:
             self.found.refuse(wrong)
             return None

@@ -54,8 +54,8 @@ class CutSpec(NamedTuple):
 class ShardingSpec(FrozenValue):
     """Mesh axes, major first, and rules in the order of precedence.
 
-    ``context_form`` says how keys that are split by ``context`` reach the queries. ``hop_tensors`` None: the plan gives
-    it. Axes in ``placed`` lie inside a node, and are the innermost. Without a ``cut`` stages differ by
+    ``context_form`` says how keys that are split by ``context`` reach the queries. ``hop_tensors``: None where the plan
+    gives it. Axes in ``placed`` lie inside a node, and are the innermost. Without a ``cut`` stages differ by
     at most one layer.
     """
 
@@ -117,7 +117,7 @@ class WorkloadSpec(FrozenValue):
 
 @frozen(eq=False, repr=False, slots=False)
 class ShiftSpec(FrozenValue):
-    """A second sharding for steps of at most ``threshold`` tokens; it shares the KV cache with the first sharding."""
+    """``tensor``, a second sharding for steps of at most ``threshold`` tokens, on the KV cache of the first one."""
 
     tensor: ShardingSpec
     threshold: int
@@ -282,5 +282,5 @@ class PlanSpec(FrozenValue):
 
     @property
     def in_flight(self) -> int | None:
-        """The number of in-flight batches of one replica; None: one for each stage."""
+        """The number of in-flight batches of one replica; None: as many as there are stages."""
         return self.workload.in_flight

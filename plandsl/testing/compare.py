@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from plandsl.diagnostics import PlanError
-from plandsl.driver import CompiledPlan, legal
+from plandsl.driver import CompiledPlan, check_spec
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term
 from plandsl.spec.plan import PlanSpec, ShardingSpec, SpeculateSpec
@@ -13,7 +13,7 @@ from plandsl.spec.plan import PlanSpec, ShardingSpec, SpeculateSpec
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
     """Compile ``plan``, as `compile_text` does. Raises `PlanError` where the plan is illegal."""
-    found = legal(plan)
+    found = check_spec(plan)
     if any(d.severity == "error" for d in found):
         raise PlanError([d for d in found if d.severity != "note"])
     made = CompiledPlan(plan, found)

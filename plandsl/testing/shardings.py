@@ -10,7 +10,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
-from plandsl.grammar.sharding import SUGAR
+from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.ir.program import Program
 from plandsl.passes import steps
 from plandsl.passes.legality import check, check_program
@@ -19,7 +19,6 @@ from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
 
 REGIONS = ("", "", "", "attention", "attention", "experts", "embedding", "head")
-STEP = ("tokens", "batch", "context", "layers")
 
 COMMON = (
     ("", ("tokens",)),
@@ -137,7 +136,7 @@ def _written_rules(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...], w
 def _make_legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
     """``found`` without illegal rules, and with half the size of illegal degrees."""
     kept = evolve(found, rules=())
-    known = {*STEP, *(n for n, _ in model.sizes)}
+    known = {*EVERY_MODEL, *(n for n, _ in model.sizes)}
     refused: set[str] = set()
     for rule in found.rules:
         dims = tuple(d for d in rule.dims if d in known)

@@ -26,12 +26,13 @@ class Kind(NamedTuple):
 class Basis(NamedTuple):
     """What the numbers of one phase are divided by.
 
-    ``time`` is TTFT or TPOT; ``shared`` requests (or tokens) share its kernels. A request takes ``passes`` passes of
-    the phase, each with ``batch`` requests.
+    ``time`` is TTFT or TPOT. Seconds of kernels are divided by ``sharers``: the requests of a prefill, or the
+    tokens that a decode step brings a request. A request takes ``passes`` passes of the phase, each
+    with ``batch`` requests.
     """
 
     time: Number
-    shared: Number
+    sharers: Number
     passes: Number
     batch: Number
 
@@ -47,27 +48,27 @@ def communication(metrics: Metrics, output: int, gain: Number) -> Communication:
     return Communication((*_rows(PREFILL, metrics.prefill, first), *_rows(DECODE, metrics.decode, step)))
 
 
-def _rows(phase: str, times: PhaseTimes, asks: Basis) -> list[Calls]:
+def _rows(phase: str, times: PhaseTimes, basis: Basis) -> list[Calls]:
     """The calls of all programs that ran in a phase, the longest first."""
     found: dict[Kind, list[Traffic]] = {}
     for run in times.ran:
-        for kind, traffic in _calls_of(run, asks):
+        for kind, traffic in _calls_of(run, basis):
             found.setdefault(kind, []).append(traffic)
     rows = [Calls(phase, **kind._asdict(), **add_up(parts)._asdict()) for kind, parts in found.items()]
     return sorted(rows, key=lambda row: -row.time_s)
 
 
-def _calls_of(run: ProgramRun, asks: Basis) -> Iterator[tuple[Kind, Traffic]]:
+def _calls_of(run: ProgramRun, basis: Basis) -> Iterator[tuple[Kind, Traffic]]:
     """The traffic of each op of each stage. A hop counts at its sender, which takes the time."""
     lines = PhaseLines(run.phase, run.times, run.bind, float(run.context))
     for stage in range(len(run.times.stages)):
         for op in lines.stage_ops(stage, LINK):
             if op.time_s > 0:
                 kind = Kind(op.op, op.axis, op.algorithm, op.nodes, run.part)
-                yield kind, _traffic(run, op, lines.share_on_way(stage, op), asks)
+                yield kind, _traffic(run, op, lines.share_on_way(stage, op), basis)
 
 
-def _traffic(run: ProgramRun, op: OpTime, along: float, asks: Basis) -> Traffic:
+def _traffic(run: ProgramRun, op: OpTime, along: float, basis: Basis) -> Traffic:
     """One op of a stage; ``along`` is the share of its runs that lies on the way of one batch."""
     count = float(run.count)
     runs, time = op.count * count, op.time_s * count
@@ -76,6 +77,6 @@ def _traffic(run: ProgramRun, op: OpTime, along: float, asks: Basis) -> Traffic:
         payload=runs * op.bytes,
         wire=runs * op.wire,
         time_s=time,
-        share=time * along / float(asks.shared) / float(asks.time),
-        per_request=runs * op.wire * float(asks.passes) / float(asks.batch),
+        share=time * along / float(basis.sharers) / float(basis.time),
+        per_request=runs * op.wire * float(basis.passes) / float(basis.batch),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from plandsl.answers.estimate import BANDED, Estimate, Requirement
-from plandsl.answers.occupancy import Load, Memory, Reuse, StageGpus, Used
+from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.backends.cost.answers.assumed import assumptions
 from plandsl.backends.cost.answers.communication import communication
@@ -142,13 +142,13 @@ def _reuse(plan: PlanSpec) -> Reuse | None:
     return Reuse(int(reused_tokens(plan, load.input)), load.prefix or "own") if load.reuse else None
 
 
-def _cluster_use(plan: PlanSpec) -> Used | None:
+def _cluster_use(plan: PlanSpec) -> ClusterUse | None:
     """The cluster, and how many of its nodes the ranks stand on."""
     if plan.cluster is None:
         return None
     nodes = -(-plan.sharding.ranks // plan.node.count)
     names = ", ".join(dict.fromkeys(node.name for _, node in plan.cluster.groups))
-    return Used(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
+    return ClusterUse(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
 
 
 def phase_estimates(one: Server, m: Metrics) -> tuple[PhaseEstimate, PhaseEstimate]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from plandsl.answers.phases import OpTime, PhaseEstimate
+from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
 from plandsl.backends.cost.answers.names import op_names
-from plandsl.backends.cost.answers.utilisation import average_gpu, ideal_seconds
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
@@ -44,7 +44,7 @@ NEGLIGIBLE = 0.02
 
 
 def _drop_dust(rest: float, time: float) -> float:
-    """``rest``; 0 where it is a rounding error of ``time``."""
+    """``rest``, or 0 if it is so small that it is a rounding error of ``time``."""
     return rest if rest > 1e-9 * time else 0.0
 
 
@@ -59,10 +59,10 @@ def _merge_chunks(lines: Iterable[OpTime]) -> Iterator[OpTime]:
         yield evolve(first, count=first.count + count, time_s=first.time_s + time) if ran else first
 
 
-def context_nodes(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
-    """(weight, context) for a step at the mean ``context``.
+def mean_contexts(model: PhaseModel, bind: Mapping[str, Number], context: Number) -> list[tuple[Number, Number]]:
+    """Pairs of (weight, context) that stand for a step whose mean context is ``context``.
 
-    Decode with attention chunks needs several contexts, since the step at the mean context is not the mean step.
+    One pair does, except for decode with attention chunks: there a step at the mean context is not the mean step.
     """
     if not model.chunks or model.schedule.program.phase == PREFILL:
         return [(1.0, context)]
@@ -76,8 +76,8 @@ class PhaseLines:
     def __init__(self, model: PhaseModel, times: PhaseTimes, bind: Mapping[str, Number], context: float) -> None:
         self.model, self.times, self.bind, self.context = model, times, bind, context
         self.extents = Extents(model.schedule.program, bind, model.extents.mesh)
-        self.nodes = context_nodes(model, bind, context)
-        self.at = Binding(self.extents, context, self.nodes)
+        self.contexts = mean_contexts(model, bind, context)
+        self.at = Binding(self.extents, context, self.contexts)
         self._known: dict[tuple[RunKey, int, str], list[OpTime]] = {}
 
     @classmethod
@@ -86,12 +86,13 @@ class PhaseLines:
         run = times.main
         return cls(run.phase, run.times, run.bind, float(run.context))
 
-    def estimate(self, time: Number, server: Server, shared: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
-        """The parts of ``time`` for one batch, and utilisation at the rate at which batches pass.
+    def estimate(self, time: Number, server: Server, sharers: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
+        """The parts of ``time``, and MFU, MBU and the idle share at the rate at which batches pass.
 
-        ``shared`` requests (or tokens) share the kernels' time where ``time`` is for one of them. ``waiting`` and
-        ``mixed`` are parts of ``time`` in which no kernel of this batch runs. The rest is the engine's time, or without
-        an engine the wait for a stage.
+        The seconds of the kernels are divided by ``sharers``: the requests whose prompts one prefill holds, or the
+        tokens that a decode step brings a request, where ``time`` is for one of them. ``waiting`` and ``mixed`` are
+        parts of ``time`` in which no kernel of this batch runs. The rest is the engine's time, or without an engine the
+        wait for a stage.
         """
         t, plan = self.times, server.plan
         stages = len(t.stages)
@@ -103,10 +104,10 @@ class PhaseLines:
         per_batch = t.period / server.in_flight
         program = self.model.schedule.program
         gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average_gpu(plan)
-        ideal = float(t.parts) * sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.nodes)
+        ideal = float(t.parts) * sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.contexts)
         busy = t.parts * sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in HOP_WORDS)
-        share = float(shared)
+        share = float(sharers)
         kernels, drafted = float(compute + exposed) / share, float(t.drafted) / share
         rest = float(time - waiting - mixed) - kernels - drafted
         engine = plan.engine is not None
@@ -144,9 +145,9 @@ class PhaseLines:
         return [self.lines(self.model.run(stage, p.region), p.repeats * times, stream) for p in parts]
 
     def share_on_way(self, stage: int, op: OpTime) -> float:
-        """The share of an op's runs that lengthens a batch in parts: 1 on the slowest stage, else one part's share.
+        """The share of an op's runs that a batch in parts waits for: all runs on the slowest stage, else one part's.
 
-        Where a hop is slower than all stages, its time for the parts behind the first counts as a wait.
+        Where a hop is slower than all stages, its time for the second and later parts counts as a wait.
         """
         times = self.times
         slowest = stage == times.slowest and float(times.stages[stage].span) >= float(times.hop)

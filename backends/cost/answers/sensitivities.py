@@ -20,7 +20,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION
 
-STEP = 0.01
+NUDGE = 0.01
 """The relative change of a figure, up and down: so small that few kernels change their tiling."""
 
 WIDE = 0.1
@@ -83,10 +83,10 @@ def sensitivities(variations: Variations) -> tuple[Sensitivity, ...]:
     """Slopes of TTFT, TPOT and throughput by every figure that changes one, by memory, and by the load."""
     base, found = variations.metrics, []
     for figure in FIGURES.values():
-        low, high = (variations.at(figure, 1 + step)[1] for step in (-STEP, STEP))
-        slopes = {name: _slope(name, (1 - STEP, low), (1, base), (1 + STEP, high)) for name in ASKED}
+        low, high = (variations.at(figure, 1 + step)[1] for step in (-NUDGE, NUDGE))
+        slopes = {name: _slope(name, (1 - NUDGE, low), (1, base), (1 + NUDGE, high)) for name in ASKED}
         if any(any(slope) for slope in slopes.values()):
-            found.append(Sensitivity(figure.key, figure.name, low=1 - STEP, at=1.0, high=1 + STEP, slopes=slopes))
+            found.append(Sensitivity(figure.key, figure.name, low=1 - NUDGE, at=1.0, high=1 + NUDGE, slopes=slopes))
     found.append(_memory_slopes(variations))
     return (*found, *_load_slopes(variations))
 
@@ -96,15 +96,15 @@ def unmoved_shares(variations: Variations) -> dict[str, float]:
 
     Times are homogeneous: with every figure f times as good a plan is f times as fast (Euler). The share
 
-        1 + ln(T(f) / T) / ln(f),   f = 1 + STEP
+        1 + ln(T(f) / T) / ln(f),   f = 1 + NUDGE
 
     of a time T follows constants of the calibration that no figure scales. All figures change at once, since slopes by
     single figures need not add up where two branches of a maximum nearly tie.
     """
     plan = variations.model.plan
     for figure in FIGURES.values():
-        plan = figure.improved(plan, 1 + STEP)
-    at, better = (1.0, variations.metrics), (1 + STEP, variations.model.on(plan).evaluate())
+        plan = figure.improved(plan, 1 + NUDGE)
+    at, better = (1.0, variations.metrics), (1 + NUDGE, variations.model.on(plan).evaluate())
     speeds = {"ttft": -1, "tpot": -1, "throughput": 1}
     return {name: 1 - sign * _elasticity(name, at, better) for name, sign in speeds.items()}
 

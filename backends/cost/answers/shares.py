@@ -1,11 +1,14 @@
-"""How well a plan uses its GPUs: shares of the time and of the peaks, as numbers or arrays."""
+"""How well a plan uses its GPUs: `comm_share`, MFU and MBU as numbers or arrays, for searches.
+
+Reports have the same shares from `lines.PhaseLines.estimate`, which also lists the ops.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.lines import context_nodes
-from plandsl.backends.cost.answers.utilisation import average_gpu, ideal_seconds
+from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
+from plandsl.backends.cost.answers.lines import mean_contexts
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum, minimum
@@ -50,7 +53,7 @@ def _utilisation(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
     for run in (r for r in times.runs if not r.part):
         program = run.phase.schedule.program
         extents = Extents(program, run.bind, run.phase.extents.mesh)
-        for weight, context in context_nodes(run.phase, run.bind, run.context):
+        for weight, context in mean_contexts(run.phase, run.bind, run.context):
             share = run.weight * weight
             ideal = ideal + share * ideal_seconds(program, gpu, extents, context)
             bytes_ = bytes_ + share * kernel_bytes(run.phase, extents, context)

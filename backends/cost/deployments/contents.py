@@ -27,21 +27,21 @@ class Cache(NamedTuple):
     context: Dim = Dim("context")
 
 
-Load = tuple[tuple[tuple[Dim, ...], float], ...]
-"""Bytes per row of values alive together, by the dimensions that make their rows."""
+RowBytes = tuple[tuple[tuple[Dim, ...], float], ...]
+"""Bytes per row of values that are alive together, by the dimensions that make their rows."""
 
 
-def _outweighs(a: Load, b: Load) -> bool:
+def _outweighs(a: RowBytes, b: RowBytes) -> bool:
     """Whether ``a`` weighs at least as much as ``b`` whatever the rows are."""
     have = dict(a)
     return all(have.get(rows, 0.0) >= size for rows, size in b)
 
 
 class Contents:
-    """What the programs of both phases hold, by stage: bytes of ``weights``, ``caches``, and the loads of ``steps``.
+    """What the programs of both phases hold: ``weights`` in bytes, ``caches``, and ``steps``, the rows of each phase.
 
-    Both phases have the same weights and caches. ``steps`` has a pair for each phase: the loads of live sets and the
-    loads of buffers, each by stage.
+    Weights and caches lie alike in both phases. For each phase, ``steps`` has the rows of sets of live values, and the
+    rows of sets of communication buffers.
     """
 
     def __init__(self, program: Program, decode: Program, extents: Extents) -> None:
@@ -49,10 +49,10 @@ class Contents:
         stages = range(len(program.stages))
         self.weights = [self.weights_of(stage) for stage in stages]
         self.caches = [self._caches(stage) for stage in stages]
-        self.steps = [self._step_loads(p) for p in (program, decode)]
+        self.steps = [self._step_rows(p) for p in (program, decode)]
 
     def of_stage(self, stage: int) -> tuple[object, ...]:
-        """Everything that a stage holds. Where this is equal for two stages, they hold the same under every load."""
+        """All that a stage holds: stages with equal values hold the same."""
         steps = tuple((tuple(live[stage]), tuple(buffers[stage])) for live, buffers in self.steps)
         return self.weights[stage], tuple(self.caches[stage]), steps
 
@@ -66,7 +66,7 @@ class Contents:
         return [(self.program.region(p.region), p.repeats) for p in self.program.stages[stage]]
 
     def weights_of(self, stage: int, but: Container[tuple[str, Value]] = ()) -> Number:
-        """Bytes of weights of a stage, without those in ``but``. A tensor that embedding and head share counts once."""
+        """Bytes of a stage's weights without those in ``but``; a tensor that is embedding and head counts once."""
         total: Number = 0.0
         once: set[tuple[str, object]] = set()
         for region, repeats in self.regions(stage):
@@ -102,16 +102,16 @@ class Contents:
                     found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
         return found
 
-    def _step_loads(self, program: Program) -> tuple[list[list[Load]], list[list[Load]]]:
-        """The loads of live sets and the loads of buffers, each by stage."""
-        held = {region.name: self._loads(region) for region in program.regions}
+    def _step_rows(self, program: Program) -> tuple[list[list[RowBytes]], list[list[RowBytes]]]:
+        """For each stage, the bytes per row of its sets of live values, and of its sets of buffers."""
+        held = {region.name: self._region_rows(region) for region in program.regions}
         stages = [[held[part.region] for part in parts] for parts in program.stages]
         return [_drop_outweighed(sets for sets, _ in s) for s in stages], [
             _drop_outweighed(sets for _, sets in s) for s in stages
         ]
 
-    def _loads(self, region: Region) -> tuple[list[Load], list[Load]]:
-        """The loads of a region's live sets, and the loads of its buffers."""
+    def _region_rows(self, region: Region) -> tuple[list[RowBytes], list[RowBytes]]:
+        """The bytes per row of a region's sets of live values, and of its sets of buffers."""
         values, same, stored = region.values(), self._renamed_values(region), {w.name for w in region.weights}
         views = _chunk_views(region)
         stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
@@ -122,12 +122,12 @@ class Contents:
             values[name] = evolve(values[name], type=block)
         together = {out.name: tuple(o.name for o in op.outs) for op in rings for out in op.outs}
 
-        def load(names: Iterable[str]) -> Load:
+        def rows(names: Iterable[str]) -> RowBytes:
             distinct = dict.fromkeys(same.get(n, n) for n in names)
-            return self._load([values[n].type for n in distinct if n not in stored])
+            return self._row_bytes([values[n].type for n in distinct if n not in stored])
 
-        live = [load(dict.fromkeys(views.get(n, n) for n in names)) for names in region.live]
-        return live, [load(together.get(name, (name,))) for name in region.buffers if name not in same]
+        live = [rows(dict.fromkeys(views.get(n, n) for n in names)) for names in region.live]
+        return live, [rows(together.get(name, (name,))) for name in region.buffers if name not in same]
 
     def _renamed_values(self, region: Region) -> dict[str, str]:
         """For each result of an op along an axis of size 1, where nothing moves: the value that it is equal to."""
@@ -140,8 +140,7 @@ class Contents:
                 same |= trace_sources(op, same)
         return same
 
-    def _load(self, types: list[TensorType]) -> Load:
-        """The load of values of these types."""
+    def _row_bytes(self, types: list[TensorType]) -> RowBytes:
         per_row: dict[tuple[Dim, ...], float] = {}
         for t in types:
             rows = tuple(d for d in t.dims if d.name in PADDED)
@@ -150,8 +149,8 @@ class Contents:
         return tuple(sorted(per_row.items(), key=lambda row: [(d.name, d.axes, d.chunk or ()) for d in row[0]]))
 
 
-def _drop_outweighed(sets: Iterable[list[Load]]) -> list[Load]:
-    """The loads of all ``sets``, each once, without loads that are never the largest."""
+def _drop_outweighed(sets: Iterable[list[RowBytes]]) -> list[RowBytes]:
+    """Loads of all ``sets``, each once; those that are never the largest are left out."""
     found = list(dict.fromkeys(load for each in sets for load in each))
     return [a for a in found if not any(b != a and _outweighs(b, a) for b in found)]
 

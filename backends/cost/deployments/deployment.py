@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.transfer import Transfer
 
 HOT = 24
-"""Single configurations after which the model is compiled: compiling takes as long as some dozens of answers."""
+"""The number of single configurations after which the model is compiled, which takes as long as dozens of answers."""
 
 
 class Phases:
-    """Prefill and decode of one configuration, timed when somebody first asks: most who want metrics never do."""
+    """Prefill and decode of one configuration, timed when first asked for: most callers of metrics never ask."""
 
     def __init__(self, time: Callable[[], tuple[PhaseTimes, PhaseTimes]]) -> None:
         self._time = time
@@ -39,9 +39,8 @@ class Phases:
 class Metrics(NamedTuple):
     """The answers for one configuration, or arrays of them; SI units. ``used`` is the largest share of a GPU's room.
 
-    ``mixed`` is what steps add to TPOT that are shared with prompts of the same batch, ``sent`` what the transfer of
-    the cache adds that lies between two pools. ``phases`` times the prompts of ``joined`` requests, and a step of
-    ``batch`` requests.
+    ``tpot`` includes ``mixed``, which steps with prompts of the same batch add, and ``sent``, which the transfer of the
+    cache between two pools adds. ``phases`` times the prompts of ``joined`` requests and a step of ``batch`` requests.
     """
 
     ttft: Number
@@ -130,7 +129,7 @@ class Deployment(ABC):
         concurrency: Number | None = None,
         requests: Number | None = None,
     ) -> Metrics:
-        """All metrics (language.md section 5)."""
+        """All metrics (docs/language.md, "What the numbers mean")."""
         load = self.plan.workload
         i = load.input if input is None else input
         o = load.output if output is None else output

@@ -189,7 +189,7 @@ class DraftedMemory(MemoryModel):
 
     @property
     def main(self) -> ProgramMemory:
-        """That of the verifying model."""
+        """The memory of the verifying model."""
         return self.target.main
 
     def of_stage(self, stage: int) -> tuple[object, ...]:

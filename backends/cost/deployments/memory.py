@@ -8,7 +8,7 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.contents import Cache, Contents, Load
+from plandsl.backends.cost.deployments.contents import Cache, Contents, RowBytes
 from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
 from plandsl.backends.cost.num import call_traced, ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.extents import Extents
@@ -44,7 +44,7 @@ def smallest_gpus(plan: PlanSpec, program: Program) -> list[GpuSpec]:
 
 
 class MemoryModel(ABC):
-    """Memory of one server. A subclass says what a stage holds under a load; capacity and largest batch follow here.
+    """Memory of one server. A kind of memory says what a stage holds under a load; the rest follows from that.
 
     ``weights`` are the bytes on each GPU, by stage; ``main`` is the memory of the model's own programs.
     """
@@ -65,7 +65,7 @@ class MemoryModel(ABC):
 
     @abstractmethod
     def of_stage(self, stage: int) -> tuple[object, ...]:
-        """Everything that a stage holds. Where this is equal for two stages, they hold the same under every load."""
+        """What a stage holds, whatever the load: stages with equal values hold equal bytes under every load."""
 
     @abstractmethod
     def verifying(self, queries: Number) -> MemoryModel:
@@ -86,7 +86,7 @@ class MemoryModel(ABC):
 
     @property
     def extents(self) -> Extents:
-        """The sizes of that program."""
+        """The sizes of `program`."""
         return self.main.contents.extents
 
     @property
@@ -100,7 +100,7 @@ class MemoryModel(ABC):
 
     @cached_property
     def distinct(self) -> list[int]:
-        """The first stage of each group of stages that hold the same; what is true of it is true of its group."""
+        """One stage of each group of stages that hold the same: its answers are those of the whole group."""
         found: dict[object, int] = {}
         for stage, capacity in enumerate(self.capacities):
             found.setdefault((capacity, self.of_stage(stage)), stage)
@@ -186,7 +186,7 @@ class MemoryModel(ABC):
 
 
 class ProgramMemory(MemoryModel):
-    """Memory of one program for each phase; activations and buffers are those of the phase that needs more."""
+    """Memory of one program of each phase: the phase with the larger step decides the bytes of activations."""
 
     def __init__(self, contents: Contents, plan: PlanSpec, queries: Number) -> None:
         super().__init__(plan, contents.program)
@@ -239,12 +239,8 @@ class ProgramMemory(MemoryModel):
                 out += [self._bytes(load, *rows) for load in loads]
         return largest(found[0]), largest(found[1])
 
-    def _bytes(self, load: Load, tokens: Number, requests: Number, keys: Number) -> Number:
-        """Bytes of the values of a load.
-
-        Values have ``tokens`` rows if they have positions, else ``keys`` rows if they have a context, else
-        ``requests`` rows; values without such dimensions have one.
-        """
+    def _bytes(self, load: RowBytes, tokens: Number, requests: Number, keys: Number) -> Number:
+        """Bytes of values with ``tokens``, ``keys`` or ``requests`` rows by their dimensions; weights have none."""
         total: Number = 0.0
         for dims, size in load:
             names = {d.name for d in dims}

@@ -81,11 +81,11 @@ def chunked_prompt_cost(engine: EngineSpec, chunks: Chunks, step: Number, host: 
 class Served(NamedTuple):
     """One replica under an ongoing load, in requests and seconds.
 
-    A first token waits ``queue`` for a place among those ``running``, ``line`` for other prefills, ``start`` for
-    those of the crowd that came first (mean over all requests), then for its own ``prefill`` and the engine's
-    ``first``. Any other one takes ``step`` for kernels and ``host`` besides, and ``others`` is what
-    prefills of others add to it. Between two pools, ``sent`` is what the transfer of the cache adds to it, of which
-    ``port`` is the wait for other transfers. ``rate`` requests/s are served.
+    A first token waits ``queue`` for a place among those ``running``, ``line`` for other prefills, ``start`` for the
+    prefills of the requests that all start at the beginning (mean over all requests), then for its own ``prefill`` and
+    the engine's ``first``. Every later token takes ``step`` for kernels and ``host`` for the engine, and prefills of
+    others add ``others``. With two pools, the transfer of the cache adds ``sent`` to TPOT, of which ``port`` is the
+    wait for other transfers. ``rate`` requests/s are served.
     """
 
     running: Number

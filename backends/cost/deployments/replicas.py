@@ -69,7 +69,7 @@ class Replicas(Deployment):
         return self.one.gain
 
     def on(self, plan: PlanSpec) -> "Replicas":
-        """The same under other figures."""
+        """The same servers with the figures of ``plan``."""
         return Replicas(self.n, self.one.on(plan))
 
     def guessing(self, tokens: Number, acceptance: Number) -> "Replicas":

@@ -1,4 +1,4 @@
-"""`Server`: what every kind of server answers. How long a step takes, what its GPUs hold, which programs it runs."""
+"""`Server`: what every kind of server tells: how long a step takes, what its GPUs hold, which programs it runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Server(Protocol):
         ...
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
-        """Times of a step; after its period, with ``in_flight`` such batches, the next step may start."""
+        """Times of a step while ``in_flight`` such batches are under way; after ``period`` the next step may start."""
         ...
 
     def on(self, plan: PlanSpec) -> Server:

@@ -99,7 +99,7 @@ class ShiftMemory(MemoryModel):
 
     @property
     def main(self) -> ProgramMemory:
-        """That of large steps."""
+        """The memory of the programs for large steps."""
         return self.base
 
     def on(self, plan: PlanSpec) -> ShiftMemory:
@@ -126,9 +126,9 @@ class ShiftMemory(MemoryModel):
 
 
 def both_memories(plan: PlanSpec, threshold: int, base: ProgramMemory, tensor: ProgramMemory) -> ShiftMemory:
-    """Memory with both shardings, of which steps of ``tensor`` have at most ``threshold`` tokens.
+    """Memory with both shardings; steps of ``tensor`` have at most ``threshold`` tokens.
 
-    A weight of which every rank holds the same part in both is there once.
+    Where every rank holds the same part of a weight in both shardings, it holds this part once.
     """
     first, second = base.program, tensor.program
     there = {(r.name, w.name, _layout(w.type, first.mesh)) for r in first.regions for w in r.weights}

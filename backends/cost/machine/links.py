@@ -25,7 +25,7 @@ class Algorithm(NamedTuple):
 
 
 class Fabric(NamedTuple):
-    """The links that a group of ranks uses: bytes/s one way as achieved, seconds per message.
+    """The links that a group of ranks uses: ``bandwidth`` in bytes/s one way as achieved, ``latency`` per message.
 
     ``topology`` says what ``bandwidth`` belongs to: a pair of GPUs (mesh), a GPU's port (switch, pcie), or a
     neighbour (ring, torus). ``stride`` is the distance between members in ranks.
@@ -38,10 +38,10 @@ class Fabric(NamedTuple):
     rings: int = 1
 
 
-def fabric(link: LinkSpec, efficiency: float, stride: int = 1) -> Fabric:
-    """The links of a node at ``efficiency`` of their nominal bandwidth."""
+def fabric(link: LinkSpec, share: float, stride: int = 1) -> Fabric:
+    """The links of a node at the ``share`` of their nominal bandwidth that collectives reach."""
     rings = max(1, sum(d > 1 for d in link.dims))
-    return Fabric(link.topology, link.bandwidth * efficiency, link.latency, stride, rings)
+    return Fabric(link.topology, link.bandwidth * share, link.latency, stride, rings)
 
 
 def _algorithm(name: str, fixed: Number, volume: Number, rate: Number) -> Algorithm:
@@ -107,7 +107,7 @@ def all_gather(f: Fabric, n: Number) -> list[Algorithm]:
 
 
 reduce_scatter = all_gather
-"""Sum ``V`` bytes of input, keep ``V / n``: moves what an all_gather moves, the other way."""
+"""Sum ``V`` bytes of input and keep ``V / n``: the bytes of an all_gather move the other way."""
 
 
 def all_to_all(f: Fabric, n: Number) -> list[Algorithm]:
@@ -139,7 +139,7 @@ def choose(ways: list[Algorithm], forced: str) -> list[Algorithm]:
 
 
 def seconds(ways: Sequence[Algorithm], payload: Number) -> Number:
-    """The fastest of ``ways`` for ``payload`` bytes."""
+    """The seconds of the fastest of ``ways`` for ``payload`` bytes."""
     best = ways[0].fixed + ways[0].per_byte * payload
     for way in ways[1:]:
         best = minimum(best, way.fixed + way.per_byte * payload)
@@ -147,5 +147,5 @@ def seconds(ways: Sequence[Algorithm], payload: Number) -> Number:
 
 
 def fastest(ways: Sequence[Algorithm], payload: float) -> Algorithm:
-    """The algorithm that `seconds` took."""
+    """The algorithm whose time `seconds` gives."""
     return min(ways, key=lambda w: w.fixed + w.per_byte * payload)

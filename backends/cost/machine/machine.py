@@ -41,6 +41,8 @@ class Rates(NamedTuple):
 class Machine:
     """A GPU, its links and its calibration.
 
+    ``bandwidth`` is what kernels reach of the GPU's memory bandwidth, in bytes/s. Collectives reach the share
+    ``link_share`` of the bandwidth of ``link``. ``launch...`` are the fixed seconds of a kernel or a collective.
     ``rates``: engine throughput relative to stand-alone runs, for kernels in prefill and decode, and for collectives.
     """
 

@@ -5,7 +5,7 @@ Between two points the time is a power of the size, which is a straight line in 
     t = t0 * (t1 / t0) ** (ln(x / x0) / ln(x1 / x0))        for x0 <= x <= x1
 
 so measured points keep their times. Zero stands for "not measured": no measured time is zero.
-Between points further apart than a factor of `STEP` there is no answer.
+Between points further apart than a factor of `WIDEST_GAP` there is no answer.
 """
 
 import math
@@ -17,10 +17,13 @@ from typing import NamedTuple
 from plandsl.backends.cost.num import are_numbers, are_traced, call_traced, where
 from plandsl.ir.types import Number
 
-STEP = 4.0
-"""Largest ratio of neighbouring sizes. Where a kernel turns from constant to linear time half-way between two points,
-the straight line in logarithms is a factor ``STEP ** 0.25`` too slow there: 1.41 for a ratio of 4. At larger ratios
-the error exceeds that of fitted forms. Most tables have steps of 2 or 4."""
+WIDEST_GAP = 4.0
+"""The largest ratio of neighbouring sizes.
+
+Where a kernel turns from constant to linear time half-way between two points, the straight line in logarithms is a
+factor ``WIDEST_GAP ** 0.25`` too slow there: 1.41 for a ratio of 4. At larger
+ratios fitted forms are closer. In most tables each size is 2 or 4 times the size before it.
+"""
 
 Otherwise = Callable[[], Number]
 """The seconds of the layer below."""
@@ -56,8 +59,8 @@ class Curve(NamedTuple):
 
 
 def interpolate(x: float, x0: float, x1: float, t0: float, t1: float) -> float:
-    """Seconds at ``x`` between the points ``(x0, t0)`` and ``(x1, t1)``; 0 where ``x1 > STEP x0``."""
-    if x1 > STEP * x0:
+    """Seconds at ``x`` between the points ``(x0, t0)`` and ``(x1, t1)``; 0 where ``x1 > WIDEST_GAP x0``."""
+    if x1 > WIDEST_GAP * x0:
         return 0.0
     return t0 * float((t1 / t0) ** (math.log(x / x0) / math.log(x1 / x0)))
 
@@ -68,7 +71,7 @@ def _interpolate_arrays(x: Number, x0: Number, x1: Number, t0: Number, t1: Numbe
 
     wide = x1 > x0
     share = np.log(np.where(wide, x / x0, 1.0)) / np.log(np.where(wide, x1 / x0, math.e))
-    return np.where(x1 > STEP * x0, 0.0, t0 * (t1 / t0) ** share)
+    return np.where(x1 > WIDEST_GAP * x0, 0.0, t0 * (t1 / t0) ** share)
 
 
 class Surface(NamedTuple):

@@ -66,7 +66,7 @@ class Mixer:
     def step(self, mix: Mix, in_flight: Number) -> PhaseTimes:
         """Times of a mixed step. Attention is linear in keys before a chunk, so their mean stands for all."""
         found = self.prefill.slowest_kind([kind.seconds(mix) for kind in self.kinds])
-        return self.prefill._pipeline(found, in_flight)
+        return self.prefill.play_stages(found, in_flight)
 
 
 class _KindMixer:

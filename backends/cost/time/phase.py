@@ -29,7 +29,7 @@ GAUSS = ((5 / 18, 0.5 - 0.15**0.5), (8 / 18, 0.5), (5 / 18, 0.5 + 0.15**0.5))
 
 
 NEAR = RegionRun(SEND, near=True)
-"""A hop inside a node, where other hops leave theirs."""
+"""The run of hops that stay inside a node, in a program with other hops that leave their node."""
 
 
 class Played(NamedTuple):
@@ -176,18 +176,18 @@ class PhaseTimes(NamedTuple):
 
     @property
     def main(self) -> ProgramRun:
-        """The model's own program that ran, for plain numbers; its times include the draft."""
+        """The run of the model's own program, with times that include the draft; for numbers, not arrays."""
         run = next(run for run in self.runs if not run.part and run.weight)
         return run._replace(times=run.times._replace(through=self.through, period=self.period, drafted=self.drafted))
 
     @property
     def ran(self) -> list[ProgramRun]:
-        """The programs that ran in a step, for plain numbers: the model's own, then the draft's."""
+        """The programs that ran in a step, the model's own first, then the draft's; for numbers, not arrays."""
         return [run for run in self.runs if run.weight and run.count]
 
     @property
     def slowest(self) -> int:
-        """The busiest stage (the first of equals), for plain numbers."""
+        """The number of the busiest stage, of equals the first; for numbers, not arrays."""
         spans = [s.span for s in self.stages]
         return spans.index(max(spans))
 
@@ -226,15 +226,15 @@ class PhaseModel:
         if machine.cluster is not None and self.boundaries:
             self._add_near_hops(costing)
         self.scale = self._scale()
-        looks = {
-            name: {i: look for i, work in enumerate(ops) if (look := work.context_use(self.extents))}
+        uses = {
+            name: {i: use for i, work in enumerate(ops) if (use := work.context_use(self.extents))}
             for name, ops in self.work.items()
         }
-        found = [look for each in looks.values() for look in each.values()]
-        self.attending = {name: tuple(each) for name, each in looks.items()}
+        found = [use for each in uses.values() for use in each.values()]
+        self.attending = {name: tuple(each) for name, each in uses.items()}
         self.attends = bool(found)
-        self.windows = sorted({look.bend for look in found if look.bend})
-        self.chunks = sorted({look.chunk for look in found if look.chunk is not None})
+        self.windows = sorted({use.bend for use in found if use.bend})
+        self.chunks = sorted({use.chunk for use in found if use.chunk is not None})
 
     def _vary_work(self, program: Program) -> dict[RunKey, list[Work]]:
         """Work of ``program``, which differs from the schedule's in how tokens fall on experts alone."""
@@ -245,7 +245,7 @@ class PhaseModel:
         return found
 
     def _add_near_hops(self, costing: Costing) -> None:
-        """Give hops inside a node a run of their own: they are quicker than hops between nodes."""
+        """Give hops inside a node a run of their own (`NEAR`): they are quicker than hops between nodes."""
         from plandsl.backends.cost.work.crossing import near_boundaries
 
         program = self.schedule.program
@@ -255,21 +255,23 @@ class PhaseModel:
             self.boundaries = [NEAR if n else SEND for n in near]
 
     def _scale(self) -> dict[RunKey, list[float]] | None:
-        """What each op's time is multiplied with where an engine has rates of its own."""
+        """The factor of each op's time under an engine with rates of its own; None without such an engine."""
         if self.machine.rates == (1.0, 1.0, 1.0):
             return None
         rates = self.machine.rates_in(self.schedule.program.phase)
         return {n: [1 / work.pace(rates) for work in ops] for n, ops in self.work.items()}
 
-    def at(self, bind: Mapping[str, Number], in_flight: Number, nodes: Sequence[tuple[Number, Number]]) -> PhaseTimes:
-        """Times under ``bind``, averaged over ``nodes`` of (weight, context)."""
+    def at(
+        self, bind: Mapping[str, Number], in_flight: Number, contexts: Sequence[tuple[Number, Number]]
+    ) -> PhaseTimes:
+        """Times under ``bind``, averaged over ``contexts``, pairs of (weight, context)."""
         seconds = self.seconds(bind)
-        if len(nodes) == 1 or not self.attends:
-            return self._pipeline(seconds(nodes[0][1]), in_flight)
-        return _mean_times([w for w, _ in nodes], [self._pipeline(seconds(c), in_flight) for _, c in nodes])
+        if len(contexts) == 1 or not self.attends:
+            return self.play_stages(seconds(contexts[0][1]), in_flight)
+        return _mean_times([w for w, _ in contexts], [self.play_stages(seconds(c), in_flight) for _, c in contexts])
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
-        """Seconds of each op under ``bind``, by the context: at the rates of an engine, where it has its own."""
+        """A function from the context to the seconds of each op under ``bind``, at the rates of the engine."""
         at = Binding(Extents(self.schedule.program, bind, self.extents.mesh))
         fixed = self._fixed_seconds(self.work, at)
         for name, i in self.uneven if self.varied else ():
@@ -277,14 +279,14 @@ class PhaseModel:
         return lambda context: self._at_engine_rates(self._add_attention(fixed, at.at(context)))
 
     def _fixed_seconds(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
-        """Seconds of each op, but of those that depend on the context."""
+        """Seconds of each op that does not depend on the context; 0 for an op that does."""
         return {
             name: [0.0 if i in self.attending[name] else w.seconds(at) for i, w in enumerate(ops)]
             for name, ops in work.items()
         }
 
     def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
-        """The same with those that do."""
+        """``fixed`` with the seconds of the ops that depend on the context."""
         out = {}
         for name, times in fixed.items():
             out[name] = times = list(times)
@@ -299,22 +301,22 @@ class PhaseModel:
 
     @property
     def kinds(self) -> Sequence[PhaseModel]:
-        """The phase on each kind of GPU that its ranks stand on: itself."""
+        """The phase on each kind of GPU that its ranks stand on: this one alone, as all GPUs are alike."""
         return (self,)
 
     def slowest_kind(self, found: Sequence[dict[RunKey, list[Number]]]) -> dict[RunKey, list[Number]]:
-        """Seconds of each op of what stages run, given those on each kind of GPU."""
+        """Seconds of each op of each run; ``found`` has them for each kind of GPU, and the slowest kind counts."""
         return found[0]
 
     def run(self, stage: int, region: RegionName) -> RunKey:
-        """What a stage runs of a region: a key of `work`, and of times."""
+        """The run of a region on a stage: a key of `work` and of `PhaseTimes.seconds`."""
         return self.boundaries[stage] if region == SEND else region
 
     def deciding_work(self, run: RunKey, bind: Mapping[str, Number], context: Number) -> list[tuple[PhaseModel, Work]]:
-        """For each op of a run, the work that its seconds are those of, and whose it is."""
+        """For each op of a run, the work whose seconds count, and the phase that this work belongs to."""
         return [(self, work) for work in self.work[run]]
 
-    def _pipeline(self, seconds: dict[RunKey, list[Number]], in_flight: Number) -> PhaseTimes:
+    def play_stages(self, seconds: dict[RunKey, list[Number]], in_flight: Number) -> PhaseTimes:
         """Stages and hops of one batch, and the period at which in-flight batches come round.
 
         ``period = max(through, in_flight * slowest stage or hop)``: a batch is back after ``through``, and every batch
@@ -369,7 +371,7 @@ class PhaseModel:
         return [times.regions[name].span for name in self.boundaries]
 
     def contexts(self, first: Number, last: Number) -> list[tuple[Number, Number]]:
-        """(weight, context) to average over ``first..last``: attention is smooth between windows and in a chunk."""
+        """Pairs of (weight, context) whose mean is that over ``first..last``, cut where attention is not smooth."""
         cuts: list[Number] = [first, *(clip(w, first, last) for w in self.windows), last]
         width = maximum(last - first, 1e-9)
         pieces = [(b - a, a, b) for a, b in pairwise(cuts)]

@@ -1,6 +1,6 @@
-"""Plays a pipeline out in time: when each stage works on each batch.
+"""Plays a pipeline out in time: when each stage works on each batch. Pictures and tests use it, estimates do not.
 
-The cost model has a closed form for the steady state. This is the recurrence itself, for pictures and tests.
+Estimates take the closed form of the steady state (`PhaseModel.play_stages` in `phase.py`). This is the recurrence.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class UnlikePhase(PhaseModel):
         self.work: dict[RunKey, list[Work]] = {run: first.work[name] for run, (name, _) in self.runs.items()}
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
-        """Seconds of each op of each run, by the context: those of the slowest kind."""
+        """A function from the context to the seconds of each op of each run, on the slowest kind."""
         asked = [phase.seconds(bind) for phase in self.each]
 
         return lambda context: self.slowest_kind([ask(context) for ask in asked])

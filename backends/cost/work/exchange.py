@@ -10,7 +10,7 @@ from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machi
 from plandsl.backends.cost.machine.measured import Line
 from plandsl.backends.cost.num import minimum
 from plandsl.backends.cost.work.kernel import Kernel, memory_kernel
-from plandsl.backends.cost.work.site import STEP, Site
+from plandsl.backends.cost.work.site import ROW_DIMS, Site
 from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Rescale, Ring, Send
 from plandsl.ir.extents import Extents
@@ -28,7 +28,7 @@ OWN = {
     "trtllm": ("trtllm",),
     "aiter": ("aiter", "quickreduce"),
 }
-"""All_reduce kernels of an engine's own, by its kernels, where they were measured (quickreduce: on AMD)."""
+"""The all_reduce kernels that each engine brings itself, as far as they were measured; quickreduce runs on AMD GPUs."""
 
 ANY = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
 """All_reduce kernels to choose from where a plan names no engine."""
@@ -60,25 +60,25 @@ class Form(Protocol):
 
     @property
     def port(self) -> float | None:
-        """Nominal bytes/s of the links, where bytes take time elsewhere too; None where they do not."""
+        """Nominal bytes/s of the links where bytes also take time off the links; None where only links take time."""
 
     def span_nodes(self, nodes: int, port: float) -> "Form | None":
-        """The same between ranks on several nodes, by the bytes/s of a GPU's port; None where it is another way."""
+        """The form for ranks on several nodes with ``port`` bytes/s for each GPU; None where `crossing` has one."""
 
 
-class Ways(NamedTuple):
-    """The fastest algorithm of `machine.links`, and a launch."""
+class Algorithms(NamedTuple):
+    """The fastest of several algorithms of `machine.links`, and a launch."""
 
-    ways: tuple[Algorithm, ...]
+    choices: tuple[Algorithm, ...]
     launch: float
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Affine in the payload."""
-        return links.seconds(self.ways, payload) + self.launch
+        return links.seconds(self.choices, payload) + self.launch
 
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The algorithm."""
-        way = links.fastest(self.ways, payload)
+        way = links.fastest(self.choices, payload)
         return Fastest(way.name, way.volume)
 
     @property
@@ -131,8 +131,8 @@ class ExchangeForm(NamedTuple):
 class Exchange(NamedTuple):
     """An op on the links: ``payload_per_row * rows`` bytes between ``ranks`` on ``nodes``, timed by ``form``.
 
-    There are ``times`` calls. ``kernel`` is what each rank does with the result after each call, where this is not part
-    of the collective. A ``table`` answers first.
+    There are ``times`` calls. Where a collective leaves work to do, every rank runs ``kernel`` after each call. A
+    ``table`` answers first.
     """
 
     op: Op
@@ -203,7 +203,7 @@ class Exchange(NamedTuple):
         return (machine.flat if constants is None else form_answer(constants))._replace(algorithm=name, volume=volume)
 
     def path(self, program: Program) -> Path:
-        """Along its axis; of several, along those that have ranks. Stages hand on along theirs."""
+        """Its axis; of several axes, those with more than one rank. A hop goes along the axes that cut the stages."""
         axes = axes_of(self.axis) or program.stage_axes
         named = group_of([a for a in axes if program.mesh.size(a) > 1] or axes)
         return Path(named, self.nodes, self._tensors() * int(self.times))
@@ -236,19 +236,19 @@ def _replicates_heads(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> b
         return False
     dim = op.x.type.dim(op.split)
     ways = site.extents.ways(op.out.type.on(op.split))
-    return dim.name not in STEP and bool(ways > site.extents.sizes[dim.name])
+    return dim.name not in ROW_DIMS and bool(ways > site.extents.sizes[dim.name])
 
 
 def node_form(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
     """How a collective is timed inside a node."""
-    ways = COLLECTIVES[op.keyword](site.fabric(op.axes[-1]), site.extents.ways(op.axes))
-    return _form(op, site, choose(ways, site.machine.algorithm))
+    algorithms = COLLECTIVES[op.keyword](site.fabric(op.axes[-1]), site.extents.ways(op.axes))
+    return _form(op, site, choose(algorithms, site.machine.algorithm))
 
 
-def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
+def _form(op: Op, site: Site, algorithms: list[Algorithm]) -> Form:
     """The engine's own all_reduce kernel or the vendor's library, whichever is faster.
 
-    Where neither has fitted constants, the fastest of ``ways``.
+    Where neither has fitted constants, the fastest of ``algorithms``.
     """
     m = site.machine
     word = op.measured_as
@@ -258,7 +258,7 @@ def _form(op: Op, site: Site, ways: list[Algorithm]) -> Form:
     found = tuple((n, c, not n.startswith("nccl")) for n, c in sets if c is not None)
     if found and m.algorithm == "auto":
         return ExchangeForm(found, m.link, word)
-    return Ways(tuple(ways), m.launch_collective)
+    return Algorithms(tuple(algorithms), m.launch_collective)
 
 
 def rescale(op: Rescale, site: Site) -> Exchange:
@@ -293,4 +293,5 @@ def send_hop(op: Send, site: Site) -> Exchange:
 
 def recv(op: Recv) -> Exchange:
     """No time: the hop counts for the sender."""
-    return Exchange(op, "", ranks=2, rows=(), payload_per_row=0.0, form=Ways((Algorithm("direct", 0.0, 0.0),), 0.0))
+    nothing = Algorithms((Algorithm("direct", 0.0, 0.0),), 0.0)
+    return Exchange(op, "", ranks=2, rows=(), payload_per_row=0.0, form=nothing)

@@ -8,7 +8,7 @@ from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.work.attention import Softmax
 from plandsl.backends.cost.work.exchange import Exchange
 from plandsl.backends.cost.work.kernel import Kernel
-from plandsl.backends.cost.work.site import STEP, Site
+from plandsl.backends.cost.work.site import ROW_DIMS, Site
 from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import Recv
 from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, Map, Norm, Quantize, Rope
@@ -46,13 +46,13 @@ def _twin_dtypes(dtype: str) -> tuple[str, ...]:
 
 def _row_width(type_: TensorType, extents: Extents) -> Number:
     """Elements of a row on one rank."""
-    return extents.product(d for d in type_.dims if d.name not in STEP)
+    return extents.product(d for d in type_.dims if d.name not in ROW_DIMS)
 
 
 def _gemm_table(op: Gemm, measured: Measured, extents: Extents) -> Line | None:
     """Fixed n and k, interpolated over m. None for a GEMM with a product for each head."""
     inner = op.contracted()
-    if any(d.name not in STEP and d.name not in inner for d in op.x.type.dims):
+    if any(d.name not in ROW_DIMS and d.name not in inner for d in op.x.type.dims):
         return None
     k = extents.product(op.x.type.dim(name) for name in inner)
     n = sum(_row_width(out.type, extents) for out in op.outs)

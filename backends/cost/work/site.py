@@ -12,8 +12,8 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 
-STEP = PADDED
-"""Dimensions whose sizes change from step to step; a `Binding` gives their sizes."""
+ROW_DIMS = PADDED
+"""Dimensions that make the rows of a tensor: a `Binding` gives their sizes, which change from step to step."""
 
 
 class Site(NamedTuple):
@@ -32,8 +32,8 @@ class Site(NamedTuple):
 
     def split(self, type_: TensorType) -> tuple[Number, tuple[Dim, ...]]:
         """Elements per row on one rank, and the dimensions that make the rows."""
-        rows = tuple(d for d in type_.dims if d.name in STEP)
-        return self.extents.product(d for d in type_.dims if d.name not in STEP), rows
+        rows = tuple(d for d in type_.dims if d.name in ROW_DIMS)
+        return self.extents.product(d for d in type_.dims if d.name not in ROW_DIMS), rows
 
     def fabric(self, axis: str | None = None) -> Fabric:
         """The links of a node, as a group of ranks along ``axis`` uses them."""

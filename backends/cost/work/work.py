@@ -97,7 +97,7 @@ class Demand(NamedTuple):
 
 
 class Path(NamedTuple):
-    """Where the bytes of an op travel: along ``axis``, between ranks on ``nodes`` nodes, in ``calls`` calls."""
+    """Where the bytes of an op travel: along ``axis``, between ranks on so many ``nodes``, in ``calls`` calls."""
 
     axis: str = ""
     nodes: int = 1
@@ -124,7 +124,7 @@ class Work(Protocol):
         """How it depends on the context; None where it does not."""
 
     def seconds(self, at: Binding) -> Number:
-        """Seconds of all its runs, by the first layer of the cost model that has an answer."""
+        """Seconds of one run, with all its calls, by the first layer of the cost model that has an answer."""
 
     def demand(self, at: Binding) -> Demand:
         """What one run needs, on average over the contexts of the step."""

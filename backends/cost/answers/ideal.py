@@ -1,4 +1,4 @@
-"""Time of the model's own FLOPs at nominal peaks, for MFU; FLOPs that ranks repeat count once."""
+"""The ideal time of a pass, for MFU: the model's own FLOPs at nominal peaks. FLOPs that ranks repeat count once."""
 
 from __future__ import annotations
 
