@@ -19,7 +19,7 @@ Place = str | os.PathLike[str]
 NOT_ORDINARY = "it is no ordinary file"
 """The reason that an error gives for refusing to read a pipe, a socket or a device."""
 
-SHOWN = 300
+SHOWN = 120
 """Characters of a path that an error shows: the name of the file stands at the end, and should be among them."""
 
 # ---- reading

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import inf
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.pairs import FEATURES, GPUS, VERBS, failures, pairs, ranks, rows, together
+from plandsl.driver import compile_text
+from tests.pairs import FEATURES, GPUS, VERBS, failures, pairs, ranks, rows, text, together
 
 REFUSED = {
     frozenset(("balanced", "shift")): "a cut is balanced when the stages of one sharding take equally long, and two "
@@ -76,3 +78,9 @@ def test_alternatives_are_no_pairs() -> None:
     assert together("ring", "gather") is None
     assert together("draft", "mtp") is None
     assert frozenset(("batch", "requests")) not in map(frozenset, pairs())
+
+
+def test_loads_that_vary_know_hops_inside_a_node() -> None:
+    said = {**(together("lognormal", "cluster", "chunked_prefill", "pp") or {}), "pp": 4, "ep": 1}
+    (plan,) = compile_text(text(said), plan="p")  # two stages in each node
+    assert 0 < plan.estimate().ttft_s < inf

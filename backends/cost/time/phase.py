@@ -220,11 +220,11 @@ class PhaseModel:
         self.extents = _fixed_extents(program, mesh)
         costing = Costing(program, machine, self.extents)
         self.work: dict[RunKey, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
-        self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
-        self.varied = [(weight, self._vary_work(one)) for weight, one in _load_varieties(program)]
         self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
         if machine.cluster is not None and self.boundaries:
             self._add_near_hops(costing)
+        self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
+        self.varied = [(weight, self._vary_work(one)) for weight, one in _load_varieties(program)]
         self.scale = self._scale()
         uses = {
             name: {i: use for i, work in enumerate(ops) if (use := work.context_use(self.extents))}
@@ -239,7 +239,7 @@ class PhaseModel:
     def _vary_work(self, program: Program) -> dict[RunKey, list[Work]]:
         """Work of ``program``, which differs from the schedule's in how tokens fall on experts alone."""
         costing = Costing(program, self.machine, _fixed_extents(program, self.extents.mesh))
-        found: dict[RunKey, list[Work]] = {r.name: list(self.work[r.name]) for r in program.regions}
+        found = {name: list(ops) for name, ops in self.work.items()}
         for name, i in self.uneven:
             found[name][i] = costing.work(program.region(name).ops[i])
         return found
