@@ -262,12 +262,12 @@ def parts_add_up(plan: CompiledPlan) -> None:
         assert isclose(parts, phase.time_s, rel_tol=1e-8), f"{parts} of {phase.time_s} s"
         computing = sum(op.time_s for op in phase.ops if not op.communicates) / tokens
         linked = sum(op.time_s for op in phase.ops if op.communicates) / tokens
-        if len(estimate.stages) == 1:
+        times = ran.main.times
+        if len(times.stages) == 1:
             assert isclose(computing, phase.compute_s, rel_tol=1e-9), f"ops {computing} of {phase.compute_s} s"
             exposed = phase.communication_s + phase.overlapped_s
             assert isclose(linked, exposed, rel_tol=1e-6, abs_tol=1e-8 * phase.time_s), f"{linked} of {exposed} s"
         else:
-            times = ran.main.times
             hidden = max(float(stage.span) for stage in times.stages) < float(times.hop)
             seen = computing / float(times.parts) if hidden else computing
             assert seen <= phase.compute_s * SLACK, f"ops {seen} of {phase.compute_s} s"
