@@ -189,6 +189,14 @@ class Place(NamedTuple):
     span: Span
 
 
+class Class(NamedTuple):
+    """``class name { ... }``: one of several kinds of requests."""
+
+    name: Name
+    body: Body
+    span: Span
+
+
 class Embedding(NamedTuple):
     """``embedding w_embed[vocab, hidden]``."""
 
@@ -255,7 +263,7 @@ class Decl(NamedTuple):
 
 
 Item: TypeAlias = (
-    "Field | Section | Rule | Mesh | Region | Clause | Vary | Place"
+    "Field | Section | Rule | Mesh | Region | Clause | Vary | Place | Class"
     " | Embedding | Block | Mtp | Head | Bare | Let | Use | Decl"
 )
 

@@ -287,6 +287,13 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "workload w { input = 1024, output = 128 }\n",
         "add a `plan NAME { ... }` or a `search NAME { ... }`, or use `planc check` for a file of parts.",
     ),
+    "E290": (
+        "no estimate for this load",
+        "`planc check`, `planc fmt` and `planc verify` accept requests over time, percentiles and goodput. An estimate "
+        "of them needs a simulation of the requests, which this version does not have.",
+        "",
+        "give the workload a `batch`, or `concurrency` with fixed lengths.",
+    ),
     "E402": (
         "not supported yet",
         "The language reserves this command, and this version of the compiler does not have it.",
@@ -356,6 +363,19 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "1 or more, and no number is infinite.",
         "",
         "correct the file; the message names the row and the column, and the hint the range.",
+    ),
+    "E452": (
+        "invalid trace",
+        "A trace, or a file of lengths, has a row that cannot be understood, or a format that is not known by its "
+        "columns. docs/traffic.md lists the formats. A file is read up to 1,073,741,824 bytes, a line up to 1,048,576.",
+        "",
+        "correct the row; the message names its line and column.",
+    ),
+    "N452": (
+        "requests of a trace that failed",
+        "These rows of the trace have an output of 0 tokens: requests that failed. They are left out.",
+        "",
+        "",
     ),
     "E451": (
         "fitting constants needs a library",

@@ -183,7 +183,7 @@ def open_file(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Mo
 
 
 def judge(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]:
-    """One plan of ``module``, and what there is to say about it: its legality, its tables of measurements."""
+    """One plan of ``module``, and what there is to say about it: its legality, the files that it names."""
     spec = module.plan(name)
     if spec is None:
         return None, []
@@ -191,14 +191,23 @@ def judge(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]
 
 
 def legal(spec: PlanSpec) -> list[Diagnostic]:
-    """What there is to say about a plan before it is compiled: its legality, its tables of measurements."""
+    """What there is to say about a plan before it is compiled: its legality, the files that it names."""
     found = [d for mode in spec.modes for d in legality(mode)]
     for pool in spec.pools:
         if pool.shift is not None:
             from plandsl.passes.shift import check_cut
 
             found += check_cut(pool.sharding, pool.shift)
-    return [*found, *(d for pool in spec.pools for d in _tables(pool))]
+    return [*found, *(d for pool in spec.pools for d in _tables(pool)), *_traces(spec)]
+
+
+def _traces(spec: PlanSpec) -> list[Diagnostic]:
+    """What is wrong with the files that the load of a plan names."""
+    if spec.workload.traffic is None:
+        return []
+    from plandsl.traces import findings
+
+    return findings(spec.workload)
 
 
 def _tables(spec: PlanSpec) -> list[Diagnostic]:

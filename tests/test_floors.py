@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("grammar", "passes", "backends")
-FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "answers")
+FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "serving", "answers")
 """Of `backends/cost`, from the ground up: each imports those below it."""
 
 KNOW_ALL = ("driver", "entries", "commands", "search", "testing")
@@ -27,7 +27,7 @@ WINGS = {
     "backends.cost.work.latent", "backends.cost.work.lookup", "backends.cost.time.mixed", "backends.cost.time.trace",
     "backends.cost.time.unlike", "backends.graphviz.devices_cluster", "backends.graphviz.devices_pools",
     "grammar.experts", "grammar.hf", "grammar.latent", "grammar.searches", "grammar.shift", "grammar.speculate",
-    "grammar.split", "grammar.unlike", "ir.kinds", "passes.drafts", "passes.latent", "passes.nodes",
+    "grammar.split", "grammar.traffic", "grammar.unlike", "ir.kinds", "passes.drafts", "passes.latent", "passes.nodes",
     "passes.shard_latent",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
@@ -37,7 +37,7 @@ BACK = {
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),
-    ("passes.shard_latent", "passes.shard"),
+    ("passes.shard_latent", "passes.shard"), ("grammar.traffic", "grammar.workloads"),
 }  # fmt: skip
 """Wings that call what loads them again: their part of a recursion. There is no other circle."""
 
