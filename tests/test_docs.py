@@ -29,7 +29,19 @@ from plandsl import limits
 from plandsl.cli import main
 from plandsl.codes import CODES
 from plandsl.driver import check_module, compile_file, open_file
-from plandsl.grammar import arrivals, draws, functions, hardware, layout, models, plans, requires, searches, sharding, workloads
+from plandsl.grammar import (
+    arrivals,
+    draws,
+    functions,
+    hardware,
+    layout,
+    models,
+    plans,
+    requires,
+    searches,
+    sharding,
+    workloads,
+)
 from plandsl.grammar._tables import FIXED
 from plandsl.grammar.modules import KINDS
 from plandsl.grammar.parse import parse
@@ -43,7 +55,9 @@ from plandsl.units import UNITS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md")
+PAGES = (
+    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
+)  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
