@@ -138,14 +138,15 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     """``spec`` with its layers cut so that the slowest stage is as quick as can be, and a note that tells the cut.
 
     One cut serves both phases, since weights stay where they are: what is least is the seconds of the slowest stage in
-    prefill and ``output`` times those of the slowest in decode.
+    prefill and ``output`` times those of the slowest in decode. Of requests over time, the mean lengths count.
     """
     from plandsl.backends.cost.deployments.stages import StageCosts
     from plandsl.passes.balance import balance
     from plandsl.passes.cut_stages import split_layers
 
     model, output = spec.model, spec.workload.output
-    costs = StageCosts(CompiledPlan(evolve(spec, sharding=evolve(spec.sharding, cut=None)), ()).cost)
+    uncut, mean = evolve(spec.sharding, cut=None), evolve(spec.workload, traffic=None)
+    costs = StageCosts(CompiledPlan(evolve(spec, sharding=uncut, workload=mean, requires=()), ()).cost)
     layers = balance(model.layers, costs.stages, costs.seconds, costs.fits)
     even = tuple(b - a for a, b in split_layers(model.layers, costs.stages))
     ours, theirs = costs.slowest(layers), costs.slowest(even)

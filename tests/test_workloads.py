@@ -156,6 +156,18 @@ def test_a_requirement_on_single_requests_is_refused_too() -> None:
         plan.estimate()
 
 
+def test_a_balanced_cut_counts_mean_lengths() -> None:
+    text = PLAN.format(load="{}").replace("h100_1", "h100_2, sharding { pp = 2, cut = balanced }")
+    (plan,) = compile_text(text.replace("{}", "input = uniform(100, 300), output = 50, rate = 3 req/s"))
+    (equal,) = compile_text(text.replace("{}", "input = 200, output = 50"))
+    assert plan.spec.sharding.cut == equal.spec.sharding.cut
+
+
+def test_plans_with_requests_over_time_run_on_small_dimensions() -> None:
+    (plan,) = compile_text(PLAN.format(load="input = uniform(100, 300), output = 50, rate = 3 req/s"))
+    assert plan.verify(steps=1).ok
+
+
 # ---- random numbers
 
 

@@ -85,9 +85,9 @@ def arrivals(draw: DrawFn, counted: bool = True) -> Arrivals:
 
 @composite
 def _sessions(draw: DrawFn) -> SessionsSpec:
-    turns = draw(st.sampled_from((Fixed(1), Fixed(3), Uniform(1, 5))))
-    think = draw(st.sampled_from((Fixed(0.0), Fixed(2.5), Exponential(10.0), Uniform(1.0, 9.0))))
-    return SessionsSpec(turns, think, draw(st.sampled_from((0, 5, 800))))
+    turns: tuple[Distribution, ...] = (Fixed(1), Fixed(3), Uniform(1, 5))
+    think: tuple[Distribution, ...] = (Fixed(0.0), Fixed(2.5), Exponential(10.0), Uniform(1.0, 9.0))
+    return SessionsSpec(draw(st.sampled_from(turns)), draw(st.sampled_from(think)), draw(st.sampled_from((0, 5, 800))))
 
 
 @composite
