@@ -120,6 +120,8 @@ class Cells:
         """A whole number from ``least`` to ``most``."""
         cell = self.get(name)
         number = self._number(cell) if isinstance(cell, str) else cell
+        if type(number) is int and least <= number <= most:
+            return number
         if isinstance(number, float) and number.is_integer():
             number = int(number)
         if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
@@ -153,14 +155,20 @@ _DATE = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=16)
+def _seconds(moment: str, zone: str) -> int:
+    """Whole seconds since 1970. Neighbouring rows often share their second. Raises ValueError."""
+    since = datetime.fromisoformat(moment + zone.replace("Z", "+00:00")) - _START
+    return since.days * 86_400 + since.seconds
+
+
 def _nanoseconds(row: Cells, name: str) -> int:
     """A date and time, in nanoseconds since 1970; without an offset it is in UTC."""
     text = row.get(name)
     found = _DATE.fullmatch(text.strip()) if isinstance(text, str) else None
     try:
         if found is not None:
-            moment = datetime.fromisoformat(found[1] + (found[3] or "+00:00").replace("Z", "+00:00")) - _START
-            return (moment.days * 86_400 + moment.seconds) * 10**9 + int((found[2] or "").ljust(9, "0"))
+            return _seconds(found[1], found[3] or "Z") * 10**9 + int((found[2] or "").ljust(9, "0"))
     except ValueError:
         pass
     hint = "such as 2023-11-16 18:17:03.9799600"

@@ -93,7 +93,7 @@ def test_a_load_is_checked_printed_formatted_and_drawn(load: str) -> None:
 
 
 @given(traffic())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_any_load_reads_back_as_printed(load: WorkloadSpec) -> None:
     text = show_workload(load) + "plan p { model = llama_3_1_8b, node = h100_1, workload = w }\n"
     module = open_text(text)
@@ -376,6 +376,16 @@ def test_blocks_are_shared_within_a_conversation_and_by_the_system_prompt() -> N
     assert not set(of[later][common:]) & set(of[other][common:])
 
 
+def test_classes_share_no_blocks() -> None:
+    talk = "class {} {{ share = 50 %, input = 40, output = 9, sessions {{ turns = 3, think = 1 s, system = {} }} }}\n"
+    load = drawn("rate = 1 req/s, requests = 300\n" + talk.format("a", 0) + talk.format("b", 64))
+    blocks, kind = load.requests.blocks, load.requests.kind
+    assert blocks is not None
+    assert kind is not None
+    of_kind = np.repeat(kind, np.diff(blocks.starts))
+    assert not set(blocks.ids[of_kind == 0]) & set(blocks.ids[of_kind == 1])
+
+
 def test_classes_have_their_share() -> None:
     load = drawn(
         "rate = 10 req/s, requests = 20_000\n class a { share = 20 %, input = 3, output = 1 }\n"
@@ -404,7 +414,7 @@ def test_classes_with_rates_of_their_own_are_put_together() -> None:
 
 
 @given(traffic())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_any_load_is_in_order_and_of_the_size_asked_for(load: WorkloadSpec) -> None:
     found = draw_requests(load)
     requests, n = found.requests, len(found.requests.input)

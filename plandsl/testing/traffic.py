@@ -50,7 +50,7 @@ def lengths(draw: DrawFn) -> Distribution:
         case "zipf":
             return Zipf(wide, 1, high)
         case _:
-            return draw(_lognormals(mean, bounds))
+            return draw(_lognormals(max(mean, 2.0), bounds))
 
 
 @composite
