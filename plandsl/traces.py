@@ -15,28 +15,19 @@ that cannot be understood is an error (E452) with its line and column.
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import os
-import re
 from array import array
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from plandsl.diagnostics import Diagnostic, Label, Span, clip
-from plandsl.files import TooLong, read_lines
-from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_TRACE_BYTES, MAX_TRACE_LINE
+from plandsl.diagnostics import Diagnostic, clip
+from plandsl.limits import MAX_DIMENSION
+from plandsl.rows import BadRow, Cells, Reading, nanoseconds
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import ClassSpec, Distribution, Empirical, FileSpec, Traced, TrafficSpec
 
 ENDINGS = (".csv", ".jsonl", ".json")
 """How the name of a trace ends."""
-
-LATEST = 1e12
-"""Largest time in a trace, in seconds."""
 
 
 class Layout(NamedTuple):
@@ -81,196 +72,6 @@ class Trace(NamedTuple):
     failed: int
 
 
-class Wrong(Exception):
-    """A row that cannot be read: why, and the columns of its line where that is, from 1; the last is one past it."""
-
-    def __init__(self, why: str, columns: tuple[int, int] = (1, 2), hint: str = "") -> None:
-        self.why, self.columns, self.hint = why, columns, hint
-        super().__init__(why)
-
-
-# ---- rows
-
-
-class Cells:
-    """One row: its cells by column name, and where they stand in the line."""
-
-    def __init__(self, cells: dict[str, Any], line: str, json_line: bool) -> None:
-        self.cells, self.line, self.json = cells, line, json_line
-
-    def columns(self, name: str) -> tuple[int, int]:
-        """The columns of the line in which the cell stands."""
-        if self.json:
-            at = self.line.find(f'"{name}"')
-            return (at + 1, at + len(name) + 3) if at >= 0 else (1, 2)
-        if '"' in self.line or name not in self.cells:
-            return 1, len(self.line) + 1
-        at = list(self.cells).index(name)
-        parts = self.line.split(",")
-        start = sum(len(part) + 1 for part in parts[:at]) + 1
-        return start, start + max(len(parts[at]), 1)
-
-    def get(self, name: str) -> Any:
-        """A cell. Raises `Wrong` if there is none."""
-        if name in self.cells and self.cells[name] != "":
-            return self.cells[name]
-        raise Wrong(f"the row has no `{name}`", self.columns(name))
-
-    def count(self, name: str, least: int, most: int = MAX_DIMENSION) -> int:
-        """A whole number from ``least`` to ``most``."""
-        cell = self.get(name)
-        number = self._number(cell) if isinstance(cell, str) else cell
-        if type(number) is int and least <= number <= most:
-            return number
-        if isinstance(number, float) and number.is_integer():
-            number = int(number)
-        if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
-            return number
-        why = f"`{name}` is `{clip(_text(cell))}`, not a whole number from {least:,} to {most:,}"
-        raise Wrong(why, self.columns(name))
-
-    def seconds(self, name: str, unit: float) -> float:
-        """A time in seconds."""
-        cell = self.get(name)
-        number = self._number(cell) if isinstance(cell, str) else cell
-        if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= LATEST / unit:
-            return number * unit
-        raise Wrong(f"`{name}` is `{clip(_text(cell))}`, not a time from 0 to {LATEST / unit:g}", self.columns(name))
-
-    @staticmethod
-    def _number(cell: str) -> float | int:
-        if len(cell) > 40:
-            return math.nan
-        try:
-            return int(cell) if cell.strip().isdecimal() else float(cell)
-        except ValueError:
-            return math.nan
-
-
-def _text(cell: Any) -> str:
-    return cell if isinstance(cell, str) else json.dumps(cell)
-
-
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
-_START = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@lru_cache(maxsize=16)
-def _seconds(moment: str, zone: str) -> int:
-    """Whole seconds since 1970. Neighbouring rows often share their second. Raises ValueError."""
-    since = datetime.fromisoformat(moment + zone.replace("Z", "+00:00")) - _START
-    return since.days * 86_400 + since.seconds
-
-
-def _nanoseconds(row: Cells, name: str) -> int:
-    """A date and time, in nanoseconds since 1970; without an offset it is in UTC."""
-    text = row.get(name)
-    found = _DATE.fullmatch(text.strip()) if isinstance(text, str) else None
-    try:
-        if found is not None:
-            return _seconds(found[1], found[3] or "Z") * 10**9 + int((found[2] or "").ljust(9, "0"))
-    except ValueError:
-        pass
-    hint = "such as 2023-11-16 18:17:03.9799600"
-    raise Wrong(f"`{name}` is `{clip(_text(text))}`, not a date and time", row.columns(name), hint)
-
-
-# ---- files
-
-
-class _Reading:
-    """Reads the rows of one file, and collects findings."""
-
-    def __init__(self, file: FileSpec) -> None:
-        self.file = file
-        self.found: list[Diagnostic] = []
-        self.wrong = 0
-        self.header: list[str] | None = None
-        self.json: bool | None = None  # whether each line is a JSON object; None before the first line
-
-    def fail(self, line: int, wrong: Wrong) -> None:
-        """Record a finding in a line of the file."""
-        self.wrong += 1
-        if self.wrong <= MAX_ERRORS:
-            start, end = wrong.columns
-            span = Span(self.file.shown, line, start, line, end)
-            labels = () if self.file.span is None else (Label(self.file.span, "this file is read here"),)
-            self.found.append(Diagnostic("E452", wrong.why, span, hint=wrong.hint, labels=labels))
-
-    def finish(self) -> tuple[Diagnostic, ...]:
-        """All findings; the last one counts those that are not shown."""
-        if self.wrong > MAX_ERRORS:
-            why = f"{self.wrong - MAX_ERRORS:,} further rows of {self.file.shown} are wrong"
-            self.found.append(Diagnostic("E452", why, self.file.span, hint="is this the right format?"))
-        return tuple(self.found)
-
-    def rows(self) -> Iterator[tuple[int, Cells]]:
-        """The rows of the file, by line; of a CSV file those after the header, which is then in ``header``."""
-        number = 0
-        try:
-            for number, data in read_lines(self.file.path, MAX_TRACE_BYTES, MAX_TRACE_LINE):
-                try:
-                    row = self._row(data, number)
-                except Wrong as wrong:
-                    self.fail(number, wrong)
-                    if self.json is None or (not self.json and self.header is None):  # no row can be understood
-                        return
-                else:
-                    if row is not None:
-                        yield number, row
-        except TooLong as error:
-            what = f"the line is longer than {MAX_TRACE_LINE:,} bytes"
-            if error.line is None:
-                what = f"the file is larger than {MAX_TRACE_BYTES:,} bytes"
-            hint = "split the file, or add `requests = N`: then only the first N rows are read"
-            self.fail(error.line or number + 1, Wrong(what, hint=hint))
-        except OSError as error:
-            self.fail(1, Wrong(f"cannot read this file: {error.strerror}"))
-
-    def _row(self, data: bytes, number: int) -> Cells | None:
-        try:
-            line = data.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise Wrong("the line is not UTF-8 text", (error.start + 1, error.end + 1)) from None
-        if not line.strip():
-            return None
-        if self.json is None:
-            self.json = line.lstrip()[0] in "{["
-        if self.json:
-            return self._json_row(line)
-        cells = _split(line)
-        if self.header is None:
-            self.header = cells
-            return None
-        if len(cells) != len(self.header):
-            why = f"the row has {len(cells)} cells, but the header has {len(self.header)}"
-            raise Wrong(why, (1, len(line) + 1))
-        return Cells(dict(zip(self.header, cells, strict=True)), line, False)
-
-    def _json_row(self, line: str) -> Cells:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            column = getattr(error, "colno", 1)
-            raise Wrong(
-                f"the line is no JSON: {getattr(error, 'msg', 'nested too deeply')}", (column, column + 1)
-            ) from None
-        if isinstance(value, dict):
-            return Cells(value, line, True)
-        hint = "a trace in JSON has one object in each line; ShareGPT's own file has texts: count the tokens of each "
-        hint += "prompt and answer, and write `input_length` and `output_length`"
-        raise Wrong("the line is no JSON object", (1, 2), hint)
-
-
-def _split(line: str) -> list[str]:
-    if '"' not in line:
-        return [cell.strip() for cell in line.split(",")]
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], strict=True))]
-    except (csv.Error, StopIteration) as error:
-        raise Wrong(f"the line is no CSV: {error}", (1, len(line) + 1)) from None
-
-
 def recognise(names: list[str], json_rows: bool) -> str:
     """The format of a file by its columns, or by the keys of its first row; empty if it has none of the formats."""
     have = set(names)
@@ -293,7 +94,7 @@ class _Columns:
         self._roots: dict[Any, int] = {}
 
     def add(self, row: Cells) -> None:
-        """Add a row. Raises `Wrong`, and then nothing is added."""
+        """Add a row. Raises `BadRow`, and then nothing is added."""
         layout = self.layout
         first, then = row.count(layout.input, 0), row.count(layout.output, 0)
         at = self._time(row) if layout.time else 0.0
@@ -303,7 +104,7 @@ class _Columns:
             self.failed += 1
             return
         if first == 0:
-            raise Wrong(f"`{layout.input}` is 0", row.columns(layout.input), "a request has at least one token")
+            raise BadRow(f"`{layout.input}` is 0", row.columns(layout.input), "a request has at least one token")
         self.input.append(first)
         self.output.append(then)
         if layout.time:
@@ -317,14 +118,14 @@ class _Columns:
     def _time(self, row: Cells) -> float:
         if self.format != "azure":
             return row.seconds(self.layout.time, self.layout.unit)
-        now = _nanoseconds(row, self.layout.time)
+        now = nanoseconds(row, self.layout.time)
         self._start = now if self._start is None else self._start
         return (now - self._start) / 1e9
 
     def _ids(self, row: Cells) -> list[int]:
         ids = row.cells.get("hash_ids", [])
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**62 for i in ids):
-            raise Wrong("`hash_ids` is not a list of whole numbers from 0", row.columns("hash_ids"))
+            raise BadRow("`hash_ids` is not a list of whole numbers from 0", row.columns("hash_ids"))
         return ids
 
     def _session(self, row: Cells) -> int | None:
@@ -376,7 +177,7 @@ def _stamp(file: FileSpec) -> tuple[str, int, int]:
 def _trace(
     file: FileSpec, named: str, rows: int | None, _stamp: tuple[str, int, int]
 ) -> tuple[Trace | None, tuple[Diagnostic, ...]]:
-    reading = _Reading(file)
+    reading = Reading(file)
     columns = None if not named else _Columns(named)
     for number, row in reading.rows():
         if columns is None:
@@ -384,17 +185,17 @@ def _trace(
             if not found:
                 shown = clip(", ".join(row.cells)) or "none"
                 hint = f"formats: {', '.join(FORMATS)}; docs/traffic.md lists their columns"
-                reading.fail(1, Wrong(f"the format is not known by its columns: {shown}", hint=hint))
+                reading.fail(1, BadRow(f"the format is not known by its columns: {shown}", hint=hint))
                 break
             columns = _Columns(found)
         try:
             columns.add(row)
-        except Wrong as wrong:
+        except BadRow as wrong:
             reading.fail(number, wrong)
         if rows is not None and len(columns.input) >= rows:
             break
     if not reading.wrong and (columns is None or not columns.input):
-        reading.fail(1, Wrong("the file has no requests"))
+        reading.fail(1, BadRow("the file has no requests"))
     found_wrong = reading.finish()
     return (None if found_wrong or columns is None else columns.trace()), found_wrong
 
@@ -411,20 +212,20 @@ def read_column(file: FileSpec, name: str) -> tuple[array[float] | None, tuple[D
 def _column(
     file: FileSpec, name: str, _stamp: tuple[str, int, int]
 ) -> tuple[array[float] | None, tuple[Diagnostic, ...]]:
-    reading, values = _Reading(file), array("d")
+    reading, values = Reading(file), array("d")
     for number, row in reading.rows():
         header = reading.header or list(row.cells)
         column = name if name in header or len(header) != 1 else header[0]
         if column not in header:
             hint = f'its columns are {", ".join(header[:12])}; choose one with `column = "..."`'
-            reading.fail(1, Wrong(f"the file has no column `{name}`", hint=hint))
+            reading.fail(1, BadRow(f"the file has no column `{name}`", hint=hint))
             break
         try:
             values.append(row.seconds(column, 1.0))
-        except Wrong as wrong:
+        except BadRow as wrong:
             reading.fail(number, wrong)
     if not reading.wrong and not values:
-        reading.fail(1, Wrong("the file has no rows"))
+        reading.fail(1, BadRow("the file has no rows"))
     found = reading.finish()
     return (None if found else values), found
 

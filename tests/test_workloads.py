@@ -592,10 +592,10 @@ def test_every_wrong_row_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_trace_is_read_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import plandsl.traces
+    import plandsl.rows
 
-    monkeypatch.setattr(plandsl.traces, "MAX_TRACE_BYTES", 90)
-    monkeypatch.setattr(plandsl.traces, "MAX_TRACE_LINE", 60)
+    monkeypatch.setattr(plandsl.rows, "MAX_TRACE_BYTES", 90)
+    monkeypatch.setattr(plandsl.rows, "MAX_TRACE_LINE", 60)
     (tmp_path / "a.csv").write_text(AZURE)
     file = FileSpec("a.csv", str(tmp_path / "a.csv"))
     assert "larger than 90 bytes" in read_trace(file)[1][0].message

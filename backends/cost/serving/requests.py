@@ -1,4 +1,4 @@
-"""What is asked of a deployment over time: when each request arrives, how long it is, and what it shares."""
+"""What is asked of a deployment over time: when requests arrive, how long they are, what they share with others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Ints: TypeAlias = NDArray[np.int64]
 
 
 class Hashes(NamedTuple):
-    """Identities of the blocks of prompts: request i has ``ids[starts[i]:starts[i + 1]]``, for ``size`` tokens each.
+    """Identities of the blocks of prompts: request i has ``ids[starts[i]:starts[i + 1]]``, each for ``size`` tokens.
 
     Two prompts with the same id at the same place have equal tokens up to the end of that block. Ids are not negative.
     The last block of a prompt may be shorter than ``size``. What a prompt has beyond its ids is its own.
