@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("grammar", "passes", "backends")
-FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "answers")
+FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "serving", "answers")
 """Of `backends/cost`, from the ground up: each imports those below it."""
 
 KNOW_ALL = ("driver", "entries", "commands", "search", "testing")
