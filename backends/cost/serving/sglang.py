@@ -53,8 +53,8 @@ class Sglang:
     ahead: bool = True
 
     def refuses(self, live: Live, state: State) -> bool:
-        """Whether a request can never run."""
-        return too_long(live, state)
+        """Whether a request can never run: a whole page of its prompt, and its output, are charged when it joins."""
+        return too_long(live, state, lookahead=state.pool.size - 1)
 
     @property
     def first_ratio(self) -> float:
@@ -77,7 +77,7 @@ class Sglang:
         if not state.running:
             state.full = False
         beside = len(state.running) if self.mixed else 0
-        budget = _Budget(self.chunk - beside, self.prefill - beside, pool.free - self._kept(state))
+        budget = _Budget(self.chunk - beside, self.prefill - beside, pool.free * pool.size - self._kept(state))
         cut = state.cut
         if cut is not None:
             if cut.step >= state.upto:
@@ -105,10 +105,10 @@ class Sglang:
         hits = pool.matched(live)
         new = live.target - len(hits) * pool.size
         idle = pool.missing(hits, live.target) - pool.count(new)  # known blocks that nobody uses
-        if pool.count(new) + pool.count(_to_come(live)) + idle > budget.blocks:
+        charged = pool.count(new) * pool.size
+        if charged + _to_come(live) + idle * pool.size > budget.room:
             state.full = True
             return False
-        charged = pool.count(new) * pool.size
         if budget.chunk <= 0 or (batch.prompts and charged > budget.prefill):
             return False
         tokens = min(new, budget.chunk // pool.size * pool.size) if charged > budget.chunk else new
@@ -119,7 +119,7 @@ class Sglang:
         pool.grow(live, live.computed + tokens)
         batch.admitted.append(live)
         budget.spend(pool, tokens, _to_come(live) if tokens == new else 0)
-        budget.blocks -= idle
+        budget.room -= idle * pool.size
         self._add(state, batch, live, tokens)
         return True
 
@@ -132,11 +132,10 @@ class Sglang:
         else:
             state.cut = live
 
-    def _kept(self, state: State) -> int:
-        """Blocks kept for what those that run still make."""
+    def _kept(self, state: State) -> float:
+        """Tokens for which room is kept, that those which run still make."""
         assert state.ratio is not None, "set at the first step"
-        to_come = sum(_to_come(live) for live in state.running)
-        return state.pool.count(round(to_come * state.ratio))
+        return sum(_to_come(live) for live in state.running) * state.ratio
 
     def _sort(self, state: State) -> None:
         if self.longest_prefix and 1 < len(state.waiting) <= MANY:
@@ -180,19 +179,19 @@ class Sglang:
 
 
 class _Budget:
-    """What a step of prompts may still take: tokens of its chunk, tokens of its prompts, and blocks."""
+    """What a step of prompts may still take: tokens of its chunk, of its prompts, and of memory (``room``)."""
 
-    __slots__ = ("blocks", "chunk", "prefill")
+    __slots__ = ("chunk", "prefill", "room")
 
-    def __init__(self, chunk: int, prefill: int, blocks: int) -> None:
-        self.chunk, self.prefill, self.blocks = chunk, prefill, blocks
+    def __init__(self, chunk: int, prefill: int, room: float) -> None:
+        self.chunk, self.prefill, self.room = chunk, prefill, room
 
     def spend(self, pool: Pool, tokens: int, to_come: int) -> None:
         """A prompt is charged in whole blocks."""
         charged = pool.count(tokens) * pool.size
         self.chunk -= charged
         self.prefill -= charged
-        self.blocks -= pool.count(tokens) + pool.count(to_come)
+        self.room -= charged + to_come
 
 
 def _to_come(live: Live) -> int:

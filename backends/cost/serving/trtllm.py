@@ -57,10 +57,10 @@ class Trtllm:
 
     def _pause(self, state: State, batch: Batch) -> None:
         """Pause who started last until the others have the blocks of their next step, or of two that overlap."""
-        pool, more = state.pool, state.queries * (2 if self.ahead else 1)
-        running = state.running
+        pool, running = state.pool, state.running
         while len(running) > 1:
-            lacking = sum(pool.count(_next(live, more)) - len(live.blocks) for live in running if _goes_on(live))
+            growing = [live for live in running if live.made < live.output]
+            lacking = sum(max(pool.count(self._needed(live, state.queries)) - len(live.blocks), 0) for live in growing)
             if lacking <= pool.free:
                 return
             live = running.pop()
@@ -114,10 +114,11 @@ class Trtllm:
             add_prompt(state, batch, live, tokens)
 
     def _needed(self, live: Live, queries: int) -> int:
-        """Tokens for which a request must find blocks to be admitted."""
+        """Tokens for which a request must find blocks: all that it will have, or those of its next steps."""
+        whole = live.input + live.output + queries - 1
         if self.room != "max_utilisation":
-            return live.input + live.output + queries - 1
-        return _next(live, queries * (2 if self.ahead else 1))
+            return whole
+        return min(max(live.target, live.computed + queries * (2 if self.ahead else 1)), whole)
 
     def _promised(self, state: State) -> int:
         """Blocks that those which run have not yet, and may rely on."""
@@ -155,16 +156,6 @@ def _in_turn(lacking: list[int], left: int, unit: int) -> list[int]:
                 left -= part
         if left == before:
             return given
-
-
-def _goes_on(live: Live) -> bool:
-    """Whether a request makes more tokens."""
-    return live.made < live.output
-
-
-def _next(live: Live, more: int) -> int:
-    """Tokens of a request in its next step: a prompt is there whole."""
-    return min(max(live.target, live.computed + more), live.input + live.output)
 
 
 def _keys(live: Live, pool: Pool) -> list[int]:
