@@ -269,6 +269,8 @@ KINDS = {
     "stages": "node = h100_8, sharding { tp = 2, pp = 4 }",
     "shift": "node = h100_8, shift { base { sp = 8 }, tensor { tp = 8 }, threshold = 256 }",
     "drafted": "node = h100_8, sharding { tp = 8 }, speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 100 % }",
+    "ranks": "node = h100_8, sharding { mesh own = 4, tensor = 2\n heads, ffn, vocab -> tensor\n batch -> own }, "
+    "chunked_prefill = 2048",
     "chunks": "node = h100_1, sharding { tp = 1 }, chunked_prefill = 2048",
 }
 
@@ -315,7 +317,7 @@ def test_steps_that_are_compiled_take_what_the_server_says(kind: str) -> None:
         live, other = Live(0, 500 + i, 9), Live(1, 100, 9)
         live.computed, live.made = 500 + i + 1, 2
         found = clock.cost(Batch([Piece(other, 60, 20, False)], [live], [1], [], [], []))
-        step = Step(Prompt(1, 60, 20, True), Decode(1, 500 + i + queries, queries=queries))
+        step = Step(Prompt(server.main.ways, 60, 20, True), Decode(1, 500 + i + queries, queries=queries))
         times = server.step(step, server.in_flight)
         assert found.stages == tuple(stage.span for stage in times.stages)
         assert found.draft == times.drafted

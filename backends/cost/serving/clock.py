@@ -51,12 +51,15 @@ class ServerClock:
     The engine adds ``step``, ``request`` for each request in the step and ``admit`` for each that joins. To a step of
     whole prompts alone, where the plan does not cut prompts, it adds ``admit`` alone: so the estimate of one batch
     counts, and so the constants of engines are fitted.
+
+    Where ranks share requests, each prompt goes to the rank with the fewest prompt tokens, and all ranks are counted as
+    full as the fullest, for which they wait. Requests that decode are shared evenly.
     """
 
     def __init__(self, server: Server) -> None:
         self.server, self.engine = server, server.plan.runs_on
         self.queries = int(server.queries)
-        self.cuts = mixes(server)
+        self.cuts, self.ways = mixes(server), int(server.main.ways)
         self._known: dict[tuple[object, ...], Cost] = {}
         self._asked: dict[tuple[bool, ...], int] = {}
         self._hot: dict[tuple[bool, ...], Callable[..., Any]] = {}
@@ -83,7 +86,10 @@ class ServerClock:
         parts = [(piece.tokens, piece.before) for piece in batch.prompts]
         whole = len(batch.prompts) == len(batch.admitted) and all(piece.last for piece in batch.prompts)
         alone = whole and not self.cuts and not batch.decodes and not batch.spent
-        return Prompt.unlike(parts, chunk=not alone), alone
+        if self.ways == 1 or (alone and len(set(parts)) == 1):
+            return Prompt.unlike(parts, chunk=not alone), alone
+        fullest = Prompt.unlike(_fullest(parts, self.ways), chunk=True)
+        return fullest._replace(requests=fullest.requests * self.ways), alone
 
     def _context(self, batch: Batch) -> int:
         """Tokens that the last queries of all that decode see, added up."""
@@ -136,3 +142,14 @@ def _told(times: PhaseTimes) -> tuple[Any, Any, Any]:
     """Seconds of each stage, of the mean hop, and of the draft."""
     between = max(len(times.stages) - 1, 1)
     return tuple(stage.span for stage in times.stages), times.hops / between, times.drafted
+
+
+def _fullest(parts: list[tuple[int, int]], ways: int) -> list[tuple[int, int]]:
+    """The prompts of the rank with the most tokens, of ``ways`` that get them in order, the emptiest rank first."""
+    ranks: list[list[tuple[int, int]]] = [[] for _ in range(ways)]
+    tokens = [0] * ways
+    for part in parts:
+        rank = tokens.index(min(tokens))
+        ranks[rank].append(part)
+        tokens[rank] += part[0]
+    return ranks[tokens.index(max(tokens))]
