@@ -120,9 +120,9 @@ def _warnings(records: Records, bearable: float) -> list[str]:
     refused, lost = int((records.replica < 0).sum()), int((~records.served & (records.replica >= 0)).sum())
     served = int(records.served.sum())
     if refused:
-        found.append(f"{refused} requests are longer than a server holds, and were refused")
+        found.append(f"refused, since longer than a server holds: {refused} of {len(records.replica)} requests")
     if lost:
-        found.append(f"{lost} requests were never finished")
+        found.append(f"not finished: {lost} of {len(records.replica)} requests")
     short = [q for q in QUANTILES if served * (1 - q) < BEYOND - 1e-9]
     if short:
         least = round(BEYOND / (1 - short[0]))

@@ -79,7 +79,8 @@ class Vllm:
                 continue
             decodes = live.decodes
             tokens = min(queries if decodes else live.target - live.computed, most, left)
-            while not pool.grow(live, live.computed + tokens + self.lookahead):
+            needed = live.computed + tokens + self.lookahead
+            while needed > len(live.blocks) * pool.size and not pool.grow(live, needed):
                 last = running.pop()
                 send_back(state, batch, last)
                 state.waiting.appendleft(last)
