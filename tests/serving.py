@@ -17,13 +17,13 @@ REQUEST = re.compile(r"(\w) (\d+)\+(\d+)(?: @([\d.]+))?(?: \[([\d ]+)\])?")
 
 
 class Steady:
-    """Every step takes ``stages`` seconds, or what ``seconds`` says of it."""
+    """Every step takes ``stages`` seconds, with ``hop`` between them, or what ``seconds`` says of it."""
 
-    def __init__(self, *stages: float, seconds: Callable[[Batch], float] | None = None) -> None:
-        self.stages, self.seconds = stages or (1.0,), seconds
+    def __init__(self, *stages: float, hop: float = 0.0, seconds: Callable[[Batch], float] | None = None) -> None:
+        self.stages, self.hop, self.seconds = stages or (1.0,), hop, seconds
 
     def cost(self, batch: Batch) -> Cost:
-        return Cost(self.stages if self.seconds is None else (self.seconds(batch),))
+        return Cost(self.stages if self.seconds is None else (self.seconds(batch),), self.hop)
 
     def delay(self, running: int) -> float:
         return 0.0

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from plandsl.backends.cost.serving.scheduler import Policy
+from plandsl.backends.cost.serving.blocks import Pool
+from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
@@ -53,6 +54,10 @@ VLLM = [
           "a6 b6 | a b | a b | a -b | b5", {"blocks": 4}),
     Scene("without a prefix cache all of it", vllm(), "a 6+4, b 6+4", "a6 b6 | a b | a b | a -b | b9",
           {"blocks": 4, "caching": False}),
+    Scene("who goes back is not admitted in the same step", vllm(5, whole_prompt=False), "a 4+6, b 4+8",
+          "a4 b1 | a b3 | a b | a b | a b | a -b | b5 | b3 | b | b | b", {"blocks": 4, "caching": False}),
+    Scene("who comes back needs room for what it had made, too", vllm(5), "a 4+9, b 4+8",
+          "a4 b1 | a b3 | a b | a b | a b | a b | a -b | a | a | b5 | b4 | b | b", {"blocks": 5, "caching": False}),
     Scene("a request may send itself back", vllm(), "a 4+4, b 8+2", "a4 b8 | a -b | a | a | b1", {"blocks": 4}),
     Scene("a shared prefix is computed once", vllm(), "a 10+1 [1 2 3], b 10+1 [1 2 9]", "a10 b2"),
     Scene("other blocks behind an unlike one are not the same", vllm(), "a 10+1 [1 2], b 10+1 [7 2]", "a10 b10"),
@@ -98,6 +103,11 @@ SGLANG = [
           "a3 | a | a | a | a | b1 | b | b | b", TOKENS | {"blocks": 10}),
     Scene("so does one behind it that would fit", sglang(), "a 3+5, b 1+4 @1, c 1+1 @2",
           "a3 | a | a | a | a | b1 c1 | b | b | b", TOKENS | {"blocks": 10}),
+    Scene("so does one that the queue's order puts before it", sglang(longest_prefix=True),
+          "a 4+5 [1 2 3 4], b 1+6 @1, c 2+1 @2 [1 2]", "a4 | a | a | a | a | c1 b1 | b | b | b | b | b",
+          TOKENS | {"blocks": 12}),
+    Scene("until any request ends", sglang(), "a 2+8, b 2+2, c 2+4", "a2 b2 | a b | c2 | a c | a c | a c | a | a | a",
+          TOKENS | {"blocks": 16}),
     Scene("a bolder engine counts less of what others make", sglang(conservativeness=0.0), "a 3+5, b 1+4 @1",
           "a3 | b1 | a b | a b | a b | a", TOKENS | {"blocks": 10}),
     Scene("of equals the longer prompt is retracted, and the cache may have some of it", sglang(conservativeness=0.0),
@@ -151,6 +161,39 @@ TRTLLM = [
     Scene("a prompt that is all known computes its last block", trtllm(), "a 8+1 [1 2], b 8+1 @1 [1 2]", "a8 | b4"),
     Scene("ahead: who is done is in one more step", trtllm(ahead=True), "a 4+2, b 4+3", "a4 b4 | a b | b a~ | b~"),
 ]  # fmt: skip
+
+
+def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:
+    """From 70 % of what is to come to 14 % of that in 600 steps; after a retraction, as much as the others tell."""
+    policy = sglang()
+    state = State(Pool(1003, 1, caching=False))
+    state.waiting.extend((Live(0, 2, 2000), Live(1, 2, 2000)))
+    policy.refuses(state.waiting[0], state)
+    state.running, state.full = list(state.waiting), True
+    state.waiting.clear()
+    for live in state.running:
+        state.pool.grow(live, 2)
+        live.computed, live.made = 2, 1
+
+    def step() -> Batch:
+        state.number += 1
+        state.upto = state.number
+        return policy.compose(state)
+
+    for _ in range(300):
+        assert not step().preempted
+    assert state.ratio == pytest.approx(0.7 * (1 - 0.86 / 2))
+    state.running.append(other := Live(2, 300, 2000))
+    state.pool.grow(other, 300)
+    other.computed, other.made = 300, 1
+    while not (batch := step()).preempted:
+        pass
+    assert batch.preempted == [other]
+    made = state.running[0].made - 1
+    assert state.ratio == pytest.approx((2 * made + 2 * 20) / (2 * 2000 + 1))
+    for _ in range(90):
+        step()
+    assert state.ratio == pytest.approx(max((2 * made + 40) / 4001 - 90 * 0.7 * 0.86 / 600, 0.7 * 0.14))
 
 
 @pytest.mark.parametrize("scene", [*VLLM, *SGLANG, *TRTLLM], ids=lambda s: f"{type(s.policy).__name__}: {s.tells}")
