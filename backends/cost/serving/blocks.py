@@ -73,19 +73,20 @@ class Pool:
                 self.free -= 1
             self._uses[block] += 1
         live.blocks = list(hits)
-        live.keyed = len(hits)
+        live.held = live.keyed = len(hits)
         live.computed = len(hits) * self.size
 
     def grow(self, live: Live, tokens: int) -> bool:
         """Give a request the blocks of ``tokens`` tokens; False, and nothing changes, where too few are free."""
-        more = -(-tokens // self.size) - len(live.blocks)
+        more = -(-tokens // self.size) - live.held
         if more <= 0:
             return True
         if more > self.free:
             return False
         self.free -= more
-        for _ in range(more):
-            live.blocks.append(self._take())
+        live.held += more
+        if self.caching:  # else blocks are all alike, and counted
+            live.blocks += [self._take() for _ in range(more)]
         return True
 
     def _take(self) -> int:
@@ -116,11 +117,12 @@ class Pool:
 
     def release(self, live: Live) -> None:
         """Take all blocks from a request."""
+        if not self.caching:
+            self.free += live.held
         for block in reversed(live.blocks):
             self._uses[block] -= 1
             if not self._uses[block]:
                 self._idle[block] = None
                 self.free += 1
         live.blocks = []
-        live.keyed = 0
-        live.computed = 0
+        live.held = live.keyed = live.computed = 0

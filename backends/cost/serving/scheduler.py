@@ -17,17 +17,19 @@ class Live:
     """One request inside a server. A step that computes the last of its ``target`` tokens makes its next token.
 
     ``made`` counts output tokens, those of steps on their way included, and ``shown`` those of steps that are over, the
-    last of them at ``shown_s``. ``computed`` tokens are in the cache, in ``blocks``, of which the first ``keyed`` are
-    known to others. ``step`` is the last step that the request was in. ``ids`` name its blocks of ``grain`` tokens.
+    last of them at ``shown_s``. ``computed`` tokens are in the cache; the request has ``held`` blocks, with a prefix
+    cache these ``blocks``, of which others know the first ``keyed``. ``step`` is the last step that the request was in.
+    ``ids`` name its blocks of ``grain`` tokens.
     """
 
     __slots__ = (
-        "blocks", "computed", "grain", "ids", "index", "input", "keyed", "made", "output", "shown", "shown_s", "step",
+        "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output", "shown", "shown_s",
+        "step",
     )  # fmt: skip
 
     def __init__(self, index: int, input_: int, output: int, ids: Sequence[int] = (), grain: int = 1) -> None:
         self.index, self.input, self.output, self.ids, self.grain = index, input_, output, ids, grain
-        self.made = self.shown = self.computed = self.keyed = 0
+        self.made = self.shown = self.computed = self.held = self.keyed = 0
         self.blocks: list[int] = []
         self.step = -1
         self.shown_s = 0.0

@@ -161,7 +161,7 @@ class Sglang:
         """Make room for the step: of those with the fewest tokens made the one with the longest prompt goes first."""
         assert state.ratio is not None, "set at the first step"
         pool, queries = state.pool, state.queries
-        lacking = sum(pool.count(live.computed + queries) - len(live.blocks) for live in growing)
+        lacking = sum(pool.count(live.computed + queries) - live.held for live in growing)
         if lacking <= pool.free:
             first = self.first_ratio
             state.ratio = max(state.ratio - (1 - LEAST) * first / STEPS, LEAST * first)
@@ -169,7 +169,7 @@ class Sglang:
         order = sorted(growing, key=lambda live: (-live.made, live.input))
         while lacking > pool.free and len(order) > (state.cut is None):  # a prompt that is cut goes on
             live = order.pop()
-            lacking -= pool.count(live.computed + queries) - len(live.blocks)
+            lacking -= pool.count(live.computed + queries) - live.held
             growing.remove(live)
             state.running.remove(live)
             send_back(state, batch, live)

@@ -60,7 +60,7 @@ class Trtllm:
         pool, running = state.pool, state.running
         while len(running) > 1:
             growing = [live for live in running if live.made < live.output]
-            lacking = sum(max(pool.count(self._needed(live, state.queries)) - len(live.blocks), 0) for live in growing)
+            lacking = sum(max(pool.count(self._needed(live, state.queries)) - live.held, 0) for live in growing)
             if lacking <= pool.free:
                 return
             live = running.pop()
@@ -123,7 +123,7 @@ class Trtllm:
     def _promised(self, state: State) -> int:
         """Blocks that those which run have not yet, and may rely on."""
         pool, running = state.pool, state.running
-        return sum(max(pool.count(self._needed(live, state.queries)) - len(live.blocks), 0) for live in running)
+        return sum(max(pool.count(self._needed(live, state.queries)) - live.held, 0) for live in running)
 
     def _shares(self, live: Live, pool: Pool, known: int, coming: set[int]) -> bool:
         """Whether what a request would compute first is being computed by another."""

@@ -80,7 +80,7 @@ class Vllm:
             decodes = live.decodes
             tokens = min(queries if decodes else live.target - live.computed, most, left)
             needed = live.computed + tokens + self.lookahead
-            while needed > len(live.blocks) * pool.size and not pool.grow(live, needed):
+            while needed > live.held * pool.size and not pool.grow(live, needed):
                 last = running.pop()
                 send_back(state, batch, last)
                 state.waiting.appendleft(last)
