@@ -22,6 +22,7 @@ from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, 
 from plandsl.backends.cost.serving.serve import policy, serve
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.summary import summarise
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
@@ -301,6 +302,23 @@ def test_a_lone_request_takes_what_the_estimate_says(kind: str, scheduler: str) 
     np.testing.assert_allclose(found.ttft_s, static.ttft, rtol=1e-9)
     np.testing.assert_allclose(found.tpot_s, static.tpot, rtol=near)
     np.testing.assert_allclose(found.latency_s, static.latency, rtol=near)
+
+
+@pytest.mark.parametrize(("scheduler", "kind"), [("sglang", "single"), ("vllm", "chunks"), ("trtllm", "chunks")])
+@pytest.mark.parametrize("clients", [4, 16])
+def test_a_closed_loop_is_near_the_steady_state(scheduler: str, kind: str, clients: int) -> None:
+    """Where a scheduler does what the formula assumes: prompts in steps of their own, or in chunks beside decodes.
+
+    Lengths differ by a fifth, so that requests do not end together, as the formula assumes too.
+    """
+    made, n = deployment(kind, scheduler), 20 * clients
+    rng = np.random.default_rng(0)
+    load = Requests(np.zeros(n), rng.integers(800, 1201, n), rng.integers(100, 157, n))
+    found = summarise(serve(made, load, scheduler, Closed(clients), caching=False))
+    steady = made.evaluate(concurrency=clients, input=1000, output=128, requests=n)
+    assert isclose(found.output_rate, steady.throughput, rel_tol=0.02)
+    assert isclose(found.tpot.mean.value, steady.tpot, rel_tol=0.03)
+    assert isclose(found.ttft.mean.value, steady.ttft, rel_tol=0.15)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 5000)), min_size=1, max_size=6))

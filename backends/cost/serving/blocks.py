@@ -18,9 +18,10 @@ def block_key(live: Live, end: int) -> int:
 
     An id stands for all tokens before it too, so that id and place name the prefix.
     """
-    at = (end - 1) // live.grain
-    if at < len(live.ids) and end <= live.input:
-        return live.ids[at] << WIDE | end
+    if live.ids and end <= live.input:
+        at = (end - 1) // live.grain
+        if at < len(live.ids):
+            return live.ids[at] << WIDE | end
     return -(live.index << WIDE | end) - 1
 
 
@@ -86,43 +87,48 @@ class Pool:
         self.free -= more
         live.held += more
         if self.caching:  # else blocks are all alike, and counted
-            live.blocks += [self._take() for _ in range(more)]
+            self._take(live.blocks, more)
         return True
 
-    def _take(self) -> int:
-        if len(self._uses) < self.total:
-            self._uses.append(1)
-            self._key.append(None)
-            return len(self._uses) - 1
-        block, _ = self._idle.popitem(last=False)
-        key = self._key[block]
-        if key is not None:
-            del self._found[key]
-            self._key[block] = None
-        self._uses[block] = 1
-        return block
+    def _take(self, blocks: list[int], more: int) -> None:
+        """Add free blocks to those of a request."""
+        uses, keys, found = self._uses, self._key, self._found
+        there = len(uses)
+        fresh = min(more, self.total - there)
+        blocks.extend(range(there, there + fresh))
+        uses.extend([1] * fresh)
+        keys.extend([None] * fresh)
+        for _ in range(more - fresh):
+            block, _ = self._idle.popitem(last=False)
+            key = keys[block]
+            if key is not None:
+                del found[key]
+                keys[block] = None
+            uses[block] = 1
+            blocks.append(block)
 
     def publish(self, live: Live) -> None:
         """Let others find the full blocks of what is computed of a request. Of equal blocks the first one counts."""
         full = live.computed // self.size
         if not self.caching or full <= live.keyed:
             return
+        found, keys, size = self._found, self._key, self.size
         for at in range(live.keyed, full):
-            key = block_key(live, (at + 1) * self.size)
-            if key not in self._found:
-                block = live.blocks[at]
-                self._found[key] = block
-                self._key[block] = key
+            key = block_key(live, (at + 1) * size)
+            block = live.blocks[at]
+            if found.setdefault(key, block) == block:
+                keys[block] = key
         live.keyed = full
 
     def release(self, live: Live) -> None:
         """Take all blocks from a request."""
         if not self.caching:
             self.free += live.held
+        uses, idle = self._uses, self._idle
         for block in reversed(live.blocks):
-            self._uses[block] -= 1
-            if not self._uses[block]:
-                self._idle[block] = None
+            left = uses[block] = uses[block] - 1
+            if not left:
+                idle[block] = None
                 self.free += 1
         live.blocks = []
         live.held = live.keyed = live.computed = 0

@@ -42,9 +42,9 @@ class Trtllm:
     ahead: bool = True
 
     def refuses(self, live: Live, state: State) -> bool:
-        """Whether a request can never run."""
-        uncut = not self.chunked and live.input + live.output > self.budget
-        return uncut or too_long(live, state)
+        """Whether a request can never run. One that is paused has a prompt with all that it made."""
+        longest = live.input + (live.output if self.room == "max_utilisation" else 0)
+        return (not self.chunked and longest > self.budget) or too_long(live, state)
 
     def compose(self, state: State) -> Batch:
         """The next step."""
