@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -52,11 +53,8 @@ def spread(values: Floats, number: Ints | None = None) -> Spread:
         return Spread(nothing, nothing, nothing, nothing, nothing, 0)
     sample = _Sample(kept, times)
     mean = Figure(sample.mean, _half([part.mean for part in sample.batches(1)]))
-    found = []
-    for q in QUANTILES:
-        parts = sample.batches(round(1 / (1 - q)))
-        found.append(Figure(sample.quantile(q), _half([part.quantile(q) for part in parts])))
-    return Spread(mean, *found, total)
+    p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)
+    return Spread(mean, p50, p90, p95, p99, total)
 
 
 class _Sample:
@@ -76,8 +74,13 @@ class _Sample:
         """The value at the place ``q (n - 1)``, counted from 0, between the values at whole places."""
         place = q * float(self.ends[-1] - 1)
         low = int(place)
-        below, above = self.sorted[np.searchsorted(self.ends, [low, min(low + 1, self.ends[-1] - 1)], side="right")]
+        at = np.searchsorted(self.ends, [low, min(low + 1, int(self.ends[-1]) - 1)], side="right")
+        below, above = self.sorted[at].tolist()
         return float(below + (above - below) * (place - low))
+
+    def percentile(self, q: float) -> Figure:
+        """The same with its interval."""
+        return Figure(self.quantile(q), _half([part.quantile(q) for part in self.batches(round(1 / (1 - q)))]))
 
     def batches(self, least: int) -> list[_Sample]:
         """Batches in which ``least`` values were measured on average, none where they would be too few."""
@@ -93,4 +96,4 @@ def _half(means: list[float]) -> float:
     """Half the width of the interval around the mean of ``means``."""
     if not means:
         return float("nan")
-    return STUDENT[len(means)] * float(np.std(means, ddof=1)) / len(means) ** 0.5
+    return STUDENT[len(means)] * float(np.std(means, ddof=1)) / sqrt(len(means))
