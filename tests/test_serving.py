@@ -84,7 +84,11 @@ def policies(draw: st.DrawFn) -> Policy:
     match draw(st.sampled_from(("vllm", "sglang", "trtllm"))):
         case "vllm":
             spare, long = draw(st.sampled_from((0.0, 0.2))), draw(st.sampled_from((0, 5)))
-            return Vllm(tokens, running, flag, long, whole_prompt=other, watermark=spare, ahead=ahead)
+            known, more = draw(st.booleans()), draw(st.sampled_from((0, 2)))
+            return Vllm(
+                tokens, running, flag, long, whole_prompt=other, watermark=spare, lookahead=more, capped=known,
+                ahead=ahead,
+            )  # fmt: skip
         case "sglang":
             bold = draw(st.sampled_from((0.0, 0.5, 1.0)))
             return Sglang(tokens + running, tokens + running, running, conservativeness=bold, mixed=flag, ahead=ahead)
@@ -220,6 +224,13 @@ def test_stages_that_are_full_take_a_batch_at_the_pace_of_the_slowest() -> None:
         worker = Worker(Vllm(4, ahead=False), clock, 100, in_flight=3)
         np.testing.assert_allclose(simulate([worker], load).tpot_s, full)
         np.testing.assert_allclose(simulate([worker], one).tpot_s, through)
+
+
+def test_chunks_of_one_prompt_follow_one_another_through_the_stages() -> None:
+    """Three chunks through two stages of a second each take four seconds; in turn they would take six."""
+    load = Requests(np.zeros(1), np.array([12]), np.array([1]))
+    found = simulate([Worker(Vllm(4), Steady(1.0, 1.0), 100, in_flight=2)], load)
+    assert found.ttft_s.tolist() == [4.0]
 
 
 # ---- routers

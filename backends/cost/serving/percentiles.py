@@ -50,11 +50,11 @@ def spread(values: Floats, number: Ints | None = None) -> Spread:
     total = int(times.sum())
     if not total:
         nothing = Figure(float("nan"), float("nan"))
-        return Spread(nothing, nothing, nothing, nothing, nothing, 0)
+        return Spread(*[nothing] * 5, number=0)
     sample = _Sample(kept, times)
     mean = Figure(sample.mean, _half([part.mean for part in sample.batches(1)]))
     p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)
-    return Spread(mean, p50, p90, p95, p99, total)
+    return Spread(mean, p50, p90, p95, p99, number=total)
 
 
 class _Sample:

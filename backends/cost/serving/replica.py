@@ -21,6 +21,15 @@ class Flight(NamedTuple):
     end: float
 
 
+class _Ended(NamedTuple):
+    """A step that ends: when, what delays first tokens, times between tokens and their number, requests that are over."""
+
+    end: float
+    delay: float
+    gaps: dict[float, int]
+    over: list[Live]
+
+
 class Log:
     """What is written down while servers run: lists with a place for each request, and arrays that grow by steps."""
 
@@ -137,36 +146,35 @@ class Replica:
     def complete(self) -> list[tuple[int, float]]:
         """End the oldest step on its way. Who is done, each with the time when its user has the last token."""
         batch, end = self.flights.popleft()
-        gaps: dict[float, int] = {}
-        over: list[Live] = []
         delay = self.clock.delay(len(self.state.running)) if batch.prompts else 0.0
+        ended = _Ended(end, delay, {}, [])
         for piece in batch.prompts:
             if piece.last:
-                self._show(piece.live, 1, end, delay, gaps, over)
+                self._show(piece.live, 1, ended)
         for live, gain in zip(batch.decodes, batch.gained, strict=True):
-            self._show(live, gain, end, delay, gaps, over)
-        self.log.gaps.extend(gaps.keys())
-        self.log.counts.extend(gaps.values())
-        for live in over:
+            self._show(live, gain, ended)
+        self.log.gaps.extend(ended.gaps.keys())
+        self.log.counts.extend(ended.gaps.values())
+        for live in ended.over:
             finish(self.state, live)
-        return [(live.index, self.log.finish[live.index]) for live in over]
+        return [(live.index, self.log.finish[live.index]) for live in ended.over]
 
-    def _show(self, live: Live, gain: int, end: float, delay: float, gaps: dict[float, int], over: list[Live]) -> None:
+    def _show(self, live: Live, gain: int, ended: _Ended) -> None:
         """``gain`` tokens of a request are there. A user has all tokens later, by the delay of the first."""
-        log, index = self.log, live.index
+        log, index, end = self.log, live.index, ended.end
         if live.shown:
             gap = end - live.shown_s
-            gaps[gap] = gaps.get(gap, 0) + 1
+            ended.gaps[gap] = ended.gaps.get(gap, 0) + 1
             if gap > log.longest[index]:
                 log.longest[index] = gap
         else:
-            log.first[index] = end + delay
-            log.delay[index] = delay
+            log.first[index] = end + ended.delay
+            log.delay[index] = ended.delay
         live.shown += gain
         live.shown_s = end
         if live.shown >= live.output:
             log.finish[index] = end + log.delay[index]
-            over.append(live)
+            ended.over.append(live)
 
 
 def draws(acceptance: Sequence[float], seed: int, number: int) -> Callable[[], int]:

@@ -124,7 +124,7 @@ class Policy(Protocol):
 
 def empty() -> Batch:
     """A step without requests."""
-    return Batch([], [], [], [], [], [])
+    return Batch(prompts=[], decodes=[], gained=[], spent=[], admitted=[], preempted=[])
 
 
 def too_long(live: Live, state: State, lookahead: int = 0) -> bool:

@@ -57,13 +57,13 @@ def blocks(server: Server, length: int, input_: int) -> int:
 def worker(server: Server, scheduler: Policy, length: int, input_: int, caching: bool = True) -> Worker:
     """A server of a deployment, as a simulation has it."""
     return Worker(
-        scheduler,
-        ServerClock(server),
-        blocks(server, length, input_),
-        server.plan.runs_on.kv_block,
-        caching,
-        server.in_flight,
-        server.guesses.spec.acceptance if server.guesses else (),
+        policy=scheduler,
+        clock=ServerClock(server),
+        blocks=blocks(server, length, input_),
+        block=server.plan.runs_on.kv_block,
+        caching=caching,
+        in_flight=server.in_flight,
+        acceptance=server.guesses.spec.acceptance if server.guesses else (),
     )
 
 

@@ -145,5 +145,14 @@ def _records(requests: Requests, log: Log) -> Records:
         itl_max_s=np.array(log.longest),
         kind=requests.kind,
         gaps=Gaps(gaps, np.array(log.counts, np.int64)),
-        steps=Steps(number, start, end, tokens, decodes, waiting, running, blocks),
+        steps=Steps(
+            replica=number,
+            start_s=start,
+            end_s=end,
+            prompt_tokens=tokens,
+            decodes=decodes,
+            waiting=waiting,
+            running=running,
+            blocks=blocks,
+        ),
     )

@@ -28,7 +28,9 @@ class Vllm:
     search. Without ``chunked`` prompts are not cut. ``long_prompt`` (0: none) bounds the tokens of a request in a step
     where there are several; with ``adaptive`` at least at an equal share of the budget. With ``whole_prompt`` a request
     is admitted where all its prompt fits, else where its first chunk does. ``watermark`` is the share of blocks that
-    stays free at admission. ``lookahead`` tokens have blocks besides.
+    stays free at admission. Requests that run have blocks of ``lookahead`` tokens besides. ``capped``: requests end at
+    their `max_tokens`, so that a step composed ahead knows which end before it; they keep their place and their blocks.
+    Chunks of one prompt may be in steps that follow one another through the stages.
 
     Where a block is missing, the request admitted last goes back to the front of the queue, and nobody is admitted.
     """
@@ -41,6 +43,7 @@ class Vllm:
     whole_prompt: bool = True
     watermark: float = 0.0
     lookahead: int = 0
+    capped: bool = True
     ahead: bool = True
 
     def refuses(self, live: Live, state: State) -> bool:
@@ -71,13 +74,14 @@ class Vllm:
         while at < len(running) and left > 0:
             live = running[at]
             at += 1
-            if live.step >= state.upto:
+            decodes = live.decodes
+            if decodes and live.step >= state.upto:
                 continue
             if live.made >= live.output:
-                add_spent(state, batch, live)
-                left -= queries
+                if not self.capped:
+                    add_spent(state, batch, live)
+                    left -= queries
                 continue
-            decodes = live.decodes
             tokens = min(queries if decodes else live.target - live.computed, most, left)
             needed = live.computed + tokens + self.lookahead
             while needed > live.held * pool.size and not pool.grow(live, needed):
@@ -106,13 +110,13 @@ class Vllm:
             if tokens > left and not self.chunked:
                 return
             tokens = min(tokens, left)
-            needed = max(live.target if self.whole_prompt else 0, known + tokens + self.lookahead)
+            needed = live.target if self.whole_prompt else known + tokens
             spare = ceil(self.watermark * pool.total) if state.running else 0
             if pool.missing(hits, needed) + spare > pool.free:
                 return
             state.waiting.popleft()
             pool.claim(live, hits)
-            pool.grow(live, known + tokens + self.lookahead)
+            pool.grow(live, known + tokens)
             state.running.append(live)
             batch.admitted.append(live)
             add_prompt(state, batch, live, tokens)
