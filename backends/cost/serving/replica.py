@@ -22,7 +22,7 @@ class Flight(NamedTuple):
 
 
 class _Ended(NamedTuple):
-    """A step that ends: when, what delays first tokens, times between tokens and their number, requests that are over."""
+    """A step that ends: when, the delay of first tokens, gaps between tokens and how many, who is done."""
 
     end: float
     delay: float
