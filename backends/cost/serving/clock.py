@@ -88,7 +88,7 @@ class ServerClock:
         alone = whole and not self.cuts and not batch.decodes and not batch.spent
         if self.ways == 1 or (alone and len(set(parts)) == 1):
             return Prompt.unlike(parts, chunk=not alone), alone
-        fullest = Prompt.unlike(_fullest(parts, self.ways), chunk=True)
+        fullest = Prompt.unlike(_fullest_rank(parts, self.ways), chunk=True)
         return fullest._replace(requests=fullest.requests * self.ways), alone
 
     def _context(self, batch: Batch) -> int:
@@ -133,18 +133,18 @@ class ServerClock:
         def kernels(*numbers: Any) -> tuple[tuple[float, ...], float, float]:
             prompt = Prompt(numbers[0], numbers[1], numbers[2], chunk) if prompts else None
             decode = Decode(numbers[-2], numbers[-1], queries=self.queries) if decodes else None
-            return _told(self.server.step(Step(prompt, decode), self.server.in_flight))
+            return _seconds_of(self.server.step(Step(prompt, decode), self.server.in_flight))
 
         return kernels
 
 
-def _told(times: PhaseTimes) -> tuple[Any, Any, Any]:
+def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:
     """Seconds of each stage, of the mean hop, and of the draft."""
     between = max(len(times.stages) - 1, 1)
     return tuple(stage.span for stage in times.stages), times.hops / between, times.drafted
 
 
-def _fullest(parts: list[tuple[int, int]], ways: int) -> list[tuple[int, int]]:
+def _fullest_rank(parts: list[tuple[int, int]], ways: int) -> list[tuple[int, int]]:
     """The prompts of the rank with the most tokens, of ``ways`` that get them in order, the emptiest rank first."""
     ranks: list[list[tuple[int, int]]] = [[] for _ in range(ways)]
     tokens = [0] * ways

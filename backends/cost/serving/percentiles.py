@@ -52,7 +52,7 @@ def spread(values: Floats, number: Ints | None = None) -> Spread:
         nothing = Figure(float("nan"), float("nan"))
         return Spread(*[nothing] * 5, number=0)
     sample = _Sample(kept, times)
-    mean = Figure(sample.mean, _half([part.mean for part in sample.batches(1)]))
+    mean = Figure(sample.mean, _half_width([part.mean for part in sample.batches(1)]))
     p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)
     return Spread(mean, p50, p90, p95, p99, number=total)
 
@@ -80,7 +80,7 @@ class _Sample:
 
     def percentile(self, q: float) -> Figure:
         """The same with its interval."""
-        return Figure(self.quantile(q), _half([part.quantile(q) for part in self.batches(round(1 / (1 - q)))]))
+        return Figure(self.quantile(q), _half_width([part.quantile(q) for part in self.batches(round(1 / (1 - q)))]))
 
     def batches(self, least: int) -> list[_Sample]:
         """Batches in which ``least`` values were measured on average, none where they would be too few."""
@@ -92,7 +92,7 @@ class _Sample:
         return [_Sample(*pair) for pair in pairs]
 
 
-def _half(means: list[float]) -> float:
+def _half_width(means: list[float]) -> float:
     """Half the width of the interval around the mean of ``means``."""
     if not means:
         return float("nan")

@@ -73,7 +73,7 @@ class Replica:
         self.number, self.log = number, log
         self.policy, self.clock, self.in_flight = worker.policy, worker.clock, worker.in_flight
         pool = Pool(worker.blocks, worker.block, worker.caching)
-        self.state = State(pool, 1 + len(worker.acceptance), draws(worker.acceptance, seed, number))
+        self.state = State(pool, 1 + len(worker.acceptance), draw_gains(worker.acceptance, seed, number))
         self.depth = self.in_flight + self.policy.ahead
         self.flights: deque[Flight] = deque()
         self.free: list[float] = []
@@ -94,18 +94,18 @@ class Replica:
             return None
         state.upto = state.number - flying + (flying >= self.in_flight)
         batch = self.policy.compose(state)
-        self._note(batch, now)
+        self._note_queue(batch, now)
         if not batch.rows:
             return None
         after = self.flights[0].end if flying >= self.in_flight else now
         cost = self.clock.cost(batch)
-        start, end = self._pass(max(now, after), cost)
+        start, end = self._run_stages(max(now, after), cost)
         state.number += 1
         self.flights.append(Flight(batch, end))
-        self._write(batch, start, end)
+        self._write_step(batch, start, end)
         return end
 
-    def _pass(self, now: float, cost: Cost) -> tuple[float, float]:
+    def _run_stages(self, now: float, cost: Cost) -> tuple[float, float]:
         """When a step starts and ends that goes through the stages as soon as it can."""
         if not self.free:
             self.free, self.links = [0.0] * len(cost.stages), [0.0] * len(cost.stages)
@@ -121,7 +121,7 @@ class Replica:
                 self.free[stage] = time
         return start, time + cost.host
 
-    def _note(self, batch: Batch, now: float) -> None:
+    def _note_queue(self, batch: Batch, now: float) -> None:
         """Write down who left the queue, and who went back."""
         log = self.log
         for live in batch.preempted:
@@ -133,7 +133,7 @@ class Replica:
                     log.admitted[live.index] = now
                     log.cached[live.index] = before.get(live.index, 0)
 
-    def _write(self, batch: Batch, start: float, end: float) -> None:
+    def _write_step(self, batch: Batch, start: float, end: float) -> None:
         """Write down a step."""
         state, log = self.state, self.log
         tokens = sum(piece.tokens for piece in batch.prompts)
@@ -177,7 +177,7 @@ class Replica:
             ended.over.append(live)
 
 
-def draws(acceptance: Sequence[float], seed: int, number: int) -> Callable[[], int]:
+def draw_gains(acceptance: Sequence[float], seed: int, number: int) -> Callable[[], int]:
     """What draws how many tokens a decode step brings a request: one, and the guesses before the first wrong one."""
     if not acceptance:
         return lambda: 1

@@ -77,7 +77,7 @@ class Sglang:
         if not state.running:
             state.full = False
         beside = len(state.running) if self.mixed else 0
-        budget = _Budget(self.chunk - beside, self.prefill - beside, pool.free * pool.size - self._kept(state))
+        budget = _Budget(self.chunk - beside, self.prefill - beside, pool.free * pool.size - self._kept_tokens(state))
         cut = state.cut
         if cut is not None:
             if cut.step >= state.upto:
@@ -85,8 +85,8 @@ class Sglang:
             tokens = min(cut.target - cut.computed, budget.chunk)
             if tokens <= 0 or not pool.grow(cut, cut.computed + tokens):
                 return
-            budget.spend(pool, tokens, _to_come(cut) if tokens == cut.target - cut.computed else 0)
-            self._add(state, batch, cut, tokens)
+            budget.spend(pool, tokens, _remaining(cut) if tokens == cut.target - cut.computed else 0)
+            self._add_part(state, batch, cut, tokens)
         if state.full or state.cut is not None:
             return
         self._sort(state)
@@ -106,7 +106,7 @@ class Sglang:
         new = live.target - len(hits) * pool.size
         idle = pool.missing(hits, live.target) - pool.count(new)  # known blocks that nobody uses
         charged = pool.count(new) * pool.size
-        if charged + _to_come(live) + idle * pool.size > budget.room:
+        if charged + _remaining(live) + idle * pool.size > budget.room:
             state.full = True
             return False
         if budget.chunk <= 0 or (batch.prompts and charged > budget.prefill):
@@ -118,12 +118,12 @@ class Sglang:
         pool.claim(live, hits)
         pool.grow(live, live.computed + tokens)
         batch.admitted.append(live)
-        budget.spend(pool, tokens, _to_come(live) if tokens == new else 0)
+        budget.spend(pool, tokens, _remaining(live) if tokens == new else 0)
         budget.room -= idle * pool.size
-        self._add(state, batch, live, tokens)
+        self._add_part(state, batch, live, tokens)
         return True
 
-    def _add(self, state: State, batch: Batch, live: Live, tokens: int) -> None:
+    def _add_part(self, state: State, batch: Batch, live: Live, tokens: int) -> None:
         """Put a part of a prompt into the step; a prompt that is done runs, another is the one that is cut."""
         add_prompt(state, batch, live, tokens)
         if batch.prompts[-1].last:
@@ -132,10 +132,10 @@ class Sglang:
         else:
             state.cut = live
 
-    def _kept(self, state: State) -> float:
+    def _kept_tokens(self, state: State) -> float:
         """Tokens for which room is kept, that those which run still make."""
         assert state.ratio is not None, "set at the first step"
-        return sum(_to_come(live) for live in state.running) * state.ratio
+        return sum(_remaining(live) for live in state.running) * state.ratio
 
     def _sort(self, state: State) -> None:
         if self.longest_prefix and 1 < len(state.waiting) <= MANY:
@@ -194,6 +194,6 @@ class _Budget:
         self.room -= charged + to_come
 
 
-def _to_come(live: Live) -> int:
+def _remaining(live: Live) -> int:
     """Output tokens that a request still makes, as far as room is kept for them."""
     return min(live.output - live.made, CLIP)

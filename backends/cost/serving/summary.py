@@ -69,7 +69,7 @@ def summarise(records: Records, bounds: Bounds = ALL) -> Summary:
         request_rate=float(served.sum()) / duration,
         input_rate=float(done.input.sum()) / duration,
         output_rate=float(done.output.sum()) / duration,
-        goodput=float(good(done, bounds).sum()) / duration,
+        goodput=float(meets(done, bounds).sum()) / duration,
         ttft=times[0],
         tpot=times[1],
         itl=spread(*records.gaps),
@@ -84,7 +84,7 @@ PER_REQUEST = ("arrival_s", "first_s", "finish_s", "input", "output")
 """Fields of records that latencies and throughputs are made of."""
 
 
-def good(records: Records, bounds: Bounds) -> NDArray[np.bool_]:
+def meets(records: Records, bounds: Bounds) -> NDArray[np.bool_]:
     """Whether each request kept all bounds; the TPOT of a lone token counts as 0."""
     found = records.served
     for values, bound in (
@@ -124,7 +124,7 @@ def _warnings(records: Records, bearable: float) -> list[str]:
     if lost:
         found.append(f"not finished: {lost} of {len(records.replica)} requests")
     short = [q for q in QUANTILES if served * (1 - q) < BEYOND - 1e-9]
-    if short:
+    if short and served:
         least = round(BEYOND / (1 - short[0]))
         found.append(f"{served} requests are too few for p{100 * short[0]:g}, which needs {least}")
     if bearable == bearable:

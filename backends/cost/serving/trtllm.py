@@ -1,4 +1,4 @@
-"""The scheduler of TensorRT-LLM: first who has room, then who is in the step. By default nobody is evicted."""
+"""The scheduler of TensorRT-LLM: it settles which requests have room in memory, then which of them are in the step."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ class Trtllm:
         pool = state.pool
         found = [live for live in state.running if not live.decodes and live.made < live.output]
         found = [live for live in found if live.step < state.upto]
-        free = pool.free - self._promised(state)
+        free = pool.free - self._reserved(state)
         busy = any(live.decodes for live in state.running)
-        coming = {key for live in found for key in _keys(live, pool)}
+        coming = {key for live in found for key in _prompt_keys(live, pool)}
         least = pool.size if self.chunked else self.budget + 1  # of a prompt that is not in the step whole
         planned = sum(live.target - live.computed for live in found)
         for live in () if batch.preempted or (busy and self.room == "static_batch") else tuple(state.waiting):
@@ -95,7 +95,7 @@ class Trtllm:
             if len(state.running) >= self.max_running or told >= left or live.step >= state.upto:
                 break
             hits = pool.matched(live)
-            if self._shares(live, pool, len(hits), coming):
+            if self._waits_for_prefix(live, pool, len(hits), coming):
                 continue
             new = live.target - len(hits) * pool.size
             needed = pool.missing(hits, self._needed(live, state.queries))
@@ -103,7 +103,7 @@ class Trtllm:
                 break
             free -= needed
             planned += new
-            coming.update(_keys(live, pool))
+            coming.update(_prompt_keys(live, pool))
             state.waiting.remove(live)
             pool.claim(live, hits)
             state.running.append(live)
@@ -120,12 +120,12 @@ class Trtllm:
             return whole
         return min(max(live.target, live.computed + queries * (2 if self.ahead else 1)), whole)
 
-    def _promised(self, state: State) -> int:
+    def _reserved(self, state: State) -> int:
         """Blocks that those which run have not yet, and may rely on."""
         pool, running = state.pool, state.running
         return sum(max(pool.count(self._needed(live, state.queries)) - live.held, 0) for live in running)
 
-    def _shares(self, live: Live, pool: Pool, known: int, coming: set[int]) -> bool:
+    def _waits_for_prefix(self, live: Live, pool: Pool, known: int, coming: set[int]) -> bool:
         """Whether what a request would compute first is being computed by another."""
         end = (known + 1) * pool.size
         return pool.caching and end < live.target and block_key(live, end) in coming
@@ -134,7 +134,7 @@ class Trtllm:
         """How many tokens of each prompt are in the step."""
         lacking = [live.target - live.computed for live in found]
         if self.chunked and self.equal:
-            given = _in_turn(lacking, left, unit)
+            given = _deal_in_turn(lacking, left, unit)
         else:
             given = []
             for tokens in lacking:
@@ -144,7 +144,7 @@ class Trtllm:
         return [(live, tokens) for live, tokens in zip(found, given, strict=True) if tokens]
 
 
-def _in_turn(lacking: list[int], left: int, unit: int) -> list[int]:
+def _deal_in_turn(lacking: list[int], left: int, unit: int) -> list[int]:
     """``left`` tokens given out a ``unit`` at a time, to each in turn, until each has what it is ``lacking``."""
     given = [0] * len(lacking)
     while True:
@@ -158,7 +158,7 @@ def _in_turn(lacking: list[int], left: int, unit: int) -> list[int]:
             return given
 
 
-def _keys(live: Live, pool: Pool) -> list[int]:
+def _prompt_keys(live: Live, pool: Pool) -> list[int]:
     """Keys of the full blocks of a prompt that is not computed yet."""
     if not pool.caching:
         return []

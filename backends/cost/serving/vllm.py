@@ -54,13 +54,13 @@ class Vllm:
     def compose(self, state: State) -> Batch:
         """The next step."""
         batch = empty()
-        most = self._most(state)
+        most = self._limit(state)
         left = self._continue(state, batch, most)
         if not batch.preempted:
             self._admit(state, batch, most, left)
         return batch
 
-    def _most(self, state: State) -> int:
+    def _limit(self, state: State) -> int:
         """Tokens that a request may have in a step."""
         there = len(state.running) + len(state.waiting)
         if not self.long_prompt or there == 1:
