@@ -13,6 +13,11 @@ STAGES = ("grammar", "passes", "backends")
 FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "serving", "answers")
 """Of `backends/cost`, from the ground up: each imports those below it."""
 
+SCHEDULERS = {
+    f"backends.cost.serving.{name}" for name in ("blocks", "scheduler", "vllm", "sglang", "trtllm", "routers")
+}
+"""Of the floor `serving`, what knows tokens and blocks alone: nothing else of the package is imported there."""
+
 KNOW_ALL = ("driver", "entries", "commands", "search", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
@@ -85,6 +90,7 @@ def test_imports_go_down_and_only_wings_are_late() -> None:
             a for a in found if room(a.to) in KNOW_ALL and room(a.module) not in STARTS
         ],
         "a floor imports one above": [a for a in found if floor(a.to, -1) > floor(a.module, len(FLOORS))],
+        "a scheduler knows seconds": [a for a in found if a.module in SCHEDULERS and a.to not in SCHEDULERS],
         "imported late, and no wing": [a for a in late if a.to not in WINGS and a[:2] not in BACK],
     }
     assert not {rule: breaks for rule, breaks in wrong.items() if breaks}

@@ -15,7 +15,7 @@ from plandsl.backends.cost import Replicas
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.clock import HOT, ServerClock
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, share_prefix
 from plandsl.backends.cost.serving.routers import LeastLoaded, RouterName, TwoChoices
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State
@@ -238,8 +238,6 @@ def test_chunks_of_one_prompt_follow_one_another_through_the_stages() -> None:
 
 def states(*loads: int) -> list[State]:
     made = [Worker(SINGLE, Steady(), 10) for _ in loads]
-    from plandsl.backends.cost.serving.replica import Log, Replica
-
     found = [Replica(i, worker, Log(1)).state for i, worker in enumerate(made)]
     for state, load in zip(found, loads, strict=True):
         state.waiting.extend(Live(0, 1, 1) for _ in range(load))

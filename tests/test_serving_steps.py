@@ -170,7 +170,6 @@ def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:
     policy = sglang()
     state = State(Pool(1003, 1, caching=False))
     state.waiting.extend((Live(0, 2, 2000), Live(1, 2, 2000)))
-    policy.refuses(state.waiting[0], state)
     state.running, state.full = list(state.waiting), True
     state.waiting.clear()
     for live in state.running:

@@ -50,7 +50,7 @@ def spread(values: Floats, number: Ints | None = None) -> Spread:
     total = int(times.sum())
     if not total:
         nothing = Figure(float("nan"), float("nan"))
-        return Spread(*[nothing] * 5, number=0)
+        return Spread(mean=nothing, p50=nothing, p90=nothing, p95=nothing, p99=nothing, number=0)
     sample = _Sample(kept, times)
     mean = Figure(sample.mean, _half_width([part.mean for part in sample.batches(1)]))
     p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)

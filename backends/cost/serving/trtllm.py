@@ -82,16 +82,24 @@ class Trtllm:
 
     def _prompts(self, state: State, batch: Batch, left: int) -> None:
         """Prompts that are cut, then those that wait."""
-        pool = state.pool
-        found = [live for live in state.running if not live.decodes and live.made < live.output]
-        found = [live for live in found if live.step < state.upto]
+        running = state.running
+        cut = [x for x in running if not x.decodes and x.made < x.output and x.step < state.upto]
+        closed = self.room == "static_batch" and any(live.decodes for live in running)
+        found = cut if closed or batch.preempted else [*cut, *self._admit(state, cut, left)]
+        batch.admitted.extend(found[len(cut) :])
+        for live, tokens in self._parts(found, left, state.pool.size):
+            state.pool.grow(live, live.computed + tokens)
+            add_prompt(state, batch, live, tokens)
+
+    def _admit(self, state: State, cut: list[Live], left: int) -> list[Live]:
+        """Requests that wait, and join a step whose prompts have ``left`` tokens, those in ``cut`` first."""
+        pool, found = state.pool, list[Live]()
         free = pool.free - self._reserved(state)
-        busy = any(live.decodes for live in state.running)
-        coming = {key for live in found for key in _prompt_keys(live, pool)}
+        coming = {key for live in cut for key in _prompt_keys(live, pool)}
         least = pool.size if self.chunked else self.budget + 1  # of a prompt that is not in the step whole
-        planned = sum(live.target - live.computed for live in found)
-        for live in () if batch.preempted or (busy and self.room == "static_batch") else tuple(state.waiting):
-            told = len(found) * pool.size if self.equal else planned  # tokens that are given out already
+        planned = sum(live.target - live.computed for live in cut)
+        for live in tuple(state.waiting):
+            told = (len(cut) + len(found)) * pool.size if self.equal else planned  # tokens that are given out already
             if len(state.running) >= self.max_running or told >= left or live.step >= state.upto:
                 break
             hits = pool.matched(live)
@@ -107,11 +115,8 @@ class Trtllm:
             state.waiting.remove(live)
             pool.claim(live, hits)
             state.running.append(live)
-            batch.admitted.append(live)
             found.append(live)
-        for live, tokens in self._parts(found, left, pool.size):
-            pool.grow(live, live.computed + tokens)
-            add_prompt(state, batch, live, tokens)
+        return found
 
     def _needed(self, live: Live, queries: int) -> int:
         """Tokens for which a request must find blocks: all that it will have, or those of its next steps."""
