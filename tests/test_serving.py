@@ -64,6 +64,8 @@ class Checked:
         together = [*batch.decodes, *batch.spent, *(piece.live for piece in batch.prompts)]
         assert len({live.index for live in together}) == len(together), "a request is in a step once"
         assert all(piece.tokens > 0 for piece in batch.prompts)
+        if not (isinstance(limits, Trtllm) and limits.chunked and limits.equal):
+            assert all(any(piece.live is live for piece in batch.prompts) for live in batch.admitted)
         self.made += sum(piece.last for piece in batch.prompts) + sum(batch.gained)
         self.computed += prompts
         return batch
@@ -137,8 +139,8 @@ def test_requests_and_blocks_are_conserved(
     assert all(not live.held for one in checked for live in one.seen.values())
     computed = sum(one.computed for one in checked)
     missing = (found.input - found.cached)[served].sum()
-    assert computed >= missing
-    assert computed == missing or found.preemptions.sum()
+    again = found.preemptions.sum()  # who comes back may find more than at first, where others left it
+    assert computed == missing or (again and (caching or computed > missing))
     own = (stages if stages > 1 else 1 + EACH * (found.input - found.cached)) * np.ones(len(served))
     assert (found.first_s - found.arrival_s - own)[served].min(initial=0) >= -1e-9
     assert (found.admitted_s >= found.arrival_s)[served].all()
@@ -156,10 +158,10 @@ def test_requests_and_blocks_are_conserved(
         ends = np.where(served, found.finish_s, found.arrival_s)
         for time in found.arrival_s:
             assert ((found.arrival_s < time) & (ends > time)).sum() < closed, "a place is taken when it is free"
-    again = played(chosen)
+    other = played(chosen)
     assert all(
         a.tobytes() == b.tobytes()
-        for a, b in zip((*found[:10], *found.gaps, *found.steps), (*again[:10], *again.gaps, *again.steps), strict=True)
+        for a, b in zip((*found[:10], *found.gaps, *found.steps), (*other[:10], *other.gaps, *other.steps), strict=True)
     ), "the same again"
 
 

@@ -77,6 +77,8 @@ VLLM = [
           "a4 | a | a b4 | a"),
     Scene("of two stages each has a batch of its own", vllm(4), "a 4+2, b 4+2", "a4 | b4 | a | b",
           {"stages": (1.0, 1.0)}),
+    Scene("a draft's own tokens have blocks as well", vllm(lookahead=2), "a 1+3, b 1+3", "a1 b1 | a b | a -b | b3",
+          {"blocks": 3}),
     Scene("guesses count in the budget", vllm(4), "a 4+7, b 4+1 @1", "a4 | a b1 | a b1 | b2",
           {"acceptance": (1.0, 1.0)}),
 ]  # fmt: skip
@@ -163,6 +165,12 @@ TRTLLM = [
     Scene("a prompt that is all known computes its last block", trtllm(), "a 8+1 [1 2], b 8+1 @1 [1 2]", "a8 | b4"),
     Scene("ahead: who is done is in one more step", trtllm(ahead=True), "a 4+2, b 4+3", "a4 b4 | a b | b a~ | b~"),
 ]  # fmt: skip
+
+
+def test_sglang_keeps_room_for_4096_tokens_of_an_output_that_joins() -> None:
+    state = State(Pool(6000, 1))
+    state.waiting.extend((Live(0, 10, 5980), Live(1, 10, 1880), Live(2, 1, 4)))
+    assert [live.index for live in sglang().compose(state).admitted] == [0, 1]
 
 
 def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:

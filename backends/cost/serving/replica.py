@@ -131,7 +131,7 @@ class Replica:
             for live in batch.admitted:
                 if log.admitted[live.index] != log.admitted[live.index]:
                     log.admitted[live.index] = now
-                    log.cached[live.index] = before.get(live.index, 0)
+                    log.cached[live.index] = before.get(live.index, live.computed)
 
     def _write_step(self, batch: Batch, start: float, end: float) -> None:
         """Write down a step."""

@@ -97,9 +97,9 @@ class Trtllm:
         free = pool.free - self._reserved(state)
         coming = {key for live in cut for key in _prompt_keys(live, pool)}
         least = pool.size if self.chunked else self.budget + 1  # of a prompt that is not in the step whole
-        planned = sum(live.target - live.computed for live in cut)
+        planned, in_turn = sum(live.target - live.computed for live in cut), self.chunked and self.equal
         for live in tuple(state.waiting):
-            told = (len(cut) + len(found)) * pool.size if self.equal else planned  # tokens that are given out already
+            told = (len(cut) + len(found)) * pool.size if in_turn else planned  # tokens that are given out already
             if len(state.running) >= self.max_running or told >= left or live.step >= state.upto:
                 break
             hits = pool.matched(live)
