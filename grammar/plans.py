@@ -1,27 +1,25 @@
-"""Reads plans and workloads: from records to specs."""
+"""Reads plans: from records to specs."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from plandsl.diagnostics import Label, Span
-from plandsl.grammar import syntax as s
+from plandsl.diagnostics import Label
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
 from plandsl.grammar.hardware import calibration_with, cluster_spec, node_spec
 from plandsl.grammar.measured import read_tables
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Wrong, catalog_find
-from plandsl.grammar.records import Layer, Record
-from plandsl.grammar.requires import read_requirements
+from plandsl.grammar.records import Record
+from plandsl.grammar.requires import check_load, read_requirements
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
-from plandsl.grammar.values import expect, span_of
+from plandsl.grammar.workloads import workload_spec
 from plandsl.limits import MAX_CHUNKS
 from plandsl.spec.hardware import CORE, IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, walk
 from plandsl.spec.plan import PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
-from plandsl.units import NUMBER, REQUEST_RATE
 
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 CHUNKED = "chunked_prefill"
@@ -31,121 +29,9 @@ POOLS = ("prefill", "decode")
 SPLIT = (*POOLS, "transfer", "kv_transfer")
 PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
 
-STATIC = ("input", "output", "batch", "in_flight", "concurrency")
-TRAFFIC = ("rate", "trace", "speed")
-"""Fields of a workload with arrivals over time."""
-
-PREFIX = ("reuse", "prefix")
-"""Fields of a workload about tokens that are in the KV cache before their request arrives."""
-
 T = TypeVar("T")
 
 ALGORITHMS = ("auto", "ring", "direct", "one_shot", "tree")
-
-
-# ---- workload
-
-
-def workload_spec(context: Context, record: Record, used: bool = True) -> WorkloadSpec | None:
-    """A load. Arrivals over time are read, and give an error (E290) if a plan has ``used`` the workload."""
-    reader = Reader(context, record, (*STATIC, "requests", *PREFIX, *TRAFFIC))
-    replayed = "trace" in record.fields
-    sizes = [None if replayed else _read_length(reader, name, used) for name in ("input", "output")]
-    batch = reader.whole("batch")
-    in_flight = reader.whole("in_flight")
-    reader.number("rate", REQUEST_RATE)
-    concurrency = reader.whole("concurrency")
-    requests = reader.whole("requests")
-    reuse, prefix = _prefix(reader)
-    reader.text("trace")
-    reader.number("speed", NUMBER)
-    if used:
-        for name in TRAFFIC:
-            if layer := reader.layer(name):
-                reader.fail(_unsupported(f"`{name}`: traffic over time", layer.name.span))
-    _check_one_load(reader, used)
-    size_in, size_out = sizes
-    if not reader.ok or size_in is None or size_out is None:
-        return None
-    return WorkloadSpec(
-        record.name,
-        input=size_in,
-        output=size_out,
-        batch=batch or 1,
-        in_flight=in_flight,
-        concurrency=concurrency,
-        requests=requests,
-        reuse=reuse,
-        prefix=prefix,
-        span=record.span,
-    )
-
-
-def _prefix(reader: Reader) -> tuple[float, str | None]:
-    """``reuse``, the share of the input that is in the cache already, and ``prefix``, which says who shares it."""
-    reuse = reader.read("reuse", partial(_reuse_share, reader)) or 0.0
-    prefix, layer = reader.word("prefix", ("own", "shared")), reader.layer("prefix")
-    if layer and not reuse and reader.ok:
-        message = "`prefix` has no meaning without `reuse`"
-        reader.fail(Wrong("E223", message, layer.name.span, hint="add `reuse = 50 %`, or drop it"))
-    return reuse, prefix
-
-
-def _reuse_share(reader: Reader, layer: Layer) -> float:
-    value = float(reader.quantity(layer, NUMBER).value)
-    if 0 <= value < 1:
-        return value
-    message = f"`reuse` is {100 * value:g} %, and must be at least 0 % and below 100 %"
-    hint = "for example `reuse = 90 %`; the last token of a prompt is always computed, for its logits"
-    raise Wrong("E223", message, span_of(layer), hint=hint)
-
-
-def _check_one_load(reader: Reader, used: bool) -> None:
-    """Check that the load is a batch that starts together, or an ongoing load, but not both."""
-    together, ongoing = reader.layer("batch"), reader.layer("concurrency")
-    if together and ongoing:
-        labels = (Label(together.name.span, "one batch, which starts together"),)
-        hint = "drop one of the two: `concurrency` counts the requests of all replicas"
-        message = "a workload with `concurrency` is an ongoing load, and has no `batch`"
-        reader.fail(Wrong("E221", message, ongoing.name.span, labels=labels, hint=hint))
-    requests = reader.layer("requests")
-    if used and requests and not ongoing and not any(reader.layer(name) for name in TRAFFIC):
-        hint = "add `concurrency = 64`, or drop it"
-        reader.fail(Wrong("E221", "`requests` needs an ongoing load", requests.name.span, hint=hint))
-
-
-def _read_length(reader: Reader, name: str, used: bool) -> int | None:
-    layer = reader.layer(name)
-    if layer is None or not isinstance(layer.value, s.Call):
-        return reader.whole(name, f"{name} = {1000 if name == 'input' else 100}")
-    call = layer.value
-    if call.func.text != "lognormal":
-        hint = reader.context.library.suggest(call.func.text, iter(("lognormal",)))
-        reader.fail(Wrong("E201", f"there is no distribution `{call.func.text}`", call.func.span, hint=hint))
-        return None
-    known = ("mean", "p50", "p95", "p99", "sigma")
-    for field in call.kwargs:
-        if field.name.text not in known:
-            hint = reader.context.library.suggest(field.name.text, iter(known))
-            message = f"`lognormal` has no option `{field.name.text}`"
-            reader.fail(Wrong("E206", message, field.name.span, hint=hint))
-        else:
-            reader.attempt(partial(_option, reader, field, layer))
-    if call.args or len(call.kwargs) != 2:
-        hint = "`lognormal(mean = 900, p95 = 3200)`"
-        reader.fail(Wrong("E210", "`lognormal` needs two options", call.span, hint=hint))
-    elif used:
-        reader.fail(_unsupported("lengths that vary", call.span))
-    return None
-
-
-def _option(reader: Reader, field: s.Field, layer: Layer) -> float:
-    option = Layer(field.name, field.value, layer.unit)
-    return float(expect(reader.value(option), NUMBER, option).value)
-
-
-def _unsupported(what: str, span: Span) -> Wrong:
-    return Wrong("E290", f"{what} is not supported yet" if ":" in what else f"{what} are not supported yet", span)
 
 
 # ---- plan
@@ -172,6 +58,9 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     measured = read_tables(reader)
     chunk = reader.whole(CHUNKED)
     if not reader.ok or not (model and node and workload and sharding and calibration):
+        return None
+    check_load(reader, clauses, workload.over_time)
+    if not reader.ok:
         return None
     _warn_too_long(reader, model, workload)
     return PlanSpec(

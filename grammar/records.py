@@ -86,7 +86,7 @@ def merge(base: Record, over: Record) -> Record:
 
 
 def _drop_replaced(base: list[Entry], over: list[Entry]) -> list[Entry]:
-    """The entries of ``base`` that ``over`` does not replace: a block, head, mtp or embedding is replaced whole."""
+    """The entries of ``base`` that ``over`` does not replace. A block, head, mtp, embedding or class: whole."""
     keys = {_key(entry.item) for entry in over if isinstance(entry, Placed)} - {None}
     return [e for e in base if isinstance(e, str) or _key(e.item) not in keys]
 
@@ -101,6 +101,8 @@ def _key(item: s.Item) -> tuple[str, str] | None:
             return "mtp", ""
         case s.Block(name=name):
             return "block", name.text if name else ""
+        case s.Class(name=name):
+            return "class", name.text
         case s.Clause(word=word) if word.text in ("maximize", "minimize"):
             return "goal", ""
     return None

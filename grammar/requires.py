@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.schema import Reader
 from plandsl.spec.plan import RequireSpec
-from plandsl.units import BYTES, MONEY, NUMBER, TIME, TOKEN_RATE, Dimension, Quantity
+from plandsl.units import BYTES, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension, Quantity
 
 TOKENS = Dimension(token=1)
 REQUESTS = Dimension(request=1)
@@ -45,7 +46,24 @@ METRICS = {
     "mbu": _SHARE,
     "cost": Metric((MONEY,), "money per million output tokens", "0.50 USD"),
 }
-"""The names usable in `require`."""
+"""The names usable in `require`, for every load, and as goals of a search."""
+
+PERCENTILES = ("ttft", "tpot", "latency")
+"""Metrics that have percentiles over requests, as in `p99(ttft)`."""
+
+OVER_REQUESTS = {"goodput": Metric((REQUEST_RATE,), "requests per second", "10 req/s")}
+"""The names usable in `require` where requests arrive over time."""
+
+_PERCENTILE = re.compile(r"p([1-9][0-9]?)(?:_([0-9]))?")
+_ALL = METRICS | OVER_REQUESTS
+
+
+class _Asked(NamedTuple):
+    """A metric, or one of its percentiles."""
+
+    name: str
+    percentile: float | None = None
+
 
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 
@@ -58,9 +76,9 @@ def read_requirements(reader: Reader) -> tuple[RequireSpec, ...]:
             for part in _parts(placed.item.value):
                 found = reader.attempt(partial(_requirement, reader, part, placed.unit))
                 out += [found] if found else []
-        elif isinstance(placed.item, s.Clause) and reader.record.kind == "plan":
+        elif isinstance(placed.item, s.Clause) and reader.record.kind in ("plan", "class"):
             word = placed.item.word
-            reader.fail(Wrong("E210", f"`{word.text}` belongs in a search, not in a plan", word.span))
+            reader.fail(Wrong("E210", f"`{word.text}` belongs in a search, not in a {reader.record.kind}", word.span))
     return tuple(out)
 
 
@@ -74,8 +92,27 @@ def _parts(expr: s.Expr) -> Iterator[s.Expr]:
             yield part
 
 
-def _metric(expr: s.Expr) -> str | None:
-    return expr.name if isinstance(expr, s.Ref) and expr.name in METRICS else None
+def check_load(reader: Reader, requires: tuple[RequireSpec, ...], over_time: bool) -> None:
+    """Check that requirements on percentiles and goodput stand beside requests ``over_time``."""
+    for require in requires if not over_time else ():
+        if require.over_requests:
+            why = f"`{require.text.split(require.op)[0].strip()}` needs requests over time, and this load is one batch"
+            hint = "give the workload `rate = 12 req/s`, a `trace`, or `concurrency = 64`"
+            reader.fail(Wrong("E216", why, require.span, hint=hint))
+
+
+def _metric(expr: s.Expr) -> _Asked | None:
+    """The metric, or the percentile of a metric, that an expression is; None if it is neither."""
+    if isinstance(expr, s.Ref):
+        return _Asked(expr.name) if expr.name in _ALL else None
+    found = _PERCENTILE.fullmatch(expr.func.text) if isinstance(expr, s.Call) else None
+    if found is None or not isinstance(expr, s.Call):
+        return None
+    inner = expr.args[0] if len(expr.args) == 1 and not expr.kwargs and expr.body is None else None
+    if not isinstance(inner, s.Ref) or inner.name not in PERCENTILES:
+        hint = f"`p99(ttft)`; {', '.join(f'`{name}`' for name in PERCENTILES)} have percentiles"
+        raise Wrong("E216", f"`{expr.func.text}` needs a time of requests", expr.span, hint=hint)
+    return _Asked(inner.name, int(found[1]) + int(found[2] or 0) / 10)
 
 
 def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
@@ -85,25 +122,34 @@ def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
     left, right = _metric(expr.a), _metric(expr.b)
     if left and right:
         raise Wrong("E216", "a requirement compares one metric with a constant, not two metrics", expr.span)
-    name = left or right or ""
+    asked = left or right
     op, other = (_FLIPPED[expr.op], expr.a) if right else (expr.op, expr.b)
-    if inner := next(_metrics_in(other if name else expr), None):
+    if inner := next(_metrics_in(other if asked else expr), None):
         hint = "compare the metric by itself"
         raise Wrong("E216", f"arithmetic with the metric `{inner.name}` is not allowed", inner.span, hint=hint)
-    if not name:
+    if asked is None:
         raise _metric_error(reader, expr.b if isinstance(expr.b, s.Ref) else expr.a)
     bound = reader.context.evaluator.value(other, unit)
-    quantity = _check_bound(name, bound, other, expr._replace(op=op))
+    quantity = _check_bound(asked.name, bound, other, expr._replace(op=op))
     text = reader.context.library.text(expr.span)
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1].strip()
     value = float(quantity.value)
-    return RequireSpec(text, name, op, value, dimension=quantity.dimension, share=quantity.percent, span=expr.span)
+    return RequireSpec(
+        text,
+        asked.name,
+        op,
+        value,
+        dimension=quantity.dimension,
+        share=quantity.percent,
+        span=expr.span,
+        percentile=asked.percentile,
+    )
 
 
 def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:
     if isinstance(expr, s.Ref):
-        hint = reader.context.library.suggest(expr.name, iter(METRICS))
+        hint = reader.context.library.suggest(expr.name, iter(_ALL))
         return Wrong("E216", f"there is no metric `{expr.name}`", expr.span, hint=hint)
     hint = "such as `ttft`, `tpot`, `throughput` or `memory`"
     return Wrong("E216", "expected a metric here", expr.span, hint=hint)
@@ -115,7 +161,7 @@ def _metrics_in(expr: s.Expr) -> Iterator[s.Ref]:
     while waiting:
         part = waiting.pop()
         match part:
-            case s.Ref() if part.name in METRICS:
+            case s.Ref() if part.name in _ALL:
                 yield part
             case s.Binary():
                 waiting += [part.a, part.b]
@@ -124,7 +170,7 @@ def _metrics_in(expr: s.Expr) -> Iterator[s.Ref]:
 
 
 def _check_bound(name: str, bound: Value, expr: s.Expr, whole: s.Binary) -> Quantity:
-    metric = METRICS[name]
+    metric = _ALL[name]
     hint = f"`require {name} {whole.op} {metric.example}`"
     labels = (Label(whole.op_span, f"`{name}` is {metric.words}"),)
     if not isinstance(bound, Quantity):

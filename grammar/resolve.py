@@ -14,9 +14,10 @@ from plandsl.grammar.files import open_root
 from plandsl.grammar.hardware import calibration_spec, cluster_spec, gpu_spec, node_spec
 from plandsl.grammar.models import model_spec
 from plandsl.grammar.modules import Unit, Wrong
-from plandsl.grammar.plans import plan_spec, workload_spec
+from plandsl.grammar.plans import plan_spec
 from plandsl.grammar.records import Record
 from plandsl.grammar.sharding import sharding_spec
+from plandsl.grammar.workloads import workload_spec
 from plandsl.limits import MAX_ERRORS
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import ModelSpec

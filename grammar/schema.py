@@ -23,6 +23,8 @@ _SMALLEST, _LARGEST = 1e-15, 1e30  # bounds of a quantity in SI units, so that r
 ITEMS: dict[str, tuple[type, ...]] = {
     "model": (s.Embedding, s.Block, s.Mtp, s.Head),
     "sharding": (s.Mesh, s.Rule, s.Region, s.Place),
+    "workload": (s.Class,),
+    "class": (s.Clause,),
     "plan": (s.Clause,),
     "search": (s.Clause, s.Vary),
 }
@@ -253,6 +255,7 @@ _HOMES = {
     s.Region: ("`in`", "sharding"),
     s.Place: ("`place`", "sharding"),
     s.Vary: ("`vary`", "search"),
+    s.Class: ("`class`", "workload"),
     s.Embedding: ("`embedding`", "model"),
     s.Block: ("`block`", "model"),
     s.Mtp: ("`mtp`", "model"),

@@ -98,7 +98,7 @@ def _default_choices(plan: PlanSpec) -> tuple[Choice, ...]:
         for name, sugar in SUGAR.items()
         if all(dims.intersection(names) for _, names, _ in sugar.rules)
     ]
-    if plan.workload.concurrency is None:
+    if not plan.workload.over_time:
         powers = tuple(Setting(str(n), n, _number(n)) for n in (2**k for k in range(LARGEST_BATCH.bit_length())))
         choices.append(Choice("batch", SHORT["batch"], powers))
     return tuple(choices)

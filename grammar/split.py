@@ -13,7 +13,7 @@ from plandsl.grammar.plans import PACE, PARTS, POOLS, SETTINGS, SPLIT, functions
 from plandsl.grammar.records import Layer, Record, merge
 from plandsl.grammar.schema import Reader
 from plandsl.spec.model import ModelSpec
-from plandsl.spec.plan import PlanSpec, SplitSpec
+from plandsl.spec.plan import PlanSpec, SplitSpec, WorkloadSpec
 from plandsl.units import BYTE_RATE, TIME
 
 SHORT = {"batch": ("workload", "batch"), "in_flight": ("workload", "in_flight"), "nodes": ("cluster", "count")}
@@ -128,7 +128,7 @@ def _check_agreement(plan: Reader, prefill: PlanSpec, decode: PlanSpec) -> None:
         ("models", _shape(prefill.model), _shape(decode.model)),
         ("`kv_cache` formats", prefill.model.kv_cache, decode.model.kv_cache),
         ("guesses", _guesses(prefill), _guesses(decode)),
-        ("requests", (a.input, a.output, a.reuse, a.prefix), (b.input, b.output, b.reuse, b.prefix)),
+        ("requests", _requests(a), _requests(b)),
     ):
         if ours != theirs:
             labels = (Label(_name_span(plan, "prefill"), "the pool that writes the cache"),)
@@ -145,6 +145,10 @@ def _guesses(plan: PlanSpec) -> tuple[object, ...] | None:
     """The model that drafts and its chances: what it has read of a prompt goes to the other pool too."""
     guesses = plan.speculate
     return None if guesses is None or guesses.draft is None else (guesses.acceptance, *_shape(guesses.draft))
+
+
+def _requests(load: WorkloadSpec) -> tuple[object, ...]:
+    return load.input, load.output, load.reuse, load.prefix, load.traffic
 
 
 def _shape(model: ModelSpec) -> tuple[object, ...]:

@@ -187,6 +187,14 @@ class Place(NamedTuple):
     span: Span
 
 
+class Class(NamedTuple):
+    """``class name { ... }``: one of several kinds of requests."""
+
+    name: Name
+    body: Body
+    span: Span
+
+
 class Embedding(NamedTuple):
     """``embedding w_embed[vocab, hidden]``."""
 
@@ -253,7 +261,7 @@ class Decl(NamedTuple):
 
 
 Item: TypeAlias = (
-    Field | Section | Rule | Mesh | Region | Clause | Vary | Place
+    Field | Section | Rule | Mesh | Region | Clause | Vary | Place | Class
     | Embedding | Block | Mtp | Head | Bare | Let | Use | Decl
 )  # fmt: skip
 

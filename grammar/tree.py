@@ -130,6 +130,10 @@ class TreeBuilder:
         """``place axes in level``."""
         return s.Place(tuple(map(_name, parts[1])), _name(parts[3]), _over(parts[0], parts[3]))
 
+    def class_(self, parts: list[Any]) -> s.Class:
+        """``class name { }``."""
+        return s.Class(_name(parts[1]), parts[2], _over(parts[0], parts[2]))
+
     def embedding(self, parts: list[Any]) -> s.Embedding:
         """``embedding weight``."""
         return s.Embedding(parts[1], _over(parts[0], parts[1]))

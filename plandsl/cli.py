@@ -125,6 +125,12 @@ def _accuracy(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
 
 
+def _simulate(made: _Parser) -> None:
+    _add_file(made)
+    made.add_argument("--requests", metavar="N", type=int, help="serve this many requests")
+    made.add_argument("--rows", metavar="OUT", help="write a row for each request to a .csv or .parquet file")
+
+
 def _later(made: _Parser) -> None:
     made.add_argument("rest", nargs=argparse.REMAINDER)
 
@@ -142,7 +148,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "diff": ("compare two plans term by term", _diff),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
-    "simulate": ("serve traffic request by request (not yet)", _later),
+    "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
     "export": ("write launch files, traces, reports (not yet)", _later),
 }
 """Every verb: what help says of it, and what adds its arguments."""

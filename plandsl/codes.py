@@ -252,6 +252,20 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("tp = 8").replace("output = 128 }", "output = 128, batch = 64 }\n  chunked_prefill = 32"),
         "raise `chunked_prefill`, lower `batch`, or leave it out.",
     ),
+    "E327": (
+        "requests through two pools",
+        "`planc simulate` serves requests one by one on servers that run both prefill and decode. A plan with two "
+        "pools has an estimate for a batch that starts together and for `concurrency`.",
+        "",
+        "give the workload a `batch` or `concurrency`, and run `planc compile`.",
+    ),
+    "E328": (
+        "no room for a KV cache",
+        "The weights, and the largest step, leave no block of KV cache on some GPU. A server that holds no request "
+        "serves none.",
+        "",
+        "use more GPUs for each replica, or weights in fewer bits.",
+    ),
     "N320": (
         "each request is assumed to hold its reused tokens in its own blocks",
         "Requests hold the KV cache of reused tokens in blocks of their own (such as earlier turns of a chat), or all "
@@ -286,6 +300,13 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "`planc compile` estimates the plans of a file, and `planc search` runs its searches. This file declares none.",
         "workload w { input = 1024, output = 128 }\n",
         "add a `plan NAME { ... }` or a `search NAME { ... }`, or use `planc check` for a file of parts.",
+    ),
+    "E290": (
+        "no estimate for this load",
+        "An estimate answers for a batch, or for `concurrency` with fixed lengths. Requests over time, percentiles and "
+        "goodput need each request by itself: `planc simulate` serves them one by one.",
+        "",
+        "run `planc simulate`, or give the workload a `batch` or `concurrency` with fixed lengths.",
     ),
     "E402": (
         "not supported yet",
@@ -356,6 +377,19 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "1 or more, and no number is infinite.",
         "",
         "correct the file; the message names the row and the column, and the hint the range.",
+    ),
+    "E452": (
+        "invalid trace",
+        "A trace, or a file of lengths, has a row that cannot be understood, or a format that is not known by its "
+        "columns. docs/traffic.md lists the formats. A file is read up to 1,073,741,824 bytes, a line up to 1,048,576.",
+        "",
+        "correct the row; the message names its line and column.",
+    ),
+    "N452": (
+        "requests of a trace that failed",
+        "These rows of the trace have an output of 0 tokens: requests that failed. They are left out.",
+        "",
+        "",
     ),
     "E451": (
         "fitting constants needs a library",

@@ -162,9 +162,10 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "leave the degree out, or correct it.",
     ),
     "E221": (
-        "both a batch and an ongoing load",
+        "contradictory load",
         "A workload is one batch of requests that start together (`batch`), or an ongoing load: `concurrency` requests "
-        "are always in flight, `requests` in all.",
+        "are always in flight, or requests arrive over time (`rate`, `trace`). Fields of two kinds contradict each "
+        "other, and `requests` and lengths that vary need an ongoing load.",
         _plan().replace("output = 100", "output = 100, batch = 8, concurrency = 64"),
         "keep the fields of one kind.",
     ),
@@ -225,11 +226,28 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan().replace("output = 100", "output = 100, reuse = 100 %"),
         "lower `reuse`, or drop it.",
     ),
-    "E290": (
-        "not supported yet",
-        "This version of the compiler reads this part of the language, but does not compile it.",
-        _plan().replace("output = 100", "output = 100, rate = 12 req/s"),
-        "leave it out for now.",
+    "E240": (
+        "invalid rate",
+        "`rate` says when requests arrive: a number of requests per second (a Poisson process), a list of times and "
+        "rates such as `[[0 h, 2 req/s], [8 h, 20 req/s]]`, `at_once`, or one of `poisson`, `constant`, `gamma`, "
+        "`vllm_rate`, `on_off`, `varying` and `trace_rate`. The times of a list start at 0 and increase, and a rate "
+        "that stays is above zero.",
+        "workload w { input = 900, output = 100, rate = [[1 h, 2 req/s]] }\n",
+        "correct the number that the message names.",
+    ),
+    "E241": (
+        "invalid distribution",
+        "The numbers fit no distribution: the median of a lognormal distribution lies below its mean and its 95th "
+        "percentile, the upper end of a range is not below the lower one, and no spread is negative.",
+        "workload w { input = lognormal(mean = 900, p95 = 800), output = 100, rate = 2 req/s }\n",
+        "correct the number that the message names.",
+    ),
+    "E242": (
+        "invalid classes of requests",
+        "The classes of a workload each have a `share` of its `rate` or its `concurrency`, 100 % together, or each "
+        "have a `rate` of their own. A workload has at most 64 classes.",
+        "workload w {\n  rate = 10 req/s\n  class chat { share = 70 %, input = 900, output = 100 }\n}\n",
+        "make the shares add up to 100 %.",
     ),
     "W201": (
         "unused result",

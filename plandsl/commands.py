@@ -154,6 +154,39 @@ def run_compile(arguments: Namespace) -> int:
     return OK if all(e.ok for e in estimates) else FAILED
 
 
+def run_simulate(arguments: Namespace) -> int:
+    """`planc simulate`."""
+    if arguments.requests is not None and arguments.requests < 1:
+        raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
+    plans = _compile(arguments)
+    if arguments.rows and len(plans) > 1:
+        names = ", ".join(p.name for p in plans)
+        why = f"{arguments.file} has {len(plans)} plans, and a file of rows holds one: {names}"
+        raise PlanError([Diagnostic("E403", why, hint=f"pick one with --plan {plans[0].name}")])
+    runs = []
+    for plan in plans:
+        if arguments.rows:
+            from plandsl.sheets import open_sheet
+
+            with open_sheet(Path(arguments.rows)) as sheet:
+                runs.append(run := plan.simulate(arguments.requests))
+                sheet(run.columns())
+        else:
+            runs.append(plan.simulate(arguments.requests))
+    if arguments.json:
+        found = [run.simulation.as_json() for run in runs]
+        print_json({"plandsl": __version__, "file": arguments.file, "plans": found})
+    else:
+        from plandsl.answers.text.simulation import print_simulation
+
+        console = _console()
+        for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
+            if i:
+                console.print()
+            print_simulation(plan.spec, run.simulation, console)
+    return OK if all(run.simulation.ok for run in runs) else FAILED
+
+
 def _dump(arguments: Namespace, plans: list[CompiledPlan]) -> int:
     from plandsl.ir.text import show
     from plandsl.passes import PIPELINE

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
     from plandsl.backends.cost import Deployment
+    from plandsl.backends.cost.answers.simulation import Run
     from plandsl.backends.reference import Verdict
 
 
@@ -107,6 +108,15 @@ class CompiledPlan:
 
         return explain(self.cost, self.notes)
 
+    def simulate(self, requests: int | None = None) -> Run:
+        """Serve the requests of the workload one by one, ``requests`` of them in place of the number that it states.
+
+        Raises `PlanError` where requests cannot be served so (E327), or a trace is wrong.
+        """
+        from plandsl.backends.cost.answers.simulation import simulate_plan
+
+        return simulate_plan(self, requests)
+
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""
         if self._pools:
@@ -138,14 +148,16 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     """``spec`` with its layers cut so that the slowest stage is as quick as can be, and a note that tells the cut.
 
     One cut serves both phases, since weights stay where they are. It makes the following sum least: the seconds of the
-    slowest stage in prefill, and ``output`` times the seconds of the slowest stage in decode.
+    slowest stage in prefill, and ``output`` times the seconds of the slowest stage in decode. Of requests
+    over time, the mean lengths count.
     """
     from plandsl.backends.cost.deployments.stages import StageCosts
     from plandsl.passes.balance import balance
     from plandsl.passes.cut_stages import split_layers
 
     model, output = spec.model, spec.workload.output
-    costs = StageCosts(CompiledPlan(evolve(spec, sharding=evolve(spec.sharding, cut=None)), ()).cost)
+    uncut, mean = evolve(spec.sharding, cut=None), evolve(spec.workload, traffic=None)
+    costs = StageCosts(CompiledPlan(evolve(spec, sharding=uncut, workload=mean, requires=()), ()).cost)
     layers = balance(model.layers, costs.stages, costs.seconds, costs.fits)
     even = tuple(b - a for a, b in split_layers(model.layers, costs.stages))
     ours, theirs = costs.slowest(layers), costs.slowest(even)
@@ -198,7 +210,16 @@ def check_spec(spec: PlanSpec) -> list[Diagnostic]:
             from plandsl.passes.shift import check_cut
 
             found += check_cut(pool.sharding, pool.shift)
-    return [*found, *(d for pool in spec.pools for d in _tables(pool))]
+    return [*found, *(d for pool in spec.pools for d in _tables(pool)), *_traces(spec)]
+
+
+def _traces(spec: PlanSpec) -> list[Diagnostic]:
+    """What is wrong with the files that the load of a plan names."""
+    if spec.workload.traffic is None:
+        return []
+    from plandsl.traces import findings
+
+    return findings(spec.workload)
 
 
 def _tables(spec: PlanSpec) -> list[Diagnostic]:

@@ -36,6 +36,34 @@ def read_file(path: Place, most: int) -> bytes:
         return file.read(most + 1)
 
 
+class TooLong(Exception):
+    """A file has more bytes than may be read, or a line has; ``line`` is its number in that case."""
+
+    def __init__(self, line: int | None) -> None:
+        self.line = line
+        super().__init__(line)
+
+
+def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, bytes]]:
+    """The lines of an ordinary file with their numbers from 1, without their ends; one line is in memory at a time.
+
+    Raises `OSError`; `TooLong` after ``most`` bytes, or at a line of more than ``longest`` bytes.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, NOT_ORDINARY)
+        number = read = 0
+        while line := file.readline(longest + 2):
+            number += 1
+            read += len(line)
+            if read > most:
+                raise TooLong(None)
+            text = line.rstrip(b"\r\n")
+            if len(text) > longest:
+                raise TooLong(number)
+            yield number, text
+
+
 def _open_at_once(path: str, flags: int) -> int:
     """Open without waiting for somebody to write to a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -59,3 +59,24 @@ MAX_VALUES = 100_000
 
 MAX_COMPILED = 20_000
 """Most plans of one search that differ by more than their load (E409)."""
+
+MAX_TURNS = 1_000
+"""Most turns of one conversation (E214)."""
+
+MAX_ZIPF = 1_000_000
+"""Largest number that `zipf` draws; its table has an entry for each (E214)."""
+
+MAX_STEPS = 10_000
+"""Most times at which a `rate` changes (E240)."""
+
+MAX_CLASSES = 64
+"""Most classes of requests in a workload (E242)."""
+
+MAX_TRACE_BYTES = 1_073_741_824
+"""Most bytes that are read of a trace or a file of lengths (E452)."""
+
+MAX_TRACE_LINE = 1_048_576
+"""Longest line of such a file, in bytes (E452)."""
+
+MAX_REQUESTS = 100_000_000
+"""Most requests that are drawn for one load (E214)."""

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 from attrs import evolve
 
+from plandsl.show_traffic import traffic_lines
 from plandsl.spec.hardware import (
     ENGINE_BANDS,
     ENGINE_COUNTS,
@@ -32,7 +33,7 @@ from plandsl.spec.hardware import (
 )
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
-from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY, NUMBER, TIME, TOKEN_RATE, Dimension
+from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension
 
 _UNITS = {
     BYTES: "B",
@@ -40,6 +41,7 @@ _UNITS = {
     FLOP_RATE: "FLOP/s",
     TIME: "s",
     TOKEN_RATE: "tok/s",
+    REQUEST_RATE: "req/s",
     MONEY: "USD",
     Dimension(token=1): "tok",
     Dimension(request=1): "req",
@@ -452,9 +454,11 @@ def _rule(rule: RuleSpec) -> str:
 
 def show_workload(load: WorkloadSpec) -> str:
     """A workload as text."""
-    fields = [f"input = {load.input}", f"output = {load.output}", f"batch = {load.batch}"]
+    fields = [] if load.traffic else [f"input = {load.input}", f"output = {load.output}"]
     if load.concurrency is not None:
-        fields[-1] = f"concurrency = {load.concurrency}"
+        fields.append(f"concurrency = {load.concurrency}")
+    elif load.traffic is None:
+        fields.append(f"batch = {load.batch}")
     for name in ("in_flight", "requests"):
         if (value := getattr(load, name)) is not None:
             fields.append(f"{name} = {value}")
@@ -462,12 +466,15 @@ def show_workload(load: WorkloadSpec) -> str:
         fields.append(f"reuse = {_percent(load.reuse)}")
     if load.prefix is not None:
         fields.append(f"prefix = {load.prefix}")
+    if load.traffic is not None:
+        fields += traffic_lines(load.traffic, _number, _percent, _requirement)
     return _declaration("workload", load.name, fields)
 
 
 def _requirement(r: RequireSpec) -> str:
     bound = _percent(r.bound) if r.share else f"{_number(r.bound)} {_UNITS.get(r.dimension, '')}".strip()
-    return f"require {r.metric} {r.op} {bound}"
+    asked = r.metric if r.percentile is None else f"p{_number(r.percentile).replace('.', '_')}({r.metric})"
+    return f"require {asked} {r.op} {bound}"
 
 
 def _percent(share: float) -> str:

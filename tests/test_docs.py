@@ -7,6 +7,7 @@ How a fenced block is held to that follows from its first line:
     plan fails E301           a whole file with errors of that code and no other
     console                   `$ planc ...`, `$ python -m ...`, `$ echo $?`, each with its output
     ir small.plan plan=p after=shard [phase=decode]     lines of that program, in order
+    csv file=conv.csv         a file for the blocks below
     json serve.plan           the fields of `planc compile serve.plan --json`, values aside
     python                    run in order; with `>>>` a doctest
 
@@ -28,7 +29,19 @@ from plandsl import limits
 from plandsl.cli import main
 from plandsl.codes import CODES
 from plandsl.driver import check_module, compile_file, open_file
-from plandsl.grammar import functions, hardware, layout, models, plans, requires, searches, sharding
+from plandsl.grammar import (
+    arrivals,
+    draws,
+    functions,
+    hardware,
+    layout,
+    models,
+    plans,
+    requires,
+    searches,
+    sharding,
+    workloads,
+)
 from plandsl.grammar._tables import FIXED
 from plandsl.grammar.modules import KINDS
 from plandsl.grammar.parse import parse
@@ -37,11 +50,14 @@ from plandsl.ir.text import show
 from plandsl.passes import PIPELINE
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import CONSTANTS
+from plandsl.traces import FORMATS
 from plandsl.units import UNITS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md")
+PAGES = (
+    "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
+)  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
@@ -118,7 +134,7 @@ def judged(block, folder):
 
 
 def test_every_block_is_of_a_known_kind():
-    assert {b.info[0] for b in BLOCKS} <= {"plan", "console", "ir", "json", "python", "text"}
+    assert {b.info[0] for b in BLOCKS} <= {"plan", "console", "csv", "ir", "json", "python", "text"}
     words = {word.partition("=")[0] for b in BLOCKS if b.info[0] == "plan" for word in b.info[1:]}
     assert words <= {"file", "fragment", "fails", *CODES}
 
@@ -297,11 +313,14 @@ CLOSED = {
     "axes of degrees": {sugar.axis for sugar in sharding.SUGAR.values()},
     "regions": sharding.REGIONS,
     "dimensions of every model": sharding.EVERY_MODEL,
-    "fields of a workload": (*plans.STATIC, *plans.TRAFFIC),
+    "fields of a workload": (*workloads.STATIC, *workloads.TRAFFIC),
     "fields of a plan": plans.PLAN,
     "fields of a search": searches.FIELDS,
     "algorithms": plans.ALGORITHMS,
-    "metrics": requires.METRICS,
+    "distributions": draws.FORMS,
+    "forms of a rate": (*arrivals.FORMS, arrivals.AT_ONCE),
+    "formats of a trace": FORMATS,
+    "metrics": (*requires.METRICS, *requires.OVER_REQUESTS),
     "words that start an item": {w for w, kind in FIXED.items() if kind in layout.ITEM_KEYWORDS},
 }
 

@@ -10,8 +10,13 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("grammar", "passes", "backends")
-FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "answers")
+FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "serving", "answers")
 """Of `backends/cost`, from the ground up: each imports those below it."""
+
+SCHEDULERS = {
+    f"backends.cost.serving.{name}" for name in ("blocks", "scheduler", "vllm", "sglang", "trtllm", "routers")
+}
+"""Of the floor `serving`, what knows tokens and blocks alone: nothing else of the package is imported there."""
 
 KNOW_ALL = ("driver", "entries", "commands", "search", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
@@ -26,8 +31,8 @@ WINGS = {
     "backends.cost.work.experts", "backends.cost.work.latent", "backends.cost.work.lookup", "backends.cost.time.mixed",
     "backends.cost.time.trace", "backends.cost.time.unlike", "backends.graphviz.devices_cluster",
     "backends.graphviz.devices_pools", "grammar.experts", "grammar.hf", "grammar.latent", "grammar.overrides",
-    "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.split", "grammar.unlike", "ir.kinds", "ir.text",
-    "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent",
+    "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.split", "grammar.traffic", "grammar.unlike",
+    "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
@@ -36,7 +41,7 @@ BACK = {
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),
-    ("passes.shard_latent", "passes.shard"),
+    ("passes.shard_latent", "passes.shard"), ("grammar.traffic", "grammar.workloads"),
 }  # fmt: skip
 """Wings that call what loads them again: their part of a recursion. There is no other circle."""
 
@@ -84,6 +89,7 @@ def test_imports_go_down_and_only_wings_are_late() -> None:
             a for a in found if room(a.to) in KNOW_ALL and room(a.module) not in STARTS
         ],
         "a floor imports one above": [a for a in found if floor(a.to, -1) > floor(a.module, len(FLOORS))],
+        "a scheduler knows seconds": [a for a in found if a.module in SCHEDULERS and a.to not in SCHEDULERS],
         "imported late, and no wing": [a for a in late if a.to not in WINGS and a[:2] not in BACK],
     }
     assert not {rule: breaks for rule, breaks in wrong.items() if breaks}

@@ -17,9 +17,10 @@ from plandsl.driver import open_text
 from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
 from plandsl.search.answer import Configuration, configurations, estimates, misses, ranks_in_band, remedies
-from plandsl.search.files import open_sheet
+from plandsl.search.files import write_rows
 from plandsl.search.run import NOTHING, Found, Run, combine_sinks
 from plandsl.search.show import found_json, print_found
+from plandsl.sheets import open_sheet
 from plandsl.spec.search import SearchSpec
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
 
 def _run(search: SearchSpec, arguments: Namespace, points: Points | None) -> Found:
     with ExitStack() as stack:
-        sheets = [stack.enter_context(open_sheet(Path(arguments.rows)))] if arguments.rows else []
+        sheets = [write_rows(stack.enter_context(open_sheet(Path(arguments.rows))))] if arguments.rows else []
         tick = stack.enter_context(Progress(f"searching {search.name}"))
         run = Run(search, arguments.top, combine_sinks([*sheets, *([points] if points else [])]))
         for one in sheets:

@@ -7,6 +7,7 @@ from attrs import evolve, field, frozen
 from plandsl.diagnostics import Span
 from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec, TableSpec
 from plandsl.spec.model import ModelSpec
+from plandsl.spec.traffic import TrafficSpec
 from plandsl.units import Dimension
 from plandsl.values import FrozenValue
 
@@ -101,6 +102,9 @@ class WorkloadSpec(FrozenValue):
     flight, and the next one replaces a finished one, ``requests`` in all (None: no end); ``batch`` has no meaning.
     The share ``reuse`` of the input is in the KV cache before the request arrives. ``prefix`` says whether these tokens
     take memory in each request (``own``) or once for all (``shared``); None: not stated, counted as ``own``.
+
+    With ``traffic`` requests arrive over time, and ``input`` and ``output`` are the rounded means of their lengths (1
+    where a file has the lengths).
     """
 
     name: str
@@ -112,7 +116,13 @@ class WorkloadSpec(FrozenValue):
     requests: int | None = None
     reuse: float = 0.0
     prefix: str | None = None
+    traffic: TrafficSpec | None = None
     span: Span | None = field(default=None, eq=False)
+
+    @property
+    def over_time(self) -> bool:
+        """Whether requests arrive over time, rather than as one batch that starts together."""
+        return self.traffic is not None or self.concurrency is not None
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -164,7 +174,10 @@ class SplitSpec(FrozenValue):
 
 
 class RequireSpec(NamedTuple):
-    """``metric op bound``: ``bound`` in SI units; ``share`` if it was written with ``%``."""
+    """``metric op bound``: ``bound`` in SI units; ``share`` if it was written with ``%``.
+
+    With a ``percentile`` the requirement is about this percentile of the metric over requests: 99 for ``p99(ttft)``.
+    """
 
     text: str
     metric: str
@@ -173,6 +186,12 @@ class RequireSpec(NamedTuple):
     dimension: Dimension
     share: bool
     span: Span | None = None
+    percentile: float | None = None
+
+    @property
+    def over_requests(self) -> bool:
+        """Whether only requests over time can meet it: a percentile, or goodput."""
+        return self.percentile is not None or self.metric == "goodput"
 
 
 @frozen(eq=False, repr=False, slots=False)

@@ -24,6 +24,7 @@ from plandsl.testing.mixtures import deployments, mixtures
 from plandsl.testing.models import models
 from plandsl.testing.plans import plan_texts, plans, programs, speculations, workloads
 from plandsl.testing.shardings import meshes, shardings
+from plandsl.testing.traffic import traffic
 
 __all__ = [
     "LAWS",
@@ -46,5 +47,6 @@ __all__ = [
     "shardings",
     "show_plan",
     "speculations",
+    "traffic",
     "workloads",
 ]

@@ -8,7 +8,7 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term
-from plandsl.spec.plan import PlanSpec, ShardingSpec, SpeculateSpec
+from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
 
 
 def compiled(plan: PlanSpec) -> CompiledPlan:
@@ -40,11 +40,22 @@ def bare(plan: PlanSpec) -> PlanSpec:
         sharding=_sharding(plan.sharding),
         shift=None if plan.shift is None else evolve(plan.shift, tensor=_sharding(plan.shift.tensor)),
         speculate=None if plan.speculate is None else _speculate(plan.speculate),
-        workload=evolve(plan.workload, name=""),
+        workload=_workload(plan.workload),
         calibration=_calibration(plan.calibration),
         calibrations=tuple((gpu, _calibration(calibration)) for gpu, calibration in plan.calibrations),
-        requires=tuple(r._replace(text="", span=None) for r in plan.requires),
+        requires=_requires(plan.requires),
     )
+
+
+def _requires(requires: tuple[RequireSpec, ...]) -> tuple[RequireSpec, ...]:
+    return tuple(r._replace(text="", span=None) for r in requires)
+
+
+def _workload(load: WorkloadSpec) -> WorkloadSpec:
+    traffic = load.traffic
+    if traffic is not None:
+        traffic = evolve(traffic, classes=tuple(evolve(c, requires=_requires(c.requires)) for c in traffic.classes))
+    return evolve(load, name="", traffic=traffic)
 
 
 def _model(model: ModelSpec) -> ModelSpec:

@@ -4,6 +4,7 @@ Each number of a step may be an array, or a number that is not known yet (`time.
 whether it has requests that decode, never depends on a number.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plandsl.ir.types import Number
@@ -30,12 +31,31 @@ class Prompt(NamedTuple):
         """Tokens that the last new token of a prompt sees."""
         return self.cached + self.new
 
+    @staticmethod
+    def unlike(parts: Sequence[tuple[int, int]], chunk: bool) -> "Prompt":
+        """Prompts of unlike lengths, each with ``new`` tokens behind ``cached`` ones, as so many that are alike.
+
+        Rows, prompts and pairs of a query and a key that it sees are those of ``parts``,
+
+            new = sum new_i / n,  cached = sum new_i (cached_i + (new_i + 1) / 2) / sum new_i - (new + 1) / 2
+
+        so that what is linear in these is exact. The keys that are read, ``n (cached + new)``, are a mean.
+        """
+        first = parts[0]
+        if all(part == first for part in parts):
+            return Prompt(len(parts), *first, chunk)
+        tokens = sum(new for new, _ in parts)
+        pairs = sum(new * (cached + (new + 1) / 2) for new, cached in parts)
+        mean = tokens / len(parts)
+        return Prompt(len(parts), mean, pairs / tokens - (mean + 1) / 2, chunk=True)
+
 
 class Decode(NamedTuple):
     """Requests that decode: each has ``queries`` tokens in the step, the last of which sees ``context`` tokens.
 
-    The queries are the next token and the guesses after it. With ``steps``, times are the mean over so many steps: the
-    first has ``context``, each later one a token more.
+    Of requests with unlike contexts it is their mean: exact where the time is linear in the context, as it is between
+    windows. The queries are the next token and the guesses after it. With ``steps``, times are the mean over so many
+    steps: the first has ``context``, each later one a token more.
     """
 
     requests: Number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -43,11 +43,11 @@ def show_multiples(e: Estimate) -> tuple[str, str]:
     return batches, f" x {e.replicas} replicas" if e.replicas > 1 else ""
 
 
-def plain_table(*justify: str) -> Table:
-    """A table without heading or lines; each column is aligned left (``l``) or right (``r``)."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for side in justify:
-        table.add_column(justify="right" if side == "r" else "left", no_wrap=True)
+def plain_table(*justify: str, header: Sequence[str] = ()) -> Table:
+    """A table without lines; each column is aligned left (``l``) or right (``r``) below its word of the ``header``."""
+    table = Table(box=None, show_header=bool(header), pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for side, word in zip(justify, header or [""] * len(justify), strict=True):
+        table.add_column(word, justify="right" if side == "r" else "left", no_wrap=True)
     return table
 
 

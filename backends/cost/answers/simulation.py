@@ -1,0 +1,174 @@
+"""From a compiled plan to a `Simulation`: its requests are drawn, served one by one, and summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plandsl.answers.estimate import Requirement
+from plandsl.answers.simulation import Occupancy, Simulation, Summary
+from plandsl.backends.cost.answers.estimate import COMPARE
+from plandsl.backends.cost.deployments.build import Compiled, build_replicas
+from plandsl.backends.cost.serving.records import Records
+from plandsl.backends.cost.serving.routers import RouterName
+from plandsl.backends.cost.serving.serve import Scheduler, blocks, serve
+from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
+from plandsl.backends.cost.serving.workloads import Load, draw_requests
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.plan import PlanSpec, RequireSpec
+
+ROUTER: RouterName = "round_robin"
+"""How requests are shared by replicas: a plan does not say."""
+
+SCHEDULERS: dict[str, Scheduler] = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
+"""The scheduler of an engine, by the library whose kernels it runs; any other has vLLM's."""
+
+TIMES = ("ttft", "tpot", "latency")
+"""Metrics of a request."""
+
+
+class Run(NamedTuple):
+    """What is told of a run, and what became of each request."""
+
+    simulation: Simulation
+    records: Records
+    kinds: tuple[str, ...]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """A column for each fact of a request, in the order of requests; NaN where there is none."""
+        r = self.records
+        found: dict[str, NDArray[Any]] = {"request": np.arange(len(r.input))}
+        if r.kind is not None:
+            found["class"] = np.array(self.kinds)[r.kind]
+        names = ("input", "output", "arrival_s", "admitted_s", "first_s", "finish_s", "ttft_s", "tpot_s", "latency_s",
+                 "itl_max_s", "cached", "preemptions", "replica")  # fmt: skip
+        return found | {name: getattr(r, name) for name in names}
+
+
+def simulate_plan(made: Compiled, count: int | None = None) -> Run:
+    """Serve the requests of a plan's workload, ``count`` of them in place of the number that it states.
+
+    Raises `PlanError`: E327 for a plan with two pools, E328 where no KV cache fits, E452 where a trace is wrong.
+    """
+    plan = made.spec
+    if plan.split is not None:
+        why = f"`{plan.name}` has two pools, and requests are served one by one where a server runs prefill and decode"
+        hint = "`planc compile` answers for two pools with a `batch` or with `concurrency`"
+        raise PlanError([Diagnostic("E327", why, plan.split.span or plan.span, hint=hint)])
+    deployment = build_replicas(made)
+    one, engine = deployment.one, plan.effective_engine
+    load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else 16)
+    name = SCHEDULERS.get(engine.kernels, "vllm")
+    mean = [max(int(np.mean(lengths)), 1) for lengths in (load.requests.input, load.requests.output)]
+    room = blocks(one, sum(mean), mean[0])
+    if room < 1:
+        why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
+        hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
+        raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
+    records = serve(deployment, load.requests, name, load.closed, ROUTER, think_s=load.think_s)
+    checked, unchecked = _split_requirements(plan)
+    kept, summary = _kept(plan, load, records), summarise(records)
+    summary = summary._replace(goodput=float(kept.sum()) / summary.duration_s)
+    values = [Requirement(text, value, COMPARE[r.op](value, r.bound)) for text, r, value in _values(
+        checked, load, records, summary, gpus=plan.sharding.ranks
+    )]  # fmt: skip
+    told = Simulation(
+        plan=plan.name,
+        gpus=plan.sharding.ranks,
+        replicas=deployment.n,
+        scheduler=name,
+        router=ROUTER,
+        seed=0 if plan.workload.traffic is None else plan.workload.traffic.seed,
+        summary=summary,
+        occupancy=_occupancy(records, room),
+        requires=tuple(values),
+        unchecked=unchecked,
+    )
+    return Run(told, records, load.kinds)
+
+
+# ---- requirements
+
+
+class _Asked(NamedTuple):
+    """A requirement; ``kind`` is the number of the class that states it, None for the plan's own."""
+
+    text: str
+    require: RequireSpec
+    kind: int | None = None
+
+
+def _requirements(plan: PlanSpec) -> Iterator[_Asked]:
+    for r in plan.requires:
+        yield _Asked(r.text, r)
+    for kind, one in enumerate(plan.workload.traffic.classes if plan.workload.traffic else ()):
+        for r in one.requires:
+            yield _Asked(f"{r.text} ({one.name})", r, kind)
+
+
+def _split_requirements(plan: PlanSpec) -> tuple[list[_Asked], tuple[str, ...]]:
+    """What a run can check, and the texts of the rest."""
+    known = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
+    found = list(_requirements(plan))
+    return [a for a in found if a.require.metric in known], tuple(
+        a.text for a in found if a.require.metric not in known
+    )
+
+
+def _values(
+    asked: list[_Asked], load: Load, records: Records, summary: Summary, gpus: int
+) -> Iterator[tuple[str, RequireSpec, float]]:
+    """The value of each requirement: a percentile or the mean over the requests it is about, or a rate of the run."""
+    rate = summary.output_rate
+    rates = {"throughput": rate, "throughput_per_gpu": rate / gpus, "goodput": summary.goodput}
+    for text, r, kind in asked:
+        if r.metric in rates:
+            yield text, r, rates[r.metric]
+            continue
+        values = getattr(records, f"{r.metric}_s")[records.served & _of_kind(load, kind)]
+        values = values[np.isfinite(values)]
+        if not len(values):
+            yield text, r, float("nan")
+        else:
+            yield text, r, float(np.mean(values) if r.percentile is None else np.percentile(values, r.percentile))
+
+
+def _kept(plan: PlanSpec, load: Load, records: Records) -> NDArray[np.bool_]:
+    """Whether each request kept all bounds on its times, of the plan and of its class."""
+    kept = records.served
+    for asked in _requirements(plan):
+        r = asked.require
+        if r.metric in TIMES and r.op in ("<", "<="):
+            kept = kept & (meets(records, Bounds(**{f"{r.metric}_s": r.bound})) | ~_of_kind(load, asked.kind))
+    return kept
+
+
+def _of_kind(load: Load, kind: int | None) -> NDArray[np.bool_]:
+    if kind is None or load.requests.kind is None:
+        return np.ones(len(load.requests.input), np.bool_)
+    found: NDArray[np.bool_] = load.requests.kind == kind
+    return found
+
+
+# ---- what servers held
+
+
+def _occupancy(records: Records, room: int) -> Occupancy:
+    """Means over the time of steps, each until the next one of its server starts or it ends itself."""
+    steps = records.steps
+    span = steps.end_s - steps.start_s
+    whole = float(span.sum())
+    if not whole:
+        return Occupancy((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), 0.0)
+
+    def both(values: NDArray[np.int64], unit: float = 1.0) -> tuple[float, float]:
+        return float((values * span).sum()) / whole / unit, float(values.max()) / unit
+
+    servers = len(np.unique(steps.replica))
+    duration = float(steps.end_s.max() - steps.start_s.min()) * servers
+    return Occupancy(
+        both(steps.running), both(steps.waiting), both(steps.blocks, float(max(room, 1))), min(whole / duration, 1.0)
+    )

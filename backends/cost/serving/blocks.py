@@ -1,0 +1,134 @@
+"""KV memory in blocks, with a prefix cache: blocks of requests that left are found again until they are needed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.serving.scheduler import Live
+
+WIDE = 40
+"""Bits of a key that hold a place in a prompt; the others hold what is there."""
+
+
+def block_key(live: Live, end: int) -> int:
+    """What the prefix of ``end`` tokens of a request is known by: an id of its prompt, or the request itself.
+
+    An id stands for all tokens before it too, so that id and place name the prefix.
+    """
+    if live.ids and end <= live.input:
+        at = (end - 1) // live.grain
+        if at < len(live.ids):
+            return live.ids[at] << WIDE | end
+    return -(live.index << WIDE | end) - 1
+
+
+class Pool:
+    """``total`` blocks of ``size`` tokens. Full blocks keep their key when they are free, and are found by it.
+
+    A free block is taken in this order: blocks never used, then the one that has been free the longest. A request's
+    blocks become free from the last to the first, so that the deepest block of the oldest request goes first.
+    Source: vLLM, "Automatic prefix caching" (docs.vllm.ai/en/latest/design/prefix_caching).
+    """
+
+    __slots__ = ("_found", "_idle", "_key", "_uses", "caching", "free", "size", "total")
+
+    def __init__(self, total: int, size: int, caching: bool = True) -> None:
+        self.total, self.size, self.caching = total, size, caching
+        self.free = total
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._uses: list[int] = []
+        self._key: list[int | None] = []
+        self._found: dict[int, int] = {}
+
+    def count(self, tokens: int) -> int:
+        """Blocks that so many tokens take."""
+        return -(-tokens // self.size)
+
+    def matched(self, live: Live) -> list[int]:
+        """The blocks that hold the longest known prefix of a request, whose last token is computed in any case."""
+        found: list[int] = []
+        if not self.caching or not self._found:
+            return found
+        for end in range(self.size, live.target, self.size):
+            block = self._found.get(block_key(live, end))
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def missing(self, hits: Sequence[int], tokens: int) -> int:
+        """Free blocks that a request of ``tokens`` tokens needs, ``hits`` of it being known.
+
+        Those of them that nobody uses are free until it does.
+        """
+        return self.count(tokens) - sum(1 for block in hits if self._uses[block])
+
+    def claim(self, live: Live, hits: Sequence[int]) -> None:
+        """Give a request that holds nothing the blocks of its known prefix."""
+        for block in hits:
+            if not self._uses[block]:
+                del self._idle[block]
+                self.free -= 1
+            self._uses[block] += 1
+        live.blocks = list(hits)
+        live.held = live.keyed = len(hits)
+        live.computed = len(hits) * self.size
+
+    def grow(self, live: Live, tokens: int) -> bool:
+        """Give a request the blocks of ``tokens`` tokens; False, and nothing changes, where too few are free."""
+        more = -(-tokens // self.size) - live.held
+        if more <= 0:
+            return True
+        if more > self.free:
+            return False
+        self.free -= more
+        live.held += more
+        if self.caching:  # else blocks are all alike, and counted
+            self._take(live.blocks, more)
+        return True
+
+    def _take(self, blocks: list[int], more: int) -> None:
+        """Add free blocks to those of a request."""
+        uses, keys, found = self._uses, self._key, self._found
+        there = len(uses)
+        fresh = min(more, self.total - there)
+        blocks.extend(range(there, there + fresh))
+        uses.extend([1] * fresh)
+        keys.extend([None] * fresh)
+        for _ in range(more - fresh):
+            block, _ = self._idle.popitem(last=False)
+            key = keys[block]
+            if key is not None:
+                del found[key]
+                keys[block] = None
+            uses[block] = 1
+            blocks.append(block)
+
+    def publish(self, live: Live) -> None:
+        """Let others find the full blocks of what is computed of a request. Of equal blocks the first one counts."""
+        full = live.computed // self.size
+        if not self.caching or full <= live.keyed:
+            return
+        found, keys, size = self._found, self._key, self.size
+        for at in range(live.keyed, full):
+            key = block_key(live, (at + 1) * size)
+            block = live.blocks[at]
+            if found.setdefault(key, block) == block:
+                keys[block] = key
+        live.keyed = full
+
+    def release(self, live: Live) -> None:
+        """Take all blocks from a request."""
+        if not self.caching:
+            self.free += live.held
+        uses, idle = self._uses, self._idle
+        for block in reversed(live.blocks):
+            left = uses[block] = uses[block] - 1
+            if not left:
+                idle[block] = None
+                self.free += 1
+        live.blocks = []
+        live.held = live.keyed = live.computed = 0

@@ -1,0 +1,155 @@
+"""What a composed step costs: it becomes a step of the deployment, and the engine adds its own time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from plandsl.backends.cost.deployments.chunks import cuts_prompts
+from plandsl.backends.cost.deployments.server import Server
+from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
+from plandsl.backends.cost.serving.scheduler import Batch
+from plandsl.backends.cost.time.phase import PhaseTimes
+from plandsl.backends.cost.time.trace import trace
+
+HOT = 100
+"""Steps of one shape after which its cost is worth compiling."""
+
+
+MOST = 100_000
+"""Costs of steps that are kept at once."""
+
+
+class Cost(NamedTuple):
+    """Seconds of a step: on each stage, of a hop between stages, of a ``draft`` before each of ``parts``.
+
+    Parts are micro-batches that follow one another. ``host`` is what the engine adds.
+    """
+
+    stages: tuple[float, ...]
+    hop: float = 0.0
+    draft: float = 0.0
+    parts: int = 1
+    host: float = 0.0
+
+
+class Clock(Protocol):
+    """What tells the cost of steps."""
+
+    def cost(self, batch: Batch) -> Cost:
+        """Seconds of a step that was just composed."""
+        ...
+
+    def delay(self, running: int) -> float:
+        """Seconds from a first token to its user, with ``running`` requests that run."""
+        ...
+
+
+class ServerClock:
+    """Asks a `Server`. What a step costs depends on few numbers; steps that agree in them are asked for once.
+
+    The engine adds ``step``, ``request`` for each request in the step and ``admit`` for each that joins. To a step of
+    whole prompts alone, where the plan does not cut prompts, it adds ``admit`` alone: so the estimate of one batch
+    counts, and so the constants of engines are fitted.
+
+    Where ranks share requests, each prompt goes to the rank with the fewest prompt tokens, and all ranks are counted as
+    full as the fullest, for which they wait. Requests that decode are shared evenly.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.engine = server, server.plan.effective_engine
+        self.queries = int(server.queries)
+        self.cuts, self.ways = cuts_prompts(server), int(server.main.ways)
+        self._known: dict[tuple[object, ...], Cost] = {}
+        self._asked: dict[tuple[bool, ...], int] = {}
+        self._hot: dict[tuple[bool, ...], Callable[..., Any]] = {}
+
+    def delay(self, running: int) -> float:
+        """Seconds that the engine adds to a first token."""
+        return self.engine.first + self.engine.first_request * running
+
+    def cost(self, batch: Batch) -> Cost:
+        """Seconds of a step."""
+        prompt, alone = self._prompt(batch)
+        count = len(batch.decodes) + len(batch.spent)
+        mean = self._context(batch) / count if count else 0.0
+        host = self.engine.admit * len(batch.admitted)
+        if not alone:
+            host += self.engine.step + self.engine.request * batch.rows
+        found = self._seconds(prompt, count, mean)
+        return found._replace(host=host) if host else found
+
+    def _prompt(self, batch: Batch) -> tuple[Prompt | None, bool]:
+        """The prompts of a step; and whether they are whole, alone, and never cut."""
+        if not batch.prompts:
+            return None, False
+        parts = [(piece.tokens, piece.before) for piece in batch.prompts]
+        whole = len(batch.prompts) == len(batch.admitted) and all(piece.last for piece in batch.prompts)
+        alone = whole and not self.cuts and not batch.decodes and not batch.spent
+        if self.ways == 1 or (alone and len(set(parts)) == 1):
+            return Prompt.unlike(parts, chunk=not alone), alone
+        fullest = Prompt.unlike(_fullest_rank(parts, self.ways), chunk=True)
+        return fullest._replace(requests=fullest.requests * self.ways), alone
+
+    def _context(self, batch: Batch) -> int:
+        """Tokens that the last queries of all that decode see, added up."""
+        queries = self.queries
+        total = (len(batch.decodes) + len(batch.spent)) * queries - sum(batch.gained)
+        for live in batch.decodes:
+            total += live.computed
+        for live in batch.spent:
+            total += live.computed
+        return total
+
+    def _seconds(self, prompt: Prompt | None, count: int, mean: float) -> Cost:
+        """Kernels of a step, asked for once."""
+        key = (prompt, count, mean)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            parts = 1 if prompt is None else max(min(int(prompt.requests), self.server.plan.micro_batches), 1)
+            found = self._known[key] = self._ask(prompt, count, mean, parts)
+        return found
+
+    def _ask(self, prompt: Prompt | None, count: int, mean: float, parts: int) -> Cost:
+        numbers: list[Any] = []
+        shape = (prompt is not None, prompt is not None and prompt.chunk, count > 0)
+        if prompt is not None:
+            numbers += [prompt.requests / parts if parts > 1 else prompt.requests, prompt.new, prompt.cached]
+        if count:
+            numbers += [count / parts if parts > 1 else count, mean]
+        asked = self._asked[shape] = self._asked.get(shape, 0) + 1
+        if asked > HOT and shape not in self._hot:
+            self._hot[shape] = trace(self._kernels(shape), *(f"n{i}" for i in range(len(numbers))))
+        kernels = self._hot.get(shape) or self._kernels(shape)
+        stages, hop, draft = kernels(*numbers)
+        return Cost(stages, hop, draft, parts)
+
+    def _kernels(self, shape: tuple[bool, ...]) -> Callable[..., tuple[tuple[float, ...], float, float]]:
+        """The server's answer as a function of the numbers of a step: prompts, in chunks, decodes or not."""
+        prompts, chunk, decodes = shape
+
+        def kernels(*numbers: Any) -> tuple[tuple[float, ...], float, float]:
+            prompt = Prompt(numbers[0], numbers[1], numbers[2], chunk) if prompts else None
+            decode = Decode(numbers[-2], numbers[-1], queries=self.queries) if decodes else None
+            return _seconds_of(self.server.step(Step(prompt, decode), self.server.in_flight))
+
+        return kernels
+
+
+def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:
+    """Seconds of each stage, of the mean hop, and of the draft."""
+    between = max(len(times.stages) - 1, 1)
+    return tuple(stage.span for stage in times.stages), times.hops / between, times.drafted
+
+
+def _fullest_rank(parts: list[tuple[int, int]], ways: int) -> list[tuple[int, int]]:
+    """The prompts of the rank with the most tokens, of ``ways`` that get them in order, the emptiest rank first."""
+    ranks: list[list[tuple[int, int]]] = [[] for _ in range(ways)]
+    tokens = [0] * ways
+    for part in parts:
+        rank = tokens.index(min(tokens))
+        ranks[rank].append(part)
+        tokens[rank] += part[0]
+    return ranks[tokens.index(max(tokens))]

@@ -1,0 +1,81 @@
+"""Percentiles and means of what a run measured, each with the interval that the run's length leaves it."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+
+from plandsl.answers.simulation import Figure, Spread
+from plandsl.backends.cost.serving.requests import Floats, Ints
+
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+"""Percentiles that are told."""
+
+STUDENT = {20: 2.093, 10: 2.262, 5: 2.776}
+"""Numbers of batches, most first, and the 97.5 % quantile of Student's t with one degree of freedom less."""
+
+BEYOND = 10
+"""Requests that must lie beyond a percentile for it to be told without a warning."""
+
+
+def spread(values: Floats, number: Ints | None = None) -> Spread:
+    """Of ``values`` in the order of time, each measured ``number`` times (None: once). Those that are NaN are left out.
+
+    Percentiles interpolate between neighbours, as numpy's do. Intervals by batch means: the run is cut into batches of
+    equal length, as many as leave a value beyond the percentile in each, and the percentiles of the batches spread as t
+    says. Source: Law, "Simulation Modeling and Analysis", 5th edition, section 9.5.3.
+    """
+    there = np.isfinite(values)
+    kept = values[there]
+    times = np.ones(len(kept), np.int64) if number is None else number[there]
+    total = int(times.sum())
+    if not total:
+        nothing = Figure(float("nan"), float("nan"))
+        return Spread(mean=nothing, p50=nothing, p90=nothing, p95=nothing, p99=nothing, number=0)
+    sample = _Sample(kept, times)
+    mean = Figure(sample.mean, _half_width([part.mean for part in sample.batches(1)]))
+    p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)
+    return Spread(mean, p50, p90, p95, p99, number=total)
+
+
+class _Sample:
+    """Values in the order of time, and how often each was measured."""
+
+    def __init__(self, values: Floats, times: Ints) -> None:
+        self.values, self.times = values, times
+        order = np.argsort(values, kind="stable")
+        self.sorted, self.ends = values[order], np.cumsum(times[order])
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return float((self.values * self.times).sum() / self.ends[-1])
+
+    def quantile(self, q: float) -> float:
+        """The value at the place ``q (n - 1)``, counted from 0, between the values at whole places."""
+        place = q * float(self.ends[-1] - 1)
+        low = int(place)
+        at = np.searchsorted(self.ends, [low, min(low + 1, int(self.ends[-1]) - 1)], side="right")
+        below, above = self.sorted[at].tolist()
+        return float(below + (above - below) * (place - low))
+
+    def percentile(self, q: float) -> Figure:
+        """The same with its interval."""
+        return Figure(self.quantile(q), _half_width([part.quantile(q) for part in self.batches(round(1 / (1 - q)))]))
+
+    def batches(self, least: int) -> list[_Sample]:
+        """Batches in which ``least`` values were measured on average, none where they would be too few."""
+        most = min(int(self.ends[-1]) // least, len(self.values))
+        count = next((count for count in STUDENT if count <= most), 0)
+        if not count:
+            return []
+        pairs = zip(np.array_split(self.values, count), np.array_split(self.times, count), strict=True)
+        return [_Sample(*pair) for pair in pairs]
+
+
+def _half_width(means: list[float]) -> float:
+    """Half the width of the interval around the mean of ``means``."""
+    if not means:
+        return float("nan")
+    return STUDENT[len(means)] * float(np.std(means, ddof=1)) / sqrt(len(means))

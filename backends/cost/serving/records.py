@@ -1,0 +1,81 @@
+"""What became of each request, and what the servers held meanwhile."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plandsl.backends.cost.serving.requests import Floats, Ints
+
+
+class Gaps(NamedTuple):
+    """Times between the tokens that users see, pooled, in the order of steps: ``number`` of them last ``seconds``.
+
+    Tokens that a step brings together are one chunk: the time between them is not counted, as in vLLM's benchmark.
+    """
+
+    seconds: Floats
+    number: Ints
+
+
+class Steps(NamedTuple):
+    """All steps, in the order in which they were composed; an array each, a number for each step.
+
+    ``waiting``, ``running`` and ``blocks`` (of KV memory in use) are those of the server behind the step's composition.
+    """
+
+    replica: Ints
+    start_s: Floats
+    end_s: Floats
+    prompt_tokens: Ints
+    decodes: Ints
+    waiting: Ints
+    running: Ints
+    blocks: Ints
+
+
+class Records(NamedTuple):
+    """One number for each request and field, in the order of `Requests`; times in seconds, NaN where there is none.
+
+    ``arrival_s`` is when the request was sent, ``admitted_s`` when it first left the queue, ``first_s`` when its user
+    has the first token, ``finish_s`` the last. ``cached`` tokens of the prompt were known when it was admitted first;
+    ``itl_max_s`` is the longest time between two of its tokens. A request that no server can hold has ``replica`` -1,
+    and is not served.
+    """
+
+    arrival_s: Floats
+    admitted_s: Floats
+    first_s: Floats
+    finish_s: Floats
+    input: Ints
+    output: Ints
+    cached: Ints
+    preemptions: Ints
+    replica: Ints
+    itl_max_s: Floats
+    kind: Ints | None
+    gaps: Gaps
+    steps: Steps
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        """Whether a request has all its tokens."""
+        return np.isfinite(self.finish_s)
+
+    @property
+    def ttft_s(self) -> Floats:
+        """Time to the first token."""
+        return self.first_s - self.arrival_s
+
+    @property
+    def latency_s(self) -> Floats:
+        """From the request to its last token."""
+        return self.finish_s - self.arrival_s
+
+    @property
+    def tpot_s(self) -> Floats:
+        """Mean time of each token behind the first, ``(latency - TTFT) / (output - 1)``; NaN of a lone token."""
+        more = np.where(self.output > 1, self.output - 1.0, np.nan)
+        return (self.finish_s - self.first_s) / more

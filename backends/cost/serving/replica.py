@@ -1,0 +1,196 @@
+"""One server over time: steps are composed, go through the stages, and end."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from plandsl.backends.cost.serving.blocks import Pool
+from plandsl.backends.cost.serving.clock import Clock, Cost
+from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
+
+
+class Flight(NamedTuple):
+    """A step on its way, and when it ends."""
+
+    batch: Batch
+    end: float
+
+
+class _Ended(NamedTuple):
+    """A step that ends: when, the delay of first tokens, gaps between tokens and how many, who is done."""
+
+    end: float
+    delay: float
+    gaps: dict[float, int]
+    over: list[Live]
+
+
+class Log:
+    """What is written down while servers run: lists with a place for each request, and arrays that grow by steps."""
+
+    def __init__(self, n: int) -> None:
+        nan = float("nan")
+        self.arrival, self.admitted, self.first, self.finish = ([nan] * n for _ in range(4))
+        self.cached, self.preemptions = [0] * n, [0] * n
+        self.longest, self.delay = [0.0] * n, [0.0] * n
+        self.replica = [-1] * n
+        self.gaps, self.counts = array("d"), array("q")
+        self.start, self.end = array("d"), array("d")
+        self.steps = array("q")
+
+
+class Worker(NamedTuple):
+    """What a server is made of: ``policy`` composes its steps, ``clock`` tells what they cost.
+
+    Its KV memory has ``blocks`` of ``block`` tokens, which a prefix cache shares if ``caching``; ``in_flight`` batches
+    fit in its stages. In a decode step each request has its next token, and a guess for each chance of ``acceptance``:
+    that the guess is right if those before it are.
+    """
+
+    policy: Policy
+    clock: Clock
+    blocks: int
+    block: int = 16
+    caching: bool = True
+    in_flight: int = 1
+    acceptance: tuple[float, ...] = ()
+
+
+class Replica:
+    """A server that runs. ``log`` is written by all of a run; ``seed`` and ``number`` settle which guesses are right.
+
+    A step is composed when fewer than ``in_flight`` are on their way, or one more where the policy works ahead. It
+    starts when the first stage is free and, composed ahead, when the step is over whose results it builds on: the one
+    ``in_flight`` before it. It passes every stage and hop behind the step before it.
+    """
+
+    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0) -> None:
+        self.number, self.log = number, log
+        self.policy, self.clock, self.in_flight = worker.policy, worker.clock, worker.in_flight
+        pool = Pool(worker.blocks, worker.block, worker.caching)
+        self.state = State(pool, 1 + len(worker.acceptance), draw_gains(worker.acceptance, seed, number))
+        self.depth = self.in_flight + self.policy.ahead
+        self.flights: deque[Flight] = deque()
+        self.free: list[float] = []
+        self.links: list[float] = []
+
+    def arrive(self, live: Live) -> bool:
+        """Put a request into the queue; False if it can never run."""
+        if self.policy.refuses(live, self.state):
+            return False
+        self.state.waiting.append(live)
+        self.log.replica[live.index] = self.number
+        return True
+
+    def compose(self, now: float) -> float | None:
+        """Compose the next step and send it off. When it ends; None where there is none now."""
+        state, flying = self.state, len(self.flights)
+        if flying >= self.depth or not state.load:
+            return None
+        state.upto = state.number - flying + (flying >= self.in_flight)
+        batch = self.policy.compose(state)
+        self._note_queue(batch, now)
+        if not batch.rows:
+            return None
+        after = self.flights[0].end if flying >= self.in_flight else now
+        cost = self.clock.cost(batch)
+        start, end = self._run_stages(max(now, after), cost)
+        state.number += 1
+        self.flights.append(Flight(batch, end))
+        self._write_step(batch, start, end)
+        return end
+
+    def _run_stages(self, now: float, cost: Cost) -> tuple[float, float]:
+        """When a step starts and ends that goes through the stages as soon as it can."""
+        if not self.free:
+            self.free, self.links = [0.0] * len(cost.stages), [0.0] * len(cost.stages)
+        start = time = max(now, self.free[0])
+        for part in range(cost.parts):
+            time = (self.free[0] if part else start) + cost.draft
+            for stage, span in enumerate(cost.stages):
+                if stage:
+                    time = max(time, self.links[stage]) + cost.hop
+                    self.links[stage] = time
+                    time = max(time, self.free[stage] + cost.draft)
+                time += span
+                self.free[stage] = time
+        return start, time + cost.host
+
+    def _note_queue(self, batch: Batch, now: float) -> None:
+        """Write down who left the queue, and who went back."""
+        log = self.log
+        for live in batch.preempted:
+            log.preemptions[live.index] += 1
+        if batch.admitted:
+            before = {piece.live.index: piece.before for piece in batch.prompts}
+            for live in batch.admitted:
+                if log.admitted[live.index] != log.admitted[live.index]:
+                    log.admitted[live.index] = now
+                    log.cached[live.index] = before.get(live.index, live.computed)
+
+    def _write_step(self, batch: Batch, start: float, end: float) -> None:
+        """Write down a step."""
+        state, log = self.state, self.log
+        tokens = sum(piece.tokens for piece in batch.prompts)
+        used = state.pool.total - state.pool.free
+        running = len(state.running) + (state.cut is not None)
+        log.start.append(start)
+        log.end.append(end)
+        log.steps.extend((self.number, tokens, len(batch.decodes), len(state.waiting), running, used))
+
+    def complete(self) -> list[tuple[int, float]]:
+        """End the oldest step on its way. Who is done, each with the time when its user has the last token."""
+        batch, end = self.flights.popleft()
+        delay = self.clock.delay(len(self.state.running)) if batch.prompts else 0.0
+        ended = _Ended(end, delay, {}, [])
+        for piece in batch.prompts:
+            if piece.last:
+                self._show(piece.live, 1, ended)
+        for live, gain in zip(batch.decodes, batch.gained, strict=True):
+            self._show(live, gain, ended)
+        self.log.gaps.extend(ended.gaps.keys())
+        self.log.counts.extend(ended.gaps.values())
+        for live in ended.over:
+            finish(self.state, live)
+        return [(live.index, self.log.finish[live.index]) for live in ended.over]
+
+    def _show(self, live: Live, gain: int, ended: _Ended) -> None:
+        """``gain`` tokens of a request are there. A user has all tokens later, by the delay of the first."""
+        log, index, end = self.log, live.index, ended.end
+        if live.shown:
+            gap = end - live.shown_s
+            ended.gaps[gap] = ended.gaps.get(gap, 0) + 1
+            if gap > log.longest[index]:
+                log.longest[index] = gap
+        else:
+            log.first[index] = end + ended.delay
+            log.delay[index] = ended.delay
+        live.shown += gain
+        live.shown_s = end
+        if live.shown >= live.output:
+            log.finish[index] = end + log.delay[index]
+            ended.over.append(live)
+
+
+def draw_gains(acceptance: Sequence[float], seed: int, number: int) -> Callable[[], int]:
+    """What draws how many tokens a decode step brings a request: one, and the guesses before the first wrong one."""
+    if not acceptance:
+        return lambda: 1
+    right = np.cumprod(acceptance)
+
+    def tokens() -> Iterator[int]:
+        rng = np.random.default_rng((seed, number))
+        while True:
+            drawn = rng.random(CHUNK)[:, None] < right
+            yield from (1 + drawn.sum(1)).tolist()
+
+    return tokens().__next__
+
+
+CHUNK = 4096
+"""Numbers drawn at once."""

@@ -1,0 +1,55 @@
+"""What is asked of a deployment over time: when requests arrive, how long they are, what they share with others."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+
+class Hashes(NamedTuple):
+    """Identities of the blocks of prompts: request i has ``ids[starts[i]:starts[i + 1]]``, each for ``size`` tokens.
+
+    Two prompts with the same id at the same place have equal tokens up to the end of that block. Ids are not negative.
+    The last block of a prompt may be shorter than ``size``. What a prompt has beyond its ids is its own.
+    """
+
+    starts: Ints
+    ids: Ints
+    size: int
+
+
+class Requests(NamedTuple):
+    """``n`` requests in the order of their arrival: ``arrival_s`` float64[n], ``input`` and ``output`` int64[n] tokens.
+
+    ``session`` int64[n] joins the turns of a conversation: a turn arrives at its time, or when the turn before it has
+    ended if that is later. Negative: no session. ``kind`` int64[n] tells classes of requests apart.
+    """
+
+    arrival_s: Floats
+    input: Ints
+    output: Ints
+    blocks: Hashes | None = None
+    session: Ints | None = None
+    kind: Ints | None = None
+
+
+class Closed(NamedTuple):
+    """Requests of a closed loop: ``concurrency`` start at once, and one that ends starts the next.
+
+    The times of arrival in `Requests` are not used then, nor its sessions.
+    """
+
+    concurrency: int
+
+
+def share_prefix(requests: Requests, tokens: int) -> Requests:
+    """The same requests, whose first ``tokens`` tokens are equal in all; shorter prompts are part of that prefix."""
+    common = np.minimum(requests.input, tokens)
+    starts = np.concatenate(([0], np.cumsum(common)))
+    ids = np.arange(starts[-1]) - np.repeat(starts[:-1], common)
+    return requests._replace(blocks=Hashes(starts, ids, 1))

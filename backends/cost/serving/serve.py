@@ -1,0 +1,87 @@
+"""From a deployment to the servers of a simulation: the policy of its engine, its memory in blocks, its clock."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, assert_never
+
+import numpy as np
+
+from plandsl.backends.cost.deployments.batch import resident_tokens
+from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.deployments.server import Server
+from plandsl.backends.cost.serving.clock import ServerClock
+from plandsl.backends.cost.serving.records import Records
+from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
+from plandsl.backends.cost.serving.routers import RouterName
+from plandsl.backends.cost.serving.scheduler import Policy
+from plandsl.backends.cost.serving.sglang import Sglang
+from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.trtllm import Trtllm
+from plandsl.backends.cost.serving.vllm import Vllm
+
+Scheduler: TypeAlias = Literal["vllm", "sglang", "trtllm"]
+
+
+def policy(name: Scheduler, server: Server) -> Policy:
+    """The scheduler of an engine with the limits of the server's plan, the others as the engine has them by default.
+
+    A step has ``chunked_prefill`` tokens on each rank that shares requests, or the engine's ``step_tokens``.
+    """
+    plan, engine = server.plan, server.plan.effective_engine
+    budget = (plan.chunked_prefill or engine.step_tokens) * int(server.main.ways)
+    match name:
+        case "vllm":
+            lookahead = int(server.queries) - 1 if server.guesses and server.guesses.draft else 0
+            return Vllm(budget, engine.max_requests, lookahead=lookahead)
+        case "sglang":
+            return Sglang(chunk=budget, max_running=engine.max_requests)
+        case "trtllm":
+            return Trtllm(budget, engine.max_requests, chunked=plan.chunked_prefill is not None)
+        case _:
+            assert_never(name)
+
+
+def blocks(server: Server, length: int, input_: int) -> int:
+    """Blocks of KV memory beside weights and the largest step, over all ranks that share requests.
+
+    A request of ``length`` tokens, ``input_`` of them its prompt, settles what a token takes: only of caches with a
+    window, and of states of fixed size, does it depend on the length, and is a mean.
+    """
+    engine = server.plan.effective_engine
+    most = min(engine.max_requests, engine.step_tokens) * int(server.main.ways)
+    _, rounds = resident_tokens(server, input_, length - input_, ongoing=True)
+    return int(server.memory.kv_capacity(most, length, input_, rounds)) // engine.kv_block
+
+
+def worker(server: Server, scheduler: Policy, length: int, input_: int, caching: bool = True) -> Worker:
+    """A server of a deployment, as a simulation has it."""
+    return Worker(
+        policy=scheduler,
+        clock=ServerClock(server),
+        blocks=blocks(server, length, input_),
+        block=server.plan.effective_engine.kv_block,
+        caching=caching,
+        in_flight=server.in_flight,
+        acceptance=server.guesses.spec.acceptance if server.guesses else (),
+    )
+
+
+def serve(
+    deployment: Replicas,
+    requests: Requests,
+    scheduler: Policy | Scheduler,
+    closed: Closed | None = None,
+    router: RouterName = "round_robin",
+    caching: bool = True,
+    seed: int = 0,
+    think_s: Floats | None = None,
+) -> Records:
+    """What becomes of ``requests`` on a deployment whose servers run prefill and decode alike.
+
+    ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request.
+    """
+    chosen = policy(scheduler, deployment.one) if isinstance(scheduler, str) else scheduler
+    input_ = max(int(np.mean(requests.input)), 1)
+    one = worker(deployment.one, chosen, input_ + max(int(np.mean(requests.output)), 1), input_, caching)
+    return simulate([one] * deployment.n, requests, closed, by=router, seed=seed, think_s=think_s)

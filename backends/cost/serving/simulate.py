@@ -1,0 +1,168 @@
+"""The simulation: requests arrive, a router sends each to a server, and the servers take steps until all are served.
+
+Step by step, without a shortcut: what a faster way says is held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+
+from plandsl.backends.cost.serving.records import Gaps, Records, Steps
+from plandsl.backends.cost.serving.replica import Log, Replica, Worker
+from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
+from plandsl.backends.cost.serving.routers import Router, RouterName, router
+from plandsl.backends.cost.serving.scheduler import Live
+
+END, ARRIVE, COMPOSE = range(3)
+"""Events, in the order in which those of one moment happen: so a step has everyone who is there when it starts."""
+
+
+def simulate(
+    workers: Sequence[Worker],
+    requests: Requests,
+    closed: Closed | None = None,
+    by: RouterName = "round_robin",
+    seed: int = 0,
+    think_s: Floats | None = None,
+) -> Records:
+    """What becomes of ``requests`` on servers side by side. The same arguments give the same bytes.
+
+    ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request; None: 0.
+
+    Servers know nothing of one another. Events are taken in the order of time, so that a router sees all servers as
+    they are when a request arrives.
+    """
+    log = Log(len(requests.input))
+    replicas = [Replica(number, worker, log, seed) for number, worker in enumerate(workers)]
+    _Run(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s).play()
+    return _records(requests, log)
+
+
+class _Run:
+    """Events of a run that have not happened yet."""
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        requests: Requests,
+        log: Log,
+        by: Router,
+        closed: Closed | None,
+        think_s: Floats | None,
+    ) -> None:
+        self.replicas, self.log, self.router = replicas, log, by
+        self.states = [replica.state for replica in replicas]
+        self.events: list[tuple[float, int, int]] = []
+        self.composing = [False] * len(replicas)
+        self.lives = lives(requests)
+        self.times = requests.arrival_s.tolist()
+        self.thinks = [0.0] * len(self.times) if think_s is None else think_s.tolist()
+        self.closed = closed is not None
+        self.before, self.behind = _turns(requests._replace(session=None) if self.closed else requests)
+        first = range(len(self.lives)) if closed is None else range(min(closed.concurrency, len(self.lives)))
+        self.coming = iter(range(len(first), len(self.lives)))
+        for index in first:
+            if self.before[index] < 0:
+                heappush(self.events, (0.0 if self.closed else self.times[index], ARRIVE, index))
+
+    def play(self) -> None:
+        """Everything until nothing happens any more."""
+        while self.events:
+            now, what, which = heappop(self.events)
+            if what == ARRIVE:
+                self._arrive(now, which)
+            elif what == END:
+                for index, end in self.replicas[which].complete():
+                    self._end(index, end)
+                self._wake(now, which)
+            else:
+                self._compose(now, which)
+
+    def _arrive(self, now: float, index: int) -> None:
+        live = self.lives[index]
+        self.log.arrival[index] = now
+        number = self.router.choose(live, self.states)
+        if self.replicas[number].arrive(live):
+            self._wake(now, number)
+        else:
+            self._end(index, now)
+
+    def _end(self, index: int, end: float) -> None:
+        """A request is served, or refused: what waited for that may come."""
+        if self.closed:
+            following = next(self.coming, None)
+            if following is not None:
+                heappush(self.events, (end, ARRIVE, following))
+        elif self.behind[index] >= 0:
+            following = self.behind[index]
+            heappush(self.events, (max(end + self.thinks[following], self.times[following]), ARRIVE, following))
+
+    def _wake(self, now: float, number: int) -> None:
+        """A server has something to decide, once all that happens now has happened."""
+        if not self.composing[number]:
+            self.composing[number] = True
+            heappush(self.events, (now, COMPOSE, number))
+
+    def _compose(self, now: float, number: int) -> None:
+        self.composing[number] = False
+        while (end := self.replicas[number].compose(now)) is not None:
+            heappush(self.events, (end, END, number))
+
+
+def lives(requests: Requests) -> list[Live]:
+    """Requests as servers hold them."""
+    inputs, outputs, blocks = requests.input.tolist(), requests.output.tolist(), requests.blocks
+    if blocks is None:
+        return [Live(i, *lengths) for i, lengths in enumerate(zip(inputs, outputs, strict=True))]
+    starts, ids = blocks.starts.tolist(), blocks.ids.tolist()
+    return [
+        Live(i, inputs[i], outputs[i], ids[starts[i] : starts[i + 1]], blocks.size) for i in range(len(requests.input))
+    ]
+
+
+def _turns(requests: Requests) -> tuple[list[int], list[int]]:
+    """For each request the turn before it in its session, and the one behind it; -1 where there is none."""
+    n = len(requests.input)
+    before, behind = [-1] * n, [-1] * n
+    latest: dict[int, int] = {}
+    for index, session in enumerate([] if requests.session is None else requests.session.tolist()):
+        if session < 0:
+            continue
+        if session in latest:
+            before[index] = latest[session]
+            behind[latest[session]] = index
+        latest[session] = index
+    return before, behind
+
+
+def _records(requests: Requests, log: Log) -> Records:
+    steps = np.frombuffer(log.steps, np.int64).reshape(-1, 6).T.copy()
+    number, tokens, decodes, waiting, running, blocks = steps
+    start, end, gaps = (np.array(values, np.float64) for values in (log.start, log.end, log.gaps))
+    return Records(
+        arrival_s=np.array(log.arrival),
+        admitted_s=np.array(log.admitted),
+        first_s=np.array(log.first),
+        finish_s=np.array(log.finish),
+        input=requests.input,
+        output=requests.output,
+        cached=np.array(log.cached),
+        preemptions=np.array(log.preemptions),
+        replica=np.array(log.replica),
+        itl_max_s=np.array(log.longest),
+        kind=requests.kind,
+        gaps=Gaps(gaps, np.array(log.counts, np.int64)),
+        steps=Steps(
+            replica=number,
+            start_s=start,
+            end_s=end,
+            prompt_tokens=tokens,
+            decodes=decodes,
+            waiting=waiting,
+            running=running,
+            blocks=blocks,
+        ),
+    )

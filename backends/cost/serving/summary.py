@@ -1,0 +1,110 @@
+"""What users and operators are told of a run: latencies, throughput, goodput, and what is wrong with the run itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plandsl.answers.simulation import Summary
+from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, spread
+from plandsl.backends.cost.serving.records import Records
+
+GROWTH, DEVIATIONS = 0.05, 3.0
+"""A system is unstable whose requests grow by this share of those that arrive, and by so many standard deviations."""
+
+
+class Bounds(NamedTuple):
+    """What a request must keep to count as good, in seconds; None: no matter."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    latency_s: float | None = None
+
+
+ALL = Bounds()
+"""No bounds: every request that is served is good."""
+
+
+def summarise(records: Records, bounds: Bounds = ALL) -> Summary:
+    """What a run says, as the load generators define it.
+
+    ``TPOT = (latency - TTFT) / (output - 1)`` of requests with more than one token; ITL over all gaps of all requests.
+    Source: `vllm bench serve`, and SGLang's `bench_serving`.
+    """
+    served = records.served
+    done = records._replace(**{name: getattr(records, name)[served] for name in PER_REQUEST})
+    order = np.argsort(done.arrival_s, kind="stable")
+    start = records.arrival_s[np.isfinite(records.arrival_s)].min(initial=np.inf)
+    duration = float(done.finish_s.max() - start) if served.any() else float("nan")
+    times = [spread(values[order]) for values in (done.ttft_s, done.tpot_s, done.latency_s)]
+    bearable = bearable_rate(records)
+    return Summary(
+        requests=len(served),
+        served=int(served.sum()),
+        duration_s=duration,
+        request_rate=float(served.sum()) / duration,
+        input_rate=float(done.input.sum()) / duration,
+        output_rate=float(done.output.sum()) / duration,
+        goodput=float(meets(done, bounds).sum()) / duration,
+        ttft=times[0],
+        tpot=times[1],
+        itl=spread(*records.gaps),
+        latency=times[2],
+        preemptions=int(records.preemptions.sum()),
+        bearable=bearable,
+        warnings=tuple(_warnings(records, bearable)),
+    )
+
+
+PER_REQUEST = ("arrival_s", "first_s", "finish_s", "input", "output")
+"""Fields of records that latencies and throughputs are made of."""
+
+
+def meets(records: Records, bounds: Bounds) -> NDArray[np.bool_]:
+    """Whether each request kept all bounds; the TPOT of a lone token counts as 0."""
+    found = records.served
+    for values, bound in (
+        (records.ttft_s, bounds.ttft_s),
+        (np.where(records.output > 1, records.tpot_s, 0.0), bounds.tpot_s),
+        (records.latency_s, bounds.latency_s),
+    ):
+        if bound is not None:
+            found = found & (values <= bound)
+    return found
+
+
+def bearable_rate(records: Records) -> float:
+    """Requests/s that were served in the second half of the arrivals if fewer than arrived; NaN where all was well.
+
+    The requests in the system are unstable where they grow by more than `GROWTH` of those that arrive in that half and
+    by `DEVIATIONS` standard deviations of a Poisson number.
+    """
+    sent = records.arrival_s[np.isfinite(records.arrival_s) & (records.replica >= 0)]
+    if len(sent) < 2 or sent.max() <= sent.min():
+        return float("nan")
+    end = float(sent.max())
+    half = (float(sent.min()) + end) / 2
+    came = int(((sent > half) & (sent <= end)).sum())
+    left = int(((records.finish_s > half) & (records.finish_s <= end)).sum())
+    grown = came - left
+    return left / (end - half) if grown > max(GROWTH * came, DEVIATIONS * came**0.5) else float("nan")
+
+
+def _warnings(records: Records, bearable: float) -> list[str]:
+    """What a reader of the numbers should know."""
+    found = []
+    refused, lost = int((records.replica < 0).sum()), int((~records.served & (records.replica >= 0)).sum())
+    served = int(records.served.sum())
+    if refused:
+        found.append(f"refused, since longer than a server holds: {refused} of {len(records.replica)} requests")
+    if lost:
+        found.append(f"not finished: {lost} of {len(records.replica)} requests")
+    short = [q for q in QUANTILES if served * (1 - q) < BEYOND - 1e-9]
+    if short and served:
+        least = round(BEYOND / (1 - short[0]))
+        found.append(f"{served} requests are too few for p{100 * short[0]:g}, which needs {least}")
+    if bearable == bearable:
+        found.append(f"the queue grows: requests arrive faster than the {bearable:.4g} that are served in a second")
+    return found

@@ -1,0 +1,123 @@
+"""The scheduler of vLLM V1: requests that run come first, then prompts, in chunks, as far as the budget goes."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from attrs import frozen
+
+from plandsl.backends.cost.serving.scheduler import (
+    Batch,
+    Live,
+    State,
+    add_decode,
+    add_prompt,
+    add_spent,
+    empty,
+    send_back,
+    too_long,
+)
+
+
+@frozen
+class Vllm:
+    """Steps of vLLM V1 (0.33, `vllm/v1/core/sched/scheduler.py`), first come, first served.
+
+    ``budget`` tokens go to the requests that run, in the order of their admission, whether they decode or are in the
+    middle of a prompt; then to those that wait, at most ``max_running`` in all. The first that finds no room ends the
+    search. Without ``chunked`` prompts are not cut. ``long_prompt`` (0: none) bounds the tokens of a request in a step
+    where there are several; with ``adaptive`` at least at an equal share of the budget. With ``whole_prompt`` a request
+    is admitted where all its prompt fits, else where its first chunk does. ``watermark`` is the share of blocks that
+    stays free at admission. Requests that run have blocks of ``lookahead`` tokens besides. ``capped``: requests end at
+    their `max_tokens`, so that a step composed ahead knows which end before it; they keep their place and their blocks.
+    Chunks of one prompt may be in steps that follow one another through the stages.
+
+    Where a block is missing, the request admitted last goes back to the front of the queue, and nobody is admitted.
+    """
+
+    budget: int = 8192
+    max_running: int = 1024
+    chunked: bool = True
+    long_prompt: int = 0
+    adaptive: bool = False
+    whole_prompt: bool = True
+    watermark: float = 0.0
+    lookahead: int = 0
+    capped: bool = True
+    ahead: bool = True
+
+    def refuses(self, live: Live, state: State) -> bool:
+        """Whether a request can never run."""
+        uncut = not self.chunked and live.input + live.output > self.budget
+        return uncut or too_long(live, state, self.lookahead)
+
+    def compose(self, state: State) -> Batch:
+        """The next step."""
+        batch = empty()
+        most = self._limit(state)
+        left = self._continue(state, batch, most)
+        if not batch.preempted:
+            self._admit(state, batch, most, left)
+        return batch
+
+    def _limit(self, state: State) -> int:
+        """Tokens that a request may have in a step."""
+        there = len(state.running) + len(state.waiting)
+        if not self.long_prompt or there == 1:
+            return self.budget
+        return max(self.long_prompt, self.budget // there) if self.adaptive else self.long_prompt
+
+    def _continue(self, state: State, batch: Batch, most: int) -> int:
+        """Requests that run. Returns what they leave of the budget."""
+        left, at, queries = self.budget, 0, state.queries
+        running, pool = state.running, state.pool
+        while at < len(running) and left > 0:
+            live = running[at]
+            at += 1
+            decodes = live.decodes
+            if decodes and live.step >= state.upto:
+                continue
+            if live.made >= live.output:
+                if not self.capped:
+                    add_spent(state, batch, live)
+                    left -= queries
+                continue
+            tokens = min(queries if decodes else live.target - live.computed, most, left)
+            needed = live.computed + tokens + self.lookahead
+            while needed > live.held * pool.size and not pool.grow(live, needed):
+                last = running.pop()
+                send_back(state, batch, last)
+                state.waiting.appendleft(last)
+                if last is live:
+                    return 0
+            if decodes:
+                add_decode(state, batch, live, tokens)
+            else:
+                add_prompt(state, batch, live, tokens)
+            left -= tokens
+        return left
+
+    def _admit(self, state: State, batch: Batch, most: int, left: int) -> None:
+        """Requests that wait."""
+        pool = state.pool
+        while state.waiting and left > 0 and len(state.running) < self.max_running:
+            live = state.waiting[0]
+            if live.step >= state.upto:
+                return
+            hits = pool.matched(live)
+            known = len(hits) * pool.size
+            tokens = min(live.target - known, most)
+            if tokens > left and not self.chunked:
+                return
+            tokens = min(tokens, left)
+            needed = live.target if self.whole_prompt else known + tokens
+            spare = ceil(self.watermark * pool.total) if state.running else 0
+            if pool.missing(hits, needed) + spare > pool.free:
+                return
+            state.waiting.popleft()
+            pool.claim(live, hits)
+            pool.grow(live, known + tokens)
+            state.running.append(live)
+            batch.admitted.append(live)
+            add_prompt(state, batch, live, tokens)
+            left -= tokens

@@ -1,0 +1,309 @@
+"""From a workload to its requests: the same seed gives the same bytes on every machine.
+
+Each quantity has a stream of random numbers of its own (`Purpose`), for each class of requests. With another rate the
+lengths stay, so that two loads differ by what was changed and not by chance.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple, assert_never
+
+import numpy as np
+
+from plandsl.backends.cost.serving.arrivals import draw_arrivals
+from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream, exp, log
+from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.limits import MAX_DIMENSION, MAX_REQUESTS
+from plandsl.spec.plan import WorkloadSpec
+from plandsl.spec.traffic import (
+    Arrivals,
+    ClassSpec,
+    Distribution,
+    Empirical,
+    Exponential,
+    Fixed,
+    Lengths,
+    Lognormal,
+    Normal,
+    SessionsSpec,
+    TraceSpec,
+    TrafficSpec,
+    Uniform,
+    Zipf,
+    mean_rate,
+)
+from plandsl.traces import read_column, read_trace
+
+REQUESTS = 10_000
+"""Requests of a load over time that does not say how many."""
+
+EACH = 10
+"""Requests for each place of a closed loop that does not say how many."""
+
+BLOCK = 16
+"""Tokens of a block of a conversation's prompt, unless the caller wants others."""
+
+
+class Load(NamedTuple):
+    """The requests of a workload.
+
+    ``closed``: of a closed loop, whose requests have no times. ``think_s`` float64[n]: seconds between the answer to
+    the request before it in its session and a request; 0 for others. `Requests.arrival_s` of such a request is the
+    earliest time, as if answers took no time. ``kinds``: the names of the classes, by `Requests.kind`.
+    """
+
+    requests: Requests
+    closed: Closed | None = None
+    think_s: Floats | None = None
+    kinds: tuple[str, ...] = ()
+
+
+def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLOCK) -> Load:
+    """Draw the requests of a workload, ``count`` of them in place of the number that it states.
+
+    ``block``: tokens of a block of a conversation's prompt. Raises `PlanError` where a file is wrong, and where there
+    are more than `MAX_REQUESTS` requests.
+    """
+    closed = None if load.concurrency is None else Closed(load.concurrency)
+    traffic = load.traffic or TrafficSpec(lengths=Lengths(Fixed(load.input), Fixed(load.output)))
+    if traffic.trace is not None:
+        return Load(_replay(load, traffic, traffic.trace, count), closed)
+    n = count or load.requests
+    if n is None and closed is not None:
+        n = EACH * closed.concurrency
+    elif n is None and load.traffic is None:
+        n = load.batch
+    kinds = traffic.classes
+    if not kinds:
+        assert traffic.lengths is not None, "neither a trace nor classes"
+        kinds = (ClassSpec("", traffic.lengths, sessions=traffic.sessions),)
+    parts = _parts(kinds, _starts(load, traffic, kinds, n), traffic.seed)
+    drawn = _merge(parts, n if n is not None or traffic.duration is not None else REQUESTS, traffic.duration)
+    requests = Requests(
+        drawn.arrival_s,
+        drawn.input,
+        drawn.output,
+        blocks=_blocks(drawn, kinds, block) if drawn.talks else None,
+        session=drawn.session if drawn.talks else None,
+        kind=drawn.kind if traffic.classes else None,
+    )
+    names = tuple(one.name for one in traffic.classes)
+    return Load(requests, closed, think_s=drawn.think_s if drawn.talks else None, kinds=names)
+
+
+# ---- when requests, or conversations, start
+
+
+def _starts(load: WorkloadSpec, traffic: TrafficSpec, kinds: tuple[ClassSpec, ...], n: int | None) -> list[Floats]:
+    """The times at which the requests or conversations of each class start: at least ``n`` in all, or to the end."""
+    if traffic.arrivals is None and any(one.arrivals for one in kinds):
+        return [_times(load, one.arrivals, n, at) for at, one in enumerate(kinds)]
+    times = _times(load, traffic.arrivals, n, 0)
+    if len(kinds) == 1:
+        return [times]
+    bounds = np.cumsum([one.share or 0.0 for one in kinds])[:-1]
+    drawn = Stream(traffic.seed, Purpose.KINDS).uniform(len(times))
+    which = np.searchsorted(bounds, drawn, side="right")
+    return [times[which == at] for at in range(len(kinds))]
+
+
+def _times(load: WorkloadSpec, arrivals: Arrivals | None, n: int | None, kind: int) -> Floats:
+    """The first ``n`` arrivals; those before the end of the load if ``n`` is None; zeros without arrivals."""
+    traffic = load.traffic
+    seed, duration = (0, None) if traffic is None else (traffic.seed, traffic.duration)
+    if arrivals is None or duration is None:
+        many = _allowed(load, REQUESTS if n is None else n)
+        return np.zeros(many) if arrivals is None else draw_arrivals(arrivals, many, seed, kind)
+    most = MAX_REQUESTS if n is None else n
+    many = min(_allowed(load, int((mean_rate(arrivals) or 1.0) * duration * 1.1) + 100), most)
+    while True:
+        times = draw_arrivals(arrivals, many, seed, kind)
+        if many >= most or times[-1] > duration:
+            return times[times < duration]
+        many = min(_allowed(load, 2 * many), most)
+
+
+def _allowed(load: WorkloadSpec, n: int) -> int:
+    if n <= MAX_REQUESTS:
+        return n
+    hint = "lower `requests`, `duration` or the rate"
+    why = f"the load `{load.name}` has more than {MAX_REQUESTS:,} requests"
+    raise PlanError([Diagnostic("E214", why, load.span, hint=hint)])
+
+
+# ---- requests
+
+
+class _Drawn(NamedTuple):
+    """Columns of requests; ``turn`` counts from 0 in a conversation, ``session`` is -1 outside of one."""
+
+    arrival_s: Floats
+    input: Ints
+    output: Ints
+    think_s: Floats
+    session: Ints
+    turn: Ints
+    kind: Ints
+
+    @property
+    def talks(self) -> bool:
+        """Whether some requests belong to conversations."""
+        return bool(np.any(self.session >= 0))
+
+
+def _parts(kinds: tuple[ClassSpec, ...], starts: list[Floats], seed: int) -> list[_Drawn]:
+    found, sessions = [], 0
+    for at, (one, times) in enumerate(zip(kinds, starts, strict=True)):
+        if one.sessions is None:
+            found.append(_single(one.lengths, times, seed, at))
+        else:
+            found.append(_talks(one.lengths, one.sessions, times, seed=seed, kind=at, first=sessions))
+            sessions += len(times)
+    return found
+
+
+def _single(lengths: Lengths, times: Floats, seed: int, kind: int) -> _Drawn:
+    n = len(times)
+    size_in, size_out = _draw_lengths(lengths, n, seed, kind)
+    none = np.full(n, -1)
+    return _Drawn(
+        times, size_in, size_out, np.zeros(n), session=none, turn=np.zeros(n, np.int64), kind=np.full(n, kind)
+    )
+
+
+def _talks(lengths: Lengths, talk: SessionsSpec, times: Floats, *, seed: int, kind: int, first: int) -> _Drawn:
+    """All turns of conversations that start at ``times``: a prompt has all earlier turns in it."""
+    turns = draw_whole(talk.turns, Stream(seed, Purpose.TURNS, kind), len(times))
+    begin = np.cumsum(turns) - turns
+    n = int(np.sum(turns))
+    which = np.repeat(np.arange(len(times)), turns)
+    turn = np.arange(n) - begin[which]
+    new, out = _draw_lengths(lengths, n, seed, kind)
+    think = np.where(turn == 0, 0.0, draw(talk.think, Stream(seed, Purpose.THINK, kind), n))
+    before = np.cumsum(new + out) - (new + out)
+    waited = np.cumsum(think)
+    first_turn = begin[which]
+    return _Drawn(
+        times[which] + (waited - waited[first_turn]),
+        talk.system + before - before[first_turn] + new,
+        out,
+        think,
+        session=which + first,
+        turn=turn,
+        kind=np.full(n, kind),
+    )
+
+
+def _merge(parts: list[_Drawn], n: int | None, duration: float | None) -> _Drawn:
+    """All requests in the order of their arrival: the first ``n``, before the end of the load."""
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    if duration is not None:
+        order = order[columns[0][order] < duration]
+    return _Drawn(*(column[order[:n]] for column in columns))
+
+
+def _blocks(drawn: _Drawn, kinds: tuple[ClassSpec, ...], size: int) -> Hashes:
+    """Ids of the whole blocks of prompts: first those that a class shares, then those of the conversation."""
+    shared = np.array([0 if one.sessions is None else one.sessions.system // size for one in kinds], np.int64)
+    many = np.where(drawn.session >= 0, drawn.input // size, 0)
+    starts = np.concatenate(([0], np.cumsum(many)))
+    longest = np.zeros(int(drawn.session.max(initial=-1)) + 2, np.int64)
+    np.maximum.at(longest, drawn.session + 1, many)
+    own = int(np.sum(shared)) + np.cumsum(longest) - longest
+    place = np.arange(starts[-1]) - np.repeat(starts[:-1], many)
+    common = np.repeat(shared[drawn.kind], many)
+    of_class = np.repeat((np.cumsum(shared) - shared)[drawn.kind], many)
+    ids = np.where(place < common, of_class + place, np.repeat(own[drawn.session + 1], many) + place)
+    return Hashes(starts, ids, size)
+
+
+# ---- traces
+
+
+def _replay(load: WorkloadSpec, traffic: TrafficSpec, spec: TraceSpec, count: int | None) -> Requests:
+    """The requests of a trace in the order of their times, and of the file among equals.
+
+    The first one arrives at time 0. With `rate` they arrive by that instead, in the same order.
+    """
+    trace, wrong = read_trace(spec.file, spec.format, load.requests if count is None else count)
+    if trace is None or wrong:
+        raise PlanError(wrong)
+    n = len(trace.input)
+    seconds = np.frombuffer(trace.seconds) if trace.seconds else np.zeros(n)
+    order = np.argsort(seconds, kind="stable")
+    arrival = (seconds[order] - seconds.min()) / spec.speed
+    if traffic.arrivals is not None:
+        arrival = draw_arrivals(traffic.arrivals, n, traffic.seed)
+    if traffic.duration is not None:
+        order = order[arrival < traffic.duration]
+        arrival = arrival[arrival < traffic.duration]
+    blocks = None
+    if trace.block:
+        blocks = _taken(Hashes(_ints(trace.offsets), _ints(trace.ids), trace.block), order)
+    session = _ints(trace.session)[order] if len(trace.session) == n else None
+    return Requests(arrival, _ints(trace.input)[order], _ints(trace.output)[order], blocks, session)
+
+
+def _ints(values: array[int]) -> Ints:
+    return np.array(values, np.int64)
+
+
+def _taken(blocks: Hashes, order: Ints) -> Hashes:
+    """The blocks of requests in another order."""
+    many = np.diff(blocks.starts)[order]
+    starts = np.concatenate(([0], np.cumsum(many)))
+    place = np.arange(starts[-1]) - np.repeat(starts[:-1], many)
+    return Hashes(starts, blocks.ids[np.repeat(blocks.starts[order], many) + place], blocks.size)
+
+
+# ---- distributions
+
+
+def _draw_lengths(lengths: Lengths, n: int, seed: int, kind: int) -> tuple[Ints, Ints]:
+    return (
+        draw_whole(lengths.input, Stream(seed, Purpose.INPUT, kind), n),
+        draw_whole(lengths.output, Stream(seed, Purpose.OUTPUT, kind), n),
+    )
+
+
+def draw_whole(distribution: Distribution, stream: Stream, n: int) -> Ints:
+    """``n`` whole numbers from 1: `draw`, rounded to the nearest. `Uniform` includes both ends."""
+    if isinstance(distribution, Uniform):
+        low, high = distribution
+        return np.minimum(low + np.floor(stream.uniform(n) * (high - low + 1)), high).astype(np.int64)
+    return np.clip(np.rint(draw(distribution, stream, n)), 1, MAX_DIMENSION).astype(np.int64)
+
+
+def draw(distribution: Distribution, stream: Stream, n: int) -> Floats:
+    """``n`` numbers, zero or more."""
+    match distribution:
+        case Fixed(value):
+            return np.full(n, float(value))
+        case Uniform(low, high):
+            return low + (high - low) * stream.uniform(n)
+        case Normal(mean, sigma, bounds):
+            return _bounded(mean + sigma * stream.normal(n), bounds.low, bounds.high)
+        case Exponential(mean, bounds):
+            return _bounded(mean * stream.exponential(n), bounds.low, bounds.high)
+        case Lognormal():
+            drawn = exp(np.clip(distribution.mu + distribution.sigma * stream.normal(n), -700.0, 700.0))
+            return _bounded(drawn, distribution.bounds.low, distribution.bounds.high)
+        case Zipf(exponent, low, high):
+            upto = np.cumsum(exp(-exponent * log(np.arange(low, high + 1, dtype=np.float64))))
+            found: Floats = np.searchsorted(upto[:-1], stream.uniform(n) * upto[-1], side="right").astype(np.float64)
+            return found + low
+        case Empirical(file, column):
+            values, wrong = read_column(file, column)
+            if values is None or wrong:
+                raise PlanError(wrong)
+            return np.array(values)[(stream.uniform(n) * len(values)).astype(np.int64)]
+        case _:
+            assert_never(distribution)
+
+
+def _bounded(values: Floats, low: float | None, high: float | None) -> Floats:
+    out: Floats = np.clip(values, 0.0 if low is None else low, np.inf if high is None else high)
+    return out

@@ -1,0 +1,117 @@
+"""A plan under traffic: typed results of `planc simulate`, in SI units, with their machine form."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any, NamedTuple
+
+from plandsl.answers.estimate import Requirement
+
+
+class Figure(NamedTuple):
+    """A number, and the half width of its 95 % interval; NaN where the run is too short for one."""
+
+    value: float
+    half: float
+
+    def as_json(self) -> dict[str, float | None]:
+        """Both numbers; null where there is none."""
+        return {"value": _number(self.value), "half_width": _number(self.half)}
+
+
+class Spread(NamedTuple):
+    """The mean and the percentiles of a quantity, and how often it was measured."""
+
+    mean: Figure
+    p50: Figure
+    p90: Figure
+    p95: Figure
+    p99: Figure
+    number: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Each figure by its name."""
+        return {name: getattr(self, name).as_json() for name in self._fields[:-1]} | {"number": self.number}
+
+
+class Summary(NamedTuple):
+    """A run. Throughputs are over ``duration_s``, from the first request to the last token; tokens are those served.
+
+    ``goodput`` are requests/s that kept all bounds. ``bearable`` is the rate of requests that was served while the
+    queue grew; NaN where it did not. ``warnings`` say what the numbers do not.
+    """
+
+    requests: int
+    served: int
+    duration_s: float
+    request_rate: float
+    input_rate: float
+    output_rate: float
+    goodput: float
+    ttft: Spread
+    tpot: Spread
+    itl: Spread
+    latency: Spread
+    preemptions: int
+    bearable: float
+    warnings: tuple[str, ...]
+
+
+class Occupancy(NamedTuple):
+    """What one server held while it worked: means over time and largest values over all servers.
+
+    ``running`` and ``waiting`` are requests, ``kv_cache`` is the share of the blocks of KV memory.
+    """
+
+    running: tuple[float, float]
+    waiting: tuple[float, float]
+    kv_cache: tuple[float, float]
+    busy: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Mean and peak of each, and the share of the run in which servers had a step on their way."""
+        both = {name: dict(zip(("mean", "peak"), getattr(self, name), strict=True)) for name in self._fields[:3]}
+        return {**both, "busy_share": self.busy}
+
+
+class Simulation(NamedTuple):
+    """A plan that served requests one by one.
+
+    ``gpus`` of all replicas; ``scheduler`` and ``router`` by name; ``seed`` of what was drawn. ``requires`` of the plan
+    and of its classes. ``unchecked`` are the texts of requirements that a run of requests says nothing of.
+    """
+
+    plan: str
+    gpus: int
+    replicas: int
+    scheduler: str
+    router: str
+    seed: int
+    summary: Summary
+    occupancy: Occupancy
+    requires: tuple[Requirement, ...]
+    unchecked: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every requirement that was checked held."""
+        return all(r.ok for r in self.requires)
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine form; null where there is no number."""
+        s = self.summary
+        spreads = {f"{name}_s": getattr(s, name).as_json() for name in ("ttft", "tpot", "itl", "latency")}
+        return {
+            "plan": self.plan, "gpus": self.gpus, "replicas": self.replicas, "scheduler": self.scheduler,
+            "router": self.router, "seed": self.seed, "requests": s.requests, "served": s.served,
+            "duration_s": _number(s.duration_s), "requests_per_s": _number(s.request_rate),
+            "input_tokens_per_s": _number(s.input_rate), "output_tokens_per_s": _number(s.output_rate),
+            "goodput_requests_per_s": _number(s.goodput), **spreads, "preemptions": s.preemptions,
+            "bearable_requests_per_s": _number(s.bearable), "occupancy": self.occupancy.as_json(),
+            "requires": [{"text": r.text, "value": _number(r.value), "ok": r.ok} for r in self.requires],
+            "unchecked": list(self.unchecked), "warnings": list(s.warnings), "ok": self.ok,
+        }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return value if isfinite(value) else None

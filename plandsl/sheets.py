@@ -1,0 +1,87 @@
+"""Tables of arrays as CSV or, with an extra, Parquet files; whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.files import write_whole
+
+
+class CsvSheet:
+    """Writes rows as CSV, with a heading."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        self.writer: Any = None
+
+    def __call__(self, columns: Mapping[str, Any]) -> None:
+        """Write rows: an array for each column."""
+        if self.writer is None:
+            self.writer = csv.writer(self.file, lineterminator="\n")
+            self.writer.writerow(columns)
+        self.writer.writerows(zip(*(_blank(c) for c in columns.values()), strict=True))
+
+    def close(self) -> None:
+        """End the file."""
+        self.file.detach()
+
+
+class ParquetSheet:
+    """Writes rows as Parquet, a row group for each call."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            hint = "pip install 'plandsl[parquet]', or write a .csv"
+            raise PlanError([Diagnostic("E410", "writing Parquet needs pyarrow", hint=hint)]) from error
+        self.file, self.arrow = file, pyarrow
+        self.writer: Any = None
+
+    def __call__(self, columns: Mapping[str, Any]) -> None:
+        """Write rows: an array for each column."""
+        made = self.arrow.table(dict(columns))
+        if self.writer is None:
+            self.writer = self.arrow.parquet.ParquetWriter(self.file, made.schema)
+        self.writer.write_table(made)
+
+    def close(self) -> None:
+        """End the file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+Sheet = CsvSheet | ParquetSheet
+"""Takes rows as they come. The first call makes the heading, with rows or without."""
+
+SHEETS: dict[str, Callable[[BinaryIO], Sheet]] = {".csv": CsvSheet, ".parquet": ParquetSheet}
+"""Sheets by the ending of the file name."""
+
+
+@contextmanager
+def open_sheet(path: Path) -> Iterator[Sheet]:
+    """A sheet that writes to ``path``. The file appears when the block ends without an error, and not before.
+
+    Raises `PlanError` where it cannot be written, or has another ending than `SHEETS`.
+    """
+    if path.suffix not in SHEETS:
+        raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .csv nor in .parquet")])
+    with write_whole(path) as file, closing(SHEETS[path.suffix](file)) as sheet:
+        yield sheet
+
+
+def _blank(column: Any) -> list[Any]:
+    """Cells of a column, empty where a value is not finite, such as a cost without a price."""
+    if column.dtype.kind != "f" or np.isfinite(column).all():
+        return cast("list[Any]", column.tolist())
+    return [x if math.isfinite(x) else "" for x in column.tolist()]

@@ -1,0 +1,193 @@
+"""`planc simulate FILE`: requests of a plan served one by one, and what is told of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from plandsl.backends.cost.answers.simulation import simulate_plan
+from plandsl.cli import main
+from plandsl.diagnostics import PlanError
+from plandsl.driver import CompiledPlan, compile_text
+
+PLAN = """plan p {{ model = llama_3_1_8b, node = h100_8, sharding {{ {sharding} }}, engine = {engine}
+  workload {{ {load} }}
+  {more}
+}}
+"""
+LOAD = "input = 500, output = 20, rate = 20 req/s, requests = 120"
+
+
+def plan(load: str = LOAD, more: str = "", sharding: str = "tp = 1", engine: str = "vllm") -> CompiledPlan:
+    (made,) = compile_text(PLAN.format(load=load, more=more, sharding=sharding, engine=engine))
+    return made
+
+
+def run(capsys, tmp_path, text: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
+    file = tmp_path / "a.plan"
+    file.write_text(text)
+    status = main(["simulate", str(file), *arguments])
+    return status, *capsys.readouterr()
+
+
+def test_what_is_told_is_what_became_of_the_requests() -> None:
+    found = plan().simulate()
+    told, records = found.simulation.summary, found.records
+    assert told.requests == told.served == 120
+    assert told.ttft.mean.value == pytest.approx(records.ttft_s.mean(), rel=1e-12)
+    assert told.latency.p95.value == pytest.approx(np.percentile(records.latency_s, 95), rel=1e-12)
+    assert told.output_rate == pytest.approx(120 * 20 / told.duration_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+def test_each_engine_has_its_scheduler(engine: str) -> None:
+    assert plan(engine=engine).simulate(10).simulation.scheduler == engine
+
+
+def test_replicas_take_turns() -> None:
+    found = plan(sharding="dp = 4")
+    assert found.simulate(8).records.replica.tolist() == [0, 1, 2, 3] * 2
+
+
+def test_more_replicas_wait_less() -> None:
+    load = "input = 2000, output = 100, rate = 60 req/s, requests = 200"
+    one, four = (plan(load, sharding=f"dp = {n}").simulate().simulation.summary for n in (1, 4))
+    assert four.ttft.mean.value < one.ttft.mean.value
+    assert four.latency.mean.value < one.latency.mean.value
+
+
+@pytest.mark.parametrize(
+    ("require", "values"),
+    [
+        ("p95(ttft) <= 1 ms", lambda r, s: np.percentile(r.ttft_s, 95)),
+        ("p99_9(latency) <= 9 s", lambda r, s: np.percentile(r.latency_s, 99.9)),
+        ("tpot <= 9 s", lambda r, s: r.tpot_s.mean()),
+        ("throughput >= 1 tok/s", lambda r, s: s.output_rate),
+        ("throughput_per_gpu >= 1 tok/s", lambda r, s: s.output_rate / 2),
+    ],
+)
+def test_requirements_are_checked_on_the_run(require: str, values) -> None:
+    found = plan(more=f"require {require}", sharding="tp = 2").simulate()
+    (told,) = found.simulation.requires
+    assert told.value == pytest.approx(values(found.records, found.simulation.summary), rel=1e-12)
+    assert told.ok == found.simulation.ok == ("1 ms" not in require)
+
+
+def test_goodput_counts_requests_that_keep_every_bound() -> None:
+    bare = plan().simulate()
+    middle = float(np.median(bare.records.ttft_s))
+    found = plan(more=f"require p99(ttft) <= {middle * 1e6} us and goodput >= 1 req/s").simulate().simulation
+    kept = (bare.records.ttft_s <= middle).sum()
+    assert found.summary.goodput == pytest.approx(kept / found.summary.duration_s, rel=0.02)
+
+
+def test_classes_keep_their_own_requirements() -> None:
+    load = """rate = 20 req/s, requests = 100
+      class chat { share = 50 %, input = 100, output = 10, require p90(ttft) <= 9 s }
+      class batch { share = 50 %, input = 4000, output = 10, require p90(ttft) <= 1 us }"""
+    found = plan(load).simulate()
+    chat, batch = found.simulation.requires
+    assert (chat.text, chat.ok) == ("p90(ttft) <= 9 s (chat)", True)
+    assert (batch.text, batch.ok) == ("p90(ttft) <= 1 us (batch)", False)
+    short = found.records.ttft_s[found.records.kind == 0]
+    assert chat.value == pytest.approx(np.percentile(short, 90), rel=1e-12)
+    assert found.simulation.summary.goodput == pytest.approx(len(short) / found.simulation.summary.duration_s)
+    assert set(found.columns()["class"]) == {"chat", "batch"}
+
+
+def test_what_a_run_cannot_check_is_said() -> None:
+    assert plan(more="require memory <= 95 %").simulate(5).simulation.unchecked == ("memory <= 95 %",)
+
+
+def test_turns_come_after_the_user_has_thought() -> None:
+    load = "input = 50, output = 5, rate = 2 req/s, requests = 40; sessions { turns = 4, think = 3 s }"
+    found = plan(load).simulate().records
+    starts = np.sort(found.arrival_s)
+    assert len(starts) == 40
+    for index in range(40):  # each turn but the first of a conversation starts 3 s after an answer
+        gaps = found.arrival_s[index] - found.finish_s
+        assert found.input[index] == 50 or np.isclose(gaps, 3, atol=1e-9).any()
+
+
+def test_a_closed_loop_keeps_its_requests_in_flight() -> None:
+    found = plan("input = 300, output = 30, concurrency = 8, requests = 64").simulate()
+    records = found.records
+    assert found.simulation.occupancy.running[1] <= 8
+    ends = np.sort(records.finish_s)
+    assert np.allclose(np.sort(records.arrival_s)[8:], ends[:-8])
+
+
+def test_a_lone_batch_takes_what_its_estimate_says() -> None:
+    made = plan("input = 700, output = 40, batch = 1")
+    told = made.simulate().simulation.summary
+    assert told.served == 1
+    assert told.ttft.mean.value == pytest.approx(made.estimate().ttft_s, rel=1e-9)
+    assert told.tpot.mean.value == pytest.approx(made.estimate().tpot_s, rel=1e-9)
+
+
+def test_the_same_seed_gives_the_same_bytes(capsys, tmp_path) -> None:
+    text = PLAN.format(load=f"{LOAD}, seed = 7", more="", sharding="tp = 1", engine="vllm")
+    first, again = (run(capsys, tmp_path, text, "--json") for _ in range(2))
+    assert first == again
+    assert first != run(capsys, tmp_path, text.replace("seed = 7", "seed = 8"), "--json")
+
+
+def test_rows_have_a_line_for_each_request(capsys, tmp_path) -> None:
+    out = tmp_path / "rows.csv"
+    text = PLAN.format(load=LOAD, more="", sharding="tp = 1", engine="vllm")
+    status, said, _ = run(capsys, tmp_path, text, "--json", "--rows", str(out), "--requests", "30")
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    (told,) = json.loads(said)["plans"]
+    assert (status, len(rows), told["served"]) == (0, 30, 30)
+    mean = sum(float(row["ttft_s"]) for row in rows) / 30
+    assert mean == pytest.approx(told["ttft_s"]["mean"]["value"], rel=1e-12)
+
+
+def test_a_failed_requirement_is_an_exit_status(capsys, tmp_path) -> None:
+    text = PLAN.format(load=LOAD, more="require p50(ttft) <= 1 us", sharding="tp = 1", engine="vllm")
+    status, out, _ = run(capsys, tmp_path, text, "--requests", "20")
+    assert status == 1
+    assert "require p50(ttft) <= 1 us  FAILED, " in out
+    assert not any(line.endswith(" ") for line in out.splitlines())
+
+
+def test_an_overload_is_called_unstable() -> None:
+    load = "input = 8000, output = 300, rate = 500 req/s, requests = 300"
+    assert any("queue grows" in warning for warning in plan(load).simulate().simulation.summary.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (PLAN.format(load="input = 9, output = 9, batch = 2", sharding="tp = 1", engine="vllm",
+                     more="prefill { }, decode { }, transfer { bandwidth = 50 GB/s, latency = 10 us }"), "E327"),
+        (PLAN.format(load=LOAD, more="", sharding="tp = 1", engine="vllm").replace("_8b", "_405b"), "E328"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_a_diagnostic(text: str, code: str) -> None:
+    (made,) = compile_text(text)
+    with pytest.raises(PlanError, match=code):
+        simulate_plan(made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--requests", "0"], "E400"), (["--rows", "x.txt"], "E400"), (["--rows", "no/such/x.csv"], "E405")],
+)
+def test_wrong_arguments_are_diagnosed(capsys, tmp_path, arguments: list[str], code: str) -> None:
+    text = PLAN.format(load=LOAD, more="", sharding="tp = 1", engine="vllm")
+    status, _, err = run(capsys, tmp_path, text, *arguments)
+    assert status == 2
+    assert f"error[{code}]" in err
+
+
+def test_rows_hold_one_plan(capsys, tmp_path) -> None:
+    text = PLAN.format(load=LOAD, more="", sharding="tp = 1", engine="vllm")
+    status, _, err = run(capsys, tmp_path, text + "plan q = p\n", "--rows", str(tmp_path / "x.csv"))
+    assert status == 2
+    assert "error[E403]" in err
+    assert "--plan p" in err
