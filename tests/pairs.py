@@ -206,6 +206,9 @@ def _plan(said: dict[str, Said], load: str) -> str:
 GPUS = 8
 """Ranks of each pool, at most."""
 
+SEVERAL = frozenset(("shift", "pools", "draft", "mtp", "unlike"))
+"""Features with several programs or machines in a plan: each of them makes an explanation take twice as long."""
+
 
 def ranks(said: dict[str, Said]) -> int:
     """Of a plan with these features."""
@@ -234,6 +237,7 @@ def _next(row: tuple[str, ...], left: Collection[tuple[str, str]], refused: Coll
     for name in sorted(gains, key=lambda n: -gains[n]):
         said = together(*row, name)
         fits = said is not None and ranks(said) <= GPUS and not any(frozenset((name, n)) in refused for n in row)
+        fits = fits and len(SEVERAL.intersection((*row, name))) <= 2
         if fits and name not in row and gains[name]:
             return name
     return ""
