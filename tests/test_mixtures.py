@@ -41,8 +41,10 @@ def test_law_any_deployment_keeps_the_laws(plan: PlanSpec) -> None:
 @given(plan=deployments())
 def test_law_any_deployment_has_an_estimate_and_a_picture(plan: PlanSpec) -> None:
     made = compiled(plan)
-    wrong = [(path, x) for path, x in numbers(made.estimate().as_json()) if not 0 <= x < math.inf]
-    assert not wrong
+    found = list(numbers(made.estimate().as_json()))
+    assert all(math.isfinite(x) for _, x in found)
+    # only steps that are mixed with prompts may take time away: they may be shorter than full decode steps
+    assert not [(path, x) for path, x in found if x < 0 and not path.endswith(".mixed_s")]
     for view in ("devices", "block", "timeline", "memory"):
         assert made.draw(view).startswith("digraph")
 

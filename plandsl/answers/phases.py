@@ -57,7 +57,8 @@ class PhaseEstimate(NamedTuple):
     Compute and communication are summed over all stages, on the way of one batch. ``communication_s`` is what no
     compute hides; ``overlapped_s`` ran beside compute and is no part of the sum. ``bubble_s`` is the wait for the
     slowest stage. ``engine_s`` is what the serving engine adds; ``waiting_s`` is a first token's wait for room and for
-    other prefills. Prefills of other requests add ``mixed_s`` to a decode step, and a draft model takes ``draft_s``.
+    other prefills. Prefills of other requests add ``mixed_s`` to a decode step; it is negative where steps mixed with
+    prompts are shorter than full decode steps. A draft model takes ``draft_s``.
     ``idle_share`` is the share of time in which the average GPU does nothing, with all in-flight batches under way.
     ``mfu`` and ``mbu`` are over all GPUs of a replica; ``ops`` are those of the busiest stage.
     ``band`` holds the factors between which 80 % of measurements lie.

@@ -96,7 +96,7 @@ def time_table(e: Estimate) -> Table:
     table.add_section()
     for label, pick in SUMS:
         cells = [c for p in (e.prefill, e.decode) for c in _sum_cells(pick(p), p.time_s)]
-        if any(pick(p) > 0 for p in (e.prefill, e.decode)):
+        if any(pick(p) for p in (e.prefill, e.decode)):
             table.add_row(label, "", *cells)
     cells = [c for p in (e.prefill, e.decode) for c in (show_time(p.time_s), "", "")]
     table.add_row("total, all stages" if several else "total", "", *cells, style="bold")
@@ -120,7 +120,10 @@ SUMS: tuple[tuple[str, Callable[[PhaseEstimate], float]], ...] = (
 
 
 def _sum_cells(part: float, whole: float) -> tuple[str, str, str]:
-    return (show_time(part), show_percent(part / whole), "") if part > 0 else ("", "", "")
+    if not part:
+        return ("", "", "")
+    sign = "-" if part < 0 else ""
+    return (sign + show_time(abs(part)), sign + show_percent(abs(part) / whole), "")
 
 
 def _op_cells(op: OpTime | None, total: float) -> Iterable[str]:
