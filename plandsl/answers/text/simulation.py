@@ -56,8 +56,10 @@ def _figure(figure: Figure) -> str:
     """``1.2 s +- 5 %``: the value and its 95 % interval."""
     if not isfinite(figure.value):
         return "-"
-    share = f" +-{100 * figure.half / figure.value:.2g} %" if isfinite(figure.half) and figure.value else ""
-    return show_time(figure.value) + share
+    if not isfinite(figure.half) or not figure.value:
+        return show_time(figure.value)
+    share = 100 * figure.half / figure.value
+    return f"{show_time(figure.value)} +-{share:.0f} %" if share >= 10 else f"{show_time(figure.value)} +-{share:.2g} %"
 
 
 def _held(found: Simulation) -> RenderableType:
