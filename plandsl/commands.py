@@ -114,7 +114,7 @@ def _compile(arguments: Namespace) -> list[CompiledPlan]:
 
 
 def _single_plan(arguments: Namespace) -> CompiledPlan:
-    """The one plan that a picture shows: the plan named by `--plan`, or the only plan of the file."""
+    """The one plan that an output file holds: the plan named by `--plan`, or the only plan of the file."""
     plans = _compile(arguments)
     if len(plans) > 1:
         names = ", ".join(p.name for p in plans)
@@ -158,21 +158,16 @@ def run_simulate(arguments: Namespace) -> int:
     """`planc simulate`."""
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
-    plans = _compile(arguments)
-    if arguments.rows and len(plans) > 1:
-        names = ", ".join(p.name for p in plans)
-        why = f"{arguments.file} has {len(plans)} plans, and a file of rows holds one: {names}"
-        raise PlanError([Diagnostic("E403", why, hint=f"pick one with --plan {plans[0].name}")])
-    runs = []
-    for plan in plans:
-        if arguments.rows:
-            from plandsl.sheets import open_sheet
+    if arguments.rows:
+        from plandsl.sheets import open_sheet
 
-            with open_sheet(Path(arguments.rows)) as sheet:
-                runs.append(run := plan.simulate(arguments.requests))
-                sheet(run.columns())
-        else:
-            runs.append(plan.simulate(arguments.requests))
+        plans = [_single_plan(arguments)]
+        with open_sheet(Path(arguments.rows)) as sheet:
+            runs = [plans[0].simulate(arguments.requests)]
+            sheet(runs[0].columns())
+    else:
+        plans = _compile(arguments)
+        runs = [plan.simulate(arguments.requests) for plan in plans]
     if arguments.json:
         found = [run.simulation.as_json() for run in runs]
         print_json({"plandsl": __version__, "file": arguments.file, "plans": found})

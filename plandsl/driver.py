@@ -109,7 +109,7 @@ class CompiledPlan:
         return explain(self.cost, self.notes)
 
     def simulate(self, requests: int | None = None) -> Run:
-        """Serve the requests of the workload one by one, ``requests`` of them in place of the number that it states.
+        """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
 
         Raises `PlanError` where requests cannot be served so (E327), or a trace is wrong.
         """

@@ -13,7 +13,7 @@ from plandsl.backends.cost.serving.records import Gaps, Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Requests
 from plandsl.backends.cost.serving.simulate import simulate
-from plandsl.backends.cost.serving.summary import Bounds, summarise
+from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.vllm import Vllm
 from tests.serving import Steady
 
@@ -60,7 +60,7 @@ def test_goodput_counts_requests_that_keep_all_bounds() -> None:
     """A lone token keeps every bound of TPOT."""
     for bounds, good in [(Bounds(), 3), (Bounds(ttft_s=0.5), 1), (Bounds(tpot_s=0.5), 2), (Bounds(latency_s=2.5), 2),
                          (Bounds(1.0, 0.1, 9.0), 1)]:  # fmt: skip
-        assert summarise(records(), bounds).goodput == good / 8
+        assert summarise(records(), meets(records(), bounds)).goodput == good / 8
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.integers(1, 5)), min_size=1, max_size=80))

@@ -92,11 +92,7 @@ def arrivals(draw: DrawFn, counted: bool = True) -> Arrivals:
 def _sessions(draw: DrawFn) -> SessionsSpec:
     turns: list[Distribution] = [Fixed(1), Fixed(3), Uniform(1, 5)]
     think: list[Distribution] = [Fixed(0.0), Fixed(2.5), Exponential(10.0), Uniform(1.0, 9.0)]
-    return SessionsSpec(
-        turns[draw(st.integers(0, len(turns) - 1))],
-        think[draw(st.integers(0, len(think) - 1))],
-        draw(st.sampled_from((0, 5, 800))),
-    )
+    return SessionsSpec(draw(st.sampled_from(turns)), draw(st.sampled_from(think)), draw(st.sampled_from((0, 5, 800))))
 
 
 @composite

@@ -90,9 +90,9 @@ class PhaseLines:
         """The parts of ``time``, and MFU, MBU and the idle share at the rate at which batches pass.
 
         The seconds of the kernels are divided by ``sharers``: the requests whose prompts one prefill holds, or the
-        tokens that a decode step brings a request, where ``time`` is for one of them. ``waiting`` and ``mixed`` are
-        parts of ``time`` in which no kernel of this batch runs. The rest is the engine's time, or without an engine the
-        wait for a stage.
+        tokens that a decode step brings a request, if ``time`` is for one request or token. ``waiting`` and ``mixed``
+        are parts of ``time`` in which no kernel of this batch runs. The rest is the engine's time, or without an engine
+        the wait for a stage.
         """
         t, plan = self.times, server.plan
         stages = len(t.stages)

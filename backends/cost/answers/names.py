@@ -9,7 +9,7 @@ from plandsl.ir.program import Region
 
 
 def op_names(region: Region) -> list[str]:
-    """A name for each op of ``region``, unique among ops of its kind; a collective has the name of what it moves.
+    """A name for each op of ``region``, unique among ops of its kind; a collective has its tensor's name.
 
     Chunks of one op share its name. Names differ between regions: ``norm`` is the block's, ``head_norm`` the head's.
     """

@@ -60,7 +60,7 @@ def _communication(model: Pools, metrics: Metrics, sent: Sent) -> Communication:
 
 
 def _transfer_calls(sent: Sent, share: float) -> Calls:
-    """The KV cache of one request on its way between two pools: its bytes, and those that the busiest port sends."""
+    """The KV cache of one request on its way between two pools: its bytes, and the bytes through the busiest port."""
     return Calls(
         phase=TRANSFER, op=Send.facts.word, axis=sent.between, algorithm=sent.when, nodes=1, part="", calls=1,
         payload=sent.request, wire=sent.sent, time_s=sent.time_s, share=share, per_request=sent.sent,

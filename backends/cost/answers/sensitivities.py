@@ -238,7 +238,7 @@ def perfect_figure(variations: Variations, own: Terms, metric: str, bound: str) 
 def remaining_seconds(own: Terms, best: Terms, metric: str, bound: str) -> dict[str, float]:
     """Seconds of ``metric`` by which terms of other bounds are longer with the ``best`` of a figure, by bound.
 
-    Most of them followed ``bound`` before. Others are messages that longer kernels hid.
+    Most of these seconds followed ``bound`` before. The rest are messages that longer kernels hid.
     """
     before, rest = _terms_by_bound(own, metric), dict[str, float]()
     for (*names, other), value in _terms_by_bound(best, metric).items():

@@ -14,9 +14,10 @@ from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.routers import RouterName
-from plandsl.backends.cost.serving.serve import Scheduler, blocks, serve
+from plandsl.backends.cost.serving.serve import Scheduler, worker
+from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
-from plandsl.backends.cost.serving.workloads import Load, draw_requests
+from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, RequireSpec
 
@@ -49,7 +50,7 @@ class Run(NamedTuple):
 
 
 def simulate_plan(made: Compiled, count: int | None = None) -> Run:
-    """Serve the requests of a plan's workload, ``count`` of them in place of the number that it states.
+    """Serve the requests of a plan's workload, ``count`` requests in place of the number that the workload states.
 
     Raises `PlanError`: E327 for a plan with two pools, E328 where no KV cache fits, E452 where a trace is wrong.
     """
@@ -59,22 +60,18 @@ def simulate_plan(made: Compiled, count: int | None = None) -> Run:
         hint = "`planc compile` answers for two pools with a `batch` or with `concurrency`"
         raise PlanError([Diagnostic("E327", why, plan.split.span or plan.span, hint=hint)])
     deployment = build_replicas(made)
-    one, engine = deployment.one, plan.effective_engine
-    load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else 16)
+    engine = plan.effective_engine
+    load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else BLOCK)
     name = SCHEDULERS.get(engine.kernels, "vllm")
-    mean = [max(int(np.mean(lengths)), 1) for lengths in (load.requests.input, load.requests.output)]
-    room = blocks(one, sum(mean), mean[0])
-    if room < 1:
+    server = worker(deployment.one, load.requests, name)
+    if server.blocks < 1:
         why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
         hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
         raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
-    records = serve(deployment, load.requests, name, load.closed, ROUTER, think_s=load.think_s)
-    checked, unchecked = _split_requirements(plan)
-    kept, summary = _kept(plan, load, records), summarise(records)
-    summary = summary._replace(goodput=float(kept.sum()) / summary.duration_s)
-    values = [Requirement(text, value, COMPARE[r.op](value, r.bound)) for text, r, value in _values(
-        checked, load, records, summary, gpus=plan.sharding.ranks
-    )]  # fmt: skip
+    records = simulate([server] * deployment.n, load.requests, load.closed, by=ROUTER, think_s=load.think_s)
+    summary = summarise(records, _good(plan, load, records))
+    rates = _rates(summary, plan.sharding.ranks)
+    asked = list(_requirements(plan))
     told = Simulation(
         plan=plan.name,
         gpus=plan.sharding.ranks,
@@ -83,9 +80,9 @@ def simulate_plan(made: Compiled, count: int | None = None) -> Run:
         router=ROUTER,
         seed=0 if plan.workload.traffic is None else plan.workload.traffic.seed,
         summary=summary,
-        occupancy=_occupancy(records, room),
-        requires=tuple(values),
-        unchecked=unchecked,
+        occupancy=_occupancy(records, server.blocks),
+        requires=tuple(_check(a, load, records, rates) for a in asked if a.require.metric in (*TIMES, *rates)),
+        unchecked=tuple(a.text for a in asked if a.require.metric not in (*TIMES, *rates)),
     )
     return Run(told, records, load.kinds)
 
@@ -109,41 +106,36 @@ def _requirements(plan: PlanSpec) -> Iterator[_Asked]:
             yield _Asked(f"{r.text} ({one.name})", r, kind)
 
 
-def _split_requirements(plan: PlanSpec) -> tuple[list[_Asked], tuple[str, ...]]:
-    """What a run can check, and the texts of the rest."""
-    known = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
-    found = list(_requirements(plan))
-    return [a for a in found if a.require.metric in known], tuple(
-        a.text for a in found if a.require.metric not in known
-    )
-
-
-def _values(
-    asked: list[_Asked], load: Load, records: Records, summary: Summary, gpus: int
-) -> Iterator[tuple[str, RequireSpec, float]]:
-    """The value of each requirement: a percentile or the mean over the requests it is about, or a rate of the run."""
+def _rates(summary: Summary, gpus: int) -> dict[str, float]:
+    """Metrics of the whole run."""
     rate = summary.output_rate
-    rates = {"throughput": rate, "throughput_per_gpu": rate / gpus, "goodput": summary.goodput}
-    for text, r, kind in asked:
-        if r.metric in rates:
-            yield text, r, rates[r.metric]
-            continue
-        values = getattr(records, f"{r.metric}_s")[records.served & _of_kind(load, kind)]
-        values = values[np.isfinite(values)]
-        if not len(values):
-            yield text, r, float("nan")
-        else:
-            yield text, r, float(np.mean(values) if r.percentile is None else np.percentile(values, r.percentile))
+    return {"throughput": rate, "throughput_per_gpu": rate / gpus, "goodput": summary.goodput}
 
 
-def _kept(plan: PlanSpec, load: Load, records: Records) -> NDArray[np.bool_]:
-    """Whether each request kept all bounds on its times, of the plan and of its class."""
-    kept = records.served
+def _check(asked: _Asked, load: Load, records: Records, rates: dict[str, float]) -> Requirement:
+    """Whether a requirement holds of a rate of the run, or of a percentile or the mean over its requests."""
+    r = asked.require
+    value = rates[r.metric] if r.metric in rates else _time(asked, load, records)
+    return Requirement(asked.text, value, COMPARE[r.op](value, r.bound))
+
+
+def _time(asked: _Asked, load: Load, records: Records) -> float:
+    """The percentile or the mean that a requirement asks for; NaN where no request was served."""
+    values = getattr(records, f"{asked.require.metric}_s")[records.served & _of_kind(load, asked.kind)]
+    values, percentile = values[np.isfinite(values)], asked.require.percentile
+    if not len(values):
+        return float("nan")
+    return float(np.mean(values) if percentile is None else np.percentile(values, percentile))
+
+
+def _good(plan: PlanSpec, load: Load, records: Records) -> NDArray[np.bool_]:
+    """Whether each request kept all upper bounds on its times, of the plan and of its class."""
+    good = records.served
     for asked in _requirements(plan):
         r = asked.require
         if r.metric in TIMES and r.op in ("<", "<="):
-            kept = kept & (meets(records, Bounds(**{f"{r.metric}_s": r.bound})) | ~_of_kind(load, asked.kind))
-    return kept
+            good = good & (meets(records, Bounds(**{f"{r.metric}_s": r.bound})) | ~_of_kind(load, asked.kind))
+    return good
 
 
 def _of_kind(load: Load, kind: int | None) -> NDArray[np.bool_]:
@@ -157,7 +149,7 @@ def _of_kind(load: Load, kind: int | None) -> NDArray[np.bool_]:
 
 
 def _occupancy(records: Records, room: int) -> Occupancy:
-    """Means over the time of steps, each until the next one of its server starts or it ends itself."""
+    """Means over the time of all steps, and peaks; ``room`` is the number of blocks of a server."""
     steps = records.steps
     span = steps.end_s - steps.start_s
     whole = float(span.sum())
@@ -170,5 +162,5 @@ def _occupancy(records: Records, room: int) -> Occupancy:
     servers = len(np.unique(steps.replica))
     duration = float(steps.end_s.max() - steps.start_s.min()) * servers
     return Occupancy(
-        both(steps.running), both(steps.waiting), both(steps.blocks, float(max(room, 1))), min(whole / duration, 1.0)
+        both(steps.running), both(steps.waiting), both(steps.blocks, float(room)), min(whole / duration, 1.0)
     )

@@ -1,4 +1,4 @@
-"""Requests that start together: the times of a batch of them on any kind of server."""
+"""Requests that start together: the times of such a batch on any kind of server."""
 
 from typing import NamedTuple
 

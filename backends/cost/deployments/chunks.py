@@ -16,7 +16,7 @@ from plandsl.ir.types import Number
 
 
 class Chunks(NamedTuple):
-    """A prompt, or a batch of them, in ``steps`` steps with equal ``times``.
+    """A prompt, or a batch of prompts, in ``steps`` steps with equal ``times``.
 
     A request of the batch decodes in ``after`` of the steps, on average, once its own prompt is done. ``prompt`` has
     all prompts; ``beside`` tells whether running requests share the steps.

@@ -150,7 +150,7 @@ class Contents:
 
 
 def _drop_outweighed(sets: Iterable[list[RowBytes]]) -> list[RowBytes]:
-    """Loads of all ``sets``, each once; those that are never the largest are left out."""
+    """The loads of all ``sets``, each once, without loads that are never the largest."""
     found = list(dict.fromkeys(load for each in sets for load in each))
     return [a for a in found if not any(b != a and _outweighs(b, a) for b in found)]
 

@@ -12,7 +12,7 @@ from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.serving.clock import ServerClock
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
+from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.routers import RouterName
 from plandsl.backends.cost.serving.scheduler import Policy
 from plandsl.backends.cost.serving.sglang import Sglang
@@ -54,12 +54,13 @@ def blocks(server: Server, length: int, input_: int) -> int:
     return int(server.memory.kv_capacity(most, length, input_, rounds)) // engine.kv_block
 
 
-def worker(server: Server, scheduler: Policy, length: int, input_: int, caching: bool = True) -> Worker:
-    """A server of a deployment, as a simulation has it."""
+def worker(server: Server, requests: Requests, scheduler: Policy | Scheduler, caching: bool = True) -> Worker:
+    """A server of a deployment, as a simulation of ``requests`` has it: their mean lengths settle its blocks."""
+    input_, output = (max(int(np.mean(lengths)), 1) for lengths in (requests.input, requests.output))
     return Worker(
-        policy=scheduler,
+        policy=policy(scheduler, server) if isinstance(scheduler, str) else scheduler,
         clock=ServerClock(server),
-        blocks=blocks(server, length, input_),
+        blocks=blocks(server, input_ + output, input_),
         block=server.plan.effective_engine.kv_block,
         caching=caching,
         in_flight=server.in_flight,
@@ -75,13 +76,7 @@ def serve(
     router: RouterName = "round_robin",
     caching: bool = True,
     seed: int = 0,
-    think_s: Floats | None = None,
 ) -> Records:
-    """What becomes of ``requests`` on a deployment whose servers run prefill and decode alike.
-
-    ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request.
-    """
-    chosen = policy(scheduler, deployment.one) if isinstance(scheduler, str) else scheduler
-    input_ = max(int(np.mean(requests.input)), 1)
-    one = worker(deployment.one, chosen, input_ + max(int(np.mean(requests.output)), 1), input_, caching)
-    return simulate([one] * deployment.n, requests, closed, by=router, seed=seed, think_s=think_s)
+    """What becomes of ``requests`` on a deployment whose servers run prefill and decode alike."""
+    one = worker(deployment.one, requests, scheduler, caching)
+    return simulate([one] * deployment.n, requests, closed, by=router, seed=seed)

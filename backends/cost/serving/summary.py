@@ -23,12 +23,8 @@ class Bounds(NamedTuple):
     latency_s: float | None = None
 
 
-ALL = Bounds()
-"""No bounds: every request that is served is good."""
-
-
-def summarise(records: Records, bounds: Bounds = ALL) -> Summary:
-    """What a run says, as the load generators define it.
+def summarise(records: Records, good: NDArray[np.bool_] | None = None) -> Summary:
+    """What a run says, as the load generators define it. Goodput counts the ``good`` requests; None: all served.
 
     ``TPOT = (latency - TTFT) / (output - 1)`` of requests with more than one token; ITL over all gaps of all requests.
     Source: `vllm bench serve`, and SGLang's `bench_serving`.
@@ -47,7 +43,7 @@ def summarise(records: Records, bounds: Bounds = ALL) -> Summary:
         request_rate=float(served.sum()) / duration,
         input_rate=float(done.input.sum()) / duration,
         output_rate=float(done.output.sum()) / duration,
-        goodput=float(meets(done, bounds).sum()) / duration,
+        goodput=float((served if good is None else good).sum()) / duration,
         ttft=times[0],
         tpot=times[1],
         itl=spread(*records.gaps),

@@ -61,7 +61,7 @@ class Load(NamedTuple):
 
 
 def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLOCK) -> Load:
-    """Draw the requests of a workload, ``count`` of them in place of the number that it states.
+    """Draw the requests of a workload, ``count`` requests in place of the number that the workload states.
 
     ``block``: tokens of a block of a conversation's prompt. Raises `PlanError` where a file is wrong, and where there
     are more than `MAX_REQUESTS` requests.

@@ -131,10 +131,9 @@ class _KindMixer:
             lone = work.rows and all(d.name == "batch" for d in work.rows)
             where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk
             found.append(work.seconds(where))
-        if sizes.decodes is not None:
-            there = mix.decodes > 0  # type: ignore[operator]
+        if sizes.decodes is not None and mix.decodes is not None:
             for i in alone:
-                found[beside] = found[beside] + theirs[name][i].seconds(sizes.decodes) * there
+                found[beside] = found[beside] + theirs[name][i].seconds(sizes.decodes) * (mix.decodes > 0)
         return found
 
     def _attention(self, work: Softmax, other: Softmax, mix: Mix, sizes: Sizes) -> Number:

@@ -158,29 +158,11 @@ def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[Tensor
     name = op.measured_as
     find = partial(m.calibration.constants, ElementConstants)
     constants = find(f"elementwise.{name}") or find("elementwise.any")
+    kernel = partial(Kernel, op, rows, flops_per_row=0.0, bytes_fixed=fixed, bytes_per_row=per_row, rate=1.0)
     if constants and m.gpu.units is not None:
         form = ElementForm(constants, m.gpu.units, name not in FLAT)
-        return Kernel(
-            op,
-            rows,
-            flops_per_row=0.0,
-            bytes_fixed=fixed,
-            bytes_per_row=per_row,
-            rate=1.0,
-            bandwidth=m.gpu.bandwidth,
-            launch=constants.fixed,
-            form=form,
-        )
-    return Kernel(
-        op,
-        rows,
-        flops_per_row=0.0,
-        bytes_fixed=fixed,
-        bytes_per_row=per_row,
-        rate=1.0,
-        bandwidth=m.bandwidth,
-        launch=m.launch_elementwise,
-    )
+        return kernel(bandwidth=m.gpu.bandwidth, launch=constants.fixed, form=form)
+    return kernel(bandwidth=m.bandwidth, launch=m.launch_elementwise)
 
 
 def gemm_kernel(op: Gemm, site: Site) -> Kernel:
@@ -199,32 +181,14 @@ def gemm_kernel(op: Gemm, site: Site) -> Kernel:
     # dimensions of x that are neither rows nor contracted (heads of a per-head GEMM) multiply the work
     flops = 2 * k * outputs
     m = site.machine
+    kernel = partial(Kernel, op, rows, flops_per_row=flops, bytes_fixed=weights, bytes_per_row=per_row)
     if constants := m.gemm_constants(op.weights[0].type.dtype, op.compute):
         peak, units = m.peak(op.compute), m.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
         form = GemmForm(constants, tiles(constants, units, peak, outputs, k), units)
         rate = peak * min(1.0, constants.compute)
-        return Kernel(
-            op,
-            rows,
-            flops_per_row=flops,
-            bytes_fixed=weights,
-            bytes_per_row=per_row,
-            rate=rate,
-            bandwidth=m.gpu.bandwidth,
-            launch=constants.fixed,
-            form=form,
-        )
-    return Kernel(
-        op,
-        rows,
-        flops_per_row=flops,
-        bytes_fixed=weights,
-        bytes_per_row=per_row,
-        rate=m.gemm_rate(op.compute),
-        bandwidth=m.bandwidth,
-        launch=m.launch,
-    )
+        return kernel(rate=rate, bandwidth=m.gpu.bandwidth, launch=constants.fixed, form=form)
+    return kernel(rate=m.gemm_rate(op.compute), bandwidth=m.bandwidth, launch=m.launch)
 
 
 def slice_kernel(op: Slice, site: Site) -> Kernel:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from plandsl.answers.communication import Communication, Traffic, add_up
+from plandsl.answers.text.words import plain_table
 from plandsl.units import show_bytes, show_percent, show_time
 
 COLUMNS = ("along", "by", "calls", "payload", "sends", "time", "share", "per request")
@@ -22,10 +23,9 @@ class Line(NamedTuple):
 
 def communication_table(found: Communication, stages: int) -> Table:
     """A line for each kind of call, and what one request sends in all; modes of one library are counted together."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("communication" + (", all stages" if stages > 1 else ""), no_wrap=True)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("along", "by") else "right", no_wrap=True)
+    title = "communication" + (", all stages" if stages > 1 else "")
+    sides = ("l" if name in ("along", "by") else "r" for name in COLUMNS)
+    table = plain_table("l", *sides, header=(title, *COLUMNS))
     lines: dict[Line, list[Traffic]] = {}
     for row in found.rows:
         nodes = f", {row.nodes} nodes" if row.nodes > 1 else ""

@@ -15,8 +15,8 @@ from plandsl.answers.text.resources import memory_table, time_table
 from plandsl.answers.text.words import (
     METRIC,
     plain_table,
+    requirement_table,
     show_band,
-    show_metric,
     show_multiples,
     show_token_rate,
     title_of,
@@ -41,17 +41,15 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
     if estimate.requires:
-        parts += [_requires(estimate), Text()]
+        parts += [requirement_table(estimate.requires), Text()]
     parts += list(_footnotes(plan, estimate))
     print_lines(console, *parts)
 
 
 def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
     """Print the plans of a file side by side, and the pairs of plans that lie within each other's band."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("compared", no_wrap=True)
-    for name in ("GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits"):
-        table.add_column(name, justify="right", no_wrap=True)
+    header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits")
+    table = plain_table("l", *"rrrrrr", header=header)
     best = [min(e.ttft_s for e in estimates), min(e.tpot_s for e in estimates)]
     best.append(max(e.throughput_tokens_per_s for e in estimates))
     for e in estimates:
@@ -98,14 +96,6 @@ def _overview(plan: PlanSpec, e: Estimate) -> Table:
     table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens{blocks}")
     if e.cost_usd_per_mtok is not None:
         table.add_row("", "", "cost", f"{e.cost_usd_per_mtok:.2f} USD per million output tokens")
-    return table
-
-
-def _requires(e: Estimate) -> Table:
-    table = plain_table("l", "l")
-    for r in e.requires:
-        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
-        table.add_row("require " + r.text, mark.append(f", {show_metric(r.text, r.value)}", style="not bold default"))
     return table
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
-from plandsl.answers.text.words import METRIC, show_band, show_token_rate, title_of
+from plandsl.answers.text.words import METRIC, plain_table, show_band, show_token_rate, title_of
 from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
@@ -120,10 +120,7 @@ def _layers(found: Explanation) -> Text:
 
 def _slopes(found: Sequence[Sensitivity]) -> Table:
     """The change of each metric for 1 % more of each figure."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("1 % more of", no_wrap=True)
-    for name in ("TTFT", "TPOT", "throughput", "largest batch"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table("l", *"rrrr", header=("1 % more of", "TTFT", "TPOT", "throughput", "largest batch"))
     for s in found:
         asked = f"{s.name} ({s.at:.0f})" if s.name == s.key else s.name
         cells = [_slope(s.slopes.get(name)) for name in ("ttft", "tpot", "throughput", "max_batch")]

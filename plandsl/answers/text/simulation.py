@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from plandsl.answers.simulation import Figure, Simulation
-from plandsl.answers.text.words import plain_table, show_token_rate
+from plandsl.answers.text.words import plain_table, requirement_table, show_token_rate
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_percent, show_time
@@ -24,7 +24,7 @@ def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> Non
     parts: list[RenderableType] = [_title(plan, found), Text(_served(found)), Text(), _times(found), Text()]
     parts += [_held(found), Text()]
     if found.requires:
-        parts += [_requires(found), Text()]
+        parts += [requirement_table(found.requires), Text()]
     print_lines(console, *parts, *_footnotes(found))
 
 
@@ -69,22 +69,6 @@ def _held(found: Simulation) -> RenderableType:
     table.add_row("requests that wait", f"{o.waiting[0]:.1f}", f"{o.waiting[1]:.0f}")
     table.add_row("blocks of KV cache", show_percent(o.kv_cache[0]), show_percent(o.kv_cache[1]))
     return table
-
-
-def _requires(found: Simulation) -> RenderableType:
-    table = plain_table("l", "l")
-    for r in found.requires:
-        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
-        table.add_row("require " + r.text, mark.append(f", {_value(r.text, r.value)}", style="not bold default"))
-    return table
-
-
-def _value(text: str, value: float) -> str:
-    if not isfinite(value):
-        return "no request was served"
-    if "goodput" in text:
-        return f"{value:.3g} req/s"
-    return show_token_rate(value) if "throughput" in text else show_time(value)
 
 
 def _footnotes(found: Simulation) -> Iterator[RenderableType]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from math import isnan
 
 from rich.table import Table
 from rich.text import Text
 
-from plandsl.answers.estimate import Estimate
+from plandsl.answers.estimate import Estimate, Requirement
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -74,16 +76,33 @@ def show_token_rate(value: float) -> str:
     return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"
 
 
+def requirement_table(requires: Sequence[Requirement]) -> Table:
+    """A line for each requirement: whether it is met, and the value."""
+    table = plain_table("l", "l")
+    for r in requires:
+        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
+        table.add_row("require " + r.text, mark.append(f", {show_metric(r.text, r.value)}", style="not bold default"))
+    return table
+
+
+SHOW_METRIC: dict[str, Callable[[float], str]] = {
+    **dict.fromkeys(("ttft", "tpot", "latency"), show_time),
+    **dict.fromkeys(("comm_share", "mfu", "mbu"), show_percent),
+    **dict.fromkeys(("throughput", "throughput_per_gpu"), show_token_rate),
+    "memory": show_bytes,
+    "goodput": lambda value: f"{value:.3g} req/s",
+    "cost": lambda value: f"{value:.3g} USD per million output tokens",
+}
+"""How the values of metrics are shown; any other is a count."""
+
+
 def show_metric(text: str, value: float) -> str:
-    """The value of a requirement, in the unit of its metric."""
-    if text.split()[0] in ("ttft", "tpot", "latency"):
-        return show_time(value)
-    if "%" in text or text.split()[0] in ("comm_share", "mfu", "mbu"):
+    """The value of a requirement, in the unit of its metric, or of the metric inside a percentile."""
+    if isnan(value):
+        return "no request was served"
+    if "%" in text:
         return show_percent(value)
-    if text.split()[0] == "memory":
-        return show_bytes(value)
-    if text.split()[0] in ("throughput", "throughput_per_gpu"):
-        return show_token_rate(value)
-    if text.split()[0] == "cost":
-        return f"{value:.3g} USD per million output tokens"
+    metric = next((word for word in re.findall(r"[a-z_]+", text) if word in SHOW_METRIC), None)
+    if metric is not None:
+        return SHOW_METRIC[metric](value)
     return show_count(value) if value < 1e6 else f"{value:,.0f}"
