@@ -26,7 +26,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables bench accuracy calibrate study figures seeds fuzz golden clean
+.PHONY: help demo test lint types fmt tables bench accuracy traffic calibrate study figures seeds fuzz golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ bench: $(RUNTIME)  ## time the compiler
 
 accuracy: $(DEV)  ## DATA=FOLDER: errors on what fitting never saw, into docs/accuracy.md
 	$(BIN)/python -m benchmarks.accuracy '$(DATA)'
+
+traffic: $(DEV)  ## DATA=FOLDER: measured closed loops beside the closed form and the simulation
+	$(BIN)/python -m benchmarks.traffic '$(DATA)'
 
 calibrate: $(DEV)  ## DATA=FOLDER: fit the catalog's calibrations again
 	$(BIN)/planc calibrate '$(DATA)' --pooled -o plandsl/catalog/calibrations
