@@ -18,7 +18,7 @@ from plandsl._version import __version__
 if TYPE_CHECKING:
     from plandsl.answers.estimate import Estimate
     from plandsl.diagnostics import Diagnostic, PlanError
-    from plandsl.driver import CompiledPlan, compile_file, compile_text
+    from plandsl.driver import CompiledPlan, compile_file, compile_text, simulate
     from plandsl.ir.program import Program
     from plandsl.ir.schedule import Schedule
 
@@ -31,6 +31,7 @@ _HOME = {
     "PlanError": "plandsl.diagnostics",
     "Program": "plandsl.ir.program",
     "Schedule": "plandsl.ir.schedule",
+    "simulate": "plandsl.driver",
 }
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "compile_file",
     "compile_text",
+    "simulate",
 ]
 
 

@@ -40,6 +40,10 @@ def _parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
 
 def _add_selection(made: _Parser) -> None:
     made.add_argument("--plan", metavar="NAME", help="only this plan and what it uses")
+    _add_overrides(made)
+
+
+def _add_overrides(made: _Parser) -> None:
     made.add_argument("--set", metavar="PATH=VALUE", action="append", default=[], dest="overrides",
                       help="override a field, e.g. workload.batch=64")  # fmt: skip
 
@@ -126,7 +130,9 @@ def _accuracy(made: _Parser) -> None:
 
 
 def _simulate(made: _Parser) -> None:
-    _add_file(made)
+    made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
+    made.add_argument("--plan", metavar="NAME", action="append", help="only this plan; several are put side by side")
+    _add_overrides(made)
     made.add_argument("--requests", metavar="N", type=int, help="serve this many requests")
     made.add_argument("--rows", metavar="OUT", help="write a row for each request to a .csv or .parquet file")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from plandsl.backends.accuracy.answer import Answer
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.backends.calibrate.table import Table
+    from plandsl.backends.cost.answers.simulation import Run
     from plandsl.driver import CompiledPlan
     from plandsl.grammar.resolve import Module
     from plandsl.spec.hardware import CalibrationSpec
@@ -163,23 +164,33 @@ def run_simulate(arguments: Namespace) -> int:
 
         plans = [_single_plan(arguments)]
         with open_sheet(Path(arguments.rows)) as sheet:
-            runs = [plans[0].simulate(arguments.requests)]
+            runs = _simulate(plans, arguments.requests)
             sheet(runs[0].columns())
     else:
         plans = _compile(arguments)
-        runs = [plan.simulate(arguments.requests) for plan in plans]
+        runs = _simulate(plans, arguments.requests)
     if arguments.json:
         found = [run.simulation.as_json() for run in runs]
         print_json({"plandsl": __version__, "file": arguments.file, "plans": found})
     else:
-        from plandsl.answers.text.simulation import print_simulation
+        from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 
         console = _console()
         for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
             if i:
                 console.print()
             print_simulation(plan.spec, run.simulation, console)
+        if len(runs) > 1:
+            console.print()
+            print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
     return OK if all(run.simulation.ok for run in runs) else FAILED
+
+
+def _simulate(plans: list[CompiledPlan], requests: int | None) -> list[Run]:
+    from plandsl.driver import simulate
+
+    with Progress("serving requests") as tick:
+        return simulate(plans, requests, tick)
 
 
 def _dump(arguments: Namespace, plans: list[CompiledPlan]) -> int:

@@ -108,14 +108,15 @@ class CompiledPlan:
 
         return explain(self.cost, self.notes)
 
-    def simulate(self, requests: int | None = None) -> Run:
+    def simulate(self, requests: int | None = None, tick: Callable[[int, int], None] | None = None) -> Run:
         """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
 
-        Raises `PlanError` where requests cannot be served so (E327), or a trace is wrong.
+        ``tick`` hears how many requests are served, of how many. Raises `PlanError` where requests cannot be served so
+        (E327), or a trace is wrong.
         """
         from plandsl.backends.cost.answers.simulation import simulate_plan
 
-        return simulate_plan(self, requests)
+        return simulate_plan(self, requests, tick)
 
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""
@@ -165,6 +166,22 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
     why += f", {show_percent(1 - ours / theirs)} less than even" if ours < theirs else ""
     sharding = evolve(spec.sharding, cut=cut._replace(layers=layers))
     return evolve(spec, sharding=sharding), Diagnostic("N313", why, cut.span)
+
+
+def simulate(
+    plans: Sequence[CompiledPlan],
+    requests: int | None = None,
+    tick: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Run]:
+    """`CompiledPlan.simulate` of several plans.
+
+    What is drawn depends on the workload and its seed alone: plans with one workload serve the same requests, so that
+    they differ by the plan and not by chance. ``tick`` hears how many requests are served, of how many of all plans.
+    """
+    runs: list[Run] = []
+    for at, plan in enumerate(plans):
+        runs.append(plan.simulate(requests, lambda done, of, at=at: tick(at * of + done, len(plans) * of)))
+    return runs
 
 
 def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
@@ -232,13 +249,13 @@ def _tables(spec: PlanSpec) -> list[Diagnostic]:
 
 
 def compile_module(
-    module: Module, plan: str | None = None, tick: Callable[[int, int], None] = lambda done, of: None
+    module: Module, plan: str | Sequence[str] | None = None, tick: Callable[[int, int], None] = lambda done, of: None
 ) -> list[CompiledPlan]:
-    """Compile one plan of ``module``, or all. Raises `PlanError` with everything that is wrong.
+    """Compile one plan of ``module``, several of them, or all. Raises `PlanError` with everything that is wrong.
 
     ``tick`` hears how many plans are done, of how many.
     """
-    names = module.plans if plan is None else [plan]
+    names = module.plans if plan is None else [plan] if isinstance(plan, str) else list(dict.fromkeys(plan))
     if len(names) > MAX_PLANS:
         why = f"{module.path} has {len(names)} plans, and at most {MAX_PLANS} are compiled at once"
         raise PlanError([Diagnostic("E408", why, module.end, hint="pick one with --plan NAME")], module.sources)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+import plandsl
 from plandsl.backends.cost.answers.simulation import simulate_plan
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -191,3 +192,53 @@ def test_rows_hold_one_plan(capsys, tmp_path) -> None:
     assert status == 2
     assert "error[E403]" in err
     assert "--plan p" in err
+
+
+# ---- several plans
+
+TWO = """workload chat { input = uniform(100, 900), output = 20, rate = 40 req/s, requests = 130 }
+plan one { model = llama_3_1_8b, node = h100_1, sharding { tp = 1 }, workload = chat, require p95(ttft) <= 1 us }
+plan two { model = llama_3_1_8b, node = h100_8, sharding { dp = 2 }, workload = chat, require p95(ttft) <= 9 s }
+plan far = one with { workload { rate = 41 req/s } }
+"""
+
+
+def test_plans_side_by_side_serve_the_same_requests(capsys, tmp_path) -> None:
+    one, two = plandsl.simulate([made for made in compile_text(TWO) if made.name != "far"])
+    assert one.records.arrival_s.tolist() == two.records.arrival_s.tolist()
+    assert one.records.input.tolist() == two.records.input.tolist()
+    status, out, _ = run(capsys, tmp_path, TWO, "--plan", "one", "--plan", "two")
+    table = out[out.index("side by side") :]
+    assert (status, table.split()[3:5]) == (1, ["one", "two"])
+    assert "1 FAILED" in table
+    assert "all plans served the same requests" in table
+    for word in ("TTFT p99", "TPOT p50", "latency p95", "throughput", "goodput", "preemptions", "KV cache, peak"):
+        assert word in table
+
+
+def test_plans_of_other_loads_are_said_to_differ(capsys, tmp_path) -> None:
+    _, out, _ = run(capsys, tmp_path, TWO, "--plan", "one", "--plan", "far", "--requests", "20")
+    assert "the plans have different loads" in out
+    assert "two " not in out
+
+
+def test_each_plan_has_an_entry_in_json(capsys, tmp_path) -> None:
+    _, out, _ = run(capsys, tmp_path, TWO, "--json", "--requests", "20")
+    assert [plan["plan"] for plan in json.loads(out)["plans"]] == ["one", "two", "far"]
+
+
+def test_progress_counts_the_requests_of_all_plans() -> None:
+    heard: list[tuple[int, int]] = []
+    plandsl.simulate(compile_text(TWO)[:2], tick=lambda done, of: heard.append((done, of)))
+    assert heard == [(64, 260), (128, 260), (194, 260), (258, 260)]
+
+
+def test_an_interrupted_run_leaves_no_file(capsys, tmp_path, monkeypatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plandsl.commands.Progress.__call__", interrupt)
+    out = tmp_path / "rows.csv"
+    status, said, err = run(capsys, tmp_path, TWO, "--plan", "one", "--rows", str(out))
+    assert (status, said, err) == (130, "", "interrupted\n")
+    assert not list(tmp_path.glob("rows*"))

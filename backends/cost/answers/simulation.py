@@ -12,10 +12,12 @@ from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import Occupancy, Simulation, Summary
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
+from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.serving.clock import Clock, ServerClock
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.routers import RouterName
 from plandsl.backends.cost.serving.serve import Scheduler, worker
-from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.simulate import Tick, simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -49,26 +51,47 @@ class Run(NamedTuple):
         return found | {name: getattr(r, name) for name in names}
 
 
-def simulate_plan(made: Compiled, count: int | None = None) -> Run:
+def simulate_plan(made: Compiled, count: int | None = None, tick: Tick | None = None) -> Run:
     """Serve the requests of a plan's workload, ``count`` requests in place of the number that the workload states.
 
-    Raises `PlanError`: E327 for a plan with two pools, E328 where no KV cache fits, E452 where a trace is wrong.
+    ``tick`` hears how many requests are served, of how many. Raises `PlanError`: E327 for a plan with two pools, E328
+    where no KV cache fits, E452 where a trace is wrong.
     """
+    return serve_plan(made.spec, build_servers(made), count, tick)
+
+
+class Servers(NamedTuple):
+    """The servers of a plan, and the clock of each: what a step costs is asked for once, whatever the load."""
+
+    deployment: Replicas
+    clock: Clock
+
+
+def build_servers(made: Compiled) -> Servers:
+    """The servers of a compiled plan. Raises `PlanError` (E327) for two pools."""
     plan = made.spec
     if plan.split is not None:
         why = f"`{plan.name}` has two pools, and requests are served one by one where a server runs prefill and decode"
         hint = "`planc compile` answers for two pools with a `batch` or with `concurrency`"
         raise PlanError([Diagnostic("E327", why, plan.split.span or plan.span, hint=hint)])
     deployment = build_replicas(made)
-    engine = plan.effective_engine
+    return Servers(deployment, ServerClock(deployment.one))
+
+
+def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick: Tick | None = None) -> Run:
+    """Serve the workload of ``plan`` on the servers of that plan, or of the same plan with another workload.
+
+    Raises as `simulate_plan` does.
+    """
+    deployment, engine = servers.deployment, plan.effective_engine
     load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else BLOCK)
     name = SCHEDULERS.get(engine.kernels, "vllm")
-    server = worker(deployment.one, load.requests, name)
+    server = worker(deployment.one, load.requests, name)._replace(clock=servers.clock)
     if server.blocks < 1:
         why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
         hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
         raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
-    records = simulate([server] * deployment.n, load.requests, load.closed, by=ROUTER, think_s=load.think_s)
+    records = simulate([server] * deployment.n, load.requests, load.closed, by=ROUTER, think_s=load.think_s, tick=tick)
     summary = summarise(records, _good(plan, load, records))
     rates = _rates(summary, plan.sharding.ranks)
     asked = list(_requirements(plan))

@@ -5,8 +5,9 @@ Step by step, without a shortcut: what a faster way says is held against it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,12 @@ from plandsl.backends.cost.serving.scheduler import Live
 END, ARRIVE, COMPOSE = range(3)
 """Events, in the order in which those of one moment happen: so a step has everyone who is there when it starts."""
 
+Tick: TypeAlias = Callable[[int, int], None]
+"""Hears how many requests are over, of how many."""
+
+OFTEN = 64
+"""Requests between two calls of a `Tick`."""
+
 
 def simulate(
     workers: Sequence[Worker],
@@ -27,6 +34,7 @@ def simulate(
     by: RouterName = "round_robin",
     seed: int = 0,
     think_s: Floats | None = None,
+    tick: Tick | None = None,
 ) -> Records:
     """What becomes of ``requests`` on servers side by side. The same arguments give the same bytes.
 
@@ -37,7 +45,7 @@ def simulate(
     """
     log = Log(len(requests.input))
     replicas = [Replica(number, worker, log, seed) for number, worker in enumerate(workers)]
-    _Run(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s).play()
+    _Run(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
     return _records(requests, log)
 
 
@@ -52,9 +60,11 @@ class _Run:
         by: Router,
         closed: Closed | None,
         think_s: Floats | None,
+        tick: Tick | None,
     ) -> None:
         self.replicas, self.log, self.router = replicas, log, by
         self.states = [replica.state for replica in replicas]
+        self.tick, self.over = tick, 0
         self.events: list[tuple[float, int, int]] = []
         self.composing = [False] * len(replicas)
         self.lives = lives(requests)
@@ -92,6 +102,9 @@ class _Run:
 
     def _end(self, index: int, end: float) -> None:
         """A request is served, or refused: what waited for that may come."""
+        self.over += 1
+        if self.tick is not None and not self.over % OFTEN:
+            self.tick(self.over, len(self.lives))
         if self.closed:
             following = next(self.coming, None)
             if following is not None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 
+from attrs import evolve
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from plandsl.answers.simulation import Figure, Simulation
 from plandsl.answers.text.words import plain_table, requirement_table, show_token_rate
 from plandsl.printing import print_lines
-from plandsl.spec.plan import PlanSpec
+from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.units import show_percent, show_time
 
 SCHEDULERS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
@@ -26,6 +27,63 @@ def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> Non
     if found.requires:
         parts += [requirement_table(found.requires), Text()]
     print_lines(console, *parts, *_footnotes(found))
+
+
+SIDE_BY_SIDE = 5
+"""Plans that fit side by side in a table."""
+
+
+def print_side_by_side(loads: Sequence[WorkloadSpec], found: Sequence[Simulation], console: Console) -> None:
+    """Print several plans in columns, the best of each line in bold; ``loads`` are their workloads."""
+    parts: list[RenderableType] = []
+    for first in range(0, len(found), SIDE_BY_SIDE):
+        parts += [_columns(found[first : first + SIDE_BY_SIDE]), Text()]
+    alike = all(evolve(load, name="") == evolve(loads[0], name="") for load in loads)
+    said = "all plans served the same requests" if alike else "the plans have different loads, so that they compare"
+    said += "" if alike else " only as far as these do"
+    print_lines(console, *parts, Text(said, style="dim"))
+
+
+def _columns(found: Sequence[Simulation]) -> RenderableType:
+    table = plain_table("l", *"r" * len(found), header=("side by side", *(s.plan for s in found)))
+    table.add_row("GPUs", *(str(s.gpus) for s in found))
+    for name, word in TIMES.items():
+        for column in ("p50", "p95", "p99") if name != "itl" else ():
+            values = [getattr(getattr(s.summary, name), column).value for s in found]
+            table.add_row(f"{word} {column}", *_best(values, [_time(v) for v in values], min))
+    for word, show, values in (
+        ("throughput", show_token_rate, [s.summary.output_rate for s in found]),
+        ("per GPU", show_token_rate, [s.summary.output_rate / s.gpus for s in found]),
+        ("goodput", _request_rate, [s.summary.goodput for s in found]),
+    ):
+        table.add_row(word, *_best(values, [show(v) for v in values], max))
+    table.add_row("preemptions", *(f"{s.summary.preemptions:,}" for s in found))
+    table.add_row("KV cache, peak", *(show_percent(s.occupancy.kv_cache[1]) for s in found))
+    table.add_row("requirements", *(_verdict(s) for s in found))
+    return table
+
+
+def _best(values: Sequence[float], cells: Sequence[str], which: Callable[[list[float]], float]) -> list[Text]:
+    """``cells``, those of the best value in bold."""
+    there = [v for v in values if isfinite(v)]
+    best = which(there) if there else None
+    return [Text(cell, style="bold" if v == best else "") for v, cell in zip(values, cells, strict=True)]
+
+
+def _time(value: float) -> str:
+    return show_time(value) if isfinite(value) else "-"
+
+
+def _request_rate(value: float) -> str:
+    return f"{value:.3g} req/s" if isfinite(value) else "-"
+
+
+def _verdict(s: Simulation) -> Text:
+    """How many requirements are met; whether the queue grows."""
+    missed = sum(not r.ok for r in s.requires)
+    said = "-" if not s.requires else f"{missed} FAILED" if missed else "met"
+    said += ", queue grows" if isfinite(s.summary.bearable) else ""
+    return Text(said, style="bold red" if missed or isfinite(s.summary.bearable) else "")
 
 
 def _title(plan: PlanSpec, found: Simulation) -> Text:
