@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_whole
+
+ENDINGS = (".svg", ".png", ".pdf")
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white."""
@@ -34,6 +37,12 @@ STYLE = {
     # the same data give the same file
     "svg.hashsalt": "plandsl",
 }
+SMALL = {**STYLE, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 8,
+         "hatch.linewidth": 0.5}  # fmt: skip
+"""The style of pictures with several panels."""
+
+DASHES = ("--", ":", "-.")
+"""Line style of bounds: of the first search or plan, the second and so on."""
 
 
 def pyplot() -> Any:
@@ -44,6 +53,22 @@ def pyplot() -> Any:
     import matplotlib.pyplot as plt
 
     return plt
+
+
+def check_picture_path(path: Path, work: str, instead: str) -> None:
+    """Raise `PlanError` where no picture can be drawn to ``path``. Called before ``work``, so that no work is lost.
+
+    ``instead``: the way to the numbers where matplotlib is missing.
+    """
+    if path.suffix not in ENDINGS:
+        raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])
+    if not path.parent.is_dir():
+        raise PlanError([Diagnostic("E405", f"cannot write {path}: there is no folder {path.parent}")])
+    try:
+        pyplot()
+    except ImportError as error:
+        hint = f"pip install 'plandsl[plot]', or {instead}"
+        raise PlanError([Diagnostic("E411", f"drawing {work} needs matplotlib", hint=hint)]) from error
 
 
 def group_styles(groups: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -62,6 +87,43 @@ def plain_ticks(axis: Any, low: float, high: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def unit_ticks(axis: Any, ends: tuple[float, float], show: Callable[[float], str]) -> None:
+    """Ticks of a log axis, each with its unit."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = np.log10(ends[1] / ends[0])
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: drop_zeros(show(value))))
+
+
+PAPER = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+"""The ground below a text that stands on lines."""
+
+SMALL_PRINT = {"fontsize": 7, "color": "#333333", "zorder": 4, "textcoords": "offset points", "in_layout": False}
+"""The look of a text beside the line of a bound."""
+
+
+def draw_bound(place: Any, bound: float, *, along_x: bool, upper: bool, text: str = "", dash: str = "--") -> None:
+    """Draw the line of a bound, its text, and a shade over what it forbids: on log axes what lies within 1 : 100.
+
+    The ends of the axis stay where they are. The text stands on the forbidden side.
+    """
+    low, high = place.get_xlim() if along_x else place.get_ylim()
+    forbidden = (bound, high * 100) if upper else (low / 100, bound)
+    line, span = (place.axvline, place.axvspan) if along_x else (place.axhline, place.axhspan)
+    line(bound, color="#333333", linewidth=1, linestyle=dash, zorder=2.5)
+    span(*forbidden, color="#000000", alpha=0.05, linewidth=0, zorder=0)
+    (place.set_xlim if along_x else place.set_ylim)(low, high)
+    side = 1 if upper else -1
+    if text and along_x:
+        at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "left" if upper else "right", "va": "bottom"}
+        place.annotate(text, (bound, 0.02), (2 * side, 0), **at, **SMALL_PRINT, bbox=PAPER)
+    elif text:
+        at = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom" if upper else "top"}
+        place.annotate(text, (0.985, bound), (0, 2 * side), **at, **SMALL_PRINT, bbox=PAPER)
 
 
 def drop_zeros(text: str) -> str:

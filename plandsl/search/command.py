@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plandsl import plotting
 from plandsl._version import __version__
 from plandsl.commands import FAILED, OK, Progress, print_json
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
@@ -42,9 +43,7 @@ def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any
     if arguments.top < 1:
         raise PlanError([Diagnostic("E400", f"--top {arguments.top} is not 1 or more")])
     if arguments.plot:
-        from plandsl.search.plot import check_picture_path
-
-        check_picture_path(Path(arguments.plot))
+        plotting.check_picture_path(Path(arguments.plot), "a search", "write the rows with --rows")
     bodies, drawn, status = [], [], OK
     for search in searches:
         start = time.perf_counter()

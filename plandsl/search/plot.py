@@ -10,7 +10,6 @@ import numpy as np
 from attrs import evolve
 
 from plandsl import plotting
-from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.search.answer import Configuration, configurations
 from plandsl.search.front import Floats
 from plandsl.search.maps import axis_label, draw_maps, map_pairs
@@ -21,16 +20,10 @@ from plandsl.spec.plan import RequireSpec
 from plandsl.spec.search import SearchSpec
 from plandsl.units import show_time
 
-ENDINGS = (".svg", ".png", ".pdf")
-
 COLOURED = 6
 """Plans with a colour of their own: plans on the front first, then plans with the most throughput. Others are grey."""
 
 GREY = "#b5b5b5"
-STYLE = {**plotting.STYLE, "font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 8,
-         "hatch.linewidth": 0.5}  # fmt: skip
-DASHES = ("--", ":", "-.")
-"""Line style of the first search, the second and so on."""
 
 NEAR = 8.0
 """A bound that lies more than this factor beyond all points is named below the axes and not drawn."""
@@ -56,19 +49,6 @@ class SearchResult(NamedTuple):
         return next(iter(configurations(self.found, self.found.tally.top)), None)
 
 
-def check_picture_path(path: Path) -> None:
-    """Raise `PlanError` where no picture can be drawn to ``path``. Called before a search, so that no work is lost."""
-    if path.suffix not in ENDINGS:
-        raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])
-    if not path.parent.is_dir():
-        raise PlanError([Diagnostic("E405", f"cannot write {path}: there is no folder {path.parent}")])
-    try:
-        plotting.pyplot()
-    except ImportError as error:
-        hint = "pip install 'plandsl[plot]', or write the rows with --rows"
-        raise PlanError([Diagnostic("E411", "drawing a search needs matplotlib", hint=hint)]) from error
-
-
 def same_space(searches: Sequence[SearchSpec]) -> bool:
     """Whether all searches have the same configurations, so that one picture can hold their points."""
 
@@ -88,7 +68,7 @@ def plot(drawn: Sequence[SearchResult], path: Path) -> None:
     """
     plt = plotting.pyplot()
     maps = any(map_pairs(d.points) for d in drawn)
-    with plt.rc_context(STYLE):
+    with plt.rc_context(plotting.SMALL):
         figure = plt.figure(figsize=(7.4, 3.5 + 2.7 * maps), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05)
         above, *below = figure.subfigures(2 if maps else 1, 1, height_ratios=[1.25, 1] if maps else None, squeeze=False)
@@ -167,7 +147,7 @@ def _draw_panel(place: Any, drawn: Sequence[SearchResult], metric: str, look: di
         _draw_front(place, d, (metric, vertical), i)
     for i, d in enumerate(drawn):
         _draw_best(place, d, (metric, vertical), i)
-    _set_ticks(place.xaxis, place.get_xlim(), show_time)
+    plotting.unit_ticks(place.xaxis, place.get_xlim(), show_time)
     plotting.plain_ticks(place.yaxis, *place.get_ylim())
     return far
 
@@ -200,21 +180,10 @@ def _draw_bound(place: Any, require: RequireSpec, metric: str, text: str, i: int
     if not low / NEAR <= bound <= high * NEAR:
         return False
     low, high = min(low, bound / 1.3), max(high, bound * 1.3)
-    upper = require.op in ("<", "<=")
-    forbidden = (bound, high * 100) if upper else (low / 100, bound)
-    line, span = (place.axvline, place.axvspan) if along_x else (place.axhline, place.axhspan)
-    line(bound, color="#333333", linewidth=1, linestyle=DASHES[i % len(DASHES)], zorder=2.5)
-    span(*forbidden, color="#000000", alpha=0.05, linewidth=0, zorder=0)
     (place.set_xlim if along_x else place.set_ylim)(low, high)
-    side = 1 if upper else -1  # the text stands on the forbidden side
-    paper = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    kind = {"fontsize": 7, "color": "#333333", "zorder": 4, "textcoords": "offset points", "in_layout": False}
-    if along_x:
-        at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "left" if upper else "right", "va": "bottom"}
-        place.annotate(text, (bound, 0.02), (2 * side, 0), **at, **kind, bbox=paper)
-    elif place.get_subplotspec().is_first_col():
-        at = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom" if upper else "top"}
-        place.annotate(text, (0.985, bound), (0, 2 * side), **at, **kind, bbox=paper)
+    named = along_x or place.get_subplotspec().is_first_col()
+    plotting.draw_bound(place, bound, along_x=along_x, upper=require.op in ("<", "<="), text=text if named else "",
+                        dash=plotting.DASHES[i % len(plotting.DASHES)])  # fmt: skip
     return True
 
 
@@ -229,7 +198,7 @@ def _stairs(front: Sequence[Configuration], axes: tuple[str, str]) -> tuple[Floa
 def _draw_front(place: Any, d: SearchResult, axes: tuple[str, str], i: int) -> None:
     if d.front:
         x, y = _stairs(d.front, axes)
-        place.step(x, y, where="post", color="black", linewidth=0.9, linestyle=("-", *DASHES)[i % 4], zorder=3)
+        place.step(x, y, where="post", color="black", linewidth=0.9, linestyle=("-", *plotting.DASHES)[i % 4], zorder=3)
 
 
 def _draw_best(place: Any, d: SearchResult, axes: tuple[str, str], i: int) -> None:
@@ -237,16 +206,6 @@ def _draw_best(place: Any, d: SearchResult, axes: tuple[str, str], i: int) -> No
     if d.best is not None:
         x, y = (d.best.metrics[a] for a in axes)
         place.plot([x], [y], zorder=5, **{**STAR, "markersize": 11}, color=STARS[i % len(STARS)])
-
-
-def _set_ticks(axis: Any, ends: tuple[float, float], show: Any) -> None:
-    """Set ticks of a log axis, each with its unit."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    decades = np.log10(ends[1] / ends[0])
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: plotting.drop_zeros(show(value))))
 
 
 def _legend(drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]]) -> list[Any]:
@@ -259,7 +218,7 @@ def _legend(drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]]) -> l
     for i, d in enumerate(drawn):
         name = f"{d.found.search.name}: " if len(drawn) > 1 else ""
         if d.front:
-            steps = ("-", *DASHES)[i % 4]
+            steps = ("-", *plotting.DASHES)[i % 4]
             out.append(line([], [], color="black", linewidth=0.9, linestyle=steps, label=f"{name}front"))
         if d.best is not None:
             out.append(line([], [], color=STARS[i % len(STARS)], label=f"{name}best, {d.best.label}", **STAR))
