@@ -6,7 +6,7 @@ text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Es
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -178,10 +178,11 @@ def simulate(
     What is drawn depends on the workload and its seed alone: plans with one workload serve the same requests, so that
     they differ by the plan and not by chance. ``tick`` hears how many requests are served, of how many of all plans.
     """
-    runs: list[Run] = []
-    for at, plan in enumerate(plans):
-        runs.append(plan.simulate(requests, lambda done, of, at=at: tick(at * of + done, len(plans) * of)))
-    return runs
+
+    def served(before: int, done: int, of: int) -> None:
+        tick(before * of + done, len(plans) * of)
+
+    return [plan.simulate(requests, partial(served, before)) for before, plan in enumerate(plans)]
 
 
 def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
