@@ -77,10 +77,8 @@ class Vllm:
             decodes = live.decodes
             if decodes and live.step >= state.upto:
                 continue
-            if live.made >= live.output:
-                if not self.capped:
-                    add_spent(state, batch, live)
-                    left -= queries
+            spent = live.made >= live.output
+            if spent and self.capped:
                 continue
             tokens = min(queries if decodes else live.target - live.computed, most, left)
             needed = live.computed + tokens + self.lookahead
@@ -90,7 +88,9 @@ class Vllm:
                 state.waiting.appendleft(last)
                 if last is live:
                     return 0
-            if decodes:
+            if spent:
+                add_spent(state, batch, live)
+            elif decodes:
                 add_decode(state, batch, live, tokens)
             else:
                 add_prompt(state, batch, live, tokens)
