@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from attrs import frozen
 
 from plandsl.backends.cost.serving.scheduler import (
@@ -111,7 +109,7 @@ class Vllm:
                 return
             tokens = min(tokens, left)
             needed = live.target if self.whole_prompt else known + tokens
-            spare = ceil(self.watermark * pool.total) if state.running else 0
+            spare = int(self.watermark * (pool.total + 1)) if state.running else 0  # one block is the engine's own
             if pool.missing(hits, needed) + spare > pool.free:
                 return
             state.waiting.popleft()
