@@ -73,7 +73,7 @@ class Vllm:
             live = running[at]
             at += 1
             decodes = live.decodes
-            if decodes and live.step >= state.upto:
+            if decodes and live.step >= state.upto and live.made > live.shown:
                 continue
             spent = live.made >= live.output
             if spent and self.capped:
