@@ -108,8 +108,8 @@ class Pool:
             blocks.append(block)
 
     def publish(self, live: Live) -> None:
-        """Let others find the full blocks of what is computed of a request. Of equal blocks the first one counts."""
-        full = live.computed // self.size
+        """Let others find the full blocks of what is computed and known of a request, the first one of equals."""
+        full = min(live.computed, live.input + live.shown) // self.size
         if not self.caching or full <= live.keyed:
             return
         found, keys, size = self._found, self._key, self.size
