@@ -28,7 +28,7 @@ def block_key(live: Live, end: int) -> int:
 class Pool:
     """``total`` blocks of ``size`` tokens. Full blocks keep their key when they are free, and are found by it.
 
-    A free block is taken in this order: blocks never used, then the one that has been free the longest. A request's
+    A free block is taken in this order: blocks without a key, then the one that has been free the longest. A request's
     blocks become free from the last to the first, so that the deepest block of the oldest request goes first.
     Source: vLLM, "Automatic prefix caching" (docs.vllm.ai/en/latest/design/prefix_caching).
     """
@@ -129,6 +129,8 @@ class Pool:
             left = uses[block] = uses[block] - 1
             if not left:
                 idle[block] = None
+                if self._key[block] is None:
+                    idle.move_to_end(block, last=False)
                 self.free += 1
         live.blocks = []
         live.held = live.keyed = live.computed = 0
