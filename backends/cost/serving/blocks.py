@@ -28,12 +28,12 @@ def block_key(live: Live, end: int) -> int:
 class Pool:
     """``total`` blocks of ``size`` tokens. Full blocks keep their key when they are free, and are found by it.
 
-    A free block is taken in this order: blocks never used, then the one that has been free the longest. A request's
+    A free block is taken in this order: blocks without a key, then the one that has been free the longest. A request's
     blocks become free from the last to the first, so that the deepest block of the oldest request goes first.
     Source: vLLM, "Automatic prefix caching" (docs.vllm.ai/en/latest/design/prefix_caching).
     """
 
-    __slots__ = ("_found", "_idle", "_key", "_uses", "caching", "free", "size", "total")
+    __slots__ = ("_found", "_idle", "_key", "_twins", "_uses", "caching", "free", "size", "total")
 
     def __init__(self, total: int, size: int, caching: bool = True) -> None:
         self.total, self.size, self.caching = total, size, caching
@@ -42,6 +42,7 @@ class Pool:
         self._uses: list[int] = []
         self._key: list[int | None] = []
         self._found: dict[int, int] = {}
+        self._twins: dict[int, list[int]] = {}
 
     def count(self, tokens: int) -> int:
         """Blocks that so many tokens take."""
@@ -92,7 +93,7 @@ class Pool:
 
     def _take(self, blocks: list[int], more: int) -> None:
         """Add free blocks to those of a request."""
-        uses, keys, found = self._uses, self._key, self._found
+        uses, keys = self._uses, self._key
         there = len(uses)
         fresh = min(more, self.total - there)
         blocks.extend(range(there, there + fresh))
@@ -102,22 +103,36 @@ class Pool:
             block, _ = self._idle.popitem(last=False)
             key = keys[block]
             if key is not None:
-                del found[key]
+                self._forget(key, block)
                 keys[block] = None
             uses[block] = 1
             blocks.append(block)
 
+    def _forget(self, key: int, block: int) -> None:
+        """A block is used for something else; of its equals the next one is found."""
+        others = self._twins.get(key)
+        if others is None:
+            del self._found[key]
+            return
+        if self._found[key] == block:
+            self._found[key] = others.pop(0)
+        else:
+            others.remove(block)
+        if not others:
+            del self._twins[key]
+
     def publish(self, live: Live) -> None:
-        """Let others find the full blocks of what is computed of a request. Of equal blocks the first one counts."""
-        full = live.computed // self.size
+        """Let others find the full blocks of what is computed and known of a request, the first one of equals."""
+        full = min(live.computed, live.input + live.shown) // self.size
         if not self.caching or full <= live.keyed:
             return
         found, keys, size = self._found, self._key, self.size
         for at in range(live.keyed, full):
             key = block_key(live, (at + 1) * size)
             block = live.blocks[at]
-            if found.setdefault(key, block) == block:
-                keys[block] = key
+            keys[block] = key
+            if found.setdefault(key, block) != block:
+                self._twins.setdefault(key, []).append(block)
         live.keyed = full
 
     def release(self, live: Live) -> None:
@@ -129,6 +144,8 @@ class Pool:
             left = uses[block] = uses[block] - 1
             if not left:
                 idle[block] = None
+                if self._key[block] is None:
+                    idle.move_to_end(block, last=False)
                 self.free += 1
         live.blocks = []
         live.held = live.keyed = live.computed = 0

@@ -148,11 +148,11 @@ class Replica:
         batch, end = self.flights.popleft()
         delay = self.clock.delay(len(self.state.running)) if batch.prompts else 0.0
         ended = _Ended(end, delay, {}, [])
+        for live, gain in zip(batch.decodes, batch.gained, strict=True):
+            self._show(live, gain, ended)
         for piece in batch.prompts:
             if piece.last:
                 self._show(piece.live, 1, ended)
-        for live, gain in zip(batch.decodes, batch.gained, strict=True):
-            self._show(live, gain, ended)
         self.log.gaps.extend(ended.gaps.keys())
         self.log.counts.extend(ended.gaps.values())
         for live in ended.over:

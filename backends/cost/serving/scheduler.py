@@ -154,8 +154,7 @@ def add_decode(state: State, batch: Batch, live: Live, most: int) -> None:
     live.made += gain
     live.computed += gain
     live.step = state.number
-    if live.computed % state.pool.size < gain:
-        state.pool.publish(live)
+    state.pool.publish(live)
 
 
 def add_spent(state: State, batch: Batch, live: Live) -> None:
@@ -172,6 +171,7 @@ def send_back(state: State, batch: Batch, live: Live) -> None:
 
 def finish(state: State, live: Live) -> None:
     """A request has all its tokens and leaves, wherever it is."""
+    state.pool.publish(live)
     state.pool.release(live)
     state.full = False
     if live in state.running:

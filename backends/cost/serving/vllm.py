@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from attrs import frozen
 
 from plandsl.backends.cost.serving.scheduler import (
@@ -75,12 +73,10 @@ class Vllm:
             live = running[at]
             at += 1
             decodes = live.decodes
-            if decodes and live.step >= state.upto:
+            if decodes and live.step >= state.upto and live.made > live.shown:
                 continue
-            if live.made >= live.output:
-                if not self.capped:
-                    add_spent(state, batch, live)
-                    left -= queries
+            spent = live.made >= live.output
+            if spent and self.capped:
                 continue
             tokens = min(queries if decodes else live.target - live.computed, most, left)
             needed = live.computed + tokens + self.lookahead
@@ -90,7 +86,9 @@ class Vllm:
                 state.waiting.appendleft(last)
                 if last is live:
                     return 0
-            if decodes:
+            if spent:
+                add_spent(state, batch, live)
+            elif decodes:
                 add_decode(state, batch, live, tokens)
             else:
                 add_prompt(state, batch, live, tokens)
@@ -111,7 +109,7 @@ class Vllm:
                 return
             tokens = min(tokens, left)
             needed = live.target if self.whole_prompt else known + tokens
-            spare = ceil(self.watermark * pool.total) if state.running else 0
+            spare = int(self.watermark * (pool.total + 1)) if state.running else 0  # one block is the engine's own
             if pool.missing(hits, needed) + spare > pool.free:
                 return
             state.waiting.popleft()

@@ -1,0 +1,56 @@
+"""Scenes that show one rule each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.schedulers.scenes import Scene
+
+
+def _vllm(tells: str, requests: str, budget: int = 100, ahead: bool = False, **others: Any) -> Scene:
+    server = {name: others.pop(name) for name in ("blocks", "block", "caching", "stages") if name in others}
+    return Scene(tells, {"budget": budget, "ahead": ahead, **others}, requests, **server)
+
+
+VLLM = (
+    _vllm("who runs comes first, a prompt has the rest of the budget", "a 4+4, b 10+2 @1", 8),
+    _vllm("decodes behind a cut prompt have what it leaves", "a 2+3, b 9+1", 4),
+    _vllm("a prompt that is not cut waits for a step that holds it", "a 8+2, b 6+1, c 1+1", 12, chunked=False),
+    _vllm("the first that finds no blocks stops the scan", "a 8+4, b 12+1, c 2+1", blocks=4),
+    _vllm("no more run than may", "a 2+2, b 2+2, c 2+2", max_running=2),
+    _vllm("all of a prompt needs room, not its first chunk alone", "a 4+3, b 14+1 @1", 4, blocks=4),
+    _vllm("without that rule its first chunk is enough", "a 4+3, b 14+1 @1", 4, blocks=4, whole_prompt=False),
+    _vllm("who was admitted last goes back to the front, and nobody is admitted then", "a 6+8, b 6+4, c 2+1 @1",
+          blocks=4),
+    _vllm("who comes back computes what the prefix cache has lost", "a 6+4, b 6+4", blocks=4),
+    _vllm("without a prefix cache all of it", "a 6+4, b 6+4", blocks=4, caching=False),
+    _vllm("who comes back needs room for what it had made, too", "a 4+9, b 4+8", 5, blocks=5, caching=False),
+    _vllm("a request may send itself back", "a 4+4, b 8+2", blocks=4),
+    _vllm("a shared prefix is computed once", "a 10+1 [1 2 3], b 10+1 [1 2 9]"),
+    _vllm("a prompt that is all known computes its last block", "a 8+1 [1 2], b 8+1 @1 [1 2]"),
+    _vllm("long prompts have a limit in each step", "a 8+1, b 2+2", 10, long_prompt=3),
+    _vllm("an adaptive limit is an equal share at least", "a 8+1, b 8+1", 12, long_prompt=2, adaptive=True),
+    _vllm("a watermark of blocks stays free at admission", "a 16+2, b 12+1", watermark=0.25, blocks=8),
+    _vllm("ahead: who is done by its own word is in one more step, with a slot", "a 4+2, b 5+4", ahead=True,
+          capped=False),
+    _vllm("ahead: who is done by its limit only keeps its place", "a 4+2, b 4+4, c 2+1", ahead=True, max_running=2),
+    _vllm("ahead: of who goes back, a block that an answer has just filled is not known", "a 4+12, b 5+8", ahead=True,
+          blocks=5),
+    _vllm("of two stages each has a batch of its own", "a 4+2, b 4+2", 4, stages=2),
+    _vllm("ahead: who ends by its own word may need a block for the step too many", "a 62+2 @1, b 22+3 @1, c 23+3 @1",
+          117, ahead=True, whole_prompt=False, capped=False, blocks=16, block=8),
+    _vllm("a watermark is rounded down", "a 10+3, b 5+3 @1, c 10+1 @1 [11]", 20, watermark=0.2, blocks=17, block=2),
+    _vllm("who came back may compute its last token behind a part on its way",
+          "a 15+4 [11 12 13 14], b 8+3 [21], c 16+4, d 10+1, e 15+3, f 12+4, g 11+2 [21 22 23 24 25]", 44,
+          long_prompt=8, whole_prompt=False, blocks=20, block=2, caching=False, stages=2),
+    _vllm("ahead: a block with an answer's newest token is known when the token is", "a 29+4 [11], b 19+3, c 30+1 @1",
+          36, ahead=True, max_running=4, chunked=False, whole_prompt=False, blocks=13),
+    _vllm("blocks without a key are taken before others", "a 1+5 @5, b 10+6 @5 [21 22 23 24], c 12+1 @5, d 10+1 @6",
+          10, blocks=12, block=2),
+    _vllm("of two equal blocks the second is found when the first is gone",
+          "a 31+1 @5, b 25+1 @10 [21 22 23 24 25 26], c 7+3 @10, d 3+3 @12, e 1+2 @14, f 8+1 @14 [21 22], "
+          "g 17+2 @14 [11 12 13], h 28+1 @19 [21 22 23]", 60, watermark=0.2, blocks=9),
+    _vllm("of those that end together who decodes leaves first",
+          "a 4+2 @1, b 11+2 @1, c 11+2 @3 [21 22], d 14+1 @3 [11 12 13 14 15 16], e 14+1 @4, f 8+1 @4 [21 22 23], "
+          "g 4+4 @6 [11], h 4+2 @8", 23, ahead=True, max_running=3, whole_prompt=False, blocks=13, block=2),
+)  # fmt: skip
