@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import cast
 
 from attrs import evolve, field, frozen
@@ -144,6 +145,10 @@ CONSTANTS = {
 """Constants of a calibration outside sections, with their dimension: shares of a peak, and seconds."""
 
 
+OF_LINKS = ("collective", "collective_nodes", "ep_alltoall", "launch_collective")
+"""Parts of a calibration that time what travels between GPUs."""
+
+
 def constant_dimension(path: str) -> Dimension | None:
     """The dimension of a calibration's constant, such as ``launch`` or ``gemm.bf16.fixed``; None: nothing uses it."""
     first, *inner = path.split(".")
@@ -231,6 +236,11 @@ class CalibrationSpec(FrozenValue):
         bands = ("low", "high")
         values = tuple((n, v**TRANSFER if n.rpartition(".")[2] in bands else v) for n, v in self.values)
         return evolve(self, values=values)
+
+    @property
+    def sections(self) -> Collection[str]:
+        """The names of its sections."""
+        return self._sections.keys()
 
     def section(self, path: str) -> dict[str, float]:
         """The constants of one section, by the last part of their name; empty if the calibration lacks the section."""

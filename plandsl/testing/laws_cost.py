@@ -336,7 +336,7 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
     requests follows what lengthens it.
     """
     asking = Variations(plan.cost)
-    own, follow = asking.terms(FIGURES["memory"], 1.0), responses(asking.model, asking.metrics).ops
+    own, follow = asking.own, responses(asking.model, asking.metrics).ops
     waits = {term.name for times in (own.ttft, own.tpot) for term in times.terms if term.bound in ("wait", "mixed")}
     assert all(own.waits.get(name) for name in waits), f"of {waits} some follow nothing: {own.waits}"
     for key, figure in FIGURES.items():

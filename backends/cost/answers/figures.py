@@ -11,15 +11,20 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.answers.explanation import BOUNDS
-from plandsl.spec.hardware import ENGINE_TIMES, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec, constant_dimension
+from plandsl.spec.hardware import (
+    ENGINE_TIMES,
+    OF_LINKS,
+    CalibrationSpec,
+    GpuSpec,
+    LinkSpec,
+    NodeSpec,
+    constant_dimension,
+)
 from plandsl.spec.plan import PlanSpec, SplitSpec
 from plandsl.units import TIME
 
 Scaled = Callable[[PlanSpec, float], PlanSpec]
 """Returns a plan with one figure multiplied by the factor."""
-
-OF_LINKS = ("collective", "collective_nodes", "ep_alltoall", "launch_collective")
-"""Parts of a calibration that time what travels between GPUs."""
 
 
 class Figure(NamedTuple):

@@ -6,7 +6,8 @@ The cost model is evaluated again with one figure changed, under the same schedu
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log, sqrt
+from functools import cached_property
+from math import ceil, floor, inf, isfinite, log
 from typing import NamedTuple
 
 from plandsl.answers.explanation import Bottleneck, Breakdown, Headroom, Sensitivity, Slope
@@ -26,7 +27,7 @@ NUDGE = 0.01
 WIDE = 0.1
 """The relative change of batch and lengths, at least 1: it is wide, as tiles and padding make steps."""
 
-CLOSE = 1.01
+CLOSE = 2 ** (1 / 128)
 """The precision of the factor at which another figure bounds more."""
 
 BEST = 1e6
@@ -53,7 +54,7 @@ class Variations:
         plan = model.plan
         bare = without_tables(plan)
         self.modelled = bare != plan
-        self.model = model.on(bare) if self.modelled else model
+        self.model = model.on(bare)  # models made of this one share what their figures do not change
         self.metrics = self.model.evaluate()
         self._found: dict[tuple[str, float], tuple[Deployment, Metrics]] = {}
         self._terms: dict[tuple[str, float], Terms] = {}
@@ -65,8 +66,15 @@ class Variations:
             self._found[key] = model, model.evaluate()
         return self._found[key]
 
+    @cached_property
+    def own(self) -> Terms:
+        """The terms with the figures of the plan."""
+        return terms(self.model, self.metrics)
+
     def terms(self, figure: Figure, factor: float) -> Terms:
         """The terms with ``figure`` ``factor`` times as good."""
+        if factor == 1:
+            return self.own
         if (key := (figure.key, factor)) not in self._terms:
             self._terms[key] = terms(*self.at(figure, factor**figure.better))
         return self._terms[key]
@@ -179,8 +187,7 @@ def _terms_by_bound(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
 
 def bottlenecks(variations: Variations) -> tuple[Bottleneck, ...]:
     """The figures that bound most of TTFT and of TPOT, and the factor at which another figure bounds more."""
-    own = variations.terms(FIGURES["memory"], 1.0)
-    found = (_bottleneck(variations, own, metric) for metric in ("ttft", "tpot"))
+    found = (_bottleneck(variations, variations.own, metric) for metric in ("ttft", "tpot"))
     return tuple(b for b in found if b is not None)
 
 
@@ -192,14 +199,14 @@ def _bottleneck(variations: Variations, own: Terms, metric: str) -> Bottleneck |
     whole: Breakdown = getattr(own, metric)
     figure = FIGURES[bound]
 
-    def total(factor: float) -> float:
-        return float(getattr(variations.at(figure, factor**figure.better)[1], metric))
+    def seconds(factor: float) -> dict[str, float]:
+        return variations.bounds(figure, factor, metric)
 
-    def first(factor: float) -> str:
-        return next(iter(variations.bounds(figure, factor, metric)), bound)
-
-    factor = _turning_factor(lambda f: first(f) != bound)
-    then, gained = (None, None) if factor is None else (first(factor), whole.total / total(factor))
+    factor = _turning_factor(lambda factor: _lead(seconds(factor), bound))
+    then = gained = None
+    if factor is not None:
+        then = next(iter(seconds(factor)))
+        gained = whole.total / float(getattr(variations.at(figure, factor**figure.better)[1], metric))
     best = perfect_figure(variations, own, metric, bound)
     return Bottleneck(
         metric,
@@ -248,17 +255,41 @@ def remaining_seconds(own: Terms, best: Terms, metric: str, bound: str) -> dict[
     return rest
 
 
-def _turning_factor(turned: Callable[[float], bool]) -> float | None:
-    """The least factor above 1 for which ``turned`` is true, to within `CLOSE`; None up to `BEST`."""
-    if not turned(BEST):
+def _lead(seconds: dict[str, float], bound: str) -> float:
+    """The logarithm of how many times as long as any other figure ``bound`` bounds; at most 0 where it is not first."""
+    own, other = seconds.get(bound, 0.0), max((t for key, t in seconds.items() if key != bound), default=0.0)
+    if not other:
+        return inf
+    return log(own / other) if own else -inf
+
+
+def _turning_factor(lead: Callable[[float], float]) -> float | None:
+    """The least factor above 1 at which ``lead`` is not positive, to within `CLOSE`; None up to `BEST`.
+
+    The factors are ``CLOSE**n``. The next guess is where a line meets 0: at first the line through the last two leads,
+    which falls by ``log(CLOSE)`` with each n while nothing but the figure itself changes; then the line between the
+    last factor with a lead and the first one without. Further guesses on one side of 0 go twice as far each time. Where
+    a lead ends in a jump to nothing, the guess is halfway.
+    """
+    if lead(BEST) > 0:
         return None
-    low, high = 1.0, 2.0
-    while not turned(high):
-        low, high = high, 2 * high
-    while high / low > CLOSE:
-        middle = sqrt(low * high)
-        low, high = (low, middle) if turned(middle) else (middle, high)
-    return high
+    slope = log(CLOSE)
+    low, high, ahead, behind, beyond = 0, ceil(log(BEST) / slope), lead(1.0), inf, 0
+    while high - low > 1:
+        if behind < 0 and isfinite(ahead - behind):
+            slope = (ahead - behind) / (high - low)
+        halfway = behind == -inf or not isfinite(ahead) or slope <= 0
+        meets = (low + high) / 2 if halfway else low + ahead / slope
+        guess = ceil(meets) + beyond if beyond > 0 else floor(meets) + beyond
+        guess = min(max(guess, low + 1), high - 1)
+        found = lead(CLOSE**guess)
+        if found > 0:
+            if behind > 0:
+                slope = (ahead - found) / (guess - low)
+            low, ahead, beyond = guess, found, 0 if halfway else max(2 * beyond, 1)
+        else:
+            high, behind, beyond = guess, found, 0 if halfway else min(2 * beyond, -1)
+    return CLOSE**high
 
 
 # ---- batch and context

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,12 +12,13 @@ from plandsl.backends.cost.deployments.memory import ProgramMemory
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.machine.machine import Machine
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, ProgramRun
+from plandsl.ir.names import RunKey
 from plandsl.ir.schedule import Schedule
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
-    from plandsl.backends.cost.time.mixed import Mix, Mixer
+    from plandsl.backends.cost.time.mixed import Mix, Mixer, Places
 
 
 class Single:
@@ -26,20 +29,20 @@ class Single:
     modes = None
     guesses = None
 
-    def __init__(
-        self, plan: PlanSpec, prefill: Schedule, decode: Schedule, memory: ProgramMemory | None = None
-    ) -> None:
+    def __init__(self, plan: PlanSpec, prefill: Schedule, decode: Schedule) -> None:
         self.plan = plan
         self.prefill, self.decode = _phases(plan, prefill, decode)
-        if memory is None:
-            contents = Contents(prefill.program, decode.program, self.prefill.extents)
-            memory = ProgramMemory(contents, plan, plan.queries)
-        self.memory = memory
+        contents = Contents(prefill.program, decode.program, self.prefill.extents)
+        self.memory = ProgramMemory(contents, plan, plan.queries)
         self.in_flight = prefill.in_flight
 
     def on(self, plan: PlanSpec) -> Single:
         """The same server with the figures of ``plan``."""
-        return Single(plan, self.prefill.schedule, self.decode.schedule, self.memory.on(plan))
+        other, machines = copy(self), [Machine.of(kind) for kind in plan.kinds]
+        other.plan, other.memory = plan, self.memory.on(plan)
+        other.prefill, other.decode = self.prefill.on(machines), self.decode.on(machines)
+        other.__dict__.pop("mixer", None)
+        return other
 
     def guessing(self, tokens: Number, acceptance: Number) -> Single:
         """Itself: it has no guesses."""
@@ -60,7 +63,14 @@ class Single:
         """Times of steps that mix both phases."""
         from plandsl.backends.cost.time.mixed import Mixer
 
-        return Mixer(self.prefill, self.decode)
+        return Mixer(self.prefill, self.decode, self.aligned)
+
+    @cached_property
+    def aligned(self) -> Mapping[RunKey, Places]:
+        """Which ops of both phases go together, by run."""
+        from plandsl.backends.cost.time.mixed import align_phases
+
+        return align_phases(self.prefill.kinds[0], self.decode.kinds[0])
 
     def step(self, step: Step, in_flight: Number) -> PhaseTimes:
         """Times of a step."""

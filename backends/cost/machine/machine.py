@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 from plandsl.spec.constants import Band, FormConstants, GemmConstants, band_of
 from plandsl.spec.formats import BITS
-from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
+from plandsl.spec.hardware import OF_LINKS, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.machine.tables import Measured
+
+
+Side: TypeAlias = Literal["links", "traffic", "arithmetic"]
+"""A side of a machine: links, kernels that only move memory, or kernels that calculate."""
 
 
 class Answer(NamedTuple):
@@ -98,6 +104,23 @@ class Machine:
         """The layer for ops without a fitted form: shares of peaks, and launches."""
         values = dict(self.calibration.values)
         return Answer("constant" if values else "roofline", band_of(values))
+
+    @cached_property
+    def figures(self) -> dict[Side, Hashable]:
+        """All that the ops of each side depend on: where two machines agree in it, these ops take equally long."""
+        own = self.gpu.units, self.kernels, self.measured
+        kernels = self.gpu.name, self.gpu.bandwidth, self.bandwidth
+        cluster = self.cluster and (self.cluster.network, self.cluster.node.count)
+        links = self.link, cluster, self.link_share, self.launch_collective, self.algorithm
+        of_links, of_traffic, others = [], [], []
+        for constant in self.calibration.values:
+            word = constant[0].partition(".")[0]
+            (of_links if word in OF_LINKS else of_traffic if word == "elementwise" else others).append(constant)
+        return {
+            "links": (*own, *links, *of_links),
+            "traffic": (*own, *kernels, self.launch_elementwise, *of_traffic, *self.calibration.sections),
+            "arithmetic": (*own, *kernels, self.gpu.compute, *others),
+        }
 
     @classmethod
     def of(cls, plan: PlanSpec) -> Machine:

@@ -12,7 +12,6 @@ from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.attention import Mixed, Softmax
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.compute import Gemm
-from plandsl.ir.extents import Extents
 from plandsl.ir.names import RunKey
 from plandsl.ir.ops import Op
 from plandsl.ir.types import Number
@@ -58,9 +57,9 @@ class Mixer:
     such calls (`attention_mixed`), else one after the other. An engine runs at its rate of prefill.
     """
 
-    def __init__(self, prefill: PhaseModel, decode: PhaseModel) -> None:
+    def __init__(self, prefill: PhaseModel, decode: PhaseModel, places: Mapping[RunKey, Places]) -> None:
         self.prefill = prefill
-        self.kinds = [_KindMixer(*pair) for pair in zip(prefill.kinds, decode.kinds, strict=True)]
+        self.kinds = [_KindMixer(*pair, places) for pair in zip(prefill.kinds, decode.kinds, strict=True)]
         self.ways = self.kinds[0].ways
 
     def step(self, mix: Mix, in_flight: Number) -> PhaseTimes:
@@ -72,29 +71,17 @@ class Mixer:
 class _KindMixer:
     """Mixed steps on one kind of GPU."""
 
-    def __init__(self, prefill: PhaseModel, decode: PhaseModel) -> None:
-        self.prefill, self.decode = prefill, decode
+    def __init__(self, prefill: PhaseModel, decode: PhaseModel, places: Mapping[RunKey, Places]) -> None:
+        self.prefill, self.decode, self.places = prefill, decode, places
         attentions = [w for ops in prefill.work.values() for w in ops if isinstance(w, Softmax)]
         self.ways = prefill.extents.ways(attentions[0].batch.axes) if attentions else 1
-        self.places = {name: _places(ops, decode.work[name]) for name, ops in prefill.work.items()}
 
     def seconds(self, mix: Mix) -> dict[RunKey, list[Number]]:
         """Seconds of each op of prefill's program, with what decode has beside it."""
         sizes = self._sizes(mix)
-        works = [(1.0, self.prefill.work, self.decode.work)]
-        if self.prefill.varied:
-            both = zip(self.prefill.varied, self.decode.varied, strict=True)
-            works = [(weight, ours, theirs) for (weight, ours), (_, theirs) in both]
-        found: dict[RunKey, list[Number]] = {}
-        for weight, ours, theirs in works:
-            for name in self.places:
-                times = self._region(name, ours, theirs, mix, sizes)
-                before = found.get(name, [0.0] * len(times))
-                found[name] = [a + weight * t for a, t in zip(before, times, strict=True)]
-        return self.prefill._at_engine_rates(found)
+        return self.prefill._at_engine_rates({name: self._region(name, mix, sizes) for name in self.places})
 
     def _sizes(self, mix: Mix) -> Sizes:
-        program, mesh = self.prefill.schedule.program, self.prefill.extents.mesh
         own = mix.chunk / mix.prompts
         keys = mix.before + own
         rows = {"batch": self.ways, "input": mix.chunk + mix.logits, "context": keys}
@@ -103,48 +90,43 @@ class _KindMixer:
         if mix.decodes is not None:
             count = maximum(mix.decodes * self.ways, 1)  # what none of them takes is left out
             alone = {"batch": count, "context": mix.context, "queries": mix.queries}
-            decodes = Binding(Extents(self.decode.schedule.program, alone, self.decode.extents.mesh), mix.context)
+            decodes = self.decode.bound_sizes(alone, mix.context)
         return Sizes(
-            Binding(Extents(program, rows, mesh)),
-            Binding(Extents(program, rows | {"batch": (mix.logits + mix.prompts) * self.ways}, mesh)),
-            Binding(Extents(program, prompts, mesh), keys),
+            self.prefill.bound_sizes(rows),
+            self.prefill.bound_sizes(rows | {"batch": (mix.logits + mix.prompts) * self.ways}),
+            self.prefill.bound_sizes(prompts, keys),
             decodes,
         )
 
-    def _region(
-        self,
-        name: RunKey,
-        ours: Mapping[RunKey, Sequence[Work]],
-        theirs: Mapping[RunKey, Sequence[Work]],
-        mix: Mix,
-        sizes: Sizes,
-    ) -> list[Number]:
+    def _region(self, name: RunKey, mix: Mix, sizes: Sizes) -> list[Number]:
         """Seconds of the ops of a region."""
+        prefill, decode = self.prefill, self.decode
         shared, alone, beside = self.places[name]
         found: list[Number] = []
-        for i, work in enumerate(ours[name]):
+        for i, work in enumerate(prefill.work[name]):
             if isinstance(work, Softmax):
-                attention = theirs[name][shared[i]]
-                assert isinstance(attention, Softmax), "attention goes with attention"
-                found.append(self._attention(work, attention, mix, sizes))
+                found.append(self._attention(name, i, mix, sizes))
                 continue
             lone = work.rows and all(d.name == "batch" for d in work.rows)
             where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk
-            found.append(work.seconds(where))
+            found.append(prefill.op_seconds(name, i, where))
         if sizes.decodes is not None and mix.decodes is not None:
             for i in alone:
-                found[beside] = found[beside] + theirs[name][i].seconds(sizes.decodes) * (mix.decodes > 0)
+                found[beside] = found[beside] + decode.op_seconds(name, i, sizes.decodes) * (mix.decodes > 0)
         return found
 
-    def _attention(self, work: Softmax, other: Softmax, mix: Mix, sizes: Sizes) -> Number:
+    def _attention(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
         """Seconds of attention of one prompt with the decodes, and of the other prompts."""
-        first = work.seconds(sizes.chunk)
+        work = self.prefill.work[name][i]
+        assert isinstance(work, Softmax), "only attention has keys"
+        first = self.prefill.op_seconds(name, i, sizes.chunk)
         if mix.decodes is None or sizes.decodes is None:
             return first
         call = Mixed(mix.chunk / mix.prompts, mix.before, mix.decodes * mix.queries, mix.context)
         if (one := work.mixed(self.prefill.machine, call)) is not None:
             return one + first * (1 - 1 / mix.prompts)
-        return first + other.seconds(sizes.decodes) * (mix.decodes > 0)
+        other = self.places[name].shared[i]
+        return first + self.decode.op_seconds(name, other, sizes.decodes) * (mix.decodes > 0)
 
 
 class Places(NamedTuple):
@@ -157,6 +139,11 @@ class Places(NamedTuple):
     shared: Mapping[int, int]
     alone: Sequence[int]
     beside: int
+
+
+def align_phases(prefill: PhaseModel, decode: PhaseModel) -> dict[RunKey, Places]:
+    """Which ops of the two phases of a plan go together, by run."""
+    return {name: _places(ops, decode.work[name]) for name, ops in prefill.work.items()}
 
 
 def _places(ours: Sequence[Work], theirs: Sequence[Work]) -> Places:

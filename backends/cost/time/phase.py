@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from itertools import pairwise, product
 from math import prod
@@ -10,9 +11,10 @@ from typing import NamedTuple
 
 from attrs import evolve
 
-from plandsl.backends.cost.machine.machine import Machine
+from plandsl.backends.cost.machine.machine import Machine, Side
 from plandsl.backends.cost.num import are_numbers, ceil_div, clip, floor, largest, maximum, minimum, where
-from plandsl.backends.cost.work.costing import Costing
+from plandsl.backends.cost.time.known import Known
+from plandsl.backends.cost.work.costing import Costing, sides_of
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
@@ -215,17 +217,13 @@ class PhaseModel:
     """The schedule of one phase on one machine, ready to be timed for any batch and lengths."""
 
     def __init__(self, schedule: Schedule, machine: Machine, mesh: Mapping[str, Number] | None = None) -> None:
-        self.schedule, self.machine = schedule, machine
+        self.schedule, self.known = schedule, None
         program = schedule.program
         self.extents = _fixed_extents(program, mesh)
-        costing = Costing(program, machine, self.extents)
-        self.work: dict[RunKey, list[Work]] = {r.name: [costing.work(op) for op in r.ops] for r in program.regions}
-        self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
-        if machine.cluster is not None and self.boundaries:
-            self._add_near_hops(costing)
-        self.uneven = [(r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)]
-        self.varied = [(weight, self._vary_work(one)) for weight, one in _load_varieties(program)]
-        self.scale = self._scale()
+        self.uneven = frozenset(
+            (r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)
+        )
+        self._price_ops(machine)
         uses = {
             name: {i: use for i, work in enumerate(ops) if (use := work.context_use(self.extents))}
             for name, ops in self.work.items()
@@ -236,13 +234,50 @@ class PhaseModel:
         self.windows = sorted({use.bend for use in found if use.bend})
         self.chunks = sorted({use.chunk for use in found if use.chunk is not None})
 
-    def _vary_work(self, program: Program) -> dict[RunKey, list[Work]]:
-        """Work of ``program``, which differs from the schedule's in how tokens fall on experts alone."""
-        costing = Costing(program, self.machine, _fixed_extents(program, self.extents.mesh))
-        found = {name: list(ops) for name, ops in self.work.items()}
-        for name, i in self.uneven:
-            found[name][i] = costing.work(program.region(name).ops[i])
-        return found
+    known: Known | None
+    """What phases share that were made of one another by `on`; None for others."""
+
+    def on(self, machines: Sequence[Machine]) -> PhaseModel:
+        """The same phase on another machine of each kind."""
+        other = copy(self)
+        other.known = self.known or Known()
+        other._price_ops(machines[0])
+        return other
+
+    def _price_ops(self, machine: Machine) -> None:
+        """Make the work of each op on ``machine``."""
+        self.machine, program = machine, self.schedule.program
+        sides = self.known and self.known.sides(machine)
+        costing = Costing(program, machine, self.extents)
+        make = self._maker(costing, sides, 0)
+        self.work: dict[RunKey, list[Work]] = {r.name: [make(op) for op in r.ops] for r in program.regions}
+        self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
+        if machine.cluster is not None and self.boundaries:
+            self._add_near_hops(costing)
+        self.varied = [(w, self._vary_work(one, sides, i)) for i, (w, one) in enumerate(_load_varieties(program), 1)]
+        self.scale = self._scale()
+
+    def _maker(self, costing: Costing, sides: Mapping[Side, int] | None, variety: int) -> Callable[[Op], Work]:
+        """Gives the work of an op; phases that share what they know have one where ``sides`` of machines are equal.
+
+        Each ``variety`` of the program has other loads of experts.
+        """
+        known = self.known
+        if known is None or sides is None:
+            return costing.work
+
+        def make(op: Op) -> Work:
+            key = id(op), variety, *(sides[side] for side in sides_of(op))
+            return known.work(key, lambda: costing.work(op))
+
+        return make
+
+    def _vary_work(
+        self, program: Program, sides: Mapping[Side, int] | None, variety: int
+    ) -> dict[tuple[RunKey, int], Work]:
+        """Work of the uneven ops in ``program``, which has another load of experts than the schedule's."""
+        make = self._maker(Costing(program, self.machine, _fixed_extents(program, self.extents.mesh)), sides, variety)
+        return {(name, i): make(program.region(name).ops[i]) for name, i in self.uneven}
 
     def _add_near_hops(self, costing: Costing) -> None:
         """Give hops inside a node a run of their own (`NEAR`): they are quicker than hops between nodes."""
@@ -272,18 +307,32 @@ class PhaseModel:
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
         """A function from the context to the seconds of each op under ``bind``, at the rates of the engine."""
-        at = Binding(Extents(self.schedule.program, bind, self.extents.mesh))
-        fixed = self._fixed_seconds(self.work, at)
-        for name, i in self.uneven if self.varied else ():
-            fixed[name][i] = sum(weight * work[name][i].seconds(at) for weight, work in self.varied)
-        return lambda context: self._at_engine_rates(self._add_attention(fixed, at.at(context)))
-
-    def _fixed_seconds(self, work: Mapping[RunKey, Sequence[Work]], at: Binding) -> dict[RunKey, list[Number]]:
-        """Seconds of each op that does not depend on the context; 0 for an op that does."""
-        return {
-            name: [0.0 if i in self.attending[name] else w.seconds(at) for i, w in enumerate(ops)]
-            for name, ops in work.items()
+        at, known = self.bound_sizes(bind), self.known
+        fixed = {
+            name: [0.0 if i in self.attending[name] else self.op_seconds(name, i, at) for i in range(len(ops))]
+            for name, ops in self.work.items()
         }
+
+        def in_context(context: Number) -> dict[RunKey, list[Number]]:
+            where = at.at(context) if known is None else known.at(at, context)
+            return self._at_engine_rates(self._add_attention(fixed, where))
+
+        return in_context
+
+    def bound_sizes(self, bind: Mapping[str, Number], context: Number = 0) -> Binding:
+        """The sizes of one pass."""
+
+        def make() -> Binding:
+            return Binding(Extents(self.schedule.program, bind, self.extents.mesh), context)
+
+        return make() if self.known is None else self.known.binding({**bind, "attended": context}, make)
+
+    def op_seconds(self, run: RunKey, i: int, at: Binding) -> Number:
+        """Seconds of op ``i`` of a run, averaged over the loads of experts where these vary."""
+        ask = _work_seconds if self.known is None else self.known.seconds
+        if self.varied and (run, i) in self.uneven:
+            return sum(weight * ask(work[run, i], at) for weight, work in self.varied)
+        return ask(self.work[run][i], at)
 
     def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """``fixed`` with the seconds of the ops that depend on the context."""
@@ -291,7 +340,7 @@ class PhaseModel:
         for name, times in fixed.items():
             out[name] = times = list(times)
             for i in self.attending[name]:
-                times[i] = self.work[name][i].seconds(at)
+                times[i] = self.op_seconds(name, i, at)
         return out
 
     @cached_property
@@ -396,6 +445,10 @@ def _cut_by_chunks(span: Number, first: Number, last: Number, chunk: int) -> Ite
     parts = [((begin - first) * each, first, begin), ((last - end) * each, end, last)]
     parts += [((end - begin) * each / 2, start, start + chunk) for start in starts]
     return (part for part in parts if not are_numbers(part[0]) or part[0] > 0)
+
+
+def _work_seconds(work: Work, at: Binding) -> Number:
+    return work.seconds(at)
 
 
 def _fixed_extents(program: Program, mesh: Mapping[str, Number] | None) -> Extents:

@@ -6,6 +6,7 @@ Loaded for plans whose ranks stand on several kinds of GPU. A collective or a ho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import reduce
 from itertools import pairwise
 
@@ -37,7 +38,7 @@ class UnlikePhase(PhaseModel):
     """
 
     def __init__(self, plan: PlanSpec, schedule: Schedule, machines: list[Machine]) -> None:
-        self.schedule, self.machine = schedule, machines[0]
+        self.schedule, self.machine, self.known = schedule, machines[0], None
         self.each = [PhaseModel(schedule, machine) for machine in machines]
         first = self.each[0]
         self.extents, self.attends = first.extents, first.attends
@@ -53,7 +54,19 @@ class UnlikePhase(PhaseModel):
             both = tuple(sorted({*a, *b}))
             self.boundaries.append(RegionRun(SEND, near=name == NEAR, kinds=both))
             self.runs[self.boundaries[-1]] = name, both
-        self.work: dict[RunKey, list[Work]] = {run: first.work[name] for run, (name, _) in self.runs.items()}
+        self.work = self._work_of_runs()
+
+    def on(self, machines: Sequence[Machine]) -> UnlikePhase:
+        """The same phase on another machine of each kind."""
+        other = copy(self)
+        other.each = [phase.on([machine]) for phase, machine in zip(self.each, machines, strict=True)]
+        other.machine = machines[0]
+        other.work = other._work_of_runs()
+        return other
+
+    def _work_of_runs(self) -> dict[RunKey, list[Work]]:
+        """The work of each run, on the first kind."""
+        return {run: self.each[0].work[name] for run, (name, _) in self.runs.items()}
 
     def seconds(self, bind: Mapping[str, Number]) -> Callable[[Number], dict[RunKey, list[Number]]]:
         """A function from the context to the seconds of each op of each run, on the slowest kind."""

@@ -6,9 +6,10 @@ only and is computed once. Binding a batch then takes a few multiplications per 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, assert_never
 
-from plandsl.backends.cost.machine.machine import Machine
+from plandsl.backends.cost.machine.machine import Machine, Side
 from plandsl.backends.cost.work import exchange, kernel
 from plandsl.backends.cost.work.attention import attention
 from plandsl.backends.cost.work.kernel import Kernel
@@ -39,16 +40,41 @@ if TYPE_CHECKING:
     from plandsl.backends.cost.work.experts import Mixtures
 
 
+def sides_of(op: Op) -> tuple[Side, ...]:
+    """The sides of a machine that the work of ``op`` depends on."""
+    match op:
+        case AllReduce() | ReduceScatter() | AllGather() | AllToAll() | Ring() | Send() | Recv():
+            return LINKS
+        case Gemm() | GroupedGemm() | Attention() | LatentAttention():
+            return ARITHMETIC
+        case Regular() | CacheWrite() | Slice() | Split() | Join():
+            return TRAFFIC
+        case Rescale() | Reshard():
+            return ALL
+        case _:
+            assert_never(op)
+
+
+ALL: tuple[Side, ...] = ("links", "traffic", "arithmetic")
+LINKS: tuple[Side] = ("links",)
+ARITHMETIC: tuple[Side] = ("arithmetic",)
+TRAFFIC: tuple[Side] = ("traffic",)
+
+
 class Costing:
     """Turns the ops of one program into `Work` on one machine."""
 
     def __init__(self, program: Program, machine: Machine, extents: Extents) -> None:
         self.site, self.machine = Site.of(program, machine, extents), machine
-        self.mixtures: Mixtures | None = None
-        if program.imbalance:
-            from plandsl.backends.cost.work.experts import Mixtures
 
-            self.mixtures = Mixtures(self.site)
+    @cached_property
+    def mixtures(self) -> Mixtures | None:
+        """The layers of experts; None for a program without experts."""
+        if not self.site.program.imbalance:
+            return None
+        from plandsl.backends.cost.work.experts import Mixtures
+
+        return Mixtures(self.site)
 
     def work(self, op: Op) -> Work:
         """The work of ``op``; on a cluster it may cross the network."""
