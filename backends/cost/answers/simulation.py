@@ -13,19 +13,12 @@ from plandsl.answers.simulation import Occupancy, Simulation, Summary
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.routers import RouterName
-from plandsl.backends.cost.serving.serve import Scheduler, worker
+from plandsl.backends.cost.serving.serve import worker
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, RequireSpec
-
-ROUTER: RouterName = "round_robin"
-"""How requests are shared by replicas: a plan does not say."""
-
-SCHEDULERS: dict[str, Scheduler] = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
-"""The scheduler of an engine, by the library whose kernels it runs; any other has vLLM's."""
 
 TIMES = ("ttft", "tpot", "latency")
 """Metrics of a request."""
@@ -62,13 +55,13 @@ def simulate_plan(made: Compiled, count: int | None = None) -> Run:
     deployment = build_replicas(made)
     engine = plan.effective_engine
     load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else BLOCK)
-    name = SCHEDULERS.get(engine.kernels, "vllm")
+    name = engine.scheduler_name
     server = worker(deployment.one, load.requests, name)
     if server.blocks < 1:
         why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
         hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
         raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
-    records = simulate([server] * deployment.n, load.requests, load.closed, by=ROUTER, think_s=load.think_s)
+    records = simulate([server] * deployment.n, load.requests, load.closed, by=plan.router, think_s=load.think_s)
     summary = summarise(records, _good(plan, load, records))
     rates = _rates(summary, plan.sharding.ranks)
     asked = list(_requirements(plan))
@@ -77,7 +70,7 @@ def simulate_plan(made: Compiled, count: int | None = None) -> Run:
         gpus=plan.sharding.ranks,
         replicas=deployment.n,
         scheduler=name,
-        router=ROUTER,
+        router=plan.router,
         seed=0 if plan.workload.traffic is None else plan.workload.traffic.seed,
         summary=summary,
         occupancy=_occupancy(records, server.blocks),
