@@ -6,6 +6,7 @@ from typing import Any
 
 from plandsl.grammar.context import Context
 from plandsl.grammar.records import Record
+from plandsl.grammar.schedulers import SCHEDULER, scheduler_spec
 from plandsl.grammar.schema import Reader
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import ENGINE_BANDS, ENGINE_COUNTS, ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, EngineSpec
@@ -14,7 +15,8 @@ from plandsl.units import BYTES, NUMBER, TIME
 LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
 """Kernel libraries that an engine may name; a calibration may have a section for each."""
 
-ENGINE = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *ENGINE_COUNTS, "reserve", "kernels", *ENGINE_BANDS, "source")
+NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *ENGINE_COUNTS, *ENGINE_BANDS)
+ENGINE = (*NUMBERS, "reserve", "kernels", *SCHEDULER, "source")
 
 
 def engine_spec(context: Context, record: Record) -> EngineSpec | None:
@@ -31,6 +33,7 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
     for name in (*ENGINE_RATES, *ENGINE_BANDS):
         given[name] = reader.number(name, NUMBER)
     given["kernels"] = reader.word("kernels", LIBRARIES)
+    given["scheduler"] = scheduler_spec(reader, given["kernels"])
     source = reader.text("source")
     if not reader.ok:
         return None

@@ -20,11 +20,12 @@ from plandsl.limits import MAX_CHUNKS
 from plandsl.spec.hardware import CORE, IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, walk
 from plandsl.spec.plan import PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
+from plandsl.spec.scheduler import ROUTERS, RouterName
 
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 CHUNKED = "chunked_prefill"
 SETTINGS = ("kv_residency", "step_tokens", CHUNKED, "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
-PACE = ("overlap", "chunks", "micro_batches")
+PACE = ("overlap", "chunks", "micro_batches", "router")
 POOLS = ("prefill", "decode")
 SPLIT = (*POOLS, "transfer", "kv_transfer")
 PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
@@ -86,6 +87,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
         micro_batches=micro_batches,
         speculate=speculate,
         chunked_prefill=chunk,
+        router=settings.router,
         span=record.span,
         calibrations=calibrations,
     )
@@ -256,6 +258,7 @@ class _Settings(NamedTuple):
     hop_tensors: int
     fuse_norms: bool
     algorithm: str
+    router: RouterName
 
 
 def _settings(reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec) -> _Settings:
@@ -266,6 +269,8 @@ def _settings(reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec)
     hops = reader.whole("hop_tensors", most=2) or (sharding.hop_tensors if sharding else None) or 1
     fuse_norms = reader.flag("fuse_norms", True)
     algorithm = reader.word("algorithm", ALGORITHMS) or "auto"
+    word = reader.word("router", ROUTERS)
+    router = next((name for name in ROUTERS if name == word), ROUTERS[0])
     return _Settings(
         kv_residency=residency,
         step_tokens=engine.step_tokens if step_tokens is None else step_tokens,
@@ -273,6 +278,7 @@ def _settings(reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec)
         hop_tensors=hops,
         fuse_norms=fuse_norms,
         algorithm=algorithm,
+        router=router,
     )
 
 

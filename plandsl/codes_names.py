@@ -218,6 +218,14 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "      silu(h @ w_up[hidden, expert_ffn]) @ w_down[expert_ffn, hidden]\n    }\n  }\n}\n",
         "write one of these three forms.",
     ),
+    "E229": (
+        "a limit of another scheduler",
+        "Each scheduler has its own limits: `watermark` belongs to vLLM's, `conservativeness` to SGLang's, `room` to "
+        "TensorRT-LLM's. An engine has the scheduler that its field `scheduler` names, else that of the library whose "
+        "`kernels` it runs.",
+        "engine mine = vllm with { conservativeness = 0.5 }\n",
+        "drop the limit, or name the scheduler that has it.",
+    ),
     "E223": (
         "invalid reuse",
         "`reuse` is the share of the input that is in the KV cache before the request arrives. The last token of a "

@@ -70,6 +70,7 @@ MAX_STEPS = 10_000
 """Most times at which a `rate` changes (E240)."""
 
 MAX_CLASSES = 64
+MAX_GRAPHS = 1000
 """Most classes of requests in a workload (E242)."""
 
 MAX_TRACE_BYTES = 1_073_741_824

@@ -33,6 +33,7 @@ from plandsl.spec.hardware import (
 )
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
+from plandsl.spec.scheduler import SchedulerSpec
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension
 
 _UNITS = {
@@ -114,6 +115,7 @@ def _fields(plan: PlanSpec) -> list[str]:
         f"hop_tensors = {plan.hop_tensors}",
         f"fuse_norms = {_flag(plan.fuse_norms)}",
         f"algorithm = {plan.algorithm}",
+        f"router = {plan.router}",
         f"overlap = {plan.overlap}",
         f"chunks = {plan.chunks}",
         f"micro_batches = {plan.micro_batches}",
@@ -388,7 +390,22 @@ def show_engine(engine: EngineSpec) -> str:
             section.put(name, _number(value))
     if engine.kernels:
         section.put("kernels", engine.kernels)
+    for name, text in _scheduler(engine.scheduler):
+        section.put(name, text)
     return _declaration("engine", engine.name, section.lines())
+
+
+def _scheduler(scheduler: SchedulerSpec) -> Iterator[tuple[str, str]]:
+    """Fields of an engine that say how it composes steps, where they differ from the default."""
+    if scheduler.name:
+        yield "scheduler", scheduler.name
+    if not scheduler.prefix_cache:
+        yield "prefix_cache", "false"
+    if scheduler.graphs:
+        graphs = scheduler.graphs
+        yield "graph_sizes", graphs if isinstance(graphs, str) else _list(map(str, graphs))
+    for name, value in scheduler.limits:
+        yield name, value if isinstance(value, str) else _flag(value) if isinstance(value, bool) else _number(value)
 
 
 # ---- sharding

@@ -15,8 +15,8 @@ FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "serving", "
 
 SCHEDULERS = {
     f"backends.cost.serving.{name}" for name in ("blocks", "scheduler", "vllm", "sglang", "trtllm", "routers")
-}
-"""Of the floor `serving`, what knows tokens and blocks alone: nothing else of the package is imported there."""
+} | {"spec.scheduler"}
+"""Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
 KNOW_ALL = ("driver", "entries", "commands", "search", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""

@@ -17,7 +17,7 @@ from plandsl.backends.cost.serving.clock import HOT, ServerClock
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, share_prefix
-from plandsl.backends.cost.serving.routers import LeastLoaded, RouterName, TwoChoices
+from plandsl.backends.cost.serving.routers import LeastLoaded, TwoChoices
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State
 from plandsl.backends.cost.serving.serve import policy, serve
 from plandsl.backends.cost.serving.sglang import Sglang
@@ -26,6 +26,7 @@ from plandsl.backends.cost.serving.summary import summarise
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
+from plandsl.spec.scheduler import RouterName
 from tests.serving import Steady
 
 # ---- what holds of every policy, server and load

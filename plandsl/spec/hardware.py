@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 from plandsl.diagnostics import Span
 from plandsl.spec.constants import FORMS, C, dimension, read
 from plandsl.spec.formats import ARITHMETIC
+from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.units import NUMBER, TIME, Dimension
 from plandsl.values import FrozenValue
 
@@ -275,8 +276,8 @@ class EngineSpec(FrozenValue):
     added to the first token (tokenisation, transport), once and for each request in flight. ``step_tokens`` is the
     token budget of a step, ``max_requests`` the most requests in a step. ``held_back`` requests wait despite free room.
     ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
-    library whose fitted kernels the engine runs. ``..._low`` and ``..._high`` bound the 80 % band of measured /
-    predicted.
+    library whose fitted kernels the engine runs. ``scheduler`` composes the steps of a simulation. ``..._low`` and
+    ``..._high`` bound the 80 % band of measured / predicted.
     """
 
     name: str
@@ -296,6 +297,7 @@ class EngineSpec(FrozenValue):
     reserve: float = 0.0
     kv_block: int = 1
     kernels: str = ""
+    scheduler: SchedulerSpec = OWN_SCHEDULER
     ttft_low: float = 1.0
     ttft_high: float = 1.0
     tpot_low: float = 1.0
@@ -314,6 +316,11 @@ class EngineSpec(FrozenValue):
         low, high = float(getattr(self, f"{metric}_low")), float(getattr(self, f"{metric}_high"))
         wider = TRANSFER if experts else 1.0
         return None if low == high else (low**wider, high**wider)
+
+    @property
+    def scheduler_name(self) -> SchedulerName:
+        """The scheduler that composes the steps of a simulation."""
+        return scheduler_name(self.scheduler.name, self.kernels)
 
     @property
     def rates(self) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ from attrs import evolve, field, frozen
 from plandsl.diagnostics import Span
 from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec, TableSpec
 from plandsl.spec.model import ModelSpec
+from plandsl.spec.scheduler import RouterName
 from plandsl.spec.traffic import TrafficSpec
 from plandsl.units import Dimension
 from plandsl.values import FrozenValue
@@ -199,7 +200,7 @@ class PlanSpec(FrozenValue):
     """Everything that one estimate needs. With a ``split``, the other fields belong to the decode pool.
 
     With unlike GPUs, ``calibrations`` gives the calibration of each GPU by name, unless the plan names one for all;
-    ``calibration`` is the calibration of the first GPU.
+    ``calibration`` is the calibration of the first GPU. ``router`` shares requests over time between replicas.
     """
 
     name: str
@@ -225,6 +226,7 @@ class PlanSpec(FrozenValue):
     speculate: SpeculateSpec | None = None
     split: SplitSpec | None = None
     chunked_prefill: int | None = None
+    router: RouterName = "round_robin"
     span: Span | None = field(default=None, eq=False)
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 

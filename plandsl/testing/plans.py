@@ -15,6 +15,7 @@ from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, walk
 from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
+from plandsl.spec.scheduler import ROUTERS
 from plandsl.testing.hardware import calibrations, nodes
 from plandsl.testing.models import models
 from plandsl.testing.shardings import shardings, stages_of
@@ -121,6 +122,7 @@ def plans(
         chunks=draw(st.sampled_from((1, 1, 2, 3))),
         micro_batches=draw(st.sampled_from((1, 1, 1, 2, 3, 5)).filter(lambda parts: parts <= load.batch)),
         chunked_prefill=draw(st.none() | st.none() | st.integers(load.batch + 1, load.batch + 600)),
+        router=draw(st.sampled_from(ROUTERS)),
         algorithm=draw(st.sampled_from(("auto", "auto", "ring", "direct", "one_shot", "tree"))),
     )
     if plan.has_cached_prompts and not _is_causal(what):  # such prompts cannot be computed in parts

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from plandsl.spec.plan import RequireSpec, WorkloadSpec
+from plandsl.spec.scheduler import LIMITS, SCHEDULERS, Limit, SchedulerSpec
 from plandsl.spec.traffic import (
     Arrivals,
     AtOnce,
@@ -139,3 +140,30 @@ def traffic(draw: DrawFn) -> WorkloadSpec:
         requests=draw(st.integers(1, 400)),
         traffic=found,
     )
+
+
+@composite
+def schedulers(draw: DrawFn) -> SchedulerSpec:
+    """A scheduler with some of its limits."""
+    name = draw(st.sampled_from(SCHEDULERS))
+    known = LIMITS[name]
+    given = [limit for limit in known if draw(st.booleans())]
+    return SchedulerSpec(
+        name,
+        prefix_cache=draw(st.booleans()),
+        limits=tuple((limit, draw(_limit(known[limit]))) for limit in given),
+    )
+
+
+def _limit(limit: Limit) -> SearchStrategy[bool | int | float | str]:
+    match limit.kind:
+        case "flag":
+            return st.booleans()
+        case "whole":
+            return st.integers(limit.least, 4096)
+        case "share":
+            return st.integers(0, 99).map(lambda n: n / 100)
+        case "number":
+            return st.integers(0, 40).map(lambda n: n / 20)
+        case "word":
+            return st.sampled_from(limit.words)

@@ -15,19 +15,12 @@ from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.clock import Clock, ServerClock
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.routers import RouterName
-from plandsl.backends.cost.serving.serve import Scheduler, worker
+from plandsl.backends.cost.serving.serve import worker
 from plandsl.backends.cost.serving.simulate import Tick, simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, RequireSpec
-
-ROUTER: RouterName = "round_robin"
-"""How requests are shared by replicas: a plan does not say."""
-
-SCHEDULERS: dict[str, Scheduler] = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
-"""The scheduler of an engine, by the library whose kernels it runs; any other has vLLM's."""
 
 TIMES = ("ttft", "tpot", "latency")
 """Metrics of a request."""
@@ -85,13 +78,15 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     """
     deployment, engine = servers.deployment, plan.effective_engine
     load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else BLOCK)
-    name = SCHEDULERS.get(engine.kernels, "vllm")
+    name = engine.scheduler_name
     server = worker(deployment.one, load.requests, name)._replace(clock=servers.clock)
     if server.blocks < 1:
         why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
         hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
         raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
-    records = simulate([server] * deployment.n, load.requests, load.closed, by=ROUTER, think_s=load.think_s, tick=tick)
+    records = simulate(
+        [server] * deployment.n, load.requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick
+    )
     summary = summarise(records, _good(plan, load, records))
     rates = _rates(summary, plan.sharding.ranks)
     asked = list(_requirements(plan))
@@ -100,7 +95,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         gpus=plan.sharding.ranks,
         replicas=deployment.n,
         scheduler=name,
-        router=ROUTER,
+        router=plan.router,
         seed=0 if plan.workload.traffic is None else plan.workload.traffic.seed,
         summary=summary,
         occupancy=_occupancy(records, server.blocks),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias, assert_never
+from typing import Protocol, assert_never
 
 import numpy as np
 
 from plandsl.backends.cost.serving.scheduler import Live, State
-
-RouterName: TypeAlias = Literal["round_robin", "least_loaded", "two_choices", "prefix"]
+from plandsl.spec.scheduler import RouterName
 
 
 class Router(Protocol):

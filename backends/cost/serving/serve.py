@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 
@@ -13,31 +13,30 @@ from plandsl.backends.cost.serving.clock import ServerClock
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
-from plandsl.backends.cost.serving.routers import RouterName
 from plandsl.backends.cost.serving.scheduler import Policy
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.spec.scheduler import RouterName, SchedulerName
 
-Scheduler: TypeAlias = Literal["vllm", "sglang", "trtllm"]
 
-
-def policy(name: Scheduler, server: Server) -> Policy:
-    """The scheduler of an engine with the limits of the server's plan, the others as the engine has them by default.
+def policy(name: SchedulerName, server: Server) -> Policy:
+    """The scheduler ``name`` with the limits of the server's plan and its engine, the others by default.
 
     A step has ``chunked_prefill`` tokens on each rank that shares requests, or the engine's ``step_tokens``.
     """
     plan, engine = server.plan, server.plan.effective_engine
     budget = (plan.chunked_prefill or engine.step_tokens) * int(server.main.ways)
+    limits: dict[str, Any] = dict(engine.scheduler.limits) if engine.scheduler_name == name else {}
     match name:
         case "vllm":
             lookahead = int(server.queries) - 1 if server.guesses and server.guesses.draft else 0
-            return Vllm(budget, engine.max_requests, lookahead=lookahead)
+            return Vllm(budget, engine.max_requests, lookahead=lookahead, **limits)
         case "sglang":
-            return Sglang(chunk=budget, max_running=engine.max_requests)
+            return Sglang(chunk=budget, max_running=engine.max_requests, **limits)
         case "trtllm":
-            return Trtllm(budget, engine.max_requests, chunked=plan.chunked_prefill is not None)
+            return Trtllm(budget, engine.max_requests, **{"chunked": plan.chunked_prefill is not None} | limits)
         case _:
             assert_never(name)
 
@@ -54,15 +53,21 @@ def blocks(server: Server, length: int, input_: int) -> int:
     return int(server.memory.kv_capacity(most, length, input_, rounds)) // engine.kv_block
 
 
-def worker(server: Server, requests: Requests, scheduler: Policy | Scheduler, caching: bool = True) -> Worker:
-    """A server of a deployment, as a simulation of ``requests`` has it: their mean lengths settle its blocks."""
+def worker(
+    server: Server, requests: Requests, scheduler: Policy | SchedulerName, caching: bool | None = None
+) -> Worker:
+    """A server of a deployment, as a simulation of ``requests`` has it: their mean lengths settle its blocks.
+
+    ``caching``: None is what the engine says.
+    """
+    engine = server.plan.effective_engine
     input_, output = (max(int(np.mean(lengths)), 1) for lengths in (requests.input, requests.output))
     return Worker(
         policy=policy(scheduler, server) if isinstance(scheduler, str) else scheduler,
         clock=ServerClock(server),
         blocks=blocks(server, input_ + output, input_),
-        block=server.plan.effective_engine.kv_block,
-        caching=caching,
+        block=engine.kv_block,
+        caching=engine.scheduler.prefix_cache if caching is None else caching,
         in_flight=server.in_flight,
         acceptance=server.guesses.spec.acceptance if server.guesses else (),
     )
@@ -71,10 +76,10 @@ def worker(server: Server, requests: Requests, scheduler: Policy | Scheduler, ca
 def serve(
     deployment: Replicas,
     requests: Requests,
-    scheduler: Policy | Scheduler,
+    scheduler: Policy | SchedulerName,
     closed: Closed | None = None,
     router: RouterName = "round_robin",
-    caching: bool = True,
+    caching: bool | None = None,
     seed: int = 0,
 ) -> Records:
     """What becomes of ``requests`` on a deployment whose servers run prefill and decode alike."""

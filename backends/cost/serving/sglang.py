@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from attrs import frozen
 
 from plandsl.backends.cost.serving.blocks import Pool
@@ -34,22 +36,22 @@ MANY = 128
 class Sglang:
     """Steps of SGLang (0.5.23, `managers/scheduler.py`, `schedule_policy.py`).
 
-    A step of prompts has at most ``chunk`` tokens, and prompts of at most ``prefill`` tokens together unless it is one;
+    A step of prompts has at most ``chunk`` tokens, and prompts of at most ``prefill_tokens`` together unless it is one;
     the prompt that does not fit is cut, one at a time. Decodes wait for it, unless ``mixed``: then they are in the
     step, and count. A prompt joins where free blocks hold it, its output (at most `CLIP`) and a share of what the
     others still make; else nobody joins until a request ends. The share starts at ``0.7 conservativeness``, and falls
-    to 14 % of that in `STEPS` steps of decodes. ``longest_prefix`` sorts the queue by what is known of the prompts.
+    to 14 % of that in `STEPS` steps of decodes. ``order`` may sort the queue by what is known of the prompts.
 
     Where decodes lack blocks, requests with the fewest tokens made go back to the end of the queue.
     """
 
     chunk: int = 8192
-    prefill: int = 16384
+    prefill_tokens: int = 16384
     max_running: int = 2048
     max_joining: int = 1_000_000
     conservativeness: float = 1.0
     mixed: bool = False
-    longest_prefix: bool = False
+    order: Literal["fcfs", "longest_prefix"] = "fcfs"
     ahead: bool = True
 
     def refuses(self, live: Live, state: State) -> bool:
@@ -77,7 +79,8 @@ class Sglang:
         if not state.running:
             state.full = False
         beside = len(state.running) if self.mixed else 0
-        budget = _Budget(self.chunk - beside, self.prefill - beside, pool.free * pool.size - self._kept_tokens(state))
+        room = pool.free * pool.size - self._kept_tokens(state)
+        budget = _Budget(self.chunk - beside, self.prefill_tokens - beside, room)
         cut = state.cut
         if cut is not None:
             if cut.step >= state.upto:
@@ -138,7 +141,7 @@ class Sglang:
         return sum(_remaining(live) for live in state.running) * state.ratio
 
     def _sort(self, state: State) -> None:
-        if self.longest_prefix and 1 < len(state.waiting) <= MANY:
+        if self.order == "longest_prefix" and 1 < len(state.waiting) <= MANY:
             order = sorted(state.waiting, key=lambda live: -len(state.pool.matched(live)))
             state.waiting.clear()
             state.waiting.extend(order)

@@ -14,8 +14,9 @@ import numpy as np
 from plandsl.backends.cost.serving.records import Gaps, Records, Steps
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
-from plandsl.backends.cost.serving.routers import Router, RouterName, router
+from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live
+from plandsl.spec.scheduler import RouterName
 
 END, ARRIVE, COMPOSE = range(3)
 """Events, in the order in which those of one moment happen: so a step has everyone who is there when it starts."""

@@ -16,6 +16,12 @@ from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.units import show_percent, show_time
 
 SCHEDULERS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+ROUTERS = {
+    "round_robin": "replicas take turns",
+    "least_loaded": "the least loaded replica gets a request",
+    "two_choices": "the less loaded of two replicas gets a request",
+    "prefix": "the replica that knows the prefix gets a request",
+}
 FIGURES = ("mean", "p50", "p90", "p95", "p99")
 TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
 
@@ -136,6 +142,6 @@ def _footnotes(found: Simulation) -> Iterator[RenderableType]:
     if found.unchecked:
         yield Text(f"not checked here: {', '.join(found.unchecked)}", style="dim")
     said = f"{s.preemptions} preemptions; " if s.preemptions else ""
-    spread = f", replicas take turns ({found.router})" if found.replicas > 1 else ""
+    spread = f", {ROUTERS[found.router]} ({found.router})" if found.replicas > 1 else ""
     yield Text(f"{said}servers had a step {show_percent(found.occupancy.busy)} of the time{spread}", style="dim")
     yield Text(f"times with their 95 % interval by batch means; seed {found.seed}", style="dim")

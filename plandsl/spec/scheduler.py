@@ -1,0 +1,77 @@
+"""How an engine composes steps when requests come over time: its scheduler, and the limits that its users set."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+SchedulerName: TypeAlias = Literal["vllm", "sglang", "trtllm"]
+RouterName: TypeAlias = Literal["round_robin", "least_loaded", "two_choices", "prefix"]
+
+SCHEDULERS: tuple[SchedulerName, ...] = ("vllm", "sglang", "trtllm")
+"""Schedulers, by the engine that has them."""
+
+ROUTERS: tuple[RouterName, ...] = ("round_robin", "least_loaded", "two_choices", "prefix")
+"""Ways to choose one of several servers for a request."""
+
+
+class Limit(NamedTuple):
+    """What a limit of a scheduler may be; a ``whole`` number has a ``least`` one, a ``word`` is one of ``words``."""
+
+    kind: Literal["flag", "whole", "share", "number", "word"]
+    least: int = 0
+    words: tuple[str, ...] = ()
+
+
+def scheduler_name(named: SchedulerName | Literal[""], kernels: str) -> SchedulerName:
+    """The scheduler of an engine: the one that it names, else that of the library whose kernels run, else vLLM's."""
+    if named == "":
+        return next((name for name in SCHEDULERS if name == kernels), SCHEDULERS[0])
+    return named
+
+
+AHEAD = {"ahead": Limit("flag")}
+
+LIMITS: dict[SchedulerName, dict[str, Limit]] = {
+    "vllm": {
+        "chunked": Limit("flag"),
+        "long_prompt": Limit("whole"),
+        "adaptive": Limit("flag"),
+        "whole_prompt": Limit("flag"),
+        "watermark": Limit("share"),
+        **AHEAD,
+    },
+    "sglang": {
+        "order": Limit("word", words=("fcfs", "longest_prefix")),
+        "prefill_tokens": Limit("whole", least=1),
+        "max_joining": Limit("whole", least=1),
+        "conservativeness": Limit("number"),
+        "mixed": Limit("flag"),
+        **AHEAD,
+    },
+    "trtllm": {
+        "room": Limit("word", words=("no_evict", "max_utilisation", "static_batch")),
+        "chunked": Limit("flag"),
+        "equal": Limit("flag"),
+        **AHEAD,
+    },
+}
+"""Scheduler -> the limits that only it has, by the names of `backends.cost.serving`'s policies."""
+
+GRAPHS = SCHEDULERS
+"""Engines whose sizes of captured CUDA graphs are known by name."""
+
+
+class SchedulerSpec(NamedTuple):
+    """The scheduler of an engine.
+
+    ``name`` empty: that of the library whose kernels the engine runs. ``limits`` are those that differ from the
+    scheduler's own. ``prefix_cache``: blocks of earlier prompts are found again. ``graphs``: sizes to which steps
+    of decodes are padded, as of the engine of that name or as listed; empty: none.
+    """
+
+    name: SchedulerName | Literal[""] = ""
+    prefix_cache: bool = True
+    graphs: SchedulerName | tuple[int, ...] = ()
+    limits: tuple[tuple[str, bool | int | float | str], ...] = ()
+
+
+OWN_SCHEDULER = SchedulerSpec()
+"""The scheduler of the engine's library, with its own limits."""
