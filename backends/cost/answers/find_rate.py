@@ -291,7 +291,8 @@ def _probe(factor: float, load: WorkloadSpec, scaled: Scaled, run: Run) -> Probe
     span = float(arrival.max() - arrival.min()) if len(arrival) else 0.0
     growing = isfinite(run.simulation.summary.bearable)
     borne = served_rate(run.records) if growing else Figure(float("nan"), float("nan"))
-    return Probe(factor, _rate(load, scaled, len(arrival), span), run.simulation, run.checks, borne, span)
+    rate = _rate(load, scaled, len(arrival), span)
+    return Probe(factor, rate, run.simulation, run.checks, borne=borne, arrival_span=span)
 
 
 def _rate(load: WorkloadSpec, scaled: Scaled, many: int, span: float) -> float:
