@@ -134,6 +134,7 @@ def _simulate(made: _Parser) -> None:
     made.add_argument("--plan", metavar="NAME", action="append", help="only this plan; several are put side by side")
     _add_overrides(made)
     made.add_argument("--requests", metavar="N", type=int, help="serve this many requests")
+    made.add_argument("--find-rate", action="store_true", help="find the largest rate that meets the requirements")
     made.add_argument("--rows", metavar="OUT", help="write a row for each request to a .csv or .parquet file")
 
 

@@ -266,6 +266,14 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "use more GPUs for each replica, or weights in fewer bits.",
     ),
+    "E329": (
+        "no largest rate",
+        "`planc simulate --find-rate` finds the largest rate, or concurrency, at which a plan is stable and meets its "
+        "requirements. Requests that arrive at once have no rate, and a closed loop is stable at every concurrency.",
+        "",
+        "give the workload a `rate`, a `trace` or `concurrency`, and the plan a requirement on `ttft`, `tpot` or "
+        "`latency`.",
+    ),
     "N320": (
         "each request is assumed to hold its reused tokens in its own blocks",
         "Requests hold the KV cache of reused tokens in blocks of their own (such as earlier turns of a chat), or all "

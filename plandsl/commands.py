@@ -159,6 +159,8 @@ def run_simulate(arguments: Namespace) -> int:
     """`planc simulate`."""
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
+    if arguments.find_rate:
+        return _find_rates(arguments)
     if arguments.rows:
         from plandsl.sheets import open_sheet
 
@@ -184,6 +186,31 @@ def run_simulate(arguments: Namespace) -> int:
             console.print()
             print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
     return OK if all(run.simulation.ok for run in runs) else FAILED
+
+
+def _find_rates(arguments: Namespace) -> int:
+    """`planc simulate --find-rate`: exit status 1 where a plan has no rate that meets its requirements."""
+    if arguments.rows:
+        raise PlanError([Diagnostic("E400", "--rows writes the requests of one run, and --find-rate makes many")])
+    plans = _compile(arguments)
+    found = []
+    for plan in plans:
+        with Progress(f"serving requests of {plan.name}") as tick:
+            found.append(plan.find_rate(arguments.requests, tick))
+    if arguments.json:
+        print_json({"plandsl": __version__, "file": arguments.file, "rates": [f.as_json() for f in found]})
+    else:
+        from plandsl.answers.text.rate import print_rate, print_rates
+
+        console = _console()
+        for i, (plan, one) in enumerate(zip(plans, found, strict=True)):
+            if i:
+                console.print()
+            print_rate(plan.spec, one, console)
+        if len(found) > 1:
+            console.print()
+            print_rates(found, console)
+    return OK if all(f.ok for f in found) else FAILED
 
 
 def _simulate(plans: list[CompiledPlan], requests: int | None) -> list[Run]:

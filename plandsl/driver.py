@@ -27,6 +27,7 @@ from plandsl.units import show_percent, show_time
 if TYPE_CHECKING:
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
+    from plandsl.answers.rate import FoundRate
     from plandsl.backends.cost import Deployment
     from plandsl.backends.cost.answers.simulation import Run
     from plandsl.backends.reference import Verdict
@@ -117,6 +118,16 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.simulation import simulate_plan
 
         return simulate_plan(self, requests, tick)
+
+    def find_rate(self, requests: int | None = None, tick: Callable[[int, int], None] | None = None) -> FoundRate:
+        """The largest rate of the load at which the plan is stable and meets its requirements.
+
+        ``requests`` and ``tick`` as in `simulate`; a closed loop has a largest concurrency instead. Raises `PlanError`
+        where there is nothing to find (E329), and as `simulate` does.
+        """
+        from plandsl.backends.cost.answers.find_rate import find_rate
+
+        return find_rate(self, requests, tick)
 
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""

@@ -293,7 +293,7 @@ def options():
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
             planc(command, "--help")
-        found |= set(re.findall(r"--[a-z]+", text.getvalue()))
+        found |= set(re.findall(r"--[a-z-]+", text.getvalue()))
     return sorted(found)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.answers.estimate import Requirement
-from plandsl.answers.simulation import Occupancy, Simulation, Summary
+from plandsl.answers.simulation import Figure, Occupancy, Simulation, Summary
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.clock import Clock, ServerClock
+from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.serve import worker
 from plandsl.backends.cost.serving.simulate import Tick, simulate
@@ -26,12 +28,37 @@ TIMES = ("ttft", "tpot", "latency")
 """Metrics of a request."""
 
 
+class Check(NamedTuple):
+    """A requirement, the figure that it is about, and whether it is met; ``text`` names the class that states it."""
+
+    text: str
+    require: RequireSpec
+    figure: Figure
+
+    @property
+    def told(self) -> Requirement:
+        """What reports say of it."""
+        return Requirement(self.text, self.figure.value, self.met())
+
+    def met(self, shift: float = 0.0) -> bool:
+        """Whether it is met if the figure lies by ``shift`` times its half width higher."""
+        value, half = self.figure
+        moved = value + shift * half if shift and isfinite(half) else value
+        return bool(COMPARE[self.require.op](moved, self.require.bound))
+
+    @property
+    def caps(self) -> bool:
+        """Whether it is about something that must not grow, such as a time of requests."""
+        return self.require.op in ("<", "<=")
+
+
 class Run(NamedTuple):
-    """What is told of a run, and what became of each request."""
+    """What is told of a run, and what became of each request; ``checks`` are the requirements that it can check."""
 
     simulation: Simulation
     records: Records
     kinds: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A column for each fact of a request, in the order of requests; NaN where there is none."""
@@ -87,9 +114,11 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     records = simulate(
         [server] * deployment.n, load.requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick
     )
-    summary = summarise(records, _good(plan, load, records))
-    rates = _rates(summary, plan.sharding.ranks)
+    good = _good(plan, load, records)
+    summary = summarise(records, good)
+    rates = _rates(summary, good[records.served], plan.sharding.ranks)
     asked = list(_requirements(plan))
+    checks = tuple(_check(a, load, records, rates) for a in asked if a.require.metric in (*TIMES, *rates))
     told = Simulation(
         plan=plan.name,
         gpus=plan.sharding.ranks,
@@ -99,10 +128,10 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         seed=0 if plan.workload.traffic is None else plan.workload.traffic.seed,
         summary=summary,
         occupancy=_occupancy(records, server.blocks),
-        requires=tuple(_check(a, load, records, rates) for a in asked if a.require.metric in (*TIMES, *rates)),
+        requires=tuple(check.told for check in checks),
         unchecked=tuple(a.text for a in asked if a.require.metric not in (*TIMES, *rates)),
     )
-    return Run(told, records, load.kinds)
+    return Run(told, records, load.kinds, checks)
 
 
 # ---- requirements
@@ -124,26 +153,27 @@ def _requirements(plan: PlanSpec) -> Iterator[_Asked]:
             yield _Asked(f"{r.text} ({one.name})", r, kind)
 
 
-def _rates(summary: Summary, gpus: int) -> dict[str, float]:
-    """Metrics of the whole run."""
-    rate = summary.output_rate
-    return {"throughput": rate, "throughput_per_gpu": rate / gpus, "goodput": summary.goodput}
+def _rates(summary: Summary, good: NDArray[np.bool_], gpus: int) -> dict[str, Figure]:
+    """Metrics of the whole run. The interval of goodput is that of the share of requests that are good."""
+    rate, share = summary.output_rate, figure(good.astype(np.float64))
+    return {
+        "throughput": Figure(rate, float("nan")),
+        "throughput_per_gpu": Figure(rate / gpus, float("nan")),
+        "goodput": Figure(summary.goodput, share.half * summary.request_rate),
+    }
 
 
-def _check(asked: _Asked, load: Load, records: Records, rates: dict[str, float]) -> Requirement:
-    """Whether a requirement holds of a rate of the run, or of a percentile or the mean over its requests."""
+def _check(asked: _Asked, load: Load, records: Records, rates: dict[str, Figure]) -> Check:
+    """A requirement on a rate of the run, or on a percentile or the mean over its requests."""
     r = asked.require
-    value = rates[r.metric] if r.metric in rates else _time(asked, load, records)
-    return Requirement(asked.text, value, COMPARE[r.op](value, r.bound))
+    return Check(asked.text, r, rates[r.metric] if r.metric in rates else _time(asked, load, records))
 
 
-def _time(asked: _Asked, load: Load, records: Records) -> float:
+def _time(asked: _Asked, load: Load, records: Records) -> Figure:
     """The percentile or the mean that a requirement asks for; NaN where no request was served."""
-    values = getattr(records, f"{asked.require.metric}_s")[records.served & _of_kind(load, asked.kind)]
-    values, percentile = values[np.isfinite(values)], asked.require.percentile
-    if not len(values):
-        return float("nan")
-    return float(np.mean(values) if percentile is None else np.percentile(values, percentile))
+    chosen = np.flatnonzero(records.served & _of_kind(load, asked.kind))
+    values = getattr(records, f"{asked.require.metric}_s")[chosen]
+    return figure(values[np.argsort(records.arrival_s[chosen], kind="stable")], asked.require.percentile)
 
 
 def _good(plan: PlanSpec, load: Load, records: Records) -> NDArray[np.bool_]:

@@ -34,9 +34,19 @@ def spread(values: Floats, number: Ints | None = None) -> Spread:
         nothing = Figure(float("nan"), float("nan"))
         return Spread(mean=nothing, p50=nothing, p90=nothing, p95=nothing, p99=nothing, number=0)
     sample = _Sample(kept, times)
-    mean = Figure(sample.mean, _half_width([part.mean for part in sample.batches(1)]))
     p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)
-    return Spread(mean, p50, p90, p95, p99, number=total)
+    return Spread(sample.mean_figure, p50, p90, p95, p99, number=total)
+
+
+def figure(values: Floats, percentile: float | None = None) -> Figure:
+    """A percentile of ``values`` in the order of time, or their mean, as `spread` has it; NaN counts as no value."""
+    kept = values[np.isfinite(values)]
+    if not len(kept):
+        return Figure(float("nan"), float("nan"))
+    sample = _Sample(kept, np.ones(len(kept), np.int64))
+    if percentile is None:
+        return sample.mean_figure
+    return sample.percentile(percentile / 100)
 
 
 class _Sample:
@@ -51,6 +61,11 @@ class _Sample:
     def mean(self) -> float:
         """The mean."""
         return float((self.values * self.times).sum() / self.ends[-1])
+
+    @property
+    def mean_figure(self) -> Figure:
+        """The mean with its interval."""
+        return Figure(self.mean, _half_width([part.mean for part in self.batches(1)]))
 
     def quantile(self, q: float) -> float:
         """The value at the place ``q (n - 1)``, counted from 0, between the values at whole places."""

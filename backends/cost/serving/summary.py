@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.answers.simulation import Summary
-from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, spread
+from plandsl.answers.simulation import Figure, Summary
+from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, figure, spread
 from plandsl.backends.cost.serving.records import Records
 
 GROWTH, DEVIATIONS = 0.05, 3.0
@@ -77,15 +77,35 @@ def bearable_rate(records: Records) -> float:
     The requests in the system are unstable where they grow by more than `GROWTH` of those that arrive in that half and
     by `DEVIATIONS` standard deviations of a Poisson number.
     """
-    sent = records.arrival_s[np.isfinite(records.arrival_s) & (records.replica >= 0)]
-    if len(sent) < 2 or sent.max() <= sent.min():
+    sent, (half, end) = _sent(records), second_half(records)
+    if not end > half:
         return float("nan")
-    end = float(sent.max())
-    half = (float(sent.min()) + end) / 2
     came = int(((sent > half) & (sent <= end)).sum())
     left = int(((records.finish_s > half) & (records.finish_s <= end)).sum())
     grown = came - left
     return left / (end - half) if grown > max(GROWTH * came, DEVIATIONS * came**0.5) else float("nan")
+
+
+def _sent(records: Records) -> NDArray[np.float64]:
+    """When the requests arrived that a server took."""
+    return records.arrival_s[np.isfinite(records.arrival_s) & (records.replica >= 0)]
+
+
+def second_half(records: Records) -> tuple[float, float]:
+    """The second half of the time in which requests arrive, from and to; NaN of fewer than two."""
+    sent = _sent(records)
+    if len(sent) < 2:
+        return float("nan"), float("nan")
+    start, end = float(sent.min()), float(sent.max())
+    return (start + end) / 2, end
+
+
+def served_rate(records: Records) -> Figure:
+    """Requests/s that were served in the second half of the arrivals, from the mean time between two that leave."""
+    half, end = second_half(records)
+    left = np.sort(records.finish_s[(records.finish_s > half) & (records.finish_s <= end)])
+    gap = figure(np.diff(left))
+    return Figure(1 / gap.value, gap.half / gap.value**2) if gap.value > 0 else Figure(float("nan"), float("nan"))
 
 
 def _warnings(records: Records, bearable: float) -> list[str]:
