@@ -135,6 +135,9 @@ def _simulate(made: _Parser) -> None:
     _add_overrides(made)
     made.add_argument("--requests", metavar="N", type=int, help="serve this many requests")
     made.add_argument("--rows", metavar="OUT", help="write a row for each request to a .csv or .parquet file")
+    made.add_argument("--plot", metavar="OUT", help="draw the runs of all plans, a .svg, .png or .pdf file")
+    made.add_argument("--view", choices=("latency", "occupancy", "steps"),
+                      help="draw times of requests (the default), what servers hold, or their steps")  # fmt: skip
 
 
 def _later(made: _Parser) -> None:

@@ -159,6 +159,7 @@ def run_simulate(arguments: Namespace) -> int:
     """`planc simulate`."""
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
+    _check_plot(arguments)
     if arguments.rows:
         from plandsl.sheets import open_sheet
 
@@ -183,6 +184,7 @@ def run_simulate(arguments: Namespace) -> int:
         if len(runs) > 1:
             console.print()
             print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
+    _plot_runs(arguments, plans, runs)
     return OK if all(run.simulation.ok for run in runs) else FAILED
 
 
@@ -191,6 +193,29 @@ def _simulate(plans: list[CompiledPlan], requests: int | None) -> list[Run]:
 
     with Progress("serving requests") as tick:
         return simulate(plans, requests, tick)
+
+
+def _check_plot(arguments: Namespace) -> None:
+    """Refuse a picture that cannot be drawn, before requests are served."""
+    if arguments.plot:
+        from plandsl.plotting import check_picture_path
+
+        check_picture_path(Path(arguments.plot), "a simulation", "write the requests with --rows")
+    elif arguments.view:
+        hint = f"planc simulate {arguments.file} --plot out.svg --view {arguments.view}"
+        raise PlanError([Diagnostic("E400", f"--view {arguments.view} needs a file to draw to", hint=hint)])
+
+
+def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run]) -> None:
+    """Draw the picture that ``--plot`` asks for."""
+    if not arguments.plot:
+        return
+    from plandsl.backends.plots import Served, draw_runs
+
+    served = [Served(plan, run) for plan, run in zip(plans, runs, strict=True)]
+    draw_runs(arguments.view or "latency", served, Path(arguments.plot))
+    if not arguments.json:
+        sys.stdout.write(f"picture: {arguments.plot}\n")
 
 
 def _dump(arguments: Namespace, plans: list[CompiledPlan]) -> int:

@@ -34,11 +34,12 @@ TIMES = ("ttft", "tpot", "latency")
 
 
 class Run(NamedTuple):
-    """What is told of a run, and what became of each request."""
+    """What is told of a run, and what became of each request; ``blocks`` of KV memory are those of one server."""
 
     simulation: Simulation
     records: Records
     kinds: tuple[str, ...]
+    blocks: int
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A column for each fact of a request, in the order of requests; NaN where there is none."""
@@ -107,7 +108,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         requires=tuple(_check(a, load, records, rates) for a in asked if a.require.metric in (*TIMES, *rates)),
         unchecked=tuple(a.text for a in asked if a.require.metric not in (*TIMES, *rates)),
     )
-    return Run(told, records, load.kinds)
+    return Run(told, records, load.kinds, server.blocks)
 
 
 # ---- requirements
