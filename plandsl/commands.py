@@ -213,7 +213,8 @@ def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run])
     from plandsl.backends.plots import Served, draw_runs
 
     served = [Served(plan, run) for plan, run in zip(plans, runs, strict=True)]
-    draw_runs(arguments.view or "latency", served, Path(arguments.plot))
+    with Progress("runs at other rates") as tick:
+        draw_runs(arguments.view or "latency", served, Path(arguments.plot), arguments.requests, tick)
     if not arguments.json:
         sys.stdout.write(f"picture: {arguments.plot}\n")
 
@@ -263,6 +264,10 @@ def run_check(arguments: Namespace) -> int:
 
 def run_render(arguments: Namespace) -> int:
     """`planc render`."""
+    if arguments.view == "tradeoff":
+        return _render_tradeoff(arguments)
+    if arguments.against:
+        raise PlanError([Diagnostic("E400", "--against chooses a latency of `--view tradeoff`")])
     from plandsl.backends.graphviz import write
 
     plan = _single_plan(arguments)
@@ -271,6 +276,27 @@ def run_render(arguments: Namespace) -> int:
         print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
     else:
         sys.stdout.write(f"{arguments.view} of {plan.name}: {arguments.output}\n")
+    return OK
+
+
+def _render_tradeoff(arguments: Namespace) -> int:
+    """Draw all plans of a file over their load."""
+    from plandsl.plotting import check_picture_path
+
+    path = Path(arguments.output)
+    check_picture_path(path, "a tradeoff", "use another view, or the numbers of `planc compile --json`")
+    plans = _compile(arguments)
+    from plandsl.backends.plots import draw_tradeoff, load_curves
+
+    with Progress("points of curves") as tick:
+        curves = load_curves(plans, tick)
+    draw_tradeoff(curves, path, dict.fromkeys(arguments.against or ("ttft", "tpot", "latency")))
+    names = [plan.name for plan in plans]
+    if arguments.json:
+        print_json({"plandsl": __version__, "plans": names, "view": "tradeoff", "output": arguments.output,
+                    "curves": [curve.as_json() for curve in curves]})  # fmt: skip
+    else:
+        sys.stdout.write(f"tradeoff of {', '.join(names)}: {arguments.output}\n")
     return OK
 
 

@@ -58,7 +58,7 @@ def pyplot() -> Any:
 def check_picture_path(path: Path, work: str, instead: str) -> None:
     """Raise `PlanError` where no picture can be drawn to ``path``. Called before ``work``, so that no work is lost.
 
-    ``instead``: the way to the numbers where matplotlib is missing.
+    ``instead``: what there is without matplotlib.
     """
     if path.suffix not in ENDINGS:
         raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])

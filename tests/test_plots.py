@@ -1,7 +1,8 @@
-"""`planc simulate --plot`: pictures of runs, and the numbers behind them."""
+"""`planc simulate --plot` and `planc render --view tradeoff`: charts, and the numbers behind them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 
 from plandsl.backends.cost.serving.records import Steps
 from plandsl.backends.plots.bounds import bounds_of
+from plandsl.backends.plots.curves import estimate_curve
+from plandsl.backends.plots.knee import knee
 from plandsl.backends.plots.occupancy import mean_and_peak, total_level
 from plandsl.backends.plots.runs import Served, labels
 from plandsl.backends.plots.steps import busiest_window, lanes_of
+from plandsl.backends.plots.sweep import sweep
 from plandsl.cli import main
-from plandsl.driver import compile_text
+from plandsl.diagnostics import PlanError
+from plandsl.driver import compile_file, compile_text
 
 pytest.importorskip("matplotlib")
 
@@ -175,3 +180,123 @@ def test_equal_bounds_are_one_and_others_name_their_plans() -> None:
     assert texts[-1].endswith("p99(ttft) <= 3 s")
     assert texts[-1].startswith("two: ")
     assert labels(plans) == ["one, 1 GPU", "two, 2 GPUs"]
+
+
+# ---- over rates
+
+
+def test_the_same_requests_come_closer_until_the_servers_are_saturated() -> None:
+    (made,) = compile_text(TEXT[: TEXT.index("plan two")])
+    found = sweep(made, 80)
+    loads = [one.load for one in found.runs]
+    assert loads == sorted(loads)
+    assert loads[0] == pytest.approx(0.1 * found.saturation)
+    assert loads[-1] == pytest.approx(1.1 * found.saturation)
+    assert [one.load for one in found.runs if one.factor == 1.0] == [16.0]
+    lengths = {tuple(one.run.records.input.tolist()) for one in found.runs}
+    assert len(lengths) == 1
+    ttft = [one.spread("ttft").mean.value for one in found.runs]
+    assert ttft[-1] > 2 * ttft[0]
+
+
+def test_a_closed_loop_has_more_and_more_requests_in_flight() -> None:
+    text = (
+        "plan p { model = llama_3_1_8b, node = h100_1, sharding { tp = 1 }, workload { input = 99, output = 9, %s } }"
+    )
+    (made,) = compile_text(text % "concurrency = 8, requests = 16")
+    found = sweep(made)
+    assert [one.load for one in found.runs] == [1, 2, 4, 8, 16, 32]
+    assert [len(one.run.records.input) for one in found.runs] == [2, 4, 8, 16, 32, 64]
+    (made,) = compile_text(text % "batch = 8")
+    with pytest.raises(PlanError, match="E400"):
+        sweep(made)
+
+
+def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path) -> None:
+    path = tmp_path / "x.svg"
+    status, _, err = run(capsys, tmp_path, TEXT, "--requests", 30, "--plot", path, "--view", "rates")
+    assert (status, err) == (0, "")
+    text = said(path)
+    words = ["p50", "p95", "p99", "TTFT", "TPOT", "req/s", "saturated at", "(two)", "p95(ttft) &lt;= 4 s", "one, 1 GPU"]
+    assert [word for word in words if word not in text] == []
+
+
+# ---- throughput against latency
+
+BATCHES = """workload chat { input = 1024, output = 64, batch = 8 }
+plan one { model = llama_3_1_8b, node = h100_8, sharding { tp = 1 }, workload = chat, require tpot <= 12 ms }
+plan two = one with { sharding { tp = 2 }; require throughput_per_gpu >= 400 tok/s }
+"""
+
+
+def render(capsys, tmp_path: Path, text: str, *arguments: object) -> tuple[int, str, str]:
+    file = tmp_path / "a.plan"
+    file.write_text(text)
+    status = main(["render", str(file), "--view", "tradeoff", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+def test_a_tradeoff_names_plans_bounds_and_knees(capsys, tmp_path) -> None:
+    path = tmp_path / "x.svg"
+    status, out, err = render(capsys, tmp_path, BATCHES, "-o", path)
+    assert (status, out, err) == (0, f"tradeoff of one, two: {path}\n", "")
+    text = said(path)
+    words = ["one, 1 GPU: batch 1 to ", "two, 2 GPUs: batch 1 to ", "TTFT", "TPOT", "latency", "tpot &lt;= 12 ms",
+             "two: throughput_per_gpu &gt;= 400 tok/s", "diamond: knee", "dot: the plan as written"]  # fmt: skip
+    assert [word for word in words if word not in text] == []
+    assert render(capsys, tmp_path, BATCHES, "-o", path, "--against", "tpot")[0] == 0
+    assert "TTFT" not in said(path)
+
+
+def test_points_of_a_tradeoff_are_the_estimates_of_their_batch(capsys, tmp_path) -> None:
+    status, out, _ = render(capsys, tmp_path, BATCHES, "-o", tmp_path / "x.svg", "--json")
+    one, two = json.loads(out)["curves"]
+    assert (status, one["plan"], one["load"]) == (0, "one", "batch")
+    for told, name in ((one, "one"), (two, "two")):
+        for point in told["points"][::6]:
+            (made,) = compile_text(BATCHES, plan=name, overrides=[("workload.batch", str(point["load"]))])
+            found = made.estimate()
+            assert point["ttft_s"] == pytest.approx(found.ttft_s, rel=1e-12)
+            assert point["throughput_per_gpu_tokens_per_s"] == pytest.approx(found.throughput_per_gpu_tokens_per_s)
+            assert point["tpot_s_band"] == pytest.approx(found.band("tpot_s"), rel=1e-12)
+            assert found.fits
+        assert told["points"][-1]["load"] == found.max_batch
+
+
+def test_two_pools_keep_the_batch_of_prefill() -> None:
+    example = Path(__file__).parent.parent / "examples" / "split_llama_3_3_70b.plan"
+    (made,) = compile_file(example, plan="split")
+    curve = estimate_curve(made)
+    assert curve.own is not None
+    assert curve.points[curve.own].times["ttft"] == pytest.approx(made.estimate().ttft_s, rel=1e-12)
+    assert len({point.times["ttft"] for point in curve.points}) == 1
+
+
+def test_a_load_over_time_is_drawn_over_its_rate(capsys, tmp_path) -> None:
+    status, out, _ = render(capsys, tmp_path, TEXT[: TEXT.index("plan two")], "-o", tmp_path / "x.svg", "--json")
+    (told,) = json.loads(out)["curves"]
+    assert (status, told["load"]) == (0, "req/s")
+    assert len(told["points"]) >= 9
+    text = said(tmp_path / "x.svg")
+    assert all(word in text for word in ("TTFT, p95", "TPOT, mean", "req/s"))
+
+
+def test_the_knee_is_farthest_above_the_chord() -> None:
+    batch = 2.0 ** np.arange(12)
+    latency = 1 + batch / 64  # flat up to about 64, then linear
+    assert batch[knee(latency, batch / latency)] in (32, 64, 128)
+    assert knee(batch, batch**0.7) is None  # a line on logarithmic axes
+    assert knee(np.array([1.0, 2.0, np.nan]), np.array([1.0, 2.0, 3.0])) is None
+
+
+@pytest.mark.parametrize("name", ["x.dot", "x.jpg"])
+def test_a_tradeoff_is_no_graph(capsys, tmp_path, name: str) -> None:
+    status, out, err = render(capsys, tmp_path, BATCHES, "-o", tmp_path / name)
+    assert (status, out) == (2, "")
+    assert "error[E400]" in err
+
+
+def test_only_a_tradeoff_is_against_a_latency(capsys, tmp_path) -> None:
+    (tmp_path / "a.plan").write_text(BATCHES)
+    assert main(["render", str(tmp_path / "a.plan"), "-o", str(tmp_path / "x.dot"), "--against", "tpot"]) == 2
+    assert "error[E400]" in capsys.readouterr().err

@@ -23,9 +23,14 @@ class Served(NamedTuple):
         return self.made.spec
 
 
+def count_gpus(plan: PlanSpec) -> int:
+    """The GPUs of a plan, in both of its pools."""
+    return sum(pool.sharding.ranks for pool in plan.pools)
+
+
 def labels(plans: Sequence[PlanSpec]) -> list[str]:
     """The names of plans, with their GPUs where these differ."""
-    gpus = [plan.sharding.ranks for plan in plans]
+    gpus = [count_gpus(plan) for plan in plans]
     if len(set(gpus)) == 1:
         return [plan.name for plan in plans]
     return [f"{plan.name}, {n} GPU{'s' if n > 1 else ''}" for plan, n in zip(plans, gpus, strict=True)]
@@ -41,5 +46,6 @@ def new_figure(height: float) -> Any:
 def draw_legend(figure: Any, handles: Sequence[Any], note: str = "") -> None:
     """One legend below all panels, headed by a note in small print."""
     if handles or note:
-        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 4)),
+        columns = min(len(handles), 4 if sum(len(h.get_label()) for h in handles) > 60 else 6)
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, columns),
                       columnspacing=1.4, title=note or None, title_fontsize=7)  # fmt: skip
