@@ -70,8 +70,9 @@ calibrate: $(DEV)  ## DATA=FOLDER: fit the catalog's calibrations again
 study: $(RUNTIME)  ## the study's claims beside what plandsl says
 	$(BIN)/python -m benchmarks.study
 
-figures: $(DEV)  ## the searches of docs/search.md, drawn
-	@mkdir -p docs/images/search
+figures: $(DEV)  ## the charts of the pages in docs/, drawn
+	@mkdir -p docs/images/search docs/images/traffic
+	$(BIN)/planc render --view tradeoff examples/llama3_70b.plan -o docs/images/search/tradeoff.svg
 	$(BIN)/planc search examples/search_70b.plan --plot docs/images/search/services.svg
 	for model in 70b 405b; do \
 	  $(BIN)/planc search examples/search_study.plan --search throughput_$$model \

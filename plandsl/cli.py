@@ -70,8 +70,11 @@ def _check(made: _Parser) -> None:
 
 def _render(made: _Parser) -> None:
     _add_file(made)
-    made.add_argument("--view", choices=("devices", "block", "timeline", "memory"), default="devices")
+    made.add_argument("--view", choices=("devices", "block", "timeline", "memory", "tradeoff"), default="devices",
+                      help="of one plan (default: devices), or the tradeoff of all plans")  # fmt: skip
     _add_phase(made)
+    made.add_argument("--against", choices=("ttft", "tpot", "latency"), action="append",
+                      help="of the tradeoff: only this latency")  # fmt: skip
     made.add_argument("-o", "--output", metavar="OUT", required=True, help="a .svg, .png, .pdf or .dot file")
 
 
@@ -136,6 +139,9 @@ def _simulate(made: _Parser) -> None:
     made.add_argument("--requests", metavar="N", type=int, help="serve this many requests")
     made.add_argument("--find-rate", action="store_true", help="find the largest rate that meets the requirements")
     made.add_argument("--rows", metavar="OUT", help="write a row for each request to a .csv or .parquet file")
+    made.add_argument("--plot", metavar="OUT", help="draw the runs of all plans, a .svg, .png or .pdf file")
+    made.add_argument("--view", choices=("latency", "occupancy", "steps", "rates"),
+                      help="draw times of requests (default), what servers hold, steps, times over rates")  # fmt: skip
 
 
 def _later(made: _Parser) -> None:

@@ -359,9 +359,11 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E411": (
         "the library for plots is missing",
-        "`planc search --plot OUT` needs matplotlib, which is not installed with plandsl.",
+        "`planc search --plot OUT`, `planc simulate --plot OUT` and `planc render --view tradeoff` need matplotlib, "
+        "which is not installed with plandsl.",
         "",
-        "`pip install 'plandsl[plot]'`, or write the rows with `--rows` and draw them elsewhere.",
+        "`pip install 'plandsl[plot]'`, or write the rows of a search or a simulation with `--rows` and draw them "
+        "elsewhere.",
     ),
     "E412": (
         "the Dask cluster cannot run the search",

@@ -21,7 +21,7 @@ RENDER_CODES: dict[str, tuple[str, str, str, str]] = {
         "unknown view",
         "The views of a plan are `devices` (the contents of each GPU), `block` (the dataflow of one layer on one GPU), "
         "`timeline` (when each stage works) and `memory` (the memory use of the GPUs), in the phase `prefill` or "
-        "`decode`.",
+        "`decode`. `tradeoff` draws throughput against latency for all plans of a file.",
         "",
         "Name one of the views.",
     ),

@@ -159,6 +159,7 @@ def run_simulate(arguments: Namespace) -> int:
     """`planc simulate`."""
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
+    _check_plot(arguments)
     if arguments.find_rate:
         return _find_rates(arguments)
     if arguments.rows:
@@ -185,6 +186,7 @@ def run_simulate(arguments: Namespace) -> int:
         if len(runs) > 1:
             console.print()
             print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
+    _plot_runs(arguments, plans, runs)
     return OK if all(run.simulation.ok for run in runs) else FAILED
 
 
@@ -218,6 +220,30 @@ def _simulate(plans: list[CompiledPlan], requests: int | None) -> list[Run]:
 
     with Progress("serving requests") as tick:
         return simulate(plans, requests, tick)
+
+
+def _check_plot(arguments: Namespace) -> None:
+    """Refuse a picture that cannot be drawn, before requests are served."""
+    if arguments.plot:
+        from plandsl.plotting import check_picture_path
+
+        check_picture_path(Path(arguments.plot), "a simulation", "write the requests with --rows")
+    elif arguments.view:
+        hint = f"planc simulate {arguments.file} --plot out.svg --view {arguments.view}"
+        raise PlanError([Diagnostic("E400", f"--view {arguments.view} needs a file to draw to", hint=hint)])
+
+
+def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run]) -> None:
+    """Draw the picture that ``--plot`` asks for."""
+    if not arguments.plot:
+        return
+    from plandsl.backends.plots import Served, draw_runs
+
+    served = [Served(plan, run) for plan, run in zip(plans, runs, strict=True)]
+    with Progress("runs at other rates") as tick:
+        draw_runs(arguments.view or "latency", served, Path(arguments.plot), arguments.requests, tick)
+    if not arguments.json:
+        sys.stdout.write(f"picture: {arguments.plot}\n")
 
 
 def _dump(arguments: Namespace, plans: list[CompiledPlan]) -> int:
@@ -265,6 +291,10 @@ def run_check(arguments: Namespace) -> int:
 
 def run_render(arguments: Namespace) -> int:
     """`planc render`."""
+    if arguments.view == "tradeoff":
+        return _render_tradeoff(arguments)
+    if arguments.against:
+        raise PlanError([Diagnostic("E400", "--against chooses a latency of `--view tradeoff`")])
     from plandsl.backends.graphviz import write
 
     plan = _single_plan(arguments)
@@ -273,6 +303,27 @@ def run_render(arguments: Namespace) -> int:
         print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
     else:
         sys.stdout.write(f"{arguments.view} of {plan.name}: {arguments.output}\n")
+    return OK
+
+
+def _render_tradeoff(arguments: Namespace) -> int:
+    """Draw all plans of a file over their load."""
+    from plandsl.plotting import check_picture_path
+
+    path = Path(arguments.output)
+    check_picture_path(path, "a tradeoff", "use another view, or the numbers of `planc compile --json`")
+    plans = _compile(arguments)
+    from plandsl.backends.plots import draw_tradeoff, load_curves
+
+    with Progress("points of curves") as tick:
+        curves = load_curves(plans, tick)
+    draw_tradeoff(curves, path, dict.fromkeys(arguments.against or ("ttft", "tpot", "latency")))
+    names = [plan.name for plan in plans]
+    if arguments.json:
+        print_json({"plandsl": __version__, "plans": names, "view": "tradeoff", "output": arguments.output,
+                    "curves": [curve.as_json() for curve in curves]})  # fmt: skip
+    else:
+        sys.stdout.write(f"tradeoff of {', '.join(names)}: {arguments.output}\n")
     return OK
 
 

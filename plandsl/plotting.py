@@ -58,7 +58,7 @@ def pyplot() -> Any:
 def check_picture_path(path: Path, work: str, instead: str) -> None:
     """Raise `PlanError` where no picture can be drawn to ``path``. Called before ``work``, so that no work is lost.
 
-    ``instead``: the way to the numbers where matplotlib is missing.
+    ``instead``: what there is without matplotlib.
     """
     if path.suffix not in ENDINGS:
         raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .svg nor in .png or .pdf")])
@@ -94,7 +94,8 @@ def unit_ticks(axis: Any, ends: tuple[float, float], show: Callable[[float], str
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     decades = np.log10(ends[1] / ends[0])
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
+    few = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.6 else (1, 2, 5)
+    axis.set_major_locator(LogLocator(subs=few if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: drop_zeros(show(value))))
 
@@ -106,22 +107,31 @@ SMALL_PRINT = {"fontsize": 7, "color": "#333333", "zorder": 4, "textcoords": "of
 """The look of a text beside the line of a bound."""
 
 
-def draw_bound(place: Any, bound: float, *, along_x: bool, upper: bool, text: str = "", dash: str = "--") -> None:
+def draw_bound(
+    place: Any, bound: float, *, along_x: bool, upper: bool, text: str = "", dash: str = "--", shade: bool = True
+) -> None:
     """Draw the line of a bound, its text, and a shade over what it forbids: on log axes what lies within 1 : 100.
 
-    The ends of the axis stay where they are. The text stands on the forbidden side.
+    The ends of the axis stay where they are.
     """
     low, high = place.get_xlim() if along_x else place.get_ylim()
     forbidden = (bound, high * 100) if upper else (low / 100, bound)
     line, span = (place.axvline, place.axvspan) if along_x else (place.axhline, place.axhspan)
     line(bound, color="#333333", linewidth=1, linestyle=dash, zorder=2.5)
-    span(*forbidden, color="#000000", alpha=0.05, linewidth=0, zorder=0)
+    if shade:
+        span(*forbidden, color="#000000", alpha=0.05, linewidth=0, zorder=0)
     (place.set_xlim if along_x else place.set_ylim)(low, high)
+    if text:
+        write_bound(place, bound, text, along_x=along_x, upper=upper)
+
+
+def write_bound(place: Any, bound: float, text: str, *, along_x: bool, upper: bool) -> None:
+    """Write the text of a bound beside its line, on the forbidden side."""
     side = 1 if upper else -1
-    if text and along_x:
+    if along_x:
         at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "left" if upper else "right", "va": "bottom"}
         place.annotate(text, (bound, 0.02), (2 * side, 0), **at, **SMALL_PRINT, bbox=PAPER)
-    elif text:
+    else:
         at = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom" if upper else "top"}
         place.annotate(text, (0.985, bound), (0, 2 * side), **at, **SMALL_PRINT, bbox=PAPER)
 

@@ -53,11 +53,15 @@ class Check(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What is told of a run, and what became of each request; ``checks`` are the requirements that it can check."""
+    """What is told of a run, and what became of each request.
+
+    ``blocks`` of KV memory are those of one server; ``checks`` are the requirements that a run can check.
+    """
 
     simulation: Simulation
     records: Records
     kinds: tuple[str, ...]
+    blocks: int
     checks: tuple[Check, ...] = ()
 
     def columns(self) -> dict[str, NDArray[Any]]:
@@ -131,7 +135,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         requires=tuple(check.told for check in checks),
         unchecked=tuple(a.text for a in asked if a.require.metric not in (*TIMES, *rates)),
     )
-    return Run(told, records, load.kinds, checks)
+    return Run(told, records, load.kinds, server.blocks, checks)
 
 
 # ---- requirements

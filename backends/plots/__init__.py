@@ -1,0 +1,34 @@
+"""Charts of plans under a load, drawn with matplotlib in the style of `plandsl/plotting.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from plandsl.backends.plots.curves import load_curves
+from plandsl.backends.plots.latency import draw_latency
+from plandsl.backends.plots.occupancy import draw_occupancy
+from plandsl.backends.plots.rates import draw_rates
+from plandsl.backends.plots.runs import Served
+from plandsl.backends.plots.steps import draw_steps
+from plandsl.backends.plots.sweep import Tick, count_parts, sweep
+from plandsl.backends.plots.tradeoff import draw_tradeoff
+
+RUN_VIEWS = {"latency": draw_latency, "occupancy": draw_occupancy, "steps": draw_steps}
+"""The pictures of runs, by the name that `planc simulate --view` takes. `rates` serves plans at other rates."""
+
+
+def draw_runs(view: str, runs: Sequence[Served], path: Path, requests: int | None, tick: Tick) -> None:
+    """Draw one picture of the runs of plans to ``path`` (.svg, .png or .pdf), whole or not at all.
+
+    The view `rates` serves ``requests`` requests at each rate (None: as many as the workloads say), and ``tick`` hears
+    how many of its runs are done. Raises `PlanError`: E405 if the file cannot be written, E400 if a plan has no rate.
+    """
+    if view == "rates":
+        ticks = [count_parts(tick, at, len(runs)) for at in range(len(runs))]
+        draw_rates([sweep(r.made, requests, one) for r, one in zip(runs, ticks, strict=True)], path)
+        return
+    RUN_VIEWS[view](runs, path)
+
+
+__all__ = ["RUN_VIEWS", "Served", "draw_runs", "draw_tradeoff", "load_curves"]

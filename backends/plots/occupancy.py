@@ -1,0 +1,113 @@
+"""What the servers of a plan hold over time: requests that wait, requests that run, KV memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plandsl import plotting
+from plandsl.backends.cost.serving.records import Records, Steps
+from plandsl.backends.cost.serving.requests import Floats, Ints
+from plandsl.backends.plots.runs import Served, draw_legend, labels, new_figure
+from plandsl.units import show_time
+
+BINS = 300
+"""Parts of a run's time; where steps are more, each part has a mean and a largest value."""
+
+PANELS = ("requests that arrive\nin a second", "requests\nthat wait", "requests\nthat run", "KV cache\nin use")
+
+
+class Level(NamedTuple):
+    """A quantity over time: it has ``values[i]`` from ``times[i]`` to ``times[i + 1]``; 0 before and at the end."""
+
+    times: Floats
+    values: Floats
+
+
+def total_level(steps: Steps, values: Ints) -> Level:
+    """The sum over all servers of what each has from one step to the next; a server without a step has nothing."""
+    times: list[Floats] = []
+    changes: list[Floats] = []
+    for server in np.unique(steps.replica):
+        own = steps.replica == server
+        start, end = steps.start_s[own], np.maximum.accumulate(steps.end_s[own])
+        idle = np.append(start[1:] > end[:-1], True)
+        at = np.concatenate((start, end[idle]))
+        order = np.argsort(at, kind="stable")
+        level = np.concatenate((values[own].astype(np.float64), np.zeros(int(idle.sum()))))[order]
+        times.append(at[order])
+        changes.append(np.diff(level, prepend=0.0))
+    at = np.concatenate(times)
+    order = np.argsort(at, kind="stable")
+    return Level(at[order], np.cumsum(np.concatenate(changes)[order]))
+
+
+def mean_and_peak(level: Level, edges: Floats) -> tuple[Floats, Floats]:
+    """The mean over time and the largest value of a level in each part of time, between ``edges`` float64[n + 1]."""
+    area = np.concatenate(([0.0], np.cumsum(level.values[:-1] * np.diff(level.times))))
+    held = np.searchsorted(level.times, edges, side="right") - 1
+    upto = np.where(held < 0, 0.0, area[held] + level.values[held] * (edges - level.times[held]))
+    at = np.concatenate((level.times, edges[:-1]))
+    values = np.concatenate((level.values, np.where(held[:-1] < 0, 0.0, level.values[held[:-1]])))
+    peaks = np.zeros(len(edges) - 1)
+    part = np.searchsorted(edges, at, side="right") - 1
+    inside = (part >= 0) & (part < len(peaks))
+    np.maximum.at(peaks, part[inside], values[inside])
+    return np.diff(upto) / np.diff(edges), peaks
+
+
+def draw_occupancy(runs: Sequence[Served], path: Path) -> None:
+    """Draw over time: arrivals, requests that wait and that run on all servers, and the share of KV memory in use.
+
+    Lines are means over `BINS` parts of the time, and shades reach up to the largest value of each. Raises `PlanError`
+    (E405).
+    """
+    plt = plotting.pyplot()
+    with plt.rc_context(plotting.SMALL):
+        figure = new_figure(5.4)
+        places = figure.subplots(len(PANELS), 1, sharex=True)
+        names = labels([r.plan for r in runs])
+        looks = plotting.group_styles(names)
+        for name, served in zip(names, runs, strict=True):
+            if len(served.run.records.steps.start_s):
+                _draw_run(places, served, looks[name]["color"])
+        for place, word in zip(places, PANELS, strict=True):
+            place.set_ylabel(word)
+            place.set_ylim(0, None)
+            place.margins(x=0)
+        figure.align_ylabels(places)
+        places[-1].yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        places[-1].set_xlabel("time since the first request")
+        places[-1].xaxis.set_major_formatter(lambda value, _: plotting.drop_zeros(show_time(value)) if value else "0")
+        handles = [plt.Line2D([], [], label=name, color=look["color"]) for name, look in looks.items()]
+        draw_legend(figure, handles if len(runs) > 1 else [])
+        plotting.save(figure, path)
+
+
+def _draw_run(places: Any, served: Served, color: str) -> None:
+    records, run = served.run.records, served.run
+    steps, first = records.steps, float(np.nanmin(records.arrival_s))
+    edges = np.linspace(0.0, max(float(steps.end_s.max()) - first, 1e-9), BINS + 1)
+    middles = (edges[1:] + edges[:-1]) / 2
+    came, wide = _arrivals(records, first, edges)
+    places[0].stairs(came, wide, baseline=None, color=color, linewidth=1)
+    room = run.blocks * run.simulation.replicas / 100
+    for place, values, unit in (
+        (places[1], steps.waiting, 1.0),
+        (places[2], steps.running, 1.0),
+        (places[3], steps.blocks, room),
+    ):
+        level = total_level(steps, values)
+        mean, peak = mean_and_peak(Level(level.times - first, level.values / unit), edges)
+        place.plot(middles, mean, color=color, linewidth=1)
+        place.fill_between(middles, mean, peak, color=color, alpha=0.2, linewidth=0)
+
+
+def _arrivals(records: Records, first: float, edges: Floats) -> tuple[Floats, Floats]:
+    """Requests/s that arrive in each of `BINS` / 5 parts of the time, and the edges of these parts."""
+    wide = edges[:: max(1, BINS // 60)]
+    came, _ = np.histogram(records.arrival_s[np.isfinite(records.arrival_s)] - first, wide)
+    return came / np.diff(wide), wide

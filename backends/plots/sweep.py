@@ -1,0 +1,165 @@
+"""A plan served at several rates, from idle to saturated: always the same requests, closer together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import NamedTuple
+
+import numpy as np
+
+from plandsl.answers.simulation import Spread
+from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
+from plandsl.backends.cost.deployments.build import Compiled
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.plan import PlanSpec, WorkloadSpec
+from plandsl.spec.rates import Scaled, at_rate, scaled_field
+from plandsl.spec.traffic import Arrivals, OnOff, Steady, Traced, Varying, mean_rate
+
+SHARES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
+"""Rates that are served, as shares of the rate at which the servers are saturated."""
+
+PLACES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
+"""Requests in flight that are served, as shares of those of the plan."""
+
+WIDEST = 2.0**12
+"""Rates up to so many times the plan's are tried, to find the saturation."""
+
+LONG = 1000
+"""Requests of the run that measures the saturation, at least; a trace has its own."""
+
+Tick = Callable[[int, int], None]
+"""Hears how many runs are done, of about how many."""
+
+
+def count_parts(tick: Tick, at: int, parts: int) -> Tick:
+    """The part of ``tick`` that counts piece ``at`` of equally large pieces of work."""
+    return lambda done, of: tick(at * of + done, parts * of)
+
+
+class ServedAt(NamedTuple):
+    """A run at ``factor`` times the load of the plan; ``load`` is its rate in req/s, or its requests in flight."""
+
+    factor: float
+    load: float
+    run: Run
+
+    @property
+    def stable(self) -> bool:
+        """Whether the queue does not grow."""
+        return not isfinite(self.run.simulation.summary.bearable)
+
+    def spread(self, metric: str) -> Spread:
+        """A latency over the requests of the run."""
+        found: Spread = getattr(self.run.simulation.summary, metric)
+        return found
+
+
+class Sweep(NamedTuple):
+    """A plan and its runs, the smallest load first.
+
+    ``saturation`` is the largest rate that is served, in req/s; NaN of a closed loop.
+    """
+
+    plan: PlanSpec
+    scaled: Scaled
+    runs: tuple[ServedAt, ...]
+    saturation: float
+
+    @property
+    def unit(self) -> str:
+        """What the load of a run counts."""
+        return "requests in flight" if self.scaled == "concurrency" else "req/s"
+
+
+def sweep(made: Compiled, count: int | None = None, tick: Tick = lambda done, of: None) -> Sweep:
+    """Serve a plan at rates from a tenth of its saturation to beyond it, ``count`` requests each.
+
+    A closed loop is served with more and more requests in flight. Raises `PlanError`: E400 where all requests arrive at
+    once, and as `simulate_plan`.
+    """
+    plan, scaled = made.spec, scaled_field(made.spec.workload)
+    if scaled is None:
+        why = f"`{plan.name}` has no rate that could grow: all its requests arrive at once"
+        hint = "give the workload `rate = 12 req/s`, a `trace` or `concurrency = 64`"
+        raise PlanError([Diagnostic("E400", why, plan.workload.span or plan.span, hint=hint)])
+    work = _Work(plan, scaled, build_servers(made), count, tick)
+    if scaled == "concurrency":
+        for share in PLACES:
+            work.serve(share)
+        return Sweep(plan, scaled, work.by_load(), float("nan"))
+    most = work.saturation()
+    own = next(iter(work.runs.values()))
+    for share in SHARES:
+        work.serve(share * most / own.load)
+    kept = tuple(r for r in work.by_load() if r.load <= SHARES[-1] * most * 1.001)
+    return Sweep(plan, scaled, kept, most)
+
+
+class _Work:
+    """The runs of a plan so far, by their factor."""
+
+    def __init__(self, plan: PlanSpec, scaled: Scaled, servers: Servers, count: int | None, tick: Tick) -> None:
+        self.plan, self.scaled, self.servers, self.count, self.tick = plan, scaled, servers, count, tick
+        self.runs: dict[float, ServedAt] = {}
+
+    def serve(self, factor: float) -> ServedAt:
+        """The run at a multiple of the plan's load."""
+        plan = at_rate(self.plan, factor)
+        if self.scaled == "concurrency":
+            factor = (plan.workload.concurrency or 1) / (self.plan.workload.concurrency or 1)
+        if factor not in self.runs:
+            run = serve_plan(plan, self.servers, _requests(self.plan.workload, self.count, factor))
+            self.runs[factor] = ServedAt(factor, _load(plan.workload, run), run)
+            done = len(self.runs)
+            self.tick(done, max(done + 1, len(SHARES) + 4))
+        return self.runs[factor]
+
+    def saturation(self) -> float:
+        """The rate that is served while the queue grows: the load is doubled until it does.
+
+        It is that of the second half of the arrivals, or of the whole run if that is more: a short run has too few
+        answers while requests arrive.
+        """
+        found = self.serve(1.0)
+        while found.stable and found.factor < WIDEST:
+            found = self.serve(found.factor * 2)
+        if found.stable:
+            return found.load
+        most = max(self.count or self.plan.workload.requests or 0, LONG)
+        if self.plan.workload.traffic is not None and self.plan.workload.traffic.trace is not None:
+            most = len(found.run.records.input)
+        told = serve_plan(at_rate(self.plan, found.factor), self.servers, most).simulation.summary
+        return max(rate for rate in (told.bearable, told.request_rate) if isfinite(rate))
+
+    def by_load(self) -> tuple[ServedAt, ...]:
+        """All runs, the smallest load first."""
+        return tuple(sorted(self.runs.values(), key=lambda r: r.load))
+
+
+def _arrivals(load: WorkloadSpec) -> list[Arrivals]:
+    traffic = load.traffic
+    if traffic is None:
+        return []
+    own = [traffic.arrivals] if traffic.arrivals is not None else [one.arrivals for one in traffic.classes]
+    return [one for one in own if one is not None]
+
+
+def _requests(load: WorkloadSpec, count: int | None, factor: float) -> int | None:
+    """How many requests to serve: as many for each place of a closed loop, and as long a time of a changing rate."""
+    given = load.requests if count is None else count
+    changing = load.concurrency is not None or any(isinstance(one, (Varying, Traced)) for one in _arrivals(load))
+    return given if given is None or not changing else max(1, round(given * factor))
+
+
+def _load(load: WorkloadSpec, run: Run) -> float:
+    """Requests in flight; else the rate as stated, or as it came where it changes or conversations make requests."""
+    if load.concurrency is not None:
+        return float(load.concurrency)
+    traffic, arrivals = load.traffic, _arrivals(load)
+    talks = traffic is not None and bool(traffic.sessions or any(one.sessions for one in traffic.classes))
+    if arrivals and not talks and all(isinstance(one, (Steady, OnOff)) for one in arrivals):
+        return sum(mean_rate(one) or 0.0 for one in arrivals)
+    came = run.records.arrival_s[np.isfinite(run.records.arrival_s)]
+    span = float(came.max() - came.min()) if len(came) else 0.0
+    return len(came) / span if span else float("nan")
