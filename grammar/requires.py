@@ -54,11 +54,14 @@ PERCENTILES = ("ttft", "tpot", "latency")
 OVER_REQUESTS = {"goodput": Metric((REQUEST_RATE,), "requests per second", "10 req/s")}
 """The names usable in `require` where requests arrive over time."""
 
+OVER_TIME = "give the workload `rate = 12 req/s`, a `trace`, or `concurrency = 64`"
+"""How a load has requests over time."""
+
 _PERCENTILE = re.compile(r"p([1-9][0-9]?)(?:_([0-9]))?")
 _ALL = METRICS | OVER_REQUESTS
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """A metric, or one of its percentiles."""
 
     name: str
@@ -97,14 +100,13 @@ def check_load(reader: Reader, requires: tuple[RequireSpec, ...], over_time: boo
     for require in requires if not over_time else ():
         if require.over_requests:
             why = f"`{require.text.split(require.op)[0].strip()}` needs requests over time, and this load is one batch"
-            hint = "give the workload `rate = 12 req/s`, a `trace`, or `concurrency = 64`"
-            reader.fail(Wrong("E216", why, require.span, hint=hint))
+            reader.fail(Wrong("E216", why, require.span, hint=OVER_TIME))
 
 
-def _metric(expr: s.Expr) -> _Asked | None:
+def read_metric(expr: s.Expr) -> Asked | None:
     """The metric, or the percentile of a metric, that an expression is; None if it is neither."""
     if isinstance(expr, s.Ref):
-        return _Asked(expr.name) if expr.name in _ALL else None
+        return Asked(expr.name) if expr.name in _ALL else None
     found = _PERCENTILE.fullmatch(expr.func.text) if isinstance(expr, s.Call) else None
     if found is None or not isinstance(expr, s.Call):
         return None
@@ -112,14 +114,14 @@ def _metric(expr: s.Expr) -> _Asked | None:
     if not isinstance(inner, s.Ref) or inner.name not in PERCENTILES:
         hint = f"`p99(ttft)`; {', '.join(f'`{name}`' for name in PERCENTILES)} have percentiles"
         raise Wrong("E216", f"`{expr.func.text}` needs a time of requests", expr.span, hint=hint)
-    return _Asked(inner.name, int(found[1]) + int(found[2] or 0) / 10)
+    return Asked(inner.name, int(found[1]) + int(found[2] or 0) / 10)
 
 
 def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
     if not isinstance(expr, s.Binary) or expr.op not in _FLIPPED:
         hint = "`require ttft <= 2 s`; `and` joins several requirements"
         raise Wrong("E216", "a requirement compares a metric with a value", expr.span, hint=hint)
-    left, right = _metric(expr.a), _metric(expr.b)
+    left, right = read_metric(expr.a), read_metric(expr.b)
     if left and right:
         raise Wrong("E216", "a requirement compares one metric with a constant, not two metrics", expr.span)
     asked = left or right

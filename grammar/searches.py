@@ -13,7 +13,7 @@ from plandsl.grammar.evaluate import describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.plans import PLAN, plan_spec
 from plandsl.grammar.records import Record, merge
-from plandsl.grammar.requires import METRICS, read_requirements
+from plandsl.grammar.requires import METRICS, OVER_REQUESTS, OVER_TIME, Asked, read_metric, read_requirements
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.grammar.unparse import declaration
@@ -40,6 +40,9 @@ SHORT = {
 }
 """Short names of fields that may vary, and their full paths."""
 
+GPUS = "gpus"
+"""The number of GPUs that a plan uses: a goal, and a name in conditions."""
+
 LARGEST_BATCH = 8192
 """A search without `vary` tries batches of powers of two up to this one."""
 
@@ -56,23 +59,18 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
         return None
     resolve = partial(_resolve, context, base)
     if choices:
-        if not _check_values(reader, choices, resolve):
-            return None
+        tried = _check_values(reader, choices, resolve)
     else:
         plan, found = resolve(())
         if plan is None:
             for finding in found:
                 context.report.put(finding)
             return None
-        choices = _default_choices(plan)
+        tried, choices = {_kind_of(plan)}, _default_choices(plan)
+    _check_goals(reader, goals, tried)
+    if not reader.ok:
+        return None
     plan, _ = resolve(tuple((c, c.settings[0]) for c in choices))
-    if plan and plan.node.gpu.price is None:
-        for goal in (g for g in goals if g.metric == "cost"):
-            hint = "give it one: `node = ... with { gpu { price = 2 USD/h } }`"
-            reader.fail(
-                Wrong("E309", f"the GPU `{plan.node.gpu.name}` has no price, so there is no cost", goal.span, hint=hint)
-            )
-            return None
     gpus = plan.gpus if plan and not any(c.path.split(".")[0] in ("node", "cluster") for c in choices) else None
     clauses = plan.requires if plan else read_requirements(Reader(context, base, PLAN))
     write = partial(_plan_text, context, base)
@@ -85,6 +83,8 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
         gpus=gpus,
         resolve=resolve,
         write=write,
+        priced=not any(kind.unpriced for kind in tried),
+        over_requests=any(g.over_requests for g in goals) or any(kind.over_requests for kind in tried),
         span=record.span,
     )
 
@@ -264,21 +264,49 @@ def _goals(reader: Reader) -> tuple[Goal, ...]:
     for placed in reader.record.items():
         if isinstance(placed.item, s.Clause) and placed.item.word.text in ("maximize", "minimize"):
             goal = reader.attempt(partial(_goal, reader, placed.item))
-            if goal and goal.metric in goals:
-                reader.fail(Wrong("E202", f"`{goal.metric}` is a goal twice", placed.item.span))
+            if goal and goal.name in goals:
+                reader.fail(Wrong("E202", f"`{goal.name}` is a goal twice", placed.item.span))
             elif goal:
-                goals[goal.metric] = goal
+                goals[goal.name] = goal
     return tuple(goals.values())
 
 
 def _goal(reader: Reader, clause: s.Clause) -> Goal:
-    value = clause.value
-    if isinstance(value, s.Ref) and value.name in METRICS:
-        return Goal(value.name, clause.word.text == "maximize", value.span)
+    value, most = clause.value, clause.word.text == "maximize"
+    asked = Asked(GPUS) if isinstance(value, s.Ref) and value.name == GPUS else read_metric(value)
+    if asked is not None:
+        return Goal(asked.name, most, value.span, asked.percentile)
     if isinstance(value, s.Ref):
-        hint = reader.context.library.suggest(value.name, iter(METRICS))
+        hint = reader.context.library.suggest(value.name, iter((*METRICS, *OVER_REQUESTS, GPUS)))
         raise Wrong("E216", f"there is no metric `{value.name}`", value.span, hint=hint)
     raise Wrong("E216", "expected a metric here", value.span, hint="such as `ttft`, `tpot`, `throughput` or `memory`")
+
+
+class _Kind(NamedTuple):
+    """What goals need to know of a plan: a GPU without a price, or an empty string; and what its load is."""
+
+    unpriced: str
+    over_time: bool
+    over_requests: bool
+
+
+def _kind_of(plan: PlanSpec) -> _Kind:
+    gpus = (kind.node.gpu for pool in plan.pools for kind in pool.kinds)
+    unpriced = next((gpu.name for gpu in gpus if gpu.price is None), "")
+    asked = plan.workload.traffic is not None or any(r.over_requests for r in plan.requires)
+    return _Kind(unpriced, plan.workload.over_time, asked)
+
+
+def _check_goals(reader: Reader, goals: tuple[Goal, ...], kinds: set[_Kind]) -> None:
+    """Check that plans of these kinds have the metrics of goals: a cost, and percentiles or goodput."""
+    unpriced = min((kind.unpriced for kind in kinds if kind.unpriced), default="")
+    for goal in goals:
+        if goal.metric == "cost" and unpriced:
+            hint = "give it one: `node = ... with { gpu { price = 2 USD/h } }`"
+            reader.fail(Wrong("E309", f"the GPU `{unpriced}` has no price, so there is no cost", goal.span, hint=hint))
+        if goal.over_requests and not all(kind.over_time for kind in kinds):
+            why = f"`{goal.name}` needs requests over time, and this load is one batch"
+            reader.fail(Wrong("E216", why, goal.span, hint=OVER_TIME))
 
 
 class _Scope(NamedTuple):
@@ -291,7 +319,7 @@ class _Scope(NamedTuple):
 
 
 def _conditions(reader: Reader, choices: tuple[Choice, ...]) -> Iterator[Condition]:
-    first = dict.fromkeys((*SHORT, "gpus"), 1) | {c.name: c.settings[0].value for c in choices}
+    first = dict.fromkeys((*SHORT, GPUS), 1) | {c.name: c.settings[0].value for c in choices}
     words = frozenset(s.value for c in choices for s in c.settings if isinstance(s.value, str))
     for placed in reader.record.items():
         if isinstance(placed.item, s.Clause) and placed.item.word.text == "where":
@@ -395,21 +423,25 @@ FITTING = ("E219", "E220")
 """Errors of a sharding that does not fit a model. If models vary, they are not mistakes of the search."""
 
 
-def _check_values(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> bool:
-    """Whether every value gives a valid plan: each is tried once, with the first values of the other choices.
+def _check_values(reader: Reader, choices: tuple[Choice, ...], resolve: Any) -> set[_Kind]:
+    """Check that every value gives a valid plan: each is tried once, with the first values of the other choices.
 
-    For a load, whose values are all numbers, only the first and the last value are tried.
+    For a load, whose values are all numbers, only the first and the last value are tried. Gives the kinds of plans.
     """
     first = {c.path: (c, c.settings[0]) for c in choices}
     tried = {c: (c.settings[-1],) if c.load else c.settings[1:] for c in choices}
     tries = [first, *(first | {c.path: (c, setting)} for c, settings in tried.items() for setting in settings)]
     spared = FITTING if any(c.path.split(".")[0] == "model" for c in choices) else ()
+    kinds: set[_Kind] = set()
     for combination in tries[:MAX_VALUES]:
-        for found in resolve(tuple(combination.values()))[1]:
+        plan, findings = resolve(tuple(combination.values()))
+        if plan is not None:
+            kinds.add(_kind_of(plan))
+        for found in findings:
             if found.severity == "error" and found.code not in spared:
                 reader.ok = False
                 reader.context.report.put(found)
-    return reader.ok
+    return kinds
 
 
 def _plan_text(context: Context, base: Record, name: str, combination: Combination) -> str:

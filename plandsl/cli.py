@@ -93,6 +93,14 @@ def _search(made: _Parser) -> None:
     made.add_argument("-o", "--output", metavar="OUT", help="write the best plan, a .plan file")
     made.add_argument("--rows", metavar="OUT", help="write every configuration, a .csv or .parquet file")
     made.add_argument("--plot", metavar="OUT", help="draw the Pareto front and heat maps, a .svg, .png or .pdf file")
+    made.add_argument(
+        "--simulate", type=int, metavar="K", help="simulate at most K candidates of a load over time (32)"
+    )
+    made.add_argument("--requests", type=int, metavar="N", help="simulate N requests with each")
+    _add_scheduler(made)
+
+
+def _add_scheduler(made: _Parser) -> None:
     made.add_argument("--scheduler", metavar="ADDRESS", help="distribute the work over a Dask cluster")
 
 

@@ -171,7 +171,7 @@ def test_tallies_add_up_to_the_same_in_any_grouping(monkeypatch: pytest.MonkeyPa
     assert right.best == whole.best
     for mine, theirs in ((right.top, whole.top), (right.front, whole.front)):
         assert mine.numbers.tolist() == theirs.numbers.tolist()
-        assert np.array_equal(mine.metrics, theirs.metrics)
+        assert np.array_equal(mine.metrics, theirs.metrics, equal_nan=True)
 
 
 def test_where_leaves_out_before_and_after_compiling() -> None:
@@ -316,6 +316,27 @@ def test_a_goal_of_cost_wants_a_price() -> None:
     assert caught.value.diagnostics[0].code == "E309"
 
 
+def test_every_node_of_a_goal_of_cost_has_a_price() -> None:
+    with pytest.raises(PlanError) as caught:
+        searched("vary node in [h100_8 with { gpu { price = 2 USD/h } }, h200_8]\nminimize cost")
+    assert caught.value.diagnostics[0].code == "E309"
+
+
+def test_nodes_without_a_price_have_a_front_without_cost() -> None:
+    text = BASE.replace(" with { gpu { price = 2 USD/h } }", "")
+    for nodes in ("[h100_8, h200_8]", "[h100_8 with { gpu { price = 2 USD/h } }, h200_8]"):
+        search = searched(f"vary node in {nodes}, tp in [1, 8]", text)
+        assert [g.metric for g in search.front_goals] == ["ttft", "tpot", "throughput_per_gpu"]
+        assert len(table(search)[0].tally.front.numbers)
+    priced = searched("vary node in [h100_8 with { gpu { price = 2 USD/h } }]", text)
+    assert "cost" in [g.metric for g in priced.front_goals]
+
+
+def test_conditions_count_the_gpus_of_both_pools() -> None:
+    _, rows = table(searched("where gpus <= 4", POOLS))
+    assert {c["decode.sharding.tp"] for c, _, _ in rows} == {"2"}
+
+
 def test_invalid_plans_are_counted_by_their_code() -> None:
     found, rows = table(searched("vary tp in [3, 4, 16], batch in [1, 2]"))
     assert {code: count for code, (_, count) in found.refused.items()} == {"E301": 2}
@@ -388,6 +409,7 @@ search s {
   prefill { node = h100_8, sharding { tp = 2 } }
   decode { node = h200_8, sharding { tp = 2 } }
   transfer { bandwidth = 50 GB/s, latency = 10 us }
+  MORE
   vary decode.sharding.tp in [2, 4], prefill.batch in [1, 4], batch in [8, 64]
 }
 """
@@ -395,7 +417,7 @@ search s {
 
 def test_pools_and_settings_of_a_plan_vary() -> None:
     _, rows = table(searched("", POOLS))
-    head, _, _ = POOLS.partition("  vary")
+    head, _, _ = POOLS.partition("  MORE")
     for choices, metrics, _ in rows:
         e = compile_text(head.replace("search s", "plan s") + "}", overrides=list(choices.items()))[0].estimate()
         for name, value in (("ttft", e.ttft_s), ("tpot", e.tpot_s), ("throughput", e.throughput_tokens_per_s)):

@@ -309,7 +309,7 @@ def test_pickled_jobs_are_small_and_give_the_same_answer():
         for done in spreading.do_batch(pickle.dumps([job._replace(grid=lean) for job in jobs]), False):
             parts.take(done)
     assert whole.found.tally.met == parts.found.tally.met
-    assert np.array_equal(whole.found.tally.top.metrics, parts.found.tally.top.metrics)
+    assert np.array_equal(whole.found.tally.top.metrics, parts.found.tally.top.metrics, equal_nan=True)
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:x", "local:-1"])
@@ -361,7 +361,7 @@ if __name__ == "__main__":
                 os.kill(victim, 9)
         came = []
         sink = lambda found, table: came.append(int(table.rows.numbers[0]))
-        found = s._run_jobs(Run(spec, 10, sink), client, tick)
+        found = s.run_jobs(Run(spec, 10, sink), client, tick)
         assert came == sorted(came) and len(came) == 20, came
         assert victim not in client.run(os.getpid).values()
     t = found.tally

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Band, Estimate
 from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, without_tables
-from plandsl.search.run import MEMORY, Compiler, Found
+from plandsl.search.closed_form import evaluate_mean, mean_load, plan_at_mean
+from plandsl.search.run import ENDLESS, MEMORY, RATE, Compiler, Found
 from plandsl.search.tally import Rows
-from plandsl.search.values import FIELDS, METRICS, MOST, evaluate_metrics
+from plandsl.search.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import DEGREES, Combination
 
@@ -46,6 +47,8 @@ class Configuration(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """A row of ``top`` or ``front``; a metric without a value is null."""
         values = {FIELDS[name]: value if math.isfinite(value) else None for name, value in self.metrics.items()}
+        if math.isnan(self.metrics["goodput"]):
+            values = {name: value for name, value in values.items() if name not in map(FIELDS.get, OVER_REQUESTS)}
         return {"choices": self.settings, **values}
 
 
@@ -130,15 +133,18 @@ class Remedy(NamedTuple):
 def misses(found: Found, nearest: Configuration) -> list[Miss]:
     """The requirements that the nearest configuration misses, the largest miss first."""
     plan = found.plan(nearest.number)
-    values = evaluate_metrics(Compiler().compile(plan).cost, {})
+    values = _Model(plan, found.search.over_requests).values()
     out = []
+    if values.crowded > 1:
+        most, rate = (values.metrics["throughput"] / mean_load(plan.workload).output * f for f in (1, values.crowded))
+        out.append(Miss(RATE, "bearable", value=most, bound=rate, factor=float(values.crowded), best=None))
     if not values.fits:
         bytes_, used = nearest.metrics["memory"], float(values.used)
         out.append(
             Miss(MEMORY, "memory", value=bytes_, bound=bytes_ / used, factor=used, best=found.tally.best.get("memory"))
         )
     for require in plan.requires:
-        if values.holds(require):
+        if values.holds(require) or (values.crowded > 1 and require.metric in ENDLESS):
             continue
         value = float(values.of(require))
         ratio = abs(math.log(value / require.bound)) if value > 0 and require.bound > 0 else math.inf
@@ -149,17 +155,31 @@ def misses(found: Found, nearest: Configuration) -> list[Miss]:
     return sorted(out, key=lambda miss: -miss.factor)
 
 
+class _Model:
+    """A plan's metrics with other figures of the machine: of its load, or at the mean of its requests over time."""
+
+    def __init__(self, plan: PlanSpec, at_mean: bool) -> None:
+        self.plan, self.at_mean = plan, at_mean
+        self.base = plan_at_mean(plan) if at_mean else plan
+        self.cost = Compiler().compile(self.base).cost
+
+    def values(self, base: PlanSpec | None = None) -> Values:
+        """The metrics; those with the figures of ``base`` if it is given."""
+        cost = self.cost if base is None else self.cost.on(base)
+        return evaluate_mean(cost, self.plan) if self.at_mean else evaluate_metrics(cost, {})
+
+
 def remedies(found: Found, nearest: Configuration) -> Iterator[Remedy]:
     """Each figure of the machine that can, improved alone, make the nearest configuration meet everything.
 
     Times fall as a figure improves, so bisection finds the smallest factor.
     """
     plan = found.plan(nearest.number)
-    cost = Compiler().compile(plan).cost
+    model = _Model(plan, found.search.over_requests)
 
     def enough(change: Callable[[PlanSpec, float], PlanSpec], factor: float) -> bool:
-        values = evaluate_metrics(cost.on(change(without_tables(plan), factor)), {})
-        return bool(values.fits) and all(bool(values.holds(r)) for r in plan.requires)
+        values = model.values(change(without_tables(model.base), factor))
+        return bool(values.fits) and values.crowded <= 1 and all(bool(values.holds(r)) for r in plan.requires)
 
     figures = {**{f.name: f.improved for f in FIGURES.values()}, "memory": larger_memory}
     for what, change in figures.items():

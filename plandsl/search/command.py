@@ -20,7 +20,9 @@ from plandsl.grammar.resolve import Module
 from plandsl.search.answer import Configuration, configurations, estimates, misses, ranks_in_band, remedies
 from plandsl.search.files import write_rows
 from plandsl.search.run import NOTHING, Found, Run, combine_sinks
-from plandsl.search.show import found_json, print_found
+from plandsl.search.shortlist import MOST_SIMULATED, simulate_best
+from plandsl.search.show import Answer, found_json, print_found
+from plandsl.search.spread import Workers, open_workers
 from plandsl.sheets import open_sheet
 from plandsl.spec.search import SearchSpec
 
@@ -44,32 +46,27 @@ def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any
         raise PlanError([Diagnostic("E400", f"--top {arguments.top} is not 1 or more")])
     if arguments.plot:
         plotting.check_picture_path(Path(arguments.plot), "a search", "write the rows with --rows")
+    for option in ("simulate", "requests"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise PlanError([Diagnostic("E400", f"--{option} {value} is not 1 or more")])
     bodies, drawn, status = [], [], OK
-    for search in searches:
-        start = time.perf_counter()
-        points = _points(search, arguments)
-        found = _run(search, arguments, points)
-        top, front = configurations(found, found.tally.top), configurations(found, found.tally.front)
-        made = estimates(found, top)
-        same = ranks_in_band(made, search.all_goals[0].metric)
-        nearest = configurations(found, found.tally.nearest)[:1] if not top else []
-        missing = [m for n in nearest for m in misses(found, n)]
-        better = [r for n in nearest for r in remedies(found, n)]
-        seconds = time.perf_counter() - start
-        status = max(status, INTERRUPTED if found.stopped else OK if top else FAILED)
-        if arguments.json:
-            bands = [{f"{m}_band": list(b) for m, b in e.bands} for e in made]
-            bodies.append(
-                found_json(found, top, front, same=same, missing=missing, remedies=better, seconds=seconds, bands=bands)
-            )
-        else:
-            print_found(
-                found, top, front, same=same, missing=missing, remedies=better, seconds=seconds, console=console()
-            )
-        if arguments.output:
-            _write_best(arguments, module, found, top)
-        if points is not None:
-            drawn.append((found, front, points))
+    with open_workers(arguments.scheduler) as workers:
+        for search in searches:
+            start = time.perf_counter()
+            points = _points(search, arguments)
+            found = _run(search, arguments, points, workers)
+            answer = (_simulate if search.over_requests else _estimate)(found, arguments, workers)
+            seconds = time.perf_counter() - start
+            status = max(status, INTERRUPTED if found.stopped else OK if answer.top else FAILED)
+            if arguments.json:
+                bodies.append(found_json(found, answer, seconds))
+            else:
+                print_found(found, answer, seconds, console())
+            if arguments.output:
+                _write_best(arguments, module, found, answer.top)
+            if points is not None:
+                drawn.append((found, answer.front, points))
     if drawn:
         from plandsl.search.plot import SearchResult, plot
 
@@ -110,18 +107,57 @@ def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
     return Points(search)
 
 
-def _run(search: SearchSpec, arguments: Namespace, points: Points | None) -> Found:
+def _run(search: SearchSpec, arguments: Namespace, points: Points | None, workers: Workers) -> Found:
     with ExitStack() as stack:
         sheets = [write_rows(stack.enter_context(open_sheet(Path(arguments.rows))))] if arguments.rows else []
         tick = stack.enter_context(Progress(f"searching {search.name}"))
-        run = Run(search, arguments.top, combine_sinks([*sheets, *([points] if points else [])]))
+        keep = arguments.top
+        if search.over_requests:
+            keep = max(keep, arguments.simulate or MOST_SIMULATED)
+        run = Run(search, keep, combine_sinks([*sheets, *([points] if points else [])]))
         for one in sheets:
             one(run.found, NOTHING)  # the heading, so that a file without rows has it too
-        if arguments.scheduler:
-            from plandsl.search.spread import run_on_cluster
+        return workers.search(run, tick)
 
-            return run_on_cluster(run, arguments.scheduler, tick)
-        return run.run(tick)
+
+def _estimate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
+    """The answer of a search in closed form."""
+    top = configurations(found, found.tally.top)
+    made = estimates(found, top)
+    return Answer(
+        top,
+        configurations(found, found.tally.front),
+        same=ranks_in_band(made, found.search.all_goals[0].metric),
+        bands=[{f"{m}_band": list(b) for m, b in e.bands} for e in made],
+        **({} if top else _nearest(found)),
+    )
+
+
+def _nearest(found: Found) -> dict[str, Any]:
+    """What the nearest configuration misses in closed form, and what would help."""
+    nearest = configurations(found, found.tally.nearest)[:1]
+    missing = [m for n in nearest for m in misses(found, n)]
+    return {"missing": missing, "remedies": [r for n in nearest for r in remedies(found, n)]}
+
+
+def _simulate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
+    """The answer of a search over requests: the best of those that were simulated."""
+    with Progress(f"simulating {found.search.name}") as tick:
+        most = arguments.simulate or MOST_SIMULATED
+        made = simulate_best(found, workers, count=arguments.requests, most=most, tick=tick)
+    good = made.good[: arguments.top]
+    return Answer(
+        [one.row for one in good],
+        configurations(found, found.tally.front),
+        same=[rank for rank, one in enumerate(good, 1) if one.same],
+        bands=[{} for _ in good],
+        shortlist=made,
+        **(
+            {"missing": [] if good else [m for one in made.others[:1] for m in one.misses]}
+            if made.good or made.others
+            else _nearest(found)
+        ),
+    )
 
 
 def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Configuration]) -> None:

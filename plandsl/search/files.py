@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from plandsl.search.run import Found, Sink, Table
-from plandsl.search.values import FIELDS, METRICS
+from plandsl.search.values import FIELDS, METRICS, OVER_REQUESTS
 from plandsl.sheets import Sheet
 from plandsl.spec.search import Choice
 
@@ -33,7 +33,8 @@ def _columns(found: Found, table: Table) -> dict[str, Any]:
     for choice in found.search.choices:
         known = _values(choice)
         out[choice.name] = places.get(choice.path, np.full(len(numbers), combination.get(choice.path, 0), known.dtype))
-    out |= {FIELDS[name]: table.rows.column(name) for name in METRICS}
+    asked = METRICS if found.search.over_requests else [name for name in METRICS if name not in OVER_REQUESTS]
+    out |= {FIELDS[name]: table.rows.column(name) for name in asked}
     out["why"] = table.why.astype(str)
     return out
 

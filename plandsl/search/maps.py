@@ -11,7 +11,7 @@ from plandsl import plotting
 from plandsl.search.front import Floats
 from plandsl.search.points import Cells, Points
 from plandsl.search.run import MEMORY
-from plandsl.search.show import WORDS, metric_text
+from plandsl.search.words import WORDS, metric_text
 from plandsl.spec.search import Choice
 
 MAPS = 3

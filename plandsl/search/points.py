@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from plandsl.search.front import Floats
 from plandsl.search.run import MEMORY, Found, Table
+from plandsl.search.space import Space
 from plandsl.search.tally import NO_ROWS, Rows
 from plandsl.spec.search import DEGREES, Choice, Combination, SearchSpec
 
@@ -57,7 +58,9 @@ class Points:
         plans = [c for c in self.fields if not c.load]
         degrees = [c for c in plans if c.path.removeprefix("sharding.") in DEGREES]
         self.named = {c.path for c in degrees or plans}
-        self.along = next((c for name in ALONG for c in self.fields if c.load == name), None)
+        self.along = next(
+            (c for name in ALONG for c in Space(search).grid.choices if c.load == name and c in self.fields), None
+        )
         self.clouds: dict[str, Rows] = {}
         self.curves: dict[str, Rows] = {}
         self.quota = CLOUD

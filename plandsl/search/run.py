@@ -15,11 +15,18 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
+from plandsl.search.closed_form import TIMES, evaluate_mean, plan_at_mean
 from plandsl.search.space import Candidate, Grid, Space
 from plandsl.search.tally import NO_ROWS, Rows, Tally, fill_tally
 from plandsl.search.values import METRICS, Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
-from plandsl.spec.search import DEGREES, LOADS, Combination, Condition, SearchSpec
+from plandsl.spec.search import DEGREES, LOADS, Combination, Condition, Goal, SearchSpec
+
+SIMULATED = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
+"""Metrics that a simulation measures."""
+
+ENDLESS = ("ttft", "latency")
+"""Times that grow without end where requests arrive faster than they are served."""
 
 CHUNK = 200_000
 """Configurations that are evaluated at once; their arrays take tens of megabytes."""
@@ -27,12 +34,18 @@ CHUNK = 200_000
 MEMORY = "does not fit in memory"
 """The reason that is checked first."""
 
+RATE = "requests arrive faster than they are served"
+"""The reason that is checked next, of plans with requests over time."""
+
+NEAR = 1.5
+"""The factor by which a configuration may miss a requirement in closed form, and still be simulated."""
+
 
 class Job(NamedTuple):
     """A plan and a part (``slab``) of the grid of loads, to evaluate.
 
     ``values`` are the values that conditions may read. ``first`` is the number of the plan's first configuration.
-    ``tally`` is an empty tally to fill.
+    ``tally`` is an empty tally to fill. ``at_mean``: the plan has requests over time, and is evaluated at their mean.
     """
 
     plan: PlanSpec
@@ -42,6 +55,7 @@ class Job(NamedTuple):
     first: int
     conditions: tuple[Condition, ...]
     tally: Tally
+    at_mean: bool = False
 
     @property
     def size(self) -> int:
@@ -83,23 +97,29 @@ class Compiler:
 
 def do_job(job: Job, compiler: Compiler, every: bool = False) -> Done:
     """Evaluate one job. With ``every``, the result has all its rows."""
-    compiled = compiler.compile(job.plan)
+    compiled = compiler.compile(plan_at_mean(job.plan) if job.at_mean else job.plan)
     found = evolve(job.tally, missed={}, best={})
     if wrong := tuple(d for d in compiled.findings if d.severity == "error"):
         return Done(found, wrong)
     loads = job.grid.loads(job.slab)
     with np.errstate(all="ignore"):
-        values = evaluate_metrics(compiled.cost, loads)
+        values = evaluate_mean(compiled.cost, job.plan) if job.at_mean else evaluate_metrics(compiled.cost, loads)
         shape = tuple(part.stop - part.start for part in job.slab)
         given = _admitted(job, loads, shape)
         failing = [(MEMORY, ~_flatten(values.fits, shape, bool), _memory_gap(values, shape))]
+        if job.at_mean:
+            crowded = _flatten(values.crowded, shape, float)
+            failing.append((RATE, crowded > 1, np.log(np.maximum(crowded, 1e-9))))
+        late = [r for r in job.plan.requires if job.at_mean and values.crowded > 1 and r.metric in ENDLESS]
         failing += [
             (r.text, ~_flatten(values.holds(r), shape, bool), _requirement_gap(values, r, shape))
             for r in job.plan.requires
+            if r not in late  # the rate is what is wrong
         ]
         numbers = job.first + job.grid.numbers(job.slab)
         metrics = {name: _flatten(values.metrics[name], shape, float) for name in METRICS}
-        fill_tally(found, numbers, metrics, failing, given)
+        soft = (RATE, *(r.text for r in job.plan.requires if r.metric in SIMULATED)) if job.at_mean else ()
+        fill_tally(found, numbers, metrics, failing, given, soft=soft)
     if not every:
         return Done(found)
     why = np.full(len(numbers), "", object)
@@ -199,6 +219,9 @@ class Run:
     def empty(self) -> Tally:
         """A tally of no configurations."""
         search = self.space.search
+        if search.over_requests:  # of equals, the one that bears the largest rate is simulated first
+            goals = (*search.all_goals, Goal("bearable", True))
+            return Tally(goals, search.front_goals, self.keep, near=math.log(NEAR))
         return Tally(search.all_goals, search.front_goals, self.keep)
 
     @cached_property
@@ -222,7 +245,10 @@ class Run:
             first = candidate.number * self.space.grid.size
             values = _condition_values(plan) | {c.name: s.value for c, s in candidate.combination}
             for slab in self.space.grid.slabs(CHUNK):
-                yield Job(plan, values, self.space.grid, slab, first=first, conditions=self.late, tally=self.empty())
+                yield Job(
+                    plan, values, self.space.grid, slab, first=first, conditions=self.late, tally=self.empty(),
+                    at_mean=self.found.search.over_requests,
+                )  # fmt: skip
 
     def _legal_plan(self, candidate: Candidate) -> PlanSpec | None:
         if candidate.plan is None:
@@ -260,4 +286,4 @@ def _condition_values(plan: PlanSpec) -> dict[str, Any]:
     """The values that conditions may read beside the choices: degrees, loads and `gpus`."""
     degrees = {name: next((a.size for a in plan.sharding.axes if a.sugar == name), 1) for name in DEGREES}
     loads = {name: getattr(plan.workload, name) or 0 for name in (*LOADS, "in_flight")}
-    return {**degrees, **loads, "gpus": plan.sharding.ranks}
+    return {**degrees, **loads, "gpus": sum(pool.sharding.ranks for pool in plan.pools)}

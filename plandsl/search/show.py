@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -13,42 +13,41 @@ from rich.text import Text
 from plandsl.printing import print_lines
 from plandsl.search.answer import Configuration, Miss, Remedy
 from plandsl.search.run import Found
+from plandsl.search.shortlist import Shortlist
+from plandsl.search.show_shortlist import simulated_parts
 from plandsl.search.values import MOST
-from plandsl.units import show_bytes, show_count, show_percent, show_time
+from plandsl.search.words import WORDS, metric_text
+from plandsl.units import show_time
 
 SHOWN = 12
 """Most rows of the front that are printed; the JSON has all of them."""
 
-WORDS = {"ttft": "TTFT", "tpot": "TPOT", "throughput_per_gpu": "per GPU", "max_batch": "largest batch"}
+
+class Answer(NamedTuple):
+    """What comes of a search: the best and the front, or what the nearest misses and what would help.
+
+    ``same`` are the ranks that cannot be told apart from the best. ``bands`` has those of the metrics of each of
+    ``top``. ``shortlist`` is what was simulated, None where the closed form is the answer.
+    """
+
+    top: list[Configuration]
+    front: list[Configuration]
+    same: Sequence[int]
+    bands: Sequence[dict[str, Any]]
+    missing: Sequence[Miss] = ()
+    remedies: Sequence[Remedy] = ()
+    shortlist: Shortlist | None = None
 
 
-def metric_text(metric: str, value: float) -> str:
-    """The text of a metric with its unit; `-` where it has no value."""
-    if not math.isfinite(value):
-        return "-"
-    if metric in ("ttft", "tpot", "latency"):
-        return show_time(value)
-    if metric in ("throughput", "throughput_per_gpu"):
-        return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"
-    if metric == "memory":
-        return show_bytes(value)
-    if metric in ("comm_share", "mfu", "mbu"):
-        return show_percent(value)
-    if metric == "cost":
-        return f"{value:.3g} USD"
-    return show_count(value)
-
-
-def print_found(
-    found: Found, top: Sequence[Configuration], front: Sequence[Configuration], same: Sequence[int],
-    missing: Sequence[Miss], remedies: Sequence[Remedy], seconds: float, console: Console,
-) -> None:  # fmt: skip
-    """Print the whole answer. ``same`` are the ranks that lie in one band with the best (`ranks_in_band`)."""
+def print_found(found: Found, answer: Answer, seconds: float, console: Console) -> None:
+    """Print the whole answer."""
     parts: list[RenderableType] = [_title(found, seconds), Text()]
-    if top:
-        parts += [_ranking(found, top, same), Text(), _front(found, front), Text()]
+    if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
+        parts += simulated_parts(found, answer.top, answer.shortlist)
+    elif answer.top:
+        parts += [_ranking(found, answer.top, answer.same), Text(), _front(found, answer.front), Text()]
     elif found.tally.seen:
-        parts += [_nearest_miss(found, missing, remedies), Text()]
+        parts += [_nearest_miss(found, answer.missing, answer.remedies), Text()]
     parts += _reasons(found)
     print_lines(console, *parts)
 
@@ -57,7 +56,10 @@ def _title(found: Found, seconds: float) -> Text:
     t = found.tally
     out = Text(found.search.name, style="bold")
     plans = f"{found.plans:,} plan{'s' if found.plans != 1 else ''}"
-    out.append(f"  {t.seen:,} configurations of {plans}, {t.met:,} meet all; {show_time(seconds)}", style="not bold")
+    closed = " in closed form" if found.search.over_requests else ""
+    out.append(
+        f"  {t.seen:,} configurations of {plans}, {t.met:,} meet all{closed}; {show_time(seconds)}", style="not bold"
+    )
     if found.stopped:
         out.append("  INTERRUPTED: the best of what was seen", style="bold red")
     return out
@@ -117,7 +119,8 @@ def evenly_spaced(rows: Sequence[Configuration], most: int) -> list[Configuratio
 
 def _nearest_miss(found: Found, missing: Sequence[Miss], remedies: Sequence[Remedy]) -> RenderableType:
     """What the nearest configuration misses, by which factors, and what would make it meet everything."""
-    lines = [Text("nothing meets every requirement", style="bold red")]
+    closed = " in closed form, so nothing is simulated" if found.search.over_requests else ""
+    lines = [Text(f"nothing meets every requirement{closed}", style="bold red")]
     for miss in missing:
         value, bound = metric_text(miss.metric, miss.value), metric_text(miss.metric, miss.bound)
         lines.append(Text(f"  {miss.text}: the nearest has {value}, {miss.factor:.3g} times off {bound}"))
@@ -144,13 +147,10 @@ def _reasons(found: Found) -> list[RenderableType]:
     return list(lines)
 
 
-def found_json(
-    found: Found, top: Sequence[Configuration], front: Sequence[Configuration], same: Sequence[int],
-    missing: Sequence[Miss], remedies: Sequence[Remedy], seconds: float, bands: Sequence[dict[str, Any]],
-) -> dict[str, Any]:  # fmt: skip
+def found_json(found: Found, answer: Answer, seconds: float) -> dict[str, Any]:
     """One entry of ``searches`` in the JSON."""
     search, t = found.search, found.tally
-    return {
+    body = {
         "search": search.name,
         "goals": [g.text for g in search.all_goals],
         "requires": [r.text for r in search.requires],
@@ -161,22 +161,30 @@ def found_json(
         "meet_all": t.met,
         "seconds": seconds,
         "interrupted": found.stopped,
-        "top": [row.as_json() | band for row, band in zip(top, bands, strict=True)],
-        "within_band_of_first": list(same),
-        "front": [row.as_json() for row in front],
+        "top": [row.as_json() | band for row, band in zip(answer.top, answer.bands, strict=True)],
+        "within_band_of_first": list(answer.same),
+        "front": [row.as_json() for row in answer.front],
         "out": dict(t.missed),
         "refused": [
             {"code": code, "message": finding.message, "configurations": count}
             for code, (finding, count) in sorted(found.refused.items())
         ],
-        "nearest": _nearest(missing, remedies),
+        "nearest": _nearest(answer.missing, answer.remedies),
     }
+    return body if answer.shortlist is None else body | {"simulated": answer.shortlist.as_json()}
 
 
 def _nearest(missing: Sequence[Miss], remedies: Sequence[Remedy]) -> dict[str, Any] | None:
     if not missing:
         return None
     return {
-        "missing": [m._asdict() | {"alone": m.alone} for m in missing],
+        "missing": [_miss_json(m) for m in missing],
         "would_take": [r._asdict() for r in remedies],
+    }
+
+
+def _miss_json(miss: Miss) -> dict[str, Any]:
+    body = miss._asdict() | {"alone": miss.alone}
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in body.items()
     }

@@ -105,12 +105,15 @@ def combinations(choices: Sequence[Choice], gpus: int | None) -> Iterator[Combin
 
 
 class Space:
-    """The whole space of a search. Plans differ by ``structural`` choices; each is evaluated on a `Grid` of loads."""
+    """The whole space of a search. Plans differ by ``structural`` choices; each is evaluated on a `Grid` of loads.
+
+    Requests over time have no arrays: each load is a plan of its own.
+    """
 
     def __init__(self, search: SearchSpec) -> None:
         self.search = search
-        self.structural = tuple(c for c in search.choices if not c.load)
-        self.grid = Grid(tuple(c for c in search.choices if c.load))
+        self.grid = Grid(tuple(c for c in search.choices if c.load and not search.over_requests))
+        self.structural = tuple(c for c in search.choices if c not in self.grid.choices)
 
     def candidates(self) -> Iterator[Candidate]:
         """The plans, in order, without those that a condition on structural choices rules out."""

@@ -1,4 +1,4 @@
-"""Run the jobs of a search on a Dask cluster. The answer is the same as in one process."""
+"""Where work is done: in this process, or on a Dask cluster. The answer is the same."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pydoc
 import signal
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 from plandsl._version import __version__
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -35,20 +35,77 @@ HERE = "local"
 _thread = threading.local()
 
 
-def run_on_cluster(run: Run, address: str, tick: Tick) -> Found:
-    """Do all jobs of ``run`` on the cluster at ``address``. The answer equals the answer of `Run.run`, to the last bit.
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-    Results are taken in the order of the jobs, and few batches are in flight at any time. When a worker dies, another
-    worker does its batches again. An interruption keeps the results so far. Raises `PlanError` (E412) where no
-    scheduler answers or a worker cannot do the work.
+
+class Workers(NamedTuple):
+    """This process, or the workers of the cluster that ``client`` reaches."""
+
+    client: Any = None
+
+    def search(self, run: Run, tick: Tick) -> Found:
+        """Do all jobs of ``run``."""
+        return run.run(tick) if self.client is None else run_jobs(run, self.client, tick)
+
+    def map(self, function: Callable[[Item, Compiler], Result], items: Sequence[Item], tick: Tick) -> Iterator[Result]:
+        """The results of ``function`` for all ``items``, in their order. It must be one of a module, for pickle's sake.
+
+        Few items are in flight at any time, and when a worker dies, another one does its item again. Raises `PlanError`
+        (E412) where the workers are lost.
+        """
+        results = _map_here(function, items) if self.client is None else _map_there(function, items, self.client)
+        for done, result in enumerate(results, 1):
+            yield result
+            tick(done, len(items))
+
+
+@contextmanager
+def open_workers(address: str | None) -> Iterator[Workers]:
+    """The workers of the cluster at ``address``; this process if it is None.
+
+    Raises `PlanError` (E412) where no scheduler answers or a worker cannot do the work.
     """
     with ExitStack() as stack:
-        client = _client(address, stack)
-        return _run_jobs(run, client, tick)
+        yield Workers(_client(address, stack) if address else None)
 
 
-def _run_jobs(run: Run, client: Any, tick: Tick) -> Found:
-    """Send batches of jobs to the cluster and take their results."""
+def _map_here(function: Callable[[Item, Compiler], Result], items: Sequence[Item]) -> Iterator[Result]:
+    compiler = Compiler()
+    for item in items:
+        yield function(item, compiler)
+
+
+def _map_there(function: Callable[[Item, Compiler], Result], items: Sequence[Item], client: Any) -> Iterator[Result]:
+    most = AHEAD * sum(client.nthreads().values())
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            packed = pickle.dumps((function, item), pickle.HIGHEST_PROTOCOL)
+            waiting.append(client.submit(do_item, packed, pure=False))
+            if len(waiting) == most:
+                yield _result(waiting[0])
+                waiting.popleft()
+        while waiting:
+            yield _result(waiting[0])
+            waiting.popleft()
+    finally:
+        client.cancel(list(waiting))
+
+
+def do_item(packed: bytes) -> Any:
+    """Do one item of `Workers.map`, on a worker."""
+    function, item = pickle.loads(packed)
+    return function(item, _compiler())
+
+
+def run_jobs(run: Run, client: Any, tick: Tick) -> Found:
+    """Do all jobs of ``run`` on a cluster. The answer equals the answer of `Run.run`, to the last bit.
+
+    Results are taken in the order of the jobs, and few batches are in flight at any time. When a worker dies, another
+    worker does its batches again. An interruption keeps the results so far. Raises `PlanError` (E412) where the workers
+    are lost.
+    """
     total, every = run.found.search.size, run.sink is not None
     grid, structures = _strip_grid(run.space.grid), set[Hashable]()
     waiting: deque[tuple[Any, int]] = deque()
@@ -75,17 +132,22 @@ def _run_jobs(run: Run, client: Any, tick: Tick) -> Found:
 
 def _take_batch(run: Run, waiting: deque[tuple[Any, int]], tick: Tick, total: int) -> None:
     """Wait for the oldest batch in flight, and add its results."""
-    from distributed import CancelledError, KilledWorker
-
     future, done = waiting[0]
-    try:
-        found = future.result()
-    except (KilledWorker, CancelledError, OSError) as error:
-        hint = "give workers more memory, or search with fewer of them"
-        raise _cluster_error(f"the cluster lost its workers: {_first_line(error)}", hint) from error
+    found = _result(future)
     waiting.popleft()
     _take_results(run, found)
     tick(done, total)
+
+
+def _result(future: Any) -> Any:
+    """What a worker found. Raises `PlanError` (E412) where the workers are lost."""
+    from distributed import CancelledError, KilledWorker
+
+    try:
+        return future.result()
+    except (KilledWorker, CancelledError, OSError) as error:
+        hint = "give workers more memory, or start fewer of them"
+        raise _cluster_error(f"the cluster lost its workers: {_first_line(error)}", hint) from error
 
 
 def _take_results(run: Run, found: list[Done]) -> None:
@@ -95,10 +157,15 @@ def _take_results(run: Run, found: list[Done]) -> None:
 
 def do_batch(packed: bytes, every: bool) -> list[Done]:
     """Do the jobs of a batch in turn, on a worker. Each thread keeps a compiler, which keeps compiled structures."""
+    jobs: list[Job] = pickle.loads(packed)
+    return [do_job(job, _compiler(), every) for job in jobs]
+
+
+def _compiler() -> Compiler:
     if not hasattr(_thread, "compiler"):
         _thread.compiler = Compiler()
-    jobs: list[Job] = pickle.loads(packed)
-    return [do_job(job, _thread.compiler, every) for job in jobs]
+    found: Compiler = _thread.compiler
+    return found
 
 
 def _batches(jobs: Iterator[Job]) -> Iterator[list[Job]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +47,8 @@ class Tally:
     Among the ``met``, ``top`` has the ``keep`` best by ``goals``, and ``front`` the Pareto front in the metrics of
     ``weighed``. ``missed`` counts the other configurations by reason, each under the first reason that rules it out.
     ``nearest`` is the configuration with the smallest gap; ``gap`` is the logarithm of the largest factor by which it
-    misses a requirement. Merging tallies in any grouping gives the same tally.
+    misses a requirement. ``close`` has the ``keep`` best of those that miss one by at most ``near``, also a logarithm;
+    none where it is 0. Merging tallies in any grouping gives the same tally.
     """
 
     goals: tuple[Goal, ...]
@@ -60,6 +61,8 @@ class Tally:
     missed: dict[str, int] = field(factory=dict)
     nearest: Rows = NO_ROWS
     gap: float = float("inf")
+    near: float = 0.0
+    close: Rows = NO_ROWS
     best: dict[str, float] = field(factory=dict)
     """The best value of each metric among configurations that fit in memory, whatever else they miss."""
 
@@ -68,6 +71,7 @@ class Tally:
         self.seen, self.met = self.seen + other.seen, self.met + other.met
         self.top = self.best_rows(self.top.joined(other.top))
         self.front = self.front_rows(self.front.joined(other.front))
+        self.close = self.best_rows(self.close.joined(other.close))
         for reason, count in other.missed.items():
             self.missed[reason] = self.missed.get(reason, 0) + count
         if (other.gap, other.nearest.numbers.tolist()) < (self.gap, self.nearest.numbers.tolist()):
@@ -96,11 +100,13 @@ class Tally:
 def fill_tally(
     out: Tally, numbers: NDArray[np.int64], metrics: Mapping[str, Floats],
     failing: Sequence[tuple[str, NDArray[np.bool_], Floats]], given: NDArray[np.bool_] | None,
+    soft: Collection[str] = (),
 ) -> None:  # fmt: skip
     """Fill ``out`` from flat arrays.
 
     ``failing`` has, for each reason in order, where it rules a configuration out, and the logarithm of the factor by
-    which it is missed. ``given`` masks the configurations that the conditions admit; None admits all.
+    which it is missed. ``given`` masks the configurations that the conditions admit; None admits all. ``soft`` are the
+    reasons for which one may be `Tally.close`.
     """
     admitted = np.ones(len(numbers), bool) if given is None else given
     out.seen = int(admitted.sum())
@@ -122,7 +128,13 @@ def fill_tally(
         nearest = which[np.argmin(gap[which])]
         out.gap, out.nearest = float(gap[nearest]), rows.take(np.array([nearest]))
     fits = admitted & ~failing[0][1]
+    if out.near:
+        hard = [fails for reason, fails, _ in failing if reason not in soft]
+        close = admitted & ~fine & (gap <= out.near) & ~np.any(hard, axis=0)
+        out.close = out.best_rows(rows.take(close))
     if fits.any():
         for i, name in enumerate(METRICS):
             values = table[fits, i]
+            if np.isnan(values).all():  # a metric that no plan of the search has
+                continue
             out.best[name] = float(values.max() if name in MOST else values.min())

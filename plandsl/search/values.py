@@ -18,9 +18,16 @@ Floats = NDArray[np.float64]
 
 METRICS = (
     "ttft", "tpot", "latency", "throughput", "throughput_per_gpu", "memory", "kv_capacity", "max_batch", "comm_share",
-    "mfu", "mbu", "cost",
+    "mfu", "mbu", "cost", "gpus", "goodput", "bearable",
 )  # fmt: skip
-"""The metrics of a configuration, in the order of columns."""
+"""The metrics of a configuration, in the order of columns.
+
+The last two are of plans with requests over time: the requests/s that keep all bounds, and the largest rate at which
+they would. In closed form both are about mean times.
+"""
+
+OVER_REQUESTS = ("goodput", "bearable")
+"""Metrics that only plans with requests over time have."""
 
 FIELDS = {name: name for name in METRICS} | {
     "ttft": "ttft_s",
@@ -31,22 +38,26 @@ FIELDS = {name: name for name in METRICS} | {
     "memory": "memory_per_gpu_bytes",
     "kv_capacity": "kv_capacity_tokens",
     "cost": "cost_usd_per_mtok",
+    "goodput": "goodput_requests_per_s",
+    "bearable": "bearable_requests_per_s",
 }
 """Names of the metrics in JSON and in files, the same as in `planc compile --json`."""
 
-MOST = {"throughput", "throughput_per_gpu", "kv_capacity", "max_batch", "mfu", "mbu"}
+MOST = {"throughput", "throughput_per_gpu", "kv_capacity", "max_batch", "mfu", "mbu", *OVER_REQUESTS}
 """Metrics for which more is better; for all others less is better."""
 
 
 class Values(NamedTuple):
     """Arrays that broadcast to the grid: ``metrics`` by name, where the plan ``fits``, and memory ``used``.
 
-    ``used`` is the largest share of a GPU's usable memory over all stages.
+    ``used`` is the largest share of a GPU's usable memory over all stages. ``crowded`` is the rate of requests over the
+    largest rate that is served; 0 without a rate.
     """
 
     metrics: dict[str, Number]
     fits: Number
     used: Number
+    crowded: Number = 0.0
 
     def of(self, require: RequireSpec) -> Number:
         """The values that a requirement compares with its bound."""
@@ -75,5 +86,8 @@ def evaluate_metrics(model: Deployment, loads: Mapping[str, Number]) -> Values:
         "mfu": used.mfu,
         "mbu": used.mbu,
         "cost": cost,
+        "gpus": sum(pool.plan.sharding.ranks for pool in model.pools),
+        "goodput": np.nan,
+        "bearable": np.nan,
     }
     return Values(metrics, m.fits, m.used)

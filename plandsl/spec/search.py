@@ -111,17 +111,33 @@ class Condition(NamedTuple):
     span: Span | None = None
 
 
+def metric_name(metric: str, percentile: float | None) -> str:
+    """A metric, or a percentile of it, as the language writes it: ``ttft``, ``p99_9(ttft)``."""
+    return metric if percentile is None else f"p{percentile:g}".replace(".", "_") + f"({metric})"
+
+
 class Goal(NamedTuple):
-    """``maximize metric`` (``most``) or ``minimize metric``."""
+    """``maximize metric`` (``most``) or ``minimize metric``; with a ``percentile``, this percentile over requests."""
 
     metric: str
     most: bool
     span: Span | None = None
+    percentile: float | None = None
 
     @property
     def text(self) -> str:
         """The goal as the language writes it."""
-        return f"{'maximize' if self.most else 'minimize'} {self.metric}"
+        return f"{'maximize' if self.most else 'minimize'} {self.name}"
+
+    @property
+    def name(self) -> str:
+        """The metric as the language writes it: ``ttft``, ``p99(ttft)``."""
+        return metric_name(self.metric, self.percentile)
+
+    @property
+    def over_requests(self) -> bool:
+        """Whether only requests over time have the metric."""
+        return self.percentile is not None or self.metric == "goodput"
 
 
 FRONT = (Goal("ttft", False), Goal("tpot", False), Goal("throughput_per_gpu", True), Goal("cost", False))
@@ -138,7 +154,8 @@ class SearchSpec(FrozenValue):
     """Everything that one search needs. ``resolve`` gives the plan of a combination, or None and the findings.
 
     ``write(name, combination)`` gives the text of the plan's declaration. ``gpus`` is the number of GPUs, which the
-    product of degrees must not exceed; None if the number varies.
+    product of degrees must not exceed; None if the number varies. ``priced``: all GPUs have a price. ``over_requests``:
+    plans have requests over time, or a goal or requirement is about single requests, so that the best are simulated.
     """
 
     name: str
@@ -149,6 +166,8 @@ class SearchSpec(FrozenValue):
     gpus: int | None
     resolve: Resolve = field(eq=False, repr=False)
     write: Callable[[str, Combination], str] = field(eq=False, repr=False)
+    priced: bool = True
+    over_requests: bool = False
     span: Span | None = field(default=None, eq=False)
 
     @property
@@ -158,13 +177,13 @@ class SearchSpec(FrozenValue):
 
     @property
     def front_goals(self) -> tuple[Goal, ...]:
-        """The metrics of the Pareto front: `FRONT` and the goals, without cost if all plans have the same kind of GPU.
+        """The metrics of the Pareto front: `FRONT` and the goals; cost only where GPUs differ and all have a price.
 
-        Then the cost follows from the throughput per GPU.
+        With one kind of GPU the cost follows from the throughput per GPU.
         """
         unlike = any(c.path.split(".")[0] in ("node", "cluster") for c in self.choices)
-        usual = tuple(g for g in FRONT if unlike or g.metric != "cost")
-        named = {g.metric: g for g in (*usual, *(g._replace(span=None) for g in self.all_goals))}
+        usual = tuple(g for g in FRONT if (unlike and self.priced) or g.metric != "cost")
+        named = {g.metric: g for g in (*usual, *(g._replace(span=None, percentile=None) for g in self.all_goals))}
         return tuple(named.values())
 
     @property

@@ -1,0 +1,103 @@
+"""Print what a search simulated: the best candidates with their intervals, what rules the others out, what was left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from math import isfinite
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from plandsl.answers.simulation import Figure
+from plandsl.answers.text.words import plain_table
+from plandsl.search.answer import Configuration
+from plandsl.search.run import Found
+from plandsl.search.shortlist import Shortlist, Simulated
+from plandsl.search.words import WORDS, metric_text
+from plandsl.spec.search import metric_name
+
+EXACT = 0.05
+"""Intervals below this many per cent are not printed."""
+
+SHOWN = 8
+"""Most candidates that are printed of those that miss something; the JSON has all."""
+
+
+def simulated_parts(found: Found, top: Sequence[Configuration], made: Shortlist) -> Iterator[RenderableType]:
+    """What was simulated and what was not, the best, and the nearest of the others."""
+    yield from _told(made)
+    yield Text()
+    shown = made.good[: len(top)]
+    if shown:
+        yield _table(found, shown, ", then ".join(g.text for g in found.search.all_goals), good=True)
+        yield from _order(made)
+        yield Text()
+    elif made.simulated:
+        yield Text("no candidate that was simulated meets every requirement", style="bold red")
+    missing = [one for one in made.others if one.simulation is not None]
+    if missing:
+        yield _table(found, missing[:SHOWN], "simulated, and out")
+        yield Text()
+    for why, count in sorted(Counter(one.why for one in made.refused).items()):
+        yield Text(f"not simulated {count:>3,}  {why}", style="dim")
+
+
+def _told(made: Shortlist) -> Iterator[RenderableType]:
+    """What was simulated: how many candidates, and with which requests."""
+    some = next((one.simulation for one in (*made.good, *made.others) if one.simulation is not None), None)
+    if some is None:
+        yield Text("no candidate was simulated")
+        return
+    tried = len(made.good) + len(made.others)
+    near = sum(one.place > made.admitted for one in (*made.good, *made.others))
+    of = f"{tried - near:,} of {made.admitted:,} that meet all in closed form"
+    of += f" and {near:,} that nearly do" if near else ""
+    yield Text(f"simulated: {of}, each with {some.summary.requests:,} requests of seed {some.seed}")
+    if made.left:
+        yield Text(f"not simulated: {made.left:,} that rank behind these in closed form", style="dim")
+
+
+def _table(found: Found, rows: Sequence[Simulated], title: str, good: bool = False) -> RenderableType:
+    """Candidates in order; of the ``good`` ones with their ranks, of others with what they miss."""
+    search = found.search
+    kinds = {g.name: g.metric for g in search.all_goals}
+    kinds |= {metric_name(r.metric, r.percentile): r.metric for r in search.requires}
+    columns = [name for name in kinds if any(name in one.figures for one in rows)]
+    heads = ("", title, *(WORDS.get(name, name) for name in columns), "closed form", "" if good else "misses")
+    table = plain_table("r", "l", *"r" * len(columns), "r", "l", header=heads)
+    for rank, one in enumerate(rows, 1):
+        cells = [_cell(kinds[name], one.figures.get(name)) for name in columns]
+        place = f"{one.place}." if one.place <= found.tally.met else "nearly"
+        mark = f"{rank}{'=' if one.same else ''}" if good else ""
+        table.add_row(mark, one.row.label, *cells, place, one.why, style="bold" if mark == "1" else "")
+    return table
+
+
+def _cell(metric: str, figure: Figure | None) -> str:
+    """``412 ms +-9 %``: a value and its 95 % interval, where it has one."""
+    if figure is None:
+        return "-"
+    text = metric_text(metric, figure.value)
+    if not isfinite(figure.half) or not figure.value:
+        return text
+    share = 100 * figure.half / figure.value
+    if share < EXACT:
+        return text
+    return f"{text} +-{share:.0f} %" if share >= 10 else f"{text} +-{share:.2g} %"
+
+
+def _order(made: Shortlist) -> Iterator[RenderableType]:
+    """Where the simulation changes the order of the closed form, and which candidates it cannot tell apart."""
+    pairs = len(made.good) * (len(made.good) - 1) // 2
+    if made.turned:
+        first = min(made.good, key=lambda one: one.place)
+        now = made.good.index(first) + 1
+        said = f"the simulation turns {made.turned:,} of {pairs:,} pairs of the closed form's order round"
+        said += f"; its first, {first.row.label}, is now number {now}" if now > 1 else ""
+        yield Text(said, style="dim")
+    elif pairs:
+        yield Text("the simulation keeps the order of the closed form", style="dim")
+    if any(one.same for one in made.good):
+        said = "=  the difference to the first, over the same requests, has 0 in its 95 % interval"
+        yield Text(said, style="dim")
