@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from plandsl.backends.cost.deployments.chunks import cuts_prompts
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.scheduler import Batch
+from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
 from plandsl.backends.cost.time.phase import PhaseTimes
-from plandsl.backends.cost.time.trace import trace
+from plandsl.backends.cost.time.trace import Tape, trace
 
 HOT = 100
 """Steps of one shape after which its cost is worth compiling."""
@@ -18,6 +19,10 @@ HOT = 100
 
 MOST = 100_000
 """Costs of steps that are kept at once."""
+
+
+Parts = Sequence[tuple[int, int]]
+"""Tokens of prompts in a step, each with the tokens before them."""
 
 
 class Cost(NamedTuple):
@@ -42,6 +47,22 @@ class Clock(Protocol):
 
     def delay(self, running: int) -> float:
         """Seconds from a first token to its user, with ``running`` requests that run."""
+        ...
+
+
+@runtime_checkable
+class Tabled(Clock, Protocol):
+    """A clock of steps with one stage, which tells what many steps in a row cost."""
+
+    def decode_pieces(self, n: int) -> Pieces:
+        """Seconds of a step in which ``n`` requests decode, by their mean context."""
+        ...
+
+    def prompt_seconds(self, parts: Parts, whole: bool, admitted: int, n: int, total: int) -> float:
+        """Seconds of a step with ``parts`` of prompts, beside ``n`` requests that decode, ``total`` their contexts.
+
+        ``whole``: the parts are whole prompts, all of them of the ``admitted`` requests that join.
+        """
         ...
 
 
@@ -85,7 +106,10 @@ class ServerClock:
             return None, False
         parts = [(piece.tokens, piece.before) for piece in batch.prompts]
         whole = len(batch.prompts) == len(batch.admitted) and all(piece.last for piece in batch.prompts)
-        alone = whole and not self.cuts and not batch.decodes and not batch.spent
+        return self._together(parts, whole and not self.cuts and not batch.decodes and not batch.spent)
+
+    def _together(self, parts: Parts, alone: bool) -> tuple[Prompt, bool]:
+        """The same of ``parts``, which are alone in the step or not."""
         if self.ways == 1 or (alone and len(set(parts)) == 1):
             return Prompt.unlike(parts, chunk=not alone), alone
         fullest = Prompt.unlike(_fullest_rank(parts, self.ways), chunk=True)
@@ -138,13 +162,116 @@ class ServerClock:
         return kernels
 
 
+class _Split(NamedTuple):
+    """Seconds of a step with prompts as a sum: a constant, and what depends on rows, on tokens that need logits, on the
+    prompts, and on what decodes.
+    """
+
+    constant: float
+    rows: Rows
+    logits: Rows
+    prompts: Callable[[float, float, float], float]
+    decodes: Contexts
+
+
+class TableClock(ServerClock):
+    """Asks a `Server` of one stage whose requests have one token in a step, and keeps the answers in tables.
+
+    A step without prompts takes what is tabulated by the number of requests and their mean context (`Contexts`). In a
+    step with prompts, kernels depend on the rows, on the tokens that need logits, on the prompts, or on what decodes:
+    where the model's sum falls apart so, each part has a table of its own, else the model is asked.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        decode = trace(self._kernels((False, False, True)), "n", "c", arrays=True)
+        bends = [w for phase in (server.main.prefill, server.main.decode) for w in phase.windows]
+        self.decodes = Contexts(lambda n, c: decode(n, c)[0][0], bends)
+        self._splits = {count: self._split(count, bends) for count in (False, True)} if self.ways == 1 else {}
+        self._prompts: dict[tuple[float, float, float], float] = {}
+        self._pieces: dict[int, Pieces] = {}
+
+    def decode_pieces(self, n: int) -> Pieces:
+        """Seconds of a step in which ``n`` requests decode, by their mean context."""
+        found = self._pieces.get(n)
+        if found is None:
+            host = self.engine.step + self.engine.request * n
+            made = self.decodes.of(n)
+            found = self._pieces[n] = made._replace(base=[base + host for base in made.base])
+        return found
+
+    def prompt_seconds(self, parts: Parts, whole: bool, admitted: int, n: int, total: int) -> float:
+        """Seconds of a step with prompts."""
+        prompt, alone = self._together(parts, whole and not self.cuts and not n)
+        host = self.engine.admit * admitted
+        if not alone:
+            host += self.engine.step + self.engine.request * (len(parts) + n)
+        return self._seconds(prompt, n, total / n if n else 0.0).stages[0] + host
+
+    def _seconds(self, prompt: Prompt | None, count: int, mean: float) -> Cost:
+        if prompt is None:
+            return Cost((self.decodes.of(count).at(mean),))
+        split = self._splits.get(count > 0) if prompt.chunk else None
+        if split is None:
+            return super()._seconds(prompt, count, mean)
+        requests, new, cached, _ = prompt
+        key = requests, new, cached
+        own = self._prompts.get(key)
+        if own is None:
+            if len(self._prompts) >= MOST:
+                self._prompts.clear()
+            own = self._prompts[key] = split.prompts(*key)
+        seconds = split.constant + own + split.rows.at(round(requests * new) + count)
+        seconds += split.logits.at(int(requests) + count)
+        if count:
+            seconds += split.decodes.of(count).at(mean)
+        return Cost((seconds,))
+
+    def _split(self, decodes: bool, bends: list[int]) -> _Split | None:
+        """The sum of a step with prompts, with or without others that decode; None where it does not fall apart."""
+        tape = Tape()
+        every: list[Any] = [tape.node("input", cast(Any, name)) for name in ("requests", "new", "cached", "n", "c")]
+        requests, new, cached, n, c = every
+        inputs = every if decodes else every[:3]
+        stages: Any = self._kernels((True, True, decodes))(*inputs)[0]
+        rows = new * requests + n if decodes else new * requests
+        known = {"rows": rows} | ({"logits": n + requests} if decodes else {})
+        constant, terms = split_sum(stages[0], known)
+        logits = "logits" if decodes else "requests"
+        by_rows, by_logits = terms.pop(frozenset(["rows"]), []), terms.pop(frozenset([logits]), [])
+        own, beside, prompts = [], [], {"requests", "new", "cached"} | (set() if decodes else {"rows"})
+        for names, some in terms.items():
+            if names <= prompts:
+                own += some
+            elif names <= {"n", "c"}:
+                beside += some
+            else:
+                return None
+        return _Split(
+            constant,
+            Rows(write_sum(by_rows, {"rows": rows}, arrays=True)),
+            Rows(write_sum(by_logits, {logits: known.get(logits, requests)}, arrays=True)),
+            write_sum(own, {"requests": requests, "new": new, "cached": cached}),
+            Contexts(write_sum(beside, {"n": n, "c": c}, arrays=True), bends),
+        )
+
+
+def step_clock(server: Server) -> ServerClock:
+    """The clock of a server: tables where a step has one stage and contexts without chunks, else the model itself."""
+    main = server.main
+    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1
+    whole = len(main.prefill.schedule.stages) == 1 and server.plan.micro_batches == 1
+    chunks = main.prefill.chunks or main.decode.chunks
+    return TableClock(server) if simple and whole and not chunks else ServerClock(server)
+
+
 def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:
     """Seconds of each stage, of the mean hop, and of the draft."""
     between = max(len(times.stages) - 1, 1)
     return tuple(stage.span for stage in times.stages), times.hops / between, times.drafted
 
 
-def _fullest_rank(parts: list[tuple[int, int]], ways: int) -> list[tuple[int, int]]:
+def _fullest_rank(parts: Parts, ways: int) -> list[tuple[int, int]]:
     """The prompts of the rank with the most tokens, of ``ways`` that get them in order, the emptiest rank first."""
     ranks: list[list[tuple[int, int]]] = [[] for _ in range(ways)]
     tokens = [0] * ways

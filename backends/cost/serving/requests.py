@@ -53,3 +53,18 @@ def share_prefix(requests: Requests, tokens: int) -> Requests:
     starts = np.concatenate(([0], np.cumsum(common)))
     ids = np.arange(starts[-1]) - np.repeat(starts[:-1], common)
     return requests._replace(blocks=Hashes(starts, ids, 1))
+
+
+def find_turns(requests: Requests) -> tuple[list[int], list[int]]:
+    """For each request the turn before it in its session, and the one behind it; -1 where there is none."""
+    n = len(requests.input)
+    before, behind = [-1] * n, [-1] * n
+    latest: dict[int, int] = {}
+    for index, session in enumerate([] if requests.session is None else requests.session.tolist()):
+        if session < 0:
+            continue
+        if session in latest:
+            before[index] = latest[session]
+            behind[latest[session]] = index
+        latest[session] = index
+    return before, behind

@@ -9,7 +9,7 @@ import numpy as np
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.serving.clock import ServerClock
+from plandsl.backends.cost.serving.clock import step_clock
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
@@ -64,7 +64,7 @@ def worker(
     input_, output = (max(int(np.mean(lengths)), 1) for lengths in (requests.input, requests.output))
     return Worker(
         policy=policy(scheduler, server) if isinstance(scheduler, str) else scheduler,
-        clock=ServerClock(server),
+        clock=step_clock(server),
         blocks=blocks(server, input_ + output, input_),
         block=engine.kv_block,
         caching=engine.scheduler.prefix_cache if caching is None else caching,

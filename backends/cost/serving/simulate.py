@@ -1,6 +1,6 @@
 """The simulation: requests arrive, a router sends each to a server, and the servers take steps until all are served.
 
-Step by step, without a shortcut: what a faster way says is held against it.
+`simulate_steps` goes step by step, without a shortcut: what servers say that leap is held against it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from plandsl.backends.cost.serving.leaping import leap
 from plandsl.backends.cost.serving.records import Gaps, Records, Steps
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
+from plandsl.backends.cost.serving.requests import Closed, Floats, Requests, find_turns
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live
 from plandsl.spec.scheduler import RouterName
@@ -40,6 +41,22 @@ def simulate(
     """What becomes of ``requests`` on servers side by side. The same arguments give the same bytes.
 
     ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request; None: 0.
+
+    Steps between two events are taken at once where servers can (`leap`), else one by one.
+    """
+    found = leap(workers, requests, closed, by, think_s)
+    return simulate_steps(workers, requests, closed, by=by, seed=seed, think_s=think_s) if found is None else found
+
+
+def simulate_steps(
+    workers: Sequence[Worker],
+    requests: Requests,
+    closed: Closed | None = None,
+    by: RouterName = "round_robin",
+    seed: int = 0,
+    think_s: Floats | None = None,
+) -> Records:
+    """The same, one step after another.
 
     Servers know nothing of one another. Events are taken in the order of time, so that a router sees all servers as
     they are when a request arrives.
@@ -72,7 +89,7 @@ class _Run:
         self.times = requests.arrival_s.tolist()
         self.thinks = [0.0] * len(self.times) if think_s is None else think_s.tolist()
         self.closed = closed is not None
-        self.before, self.behind = _turns(requests._replace(session=None) if self.closed else requests)
+        self.before, self.behind = find_turns(requests._replace(session=None) if self.closed else requests)
         first = range(len(self.lives)) if closed is None else range(min(closed.concurrency, len(self.lives)))
         self.coming = iter(range(len(first), len(self.lives)))
         for index in first:
@@ -135,21 +152,6 @@ def lives(requests: Requests) -> list[Live]:
     return [
         Live(i, inputs[i], outputs[i], ids[starts[i] : starts[i + 1]], blocks.size) for i in range(len(requests.input))
     ]
-
-
-def _turns(requests: Requests) -> tuple[list[int], list[int]]:
-    """For each request the turn before it in its session, and the one behind it; -1 where there is none."""
-    n = len(requests.input)
-    before, behind = [-1] * n, [-1] * n
-    latest: dict[int, int] = {}
-    for index, session in enumerate([] if requests.session is None else requests.session.tolist()):
-        if session < 0:
-            continue
-        if session in latest:
-            before[index] = latest[session]
-            behind[latest[session]] = index
-        latest[session] = index
-    return before, behind
 
 
 def _records(requests: Requests, log: Log) -> Records:

@@ -1,0 +1,112 @@
+"""Tables of step times beside the cost model that they are made of."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plandsl.backends.cost import Replicas
+from plandsl.backends.cost.serving.clock import ServerClock, TableClock, step_clock
+from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece
+from plandsl.backends.cost.serving.table import EXACT, Contexts
+from plandsl.driver import compile_text
+
+KINDS = {
+    "llama": "model = llama_3_1_8b, node = h100_1, sharding { tp = 1 }",
+    "chunked": "model = llama_3_1_8b, node = h100_1, sharding { tp = 1 }, chunked_prefill = 2048",
+    "window": "model = gpt_oss_20b, node = h100_1, sharding { tp = 1 }",
+    "latent": "model = deepseek_v3, node = h200_8, sharding { tp = 8 }",
+    "ranks": "model = llama_3_1_8b, node = h100_8, sharding { mesh own = 4, tensor = 2\n heads, ffn, vocab -> tensor\n"
+    " batch -> own }, chunked_prefill = 2048",
+    "shift": "model = llama_3_1_8b, node = h100_8, shift { base { sp = 8 }, tensor { tp = 8 }, threshold = 256 }",
+}
+
+
+@cache
+def clocks(kind: str) -> tuple[ServerClock, ServerClock]:
+    text = f"plan p {{ {KINDS[kind]}, engine = vllm, workload {{ input = 1000, output = 41, batch = 1 }} }}"
+    found = compile_text(text)[0].cost
+    assert isinstance(found, Replicas)
+    return ServerClock(found.one), step_clock(found.one)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    """A step as schedulers compose it."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    n = draw(st.sampled_from((0, 1, 2, 7, 100)))
+    pieces = draw(st.integers(0 if n else 1, 3))
+    decodes, prompts = [], []
+    for i in range(n):
+        decodes.append(Live(i, 1, 1))
+        decodes[-1].computed = int(rng.integers(2, draw(st.sampled_from((50, 3000, 30_000)))))
+    for i in range(pieces):
+        before, last = int(rng.integers(0, 3000)) * draw(st.integers(0, 1)), draw(st.booleans())
+        prompts.append(Piece(Live(n + i, 1, 1), int(rng.integers(1, 3000)), before, last))
+    joined = [piece.live for piece in prompts if not piece.before]
+    return Batch(prompts, decodes, [1] * n, [], admitted=joined, preempted=[])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tables_are_near_the_cost_model(kind: str) -> None:
+    exact, table = clocks(kind)
+    assert isinstance(table, TableClock)
+
+    @given(batches())
+    def law(batch: Batch) -> None:
+        a, b = exact.cost(batch), table.cost(batch)
+        assert len(a.stages) == len(b.stages) == 1
+        assert b.stages[0] == pytest.approx(a.stages[0], rel=5e-3)
+        assert a.host == b.host
+
+    law()
+
+
+@pytest.mark.parametrize("kind", ["llama", "window", "ranks"])
+def test_many_steps_and_one_step_are_of_one_table(kind: str) -> None:
+    _, table = clocks(kind)
+    assert isinstance(table, TableClock)
+
+    @given(batches())
+    def law(batch: Batch) -> None:
+        n, total = len(batch.decodes), sum(live.computed for live in batch.decodes)
+        cost = table.cost(batch)
+        if not batch.prompts:
+            assert table.decode_pieces(n).at(total / n) == pytest.approx(cost.stages[0] + cost.host, rel=1e-12)
+            return
+        parts = [(piece.tokens, piece.before) for piece in batch.prompts]
+        whole = len(parts) == len(batch.admitted) and all(piece.last for piece in batch.prompts)
+        found = table.prompt_seconds(parts, whole, len(batch.admitted), n=n, total=total)
+        assert found == pytest.approx(cost.stages[0] + cost.host, rel=1e-12)
+
+    law()
+
+
+def test_a_table_of_what_is_linear_is_exact() -> None:
+    found = Contexts(lambda n, c: 3e-3 + 1e-5 * n + 2e-9 * n * c).of(40)
+    for context in (1.5, 77.25, 5000.0, 3e6):
+        assert found.at(context) == pytest.approx(3e-3 + 4e-4 + 8e-8 * context, rel=1e-12)
+
+
+def test_a_table_is_finer_where_times_are_curved() -> None:
+    straight = Contexts(lambda n, c: 1.0 + c + 0 * n).of(1)
+    curved = Contexts(lambda n, c: 1.0 + 1e-3 * np.maximum(c - 777.3, 0) + 0 * n).of(1)
+    assert len(curved.cuts) > len(straight.cuts)
+    for context in np.linspace(1.0, 5000.0, 4001).tolist():
+        assert curved.at(context) == pytest.approx(1.0 + 1e-3 * max(context - 777.3, 0), rel=5 * EXACT)
+
+
+def test_tables_do_not_depend_on_what_was_asked_first() -> None:
+    def seconds(n: np.ndarray, c: np.ndarray) -> np.ndarray:
+        return np.hypot(1e-3 * n, 1e-5 * n * c)
+
+    one, other = Contexts(seconds), Contexts(seconds)
+    for n in (5, 70, 31):
+        one.of(n)
+    for n in (70, 31, 5):
+        other.of(n)
+    assert all(one.of(n) == other.of(n) for n in (5, 31, 32, 70))
