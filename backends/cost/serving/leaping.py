@@ -13,9 +13,9 @@ from plandsl.backends.cost.serving.leap import Leaper, Load, Stuck, Track
 from plandsl.backends.cost.serving.records import Gaps, Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests, find_turns
-from plandsl.backends.cost.serving.routers import RouterName
 from plandsl.backends.cost.serving.unroll import Unrolled, unroll
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.spec.scheduler import RouterName
 
 
 def leap(

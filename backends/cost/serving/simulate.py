@@ -42,10 +42,13 @@ def simulate(
 
     ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request; None: 0.
 
-    Steps between two events are taken at once where servers can (`leap`), else one by one.
+    Steps between two events are taken at once where servers can (`leap`), which takes no time worth a ``tick``, else one
+    by one.
     """
     found = leap(workers, requests, closed, by, think_s)
-    return simulate_steps(workers, requests, closed, by=by, seed=seed, think_s=think_s) if found is None else found
+    if found is not None:
+        return found
+    return simulate_steps(workers, requests, closed, by=by, seed=seed, think_s=think_s, tick=tick)
 
 
 def simulate_steps(
@@ -55,6 +58,7 @@ def simulate_steps(
     by: RouterName = "round_robin",
     seed: int = 0,
     think_s: Floats | None = None,
+    tick: Tick | None = None,
 ) -> Records:
     """The same, one step after another.
 
