@@ -42,7 +42,7 @@ def simulate(
 
     ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request; None: 0.
 
-    Steps between two events are taken at once where servers can (`leap`), which takes no time worth a ``tick``, else one
+    Steps between two events are taken at once where servers can (`leap`), too fast for a ``tick``, else one
     by one.
     """
     found = leap(workers, requests, closed, by, think_s)
