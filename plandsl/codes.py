@@ -309,12 +309,21 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "workload w { input = 1024, output = 128 }\n",
         "add a `plan NAME { ... }` or a `search NAME { ... }`, or use `planc check` for a file of parts.",
     ),
-    "E290": (
-        "no estimate for this load",
-        "An estimate answers for a batch, or for `concurrency` with fixed lengths. Requests over time, percentiles and "
-        "goodput need each request by itself: `planc simulate` serves them one by one.",
+    "N290": (
+        "a steady load stands for requests over time",
+        "A formula knows no single requests. `planc explain`, `planc diff`, `planc render` and arrays in Python answer "
+        "for requests of the mean lengths, as many in flight as serve the mean rate. Bursts are not seen. Where "
+        "requests arrive faster than they are served, the message tells both rates.",
         "",
-        "run `planc simulate`, or give the workload a `batch` or `concurrency` with fixed lengths.",
+        "`planc simulate` serves the requests one by one.",
+    ),
+    "N291": (
+        "no short simulation",
+        "`planc compile` serves some requests of a load over time one by one, and puts what comes of it beside the "
+        "closed form. Here there is none, and the message tells why. Requirements on percentiles and goodput have no "
+        "answer in closed form: they are not checked.",
+        "",
+        "`planc simulate` serves the requests one by one, however long it takes.",
     ),
     "E402": (
         "not supported yet",

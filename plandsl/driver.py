@@ -87,10 +87,18 @@ class CompiledPlan:
 
     @cached_property
     def cost(self) -> Deployment:
-        """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays."""
-        from plandsl.backends.cost.deployments.build import build_deployment
+        """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays, in closed form.
 
-        return build_deployment(self)
+        Its load, where requests arrive over time, is as many requests in flight as serve the mean rate, with the mean
+        lengths.
+        """
+        if self.spec.workload.traffic is None:
+            from plandsl.backends.cost.deployments.build import build_deployment
+
+            return build_deployment(self)
+        from plandsl.backends.cost.answers.mean_load import build_cost
+
+        return build_cost(self)
 
     @cached_property
     def plain(self) -> CompiledPlan:
@@ -98,16 +106,34 @@ class CompiledPlan:
         return self if self.spec.speculate is None else CompiledPlan(evolve(self.spec, speculate=None), ())
 
     def estimate(self) -> Estimate:
-        """Everything the report says."""
+        """Everything the report says. Where requests arrive over time, some of them are served one by one."""
+        found = self.closed_form()
+        if not self.spec.workload.over_time:
+            return found
+        from plandsl.backends.cost.answers.short import add_simulation
+
+        return add_simulation(self, self.cost, found)
+
+    def closed_form(self) -> Estimate:
+        """The estimate without a simulation: what `cost` says of the plan's load."""
         from plandsl.backends.cost import estimate
 
-        return estimate(self.cost, self.notes)
+        return estimate(self.cost, self.said)
+
+    @property
+    def said(self) -> tuple[Diagnostic, ...]:
+        """The notes of the plan, and one about what stands for requests over time in closed form."""
+        if self.spec.workload.traffic is None:
+            return self.notes
+        from plandsl.backends.cost.answers.mean_load import load_notes
+
+        return (*self.notes, *load_notes(self.spec, self.cost))
 
     def explain(self) -> Explanation:
         """Where the plan's time and memory go, and what would change that."""
         from plandsl.backends.cost.answers.explain import explain
 
-        return explain(self.cost, self.notes)
+        return explain(self.cost, self.said)
 
     def simulate(self, requests: int | None = None, tick: Callable[[int, int], None] | None = None) -> Run:
         """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
@@ -146,8 +172,8 @@ class CompiledPlan:
 
         if self._pools and view != "devices":
             pool = self._pools[phase == "decode"]
-            return draw(view, pool.cost, pool.estimate(), phase)
-        return draw(view, self.cost, self.estimate(), phase)
+            return draw(view, pool.cost, pool.closed_form(), phase)
+        return draw(view, self.cost, self.closed_form(), phase)
 
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
         """Run the sharded program on small dimensions and compare it with the unsharded one."""
@@ -199,8 +225,9 @@ def simulate(
 def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
     """What ``b`` says that ``a`` does not, and what comes of it, term by term."""
     from plandsl.backends.cost.answers.differ import difference
+    from plandsl.fields import changes
 
-    return difference(a.cost, b.cost)
+    return evolve(difference(a.cost, b.cost), changes=changes(a.spec, b.spec))
 
 
 def programs(plan: PlanSpec) -> tuple[Program, Program]:

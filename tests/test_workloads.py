@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from plandsl.backends.cost.serving.arrivals import draw_arrivals, rates_of
 from plandsl.backends.cost.serving.draws import Purpose, Stream, exp, log, normal_quantile
 from plandsl.backends.cost.serving.workloads import Load, draw, draw_requests, draw_whole
-from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_module, compile_file, compile_text, open_file, open_text
 from plandsl.grammar.fmt import format_text
@@ -134,26 +133,6 @@ def test_requirements_on_percentiles_and_goodput_are_values() -> None:
     found = [(r.metric, r.percentile, r.op, r.bound) for r in spec.requires]
     assert found == [("ttft", 99.9, "<=", 2.0), ("tpot", 50.0, "<=", 0.05), ("goodput", None, ">=", 3.0)]
     assert same(compile_text(show_plan(spec))[0].spec, spec)
-
-
-@pytest.mark.parametrize("verb", ["compile", "explain", "render", "search"])
-def test_an_estimate_is_refused_in_words(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = PLAN.format(load="input = 9, output = 9, rate = 3 req/s")
-    text += "search s { plan = p, maximize throughput }\n"
-    (tmp_path / "p.plan").write_text(text)
-    more = ["-o", str(tmp_path / "p.svg")] if verb == "render" else []
-    assert main([verb, str(tmp_path / "p.plan"), *more]) == 2
-    assert "error[E290]: the load `w` has requests over time" in capsys.readouterr().err
-    assert main(["check", str(tmp_path / "p.plan")]) == 0
-
-
-def test_a_requirement_on_single_requests_is_refused_too() -> None:
-    text = PLAN.format(load="input = 9, output = 9, concurrency = 8").replace(
-        "workload = w", "workload = w, require p99(ttft) <= 2 s"
-    )
-    (plan,) = compile_text(text)
-    with pytest.raises(PlanError, match="E290"):
-        plan.estimate()
 
 
 def test_a_balanced_cut_counts_mean_lengths() -> None:

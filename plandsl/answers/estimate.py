@@ -13,6 +13,7 @@ from plandsl.diagnostics import Diagnostic
 if TYPE_CHECKING:
     from plandsl.answers.modes import Shift, Speculated
     from plandsl.answers.pools import Pools
+    from plandsl.answers.simulation import Short
 
 
 Band = tuple[float, float]
@@ -31,7 +32,11 @@ class Requirement(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Everything that is known about one plan. ``stages`` has the memory of each stage, ``memory`` of the fullest."""
+    """Everything that is known about one plan. ``stages`` has the memory of each stage, ``memory`` of the fullest.
+
+    All numbers are in closed form, but for ``simulated``: where requests arrive over time, a short simulation stands
+    beside them, and ``requires`` are checked by it where it has the metric.
+    """
 
     plan: str
     gpus: int
@@ -69,6 +74,7 @@ class Estimate(NamedTuple):
     reuse: Reuse | None = None
     pools: Pools | None = None
     communication: Communication = NO_CALLS
+    simulated: Short | None = None
 
     @property
     def fits(self) -> bool:
@@ -142,6 +148,8 @@ class Estimate(NamedTuple):
             out["reuse"] = self.reuse.as_json()
         if self.load is not None:
             out["load"] = self.load.as_json()
+        if self.simulated is not None:
+            out["simulated"] = self.simulated.as_json()
         if self.cost_usd_per_mtok is not None:
             out["cost_usd_per_mtok"] = self.cost_usd_per_mtok
         return out

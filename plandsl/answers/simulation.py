@@ -113,5 +113,37 @@ class Simulation(NamedTuple):
         }  # fmt: skip
 
 
+class Short(NamedTuple):
+    """A short simulation of a plan's load, beside its estimate in closed form.
+
+    ``kind`` is "requests": ``requests`` of the load's ``of`` were served, from the first on (None: all of them). Or it
+    is "steady loop": the middle of a closed loop without end, of which ``requests`` were measured; the throughputs
+    follow from the latency. ``running`` requests run on a server in the mean.
+    """
+
+    kind: str
+    requests: int
+    of: int | None
+    ttft: Spread
+    tpot: Spread
+    latency: Spread
+    request_rate: float
+    output_rate: float
+    goodput: float
+    running: float
+    preemptions: int
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine form; null where there is no number."""
+        spreads = {f"{name}_s": getattr(self, name).as_json() for name in ("ttft", "tpot", "latency")}
+        return {
+            "kind": self.kind, "requests": self.requests, "of": self.of, **spreads,
+            "requests_per_s": _number(self.request_rate), "output_tokens_per_s": _number(self.output_rate),
+            "goodput_requests_per_s": _number(self.goodput), "running": self.running,
+            "preemptions": self.preemptions, "warnings": list(self.warnings),
+        }  # fmt: skip
+
+
 def _number(value: float) -> float | None:
     return value if isfinite(value) else None

@@ -77,7 +77,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         kv_bytes_per_token=kv_bytes_per_token(program),
         prefill=prefill,
         decode=decode,
-        requires=tuple(requirement(r, metrics, prefill, decode, cost) for r in plan.requires),
+        requires=tuple(requirement(r, metrics, prefill, decode, cost) for r in plan.requires if not r.over_requests),
         notes=tuple(notes),
         assumed=tuple(dict.fromkeys(entry for kind in plan.kinds for entry in assumptions(kind))),
         calibration=", ".join(dict.fromkeys(kind.calibration.name for kind in plan.kinds)),

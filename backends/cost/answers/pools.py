@@ -40,7 +40,7 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
         memory=fuller,
         prefill=a.prefill,
         decode=decode,
-        requires=tuple(requirement(r, metrics, a.prefill, decode, cost) for r in plan.requires),
+        requires=tuple(requirement(r, metrics, a.prefill, decode, cost) for r in plan.requires if not r.over_requests),
         notes=tuple(notes),
         assumed=_pool_assumptions(model.split, a, d),
         calibration=", ".join(dict.fromkeys((a.calibration, d.calibration))),

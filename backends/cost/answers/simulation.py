@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.answers.estimate import Requirement
-from plandsl.answers.simulation import Figure, Occupancy, Simulation, Summary
+from plandsl.answers.simulation import Figure, Occupancy, Simulation
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.replicas import Replicas
@@ -20,12 +20,15 @@ from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.serve import worker
 from plandsl.backends.cost.serving.simulate import Tick, simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
-from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
+from plandsl.backends.cost.serving.workloads import BLOCK, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, RequireSpec
 
 TIMES = ("ttft", "tpot", "latency")
 """Metrics of a request."""
+
+SIMULATED = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
+"""Metrics that a run of requests says something of."""
 
 
 class Check(NamedTuple):
@@ -118,11 +121,8 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     records = simulate(
         [server] * deployment.n, load.requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick
     )
-    good = _good(plan, load, records)
-    summary = summarise(records, good)
-    rates = _rates(summary, good[records.served], plan.sharding.ranks)
-    asked = list(_requirements(plan))
-    checks = tuple(_check(a, load, records, rates) for a in asked if a.require.metric in (*TIMES, *rates))
+    summary = summarise(records, keep_bounds(plan, records))
+    checks = check_requirements(plan, records, summary.request_rate, summary.output_rate)
     told = Simulation(
         plan=plan.name,
         gpus=plan.sharding.ranks,
@@ -133,7 +133,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         summary=summary,
         occupancy=_occupancy(records, server.blocks),
         requires=tuple(check.told for check in checks),
-        unchecked=tuple(a.text for a in asked if a.require.metric not in (*TIMES, *rates)),
+        unchecked=tuple(a.text for a in _requirements(plan) if a.require.metric not in SIMULATED),
     )
     return Run(told, records, load.kinds, server.blocks, checks)
 
@@ -157,43 +157,45 @@ def _requirements(plan: PlanSpec) -> Iterator[_Asked]:
             yield _Asked(f"{r.text} ({one.name})", r, kind)
 
 
-def _rates(summary: Summary, good: NDArray[np.bool_], gpus: int) -> dict[str, Figure]:
-    """Metrics of the whole run. The interval of goodput is that of the share of requests that are good."""
-    rate, share = summary.output_rate, figure(good.astype(np.float64))
-    return {
-        "throughput": Figure(rate, float("nan")),
-        "throughput_per_gpu": Figure(rate / gpus, float("nan")),
-        "goodput": Figure(summary.goodput, share.half * summary.request_rate),
+def check_requirements(plan: PlanSpec, records: Records, request_rate: float, output_rate: float) -> tuple[Check, ...]:
+    """The requirements of a plan and of its classes on requests that were served at these rates per second.
+
+    The interval of goodput is that of the share of requests that are good.
+    """
+    share = figure(keep_bounds(plan, records)[records.served].astype(np.float64))
+    rates = {
+        "throughput": Figure(output_rate, float("nan")),
+        "throughput_per_gpu": Figure(output_rate / plan.sharding.ranks, float("nan")),
+        "goodput": Figure(share.value * request_rate, share.half * request_rate),
     }
+    return tuple(
+        Check(a.text, a.require, rates[a.require.metric] if a.require.metric in rates else _time(a, records))
+        for a in _requirements(plan)
+        if a.require.metric in SIMULATED
+    )
 
 
-def _check(asked: _Asked, load: Load, records: Records, rates: dict[str, Figure]) -> Check:
-    """A requirement on a rate of the run, or on a percentile or the mean over its requests."""
-    r = asked.require
-    return Check(asked.text, r, rates[r.metric] if r.metric in rates else _time(asked, load, records))
-
-
-def _time(asked: _Asked, load: Load, records: Records) -> Figure:
+def _time(asked: _Asked, records: Records) -> Figure:
     """The percentile or the mean that a requirement asks for; NaN where no request was served."""
-    chosen = np.flatnonzero(records.served & _of_kind(load, asked.kind))
+    chosen = np.flatnonzero(records.served & _of_kind(records, asked.kind))
     values = getattr(records, f"{asked.require.metric}_s")[chosen]
     return figure(values[np.argsort(records.arrival_s[chosen], kind="stable")], asked.require.percentile)
 
 
-def _good(plan: PlanSpec, load: Load, records: Records) -> NDArray[np.bool_]:
+def keep_bounds(plan: PlanSpec, records: Records) -> NDArray[np.bool_]:
     """Whether each request kept all upper bounds on its times, of the plan and of its class."""
     good = records.served
     for asked in _requirements(plan):
         r = asked.require
         if r.metric in TIMES and r.op in ("<", "<="):
-            good = good & (meets(records, Bounds(**{f"{r.metric}_s": r.bound})) | ~_of_kind(load, asked.kind))
+            good = good & (meets(records, Bounds(**{f"{r.metric}_s": r.bound})) | ~_of_kind(records, asked.kind))
     return good
 
 
-def _of_kind(load: Load, kind: int | None) -> NDArray[np.bool_]:
-    if kind is None or load.requests.kind is None:
-        return np.ones(len(load.requests.input), np.bool_)
-    found: NDArray[np.bool_] = load.requests.kind == kind
+def _of_kind(records: Records, kind: int | None) -> NDArray[np.bool_]:
+    if kind is None or records.kind is None:
+        return np.ones(len(records.input), np.bool_)
+    found: NDArray[np.bool_] = records.kind == kind
     return found
 
 

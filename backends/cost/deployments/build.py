@@ -9,7 +9,6 @@ from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
-from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.schedule import Schedule
 from plandsl.spec.plan import PlanSpec
 
@@ -43,8 +42,7 @@ class Compiled(Protocol):
 
 
 def build_deployment(made: Compiled) -> Deployment:
-    """The deployment of a compiled plan. Raises `PlanError` (E290) where only a simulation has the answer."""
-    _refuse_simulation(made.spec)
+    """The deployment of a compiled plan."""
     split = made.spec.split
     if split is None:
         return build_replicas(made)
@@ -52,16 +50,6 @@ def build_deployment(made: Compiled) -> Deployment:
 
     prefill, decode = map(build_replicas, made.pools)
     return Pools(made.spec, split, prefill, decode)
-
-
-def _refuse_simulation(plan: PlanSpec) -> None:
-    """Refuse requests over time, and requirements on percentiles and goodput."""
-    asked = [(f"`require {r.text}` is about single requests", r.span) for r in plan.requires if r.over_requests]
-    if plan.workload.traffic is not None:
-        asked.insert(0, (f"the load `{plan.workload.name}` has requests over time", plan.workload.span))
-    if asked:
-        hint = "`planc simulate` serves them; an estimate needs a `batch`, or `concurrency` with fixed lengths"
-        raise PlanError([Diagnostic("E290", f"{what}: there is no estimate", span, hint=hint) for what, span in asked])
 
 
 def build_replicas(made: Compiled) -> Replicas:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.difference import Difference, Part, Split
-from plandsl.answers.text.words import LABELS, show_token_rate
+from plandsl.answers.text.words import LABELS, closed_form_lines, show_token_rate
 from plandsl.printing import print_lines
 from plandsl.units import show_bytes, show_time
 
@@ -36,7 +36,7 @@ def print_difference(found: Difference, console: Console) -> None:
     """Print how the second plan differs from the first."""
     title = Text(f"{found.a.plan} -> {found.b.plan}", style="bold")
     parts: list[RenderableType] = [title, *(_sentence(found, split) for split in found.splits), Text()]
-    parts += [_changed_fields(found), Text(), _terms(found)]
+    parts += [_changed_fields(found), Text(), _terms(found), *closed_form_lines(found.a, found.b)]
     print_lines(console, *parts)
 
 

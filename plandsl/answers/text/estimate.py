@@ -32,6 +32,10 @@ ASSUMED_WORDS = {"otherwise": "falling back to"}
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
     parts: list[RenderableType] = [title_of(plan, estimate), _overview(plan, estimate), Text()]
+    if estimate.simulated is not None:
+        from plandsl.answers.text.short import short_lines
+
+        parts += [*short_lines(estimate, estimate.simulated), Text()]
     if estimate.pools or estimate.shift or estimate.speculate:
         from plandsl.answers.text.parts import part_tables
 
@@ -50,15 +54,27 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
     """Print the plans of a file side by side, and the pairs of plans that lie within each other's band."""
     header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits")
     table = plain_table("l", *"rrrrrr", header=header)
-    best = [min(e.ttft_s for e in estimates), min(e.tpot_s for e in estimates)]
-    best.append(max(e.throughput_tokens_per_s for e in estimates))
-    for e in estimates:
-        cells = (show_time(e.ttft_s), show_time(e.tpot_s), show_token_rate(e.throughput_tokens_per_s))
-        values = (e.ttft_s, e.tpot_s, e.throughput_tokens_per_s)
+    told = [_compared(e) for e in estimates]
+    best = [min(ttft for ttft, _, _ in told), min(tpot for _, tpot, _ in told), max(rate for _, _, rate in told)]
+    for e, values in zip(estimates, told, strict=True):
+        cells = (show_time(values[0]), show_time(values[1]), show_token_rate(values[2]))
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
-        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(e.throughput_per_gpu_tokens_per_s), fits)
-    print_lines(console, table, *(Text(line, style="dim") for line in _band_lines(estimates)))
+        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits)
+    lines = list(_band_lines(estimates))
+    if all(e.simulated is None for e in estimates):
+        print_lines(console, table, *(Text(line, style="dim") for line in lines))
+    else:
+        said = "by simulation where requests arrive over time; `planc simulate` puts percentiles side by side"
+        print_lines(console, table, Text(said, style="dim"))
+
+
+def _compared(e: Estimate) -> tuple[float, float, float]:
+    """TTFT, TPOT and throughput, by simulation where there is one; a TPOT that no request has is 0."""
+    s = e.simulated
+    if s is None:
+        return e.ttft_s, e.tpot_s, e.throughput_tokens_per_s
+    return s.ttft.mean.value, s.tpot.mean.value if s.tpot.number else 0.0, s.output_rate
 
 
 def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
@@ -72,16 +88,37 @@ def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
 
 
 def _overview(plan: PlanSpec, e: Estimate) -> Table:
-    load = plan.workload
     batches, replicas = show_multiples(e)
     table = plain_table("l", "l", "l", "l")
     used = e.memory.total / e.memory.capacity
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
     fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
     fits.append(f", {share} of {show_bytes(e.memory.capacity)}", style="not bold default")
-    many = f"batch {load.batch}{batches}" if e.load is None else f"{e.load.concurrency} requests in flight"
+    table.add_row("fits", fits, "load", f"{_load_words(plan, e)}{batches if e.load is None else ''}{replicas}")
+    if e.simulated is None:
+        _add_metrics(table, e)
+    blocks = f", {show_count(e.kv_capacity_tokens // e.kv_block)} blocks" if e.kv_block > 1 else ""
+    table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens{blocks}")
+    if e.cost_usd_per_mtok is not None:
+        paid = e.cost_usd_per_mtok
+        if e.simulated is not None:
+            paid *= e.throughput_tokens_per_s / e.simulated.output_rate
+        table.add_row("", "", "cost", f"{paid:.2f} USD per million output tokens")
+    return table
+
+
+def _load_words(plan: PlanSpec, e: Estimate) -> str:
+    load = plan.workload
+    if load.traffic is not None:
+        known = load.traffic.lengths is not None or load.traffic.classes
+        return "requests over time" + (f", {load.input} in and {load.output} out on average" if known else "")
+    many = f"batch {load.batch}" if e.load is None else f"{e.load.concurrency} requests in flight"
     cached = f" ({e.reuse.tokens} cached, {e.reuse.prefix})" if e.reuse else ""
-    table.add_row("fits", fits, "load", f"{load.input} in{cached}, {load.output} out, {many}{replicas}")
+    return f"{load.input} in{cached}, {load.output} out, {many}"
+
+
+def _add_metrics(table: Table, e: Estimate) -> None:
+    """The metrics in closed form."""
     rate = show_band(show_token_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
     table.add_row("TTFT", show_band(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
     per_gpu = show_token_rate(e.throughput_per_gpu_tokens_per_s)
@@ -92,11 +129,6 @@ def _overview(plan: PlanSpec, e: Estimate) -> Table:
     else:
         waiting = f", {show_count(round(e.load.waiting))} wait" if e.load.waiting >= 0.5 else ""
         table.add_row("latency", latency, "running", f"{show_count(round(e.load.running))} at once{waiting}")
-    blocks = f", {show_count(e.kv_capacity_tokens // e.kv_block)} blocks" if e.kv_block > 1 else ""
-    table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens{blocks}")
-    if e.cost_usd_per_mtok is not None:
-        table.add_row("", "", "cost", f"{e.cost_usd_per_mtok:.2f} USD per million output tokens")
-    return table
 
 
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
@@ -110,7 +142,7 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
         phases = (("prefill", e.prefill), ("decode", e.decode))
         shown = ", ".join(f"in {phase} of {_slowest_gpus(p)}" for phase, p in phases)
         yield Text(f"an op takes the time of the slowest GPU of its stage: {shown}", style="dim")
-    if e.load is not None:
+    if e.load is not None and e.simulated is None:
         waits = (("for room", e.load.queue_s), ("for other prefills", e.load.line_s), ("at the start", e.load.start_s))
         shown = ", ".join(f"{show_time(t)} {what}" for what, t in waits if t > 0)
         yield Text(f"a first token waits {shown}" if shown else "no first token waits", style="dim")

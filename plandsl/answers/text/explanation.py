@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
-from plandsl.answers.text.words import METRIC, plain_table, show_band, show_token_rate, title_of
+from plandsl.answers.text.words import METRIC, closed_form_lines, plain_table, show_band, show_token_rate, title_of
 from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
@@ -37,6 +37,7 @@ def print_explanation(plan: PlanSpec, found: Explanation, console: Console) -> N
     parts += [_terms(found.ttft, found.tpot), _layers(found), Text()]
     parts += [_slopes(found.sensitivities), *_remarks(found), Text()]
     parts += [*(_bottleneck(b) for b in found.bottlenecks), *_headroom(plan, found.headroom), _memory(found)]
+    parts += closed_form_lines(found.estimate)
     print_lines(console, *parts)
 
 

@@ -112,11 +112,11 @@ def _times(found: Simulation) -> RenderableType:
     table = plain_table("l", *"r" * len(FIGURES), header=("", *FIGURES))
     for name, word in TIMES.items():
         spread = getattr(found.summary, name)
-        table.add_row(word, *(_figure(getattr(spread, column)) for column in FIGURES))
+        table.add_row(word, *(show_figure(getattr(spread, column)) for column in FIGURES))
     return table
 
 
-def _figure(figure: Figure) -> str:
+def show_figure(figure: Figure) -> str:
     """``1.2 s +- 5 %``: the value and its 95 % interval."""
     if not isfinite(figure.value):
         return "-"

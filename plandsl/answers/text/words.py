@@ -76,6 +76,16 @@ def show_token_rate(value: float) -> str:
     return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"
 
 
+def closed_form_lines(*estimates: Estimate) -> list[Text]:
+    """What stands for requests that come and go, for each plan that has them."""
+    loads = dict.fromkeys(e.load.concurrency for e in estimates if e.load is not None)
+    if not loads:
+        return []
+    many = " and ".join(show_count(n) for n in loads)
+    said = f"in closed form: {many} requests in flight, all alike, which come at random; `planc compile` simulates"
+    return [Text(said, style="dim")]
+
+
 def requirement_table(requires: Sequence[Requirement]) -> Table:
     """A line for each requirement: whether it is met, and the value."""
     table = plain_table("l", "l")

@@ -1,0 +1,163 @@
+"""Requests over time in closed form: a steady load of the mean lengths, at the mean rate.
+
+Single requests are not seen: a percentile has no answer, and a burst counts as its mean rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from attrs import evolve
+
+from plandsl.backends.cost.deployments.build import Compiled, build_deployment
+from plandsl.backends.cost.deployments.deployment import Deployment
+from plandsl.backends.cost.serving.requests import Floats, Requests
+from plandsl.backends.cost.serving.workloads import draw_requests
+from plandsl.diagnostics import Diagnostic
+from plandsl.ir.schedule import Schedule
+from plandsl.spec.plan import PlanSpec, WorkloadSpec
+
+MEANS = 20_000
+"""Requests whose means are taken, unless a trace has others."""
+
+IN_FLIGHT = np.unique(np.geomspace(1, 8192, 100).round())
+"""Requests in flight in each replica that are tried for a rate."""
+
+MOST_REUSED = 0.99
+"""The largest share of a prompt that a cache holds: its last token is always computed."""
+
+
+class MeanLoad(NamedTuple):
+    """The means of a load: tokens of a request, the share of prompts that came before, and requests per second.
+
+    ``rate`` is None where ``concurrency`` requests are in flight. ``requests`` in all; None: no end.
+    """
+
+    input: int
+    output: int
+    reuse: float
+    rate: float | None
+    concurrency: int | None
+    requests: int | None
+
+
+@lru_cache(maxsize=256)
+def mean_load(load: WorkloadSpec) -> MeanLoad:
+    """The means of the requests that `draw_requests` draws, at most `MEANS` of them unless they are a trace."""
+    traced = load.traffic is not None and load.traffic.trace is not None
+    requests = draw_requests(load, None if traced else min(load.requests or MEANS, MEANS)).requests
+    first, last = float(np.min(requests.arrival_s)), float(np.max(requests.arrival_s))
+    number = len(requests.input)
+    closed = load.concurrency is not None or last <= first
+    return MeanLoad(
+        input=max(1, round(float(np.mean(requests.input)))),
+        output=max(1, round(float(np.mean(requests.output)))),
+        reuse=_reused(requests),
+        rate=None if closed else (number - 1) / (last - first),
+        concurrency=(load.concurrency or number) if closed else None,
+        requests=(load.requests or (None if load.concurrency else number)) if closed else None,
+    )
+
+
+def _reused(requests: Requests) -> float:
+    """The share of all prompt tokens in blocks that an earlier prompt has too: what a cache without end would find."""
+    if requests.blocks is None or not len(requests.blocks.ids):
+        return 0.0
+    ids = requests.blocks.ids
+    found = (len(ids) - len(np.unique(ids))) * requests.blocks.size / np.sum(requests.input)
+    return min(float(found), MOST_REUSED)
+
+
+def plan_at_mean(plan: PlanSpec, in_flight: int | None = None) -> PlanSpec:
+    """``plan`` with the mean of its load as an ongoing load of ``in_flight`` requests, without requirements.
+
+    Without ``in_flight`` there are as many as a closed loop has, or 1 where a rate settles the number.
+    """
+    mean = mean_load(plan.workload)
+
+    def steady(load: WorkloadSpec) -> WorkloadSpec:
+        return evolve(
+            load, input=mean.input, output=mean.output, reuse=max(load.reuse, mean.reuse), traffic=None,
+            prefix=load.prefix or ("own" if mean.reuse else None),
+            concurrency=in_flight or mean.concurrency or 1, requests=mean.requests,
+        )  # fmt: skip
+
+    split = plan.split
+    if split is not None:
+        prefill, decode = (evolve(pool, workload=steady(pool.workload)) for pool in plan.pools)
+        split = evolve(split, prefill=prefill, decode=decode)
+    return evolve(plan, workload=steady(plan.workload), requires=(), split=split)
+
+
+def requests_in_flight(model: Deployment, rate: float, output: int) -> int:
+    """The fewest requests in flight with which ``rate`` is served (Little 1961), or the most that can be."""
+
+    def fewest(tried: Floats) -> int:
+        rates = np.asarray(model.evaluate(concurrency=tried).throughput, float) / output
+        return int(np.argmax(rates >= min(rate, float(rates.max()))))
+
+    tried = IN_FLIGHT * max(pool.n for pool in model.pools)
+    at = fewest(tried)
+    if at == 0 or tried[at] - tried[at - 1] <= 1:
+        return int(tried[at])
+    between = np.unique(np.linspace(tried[at - 1], tried[at], 64).round())
+    return int(between[fewest(between)])
+
+
+# ---- a compiled plan at its mean load
+
+
+class _AtMean:
+    """A compiled plan with another load: programs do not depend on it."""
+
+    def __init__(self, made: Compiled, in_flight: int | None) -> None:
+        self._made, self._in_flight = made, in_flight
+        self.spec = plan_at_mean(made.spec, in_flight)
+        own = [r for r in made.spec.requires if not r.over_requests]
+        self.spec = evolve(self.spec, requires=tuple(own))
+        self.prefill: Schedule = made.prefill
+        self.decode: Schedule = made.decode
+
+    @property
+    def modes(self) -> Sequence[Compiled]:
+        return [_AtMean(mode, self._in_flight) for mode in self._made.modes]
+
+    @property
+    def pools(self) -> Sequence[Compiled]:
+        return [_AtMean(pool, self._in_flight) for pool in self._made.pools]
+
+    @property
+    def draft(self) -> Compiled | None:
+        return None if self._made.draft is None else _AtMean(self._made.draft, self._in_flight)
+
+    @property
+    def plain(self) -> Compiled:
+        return _AtMean(self._made.plain, self._in_flight)
+
+
+def build_cost(made: Compiled) -> Deployment:
+    """The deployment of a plan whose requests arrive over time, under the steady load at their means."""
+    mean = mean_load(made.spec.workload)
+    model = build_deployment(_AtMean(made, None))
+    if mean.rate is None:
+        return model
+    return build_deployment(_AtMean(made, requests_in_flight(model, mean.rate, mean.output)))
+
+
+def load_notes(plan: PlanSpec, model: Deployment) -> list[Diagnostic]:
+    """What stands for the load of ``plan`` in closed form, N290; empty where the load is one that a formula knows."""
+    if plan.workload.traffic is None:
+        return []
+    mean, load = mean_load(plan.workload), model.plan.workload
+    lengths = f"{mean.input} in and {mean.output} out"
+    many = "1 request" if load.concurrency == 1 else f"{load.concurrency} requests"
+    why = f"closed form: {many} in flight, {lengths}"
+    if mean.rate is not None:
+        served = float(model.evaluate().throughput) / mean.output
+        why += f", at the mean rate of {mean.rate:.3g} req/s"
+        if served < mean.rate * (1 - 1e-9):
+            why = f"closed form: of {mean.rate:.3g} req/s, {lengths}, at most {served:.3g} req/s are served"
+    return [Diagnostic("N290", why, plan.workload.span)]

@@ -1,0 +1,242 @@
+"""The short answer of a plan whose requests arrive over time: as many of them are served one by one as soon takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from plandsl.answers.estimate import Estimate, Requirement
+from plandsl.answers.simulation import Figure, Short, Spread
+from plandsl.backends.cost.answers.simulation import (
+    Check,
+    Run,
+    Servers,
+    build_servers,
+    check_requirements,
+    keep_bounds,
+    serve_plan,
+)
+from plandsl.backends.cost.deployments.build import Compiled
+from plandsl.backends.cost.deployments.deployment import Deployment
+from plandsl.backends.cost.serving.percentiles import QUANTILES, STUDENT
+from plandsl.backends.cost.serving.requests import Floats
+from plandsl.backends.cost.serving.summary import PER_REQUEST
+from plandsl.backends.cost.serving.workloads import EACH, REQUESTS
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.plan import PlanSpec
+
+WORK = 200_000
+"""The work of a short simulation, in tokens of a request that decodes: 0.2 to 0.4 s."""
+
+STEP, BLOCK = 35.0, 1.5
+"""The work of a step, and of a block of KV memory."""
+
+FEWEST = 20
+"""Fewer requests than these give no answer."""
+
+WAVES = (9, 14, 24)
+"""Waves of a closed loop that are served: `LEADING` and one more are not measured, so that 5, 10 or 20 are."""
+
+LEADING = 3
+"""Waves in which a closed loop of equal requests finds its rhythm."""
+
+SETTLED = 0.02
+"""A steady loop has settled when the intervals of its means are this share of them, or less."""
+
+
+class Answer(NamedTuple):
+    """A short simulation and the requirements that it checked, or ``why`` there is none."""
+
+    short: Short | None
+    checks: tuple[Check, ...] = ()
+    why: str = ""
+
+
+def add_simulation(made: Compiled, model: Deployment, found: Estimate) -> Estimate:
+    """An estimate in closed form with what a short simulation says of the load, and of the requirements that it checks.
+
+    Where there is none, a note tells why (N291). A load that starts together has its answer in closed form.
+    """
+    plan = made.spec
+    if not plan.workload.over_time:
+        return found
+    answer = short_answer(made, model)
+    if answer.short is None:
+        return found._replace(notes=(*found.notes, *_without(plan, answer.why)))
+    told = {check.text: check.told for check in answer.checks}
+    requires = [told.get(r.text) or _of(found, r.text) for r in plan.requires]
+    own = {r.text for r in plan.requires}
+    requires += [one for text, one in told.items() if text not in own]
+    return found._replace(simulated=answer.short, requires=tuple(r for r in requires if r is not None))
+
+
+def _of(found: Estimate, text: str) -> Requirement | None:
+    return next((r for r in found.requires if r.text == text), None)
+
+
+def _without(plan: PlanSpec, why: str) -> Iterator[Diagnostic]:
+    """What is said where there is no simulation."""
+    yield Diagnostic("N291", f"closed form alone, not simulated: {why}", plan.workload.span)
+    traffic = plan.workload.traffic
+    single = [r.text for r in (*plan.requires, *(traffic.requires if traffic else ())) if r.over_requests]
+    if single:
+        yield Diagnostic("N291", f"not checked without a simulation: {', '.join(single)}", plan.workload.span)
+
+
+def short_answer(made: Compiled, model: Deployment) -> Answer:
+    """Serve as many requests of the load as little work allows. ``model`` is its steady load in closed form."""
+    plan, load = made.spec, made.spec.workload
+    if load.reuse:
+        return Answer(None, why="a simulation does not know `reuse`")
+    try:
+        servers = build_servers(made)
+        if load.traffic is None and load.requests is None:
+            return steady_loop(plan, servers)
+        count = _affordable(plan, servers, model)
+        if count is None:
+            return Answer(None, why=TOO_LONG)
+        run = serve_plan(plan, servers, count)
+    except PlanError as error:
+        if error.diagnostics[0].code not in UNSERVED:
+            raise
+        return Answer(None, why=UNSERVED[error.diagnostics[0].code])
+    return Answer(_short(run, _whole(plan)), run.checks)
+
+
+UNSERVED = {"E327": "it has two pools", "E328": "there is no room for a KV cache"}
+"""Plans that no simulation serves, by the code of the diagnostic."""
+
+
+TOO_LONG = "it takes long, see `planc simulate`"
+
+
+def _affordable(plan: PlanSpec, servers: Servers, model: Deployment) -> int | None:
+    """How many requests to serve; None where so few are no answer."""
+    load, steady = plan.workload, model.plan.workload
+    clients = (steady.concurrency or 1) / servers.deployment.n
+    runs = max(min(clients, plan.effective_engine.max_requests), 1.0)
+    each = _work(plan, steady.input, steady.output) + STEP * steady.output / runs
+    most, whole = int(WORK / each), _whole(plan)
+    if whole is not None and whole <= most:
+        return None if load.traffic is None and load.requests is None else whole
+    if load.traffic is None or (load.concurrency is not None and most < LEADING * load.concurrency):
+        return (
+            None  # a part of a closed loop is another load: it starts and ends as often, and runs in between for less
+        )
+    return _round(most) if most >= FEWEST else None
+
+
+def _whole(plan: PlanSpec) -> int | None:
+    """The number of requests of the load; None where a trace or a duration tells."""
+    load, traffic = plan.workload, plan.workload.traffic
+    if load.requests is not None:
+        return load.requests
+    if load.concurrency is not None:
+        return EACH * load.concurrency
+    return None if traffic is None or traffic.trace is not None or traffic.duration is not None else REQUESTS
+
+
+def _work(plan: PlanSpec, input_: float, output: float) -> float:
+    """The work of a request, its share of steps aside."""
+    block = BLOCK / plan.effective_engine.kv_block
+    return output * (1 + block) + input_ * block
+
+
+def _round(count: int) -> int:
+    """``count`` with two digits."""
+    unit = 10 ** max(len(str(count)) - 2, 0)
+    return count // unit * unit
+
+
+def _short(run: Run, whole: int | None) -> Short:
+    s = run.simulation.summary
+    percentiles = any(check.require.percentile is not None for check in run.checks)
+    return Short(
+        kind="requests",
+        requests=s.served,
+        of=whole if whole is not None and whole > s.requests else None,
+        ttft=s.ttft,
+        tpot=s.tpot,
+        latency=s.latency,
+        request_rate=s.request_rate,
+        output_rate=s.output_rate,
+        goodput=s.goodput,
+        running=run.simulation.occupancy.running[0],
+        preemptions=s.preemptions,
+        warnings=tuple(w for w in s.warnings if percentiles or "too few" not in w),
+    )
+
+
+# ---- a closed loop without end
+
+
+def steady_loop(plan: PlanSpec, servers: Servers, work: float = WORK) -> Answer:
+    """A closed loop of equal requests, once it runs steadily: what a load generator sees in the middle of a long run.
+
+    As many requests as are in flight make a wave: they end together and come back together, unless something parts
+    them. The first waves and the last are served, and not measured. The interval is that of the means of waves; more
+    waves are served until it is below 2 % for TTFT and TPOT, within ``work``.
+    """
+    load = plan.workload
+    places = load.concurrency or 1
+    turns = -(-places // min(places, servers.deployment.n * plan.effective_engine.max_requests))
+    steps = STEP * load.output * servers.deployment.n * turns
+    wave, spent, answer = places * _work(plan, load.input, load.output) + steps, 0.0, Answer(None, why=TOO_LONG)
+    for waves in WAVES:
+        spent += waves * wave
+        if spent > work:
+            break
+        run = serve_plan(plan, servers, waves * places)
+        answer = _measure(plan, run, places, waves)
+        if answer.short is not None and not answer.short.warnings:
+            break
+    return answer
+
+
+def _measure(plan: PlanSpec, run: Run, places: int, waves: int) -> Answer:
+    """What the waves in the middle say. Throughput is that of ``places`` requests in flight (Little 1961)."""
+    records, kept = run.records, slice(LEADING * places, (waves - 1) * places)
+    if not records.served.all():
+        return Answer(None, why="some requests are longer than a server holds")
+    many = waves - 1 - LEADING
+    ttft, tpot, latency = (
+        _by_waves(values[kept], many) for values in (records.ttft_s, records.tpot_s, records.latency_s)
+    )
+    rate = places / latency.mean.value
+    loose = [
+        f"{name} has an interval of +-{100 * spread.mean.half / spread.mean.value:.2g} %"
+        for name, spread in (("TTFT", ttft), ("TPOT", tpot))
+        if spread.number and not spread.mean.half <= SETTLED * spread.mean.value
+    ]
+    middle = records._replace(**{name: getattr(records, name)[kept] for name in PER_REQUEST})
+    checks = check_requirements(plan, middle, rate, rate * plan.workload.output)
+    short = Short(
+        kind="steady loop",
+        requests=many * places,
+        of=None,
+        ttft=ttft,
+        tpot=tpot,
+        latency=latency,
+        request_rate=rate,
+        output_rate=rate * plan.workload.output,
+        goodput=rate * float(keep_bounds(plan, middle).mean()),
+        running=run.simulation.occupancy.running[0],
+        preemptions=int(records.preemptions[kept].sum()),
+        warnings=tuple(loose),
+    )
+    return Answer(short, checks)
+
+
+def _by_waves(values: Floats, waves: int) -> Spread:
+    """The mean with the interval of the means of ``waves``, and percentiles over all values."""
+    there = values[np.isfinite(values)]
+    if not len(there):
+        nothing = Figure(float("nan"), float("nan"))
+        return Spread(nothing, nothing, nothing, p95=nothing, p99=nothing, number=0)
+    means = values.reshape(waves, -1).mean(axis=1)
+    half = STUDENT[waves] * float(np.std(means, ddof=1)) / sqrt(waves)
+    p50, p90, p95, p99 = (Figure(float(np.quantile(there, q)), float("nan")) for q in QUANTILES)
+    return Spread(Figure(float(there.mean()), half), p50, p90, p95=p95, p99=p99, number=len(there))
