@@ -152,6 +152,14 @@ def _simulate(made: _Parser) -> None:
                       help="draw times of requests (default), what servers hold, steps, times over rates")  # fmt: skip
 
 
+def _autoscale(made: _Parser) -> None:
+    _add_file(made)
+    made.add_argument("--every", metavar="TIME", default="1h", help="length of an interval, e.g. 15min (default: 1h)")
+    made.add_argument("--requests", metavar="N", type=int, help="serve N requests for each replica (1,000)")
+    made.add_argument("--least", metavar="N", type=int, default=1, help="replicas that always run (default: 1)")
+    _add_scheduler(made)
+
+
 def _later(made: _Parser) -> None:
     made.add_argument("rest", nargs=argparse.REMAINDER)
 
@@ -170,6 +178,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
+    "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
     "export": ("write launch files, traces, reports (not yet)", _later),
 }
 """Every verb: what help says of it, and what adds its arguments."""

@@ -274,6 +274,13 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "give the workload a `rate`, a `trace` or `concurrency`, and the plan a requirement on `ttft`, `tpot` or "
         "`latency`.",
     ),
+    "E330": (
+        "no replicas over the day",
+        "`planc autoscale` finds the replicas for each interval of a load from the rate there. A batch, a closed loop "
+        "and requests that arrive at once have no rate, and two pools do not grow by whole replicas.",
+        "",
+        "give the workload a `rate` or a `trace`.",
+    ),
     "N320": (
         "each request is assumed to hold its reused tokens in its own blocks",
         "Requests hold the KV cache of reused tokens in blocks of their own (such as earlier turns of a chat), or all "

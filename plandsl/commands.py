@@ -361,6 +361,13 @@ def run_search(arguments: Namespace) -> int:
     return run_searches(arguments, _open(arguments.file, _overrides(arguments)), _console)
 
 
+def run_autoscale(arguments: Namespace) -> int:
+    """`planc autoscale`."""
+    from plandsl.search import scale
+
+    return scale.run_autoscale(arguments, _compile, _console)
+
+
 def run_calibrate(arguments: Namespace) -> int:
     """`planc calibrate`: files are written only if every fit succeeds."""
     from plandsl.backends.calibrate.fit import THIN, Fitted

@@ -25,6 +25,7 @@ from plandsl.spec.plan import CutSpec, PlanSpec
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
+    from plandsl.answers.autoscale import Autoscale
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
     from plandsl.answers.rate import FoundRate
@@ -154,6 +155,16 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.find_rate import find_rate
 
         return find_rate(self, requests, tick)
+
+    def autoscale(self, every: float = 3600.0, requests: int | None = None, least: int = 1) -> Autoscale:
+        """The fewest replicas in each interval of ``every`` seconds of the load, and what they cost.
+
+        ``requests`` are served for each replica (1,000), and ``least`` replicas always run. Raises `PlanError` where
+        the load has no rate (E330), and as `simulate` does.
+        """
+        from plandsl.backends.cost.answers.autoscale import autoscale
+
+        return autoscale(self, every, requests, least)
 
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""

@@ -81,3 +81,6 @@ MAX_TRACE_LINE = 1_048_576
 
 MAX_REQUESTS = 100_000_000
 """Most requests that are drawn for one load (E214)."""
+
+MAX_WINDOWS = 2_000
+"""Most intervals into which a load is cut for its replicas (E214)."""

@@ -38,6 +38,7 @@ WINGS = {
 
 BACK = {
     ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "search.command"),
+    ("commands", "search.scale"),
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),

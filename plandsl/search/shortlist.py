@@ -6,23 +6,23 @@ chance. Source: Law, "Simulation Modeling and Analysis", 5th edition, section 11
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
+from math import exp, inf, isfinite, log, nan
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import Figure, Simulation
-from plandsl.backends.cost.serving.percentiles import spread
+from plandsl.backends.cost.answers.simulation import Check
+from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.search.answer import Configuration, Miss, configurations
 from plandsl.search.closed_form import TIMES
 from plandsl.search.run import Compiler, Found, Tick
 from plandsl.search.spread import Workers
 from plandsl.search.values import Floats
-from plandsl.spec.plan import PlanSpec, RequireSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import Goal, metric_name
 
 ROUND = 8
@@ -30,9 +30,6 @@ ROUND = 8
 
 MOST_SIMULATED = 32
 """Most candidates that are simulated, unless the caller wants others."""
-
-TOLD = {50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99"}
-"""Percentiles that a simulation tells with their interval."""
 
 
 class Task(NamedTuple):
@@ -46,12 +43,13 @@ class Task(NamedTuple):
 class Outcome(NamedTuple):
     """A simulation, or ``why`` there is none.
 
-    ``values`` of the first goal by request, where it has them; ``percentiles`` that a simulation does not tell.
+    ``goals`` has the goals that are times of requests, ``values`` the first one by request, where it is a mean.
     """
 
     simulation: Simulation | None
+    checks: tuple[Check, ...] = ()
+    goals: tuple[tuple[str, Figure], ...] = ()
     values: Floats | None = None
-    percentiles: tuple[tuple[str, float], ...] = ()
     why: str = ""
 
 
@@ -62,12 +60,12 @@ def simulate_task(task: Task, compiler: Compiler) -> Outcome:
     except PlanError as error:
         found = error.diagnostics[0]
         return Outcome(None, why=f"{found.code}: {found.message}")
+    served = np.flatnonzero(run.records.served)
+    order = served[np.argsort(run.records.arrival_s[served], kind="stable")]
     times = {name: getattr(run.records, f"{name}_s") for name in TIMES}
+    goals = tuple((g.name, figure(times[g.metric][order], g.percentile)) for g in task.goals if g.metric in times)
     first, *_ = task.goals
-    by_request = times.get(first.metric) if first.percentile is None else None
-    rest = [g for g in task.goals if g.percentile is not None and g.percentile not in TOLD]
-    percentiles = tuple((g.name, float(np.nanpercentile(times[g.metric], g.percentile or 0.0))) for g in rest)
-    return Outcome(run.simulation, by_request, percentiles)
+    return Outcome(run.simulation, run.checks, goals, times.get(first.metric) if first.percentile is None else None)
 
 
 class Simulated(NamedTuple):
@@ -207,7 +205,7 @@ class _Trials:
         ours, theirs = self.outcomes[i].values, self.outcomes[best].values
         if i == best or ours is None or theirs is None or self.plans[i].workload != self.plans[best].workload:
             return None
-        return spread(ours - theirs).mean
+        return figure(ours - theirs)
 
 
 def _judge(goals: tuple[Goal, ...], row: Configuration, plan: PlanSpec, place: int, outcome: Outcome) -> Simulated:
@@ -215,54 +213,39 @@ def _judge(goals: tuple[Goal, ...], row: Configuration, plan: PlanSpec, place: i
     told = outcome.simulation
     if told is None:
         return Simulated(row, place, None, {}, outcome.why)
-    asked = {r.text: r for r in plan.requires}
-    if plan.workload.traffic is not None:
-        asked |= {f"{r.text} ({c.name})": r for c in plan.workload.traffic.classes for r in c.requires}
-    figures = {goal.name: _figure(goal.metric, goal.percentile, told, row) for goal in goals}
-    figures |= {name: Figure(value, math.nan) for name, value in outcome.percentiles}
-    missed = []
-    for requirement in told.requires:
-        r = asked[requirement.text]
-        if requirement.text in [x.text for x in plan.requires]:
-            known = _figure(r.metric, r.percentile, told, row)
-            half = known.half if known.value == requirement.value else float("nan")
-            figures[metric_name(r.metric, r.percentile)] = Figure(requirement.value, half)
-        if not requirement.ok:
-            missed.append(_miss(requirement, r))
+    figures = {goal.name: _figure(goal.metric, told, row) for goal in goals} | dict(outcome.goals)
+    own = [c for c in outcome.checks if c.require in plan.requires]
+    figures |= {metric_name(c.require.metric, c.require.percentile): c.figure for c in own}
+    missed = sorted((_miss(c) for c in outcome.checks if not c.met()), key=lambda miss: -miss.factor)
     s = told.summary
     why = missed[0].text if missed else ""
-    if s.bearable == s.bearable:
+    if isfinite(s.bearable):
         why = "the queue grows"
     if s.served < s.requests:
         why = f"{s.requests - s.served:,} of {s.requests:,} requests are refused"
-    missed.sort(key=lambda miss: -miss.factor)
     return Simulated(row, place, told, figures, why=why, misses=tuple(missed))
 
 
-def _figure(metric: str, percentile: float | None, told: Simulation, row: Configuration) -> Figure:
-    """A metric as the simulation has it, or the closed form where the simulation says nothing of it."""
-    s, unknown = told.summary, float("nan")
+def _figure(metric: str, told: Simulation, row: Configuration) -> Figure:
+    """A metric of the whole run, or of the closed form where the simulation says nothing of it."""
     match metric:
-        case "ttft" | "tpot" | "latency":
-            known = getattr(s, metric)
-            name = "mean" if percentile is None else TOLD.get(percentile, "")
-            return getattr(known, name) if name else Figure(unknown, unknown)
-        case "throughput" | "throughput_per_gpu":
-            return Figure(s.output_rate / (1 if metric == "throughput" else told.gpus), unknown)
+        case "throughput":
+            value = told.summary.output_rate
+        case "throughput_per_gpu":
+            value = told.summary.output_rate / told.gpus
         case "goodput":
-            return Figure(s.goodput, unknown)
+            value = told.summary.goodput
         case "cost":
-            paid = row.metrics["cost"] * row.metrics["throughput"]
-            return Figure(paid / s.output_rate, unknown)
+            value = row.metrics["cost"] * row.metrics["throughput"] / told.summary.output_rate
         case _:
-            return Figure(row.metrics[metric], unknown)
+            value = row.metrics[metric]
+    return Figure(value, nan)
 
 
-def _miss(requirement: Requirement, r: RequireSpec) -> Miss:
-    value = requirement.value
-    gap = abs(math.log(value / r.bound)) if value > 0 and r.bound > 0 else math.inf
-    factor = math.exp(min(gap, 700.0))
-    return Miss(requirement.text, r.metric, value=value, bound=r.bound, factor=factor, best=None)
+def _miss(check: Check) -> Miss:
+    r, value = check.require, check.figure.value
+    gap = abs(log(value / r.bound)) if value > 0 and r.bound > 0 else inf
+    return Miss(check.text, r.metric, value=value, bound=r.bound, factor=exp(min(gap, 700.0)), best=None)
 
 
 def _closed_form_key(goals: tuple[Goal, ...], row: Configuration) -> tuple[float, ...]:
@@ -271,9 +254,9 @@ def _closed_form_key(goals: tuple[Goal, ...], row: Configuration) -> tuple[float
 
 def _rank(goals: tuple[Goal, ...], one: Simulated) -> tuple[float, ...]:
     """Candidates in ascending order of this: by the goals, equals by their place in the closed form."""
-    values = [one.figures[goal.name].value if one.figures else math.inf for goal in goals]
+    values = [one.figures[goal.name].value if one.figures else inf for goal in goals]
     keys = [-value if goal.most else value for goal, value in zip(goals, values, strict=True)]
-    return (*(math.inf if key != key else key for key in keys), one.place)
+    return (*(inf if key != key else key for key in keys), one.place)
 
 
 def _distance(one: Simulated) -> tuple[bool, float, int]:

@@ -1,0 +1,131 @@
+"""The fewest replicas in each interval of a load: simulated at the interval's rate, with the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil, isfinite
+from typing import TypeAlias
+
+from attrs import evolve
+
+from plandsl.answers.autoscale import HOUR, Autoscale, Interval
+from plandsl.backends.cost.answers.estimate import price
+from plandsl.backends.cost.answers.find_rate import search_rate
+from plandsl.backends.cost.answers.simulation import TIMES, Run, Servers, build_servers, serve_plan
+from plandsl.backends.cost.deployments.build import Compiled
+from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.serving.windows import Window, windows
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.plan import PlanSpec
+
+REQUESTS = 1000
+"""Requests that are served for each replica, unless the caller wants others."""
+
+BEYOND = 2
+"""Times the replicas that the capacity asks for, up to which more are tried."""
+
+
+def replica_servers(made: Compiled) -> Servers:
+    """One replica of a plan. Raises `PlanError` (E330) for two pools."""
+    plan = made.spec
+    if plan.split is not None:
+        why = f"`{plan.name}` has two pools, which do not grow by whole replicas"
+        hint = "scale each pool by hand: `planc simulate` serves both"
+        raise PlanError([Diagnostic("E330", why, plan.split.span or plan.span, hint=hint)])
+    return _several(build_servers(made), 1)
+
+
+def _several(servers: Servers, number: int) -> Servers:
+    return servers._replace(deployment=Replicas(number, servers.deployment.one))
+
+
+def capacity(made: Compiled, busiest: Window, requests: int) -> float:
+    """The largest rate that one replica bears: stable, with everything met that must not grow; NaN where none is."""
+    assert busiest.load is not None, "something arrives"
+    plan = _asked(evolve(made.spec, workload=busiest.load))
+    found = search_rate(plan, replica_servers(made), _number(busiest, requests))
+    return found.value if found.ok else float("nan")
+
+
+def _asked(plan: PlanSpec) -> PlanSpec:
+    """``plan`` with the requirements that replicas are for: upper bounds on times. Others are about the whole load."""
+    return evolve(plan, requires=tuple(r for r in plan.requires if r.metric in TIMES and r.op in ("<", "<=")))
+
+
+def _number(window: Window, requests: int) -> int:
+    return requests if window.most is None else min(requests, window.most)
+
+
+def fewest_replicas(made: Compiled, window: Window, each: float, requests: int, least: int) -> Interval:
+    """The fewest replicas for one window, at least ``least``; a replica bears about ``each`` arrivals per second.
+
+    The capacity gives the first number that is tried. From there the number goes down while one less is enough, or up
+    until one is.
+    """
+    start, end, rate, load, _ = window
+    if load is None:
+        return Interval(start, end, rate, least)
+    plan, servers = _asked(evolve(made.spec, workload=load)), replica_servers(made)
+    runs: dict[int, Run] = {}
+
+    def fails(number: int) -> tuple[str, ...]:
+        if number not in runs:
+            runs[number] = serve_plan(plan, _several(servers, number), _number(window, requests * number))
+        return missed(runs[number])
+
+    guess = max(least, 1, ceil(rate / each)) if isfinite(each) else max(least, 1)
+    number, most = guess, BEYOND * guess + 1
+    while number < most and fails(number):
+        number += 1
+    wrong = fails(number)
+    while not wrong and number > max(least, 1) and not fails(number - 1):
+        number -= 1
+    return Interval(start, end, rate, number, run=runs[number].simulation, fails=wrong)
+
+
+def missed(run: Run) -> tuple[str, ...]:
+    """What a run misses: a stable queue, requests that fit, the bounds that replicas are for."""
+    s = run.simulation.summary
+    found = [check.text for check in run.checks if check.caps and not check.met()]
+    found += ["the queue grows"] if isfinite(s.bearable) else []
+    found += [f"{s.requests - s.served:,} requests are refused"] if s.served < s.requests else []
+    return tuple(found)
+
+
+Share: TypeAlias = Callable[[Sequence[Window], float], Iterable[Interval]]
+"""Answers for several windows, given the capacity of a replica, in their order."""
+
+
+def autoscale(
+    made: Compiled, every: float, requests: int | None = None, least: int = 1,
+    tick: Callable[[int, int], None] = lambda done, of: None, share: Share | None = None,
+) -> Autoscale:  # fmt: skip
+    """The fewest replicas of a plan in each interval of ``every`` seconds of its load.
+
+    ``requests`` are served for each replica (`REQUESTS`); ``least`` replicas always run. ``tick`` hears how many
+    intervals are done. ``share`` answers for the intervals elsewhere, such as on a cluster. Raises `PlanError`: E330
+    where the load has no rate or the plan two pools, E214 for too many intervals, and as `simulate_plan`.
+    """
+    parts, number = windows(made.spec, every), requests or REQUESTS
+    busiest = max(parts, key=lambda part: part.rate)
+    each = capacity(made, busiest, number)
+    distinct = list({part.load: part for part in parts}.values())
+    if share is None:
+        found: Iterable[Interval] = (fewest_replicas(made, part, each, number, least) for part in distinct)
+    else:
+        found = share(distinct, each)
+    known = {}
+    for part, interval in zip(distinct, found, strict=True):
+        known[part.load] = interval
+        tick(len(known), len(distinct))
+    intervals = (known[p.load]._replace(start_s=p.start_s, end_s=p.end_s, rate=p.rate) for p in parts)
+    paid, replicas = price(build_servers(made).deployment), made.spec.sharding.replicas
+    return Autoscale(
+        plan=made.spec.name,
+        gpus=made.spec.sharding.ranks // replicas,
+        price_usd_per_h=None if paid is None else paid * HOUR / replicas,
+        capacity=each,
+        every_s=every,
+        requests=number,
+        intervals=tuple(intervals),
+    )

@@ -1,0 +1,88 @@
+"""`planc autoscale FILE`: replicas over the day of a load, for each plan of a file, in this process or on a cluster."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from plandsl._version import __version__
+from plandsl.answers.autoscale import Autoscale, Interval
+from plandsl.answers.text.autoscale import print_autoscale, print_costs
+from plandsl.backends.cost.answers.autoscale import REQUESTS, autoscale, fewest_replicas
+from plandsl.backends.cost.serving.windows import Window
+from plandsl.commands import FAILED, OK, Progress, print_json
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.driver import CompiledPlan
+from plandsl.search.run import Compiler, Tick
+from plandsl.search.spread import Workers, open_workers
+from plandsl.spec.plan import PlanSpec
+from plandsl.units import TIME, UNITS
+
+TIMED = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+
+
+class Task(NamedTuple):
+    """A window of the load of a plan, whose replicas bear ``each`` arrivals per second."""
+
+    plan: PlanSpec
+    window: Window
+    each: float
+    requests: int
+    least: int
+
+
+def scale_task(task: Task, compiler: Compiler) -> Interval:
+    """The fewest replicas for one window."""
+    made = compiler.compile(task.plan)
+    return fewest_replicas(made, task.window, each=task.each, requests=task.requests, least=task.least)
+
+
+def scale(made: CompiledPlan, arguments: Namespace, workers: Workers, tick: Tick) -> Autoscale:
+    """The replicas of one plan, its intervals shared by ``workers``."""
+    requests, least = arguments.requests or REQUESTS, arguments.least
+
+    def share(parts: Sequence[Window], each: float) -> Iterator[Interval]:
+        tasks = [Task(made.spec, part, each, requests=requests, least=least) for part in parts]
+        return workers.map(scale_task, tasks, lambda done, of: None)
+
+    return autoscale(made, read_seconds(arguments.every), requests, least, tick=tick, share=share)
+
+
+def read_seconds(text: str) -> float:
+    """The seconds of ``1h`` or ``15 min``. Raises `PlanError` (E400) for anything else."""
+    found = TIMED.fullmatch(text)
+    factor, dimension = UNITS.get(found[2], (0.0, None)) if found else (0.0, None)
+    if found is None or dimension != TIME or not float(found[1]) > 0:
+        raise PlanError([Diagnostic("E400", f"`--every {text}` is not a time", hint="--every 1h, --every 15min")])
+    return float(found[1]) * factor
+
+
+def run_autoscale(
+    arguments: Namespace, plans: Callable[[Namespace], list[CompiledPlan]], console: Callable[[], Any]
+) -> int:
+    """Exit status 1 where no number of replicas meets the requirements."""
+    read_seconds(arguments.every)
+    for option, low in (("requests", 1), ("least", 0)):
+        value = getattr(arguments, option)
+        if value is not None and value < low:
+            raise PlanError([Diagnostic("E400", f"--{option} {value} is not {low} or more")])
+    made = plans(arguments)
+    found = []
+    with open_workers(arguments.scheduler) as workers:
+        for plan in made:
+            with Progress(f"scaling {plan.name}") as tick:
+                found.append(scale(plan, arguments, workers, tick))
+    if arguments.json:
+        print_json({"plandsl": __version__, "file": arguments.file, "plans": [one.as_json() for one in found]})
+        return OK if all(one.ok for one in found) else FAILED
+    shown = console()
+    for i, (plan, one) in enumerate(zip(made, found, strict=True)):
+        if i:
+            shown.print()
+        print_autoscale(plan.spec, one, shown)
+    if len(found) > 1:
+        shown.print()
+        print_costs(found, shown)
+    return OK if all(one.ok for one in found) else FAILED
