@@ -73,6 +73,7 @@ study: $(RUNTIME)  ## the study's claims beside what plandsl says
 figures: $(DEV)  ## the charts of the pages in docs/, drawn
 	@mkdir -p docs/images/search docs/images/traffic
 	$(BIN)/planc render --view tradeoff examples/llama3_70b.plan -o docs/images/search/tradeoff.svg
+	$(BIN)/planc simulate examples/traffic/shift.plan --plot docs/images/traffic/shift.svg
 	$(BIN)/planc search examples/search_70b.plan --plot docs/images/search/services.svg
 	for model in 70b 405b; do \
 	  $(BIN)/planc search examples/search_study.plan --search throughput_$$model \

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from plandsl.answers.modes import Shift
+from plandsl.answers.simulation import Summary
 from plandsl.backends.cost.answers.modes import MOST
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
 from plandsl.backends.reference import Verdict, verify_plan
@@ -464,3 +465,30 @@ def test_example_replicas_have_the_best_throughput_and_the_worst_ttft() -> None:
     assert one["dp8_peak"].throughput == max(m.throughput for m in one.values())
     assert one["dp8"].ttft == max(one[name].ttft for name in ("dp8", "tp8", "sp8", "shift"))
     assert one["dp8"].throughput == max(one[name].throughput for name in ("dp8", "tp8", "sp8", "shift"))
+
+
+# ---- under bursts
+
+BURSTS = EXAMPLE.parent / "traffic" / "shift.plan"
+
+
+def bursts(requests: int, *overrides: tuple[str, str]) -> dict[str, Summary]:
+    """What each plan of the example tells of so many requests."""
+    plans = compile_file(BURSTS, overrides=overrides)
+    return {plan.name: plan.simulate(requests).simulation.summary for plan in plans}
+
+
+def test_under_bursts_shift_has_the_shortest_median_ttft_and_a_throughput_between() -> None:
+    """Source: arXiv 2509.16495. All serve what arrives; what they can serve shows when all of it arrives at once.
+
+    The replicas of dp8 need some 30 requests each for their throughput: with 120 in all, shift has the most.
+    """
+    ttft = {name: told.ttft.p50.value for name, told in bursts(120).items()}
+    assert ttft["shift"] < min(ttft["tp8"], ttft["dp8"])
+    made = {name: told.output_rate for name, told in bursts(320, ("workload.rate", "at_once")).items()}
+    assert made["tp8"] < made["shift"] < made["dp8"]
+
+
+def test_the_example_is_the_one_on_the_page() -> None:
+    page = BURSTS.parents[2] / "docs" / "traffic.md"
+    assert BURSTS.read_text() in page.read_text()

@@ -71,9 +71,10 @@ def draw_occupancy(runs: Sequence[Served], path: Path) -> None:
         places = figure.subplots(len(PANELS), 1, sharex=True)
         names = labels([r.plan for r in runs])
         looks = plotting.group_styles(names)
+        edges = np.linspace(0.0, max([1e-9, *(_duration(r.run.records) for r in runs)]), BINS + 1)
         for name, served in zip(names, runs, strict=True):
             if len(served.run.records.steps.start_s):
-                _draw_run(places, served, looks[name]["color"])
+                _draw_run(places, served, edges, looks[name]["color"])
         for place, word in zip(places, PANELS, strict=True):
             place.set_ylabel(word)
             place.set_ylim(0, None)
@@ -87,10 +88,16 @@ def draw_occupancy(runs: Sequence[Served], path: Path) -> None:
         plotting.save(figure, path)
 
 
-def _draw_run(places: Any, served: Served, color: str) -> None:
+def _duration(records: Records) -> float:
+    """Seconds from the first request to the last step; 0 of a run without steps."""
+    if not len(records.steps.end_s):
+        return 0.0
+    return float(records.steps.end_s.max() - np.nanmin(records.arrival_s))
+
+
+def _draw_run(places: Any, served: Served, edges: Floats, color: str) -> None:
     records, run = served.run.records, served.run
     steps, first = records.steps, float(np.nanmin(records.arrival_s))
-    edges = np.linspace(0.0, max(float(steps.end_s.max()) - first, 1e-9), BINS + 1)
     middles = (edges[1:] + edges[:-1]) / 2
     came, wide = _arrivals(records, first, edges)
     places[0].stairs(came, wide, baseline=None, color=color, linewidth=1)
