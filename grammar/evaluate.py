@@ -170,6 +170,9 @@ class Evaluator:
         expr = layer.value
         if isinstance(expr, Record):
             raise Wrong("E210", f"`{layer.name.text}` is a section, not a value", span or layer.name.span)
+        if isinstance(expr, s.Num) and not self._open:  # most fields: a number needs no other value
+            self.library.spend(expr.span)
+            return self._number(expr)
         unit = layer.unit
         return self._guard_cycle(layer.name, id(expr), layer.name.span, lambda: self.value(expr, unit, within))
 

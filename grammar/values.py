@@ -16,13 +16,13 @@ def span_of(layer: Layer) -> Span:
 
 def expect(value: Value, dimension: Dimension, layer: Layer) -> Quantity:
     """``value`` as a quantity of ``dimension``. Raises `Wrong` (E204, E205, E210)."""
+    if isinstance(value, Quantity) and value.dimension == dimension:
+        return value
     name, span = layer.name.text, span_of(layer)
     example = f"`{name} = {EXAMPLES.get(dimension, '8')}`"
     hint = "write the number alone, without a unit" if dimension == NUMBER else example
     if not isinstance(value, Quantity):
         raise Wrong("E210", f"expected {dimension}, found {describe(value)}", span, hint=example)
-    if value.dimension == dimension:
-        return value
     if value.dimension == NUMBER:
         message = f"expected {dimension}, found {describe(value)}"
         raise Wrong("E205", message, span, hint=f"write the unit: {example}")

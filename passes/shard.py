@@ -126,6 +126,9 @@ class Sharder:
 
     def lay(self, old: Value, dims: tuple[Dim, ...]) -> Value:
         """The present form of ``old`` with dimensions ``dims`` and no partial sum."""
+        have = self.now[old.name]
+        if have.type.dims == dims and not have.type.pending and have.type.dtype == old.type.dtype:
+            return have
         return self._resharded(old, TensorType(old.type.dtype, dims))
 
     def _emit(self, op: Op) -> None:
@@ -174,12 +177,15 @@ class Sharder:
         Operands that stay keep their layout, with partial sums completed. The others match them in shared dimensions,
         and follow the sharding's rules in the rest.
         """
-        staying = {x.name: self._resharded(x, self.now[x.name].type.summed()) for x in rule.stay}
-        used = frozenset([a for x in staying.values() for a in x.type.axes])
-        wanted = self.layout.dims(rule.dims, self._region_of(rule.operands[0].type))
-        axes = {stem(d.name): d.axes for d in _drop_axes(wanted, used)}
-        axes |= {stem(d.name): d.axes for x in staying.values() for d in x.type.dims}
-        axes |= {stem(n): () for n in rule.whole}
+        wanted, staying = self.layout.dims(rule.dims, self._region_of(rule.operands[0].type)), dict[str, Value]()
+        if rule.stay:
+            staying = {x.name: self._resharded(x, self.now[x.name].type.summed()) for x in rule.stay}
+            wanted = _drop_axes(wanted, frozenset([a for x in staying.values() for a in x.type.axes]))
+        axes = {stem(d.name): d.axes for d in wanted}
+        for x in staying.values():
+            axes.update([(stem(d.name), d.axes) for d in x.type.dims])
+        for n in rule.whole:
+            axes[stem(n)] = ()
         for x in rule.operands:
             if x.name in staying:
                 yield x.name, staying[x.name]

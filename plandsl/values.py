@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
 
 from attrs import fields
+
+T = TypeVar("T")
+
+
+class once(Generic[T]):
+    """A property that is computed at its first use and then kept.
+
+    Ops are asked for their operands all the time. `functools.cached_property` of Python 3.11 also takes a lock, which
+    costs more than what an op computes.
+    """
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self.read, self.__doc__ = read, read.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, value: Any, owner: type | None = None) -> T:
+        found: T = self.read(value)
+        value.__dict__[self.name] = found
+        return found
 
 
 class FrozenValue:

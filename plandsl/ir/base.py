@@ -7,7 +7,7 @@ from attrs import field
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.types import TensorType, Value
-from plandsl.values import FrozenValue
+from plandsl.values import FrozenValue, once
 
 COMPUTE, LINK = "compute", "link"
 """Streams of a device: kernels, and communication."""
@@ -53,21 +53,23 @@ def finding(why: str, span: Span | None, label: str) -> Diagnostic:
 
 
 class BaseOp(FrozenValue):
-    """The base class of all ops. Fields in neither ``RESULTS`` nor ``OPERANDS`` are attributes (``span`` apart)."""
+    """The base class of all ops. Fields in neither ``RESULTS`` nor ``OPERANDS`` are attributes (``span`` apart).
+
+    Without slots, so that each op keeps what it computes `once`.
+    """
 
     keyword: ClassVar[str]
     facts: ClassVar[Facts]
     RESULTS: ClassVar[tuple[str, ...]]
     OPERANDS: ClassVar[tuple[str, ...]]
     span: Span | None
-    __slots__ = ()
 
-    @property
+    @once
     def results(self) -> tuple[Value, ...]:
         """Values the op defines, in printing order."""
         return self._values(self.RESULTS)
 
-    @property
+    @once
     def operands(self) -> tuple[Value, ...]:
         """Values the op reads, in printing order; a missing optional operand is left out."""
         return self._values(self.OPERANDS)
@@ -82,7 +84,7 @@ class BaseOp(FrozenValue):
                 out.append(held)
         return tuple(out)
 
-    @property
+    @once
     def linear(self) -> tuple[Value, ...]:
         """Operands in which the op is linear."""
         return self._values(self.facts.linear)

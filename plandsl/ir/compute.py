@@ -16,6 +16,7 @@ from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, span_field
 from plandsl.ir.functions import measured_map
 from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value
+from plandsl.values import once
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -32,7 +33,7 @@ class Embed(Regular):
     table: Value
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """``ids: [batch, position]``, ``table: [vocab, hidden]`` -> ``[batch, position, hidden]``."""
         vocab, *rest = self.table.type.names
@@ -67,7 +68,7 @@ class Norm(Regular):
     over: str = "hidden"
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """As ``x``, with ``over`` whole."""
         return (Rule(self.operands, self.x.type.names, self.x.type.dtype, whole=(self.over,)),)
@@ -91,7 +92,7 @@ class AddNorm(Regular):
     over: str = "hidden"
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """Both results as ``a``, with ``over`` whole."""
         return (Rule(self.operands, self.a.type.names, self.a.type.dtype, whole=(self.over,)),) * 2
@@ -132,7 +133,7 @@ class Gemm(Regular):
         shared = [n for n in self.weights[i].type.names if n in have]
         return tuple(shared if each is None else [n for n in shared if n != each[1]])
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """Dimensions of ``x`` that are kept, then dimensions of ``w`` that are kept. The weights stay as they lie."""
         return tuple(self._rule(i) for i in range(len(self.weights)))
@@ -163,7 +164,7 @@ class Rope(Regular):
     xs: tuple[Value, ...]
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """Each result as its operand, with the last dimension whole."""
         return tuple(Rule((x,), x.type.names, x.type.dtype, whole=x.type.names[-1:]) for x in self.xs)
@@ -188,7 +189,7 @@ class Map(Regular):
     limits: str | None = None
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """As the first operand. (The ``experts`` of a bias are the ``experts:8`` of the tokens: they share a stem.)"""
         first = self.xs[0].type
@@ -234,7 +235,7 @@ class Concat(Regular):
     xs: tuple[Value, ...]
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """``[tokens, hidden]`` twice -> ``[tokens, pair]``."""
         (*rows, last), into = self.xs[0].type.names, self.out.type.names[-1]
@@ -260,7 +261,7 @@ class Scale(Regular):
     by: float
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """As ``x``."""
         return (Rule((self.x,), self.x.type.names, self.x.type.dtype),)
@@ -278,7 +279,7 @@ class Quantize(Regular):
     x: Value
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """As ``x``, in the result's dtype."""
         return (Rule((self.x,), self.x.type.names, self.out.type.dtype, stay=(self.x,)),)
@@ -379,7 +380,7 @@ class LastToken(Regular):
     x: Value
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """Without ``position``; partial over the axes that split it."""
         x = self.x.type

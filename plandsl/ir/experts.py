@@ -20,6 +20,7 @@ from plandsl.ir.compute import Gemm
 from plandsl.ir.names import Places
 from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Value, routed
+from plandsl.values import once
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -45,7 +46,7 @@ class TopK(Regular):
     scale: float = 1.0
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """``[tokens, experts]`` -> ``[tokens, experts:top_k]``, with all experts on every rank."""
         *tokens, experts = self.logits.type.names
@@ -72,7 +73,7 @@ class Dispatch(Regular):
     weighs: bool = False
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """The dimensions of ``gates``, then the remaining dimensions of ``x``."""
         gates, x = self.gates.type, self.x.type
@@ -113,7 +114,7 @@ class Combine(Regular):
     plain: bool = False
     span: Span | None = span_field()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """Without the experts; partial over their axes as well."""
         x, place = self.x.type, routed(self.x.type)

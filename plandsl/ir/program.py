@@ -133,7 +133,8 @@ def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]
             yield from _define(value, defined, known_axes, region.name)
         for op in region.ops:
             for x in op.operands:
-                if defined.get(x.name) != x:
+                found = defined.get(x.name)
+                if found is not x and found != x:
                     yield Diagnostic("E391", f"{region.name}: %{x.name} is used before it is defined", op.span)
             if id(op) not in known:
                 yield from _verify_op(op, region.name)

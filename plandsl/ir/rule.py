@@ -11,6 +11,7 @@ from plandsl.diagnostics import Diagnostic
 from plandsl.ir.base import BaseOp, finding
 from plandsl.ir.names import stem
 from plandsl.ir.types import Dim, TensorType, Value
+from plandsl.values import once
 
 
 class Rule(NamedTuple):
@@ -44,13 +45,16 @@ class Rule(NamedTuple):
 
     def misfitting_operands(self) -> Iterator[Value]:
         """Operands that split a dimension unlike an earlier operand, or have a dimension that the rule lacks."""
-        known: dict[str, tuple[object, ...]] = {}
+        known: dict[str, Dim] = {}
         places = {stem(n) for n in (*self.dims, *self.contracts, *self.whole)}
         for x in self.operands:
-            lies = {stem(d.name): d[1:] for d in x.type.dims}
-            if not places.issuperset(lies) or any(lies[n] != at for n, at in known.items() if n in lies):
+            fits = True
+            for dim in x.type.dims:
+                name = stem(dim.name)
+                first = known.setdefault(name, dim)
+                fits = fits and name in places and (first is dim or first[1:] == dim[1:])
+            if not fits:
                 yield x
-            known = lies | known
 
 
 class Regular(BaseOp):
@@ -65,7 +69,7 @@ class Regular(BaseOp):
     TWICE: ClassVar[str] = "{op.keyword} uses one axis for two dimensions"
     __slots__ = ()
 
-    @property
+    @once
     def rules(self) -> tuple[Rule, ...]:
         """The rule of each result."""
         raise AssertionError(f"{self.keyword} has no rule")
@@ -75,10 +79,14 @@ class Regular(BaseOp):
         """The tensors that one run reads and writes, each once; for most ops this traffic is the whole cost."""
         return tuple(v.type for v in (*self.operands, *self.results))
 
+    @once
+    def _inferred(self) -> tuple[TensorType, ...]:
+        linear = self.linear
+        return tuple([rule.result(linear) for rule in self.rules])
+
     def infer(self) -> tuple[TensorType, ...]:
         """The types of the results, from the rules."""
-        linear = self.linear
-        return tuple(rule.result(linear) for rule in self.rules)
+        return self._inferred
 
     def verify(self) -> Iterator[Diagnostic]:
         yield from BaseOp.verify(self)
@@ -89,11 +97,10 @@ class Regular(BaseOp):
         return iter(dict.fromkeys(self._found()))
 
     def _found(self) -> Iterator[Diagnostic]:
-        for rule in self.rules:
+        for rule, made in zip(self.rules, self._inferred, strict=True):
             for x, dim in rule.split_operands():
                 yield finding(self.SPLIT.format(op=self, dim=dim), self.span, str(x.type))
             for x in rule.misfitting_operands():
                 yield finding(self.APART.format(op=self), self.span, str(x.type))
-            made = rule.result(self.linear)
             if len(made.axes) < len(made.partial) + sum([len(d.axes) for d in made.dims]):
                 yield finding(self.TWICE.format(op=self), self.span, str(rule.operands[-1].type))

@@ -37,30 +37,33 @@ class Basis(NamedTuple):
     batch: Number
 
 
-def communication(metrics: Metrics, output: int, gain: Number) -> Communication:
+def communication(
+    metrics: Metrics, output: int, gain: Number, lines: tuple[PhaseLines, PhaseLines] | None = None
+) -> Communication:
     """All calls of a prefill, and of a decode step that brings each request ``gain`` of its ``output`` tokens.
 
-    A request takes its part of one prefill, and of ``(output - 1) / gain`` decode steps.
+    A request takes its part of one prefill, and of ``(output - 1) / gain`` decode steps. ``lines`` are those of the
+    model's own program in both phases, if they are known.
     """
     joined = metrics.joined
     first = Basis(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)
     step = Basis(metrics.tpot, gain, (output - 1) / gain, metrics.batch)
-    return Communication((*_rows(PREFILL, metrics.prefill, first), *_rows(DECODE, metrics.decode, step)))
+    ours, theirs = lines or (PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode))
+    return Communication((*_rows(PREFILL, metrics.prefill, first, ours), *_rows(DECODE, metrics.decode, step, theirs)))
 
 
-def _rows(phase: str, times: PhaseTimes, basis: Basis) -> list[Calls]:
-    """The calls of all programs that ran in a phase, the longest first."""
+def _rows(phase: str, times: PhaseTimes, basis: Basis, main: PhaseLines) -> list[Calls]:
+    """The calls of all programs that ran in a phase, the longest first; ``main`` are the lines of the first program."""
     found: dict[Kind, list[Traffic]] = {}
-    for run in times.ran:
-        for kind, traffic in _calls_of(run, basis):
+    for at, run in enumerate(times.ran):
+        for kind, traffic in _calls_of(run, basis, PhaseLines.of(run) if at else main):
             found.setdefault(kind, []).append(traffic)
     rows = [Calls(phase, **kind._asdict(), **add_up(parts)._asdict()) for kind, parts in found.items()]
     return sorted(rows, key=lambda row: -row.time_s)
 
 
-def _calls_of(run: ProgramRun, basis: Basis) -> Iterator[tuple[Kind, Traffic]]:
+def _calls_of(run: ProgramRun, basis: Basis, lines: PhaseLines) -> Iterator[tuple[Kind, Traffic]]:
     """The traffic of each op of each stage. A hop counts at its sender, which takes the time."""
-    lines = PhaseLines(run.phase, run.times, run.bind, float(run.context))
     for stage in range(len(run.times.stages)):
         for op in lines.stage_ops(stage, LINK):
             if op.time_s > 0:

@@ -32,7 +32,7 @@ Key = Callable[[Term], tuple[str, str, str, str]]
 def difference(a: Deployment, b: Deployment) -> Difference:
     """The difference of ``b`` to ``a``, term by term."""
     ours, theirs = estimate(a), estimate(b)
-    before, after = terms(a, a.evaluate()), terms(b, b.evaluate())
+    before, after = (terms(model.on(model.plan), model.own) for model in (a, b))  # from here on, models share work
 
     def overlap(name: str) -> bool | None:
         return None if ours.band(name) is None or theirs.band(name) is None else within_band(ours, theirs, name)

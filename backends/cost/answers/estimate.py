@@ -36,7 +36,7 @@ COMPARE = {
 
 def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
     """The estimate for the plan's own load."""
-    metrics = model.evaluate()
+    metrics = model.own
     if model.transfer is not None:
         from plandsl.backends.cost.answers.pools import estimate_pools
 
@@ -49,7 +49,8 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
     one, plan, load = model.one, model.plan, model.plan.workload
     served, engine, batch, memory = metrics.served, plan.engine, metrics.batch, one.memory
     length, resident = resident_tokens(one, load.input, load.output, ongoing=served is not None)
-    prefill, decode = phase_estimates(one, metrics)
+    lines = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
+    prefill, decode = phase_estimates(one, metrics, *lines)
     held = [memory.held(s, batch, length, load.input, resident) for s in range(len(memory.weights))]
     stages = tuple(_memory(h, capacity) for h, capacity in zip(held, memory.capacities, strict=True))
     program = one.main.prefill.schedule.program
@@ -89,7 +90,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         cluster=_cluster_use(plan),
         **_optional_parts(one, metrics),
         reuse=_reuse(plan),
-        communication=communication(metrics, load.output, one.gain),
+        communication=communication(metrics, load.output, one.gain, lines),
     )
 
 
@@ -151,9 +152,11 @@ def _cluster_use(plan: PlanSpec) -> ClusterUse | None:
     return ClusterUse(plan.cluster.name, names, plan.cluster.count, nodes, plan.node.count)
 
 
-def phase_estimates(one: Server, m: Metrics) -> tuple[PhaseEstimate, PhaseEstimate]:
+def phase_estimates(
+    one: Server, m: Metrics, first: PhaseLines, step: PhaseLines
+) -> tuple[PhaseEstimate, PhaseEstimate]:
     """Both phases of one server, with waits and other times that the load adds to kernels."""
-    s, (first, step) = m.served, (PhaseLines.of_main(m.prefill), PhaseLines.of_main(m.decode))
+    s = m.served
     waits = 0.0 if s is None else s.queue + s.line + s.start
     prefill = first.estimate(m.ttft, one, 1.0 if s is None else m.joined, waits, 0.0)
     return prefill, step.estimate(m.tpot, one, one.gain, 0.0, m.mixed if s is None else s.others)

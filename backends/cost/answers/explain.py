@@ -14,7 +14,7 @@ from plandsl.diagnostics import Diagnostic
 
 def explain(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Explanation:
     """Where the plan's time and memory go, and which figures would change them."""
-    found, metrics = estimate(model, notes), model.evaluate()
+    found, metrics = estimate(model, notes), model.own
     variations = Variations(model)
     times = terms(model, metrics) if variations.modelled else variations.own
     slopes = sensitivities(variations)

@@ -12,7 +12,7 @@ from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
 from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
-from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
+from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes, ProgramRun
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.collectives import HOP_WORDS
 from plandsl.ir.extents import Extents
@@ -83,7 +83,11 @@ class PhaseLines:
     @classmethod
     def of_main(cls, times: PhaseTimes) -> PhaseLines:
         """The lines of the model's own program in a step, without a draft."""
-        run = times.main
+        return cls.of(times.main)
+
+    @classmethod
+    def of(cls, run: ProgramRun) -> PhaseLines:
+        """The lines of a program that ran in a step."""
         return cls(run.phase, run.times, run.bind, float(run.context))
 
     def estimate(self, time: Number, server: Server, sharers: Number, waiting: Number, mixed: Number) -> PhaseEstimate:
@@ -160,6 +164,11 @@ class PhaseLines:
         return self._known[run, count, stream]
 
     def _lines(self, run: RunKey, count: int, stream: str) -> Iterator[OpTime]:
+        if whole := self._known.get((run, count, "")):
+            yield from (
+                line for line, work in zip(whole, self.model.work[run], strict=True) if work.op.facts.stream == stream
+            )
+            return
         region = self.model.schedule.program.region(region_of(run))
         answers, seconds = self.model.deciding_work(run, self.bind, self.context), self.times.seconds[run]
         for (model, work), name, each in zip(answers, op_names(region), seconds, strict=True):

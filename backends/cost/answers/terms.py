@@ -147,7 +147,7 @@ def _step_terms(phase: str, times: PhaseTimes, follow: Sequence[Followed], share
     """The terms of all programs that ran in a step; a draft's ops count in all its steps."""
     found = list(_op_terms(phase, PhaseLines.of_main(times), follow[0], share))
     for run, own in zip(times.ran[1:], follow[1:], strict=True):
-        count, lines = float(run.count), PhaseLines(run.phase, run.times, run.bind, float(run.context))
+        count, lines = float(run.count), PhaseLines.of(run)
         for term in _op_terms(phase, lines, own, share / count):
             told = term._replace(group=run.part, name=f"{run.part} {term.name}", part=run.part)
             found.append(told._replace(runs=term.runs * count, flops=term.flops * count, bytes=term.bytes * count))

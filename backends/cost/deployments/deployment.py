@@ -121,6 +121,11 @@ class Deployment(ABC):
         """Metrics of ``n`` requests always in flight, without end."""
         return self.ongoing(n, i, o, None)
 
+    @cached_property
+    def own(self) -> Metrics:
+        """All metrics for the plan's own load."""
+        return self.evaluate()
+
     def evaluate(
         self,
         batch: Number | None = None,

@@ -112,14 +112,17 @@ class Machine:
         kernels = self.gpu.name, self.gpu.bandwidth, self.bandwidth
         cluster = self.cluster and (self.cluster.network, self.cluster.node.count)
         links = self.link, cluster, self.link_share, self.launch_collective, self.algorithm
-        of_links, of_traffic, others = [], [], []
+        constants: dict[Side, list[tuple[str, float]]] = {"links": [], "traffic": [], "arithmetic": []}
         for constant in self.calibration.values:
             word = constant[0].partition(".")[0]
-            (of_links if word in OF_LINKS else of_traffic if word == "elementwise" else others).append(constant)
+            constants["links" if word in OF_LINKS else "traffic" if word == "elementwise" else "arithmetic"].append(
+                constant
+            )
+        sections = self.calibration.sections  # a layer with constants of its own takes the place of some kernels
         return {
-            "links": (*own, *links, *of_links),
-            "traffic": (*own, *kernels, self.launch_elementwise, *of_traffic, *self.calibration.sections),
-            "arithmetic": (*own, *kernels, self.gpu.compute, *others),
+            "links": (*own, *links, *constants["links"]),
+            "traffic": (*own, *kernels, self.launch_elementwise, *constants["traffic"], *sections),
+            "arithmetic": (*own, *kernels, self.gpu.compute, *constants["arithmetic"]),
         }
 
     @classmethod

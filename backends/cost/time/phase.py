@@ -247,7 +247,7 @@ class PhaseModel:
     def _price_ops(self, machine: Machine) -> None:
         """Make the work of each op on ``machine``."""
         self.machine, program = machine, self.schedule.program
-        sides = self.known and self.known.sides(machine)
+        sides = None if self.known is None else self.known.sides(machine)
         costing = Costing(program, machine, self.extents)
         make = self._maker(costing, sides, 0)
         self.work: dict[RunKey, list[Work]] = {r.name: [make(op) for op in r.ops] for r in program.regions}
