@@ -74,6 +74,7 @@ figures: $(DEV)  ## the charts of the pages in docs/, drawn
 	@mkdir -p docs/images/search docs/images/traffic
 	$(BIN)/planc render --view tradeoff examples/llama3_70b.plan -o docs/images/search/tradeoff.svg
 	$(BIN)/planc simulate examples/traffic/shift.plan --plot docs/images/traffic/shift.svg
+	$(BIN)/planc simulate examples/traffic/operator.plan --plot docs/images/traffic/operator.svg || test $$? -eq 1
 	$(BIN)/planc search examples/search_70b.plan --plot docs/images/search/services.svg
 	for model in 70b 405b; do \
 	  $(BIN)/planc search examples/search_study.plan --search throughput_$$model \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -300,3 +301,20 @@ def test_only_a_tradeoff_is_against_a_latency(capsys, tmp_path) -> None:
     (tmp_path / "a.plan").write_text(BATCHES)
     assert main(["render", str(tmp_path / "a.plan"), "-o", str(tmp_path / "x.dot"), "--against", "tpot"]) == 2
     assert "error[E400]" in capsys.readouterr().err
+
+
+# ---- an operator's story
+
+STORY = Path(__file__).parent.parent / "examples" / "traffic"
+
+
+def test_the_invented_trace_is_what_its_seed_draws() -> None:
+    found = runpy.run_path(str(STORY / "make_trace.py"))
+    assert found["trace"]() == (STORY / "service.csv").read_text()
+
+
+def test_the_candidates_of_the_story_differ_as_it_tells() -> None:
+    runs = {made.name: made.simulate(100).simulation for made in compile_file(STORY / "operator.plan")}
+    ttft = [runs[name].summary.ttft.p95.value for name in ("two_h100", "one_h100", "two_l40s")]
+    assert ttft == sorted(ttft)
+    assert all(told.requires for told in runs.values())
