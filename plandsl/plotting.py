@@ -89,13 +89,13 @@ def plain_ticks(axis: Any, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def unit_ticks(axis: Any, ends: tuple[float, float], show: Callable[[float], str]) -> None:
-    """Ticks of a log axis, each with its unit."""
+def unit_ticks(axis: Any, ends: tuple[float, float], show: Callable[[float], str], dense: float = 1.6) -> None:
+    """Ticks of a log axis, each with its unit; at 1, 2 and 5 up to ``dense`` decades, for which an axis needs room."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     decades = np.log10(ends[1] / ends[0])
     few = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.6 else (1, 2, 5)
-    axis.set_major_locator(LogLocator(subs=few if decades < 1.6 else (1, 3) if decades < 2.6 else (1,)))
+    axis.set_major_locator(LogLocator(subs=few if decades < dense else (1, 3) if decades < 2.6 else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: drop_zeros(show(value))))
 

@@ -93,7 +93,7 @@ def _draw_panel(place: Any, curves: Sequence[Curve], bounds: Sequence[Bound], me
     near, far = widen(place, bounds, along_x=True)
     for i, bound in enumerate(near):
         _draw_bound(place, bound, plotting.DASHES[i % len(plotting.DASHES)])
-    plotting.unit_ticks(place.xaxis, place.get_xlim(), show_time)
+    plotting.unit_ticks(place.xaxis, place.get_xlim(), show_time, dense=1.2)
     return far
 
 

@@ -39,7 +39,7 @@ def draw_tradeoff(curves: Sequence[LoadCurve], path: Path, against: Collection[s
         ]
         far += _draw_floor(places, plans)
         for place in places:
-            plotting.unit_ticks(place.xaxis, place.get_xlim(), show_time)
+            plotting.unit_ticks(place.xaxis, place.get_xlim(), show_time, dense=1.2)
         plotting.plain_ticks(places[0].yaxis, *places[0].get_ylim())
         places[0].set_ylabel("throughput per GPU (tok/s)")
         draw_legend(figure, _handles(curves, looks), _note(curves, against, far))
