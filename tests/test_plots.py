@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,15 @@ def test_equal_bounds_are_one_and_others_name_their_plans() -> None:
 # ---- over rates
 
 
-def test_the_same_requests_come_closer_until_the_servers_are_saturated() -> None:
+@pytest.fixture
+def short(monkeypatch) -> None:
+    """Few runs of few requests: the numbers are rough, and quickly there."""
+    monkeypatch.setattr(import_module("plandsl.backends.plots.sweep"), "SHARES", (0.1, 0.6, 1.1))
+    monkeypatch.setattr(import_module("plandsl.backends.plots.sweep"), "LONG", 60)
+    monkeypatch.setattr(import_module("plandsl.backends.plots.curves"), "FEW", 40)
+
+
+def test_the_same_requests_come_closer_until_the_servers_are_saturated(short) -> None:
     (made,) = compile_text(TEXT[: TEXT.index("plan two")])
     found = sweep(made, 80)
     loads = [one.load for one in found.runs]
@@ -213,7 +222,7 @@ def test_a_closed_loop_has_more_and_more_requests_in_flight() -> None:
         sweep(made)
 
 
-def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path) -> None:
+def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path, short) -> None:
     path = tmp_path / "x.svg"
     status, _, err = run(capsys, tmp_path, TEXT, "--requests", 30, "--plot", path, "--view", "rates")
     assert (status, err) == (0, "")
@@ -230,7 +239,7 @@ plan two = one with { sharding { tp = 2 }; require throughput_per_gpu >= 400 tok
 """
 
 
-def render(capsys, tmp_path: Path, text: str, *arguments: object) -> tuple[int, str, str]:
+def planc(capsys, tmp_path: Path, text: str, *arguments: object) -> tuple[int, str, str]:
     file = tmp_path / "a.plan"
     file.write_text(text)
     status = main(["render", str(file), "--view", "tradeoff", *map(str, arguments)])
@@ -239,18 +248,18 @@ def render(capsys, tmp_path: Path, text: str, *arguments: object) -> tuple[int, 
 
 def test_a_tradeoff_names_plans_bounds_and_knees(capsys, tmp_path) -> None:
     path = tmp_path / "x.svg"
-    status, out, err = render(capsys, tmp_path, BATCHES, "-o", path)
+    status, out, err = planc(capsys, tmp_path, BATCHES, "-o", path)
     assert (status, out, err) == (0, f"tradeoff of one, two: {path}\n", "")
     text = said(path)
     words = ["one, 1 GPU: batch 1 to ", "two, 2 GPUs: batch 1 to ", "TTFT", "TPOT", "latency", "tpot &lt;= 12 ms",
              "two: throughput_per_gpu &gt;= 400 tok/s", "diamond: knee", "dot: the plan as written"]  # fmt: skip
     assert [word for word in words if word not in text] == []
-    assert render(capsys, tmp_path, BATCHES, "-o", path, "--against", "tpot")[0] == 0
+    assert planc(capsys, tmp_path, BATCHES, "-o", path, "--against", "tpot")[0] == 0
     assert "TTFT" not in said(path)
 
 
 def test_points_of_a_tradeoff_are_the_estimates_of_their_batch(capsys, tmp_path) -> None:
-    status, out, _ = render(capsys, tmp_path, BATCHES, "-o", tmp_path / "x.svg", "--json")
+    status, out, _ = planc(capsys, tmp_path, BATCHES, "-o", tmp_path / "x.svg", "--json")
     one, two = json.loads(out)["curves"]
     assert (status, one["plan"], one["load"]) == (0, "one", "batch")
     for told, name in ((one, "one"), (two, "two")):
@@ -273,11 +282,11 @@ def test_two_pools_keep_the_batch_of_prefill() -> None:
     assert len({point.times["ttft"] for point in curve.points}) == 1
 
 
-def test_a_load_over_time_is_drawn_over_its_rate(capsys, tmp_path) -> None:
-    status, out, _ = render(capsys, tmp_path, TEXT[: TEXT.index("plan two")], "-o", tmp_path / "x.svg", "--json")
+def test_a_load_over_time_is_drawn_over_its_rate(capsys, tmp_path, short) -> None:
+    status, out, _ = planc(capsys, tmp_path, TEXT[: TEXT.index("plan two")], "-o", tmp_path / "x.svg", "--json")
     (told,) = json.loads(out)["curves"]
     assert (status, told["load"]) == (0, "req/s")
-    assert len(told["points"]) >= 9
+    assert len(told["points"]) >= 3
     text = said(tmp_path / "x.svg")
     assert all(word in text for word in ("TTFT, p95", "TPOT, mean", "req/s"))
 
@@ -292,7 +301,7 @@ def test_the_knee_is_farthest_above_the_chord() -> None:
 
 @pytest.mark.parametrize("name", ["x.dot", "x.jpg"])
 def test_a_tradeoff_is_no_graph(capsys, tmp_path, name: str) -> None:
-    status, out, err = render(capsys, tmp_path, BATCHES, "-o", tmp_path / name)
+    status, out, err = planc(capsys, tmp_path, BATCHES, "-o", tmp_path / name)
     assert (status, out) == (2, "")
     assert "error[E400]" in err
 
