@@ -15,12 +15,13 @@ import pytest
 
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
+from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.vllm import Vllm
 from tests.serving import Steady, read
 
 RECORDED = sorted((Path(__file__).parent / "golden" / "schedulers").glob("*.json"))
-POLICIES = {"vllm": Vllm}
+POLICIES = {"vllm": Vllm, "sglang": Sglang}
 
 
 def scenes() -> Iterator[Any]:

@@ -9,6 +9,9 @@ from random import Random
 from typing import Any, NamedTuple, Protocol
 
 REQUEST = re.compile(r"(\w) (\d+)\+(\d+)(?: @([\d.]+))?(?: \[([\d ]+)\])?")
+MOST = 1000
+"""Steps after which a scene is given up."""
+
 NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -95,6 +98,7 @@ def play(engine: Engine, requests: Sequence[Asked], depth: int, stages: int = 1)
             engine.add(coming.popleft())
         if engine.busy() and len(flying) < depth:
             step = engine.schedule()
+            assert max(idle, len(words)) < MOST, "a scheduler that is stuck"
             idle = idle + 1 if not step.tokens else 0
             if step.tokens or step.preempted:
                 words.append(_text(step))
