@@ -76,7 +76,7 @@ class Vllm:
             if decodes and live.step >= state.upto and live.made > live.shown:
                 continue
             spent = live.made >= live.output
-            if spent and self.capped:
+            if spent and self.capped and live.shown + 1 >= live.output:  # whatever becomes of guesses
                 continue
             tokens = min(queries if decodes else live.target - live.computed, most, left)
             needed = live.computed + tokens + self.lookahead
