@@ -59,7 +59,13 @@ def test_a_policy_composes_what_its_engine_composed(engine: str, scene: dict[str
     names, requests = read(scene["requests"], block)
     noted = Noted(POLICIES[engine](**scene["limits"]), names)
     worker = Worker(
-        noted, Steady(*[1.0] * stages), scene.get("blocks", 100), block, scene.get("caching", True), in_flight=stages
+        policy=noted,
+        clock=Steady(*[1.0] * stages),
+        blocks=scene.get("blocks", 100),
+        block=block,
+        caching=scene.get("caching", True),
+        in_flight=stages,
+        acceptance=tuple(scene.get("guesses", ())),
     )
     assert simulate([worker], requests).served.all()
     assert " | ".join(noted.steps) == scene["steps"]

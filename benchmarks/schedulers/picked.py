@@ -8,7 +8,7 @@ from benchmarks.schedulers.scenes import Scene
 
 
 def _vllm(tells: str, requests: str, budget: int = 100, ahead: bool = False, **others: Any) -> Scene:
-    server = {name: others.pop(name) for name in ("blocks", "block", "caching", "stages") if name in others}
+    server = {name: others.pop(name) for name in ("blocks", "block", "caching", "stages", "guesses") if name in others}
     return Scene(tells, {"budget": budget, "ahead": ahead, **others}, requests, **server)
 
 
@@ -58,6 +58,12 @@ VLLM = (
     _vllm("of those that end together who decodes leaves first",
           "a 4+2 @1, b 11+2 @1, c 11+2 @3 [21 22], d 14+1 @3 [11 12 13 14 15 16], e 14+1 @4, f 8+1 @4 [21 22 23], "
           "g 4+4 @6 [11], h 4+2 @8", 23, ahead=True, max_running=3, whole_prompt=False, blocks=13, block=2),
+    _vllm("guesses that are right shorten an answer, and count in the budget", "a 4+7, b 9+6 @1, c 6+1 @1", 12,
+          guesses=(1.0, 1.0)),
+    _vllm("guesses that are wrong take their blocks nevertheless", "a 6+6, b 5+4", blocks=6, guesses=(0.0, 0.0)),
+    _vllm("a draft's own tokens have blocks as well, from admission on", "a 4+5, b 7+3, c 6+4", blocks=7, lookahead=2,
+          guesses=(1.0, 1.0)),
+    _vllm("ahead: guesses on their way may all be wrong", "a 4+5, b 6+4", ahead=True, guesses=(1.0, 1.0), block=16),
 )  # fmt: skip
 
 SGLANG = (
