@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from plandsl.backends.cost.serving.blocks import Pool
-from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
+from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
@@ -207,6 +207,18 @@ def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:
     for _ in range(90):
         step()
     assert state.ratio == pytest.approx(max((2 * made + 40) / 4001 - 90 * 0.7 * 0.86 / 600, 0.7 * 0.14))
+
+
+def test_sglang_keeps_room_as_at_first_once_nobody_was_there() -> None:
+    state = State(Pool(100, 1))
+    state.running = lives = [Live(0, 2, 2), Live(1, 2, 2)]
+    state.ratio = 0.3
+    for live in tuple(lives):
+        assert state.ratio == 0.3
+        finish(state, live)
+    state.waiting.append(Live(2, 2, 2))
+    sglang().compose(state)
+    assert state.ratio == 0.7
 
 
 @pytest.mark.parametrize("scene", [*VLLM, *SGLANG, *TRTLLM], ids=lambda s: f"{type(s.policy).__name__}: {s.tells}")

@@ -31,6 +31,7 @@ OUTSIDE = (
 )  # fmt: skip
 
 LONGEST = 4096
+"""Tokens that a request may have."""
 
 
 def prepare(sources: Path) -> str:
@@ -106,6 +107,8 @@ class Driven:
         sampling.normalize(None)
         request = Req(asked.name, "", array("q", asked.prompt), sampling, vocab_size=10**12)
         request.time_stats = Off()
+        if not self.busy():  # what the engine does in a loop while it is idle
+            self.scheduler.new_token_ratio_tracker.reset()
         self.requests[asked.name] = request
         self.scheduler._add_request_to_queue(request)
 
@@ -238,8 +241,8 @@ def draw(rng: Random) -> Scene:
     """A scene at random, whose requests do not find room for all of them."""
     block = rng.choice((1, 1, 1, 4))
     longest, outputs = 24, rng.choice((4, 24))
-    limits: dict[str, Any] = {"chunk": block * rng.randint(4, 2 * longest) // block, "ahead": rng.random() < 0.5}
-    limits["chunk"] = max(limits["chunk"] // block, 1) * block
+    chunk = rng.randint(4, 2 * longest) // block * block
+    limits: dict[str, Any] = {"chunk": chunk, "ahead": rng.random() < 0.5}
     if rng.random() < 0.3:
         limits["max_running"] = rng.randint(1, 4)
     if rng.random() < 0.2:

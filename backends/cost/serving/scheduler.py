@@ -199,3 +199,5 @@ def finish(state: State, live: Live) -> None:
         state.running.remove(live)
     elif live in state.waiting:
         state.waiting.remove(live)
+    if not state.load:
+        state.ratio = None

@@ -69,7 +69,7 @@ class Sglang:
 
     def compose(self, state: State) -> Batch:
         """The next step."""
-        if state.ratio is None or not state.load:
+        if state.ratio is None:
             state.ratio = self.first_ratio
         state.pool.merging = True
         batch = empty()
