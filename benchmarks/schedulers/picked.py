@@ -93,6 +93,8 @@ SGLANG = (
             max_joining=1),
     _sglang("or the longest known prefix first", "a 4+1 [1 2 3 4], b 4+1 @1, c 4+1 @1 [1 2 3 9]", max_joining=1,
             order="longest_prefix"),
+    _sglang("a prompt that is all known counts as such in that order", "a 4+1 [1], b 16+1 @1, c 4+1 @1 [1]",
+            max_joining=1, order="longest_prefix", block=4),
     _sglang("ahead: who is done by its limit is in no step more", "a 4+2, b 4+3", ahead=True),
     _sglang("ahead: where those that end have the room, decodes wait for it",
             "a 17+5 @1, b 22+9 @6, c 4+24 @11, d 5+16 @11, e 16+9 @11, f 12+7 @11, g 22+8 @11, h 21+24 @16", 36,

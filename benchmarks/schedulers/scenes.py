@@ -19,7 +19,7 @@ class Scene(NamedTuple):
     """Requests (`name input+output @arrival [ids of blocks]`, comma between) for a scheduler with these ``limits``.
 
     ``limits`` are fields of our policy. The server has ``blocks`` of ``block`` tokens; a step takes a second in each of
-    ``stages``. With ``guesses`` each decode has so many tokens besides, of which none or all are right (chances 0 or 1).
+    ``stages``. With ``guesses`` each decode has so many tokens besides, all of them right or none (chances 1 or 0).
     """
 
     tells: str

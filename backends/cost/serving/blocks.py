@@ -51,12 +51,12 @@ class Pool:
         """Blocks that so many tokens take."""
         return -(-tokens // self.size)
 
-    def matched(self, live: Live) -> list[int]:
-        """The blocks that hold the longest known prefix of a request, whose last token is computed in any case."""
+    def matched(self, live: Live, whole: bool = False) -> list[int]:
+        """The blocks that hold the longest known prefix of a request, whose last token is computed unless ``whole``."""
         found: list[int] = []
         if not self.caching or not self._found:
             return found
-        for end in range(self.size, live.target, self.size):
+        for end in range(self.size, live.target + whole, self.size):
             block = self._found.get(block_key(live, end))
             if block is None:
                 break

@@ -166,7 +166,10 @@ class Sglang:
 
     def _sort(self, state: State) -> None:
         if self.order == "longest_prefix" and 1 < len(state.waiting) <= MANY:
-            order = sorted(state.waiting, key=lambda live: -len(state.pool.matched(live)))
+            pool = state.pool
+            order = sorted(
+                state.waiting, key=lambda live: -min(len(pool.matched(live, whole=True)) * pool.size, live.target - 1)
+            )
             state.waiting.clear()
             state.waiting.extend(order)
 
