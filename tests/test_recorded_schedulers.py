@@ -15,12 +15,13 @@ import pytest
 
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
+from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.vllm import Vllm
 from tests.serving import Steady, read
 
 RECORDED = sorted((Path(__file__).parent / "golden" / "schedulers").glob("*.json"))
-POLICIES = {"vllm": Vllm}
+POLICIES = {"vllm": Vllm, "sglang": Sglang}
 
 
 def scenes() -> Iterator[Any]:
@@ -58,7 +59,13 @@ def test_a_policy_composes_what_its_engine_composed(engine: str, scene: dict[str
     names, requests = read(scene["requests"], block)
     noted = Noted(POLICIES[engine](**scene["limits"]), names)
     worker = Worker(
-        noted, Steady(*[1.0] * stages), scene.get("blocks", 100), block, scene.get("caching", True), in_flight=stages
+        policy=noted,
+        clock=Steady(*[1.0] * stages),
+        blocks=scene.get("blocks", 100),
+        block=block,
+        caching=scene.get("caching", True),
+        in_flight=stages,
+        acceptance=tuple(scene.get("guesses", ())),
     )
     assert simulate([worker], requests).served.all()
     assert " | ".join(noted.steps) == scene["steps"]

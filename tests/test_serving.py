@@ -53,6 +53,7 @@ class Checked:
         return self.policy.refuses(live, state)
 
     def compose(self, state: State) -> Batch:
+        before = {live.index: live.made for live in state.running}
         batch = self.policy.compose(state)
         limits, queries, prompts = self.policy, state.queries, sum(piece.tokens for piece in batch.prompts)
         rows = len(batch.decodes) + len(batch.spent)
@@ -69,6 +70,9 @@ class Checked:
         if not (isinstance(limits, Trtllm) and limits.chunked and limits.equal):
             assert all(any(piece.live is live for piece in batch.prompts) for live in batch.admitted)
         self.made += sum(piece.last for piece in batch.prompts) + sum(batch.gained)
+        thrown = sum(before[live.index] - live.made for live in batch.preempted)  # tokens on their way
+        assert not thrown or (isinstance(limits, Sglang) and limits.ahead)
+        self.made -= thrown
         self.computed += prompts
         return batch
 

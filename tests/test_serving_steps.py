@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from plandsl.backends.cost.serving.blocks import Pool
-from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
+from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
@@ -99,25 +99,25 @@ SGLANG = [
     Scene("one prompt is cut at a time", sglang(chunk=4), "a 10+1, b 2+1", "a4 | a4 | a2 b2", TOKENS),
     Scene("mixed: decodes are in the step, and count", sglang(chunk=8, mixed=True), "a 4+3, b 10+1 @1",
           "a4 | a b7 | a b3", TOKENS),
-    Scene("prompts of a step have a limit together", sglang(prefill_tokens=8), "a 5+1, b 5+1", "a5 | b5", TOKENS),
-    Scene("not so one that is alone", sglang(prefill_tokens=4), "a 6+1", "a6", TOKENS),
+    Scene("prompts of a step have a limit together, which the last one may pass", sglang(prefill_tokens=8),
+          "a 5+1, b 5+1, c 1+1", "a5 b5 | c1", TOKENS),
     Scene("a prompt joins that fits with its output beside 70 % of what others make", sglang(), "a 3+5, b 1+3 @1",
-          "a3 | b1 | a b | a b | a | a", TOKENS | {"blocks": 10}),
+          "a3 | b1 | a b | a b | a | a", TOKENS | {"blocks": 11}),
     Scene("a token more, and it waits until a request ends", sglang(), "a 3+5, b 1+4 @1",
-          "a3 | a | a | a | a | b1 | b | b | b", TOKENS | {"blocks": 10}),
+          "a3 | a | a | a | a | b1 | b | b | b", TOKENS | {"blocks": 11}),
     Scene("so does one behind it that would fit", sglang(), "a 3+5, b 1+4 @1, c 1+1 @2",
-          "a3 | a | a | a | a | b1 c1 | b | b | b", TOKENS | {"blocks": 10}),
+          "a3 | a | a | a | a | b1 c1 | b | b | b", TOKENS | {"blocks": 11}),
     Scene("so does one that the queue's order puts before it", sglang(order="longest_prefix"),
-          "a 4+5 [1 2 3 4], b 1+6 @1, c 2+1 @2 [1 2]", "a4 | a | a | a | a | c1 b1 | b | b | b | b | b",
+          "a 4+5 [1 2 3 4], b 1+6 @1, c 2+1 @2 [1 2]", "a4 | a | a | a | a | c1 | b1 | b | b | b | b | b",
           TOKENS | {"blocks": 12}),
-    Scene("until any request ends", sglang(), "a 2+8, b 2+2, c 2+4", "a2 b2 | a b | c2 | a c | a c | a c | a | a | a",
+    Scene("until any request ends", sglang(), "a 2+8, b 2+2, c 2+4", "a2 | b2 | a b | c2 | a c | a c | a c | a | a | a",
           TOKENS | {"blocks": 16}),
     Scene("a bolder engine counts less of what others make", sglang(conservativeness=0.0), "a 3+5, b 1+4 @1",
           "a3 | b1 | a b | a b | a b | a", TOKENS | {"blocks": 10}),
-    Scene("of equals the longer prompt is retracted, and the cache may have some of it", sglang(conservativeness=0.0),
-          "a 3+7, b 2+5 @1", "a3 | b2 | a b | a b | b -a | b | a2 | a | a | a", TOKENS | {"blocks": 10}),
+    Scene("of equals the longer prompt is retracted, and known prefixes with it", sglang(conservativeness=0.0),
+          "a 3+7, b 2+5 @1", "a3 | b2 | a b | a b | a b | b -a | a7 | a | a", TOKENS | {"blocks": 12}),
     Scene("who has made the fewest tokens is retracted", sglang(conservativeness=0.0), "a 3+7, b 2+5 @2",
-          "a3 | a | b2 | a b | a b | a -b | a | a | b3 | b", TOKENS | {"blocks": 11}),
+          "a3 | a | b2 | a b | a b | a b | a -b | a | b6", TOKENS | {"blocks": 13}),
     Scene("prompts are charged in whole pages", sglang(chunk=8), "a 5+1, b 6+1", "a5 | b6"),
     Scene("no more run than may", sglang(max_running=1), "a 2+2, b 2+1", "a2 | a | b2", TOKENS),
     Scene("no more join than may", sglang(max_joining=1), "a 2+2, b 2+2", "a2 | b2 | a b", TOKENS),
@@ -127,8 +127,10 @@ SGLANG = [
           "a4 | b4 | c1", TOKENS),
     Scene("or the longest known prefix first", sglang(max_joining=1, order="longest_prefix"),
           "a 4+1 [1 2 3 4], b 4+1 @1, c 4+1 @1 [1 2 3 9]", "a4 | c1 | b4", TOKENS),
-    Scene("ahead: who is done is in one more step", sglang(ahead=True), "a 4+2, b 4+3", "a4 b4 | a b | b a~ | b~",
+    Scene("ahead: who is done by its limit is in no step more", sglang(ahead=True), "a 4+2, b 4+3", "a4 b4 | a b | b",
           TOKENS),
+    Scene("ahead: who is done by its own word is in one more", sglang(ahead=True, capped=False), "a 4+2, b 4+3",
+          "a4 b4 | a b | b a~ | b~", TOKENS),
 ]  # fmt: skip
 
 
@@ -187,6 +189,8 @@ def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:
     def step() -> Batch:
         state.number += 1
         state.upto = state.number
+        for live in state.running:
+            live.shown = live.made
         return policy.compose(state)
 
     for _ in range(300):
@@ -203,6 +207,18 @@ def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:
     for _ in range(90):
         step()
     assert state.ratio == pytest.approx(max((2 * made + 40) / 4001 - 90 * 0.7 * 0.86 / 600, 0.7 * 0.14))
+
+
+def test_sglang_keeps_room_as_at_first_once_nobody_was_there() -> None:
+    state = State(Pool(100, 1))
+    state.running = lives = [Live(0, 2, 2), Live(1, 2, 2)]
+    state.ratio = 0.3
+    for live in tuple(lives):
+        assert state.ratio == 0.3
+        finish(state, live)
+    state.waiting.append(Live(2, 2, 2))
+    sglang().compose(state)
+    assert state.ratio == 0.7
 
 
 @pytest.mark.parametrize("scene", [*VLLM, *SGLANG, *TRTLLM], ids=lambda s: f"{type(s.policy).__name__}: {s.tells}")

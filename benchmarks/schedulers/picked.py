@@ -8,8 +8,13 @@ from benchmarks.schedulers.scenes import Scene
 
 
 def _vllm(tells: str, requests: str, budget: int = 100, ahead: bool = False, **others: Any) -> Scene:
-    server = {name: others.pop(name) for name in ("blocks", "block", "caching", "stages") if name in others}
+    server = {name: others.pop(name) for name in ("blocks", "block", "caching", "stages", "guesses") if name in others}
     return Scene(tells, {"budget": budget, "ahead": ahead, **others}, requests, **server)
+
+
+def _sglang(tells: str, requests: str, chunk: int = 8192, ahead: bool = False, **others: Any) -> Scene:
+    server = {name: others.pop(name) for name in ("blocks", "block", "caching") if name in others}
+    return Scene(tells, {"chunk": chunk, "ahead": ahead, **others}, requests, **{"block": 1} | server)
 
 
 VLLM = (
@@ -53,4 +58,48 @@ VLLM = (
     _vllm("of those that end together who decodes leaves first",
           "a 4+2 @1, b 11+2 @1, c 11+2 @3 [21 22], d 14+1 @3 [11 12 13 14 15 16], e 14+1 @4, f 8+1 @4 [21 22 23], "
           "g 4+4 @6 [11], h 4+2 @8", 23, ahead=True, max_running=3, whole_prompt=False, blocks=13, block=2),
+    _vllm("guesses that are right shorten an answer, and count in the budget", "a 4+7, b 9+6 @1, c 6+1 @1", 12,
+          guesses=(1.0, 1.0)),
+    _vllm("guesses that are wrong take their blocks nevertheless", "a 6+6, b 5+4", blocks=6, guesses=(0.0, 0.0)),
+    _vllm("a draft's own tokens have blocks as well, from admission on", "a 4+5, b 7+3, c 6+4", blocks=7, lookahead=2,
+          guesses=(1.0, 1.0)),
+    _vllm("ahead: guesses on their way may all be wrong", "a 4+5, b 6+4", ahead=True, guesses=(1.0, 1.0), block=16),
+)  # fmt: skip
+
+SGLANG = (
+    _sglang("prompts have steps of their own, for which decodes wait", "a 4+3, b 6+2 @1"),
+    _sglang("the prompt that does not fit is cut, and goes on before decodes", "a 6+2, b 5+1", 8),
+    _sglang("mixed: decodes are in the step, and count", "a 4+3, b 10+1 @1", 8, mixed=True),
+    _sglang("prompts of a step have a limit together, which the last one may pass", "a 5+1, b 5+1, c 1+1",
+            prefill_tokens=8),
+    _sglang("a prompt joins that fits with its output beside 70 % of what others make", "a 3+5, b 1+3 @1", blocks=11),
+    _sglang("a token more, and it waits until a request ends", "a 3+5, b 1+4 @1", blocks=11),
+    _sglang("so does one behind it that would fit", "a 3+5, b 1+4 @1, c 1+1 @2", blocks=11),
+    _sglang("so does one that the queue's order puts before it", "a 4+5 [1 2 3 4], b 1+6 @1, c 2+1 @2 [1 2]",
+            blocks=12, order="longest_prefix"),
+    _sglang("who waits is asked again when the first prompts decode", "a 2+8, b 2+2, c 2+4", blocks=16),
+    _sglang("a bolder engine counts less of what others make", "a 3+5, b 1+4 @1", blocks=10, conservativeness=0.0),
+    _sglang("of equals the longer prompt is retracted, and known prefixes with it", "a 3+7, b 2+5 @1", blocks=12,
+            conservativeness=0.0),
+    _sglang("who has made the fewest tokens is retracted", "a 3+7, b 2+5 @2", blocks=13, conservativeness=0.0),
+    _sglang("ahead: the token on its way of who is retracted is thrown away",
+            "a 15+22 @2, b 17+12 @2, c 22+9 @3", 8, ahead=True, blocks=77, conservativeness=0.0, caching=False),
+    _sglang("prompts are charged in whole pages", "a 5+1, b 6+1", 8, block=4),
+    _sglang("no more run than may", "a 2+2, b 2+1", max_running=1),
+    _sglang("no more join than may", "a 2+2, b 2+2", max_joining=1),
+    _sglang("a prompt that is all known computes its last token", "a 4+1 [1 2 3 4], b 4+1 @1 [1 2 3 4]"),
+    _sglang("prompts of one step do not share", "a 4+2 [1 2 3 4], b 4+3 [1 2 3 4], c 5+1 @1 [1 2 3 4]"),
+    _sglang("ahead: nor with a step on its way", "a 4+2 [1 2 3 4], b 4+3 [1 2 3 4], c 5+1 @2 [1 2 3 4]", ahead=True,
+            max_joining=1),
+    _sglang("or the longest known prefix first", "a 4+1 [1 2 3 4], b 4+1 @1, c 4+1 @1 [1 2 3 9]", max_joining=1,
+            order="longest_prefix"),
+    _sglang("a prompt that is all known counts as such in that order", "a 4+1 [1], b 16+1 @1, c 4+1 @1 [1]",
+            max_joining=1, order="longest_prefix", block=4),
+    _sglang("ahead: who is done by its limit is in no step more", "a 4+2, b 4+3", ahead=True),
+    _sglang("ahead: where those that end have the room, decodes wait for it",
+            "a 17+5 @1, b 22+9 @6, c 4+24 @11, d 5+16 @11, e 16+9 @11, f 12+7 @11, g 22+8 @11, h 21+24 @16", 36,
+            ahead=True, blocks=91, caching=False, conservativeness=0.0, mixed=True),
+    _sglang("of equal prompts that were computed side by side one is kept",
+            "a 22+1 [11 12], b 12+4 [11 12 13 14 15 16 17 18 19 20], c 14+2 [11 12 13 14 15 16 17 18 19 20 21], "
+            "d 22+2 @1 [11 12 13 14]", 30, ahead=True, blocks=120),
 )  # fmt: skip

@@ -9,6 +9,9 @@ from random import Random
 from typing import Any, NamedTuple, Protocol
 
 REQUEST = re.compile(r"(\w) (\d+)\+(\d+)(?: @([\d.]+))?(?: \[([\d ]+)\])?")
+MOST = 1000
+"""Steps after which a scene is given up."""
+
 NAMES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -16,7 +19,7 @@ class Scene(NamedTuple):
     """Requests (`name input+output @arrival [ids of blocks]`, comma between) for a scheduler with these ``limits``.
 
     ``limits`` are fields of our policy. The server has ``blocks`` of ``block`` tokens; a step takes a second in each of
-    ``stages``.
+    ``stages``. With ``guesses`` each decode has so many tokens besides, all of them right or none (chances 1 or 0).
     """
 
     tells: str
@@ -26,6 +29,7 @@ class Scene(NamedTuple):
     block: int = 4
     caching: bool = True
     stages: int = 1
+    guesses: Sequence[float] = ()
 
 
 class Asked(NamedTuple):
@@ -95,6 +99,7 @@ def play(engine: Engine, requests: Sequence[Asked], depth: int, stages: int = 1)
             engine.add(coming.popleft())
         if engine.busy() and len(flying) < depth:
             step = engine.schedule()
+            assert max(idle, len(words)) < MOST, "a scheduler that is stuck"
             idle = idle + 1 if not step.tokens else 0
             if step.tokens or step.preempted:
                 words.append(_text(step))

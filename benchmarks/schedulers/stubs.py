@@ -17,7 +17,9 @@ class _Made(type):
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _make(name)
+        made = _make(name)
+        setattr(cls, name, made)
+        return made
 
     def __or__(cls, other: object) -> Any:
         return cls
@@ -26,8 +28,24 @@ class _Made(type):
 
 
 def _make(name: str) -> Any:
-    """A class of that name, whose instances take all arguments and do nothing."""
-    return _Made(name, (), {"__init__": lambda *_, **__: None, "__class_getitem__": classmethod(lambda cls, _: cls)})
+    """A class of that name, whose instances take all arguments, do nothing, and leave what they decorate as it is."""
+
+    def attribute(self: object, wanted: str) -> Any:
+        if wanted.startswith("__") or type(self) is not made:  # what the engine derives from it has to know its names
+            raise AttributeError(wanted)
+        return Off()
+
+    made = _Made(
+        name,
+        (),
+        {
+            "__init__": lambda *_, **__: None,
+            "__getattr__": attribute,
+            "__call__": lambda _, *decorated, **__: decorated[0] if decorated else None,
+            "__class_getitem__": classmethod(lambda cls, _: cls),
+        },
+    )
+    return made
 
 
 class _StandIn(ModuleType):
@@ -68,3 +86,21 @@ def load(sources: Path, roots: Sequence[str], real: Sequence[str]) -> None:
     """From now on ``real`` modules of the packages ``roots`` come from ``sources``; the others are stand-ins."""
     sys.path.insert(0, str(sources))
     sys.meta_path.insert(0, _Finder(roots, sources, real))
+
+
+class Off:
+    """A value that is false, has every name and takes every call, but for what it is ``given``."""
+
+    def __init__(self, **given: Any) -> None:
+        self.__dict__.update(given)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Off()
+
+    def __call__(self, *_: object, **__: object) -> Any:  # noqa: D102
+        return self
+
+    def __bool__(self) -> bool:
+        return False

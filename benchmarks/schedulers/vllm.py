@@ -66,11 +66,14 @@ class Driven:
         self.depth = scene.stages + ahead
         config, cache = _configs(scene)
         made = AsyncScheduler if ahead else Scheduler
-        structured = SimpleNamespace(accept_tokens=lambda request, tokens: True)
+        structured = SimpleNamespace(
+            accept_tokens=lambda request, tokens: True, validate_tokens=lambda request, tokens: tokens
+        )
         self.scheduler = made(config, cache, structured, scene.block)
         self.requests: dict[str, Any] = {}
         self.outputs: dict[str, int] = {}
         self.first: dict[str, int] = {}
+        self.ahead, self.guesses = ahead, scene.guesses
         self.capped = scene.limits.get("capped", True)
 
     def add(self, asked: Asked) -> None:
@@ -105,11 +108,13 @@ class Driven:
 
     def update(self, step: Step) -> None:
         """The results of a step are there."""
-        from vllm.v1.outputs import ModelRunnerOutput
+        from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 
         output, makes = step.handle
         names = list(step.tokens)
-        sampled = [[self._sample(name)] if name in makes else [] for name in names]
+        right = all(self.guesses)
+        counts = {name: 1 + right * len(guess) for name, guess in output.scheduled_spec_decode_tokens.items()}
+        sampled = [self._sample(name, counts.get(name, 1)) if name in makes else [] for name in names]
         self.scheduler.update_from_output(
             output,
             ModelRunnerOutput(names, {name: at for at, name in enumerate(names)}, sampled_token_ids=sampled),
@@ -117,14 +122,18 @@ class Driven:
         for name in names:
             if name in self.requests and name not in self.scheduler.requests:
                 del self.requests[name]
+        if self.guesses and not self.ahead:
+            there = [name for name in names if name in makes and name in self.requests]
+            self.scheduler.update_draft_token_ids(DraftTokenIds(there, [[0] * len(self.guesses) for _ in there]))
 
-    def _sample(self, name: str) -> int:
-        """The next token of a request, of no other; the last one ends it, unless its limit does."""
+    def _sample(self, name: str, count: int) -> list[int]:
+        """The next tokens of a request, of no other; the last one ends it, unless its limit does."""
         request = self.requests.get(name)
         if request is None:
-            return 0
-        made = len(request.output_token_ids) + 1
-        return END if not self.capped and made == self.outputs[name] else self.first[name] + made
+            return [0]
+        made = range(len(request.output_token_ids) + 1, len(request.output_token_ids) + 1 + count)
+        last = 0 if self.capped else self.outputs[name]
+        return [END if at == last else self.first[name] + at for at in made]
 
     def busy(self) -> bool:
         """Whether there is a request that is not done."""
@@ -139,6 +148,13 @@ def _configs(scene: Scene) -> tuple[Any, Any]:
     limits = dict(scene.limits)
     ahead = limits.pop("ahead", True)
     limits.pop("capped", None)
+    lookahead = limits.pop("lookahead", 0)
+    guessing = None
+    if scene.guesses:
+        guessing = SimpleNamespace(
+            max_num_new_slots_for_drafting=0, num_speculative_tokens_per_batch_size=None, use_eagle=lambda: False,
+            use_eagle_block_drop=lambda: False, needs_eagle_block_drop=lambda: False,
+        )  # fmt: skip
     budget = limits.pop("budget")
     scheduler = SimpleNamespace(
         max_num_seqs=limits.pop("max_running", 1024), max_num_active_seqs=None, max_num_scheduled_tokens=None,
@@ -171,7 +187,8 @@ def _configs(scene: Scene) -> tuple[Any, Any]:
         ec_manager_config=SimpleNamespace(get_encoder_cache_manager_obj=lambda: None),
         aux_output_config=SimpleNamespace(enabled=False),
         lora_config=None, kv_events_config=None, is_mm_encoder_only=False, kv_transfer_config=None,
-        ec_transfer_config=None, speculative_config=None, num_speculative_tokens=0, num_lookahead_tokens=0,
+        ec_transfer_config=None, speculative_config=guessing, num_speculative_tokens=len(scene.guesses),
+        num_lookahead_tokens=lookahead,
         num_prefill_lookahead_tokens=0, use_v2_model_runner=True, num_hash_lookahead_tokens=0,
         max_in_flight_tokens=budget * (scene.stages + ahead), max_concurrent_batches=scene.stages + ahead,
     )  # fmt: skip

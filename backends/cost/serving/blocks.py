@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,15 +30,17 @@ class Pool:
     """``total`` blocks of ``size`` tokens. Full blocks keep their key when they are free, and are found by it.
 
     A free block is taken in this order: blocks without a key, then the one that has been free the longest. A request's
-    blocks become free from the last to the first, so that the deepest block of the oldest request goes first.
+    blocks become free from the last to the first, so that the deepest block of the oldest request goes first. Of blocks
+    with the same key all are kept, or if ``merging`` the first.
     Source: vLLM, "Automatic prefix caching" (docs.vllm.ai/en/latest/design/prefix_caching).
     """
 
-    __slots__ = ("_found", "_idle", "_key", "_twins", "_uses", "caching", "free", "size", "total")
+    __slots__ = ("_found", "_idle", "_key", "_twins", "_uses", "caching", "free", "merging", "size", "total")
 
     def __init__(self, total: int, size: int, caching: bool = True) -> None:
         self.total, self.size, self.caching = total, size, caching
         self.free = total
+        self.merging = False
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._uses: list[int] = []
         self._key: list[int | None] = []
@@ -48,12 +51,12 @@ class Pool:
         """Blocks that so many tokens take."""
         return -(-tokens // self.size)
 
-    def matched(self, live: Live) -> list[int]:
-        """The blocks that hold the longest known prefix of a request, whose last token is computed in any case."""
+    def matched(self, live: Live, whole: bool = False) -> list[int]:
+        """The blocks that hold the longest known prefix of a request, whose last token is computed unless ``whole``."""
         found: list[int] = []
         if not self.caching or not self._found:
             return found
-        for end in range(self.size, live.target, self.size):
+        for end in range(self.size, live.target + whole, self.size):
             block = self._found.get(block_key(live, end))
             if block is None:
                 break
@@ -108,6 +111,14 @@ class Pool:
             uses[block] = 1
             blocks.append(block)
 
+    def clear(self, blocks: int) -> None:
+        """Forget what free blocks hold, the first to go first, until so many hold nothing."""
+        for block in islice(self._idle, max(blocks - self.total + len(self._uses), 0)):
+            key = self._key[block]
+            if key is not None:
+                self._forget(key, block)
+                self._key[block] = None
+
     def _forget(self, key: int, block: int) -> None:
         """A block is used for something else; of its equals the next one is found."""
         others = self._twins.get(key)
@@ -121,19 +132,36 @@ class Pool:
         if not others:
             del self._twins[key]
 
-    def publish(self, live: Live) -> None:
-        """Let others find the full blocks of what is computed and known of a request, the first one of equals."""
-        full = min(live.computed, live.input + live.shown) // self.size
+    def publish(self, live: Live, tokens: int | None = None) -> None:
+        """Let others find the full blocks of what is computed and known of a request, or of ``tokens`` of that."""
+        full = min(live.computed, live.input + live.shown if tokens is None else tokens) // self.size
         if not self.caching or full <= live.keyed:
             return
         found, keys, size = self._found, self._key, self.size
         for at in range(live.keyed, full):
             key = block_key(live, (at + 1) * size)
             block = live.blocks[at]
+            first = found.setdefault(key, block)
+            if first != block and self.merging:
+                self._merge(live, at, first)
+                continue
             keys[block] = key
-            if found.setdefault(key, block) != block:
+            if first != block:
                 self._twins.setdefault(key, []).append(block)
         live.keyed = full
+
+    def _merge(self, live: Live, at: int, first: int) -> None:
+        """A request gives its own copy of a block back, and uses the first one."""
+        uses, own = self._uses, live.blocks[at]
+        if uses[first]:
+            self.free += 1
+        else:
+            del self._idle[first]
+        uses[first] += 1
+        uses[own] = 0
+        self._idle[own] = None
+        self._idle.move_to_end(own, last=False)
+        live.blocks[at] = first
 
     def release(self, live: Live) -> None:
         """Take all blocks from a request."""

@@ -66,22 +66,28 @@ class Load(NamedTuple):
 
 
 class Memory:
-    """Blocks that are free and have been used, in the order in which they are used again; positions count from 0.
+    """Free blocks: ``blank`` ones, which are used first, and those with content, in the order in which they are used.
 
-    Those of a request that was preempted keep their content until they are used: it finds what is left of them.
+    Positions of the latter count from 0. Those of a request that was preempted keep their content until they are used:
+    it finds what is left of them.
     """
 
     def __init__(self, total: int, size: int) -> None:
-        self.total, self.size = total, size
-        self.freed = 0
-        self._skipped = 0
+        self.blank, self.size = total, size
+        self._taken = self._used = self._freed = self._skipped = 0
         self._holes: list[tuple[int, int]] = []
         self._kept: dict[int, tuple[int, int]] = {}
 
-    def keep(self, place: int, held: int, full: int) -> None:
+    def free(self, taken: int, held: int, full: int) -> None:
+        """``held`` blocks are free, ``full`` of them with content, after ``taken`` have been taken in all."""
+        self._advance(taken)
+        self._freed += full
+        self.blank += held - full
+
+    def keep(self, place: int, taken: int, held: int, full: int) -> None:
         """Blocks of a request are free, ``full`` of them with content, the last one first."""
-        self.freed += held
-        self._kept[place] = self.freed, full
+        self.free(taken, held, full)
+        self._kept[place] = self._freed, full
 
     def found(self, place: int, taken: int) -> int:
         """Blocks that a request finds again, after ``taken`` have been taken in all."""
@@ -94,9 +100,18 @@ class Memory:
         if blocks:
             heappush(self._holes, (end - blocks, blocks))
 
+    def _advance(self, taken: int) -> None:
+        """Blocks were taken, the blank ones first."""
+        more = taken - self._taken
+        blank = min(more, self.blank)
+        self.blank -= blank
+        self._used += more - blank
+        self._taken = taken
+
     def _front(self, taken: int) -> int:
         """The position of the block that is used next."""
-        front = max(taken - self.total, 0) + self._skipped
+        self._advance(taken)
+        front = self._used + self._skipped
         while self._holes and self._holes[0][0] <= front:
             blocks = heappop(self._holes)[1]
             self._skipped += blocks
@@ -134,7 +149,7 @@ class Leaper:
         """Serve all requests."""
         policy, clock, track, size, total = self.policy, self.clock, self.track, self.size, self.blocks
         budget, most, whole, ahead = policy.budget, policy.max_running, policy.whole_prompt, policy.ahead
-        spare = ceil(policy.watermark * total)
+        spare = int(policy.watermark * (total + 1))
         input_, output, order, hist, ends, front = self.input, self.output, self.order, self.hist, self.ends, self.front
         made, memory, caching = self.made, self.memory, self.caching
         joined, target_of, last_of, times = track.joined, track.target, track.last, self.load.times
@@ -173,17 +188,18 @@ class Leaper:
                 ended += ending
                 ending = []
             if ended:
-                back = gone = 0
+                back = gone = full = 0
                 for place in ended:
                     if place in order:
                         del order[place]
                         blocks = -(-(input_[place] + output[place] - 1) // size)
                         back += blocks
+                        full += (input_[place] + output[place] - 1) // size
                         gone += 1
                     else:
                         front.remove(place)
                 free += back
-                memory.freed += back
+                memory.free(taken, back, full)
                 running -= gone
                 changes.extend((step, -back, -gone, len(ended)))
                 ended = []
@@ -268,13 +284,14 @@ class Leaper:
                 step += k
                 if ending:
                     if k > 1:
-                        back = 0
+                        back = full = 0
                         for place in ending:
                             if place in order:
                                 del order[place]
                                 back += -(-(input_[place] + output[place] - 1) // size)
+                                full += (input_[place] + output[place] - 1) // size
                         free += back
-                        memory.freed += back
+                        memory.free(taken - grown + hist[residue], back, full)
                         running -= len(ending)
                         changes.extend((step - k + 1, -back, -len(ending), len(ending)))
                     else:
@@ -297,7 +314,7 @@ class Leaper:
                 if grown > free:
                     preempted = True
                     had_free, had_running = free, len(order)
-                    gone_n, gone_contexts, free, lost = self._preempt(step, end, free, (cut, cut_done), ending)
+                    gone_n, gone_contexts, free, lost = self._preempt(step, end, free, (cut, cut_done), ending, taken)
                     n -= gone_n
                     contexts -= gone_contexts
                     grown = had_free + lost - free
@@ -321,7 +338,7 @@ class Leaper:
                 if needed > free:
                     preempted = True
                     del order[cut]
-                    self._send_back(cut, held, cut_done)
+                    self._send_back(cut, taken, held, cut_done)
                     free += held
                     changed -= held
                     running -= 1
@@ -411,7 +428,6 @@ class Leaper:
                 ending = ends.pop(heappop(queue))
                 n -= len(ending)
                 contexts -= self._end(ending, step, end)
-            decoded = len(ending)
             if late >= 0:
                 if late in order:
                     track.gaps.append((step, late, end - self.shown[late]))
@@ -442,8 +458,8 @@ class Leaper:
                 else:
                     ends[stop] = [place]
                     heappush(queue, stop)
-            if follow:  # prompts count before those that decode
-                over = ending[decoded:] + ending[:decoded]
+            if follow:
+                over = ending
             if cut in made and input_[cut] + made[cut] == cut_done + 1:  # one token is missing: from now on it decodes
                 late = self.late = cut
                 had = made[cut] = made[cut] - 1
@@ -494,7 +510,7 @@ class Leaper:
         return load.first[0][0] if load.first else inf
 
     def _preempt(
-        self, step: int, end: float, free: int, cut: tuple[int, int], ending: list[int]
+        self, step: int, end: float, free: int, cut: tuple[int, int], ending: list[int], taken: int
     ) -> tuple[int, int, int, int]:
         """Compose a step whose decodes lack blocks: as `Vllm` does, in the order of admission.
 
@@ -511,23 +527,27 @@ class Leaper:
                 continue
             while not free:
                 last, _ = order.popitem()
+                unknown = 0  # a token on its way, without which a block is not found
                 if last == cut[0]:
                     held, computed = -(-cut[1] // size), cut[1]
                 elif last in over:
                     computed = self.input[last] + self.output[last] - 1
                     held = -(-computed // size)
                 else:
-                    computed = target[last] + step - 1 - joined[last]
+                    decoded = step - 1 - joined[last]
+                    unknown = int(self.policy.ahead and decoded > 0)
+                    computed = target[last] + decoded
                     held = -(-computed // size)
                     gone += 1
                     contexts += computed + 1
                     self._leave(last, step, end)
-                self._send_back(last, held, computed)
+                self._send_back(last, taken, held, computed - unknown)
                 free += held
                 lost += held
                 if last == place:
                     return gone, contexts, free, lost
             free -= 1
+            taken += 1
         return gone, contexts, free, lost
 
     def _leave(self, place: int, step: int, end: float) -> None:
@@ -543,8 +563,8 @@ class Leaper:
         self.hist[residue] -= 1
         self.hist[residue + size] -= 1
 
-    def _send_back(self, place: int, held: int, computed: int) -> None:
-        """A request gives its blocks back, and waits in front of all others."""
+    def _send_back(self, place: int, taken: int, held: int, computed: int) -> None:
+        """A request gives its blocks back, ``computed`` tokens with keys, and waits in front of all others."""
         self.track.preemptions[place] += 1
         self.front.append(place)
-        self.memory.keep(place, held, computed // self.size)
+        self.memory.keep(place, taken, held, computed // self.size)

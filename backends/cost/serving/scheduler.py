@@ -82,12 +82,26 @@ class State:
     """One server between steps: who waits, who runs in order of admission, and the blocks that are free.
 
     ``number`` counts steps. Requests whose ``step`` is not below ``upto`` are in a step on its way, so that another one
-    cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. ``ratio``,
-    ``full`` and ``cut`` are SGLang's: the share of outputs that it keeps room for, whether it takes nobody until a
-    request ends, and the prompt that it is in the middle of.
+    cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. The others are
+    SGLang's: the share of outputs that it keeps room for (``ratio``), whether it takes nobody until a request ends
+    (``full``), the prompt that it is in the middle of (``cut``), prompts that are not found yet, each with the tokens
+    that are made when it is (``unfound``), and steps that may be on their way (``sent``).
     """
 
-    __slots__ = ("cut", "full", "gained", "number", "pool", "queries", "ratio", "running", "upto", "waiting")
+    __slots__ = (
+        "cut",
+        "full",
+        "gained",
+        "number",
+        "pool",
+        "queries",
+        "ratio",
+        "running",
+        "sent",
+        "unfound",
+        "upto",
+        "waiting",
+    )
 
     def __init__(self, pool: Pool, queries: int = 1, gained: Callable[[], int] = lambda: 1) -> None:
         self.pool, self.queries, self.gained = pool, queries, gained
@@ -98,6 +112,8 @@ class State:
         self.ratio: float | None = None
         self.full = False
         self.cut: Live | None = None
+        self.unfound: list[tuple[Live, int]] = []
+        self.sent: dict[int, Batch] = {}
 
     @property
     def load(self) -> int:
@@ -132,20 +148,24 @@ def too_long(live: Live, state: State, lookahead: int = 0) -> bool:
     return state.pool.count(live.input + live.output + state.queries - 1 + lookahead) > state.pool.total
 
 
-def add_prompt(state: State, batch: Batch, live: Live, tokens: int) -> None:
-    """Put ``tokens`` of a prompt into a step; the request has their blocks."""
+def add_prompt(state: State, batch: Batch, live: Live, tokens: int, found: bool = True) -> None:
+    """Put ``tokens`` of a prompt into a step; the request has their blocks, which others find if ``found``."""
     before = live.computed
     live.computed = before + tokens
     last = live.computed == live.target
     batch.prompts.append(Piece(live, tokens, before, last))
     live.step = state.number
-    state.pool.publish(live)
+    if found:
+        state.pool.publish(live)
     if last:
         live.made += 1
 
 
-def add_decode(state: State, batch: Batch, live: Live, most: int) -> None:
-    """Put a request that decodes into a step; it has the blocks of its tokens. At most ``most`` tokens count."""
+def add_decode(state: State, batch: Batch, live: Live, most: int, found: bool = True) -> None:
+    """Put a request that decodes into a step; it has the blocks of its tokens, which others find if ``found``.
+
+    At most ``most`` tokens count.
+    """
     gain = 1
     if state.queries > 1:
         gain = min(state.gained(), live.output - live.made, most)
@@ -154,7 +174,8 @@ def add_decode(state: State, batch: Batch, live: Live, most: int) -> None:
     live.made += gain
     live.computed += gain
     live.step = state.number
-    state.pool.publish(live)
+    if found:
+        state.pool.publish(live)
 
 
 def add_spent(state: State, batch: Batch, live: Live) -> None:
@@ -178,3 +199,5 @@ def finish(state: State, live: Live) -> None:
         state.running.remove(live)
     elif live in state.waiting:
         state.waiting.remove(live)
+    if not state.load:
+        state.ratio = None

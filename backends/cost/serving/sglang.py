@@ -16,7 +16,6 @@ from plandsl.backends.cost.serving.scheduler import (
     add_spent,
     empty,
     send_back,
-    too_long,
 )
 
 CLIP = 4096
@@ -26,7 +25,7 @@ START, LEAST, STEPS = 0.7, 0.14, 600
 """`new_token_ratio`: where it starts, the share of that to which it falls, and in how many decode steps."""
 
 AHEAD = 20
-"""Tokens of each request that are counted as made when the ratio is set after a retraction."""
+"""Tokens of each request that count as made when the ratio is set after a retraction, and for which prefixes go."""
 
 MANY = 128
 """Requests that wait above which the queue is not sorted by cached prefixes."""
@@ -36,13 +35,16 @@ MANY = 128
 class Sglang:
     """Steps of SGLang (0.5.23, `managers/scheduler.py`, `schedule_policy.py`).
 
-    A step of prompts has at most ``chunk`` tokens, and prompts of at most ``prefill_tokens`` together unless it is one;
-    the prompt that does not fit is cut, one at a time. Decodes wait for it, unless ``mixed``: then they are in the
-    step, and count. A prompt joins where free blocks hold it, its output (at most `CLIP`) and a share of what the
-    others still make; else nobody joins until a request ends. The share starts at ``0.7 conservativeness``, and falls
-    to 14 % of that in `STEPS` steps of decodes. ``order`` may sort the queue by what is known of the prompts.
+    A step of prompts has at most ``chunk`` tokens; the prompt that does not fit is cut, one at a time, and none joins
+    once they have ``prefill_tokens`` together. Decodes wait for it, unless ``mixed``: then they are in the step, and
+    count. A prompt joins where free blocks hold it, a block, its output (at most `CLIP`) and a share of what the others
+    still make; else nobody joins until a request leaves those that run. The share starts at ``0.7 conservativeness``,
+    and falls to 14 % of that in `STEPS` steps of decodes. ``order`` may sort the queue by what is known of the
+    prompts. A prompt is found when its step is over, or its next part is composed; an answer when it ends.
 
-    Where decodes lack blocks, requests with the fewest tokens made go back to the end of the queue.
+    Where decodes lack blocks, requests with the fewest tokens made go back to the end of the queue, without the token
+    that is on its way. ``capped``: requests end at their `max_new_tokens`, so that a step composed ahead knows which
+    end before it; where those have the blocks that it lacks, it waits for them.
     """
 
     chunk: int = 8192
@@ -52,11 +54,13 @@ class Sglang:
     conservativeness: float = 1.0
     mixed: bool = False
     order: Literal["fcfs", "longest_prefix"] = "fcfs"
+    capped: bool = True
     ahead: bool = True
 
     def refuses(self, live: Live, state: State) -> bool:
-        """Whether a request can never run: a whole page of its prompt, and its output, are charged when it joins."""
-        return too_long(live, state, lookahead=state.pool.size - 1)
+        """Whether a request can never run: it joins where its tokens and a page leave a token at least."""
+        pool = state.pool
+        return live.input + live.output + state.queries - 1 + pool.size >= pool.total * pool.size
 
     @property
     def first_ratio(self) -> float:
@@ -65,71 +69,91 @@ class Sglang:
 
     def compose(self, state: State) -> Batch:
         """The next step."""
-        if state.ratio is None or not state.load:
+        if state.ratio is None:
             state.ratio = self.first_ratio
+        state.pool.merging = True
         batch = empty()
+        self._publish(state)
         self._join(state, batch)
         if not batch.prompts or self.mixed:
             self._decode(state, batch)
+        if batch.rows:
+            state.sent = {number: sent for number, sent in state.sent.items() if number >= state.upto - 1}
+            state.sent[state.number] = batch
         return batch
+
+    def _publish(self, state: State) -> None:
+        """Prompts whose results are there are found from now on, the one that is cut as far as it is in steps."""
+        if state.cut is not None:
+            state.pool.publish(state.cut, state.cut.computed)
+        for live, made in state.unfound:
+            if live.shown >= made:
+                state.pool.publish(live, live.input + made - 1)
+        state.unfound = [(live, made) for live, made in state.unfound if live.shown < made]
 
     def _join(self, state: State, batch: Batch) -> None:
         """Prompts: the one that was cut, then those that wait."""
-        pool = state.pool
-        if not state.running:
+        pool, before = state.pool, len(state.running)
+        if not before or state.cut is not None:
             state.full = False
-        beside = len(state.running) if self.mixed else 0
-        room = pool.free * pool.size - self._kept_tokens(state)
+        beside = before if self.mixed else 0
+        room = pool.free * pool.size - beside - self._kept_tokens(state)
         budget = _Budget(self.chunk - beside, self.prefill_tokens - beside, room)
         cut = state.cut
-        if cut is not None:
-            if cut.step >= state.upto:
-                return
-            tokens = min(cut.target - cut.computed, budget.chunk)
-            if tokens <= 0 or not pool.grow(cut, cut.computed + tokens):
-                return
-            budget.spend(pool, tokens, _remaining(cut) if tokens == cut.target - cut.computed else 0)
-            self._add_part(state, batch, cut, tokens)
+        if cut is not None and (cut.step >= state.upto or not self._go_on(state, batch, budget, cut)):
+            return
         if state.full or state.cut is not None:
             return
         self._sort(state)
         while state.waiting and state.cut is None:
-            if len(state.running) >= self.max_running:
-                state.full = True
+            if before + len(batch.prompts) >= self.max_running:
+                state.full = before > 0
                 return
             if len(batch.prompts) >= self.max_joining or not self._admit(state, batch, budget):
                 return
+            if budget.room <= 0:
+                state.full = before > 0
+                return
+
+    def _go_on(self, state: State, batch: Batch, budget: _Budget, cut: Live) -> bool:
+        """Another part of the prompt that is cut."""
+        lacking = cut.target - cut.computed
+        most = min(budget.chunk, int(budget.room))
+        tokens = min(lacking, most if most > 0 else budget.chunk)
+        if tokens <= 0 or not state.pool.grow(cut, cut.computed + tokens):
+            return False
+        budget.spend(state.pool, tokens, min(cut.output, CLIP) if tokens == lacking else 0)
+        self._add_part(state, batch, cut, tokens)
+        return True
 
     def _admit(self, state: State, batch: Batch, budget: _Budget) -> bool:
         """Take the first that waits, or say that this step takes no more."""
         pool, live = state.pool, state.waiting[0]
-        if live.step >= state.upto:
+        if live.step >= state.upto or budget.chunk <= 0 or budget.prefill <= 0:
             return False
         hits = pool.matched(live)
         new = live.target - len(hits) * pool.size
         idle = pool.missing(hits, live.target) - pool.count(new)  # known blocks that nobody uses
-        charged = pool.count(new) * pool.size
-        if charged + _remaining(live) + idle * pool.size > budget.room:
-            state.full = True
+        if new + _remaining(live) + pool.size + idle * pool.size >= budget.room:
+            state.full = len(state.running) > sum(piece.last for piece in batch.prompts)
             return False
-        if budget.chunk <= 0 or (batch.prompts and charged > budget.prefill):
-            return False
-        tokens = min(new, budget.chunk // pool.size * pool.size) if charged > budget.chunk else new
+        tokens = min(new, budget.chunk // pool.size * pool.size) if pool.count(new) * pool.size > budget.chunk else new
         if tokens <= 0:
             return False
         state.waiting.popleft()
         pool.claim(live, hits)
         pool.grow(live, live.computed + tokens)
         batch.admitted.append(live)
-        budget.spend(pool, tokens, _remaining(live) if tokens == new else 0)
+        budget.spend(pool, tokens, min(live.output, CLIP) if tokens == new else 0)
         budget.room -= idle * pool.size
         self._add_part(state, batch, live, tokens)
         return True
 
     def _add_part(self, state: State, batch: Batch, live: Live, tokens: int) -> None:
         """Put a part of a prompt into the step; a prompt that is done runs, another is the one that is cut."""
-        add_prompt(state, batch, live, tokens)
+        add_prompt(state, batch, live, tokens, found=False)
         if batch.prompts[-1].last:
+            state.unfound.append((live, live.made))
             state.running.append(live)
             state.cut = None
         else:
@@ -142,7 +166,10 @@ class Sglang:
 
     def _sort(self, state: State) -> None:
         if self.order == "longest_prefix" and 1 < len(state.waiting) <= MANY:
-            order = sorted(state.waiting, key=lambda live: -len(state.pool.matched(live)))
+            pool = state.pool
+            order = sorted(
+                state.waiting, key=lambda live: -min(len(pool.matched(live, whole=True)) * pool.size, live.target - 1)
+            )
             state.waiting.clear()
             state.waiting.extend(order)
 
@@ -150,35 +177,49 @@ class Sglang:
         """A token of each request that runs and is in no step on its way."""
         ready = [live for live in state.running if live.step < state.upto and live.step != state.number]
         growing = [live for live in ready if live.made < live.output]
-        if not ready:
+        spent = [] if self.capped else [live for live in ready if live.made >= live.output]
+        ending = len(growing) + len(spent) < len(ready)
+        if (not growing and not spent) or not self._make_room(state, batch, growing, ending):
             return
-        self._retract(state, batch, growing)
-        for live in ready:
-            if live.made >= live.output:
-                add_spent(state, batch, live)
+        for live in spent:
+            add_spent(state, batch, live)
         for live in growing:
             if state.pool.grow(live, live.computed + state.queries):
-                add_decode(state, batch, live, state.queries)
+                add_decode(state, batch, live, state.queries, found=False)
+        if batch.prompts:
+            state.full = False
 
-    def _retract(self, state: State, batch: Batch, growing: list[Live]) -> None:
-        """Make room for the step: of those with the fewest tokens made the one with the longest prompt goes first."""
+    def _make_room(self, state: State, batch: Batch, growing: list[Live], ending: bool) -> bool:
+        """Make room for the step: of those with the fewest tokens made the one with the longest prompt goes first.
+
+        Says whether there is a step: where requests are ``ending``, it waits for their blocks.
+        """
         assert state.ratio is not None, "set at the first step"
         pool, queries = state.pool, state.queries
         lacking = sum(pool.count(live.computed + queries) - live.held for live in growing)
+        if batch.prompts:  # decodes beside prompts: all of them or none
+            return lacking <= pool.free
         if lacking <= pool.free:
             first = self.first_ratio
             state.ratio = max(state.ratio - (1 - LEAST) * first / STEPS, LEAST * first)
-            return
+            return True
+        if ending:
+            state.full = False
+            return False
         order = sorted(growing, key=lambda live: (-live.made, live.input))
         while lacking > pool.free and len(order) > (state.cut is None):  # a prompt that is cut goes on
             live = order.pop()
             lacking -= pool.count(live.computed + queries) - live.held
             growing.remove(live)
             state.running.remove(live)
+            _drop_result(state, live)
             send_back(state, batch, live)
             state.waiting.append(live)
-        made, most = sum(live.made for live in order), sum(live.output for live in order)
+            pool.clear(pool.count(AHEAD * len(order)))
+        made, most = sum(live.shown for live in order), sum(live.output for live in order)
         state.ratio = min((made + AHEAD * len(order)) / (most + 1), 1.0)
+        state.full = False
+        return True
 
 
 class _Budget:
@@ -190,13 +231,27 @@ class _Budget:
         self.chunk, self.prefill, self.room = chunk, prefill, room
 
     def spend(self, pool: Pool, tokens: int, to_come: int) -> None:
-        """A prompt is charged in whole blocks."""
+        """A prompt is charged in whole blocks, and in memory a block besides."""
         charged = pool.count(tokens) * pool.size
         self.chunk -= charged
         self.prefill -= charged
-        self.room -= charged + to_come
+        self.room -= charged + pool.size + to_come
+
+
+def _drop_result(state: State, live: Live) -> None:
+    """The token that a step on its way makes for a request is thrown away."""
+    if live.made == live.shown:
+        return
+    sent = state.sent[live.step]
+    prompts, decodes, gained = sent.prompts, sent.decodes, sent.gained
+    if live in decodes:
+        del gained[decodes.index(live)]
+        decodes.remove(live)
+    prompts[:] = [piece._replace(last=False) if piece.live is live else piece for piece in prompts]
+    live.made = live.shown
+    state.unfound = [(other, made) for other, made in state.unfound if other is not live]
 
 
 def _remaining(live: Live) -> int:
-    """Output tokens that a request still makes, as far as room is kept for them."""
-    return min(live.output - live.made, CLIP)
+    """Output tokens that a request still makes as far as is known, and as room is kept for them."""
+    return min(live.output - live.shown, CLIP)

@@ -26,7 +26,7 @@ class Vllm:
     search. Without ``chunked`` prompts are not cut. ``long_prompt`` (0: none) bounds the tokens of a request in a step
     where there are several; with ``adaptive`` at least at an equal share of the budget. With ``whole_prompt`` a request
     is admitted where all its prompt fits, else where its first chunk does. ``watermark`` is the share of blocks that
-    stays free at admission. Requests that run have blocks of ``lookahead`` tokens besides. ``capped``: requests end at
+    stays free at admission. Requests have blocks of ``lookahead`` tokens besides. ``capped``: requests end at
     their `max_tokens`, so that a step composed ahead knows which end before it; they keep their place and their blocks.
     Chunks of one prompt may be in steps that follow one another through the stages.
 
@@ -76,7 +76,7 @@ class Vllm:
             if decodes and live.step >= state.upto and live.made > live.shown:
                 continue
             spent = live.made >= live.output
-            if spent and self.capped:
+            if spent and self.capped and live.shown + 1 >= live.output:  # whatever becomes of guesses
                 continue
             tokens = min(queries if decodes else live.target - live.computed, most, left)
             needed = live.computed + tokens + self.lookahead
@@ -108,13 +108,14 @@ class Vllm:
             if tokens > left and not self.chunked:
                 return
             tokens = min(tokens, left)
-            needed = live.target if self.whole_prompt else known + tokens
+            slots = known + tokens + self.lookahead
+            needed = max(live.target, slots) if self.whole_prompt else slots
             spare = int(self.watermark * (pool.total + 1)) if state.running else 0  # one block is the engine's own
             if pool.missing(hits, needed) + spare > pool.free:
                 return
             state.waiting.popleft()
             pool.claim(live, hits)
-            pool.grow(live, known + tokens)
+            pool.grow(live, slots)
             state.running.append(live)
             batch.admitted.append(live)
             add_prompt(state, batch, live, tokens)
