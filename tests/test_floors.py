@@ -25,7 +25,7 @@ STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
 """Each verb loads what it needs where it needs it, so that start-up stays short."""
 
 WINGS = {
-    "answers.text.parts", "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
+    "answers.text.parts", "answers.text.short", "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
     "backends.cost.answers.pools", "backends.cost.deployments.drafted", "backends.cost.deployments.pools",
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.latent", "backends.cost.work.lookup", "backends.cost.time.mixed",

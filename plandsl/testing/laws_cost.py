@@ -247,7 +247,7 @@ def parts_add_up(plan: CompiledPlan) -> None:
     Where a decode step yields several tokens, its ops count for all of them. Where a hop is slower than any stage, ops
     of the micro-batches behind the first are hidden behind hops.
     """
-    estimate, metrics = plan.estimate(), plan.cost.evaluate()
+    estimate, metrics = plan.closed_form(), plan.cost.evaluate()
     assert estimate.decode.time_s == estimate.tpot_s
     assert estimate.prefill.time_s == estimate.ttft_s
     if plan.spec.chunked_prefill is None and all(pool.micro_batches == 1 for pool in plan.spec.pools):
@@ -278,7 +278,7 @@ def parts_add_up(plan: CompiledPlan) -> None:
 
 def communication_is_complete(plan: CompiledPlan) -> None:
     """Every collective of every stage, and every hop, is in the table of communication, with the time that it takes."""
-    estimate, metrics = plan.estimate(), plan.cost.evaluate()
+    estimate, metrics = plan.closed_form(), plan.cost.evaluate()
     asked = (
         (PREFILL, plan.prefill.program, metrics.prefill, estimate.prefill),
         (DECODE, plan.decode.program, metrics.decode, estimate.decode),

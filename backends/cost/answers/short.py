@@ -147,7 +147,7 @@ def _work(plan: PlanSpec, input_: float, output: float) -> float:
 
 def _round(count: int) -> int:
     """``count`` with two digits."""
-    unit = 10 ** max(len(str(count)) - 2, 0)
+    unit = int(10 ** max(len(str(count)) - 2, 0))
     return count // unit * unit
 
 

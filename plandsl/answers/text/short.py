@@ -31,18 +31,13 @@ def short_lines(e: Estimate, s: Short) -> Iterator[RenderableType]:
             word, *_cells(spread, s.kind == "steady loop"), show_band(show_time, value, e.band(name), style="")
         )
     closed = show_band(show_token_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"), style="")
-    table.add_row("throughput", _bold(show_token_rate(s.output_rate)), "", "", "", closed)
-    table.add_row(
-        "per GPU",
-        show_token_rate(s.output_rate / e.gpus),
-        "",
-        "",
-        "",
-        show_token_rate(e.throughput_per_gpu_tokens_per_s),
-    )
-    table.add_row("goodput", f"{s.goodput:.3g} req/s", "", "", "", "")
-    closed_running = "" if e.load is None else show_count(round(e.load.running))
-    table.add_row("running", f"{s.running:.3g}", "", "", "", closed_running)
+    per_gpu = show_token_rate(e.throughput_per_gpu_tokens_per_s)
+    running = "" if e.load is None else show_count(round(e.load.running))
+    blank = [""] * len(PERCENTILES)
+    table.add_row("throughput", _bold(show_token_rate(s.output_rate)), *blank, closed)
+    table.add_row("per GPU", show_token_rate(s.output_rate / e.gpus), *blank, per_gpu)
+    table.add_row("goodput", f"{s.goodput:.3g} req/s", *blank, "")
+    table.add_row("running", f"{s.running:.3g}", *blank, running)
     yield table
     yield Text()
     for warning in s.warnings:
