@@ -11,11 +11,12 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.answers.mean_load import mean_load, plan_at_mean
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, open_text
 from plandsl.search import shortlist
-from plandsl.search.closed_form import evaluate_mean, mean_load, plan_at_mean
+from plandsl.search.closed_form import evaluate_mean
 from plandsl.search.run import Compiler, Found, Run
 from plandsl.search.shortlist import Shortlist, simulate_best
 from plandsl.search.spread import Workers

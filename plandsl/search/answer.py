@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Band, Estimate
 from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, without_tables
-from plandsl.search.closed_form import evaluate_mean, mean_load, plan_at_mean
+from plandsl.backends.cost.answers.mean_load import mean_load, plan_at_mean
+from plandsl.search.closed_form import evaluate_mean
 from plandsl.search.run import ENDLESS, MEMORY, RATE, Compiler, Found
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
