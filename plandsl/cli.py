@@ -150,6 +150,7 @@ def _simulate(made: _Parser) -> None:
     made.add_argument("--plot", metavar="OUT", help="draw the runs of all plans, a .svg, .png or .pdf file")
     made.add_argument("--view", choices=("latency", "occupancy", "steps", "rates"),
                       help="draw times of requests (default), what servers hold, steps, times over rates")  # fmt: skip
+    _add_scheduler(made)
 
 
 def _autoscale(made: _Parser) -> None:

@@ -382,12 +382,13 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "elsewhere.",
     ),
     "E412": (
-        "the Dask cluster cannot run the search",
-        "`planc search --scheduler ADDRESS` distributes the work over a Dask cluster. Dask must be installed, the "
-        "scheduler must answer, and its workers must have the same version of plandsl and stay alive.",
+        "the Dask cluster cannot do the work",
+        "`--scheduler ADDRESS` of `planc search`, `simulate` and `autoscale` spreads the work over a Dask cluster. "
+        "Dask must be installed, the scheduler must answer, and its workers must have the same version of plandsl and "
+        "stay alive.",
         "",
         "`pip install 'plandsl[distributed]'`; `--scheduler local:4` starts four workers on this machine; without "
-        "`--scheduler` the search runs in this process, with the same result.",
+        "`--scheduler` everything runs in this process, with the same result.",
     ),
     "E440": (
         "too many ranks to run",

@@ -14,6 +14,7 @@ from plandsl.diagnostics import Diagnostic, PlanError, render, suggest
 from plandsl.files import write_file
 
 if TYPE_CHECKING:
+    from plandsl.answers.rate import FoundRate
     from plandsl.backends.accuracy.answer import Answer
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.backends.calibrate.table import Table
@@ -167,11 +168,11 @@ def run_simulate(arguments: Namespace) -> int:
 
         plans = [_single_plan(arguments)]
         with open_sheet(Path(arguments.rows)) as sheet:
-            runs = _simulate(plans, arguments.requests)
+            runs = _simulate(plans, arguments)
             sheet(runs[0].columns())
     else:
         plans = _compile(arguments)
-        runs = _simulate(plans, arguments.requests)
+        runs = _simulate(plans, arguments)
     if arguments.json:
         found = [run.simulation.as_json() for run in runs]
         print_json({"plandsl": __version__, "file": arguments.file, "plans": found})
@@ -195,10 +196,7 @@ def _find_rates(arguments: Namespace) -> int:
     if arguments.rows:
         raise PlanError([Diagnostic("E400", "--rows writes the requests of one run, and --find-rate makes many")])
     plans = _compile(arguments)
-    found = []
-    for plan in plans:
-        with Progress(f"serving requests of {plan.name}") as tick:
-            found.append(plan.find_rate(arguments.requests, tick))
+    found = _rates(plans, arguments)
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "rates": [f.as_json() for f in found]})
     else:
@@ -215,11 +213,28 @@ def _find_rates(arguments: Namespace) -> int:
     return OK if all(f.ok for f in found) else FAILED
 
 
-def _simulate(plans: list[CompiledPlan], requests: int | None) -> list[Run]:
+def _rates(plans: list[CompiledPlan], arguments: Namespace) -> list[FoundRate]:
+    if arguments.scheduler:
+        from plandsl.search.runs import find_rates_on
+
+        with Progress("finding rates") as tick:
+            return find_rates_on(arguments.scheduler, plans, arguments.requests, tick)
+    found = []
+    for plan in plans:
+        with Progress(f"serving requests of {plan.name}") as tick:
+            found.append(plan.find_rate(arguments.requests, tick))
+    return found
+
+
+def _simulate(plans: list[CompiledPlan], arguments: Namespace) -> list[Run]:
     from plandsl.driver import simulate
 
     with Progress("serving requests") as tick:
-        return simulate(plans, requests, tick)
+        if arguments.scheduler:
+            from plandsl.search.runs import simulate_on
+
+            return simulate_on(arguments.scheduler, plans, arguments.requests, tick)
+        return simulate(plans, arguments.requests, tick)
 
 
 def _check_plot(arguments: Namespace) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.answers.autoscale import Autoscale
+from plandsl.backends.cost.answers.autoscale import fewest_replicas
 from plandsl.backends.cost.serving.windows import windows
 from plandsl.backends.cost.serving.workloads import draw_requests
 from plandsl.cli import main
@@ -159,15 +160,16 @@ def test_what_it_costs(day: Autoscale) -> None:
 
 
 def test_replicas_of_several_gpus_and_the_least_that_run() -> None:
-    found = plan(sharding="tp = 2, dp = 4").autoscale(3600.0, 10, least=2)
+    made = plan(f"input = 900, output = 4, {RATE}", sharding="tp = 2, dp = 4")
+    found = made.autoscale(3600.0, 10, least=0)
     assert (found.gpus, found.price_usd_per_h) == (2, 4.0)
-    assert min(one.replicas for one in found.intervals) == 2
-    none = plan().autoscale(3600.0, 10, least=0)
-    assert none.intervals[-1].replicas == 0
+    assert found.intervals[-1].replicas == 0
+    two = [fewest_replicas(made, one, found.capacity, requests=10, least=2) for one in windows(made.spec, 3600.0)]
+    assert [one.replicas for one in two] == [max(2, one.replicas) for one in found.intervals]
 
 
 def test_where_no_number_is_enough_the_miss_is_told() -> None:
-    found = plan(more="require p90(ttft) <= 1 us").autoscale(3600.0, 10)
+    found = plan(f"input = 900, output = 4, {RATE}", "require p90(ttft) <= 1 us").autoscale(3600.0, 5)
     assert not found.ok
     assert found.capacity != found.capacity
     assert "p90(ttft) <= 1 us" in found.intervals[0].fails
@@ -188,8 +190,9 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], day: Autos
     status, out, _ = planc(capsys, file, "--json", "--requests", 30)
     assert status == 0
     assert json.loads(out)["plans"] == [json.loads(json.dumps(day.as_json()))]
-    file.write_text(text() + text(more="require p90(ttft) <= 1 us").replace("plan p", "plan q"))
-    status, out, _ = planc(capsys, file, "--every", "90min", "--requests", 10)
+    short = f"input = 900, output = 4, {RATE}"
+    file.write_text(text(short) + text(short, "require p90(ttft) <= 1 us").replace("plan p", "plan q"))
+    status, out, _ = planc(capsys, file, "--every", "90min", "--requests", 5)
     assert status == 1
     assert "intervals of 1.50 h" in out
     assert "misses p90(ttft) <= 1 us" in out

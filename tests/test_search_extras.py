@@ -15,6 +15,7 @@ import pytest
 
 from plandsl.cli import main
 from plandsl.driver import compile_file, open_file, open_text
+from plandsl.search import shortlist
 from plandsl.search import spread as spreading
 from plandsl.search.points import CELLS, CLOUD, ON_CURVE, Points
 from plandsl.search.run import MEMORY, Run
@@ -382,6 +383,117 @@ def test_a_worker_that_dies_costs_nothing_but_time(tmp_path):
     t = Run(open_file(plan).spec("search", "s")).run().tally
     told = f"{t.seen} {t.met} {t.top.numbers.tolist()} {t.front.metrics.tobytes().hex()}"
     assert outcome.stdout.strip() == told
+
+
+DAY = """plan {name} {{
+  model = llama_3_1_8b, node = h100_8, sharding {{ tp = {tp} }}, engine = vllm, chunked_prefill = 8192
+  workload {{ input = uniform(100, 900), output = 20
+    rate = varying([[0 h, 20 req/s], [1 h, 60 req/s], [2 h, 90 req/s], [3 h, 40 req/s]], every = 4 h) }}
+  require p90(ttft) <= 200 ms
+}}
+"""
+
+CHOOSING = """search s {
+  model = llama_3_1_8b, node = h100_8, engine = vllm, chunked_prefill = 8192
+  workload { input = uniform(100, 900), output = 20, rate = 20 req/s, requests = 30 }
+  vary tp in [1, 2, 4], dp in [1, 2]
+  require p90(ttft) <= 200 ms
+  minimize p90(ttft)
+}
+"""
+
+LOSING = """
+import os, sys, json
+from argparse import Namespace
+from plandsl.driver import compile_file, open_file
+from plandsl.search import spread as s
+from plandsl.search.run import Run
+from plandsl.search.runs import Task, serve_task
+from plandsl.search.scale import scale
+from plandsl.search.shortlist import simulate_best
+
+if __name__ == "__main__":
+    from contextlib import ExitStack
+    with ExitStack() as stack:
+        client = s._client("local:2", stack)
+        workers = s.Workers(client)
+        lost = []
+        def tick(done, of):
+            if not lost:
+                lost.append(next(iter(client.run(os.getpid).values())))
+                os.kill(lost[0], 9)
+        plans = compile_file(sys.argv[1])
+        runs = list(workers.map(serve_task, [Task(p.spec, 20) for p in plans], tick))
+        assert lost
+        lost.clear()
+        day = scale(plans[0], Namespace(every="1h", requests=10, least=1), workers, tick)
+        assert lost
+        lost.clear()
+        found = workers.search(Run(open_file(sys.argv[2]).spec("search", "s"), 32), lambda done, of: None)
+        best = simulate_best(found, workers, None, 32, tick)
+        assert lost
+    print(json.dumps([[r.simulation.as_json() for r in runs], day.as_json(), best.as_json()], sort_keys=True))
+"""
+
+
+def test_runs_on_a_cluster_that_loses_a_worker_are_those_of_one_process(tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra [distributed]")
+    day, choosing, script = tmp_path / "day.plan", tmp_path / "s.plan", tmp_path / "losing.py"
+    day.write_text("".join(DAY.format(name=f"p{tp}", tp=tp) for tp in (1, 2, 4)))
+    choosing.write_text(CHOOSING)
+    script.write_text(LOSING)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    outcome = subprocess.run(
+        [sys.executable, script, day, choosing],
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=240,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    plans = compile_file(day)
+    found = Run(open_file(choosing).spec("search", "s"), 32).run()
+    best = shortlist.simulate_best(found, spreading.Workers(), None, 32, lambda done, of: None)
+    here = [
+        [plan.simulate(20).simulation.as_json() for plan in plans], plans[0].autoscale(3600.0, 10).as_json(),
+        best.as_json(),
+    ]  # fmt: skip
+    assert outcome.stdout.strip() == json.dumps(here, sort_keys=True)
+
+
+def test_commands_run_on_a_cluster(tmp_path, capsys):
+    """One process, in which a client stands for the cluster's."""
+
+    class Future:
+        def __init__(self, value):
+            self.value = value
+
+        def result(self):
+            return self.value
+
+    class Client:
+        def nthreads(self):
+            return {"a": 1}
+
+        def submit(self, function, *arguments, pure):
+            return Future(function(*arguments))
+
+        def cancel(self, futures):
+            assert len(futures) <= 1
+
+    day = tmp_path / "day.plan"
+    day.write_text(DAY.format(name="p", tp=1) + DAY.format(name="q", tp=2))
+    with pytest.MonkeyPatch.context() as patch:
+        pytest.importorskip("distributed", reason="needs the extra [distributed]")
+        patch.setattr(spreading, "_client", lambda address, stack: Client())
+        for verb, *more in (
+            ["simulate", "--requests", 20],
+            ["simulate", "--find-rate", "--requests", 20],
+            ["autoscale", "--requests", 10],
+        ):
+            status, here, _ = run(capsys, verb, day, "--json", *more)
+            assert run(capsys, verb, day, "--json", *more, "--scheduler", "tcp://x:1") == (status, here, "")
 
 
 def test_another_version_on_a_worker_is_named(monkeypatch, tmp_path, capsys):

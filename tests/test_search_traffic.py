@@ -30,7 +30,7 @@ CHAT = """{kind} s {{
   {more}
 }}
 """
-LOAD = "input = lognormal(mean = 900, p95 = 3200), output = 40, rate = 20 req/s, requests = 100"
+LOAD = "input = lognormal(mean = 900, p95 = 3200), output = 20, rate = 20 req/s, requests = 80"
 VARY = "vary tp in [1, 2, 4], dp in [1, 2]\nrequire p99(ttft) <= 300 ms\n"
 
 
@@ -150,7 +150,7 @@ def test_the_rest_of_the_list_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_goals_decide_the_order_and_turned_pairs_are_counted() -> None:
-    _, made = answered("vary tp in [1, 2, 4], dp in [1, 2]\nminimize p97(latency)", count=60)
+    _, made = answered("vary tp in [1, 2, 4], dp in [1, 2]\nminimize p97(latency)", count=30)
     values = [one.figures["p97(latency)"].value for one in made.good]
     assert values == sorted(values)
     places = [one.place for one in made.good]
@@ -160,7 +160,7 @@ def test_goals_decide_the_order_and_turned_pairs_are_counted() -> None:
 
 def test_differences_are_over_the_same_requests() -> None:
     more = "vary tp in [1, 2], algorithm in [auto, ring]\nminimize ttft"
-    _, made = answered(more, count=60)
+    _, made = answered(more, count=40)
     first, *rest = made.good
     assert first.difference is None
     for one in rest:
@@ -207,15 +207,15 @@ def planc(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, 
 def test_the_same_search_gives_the_same_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "s.plan"
     file.write_text(text(VARY + "maximize goodput"))
-    status, first, _ = planc(capsys, file, "--json", "--requests", 40)
-    _, again, _ = planc(capsys, file, "--json", "--requests", 40)
+    status, first, _ = planc(capsys, file, "--json", "--requests", 20)
+    _, again, _ = planc(capsys, file, "--json", "--requests", 20)
     (one,), (other,) = (json.loads(out)["searches"] for out in (first, again))
     del one["seconds"], other["seconds"]
     assert one == other
     simulated = one["simulated"]
     assert status == 0
     assert simulated["simulated"] == len(simulated["candidates"])
-    assert simulated["candidates"][0]["simulation"]["requests"] == 40
+    assert simulated["candidates"][0]["simulation"]["requests"] == 20
     assert one["top"][0]["choices"] == simulated["candidates"][0]["choices"]
 
 
@@ -224,11 +224,11 @@ def test_the_report_says_what_was_simulated_and_the_best_is_written(
 ) -> None:
     file, best = tmp_path / "s.plan", tmp_path / "best.plan"
     file.write_text(text(VARY + "minimize gpus"))
-    status, out, _ = planc(capsys, file, "--requests", 60, "--simulate", 5, "-o", best)
+    status, out, _ = planc(capsys, file, "--requests", 30, "--simulate", 5, "-o", best)
     assert status == 0
     assert "that meet all in closed form" in out
-    assert "each with 60 requests of seed 0" in out
-    assert main(["simulate", str(best), "--requests", "60"]) == 0
+    assert "each with 30 requests of seed 0" in out
+    assert main(["simulate", str(best), "--requests", "30"]) == 0
     capsys.readouterr()
     file.write_text(text("vary tp in [1, 2]\nrequire p99(ttft) <= 100 ms"))
     status, out, _ = planc(capsys, file)

@@ -11,12 +11,10 @@ import numpy as np
 
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.answers.mean_load import IN_FLIGHT, mean_load, requests_in_flight
+from plandsl.backends.cost.answers.simulation import TIMES
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.search.values import Floats, Values, evaluate_metrics
+from plandsl.search.values import Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
-
-TIMES = ("ttft", "tpot", "latency")
-"""Metrics of a request."""
 
 
 def evaluate_mean(model: Deployment, plan: PlanSpec) -> Values:
@@ -50,13 +48,9 @@ def evaluate_mean(model: Deployment, plan: PlanSpec) -> Values:
     )
 
 
-def _crowds(model: Deployment) -> Floats:
-    return IN_FLIGHT * max(pool.n for pool in model.pools)
-
-
 def _rates(model: Deployment, output: int, bounds: list[RequireSpec]) -> tuple[float, float]:
     """The largest rate that is served, and the largest of those at which the mean times keep ``bounds``; requests/s."""
-    m = model.evaluate(concurrency=_crowds(model))
+    m = model.evaluate(concurrency=IN_FLIGHT * max(pool.n for pool in model.pools))
     rates = np.asarray(m.throughput, float) / output
     good = np.ones(len(IN_FLIGHT), bool)
     for r in bounds:

@@ -12,11 +12,12 @@ from attrs import define, evolve, field
 from numpy.typing import NDArray
 
 from plandsl.backends.cost.answers.mean_load import plan_at_mean
+from plandsl.backends.cost.answers.simulation import TIMES
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
-from plandsl.search.closed_form import TIMES, evaluate_mean
+from plandsl.search.closed_form import evaluate_mean
 from plandsl.search.space import Candidate, Grid, Space
 from plandsl.search.tally import NO_ROWS, Rows, Tally, fill_tally
 from plandsl.search.values import METRICS, Values, evaluate_metrics

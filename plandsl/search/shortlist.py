@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plandsl.answers.simulation import Figure, Simulation
-from plandsl.backends.cost.answers.simulation import Check
+from plandsl.backends.cost.answers.simulation import TIMES, Check
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.search.answer import Configuration, Miss, configurations
-from plandsl.search.closed_form import TIMES
 from plandsl.search.run import Compiler, Found, Tick
 from plandsl.search.spread import Workers
 from plandsl.search.values import Floats
