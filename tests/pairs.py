@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from io import StringIO
 from itertools import combinations
 from math import inf, prod
 
 from rich.console import Console
 
+from plandsl.answers.estimate import Estimate
 from plandsl.answers.text.difference import print_difference
 from plandsl.answers.text.estimate import print_estimate
 from plandsl.answers.text.explanation import print_explanation
@@ -246,16 +248,22 @@ def _next(row: tuple[str, ...], left: Collection[tuple[str, str]], refused: Coll
 # ---- what is asked of a plan
 
 
+@lru_cache(maxsize=2)
+def _estimate(plan: CompiledPlan) -> Estimate:
+    """The estimate of one of the two plans of a text, made once for all verbs that show it."""
+    return plan.estimate()
+
+
 def _compile(made: list[CompiledPlan], source: str) -> None:
     for plan in made:
-        estimate = plan.estimate()
+        estimate = _estimate(plan)
         for what in ("ttft_s", "tpot_s", "throughput_tokens_per_s"):
             assert 0 < estimate.as_json()[what] < inf, what
 
 
 def _report(made: list[CompiledPlan], source: str) -> None:
     for plan in made:
-        print_estimate(plan.spec, plan.estimate(), NOWHERE)
+        print_estimate(plan.spec, _estimate(plan), NOWHERE)
 
 
 def _explain(made: list[CompiledPlan], source: str) -> None:

@@ -76,7 +76,7 @@ def explained(plan):
 
 
 def slopes(plan, metric):
-    return {s.key: s.slopes[metric].mean for s in plan.explain().sensitivities if metric in s.slopes}
+    return {s.key: s.slopes[metric].mean for s in explained(plan).sensitivities if metric in s.slopes}
 
 
 # ---- terms
@@ -224,6 +224,21 @@ def test_a_figure_that_the_language_changes_gives_the_same(key):
         (written.ttft, written.tpot, written.throughput), rel=1e-12
     )
     assert scaled.tpot != plan.cost.evaluate().tpot
+
+
+KINDS = ("served", "nodes", "dealt", "ring", "split", "shift", "guessed", "even")
+"""Plans with an ongoing load, a cluster, experts, a ring, two pools, two shardings, a draft, unlike GPUs."""
+
+
+@pytest.mark.parametrize("plan", [plan for plan in many() if plan.name in KINDS], ids=lambda plan: plan.name)
+def test_models_made_of_one_another_share_nothing_that_a_figure_changes(plan):
+    """Each model is asked after others that differ in one figure, and again by itself."""
+    family = plan.cost.on(plan.spec)
+    for figure in FIGURES.values():
+        other = figure.improved(plan.spec, 1.25)
+        shared, alone = (model.on(other).evaluate() for model in (family, plan.cost))
+        assert shared.numbers == alone.numbers, figure.name
+    assert family.evaluate().numbers == plan.cost.evaluate().numbers
 
 
 def test_networks_and_engines_are_figures_too():

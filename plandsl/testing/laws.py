@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from attrs import evolve
 
@@ -107,6 +108,7 @@ def _asked(law: Law, plan: CompiledPlan) -> Iterator[CompiledPlan]:
         yield plan
 
 
+@lru_cache(maxsize=4)
 def _undivided(plan: CompiledPlan) -> CompiledPlan:
     """The plan with prompts computed whole, all requests of a batch at once."""
     spec = evolve(plan.spec, chunked_prefill=None, micro_batches=1)
