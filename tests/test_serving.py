@@ -52,6 +52,13 @@ class Checked:
         self.seen[live.index] = live
         return self.policy.refuses(live, state)
 
+    @property
+    def max_running(self) -> int:
+        return self.policy.max_running
+
+    def receives(self, live: Live, state: State) -> bool:
+        return self.policy.receives(live, state)
+
     def compose(self, state: State) -> Batch:
         batch = self.policy.compose(state)
         limits, queries, prompts = self.policy, state.queries, sum(piece.tokens for piece in batch.prompts)

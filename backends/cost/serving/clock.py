@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
-from plandsl.backends.cost.deployments.chunks import cuts_prompts
+from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_beside
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.scheduler import Batch
@@ -71,7 +71,7 @@ class ServerClock:
 
     The engine adds ``step``, ``request`` for each request in the step and ``admit`` for each that joins. To a step of
     whole prompts alone, where the plan does not cut prompts, it adds ``admit`` alone: so the estimate of one batch
-    counts, and so the constants of engines are fitted.
+    counts, and so the constants of engines are fitted. In a pool of prefill it adds no ``request``, as there.
 
     Where ranks share requests, each prompt goes to the rank with the fewest prompt tokens, and all ranks are counted as
     full as the fullest, for which they wait. Requests that decode are shared evenly.
@@ -80,6 +80,7 @@ class ServerClock:
     def __init__(self, server: Server) -> None:
         self.server, self.engine = server, server.plan.effective_engine
         self.queries = int(server.queries)
+        self.request = self.engine.request if decodes_beside(server) else 0.0
         self.cuts, self.ways = cuts_prompts(server), int(server.main.ways)
         self._known: dict[tuple[object, ...], Cost] = {}
         self._asked: dict[tuple[bool, ...], int] = {}
@@ -96,7 +97,7 @@ class ServerClock:
         mean = self._context(batch) / count if count else 0.0
         host = self.engine.admit * len(batch.admitted)
         if not alone:
-            host += self.engine.step + self.engine.request * batch.rows
+            host += self.engine.step + self.request * batch.rows
         found = self._seconds(prompt, count, mean)
         return found._replace(host=host) if host else found
 

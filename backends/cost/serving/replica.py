@@ -141,7 +141,8 @@ class Replica:
         running = len(state.running) + (state.cut is not None)
         log.start.append(start)
         log.end.append(end)
-        log.steps.extend((self.number, tokens, len(batch.decodes), len(state.waiting), running, used))
+        waiting = len(state.waiting) + len(state.asking)
+        log.steps.extend((self.number, tokens, len(batch.decodes), waiting, running, used))
 
     def complete(self) -> list[tuple[int, float]]:
         """End the oldest step on its way. Who is done, each with the time when its user has the last token."""
@@ -156,8 +157,25 @@ class Replica:
         self.log.gaps.extend(ended.gaps.keys())
         self.log.counts.extend(ended.gaps.values())
         for live in ended.over:
-            finish(self.state, live)
+            self.leave(live)
         return [(live.index, self.log.finish[live.index]) for live in ended.over]
+
+    @property
+    def ranks(self) -> list[State]:
+        """Queues and pools of blocks: one, unless ranks share the requests of a step."""
+        return [self.state]
+
+    def rank_of(self, live: Live) -> State:
+        """The queue and the blocks of a request that was sent here."""
+        return self.state
+
+    def choose_rank(self, live: Live) -> int:
+        """The rank that gets a request."""
+        return 0
+
+    def leave(self, live: Live) -> None:
+        """A request has all its tokens here."""
+        finish(self.state, live)
 
     def _show(self, live: Live, gain: int, ended: _Ended) -> None:
         """``gain`` tokens of a request are there. A user has all tokens later, by the delay of the first."""

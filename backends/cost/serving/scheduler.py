@@ -85,9 +85,15 @@ class State:
     cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. ``ratio``,
     ``full`` and ``cut`` are SGLang's: the share of outputs that it keeps room for, whether it takes nobody until a
     request ends, and the prompt that it is in the middle of.
+
+    Of a server that decodes what another one prefills: ``parked`` requests have blocks, and their cache is on its way;
+    ``asking`` requests have none yet. A server of ``prompts`` makes the first token of each request, and no other.
     """
 
-    __slots__ = ("cut", "full", "gained", "number", "pool", "queries", "ratio", "running", "upto", "waiting")
+    __slots__ = (
+        "asking", "cut", "full", "gained", "number", "parked", "pool", "prompts", "queries", "ratio", "running", "upto",
+        "waiting",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool, queries: int = 1, gained: Callable[[], int] = lambda: 1) -> None:
         self.pool, self.queries, self.gained = pool, queries, gained
@@ -98,11 +104,15 @@ class State:
         self.ratio: float | None = None
         self.full = False
         self.cut: Live | None = None
+        self.parked: list[Live] = []
+        self.asking: deque[Live] = deque()
+        self.prompts = False
 
     @property
     def load(self) -> int:
-        """Requests that wait or run."""
-        return len(self.waiting) + len(self.running) + (self.cut is not None)
+        """Requests that wait or run, or come from another server."""
+        coming = len(self.parked) + len(self.asking)
+        return len(self.waiting) + len(self.running) + (self.cut is not None) + coming
 
 
 class Policy(Protocol):
@@ -119,6 +129,19 @@ class Policy(Protocol):
 
     def refuses(self, live: Live, state: State) -> bool:
         """Whether a request can never run, since it is too long."""
+        ...
+
+
+class Receiver(Policy, Protocol):
+    """A policy of servers that decode what other servers prefill, ``max_running`` requests at once."""
+
+    @property
+    def max_running(self) -> int:
+        """The most requests that run."""
+        ...
+
+    def receives(self, live: Live, state: State) -> bool:
+        """Whether there is room for a request whose prompt is in the cache of another server."""
         ...
 
 
@@ -158,7 +181,12 @@ def add_decode(state: State, batch: Batch, live: Live, most: int) -> None:
 
 
 def add_spent(state: State, batch: Batch, live: Live) -> None:
-    """Put a request into a step that has all its tokens: it takes a place, and brings nothing."""
+    """Put a request into a step that has all its tokens: it takes a place, and brings nothing.
+
+    A server of prompts knows that a request ends with its first token.
+    """
+    if state.prompts:
+        return
     batch.spent.append(live)
     live.step = state.number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.serving.clock import step_clock
+from plandsl.backends.cost.deployments.transfer import Transfer
+from plandsl.backends.cost.serving.clock import Clock, step_clock
+from plandsl.backends.cost.serving.pools import Moves, Side, time_moves
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
@@ -18,6 +21,7 @@ from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.spec.plan import SplitSpec
 from plandsl.spec.scheduler import RouterName, SchedulerName
 
 
@@ -71,6 +75,23 @@ def worker(
         in_flight=server.in_flight,
         acceptance=server.guesses.spec.acceptance if server.guesses else (),
     )
+
+
+def sides(pools: Sequence[Replicas], requests: Requests, clocks: Sequence[Clock]) -> tuple[Side, Side]:
+    """The servers of two pools. Where requests decode, nothing is known of prompts, as in SGLang."""
+    prefill, decode = pools
+    workers = [
+        worker(pool.one, requests, pool.plan.effective_engine.scheduler_name, caching)._replace(clock=clock)
+        for pool, caching, clock in zip(pools, (None, False), clocks, strict=True)
+    ]
+    return Side(workers[:1] * prefill.n, prefill.plan.router), Side(workers[1:] * decode.n, decode.plan.router)
+
+
+def moves(split: SplitSpec, pools: Sequence[Replicas], requests: Requests) -> Moves:
+    """How caches travel between two pools; SGLang asks for room before the prefill."""
+    prefill, decode = pools
+    early = decode.plan.effective_engine.scheduler_name == "sglang"
+    return time_moves(Transfer(split, prefill.memory, decode.memory), prefill, requests, early)
 
 
 def serve(

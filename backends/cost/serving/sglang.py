@@ -28,6 +28,9 @@ START, LEAST, STEPS = 0.7, 0.14, 600
 AHEAD = 20
 """Tokens of each request that are counted as made when the ratio is set after a retraction."""
 
+RESERVED = 512
+"""Tokens for which a server that decodes keeps room, for each request (`--num-reserved-decode-tokens`)."""
+
 MANY = 128
 """Requests that wait above which the queue is not sorted by cached prefixes."""
 
@@ -57,6 +60,12 @@ class Sglang:
     def refuses(self, live: Live, state: State) -> bool:
         """Whether a request can never run: a whole page of its prompt, and its output, are charged when it joins."""
         return too_long(live, state, lookahead=state.pool.size - 1)
+
+    def receives(self, live: Live, state: State) -> bool:
+        """Whether the prompt has room, with `RESERVED` tokens of each request that is there or comes."""
+        pool, there = state.pool, len(state.running) + len(state.parked) + len(state.waiting)
+        needed = pool.count(live.input) * pool.size + min(RESERVED, live.output - 1)
+        return needed <= pool.free * pool.size - (RESERVED * there)
 
     @property
     def first_ratio(self) -> float:

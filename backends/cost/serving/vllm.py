@@ -49,6 +49,10 @@ class Vllm:
         uncut = not self.chunked and live.input + live.output > self.budget
         return uncut or too_long(live, state, self.lookahead)
 
+    def receives(self, live: Live, state: State) -> bool:
+        """Whether the prompt of a request has room, as at admission."""
+        return state.pool.count(live.input) + self._spare(state) <= state.pool.free
+
     def compose(self, state: State) -> Batch:
         """The next step."""
         batch = empty()
@@ -95,6 +99,10 @@ class Vllm:
             left -= tokens
         return left
 
+    def _spare(self, state: State) -> int:
+        """Blocks that stay free when a request joins others; one block is the engine's own."""
+        return int(self.watermark * (state.pool.total + 1)) if state.running else 0
+
     def _admit(self, state: State, batch: Batch, most: int, left: int) -> None:
         """Requests that wait."""
         pool = state.pool
@@ -109,8 +117,7 @@ class Vllm:
                 return
             tokens = min(tokens, left)
             needed = live.target if self.whole_prompt else known + tokens
-            spare = int(self.watermark * (pool.total + 1)) if state.running else 0  # one block is the engine's own
-            if pool.missing(hits, needed) + spare > pool.free:
+            if pool.missing(hits, needed) + self._spare(state) > pool.free:
                 return
             state.waiting.popleft()
             pool.claim(live, hits)
