@@ -158,7 +158,7 @@ def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> t
 
 def _room(plan: PlanSpec, server: Worker) -> int:
     """The blocks of a server. Raises `PlanError` (E328) where it has none."""
-    if server.blocks < 1:
+    if server.blocks < server.ranks:
         why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
         hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
         raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])

@@ -19,11 +19,12 @@ import numpy as np
 from plandsl.backends.cost.deployments.batch import prefill_batch
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.transfer import Transfer
+from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
 from plandsl.backends.cost.serving.routers import Router, router
-from plandsl.backends.cost.serving.scheduler import Live, Receiver, State
+from plandsl.backends.cost.serving.scheduler import Live, Receiver, State, release
 from plandsl.backends.cost.serving.simulate import ARRIVE, END, Tick, _records, _Run
 from plandsl.spec.scheduler import RouterName
 
@@ -81,8 +82,11 @@ def simulate_pools(
 ) -> Records:
     """What becomes of ``requests`` on two pools; servers of decode are numbered behind those of prefill."""
     log = Log(len(requests.input))
-    first: list[Replica] = [Prefill(i, worker, log, seed) for i, worker in enumerate(prefill.workers)]
-    then = [Replica(len(first) + i, worker, log, seed) for i, worker in enumerate(decode.workers)]
+    first = [replica(i, worker, log, seed) for i, worker in enumerate(prefill.workers)]
+    then = [replica(len(first) + i, worker, log, seed) for i, worker in enumerate(decode.workers)]
+    for server in first:
+        for rank in server.ranks:
+            rank.prompts = True
     run = _PoolsRun(
         first, then, requests, log,
         routers=(router(prefill.router, seed), router(decode.router, seed + 1)),
@@ -92,28 +96,6 @@ def simulate_pools(
     return _records(requests, log)._replace(
         prefill_replica=np.array(run.prefilled), transfer_s=np.array(run.transfer_s)
     )
-
-
-class Prefill(Replica):
-    """A server whose requests end with their first token. Their blocks stay until `release`."""
-
-    def __init__(self, number: int, worker: Worker, log: Log, seed: int) -> None:
-        super().__init__(number, worker, log, seed)
-        for state in self.ranks:
-            state.prompts = True
-
-    def leave(self, live: Live) -> None:
-        """A request has its token; the others may have its place, and not yet its blocks."""
-        state = self.rank_of(live)
-        for there in (state.running, state.waiting):
-            if live in there:
-                there.remove(live)
-
-    def release(self, live: Live) -> None:
-        """The cache of a request is where it is needed."""
-        state = self.rank_of(live)
-        state.pool.release(live)
-        state.full = False
 
 
 class _PoolsRun(_Run):
@@ -188,10 +170,9 @@ class _PoolsRun(_Run):
 
     def _release(self, number: int, index: int) -> None:
         """Let a server of prefill have the blocks of a request."""
-        server, first = self.replicas[number], self.firsts[index]
-        assert isinstance(server, Prefill), "numbers below `many`"
+        first = self.firsts[index]
         assert first is not None, "it has arrived"
-        server.release(first)
+        release(self.replicas[number].rank_of(first), first)
 
     def _ask(self, now: float, live: Live) -> None:
         """Ask a server of decode for blocks."""

@@ -198,11 +198,17 @@ def send_back(state: State, batch: Batch, live: Live) -> None:
 
 
 def finish(state: State, live: Live) -> None:
-    """A request has all its tokens and leaves, wherever it is."""
+    """A request has all its tokens and leaves, wherever it is. A server of prompts keeps its blocks until `release`."""
     state.pool.publish(live)
-    state.pool.release(live)
-    state.full = False
+    if not state.prompts:
+        release(state, live)
     if live in state.running:
         state.running.remove(live)
     elif live in state.waiting:
         state.waiting.remove(live)
+
+
+def release(state: State, live: Live) -> None:
+    """Take the blocks of a request that has left."""
+    state.pool.release(live)
+    state.full = False

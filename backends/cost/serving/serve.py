@@ -24,20 +24,30 @@ from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.spec.plan import SplitSpec
 from plandsl.spec.scheduler import RouterName, SchedulerName
 
+SPREAD: dict[SchedulerName, RouterName] = {"vllm": "least_loaded", "sglang": "round_robin", "trtllm": "least_loaded"}
+"""How each engine deals requests to ranks that share them."""
+
+RANKS = 0.3
+"""SGLang's factor of `schedule-conservativeness` where ranks share requests."""
+
 
 def policy(name: SchedulerName, server: Server) -> Policy:
     """The scheduler ``name`` with the limits of the server's plan and its engine, the others by default.
 
-    A step has ``chunked_prefill`` tokens on each rank that shares requests, or the engine's ``step_tokens``.
+    A step has ``chunked_prefill`` tokens on each rank that shares requests, or the engine's ``step_tokens``. SGLang
+    divides the latter by the number of ranks, and its conservativeness by 10 / 3.
     """
-    plan, engine = server.plan, server.plan.effective_engine
-    budget = (plan.chunked_prefill or engine.step_tokens) * int(server.main.ways)
+    plan, engine, ways = server.plan, server.plan.effective_engine, int(server.main.ways)
+    budget = plan.chunked_prefill or engine.step_tokens
     limits: dict[str, Any] = dict(engine.scheduler.limits) if engine.scheduler_name == name else {}
     match name:
         case "vllm":
             lookahead = int(server.queries) - 1 if server.guesses and server.guesses.draft else 0
             return Vllm(budget, engine.max_requests, lookahead=lookahead, **limits)
         case "sglang":
+            if ways > 1:
+                budget = plan.chunked_prefill or max(engine.step_tokens // ways, 1)
+                limits["conservativeness"] = RANKS * limits.get("conservativeness", 1.0)
             return Sglang(chunk=budget, max_running=engine.max_requests, **limits)
         case "trtllm":
             return Trtllm(budget, engine.max_requests, **{"chunked": plan.chunked_prefill is not None} | limits)
@@ -74,6 +84,8 @@ def worker(
         caching=engine.scheduler.prefix_cache if caching is None else caching,
         in_flight=server.in_flight,
         acceptance=server.guesses.spec.acceptance if server.guesses else (),
+        ranks=int(server.main.ways),
+        spread=SPREAD[engine.scheduler_name],
     )
 
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from plandsl.backends.cost.serving.leaping import leap
+from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Gaps, Records, Steps
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Requests, find_turns
@@ -66,7 +67,7 @@ def simulate_steps(
     they are when a request arrives.
     """
     log = Log(len(requests.input))
-    replicas = [Replica(number, worker, log, seed) for number, worker in enumerate(workers)]
+    replicas = [replica(number, worker, log, seed) for number, worker in enumerate(workers)]
     _Run(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
     return _records(requests, log)
 
