@@ -137,7 +137,7 @@ def test_requests_and_blocks_are_conserved(
     def played(one: Policy, other: Policy) -> Records:
         clock = Steady(seconds=flat) if stages == 1 else Steady(*[1.0] * stages)
         first, then = (
-            Worker(p, clock, blocks * ranks, 4, caching, stages, acceptance=(0.5,) * guesses, ranks=ranks,
+            Worker(p, clock, blocks * ranks, 4, caching, in_flight=stages, acceptance=(0.5,) * guesses, ranks=ranks,
                    spread=spread)
             for p, caching in ((one, True), (other, False))
         )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_beside
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
+from plandsl.backends.cost.serving.graphs import graphs_of
 from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
 from plandsl.backends.cost.time.phase import PhaseTimes
@@ -77,6 +78,8 @@ class ServerClock:
     whole prompts alone, where the plan does not cut prompts, it adds ``admit`` alone: so the estimate of one batch
     counts, and so the constants of engines are fitted. In a pool of prefill it adds no ``request``, as there.
 
+    Steps are padded to the sizes of the engine's graphs, by requests that see nothing but their own tokens.
+
     Where ranks share requests, all are counted as full as the slowest, for which they wait. Of one batch for all ranks,
     each prompt goes to the rank with the fewest prompt tokens, and requests that decode are shared evenly.
     """
@@ -84,6 +87,7 @@ class ServerClock:
     def __init__(self, server: Server) -> None:
         self.server, self.engine = server, server.plan.effective_engine
         self.queries = int(server.queries)
+        self.graphs = graphs_of(server)
         self.request = self.engine.request if decodes_beside(server) else 0.0
         self.cuts, self.ways = cuts_prompts(server), int(server.main.ways)
         self._known: dict[tuple[object, ...], Cost] = {}
@@ -97,8 +101,7 @@ class ServerClock:
     def cost(self, batch: Batch) -> Cost:
         """Seconds of a step."""
         prompt, alone = self._prompt(batch, self.ways)
-        count = len(batch.decodes) + len(batch.spent)
-        mean = self._context(batch) / count if count else 0.0
+        count, mean = self._decodes(batch)
         host = self.engine.admit * len(batch.admitted)
         if not alone:
             host += self.engine.step + self.request * batch.rows
@@ -119,8 +122,7 @@ class ServerClock:
     def _rank_cost(self, batch: Batch, prompts: int, decodes: int) -> Cost:
         """Seconds of a step if each rank had what this one has, of so many in all."""
         ways, alone, prompt = self.ways, False, None
-        count = len(batch.decodes) + len(batch.spent)
-        mean = self._context(batch) / count if count else 0.0
+        count, mean = self._decodes(batch)
         if batch.prompts:
             prompt, alone = self._prompt(batch, 1)
             if prompt is not None and not prompt.chunk and not count:
@@ -149,6 +151,16 @@ class ServerClock:
             return Prompt.unlike(parts, chunk=not alone), alone
         fullest = Prompt.unlike(_fullest_rank(parts, ways), chunk=True)
         return fullest._replace(requests=fullest.requests * ways), alone
+
+    def _decodes(self, batch: Batch) -> tuple[int, float]:
+        """Requests that decode, those of the padding included, and their mean context."""
+        count = len(batch.decodes) + len(batch.spent)
+        if not count:
+            return 0, 0.0
+        total, more = self._context(batch), 0
+        if self.graphs.decodes:
+            more = self.graphs.padding(count, sum(piece.tokens for piece in batch.prompts), self.queries)
+        return count + more, (total + more * self.queries) / (count + more)
 
     def _context(self, batch: Batch) -> int:
         """Tokens that the last queries of all that decode see, added up."""

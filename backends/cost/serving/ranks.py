@@ -58,7 +58,7 @@ class Ranks(Replica):
             rank.number, rank.upto = self.state.number, upto
         self._batches = [self.policy.compose(rank) for rank in self.ranks]
         parts = zip(*self._batches, strict=True)
-        return Batch(*([one for part in column for one in part] for column in parts))  # type: ignore[arg-type]
+        return Batch(*([one for part in column for one in part] for column in parts))
 
     def _cost(self, batch: Batch) -> Cost:
         return self.clock.cost_of_ranks(self._batches)
