@@ -99,7 +99,7 @@ def test_one_rank_is_a_server_with_one_queue(
 ) -> None:
     made = Worker(chosen, Steady(seconds=flat), blocks, 4, caching, acceptance=(0.5,) * guesses)
     log = Log(len(load.input))
-    run = _Run([Ranks(0, made, log)], load, log, by=router("round_robin"), closed=None, think_s=None)
+    run = _Run([Ranks(0, made, log)], load, log, by=router("round_robin"), closed=None, think_s=None, tick=None)
     run.play()
     found, plain = _records(load, log), simulate([made], load)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(found[:10], plain[:10], strict=True))

@@ -109,6 +109,7 @@ def _classes(draw: DrawFn, own: bool, talk: bool) -> tuple[ClassSpec, ...]:
             arrivals=draw(arrivals(False)) if own else None,
             sessions=draw(st.none() | _sessions()) if talk else None,
             requires=(asked,) if draw(st.booleans()) else (),
+            priority=draw(st.sampled_from((0, 0, 3))),
         )
         for name, part in (("chat", share), ("long", 1 - share))
     )

@@ -309,7 +309,8 @@ def step_clock(server: Server) -> ServerClock:
     simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1
     whole = len(main.prefill.schedule.stages) == 1 and server.plan.micro_batches == 1
     chunks = main.prefill.chunks or main.decode.chunks
-    return TableClock(server) if simple and whole and not chunks else ServerClock(server)
+    padded = server.plan.effective_engine.scheduler.graphs
+    return TableClock(server) if simple and whole and not chunks and not padded else ServerClock(server)
 
 
 def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:

@@ -107,7 +107,7 @@ def _leaps(worker: Worker) -> bool:
     p = worker.policy
     if not isinstance(p, Vllm) or not isinstance(worker.clock, Tabled):
         return False
-    simple = p.chunked and p.capped and not p.long_prompt and not p.lookahead and p.budget > p.max_running
+    simple = p.chunked and p.capped and not p.long_prompt and not p.lookahead and p.budget > p.max_running and p.order == "fcfs"
     return simple and worker.in_flight == 1 and worker.ranks == 1 and not worker.acceptance
 
 

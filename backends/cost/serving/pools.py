@@ -138,6 +138,7 @@ class _PoolsRun(_Run):
         live = self.lives[index]
         self.log.arrival[index] = now
         first = self.firsts[index] = Live(index, live.input, 1, live.ids, live.grain)
+        first.priority = live.priority
         ours, theirs = self.replicas[0], self.replicas[self.many]
         if ours.policy.refuses(first, ours.ranks[0]) or theirs.policy.refuses(live, theirs.ranks[0]):
             self._end(index, now)

@@ -19,12 +19,12 @@ class Live:
     ``made`` counts output tokens, those of steps on their way included, and ``shown`` those of steps that are over, the
     last of them at ``shown_s``. ``computed`` tokens are in the cache; the request has ``held`` blocks, with a prefix
     cache these ``blocks``, of which others know the first ``keyed``. ``step`` is the last step that the request was in.
-    ``ids`` name its blocks of ``grain`` tokens.
+    ``ids`` name its blocks of ``grain`` tokens. Of two requests the one with the lower ``priority`` comes first.
     """
 
     __slots__ = (
-        "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output", "shown", "shown_s",
-        "step",
+        "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output", "priority",
+        "shown", "shown_s", "step",
     )  # fmt: skip
 
     def __init__(self, index: int, input_: int, output: int, ids: Sequence[int] = (), grain: int = 1) -> None:
@@ -32,6 +32,7 @@ class Live:
         self.made = self.shown = self.computed = self.held = self.keyed = 0
         self.blocks: list[int] = []
         self.step = -1
+        self.priority = 0
         self.shown_s = 0.0
 
     @property

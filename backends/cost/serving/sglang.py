@@ -7,6 +7,7 @@ from typing import Literal
 from attrs import frozen
 
 from plandsl.backends.cost.serving.blocks import Pool
+from plandsl.backends.cost.serving.priorities import sort_waiting
 from plandsl.backends.cost.serving.scheduler import (
     Batch,
     Live,
@@ -43,7 +44,8 @@ class Sglang:
     the prompt that does not fit is cut, one at a time. Decodes wait for it, unless ``mixed``: then they are in the
     step, and count. A prompt joins where free blocks hold it, its output (at most `CLIP`) and a share of what the
     others still make; else nobody joins until a request ends. The share starts at ``0.7 conservativeness``, and falls
-    to 14 % of that in `STEPS` steps of decodes. ``order`` may sort the queue by what is known of the prompts.
+    to 14 % of that in `STEPS` steps of decodes. ``order`` may sort the queue by priority, or by what is known
+    of the prompts.
 
     Where decodes lack blocks, requests with the fewest tokens made go back to the end of the queue.
     """
@@ -54,7 +56,7 @@ class Sglang:
     max_joining: int = 1_000_000
     conservativeness: float = 1.0
     mixed: bool = False
-    order: Literal["fcfs", "longest_prefix"] = "fcfs"
+    order: Literal["fcfs", "priority", "longest_prefix"] = "fcfs"
     ahead: bool = True
 
     def refuses(self, live: Live, state: State) -> bool:
@@ -150,7 +152,9 @@ class Sglang:
         return sum(_remaining(live) for live in state.running) * state.ratio
 
     def _sort(self, state: State) -> None:
-        if self.order == "longest_prefix" and 1 < len(state.waiting) <= MANY:
+        if self.order == "priority":
+            sort_waiting(state)
+        elif self.order == "longest_prefix" and 1 < len(state.waiting) <= MANY:
             order = sorted(state.waiting, key=lambda live: -len(state.pool.matched(live)))
             state.waiting.clear()
             state.waiting.extend(order)

@@ -150,6 +150,14 @@ class _Run:
 
 def lives(requests: Requests) -> list[Live]:
     """Requests as servers hold them."""
+    found = _lives(requests)
+    if requests.priority is not None:
+        for live, priority in zip(found, requests.priority.tolist(), strict=True):
+            live.priority = priority
+    return found
+
+
+def _lives(requests: Requests) -> list[Live]:
     inputs, outputs, blocks = requests.input.tolist(), requests.output.tolist(), requests.blocks
     if blocks is None:
         return [Live(i, *lengths) for i, lengths in enumerate(zip(inputs, outputs, strict=True))]
