@@ -304,9 +304,12 @@ class TableClock(ServerClock):
 
 
 def step_clock(server: Server) -> ServerClock:
-    """The clock of a server: tables where a step has one stage and contexts without chunks, else the model itself."""
+    """The clock of a server: tables where servers can leap by them, else the model itself.
+
+    A step has one stage and contexts without chunks then, no padding, and no ranks that share its requests.
+    """
     main = server.main
-    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1
+    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1 and int(main.ways) == 1
     whole = len(main.prefill.schedule.stages) == 1 and server.plan.micro_batches == 1
     chunks = main.prefill.chunks or main.decode.chunks
     padded = server.plan.effective_engine.scheduler.graphs

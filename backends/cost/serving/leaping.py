@@ -107,8 +107,9 @@ def _leaps(worker: Worker) -> bool:
     p = worker.policy
     if not isinstance(p, Vllm) or not isinstance(worker.clock, Tabled):
         return False
-    simple = p.chunked and p.capped and not p.long_prompt and not p.lookahead and p.budget > p.max_running and p.order == "fcfs"
-    return simple and worker.in_flight == 1 and worker.ranks == 1 and not worker.acceptance
+    simple = p.chunked and p.capped and not p.long_prompt and not p.lookahead and p.budget > p.max_running
+    alone = worker.ranks == 1 and p.order == "fcfs"
+    return simple and alone and worker.in_flight == 1 and not worker.acceptance
 
 
 def _records(
