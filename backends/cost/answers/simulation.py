@@ -198,7 +198,7 @@ def check_requirements(plan: PlanSpec, records: Records, request_rate: float, ou
     share = figure(keep_bounds(plan, records)[records.served].astype(np.float64))
     rates = {
         "throughput": Figure(output_rate, float("nan")),
-        "throughput_per_gpu": Figure(output_rate / plan.sharding.ranks, float("nan")),
+        "throughput_per_gpu": Figure(output_rate / sum(p.sharding.ranks for p in plan.pools), float("nan")),
         "goodput": Figure(share.value * request_rate, share.half * request_rate),
     }
     return tuple(
