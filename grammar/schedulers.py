@@ -18,7 +18,7 @@ from plandsl.units import NUMBER, Quantity
 OWN = tuple(dict.fromkeys(name for limits in LIMITS.values() for name in limits))
 """Limits that some scheduler has."""
 
-SCHEDULER = ("scheduler", "prefix_cache", *OWN)
+SCHEDULER = ("scheduler", "prefix_cache", "graph_sizes", *OWN)
 """Fields of an engine that say how it composes steps."""
 
 

@@ -18,7 +18,7 @@ from plandsl.spec.traffic import ClassSpec, Distribution, Lengths, SessionsSpec,
 from plandsl.traces import ENDINGS, FORMATS
 from plandsl.units import NUMBER, TIME
 
-CLASS = ("share", "input", "output", "rate", "sessions")
+CLASS = ("share", "input", "output", "rate", "sessions", "priority")
 LATENCIES = ("ttft", "tpot", "latency", "goodput")
 """Fields of a class, and the metrics that it can require."""
 
@@ -100,6 +100,7 @@ def _class(outer: Reader, placed: Placed, item: s.Class, used: bool) -> ClassSpe
     lengths = _lengths(reader, used)
     arrivals = reader.read("rate", partial(read_arrivals, reader, used))
     sessions = _sessions(reader, used)
+    priority = reader.whole("priority", least=0) or 0
     requires = read_requirements(reader)
     for require in requires:
         if require.metric not in LATENCIES:
@@ -116,6 +117,7 @@ def _class(outer: Reader, placed: Placed, item: s.Class, used: bool) -> ClassSpe
         arrivals=arrivals,
         sessions=sessions,
         requires=requires,
+        priority=priority,
         span=item.name.span,
     )
 

@@ -252,13 +252,6 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("tp = 8").replace("output = 128 }", "output = 128, batch = 64 }\n  chunked_prefill = 32"),
         "raise `chunked_prefill`, lower `batch`, or leave it out.",
     ),
-    "E327": (
-        "requests through two pools",
-        "`planc simulate` serves requests one by one on servers that run both prefill and decode. A plan with two "
-        "pools has an estimate for a batch that starts together and for `concurrency`.",
-        "",
-        "give the workload a `batch` or `concurrency`, and run `planc compile`.",
-    ),
     "E328": (
         "no room for a KV cache",
         "The weights, and the largest step, leave no block of KV cache on some GPU. A server that holds no request "

@@ -139,8 +139,8 @@ class CompiledPlan:
     def simulate(self, requests: int | None = None, tick: Callable[[int, int], None] | None = None) -> Run:
         """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
 
-        ``tick`` hears how many requests are served, of how many. Raises `PlanError` where requests cannot be served so
-        (E327), or a trace is wrong.
+        ``tick`` hears how many requests are served, of how many. Raises `PlanError` where no KV cache fits (E328), or a
+        trace is wrong.
         """
         from plandsl.backends.cost.answers.simulation import simulate_plan
 

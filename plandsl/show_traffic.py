@@ -60,6 +60,8 @@ def _class(one: ClassSpec, number: Show, percent: Show) -> Iterator[str]:
     if one.arrivals is not None:
         yield f"rate = {show_arrivals(one.arrivals, number)}"
     yield from _lengths(one.lengths, number)
+    if one.priority:
+        yield f"priority = {one.priority}"
     if one.sessions is not None:
         yield _sessions(one.sessions, number)
 

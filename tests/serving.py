@@ -25,6 +25,10 @@ class Steady:
     def cost(self, batch: Batch) -> Cost:
         return Cost(self.stages if self.seconds is None else (self.seconds(batch),), self.hop)
 
+    def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
+        """The slowest rank."""
+        return max((self.cost(batch) for batch in batches if batch.rows), key=lambda cost: sum(cost.stages))
+
     def delay(self, running: int) -> float:
         return 0.0
 

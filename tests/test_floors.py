@@ -14,7 +14,8 @@ FLOORS = ("num", "forms", "machine", "work", "time", "deployments", "serving", "
 """Of `backends/cost`, from the ground up: each imports those below it."""
 
 SCHEDULERS = {
-    f"backends.cost.serving.{name}" for name in ("blocks", "scheduler", "vllm", "sglang", "trtllm", "routers")
+    f"backends.cost.serving.{name}"
+    for name in ("blocks", "scheduler", "vllm", "sglang", "trtllm", "routers", "priorities")
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 

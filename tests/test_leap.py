@@ -44,6 +44,9 @@ class Bent:
         whole = len(parts) == len(batch.admitted) and all(piece.last for piece in batch.prompts)
         return Cost((self.prompt_seconds(parts, whole, len(batch.admitted), n, total),))
 
+    def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
+        raise AssertionError("no ranks share requests here")
+
     def delay(self, running: int) -> float:
         return self.first + 0.013 * running
 

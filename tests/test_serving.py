@@ -52,6 +52,13 @@ class Checked:
         self.seen[live.index] = live
         return self.policy.refuses(live, state)
 
+    @property
+    def max_running(self) -> int:
+        return self.policy.max_running
+
+    def receives(self, live: Live, state: State) -> bool:
+        return self.policy.receives(live, state)
+
     def compose(self, state: State) -> Batch:
         before = {live.index: live.made for live in state.running}
         batch = self.policy.compose(state)

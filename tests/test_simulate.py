@@ -165,8 +165,6 @@ def test_an_overload_is_called_unstable() -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        (PLAN.format(load="input = 9, output = 9, batch = 2", sharding="tp = 1", engine="vllm",
-                     more="prefill { }, decode { }, transfer { bandwidth = 50 GB/s, latency = 10 us }"), "E327"),
         (PLAN.format(load=LOAD, more="", sharding="tp = 1", engine="vllm").replace("_8b", "_405b"), "E328"),
     ],
 )  # fmt: skip

@@ -74,11 +74,25 @@ class Occupancy(NamedTuple):
         return {**both, "busy_share": self.busy}
 
 
+class PrefillPool(NamedTuple):
+    """The pool that makes first tokens, where another pool decodes: its servers, and what one of them held."""
+
+    replicas: int
+    scheduler: str
+    router: str
+    occupancy: Occupancy
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {**self._asdict(), "occupancy": self.occupancy.as_json()}
+
+
 class Simulation(NamedTuple):
     """A plan that served requests one by one.
 
     ``gpus`` of all replicas; ``scheduler`` and ``router`` by name; ``seed`` of what was drawn. ``requires`` of the plan
     and of its classes. ``unchecked`` are the texts of requirements that a run of requests says nothing of.
+    With ``prefill`` the other servers decode only.
     """
 
     plan: str
@@ -91,6 +105,7 @@ class Simulation(NamedTuple):
     occupancy: Occupancy
     requires: tuple[Requirement, ...]
     unchecked: tuple[str, ...]
+    prefill: PrefillPool | None = None
 
     @property
     def ok(self) -> bool:
@@ -109,6 +124,7 @@ class Simulation(NamedTuple):
             "goodput_requests_per_s": _number(s.goodput), **spreads, "preemptions": s.preemptions,
             "bearable_requests_per_s": _number(s.bearable), "occupancy": self.occupancy.as_json(),
             "requires": [{"text": r.text, "value": _number(r.value), "ok": r.ok} for r in self.requires],
+            **({} if self.prefill is None else {"prefill_pool": self.prefill.as_json()}),
             "unchecked": list(self.unchecked), "warnings": list(s.warnings), "ok": self.ok,
         }  # fmt: skip
 

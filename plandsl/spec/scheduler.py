@@ -31,6 +31,7 @@ AHEAD = {"ahead": Limit("flag")}
 
 LIMITS: dict[SchedulerName, dict[str, Limit]] = {
     "vllm": {
+        "order": Limit("word", words=("fcfs", "priority")),
         "chunked": Limit("flag"),
         "long_prompt": Limit("whole"),
         "adaptive": Limit("flag"),
@@ -39,7 +40,7 @@ LIMITS: dict[SchedulerName, dict[str, Limit]] = {
         **AHEAD,
     },
     "sglang": {
-        "order": Limit("word", words=("fcfs", "longest_prefix")),
+        "order": Limit("word", words=("fcfs", "priority", "longest_prefix")),
         "prefill_tokens": Limit("whole", least=1),
         "max_joining": Limit("whole", least=1),
         "conservativeness": Limit("number"),

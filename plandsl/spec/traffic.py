@@ -250,7 +250,10 @@ class Lengths(NamedTuple):
 
 @frozen
 class ClassSpec:
-    """One of several kinds of requests, with its ``share`` of the arrivals or with ``arrivals`` of its own."""
+    """One of several kinds of requests, with its ``share`` of the arrivals or with ``arrivals`` of its own.
+
+    The class with the lowest ``priority`` comes first, where the engine's scheduler heeds it.
+    """
 
     name: str
     lengths: Lengths
@@ -258,6 +261,7 @@ class ClassSpec:
     arrivals: Arrivals | None = None
     sessions: SessionsSpec | None = None
     requires: tuple[RequireSpec, ...] = ()
+    priority: int = 0
     span: Span | None = field(default=None, eq=False)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from plandsl.spec.plan import RequireSpec, WorkloadSpec
-from plandsl.spec.scheduler import LIMITS, SCHEDULERS, Limit, SchedulerSpec
+from plandsl.spec.scheduler import GRAPHS, LIMITS, SCHEDULERS, Limit, SchedulerSpec
 from plandsl.spec.traffic import (
     Arrivals,
     AtOnce,
@@ -109,6 +109,7 @@ def _classes(draw: DrawFn, own: bool, talk: bool) -> tuple[ClassSpec, ...]:
             arrivals=draw(arrivals(False)) if own else None,
             sessions=draw(st.none() | _sessions()) if talk else None,
             requires=(asked,) if draw(st.booleans()) else (),
+            priority=draw(st.sampled_from((0, 0, 3))),
         )
         for name, part in (("chat", share), ("long", 1 - share))
     )
@@ -151,6 +152,7 @@ def schedulers(draw: DrawFn) -> SchedulerSpec:
     return SchedulerSpec(
         name,
         prefix_cache=draw(st.booleans()),
+        graphs=draw(st.sampled_from(((), (1, 2, 8), *GRAPHS))),
         limits=tuple((limit, draw(_limit(known[limit]))) for limit in given),
     )
 

@@ -106,7 +106,7 @@ def short_answer(made: Compiled, model: Deployment) -> Answer:
     return Answer(_short(run, _whole(plan)), run.checks)
 
 
-UNSERVED = {"E327": "it has two pools", "E328": "there is no room for a KV cache"}
+UNSERVED = {"E328": "there is no room for a KV cache"}
 """Plans that no simulation serves, by the code of the diagnostic."""
 
 

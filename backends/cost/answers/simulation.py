@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.answers.estimate import Requirement
-from plandsl.answers.simulation import Figure, Occupancy, Simulation
+from plandsl.answers.simulation import Figure, Occupancy, PrefillPool, Simulation
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.clock import Clock, ServerClock
 from plandsl.backends.cost.serving.percentiles import figure
-from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.serve import worker
+from plandsl.backends.cost.serving.pools import simulate_pools
+from plandsl.backends.cost.serving.records import Records, Steps
+from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.serve import moves, sides, worker
 from plandsl.backends.cost.serving.simulate import Tick, simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
-from plandsl.backends.cost.serving.workloads import BLOCK, draw_requests
+from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, RequireSpec
 
@@ -73,36 +75,42 @@ class Run(NamedTuple):
         found: dict[str, NDArray[Any]] = {"request": np.arange(len(r.input))}
         if r.kind is not None:
             found["class"] = np.array(self.kinds)[r.kind]
-        names = ("input", "output", "arrival_s", "admitted_s", "first_s", "finish_s", "ttft_s", "tpot_s", "latency_s",
-                 "itl_max_s", "cached", "preemptions", "replica")  # fmt: skip
+        names: tuple[str, ...] = (
+            "input", "output", "arrival_s", "admitted_s", "first_s", "finish_s", "ttft_s", "tpot_s", "latency_s",
+            "itl_max_s", "cached", "preemptions", "replica",
+        )  # fmt: skip
+        if r.prefill_replica is not None:
+            names = (*names, "prefill_replica", "transfer_s")
         return found | {name: getattr(r, name) for name in names}
 
 
 def simulate_plan(made: Compiled, count: int | None = None, tick: Tick | None = None) -> Run:
     """Serve the requests of a plan's workload, ``count`` requests in place of the number that the workload states.
 
-    ``tick`` hears how many requests are served, of how many. Raises `PlanError`: E327 for a plan with two pools, E328
-    where no KV cache fits, E452 where a trace is wrong.
+    ``tick`` hears how many requests are served, of how many. Raises `PlanError`: E328 where no KV cache fits,
+    E452 where a trace is wrong.
     """
     return serve_plan(made.spec, build_servers(made), count, tick)
 
 
 class Servers(NamedTuple):
-    """The servers of a plan, and the clock of each: what a step costs is asked for once, whatever the load."""
+    """The servers of a plan, and the clock of each: what a step costs is asked for once, whatever the load.
+
+    ``prefill``: the servers that prefill, where those of ``deployment`` decode only.
+    """
 
     deployment: Replicas
     clock: Clock
+    prefill: Servers | None = None
 
 
 def build_servers(made: Compiled) -> Servers:
-    """The servers of a compiled plan. Raises `PlanError` (E327) for two pools."""
-    plan = made.spec
-    if plan.split is not None:
-        why = f"`{plan.name}` has two pools, and requests are served one by one where a server runs prefill and decode"
-        hint = "`planc compile` answers for two pools with a `batch` or with `concurrency`"
-        raise PlanError([Diagnostic("E327", why, plan.split.span or plan.span, hint=hint)])
-    deployment = build_replicas(made)
-    return Servers(deployment, ServerClock(deployment.one))
+    """The servers of a compiled plan."""
+    if made.spec.split is None:
+        deployment = build_replicas(made)
+        return Servers(deployment, ServerClock(deployment.one))
+    prefill, decode = map(build_servers, made.pools)
+    return decode._replace(prefill=prefill)
 
 
 def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick: Tick | None = None) -> Run:
@@ -110,32 +118,57 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
 
     Raises as `simulate_plan` does.
     """
-    deployment, engine = servers.deployment, plan.effective_engine
+    deployment, engine, prefill = servers.deployment, plan.effective_engine, servers.prefill
     load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else BLOCK)
-    name = engine.scheduler_name
-    server = worker(deployment.one, load.requests, name)._replace(clock=servers.clock)
-    if server.blocks < 1:
-        why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
-        hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
-        raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
-    records = simulate(
-        [server] * deployment.n, load.requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick
-    )
+    rooms, records = _serve(plan, servers, load, tick)
+    gpus, before = deployment.plan.sharding.ranks, 0
+    if prefill is not None:
+        gpus, before = gpus + prefill.deployment.plan.sharding.ranks, prefill.deployment.n
     summary = summarise(records, keep_bounds(plan, records))
     checks = check_requirements(plan, records, summary.request_rate, summary.output_rate)
     told = Simulation(
         plan=plan.name,
-        gpus=plan.sharding.ranks,
+        gpus=gpus,
         replicas=deployment.n,
-        scheduler=name,
+        scheduler=engine.scheduler_name,
         router=plan.router,
         seed=0 if plan.workload.traffic is None else plan.workload.traffic.seed,
         summary=summary,
-        occupancy=_occupancy(records, server.blocks),
+        occupancy=_occupancy(records, rooms[-1], range(before, before + deployment.n)),
         requires=tuple(check.told for check in checks),
         unchecked=tuple(a.text for a in _requirements(plan) if a.require.metric not in SIMULATED),
+        prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
     )
-    return Run(told, records, load.kinds, server.blocks, checks)
+    return Run(told, records, load.kinds, rooms[-1], checks)
+
+
+def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> tuple[list[int], Records]:
+    """The blocks of a server of each pool, and what became of the requests."""
+    decode, prefill, requests = servers.deployment, servers.prefill, load.requests
+    if prefill is None or plan.split is None:
+        one = worker(decode.one, requests, plan.effective_engine.scheduler_name)._replace(clock=servers.clock)
+        rooms, workers = [_room(plan, one)], [one] * decode.n
+        return rooms, simulate(workers, requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick)
+    pools = prefill.deployment, decode
+    both = sides(pools, requests, (prefill.clock, servers.clock))
+    rooms = [_room(plan, side.workers[0]) for side in both]
+    travel = moves(plan.split, pools, requests)
+    return rooms, simulate_pools(*both, requests, moves=travel, closed=load.closed, think_s=load.think_s, tick=tick)
+
+
+def _room(plan: PlanSpec, server: Worker) -> int:
+    """The blocks of a server. Raises `PlanError` (E328) where it has none."""
+    if server.blocks < server.ranks:
+        why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
+        hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
+        raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
+    return server.blocks
+
+
+def _prefill_pool(pool: Replicas, records: Records, room: int) -> PrefillPool:
+    """What is told of the servers that prefill."""
+    held = _occupancy(records, room, range(pool.n))
+    return PrefillPool(pool.n, pool.plan.effective_engine.scheduler_name, pool.plan.router, held)
 
 
 # ---- requirements
@@ -165,7 +198,7 @@ def check_requirements(plan: PlanSpec, records: Records, request_rate: float, ou
     share = figure(keep_bounds(plan, records)[records.served].astype(np.float64))
     rates = {
         "throughput": Figure(output_rate, float("nan")),
-        "throughput_per_gpu": Figure(output_rate / plan.sharding.ranks, float("nan")),
+        "throughput_per_gpu": Figure(output_rate / sum(p.sharding.ranks for p in plan.pools), float("nan")),
         "goodput": Figure(share.value * request_rate, share.half * request_rate),
     }
     return tuple(
@@ -202,9 +235,10 @@ def _of_kind(records: Records, kind: int | None) -> NDArray[np.bool_]:
 # ---- what servers held
 
 
-def _occupancy(records: Records, room: int) -> Occupancy:
-    """Means over the time of all steps, and peaks; ``room`` is the number of blocks of a server."""
-    steps = records.steps
+def _occupancy(records: Records, room: int, servers: range) -> Occupancy:
+    """Means over the time of all steps of ``servers``, and peaks; ``room`` is the number of blocks of a server."""
+    own = (records.steps.replica >= servers.start) & (records.steps.replica < servers.stop)
+    steps = Steps._make(values[own] for values in records.steps)
     span = steps.end_s - steps.start_s
     whole = float(span.sum())
     if not whole:
@@ -213,8 +247,7 @@ def _occupancy(records: Records, room: int) -> Occupancy:
     def both(values: NDArray[np.int64], unit: float = 1.0) -> tuple[float, float]:
         return float((values * span).sum()) / whole / unit, float(values.max()) / unit
 
-    servers = len(np.unique(steps.replica))
-    duration = float(steps.end_s.max() - steps.start_s.min()) * servers
+    duration = float(steps.end_s.max() - steps.start_s.min()) * len(np.unique(steps.replica))
     return Occupancy(
         both(steps.running), both(steps.waiting), both(steps.blocks, float(room)), min(whole / duration, 1.0)
     )

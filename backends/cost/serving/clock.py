@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
-from plandsl.backends.cost.deployments.chunks import cuts_prompts
+from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_beside
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
+from plandsl.backends.cost.serving.graphs import graphs_of
 from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
 from plandsl.backends.cost.time.phase import PhaseTimes
@@ -45,6 +46,10 @@ class Clock(Protocol):
         """Seconds of a step that was just composed."""
         ...
 
+    def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
+        """Seconds of a step of which each rank that shares requests has one of ``batches``."""
+        ...
+
     def delay(self, running: int) -> float:
         """Seconds from a first token to its user, with ``running`` requests that run."""
         ...
@@ -71,15 +76,19 @@ class ServerClock:
 
     The engine adds ``step``, ``request`` for each request in the step and ``admit`` for each that joins. To a step of
     whole prompts alone, where the plan does not cut prompts, it adds ``admit`` alone: so the estimate of one batch
-    counts, and so the constants of engines are fitted.
+    counts, and so the constants of engines are fitted. In a pool of prefill it adds no ``request``, as there.
 
-    Where ranks share requests, each prompt goes to the rank with the fewest prompt tokens, and all ranks are counted as
-    full as the fullest, for which they wait. Requests that decode are shared evenly.
+    Steps are padded to the sizes of the engine's graphs, by requests that see nothing but their own tokens.
+
+    Where ranks share requests, all are counted as full as the slowest, for which they wait. Of one batch for all ranks,
+    each prompt goes to the rank with the fewest prompt tokens, and requests that decode are shared evenly.
     """
 
     def __init__(self, server: Server) -> None:
         self.server, self.engine = server, server.plan.effective_engine
         self.queries = int(server.queries)
+        self.graphs = graphs_of(server)
+        self.request = self.engine.request if decodes_beside(server) else 0.0
         self.cuts, self.ways = cuts_prompts(server), int(server.main.ways)
         self._known: dict[tuple[object, ...], Cost] = {}
         self._asked: dict[tuple[bool, ...], int] = {}
@@ -91,29 +100,67 @@ class ServerClock:
 
     def cost(self, batch: Batch) -> Cost:
         """Seconds of a step."""
-        prompt, alone = self._prompt(batch)
-        count = len(batch.decodes) + len(batch.spent)
-        mean = self._context(batch) / count if count else 0.0
+        prompt, alone = self._prompt(batch, self.ways)
+        count, mean = self._decodes(batch)
         host = self.engine.admit * len(batch.admitted)
         if not alone:
-            host += self.engine.step + self.engine.request * batch.rows
+            host += self.engine.step + self.request * batch.rows
         found = self._seconds(prompt, count, mean)
         return found._replace(host=host) if host else found
 
-    def _prompt(self, batch: Batch) -> tuple[Prompt | None, bool]:
-        """The prompts of a step; and whether they are whole, alone, and never cut."""
+    def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
+        """Seconds of the slowest rank; each adds to its step what the engine adds.
+
+        Other ranks are counted as if they had as much: engines pad all to the largest. Of n requests on a rank of R,
+        beside which others may have none, ``max(all requests, (n - 1) R + 1)`` are counted in steps of one kind.
+        """
+        prompts = sum(len(batch.prompts) for batch in batches)
+        decodes = sum(len(batch.decodes) + len(batch.spent) for batch in batches)
+        found = [self._rank_cost(batch, prompts, decodes) for batch in batches if batch.rows]
+        return max(found, key=_whole)
+
+    def _rank_cost(self, batch: Batch, prompts: int, decodes: int) -> Cost:
+        """Seconds of a step if each rank had what this one has, of so many in all."""
+        ways, alone, prompt = self.ways, False, None
+        count, mean = self._decodes(batch)
+        if batch.prompts:
+            prompt, alone = self._prompt(batch, 1)
+            if prompt is not None and not prompt.chunk and not count:
+                prompt = prompt._replace(requests=max(prompts, (len(batch.prompts) - 1) * ways + 1))
+            elif prompt is not None:
+                prompt = prompt._replace(requests=prompt.requests * ways, chunk=True)
+            count *= ways
+        elif count:
+            count = max(decodes, (count - 1) * ways + 1)
+        host = self.engine.admit * len(batch.admitted)
+        if not alone:
+            host += self.engine.step + self.request * batch.rows
+        return self._seconds(prompt, count, mean)._replace(host=host)
+
+    def _prompt(self, batch: Batch, ways: int) -> tuple[Prompt | None, bool]:
+        """The prompts of a step of ``ways`` ranks; and whether they are whole, alone, and never cut."""
         if not batch.prompts:
             return None, False
         parts = [(piece.tokens, piece.before) for piece in batch.prompts]
         whole = len(batch.prompts) == len(batch.admitted) and all(piece.last for piece in batch.prompts)
-        return self._together(parts, whole and not self.cuts and not batch.decodes and not batch.spent)
+        return self._together(parts, whole and not self.cuts and not batch.decodes and not batch.spent, ways)
 
-    def _together(self, parts: Parts, alone: bool) -> tuple[Prompt, bool]:
-        """The same of ``parts``, which are alone in the step or not."""
-        if self.ways == 1 or (alone and len(set(parts)) == 1):
+    def _together(self, parts: Parts, alone: bool, ways: int) -> tuple[Prompt, bool]:
+        """The same of ``parts``, which are alone in the step or not, on each of ``ways`` ranks."""
+        if ways == 1 or (alone and len(set(parts)) == 1):
             return Prompt.unlike(parts, chunk=not alone), alone
-        fullest = Prompt.unlike(_fullest_rank(parts, self.ways), chunk=True)
-        return fullest._replace(requests=fullest.requests * self.ways), alone
+        fullest = Prompt.unlike(_fullest_rank(parts, ways), chunk=True)
+        return fullest._replace(requests=fullest.requests * ways), alone
+
+    def _decodes(self, batch: Batch) -> tuple[int, float]:
+        """Requests that decode, those of the padding included, and their mean context."""
+        count = len(batch.decodes) + len(batch.spent)
+        if not count:
+            return 0, 0.0
+        total, more = self._context(batch), 0
+        if self.graphs.decodes:
+            more = self.graphs.padding(count, sum(piece.tokens for piece in batch.prompts), self.queries)
+        return count + more, (total + more * self.queries) / (count + more)
 
     def _context(self, batch: Batch) -> int:
         """Tokens that the last queries of all that decode see, added up."""
@@ -202,7 +249,7 @@ class TableClock(ServerClock):
 
     def prompt_seconds(self, parts: Parts, whole: bool, admitted: int, n: int, total: int) -> float:
         """Seconds of a step with prompts."""
-        prompt, alone = self._together(parts, whole and not self.cuts and not n)
+        prompt, alone = self._together(parts, whole and not self.cuts and not n, self.ways)
         host = self.engine.admit * admitted
         if not alone:
             host += self.engine.step + self.engine.request * (len(parts) + n)
@@ -257,18 +304,27 @@ class TableClock(ServerClock):
 
 
 def step_clock(server: Server) -> ServerClock:
-    """The clock of a server: tables where a step has one stage and contexts without chunks, else the model itself."""
+    """The clock of a server: tables where servers can leap by them, else the model itself.
+
+    A step has one stage and contexts without chunks then, no padding, and no ranks that share its requests.
+    """
     main = server.main
-    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1
+    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1 and int(main.ways) == 1
     whole = len(main.prefill.schedule.stages) == 1 and server.plan.micro_batches == 1
     chunks = main.prefill.chunks or main.decode.chunks
-    return TableClock(server) if simple and whole and not chunks else ServerClock(server)
+    padded = server.plan.effective_engine.scheduler.graphs
+    return TableClock(server) if simple and whole and not chunks and not padded else ServerClock(server)
 
 
 def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:
     """Seconds of each stage, of the mean hop, and of the draft."""
     between = max(len(times.stages) - 1, 1)
     return tuple(stage.span for stage in times.stages), times.hops / between, times.drafted
+
+
+def _whole(cost: Cost) -> float:
+    """Seconds of a step that has all stages for itself, near enough to compare ranks."""
+    return cost.parts * (sum(cost.stages) + cost.draft) + cost.host
 
 
 def _fullest_rank(parts: Parts, ways: int) -> list[tuple[int, int]]:

@@ -43,6 +43,10 @@ class Records(NamedTuple):
     has the first token, ``finish_s`` the last. ``cached`` tokens of the prompt were known when it was admitted first;
     ``itl_max_s`` is the longest time between two of its tokens. A request that no server can hold has ``replica`` -1,
     and is not served.
+
+    With two pools ``replica`` decodes, and ``prefill_replica`` made the first token; servers of decode are numbered
+    behind those of prefill. ``transfer_s``: from the first token until the cache is where it is needed, NaN where it
+    is not. A request of one token stays in the pool of prefill.
     """
 
     arrival_s: Floats
@@ -58,6 +62,8 @@ class Records(NamedTuple):
     kind: Ints | None
     gaps: Gaps
     steps: Steps
+    prefill_replica: Ints | None = None
+    transfer_s: Floats | None = None
 
     @property
     def served(self) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import numpy as np
 from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.clock import Clock, Cost
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
+from plandsl.spec.scheduler import RouterName
 
 
 class Flight(NamedTuple):
@@ -50,6 +51,8 @@ class Worker(NamedTuple):
     Its KV memory has ``blocks`` of ``block`` tokens, which a prefix cache shares if ``caching``; ``in_flight`` batches
     fit in its stages. In a decode step each request has its next token, and a guess for each chance of ``acceptance``:
     that the guess is right if those before it are.
+
+    With several ``ranks`` each has a queue, and as many blocks as the others; the router ``spread`` deals requests.
     """
 
     policy: Policy
@@ -59,6 +62,8 @@ class Worker(NamedTuple):
     caching: bool = True
     in_flight: int = 1
     acceptance: tuple[float, ...] = ()
+    ranks: int = 1
+    spread: RouterName = "round_robin"
 
 
 class Replica:
@@ -74,6 +79,7 @@ class Replica:
         self.policy, self.clock, self.in_flight = worker.policy, worker.clock, worker.in_flight
         pool = Pool(worker.blocks, worker.block, worker.caching)
         self.state = State(pool, 1 + len(worker.acceptance), draw_gains(worker.acceptance, seed, number))
+        self.ranks = [self.state]
         self.depth = self.in_flight + self.policy.ahead
         self.flights: deque[Flight] = deque()
         self.free: list[float] = []
@@ -92,18 +98,26 @@ class Replica:
         state, flying = self.state, len(self.flights)
         if flying >= self.depth or not state.load:
             return None
-        state.upto = state.number - flying + (flying >= self.in_flight)
-        batch = self.policy.compose(state)
+        batch = self._next(state.number - flying + (flying >= self.in_flight))
         self._note_queue(batch, now)
         if not batch.rows:
             return None
         after = self.flights[0].end if flying >= self.in_flight else now
-        cost = self.clock.cost(batch)
+        cost = self._cost(batch)
         start, end = self._run_stages(max(now, after), cost)
         state.number += 1
         self.flights.append(Flight(batch, end))
         self._write_step(batch, start, end)
         return end
+
+    def _next(self, upto: int) -> Batch:
+        """Compose a step of requests that are in no step from ``upto`` on."""
+        self.state.upto = upto
+        return self.policy.compose(self.state)
+
+    def _cost(self, batch: Batch) -> Cost:
+        """What the step costs that was just composed."""
+        return self.clock.cost(batch)
 
     def _run_stages(self, now: float, cost: Cost) -> tuple[float, float]:
         """When a step starts and ends that goes through the stages as soon as it can."""
@@ -135,18 +149,19 @@ class Replica:
 
     def _write_step(self, batch: Batch, start: float, end: float) -> None:
         """Write down a step."""
-        state, log = self.state, self.log
+        log, ranks = self.log, self.ranks
         tokens = sum(piece.tokens for piece in batch.prompts)
-        used = state.pool.total - state.pool.free
-        running = len(state.running) + (state.cut is not None)
+        used = sum(rank.pool.total - rank.pool.free for rank in ranks)
+        running = sum(len(rank.running) + (rank.cut is not None) for rank in ranks)
         log.start.append(start)
         log.end.append(end)
-        log.steps.extend((self.number, tokens, len(batch.decodes), len(state.waiting), running, used))
+        waiting = sum(len(rank.waiting) + len(rank.asking) for rank in ranks)
+        log.steps.extend((self.number, tokens, len(batch.decodes), waiting, running, used))
 
     def complete(self) -> list[tuple[int, float]]:
         """End the oldest step on its way. Who is done, each with the time when its user has the last token."""
         batch, end = self.flights.popleft()
-        delay = self.clock.delay(len(self.state.running)) if batch.prompts else 0.0
+        delay = self.clock.delay(sum(len(rank.running) for rank in self.ranks)) if batch.prompts else 0.0
         ended = _Ended(end, delay, {}, [])
         for live, gain in zip(batch.decodes, batch.gained, strict=True):
             self._show(live, gain, ended)
@@ -156,8 +171,16 @@ class Replica:
         self.log.gaps.extend(ended.gaps.keys())
         self.log.counts.extend(ended.gaps.values())
         for live in ended.over:
-            finish(self.state, live)
+            finish(self.rank_of(live), live)
         return [(live.index, self.log.finish[live.index]) for live in ended.over]
+
+    def rank_of(self, live: Live) -> State:
+        """The queue and the blocks of a request that was sent here."""
+        return self.state
+
+    def choose_rank(self, live: Live) -> int:
+        """The rank that gets a request."""
+        return 0
 
     def _show(self, live: Live, gain: int, ended: _Ended) -> None:
         """``gain`` tokens of a request are there. A user has all tokens later, by the delay of the first."""

@@ -28,6 +28,8 @@ class Requests(NamedTuple):
 
     ``session`` int64[n] joins the turns of a conversation: a turn arrives at its time, or when the turn before it has
     ended if that is later. Negative: no session. ``kind`` int64[n] tells classes of requests apart.
+
+    ``priority`` int64[n]: the lowest number comes first where a scheduler heeds it; None: all are equal.
     """
 
     arrival_s: Floats
@@ -36,6 +38,7 @@ class Requests(NamedTuple):
     blocks: Hashes | None = None
     session: Ints | None = None
     kind: Ints | None = None
+    priority: Ints | None = None
 
 
 class Closed(NamedTuple):

@@ -19,12 +19,12 @@ class Live:
     ``made`` counts output tokens, those of steps on their way included, and ``shown`` those of steps that are over, the
     last of them at ``shown_s``. ``computed`` tokens are in the cache; the request has ``held`` blocks, with a prefix
     cache these ``blocks``, of which others know the first ``keyed``. ``step`` is the last step that the request was in.
-    ``ids`` name its blocks of ``grain`` tokens.
+    ``ids`` name its blocks of ``grain`` tokens. Of two requests the one with the lower ``priority`` comes first.
     """
 
     __slots__ = (
-        "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output", "shown", "shown_s",
-        "step",
+        "blocks", "computed", "grain", "held", "ids", "index", "input", "keyed", "made", "output", "priority",
+        "shown", "shown_s", "step",
     )  # fmt: skip
 
     def __init__(self, index: int, input_: int, output: int, ids: Sequence[int] = (), grain: int = 1) -> None:
@@ -32,6 +32,7 @@ class Live:
         self.made = self.shown = self.computed = self.held = self.keyed = 0
         self.blocks: list[int] = []
         self.step = -1
+        self.priority = 0
         self.shown_s = 0.0
 
     @property
@@ -82,26 +83,19 @@ class State:
     """One server between steps: who waits, who runs in order of admission, and the blocks that are free.
 
     ``number`` counts steps. Requests whose ``step`` is not below ``upto`` are in a step on its way, so that another one
-    cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. The others are
-    SGLang's: the share of outputs that it keeps room for (``ratio``), whether it takes nobody until a request ends
-    (``full``), the prompt that it is in the middle of (``cut``), prompts that are not found yet, each with the tokens
-    that are made when it is (``unfound``), and steps that may be on their way (``sent``).
+    cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. Of a server that
+    decodes what another one prefills: ``parked`` requests have blocks, and their cache is on its way; ``asking``
+    requests have none yet. A server of ``prompts`` makes the first token of each request, and no other.
+
+    The others are SGLang's: the share of outputs that it keeps room for (``ratio``), whether it takes nobody until a
+    request ends (``full``), the prompt that it is in the middle of (``cut``), prompts that are not found yet, each with
+    the tokens that are made when it is (``unfound``), and steps that may be on their way (``sent``).
     """
 
     __slots__ = (
-        "cut",
-        "full",
-        "gained",
-        "number",
-        "pool",
-        "queries",
-        "ratio",
-        "running",
-        "sent",
-        "unfound",
-        "upto",
-        "waiting",
-    )
+        "asking", "cut", "full", "gained", "number", "parked", "pool", "prompts", "queries", "ratio", "running", "sent",
+        "unfound", "upto", "waiting",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool, queries: int = 1, gained: Callable[[], int] = lambda: 1) -> None:
         self.pool, self.queries, self.gained = pool, queries, gained
@@ -114,11 +108,15 @@ class State:
         self.cut: Live | None = None
         self.unfound: list[tuple[Live, int]] = []
         self.sent: dict[int, Batch] = {}
+        self.parked: list[Live] = []
+        self.asking: deque[Live] = deque()
+        self.prompts = False
 
     @property
     def load(self) -> int:
-        """Requests that wait or run."""
-        return len(self.waiting) + len(self.running) + (self.cut is not None)
+        """Requests that wait or run, or come from another server."""
+        coming = len(self.parked) + len(self.asking)
+        return len(self.waiting) + len(self.running) + (self.cut is not None) + coming
 
 
 class Policy(Protocol):
@@ -135,6 +133,19 @@ class Policy(Protocol):
 
     def refuses(self, live: Live, state: State) -> bool:
         """Whether a request can never run, since it is too long."""
+        ...
+
+
+class Receiver(Policy, Protocol):
+    """A policy of servers that decode what other servers prefill, ``max_running`` requests at once."""
+
+    @property
+    def max_running(self) -> int:
+        """The most requests that run."""
+        ...
+
+    def receives(self, live: Live, state: State) -> bool:
+        """Whether there is room for a request whose prompt is in the cache of another server."""
         ...
 
 
@@ -179,7 +190,12 @@ def add_decode(state: State, batch: Batch, live: Live, most: int, found: bool = 
 
 
 def add_spent(state: State, batch: Batch, live: Live) -> None:
-    """Put a request into a step that has all its tokens: it takes a place, and brings nothing."""
+    """Put a request into a step that has all its tokens: it takes a place, and brings nothing.
+
+    A server of prompts knows that a request ends with its first token.
+    """
+    if state.prompts:
+        return
     batch.spent.append(live)
     live.step = state.number
 
@@ -191,13 +207,19 @@ def send_back(state: State, batch: Batch, live: Live) -> None:
 
 
 def finish(state: State, live: Live) -> None:
-    """A request has all its tokens and leaves, wherever it is."""
+    """A request has all its tokens and leaves, wherever it is. A server of prompts keeps its blocks until `release`."""
     state.pool.publish(live)
-    state.pool.release(live)
-    state.full = False
+    if not state.prompts:
+        release(state, live)
     if live in state.running:
         state.running.remove(live)
     elif live in state.waiting:
         state.waiting.remove(live)
     if not state.load:
         state.ratio = None
+
+
+def release(state: State, live: Live) -> None:
+    """Take the blocks of a request that has left."""
+    state.pool.release(live)
+    state.full = False

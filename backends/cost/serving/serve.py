@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.server import Server
-from plandsl.backends.cost.serving.clock import step_clock
+from plandsl.backends.cost.deployments.transfer import Transfer
+from plandsl.backends.cost.serving.clock import Clock, step_clock
+from plandsl.backends.cost.serving.pools import Moves, Side, time_moves
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
@@ -18,22 +21,33 @@ from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.spec.plan import SplitSpec
 from plandsl.spec.scheduler import RouterName, SchedulerName
+
+SPREAD: dict[SchedulerName, RouterName] = {"vllm": "least_loaded", "sglang": "round_robin", "trtllm": "least_loaded"}
+"""How each engine deals requests to ranks that share them."""
+
+RANKS = 0.3
+"""SGLang's factor of `schedule-conservativeness` where ranks share requests."""
 
 
 def policy(name: SchedulerName, server: Server) -> Policy:
     """The scheduler ``name`` with the limits of the server's plan and its engine, the others by default.
 
-    A step has ``chunked_prefill`` tokens on each rank that shares requests, or the engine's ``step_tokens``.
+    A step has ``chunked_prefill`` tokens on each rank that shares requests, or the engine's ``step_tokens``. SGLang
+    divides the latter by the number of ranks, and its conservativeness by 10 / 3.
     """
-    plan, engine = server.plan, server.plan.effective_engine
-    budget = (plan.chunked_prefill or engine.step_tokens) * int(server.main.ways)
+    plan, engine, ways = server.plan, server.plan.effective_engine, int(server.main.ways)
+    budget = plan.chunked_prefill or engine.step_tokens
     limits: dict[str, Any] = dict(engine.scheduler.limits) if engine.scheduler_name == name else {}
     match name:
         case "vllm":
             lookahead = int(server.queries) - 1 if server.guesses and server.guesses.draft else 0
             return Vllm(budget, engine.max_requests, lookahead=lookahead, **limits)
         case "sglang":
+            if ways > 1:
+                budget = plan.chunked_prefill or max(engine.step_tokens // ways, 1)
+                limits["conservativeness"] = RANKS * limits.get("conservativeness", 1.0)
             return Sglang(chunk=budget, max_running=engine.max_requests, **limits)
         case "trtllm":
             return Trtllm(budget, engine.max_requests, **{"chunked": plan.chunked_prefill is not None} | limits)
@@ -70,7 +84,26 @@ def worker(
         caching=engine.scheduler.prefix_cache if caching is None else caching,
         in_flight=server.in_flight,
         acceptance=server.guesses.spec.acceptance if server.guesses else (),
+        ranks=int(server.main.ways),
+        spread=SPREAD[engine.scheduler_name],
     )
+
+
+def sides(pools: Sequence[Replicas], requests: Requests, clocks: Sequence[Clock]) -> tuple[Side, Side]:
+    """The servers of two pools. Where requests decode, nothing is known of prompts, as in SGLang."""
+    prefill, decode = pools
+    workers = [
+        worker(pool.one, requests, pool.plan.effective_engine.scheduler_name, caching)._replace(clock=clock)
+        for pool, caching, clock in zip(pools, (None, False), clocks, strict=True)
+    ]
+    return Side(workers[:1] * prefill.n, prefill.plan.router), Side(workers[1:] * decode.n, decode.plan.router)
+
+
+def moves(split: SplitSpec, pools: Sequence[Replicas], requests: Requests) -> Moves:
+    """How caches travel between two pools; SGLang asks for room before the prefill."""
+    prefill, decode = pools
+    early = decode.plan.effective_engine.scheduler_name == "sglang"
+    return time_moves(Transfer(split, prefill.memory, decode.memory), prefill, requests, early)
 
 
 def serve(

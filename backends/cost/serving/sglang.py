@@ -7,6 +7,7 @@ from typing import Literal
 from attrs import frozen
 
 from plandsl.backends.cost.serving.blocks import Pool
+from plandsl.backends.cost.serving.priorities import sort_waiting
 from plandsl.backends.cost.serving.scheduler import (
     Batch,
     Live,
@@ -27,6 +28,9 @@ START, LEAST, STEPS = 0.7, 0.14, 600
 AHEAD = 20
 """Tokens of each request that count as made when the ratio is set after a retraction, and for which prefixes go."""
 
+RESERVED = 512
+"""Tokens for which a server that decodes keeps room, for each request (`--num-reserved-decode-tokens`)."""
+
 MANY = 128
 """Requests that wait above which the queue is not sorted by cached prefixes."""
 
@@ -39,8 +43,9 @@ class Sglang:
     once they have ``prefill_tokens`` together. Decodes wait for it, unless ``mixed``: then they are in the step, and
     count. A prompt joins where free blocks hold it, a block, its output (at most `CLIP`) and a share of what the others
     still make; else nobody joins until a request leaves those that run. The share starts at ``0.7 conservativeness``,
-    and falls to 14 % of that in `STEPS` steps of decodes. ``order`` may sort the queue by what is known of the
-    prompts. A prompt is found when its step is over, or its next part is composed; an answer when it ends.
+    and falls to 14 % of that in `STEPS` steps of decodes. ``order`` may sort the queue by priority, or by what
+    is known of the prompts. A prompt is found when its step is over, or its next part is composed; an answer when it
+    ends.
 
     Where decodes lack blocks, requests with the fewest tokens made go back to the end of the queue, without the token
     that is on its way. ``capped``: requests end at their `max_new_tokens`, so that a step composed ahead knows which
@@ -53,7 +58,7 @@ class Sglang:
     max_joining: int = 1_000_000
     conservativeness: float = 1.0
     mixed: bool = False
-    order: Literal["fcfs", "longest_prefix"] = "fcfs"
+    order: Literal["fcfs", "priority", "longest_prefix"] = "fcfs"
     capped: bool = True
     ahead: bool = True
 
@@ -61,6 +66,12 @@ class Sglang:
         """Whether a request can never run: it joins where its tokens and a page leave a token at least."""
         pool = state.pool
         return live.input + live.output + state.queries - 1 + pool.size >= pool.total * pool.size
+
+    def receives(self, live: Live, state: State) -> bool:
+        """Whether the prompt has room, with `RESERVED` tokens of each request that is there or comes."""
+        pool, there = state.pool, len(state.running) + len(state.parked) + len(state.waiting)
+        needed = pool.count(live.input) * pool.size + min(RESERVED, live.output - 1)
+        return needed <= pool.free * pool.size - (RESERVED * there)
 
     @property
     def first_ratio(self) -> float:
@@ -165,7 +176,9 @@ class Sglang:
         return sum(_remaining(live) for live in state.running) * state.ratio
 
     def _sort(self, state: State) -> None:
-        if self.order == "longest_prefix" and 1 < len(state.waiting) <= MANY:
+        if self.order == "priority":
+            sort_waiting(state)
+        elif self.order == "longest_prefix" and 1 < len(state.waiting) <= MANY:
             pool = state.pool
             order = sorted(
                 state.waiting, key=lambda live: -min(len(pool.matched(live, whole=True)) * pool.size, live.target - 1)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from plandsl.backends.cost.serving.leaping import leap
+from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Gaps, Records, Steps
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Requests, find_turns
@@ -66,7 +67,7 @@ def simulate_steps(
     they are when a request arrives.
     """
     log = Log(len(requests.input))
-    replicas = [Replica(number, worker, log, seed) for number, worker in enumerate(workers)]
+    replicas = [replica(number, worker, log, seed) for number, worker in enumerate(workers)]
     _Run(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
     return _records(requests, log)
 
@@ -149,6 +150,14 @@ class _Run:
 
 def lives(requests: Requests) -> list[Live]:
     """Requests as servers hold them."""
+    found = _lives(requests)
+    if requests.priority is not None:
+        for live, priority in zip(found, requests.priority.tolist(), strict=True):
+            live.priority = priority
+    return found
+
+
+def _lives(requests: Requests) -> list[Live]:
     inputs, outputs, blocks = requests.input.tolist(), requests.output.tolist(), requests.blocks
     if blocks is None:
         return [Live(i, *lengths) for i, lengths in enumerate(zip(inputs, outputs, strict=True))]

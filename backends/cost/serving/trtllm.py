@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Literal
 
 from attrs import frozen
@@ -45,6 +46,13 @@ class Trtllm:
         """Whether a request can never run. One that is paused has a prompt with all that it made."""
         longest = live.input + (live.output if self.room == "max_utilisation" else 0)
         return (not self.chunked and longest > self.budget) or too_long(live, state)
+
+    def receives(self, live: Live, state: State) -> bool:
+        """Whether a request would be admitted if it waited."""
+        if self.room == "static_batch" and state.running:
+            return False
+        needed = state.pool.count(self._needed(live, state.queries))
+        return needed <= state.pool.free - self._reserved(state)
 
     def compose(self, state: State) -> Batch:
         """The next step."""
@@ -126,9 +134,9 @@ class Trtllm:
         return min(max(live.target, live.computed + queries * (2 if self.ahead else 1)), whole)
 
     def _reserved(self, state: State) -> int:
-        """Blocks that those which run have not yet, and may rely on."""
-        pool, running = state.pool, state.running
-        return sum(max(pool.count(self._needed(live, state.queries)) - live.held, 0) for live in running)
+        """Blocks that those which run, or come from another server, have not yet, and may rely on."""
+        pool, there = state.pool, chain(state.running, state.parked)
+        return sum(max(pool.count(self._needed(live, state.queries)) - live.held, 0) for live in there)
 
     def _waits_for_prefix(self, live: Live, pool: Pool, known: int, coming: set[int]) -> bool:
         """Whether what a request would compute first is being computed by another."""

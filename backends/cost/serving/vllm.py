@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from attrs import frozen
 
+from plandsl.backends.cost.serving.priorities import pick_victim, sort_waiting, take_out
 from plandsl.backends.cost.serving.scheduler import (
     Batch,
     Live,
@@ -31,6 +34,7 @@ class Vllm:
     Chunks of one prompt may be in steps that follow one another through the stages.
 
     Where a block is missing, the request admitted last goes back to the front of the queue, and nobody is admitted.
+    With ``order`` `priority` the queue is in that order, and the request of the lowest priority goes back.
     """
 
     budget: int = 8192
@@ -41,6 +45,7 @@ class Vllm:
     whole_prompt: bool = True
     watermark: float = 0.0
     lookahead: int = 0
+    order: Literal["fcfs", "priority"] = "fcfs"
     capped: bool = True
     ahead: bool = True
 
@@ -49,9 +54,15 @@ class Vllm:
         uncut = not self.chunked and live.input + live.output > self.budget
         return uncut or too_long(live, state, self.lookahead)
 
+    def receives(self, live: Live, state: State) -> bool:
+        """Whether the prompt of a request has room, as at admission."""
+        return state.pool.count(live.input) + self._spare(state) <= state.pool.free
+
     def compose(self, state: State) -> Batch:
         """The next step."""
         batch = empty()
+        if self.order == "priority":
+            sort_waiting(state)
         most = self._limit(state)
         left = self._continue(state, batch, most)
         if not batch.preempted:
@@ -81,11 +92,16 @@ class Vllm:
             tokens = min(queries if decodes else live.target - live.computed, most, left)
             needed = live.computed + tokens + self.lookahead
             while needed > live.held * pool.size and not pool.grow(live, needed):
-                last = running.pop()
+                place = len(running) - 1 if self.order == "fcfs" else pick_victim(running)
+                last = running.pop(place)
+                left += take_out(state, batch, last, queries) if place < at - 1 else 0
+                at -= place < at
                 send_back(state, batch, last)
                 state.waiting.appendleft(last)
                 if last is live:
-                    return 0
+                    break
+            if live.held * pool.size < needed:
+                continue
             if spent:
                 add_spent(state, batch, live)
             elif decodes:
@@ -94,6 +110,10 @@ class Vllm:
                 add_prompt(state, batch, live, tokens)
             left -= tokens
         return left
+
+    def _spare(self, state: State) -> int:
+        """Blocks that stay free when a request joins others; one block is the engine's own."""
+        return int(self.watermark * (state.pool.total + 1)) if state.running else 0
 
     def _admit(self, state: State, batch: Batch, most: int, left: int) -> None:
         """Requests that wait."""
@@ -110,8 +130,7 @@ class Vllm:
             tokens = min(tokens, left)
             slots = known + tokens + self.lookahead
             needed = max(live.target, slots) if self.whole_prompt else slots
-            spare = int(self.watermark * (pool.total + 1)) if state.running else 0  # one block is the engine's own
-            if pool.missing(hits, needed) + spare > pool.free:
+            if pool.missing(hits, needed) + self._spare(state) > pool.free:
                 return
             state.waiting.popleft()
             pool.claim(live, hits)

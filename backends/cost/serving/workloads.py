@@ -88,9 +88,16 @@ def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLO
         blocks=_blocks(drawn, kinds, block) if drawn.talks else None,
         session=drawn.session if drawn.talks else None,
         kind=drawn.kind if traffic.classes else None,
+        priority=_priorities(kinds, drawn.kind),
     )
     names = tuple(one.name for one in traffic.classes)
     return Load(requests, closed, think_s=drawn.think_s if drawn.talks else None, kinds=names)
+
+
+def _priorities(kinds: tuple[ClassSpec, ...], kind: Ints) -> Ints | None:
+    """The priority of each request; None where all are equal."""
+    each = np.array([one.priority for one in kinds], np.int64)
+    return each[kind] if len(set(each.tolist())) > 1 else None
 
 
 # ---- when requests, or conversations, start

@@ -9,7 +9,7 @@ from attrs import evolve
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from plandsl.answers.simulation import Figure, Simulation
+from plandsl.answers.simulation import Figure, Occupancy, Simulation
 from plandsl.answers.text.words import plain_table, requirement_table, show_token_rate
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
@@ -29,7 +29,9 @@ TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
 def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> None:
     """Print the whole report of one plan."""
     parts: list[RenderableType] = [_title(plan, found), Text(_served(found)), Text(), _times(found), Text()]
-    parts += [_held(found), Text()]
+    if found.prefill:
+        parts += [_held(found.prefill.occupancy, "a prefill server had"), Text()]
+    parts += [_held(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
     if found.requires:
         parts += [requirement_table(found.requires), Text()]
     print_lines(console, *parts, *_footnotes(found))
@@ -94,6 +96,8 @@ def _verdict(s: Simulation) -> Text:
 
 def _title(plan: PlanSpec, found: Simulation) -> Text:
     replicas = f", {found.replicas} replicas" if found.replicas > 1 else ""
+    if first := found.prefill:
+        replicas = f", {first.replicas} prefill and {found.replicas} decode server{'s' * (found.replicas > 1)}"
     gpus = f"{found.gpus} GPU{'s' if found.gpus > 1 else ''}"
     scheduler = SCHEDULERS[found.scheduler]
     return Text(found.plan, style="bold").append(
@@ -126,9 +130,8 @@ def show_figure(figure: Figure) -> str:
     return f"{show_time(figure.value)} +-{share:.0f} %" if share >= 10 else f"{show_time(figure.value)} +-{share:.2g} %"
 
 
-def _held(found: Simulation) -> RenderableType:
-    o = found.occupancy
-    table = plain_table("l", "r", "r", header=("a server had", "mean", "peak"))
+def _held(o: Occupancy, who: str) -> RenderableType:
+    table = plain_table("l", "r", "r", header=(who, "mean", "peak"))
     table.add_row("requests that run", f"{o.running[0]:.1f}", f"{o.running[1]:.0f}")
     table.add_row("requests that wait", f"{o.waiting[0]:.1f}", f"{o.waiting[1]:.0f}")
     table.add_row("blocks of KV cache", show_percent(o.kv_cache[0]), show_percent(o.kv_cache[1]))
@@ -143,5 +146,6 @@ def _footnotes(found: Simulation) -> Iterator[RenderableType]:
         yield Text(f"not checked here: {', '.join(found.unchecked)}", style="dim")
     said = f"{s.preemptions} preemptions; " if s.preemptions else ""
     spread = f", {ROUTERS[found.router]} ({found.router})" if found.replicas > 1 else ""
-    yield Text(f"{said}servers had a step {show_percent(found.occupancy.busy)} of the time{spread}", style="dim")
+    who = "decode servers" if found.prefill else "servers"
+    yield Text(f"{said}{who} had a step {show_percent(found.occupancy.busy)} of the time{spread}", style="dim")
     yield Text(f"times with their 95 % interval by batch means; seed {found.seed}", style="dim")

@@ -1,0 +1,103 @@
+"""Classes with priorities: who is taken first, and who goes back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plandsl.backends.cost.serving.pools import Side, simulate_pools
+from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.requests import Requests
+from plandsl.backends.cost.serving.scheduler import Policy
+from plandsl.backends.cost.serving.sglang import Sglang
+from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.backends.cost.serving.workloads import draw_requests
+from plandsl.driver import compile_text, open_text
+from tests.serving import Steady, Watched, read
+from tests.test_serving import Checked, flat, loads
+from tests.test_simulate_pools import moves
+
+
+def steps(policy: Policy, text: str, priorities: list[int], blocks: int = 100, block: int = 4) -> str:
+    names, requests = read(text, block)
+    watched = Watched(policy, names)
+    load = requests._replace(priority=np.array(priorities))
+    assert simulate([Worker(watched, Steady(), blocks, block)], load).served.all()
+    return " | ".join(watched.steps)
+
+
+def vllm(**limits: object) -> Vllm:
+    return Vllm(**{"budget": 100, "order": "priority", "ahead": False} | limits)
+
+
+@pytest.mark.parametrize(
+    ("policy", "text", "priorities", "blocks", "expected"),
+    [
+        # the lowest number first, and in the order of arrival among equals
+        (vllm(budget=4), "a 4+1, b 4+1, c 4+1, d 4+1", [1, 0, 1, 0], 100, "b4 | d4 | a4 | c4"),
+        (vllm(budget=4, order="fcfs"), "a 4+1, b 4+1, c 4+1, d 4+1", [1, 0, 1, 0], 100, "a4 | b4 | c4 | d4"),
+        # a running prompt keeps its place
+        (vllm(budget=4), "a 6+1, b 4+1 @0.5", [1, 0], 100, "a4 | a2 b2 | b2"),
+        # who has the highest number goes back, and finds its prompt when it returns
+        (vllm(), "a 4+5, b 4+5, c 4+2", [2, 0, 1], 5, "b4 c4 a4 | b c -a | b a1 | b a | b a | a"),
+        # whom a more important one needs blocks of leaves the step that it was in already
+        (vllm(), "a 4+6, b 3+6 @0.5", [1, 0], 3, "a4 | a b3 | a b | b -a | b | b | b | a3 | a | a"),
+        # nobody goes back for one that is less important
+        (vllm(), "a 4+6, b 3+6 @0.5", [0, 1], 3, "a4 | a b3 | a b | a -b | a | a | b5 | b | b | b"),
+        (Sglang(4, order="priority", ahead=False), "a 4+1, b 4+1, c 4+1", [1, 1, 0], 100, "c4 | a4 | b4"),
+    ],
+)  # fmt: skip
+def test_priorities_settle_who_comes_first(
+    policy: Policy, text: str, priorities: list[int], blocks: int, expected: str
+) -> None:
+    assert steps(policy, text, priorities, blocks) == expected
+
+
+@settings(max_examples=60)
+@given(
+    loads(), st.integers(5, 12), st.data(), st.integers(4, 30), st.integers(1, 6), st.booleans(), st.booleans(),
+    st.booleans(), st.sampled_from((0, 0, 2)), st.booleans(),
+)  # fmt: skip
+def test_requests_and_blocks_are_conserved(
+    load: Requests, blocks: int, data: st.DataObject, budget: int, running: int, caching: bool, capped: bool,
+    ahead: bool, guesses: int, pools: bool,
+) -> None:  # fmt: skip
+    n = len(load.input)
+    load = load._replace(priority=np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))))
+    checked = Checked(Vllm(budget, running, order="priority", capped=capped, ahead=ahead))
+    made = Worker(checked, Steady(seconds=flat), blocks, 4, caching, acceptance=(0.5,) * guesses)
+    if pools:
+        first = made._replace(policy=checked.policy)
+        then = first._replace(caching=False)
+        found = simulate_pools(Side([first]), Side([then]), load, moves(load))
+    else:
+        found = simulate([made], load)
+        assert checked.made == found.output[found.served].sum()
+        assert all(not live.held for live in checked.seen.values())
+    assert (found.served ^ (found.replica < 0)).all()
+
+
+WORKLOAD = """rate = 40 req/s, requests = 120
+  class batch { share = 70 %, input = 3000, output = 60, priority = 5 }
+  class chat { share = 30 %, input = 200, output = 20 }"""
+
+
+def test_the_priority_of_a_class_is_that_of_its_requests() -> None:
+    load = draw_requests(open_text(f"workload w {{ {WORKLOAD} }}").spec("workload", "w")).requests
+    assert (load.priority == np.where(load.kind == 0, 5, 0)).all()
+    equal = WORKLOAD.replace(", priority = 5", "")
+    assert draw_requests(open_text(f"workload w {{ {equal} }}").spec("workload", "w")).requests.priority is None
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_important_requests_wait_less(engine: str) -> None:
+    waits = []
+    for order in ("fcfs", "priority"):
+        text = f"engine = {engine} with {{ order = {order} }}, workload {{ {WORKLOAD} }}"
+        (made,) = compile_text(f"plan p {{ model = llama_3_1_8b, node = h100_1, {text} }}")
+        found = made.simulate().records
+        waits.append(found.ttft_s[found.kind == 1].mean())
+    assert waits[1] < 0.7 * waits[0]
