@@ -55,8 +55,8 @@ fmt: $(DEV)  ## format the code, and fix what ruff can fix
 tables: $(RUNTIME)  ## generate grammar/_tables.py from the grammar
 	$(BIN)/python -m plandsl.grammar.build
 
-bench: $(RUNTIME)  ## time the compiler
-	$(BIN)/python benchmarks/run.py
+bench: $(RUNTIME)  ## time the compiler and simulations
+	$(BIN)/python -m benchmarks.run
 
 accuracy: $(DEV)  ## DATA=FOLDER: errors on what fitting never saw, into docs/accuracy.md
 	$(BIN)/python -m benchmarks.accuracy '$(DATA)'

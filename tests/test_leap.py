@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.clock import Cost
@@ -14,7 +14,8 @@ from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.scheduler import Batch
-from plandsl.backends.cost.serving.simulate import simulate_steps
+from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
+from plandsl.backends.cost.serving.stream import stream
 from plandsl.backends.cost.serving.table import Pieces
 from plandsl.backends.cost.serving.vllm import Vllm
 
@@ -37,7 +38,8 @@ class Bent:
         return 0.5 + own + 0.2 * whole + 0.11 * admitted + 0.05 * n + 0.001 * total
 
     def cost(self, batch: Batch) -> Cost:
-        n, total = len(batch.decodes), sum(live.computed for live in batch.decodes)
+        every = [*batch.decodes, *batch.spent]
+        n, total = len(every), sum(live.computed for live in every)
         if not batch.prompts:
             return Cost((self.decode_pieces(n).at(total / n),))
         parts = [(piece.tokens, piece.before) for piece in batch.prompts]
@@ -87,9 +89,40 @@ def assert_same(fast: Records, plain: Records) -> None:
     one, other = (np.argsort(records.steps.replica, kind="stable") for records in (fast, plain))
     for name, a, b in zip(plain.steps._fields, fast.steps, plain.steps, strict=True):
         np.testing.assert_allclose(a[one], b[other], rtol=1e-9 if name.endswith("_s") else 0, err_msg=name)
-    np.testing.assert_allclose(pooled(fast), pooled(plain), rtol=1e-9)
+    np.testing.assert_allclose(pooled(fast), pooled(plain), rtol=1e-9, atol=1e-12)
 
 
+AT_ONCE = np.zeros(13)
+
+
+@example(  # preempted while nobody could join: then somebody can
+    [Vllm(3, 2, whole_prompt=False, ahead=False)],
+    Requests(AT_ONCE[:9], np.array([8, 3, 8, 3, 11, 24, 4, 10, 10]), np.array([10, 11, 16, 20, 1, 3, 17, 19, 5])),
+    20, 1, False, None, 4.0, 0.0,
+)  # fmt: skip
+@example(  # of one step, requests with one token end before those that decode
+    [Vllm(4, 3, whole_prompt=False, ahead=False)],
+    Requests(AT_ONCE, np.array([5, 8, 9, 14, 13, 17, 22, 22, 19, 24, 8, 22, 23]),
+             np.array([3, 1, 1, 1, 2, 3, 2, 1, 2, 2, 3, 3, 3])),
+    60, 1, False, 5, 4.0, 0.0,
+)  # fmt: skip
+@example(  # a prompt that comes back lacks one token after a part: it decodes
+    [Vllm(3, 2, whole_prompt=False, ahead=False)],
+    Requests(AT_ONCE[:2], np.array([2, 1]), np.array([18, 13])),
+    20, 1, False, None, 4.0, 0.0,
+)  # fmt: skip
+@example(  # a first token is delayed by those that run after the next step, which preempts
+    [Vllm(7, 2)],
+    Requests(np.zeros(19), np.array([23, 17, 10, 22, 4, 14, 18, 21, 13, 10, 8, 11, 12, 18, 22, 2, 23, 13, 9]),
+             np.array([3, 2, 2, 1, 1, 1, 1, 1, 1, 3, 2, 3, 2, 2, 3, 3, 2, 2, 2])),
+    20, 1, False, None, 4.0, 0.0,
+)  # fmt: skip
+@example(  # a request that does not fit gives its place in the loop on when it comes, amid the ends of others
+    [Vllm(21, 3, whole_prompt=False, ahead=False)],
+    Requests(np.zeros(22), np.array([5, 18, 17, 24, 1, 15, 19, 12, 5, 6, 9, 17, 22, 17, 11, 23, 9, 23, 13, 12, 22, 21]),
+             np.array([16, 8, 14, 4, 19, 2, 6, 14, 1, 10, 3, 20, 7, 18, 7, 17, 2, 2, 6, 12, 4, 13])),
+    21, 1, False, 5, 4.0, 0.0,
+)  # fmt: skip
 @given(
     st.lists(schedulers(), min_size=1, max_size=2), loads(), st.integers(20, 60), st.sampled_from((1, 3, 4, 16)),
     st.booleans(), st.sampled_from((None, None, 1, 5)), st.sampled_from((4.0, 15.5, 40.0)),
@@ -104,3 +137,30 @@ def test_servers_that_leap_equal_servers_that_step(
     fast = leap(workers, load, closed and Closed(closed), "round_robin", thinks)
     assume(fast is not None)
     assert_same(fast, simulate_steps(workers, load, closed and Closed(closed), think_s=thinks))
+
+
+def test_servers_with_stages_or_guesses_say_that_they_step() -> None:
+    load = Requests(np.zeros(3), np.full(3, 4), np.full(3, 9))
+    one = Worker(Vllm(8, 4), Bent(4.0, 0.02), 100)
+    assert simulate([one], load).leaps
+    assert not simulate([one._replace(in_flight=2)], load).leaps
+    assert not simulate([one._replace(acceptance=(0.5,))], load).leaps
+
+
+@given(schedulers(), loads(60), st.integers(20, 60), st.sampled_from((1, 4, 16)), st.booleans(), st.integers(1, 30))
+def test_requests_in_parts_are_served_as_all_at_once(
+    one: Vllm, load: Requests, tokens: int, block: int, caching: bool, part: int
+) -> None:
+    workers = [Worker(one, Bent(15.5, 0.02), -(-tokens // block), block, caching)] * 2
+    load = load._replace(session=None)
+    whole = leap(workers, load, None, "round_robin")
+    assume(whole is not None)
+    parts: list[dict[str, np.ndarray]] = []
+    refused = stream(workers, load, parts.append, part)
+    rows = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+    order = np.argsort(rows["request"])
+    assert rows["request"][order].tolist() == np.flatnonzero(whole.replica >= 0).tolist()
+    assert refused == (whole.replica < 0).sum()
+    for name, values in rows.items():
+        if name != "request":
+            np.testing.assert_array_equal(values[order], getattr(whole, name)[whole.replica >= 0], err_msg=name)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.percentiles import Figure, spread
-from plandsl.backends.cost.serving.records import Gaps, Records, Steps
+from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Requests
 from plandsl.backends.cost.serving.simulate import simulate
@@ -35,8 +35,10 @@ def records() -> Records:
         replica=np.array([0, 0, 0, -1]),
         itl_max_s=np.array([0.5, 3.0, 0.0, 0.0]),
         kind=None,
-        gaps=Gaps(np.array([0.5, 1.5, 3.0]), np.array([4, 2, 1])),
-        steps=Steps(ints, none, none, ints, ints, waiting=ints, running=ints, blocks=ints),
+        trail=Kept(
+            Gaps(np.array([0.5, 1.5, 3.0]), np.array([4, 2, 1])),
+            Steps(ints, none, none, ints, ints, waiting=ints, running=ints, blocks=ints),
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from plandsl.answers.rate import FoundRate
 from plandsl.answers.simulation import Figure, Simulation
 from plandsl.backends.cost.answers.simulation import Check, Run, Servers, build_servers, serve_plan
 from plandsl.backends.cost.deployments.build import Compiled
-from plandsl.backends.cost.serving.simulate import Tick
+from plandsl.backends.cost.serving.requests import Tick
 from plandsl.backends.cost.serving.summary import served_rate
 from plandsl.backends.cost.serving.workloads import REQUESTS
 from plandsl.diagnostics import Diagnostic, PlanError

@@ -14,13 +14,14 @@ from plandsl.answers.simulation import Figure, Occupancy, PrefillPool, Simulatio
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.replicas import Replicas
-from plandsl.backends.cost.serving.clock import Clock, ServerClock
+from plandsl.backends.cost.serving.clock import Clock, ServerClock, step_clock
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.pools import simulate_pools
 from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.requests import Tick
 from plandsl.backends.cost.serving.serve import moves, sides, worker
-from plandsl.backends.cost.serving.simulate import Tick, simulate
+from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -105,11 +106,11 @@ class Servers(NamedTuple):
 
 
 def build_servers(made: Compiled) -> Servers:
-    """The servers of a compiled plan."""
+    """The servers of a compiled plan. Those of two pools take each step by itself, and ask the cost model itself."""
     if made.spec.split is None:
         deployment = build_replicas(made)
-        return Servers(deployment, ServerClock(deployment.one))
-    prefill, decode = map(build_servers, made.pools)
+        return Servers(deployment, step_clock(deployment.one))
+    prefill, decode = (Servers(pool, ServerClock(pool.one)) for pool in map(build_replicas, made.pools))
     return decode._replace(prefill=prefill)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -177,3 +178,51 @@ class Pool:
                 self.free += 1
         live.blocks = []
         live.held = live.keyed = live.computed = 0
+
+
+class Freed:
+    """Free blocks by number: first those without content are taken, then the one that has been free the longest.
+
+    Those of a request that was preempted keep their content until they are taken: it finds what is left of them.
+    Blocks with content have positions, in the order in which they became free.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.plain = total
+        self._freed = self._front = 0
+        self._holes: list[tuple[int, int]] = []
+        self._kept: dict[int, tuple[int, int]] = {}
+
+    def take(self, blocks: int) -> None:
+        """So many blocks are used."""
+        self.plain -= blocks
+        if self.plain < 0:
+            self._front -= self.plain
+            self.plain = 0
+            while self._holes and self._holes[0][0] < self._front:
+                self._front += heappop(self._holes)[1]
+
+    def put(self, held: int, full: int) -> None:
+        """So many blocks are free, ``full`` of them with content."""
+        self.plain += held - full
+        self._freed += full
+
+    def keep(self, place: int, held: int, full: int) -> None:
+        """The same for a request that may come back."""
+        self.put(held, full)
+        self._kept[place] = self._freed, full
+
+    def found(self, place: int) -> int:
+        """Blocks that a request finds again."""
+        end, full = self._kept.get(place, (0, 0))
+        return max(min(full, end - self._front), 0)
+
+    def claim(self, place: int, blocks: int) -> None:
+        """A request uses the first ``blocks`` of its own again, which are the last ones by position."""
+        end, _ = self._kept.pop(place, (0, 0))
+        if blocks:
+            heappush(self._holes, (end - blocks, blocks))
+
+    def rename(self, names: Mapping[int, int]) -> None:
+        """Requests have other places; those without one are gone."""
+        self._kept = {names[place]: kept for place, kept in self._kept.items() if place in names}

@@ -10,6 +10,7 @@ Prompts share nothing here, so that blocks are counted: a request that decodes n
 
 from __future__ import annotations
 
+import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -17,7 +18,10 @@ from heapq import heappop, heappush
 from math import ceil, inf, sqrt
 from typing import NamedTuple
 
+from plandsl.backends.cost.serving.blocks import Freed
 from plandsl.backends.cost.serving.clock import Tabled
+from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.requests import OFTEN
 from plandsl.backends.cost.serving.table import Pieces
 from plandsl.backends.cost.serving.vllm import Vllm
 
@@ -55,7 +59,8 @@ class Load(NamedTuple):
     """Requests of one server: place by place ``input`` and ``output``, and ``times`` of arrival, in order.
 
     Where a request may wait for the end of another, ``first`` has pairs of a time and a place of those that do not, and
-    ``follow(place, end)`` has the same of who follows a request that ends; ``times`` is written then.
+    ``follow(place, end)`` has the same of who follows a request that ends; ``times`` is written then. ``tick``
+    hears how many requests are over.
     """
 
     times: list[float]
@@ -63,86 +68,31 @@ class Load(NamedTuple):
     output: list[int]
     first: list[tuple[float, int]]
     follow: Callable[[int, float], tuple[float, int] | None] | None = None
-
-
-class Memory:
-    """Free blocks: ``blank`` ones, which are used first, and those with content, in the order in which they are used.
-
-    Positions of the latter count from 0. Those of a request that was preempted keep their content until they are used:
-    it finds what is left of them.
-    """
-
-    def __init__(self, total: int, size: int) -> None:
-        self.blank, self.size = total, size
-        self._taken = self._used = self._freed = self._skipped = 0
-        self._holes: list[tuple[int, int]] = []
-        self._kept: dict[int, tuple[int, int]] = {}
-
-    def free(self, taken: int, held: int, full: int) -> None:
-        """``held`` blocks are free, ``full`` of them with content, after ``taken`` have been taken in all."""
-        self._advance(taken)
-        self._freed += full
-        self.blank += held - full
-
-    def keep(self, place: int, taken: int, held: int, full: int) -> None:
-        """Blocks of a request are free, ``full`` of them with content, the last one first."""
-        self.free(taken, held, full)
-        self._kept[place] = self._freed, full
-
-    def found(self, place: int, taken: int) -> int:
-        """Blocks that a request finds again, after ``taken`` have been taken in all."""
-        end, full = self._kept[place]
-        return max(min(full, end - self._front(taken)), 0)
-
-    def claim(self, place: int, blocks: int) -> None:
-        """A request uses the first ``blocks`` of its own again."""
-        end, _ = self._kept.pop(place)
-        if blocks:
-            heappush(self._holes, (end - blocks, blocks))
-
-    def _advance(self, taken: int) -> None:
-        """Blocks were taken, the blank ones first."""
-        more = taken - self._taken
-        blank = min(more, self.blank)
-        self.blank -= blank
-        self._used += more - blank
-        self._taken = taken
-
-    def _front(self, taken: int) -> int:
-        """The position of the block that is used next."""
-        self._advance(taken)
-        front = self._used + self._skipped
-        while self._holes and self._holes[0][0] <= front:
-            blocks = heappop(self._holes)[1]
-            self._skipped += blocks
-            front += blocks
-        return front
+    tick: Callable[[int], None] | None = None
 
 
 class Leaper:
     """Serves requests on one server."""
 
-    def __init__(
-        self,
-        policy: Vllm,
-        clock: Tabled,
-        blocks: int,
-        size: int,
-        caching: bool,
-        requests: Load,
-    ) -> None:
-        self.policy, self.clock, self.blocks, self.size, self.caching = policy, clock, blocks, size, caching
-        self.input, self.output = requests.input, requests.output
-        self.load = requests
+    def __init__(self, worker: Worker, load: Load) -> None:
+        assert isinstance(worker.policy, Vllm), "checked before"
+        assert isinstance(worker.clock, Tabled), "checked before"
+        self.policy, self.clock = worker.policy, worker.clock
+        self.blocks, self.size, self.caching = worker.blocks, worker.block, worker.caching
+        self.input, self.output = load.input, load.output
+        self.load = load
         self.track = Track(len(self.input))
-        self.memory = Memory(blocks, size)
+        self.memory = Freed(self.blocks)
         self.order: dict[int, None] = {}
         self.made: dict[int, int] = {}
         self.shown: dict[int, float] = {}
         self.front: list[int] = []
         self.ends: dict[int, list[int]] = {}
-        self.hist = [0] * (2 * size)
+        self.hist = [0] * (2 * self.size)
         self.late = -1
+        self.turned: set[int] = set()
+        self.streams = False
+        self.over = self.told = 0
         self.delays = [0.0] * len(self.input)
 
     def serve(self) -> Track:
@@ -159,7 +109,7 @@ class Leaper:
         engine_first, engine_each = clock.delay(0), clock.delay(1) - clock.delay(0)
         pieces: dict[int, Pieces] = {}
         queue: list[int] = []  # steps in which requests have their last token
-        n = contexts = running = taken = 0
+        n = contexts = running = 0
         free = total
         step = head = there = 0  # requests from head up to there wait
         now = end = 0.0
@@ -171,11 +121,11 @@ class Leaper:
         fresh: list[int] = []  # have their first token in the step before
         later, follow = self.load.first, self.load.follow
         came: list[int] = []
-        line: Sequence[int] = came if follow else range(len(times))
+        line: Sequence[int] = came if follow else range(sys.maxsize)
         if follow:
             coming = later[0][0] if later else inf
         else:
-            times = [*times, inf]
+            times.append(inf)
             coming = times[0]
         while True:
             if now >= end and (fresh or ending):
@@ -188,18 +138,10 @@ class Leaper:
                 ended += ending
                 ending = []
             if ended:
-                back = gone = full = 0
-                for place in ended:
-                    if place in order:
-                        del order[place]
-                        blocks = -(-(input_[place] + output[place] - 1) // size)
-                        back += blocks
-                        full += (input_[place] + output[place] - 1) // size
-                        gone += 1
-                    else:
-                        front.remove(place)
+                gone = len(order)
+                back = self._leave(ended)
+                gone -= len(order)
                 free += back
-                memory.free(taken, back, full)
                 running -= gone
                 changes.extend((step, -back, -gone, len(ended)))
                 ended = []
@@ -213,11 +155,16 @@ class Leaper:
                     coming = later[0][0] if later else inf
                 else:
                     coming = times[there]
+                    if coming == inf and self.streams:
+                        head, there, cut, late = self._refill((head, there, cut, late), (fresh, ending, ended))
+                        coming = times[there]
             waits = head < there or front
             if not waits and not n and cut < 0:
                 if now < end:
                     now = end if end <= coming else coming
                 elif coming == inf:
+                    if not follow:
+                        times.pop()
                     return track
                 else:
                     now = coming
@@ -280,23 +227,19 @@ class Leaper:
                 now = start + before if ahead else end
                 contexts += n * k
                 free -= grown
-                taken += grown
                 step += k
                 if ending:
                     if k > 1:
-                        back = full = 0
-                        for place in ending:
-                            if place in order:
-                                del order[place]
-                                back += -(-(input_[place] + output[place] - 1) // size)
-                                full += (input_[place] + output[place] - 1) // size
+                        memory.take(hist[residue])
+                        grown -= hist[residue]
+                        back = self._leave(ending)
                         free += back
-                        memory.free(taken - grown + hist[residue], back, full)
                         running -= len(ending)
                         changes.extend((step - k + 1, -back, -len(ending), len(ending)))
                     else:
                         ended = ending
                     ending = []
+                memory.take(grown)
                 if queue[0] < step:
                     ending = ends.pop(heappop(queue))
                     n -= len(ending)
@@ -313,11 +256,10 @@ class Leaper:
                 grown = hist[step % size]
                 if grown > free:
                     preempted = True
-                    had_free, had_running = free, len(order)
-                    gone_n, gone_contexts, free, lost = self._preempt(step, end, free, (cut, cut_done), ending, taken)
+                    had_running = len(order)
+                    gone_n, gone_contexts, free, lost = self._preempt(step, end, free, (cut, cut_done), ending)
                     n -= gone_n
                     contexts -= gone_contexts
-                    grown = had_free + lost - free
                     changed -= lost
                     running -= had_running - len(order)
                     joining -= had_running - len(order)
@@ -325,7 +267,7 @@ class Leaper:
                         cut = -1
                 else:
                     free -= grown
-                taken += grown
+                    memory.take(grown)
                 left -= n
             admitted = 0
             if cut >= 0:
@@ -338,7 +280,7 @@ class Leaper:
                 if needed > free:
                     preempted = True
                     del order[cut]
-                    self._send_back(cut, taken, held, cut_done)
+                    self._send_back(cut, held, cut_done // size)
                     free += held
                     changed -= held
                     running -= 1
@@ -346,7 +288,7 @@ class Leaper:
                     cut = -1
                 else:
                     free -= needed
-                    taken += needed
+                    memory.take(needed)
                     changed += needed
                     parts.append((tokens, cut_done))
                     left -= tokens
@@ -364,7 +306,7 @@ class Leaper:
                         break
                     if front:
                         place = front[-1]
-                        hits = memory.found(place, taken) if caching else 0
+                        hits = memory.found(place) if caching else 0
                         known = hits * size
                         target = input_[place] + made.get(place, 0)
                     else:
@@ -387,7 +329,7 @@ class Leaper:
                         head += 1
                         admitted_s[place] = now
                     free -= held
-                    taken += held - hits
+                    memory.take(held - hits)
                     changed += held
                     order[place] = None
                     running += 1
@@ -435,6 +377,7 @@ class Leaper:
                 late = self.late = -1
             for place in lasting:
                 had = made.get(place, 0) if made else 0
+                self.turned.discard(place)
                 if had:
                     track.gaps.append((step, place, end - self.shown[place]))
                 else:
@@ -446,6 +389,7 @@ class Leaper:
                 if stop == step:
                     ending.append(place)
                     if had:
+                        self.over += 1
                         track.finish[place] = end + self.delays[place]
                     continue
                 n += 1
@@ -462,6 +406,7 @@ class Leaper:
                 over = ending
             if cut in made and input_[cut] + made[cut] == cut_done + 1:  # one token is missing: from now on it decodes
                 late = self.late = cut
+                self.turned.add(cut)
                 had = made[cut] = made[cut] - 1
                 joined[cut], target_of[cut] = step, cut_done
                 stop = last_of[cut] = step + output[cut] - had - 1
@@ -478,6 +423,10 @@ class Leaper:
                 cut = -1
             step += 1
 
+    def _refill(self, places: tuple[int, int, int, int], lists: Sequence[list[int]]) -> tuple[int, int, int, int]:
+        """Fetch more requests, where they come in parts: then the ``places`` and ``lists`` of the others change."""
+        raise AssertionError("all requests are there")
+
     def _show_first(self, fresh: list[int], step: int, end: float, delay: float) -> None:
         """Requests have their first token in ``step``, some also their last, after a ``delay``."""
         track, delays = self.track, self.delays
@@ -485,6 +434,7 @@ class Leaper:
             delays[place] = delay
             track.first[place] = end + delay
             if track.last[place] == step:
+                self.over += 1
                 track.finish[place] = end + delay
 
     def _end(self, ending: list[int], step: int, end: float) -> int:
@@ -498,6 +448,10 @@ class Leaper:
             hist[residue] -= 1
             hist[residue + size] -= 1
             finish[place] = end + delays[place]
+        self.over += len(ending)
+        if self.load.tick and self.over // OFTEN > self.told:
+            self.told = self.over // OFTEN
+            self.load.tick(self.told * OFTEN)
         return contexts
 
     def _follow(self, over: list[int]) -> float:
@@ -510,7 +464,7 @@ class Leaper:
         return load.first[0][0] if load.first else inf
 
     def _preempt(
-        self, step: int, end: float, free: int, cut: tuple[int, int], ending: list[int], taken: int
+        self, step: int, end: float, free: int, cut: tuple[int, int], ending: list[int]
     ) -> tuple[int, int, int, int]:
         """Compose a step whose decodes lack blocks: as `Vllm` does, in the order of admission.
 
@@ -527,30 +481,47 @@ class Leaper:
                 continue
             while not free:
                 last, _ = order.popitem()
-                unknown = 0  # a token on its way, without which a block is not found
                 if last == cut[0]:
-                    held, computed = -(-cut[1] // size), cut[1]
-                elif last in over:
-                    computed = self.input[last] + self.output[last] - 1
-                    held = -(-computed // size)
+                    held, full = -(-cut[1] // size), cut[1] // size
                 else:
-                    decoded = step - 1 - joined[last]
-                    unknown = int(self.policy.ahead and decoded > 0)
-                    computed = target[last] + decoded
-                    held = -(-computed // size)
-                    gone += 1
-                    contexts += computed + 1
-                    self._leave(last, step, end)
-                self._send_back(last, taken, held, computed - unknown)
+                    computed = target[last] + step - 1 - joined[last]
+                    held, full = -(-computed // size), self._known(last, step - 1) // size
+                    if last not in over:
+                        gone += 1
+                        contexts += computed + 1
+                        self._stop(last, step, end)
+                self._send_back(last, held, full)
                 free += held
                 lost += held
                 if last == place:
                     return gone, contexts, free, lost
             free -= 1
-            taken += 1
+            self.memory.take(1)
         return gone, contexts, free, lost
 
-    def _leave(self, place: int, step: int, end: float) -> None:
+    def _known(self, place: int, step: int) -> int:
+        """Tokens of a request whose content was known when ``step`` was composed, the last one that it was in."""
+        since, tokens = self.track.joined[place], self.track.target[place]
+        if not self.policy.ahead:
+            return tokens + step - since
+        return tokens + max(step - 1 - since, int(place in self.turned and step > since), 0)
+
+    def _leave(self, ended: list[int]) -> int:
+        """Requests that have their last token leave, wherever they are. Blocks that are free then."""
+        size, input_, output, order, memory = self.size, self.input, self.output, self.order, self.memory
+        back = 0
+        for place in ended:
+            if place in order:
+                del order[place]
+                tokens = input_[place] + output[place] - 1
+                held = -(-tokens // size)
+                back += held
+                memory.put(held, tokens // size)
+            else:
+                self.front.remove(place)
+        return back
+
+    def _stop(self, place: int, step: int, end: float) -> None:
         """A request that decodes is not in ``step``; its last token is there at ``end``."""
         track, size = self.track, self.size
         since, tokens, stop = track.joined[place], track.target[place], track.last[place]
@@ -563,8 +534,8 @@ class Leaper:
         self.hist[residue] -= 1
         self.hist[residue + size] -= 1
 
-    def _send_back(self, place: int, taken: int, held: int, computed: int) -> None:
-        """A request gives its blocks back, ``computed`` tokens with keys, and waits in front of all others."""
+    def _send_back(self, place: int, held: int, full: int) -> None:
+        """A request gives its blocks back, ``full`` of them with content, and waits in front of all others."""
         self.track.preemptions[place] += 1
         self.front.append(place)
-        self.memory.keep(place, taken, held, computed // self.size)
+        self.memory.keep(place, held, full)

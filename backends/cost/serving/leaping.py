@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heapify
 
 import numpy as np
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from plandsl.backends.cost.serving.clock import Tabled
 from plandsl.backends.cost.serving.leap import Leaper, Load, Stuck, Track
-from plandsl.backends.cost.serving.records import Gaps, Records, Steps
+from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests, find_turns
-from plandsl.backends.cost.serving.unroll import Unrolled, unroll
+from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests, Tick, find_turns, shares_blocks
+from plandsl.backends.cost.serving.unroll import Path, Paths
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.spec.scheduler import RouterName
 
@@ -24,37 +24,57 @@ def leap(
     closed: Closed | None,
     by: RouterName,
     think_s: Floats | None = None,
+    tick: Tick | None = None,
 ) -> Records | None:
     """What becomes of ``requests``; None where a step depends on more than servers that leap keep.
 
     Servers take turns, so that each has its share from the start, or there is one; prompts share no blocks.
     """
-    waits = closed is not None or (requests.session is not None and bool((requests.session >= 0).any()))
-    shared = requests.blocks is not None and bool(len(requests.blocks.ids))
-    if shared or not all(map(_leaps, workers)) or (len(workers) > 1 and (by != "round_robin" or waits)):
+    if not can_leap(workers, requests, closed, by):
         return None
+    follow = waits(requests, closed)
     count = len(requests.input)
-    order = np.arange(count) if waits else np.argsort(requests.arrival_s, kind="stable")
+    order = np.arange(count) if follow else np.argsort(requests.arrival_s, kind="stable")
     replica, arrival = np.full(count, -1), requests.arrival_s.astype(np.float64)
-    shares, tracks = [], []
+    shares: list[Ints] = []
+    tracks: list[Track] = []
     try:
         for number, worker in enumerate(workers):
+            told = None if tick is None else _count_on(tick, sum(map(len, shares)), count)
             share = order[number :: len(workers)]
             fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
+            if closed is not None and not fits.all():
+                return None  # a place in the loop is given on when such a request comes, amid the ends of others
             replica[share[fits]] = number
-            if waits:
-                load = _turns(requests, closed, think_s, fits)
+            if follow:
+                load = _turns(requests, closed, think_s, fits)._replace(tick=told)
             else:
                 share = share[fits]
                 columns = arrival, requests.input, requests.output
                 times, inputs, outputs = (column[share].tolist() for column in columns)
-                load = Load(times, inputs, outputs, first=[])
+                load = Load(times, inputs, outputs, first=[], tick=told)
             shares.append(share)
-            tracks.append(_leaper(worker, load).serve())
+            tracks.append(Leaper(worker, load).serve())
             arrival[share] = load.times
     except Stuck:
         return None
     return _records(requests._replace(arrival_s=arrival), workers, shares, tracks=tracks, replica=replica)
+
+
+def can_leap(workers: Sequence[Worker], requests: Requests, closed: Closed | None, by: RouterName) -> bool:
+    """Whether each server knows its requests from the start, or is alone, and leaps; and prompts share no blocks."""
+    apart = len(workers) == 1 or (by == "round_robin" and not waits(requests, closed))
+    return apart and not shares_blocks(requests) and all(map(_leaps, workers))
+
+
+def waits(requests: Requests, closed: Closed | None) -> bool:
+    """Whether a request may wait for the end of another."""
+    return closed is not None or (requests.session is not None and bool((requests.session >= 0).any()))
+
+
+def _count_on(tick: Tick, before: int, count: int) -> Callable[[int], None]:
+    """``tick`` as a server hears it, ``before`` requests having been served by others."""
+    return lambda over: tick(before + over, count)
 
 
 def _turns(requests: Requests, closed: Closed | None, think_s: Floats | None, fits: NDArray[np.bool_]) -> Load:
@@ -96,12 +116,6 @@ def _turns(requests: Requests, closed: Closed | None, think_s: Floats | None, fi
     return Load(times, requests.input.tolist(), requests.output.tolist(), heap, follow)
 
 
-def _leaper(worker: Worker, load: Load) -> Leaper:
-    assert isinstance(worker.policy, Vllm), "checked before"
-    assert isinstance(worker.clock, Tabled), "checked before"
-    return Leaper(worker.policy, worker.clock, worker.blocks, worker.block, caching=worker.caching, requests=load)
-
-
 def _leaps(worker: Worker) -> bool:
     """Whether a server composes its steps in a way that can be foreseen until the next event."""
     p = worker.policy
@@ -116,16 +130,15 @@ def _records(
     requests: Requests, workers: Sequence[Worker], shares: Sequence[Ints], tracks: Sequence[Track], replica: Ints
 ) -> Records:
     count, arrival = len(replica), requests.arrival_s
-    unrolled = [
-        unroll(track, arrival[replica == number], number, size=worker.block, ahead=worker.policy.ahead)
-        for number, (worker, track) in enumerate(zip(workers, tracks, strict=True))
-    ]
     admitted, first, finish = (np.full(count, np.nan) for _ in range(3))
     preemptions, longest = np.zeros(count, np.int64), np.zeros(count)
-    for share, track, one in zip(shares, tracks, unrolled, strict=True):
+    paths = []
+    for number, (worker, share, track) in enumerate(zip(workers, shares, tracks, strict=True)):
+        mine = arrival[replica == number]
+        path = Path.of(track, mine, number=number, size=worker.block, ahead=worker.policy.ahead)
         admitted[share], first[share], finish[share] = track.admitted, track.first, track.finish
-        preemptions[share], longest[share] = track.preemptions, one.longest
-    steps, gaps = _merge(unrolled)
+        preemptions[share], longest[share] = track.preemptions, path.longest(len(share))
+        paths.append(path)
     return Records(
         arrival_s=arrival,
         admitted_s=admitted,
@@ -138,17 +151,5 @@ def _records(
         replica=replica,
         itl_max_s=longest,
         kind=requests.kind,
-        gaps=gaps,
-        steps=steps,
+        trail=Paths(tuple(paths)),
     )
-
-
-def _merge(unrolled: Sequence[Unrolled]) -> tuple[Steps, Gaps]:
-    """Steps of all servers in the order in which they were composed, and gaps in the order in which they end."""
-    if len(unrolled) == 1:
-        return unrolled[0].steps, unrolled[0].gaps
-    steps = [np.concatenate(columns) for columns in zip(*(one.steps for one in unrolled), strict=True)]
-    order = np.lexsort((steps[0], np.concatenate([one.composed for one in unrolled])))
-    gaps = [np.concatenate(columns) for columns in zip(*(one.gaps for one in unrolled), strict=True)]
-    ends = np.argsort(np.concatenate([one.gap_ends for one in unrolled]), kind="stable")
-    return Steps(*(column[order] for column in steps)), Gaps(*(column[ends] for column in gaps))

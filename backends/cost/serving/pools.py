@@ -22,10 +22,10 @@ from plandsl.backends.cost.deployments.transfer import Transfer
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
+from plandsl.backends.cost.serving.requests import Closed, Floats, Requests, Tick
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live, Receiver, State, release
-from plandsl.backends.cost.serving.simulate import ARRIVE, END, Tick, _records, _Run
+from plandsl.backends.cost.serving.simulate import ARRIVE, END, _records, _Run
 from plandsl.spec.scheduler import RouterName
 
 MOVED = -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,33 @@ class Steps(NamedTuple):
     blocks: Ints
 
 
+class Trail(Protocol):
+    """What servers did, step by step; what is asked for may be made anew each time, since there are many steps."""
+
+    @property
+    def gaps(self) -> Gaps:
+        """Times between tokens."""
+        ...
+
+    @property
+    def steps(self) -> Steps:
+        """All steps."""
+        ...
+
+    @property
+    def leaps(self) -> bool:
+        """Whether servers took steps at once where their requests stayed the same; else each step by itself."""
+        ...
+
+
+class Kept(NamedTuple):
+    """A `Trail` as it was written down."""
+
+    gaps: Gaps
+    steps: Steps
+    leaps: bool = False
+
+
 class Records(NamedTuple):
     """One number for each request and field, in the order of `Requests`; times in seconds, NaN where there is none.
 
@@ -60,10 +87,24 @@ class Records(NamedTuple):
     replica: Ints
     itl_max_s: Floats
     kind: Ints | None
-    gaps: Gaps
-    steps: Steps
+    trail: Trail
     prefill_replica: Ints | None = None
     transfer_s: Floats | None = None
+
+    @property
+    def gaps(self) -> Gaps:
+        """Times between the tokens that users see, pooled."""
+        return self.trail.gaps
+
+    @property
+    def steps(self) -> Steps:
+        """All steps of all servers."""
+        return self.trail.steps
+
+    @property
+    def leaps(self) -> bool:
+        """Whether servers took steps at once where their requests stayed the same; else each step by itself."""
+        return self.trail.leaps
 
     @property
     def served(self) -> NDArray[np.bool_]:

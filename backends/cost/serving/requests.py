@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,6 +10,11 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+Tick: TypeAlias = Callable[[int, int], None]
+"""Hears how many requests are over, of how many."""
+
+OFTEN = 64
+"""Requests between two calls of a `Tick`."""
 
 
 class Hashes(NamedTuple):
@@ -56,6 +62,11 @@ def share_prefix(requests: Requests, tokens: int) -> Requests:
     starts = np.concatenate(([0], np.cumsum(common)))
     ids = np.arange(starts[-1]) - np.repeat(starts[:-1], common)
     return requests._replace(blocks=Hashes(starts, ids, 1))
+
+
+def shares_blocks(requests: Requests) -> bool:
+    """Whether prompts may share blocks."""
+    return requests.blocks is not None and len(requests.blocks.ids) > 0
 
 
 def find_turns(requests: Requests) -> tuple[list[int], list[int]]:

@@ -5,29 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from heapq import heappop, heappush
-from typing import TypeAlias
 
 import numpy as np
 
 from plandsl.backends.cost.serving.leaping import leap
 from plandsl.backends.cost.serving.ranks import replica
-from plandsl.backends.cost.serving.records import Gaps, Records, Steps
+from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Requests, find_turns
+from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Requests, Tick, find_turns
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live
 from plandsl.spec.scheduler import RouterName
 
 END, ARRIVE, COMPOSE = range(3)
 """Events, in the order in which those of one moment happen: so a step has everyone who is there when it starts."""
-
-Tick: TypeAlias = Callable[[int, int], None]
-"""Hears how many requests are over, of how many."""
-
-OFTEN = 64
-"""Requests between two calls of a `Tick`."""
 
 
 def simulate(
@@ -43,10 +36,9 @@ def simulate(
 
     ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request; None: 0.
 
-    Steps between two events are taken at once where servers can (`leap`), too fast for a ``tick``, else one
-    by one.
+    Steps between two events are taken at once where servers can (`leap`), else one by one.
     """
-    found = leap(workers, requests, closed, by, think_s)
+    found = leap(workers, requests, closed, by=by, think_s=think_s, tick=tick)
     if found is not None:
         return found
     return simulate_steps(workers, requests, closed, by=by, seed=seed, think_s=think_s, tick=tick)
@@ -183,15 +175,17 @@ def _records(requests: Requests, log: Log) -> Records:
         replica=np.array(log.replica),
         itl_max_s=np.array(log.longest),
         kind=requests.kind,
-        gaps=Gaps(gaps, np.array(log.counts, np.int64)),
-        steps=Steps(
-            replica=number,
-            start_s=start,
-            end_s=end,
-            prompt_tokens=tokens,
-            decodes=decodes,
-            waiting=waiting,
-            running=running,
-            blocks=blocks,
+        trail=Kept(
+            Gaps(gaps, np.array(log.counts, np.int64)),
+            Steps(
+                replica=number,
+                start_s=start,
+                end_s=end,
+                prompt_tokens=tokens,
+                decodes=decodes,
+                waiting=waiting,
+                running=running,
+                blocks=blocks,
+            ),
         ),
     )
