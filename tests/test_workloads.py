@@ -398,8 +398,7 @@ def test_any_load_is_in_order_and_of_the_size_asked_for(load: WorkloadSpec) -> N
     assert load.traffic is not None
     try:
         found = draw_requests(load)
-    except PlanError as error:
-        assert "arrives within its duration" in str(error)
+    except PlanError:  # no request arrives within it
         assert load.traffic.duration is not None
         return
     requests, n = found.requests, len(found.requests.input)

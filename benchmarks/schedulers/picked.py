@@ -6,7 +6,6 @@ from typing import Any
 
 from benchmarks.schedulers.scenes import Scene
 
-
 _SERVER = ("blocks", "block", "caching", "stages", "guesses", "priorities")
 
 
