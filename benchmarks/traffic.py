@@ -21,12 +21,13 @@ from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.requests import Closed, Ints, Requests
-from plandsl.backends.cost.serving.serve import Scheduler, serve
+from plandsl.backends.cost.serving.serve import serve
 from plandsl.backends.cost.serving.summary import summarise
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_has
+from plandsl.spec.scheduler import SchedulerName
 
-SCHEDULERS: dict[str, Scheduler] = {
+SCHEDULERS: dict[str, SchedulerName] = {
     "vllm": "vllm",
     "vllm_rocm": "vllm",
     "sglang": "sglang",

@@ -12,7 +12,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.schema import Reader
-from plandsl.spec.plan import RequireSpec
+from plandsl.spec.plan import TIMES, RequireSpec
 from plandsl.units import BYTES, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension, Quantity
 
 TOKENS = Dimension(token=1)
@@ -47,9 +47,6 @@ METRICS = {
     "cost": Metric((MONEY,), "money per million output tokens", "0.50 USD"),
 }
 """The names usable in `require`, for every load, and as goals of a search."""
-
-PERCENTILES = ("ttft", "tpot", "latency")
-"""Metrics that have percentiles over requests, as in `p99(ttft)`."""
 
 OVER_REQUESTS = {"goodput": Metric((REQUEST_RATE,), "requests per second", "10 req/s")}
 """The names usable in `require` where requests arrive over time."""
@@ -111,8 +108,8 @@ def read_metric(expr: s.Expr) -> Asked | None:
     if found is None or not isinstance(expr, s.Call):
         return None
     inner = expr.args[0] if len(expr.args) == 1 and not expr.kwargs and expr.body is None else None
-    if not isinstance(inner, s.Ref) or inner.name not in PERCENTILES:
-        hint = f"`p99(ttft)`; {', '.join(f'`{name}`' for name in PERCENTILES)} have percentiles"
+    if not isinstance(inner, s.Ref) or inner.name not in TIMES:
+        hint = f"`p99(ttft)`; {', '.join(f'`{name}`' for name in TIMES)} have percentiles"
         raise Wrong("E216", f"`{expr.func.text}` needs a time of requests", expr.span, hint=hint)
     return Asked(inner.name, int(found[1]) + int(found[2] or 0) / 10)
 

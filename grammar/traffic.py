@@ -14,12 +14,13 @@ from plandsl.grammar.requires import read_requirements
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.workloads import EXAMPLES
 from plandsl.limits import MAX_CLASSES, MAX_DIMENSION
+from plandsl.spec.plan import TIMES
 from plandsl.spec.traffic import ClassSpec, Distribution, Lengths, SessionsSpec, TraceSpec, TrafficSpec
 from plandsl.traces import ENDINGS, FORMATS
 from plandsl.units import NUMBER, TIME
 
 CLASS = ("share", "input", "output", "rate", "sessions", "priority")
-LATENCIES = ("ttft", "tpot", "latency", "goodput")
+LATENCIES = (*TIMES, "goodput")
 """Fields of a class, and the metrics that it can require."""
 
 MAX_SEED = 2**63 - 1

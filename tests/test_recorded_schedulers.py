@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plandsl.backends.cost.serving.replica import Worker
@@ -57,6 +58,8 @@ class Noted:
 def test_a_policy_composes_what_its_engine_composed(engine: str, scene: dict[str, Any]) -> None:
     block, stages = scene.get("block", 4), scene.get("stages", 1)
     names, requests = read(scene["requests"], block)
+    if "priorities" in scene:
+        requests = requests._replace(priority=np.array(scene["priorities"]))
     noted = Noted(POLICIES[engine](**scene["limits"]), names)
     worker = Worker(
         policy=noted,

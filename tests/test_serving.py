@@ -99,10 +99,10 @@ def policies(draw: st.DrawFn) -> Policy:
     match draw(st.sampled_from(("vllm", "sglang", "trtllm"))):
         case "vllm":
             spare, long = draw(st.sampled_from((0.0, 0.2))), draw(st.sampled_from((0, 5)))
-            known, more = draw(st.booleans()), draw(st.sampled_from((0, 2)))
+            known, more, wide = draw(st.booleans()), draw(st.sampled_from((0, 2))), draw(st.booleans())
             return Vllm(
-                tokens, running, flag, long, whole_prompt=other, watermark=spare, lookahead=more, capped=known,
-                ahead=ahead,
+                tokens, running, flag, long, adaptive=wide, whole_prompt=other, watermark=spare, lookahead=more,
+                capped=known, ahead=ahead,
             )  # fmt: skip
         case "sglang":
             bold = draw(st.sampled_from((0.0, 0.5, 1.0)))

@@ -103,6 +103,22 @@ def test_classes_keep_their_own_requirements() -> None:
 
 def test_what_a_run_cannot_check_is_said() -> None:
     assert plan(more="require memory <= 95 %").simulate(5).simulation.unchecked == ("memory <= 95 %",)
+    one = LOAD.replace("output = 20", "output = 1")
+    lone = plan(one, "require tpot <= 1 us and ttft <= 9 s").simulate(5).simulation
+    assert (lone.unchecked, [r.text for r in lone.requires], lone.ok) == (("tpot <= 1 us",), ["ttft <= 9 s"], True)
+    rare = """rate = 20 req/s, requests = 5
+      class all { share = 99.999 %, input = 9, output = 9 }
+      class none { share = 0.001 %, input = 9, output = 9, require ttft <= 1 us }"""
+    found = plan(rare).simulate().simulation
+    assert (found.unchecked, found.ok) == (("ttft <= 1 us (none)",), True)
+
+
+def test_a_class_whose_requests_are_refused_misses_what_it_requires() -> None:
+    load = """rate = 20 req/s, requests = 30
+      class short { share = 50 %, input = 100, output = 10 }
+      class long { share = 50 %, input = 100, output = 900_000, require ttft <= 9 s }"""
+    (told,) = plan(load).simulate().simulation.requires
+    assert not told.ok
 
 
 def test_turns_come_after_the_user_has_thought() -> None:

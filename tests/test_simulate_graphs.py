@@ -33,8 +33,10 @@ def test_each_engine_captures_its_own_sizes() -> None:
     vllm = graphs_of(server("vllm with { graph_sizes = vllm }")).decodes
     assert vllm[:6] == (1, 2, 4, 8, 16, 24)
     assert vllm[-3:] == (480, 496, 512)
-    few = graphs_of(server("vllm with { graph_sizes = vllm, max_requests = 20 }")).decodes
-    assert few[-1] == 40
+    few = graphs_of(server("vllm with { graph_sizes = vllm, max_requests = 21, step_tokens = 30 }")).decodes
+    assert few == (1, 2, 4, 8, 16, 21, 24, 30), "as many as run, and the budget, have graphs"
+    blackwell = graphs_of(server("vllm with { graph_sizes = vllm }", "node = b200_8")).decodes
+    assert blackwell[-2:] == (1008, 1024)
     sglang = graphs_of(server("sglang with { graph_sizes = sglang }")).decodes
     assert sglang[:8] == (1, 2, 4, 8, 12, 16, 24, 32)
     assert sglang[-1] == 256
@@ -48,6 +50,9 @@ def test_guesses_are_tokens_of_a_graph() -> None:
     more = "node = h100_1, speculate { draft = none, tokens = 2, acceptance = 50 % }"
     assert graphs_of(server("vllm with { graph_sizes = [1, 4, 12] }", more)).decodes == (1, 2, 4)
     assert graphs_of(server("sglang with { graph_sizes = [1, 4, 12] }", more)).decodes == (1, 4, 12)
+    own = graphs_of(server("vllm with { graph_sizes = vllm, max_requests = 10 }", more))
+    assert own.decodes == (1, 2, 4, 8, 10, 16), "those of a multiple of three tokens"
+    assert own.mixed == (1, 2, 3, 4, 6, 8, 12, 16, 24, 30, 32, 40, 48, 56)
 
 
 @given(st.integers(1, 90), st.integers(0, 90), st.integers(1, 4))

@@ -155,6 +155,17 @@ def test_a_request_too_long_for_one_of_the_pools_is_refused() -> None:
         found = served(at(0.0, 1.0, size=(8, 300)), blocks=50, early=early)
         assert not found.served.any()
         assert found.replica.tolist() == [-1, -1]
+        lone = served(at(0.0, 1.0, size=(300, 1)), blocks=50, early=early)
+        assert lone.served.all(), "with one token it never comes to the pool that is too small"
+
+
+def test_a_pool_that_decodes_bounds_no_prompt() -> None:
+    """TensorRT-LLM computes a prompt there only where requests are paused; then it must fit in a step."""
+    load = at(0.0, size=(300, 3))
+    first = Side([Worker(Trtllm(1000), Steady(), 1000, 4)])
+    for room, holds in (("no_evict", True), ("max_utilisation", False)):
+        then = Side([Worker(Trtllm(100, room=room), Steady(), 1000, 4, caching=False)])
+        assert simulate_pools(first, then, load, moves(load)).served.all() == holds
 
 
 def test_a_request_that_is_preempted_computes_its_prompt_where_it_decodes() -> None:

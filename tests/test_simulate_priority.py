@@ -1,4 +1,4 @@
-"""Classes with priorities: who is taken first, and who goes back."""
+"""Classes with priorities: who is taken first, and who goes back. Scenes of vLLM's own are in `golden/schedulers`."""
 
 from __future__ import annotations
 
@@ -39,14 +39,6 @@ def vllm(**limits: object) -> Vllm:
         # the lowest number first, and in the order of arrival among equals
         (vllm(budget=4), "a 4+1, b 4+1, c 4+1, d 4+1", [1, 0, 1, 0], 100, "b4 | d4 | a4 | c4"),
         (vllm(budget=4, order="fcfs"), "a 4+1, b 4+1, c 4+1, d 4+1", [1, 0, 1, 0], 100, "a4 | b4 | c4 | d4"),
-        # a running prompt keeps its place
-        (vllm(budget=4), "a 6+1, b 4+1 @0.5", [1, 0], 100, "a4 | a2 b2 | b2"),
-        # who has the highest number goes back, and finds its prompt when it returns
-        (vllm(), "a 4+5, b 4+5, c 4+2", [2, 0, 1], 5, "b4 c4 a4 | b c -a | b a1 | b a | b a | a"),
-        # whom a more important one needs blocks of leaves the step that it was in already
-        (vllm(), "a 4+6, b 3+6 @0.5", [1, 0], 3, "a4 | a b3 | a b | b -a | b | b | b | a3 | a | a"),
-        # nobody goes back for one that is less important
-        (vllm(), "a 4+6, b 3+6 @0.5", [0, 1], 3, "a4 | a b3 | a b | a -b | a | a | b5 | b | b | b"),
         (Sglang(4, order="priority", ahead=False), "a 4+1, b 4+1, c 4+1", [1, 1, 0], 100, "c4 | a4 | b4"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from plandsl.spec.plan import PlanSpec, RequireSpec
+from plandsl.spec.requires import all_requirements
 
 METRICS = {"ttft": "TTFT", "tpot": "TPOT", "latency": "latency"}
 """Latencies, with the names that pictures give them."""
@@ -20,21 +21,12 @@ class Bound(NamedTuple):
     text: str
     require: RequireSpec
 
-    @property
-    def upper(self) -> bool:
-        """Whether larger values are forbidden."""
-        return self.require.op in ("<", "<=")
-
 
 def bounds_of(plans: Sequence[PlanSpec], metric: str) -> list[Bound]:
     """The bounds of a metric that plans and the classes of their requests state, each once."""
     stated: dict[str, tuple[RequireSpec, list[str]]] = {}
     for plan in plans:
-        classes = plan.workload.traffic.classes if plan.workload.traffic else ()
-        asked = [(r.text, r) for r in plan.requires] + [
-            (f"{r.text} ({c.name})", r) for c in classes for r in c.requires
-        ]
-        for text, require in asked:
+        for text, require, _ in all_requirements(plan):
             if require.metric == metric and require.op in ("<", "<=", ">", ">="):
                 names = stated.setdefault(text, (require, []))[1]
                 names += [plan.name] if plan.name not in names else []

@@ -100,9 +100,9 @@ def _draw_panel(place: Any, curves: Sequence[Curve], bounds: Sequence[Bound], me
 def _draw_bound(place: Any, bound: Bound, dash: str) -> None:
     """Draw the corner below a percentile and beyond its bound, which no curve may enter; a mean's bound is a line."""
     at, percentile = bound.require.bound, bound.require.percentile
-    if percentile is None or not bound.upper:
+    if percentile is None or not bound.require.caps:
         text = bound.text if percentile else f"{bound.text}, the mean"
-        plotting.draw_bound(place, at, along_x=True, upper=bound.upper, text=text, dash=dash, shade=False)
+        plotting.draw_bound(place, at, along_x=True, upper=bound.require.caps, text=text, dash=dash, shade=False)
         return
     height = STANDARD.inv_cdf(min(percentile / 100, HIGHEST))
     ends = place.get_xlim()

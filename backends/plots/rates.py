@@ -41,8 +41,9 @@ def draw_rates(sweeps: Sequence[Sweep], path: Path) -> None:
             far += away
             for i, bound in enumerate(near):
                 dash = plotting.DASHES[i % len(plotting.DASHES)]
-                plotting.draw_bound(place, bound.require.bound, along_x=False, upper=bound.upper, text=bound.text,
-                                    dash=dash, shade=len(near) == 1)  # fmt: skip
+                asked = bound.require
+                plotting.draw_bound(place, asked.bound, along_x=False, upper=asked.caps, text=bound.text, dash=dash,
+                                    shade=len(near) == 1)  # fmt: skip
             plotting.unit_ticks(place.yaxis, place.get_ylim(), show_time)
         draw_legend(figure, _handles(looks, len(sweeps) == 1), _note(sweeps, far))
         plotting.save(figure, path)

@@ -23,14 +23,9 @@ class Served(NamedTuple):
         return self.made.spec
 
 
-def count_gpus(plan: PlanSpec) -> int:
-    """The GPUs of a plan, in both of its pools."""
-    return sum(pool.sharding.ranks for pool in plan.pools)
-
-
 def labels(plans: Sequence[PlanSpec]) -> list[str]:
     """The names of plans, with their GPUs where these differ."""
-    gpus = [count_gpus(plan) for plan in plans]
+    gpus = [plan.ranks for plan in plans]
     if len(set(gpus)) == 1:
         return [plan.name for plan in plans]
     return [f"{plan.name}, {n} GPU{'s' if n > 1 else ''}" for plan, n in zip(plans, gpus, strict=True)]

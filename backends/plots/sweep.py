@@ -6,24 +6,19 @@ from collections.abc import Callable
 from math import isfinite
 from typing import NamedTuple
 
-import numpy as np
-
 from plandsl.answers.simulation import Spread
 from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
 from plandsl.backends.cost.deployments.build import Compiled
+from plandsl.backends.cost.serving.scaled import WIDEST, arrival_span, requests_at
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.rates import Scaled, at_rate, scaled_field
-from plandsl.spec.traffic import Arrivals, OnOff, Steady, Traced, Varying, mean_rate
+from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate, scaled_field
 
 SHARES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
 """Rates that are served, as shares of the rate at which the servers are saturated."""
 
 PLACES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 """Requests in flight that are served, as shares of those of the plan."""
-
-WIDEST = 2.0**12
-"""Rates up to so many times the plan's are tried, to find the saturation."""
 
 LONG = 1000
 """Requests of the run that measures the saturation, at least; a trace has its own."""
@@ -109,7 +104,7 @@ class _Work:
         if self.scaled == "concurrency":
             factor = (plan.workload.concurrency or 1) / (self.plan.workload.concurrency or 1)
         if factor not in self.runs:
-            run = serve_plan(plan, self.servers, _requests(self.plan.workload, self.count, factor))
+            run = serve_plan(plan, self.servers, requests_at(self.plan.workload, factor, self.count))
             self.runs[factor] = ServedAt(factor, _load(plan.workload, run), run)
             done = len(self.runs)
             self.tick(done, max(done + 1, len(SHARES) + 4))
@@ -137,29 +132,12 @@ class _Work:
         return tuple(sorted(self.runs.values(), key=lambda r: r.load))
 
 
-def _arrivals(load: WorkloadSpec) -> list[Arrivals]:
-    traffic = load.traffic
-    if traffic is None:
-        return []
-    own = [traffic.arrivals] if traffic.arrivals is not None else [one.arrivals for one in traffic.classes]
-    return [one for one in own if one is not None]
-
-
-def _requests(load: WorkloadSpec, count: int | None, factor: float) -> int | None:
-    """How many requests to serve: as many for each place of a closed loop, and as long a time of a changing rate."""
-    given = load.requests if count is None else count
-    changing = load.concurrency is not None or any(isinstance(one, (Varying, Traced)) for one in _arrivals(load))
-    return given if given is None or not changing else max(1, round(given * factor))
-
-
 def _load(load: WorkloadSpec, run: Run) -> float:
     """Requests in flight; else the rate as stated, or as it came where it changes or conversations make requests."""
     if load.concurrency is not None:
         return float(load.concurrency)
-    traffic, arrivals = load.traffic, _arrivals(load)
-    talks = traffic is not None and bool(traffic.sessions or any(one.sessions for one in traffic.classes))
-    if arrivals and not talks and all(isinstance(one, (Steady, OnOff)) for one in arrivals):
-        return sum(mean_rate(one) or 0.0 for one in arrivals)
-    came = run.records.arrival_s[np.isfinite(run.records.arrival_s)]
-    span = float(came.max() - came.min()) if len(came) else 0.0
-    return len(came) / span if span else float("nan")
+    stated = nominal_rate(load)
+    if stated is not None and not has_sessions(load):
+        return stated
+    many, span = arrival_span(run.records)
+    return many / span if span else float("nan")

@@ -11,7 +11,7 @@ import numpy as np
 from plandsl import plotting
 from plandsl.backends.plots.bounds import METRICS, Bound, bounds_of, widen
 from plandsl.backends.plots.curves import LoadCurve, show_load
-from plandsl.backends.plots.runs import count_gpus, draw_legend, labels, new_figure
+from plandsl.backends.plots.runs import draw_legend, labels, new_figure
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_time
 
@@ -78,14 +78,14 @@ def _draw_bounds(place: Any, plans: Sequence[PlanSpec], metric: str) -> list[str
         dash = plotting.DASHES[i % len(plotting.DASHES)]
         at = bound.require.bound
         plotting.draw_bound(
-            place, at, along_x=True, upper=bound.upper, text=bound.text, dash=dash, shade=len(near) == 1
+            place, at, along_x=True, upper=bound.require.caps, text=bound.text, dash=dash, shade=len(near) == 1
         )
     return far
 
 
 def _draw_floor(places: Sequence[Any], plans: Sequence[PlanSpec]) -> list[str]:
     """Draw the bounds of the throughput per GPU over all panels. Return the texts of those that are too far away."""
-    gpus = {count_gpus(plan) for plan in plans}
+    gpus = {plan.ranks for plan in plans}
     bounds = bounds_of(plans, VERTICAL)
     if len(gpus) == 1:  # a throughput is one of each GPU
         each = 1 / gpus.pop()
@@ -98,7 +98,9 @@ def _draw_floor(places: Sequence[Any], plans: Sequence[PlanSpec]) -> list[str]:
             text = bound.text if place is places[0] else ""
             dash = plotting.DASHES[i % len(plotting.DASHES)]
             at = bound.require.bound
-            plotting.draw_bound(place, at, along_x=False, upper=bound.upper, text=text, dash=dash, shade=len(near) == 1)
+            plotting.draw_bound(
+                place, at, along_x=False, upper=bound.require.caps, text=text, dash=dash, shade=len(near) == 1
+            )
     return far
 
 
@@ -115,7 +117,7 @@ def _handles(curves: Sequence[LoadCurve], looks: dict[str, dict[str, str]]) -> l
 def _note(curves: Sequence[LoadCurve], against: Collection[str], far: Sequence[str]) -> str:
     """What the marks are, and which requirements are not on the axes."""
     shown = {*against, VERTICAL}
-    if len({count_gpus(c.plan) for c in curves}) == 1:
+    if len({c.plan.ranks for c in curves}) == 1:
         shown.add("throughput")
     others = dict.fromkeys(b for c in curves for b in (r.metric for r in c.plan.requires) if b not in shown)
     also = [*far, *(bound.text for metric in others for bound in bounds_of([c.plan for c in curves], metric))]

@@ -6,9 +6,11 @@ from typing import Any
 
 from benchmarks.schedulers.scenes import Scene
 
+_SERVER = ("blocks", "block", "caching", "stages", "guesses", "priorities")
+
 
 def _vllm(tells: str, requests: str, budget: int = 100, ahead: bool = False, **others: Any) -> Scene:
-    server = {name: others.pop(name) for name in ("blocks", "block", "caching", "stages", "guesses") if name in others}
+    server = {name: others.pop(name) for name in _SERVER if name in others}
     return Scene(tells, {"budget": budget, "ahead": ahead, **others}, requests, **server)
 
 
@@ -64,6 +66,22 @@ VLLM = (
     _vllm("a draft's own tokens have blocks as well, from admission on", "a 4+5, b 7+3, c 6+4", blocks=7, lookahead=2,
           guesses=(1.0, 1.0)),
     _vllm("ahead: guesses on their way may all be wrong", "a 4+5, b 6+4", ahead=True, guesses=(1.0, 1.0), block=16),
+    _vllm("the lowest number first, in the order of arrival among equals", "a 4+1, b 4+1, c 4+1, d 4+1", 4,
+          order="priority", priorities=(1, 0, 1, 0)),
+    _vllm("a running prompt keeps its place before a more important one", "a 6+1, b 4+1 @1", 4, order="priority",
+          priorities=(1, 0)),
+    _vllm("who has the highest number goes back, and finds its prompt when it returns", "a 4+5, b 4+5, c 4+2",
+          order="priority", priorities=(2, 0, 1), blocks=5),
+    _vllm("who goes back leaves the step that it was in already", "a 4+6, b 3+6 @1", order="priority",
+          priorities=(1, 0), blocks=3),
+    _vllm("nobody goes back for one that is less important", "a 4+6, b 3+6 @1", order="priority", priorities=(0, 1),
+          blocks=3),
+    _vllm("two go back, and come again in the order of priority",
+          "a 15+6 @1 [11 12 13 14 15], b 3+5 @1, c 9+4 @2, d 5+5 @2", 44, long_prompt=12, capped=False,
+          order="priority", priorities=(0, 2, 1, 1), blocks=18, block=2),
+    _vllm("ahead: who goes back may be in the step on its way",
+          "a 3+2, b 2+6 [11], c 9+1, d 12+6 [21 22 23 24 25 26], e 13+6, f 1+6", 22, ahead=True, chunked=False,
+          order="priority", priorities=(0, 0, 2, 2, 0, 2), blocks=18, block=2),
 )  # fmt: skip
 
 SGLANG = (

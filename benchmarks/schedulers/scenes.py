@@ -20,6 +20,7 @@ class Scene(NamedTuple):
 
     ``limits`` are fields of our policy. The server has ``blocks`` of ``block`` tokens; a step takes a second in each of
     ``stages``. With ``guesses`` each decode has so many tokens besides, all of them right or none (chances 1 or 0).
+    ``priorities`` of the requests, the lowest number first; empty: all are equal.
     """
 
     tells: str
@@ -30,6 +31,7 @@ class Scene(NamedTuple):
     caching: bool = True
     stages: int = 1
     guesses: Sequence[float] = ()
+    priorities: Sequence[int] = ()
 
 
 class Asked(NamedTuple):
@@ -39,6 +41,7 @@ class Asked(NamedTuple):
     prompt: tuple[int, ...]
     output: int
     arrival: float
+    priority: int = 0
 
 
 class Step(NamedTuple):
@@ -82,7 +85,8 @@ def read(scene: Scene) -> list[Asked]:
         known = [int(i) for i in ids.split()]
         at = range(int(input_))
         prompt = tuple(known[i // scene.block] if i < len(known) * scene.block else own + i for i in at)
-        asked.append(Asked(name, prompt, int(output), float(arrival or 0)))
+        priority = scene.priorities[index] if scene.priorities else 0
+        asked.append(Asked(name, prompt, int(output), float(arrival or 0), priority))
     return asked
 
 

@@ -84,9 +84,11 @@ class Driven:
             max_tokens=asked.output if self.capped else LONGEST, extra_args=None, skip_reading_prefix_cache=None,
             eos_token_id=END, stop_token_ids=(), min_tokens=0, repetition_detection=None, num_logprobs=None,
         )  # fmt: skip
+        arrival = asked.arrival + 1e-9 * len(self.first)  # no two at one moment
         request = Request(
-            asked.name, list(asked.prompt), sampling, None, arrival_time=asked.arrival, block_hasher=self.hasher
-        )
+            asked.name, list(asked.prompt), sampling, None, arrival_time=arrival, block_hasher=self.hasher,
+            priority=asked.priority,
+        )  # fmt: skip
         self.requests[asked.name], self.outputs[asked.name] = request, asked.output
         self.first[asked.name] = 10**9 + 10**6 * len(self.first)
         self.scheduler.add_request(request)
@@ -159,7 +161,7 @@ def _configs(scene: Scene) -> tuple[Any, Any]:
     scheduler = SimpleNamespace(
         max_num_seqs=limits.pop("max_running", 1024), max_num_active_seqs=None, max_num_scheduled_tokens=None,
         max_num_batched_tokens=budget, long_prefill_token_threshold=limits.pop("long_prompt", 0),
-        long_prefill_token_threshold_adaptive=limits.pop("adaptive", False), policy="fcfs",
+        long_prefill_token_threshold_adaptive=limits.pop("adaptive", False), policy=limits.pop("order", "fcfs"),
         enable_chunked_prefill=limits.pop("chunked", True), prefill_schedule_interval=1,
         scheduler_reserve_full_isl=limits.pop("whole_prompt", True), watermark=limits.pop("watermark", 0.0),
         async_scheduling=ahead,

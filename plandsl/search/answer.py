@@ -13,7 +13,7 @@ from plandsl.search.closed_form import evaluate_mean
 from plandsl.search.run import ENDLESS, MEMORY, RATE, Compiler, Found
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
-from plandsl.spec.plan import PlanSpec
+from plandsl.spec.plan import TIMES, PlanSpec
 from plandsl.spec.search import DEGREES, Combination
 
 FARTHEST = 64.0
@@ -85,7 +85,7 @@ def _value_and_band(e: Estimate, metric: str) -> tuple[float, Band] | None:
 
     The bands of ``throughput_per_gpu`` and ``cost`` follow from the band of the throughput.
     """
-    if metric in ("ttft", "tpot", "latency"):
+    if metric in TIMES:
         band = e.band(f"{metric}_s")
         return None if band is None else (getattr(e, f"{metric}_s"), band)
     band = e.band("throughput_tokens_per_s")

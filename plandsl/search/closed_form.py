@@ -11,7 +11,6 @@ import numpy as np
 
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.answers.mean_load import IN_FLIGHT, mean_load, requests_in_flight
-from plandsl.backends.cost.answers.simulation import TIMES
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.search.values import Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
@@ -24,7 +23,7 @@ def evaluate_mean(model: Deployment, plan: PlanSpec) -> Values:
     rate at which the mean times keep the upper bounds of the plan, ``goodput`` the load's rate or that, if it is less.
     """
     mean = mean_load(plan.workload)
-    bounds = [r for r in plan.requires if r.metric in TIMES and r.op in ("<", "<=")]
+    bounds = [r for r in plan.requires if r.caps_time]
     if mean.rate is None:
         found = evaluate_metrics(model, {})
         served = float(found.metrics["throughput"]) / mean.output

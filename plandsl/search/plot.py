@@ -182,7 +182,7 @@ def _draw_bound(place: Any, require: RequireSpec, metric: str, text: str, i: int
     low, high = min(low, bound / 1.3), max(high, bound * 1.3)
     (place.set_xlim if along_x else place.set_ylim)(low, high)
     named = along_x or place.get_subplotspec().is_first_col()
-    plotting.draw_bound(place, bound, along_x=along_x, upper=require.op in ("<", "<="), text=text if named else "",
+    plotting.draw_bound(place, bound, along_x=along_x, upper=require.caps, text=text if named else "",
                         dash=plotting.DASHES[i % len(plotting.DASHES)])  # fmt: skip
     return True
 

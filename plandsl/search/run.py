@@ -288,4 +288,4 @@ def _condition_values(plan: PlanSpec) -> dict[str, Any]:
     """The values that conditions may read beside the choices: degrees, loads and `gpus`."""
     degrees = {name: next((a.size for a in plan.sharding.axes if a.sugar == name), 1) for name in DEGREES}
     loads = {name: getattr(plan.workload, name) or 0 for name in (*LOADS, "in_flight")}
-    return {**degrees, **loads, "gpus": sum(pool.sharding.ranks for pool in plan.pools)}
+    return {**degrees, **loads, "gpus": plan.ranks}

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plandsl.answers.simulation import Figure, Simulation
-from plandsl.backends.cost.answers.simulation import TIMES, Check
+from plandsl.backends.cost.answers.simulation import Check
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.search.answer import Configuration, Miss, configurations
 from plandsl.search.run import Compiler, Found, Tick
 from plandsl.search.spread import Workers
 from plandsl.search.values import Floats
-from plandsl.spec.plan import PlanSpec
+from plandsl.spec.plan import TIMES, PlanSpec
 from plandsl.spec.search import Goal, metric_name
 
 ROUND = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from plandsl.spec.plan import TIMES
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 WORDS = {"ttft": "TTFT", "tpot": "TPOT", "throughput_per_gpu": "per GPU", "max_batch": "largest batch", "gpus": "GPUs"}
@@ -13,7 +14,7 @@ def metric_text(metric: str, value: float) -> str:
     """The text of a metric with its unit; `-` where it has no value."""
     if not math.isfinite(value):
         return "-"
-    if metric in ("ttft", "tpot", "latency"):
+    if metric in TIMES:
         return show_time(value)
     if metric in ("throughput", "throughput_per_gpu"):
         return f"{value:,.0f} tok/s" if value >= 100 else f"{value:.3g} tok/s"

@@ -174,6 +174,10 @@ class SplitSpec(FrozenValue):
     span: Span | None = field(default=None, eq=False)
 
 
+TIMES = ("ttft", "tpot", "latency")
+"""The metrics that are times of a request."""
+
+
 class RequireSpec(NamedTuple):
     """``metric op bound``: ``bound`` in SI units; ``share`` if it was written with ``%``.
 
@@ -193,6 +197,16 @@ class RequireSpec(NamedTuple):
     def over_requests(self) -> bool:
         """Whether only requests over time can meet it: a percentile, or goodput."""
         return self.percentile is not None or self.metric == "goodput"
+
+    @property
+    def caps(self) -> bool:
+        """Whether it forbids large values."""
+        return self.op in ("<", "<=")
+
+    @property
+    def caps_time(self) -> bool:
+        """Whether it is an upper bound on a time of requests."""
+        return self.caps and self.metric in TIMES
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -288,6 +302,11 @@ class PlanSpec(FrozenValue):
     def gpus(self) -> int:
         """The number of GPUs of the node, or of all nodes of the cluster."""
         return self.node.count * (self.cluster.count if self.cluster else 1)
+
+    @property
+    def ranks(self) -> int:
+        """The number of GPUs that the plan uses, in both of its pools."""
+        return sum(pool.sharding.ranks for pool in self.pools)
 
     @property
     def machine(self) -> str:

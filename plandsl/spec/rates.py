@@ -7,7 +7,17 @@ from typing import Literal, TypeAlias, assert_never
 from attrs import evolve
 
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.traffic import Arrivals, AtOnce, OnOff, Steady, Traced, TraceSpec, TrafficSpec, Varying
+from plandsl.spec.traffic import (
+    Arrivals,
+    AtOnce,
+    OnOff,
+    Steady,
+    Traced,
+    TraceSpec,
+    TrafficSpec,
+    Varying,
+    mean_rate,
+)
 
 Scaled: TypeAlias = Literal["rate", "speed", "concurrency"]
 """What of a load grows with its rate."""
@@ -23,10 +33,32 @@ def scaled_field(load: WorkloadSpec) -> Scaled | None:
     traffic = load.traffic
     if traffic is None:
         return None
-    arrivals = [traffic.arrivals] if traffic.arrivals is not None else [one.arrivals for one in traffic.classes]
-    if any(isinstance(one, AtOnce) for one in arrivals):
+    if any(isinstance(one, AtOnce) for one in arrivals_of(load)):
         return None
     return "speed" if traffic.trace is not None and traffic.arrivals is None else "rate"
+
+
+def arrivals_of(load: WorkloadSpec) -> list[Arrivals]:
+    """The arrivals of a load, or of each of its classes; empty where a closed loop or a trace has the times."""
+    traffic = load.traffic
+    if traffic is None:
+        return []
+    every = [traffic.arrivals] if traffic.arrivals is not None else [one.arrivals for one in traffic.classes]
+    return [one for one in every if one is not None]
+
+
+def nominal_rate(load: WorkloadSpec) -> float | None:
+    """The sum of all rates that the load states; None where one changes over time, or a trace has the times."""
+    found = arrivals_of(load)
+    if not found or not all(isinstance(one, (Steady, OnOff)) for one in found):
+        return None
+    return sum(mean_rate(one) or 0.0 for one in found)
+
+
+def has_sessions(load: WorkloadSpec) -> bool:
+    """Whether some requests are turns of conversations, so that a rate counts conversations."""
+    traffic = load.traffic
+    return traffic is not None and (traffic.sessions is not None or any(one.sessions for one in traffic.classes))
 
 
 def at_rate(plan: PlanSpec, factor: float) -> PlanSpec:

@@ -11,7 +11,7 @@ from attrs import evolve
 from plandsl.answers.autoscale import HOUR, Autoscale, Interval
 from plandsl.backends.cost.answers.estimate import price
 from plandsl.backends.cost.answers.find_rate import search_rate
-from plandsl.backends.cost.answers.simulation import TIMES, Run, Servers, build_servers, serve_plan
+from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.windows import Window, windows
@@ -49,7 +49,7 @@ def capacity(made: Compiled, busiest: Window, requests: int) -> float:
 
 def _asked(plan: PlanSpec) -> PlanSpec:
     """``plan`` with the requirements that replicas are for: upper bounds on times. Others are about the whole load."""
-    return evolve(plan, requires=tuple(r for r in plan.requires if r.metric in TIMES and r.op in ("<", "<=")))
+    return evolve(plan, requires=tuple(r for r in plan.requires if r.caps_time))
 
 
 def _number(window: Window, requests: int) -> int:
@@ -86,7 +86,7 @@ def fewest_replicas(made: Compiled, window: Window, each: float, requests: int, 
 def missed(run: Run) -> tuple[str, ...]:
     """What a run misses: a stable queue, requests that fit, the bounds that replicas are for."""
     s = run.simulation.summary
-    found = [check.text for check in run.checks if check.caps and not check.met()]
+    found = [check.text for check in run.checks if check.require.caps and not check.met()]
     found += ["the queue grows"] if isfinite(s.bearable) else []
     found += [f"{s.requests - s.served:,} requests are refused"] if s.served < s.requests else []
     return tuple(found)

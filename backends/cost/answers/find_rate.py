@@ -6,26 +6,21 @@ from collections.abc import Callable
 from math import isfinite, sqrt
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
-
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.rate import FoundRate
 from plandsl.answers.simulation import Figure, Simulation
 from plandsl.backends.cost.answers.simulation import Check, Run, Servers, build_servers, serve_plan
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.serving.requests import Tick
+from plandsl.backends.cost.serving.scaled import WIDEST, arrival_span, requests_at
 from plandsl.backends.cost.serving.summary import served_rate
-from plandsl.backends.cost.serving.workloads import REQUESTS
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.rates import Scaled, at_rate, scaled_field
-from plandsl.spec.traffic import Arrivals, OnOff, Steady, Traced, Varying, mean_rate
+from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate, scaled_field
+from plandsl.spec.requires import all_requirements
 
 CLOSE, CLOSE_ENDS = 1.01, 1.03
 """The search ends when the rate that fails is at most so many times the rate that holds; the same for its interval."""
-
-WIDEST = 2.0**12
-"""Factors from ``1 / WIDEST`` to ``WIDEST`` are tried."""
 
 PARTS = 8
 """Rates below the largest one that are tried for a goodput that is too small there."""
@@ -57,7 +52,7 @@ class Probe(NamedTuple):
 
     def holds(self, shift: float = 0.0) -> bool:
         """Whether it is stable, and nothing that must not grow is too large, each ``shift`` half widths higher."""
-        return self.stable and all(check.met(shift) for check in self.checks if check.caps)
+        return self.stable and all(check.met(shift) for check in self.checks if check.require.caps)
 
     @property
     def missed(self) -> tuple[Requirement, ...]:
@@ -99,7 +94,7 @@ def search_rate(plan: PlanSpec, servers: Servers, count: int | None = None, tick
         return search.answer(None, high, "no rate is low enough")
     if not low.keeps_all:  # a throughput or a goodput that is too small, though nothing is too large
         return _below(search, low)
-    if high is not None and not high.stable and all(check.met() for check in high.checks if check.caps):
+    if high is not None and not high.stable and all(check.met() for check in high.checks if check.require.caps):
         return _capacity(search, low, high)
     ends = _interval(search) if high is not None else (float("nan"), float("inf"))
     return search.answer(low, high, search.why(high), ends)
@@ -113,7 +108,7 @@ def _scaled(plan: PlanSpec) -> Scaled:
             "all requests arrive at once",
             "give the workload `rate = 12 req/s`, a `trace` or `concurrency = 64`",
         )
-    elif scaled == "concurrency" and not any(_caps(plan)):
+    elif scaled == "concurrency" and not any(asked.require.caps_time for asked in all_requirements(plan)):
         why = "nothing bounds the requests in flight: a closed loop is stable at every concurrency"
         hint = "add a requirement, such as `require p95(ttft) <= 2 s`"
     else:
@@ -121,12 +116,6 @@ def _scaled(plan: PlanSpec) -> Scaled:
     raise PlanError(
         [Diagnostic("E329", f"`{plan.name}` has no largest rate: {why}", load.span or plan.span, hint=hint)]
     )
-
-
-def _caps(plan: PlanSpec) -> list[bool]:
-    traffic = plan.workload.traffic
-    requires = (*plan.requires, *(traffic.requires if traffic else ()))
-    return [r.op in ("<", "<=") and r.metric in ("ttft", "tpot", "latency") for r in requires]
 
 
 # ---- the search
@@ -144,7 +133,7 @@ class _Search:
         """The run at ``factor`` times the load."""
         if factor not in self.probes:
             plan = at_rate(self.plan, factor)
-            many = _requests(self.plan.workload, plan.workload, self.count, factor)
+            many = requests_at(self.plan.workload, factor, self.count)
             done = len(self.probes)
 
             def tick(served: int, of: int) -> None:
@@ -261,8 +250,8 @@ def _capacity(search: _Search, low: Probe, high: Probe) -> FoundRate:
 
 def _borne_share(high: Probe, search: _Search) -> Figure:
     """The share of the arrivals that was served; of the nominal rate where there is one, which chance leaves alone."""
-    rates = _steady_rates(at_rate(search.plan, high.factor).workload)
-    if rates is not None and search.plan.workload.traffic is not None and not _talks(search.plan.workload):
+    rates = nominal_rate(at_rate(search.plan, high.factor).workload)
+    if rates is not None and search.plan.workload.traffic is not None and not has_sessions(search.plan.workload):
         return Figure(high.borne.value / rates, high.borne.half / rates)
     s = high.told.summary
     came = s.requests / 2 / (high.arrival_span / 2)
@@ -277,7 +266,7 @@ def _interval(search: _Search) -> tuple[float, float]:
     low, _ = search.largest(lambda probe: probe.holds(1.0), CLOSE_ENDS)
     _, high = search.largest(lambda probe: probe.holds(-1.0), CLOSE_ENDS)
     known = [probe for probe in (low, high) if probe is not None]
-    if any(not isfinite(check.figure.half) for probe in known for check in probe.checks if check.caps):
+    if any(not isfinite(check.figure.half) for probe in known for check in probe.checks if check.require.caps):
         return float("nan"), float("nan")
     return 0.0 if low is None else low.rate, float("inf") if high is None else high.rate
 
@@ -286,12 +275,10 @@ def _interval(search: _Search) -> tuple[float, float]:
 
 
 def _probe(factor: float, load: WorkloadSpec, scaled: Scaled, run: Run) -> Probe:
-    arrival = run.records.arrival_s
-    arrival = arrival[np.isfinite(arrival)]
-    span = float(arrival.max() - arrival.min()) if len(arrival) else 0.0
+    many, span = arrival_span(run.records)
     growing = isfinite(run.simulation.summary.bearable)
     borne = served_rate(run.records) if growing else Figure(float("nan"), float("nan"))
-    rate = _rate(load, scaled, len(arrival), span)
+    rate = _rate(load, scaled, many, span)
     return Probe(factor, rate, run.simulation, run.checks, borne=borne, arrival_span=span)
 
 
@@ -302,30 +289,8 @@ def _rate(load: WorkloadSpec, scaled: Scaled, many: int, span: float) -> float:
     traffic = load.traffic
     if scaled == "speed" and traffic is not None and traffic.trace is not None:
         return traffic.trace.speed
-    steady = _steady_rates(load)
+    steady = nominal_rate(load)
     return steady if steady is not None else (many / span if span else float("nan"))
-
-
-def _arrivals(load: WorkloadSpec) -> list[Arrivals]:
-    traffic = load.traffic
-    if traffic is None:
-        return []
-    if traffic.arrivals is not None:
-        return [traffic.arrivals]
-    return [one.arrivals for one in traffic.classes if one.arrivals is not None]
-
-
-def _steady_rates(load: WorkloadSpec) -> float | None:
-    """The sum of all rates; None where one changes over time, or a trace has the times."""
-    found = _arrivals(load)
-    if not found or not all(isinstance(one, (Steady, OnOff)) for one in found):
-        return None
-    return sum(mean_rate(one) or 0.0 for one in found)
-
-
-def _talks(load: WorkloadSpec) -> bool:
-    traffic = load.traffic
-    return traffic is not None and (traffic.sessions is not None or any(one.sessions for one in traffic.classes))
 
 
 def _unit(load: WorkloadSpec, scaled: Scaled) -> str:
@@ -333,21 +298,7 @@ def _unit(load: WorkloadSpec, scaled: Scaled) -> str:
         return "requests in flight"
     if scaled == "speed":
         return "times the trace's speed"
-    return "conversations/s" if _talks(load) and _steady_rates(load) is not None else "req/s"
-
-
-def _requests(load: WorkloadSpec, scaled_load: WorkloadSpec, count: int | None, factor: float) -> int | None:
-    """How many requests to serve: as many for each place of a closed loop, and as long a time of a changing rate."""
-    given = count if count is not None else load.requests
-    if load.concurrency is not None:
-        places = scaled_load.concurrency or 1
-        return None if given is None else max(round(given * places / load.concurrency), 1)
-    traffic = load.traffic
-    if given is None and traffic is not None and (traffic.duration is not None or traffic.trace is not None):
-        return None
-    if any(isinstance(one, (Varying, Traced)) for one in _arrivals(load)):
-        return max(round((given or REQUESTS) * factor), 1)
-    return given
+    return "conversations/s" if has_sessions(load) and nominal_rate(load) is not None else "req/s"
 
 
 def _warnings(found: Probe, scaled: Scaled) -> tuple[str, ...]:

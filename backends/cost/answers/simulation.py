@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -25,10 +24,8 @@ from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.spec.plan import PlanSpec, RequireSpec
-
-TIMES = ("ttft", "tpot", "latency")
-"""Metrics of a request."""
+from plandsl.spec.plan import TIMES, PlanSpec, RequireSpec
+from plandsl.spec.requires import Asked, all_requirements
 
 SIMULATED = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
 """Metrics that a run of requests says something of."""
@@ -51,11 +48,6 @@ class Check(NamedTuple):
         value, half = self.figure
         moved = value + shift * half if shift and isfinite(half) else value
         return bool(COMPARE[self.require.op](moved, self.require.bound))
-
-    @property
-    def caps(self) -> bool:
-        """Whether it is about something that must not grow, such as a time of requests."""
-        return self.require.op in ("<", "<=")
 
 
 class Run(NamedTuple):
@@ -137,7 +129,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         summary=summary,
         occupancy=_occupancy(records, rooms[-1], range(before, before + deployment.n)),
         requires=tuple(check.told for check in checks),
-        unchecked=tuple(a.text for a in _requirements(plan) if a.require.metric not in SIMULATED),
+        unchecked=tuple(a.text for a in all_requirements(plan) if not _is_checked(a, records)),
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
     )
     return Run(told, records, load.kinds, rooms[-1], checks)
@@ -175,41 +167,37 @@ def _prefill_pool(pool: Replicas, records: Records, room: int) -> PrefillPool:
 # ---- requirements
 
 
-class _Asked(NamedTuple):
-    """A requirement; ``kind`` is the number of the class that states it, None for the plan's own."""
-
-    text: str
-    require: RequireSpec
-    kind: int | None = None
-
-
-def _requirements(plan: PlanSpec) -> Iterator[_Asked]:
-    for r in plan.requires:
-        yield _Asked(r.text, r)
-    for kind, one in enumerate(plan.workload.traffic.classes if plan.workload.traffic else ()):
-        for r in one.requires:
-            yield _Asked(f"{r.text} ({one.name})", r, kind)
-
-
 def check_requirements(plan: PlanSpec, records: Records, request_rate: float, output_rate: float) -> tuple[Check, ...]:
-    """The requirements of a plan and of its classes on requests that were served at these rates per second.
+    """The requirements of a plan and of its classes that requests which were served at these rates can check.
 
     The interval of goodput is that of the share of requests that are good.
     """
     share = figure(keep_bounds(plan, records)[records.served].astype(np.float64))
     rates = {
         "throughput": Figure(output_rate, float("nan")),
-        "throughput_per_gpu": Figure(output_rate / sum(p.sharding.ranks for p in plan.pools), float("nan")),
+        "throughput_per_gpu": Figure(output_rate / plan.ranks, float("nan")),
         "goodput": Figure(share.value * request_rate, share.half * request_rate),
     }
     return tuple(
         Check(a.text, a.require, rates[a.require.metric] if a.require.metric in rates else _time(a, records))
-        for a in _requirements(plan)
-        if a.require.metric in SIMULATED
+        for a in all_requirements(plan)
+        if _is_checked(a, records)
     )
 
 
-def _time(asked: _Asked, records: Records) -> Figure:
+def _is_checked(asked: Asked, records: Records) -> bool:
+    """Whether a run says something of a requirement: of times only where there are such requests.
+
+    There may be none of a class, and requests of one token have no TPOT.
+    """
+    metric = asked.require.metric
+    if metric not in TIMES:
+        return metric in SIMULATED
+    of_kind = _of_kind(records, asked.kind)
+    return bool((of_kind & (records.output > 1) if metric == "tpot" else of_kind).any())
+
+
+def _time(asked: Asked, records: Records) -> Figure:
     """The percentile or the mean that a requirement asks for; NaN where no request was served."""
     chosen = np.flatnonzero(records.served & _of_kind(records, asked.kind))
     values = getattr(records, f"{asked.require.metric}_s")[chosen]
@@ -219,9 +207,9 @@ def _time(asked: _Asked, records: Records) -> Figure:
 def keep_bounds(plan: PlanSpec, records: Records) -> NDArray[np.bool_]:
     """Whether each request kept all upper bounds on its times, of the plan and of its class."""
     good = records.served
-    for asked in _requirements(plan):
+    for asked in all_requirements(plan):
         r = asked.require
-        if r.metric in TIMES and r.op in ("<", "<="):
+        if r.caps_time:
             good = good & (meets(records, Bounds(**{f"{r.metric}_s": r.bound})) | ~_of_kind(records, asked.kind))
     return good
 

@@ -84,9 +84,10 @@ def simulate_pools(
     log = Log(len(requests.input))
     first = [replica(i, worker, log, seed) for i, worker in enumerate(prefill.workers)]
     then = [replica(len(first) + i, worker, log, seed) for i, worker in enumerate(decode.workers)]
-    for server in first:
-        for rank in server.ranks:
-            rank.prompts = True
+    for rank in (rank for server in first for rank in server.ranks):
+        rank.prompts = True
+    for rank in (rank for server in then for rank in server.ranks):
+        rank.receives = True
     run = _PoolsRun(
         first, then, requests, log,
         routers=(router(prefill.router, seed), router(decode.router, seed + 1)),
@@ -140,9 +141,10 @@ class _PoolsRun(_Run):
         first = self.firsts[index] = Live(index, live.input, 1, live.ids, live.grain)
         first.priority = live.priority
         ours, theirs = self.replicas[0], self.replicas[self.many]
-        if ours.policy.refuses(first, ours.ranks[0]) or theirs.policy.refuses(live, theirs.ranks[0]):
+        moves = live.output > 1
+        if ours.policy.refuses(first, ours.ranks[0]) or (moves and theirs.policy.refuses(live, theirs.ranks[0])):
             self._end(index, now)
-        elif self.early and live.output > 1:
+        elif self.early and moves:
             self._ask(now, live)
         else:
             self._compute(now, index)

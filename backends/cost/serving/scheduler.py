@@ -84,8 +84,8 @@ class State:
 
     ``number`` counts steps. Requests whose ``step`` is not below ``upto`` are in a step on its way, so that another one
     cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. Of a server that
-    decodes what another one prefills: ``parked`` requests have blocks, and their cache is on its way; ``asking``
-    requests have none yet. A server of ``prompts`` makes the first token of each request, and no other.
+    decodes what another one prefills (``receives``): ``parked`` requests have blocks, and their cache is on its way;
+    ``asking`` requests have none yet. A server of ``prompts`` makes the first token of each request, and no other.
 
     The others are SGLang's: the share of outputs that it keeps room for (``ratio``), whether it takes nobody until a
     request ends (``full``), the prompt that it is in the middle of (``cut``), prompts that are not found yet, each with
@@ -93,8 +93,8 @@ class State:
     """
 
     __slots__ = (
-        "asking", "cut", "full", "gained", "number", "parked", "pool", "prompts", "queries", "ratio", "running", "sent",
-        "unfound", "upto", "waiting",
+        "asking", "cut", "full", "gained", "number", "parked", "pool", "prompts", "queries", "ratio", "receives",
+        "running", "sent", "unfound", "upto", "waiting",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, queries: int = 1, gained: Callable[[], int] = lambda: 1) -> None:
@@ -110,7 +110,7 @@ class State:
         self.sent: dict[int, Batch] = {}
         self.parked: list[Live] = []
         self.asking: deque[Live] = deque()
-        self.prompts = False
+        self.prompts = self.receives = False
 
     @property
     def load(self) -> int:

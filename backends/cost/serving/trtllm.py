@@ -43,9 +43,14 @@ class Trtllm:
     ahead: bool = True
 
     def refuses(self, live: Live, state: State) -> bool:
-        """Whether a request can never run. One that is paused has a prompt with all that it made."""
-        longest = live.input + (live.output if self.room == "max_utilisation" else 0)
-        return (not self.chunked and longest > self.budget) or too_long(live, state)
+        """Whether a request can never run. One that is paused has a prompt with all that it made.
+
+        A server that decodes what another one prefills computes only prompts of requests that were paused.
+        """
+        pauses = self.room == "max_utilisation"
+        longest = live.input + (live.output if pauses else 0)
+        whole = not self.chunked and (pauses or not state.receives)
+        return (whole and longest > self.budget) or too_long(live, state)
 
     def receives(self, live: Live, state: State) -> bool:
         """Whether a request would be admitted if it waited."""

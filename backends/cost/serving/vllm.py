@@ -72,7 +72,7 @@ class Vllm:
     def _limit(self, state: State) -> int:
         """Tokens that a request may have in a step."""
         there = len(state.running) + len(state.waiting)
-        if not self.long_prompt or there == 1:
+        if not self.long_prompt or there <= 1:  # none: all come from another server
             return self.budget
         return max(self.long_prompt, self.budget // there) if self.adaptive else self.long_prompt
 

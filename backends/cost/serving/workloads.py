@@ -64,8 +64,16 @@ def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLO
     """Draw the requests of a workload, ``count`` requests in place of the number that the workload states.
 
     ``block``: tokens of a block of a conversation's prompt. Raises `PlanError` where a file is wrong, and where there
-    are more than `MAX_REQUESTS` requests.
+    are more than `MAX_REQUESTS` requests or none.
     """
+    found = _draw(load, count, block)
+    if not len(found.requests.input):
+        why = f"no request of the load `{load.name}` arrives within its duration"
+        raise PlanError([Diagnostic("E214", why, load.span, hint="raise `duration` or the rate")])
+    return found
+
+
+def _draw(load: WorkloadSpec, count: int | None, block: int) -> Load:
     closed = None if load.concurrency is None else Closed(load.concurrency)
     traffic = load.traffic or TrafficSpec(lengths=Lengths(Fixed(load.input), Fixed(load.output)))
     if traffic.trace is not None:
