@@ -93,17 +93,17 @@ def test_latencies_are_drawn_unless_a_view_is_named_and_the_same_run_gives_the_s
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(
-    "load",
+    ("load", "exits"),
     [
-        "input = 500, output = 1, batch = 1",
-        "input = 900_000, output = 5, rate = 1 req/s, requests = 3",
+        ("input = 500, output = 1, batch = 1", 0),
+        ("input = 900_000, output = 5, rate = 1 req/s, requests = 3", 1),  # no request is served
     ],
 )
-def test_any_run_draws(capsys, tmp_path, load: str, view: str) -> None:
+def test_any_run_draws(capsys, tmp_path, load: str, exits: int, view: str) -> None:
     text = f"plan p {{ model = llama_3_1_8b, node = h100_8, sharding {{ dp = 2 }}, workload {{ {load} }} }}"
     path = tmp_path / "x.svg"
     status, _, err = run(capsys, tmp_path, text, "--plot", path, "--view", view)
-    assert (status, err) == (0, "")
+    assert (status, err) == (exits, "")
     assert path.read_text().startswith("<?xml")
 
 
@@ -229,6 +229,15 @@ def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path, short) -> N
     text = said(path)
     words = ["p50", "p95", "p99", "TTFT", "TPOT", "req/s", "saturated at", "(two)", "p95(ttft) &lt;= 4 s", "one, 1 GPU"]
     assert [word for word in words if word not in text] == []
+
+
+def test_a_load_without_a_rate_has_no_picture_over_rates_and_is_refused_at_once(capsys, tmp_path) -> None:
+    status, out, err = run(capsys, tmp_path, BATCHES, "--plot", tmp_path / "x.svg", "--view", "rates")
+    assert (status, out) == (2, "")
+    assert "error[E400]: `one` has no rate" in err
+    status, out, err = run(capsys, tmp_path, TEXT, "--plot", tmp_path / "x.svg", "--find-rate")
+    assert (status, out) == (2, "")
+    assert "--find-rate draws no picture" in err
 
 
 # ---- throughput against latency

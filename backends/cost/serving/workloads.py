@@ -35,6 +35,7 @@ from plandsl.spec.traffic import (
     mean_rate,
 )
 from plandsl.traces import read_column, read_trace
+from plandsl.units import show_time
 
 REQUESTS = 10_000
 """Requests of a load over time that does not say how many."""
@@ -64,7 +65,7 @@ def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLO
     """Draw the requests of a workload, ``count`` requests in place of the number that the workload states.
 
     ``block``: tokens of a block of a conversation's prompt. Raises `PlanError` where a file is wrong, and where there
-    are more than `MAX_REQUESTS` requests.
+    are more than `MAX_REQUESTS` requests, or none.
     """
     closed = None if load.concurrency is None else Closed(load.concurrency)
     traffic = load.traffic or TrafficSpec(lengths=Lengths(Fixed(load.input), Fixed(load.output)))
@@ -81,6 +82,9 @@ def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLO
         kinds = (ClassSpec("", traffic.lengths, sessions=traffic.sessions),)
     parts = _parts(kinds, _starts(load, traffic, kinds, n), traffic.seed)
     drawn = _merge(parts, n if n is not None or traffic.duration is not None else REQUESTS, traffic.duration)
+    if not len(drawn.input):
+        why = f"no request of the load `{load.name}` arrives within {show_time(traffic.duration or 0.0)}"
+        raise PlanError([Diagnostic("E214", why, load.span, hint="raise `duration` or the rate")])
     requests = Requests(
         drawn.arrival_s,
         drawn.input,
