@@ -78,10 +78,19 @@ def print_json(value: object) -> None:
 
 def show_errors(error: PlanError, as_json: bool) -> int:
     """Print diagnostics on standard error and, with ``as_json``, as JSON on standard output. Gives the exit status."""
-    sys.stderr.write(render(error.diagnostics, error.sources) + "\n")
+    sys.stderr.write(render(error.diagnostics, _with_files(error)) + "\n")
     if as_json:
         print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in error.diagnostics]})
     return WRONG
+
+
+def _with_files(error: PlanError) -> dict[str, str]:
+    """The sources of an error. What is found after a file is compiled comes without them, so they are read again."""
+    found = dict(error.sources)
+    for file in {d.span.file for d in error.diagnostics if d.span is not None} - set(found):
+        if Path(file).suffix == ".plan" and Path(file).is_file():
+            found[file] = _read(file)
+    return found
 
 
 def refuse_command(arguments: Namespace) -> int:
@@ -163,6 +172,7 @@ def run_simulate(arguments: Namespace) -> int:
     _check_plot(arguments)
     if arguments.find_rate:
         return _find_rates(arguments)
+    unserved: dict[str, Diagnostic] = {}
     if arguments.rows:
         from plandsl.sheets import open_sheet
 
@@ -171,11 +181,12 @@ def run_simulate(arguments: Namespace) -> int:
             runs = _simulate(plans, arguments)
             sheet(runs[0].columns())
     else:
-        plans = _compile(arguments)
+        plans, unserved = _serve_what_fits(_compile(arguments))
+        _check_rates(arguments, plans)
         runs = _simulate(plans, arguments)
     if arguments.json:
-        found = [run.simulation.as_json() for run in runs]
-        print_json({"plandsl": __version__, "file": arguments.file, "plans": found})
+        found = [run.simulation.as_json() | _lost_rows(plan) for plan, run in zip(plans, runs, strict=True)]
+        print_json({"plandsl": __version__, "file": arguments.file, "plans": found, **_unserved_json(unserved)})
     else:
         from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 
@@ -184,21 +195,59 @@ def run_simulate(arguments: Namespace) -> int:
             if i:
                 console.print()
             print_simulation(plan.spec, run.simulation, console)
+            _print_lost_rows(plan, console)
         if len(runs) > 1:
             console.print()
             print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
+        _print_unserved(unserved, console)
     _plot_runs(arguments, plans, runs)
-    return OK if all(run.simulation.ok for run in runs) else FAILED
+    return OK if all(run.simulation.ok for run in runs) and not unserved else FAILED
+
+
+def _serve_what_fits(plans: list[CompiledPlan]) -> tuple[list[CompiledPlan], dict[str, Diagnostic]]:
+    """The plans that can be served, and why the others cannot. Raises `PlanError` where none can be."""
+    from plandsl.driver import find_unserved
+
+    unserved = find_unserved(plans)
+    if len(unserved) == len(plans):
+        raise PlanError(list(unserved.values()))
+    return [plan for plan in plans if plan.name not in unserved], unserved
+
+
+def _print_unserved(unserved: dict[str, Diagnostic], console: Any) -> None:
+    for why in unserved.values():
+        console.print()
+        console.print(f"{why.message} ({why.code})", style="bold red", soft_wrap=True)
+
+
+def _unserved_json(unserved: dict[str, Diagnostic]) -> dict[str, Any]:
+    return {"unserved": [{"plan": name, **why.as_json()} for name, why in unserved.items()]} if unserved else {}
+
+
+def _lost_rows(plan: CompiledPlan) -> dict[str, Any]:
+    """The notes about rows of a trace that are left out (N452)."""
+    found = [note.as_json() for note in plan.notes if note.code == "N452"]
+    return {"notes": found} if found else {}
+
+
+def _print_lost_rows(plan: CompiledPlan, console: Any) -> None:
+    for note in plan.notes:
+        if note.code == "N452":
+            console.print(f"{note.code}  {note.message}", style="dim", soft_wrap=True)
 
 
 def _find_rates(arguments: Namespace) -> int:
     """`planc simulate --find-rate`: exit status 1 where a plan has no rate that meets its requirements."""
     if arguments.rows:
         raise PlanError([Diagnostic("E400", "--rows writes the requests of one run, and --find-rate makes many")])
-    plans = _compile(arguments)
+    if arguments.plot:
+        hint = f"planc simulate {arguments.file} --plot {arguments.plot} --view rates"
+        raise PlanError([Diagnostic("E400", "--find-rate draws no picture", hint=hint)])
+    plans, unserved = _serve_what_fits(_compile(arguments))
     found = _rates(plans, arguments)
     if arguments.json:
-        print_json({"plandsl": __version__, "file": arguments.file, "rates": [f.as_json() for f in found]})
+        rates = [f.as_json() | _lost_rows(plan) for plan, f in zip(plans, found, strict=True)]
+        print_json({"plandsl": __version__, "file": arguments.file, "rates": rates, **_unserved_json(unserved)})
     else:
         from plandsl.answers.text.rate import print_rate, print_rates
 
@@ -210,7 +259,8 @@ def _find_rates(arguments: Namespace) -> int:
         if len(found) > 1:
             console.print()
             print_rates(found, console)
-    return OK if all(f.ok for f in found) else FAILED
+        _print_unserved(unserved, console)
+    return OK if all(f.ok for f in found) and not unserved else FAILED
 
 
 def _rates(plans: list[CompiledPlan], arguments: Namespace) -> list[FoundRate]:
@@ -246,6 +296,15 @@ def _check_plot(arguments: Namespace) -> None:
     elif arguments.view:
         hint = f"planc simulate {arguments.file} --plot out.svg --view {arguments.view}"
         raise PlanError([Diagnostic("E400", f"--view {arguments.view} needs a file to draw to", hint=hint)])
+
+
+def _check_rates(arguments: Namespace, plans: list[CompiledPlan]) -> None:
+    """Refuse a picture over rates of a load without a rate, before requests are served."""
+    if arguments.view == "rates":
+        from plandsl.backends.plots.sweep import find_scaled
+
+        for plan in plans:
+            find_scaled(plan.spec)
 
 
 def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run]) -> None:

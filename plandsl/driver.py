@@ -233,6 +233,14 @@ def simulate(
     return [plan.simulate(requests, partial(served, before)) for before, plan in enumerate(plans)]
 
 
+def find_unserved(plans: Sequence[CompiledPlan]) -> dict[str, Diagnostic]:
+    """Plans on which no request can be served, with the reason (E328)."""
+    from plandsl.backends.cost.answers.simulation import find_no_room
+
+    found = {plan.name: find_no_room(plan) for plan in plans}
+    return {name: why for name, why in found.items() if why is not None}
+
+
 def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
     """What ``b`` says that ``a`` does not, and what comes of it, term by term."""
     from plandsl.backends.cost.answers.differ import difference

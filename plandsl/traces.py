@@ -195,7 +195,8 @@ def _trace(
         if rows is not None and len(columns.input) >= rows:
             break
     if not reading.wrong and (columns is None or not columns.input):
-        reading.fail(1, BadRow("the file has no requests"))
+        lost = 0 if columns is None else columns.failed
+        reading.fail(1, BadRow("every row generated no token" if lost else "the file has no requests"))
     found_wrong = reading.finish()
     return (None if found_wrong or columns is None else columns.trace()), found_wrong
 
@@ -273,7 +274,8 @@ def _counted(load: WorkloadSpec, trace: Trace, file: FileSpec) -> list[Diagnosti
         why = f"the load has {load.requests:,} requests, but {file.shown} has {have:,}"
         found.append(Diagnostic("E452", why, file.span, hint="drop `requests`, or lower it"))
     if trace.failed:
-        why = f"{trace.failed:,} rows of {file.shown} generated no token: requests that failed, which are left out"
+        rows = "1 row" if trace.failed == 1 else f"{trace.failed:,} rows"
+        why = f"{rows} of {file.shown} generated no token: left out, as failed requests are"
         found.append(Diagnostic("N452", why, file.span))
     return found
 

@@ -109,7 +109,8 @@ def updating(request):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A place to run in."""
+    """A place to run in, from which `examples/` is seen as from the root."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

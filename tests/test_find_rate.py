@@ -179,7 +179,7 @@ def test_the_command_tells_the_rate_and_what_binds_it(capsys, tmp_path: Path) ->
     assert main(["simulate", str(tmp_path / "a.plan"), "--find-rate"]) == 1
     out = capsys.readouterr().out
     assert "p: at most " in out
-    assert "bound by p90(ttft) <= 150 ms: at " in out
+    assert " req/s `p90(ttft) <= 150 ms` is missed with " in out
     assert "q: no rate meets the requirements" in out
     assert "largest rate" in out
     assert main(["simulate", str(tmp_path / "a.plan"), "--find-rate", "--json", "--plan", "p"]) == 0

@@ -14,7 +14,7 @@ from plandsl.backends.cost.serving.records import Steps
 from plandsl.backends.plots.bounds import bounds_of
 from plandsl.backends.plots.curves import estimate_curve
 from plandsl.backends.plots.knee import knee
-from plandsl.backends.plots.occupancy import mean_and_peak, total_level
+from plandsl.backends.plots.occupancy import decode_steps, mean_and_peak, total_level
 from plandsl.backends.plots.runs import Served, labels
 from plandsl.backends.plots.steps import busiest_window, lanes_of
 from plandsl.backends.plots.sweep import sweep
@@ -93,17 +93,17 @@ def test_latencies_are_drawn_unless_a_view_is_named_and_the_same_run_gives_the_s
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize(
-    "load",
+    ("load", "exits"),
     [
-        "input = 500, output = 1, batch = 1",
-        "input = 900_000, output = 5, rate = 1 req/s, requests = 3",
+        ("input = 500, output = 1, batch = 1", 0),
+        ("input = 900_000, output = 5, rate = 1 req/s, requests = 3", 1),  # no request is served
     ],
 )
-def test_any_run_draws(capsys, tmp_path, load: str, view: str) -> None:
+def test_any_run_draws(capsys, tmp_path, load: str, exits: int, view: str) -> None:
     text = f"plan p {{ model = llama_3_1_8b, node = h100_8, sharding {{ dp = 2 }}, workload {{ {load} }} }}"
     path = tmp_path / "x.svg"
     status, _, err = run(capsys, tmp_path, text, "--plot", path, "--view", view)
-    assert (status, err) == (0, "")
+    assert (status, err) == (exits, "")
     assert path.read_text().startswith("<?xml")
 
 
@@ -229,6 +229,48 @@ def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path, short) -> N
     text = said(path)
     words = ["p50", "p95", "p99", "TTFT", "TPOT", "req/s", "saturated at", "(two)", "p95(ttft) &lt;= 4 s", "one, 1 GPU"]
     assert [word for word in words if word not in text] == []
+
+
+def test_a_load_without_a_rate_has_no_picture_over_rates_and_is_refused_at_once(capsys, tmp_path) -> None:
+    status, out, err = run(capsys, tmp_path, BATCHES, "--plot", tmp_path / "x.svg", "--view", "rates")
+    assert (status, out) == (2, "")
+    assert "error[E400]: `one` has no rate" in err
+    status, out, err = run(capsys, tmp_path, TEXT, "--plot", tmp_path / "x.svg", "--find-rate")
+    assert (status, out) == (2, "")
+    assert "--find-rate draws no picture" in err
+
+
+POOLS = """plan p { model = llama_3_1_8b, engine = vllm
+  prefill { node = h100_8, sharding { dp = 2 } }
+  decode { node = h100_1, sharding { tp = 1 } }
+  transfer { bandwidth = 50 GB/s, latency = 10 us }
+  workload { input = 2000, output = 20, rate = 20 req/s, requests = 40 }
+}
+plan big = p with { model = llama_3_1_70b }
+"""
+
+
+def test_the_servers_of_both_pools_have_lanes(capsys, tmp_path) -> None:
+    path = tmp_path / "x.svg"
+    for view in VIEWS:
+        assert run(capsys, tmp_path, POOLS, "--plan", "p", "--plot", path, "--view", view)[0] == 0
+    text = said(path)  # of the last view, steps
+    assert [word for word in ("prefill 0", "prefill 1", "decode 0") if word not in text] == []
+    (made, _) = compile_text(POOLS)
+    found = made.simulate()
+    lanes = list(lanes_of("p", Served(made, found), 0.0, 1e9))
+    assert [bool(lane.prompt_tokens.sum()) for lane in lanes] == [True, True, False]
+    assert [bool(lane.decodes.sum()) for lane in lanes] == [False, False, True]
+    assert [len(lane.arrivals) for lane in lanes] == [20, 20, 0]
+    level = decode_steps(found, found.records.steps)
+    assert level.blocks.max() / found.blocks == pytest.approx(found.simulation.occupancy.kv_cache[1])
+
+
+def test_a_plan_without_room_has_an_empty_curve_beside_the_others(capsys, tmp_path) -> None:
+    path = tmp_path / "x.svg"
+    (tmp_path / "a.plan").write_text(POOLS.replace("requests = 40", "requests = 12"))
+    assert main(["render", str(tmp_path / "a.plan"), "--view", "tradeoff", "-o", str(path), "--against", "ttft"]) == 0
+    assert "big: nothing fits" in said(path)
 
 
 # ---- throughput against latency

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from itertools import product
 from pathlib import Path
 
@@ -240,6 +241,14 @@ def test_nearest_configuration_and_remedies_where_nothing_meets_all() -> None:
     better = {r.what: r.factor for r in remedies(found, nearest)}
     assert all(factor > 1 for factor in better.values())
     assert "memory" not in better  # more room makes no step shorter
+
+
+def test_a_missed_share_of_memory_is_shown_in_per_cent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "s.plan"
+    source.write_text(BASE.replace("MORE", "vary tp in [4, 8]\nrequire memory <= 1 %"))
+    assert main(["search", str(source)]) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "memory <= 1 %: the nearest has" in line)
+    assert re.search(r"has [\d.]+ %, [\d.]+ times off 1.0 %$", line)
 
 
 def test_a_remedy_is_enough_and_no_more_than_that() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isclose, isnan
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,3 +106,22 @@ def test_a_queue_that_grows_is_told_with_the_rate_that_is_served() -> None:
         assert any("queue grows" in warning for warning in found.warnings) == grows
         if grows:
             assert isclose(found.bearable, 2.0, rel_tol=0.01)
+
+
+@pytest.mark.parametrize(("burst", "grows"), [(75, False), (200, True)])
+def test_a_queue_that_a_last_burst_leaves_behind_does_not_grow(burst: int, grows: bool) -> None:
+    """A burst every 40 s, and one at the end; two requests a second are served, 80 between two bursts."""
+    worker = Worker(Vllm(200, max_running=2, ahead=False), Steady(), 1000)
+    n = 10 * burst
+    times = np.repeat([*range(0, 360, 40), 395], burst) + np.tile(np.linspace(0, 1, burst), 10)
+    found = summarise(simulate([worker], Requests(times, np.full(n, 100), np.full(n, 1))))
+    assert isnan(found.bearable) != grows
+
+
+def test_a_load_of_which_nothing_is_served_in_time_has_no_rate_that_is_served() -> None:
+    worker = Worker(Vllm(200, max_running=2, ahead=False), Steady(), 1000)
+    found = summarise(simulate([worker], Requests(np.linspace(0, 0.1, 40), np.full(40, 100), np.full(40, 1))))
+    assert found.warnings[-1] == "the queue grows: hardly a request is served while requests arrive"
+    assert summarise(simulate([worker], Requests(np.zeros(1), np.full(1, 9), np.full(1, 1)))).warnings == (
+        "1 request is too few for p50, which needs 20",
+    )

@@ -209,6 +209,56 @@ def test_rows_hold_one_plan(capsys, tmp_path) -> None:
     assert "--plan p" in err
 
 
+# ---- loads of which little is served
+
+
+def test_a_load_that_ends_before_its_first_request_is_diagnosed(capsys, tmp_path) -> None:
+    load = "input = 500, output = 20, rate = 1 req/s, duration = 1 ms"
+    status, _, err = run(capsys, tmp_path, PLAN.format(load=load, more="", sharding="tp = 1", engine="vllm"))
+    assert status == 2
+    assert "error[E214]: no request of the load `p` arrives within 1.00 ms" in err
+    assert "2 |   workload { input = 500" in err  # the line of the plan, though the load is drawn after it is compiled
+
+
+def test_a_run_that_serves_nothing_is_not_ok_and_shows_no_numbers(capsys, tmp_path) -> None:
+    load = "input = 5_000_000, output = 20, rate = 1 req/s, requests = 3"
+    status, out, _ = run(capsys, tmp_path, PLAN.format(load=load, more="", sharding="tp = 1", engine="vllm"))
+    assert status == 1
+    assert "no request served, of 3" in out
+    assert "nan" not in out
+    assert "warning: 3 of 3 requests exceed the context of `llama_3_1_8b`, 131,072 tokens" in out
+
+
+def test_failed_requests_of_a_trace_are_counted(capsys, tmp_path) -> None:
+    rows = "TIMESTAMP,ContextTokens,GeneratedTokens\n2026-01-05 09:00:00,90,{}\n2026-01-05 09:00:01,90,0\n"
+    text = PLAN.format(load='trace = "t.csv"', more="", sharding="tp = 1", engine="vllm")
+    (tmp_path / "t.csv").write_text(rows.format(5))
+    status, out, _ = run(capsys, tmp_path, text)
+    assert status == 0
+    assert "N452  1 row of t.csv generated no token" in out
+    _, out, _ = run(capsys, tmp_path, text, "--json")
+    assert [note["code"] for note in json.loads(out)["plans"][0]["notes"]] == ["N452"]
+    (tmp_path / "t.csv").write_text(rows.format(0))
+    assert "every row generated no token" in run(capsys, tmp_path, text)[2]
+
+
+# ---- reuse
+
+
+def test_a_shared_prefix_is_computed_once_and_found_by_all_others() -> None:
+    load = "input = 1000, output = 4, rate = 5 req/s, requests = 30, reuse = 60 %, prefix = shared"
+    made = plan(load)
+    found = made.simulate()
+    assert found.records.cached.tolist() == [0] + [592] * 29  # 37 whole blocks of 16 tokens
+    assert found.records.ttft_s[-1] < plan(load.split(", reuse")[0]).simulate().records.ttft_s[-1]
+    assert made.estimate().simulated is not None
+
+
+def test_reuse_of_own_blocks_is_said_to_be_left_out() -> None:
+    load = "input = 1000, output = 4, rate = 5 req/s, requests = 30, reuse = 60 %"
+    assert plan(load).simulate().simulation.summary.warnings[0].startswith("`reuse` of blocks that each request has")
+
+
 # ---- several plans
 
 TWO = """workload chat { input = uniform(100, 900), output = 20, rate = 40 req/s, requests = 130 }
@@ -229,6 +279,20 @@ def test_plans_side_by_side_serve_the_same_requests(capsys, tmp_path) -> None:
     assert "all plans served the same requests" in table
     for word in ("TTFT p99", "TPOT p50", "latency p95", "throughput", "goodput", "preemptions", "KV cache, peak"):
         assert word in table
+
+
+@pytest.mark.parametrize("more", [(), ("--find-rate",)])
+def test_a_plan_that_cannot_be_served_leaves_the_others_their_answer(capsys, tmp_path, more: tuple[str, ...]) -> None:
+    text = TWO + "plan big = two with { model = llama_3_1_405b }\n"
+    status, out, _ = run(capsys, tmp_path, text, "--plan", "two", "--plan", "big", "--requests", "20", *more)
+    assert status == 1
+    assert "two  llama_3_1_8b on h100_8" in out
+    assert "`big` has no room for a KV cache" in out
+    status, out, _ = run(capsys, tmp_path, text, "--plan", "two", "--plan", "big", "--requests", "20", "--json", *more)
+    body = json.loads(out)
+    assert [one["plan"] for one in body["rates" if more else "plans"]] == ["two"]
+    assert [(one["plan"], one["code"]) for one in body["unserved"]] == [("big", "E328")]
+    assert run(capsys, tmp_path, text, "--plan", "big", *more)[0] == 2
 
 
 def test_plans_of_other_loads_are_said_to_differ(capsys, tmp_path) -> None:

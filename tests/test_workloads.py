@@ -525,7 +525,7 @@ def test_failed_requests_are_counted(tmp_path: Path) -> None:
     (tmp_path / "p.plan").write_text(PLAN.format(load='trace = "b.csv"'))
     (note,) = check_module(open_file(tmp_path / "p.plan"))
     assert note.code == "N452"
-    assert note.message.startswith("1 rows of b.csv")
+    assert note.message.startswith("1 row of b.csv")
     (plan,) = compile_file(tmp_path / "p.plan")
     assert note in plan.notes
 

@@ -11,6 +11,7 @@ from attrs import evolve
 from plandsl.answers.estimate import Band, Estimate
 from plandsl.answers.simulation import Figure, Spread
 from plandsl.backends.cost.answers.estimate import estimate
+from plandsl.backends.cost.answers.simulation import find_no_room
 from plandsl.backends.cost.deployments.build import Compiled, build_deployment
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.plots.bounds import METRICS, bounds_of
@@ -87,14 +88,17 @@ def load_curves(plans: Sequence[Compiled], tick: Tick = lambda done, of: None) -
     """The curve of each plan: by estimates, or by simulation where the load or a requirement needs single requests.
 
     Simulated latencies are those percentiles that the first requirement on each of them is about, and means without
-    one. Raises `PlanError` where a plan cannot be simulated (`sweep`).
+    one. A plan without room for a KV cache has a curve without points. Raises `PlanError` as `sweep` does.
     """
     percentiles = {metric: _percentile([made.spec for made in plans], metric) for metric in METRICS}
     out = []
     for at, made in enumerate(plans):
         part = count_parts(tick, at, len(plans))
         simulated = made.spec.workload.traffic is not None or any(r.over_requests for r in made.spec.requires)
-        out.append(simulated_curve(sweep(made, FEW, part), percentiles) if simulated else estimate_curve(made, part))
+        if simulated and find_no_room(made) is not None:
+            out.append(LoadCurve(made.spec, "{}", (), None, percentiles))
+        else:
+            out.append(simulated_curve(sweep(made, FEW, part), percentiles) if simulated else estimate_curve(made, part))
     return out
 
 

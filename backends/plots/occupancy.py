@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plandsl import plotting
+from plandsl.backends.cost.answers.simulation import Run
 from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.requests import Floats, Ints
 from plandsl.backends.plots.runs import Served, draw_legend, labels, new_figure
@@ -62,6 +63,8 @@ def mean_and_peak(level: Level, edges: Floats) -> tuple[Floats, Floats]:
 def draw_occupancy(runs: Sequence[Served], path: Path) -> None:
     """Draw over time: arrivals, requests that wait and that run on all servers, and the share of KV memory in use.
 
+    Of two pools, the KV memory is that of the servers that decode.
+
     Lines are means over `BINS` parts of the time, and shades reach up to the largest value of each. Raises `PlanError`
     (E405).
     """
@@ -79,6 +82,9 @@ def draw_occupancy(runs: Sequence[Served], path: Path) -> None:
             place.set_ylabel(word)
             place.set_ylim(0, None)
             place.margins(x=0)
+        for place in places[1:3]:  # numbers of requests are whole, also where none waits
+            place.set_ylim(0, max(place.get_ylim()[1], 1.0))
+            place.yaxis.get_major_locator().set_params(integer=True)
         figure.align_ylabels(places)
         places[-1].yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
         places[-1].set_xlabel("time since the first request")
@@ -102,15 +108,21 @@ def _draw_run(places: Any, served: Served, edges: Floats, color: str) -> None:
     came, wide = _arrivals(records, first, edges)
     places[0].stairs(came, wide, baseline=None, color=color, linewidth=1)
     room = run.blocks * run.simulation.replicas / 100
-    for place, values, unit in (
-        (places[1], steps.waiting, 1.0),
-        (places[2], steps.running, 1.0),
-        (places[3], steps.blocks, room),
+    for place, own, field, unit in (
+        (places[1], steps, "waiting", 1.0),
+        (places[2], steps, "running", 1.0),
+        (places[3], decode_steps(run, steps), "blocks", room),
     ):
-        level = total_level(steps, values)
+        level = total_level(own, getattr(own, field))
         mean, peak = mean_and_peak(Level(level.times - first, level.values / unit), edges)
         place.plot(middles, mean, color=color, linewidth=1)
         place.fill_between(middles, mean, peak, color=color, alpha=0.2, linewidth=0)
+
+
+def decode_steps(run: Run, steps: Steps) -> Steps:
+    """The steps of the servers that decode: all of them, unless another pool prefills."""
+    before = 0 if run.simulation.prefill is None else run.simulation.prefill.replicas
+    return Steps._make(values[steps.replica >= before] for values in steps)
 
 
 def _arrivals(records: Records, first: float, edges: Floats) -> tuple[Floats, Floats]:

@@ -110,13 +110,13 @@ def _label_axes(place: Any, lanes: Sequence[Lane], first: float, start: float, l
 
 
 def lanes_of(name: str, served: Served, start: float, end: float) -> Iterator[Lane]:
-    """The lanes of each server of a plan between two times."""
-    records, steps, servers = served.run.records, served.run.records.steps, served.run.simulation.replicas
+    """The lanes of each server of a plan between two times. Of two pools, requests arrive where they prefill."""
+    records, steps = served.run.records, served.run.records.steps
     inside = (steps.end_s > start) & (steps.start_s < end)
     came = (records.arrival_s >= start) & (records.arrival_s < end)
-    for server in range(servers):
-        label = f"{name}\nserver {server}" if servers > 1 else name
-        arrivals = records.arrival_s[came & (records.replica == server)]
+    first_at = records.replica if records.prefill_replica is None else records.prefill_replica
+    for server, label in enumerate(_server_labels(name, served)):
+        arrivals = records.arrival_s[came & (first_at == server)]
         own = np.flatnonzero(inside & (steps.replica == server))
         for i, chosen in enumerate(_apart(own, steps)):
             yield Lane(
@@ -127,6 +127,15 @@ def lanes_of(name: str, served: Served, start: float, end: float) -> Iterator[La
                 decodes=steps.decodes[chosen],
                 arrivals=arrivals if not i else arrivals[:0],
             )
+
+
+def _server_labels(name: str, served: Served) -> list[str]:
+    """A label for each server of a plan, in the order of their numbers."""
+    told = served.run.simulation
+    if told.prefill is not None:
+        pools = (("prefill", told.prefill.replicas), ("decode", told.replicas))
+        return [f"{name}\n{pool} {i}" for pool, many in pools for i in range(many)]
+    return [f"{name}\nserver {i}" for i in range(told.replicas)] if told.replicas > 1 else [name]
 
 
 def _apart(own: Ints, steps: Steps) -> list[NDArray[np.int64]]:
@@ -158,7 +167,8 @@ def _draw_rows(place: Any, lanes: Sequence[Lane], start: float, look: Look) -> N
         begin, long, counts = (lane.start - start)[has], (lane.end - lane.start)[has], counts[has]
         place.broken_barh(list(zip(begin, long, strict=True)), (top, TALL), facecolor=shades(norm(counts)),
                           edgecolor="white", linewidth=0.4 if len(begin) < 4 * SHOWN else 0)  # fmt: skip
-        for x, width, n in zip((begin + long / 2).tolist(), long.tolist(), counts.tolist(), strict=True):
+        left, right = np.clip(begin, *place.get_xlim()), np.clip(begin + long, *place.get_xlim())
+        for x, width, n in zip(((left + right) / 2).tolist(), (right - left).tolist(), counts.tolist(), strict=True):
             _write_number(place, (x, top + TALL / 2), width, f"{n}", "white" if norm(n) > LIGHT else "#222222")
     beside = place.inset_axes((1.02, 0.53 - 0.5 * look.row, 0.018, 0.44))
     bar = place.figure.colorbar(ScalarMappable(norm, shades), cax=beside, ticks=MaxNLocator(4, integer=True))

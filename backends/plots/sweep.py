@@ -73,11 +73,7 @@ def sweep(made: Compiled, count: int | None = None, tick: Tick = lambda done, of
     A closed loop is served with more and more requests in flight. Raises `PlanError`: E400 where all requests arrive at
     once, and as `simulate_plan`.
     """
-    plan, scaled = made.spec, scaled_field(made.spec.workload)
-    if scaled is None:
-        why = f"`{plan.name}` has no rate that could grow: all its requests arrive at once"
-        hint = "give the workload `rate = 12 req/s`, a `trace` or `concurrency = 64`"
-        raise PlanError([Diagnostic("E400", why, plan.workload.span or plan.span, hint=hint)])
+    plan, scaled = made.spec, find_scaled(made.spec)
     work = _Work(plan, scaled, build_servers(made), count, tick)
     if scaled == "concurrency":
         for share in PLACES:
@@ -89,6 +85,16 @@ def sweep(made: Compiled, count: int | None = None, tick: Tick = lambda done, of
         work.serve(share * most / own.load)
     kept = tuple(r for r in work.by_load() if r.load <= SHARES[-1] * most * 1.001)
     return Sweep(plan, scaled, kept, most)
+
+
+def find_scaled(plan: PlanSpec) -> Scaled:
+    """What of the load of ``plan`` grows. Raises `PlanError` (E400) where all requests arrive at once."""
+    scaled = scaled_field(plan.workload)
+    if scaled is not None:
+        return scaled
+    why = f"`{plan.name}` has no rate that could grow: all its requests arrive at once"
+    hint = "give the workload `rate = 12 req/s`, a `trace` or `concurrency = 64`"
+    raise PlanError([Diagnostic("E400", why, plan.workload.span or plan.span, hint=hint)])
 
 
 class _Work:

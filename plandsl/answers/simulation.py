@@ -109,8 +109,8 @@ class Simulation(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether every requirement that was checked held."""
-        return all(r.ok for r in self.requires)
+        """Whether some request was served and every requirement that was checked is met."""
+        return self.summary.served > 0 and all(r.ok for r in self.requires)
 
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
@@ -17,7 +18,7 @@ from plandsl.search.shortlist import Shortlist
 from plandsl.search.show_shortlist import simulated_parts
 from plandsl.search.values import MOST
 from plandsl.search.words import WORDS, metric_text
-from plandsl.units import show_time
+from plandsl.units import show_percent, show_time
 
 SHOWN = 12
 """Most rows of the front that are printed; the JSON has all of them."""
@@ -122,11 +123,12 @@ def _nearest_miss(found: Found, missing: Sequence[Miss], remedies: Sequence[Reme
     closed = " in closed form, so nothing is simulated" if found.search.over_requests else ""
     lines = [Text(f"nothing meets every requirement{closed}", style="bold red")]
     for miss in missing:
-        value, bound = metric_text(miss.metric, miss.value), metric_text(miss.metric, miss.bound)
+        show = show_percent if "%" in miss.text else partial(metric_text, miss.metric)
+        value, bound = show(miss.value), show(miss.bound)
         lines.append(Text(f"  {miss.text}: the nearest has {value}, {miss.factor:.3g} times off {bound}"))
         if miss.best is None:
             continue
-        best = metric_text(miss.metric, miss.best)
+        best = show(miss.best)
         alone = "some configuration meets it" if miss.alone else "no configuration meets it"
         lines.append(
             Text(f"    {alone}: the {'most' if miss.metric in MOST else 'least'} that fits is {best}", style="dim")

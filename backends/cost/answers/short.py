@@ -89,8 +89,8 @@ def _without(plan: PlanSpec, why: str) -> Iterator[Diagnostic]:
 def short_answer(made: Compiled, model: Deployment) -> Answer:
     """Serve as many requests of the load as little work allows. ``model`` is its steady load in closed form."""
     plan, load = made.spec, made.spec.workload
-    if load.reuse:
-        return Answer(None, why="a simulation does not know `reuse`")
+    if load.reuse and load.prefix != "shared":
+        return Answer(None, why="a simulation does not know `reuse` of blocks that each request has for itself")
     try:
         servers = build_servers(made)
         if load.traffic is None and load.requests is None:

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import Figure, Occupancy, PrefillPool, Simulation
 from plandsl.backends.cost.answers.estimate import COMPARE
+from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
+from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.clock import Clock, ServerClock, step_clock
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.pools import simulate_pools
 from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Tick
+from plandsl.backends.cost.serving.requests import Requests, Tick, share_prefix
 from plandsl.backends.cost.serving.serve import moves, sides, worker
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
@@ -113,11 +115,13 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     """
     deployment, engine, prefill = servers.deployment, plan.effective_engine, servers.prefill
     load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else BLOCK)
+    load = load._replace(requests=_with_reuse(plan, load.requests))
     rooms, records = _serve(plan, servers, load, tick)
     gpus, before = deployment.plan.sharding.ranks, 0
     if prefill is not None:
         gpus, before = gpus + prefill.deployment.plan.sharding.ranks, prefill.deployment.n
     summary = summarise(records, keep_bounds(plan, records))
+    summary = summary._replace(warnings=(*_warnings(plan, load.requests), *summary.warnings))
     checks = check_requirements(plan, records, summary.request_rate, summary.output_rate)
     told = Simulation(
         plan=plan.name,
@@ -133,6 +137,27 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
     )
     return Run(told, records, load.kinds, rooms[-1], checks)
+
+
+def _with_reuse(plan: PlanSpec, requests: Requests) -> Requests:
+    """The requests with the blocks of the prefix that all share; the first one that a server computes fills them."""
+    if not plan.workload.reuse or plan.workload.prefix != "shared":
+        return requests
+    return share_prefix(requests, reused_tokens(plan, requests.input), plan.effective_engine.kv_block)
+
+
+def _warnings(plan: PlanSpec, requests: Requests) -> Iterator[str]:
+    """What a simulation leaves out of a plan, and what the model cannot serve."""
+    if plan.workload.reuse and plan.workload.prefix != "shared":
+        yield OWN_REUSE
+    context = plan.model.max_context
+    long = 0 if context is None else int((requests.input + requests.output > context).sum())
+    if long:
+        name, of = plan.model.name, len(requests.input)
+        yield f"{long:,} of {of:,} requests exceed the context of `{name}`, {context:,} tokens"
+
+
+OWN_REUSE = "`reuse` of blocks that each request has for itself is not simulated: prompts are computed whole"
 
 
 def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> tuple[list[int], Records]:
@@ -152,10 +177,26 @@ def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> t
 def _room(plan: PlanSpec, server: Worker) -> int:
     """The blocks of a server. Raises `PlanError` (E328) where it has none."""
     if server.blocks < server.ranks:
-        why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
-        hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
-        raise PlanError([Diagnostic("E328", why, plan.span, hint=hint)])
+        raise PlanError([_no_room(plan)])
     return server.blocks
+
+
+def _no_room(plan: PlanSpec) -> Diagnostic:
+    why = f"`{plan.name}` has no room for a KV cache beside the weights, so that no request can be served"
+    hint = "`planc compile` shows the memory; use more GPUs for each replica, or weights in fewer bits"
+    return Diagnostic("E328", why, plan.span, hint=hint)
+
+
+def find_no_room(made: Compiled) -> Diagnostic | None:
+    """Why no request of a plan can be served (E328); None where a server has room for a KV cache."""
+    servers, mean = build_servers(made), mean_load(made.spec.workload)
+    one = Requests(np.zeros(1), np.array([mean.input]), np.array([mean.output]))
+    for pool in (servers.prefill, servers):
+        if pool is not None:
+            server = worker(pool.deployment.one, one, pool.deployment.plan.effective_engine.scheduler_name)
+            if server.blocks < server.ranks:
+                return _no_room(made.spec)
+    return None
 
 
 def _prefill_pool(pool: Replicas, records: Records, room: int) -> PrefillPool:

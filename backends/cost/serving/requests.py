@@ -56,12 +56,15 @@ class Closed(NamedTuple):
     concurrency: int
 
 
-def share_prefix(requests: Requests, tokens: int) -> Requests:
-    """The same requests, whose first ``tokens`` tokens are equal in all; shorter prompts are part of that prefix."""
-    common = np.minimum(requests.input, tokens)
+def share_prefix(requests: Requests, tokens: int | Floats, size: int = 1) -> Requests:
+    """The same requests, whose first ``tokens`` tokens, or as many of each, are equal in all, in blocks of ``size``.
+
+    Shorter prompts are part of that prefix.
+    """
+    common = np.minimum(requests.input, tokens).astype(np.int64) // size
     starts = np.concatenate(([0], np.cumsum(common)))
     ids = np.arange(starts[-1]) - np.repeat(starts[:-1], common)
-    return requests._replace(blocks=Hashes(starts, ids, 1))
+    return requests._replace(blocks=Hashes(starts, ids, size))
 
 
 def shares_blocks(requests: Requests) -> bool:

@@ -11,8 +11,14 @@ from plandsl.answers.simulation import Figure, Summary
 from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, figure, spread
 from plandsl.backends.cost.serving.records import Records
 
-GROWTH, DEVIATIONS = 0.05, 3.0
-"""A system is unstable whose requests grow by this share of those that arrive, and by so many standard deviations."""
+GROWTH, DEVIATIONS, MOST_GROWTH = 0.05, 3.0, 0.5
+"""A system is unstable whose requests grow by this share of those that arrive, and by so many standard deviations.
+
+In a burst the standard deviation is large. Where half of the requests that arrive stay, they are more than a burst.
+"""
+
+BINS = 20
+"""Parts of the time in which requests arrive, whose numbers of arrivals show how bursty they are."""
 
 
 class Bounds(NamedTuple):
@@ -75,15 +81,28 @@ def bearable_rate(records: Records) -> float:
     """Requests/s that were served in the second half of the arrivals if fewer than arrived; NaN where all was well.
 
     The requests in the system are unstable where they grow by more than `GROWTH` of those that arrive in that half and
-    by `DEVIATIONS` standard deviations of a Poisson number.
+    by `DEVIATIONS` standard deviations of their number. A Poisson number of mean n has the variance n, and that of
+    bursty arrivals is `dispersion` times as large.
     """
     sent, (half, end) = _sent(records), second_half(records)
     if not end > half:
         return float("nan")
     came = int(((sent > half) & (sent <= end)).sum())
     left = int(((records.finish_s > half) & (records.finish_s <= end)).sum())
-    grown = came - left
-    return left / (end - half) if grown > max(GROWTH * came, DEVIATIONS * came**0.5) else float("nan")
+    grown, poisson = came - left, DEVIATIONS * came**0.5
+    chance = max(poisson, min(poisson * dispersion(sent) ** 0.5, MOST_GROWTH * came))
+    return left / (end - half) if grown > max(GROWTH * came, chance) else float("nan")
+
+
+def dispersion(sent: NDArray[np.float64]) -> float:
+    """The variance over the mean of the number of arrivals in `BINS` equal parts of the time; 1 for a Poisson process.
+
+    A value that a Poisson process has by chance, up to two standard deviations above 1, counts as 1. Source: Cox and
+    Lewis, "The statistical analysis of series of events", 1966 (index of dispersion).
+    """
+    many, _ = np.histogram(sent, BINS)
+    found = float(many.var(ddof=1) / many.mean())
+    return found if found > 1 + 2 * (2 / (BINS - 1)) ** 0.5 else 1.0
 
 
 def _sent(records: Records) -> NDArray[np.float64]:
@@ -120,7 +139,10 @@ def _warnings(records: Records, bearable: float) -> list[str]:
     short = [q for q in QUANTILES if served * (1 - q) < BEYOND - 1e-9]
     if short and served:
         least = round(BEYOND / (1 - short[0]))
-        found.append(f"{served} requests are too few for p{100 * short[0]:g}, which needs {least}")
-    if bearable == bearable:
+        few = "1 request is" if served == 1 else f"{served} requests are"
+        found.append(f"{few} too few for p{100 * short[0]:g}, which needs {least}")
+    if bearable == 0:
+        found.append("the queue grows: hardly a request is served while requests arrive")
+    elif bearable == bearable:
         found.append(f"the queue grows: requests arrive faster than the {bearable:.4g} that are served in a second")
     return found

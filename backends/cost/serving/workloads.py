@@ -35,6 +35,7 @@ from plandsl.spec.traffic import (
     mean_rate,
 )
 from plandsl.traces import read_column, read_trace
+from plandsl.units import show_time
 
 REQUESTS = 10_000
 """Requests of a load over time that does not say how many."""
@@ -68,7 +69,8 @@ def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLO
     """
     found = _draw(load, count, block)
     if not len(found.requests.input):
-        why = f"no request of the load `{load.name}` arrives within its duration"
+        lasts = load.traffic and load.traffic.duration
+        why = f"no request of the load `{load.name}` arrives within {show_time(lasts or 0.0)}"
         raise PlanError([Diagnostic("E214", why, load.span, hint="raise `duration` or the rate")])
     return found
 

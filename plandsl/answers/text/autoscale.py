@@ -83,7 +83,7 @@ def _ending(found: Autoscale) -> Iterator[Text]:
         yield Text("one replica misses a requirement at every rate", style="bold red")
     scaled, fixed = found.gpu_hours, found.fixed_gpu_hours
     saved = f", {show_percent(1 - scaled / fixed)} less" if fixed > scaled else ""
-    yield Text(f"fixed   {found.peak} replicas, {_hours(found, fixed)}")
+    yield Text(f"fixed   {found.peak} replica{'s' * (found.peak > 1)}, {_hours(found, fixed)}")
     yield Text(f"scaled  {_hours(found, scaled)}{saved}")
     yield Text(f"each interval is served at its mean rate, {found.requests:,} requests for each replica", style="dim")
 

@@ -42,9 +42,10 @@ def _lines(f: FoundRate) -> Iterator[str]:
         yield f"{f.plan}: no rate meets the requirements"
         yield f"at {_show(f.fails_at, f.unit)} {_fails(f)}; {f.why}"
     else:
-        yield f"{f.plan}: at most {_show(f.value, f.unit)}{_interval(f)}, {f.factor:.3g} times the load of the plan"
+        times = "" if f.value == f.factor else f", {f.factor:.3g} times the load of the plan"
+        yield f"{f.plan}: at most {_show(f.value, f.unit)}{_interval(f)}{times}"
         if f.binds:
-            yield f"bound by {' and '.join(f.binds)}: at {_show(f.fails_at, f.unit)} {_fails(f)}"
+            yield f"at {_show(f.fails_at, f.unit)} {_fails(f)}"
         else:
             yield f"nothing binds: {f.why}"
     yield f"found by {f.runs} runs of the same requests"

@@ -43,15 +43,21 @@ def short_lines(e: Estimate, s: Short) -> Iterator[RenderableType]:
     for warning in s.warnings:
         yield Text(f"warning: {warning}", style="yellow")
     yield Text(_served(s), style="dim")
-    in_flight = "" if e.load is None else f" of {show_count(e.load.concurrency)} requests in flight, all alike"
-    yield Text(f"the tables of memory and time below are in closed form{in_flight}", style="dim")
+    yield Text(f"the tables of memory and time below are in closed form{_in_flight(e)}", style="dim")
+
+
+def _in_flight(e: Estimate) -> str:
+    if e.load is None:
+        return ""
+    many = e.load.concurrency
+    return " of 1 request in flight" if many == 1 else f" of {show_count(many)} requests in flight, all alike"
 
 
 def _served(s: Short) -> str:
     if s.kind == "steady loop":
         return f"by simulation: {s.requests:,} requests in the middle of a closed loop of equal requests, without end"
     if s.of is None:
-        return f"by simulation: {s.requests:,} requests; `planc simulate` tells more of them"
+        return f"by simulation: {s.requests:,} request{'s' * (s.requests > 1)}; `planc simulate` tells more"
     return f"by simulation: the first {s.requests:,} of {s.of:,} requests; `planc simulate` serves all"
 
 

@@ -47,8 +47,8 @@ def print_side_by_side(loads: Sequence[WorkloadSpec], found: Sequence[Simulation
     for first in range(0, len(found), SIDE_BY_SIDE):
         parts += [_columns(found[first : first + SIDE_BY_SIDE]), Text()]
     alike = all(evolve(load, name="") == evolve(loads[0], name="") for load in loads)
-    said = "all plans served the same requests" if alike else "the plans have different loads, so that they compare"
-    said += "" if alike else " only as far as these do"
+    said = "all plans served the same requests"
+    said = said if alike else "the plans have different loads: they did not serve the same requests"
     print_lines(console, *parts, Text(said, style="dim"))
 
 
@@ -99,17 +99,20 @@ def _title(plan: PlanSpec, found: Simulation) -> Text:
     if first := found.prefill:
         replicas = f", {first.replicas} prefill and {found.replicas} decode server{'s' * (found.replicas > 1)}"
     gpus = f"{found.gpus} GPU{'s' if found.gpus > 1 else ''}"
-    scheduler = SCHEDULERS[found.scheduler]
+    machine, scheduler = " and ".join(dict.fromkeys(pool.machine for pool in plan.pools)), SCHEDULERS[found.scheduler]
     return Text(found.plan, style="bold").append(
-        f"  {plan.model.name} on {plan.machine}, {gpus}{replicas}, scheduler of {scheduler}", style="not bold"
+        f"  {plan.model.name} on {machine}, {gpus}{replicas}, scheduler of {scheduler}", style="not bold"
     )
 
 
 def _served(found: Simulation) -> str:
     s = found.summary
+    if not s.served:
+        return f"no request served, of {s.requests:,}"
     rates = f"{s.request_rate:.3g} req/s, {show_token_rate(s.output_rate)} out, {show_token_rate(s.input_rate)} in"
-    good = f", goodput {s.goodput:.3g} req/s" if s.served else ""
-    return f"{s.served:,} of {s.requests:,} requests served in {show_time(s.duration_s)}: {rates}{good}"
+    good = f", goodput {s.goodput:.3g} req/s"
+    many = f"{s.served:,} of {s.requests:,} requests" if s.requests > 1 else "1 request"
+    return f"{many} served in {show_time(s.duration_s)}: {rates}{good}"
 
 
 def _times(found: Simulation) -> RenderableType:
@@ -127,7 +130,8 @@ def show_figure(figure: Figure) -> str:
     if not isfinite(figure.half) or not figure.value:
         return show_time(figure.value)
     share = 100 * figure.half / figure.value
-    return f"{show_time(figure.value)} +-{share:.0f} %" if share >= 10 else f"{show_time(figure.value)} +-{share:.2g} %"
+    shown = f"{share:.0f}" if share >= 10 else f"{share:.2g}" if share >= 0.01 else "0"
+    return f"{show_time(figure.value)} +-{shown} %"
 
 
 def _held(o: Occupancy, who: str) -> RenderableType:
