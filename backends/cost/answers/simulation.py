@@ -147,7 +147,7 @@ def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> t
     """The blocks of a server of each pool, and what became of the requests."""
     decode, prefill, requests = servers.deployment, servers.prefill, load.requests
     if prefill is None or plan.split is None:
-        one = worker(decode.one, requests, plan.effective_engine.scheduler_name)._replace(clock=servers.clock)
+        one = worker(decode.one, requests, plan.effective_engine.scheduler_name, clock=servers.clock)
         rooms, workers = [_room(plan, one)], [one] * decode.n
         return rooms, simulate(workers, requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick)
     pools = prefill.deployment, decode
