@@ -117,6 +117,11 @@ AT_ONCE = np.zeros(13)
              np.array([3, 2, 2, 1, 1, 1, 1, 1, 1, 3, 2, 3, 2, 2, 3, 3, 2, 2, 2])),
     20, 1, False, None, 4.0, 0.0,
 )  # fmt: skip
+@example(  # nobody is in a step, until one that ends gives its blocks back; meanwhile another comes
+    [Vllm(7, 3)],
+    Requests(np.array([0.18, 10.45, 15.06, 17.84]), np.array([2, 2, 1, 5]), np.array([9, 13, 8, 9])),
+    23, 2, True, None, 15.5, 0.02,
+)  # fmt: skip
 @example(  # a request that does not fit gives its place in the loop on when it comes, amid the ends of others
     [Vllm(21, 3, whole_prompt=False, ahead=False)],
     Requests(np.zeros(22), np.array([5, 18, 17, 24, 1, 15, 19, 12, 5, 6, 9, 17, 22, 17, 11, 23, 9, 23, 13, 12, 22, 21]),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.answers.short import SETTLED, WORK
+from plandsl.backends.cost.serving.table import EXACT
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text, difference
 
@@ -67,7 +68,8 @@ def test_requirements_on_single_requests_are_checked_by_it() -> None:
 
 
 def test_where_it_takes_long_the_closed_form_says_so() -> None:
-    found = plan(LOOP.replace("output = 20", "output = 60_000"), "require p99(ttft) <= 2 s").estimate()
+    load = LOOP.replace("output = 20", "output = 60_000")
+    found = plan(load, "require p99(ttft) <= 2 s", engine="sglang").estimate()
     assert found.simulated is None
     assert [n.message for n in found.notes if n.code == "N291"] == [
         "closed form alone, not simulated: it takes long, see `planc simulate`",
@@ -139,7 +141,16 @@ def test_a_lone_request_after_another_takes_what_one_alone_takes() -> None:
     )
     assert loop.simulated is not None
     assert loop.simulated.ttft.mean.value == pytest.approx(alone.estimate().ttft_s, rel=1e-9)
-    assert loop.simulated.tpot.mean.value == pytest.approx(alone.estimate().tpot_s, rel=1e-9)
+    assert loop.simulated.tpot.mean.value == pytest.approx(alone.estimate().tpot_s, rel=EXACT), "by a table"
+
+
+def test_long_answers_are_simulated_where_servers_leap() -> None:
+    load = "input = 1024, output = 1000, concurrency = 16"
+    short = plan(load).estimate().simulated
+    assert short is not None
+    assert short.kind == "steady loop"
+    assert not short.warnings
+    assert plan(load, engine="sglang").estimate().simulated is None
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
@@ -157,6 +168,35 @@ def test_a_steady_loop_is_the_middle_of_a_long_run(engine: str) -> None:
         assert spread.mean.half <= SETTLED * spread.mean.value
         assert spread.mean.value == pytest.approx(values[middle].mean(), rel=SETTLED)
     assert short.request_rate * short.latency.mean.value == pytest.approx(8, rel=1e-9), "Little's law"
+
+
+@settings(max_examples=4)
+@given(
+    st.integers(2, 3),
+    st.integers(1, 5),
+    st.integers(50, 3000),
+    st.integers(2, 12),
+    st.sampled_from(["vllm", "sglang", "trtllm"]),
+    st.sampled_from(["round_robin", "least_loaded"]),
+    st.booleans(),
+)
+def test_servers_with_equal_shares_of_a_loop_see_the_same(
+    n: int, each: int, input_: int, output: int, engine: str, router: str, crowded: bool
+) -> None:
+    """So the short answer serves the requests of one of them."""
+    load = f"input = {input_}, output = {output}, concurrency = {n * each}"
+    least = f"engine = {engine} with {{ max_requests = {2 if crowded else 64} }}"
+    text = f"plan p {{ model = llama_3_1_8b, node = h100_8, sharding {{ dp = {n} }}, router = {router}, {least}"
+    (made,) = compile_text(f"{text}\n workload {{ {load} }} }}")
+    short = made.estimate().simulated
+    if short is None:  # blocks of one token take long
+        return
+    waves = short.requests // (n * each) + 4
+    (whole,) = compile_text(f"{text}\n workload {{ {load}, requests = {waves * n * each} }} }}")
+    records = whole.simulate().records
+    middle = slice(3 * n * each, (waves - 1) * n * each)
+    assert short.ttft.mean.value == pytest.approx(records.ttft_s[middle].mean(), rel=1e-6)
+    assert short.latency.mean.value == pytest.approx(records.latency_s[middle].mean(), rel=1e-6)
 
 
 @settings(max_examples=6)

@@ -98,7 +98,9 @@ def load_curves(plans: Sequence[Compiled], tick: Tick = lambda done, of: None) -
         if simulated and find_no_room(made) is not None:
             out.append(LoadCurve(made.spec, "{}", (), None, percentiles))
         else:
-            out.append(simulated_curve(sweep(made, FEW, part), percentiles) if simulated else estimate_curve(made, part))
+            out.append(
+                simulated_curve(sweep(made, FEW, part), percentiles) if simulated else estimate_curve(made, part)
+            )
     return out
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
+from math import log2, sqrt
 from typing import NamedTuple
 
 import numpy as np
+from attrs import evolve
 
 from plandsl.answers.estimate import Estimate, Requirement
 from plandsl.answers.simulation import Figure, Short, Spread
@@ -16,11 +17,14 @@ from plandsl.backends.cost.answers.simulation import (
     Servers,
     build_servers,
     check_requirements,
+    draw_load,
+    foresee,
     keep_bounds,
     serve_plan,
 )
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.deployments.deployment import Deployment
+from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.percentiles import QUANTILES, STUDENT
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.cost.serving.summary import PER_REQUEST
@@ -29,10 +33,20 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec
 
 WORK = 200_000
-"""The work of a short simulation, in tokens of a request that decodes: 0.2 to 0.4 s."""
+"""The work of a short simulation, its tables aside, in microseconds of one core, about."""
 
-STEP, BLOCK = 35.0, 1.5
-"""The work of a step, and of a block of KV memory."""
+TOKEN, STEP, BLOCK = 1.0, 35.0, 1.5
+"""The work of servers that take each step by itself: for a token of a request that decodes, a step, a block of memory.
+"""
+
+REQUEST, EVENT, LEAPT = 10.0, 5.0, 0.4
+"""The work of servers that leap: for a request, for steps that are taken at once, and for each step among them."""
+
+BENDS = 4.0
+"""Events while a mean context doubles: the tables of times bend so often."""
+
+EVICTED = 4.0
+"""So often requests that are all output are preempted where more are in flight than there is room for, cautiously."""
 
 FEWEST = 20
 """Fewer requests than these give no answer."""
@@ -95,7 +109,7 @@ def short_answer(made: Compiled, model: Deployment) -> Answer:
         servers = build_servers(made)
         if load.traffic is None and load.requests is None:
             return steady_loop(plan, servers)
-        count = _affordable(plan, servers, model)
+        count = _affordable(plan, servers, model, _find_work(plan, servers))
         if count is None:
             return Answer(None, why=TOO_LONG)
         run = serve_plan(plan, servers, count)
@@ -113,12 +127,44 @@ UNSERVED = {"E328": "there is no room for a KV cache"}
 TOO_LONG = "it takes long, see `planc simulate`"
 
 
-def _affordable(plan: PlanSpec, servers: Servers, model: Deployment) -> int | None:
+class _Work(NamedTuple):
+    """What a request costs a simulation on servers of ``plan``, of which each has ``blocks`` of KV memory.
+
+    ``leaps``: steps are taken at once where requests stay the same.
+    """
+
+    plan: PlanSpec
+    leaps: bool
+    blocks: int
+    chunk: int
+
+    def of(self, input_: int, output: int, clients: float, arrivals: float = 1.0) -> float:
+        """The work of a request with so many ``clients`` of its server; ``arrivals``: events of its own."""
+        engine = self.plan.effective_engine
+        runs = max(min(clients, engine.max_requests), 1.0)
+        if not self.leaps:
+            block = BLOCK / engine.kv_block
+            return TOKEN * output + block * (input_ + output) + STEP * output / runs
+        tokens = input_ + output
+        room = max(self.blocks // -(-tokens // engine.kv_block), 1)
+        evicted = EVICTED * output / tokens if runs > room else 0.0
+        runs = min(runs, room)
+        events = arrivals + 2 * input_ / self.chunk + (2 + BENDS * log2(1 + output / input_)) / runs
+        events += 2 * evicted * (1 + tokens / self.chunk)
+        return REQUEST + EVENT * events + LEAPT * output / runs
+
+
+def _find_work(plan: PlanSpec, servers: Servers) -> _Work:
+    """What a simulation costs, as the first requests of the load tell."""
+    load = draw_load(plan, FEWEST)
+    blocks, leaps = foresee(plan, servers, load)
+    return _Work(plan, leaps, blocks, plan.chunked_prefill or plan.effective_engine.step_tokens)
+
+
+def _affordable(plan: PlanSpec, servers: Servers, model: Deployment, work: _Work) -> int | None:
     """How many requests to serve; None where so few are no answer."""
     load, steady = plan.workload, model.plan.workload
-    clients = (steady.concurrency or 1) / servers.deployment.n
-    runs = max(min(clients, plan.effective_engine.max_requests), 1.0)
-    each = _work(plan, steady.input, steady.output) + STEP * steady.output / runs
+    each = work.of(steady.input, steady.output, (steady.concurrency or 1) / servers.deployment.n)
     most, whole = int(WORK / each), _whole(plan)
     if whole is not None and whole <= most:
         return None if load.traffic is None and load.requests is None else whole
@@ -137,12 +183,6 @@ def _whole(plan: PlanSpec) -> int | None:
     if load.concurrency is not None:
         return EACH * load.concurrency
     return None if traffic is None or traffic.trace is not None or traffic.duration is not None else REQUESTS
-
-
-def _work(plan: PlanSpec, input_: float, output: float) -> float:
-    """The work of a request, its share of steps aside."""
-    block = BLOCK / plan.effective_engine.kv_block
-    return output * (1 + block) + input_ * block
 
 
 def _round(count: int) -> int:
@@ -180,24 +220,41 @@ def steady_loop(plan: PlanSpec, servers: Servers, work: float = WORK) -> Answer:
     them. The first waves and the last are served, and not measured. The interval is that of the means of waves; more
     waves are served until it is below 2 % for TTFT and TPOT, within ``work``.
     """
-    load = plan.workload
+    alike = _alike(plan, servers)
+    if alike > 1:
+        servers = servers._replace(deployment=Replicas(1, servers.deployment.one))
+    load = evolve(plan.workload, concurrency=(plan.workload.concurrency or 1) // alike)
+    one = evolve(plan, workload=load)
     places = load.concurrency or 1
-    turns = -(-places // min(places, servers.deployment.n * plan.effective_engine.max_requests))
-    steps = STEP * load.output * servers.deployment.n * turns
-    wave, spent, answer = places * _work(plan, load.input, load.output) + steps, 0.0, Answer(None, why=TOO_LONG)
+    each = _find_work(one, servers).of(load.input, load.output, places / servers.deployment.n, arrivals=0.0)
+    spent, answer = 0.0, Answer(None, why=TOO_LONG)
     for waves in WAVES:
-        spent += waves * wave
+        spent += waves * places * each
         if spent > work:
             break
-        run = serve_plan(plan, servers, waves * places)
-        answer = _measure(plan, run, places, waves)
+        answer = _measure(plan, serve_plan(one, servers, waves * places), waves, alike)
         if answer.short is not None and not answer.short.warnings:
             break
     return answer
 
 
-def _measure(plan: PlanSpec, run: Run, places: int, waves: int) -> Answer:
-    """What the waves in the middle say. Throughput is that of ``places`` requests in flight (Little 1961)."""
+def _alike(plan: PlanSpec, servers: Servers) -> int:
+    """How many servers see the same, so that one of them tells all: of a loop whose places they share evenly.
+
+    Equal requests end together on all of them, and a router that deals them out evenly gives each as many again.
+    """
+    n, places = servers.deployment.n, plan.workload.concurrency or 1
+    even = servers.prefill is None and plan.router in ("round_robin", "least_loaded")
+    return n if even and not places % n else 1
+
+
+def _measure(plan: PlanSpec, run: Run, waves: int, alike: int) -> Answer:
+    """What the waves in the middle say on one of ``alike`` servers.
+
+    Throughput is that of all requests in flight (Little 1961).
+    """
+    all_places = plan.workload.concurrency or 1
+    places = all_places // alike
     records, kept = run.records, slice(LEADING * places, (waves - 1) * places)
     if not records.served.all():
         return Answer(None, why="some requests are longer than a server holds")
@@ -205,7 +262,7 @@ def _measure(plan: PlanSpec, run: Run, places: int, waves: int) -> Answer:
     ttft, tpot, latency = (
         _by_waves(values[kept], many) for values in (records.ttft_s, records.tpot_s, records.latency_s)
     )
-    rate = places / latency.mean.value
+    rate = all_places / latency.mean.value
     loose = [
         f"{name} has an interval of +-{100 * spread.mean.half / spread.mean.value:.2g} %"
         for name, spread in (("TTFT", ttft), ("TPOT", tpot))
@@ -215,7 +272,7 @@ def _measure(plan: PlanSpec, run: Run, places: int, waves: int) -> Answer:
     checks = check_requirements(plan, middle, rate, rate * plan.workload.output)
     short = Short(
         kind="steady loop",
-        requests=many * places,
+        requests=many * all_places,
         of=None,
         ttft=ttft,
         tpot=tpot,
@@ -224,7 +281,7 @@ def _measure(plan: PlanSpec, run: Run, places: int, waves: int) -> Answer:
         output_rate=rate * plan.workload.output,
         goodput=rate * float(keep_bounds(plan, middle).mean()),
         running=run.simulation.occupancy.running[0],
-        preemptions=int(records.preemptions[kept].sum()),
+        preemptions=alike * int(records.preemptions[kept].sum()),
         warnings=tuple(loose),
     )
     return Answer(short, checks)

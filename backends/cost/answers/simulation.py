@@ -16,6 +16,7 @@ from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.clock import Clock, ServerClock, step_clock
+from plandsl.backends.cost.serving.leaping import can_leap
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.pools import simulate_pools
 from plandsl.backends.cost.serving.records import Records, Steps
@@ -114,8 +115,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     Raises as `simulate_plan` does.
     """
     deployment, engine, prefill = servers.deployment, plan.effective_engine, servers.prefill
-    load = draw_requests(plan.workload, count, engine.kv_block if engine.kv_block > 1 else BLOCK)
-    load = load._replace(requests=_with_reuse(plan, load.requests))
+    load = draw_load(plan, count)
     rooms, records = _serve(plan, servers, load, tick)
     gpus, before = deployment.plan.sharding.ranks, 0
     if prefill is not None:
@@ -137,6 +137,26 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
     )
     return Run(told, records, load.kinds, rooms[-1], checks)
+
+
+def draw_load(plan: PlanSpec, count: int | None = None) -> Load:
+    """The requests of a plan's workload, ``count`` in place of the number that it states."""
+    size = plan.effective_engine.kv_block
+    load = draw_requests(plan.workload, count, size if size > 1 else BLOCK)
+    return load._replace(requests=_with_reuse(plan, load.requests))
+
+
+def foresee(plan: PlanSpec, servers: Servers, load: Load) -> tuple[int, bool]:
+    """The blocks of a server, and whether servers leap that serve requests like those of ``load``."""
+    if servers.prefill is not None:
+        return 0, False
+    one = _worker(plan, servers, load)
+    return one.blocks, can_leap([one] * servers.deployment.n, load.requests, load.closed, plan.router)
+
+
+def _worker(plan: PlanSpec, servers: Servers, load: Load) -> Worker:
+    name, one = plan.effective_engine.scheduler_name, servers.deployment.one
+    return worker(one, load.requests, name, clock=servers.clock)
 
 
 def _with_reuse(plan: PlanSpec, requests: Requests) -> Requests:
@@ -164,7 +184,7 @@ def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> t
     """The blocks of a server of each pool, and what became of the requests."""
     decode, prefill, requests = servers.deployment, servers.prefill, load.requests
     if prefill is None or plan.split is None:
-        one = worker(decode.one, requests, plan.effective_engine.scheduler_name)._replace(clock=servers.clock)
+        one = _worker(plan, servers, load)
         rooms, workers = [_room(plan, one)], [one] * decode.n
         return rooms, simulate(workers, requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick)
     pools = prefill.deployment, decode

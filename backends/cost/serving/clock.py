@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_beside
@@ -231,12 +232,16 @@ class TableClock(ServerClock):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
-        decode = trace(self._kernels((False, False, True)), "n", "c", arrays=True)
-        bends = [w for phase in (server.main.prefill, server.main.decode) for w in phase.windows]
-        self.decodes = Contexts(lambda n, c: decode(n, c)[0][0], bends)
-        self._splits = {count: self._split(count, bends) for count in (False, True)} if self.ways == 1 else {}
+        self.bends = [w for phase in (server.main.prefill, server.main.decode) for w in phase.windows]
+        self._splits: dict[bool, _Split | None] = {}
         self._prompts: dict[tuple[float, float, float], float] = {}
         self._pieces: dict[int, Pieces] = {}
+
+    @cached_property
+    def decodes(self) -> Contexts:
+        """Seconds of kernels in a step without prompts."""
+        decode = trace(self._kernels((False, False, True)), "n", "c", arrays=True)
+        return Contexts(lambda n, c: decode(n, c)[0][0], self.bends)
 
     def decode_pieces(self, n: int) -> Pieces:
         """Seconds of a step in which ``n`` requests decode, by their mean context."""
@@ -258,7 +263,7 @@ class TableClock(ServerClock):
     def _seconds(self, prompt: Prompt | None, count: int, mean: float) -> Cost:
         if prompt is None:
             return Cost((self.decodes.of(count).at(mean),))
-        split = self._splits.get(count > 0) if prompt.chunk else None
+        split = self._split(count > 0) if prompt.chunk and self.ways == 1 else None
         if split is None:
             return super()._seconds(prompt, count, mean)
         requests, new, cached, _ = prompt
@@ -274,8 +279,13 @@ class TableClock(ServerClock):
             seconds += split.decodes.of(count).at(mean)
         return Cost((seconds,))
 
-    def _split(self, decodes: bool, bends: list[int]) -> _Split | None:
+    def _split(self, decodes: bool) -> _Split | None:
         """The sum of a step with prompts, with or without others that decode; None where it does not fall apart."""
+        if decodes not in self._splits:
+            self._splits[decodes] = self._make_split(decodes)
+        return self._splits[decodes]
+
+    def _make_split(self, decodes: bool) -> _Split | None:
         tape = Tape()
         every: list[Any] = [tape.node("input", cast(Any, name)) for name in ("requests", "new", "cached", "n", "c")]
         requests, new, cached, n, c = every
@@ -299,7 +309,7 @@ class TableClock(ServerClock):
             Rows(write_sum(by_rows, {"rows": rows}, arrays=True)),
             Rows(write_sum(by_logits, {logits: known.get(logits, requests)}, arrays=True)),
             write_sum(own, {"requests": requests, "new": new, "cached": cached}),
-            Contexts(write_sum(beside, {"n": n, "c": c}, arrays=True), bends),
+            Contexts(write_sum(beside, {"n": n, "c": c}, arrays=True), self.bends),
         )
 
 

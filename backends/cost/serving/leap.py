@@ -29,10 +29,6 @@ RUN = 7
 """Numbers that are written down for steps taken at once: see `Track`."""
 
 
-class Stuck(Exception):
-    """A step composed of nobody, since all that run wait for blocks of one whose last token is on its way."""
-
-
 class Track:
     """What is written down of one server, whose requests have places 0, 1, ... in the order of their arrival.
 
@@ -96,7 +92,11 @@ class Leaper:
         self.delays = [0.0] * len(self.input)
 
     def serve(self) -> Track:
-        """Serve all requests."""
+        """Serve all requests.
+
+        It is one function since each event reads and writes some twenty numbers, which are fastest as its variables.
+        Parts of it would take them from the object and put them back, several times for each request.
+        """
         policy, clock, track, size, total = self.policy, self.clock, self.track, self.size, self.blocks
         budget, most, whole, ahead = policy.budget, policy.max_running, policy.whole_prompt, policy.ahead
         spare = int(policy.watermark * (total + 1))
@@ -342,13 +342,12 @@ class Leaper:
                     else:
                         all_last = False
                         cut, cut_done = place, known + tokens
-            if not n and not parts:
-                if preempted:
-                    raise Stuck
-                now = end
-                continue
             if changed or joining:
                 changes.extend((step, changed, joining, 0))
+            if not n and not parts:  # nobody is in a step until blocks come back: of one whose last token is on its way
+                now = coming if preempted and coming < end else end
+                late = self.late = -1
+                continue
             if parts:
                 seconds = prompt_seconds(parts, all_last and len(parts) == admitted, admitted, n, contexts)
                 tokens = budget - left - n

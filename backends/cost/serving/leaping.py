@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.cost.serving.clock import Tabled
-from plandsl.backends.cost.serving.leap import Leaper, Load, Stuck, Track
+from plandsl.backends.cost.serving.leap import Leaper, Load, Track
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests, Tick, find_turns, shares_blocks
@@ -38,26 +38,23 @@ def leap(
     replica, arrival = np.full(count, -1), requests.arrival_s.astype(np.float64)
     shares: list[Ints] = []
     tracks: list[Track] = []
-    try:
-        for number, worker in enumerate(workers):
-            told = None if tick is None else _count_on(tick, sum(map(len, shares)), count)
-            share = order[number :: len(workers)]
-            fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
-            if closed is not None and not fits.all():
-                return None  # a place in the loop is given on when such a request comes, amid the ends of others
-            replica[share[fits]] = number
-            if follow:
-                load = _turns(requests, closed, think_s, fits)._replace(tick=told)
-            else:
-                share = share[fits]
-                columns = arrival, requests.input, requests.output
-                times, inputs, outputs = (column[share].tolist() for column in columns)
-                load = Load(times, inputs, outputs, first=[], tick=told)
-            shares.append(share)
-            tracks.append(Leaper(worker, load).serve())
-            arrival[share] = load.times
-    except Stuck:
-        return None
+    for number, worker in enumerate(workers):
+        told = None if tick is None else _count_on(tick, sum(map(len, shares)), count)
+        share = order[number :: len(workers)]
+        fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
+        if closed is not None and not fits.all():
+            return None  # a place in the loop is given on when such a request comes, amid the ends of others
+        replica[share[fits]] = number
+        if follow:
+            load = _turns(requests, closed, think_s, fits)._replace(tick=told)
+        else:
+            share = share[fits]
+            columns = arrival, requests.input, requests.output
+            times, inputs, outputs = (column[share].tolist() for column in columns)
+            load = Load(times, inputs, outputs, first=[], tick=told)
+        shares.append(share)
+        tracks.append(Leaper(worker, load).serve())
+        arrival[share] = load.times
     return _records(requests._replace(arrival_s=arrival), workers, shares, tracks=tracks, replica=replica)
 
 

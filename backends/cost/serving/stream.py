@@ -54,7 +54,7 @@ class Streamer(Leaper):
         self.streams = True
 
     def play(self) -> None:
-        """Serve all requests. Raises `Stuck` as a server that leaps does."""
+        """Serve all requests."""
         self._extend()
         self.load.times.pop()  # the end of a list is put there when it is read
         self.serve()

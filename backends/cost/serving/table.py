@@ -93,16 +93,20 @@ class Rows:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
-        self.seconds: list[float] = []
+        self.seconds: dict[int, float] = {}
 
     def at(self, rows: int) -> float:
         """Seconds for so many."""
-        seconds = self.seconds
-        while rows >= len(seconds):
-            numbers = np.arange(len(seconds), len(seconds) + ROWS, dtype=np.float64)
-            with np.errstate(all="ignore"):  # of no rows at all
-                seconds.extend(np.broadcast_to(self.function(numbers), (ROWS,)).tolist())
-        return seconds[rows]
+        found = self.seconds.get(rows)
+        return found if found is not None else self._make(rows)
+
+    def _make(self, rows: int) -> float:
+        """Make a block of numbers. They depend on the block alone, not on what was asked before."""
+        numbers = np.arange(rows // ROWS * ROWS, (rows // ROWS + 1) * ROWS)
+        with np.errstate(all="ignore"):  # of no rows at all
+            made = np.broadcast_to(self.function(numbers.astype(np.float64)), (ROWS,))
+        self.seconds.update(zip(numbers.tolist(), made.tolist(), strict=True))
+        return self.seconds[rows]
 
 
 Terms = list[tuple[float, Traced]]
