@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -105,8 +106,12 @@ class Servers(NamedTuple):
     prefill: Servers | None = None
 
 
+@lru_cache(maxsize=1)
 def build_servers(made: Compiled) -> Servers:
-    """The servers of a compiled plan. Those of two pools take each step by itself, and ask the cost model itself."""
+    """The servers of a compiled plan. Those of two pools take each step by itself, and ask the cost model itself.
+
+    Those of the last plan are kept: to tabulate what a step costs takes longer than a short run.
+    """
     if made.spec.split is None:
         deployment = build_replicas(made)
         return Servers(deployment, step_clock(deployment.one))
@@ -147,7 +152,7 @@ def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> t
     """The blocks of a server of each pool, and what became of the requests."""
     decode, prefill, requests = servers.deployment, servers.prefill, load.requests
     if prefill is None or plan.split is None:
-        one = worker(decode.one, requests, plan.effective_engine.scheduler_name)._replace(clock=servers.clock)
+        one = worker(decode.one, requests, plan.effective_engine.scheduler_name, clock=servers.clock)
         rooms, workers = [_room(plan, one)], [one] * decode.n
         return rooms, simulate(workers, requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick)
     pools = prefill.deployment, decode

@@ -68,17 +68,22 @@ def blocks(server: Server, length: int, input_: int) -> int:
 
 
 def worker(
-    server: Server, requests: Requests, scheduler: Policy | SchedulerName, caching: bool | None = None
+    server: Server,
+    requests: Requests,
+    scheduler: Policy | SchedulerName,
+    caching: bool | None = None,
+    clock: Clock | None = None,
 ) -> Worker:
     """A server of a deployment, as a simulation of ``requests`` has it: their mean lengths settle its blocks.
 
-    ``caching``: None is what the engine says.
+    ``caching``: None is what the engine says. ``clock``: a clock of this server that is known already; None makes one,
+    which takes as long as a short simulation.
     """
     engine = server.plan.effective_engine
     input_, output = (max(int(np.mean(lengths)), 1) for lengths in (requests.input, requests.output))
     return Worker(
         policy=policy(scheduler, server) if isinstance(scheduler, str) else scheduler,
-        clock=step_clock(server),
+        clock=step_clock(server) if clock is None else clock,
         blocks=blocks(server, input_ + output, input_),
         block=engine.kv_block,
         caching=engine.scheduler.prefix_cache if caching is None else caching,
@@ -93,7 +98,7 @@ def sides(pools: Sequence[Replicas], requests: Requests, clocks: Sequence[Clock]
     """The servers of two pools. Where requests decode, nothing is known of prompts, as in SGLang."""
     prefill, decode = pools
     workers = [
-        worker(pool.one, requests, pool.plan.effective_engine.scheduler_name, caching)._replace(clock=clock)
+        worker(pool.one, requests, pool.plan.effective_engine.scheduler_name, caching, clock)
         for pool, caching, clock in zip(pools, (None, False), clocks, strict=True)
     ]
     return Side(workers[:1] * prefill.n, prefill.plan.router), Side(workers[1:] * decode.n, decode.plan.router)
