@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 from hypothesis import given
+from rich.console import Console
 
+from plandsl.answers.text.explanation import print_explanation
 from plandsl.backends.cost.answers.figures import FIGURES
 from plandsl.backends.cost.answers.sensitivities import CLOSE, Variations, seconds_by_bound, unmoved_shares
 from plandsl.backends.cost.answers.terms import exposed_shares, memory_terms, terms
@@ -65,11 +67,6 @@ def many():
     return [*examples, *compile_text(MANY)]
 
 
-def each():
-    """Every kind of plan; the tests of one run in one process, so that it is explained once."""
-    return [pytest.param(plan, id=plan.name, marks=pytest.mark.xdist_group(plan.name)) for plan in many()]
-
-
 @cache
 def explained(plan):
     return plan.explain()
@@ -100,13 +97,6 @@ def test_terms_of_every_kind_of_plan_add_up(plan):
     assert times.tpot.total == found.tpot_s
     assert isclose(times.per_token.total * found.throughput_tokens_per_s, 1, rel_tol=1e-12)
     for breakdown in (*times.all, memory_terms(found.memory)):
-        adds_up(breakdown)
-
-
-@given(plans())
-def test_terms_of_drawn_plans_add_up(spec):
-    plan = compiled(spec)
-    for breakdown in terms(plan.cost, plan.cost.evaluate()).all:
         adds_up(breakdown)
 
 
@@ -181,9 +171,15 @@ def test_collectives_without_a_launch_of_their_own_keep_that_of_kernels():
 
 
 @given(plans())
-def test_a_roofline_is_as_many_times_as_fast_as_all_its_figures_are_good(spec):
-    """Exactly, but for rounding: some 1e-14 of a sum of a few hundred times, over ln(1.01)."""
-    for metric, rest in unmoved_shares(Variations(compiled(spec).cost)).items():
+def test_terms_of_drawn_plans_add_up_and_all_follow_figures(spec):
+    """A roofline is as many times as fast as all its figures are good: exactly, but for rounding.
+
+    This is some 1e-14 of a sum of a few hundred times, over ln(1.01).
+    """
+    asking = Variations(compiled(spec).cost)
+    for breakdown in asking.own.all:
+        adds_up(breakdown)
+    for metric, rest in unmoved_shares(asking).items():
         assert abs(rest) < 1e-10, f"{metric}: {rest} follows no figure"
 
 
@@ -287,12 +283,21 @@ def test_measured_tables_are_left_aside_where_a_figure_moves(tmp_path):
 # ---- bottlenecks
 
 
-@pytest.mark.parametrize("plan", each())
-def test_another_figure_bounds_more_from_the_factor_on(plan):
-    asking, found = Variations(plan.cost), explained(plan)
-    own = terms(plan.cost, plan.cost.evaluate())
-    assert found.bottlenecks
+@pytest.mark.parametrize("plan", many(), ids=lambda plan: plan.name)
+def test_every_kind_of_plan_is_explained_and_printed(plan, capsys):
+    found = explained(plan)
     assert all(abs(rest) < 0.05 for rest in found.unmoved.values())  # but for power limits, all follows some figure
+    another_figure_bounds_more_from_the_factor_on(plan, found)
+    print_explanation(plan.spec, found, Console(width=120))
+    out = capsys.readouterr().out
+    assert "1 % more of" in out
+    assert "nan" not in out
+
+
+def another_figure_bounds_more_from_the_factor_on(plan, found):
+    asking = Variations(plan.cost)
+    own = asking.own
+    assert found.bottlenecks
     for b in found.bottlenecks:
         bounds = seconds_by_bound(own, b.metric)
         assert next(iter(bounds)) == b.bound
@@ -330,10 +335,6 @@ def test_the_report_has_bytes_for_what_bounds_large_all_reduces_and_latency_for_
 
 
 def test_what_is_hidden_behind_a_bottleneck_is_named(capsys):
-    from rich.console import Console
-
-    from plandsl.answers.text.explanation import print_explanation
-
     # 1 ms of arithmetic behind 2 ms of bytes: without those, half of what they bounded is there still
     plan = toy(memory="1 TB/s", compute="5 TFLOP/s")
     _, tpot = plan.explain().bottlenecks
@@ -373,8 +374,11 @@ def test_prefills_of_others_in_mixed_steps_are_no_times_of_an_engine(plan):
     assert ("engine" in bounds) == (plan.spec.engine is not None)
 
 
-@pytest.mark.parametrize("plan", [*many(), *compile_text(CHUNKED)], ids=lambda plan: plan.name)
+@pytest.mark.parametrize(
+    "plan", compile_text(MANY + CHUNKED.replace("plan served", "plan mixed")), ids=lambda p: p.name
+)
 def test_shares_follow_their_figures(plan):
+    """Also for each example: there all laws hold."""
     shares_follow_their_figures(plan)
 
 
@@ -421,18 +425,6 @@ def test_a_file_is_explained_in_words_and_numbers(capsys):
         for name in ("ttft_s", "tpot_s", "seconds_per_token"):
             assert isclose(sum(t["value"] for t in body[name]["terms"]), body[name]["total"], rel_tol=1e-12)
         assert {"hbm", "sensitivities", "bottlenecks", "headroom"} - set(body) == {"hbm"}
-
-
-@pytest.mark.parametrize("plan", each())
-def test_every_kind_of_plan_is_printed(plan, capsys):
-    from rich.console import Console
-
-    from plandsl.answers.text.explanation import print_explanation
-
-    print_explanation(plan.spec, explained(plan), Console(width=120))
-    out = capsys.readouterr().out
-    assert "1 % more of" in out
-    assert "nan" not in out
 
 
 def test_what_names_a_file_is_one(capsys, tmp_path, monkeypatch):

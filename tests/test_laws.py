@@ -29,7 +29,6 @@ from plandsl.testing import (
     compiled,
     deployments,
     laws_cost,
-    laws_program,
     laws_schedule,
     mixtures,
     plan_texts,
@@ -39,7 +38,6 @@ from plandsl.testing import (
     show_plan,
 )
 from plandsl.testing import links as any_links
-from plandsl.testing.laws import Law
 from plandsl.testing.laws_schedule import period_excess
 
 ROOT = Path(__file__).parents[1]
@@ -53,34 +51,22 @@ def fewer(part: int) -> int:
 
 # ---- every plan
 
-SLOW = frozenset(
-    (
-        laws_program.sharded_equals_unsharded,
-        laws_program.text_reads_back,
-        laws_cost.better_hardware_is_never_slower,
-        laws_cost.degrees_of_one_are_free,
-        laws_cost.straight_code_equals_the_model,
-        laws_cost.terms_add_up,
-    )
-)
-"""Laws that take longer than drawing and compiling a plan; the others share the plans that are drawn."""
-
 ASKS_EACH_FIGURE = laws_cost.shares_follow_their_figures
 """The slowest law: it asks the model again for each figure."""
 
+TOLD_APART = {
+    "programs": [law for law in LAWS if law.__module__ != laws_cost.__name__],
+    "costs": [law for law in LAWS if law.__module__ == laws_cost.__name__ and law != ASKS_EACH_FIGURE],
+}
+"""Laws that share the plans that are drawn; to draw and compile a plan takes longer than most of them."""
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law in SLOW], ids=lambda law: law.__name__)
+
+@pytest.mark.parametrize("about", TOLD_APART)
 @given(plan=deployments())
-def test_law(law: Law, plan: PlanSpec) -> None:
-    assert_law(law, compiled(plan))
-
-
-@given(plan=deployments())
-def test_law_of_any_other_name(plan: PlanSpec) -> None:
+def test_law(about: str, plan: PlanSpec) -> None:
     made = compiled(plan)
-    for law in LAWS:
-        if law not in SLOW and law != ASKS_EACH_FIGURE:
-            assert_law(law, made)
+    for law in TOLD_APART[about]:
+        assert_law(law, made)
 
 
 @settings(max_examples=fewer(3))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.reference.shrink import shrink
@@ -65,15 +65,17 @@ def test_deployments_are_mixed() -> None:
     """What the strategy draws: every axis and region, several at once, clusters, kinds of steps and of models."""
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=300, database=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=60, database=None, phases=[Phase.generate])
     @given(plan=deployments())
     def look(plan: PlanSpec) -> None:
         seen.update(kinds(plan))
 
-    look()
-    missing = {*WANTED} - {*seen}
-    assert not missing
-    assert seen["axes"] > 20, "plans with two axes or more"
+    for number in range(5):
+        seed(number)(look)()
+        missing = {*WANTED} - {*seen}
+        if not missing and seen["axes"] > 20:
+            return
+    raise AssertionError(f"300 plans have {seen['axes']} times two axes or more, and none has {missing}")
 
 
 WANTED = (

@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 from attrs import field
 
 from plandsl.diagnostics import Diagnostic, Span
+from plandsl.ir.names import has_places
 from plandsl.ir.types import TensorType, Value
 from plandsl.values import FrozenValue, once
 
@@ -88,6 +89,11 @@ class BaseOp(FrozenValue):
     def linear(self) -> tuple[Value, ...]:
         """Operands in which the op is linear."""
         return self._values(self.facts.linear)
+
+    @once
+    def meets_experts(self) -> bool:
+        """Whether tokens have places for experts in what the op reads or makes."""
+        return any(has_places(x.type.names) for x in (*self.operands, *self.results))
 
     @property
     def measured_as(self) -> str:

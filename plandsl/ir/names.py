@@ -115,7 +115,7 @@ def stem(dim: str) -> str:
 
 def has_places(dims: Iterable[str]) -> bool:
     """Whether one of ``dims`` is the dimension of a token's experts."""
-    return any(isinstance(dim, Places) for dim in dims)
+    return Places in map(type, dims)
 
 
 def group_of(axes: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from plandsl.answers.modes import Mode, Shift, Speculated
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step
@@ -28,18 +29,24 @@ def estimate_shift(server: Server, metrics: Metrics) -> Shift | None:
     def mode_name(times: PhaseTimes) -> str:
         return "base" if times.main.phase in (base.prefill, base.decode) else "tensor"
 
+    prefill_tokens, decode_tokens = _crossovers(modes.base, modes.tensor, load.input, load.output)
     return Shift(
         modes.threshold,
         mode_name(metrics.prefill),
         decode=mode_name(metrics.decode),
         base=estimate_mode(modes.base),
         tensor=estimate_mode(modes.tensor),
-        prefill_tokens=_crossover(
-            modes.base, modes.tensor, lambda one, n: prefill_step(one, 1, n, one.in_flight).through
-        ),
-        decode_tokens=_crossover(
-            modes.base, modes.tensor, lambda one, n: decode_step(one, n, load.input, load.output).period
-        ),
+        prefill_tokens=prefill_tokens,
+        decode_tokens=decode_tokens,
+    )
+
+
+@lru_cache(maxsize=4)
+def _crossovers(base: Server, tensor: Server, input_: int, output: int) -> tuple[int | None, int | None]:
+    """The crossovers of prefill and of decode; a report, an explanation and a comparison ask for the same ones."""
+    return (
+        _crossover(base, tensor, lambda one, tokens: prefill_step(one, 1, tokens, one.in_flight).through),
+        _crossover(base, tensor, lambda one, tokens: decode_step(one, tokens, input_, output).period),
     )
 
 

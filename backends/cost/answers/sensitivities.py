@@ -256,11 +256,14 @@ def remaining_seconds(own: Terms, best: Terms, metric: str, bound: str) -> dict[
 
 
 def _lead(seconds: dict[str, float], bound: str) -> float:
-    """The logarithm of how many times as long as any other figure ``bound`` bounds; at most 0 where it is not first."""
+    """The logarithm of how many times as long as any other figure ``bound`` bounds; at most 0 where it is not first.
+
+    Where steps mixed with prompts are shorter than full decode steps, the seconds that a figure bounds may be negative.
+    """
     own, other = seconds.get(bound, 0.0), max((t for key, t in seconds.items() if key != bound), default=0.0)
-    if not other:
+    if other <= 0:
         return inf
-    return log(own / other) if own else -inf
+    return log(own / other) if own > 0 else -inf
 
 
 def _turning_factor(lead: Callable[[float], float]) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -100,8 +102,12 @@ class Servers(NamedTuple):
     prefill: Servers | None = None
 
 
+@lru_cache(maxsize=1)
 def build_servers(made: Compiled) -> Servers:
-    """The servers of a compiled plan. Those of two pools take each step by itself, and ask the cost model itself."""
+    """The servers of a compiled plan. Those of two pools take each step by itself, and ask the cost model itself.
+
+    Those of the last plan are kept: to tabulate what a step costs takes longer than a short run.
+    """
     if made.spec.split is None:
         deployment = build_replicas(made)
         return Servers(deployment, step_clock(deployment.one))

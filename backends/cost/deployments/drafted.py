@@ -8,6 +8,7 @@ inference from transformers via speculative decoding", 2023, arXiv 2211.17192.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from plandsl.backends.cost.deployments.contents import Contents
@@ -116,7 +117,7 @@ class Drafted:
         """The server of the verifying model."""
         return self.verify.main
 
-    @property
+    @cached_property
     def modes(self) -> Modes | None:
         """The servers of both shardings, each with the draft; None for one sharding."""
         found = self.verify.modes

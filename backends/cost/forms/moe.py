@@ -57,9 +57,22 @@ class Load(NamedTuple):
         Random counts vary, so the last tile of an expert is half empty on average: a touched expert has ``u`` tokens
         and takes ``max(1, (u + (rows - 1) / 2) / rows)`` tiles.
         """
+        return self.tiles_of(rows)[0]
+
+    def tiles_of(self, *sizes: int) -> list[Number]:
+        """`tiles` for each of several sizes of a tile."""
+        if self.even is True:
+            most = maximum(self.tokens, 1.0)
+            return [self.touched * ceil_div(most, rows) for rows in sizes]
         u = self.tokens * self.experts / maximum(self.touched, 1e-12)
-        drawn = maximum(1.0, (u + (rows - 1) / 2) / rows)
-        return self.touched * where(self.even, ceil_div(maximum(self.tokens, 1.0), rows), drawn)
+        drawn = [maximum(1.0, (u + (rows - 1) / 2) / rows) for rows in sizes]
+        if self.even is False:
+            return [self.touched * tiles for tiles in drawn]
+        most = maximum(self.tokens, 1.0)
+        return [
+            self.touched * where(self.even, ceil_div(most, rows), tiles)
+            for rows, tiles in zip(sizes, drawn, strict=True)
+        ]
 
 
 class Matrix(NamedTuple):
@@ -172,15 +185,19 @@ def grouped_seconds(
     "MegaBlocks" (Gale et al. 2023); large sizes reach ``compute`` of the peak, less what loading adds.
     """
     touched = sum(load.touched for load in given)
+    sizes = dict.fromkeys(a for a, _ in tiles)
+    filled = [load.tiles_of(*sizes) for load in given]
+    counts = {a: sum(many) for a, many in zip(sizes, zip(*filled, strict=True), strict=True)}
+    stored = [m.depth * m.columns * m.weight_bytes for m in matrices]
+    exceeds = [clip(1 - c.cache / bytes_, 0.0, 1.0) for bytes_ in stored]
     best: Number | None = None
     for a, b in tiles:
-        count = sum(load.tiles(a) for load in given)
+        count = counts[a]
+        further = maximum(count - touched, 0.0)
         work: Number = 0.0
         read: Number = 0.0
-        for m in matrices:
-            stored = m.depth * m.columns * m.weight_bytes
-            again = clip(1 - c.cache / stored, 0.0, 1.0) * maximum(count - touched, 0.0)
-            read = read + stored * (touched + again)
+        for m, bytes_, share in zip(matrices, stored, exceeds, strict=True):
+            read = read + bytes_ * (touched + share * further)
             arithmetic = 2.0 * a * b / (chip.peak * c.compute)
             loading = (a * m.input_bytes + b * m.weight_bytes) / (chip.bandwidth * c.draw)
             tile = c.step + m.depth * chip.units * (arithmetic + loading)

@@ -18,7 +18,7 @@ from plandsl.backends.cost.work.costing import Costing, sides_of
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
-from plandsl.ir.names import SEND, RegionName, RegionRun, RunKey, has_places, region_of
+from plandsl.ir.names import SEND, RegionName, RegionRun, RunKey, region_of
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.schedule import Schedule, Slot
@@ -220,9 +220,7 @@ class PhaseModel:
         self.schedule, self.known = schedule, None
         program = schedule.program
         self.extents = _fixed_extents(program, mesh)
-        self.uneven = frozenset(
-            (r.name, i) for r in program.regions for i, op in enumerate(r.ops) if _meets_experts(op)
-        )
+        self.uneven = frozenset((r.name, i) for r in program.regions for i, op in enumerate(r.ops) if op.meets_experts)
         self._price_ops(machine)
         uses = {
             name: {i: use for i, work in enumerate(ops) if (use := work.context_use(self.extents))}
@@ -454,11 +452,6 @@ def _work_seconds(work: Work, at: Binding) -> Number:
 def _fixed_extents(program: Program, mesh: Mapping[str, Number] | None) -> Extents:
     """Sizes for what stays the same from step to step; symbolic sizes are 1."""
     return Extents(program, {s: 1 for _, s in program.sizes if isinstance(s, str)}, mesh)
-
-
-def _meets_experts(op: Op) -> bool:
-    """Whether tokens have places for experts in what an op reads or makes."""
-    return any(has_places(x.type.names) for x in (*op.operands, *op.results))
 
 
 def _load_varieties(program: Program) -> Iterator[tuple[float, Program]]:

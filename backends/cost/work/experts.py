@@ -28,7 +28,7 @@ from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, P
 from plandsl.ir.collectives import AllToAll
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.extents import Extents
-from plandsl.ir.names import Places, has_places
+from plandsl.ir.names import Places
 from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.skew import Zipf, busiest_experts, chances, factor
@@ -287,9 +287,10 @@ class Mixtures:
         pairs = extents.local(op.x.type.dim(routed(op.x.type)))
         per_pair = _pair_width(op.x.type, extents) * item_bytes(op.x.type.dtype)
         flops: Number = 0.0
+        inner = op.contracted()
         for out, w in zip(op.outs, op.weights, strict=True):
             columns = _pair_width(out.type, extents)
-            flops = flops + 2.0 * columns * extents.product(d for d in w.type.dims if d.name in op.contracted())
+            flops = flops + 2.0 * columns * extents.product(d for d in w.type.dims if d.name in inner)
             per_pair = per_pair + columns * item_bytes(out.type.dtype)
         weights = sum(extents.bytes(w.type) for w in op.weights)
         form = self._forms.get(id(op))
@@ -416,8 +417,7 @@ def _layers_of_experts(ops: Iterable[Op]) -> list[list[Op]]:
     for op in ops:
         if isinstance(op, TopK):
             found.append([])
-        inside = any(has_places(v.type.names) for v in (*op.operands, *op.results))
-        if found and (inside or isinstance(op, TopK | Dispatch | Combine)):
+        if found and (op.meets_experts or isinstance(op, TopK | Dispatch | Combine)):
             found[-1].append(op)
     return [layer for layer in found if any(isinstance(op, GroupedGemm) for op in layer)]
 
