@@ -7,14 +7,15 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.serving.blocks import block_key
 from plandsl.backends.cost.serving.leaping import leap
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
-from plandsl.backends.cost.serving.scheduler import Policy, State
+from plandsl.backends.cost.serving.scheduler import Live, Policy, State
 from plandsl.backends.cost.serving.serve import block_bytes, worker
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
@@ -124,6 +125,46 @@ def test_when_blocks_are_written(write: WriteName, size: int, loaded: int) -> No
     assert found.loaded[0, 3] == loaded
 
 
+def test_a_request_that_is_loaded_counts_as_one_that_waits() -> None:
+    """Alone it has the whole budget, whatever `long_prompt` says of several."""
+    policy = Vllm(100, long_prompt=2, ahead=False)
+    names, load = read(f"{OLD}, c 19+1 @20 [1 2 3]", 4)
+    watched = Watched(policy, names)
+    simulate([Worker(watched, Steady(), 5, 4, tiers=tiers_of(policy, Tier(9, 1.0)))], load)
+    assert watched.steps[-1] == "c7"
+
+
+def keyed(pool: TieredPool, index: int, ids: list[int]) -> Live:
+    """A request with the blocks of its prompt, which others find."""
+    live = Live(index, 4 * len(ids) + 1, 1, ids, 4)
+    pool.claim(live, pool.matched(live))
+    assert pool.grow(live, 4 * len(ids))
+    live.computed = 4 * len(ids)
+    pool.publish(live)
+    return live
+
+
+def test_a_block_behind_one_that_is_loaded_may_be_on_the_gpu() -> None:
+    pool = TieredPool(10, 4, Tiers((Tier(9, 1.0),), "back", "within"))
+    keyed(pool, 0, [9, 2, 3])
+    other = Live(1, 13, 1, [1, 2, 3], 4)
+    pool.shelves[0].put(block_key(other, 4))
+    assert pool.known(other, []) == 12
+    pool.claim(other, [])
+    ((end, sent),) = pool.send(5.0)
+    assert (end, sent.counts, other.computed) == (6.0, [1], 12)
+
+
+def test_a_block_that_was_computed_again_is_in_one_tier() -> None:
+    pool = TieredPool(1, 4, Tiers((Tier(9, 1.0), Tier(9, 1.0)), "back", "within"))
+    live = keyed(pool, 0, [7])
+    key = block_key(live, 4)
+    pool.shelves[1].put(key)
+    pool.release(live)
+    keyed(pool, 1, [8])
+    assert [key in shelf.keys for shelf in pool.shelves] == [True, False]
+
+
 def test_the_least_recently_used_block_goes_first() -> None:
     shelf = Shelf(2)
     assert [shelf.put(key) for key in (1, 2, 1, 3)] == [None, None, None, 2]
@@ -156,7 +197,19 @@ class Watching(Checked):
         return super().compose(state)
 
 
+STUCK = Requests(
+    np.array([0, 1.5, 1.5, 2.5, 2.5, 3, 4.5, 4.5, 4.5, 4.5, 4.5, 4.5]),
+    np.array([15, 17, 4, 7, 10, 4, 18, 17, 11, 12, 10, 19]),
+    np.array([1, 3, 7, 2, 8, 1, 3, 5, 5, 7, 7, 8]),
+)
+"""Of these the last that runs goes back, while one that is loaded holds its blocks."""
+
+
 @settings(max_examples=30)
+@example(
+    Vllm(5, 4, whole_prompt=False, capped=False, ahead=False), STUCK, [Tier(6, 0.0)], "back", blocks=7, block=4,
+    closed=3, stages=1, guesses=0, ranks=1,
+)  # fmt: skip
 @given(
     policies(), loads(), drawn_tiers, writes, st.integers(5, 14), st.sampled_from((1, 4)),
     st.sampled_from((None, 1, 3)), st.sampled_from((1, 1, 2)), st.sampled_from((0, 0, 2)), st.sampled_from((1, 1, 2)),
