@@ -11,14 +11,30 @@ from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of, whole
-from plandsl.limits import MAX_DIMENSION, MAX_GRAPHS
-from plandsl.spec.scheduler import GRAPHS, LIMITS, SCHEDULERS, Limit, SchedulerName, SchedulerSpec, scheduler_name
-from plandsl.units import NUMBER, Quantity
+from plandsl.limits import MAX_DIMENSION, MAX_GRAPHS, MAX_TIERS
+from plandsl.spec.scheduler import (
+    GRAPHS,
+    LIMITS,
+    SCHEDULERS,
+    WRITES,
+    Limit,
+    SchedulerName,
+    SchedulerSpec,
+    TierSpec,
+    scheduler_name,
+)
+from plandsl.units import BYTE_RATE, BYTES, NUMBER, TIME, Quantity
+
+TIERS = "`kv_tiers = [[200 GB, 50 GB/s], [2 TB, 6 GB/s, 100 us]]`"
+"""Host memory and a disk behind each GPU, as a hint."""
+
+SPANS = ((0.0, 1e18), (1e3, 1e15), (0.0, 10.0))
+"""Bounds of a tier's bytes, bytes per second, and seconds."""
 
 OWN = tuple(dict.fromkeys(name for limits in LIMITS.values() for name in limits))
 """Limits that some scheduler has."""
 
-SCHEDULER = ("scheduler", "prefix_cache", "graph_sizes", *OWN)
+SCHEDULER = ("scheduler", "prefix_cache", "graph_sizes", "kv_tiers", "kv_write", *OWN)
 """Fields of an engine that say how it composes steps."""
 
 
@@ -31,13 +47,59 @@ def scheduler_spec(reader: Reader, kernels: str | None) -> SchedulerSpec:
         layer = reader.layer(limit)
         if layer and limit not in LIMITS[effective]:
             reader.fail(_foreign(reader, layer, effective))
+    caching = reader.flag("prefix_cache", True)
+    tiers = reader.read("kv_tiers", partial(_tiers, reader)) or ()
+    word = reader.word("kv_write", WRITES)
+    _check_use(reader, caching=bool(caching), tiers=tiers)
     read = ((limit, _read(reader, limit, kind)) for limit, kind in LIMITS[effective].items() if reader.layer(limit))
     return SchedulerSpec(
         name or "",
-        prefix_cache=reader.flag("prefix_cache", True),
+        prefix_cache=caching,
         graphs=reader.read("graph_sizes", partial(_graphs, reader)) or (),
         limits=tuple((limit, value) for limit, value in read if value is not None),
+        tiers=tiers,
+        write=next((one for one in WRITES if one == word), ""),
     )
+
+
+def _tiers(reader: Reader, layer: Layer) -> tuple[TierSpec, ...]:
+    """Tiers of KV memory, the fastest first: lists of bytes, bytes per second and, if given, seconds."""
+    found: Value = reader.value(layer)
+    if isinstance(found, Quantity | bool | str):
+        why = f"`kv_tiers` must be a list of tiers, found {describe(found)}"
+        raise Wrong("E243", why, span_of(layer), hint=TIERS)
+    if len(found) > MAX_TIERS:
+        raise Wrong("E243", f"`kv_tiers` are at most {MAX_TIERS}, found {len(found)}", span_of(layer), hint=TIERS)
+    return tuple(_tier(one, layer) for one in found)
+
+
+def _tier(value: Value, layer: Layer) -> TierSpec:
+    span = span_of(layer)
+    if isinstance(value, Quantity | bool | str) or not 2 <= len(value) <= 3:
+        what = describe(value) if isinstance(value, Quantity | bool | str) else f"a list of {len(value)}"
+        why = f"each tier must be a size and a rate, and may have a latency; found {what}"
+        raise Wrong("E243", why, span, hint=TIERS)
+    numbers = []
+    for one, dimension, (least, most) in zip(value, (BYTES, BYTE_RATE, TIME), SPANS, strict=False):
+        if not isinstance(one, Quantity) or one.dimension != dimension:
+            raise Wrong("E243", f"expected {dimension} in a tier, found {describe(one)}", span, hint=TIERS)
+        if not least <= one.value <= most:
+            why = f"{dimension} of a tier must be from {least:g} to {most:g}, found {float(one.value):g}"
+            raise Wrong("E243", why, span, hint=TIERS)
+        numbers.append(float(one.value))
+    return TierSpec(*numbers)
+
+
+def _check_use(reader: Reader, caching: bool, tiers: tuple[TierSpec, ...]) -> None:
+    """Tiers are found by the prefix cache, and a way to write needs tiers."""
+    named, written, off = (reader.layer(name) for name in ("kv_tiers", "kv_write", "prefix_cache"))
+    if named and tiers and not caching:
+        labels = (Label(off.name.span, "no block is found again"),) if off else ()
+        why = "`kv_tiers` keep blocks of the prefix cache, which is off"
+        hint = "leave out `prefix_cache = false`, or `kv_tiers`"
+        reader.fail(Wrong("E243", why, named.name.span, labels=labels, hint=hint))
+    if written and not named:
+        reader.fail(Wrong("E243", "`kv_write` needs `kv_tiers`", written.name.span, hint=TIERS))
 
 
 def _read(reader: Reader, name: str, limit: Limit) -> bool | int | float | str | None:

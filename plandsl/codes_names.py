@@ -226,6 +226,14 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "engine mine = vllm with { conservativeness = 0.5 }\n",
         "drop the limit, or name the scheduler that has it.",
     ),
+    "E243": (
+        "invalid tiers of KV memory",
+        "`kv_tiers` lists memory behind that of the GPUs, the fastest first: a size and a rate for each GPU, and the "
+        "latency of a load if it matters. Blocks there are found by the prefix cache, so that it must be on. "
+        "`kv_write` says when blocks are copied there.",
+        "engine mine = vllm with { kv_tiers = [[200 GB, 50 GB/s]], prefix_cache = false }\n",
+        "write sizes and rates with their units, and leave the prefix cache on.",
+    ),
     "E223": (
         "invalid reuse",
         "`reuse` is the share of the input that is in the KV cache before the request arrives. The last token of a "

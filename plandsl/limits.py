@@ -70,8 +70,13 @@ MAX_STEPS = 10_000
 """Most times at which a `rate` changes (E240)."""
 
 MAX_CLASSES = 64
-MAX_GRAPHS = 1000
 """Most classes of requests in a workload (E242)."""
+
+MAX_GRAPHS = 1000
+"""Most sizes of CUDA graphs of an engine (E214)."""
+
+MAX_TIERS = 8
+"""Most tiers of KV memory behind a GPU (E243)."""
 
 MAX_TRACE_BYTES = 1_073_741_824
 """Most bytes that are read of a trace or a file of lengths (E452)."""

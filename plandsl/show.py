@@ -33,7 +33,7 @@ from plandsl.spec.hardware import (
 )
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
-from plandsl.spec.scheduler import SchedulerSpec
+from plandsl.spec.scheduler import SchedulerSpec, TierSpec
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension
 
 _UNITS = {
@@ -404,8 +404,19 @@ def _scheduler(scheduler: SchedulerSpec) -> Iterator[tuple[str, str]]:
     if scheduler.graphs:
         graphs = scheduler.graphs
         yield "graph_sizes", graphs if isinstance(graphs, str) else _list(map(str, graphs))
+    if scheduler.tiers:
+        yield "kv_tiers", _list(_list(_tier(tier)) for tier in scheduler.tiers)
+    if scheduler.write:
+        yield "kv_write", scheduler.write
     for name, value in scheduler.limits:
         yield name, value if isinstance(value, str) else _flag(value) if isinstance(value, bool) else _number(value)
+
+
+def _tier(tier: TierSpec) -> Iterator[str]:
+    yield f"{_number(tier.memory)} B"
+    yield f"{_number(tier.bandwidth)} B/s"
+    if tier.latency:
+        yield f"{_number(tier.latency)} s"
 
 
 # ---- sharding

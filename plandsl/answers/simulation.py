@@ -87,12 +87,43 @@ class PrefillPool(NamedTuple):
         return {**self._asdict(), "occupancy": self.occupancy.as_json()}
 
 
+class TierUse(NamedTuple):
+    """What came from a tier of KV memory: tokens of all requests, and bytes that a GPU loaded, as a mean."""
+
+    tokens: int
+    bytes_per_gpu: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {"loaded_tokens": self.tokens, "loaded_bytes_per_gpu": self.bytes_per_gpu}
+
+
+class Found(NamedTuple):
+    """What was found of prompts: ``cached`` of their ``tokens`` at first admission, and what each tier gave.
+
+    A request that was preempted may load tokens again.
+    """
+
+    tokens: int
+    cached: int
+    tiers: tuple[TierUse, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {
+            "input_tokens": self.tokens,
+            "cached_tokens": self.cached,
+            "tiers": [tier.as_json() for tier in self.tiers],
+        }
+
+
 class Simulation(NamedTuple):
     """A plan that served requests one by one.
 
     ``gpus`` of all replicas; ``scheduler`` and ``router`` by name; ``seed`` of what was drawn. ``requires`` of the plan
     and of its classes. ``unchecked`` are the texts of requirements that a run of requests says nothing of.
-    With ``prefill`` the other servers decode only.
+    With ``prefill`` the other servers decode only. ``found``: what the prefix cache and its tiers had, where there are
+    tiers.
     """
 
     plan: str
@@ -106,6 +137,7 @@ class Simulation(NamedTuple):
     requires: tuple[Requirement, ...]
     unchecked: tuple[str, ...]
     prefill: PrefillPool | None = None
+    found: Found | None = None
 
     @property
     def ok(self) -> bool:
@@ -125,6 +157,7 @@ class Simulation(NamedTuple):
             "bearable_requests_per_s": _number(s.bearable), "occupancy": self.occupancy.as_json(),
             "requires": [{"text": r.text, "value": _number(r.value), "ok": r.ok} for r in self.requires],
             **({} if self.prefill is None else {"prefill_pool": self.prefill.as_json()}),
+            **({} if self.found is None else {"prefix_cache": self.found.as_json()}),
             "unchecked": list(self.unchecked), "warnings": list(s.warnings), "ok": self.ok,
         }  # fmt: skip
 

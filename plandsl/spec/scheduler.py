@@ -12,6 +12,20 @@ ROUTERS: tuple[RouterName, ...] = ("round_robin", "least_loaded", "two_choices",
 """Ways to choose one of several servers for a request."""
 
 
+WriteName: TypeAlias = Literal["through", "back"]
+
+WRITES: tuple[WriteName, ...] = ("through", "back")
+"""When blocks of KV memory are copied to the next tier: as they fill, or when they are evicted."""
+
+
+class TierSpec(NamedTuple):
+    """A tier of KV memory behind that of the GPUs: bytes and bytes per second of each GPU, and seconds of a load."""
+
+    memory: float
+    bandwidth: float
+    latency: float = 0.0
+
+
 class Limit(NamedTuple):
     """What a limit of a scheduler may be; a ``whole`` number has a ``least`` one, a ``word`` is one of ``words``."""
 
@@ -65,13 +79,16 @@ class SchedulerSpec(NamedTuple):
 
     ``name`` empty: that of the library whose kernels the engine runs. ``limits`` are those that differ from the
     scheduler's own. ``prefix_cache``: blocks of earlier prompts are found again. ``graphs``: sizes to which steps
-    of decodes are padded, as of the engine of that name or as listed; empty: none.
+    of decodes are padded, as of the engine of that name or as listed; empty: none. ``tiers`` keep blocks that GPUs
+    evict, written as ``write`` says; empty: as the engine of the scheduler does.
     """
 
     name: SchedulerName | Literal[""] = ""
     prefix_cache: bool = True
     graphs: SchedulerName | tuple[int, ...] = ()
     limits: tuple[tuple[str, bool | int | float | str], ...] = ()
+    tiers: tuple[TierSpec, ...] = ()
+    write: WriteName | Literal[""] = ""
 
 
 OWN_SCHEDULER = SchedulerSpec()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
 from plandsl.spec.plan import RequireSpec, WorkloadSpec
-from plandsl.spec.scheduler import GRAPHS, LIMITS, SCHEDULERS, Limit, SchedulerSpec
+from plandsl.spec.scheduler import GRAPHS, LIMITS, SCHEDULERS, WRITES, Limit, SchedulerSpec, TierSpec
 from plandsl.spec.traffic import (
     Arrivals,
     AtOnce,
@@ -149,12 +149,21 @@ def schedulers(draw: DrawFn) -> SchedulerSpec:
     name = draw(st.sampled_from(SCHEDULERS))
     known = LIMITS[name]
     given = [limit for limit in known if draw(st.booleans())]
+    caching = draw(st.booleans())
+    tiers = tuple(draw(st.lists(_tiers(), max_size=3))) if caching else ()
     return SchedulerSpec(
         name,
-        prefix_cache=draw(st.booleans()),
+        prefix_cache=caching,
         graphs=draw(st.sampled_from(((), (1, 2, 8), *GRAPHS))),
         limits=tuple((limit, draw(_limit(known[limit]))) for limit in given),
+        tiers=tiers,
+        write=draw(st.sampled_from(("", *WRITES))) if tiers else "",
     )
+
+
+def _tiers() -> SearchStrategy[TierSpec]:
+    sizes, rates, spans = st.integers(0, 4000), st.integers(1, 200), st.integers(0, 500)
+    return st.builds(lambda a, b, c: TierSpec(a * 1e9, b * 1e9, c / 1e6), sizes, rates, spans)
 
 
 def _limit(limit: Limit) -> SearchStrategy[bool | int | float | str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.answers.estimate import Requirement
-from plandsl.answers.simulation import Figure, Occupancy, PrefillPool, Simulation
+from plandsl.answers.simulation import Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
@@ -24,7 +25,7 @@ from plandsl.backends.cost.serving.pools import simulate_pools
 from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Requests, Tick, share_prefix
-from plandsl.backends.cost.serving.serve import moves, sides, worker
+from plandsl.backends.cost.serving.serve import block_bytes, moves, sides, worker
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
@@ -79,7 +80,8 @@ class Run(NamedTuple):
         )  # fmt: skip
         if r.prefill_replica is not None:
             names = (*names, "prefill_replica", "transfer_s")
-        return found | {name: getattr(r, name) for name in names}
+        found |= {name: getattr(r, name) for name in names}
+        return found if r.loaded is None else found | {f"loaded_{i}": own for i, own in enumerate(r.loaded, 1)}
 
 
 def simulate_plan(made: Compiled, count: int | None = None, tick: Tick | None = None) -> Run:
@@ -141,6 +143,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         requires=tuple(check.told for check in checks),
         unchecked=tuple(a.text for a in all_requirements(plan) if not _is_checked(a, records)),
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
+        found=_found(records, deployment if prefill is None else prefill.deployment),
     )
     return Run(told, records, load.kinds, rooms[-1], checks)
 
@@ -229,6 +232,21 @@ def _prefill_pool(pool: Replicas, records: Records, room: int) -> PrefillPool:
     """What is told of the servers that prefill."""
     held = _occupancy(records, room, range(pool.n))
     return PrefillPool(pool.n, pool.plan.effective_engine.scheduler_name, pool.plan.router, held)
+
+
+def _found(records: Records, deployment: Replicas) -> Found | None:
+    """What was found of prompts, where there are tiers of KV memory."""
+    if records.loaded is None:
+        return None
+    served, server = records.served, deployment.one
+    length = max(int(records.input.mean()), 1) + max(int(records.output.mean()), 1)
+    own = block_bytes(server, length) / server.plan.effective_engine.kv_block
+    ranks = deployment.n * int(server.main.ways)
+    return Found(
+        int(records.input[served].sum()),
+        int(records.cached[served].sum()),
+        tuple(TierUse(int(tokens), float(tokens) * own / ranks) for tokens in records.loaded.sum(1)),
+    )
 
 
 # ---- requirements

@@ -64,6 +64,14 @@ class Pool:
             found.append(block)
         return found
 
+    def known(self, live: Live, hits: Sequence[int]) -> int:
+        """Tokens of a request that need not be computed, its blocks ``hits`` being known."""
+        return len(hits) * self.size
+
+    def waits(self, live: Live, hits: Sequence[int]) -> bool:
+        """Whether what is known of a request behind ``hits`` is on its way."""
+        return False
+
     def missing(self, hits: Sequence[int], tokens: int) -> int:
         """Free blocks that a request of ``tokens`` tokens needs, ``hits`` of it being known.
 

@@ -119,7 +119,7 @@ def _leaps(worker: Worker) -> bool:
     if not isinstance(p, Vllm) or not isinstance(worker.clock, Tabled):
         return False
     simple = p.chunked and p.capped and not p.long_prompt and not p.lookahead and p.budget > p.max_running
-    alone = worker.ranks == 1 and p.order == "fcfs"
+    alone = worker.ranks == 1 and p.order == "fcfs" and not worker.tiered
     return simple and alone and worker.in_flight == 1 and not worker.acceptance
 
 

@@ -13,6 +13,7 @@ from plandsl.backends.cost.serving.clock import Cost
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker, draw_gains
 from plandsl.backends.cost.serving.routers import router
 from plandsl.backends.cost.serving.scheduler import Batch, Live, State
+from plandsl.backends.cost.serving.tiers import Landings
 
 
 def replica(number: int, worker: Worker, log: Log, seed: int = 0) -> Replica:
@@ -27,9 +28,10 @@ class Ranks(Replica):
         super().__init__(number, worker, log, seed)
         gains = draw_gains(worker.acceptance, seed, number)
         self.ranks = [
-            State(Pool(worker.blocks // worker.ranks, worker.block, worker.caching), 1 + len(worker.acceptance), gains)
+            State(worker.pool(worker.blocks // worker.ranks), 1 + len(worker.acceptance), gains)
             for _ in range(worker.ranks)
         ]
+        self.loads = Landings(self.ranks) if worker.tiered else None
         self.state = _Together(self.ranks)
         self._spread = router(worker.spread, seed)
         self._homes: dict[int, int] = {}

@@ -74,6 +74,8 @@ class Records(NamedTuple):
     With two pools ``replica`` decodes, and ``prefill_replica`` made the first token; servers of decode are numbered
     behind those of prefill. ``transfer_s``: from the first token until the cache is where it is needed, NaN where it
     is not. A request of one token stays in the pool of prefill.
+
+    ``loaded`` int64[tier, n]: tokens that were loaded from each tier of memory, whenever the request was admitted.
     """
 
     arrival_s: Floats
@@ -90,6 +92,7 @@ class Records(NamedTuple):
     trail: Trail
     prefill_replica: Ints | None = None
     transfer_s: Floats | None = None
+    loaded: Ints | None = None
 
     @property
     def gaps(self) -> Gaps:

@@ -12,6 +12,7 @@ import numpy as np
 from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.clock import Clock, Cost
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
+from plandsl.backends.cost.serving.tiers import Landings, Load, TieredPool, Tiers
 from plandsl.spec.scheduler import RouterName
 
 
@@ -40,6 +41,7 @@ class Log:
         self.cached, self.preemptions = [0] * n, [0] * n
         self.longest, self.delay = [0.0] * n, [0.0] * n
         self.replica = [-1] * n
+        self.loaded: list[list[int]] = []  # for each tier
         self.gaps, self.counts = array("d"), array("q")
         self.start, self.end = array("d"), array("d")
         self.steps = array("q")
@@ -51,6 +53,8 @@ class Worker(NamedTuple):
     Its KV memory has ``blocks`` of ``block`` tokens, which a prefix cache shares if ``caching``; ``in_flight`` batches
     fit in its stages. In a decode step each request has its next token, and a guess for each chance of ``acceptance``:
     that the guess is right if those before it are.
+
+    ``tiers`` of memory stand behind the prefix cache of each rank.
 
     With several ``ranks`` each has a queue, and as many blocks as the others; the router ``spread`` deals requests.
     """
@@ -64,6 +68,18 @@ class Worker(NamedTuple):
     acceptance: tuple[float, ...] = ()
     ranks: int = 1
     spread: RouterName = "round_robin"
+    tiers: Tiers | None = None
+
+    @property
+    def tiered(self) -> bool:
+        """Whether blocks are kept in tiers."""
+        return self.caching and self.tiers is not None
+
+    def pool(self, blocks: int) -> Pool:
+        """The KV memory of a rank with so many blocks."""
+        if self.tiers is None or not self.caching:
+            return Pool(blocks, self.block, self.caching)
+        return TieredPool(blocks, self.block, self.tiers)
 
 
 class Replica:
@@ -77,9 +93,13 @@ class Replica:
     def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0) -> None:
         self.number, self.log = number, log
         self.policy, self.clock, self.in_flight = worker.policy, worker.clock, worker.in_flight
-        pool = Pool(worker.blocks, worker.block, worker.caching)
-        self.state = State(pool, 1 + len(worker.acceptance), draw_gains(worker.acceptance, seed, number))
+        gains = draw_gains(worker.acceptance, seed, number)
+        self.state = State(worker.pool(worker.blocks), 1 + len(worker.acceptance), gains)
         self.ranks = [self.state]
+        self.loads = Landings(self.ranks) if worker.tiered else None
+        if worker.tiers is not None and not log.loaded:
+            log.loaded = [[0] * len(log.arrival) for _ in worker.tiers.tiers]
+        self.wakes: list[float] = []
         self.depth = self.in_flight + self.policy.ahead
         self.flights: deque[Flight] = deque()
         self.free: list[float] = []
@@ -98,17 +118,36 @@ class Replica:
         state, flying = self.state, len(self.flights)
         if flying >= self.depth or not state.load:
             return None
+        if self.loads is not None:
+            self.loads.land(now)
         batch = self._next(state.number - flying + (flying >= self.in_flight))
+        if self.loads is not None:
+            self._load(self.loads, now)
         self._note_queue(batch, now)
         if not batch.rows:
             return None
         after = self.flights[0].end if flying >= self.in_flight else now
         cost = self._cost(batch)
-        start, end = self._run_stages(max(now, after), cost)
+        start, end = self._run_stages(max(now, after, self.loads.start if self.loads else 0.0), cost)
+        if self.loads is not None and self.loads.end > end:
+            end = self.free[-1] = self.loads.end
         state.number += 1
         self.flights.append(Flight(batch, end))
         self._write_step(batch, start, end)
         return end
+
+    def _load(self, loads: Landings, now: float) -> None:
+        """Send the loads of the requests that the step admits, or that wait beside it."""
+        for load, time in loads.send(now):
+            self._note_load(load)
+            if time is not None:
+                self.wakes.append(time)
+
+    def _note_load(self, load: Load) -> None:
+        """Write down what a request was spared."""
+        log = self.log
+        for tier, blocks in enumerate(load.counts):
+            log.loaded[tier][load.live.index] += blocks * self.state.pool.size
 
     def _next(self, upto: int) -> Batch:
         """Compose a step of requests that are in no step from ``upto`` on."""
@@ -156,6 +195,8 @@ class Replica:
         log.start.append(start)
         log.end.append(end)
         waiting = sum(len(rank.waiting) + len(rank.asking) for rank in ranks)
+        if self.loads is not None:
+            waiting += sum(len(rank.parked) + len(rank.loaded) for rank in ranks)
         log.steps.extend((self.number, tokens, len(batch.decodes), waiting, running, used))
 
     def complete(self) -> list[tuple[int, float]]:

@@ -83,9 +83,10 @@ class State:
     """One server between steps: who waits, who runs in order of admission, and the blocks that are free.
 
     ``number`` counts steps. Requests whose ``step`` is not below ``upto`` are in a step on its way, so that another one
-    cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. Of a server that
-    decodes what another one prefills (``receives``): ``parked`` requests have blocks, and their cache is on its way;
-    ``asking`` requests have none yet. A server of ``prompts`` makes the first token of each request, and no other.
+    cannot have them. ``gained`` draws how many tokens a decode brings, of the ``queries`` that it has. ``parked``
+    requests have blocks, and their cache is on its way: from the server that prefills, or from memory that vLLM keeps
+    it in; from there, it is ``loaded``. Of a server that decodes what another one prefills (``receives``), ``asking``
+    requests have no blocks yet. A server of ``prompts`` makes the first token of each request, and no other.
 
     The others are SGLang's: the share of outputs that it keeps room for (``ratio``), whether it takes nobody until a
     request ends (``full``), the prompt that it is in the middle of (``cut``), prompts that are not found yet, each with
@@ -93,7 +94,7 @@ class State:
     """
 
     __slots__ = (
-        "asking", "cut", "full", "gained", "number", "parked", "pool", "prompts", "queries", "ratio", "receives",
+        "asking", "cut", "full", "gained", "loaded", "number", "parked", "pool", "prompts", "queries", "ratio", "receives",
         "running", "sent", "unfound", "upto", "waiting",
     )  # fmt: skip
 
@@ -109,13 +110,14 @@ class State:
         self.unfound: list[tuple[Live, int]] = []
         self.sent: dict[int, Batch] = {}
         self.parked: list[Live] = []
+        self.loaded: deque[Live] = deque()
         self.asking: deque[Live] = deque()
         self.prompts = self.receives = False
 
     @property
     def load(self) -> int:
-        """Requests that wait or run, or come from another server."""
-        coming = len(self.parked) + len(self.asking)
+        """Requests that wait or run, or whose cache comes from elsewhere."""
+        coming = len(self.parked) + len(self.asking) + len(self.loaded)
         return len(self.waiting) + len(self.running) + (self.cut is not None) + coming
 
 

@@ -19,6 +19,7 @@ from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.scheduler import Policy
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.tiers import LOADING, OWN_WRITE, Tier, Tiers
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.spec.plan import SplitSpec
@@ -90,7 +91,30 @@ def worker(
         acceptance=server.guesses.spec.acceptance if server.guesses else (),
         ranks=int(server.main.ways),
         spread=SPREAD[engine.scheduler_name],
+        tiers=tiers(server, input_ + output),
     )
+
+
+def tiers(server: Server, length: int) -> Tiers | None:
+    """Tiers of KV memory as blocks of requests of ``length`` tokens; None where there are none, or nothing to keep."""
+    engine = server.plan.effective_engine
+    size = block_bytes(server, length)
+    if not engine.scheduler.tiers or not size:
+        return None
+    name = engine.scheduler_name
+    return Tiers(
+        tuple(Tier(int(t.memory / size), size / t.bandwidth, t.latency) for t in engine.scheduler.tiers),
+        engine.scheduler.write or OWN_WRITE[name],
+        LOADING[name],
+        prompts=name == "vllm",
+    )
+
+
+def block_bytes(server: Server, length: int) -> float:
+    """Bytes of a block on a GPU of the stage that keeps the most, as of a request of ``length`` tokens."""
+    memory, block = server.memory, server.plan.effective_engine.kv_block
+    blocks = -(-length // block)
+    return max(float(memory.kv_per_request(stage, blocks * block)) for stage in memory.distinct) / blocks
 
 
 def sides(pools: Sequence[Replicas], requests: Requests, clocks: Sequence[Clock]) -> tuple[Side, Side]:

@@ -143,7 +143,7 @@ class Sglang:
         if live.step >= state.upto or budget.chunk <= 0 or budget.prefill <= 0:
             return False
         hits = pool.matched(live)
-        new = live.target - len(hits) * pool.size
+        new = live.target - pool.known(live, hits)
         idle = pool.missing(hits, live.target) - pool.count(new)  # known blocks that nobody uses
         if new + _remaining(live) + pool.size + idle * pool.size >= budget.room:
             state.full = len(state.running) > sum(piece.last for piece in batch.prompts)

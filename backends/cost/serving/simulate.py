@@ -138,6 +138,9 @@ class _Run:
         self.composing[number] = False
         while (end := self.replicas[number].compose(now)) is not None:
             heappush(self.events, (end, END, number))
+        wakes = self.replicas[number].wakes
+        while wakes:
+            heappush(self.events, (wakes.pop(), COMPOSE, number))
 
 
 def lives(requests: Requests) -> list[Live]:
@@ -188,4 +191,5 @@ def _records(requests: Requests, log: Log) -> Records:
                 blocks=blocks,
             ),
         ),
+        loaded=np.array(log.loaded) if log.loaded else None,
     )

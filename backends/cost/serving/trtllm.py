@@ -116,9 +116,10 @@ class Trtllm:
             if len(state.running) >= self.max_running or told >= left or live.step >= state.upto:
                 break
             hits = pool.matched(live)
-            if self._waits_for_prefix(live, pool, len(hits), coming):
+            known = pool.known(live, hits)
+            if self._waits_for_prefix(live, pool, known // pool.size, coming):
                 continue
-            new = live.target - len(hits) * pool.size
+            new = live.target - known
             needed = pool.missing(hits, self._needed(live, state.queries))
             if needed > free or (told + new > left and left - told < least):
                 break

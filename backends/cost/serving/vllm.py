@@ -33,6 +33,9 @@ class Vllm:
     their `max_tokens`, so that a step composed ahead knows which end before it; they keep their place and their blocks.
     Chunks of one prompt may be in steps that follow one another through the stages.
 
+    A request whose prefix is in a tier of memory gets the blocks of its prompt, and waits beside the steps until it is
+    loaded; then it is the first to be admitted, as from vLLM's `skipped_waiting`.
+
     Where a block is missing, the request admitted last goes back to the front of the queue, and nobody is admitted.
     With ``order`` `priority` the queue is in that order, and the request of the lowest priority goes back.
     """
@@ -65,13 +68,13 @@ class Vllm:
             sort_waiting(state)
         most = self._limit(state)
         left = self._continue(state, batch, most)
-        if not batch.preempted:
+        if not batch.preempted or not batch.rows:
             self._admit(state, batch, most, left)
         return batch
 
     def _limit(self, state: State) -> int:
         """Tokens that a request may have in a step."""
-        there = len(state.running) + len(state.waiting)
+        there = len(state.running) + len(state.waiting) + len(state.loaded)
         if not self.long_prompt or there <= 1:  # none: all come from another server
             return self.budget
         return max(self.long_prompt, self.budget // there) if self.adaptive else self.long_prompt
@@ -116,26 +119,44 @@ class Vllm:
         return int(self.watermark * (state.pool.total + 1)) if state.running else 0
 
     def _admit(self, state: State, batch: Batch, most: int, left: int) -> None:
-        """Requests that wait."""
+        """Requests that wait; where all that ran went back, those that hold blocks."""
         pool = state.pool
-        while state.waiting and left > 0 and len(state.running) < self.max_running:
-            live = state.waiting[0]
-            if live.step >= state.upto:
+        while left > 0 and len(state.running) < self.max_running:
+            queue = state.loaded or (not batch.preempted and state.waiting)
+            if not queue or queue[0].step >= state.upto:
                 return
-            hits = pool.matched(live)
-            known = len(hits) * pool.size
+            live = queue[0]
+            hits = [] if live.held else pool.matched(live)
+            known = live.computed or pool.known(live, hits)
+            if not live.held and known > len(hits) * pool.size:
+                if not self._load(state, live, hits):
+                    return
+                queue.popleft()
+                continue
             tokens = min(live.target - known, most)
             if tokens > left and not self.chunked:
                 return
             tokens = min(tokens, left)
             slots = known + tokens + self.lookahead
             needed = max(live.target, slots) if self.whole_prompt else slots
-            if pool.missing(hits, needed) + self._spare(state) > pool.free:
+            if pool.missing(hits, needed) - live.held + self._spare(state) > pool.free:
                 return
-            state.waiting.popleft()
-            pool.claim(live, hits)
+            queue.popleft()
+            if not live.held:
+                pool.claim(live, hits)
             pool.grow(live, slots)
             state.running.append(live)
             batch.admitted.append(live)
             add_prompt(state, batch, live, tokens)
             left -= tokens
+
+    def _load(self, state: State, live: Live, hits: list[int]) -> bool:
+        """Start to load what tiers know of a request, unless others load it already; False where it has no room."""
+        pool, needed = state.pool, live.target + self.lookahead
+        if not pool.waits(live, hits):
+            if pool.missing(hits, needed) + self._spare(state) > pool.free:
+                return False
+            pool.claim(live, hits)
+            pool.grow(live, needed)
+        state.parked.append(live)
+        return True

@@ -9,11 +9,11 @@ from attrs import evolve
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from plandsl.answers.simulation import Figure, Occupancy, Simulation
+from plandsl.answers.simulation import Figure, Found, Occupancy, Simulation
 from plandsl.answers.text.words import plain_table, requirement_table, show_token_rate
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.units import show_percent, show_time
+from plandsl.units import show_bytes, show_percent, show_time
 
 SCHEDULERS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 ROUTERS = {
@@ -32,6 +32,8 @@ def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> Non
     if found.prefill:
         parts += [_held(found.prefill.occupancy, "a prefill server had"), Text()]
     parts += [_held(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
+    if found.found:
+        parts += [_cached(found.found), Text()]
     if found.requires:
         parts += [requirement_table(found.requires), Text()]
     print_lines(console, *parts, *_footnotes(found))
@@ -139,6 +141,15 @@ def _held(o: Occupancy, who: str) -> RenderableType:
     table.add_row("requests that run", f"{o.running[0]:.1f}", f"{o.running[1]:.0f}")
     table.add_row("requests that wait", f"{o.waiting[0]:.1f}", f"{o.waiting[1]:.0f}")
     table.add_row("blocks of KV cache", show_percent(o.kv_cache[0]), show_percent(o.kv_cache[1]))
+    return table
+
+
+def _cached(found: Found) -> RenderableType:
+    table = plain_table("l", "r", "r", header=("prompt tokens", "share", "bytes of a GPU"))
+    table.add_row("found at admission", show_percent(found.cached / max(found.tokens, 1)), "")
+    for number, tier in enumerate(found.tiers, 1):
+        share = show_percent(tier.tokens / max(found.tokens, 1))
+        table.add_row(f"loaded from tier {number}", share, show_bytes(tier.bytes_per_gpu))
     return table
 
 
