@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from collections.abc import Iterator
 from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple

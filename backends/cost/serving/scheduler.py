@@ -94,8 +94,8 @@ class State:
     """
 
     __slots__ = (
-        "asking", "cut", "full", "gained", "loaded", "number", "parked", "pool", "prompts", "queries", "ratio", "receives",
-        "running", "sent", "unfound", "upto", "waiting",
+        "asking", "cut", "full", "gained", "loaded", "number", "parked", "pool", "prompts", "queries", "ratio",
+        "receives", "running", "sent", "unfound", "upto", "waiting",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, queries: int = 1, gained: Callable[[], int] = lambda: 1) -> None:
