@@ -12,7 +12,6 @@ from attrs import define, evolve, field
 from numpy.typing import NDArray
 
 from plandsl.backends.cost.answers.mean_load import plan_at_mean
-from plandsl.backends.cost.answers.simulation import TIMES
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
@@ -22,10 +21,8 @@ from plandsl.search.space import Candidate, Grid, Space
 from plandsl.search.tally import NO_ROWS, Rows, Tally, fill_tally
 from plandsl.search.values import METRICS, Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
+from plandsl.spec.requires import SIMULATED
 from plandsl.spec.search import DEGREES, LOADS, Combination, Condition, Goal, SearchSpec
-
-SIMULATED = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
-"""Metrics that a simulation measures."""
 
 ENDLESS = ("ttft", "latency")
 """Times that grow without end where requests arrive faster than they are served."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plandsl.spec.plan import PlanSpec, RequireSpec
+from plandsl.spec.plan import TIMES, PlanSpec, RequireSpec
+
+SIMULATED = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
+"""Metrics that a run of requests says something of."""
 
 
 class Asked(NamedTuple):

@@ -30,10 +30,7 @@ from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import TIMES, PlanSpec, RequireSpec
-from plandsl.spec.requires import Asked, all_requirements
-
-SIMULATED = (*TIMES, "throughput", "throughput_per_gpu", "goodput")
-"""Metrics that a run of requests says something of."""
+from plandsl.spec.requires import SIMULATED, Asked, all_requirements
 
 
 class Check(NamedTuple):

@@ -20,6 +20,10 @@ class Compiled(Protocol):
     prefill: Schedule
     decode: Schedule
 
+    def __hash__(self) -> int:
+        """Of the plan as an object: what is made of it can be kept."""
+        ...
+
     @property
     def modes(self) -> Sequence[Compiled]:
         """A plan for each sharding."""
