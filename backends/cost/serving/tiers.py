@@ -212,7 +212,7 @@ class Landings:
         self.start = self.end = 0.0
 
     def land(self, now: float) -> None:
-        """Requests whose loads are over are first in the queue."""
+        """Requests whose loads are over are first in the queue, then those that waited for the same blocks."""
         here = sorted((one for one in self.coming if one[0] <= now), key=lambda one: one[0])
         for one in here:
             self.coming.remove(one)
@@ -222,7 +222,8 @@ class Landings:
             followers = [live for live in state.parked if not live.held]
             for live in (load.live, *followers):
                 state.parked.remove(live)
-                state.loaded.append(live)
+            state.loaded.append(load.live)
+            state.waiting.extendleft(reversed(followers))  # behind all that hold blocks, so that these can go on
 
     def send(self, now: float) -> Iterator[tuple[Load, float | None]]:
         """Send the loads of the step that was composed, each with the time when its request may be admitted."""
