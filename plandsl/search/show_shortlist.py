@@ -71,7 +71,8 @@ def _warnings(found: Found, made: Shortlist) -> Iterator[RenderableType]:
     if some is None:
         return
     said = [warning for warning in some.summary.warnings if warning == OWN_REUSE]
-    top = max((asked.percentile or 0.0 for asked in (*search.requires, *search.all_goals)), default=0.0)
+    asked = [r.percentile for r in search.requires] + [g.percentile for g in search.all_goals]
+    top = max((p for p in asked if p is not None), default=0.0)
     least = round(BEYOND / (1 - top / 100))
     if top and some.summary.served < least:
         said.append(f"{some.summary.served:,} requests are too few for p{top:g}: `--requests {least}`")
