@@ -142,7 +142,7 @@ def _accuracy(made: _Parser) -> None:
 
 def _simulate(made: _Parser) -> None:
     made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
-    made.add_argument("--plan", metavar="NAME", action="append", help="only this plan; several are put side by side")
+    made.add_argument("--plan", metavar="NAME", action="append", help="only this plan; may be given several times")
     _add_overrides(made)
     made.add_argument("--requests", metavar="N", type=int, help="serve this many requests")
     made.add_argument("--find-rate", action="store_true", help="find the largest rate that meets the requirements")

@@ -62,6 +62,12 @@ def test_without_requirements_the_rate_is_what_a_server_can_serve() -> None:
     assert found.binds == ("the queue grows",)
 
 
+def test_conversations_that_start_almost_at_once_have_a_rate_that_holds() -> None:
+    talk = "requests = 50, sessions { turns = uniform(2, 6), think = exponential(30 s), system = 800 }"
+    found = plan(f"input = 120, output = 250, rate = 0.5 req/s, {talk}", "require p95(ttft) <= 100 ms").find_rate()
+    assert 0 < found.value <= found.fails_at
+
+
 def test_equal_gaps_hold_up_to_the_last_percent() -> None:
     found = queue("rate = constant(50 req/s), requests = 400", f"require p99(ttft) <= {1.001 * SERVICE} s")
     assert found.value <= 1 / SERVICE < found.fails_at <= found.value * 1.011

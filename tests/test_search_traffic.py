@@ -267,3 +267,18 @@ def test_a_goal_needs_a_load_that_has_it(load: str, more: str, code: str) -> Non
 
 def test_two_percentiles_of_a_metric_are_two_goals() -> None:
     assert [g.name for g in searched("minimize p99(ttft)\nminimize p50(ttft)").goals] == ["p99(ttft)", "p50(ttft)"]
+
+
+def test_what_the_requests_cannot_tell_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "s.plan").write_text("""search s {
+  model = llama_3_1_8b, node = h100_1, engine = vllm
+  vary tp in [1]
+  require p95(ttft) <= 9 s
+  minimize gpus
+  workload { input = 900, output = 4, rate = 2 req/s, requests = 20, reuse = 50 % }
+}
+""")
+    assert main(["search", str(tmp_path / "s.plan")]) == 0
+    out = capsys.readouterr().out
+    assert "warning: 20 requests are too few for p95: `--requests 200`" in out
+    assert "warning: `reuse` of blocks that each request has for itself is not simulated" in out

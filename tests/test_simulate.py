@@ -242,6 +242,15 @@ def test_failed_requests_of_a_trace_are_counted(capsys, tmp_path) -> None:
     assert "every row generated no token" in run(capsys, tmp_path, text)[2]
 
 
+def test_a_trace_that_is_shorter_than_asked_for_says_so(capsys, tmp_path) -> None:
+    rows = "".join(f"2026-01-05 09:{i // 60:02d}:{i % 60:02d},2000,600\n" for i in range(600))
+    (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    text = PLAN.format(load='trace = "t.csv", duration = 20 s', more="", sharding="tp = 1", engine="sglang")
+    assert "warning: the load has 20 requests, not 30" in run(capsys, tmp_path, text, "--requests", "30")[1]
+    main(["compile", str(tmp_path / "a.plan"), "--set", "workload.duration=600 s"])
+    assert " of 600 requests; `planc simulate` serves all" in capsys.readouterr().out
+
+
 # ---- reuse
 
 

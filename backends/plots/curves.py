@@ -95,12 +95,12 @@ def load_curves(plans: Sequence[Compiled], tick: Tick = lambda done, of: None) -
     for at, made in enumerate(plans):
         part = count_parts(tick, at, len(plans))
         simulated = made.spec.workload.traffic is not None or any(r.over_requests for r in made.spec.requires)
-        if simulated and find_no_room(made) is not None:
+        if not simulated:
+            out.append(estimate_curve(made, part))
+        elif find_no_room(made) is not None:
             out.append(LoadCurve(made.spec, "{}", (), None, percentiles))
         else:
-            out.append(
-                simulated_curve(sweep(made, FEW, part), percentiles) if simulated else estimate_curve(made, part)
-            )
+            out.append(simulated_curve(sweep(made, FEW, part), percentiles))
     return out
 
 

@@ -9,8 +9,10 @@ from math import isfinite
 from rich.console import RenderableType
 from rich.text import Text
 
-from plandsl.answers.simulation import Figure
+from plandsl.answers.simulation import Figure, Simulation
 from plandsl.answers.text.words import plain_table
+from plandsl.backends.cost.answers.simulation import OWN_REUSE
+from plandsl.backends.cost.serving.percentiles import BEYOND
 from plandsl.search.answer import Configuration
 from plandsl.search.run import Found
 from plandsl.search.shortlist import Shortlist, Simulated
@@ -27,6 +29,7 @@ SHOWN = 8
 def simulated_parts(found: Found, top: Sequence[Configuration], made: Shortlist) -> Iterator[RenderableType]:
     """What was simulated and what was not, the best, and the nearest of the others."""
     yield from _told(made)
+    yield from _warnings(found, made)
     yield Text()
     shown = made.good[: len(top)]
     if shown:
@@ -45,7 +48,7 @@ def simulated_parts(found: Found, top: Sequence[Configuration], made: Shortlist)
 
 def _told(made: Shortlist) -> Iterator[RenderableType]:
     """What was simulated: how many candidates, and with which requests."""
-    some = next((one.simulation for one in (*made.good, *made.others) if one.simulation is not None), None)
+    some = _some_simulation(made)
     if some is None:
         yield Text("no candidate was simulated")
         return
@@ -56,6 +59,25 @@ def _told(made: Shortlist) -> Iterator[RenderableType]:
     yield Text(f"simulated: {of}, each with {some.summary.requests:,} requests of seed {some.seed}")
     if made.left:
         yield Text(f"not simulated: {made.left:,} that rank behind these in closed form", style="dim")
+
+
+def _some_simulation(made: Shortlist) -> Simulation | None:
+    return next((one.simulation for one in (*made.good, *made.others) if one.simulation is not None), None)
+
+
+def _warnings(found: Found, made: Shortlist) -> Iterator[RenderableType]:
+    """What the requests of the simulations cannot tell: percentiles of too few, reuse that is left out."""
+    some, search = _some_simulation(made), found.search
+    if some is None:
+        return
+    said = [warning for warning in some.summary.warnings if warning == OWN_REUSE]
+    asked = [r.percentile for r in search.requires] + [g.percentile for g in search.all_goals]
+    top = max((p for p in asked if p is not None), default=0.0)
+    least = round(BEYOND / (1 - top / 100))
+    if top and some.summary.served < least:
+        said.append(f"{some.summary.served:,} requests are too few for p{top:g}: `--requests {least}`")
+    for warning in said:
+        yield Text(f"warning: {warning}", style="yellow")
 
 
 def _table(found: Found, rows: Sequence[Simulated], title: str, good: bool = False) -> RenderableType:

@@ -240,6 +240,8 @@ def _capacity(search: _Search, low: Probe, high: Probe) -> FoundRate:
     """
     share, half = _borne_share(high, search)
     factor = min(search.snap(high.factor * share), low.factor)
+    if not factor > 0:  # hardly a request is served while requests arrive: the run is too short to tell
+        return search.answer(low, high, search.why(high))
     found = search.probe(factor)
     if not found.holds():
         return search.answer(low, high, search.why(high))

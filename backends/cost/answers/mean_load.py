@@ -42,6 +42,7 @@ class MeanLoad(NamedTuple):
     rate: float | None
     concurrency: int | None
     requests: int | None
+    drawn: int
 
 
 @lru_cache(maxsize=256)
@@ -59,6 +60,7 @@ def mean_load(load: WorkloadSpec) -> MeanLoad:
         rate=None if closed else (number - 1) / (last - first),
         concurrency=(load.concurrency or number) if closed else None,
         requests=(load.requests or (None if load.concurrency else number)) if closed else None,
+        drawn=number,
     )
 
 

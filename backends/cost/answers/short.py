@@ -11,6 +11,7 @@ from attrs import evolve
 
 from plandsl.answers.estimate import Estimate, Requirement
 from plandsl.answers.simulation import Figure, Short, Spread
+from plandsl.backends.cost.answers.mean_load import MEANS, mean_load
 from plandsl.backends.cost.answers.simulation import (
     Check,
     Run,
@@ -117,7 +118,7 @@ def short_answer(made: Compiled, model: Deployment) -> Answer:
         if error.diagnostics[0].code not in UNSERVED:
             raise
         return Answer(None, why=UNSERVED[error.diagnostics[0].code])
-    return Answer(_short(run, _whole(plan)), run.checks)
+    return Answer(_short(run, _whole(plan) or _number(plan)), run.checks)
 
 
 UNSERVED = {"E328": "there is no room for a KV cache"}
@@ -183,6 +184,13 @@ def _whole(plan: PlanSpec) -> int | None:
     if load.concurrency is not None:
         return EACH * load.concurrency
     return None if traffic is None or traffic.trace is not None or traffic.duration is not None else REQUESTS
+
+
+def _number(plan: PlanSpec) -> int:
+    """The number of requests of a trace, or of a duration: by the mean rate where they are many."""
+    mean, traffic = mean_load(plan.workload), plan.workload.traffic
+    long = 0.0 if traffic is None or traffic.trace is not None else (traffic.duration or 0.0) * (mean.rate or 0.0)
+    return max(mean.drawn, round(long)) if mean.drawn >= MEANS else mean.drawn
 
 
 def _round(count: int) -> int:

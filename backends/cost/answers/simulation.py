@@ -125,7 +125,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     if prefill is not None:
         gpus, before = gpus + prefill.deployment.plan.sharding.ranks, prefill.deployment.n
     summary = summarise(records, keep_bounds(plan, records))
-    summary = summary._replace(warnings=(*_warnings(plan, load.requests), *summary.warnings))
+    summary = summary._replace(warnings=(*_warnings(plan, load.requests, count), *summary.warnings))
     checks = check_requirements(plan, records, summary.request_rate, summary.output_rate)
     told = Simulation(
         plan=plan.name,
@@ -171,8 +171,10 @@ def _with_reuse(plan: PlanSpec, requests: Requests) -> Requests:
     return share_prefix(requests, reused_tokens(plan, requests.input), plan.effective_engine.kv_block)
 
 
-def _warnings(plan: PlanSpec, requests: Requests) -> Iterator[str]:
-    """What a simulation leaves out of a plan, and what the model cannot serve."""
+def _warnings(plan: PlanSpec, requests: Requests, count: int | None) -> Iterator[str]:
+    """What a simulation leaves out of a plan, what the load does not have, and what the model cannot serve."""
+    if count is not None and len(requests.input) < count:
+        yield f"the load has {len(requests.input):,} requests, not {count:,}"
     if plan.workload.reuse and plan.workload.prefix != "shared":
         yield OWN_REUSE
     context = plan.model.max_context
