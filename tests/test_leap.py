@@ -117,10 +117,15 @@ AT_ONCE = np.zeros(13)
              np.array([3, 2, 2, 1, 1, 1, 1, 1, 1, 3, 2, 3, 2, 2, 3, 3, 2, 2, 2])),
     20, 1, False, None, 4.0, 0.0,
 )  # fmt: skip
-@example(  # nobody is in a step, until one that ends gives its blocks back; meanwhile another comes
-    [Vllm(7, 3)],
-    Requests(np.array([0.18, 10.45, 15.06, 17.84]), np.array([2, 2, 1, 5]), np.array([9, 13, 8, 9])),
-    23, 2, True, None, 15.5, 0.02,
+@example(  # nobody is in a step, until a request comes: then the one that was sent back begins anew
+    [Vllm(3, 2, whole_prompt=False)],
+    Requests(np.array([4.205584, 5.701587, 7.673596]), np.array([13, 14, 13]), np.array([1, 3, 3])),
+    18, 2, False, None, 15.5, 0.02,
+)  # fmt: skip
+@example(  # one that decodes again is preempted at once, and nobody is in a step until another gives its blocks back
+    [Vllm(9, 3, whole_prompt=False)],
+    Requests(np.array([1.961194, 2.461607, 4.612029]), np.array([5, 1, 5]), np.array([12, 10, 19])),
+    23, 2, False, None, 15.5, 0.02,
 )  # fmt: skip
 @example(  # a request that does not fit gives its place in the loop on when it comes, amid the ends of others
     [Vllm(21, 3, whole_prompt=False, ahead=False)],
