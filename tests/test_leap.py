@@ -96,37 +96,43 @@ AT_ONCE = np.zeros(13)
 
 
 @example(  # preempted while nobody could join: then somebody can
-    [Vllm(3, 2, whole_prompt=False, ahead=False)],
-    Requests(AT_ONCE[:9], np.array([8, 3, 8, 3, 11, 24, 4, 10, 10]), np.array([10, 11, 16, 20, 1, 3, 17, 19, 5])),
-    20, 1, False, None, 4.0, 0.0,
+    chosen=[Vllm(3, 2, whole_prompt=False, ahead=False)],
+    load=Requests(AT_ONCE[:9], np.array([8, 3, 8, 3, 11, 24, 4, 10, 10]), np.array([10, 11, 16, 20, 1, 3, 17, 19, 5])),
+    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0,
 )  # fmt: skip
 @example(  # of one step, requests with one token end before those that decode
-    [Vllm(4, 3, whole_prompt=False, ahead=False)],
-    Requests(AT_ONCE, np.array([5, 8, 9, 14, 13, 17, 22, 22, 19, 24, 8, 22, 23]),
+    chosen=[Vllm(4, 3, whole_prompt=False, ahead=False)],
+    load=Requests(AT_ONCE, np.array([5, 8, 9, 14, 13, 17, 22, 22, 19, 24, 8, 22, 23]),
              np.array([3, 1, 1, 1, 2, 3, 2, 1, 2, 2, 3, 3, 3])),
-    60, 1, False, 5, 4.0, 0.0,
+    tokens=60, block=1, caching=False, closed=5, bend=4.0, steep=0.0,
 )  # fmt: skip
 @example(  # a prompt that comes back lacks one token after a part: it decodes
-    [Vllm(3, 2, whole_prompt=False, ahead=False)],
-    Requests(AT_ONCE[:2], np.array([2, 1]), np.array([18, 13])),
-    20, 1, False, None, 4.0, 0.0,
+    chosen=[Vllm(3, 2, whole_prompt=False, ahead=False)],
+    load=Requests(AT_ONCE[:2], np.array([2, 1]), np.array([18, 13])),
+    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0,
 )  # fmt: skip
 @example(  # a first token is delayed by those that run after the next step, which preempts
-    [Vllm(7, 2)],
-    Requests(np.zeros(19), np.array([23, 17, 10, 22, 4, 14, 18, 21, 13, 10, 8, 11, 12, 18, 22, 2, 23, 13, 9]),
+    chosen=[Vllm(7, 2)],
+    load=Requests(np.zeros(19), np.array([23, 17, 10, 22, 4, 14, 18, 21, 13, 10, 8, 11, 12, 18, 22, 2, 23, 13, 9]),
              np.array([3, 2, 2, 1, 1, 1, 1, 1, 1, 3, 2, 3, 2, 2, 3, 3, 2, 2, 2])),
-    20, 1, False, None, 4.0, 0.0,
+    tokens=20, block=1, caching=False, closed=None, bend=4.0, steep=0.0,
 )  # fmt: skip
-@example(  # nobody is in a step, until one that ends gives its blocks back; meanwhile another comes
-    [Vllm(7, 3)],
-    Requests(np.array([0.18, 10.45, 15.06, 17.84]), np.array([2, 2, 1, 5]), np.array([9, 13, 8, 9])),
-    23, 2, True, None, 15.5, 0.02,
+@example(  # nobody is in a step, until a request comes: then the one that was sent back begins anew
+    chosen=[Vllm(3, 2, whole_prompt=False)],
+    load=Requests(np.array([4.205584, 5.701587, 7.673596]), np.array([13, 14, 13]), np.array([1, 3, 3])),
+    tokens=18, block=2, caching=False, closed=None, bend=15.5, steep=0.02,
+)  # fmt: skip
+@example(  # one that decodes again is preempted at once, and nobody is in a step until another gives its blocks back
+    chosen=[Vllm(9, 3, whole_prompt=False)],
+    load=Requests(np.array([1.961194, 2.461607, 4.612029]), np.array([5, 1, 5]), np.array([12, 10, 19])),
+    tokens=23, block=2, caching=False, closed=None, bend=15.5, steep=0.02,
 )  # fmt: skip
 @example(  # a request that does not fit gives its place in the loop on when it comes, amid the ends of others
-    [Vllm(21, 3, whole_prompt=False, ahead=False)],
-    Requests(np.zeros(22), np.array([5, 18, 17, 24, 1, 15, 19, 12, 5, 6, 9, 17, 22, 17, 11, 23, 9, 23, 13, 12, 22, 21]),
+    chosen=[Vllm(21, 3, whole_prompt=False, ahead=False)],
+    load=Requests(np.zeros(22),
+             np.array([5, 18, 17, 24, 1, 15, 19, 12, 5, 6, 9, 17, 22, 17, 11, 23, 9, 23, 13, 12, 22, 21]),
              np.array([16, 8, 14, 4, 19, 2, 6, 14, 1, 10, 3, 20, 7, 18, 7, 17, 2, 2, 6, 12, 4, 13])),
-    21, 1, False, 5, 4.0, 0.0,
+    tokens=21, block=1, caching=False, closed=5, bend=4.0, steep=0.0,
 )  # fmt: skip
 @given(
     st.lists(schedulers(), min_size=1, max_size=2), loads(), st.integers(20, 60), st.sampled_from((1, 3, 4, 16)),
