@@ -221,6 +221,15 @@ def test_sglang_keeps_room_as_at_first_once_nobody_was_there() -> None:
     assert state.ratio == 0.7
 
 
+@pytest.mark.parametrize("policy", [vllm(capped=False), trtllm(room="max_utilisation")])
+def test_who_went_back_with_its_last_token_on_its_way_is_not_computed_again(policy: Policy) -> None:
+    """Two steps may be on their way; the request leaves when the first of them is over."""
+    state, live = State(Pool(100, 4)), Live(0, 8, 2)
+    live.made, live.shown, live.step, state.number, state.upto = 2, 1, 3, 5, 4
+    state.waiting.append(live)
+    assert not policy.compose(state).rows
+
+
 @pytest.mark.parametrize("scene", [*VLLM, *SGLANG, *TRTLLM], ids=lambda s: f"{type(s.policy).__name__}: {s.tells}")
 def test_an_engine_composes(scene: Scene) -> None:
     assert steps(scene.policy, scene.requests, **scene.server) == scene.steps
