@@ -236,6 +236,12 @@ def test_requests_and_blocks_are_conserved(
     assert all(not live.held for live in lives), "all blocks come back"
     own = (stages if stages > 1 else 1 + 1e-3 * (found.input - found.cached)) * np.ones(len(done))
     assert (found.first_s - found.arrival_s - own)[done].min(initial=0) >= -1e-9
+    computed = sum(one.computed for one in checked)
+    assert computed == (found.input - found.cached)[done].sum() or found.preemptions.any(), "each prompt token once"
+    if not early and load.blocks is None and load.session is None:
+        for number in range(prefills):
+            mine = found.admitted_s[done & (found.prefill_replica == number)]
+            assert (np.diff(mine) >= 0).all(), "first come, first served"
     moved = done & (found.output > 1)
     assert (np.isnan(found.transfer_s) == ~moved).all()
     assert (found.transfer_s[moved] >= 0.625 - 1e-9).all()

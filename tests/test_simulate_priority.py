@@ -69,6 +69,12 @@ def test_requests_and_blocks_are_conserved(
         found = simulate([made], load)
         assert checked.made == found.output[found.served].sum()
         assert all(not live.held for live in checked.seen.values())
+        if load.session is None:
+            done = np.flatnonzero(found.served)
+            admitted = found.admitted_s[done]
+            before = load.priority[done][:, None] <= load.priority[done]
+            late = admitted[:, None] > admitted
+            assert not np.triu(before & late).any(), "who comes first and is as important is admitted first"
     assert (found.served ^ (found.replica < 0)).all()
 
 

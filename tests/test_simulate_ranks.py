@@ -113,12 +113,16 @@ class Seen:
         self.policy, self.ahead, self.max_running = policy, policy.ahead, policy.max_running
         self.refuses, self.receives = policy.refuses, policy.receives
         self.states: dict[int, State] = {}
-        self.made = 0
+        self.admitted: dict[int, list[int]] = {}
+        self.made = self.computed = 0
 
     def compose(self, state: State) -> Batch:
         self.states[id(state)] = state
         batch = self.policy.compose(state)
         self.made += sum(piece.last for piece in batch.prompts) + sum(batch.gained)
+        self.computed += sum(piece.tokens for piece in batch.prompts)
+        known = self.admitted.setdefault(id(state), [])
+        known += [live.index for live in batch.admitted if live.index not in known]
         assert 0 <= state.pool.free <= state.pool.total
         assert len(state.running) <= self.max_running
         return batch
@@ -151,6 +155,10 @@ def test_requests_and_blocks_are_conserved(
     found = played(one, other)
     assert (found.served ^ (found.replica < 0)).all(), "a request is served or refused"
     assert one.made + other.made == found.output[found.served].sum()
+    computed = one.computed + other.computed
+    assert computed == (found.input - found.cached)[found.served].sum() or found.preemptions.any()
+    if load.blocks is None and load.session is None and not (pools and early):
+        assert all(order == sorted(order) for order in one.admitted.values()), "first come, first served"
     states = [*one.states.values(), *other.states.values()]
     assert all(state.pool.free == state.pool.total for state in states), "all blocks come back"
     assert not any(state.load for state in states)
