@@ -175,6 +175,17 @@ def test_sglang_keeps_room_for_4096_tokens_of_an_output_that_joins() -> None:
     assert [live.index for live in sglang().compose(state).admitted] == [0, 1]
 
 
+@pytest.mark.parametrize(("waiting", "first"), [(128, 127), (129, 0)])
+def test_sglang_does_not_sort_a_long_queue(waiting: int, first: int) -> None:
+    """By known prefixes; here the one that came last is known, or of the longer queue the one before it."""
+    state, known = State(Pool(10_000, 1)), Live(128, 4, 1, (1, 2, 3, 4))
+    state.pool.grow(known, 4)
+    known.computed = 4
+    state.pool.publish(known, 4)
+    state.waiting.extend(Live(i, 4, 1, (1, 2, 3, 4) if i == 127 else (9, 9, i, i)) for i in range(waiting))
+    assert [live.index for live in sglang(order="longest_prefix", max_joining=1).compose(state).admitted] == [first]
+
+
 def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:
     """From 70 % of what is to come to 14 % of that in 600 steps; after a retraction, as much as the others tell."""
     policy = sglang()

@@ -176,6 +176,15 @@ def test_a_request_that_is_preempted_computes_its_prompt_where_it_decodes() -> N
     assert found.steps.prompt_tokens[found.steps.replica == 1].sum() >= 8
 
 
+def test_nobody_gets_blocks_while_one_that_was_preempted_waits() -> None:
+    """Of two that fill the memory one goes back; a short one that comes then waits until it runs again."""
+    load = Requests(np.array([0.0, 0.0, 14.0]), np.array([8, 8, 4]), np.array([20, 20, 3]))
+    found = served(load, blocks=8)
+    assert found.preemptions.tolist() == [0, 1, 0]
+    alone = found.steps.start_s[(found.steps.replica == 1) & (found.steps.prompt_tokens > 0)]
+    assert found.first_s[2] + found.transfer_s[2] > alone.max()
+
+
 @pytest.mark.parametrize(
     ("policy", "blocks", "fits"),
     [

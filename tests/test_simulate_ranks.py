@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.serving.clock import ServerClock
 from plandsl.backends.cost.serving.pools import Side, simulate_pools
 from plandsl.backends.cost.serving.ranks import Ranks
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Log, Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.routers import router
-from plandsl.backends.cost.serving.scheduler import Batch, Policy, State
+from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State, empty
 from plandsl.backends.cost.serving.serve import RANKS, SPREAD, policy, serve, worker
 from plandsl.backends.cost.serving.simulate import _records, _Run, simulate
 from plandsl.backends.cost.serving.vllm import Vllm
@@ -80,6 +81,16 @@ def test_a_step_takes_as_long_as_its_slowest_rank() -> None:
     assert found.itl_max_s[0] == pytest.approx(1.1)
     alone = simulate([small(blocks=100)], Requests(*(x[:1] for x in load[:3])))
     assert alone.itl_max_s[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", SHARDINGS)
+def test_the_clock_waits_for_the_fullest_rank(kind: str) -> None:
+    clock, none = ServerClock(plan(kind).cost.one), empty()
+    short, long = (empty()._replace(prompts=[Piece(Live(0, n, 1), n, 0, True)]) for n in (100, 2000))
+    found = clock.cost_of_ranks([none, short, long, none])
+    assert found == clock.cost_of_ranks([long, none, none, short])
+    assert sum(found.stages) > sum(clock.cost_of_ranks([short, short, none, none]).stages)
+    assert sum(found.stages) == pytest.approx(sum(clock.cost_of_ranks([long, long, none, none]).stages))
 
 
 @pytest.mark.parametrize("spread", ROUTERS)
