@@ -213,7 +213,11 @@ def test_servers_with_equal_shares_of_a_loop_see_the_same(
 def test_the_closed_form_and_the_steady_loop_rank_candidates(
     input_: int, output: int, places: int, engine: str, chunked: bool
 ) -> None:
-    """They assume unlike things: requests that come at random, and requests that come back together."""
+    """They assume unlike things: requests that come at random, and requests that come back together.
+
+    Prompts that come together stop the decodes of fewer requests, so that TPOT is not longer in the loop. Throughput
+    is not so simple: what is held is what no load of this kind leaves, by 20 % and more.
+    """
     load = f"input = {input_}, output = {output}, concurrency = {places}"
     found = []
     for sharding in ("tp = 1", "tp = 2", "dp = 2"):
@@ -221,7 +225,8 @@ def test_the_closed_form_and_the_steady_loop_rank_candidates(
         if e.simulated is None:
             return
         found.append((sharding, e.throughput_tokens_per_s, e.simulated.output_rate))
-        assert 0.4 < e.simulated.output_rate / e.throughput_tokens_per_s < 2.5, (load, engine, found)
+        assert e.simulated.tpot.mean.value <= e.tpot_s * (1 + SETTLED), (load, engine, sharding)
+        assert 0.6 < e.simulated.output_rate / e.throughput_tokens_per_s < 2.0, (load, engine, found)
     closed, simulated = (sorted(found, key=lambda one: -one[column]) for column in (1, 2))
     if [one[0] for one in closed] != [one[0] for one in simulated]:
         print(f"{load}, {engine}: {' > '.join(o[0] for o in closed)}, simulated {' > '.join(o[0] for o in simulated)}")
