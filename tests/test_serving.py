@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from plandsl.backends.cost import Replicas
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.clock import HOT, ServerClock
+from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, share_prefix
@@ -27,7 +28,7 @@ from plandsl.backends.cost.serving.table import EXACT
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
-from plandsl.spec.scheduler import RouterName
+from plandsl.spec.scheduler import ROUTERS, SCHEDULERS, RouterName, SchedulerName
 from tests.serving import Steady
 
 # ---- what holds of every policy, server and load
@@ -163,6 +164,7 @@ def test_requests_and_blocks_are_conserved(
         for number in range(len(chosen)):
             mine = found.admitted_s[served & (found.replica == number)]
             assert (np.diff(mine) >= 0).all(), "first come, first served"
+    assert any("refused" in warning for warning in summarise(found).warnings) == refused.any()
     if load.session is not None and closed is None:
         for session in range(3):
             turns = np.flatnonzero(load.session == session)
@@ -204,6 +206,42 @@ def test_waits_are_those_of_a_queue(name: str, formula: float) -> None:
     load = Requests(arrivals[:few], inputs[:few], np.ones(few, np.int64))
     found = simulate([Worker(SINGLE, clock, 10_000, 16, caching=False)], load)
     np.testing.assert_allclose(found.admitted_s - found.arrival_s, waits[:few], rtol=1e-9, atol=1e-9)
+
+
+ONE_BY_ONE = (
+    SINGLE,
+    Sglang(1_000_000, 1_000_000, max_running=1, ahead=False),
+    *(Trtllm(1_000_000, 1, room=room, ahead=False) for room in ("no_evict", "max_utilisation", "static_batch")),
+)
+
+
+@given(
+    st.sampled_from(ONE_BY_ONE),
+    st.lists(st.tuples(st.floats(0, 3), st.integers(1, 2000)), min_size=1, max_size=40),
+    st.integers(1, 3),
+    st.sampled_from(ROUTERS),
+    st.booleans(),
+)
+def test_law_requests_one_at_a_time_wait_as_in_a_queue(
+    policy: Policy, drawn: list[tuple[float, int]], servers: int, by: RouterName, pools: bool
+) -> None:
+    """Each engine, behind each router: of what it is sent, a server is a queue. So is a pool of prefill."""
+    clock = Steady(seconds=lambda batch: EACH * sum(piece.tokens for piece in batch.prompts))
+    n = len(drawn)
+    load = Requests(np.cumsum([gap for gap, _ in drawn]), np.array([size for _, size in drawn]), np.ones(n, np.int64))
+    one = Worker(policy, clock, 10_000, 16, caching=False)
+    if pools:
+        none = np.zeros(n)
+        moves = Moves(none, none, none, 0.0, early=n % 2 == 0)
+        found = simulate_pools(Side([one] * servers, by), Side([one]), load, moves)
+    else:
+        found = simulate([one] * servers, load, by=by, seed=n)
+    for server in range(servers):
+        mine = found.replica == server
+        waits = lindley(load.arrival_s[mine], load.input[mine] * EACH) if mine.any() else np.zeros(0)
+        np.testing.assert_allclose((found.admitted_s - found.arrival_s)[mine], waits, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found.ttft_s[mine], waits + load.input[mine] * EACH, rtol=1e-9, atol=1e-9)
+    assert found.served.all()
 
 
 def test_a_closed_loop_has_as_many_in_it_as_were_asked_for() -> None:
@@ -316,16 +354,23 @@ def deployment(kind: str, engine: str = "vllm") -> Replicas:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scheduler", ["vllm", "sglang", "trtllm"])
-def test_a_lone_request_takes_what_the_estimate_says(kind: str, scheduler: str) -> None:
-    """At vanishing load. Guesses make the context grow in larger steps than the estimate's mean; tables interpolate."""
-    made = deployment(kind, scheduler)
-    static = made.evaluate(batch=1)
-    load = Requests(np.array([0.0, 100.0, 200.0]), np.full(3, 1000), np.full(3, 41))
+@settings(max_examples=3)
+@given(st.sampled_from(SCHEDULERS), st.integers(1, 2048), st.integers(1, 15), st.sampled_from(ROUTERS))
+def test_law_at_vanishing_load_requests_take_what_the_estimate_says(
+    kind: str, scheduler: SchedulerName, input_: int, fours: int, by: RouterName
+) -> None:
+    """TTFT is equal; TPOT, a step at the mean context, nearly so, since a step is not quite linear in the context.
+
+    Guesses make the context grow in larger steps, and tables interpolate. Prompts fit into one step: of equal chunks
+    the estimate takes the mean.
+    """
+    made, output = deployment(kind, scheduler), 1 + 4 * fours
+    static = made.evaluate(batch=1, input=input_, output=output)
+    load = Requests(np.array([0.0, 100.0, 200.0]), np.full(3, input_), np.full(3, output))
     server = worker(made.one, load, scheduler, caching=False)
-    near = 1e-3 if kind == "drafted" else 1e-9
+    near = 1e-3 if kind == "drafted" else 1e-5
     for clock, error in ((ServerClock(made.one), near), (server.clock, max(near, EXACT))):
-        found = simulate([server._replace(clock=clock)] * made.n, load)
+        found = simulate([server._replace(clock=clock)] * made.n, load, by=by)
         np.testing.assert_allclose(found.ttft_s, static.ttft, rtol=1e-9)
         np.testing.assert_allclose(found.tpot_s, static.tpot, rtol=error)
         np.testing.assert_allclose(found.latency_s, static.latency, rtol=error)

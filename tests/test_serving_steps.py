@@ -175,6 +175,17 @@ def test_sglang_keeps_room_for_4096_tokens_of_an_output_that_joins() -> None:
     assert [live.index for live in sglang().compose(state).admitted] == [0, 1]
 
 
+@pytest.mark.parametrize(("waiting", "first"), [(128, 127), (129, 0)])
+def test_sglang_does_not_sort_a_long_queue(waiting: int, first: int) -> None:
+    """By known prefixes; here the one that came last is known, or of the longer queue the one before it."""
+    state, known = State(Pool(10_000, 1)), Live(128, 4, 1, (1, 2, 3, 4))
+    state.pool.grow(known, 4)
+    known.computed = 4
+    state.pool.publish(known, 4)
+    state.waiting.extend(Live(i, 4, 1, (1, 2, 3, 4) if i == 127 else (9, 9, i, i)) for i in range(waiting))
+    assert [live.index for live in sglang(order="longest_prefix", max_joining=1).compose(state).admitted] == [first]
+
+
 def test_sglang_keeps_room_for_less_and_less_until_it_retracts() -> None:
     """From 70 % of what is to come to 14 % of that in 600 steps; after a retraction, as much as the others tell."""
     policy = sglang()
@@ -219,6 +230,15 @@ def test_sglang_keeps_room_as_at_first_once_nobody_was_there() -> None:
     state.waiting.append(Live(2, 2, 2))
     sglang().compose(state)
     assert state.ratio == 0.7
+
+
+@pytest.mark.parametrize("policy", [vllm(capped=False), trtllm(room="max_utilisation")])
+def test_who_went_back_with_its_last_token_on_its_way_is_not_computed_again(policy: Policy) -> None:
+    """Two steps may be on their way; the request leaves when the first of them is over."""
+    state, live = State(Pool(100, 4)), Live(0, 8, 2)
+    live.made, live.shown, live.step, state.number, state.upto = 2, 1, 3, 5, 4
+    state.waiting.append(live)
+    assert not policy.compose(state).rows
 
 
 @pytest.mark.parametrize("scene", [*VLLM, *SGLANG, *TRTLLM], ids=lambda s: f"{type(s.policy).__name__}: {s.tells}")

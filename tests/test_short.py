@@ -155,19 +155,22 @@ def test_long_answers_are_simulated_where_servers_leap() -> None:
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
 def test_a_steady_loop_is_the_middle_of_a_long_run(engine: str) -> None:
-    short = plan(LOOP, engine=engine).estimate().simulated
+    """Its first waves are not like the others: of these prompts some wait for a step of their own."""
+    load, chunked = "input = 500, output = 24, concurrency = 10", f"{engine}, chunked_prefill = 1024"
+    short = plan(load, engine=chunked).estimate().simulated
     assert short is not None
     assert short.kind == "steady loop"
-    records = plan(f"{LOOP}, requests = 480", engine=engine).simulate().records
-    middle = slice(160, 440)
+    records = plan(f"{load}, requests = 200", engine=chunked).simulate().records
+    assert records.ttft_s[:50].mean() > 1.01 * records.ttft_s[50:180].mean(), "else there is nothing to leave out"
+    middle = slice(50, 180)
     for spread, values in (
         (short.ttft, records.ttft_s),
         (short.tpot, records.tpot_s),
         (short.latency, records.latency_s),
     ):
         assert spread.mean.half <= SETTLED * spread.mean.value
-        assert spread.mean.value == pytest.approx(values[middle].mean(), rel=SETTLED)
-    assert short.request_rate * short.latency.mean.value == pytest.approx(8, rel=1e-9), "Little's law"
+        assert spread.mean.value == pytest.approx(values[middle].mean(), rel=1e-3)
+    assert short.request_rate * short.latency.mean.value == pytest.approx(10, rel=1e-9), "Little's law"
 
 
 @settings(max_examples=4)
@@ -210,7 +213,11 @@ def test_servers_with_equal_shares_of_a_loop_see_the_same(
 def test_the_closed_form_and_the_steady_loop_rank_candidates(
     input_: int, output: int, places: int, engine: str, chunked: bool
 ) -> None:
-    """They assume unlike things: requests that come at random, and requests that come back together."""
+    """They assume unlike things: requests that come at random, and requests that come back together.
+
+    Prompts that come together stop the decodes of fewer requests, so that TPOT is not longer in the loop. Throughput
+    is not so simple: what is held is what no load of this kind leaves, by 20 % and more.
+    """
     load = f"input = {input_}, output = {output}, concurrency = {places}"
     found = []
     for sharding in ("tp = 1", "tp = 2", "dp = 2"):
@@ -218,7 +225,8 @@ def test_the_closed_form_and_the_steady_loop_rank_candidates(
         if e.simulated is None:
             return
         found.append((sharding, e.throughput_tokens_per_s, e.simulated.output_rate))
-        assert 0.4 < e.simulated.output_rate / e.throughput_tokens_per_s < 2.5, (load, engine, found)
+        assert e.simulated.tpot.mean.value <= e.tpot_s * (1 + SETTLED), (load, engine, sharding)
+        assert 0.6 < e.simulated.output_rate / e.throughput_tokens_per_s < 2.0, (load, engine, found)
     closed, simulated = (sorted(found, key=lambda one: -one[column]) for column in (1, 2))
     if [one[0] for one in closed] != [one[0] for one in simulated]:
         print(f"{load}, {engine}: {' > '.join(o[0] for o in closed)}, simulated {' > '.join(o[0] for o in simulated)}")

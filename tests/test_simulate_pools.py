@@ -176,6 +176,15 @@ def test_a_request_that_is_preempted_computes_its_prompt_where_it_decodes() -> N
     assert found.steps.prompt_tokens[found.steps.replica == 1].sum() >= 8
 
 
+def test_nobody_gets_blocks_while_one_that_was_preempted_waits() -> None:
+    """Of two that fill the memory one goes back; a short one that comes then waits until it runs again."""
+    load = Requests(np.array([0.0, 0.0, 14.0]), np.array([8, 8, 4]), np.array([20, 20, 3]))
+    found = served(load, blocks=8)
+    assert found.preemptions.tolist() == [0, 1, 0]
+    alone = found.steps.start_s[(found.steps.replica == 1) & (found.steps.prompt_tokens > 0)]
+    assert found.first_s[2] + found.transfer_s[2] > alone.max()
+
+
 @pytest.mark.parametrize(
     ("policy", "blocks", "fits"),
     [
@@ -236,6 +245,12 @@ def test_requests_and_blocks_are_conserved(
     assert all(not live.held for live in lives), "all blocks come back"
     own = (stages if stages > 1 else 1 + 1e-3 * (found.input - found.cached)) * np.ones(len(done))
     assert (found.first_s - found.arrival_s - own)[done].min(initial=0) >= -1e-9
+    computed = sum(one.computed for one in checked)
+    assert computed == (found.input - found.cached)[done].sum() or found.preemptions.any(), "each prompt token once"
+    if not early and load.blocks is None and load.session is None:
+        for number in range(prefills):
+            mine = found.admitted_s[done & (found.prefill_replica == number)]
+            assert (np.diff(mine) >= 0).all(), "first come, first served"
     moved = done & (found.output > 1)
     assert (np.isnan(found.transfer_s) == ~moved).all()
     assert (found.transfer_s[moved] >= 0.625 - 1e-9).all()

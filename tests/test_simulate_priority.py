@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.pools import Side, simulate_pools
+from plandsl.backends.cost.serving.priorities import take_out
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Requests
-from plandsl.backends.cost.serving.scheduler import Policy
+from plandsl.backends.cost.serving.scheduler import Live, Policy, State, add_decode, add_prompt, add_spent, empty
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.vllm import Vllm
@@ -48,6 +50,20 @@ def test_priorities_settle_who_comes_first(
     assert steps(policy, text, priorities, blocks) == expected
 
 
+def test_who_leaves_a_step_again_is_as_it_was_before_it() -> None:
+    """With the last part of its prompt, with a decode, or with all its tokens; its tokens go back to the budget."""
+    for input_, made, tokens in ((8, 0, 5), (8, 2, 1), (8, 9, 1)):
+        state, live, batch = State(Pool(100, 4, caching=False)), Live(0, input_, 9), empty()
+        live.made, live.computed = made, input_ + made - tokens
+        if made < 9:
+            (add_decode(state, batch, live, 1) if made else add_prompt(state, batch, live, tokens))
+        else:
+            add_spent(state, batch, live)
+        assert (batch.rows, take_out(state, batch, live, 1)) == (1, tokens)
+        assert (batch.rows, batch.gained, live.made) == (0, [], made)
+        assert take_out(state, batch, live, 1) == 0, "it is in no step now"
+
+
 @settings(max_examples=60)
 @given(
     loads(), st.integers(5, 12), st.data(), st.integers(4, 30), st.integers(1, 6), st.booleans(), st.booleans(),
@@ -69,6 +85,12 @@ def test_requests_and_blocks_are_conserved(
         found = simulate([made], load)
         assert checked.made == found.output[found.served].sum()
         assert all(not live.held for live in checked.seen.values())
+        if load.session is None:
+            done = np.flatnonzero(found.served)
+            admitted = found.admitted_s[done]
+            before = load.priority[done][:, None] <= load.priority[done]
+            late = admitted[:, None] > admitted
+            assert not np.triu(before & late).any(), "who comes first and is as important is admitted first"
     assert (found.served ^ (found.replica < 0)).all()
 
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plandsl.backends.cost.serving.clock import ServerClock
 from plandsl.backends.cost.serving.pools import Side, simulate_pools
 from plandsl.backends.cost.serving.ranks import Ranks
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Log, Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.routers import router
-from plandsl.backends.cost.serving.scheduler import Batch, Policy, State
+from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State, empty
 from plandsl.backends.cost.serving.serve import RANKS, SPREAD, policy, serve, worker
 from plandsl.backends.cost.serving.simulate import _records, _Run, simulate
 from plandsl.backends.cost.serving.vllm import Vllm
@@ -82,6 +83,16 @@ def test_a_step_takes_as_long_as_its_slowest_rank() -> None:
     assert alone.itl_max_s[0] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("kind", SHARDINGS)
+def test_the_clock_waits_for_the_fullest_rank(kind: str) -> None:
+    clock, none = ServerClock(plan(kind).cost.one), empty()
+    short, long = (empty()._replace(prompts=[Piece(Live(0, n, 1), n, 0, True)]) for n in (100, 2000))
+    found = clock.cost_of_ranks([none, short, long, none])
+    assert found == clock.cost_of_ranks([long, none, none, short])
+    assert sum(found.stages) > sum(clock.cost_of_ranks([short, short, none, none]).stages)
+    assert sum(found.stages) == pytest.approx(sum(clock.cost_of_ranks([long, long, none, none]).stages))
+
+
 @pytest.mark.parametrize("spread", ROUTERS)
 def test_ranks_have_blocks_of_their_own(spread: RouterName) -> None:
     """Two ranks of five blocks hold a request of four each, not one of eight."""
@@ -113,12 +124,16 @@ class Seen:
         self.policy, self.ahead, self.max_running = policy, policy.ahead, policy.max_running
         self.refuses, self.receives = policy.refuses, policy.receives
         self.states: dict[int, State] = {}
-        self.made = 0
+        self.admitted: dict[int, list[int]] = {}
+        self.made = self.computed = 0
 
     def compose(self, state: State) -> Batch:
         self.states[id(state)] = state
         batch = self.policy.compose(state)
         self.made += sum(piece.last for piece in batch.prompts) + sum(batch.gained)
+        self.computed += sum(piece.tokens for piece in batch.prompts)
+        known = self.admitted.setdefault(id(state), [])
+        known += [live.index for live in batch.admitted if live.index not in known]
         assert 0 <= state.pool.free <= state.pool.total
         assert len(state.running) <= self.max_running
         return batch
@@ -151,6 +166,10 @@ def test_requests_and_blocks_are_conserved(
     found = played(one, other)
     assert (found.served ^ (found.replica < 0)).all(), "a request is served or refused"
     assert one.made + other.made == found.output[found.served].sum()
+    computed = one.computed + other.computed
+    assert computed == (found.input - found.cached)[found.served].sum() or found.preemptions.any()
+    if load.blocks is None and load.session is None and not (pools and early):
+        assert all(order == sorted(order) for order in one.admitted.values()), "first come, first served"
     states = [*one.states.values(), *other.states.values()]
     assert all(state.pool.free == state.pool.total for state in states), "all blocks come back"
     assert not any(state.load for state in states)

@@ -15,8 +15,9 @@ from attrs import evolve
 from hypothesis import given, settings
 
 from plandsl.backends.cost.serving.arrivals import draw_arrivals, rates_of
+from plandsl.backends.cost.serving.distributions import draw, draw_whole
 from plandsl.backends.cost.serving.draws import Purpose, Stream, exp, log, normal_quantile
-from plandsl.backends.cost.serving.workloads import Load, draw, draw_requests, draw_whole
+from plandsl.backends.cost.serving.workloads import Load, draw_requests
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_module, compile_file, compile_text, open_file, open_text
 from plandsl.grammar.fmt import format_text

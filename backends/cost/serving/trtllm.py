@@ -115,6 +115,8 @@ class Trtllm:
             told = (len(cut) + len(found)) * pool.size if in_turn else planned  # tokens that are given out already
             if len(state.running) >= self.max_running or told >= left or live.step >= state.upto:
                 break
+            if live.made >= live.output:  # its last token is on its way
+                break
             hits = pool.matched(live)
             known = pool.known(live, hits)
             if self._waits_for_prefix(live, pool, known // pool.size, coming):

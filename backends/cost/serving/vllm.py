@@ -123,7 +123,7 @@ class Vllm:
         pool = state.pool
         while left > 0 and len(state.running) < self.max_running:
             queue = state.loaded or (not batch.preempted and state.waiting)
-            if not queue or queue[0].step >= state.upto:
+            if not queue or queue[0].step >= state.upto or queue[0].made >= queue[0].output:  # its last token comes
                 return
             live = queue[0]
             hits = [] if live.held else pool.matched(live)

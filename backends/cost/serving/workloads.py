@@ -7,34 +7,28 @@ lengths stay, so that two loads differ by what was changed and not by chance.
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple, assert_never
+from typing import NamedTuple
 
 import numpy as np
 
 from plandsl.backends.cost.serving.arrivals import draw_arrivals
-from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream, exp, log
+from plandsl.backends.cost.serving.distributions import draw, draw_lengths, draw_whole
+from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream
 from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.limits import MAX_DIMENSION, MAX_REQUESTS
+from plandsl.limits import MAX_REQUESTS
 from plandsl.spec.plan import WorkloadSpec
 from plandsl.spec.traffic import (
     Arrivals,
     ClassSpec,
-    Distribution,
-    Empirical,
-    Exponential,
     Fixed,
     Lengths,
-    Lognormal,
-    Normal,
     SessionsSpec,
     TraceSpec,
     TrafficSpec,
-    Uniform,
-    Zipf,
     mean_rate,
 )
-from plandsl.traces import read_column, read_trace
+from plandsl.traces import read_trace
 from plandsl.units import show_time
 
 REQUESTS = 10_000
@@ -183,7 +177,7 @@ def _parts(kinds: tuple[ClassSpec, ...], starts: list[Floats], seed: int) -> lis
 
 def _single(lengths: Lengths, times: Floats, seed: int, kind: int) -> _Drawn:
     n = len(times)
-    size_in, size_out = _draw_lengths(lengths, n, seed, kind)
+    size_in, size_out = draw_lengths(lengths, n, seed, kind)
     none = np.full(n, -1)
     return _Drawn(
         times, size_in, size_out, np.zeros(n), session=none, turn=np.zeros(n, np.int64), kind=np.full(n, kind)
@@ -197,7 +191,7 @@ def _talks(lengths: Lengths, talk: SessionsSpec, times: Floats, *, seed: int, ki
     n = int(np.sum(turns))
     which = np.repeat(np.arange(len(times)), turns)
     turn = np.arange(n) - begin[which]
-    new, out = _draw_lengths(lengths, n, seed, kind)
+    new, out = draw_lengths(lengths, n, seed, kind)
     think = np.where(turn == 0, 0.0, draw(talk.think, Stream(seed, Purpose.THINK, kind), n))
     before = np.cumsum(new + out) - (new + out)
     waited = np.cumsum(think)
@@ -274,53 +268,3 @@ def _taken(blocks: Hashes, order: Ints) -> Hashes:
     starts = np.concatenate(([0], np.cumsum(many)))
     place = np.arange(starts[-1]) - np.repeat(starts[:-1], many)
     return Hashes(starts, blocks.ids[np.repeat(blocks.starts[order], many) + place], blocks.size)
-
-
-# ---- distributions
-
-
-def _draw_lengths(lengths: Lengths, n: int, seed: int, kind: int) -> tuple[Ints, Ints]:
-    return (
-        draw_whole(lengths.input, Stream(seed, Purpose.INPUT, kind), n),
-        draw_whole(lengths.output, Stream(seed, Purpose.OUTPUT, kind), n),
-    )
-
-
-def draw_whole(distribution: Distribution, stream: Stream, n: int) -> Ints:
-    """``n`` whole numbers from 1: `draw`, rounded to the nearest. `Uniform` includes both ends."""
-    if isinstance(distribution, Uniform):
-        low, high = distribution
-        return np.minimum(low + np.floor(stream.uniform(n) * (high - low + 1)), high).astype(np.int64)
-    return np.clip(np.rint(draw(distribution, stream, n)), 1, MAX_DIMENSION).astype(np.int64)
-
-
-def draw(distribution: Distribution, stream: Stream, n: int) -> Floats:
-    """``n`` numbers, zero or more."""
-    match distribution:
-        case Fixed(value):
-            return np.full(n, float(value))
-        case Uniform(low, high):
-            return low + (high - low) * stream.uniform(n)
-        case Normal(mean, sigma, bounds):
-            return _bounded(mean + sigma * stream.normal(n), bounds.low, bounds.high)
-        case Exponential(mean, bounds):
-            return _bounded(mean * stream.exponential(n), bounds.low, bounds.high)
-        case Lognormal():
-            drawn = exp(np.clip(distribution.mu + distribution.sigma * stream.normal(n), -700.0, 700.0))
-            return _bounded(drawn, distribution.bounds.low, distribution.bounds.high)
-        case Zipf(exponent, low, high):
-            upto = np.cumsum(exp(-exponent * log(np.arange(low, high + 1, dtype=np.float64))))
-            found: Floats = np.searchsorted(upto[:-1], stream.uniform(n) * upto[-1], side="right").astype(np.float64)
-            return found + low
-        case Empirical(file, column):
-            values, wrong = read_column(file, column)
-            if values is None or wrong:
-                raise PlanError(wrong)
-            return np.array(values)[(stream.uniform(n) * len(values)).astype(np.int64)]
-        case _:
-            assert_never(distribution)
-
-
-def _bounded(values: Floats, low: float | None, high: float | None) -> Floats:
-    out: Floats = np.clip(values, 0.0 if low is None else low, np.inf if high is None else high)
-    return out
