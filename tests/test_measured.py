@@ -557,17 +557,24 @@ def test_numbers_load_neither_numpy_nor_tables_where_none_is_named(tmp_path):
         assert (attach.__module__ in modules, "csv" in modules) == (loads, loads)
 
 
-def test_another_batch_takes_well_under_a_millisecond(tmp_path):
+def test_another_batch_takes_no_longer_than_some_without_tables(tmp_path):
     write(tmp_path, "gemm.csv", GEMM, *(DOWN.format(m=2**i, t=2**i * 1e-6) for i in range(14)))
     rows = [f"h100_sxm,bf16,bf16,{2**b},{2**c},8,2,128,0,{2 ** (b + c)}e-9\n" for b in range(9) for c in range(16)]
     write(tmp_path, "d.csv", DECODE, *rows)
     (compiled,) = compile_file(plan(tmp_path, 'measured = ["gemm.csv", "d.csv"]'))
-    times = []
-    for batch in (*range(1, 20), *range(1, 20)):
-        start = time.perf_counter()
-        compiled.cost.evaluate(batch=batch)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 1e-3
+    bare = compiled.cost.on(without_tables(compiled.spec))
+
+    def seconds(model):
+        """Seconds of the processor for many batches, once they are answered by straight code."""
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            for batch in range(1, 40):
+                model.evaluate(batch=batch)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    assert seconds(compiled.cost) < 10 * seconds(bare)
 
 
 def test_straight_code_looks_into_tables_too(tmp_path):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -809,12 +810,25 @@ HOSTILE = {
 }
 
 
+def seconds(call: Callable[[], object]) -> float:
+    """Seconds of the processor, which do not depend on what else runs."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+@pytest.fixture(scope="module")
+def plain_seconds() -> float:
+    """Seconds of an ordinary plan, when what it uses of the catalog is read."""
+    return max(seconds(module(f"plan p {{ {PARTS} }}").check) for _ in range(3))
+
+
 @pytest.mark.parametrize("case", HOSTILE)
-def test_resolving_takes_bounded_time(case: str) -> None:
-    found = module(HOSTILE[case])  # parsing has its own test
-    start = time.perf_counter()
-    found.check()
-    assert time.perf_counter() - start < 2
+def test_resolving_takes_no_longer_than_some_parsing(case: str, plain_seconds: float) -> None:
+    made: list[Module] = []
+    parsing = seconds(lambda: made.append(module(HOSTILE[case])))  # has a test of its own
+    (found,) = made
+    assert seconds(found.check) < 10 * (parsing + plain_seconds)
     assert len(found.errors) <= MAX_ERRORS
     assert len(found.diagnostics) <= 2 * MAX_ERRORS
 
@@ -891,16 +905,6 @@ def test_resolving_imports_nothing_heavy() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
-
-
-def test_a_typical_plan_resolves_in_milliseconds() -> None:
-    times = []
-    for _ in range(5):
-        found = module(f"plan p {{ {PARTS} }}")
-        start = time.perf_counter()
-        found.plan("p")
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.02
 
 
 def test_static_workloads_only_carry_numbers() -> None:

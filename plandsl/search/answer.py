@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Band, Estimate
 from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, without_tables
-from plandsl.backends.cost.answers.mean_load import mean_load, plan_at_mean
-from plandsl.search.closed_form import evaluate_mean
 from plandsl.search.run import ENDLESS, MEMORY, RATE, Compiler, Found
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
@@ -137,6 +135,8 @@ def misses(found: Found, nearest: Configuration) -> list[Miss]:
     values = _Model(plan, found.search.over_requests).values()
     out = []
     if values.crowded > 1:
+        from plandsl.backends.cost.answers.mean_load import mean_load
+
         most, rate = (values.metrics["throughput"] / mean_load(plan.workload).output * f for f in (1, values.crowded))
         out.append(Miss(RATE, "bearable", value=most, bound=rate, factor=float(values.crowded), best=None))
     if not values.fits:
@@ -161,13 +161,21 @@ class _Model:
 
     def __init__(self, plan: PlanSpec, at_mean: bool) -> None:
         self.plan, self.at_mean = plan, at_mean
-        self.base = plan_at_mean(plan) if at_mean else plan
+        self.base = plan
+        if at_mean:
+            from plandsl.backends.cost.answers.mean_load import plan_at_mean
+
+            self.base = plan_at_mean(plan)
         self.cost = Compiler().compile(self.base).cost
 
     def values(self, base: PlanSpec | None = None) -> Values:
         """The metrics; those with the figures of ``base`` if it is given."""
         cost = self.cost if base is None else self.cost.on(base)
-        return evaluate_mean(cost, self.plan) if self.at_mean else evaluate_metrics(cost, {})
+        if not self.at_mean:
+            return evaluate_metrics(cost, {})
+        from plandsl.search.closed_form import evaluate_mean
+
+        return evaluate_mean(cost, self.plan)
 
 
 def remedies(found: Found, nearest: Configuration) -> Iterator[Remedy]:

@@ -19,8 +19,7 @@ from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
 from plandsl.search.answer import Configuration, configurations, estimates, misses, ranks_in_band, remedies
 from plandsl.search.files import write_rows
-from plandsl.search.run import NOTHING, Found, Run, combine_sinks
-from plandsl.search.shortlist import MOST_SIMULATED, simulate_best
+from plandsl.search.run import MOST_SIMULATED, NOTHING, Found, Run, combine_sinks
 from plandsl.search.show import Answer, found_json, print_found
 from plandsl.search.spread import Workers, open_workers
 from plandsl.sheets import open_sheet
@@ -142,6 +141,8 @@ def _nearest(found: Found) -> dict[str, Any]:
 
 def _simulate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
     """The answer of a search over requests: the best of those that were simulated."""
+    from plandsl.search.shortlist import simulate_best
+
     with Progress(f"simulating {found.search.name}") as tick:
         most = arguments.simulate or MOST_SIMULATED
         made = simulate_best(found, workers, count=arguments.requests, most=most, tick=tick)

@@ -11,12 +11,10 @@ import numpy as np
 from attrs import define, evolve, field
 from numpy.typing import NDArray
 
-from plandsl.backends.cost.answers.mean_load import plan_at_mean
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
-from plandsl.search.closed_form import evaluate_mean
 from plandsl.search.space import Candidate, Grid, Space
 from plandsl.search.tally import NO_ROWS, Rows, Tally, fill_tally
 from plandsl.search.values import METRICS, Values, evaluate_metrics
@@ -35,6 +33,9 @@ MEMORY = "does not fit in memory"
 
 RATE = "requests arrive faster than they are served"
 """The reason that is checked next, of plans with requests over time."""
+
+MOST_SIMULATED = 32
+"""Most candidates of a search over requests that are simulated, unless the caller wants others."""
 
 NEAR = 1.5
 """The factor by which a configuration may miss a requirement in closed form, and still be simulated."""
@@ -96,6 +97,9 @@ class Compiler:
 
 def do_job(job: Job, compiler: Compiler, every: bool = False) -> Done:
     """Evaluate one job. With ``every``, the result has all its rows."""
+    if job.at_mean:
+        from plandsl.backends.cost.answers.mean_load import plan_at_mean
+        from plandsl.search.closed_form import evaluate_mean
     compiled = compiler.compile(plan_at_mean(job.plan) if job.at_mean else job.plan)
     found = evolve(job.tally, missed={}, best={})
     if wrong := tuple(d for d in compiled.findings if d.severity == "error"):

@@ -27,9 +27,6 @@ from plandsl.spec.search import Goal, metric_name
 ROUND = 8
 """Candidates that are simulated before the first look at whether one of them meets every requirement."""
 
-MOST_SIMULATED = 32
-"""Most candidates that are simulated, unless the caller wants others."""
-
 
 class Task(NamedTuple):
     """A plan to simulate with so many ``requests`` (None: as its workload says), and the goals that rank it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -14,11 +14,12 @@ from rich.text import Text
 from plandsl.printing import print_lines
 from plandsl.search.answer import Configuration, Miss, Remedy
 from plandsl.search.run import Found
-from plandsl.search.shortlist import Shortlist
-from plandsl.search.show_shortlist import simulated_parts
 from plandsl.search.values import MOST
 from plandsl.search.words import WORDS, metric_text
 from plandsl.units import show_percent, show_time
+
+if TYPE_CHECKING:
+    from plandsl.search.shortlist import Shortlist
 
 SHOWN = 12
 """Most rows of the front that are printed; the JSON has all of them."""
@@ -44,6 +45,8 @@ def print_found(found: Found, answer: Answer, seconds: float, console: Console) 
     """Print the whole answer."""
     parts: list[RenderableType] = [_title(found, seconds), Text()]
     if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
+        from plandsl.search.show_shortlist import simulated_parts
+
         parts += simulated_parts(found, answer.top, answer.shortlist)
     elif answer.top:
         parts += [_ranking(found, answer.top, answer.same), Text(), _front(found, answer.front), Text()]

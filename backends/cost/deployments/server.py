@@ -28,6 +28,10 @@ class Server(Protocol):
     queries: Number
     gain: Number
 
+    def __hash__(self) -> int:
+        """Of the server as an object: what is made of it can be kept."""
+        ...
+
     @property
     def memory(self) -> MemoryModel:
         """What it holds on the GPUs of each stage."""
