@@ -117,7 +117,7 @@ def _capacity(search: Probes, low: Probe, high: Probe) -> FoundRate:
     share, half = _borne_share(high, search)
     factor = min(search.snap(high.factor * share), low.factor)
     if not factor > 0:  # hardly a request is served while requests arrive: the run is too short to tell
-        return search.answer(low, high, search.why(high))
+        return _answer(search, low, high, search.why(high))
     found = search.probe(factor)
     if not found.holds():
         return _answer(search, low, high, search.why(high))
