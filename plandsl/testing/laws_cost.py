@@ -340,6 +340,10 @@ def shares_follow_their_figures(plan: CompiledPlan) -> None:
     own, follow = asking.own, responses(asking.model, asking.metrics).ops
     waits = {term.name for times in (own.ttft, own.tpot) for term in times.terms if term.bound in ("wait", "mixed")}
     assert all(own.waits.get(name) for name in waits), f"of {waits} some follow nothing: {own.waits}"
+    for metric, whole in (("ttft", own.ttft), ("tpot", own.tpot)):
+        loose = sum(t.value for t in whole.terms if t.bound not in FIGURES and not own.waits.get(t.name))
+        followed = sum(seconds_by_bound(own, metric).values())
+        assert isclose(followed + loose, whole.total, rel_tol=1e-9), f"{metric}: {followed} and {loose} s of {whole}"
     for key, figure in FIGURES.items():
         if figure.improved(asking.model.plan, BEST) == asking.model.plan:
             continue  # nothing in this plan has it

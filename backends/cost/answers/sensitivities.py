@@ -181,7 +181,9 @@ def _terms_by_bound(times: Terms, metric: str) -> dict[tuple[str, ...], float]:
     parts: dict[tuple[str, ...], float] = {}
     for term in whole.terms:
         waited = times.waits.get(term.name, {}) if term.bound in ("wait", "mixed") else {}
-        parts |= {(*term.key, bound): term.value * share for bound, share in (waited or {term.bound: 1.0}).items()}
+        for bound, share in (waited or {term.bound: 1.0}).items():  # a draft may prefill by two programs
+            part = (*term.key, bound)
+            parts[part] = parts.get(part, 0.0) + term.value * share
     return parts
 
 
