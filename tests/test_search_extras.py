@@ -287,12 +287,12 @@ def found_by(status_out):
 
 
 def planc(folder, *arguments, wait=True):
-    """`planc` in a process of its own, from which a cluster starts."""
+    """`planc` in a process of its own, from which a cluster starts. Ctrl-C ends it, even if these tests ignore that."""
     command = [sys.executable, "-m", "plandsl", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     return (started.communicate(timeout=240), started.returncode) if wait else started
 
