@@ -18,7 +18,7 @@ from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.routers import router
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State, empty
 from plandsl.backends.cost.serving.serve import RANKS, SPREAD, policy, serve, worker
-from plandsl.backends.cost.serving.simulate import _records, _Run, simulate
+from plandsl.backends.cost.serving.simulate import Events, read_log, simulate
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.spec.scheduler import ROUTERS, RouterName
@@ -110,9 +110,9 @@ def test_one_rank_is_a_server_with_one_queue(
 ) -> None:
     made = Worker(chosen, Steady(seconds=flat), blocks, 4, caching, acceptance=(0.5,) * guesses)
     log = Log(len(load.input))
-    run = _Run([Ranks(0, made, log)], load, log, by=router("round_robin"), closed=None, think_s=None, tick=None)
+    run = Events([Ranks(0, made, log)], load, log, by=router("round_robin"), closed=None, think_s=None, tick=None)
     run.play()
-    found, plain = _records(load, log), simulate([made], load)
+    found, plain = read_log(load, log), simulate([made], load)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(found[:10], plain[:10], strict=True))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(found.steps, plain.steps, strict=True))
 

@@ -10,8 +10,8 @@ next step on, and makes its second token; one that is preempted computes its pro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Sequence
+from heapq import heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from plandsl.backends.cost.serving.replica import Log, Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Requests, Tick
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live, Receiver, State, release
-from plandsl.backends.cost.serving.simulate import ARRIVE, END, _records, _Run
+from plandsl.backends.cost.serving.simulate import Events, read_log
 from plandsl.spec.scheduler import RouterName
 
 MOVED = -1
@@ -94,12 +94,12 @@ def simulate_pools(
         moves=moves, closed=closed, think_s=think_s, tick=tick,
     )  # fmt: skip
     run.play()
-    return _records(requests, log)._replace(
+    return read_log(requests, log)._replace(
         prefill_replica=np.array(run.prefilled), transfer_s=np.array(run.transfer_s)
     )
 
 
-class _PoolsRun(_Run):
+class _PoolsRun(Events):
     """Events of a run on two pools."""
 
     def __init__(
@@ -119,21 +119,12 @@ class _PoolsRun(_Run):
         self.ports: dict[int, float] = {}
         self.arrived: dict[tuple[int, int], deque[Live]] = {}
 
-    def play(self) -> None:
-        """Everything until nothing happens any more."""
-        while self.events:
-            now, what, which = heappop(self.events)
-            if what == MOVED:
-                self._moved(now, which)
-            elif what == ARRIVE:
-                self._arrive(now, which)
-            elif what == END:
-                for index, end in self.replicas[which].complete():
-                    if which >= self.many or not self._computed(now, which, index):
-                        self._end(index, end)
-                self._wake(now, which)
-            else:
-                self._compose(now, which)
+    def _happen(self) -> dict[int, Callable[[float, int], None]]:
+        return super()._happen() | {MOVED: self._moved}
+
+    def _leave(self, now: float, number: int, index: int, end: float) -> None:
+        if number >= self.many or not self._computed(now, number, index):
+            self._end(index, end)
 
     def _arrive(self, now: float, index: int) -> None:
         live = self.lives[index]

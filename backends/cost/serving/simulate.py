@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
 import numpy as np
@@ -60,12 +60,12 @@ def simulate_steps(
     """
     log = Log(len(requests.input))
     replicas = [replica(number, worker, log, seed) for number, worker in enumerate(workers)]
-    _Run(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
-    return _records(requests, log)
+    Events(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
+    return read_log(requests, log)
 
 
-class _Run:
-    """Events of a run that have not happened yet."""
+class Events:
+    """Events of a run that have not happened yet: their time, what happens, and the request or server it happens to."""
 
     def __init__(
         self,
@@ -95,16 +95,24 @@ class _Run:
 
     def play(self) -> None:
         """Everything until nothing happens any more."""
+        happen = self._happen()
         while self.events:
             now, what, which = heappop(self.events)
-            if what == ARRIVE:
-                self._arrive(now, which)
-            elif what == END:
-                for index, end in self.replicas[which].complete():
-                    self._end(index, end)
-                self._wake(now, which)
-            else:
-                self._compose(now, which)
+            happen[what](now, which)
+
+    def _happen(self) -> dict[int, Callable[[float, int], None]]:
+        """What each event does at its moment, to a request or a server."""
+        return {ARRIVE: self._arrive, END: self._complete, COMPOSE: self._compose}
+
+    def _complete(self, now: float, number: int) -> None:
+        """A step ends."""
+        for index, end in self.replicas[number].complete():
+            self._leave(now, number, index, end)
+        self._wake(now, number)
+
+    def _leave(self, now: float, number: int, index: int, end: float) -> None:
+        """A request has all that a server makes of it, and its user has it at ``end``."""
+        self._end(index, end)
 
     def _arrive(self, now: float, index: int) -> None:
         live = self.lives[index]
@@ -162,7 +170,8 @@ def _lives(requests: Requests) -> list[Live]:
     ]
 
 
-def _records(requests: Requests, log: Log) -> Records:
+def read_log(requests: Requests, log: Log) -> Records:
+    """The records of a run, from what its servers wrote down."""
     steps = np.frombuffer(log.steps, np.int64).reshape(-1, 6).T.copy()
     number, tokens, decodes, waiting, running, blocks = steps
     start, end, gaps = (np.array(values, np.float64) for values in (log.start, log.end, log.gaps))
