@@ -42,7 +42,7 @@ class ServedAt(NamedTuple):
     @property
     def stable(self) -> bool:
         """Whether the queue does not grow."""
-        return not isfinite(self.run.simulation.summary.bearable)
+        return self.run.simulation.summary.stable
 
     def spread(self, metric: str) -> Spread:
         """A latency over the requests of the run."""

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Requirement
 
+GROWS = "the queue grows"
+"""What fails of a run that is not stable."""
+
 
 class Figure(NamedTuple):
     """A number, and the half width of its 95 % interval; NaN where the run is too short for one."""
@@ -55,6 +58,11 @@ class Summary(NamedTuple):
     preemptions: int
     bearable: float
     warnings: tuple[str, ...]
+
+    @property
+    def stable(self) -> bool:
+        """Whether the queue does not grow."""
+        return not isfinite(self.bearable)
 
 
 class Occupancy(NamedTuple):

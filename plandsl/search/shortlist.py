@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from math import exp, inf, isfinite, log, nan
+from math import exp, inf, log, nan
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from plandsl.answers.simulation import Figure, Simulation
+from plandsl.answers.simulation import GROWS, Figure, Simulation
 from plandsl.backends.cost.answers.simulation import Check
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
@@ -215,8 +215,8 @@ def _judge(goals: tuple[Goal, ...], row: Configuration, plan: PlanSpec, place: i
     missed = sorted((_miss(c) for c in outcome.checks if not c.met()), key=lambda miss: -miss.factor)
     s = told.summary
     why = missed[0].text if missed else ""
-    if isfinite(s.bearable):
-        why = "the queue grows"
+    if not s.stable:
+        why = GROWS
     if s.served < s.requests:
         why = f"{s.requests - s.served:,} of {s.requests:,} requests are refused"
     return Simulated(row, place, told, figures, why=why, misses=tuple(missed))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from attrs import evolve
 
 from plandsl.answers.autoscale import HOUR, Autoscale, Interval
+from plandsl.answers.simulation import GROWS
 from plandsl.backends.cost.answers.estimate import price
 from plandsl.backends.cost.answers.find_rate import search_rate
 from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
@@ -87,7 +88,7 @@ def missed(run: Run) -> tuple[str, ...]:
     """What a run misses: a stable queue, requests that fit, the bounds that replicas are for."""
     s = run.simulation.summary
     found = [check.text for check in run.checks if check.require.caps and not check.met()]
-    found += ["the queue grows"] if isfinite(s.bearable) else []
+    found += [] if s.stable else [GROWS]
     found += [f"{s.requests - s.served:,} requests are refused"] if s.served < s.requests else []
     return tuple(found)
 

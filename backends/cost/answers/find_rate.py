@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from plandsl.answers.rate import FoundRate
-from plandsl.answers.simulation import Figure
+from plandsl.answers.simulation import GROWS, Figure
 from plandsl.backends.cost.answers.probes import Probe, Probes
 from plandsl.backends.cost.answers.simulation import Servers, build_servers
 from plandsl.backends.cost.deployments.build import Compiled
@@ -94,9 +94,6 @@ def _answer(
         why=why,
         warnings=() if low is None else _warnings(low, search.scaled),
     )
-
-
-GROWS = "the queue grows"
 
 
 def _below(search: Probes, top: Probe) -> FoundRate:

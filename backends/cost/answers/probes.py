@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, sqrt
+from math import sqrt
 from typing import NamedTuple, TypeAlias
 
 from plandsl.answers.estimate import Requirement
@@ -35,7 +35,7 @@ class Probe(NamedTuple):
     @property
     def stable(self) -> bool:
         """Whether the queue does not grow."""
-        return not isfinite(self.told.summary.bearable)
+        return self.told.summary.stable
 
     def holds(self, shift: float = 0.0) -> bool:
         """Whether it is stable, and nothing that must not grow is too large, each ``shift`` half widths higher."""
@@ -139,8 +139,7 @@ class Probes:
 
 def _probe_of(factor: float, load: WorkloadSpec, scaled: Scaled, run: Run) -> Probe:
     many, span = arrival_span(run.records)
-    growing = isfinite(run.simulation.summary.bearable)
-    borne = served_rate(run.records) if growing else Figure(float("nan"), float("nan"))
+    borne = Figure(float("nan"), float("nan")) if run.simulation.summary.stable else served_rate(run.records)
     rate = _rate(load, scaled, many, span)
     return Probe(factor, rate, run.simulation, run.checks, borne=borne, arrival_span=span)
 

@@ -121,15 +121,13 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     deployment, engine, prefill = servers.deployment, plan.effective_engine, servers.prefill
     load = draw_load(plan, count)
     rooms, records = _serve(plan, servers, load, tick)
-    gpus, before = deployment.plan.sharding.ranks, 0
-    if prefill is not None:
-        gpus, before = gpus + prefill.deployment.plan.sharding.ranks, prefill.deployment.n
+    before = 0 if prefill is None else prefill.deployment.n
     summary = summarise(records, keep_bounds(plan, records))
     summary = summary._replace(warnings=(*_warnings(plan, load.requests, count), *summary.warnings))
     checks = check_requirements(plan, records, summary.request_rate, summary.output_rate)
     told = Simulation(
         plan=plan.name,
-        gpus=gpus,
+        gpus=plan.ranks,
         replicas=deployment.n,
         scheduler=engine.scheduler_name,
         router=plan.router,
@@ -220,7 +218,8 @@ def find_no_room(made: Compiled) -> Diagnostic | None:
     one = Requests(np.zeros(1), np.array([mean.input]), np.array([mean.output]))
     for pool in (servers.prefill, servers):
         if pool is not None:
-            server = worker(pool.deployment.one, one, pool.deployment.plan.effective_engine.scheduler_name)
+            name = pool.deployment.plan.effective_engine.scheduler_name
+            server = worker(pool.deployment.one, one, name, clock=pool.clock)
             if server.blocks < server.ranks:
                 return _no_room(made.spec)
     return None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.answers.simulation import Figure, Summary
+from plandsl.answers.simulation import GROWS, Figure, Summary
 from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, figure, spread
 from plandsl.backends.cost.serving.records import Records
 
@@ -142,7 +142,7 @@ def _warnings(records: Records, bearable: float) -> list[str]:
         few = "1 request is" if served == 1 else f"{served} requests are"
         found.append(f"{few} too few for p{100 * short[0]:g}, which needs {least}")
     if bearable == 0:
-        found.append("the queue grows: hardly a request is served while requests arrive")
+        found.append(f"{GROWS}: hardly a request is served while requests arrive")
     elif bearable == bearable:
-        found.append(f"the queue grows: requests arrive faster than the {bearable:.4g} that are served in a second")
+        found.append(f"{GROWS}: requests arrive faster than the {bearable:.4g} that are served in a second")
     return found

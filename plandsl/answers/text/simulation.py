@@ -92,8 +92,8 @@ def _verdict(s: Simulation) -> Text:
     """How many requirements are met; whether the queue grows."""
     missed = sum(not r.ok for r in s.requires)
     said = "-" if not s.requires else f"{missed} FAILED" if missed else "met"
-    said += ", queue grows" if isfinite(s.summary.bearable) else ""
-    return Text(said, style="bold red" if missed or isfinite(s.summary.bearable) else "")
+    said += ", queue grows" if not s.summary.stable else ""
+    return Text(said, style="bold red" if missed or not s.summary.stable else "")
 
 
 def _title(plan: PlanSpec, found: Simulation) -> Text:
