@@ -13,6 +13,7 @@ from plandsl.answers.simulation import Figure, Spread
 from plandsl.backends.cost.answers.estimate import estimate
 from plandsl.backends.cost.answers.simulation import find_no_room
 from plandsl.backends.cost.deployments.build import Compiled, build_deployment
+from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.plots.bounds import METRICS, bounds_of
 from plandsl.backends.plots.knee import knee
@@ -137,9 +138,7 @@ def _figure(one: ServedAt, metric: str, percentile: float | None) -> Figure:
         found: Figure = getattr(spread, name)
         return found
     records = one.run.records
-    values = getattr(records, f"{metric}_s")[records.served]
-    values = values[np.isfinite(values)]
-    return Figure(float(np.percentile(values, percentile)) if len(values) else float("nan"), float("nan"))
+    return figure(getattr(records, f"{metric}_s")[records.served], percentile)._replace(half=float("nan"))
 
 
 # ---- by estimates

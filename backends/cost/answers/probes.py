@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import Figure, Simulation
 from plandsl.backends.cost.answers.simulation import Check, Run, Servers, serve_plan
+from plandsl.backends.cost.serving.percentiles import NO_FIGURE
 from plandsl.backends.cost.serving.requests import Tick
 from plandsl.backends.cost.serving.scaled import WIDEST, arrival_span, requests_at
 from plandsl.backends.cost.serving.summary import served_rate
@@ -139,7 +140,7 @@ class Probes:
 
 def _probe_of(factor: float, load: WorkloadSpec, scaled: Scaled, run: Run) -> Probe:
     many, span = arrival_span(run.records)
-    borne = Figure(float("nan"), float("nan")) if run.simulation.summary.stable else served_rate(run.records)
+    borne = NO_FIGURE if run.simulation.summary.stable else served_rate(run.records)
     rate = _rate(load, scaled, many, span)
     return Probe(factor, rate, run.simulation, run.checks, borne=borne, arrival_span=span)
 

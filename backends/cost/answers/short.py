@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import log2, sqrt
+from math import log2
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from plandsl.backends.cost.answers.simulation import (
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
-from plandsl.backends.cost.serving.percentiles import QUANTILES, STUDENT
+from plandsl.backends.cost.serving.percentiles import NO_SPREAD, QUANTILES, half_width
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.cost.serving.summary import PER_REQUEST
 from plandsl.backends.cost.serving.workloads import EACH, REQUESTS
@@ -299,9 +299,7 @@ def _by_waves(values: Floats, waves: int) -> Spread:
     """The mean with the interval of the means of ``waves``, and percentiles over all values."""
     there = values[np.isfinite(values)]
     if not len(there):
-        nothing = Figure(float("nan"), float("nan"))
-        return Spread(nothing, nothing, nothing, p95=nothing, p99=nothing, number=0)
-    means = values.reshape(waves, -1).mean(axis=1)
-    half = STUDENT[waves] * float(np.std(means, ddof=1)) / sqrt(waves)
+        return NO_SPREAD
+    half = half_width(values.reshape(waves, -1).mean(axis=1).tolist())
     p50, p90, p95, p99 = (Figure(float(np.quantile(there, q)), float("nan")) for q in QUANTILES)
     return Spread(Figure(float(there.mean()), half), p50, p90, p95=p95, p99=p99, number=len(there))

@@ -70,14 +70,7 @@ class Run(NamedTuple):
         found: dict[str, NDArray[Any]] = {"request": np.arange(len(r.input))}
         if r.kind is not None:
             found["class"] = np.array(self.kinds)[r.kind]
-        names: tuple[str, ...] = (
-            "input", "output", "arrival_s", "admitted_s", "first_s", "finish_s", "ttft_s", "tpot_s", "latency_s",
-            "itl_max_s", "cached", "preemptions", "replica",
-        )  # fmt: skip
-        if r.prefill_replica is not None:
-            names = (*names, "prefill_replica", "transfer_s")
-        found |= {name: getattr(r, name) for name in names}
-        return found if r.loaded is None else found | {f"loaded_{i}": own for i, own in enumerate(r.loaded, 1)}
+        return found | r.columns()
 
 
 def simulate_plan(made: Compiled, count: int | None = None, tick: Tick | None = None) -> Run:

@@ -19,6 +19,11 @@ BEYOND = 10
 """Requests that must lie beyond a percentile for it to be told without a warning."""
 
 
+NO_FIGURE = Figure(float("nan"), float("nan"))
+NO_SPREAD = Spread(NO_FIGURE, NO_FIGURE, NO_FIGURE, p95=NO_FIGURE, p99=NO_FIGURE, number=0)
+"""What is told of no values."""
+
+
 def spread(values: Floats, number: Ints | None = None) -> Spread:
     """Of ``values`` in the order of time, each measured ``number`` times (None: once). Those that are NaN are left out.
 
@@ -31,8 +36,7 @@ def spread(values: Floats, number: Ints | None = None) -> Spread:
     times = np.ones(len(kept), np.int64) if number is None else number[there]
     total = int(times.sum())
     if not total:
-        nothing = Figure(float("nan"), float("nan"))
-        return Spread(mean=nothing, p50=nothing, p90=nothing, p95=nothing, p99=nothing, number=0)
+        return NO_SPREAD
     sample = _Sample(kept, times)
     p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)
     return Spread(sample.mean_figure, p50, p90, p95, p99, number=total)
@@ -42,7 +46,7 @@ def figure(values: Floats, percentile: float | None = None) -> Figure:
     """A percentile of ``values`` in the order of time, or their mean, as `spread` has it; NaN counts as no value."""
     kept = values[np.isfinite(values)]
     if not len(kept):
-        return Figure(float("nan"), float("nan"))
+        return NO_FIGURE
     sample = _Sample(kept, np.ones(len(kept), np.int64))
     if percentile is None:
         return sample.mean_figure
@@ -65,7 +69,7 @@ class _Sample:
     @property
     def mean_figure(self) -> Figure:
         """The mean with its interval."""
-        return Figure(self.mean, _half_width([part.mean for part in self.batches(1)]))
+        return Figure(self.mean, half_width([part.mean for part in self.batches(1)]))
 
     def quantile(self, q: float) -> float:
         """The value at the place ``q (n - 1)``, counted from 0, between the values at whole places."""
@@ -77,7 +81,7 @@ class _Sample:
 
     def percentile(self, q: float) -> Figure:
         """The same with its interval."""
-        return Figure(self.quantile(q), _half_width([part.quantile(q) for part in self.batches(round(1 / (1 - q)))]))
+        return Figure(self.quantile(q), half_width([part.quantile(q) for part in self.batches(round(1 / (1 - q)))]))
 
     def batches(self, least: int) -> list[_Sample]:
         """Batches in which ``least`` values were measured on average, none where they would be too few."""
@@ -89,7 +93,7 @@ class _Sample:
         return [_Sample(*pair) for pair in pairs]
 
 
-def _half_width(means: list[float]) -> float:
+def half_width(means: list[float]) -> float:
     """Half the width of the interval around the mean of ``means``."""
     if not means:
         return float("nan")

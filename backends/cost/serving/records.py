@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,19 @@ class Kept(NamedTuple):
     gaps: Gaps
     steps: Steps
     leaps: bool = False
+
+
+_NONE = np.empty(0, np.int64)
+_NEVER = np.empty(0, np.float64)
+
+NOTHING = Kept(
+    Gaps(_NEVER, _NONE),
+    Steps(
+        replica=_NONE, start_s=_NEVER, end_s=_NEVER, prompt_tokens=_NONE, decodes=_NONE, waiting=_NONE, running=_NONE,
+        blocks=_NONE,
+    ),
+)  # fmt: skip
+"""The trail where steps are not kept."""
 
 
 class Records(NamedTuple):
@@ -129,3 +142,14 @@ class Records(NamedTuple):
         """Mean time of each token behind the first, ``(latency - TTFT) / (output - 1)``; NaN of a lone token."""
         more = np.where(self.output > 1, self.output - 1.0, np.nan)
         return (self.finish_s - self.first_s) / more
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """A column for each fact of a request, in the order of requests; NaN where there is none."""
+        names: tuple[str, ...] = (
+            "input", "output", "arrival_s", "admitted_s", "first_s", "finish_s", "ttft_s", "tpot_s", "latency_s",
+            "itl_max_s", "cached", "preemptions", "replica",
+        )  # fmt: skip
+        if self.prefill_replica is not None:
+            names = (*names, "prefill_replica", "transfer_s")
+        found = {name: getattr(self, name) for name in names}
+        return found if self.loaded is None else found | {f"loaded_{i}": own for i, own in enumerate(self.loaded, 1)}

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.cost.serving.leap import RUN, Leaper, Load
 from plandsl.backends.cost.serving.leaping import can_leap, waits
+from plandsl.backends.cost.serving.records import NOTHING, Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Ints, Requests
 from plandsl.backends.cost.serving.unroll import find_apart, find_lives, longest_gaps
+
+Number = TypeVar("Number", int, float)
 
 Rows: TypeAlias = Callable[[dict[str, NDArray[Any]]], None]
 """Takes columns of the requests that are over, in parts."""
@@ -103,10 +106,8 @@ class Streamer(Leaper):
         self.order.update(dict.fromkeys(order))
         for some in (*lists, self.front, *self.ends.values()):
             some[:] = [names[place] for place in some]
-        for kept in (self.made, self.shown):
-            values = {names[place]: value for place, value in kept.items() if place in names}
-            kept.clear()
-            kept.update(values)  # type: ignore[arg-type]
+        _rename_keys(self.made, names)
+        _rename_keys(self.shown, names)
         self.memory.rename(names)
         self.turned = {names[place] for place in self.turned if place in names}
         self.late = names.get(self.late, -1)
@@ -137,15 +138,31 @@ class Streamer(Leaper):
         over[at] = True
         runs = np.array(track.runs).reshape(-1, RUN)
         longest = longest_gaps(runs, self.dropped, find_lives(track, over), find_apart(track), count=len(over))
-        lists = {"admitted_s": track.admitted, "first_s": track.first, "finish_s": track.finish}
-        arrival = np.array(self.load.times)[at]
-        first, finish, output = (np.array(column)[at] for column in (track.first, track.finish, self.output))
-        columns = {"request": np.array(self.names)[at], "input": np.array(self.input)[at], "output": output}
-        columns["arrival_s"] = arrival
-        columns |= {name: np.array(column)[at] for name, column in lists.items()}
-        columns |= {"ttft_s": first - arrival, "tpot_s": (finish - first) / np.where(output > 1, output - 1.0, np.nan)}
-        columns |= {"latency_s": finish - arrival, "itl_max_s": longest[at]}
-        columns["cached"] = np.zeros(len(at), np.int64)
-        columns["preemptions"] = np.array(track.preemptions)[at]
-        columns["replica"] = np.full(len(at), self.number)
-        self.rows(columns)
+        arrival, input_, output, admitted, first, finish, preemptions = (
+            np.array(column)[at]
+            for column in (
+                self.load.times, self.input, self.output, track.admitted, track.first, track.finish, track.preemptions,
+            )
+        )  # fmt: skip
+        records = Records(
+            arrival_s=arrival,
+            admitted_s=admitted,
+            first_s=first,
+            finish_s=finish,
+            input=input_,
+            output=output,
+            cached=np.zeros(len(at), np.int64),
+            preemptions=preemptions,
+            replica=np.full(len(at), self.number),
+            itl_max_s=longest[at],
+            kind=None,
+            trail=NOTHING,
+        )
+        self.rows({"request": np.array(self.names)[at]} | records.columns())
+
+
+def _rename_keys(kept: dict[int, Number], names: dict[int, int]) -> None:
+    """Requests have other places in ``kept``, which stays the same object; those without a new place go."""
+    values = {names[place]: value for place, value in kept.items() if place in names}
+    kept.clear()
+    kept.update(values)
