@@ -5,8 +5,8 @@ text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Es
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property, partial
+from collections.abc import Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from plandsl.limits import MAX_PLANS
 from plandsl.passes import PIPELINE, compile_phase, program_after
 from plandsl.passes.legality import check as legality
 from plandsl.passes.legality import check_program
+from plandsl.progress import Tick, count_parts
 from plandsl.spec.plan import CutSpec, PlanSpec
 from plandsl.units import show_percent, show_time
 
@@ -136,7 +137,7 @@ class CompiledPlan:
 
         return explain(self.cost, self.said)
 
-    def simulate(self, requests: int | None = None, tick: Callable[[int, int], None] | None = None) -> Run:
+    def simulate(self, requests: int | None = None, tick: Tick | None = None) -> Run:
         """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
 
         ``tick`` hears how many requests are served, of how many. Raises `PlanError` where no KV cache fits (E328), or a
@@ -146,7 +147,7 @@ class CompiledPlan:
 
         return simulate_plan(self, requests, tick)
 
-    def find_rate(self, requests: int | None = None, tick: Callable[[int, int], None] | None = None) -> FoundRate:
+    def find_rate(self, requests: int | None = None, tick: Tick | None = None) -> FoundRate:
         """The largest rate of the load at which the plan is stable and meets its requirements.
 
         ``requests`` and ``tick`` as in `simulate`; a closed loop has a largest concurrency instead. Raises `PlanError`
@@ -219,18 +220,14 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
 def simulate(
     plans: Sequence[CompiledPlan],
     requests: int | None = None,
-    tick: Callable[[int, int], None] = lambda done, of: None,
+    tick: Tick = lambda done, of: None,
 ) -> list[Run]:
     """`CompiledPlan.simulate` of several plans.
 
     What is drawn depends on the workload and its seed alone: plans with one workload serve the same requests, so that
     they differ by the plan and not by chance. ``tick`` hears how many requests are served, of how many of all plans.
     """
-
-    def served(before: int, done: int, of: int) -> None:
-        tick(before * of + done, len(plans) * of)
-
-    return [plan.simulate(requests, partial(served, before)) for before, plan in enumerate(plans)]
+    return [plan.simulate(requests, count_parts(tick, at, len(plans))) for at, plan in enumerate(plans)]
 
 
 def find_unserved(plans: Sequence[CompiledPlan]) -> dict[str, Diagnostic]:
@@ -307,7 +304,7 @@ def _tables(spec: PlanSpec) -> list[Diagnostic]:
 
 
 def compile_module(
-    module: Module, plan: str | Sequence[str] | None = None, tick: Callable[[int, int], None] = lambda done, of: None
+    module: Module, plan: str | Sequence[str] | None = None, tick: Tick = lambda done, of: None
 ) -> list[CompiledPlan]:
     """Compile one plan of ``module``, several of them, or all. Raises `PlanError` with everything that is wrong.
 

@@ -11,8 +11,9 @@ from plandsl.backends.plots.occupancy import draw_occupancy
 from plandsl.backends.plots.rates import draw_rates
 from plandsl.backends.plots.runs import Served
 from plandsl.backends.plots.steps import draw_steps
-from plandsl.backends.plots.sweep import Tick, count_parts, sweep
+from plandsl.backends.plots.sweep import sweep
 from plandsl.backends.plots.tradeoff import draw_tradeoff
+from plandsl.progress import Tick, count_parts
 
 RUN_VIEWS = {"latency": draw_latency, "occupancy": draw_occupancy, "steps": draw_steps}
 """The pictures of runs, by the name that `planc simulate --view` takes. `rates` serves plans at other rates."""

@@ -17,7 +17,8 @@ from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.plots.bounds import METRICS, bounds_of
 from plandsl.backends.plots.knee import knee
-from plandsl.backends.plots.sweep import ServedAt, Sweep, Tick, count_parts, sweep
+from plandsl.backends.plots.sweep import ServedAt, Sweep, sweep
+from plandsl.progress import Tick, count_parts
 from plandsl.spec.plan import PlanSpec
 
 DEEPEST = 4096

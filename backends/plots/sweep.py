@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import isfinite
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.serving.scaled import WIDEST, arrival_span, requests_at
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.progress import Tick
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate, scaled_field
 
@@ -22,14 +22,6 @@ PLACES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 
 LONG = 1000
 """Requests of the run that measures the saturation, at least; a trace has its own."""
-
-Tick = Callable[[int, int], None]
-"""Hears how many runs are done, of about how many."""
-
-
-def count_parts(tick: Tick, at: int, parts: int) -> Tick:
-    """The part of ``tick`` that counts piece ``at`` of equally large pieces of work."""
-    return lambda done, of: tick(at * of + done, parts * of)
 
 
 class ServedAt(NamedTuple):

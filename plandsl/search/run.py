@@ -15,6 +15,7 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
+from plandsl.progress import Tick
 from plandsl.search.space import Candidate, Grid, Space
 from plandsl.search.tally import NO_ROWS, Rows, Tally, fill_tally
 from plandsl.search.values import METRICS, Values, evaluate_metrics
@@ -195,7 +196,6 @@ class Found:
         return plan
 
 
-Tick = Callable[[int, int], None]
 Sink = Callable[["Found", Table], None]
 
 

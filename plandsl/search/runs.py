@@ -8,7 +8,8 @@ from typing import NamedTuple
 from plandsl.answers.rate import FoundRate
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.driver import CompiledPlan
-from plandsl.search.run import Compiler, Tick
+from plandsl.progress import Tick
+from plandsl.search.run import Compiler
 from plandsl.search.spread import open_workers
 from plandsl.spec.plan import PlanSpec
 

@@ -15,7 +15,8 @@ from plandsl.backends.cost.serving.windows import Window
 from plandsl.commands import FAILED, OK, Progress, print_json
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
-from plandsl.search.run import Compiler, Tick
+from plandsl.progress import Tick
+from plandsl.search.run import Compiler
 from plandsl.search.spread import Workers, open_workers
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME, UNITS

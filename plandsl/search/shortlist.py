@@ -17,8 +17,9 @@ from plandsl.answers.simulation import GROWS, Figure, Simulation
 from plandsl.backends.cost.answers.simulation import Check
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
+from plandsl.progress import Tick
 from plandsl.search.answer import Configuration, Miss, configurations
-from plandsl.search.run import Compiler, Found, Tick
+from plandsl.search.run import Compiler, Found
 from plandsl.search.spread import Workers
 from plandsl.search.values import Floats
 from plandsl.spec.plan import TIMES, PlanSpec

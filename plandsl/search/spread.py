@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 from plandsl._version import __version__
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.passes import structure
-from plandsl.search.run import CHUNK, Compiler, Done, Found, Job, Run, Tick, do_job
+from plandsl.progress import Tick
+from plandsl.search.run import CHUNK, Compiler, Done, Found, Job, Run, do_job
 from plandsl.search.space import Grid
 from plandsl.spec.search import Setting
 

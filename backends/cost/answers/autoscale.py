@@ -17,6 +17,7 @@ from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.windows import Window, windows
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.progress import Tick
 from plandsl.spec.plan import PlanSpec
 
 REQUESTS = 1000
@@ -99,7 +100,7 @@ Share: TypeAlias = Callable[[Sequence[Window], float], Iterable[Interval]]
 
 def autoscale(
     made: Compiled, every: float, requests: int | None = None, least: int = 1,
-    tick: Callable[[int, int], None] = lambda done, of: None, share: Share | None = None,
+    tick: Tick = lambda done, of: None, share: Share | None = None,
 ) -> Autoscale:  # fmt: skip
     """The fewest replicas of a plan in each interval of ``every`` seconds of its load.
 

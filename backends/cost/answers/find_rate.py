@@ -9,8 +9,8 @@ from plandsl.answers.simulation import GROWS, Figure
 from plandsl.backends.cost.answers.probes import Probe, Probes
 from plandsl.backends.cost.answers.simulation import Servers, build_servers
 from plandsl.backends.cost.deployments.build import Compiled
-from plandsl.backends.cost.serving.requests import Tick
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.progress import Tick
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate, scaled_field
 from plandsl.spec.requires import all_requirements

@@ -10,9 +10,9 @@ from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import Figure, Simulation
 from plandsl.backends.cost.answers.simulation import Check, Run, Servers, serve_plan
 from plandsl.backends.cost.serving.percentiles import NO_FIGURE
-from plandsl.backends.cost.serving.requests import Tick
 from plandsl.backends.cost.serving.scaled import WIDEST, arrival_span, requests_at
 from plandsl.backends.cost.serving.summary import served_rate
+from plandsl.progress import Tick
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.rates import Scaled, at_rate, nominal_rate
 

@@ -23,12 +23,13 @@ from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.pools import simulate_pools
 from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Requests, Tick, share_prefix
+from plandsl.backends.cost.serving.requests import Requests, share_prefix
 from plandsl.backends.cost.serving.serve import block_bytes, moves, sides, worker
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.progress import Tick
 from plandsl.spec.plan import TIMES, PlanSpec, RequireSpec
 from plandsl.spec.requires import SIMULATED, Asked, all_requirements
 

@@ -12,9 +12,10 @@ from plandsl.backends.cost.serving.clock import Tabled
 from plandsl.backends.cost.serving.leap import Leaper, Load, Track
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests, Tick, find_turns, shares_blocks
+from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests, find_turns, shares_blocks
 from plandsl.backends.cost.serving.unroll import Path, Paths
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.progress import Tick
 from plandsl.spec.scheduler import RouterName
 
 

@@ -22,10 +22,11 @@ from plandsl.backends.cost.deployments.transfer import Transfer
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
-from plandsl.backends.cost.serving.requests import Closed, Floats, Requests, Tick
+from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
 from plandsl.backends.cost.serving.routers import Router, router
-from plandsl.backends.cost.serving.scheduler import Live, Receiver, State, release
+from plandsl.backends.cost.serving.scheduler import Live, State, release
 from plandsl.backends.cost.serving.simulate import Events, read_log
+from plandsl.progress import Tick
 from plandsl.spec.scheduler import RouterName
 
 MOVED = -1
@@ -186,7 +187,7 @@ class _PoolsRun(Events):
 
     def _take(self, now: float, home: tuple[int, int], state: State) -> None:
         """Let requests run whose cache is here, and give blocks to those that ask."""
-        policy: Receiver = self.replicas[home[0]].policy  # type: ignore[assignment]
+        policy = self.replicas[home[0]].policy
         arrived = self.arrived.get(home)
         while arrived and len(state.running) < policy.max_running:
             live = arrived.popleft()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,9 +9,6 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
-Tick: TypeAlias = Callable[[int, int], None]
-"""Hears how many requests are over, of how many."""
-
 OFTEN = 64
 """Requests between two calls of a `Tick`."""
 

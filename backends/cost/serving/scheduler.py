@@ -122,11 +122,19 @@ class State:
 
 
 class Policy(Protocol):
-    """Composes steps. ``ahead``: the next step is composed while one runs, before its results are known."""
+    """Composes steps of at most ``max_running`` requests.
+
+    ``ahead``: the next step is composed while one runs, before its results are known.
+    """
 
     @property
     def ahead(self) -> bool:
         """Whether steps are composed ahead."""
+        ...
+
+    @property
+    def max_running(self) -> int:
+        """The most requests that run."""
         ...
 
     def compose(self, state: State) -> Batch:
@@ -135,15 +143,6 @@ class Policy(Protocol):
 
     def refuses(self, live: Live, state: State) -> bool:
         """Whether a request can never run, since it is too long."""
-        ...
-
-
-class Receiver(Policy, Protocol):
-    """A policy of servers that decode what other servers prefill, ``max_running`` requests at once."""
-
-    @property
-    def max_running(self) -> int:
-        """The most requests that run."""
         ...
 
     def receives(self, live: Live, state: State) -> bool:

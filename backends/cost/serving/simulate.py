@@ -14,9 +14,10 @@ from plandsl.backends.cost.serving.leaping import leap
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
 from plandsl.backends.cost.serving.replica import Log, Replica, Worker
-from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Requests, Tick, find_turns
+from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Requests, find_turns
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live
+from plandsl.progress import Tick
 from plandsl.spec.scheduler import RouterName
 
 END, ARRIVE, COMPOSE = range(3)
