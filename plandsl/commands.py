@@ -6,30 +6,32 @@ import json
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plandsl._version import __version__
 from plandsl.diagnostics import Diagnostic, PlanError, render, suggest
 from plandsl.files import write_file
 
 if TYPE_CHECKING:
-    from plandsl.answers.rate import FoundRate
     from plandsl.backends.accuracy.answer import Answer
     from plandsl.backends.accuracy.kernels import Shelf
     from plandsl.backends.calibrate.table import Table
-    from plandsl.backends.cost.answers.simulation import Run
     from plandsl.driver import CompiledPlan
     from plandsl.grammar.resolve import Module
     from plandsl.spec.hardware import CalibrationSpec
 
 OK, FAILED, WRONG = 0, 1, 2
 
+Item = TypeVar("Item")
+
 STDIN = "<stdin>"
 """The file name of standard input in diagnostics."""
 
 
-def _console() -> Any:
+def open_console() -> Any:
+    """What reports are printed on: standard output."""
     from rich.console import Console
 
     # names and texts of a plan are shown as they are written, never read as markup or as the name of an emoji
@@ -37,6 +39,14 @@ def _console() -> Any:
     # a pipe has no width, and in a narrow window the labels of a table would be cut
     console.width = max(console.width, 100) if sys.stdout.isatty() else 120
     return console
+
+
+def spaced(items: Iterable[Item], console: Any) -> Iterator[Item]:
+    """``items`` one by one, with an empty line printed between any two."""
+    for i, item in enumerate(items):
+        if i:
+            console.print()
+        yield item
 
 
 class Progress:
@@ -117,16 +127,17 @@ def _open(path: str, overrides: list[tuple[str, str]] | None = None) -> Module:
     return open_text(_read(path), STDIN, overrides or [])
 
 
-def _compile(arguments: Namespace) -> list[CompiledPlan]:
+def compile_plans(arguments: Namespace) -> list[CompiledPlan]:
+    """The plans of the file that `--plan` names, or all."""
     from plandsl.driver import compile_module
 
     with Progress("compiling") as tick:
         return compile_module(_open(arguments.file, _overrides(arguments)), arguments.plan, tick)
 
 
-def _single_plan(arguments: Namespace) -> CompiledPlan:
+def compile_one(arguments: Namespace) -> CompiledPlan:
     """The one plan that an output file holds: the plan named by `--plan`, or the only plan of the file."""
-    plans = _compile(arguments)
+    plans = compile_plans(arguments)
     if len(plans) > 1:
         names = ", ".join(p.name for p in plans)
         why = f"{arguments.file} has {len(plans)} plans: {names}"
@@ -140,7 +151,7 @@ COMPARED = 40
 
 def run_compile(arguments: Namespace) -> int:
     """`planc compile`."""
-    plans = _compile(arguments)
+    plans = compile_plans(arguments)
     if arguments.dump is not None:
         return _dump(arguments, plans)
     estimates = [p.estimate() for p in plans]
@@ -154,10 +165,8 @@ def run_compile(arguments: Namespace) -> int:
     else:
         from plandsl.answers.text.estimate import print_comparison, print_estimate
 
-        console = _console()
-        for i, (plan, estimate) in enumerate(zip(plans, estimates, strict=True)):
-            if i:
-                console.print()
+        console = open_console()
+        for plan, estimate in spaced(zip(plans, estimates, strict=True), console):
             print_estimate(plan.spec, estimate, console)
         if len(estimates) > 1:
             console.print()
@@ -167,157 +176,9 @@ def run_compile(arguments: Namespace) -> int:
 
 def run_simulate(arguments: Namespace) -> int:
     """`planc simulate`."""
-    if arguments.requests is not None and arguments.requests < 1:
-        raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
-    _check_plot(arguments)
-    if arguments.find_rate:
-        return _find_rates(arguments)
-    unserved: dict[str, Diagnostic] = {}
-    if arguments.rows:
-        from plandsl.sheets import open_sheet
+    from plandsl.search.simulate import run_simulations
 
-        plans = [_single_plan(arguments)]
-        with open_sheet(Path(arguments.rows)) as sheet:
-            runs = _simulate(plans, arguments)
-            sheet(runs[0].columns())
-    else:
-        plans, unserved = _serve_what_fits(_compile(arguments))
-        _check_rates(arguments, plans)
-        runs = _simulate(plans, arguments)
-    if arguments.json:
-        found = [run.simulation.as_json() | _lost_rows(plan) for plan, run in zip(plans, runs, strict=True)]
-        print_json({"plandsl": __version__, "file": arguments.file, "plans": found, **_unserved_json(unserved)})
-    else:
-        from plandsl.answers.text.simulation import print_side_by_side, print_simulation
-
-        console = _console()
-        for i, (plan, run) in enumerate(zip(plans, runs, strict=True)):
-            if i:
-                console.print()
-            print_simulation(plan.spec, run.simulation, console)
-            _print_lost_rows(plan, console)
-        if len(runs) > 1:
-            console.print()
-            print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
-        _print_unserved(unserved, console)
-    _plot_runs(arguments, plans, runs)
-    return OK if all(run.simulation.ok for run in runs) and not unserved else FAILED
-
-
-def _serve_what_fits(plans: list[CompiledPlan]) -> tuple[list[CompiledPlan], dict[str, Diagnostic]]:
-    """The plans that can be served, and why the others cannot. Raises `PlanError` where none can be."""
-    from plandsl.driver import find_unserved
-
-    unserved = find_unserved(plans)
-    if len(unserved) == len(plans):
-        raise PlanError(list(unserved.values()))
-    return [plan for plan in plans if plan.name not in unserved], unserved
-
-
-def _print_unserved(unserved: dict[str, Diagnostic], console: Any) -> None:
-    for why in unserved.values():
-        console.print()
-        console.print(f"{why.message} ({why.code})", style="bold red", soft_wrap=True)
-
-
-def _unserved_json(unserved: dict[str, Diagnostic]) -> dict[str, Any]:
-    return {"unserved": [{"plan": name, **why.as_json()} for name, why in unserved.items()]} if unserved else {}
-
-
-def _lost_rows(plan: CompiledPlan) -> dict[str, Any]:
-    """The notes about rows of a trace that are left out (N452)."""
-    found = [note.as_json() for note in plan.notes if note.code == "N452"]
-    return {"notes": found} if found else {}
-
-
-def _print_lost_rows(plan: CompiledPlan, console: Any) -> None:
-    for note in plan.notes:
-        if note.code == "N452":
-            console.print(f"{note.code}  {note.message}", style="dim", soft_wrap=True)
-
-
-def _find_rates(arguments: Namespace) -> int:
-    """`planc simulate --find-rate`: exit status 1 where a plan has no rate that meets its requirements."""
-    if arguments.rows:
-        raise PlanError([Diagnostic("E400", "--rows writes the requests of one run, and --find-rate makes many")])
-    if arguments.plot:
-        hint = f"planc simulate {arguments.file} --plot {arguments.plot} --view rates"
-        raise PlanError([Diagnostic("E400", "--find-rate draws no picture", hint=hint)])
-    plans, unserved = _serve_what_fits(_compile(arguments))
-    found = _rates(plans, arguments)
-    if arguments.json:
-        rates = [f.as_json() | _lost_rows(plan) for plan, f in zip(plans, found, strict=True)]
-        print_json({"plandsl": __version__, "file": arguments.file, "rates": rates, **_unserved_json(unserved)})
-    else:
-        from plandsl.answers.text.rate import print_rate, print_rates
-
-        console = _console()
-        for i, (plan, one) in enumerate(zip(plans, found, strict=True)):
-            if i:
-                console.print()
-            print_rate(plan.spec, one, console)
-        if len(found) > 1:
-            console.print()
-            print_rates(found, console)
-        _print_unserved(unserved, console)
-    return OK if all(f.ok for f in found) and not unserved else FAILED
-
-
-def _rates(plans: list[CompiledPlan], arguments: Namespace) -> list[FoundRate]:
-    if arguments.scheduler:
-        from plandsl.search.runs import find_rates_on
-
-        with Progress("finding rates") as tick:
-            return find_rates_on(arguments.scheduler, plans, arguments.requests, tick)
-    found = []
-    for plan in plans:
-        with Progress(f"serving requests of {plan.name}") as tick:
-            found.append(plan.find_rate(arguments.requests, tick))
-    return found
-
-
-def _simulate(plans: list[CompiledPlan], arguments: Namespace) -> list[Run]:
-    from plandsl.driver import simulate
-
-    with Progress("serving requests") as tick:
-        if arguments.scheduler:
-            from plandsl.search.runs import simulate_on
-
-            return simulate_on(arguments.scheduler, plans, arguments.requests, tick)
-        return simulate(plans, arguments.requests, tick)
-
-
-def _check_plot(arguments: Namespace) -> None:
-    """Refuse a picture that cannot be drawn, before requests are served."""
-    if arguments.plot:
-        from plandsl.plotting import check_picture_path
-
-        check_picture_path(Path(arguments.plot), "a simulation", "write the requests with --rows")
-    elif arguments.view:
-        hint = f"planc simulate {arguments.file} --plot out.svg --view {arguments.view}"
-        raise PlanError([Diagnostic("E400", f"--view {arguments.view} needs a file to draw to", hint=hint)])
-
-
-def _check_rates(arguments: Namespace, plans: list[CompiledPlan]) -> None:
-    """Refuse a picture over rates of a load without a rate, before requests are served."""
-    if arguments.view == "rates":
-        from plandsl.backends.plots.sweep import find_scaled
-
-        for plan in plans:
-            find_scaled(plan.spec)
-
-
-def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run]) -> None:
-    """Draw the picture that ``--plot`` asks for."""
-    if not arguments.plot:
-        return
-    from plandsl.backends.plots import Served, draw_runs
-
-    served = [Served(plan, run) for plan, run in zip(plans, runs, strict=True)]
-    with Progress("runs at other rates") as tick:
-        draw_runs(arguments.view or "latency", served, Path(arguments.plot), arguments.requests, tick)
-    if not arguments.json:
-        sys.stdout.write(f"picture: {arguments.plot}\n")
+    return run_simulations(arguments)
 
 
 def _dump(arguments: Namespace, plans: list[CompiledPlan]) -> int:
@@ -371,7 +232,7 @@ def run_render(arguments: Namespace) -> int:
         raise PlanError([Diagnostic("E400", "--against chooses a latency of `--view tradeoff`")])
     from plandsl.backends.graphviz import write
 
-    plan = _single_plan(arguments)
+    plan = compile_one(arguments)
     write(plan.draw(arguments.view, arguments.phase), arguments.output)
     if arguments.json:
         print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
@@ -386,7 +247,7 @@ def _render_tradeoff(arguments: Namespace) -> int:
 
     path = Path(arguments.output)
     check_picture_path(path, "a tradeoff", "use another view, or the numbers of `planc compile --json`")
-    plans = _compile(arguments)
+    plans = compile_plans(arguments)
     from plandsl.backends.plots import draw_tradeoff, load_curves
 
     with Progress("points of curves") as tick:
@@ -405,7 +266,7 @@ def run_verify(arguments: Namespace) -> int:
     """`planc verify`."""
     if arguments.steps < 0 or arguments.steps > 64:
         raise PlanError([Diagnostic("E400", f"--steps {arguments.steps} is not between 0 and 64")])
-    plans = _compile(arguments)
+    plans = compile_plans(arguments)
     verdicts = {}
     with Progress("verifying") as tick:
         for plan in plans:
@@ -432,14 +293,14 @@ def run_search(arguments: Namespace) -> int:
     """`planc search`: exit status 0 if some plan meets every requirement, 1 if none does."""
     from plandsl.search.command import run_searches
 
-    return run_searches(arguments, _open(arguments.file, _overrides(arguments)), _console)
+    return run_searches(arguments, _open(arguments.file, _overrides(arguments)), open_console)
 
 
 def run_autoscale(arguments: Namespace) -> int:
     """`planc autoscale`."""
-    from plandsl.search import scale
+    from plandsl.search.scale import run_scaling
 
-    return scale.run_autoscale(arguments, _compile, _console)
+    return run_scaling(arguments)
 
 
 def run_calibrate(arguments: Namespace) -> int:
@@ -490,7 +351,7 @@ def run_accuracy(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, **found.as_json()})
     else:
-        print_evaluation(found, _console())
+        print_evaluation(found, open_console())
     return OK
 
 
@@ -623,17 +484,15 @@ def run_explain(arguments: Namespace) -> int:
 
 
 def _explain_plans(arguments: Namespace) -> int:
-    plans = _compile(arguments)
+    plans = compile_plans(arguments)
     found = [p.explain() for p in plans]
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "plans": [e.as_json() for e in found]})
         return OK
     from plandsl.answers.text.explanation import print_explanation
 
-    console = _console()
-    for i, (plan, explanation) in enumerate(zip(plans, found, strict=True)):
-        if i:
-            console.print()
+    console = open_console()
+    for plan, explanation in spaced(zip(plans, found, strict=True), console):
         print_explanation(plan.spec, explanation, console)
     return OK
 
@@ -668,7 +527,7 @@ def run_diff(arguments: Namespace) -> int:
     else:
         from plandsl.answers.text.difference import print_difference
 
-        print_difference(found, _console())
+        print_difference(found, open_console())
     return OK
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from plandsl._version import __version__
 from plandsl.answers.autoscale import Autoscale, Interval
 from plandsl.answers.text.autoscale import print_autoscale, print_costs
 from plandsl.backends.cost.answers.autoscale import REQUESTS, autoscale, fewest_replicas
 from plandsl.backends.cost.serving.windows import Window
-from plandsl.commands import FAILED, OK, Progress, print_json
+from plandsl.commands import FAILED, OK, Progress, compile_plans, open_console, print_json, spaced
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.progress import Tick
@@ -60,16 +60,14 @@ def read_seconds(text: str) -> float:
     return float(found[1]) * factor
 
 
-def run_autoscale(
-    arguments: Namespace, plans: Callable[[Namespace], list[CompiledPlan]], console: Callable[[], Any]
-) -> int:
+def run_scaling(arguments: Namespace) -> int:
     """Exit status 1 where no number of replicas meets the requirements."""
     read_seconds(arguments.every)
     for option, low in (("requests", 1), ("least", 0)):
         value = getattr(arguments, option)
         if value is not None and value < low:
             raise PlanError([Diagnostic("E400", f"--{option} {value} is not {low} or more")])
-    made = plans(arguments)
+    made = compile_plans(arguments)
     found = []
     with open_workers(arguments.scheduler) as workers:
         for plan in made:
@@ -78,12 +76,10 @@ def run_autoscale(
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "plans": [one.as_json() for one in found]})
         return OK if all(one.ok for one in found) else FAILED
-    shown = console()
-    for i, (plan, one) in enumerate(zip(made, found, strict=True)):
-        if i:
-            shown.print()
-        print_autoscale(plan.spec, one, shown)
+    console = open_console()
+    for plan, one in spaced(zip(made, found, strict=True), console):
+        print_autoscale(plan.spec, one, console)
     if len(found) > 1:
-        shown.print()
-        print_costs(found, shown)
+        console.print()
+        print_costs(found, console)
     return OK if all(one.ok for one in found) else FAILED

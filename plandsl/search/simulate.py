@@ -1,0 +1,160 @@
+"""`planc simulate FILE`: requests of one or several plans served one by one, their largest rates, and pictures."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from plandsl._version import __version__
+from plandsl.answers.rate import FoundRate
+from plandsl.answers.text.rate import print_rate, print_rates
+from plandsl.answers.text.simulation import print_side_by_side, print_simulation
+from plandsl.backends.cost.answers.simulation import Run
+from plandsl.commands import FAILED, OK, Progress, compile_one, compile_plans, open_console, print_json, spaced
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.driver import CompiledPlan, find_unserved, simulate
+
+
+def run_simulations(arguments: Namespace) -> int:
+    """Exit status 1 where a plan cannot be served or misses a requirement."""
+    if arguments.requests is not None and arguments.requests < 1:
+        raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
+    _check_plot(arguments)
+    if arguments.find_rate:
+        return _find_rates(arguments)
+    unserved: dict[str, Diagnostic] = {}
+    if arguments.rows:
+        from plandsl.sheets import open_sheet
+
+        plans = [compile_one(arguments)]
+        with open_sheet(Path(arguments.rows)) as sheet:
+            runs = _simulate(plans, arguments)
+            sheet(runs[0].columns())
+    else:
+        plans, unserved = _serve_what_fits(compile_plans(arguments))
+        _check_rates(arguments, plans)
+        runs = _simulate(plans, arguments)
+    if arguments.json:
+        found = [run.simulation.as_json() | _lost_rows(plan) for plan, run in zip(plans, runs, strict=True)]
+        print_json({"plandsl": __version__, "file": arguments.file, "plans": found, **_unserved_json(unserved)})
+    else:
+        console = open_console()
+        for plan, run in spaced(zip(plans, runs, strict=True), console):
+            print_simulation(plan.spec, run.simulation, console)
+            _print_lost_rows(plan, console)
+        if len(runs) > 1:
+            console.print()
+            print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
+        _print_unserved(unserved, console)
+    _plot_runs(arguments, plans, runs)
+    return OK if all(run.simulation.ok for run in runs) and not unserved else FAILED
+
+
+def _serve_what_fits(plans: list[CompiledPlan]) -> tuple[list[CompiledPlan], dict[str, Diagnostic]]:
+    """The plans that can be served, and why the others cannot. Raises `PlanError` where none can be."""
+    unserved = find_unserved(plans)
+    if len(unserved) == len(plans):
+        raise PlanError(list(unserved.values()))
+    return [plan for plan in plans if plan.name not in unserved], unserved
+
+
+def _print_unserved(unserved: dict[str, Diagnostic], console: Any) -> None:
+    for why in unserved.values():
+        console.print()
+        console.print(f"{why.message} ({why.code})", style="bold red", soft_wrap=True)
+
+
+def _unserved_json(unserved: dict[str, Diagnostic]) -> dict[str, Any]:
+    return {"unserved": [{"plan": name, **why.as_json()} for name, why in unserved.items()]} if unserved else {}
+
+
+def _lost_rows(plan: CompiledPlan) -> dict[str, Any]:
+    """The notes about rows of a trace that are left out (N452)."""
+    found = [note.as_json() for note in plan.notes if note.code == "N452"]
+    return {"notes": found} if found else {}
+
+
+def _print_lost_rows(plan: CompiledPlan, console: Any) -> None:
+    for note in plan.notes:
+        if note.code == "N452":
+            console.print(f"{note.code}  {note.message}", style="dim", soft_wrap=True)
+
+
+def _find_rates(arguments: Namespace) -> int:
+    """`planc simulate --find-rate`: exit status 1 where a plan has no rate that meets its requirements."""
+    if arguments.rows:
+        raise PlanError([Diagnostic("E400", "--rows writes the requests of one run, and --find-rate makes many")])
+    if arguments.plot:
+        hint = f"planc simulate {arguments.file} --plot {arguments.plot} --view rates"
+        raise PlanError([Diagnostic("E400", "--find-rate draws no picture", hint=hint)])
+    plans, unserved = _serve_what_fits(compile_plans(arguments))
+    found = _rates(plans, arguments)
+    if arguments.json:
+        rates = [f.as_json() | _lost_rows(plan) for plan, f in zip(plans, found, strict=True)]
+        print_json({"plandsl": __version__, "file": arguments.file, "rates": rates, **_unserved_json(unserved)})
+    else:
+        console = open_console()
+        for plan, one in spaced(zip(plans, found, strict=True), console):
+            print_rate(plan.spec, one, console)
+        if len(found) > 1:
+            console.print()
+            print_rates(found, console)
+        _print_unserved(unserved, console)
+    return OK if all(f.ok for f in found) and not unserved else FAILED
+
+
+def _rates(plans: list[CompiledPlan], arguments: Namespace) -> list[FoundRate]:
+    if arguments.scheduler:
+        from plandsl.search.runs import find_rates_on
+
+        with Progress("finding rates") as tick:
+            return find_rates_on(arguments.scheduler, plans, arguments.requests, tick)
+    found = []
+    for plan in plans:
+        with Progress(f"serving requests of {plan.name}") as tick:
+            found.append(plan.find_rate(arguments.requests, tick))
+    return found
+
+
+def _simulate(plans: list[CompiledPlan], arguments: Namespace) -> list[Run]:
+    with Progress("serving requests") as tick:
+        if arguments.scheduler:
+            from plandsl.search.runs import simulate_on
+
+            return simulate_on(arguments.scheduler, plans, arguments.requests, tick)
+        return simulate(plans, arguments.requests, tick)
+
+
+def _check_plot(arguments: Namespace) -> None:
+    """Refuse a picture that cannot be drawn, before requests are served."""
+    if arguments.plot:
+        from plandsl.plotting import check_picture_path
+
+        check_picture_path(Path(arguments.plot), "a simulation", "write the requests with --rows")
+    elif arguments.view:
+        hint = f"planc simulate {arguments.file} --plot out.svg --view {arguments.view}"
+        raise PlanError([Diagnostic("E400", f"--view {arguments.view} needs a file to draw to", hint=hint)])
+
+
+def _check_rates(arguments: Namespace, plans: list[CompiledPlan]) -> None:
+    """Refuse a picture over rates of a load without a rate, before requests are served."""
+    if arguments.view == "rates":
+        from plandsl.backends.plots.sweep import find_scaled
+
+        for plan in plans:
+            find_scaled(plan.spec)
+
+
+def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run]) -> None:
+    """Draw the picture that ``--plot`` asks for."""
+    if not arguments.plot:
+        return
+    from plandsl.backends.plots import Served, draw_runs
+
+    served = [Served(plan, run) for plan, run in zip(plans, runs, strict=True)]
+    with Progress("runs at other rates") as tick:
+        draw_runs(arguments.view or "latency", served, Path(arguments.plot), arguments.requests, tick)
+    if not arguments.json:
+        sys.stdout.write(f"picture: {arguments.plot}\n")
