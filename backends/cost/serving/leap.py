@@ -393,14 +393,7 @@ class Leaper:
                     continue
                 n += 1
                 contexts += tokens + 1
-                residue = (step + 1 - tokens) % size
-                hist[residue] += 1
-                hist[residue + size] += 1
-                if stop in ends:
-                    ends[stop].append(place)
-                else:
-                    ends[stop] = [place]
-                    heappush(queue, stop)
+                self._start_decoding(place, step, tokens, queue)
             if follow:
                 over = ending
             if cut in made and input_[cut] + made[cut] == cut_done + 1:  # one token is missing: from now on it decodes
@@ -411,16 +404,20 @@ class Leaper:
                 stop = last_of[cut] = step + output[cut] - had - 1
                 n += 1
                 contexts += cut_done + 1
-                residue = (step + 1 - cut_done) % size
-                hist[residue] += 1
-                hist[residue + size] += 1
-                if stop in ends:
-                    ends[stop].append(cut)
-                else:
-                    ends[stop] = [cut]
-                    heappush(queue, stop)
+                self._start_decoding(cut, step, cut_done, queue)
                 cut = -1
             step += 1
+
+    def _start_decoding(self, place: int, step: int, tokens: int, queue: list[int]) -> None:
+        """A request decodes behind ``step``, with ``tokens`` before that: it needs blocks, and ends some time."""
+        residue, stop = (step + 1 - tokens) % self.size, self.track.last[place]
+        self.hist[residue] += 1
+        self.hist[residue + self.size] += 1
+        if stop in self.ends:
+            self.ends[stop].append(place)
+        else:
+            self.ends[stop] = [place]
+            heappush(queue, stop)
 
     def _refill(self, places: tuple[int, int, int, int], lists: Sequence[list[int]]) -> tuple[int, int, int, int]:
         """Fetch more requests, where they come in parts: then the ``places`` and ``lists`` of the others change."""
