@@ -99,7 +99,8 @@ class Off:
             raise AttributeError(name)
         return Off()
 
-    def __call__(self, *_: object, **__: object) -> Any:  # noqa: D102
+    def __call__(self, *_: object, **__: object) -> Any:
+        """What is off may be called, and stays off."""
         return self
 
     def __bool__(self) -> bool:

@@ -42,8 +42,8 @@ def communication(
 ) -> Communication:
     """All calls of a prefill, and of a decode step that brings each request ``gain`` of its ``output`` tokens.
 
-    A request takes its part of one prefill, and of ``(output - 1) / gain`` decode steps. ``lines`` are those of the
-    model's own program in both phases, if they are known.
+    A request takes its part of one prefill, and of ``(output - 1) / gain`` decode steps. ``lines``: the lines of the
+    model's own program in both phases, if the caller has them.
     """
     joined = metrics.joined
     first = Basis(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)

@@ -28,7 +28,7 @@ SHORT = 5
 def find_rate(made: Compiled, count: int | None = None, tick: Tick | None = None) -> FoundRate:
     """The largest rate of the load at which the plan is stable and meets its requirements; without any, is stable.
 
-    Every run serves the same requests (``count`` of them in place of the workload's number), only closer together. The
+    Every run serves the same requests, only closer together: ``count`` requests, or as many as the workload says. The
     search doubles or halves the rate until one run holds and one fails, then goes on between the two. Raises
     `PlanError`: E329 where there is nothing to find, and as `simulate_plan`.
     """
@@ -136,7 +136,7 @@ def _borne_share(high: Probe, search: Probes) -> Figure:
 def _interval(search: Probes) -> tuple[float, float]:
     """The rates at which everything holds though each time is at the upper end of its interval, or at the lower end.
 
-    The interval of a rate are the rates for which the bound lies in the interval of what it bounds.
+    A rate is in the interval if the bound of a requirement lies in the interval of the figure that it bounds.
     """
     low, _ = search.largest(lambda probe: probe.holds(1.0), CLOSE_ENDS)
     _, high = search.largest(lambda probe: probe.holds(-1.0), CLOSE_ENDS)
@@ -160,6 +160,6 @@ def _warnings(found: Probe, scaled: Scaled) -> tuple[str, ...]:
     if scaled == "concurrency" or not found.arrival_span < SHORT * latency:
         return ()
     return (
-        f"all requests arrive within {found.arrival_span:.3g} s, and one takes {latency:.3g} s: serve more of them for "
+        f"all requests arrive within {found.arrival_span:.3g} s, and one takes {latency:.3g} s: serve more requests, for "
         f"a rate that can be held",
     )

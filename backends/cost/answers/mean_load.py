@@ -47,7 +47,7 @@ class MeanLoad(NamedTuple):
 
 @lru_cache(maxsize=256)
 def mean_load(load: WorkloadSpec) -> MeanLoad:
-    """The means of the requests that `draw_requests` draws, at most `MEANS` of them unless they are a trace."""
+    """The means over the first `MEANS` requests that `draw_requests` draws; over all requests of a trace."""
     traced = load.traffic is not None and load.traffic.trace is not None
     requests = draw_requests(load, None if traced else min(load.requests or MEANS, MEANS)).requests
     first, last = float(np.min(requests.arrival_s)), float(np.max(requests.arrival_s))
