@@ -160,6 +160,6 @@ def _warnings(found: Probe, scaled: Scaled) -> tuple[str, ...]:
     if scaled == "concurrency" or not found.arrival_span < SHORT * latency:
         return ()
     return (
-        f"all requests arrive within {found.arrival_span:.3g} s, and one takes {latency:.3g} s: serve more requests, for "
-        f"a rate that can be held",
+        f"all requests arrive within {found.arrival_span:.3g} s, and one takes {latency:.3g} s: serve more requests, "
+        f"for a rate that can be held",
     )
