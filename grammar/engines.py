@@ -34,7 +34,7 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
         given[name] = reader.number(name, NUMBER)
     given["kernels"] = reader.word("kernels", LIBRARIES)
     given["scheduler"] = scheduler_spec(reader, given["kernels"])
-    source = reader.text("source")
+    source = reader.source()
     if not reader.ok:
         return None
     given = {name: value for name, value in given.items() if value is not None}

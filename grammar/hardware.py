@@ -30,7 +30,7 @@ from plandsl.spec.hardware import (
 )
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY_RATE, NUMBER, POWER, TIME, Quantity
 
-GPU = ("memory", "bandwidth", "units", "compute", "calibration", "power", "price", "source", "measured")
+GPU = ("memory", "memory_total", "bandwidth", "units", "compute", "calibration", "power", "price", "source", "measured")
 NODE = ("gpu", "gpus", "count", "link", "source", "measured")
 CLUSTER = ("node", "nodes", "count", "network", "source", "measured")
 LINK = ("topology", "bandwidth", "latency", "bridge")
@@ -45,12 +45,13 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     """An accelerator."""
     reader = Reader(context, record, GPU)
     memory = reader.number("memory", BYTES, "memory = 256 GB")
+    memory_total = _memory_total(reader, memory)
     bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 6 TB/s")
     units = reader.whole("units", most=MAX_COUNT)
     compute = _peaks(reader)
     power = reader.number("power", POWER)
     price = reader.number("price", MONEY_RATE, zero=True)
-    source = reader.text("source")
+    source = reader.source()
     measured = read_tables(reader)
     calibration = calibration_name(reader)
     if not reader.ok or memory is None or bandwidth is None:
@@ -60,16 +61,28 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
         memory=memory,
         bandwidth=bandwidth,
         compute=compute,
+        memory_total=memory_total,
         calibration=calibration,
         power=power,
         price=price,
         units=units,
         source=source,
-        assumed=reader.assumed_fields(),
+        assumed=tuple(a for a in reader.assumed_fields() if a[0] != "memory_total" or memory_total is not None),
         measured=measured,
         bases=record.bases,
         span=record.span,
     )
+
+
+def _memory_total(reader: Reader, memory: float | None) -> float | None:
+    """What the driver reports; None where ``memory`` was changed later than that was stated."""
+    total = reader.number("memory_total", BYTES)
+    if memory is None or total is None or reader.times("memory") > reader.times("memory_total"):
+        return None
+    if total < memory:
+        why = "`memory_total` must be at least `memory`: a program sees no more than the driver reports"
+        reader.fail(Wrong("E244", why, span_of(reader.record.fields["memory_total"][-1])))
+    return total
 
 
 def _peaks(reader: Reader) -> tuple[tuple[str, float], ...]:
@@ -105,7 +118,7 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
     groups = _unlike_gpus(reader) if "gpus" in record.fields else _like_gpus(reader)
     count = sum(many for many, _ in groups) or None
     gpu = groups[0][1] if groups else None
-    source = reader.text("source")
+    source = reader.source()
     read_paths(reader)
     link = _node_link(reader, gpu, count)
     if not reader.ok or gpu is None or count is None or link is None:
@@ -199,7 +212,7 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
     groups = _unlike_nodes(reader) if "nodes" in record.fields else _like_nodes(reader)
     count = sum(many for many, _ in groups) or None
     node = groups[0][1] if groups else None
-    source = reader.text("source")
+    source = reader.source()
     read_paths(reader)
     section = reader.section("network", "network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }")
     network = link_spec(reader, section, NETWORKS, None) if section else None
@@ -266,7 +279,7 @@ def calibration_for(context: Context, record: Record, wanted: frozenset[str] | N
     """A calibration, completed from `otherwise` until it has the ``wanted`` sections; None: completed in full."""
     reader = Reader(context, record, None)
     values = tuple(_constants(reader, ""))
-    source = reader.text("source")
+    source = reader.source()
     reader.text("measured")
     assumed = tuple(a for a in reader.assumed_fields() if a[0] != "otherwise")
     spec = CalibrationSpec(record.name, values, source, assumed, record.span)

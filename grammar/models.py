@@ -38,7 +38,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     compute = reader.dtype("compute")
     max_context = reader.whole("max_context")
     causal = reader.flag("causal", True)
-    source = reader.text("source")
+    source = reader.source()
     program = _Program(reader, sizes, causal)
     embedding = program.embedding()
     blocks = program.blocks(layers)

@@ -16,6 +16,10 @@ ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 """Kinds that may hold an ``assumed`` section."""
 
 
+KEPT = {"gpu": ("memory", "memory_total")}
+"""Kind -> fields whose layers all stay in a merged record: it matters which of them was changed, and from what."""
+
+
 class Layer(NamedTuple):
     """One value of a field, its name and file, and whether it stands in an ``assumed`` section."""
 
@@ -39,8 +43,8 @@ class Record:
     """The body of a declaration, merged with the bodies that it builds on.
 
     ``fields`` holds the layers of each field, base first: an expression can only be the first layer, and records
-    are merged over it. ``entries`` has all items in order, a field by its name. ``axes`` are the axes of ``mesh``.
-    ``bases`` names the declarations that this one was made from, nearest first.
+    are merged over it; fields of `KEPT` have one expression a layer. ``entries`` has all items in order, a field by its
+    name. ``axes`` are the axes of ``mesh``. ``bases`` names the declarations that it was made from, nearest first.
     """
 
     __slots__ = ("axes", "bases", "entries", "fields", "flawed", "kind", "name", "span", "unit")
@@ -73,7 +77,7 @@ def merge(base: Record, over: Record) -> Record:
     out = base.copy_as(base.name, base.span, base.unit)
     out.fields = dict(base.fields)
     for name, layers in over.fields.items():
-        builds = isinstance(layers[0].value, Record)
+        builds = isinstance(layers[0].value, Record) or name in KEPT.get(base.kind, ())
         out.fields[name] = base.fields.get(name, ()) + layers if builds else layers
     out.axes = {**base.axes, **over.axes}
     out.flawed = base.flawed or over.flawed

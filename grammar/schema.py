@@ -98,6 +98,10 @@ class Reader:
         layers = self.record.fields.get(name)
         return layers[-1] if layers else None
 
+    def times(self, name: str) -> int:
+        """How often a field of `KEPT` is stated, in the declaration and the ones that it was made from."""
+        return len(self.record.fields.get(name, ()))
+
     def read(self, name: str, convert: Callable[[Layer], T], example: str = "") -> T | None:
         """Field ``name`` converted; None if wrong or missing. With an ``example``, a missing field is an error."""
         layer = self.layer(name)
@@ -189,6 +193,16 @@ class Reader:
             return value
         message = f"`{name}` must be a string, found {describe(value)}"
         raise Wrong("E210", message, span_of(layer), hint=f'`{name} = "..."`')
+
+    def source(self) -> str:
+        """`source`, a string or a list of strings: what they say, in one string."""
+        return self.read("source", self._source) or ""
+
+    def _source(self, layer: Layer) -> str:
+        if not isinstance(layer.value, s.Seq):
+            return self._text(layer)
+        parts = [self._text(layer._replace(value=item)) for item in layer.value.items]
+        return "; ".join(parts)
 
     def flag(self, name: str, default: bool) -> bool:
         """``true`` or ``false``."""

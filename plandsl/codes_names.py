@@ -265,6 +265,12 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "workload w {\n  rate = 10 req/s\n  class chat { share = 70 %, input = 900, output = 100 }\n}\n",
         "make the shares add up to 100 %.",
     ),
+    "E244": (
+        "invalid figure of a GPU's board",
+        "`memory_total` is what the driver reports, `memory` what a program sees of it, which is less.",
+        "gpu mine = h100_sxm with { memory = 80 GiB, memory_total = 79 GiB }\n",
+        "correct the smaller figure, or leave out `memory_total`.",
+    ),
     "W201": (
         "unused result",
         "The statement costs time and memory in the estimate, and nothing uses its result.",

@@ -61,7 +61,8 @@ def catalog_line(kind: str, name: str) -> str:
             return f"{parameters(program):,} parameters, {spec.layers} layers, {kv} of {spec.kv_cache} KV per token"
         case GpuSpec():
             peaks = ", ".join(f"{dtype} {show_rate(rate, 'FLOP/s')}" for dtype, rate in spec.compute[:3])
-            return f"{show_bytes(spec.memory)} at {show_rate(spec.bandwidth)}; {peaks}"
+            memory = f"{spec.memory / 2**30:.2f} of {spec.reported_memory / 2**30:.2f} GiB"
+            return f"{memory} at {show_rate(spec.bandwidth)}; {peaks}"
         case NodeSpec():
             each = "pair" if spec.link.topology == "mesh" else "GPU"
             rate = show_rate(spec.link.bandwidth)

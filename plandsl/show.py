@@ -308,6 +308,8 @@ def show_gpu(gpu: GpuSpec, calibration: str = "") -> str:
     if calibration:
         section.known.append(("calibration", _name(calibration, "calibration")))
     section.put("memory", f"{_number(gpu.memory)} B")
+    if gpu.memory_total is not None:
+        section.put("memory_total", f"{_number(gpu.memory_total)} B")
     section.put("bandwidth", f"{_number(gpu.bandwidth)} B/s")
     if gpu.units is not None:
         section.put("units", str(gpu.units))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
@@ -114,6 +116,59 @@ def test_a_gpu_has_a_source_and_figures(name: str) -> None:
     assert 50 <= spec.units <= 400
     assert spec.peak("bf16") == spec.peak("fp16")
     assert all(peak > 1e12 for _, peak in spec.compute)
+
+
+@pytest.mark.parametrize("name", stems("gpu"))
+def test_a_gpu_has_the_memory_that_it_reports_and_not_that_of_its_name(name: str) -> None:
+    spec = gpu(name)
+    assumed = dict(spec.assumed)
+    for field, size in (("memory", spec.memory), ("memory_total", spec.memory_total)):
+        assert size is not None
+        assert field in assumed or re.search(rf"\([^)]*\b{field}\b[^)]*\)", spec.source), field
+        assert abs(size / 1e9 - round(size / 1e9)) > 1e-3, f"{field} is a whole number of decimal gigabytes"
+    assert spec.memory <= spec.reported_memory < 1.03 * spec.memory
+
+
+REPORTED = {  # MiB that the driver reports, GiB that CUDA or HIP shows, how far the latter differs between drivers
+    "h100_sxm": (81_559, 79.19, 0.03),  # modal-client PR 2797; vLLM logs in llm-d-planner, vLLM PR 10511
+    "h200_sxm": (140.4 * 1024, 139.8, 0.02),  # InferenceX issue 2128; vLLM issue 34553
+    "b200": (None, 178.35, 0.0),  # torchao PR 4002
+    "b300_sxm": (275_040, None, 0.0),  # systems/*.yaml of aiconfigurator, as the next two
+    "gb200": (189_471, 184.31, 0.0),  # and vLLM issue 43951
+    "gb300": (284_208, None, 0.0),
+    "a100_80": (81_920, 79.15, 0.0),  # modal-client PR 2797; torchrec PR 3580
+    "a100_40": (40_960, 39.5, 0.0),  # modal-client PR 2797; CoSeR issue 10
+    "h100_nvl": (None, 93.02, 0.0),  # vLLM issue 16712
+    "l40s": (46_068, 44.4, 0.0),  # modal-client PR 2797; vLLM issue 23230
+    "rtx_3090": (24_576, 23.58, 0.03),  # club-3090 issue 58, which has 23.56; vLLM PR 14447
+    "rtx_4090": (24_564, 23.52, 0.0),  # vLLM issue 7553; SoulX-FlashTalk issue 5
+    "rtx_pro_6000": (97_887, None, 0.0),  # systems/*.yaml of aiconfigurator
+    "mi300x": (196_592, 191.984, 0.005),  # ROCm issue 4414: 201,310,208 KiB
+    "mi325x": (None, 255.98, 0.0),  # vLLM issue 41962
+    "mi355x": (None, 288.0, 0.03),  # InferenceX PR 2522
+}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_memory_is_as_logs_print_it(name: str) -> None:
+    spec = gpu(name)
+    total, seen, off = REPORTED[name]
+    assert spec.memory_total is not None
+    assert total is None or spec.memory_total / 2**20 == pytest.approx(total, abs=2)
+    assert seen is None or spec.memory / 2**30 == pytest.approx(seen, abs=off + 0.002)
+
+
+def test_a_gpu_with_other_memory_does_not_keep_what_the_driver_reported() -> None:
+    text = """
+    gpu smaller = h100_sxm with { memory = 40 GB }
+    gpu both = h100_sxm with { memory = 40 GB, memory_total = 41 GB }
+    gpu again = both with { bandwidth = 2 TB/s }
+    gpu decimal { memory = 80 GB, bandwidth = 2 TB/s, compute { bf16 = 300 TFLOP/s } }
+    """
+    module = open_text(text)
+    found = {name: module.spec("gpu", name) for name in ("smaller", "both", "again", "decimal")}
+    sizes = {name: (g.memory, g.memory_total) for name, g in found.items() if isinstance(g, GpuSpec)}
+    assert sizes == {"smaller": (40e9, None), "both": (40e9, 41e9), "again": (40e9, 41e9), "decimal": (80e9, None)}
 
 
 @pytest.mark.parametrize("name", UNITS)

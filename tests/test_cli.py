@@ -168,7 +168,7 @@ def test_verify_compares_with_the_unsharded_model(capsys):
 def test_catalog_lists_and_prints(capsys):
     assert "llama_3_1_70b" in run(capsys, "catalog")[1]
     assert run(capsys, "catalog", "gpu", "mi325x")[1] == run(capsys, "catalog", "mi325x")[1]
-    assert "memory = 256 GB" in run(capsys, "catalog", "mi325x")[1]
+    assert "memory = 255.98 GiB" in run(capsys, "catalog", "mi325x")[1]
     for wrong in (("mi32x",), ("gpu", "mi32x"), ("gpus",)):
         status, _, err = run(capsys, "catalog", *wrong)
         assert status == 2

@@ -180,12 +180,12 @@ def test_the_parts_of_a_phase_add_up(load, engine):
 def test_memory_is_counted_as_engines_do():
     made, bare = with_engine("input = 1000, output = 1, batch = 8"), plan("input = 1000, output = 1, batch = 8")
     e, b = made.estimate(), bare.estimate()
-    assert e.memory.capacity == pytest.approx(0.9 * 80e9)
+    assert e.memory.capacity == pytest.approx(0.9 * 79.19 * 2**30)
     assert e.memory.buffers == pytest.approx(b.memory.buffers + 2e9)
     # 1001 tokens take 63 blocks of 16
     assert e.memory.kv_cache == pytest.approx(8 * 63 * 16 * b.kv_bytes_per_token)
     doc = e.as_json()
-    free = 0.9 * 80e9 - e.memory.weights - e.memory.activations - e.memory.buffers
+    free = 0.9 * 79.19 * 2**30 - e.memory.weights - e.memory.activations - e.memory.buffers
     assert doc["kv_blocks"] == pytest.approx(free / b.kv_bytes_per_token / 16, rel=0.01)
 
 

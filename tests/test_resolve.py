@@ -320,7 +320,7 @@ def test_attention_options_are_values() -> None:
         ("256 GB / 6 TB/s", 256 / 6000),
         ("36 USD/h * 1 s", 0.01),
         ("2 TFLOP/s * 3 ms", 6e9),
-        ("mi325x_8.gpu.memory / mi325x.bandwidth", 256 / 6000),
+        ("mi325x_8.gpu.memory / mi325x.bandwidth", 255.98 * 2**30 / 6e12),
         ("llama_3_1_8b.hidden / 2", 2048.0),
         ("1_000 tok / 4 s", 250.0),
         ("one + one", 2.0),
@@ -441,12 +441,12 @@ def test_lets_stand_for_words_names_and_declarations() -> None:
     let format = fp8
     let fleet = mi325x_4
     let small = llama_3_1_8b with {{ weights = format }}
-    let most = mi325x.memory / 2 + 3 GB
+    let most = mi325x.bandwidth * 1 s / 2 + 3 GB
     plan p {{ {PARTS.replace("llama_3_1_8b", "small").replace("mi325x_8", "fleet")}
       require memory <= most }}
     """
     spec = plan(text)
-    assert (spec.model.weights, spec.node.count, spec.requires[0].bound) == ("fp8", 4, 131e9)
+    assert (spec.model.weights, spec.node.count, spec.requires[0].bound) == ("fp8", 4, 3003e9)
 
 
 def test_assumed_figures_count_and_are_listed() -> None:

@@ -315,7 +315,7 @@ def plan(engine: str, name: str = "vllm", more: str = "node = h100_1") -> Compil
     return compile_text(f"plan p {{ model = llama_3_1_8b, {more}, engine = {name} with {{ {engine} }}\n {TALK} }}")[0]
 
 
-SMALL = "memory_fraction = 27 %"
+SMALL = "memory_fraction = 25.4 %"
 """The GPU has room for the cache of few conversations."""
 
 
@@ -350,7 +350,7 @@ def test_sizes_and_rates_are_those_of_one_gpu() -> None:
 def test_settings_reach_the_tiers(capsys, tmp_path) -> None:
     file = tmp_path / "a.plan"
     file.write_text(f"plan p {{ model = llama_3_1_8b, node = h100_1, engine = vllm\n {TALK} }}\n")
-    said = ["--set", "engine.kv_tiers=[[0 GB, 50 GB/s], [1 TB, 6 GB/s]]", "--set", "engine.memory_fraction=27 %"]
+    said = ["--set", "engine.kv_tiers=[[0 GB, 50 GB/s], [1 TB, 6 GB/s]]", "--set", "engine.memory_fraction=25.4 %"]
     assert main(["simulate", str(file), "--json", *said]) == 0
     told = json.loads(capsys.readouterr().out)
     (one,) = told.get("plans", [told])
@@ -369,8 +369,8 @@ ELSEWHERE = {
 }
 
 
-HALF = {"ranks": 16, "stages": 14.5}
-"""Memory of GPUs that hold half of the weights each."""
+HALF = {"ranks": 15.05, "stages": 13.64}
+"""Percent of memory, of GPUs that hold half of the weights each."""
 
 
 @pytest.mark.parametrize("kind", ELSEWHERE)

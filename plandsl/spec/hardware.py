@@ -33,6 +33,8 @@ class TableSpec(FrozenValue):
 class GpuSpec(FrozenValue):
     """One accelerator: ``memory`` in bytes, ``bandwidth`` in bytes/s, ``compute`` in FLOP/s by dtype (dense).
 
+    ``memory`` is what CUDA or HIP shows a program; ``memory_total`` what nvidia-smi or rocm-smi reports, None if that
+    is not known.
     ``units`` is the number of streaming multiprocessors or compute units, None if unknown. ``measured`` are tables of
     its kernels. ``bases`` are the gpus that it was made from, nearest first, ending with the catalog's gpu; rows of
     tables may have any of these names.
@@ -42,6 +44,7 @@ class GpuSpec(FrozenValue):
     memory: float
     bandwidth: float
     compute: tuple[tuple[str, float], ...]
+    memory_total: float | None = None
     calibration: str | None = None
     power: float | None = None
     price: float | None = None
@@ -51,6 +54,11 @@ class GpuSpec(FrozenValue):
     measured: tuple[TableSpec, ...] = ()
     bases: tuple[str, ...] = ()
     span: Span | None = field(default=None, eq=False)
+
+    @property
+    def reported_memory(self) -> float:
+        """Bytes that the driver reports, or ``memory`` where that is not known."""
+        return self.memory if self.memory_total is None else self.memory_total
 
     def peak(self, dtype: str) -> float | None:
         """Matrix FLOP/s of ``dtype``, or None where the GPU lists none."""

@@ -21,9 +21,11 @@ def gpus(draw: DrawFn) -> GpuSpec:
     for dtype, factor in (("fp8", 2), ("fp4", 4), ("fp32", 0.5)):
         if draw(st.booleans()):
             peaks[dtype] = base * factor
+    memory = draw(st.integers(1, 300)) * 1e9
     return GpuSpec(
         name="g",
-        memory=draw(st.integers(1, 300)) * 1e9,
+        memory=memory,
+        memory_total=draw(st.sampled_from((None, memory, 1.01 * memory))),
         bandwidth=draw(st.integers(1, 100)) * 1e11,
         compute=tuple(peaks.items()),
         power=draw(st.none() | st.integers(100, 1500).map(float)),

@@ -131,7 +131,12 @@ def _scale_engine(plan: PlanSpec, f: float) -> PlanSpec:
 
 def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
     """``plan`` on GPUs with ``f`` times the memory."""
-    return _in_both_pools(lambda one, f: _change_gpus(one, lambda gpu: evolve(gpu, memory=gpu.memory * f)))(plan, f)
+
+    def larger(gpu: GpuSpec) -> GpuSpec:
+        total = None if gpu.memory_total is None else gpu.memory_total * f
+        return evolve(gpu, memory=gpu.memory * f, memory_total=total)
+
+    return _in_both_pools(lambda one, _: _change_gpus(one, larger))(plan, f)
 
 
 def without_tables(plan: PlanSpec) -> PlanSpec:

@@ -67,7 +67,7 @@ def _named_sizes(name: SchedulerName, plan: PlanSpec, queries: int) -> tuple[int
             return _vllm_sizes(engine, queries, LARGEST_BLACKWELL if wide else LARGEST)
         case "sglang":
             ranks = plan.sharding.ranks // plan.sharding.replicas
-            memory = min(kind.node.gpu.memory for kind in plan.kinds) / GIB
+            memory = min(kind.node.gpu.reported_memory for kind in plan.kinds) / GIB
             known = (few if ranks < 4 else many for below, few, many in MOST_BY_MEMORY if memory < below)
             most = min(next(known, LARGEST), engine.max_requests)
             if queries == 1:
