@@ -65,7 +65,9 @@ def share_prefix(requests: Requests, tokens: int | Floats, size: int = 1) -> Req
 
 def take(requests: Requests, which: Ints) -> Requests:
     """Some of the requests, in the order of ``which``."""
-    kept = (None if column is None else column[which] for column in (requests.session, requests.kind, requests.priority))
+    kept = (
+        None if column is None else column[which] for column in (requests.session, requests.kind, requests.priority)
+    )
     session, kind, priority = kept
     blocks = None if requests.blocks is None else take_blocks(requests.blocks, which)
     return Requests(
