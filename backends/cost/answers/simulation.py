@@ -314,9 +314,10 @@ def _is_checked(asked: Asked, records: Records) -> bool:
 
 def time_of(records: Records, metric: str, percentile: float | None, kind: int | None = None) -> Figure:
     """A percentile of a latency, or its mean, over all requests or those of a class; NaN where none was served."""
-    chosen = np.flatnonzero(records.served & _of_kind(records, kind))
-    values = getattr(records, f"{metric}_s")[chosen]
-    return figure(values[np.argsort(records.arrival_s[chosen], kind="stable")], percentile)
+    order, values = records.order, getattr(records, f"{metric}_s")
+    if kind is None or records.kind is None:
+        return figure(values[order], percentile)
+    return figure(values[order][records.kind[order] == kind], percentile)
 
 
 def keep_bounds(plan: PlanSpec, records: Records) -> NDArray[np.bool_]:

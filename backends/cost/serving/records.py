@@ -146,6 +146,15 @@ class Records(NamedTuple):
         return np.isfinite(self.finish_s)
 
     @property
+    def order(self) -> Ints | slice:
+        """The requests that were served, in the order of their arrival."""
+        served, arrival = self.served, self.arrival_s
+        if served.all() and (arrival[1:] >= arrival[:-1]).all():
+            return slice(None)
+        chosen = np.flatnonzero(served)
+        return chosen[np.argsort(arrival[chosen], kind="stable")]
+
+    @property
     def ttft_s(self) -> Floats:
         """Time to the first token."""
         return self.first_s - self.arrival_s

@@ -180,10 +180,8 @@ def _parts(kinds: tuple[ClassSpec, ...], starts: list[Floats], seed: int) -> lis
 def _single(lengths: Lengths, times: Floats, seed: int, kind: int) -> _Drawn:
     n = len(times)
     size_in, size_out = draw_lengths(lengths, n, seed, kind)
-    none = np.full(n, -1)
-    return _Drawn(
-        times, size_in, size_out, np.zeros(n), session=none, turn=np.zeros(n, np.int64), kind=np.full(n, kind)
-    )
+    none, zero, same = (np.broadcast_to(np.int64(number), n) for number in (-1, 0, kind))
+    return _Drawn(times, size_in, size_out, np.broadcast_to(0.0, n), session=none, turn=zero, kind=same)
 
 
 def _talks(lengths: Lengths, talk: SessionsSpec, times: Floats, *, seed: int, kind: int, first: int) -> _Drawn:
@@ -211,6 +209,8 @@ def _talks(lengths: Lengths, talk: SessionsSpec, times: Floats, *, seed: int, ki
 
 def _merge(parts: list[_Drawn], n: int | None, duration: float | None) -> _Drawn:
     """All requests in the order of their arrival: the first ``n``, before the end of the load."""
+    if len(parts) == 1 and duration is None and (np.diff(parts[0].arrival_s) >= 0).all():
+        return _Drawn(*(column[:n] for column in parts[0]))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
     if duration is not None:
