@@ -9,6 +9,7 @@ import pytest
 
 from plandsl.answers.rate import FoundRate
 from plandsl.backends.cost.answers.find_rate import search_rate
+from plandsl.backends.cost.answers.probes import serve_here
 from plandsl.backends.cost.answers.simulation import Servers, build_servers, simulate_plan
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -44,7 +45,8 @@ SERVICE = 0.01
 
 def queue(load: str, requires: str = "") -> FoundRate:
     made = plan(f"input = 100, output = 1, {load}", requires, more=", chunked_prefill = 100, engine = vllm")
-    return search_rate(made.spec, Servers(build_servers(made).deployment, Steady(SERVICE)))
+    servers = Servers(build_servers(made).deployment, Steady(SERVICE))
+    return search_rate(made.spec, serve_here(made.spec, servers))
 
 
 def test_the_rate_of_a_queue_with_a_bound_on_its_mean_wait() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plandsl.backends.cost.answers.probes import serve_made
 from plandsl.backends.cost.serving.records import Steps
 from plandsl.backends.plots.bounds import bounds_of
 from plandsl.backends.plots.curves import estimate_curve
@@ -197,14 +198,14 @@ def short(monkeypatch) -> None:
 
 def test_the_same_requests_come_closer_until_the_servers_are_saturated(short) -> None:
     (made,) = compile_text(TEXT[: TEXT.index("plan two")])
-    found = sweep(made, 80)
+    found = sweep(made.spec, serve_made(made), 80)
     loads = [one.load for one in found.runs]
     assert loads == sorted(loads)
     assert loads[0] == pytest.approx(0.1 * found.saturation)
     assert loads[-1] == pytest.approx(1.1 * found.saturation)
     assert [one.load for one in found.runs if one.factor == 1.0] == [16.0]
-    lengths = {tuple(one.run.records.input.tolist()) for one in found.runs}
-    assert len(lengths) == 1
+    told = [one.told.summary for one in found.runs]
+    assert len({(s.requests, round(s.input_rate * s.duration_s)) for s in told}) == 1, "the same requests"
     ttft = [one.spread("ttft").mean.value for one in found.runs]
     assert ttft[-1] > 2 * ttft[0]
 
@@ -214,12 +215,12 @@ def test_a_closed_loop_has_more_and_more_requests_in_flight() -> None:
         "plan p { model = llama_3_1_8b, node = h100_1, sharding { tp = 1 }, workload { input = 99, output = 9, %s } }"
     )
     (made,) = compile_text(text % "concurrency = 8, requests = 16")
-    found = sweep(made)
+    found = sweep(made.spec, serve_made(made))
     assert [one.load for one in found.runs] == [1, 2, 4, 8, 16, 32]
-    assert [len(one.run.records.input) for one in found.runs] == [2, 4, 8, 16, 32, 64]
+    assert [one.told.summary.requests for one in found.runs] == [2, 4, 8, 16, 32, 64]
     (made,) = compile_text(text % "batch = 8")
-    with pytest.raises(PlanError, match="E400"):
-        sweep(made)
+    with pytest.raises(PlanError, match="E329"):
+        sweep(made.spec, serve_made(made))
 
 
 def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path, short) -> None:
@@ -234,7 +235,7 @@ def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path, short) -> N
 def test_a_load_without_a_rate_has_no_picture_over_rates_and_is_refused_at_once(capsys, tmp_path) -> None:
     status, out, err = run(capsys, tmp_path, BATCHES, "--plot", tmp_path / "x.svg", "--view", "rates")
     assert (status, out) == (2, "")
-    assert "error[E400]: `one` has no rate" in err
+    assert "error[E329]: `one` has no rate" in err
     status, out, err = run(capsys, tmp_path, TEXT, "--plot", tmp_path / "x.svg", "--find-rate")
     assert (status, out) == (2, "")
     assert "--find-rate draws no picture" in err

@@ -2,6 +2,7 @@
 
 import builtins
 import csv
+import importlib
 import json
 import os
 import signal
@@ -406,7 +407,7 @@ from argparse import Namespace
 from plandsl.driver import compile_file, open_file
 from plandsl.search import spread as s
 from plandsl.search.run import Run
-from plandsl.search.runs import Task, serve_task
+from plandsl.search.runs import find_rates_with, simulate_with
 from plandsl.search.scale import scale
 from plandsl.search.shortlist import simulate_best
 
@@ -421,7 +422,10 @@ if __name__ == "__main__":
                 lost.append(next(iter(client.run(os.getpid).values())))
                 os.kill(lost[0], 9)
         plans = compile_file(sys.argv[1])
-        runs = list(workers.map(serve_task, [Task(p.spec, 20) for p in plans], tick))
+        runs = simulate_with(workers, plans, 20, tick)
+        assert lost
+        lost.clear()
+        rates = find_rates_with(workers, plans[:1], 20, tick)
         assert lost
         lost.clear()
         day = scale(plans[0], Namespace(every="1h", requests=10, least=1), workers, tick)
@@ -430,14 +434,15 @@ if __name__ == "__main__":
         found = workers.search(Run(open_file(sys.argv[2]).spec("search", "s"), 32), lambda done, of: None)
         best = simulate_best(found, workers, None, 32, tick)
         assert lost
-    print(json.dumps([[r.simulation.as_json() for r in runs], day.as_json(), best.as_json()], sort_keys=True))
+    found = [[r.simulation.as_json() for r in runs], rates[0].as_json(), day.as_json(), best.as_json()]
+    print(json.dumps(found, sort_keys=True))
 """
 
 
 def test_runs_on_a_cluster_that_loses_a_worker_are_those_of_one_process(tmp_path):
     pytest.importorskip("distributed", reason="needs the extra [distributed]")
     day, choosing, script = tmp_path / "day.plan", tmp_path / "s.plan", tmp_path / "losing.py"
-    day.write_text("".join(DAY.format(name=f"p{tp}", tp=tp) for tp in (1, 2, 4)))
+    day.write_text(DAY.format(name="p", tp=1) + "plan q = p with { sharding { dp = 3, tp = 2 } }\n")
     choosing.write_text(CHOOSING)
     script.write_text(LOSING)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -454,44 +459,61 @@ def test_runs_on_a_cluster_that_loses_a_worker_are_those_of_one_process(tmp_path
     found = Run(open_file(choosing).spec("search", "s"), 32).run()
     best = shortlist.simulate_best(found, spreading.Workers(), None, 32, lambda done, of: None)
     here = [
-        [plan.simulate(20).simulation.as_json() for plan in plans], plans[0].autoscale(3600.0, 10).as_json(),
-        best.as_json(),
+        [plan.simulate(20).simulation.as_json() for plan in plans], plans[0].find_rate(20).as_json(),
+        plans[0].autoscale(3600.0, 10).as_json(), best.as_json(),
     ]  # fmt: skip
     assert outcome.stdout.strip() == json.dumps(here, sort_keys=True)
 
 
 def test_commands_run_on_a_cluster(tmp_path, capsys):
     """One process, in which a client stands for the cluster's."""
+    asked = []
 
     class Future:
-        def __init__(self, value):
-            self.value = value
+        def __init__(self, function, arguments):
+            self.work, self.over = (function, arguments), False
 
         def result(self):
-            return self.value
+            self.over = True
+            return self.work[0](*self.work[1])
+
+        def done(self):
+            return self.over
 
     class Client:
         def nthreads(self):
-            return {"a": 1}
+            return {"a": threads, "b": 1}
 
         def submit(self, function, *arguments, pure):
-            return Future(function(*arguments))
+            asked.append(Future(function, arguments))
+            return asked[-1]
 
         def cancel(self, futures):
-            assert len(futures) <= 1
+            """What is on its way is thrown away."""
 
-    day = tmp_path / "day.plan"
-    day.write_text(DAY.format(name="p", tp=1) + DAY.format(name="q", tp=2))
+    day, picture = tmp_path / "day.plan", tmp_path / "x.svg"
+    day.write_text(DAY.format(name="p", tp=1) + "plan q = p with { sharding { dp = 3, tp = 2 } }\n")
     with pytest.MonkeyPatch.context() as patch:
         pytest.importorskip("distributed", reason="needs the extra [distributed]")
         patch.setattr(spreading, "_client", lambda address, stack: Client())
-        for verb, *more in (
-            ["simulate", "--requests", 20],
-            ["simulate", "--find-rate", "--requests", 20],
-            ["autoscale", "--requests", 10],
+        sweep = importlib.import_module("plandsl.backends.plots.sweep")
+        patch.setattr(sweep, "SHARES", (0.5, 1.1))
+        patch.setattr(sweep, "LONG", 40)
+        for threads, verb, *more in (
+            [2, "simulate", "--requests", 20],
+            [1, "simulate", "--find-rate", "--requests", 9],
+            [5, "simulate", "--find-rate", "--requests", 9],
+            [1, "autoscale", "--requests", 10],
+            [1, "simulate", "--requests", 20, "--plot", picture, "--view", "rates"],
         ):
             status, here, _ = run(capsys, verb, day, "--json", *more)
+            drawn = picture.read_bytes() if picture.exists() else b""
+            asked.clear()
             assert run(capsys, verb, day, "--json", *more, "--scheduler", "tcp://x:1") == (status, here, "")
+            assert asked
+            assert (picture.read_bytes() if picture.exists() else b"") == drawn
+            if threads > 2 and "--find-rate" in more:
+                assert not all(one.over for one in asked), "some runs are made ahead, and nobody asks for them"
 
 
 def test_another_version_on_a_worker_is_named(monkeypatch, tmp_path, capsys):

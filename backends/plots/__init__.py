@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from plandsl.backends.cost.answers.probes import Serve, serve_made
+from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.plots.curves import load_curves
 from plandsl.backends.plots.latency import draw_latency
 from plandsl.backends.plots.occupancy import draw_occupancy
@@ -19,15 +21,19 @@ RUN_VIEWS = {"latency": draw_latency, "occupancy": draw_occupancy, "steps": draw
 """The pictures of runs, by the name that `planc simulate --view` takes. `rates` serves plans at other rates."""
 
 
-def draw_runs(view: str, runs: Sequence[Served], path: Path, requests: int | None, tick: Tick) -> None:
+def draw_runs(
+    view: str, runs: Sequence[Served], path: Path, requests: int | None, tick: Tick,
+    serve: Callable[[Compiled], Serve] = serve_made,
+) -> None:  # fmt: skip
     """Draw one picture of the runs of plans to ``path`` (.svg, .png or .pdf), whole or not at all.
 
-    The view `rates` serves ``requests`` requests at each rate (None: as many as the workloads say), and ``tick`` hears
-    how many of its runs are done. Raises `PlanError`: E405 if the file cannot be written, E400 if a plan has no rate.
+    The view `rates` serves ``requests`` requests at each rate (None: as many as the workloads say); ``serve`` makes
+    its runs, and ``tick`` hears how many are done. Raises `PlanError`: E405 if the file cannot be written, E329 if a
+    plan has no rate.
     """
     if view == "rates":
         ticks = [count_parts(tick, at, len(runs)) for at in range(len(runs))]
-        draw_rates([sweep(r.made, requests, one) for r, one in zip(runs, ticks, strict=True)], path)
+        draw_rates([sweep(r.plan, serve(r.made), requests, one) for r, one in zip(runs, ticks, strict=True)], path)
         return
     RUN_VIEWS[view](runs, path)
 

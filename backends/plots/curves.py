@@ -11,13 +11,13 @@ from attrs import evolve
 from plandsl.answers.estimate import Band, Estimate
 from plandsl.answers.simulation import Figure, Spread
 from plandsl.backends.cost.answers.estimate import estimate
+from plandsl.backends.cost.answers.probes import Probe, serve_made
 from plandsl.backends.cost.answers.simulation import find_no_room
 from plandsl.backends.cost.deployments.build import Compiled, build_deployment
-from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.plots.bounds import METRICS, bounds_of
 from plandsl.backends.plots.knee import knee
-from plandsl.backends.plots.sweep import ServedAt, Sweep, sweep
+from plandsl.backends.plots.sweep import Sweep, sweep
 from plandsl.progress import Tick, count_parts
 from plandsl.spec.plan import PlanSpec
 
@@ -102,7 +102,8 @@ def load_curves(plans: Sequence[Compiled], tick: Tick = lambda done, of: None) -
         elif find_no_room(made) is not None:
             out.append(LoadCurve(made.spec, "{}", (), None, percentiles))
         else:
-            out.append(simulated_curve(sweep(made, FEW, part), percentiles))
+            ask = tuple((metric, p) for metric, p in percentiles.items() if p is not None)
+            out.append(simulated_curve(sweep(made.spec, serve_made(made), FEW, part, ask), percentiles))
     return out
 
 
@@ -121,8 +122,8 @@ def simulated_curve(served: Sweep, percentiles: Percentiles) -> LoadCurve:
     return LoadCurve(served.plan, f"{{}} {served.unit}", points, own, percentiles)
 
 
-def _served_point(one: ServedAt, percentiles: Percentiles) -> Point:
-    told = one.run.simulation
+def _served_point(one: Probe, percentiles: Percentiles) -> Point:
+    told = one.told
     times, bands = {}, {}
     for metric, percentile in percentiles.items():
         value, half = _figure(one, metric, percentile)
@@ -132,14 +133,13 @@ def _served_point(one: ServedAt, percentiles: Percentiles) -> Point:
     return Point(one.load, told.summary.output_rate / told.gpus, times, bands)
 
 
-def _figure(one: ServedAt, metric: str, percentile: float | None) -> Figure:
+def _figure(one: Probe, metric: str, percentile: float | None) -> Figure:
     """The mean or a percentile of a latency; with an interval if it is one that the report has."""
     spread, name = one.spread(metric), "mean" if percentile is None else f"p{percentile:g}"
     if percentile is None or name in Spread._fields:
         found: Figure = getattr(spread, name)
         return found
-    records = one.run.records
-    return figure(getattr(records, f"{metric}_s")[records.served], percentile)._replace(half=float("nan"))
+    return Figure(one.asked[metric, percentile], float("nan"))
 
 
 # ---- by estimates

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from plandsl import plotting
+from plandsl.answers.text.words import show_value
 from plandsl.search.front import Floats
 from plandsl.search.points import Cells, Points
 from plandsl.search.run import MEMORY
-from plandsl.search.words import WORDS, metric_text
+from plandsl.search.words import WORDS
 from plandsl.spec.search import Choice
 
 MAPS = 3
@@ -103,7 +104,7 @@ def _draw_search_maps(
         metric = points.goal.metric
         bar.set_label(f"{'most' if points.goal.most else 'least'} {axis_label(metric)}")
         bar.outline.set_visible(False)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: plotting.drop_zeros(metric_text(metric, value)))
+        bar.ax.yaxis.set_major_formatter(lambda value, _: plotting.drop_zeros(show_value(metric, value)))
         bar.ax.yaxis.minorticks_off()
         if isinstance(norm, LogNorm):
             bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if every.max() < 100 * every.min() else (1,)))

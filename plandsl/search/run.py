@@ -90,8 +90,8 @@ class Compiler:
         self._last: tuple[PlanSpec, CompiledPlan] | None = None
 
     def compile(self, plan: PlanSpec) -> CompiledPlan:
-        """Compile ``plan``. The last result is kept, since the jobs of a plan follow one another."""
-        if self._last is None or self._last[0] is not plan:
+        """Compile ``plan``. The last result is kept: jobs of a plan follow one another, on a worker as copies."""
+        if self._last is None or (self._last[0] is not plan and self._last[0] != plan):
             self._last = plan, CompiledPlan(plan, (), self.known)
         return self._last[1]
 

@@ -1,29 +1,55 @@
-"""Runs of several plans on the workers of a cluster: what `planc simulate --scheduler` does."""
+"""Runs of plans in this process or on the workers of a cluster: what `planc simulate` does, with the same answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from plandsl.answers.rate import FoundRate
-from plandsl.backends.cost.answers.simulation import Run
-from plandsl.driver import CompiledPlan
-from plandsl.progress import Tick
+from plandsl.backends.cost.answers.find_rate import search_rate
+from plandsl.backends.cost.answers.probes import Point, Probe, Serve, probe_at, serve_made
+from plandsl.backends.cost.answers.simulation import (
+    Run,
+    apart,
+    build_servers,
+    draw_load,
+    join_replicas,
+    serve_replicas,
+)
+from plandsl.backends.cost.deployments.build import Compiled
+from plandsl.backends.cost.serving.records import Records
+from plandsl.driver import CompiledPlan, simulate
+from plandsl.progress import Tick, count_parts
 from plandsl.search.run import Compiler
-from plandsl.search.spread import open_workers
+from plandsl.search.spread import Ahead, Workers
 from plandsl.spec.plan import PlanSpec
 
 
 class Task(NamedTuple):
-    """A plan whose requests are served, so many of them; None: as its workload says."""
+    """A plan whose requests are served, so many of them; None: as its workload says. Only by some ``replicas``, if any.
+
+    Replicas are named only where they know nothing of one another.
+    """
 
     plan: PlanSpec
     requests: int | None
+    replicas: tuple[int, ...] = ()
 
 
-def serve_task(task: Task, compiler: Compiler) -> Run:
-    """Serve the requests of one plan."""
-    return compiler.compile(task.plan).simulate(task.requests)
+class ProbeTask(NamedTuple):
+    """A run of a plan at another rate."""
+
+    plan: PlanSpec
+    point: Point
+
+
+def serve_task(task: Task, compiler: Compiler) -> Run | list[Records]:
+    """Serve the requests of one plan: what is told of the run, or what some replicas say of their requests."""
+    made = compiler.compile(task.plan)
+    if task.replicas:
+        return serve_replicas(made, task.requests, task.replicas)
+    return made.simulate(task.requests)
 
 
 def rate_task(task: Task, compiler: Compiler) -> FoundRate:
@@ -31,16 +57,78 @@ def rate_task(task: Task, compiler: Compiler) -> FoundRate:
     return compiler.compile(task.plan).find_rate(task.requests)
 
 
-def simulate_on(address: str, plans: Sequence[CompiledPlan], requests: int | None, tick: Tick) -> list[Run]:
-    """`plandsl.driver.simulate` on the cluster at ``address``; ``tick`` hears how many plans are done.
+def probe_task(task: ProbeTask, compiler: Compiler) -> Probe:
+    """Serve the requests of one plan at one rate."""
+    return probe_at(task.plan, build_servers(compiler.compile(task.plan)), task.point)
 
-    Raises `PlanError` as that does, and E412 where the cluster cannot do the work.
+
+def simulate_with(workers: Workers, plans: Sequence[CompiledPlan], requests: int | None, tick: Tick) -> list[Run]:
+    """`plandsl.driver.simulate`; on a cluster, replicas that know nothing of one another are served apart.
+
+    ``tick`` hears how far the work is. Raises `PlanError` as `simulate` does, and E412 where the cluster cannot do it.
     """
-    with open_workers(address) as workers:
-        return list(workers.map(serve_task, [Task(plan.spec, requests) for plan in plans], tick))
+    if workers.client is None:
+        return simulate(plans, requests, tick)
+    tasks = [_tasks(plan, requests, workers.threads) for plan in plans]
+    results = workers.map(serve_task, [task for some in tasks for task in some], tick)
+    return [_join(plan, requests, some, results) for plan, some in zip(plans, tasks, strict=True)]
 
 
-def find_rates_on(address: str, plans: Sequence[CompiledPlan], requests: int | None, tick: Tick) -> list[FoundRate]:
-    """`CompiledPlan.find_rate` of each plan on the cluster at ``address``, as `simulate_on`."""
-    with open_workers(address) as workers:
+def _tasks(plan: CompiledPlan, requests: int | None, threads: int) -> list[Task]:
+    """The work of one plan, in at most as many parts as there are threads."""
+    many = build_servers(plan).deployment.n
+    if many == 1 or not apart(plan, draw_load(plan.spec, requests)):
+        return [Task(plan.spec, requests)]
+    parts = min(many, threads)
+    return [Task(plan.spec, requests, tuple(range(at, many, parts))) for at in range(parts)]
+
+
+def _join(
+    plan: CompiledPlan, requests: int | None, tasks: Sequence[Task], results: Iterator[Run | list[Records]]
+) -> Run:
+    shares: dict[int, Records] = {}
+    for task in tasks:
+        found = next(results)
+        if isinstance(found, Run):
+            return found
+        shares.update(zip(task.replicas, found, strict=True))
+    return join_replicas(plan, draw_load(plan.spec, requests), [shares[number] for number in sorted(shares)])
+
+
+def find_rates_with(
+    workers: Workers, plans: Sequence[CompiledPlan], requests: int | None, tick: Tick
+) -> list[FoundRate]:
+    """`CompiledPlan.find_rate` of each plan.
+
+    A cluster searches several plans at the same time, or, where it has more threads than plans, makes several runs of
+    one search at the same time. ``tick`` and errors are as in `simulate_with`.
+    """
+    if 1 < workers.threads <= len(plans):
         return list(workers.map(rate_task, [Task(plan.spec, requests) for plan in plans], tick))
+    found = []
+    for at, plan in enumerate(plans):
+        with probing(workers, plan) as serve:
+            found.append(search_rate(plan.spec, serve, requests, count_parts(tick, at, len(plans))))
+    return found
+
+
+@contextmanager
+def probing(workers: Workers, made: Compiled) -> Iterator[Serve]:
+    """Runs of a plan at other rates, by ``workers``."""
+    if workers.client is None:
+        yield serve_made(made)
+        return
+    ahead = Ahead(workers, probe_task)
+    try:
+        yield _asking(ahead, made.spec)
+    finally:
+        ahead.close()
+
+
+def _asking(ahead: Ahead, plan: PlanSpec) -> Callable[[Iterable[Point], Tick], Probe]:
+    def serve(points: Iterable[Point], tick: Tick) -> Probe:
+        found: Probe = ahead.ask(ProbeTask(plan, point) for point in points)
+        tick(1, 1)
+        return found
+
+    return serve

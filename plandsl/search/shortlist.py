@@ -11,10 +11,8 @@ from itertools import combinations
 from math import exp, inf, log, nan
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from plandsl.answers.simulation import GROWS, Figure, Simulation
-from plandsl.backends.cost.answers.simulation import Check
+from plandsl.backends.cost.answers.simulation import Check, time_of
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick
@@ -57,12 +55,12 @@ def simulate_task(task: Task, compiler: Compiler) -> Outcome:
     except PlanError as error:
         found = error.diagnostics[0]
         return Outcome(None, why=f"{found.code}: {found.message}")
-    served = np.flatnonzero(run.records.served)
-    order = served[np.argsort(run.records.arrival_s[served], kind="stable")]
-    times = {name: getattr(run.records, f"{name}_s") for name in TIMES}
-    goals = tuple((g.name, figure(times[g.metric][order], g.percentile)) for g in task.goals if g.metric in times)
+    times = [goal for goal in task.goals if goal.metric in TIMES]
+    goals = tuple((goal.name, time_of(run.records, goal.metric, goal.percentile)) for goal in times)
     first, *_ = task.goals
-    return Outcome(run.simulation, run.checks, goals, times.get(first.metric) if first.percentile is None else None)
+    by_request = first in times and first.percentile is None
+    values = getattr(run.records, f"{first.metric}_s") if by_request else None
+    return Outcome(run.simulation, run.checks, goals, values)
 
 
 class Simulated(NamedTuple):

@@ -11,11 +11,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from plandsl.answers.text.words import show_value
 from plandsl.printing import print_lines
 from plandsl.search.answer import Configuration, Miss, Remedy
 from plandsl.search.run import Found
 from plandsl.search.values import MOST
-from plandsl.search.words import WORDS, metric_text
+from plandsl.search.words import WORDS
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _rows(
     for name in columns:
         table.add_column(WORDS.get(name, name), justify="right", no_wrap=True)
     for rank, row in enumerate(rows, 1):
-        cells = [metric_text(name, row.metrics[name]) for name in columns]
+        cells = [show_value(name, row.metrics[name]) for name in columns]
         mark = "=" if rank in same else ""
         table.add_row(f"{rank}{mark}", row.label, *cells, style="bold" if best and rank == 1 else "")
 
@@ -126,7 +127,7 @@ def _nearest_miss(found: Found, missing: Sequence[Miss], remedies: Sequence[Reme
     closed = " in closed form, so nothing is simulated" if found.search.over_requests else ""
     lines = [Text(f"nothing meets every requirement{closed}", style="bold red")]
     for miss in missing:
-        show = show_percent if "%" in miss.text else partial(metric_text, miss.metric)
+        show = show_percent if "%" in miss.text else partial(show_value, miss.metric)
         value, bound = show(miss.value), show(miss.bound)
         lines.append(Text(f"  {miss.text}: the nearest has {value}, {miss.factor:.3g} times off {bound}"))
         if miss.best is None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import isfinite
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from plandsl.answers.simulation import Figure, Simulation
-from plandsl.answers.text.words import plain_table
+from plandsl.answers.text.words import plain_table, show_half, show_value
 from plandsl.backends.cost.answers.simulation import OWN_REUSE
 from plandsl.backends.cost.serving.percentiles import BEYOND
 from plandsl.search.answer import Configuration
 from plandsl.search.run import Found
 from plandsl.search.shortlist import Shortlist, Simulated
-from plandsl.search.words import WORDS, metric_text
+from plandsl.search.words import WORDS
 from plandsl.spec.search import metric_name
 
 EXACT = 0.05
@@ -100,13 +99,9 @@ def _cell(metric: str, figure: Figure | None) -> str:
     """``412 ms +-9 %``: a value and its 95 % interval, where it has one."""
     if figure is None:
         return "-"
-    text = metric_text(metric, figure.value)
-    if not isfinite(figure.half) or not figure.value:
-        return text
-    share = 100 * figure.half / figure.value
-    if share < EXACT:
-        return text
-    return f"{text} +-{share:.0f} %" if share >= 10 else f"{text} +-{share:.2g} %"
+    text = show_value(metric, figure.value)
+    exact = 100 * figure.half < EXACT * figure.value
+    return text if exact else text + show_half(figure)
 
 
 def _order(made: Shortlist) -> Iterator[RenderableType]:

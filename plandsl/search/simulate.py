@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from plandsl._version import __version__
-from plandsl.answers.rate import FoundRate
 from plandsl.answers.text.rate import print_rate, print_rates
 from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.commands import FAILED, OK, Progress, compile_one, compile_plans, open_console, print_json, spaced
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.driver import CompiledPlan, find_unserved, simulate
+from plandsl.driver import CompiledPlan, find_unserved
+from plandsl.search.runs import find_rates_with, probing, simulate_with
+from plandsl.search.spread import Workers, open_workers
 
 
 def run_simulations(arguments: Namespace) -> int:
@@ -22,20 +24,23 @@ def run_simulations(arguments: Namespace) -> int:
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
     _check_plot(arguments)
-    if arguments.find_rate:
-        return _find_rates(arguments)
+    with open_workers(arguments.scheduler) as workers:
+        return _find_rates(arguments, workers) if arguments.find_rate else _serve_plans(arguments, workers)
+
+
+def _serve_plans(arguments: Namespace, workers: Workers) -> int:
     unserved: dict[str, Diagnostic] = {}
     if arguments.rows:
         from plandsl.sheets import open_sheet
 
         plans = [compile_one(arguments)]
         with open_sheet(Path(arguments.rows)) as sheet:
-            runs = _simulate(plans, arguments)
+            runs = _simulate(plans, arguments, workers)
             sheet(runs[0].columns())
     else:
         plans, unserved = _serve_what_fits(compile_plans(arguments))
         _check_rates(arguments, plans)
-        runs = _simulate(plans, arguments)
+        runs = _simulate(plans, arguments, workers)
     if arguments.json:
         found = [run.simulation.as_json() | _lost_rows(plan) for plan, run in zip(plans, runs, strict=True)]
         print_json({"plandsl": __version__, "file": arguments.file, "plans": found, **_unserved_json(unserved)})
@@ -48,7 +53,7 @@ def run_simulations(arguments: Namespace) -> int:
             console.print()
             print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
         _print_unserved(unserved, console)
-    _plot_runs(arguments, plans, runs)
+    _plot_runs(arguments, plans, runs, workers=workers)
     return OK if all(run.simulation.ok for run in runs) and not unserved else FAILED
 
 
@@ -82,7 +87,7 @@ def _print_lost_rows(plan: CompiledPlan, console: Any) -> None:
             console.print(f"{note.code}  {note.message}", style="dim", soft_wrap=True)
 
 
-def _find_rates(arguments: Namespace) -> int:
+def _find_rates(arguments: Namespace, workers: Workers) -> int:
     """`planc simulate --find-rate`: exit status 1 where a plan has no rate that meets its requirements."""
     if arguments.rows:
         raise PlanError([Diagnostic("E400", "--rows writes the requests of one run, and --find-rate makes many")])
@@ -90,7 +95,8 @@ def _find_rates(arguments: Namespace) -> int:
         hint = f"planc simulate {arguments.file} --plot {arguments.plot} --view rates"
         raise PlanError([Diagnostic("E400", "--find-rate draws no picture", hint=hint)])
     plans, unserved = _serve_what_fits(compile_plans(arguments))
-    found = _rates(plans, arguments)
+    with Progress("finding rates") as tick:
+        found = find_rates_with(workers, plans, arguments.requests, tick)
     if arguments.json:
         rates = [f.as_json() | _lost_rows(plan) for plan, f in zip(plans, found, strict=True)]
         print_json({"plandsl": __version__, "file": arguments.file, "rates": rates, **_unserved_json(unserved)})
@@ -105,26 +111,9 @@ def _find_rates(arguments: Namespace) -> int:
     return OK if all(f.ok for f in found) and not unserved else FAILED
 
 
-def _rates(plans: list[CompiledPlan], arguments: Namespace) -> list[FoundRate]:
-    if arguments.scheduler:
-        from plandsl.search.runs import find_rates_on
-
-        with Progress("finding rates") as tick:
-            return find_rates_on(arguments.scheduler, plans, arguments.requests, tick)
-    found = []
-    for plan in plans:
-        with Progress(f"serving requests of {plan.name}") as tick:
-            found.append(plan.find_rate(arguments.requests, tick))
-    return found
-
-
-def _simulate(plans: list[CompiledPlan], arguments: Namespace) -> list[Run]:
+def _simulate(plans: list[CompiledPlan], arguments: Namespace, workers: Workers) -> list[Run]:
     with Progress("serving requests") as tick:
-        if arguments.scheduler:
-            from plandsl.search.runs import simulate_on
-
-            return simulate_on(arguments.scheduler, plans, arguments.requests, tick)
-        return simulate(plans, arguments.requests, tick)
+        return simulate_with(workers, plans, arguments.requests, tick)
 
 
 def _check_plot(arguments: Namespace) -> None:
@@ -141,20 +130,27 @@ def _check_plot(arguments: Namespace) -> None:
 def _check_rates(arguments: Namespace, plans: list[CompiledPlan]) -> None:
     """Refuse a picture over rates of a load without a rate, before requests are served."""
     if arguments.view == "rates":
-        from plandsl.backends.plots.sweep import find_scaled
+        from plandsl.backends.cost.answers.probes import find_scaled
 
         for plan in plans:
             find_scaled(plan.spec)
 
 
-def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run]) -> None:
+def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run], workers: Workers) -> None:
     """Draw the picture that ``--plot`` asks for."""
     if not arguments.plot:
         return
     from plandsl.backends.plots import Served, draw_runs
 
     served = [Served(plan, run) for plan, run in zip(plans, runs, strict=True)]
-    with Progress("runs at other rates") as tick:
-        draw_runs(arguments.view or "latency", served, Path(arguments.plot), arguments.requests, tick)
+    with Progress("runs at other rates") as tick, ExitStack() as stack:
+        draw_runs(
+            arguments.view or "latency",
+            served,
+            Path(arguments.plot),
+            requests=arguments.requests,
+            tick=tick,
+            serve=lambda made: stack.enter_context(probing(workers, made)),
+        )
     if not arguments.json:
         sys.stdout.write(f"picture: {arguments.plot}\n")

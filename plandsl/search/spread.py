@@ -9,8 +9,9 @@ import pydoc
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from plandsl._version import __version__
@@ -29,6 +30,9 @@ PLANS, LOADS = 32, CHUNK
 
 AHEAD = 3
 """Batches in flight for each thread of the cluster: no thread waits for work, and few results wait to be taken."""
+
+MOST_AHEAD = 4
+"""Items for each thread that are looked at for work that can be done ahead."""
 
 HERE = "local"
 """The address that starts workers on this machine: ``local``, or ``local:4`` for four workers."""
@@ -60,6 +64,48 @@ class Workers(NamedTuple):
             yield result
             tick(done, len(items))
 
+    @property
+    def threads(self) -> int:
+        """Items that are done at the same time."""
+        return 1 if self.client is None else sum(self.client.nthreads().values())
+
+
+class Ahead:
+    """Results of ``function`` on a cluster, one after another: what is asked for next may depend on the last result.
+
+    Threads that would wait do what may be asked for next. What nobody asks for is thrown away, so that the results are
+    those of one process. `close` ends what is still on its way.
+    """
+
+    def __init__(self, workers: Workers, function: Callable[[Any, Compiler], Any]) -> None:
+        self.client, self.function, self.threads = workers.client, function, workers.threads
+        self.futures: dict[Any, Any] = {}
+
+    def ask(self, items: Iterable[Any]) -> Any:
+        """The result for the first item. Those behind it are done ahead where threads are free; a few are read.
+
+        Raises `PlanError` as `Workers.map`.
+        """
+        coming = iter(items)
+        first = next(coming)
+        self._submit(first)
+        for item in islice(coming, MOST_AHEAD * self.threads):
+            if sum(not future.done() for future in self.futures.values()) >= self.threads:
+                break
+            self._submit(item)
+        found = _result(self.futures[first])
+        del self.futures[first]
+        return found
+
+    def _submit(self, item: Any) -> None:
+        if item not in self.futures:
+            packed = pickle.dumps((self.function, item), pickle.HIGHEST_PROTOCOL)
+            self.futures[item] = self.client.submit(do_item, packed, pure=False)
+
+    def close(self) -> None:
+        """Throw away what nobody asked for."""
+        self.client.cancel(list(self.futures.values()))
+
 
 @contextmanager
 def open_workers(address: str | None) -> Iterator[Workers]:
@@ -78,7 +124,7 @@ def _map_here(function: Callable[[Item, Compiler], Result], items: Sequence[Item
 
 
 def _map_there(function: Callable[[Item, Compiler], Result], items: Sequence[Item], client: Any) -> Iterator[Result]:
-    most = AHEAD * sum(client.nthreads().values())
+    most = AHEAD * Workers(client).threads
     waiting: deque[Any] = deque()
     try:
         for item in items:
@@ -110,7 +156,7 @@ def run_jobs(run: Run, client: Any, tick: Tick) -> Found:
     total, every = run.found.search.size, run.sink is not None
     grid, structures = _strip_grid(run.space.grid), set[Hashable]()
     waiting: deque[tuple[Any, int]] = deque()
-    most = AHEAD * sum(client.nthreads().values())
+    most = AHEAD * Workers(client).threads
     try:
         for jobs in _batches(run.jobs()):
             structures.update(structure(mode) for mode in dict.fromkeys(m for j in jobs for m in j.plan.modes))

@@ -12,6 +12,7 @@ from plandsl.answers.autoscale import HOUR, Autoscale, Interval
 from plandsl.answers.simulation import GROWS
 from plandsl.backends.cost.answers.estimate import price
 from plandsl.backends.cost.answers.find_rate import search_rate
+from plandsl.backends.cost.answers.probes import serve_here
 from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.deployments.replicas import Replicas
@@ -45,7 +46,7 @@ def capacity(made: Compiled, busiest: Window, requests: int) -> float:
     """The largest rate that one replica bears: stable, with everything met that must not grow; NaN where none is."""
     assert busiest.load is not None, "something arrives"
     plan = _asked(evolve(made.spec, workload=busiest.load))
-    found = search_rate(plan, replica_servers(made), _number(busiest, requests))
+    found = search_rate(plan, serve_here(plan, replica_servers(made)), _number(busiest, requests))
     return found.value if found.ok else float("nan")
 
 

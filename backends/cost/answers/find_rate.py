@@ -6,13 +6,12 @@ from math import isfinite
 
 from plandsl.answers.rate import FoundRate
 from plandsl.answers.simulation import GROWS, Figure
-from plandsl.backends.cost.answers.probes import Probe, Probes
-from plandsl.backends.cost.answers.simulation import Servers, build_servers
+from plandsl.backends.cost.answers.probes import Probe, Probes, Serve, find_scaled, serve_made
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate, scaled_field
+from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate
 from plandsl.spec.requires import all_requirements
 
 CLOSE, CLOSE_ENDS = 1.01, 1.03
@@ -32,12 +31,13 @@ def find_rate(made: Compiled, count: int | None = None, tick: Tick | None = None
     search doubles or halves the rate until one run holds and one fails, then goes on between the two. Raises
     `PlanError`: E329 where there is nothing to find, and as `simulate_plan`.
     """
-    return search_rate(made.spec, build_servers(made), count, tick)
+    return search_rate(made.spec, serve_made(made), count, tick)
 
 
-def search_rate(plan: PlanSpec, servers: Servers, count: int | None = None, tick: Tick | None = None) -> FoundRate:
-    """`find_rate` of a plan on these servers."""
-    search = Probes(plan, _scaled(plan), servers, count, tick)
+def search_rate(plan: PlanSpec, serve: Serve, count: int | None = None, tick: Tick | None = None) -> FoundRate:
+    """`find_rate` of a plan whose runs ``serve`` makes."""
+    check_bounded(plan)
+    search = Probes(plan, serve, count, tick)
     low, high = search.largest(Probe.holds, CLOSE)
     if low is None:
         assert high is not None, "some rate was tried"
@@ -50,22 +50,14 @@ def search_rate(plan: PlanSpec, servers: Servers, count: int | None = None, tick
     return _answer(search, low, high, search.why(high), ends)
 
 
-def _scaled(plan: PlanSpec) -> Scaled:
-    """What of the load is scaled. Raises `PlanError` (E329) where there is nothing to find."""
-    load, scaled = plan.workload, scaled_field(plan.workload)
-    if scaled is None:
-        why, hint = (
-            "all requests arrive at once",
-            "give the workload `rate = 12 req/s`, a `trace` or `concurrency = 64`",
-        )
-    elif scaled == "concurrency" and not any(asked.require.caps_time for asked in all_requirements(plan)):
-        why = "nothing bounds the requests in flight: a closed loop is stable at every concurrency"
-        hint = "add a requirement, such as `require p95(ttft) <= 2 s`"
-    else:
-        return scaled
-    raise PlanError(
-        [Diagnostic("E329", f"`{plan.name}` has no largest rate: {why}", load.span or plan.span, hint=hint)]
-    )
+def check_bounded(plan: PlanSpec) -> None:
+    """Raise `PlanError` (E329) where no rate is the largest: requests arrive at once, or nothing bounds a closed loop."""
+    load = plan.workload
+    if find_scaled(plan) != "concurrency" or any(asked.require.caps_time for asked in all_requirements(plan)):
+        return
+    why = f"nothing bounds the requests in flight of `{plan.name}`: a closed loop is stable at every concurrency"
+    hint = "add a requirement, such as `require p95(ttft) <= 2 s`"
+    raise PlanError([Diagnostic("E329", why, load.span or plan.span, hint=hint)])
 
 
 # ---- the answer
@@ -98,8 +90,9 @@ def _answer(
 
 def _below(search: Probes, top: Probe) -> FoundRate:
     """The largest rate below ``top`` that meets everything: a goodput may shrink as the rate grows."""
-    for part in range(PARTS - 1, 0, -1):
-        found = search.probe(search.snap(top.factor * part / PARTS))
+    factors = [search.snap(top.factor * part / PARTS) for part in range(PARTS - 1, 0, -1)]
+    for at, factor in enumerate(factors):
+        found = search.probe(factor, factors[at + 1 :])
         if found.keeps_all:
             low, high = search.largest(lambda probe: probe.keeps_all, CLOSE)
             return _answer(search, low, high, search.why(high))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
+from typing import NamedTuple
 
 from attrs import evolve
 
+from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.forms.attention import visible_pairs
+from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.compute import Attention, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
@@ -15,6 +19,25 @@ from plandsl.ir.program import Program
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
+
+
+class Pass(NamedTuple):
+    """A pass of a program through its model, ``weight`` of the passes of a batch."""
+
+    weight: Number
+    program: Program
+    extents: Extents
+    context: Number
+
+
+def mfu(server: Server, times: PhaseTimes, passes: Iterable[Pass]) -> Number:
+    """Model FLOPs utilisation at the rate at which batches pass: ideal GPU-seconds over those that a batch takes."""
+    gpu, sharding = average_gpu(server.plan), server.plan.sharding
+    ideal: Number = 0.0
+    for p in passes:
+        ideal = ideal + p.weight * ideal_seconds(p.program, gpu, p.extents, p.context)
+    per_batch = times.period / server.in_flight / times.parts
+    return ideal / (per_batch * (sharding.ranks // sharding.replicas))
 
 
 def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Number) -> Number:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from attrs import evolve
 
 from plandsl.answers.phases import OpTime, PhaseEstimate
-from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
+from plandsl.backends.cost.answers.ideal import Pass, average_gpu, mfu
 from plandsl.backends.cost.answers.names import op_names
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import maximum
@@ -107,8 +107,6 @@ class PhaseLines:
         moved = sum(o.count * o.bytes for stage in everything for o in stage if not o.communicates)
         per_batch = t.period / server.in_flight
         program = self.model.schedule.program
-        gpus, mean = plan.sharding.ranks // plan.sharding.replicas, average_gpu(plan)
-        ideal = float(t.parts) * sum(w * float(ideal_seconds(program, mean, self.extents, c)) for w, c in self.contexts)
         busy = t.parts * sum(s.span for s in t.stages) / stages
         linked = sum(o.time_s for o in everything[t.slowest] if o.communicates and o.op not in HOP_WORDS)
         share = float(sharers)
@@ -124,8 +122,8 @@ class PhaseLines:
             overlapped_s=_drop_dust(float(linked - t.parts * t.stages[t.slowest].exposed) / share, float(time)),
             bubble_s=_drop_dust(bubble, float(time)),
             idle_share=max(0.0, 1 - float((busy + t.drafted) / per_batch)),
-            mfu=ideal / float(per_batch * gpus),
-            mbu=moved / (per_batch * stages * mean.bandwidth),
+            mfu=float(mfu(server, t, (Pass(w, program, self.extents, c) for w, c in self.contexts))),
+            mbu=moved / (per_batch * stages * average_gpu(plan).bandwidth),
             ops=ops,
             engine_s=_drop_dust(rest - bubble, float(time)),
             waiting_s=float(waiting),

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import sqrt
 from typing import NamedTuple, TypeAlias
 
 from plandsl.answers.estimate import Requirement
-from plandsl.answers.simulation import Figure, Simulation
-from plandsl.backends.cost.answers.simulation import Check, Run, Servers, serve_plan
+from plandsl.answers.simulation import Figure, Simulation, Spread
+from plandsl.backends.cost.answers.simulation import Check, Run, Servers, build_servers, serve_plan, time_of
+from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.serving.percentiles import NO_FIGURE
 from plandsl.backends.cost.serving.scaled import WIDEST, arrival_span, requests_at
 from plandsl.backends.cost.serving.summary import served_rate
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.spec.rates import Scaled, at_rate, nominal_rate
+from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate, scaled_field
 
 EXPECTED = 20
 """Runs that a search is expected to take, for its progress."""
 
 
+class Point(NamedTuple):
+    """A run to make: ``requests`` requests (None: as many as the load has) at ``factor`` times the rate of a plan.
+
+    ``ask``: latencies with percentiles that are told beside those of a report.
+    """
+
+    factor: float
+    requests: int | None
+    ask: tuple[tuple[str, float], ...] = ()
+
+
 class Probe(NamedTuple):
     """A run at ``factor`` times the load. ``rate`` is its rate in the unit of the answer, ``stable``: no growing queue.
 
-    ``borne`` is the rate of requests that was served while the queue grew; NaN where it did not.
+    ``load``: requests/s, or the requests in flight of a closed loop. ``borne`` is the rate of requests that was served
+    while the queue grew; NaN where it did not. ``asked`` has the percentiles that its `Point` asks for.
     """
 
     factor: float
     rate: float
+    load: float
     told: Simulation
     checks: tuple[Check, ...]
     borne: Figure
     arrival_span: float
+    asked: dict[tuple[str, float], float]
 
     @property
     def stable(self) -> bool:
         """Whether the queue does not grow."""
         return self.told.summary.stable
+
+    def spread(self, metric: str) -> Spread:
+        """A latency over the requests of the run."""
+        found: Spread = getattr(self.told.summary, metric)
+        return found
 
     def holds(self, shift: float = 0.0) -> bool:
         """Whether it is stable, and nothing that must not grow is too large, each ``shift`` half widths higher."""
@@ -62,29 +84,71 @@ Holds: TypeAlias = Callable[[Probe], bool]
 Ends: TypeAlias = tuple[Probe | None, Probe | None]
 """The largest rate that was seen to hold, and the smallest one above it that was seen to fail."""
 
+Serve: TypeAlias = Callable[[Iterable[Point], Tick], Probe]
+"""Makes the run at the first of some points. Those behind it may be asked for next; they need not be read."""
+
+
+def serve_here(plan: PlanSpec, servers: Servers) -> Serve:
+    """Runs of ``plan`` on these servers, in this process."""
+    return lambda points, tick: probe_at(plan, servers, next(iter(points)), tick)
+
+
+def serve_made(made: Compiled) -> Serve:
+    """Runs of a compiled plan, in this process."""
+    return serve_here(made.spec, build_servers(made))
+
+
+def probe_at(plan: PlanSpec, servers: Servers, point: Point, tick: Tick | None = None) -> Probe:
+    """The run of ``plan`` at a point. Raises as `serve_plan` does."""
+    moved = at_rate(plan, point.factor)
+    return _probe_of(point, moved.workload, serve_plan(moved, servers, point.requests, tick))
+
+
+def find_scaled(plan: PlanSpec) -> Scaled:
+    """What of the load of ``plan`` grows with its rate. Raises `PlanError` (E329) where all requests arrive at once."""
+    scaled = scaled_field(plan.workload)
+    if scaled is not None:
+        return scaled
+    why = f"`{plan.name}` has no rate that could grow: all its requests arrive at once"
+    hint = "give the workload `rate = 12 req/s`, a `trace` or `concurrency = 64`"
+    raise PlanError([Diagnostic("E329", why, plan.workload.span or plan.span, hint=hint)])
+
 
 class Probes:
-    """Runs by their factor. A run that was made once is not made again."""
+    """Runs by their factor. A run that was made once is not made again. ``expected`` runs are made, for the progress.
 
-    def __init__(self, plan: PlanSpec, scaled: Scaled, servers: Servers, count: int | None, tick: Tick | None) -> None:
-        self.plan, self.scaled, self.servers, self.count, self.tick = plan, scaled, servers, count, tick
+    Raises `PlanError` as `find_scaled` does.
+    """
+
+    def __init__(
+        self, plan: PlanSpec, serve: Serve, count: int | None, tick: Tick | None, expected: int = EXPECTED,
+        ask: tuple[tuple[str, float], ...] = (),
+    ) -> None:  # fmt: skip
+        self.plan, self.scaled, self.serve, self.count, self.ask = plan, find_scaled(plan), serve, count, ask
+        self.tick, self.expected = tick, expected
         self.probes: dict[float, Probe] = {}
         self.idle = False
 
-    def probe(self, factor: float) -> Probe:
-        """The run at ``factor`` times the load."""
+    def probe(self, factor: float, then: Iterable[float] = ()) -> Probe:
+        """The run at ``factor`` times the load; those at the factors of ``then`` may be asked for next."""
         if factor not in self.probes:
-            plan = at_rate(self.plan, factor)
-            many = requests_at(self.plan.workload, factor, self.count)
             done = len(self.probes)
+            points = map(self._point, (f for some in ((factor,), then) for f in some if f not in self.probes))
 
             def tick(served: int, of: int) -> None:
-                assert self.tick is not None
-                self.tick(done * of + served, max(EXPECTED, done + 1) * of)
+                if self.tick is not None:
+                    self.tick(done * of + served, max(self.expected, done + 1) * of)
 
-            run = serve_plan(plan, self.servers, many, None if self.tick is None else tick)
-            self.probes[factor] = _probe_of(factor, plan.workload, self.scaled, run)
+            self.probes[factor] = self.serve(points, tick)
         return self.probes[factor]
+
+    def probe_all(self, factors: Sequence[float]) -> None:
+        """Make the runs at all ``factors``, none of which depends on another."""
+        for at, factor in enumerate(factors):
+            self.probe(factor, factors[at + 1 :])
+
+    def _point(self, factor: float) -> Point:
+        return Point(factor, requests_at(self.plan.workload, factor, self.count), self.ask)
 
     def snap(self, factor: float) -> float:
         """The nearest factor that the load can have: a concurrency is whole."""
@@ -93,27 +157,51 @@ class Probes:
 
     def largest(self, holds: Holds, close: float) -> Ends:
         """The largest rate that ``holds``, and the one above that fails: at most ``close`` times as large."""
-        if not self.probes:
-            self.probe(1.0)
         low, high = self.known(holds)
-        while low is None and high is not None and high.factor > 1 / WIDEST and not high.alone:
-            below = self.snap(high.factor / 2)
-            if below == high.factor:
+        while not self.settled(low, high):
+            likely = self.likely(None if low is None else low.factor, None if high is None else high.factor, close)
+            factor = next(likely, None)
+            if factor is None:
                 break
-            self.probe(below)
-            low, high = self.known(holds)
-        while high is None and low is not None and low.factor < WIDEST and not self.useless(low):
-            self.probe(self.snap(low.factor * 2))
-            low, high = self.known(holds)
-        while low is not None and high is not None and high.factor / low.factor > close:
-            middle = self.snap(sqrt(low.factor * high.factor))
-            if middle in (low.factor, high.factor):
-                middle = self.snap((low.factor + high.factor) / 2)
-            if not low.factor < middle < high.factor:
-                break
-            self.probe(middle)
+            self.probe(factor, likely)
             low, high = self.known(holds)
         return low, high
+
+    def settled(self, low: Probe | None, high: Probe | None) -> bool:
+        """Whether lower rates are no better, where none holds; or higher ones no worse, where all hold."""
+        if low is None:
+            return high is not None and high.alone
+        return high is None and self.useless(low)
+
+    def likely(self, low: float | None, high: float | None, close: float) -> Iterator[float]:
+        """The factor that comes next between one that holds and one that fails; then what comes after it, either way.
+
+        The nearer ones come first.
+        """
+        ends = deque([(low, high)])
+        while ends:
+            low, high = ends.popleft()
+            factor = self.following(low, high, close)
+            if factor is not None:
+                yield factor
+                ends.extend(((factor, high), (low, factor)))
+
+    def following(self, low: float | None, high: float | None, close: float) -> float | None:
+        """The factor that comes next; None where the two are as near as they need to be, or as far as they may be."""
+        if low is None and high is None:
+            return 1.0
+        if low is None:
+            assert high is not None, "one of the two is known"
+            below = self.snap(high / 2)
+            return below if high > 1 / WIDEST and below != high else None
+        if high is None:
+            return self.snap(low * 2) if low < WIDEST else None
+        if high / low <= close:
+            return None
+        middle = self.snap(sqrt(low * high))
+        if middle in (low, high):
+            middle = self.snap((low + high) / 2)
+        return middle if low < middle < high else None
 
     def known(self, holds: Holds) -> Ends:
         """The largest rate that holds, and the next one above it that was tried; the smallest one if none holds."""
@@ -138,19 +226,31 @@ class Probes:
         return "more requests in flight only wait" if self.idle else f"nothing fails up to {WIDEST:g} times the load"
 
 
-def _probe_of(factor: float, load: WorkloadSpec, scaled: Scaled, run: Run) -> Probe:
+def _probe_of(point: Point, load: WorkloadSpec, run: Run) -> Probe:
     many, span = arrival_span(run.records)
     borne = NO_FIGURE if run.simulation.summary.stable else served_rate(run.records)
-    rate = _rate(load, scaled, many, span)
-    return Probe(factor, rate, run.simulation, run.checks, borne=borne, arrival_span=span)
+    rate, requests = _rates(load, many / span if span else float("nan"))
+    return Probe(
+        factor=point.factor,
+        rate=rate,
+        load=requests,
+        told=run.simulation,
+        checks=run.checks,
+        borne=borne,
+        arrival_span=span,
+        asked={one: time_of(run.records, *one).value for one in point.ask},
+    )
 
 
-def _rate(load: WorkloadSpec, scaled: Scaled, many: int, span: float) -> float:
-    """The rate of a load in the unit of the answer; as it was drawn where it changes over time."""
-    if scaled == "concurrency":
-        return float(load.concurrency or 0)
-    traffic = load.traffic
-    if scaled == "speed" and traffic is not None and traffic.trace is not None:
-        return traffic.trace.speed
-    steady = nominal_rate(load)
-    return steady if steady is not None else (many / span if span else float("nan"))
+def _rates(load: WorkloadSpec, came: float) -> tuple[float, float]:
+    """The rate of a load in the unit of the answer; and in requests/s, which ``came``, or requests in flight.
+
+    A rate is the one that is stated, or as it was drawn where it changes over time or conversations make requests.
+    """
+    if load.concurrency is not None:
+        return float(load.concurrency), float(load.concurrency)
+    stated = nominal_rate(load)
+    requests = came if stated is None or has_sessions(load) else stated
+    if scaled_field(load) == "speed" and load.traffic is not None and load.traffic.trace is not None:
+        return load.traffic.trace.speed, requests
+    return requests if stated is None else stated, requests

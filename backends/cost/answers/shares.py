@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
+from plandsl.backends.cost.answers.ideal import Pass, average_gpu, mfu
 from plandsl.backends.cost.answers.lines import mean_contexts
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.server import Server
@@ -47,19 +47,17 @@ def exposed_seconds(times: PhaseTimes) -> Number:
 
 def _utilisation(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
     """MFU and MBU of the model, without a draft, at the rate at which batches pass."""
-    gpu, sharding = average_gpu(server.plan), server.plan.sharding
-    ideal: Number = 0.0
+    passes: list[Pass] = []
     bytes_: Number = 0.0
     for run in (r for r in times.runs if not r.part):
         program = run.phase.schedule.program
         extents = Extents(program, run.bind, run.phase.extents.mesh)
         for weight, context in mean_contexts(run.phase, run.bind, run.context):
             share = run.weight * weight
-            ideal = ideal + share * ideal_seconds(program, gpu, extents, context)
+            passes.append(Pass(share, program, extents, context))
             bytes_ = bytes_ + share * kernel_bytes(run.phase, extents, context)
     per_batch = times.period / server.in_flight / times.parts
-    stages, gpus = len(times.stages), sharding.ranks // sharding.replicas
-    return ideal / (per_batch * gpus), bytes_ / (per_batch * stages * gpu.bandwidth)
+    return mfu(server, times, passes), bytes_ / (per_batch * len(times.stages) * average_gpu(server.plan).bandwidth)
 
 
 def kernel_bytes(phase: PhaseModel, extents: Extents, context: Number) -> Number:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Requests, share_prefix
 from plandsl.backends.cost.serving.serve import block_bytes, moves, sides, worker
+from plandsl.backends.cost.serving.shares import are_apart, merge_shares, serve_share
 from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
@@ -112,12 +113,36 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
 
     Raises as `simulate_plan` does.
     """
-    deployment, engine, prefill = servers.deployment, plan.effective_engine, servers.prefill
     load = draw_load(plan, count)
-    rooms, records = _serve(plan, servers, load, tick)
+    return tell_run(plan, servers, load, *_serve(plan, servers, load, tick))
+
+
+def serve_replicas(made: Compiled, count: int | None, numbers: Sequence[int]) -> list[Records]:
+    """What becomes of the requests of some replicas of a plan, which are `apart`. Raises as `simulate_plan` does."""
+    plan, servers, load = made.spec, build_servers(made), draw_load(made.spec, count)
+    one, many = _worker(plan, servers, load), servers.deployment.n
+    return [serve_share(one, load.requests, number=number, many=many, seed=seed_of(plan)) for number in numbers]
+
+
+def join_replicas(made: Compiled, load: Load, shares: Sequence[Records]) -> Run:
+    """What `simulate_plan` says of all replicas of a plan, from what `serve_replicas` says of each."""
+    plan, servers = made.spec, build_servers(made)
+    rooms = [_room(plan, _worker(plan, servers, load))]
+    return tell_run(plan, servers, load, rooms, merge_shares(load.requests, shares))
+
+
+def apart(made: Compiled, load: Load) -> bool:
+    """Whether the replicas of a plan serve ``load`` without knowing of one another."""
+    many = build_servers(made).deployment.n
+    return made.spec.split is None and are_apart(many, load.requests, load.closed, made.spec.router)
+
+
+def tell_run(plan: PlanSpec, servers: Servers, load: Load, rooms: Sequence[int], records: Records) -> Run:
+    """What is told of a run; ``rooms`` are the blocks of a server of each pool."""
+    deployment, engine, prefill = servers.deployment, plan.effective_engine, servers.prefill
     before = 0 if prefill is None else prefill.deployment.n
     summary = summarise(records, keep_bounds(plan, records))
-    summary = summary._replace(warnings=(*_warnings(plan, load.requests, count), *summary.warnings))
+    summary = summary._replace(warnings=(*_warnings(plan, load), *summary.warnings))
     checks = check_requirements(plan, records, summary.request_rate, summary.output_rate)
     told = Simulation(
         plan=plan.name,
@@ -125,7 +150,7 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
         replicas=deployment.n,
         scheduler=engine.scheduler_name,
         router=plan.router,
-        seed=0 if plan.workload.traffic is None else plan.workload.traffic.seed,
+        seed=seed_of(plan),
         summary=summary,
         occupancy=_occupancy(records, rooms[-1], range(before, before + deployment.n)),
         requires=tuple(check.told for check in checks),
@@ -136,11 +161,16 @@ def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick:
     return Run(told, records, load.kinds, rooms[-1], checks)
 
 
+def seed_of(plan: PlanSpec) -> int:
+    """The seed of all that is drawn: the requests of a plan, choices of its router, guesses that are right."""
+    return 0 if plan.workload.traffic is None else plan.workload.traffic.seed
+
+
 def draw_load(plan: PlanSpec, count: int | None = None) -> Load:
     """The requests of a plan's workload, ``count`` in place of the number that it states."""
     size = plan.effective_engine.kv_block
     load = draw_requests(plan.workload, count, size if size > 1 else BLOCK)
-    return load._replace(requests=_with_reuse(plan, load.requests))
+    return load._replace(requests=_with_reuse(plan, load.requests), asked=count)
 
 
 def foresee(plan: PlanSpec, servers: Servers, load: Load) -> tuple[int, bool]:
@@ -163,10 +193,11 @@ def _with_reuse(plan: PlanSpec, requests: Requests) -> Requests:
     return share_prefix(requests, reused_tokens(plan, requests.input), plan.effective_engine.kv_block)
 
 
-def _warnings(plan: PlanSpec, requests: Requests, count: int | None) -> Iterator[str]:
+def _warnings(plan: PlanSpec, load: Load) -> Iterator[str]:
     """What a simulation leaves out of a plan, what the load does not have, and what the model cannot serve."""
-    if count is not None and len(requests.input) < count:
-        yield f"the load has {len(requests.input):,} requests, not {count:,}"
+    requests = load.requests
+    if load.asked is not None and len(requests.input) < load.asked:
+        yield f"the load has {len(requests.input):,} requests, not {load.asked:,}"
     if plan.workload.reuse and plan.workload.prefix != "shared":
         yield OWN_REUSE
     context = plan.model.max_context
@@ -181,16 +212,20 @@ OWN_REUSE = "`reuse` of blocks that each request has for itself is not simulated
 
 def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> tuple[list[int], Records]:
     """The blocks of a server of each pool, and what became of the requests."""
-    decode, prefill, requests = servers.deployment, servers.prefill, load.requests
+    decode, prefill, requests, seed = servers.deployment, servers.prefill, load.requests, seed_of(plan)
     if prefill is None or plan.split is None:
         one = _worker(plan, servers, load)
         rooms, workers = [_room(plan, one)], [one] * decode.n
-        return rooms, simulate(workers, requests, load.closed, by=plan.router, think_s=load.think_s, tick=tick)
+        return rooms, simulate(
+            workers, requests, load.closed, by=plan.router, seed=seed, think_s=load.think_s, tick=tick
+        )
     pools = prefill.deployment, decode
     both = sides(pools, requests, (prefill.clock, servers.clock))
     rooms = [_room(plan, side.workers[0]) for side in both]
     travel = moves(plan.split, pools, requests)
-    return rooms, simulate_pools(*both, requests, moves=travel, closed=load.closed, think_s=load.think_s, tick=tick)
+    return rooms, simulate_pools(
+        *both, requests, moves=travel, closed=load.closed, seed=seed, think_s=load.think_s, tick=tick
+    )
 
 
 def _room(plan: PlanSpec, server: Worker) -> int:
@@ -255,10 +290,14 @@ def check_requirements(plan: PlanSpec, records: Records, request_rate: float, ou
         "goodput": Figure(share.value * request_rate, share.half * request_rate),
     }
     return tuple(
-        Check(a.text, a.require, rates[a.require.metric] if a.require.metric in rates else _time(a, records))
+        Check(a.text, a.require, rates.get(a.require.metric) or _time(a, records))
         for a in all_requirements(plan)
         if _is_checked(a, records)
     )
+
+
+def _time(asked: Asked, records: Records) -> Figure:
+    return time_of(records, asked.require.metric, asked.require.percentile, asked.kind)
 
 
 def _is_checked(asked: Asked, records: Records) -> bool:
@@ -273,11 +312,12 @@ def _is_checked(asked: Asked, records: Records) -> bool:
     return bool((of_kind & (records.output > 1) if metric == "tpot" else of_kind).any())
 
 
-def _time(asked: Asked, records: Records) -> Figure:
-    """The percentile or the mean that a requirement asks for; NaN where no request was served."""
-    chosen = np.flatnonzero(records.served & _of_kind(records, asked.kind))
-    values = getattr(records, f"{asked.require.metric}_s")[chosen]
-    return figure(values[np.argsort(records.arrival_s[chosen], kind="stable")], asked.require.percentile)
+def time_of(records: Records, metric: str, percentile: float | None, kind: int | None = None) -> Figure:
+    """A percentile of a latency, or its mean, over all requests or those of a class; NaN where none was served."""
+    order, values = records.order, getattr(records, f"{metric}_s")
+    if kind is None or records.kind is None:
+        return figure(values[order], percentile)
+    return figure(values[order][records.kind[order] == kind], percentile)
 
 
 def keep_bounds(plan: PlanSpec, records: Records) -> NDArray[np.bool_]:

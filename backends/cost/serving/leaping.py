@@ -26,37 +26,45 @@ def leap(
     by: RouterName,
     think_s: Floats | None = None,
     tick: Tick | None = None,
+    number: int = 0,
 ) -> Records | None:
     """What becomes of ``requests``; None where a step depends on more than servers that leap keep.
 
-    Servers take turns, so that each has its share from the start, or there is one; prompts share no blocks.
+    Servers take turns, so that each has its share from the start, or there is one; prompts share no blocks. ``number``
+    is that of the first server.
     """
     if not can_leap(workers, requests, closed, by):
         return None
     follow = waits(requests, closed)
     count = len(requests.input)
-    order = np.arange(count) if follow else np.argsort(requests.arrival_s, kind="stable")
+    shares = [np.arange(count)] if follow else deal(requests, len(workers))
     replica, arrival = np.full(count, -1), requests.arrival_s.astype(np.float64)
-    shares: list[Ints] = []
     tracks: list[Track] = []
-    for number, worker in enumerate(workers):
-        told = None if tick is None else _count_on(tick, sum(map(len, shares)), count)
-        share = order[number :: len(workers)]
+    over = 0
+    for at, (worker, share) in enumerate(zip(workers, shares, strict=True)):
+        told = None if tick is None else _count_on(tick, over, count)
+        over += len(share)
         fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
         if closed is not None and not fits.all():
             return None  # a place in the loop is given on when such a request comes, amid the ends of others
-        replica[share[fits]] = number
+        replica[share[fits]] = number + at
         if follow:
             load = _turns(requests, closed, think_s, fits)._replace(tick=told)
         else:
-            share = share[fits]
+            share = shares[at] = share[fits]
             columns = arrival, requests.input, requests.output
             times, inputs, outputs = (column[share].tolist() for column in columns)
             load = Load(times, inputs, outputs, first=[], tick=told)
-        shares.append(share)
         tracks.append(Leaper(worker, load).serve())
         arrival[share] = load.times
-    return _records(requests._replace(arrival_s=arrival), workers, shares, tracks=tracks, replica=replica)
+    moved = requests._replace(arrival_s=arrival)
+    return _records(moved, workers, shares, tracks=tracks, replica=replica, number=number)
+
+
+def deal(requests: Requests, many: int) -> list[Ints]:
+    """The requests of each of ``many`` servers that take turns, in the order of their arrival."""
+    order = np.argsort(requests.arrival_s, kind="stable")
+    return [order[at::many] for at in range(many)]
 
 
 def can_leap(workers: Sequence[Worker], requests: Requests, closed: Closed | None, by: RouterName) -> bool:
@@ -125,15 +133,16 @@ def _leaps(worker: Worker) -> bool:
 
 
 def _records(
-    requests: Requests, workers: Sequence[Worker], shares: Sequence[Ints], tracks: Sequence[Track], replica: Ints
-) -> Records:
+    requests: Requests, workers: Sequence[Worker], shares: Sequence[Ints], tracks: Sequence[Track], replica: Ints,
+    number: int,
+) -> Records:  # fmt: skip
     count, arrival = len(replica), requests.arrival_s
     admitted, first, finish = (np.full(count, np.nan) for _ in range(3))
     preemptions, longest = np.zeros(count, np.int64), np.zeros(count)
     paths = []
-    for number, (worker, share, track) in enumerate(zip(workers, shares, tracks, strict=True)):
-        mine = arrival[replica == number]
-        path = Path.of(track, mine, number=number, size=worker.block, ahead=worker.policy.ahead)
+    for at, (worker, share, track) in enumerate(zip(workers, shares, tracks, strict=True), number):
+        mine = arrival[replica == at]
+        path = Path.of(track, mine, number=at, size=worker.block, ahead=worker.policy.ahead)
         admitted[share], first[share], finish[share] = track.admitted, track.first, track.finish
         preemptions[share], longest[share] = track.preemptions, path.longest(len(share))
         paths.append(path)

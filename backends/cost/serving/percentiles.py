@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import sqrt
 
 import numpy as np
@@ -32,14 +33,12 @@ def spread(values: Floats, number: Ints | None = None) -> Spread:
     says. Source: Law, "Simulation Modeling and Analysis", 5th edition, section 9.5.3.
     """
     there = np.isfinite(values)
-    kept = values[there]
-    times = np.ones(len(kept), np.int64) if number is None else number[there]
-    total = int(times.sum())
-    if not total:
+    kept = values if there.all() else values[there]
+    sample = _Sample(kept, None if number is None else number[there])
+    if not sample.total:
         return NO_SPREAD
-    sample = _Sample(kept, times)
     p50, p90, p95, p99 = (sample.percentile(q) for q in QUANTILES)
-    return Spread(sample.mean_figure, p50, p90, p95, p99, number=total)
+    return Spread(sample.mean_figure, p50, p90, p95, p99, number=sample.total)
 
 
 def figure(values: Floats, percentile: float | None = None) -> Figure:
@@ -47,24 +46,28 @@ def figure(values: Floats, percentile: float | None = None) -> Figure:
     kept = values[np.isfinite(values)]
     if not len(kept):
         return NO_FIGURE
-    sample = _Sample(kept, np.ones(len(kept), np.int64))
+    sample = _Sample(kept)
     if percentile is None:
         return sample.mean_figure
     return sample.percentile(percentile / 100)
 
 
 class _Sample:
-    """Values in the order of time, and how often each was measured."""
+    """Values in the order of time, and how often each was measured; None: once."""
 
-    def __init__(self, values: Floats, times: Ints) -> None:
-        self.values, self.times = values, times
+    def __init__(self, values: Floats, times: Ints | None = None) -> None:
+        self.values, self.times, self.total = values, times, len(values)
+        if times is None:
+            self.sorted = np.sort(values)
+            return
         order = np.argsort(values, kind="stable")
         self.sorted, self.ends = values[order], np.cumsum(times[order])
+        self.total = int(self.ends[-1]) if len(values) else 0
 
     @property
     def mean(self) -> float:
         """The mean."""
-        return float((self.values * self.times).sum() / self.ends[-1])
+        return float((self.values if self.times is None else self.values * self.times).sum() / self.total)
 
     @property
     def mean_figure(self) -> Figure:
@@ -73,9 +76,11 @@ class _Sample:
 
     def quantile(self, q: float) -> float:
         """The value at the place ``q (n - 1)``, counted from 0, between the values at whole places."""
-        place = q * float(self.ends[-1] - 1)
+        place = q * float(self.total - 1)
         low = int(place)
-        at = np.searchsorted(self.ends, [low, min(low + 1, int(self.ends[-1]) - 1)], side="right")
+        at = [low, min(low + 1, self.total - 1)]
+        if self.times is not None:
+            at = np.searchsorted(self.ends, at, side="right").tolist()
         below, above = self.sorted[at].tolist()
         return float(below + (above - below) * (place - low))
 
@@ -83,14 +88,13 @@ class _Sample:
         """The same with its interval."""
         return Figure(self.quantile(q), half_width([part.quantile(q) for part in self.batches(round(1 / (1 - q)))]))
 
-    def batches(self, least: int) -> list[_Sample]:
+    def batches(self, least: int) -> Iterator[_Sample]:
         """Batches in which ``least`` values were measured on average, none where they would be too few."""
-        most = min(int(self.ends[-1]) // least, len(self.values))
+        most = min(self.total // least, len(self.values))
         count = next((count for count in STUDENT if count <= most), 0)
-        if not count:
-            return []
-        pairs = zip(np.array_split(self.values, count), np.array_split(self.times, count), strict=True)
-        return [_Sample(*pair) for pair in pairs]
+        if count:
+            times = [None] * count if self.times is None else np.array_split(self.times, count)
+            yield from map(_Sample, np.array_split(self.values, count), times)
 
 
 def half_width(means: list[float]) -> float:

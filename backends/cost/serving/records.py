@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -55,16 +56,33 @@ class Trail(Protocol):
         ...
 
 
+_NONE = np.empty(0, np.int64)
+_NEVER = np.empty(0, np.float64)
+
+
 class Kept(NamedTuple):
-    """A `Trail` as it was written down."""
+    """A `Trail` as it was written down; ``composed_s``: when each step was composed, ``shown_s``: when each gap ended."""
 
     gaps: Gaps
     steps: Steps
     leaps: bool = False
+    composed_s: Floats = _NEVER
+    shown_s: Floats = _NEVER
 
 
-_NONE = np.empty(0, np.int64)
-_NEVER = np.empty(0, np.float64)
+def merge_kept(trails: Sequence[Kept]) -> Kept:
+    """What servers did that were written down apart, as if it had been written down together."""
+    shown, composed = (np.concatenate([getattr(t, name) for t in trails]) for name in ("shown_s", "composed_s"))
+    gaps = [np.concatenate(column) for column in zip(*(t.gaps for t in trails), strict=True)]
+    steps = [np.concatenate(column) for column in zip(*(t.steps for t in trails), strict=True)]
+    by_end, by_moment = np.argsort(shown, kind="stable"), np.lexsort((steps[0], composed))
+    return Kept(
+        Gaps(*(column[by_end] for column in gaps)),
+        Steps(*(column[by_moment] for column in steps)),
+        composed_s=composed[by_moment],
+        shown_s=shown[by_end],
+    )
+
 
 NOTHING = Kept(
     Gaps(_NEVER, _NONE),
@@ -126,6 +144,15 @@ class Records(NamedTuple):
     def served(self) -> NDArray[np.bool_]:
         """Whether a request has all its tokens."""
         return np.isfinite(self.finish_s)
+
+    @property
+    def order(self) -> Ints | slice:
+        """The requests that were served, in the order of their arrival."""
+        served, arrival = self.served, self.arrival_s
+        if served.all() and (arrival[1:] >= arrival[:-1]).all():
+            return slice(None)
+        chosen = np.flatnonzero(served)
+        return chosen[np.argsort(arrival[chosen], kind="stable")]
 
     @property
     def ttft_s(self) -> Floats:

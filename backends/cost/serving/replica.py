@@ -42,8 +42,8 @@ class Log:
         self.longest, self.delay = [0.0] * n, [0.0] * n
         self.replica = [-1] * n
         self.loaded: list[list[int]] = []  # for each tier
-        self.gaps, self.counts = array("d"), array("q")
-        self.start, self.end = array("d"), array("d")
+        self.gaps, self.counts, self.shown = array("d"), array("q"), array("d")
+        self.composed, self.start, self.end = array("d"), array("d"), array("d")
         self.steps = array("q")
 
 
@@ -133,6 +133,7 @@ class Replica:
             end = self.free[-1] = self.loads.end
         state.number += 1
         self.flights.append(Flight(batch, end))
+        self.log.composed.append(now)
         self._write_step(batch, start, end)
         return end
 
@@ -211,6 +212,7 @@ class Replica:
                 self._show(piece.live, 1, ended)
         self.log.gaps.extend(ended.gaps.keys())
         self.log.counts.extend(ended.gaps.values())
+        self.log.shown.extend([end] * len(ended.gaps))
         for live in ended.over:
             finish(self.rank_of(live), live)
         return [(live.index, self.log.finish[live.index]) for live in ended.over]

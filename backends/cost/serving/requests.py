@@ -63,6 +63,27 @@ def share_prefix(requests: Requests, tokens: int | Floats, size: int = 1) -> Req
     return requests._replace(blocks=Hashes(starts, ids, size))
 
 
+def take(requests: Requests, which: Ints) -> Requests:
+    """Some of the requests, in the order of ``which``."""
+    kept = (
+        None if column is None else column[which] for column in (requests.session, requests.kind, requests.priority)
+    )
+    session, kind, priority = kept
+    blocks = None if requests.blocks is None else take_blocks(requests.blocks, which)
+    return Requests(
+        requests.arrival_s[which], requests.input[which], requests.output[which],
+        blocks=blocks, session=session, kind=kind, priority=priority,
+    )  # fmt: skip
+
+
+def take_blocks(blocks: Hashes, which: Ints) -> Hashes:
+    """The blocks of some requests, in the order of ``which``."""
+    many = np.diff(blocks.starts)[which]
+    starts = np.concatenate(([0], np.cumsum(many)))
+    place = np.arange(starts[-1]) - np.repeat(starts[:-1], many)
+    return Hashes(starts, blocks.ids[np.repeat(blocks.starts[which], many) + place], blocks.size)
+
+
 def shares_blocks(requests: Requests) -> bool:
     """Whether prompts may share blocks."""
     return requests.blocks is not None and len(requests.blocks.ids) > 0

@@ -53,14 +53,15 @@ def simulate_steps(
     seed: int = 0,
     think_s: Floats | None = None,
     tick: Tick | None = None,
+    number: int = 0,
 ) -> Records:
-    """The same, one step after another.
+    """The same, one step after another; ``number`` is that of the first server.
 
     Servers know nothing of one another. Events are taken in the order of time, so that a router sees all servers as
     they are when a request arrives.
     """
     log = Log(len(requests.input))
-    replicas = [replica(number, worker, log, seed) for number, worker in enumerate(workers)]
+    replicas = [replica(at, worker, log, seed) for at, worker in enumerate(workers, number)]
     Events(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
     return read_log(requests, log)
 
@@ -200,6 +201,8 @@ def read_log(requests: Requests, log: Log) -> Records:
                 running=running,
                 blocks=blocks,
             ),
+            composed_s=np.array(log.composed),
+            shown_s=np.array(log.shown),
         ),
         loaded=np.array(log.loaded) if log.loaded else None,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.backends.cost.serving.leap import RUN, Leaper, Load
-from plandsl.backends.cost.serving.leaping import can_leap, waits
+from plandsl.backends.cost.serving.leaping import can_leap, deal, waits
 from plandsl.backends.cost.serving.records import NOTHING, Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Ints, Requests
@@ -35,10 +35,8 @@ def stream(workers: Sequence[Worker], requests: Requests, rows: Rows, part: int 
     """
     if not can_leap(workers, requests, None, "round_robin") or waits(requests, None):
         raise ValueError("only servers that leap serve requests in parts, of which none waits for another")
-    order = np.argsort(requests.arrival_s, kind="stable")
     refused = 0
-    for number, worker in enumerate(workers):
-        share = order[number :: len(workers)]
+    for number, (worker, share) in enumerate(zip(workers, deal(requests, len(workers)), strict=True)):
         fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
         refused += int((~fits).sum())
         Streamer(worker, requests, share[fits], number=number, rows=rows, part=part).play()

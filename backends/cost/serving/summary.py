@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from plandsl.answers.simulation import GROWS, Figure, Summary
 from plandsl.backends.cost.serving.percentiles import BEYOND, QUANTILES, figure, spread
 from plandsl.backends.cost.serving.records import Records
+from plandsl.spec.plan import TIMES
 
 GROWTH, DEVIATIONS, MOST_GROWTH = 0.05, 3.0, 0.5
 """A system is unstable whose requests grow by this share of those that arrive, and by so many standard deviations.
@@ -36,19 +37,18 @@ def summarise(records: Records, good: NDArray[np.bool_] | None = None) -> Summar
     Source: `vllm bench serve`, and SGLang's `bench_serving`.
     """
     served = records.served
-    done = records._replace(**{name: getattr(records, name)[served] for name in PER_REQUEST})
-    order = np.argsort(done.arrival_s, kind="stable")
+    order = records.order
     start = records.arrival_s[np.isfinite(records.arrival_s)].min(initial=np.inf)
-    duration = float(done.finish_s.max() - start) if served.any() else float("nan")
-    times = [spread(values[order]) for values in (done.ttft_s, done.tpot_s, done.latency_s)]
+    duration = float(records.finish_s[order].max() - start) if served.any() else float("nan")
+    times = [spread(getattr(records, f"{name}_s")[order]) for name in TIMES]
     bearable = bearable_rate(records)
     return Summary(
         requests=len(served),
         served=int(served.sum()),
         duration_s=duration,
         request_rate=float(served.sum()) / duration,
-        input_rate=float(done.input.sum()) / duration,
-        output_rate=float(done.output.sum()) / duration,
+        input_rate=float(records.input[order].sum()) / duration,
+        output_rate=float(records.output[order].sum()) / duration,
         goodput=float((served if good is None else good).sum()) / duration,
         ttft=times[0],
         tpot=times[1],
@@ -67,13 +67,12 @@ PER_REQUEST = ("arrival_s", "first_s", "finish_s", "input", "output")
 def meets(records: Records, bounds: Bounds) -> NDArray[np.bool_]:
     """Whether each request kept all bounds; the TPOT of a lone token counts as 0."""
     found = records.served
-    for values, bound in (
-        (records.ttft_s, bounds.ttft_s),
-        (np.where(records.output > 1, records.tpot_s, 0.0), bounds.tpot_s),
-        (records.latency_s, bounds.latency_s),
-    ):
-        if bound is not None:
-            found = found & (values <= bound)
+    if bounds.ttft_s is not None:
+        found = found & (records.ttft_s <= bounds.ttft_s)
+    if bounds.tpot_s is not None:
+        found = found & (np.where(records.output > 1, records.tpot_s, 0.0) <= bounds.tpot_s)
+    if bounds.latency_s is not None:
+        found = found & (records.latency_s <= bounds.latency_s)
     return found
 
 

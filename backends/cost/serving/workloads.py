@@ -14,7 +14,7 @@ import numpy as np
 from plandsl.backends.cost.serving.arrivals import draw_arrivals
 from plandsl.backends.cost.serving.distributions import draw, draw_lengths, draw_whole
 from plandsl.backends.cost.serving.draws import Floats, Ints, Purpose, Stream
-from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests
+from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, take_blocks
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.limits import MAX_REQUESTS
 from plandsl.spec.plan import WorkloadSpec
@@ -46,13 +46,15 @@ class Load(NamedTuple):
 
     ``closed``: of a closed loop, whose requests have no times. ``think_s`` float64[n]: seconds between the answer to
     the request before it in its session and a request; 0 for others. `Requests.arrival_s` of such a request is the
-    earliest time, as if answers took no time. ``kinds``: the names of the classes, by `Requests.kind`.
+    earliest time, as if answers took no time. ``kinds``: the names of the classes, by `Requests.kind`. ``asked``: how
+    many requests a caller wanted, where that is another number than the workload's.
     """
 
     requests: Requests
     closed: Closed | None = None
     think_s: Floats | None = None
     kinds: tuple[str, ...] = ()
+    asked: int | None = None
 
 
 def draw_requests(load: WorkloadSpec, count: int | None = None, block: int = BLOCK) -> Load:
@@ -178,10 +180,8 @@ def _parts(kinds: tuple[ClassSpec, ...], starts: list[Floats], seed: int) -> lis
 def _single(lengths: Lengths, times: Floats, seed: int, kind: int) -> _Drawn:
     n = len(times)
     size_in, size_out = draw_lengths(lengths, n, seed, kind)
-    none = np.full(n, -1)
-    return _Drawn(
-        times, size_in, size_out, np.zeros(n), session=none, turn=np.zeros(n, np.int64), kind=np.full(n, kind)
-    )
+    none, zero, same = (np.broadcast_to(np.int64(number), n) for number in (-1, 0, kind))
+    return _Drawn(times, size_in, size_out, np.broadcast_to(0.0, n), session=none, turn=zero, kind=same)
 
 
 def _talks(lengths: Lengths, talk: SessionsSpec, times: Floats, *, seed: int, kind: int, first: int) -> _Drawn:
@@ -209,6 +209,8 @@ def _talks(lengths: Lengths, talk: SessionsSpec, times: Floats, *, seed: int, ki
 
 def _merge(parts: list[_Drawn], n: int | None, duration: float | None) -> _Drawn:
     """All requests in the order of their arrival: the first ``n``, before the end of the load."""
+    if len(parts) == 1 and duration is None and (np.diff(parts[0].arrival_s) >= 0).all():
+        return _Drawn(*(column[:n] for column in parts[0]))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
     if duration is not None:
@@ -253,18 +255,10 @@ def _replay(load: WorkloadSpec, traffic: TrafficSpec, spec: TraceSpec, count: in
         arrival = arrival[arrival < traffic.duration]
     blocks = None
     if trace.block:
-        blocks = _taken(Hashes(_ints(trace.offsets), _ints(trace.ids), trace.block), order)
+        blocks = take_blocks(Hashes(_ints(trace.offsets), _ints(trace.ids), trace.block), order)
     session = _ints(trace.session)[order] if len(trace.session) == n else None
     return Requests(arrival, _ints(trace.input)[order], _ints(trace.output)[order], blocks, session)
 
 
 def _ints(values: array[int]) -> Ints:
     return np.array(values, np.int64)
-
-
-def _taken(blocks: Hashes, order: Ints) -> Hashes:
-    """The blocks of requests in another order."""
-    many = np.diff(blocks.starts)[order]
-    starts = np.concatenate(([0], np.cumsum(many)))
-    place = np.arange(starts[-1]) - np.repeat(starts[:-1], many)
-    return Hashes(starts, blocks.ids[np.repeat(blocks.starts[order], many) + place], blocks.size)

@@ -10,7 +10,14 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from plandsl.answers.simulation import Figure, Found, Occupancy, Simulation
-from plandsl.answers.text.words import plain_table, requirement_table, show_token_rate
+from plandsl.answers.text.words import (
+    plain_table,
+    requirement_table,
+    show_half,
+    show_request_rate,
+    show_token_rate,
+    show_value,
+)
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.units import show_bytes, show_percent, show_time
@@ -60,13 +67,13 @@ def _columns(found: Sequence[Simulation]) -> RenderableType:
     for name, word in TIMES.items():
         for column in ("p50", "p95", "p99") if name != "itl" else ():
             values = [getattr(getattr(s.summary, name), column).value for s in found]
-            table.add_row(f"{word} {column}", *_best(values, [_time(v) for v in values], min))
-    for word, show, values in (
-        ("throughput", show_token_rate, [s.summary.output_rate for s in found]),
-        ("per GPU", show_token_rate, [s.summary.output_rate / s.gpus for s in found]),
-        ("goodput", _request_rate, [s.summary.goodput for s in found]),
+            table.add_row(f"{word} {column}", *_best(values, [show_value(name, v) for v in values], min))
+    for word, metric, values in (
+        ("throughput", "throughput", [s.summary.output_rate for s in found]),
+        ("per GPU", "throughput_per_gpu", [s.summary.output_rate / s.gpus for s in found]),
+        ("goodput", "goodput", [s.summary.goodput for s in found]),
     ):
-        table.add_row(word, *_best(values, [show(v) for v in values], max))
+        table.add_row(word, *_best(values, [show_value(metric, v) for v in values], max))
     table.add_row("preemptions", *(f"{s.summary.preemptions:,}" for s in found))
     table.add_row("KV cache, peak", *(show_percent(s.occupancy.kv_cache[1]) for s in found))
     table.add_row("requirements", *(_verdict(s) for s in found))
@@ -78,14 +85,6 @@ def _best(values: Sequence[float], cells: Sequence[str], which: Callable[[list[f
     there = [v for v in values if isfinite(v)]
     best = which(there) if there else None
     return [Text(cell, style="bold" if v == best else "") for v, cell in zip(values, cells, strict=True)]
-
-
-def _time(value: float) -> str:
-    return show_time(value) if isfinite(value) else "-"
-
-
-def _request_rate(value: float) -> str:
-    return f"{value:.3g} req/s" if isfinite(value) else "-"
 
 
 def _verdict(s: Simulation) -> Text:
@@ -111,8 +110,10 @@ def _served(found: Simulation) -> str:
     s = found.summary
     if not s.served:
         return f"no request served, of {s.requests:,}"
-    rates = f"{s.request_rate:.3g} req/s, {show_token_rate(s.output_rate)} out, {show_token_rate(s.input_rate)} in"
-    good = f", goodput {s.goodput:.3g} req/s"
+    rates = (
+        f"{show_request_rate(s.request_rate)}, {show_token_rate(s.output_rate)} out, {show_token_rate(s.input_rate)} in"
+    )
+    good = f", goodput {show_request_rate(s.goodput)}"
     many = f"{s.served:,} of {s.requests:,} requests" if s.requests > 1 else "1 request"
     return f"{many} served in {show_time(s.duration_s)}: {rates}{good}"
 
@@ -127,13 +128,7 @@ def _times(found: Simulation) -> RenderableType:
 
 def show_figure(figure: Figure) -> str:
     """``1.2 s +- 5 %``: the value and its 95 % interval."""
-    if not isfinite(figure.value):
-        return "-"
-    if not isfinite(figure.half) or not figure.value:
-        return show_time(figure.value)
-    share = 100 * figure.half / figure.value
-    shown = f"{share:.0f}" if share >= 10 else f"{share:.2g}" if share >= 0.01 else "0"
-    return f"{show_time(figure.value)} +-{shown} %"
+    return show_value("latency", figure.value) + show_half(figure)
 
 
 def _held(o: Occupancy, who: str) -> RenderableType:

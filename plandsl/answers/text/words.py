@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from math import isnan
+from math import isfinite, isnan
 
 from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate, Requirement
+from plandsl.answers.simulation import Figure
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -95,15 +96,33 @@ def requirement_table(requires: Sequence[Requirement]) -> Table:
     return table
 
 
+def show_request_rate(value: float) -> str:
+    """A rate in requests per second, as text."""
+    return f"{value:.3g} req/s"
+
+
 SHOW_METRIC: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(("ttft", "tpot", "latency"), show_time),
     **dict.fromkeys(("comm_share", "mfu", "mbu"), show_percent),
     **dict.fromkeys(("throughput", "throughput_per_gpu"), show_token_rate),
     "memory": show_bytes,
-    "goodput": lambda value: f"{value:.3g} req/s",
-    "cost": lambda value: f"{value:.3g} USD per million output tokens",
+    **dict.fromkeys(("goodput", "bearable"), show_request_rate),
+    "cost": lambda value: f"{value:.3g} USD",
 }
 """How the values of metrics are shown; any other is a count."""
+
+
+def show_value(metric: str, value: float) -> str:
+    """The value of a metric with its unit; `-` where it has none."""
+    return SHOW_METRIC.get(metric, show_count)(value) if isfinite(value) else "-"
+
+
+def show_half(figure: Figure) -> str:
+    """`` +-5 %``: the half width of an interval, as a share of the value; empty where there is none."""
+    if not (isfinite(figure.value) and isfinite(figure.half) and figure.value):
+        return ""
+    share = 100 * figure.half / figure.value
+    return f" +-{share:.0f} %" if share >= 10 else f" +-{share:.2g} %" if share >= 0.01 else " +-0 %"
 
 
 def show_metric(text: str, value: float) -> str:
@@ -114,5 +133,5 @@ def show_metric(text: str, value: float) -> str:
         return show_percent(value)
     metric = next((word for word in re.findall(r"[a-z_]+", text) if word in SHOW_METRIC), None)
     if metric is not None:
-        return SHOW_METRIC[metric](value)
+        return SHOW_METRIC[metric](value) + (" per million output tokens" if metric == "cost" else "")
     return show_count(value) if value < 1e6 else f"{value:,.0f}"
