@@ -27,7 +27,7 @@ from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.collective import EXCHANGES, OPS, collective_seconds, nodes_seconds
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
-from plandsl.spec.hardware import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec, usual_latency
 
 CUSTOM = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
 """Libraries whose all_reduce goes through peers' memory."""
@@ -61,7 +61,8 @@ def linked(rows: Table, link: LinkSpec) -> Table:
 
 def links_of(rows: Table) -> LinkSpec:
     """The links that `linked` added; one link for all rows."""
-    return LinkSpec(str(rows.texts("topology")[0]), float(rows.numbers("link_bandwidth")[0]), 0.0)
+    topology = str(rows.texts("topology")[0])
+    return LinkSpec(topology, float(rows.numbers("link_bandwidth")[0]), usual_latency(topology))
 
 
 def _ops(rows: Table) -> NDArray[np.str_]:
