@@ -451,8 +451,12 @@ def test_collectives_between_nodes_are_fitted_where_they_were_measured() -> None
     slow = catalog("tp = 16", f"cluster {{ node = mi355x_8, count = 2, {NETWORK.replace('50', '25')} }}")
     assert 1.5 < ops(slow, "all_reduce")[0].time_s / reduce.time_s <= 2  # the plan says what a port carries
     made = catalog("tp = 16", f"cluster {{ node = h100_8, count = 2, {NETWORK} }}")
-    assert ops(made, "all_reduce")[0].layer == "constant"
-    assert ("h100_sxm", "link", "100 % of the network, not set") in made.estimate().assumed
+    assert ops(made, "all_reduce")[0].layer == "fitted"
+    (others,) = (what for name, field, what in made.estimate().assumed if (name, field) == ("h100_sxm", "otherwise"))
+    assert "pooled" in others
+    ring = catalog("tp = 16", f"cluster {{ node = h100_8, count = 2, {NETWORK.replace('fat_tree', 'ring')} }}")
+    assert ops(ring, "all_reduce")[0].layer == "constant"
+    assert ("h100_sxm", "link", "100 % of the network, not set") in ring.estimate().assumed
 
 
 @pytest.mark.parametrize("name", ["h100_8x4", "b200_8x4", "mi300x_8x4"])

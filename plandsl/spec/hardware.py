@@ -75,6 +75,10 @@ FAR = ("pcie", "fat_tree", "rail", "dragonfly")
 """Topologies whose messages usually take `FAR_LATENCY`."""
 
 
+CLOS = ("fat_tree", "rail", "switch", "dragonfly")
+"""Networks in which a port reaches every other port, as in the networks that calibrations were fitted on."""
+
+
 def usual_latency(topology: str) -> float:
     """Seconds of a message over the links of the nodes that were measured, as the catalog states them."""
     return FAR_LATENCY if topology in FAR else NEAR_LATENCY

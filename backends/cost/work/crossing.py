@@ -32,14 +32,10 @@ from plandsl.ir.nodes import Boundary, NodeSpan, boundaries, node_span
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
-from plandsl.spec.hardware import ClusterSpec, LinkSpec, over_network
+from plandsl.spec.hardware import CLOS, ClusterSpec, LinkSpec, over_network
 
 Seconds = Callable[[Number], Number]
 """Seconds by the payload in bytes."""
-
-CLOS = ("fat_tree", "rail", "switch", "dragonfly")
-"""Networks in which a port reaches every other port, as in the networks that calibrations were fitted on."""
-
 
 ONE_KERNEL = ("direct", "one_shot")
 """Algorithms in which a kernel reads the memory of all peers: no engine runs one between nodes unless a plan asks."""
