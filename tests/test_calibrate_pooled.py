@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, linked
+from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, COLLECTIVE_NODES, linked
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec.constants import GemmConstants
+from plandsl.spec.constants import GemmConstants, NodesConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 TRUE = GemmConstants(fixed=5e-6, step=3e-6, chain=4e-10, compute=0.75, throttle=0.2, memory=0.7, intensity=12.0,
@@ -90,3 +90,18 @@ def test_kinds_that_need_links_take_rows_that_have_them() -> None:
     found = fit_pooled(COLLECTIVE, rows, "collective.nccl")
     assert found.unseen is not None
     assert found.unseen.median < 0.05
+
+
+def test_gpus_share_what_a_library_takes_and_each_keeps_its_network() -> None:
+    library = COLLECTIVE_NODES.start
+    assert isinstance(library, NodesConstants)
+    n, size = (a.ravel() for a in np.meshgrid([4.0, 8.0, 16.0], 2.0 ** np.arange(10, 30)))
+    made = {"gpu": np.full(len(n), "made_0"), "op": np.full(len(n), "all_reduce"), "n_ranks": n, "bytes": size}
+    made |= {"backend": np.full(len(n), "nccl-2.27"), "n_nodes": np.full(len(n), 2.0)}
+    rows = linked(Table(made), LinkSpec("switch", 400e9, 2e-6))
+    own = library._replace(fixed=1.0, network=0.1, rails=2.0)
+    shared = COLLECTIVE_NODES.seconds(library, GPUS[0], COLLECTIVE_NODES.settled(own, rows))
+    assert (shared == COLLECTIVE_NODES.seconds(own._replace(fixed=library.fixed), GPUS[0], rows)).all()
+    assert (shared != COLLECTIVE_NODES.seconds(library, GPUS[0], rows)).any()
+    assert COLLECTIVE_NODES.pools("collective_nodes.torch") == "collective_nodes.nccl"
+    assert not COLLECTIVE_NODES.pools("collective_nodes.torch_exchange")

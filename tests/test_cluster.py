@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.machine import Machine
-from plandsl.backends.cost.work.crossing import Crossing, Roads
+from plandsl.backends.cost.work.crossing import Roads
 from plandsl.backends.cost.work.exchange import Exchange
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -254,7 +254,7 @@ def machine(link: float = LINK, net: float = NET, topology: str = "fat_tree", **
 
 def fastest(roads: Roads, op: str, k: int, m: int, payload: float) -> float:
     at = NodeSpan(k, m, 1, m)
-    crossing = Crossing(roads.routes(op, at, 1))
+    crossing = roads.crossing(roads.routes(op, at, 1), op, at)
     return float(crossing.seconds(k * m, 1, payload))
 
 
@@ -305,10 +305,12 @@ def test_levels_send_as_much_as_a_ring_of_all_ranks(op: str, k: int, m: int) -> 
 
 @pytest.mark.parametrize("payload", [1.0, 1e4, 1e9])
 def test_a_crossing_sends_what_its_fastest_route_sends(payload: float) -> None:
-    routes = machine(near=2e-6, far=5e-6, launch=3e-6).routes("all_reduce", NodeSpan(8, 4, 1, 4), 1)
-    took = Crossing(routes).fastest(32, payload)
+    roads, at = machine(near=2e-6, far=5e-6, launch=3e-6), NodeSpan(8, 4, 1, 4)
+    routes = roads.routes("all_reduce", at, 1)
+    crossing = roads.crossing(routes, "all_reduce", at)
+    took = crossing.fastest(32, payload)
     (route,) = (r for r in routes if r.name == took.name)
-    assert float(route.seconds(payload)) == float(Crossing(routes).seconds(32, 1, payload))
+    assert float(route.seconds(payload)) == float(crossing.seconds(32, 1, payload))
     assert took.volume == route.volume(payload)
 
 
@@ -325,7 +327,17 @@ def test_the_part_of_an_exchange_that_stays_may_be_the_longer() -> None:
 def test_latencies_of_levels_add_up() -> None:
     roads = machine(near=2e-6, far=5e-6, launch=3e-6)
     (levels,) = [r for r in roads.routes("all_reduce", NodeSpan(8, 4, 1, 4), 1) if r.name == "levels"]
-    assert levels.seconds(0.0) == pytest.approx(3e-6 + 2e-6 + 5e-6 + 2e-6)  # one_shot between nodes, direct inside
+    assert levels.seconds(0.0) == pytest.approx(3e-6 + 2e-6 + 4 * 5e-6 + 2e-6)  # a tree between nodes, direct inside
+
+
+def test_no_kernel_reaches_into_another_node() -> None:
+    roads = machine(near=2e-6, far=5e-6)
+    for op, names in (("all_reduce", {"ring", "tree", "levels"}), ("all_gather", {"ring", "levels"})):
+        assert {route.name for route in roads.routes(op, NodeSpan(8, 2, 1, 2), 1)} == names
+    # a message up the tree of 16 ranks and one down at each of its four levels, or up and down between two nodes
+    assert fastest(roads, "all_reduce", 8, 2, 1.0) == pytest.approx(2e-6 + 2 * 5e-6 + 2e-6, rel=1e-3)
+    asked = Roads(Machine(roads.machine.gpu, roads.link, CalibrationSpec("c", ()), "one_shot"), roads.cluster)
+    assert fastest(asked, "all_reduce", 8, 2, 1.0) == pytest.approx(5e-6, rel=1e-3)
 
 
 @given(
@@ -439,8 +451,12 @@ def test_collectives_between_nodes_are_fitted_where_they_were_measured() -> None
     slow = catalog("tp = 16", f"cluster {{ node = mi355x_8, count = 2, {NETWORK.replace('50', '25')} }}")
     assert 1.5 < ops(slow, "all_reduce")[0].time_s / reduce.time_s <= 2  # the plan says what a port carries
     made = catalog("tp = 16", f"cluster {{ node = h100_8, count = 2, {NETWORK} }}")
-    assert ops(made, "all_reduce")[0].layer == "constant"
-    assert ("h100_sxm", "link", "100 % of the network, not set") in made.estimate().assumed
+    assert ops(made, "all_reduce")[0].layer == "fitted"
+    (others,) = (what for name, field, what in made.estimate().assumed if (name, field) == ("h100_sxm", "otherwise"))
+    assert "pooled" in others
+    ring = catalog("tp = 16", f"cluster {{ node = h100_8, count = 2, {NETWORK.replace('fat_tree', 'ring')} }}")
+    assert ops(ring, "all_reduce")[0].layer == "constant"
+    assert ("h100_sxm", "link", "100 % of the network, not set") in ring.estimate().assumed
 
 
 @pytest.mark.parametrize("name", ["h100_8x4", "b200_8x4", "mi300x_8x4"])

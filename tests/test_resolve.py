@@ -21,7 +21,7 @@ from plandsl.grammar.modules import CATALOG, FOLDERS, catalog_names
 from plandsl.grammar.resolve import Module, Spec, load
 from plandsl.grammar.sharding import SUGAR
 from plandsl.limits import MAX_ERRORS, MAX_EXPANSION, MAX_FILES
-from plandsl.spec.hardware import CalibrationSpec, GpuSpec, NodeSpec
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec
 
@@ -136,6 +136,9 @@ def test_every_catalog_file_resolves_without_a_finding(kind: str, stem: str) -> 
         assert spec.name == name
         if isinstance(spec, ModelSpec | GpuSpec | NodeSpec | CalibrationSpec):
             assert spec.source
+        if isinstance(spec, NodeSpec | ClusterSpec):  # fitted constants are for links of the usual latency
+            link = spec.link if isinstance(spec, NodeSpec) else spec.network
+            assert link.latency == link.usual
     assert not catalog.diagnostics
 
 

@@ -30,6 +30,8 @@ class Kind(Generic[C]):
     ``linked`` adds the links of the GPU's node to rows whose form needs them. ``answers`` tells whether a GPU
     publishes what the form needs for a set. ``instead(path)`` names the sets, best first, that may answer for one
     that a calibration lacks. ``blank`` are the ``columns`` of numbers whose cells may be empty.
+    ``pools`` names the set that many GPUs share for a set of one GPU, empty where none is. ``settled(constants, rows)``
+    gives ``rows`` those of a GPU's own ``constants`` that describe where it was measured: they are not shared.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Kind(Generic[C]):
     fits: bool = True
     instead: Callable[[str], tuple[str, ...]] = lambda path: ()
     blank: tuple[str, ...] = ()
+    pools: Callable[[str], str] = lambda path: path
+    settled: Callable[[C, Table], Table] = lambda constants, rows: rows
 
 
 AnyKind: TypeAlias = Kind[Any]

@@ -89,17 +89,19 @@ def calibrate(
         fitted.setdefault(job.key, []).append(found)
         sources = np.unique(job.rows.texts("source")) if "source" in job.rows.columns else np.array(["unnamed"])
         names.setdefault(job.key, set()).update(f"{job.kind.file} ({s})" for s in sources)
-        alike.setdefault(job.path, (job.kind, {}))[1][job.gpu] = job.rows
+        if shared := job.kind.pools(job.path):
+            rows = job.kind.settled(found.constants, job.rows)
+            alike.setdefault(shared, (job.kind, {}))[1].setdefault(job.gpu, rows)
     texts: dict[str, str] = {}
     for key, sets in fitted.items():
         source = "fitted to measurements: " + ", ".join(sorted(names[key]))
         texts |= plan_texts(key, sets, source, completing(key))
     if pooled:
-        shared = []
+        common = []
         several = {path.split(".")[0] for path, (_, rows) in alike.items() if len(rows) > 1}
         for path, (kind, rows) in alike.items():
             if len(rows) > 1 or path.split(".")[0] not in several:
-                shared.append(fit_pooled(kind, rows, path))
-                tell("pooled", shared[-1])
-        texts["pooled"] = pooled_text(shared)
+                common.append(fit_pooled(kind, rows, path))
+                tell("pooled", common[-1])
+        texts["pooled"] = pooled_text(common)
     return texts

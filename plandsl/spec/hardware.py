@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import cast
+from typing import NamedTuple, cast
 
-from attrs import evolve, field, frozen
+from attrs import Factory, evolve, field, frozen
 
 from plandsl.diagnostics import Span
 from plandsl.spec.constants import FORMS, C, dimension, read
@@ -66,12 +66,40 @@ class GpuSpec(FrozenValue):
         return peaks.get(dtype, peaks.get(ARITHMETIC.get(dtype, dtype)))
 
 
+class HostPath(NamedTuple):
+    """The way through the memory of the host, where GPUs do not reach one another's memory.
+
+    A GPU sends ``rate`` bytes/s at most, and a message takes ``latency`` seconds more than from peer to peer.
+    """
+
+    rate: float
+    latency: float
+
+
+NEAR_LATENCY, FAR_LATENCY = 2e-6, 5e-6
+"""Seconds of a message over NVLink or Infinity Fabric, and over PCIe or a network, as the catalog's nodes assume."""
+
+FAR = ("pcie", "fat_tree", "rail", "dragonfly")
+"""Topologies whose messages usually take `FAR_LATENCY`."""
+
+
+CLOS = ("fat_tree", "rail", "switch", "dragonfly")
+"""Networks in which a port reaches every other port, as in the networks that calibrations were fitted on."""
+
+
+def usual_latency(topology: str) -> float:
+    """Seconds of a message over the links of the nodes that were measured, as the catalog states them."""
+    return FAR_LATENCY if topology in FAR else NEAR_LATENCY
+
+
 @frozen(eq=False, repr=False, slots=False)
 class LinkSpec(FrozenValue):
     """The link between the GPUs of a node, or the network between nodes; bandwidth in bytes/s per direction.
 
     The bandwidth of a ``mesh`` is per pair, of ``switch`` and ``pcie`` per GPU port, of a ``ring`` per neighbour.
-    ``bridge`` is the bandwidth of bridges that join GPUs in pairs, in bytes/s per direction; 0: no bridges.
+    ``bridge`` is the bandwidth of bridges that join GPUs in pairs, in bytes/s per direction; 0: no bridges. ``host`` is
+    the way through the host's memory over ``pcie``; None where GPUs reach one another. ``usual`` is the latency of the
+    links that fitted constants describe.
     """
 
     topology: str
@@ -79,6 +107,24 @@ class LinkSpec(FrozenValue):
     latency: float
     dims: tuple[int, ...] = ()
     bridge: float = 0.0
+    host: HostPath | None = None
+    usual: float = field(default=Factory(lambda self: usual_latency(self.topology), takes_self=True))
+
+    @property
+    def pair(self) -> LinkSpec | None:
+        """The bridge between two GPUs as a link of its own; None without bridges.
+
+        Its messages take the usual time of NVLink, or that of the node where this is shorter.
+        """
+        if not self.bridge:
+            return None
+        usual = self.usual * NEAR_LATENCY / FAR_LATENCY
+        return LinkSpec("mesh", self.bridge, min(self.latency, usual), usual=usual)
+
+
+def over_network(link: LinkSpec) -> LinkSpec:
+    """A network of any topology with the usual latency of networks."""
+    return evolve(link, usual=link.usual * FAR_LATENCY / usual_latency(link.topology))
 
 
 @frozen(eq=False, repr=False, slots=False)

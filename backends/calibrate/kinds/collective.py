@@ -27,7 +27,7 @@ from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.collective import EXCHANGES, OPS, collective_seconds, nodes_seconds
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
-from plandsl.spec.hardware import GpuSpec, LinkSpec
+from plandsl.spec.hardware import GpuSpec, LinkSpec, usual_latency
 
 CUSTOM = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
 """Libraries whose all_reduce goes through peers' memory."""
@@ -61,7 +61,8 @@ def linked(rows: Table, link: LinkSpec) -> Table:
 
 def links_of(rows: Table) -> LinkSpec:
     """The links that `linked` added; one link for all rows."""
-    return LinkSpec(str(rows.texts("topology")[0]), float(rows.numbers("link_bandwidth")[0]), 0.0)
+    topology = str(rows.texts("topology")[0])
+    return LinkSpec(topology, float(rows.numbers("link_bandwidth")[0]), usual_latency(topology))
 
 
 def _ops(rows: Table) -> NDArray[np.str_]:
@@ -171,8 +172,25 @@ def _seconds(c: Either, gpu: GpuSpec, rows: Table) -> Floats:
         if one_node:
             out[of] = collective_seconds(inside(c), link, op, n[of], payload[of], custom=own)
         else:
-            out[of] = nodes_seconds(across(c), link, op, n[of], nodes=nodes[of], payload=payload[of])
+            constants = _on_own_network(across(c), rows)
+            out[of] = nodes_seconds(constants, link, op, n[of], nodes=nodes[of], payload=payload[of])
     return out
+
+
+FABRIC = ("network", "rails")
+"""Constants across nodes that describe the network of the measurements, and not the library."""
+
+
+def _settled(c: Either, rows: Table) -> Table:
+    """``rows`` with the network that they were measured on, as the constants of their own GPU have it."""
+    if not isinstance(c, NodesConstants):
+        return rows
+    return Table(rows.columns | {name: np.full(len(rows), getattr(c, name)) for name in FABRIC})
+
+
+def _on_own_network(c: NodesConstants, rows: Table) -> NodesConstants:
+    """``c`` with the network that `_settled` gave to the rows."""
+    return c._replace(**{name: float(rows.numbers(name)[0]) for name in FABRIC if name in rows.columns})
 
 
 def _groups(*columns: NDArray[np.str_] | NDArray[np.bool_]) -> list[tuple[str, str, bool, bool]]:
@@ -202,6 +220,8 @@ COLLECTIVE_NODES = attrs.evolve(
     COLLECTIVE,
     name="collective_nodes",
     where=far,
+    pools=lambda path: "" if path.endswith("_exchange") else "collective_nodes.nccl",
+    settled=_settled,
     start=NodesConstants(
         fixed=15e-6, latency=1e-6, quick=0.5, step=10e-6, half=4e5, bulk=0.75, hop=8e-6,
         network=0.9, rails=8.0,

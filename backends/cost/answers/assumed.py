@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plandsl.spec.hardware import CONSTANTS, CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
+from plandsl.spec.hardware import CLOS, CONSTANTS, CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME
 
@@ -24,9 +24,10 @@ def assumptions(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
 
 def _network_unknown(plan: PlanSpec) -> bool:
     """Whether ranks stand on several nodes and the calibration has no constants for the network."""
-    between = plan.cluster is not None and plan.sharding.ranks > plan.node.count
+    if plan.cluster is None or plan.sharding.ranks <= plan.node.count:
+        return False
     known = {name.partition(".")[0] for name, _ in plan.calibration.values}
-    return between and known.isdisjoint(("link", "collective_nodes"))
+    return known.isdisjoint(("link", "collective_nodes") if plan.cluster.network.topology in CLOS else ("link",))
 
 
 def _parts(plan: PlanSpec) -> list[GpuSpec | NodeSpec | ClusterSpec]:

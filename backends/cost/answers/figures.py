@@ -68,7 +68,8 @@ def _scale_compute(plan: PlanSpec, f: float) -> PlanSpec:
 
 def _scale_link(plan: PlanSpec, f: float) -> PlanSpec:
     def faster(link: LinkSpec) -> LinkSpec:
-        return evolve(link, bandwidth=link.bandwidth * f, bridge=link.bridge * f)
+        host = link.host and link.host._replace(rate=link.host.rate * f)
+        return evolve(link, bandwidth=link.bandwidth * f, bridge=link.bridge * f, host=host)
 
     return _change_nodes(plan, lambda node: evolve(node, link=faster(node.link)))
 
@@ -84,7 +85,8 @@ def _scale_network(plan: PlanSpec, f: float) -> PlanSpec:
 
 def _scale_messages(plan: PlanSpec, f: float) -> PlanSpec:
     def later(link: LinkSpec) -> LinkSpec:
-        return evolve(link, latency=link.latency * f)
+        host = link.host and link.host._replace(latency=link.host.latency * f)
+        return evolve(link, latency=link.latency * f, usual=link.usual * f, host=host)
 
     plan = _change_nodes(plan, lambda node: evolve(node, link=later(node.link)))
     if plan.cluster is not None:

@@ -52,6 +52,21 @@ def port_bandwidth(link: LinkSpec, n: Number) -> Number:
     return link.bandwidth
 
 
+def least_seconds(link: LinkSpec, op: str, n: Number, payload: Number, inside: Number = 1) -> Number:
+    """Seconds that no library beats: one message, and the bytes that have to leave a GPU through its port.
+
+    An all_reduce sends ``2 (n - 1) / n`` of its payload, or all of it where a switch may add it up; an all_gather, a
+    reduce_scatter and an all_to_all send ``(n - 1) / n``. Where ``inside`` ranks of each of ``n`` nodes share what
+    passes ``link``, a network, a rank sends its part. A GPU on a ring or a torus has two neighbours along it.
+    """
+    volume: Number = 1.0 if op == "p2p" else (n - 1) / n
+    if op == "all_reduce":
+        volume = minimum(2 * volume, 1.0) if link.topology == "switch" else 2 * volume
+    shared = 1 if op in EXCHANGES else inside
+    sides = 2 if link.topology in ("ring", "torus") else 1
+    return where(n > 1, link.latency + payload * volume / (shared * sides * port_bandwidth(link, n)), 0.0)
+
+
 def ring_way(op: str, n: Number, own: float = 0.0) -> Way:
     """The pipelined way: a ring, or for all_to_all and p2p a message to each peer.
 
@@ -103,18 +118,22 @@ def collective_seconds(
     once, in one such step. ``half`` bytes moved reach half of the rate. ``bulk`` and ``quick`` are shares of ``P``.
     On a switch, ``switch`` > 0 is the share of ``P`` that `switch_way` reaches; more than two GPUs take that way where
     it is faster. On PCIe, ``switch`` is the share among more than two GPUs, whose ring passes the host; there custom
-    kernels do not run (vLLM and SGLang: "not supported on more than two PCIe-only GPUs").
+    kernels do not run (vLLM and SGLang: "not supported on more than two PCIe-only GPUs"). Through the memory of the
+    host they never run, and nothing exceeds the rate of that way.
+
+    Constants are for links of the usual latency; `late_seconds` adds what the latency of ``link`` differs from it.
     """
-    p, pcie = port_bandwidth(link, n), link.topology == "pcie"
+    p, pcie, c = port_bandwidth(link, n), link.topology == "pcie", _late_constants(c, link)
+    limit = math.inf if link.host is None else link.host.rate
     way = ring_way(op, n, c.own)
-    quick = [_quick_seconds(c, p, ring_way(op, n, c.own), payload)]
-    if custom and op == "all_reduce":
-        one, two = (_quick_seconds(c, p, w, payload) for w in shot_ways(n))
+    quick = [_quick_seconds(c, minimum(p * c.quick, limit), way, payload)]
+    if custom and op == "all_reduce" and link.host is None:
+        one, two = (_quick_seconds(c, p * c.quick, w, payload) for w in shot_ways(n))
         quick = [where(n > 2, quick[0], minimum(one, two))] if pcie else [one, two]
     half = c.half * min(1.0, link.bandwidth / FULL) if pcie else c.half
     share = where(n > 2, c.switch, c.bulk) if pcie and c.switch > 0 else c.bulk
     filled = (1 if op in EXCHANGES else way.steps) * c.step
-    moved = (payload * way.volume + half) / (p * share)
+    moved = (payload * way.volume + half) / minimum(p * share, limit)
     if op == "all_reduce" and link.topology == "switch" and c.switch > 0:
         reduced = (payload * switch_way(n).volume + half) / (p * c.switch)
         moved = where(n > 2, minimum(moved, reduced), moved)
@@ -124,8 +143,29 @@ def collective_seconds(
     return where(n > 1, c.fixed + best, 0.0)
 
 
-def _quick_seconds(c: CollectiveConstants, p: Number, way: Way, payload: Number) -> Number:
-    return way.steps * c.latency + payload * way.volume / (p * c.quick)
+def late_seconds(seconds: float, link: LinkSpec) -> float:
+    """What a message that takes ``seconds`` over links of the usual latency takes over ``link``.
+
+    It takes longer by as much as the latency exceeds the usual one, and by the way through the host. Below the usual
+    latency it is shorter by the difference, but keeps at least its share of the latency that is left.
+    """
+    more = link.latency - link.usual
+    if more < 0:
+        seconds = max(seconds + more, seconds * link.latency / link.usual)
+    else:
+        seconds += more
+    return seconds if link.host is None else seconds + link.host.latency
+
+
+def _late_constants(c: CollectiveConstants, link: LinkSpec) -> CollectiveConstants:
+    """The constants with the times of their messages over ``link``."""
+    if link.latency == link.usual and link.host is None:
+        return c
+    return c._replace(latency=late_seconds(c.latency, link), step=late_seconds(c.step, link))
+
+
+def _quick_seconds(c: CollectiveConstants, rate: Number, way: Way, payload: Number) -> Number:
+    return way.steps * c.latency + payload * way.volume / rate
 
 
 def collective_volume(
@@ -136,9 +176,8 @@ def collective_volume(
     Takes numbers, no arrays. What a rank copies to itself is not sent.
     """
     own, shot = ring_way(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
-    quick = [
-        (_quick_seconds(c, port_bandwidth(link, n), way, payload), way.volume) for way in (shot_ways(n) if shot else ())
-    ]
+    shot, late, rate = shot and link.host is None, _late_constants(c, link), port_bandwidth(link, n) * c.quick
+    quick = [(_quick_seconds(late, rate, way, payload), way.volume) for way in (shot_ways(n) if shot else ())]
     time, volume = min(quick, default=(math.inf, 0.0))
     if shot and c.fixed + time <= collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom):
         return volume
@@ -194,12 +233,11 @@ def nodes_seconds(
     of ``host_port`` (400 Gb/s unless given); a p2p uses one port. The measurements do not say what fabric they were
     taken on: ``network``, ``rails`` and ``hop`` describe it.
     """
-    inside = n / nodes
+    inside, port = n / nodes, port_bandwidth(link, n / nodes) * c.bulk
+    port = port if link.host is None else minimum(port, link.host.rate)
     rate = host_port * c.network * minimum(1 if op == "p2p" else inside, c.rails)
     out, steps = network_way(op, n, nodes), ring_way(op, inside).steps
-    moved = maximum(
-        payload * ring_way(op, n).volume / (port_bandwidth(link, inside) * c.bulk), payload * out.volume / rate
-    )
+    moved = maximum(payload * ring_way(op, n).volume / port, payload * out.volume / rate)
     hops = out.steps * c.hop
     quick = steps * c.latency + hops + moved / c.quick
     filled = (1 if op in EXCHANGES else steps) * c.step + hops

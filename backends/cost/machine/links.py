@@ -28,7 +28,8 @@ class Fabric(NamedTuple):
     """The links that a group of ranks uses: ``bandwidth`` in bytes/s one way as achieved, ``latency`` per message.
 
     ``topology`` says what ``bandwidth`` belongs to: a pair of GPUs (mesh), a GPU's port (switch, pcie), or a
-    neighbour (ring, torus). ``stride`` is the distance between members in ranks.
+    neighbour (ring, torus). ``stride`` is the distance between members in ranks. ``peers`` tells whether a kernel
+    reaches the memory of the other GPUs: only then is there a direct or one-shot form.
     """
 
     topology: str
@@ -36,12 +37,17 @@ class Fabric(NamedTuple):
     latency: float
     stride: int = 1
     rings: int = 1
+    peers: bool = True
 
 
 def fabric(link: LinkSpec, share: float, stride: int = 1) -> Fabric:
     """The links of a node at the ``share`` of their nominal bandwidth that collectives reach."""
     rings = max(1, sum(d > 1 for d in link.dims))
-    return Fabric(link.topology, link.bandwidth * share, link.latency, stride, rings)
+    found = Fabric(link.topology, link.bandwidth * share, link.latency, stride, rings)
+    if link.host is None:
+        return found
+    rate, latency = min(found.bandwidth, link.host.rate), found.latency + link.host.latency
+    return found._replace(bandwidth=rate, latency=latency, peers=False)
 
 
 def _algorithm(name: str, fixed: Number, volume: Number, rate: Number) -> Algorithm:
@@ -88,20 +94,19 @@ def all_reduce(f: Fabric, n: Number) -> list[Algorithm]:
     """
     a, port, ring = f.latency, _port_bandwidth(f, n), _ring_bandwidth(f)
     ways = [_algorithm("ring", 2 * (n - 1) * a, 2 * (n - 1) / n, ring)]
-    if _has_direct(f):
+    if _has_direct(f) and f.peers:
         ways += [
             _algorithm("direct", 2 * a, 2 * (n - 1) / n, port),
             _algorithm("one_shot", a, n - 1, port),
-            _algorithm("tree", 2 * _log2(n) * a, 2, ring),
         ]
-    return ways
+    return ways + ([_algorithm("tree", 2 * _log2(n) * a, 2, ring)] if _has_direct(f) else [])
 
 
 def all_gather(f: Fabric, n: Number) -> list[Algorithm]:
     """Collect ``V`` bytes in all, ``V / n`` from each rank: half of an all_reduce, in each algorithm."""
     a, port, ring = f.latency, _port_bandwidth(f, n), _ring_bandwidth(f)
     ways = [_algorithm("ring", (n - 1) * a, (n - 1) / n, ring)]
-    if _has_direct(f):
+    if _has_direct(f) and f.peers:
         ways.append(_algorithm("direct", a, (n - 1) / n, port))
     return ways
 

@@ -111,7 +111,7 @@ class Machine:
         own = self.gpu.units, self.kernels, self.measured
         kernels = self.gpu.name, self.gpu.bandwidth, self.bandwidth
         cluster = self.cluster and (self.cluster.network, self.cluster.node.count)
-        links = self.link, cluster, self.link_share, self.launch_collective, self.algorithm
+        links = self.link, cluster, self.link_share, self.launch_collective, self.algorithm, self.rates[2]
         constants: dict[Side, list[tuple[str, float]]] = {"links": [], "traffic": [], "arithmetic": []}
         for constant in self.calibration.values:
             word = constant[0].partition(".")[0]

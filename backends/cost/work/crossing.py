@@ -11,7 +11,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, nodes_seconds, ring_way
+from plandsl.backends.cost.forms.collective import (
+    EXCHANGES,
+    collective_seconds,
+    late_seconds,
+    least_seconds,
+    nodes_seconds,
+    ring_way,
+)
 from plandsl.backends.cost.machine import links
 from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, choose, fabric
 from plandsl.backends.cost.machine.machine import Machine
@@ -25,17 +32,20 @@ from plandsl.ir.nodes import Boundary, NodeSpan, boundaries, node_span
 from plandsl.ir.program import Program
 from plandsl.ir.types import Number
 from plandsl.spec.constants import CollectiveConstants, NodesConstants
-from plandsl.spec.hardware import ClusterSpec, LinkSpec
+from plandsl.spec.hardware import CLOS, ClusterSpec, LinkSpec, over_network
 
 Seconds = Callable[[Number], Number]
 """Seconds by the payload in bytes."""
 
-CLOS = ("fat_tree", "rail", "switch", "dragonfly")
-"""Networks in which a port reaches every other port, as in the networks that calibrations were fitted on."""
-
+ONE_KERNEL = ("direct", "one_shot")
+"""Algorithms in which a kernel reads the memory of all peers: no engine runs one between nodes unless a plan asks."""
 
 OWN_PORTS = 6.0
 """The fitted number of ports of a node of eight GPUs from which each GPU counts as having a port."""
+
+
+HOP = NodeSpan(1, 2, 1, 2)
+"""A message from a rank to another one in the next node."""
 
 
 class Leg(NamedTuple):
@@ -55,9 +65,12 @@ class Route(NamedTuple):
 
 
 class Crossing(NamedTuple):
-    """A collective or hop between nodes: the fastest of ``routes``."""
+    """A collective or hop ``op`` over ``network`` between ranks that lie ``at`` nodes: the fastest of ``routes``."""
 
     routes: tuple[Route, ...]
+    network: LinkSpec
+    op: str
+    at: NodeSpan
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Seconds for ``payload`` bytes."""
@@ -73,6 +86,12 @@ class Crossing(NamedTuple):
         """The fastest route."""
         route = self._route(payload)
         return Fastest(route.name, route.volume(payload), route.constants)
+
+    def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """A message over the network, and the bytes that pass a GPU's port to it."""
+        at = self.at
+        together = at.inside if at.even else at.nodes - at.spans + 1  # the most ranks of one node
+        return least_seconds(self.network, self.op, at.spans, payload, together)
 
     @property
     def port(self) -> None:
@@ -90,7 +109,7 @@ def cross_nodes(made: Work, site: Site, cluster: ClusterSpec) -> Work:
     mesh, roads = site.program.mesh, Roads(site.machine, cluster)
     if isinstance(made.op, Send):
         far = [hop for hop in boundaries(mesh, site.program.stage_axes, cluster.node.count) if hop.far]
-        return made._replace(form=Crossing(roads.hop(far)), nodes=2) if far else made
+        return made._replace(form=roads.crossing(roads.hop(far), "p2p", HOP), nodes=2) if far else made
     if not made.axis:
         return made
     at = node_span(mesh, made.axis, cluster.node.count)
@@ -101,10 +120,11 @@ def cross_nodes(made: Work, site: Site, cluster: ClusterSpec) -> Work:
         return made._replace(form=own, nodes=at.spans)
     if isinstance(made.op, Ring):  # in each step some send to their own node, and the last of a node to the next one
         together = at.inside > 1 or not at.even
-        routes = roads.hop([Boundary(True, together, together)])
+        form = roads.crossing(roads.hop([Boundary(True, together, together)]), "p2p", HOP)
     else:
-        routes = roads.routes(made.op.measured_as, at, mesh.stride(axes_of(made.axis)[-1]))
-    return made._replace(form=Crossing(routes), nodes=at.spans)
+        word = made.op.measured_as
+        form = roads.crossing(roads.routes(word, at, mesh.stride(axes_of(made.axis)[-1])), word, at)
+    return made._replace(form=form, nodes=at.spans)
 
 
 def near_boundaries(program: Program, cluster: ClusterSpec | None) -> list[bool]:
@@ -118,7 +138,7 @@ class Roads:
     """The links of a machine's nodes and the network between them, with the rates that a calibration gives."""
 
     def __init__(self, machine: Machine, cluster: ClusterSpec) -> None:
-        self.machine, self.cluster, self.network = machine, cluster, cluster.network
+        self.machine, self.cluster, self.network = machine, cluster, over_network(cluster.network)
         self.link: LinkSpec = machine.link
         self.share, self.launch = machine.link_share, machine.launch_collective
 
@@ -134,10 +154,11 @@ class Roads:
         """
         net, bandwidth = self.network, self.network.bandwidth * self.share
         latency = net.latency + (self.link.latency if net.topology == "rail" and not at.even else 0.0)
+        peers = self.machine.algorithm in ONE_KERNEL
         if net.topology in CLOS or not at.even:  # a mesh lends an uneven group one link
             detours = net.topology == "dragonfly" and op != "all_to_all"
-            return Fabric("switch", bandwidth / 2 if detours else bandwidth, latency)
-        return fabric(net, self.share, at.distance)._replace(latency=latency)
+            return Fabric("switch", bandwidth / 2 if detours else bandwidth, latency, peers=peers)
+        return fabric(net, self.share, at.distance)._replace(latency=latency, peers=peers)
 
     def ways(self, op: str, n: int, at: NodeSpan) -> list[Algorithm]:
         """Algorithms of `links` between ``n`` ranks, each in a node of its own.
@@ -174,8 +195,18 @@ class Roads:
             found = self.machine.calibration.constants(NodesConstants, f"collective_nodes.{name}")
             if found is not None:
                 network = found.network if found.rails >= OWN_PORTS else self.share
-                return found._replace(rails=float(self.cluster.node.count), network=network)
+                return found._replace(
+                    rails=float(self.cluster.node.count),
+                    network=network,
+                    latency=late_seconds(found.latency, self.link),
+                    step=late_seconds(found.step, self.link),
+                    hop=late_seconds(found.hop, self.network),
+                )
         return None
+
+    def crossing(self, routes: tuple[Route, ...], op: str, at: NodeSpan) -> Crossing:
+        """The fastest of ``routes``."""
+        return Crossing(routes, self.network, op, at)
 
     def port(self, op: str, at: NodeSpan) -> float:
         """Nominal bytes/s of a GPU's port; fitted constants have their own share of it."""
@@ -256,11 +287,10 @@ class Roads:
 
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
         """A message to the next stage in another node; the slowest rank of a boundary counts."""
-        at = NodeSpan(1, 2, 1, 2)
         constants = self._fitted_constants("p2p")
         if constants is not None:
-            return (self._fitted_route(constants, "p2p", at, 1),)
-        (way,) = links.send(self.network_fabric("send", at))
+            return (self._fitted_route(constants, "p2p", HOP, 1),)
+        (way,) = links.send(self.network_fabric("send", HOP))
         (step,) = links.send(fabric(self.link, self.share))
         if self.network.topology == "rail" and any(hop.turns for hop in far):
             way = Algorithm(way.name, way.fixed + step.fixed, way.per_byte + step.per_byte, way.volume + step.volume)

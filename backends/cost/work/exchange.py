@@ -1,14 +1,15 @@
 """The work of what travels between ranks: collectives, rings, and hops from stage to stage."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume
+from plandsl.backends.cost.forms.collective import EXCHANGES, collective_seconds, collective_volume, least_seconds
 from plandsl.backends.cost.machine import links
-from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, all_gather, choose, send
+from plandsl.backends.cost.machine.links import COLLECTIVES, Algorithm, Fabric, all_gather, choose, fabric, send
 from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
-from plandsl.backends.cost.num import minimum
+from plandsl.backends.cost.num import maximum, minimum, where
 from plandsl.backends.cost.work.kernel import Kernel, memory_kernel
 from plandsl.backends.cost.work.site import ROW_DIMS, Site
 from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape
@@ -34,6 +35,9 @@ ANY = ("vllm", "sglang", "trtllm", "aiter", "quickreduce")
 """All_reduce kernels to choose from where a plan names no engine."""
 
 
+NOWHERE = LinkSpec("switch", 1.0, 0.0)
+"""The links of a message without bytes."""
+
 FEW = 1e-3
 """The share by which a message is lengthened to see how long its bytes take."""
 
@@ -58,6 +62,9 @@ class Form(Protocol):
     def fastest(self, ranks: Number, payload: float) -> Fastest:
         """The algorithm or library whose time `seconds` gives, for a plain number of bytes."""
 
+    def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """Seconds that the nominal latency and bandwidth of the links need at least."""
+
     @property
     def port(self) -> float | None:
         """Nominal bytes/s of the links where bytes also take time off the links; None where only links take time."""
@@ -67,10 +74,12 @@ class Form(Protocol):
 
 
 class Algorithms(NamedTuple):
-    """The fastest of several algorithms of `machine.links`, and a launch."""
+    """The fastest of several algorithms of `machine.links` for ``op`` over ``link``, and a launch."""
 
     choices: tuple[Algorithm, ...]
     launch: float
+    link: LinkSpec
+    op: str
 
     def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
         """Affine in the payload."""
@@ -80,6 +89,10 @@ class Algorithms(NamedTuple):
         """The algorithm."""
         way = links.fastest(self.choices, payload)
         return Fastest(way.name, way.volume)
+
+    def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """The bytes of the payload through the port."""
+        return least_seconds(self.link, self.op, ranks, payload)
 
     @property
     def port(self) -> None:
@@ -120,6 +133,10 @@ class ExchangeForm(NamedTuple):
         volume = collective_volume(constants, self.link, op=self.op, n=float(ranks), payload=payload, custom=own)
         return Fastest(name.removesuffix("_exchange"), volume, constants)
 
+    def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """The bytes of the payload through the port."""
+        return least_seconds(self.link, self.op, ranks, payload)
+
     @property
     def port(self) -> None:
         """None: bytes take time on the links alone."""
@@ -128,11 +145,42 @@ class ExchangeForm(NamedTuple):
         """None: collectives between nodes have other constants."""
 
 
+class Bridged(NamedTuple):
+    """An exchange over the bridge of a ``pair`` where two ranks take part, else over the links of ``all_`` GPUs."""
+
+    pair: "Algorithms | ExchangeForm"
+    all_: "Algorithms | ExchangeForm"
+
+    def seconds(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """Seconds of one call."""
+        if isinstance(ranks, int):
+            return (self.pair if ranks == 2 else self.all_).seconds(ranks, rows, payload)
+        pair, all_ = (form.seconds(ranks, rows, payload) for form in self)
+        return where(ranks == 2, pair, all_)
+
+    def fastest(self, ranks: Number, payload: float) -> Fastest:
+        """The algorithm or library of the links that count."""
+        return (self.pair if float(ranks) == 2 else self.all_).fastest(ranks, payload)
+
+    def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """What the links that count need at least."""
+        pair, all_ = (form.least(ranks, rows, payload) for form in self)
+        return where(ranks == 2, pair, all_)
+
+    @property
+    def port(self) -> None:
+        """None: bytes take time on the links alone."""
+
+    def span_nodes(self, nodes: int, port: float) -> None:
+        """None: bridges stay inside a node."""
+
+
 class Exchange(NamedTuple):
     """An op on the links: ``payload_per_row * rows`` bytes between ``ranks`` on ``nodes``, timed by ``form``.
 
     There are ``times`` calls. Where a collective leaves work to do, every rank runs ``kernel`` after each call. A
-    ``table`` answers first.
+    ``table`` answers first. An engine runs collectives at ``rate`` times their speed by themselves; what the model says
+    is so long that no wire carries more than its nominal bandwidth at this rate.
     """
 
     op: Op
@@ -145,12 +193,14 @@ class Exchange(NamedTuple):
     nodes: int = 1
     times: Number = 1
     kernel: Kernel | None = None
+    rate: float = 1.0
 
     def modelled_seconds(self, n: Number) -> Number:
         """Seconds of one call with ``n`` rows by the calibrated model; 0 along an axis of size 1."""
         if isinstance(self.ranks, int) and self.ranks == 1:
             return 0.0
-        time = self.form.seconds(self.ranks, n, self.payload_per_row * n)
+        asked = self.ranks, n, self.payload_per_row * n
+        time = maximum(self.form.seconds(*asked), self.form.least(*asked) * max(self.rate, 1.0))
         return time if isinstance(self.ranks, int) else time * (self.ranks > 1)
 
     def _call_seconds(self, n: Number) -> Number:
@@ -225,8 +275,15 @@ def collective(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site)
     main = op.out.type if isinstance(op, AllGather) or _replicates_heads(op, site) else op.x.type
     elements, rows = site.split(main)
     ranks = site.extents.ways(op.axes)
+    size = elements * item_bytes(main.dtype)
     return Exchange(
-        op, op.axis, ranks=ranks, rows=rows, payload_per_row=elements * item_bytes(main.dtype), form=node_form(op, site)
+        op,
+        op.axis,
+        ranks=ranks,
+        rows=rows,
+        payload_per_row=size,
+        form=node_form(op, site),
+        rate=site.machine.rates[2],
     )
 
 
@@ -241,24 +298,37 @@ def _replicates_heads(op: AllReduce | ReduceScatter | AllToAll, site: Site) -> b
 
 def node_form(op: AllReduce | ReduceScatter | AllGather | AllToAll, site: Site) -> Form:
     """How a collective is timed inside a node."""
-    algorithms = COLLECTIVES[op.keyword](site.fabric(op.axes[-1]), site.extents.ways(op.axes))
-    return _form(op, site, choose(algorithms, site.machine.algorithm))
+    ranks = site.extents.ways(op.axes)
+    return _form(op, site, op.axes[-1], lambda fabric: COLLECTIVES[op.keyword](fabric, ranks))
 
 
-def _form(op: Op, site: Site, algorithms: list[Algorithm]) -> Form:
-    """The engine's own all_reduce kernel or the vendor's library, whichever is faster.
+def _form(op: Op, site: Site, axis: str | None, ways: Callable[[Fabric], list[Algorithm]], pairs: bool = True) -> Form:
+    """How an exchange between ranks along ``axis`` is timed; two neighbours that a bridge joins use it.
 
-    Where neither has fitted constants, the fastest of ``algorithms``.
+    Without ``pairs`` some messages between two ranks pass from one pair to another.
     """
-    m = site.machine
+    link, stride = site.machine.link, 1 if axis is None else site.program.mesh.stride(axis)
+    all_, pair = _form_over(op, site.machine, link, stride, ways), link.pair if stride == 1 and pairs else None
+    return all_ if pair is None else Bridged(_form_over(op, site.machine, pair, stride, ways), all_)
+
+
+def _form_over(
+    op: Op, m: Machine, link: LinkSpec, stride: int, ways: Callable[[Fabric], list[Algorithm]]
+) -> Algorithms | ExchangeForm:
+    """The engine's own all_reduce kernel or the vendor's library, whichever is faster, over ``link``.
+
+    Where neither has fitted constants, the fastest of ``ways``. Kernels of engines need GPUs that reach one another's
+    memory.
+    """
     word = op.measured_as
     names = ["nccl_exchange"] if word in EXCHANGES else ["nccl"]
-    names += OWN.get(m.kernels, ANY) if word == "all_reduce" else ()
+    names += OWN.get(m.kernels, ANY) if word == "all_reduce" and link.host is None else ()
     sets = [(n, m.calibration.constants(CollectiveConstants, f"collective.{n}")) for n in names]
     found = tuple((n, c, not n.startswith("nccl")) for n, c in sets if c is not None)
     if found and m.algorithm == "auto":
-        return ExchangeForm(found, m.link, word)
-    return Algorithms(tuple(algorithms), m.launch_collective)
+        return ExchangeForm(found, link, word)
+    algorithms = choose(ways(fabric(link, m.link_share, stride)), m.algorithm)
+    return Algorithms(tuple(algorithms), m.launch_collective, link, word)
 
 
 def rescale(op: Rescale, site: Site) -> Exchange:
@@ -267,9 +337,18 @@ def rescale(op: Rescale, site: Site) -> Exchange:
     statistics = TensorType("fp32", op.x.type.dims[:-1])
     elements, rows = site.split(statistics)
     payload = elements * item_bytes(statistics.dtype) * ranks
-    form = _form(op, site, choose(all_gather(site.fabric(op.axis), ranks), site.machine.algorithm))
+    form = _form(op, site, op.axis, lambda fabric: all_gather(fabric, ranks))
     means = memory_kernel(op, site, op.out.type, [op.x.type, op.out.type])
-    return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=payload, form=form, kernel=means)
+    return Exchange(
+        op,
+        op.axis,
+        ranks=ranks,
+        rows=rows,
+        payload_per_row=payload,
+        form=form,
+        kernel=means,
+        rate=site.machine.rates[2],
+    )
 
 
 def ring(op: Ring, site: Site) -> Exchange:
@@ -278,9 +357,17 @@ def ring(op: Ring, site: Site) -> Exchange:
     for x in op.xs:
         payload = payload + site.split(x.type)[0] * item_bytes(x.type.dtype)
     _, rows = site.split(op.xs[0].type)
-    form = _form(op, site, send(site.fabric(op.axis)))
+    around = site.extents.mesh[op.axis]
+    form = _form(op, site, op.axis, send, pairs=isinstance(around, int) and around == 2)
     return Exchange(
-        op, op.axis, ranks=2, rows=rows, payload_per_row=payload, form=form, times=site.extents.mesh[op.axis] - 1
+        op,
+        op.axis,
+        ranks=2,
+        rows=rows,
+        payload_per_row=payload,
+        form=form,
+        times=around - 1,
+        rate=site.machine.rates[2],
     )
 
 
@@ -288,10 +375,12 @@ def send_hop(op: Send, site: Site) -> Exchange:
     """A hop: the residual stream to the next stage, ``tensors`` tensors of its size."""
     elements, rows = site.split(op.x.type)
     payload = elements * item_bytes(op.x.type.dtype) * op.tensors
-    return Exchange(op, "", ranks=2, rows=rows, payload_per_row=payload, form=_form(op, site, send(site.fabric())))
+    mesh, axes = site.program.mesh, site.program.stage_axes
+    form = _form(op, site, None, send, pairs=mesh.ways(axes) == 2 and mesh.stride(axes[-1]) == 1)
+    return Exchange(op, "", ranks=2, rows=rows, payload_per_row=payload, form=form, rate=site.machine.rates[2])
 
 
 def recv(op: Recv) -> Exchange:
     """No time: the hop counts for the sender."""
-    nothing = Algorithms((Algorithm("direct", 0.0, 0.0),), 0.0)
+    nothing = Algorithms((Algorithm("direct", 0.0, 0.0),), 0.0, NOWHERE, op.measured_as)
     return Exchange(op, "", ranks=2, rows=(), payload_per_row=0.0, form=nothing)

@@ -7,10 +7,11 @@ share the seconds of the layer, and kernels between them take none; otherwise ea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.attention import Chip
-from plandsl.backends.cost.forms.collective import HOST_PORT
+from plandsl.backends.cost.forms.collective import HOST_PORT, late_seconds, port_bandwidth
 from plandsl.backends.cost.forms.dispatch import (
     UNITS,
     Traffic,
@@ -35,6 +36,7 @@ from plandsl.ir.skew import Zipf, busiest_experts, chances, factor
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed
 from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, item_bytes
+from plandsl.spec.hardware import over_network
 
 TILE = 16
 """Rows of the smallest matrix instruction (``mma.m16n8k16``, ``mfma_16x16x16``): experts' rows are padded to it."""
@@ -226,10 +228,16 @@ class DispatchForm(NamedTuple):
         else:
             walked = (tokens if self.out else traffic.copies) * walk
             busy, waits = busy_units(self.experts, units), self.experts
-        inside = ranks / self.nodes
+        inside, constants = ranks / self.nodes, self._late_constants()
         return dispatch_seconds(
-            self.constants, link, inside=inside, t=traffic, walked=walked, copy=self.copy, units=busy, waits=waits
+            constants, link, inside=inside, t=traffic, walked=walked, copy=self.copy, units=busy, waits=waits
         )
+
+    def _late_constants(self) -> DispatchConstants:
+        """The constants with a message over the links of the node and of the network."""
+        cluster = self.machine.cluster if self.nodes > 1 else None
+        links = (self.machine.link,) if cluster is None else (self.machine.link, over_network(cluster.network))
+        return self.constants._replace(fixed=reduce(late_seconds, links, self.constants.fixed))
 
     def _traffic(self, ranks: Number, tokens: Number) -> Traffic:
         """What a rank sends: a copy for each rank that needs the token, or for each expert."""
@@ -249,6 +257,13 @@ class DispatchForm(NamedTuple):
             return Fastest(self.name, 0.0, self.constants)
         sent = self._traffic(ranks, payload / (self.topk * self.copy))
         return Fastest(self.name, (sent.near + sent.far) / payload, self.constants)
+
+    def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
+        """A message, and the bytes of the copies on the busier of the links and the network."""
+        sent, link, inside = self._traffic(ranks, rows * self.load), self.machine.link, ranks / self.nodes
+        near = link.latency + sent.near / port_bandwidth(link, inside)
+        cluster = self.machine.cluster if self.nodes > 1 else None
+        return near if cluster is None else maximum(near, cluster.network.latency + sent.far * self.far / HOST_PORT)
 
     @property
     def port(self) -> float:
@@ -386,12 +401,20 @@ class Mixtures:
         rows = tuple(d for d in tokens.dims if d.name in PADDED)
         copy = _pair_width(tokens, extents) * item_bytes(tokens.dtype)
         form = self._dispatch(op, mean, copy, fullest, out) or node_form(op, self.site)
-        return Exchange(op, op.axis, ranks=ranks, rows=rows, payload_per_row=mean * copy * fullest, form=form)
+        return Exchange(
+            op,
+            op.axis,
+            ranks=ranks,
+            rows=rows,
+            payload_per_row=mean * copy * fullest,
+            form=form,
+            rate=self.machine.rates[2],
+        )
 
     def _dispatch(self, op: AllToAll, topk: Number, copy: Number, load: Number, out: bool) -> DispatchForm | None:
-        """The library for dispatch and combine; None where the calibration has none."""
+        """The library for dispatch and combine; None where the calibration has none, or through the host's memory."""
         m = self.machine
-        if m.gpu.units is None or m.algorithm != "auto":
+        if m.gpu.units is None or m.algorithm != "auto" or m.link.host is not None:
             return None
         mode = "deepep_normal" if self.prefill else "deepep_low_latency"
         for name in (mode if out else f"{mode}_combine", "ports"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from plandsl.backends.cost.machine.links import Fabric, fabric
 from plandsl.backends.cost.machine.machine import Machine
 from plandsl.ir.collectives import Ring
 from plandsl.ir.extents import Extents
@@ -34,8 +33,3 @@ class Site(NamedTuple):
         """Elements per row on one rank, and the dimensions that make the rows."""
         rows = tuple(d for d in type_.dims if d.name in ROW_DIMS)
         return self.extents.product(d for d in type_.dims if d.name not in ROW_DIMS), rows
-
-    def fabric(self, axis: str | None = None) -> Fabric:
-        """The links of a node, as a group of ranks along ``axis`` uses them."""
-        stride = 1 if axis is None else self.program.mesh.stride(axis)
-        return fabric(self.machine.link, self.machine.link_share, stride)
