@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, groups, start_engine, unseen_errors
+from benchmarks.engines import ENGINES, groups, judge_ranks, start_engine, unseen_errors
 from plandsl.backends.accuracy.serving import METRICS, predict
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.table import Table as Rows
@@ -31,7 +31,7 @@ def left_out(rows: Rows) -> Table:
         found = list(groups(rows, name))
         if len({g.key for g in found}) < 2:
             continue
-        for metric, e in unseen_errors(found, start_engine(name)).items():
+        for metric, e in unseen_errors(found, judge_ranks(found, start_engine(name)).start).items():
             line = [f"`{name}`", metric, str(e.rows), percent(e.median), percent(e.mean), percent(e.p90)]
             out.append([*line, percent(e.bias, signed=True)])
     return out

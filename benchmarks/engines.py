@@ -7,8 +7,9 @@ is left out once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from attrs import evolve, frozen
@@ -25,18 +26,22 @@ from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_has
 from plandsl.grammar.fmt import format_text
-from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, EngineSpec
+from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, RANK_TIMES, EngineSpec
 
 TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
 
 ENGINES = ("vllm", "vllm_rocm", "trtllm", "trtllm_1_0_0rc3", "atom")
 """Engines with rows of models that are in the catalog."""
 
-FITTED = ("prefill", "decode", "links", "step", "request", "admit", "first", "first_request")
+RANK = "step_rank"
+"""The constant that is fitted where rows have several numbers of ranks, and kept where rows left out agree."""
+
+FITTED = ("prefill", "decode", "links", "step", RANK, "request", "admit", "first", "first_request")
 START = EngineSpec(
-    "", prefill=0.95, decode=0.95, links=1.0, step=0.3e-3, request=20e-6, admit=3e-3, first=20e-3, first_request=0.2e-3
-)
-LOOSE = dict.fromkeys(FITTED, 1.0) | {"prefill": 0.2, "decode": 0.2, "links": 0.4}
+    "", prefill=0.95, decode=0.95, links=1.0, step=0.3e-3, step_rank=20e-6, request=20e-6, admit=3e-3, first=20e-3,
+    first_request=0.2e-3,
+)  # fmt: skip
+LOOSE = dict.fromkeys(FITTED, 1.0) | {"prefill": 0.2, "decode": 0.2, "links": 0.4, RANK: 1.5}
 PRICE = 0.002
 
 WAYS = {
@@ -60,8 +65,18 @@ for its output, and evicts requests when memory runs out. TensorRT-LLM: `free_gp
 RESERVE = 2e9
 """Bytes for captured graphs, communicators and workspaces: assumed."""
 
+STEP_NODE = 0.4e-3
+"""Seconds by which a step on several nodes is longer: assumed, as no row has several nodes.
+
+Two messages between processes over TCP, what to compute and what was computed, at 0.2 ms each: gloo carries out 5,015
+operations of 10 elements a second between processes of one host (github.com/meta-pytorch/torchft, pull request 199).
+"""
+
 RELATIVES = {"sglang": "vllm"}
 """Engines without rows of a model in the catalog, and the engine whose constants they take."""
+
+RANKS_OF = {"atom": "vllm_rocm"}
+"""Engines whose rows have one number of ranks, and the engine on the same GPUs whose `step_rank` they take."""
 
 HELD = {"trtllm_1_0_0rc3": "trtllm"}
 """Versions that always hold back one of the requests in flight, and the engine whose `WAYS` they share."""
@@ -88,10 +103,11 @@ class Group:
     joined: np.ndarray
     flights: int
     replicas: int
+    ranks: int
 
     def predict(self, engine: EngineSpec) -> dict[str, np.ndarray]:
         """Metrics under ``engine``, which must have the memory settings that the times were computed with."""
-        o = np.array([r.output for r in self.load])
+        o, engine = np.array([r.output for r in self.load]), engine.on_ranks(self.ranks, nodes=1)
         prefill = at_rates(self.prefill, engine.prefill, engine.links, self.flights)
         decode = at_rates(self.decode, engine.decode, engine.links, self.flights)
         if self.load[0].kind == "static_batch":
@@ -131,7 +147,7 @@ def groups(table: Table, name: str) -> Iterator[Group]:
     pairs = zip(table.texts("framework"), table.texts("gpu"), strict=True)
     mine = np.array([engine_of(f, g) == name for f, g in pairs])
     table = table.where(mine & np.array([is_dense(m) for m in table.texts("model")]))
-    engine = evolve(start_engine(name), prefill=1.0, decode=1.0, links=1.0)
+    engine = evolve(start_engine(name), prefill=1.0, decode=1.0, links=1.0, step_rank=0.0)
 
     def compiled(text: str) -> Replicas:
         bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
@@ -148,17 +164,19 @@ def group(model: Replicas, load: list[Row], table: Table, of: list[int]) -> Grou
     one, replicas, flights = model.one, model.n, model.in_flight
     i, o, n = (np.array([getattr(r, name) for r in load]) for name in ("input", "output", "clients"))
     measured = {m: table.numbers(m)[of] for m in ("ttft_s", "tpot_s", "output_tok_per_s")}
-    key = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}"
+    key, ranks = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}", one.plan.step_ranks[0]
     if load[0].kind == "static_batch":
         pre, dec = prefill_step(one, n, i, flights), decode_step(one, n, i, o)
         return Group(
-            key, load, measured, pre, dec, clients=n, runs=n * flights, joined=n, flights=flights, replicas=replicas
-        )
+            key, load, measured, pre, dec, clients=n, runs=n * flights, joined=n, flights=flights, replicas=replicas,
+            ranks=ranks,
+        )  # fmt: skip
     clients, runs, joined, _ = model.crowd(n, i, o)
     pre, dec = prefill_step(one, joined, i, 1), decode_step(one, runs / flights, i, o)
     return Group(
-        key, load, measured, pre, dec, clients=clients, runs=runs, joined=joined, flights=flights, replicas=replicas
-    )
+        key, load, measured, pre, dec, clients=clients, runs=runs, joined=joined, flights=flights, replicas=replicas,
+        ranks=ranks,
+    )  # fmt: skip
 
 
 def ratios(rows: list[Group], engine: EngineSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -174,12 +192,16 @@ def ratios(rows: list[Group], engine: EngineSpec) -> dict[str, tuple[np.ndarray,
 
 
 def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
-    """Fit an engine: minimise the sum over metrics of the mean of |ln(predicted / measured)|."""
-    middle = np.log([getattr(start, n) for n in FITTED])
-    loose = np.array([LOOSE[n] for n in FITTED])
+    """Fit an engine: minimise the sum over metrics of the mean of |ln(predicted / measured)|.
+
+    What is 0 in ``start`` stays 0.
+    """
+    names = [n for n in FITTED if getattr(start, n)]
+    middle = np.log([getattr(start, n) for n in names])
+    loose = np.array([LOOSE[n] for n in names])
 
     def engine(y: np.ndarray) -> EngineSpec:
-        return evolve(start, **dict(zip(FITTED, map(float, np.exp(middle + loose * y)), strict=True)))
+        return evolve(start, **dict(zip(names, map(float, np.exp(middle + loose * y)), strict=True)))
 
     def loss(y: np.ndarray) -> float:
         off = [np.abs(np.log(p / m)).mean() for p, m in ratios(rows, engine(y)).values()]
@@ -188,17 +210,53 @@ def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
     return engine(polished(loss, along(loss, np.zeros(len(middle)))))
 
 
-def unseen_errors(rows: list[Group], start: EngineSpec) -> dict[str, Errors]:
-    """Errors by metric on each pair of GPU and model, with an engine fitted to the other pairs."""
+def get_key(group: Group) -> str:
+    """The pair of GPU and model."""
+    return group.key
+
+
+def get_ranks(group: Group) -> int:
+    """The number of ranks."""
+    return group.ranks
+
+
+def unseen_errors(
+    rows: list[Group], start: EngineSpec, by: Callable[[Group], str | int] = get_key
+) -> dict[str, Errors]:
+    """Errors by metric on each pair of GPU and model, with an engine fitted to the other pairs.
+
+    With another ``by``, groups that it gives one value are left out together.
+    """
     pairs: dict[str, list[list[np.ndarray]]] = {}
-    for key in dict.fromkeys(g.key for g in rows):
-        others = [g for g in rows if g.key != key] or rows
+    for key in dict.fromkeys(map(by, rows)):
+        others = [g for g in rows if by(g) != key] or rows
         found = fit(others, start)
-        for metric, (p, m) in ratios([g for g in rows if g.key == key], found).items():
+        for metric, (p, m) in ratios([g for g in rows if by(g) == key], found).items():
             pair = pairs.setdefault(metric, [[], []])
             pair[0].append(p)
             pair[1].append(m)
     return {metric: errors(np.concatenate(a), np.concatenate(b)) for metric, (a, b) in pairs.items()}
+
+
+class Ranks(NamedTuple):
+    """Where a fit starts, with or without a time of further ranks, and the mean errors left out of both, by metric."""
+
+    start: EngineSpec
+    with_ranks: dict[str, float]
+    without: dict[str, float]
+
+
+def judge_ranks(rows: list[Group], start: EngineSpec) -> Ranks:
+    """Keep the time of further ranks in ``start`` only where errors on what is left out are no larger with it.
+
+    Left out in turn are pairs of GPU and model; of one pair alone, numbers of ranks.
+    """
+    bare = evolve(start, step_rank=0.0)
+    if len({g.ranks for g in rows}) == 1:
+        return Ranks(bare, {}, {})
+    by = get_key if len({g.key for g in rows}) > 1 else get_ranks
+    more, less = ({m: e.mean for m, e in unseen_errors(rows, one, by).items()} for one in (start, bare))
+    return Ranks(start if sum(more.values()) <= sum(less.values()) else bare, more, less)
 
 
 def main(data: str) -> None:
@@ -209,12 +267,17 @@ def main(data: str) -> None:
     done: dict[str, tuple[EngineSpec, dict[str, Errors]]] = {}
     for name in ENGINES:
         rows = list(groups(table, name))
-        start = start_engine(name)
-        judged = unseen_errors(rows, start)
-        done[name] = fit(rows, start), judged
+        ranks = judge_ranks(rows, start_engine(name))
+        judged = unseen_errors(rows, ranks.start)
+        found = fit(rows, ranks.start)
+        if name in RANKS_OF:
+            found = evolve(found, step_rank=done[RANKS_OF[name]][0].step_rank)
+        done[name] = found, judged
         count = sum(len(g.load) for g in rows)
         alone = len({g.key for g in rows}) == 1
-        write(done[name][0], judged, count, name, alone)
+        write(found, judged, count, name, alone)
+        for metric, error in ranks.with_ranks.items():
+            print(f"{name:16} {metric:18} mean left out {error:.2%} with {RANK}, {ranks.without[metric]:.2%} without")
         for metric, e in judged.items():
             print(
                 f"{name:16} {metric:18} {e.rows:4} rows  median {e.median:6.1%}  p90 {e.p90:6.1%}  bias {e.bias:+6.1%}"
@@ -235,7 +298,9 @@ def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: s
     for metric, e in judged.items() if rows else ():
         off = f"off by {100 * e.median:.1f} % (median) and {100 * e.p90:.1f} % (90th percentile)"
         lines.append(f"  # {metric}: {off}, bias {100 * e.bias:+.1f} %, {e.rows} rows")
-    fitted = [f"{n} = {quantity(n, getattr(engine, n))}" for n in FITTED]
+    told = {n: f"{n} = {quantity(n, getattr(engine, n))}" for n in FITTED if getattr(engine, n)}
+    taken = told.pop(RANK, "") if name in RANKS_OF else ""
+    fitted = [*told.values()] if engine.step_rank else [*told.values(), f"# rows left out show no {RANK}"]
     bands = []
     for metric, short in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("output_tok_per_s", "throughput")):
         if metric in judged:
@@ -245,7 +310,10 @@ def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: s
     own = [*fitted, *bands] if rows else []
     assumed = [] if rows else [f"# the constants of {fitted_as}: no rows of a dense model", *fitted, *bands]
     lines += [f"  {text}" for text in (*own, *ways)]
-    lines += ["  assumed {", *(f"    {text}" for text in (*assumed, f"reserve = {RESERVE / 1e9:g} GB")), "  }", "}", ""]
+    if taken:
+        assumed += [f"# that of {RANKS_OF[name]}: these rows have one number of ranks", taken]
+    assumed += [f"step_node = {quantity('step_node', STEP_NODE)}", f"reserve = {RESERVE / 1e9:g} GB"]
+    lines += ["  assumed {", *(f"    {text}" for text in assumed), "  }", "}", ""]
     (TARGET / f"{name}.plan").write_text(format_text("\n".join(lines), name), encoding="utf-8")
 
 
@@ -255,7 +323,7 @@ def quantity(name: str, value: float | str) -> str:
         return value
     if name in (*ENGINE_RATES, *ENGINE_SHARES):
         return f"{100 * value:.4g} %"
-    if name in ("step", "request", "admit", "first", "first_request"):
+    if name in (*ENGINE_TIMES, *RANK_TIMES):
         return f"{value * 1e3:.4g} ms" if value >= 1e-4 else f"{value * 1e6:.4g} us"
     return f"{value:g}"
 

@@ -9,13 +9,21 @@ from plandsl.grammar.records import Record
 from plandsl.grammar.schedulers import SCHEDULER, scheduler_spec
 from plandsl.grammar.schema import Reader
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.hardware import ENGINE_BANDS, ENGINE_COUNTS, ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, EngineSpec
+from plandsl.spec.hardware import (
+    ENGINE_BANDS,
+    ENGINE_COUNTS,
+    ENGINE_RATES,
+    ENGINE_SHARES,
+    ENGINE_TIMES,
+    RANK_TIMES,
+    EngineSpec,
+)
 from plandsl.units import BYTES, NUMBER, TIME
 
 LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
 """Kernel libraries that an engine may name; a calibration may have a section for each."""
 
-NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *ENGINE_COUNTS, *ENGINE_BANDS)
+NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *RANK_TIMES, *ENGINE_COUNTS, *ENGINE_BANDS)
 ENGINE = (*NUMBERS, "reserve", "kernels", *SCHEDULER, "source")
 
 
@@ -25,7 +33,7 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
     given: dict[str, Any] = {}
     for name in ENGINE_SHARES:
         given[name] = reader.read(name, reader.share)
-    for name in ENGINE_TIMES:
+    for name in (*ENGINE_TIMES, *RANK_TIMES):
         given[name] = reader.number(name, TIME, zero=True)
     for name, least in ENGINE_COUNTS.items():
         given[name] = reader.whole(name, least=least, most=MAX_DIMENSION)

@@ -22,6 +22,7 @@ from plandsl.spec.hardware import (
     ENGINE_RATES,
     ENGINE_SHARES,
     ENGINE_TIMES,
+    RANK_TIMES,
     CalibrationSpec,
     ClusterSpec,
     EngineSpec,
@@ -382,7 +383,7 @@ def show_engine(engine: EngineSpec) -> str:
     section = _Section(engine.assumed)
     for name in attrs.fields_dict(EngineSpec):
         value = getattr(engine, name)
-        if name in ENGINE_TIMES:
+        if name in (*ENGINE_TIMES, *RANK_TIMES):
             section.put(name, f"{_number(value)} s")
         elif name == "reserve":
             section.put(name, f"{_number(value)} B")

@@ -212,10 +212,23 @@ def covers(shown, real):
 
 
 def shortened(shown, real):
-    """``real``, cut where ``shown`` ends in `...`."""
-    if not shown.endswith("...\n"):
-        return real
-    return "".join(real.splitlines(keepends=True)[: shown.count("\n") - 1]) + "...\n"
+    """``real``, cut where ``shown`` has a line `...`; the line behind it is the next one with its words."""
+    lines, out, at, cut = real.splitlines(keepends=True), "", 0, False
+    for line in shown.splitlines(keepends=True):
+        if line == "...\n":
+            out, cut = out + line, True
+            continue
+        if cut:
+            at = next((i for i in range(at, len(lines)) if words(lines[i]) == words(line)), len(lines))
+        if at == len(lines):
+            return real
+        out, at, cut = out + (line if covers(line, lines[at]) else lines[at]), at + 1, False
+    return out if cut else out + "".join(lines[at:])
+
+
+def words(line):
+    """The words of a line, without numbers and their units."""
+    return [word for word in line.split() if word[0].isalpha() and word not in ("us", "ms", "s", "G", "K")]
 
 
 @each("console")

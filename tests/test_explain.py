@@ -40,6 +40,18 @@ plan nodes { model = llama_3_1_70b, cluster = h100_8x4, sharding { tp = 8, pp = 
   workload { input = 2000, output = 300, batch = 64 } }
 """
 
+
+def test_the_time_of_further_ranks_is_a_figure_of_its_own():
+    text = MANY.split("plan engine")[1].split("plan ring")[0].replace("engine = vllm", "engine = e")
+    plan = compile_text("engine e = vllm with { step_rank = 300 us }\nplan engine" + text)[0]
+    varied = Variations(plan.cost)
+    own, better = varied.own, varied.terms(FIGURES["ranks"], 2.0)
+    for name in ("ttft", "tpot"):
+        seconds = seconds_by_bound(own, name)["ranks"]
+        assert isclose(seconds, 7 * 300e-6, rel_tol=1e-9)
+        assert isclose(getattr(own, name).total - getattr(better, name).total, seconds / 2, rel_tol=1e-6)
+
+
 TOY = """
 calibration ideal { source = "none", gemm = 1, attention_prefill = 1, hbm = 1, link = 1, launch = %s }
 gpu g { memory = 80 GB, bandwidth = %s, compute { bf16 = %s } }
@@ -109,7 +121,7 @@ def test_terms_are_the_sums_of_the_report():
             assert isclose(linked, phase.communication_s, rel_tol=1e-9, abs_tol=1e-12)
             assert isclose(bounds.get("wait", 0.0), phase.waiting_s, rel_tol=1e-9)
             assert isclose(bounds.get("mixed", 0.0), phase.mixed_s, rel_tol=1e-9)
-            assert isclose(bounds.get("engine", 0.0), phase.engine_s, rel_tol=1e-9)
+            assert isclose(bounds.get("engine", 0.0) + bounds.get("ranks", 0.0), phase.engine_s, rel_tol=1e-9)
             assert isclose(bounds.get("bubble", 0.0), phase.bubble_s, rel_tol=1e-6, abs_tol=1e-9 * phase.time_s)
 
 

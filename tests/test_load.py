@@ -164,6 +164,37 @@ def test_an_engine_adds_what_it_says_to_a_batch():
     assert served.tpot == pytest.approx(bare.tpot / 0.9 + 1e-3 + 8 * 10e-6)
 
 
+RANKED = """
+engine e {{ step = 1 ms, step_rank = {rank} us, step_node = {node} us, tpot_low = 0.9, tpot_high = 1.2 }}
+cluster pair {{ node = h100_8, count = 2, network {{ topology = rail, bandwidth = 50 GB/s, latency = 5 us }} }}
+plan p {{
+  model = llama_3_1_8b, cluster = pair, sharding {{ {sharding} }}
+  engine = e, workload {{ input = 500, output = 20, {load} }}
+}}
+"""
+
+
+@given(
+    degrees=st.sampled_from(
+        [("tp = 4", 4, 1), ("tp = 4; dp = 4", 4, 1), ("tp = 8; pp = 2", 16, 2), ("dp = 2", 1, 1), ("pp = 2", 2, 1)]
+    ),
+    rank=st.integers(0, 200),
+    node=st.integers(0, 2000),
+    load=st.sampled_from(["batch = 4", "concurrency = 16, requests = 40"]),
+)
+def test_an_engine_adds_time_for_further_ranks_and_for_several_nodes(degrees, rank, node, load):
+    sharding, ranks, nodes = degrees
+    text = RANKED.format(rank=rank, node=node, sharding=sharding.replace(";", ","), load=load)
+    made = compile_text(text)[0]
+    bare = made.cost.on(evolve(made.spec, engine=evolve(made.spec.engine, step_rank=0.0, step_node=0.0)))
+    more = rank * 1e-6 * (ranks - 1) + node * 1e-6 * (nodes > 1)
+    ours, theirs = made.cost.evaluate(), bare.evaluate()
+    assert ours.tpot - theirs.tpot == pytest.approx(more, abs=1e-9)
+    if theirs.served is None:
+        assert ours.ttft - theirs.ttft == pytest.approx(more, abs=1e-9)
+    assert made.spec.engine_band("tpot") == pytest.approx((0.9**nodes, 1.2**nodes))
+
+
 @pytest.mark.parametrize("load", ["batch = 8", "concurrency = 8", "concurrency = 200, requests = 400"])
 @pytest.mark.parametrize("engine", [False, True])
 def test_the_parts_of_a_phase_add_up(load, engine):

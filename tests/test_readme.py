@@ -9,7 +9,7 @@ import pytest
 
 from plandsl.cli import main
 from plandsl.driver import compile_file
-from tests.test_docs import covers
+from tests.test_docs import covers, shortened
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -39,7 +39,7 @@ def test_console_blocks_show_the_real_output(here, request):
 
     def played(block):
         real = output(block[1])
-        return block[0] if covers(block[2], real) else f"```console\n$ planc {block[1]}\n{real}```"
+        return block[0] if covers(block[2], real) else f"```console\n$ planc {block[1]}\n{shortened(block[2], real)}```"
 
     real = BLOCK.sub(played, text)
     if request.config.getoption("--update-golden", default=False):

@@ -179,7 +179,7 @@ def _fill(found: dict[str, Floats], model: Deployment, m: Metrics, of: list[int]
     for metric, values in found.items():
         name, value = names.get(metric, ("throughput", m.throughput))
         values[0, of] = value
-        if band := model.plan.effective_engine.band(name, model.plan.model.routed):
+        if band := model.plan.engine_band(name):
             values[1, of], values[2, of] = value * band[0], value * band[1]
 
 

@@ -19,6 +19,7 @@ BOUNDS = {
     "launch": "kernel launches",
     "unit": "bandwidth of a unit",
     "engine": "engine times",
+    "ranks": "engine times of further ranks",
 }
 """Figures of hardware and engine that bound a term, by its ``bound``, in the words of reports."""
 

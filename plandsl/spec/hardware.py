@@ -315,9 +315,12 @@ class CalibrationSpec(FrozenValue):
 ENGINE_RATES = ("prefill", "decode", "links")
 ENGINE_SHARES = ("kept_output", "memory_fraction")
 ENGINE_TIMES = ("step", "request", "admit", "first", "first_request")
+RANK_TIMES = ("step_rank", "step_node")
 ENGINE_COUNTS = {"step_tokens": 1, "max_requests": 1, "held_back": 0, "kv_block": 1}
 ENGINE_BANDS = ("ttft_low", "ttft_high", "tpot_low", "tpot_high", "throughput_low", "throughput_high")
-"""Fields of an engine: rates, shares, seconds, whole numbers with their least value, and factors of bands."""
+"""Fields of an engine: rates, shares, seconds, seconds by which more ranks lengthen a step, whole numbers with their
+least value, and factors of bands.
+"""
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -326,7 +329,9 @@ class EngineSpec(FrozenValue):
 
     ``prefill``, ``decode`` and ``links``: engine throughput relative to stand-alone kernels, for kernels in prefill,
     kernels in decode, and collectives. ``step``: seconds added to every step; ``request``: to a step for each request
-    in it; ``admit``: for each request that joins. Kernels do not hide these. ``first`` and ``first_request``: seconds
+    in it; ``admit``: for each request that joins. Kernels do not hide these. ``step_rank`` and ``step_node``: seconds
+    that a step takes longer for each rank behind the first that computes it, and where its ranks are on several nodes
+    (the engine tells every rank what to compute, and waits for the last one). ``first`` and ``first_request``: seconds
     added to the first token (tokenisation, transport), once and for each request in flight. ``step_tokens`` is the
     token budget of a step, ``max_requests`` the most requests in a step. ``held_back`` requests wait despite free room.
     ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
@@ -339,6 +344,8 @@ class EngineSpec(FrozenValue):
     decode: float = 1.0
     links: float = 1.0
     step: float = 0.0
+    step_rank: float = 0.0
+    step_node: float = 0.0
     request: float = 0.0
     admit: float = 0.0
     first: float = 0.0
@@ -362,14 +369,26 @@ class EngineSpec(FrozenValue):
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
 
-    def band(self, metric: str, experts: bool) -> tuple[float, float] | None:
+    def band(self, metric: str, experts: bool, nodes: int) -> tuple[float, float] | None:
         """The band of measured / predicted for ``ttft``, ``tpot`` or ``throughput`` with 80 % of measurements, or None.
 
-        Engines are fitted to models without experts; with ``experts`` both factors are raised to the power `TRANSFER`.
+        Engines are fitted to models without experts on one node; with ``experts``, and again on several ``nodes``, both
+        factors are raised to the power `TRANSFER`.
         """
         low, high = float(getattr(self, f"{metric}_low")), float(getattr(self, f"{metric}_high"))
-        wider = TRANSFER if experts else 1.0
+        wider = (TRANSFER if experts else 1.0) * (TRANSFER if nodes > 1 else 1.0)
         return None if low == high else (low**wider, high**wider)
+
+    def rank_seconds(self, ranks: int, nodes: int) -> float:
+        """Seconds that a step of ``ranks`` ranks on ``nodes`` nodes takes longer than a step of one rank."""
+        return self.step_rank * (ranks - 1) + self.step_node * (nodes > 1)
+
+    def on_ranks(self, ranks: int, nodes: int) -> EngineSpec:
+        """The engine with the seconds of so many ranks in ``step``, and in ``first`` for the step of the prompt."""
+        more = self.rank_seconds(ranks, nodes)
+        if not more:
+            return self
+        return evolve(self, step=self.step + more, first=self.first + more, step_rank=0.0, step_node=0.0)
 
     @property
     def scheduler_name(self) -> SchedulerName:

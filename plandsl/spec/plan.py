@@ -10,7 +10,7 @@ from plandsl.spec.model import ModelSpec
 from plandsl.spec.scheduler import RouterName
 from plandsl.spec.traffic import TrafficSpec
 from plandsl.units import Dimension
-from plandsl.values import FrozenValue
+from plandsl.values import FrozenValue, once
 
 # ---- sharding
 
@@ -316,9 +316,24 @@ class PlanSpec(FrozenValue):
         return f"{self.node.name} ({self.node.composition})" if self.node.gpus else self.node.name
 
     @property
+    def step_ranks(self) -> tuple[int, int]:
+        """The ranks that compute a step together, and the number of nodes that they take."""
+        ranks = self.sharding.ranks // self.sharding.replicas
+        return ranks, -(-ranks // self.node.count)
+
+    @once
     def effective_engine(self) -> EngineSpec:
-        """The serving engine; `IDEAL` if the plan names none."""
-        return self.engine or IDEAL
+        """The serving engine, with the time of a step on the plan's ranks; `IDEAL` if the plan names none."""
+        return (self.engine or IDEAL).on_ranks(*self.step_ranks)
+
+    @property
+    def rank_seconds(self) -> float:
+        """Seconds that the engine adds to a step since it has several ranks; part of the `effective_engine`."""
+        return (self.engine or IDEAL).rank_seconds(*self.step_ranks)
+
+    def engine_band(self, metric: str) -> tuple[float, float] | None:
+        """The engine's band for ``ttft``, ``tpot`` or ``throughput`` of this model on so many nodes, or None."""
+        return self.effective_engine.band(metric, self.model.routed, self.step_ranks[1])
 
     @property
     def in_flight(self) -> int | None:

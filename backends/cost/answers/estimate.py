@@ -171,14 +171,14 @@ def _bands(
     plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
 ) -> tuple[tuple[str, tuple[float, float]], ...]:
     """The bands of 80 % of measurements: from the engine's band where it has one, else from the bands of ops."""
-    engine, steps, routed = plan.effective_engine, max(plan.workload.output - 1, 0), plan.model.routed
-    first, step = engine.band("ttft", routed) or prefill.band, engine.band("tpot", routed) or decode.band
+    steps = max(plan.workload.output - 1, 0)
+    first, step = plan.engine_band("ttft") or prefill.band, plan.engine_band("tpot") or decode.band
     if first is None or step is None:
         return ()
     ttft, tpot = _scale_band(m.ttft, first), _scale_band(m.tpot, step)
     latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
     made = float(m.throughput * m.latency)
-    served = engine.band("throughput", routed)
+    served = plan.engine_band("throughput")
     rate = (made / latency[1], made / latency[0]) if served is None else _scale_band(m.throughput, served)
     return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))
 

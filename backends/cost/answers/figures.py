@@ -14,6 +14,7 @@ from plandsl.answers.explanation import BOUNDS
 from plandsl.spec.hardware import (
     ENGINE_TIMES,
     OF_LINKS,
+    RANK_TIMES,
     CalibrationSpec,
     GpuSpec,
     LinkSpec,
@@ -126,9 +127,17 @@ def _scale_unit(plan: PlanSpec, f: float) -> PlanSpec:
 
 
 def _scale_engine(plan: PlanSpec, f: float) -> PlanSpec:
+    return _scale_times_of_engine(plan, f, ENGINE_TIMES)
+
+
+def _scale_ranks(plan: PlanSpec, f: float) -> PlanSpec:
+    return _scale_times_of_engine(plan, f, RANK_TIMES)
+
+
+def _scale_times_of_engine(plan: PlanSpec, f: float, names: tuple[str, ...]) -> PlanSpec:
     if plan.engine is None:
         return plan
-    return evolve(plan, engine=evolve(plan.engine, **{name: getattr(plan.engine, name) * f for name in ENGINE_TIMES}))
+    return evolve(plan, engine=evolve(plan.engine, **{name: getattr(plan.engine, name) * f for name in names}))
 
 
 def larger_memory(plan: PlanSpec, f: float) -> PlanSpec:
@@ -181,6 +190,7 @@ FIGURES = {
         ("launch", -1, _scale_launches),
         ("unit", 1, _scale_unit),
         ("engine", -1, _scale_engine),
+        ("ranks", -1, _scale_ranks),
     )
 }
 """All figures, by key."""

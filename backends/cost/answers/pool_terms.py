@@ -78,5 +78,5 @@ def _limiting_terms(model: Pools, metrics: Metrics, ttft: Breakdown, tpot: Break
     admitted = Term(
         PREFILL, "engine", op="engine", name="engine", value=engine.admit * first, bound="engine", part="prefill pool"
     )
-    once = [*(t for t in ttft.terms if t.bound not in ("engine", "bubble")), admitted]
+    once = [*(t for t in ttft.terms if t.bound not in ("engine", "ranks", "bubble")), admitted]
     return [t.times(1 / places / load.output) for t in once if t.value > 0], bubble

@@ -56,9 +56,20 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     whole = _step_terms(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
     taken = _token_share(float(metrics.tpot), others, gain)
     step = [term.times(taken) for term in whole]
-    ttft = _breakdown("ttft", PREFILL, ops=first, span=float(prefill.span) / share, value=metrics.ttft, waits=waiting)
+    at_first, at_step = model.pools[0].plan.rank_seconds, model.pools[-1].plan.rank_seconds * taken
+    ttft = _breakdown(
+        "ttft", PREFILL, ops=first, span=float(prefill.span) / share, value=metrics.ttft, waits=waiting, ranks=at_first
+    )
     if model.transfer is None:
-        tpot = _breakdown("tpot", DECODE, ops=step, span=float(decode.span) * taken, value=metrics.tpot, waits=mixed)
+        tpot = _breakdown(
+            "tpot",
+            DECODE,
+            ops=step,
+            span=float(decode.span) * taken,
+            value=metrics.tpot,
+            waits=mixed,
+            ranks=at_step,
+        )
         return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
     from plandsl.backends.cost.answers.pool_terms import label_pools, per_token, transfer_terms
 
@@ -69,6 +80,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
         span=float(decode.span) * taken,
         value=metrics.tpot,
         waits=transfer_terms(model, metrics),
+        ranks=at_step,
     )
     ttft, tpot = label_pools(ttft), label_pools(tpot)
     return Terms(ttft, tpot, per_token(model, metrics, ttft, tpot), follow.waits)
@@ -91,15 +103,18 @@ def memory_terms(memory: Memory) -> Breakdown:
 
 
 def _breakdown(
-    metric: str, phase: str, ops: Iterable[Term], span: float, value: Number, waits: Sequence[Term]
+    metric: str, phase: str, ops: Iterable[Term], span: float, value: Number, waits: Sequence[Term], ranks: float
 ) -> Breakdown:
-    """The breakdown of a time: ``ops``, the rest of their ``span``, ``waits``, and the rest of ``value``."""
+    """The breakdown of a time: ``ops``, the rest of their ``span``, ``waits``, and the rest of ``value``.
+
+    ``ranks`` seconds of the rest are the engine's, for further ranks.
+    """
     total, found = float(value), list(ops)
     bubble = span - sum(t.value for t in found)
-    engine = total - span - sum(t.value for t in waits)
+    engine = total - span - sum(t.value for t in waits) - ranks
     rests = [
         Term(phase, BUBBLE, op="bubble", name=BUBBLE, value=bubble, bound="bubble"),
-        Term(phase, "engine", op="engine", name="engine", value=engine, bound="engine"),
+        *_engine_terms(phase, engine, ranks),
     ]
     return Breakdown(metric, total, (*found, *waits, *(t for t in rests if t.value > DUST * total)))
 
@@ -110,6 +125,14 @@ class Run(NamedTuple):
     op: OpTime
     value: float
     bound: str
+
+
+def _engine_terms(phase: str, engine: float, ranks: float) -> list[Term]:
+    """What an engine adds to any step, and since there are several ranks."""
+    found = [Term(phase, "engine", op="engine", name="engine", value=engine, bound="engine")]
+    if ranks:
+        found.append(Term(phase, "engine", op="engine", name="further ranks", value=ranks, bound="ranks"))
+    return found
 
 
 def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> Iterator[Term]:
@@ -211,8 +234,9 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
     else:
         slots, steps, rest = s.running, max(load.output - 1, 0), ("the end of the run", "wait")
         added = float(engine.admit + s.first)
-    kept = [t for t in ttft.terms if t.bound not in ("engine", "bubble") and t.name not in (ROOM, CROWD)]
-    once = [*kept, Term(PREFILL, "engine", op="engine", name="engine", value=added, bound="engine")]
+    kept = [t for t in ttft.terms if t.bound not in ("engine", "ranks", "bubble") and t.name not in (ROOM, CROWD)]
+    ranks = model.plan.rank_seconds
+    once = [*kept, *_engine_terms(PREFILL, added - ranks, ranks)]
     weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.output), 1 / float(metrics.throughput)
     again = [t for t in tpot.terms if s is not None or t.bound != "mixed"]  # prompts of a batch are in its prefill
     found = [t.times(weight) for t in once] + [t.times(weight * steps) for t in again]
