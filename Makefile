@@ -26,7 +26,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables bench accuracy traffic calibrate study figures seeds fuzz golden clean
+.PHONY: help demo test lint types fmt tables bench accuracy traffic calibrate study field figures seeds fuzz golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ calibrate: $(DEV)  ## DATA=FOLDER: fit the catalog's calibrations again
 
 study: $(RUNTIME)  ## the study's claims beside what plandsl says
 	$(BIN)/python -m benchmarks.study
+
+field: $(RUNTIME)  ## questions of people who deploy, what they saw beside what plandsl says
+	$(BIN)/python -m benchmarks.field
 
 figures: $(DEV)  ## the charts of the pages in docs/, drawn
 	@mkdir -p docs/images/search docs/images/traffic

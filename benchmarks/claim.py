@@ -84,9 +84,9 @@ def show(value: Value) -> str:
     return ", ".join(texts if len(texts) <= 4 else [*texts[:2], "..."])
 
 
-def order(name: str) -> tuple[str, int]:
-    """A sort key that puts C2 before C10."""
-    return name[0], int(name[1:])
+def order(name: str) -> tuple[str, *tuple[int, ...]]:
+    """A sort key that puts C2 before C10, and F2.9 before F2.10."""
+    return name[0], *(int(part) for part in name[1:].split("."))
 
 
 SIGNS = {"near": "", "above": "> ", "below": "<= "}
@@ -98,7 +98,7 @@ def _row(claim: Claim, ours: Value, width: int) -> str:
     off = claim.off(ours)
     shown = "" if off is None else f"{100 * off:+.1f}%".replace("-0.0%", "+0.0%")
     claimed = SIGNS[claim.bound] + show(claim.printed)
-    return f"{claim.name:<6}{claim.what:<{width}}{claimed:>18}{show(ours):>18}{shown:>8}  {notes}"
+    return f"{claim.name:<6}{claim.what:<{width}}{claimed:>24}{show(ours):>24}{shown:>9}  {notes}"
 
 
 def settle(claims: Iterable[Claim]) -> list[tuple[Claim, Value]]:
@@ -109,7 +109,7 @@ def settle(claims: Iterable[Claim]) -> list[tuple[Claim, Value]]:
 def table(found: list[tuple[Claim, Value]]) -> str:
     """A table with a line for each claim, claimed beside ours, and the count of gated claims that hold."""
     width = max(len(c.what) for c, _ in found) + 2
-    head = f"{'claim':<6}{'what':<{width}}{'claimed':>18}{'ours':>18}{'off':>8}  within"
+    head = f"{'claim':<6}{'what':<{width}}{'claimed':>24}{'ours':>24}{'off':>9}  within"
     verdicts = [c.holds(ours) for c, ours in found if c.gated]
     total = f"{sum(verdicts)} of {len(verdicts)} gated rows within their tolerance; {len(found) - len(verdicts)} more"
     return "\n".join([head, *(_row(c, ours, width) for c, ours in found), "", total])

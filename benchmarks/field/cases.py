@@ -1,0 +1,193 @@
+"""The questions as claims: the value that the thread reports, ours, and how exactly the thread knows it.
+
+A claim's name is the number of the case and of the row. Tokens of KV cache that an engine logs are exact, so 3 %
+apply; a rate read off a chat log or a chart is within 20 %. An order has to come out right.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from benchmarks.claim import Claims, Value
+from plandsl.backends.cost.answers.estimate import Estimate
+from plandsl.diagnostics import PlanError
+from plandsl.driver import CompiledPlan, compile_file, compile_text
+
+FOLDER = Path(__file__).resolve().parent
+FIELD = Claims()
+GIB = 1 << 30
+LOGGED = 0.03
+"""Tolerance of a count that an engine logged."""
+READ = 0.2
+"""Tolerance of a time or rate that somebody read off a log or a chart."""
+
+SOURCES = {
+    "F3": "vllm issue 6746",
+    "F4": "vllm issue 10517",
+    "F7": "vllm issue 6955",
+    "F9": "vllm issue 17569",
+    "F10": "tenstorrent/tt-inference-server issue 356",
+    "F11": "TensorRT-LLM PR 11559",
+    "F15": "TensorRT-LLM issue 1144",
+    "F29": "a collective takes no less than one latency of its link",
+    "F30": "fewer bytes are not slower",
+    "F31": "model cards",
+}
+"""Case -> where it is from."""
+
+
+@cache
+def plans(name: str) -> dict[str, CompiledPlan]:
+    """The plans of one file of this folder, by name."""
+    return {p.name: p for p in compile_file(FOLDER / f"{name}.plan")}
+
+
+@cache
+def estimate(name: str, plan: str) -> Estimate:
+    """The estimate of one plan of a file."""
+    return plans(name)[plan].estimate()
+
+
+def _codes(name: str) -> set[str]:
+    """The codes of the errors in a file; empty if it compiles."""
+    try:
+        compile_file(FOLDER / f"{name}.plan")
+    except PlanError as error:
+        return {d.code for d in error.diagnostics}
+    return set()
+
+
+def _parameters(config: str) -> float:
+    """Parameters of a config, in 10^9."""
+    text = f"""
+        model m = hf("configs/{config}.json")
+        plan p {{ model = m, node = h200_8, workload {{ input = 1000, output = 100, batch = 1 }} }}
+    """
+    (plan,) = compile_text(text, str(FOLDER / "parameters.plan"))
+    return plan.estimate().parameters / 1e9
+
+
+# ---- memory
+
+
+@FIELD.add("F3.1", "405B fp8, tp 8: GiB of weights per GPU", 57.75, rel=0.01)
+def _weights_405b() -> Value:
+    return estimate("f03", "context").memory.weights / GIB
+
+
+@FIELD.add("F3.2", "405B fp8, tp 8: a context of 131,072 fits", False)
+def _context_405b() -> Value:
+    return estimate("f03", "context").kv_capacity_tokens >= 131_072
+
+
+@FIELD.add("F4.1", "8B on 24 GB, steps of 20,000 tokens: tokens of KV cache", 31_232, rel=LOGGED)
+def _steps_20k() -> Value:
+    return estimate("f04", "at_20k").kv_capacity_tokens
+
+
+@FIELD.add("F4.2", "8B on 24 GB, steps of 29,000 tokens: tokens of KV cache", 23_648, rel=LOGGED)
+def _steps_29k() -> Value:
+    return estimate("f04", "at_29k").kv_capacity_tokens
+
+
+@FIELD.add("F4.3", "8B on 24 GB: contexts of 20,000 and 35,000 in chunks start, 29,000 does not", (True, False, True))
+def _starts() -> Value:
+    needs = {"at_20k": 20_000, "at_29k": 29_000, "chunks": 35_000}
+    return tuple(estimate("f04", name).kv_capacity_tokens >= need for name, need in needs.items())
+
+
+# ---- stored formats
+
+
+@FIELD.add("F9.1", "Qwen3-235B in blocks of 128, tp 8 is refused")
+def _refused() -> Value:
+    return bool(_codes("f09_refused"))
+
+
+@FIELD.add("F9.2", "Qwen3-235B in blocks of 128, tp 4 and ep 8 compile")
+def _runs() -> Value:
+    return not _codes("f09")
+
+
+for _number, (_config, _published) in enumerate(
+    {"llama_405b_fbgemm": 405.9, "qwen3_235b_fp8": 235.0, "kimi_k2": 1026.0, "qwen2_5_14b": 14.8}.items(), 1
+):
+    FIELD.add(f"F31.{_number}", f"parameters of {_config}, 10^9", _published, rel=0.005)(
+        lambda config=_config: _parameters(config)
+    )
+
+# ---- links
+
+
+@FIELD.add("F7.1", "70B int4 over PCIe, one client: tok/s on two and four cards", (30.0, 46.0), rel=READ)
+def _one_client() -> Value:
+    return tuple(1 / estimate("f07", name).tpot_s for name in ("two", "four"))
+
+
+@FIELD.add("F7.2", "70B int4 over PCIe, five clients: tok/s on two and four cards", (121.0, 152.0), rel=READ)
+def _five_clients() -> Value:
+    return tuple(5 / estimate("f07", name).tpot_s for name in ("two_5", "four_5"))
+
+
+@FIELD.add("F7.3", "70B int4 over PCIe, prompts: tok/s on two and four cards", (361.0, 386.0), rel=READ)
+def _prompts() -> Value:
+    return tuple(2000 / estimate("f07", name).ttft_s for name in ("two", "four"))
+
+
+@FIELD.add("F29.1", "collectives over a link of 100 us a message take 100 us each, or more")
+def _latency() -> Value:
+    rows = estimate("f29", "at_100us").communication.rows
+    return all(row.time_s / row.calls >= 100e-6 for row in rows)
+
+
+# ---- small steps
+
+
+@FIELD.add("F10.1", "R1 on 2 x 8 H100, tp 16, one request: TPOT, ms", 23.1, rel=READ)
+def _tpot_two_nodes() -> Value:
+    return 1e3 * estimate("f10", "in_128").tpot_s
+
+
+@FIELD.add("F10.2", "the same: TTFT at 128, 4096 and 8192 in, ms", (180.0, 200.0, 264.0), rel=READ)
+def _ttft_two_nodes() -> Value:
+    return tuple(1e3 * estimate("f10", f"in_{n}").ttft_s for n in (128, 4096, 8192))
+
+
+@FIELD.add("F11.1", "GLM-4.7 on 8 H100, 4 to 256 in flight: TPOT, ms", (19.8, 26.1, 35.4, 55.8), rel=READ)
+def _tpot_glm() -> Value:
+    return tuple(1e3 * estimate("f11", f"c{n}").tpot_s for n in (4, 16, 64, 256))
+
+
+@FIELD.add("F11.2", "the same: tok/s", (199.0, 595.0, 1752.0, 4341.0), rel=READ)
+def _rate_glm() -> Value:
+    return tuple(estimate("f11", f"c{n}").throughput_tokens_per_s for n in (4, 16, 64, 256))
+
+
+@FIELD.add("F11.3", "the same: TTFT, ms", (354.0, 355.0, 412.0, 888.0), rel=READ)
+def _ttft_glm() -> Value:
+    found = [estimate("f11", f"c{n}") for n in (4, 16, 64, 256)]
+    return tuple(1e3 * (e.simulated.ttft.mean.value if e.simulated else e.ttft_s) for e in found)
+
+
+@FIELD.add("F30.1", "235B of experts, one request: 8 bits are not slower than 16, 4 not slower than 8")
+def _fewer_bits() -> Value:
+    bits16, bits8, bits8_weights, bits4 = (
+        estimate("f30", name).tpot_s for name in ("bits16", "bits8", "bits8_weights_only", "bits4")
+    )
+    return bits8 <= bits16 and bits8_weights <= bits16 and bits4 <= bits8_weights
+
+
+# ---- traffic
+
+
+@cache
+def _slowest_tenth() -> tuple[float, ...]:
+    """The 90th percentile of latency by plan, in seconds."""
+    return tuple(p.simulate(requests=300).simulation.summary.latency.p90 for p in plans("f15").values())
+
+
+@FIELD.add("F15.1", "13B on 4 A100, 3 req/s: tp 4 answers before tp 2 x pp 2, and that before pp 4")
+def _order_of_cuts() -> Value:
+    tp4, mixed, pp4 = _slowest_tenth()
+    return tp4 < mixed < pp4
