@@ -8,7 +8,7 @@ from math import prod
 
 from attrs import evolve
 
-from plandsl.diagnostics import suggest
+from plandsl.diagnostics import Label, suggest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.measured import read_paths, read_tables
@@ -21,6 +21,9 @@ from plandsl.spec.constants import FORMS, FormConstants, missing, names
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import (
     CONSTANTS,
+    HOST_PATH,
+    LANE_RATES,
+    LANES,
     CalibrationSpec,
     ClusterSpec,
     GpuSpec,
@@ -30,10 +33,30 @@ from plandsl.spec.hardware import (
 )
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY_RATE, NUMBER, POWER, TIME, Quantity
 
-GPU = ("memory", "memory_total", "bandwidth", "units", "compute", "calibration", "power", "price", "source", "measured")
+GPU = (
+    "memory",
+    "memory_total",
+    "bandwidth",
+    "units",
+    "compute",
+    "calibration",
+    "power",
+    "p2p",
+    "price",
+    "source",
+    "measured",
+)
 NODE = ("gpu", "gpus", "count", "link", "source", "measured")
 CLUSTER = ("node", "nodes", "count", "network", "source", "measured")
-LINK = ("topology", "bandwidth", "latency", "bridge")
+LINK = ("topology", "bandwidth", "pcie", "lanes", "latency", "bridge", "p2p")
+NETWORK = ("topology", "bandwidth", "latency")
+PCIE_WORDS = {
+    "bridge": "joins pairs of GPUs beside `pcie`",
+    "pcie": "is the generation of PCIe ports",
+    "lanes": "counts the lanes of PCIe ports",
+    "p2p": "says whether GPUs reach one another over PCIe",
+}
+"""Fields of a link that only the topology `pcie` has, and what they say."""
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring", "torus")
 
@@ -51,6 +74,7 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     compute = _peaks(reader)
     power = reader.number("power", POWER)
     price = reader.number("price", MONEY_RATE, zero=True)
+    p2p = reader.word("p2p", ("on", "off")) != "off"
     source = reader.source()
     measured = read_tables(reader)
     calibration = calibration_name(reader)
@@ -70,6 +94,7 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
         assumed=tuple(a for a in reader.assumed_fields() if a[0] != "memory_total" or memory_total is not None),
         measured=measured,
         bases=record.bases,
+        p2p=p2p,
         span=record.span,
     )
 
@@ -120,7 +145,7 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
     gpu = groups[0][1] if groups else None
     source = reader.source()
     read_paths(reader)
-    link = _node_link(reader, gpu, count)
+    link = _node_link(reader, groups, count)
     if not reader.ok or gpu is None or count is None or link is None:
         return None
     gpus = groups if any(other != gpu for _, other in groups) else ()
@@ -153,40 +178,78 @@ def _unlike_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:
     return tuple(groups)
 
 
-def _node_link(reader: Reader, gpu: GpuSpec | None, count: int | None) -> LinkSpec | None:
+def _node_link(reader: Reader, groups: tuple[tuple[int, GpuSpec], ...], count: int | None) -> LinkSpec | None:
+    gpu = groups[0][1] if groups else None
     if count == 1 and "link" not in reader.record.fields:
         # never used: a single GPU communicates with no other
         return LinkSpec("switch", gpu.bandwidth if gpu else 1.0, 0.0)
     example = "link { topology = mesh, bandwidth = 64 GB/s, latency = 2 us }"
     section = reader.section("link", example)
-    return link_spec(reader, section, TOPOLOGIES, count) if section else None
+    return _link(reader, section, count, all(gpu.p2p for _, gpu in groups)) if section else None
 
 
-def link_spec(outer: Reader, section: Record, topologies: tuple[str, ...], count: int | None) -> LinkSpec | None:
-    """A `link` or `network` section."""
+def _link(outer: Reader, section: Record, count: int | None, p2p: bool) -> LinkSpec | None:
+    """A `link` section of a node whose GPUs reach one another over PCIe if ``p2p``, unless the section says."""
     reader = Reader(outer.context, section, LINK)
-    dims: tuple[int, ...] = ()
-    layer = reader.layer("topology")
-    if layer and isinstance(layer.value, s.Call) and layer.value.func.text == "torus":
-        topology: str | None = "torus"
-        dims = reader.attempt(lambda: _torus(reader, layer, count)) or ()
-    else:
-        topology = reader.word("topology", topologies)
-    if layer is None:
-        reader.report_missing("topology", "topology = mesh")
-    elif topology == "torus" and not isinstance(layer.value, s.Call):
-        reader.fail(Wrong("E207", "`torus` needs its sizes", span_of(layer), hint="`topology = torus(4, 2)`"))
-    bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 64 GB/s")
+    topology, dims = _topology(reader, TOPOLOGIES, count)
+    bandwidth = _pcie_bandwidth(reader) if {"pcie", "lanes"} & section.fields.keys() else _bandwidth(reader)
     latency = reader.number("latency", TIME, "latency = 2 us", zero=True)
-    bridge = reader.number("bridge", BYTE_RATE)
-    spans = reader.layer("bridge")
-    if spans and topology not in (None, "pcie"):
-        why = f"`bridge` joins pairs of GPUs beside `pcie`, but the topology is `{topology}`"
-        reader.fail(Wrong("E214", why, span_of(spans)))
+    bridge, stated = reader.number("bridge", BYTE_RATE), reader.word("p2p", ("on", "off"))
+    for name, what in PCIE_WORDS.items():
+        if (layer := reader.layer(name)) and topology not in (None, "pcie"):
+            why = f"`{name}` {what}, but the topology is `{topology}`"
+            reader.fail(Wrong("E214" if name == "bridge" else "E250", why, span_of(layer)))
     outer.ok &= reader.ok
     if not reader.ok or topology is None or bandwidth is None or latency is None:
         return None
-    return LinkSpec(topology, bandwidth, latency, dims, bridge or 0.0)
+    peers = topology != "pcie" or (p2p if stated is None else stated == "on")
+    return LinkSpec(topology, bandwidth, latency, dims, bridge or 0.0, host=None if peers else HOST_PATH)
+
+
+def _network(outer: Reader, section: Record) -> LinkSpec | None:
+    """A `network` section."""
+    reader = Reader(outer.context, section, NETWORK)
+    topology, dims = _topology(reader, NETWORKS, None)
+    bandwidth, latency = _bandwidth(reader), reader.number("latency", TIME, "latency = 2 us", zero=True)
+    outer.ok &= reader.ok
+    if not reader.ok or topology is None or bandwidth is None or latency is None:
+        return None
+    return LinkSpec(topology, bandwidth, latency, dims)
+
+
+def _bandwidth(reader: Reader) -> float | None:
+    return reader.number("bandwidth", BYTE_RATE, "bandwidth = 64 GB/s")
+
+
+def _pcie_bandwidth(reader: Reader) -> float | None:
+    """Bytes/s each way of a PCIe port, by its generation and lanes (16 if not given)."""
+    generation, lanes = reader.whole("pcie", most=max(LANE_RATES)), reader.whole("lanes", most=max(LANES))
+    layer = reader.layer("lanes")
+    if layer and not reader.layer("pcie"):
+        hint = f"`pcie = 4, lanes = {lanes or 8}`"
+        reader.fail(Wrong("E250", "`lanes` needs `pcie`, the generation of the ports", span_of(layer), hint=hint))
+    if lanes is not None and lanes not in LANES and layer:
+        reader.fail(Wrong("E250", f"a PCIe port has 1, 2, 4, 8 or 16 lanes, found {lanes}", span_of(layer)))
+    if other := reader.layer("bandwidth"):
+        said = reader.layer("pcie") or layer
+        why, hint = "`pcie` and `lanes` give the bandwidth, which is stated too", "leave out `bandwidth`"
+        also = Label(span_of(said), "the same by generation and lanes") if said else None
+        reader.fail(Wrong("E250", why, span_of(other), hint=hint, labels=(also,) if also else ()))
+    return None if generation is None else LANE_RATES[generation] * (lanes or max(LANES))
+
+
+def _topology(reader: Reader, topologies: tuple[str, ...], count: int | None) -> tuple[str | None, tuple[int, ...]]:
+    """The topology, and the sizes of a torus."""
+    dims: tuple[int, ...] = ()
+    layer = reader.layer("topology")
+    if layer and isinstance(layer.value, s.Call) and layer.value.func.text == "torus":
+        return "torus", reader.attempt(lambda: _torus(reader, layer, count)) or ()
+    topology = reader.word("topology", topologies)
+    if layer is None:
+        reader.report_missing("topology", "topology = mesh")
+    elif topology == "torus":
+        reader.fail(Wrong("E207", "`torus` needs its sizes", span_of(layer), hint="`topology = torus(4, 2)`"))
+    return topology, dims
 
 
 def _torus(reader: Reader, layer: Layer, count: int | None) -> tuple[int, ...]:
@@ -215,7 +278,7 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
     source = reader.source()
     read_paths(reader)
     section = reader.section("network", "network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }")
-    network = link_spec(reader, section, NETWORKS, None) if section else None
+    network = _network(reader, section) if section else None
     if network and network.dims and count and prod(network.dims) != count:
         sizes = " x ".join(map(str, network.dims))
         why = f"torus({sizes}) has {prod(network.dims)} places, but the cluster has {count} nodes"

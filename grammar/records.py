@@ -19,6 +19,9 @@ ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 KEPT = {"gpu": ("memory", "memory_total")}
 """Kind -> fields whose layers all stay in a merged record: it matters which of them was changed, and from what."""
 
+REPLACED = {"link": {"bandwidth": ("pcie", "lanes"), "pcie": ("bandwidth",), "lanes": ("bandwidth",)}}
+"""By kind of section: what a field says in other words, so that it takes the place of these fields of a base."""
+
 
 class Layer(NamedTuple):
     """One value of a field, its name and file, and whether it stands in an ``assumed`` section."""
@@ -75,7 +78,9 @@ class Record:
 def merge(base: Record, over: Record) -> Record:
     """``base with over``."""
     out = base.copy_as(base.name, base.span, base.unit)
-    out.fields = dict(base.fields)
+    replaced = REPLACED.get(base.kind, {})
+    gone = {old for name in over.fields for old in replaced.get(name, ())} - over.fields.keys()
+    out.fields = {name: layers for name, layers in base.fields.items() if name not in gone}
     for name, layers in over.fields.items():
         builds = isinstance(layers[0].value, Record) or name in KEPT.get(base.kind, ())
         out.fields[name] = base.fields.get(name, ()) + layers if builds else layers

@@ -271,6 +271,13 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "gpu mine = h100_sxm with { memory = 80 GiB, memory_total = 79 GiB }\n",
         "correct the smaller figure, or leave out `memory_total`.",
     ),
+    "E250": (
+        "invalid PCIe link",
+        "`pcie` is the generation of the ports of a node's GPUs, 1 to 6, and `lanes` their lanes: 1, 2, 4, 8 or 16. "
+        "Both give the bandwidth, which is not stated beside them. They and `p2p` belong to `topology = pcie`.",
+        "node mine = l40s_8 with { link { topology = switch, pcie = 4 } }\n",
+        "correct the field that the message names, or leave it out.",
+    ),
     "W201": (
         "unused result",
         "The statement costs time and memory in the estimate, and nothing uses its result.",

@@ -318,6 +318,8 @@ def show_gpu(gpu: GpuSpec, calibration: str = "") -> str:
         section.put(f"compute.{dtype}", f"{_number(peak)} FLOP/s")
     if gpu.power is not None:
         section.put("power", f"{_number(gpu.power)} W")
+    if not gpu.p2p:
+        section.put("p2p", "off")
     if gpu.price is not None:
         section.put("price", f"{_number(gpu.price)} USD / 1 s")
     if gpu.measured:
@@ -344,6 +346,10 @@ def show_node(node: NodeSpec) -> str:
         section.put("gpu", _name(node.gpu.name, "gpu"))
         section.put("count", str(node.count))
     _put_link(section, "link", node.link)
+    if node.link.bridge:
+        section.put("link.bridge", f"{_number(node.link.bridge)} B/s")
+    if node.link.topology == "pcie" and all(gpu.p2p for _, gpu in node.groups) != (node.link.host is None):
+        section.put("link.p2p", "on" if node.link.host is None else "off")
     return _declaration("node", node.name, section.lines())
 
 

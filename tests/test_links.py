@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plandsl.answers.communication import Calls
 from plandsl.backends.cost.forms.collective import OPS, collective_seconds, late_seconds
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.entries import catalog_calibration
 from plandsl.spec.constants import CollectiveConstants
-from plandsl.spec.hardware import LinkSpec, usual_latency
+from plandsl.spec.hardware import HOST_PATH, LinkSpec, usual_latency
 
 FITTED = CollectiveConstants(4e-6, 1e-6, 0.3, 6e-6, bulk=0.8, half=2e6, own=0.4, switch=0.4)
 NODE = """
@@ -20,15 +22,21 @@ node n {{
 }}
 plan p {{
   model = llama_3_2_1b, node = n, sharding {{ {degrees} }}, workload {{ input = 512, output = 256, batch = 1 }}
+  {engine}
 }}
 """
 
 
+def rows(gpu: str = "l40s", count: int = 2, topology: str = "pcie", us: float = 5, **said: str) -> dict[str, Calls]:
+    """The calls of each collective in a decode step."""
+    known = {"rate": "32", "more": "", "degrees": f"tp = {count}", "engine": ""} | said
+    (made,) = compile_text(NODE.format(gpu=gpu, count=count, topology=topology, us=us, **known))
+    return {row.op: row for row in made.estimate().communication.rows if row.phase == "decode"}
+
+
 def calls(gpu: str = "l40s", count: int = 2, topology: str = "pcie", us: float = 5, **said: str) -> dict[str, float]:
     """Seconds of one call of each collective in a decode step."""
-    known = {"rate": "32", "more": "", "degrees": f"tp = {count}"} | said
-    (made,) = compile_text(NODE.format(gpu=gpu, count=count, topology=topology, us=us, **known))
-    return {row.op: row.time_s / row.calls for row in made.estimate().communication.rows if row.phase == "decode"}
+    return {op: row.time_s / row.calls for op, row in rows(gpu, count, topology, us, **said).items()}
 
 
 # ---- latency
@@ -82,6 +90,72 @@ def test_ranks_of_two_pairs_do_not(degrees: str) -> None:
         degrees = "\n  mesh tensor = 2, data = 2\n  heads, kv_heads, ffn, vocab -> tensor\n  batch -> data\n"
     plain, bridged = (calls(count=4, more=more, degrees=degrees) for more in ("", ", bridge = 56.25 GB/s"))
     assert plain == bridged
+
+
+# ---- PCIe, and the way through the host
+
+
+def link_of(node: str) -> LinkSpec:
+    load = "workload { input = 9, output = 9, batch = 1 }"
+    (made,) = compile_text(f"{node}\nplan p {{ model = llama_3_2_1b, node = n, {load} }}")
+    return made.spec.node.link
+
+
+@pytest.mark.parametrize(("said", "rate"), [
+    ("pcie = 4", 31.5e9), ("pcie = 4, lanes = 8", 15.75e9), ("pcie = 3, lanes = 4", 3.94e9), ("pcie = 5", 63e9),
+    ("pcie = 1, lanes = 1", 0.25e9), ("pcie = 6", 118e9),
+])  # fmt: skip
+def test_generation_and_lanes_give_the_bandwidth_of_a_port(said: str, rate: float) -> None:
+    ports = f"node m = l40s_2 with {{ link {{ {said} }} }}\n"
+    assert link_of(ports + "node n = m").bandwidth == pytest.approx(rate, rel=2e-3)
+    # what is said last counts
+    assert link_of(ports + "node n = m with { link { bandwidth = 7 GB/s } }").bandwidth == 7e9
+    assert link_of(ports + "node n = m with { link { pcie = 2, lanes = 16 } }").bandwidth == 8e9
+
+
+def test_the_driver_of_a_gpu_decides_and_a_node_may_say_otherwise() -> None:
+    for gpu, host in (("rtx_4090", True), ("rtx_3090", True), ("l40s", False), ("a40", False), ("h100_pcie", False)):
+        assert (link_of(f"node n = {gpu}_8").host is not None) == host
+    assert link_of("node n = rtx_4090_8 with { link { p2p = on } }").host is None
+    assert link_of("node n = l40s_8 with { link { p2p = off } }").host == HOST_PATH
+    assert link_of("node n = l40s_8 with { gpu = l40s with { p2p = off } }").host == HOST_PATH
+    mixed = "node n {{ gpus = [1 * l40s, 1 * rtx_4090], link {{ topology = {}, bandwidth = 9 GB/s, latency = 5 us }} }}"
+    assert link_of(mixed.format("pcie")).host == HOST_PATH
+    assert link_of(mixed.format("switch")).host is None
+
+
+@pytest.mark.parametrize("engine", ["", "engine = vllm", "engine = trtllm"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_through_the_host_nccl_alone_sends_and_later(engine: str, count: int) -> None:
+    near, host = (rows(count=count, more=f", p2p = {p2p}", engine=engine) for p2p in ("on", "off"))
+    for op, row in host.items():
+        assert row.algorithm == "nccl"
+        assert row.time_s > near[op].time_s + row.calls * 0.9 * HOST_PATH.latency
+
+
+def test_the_host_is_as_fast_as_it_was_measured() -> None:
+    # NCCL on two RTX PRO 6000 (PCIe 5) without access to peers: 19.1 us for 8 KB and 1118 us for 16 MB, against 7.0 and
+    # 473 us with it (aiconfigurator); the same 17 GB/s or so with four RTX 4090 (PCIe 4; NVIDIA/nccl issue 1603)
+    constants = catalog_calibration("rtx_pro_6000").constants(CollectiveConstants, "collective.nccl")
+    assert constants is not None
+    for host, times in ((HOST_PATH, (19.1e-6, 1118e-6)), (None, (7.0e-6, 473e-6))):
+        link = LinkSpec("pcie", 64e9, 5e-6, host=host)
+        found = [collective_seconds(constants, link, "all_reduce", n=2, payload=b) for b in (8192.0, 2.0**24)]
+        assert found == pytest.approx(times, rel=0.1)
+
+
+def test_a_port_of_few_lanes_is_slower_than_the_host() -> None:
+    x16, x4 = (calls(more=", p2p = off", rate=rate, degrees="tp = 2") for rate in ("32", "8"))
+    assert all(x4[op] >= x16[op] for op in x16)
+    long = {}
+    for lanes in (4, 8, 16):
+        node = f"node n = rtx_3090_4 with {{ link {{ pcie = 4, lanes = {lanes} }} }}"
+        load = "workload { input = 8000, output = 2, batch = 1 }"
+        (made,) = compile_text(f"{node}\nplan p {{ model = llama_3_2_3b, node = n, sharding {{ tp = 2 }}, {load} }}")
+        (row,) = (r for r in made.estimate().communication.rows if (r.phase, r.op) == ("prefill", "all_reduce"))
+        long[lanes] = row.wire / row.time_s
+    assert long[4] == pytest.approx(long[8] / 2, rel=0.1)
+    assert long[8] < long[16] < 1.01 * HOST_PATH.rate
 
 
 # ---- what no estimate beats

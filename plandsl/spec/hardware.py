@@ -37,7 +37,7 @@ class GpuSpec(FrozenValue):
     is not known.
     ``units`` is the number of streaming multiprocessors or compute units, None if unknown. ``measured`` are tables of
     its kernels. ``bases`` are the gpus that it was made from, nearest first, ending with the catalog's gpu; rows of
-    tables may have any of these names.
+    tables may have any of these names. ``p2p`` tells whether its driver lets it reach the memory of a peer over PCIe.
     """
 
     name: str
@@ -53,6 +53,7 @@ class GpuSpec(FrozenValue):
     assumed: tuple[tuple[str, str], ...] = ()
     measured: tuple[TableSpec, ...] = ()
     bases: tuple[str, ...] = ()
+    p2p: bool = True
     span: Span | None = field(default=None, eq=False)
 
     @property
@@ -74,6 +75,19 @@ class HostPath(NamedTuple):
 
     rate: float
     latency: float
+
+
+HOST_PATH = HostPath(rate=17.8e9, latency=5.1e-6)
+"""NCCL between two GPUs whose driver has no access to peers, over PCIe 5 x16: fitted by `benchmarks.host_path`."""
+
+
+LANE_RATES = {1: 0.25e9, 2: 0.5e9, 3: 8e9 / 8.125, 4: 16e9 / 8.125, 5: 32e9 / 8.125, 6: 8e9 * 236 / 256}
+"""Bytes/s of a PCIe lane each way, by generation: 2.5, 5, 8, 16, 32 and 64 GT/s by the base specifications of PCI-SIG.
+
+Of 10 bits 8 are data in generations 1 and 2, of 130 bits 128 up to generation 5, of 256 bytes 236 in generation 6.
+"""
+
+LANES = (1, 2, 4, 8, 16)
 
 
 NEAR_LATENCY, FAR_LATENCY = 2e-6, 5e-6

@@ -6,7 +6,7 @@ from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.hardware import HOST_PATH, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 SHARES = ("gemm", "attention_prefill", "attention_decode", "hbm", "link")
@@ -30,6 +30,7 @@ def gpus(draw: DrawFn) -> GpuSpec:
         compute=tuple(peaks.items()),
         power=draw(st.none() | st.integers(100, 1500).map(float)),
         price=draw(st.none() | st.integers(0, 900).map(lambda cents: cents / 360_000)),
+        p2p=draw(st.sampled_from((True, True, False))),
     )
 
 
@@ -41,8 +42,11 @@ def links(draw: DrawFn, count: int = 8) -> LinkSpec:
     if topology == "torus":
         x = draw(st.sampled_from([n for n in range(1, count + 1) if count % n == 0]))
         dims = (x, count // x)
-    bandwidth = draw(st.integers(1, 900)) * 1e9
-    return LinkSpec(topology, bandwidth, draw(st.integers(0, 20)) * 1e-6, dims)
+    bandwidth, latency = draw(st.integers(1, 900)) * 1e9, draw(st.integers(0, 20)) * 1e-6
+    if topology != "pcie":
+        return LinkSpec(topology, bandwidth, latency, dims)
+    bridge = draw(st.sampled_from((0.0, 0.0, 300e9)))
+    return LinkSpec(topology, bandwidth, latency, bridge=bridge, host=draw(st.sampled_from((None, HOST_PATH))))
 
 
 @composite
