@@ -31,6 +31,7 @@ from plandsl.spec.hardware import (
     NodeSpec,
     constant_dimension,
 )
+from plandsl.spec.power import LEAST_LIMIT
 from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY_RATE, NUMBER, POWER, TIME, Quantity
 
 GPU = (
@@ -42,6 +43,7 @@ GPU = (
     "calibration",
     "power",
     "p2p",
+    "power_max",
     "price",
     "source",
     "measured",
@@ -72,7 +74,7 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     bandwidth = reader.number("bandwidth", BYTE_RATE, "bandwidth = 6 TB/s")
     units = reader.whole("units", most=MAX_COUNT)
     compute = _peaks(reader)
-    power = reader.number("power", POWER)
+    power, power_max = _power(reader)
     price = reader.number("price", MONEY_RATE, zero=True)
     p2p = reader.word("p2p", ("on", "off")) != "off"
     source = reader.source()
@@ -88,6 +90,7 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
         memory_total=memory_total,
         calibration=calibration,
         power=power,
+        power_max=power_max,
         price=price,
         units=units,
         source=source,
@@ -108,6 +111,24 @@ def _memory_total(reader: Reader, memory: float | None) -> float | None:
         why = "`memory_total` must be at least `memory`: a program sees no more than the driver reports"
         reader.fail(Wrong("E244", why, span_of(reader.record.fields["memory_total"][-1])))
     return total
+
+
+def _power(reader: Reader) -> tuple[float | None, float | None]:
+    """What the GPU may draw, and the power of its board if that is more: `power_max`, or the first `power` stated."""
+    limit, board = reader.number("power", POWER), reader.number("power_max", POWER)
+    layers = reader.record.fields.get("power", ())
+    if board is None and layers:
+        board = reader.attempt(lambda: float(reader.quantity(layers[0], POWER).value))
+    if limit is None or board is None or limit == board:
+        return limit or board, None
+    if limit > board:
+        hint = "state the power of another board as `power_max`"
+        why = f"`power` is {limit:g} W, but the board draws at most {board:g} W"
+        reader.fail(Wrong("E244", why, span_of(layers[-1]), hint=hint))
+    elif limit < LEAST_LIMIT * board:
+        why = f"a limit of {limit:g} W is too low for a board of {board:g} W"
+        reader.fail(Wrong("E244", why, span_of(layers[-1]), hint=f"drivers take {LEAST_LIMIT * board:g} W at least"))
+    return limit, board
 
 
 def _peaks(reader: Reader) -> tuple[tuple[str, float], ...]:

@@ -16,7 +16,7 @@ ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 """Kinds that may hold an ``assumed`` section."""
 
 
-KEPT = {"gpu": ("memory", "memory_total")}
+KEPT = {"gpu": ("memory", "memory_total", "power")}
 """Kind -> fields whose layers all stay in a merged record: it matters which of them was changed, and from what."""
 
 REPLACED = {"link": {"bandwidth": ("pcie", "lanes"), "pcie": ("bandwidth",), "lanes": ("bandwidth",)}}

@@ -373,7 +373,7 @@ def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """An error (E304) for a GPU without a peak for the dtype; a note (N312) where only some have a faster dtype."""
+    """Peaks of GPUs: none for a dtype (E304), a faster dtype on some (N312), a power limit that lowers them (N315)."""
     compute = arithmetic(plan.model, plan.common_gpu)
     gpus = {kind.node.gpu.name: kind.node.gpu for kind in plan.kinds}.values()
     for gpu in gpus:
@@ -382,6 +382,13 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
                 listed = ", ".join(n for n, _ in gpu.compute) or "none"
                 why = f"`{gpu.name}` lists no {dtype} peak"
                 yield Diagnostic("E304", why, plan.model.span, f"multiplies in {dtype}", f"it lists {listed}")
+    for gpu in gpus:
+        if gpu.power_max is not None:
+            why = (
+                f"power of `{gpu.name}` {gpu.power:g} of {gpu.power_max:g} W: clock {gpu.clock:.2f}, by a law "
+                "fitted to GEMMs of an RTX PRO 6000; no band for this"
+            )
+            yield Diagnostic("N315", why, gpu.span)
     if any(arithmetic(plan.model, gpu) != compute for gpu in gpus):
         stored = plan.model.weights
         lacking = " and ".join(f"`{gpu.name}`" for gpu in gpus if gpu.peak(stored) is None)

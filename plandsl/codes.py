@@ -205,6 +205,15 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("tp = 8").replace("sharding", "overlap = collectives, sharding"),
         "nothing, if this is intended; else drop the setting.",
     ),
+    "N315": (
+        "a power limit lowers the clock",
+        "The GPU may draw less than its board: `power` is below `power_max`, or below the `power` of the gpu that it "
+        "was made from. The clock of its units falls, and kernels that calculate take longer; the clock of the memory "
+        "stays. The bands do not contain the error of the law. Rows of measured tables count as measured under the "
+        "limit.",
+        _plan("tp = 8", "h100_8 with { gpu { power = 450 W } }"),
+        "nothing; measured tables of the limited GPU take precedence over the law.",
+    ),
     "N322": (
         "assumptions about speculative decoding",
         "`acceptance` is the share of guesses that are right if all guesses before them are. The estimate uses it for "

@@ -267,9 +267,10 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E244": (
         "invalid figure of a GPU's board",
-        "`memory_total` is what the driver reports, `memory` what a program sees of it, which is less.",
+        "`memory_total` is what the driver reports, `memory` what a program sees of it, which is less. `power` limits "
+        "the power of a board, `power_max`, to no more than that and to no less than a quarter of it.",
         "gpu mine = h100_sxm with { memory = 80 GiB, memory_total = 79 GiB }\n",
-        "correct the smaller figure, or leave out `memory_total`.",
+        "correct the figure; another board states its own `memory_total` and `power_max`.",
     ),
     "E250": (
         "invalid PCIe link",

@@ -10,6 +10,7 @@ from attrs import Factory, evolve, field, frozen
 from plandsl.diagnostics import Span
 from plandsl.spec.constants import FORMS, C, dimension, read
 from plandsl.spec.formats import ARITHMETIC
+from plandsl.spec.power import clock_at
 from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.units import NUMBER, TIME, Dimension
 from plandsl.values import FrozenValue
@@ -34,7 +35,7 @@ class GpuSpec(FrozenValue):
     """One accelerator: ``memory`` in bytes, ``bandwidth`` in bytes/s, ``compute`` in FLOP/s by dtype (dense).
 
     ``memory`` is what CUDA or HIP shows a program; ``memory_total`` what nvidia-smi or rocm-smi reports, None if that
-    is not known.
+    is not known. ``power`` in W is what the GPU may draw; ``power_max`` the power of its board, if that is more.
     ``units`` is the number of streaming multiprocessors or compute units, None if unknown. ``measured`` are tables of
     its kernels. ``bases`` are the gpus that it was made from, nearest first, ending with the catalog's gpu; rows of
     tables may have any of these names. ``p2p`` tells whether its driver lets it reach the memory of a peer over PCIe.
@@ -47,6 +48,7 @@ class GpuSpec(FrozenValue):
     memory_total: float | None = None
     calibration: str | None = None
     power: float | None = None
+    power_max: float | None = None
     price: float | None = None
     units: int | None = None
     source: str = ""
@@ -61,8 +63,15 @@ class GpuSpec(FrozenValue):
         """Bytes that the driver reports, or ``memory`` where that is not known."""
         return self.memory if self.memory_total is None else self.memory_total
 
+    @property
+    def clock(self) -> float:
+        """The clock under the power limit, relative to the one at the board's power."""
+        if self.power is None or self.power_max is None:
+            return 1.0
+        return clock_at(self.power, self.power_max)
+
     def peak(self, dtype: str) -> float | None:
-        """Matrix FLOP/s of ``dtype``, or None where the GPU lists none."""
+        """Matrix FLOP/s of ``dtype`` at the board's power, or None where the GPU lists none."""
         peaks = dict(self.compute)
         return peaks.get(dtype, peaks.get(ARITHMETIC.get(dtype, dtype)))
 

@@ -22,13 +22,15 @@ def gpus(draw: DrawFn) -> GpuSpec:
         if draw(st.booleans()):
             peaks[dtype] = base * factor
     memory = draw(st.integers(1, 300)) * 1e9
+    power = draw(st.none() | st.integers(100, 1500).map(float))
     return GpuSpec(
         name="g",
         memory=memory,
         memory_total=draw(st.sampled_from((None, memory, 1.01 * memory))),
         bandwidth=draw(st.integers(1, 100)) * 1e11,
         compute=tuple(peaks.items()),
-        power=draw(st.none() | st.integers(100, 1500).map(float)),
+        power=power,
+        power_max=draw(st.sampled_from((None, 1.25 * power, 2 * power))) if power else None,
         price=draw(st.none() | st.integers(0, 900).map(lambda cents: cents / 360_000)),
         p2p=draw(st.sampled_from((True, True, False))),
     )

@@ -10,8 +10,8 @@ from plandsl.units import TIME
 def assumptions(plan: PlanSpec) -> tuple[tuple[str, str, str], ...]:
     """Entries of (what, which figure, how it is assumed), for the hardware and the calibration of ``plan``."""
     counts = plan.effective_engine.scheduler_name == "sglang"  # which alone reads what the driver reports
-    stated = ((e.name, path, text) for e in _parts(plan) for path, text in e.assumed)
-    hardware = tuple(entry for entry in stated if counts or entry[1] != "memory_total")
+    figures = ((e.name, path, text) for e in _parts(plan) for path, text in e.assumed)
+    hardware = tuple(entry for entry in figures if counts or entry[1] != "memory_total")
     fitted = plan.calibration
     if plan.speculate is not None and plan.speculate.draft is None:
         hardware = (*hardware, ("speculate", "draft", "none, at no cost"))

@@ -78,10 +78,10 @@ class Machine:
         return self.peak(dtype) * (share if phase == PREFILL else self.calibration.get("attention_decode", share))
 
     def peak(self, dtype: str) -> float:
-        """Nominal FLOP/s in ``dtype``."""
+        """FLOP/s in ``dtype`` at the clock that the GPU's power allows."""
         peak = self.gpu.peak(dtype)
         assert peak is not None, f"legality checked that {self.gpu.name} multiplies in {dtype}"
-        return peak
+        return peak * self.gpu.clock
 
     def gemm_constants(self, weights: str, compute: str) -> GemmConstants | None:
         """The fitted constants of a GEMM that stores ``weights`` and multiplies in ``compute``."""
@@ -122,7 +122,7 @@ class Machine:
         return {
             "links": (*own, *links, *constants["links"]),
             "traffic": (*own, *kernels, self.launch_elementwise, *constants["traffic"], *sections),
-            "arithmetic": (*own, *kernels, self.gpu.compute, *constants["arithmetic"]),
+            "arithmetic": (*own, *kernels, self.gpu.compute, self.gpu.clock, *constants["arithmetic"]),
         }
 
     @classmethod
