@@ -137,15 +137,16 @@ class CompiledPlan:
 
         return explain(self.cost, self.said)
 
-    def simulate(self, requests: int | None = None, tick: Tick | None = None) -> Run:
+    def simulate(self, requests: int | None = None, tick: Tick | None = None, *, keep_steps: bool = True) -> Run:
         """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
 
-        ``tick`` hears how many requests are served, of how many. Raises `PlanError` where no KV cache fits (E328), or a
-        trace is wrong.
+        ``tick`` hears how many requests are served, of how many. Without ``keep_steps``, the steps of more than a
+        million requests are not kept where servers leap: a request takes some 100 bytes then. Raises `PlanError` where
+        no KV cache fits (E328), or a trace is wrong.
         """
         from plandsl.backends.cost.answers.simulation import simulate_plan
 
-        return simulate_plan(self, requests, tick)
+        return simulate_plan(self, requests, tick, keep_steps=keep_steps)
 
     def find_rate(self, requests: int | None = None, tick: Tick | None = None) -> FoundRate:
         """The largest rate of the load at which the plan is stable and meets its requirements.
@@ -221,13 +222,16 @@ def simulate(
     plans: Sequence[CompiledPlan],
     requests: int | None = None,
     tick: Tick = lambda done, of: None,
+    *,
+    keep_steps: bool = True,
 ) -> list[Run]:
     """`CompiledPlan.simulate` of several plans.
 
     What is drawn depends on the workload and its seed alone: plans with one workload serve the same requests, so that
     they differ by the plan and not by chance. ``tick`` hears how many requests are served, of how many of all plans.
     """
-    return [plan.simulate(requests, count_parts(tick, at, len(plans))) for at, plan in enumerate(plans)]
+    ticks = (count_parts(tick, at, len(plans)) for at in range(len(plans)))
+    return [plan.simulate(requests, one, keep_steps=keep_steps) for plan, one in zip(plans, ticks, strict=True)]
 
 
 def find_unserved(plans: Sequence[CompiledPlan]) -> dict[str, Diagnostic]:

@@ -12,12 +12,14 @@ from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.scheduler import Policy
 from plandsl.backends.cost.serving.shares import are_apart, merge_shares, serve_share
 from plandsl.backends.cost.serving.simulate import simulate
-from plandsl.backends.cost.serving.tiers import Tier, Tiers
+from plandsl.backends.cost.serving.stream import collect
+from plandsl.backends.cost.serving.tiers import Tier
 from plandsl.backends.cost.serving.vllm import Vllm
 from tests.serving import Steady
 from tests.test_leap import Bent, schedulers
 from tests.test_leap import loads as long_loads
 from tests.test_serving import flat, loads, policies
+from tests.test_simulate_tiers import tiers_of
 
 
 def assert_equal(apart: Records, together: Records) -> None:
@@ -45,7 +47,7 @@ def test_law_servers_that_step_apart_are_as_together(
     tiered: bool, ranks: int,
 ) -> None:  # fmt: skip
     load = load._replace(session=None, kind=np.arange(len(load.input)) % 2)
-    tiers = Tiers((Tier(3, 0.25), Tier(9, 0.5)), "through", "beside", True) if tiered else None
+    tiers = tiers_of(policy, Tier(3, 0.25), Tier(9, 0.5)) if tiered else None
     clock = Steady(seconds=flat) if stages == 1 else Steady(*[1.0] * stages)
     worker = Worker(
         policy, clock, blocks * 4 // block, block, caching, in_flight=stages, acceptance=(0.5,) * guesses, ranks=ranks,
@@ -62,6 +64,11 @@ def test_law_servers_that_leap_apart_are_as_together(one: Vllm, load: Requests, 
     together = simulate([worker] * many, load)
     assume(together.leaps)
     assert_equal(serve_apart(worker, load, many), together)
+    lean = merge_shares(load, [serve_share(worker, load, number, many, keep_steps=False) for number in range(many)])
+    assert not lean.keeps_steps
+    for found in (lean, collect([worker] * many, load)):
+        for name in Records._fields[:10]:
+            np.testing.assert_array_equal(getattr(found, name), getattr(together, name), err_msg=name)
 
 
 def test_servers_are_not_apart_where_one_waits_for_another() -> None:

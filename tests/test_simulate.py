@@ -201,6 +201,39 @@ def test_wrong_arguments_are_diagnosed(capsys, tmp_path, arguments: list[str], c
     assert f"error[{code}]" in err
 
 
+@pytest.mark.parametrize(
+    ("sharding", "load"),
+    [
+        ("dp = 2", "input = uniform(100, 900), output = uniform(1, 20), rate = 20 req/s, requests = 60"),
+        ("tp = 1", "rate = 20 req/s, requests = 60\n class a { share = 50 %, input = 100, output = 9, "
+                   "require p90(ttft) <= 1 s }\n class b { share = 50 %, input = 900_000, output = 2 }"),
+    ],
+)  # fmt: skip
+def test_many_requests_are_told_of_without_their_steps(capsys, tmp_path, monkeypatch, sharding, load) -> None:
+    text = PLAN.format(
+        load=load, more="require p90(ttft) <= 1 s and goodput >= 1 req/s", sharding=sharding, engine="vllm"
+    )
+    many, few = tmp_path / "many.csv", tmp_path / "few.csv"
+    _, said, _ = run(capsys, tmp_path, text, "--json", "--rows", str(few))
+    monkeypatch.setattr("plandsl.backends.cost.answers.simulation.MANY", 50)
+    monkeypatch.setattr("plandsl.backends.cost.answers.simulation.ROWS", 7)
+    _, lean, _ = run(capsys, tmp_path, text, "--json", "--rows", str(many))
+    assert many.read_bytes() == few.read_bytes()
+    (told,), (leanly,) = json.loads(said)["plans"], json.loads(lean)["plans"]
+    assert leanly["itl_s"]["number"] == 0
+    assert leanly["occupancy"]["busy_share"] is leanly["occupancy"]["running"]["peak"] is None
+    assert [w for w in leanly["warnings"] if w not in told["warnings"]] == [
+        "steps of 60 requests are not kept: no ITL, and not what servers held"
+    ]
+    for name in told.keys() - {"itl_s", "occupancy", "warnings"}:
+        assert leanly[name] == told[name], name
+    _, shown, _ = run(capsys, tmp_path, text)
+    assert "a server had" not in shown
+    assert "of the time" not in shown
+    _, plain, _ = run(capsys, tmp_path, text, "--requests", "40")
+    assert "a server had" in plain
+
+
 def test_rows_hold_one_plan(capsys, tmp_path) -> None:
     text = PLAN.format(load=LOAD, more="", sharding="tp = 1", engine="vllm")
     status, _, err = run(capsys, tmp_path, text + "plan q = p\n", "--rows", str(tmp_path / "x.csv"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, nan
 from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Requirement
@@ -68,7 +68,8 @@ class Summary(NamedTuple):
 class Occupancy(NamedTuple):
     """What one server held while it worked: means over time and largest values over all servers.
 
-    ``running`` and ``waiting`` are requests, ``kv_cache`` is the share of the blocks of KV memory.
+    ``running`` and ``waiting`` are requests, ``kv_cache`` is the share of the blocks of KV memory. NaN where steps were
+    not kept.
     """
 
     running: tuple[float, float]
@@ -78,8 +79,15 @@ class Occupancy(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Mean and peak of each, and the share of the run in which servers had a step on their way."""
-        both = {name: dict(zip(("mean", "peak"), getattr(self, name), strict=True)) for name in self._fields[:3]}
-        return {**both, "busy_share": self.busy}
+        both = {
+            name: dict(zip(("mean", "peak"), map(_number, getattr(self, name)), strict=True))
+            for name in self._fields[:3]
+        }
+        return {**both, "busy_share": _number(self.busy)}
+
+
+NO_OCCUPANCY = Occupancy((nan, nan), (nan, nan), (nan, nan), nan)
+"""What is told where steps were not kept."""
 
 
 class PrefillPool(NamedTuple):

@@ -35,6 +35,7 @@ class Task(NamedTuple):
     plan: PlanSpec
     requests: int | None
     replicas: tuple[int, ...] = ()
+    keep_steps: bool = True
 
 
 class ProbeTask(NamedTuple):
@@ -48,8 +49,8 @@ def serve_task(task: Task, compiler: Compiler) -> Run | list[Records]:
     """Serve the requests of one plan: what is told of the run, or what some replicas say of their requests."""
     made = compiler.compile(task.plan)
     if task.replicas:
-        return serve_replicas(made, task.requests, task.replicas)
-    return made.simulate(task.requests)
+        return serve_replicas(made, task.requests, task.replicas, keep_steps=task.keep_steps)
+    return made.simulate(task.requests, keep_steps=task.keep_steps)
 
 
 def rate_task(task: Task, compiler: Compiler) -> FoundRate:
@@ -62,14 +63,16 @@ def probe_task(task: ProbeTask, compiler: Compiler) -> Probe:
     return probe_at(task.plan, build_servers(compiler.compile(task.plan)), task.point)
 
 
-def simulate_with(workers: Workers, plans: Sequence[CompiledPlan], requests: int | None, tick: Tick) -> list[Run]:
+def simulate_with(
+    workers: Workers, plans: Sequence[CompiledPlan], requests: int | None, tick: Tick, *, keep_steps: bool = True
+) -> list[Run]:
     """`plandsl.driver.simulate`; on a cluster, replicas that know nothing of one another are served apart.
 
     ``tick`` hears how far the work is. Raises `PlanError` as `simulate` does, and E412 where the cluster cannot do it.
     """
     if workers.client is None:
-        return simulate(plans, requests, tick)
-    tasks = [_tasks(plan, requests, workers.threads) for plan in plans]
+        return simulate(plans, requests, tick, keep_steps=keep_steps)
+    tasks = [[t._replace(keep_steps=keep_steps) for t in _tasks(p, requests, workers.threads)] for p in plans]
     results = workers.map(serve_task, [task for some in tasks for task in some], tick)
     return [_join(plan, requests, some, results) for plan, some in zip(plans, tasks, strict=True)]
 

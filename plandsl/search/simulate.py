@@ -36,7 +36,8 @@ def _serve_plans(arguments: Namespace, workers: Workers) -> int:
         plans = [compile_one(arguments)]
         with open_sheet(Path(arguments.rows)) as sheet:
             runs = _simulate(plans, arguments, workers)
-            sheet(runs[0].columns())
+            for columns in runs[0].parts():
+                sheet(columns)
     else:
         plans, unserved = _serve_what_fits(compile_plans(arguments))
         _check_rates(arguments, plans)
@@ -113,7 +114,7 @@ def _find_rates(arguments: Namespace, workers: Workers) -> int:
 
 def _simulate(plans: list[CompiledPlan], arguments: Namespace, workers: Workers) -> list[Run]:
     with Progress("serving requests") as tick:
-        return simulate_with(workers, plans, arguments.requests, tick)
+        return simulate_with(workers, plans, arguments.requests, tick, keep_steps=bool(arguments.plot))
 
 
 def _check_plot(arguments: Namespace) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plandsl.answers.estimate import Requirement
-from plandsl.answers.simulation import Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
+from plandsl.answers.simulation import NO_OCCUPANCY, Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
 from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
@@ -27,6 +27,7 @@ from plandsl.backends.cost.serving.requests import Requests, share_prefix
 from plandsl.backends.cost.serving.serve import block_bytes, moves, sides, worker
 from plandsl.backends.cost.serving.shares import are_apart, merge_shares, serve_share
 from plandsl.backends.cost.serving.simulate import simulate
+from plandsl.backends.cost.serving.stream import can_stream, collect
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -54,6 +55,13 @@ class Check(NamedTuple):
         return bool(COMPARE[self.require.op](moved, self.require.bound))
 
 
+MANY = 1_000_000
+"""More requests than this have so many steps that only a caller who needs steps has them kept."""
+
+ROWS = 1 << 16
+"""Requests that are written together."""
+
+
 class Run(NamedTuple):
     """What is told of a run, and what became of each request.
 
@@ -68,20 +76,32 @@ class Run(NamedTuple):
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A column for each fact of a request, in the order of requests; NaN where there is none."""
-        r = self.records
-        found: dict[str, NDArray[Any]] = {"request": np.arange(len(r.input))}
+        return self._columns(slice(0, len(self.records.input)))
+
+    def parts(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """The same columns for some requests after others."""
+        for at in range(0, max(len(self.records.input), 1), ROWS):
+            yield self._columns(slice(at, min(at + ROWS, len(self.records.input))))
+
+    def _columns(self, of: slice) -> dict[str, NDArray[Any]]:
+        r = self.records.part(of)
+        found: dict[str, NDArray[Any]] = {"request": np.arange(of.start, of.stop)}
         if r.kind is not None:
             found["class"] = np.array(self.kinds)[r.kind]
-        return found | r.columns()
+        columns = r.columns()
+        whole = {name: column.astype(np.int64) for name, column in columns.items() if column.dtype.kind == "i"}
+        return found | columns | whole
 
 
-def simulate_plan(made: Compiled, count: int | None = None, tick: Tick | None = None) -> Run:
+def simulate_plan(
+    made: Compiled, count: int | None = None, tick: Tick | None = None, *, keep_steps: bool = True
+) -> Run:
     """Serve the requests of a plan's workload, ``count`` requests in place of the number that the workload states.
 
-    ``tick`` hears how many requests are served, of how many. Raises `PlanError`: E328 where no KV cache fits,
-    E452 where a trace is wrong.
+    ``tick`` hears how many requests are served, of how many. ``keep_steps`` is as in `serve_plan`. Raises `PlanError`:
+    E328 where no KV cache fits, E452 where a trace is wrong.
     """
-    return serve_plan(made.spec, build_servers(made), count, tick)
+    return serve_plan(made.spec, build_servers(made), count, tick, keep_steps=keep_steps)
 
 
 class Servers(NamedTuple):
@@ -108,20 +128,29 @@ def build_servers(made: Compiled) -> Servers:
     return decode._replace(prefill=prefill)
 
 
-def serve_plan(plan: PlanSpec, servers: Servers, count: int | None = None, tick: Tick | None = None) -> Run:
+def serve_plan(
+    plan: PlanSpec, servers: Servers, count: int | None = None, tick: Tick | None = None, *, keep_steps: bool = True
+) -> Run:
     """Serve the workload of ``plan`` on the servers of that plan, or of the same plan with another workload.
 
-    Raises as `simulate_plan` does.
+    Without ``keep_steps``, the steps of more than `MANY` requests are not kept where servers can `stream`: then the run
+    tells no ITL and no occupancy. Raises as `simulate_plan` does.
     """
     load = draw_load(plan, count)
-    return tell_run(plan, servers, load, *_serve(plan, servers, load, tick))
+    return tell_run(plan, servers, load, *_serve(plan, servers, load, tick, keep_steps=keep_steps))
 
 
-def serve_replicas(made: Compiled, count: int | None, numbers: Sequence[int]) -> list[Records]:
+def serve_replicas(
+    made: Compiled, count: int | None, numbers: Sequence[int], *, keep_steps: bool = True
+) -> list[Records]:
     """What becomes of the requests of some replicas of a plan, which are `apart`. Raises as `simulate_plan` does."""
     plan, servers, load = made.spec, build_servers(made), draw_load(made.spec, count)
     one, many = _worker(plan, servers, load), servers.deployment.n
-    return [serve_share(one, load.requests, number=number, many=many, seed=seed_of(plan)) for number in numbers]
+    keep_steps = keep_steps or not _drops_steps([one] * many, plan, load)
+    return [
+        serve_share(one, load.requests, number=number, many=many, seed=seed_of(plan), keep_steps=keep_steps)
+        for number in numbers
+    ]
 
 
 def join_replicas(made: Compiled, load: Load, shares: Sequence[Records]) -> Run:
@@ -143,6 +172,9 @@ def tell_run(plan: PlanSpec, servers: Servers, load: Load, rooms: Sequence[int],
     before = 0 if prefill is None else prefill.deployment.n
     summary = summarise(records, keep_bounds(plan, records))
     summary = summary._replace(warnings=(*_warnings(plan, load), *summary.warnings))
+    if not records.keeps_steps:
+        said = f"steps of {summary.requests:,} requests are not kept: no ITL, and not what servers held"
+        summary = summary._replace(warnings=(*summary.warnings, said))
     checks = check_requirements(plan, records, summary.request_rate, summary.output_rate)
     told = Simulation(
         plan=plan.name,
@@ -210,12 +242,21 @@ def _warnings(plan: PlanSpec, load: Load) -> Iterator[str]:
 OWN_REUSE = "`reuse` of blocks that each request has for itself is not simulated: prompts are computed whole"
 
 
-def _serve(plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None) -> tuple[list[int], Records]:
+def _drops_steps(workers: Sequence[Worker], plan: PlanSpec, load: Load) -> bool:
+    """Whether steps need not be kept, and are too many."""
+    return len(load.requests.input) > MANY and can_stream(workers, load.requests, load.closed, plan.router)
+
+
+def _serve(
+    plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None, *, keep_steps: bool
+) -> tuple[list[int], Records]:
     """The blocks of a server of each pool, and what became of the requests."""
     decode, prefill, requests, seed = servers.deployment, servers.prefill, load.requests, seed_of(plan)
     if prefill is None or plan.split is None:
         one = _worker(plan, servers, load)
         rooms, workers = [_room(plan, one)], [one] * decode.n
+        if not keep_steps and _drops_steps(workers, plan, load):
+            return rooms, collect(workers, requests, tick)
         return rooms, simulate(
             workers, requests, load.closed, by=plan.router, seed=seed, think_s=load.think_s, tick=tick
         )
@@ -342,6 +383,8 @@ def _of_kind(records: Records, kind: int | None) -> NDArray[np.bool_]:
 
 def _occupancy(records: Records, room: int, servers: range) -> Occupancy:
     """Means over the time of all steps of ``servers``, and peaks; ``room`` is the number of blocks of a server."""
+    if not records.keeps_steps:
+        return NO_OCCUPANCY
     own = (records.steps.replica >= servers.start) & (records.steps.replica < servers.stop)
     steps = Steps._make(values[own] for values in records.steps)
     span = steps.end_s - steps.start_s

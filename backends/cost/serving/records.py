@@ -84,14 +84,23 @@ def merge_kept(trails: Sequence[Kept]) -> Kept:
     )
 
 
-NOTHING = Kept(
-    Gaps(_NEVER, _NONE),
-    Steps(
-        replica=_NONE, start_s=_NEVER, end_s=_NEVER, prompt_tokens=_NONE, decodes=_NONE, waiting=_NONE, running=_NONE,
-        blocks=_NONE,
-    ),
-)  # fmt: skip
-"""The trail where steps are not kept."""
+class Dropped(NamedTuple):
+    """A `Trail` of servers that leap, where steps and gaps are not kept."""
+
+    leaps: bool = True
+
+    @property
+    def gaps(self) -> Gaps:
+        """None."""
+        return Gaps(_NEVER, _NONE)
+
+    @property
+    def steps(self) -> Steps:
+        """None."""
+        return Steps(
+            replica=_NONE, start_s=_NEVER, end_s=_NEVER, prompt_tokens=_NONE, decodes=_NONE, waiting=_NONE,
+            running=_NONE, blocks=_NONE,
+        )  # fmt: skip
 
 
 class Records(NamedTuple):
@@ -141,6 +150,11 @@ class Records(NamedTuple):
         return self.trail.leaps
 
     @property
+    def keeps_steps(self) -> bool:
+        """Whether steps and gaps were kept."""
+        return not isinstance(self.trail, Dropped)
+
+    @property
     def served(self) -> NDArray[np.bool_]:
         """Whether a request has all its tokens."""
         return np.isfinite(self.finish_s)
@@ -180,3 +194,8 @@ class Records(NamedTuple):
             names = (*names, "prefill_replica", "transfer_s")
         found = {name: getattr(self, name) for name in names}
         return found if self.loaded is None else found | {f"loaded_{i}": own for i, own in enumerate(self.loaded, 1)}
+
+    def part(self, of: slice) -> Records:
+        """Some of the requests."""
+        fields = {name: column[of] for name, column in self._asdict().items() if isinstance(column, np.ndarray)}
+        return self._replace(**fields, loaded=None if self.loaded is None else self.loaded[:, of])

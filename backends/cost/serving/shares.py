@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from plandsl.backends.cost.serving.leaping import can_leap, deal, leap, waits
-from plandsl.backends.cost.serving.records import Kept, Records, merge_kept
+from plandsl.backends.cost.serving.records import Dropped, Kept, Records, Trail, merge_kept
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests, take
 from plandsl.backends.cost.serving.simulate import simulate_steps
+from plandsl.backends.cost.serving.stream import collect
 from plandsl.backends.cost.serving.unroll import Paths
 from plandsl.spec.scheduler import RouterName
 
@@ -25,9 +26,16 @@ def are_apart(many: int, requests: Requests, closed: Closed | None, by: RouterNa
     return many > 1 and by == "round_robin" and not waits(requests, closed)
 
 
-def serve_share(worker: Worker, requests: Requests, number: int, many: int, seed: int = 0) -> Records:
-    """What becomes of the requests of server ``number`` of ``many`` equal ones that are apart."""
+def serve_share(
+    worker: Worker, requests: Requests, number: int, many: int, seed: int = 0, *, keep_steps: bool = True
+) -> Records:
+    """What becomes of the requests of server ``number`` of ``many`` equal ones that are apart.
+
+    Without ``keep_steps``, servers must be such as can `stream`.
+    """
     share = take(requests, deal(requests, many)[number])
+    if not keep_steps:
+        return collect([worker], share, number=number)
     if can_leap([worker] * many, requests, None, "round_robin"):
         found = leap([worker], share, None, "round_robin", number=number)
         assert found is not None, "a server leaps that leaps beside others"
@@ -41,10 +49,15 @@ def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:
     columns = {name: np.concatenate([getattr(share, name) for share in shares])[back] for name in BY_REQUEST}
     loaded = [share.loaded for share in shares if share.loaded is not None]
     trails = [share.trail for share in shares]
-    paths = [path for trail in trails if isinstance(trail, Paths) for path in trail.paths]
+    if all(isinstance(trail, Dropped) for trail in trails):
+        trail: Trail = Dropped()
+    elif all(isinstance(trail, Paths) for trail in trails):
+        trail = Paths(tuple(path for one in trails if isinstance(one, Paths) for path in one.paths))
+    else:
+        trail = merge_kept([one for one in trails if isinstance(one, Kept)])
     return Records(
         **columns,
         kind=requests.kind,
-        trail=Paths(tuple(paths)) if paths else merge_kept([trail for trail in trails if isinstance(trail, Kept)]),
+        trail=trail,
         loaded=np.concatenate(loaded, axis=1)[:, back] if loaded else None,
     )

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from plandsl.backends.cost.serving.leap import RUN, Leaper, Load
 from plandsl.backends.cost.serving.leaping import can_leap, deal, waits
-from plandsl.backends.cost.serving.records import NOTHING, Records
+from plandsl.backends.cost.serving.records import Dropped, Records
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Ints, Requests
+from plandsl.backends.cost.serving.requests import Closed, Ints, Requests
 from plandsl.backends.cost.serving.unroll import find_apart, find_lives, longest_gaps
+from plandsl.progress import Tick
+from plandsl.spec.scheduler import RouterName
 
 Number = TypeVar("Number", int, float)
 
@@ -26,20 +28,57 @@ PART = 1 << 16
 """Requests that are fetched together."""
 
 
-def stream(workers: Sequence[Worker], requests: Requests, rows: Rows, part: int = PART) -> int:
+def can_stream(workers: Sequence[Worker], requests: Requests, closed: Closed | None, by: RouterName) -> bool:
+    """Whether servers can have their requests in parts."""
+    return can_leap(workers, requests, closed, by) and not waits(requests, closed)
+
+
+def collect(workers: Sequence[Worker], requests: Requests, tick: Tick | None = None, number: int = 0) -> Records:
+    """What becomes of ``requests``, as `simulate` says it. Steps and gaps are not kept, since there are more of them.
+
+    ``number`` is that of the first server. Raises as `stream` does.
+    """
+    count, over = len(requests.input), 0
+    found = {name: np.full(count, np.nan) for name in ("admitted_s", "first_s", "finish_s")}
+    found |= {"itl_max_s": np.zeros(count)}
+    whole = {"preemptions": np.zeros(count, np.int32), "replica": np.full(count, -1, np.int32)}
+
+    def rows(columns: dict[str, NDArray[Any]]) -> None:
+        nonlocal over
+        for kept in (found, whole):
+            for name, column in kept.items():
+                column[columns["request"]] = columns[name]
+        over += len(columns["request"])
+        if tick is not None:
+            tick(over, count)
+
+    stream(workers, requests, rows, number=number)
+    return Records(
+        arrival_s=requests.arrival_s,
+        input=requests.input,
+        output=requests.output,
+        cached=np.broadcast_to(np.int64(0), count),
+        kind=requests.kind,
+        trail=Dropped(),
+        **found,
+        **whole,
+    )
+
+
+def stream(workers: Sequence[Worker], requests: Requests, rows: Rows, part: int = PART, number: int = 0) -> int:
     """Serve ``requests`` on servers in turn, as `simulate` does, and give ``rows`` the requests as they end.
 
     Columns are those of `Records`, with ``request`` for their number. Steps and gaps are not kept. Gives the number of
     requests that were refused, which have no row. Raises `ValueError` where servers cannot leap, or requests follow
     one another.
     """
-    if not can_leap(workers, requests, None, "round_robin") or waits(requests, None):
+    if not can_stream(workers, requests, None, "round_robin"):
         raise ValueError("only servers that leap serve requests in parts, of which none waits for another")
     refused = 0
-    for number, (worker, share) in enumerate(zip(workers, deal(requests, len(workers)), strict=True)):
+    for at, (worker, share) in enumerate(zip(workers, deal(requests, len(workers)), strict=True), number):
         fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
         refused += int((~fits).sum())
-        Streamer(worker, requests, share[fits], number=number, rows=rows, part=part).play()
+        Streamer(worker, requests, share[fits], number=at, rows=rows, part=part).play()
     return refused
 
 
@@ -154,9 +193,9 @@ class Streamer(Leaper):
             replica=np.full(len(at), self.number),
             itl_max_s=longest[at],
             kind=None,
-            trail=NOTHING,
+            trail=Dropped(),
         )
-        self.rows({"request": np.array(self.names)[at]} | records.columns())
+        self.rows({"request": np.array(self.names, np.int64)[at]} | records.columns())
 
 
 def _rename_keys(kept: dict[int, Number], names: dict[int, int]) -> None:

@@ -38,7 +38,8 @@ def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> Non
     parts: list[RenderableType] = [_title(plan, found), Text(_served(found)), Text(), _times(found), Text()]
     if found.prefill:
         parts += [_held(found.prefill.occupancy, "a prefill server had"), Text()]
-    parts += [_held(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
+    if isfinite(found.occupancy.busy):
+        parts += [_held(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
     if found.found:
         parts += [_cached(found.found), Text()]
     if found.requires:
@@ -75,9 +76,13 @@ def _columns(found: Sequence[Simulation]) -> RenderableType:
     ):
         table.add_row(word, *_best(values, [show_value(metric, v) for v in values], max))
     table.add_row("preemptions", *(f"{s.summary.preemptions:,}" for s in found))
-    table.add_row("KV cache, peak", *(show_percent(s.occupancy.kv_cache[1]) for s in found))
+    table.add_row("KV cache, peak", *(_share(s.occupancy.kv_cache[1]) for s in found))
     table.add_row("requirements", *(_verdict(s) for s in found))
     return table
+
+
+def _share(value: float) -> str:
+    return show_percent(value) if isfinite(value) else "-"
 
 
 def _best(values: Sequence[float], cells: Sequence[str], which: Callable[[list[float]], float]) -> list[Text]:
@@ -154,8 +159,11 @@ def _footnotes(found: Simulation) -> Iterator[RenderableType]:
         yield Text(f"warning: {warning}", style="yellow")
     if found.unchecked:
         yield Text(f"not checked here: {', '.join(found.unchecked)}", style="dim")
-    said = f"{s.preemptions} preemptions; " if s.preemptions else ""
+    said = [f"{s.preemptions} preemptions"] if s.preemptions else []
+    if isfinite(found.occupancy.busy):
+        who = "decode servers" if found.prefill else "servers"
+        said.append(f"{who} had a step {show_percent(found.occupancy.busy)} of the time")
     spread = f", {ROUTERS[found.router]} ({found.router})" if found.replicas > 1 else ""
-    who = "decode servers" if found.prefill else "servers"
-    yield Text(f"{said}{who} had a step {show_percent(found.occupancy.busy)} of the time{spread}", style="dim")
+    if said or spread:
+        yield Text(("; ".join(said) + spread).removeprefix(", "), style="dim")
     yield Text(f"times with their 95 % interval by batch means; seed {found.seed}", style="dim")
