@@ -318,13 +318,10 @@ def show_gpu(gpu: GpuSpec, calibration: str = "") -> str:
         section.put(f"compute.{dtype}", f"{_number(peak)} FLOP/s")
     if gpu.power is not None:
         section.put("power", f"{_number(gpu.power)} W")
-<<<<<<< HEAD
     if not gpu.p2p:
         section.put("p2p", "off")
-=======
     if gpu.power_max is not None:
         section.put("power_max", f"{_number(gpu.power_max)} W")
->>>>>>> device
     if gpu.price is not None:
         section.put("price", f"{_number(gpu.price)} USD / 1 s")
     if gpu.measured:

@@ -51,7 +51,7 @@ def search_rate(plan: PlanSpec, serve: Serve, count: int | None = None, tick: Ti
 
 
 def check_bounded(plan: PlanSpec) -> None:
-    """Raise `PlanError` (E329) where no rate is the largest: requests arrive at once, or nothing bounds a closed loop."""
+    """Raise `PlanError` (E329) where no rate is the largest: all arrive at once, or nothing bounds a closed loop."""
     load = plan.workload
     if find_scaled(plan) != "concurrency" or any(asked.require.caps_time for asked in all_requirements(plan)):
         return

@@ -61,7 +61,7 @@ _NEVER = np.empty(0, np.float64)
 
 
 class Kept(NamedTuple):
-    """A `Trail` as it was written down; ``composed_s``: when each step was composed, ``shown_s``: when each gap ended."""
+    """A `Trail` as it was written down; ``composed_s``: when steps were composed, ``shown_s``: when gaps ended."""
 
     gaps: Gaps
     steps: Steps

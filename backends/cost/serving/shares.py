@@ -16,7 +16,8 @@ from plandsl.backends.cost.serving.unroll import Paths
 from plandsl.spec.scheduler import RouterName
 
 BY_REQUEST = (
-    "arrival_s", "admitted_s", "first_s", "finish_s", "input", "output", "cached", "preemptions", "replica", "itl_max_s",
+    "arrival_s", "admitted_s", "first_s", "finish_s", "input", "output", "cached", "preemptions", "replica",
+    "itl_max_s",
 )  # fmt: skip
 """Fields of `Records` with a number for each request."""
 
