@@ -50,7 +50,7 @@ Array = npt.NDArray[np.float64]
 
 
 def better_hardware_is_never_slower(plan: CompiledPlan) -> None:
-    """More FLOP/s, memory or link bandwidth, and less latency or launch time, never lengthen a phase."""
+    """More FLOP/s, power, memory or link bandwidth, and less latency or launch time, never lengthen a phase."""
     model = plan.cost.on(plan.spec)  # models that are made of one another share what a figure leaves alone
     before = model.evaluate()
     for what, better in _improved_plans(plan.spec).items():
@@ -81,6 +81,7 @@ def _improved_plans(spec: PlanSpec) -> dict[str, PlanSpec]:
     return {
         "twice the memory bandwidth": on(lambda gpu: evolve(gpu, bandwidth=gpu.bandwidth * 2)),
         "twice the FLOP/s": on(lambda gpu: evolve(gpu, compute=tuple((d, p * 2) for d, p in gpu.compute))),
+        "no power limit": on(lambda gpu: evolve(gpu, power_max=None)),
         "twice the link bandwidth": over(evolve(link, bandwidth=link.bandwidth * 2)),
         "half the link latency": over(evolve(link, latency=link.latency / 2)),
         "half the launch times": tuned("launch", 0.5),
