@@ -197,5 +197,7 @@ class Records(NamedTuple):
 
     def part(self, of: slice) -> Records:
         """Some of the requests."""
-        fields = {name: column[of] for name, column in self._asdict().items() if isinstance(column, np.ndarray)}
+        fields: dict[str, Any] = {
+            name: column[of] for name, column in self._asdict().items() if isinstance(column, np.ndarray)
+        }
         return self._replace(**fields, loaded=None if self.loaded is None else self.loaded[:, of])
