@@ -82,7 +82,7 @@ def stream(workers: Sequence[Worker], requests: Requests, rows: Rows, part: int 
     for at, (worker, share) in enumerate(zip(workers, deal(requests, len(workers)), strict=True), number):
         fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
         refused += int((~fits).sum())
-        Streamer(worker, requests, share[fits], number=at, rows=rows, part=part).play()
+        Streamer(worker, requests, share if fits.all() else share[fits], number=at, rows=rows, part=part).play()
     return refused
 
 
