@@ -145,6 +145,9 @@ def _simulate(made: _Parser) -> None:
     made.add_argument("--plan", metavar="NAME", action="append", help="only this plan; may be given several times")
     _add_overrides(made)
     made.add_argument("--requests", metavar="N", type=int, help="serve this many requests")
+    made.add_argument(
+        "--seeds", metavar="N", type=int, help="serve the load N times, from N seeds: means and intervals"
+    )
     made.add_argument("--find-rate", action="store_true", help="find the largest rate that meets the requirements")
     made.add_argument("--rows", metavar="OUT", help="write a row for each request to a .csv or .parquet file")
     made.add_argument("--plot", metavar="OUT", help="draw the runs of all plans, a .svg, .png or .pdf file")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
     from plandsl.answers.rate import FoundRate
+    from plandsl.answers.seeds import OverSeeds
     from plandsl.backends.cost import Deployment
     from plandsl.backends.cost.answers.simulation import Run
     from plandsl.backends.reference import Verdict
@@ -147,6 +148,22 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.simulation import simulate_plan
 
         return simulate_plan(self, requests, tick, keep_steps=keep_steps)
+
+    def simulate_seeds(self, number: int, requests: int | None = None, tick: Tick | None = None) -> OverSeeds:
+        """Serve the load once for each of so many seeds, from its own on; ``requests`` are served each time.
+
+        ``tick`` hears how many runs are done. Raises `PlanError` where the load draws nothing (E400), and as `simulate`
+        does.
+        """
+        from plandsl.backends.cost.answers.seeds import seeds_of, serve_seed, tell_seeds
+        from plandsl.backends.cost.answers.simulation import build_servers
+
+        seeds, servers, runs = seeds_of(self.spec, number), build_servers(self), []
+        for seed in seeds:
+            runs.append(serve_seed(self.spec, servers, seed, requests))
+            if tick is not None:
+                tick(len(runs), number)
+        return tell_seeds(self.spec, seeds, runs)
 
     def find_rate(self, requests: int | None = None, tick: Tick | None = None) -> FoundRate:
         """The largest rate of the load at which the plan is stable and meets its requirements.

@@ -402,12 +402,12 @@ CHOOSING = """search s {
 """
 
 LOSING = """
-import os, sys, json
+import os, sys, json, time
 from argparse import Namespace
 from plandsl.driver import compile_file, open_file
 from plandsl.search import spread as s
 from plandsl.search.run import Run
-from plandsl.search.runs import find_rates_with, simulate_with
+from plandsl.search.runs import find_rates_with, simulate_seeds_with, simulate_with
 from plandsl.search.scale import scale
 from plandsl.search.shortlist import simulate_best
 
@@ -421,20 +421,21 @@ if __name__ == "__main__":
             if not lost:
                 lost.append(next(iter(client.run(os.getpid).values())))
                 os.kill(lost[0], 9)
+        def quiet(done, of):
+            pass
         plans = compile_file(sys.argv[1])
         runs = simulate_with(workers, plans, 20, tick)
-        assert lost
-        lost.clear()
+        while len(pids := client.run(os.getpid, on_error="ignore")) < 2 or lost[0] in pids.values():
+            client.cluster.scale(2)  # a nanny may give up
+            time.sleep(0.1)
+        assert lost.pop()
         rates = find_rates_with(workers, plans[:1], 20, tick)
         assert lost
-        lost.clear()
-        day = scale(plans[0], Namespace(every="1h", requests=10, least=1), workers, tick)
-        assert lost
-        lost.clear()
-        found = workers.search(Run(open_file(sys.argv[2]).spec("search", "s"), 32), lambda done, of: None)
-        best = simulate_best(found, workers, None, 32, tick)
-        assert lost
-    found = [[r.simulation.as_json() for r in runs], rates[0].as_json(), day.as_json(), best.as_json()]
+        seeds = simulate_seeds_with(workers, plans[:1], 3, 20, quiet)
+        day = scale(plans[0], Namespace(every="1h", requests=10, least=1), workers, quiet)
+        found = workers.search(Run(open_file(sys.argv[2]).spec("search", "s"), 32), quiet)
+        best = simulate_best(found, workers, None, 32, quiet)
+    found = [[r.simulation.as_json() for r in runs], *(x.as_json() for x in (rates[0], seeds[0], day, best))]
     print(json.dumps(found, sort_keys=True))
 """
 
@@ -460,7 +461,7 @@ def test_runs_on_a_cluster_that_loses_a_worker_are_those_of_one_process(tmp_path
     best = shortlist.simulate_best(found, spreading.Workers(), None, 32, lambda done, of: None)
     here = [
         [plan.simulate(20).simulation.as_json() for plan in plans], plans[0].find_rate(20).as_json(),
-        plans[0].autoscale(3600.0, 10).as_json(), best.as_json(),
+        plans[0].simulate_seeds(3, 20).as_json(), plans[0].autoscale(3600.0, 10).as_json(), best.as_json(),
     ]  # fmt: skip
     assert outcome.stdout.strip() == json.dumps(here, sort_keys=True)
 
@@ -503,6 +504,7 @@ def test_commands_run_on_a_cluster(tmp_path, capsys):
             [2, "simulate", "--requests", 20],
             [1, "simulate", "--find-rate", "--requests", 9],
             [5, "simulate", "--find-rate", "--requests", 9],
+            [2, "simulate", "--seeds", 3, "--requests", 9],
             [1, "autoscale", "--requests", 10],
             [1, "simulate", "--requests", 20, "--plot", picture, "--view", "rates"],
         ):

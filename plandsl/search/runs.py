@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from plandsl.answers.rate import FoundRate
+from plandsl.answers.seeds import OverSeeds
+from plandsl.answers.simulation import Simulation
 from plandsl.backends.cost.answers.find_rate import search_rate
 from plandsl.backends.cost.answers.probes import Point, Probe, Serve, probe_at, serve_made
+from plandsl.backends.cost.answers.seeds import seeds_of, serve_seed, tell_seeds
 from plandsl.backends.cost.answers.simulation import (
     Run,
     apart,
@@ -38,6 +41,14 @@ class Task(NamedTuple):
     keep_steps: bool = True
 
 
+class SeedTask(NamedTuple):
+    """A run of a plan from another seed."""
+
+    plan: PlanSpec
+    seed: int
+    requests: int | None
+
+
 class ProbeTask(NamedTuple):
     """A run of a plan at another rate."""
 
@@ -61,6 +72,24 @@ def rate_task(task: Task, compiler: Compiler) -> FoundRate:
 def probe_task(task: ProbeTask, compiler: Compiler) -> Probe:
     """Serve the requests of one plan at one rate."""
     return probe_at(task.plan, build_servers(compiler.compile(task.plan)), task.point)
+
+
+def seed_task(task: SeedTask, compiler: Compiler) -> Simulation:
+    """Serve the requests of one plan from one seed."""
+    return serve_seed(task.plan, build_servers(compiler.compile(task.plan)), task.seed, task.requests)
+
+
+def simulate_seeds_with(
+    workers: Workers, plans: Sequence[CompiledPlan], number: int, requests: int | None, tick: Tick
+) -> list[OverSeeds]:
+    """`CompiledPlan.simulate_seeds` of each plan, all runs by ``workers``. Errors are as in `simulate_with`."""
+    seeds = [seeds_of(plan.spec, number) for plan in plans]
+    tasks = [SeedTask(plan.spec, seed, requests) for plan, own in zip(plans, seeds, strict=True) for seed in own]
+    runs = workers.map(seed_task, tasks, tick)
+    return [
+        tell_seeds(plan.spec, own, [run for _, run in zip(own, runs, strict=False)])
+        for plan, own in zip(plans, seeds, strict=True)
+    ]
 
 
 def simulate_with(

@@ -10,12 +10,13 @@ from typing import Any
 
 from plandsl._version import __version__
 from plandsl.answers.text.rate import print_rate, print_rates
+from plandsl.answers.text.seeds import print_seeds, print_seeds_side_by_side
 from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.commands import FAILED, OK, Progress, compile_one, compile_plans, open_console, print_json, spaced
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, find_unserved
-from plandsl.search.runs import find_rates_with, probing, simulate_with
+from plandsl.search.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
 from plandsl.search.spread import Workers, open_workers
 
 
@@ -24,8 +25,11 @@ def run_simulations(arguments: Namespace) -> int:
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
     _check_plot(arguments)
+    _check_seeds(arguments)
     with open_workers(arguments.scheduler) as workers:
-        return _find_rates(arguments, workers) if arguments.find_rate else _serve_plans(arguments, workers)
+        if arguments.find_rate:
+            return _find_rates(arguments, workers)
+        return _serve_plans(arguments, workers) if arguments.seeds is None else _serve_seeds(arguments, workers)
 
 
 def _serve_plans(arguments: Namespace, workers: Workers) -> int:
@@ -86,6 +90,38 @@ def _print_lost_rows(plan: CompiledPlan, console: Any) -> None:
     for note in plan.notes:
         if note.code == "N452":
             console.print(f"{note.code}  {note.message}", style="dim", soft_wrap=True)
+
+
+def _check_seeds(arguments: Namespace) -> None:
+    """Refuse what several seeds do not have, before requests are served."""
+    if arguments.seeds is None:
+        return
+    if arguments.seeds < 2:
+        raise PlanError([Diagnostic("E400", f"--seeds {arguments.seeds} is not 2 or more")])
+    for option in ("find_rate", "rows", "plot"):
+        if getattr(arguments, option):
+            why = f"--seeds makes several runs, and --{option.replace('_', '-')} is about one load"
+            raise PlanError([Diagnostic("E400", why, hint="run the two one after the other")])
+
+
+def _serve_seeds(arguments: Namespace, workers: Workers) -> int:
+    """`planc simulate --seeds`: exit status 1 where the means of a plan miss a requirement."""
+    plans, unserved = _serve_what_fits(compile_plans(arguments))
+    with Progress("serving requests from several seeds") as tick:
+        found = simulate_seeds_with(workers, plans, arguments.seeds, requests=arguments.requests, tick=tick)
+    if arguments.json:
+        told = [one.as_json() | _lost_rows(plan) for plan, one in zip(plans, found, strict=True)]
+        print_json({"plandsl": __version__, "file": arguments.file, "plans": told, **_unserved_json(unserved)})
+    else:
+        console = open_console()
+        for plan, one in spaced(zip(plans, found, strict=True), console):
+            print_seeds(plan.spec, one, console)
+            _print_lost_rows(plan, console)
+        if len(found) > 1:
+            console.print()
+            print_seeds_side_by_side(found, console)
+        _print_unserved(unserved, console)
+    return OK if all(one.ok for one in found) and not unserved else FAILED
 
 
 def _find_rates(arguments: Namespace, workers: Workers) -> int:

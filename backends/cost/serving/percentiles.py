@@ -13,8 +13,17 @@ from plandsl.backends.cost.serving.requests import Floats, Ints
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 """Percentiles that are told."""
 
-STUDENT = {20: 2.093, 10: 2.262, 5: 2.776}
-"""Numbers of batches, most first, and the 97.5 % quantile of Student's t with one degree of freedom less."""
+BATCHES = (20, 10, 5)
+"""Numbers of batches, most first."""
+
+STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""The 97.5 % quantile of Student's t, with one degree of freedom and more."""
+
+NORMAL = 1.959964
+"""The same of the normal distribution."""
 
 BEYOND = 10
 """Requests that must lie beyond a percentile for it to be told without a warning."""
@@ -91,14 +100,25 @@ class _Sample:
     def batches(self, least: int) -> Iterator[_Sample]:
         """Batches in which ``least`` values were measured on average, none where they would be too few."""
         most = min(self.total // least, len(self.values))
-        count = next((count for count in STUDENT if count <= most), 0)
+        count = next((count for count in BATCHES if count <= most), 0)
         if count:
             times = [None] * count if self.times is None else np.array_split(self.times, count)
             yield from map(_Sample, np.array_split(self.values, count), times)
 
 
+def student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t with so many degrees of freedom, to 0.001.
+
+    Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 1964: table 26.10, and beyond it 26.7.5.
+    """
+    if degrees <= len(STUDENT):
+        return STUDENT[degrees - 1]
+    z = NORMAL
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
 def half_width(means: list[float]) -> float:
-    """Half the width of the interval around the mean of ``means``."""
-    if not means:
+    """Half the width of the 95 % interval around the mean of ``means``; NaN of fewer than two."""
+    if len(means) < 2:
         return float("nan")
-    return STUDENT[len(means)] * float(np.std(means, ddof=1)) / sqrt(len(means))
+    return student(len(means) - 1) * float(np.std(means, ddof=1)) / sqrt(len(means))

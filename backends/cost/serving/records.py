@@ -181,8 +181,11 @@ class Records(NamedTuple):
     @property
     def tpot_s(self) -> Floats:
         """Mean time of each token behind the first, ``(latency - TTFT) / (output - 1)``; NaN of a lone token."""
-        more = np.where(self.output > 1, self.output - 1.0, np.nan)
-        return (self.finish_s - self.first_s) / more
+        found = self.finish_s - self.first_s
+        several = self.output > 1
+        np.divide(found, self.output - 1, out=found, where=several)
+        found[~several] = np.nan
+        return found
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A column for each fact of a request, in the order of requests; NaN where there is none."""
@@ -197,5 +200,7 @@ class Records(NamedTuple):
 
     def part(self, of: slice) -> Records:
         """Some of the requests."""
-        fields = {name: column[of] for name, column in self._asdict().items() if isinstance(column, np.ndarray)}
+        fields: dict[str, Any] = {
+            name: column[of] for name, column in self._asdict().items() if isinstance(column, np.ndarray)
+        }
         return self._replace(**fields, loaded=None if self.loaded is None else self.loaded[:, of])

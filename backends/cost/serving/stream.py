@@ -41,7 +41,7 @@ def collect(workers: Sequence[Worker], requests: Requests, tick: Tick | None = N
     count, over = len(requests.input), 0
     found = {name: np.full(count, np.nan) for name in ("admitted_s", "first_s", "finish_s")}
     found |= {"itl_max_s": np.zeros(count)}
-    whole = {"preemptions": np.zeros(count, np.int32), "replica": np.full(count, -1, np.int32)}
+    whole: dict[str, NDArray[Any]] = {"preemptions": np.zeros(count, np.int32), "replica": np.full(count, -1, np.int32)}
 
     def rows(columns: dict[str, NDArray[Any]]) -> None:
         nonlocal over
@@ -60,8 +60,12 @@ def collect(workers: Sequence[Worker], requests: Requests, tick: Tick | None = N
         cached=np.broadcast_to(np.int64(0), count),
         kind=requests.kind,
         trail=Dropped(),
-        **found,
-        **whole,
+        admitted_s=found["admitted_s"],
+        first_s=found["first_s"],
+        finish_s=found["finish_s"],
+        itl_max_s=found["itl_max_s"],
+        preemptions=whole["preemptions"],
+        replica=whole["replica"],
     )
 
 
@@ -78,7 +82,7 @@ def stream(workers: Sequence[Worker], requests: Requests, rows: Rows, part: int 
     for at, (worker, share) in enumerate(zip(workers, deal(requests, len(workers)), strict=True), number):
         fits = -(-(requests.input + requests.output)[share] // worker.block) <= worker.blocks
         refused += int((~fits).sum())
-        Streamer(worker, requests, share[fits], number=at, rows=rows, part=part).play()
+        Streamer(worker, requests, share if fits.all() else share[fits], number=at, rows=rows, part=part).play()
     return refused
 
 

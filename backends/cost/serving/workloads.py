@@ -7,7 +7,7 @@ lengths stay, so that two loads differ by what was changed and not by chance.
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -210,7 +210,8 @@ def _talks(lengths: Lengths, talk: SessionsSpec, times: Floats, *, seed: int, ki
 def _merge(parts: list[_Drawn], n: int | None, duration: float | None) -> _Drawn:
     """All requests in the order of their arrival: the first ``n``, before the end of the load."""
     if len(parts) == 1 and duration is None and (np.diff(parts[0].arrival_s) >= 0).all():
-        return _Drawn(*(column[:n] for column in parts[0]))
+        columns: list[Any] = [column[:n] for column in parts[0]]
+        return _Drawn(*columns)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
     if duration is not None:

@@ -35,11 +35,11 @@ TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
 
 def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> None:
     """Print the whole report of one plan."""
-    parts: list[RenderableType] = [_title(plan, found), Text(_served(found)), Text(), _times(found), Text()]
+    parts: list[RenderableType] = [title_of_run(plan, found), Text(_served(found)), Text(), times_table(found), Text()]
     if found.prefill:
-        parts += [_held(found.prefill.occupancy, "a prefill server had"), Text()]
+        parts += [held_table(found.prefill.occupancy, "a prefill server had"), Text()]
     if isfinite(found.occupancy.busy):
-        parts += [_held(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
+        parts += [held_table(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
     if found.found:
         parts += [_cached(found.found), Text()]
     if found.requires:
@@ -55,14 +55,15 @@ def print_side_by_side(loads: Sequence[WorkloadSpec], found: Sequence[Simulation
     """Print several plans in columns, the best of each line in bold; ``loads`` are their workloads."""
     parts: list[RenderableType] = []
     for first in range(0, len(found), SIDE_BY_SIDE):
-        parts += [_columns(found[first : first + SIDE_BY_SIDE]), Text()]
+        parts += [side_by_side_table(found[first : first + SIDE_BY_SIDE]), Text()]
     alike = all(evolve(load, name="") == evolve(loads[0], name="") for load in loads)
     said = "all plans served the same requests"
     said = said if alike else "the plans have different loads: they did not serve the same requests"
     print_lines(console, *parts, Text(said, style="dim"))
 
 
-def _columns(found: Sequence[Simulation]) -> RenderableType:
+def side_by_side_table(found: Sequence[Simulation]) -> RenderableType:
+    """A column for each run, the best of each line in bold."""
     table = plain_table("l", *"r" * len(found), header=("side by side", *(s.plan for s in found)))
     table.add_row("GPUs", *(str(s.gpus) for s in found))
     for name, word in TIMES.items():
@@ -100,7 +101,8 @@ def _verdict(s: Simulation) -> Text:
     return Text(said, style="bold red" if missed or not s.summary.stable else "")
 
 
-def _title(plan: PlanSpec, found: Simulation) -> Text:
+def title_of_run(plan: PlanSpec, found: Simulation) -> Text:
+    """The first line of a report: plan, model, machine and scheduler."""
     replicas = f", {found.replicas} replicas" if found.replicas > 1 else ""
     if first := found.prefill:
         replicas = f", {first.replicas} prefill and {found.replicas} decode server{'s' * (found.replicas > 1)}"
@@ -123,7 +125,8 @@ def _served(found: Simulation) -> str:
     return f"{many} served in {show_time(s.duration_s)}: {rates}{good}"
 
 
-def _times(found: Simulation) -> RenderableType:
+def times_table(found: Simulation) -> RenderableType:
+    """A line for each latency, with its mean and its percentiles."""
     table = plain_table("l", *"r" * len(FIGURES), header=("", *FIGURES))
     for name, word in TIMES.items():
         spread = getattr(found.summary, name)
@@ -136,7 +139,8 @@ def show_figure(figure: Figure) -> str:
     return show_value("latency", figure.value) + show_half(figure)
 
 
-def _held(o: Occupancy, who: str) -> RenderableType:
+def held_table(o: Occupancy, who: str) -> RenderableType:
+    """What one server held, in the mean and at most."""
     table = plain_table("l", "r", "r", header=(who, "mean", "peak"))
     table.add_row("requests that run", f"{o.running[0]:.1f}", f"{o.running[1]:.0f}")
     table.add_row("requests that wait", f"{o.waiting[0]:.1f}", f"{o.waiting[1]:.0f}")
