@@ -90,6 +90,6 @@ class _Known(Pool):
         super().__init__(0, ranks[0].pool.size)
         self._ranks = ranks
 
-    def matched(self, live: Live, whole: bool = False) -> list[int]:
+    def matched(self, live: Live, whole: bool = False) -> Sequence[int]:
         """The longest known prefix."""
         return max((rank.pool.matched(live, whole) for rank in self._ranks), key=len)

@@ -11,6 +11,7 @@ import numpy as np
 
 from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.clock import Clock, Cost
+from plandsl.backends.cost.serving.own_blocks import OwnPool
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
 from plandsl.backends.cost.serving.tiers import Landings, Load, TieredPool, Tiers
 from plandsl.spec.scheduler import RouterName
@@ -54,7 +55,8 @@ class Worker(NamedTuple):
     fit in its stages. In a decode step each request has its next token, and a guess for each chance of ``acceptance``:
     that the guess is right if those before it are.
 
-    ``tiers`` of memory stand behind the prefix cache of each rank.
+    ``tiers`` of memory stand behind the prefix cache of each rank. Unless prompts have ``shared`` blocks, requests find
+    only what they computed themselves.
 
     With several ``ranks`` each has a queue, and as many blocks as the others; the router ``spread`` deals requests.
     """
@@ -69,6 +71,7 @@ class Worker(NamedTuple):
     ranks: int = 1
     spread: RouterName = "round_robin"
     tiers: Tiers | None = None
+    shared: bool = True
 
     @property
     def tiered(self) -> bool:
@@ -77,9 +80,11 @@ class Worker(NamedTuple):
 
     def pool(self, blocks: int) -> Pool:
         """The KV memory of a rank with so many blocks."""
-        if self.tiers is None or not self.caching:
-            return Pool(blocks, self.block, self.caching)
-        return TieredPool(blocks, self.block, self.tiers)
+        if self.tiers is not None and self.caching:
+            return TieredPool(blocks, self.block, self.tiers)
+        if self.caching and not self.shared:
+            return OwnPool(blocks, self.block)
+        return Pool(blocks, self.block, self.caching)
 
 
 class Replica:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from attrs import frozen
@@ -150,7 +151,7 @@ class Vllm:
             add_prompt(state, batch, live, tokens)
             left -= tokens
 
-    def _load(self, state: State, live: Live, hits: list[int]) -> bool:
+    def _load(self, state: State, live: Live, hits: Sequence[int]) -> bool:
         """Start to load what tiers know of a request, unless others load it already; False where it has no room."""
         pool, needed = state.pool, live.target + self.lookahead
         if not pool.waits(live, hits):
