@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.clock import ServerClock
+from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.pools import Side, simulate_pools
 from plandsl.backends.cost.serving.ranks import Ranks
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.replica import Log, Worker
+from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Requests
 from plandsl.backends.cost.serving.routers import router
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State, empty

@@ -10,22 +10,24 @@ from collections.abc import Sequence
 
 from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.clock import Cost
-from plandsl.backends.cost.serving.replica import Log, Replica, Worker, draw_gains
+from plandsl.backends.cost.serving.log import Log
+from plandsl.backends.cost.serving.replica import Replica, Worker, draw_gains
 from plandsl.backends.cost.serving.routers import router
 from plandsl.backends.cost.serving.scheduler import Batch, Live, State
 from plandsl.backends.cost.serving.tiers import Landings
 
 
-def replica(number: int, worker: Worker, log: Log, seed: int = 0) -> Replica:
+def replica(number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> Replica:
     """A server that runs."""
-    return Ranks(number, worker, log, seed) if worker.ranks > 1 else Replica(number, worker, log, seed)
+    kind = Ranks if worker.ranks > 1 else Replica
+    return kind(number, worker, log, seed, stretches)
 
 
 class Ranks(Replica):
     """A server of several ranks. A request stays on its rank."""
 
-    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0) -> None:
-        super().__init__(number, worker, log, seed)
+    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> None:
+        super().__init__(number, worker, log, seed, stretches)
         gains = draw_gains(worker.acceptance, seed, number)
         self.ranks = [
             State(worker.pool(worker.blocks // worker.ranks), 1 + len(worker.acceptance), gains)
@@ -35,7 +37,7 @@ class Ranks(Replica):
         self.state = _Together(self.ranks)
         self._spread = router(worker.spread, seed)
         self._homes: dict[int, int] = {}
-        self._batches: list[Batch] = []
+        self._parts: list[Batch] = []
 
     def rank_of(self, live: Live) -> State:
         """The rank that has a request."""
@@ -58,12 +60,17 @@ class Ranks(Replica):
         """The steps of all ranks as one."""
         for rank in self.ranks:
             rank.number, rank.upto = self.state.number, upto
-        self._batches = [self.policy.compose(rank) for rank in self.ranks]
-        parts = zip(*self._batches, strict=True)
-        return Batch(*([one for part in column for one in part] for column in parts))
+        self._parts = [self.policy.compose(rank) for rank in self.ranks]
+        return self._join(self._parts)
 
     def _cost(self, batch: Batch) -> Cost:
-        return self.clock.cost_of_ranks(self._batches)
+        return self.clock.cost_of_ranks(self._parts)
+
+    def _batches(self) -> Sequence[Batch]:
+        return self._parts
+
+    def _join(self, batches: Sequence[Batch]) -> Batch:
+        return Batch(*([one for part in column for one in part] for column in zip(*batches, strict=True)))
 
 
 class _Together(State):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from plandsl.backends.cost.serving.blocks import Pool
-from plandsl.backends.cost.serving.clock import Clock, Cost
+from plandsl.backends.cost.serving.clock import Clock, Cost, Foreseeing
+from plandsl.backends.cost.serving.log import Log, Row
 from plandsl.backends.cost.serving.own_blocks import OwnPool
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
+from plandsl.backends.cost.serving.stretch import Stretch, foresee, repeated
 from plandsl.backends.cost.serving.tiers import Landings, Load, TieredPool, Tiers
 from plandsl.spec.scheduler import RouterName
 
@@ -22,30 +23,6 @@ class Flight(NamedTuple):
 
     batch: Batch
     end: float
-
-
-class _Ended(NamedTuple):
-    """A step that ends: when, the delay of first tokens, gaps between tokens and how many, who is done."""
-
-    end: float
-    delay: float
-    gaps: dict[float, int]
-    over: list[Live]
-
-
-class Log:
-    """What is written down while servers run: lists with a place for each request, and arrays that grow by steps."""
-
-    def __init__(self, n: int) -> None:
-        nan = float("nan")
-        self.arrival, self.admitted, self.first, self.finish = ([nan] * n for _ in range(4))
-        self.cached, self.preemptions = [0] * n, [0] * n
-        self.longest, self.delay = [0.0] * n, [0.0] * n
-        self.replica = [-1] * n
-        self.loaded: list[list[int]] = []  # for each tier
-        self.gaps, self.counts, self.shown = array("d"), array("q"), array("d")
-        self.composed, self.start, self.end = array("d"), array("d"), array("d")
-        self.steps = array("q")
 
 
 class Worker(NamedTuple):
@@ -93,9 +70,12 @@ class Replica:
     A step is composed when fewer than ``in_flight`` are on their way, or one more where the policy works ahead. It
     starts when the first stage is free and, composed ahead, when the step is over whose results it builds on: the one
     ``in_flight`` before it. It passes every stage and hop behind the step before it.
+
+    With ``stretches`` steps between two events are taken at once, where one batch is in flight and each request has one
+    token in a step: ``alike`` is the last step, where the next ones may be like it.
     """
 
-    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0) -> None:
+    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> None:
         self.number, self.log = number, log
         self.policy, self.clock, self.in_flight = worker.policy, worker.clock, worker.in_flight
         gains = draw_gains(worker.acceptance, seed, number)
@@ -107,6 +87,12 @@ class Replica:
         self.wakes: list[float] = []
         self.depth = self.in_flight + self.policy.ahead
         self.flights: deque[Flight] = deque()
+        alone = worker.in_flight == 1 and not worker.acceptance and not worker.tiered
+        self.foreseeing = worker.clock if stretches and alone and isinstance(worker.clock, Foreseeing) else None
+        self.alike: Sequence[Batch] | None = None
+        self.stretch: Stretch | None = None
+        self.coming: list[float] = []  # ends of steps that were settled
+        self.cut_short: list[float] = []  # ends of stretches that were over before
         self.free: list[float] = []
         self.links: list[float] = []
 
@@ -121,10 +107,14 @@ class Replica:
     def compose(self, now: float) -> float | None:
         """Compose the next step and send it off. When it ends; None where there is none now."""
         state, flying = self.state, len(self.flights)
-        if flying >= self.depth or not state.load:
+        if self.busy or not state.load:
             return None
         if self.loads is not None:
             self.loads.land(now)
+        if self.alike is not None:
+            stretch = self._foresee(self.alike, now)
+            if stretch is not None:
+                return stretch.until
         batch = self._next(state.number - flying + (flying >= self.in_flight))
         if self.loads is not None:
             self._load(self.loads, now)
@@ -138,9 +128,59 @@ class Replica:
             end = self.free[-1] = self.loads.end
         state.number += 1
         self.flights.append(Flight(batch, end))
-        self.log.composed.append(now)
-        self._write_step(batch, start, end)
+        self._write_step(batch, now, start, end)
+        if self.foreseeing is not None and not (batch.prompts or batch.preempted):
+            self.alike = [part._replace(spent=[]) for part in self._batches()]
         return end
+
+    @property
+    def busy(self) -> bool:
+        """Whether all steps are on their way that may be."""
+        return self.stretch is not None or len(self.flights) >= self.depth
+
+    def interrupt(self, now: float) -> None:
+        """Something is about to change that the next step may depend on."""
+        self.alike = None
+        if self.stretch is not None:
+            self._settle(self.stretch, now)
+
+    def _foresee(self, batches: Sequence[Batch], now: float) -> Stretch | None:
+        """Take the next steps at once, where they are like the last one, which had ``batches``."""
+        assert self.foreseeing is not None, "else no step is followed by others like it"
+        self.alike = None
+        start = max(now, self.flights[0].end) if self.flights else now
+        self.stretch = foresee(self.ranks, batches, self.policy, self.foreseeing, times=(now, start))
+        return self.stretch
+
+    def _settle(self, stretch: Stretch, now: float) -> None:
+        """A stretch ends, with the steps that were composed before; those that are not over are on their way."""
+        self.stretch, first = None, self.state.number
+        begun, over = stretch.reached(now, self.policy.ahead)
+        if now < stretch.until:
+            self.cut_short.append(stretch.until)
+        last = [repeated(batch) for batch in stretch.batches]
+        for rank, batch in zip(self.ranks, last, strict=True):
+            rank.number = first + begun - 1
+            if batch.decodes:
+                self.policy.repeat(rank, batch, begun)
+        self.state.number = first + begun
+        joined = self._join(last)
+        row = Row(self.number, 0, len(joined.decodes), *self._queues(), 0)
+        composed = stretch.composed_s(self.policy.ahead)[:begun]
+        self.log.write_stretch(row, composed, stretch.ends[: begun + 1], stretch.used[:begun])
+        self.log.show_stretch(joined.decodes, stretch.ends[: over + 1])
+        for at in range(over + 1, begun + 1):
+            end = float(stretch.ends[at])
+            self.flights.append(Flight(joined if at == begun else repeated(joined), end))
+            self.coming.append(end)
+
+    def _batches(self) -> Sequence[Batch]:
+        """The last step, rank by rank."""
+        return [self.flights[-1].batch]
+
+    def _join(self, batches: Sequence[Batch]) -> Batch:
+        """The steps of all ranks as one."""
+        return batches[0]
 
     def _load(self, loads: Landings, now: float) -> None:
         """Send the loads of the requests that the step admits, or that wait beside it."""
@@ -192,35 +232,41 @@ class Replica:
                     log.admitted[live.index] = now
                     log.cached[live.index] = before.get(live.index, live.computed)
 
-    def _write_step(self, batch: Batch, start: float, end: float) -> None:
-        """Write down a step."""
-        log, ranks = self.log, self.ranks
+    def _write_step(self, batch: Batch, now: float, start: float, end: float) -> None:
+        """Write down a step that was composed now."""
         tokens = sum(piece.tokens for piece in batch.prompts)
-        used = sum(rank.pool.total - rank.pool.free for rank in ranks)
-        running = sum(len(rank.running) + (rank.cut is not None) for rank in ranks)
-        log.start.append(start)
-        log.end.append(end)
+        used = sum(rank.pool.total - rank.pool.free for rank in self.ranks)
+        row = Row(self.number, tokens, len(batch.decodes), *self._queues(), used)
+        self.log.write_step(row, composed=now, start=start, end=end)
+
+    def _queues(self) -> tuple[int, int]:
+        """Requests that wait, and that run."""
+        ranks = self.ranks
         waiting = sum(len(rank.waiting) + len(rank.asking) for rank in ranks)
         if self.loads is not None:
             waiting += sum(len(rank.parked) + len(rank.loaded) for rank in ranks)
-        log.steps.extend((self.number, tokens, len(batch.decodes), waiting, running, used))
+        return waiting, sum(len(rank.running) + (rank.cut is not None) for rank in ranks)
 
-    def complete(self) -> list[tuple[int, float]]:
+    def complete(self, now: float) -> list[tuple[int, float]]:
         """End the oldest step on its way. Who is done, each with the time when its user has the last token."""
+        if not self.flights:
+            assert self.stretch is not None, "something is on its way"
+            self._settle(self.stretch, now)
+            return []
         batch, end = self.flights.popleft()
         delay = self.clock.delay(sum(len(rank.running) for rank in self.ranks)) if batch.prompts else 0.0
-        ended = _Ended(end, delay, {}, [])
-        for live, gain in zip(batch.decodes, batch.gained, strict=True):
-            self._show(live, gain, ended)
+        log, gained = self.log, [*batch.gained]
+        lives = [*batch.decodes]
         for piece in batch.prompts:
             if piece.last:
-                self._show(piece.live, 1, ended)
-        self.log.gaps.extend(ended.gaps.keys())
-        self.log.counts.extend(ended.gaps.values())
-        self.log.shown.extend([end] * len(ended.gaps))
-        for live in ended.over:
+                lives.append(piece.live)
+                gained.append(1)
+        over = log.show(lives, gained, end, delay)
+        if over and any(rank.waiting for rank in self.ranks):  # one of them may have room now
+            self.alike = None
+        for live in over:
             finish(self.rank_of(live), live)
-        return [(live.index, self.log.finish[live.index]) for live in ended.over]
+        return [(live.index, log.finish[live.index]) for live in over]
 
     def rank_of(self, live: Live) -> State:
         """The queue and the blocks of a request that was sent here."""
@@ -229,23 +275,6 @@ class Replica:
     def choose_rank(self, live: Live) -> int:
         """The rank that gets a request."""
         return 0
-
-    def _show(self, live: Live, gain: int, ended: _Ended) -> None:
-        """``gain`` tokens of a request are there. A user has all tokens later, by the delay of the first."""
-        log, index, end = self.log, live.index, ended.end
-        if live.shown:
-            gap = end - live.shown_s
-            ended.gaps[gap] = ended.gaps.get(gap, 0) + 1
-            if gap > log.longest[index]:
-                log.longest[index] = gap
-        else:
-            log.first[index] = end + ended.delay
-            log.delay[index] = ended.delay
-        live.shown += gain
-        live.shown_s = end
-        if live.shown >= live.output:
-            log.finish[index] = end + log.delay[index]
-            ended.over.append(live)
 
 
 def draw_gains(acceptance: Sequence[float], seed: int, number: int) -> Callable[[], int]:
