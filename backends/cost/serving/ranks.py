@@ -37,7 +37,7 @@ class Ranks(Replica):
         self.state = _Together(self.ranks)
         self._spread = router(worker.spread, seed)
         self._homes: dict[int, int] = {}
-        self._parts: list[Batch] = []
+        self._batches: list[Batch] = []
 
     def rank_of(self, live: Live) -> State:
         """The rank that has a request."""
@@ -60,17 +60,15 @@ class Ranks(Replica):
         """The steps of all ranks as one."""
         for rank in self.ranks:
             rank.number, rank.upto = self.state.number, upto
-        self._parts = [self.policy.compose(rank) for rank in self.ranks]
-        return self._join(self._parts)
+        self._batches = [self.policy.compose(rank) for rank in self.ranks]
+        parts = zip(*self._batches, strict=True)
+        return Batch(*([one for part in column for one in part] for column in parts))
+
+    def _parts(self, batch: Batch) -> Sequence[Batch]:
+        return self._batches
 
     def _cost(self, batch: Batch) -> Cost:
-        return self.clock.cost_of_ranks(self._parts)
-
-    def _batches(self) -> Sequence[Batch]:
-        return self._parts
-
-    def _join(self, batches: Sequence[Batch]) -> Batch:
-        return Batch(*([one for part in column for one in part] for column in zip(*batches, strict=True)))
+        return self.clock.cost_of_ranks(self._batches)
 
 
 class _Together(State):

@@ -19,9 +19,12 @@ from plandsl.spec.scheduler import RouterName
 
 
 class Flight(NamedTuple):
-    """A step on its way, and when it ends."""
+    """A step on its way, of which each rank has one of ``batches``, and when it ends.
 
-    batch: Batch
+    A scheduler may still take a request out of its batch.
+    """
+
+    batches: Sequence[Batch]
     end: float
 
 
@@ -127,10 +130,10 @@ class Replica:
         if self.loads is not None and self.loads.end > end:
             end = self.free[-1] = self.loads.end
         state.number += 1
-        self.flights.append(Flight(batch, end))
+        self.flights.append(Flight(self._parts(batch), end))
         self._write_step(batch, now, start, end)
         if self.foreseeing is not None and not (batch.prompts or batch.preempted):
-            self.alike = [part._replace(spent=[]) for part in self._batches()]
+            self.alike = [part._replace(spent=[]) for part in self._parts(batch)]
         return end
 
     @property
@@ -164,23 +167,19 @@ class Replica:
             if batch.decodes:
                 self.policy.repeat(rank, batch, begun)
         self.state.number = first + begun
-        joined = self._join(last)
-        row = Row(self.number, 0, len(joined.decodes), *self._queues(), 0)
+        lives = [live for batch in last for live in batch.decodes]
+        row = Row(self.number, 0, len(lives), *self._queues(), 0)
         composed = stretch.composed_s(self.policy.ahead)[:begun]
         self.log.write_stretch(row, composed, stretch.ends[: begun + 1], stretch.used[:begun])
-        self.log.show_stretch(joined.decodes, stretch.ends[: over + 1])
+        self.log.show_stretch(lives, stretch.ends[: over + 1])
         for at in range(over + 1, begun + 1):
             end = float(stretch.ends[at])
-            self.flights.append(Flight(joined if at == begun else repeated(joined), end))
+            self.flights.append(Flight(last if at == begun else [repeated(batch) for batch in last], end))
             self.coming.append(end)
 
-    def _batches(self) -> Sequence[Batch]:
-        """The last step, rank by rank."""
-        return [self.flights[-1].batch]
-
-    def _join(self, batches: Sequence[Batch]) -> Batch:
-        """The steps of all ranks as one."""
-        return batches[0]
+    def _parts(self, batch: Batch) -> Sequence[Batch]:
+        """The step that was just composed, rank by rank."""
+        return [batch]
 
     def _load(self, loads: Landings, now: float) -> None:
         """Send the loads of the requests that the step admits, or that wait beside it."""
@@ -253,20 +252,20 @@ class Replica:
             assert self.stretch is not None, "something is on its way"
             self._settle(self.stretch, now)
             return []
-        batch, end = self.flights.popleft()
-        delay = self.clock.delay(sum(len(rank.running) for rank in self.ranks)) if batch.prompts else 0.0
-        log, gained = self.log, [*batch.gained]
-        lives = [*batch.decodes]
-        for piece in batch.prompts:
-            if piece.last:
-                lives.append(piece.live)
-                gained.append(1)
-        over = log.show(lives, gained, end, delay)
+        batches, end = self.flights.popleft()
+        prompts = [piece for batch in batches for piece in batch.prompts]
+        delay = self.clock.delay(sum(len(rank.running) for rank in self.ranks)) if prompts else 0.0
+        lives, gained = list[Live](), list[int]()
+        for batch in batches:
+            lives += batch.decodes
+            gained += batch.gained
+        last = [piece.live for piece in prompts if piece.last]
+        over = self.log.show([*lives, *last], [*gained, *[1] * len(last)], end, delay)
         if over and any(rank.waiting for rank in self.ranks):  # one of them may have room now
             self.alike = None
         for live in over:
             finish(self.rank_of(live), live)
-        return [(live.index, log.finish[live.index]) for live in over]
+        return [(live.index, self.log.finish[live.index]) for live in over]
 
     def rank_of(self, live: Live) -> State:
         """The queue and the blocks of a request that was sent here."""
