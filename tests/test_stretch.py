@@ -27,33 +27,44 @@ from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
 from plandsl.spec.scheduler import ROUTERS, RouterName
 from tests.test_leap import Bent
-from tests.test_leap import loads as long_loads
-from tests.test_serving import policies
 
 
 @st.composite
 def schedulers(draw: st.DrawFn) -> Policy:
-    """Policies of all engines, with all orders of their queues."""
-    found = draw(policies())
-    match found:
-        case Vllm():
-            return evolve(found, order=draw(st.sampled_from(("fcfs", "priority"))))
-        case Sglang():
-            return evolve(found, order=draw(st.sampled_from(("fcfs", "priority", "longest_prefix"))))
+    """Policies of all engines, whose steps have prompts whole or in parts."""
+    running, ahead, flag = draw(st.integers(2, 8)), draw(st.booleans()), draw(st.booleans())
+    tokens = running + draw(st.sampled_from((8, 30, 90)))
+    match draw(st.sampled_from(("vllm", "sglang", "trtllm", "trtllm"))):
+        case "vllm":
+            order = draw(st.sampled_from(("fcfs", "priority")))
+            known, spare = draw(st.booleans()), draw(st.sampled_from((0.0, 0.2)))
+            return Vllm(tokens, running, whole_prompt=flag, watermark=spare, order=order, capped=known, ahead=ahead)
+        case "sglang":
+            order = draw(st.sampled_from(("fcfs", "priority", "longest_prefix")))
+            bold = draw(st.sampled_from((0.0, 0.5, 1.0)))
+            return Sglang(tokens, tokens, running, conservativeness=bold, mixed=flag, order=order, ahead=ahead)
         case _:
-            return found
+            room = draw(st.sampled_from(("no_evict", "max_utilisation", "static_batch")))
+            return Trtllm(tokens, running, True, room, equal=flag, ahead=ahead)
 
 
 @st.composite
 def loads(draw: st.DrawFn) -> Requests:
-    """Requests with long answers; some share blocks of four tokens."""
-    found = draw(long_loads())
-    n, rng = len(found.input), np.random.default_rng(draw(st.integers(0, 2**32)))
-    found = found._replace(priority=rng.integers(0, 3, n))
+    """Requests of which many are there at a time, some with long answers; they may share blocks of four tokens."""
+    n, rng = draw(st.integers(6, 24)), np.random.default_rng(draw(st.integers(0, 2**32)))
+    gap, longest = draw(st.sampled_from((0.0, 3.0, 15.0, 60.0))), draw(st.sampled_from((6, 30)))
+    session = rng.integers(-1, 4, n) if draw(st.booleans()) else None
+    found = Requests(
+        np.cumsum(rng.exponential(1.0, n)) * gap,
+        rng.integers(1, 16, n),
+        np.full(n, longest) if draw(st.booleans()) else rng.integers(1, longest + 1, n),
+        session=session,
+        priority=rng.integers(0, 3, n),
+    )
     if draw(st.booleans()):
-        counts = np.minimum(rng.integers(0, 6, n), -(-found.input // 4))
-        found = found._replace(blocks=Hashes(np.cumsum([0, *counts]), rng.integers(0, 3, counts.sum()), 4))
-    return found
+        return found
+    counts = np.minimum(rng.integers(0, 4, n), -(-found.input // 4))
+    return found._replace(blocks=Hashes(np.cumsum([0, *counts]), rng.integers(0, 3, counts.sum()), 4))
 
 
 def assert_equal(fast: Records, plain: Records) -> None:
@@ -64,9 +75,9 @@ def assert_equal(fast: Records, plain: Records) -> None:
     np.testing.assert_array_equal(*(np.sort(np.repeat(*one.gaps)) for one in (fast, plain)))
 
 
-TOKENS = st.integers(20, 60)
+TOKENS = st.integers(48, 120)
 CLOCKS = st.builds(Bent, st.sampled_from((4.0, 15.5, 40.0)), st.sampled_from((0.0, 0.02)))
-LOOPS = st.sampled_from((None, None, 1, 5))
+LOOPS = st.sampled_from((None, None, 2, 7))
 
 
 @settings(max_examples=60)
@@ -102,6 +113,29 @@ def test_so_they_do_where_another_server_makes_the_first_token(
         simulate_pools(*sides, load, moves, closed and Closed(closed), stretches=at_once) for at_once in (True, False)
     )
     assert_equal(fast, plain)
+
+
+def test_the_share_of_outputs_that_sglang_keeps_room_for_falls_in_a_stretch() -> None:
+    """Room is kept for 70 % of an answer at first, for 17 % after 530 steps: then a long prompt fits."""
+    load = Requests(np.array([0.0, 2000.0]), np.array([10, 700]), np.array([1500, 10]))
+    worker = Worker(Sglang(), Bent(1e9, 0.0), 1600, 1)
+    fast, plain = (simulate_steps([worker], load, stretches=at_once) for at_once in (True, False))
+    assert_equal(fast, plain)
+    assert fast.admitted_s[1] < 2020, "it does not wait for the end of the other one"
+
+
+@pytest.mark.parametrize("policy", [Vllm(64), Sglang(64, conservativeness=0.0), Trtllm(64, 8, True, "max_utilisation")])
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("block", [1, 4])
+def test_requests_that_a_stretch_leaves_no_blocks_are_sent_back(policy: Policy, ahead: bool, block: int) -> None:
+    """Their token is on its way then, and they find what was known of them."""
+    rng = np.random.default_rng(3)
+    load = Requests(np.zeros(20), rng.integers(8, 16, 20), rng.integers(30, 60, 20))
+    for shared, ranks in ((True, 1), (False, 1), (False, 2)):
+        one = Worker(evolve(policy, ahead=ahead), Bent(15.5, 0.02), 160 // block, block, ranks=ranks, shared=shared)
+        fast, plain = (simulate_steps([one], load, Closed(6), stretches=at_once) for at_once in (True, False))
+        assert_equal(fast, plain)
+        assert fast.preemptions.any()
 
 
 class Counted:

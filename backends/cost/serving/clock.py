@@ -182,7 +182,10 @@ class ServerClock:
         parts = [draft, stages[0]]
         for stage in stages[1:]:
             parts += [hop, stage]
-        return np.stack([np.broadcast_to(part, means.shape) for part in (*parts, host)], axis=1)
+        found = np.empty((len(means), len(parts) + 1))
+        for at, part in enumerate((*parts, host)):
+            found[:, at] = part
+        return found
 
     def _decode_seconds(self, count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
         """Seconds of each stage, of a hop and of a draft, in steps in which so many decode."""

@@ -19,6 +19,7 @@ import numpy as np
 from plandsl.backends.cost.deployments.batch import prefill_batch
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.transfer import Transfer
+from plandsl.backends.cost.serving.leaping import take_stretches
 from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Records
@@ -88,9 +89,9 @@ def simulate_pools(
     Those take steps between two events at once if ``stretches``.
     """
     log = Log(len(requests.input))
+    log.leaps = stretches and take_stretches(decode.workers, "round_robin")
     first = [replica(i, worker, log, seed) for i, worker in enumerate(prefill.workers)]
-    then = [replica(len(first) + i, worker, log, seed, stretches) for i, worker in enumerate(decode.workers)]
-    log.leaps = all(one.foreseeing is not None for one in then)
+    then = [replica(len(first) + i, worker, log, seed, log.leaps) for i, worker in enumerate(decode.workers)]
     for rank in (rank for server in first for rank in server.ranks):
         rank.prompts = True
     for rank in (rank for server in then for rank in server.ranks):

@@ -54,6 +54,15 @@ class Worker(NamedTuple):
     shared: bool = True
 
     @property
+    def foreseeing(self) -> Foreseeing | None:
+        """What tells how long coming steps take, where steps of a server can be foreseen.
+
+        One batch is in flight, and requests have a token in each step, with blocks that stay where they are.
+        """
+        alone = self.in_flight == 1 and not self.acceptance and not self.tiered
+        return self.clock if alone and isinstance(self.clock, Foreseeing) else None
+
+    @property
     def tiered(self) -> bool:
         """Whether blocks are kept in tiers."""
         return self.caching and self.tiers is not None
@@ -74,8 +83,8 @@ class Replica:
     starts when the first stage is free and, composed ahead, when the step is over whose results it builds on: the one
     ``in_flight`` before it. It passes every stage and hop behind the step before it.
 
-    With ``stretches`` steps between two events are taken at once, where one batch is in flight and each request has one
-    token in a step: ``alike`` is the last step, where the next ones may be like it.
+    With ``stretches`` steps are taken at once as far as they can be foreseen: ``alike`` is the last step, where others
+    like it may follow.
     """
 
     def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> None:
@@ -90,8 +99,7 @@ class Replica:
         self.wakes: list[float] = []
         self.depth = self.in_flight + self.policy.ahead
         self.flights: deque[Flight] = deque()
-        alone = worker.in_flight == 1 and not worker.acceptance and not worker.tiered
-        self.foreseeing = worker.clock if stretches and alone and isinstance(worker.clock, Foreseeing) else None
+        self.foreseeing = worker.foreseeing if stretches else None
         self.alike: Sequence[Batch] | None = None
         self.stretch: Stretch | None = None
         self.coming: list[float] = []  # ends of steps that were settled

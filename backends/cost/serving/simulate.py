@@ -10,12 +10,12 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from plandsl.backends.cost.serving.leaping import leap
+from plandsl.backends.cost.serving.leaping import leap, take_stretches
 from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
 from plandsl.backends.cost.serving.replica import Replica, Worker
-from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Requests, find_turns
+from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Ints, Requests, find_turns
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live
 from plandsl.progress import Tick
@@ -65,9 +65,8 @@ def simulate_steps(
     they are when a request arrives.
     """
     log = Log(len(requests.input))
-    seen = by == "prefix" and len(workers) > 1  # the router looks at blocks amid a stretch
-    replicas = [replica(at, worker, log, seed, stretches and not seen) for at, worker in enumerate(workers, number)]
-    log.leaps = all(one.foreseeing is not None for one in replicas)
+    log.leaps = stretches and take_stretches(workers, by)
+    replicas = [replica(at, worker, log, seed, log.leaps) for at, worker in enumerate(workers, number)]
     Events(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
     return read_log(requests, log)
 
@@ -198,10 +197,12 @@ def _lives(requests: Requests) -> list[Live]:
 def read_log(requests: Requests, log: Log) -> Records:
     """The records of a run, from what its servers wrote down."""
     rows = np.frombuffer(log.steps, np.int64).reshape(-1, 6).T
-    order = np.lexsort((rows[0], log.composed))
-    number, tokens, decodes, waiting, running, blocks = rows[:, order]
+    order: Ints | slice = slice(None)
+    shown: Ints | slice = slice(None)
+    if (rows[0] != rows[0, :1]).any():  # several servers, each of which writes down a stretch when it is over
+        order, shown = np.lexsort((rows[0], log.composed)), np.argsort(log.shown, kind="stable")
+    number, tokens, decodes, waiting, running, blocks = rows[:, order].copy()
     start, end = (np.array(values, np.float64)[order] for values in (log.start, log.end))
-    shown = np.argsort(log.shown, kind="stable")
     return Records(
         arrival_s=np.array(log.arrival),
         admitted_s=np.array(log.admitted),

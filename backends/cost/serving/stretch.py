@@ -77,7 +77,9 @@ def foresee(
         used = used[:steps] + taken[:steps] + (state.pool.total - state.pool.free)
     composed, start = times
     seconds = clock.foresee(batches, steps)
-    ends = np.add.accumulate(np.concatenate(([start], seconds.ravel())))[:: seconds.shape[1]]
+    line = np.empty(seconds.size + 1)
+    line[0], line[1:] = start, seconds.ravel()
+    ends = np.add.accumulate(line)[:: seconds.shape[1]]
     return Stretch(batches, composed, ends, used)
 
 

@@ -46,9 +46,14 @@ class Pieces(NamedTuple):
         return self.base[i] + self.slope[i] * context
 
     def at_all(self, contexts: Floats) -> Floats:
-        """The same of many contexts."""
-        i = np.searchsorted(self.cuts, contexts, "right") - 1
-        found: Floats = np.array(self.base)[i] + np.array(self.slope)[i] * contexts
+        """The same of contexts that rise."""
+        first, last = (bisect_right(self.cuts, end) - 1 for end in (contexts[0], contexts[-1]))
+        if first == last:
+            found: Floats = self.base[first] + self.slope[first] * contexts
+            return found
+        i = np.searchsorted(self.cuts[first + 1 : last + 1], contexts, "right")
+        base, slope = (np.array(values[first : last + 1]) for values in (self.base, self.slope))
+        found = base[i] + slope[i] * contexts
         return found
 
 
