@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost import Replicas
@@ -80,6 +80,12 @@ CLOCKS = st.builds(Bent, st.sampled_from((4.0, 15.5, 40.0)), st.sampled_from((0.
 LOOPS = st.sampled_from((None, None, 2, 7))
 
 
+@example(  # SGLang keeps one of equal blocks: another one is free when it composes the first step of a stretch
+    chosen=[Sglang(10, 10, 2, conservativeness=0.0)],
+    load=Requests(np.zeros(6), np.array([15, 3, 14, 1, 9, 5]), np.full(6, 6),
+             Hashes(np.array([0, 2, 3, 5, 6, 9, 10]), np.array([0, 1, 2, 2, 2, 2, 1, 1, 0, 0]), 4)),
+    clock=Bent(4.0, 0.0), tokens=48, block=1, caching=True, closed=None, ranks=1, by="round_robin",
+)  # fmt: skip
 @settings(max_examples=60)
 @given(
     st.lists(schedulers(), min_size=1, max_size=3), loads(), CLOCKS, TOKENS, st.sampled_from((1, 3, 4, 16)),

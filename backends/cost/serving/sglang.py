@@ -96,8 +96,11 @@ class Sglang:
 
     def steady(self, state: State) -> int | None:
         """Nobody joins until a request ends, if nobody waits or the batch is full."""
-        there = all(live.shown >= made for live, made in state.unfound)
-        return 0 if there and state.cut is None and (state.full or not state.waiting) else None
+        if state.cut is not None or (state.waiting and not state.full):
+            return None
+        if state.pool.caching and state.unfound:  # blocks that are found may become free, of equals one is kept
+            return None
+        return 0 if all(live.shown >= made for live, made in state.unfound) else None
 
     def repeat(self, state: State, batch: Batch, steps: int) -> None:
         """Decode so many steps more, while the share falls."""
