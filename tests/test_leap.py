@@ -47,7 +47,13 @@ class Bent:
         return Cost((self.prompt_seconds(parts, whole, len(batch.admitted), n, total),))
 
     def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
-        raise AssertionError("no ranks share requests here")
+        return max((self.cost(batch) for batch in batches if batch.rows), key=lambda cost: cost.stages[0])
+
+    def foresee(self, batches: Sequence[Batch], steps: int) -> np.ndarray:
+        found = []
+        for n, total in ((len(b.decodes), sum(live.computed for live in b.decodes)) for b in batches if b.decodes):
+            found.append(self.decode_pieces(n).at_all((total + n * np.arange(1, steps + 1)) / n))
+        return np.max(found, axis=0)[:, None]
 
     def delay(self, running: int) -> float:
         return self.first + 0.013 * running

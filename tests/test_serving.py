@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from plandsl.backends.cost import Replicas
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.clock import HOT, ServerClock
+from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.pools import Moves, Side, simulate_pools
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.replica import Log, Replica, Worker
+from plandsl.backends.cost.serving.replica import Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests, share_prefix
 from plandsl.backends.cost.serving.routers import LeastLoaded, TwoChoices
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Piece, Policy, State

@@ -144,13 +144,15 @@ def test_a_lone_request_after_another_takes_what_one_alone_takes() -> None:
     assert loop.simulated.tpot.mean.value == pytest.approx(alone.estimate().tpot_s, rel=EXACT), "by a table"
 
 
-def test_long_answers_are_simulated_where_servers_leap() -> None:
-    load = "input = 1024, output = 1000, concurrency = 16"
-    short = plan(load).estimate().simulated
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("places", [4, 64])
+def test_long_answers_are_simulated_where_servers_take_steps_at_once(engine: str, places: int) -> None:
+    load = f"input = 1024, output = 1000, concurrency = {places}"
+    short = plan(load, engine=engine).estimate().simulated
     assert short is not None
     assert short.kind == "steady loop"
     assert not short.warnings
-    assert plan(load, engine="sglang").estimate().simulated is None
+    assert plan(f"{load}, in_flight = 2", sharding="pp = 2", engine=engine).estimate().simulated is None
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import log2
-from typing import NamedTuple
+from math import inf, log2
+from typing import NamedTuple, assert_never
 
 import numpy as np
 from attrs import evolve
@@ -16,6 +16,7 @@ from plandsl.backends.cost.answers.simulation import (
     Check,
     Run,
     Servers,
+    Way,
     build_servers,
     check_requirements,
     draw_load,
@@ -27,8 +28,10 @@ from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.percentiles import NO_SPREAD, QUANTILES, half_width
+from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.cost.serving.summary import PER_REQUEST
+from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.workloads import EACH, REQUESTS
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec
@@ -36,8 +39,14 @@ from plandsl.spec.plan import PlanSpec
 WORK = 200_000
 """The work of a short simulation, its tables aside, in microseconds of one core, about."""
 
-TOKEN, STEP, BLOCK = 1.0, 35.0, 1.5
-"""The work of servers that take each step by itself: for a token of a request that decodes, a step, a block of memory.
+TOKEN, STEP, BLOCK = 1.0, 25.0, 1.5
+"""The work of servers that take each step by itself: for a token of a request that decodes, for a step, and for a block
+that prompts may share.
+"""
+
+SERVED, CHANGE, THERE, PASSED = 20.0, 110.0, 0.4, 0.7
+"""The work of servers that take stretches: for a request, for what ends a stretch (with the steps behind it that are
+taken by themselves), for each request that runs then, and for each step of a stretch.
 """
 
 REQUEST, EVENT, LEAPT = 10.0, 5.0, 0.4
@@ -129,37 +138,61 @@ TOO_LONG = "it takes long, see `planc simulate`"
 
 
 class _Work(NamedTuple):
-    """What a request costs a simulation on servers of ``plan``, of which each has ``blocks`` of KV memory.
-
-    ``leaps``: steps are taken at once where requests stay the same.
-    """
+    """What a request costs a simulation on servers of ``plan``, each of which is a ``worker``."""
 
     plan: PlanSpec
-    leaps: bool
-    blocks: int
+    worker: Worker
+    way: Way
     chunk: int
 
     def of(self, input_: int, output: int, clients: float, arrivals: float = 1.0) -> float:
-        """The work of a request with so many ``clients`` of its server; ``arrivals``: events of its own."""
-        engine = self.plan.effective_engine
-        runs = max(min(clients, engine.max_requests), 1.0)
-        if not self.leaps:
-            block = BLOCK / engine.kv_block
-            return TOKEN * output + block * (input_ + output) + STEP * output / runs
-        tokens = input_ + output
-        room = max(self.blocks // -(-tokens // engine.kv_block), 1)
-        evicted = EVICTED * output / tokens if runs > room else 0.0
-        runs = min(runs, room)
-        events = arrivals + 2 * input_ / self.chunk + (2 + BENDS * log2(1 + output / input_)) / runs
-        events += 2 * evicted * (1 + tokens / self.chunk)
-        return REQUEST + EVENT * events + LEAPT * output / runs
+        """The work of a request with so many ``clients`` of its server; ``arrivals``: events of its own.
+
+        Without such events requests are all alike: those whose prompts are in one step end together as well. Where
+        other servers prefill, each asks for blocks, and its cache arrives, by itself.
+        """
+        arrivals += 3 if self.plan.split is not None else 0
+        runs = max(min(clients, self.plan.effective_engine.max_requests, self._beside(input_)), 1.0)
+        room = max(self.worker.blocks // -(-(input_ + output) // self.worker.block), 1)
+        crowded, runs = runs > room, min(runs, room)
+        prompts, steps = input_ / self.chunk, output / runs
+        single = (STEP + TOKEN * runs) * steps
+        match self.way:
+            case "leap":
+                evicted = EVICTED * output / (input_ + output) if crowded else 0.0
+                events = arrivals + 2 * prompts + (2 + BENDS * log2(1 + output / input_)) / runs
+                events += 2 * evicted * (1 + (input_ + output) / self.chunk)
+                return REQUEST + EVENT * events + LEAPT * steps
+            case "stretch":
+                together = 1.0 if arrivals or (crowded and self._evicts) else max(min(1 / prompts, runs), 1.0)
+                changes = (CHANGE + THERE * runs) * (1 + arrivals) / together
+                work = changes + PASSED * steps + STEP * max(prompts, 1 / together)
+                return SERVED + min(work, single) + self._blocks(input_, output)
+            case "step":
+                return single + self._blocks(input_, output)
+            case _:
+                assert_never(self.way)
+
+    def _blocks(self, input_: int, output: int) -> float:
+        """The work of blocks that prompts may share."""
+        return BLOCK * (input_ + output) / self.worker.block if self.worker.shared else 0.0
+
+    def _beside(self, input_: int) -> float:
+        """The most requests that decode beside a prompt, where it has to be whole in a step."""
+        policy = self.worker.policy
+        return max(policy.budget - input_, 0) + 1 if isinstance(policy, Trtllm) and not policy.chunked else inf
+
+    @property
+    def _evicts(self) -> bool:
+        """Whether requests are admitted that may lack blocks later."""
+        policy = self.worker.policy
+        return not isinstance(policy, Trtllm) or policy.room == "max_utilisation"
 
 
 def _find_work(plan: PlanSpec, servers: Servers) -> _Work:
     """What a simulation costs, as the first requests of the load tell."""
-    load = draw_load(plan, FEWEST)
-    blocks, leaps = foresee(plan, servers, load)
-    return _Work(plan, leaps, blocks, plan.chunked_prefill or plan.effective_engine.step_tokens)
+    worker, way = foresee(plan, servers, draw_load(plan, FEWEST))
+    return _Work(plan, worker, way, plan.chunked_prefill or plan.effective_engine.step_tokens)
 
 
 def _affordable(plan: PlanSpec, servers: Servers, model: Deployment, work: _Work) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.clock import Clock, ServerClock, step_clock
-from plandsl.backends.cost.serving.leaping import can_leap
+from plandsl.backends.cost.serving.leaping import can_leap, take_stretches
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.backends.cost.serving.pools import simulate_pools
 from plandsl.backends.cost.serving.records import Records, Steps
@@ -205,12 +205,17 @@ def draw_load(plan: PlanSpec, count: int | None = None) -> Load:
     return load._replace(requests=_with_reuse(plan, load.requests), asked=count)
 
 
-def foresee(plan: PlanSpec, servers: Servers, load: Load) -> tuple[int, bool]:
-    """The blocks of a server, and whether servers leap that serve requests like those of ``load``."""
-    if servers.prefill is not None:
-        return 0, False
+def foresee(plan: PlanSpec, servers: Servers, load: Load) -> tuple[Worker, Way]:
+    """A server of requests like those of ``load``, of two pools one that decodes; and how servers take their steps."""
     one = _worker(plan, servers, load)
-    return one.blocks, can_leap([one] * servers.deployment.n, load.requests, load.closed, plan.router)
+    workers, apart = [one] * servers.deployment.n, servers.prefill is None
+    if apart and can_leap(workers, load.requests, load.closed, plan.router):
+        return one, "leap"
+    return one, "stretch" if take_stretches(workers, plan.router if apart else "round_robin") else "step"
+
+
+Way: TypeAlias = Literal["leap", "stretch", "step"]
+"""Servers leap over all steps between two events, or over those that only decode, or take each step by itself."""
 
 
 def _worker(plan: PlanSpec, servers: Servers, load: Load) -> Worker:

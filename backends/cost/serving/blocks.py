@@ -52,7 +52,7 @@ class Pool:
         """Blocks that so many tokens take."""
         return -(-tokens // self.size)
 
-    def matched(self, live: Live, whole: bool = False) -> list[int]:
+    def matched(self, live: Live, whole: bool = False) -> Sequence[int]:
         """The blocks that hold the longest known prefix of a request, whose last token is computed unless ``whole``."""
         found: list[int] = []
         if not self.caching or not self._found:
@@ -102,6 +102,11 @@ class Pool:
         if self.caching:  # else blocks are all alike, and counted
             self._take(live.blocks, more)
         return True
+
+    def grow_each(self, lives: Sequence[Live], more: int) -> Sequence[Live]:
+        """Give requests the blocks of ``more`` tokens, one after the other. Those that have them."""
+        size = self.size
+        return [x for x in lives if x.held * size >= x.computed + more or self.grow(x, x.computed + more)]
 
     def _take(self, blocks: list[int], more: int) -> None:
         """Add free blocks to those of a request."""

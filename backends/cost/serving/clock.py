@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
+import numpy as np
+
 from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_beside
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.graphs import graphs_of
+from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
 from plandsl.backends.cost.time.phase import PhaseTimes
@@ -72,6 +75,18 @@ class Tabled(Clock, Protocol):
         ...
 
 
+@runtime_checkable
+class Foreseeing(Clock, Protocol):
+    """A clock that tells what the next steps cost if the same requests decode in each of them."""
+
+    def foresee(self, batches: Sequence[Batch], steps: int) -> Floats:
+        """Seconds float64[steps, parts] that follow one another in each of the steps behind one of ``batches``.
+
+        Each rank that shares requests has one of ``batches``, in which it only decodes.
+        """
+        ...
+
+
 class ServerClock:
     """Asks a `Server`. What a step costs depends on few numbers; steps that agree in them are asked for once.
 
@@ -94,6 +109,7 @@ class ServerClock:
         self._known: dict[tuple[object, ...], Cost] = {}
         self._asked: dict[tuple[bool, ...], int] = {}
         self._hot: dict[tuple[bool, ...], Callable[..., Any]] = {}
+        self._many: Callable[..., Any] | None = None
 
     def delay(self, running: int) -> float:
         """Seconds that the engine adds to a first token."""
@@ -137,6 +153,46 @@ class ServerClock:
         if not alone:
             host += self.engine.step + self.request * batch.rows
         return self._seconds(prompt, count, mean)._replace(host=host)
+
+    def foresee(self, batches: Sequence[Batch], steps: int) -> Floats:
+        """Seconds of the next steps of decodes; of ranks those of the slowest in each step."""
+        if len(batches) == 1:
+            count, means = self._next_contexts(batches[0], steps)
+            return self._columns(count, means, self.engine.step + self.request * batches[0].rows)
+        every, ways, found = sum(len(batch.decodes) for batch in batches), self.ways, []
+        for batch in batches:
+            if batch.rows:
+                count, means = self._next_contexts(batch, steps)
+                host = self.engine.step + self.request * batch.rows
+                found.append(self._columns(max(every, (count - 1) * ways + 1), means, host))
+        whole = [c[:, 1::2].sum(axis=1) + c[:, 0] + c[:, -1] for c in found]
+        slowest: Floats = np.stack(found)[np.argmax(whole, axis=0), np.arange(steps)]
+        return slowest
+
+    def _next_contexts(self, batch: Batch, steps: int) -> tuple[int, Floats]:
+        """Requests that decode, those of the padding included, and their mean contexts in the next steps."""
+        n, total = len(batch.decodes), self._context(batch)
+        more = self.graphs.padding(n, 0, self.queries) if self.graphs.decodes else 0
+        totals = total + n * np.arange(1, steps + 1)
+        return n + more, (totals + more * self.queries) / (n + more)
+
+    def _columns(self, count: int, means: Floats, host: float) -> Floats:
+        """Seconds of steps by their parts: the draft, each stage, hops between stages, the engine's own."""
+        stages, hop, draft = self._decode_seconds(count, means)
+        parts = [draft, stages[0]]
+        for stage in stages[1:]:
+            parts += [hop, stage]
+        found = np.empty((len(means), len(parts) + 1))
+        for at, part in enumerate((*parts, host)):
+            found[:, at] = part
+        return found
+
+    def _decode_seconds(self, count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
+        """Seconds of each stage, of a hop and of a draft, in steps in which so many decode."""
+        if self._many is None:
+            self._many = trace(self._kernels((False, False, True)), "n", "c", arrays=True)
+        found: tuple[Sequence[Any], Any, Any] = self._many(float(count), means)
+        return found
 
     def _prompt(self, batch: Batch, ways: int) -> tuple[Prompt | None, bool]:
         """The prompts of a step of ``ways`` ranks; and whether they are whole, alone, and never cut."""
@@ -259,6 +315,9 @@ class TableClock(ServerClock):
         if not alone:
             host += self.engine.step + self.engine.request * (len(parts) + n)
         return self._seconds(prompt, n, total / n if n else 0.0).stages[0] + host
+
+    def _decode_seconds(self, count: int, means: Floats) -> tuple[Sequence[Any], Any, Any]:
+        return (self.decodes.of(count).at_all(means),), 0.0, 0.0
 
     def _seconds(self, prompt: Prompt | None, count: int, mean: float) -> Cost:
         if prompt is None:

@@ -73,6 +73,11 @@ def can_leap(workers: Sequence[Worker], requests: Requests, closed: Closed | Non
     return apart and not shares_blocks(requests) and all(map(_leaps, workers))
 
 
+def take_stretches(workers: Sequence[Worker], by: RouterName) -> bool:
+    """Whether servers take steps at once while nothing happens. The router `prefix` looks at their blocks meanwhile."""
+    return all(worker.foreseeing for worker in workers) and not (by == "prefix" and len(workers) > 1)
+
+
 def waits(requests: Requests, closed: Closed | None) -> bool:
     """Whether a request may wait for the end of another."""
     return closed is not None or (requests.session is not None and bool((requests.session >= 0).any()))

@@ -19,9 +19,11 @@ import numpy as np
 from plandsl.backends.cost.deployments.batch import prefill_batch
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.deployments.transfer import Transfer
+from plandsl.backends.cost.serving.leaping import take_stretches
+from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Records
-from plandsl.backends.cost.serving.replica import Log, Replica, Worker
+from plandsl.backends.cost.serving.replica import Replica, Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Requests
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live, State, release
@@ -80,11 +82,16 @@ def simulate_pools(
     seed: int = 0,
     think_s: Floats | None = None,
     tick: Tick | None = None,
+    stretches: bool = True,
 ) -> Records:
-    """What becomes of ``requests`` on two pools; servers of decode are numbered behind those of prefill."""
+    """What becomes of ``requests`` on two pools; servers of decode are numbered behind those of prefill.
+
+    Those take steps between two events at once if ``stretches``.
+    """
     log = Log(len(requests.input))
+    log.leaps = stretches and take_stretches(decode.workers, "round_robin")
     first = [replica(i, worker, log, seed) for i, worker in enumerate(prefill.workers)]
-    then = [replica(len(first) + i, worker, log, seed) for i, worker in enumerate(decode.workers)]
+    then = [replica(len(first) + i, worker, log, seed, log.leaps) for i, worker in enumerate(decode.workers)]
     for rank in (rank for server in first for rank in server.ranks):
         rank.prompts = True
     for rank in (rank for server in then for rank in server.ranks):
@@ -172,6 +179,7 @@ class _PoolsRun(Events):
     def _ask(self, now: float, live: Live) -> None:
         """Ask a server of decode for blocks."""
         number = self.many + self.to_decode.choose(live, self.states[self.many :])
+        self._interrupt(now, number)
         server = self.replicas[number]
         rank = server.choose_rank(live)
         self.homes[live.index] = number, rank
@@ -180,7 +188,7 @@ class _PoolsRun(Events):
 
     def _compose(self, now: float, number: int) -> None:
         server = self.replicas[number]
-        if number >= self.many and len(server.flights) < server.depth:
+        if number >= self.many and not server.busy:
             for rank, state in enumerate(server.ranks):
                 self._take(now, (number, rank), state)
         super()._compose(now, number)
@@ -229,6 +237,7 @@ class _PoolsRun(Events):
         number, home = self.prefilled[index], self.homes[index]
         self._release(number, index)
         self._wake(now, number)
+        self._interrupt(now, home[0])
         self.log.replica[index] = home[0]
         self.arrived.setdefault(home, deque()).append(self.lives[index])
         self._wake(now, home[0])

@@ -10,22 +10,24 @@ from collections.abc import Sequence
 
 from plandsl.backends.cost.serving.blocks import Pool
 from plandsl.backends.cost.serving.clock import Cost
-from plandsl.backends.cost.serving.replica import Log, Replica, Worker, draw_gains
+from plandsl.backends.cost.serving.log import Log
+from plandsl.backends.cost.serving.replica import Replica, Worker, draw_gains
 from plandsl.backends.cost.serving.routers import router
 from plandsl.backends.cost.serving.scheduler import Batch, Live, State
 from plandsl.backends.cost.serving.tiers import Landings
 
 
-def replica(number: int, worker: Worker, log: Log, seed: int = 0) -> Replica:
+def replica(number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> Replica:
     """A server that runs."""
-    return Ranks(number, worker, log, seed) if worker.ranks > 1 else Replica(number, worker, log, seed)
+    kind = Ranks if worker.ranks > 1 else Replica
+    return kind(number, worker, log, seed, stretches)
 
 
 class Ranks(Replica):
     """A server of several ranks. A request stays on its rank."""
 
-    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0) -> None:
-        super().__init__(number, worker, log, seed)
+    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> None:
+        super().__init__(number, worker, log, seed, stretches)
         gains = draw_gains(worker.acceptance, seed, number)
         self.ranks = [
             State(worker.pool(worker.blocks // worker.ranks), 1 + len(worker.acceptance), gains)
@@ -62,6 +64,9 @@ class Ranks(Replica):
         parts = zip(*self._batches, strict=True)
         return Batch(*([one for part in column for one in part] for column in parts))
 
+    def _parts(self, batch: Batch) -> Sequence[Batch]:
+        return self._batches
+
     def _cost(self, batch: Batch) -> Cost:
         return self.clock.cost_of_ranks(self._batches)
 
@@ -90,6 +95,6 @@ class _Known(Pool):
         super().__init__(0, ranks[0].pool.size)
         self._ranks = ranks
 
-    def matched(self, live: Live, whole: bool = False) -> list[int]:
+    def matched(self, live: Live, whole: bool = False) -> Sequence[int]:
         """The longest known prefix."""
         return max((rank.pool.matched(live, whole) for rank in self._ranks), key=len)

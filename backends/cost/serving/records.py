@@ -79,6 +79,7 @@ def merge_kept(trails: Sequence[Kept]) -> Kept:
     return Kept(
         Gaps(*(column[by_end] for column in gaps)),
         Steps(*(column[by_moment] for column in steps)),
+        all(trail.leaps for trail in trails),
         composed_s=composed[by_moment],
         shown_s=shown[by_end],
     )

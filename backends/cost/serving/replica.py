@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,41 +9,23 @@ from typing import NamedTuple
 import numpy as np
 
 from plandsl.backends.cost.serving.blocks import Pool
-from plandsl.backends.cost.serving.clock import Clock, Cost
+from plandsl.backends.cost.serving.clock import Clock, Cost, Foreseeing
+from plandsl.backends.cost.serving.log import Log, Row
+from plandsl.backends.cost.serving.own_blocks import OwnPool
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
+from plandsl.backends.cost.serving.stretch import Stretch, foresee, repeated
 from plandsl.backends.cost.serving.tiers import Landings, Load, TieredPool, Tiers
 from plandsl.spec.scheduler import RouterName
 
 
 class Flight(NamedTuple):
-    """A step on its way, and when it ends."""
+    """A step on its way, of which each rank has one of ``batches``, and when it ends.
 
-    batch: Batch
+    A scheduler may still take a request out of its batch.
+    """
+
+    batches: Sequence[Batch]
     end: float
-
-
-class _Ended(NamedTuple):
-    """A step that ends: when, the delay of first tokens, gaps between tokens and how many, who is done."""
-
-    end: float
-    delay: float
-    gaps: dict[float, int]
-    over: list[Live]
-
-
-class Log:
-    """What is written down while servers run: lists with a place for each request, and arrays that grow by steps."""
-
-    def __init__(self, n: int) -> None:
-        nan = float("nan")
-        self.arrival, self.admitted, self.first, self.finish = ([nan] * n for _ in range(4))
-        self.cached, self.preemptions = [0] * n, [0] * n
-        self.longest, self.delay = [0.0] * n, [0.0] * n
-        self.replica = [-1] * n
-        self.loaded: list[list[int]] = []  # for each tier
-        self.gaps, self.counts, self.shown = array("d"), array("q"), array("d")
-        self.composed, self.start, self.end = array("d"), array("d"), array("d")
-        self.steps = array("q")
 
 
 class Worker(NamedTuple):
@@ -54,7 +35,8 @@ class Worker(NamedTuple):
     fit in its stages. In a decode step each request has its next token, and a guess for each chance of ``acceptance``:
     that the guess is right if those before it are.
 
-    ``tiers`` of memory stand behind the prefix cache of each rank.
+    ``tiers`` of memory stand behind the prefix cache of each rank. Unless prompts have ``shared`` blocks, requests find
+    only what they computed themselves.
 
     With several ``ranks`` each has a queue, and as many blocks as the others; the router ``spread`` deals requests.
     """
@@ -69,6 +51,16 @@ class Worker(NamedTuple):
     ranks: int = 1
     spread: RouterName = "round_robin"
     tiers: Tiers | None = None
+    shared: bool = True
+
+    @property
+    def foreseeing(self) -> Foreseeing | None:
+        """What tells how long coming steps take, where steps of a server can be foreseen.
+
+        One batch is in flight, and requests have a token in each step, with blocks that stay where they are.
+        """
+        alone = self.in_flight == 1 and not self.acceptance and not self.tiered
+        return self.clock if alone and isinstance(self.clock, Foreseeing) else None
 
     @property
     def tiered(self) -> bool:
@@ -77,9 +69,11 @@ class Worker(NamedTuple):
 
     def pool(self, blocks: int) -> Pool:
         """The KV memory of a rank with so many blocks."""
-        if self.tiers is None or not self.caching:
-            return Pool(blocks, self.block, self.caching)
-        return TieredPool(blocks, self.block, self.tiers)
+        if self.tiers is not None and self.caching:
+            return TieredPool(blocks, self.block, self.tiers)
+        if self.caching and not self.shared:
+            return OwnPool(blocks, self.block)
+        return Pool(blocks, self.block, self.caching)
 
 
 class Replica:
@@ -88,9 +82,12 @@ class Replica:
     A step is composed when fewer than ``in_flight`` are on their way, or one more where the policy works ahead. It
     starts when the first stage is free and, composed ahead, when the step is over whose results it builds on: the one
     ``in_flight`` before it. It passes every stage and hop behind the step before it.
+
+    With ``stretches`` steps are taken at once as far as they can be foreseen: ``alike`` is the last step, where others
+    like it may follow.
     """
 
-    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0) -> None:
+    def __init__(self, number: int, worker: Worker, log: Log, seed: int = 0, stretches: bool = False) -> None:
         self.number, self.log = number, log
         self.policy, self.clock, self.in_flight = worker.policy, worker.clock, worker.in_flight
         gains = draw_gains(worker.acceptance, seed, number)
@@ -102,6 +99,11 @@ class Replica:
         self.wakes: list[float] = []
         self.depth = self.in_flight + self.policy.ahead
         self.flights: deque[Flight] = deque()
+        self.foreseeing = worker.foreseeing if stretches else None
+        self.alike: Sequence[Batch] | None = None
+        self.stretch: Stretch | None = None
+        self.coming: list[float] = []  # ends of steps that were settled
+        self.cut_short: list[float] = []  # ends of stretches that were over before
         self.free: list[float] = []
         self.links: list[float] = []
 
@@ -116,10 +118,14 @@ class Replica:
     def compose(self, now: float) -> float | None:
         """Compose the next step and send it off. When it ends; None where there is none now."""
         state, flying = self.state, len(self.flights)
-        if flying >= self.depth or not state.load:
+        if self.busy or not state.load:
             return None
         if self.loads is not None:
             self.loads.land(now)
+        if self.alike is not None:
+            stretch = self._foresee(self.alike, now)
+            if stretch is not None:
+                return stretch.until
         batch = self._next(state.number - flying + (flying >= self.in_flight))
         if self.loads is not None:
             self._load(self.loads, now)
@@ -132,10 +138,56 @@ class Replica:
         if self.loads is not None and self.loads.end > end:
             end = self.free[-1] = self.loads.end
         state.number += 1
-        self.flights.append(Flight(batch, end))
-        self.log.composed.append(now)
-        self._write_step(batch, start, end)
+        self.flights.append(Flight(self._parts(batch), end))
+        self._write_step(batch, now, start, end)
+        if self.foreseeing is not None and not (batch.prompts or batch.preempted):
+            self.alike = [part._replace(spent=[]) for part in self._parts(batch)]
         return end
+
+    @property
+    def busy(self) -> bool:
+        """Whether all steps are on their way that may be."""
+        return self.stretch is not None or len(self.flights) >= self.depth
+
+    def interrupt(self, now: float) -> None:
+        """Something is about to change that the next step may depend on."""
+        self.alike = None
+        if self.stretch is not None:
+            self._settle(self.stretch, now)
+
+    def _foresee(self, batches: Sequence[Batch], now: float) -> Stretch | None:
+        """Take the next steps at once, where they are like the last one, which had ``batches``."""
+        assert self.foreseeing is not None, "else no step is followed by others like it"
+        self.alike = None
+        start = max(now, self.flights[0].end) if self.flights else now
+        self.stretch = foresee(self.ranks, batches, self.policy, self.foreseeing, times=(now, start))
+        return self.stretch
+
+    def _settle(self, stretch: Stretch, now: float) -> None:
+        """A stretch ends, with the steps that were composed before; those that are not over are on their way."""
+        self.stretch, first = None, self.state.number
+        begun, over = stretch.reached(now, self.policy.ahead)
+        if now < stretch.until:
+            self.cut_short.append(stretch.until)
+        last = [repeated(batch) for batch in stretch.batches]
+        for rank, batch in zip(self.ranks, last, strict=True):
+            rank.number = first + begun - 1
+            if batch.decodes:
+                self.policy.repeat(rank, batch, begun)
+        self.state.number = first + begun
+        lives = [live for batch in last for live in batch.decodes]
+        row = Row(self.number, 0, len(lives), *self._queues(), 0)
+        composed = stretch.composed_s(self.policy.ahead)[:begun]
+        self.log.write_stretch(row, composed, stretch.ends[: begun + 1], stretch.used[:begun])
+        self.log.show_stretch(lives, stretch.ends[: over + 1])
+        for at in range(over + 1, begun + 1):
+            end = float(stretch.ends[at])
+            self.flights.append(Flight(last if at == begun else [repeated(batch) for batch in last], end))
+            self.coming.append(end)
+
+    def _parts(self, batch: Batch) -> Sequence[Batch]:
+        """The step that was just composed, rank by rank."""
+        return [batch]
 
     def _load(self, loads: Landings, now: float) -> None:
         """Send the loads of the requests that the step admits, or that wait beside it."""
@@ -187,35 +239,41 @@ class Replica:
                     log.admitted[live.index] = now
                     log.cached[live.index] = before.get(live.index, live.computed)
 
-    def _write_step(self, batch: Batch, start: float, end: float) -> None:
-        """Write down a step."""
-        log, ranks = self.log, self.ranks
+    def _write_step(self, batch: Batch, now: float, start: float, end: float) -> None:
+        """Write down a step that was composed now."""
         tokens = sum(piece.tokens for piece in batch.prompts)
-        used = sum(rank.pool.total - rank.pool.free for rank in ranks)
-        running = sum(len(rank.running) + (rank.cut is not None) for rank in ranks)
-        log.start.append(start)
-        log.end.append(end)
+        used = sum(rank.pool.total - rank.pool.free for rank in self.ranks)
+        row = Row(self.number, tokens, len(batch.decodes), *self._queues(), used)
+        self.log.write_step(row, composed=now, start=start, end=end)
+
+    def _queues(self) -> tuple[int, int]:
+        """Requests that wait, and that run."""
+        ranks = self.ranks
         waiting = sum(len(rank.waiting) + len(rank.asking) for rank in ranks)
         if self.loads is not None:
             waiting += sum(len(rank.parked) + len(rank.loaded) for rank in ranks)
-        log.steps.extend((self.number, tokens, len(batch.decodes), waiting, running, used))
+        return waiting, sum(len(rank.running) + (rank.cut is not None) for rank in ranks)
 
-    def complete(self) -> list[tuple[int, float]]:
+    def complete(self, now: float) -> list[tuple[int, float]]:
         """End the oldest step on its way. Who is done, each with the time when its user has the last token."""
-        batch, end = self.flights.popleft()
-        delay = self.clock.delay(sum(len(rank.running) for rank in self.ranks)) if batch.prompts else 0.0
-        ended = _Ended(end, delay, {}, [])
-        for live, gain in zip(batch.decodes, batch.gained, strict=True):
-            self._show(live, gain, ended)
-        for piece in batch.prompts:
-            if piece.last:
-                self._show(piece.live, 1, ended)
-        self.log.gaps.extend(ended.gaps.keys())
-        self.log.counts.extend(ended.gaps.values())
-        self.log.shown.extend([end] * len(ended.gaps))
-        for live in ended.over:
+        if not self.flights:
+            assert self.stretch is not None, "something is on its way"
+            self._settle(self.stretch, now)
+            return []
+        batches, end = self.flights.popleft()
+        prompts = [piece for batch in batches for piece in batch.prompts]
+        delay = self.clock.delay(sum(len(rank.running) for rank in self.ranks)) if prompts else 0.0
+        lives, gained = list[Live](), list[int]()
+        for batch in batches:
+            lives += batch.decodes
+            gained += batch.gained
+        last = [piece.live for piece in prompts if piece.last]
+        over = self.log.show([*lives, *last], [*gained, *[1] * len(last)], end, delay)
+        if over and any(rank.waiting for rank in self.ranks):  # one of them may have room now
+            self.alike = None
+        for live in over:
             finish(self.rank_of(live), live)
-        return [(live.index, self.log.finish[live.index]) for live in ended.over]
+        return [(live.index, self.log.finish[live.index]) for live in over]
 
     def rank_of(self, live: Live) -> State:
         """The queue and the blocks of a request that was sent here."""
@@ -224,23 +282,6 @@ class Replica:
     def choose_rank(self, live: Live) -> int:
         """The rank that gets a request."""
         return 0
-
-    def _show(self, live: Live, gain: int, ended: _Ended) -> None:
-        """``gain`` tokens of a request are there. A user has all tokens later, by the delay of the first."""
-        log, index, end = self.log, live.index, ended.end
-        if live.shown:
-            gap = end - live.shown_s
-            ended.gaps[gap] = ended.gaps.get(gap, 0) + 1
-            if gap > log.longest[index]:
-                log.longest[index] = gap
-        else:
-            log.first[index] = end + ended.delay
-            log.delay[index] = ended.delay
-        live.shown += gain
-        live.shown_s = end
-        if live.shown >= live.output:
-            log.finish[index] = end + log.delay[index]
-            ended.over.append(live)
 
 
 def draw_gains(acceptance: Sequence[float], seed: int, number: int) -> Callable[[], int]:

@@ -149,6 +149,18 @@ class Policy(Protocol):
         """Whether there is room for a request whose prompt is in the cache of another server."""
         ...
 
+    def steady(self, state: State) -> int | None:
+        """Whether the next steps are composed like the last one, in which all that run decoded and nothing else was.
+
+        That is asked as long as nobody comes or has its last token, and each of these requests has blocks for its next
+        token, and as many more as are returned here. None: the next step may be another.
+        """
+        ...
+
+    def repeat(self, state: State, batch: Batch, steps: int) -> None:
+        """Make ``state`` what it is after so many steps like the last one, the last of which is ``batch``."""
+        ...
+
 
 def empty() -> Batch:
     """A step without requests."""
@@ -188,6 +200,39 @@ def add_decode(state: State, batch: Batch, live: Live, most: int, found: bool = 
     live.step = state.number
     if found:
         state.pool.publish(live)
+
+
+def add_decodes(state: State, batch: Batch, lives: Sequence[Live], found: bool = True) -> None:
+    """Put requests that decode into a step, those that find blocks; it is `add_decode` of each, but faster."""
+    pool, size, number = state.pool, state.pool.size, state.number
+    there = pool.grow_each(lives, state.queries)
+    if state.queries > 1:
+        for live in there:
+            add_decode(state, batch, live, state.queries, found)
+        return
+    batch.decodes.extend(there)
+    batch.gained.extend([1] * len(there))
+    for live in there:
+        live.made += 1
+        live.computed += 1
+        live.step = number
+        if found and live.computed // size > live.keyed:
+            pool.publish(live)
+
+
+def repeat_decodes(state: State, steps: int) -> None:
+    """Each request that runs has decoded in so many steps more, up to step ``state.number``."""
+    state.pool.grow_each(state.running, steps)
+    for live in state.running:
+        live.made += steps
+        live.computed += steps
+        live.step = state.number
+
+
+def publish_decodes(state: State, ahead: bool) -> None:
+    """Others find what is known of requests that run when the last step is composed, of which each has a token."""
+    for live in state.running:
+        state.pool.publish(live, live.input + live.made - 1 - ahead)
 
 
 def add_spent(state: State, batch: Batch, live: Live) -> None:

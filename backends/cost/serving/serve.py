@@ -15,7 +15,7 @@ from plandsl.backends.cost.serving.clock import Clock, step_clock
 from plandsl.backends.cost.serving.pools import Moves, Side, time_moves
 from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
-from plandsl.backends.cost.serving.requests import Closed, Requests
+from plandsl.backends.cost.serving.requests import Closed, Requests, shares_blocks
 from plandsl.backends.cost.serving.scheduler import Policy
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate
@@ -92,6 +92,7 @@ def worker(
         ranks=int(server.main.ways),
         spread=SPREAD[engine.scheduler_name],
         tiers=tiers(server, input_ + output),
+        shared=shares_blocks(requests),
     )
 
 

@@ -12,10 +12,11 @@ from plandsl.backends.cost.serving.scheduler import (
     Batch,
     Live,
     State,
-    add_decode,
+    add_decodes,
     add_prompt,
     add_spent,
     empty,
+    repeat_decodes,
     send_back,
 )
 
@@ -93,6 +94,28 @@ class Sglang:
             state.sent[state.number] = batch
         return batch
 
+    def steady(self, state: State) -> int | None:
+        """Nobody joins until a request ends, if nobody waits or the batch is full."""
+        if state.cut is not None or (state.waiting and not state.full):
+            return None
+        if state.pool.caching and state.unfound:  # blocks that are found may become free, of equals one is kept
+            return None
+        return 0 if all(live.shown >= made for live, made in state.unfound) else None
+
+    def repeat(self, state: State, batch: Batch, steps: int) -> None:
+        """Decode so many steps more, while the share falls."""
+        self._publish(state)
+        repeat_decodes(state, steps)
+        state.sent[state.number] = batch
+        for _ in range(min(steps, STEPS + 1)):
+            self._lower(state)
+
+    def _lower(self, state: State) -> None:
+        """Keep room for a smaller share of outputs."""
+        assert state.ratio is not None, "set at the first step"
+        first = self.first_ratio
+        state.ratio = max(state.ratio - (1 - LEAST) * first / STEPS, LEAST * first)
+
     def _publish(self, state: State) -> None:
         """Prompts whose results are there are found from now on, the one that is cut as far as it is in steps."""
         if state.cut is not None:
@@ -107,10 +130,12 @@ class Sglang:
         pool, before = state.pool, len(state.running)
         if not before or state.cut is not None:
             state.full = False
+        cut = state.cut
+        if cut is None and (state.full or not state.waiting):
+            return
         beside = before if self.mixed else 0
         room = pool.free * pool.size - beside - self._kept_tokens(state)
         budget = _Budget(self.chunk - beside, self.prefill_tokens - beside, room)
-        cut = state.cut
         if cut is not None and (cut.step >= state.upto or not self._go_on(state, batch, budget, cut)):
             return
         if state.full or state.cut is not None:
@@ -188,7 +213,8 @@ class Sglang:
 
     def _decode(self, state: State, batch: Batch) -> None:
         """A token of each request that runs and is in no step on its way."""
-        ready = [live for live in state.running if live.step < state.upto and live.step != state.number]
+        upto = state.upto
+        ready = [live for live in state.running if live.step < upto]
         growing = [live for live in ready if live.made < live.output]
         spent = [] if self.capped else [live for live in ready if live.made >= live.output]
         ending = len(growing) + len(spent) < len(ready)
@@ -196,9 +222,7 @@ class Sglang:
             return
         for live in spent:
             add_spent(state, batch, live)
-        for live in growing:
-            if state.pool.grow(live, live.computed + state.queries):
-                add_decode(state, batch, live, state.queries, found=False)
+        add_decodes(state, batch, growing, found=False)
         if batch.prompts:
             state.full = False
 
@@ -208,13 +232,12 @@ class Sglang:
         Says whether there is a step: where requests are ``ending``, it waits for their blocks.
         """
         assert state.ratio is not None, "set at the first step"
-        pool, queries = state.pool, state.queries
-        lacking = sum(pool.count(live.computed + queries) - live.held for live in growing)
+        pool, queries, size = state.pool, state.queries, state.pool.size
+        lacking = sum([-(-(live.computed + queries) // size) - live.held for live in growing])
         if batch.prompts:  # decodes beside prompts: all of them or none
             return lacking <= pool.free
         if lacking <= pool.free:
-            first = self.first_ratio
-            state.ratio = max(state.ratio - (1 - LEAST) * first / STEPS, LEAST * first)
+            self._lower(state)
             return True
         if ending:
             state.full = False

@@ -41,7 +41,7 @@ def serve_share(
         found = leap([worker], share, None, "round_robin", number=number)
         assert found is not None, "a server leaps that leaps beside others"
         return found
-    return simulate_steps([worker], share, seed=seed, number=number)
+    return simulate_steps([worker], share, seed=seed, number=number, stretches=True)
 
 
 def merge_shares(requests: Requests, shares: Sequence[Records]) -> Records:

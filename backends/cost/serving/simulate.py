@@ -10,11 +10,12 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from plandsl.backends.cost.serving.leaping import leap
+from plandsl.backends.cost.serving.leaping import leap, take_stretches
+from plandsl.backends.cost.serving.log import Log
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Gaps, Kept, Records, Steps
-from plandsl.backends.cost.serving.replica import Log, Replica, Worker
-from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Requests, find_turns
+from plandsl.backends.cost.serving.replica import Replica, Worker
+from plandsl.backends.cost.serving.requests import OFTEN, Closed, Floats, Ints, Requests, find_turns
 from plandsl.backends.cost.serving.routers import Router, router
 from plandsl.backends.cost.serving.scheduler import Live
 from plandsl.progress import Tick
@@ -37,12 +38,12 @@ def simulate(
 
     ``think_s`` float64[n]: seconds from the end of the turn before a request in its session to the request; None: 0.
 
-    Steps between two events are taken at once where servers can (`leap`), else one by one.
+    Steps between two events are taken at once where servers can (`leap`, else `stretch`), else one by one.
     """
     found = leap(workers, requests, closed, by=by, think_s=think_s, tick=tick)
     if found is not None:
         return found
-    return simulate_steps(workers, requests, closed, by=by, seed=seed, think_s=think_s, tick=tick)
+    return simulate_steps(workers, requests, closed, by=by, seed=seed, think_s=think_s, tick=tick, stretches=True)
 
 
 def simulate_steps(
@@ -54,14 +55,18 @@ def simulate_steps(
     think_s: Floats | None = None,
     tick: Tick | None = None,
     number: int = 0,
+    stretches: bool = False,
 ) -> Records:
-    """The same, one step after another; ``number`` is that of the first server.
+    """The same, one step after another, or with ``stretches`` of steps in which the same requests decode.
+
+    ``number`` is that of the first server.
 
     Servers know nothing of one another. Events are taken in the order of time, so that a router sees all servers as
     they are when a request arrives.
     """
     log = Log(len(requests.input))
-    replicas = [replica(at, worker, log, seed) for at, worker in enumerate(workers, number)]
+    log.leaps = stretches and take_stretches(workers, by)
+    replicas = [replica(at, worker, log, seed, log.leaps) for at, worker in enumerate(workers, number)]
     Events(replicas, requests, log, by=router(by, seed), closed=closed, think_s=think_s, tick=tick).play()
     return read_log(requests, log)
 
@@ -107,10 +112,26 @@ class Events:
         return {ARRIVE: self._arrive, END: self._complete, COMPOSE: self._compose}
 
     def _complete(self, now: float, number: int) -> None:
-        """A step ends."""
-        for index, end in self.replicas[number].complete():
+        """A step ends, or a stretch of steps."""
+        replica = self.replicas[number]
+        if now in replica.cut_short:
+            replica.cut_short.remove(now)
+            return
+        for index, end in replica.complete(now):
             self._leave(now, number, index, end)
+        self._await_settled(number)
         self._wake(now, number)
+
+    def _interrupt(self, now: float, number: int) -> None:
+        """What a server does next may be something else from now on."""
+        self.replicas[number].interrupt(now)
+        self._await_settled(number)
+
+    def _await_settled(self, number: int) -> None:
+        """Steps of a stretch that were on their way when it was over end by themselves."""
+        coming = self.replicas[number].coming
+        while coming:
+            heappush(self.events, (coming.pop(), END, number))
 
     def _leave(self, now: float, number: int, index: int, end: float) -> None:
         """A request has all that a server makes of it, and its user has it at ``end``."""
@@ -120,6 +141,7 @@ class Events:
         live = self.lives[index]
         self.log.arrival[index] = now
         number = self.router.choose(live, self.states)
+        self._interrupt(now, number)
         if self.replicas[number].arrive(live):
             self._wake(now, number)
         else:
@@ -174,9 +196,13 @@ def _lives(requests: Requests) -> list[Live]:
 
 def read_log(requests: Requests, log: Log) -> Records:
     """The records of a run, from what its servers wrote down."""
-    steps = np.frombuffer(log.steps, np.int64).reshape(-1, 6).T.copy()
-    number, tokens, decodes, waiting, running, blocks = steps
-    start, end, gaps = (np.array(values, np.float64) for values in (log.start, log.end, log.gaps))
+    rows = np.frombuffer(log.steps, np.int64).reshape(-1, 6).T
+    order: Ints | slice = slice(None)
+    shown: Ints | slice = slice(None)
+    if (rows[0] != rows[0, :1]).any():  # several servers, each of which writes down a stretch when it is over
+        order, shown = np.lexsort((rows[0], log.composed)), np.argsort(log.shown, kind="stable")
+    number, tokens, decodes, waiting, running, blocks = rows[:, order].copy()
+    start, end = (np.array(values, np.float64)[order] for values in (log.start, log.end))
     return Records(
         arrival_s=np.array(log.arrival),
         admitted_s=np.array(log.admitted),
@@ -190,7 +216,7 @@ def read_log(requests: Requests, log: Log) -> Records:
         itl_max_s=np.array(log.longest),
         kind=requests.kind,
         trail=Kept(
-            Gaps(gaps, np.array(log.counts, np.int64)),
+            Gaps(np.array(log.gaps, np.float64)[shown], np.array(log.counts, np.int64)[shown]),
             Steps(
                 replica=number,
                 start_s=start,
@@ -201,8 +227,9 @@ def read_log(requests: Requests, log: Log) -> Records:
                 running=running,
                 blocks=blocks,
             ),
-            composed_s=np.array(log.composed),
-            shown_s=np.array(log.shown),
+            log.leaps,
+            composed_s=np.array(log.composed)[order],
+            shown_s=np.array(log.shown)[shown],
         ),
         loaded=np.array(log.loaded) if log.loaded else None,
     )

@@ -45,6 +45,17 @@ class Pieces(NamedTuple):
         i = bisect_right(self.cuts, context) - 1
         return self.base[i] + self.slope[i] * context
 
+    def at_all(self, contexts: Floats) -> Floats:
+        """The same of contexts that rise."""
+        first, last = (bisect_right(self.cuts, end) - 1 for end in (contexts[0], contexts[-1]))
+        if first == last:
+            found: Floats = self.base[first] + self.slope[first] * contexts
+            return found
+        i = np.searchsorted(self.cuts[first + 1 : last + 1], contexts, "right")
+        base, slope = (np.array(values[first : last + 1]) for values in (self.base, self.slope))
+        found = base[i] + slope[i] * contexts
+        return found
+
 
 class Contexts:
     """Seconds by the number of requests that decode and their mean context, of ``function`` of arrays of both."""

@@ -12,10 +12,12 @@ from plandsl.backends.cost.serving.scheduler import (
     Batch,
     Live,
     State,
-    add_decode,
+    add_decodes,
     add_prompt,
     add_spent,
     empty,
+    publish_decodes,
+    repeat_decodes,
     send_back,
     too_long,
 )
@@ -64,9 +66,21 @@ class Trtllm:
         batch = empty()
         if self.room == "max_utilisation":
             self._pause(state, batch)
-        left = self._decode(state, batch)
-        self._prompts(state, batch, left)
+        ready = [live for live in state.running if live.step < state.upto]
+        decodes = [x for x in ready if (x.made and x.computed == x.input + x.made - 1) or x.made >= x.output]
+        left = self._decode(state, batch, decodes)
+        if len(decodes) < len(ready) or state.waiting:
+            self._prompts(state, batch, left)
         return batch
+
+    def steady(self, state: State) -> int | None:
+        """Who waits for memory waits on, since there is less and less. With blocks for two steps nobody is paused."""
+        return int(self.room == "max_utilisation" and self.ahead and len(state.running) > 1)
+
+    def repeat(self, state: State, batch: Batch, steps: int) -> None:
+        """Decode so many steps more."""
+        repeat_decodes(state, steps)
+        publish_decodes(state, self.ahead)
 
     def _pause(self, state: State, batch: Batch) -> None:
         """Pause who started last until the others have the blocks of their next step, or of two that overlap."""
@@ -80,18 +94,14 @@ class Trtllm:
             send_back(state, batch, live)
             state.waiting.appendleft(live)
 
-    def _decode(self, state: State, batch: Batch) -> int:
+    def _decode(self, state: State, batch: Batch, ready: list[Live]) -> int:
         """Requests that decode. Returns what they leave of the budget."""
-        left, queries = self.budget, state.queries
-        for live in state.running:
-            if live.step >= state.upto or not (live.decodes or live.made >= live.output) or left < queries:
-                continue
-            left -= queries
+        found = ready[: self.budget // state.queries]
+        for live in found:
             if live.made >= live.output:
                 add_spent(state, batch, live)
-            elif state.pool.grow(live, live.computed + queries):
-                add_decode(state, batch, live, queries)
-        return left
+        add_decodes(state, batch, [live for live in found if live.made < live.output])
+        return self.budget - len(found) * state.queries
 
     def _prompts(self, state: State, batch: Batch, left: int) -> None:
         """Prompts that are cut, then those that wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from attrs import frozen
@@ -15,6 +16,8 @@ from plandsl.backends.cost.serving.scheduler import (
     add_prompt,
     add_spent,
     empty,
+    publish_decodes,
+    repeat_decodes,
     send_back,
     too_long,
 )
@@ -71,6 +74,16 @@ class Vllm:
         if not batch.preempted or not batch.rows:
             self._admit(state, batch, most, left)
         return batch
+
+    def steady(self, state: State) -> int | None:
+        """Who waits for memory waits on, since there is less and less; with known blocks a first chunk needs fewer."""
+        waits, full = state.waiting or state.loaded, len(state.running) >= self.max_running
+        return None if self.lookahead or (waits and not full and not self.whole_prompt) else 0
+
+    def repeat(self, state: State, batch: Batch, steps: int) -> None:
+        """Decode so many steps more."""
+        repeat_decodes(state, steps)
+        publish_decodes(state, self.ahead)
 
     def _limit(self, state: State) -> int:
         """Tokens that a request may have in a step."""
@@ -150,7 +163,7 @@ class Vllm:
             add_prompt(state, batch, live, tokens)
             left -= tokens
 
-    def _load(self, state: State, live: Live, hits: list[int]) -> bool:
+    def _load(self, state: State, live: Live, hits: Sequence[int]) -> bool:
         """Start to load what tiers know of a request, unless others load it already; False where it has no room."""
         pool, needed = state.pool, live.target + self.lookahead
         if not pool.waits(live, hits):
