@@ -17,6 +17,7 @@ from plandsl.ir.types import PADDED, REPLICATED
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
+from plandsl.spec.formats import base_format
 from plandsl.spec.model import Apply, walk
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec
 
@@ -374,14 +375,14 @@ def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
     """Peaks of GPUs: none for a dtype (E304), a faster dtype on some (N312), a power limit that lowers them (N315)."""
-    compute = arithmetic(plan.model, plan.common_gpu)
+    model, common = plan.model, plan.common_gpu
     gpus = {kind.node.gpu.name: kind.node.gpu for kind in plan.kinds}.values()
     for gpu in gpus:
-        for dtype in dict.fromkeys((compute, plan.model.activations)):
+        for dtype in dict.fromkeys((arithmetic(model, common), model.activations)):
             if gpu.peak(dtype) is None:
                 listed = ", ".join(n for n, _ in gpu.compute) or "none"
                 why = f"`{gpu.name}` lists no {dtype} peak"
-                yield Diagnostic("E304", why, plan.model.span, f"multiplies in {dtype}", f"it lists {listed}")
+                yield Diagnostic("E304", why, model.span, f"multiplies in {dtype}", f"it lists {listed}")
     for gpu in gpus:
         if gpu.power_max is not None:
             why = (
@@ -389,8 +390,9 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
                 "fitted to GEMMs of an RTX PRO 6000; no band for this"
             )
             yield Diagnostic("N315", why, gpu.span)
-    if any(arithmetic(plan.model, gpu) != compute for gpu in gpus):
-        stored = plan.model.weights
-        lacking = " and ".join(f"`{gpu.name}`" for gpu in gpus if gpu.peak(stored) is None)
-        why = f"all GPUs multiply in {compute}, because {lacking} has no peak for {stored}"
-        yield Diagnostic("N312", why, plan.model.span, hint=f"write `compute = {compute}` in the model to state this")
+    for stored in dict.fromkeys(map(base_format, model.formats)):
+        compute = arithmetic(model, common, stored)
+        if any(arithmetic(model, gpu, stored) != compute for gpu in gpus):
+            lacking = " and ".join(f"`{gpu.name}`" for gpu in gpus if gpu.peak(stored) is None)
+            why = f"all GPUs multiply in {compute}, because {lacking} has no peak for {stored}"
+            yield Diagnostic("N312", why, model.span, hint=f"write `compute = {compute}` in the model to state this")
