@@ -46,9 +46,12 @@ def _text(config: Config, source: str) -> str:
     family = family_of(config)
     if family is None:
         return ""
-    storage = storage_of(config, family.feed is not None)
     refuse(config, family)
     shape = shape_of(config, family)
+    storage = storage_of(config, family, shape)
+    if storage.layers:
+        kinds = zip(shape.layers, storage.layers, strict=True)
+        shape = shape._replace(layers=tuple(kind._replace(stored=stored) for kind, stored in kinds))
     tell(config, family, shape)
     if config.errors:
         return ""

@@ -42,7 +42,7 @@ def stored_bytes(model: ModelSpec) -> float:
     extents = Extents(program, {"batch": 1, "context": 1})
     tied = {w for r in program.regions if r.layers is None for w in r.weights}
     layers = [(w, r.repeats) for r in program.regions if r.layers is not None for w in r.weights]
-    return sum(n * extents.bytes(w.type) for w, n in (*layers, *((w, 1) for w in tied)))
+    return float(sum(n * extents.bytes(w.type) for w, n in (*layers, *((w, 1) for w in tied))))
 
 
 # ---- scales
