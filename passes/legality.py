@@ -17,6 +17,7 @@ from plandsl.ir.types import PADDED, REPLICATED
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
+from plandsl.passes.groups import check_groups
 from plandsl.spec.formats import base_format
 from plandsl.spec.model import Apply, walk
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec
@@ -31,7 +32,8 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
         from plandsl.passes.nodes import check_nodes
 
         yield from check_nodes(plan, plan.cluster)
-    yield from _divides(plan)
+    yield from check_sizes(plan)
+    yield from check_groups(plan)
     yield from _stages(plan)
     yield from _shared_axes(plan)
     yield from _continues(plan)
@@ -234,7 +236,7 @@ def _asking(plan: PlanSpec, dim: str) -> tuple[RuleSpec, AxisSpec | None]:
     return rule, next((a for a in plan.sharding.axes if a.name in rule.axes and a.size > 1), None)
 
 
-def _divides(plan: PlanSpec) -> Iterator[Diagnostic]:
+def check_sizes(plan: PlanSpec) -> Iterator[Diagnostic]:
     """An error (E301) for each axis whose size does not divide the dimensions that it splits."""
     sizes = dict(plan.model.sizes)
     wrong: dict[AxisSpec | RuleSpec, list[str]] = {}
