@@ -69,20 +69,20 @@ def check_groups(plan: PlanSpec) -> Iterator[Diagnostic]:
     refused: dict[str, list[Cut]] = {}
     shared: dict[str, list[Cut]] = {}
     for cut in find_cuts(plan):
-        refuses = refusing(plan.engine) and cut.stored not in PADDED
+        refuses = refuses_cuts(plan.engine) and cut.stored not in PADDED
         if refuses or not cut.kernel:
             (refused if refuses else shared).setdefault(cut.axes[-1], []).append(cut)
     for axis, cuts in refused.items():
         yield _refusal(plan, next(a for a in plan.sharding.axes if a.name == axis), cuts)
     for axis, cuts in shared.items():
-        pads = refusing(plan.engine)
+        pads = refuses_cuts(plan.engine)
         what = "the engine pads them, which is not counted" if pads else "ranks hold the same scales"
         hint = "" if pads else f"{' and '.join(REFUSING)} refuse to start such a model (E345)"
         place = next(a for a in plan.sharding.axes if a.name == axis)
         yield Diagnostic("N345", f"{_degree(place)} cuts {_shown(cuts)}: {what}", place.span, hint=hint)
 
 
-def refusing(engine: EngineSpec | None) -> bool:
+def refuses_cuts(engine: EngineSpec | None) -> bool:
     """Whether the engine is one of `REFUSING`, by its kernels or its scheduler."""
     return engine is not None and not {engine.kernels.removesuffix("_rocm"), engine.scheduler.name}.isdisjoint(REFUSING)
 

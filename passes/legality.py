@@ -17,12 +17,14 @@ from plandsl.ir.types import PADDED, REPLICATED
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
-from plandsl.passes.groups import check_groups
+from plandsl.passes.groups import check_groups, refuses_cuts
 from plandsl.spec.formats import base_format
 from plandsl.spec.model import Apply, walk
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec
 
 FREE = PADDED | {"tokens", "layers"}
+
+VOCAB_PADDING = 64
 
 
 def check(plan: PlanSpec) -> Iterator[Diagnostic]:
@@ -248,13 +250,24 @@ def check_sizes(plan: PlanSpec) -> Iterator[Diagnostic]:
         if size % ways == 0:
             continue
         rule, axis = _asking(plan, dim)
-        if dim in REPLICATED and all(_replicates(size, cut) for cut in _cuts(plan, dim)):
+        if dim == plan.model.embedding.dims[0] and (padded := _padded_vocab(plan, size)) % ways == 0:
+            why = f"{plan.engine.name if plan.engine else ''} pads {dim} = {size:,} to {padded:,} before it is split"
+            yield Diagnostic("N346", why, rule.span)
+        elif dim in REPLICATED and all(_replicates(size, cut) for cut in _cuts(plan, dim)):
             why = f"{dim} = {size} over {ways} shards: {ways // size} ranks hold each"
             yield Diagnostic("N302", why, rule.span)
         else:
             wrong.setdefault(axis or rule, []).append(dim)
     for dims in wrong.values():
         yield _does_not_divide(plan, dims)
+
+
+def _padded_vocab(plan: PlanSpec, size: int) -> int:
+    """The vocabulary as the engine holds it.
+
+    vLLM (`vocab_parallel_embedding.py`) and SGLang pad it to a multiple of `VOCAB_PADDING`.
+    """
+    return -(-size // VOCAB_PADDING) * VOCAB_PADDING if refuses_cuts(plan.engine) else size
 
 
 def _does_not_divide(plan: PlanSpec, dims: list[str]) -> Diagnostic:

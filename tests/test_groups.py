@@ -92,6 +92,25 @@ def test_vllm_pads_mxfp4() -> None:
     assert codes("gpt_oss_120b", "tp = 2", "vllm") == []
 
 
+def test_engines_pad_the_vocabulary() -> None:
+    def found(vocab: int, tp: int, engine: str) -> list[str]:
+        spec = spec_of(
+            f"llama_3_1_8b with {{ vocab = {vocab}, heads = 40, ffn = 10240, kv_heads = 40 }}", f"tp = {tp}", engine
+        )
+        return [d.code for d in check_spec(spec) if d.code in ("E301", "N346")]
+
+    assert found(50_257, 8, "vllm") == found(50_257, 8, "sglang") == ["N346"]
+    assert found(50_257, 8, "") == found(50_257, 8, "trtllm") == ["E301"]
+    assert found(151_936, 5, "vllm") == ["E301"]  # a multiple of 64 that 5 does not divide
+    assert found(151_936, 8, "vllm") == []
+
+
+def test_a_padded_vocabulary_computes_the_same() -> None:
+    model = "llama_3_1_8b with { vocab = 50_257 }"
+    (plan,) = compile_text(PLAN.format(model=model, node=NODE, sharding="tp = 8", engine="engine = vllm"))
+    assert plan.verify().ok
+
+
 def test_weights_that_are_kept_have_no_groups() -> None:
     kept = "qwen3_235b_a22b with { weights = fp8_128x128, stored { experts = bf16 } }"
     assert codes(kept, "tp = 8", "vllm") == []
