@@ -58,6 +58,10 @@ def _text(config: Config, source: str) -> str:
     shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)
     remarks = [f"Made from {shown}, {family.architecture}.", *(_sentence(d) for d in config.found)]
     text = model_text(_name(config, source), shape, storage, shown, remarks)
+    if not text and storage.layers:
+        config.note("formats of single layers are left out: they need too many blocks", "quantization_config")
+        plain = shape._replace(layers=tuple(kind._replace(stored=()) for kind in shape.layers))
+        text = model_text(_name(config, source), plain, storage, shown, [*remarks, _sentence(config.found[-1])])
     if not text:
         config.fail("E232", f"the pattern of layers needs more than {MAX_BLOCKS} blocks", "layer_types")
     return text

@@ -98,7 +98,7 @@ def _modules(shape: Shape, family: Family, sparse: bool) -> tuple[Module, ...]:
         found += [Module(f"{own}.{name}", tuple(f"w_{w}" for w in parts)) for name, parts in _MLP.items()]
         return tuple(found)
     found += [Module(f"{feed}.{router}", ()) for router in ("gate", "router")]
-    found += [Module(f"{feed}.experts.0.{name}", tuple(f"w_{w}" for w in parts)) for name, parts in _MLP.items()]
+    found += [Module(f"{feed}.experts.{name}", tuple(f"w_{w}" for w in parts)) for name, parts in _MLP.items()]
     if shape.sizes.get("shared"):
         for shared in ("shared_experts", "shared_expert"):
             found += [
@@ -145,7 +145,7 @@ def read_pattern(text: str) -> Pattern:
     if "*" in name or "?" in name:
         return Pattern(text, layer, name, read_wildcards(name), bool(re.search(r"\d", name)))
     if (one := re.search(r"(?:^|\.)experts\.(\d{1,6})(?:\.|$)", name)) is not None:
-        name = re.sub(r"(?:(^)|\.)experts\.\d+", r"\1.experts.0", name).strip(".")
+        name = re.sub(r"(^|\.)experts\.\d+", r"\1experts", name)
         return Pattern(text, layer, name, expert=int(one[1]))
     return Pattern(text, layer, name)
 
@@ -168,6 +168,7 @@ def _means(pattern: Pattern, module: Module, number: int) -> bool:
     if pattern.group is None:
         return not pattern.rest or f".{pattern.rest}." in f".{module.name}."
     names = [f"layers.{number}.{name}".strip(".") for name in module.ancestors]
+    names += [name.replace(".experts.", ".experts.0.") for name in names if ".experts." in name]
     if pattern.layer is not None:  # wildcards after the number of a layer
         return matches_any(pattern.group, module.ancestors)
     if not pattern.text.startswith("re:"):

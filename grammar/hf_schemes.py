@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 
 from plandsl.spec.formats import BITS, LARGEST_GROUP, is_storage
 
-METHODS = ("fp8", "fbgemm_fp8", "mxfp4", "gptq", "awq", "compressed-tensors", "modelopt", "bitsandbytes")
-LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "llm_int8_skip_modules")
+METHODS = (
+    *("fp8", "fbgemm_fp8", "mxfp4", "gptq", "awq", "auto-round", "compressed-tensors", "modelopt", "modelopt_fp4"),
+    *("bitsandbytes", "quark"),
+)
+LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "exclude", "llm_int8_skip_modules")
 """Fields that name the modules which the checkpoint keeps in its own format."""
 
 LINEAR = "Linear"
@@ -34,12 +37,16 @@ def schemes_of(table: dict[str, Any]) -> tuple[Scheme, ...]:
             found = [Scheme("fp8_channel", False)]
         case "mxfp4":
             found = [Scheme("mxfp4", True)]
-        case "gptq" | "awq":
+        case "gptq" | "awq" | "auto-round":
             found = [_integers(table)]
         case "bitsandbytes":
             found = [_bitsandbytes(table)]
         case "modelopt":
             found = [_modelopt(table)]
+        case "modelopt_fp4":
+            found = [_modelopt({"quant_algo": "NVFP4"} | table)]
+        case "quark":
+            found = [_quark(table)]
         case "compressed-tensors":
             groups = table.get("config_groups")
             found = [_group(group) for group in groups.values()] if isinstance(groups, dict) else []
@@ -68,7 +75,13 @@ def _is_size(size: Any) -> bool:
 
 def _integers(table: dict[str, Any]) -> Scheme | None:
     bits, size = table.get("bits", table.get("w_bit")), table.get("group_size", table.get("q_group_size"))
-    return _grouped("int", bits, _DEFAULT_GROUP if size is None else size, weights_only=True)
+    made = _grouped("int", bits, _DEFAULT_GROUP if size is None else size, weights_only=True)
+    listed = table.get("modules_in_block_to_quantize")
+    if made is None or not listed:
+        return made
+    parts = listed if isinstance(listed, list) else [None]
+    names: list[Any] = [name for part in parts for name in (part if isinstance(part, list) else [None])]
+    return made._replace(targets=tuple(names)) if all(isinstance(name, str) for name in names) else None
 
 
 def _grouped(kind: str, bits: Any, size: Any, *, weights_only: bool) -> Scheme | None:
@@ -90,6 +103,26 @@ def _modelopt(table: dict[str, Any]) -> Scheme | None:
     if algorithm == "W4A16_AWQ":
         return _integers({"bits": 4, "group_size": table.get("group_size")})
     return Scheme(_ALGORITHMS[algorithm], False) if algorithm in _ALGORITHMS else None
+
+
+def _quark(table: dict[str, Any]) -> Scheme | None:
+    """AMD Quark: the format of all layers."""
+    config = table.get("global_quant_config")
+    weight = config.get("weight") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(weight, dict):
+        return None
+    name = str(weight.get("dtype")).partition("_")[0]
+    only, size = config.get("input_tensors") is None, weight.get("group_size")
+    match name, weight.get("qscheme"):
+        case "fp4", "per_group" if size in (16, 32):
+            return Scheme("mxfp4" if size == 32 else "nvfp4", only)
+        case "fp8" | "int8" | "int4", "per_tensor":
+            return Scheme(name, only)
+        case "fp8" | "int8" | "int4", "per_channel":
+            return Scheme(f"{name}_channel", only)
+        case "fp8" | "int8" | "int4", "per_group" if _is_size(size):
+            return Scheme(f"{name}_{size}", only)
+    return None
 
 
 def _group(group: Any) -> Scheme | None:

@@ -52,6 +52,31 @@ def notes(**table: Any) -> list[str]:
         ({"quant_method": "modelopt", "quant_algo": "W4A16_AWQ", "group_size": 128}, "int4_128", "bf16"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "fp4_64", "bf16"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8_channel", None),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True}, "int4_128", "bf16"),
+        ({"quant_method": "modelopt_fp4"}, "nvfp4", None),
+        (
+            {
+                "quant_method": "quark",
+                "global_quant_config": {
+                    "weight": {"dtype": "fp4", "qscheme": "per_group", "group_size": 32},
+                    "input_tensors": {"dtype": "fp4"},
+                },
+                "exclude": ["lm_head"],
+            },
+            "mxfp4",
+            None,
+        ),
+        (
+            {
+                "quant_method": "quark",
+                "global_quant_config": {
+                    "weight": {"dtype": "fp8_e4m3", "qscheme": "per_channel"},
+                    "input_tensors": {"dtype": "fp8_e4m3"},
+                },
+            },
+            "fp8_channel",
+            None,
+        ),
     ],
 )
 def test_a_method_gives_the_format_of_layers(table: dict[str, Any], weights: str, compute: str | None) -> None:
@@ -162,6 +187,54 @@ def test_layers_that_are_kept_become_blocks_of_their_own() -> None:
     assert {n for n, word in words.items() if word == "bf16"} == {0, 5, 31}
     words = {n: spec.format_of("w_q", block.name) for block in spec.blocks for n in block.every.select(block.layers)}
     assert {n for n, word in words.items() if word == "bf16"} == {5}
+
+
+def test_single_layers_that_need_too_many_blocks_are_told() -> None:
+    kept = [f"model.layers.{n}.mlp" for n in (0, 1, 3, 4, 8, 9, 11, 14, 18, 19, 21, 25, 27, 28, 30)]
+    table = BLOCKS | {"modules_to_not_convert": kept}
+    many = table | {"modules_to_not_convert": [f"model.layers.{n * n % 83 + 2}.mlp" for n in range(60)]}
+    few = translate(json.dumps(published("llama_3_1_8b") | {"quantization_config": table}).encode(), "config.json")
+    assert few.text
+    assert few.found == []
+    fields = published("llama_3_1_405b") | {"quantization_config": many}
+    found = translate(json.dumps(fields).encode(), "config.json")
+    assert found.text
+    assert any("single layers are left out" in d.message for d in found.found)
+
+
+def test_only_some_modules_are_quantised() -> None:
+    listed = [["self_attn.k_proj", "self_attn.v_proj"], ["mlp.experts"]]
+    found = stored("qwen3_30b_a3b", quant_method="gptq", bits=4, modules_in_block_to_quantize=listed)
+    assert found == dict.fromkeys(("embedding", "head", "w_q", "w_o"), "activations")
+
+
+def test_the_config_of_a_model_whose_experts_alone_have_four_bits() -> None:
+    """Kimi K2 Thinking: int4 in groups of 32 for routed experts only."""
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
+    ignore = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"]
+    table = {"quant_method": "compressed-tensors", "config_groups": {"g": group(["Linear"], **weights)}}
+    spec = spec_of(quantised("kimi_k2", **table, ignore=ignore))
+    words = {(b.name, w): spec.format_of(w, b.name) for b in spec.blocks for w in ("w_gate", "w_down", "w_o", "w_dq")}
+    assert {key for key, word in words.items() if word != "bf16"} == {
+        (spec.blocks[1].name, "w_gate"), (spec.blocks[1].name, "w_down")
+    }  # fmt: skip
+    assert spec.format_of("w_shared_up", spec.blocks[1].name) == "bf16"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "language_model.model.layers.*.feed_forward.experts",
+        "feed_forward.experts.down_proj",
+        "re:.*experts\\.down_proj",
+        "re:.*experts\\.\\d+\\.down_proj",
+        "re:language_model\\.model\\.layers\\.\\d+\\.feed_forward\\.experts.*",
+    ],
+)
+def test_experts_may_be_named_without_a_number(name: str) -> None:
+    found = stored("llama_4_scout", **BLOCKS, modules_to_not_convert=[name])
+    assert found["w_down"] == "activations"
+    assert "w_o" not in found
 
 
 def test_the_layer_after_the_last_is_the_one_that_predicts_further_tokens() -> None:
