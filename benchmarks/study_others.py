@@ -22,7 +22,7 @@ from plandsl.ir.types import Dim
 OTHERS = Claims()
 TEXT = """
 workload chat { input = 128, output = 128, batch = 1 }
-model fp8_70b = llama_3_1_70b with { weights = fp8, kv_cache = fp8 }
+model fp8_70b = llama_3_1_70b with { weights = fp8, stored { embedding = fp8, head = fp8 }, kv_cache = fp8 }
 model six_heads = fp8_70b with { heads = 48, kv_heads = 6 }
 """
 

@@ -15,7 +15,7 @@ from plandsl.grammar.values import expect, whole
 from plandsl.ir.functions import MAPS
 from plandsl.ir.skew import WIDEST, Skew, Varying, Zipf
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.formats import BITS
+from plandsl.spec.formats import BITS, is_storage
 from plandsl.spec.model import Apply, Statement, Term, Var, Weight
 from plandsl.units import NUMBER
 
@@ -152,6 +152,8 @@ def _plain_number(name: str, value: s.Expr, scope: Scope) -> float:
 
 def _word(option: s.Field, choices: tuple[str, ...], scope: Scope) -> str:
     name, value = option.name.text, option.value
+    if name == "weights" and isinstance(value, s.Ref) and is_storage(value.name):
+        return value.name
     code = "E217" if name == "weights" else "E210"
     if not isinstance(value, s.Ref):
         raise Wrong("E210", f"`{name}` must be one of {', '.join(choices[:4])}", value.span)

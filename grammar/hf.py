@@ -46,15 +46,22 @@ def _text(config: Config, source: str) -> str:
     family = family_of(config)
     if family is None:
         return ""
-    storage = storage_of(config, family.feed is not None)
     refuse(config, family)
     shape = shape_of(config, family)
+    storage = storage_of(config, family, shape)
+    if storage.layers:
+        kinds = zip(shape.layers, storage.layers, strict=True)
+        shape = shape._replace(layers=tuple(kind._replace(stored=stored) for kind, stored in kinds))
     tell(config, family, shape)
     if config.errors:
         return ""
     shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)
     remarks = [f"Made from {shown}, {family.architecture}.", *(_sentence(d) for d in config.found)]
     text = model_text(_name(config, source), shape, storage, shown, remarks)
+    if not text and storage.layers:
+        config.note("formats of single layers are left out: they need too many blocks", "quantization_config")
+        plain = shape._replace(layers=tuple(kind._replace(stored=()) for kind in shape.layers))
+        text = model_text(_name(config, source), plain, storage, shown, [*remarks, _sentence(config.found[-1])])
     if not text:
         config.fail("E232", f"the pattern of layers needs more than {MAX_BLOCKS} blocks", "layer_types")
     return text

@@ -31,11 +31,15 @@ CHUNK = "attention_chunk_size"
 
 
 class Kind(NamedTuple):
-    """The kind of a layer: whether attention is limited (window or chunk), has experts, rotates queries and keys."""
+    """The kind of a layer: whether attention is limited (window or chunk), has experts, rotates queries and keys.
+
+    ``stored`` are the formats of weights in which layers of the model differ.
+    """
 
     slides: bool = False
     sparse: bool = False
     roped: bool = True
+    stored: tuple[tuple[str, str], ...] = ()
 
 
 class Router(NamedTuple):

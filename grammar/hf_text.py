@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from plandsl.grammar.hf_shape import Kind, Router, Shape
 from plandsl.grammar.hf_storage import Storage
@@ -13,6 +13,7 @@ MAX_BLOCKS = 16
 """Most blocks in the text of a model. If more are needed, its layers follow no regular pattern."""
 
 _LONGEST_LEAD, _LONGEST_PERIOD = 8, 12
+_WIDTH = 100
 _SIZES = ("hidden", "heads", "kv_heads", "head_dim", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
 _WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
 
@@ -23,7 +24,8 @@ def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: 
     if len(ranges) > MAX_BLOCKS:
         return ""
     body = ["  embedding w_embed[vocab, hidden]"]
-    for label, (kind, layers) in zip(_labels(ranges, shape.reach), ranges, strict=True):
+    labels = _labels(ranges, shape.reach)
+    for label, (kind, layers) in zip(labels, ranges, strict=True):
         words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
         body.append(f"  {' '.join(filter(None, words))}")
         body += [f"    {line}" for line in (*_attention(shape, kind), *_feed(shape, kind, storage.experts))]
@@ -39,7 +41,7 @@ def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: 
     lines = [f"# {remark}" for remark in remarks]
     lines += [f"model {name} {{", f'  source = "{source}"', "", f"  layers = {len(shape.layers)}"]
     lines += _fields(shape, "\n".join(body))
-    lines += ["", f"  {_formats(storage)}", "", *body, "}"]
+    lines += ["", f"  {_formats(storage)}", *_stored(storage, labels, ranges), "", *body, "}"]
     return "\n".join(lines) + "\n"
 
 
@@ -57,6 +59,26 @@ def _fields(shape: Shape, body: str) -> Iterator[str]:
 def _formats(storage: Storage) -> str:
     text = f"weights = {storage.weights}, activations = {storage.activations}, kv_cache = {storage.kv_cache}"
     return f"{text}, compute = {storage.compute}" if storage.compute else text
+
+
+def _stored(storage: Storage, labels: list[str], ranges: list[tuple[Kind, str]]) -> Iterator[str]:
+    """The lines with the weights whose format is another one than `weights`."""
+    items = [_entries(storage.stored)]
+    items += [
+        f"{label} {{ {_entries(kind.stored)} }}" for label, (kind, _) in zip(labels, ranges, strict=True) if kind.stored
+    ]
+    line = f"  stored {{ {', '.join(items)} }}"
+    if len(line) <= _WIDTH:
+        yield line
+        return
+    yield "  stored {"
+    for item in (*(_entries([entry]) for entry in storage.stored), *items[1:]):
+        yield f"    {item}"
+    yield "  }"
+
+
+def _entries(stored: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} = {word}" for name, word in stored)
 
 
 # ---- layers
@@ -101,11 +123,13 @@ def _labels(ranges: list[tuple[Kind, str]], reach: str) -> list[str]:
     """A name for each block, made from the properties in which blocks differ."""
     kinds = {kind for kind, _ in ranges}
     sliding, sparse = len({kind.slides for kind in kinds}) > 1, len({kind.sparse for kind in kinds}) > 1
+    stored = any(kind.stored for kind in kinds)
     some = "chunked" if reach == "chunk" else "sliding"
     names = []
     for kind, _ in ranges:
         words = [some if kind.slides else "full"] if sliding else []
         words += ["sparse" if kind.sparse else "dense"] if sparse else []
+        words += [("kept" if kind.stored else "quantised")] if stored else []
         names.append("_".join(words))
     many, seen = Counter(names), Counter[str]()
     for number, name in enumerate(names):

@@ -12,13 +12,14 @@ from plandsl.grammar.functions import Scope, Typed, dims_text
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
+from plandsl.grammar.stored import parts_of, read_stored
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
 from plandsl.spec.model import STEP_DIMENSIONS, BlockSpec, Every, ModelSpec, Term, Weight
 
 DTYPES = ("weights", "activations", "kv_cache", "compute")
-FIELDS = ("layers", "max_context", "causal", "source", *DTYPES)
+FIELDS = ("layers", "max_context", "causal", "source", "stored", *DTYPES)
 
 _EXAMPLES = {
     "embedding": "embedding w_embed[vocab, hidden]",
@@ -32,7 +33,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     reader = Reader(context, record, None)
     layers = reader.whole("layers", "layers = 80", most=MAX_LAYERS)
     sizes = _sizes(reader)
-    weights = reader.dtype("weights", "weights = bf16")
+    weights = reader.stored("weights", "weights = bf16")
     activations = reader.dtype("activations") or "bf16"
     kv_cache = reader.dtype("kv_cache") or activations
     compute = reader.dtype("compute")
@@ -45,6 +46,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     mtp = program.mtp()
     head = program.head()
     _warn_unused(reader, program.used)
+    stored = _stored(reader, embedding, [*blocks, *([mtp] if mtp else [])], head)
     if not reader.ok or layers is None or weights is None or embedding is None or head is None:
         return None
     return ModelSpec(
@@ -62,8 +64,17 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         max_context=max_context,
         mtp=mtp,
         source=source,
+        stored=stored,
         span=record.span,
     )
+
+
+def _stored(
+    reader: Reader, embedding: Weight | None, blocks: list[BlockSpec], head: Term | None
+) -> tuple[tuple[str, str], ...]:
+    if embedding is None or not reader.ok or "stored" not in reader.record.fields:
+        return ()
+    return read_stored(reader, parts_of(embedding, blocks, head))
 
 
 def _sizes(reader: Reader) -> dict[str, int]:

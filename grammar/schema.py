@@ -13,7 +13,7 @@ from plandsl.grammar.modules import KINDS, Library, Unit, Wrong
 from plandsl.grammar.records import Layer, Placed, Record, merge
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.formats import BITS
+from plandsl.spec.formats import BITS, FORMS, SCALED, is_storage
 from plandsl.units import NUMBER, Dimension, Quantity
 
 T = TypeVar("T")
@@ -154,6 +154,20 @@ class Reader:
     def dtype(self, name: str, example: str = "") -> str | None:
         """The name of a number format."""
         return self.read(name, lambda layer: self.choice(layer, tuple(BITS), "E217"), example)
+
+    def stored(self, name: str, example: str = "") -> str | None:
+        """The name of a format of weights, which may have scales."""
+        return self.read(name, self.format, example)
+
+    def format(self, layer: Layer, words: tuple[str, ...] = ()) -> str:
+        """The format of weights that a layer stands for, or one of ``words``."""
+        text = self._word(layer.value, layer.unit, words)
+        if text is not None and is_storage(text):
+            return text
+        if text is not None and (base := text.partition("_")[0]) in SCALED and base != text:
+            why = f"`{clip(text)}` is no format with scales"
+            raise Wrong("E217", why, span_of(layer), hint=f"forms: {FORMS}")
+        return self.choice(layer, (*BITS, *words), "E217")
 
     def choice(self, layer: Layer, choices: tuple[str, ...], code: str) -> str:
         """The word that a layer stands for, which must be among ``choices``."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from math import inf
+from math import inf, prod
 
 from attrs import evolve
 
@@ -17,6 +17,7 @@ from plandsl.ir.program import DECODE, PREFILL, Program, Region
 from plandsl.ir.skew import Skew, factor, read_skew
 from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
+from plandsl.spec.formats import BITS, base_format, with_inputs
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
 from plandsl.spec.plan import PlanSpec
@@ -28,11 +29,13 @@ def arithmetic(model: ModelSpec, gpu: GpuSpec, stored: str = "") -> str:
     """The dtype in which GEMMs with weights ``stored`` in a dtype (by default the model's) multiply.
 
     It is the model's ``compute`` if given, else ``stored`` if the GPU lists a peak for it, else the activations' dtype.
+    Weights that are an exception, and have more bits than ``compute``, do not multiply in it.
     """
-    if model.compute is not None:
+    own = base_format(stored or model.weights)
+    wide = own != base_format(model.weights) and model.compute is not None and BITS[own] > BITS[model.compute]
+    if model.compute is not None and not wide:
         return model.compute
-    stored = stored or model.weights
-    return stored if gpu.peak(stored) is not None else model.activations
+    return own if gpu.peak(own) is not None else model.activations
 
 
 def empty_program(plan: PlanSpec, phase: str) -> Program:
@@ -66,8 +69,8 @@ def build_model(
 ) -> Program:
     """The program of a model by itself, whose GEMMs multiply in ``compute``.
 
-    ``narrow`` gives the dtype to multiply in for experts whose weights are stored in a dtype of their own. A program
-    that ``verifies`` has ``queries`` tokens of each request in a decode step, and logits for all of them.
+    ``narrow`` gives the dtype to multiply in for weights that are stored in a dtype of their own. A program that
+    ``verifies`` has ``queries`` tokens of each request in a decode step, and logits for all of them.
     """
     steps: tuple[tuple[str, int | str], ...] = (
         ("batch", "batch"),
@@ -86,7 +89,9 @@ def build_model(
 
 
 def _embedding(model: ModelSpec, stream: TensorType) -> Region:
-    table = Value(model.embedding.name, tensor(model.weights, model.embedding.dims))
+    vocab, *rest = model.embedding.dims
+    stored = with_inputs(model.format_of(model.embedding.name, EMBEDDING), prod(map(model.size, rest)))
+    table = Value(model.embedding.name, tensor(stored, (vocab, *rest)))
     names = Names((table.name,))
     ids, out = Value(names.fresh("ids"), tensor("int32", TOKENS)), Value(names.fresh("x"), stream)
     op = Embed(out, ids, table, span=model.embedding.span)
@@ -106,7 +111,9 @@ class _Builder:
         experts: frozenset[str],
     ) -> None:
         self.model, self.phase, self.compute, self.narrow, self.imbalance = model, phase, compute, narrow, imbalance
-        self.stored, self.experts = model.weights, experts
+        self.experts = experts
+        self.region: str = HEAD
+        self.inside: str | None = None  # inside `experts`: its option `weights`, or ""
         self.names = Names()
         self.ops: list[Op] = []
         self.weights: dict[str, Value] = {}
@@ -116,6 +123,7 @@ class _Builder:
 
     def block(self, block: BlockSpec, stream: TensorType, named: bool) -> Region:
         """One block, repeated over its layers."""
+        self.region = block.name
         x = self._argument(block.arg, stream)
         if block.token:  # it has the shape of the hidden state; a program of its own passes one value for both
             self.variables[block.token] = x
@@ -155,14 +163,30 @@ class _Builder:
             case Var():
                 return self.variables[term.name]
             case Weight():
-                return self._weight(term.name, term.dims, self.model.activations)
+                return self._kept(term)
             case Apply():
                 return self._apply(term, name)
 
-    def _weight(self, name: str, dims: tuple[str, ...], dtype: str) -> Value:
+    def _kept(self, weight: Weight) -> Value:
+        """A weight that is kept in the format of activations unless `stored` names it: a bias, a sink, a router."""
+        named = self.model.named_format(weight.name, self.region)
+        return self._weight(weight, named or self.model.activations, prod(map(self.model.size, weight.dims)))
+
+    def _quantised(self, weight: Weight, inputs: Iterable[str]) -> Value:
+        """A weight in its own format, with ``inputs`` the dimensions that its GEMM sums over."""
+        stored = self.model.format_of(weight.name, self.region, self.inside)
+        return self._weight(weight, stored, prod(map(self.model.size, inputs)))
+
+    def _weight(self, weight: Weight, stored: str, inputs: int) -> Value:
+        name = weight.name
         if name not in self.weights:
-            self.weights[name] = Value(self.names.fresh(name), tensor(dtype, dims))
+            self.weights[name] = Value(self.names.fresh(name), tensor(with_inputs(stored, inputs), weight.dims))
         return self.weights[name]
+
+    def _multiplies(self, w: Value) -> str:
+        """The dtype in which a GEMM with ``w`` multiplies."""
+        own = base_format(w.type.dtype)
+        return self.compute if self.narrow is None or own == base_format(self.model.weights) else self.narrow(own)
 
     def _apply(self, term: Apply, name: str) -> Value:
         if term.fn == "matmul":
@@ -201,13 +225,13 @@ class _Builder:
         assert isinstance(weight, Weight), "the grammar lets only weights stand on the right of `@`"
         here = {stem(n) for n in x.type.names}  # experts:8 of x is the same dimension as experts of the weight
         inside = bool(here.difference(x.type.names))
-        kept_wide = not inside and not self.experts.isdisjoint(weight.dims)  # routers are not quantised
-        w = self._weight(weight.name, weight.dims, self.model.activations if kept_wide else self.stored)
+        router = not inside and not self.experts.isdisjoint(weight.dims)  # routers are not quantised
+        inputs = (n for n in weight.dims if n in here and not (inside and n in self.experts))
+        w = self._kept(weight) if router else self._quantised(weight, inputs)
         kept = [n for n in x.type.names if n not in w.type.names]
         out = self._out(name, tensor(self.model.activations, (*kept, *(n for n in w.type.names if n not in here))))
-        compute = self.model.activations if kept_wide else self.compute
-        if self.narrow is not None and self.stored != self.model.weights:
-            compute = self.narrow(self.stored)
+        unnamed = router and not self.model.named_format(weight.name, self.region)
+        compute = self.model.activations if unnamed else self._multiplies(w)
         self.ops.append((GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span))
         return out
 
@@ -239,12 +263,12 @@ class _Builder:
         """The block of an `experts` call, which has its own scope of names."""
         assert isinstance(term.args[0], Var), "the grammar wants a name for what goes to the experts"
         outer, self.variables = self.variables, {term.args[0].name: inside}
-        self.stored = str(term.option("weights", self.model.weights))
+        self.inside = str(term.option("weights", ""))
         *statements, result = term.body
         for statement in statements:
             self._statement(statement)
         y = self._term(result.term, name)
-        self.variables, self.stored = outer, self.model.weights
+        self.variables, self.inside = outer, None
         return y
 
     def _norm(self, term: Apply, name: str) -> Value:
@@ -300,7 +324,7 @@ class _Builder:
             span=term.span,
         )
         ops = latent_attention(
-            operands, name, self.phase, stored=self.model.kv_cache, compute=self.compute, names=self.names
+            operands, name, self.phase, stored=self.model.kv_cache, compute=self._multiplies, names=self.names
         )
         self.ops += ops
         return ops[-1].results[0]
@@ -311,8 +335,7 @@ class _Builder:
             assert isinstance(term, Var), "the grammar lets no weight stand here"
             return self.groups[term.name]
         return tuple(
-            self._weight(a.name, a.dims, self.stored) if isinstance(a, Weight) else self._term(a, name)
-            for a in term.args
+            self._quantised(a, a.dims[:1]) if isinstance(a, Weight) else self._term(a, name) for a in term.args
         )
 
 

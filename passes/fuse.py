@@ -40,12 +40,15 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
 
 
 def _fuse_gemms(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Merge GEMMs of the same input at the place of the first. Routers are not merged."""
-    groups: dict[tuple[type[Gemm], Value, str, tuple[str, ...]], list[Gemm]] = {}
+    """Merge GEMMs of the same input at the place of the first, if their weights have one format.
+
+    Routers are not merged.
+    """
+    groups: dict[tuple[type[Gemm], Value, str, str, tuple[str, ...]], list[Gemm]] = {}
     routers = {op.logits.type.names[-1] for op in ops if isinstance(op, TopK)}
     for op in ops:
         if isinstance(op, Gemm) and op.outs[0].type.names[-1] not in routers:
-            groups.setdefault((type(op), op.x, op.compute, op.contracted()), []).append(op)
+            groups.setdefault((type(op), op.x, op.compute, op.weights[0].type.dtype, op.contracted()), []).append(op)
     first = {group[0].outs[0].name: group for group in groups.values()}
     joined = {op.outs[0].name for group in groups.values() for op in group[1:]}
     out: list[Op] = []

@@ -7,6 +7,7 @@ The cached ``c`` stands for keys ``c w_uk`` and values ``c w_uv``. So ``q (c w_u
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -32,8 +33,12 @@ class Latent(NamedTuple):
     span: Span | None
 
 
-def latent_attention(x: Latent, name: str, phase: str, stored: str, compute: str, names: Names) -> list[Op]:
+def latent_attention(
+    x: Latent, name: str, phase: str, stored: str, compute: Callable[[Value], str], names: Names
+) -> list[Op]:
     """The ops of one attention, whose cache has dtype ``stored``; the last op makes the result ``name``.
+
+    ``compute`` gives the dtype in which a GEMM with a weight multiplies.
 
     In prefill    %c, %kr = cache_write ...; %keys, %values = gemm %c, %w_uk, %w_uv; latent_attention of them
     In decode     %absorbed = head_gemm %q, %w_uk; latent_attention of %absorbed and %c; head_gemm with %w_uv
@@ -53,14 +58,14 @@ def latent_attention(x: Latent, name: str, phase: str, stored: str, compute: str
     if phase == PREFILL:
         keys = make("keys", "batch", "context", heads, nope)
         values = make("values", "batch", "context", heads, w_uv.type.names[-1])
-        ops += [Gemm((out,), c, (w,), compute, span=x.span) for out, w in ((keys, w_uk), (values, w_uv))]
+        ops += [Gemm((out,), c, (w,), compute(w), span=x.span) for out, w in ((keys, w_uk), (values, w_uv))]
         out = make(name, *kept, w_uv.type.names[-1])
         return [*ops, attention(out=out, q=q, q_rope=q_rope, k=keys, k_rope=kr, v=values)]
     absorbed, mean = make("absorbed", *kept, rank), make("mean", *kept, rank)
     out = make(name, *kept, w_uv.type.names[-1])
     return [
         *ops,
-        HeadGemm((absorbed,), q, (w_uk,), compute, over=heads, span=x.span),
+        HeadGemm((absorbed,), q, (w_uk,), compute(w_uk), over=heads, span=x.span),
         attention(out=mean, q=absorbed, q_rope=q_rope, k=c, k_rope=kr, v=c),
-        HeadGemm((out,), mean, (w_uv,), compute, over=heads, span=x.span),
+        HeadGemm((out,), mean, (w_uv,), compute(w_uv), over=heads, span=x.span),
     ]

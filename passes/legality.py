@@ -17,10 +17,14 @@ from plandsl.ir.types import PADDED, REPLICATED
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
+from plandsl.passes.groups import check_groups, refuses_cuts
+from plandsl.spec.formats import base_format
 from plandsl.spec.model import Apply, walk
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec
 
 FREE = PADDED | {"tokens", "layers"}
+
+VOCAB_PADDING = 64
 
 
 def check(plan: PlanSpec) -> Iterator[Diagnostic]:
@@ -30,7 +34,8 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
         from plandsl.passes.nodes import check_nodes
 
         yield from check_nodes(plan, plan.cluster)
-    yield from _divides(plan)
+    yield from check_sizes(plan)
+    yield from check_groups(plan)
     yield from _stages(plan)
     yield from _shared_axes(plan)
     yield from _continues(plan)
@@ -233,7 +238,7 @@ def _asking(plan: PlanSpec, dim: str) -> tuple[RuleSpec, AxisSpec | None]:
     return rule, next((a for a in plan.sharding.axes if a.name in rule.axes and a.size > 1), None)
 
 
-def _divides(plan: PlanSpec) -> Iterator[Diagnostic]:
+def check_sizes(plan: PlanSpec) -> Iterator[Diagnostic]:
     """An error (E301) for each axis whose size does not divide the dimensions that it splits."""
     sizes = dict(plan.model.sizes)
     wrong: dict[AxisSpec | RuleSpec, list[str]] = {}
@@ -245,13 +250,24 @@ def _divides(plan: PlanSpec) -> Iterator[Diagnostic]:
         if size % ways == 0:
             continue
         rule, axis = _asking(plan, dim)
-        if dim in REPLICATED and all(_replicates(size, cut) for cut in _cuts(plan, dim)):
+        if dim == plan.model.embedding.dims[0] and (padded := _padded_vocab(plan, size)) % ways == 0:
+            why = f"{plan.engine.name if plan.engine else ''} pads {dim} = {size:,} to {padded:,} before it is split"
+            yield Diagnostic("N346", why, rule.span)
+        elif dim in REPLICATED and all(_replicates(size, cut) for cut in _cuts(plan, dim)):
             why = f"{dim} = {size} over {ways} shards: {ways // size} ranks hold each"
             yield Diagnostic("N302", why, rule.span)
         else:
             wrong.setdefault(axis or rule, []).append(dim)
     for dims in wrong.values():
         yield _does_not_divide(plan, dims)
+
+
+def _padded_vocab(plan: PlanSpec, size: int) -> int:
+    """The vocabulary as the engine holds it.
+
+    vLLM (`vocab_parallel_embedding.py`) and SGLang pad it to a multiple of `VOCAB_PADDING`.
+    """
+    return -(-size // VOCAB_PADDING) * VOCAB_PADDING if refuses_cuts(plan.engine) else size
 
 
 def _does_not_divide(plan: PlanSpec, dims: list[str]) -> Diagnostic:
@@ -374,14 +390,14 @@ def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
     """Peaks of GPUs: none for a dtype (E304), a faster dtype on some (N312), a power limit that lowers them (N315)."""
-    compute = arithmetic(plan.model, plan.common_gpu)
+    model, common = plan.model, plan.common_gpu
     gpus = {kind.node.gpu.name: kind.node.gpu for kind in plan.kinds}.values()
     for gpu in gpus:
-        for dtype in dict.fromkeys((compute, plan.model.activations)):
+        for dtype in dict.fromkeys((arithmetic(model, common), model.activations)):
             if gpu.peak(dtype) is None:
                 listed = ", ".join(n for n, _ in gpu.compute) or "none"
                 why = f"`{gpu.name}` lists no {dtype} peak"
-                yield Diagnostic("E304", why, plan.model.span, f"multiplies in {dtype}", f"it lists {listed}")
+                yield Diagnostic("E304", why, model.span, f"multiplies in {dtype}", f"it lists {listed}")
     for gpu in gpus:
         if gpu.power_max is not None:
             why = (
@@ -389,8 +405,9 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
                 "fitted to GEMMs of an RTX PRO 6000; no band for this"
             )
             yield Diagnostic("N315", why, gpu.span)
-    if any(arithmetic(plan.model, gpu) != compute for gpu in gpus):
-        stored = plan.model.weights
-        lacking = " and ".join(f"`{gpu.name}`" for gpu in gpus if gpu.peak(stored) is None)
-        why = f"all GPUs multiply in {compute}, because {lacking} has no peak for {stored}"
-        yield Diagnostic("N312", why, plan.model.span, hint=f"write `compute = {compute}` in the model to state this")
+    for stored in dict.fromkeys(map(base_format, model.formats)):
+        compute = arithmetic(model, common, stored)
+        if any(arithmetic(model, gpu, stored) != compute for gpu in gpus):
+            lacking = " and ".join(f"`{gpu.name}`" for gpu in gpus if gpu.peak(stored) is None)
+            why = f"all GPUs multiply in {compute}, because {lacking} has no peak for {stored}"
+            yield Diagnostic("N312", why, model.span, hint=f"write `compute = {compute}` in the model to state this")

@@ -283,6 +283,32 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "give the workload a `rate` or a `trace`.",
     ),
+    "E345": (
+        "shards cut groups of weights that share a scale",
+        "A scale of `fp8_128x128` serves a block of 128 inputs and 128 outputs of a weight, a scale of `int4_128` the "
+        "128 inputs of an output. vLLM and SGLang do not start if a rank's part of a weight does not consist of whole "
+        "blocks or groups. Of integers in groups, their Marlin kernels take multiples of 128 inputs and 64 outputs.",
+        _plan("tp = 8", "h20_8")
+        .replace("llama_3_1_8b", "qwen3_30b_a3b with { weights = fp8_128x128 }")
+        .replace("workload", "engine = vllm\n  workload"),
+        "take a degree that the hint names, spread whole experts (`ep`), or store these weights in another format.",
+    ),
+    "N345": (
+        "shards cut groups of weights, and nobody refuses",
+        "As E345, in a plan without an engine that is known to refuse it: neighbouring ranks then hold the same "
+        "scales. vLLM pads shards of `mxfp4` to whole groups; the estimate does not count the padding.",
+        _plan("tp = 8", "h20_8").replace("llama_3_1_8b", "qwen3_30b_a3b with { weights = fp8_128x128 }"),
+        "nothing, if the engine can do this; else take a degree that cuts no group.",
+    ),
+    "N346": (
+        "the engine pads the vocabulary",
+        "vLLM and SGLang pad the vocabulary to a multiple of 64 and then split it, so its size need not divide by the "
+        "ranks. The estimate counts the largest part of the vocabulary as it is.",
+        _plan("tp = 8", "h20_8")
+        .replace("llama_3_1_8b", "llama_3_1_8b with { vocab = 50_257 }")
+        .replace("workload", "engine = vllm\n  workload"),
+        "nothing: this is how the engine works.",
+    ),
     "N320": (
         "each request is assumed to hold its reused tokens in its own blocks",
         "Requests hold the KV cache of reused tokens in blocks of their own (such as earlier turns of a chat), or all "

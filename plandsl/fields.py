@@ -148,7 +148,7 @@ def _items(line: str) -> Iterator[tuple[str, str]]:
         return
     for sign in (" = ", " -> "):
         name, found, value = line.partition(sign)
-        if found and "{" not in name and word not in TERMS:
+        if found and "{" not in name and (word not in TERMS or rest.startswith("= ")):
             yield name, value
             return
     yield word, rest

@@ -174,6 +174,7 @@ def show_model(model: ModelSpec) -> str:
         lines.append(f"compute = {model.compute}")
     if not model.causal:
         lines.append("causal = false")
+    lines += _nested([(f"stored.{path}", word) for path, word in model.stored])
     lines.append(f"embedding {show_term(model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)

@@ -273,7 +273,7 @@ def test_an_unknown_activation_is_refused() -> None:
         ({"quantization_config": {"quant_method": "fp8"}}, "weights = fp8, activations = bf16, kv_cache = bf16"),
         (
             {"quantization_config": {"quant_method": "awq", "bits": 4}, "torch_dtype": "float16"},
-            "weights = int4, activations = fp16, kv_cache = fp16, compute = fp16",
+            "weights = int4_128, activations = fp16, kv_cache = fp16, compute = fp16",
         ),
         (
             {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}},
@@ -301,7 +301,7 @@ def test_an_unknown_activation_is_refused() -> None:
                     "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}},
                 }
             },
-            "weights = int4, activations = bf16, kv_cache = bf16, compute = bf16",
+            "weights = int4_32, activations = bf16, kv_cache = bf16, compute = bf16",
         ),
     ],
 )
@@ -320,9 +320,10 @@ def test_mxfp4_is_the_format_of_experts_alone() -> None:
 @pytest.mark.parametrize(
     "table",
     [
-        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "bitsandbytes"},
         {"quant_method": "gptq", "bits": 3},
-        {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"},
+        {"quant_method": "fp8", "weight_block_size": [128]},
+        {"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"},
         {"quant_method": "compressed-tensors", "config_groups": {}},
         {"quant_method": ["fp8"]},
         {},

@@ -1,6 +1,10 @@
-"""Number formats: their bits as stored, and the arithmetic in which each is multiplied."""
+"""Number formats: their bits as stored, their scales, and the arithmetic in which each is multiplied."""
 
 from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
 
 BITS = {
     "int32": 32,
@@ -25,7 +29,86 @@ BITS = {
 ARITHMETIC = {"mxfp8": "fp8", "mxfp6": "fp6", "mxfp4": "fp4", "nvfp4": "fp4"}
 """Storage format -> format whose matrix peak applies, if the two differ."""
 
+SCALED = ("fp8", "int8", "fp6", "fp4", "int4")
+"""Formats of weights that may have scales: `fp8_128x128`, `int4_128`, `int8_channel`."""
+
+OWN_GROUPS = {"mxfp8": 32, "mxfp6": 32, "mxfp4": 32, "nvfp4": 16}
+"""Formats whose scales are part of the format -> inputs of a group."""
+
+FORMS = "`fp8_128x128` (blocks), `int4_128` (groups of inputs), `int8_channel` (outputs)"
+"""Examples of formats with scales, for a message."""
+
+LARGEST_GROUP = 65_536
+_WORD = re.compile(rf"({'|'.join(SCALED)})_(?:(\d+)(?:x(\d+))?|(channel)(\d*))")
+
+
+class Format(NamedTuple):
+    """A format of weights: elements of format ``name``, and one scale for ``inputs`` times ``outputs`` of them.
+
+    ``inputs`` are elements along the dimensions that a GEMM sums over, ``outputs`` along those that it keeps. 0 inputs
+    are all inputs of an output; a format without scales has 1 of each. ``channel``: one scale for each output.
+    """
+
+    name: str
+    inputs: int = 1
+    outputs: int = 1
+    channel: bool = False
+
+    @property
+    def scale_bits(self) -> float:
+        """Bits of scales for each element.
+
+        A scale is fp32 for a block or an output, and fp16 with a zero point of the elements' format for a group of
+        integers, as checkpoints of fp8, GPTQ and AWQ store them.
+        """
+        if self.inputs * self.outputs == 1 or not self.inputs or self.name in OWN_GROUPS:
+            return 0.0
+        groups_of_integers = self.outputs == 1 and not self.channel and self.name.startswith("int")
+        return (16 + BITS[self.name] if groups_of_integers else 32) / (self.inputs * self.outputs)
+
+
+@cache
+def read_format(word: str) -> Format | None:
+    """The format that ``word`` names, such as ``bf16``, ``fp8_128x128`` or ``int8_channel``; None if it names none."""
+    if word in BITS:
+        return Format(word, OWN_GROUPS.get(word, 1))
+    found = _WORD.fullmatch(word)
+    if found is None:
+        return None
+    name, inputs, outputs, channel, of = found.groups()
+    if channel:
+        return Format(name, int(of or 0), 1, True)
+    made = Format(name, int(inputs), int(outputs or 1))
+    return made if all(0 < size <= LARGEST_GROUP for size in made[1:3]) else None
+
+
+def is_storage(word: str) -> bool:
+    """Whether a plan may name ``word`` as a format of weights. The inputs of an output follow from the weight."""
+    found = read_format(word)
+    return found is not None and not (found.channel and found.inputs)
+
+
+@cache
+def base_format(word: str) -> str:
+    """The format of the elements of ``word``, without scales: ``fp8`` of ``fp8_128x128``."""
+    found = read_format(word)
+    assert found is not None, f"there is no format {word}"
+    return found.name
+
+
+def with_inputs(word: str, inputs: int) -> str:
+    """``word``, with the number of inputs of an output in a format with one scale for each output."""
+    return f"{word}{inputs}" if word.endswith("_channel") else word
+
+
+@cache
+def bits_of(word: str) -> float:
+    """Bits per element of the format ``word`` as stored, scales included."""
+    found = read_format(word)
+    assert found is not None, f"there is no format {word}"
+    return BITS[found.name] + found.scale_bits
+
 
 def item_bytes(dtype: str) -> float:
-    """Bytes per element of ``dtype`` as stored."""
-    return BITS[dtype] / 8
+    """Bytes per element of ``dtype`` as stored, scales included."""
+    return (BITS[dtype] if dtype in BITS else bits_of(dtype)) / 8

@@ -1,6 +1,6 @@
 """A model: sizes, formats, and blocks of terms over named dimensions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from attrs import evolve, field, frozen
@@ -10,6 +10,9 @@ from plandsl.values import FrozenValue
 
 STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 """Dimensions that the compiler knows without a declaration."""
+
+EMBEDDING, HEAD, EXPERTS, ACTIVATIONS = "embedding", "head", "experts", "activations"
+"""Regions that `stored` may name beside blocks and weights, and the word for the format of `activations`."""
 
 
 # ---- terms: the expressions of a model's block
@@ -140,7 +143,9 @@ class BlockSpec(NamedTuple):
 class ModelSpec(FrozenValue):
     """A model: sizes of its named dimensions, storage types, and its program as terms.
 
-    ``mtp`` is the block that predicts the token after the next one; it runs only as a draft.
+    ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
+    exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
+    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``.
     """
 
     name: str
@@ -157,7 +162,39 @@ class ModelSpec(FrozenValue):
     max_context: int | None = None
     mtp: BlockSpec | None = None
     source: str = ""
+    stored: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
+
+    def exception(self, paths: Iterable[str]) -> str:
+        """The format that ``stored`` gives to the first of ``paths`` that it has; empty if it has none of them."""
+        found = dict(self.stored)
+        word = next((found[path] for path in paths if path in found), "")
+        return self.activations if word == ACTIVATIONS else word
+
+    def named_format(self, weight: str, region: str) -> str:
+        """The format that ``stored`` gives to a weight of ``region`` by its name; empty if it names no such weight."""
+        return self.exception((f"{region}.{weight}", weight))
+
+    def format_of(self, weight: str, region: str, experts: str | None = None) -> str:
+        """The format of a weight of ``region`` (a block, ``mtp``, `EMBEDDING` or `HEAD`) that a GEMM reads.
+
+        ``experts``: the weight stands inside `experts`, whose option `weights` is this format, or empty.
+        """
+        if weight == self.embedding.name:
+            region = EMBEDDING  # a head that is tied to the embedding has its format
+        if found := self.named_format(weight, region):
+            return found
+        if experts is not None and (found := self.exception((f"{region}.{EXPERTS}", EXPERTS)) or experts):
+            return found
+        return self.exception((region,)) or self.weights
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Every format in which weights that GEMMs read are stored, each once."""
+        options = (str(t.option("weights", "")) for b in self.blocks for s in b.statements for t in walk(s.term)
+                   if isinstance(t, Apply) and t.fn == EXPERTS)  # fmt: skip
+        stored = (self.exception((path,)) for path, _ in self.stored)
+        return tuple(dict.fromkeys((self.weights, *filter(None, options), *stored)))
 
     @property
     def predictor(self) -> "ModelSpec | None":

@@ -180,6 +180,16 @@ def _layer_ranges(draw: DrawFn, layers: int) -> list[tuple[str, tuple[int, int],
 
 
 @composite
+def exceptions(draw: DrawFn, paths: list[str]) -> tuple[tuple[str, str], ...]:
+    """Formats of some of the weights that ``paths`` name; often none."""
+    if draw(st.booleans()):
+        return ()
+    chosen = draw(st.lists(st.sampled_from(paths), unique=True))
+    words = st.sampled_from(("activations", "activations", "bf16", "fp8", "int4_32", "int8_channel"))
+    return tuple((path, draw(words)) for path in sorted(chosen))
+
+
+@composite
 def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False) -> ModelSpec:
     """A decoder: any kind of attention, with experts or without; one block, or two by layer ranges or in turns.
 
@@ -204,11 +214,19 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         sizes |= {name: scale * draw(st.sampled_from((2, 4, 6, 8))) for name in LATENT}
     layers = draw(st.integers(1, 7))
     ranges = draw(_layer_ranges(layers))
-    weights = draw(st.sampled_from(("bf16", "bf16", "fp16", "fp8", "fp4", "mxfp4", "int8")))
+    weights = draw(st.sampled_from(("bf16", "bf16", "fp16", "fp8", "fp4", "mxfp4", "int8", "int4_32", "fp8_channel")))
     activations = draw(st.sampled_from(("bf16", "bf16", "fp16")))
     tied = draw(st.booleans())
     head = EMBEDDING if tied else Weight("w_head", ("hidden", "vocab"))
     logits = Apply("matmul", (draw(_norms(X)), head))
+    blocks = tuple(
+        draw(
+            _blocks(name, span, windows, experts * (name != "dense"), latent and name != "local", causal=causal)
+        )._replace(every=every)
+        for name, span, every in ranges
+    )
+    paths = ["embedding", "w_o", ranges[0][0], *([] if tied else ["head"])]
+    paths += [] if len(ranges) == 1 else [f"{ranges[-1][0]}.w_o"]
     return ModelSpec(
         name="m",
         layers=layers,
@@ -218,13 +236,9 @@ def models(draw: DrawFn, windows: tuple[int, ...] = (3, 7), causal: bool = False
         kv_cache=draw(st.sampled_from((activations, "fp8"))),
         compute=draw(st.sampled_from((None, None, activations))),
         embedding=EMBEDDING,
-        blocks=tuple(
-            draw(
-                _blocks(name, span, windows, experts * (name != "dense"), latent and name != "local", causal=causal)
-            )._replace(every=every)
-            for name, span, every in ranges
-        ),
+        blocks=blocks,
         head=_soft_cap(logits, 30.0) if draw(st.integers(0, 3)) == 0 else logits,
         max_context=draw(st.none() | st.just(4096)),
         causal=causal or draw(st.integers(0, 7)) > 0,
+        stored=draw(exceptions(paths)),
     )

@@ -85,7 +85,7 @@ def _with_peaks(model: ModelSpec, node: NodeSpec) -> ModelSpec:
     gpus = [gpu for _, gpu in node.groups]
     if all(gpu.peak(dtype) is not None for gpu in gpus for dtype in (arithmetic(model, gpu), model.activations)):
         return model
-    return evolve(model, compute=None, weights="bf16", activations="bf16")
+    return evolve(model, compute=None, weights="bf16", activations="bf16", stored=())
 
 
 @composite

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 from plandsl.spec.constants import Band, FormConstants, GemmConstants, band_of
-from plandsl.spec.formats import BITS
+from plandsl.spec.formats import BITS, base_format
 from plandsl.spec.hardware import OF_LINKS, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
 from plandsl.spec.plan import PlanSpec
 
@@ -87,7 +87,8 @@ class Machine:
         """The fitted constants of a GEMM that stores ``weights`` and multiplies in ``compute``."""
         if self.gpu.units is None:
             return None
-        stored = {8: "w8a16", 4: "w4a16"}.get(int(BITS[weights])) if BITS[weights] < BITS[compute] else None
+        bits = BITS[base_format(weights)]
+        stored = {8: "w8a16", 4: "w4a16"}.get(int(bits)) if bits < BITS[compute] else None
         for name in (stored, compute, {"bf16": "fp16"}.get(compute)):
             for suffix in self.suffixes:
                 if name and (found := self.calibration.constants(GemmConstants, f"gemm.{name}{suffix}")):

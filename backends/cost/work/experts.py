@@ -35,7 +35,7 @@ from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.skew import Zipf, busiest_experts, chances, factor
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed
 from plandsl.spec.constants import DispatchConstants, MoeConstants
-from plandsl.spec.formats import BITS, item_bytes
+from plandsl.spec.formats import BITS, base_format, item_bytes
 from plandsl.spec.hardware import over_network
 
 TILE = 16
@@ -371,7 +371,7 @@ class Mixtures:
 
     def _constants(self, op: GroupedGemm) -> MoeConstants | None:
         """The nearest fitted constants: by dtype first, then by the engine's preferred libraries."""
-        m, stored = self.machine, op.weights[0].type.dtype
+        m, stored = self.machine, base_format(op.weights[0].type.dtype)
         if m.gpu.units is None:
             return None
         names: Iterable[str] = SETS.get(op.compute, (op.compute,))

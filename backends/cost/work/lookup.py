@@ -14,7 +14,7 @@ from plandsl.ir.collectives import Recv
 from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number, TensorType
-from plandsl.spec.formats import BITS
+from plandsl.spec.formats import BITS, base_format
 
 TWINS = {"bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16")}
 """Formats of one width and one peak. Rows of either answer for both; rows of the op's own format come first."""
@@ -58,7 +58,9 @@ def _gemm_table(op: Gemm, measured: Measured, extents: Extents) -> Line | None:
     n = sum(_row_width(out.type, extents) for out in op.outs)
     if not are_numbers(n, k):
         return None
-    return measured.line(gemm_shape(dtype, n, k) for dtype in _gemm_dtypes(op.weights[0].type.dtype, op.compute))
+    return measured.line(
+        gemm_shape(dtype, n, k) for dtype in _gemm_dtypes(base_format(op.weights[0].type.dtype), op.compute)
+    )
 
 
 def _gemm_dtypes(weights: str, compute: str) -> tuple[str, ...]:
