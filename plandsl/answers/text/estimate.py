@@ -133,6 +133,7 @@ def _add_metrics(table: Table, e: Estimate) -> None:
 
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     notes = plain_table("l", "l")
+    notes.columns[1].no_wrap = False
     for note in e.notes:
         notes.add_row(Text(note.code, style="yellow"), Text(note.message))
     if e.notes:
