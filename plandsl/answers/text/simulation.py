@@ -163,4 +163,4 @@ def _footnotes(found: Simulation) -> Iterator[RenderableType]:
     spread = f", {ROUTERS[found.router]} ({found.router})" if found.replicas > 1 else ""
     who = "decode servers" if found.prefill else "servers"
     yield Text(f"{said}{who} had a step {show_percent(found.occupancy.busy)} of the time{spread}", style="dim")
-    yield Text(f"times with their 95 % interval by batch means; seed {found.seed}", style="dim")
+    yield Text(f"times with their 95 % interval by batch means, no band of the model; seed {found.seed}", style="dim")
