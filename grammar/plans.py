@@ -17,7 +17,17 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.workloads import workload_spec
 from plandsl.limits import MAX_CHUNKS
-from plandsl.spec.hardware import CORE, IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, NodeSpec
+from plandsl.spec.hardware import (
+    BY_FORMAT,
+    CORE,
+    FAMILIES,
+    IDEAL,
+    CalibrationSpec,
+    ClusterSpec,
+    EngineSpec,
+    NodeSpec,
+    family_of,
+)
 from plandsl.spec.model import Apply, ModelSpec, walk
 from plandsl.spec.plan import PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import ROUTERS, RouterName
@@ -231,9 +241,13 @@ def _generic(reader: Reader) -> Record | None:
 
 
 def needed_sections(model: ModelSpec | None) -> frozenset[str]:
-    """The sections of a calibration that give the times of a model's ops."""
-    called = set(functions(model)) if model else set()
-    return frozenset((*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections)))
+    """The sections of a calibration that give the times of a model's ops, and the families of its formats."""
+    if model is None:
+        return frozenset(CORE)
+    called = set(functions(model))
+    needed = (*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections))
+    formats = [f for f in (model.compute or model.weights, model.activations) if f in FAMILIES]
+    return frozenset((*needed, *(family_of(kind, f) for kind in BY_FORMAT if kind in needed for f in formats)))
 
 
 BETWEEN = frozenset(("collective_nodes",))

@@ -352,6 +352,16 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "`planc simulate` serves the requests one by one.",
     ),
+    "N430": (
+        "narrow weights are slower than wide ones here",
+        "Kernels of both formats were measured, and at these sizes those of fewer bits take longer: inputs have to be "
+        "quantised, or the library has another kernel for them. The message names the GEMMs, and the sections of the "
+        "calibration that say so. A format without measurements is never slower than one with more bits: it has the "
+        "form of a kernel that was measured, with fewer bytes.",
+        "",
+        "nothing; `planc explain` shows the times. Another engine may have a better kernel, and weights of 8 bits may "
+        "be multiplied in 16 (`compute = bf16`).",
+    ),
     "N291": (
         "no short simulation",
         "`planc compile` serves some requests of a load over time one by one, and puts what comes of it beside the "

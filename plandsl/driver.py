@@ -125,12 +125,15 @@ class CompiledPlan:
 
     @property
     def said(self) -> tuple[Diagnostic, ...]:
-        """The notes of the plan, and one about what stands for requests over time in closed form."""
+        """The notes of the plan, about narrow GEMMs that are slow, and about what stands for requests over time."""
+        from plandsl.backends.cost.answers.slower_formats import slower_notes
+
+        notes = (*self.notes, *slower_notes(self.cost))
         if self.spec.workload.traffic is None:
-            return self.notes
+            return notes
         from plandsl.backends.cost.answers.mean_load import load_notes
 
-        return (*self.notes, *load_notes(self.spec, self.cost))
+        return (*notes, *load_notes(self.spec, self.cost))
 
     def explain(self) -> Explanation:
         """Where the plan's time and memory go, and what would change that."""

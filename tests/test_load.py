@@ -237,6 +237,40 @@ def test_a_calibration_without_errors_gives_no_band(tmp_path, capsys):
     assert main(["compile", str(file), "--json"]) == 0
     doc = json.loads(capsys.readouterr().out)["plans"][0]
     assert doc["ttft_s_band"] is None
+    assert doc["no_band"]["ttft_s"].startswith("no errors are known of ")
+    assert main(["compile", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.count(", no band") == 4  # TTFT, TPOT, latency, throughput
+    assert "no band: no errors are known of " in out
+
+
+BARE = """
+calibration mine { gemm = 0.5 }
+plan bare { model = llama_3_1_8b, node = h100_8, sharding { tp = 2 }, calibration = mine
+  workload { input = 100, output = 10, batch = 1 } }
+plan judged = bare with { calibration = h100_sxm }
+search s { plan = bare; minimize ttft; vary batch in [1, 2] }
+"""
+
+
+def test_where_a_band_is_missing_every_report_says_so(tmp_path, capsys):
+    file = tmp_path / "p.plan"
+    file.write_text(BARE, encoding="utf-8")
+
+    def said(*arguments: str) -> str:
+        assert main([arguments[0], str(file), *arguments[1:]]) in (0, 1)
+        return capsys.readouterr().out
+
+    assert "no band, TTFT, TPOT, latency, throughput: bare\n" in said("compile")
+    assert "within each other's band" not in said("compile")
+    assert said("explain", "--plan", "bare").count("no band") >= 2
+    assert said("diff").count(", no band") == 3
+    assert "no band of the model" in said("simulate", "--plan", "judged")
+    assert "no band, TTFT: all\n" in said("search")
+    found = json.loads(said("search", "--json"))
+    top = found["searches"][0] if "searches" in found else found
+    assert top["without_band"] == [1, 2]
+    assert top["top"][0]["ttft_s_band"] is None
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang", "trtllm"])

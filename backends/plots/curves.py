@@ -73,7 +73,7 @@ class LoadCurve(NamedTuple):
                 "load": p.load,
                 "throughput_per_gpu_tokens_per_s": p.throughput_per_gpu,
                 **{f"{name}_s": value for name, value in p.times.items()},
-                **{f"{name}_s_band": list(band) for name, band in p.bands.items()},
+                **{f"{name}_s_band": list(p.bands[name]) if name in p.bands else None for name in p.times},
             }
             for p in self.points
         ]

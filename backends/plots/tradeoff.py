@@ -110,7 +110,8 @@ def _handles(curves: Sequence[LoadCurve], looks: dict[str, dict[str, str]]) -> l
     for curve, (name, look) in zip(curves, looks.items(), strict=True):
         loads = [show_load(p.load) for p in curve.points]
         said = curve.unit.format(f"{loads[0]} to {loads[-1]}") if loads else "nothing fits"
-        out.append(line([], [], color=look["color"], label=f"{name}: {said}"))
+        bare = any(len(p.bands) < len(p.times) for p in curve.points)
+        out.append(line([], [], color=look["color"], label=f"{name}: {said}{', no band' if bare else ''}"))
     return out
 
 

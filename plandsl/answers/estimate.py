@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Band = tuple[float, float]
 
 
+MOST = 3
+"""The most ops that are named where a band is missing."""
+
 BANDED = ("ttft_s", "tpot_s", "latency_s", "throughput_tokens_per_s")
 """Metrics that come with a band."""
 
@@ -85,6 +88,15 @@ class Estimate(NamedTuple):
         """The band of a metric in `BANDED`: 80 % of measurements would lie in it. None where none is known."""
         return dict(self.bands).get(metric)
 
+    def no_band(self, metric: str) -> str:
+        """Why a metric in `BANDED` has no band; empty where it has one."""
+        if self.band(metric) is not None:
+            return ""
+        phases = {"ttft_s": (self.prefill,), "tpot_s": (self.decode,)}.get(metric, (self.prefill, self.decode))
+        ops = list(dict.fromkeys(name for phase in phases for name in phase.without_band))
+        more = f" and {len(ops) - MOST} more" if len(ops) > MOST else ""
+        return f"no errors are known of {', '.join(ops[:MOST])}{more}" if ops else "nothing takes time"
+
     @property
     def throughput_per_gpu_tokens_per_s(self) -> float:
         """Output tokens per second and GPU."""
@@ -134,6 +146,8 @@ class Estimate(NamedTuple):
         for metric in BANDED:
             found = self.band(metric)
             out[f"{metric}_band"] = None if found is None else list(found)
+        if missing := {metric: why for metric in BANDED if (why := self.no_band(metric))}:
+            out["no_band"] = missing
         if self.engine is not None:
             out |= {"engine": self.engine, "kv_blocks": self.kv_capacity_tokens // self.kv_block}
         if self.cluster is not None:

@@ -80,6 +80,11 @@ class PhaseEstimate(NamedTuple):
     band: tuple[float, float] | None = None
 
     @property
+    def without_band(self) -> tuple[str, ...]:
+        """The ops whose errors nobody knows, the longest first."""
+        return tuple(op.name for op in sorted(self.ops, key=lambda op: -op.time_s) if op.band is None)
+
+    @property
     def comm_share(self) -> float:
         """Exposed communication as a share of the time."""
         return self.communication_s / self.time_s if self.time_s else 0.0

@@ -78,6 +78,12 @@ def ranks_in_band(made: list[Estimate], goal: str) -> list[int]:
     ]
 
 
+def unbanded_ranks(made: list[Estimate], goal: str) -> list[int]:
+    """The ranks whose plans have no band of ``goal``; none for a goal that is counted, not timed."""
+    timed = goal in (*TIMES, "throughput", "throughput_per_gpu", "cost")
+    return [rank for rank, e in enumerate(made, 1) if timed and _value_and_band(e, goal) is None]
+
+
 def _value_and_band(e: Estimate, metric: str) -> tuple[float, Band] | None:
     """A metric and its band, or None where no band is known.
 

@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from plandsl import plotting
 from plandsl._version import __version__
+from plandsl.answers.estimate import BANDED
 from plandsl.commands import FAILED, OK, Progress, print_json
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import open_text
 from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
-from plandsl.search.answer import Configuration, configurations, estimates, misses, ranks_in_band, remedies
+from plandsl.search.answer import (
+    Configuration,
+    configurations,
+    estimates,
+    misses,
+    ranks_in_band,
+    remedies,
+    unbanded_ranks,
+)
 from plandsl.search.files import write_rows
 from plandsl.search.run import MOST_SIMULATED, NOTHING, Found, Run, combine_sinks
 from plandsl.search.show import Answer, found_json, print_found
@@ -127,7 +136,8 @@ def _estimate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
         top,
         configurations(found, found.tally.front),
         same=ranks_in_band(made, found.search.all_goals[0].metric),
-        bands=[{f"{m}_band": list(b) for m, b in e.bands} for e in made],
+        bands=[{f"{m}_band": None if (b := e.band(m)) is None else list(b) for m in BANDED} for e in made],
+        without=unbanded_ranks(made, found.search.all_goals[0].metric),
         **({} if top else _nearest(found)),
     )
 

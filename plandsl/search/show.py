@@ -30,13 +30,15 @@ class Answer(NamedTuple):
     """What comes of a search: the best and the front, or what the nearest misses and what would help.
 
     ``same`` are the ranks that cannot be told apart from the best. ``bands`` has those of the metrics of each of
-    ``top``. ``shortlist`` is what was simulated, None where the closed form is the answer.
+    ``top``, and ``without`` are the ranks without a band. ``shortlist`` is what was simulated, None where the closed
+    form is the answer.
     """
 
     top: list[Configuration]
     front: list[Configuration]
     same: Sequence[int]
     bands: Sequence[dict[str, Any]]
+    without: Sequence[int] = ()
     missing: Sequence[Miss] = ()
     remedies: Sequence[Remedy] = ()
     shortlist: Shortlist | None = None
@@ -50,7 +52,7 @@ def print_found(found: Found, answer: Answer, seconds: float, console: Console) 
 
         parts += simulated_parts(found, answer.top, answer.shortlist)
     elif answer.top:
-        parts += [_ranking(found, answer.top, answer.same), Text(), _front(found, answer.front), Text()]
+        parts += [_ranking(found, answer.top, answer.same, answer.without), Text(), _front(found, answer.front), Text()]
     elif found.tally.seen:
         parts += [_nearest_miss(found, answer.missing, answer.remedies), Text()]
     parts += _reasons(found)
@@ -95,16 +97,15 @@ def _table(title: str) -> Table:
     return table
 
 
-def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int]) -> RenderableType:
+def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int], without: Sequence[int]) -> RenderableType:
     goals = ", then ".join(g.text for g in found.search.all_goals)
     table = _table(goals)
     _rows(table, found, top, same, best=True)
-    if not same:
-        return table
     metric = WORDS.get(found.search.all_goals[0].metric, found.search.all_goals[0].metric)
-    return Group(
-        table, Text(f"=  within the band of the first, by {metric}: the model cannot tell them apart", style="dim")
-    )
+    lines = [f"=  within the band of the first, by {metric}: the model cannot tell them apart"] if same else []
+    if without:
+        lines.append(f"no band, {metric}: {'all' if len(without) == len(top) else ', '.join(map(str, without))}")
+    return Group(table, *(Text(line, style="dim") for line in lines))
 
 
 def _front(found: Found, front: Sequence[Configuration]) -> RenderableType:
@@ -169,6 +170,7 @@ def found_json(found: Found, answer: Answer, seconds: float) -> dict[str, Any]:
         "interrupted": found.stopped,
         "top": [row.as_json() | band for row, band in zip(answer.top, answer.bands, strict=True)],
         "within_band_of_first": list(answer.same),
+        "without_band": list(answer.without),
         "front": [row.as_json() for row in answer.front],
         "out": dict(t.missed),
         "refused": [

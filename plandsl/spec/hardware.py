@@ -217,6 +217,7 @@ CONSTANTS = {
     "launch": TIME,
     "launch_elementwise": TIME,
     "launch_collective": TIME,
+    "launch_quantize": TIME,
     "low": NUMBER,
     "high": NUMBER,
 }
@@ -242,6 +243,7 @@ COVERED_BY = {
     "launch": ("gemm", "attention_prefill", "attention_decode"),
     "launch_elementwise": ("elementwise",),
     "launch_collective": ("collective",),
+    "launch_quantize": (),
     "low": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
     "high": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
 }
@@ -257,10 +259,39 @@ Measured on GPUs that were left out of the fits.
 """
 
 
+LIBRARIES = ("trtllm", "modular", "cutlass", "triton", "deepgemm", "marlin", "aiter")
+"""Libraries with sets of their own: a set is named by a format, or by a format and a library."""
+
+FAMILIES = {
+    "bf16": "16", "fp16": "16", "fp8": "fp8", "fp8_block": "fp8", "fp8_token": "fp8", "mxfp8": "fp8", "int8": "int8",
+    "w8a8_int8_or_fp8": "int8", "fp4": "fp4", "nvfp4": "fp4", "mxfp4": "fp4", "fp6": "fp6", "mxfp6": "fp6",
+}  # fmt: skip
+"""Formats in which weights are multiplied as they are stored, and the family of formats that stand in for it."""
+
+BY_FORMAT = ("gemm", "moe")
+"""Sections with a set for each format of weights, which are completed family by family."""
+
+
+def family_of(kind: str, format_: str) -> str:
+    """What a calibration must have to time weights of a format: ``gemm/fp8``; a set of weights that are unpacked first
+    stands for itself alone.
+    """
+    return f"{kind}/{FAMILIES.get(format_, format_)}"
+
+
 def _part(name: str) -> tuple[str, bool]:
-    """The first part of a constant's name, and whether the constant is in a section."""
+    """The part of a calibration that a constant completes, and whether the constant is in a section."""
     first, _, rest = name.partition(".")
-    return first, "." in rest
+    inner, dot, _ = rest.rpartition(".")
+    if not dot or first not in BY_FORMAT:
+        return first, "." in rest
+    format_, _, library = inner.rpartition("_")
+    return family_of(first, format_ if library in LIBRARIES else inner), True
+
+
+def _widened(name: str, value: float) -> tuple[str, float]:
+    """A constant for a GPU on which it was not measured: bands are wider."""
+    return name, value**TRANSFER if name.rpartition(".")[2] in ("low", "high") else value
 
 
 @frozen(eq=False, repr=False, slots=False)
@@ -295,13 +326,29 @@ class CalibrationSpec(FrozenValue):
         return not fitted.issuperset(COVERED_BY.get(constant, ("",)))
 
     def has(self, sections: frozenset[str]) -> bool:
-        """Whether this calibration has all of these sections."""
-        return sections.issubset(name.partition(".")[0] for name, _ in self.values if "." in name)
+        """Whether this calibration has all of these sections, or families of sets (`family_of`)."""
+        found = {name.partition(".")[0] for name, _ in self.values if "." in name}
+        found |= {part for part, inside in {_part(f"{path}.") for path in self.sections if "." in path} if inside}
+        return sections <= found
 
     def fill_from(self, other: CalibrationSpec) -> CalibrationSpec:
-        """This calibration, with the constants and sections of ``other`` that this one lacks."""
+        """This calibration, with the constants and sections of ``other`` that this one lacks.
+
+        Of sections with a set for each format, it takes the families that it lacks, with wider bands: they are shares
+        of peaks that other GPUs reach. A set of weights that are unpacked first comes only with its whole section.
+        """
         have = {_part(name) for name, _ in self.values}
-        values = tuple(v for v in other.values if _part(v[0]) not in have)
+        kinds = {part.partition("/")[0] for part, inside in have if inside and "/" in part}
+        values: tuple[tuple[str, float], ...] = ()
+        for value in other.values:
+            part, inside = _part(value[0])
+            kind, _, family = part.partition("/")
+            if (part, inside) in have:
+                continue
+            if kind not in kinds:
+                values += (value,)
+            elif family in FAMILIES.values():
+                values += (_widened(*value),)
         assumed = tuple(a for a in other.assumed if _part(a[0]) not in have)
         both = self.values + values
         sections = {name.partition(".")[0] for name, _ in both if "." in name}
@@ -311,9 +358,7 @@ class CalibrationSpec(FrozenValue):
 
     def with_wider_bands(self) -> CalibrationSpec:
         """The calibration for a GPU related to the measured one: ``low`` and ``high`` become ``v ** TRANSFER``."""
-        bands = ("low", "high")
-        values = tuple((n, v**TRANSFER if n.rpartition(".")[2] in bands else v) for n, v in self.values)
-        return evolve(self, values=values)
+        return evolve(self, values=tuple(_widened(*value) for value in self.values))
 
     @property
     def sections(self) -> Collection[str]:

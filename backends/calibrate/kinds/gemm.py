@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
-from plandsl.backends.cost.forms.gemm import gemm_seconds, quant_seconds, tiles
+from plandsl.backends.cost.forms.gemm import QUANT_START, gemm_seconds, quant_seconds, tiles
 from plandsl.spec.constants import GemmConstants
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import GpuSpec
@@ -108,7 +108,7 @@ GEMM = Kind(
     seconds=_seconds,
     start=GemmConstants(
         fixed=4e-6, step=3e-6, chain=5e-10, compute=0.85, throttle=0.2, memory=0.8, intensity=10.0,
-        blend=3.0, quant_row=2e-7, quant_walk=1e-10,
+        blend=3.0, quant_row=QUANT_START[0], quant_walk=QUANT_START[1],
     ),
     loose={
         "compute": 0.2, "memory": 0.3, "intensity": 1.0, "step": 1.0, "blend": 0.5, "chain": 1.5, "throttle": 1.0,

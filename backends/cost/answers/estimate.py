@@ -173,14 +173,17 @@ def _bands(
     """The bands of 80 % of measurements: from the engine's band where it has one, else from the bands of ops."""
     steps = max(plan.workload.output - 1, 0)
     first, step = plan.engine_band("ttft") or prefill.band, plan.engine_band("tpot") or decode.band
-    if first is None or step is None:
-        return ()
-    ttft, tpot = _scale_band(m.ttft, first), _scale_band(m.tpot, step)
-    latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
-    made = float(m.throughput * m.latency)
-    served = plan.engine_band("throughput")
-    rate = (made / latency[1], made / latency[0]) if served is None else _scale_band(m.throughput, served)
-    return tuple(zip(BANDED, (ttft, tpot, latency, rate), strict=True))
+    ttft = None if first is None else _scale_band(m.ttft, first)
+    tpot = None if step is None else _scale_band(m.tpot, step)
+    served, latency, rate = plan.engine_band("throughput"), None, None
+    if ttft is not None and tpot is not None:
+        latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
+        made = float(m.throughput * m.latency)
+        rate = made / latency[1], made / latency[0]
+    if served is not None:
+        rate = _scale_band(m.throughput, served)
+    found = zip(BANDED, (ttft, tpot, latency, rate), strict=True)
+    return tuple((metric, band) for metric, band in found if band is not None)
 
 
 def _scale_band(value: Number, factors: tuple[float, float]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isclose
 from typing import NamedTuple
 
 from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
@@ -23,6 +24,9 @@ LONG = 1e-3
 
 QUANT_FIXED = 1.5e-6
 """Seconds of a quantisation kernel without rows, inside a captured graph."""
+
+QUANT_START = (2e-7, 1e-10)
+"""``quant_row`` and ``quant_walk`` where a fit starts, and stays without rows that include quantisation."""
 
 
 class Tile(NamedTuple):
@@ -75,16 +79,27 @@ def gemm_seconds(
     return c.fixed + smooth_max(slow, moved / (bandwidth * c.memory), c.blend)
 
 
-def quant_seconds(c: GemmConstants, units: int, bandwidth: float, m: Number, k: Number, item: float) -> Number:
+def quant_seconds(
+    c: GemmConstants, units: int, bandwidth: float, m: Number, k: Number, item: float, fixed: float = QUANT_FIXED
+) -> Number:
     """Seconds to quantise ``m x k`` elements from 16 bits to ``item`` bytes; the kernel computes the scales.
 
-        seconds = QUANT_FIXED + ((m k (2 + item) / bandwidth)^2 + (m / units * (quant_row + k quant_walk))^2)^(1/2)
+        seconds = fixed + ((m k (2 + item) / bandwidth)^2 + (m / units * (quant_row + k quant_walk))^2)^(1/2)
 
     Each row is the work of one thread block: ``quant_row`` seconds of a unit for the row and ``quant_walk`` for each
     of its elements, unless memory (``bandwidth``, bytes/s) takes longer. The constants are fitted.
     """
     walk = m / units * (c.quant_row + k * c.quant_walk)
-    return QUANT_FIXED + smooth_max(m * k * (2.0 + item) / bandwidth, walk, 2.0)
+    return fixed + smooth_max(m * k * (2.0 + item) / bandwidth, walk, 2.0)
+
+
+def has_quantisation(c: GemmConstants) -> bool:
+    """Whether the constants were fitted to rows that include the quantisation of the input.
+
+    Their ratio tells, which stays as times are scaled.
+    """
+    row, walk = QUANT_START
+    return c.quant_walk > 0 and not isclose(c.quant_row / c.quant_walk, row / walk)
 
 
 def smooth_max(a: Number, b: Number, blend: float) -> Number:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
+from plandsl.backends.cost.forms.gemm import QUANT_FIXED
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
-from plandsl.spec.constants import Band, FormConstants, GemmConstants, band_of
+from plandsl.spec.constants import Band, C, FormConstants, GemmConstants, band_of
 from plandsl.spec.formats import BITS, base_format
-from plandsl.spec.hardware import OF_LINKS, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
+from plandsl.spec.hardware import OF_LINKS, TRANSFER, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 Side: TypeAlias = Literal["links", "traffic", "arithmetic"]
 """A side of a machine: links, kernels that only move memory, or kernels that calculate."""
+
+
+STAND_INS = {
+    "bf16": ("fp16",), "fp16": ("bf16",), "fp8": ("fp8_block",), "int8": ("w8a8_int8_or_fp8",),
+    "fp4": ("nvfp4", "mxfp4"), "nvfp4": ("mxfp4",), "mxfp4": ("nvfp4",), "mxfp8": ("fp8", "fp8_block"),
+}  # fmt: skip
+"""Fitted formats of GEMMs that stand in for a format without a set of its own, best first."""
+
+
+UNPACKED = {8: ("w8a16", "w4a16"), 6: ("w6a16",), 4: ("w4a16", "w8a16")}
+"""Fitted formats of GEMMs that unpack weights first, by the bits of a stored weight: its own, then one built alike."""
 
 
 class Answer(NamedTuple):
@@ -66,6 +78,7 @@ class Machine:
         self.launch = get("launch", 0.0)
         self.launch_elementwise = get("launch_elementwise", self.launch)
         self.launch_collective = get("launch_collective", self.launch)
+        self.launch_quantize = get("launch_quantize", QUANT_FIXED)
         self.link_share = get("link", 1.0)
 
     def gemm_rate(self, dtype: str) -> float:
@@ -85,15 +98,24 @@ class Machine:
 
     def gemm_constants(self, weights: str, compute: str) -> GemmConstants | None:
         """The fitted constants of a GEMM that stores ``weights`` and multiplies in ``compute``."""
+        path = self.gemm_set(weights, compute)
+        if path is None:
+            return None
+        found = self.calibration.constants(GemmConstants, path)
+        assert found is not None, "the calibration has the set"
+        bits = BITS[base_format(weights)]
+        own = bits >= BITS[compute] or path.startswith(f"gemm.{UNPACKED[int(bits)][0]}")
+        return found if own else as_unpacked(found)
+
+    def gemm_set(self, weights: str, compute: str) -> str | None:
+        """The section with the constants of a GEMM that stores ``weights`` and multiplies in ``compute``, or None."""
         if self.gpu.units is None:
             return None
         bits = BITS[base_format(weights)]
-        stored = {8: "w8a16", 4: "w4a16"}.get(int(bits)) if bits < BITS[compute] else None
-        for name in (stored, compute, {"bf16": "fp16"}.get(compute)):
-            for suffix in self.suffixes:
-                if name and (found := self.calibration.constants(GemmConstants, f"gemm.{name}{suffix}")):
-                    return found
-        return None
+        unpacked = UNPACKED[int(bits)] if bits < BITS[compute] else ()
+        names = (*unpacked, compute, *STAND_INS.get(compute, ()))
+        paths = (f"gemm.{name}{suffix}" for name in names for suffix in self.suffixes)
+        return next((path for path in paths if path in self.calibration.sections), None)
 
     def rates_in(self, phase: str) -> Rates:
         """The engine's rates in one phase."""
@@ -137,6 +159,15 @@ class Machine:
 
             machine.measured = Measured.of(plan)
         return machine
+
+
+def as_unpacked(constants: C) -> C:
+    """``constants`` for weights that are stored in fewer bits than they are multiplied in: the band is wider.
+
+    No rows of such weights are known. They are timed as weights that are not unpacked, with bytes of their own.
+    """
+    band = constants.band
+    return constants if band is None else cast(C, constants._replace(band=(band[0] ** TRANSFER, band[1] ** TRANSFER)))
 
 
 def form_answer(constants: FormConstants) -> Answer:

@@ -28,7 +28,7 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
-from plandsl.ir.compute import Attention, CacheWrite, Gemm
+from plandsl.ir.compute import Attention, CacheWrite, Gemm, Quantize
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
@@ -47,6 +47,8 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             return LINKS
         case Gemm() | GroupedGemm() | Attention() | LatentAttention():
             return ARITHMETIC
+        case Quantize():
+            return KERNELS
         case Regular() | CacheWrite() | Slice() | Split() | Join():
             return TRAFFIC
         case Rescale() | Reshard():
@@ -59,6 +61,7 @@ ALL: tuple[Side, ...] = ("links", "traffic", "arithmetic")
 LINKS: tuple[Side] = ("links",)
 ARITHMETIC: tuple[Side] = ("arithmetic",)
 TRAFFIC: tuple[Side] = ("traffic",)
+KERNELS: tuple[Side, ...] = ("traffic", "arithmetic")
 
 
 class Costing:
@@ -87,6 +90,15 @@ class Costing:
 
         return cross_nodes(made, self.site, self.machine.cluster)
 
+    def constants_of(self, op: Gemm) -> str:
+        """The section of the calibration that times a GEMM, or words for none."""
+        if isinstance(op, GroupedGemm):
+            assert self.mixtures is not None, "a program with experts has an imbalance for them"
+            found = self.mixtures.fitted_set(op)
+        else:
+            found = self.machine.gemm_set(op.weights[0].type.dtype, op.compute)
+        return found or f"shares of peaks in {op.compute}"
+
     def work_in_node(self, op: Op) -> Work:
         """The work of ``op`` where all ranks are in one node, with its table of measurements."""
         made = self._work_of(op)
@@ -111,6 +123,8 @@ class Costing:
                 from plandsl.backends.cost.work.latent import latent_attention
 
                 return latent_attention(op, site)
+            case Quantize():
+                return kernel.quantize_kernel(op, site)
             case Regular():
                 return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():

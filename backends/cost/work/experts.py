@@ -21,7 +21,7 @@ from plandsl.backends.cost.forms.dispatch import (
     packed_traffic,
 )
 from plandsl.backends.cost.forms.moe import Layer, Load, expert_loads, load_ratio, moe_seconds
-from plandsl.backends.cost.machine.machine import Answer, Machine, Rates, form_answer
+from plandsl.backends.cost.machine.machine import Answer, Machine, Rates, as_unpacked, form_answer
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.work.exchange import Exchange, Fastest, node_form
 from plandsl.backends.cost.work.site import Site
@@ -36,13 +36,10 @@ from plandsl.ir.skew import Zipf, busiest_experts, chances, factor
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed
 from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, base_format, item_bytes
-from plandsl.spec.hardware import over_network
+from plandsl.spec.hardware import LIBRARIES, over_network
 
 TILE = 16
 """Rows of the smallest matrix instruction (``mma.m16n8k16``, ``mfma_16x16x16``): experts' rows are padded to it."""
-
-LIBRARIES = ("trtllm", "modular", "cutlass", "triton", "deepgemm", "marlin", "aiter")
-"""Libraries with fitted layers, in the order of preference where the engine names none."""
 
 OWN = {
     "trtllm": ("trtllm", "cutlass"),
@@ -65,10 +62,16 @@ SETS = {
 """Fitted dtypes, best first, by the dtype a layer multiplies in. Published fp8 weights have a scale for each block."""
 
 UNPACKED = {
-    (4, 16): ("w4a16_mxfp4", "w4a16", "bf16_mxfp4", "bf16_int4"), (4, 8): ("w4a8_mxfp4", "fp8_mxfp4", "w4a8"),
-    (8, 16): ("w8a16",),
+    ("mxfp4", 16): ("w4a16_mxfp4", "bf16_mxfp4"), ("int4", 16): ("w4a16", "bf16_int4"),
+    ("mxfp4", 8): ("w4a8_mxfp4", "fp8_mxfp4"), ("int4", 8): ("w4a8",), ("fp8", 16): ("w8a16",),
+    ("int8", 16): ("w8a16",),
 }  # fmt: skip
-"""Fitted dtypes, best first, by the bits of weights and of activations where weights are narrower."""
+"""Fitted dtypes, best first, by the format of weights and the bits of activations where weights are narrower."""
+
+UNPACKED_ALIKE = {("fp8", 16): ("w4a16", "bf16_int4"), ("int8", 16): ("w4a16", "bf16_int4"), ("int4", 16): ("w8a16",)}
+"""What such a layer takes without rows of its own: kernels that unpack alike, else the form of weights that are not
+unpacked. Bytes are its own.
+"""
 
 
 class ExpertForm(NamedTuple):
@@ -370,19 +373,29 @@ class Mixtures:
         )  # fmt: skip
 
     def _constants(self, op: GroupedGemm) -> MoeConstants | None:
-        """The nearest fitted constants: by dtype first, then by the engine's preferred libraries."""
-        m, stored = self.machine, base_format(op.weights[0].type.dtype)
+        """The fitted constants of a layer."""
+        path = self.fitted_set(op)
+        if path is None:
+            return None
+        found = self.machine.calibration.constants(MoeConstants, path)
+        assert found is not None, "the calibration has the set"
+        stored, width = base_format(op.weights[0].type.dtype), BITS[op.compute]
+        names = UNPACKED.get((stored, int(width)), ())
+        own = BITS[stored] >= width or any(path.startswith(f"moe.{name}_") for name in names)
+        return found if own else as_unpacked(found)
+
+    def fitted_set(self, op: GroupedGemm) -> str | None:
+        """The section of the nearest fitted layer: by format first, then by the engine's preferred libraries."""
+        m, stored, width = self.machine, base_format(op.weights[0].type.dtype), BITS[op.compute]
         if m.gpu.units is None:
             return None
-        names: Iterable[str] = SETS.get(op.compute, (op.compute,))
-        if BITS[stored] < BITS[op.compute]:
-            names = UNPACKED.get((int(BITS[stored]), int(BITS[op.compute])), ())
+        names = SETS.get(op.compute, (op.compute,))
+        if BITS[stored] < width:
+            key = stored, int(width)
+            names = (*UNPACKED.get(key, ()), *UNPACKED_ALIKE.get(key, ()), *names)
         libraries = dict.fromkeys((*OWN.get(m.kernels, ()), *LIBRARIES))
-        for name in names:
-            for library in libraries:
-                if found := m.calibration.constants(MoeConstants, f"moe.{name}_{library}"):
-                    return found
-        return None
+        paths = (f"moe.{name}_{library}" for name in names for library in libraries)
+        return next((path for path in paths if path in m.calibration.sections), None)
 
     # ---- tokens between ranks
 

@@ -5,14 +5,14 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from plandsl.backends.cost.forms.elementwise import FLAT, kernel_seconds
-from plandsl.backends.cost.forms.gemm import Tile, gemm_seconds, tiles
+from plandsl.backends.cost.forms.gemm import Tile, gemm_seconds, has_quantisation, quant_seconds, tiles
 from plandsl.backends.cost.machine.machine import MEASURED_ANSWER, Answer, Machine, Rates, form_answer
 from plandsl.backends.cost.machine.measured import Line
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import Slice
-from plandsl.ir.compute import CacheWrite, Gemm
+from plandsl.ir.compute import CacheWrite, Gemm, Quantize
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
@@ -54,6 +54,21 @@ class ElementForm(NamedTuple):
     def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
         """Seconds of ``moved`` bytes."""
         return kernel_seconds(self.constants, self.units, bandwidth, moved, per_row if self.rows else 0.0)
+
+
+class QuantForm(NamedTuple):
+    """The quantisation of a GEMM's input, as measured with it: ``width`` elements of a row become ``item`` bytes."""
+
+    constants: GemmConstants
+    units: int
+    width: Number
+    item: float
+    fixed: float
+
+    def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
+        """Seconds of ``n`` rows."""
+        c = self.constants
+        return quant_seconds(c, self.units, bandwidth, m=n, k=self.width, item=self.item, fixed=self.fixed)
 
 
 class Kernel(NamedTuple):
@@ -189,6 +204,17 @@ def gemm_kernel(op: Gemm, site: Site) -> Kernel:
         rate = peak * min(1.0, constants.compute)
         return kernel(rate=rate, bandwidth=m.gpu.bandwidth, launch=constants.fixed, form=form)
     return kernel(rate=m.gemm_rate(op.compute), bandwidth=m.bandwidth, launch=m.launch)
+
+
+def quantize_kernel(op: Quantize, site: Site) -> Kernel:
+    """A kernel that quantises rows for GEMMs; timed with their constants where these include it."""
+    made, m, dtype = memory_kernel(op, site, op.out.type, op.touches), site.machine, op.out.type.dtype
+    constants = m.gemm_constants(dtype, dtype)
+    if constants is None or m.gpu.units is None or not has_quantisation(constants):
+        return made
+    width, _ = site.split(op.out.type)
+    form = QuantForm(constants, m.gpu.units, width, item_bytes(dtype), m.launch_quantize)
+    return made._replace(bandwidth=m.gpu.bandwidth, launch=m.launch_quantize, form=form)
 
 
 def slice_kernel(op: Slice, site: Site) -> Kernel:

@@ -49,6 +49,8 @@ def _sentence(found: Difference, split: Split) -> Text:
     out.append(f"{split.after / split.before:.3g}x {so}", style="bold")
     if split.alike:
         out.append(", within each other's band")
+    if split.alike is None and split.metric != "memory":
+        out.append(", no band")
     named = list(_contributions(split))
     return out.append(": " + ", but ".join(named)) if named else out
 

@@ -78,13 +78,20 @@ def _compared(e: Estimate) -> tuple[float, float, float]:
 
 
 def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
-    """A line for each metric with the plans that lie within each other's band."""
+    """A line for each metric with the plans that lie within each other's band, and with those that have none."""
     pairs = comparisons(estimates)
     for metric, word in METRIC.items():
         same = [" and ".join(p["plans"]) for p in pairs if metric in p["within_band"]]
         if same:
             more = f", and {len(same) - 4} more pairs" if len(same) > 4 else ""
             yield f"within each other's band, {word}: {'; '.join(same[:4])}{more}"
+    without: dict[tuple[str, ...], list[str]] = {}
+    for metric, word in METRIC.items():
+        without.setdefault(tuple(e.plan for e in estimates if e.band(metric) is None), []).append(word)
+    for plans, words in without.items():
+        if plans:
+            more = f" and {len(plans) - 4} more" if len(plans) > 4 else ""
+            yield f"no band, {', '.join(words)}: {', '.join(plans[:4])}{more}"
 
 
 def _overview(plan: PlanSpec, e: Estimate) -> Table:
@@ -133,10 +140,14 @@ def _add_metrics(table: Table, e: Estimate) -> None:
 
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     notes = plain_table("l", "l")
+    notes.columns[1].no_wrap = False
     for note in e.notes:
         notes.add_row(Text(note.code, style="yellow"), Text(note.message))
     if e.notes:
         yield notes
+    reasons = dict.fromkeys(why for metric in METRIC if (why := e.no_band(metric)))
+    if reasons:
+        yield Text(f"no band: {'; '.join(reasons)}", style="dim")
     yield Text(_conventions(plan), style="dim")
     if e.stage_gpus:
         phases = (("prefill", e.prefill), ("decode", e.decode))

@@ -170,4 +170,4 @@ def _footnotes(found: Simulation) -> Iterator[RenderableType]:
     spread = f", {ROUTERS[found.router]} ({found.router})" if found.replicas > 1 else ""
     if said or spread:
         yield Text(("; ".join(said) + spread).removeprefix(", "), style="dim")
-    yield Text(f"times with their 95 % interval by batch means; seed {found.seed}", style="dim")
+    yield Text(f"times with their 95 % interval by batch means, no band of the model; seed {found.seed}", style="dim")

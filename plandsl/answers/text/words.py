@@ -62,9 +62,11 @@ def bold(text: str) -> Text:
 def show_band(
     show: Callable[[float], str], value: float, band: tuple[float, float] | None, style: str = "bold"
 ) -> Text:
-    """A value and its band, in which 80 % of measurements would lie: ``812 ms, 760 to 880``."""
+    """A value and its band, in which 80 % of measurements would lie: ``812 ms, 760 to 880``, or ``812 ms, no band``."""
     out = Text(show(value), style=style)
-    if band is not None:
+    if band is None:
+        out.append(", no band", style="dim not bold")
+    else:
         low, high = (show(v) for v in band)
         unit = low.rpartition(" ")[2]
         low = low.rpartition(" ")[0] if high.endswith(" " + unit) else low
