@@ -106,9 +106,9 @@ NOT_FIGURES = {
 
 UNUSED = {
     "gpu.power": "kept for plans of power",
-    "gpu.memory_total": "what nvidia-smi shows, beside the memory that counts",
+    "gpu.memory_total": "SGLang picks its CUDA graphs by it, which a simulation shows",
 }
-"""Fields that change no estimate, and why they may be stated."""
+"""Fields that change no estimate, and what they are for."""
 
 
 def figures(made: Any, path: str = "") -> Iterator[tuple[str, float]]:
