@@ -29,6 +29,7 @@ plan pair {
   workload { input = 900, output = 30, batch = 8 }
 }
 plan all = pair with { sharding { tp = 4 } }
+plan limited = all with { node { gpu { power = 200 W } } }
 plan lanes = all with { node = ports }
 plan loaded {
   model = llama_3_2_1b, node = box, engine = e, sharding { tp = 2 }
@@ -59,6 +60,8 @@ FIELDS = {
     "gpu.units": ("pair", "node { gpu { units = 100 } }"),
     "gpu.compute": ("pair", "node { gpu { compute { bf16 = 100 TFLOP/s } } }"),
     "gpu.price": ("pair", "node { gpu { price = 3 USD/h } }"),
+    "gpu.power": ("all", "node { gpu { power = 200 W } }"),
+    "gpu.power_max": ("limited", "node { gpu { power_max = 600 W } }"),
     "gpu.p2p": ("all", "node { gpu { p2p = off } }"),
     "link.bandwidth": ("all", "node { link { bandwidth = 20 GB/s } }"),
     "link.latency": ("all", "node { link { latency = 7 us } }"),
@@ -105,7 +108,6 @@ NOT_FIGURES = {
 """Fields that hold no number."""
 
 UNUSED = {
-    "gpu.power": "kept for plans of power",
     "gpu.memory_total": "SGLang picks its CUDA graphs by it, which a simulation shows",
 }
 """Fields that change no estimate, and what they are for."""
