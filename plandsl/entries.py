@@ -66,7 +66,8 @@ def catalog_line(kind: str, name: str) -> str:
         case NodeSpec():
             each = "pair" if spec.link.topology == "mesh" else "GPU"
             rate = show_rate(spec.link.bandwidth)
-            return f"{spec.composition}, {spec.link.topology} of {rate} per {each} and direction"
+            by_host = ", by the memory of the host" if spec.link.host else ""
+            return f"{spec.composition}, {spec.link.topology} of {rate} per {each} and direction{by_host}"
         case ClusterSpec():
             rate = show_rate(spec.network.bandwidth)
             return f"{spec.composition}, {spec.network.topology} of {rate} per GPU and direction"

@@ -90,8 +90,8 @@ def calibrate(
         sources = np.unique(job.rows.texts("source")) if "source" in job.rows.columns else np.array(["unnamed"])
         names.setdefault(job.key, set()).update(f"{job.kind.file} ({s})" for s in sources)
         if shared := job.kind.pools(job.path):
-            rows = job.kind.settled(found.constants, job.rows)
-            alike.setdefault(shared, (job.kind, {}))[1].setdefault(job.gpu, rows)
+            settled = job.kind.settled(found.constants, job.rows)
+            alike.setdefault(shared, (job.kind, {}))[1].setdefault(job.gpu, settled)
     texts: dict[str, str] = {}
     for key, sets in fitted.items():
         source = "fitted to measurements: " + ", ".join(sorted(names[key]))

@@ -271,6 +271,8 @@ def describe(node: NodeSpec) -> str:
         [
             ", ".join(gpus),
             f"{across} {show_rate(link.bandwidth)} one way, {show_time(link.latency)}",
+            *(["by the memory of the host"] if link.host else []),
+            *([f"bridged pairs {show_rate(link.bridge)}"] if link.bridge else []),
         ]
     )
 

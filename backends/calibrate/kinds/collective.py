@@ -190,7 +190,10 @@ def _settled(c: Either, rows: Table) -> Table:
 
 def _on_own_network(c: NodesConstants, rows: Table) -> NodesConstants:
     """``c`` with the network that `_settled` gave to the rows."""
-    return c._replace(**{name: float(rows.numbers(name)[0]) for name in FABRIC if name in rows.columns})
+    if not all(name in rows.columns for name in FABRIC):
+        return c
+    network, rails = (float(rows.numbers(name)[0]) for name in FABRIC)
+    return c._replace(network=network, rails=rails)
 
 
 def _groups(*columns: NDArray[np.str_] | NDArray[np.bool_]) -> list[tuple[str, str, bool, bool]]:

@@ -121,18 +121,20 @@ def collective_seconds(
     kernels do not run (vLLM and SGLang: "not supported on more than two PCIe-only GPUs"). Through the memory of the
     host they never run, and nothing exceeds the rate of that way.
 
-    Constants are for links of the usual latency; `late_seconds` adds what the latency of ``link`` differs from it.
+    Constants are for links of the usual latency; `late_seconds` adds what the latency of ``link`` differs from it, for
+    the fewest messages of the operation that wait for one another: an all_reduce may go up and down a tree.
     """
-    p, pcie, c = port_bandwidth(link, n), link.topology == "pcie", _late_constants(c, link)
+    p, pcie = port_bandwidth(link, n), link.topology == "pcie"
     limit = math.inf if link.host is None else link.host.rate
-    way = ring_way(op, n, c.own)
-    quick = [_quick_seconds(c, minimum(p * c.quick, limit), way, payload)]
+    way, waits = ring_way(op, n, c.own), _waits(op, n)
+    quick = [_quick_seconds(c, link, minimum(p * c.quick, limit), way=way, waits=waits, payload=payload)]
     if custom and op == "all_reduce" and link.host is None:
-        one, two = (_quick_seconds(c, p * c.quick, w, payload) for w in shot_ways(n))
+        one, two = _shot_seconds(c, link, n, payload)
         quick = [where(n > 2, quick[0], minimum(one, two))] if pcie else [one, two]
     half = c.half * min(1.0, link.bandwidth / FULL) if pcie else c.half
     share = where(n > 2, c.switch, c.bulk) if pcie and c.switch > 0 else c.bulk
-    filled = (1 if op in EXCHANGES else way.steps) * c.step
+    steps = 1 if op in EXCHANGES else way.steps
+    filled = steps * c.step + minimum(steps, waits) * (late_seconds(c.step, link) - c.step)
     moved = (payload * way.volume + half) / minimum(p * share, limit)
     if op == "all_reduce" and link.topology == "switch" and c.switch > 0:
         reduced = (payload * switch_way(n).volume + half) / (p * c.switch)
@@ -157,15 +159,31 @@ def late_seconds(seconds: float, link: LinkSpec) -> float:
     return seconds if link.host is None else seconds + link.host.latency
 
 
-def _late_constants(c: CollectiveConstants, link: LinkSpec) -> CollectiveConstants:
-    """The constants with the times of their messages over ``link``."""
-    if link.latency == link.usual and link.host is None:
-        return c
-    return c._replace(latency=late_seconds(c.latency, link), step=late_seconds(c.step, link))
+def _waits(op: str, n: Number) -> Number:
+    """The fewest messages of ``op`` that wait for one another: those of an all_reduce pass a binary tree twice."""
+    steps = ring_way(op, n).steps
+    return minimum(steps, 2 * _tree_levels(n)) if op == "all_reduce" else steps
 
 
-def _quick_seconds(c: CollectiveConstants, rate: Number, way: Way, payload: Number) -> Number:
-    return way.steps * c.latency + payload * way.volume / rate
+def late_nodes(c: NodesConstants, link: LinkSpec, network: LinkSpec, op: str, inside: int) -> NodesConstants:
+    """Constants across nodes with the times of their messages over ``link`` and ``network``."""
+    steps, waits = ring_way(op, inside).steps, _waits(op, inside)
+    part = waits / steps if inside > 1 else 1.0
+    latency, step = (time + part * (late_seconds(time, link) - time) for time in (c.latency, c.step))
+    return c._replace(latency=latency, step=step, hop=late_seconds(c.hop, network))
+
+
+def _quick_seconds(
+    c: CollectiveConstants, link: LinkSpec, rate: Number, way: Way, waits: Number, payload: Number
+) -> Number:
+    late = late_seconds(c.latency, link) - c.latency
+    return way.steps * c.latency + waits * late + payload * way.volume / rate
+
+
+def _shot_seconds(c: CollectiveConstants, link: LinkSpec, n: Number, payload: Number) -> list[Number]:
+    """Seconds of one shot and of two shots."""
+    rate = port_bandwidth(link, n) * c.quick
+    return [_quick_seconds(c, link, rate, way=w, waits=w.steps, payload=payload) for w in shot_ways(n)]
 
 
 def collective_volume(
@@ -176,9 +194,9 @@ def collective_volume(
     Takes numbers, no arrays. What a rank copies to itself is not sent.
     """
     own, shot = ring_way(op, n, c.own), custom and op == "all_reduce" and not (link.topology == "pcie" and n > 2)
-    shot, late, rate = shot and link.host is None, _late_constants(c, link), port_bandwidth(link, n) * c.quick
-    quick = [(_quick_seconds(late, rate, way, payload), way.volume) for way in (shot_ways(n) if shot else ())]
-    time, volume = min(quick, default=(math.inf, 0.0))
+    shot = shot and link.host is None
+    times = _shot_seconds(c, link, n, payload) if shot else []
+    time, volume = min(zip(times, (w.volume for w in shot_ways(n)), strict=False), default=(math.inf, 0.0))
     if shot and c.fixed + time <= collective_seconds(c, link, op=op, n=n, payload=payload, custom=custom):
         return volume
     switched = op == "all_reduce" and link.topology == "switch" and c.switch > 0 and n > 2

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from plandsl.backends.cost.forms.collective import (
     EXCHANGES,
     collective_seconds,
-    late_seconds,
+    late_nodes,
     least_seconds,
     nodes_seconds,
     ring_way,
@@ -181,7 +181,7 @@ class Roads:
             return Leg(partial(collective_seconds, constants, self.link, op, k), _constant(ring_way(op, k).volume))
         return _fastest_leg(choose(COLLECTIVES[op](fabric(self.link, self.share, stride), k), self.machine.algorithm))
 
-    def _fitted_constants(self, op: str) -> NodesConstants | None:
+    def _fitted_constants(self, op: str, at: NodeSpan) -> NodesConstants | None:
         """Constants of collectives between nodes, for the kinds of network that were measured; None for others.
 
         The measured share of a port's bandwidth, ``network``, is used where the measured nodes had a port for each GPU,
@@ -195,13 +195,8 @@ class Roads:
             found = self.machine.calibration.constants(NodesConstants, f"collective_nodes.{name}")
             if found is not None:
                 network = found.network if found.rails >= OWN_PORTS else self.share
-                return found._replace(
-                    rails=float(self.cluster.node.count),
-                    network=network,
-                    latency=late_seconds(found.latency, self.link),
-                    step=late_seconds(found.step, self.link),
-                    hop=late_seconds(found.hop, self.network),
-                )
+                found = found._replace(rails=float(self.cluster.node.count), network=network)
+                return late_nodes(found, self.link, self.network, op, at.inside)
         return None
 
     def crossing(self, routes: tuple[Route, ...], op: str, at: NodeSpan) -> Crossing:
@@ -227,7 +222,7 @@ class Roads:
         "Optimization of Collective Communication Operations in MPICH", 2005, for the two halves of an all_reduce.
         """
         k, m = at.inside, at.nodes
-        if constants := self._fitted_constants(op):
+        if constants := self._fitted_constants(op, at):
             return (self._fitted_route(constants, op, at, ring_way(op, k * m).volume),)
         flat = at if k == 1 else NodeSpan(1, k * m, 1, m, False)
         if op == "all_to_all":
@@ -287,7 +282,7 @@ class Roads:
 
     def hop(self, far: list[Boundary]) -> tuple[Route, ...]:
         """A message to the next stage in another node; the slowest rank of a boundary counts."""
-        constants = self._fitted_constants("p2p")
+        constants = self._fitted_constants("p2p", HOP)
         if constants is not None:
             return (self._fitted_route(constants, "p2p", HOP, 1),)
         (way,) = links.send(self.network_fabric("send", HOP))
