@@ -142,7 +142,7 @@ def fit(found: Sequence[Start]) -> EngineSpec:
     summing = [s for s in found if int(s.row["tp"]) > 1]
     libraries = middle(alone, lambda s: s.number("nontorch_gib"))
     context = middle(alone, gone_before)
-    layers = np.array([[1.0, sum(one.count for one in s.memory.layers(0))] for s in found])
+    layers = np.array([[1.0, sum(one.number for one in s.memory.layers(0))] for s in found])
     graphs, layer = least_off(layers, np.array([s.number("graph_gib") or 0.0 for s in found]))
     engine = evolve(
         engine, libraries=libraries, context=context, graphs=graphs, graph_layer=layer,

@@ -275,7 +275,7 @@ def _default_fraction(
     from plandsl.spec.fractions import default_fraction
 
     nodes = (node,) if cluster is None else tuple(one for _, one in cluster.groups)
-    memory = min(gpu.memory for one in nodes for _, gpu in one.groups)
+    memory = min(gpu.reported_memory for one in nodes for _, gpu in one.groups)
     ranks = sharding.ranks // sharding.replicas
     return default_fraction(engine, memory, ranks, step_tokens, latent="latent" in set(functions(model)))
 

@@ -14,13 +14,13 @@ from plandsl.limits import MAX_DIMENSION
 
 
 class Layers(NamedTuple):
-    """``count`` layers with one ``window`` (0: none), and the ``bytes`` that a token takes in all of them on a GPU.
+    """``number`` layers with one ``window`` (0: none), and the ``bytes`` that a token takes in all of them on a GPU.
 
     ``ways`` ranks share the tokens of a request.
     """
 
     window: int
-    count: int
+    number: int
     bytes: Number
     ways: Number
 
@@ -34,9 +34,9 @@ def group_layers(layers: Sequence[Layers]) -> tuple[list[int], Number]:
     """
     if len({one.window for one in layers}) == 1:
         return [1] + [0] * (len(layers) - 1), sum(one.bytes for one in layers)
-    least, most = min(one.count for one in layers), max(one.count for one in layers)
+    least, most = min(one.number for one in layers), max(one.number for one in layers)
     size = most if most < 1.25 * least else least
-    return [-(-one.count // size) for one in layers], largest([one.bytes / one.count * size for one in layers])
+    return [-(-one.number // size) for one in layers], largest([one.bytes / one.number * size for one in layers])
 
 
 def request_blocks(layers: Sequence[Layers], groups: Sequence[int], block: int, length: Number, step: int) -> Number:

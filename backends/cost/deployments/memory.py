@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.blocks import Layers, count_tokens, find_longest
 from plandsl.backends.cost.deployments.contents import Cache, Contents
 from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
-from plandsl.backends.cost.deployments.profile import Profile, share_of
+from plandsl.backends.cost.deployments.profile import Profile, largest_fraction, share_of
 from plandsl.backends.cost.deployments.rows import Rows, count_bytes
 from plandsl.backends.cost.num import call_traced, ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.extents import Extents
@@ -186,9 +187,16 @@ class MemoryModel(ABC):
             least = count if least is None else minimum(least, count)
         return 0 * batch if least is None else least
 
+    @cached_property
+    def starts(self) -> bool:
+        """Whether the share of memory that the plan's engine asks for is free when it starts."""
+        return self.plan.memory_fraction <= largest_fraction(self.plan, self.gpus)
+
     def fit(self, held: Sequence[Number]) -> Number:
         """Whether ``held`` bytes, one number for each stage, fit on every stage."""
-        return largest([total - capacity for total, capacity in zip(held, self.capacities, strict=True)]) <= 0
+        return largest([total - capacity for total, capacity in zip(held, self.capacities, strict=True)]) <= (
+            0 if self.starts else -inf
+        )
 
     def max_batch(self, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on every stage, 0 if none does."""
@@ -277,7 +285,7 @@ class ProgramMemory(MemoryModel):
             ways = self.extents.ways(cache.context.axes)
             before = found.get(cache.window, Layers(cache.window, 0, 0.0, ways))
             bytes_ = before.bytes + cache.layers * cache.per_token
-            found[cache.window] = Layers(cache.window, before.count + cache.layers, bytes_, ways)
+            found[cache.window] = Layers(cache.window, before.number + cache.layers, bytes_, ways)
         return list(found.values())
 
     def of_stage(self, stage: int) -> tuple[object, ...]:

@@ -17,6 +17,8 @@ The kernels for mxfp4 keep none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.rows import Rows, count_bytes, count_type
 from plandsl.backends.cost.num import largest, maximum, minimum
@@ -121,6 +123,13 @@ def taken_before(engine: EngineSpec, plan: PlanSpec) -> float:
     """Bytes that are gone before an engine measures free memory: the process itself, and communicators."""
     alone = plan.sharding.ranks == plan.sharding.replicas
     return engine.context + (0.0 if alone else engine.communicators)
+
+
+def largest_fraction(plan: PlanSpec, gpus: Sequence[GpuSpec]) -> float:
+    """The largest share that an engine can ask for: of the device, what is free when it starts."""
+    if plan.effective_engine.fraction_of != "device":
+        return 1.0
+    return min(1 - taken_before(plan.effective_engine, plan) / gpu.memory for gpu in gpus)
 
 
 def share_of(gpu: GpuSpec, plan: PlanSpec, weights: Number, profiled: Number, others: Number) -> Number:
