@@ -32,7 +32,7 @@ Source: sglang 0.5.23, `arg_groups/memory_hook.py`.
 def default_fraction(
     engine: EngineSpec, memory: float, ranks: int, step_tokens: int | None = None, latent: bool = False
 ) -> float:
-    """The share of ``memory`` (bytes of a GPU, as its driver reports) that ``engine`` uses by default on ``ranks`` GPUs.
+    """The share of ``memory``, the bytes that a driver reports, which ``engine`` uses by default on ``ranks`` GPUs.
 
     1 but for engines with ``fraction_of = free_before``, which follow SGLang's formula for `mem_fraction_static`, in
     MiB, rounded to three digits:
