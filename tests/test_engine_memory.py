@@ -143,6 +143,12 @@ def test_experts_keep_a_workspace_while_rows_are_sampled() -> None:
     assert made.taken[0][0] / GIB == pytest.approx(2.47, abs=0.05)
 
 
+def test_chunks_of_prompts_bound_the_profiled_step() -> None:
+    small, chunked = (plan("llama_3_1_8b", more=f"{word} = 512") for word in ("step_tokens", "chunked_prefill"))
+    assert memory(small).taken == memory(chunked).taken
+    assert memory(small).taken[0][0] < memory(plan("llama_3_1_8b")).taken[0][0]
+
+
 def test_a_step_of_no_tokens_leaves_activations_out() -> None:
     assert memory(plan("llama_3_1_8b", more="step_tokens = 0")).taken[0][0] == 0
 

@@ -161,9 +161,9 @@ class MemoryModel(ABC):
         The least over stages counts, over all ranks that share requests. It does not depend on the load, except that
         `blocks.count_tokens` of layers with windows depends on ``longest``.
         """
-        steps = self.plan.step_tokens
+        step = self.profile.step
         found = [
-            count_tokens(self.layers(s), self.pool(s), self.block, longest, steps) * self.ways(s)
+            count_tokens(self.layers(s), self.pool(s), self.block, longest, step) * self.ways(s)
             for s in self.distinct
             if self.caches[s]
         ]
@@ -171,8 +171,8 @@ class MemoryModel(ABC):
 
     def longest_request(self) -> int:
         """Tokens of the longest request that the engine's KV cache holds."""
-        steps, stages = self.plan.step_tokens, [s for s in self.distinct if self.caches[s]]
-        return min((find_longest(self.layers(s), self.pool(s), self.block, steps) for s in stages), default=0)
+        step, stages = self.profile.step, [s for s in self.distinct if self.caches[s]]
+        return min((find_longest(self.layers(s), self.pool(s), self.block, step) for s in stages), default=0)
 
     def kv_capacity(self, batch: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Tokens of KV cache that fit beside everything else, over all ranks that share requests."""

@@ -4,7 +4,7 @@ vLLM runs one dummy step at its limits when it starts (`v1/worker/gpu_worker.py`
 peak counts, whatever load comes later:
 
     activations = workspace + max(forward + states * state,  sampling + state + experts) + 2 state between stages
-    forward     = live values and buffers of collectives in a step of `step_tokens` tokens
+    forward     = live values and buffers of collectives in a step of `step_tokens` tokens (or `chunked_prefill`)
     state       = bytes of the hidden states of that step
     sampling    = sampled rows * vocabulary * (bytes of a logit + `logit`),  where the stage has the head
     experts     = pairs * (max(inner, hidden) + max(2 inner, hidden)) * bytes,  of one layer with experts
@@ -41,9 +41,15 @@ class Profile:
     def __init__(self, contents: Contents, plan: PlanSpec) -> None:
         self.contents, self.plan, self.engine = contents, plan, plan.effective_engine
 
+    @property
+    def step(self) -> int:
+        """Tokens of a full step on each rank that has requests of its own."""
+        plan = self.plan
+        return plan.step_tokens if plan.chunked_prefill is None else min(plan.step_tokens, plan.chunked_prefill)
+
     def activations(self, stage: int) -> Number:
         """Bytes at the peak of the profiled step; 0 with `step_tokens` 0."""
-        if not self.plan.step_tokens:
+        if not self.step:
             return 0.0
         rows, regions = self._rows(stage), [region for region, _ in self.contents.regions(stage)]
         states = (x.type for region in regions for x in region.args if _is_state(x.type))
@@ -71,8 +77,8 @@ class Profile:
         return self.engine.graphs + self.engine.graph_layer * layers
 
     def _rows(self, stage: int) -> Rows:
-        """The rows of a full step on every rank that has requests of its own."""
-        ways, tokens = self.contents.ways(stage), self.plan.step_tokens
+        """The rows of a full step over all ranks."""
+        ways, tokens = self.contents.ways(stage), self.step
         return Rows(tokens * ways, min(self.engine.max_requests, tokens) * ways, tokens * ways)
 
     def _sampling(self, head: Region, rows: Rows) -> Number:
