@@ -20,13 +20,13 @@ SEEDS := 1 2 3 4 5 6 7 8 9 10
 EXAMPLE := examples/llama3_70b.plan
 PLANS := tensor_parallel pipeline hybrid
 
-ifneq ($(filter accuracy calibrate,$(MAKECMDGOALS)),)
+ifneq ($(filter accuracy calibrate memory,$(MAKECMDGOALS)),)
   $(if $(DATA),,$(error name a folder of measurements with DATA=FOLDER))
 endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables bench accuracy traffic calibrate study field figures seeds fuzz golden clean
+.PHONY: help demo test lint types fmt tables bench accuracy traffic calibrate memory study field figures seeds fuzz golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,9 @@ traffic: $(DEV)  ## DATA=FOLDER: measured closed loops beside the closed form an
 
 calibrate: $(DEV)  ## DATA=FOLDER: fit the catalog's calibrations again
 	$(BIN)/planc calibrate '$(DATA)' --pooled -o plandsl/catalog/calibrations
+
+memory: $(DEV)  ## DATA=FOLDER: fit what engines take of a GPU, with errors on models left out
+	$(BIN)/python -m benchmarks.engine_memory '$(DATA)'
 
 study: $(RUNTIME)  ## the study's claims beside what plandsl says
 	$(BIN)/python -m benchmarks.study

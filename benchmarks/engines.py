@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from attrs import evolve, frozen
 
+from benchmarks.engine_memory import memory_values, with_memory
 from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
 from plandsl.backends.calibrate.fit import Errors, errors
 from plandsl.backends.calibrate.solve import along, polished
@@ -49,7 +50,7 @@ WAYS = {
              "kernels": "vllm"},
     "trtllm": {"kept_output": 1.0, "memory_fraction": 0.9, "kv_block": 32, "max_requests": 2048, "step_tokens": 8192,
                "kernels": "trtllm"},
-    "sglang": {"kept_output": 0.5, "memory_fraction": 0.88, "kv_block": 1, "max_requests": 2048, "step_tokens": 8192,
+    "sglang": {"kept_output": 0.5, "kv_block": 1, "max_requests": 2048, "step_tokens": 8192,
                "kernels": "sglang"},
     "atom": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "max_requests": 512, "step_tokens": 16384,
              "kernels": "aiter"},
@@ -58,12 +59,10 @@ WAYS = {
 
 vLLM: `gpu_memory_utilization`, `block_size`, `max_num_seqs`, `max_num_batched_tokens`; it admits a request without room
 for its output, and evicts requests when memory runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`,
-`max_batch_size`, `max_num_tokens`; its scheduler guarantees that no request is evicted. SGLang: `mem_fraction_static`,
-`page_size`, `chunked_prefill_size`. While requests grow, they hold half of their output on average.
+`max_batch_size`, `max_num_tokens`; its scheduler guarantees that no request is evicted. SGLang: `page_size`,
+`chunked_prefill_size`; `mem_fraction_static` follows from the GPU (`spec/fractions.py`). While requests grow, they hold
+half of their output on average. What engines take besides weights and cache is in `engine_memory.py`.
 """
-
-RESERVE = 2e9
-"""Bytes for captured graphs, communicators and workspaces: assumed."""
 
 STEP_NODE = 0.4e-3
 """Seconds by which a step on several nodes is longer: assumed, as no row has several nodes.
@@ -139,7 +138,8 @@ def is_dense(model: str) -> bool:
 
 def start_engine(name: str) -> EngineSpec:
     """The engine ``name`` before its fit."""
-    return evolve(START, name=name, reserve=RESERVE, held_back=int(name in HELD), **WAYS[LIKE.get(name, name)])
+    ways: dict[str, Any] = WAYS[LIKE.get(name, name)] | memory_values(name)
+    return evolve(START, name=name, held_back=int(name in HELD), **ways)
 
 
 def groups(table: Table, name: str) -> Iterator[Group]:
@@ -152,7 +152,8 @@ def groups(table: Table, name: str) -> Iterator[Group]:
     def compiled(text: str) -> Replicas:
         bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
         plan = compile_text(bare)[0]
-        spec = evolve(plan.spec, engine=engine, memory_fraction=engine.memory_fraction, step_tokens=engine.step_tokens)
+        share = engine.memory_fraction or 1.0
+        spec = evolve(plan.spec, engine=engine, memory_fraction=share, step_tokens=engine.step_tokens)
         return Replicas(spec.sharding.replicas, Single(spec, plan.prefill, plan.decode))
 
     for model, load, of in serving_groups(table, compiled, catalog_has):
@@ -283,7 +284,7 @@ def main(data: str) -> None:
                 f"{name:16} {metric:18} {e.rows:4} rows  median {e.median:6.1%}  p90 {e.p90:6.1%}  bias {e.bias:+6.1%}"
             )
     for name, relative in RELATIVES.items():
-        engine = evolve(done[relative][0], name=name, **WAYS[name])
+        engine = evolve(start_engine(name), **{n: getattr(done[relative][0], n) for n in FITTED})
         write(engine, done[relative][1], 0, relative, False)
 
 
@@ -312,9 +313,10 @@ def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: s
     lines += [f"  {text}" for text in (*own, *ways)]
     if taken:
         assumed += [f"# that of {RANKS_OF[name]}: these rows have one number of ranks", taken]
-    assumed += [f"step_node = {quantity('step_node', STEP_NODE)}", f"reserve = {RESERVE / 1e9:g} GB"]
-    lines += ["  assumed {", *(f"    {text}" for text in assumed), "  }", "}", ""]
-    (TARGET / f"{name}.plan").write_text(format_text("\n".join(lines), name), encoding="utf-8")
+    assumed += [f"step_node = {quantity('step_node', STEP_NODE)}"]
+    lines += ["  assumed {", *(f"    {text}" for text in assumed), "  }"]
+    text = with_memory("\n".join([*lines, "}", ""]), name)
+    (TARGET / f"{name}.plan").write_text(format_text(text, name), encoding="utf-8")
 
 
 def quantity(name: str, value: float | str) -> str:

@@ -11,10 +11,12 @@ from plandsl.grammar.schema import Reader
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import (
     ENGINE_BANDS,
+    ENGINE_BYTES,
     ENGINE_COUNTS,
     ENGINE_RATES,
     ENGINE_SHARES,
     ENGINE_TIMES,
+    FRACTIONS,
     RANK_TIMES,
     EngineSpec,
 )
@@ -23,8 +25,8 @@ from plandsl.units import BYTES, NUMBER, TIME
 LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
 """Kernel libraries that an engine may name; a calibration may have a section for each."""
 
-NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *RANK_TIMES, *ENGINE_COUNTS, *ENGINE_BANDS)
-ENGINE = (*NUMBERS, "reserve", "kernels", *SCHEDULER, "source")
+NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *RANK_TIMES, *ENGINE_COUNTS, *ENGINE_BYTES, *ENGINE_BANDS)
+ENGINE = (*NUMBERS, "fraction_of", "states", "graphs_in_budget", "kernels", *SCHEDULER, "source")
 
 
 def engine_spec(context: Context, record: Record) -> EngineSpec | None:
@@ -37,7 +39,11 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
         given[name] = reader.number(name, TIME, zero=True)
     for name, least in ENGINE_COUNTS.items():
         given[name] = reader.whole(name, least=least, most=MAX_DIMENSION)
-    given["reserve"] = reader.number("reserve", BYTES, zero=True)
+    for name in ENGINE_BYTES:
+        given[name] = reader.number(name, BYTES, zero=True)
+    given["states"] = reader.number("states", NUMBER, zero=True)
+    given["fraction_of"] = reader.word("fraction_of", FRACTIONS)
+    given["graphs_in_budget"] = reader.flag("graphs_in_budget", False)
     for name in (*ENGINE_RATES, *ENGINE_BANDS):
         given[name] = reader.number(name, NUMBER)
     given["kernels"] = reader.word("kernels", LIBRARIES)

@@ -64,7 +64,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     calibration, calibrations = _calibrations(reader, timed, node, cluster)
     engine = _part(reader, "engine", "", engine_spec)
     clauses = read_requirements(reader)
-    settings = _settings(reader, sharding, engine or IDEAL)
+    settings = _settings(reader, sharding, engine or IDEAL, partial(_default_fraction, model, node, sharding, cluster))
     overlap, chunks, micro_batches = _read_overlap(reader)
     measured = read_tables(reader)
     chunk = reader.whole(CHUNKED)
@@ -275,11 +275,35 @@ class _Settings(NamedTuple):
     router: RouterName
 
 
-def _settings(reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec) -> _Settings:
+def _default_fraction(
+    model: ModelSpec | None,
+    node: NodeSpec | None,
+    sharding: ShardingSpec | None,
+    cluster: ClusterSpec | None,
+    engine: EngineSpec,
+    step_tokens: int | None,
+) -> float:
+    """The share of a GPU's memory that an engine uses where nothing states it; of unlike GPUs the smallest counts."""
+    if engine.fraction_of != "free_before" or model is None or node is None or sharding is None:
+        return 1.0
+    from plandsl.spec.fractions import default_fraction
+
+    nodes = (node,) if cluster is None else tuple(one for _, one in cluster.groups)
+    memory = min(gpu.reported_memory for one in nodes for _, gpu in one.groups)
+    ranks = sharding.ranks // sharding.replicas
+    return default_fraction(engine, memory, ranks, step_tokens, latent="latent" in set(functions(model)))
+
+
+def _settings(
+    reader: Reader,
+    sharding: ShardingSpec | None,
+    engine: EngineSpec,
+    default_fraction: Callable[[EngineSpec, int | None], float],
+) -> _Settings:
     """The settings of a plan; the sharding or the engine gives the defaults of some."""
     residency = reader.word("kv_residency", ("all_batches", "one_batch")) or "all_batches"
     step_tokens = reader.whole("step_tokens", least=0)
-    fraction = reader.read("memory_fraction", reader.share)
+    fraction = reader.read("memory_fraction", reader.share) or engine.memory_fraction
     hops = reader.whole("hop_tensors", most=2) or (sharding.hop_tensors if sharding else None) or 1
     fuse_norms = reader.flag("fuse_norms", True)
     algorithm = reader.word("algorithm", ALGORITHMS) or "auto"
@@ -288,7 +312,7 @@ def _settings(reader: Reader, sharding: ShardingSpec | None, engine: EngineSpec)
     return _Settings(
         kv_residency=residency,
         step_tokens=engine.step_tokens if step_tokens is None else step_tokens,
-        memory_fraction=engine.memory_fraction if fraction is None else fraction,
+        memory_fraction=default_fraction(engine, step_tokens) if fraction is None else fraction,
         hop_tensors=hops,
         fuse_norms=fuse_norms,
         algorithm=algorithm,

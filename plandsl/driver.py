@@ -111,11 +111,24 @@ class CompiledPlan:
     def estimate(self) -> Estimate:
         """Everything the report says. Where requests arrive over time, some of them are served one by one."""
         found = self.closed_form()
+        if found.start is not None:
+            from plandsl.backends.cost.answers.start import add_knobs
+
+            found = add_knobs(found, self.cost, self._recompiled)
         if not self.spec.workload.over_time:
             return found
         from plandsl.backends.cost.answers.short import add_simulation
 
         return add_simulation(self, self.cost, found)
+
+    def _recompiled(self, path: str, value: str) -> Deployment | None:
+        """The cost model of the same plan with another value at ``path``, None where that plan is wrong."""
+        from plandsl.show import show_plan
+
+        try:
+            return compile_text(show_plan(self.spec), overrides=[(path, value)])[0].cost
+        except PlanError:
+            return None
 
     def closed_form(self) -> Estimate:
         """The estimate without a simulation: what `cost` says of the plan's load."""

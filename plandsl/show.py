@@ -18,6 +18,7 @@ from attrs import evolve
 from plandsl.show_traffic import traffic_lines
 from plandsl.spec.hardware import (
     ENGINE_BANDS,
+    ENGINE_BYTES,
     ENGINE_COUNTS,
     ENGINE_RATES,
     ENGINE_SHARES,
@@ -392,14 +393,20 @@ def show_engine(engine: EngineSpec) -> str:
     section = _Section(engine.assumed)
     for name in attrs.fields_dict(EngineSpec):
         value = getattr(engine, name)
+        if value is None:
+            continue
         if name in (*ENGINE_TIMES, *RANK_TIMES):
             section.put(name, f"{_number(value)} s")
-        elif name == "reserve":
+        elif name in ENGINE_BYTES:
             section.put(name, f"{_number(value)} B")
         elif name in ENGINE_SHARES:
             section.put(name, _percent(value))
-        elif name in ENGINE_COUNTS or name in ENGINE_BANDS or name in ENGINE_RATES:
+        elif name in ENGINE_COUNTS or name in ENGINE_BANDS or name in ENGINE_RATES or name == "states":
             section.put(name, _number(value))
+        elif name == "fraction_of":
+            section.put(name, value)
+        elif name == "graphs_in_budget":
+            section.put(name, _flag(value))
     if engine.kernels:
         section.put("kernels", engine.kernels)
     for name, text in _scheduler(engine.scheduler):

@@ -315,7 +315,12 @@ def plan(engine: str, name: str = "vllm", more: str = "node = h100_1") -> Compil
     return compile_text(f"plan p {{ model = llama_3_1_8b, {more}, engine = {name} with {{ {engine} }}\n {TALK} }}")[0]
 
 
-SMALL = "memory_fraction = 25.4 %"
+PLAIN = (
+    "fraction_of = device, libraries = 0 B, all_reduce = 0 B, workspace = 0 B, states = 0, logit = 0 B, reserve = 2 GB"
+)
+"""All engines take the same of a GPU."""
+
+SMALL = f"memory_fraction = 25.4 %, {PLAIN}"
 """The GPU has room for the cache of few conversations."""
 
 
@@ -376,7 +381,7 @@ HALF = {"ranks": 15.05, "stages": 13.64}
 @pytest.mark.parametrize("kind", ELSEWHERE)
 def test_tiers_stand_behind_every_kind_of_server(kind: str) -> None:
     """What is not computed was on the GPU or in a tier, and a GPU loads no more than its part."""
-    room = f"memory_fraction = {HALF[kind]} %" if kind in HALF else SMALL
+    room = f"memory_fraction = {HALF[kind]} %, {PLAIN}" if kind in HALF else SMALL
     found = plan(f"{room}, kv_tiers = [[1 GB, 50 GB/s], [9 GB, 5 GB/s]]", more=ELSEWHERE[kind]).simulate()
     records, told = found.records, found.simulation
     assert records.served.all()

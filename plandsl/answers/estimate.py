@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from plandsl.answers.modes import Shift, Speculated
     from plandsl.answers.pools import Pools
     from plandsl.answers.simulation import Short
+    from plandsl.answers.start import Start
 
 
 Band = tuple[float, float]
@@ -78,10 +79,13 @@ class Estimate(NamedTuple):
     pools: Pools | None = None
     communication: Communication = NO_CALLS
     simulated: Short | None = None
+    start: Start | None = None
 
     @property
     def fits(self) -> bool:
-        """Whether the fullest GPU of every stage, and of every pool, holds its part."""
+        """Whether the engine starts, and the fullest GPU of every stage, and of every pool, holds its part."""
+        if self.start is not None and self.start.refused:
+            return False
         return all(held.total <= held.capacity for held in (*self.stages, self.memory))
 
     def band(self, metric: str) -> Band | None:
@@ -150,6 +154,8 @@ class Estimate(NamedTuple):
             out["no_band"] = missing
         if self.engine is not None:
             out |= {"engine": self.engine, "kv_blocks": self.kv_capacity_tokens // self.kv_block}
+        if self.start is not None:
+            out["start"] = self.start.as_json()
         if self.cluster is not None:
             out["cluster"] = self.cluster.as_json()
         if self.shift is not None:

@@ -52,7 +52,8 @@ class Pool(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """The ``prefill`` or ``decode`` object."""
         e = self.estimate
-        return {
+        start = {} if e.start is None else {"start": e.start.as_json()}
+        return start | {
             "machine": self.machine,
             "gpus": e.gpus,
             "replicas": e.replicas,

@@ -385,9 +385,22 @@ ENGINE_SHARES = ("kept_output", "memory_fraction")
 ENGINE_TIMES = ("step", "request", "admit", "first", "first_request")
 RANK_TIMES = ("step_rank", "step_node")
 ENGINE_COUNTS = {"step_tokens": 1, "max_requests": 1, "held_back": 0, "kv_block": 1}
-ENGINE_BANDS = ("ttft_low", "ttft_high", "tpot_low", "tpot_high", "throughput_low", "throughput_high")
+ENGINE_BYTES = (
+    "reserve", "context", "communicators", "libraries", "all_reduce", "workspace", "logit", "graphs", "graph_layer",
+)  # fmt: skip
+ENGINE_BANDS = (
+    "ttft_low", "ttft_high", "tpot_low", "tpot_high", "throughput_low", "throughput_high", "kv_low", "kv_high",
+)  # fmt: skip
 """Fields of an engine: rates, shares, seconds, seconds by which more ranks lengthen a step, whole numbers with their
-least value, and factors of bands.
+least value, bytes, and factors of bands.
+"""
+
+FRACTIONS = ("device", "free_before", "free_after")
+"""What `memory_fraction` is a share of.
+
+``device``: the whole memory; weights, cache, activations and buffers are inside (vLLM). ``free_before``: what is free
+before weights are loaded; weights and cache are inside, the rest lives beside it (SGLang). ``free_after``: what is free
+after loading and a profiled step; the cache alone is inside (TensorRT-LLM).
 """
 
 
@@ -405,6 +418,13 @@ class EngineSpec(FrozenValue):
     ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
     library whose fitted kernels the engine runs. ``scheduler`` composes the steps of a simulation. ``..._low`` and
     ``..._high`` bound the 80 % band of measured / predicted.
+
+    ``memory_fraction`` is a share of what ``fraction_of`` says; None: 1, or SGLang's own formula (`default_fraction`).
+    Bytes on each GPU (`deployments/profile.py` has the formulas): ``context`` is taken before the engine measures
+    anything, ``communicators`` too where there are several ranks; ``libraries`` and ``all_reduce`` are taken beside
+    the framework; ``workspace``, ``states`` hidden states and ``logit`` bytes for each sampled row and entry of the
+    vocabulary are part of the profiled step. ``graphs`` and ``graph_layer`` (for each layer) are inside the fraction
+    with ``graphs_in_budget``. ``reserve`` is anything else inside the fraction.
     """
 
     name: str
@@ -422,8 +442,19 @@ class EngineSpec(FrozenValue):
     max_requests: int = 1024
     held_back: int = 0
     kept_output: float = 1.0
-    memory_fraction: float = 1.0
+    memory_fraction: float | None = None
+    fraction_of: str = "device"
     reserve: float = 0.0
+    context: float = 0.0
+    communicators: float = 0.0
+    libraries: float = 0.0
+    all_reduce: float = 0.0
+    workspace: float = 0.0
+    states: float = 0.0
+    logit: float = 0.0
+    graphs: float = 0.0
+    graph_layer: float = 0.0
+    graphs_in_budget: bool = False
     kv_block: int = 1
     kernels: str = ""
     scheduler: SchedulerSpec = OWN_SCHEDULER
@@ -433,15 +464,18 @@ class EngineSpec(FrozenValue):
     tpot_high: float = 1.0
     throughput_low: float = 1.0
     throughput_high: float = 1.0
+    kv_low: float = 1.0
+    kv_high: float = 1.0
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
 
     def band(self, metric: str, experts: bool, nodes: int) -> tuple[float, float] | None:
-        """The band of measured / predicted for ``ttft``, ``tpot`` or ``throughput`` with 80 % of measurements, or None.
+        """The band of measured / predicted with 80 % of measurements, or None.
 
-        Engines are fitted to models without experts on one node; with ``experts``, and again on several ``nodes``, both
-        factors are raised to the power `TRANSFER`.
+        ``metric`` is ``ttft``, ``tpot``, ``throughput`` or ``kv`` (bytes of KV cache). Times of engines are fitted to
+        models without experts on one node; with ``experts``, and again on several ``nodes``, both factors are raised to
+        the power `TRANSFER`.
         """
         low, high = float(getattr(self, f"{metric}_low")), float(getattr(self, f"{metric}_high"))
         wider = (TRANSFER if experts else 1.0) * (TRANSFER if nodes > 1 else 1.0)

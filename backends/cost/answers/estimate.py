@@ -8,6 +8,7 @@ from typing import Any
 from plandsl.answers.estimate import BANDED, Estimate, Requirement
 from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
 from plandsl.answers.phases import PhaseEstimate
+from plandsl.answers.start import Start
 from plandsl.backends.cost.answers.assumed import assumptions
 from plandsl.backends.cost.answers.communication import communication
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
@@ -91,7 +92,14 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         **_optional_parts(one, metrics),
         reuse=_reuse(plan),
         communication=communication(metrics, load.output, one.gain, lines),
+        start=None if engine is None else _start(model, metrics),
     )
+
+
+def _start(model: Replicas, metrics: Metrics) -> Start | None:
+    from plandsl.backends.cost.answers.start import find_start
+
+    return find_start(model, metrics)
 
 
 def _optional_parts(one: Server, metrics: Metrics) -> dict[str, Any]:

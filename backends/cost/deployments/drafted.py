@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
+from plandsl.backends.cost.deployments.blocks import Layers
 from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.memory import MemoryModel, ProgramMemory
 from plandsl.backends.cost.deployments.server import Server
@@ -211,6 +212,19 @@ class DraftedMemory(MemoryModel):
         if self.draft is None:
             return held
         return held + self.draft.kv_per_request(0, length) * self.ways(stage) / self.draft.ways(0)
+
+    def layers(self, stage: int) -> list[Layers]:
+        """The caches of both models."""
+        ours = self.target.layers(stage)
+        if self.draft is None:
+            return ours
+        scale = self.ways(stage) / self.draft.ways(0)
+        return [*ours, *(one._replace(bytes=one.bytes * scale) for one in self.draft.layers(0))]
+
+    def profiled(self, stage: int) -> Number:
+        """Bytes of the larger of both models' profiled steps."""
+        ours = self.target.profiled(stage)
+        return ours if self.draft is None else maximum(ours, self.draft.profiled(0))
 
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and collective buffers in the largest step of either model."""

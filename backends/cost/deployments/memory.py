@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from math import prod
+from math import inf
 from typing import NamedTuple
 
-from plandsl.backends.cost.deployments.contents import Cache, Contents, RowBytes
+from plandsl.backends.cost.deployments.blocks import Layers, count_tokens, find_longest
+from plandsl.backends.cost.deployments.contents import Cache, Contents
 from plandsl.backends.cost.deployments.prefix import reused_tokens, shared_tokens
+from plandsl.backends.cost.deployments.profile import Profile, largest_fraction, share_of
+from plandsl.backends.cost.deployments.rows import Rows, count_bytes
 from plandsl.backends.cost.num import call_traced, ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
@@ -54,9 +57,8 @@ class MemoryModel(ABC):
     """The memory of a draft on the same GPUs."""
 
     def __init__(self, plan: PlanSpec, program: Program) -> None:
-        self.plan = plan
-        self.capacities = [gpu.memory * plan.memory_fraction for gpu in smallest_gpus(plan, program)]
-        self.block, self.reserve = plan.effective_engine.kv_block, plan.effective_engine.reserve
+        self.plan, self.gpus = plan, smallest_gpus(plan, program)
+        self.block = plan.effective_engine.kv_block
 
     @property
     @abstractmethod
@@ -77,7 +79,37 @@ class MemoryModel(ABC):
 
     @abstractmethod
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
-        """Bytes of activations and collective buffers in a step of at most ``step_tokens`` tokens."""
+        """Bytes of activations and collective buffers in a step of at most ``step_tokens`` tokens, under a load."""
+
+    @abstractmethod
+    def profiled(self, stage: int) -> Number:
+        """Bytes of activations and collective buffers in the step that an engine profiles, whatever the load."""
+
+    @abstractmethod
+    def layers(self, stage: int) -> list[Layers]:
+        """The caches of a stage as an engine cuts them into blocks."""
+
+    @property
+    def profile(self) -> Profile:
+        """What the plan's engine takes for the model's own programs."""
+        return self.main.profile
+
+    @cached_property
+    def taken(self) -> list[tuple[Number, Number]]:
+        """Bytes of the profiled step, and of what else the engine takes, by stage."""
+        return [(self.profiled(stage), self.profile.others(stage)) for stage in range(len(self.gpus))]
+
+    @cached_property
+    def capacities(self) -> list[Number]:
+        """Bytes of a GPU of each stage that weights, cache, activations and buffers may take."""
+        if self.plan.engine is None:
+            return [gpu.memory * self.plan.memory_fraction for gpu in self.gpus]
+        parts = zip(self.gpus, self.weights, self.taken, strict=True)
+        return [share_of(gpu, self.plan, weights, *taken) for gpu, weights, taken in parts]
+
+    def working(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
+        """Bytes of activations and of buffers beside weights and cache: an engine's do not depend on the load."""
+        return self.step(stage, batch, input_) if self.plan.engine is None else self.taken[stage]
 
     @property
     def program(self) -> Program:
@@ -103,7 +135,8 @@ class MemoryModel(ABC):
         """One stage of each group of stages that hold the same: its answers are those of the whole group."""
         found: dict[object, int] = {}
         for stage, capacity in enumerate(self.capacities):
-            found.setdefault((capacity, self.of_stage(stage)), stage)
+            engine = self.taken[stage] if self.plan.engine else None
+            found.setdefault((capacity, engine, self.of_stage(stage)), stage)
         return list(found.values())
 
     def held(self, stage: int, batch: Number, length: Number, input_: Number, rounds: Number) -> Held:
@@ -116,8 +149,30 @@ class MemoryModel(ABC):
         kv = self.kv_per_request(stage, length - once) * local * rounds
         if self.plan.workload.prefix == "shared":
             kv = kv + self.kv_per_request(stage, once)
-        activations, buffers = self.step(stage, batch, input_)
-        return Held(self.weights[stage], kv, activations, buffers + self.reserve)
+        return Held(self.weights[stage], kv, *self.working(stage, batch, input_))
+
+    def pool(self, stage: int) -> Number:
+        """Bytes of a GPU that the plan's engine cuts into blocks for the KV cache of a stage."""
+        return maximum(self.capacities[stage] - self.weights[stage] - sum(self.taken[stage]), 0.0)
+
+    def kv_tokens(self, longest: Number) -> Number:
+        """Tokens of KV cache as the plan's engine logs them, where its longest request has ``longest`` tokens.
+
+        The least over stages counts, over all ranks that share requests. It does not depend on the load, except that
+        `blocks.count_tokens` of layers with windows depends on ``longest``.
+        """
+        step = self.profile.step
+        found = [
+            count_tokens(self.layers(s), self.pool(s), self.block, longest, step) * self.ways(s)
+            for s in self.distinct
+            if self.caches[s]
+        ]
+        return -largest([-tokens for tokens in found]) if found else 0 * longest
+
+    def longest_request(self) -> int:
+        """Tokens of the longest request that the engine's KV cache holds."""
+        step, stages = self.profile.step, [s for s in self.distinct if self.caches[s]]
+        return min((find_longest(self.layers(s), self.pool(s), self.block, step) for s in stages), default=0)
 
     def kv_capacity(self, batch: Number, length: Number, input_: Number, rounds: Number) -> Number:
         """Tokens of KV cache that fit beside everything else, over all ranks that share requests."""
@@ -132,9 +187,16 @@ class MemoryModel(ABC):
             least = count if least is None else minimum(least, count)
         return 0 * batch if least is None else least
 
+    @cached_property
+    def starts(self) -> bool:
+        """Whether the share of memory that the plan's engine asks for is free when it starts."""
+        return self.plan.memory_fraction <= largest_fraction(self.plan, self.gpus)
+
     def fit(self, held: Sequence[Number]) -> Number:
         """Whether ``held`` bytes, one number for each stage, fit on every stage."""
-        return largest([total - capacity for total, capacity in zip(held, self.capacities, strict=True)]) <= 0
+        return largest([total - capacity for total, capacity in zip(held, self.capacities, strict=True)]) <= (
+            0 if self.starts else -inf
+        )
 
     def max_batch(self, length: Number, input_: Number, rounds: Number) -> Number:
         """The largest batch that fits on every stage, 0 if none does."""
@@ -163,7 +225,7 @@ class MemoryModel(ABC):
     def _room(self, stage: int, length: Number, input_: Number, rounds: Number) -> tuple[Number, Number]:
         """Bytes of a stage for the cache and the step, and the bytes of cache that each local request holds."""
         once = shared_tokens(self.plan, input_)
-        room = self.capacities[stage] - self.weights[stage] - self.reserve
+        room = self.capacities[stage] - self.weights[stage]
         if self.plan.workload.prefix == "shared":
             room = room - self.kv_per_request(stage, once)
         return room, self.kv_per_request(stage, length - once) * rounds
@@ -172,7 +234,7 @@ class MemoryModel(ABC):
         """Local requests that fit on a stage beside the activations of ``fits`` of them."""
         if not self.caches[stage]:
             return fits
-        activations, buffers = self.step(stage, maximum(fits * self.ways(stage), 1), input_)
+        activations, buffers = self.working(stage, maximum(fits * self.ways(stage), 1), input_)
         room, each = self._room(stage, length, input_, rounds)
         return maximum(floor((room - activations - buffers) / each), 0)
 
@@ -192,6 +254,7 @@ class ProgramMemory(MemoryModel):
         super().__init__(plan, contents.program)
         self.contents, self.queries = contents, queries
         self.weights = contents.weights
+        self._profile = Profile(contents, plan)
 
     @property
     def main(self) -> ProgramMemory:
@@ -205,6 +268,25 @@ class ProgramMemory(MemoryModel):
     def verifying(self, queries: Number) -> ProgramMemory:
         """The same memory model, with ``queries`` tokens of each request in a decode step."""
         return ProgramMemory(self.contents, self.plan, queries)
+
+    @property
+    def profile(self) -> Profile:
+        """What the plan's engine takes for these programs."""
+        return self._profile
+
+    def profiled(self, stage: int) -> Number:
+        """Bytes of activations and collective buffers in the step that an engine profiles."""
+        return self.profile.activations(stage)
+
+    def layers(self, stage: int) -> list[Layers]:
+        """The caches of a stage, layers with the same window together."""
+        found: dict[int, Layers] = {}
+        for cache in self.caches[stage]:
+            ways = self.extents.ways(cache.context.axes)
+            before = found.get(cache.window, Layers(cache.window, 0, 0.0, ways))
+            bytes_ = before.bytes + cache.layers * cache.per_token
+            found[cache.window] = Layers(cache.window, before.number + cache.layers, bytes_, ways)
+        return list(found.values())
 
     def of_stage(self, stage: int) -> tuple[object, ...]:
         """Everything that a stage holds."""
@@ -230,24 +312,14 @@ class ProgramMemory(MemoryModel):
         new = input_ - before
         tokens = minimum(batch * new, limit)
         requests = minimum(batch, ceil_div(tokens, new))
-        prefill = (tokens, requests, tokens + requests * before)
+        prefill = Rows(tokens, requests, tokens + requests * before)
         steps = minimum(batch * self.queries, limit)
-        decode = (steps, minimum(batch, limit), steps)
+        decode = Rows(steps, minimum(batch, limit), steps)
         found: list[list[Number]] = [[0.0], [0.0]]
         for rows, (live, buffers) in zip((prefill, decode), self.contents.steps, strict=True):
             for out, loads in zip(found, (live[stage], buffers[stage]), strict=True):
-                out += [self._bytes(load, *rows) for load in loads]
+                out += [count_bytes(load, rows, self.extents) for load in loads]
         return largest(found[0]), largest(found[1])
-
-    def _bytes(self, load: RowBytes, tokens: Number, requests: Number, keys: Number) -> Number:
-        """Bytes of values with ``tokens``, ``keys`` or ``requests`` rows by their dimensions; weights have none."""
-        total: Number = 0.0
-        for dims, size in load:
-            names = {d.name for d in dims}
-            rows = tokens if "position" in names else keys if "context" in names else requests if dims else 1
-            parts = prod(d.chunk.of for d in dims if d.chunk)
-            total = total + size * ceil_div(rows, self.extents.ways(a for d in dims for a in d.axes) * parts)
-        return total
 
 
 def _any_true(condition: Number) -> bool:

@@ -85,11 +85,12 @@ class Replicas(Deployment):
         memory = self.memory
         kept, resident = resident_tokens(self.one, i, o, ongoing)
         held = [memory.held(s, b, kept, i, resident).total for s in range(len(memory.weights))]
+        tokens = memory.kv_capacity(b, kept, i, resident) if self.plan.engine is None else memory.kv_tokens(i + o)
         return Occupancy(
             largest(held),
             largest([total / room for total, room in zip(held, memory.capacities, strict=True)]),
             memory.fit(held),
-            memory.kv_capacity(b, kept, i, resident) * self.n,
+            tokens * self.n,
         )
 
     def max_batch(self, i: Number, o: Number, ongoing: bool) -> Number:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from attrs import evolve
 
+from plandsl.backends.cost.deployments.blocks import Layers
 from plandsl.backends.cost.deployments.memory import MemoryModel, ProgramMemory
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
@@ -118,6 +119,14 @@ class ShiftMemory(MemoryModel):
     def kv_per_request(self, stage: int, length: Number) -> Number:
         """Bytes that a request keeps on a GPU of ``stage``, in the one cache."""
         return self.base.kv_per_request(stage, length)
+
+    def layers(self, stage: int) -> list[Layers]:
+        """The one cache."""
+        return self.base.layers(stage)
+
+    def profiled(self, stage: int) -> Number:
+        """Bytes of the larger of both profiled steps."""
+        return maximum(self.base.profiled(stage), self.tensor.profiled(stage))
 
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and collective buffers in the largest step of either sharding."""

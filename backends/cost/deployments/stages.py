@@ -52,7 +52,7 @@ class StageCosts:
 
     def fits(self, stage: int, start: int, stop: int) -> bool:
         """Whether the GPUs of a stage have room for layers ``start..stop`` and what else it holds."""
-        return self.bytes(stage, start, stop) <= self.memory.capacities[stage]
+        return bool(self.bytes(stage, start, stop) <= self.memory.capacities[stage])
 
     def bytes(self, stage: int, start: int, stop: int) -> float:
         """Bytes that a GPU of a stage holds with layers ``start..stop``."""

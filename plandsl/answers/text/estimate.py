@@ -41,6 +41,10 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
 
         parts += [line for table in part_tables(estimate) for line in (table, Text())]
     parts += [memory_table(estimate), Text()]
+    if estimate.start is not None:
+        from plandsl.answers.text.start import start_table
+
+        parts += [start_table(estimate.start), Text()]
     parts += [time_table(estimate), Text()]
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]

@@ -1,0 +1,50 @@
+"""The lines of a report about an engine's start: its KV cache, what fits in theory, and which setting would help."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.answers.start import Start
+from plandsl.answers.text.words import plain_table
+from plandsl.units import show_bytes, show_count, show_percent
+
+GIB = 2**30
+
+
+def start_table(start: Start) -> Table:
+    """What the engine starts with, beside theory."""
+    table = plain_table("l", "l")
+    table.add_row(Text(f"{start.engine} starts with", style="bold"), _cache(start))
+    table.add_row("longest request", _longest(start))
+    table.add_row("in theory", _theory(start))
+    for knob in start.knobs:
+        table.add_row("enough by itself", f"{knob}: {show_count(knob.kv_tokens)} tokens")
+    if not start.knobs and (start.refused or start.longest < start.asked):
+        table.add_row("enough by itself", "no single setting")
+    return table
+
+
+def _cache(start: Start) -> Text:
+    if start.refused:
+        return Text(f"nothing: {start.refused}", style="bold red")
+    known = [] if start.fitted else ["not fitted"]
+    if start.band is not None:
+        known.insert(0, " to ".join(show_count(round(start.kv_tokens * factor)) for factor in start.band))
+    said = f" ({'; '.join(known)})" if known else ""
+    return Text(f"{start.kv_bytes / GIB:.2f} GiB of KV cache on a GPU: {show_count(start.kv_tokens)} tokens{said}")
+
+
+def _longest(start: Start) -> Text:
+    if start.longest < start.asked:
+        return Text(f"{start.longest:,} tokens, and this load has {start.asked:,}", style="bold red")
+    longer = start.context is not None and start.longest < start.context
+    more = f", less than the model's {start.context:,}: state a limit" if longer else ""
+    return Text(f"{start.longest:,} tokens{more}")
+
+
+def _theory(start: Start) -> str:
+    held = start.theory
+    word = "fits" if held.total <= held.capacity else "does not fit"
+    share = show_percent(held.total / held.capacity)
+    return f"this load alone {word}: {show_bytes(held.total)}, {share} of {show_bytes(held.capacity)} on a GPU"
