@@ -108,6 +108,12 @@ def test_steps_at_once_equal_steps_one_by_one(
     assert_equal(fast, plain)
 
 
+@example(  # a cache arrives when a step ends, and is taken first
+    first=Trtllm(11, 3, True, ahead=False), then=Vllm(11, 3, whole_prompt=False),
+    load=Requests(np.zeros(19), np.array([9, 15, 9, 14, 8, 11, 12, 8, 15, 11, 12, 3, 4, 14, 5, 7, 8, 2, 10]),
+             np.full(19, 6)),
+    clock=Bent(15.5, 0.0), tokens=51, closed=None, servers=1, early=True,
+)  # fmt: skip
 @given(schedulers(), schedulers(), loads(), CLOCKS, TOKENS, LOOPS, st.integers(1, 2), st.booleans())
 def test_so_they_do_where_another_server_makes_the_first_token(
     first: Policy, then: Policy, load: Requests, clock: Bent, tokens: int, closed: int | None, servers: int, early: bool

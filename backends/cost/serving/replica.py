@@ -153,7 +153,8 @@ class Replica:
         """Something is about to change that the next step may depend on."""
         self.alike = None
         if self.stretch is not None:
-            self._settle(self.stretch, now)
+            self.cut_short.append(self.stretch.until)
+            self._settle(self.stretch, now, cut=True)
 
     def _foresee(self, batches: Sequence[Batch], now: float) -> Stretch | None:
         """Take the next steps at once, where they are like the last one, which had ``batches``."""
@@ -163,12 +164,10 @@ class Replica:
         self.stretch = foresee(self.ranks, batches, self.policy, self.foreseeing, times=(now, start))
         return self.stretch
 
-    def _settle(self, stretch: Stretch, now: float) -> None:
+    def _settle(self, stretch: Stretch, now: float, cut: bool = False) -> None:
         """A stretch ends, with the steps that were composed before; those that are not over are on their way."""
         self.stretch, first = None, self.state.number
-        begun, over = stretch.reached(now, self.policy.ahead)
-        if now < stretch.until:
-            self.cut_short.append(stretch.until)
+        begun, over = stretch.reached(now, self.policy.ahead, cut)
         last = [repeated(batch) for batch in stretch.batches]
         for rank, batch in zip(self.ranks, last, strict=True):
             rank.number = first + begun - 1

@@ -45,10 +45,13 @@ class Stretch(NamedTuple):
         found: Floats = np.concatenate(([self.composed], self.ends[:-2] if ahead else self.ends[1:-1]))
         return found
 
-    def reached(self, now: float, ahead: bool) -> tuple[int, int]:
-        """How many steps were composed before ``now``, and how many are over."""
+    def reached(self, now: float, ahead: bool, cut: bool) -> tuple[int, int]:
+        """How many steps were composed before ``now``, and how many are over.
+
+        Where the stretch is ``cut``, a step that ends now is not over: its end may come behind what happens.
+        """
         begun = 1 + int(np.searchsorted(self.composed_s(ahead)[1:], now, "left"))
-        return begun, int(np.searchsorted(self.ends[1:], now, "right"))
+        return begun, int(np.searchsorted(self.ends[1:], now, "left" if cut else "right"))
 
 
 def foresee(
