@@ -76,7 +76,12 @@ def _weights_405b() -> Value:
     return estimate("f03", "context").memory.weights / GIB
 
 
-@FIELD.add("F3.2", "405B fp8, tp 8: a context of 131,072 fits", False)
+@FIELD.add("F3.2", "405B fp8, tp 8: tokens of KV cache", 79_392, rel=LOGGED)
+def _tokens_405b() -> Value:
+    return estimate("f03", "context").kv_capacity_tokens
+
+
+@FIELD.add("F3.3", "405B fp8, tp 8: a context of 131,072 fits", False)
 def _context_405b() -> Value:
     return estimate("f03", "context").kv_capacity_tokens >= 131_072
 
@@ -111,7 +116,7 @@ def _runs() -> Value:
 
 
 for _number, (_config, _published) in enumerate(
-    {"llama_405b_fbgemm": 405.9, "qwen3_235b_fp8": 235.0, "kimi_k2": 1026.0, "qwen2_5_14b": 14.8}.items(), 1
+    {"qwen3_235b_fp8": 235.0, "kimi_k2": 1026.0, "qwen2_5_14b": 14.8}.items(), 1
 ):
     FIELD.add(f"F31.{_number}", f"parameters of {_config}, 10^9", _published, rel=0.005)(
         lambda config=_config: _parameters(config)
@@ -130,8 +135,9 @@ def _five_clients() -> Value:
     return tuple(5 / estimate("f07", name).tpot_s for name in ("two_5", "four_5"))
 
 
-@FIELD.add("F7.3", "70B int4 over PCIe, prompts: tok/s on two and four cards", (361.0, 386.0), rel=READ)
+@FIELD.add("F7.3", "70B int4 over PCIe, prompts: tok/s on two and four cards", (361.0, 386.0), rel=READ, gated=False)
 def _prompts() -> Value:
+    """Not gated: the thread's rate is a mean over seconds in which the engine decodes too, of prompts of unknown length."""
     return tuple(2000 / estimate("f07", name).ttft_s for name in ("two", "four"))
 
 
