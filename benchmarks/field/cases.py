@@ -137,7 +137,7 @@ def _five_clients() -> Value:
 
 @FIELD.add("F7.3", "70B int4 over PCIe, prompts: tok/s on two and four cards", (361.0, 386.0), rel=READ, gated=False)
 def _prompts() -> Value:
-    """Not gated: the thread's rate is a mean over seconds in which the engine decodes too, of prompts of unknown length."""
+    """Not gated: the rate is a mean over seconds in which the engine decodes too, of prompts of unknown length."""
     return tuple(2000 / estimate("f07", name).ttft_s for name in ("two", "four"))
 
 
@@ -176,12 +176,16 @@ def _ttft_glm() -> Value:
     return tuple(1e3 * (e.simulated.ttft.mean.value if e.simulated else e.ttft_s) for e in found)
 
 
-@FIELD.add("F30.1", "235B of experts, one request: 8 bits are not slower than 16, 4 not slower than 8")
+@FIELD.add("F30.1", "235B of experts, one request: weights of 8 and 4 bits, unpacked first, are not slower than 16")
 def _fewer_bits() -> Value:
-    bits16, bits8, bits8_weights, bits4 = (
-        estimate("f30", name).tpot_s for name in ("bits16", "bits8", "bits8_weights_only", "bits4")
-    )
-    return bits8 <= bits16 and bits8_weights <= bits16 and bits4 <= bits8_weights
+    bits16, bits8, bits4 = (estimate("f30", name).tpot_s for name in ("bits16", "bits8_weights_only", "bits4"))
+    return bits4 <= bits8 <= bits16
+
+
+@FIELD.add("F30.2", "the same in 8 bits throughout: not slower, or a note names what was measured so")
+def _fewer_bits_or_a_reason() -> Value:
+    bits16, bits8 = estimate("f30", "bits16"), estimate("f30", "bits8")
+    return bits8.tpot_s <= bits16.tpot_s or "N430" in {note.code for note in bits8.notes}
 
 
 # ---- traffic
