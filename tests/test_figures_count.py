@@ -13,7 +13,7 @@ from plandsl.driver import compile_text
 from plandsl.grammar.engines import NUMBERS
 from plandsl.grammar.hardware import CLUSTER, GPU, LINK, NETWORK, NODE
 from plandsl.spec.constants import FORMS, names
-from plandsl.spec.hardware import CONSTANTS
+from plandsl.spec.hardware import CONSTANTS, ENGINE_BYTES
 
 BASE = """
 calibration shares {
@@ -30,6 +30,8 @@ plan pair {
 }
 plan all = pair with { sharding { tp = 4 } }
 plan limited = all with { node { gpu { power = 200 W } } }
+plan beside = pair with { engine = sglang }
+plan narrow = pair with { model { weights = fp8 }, calibration = rtx_pro_6000 }
 plan lanes = all with { node = ports }
 plan loaded {
   model = llama_3_2_1b, node = box, engine = e, sharding { tp = 2 }
@@ -79,14 +81,16 @@ FIELDS = {
     "engine.step_node": ("far", "engine { step_node = 9 ms }"),
     "engine.kept_output": ("crowded", "engine { kept_output = 90 % }"),
     "engine.memory_fraction": ("pair", "engine { memory_fraction = 70 % }"),
-    "engine.reserve": ("pair", "engine { reserve = 5 GB }"),
+    **{f"engine.{name}": ("pair", f"engine {{ {name} = 3 GB }}") for name in ENGINE_BYTES},
+    **{f"engine.{name}": ("beside", f"engine {{ {name} = 3 GB }}") for name in ("context", "communicators")},
+    "engine.all_reduce": ("far", "engine { all_reduce = 3 GB }"),
     "engine.step_tokens": ("crowded", "engine { step_tokens = 80000 }"),
     "engine.max_requests": ("loaded", "engine { max_requests = 50 }"),
     "engine.held_back": ("loaded", "engine { held_back = 9 }"),
     "engine.kv_block": ("again", "engine { kv_block = 64 }"),
     **{
         f"engine.{metric}_{end}": ("pair", f"engine {{ {metric}_{end} = {1 if end == 'low' else 2} }}")
-        for metric in ("ttft", "tpot", "throughput")
+        for metric in ("ttft", "tpot", "throughput", "kv")
         for end in ("low", "high")
     },
     **{f"calibration.{name}": ("flat", f"calibration {{ {name} = 0.5 }}") for name in ("gemm", "hbm", "link", "low")},
@@ -97,6 +101,7 @@ FIELDS = {
         f"calibration.{name}": ("flat", f"calibration {{ {name} = 20 us }}")
         for name in ("launch", "launch_elementwise", "launch_collective")
     },
+    "calibration.launch_quantize": ("narrow", "calibration { launch_quantize = 20 us }"),
 }
 """A field, the plan in which it counts, and another value of it."""
 
@@ -143,7 +148,7 @@ def test_a_stated_figure_changes_some_answer(field: str) -> None:
 def test_every_figure_that_can_be_stated_is_among_them() -> None:
     known = {
         "gpu": GPU, "node": NODE, "cluster": CLUSTER, "link": LINK, "network": NETWORK,
-        "engine": (*NUMBERS, "reserve"), "calibration": tuple(CONSTANTS),
+        "engine": NUMBERS, "calibration": tuple(CONSTANTS),
     }  # fmt: skip
     stated = {f"{kind}.{name}" for kind, fields in known.items() for name in fields}
     assert stated - NOT_FIGURES == FIELDS.keys() | UNUSED.keys()
@@ -167,7 +172,7 @@ FORM_PLANS = (
 """A model, where it runs, its input, output and batch: together their times use every constant."""
 
 OF_MEASUREMENTS = {
-    "gemm": ("quant_row", "quant_walk"), "attention_prefill": ("write",), "attention_decode": ("cache", "cached"),
+    "attention_prefill": ("write",), "attention_decode": ("cache", "cached"),
     "attention_mixed": ("split",), "grouped_gemm": names(FORMS["grouped_gemm"]),
 }  # fmt: skip
 """Constants that say what was measured beside a kernel, or by itself: no estimate needs them (docs/calibration.md)."""
