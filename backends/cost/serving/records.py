@@ -202,6 +202,8 @@ class Records(NamedTuple):
     def part(self, of: slice) -> Records:
         """Some of the requests."""
         fields: dict[str, Any] = {
-            name: column[of] for name, column in self._asdict().items() if isinstance(column, np.ndarray)
+            name: column[:, of] if name == "loaded" else column[of]
+            for name, column in self._asdict().items()
+            if isinstance(column, np.ndarray)
         }
-        return self._replace(**fields, loaded=None if self.loaded is None else self.loaded[:, of])
+        return self._replace(**fields)
