@@ -96,6 +96,14 @@ def base_format(word: str) -> str:
     return found.name
 
 
+@cache
+def in_blocks(word: str) -> bool:
+    """Whether a block of inputs and outputs has one scale, as in ``fp8_128x128``."""
+    found = read_format(word)
+    assert found is not None, f"there is no format {word}"
+    return found.inputs > 1 and found.outputs > 1
+
+
 def with_inputs(word: str, inputs: int) -> str:
     """``word``, with the number of inputs of an output in a format with one scale for each output."""
     return f"{word}{inputs}" if word.endswith("_channel") else word

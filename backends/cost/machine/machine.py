@@ -10,7 +10,7 @@ from plandsl.backends.cost.forms.gemm import QUANT_FIXED
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 from plandsl.spec.constants import Band, C, FormConstants, GemmConstants, band_of
-from plandsl.spec.formats import BITS, base_format
+from plandsl.spec.formats import BITS, base_format, in_blocks
 from plandsl.spec.hardware import OF_LINKS, TRANSFER, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
 from plandsl.spec.plan import PlanSpec
 
@@ -113,7 +113,8 @@ class Machine:
             return None
         bits = BITS[base_format(weights)]
         unpacked = UNPACKED[int(bits)] if bits < BITS[compute] else ()
-        names = (*unpacked, compute, *STAND_INS.get(compute, ()))
+        own = ("fp8_block",) if in_blocks(weights) and compute == "fp8" else ()
+        names = (*unpacked, *own, compute, *STAND_INS.get(compute, ()))
         paths = (f"gemm.{name}{suffix}" for name in names for suffix in self.suffixes)
         return next((path for path in paths if path in self.calibration.sections), None)
 
