@@ -175,6 +175,6 @@ def test_an_exception_for_activations_follows_them(model: ModelSpec) -> None:
 
 
 def test_weights_in_blocks_have_the_constants_of_kernels_that_read_blocks() -> None:
-    machine = plan_of("llama_3_1_8b").cost.own.prefill.machine
+    machine = plan_of("llama_3_1_8b").cost.main.prefill.machine
     found = {word: machine.gemm_set(word, "fp8") for word in ("fp8", "fp8_128x128", "fp8_channel")}
     assert found == {"fp8": "gemm.fp8", "fp8_128x128": "gemm.fp8_block", "fp8_channel": "gemm.fp8"}
