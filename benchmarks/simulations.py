@@ -95,9 +95,10 @@ def main(count: int = 100_000) -> None:
         print(
             f"{what:<46}{r['speed']:>10,.0f} req/s{r['held']:>6.0f} MiB  {count // 5:,} requests, {r['steps']:,} steps"
         )
+    lengths = 1024, 128
     with TemporaryDirectory() as folder:
         for more in (10 * count, 100 * count):
-            r = apart(1024, 128, SHARES[1], more, "vllm", str(Path(folder) / "rows.parquet"))
+            r = apart(*lengths, SHARES[1], more, "vllm", str(Path(folder) / "rows.parquet"))
             what = f"{more:,} requests to Parquet, {100 * SHARES[1]:.0f} %"
             print(f"{what:<46}{r['speed']:>10,.0f} req/s{r['held']:>6.0f} MiB  target: as fast, {STREAMED} MiB")
 

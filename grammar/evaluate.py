@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -12,19 +11,12 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import KINDS, Follows, Library, Unit, Wrong, cycle
 from plandsl.grammar.records import Layer, Record, Records
 from plandsl.limits import MAX_DIGITS, MAX_EXPANSION
+from plandsl.spec.plan import COMPARE
 from plandsl.units import NUMBER, UNITS, Quantity, multiply
 
 Value: TypeAlias = "Quantity | bool | str | tuple[Value, ...]"
 """The value of an expression: a quantity, true or false, a string, or a list."""
 
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 _SPELLINGS = {
     "sec": "s",
     "second": "s",
@@ -235,8 +227,8 @@ class Evaluator:
             labels = (Label(expr.b.span, _type_label(b)),)
             message = f"`{op}` needs the same dimension on both sides, found {a.dimension} and {b.dimension}"
             raise Wrong("E204", message, expr.a.span, label=_type_label(a), labels=labels)
-        if op in _COMPARE:
-            return _COMPARE[op](a.value, b.value)
+        if op in COMPARE:
+            return COMPARE[op](a.value, b.value)
         value = a.value + b.value if op == "+" else a.value - b.value
         return Quantity(_check_finite(value, expr.span), a.dimension, a.percent or b.percent)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from attrs import evolve
 
@@ -64,8 +64,14 @@ class Cut(NamedTuple):
     kernel: bool
 
 
-def check_groups(plan: PlanSpec) -> Iterator[Diagnostic]:
-    """An error (E345) for each axis that cuts groups where the engine refuses that, else a note (N345)."""
+Check: TypeAlias = Callable[[PlanSpec], Iterator[Diagnostic]]
+
+
+def check_groups(plan: PlanSpec, check_sizes: Check) -> Iterator[Diagnostic]:
+    """An error (E345) for each axis that cuts groups where the engine refuses that, else a note (N345).
+
+    A hint names only degrees in which ``check_sizes`` finds no error.
+    """
     refused: dict[str, list[Cut]] = {}
     shared: dict[str, list[Cut]] = {}
     for cut in find_cuts(plan):
@@ -73,7 +79,7 @@ def check_groups(plan: PlanSpec) -> Iterator[Diagnostic]:
         if refuses or not cut.kernel:
             (refused if refuses else shared).setdefault(cut.axes[-1], []).append(cut)
     for axis, cuts in refused.items():
-        yield _refusal(plan, next(a for a in plan.sharding.axes if a.name == axis), cuts)
+        yield _refusal(plan, next(a for a in plan.sharding.axes if a.name == axis), cuts, check_sizes)
     for axis, cuts in shared.items():
         pads = refuses_cuts(plan.engine)
         what = "the engine pads them, which is not counted" if pads else "ranks hold the same scales"
@@ -122,7 +128,17 @@ def _cuts(matrix: Matrix, type_: TensorType, model: ModelSpec, ways: dict[str, i
         for unit, asked in ((group, False), (kernel, True)):
             if part % unit:
                 split = tuple(d.name for d in dims if d.axes)
-                yield Cut(matrix.weight.name, stored, side, split, axes, whole, part, unit, asked)
+                yield Cut(
+                    weight=matrix.weight.name,
+                    stored=stored,
+                    side=side,
+                    dims=split,
+                    axes=axes,
+                    whole=whole,
+                    part=part,
+                    unit=unit,
+                    kernel=asked,
+                )
                 break
 
 
@@ -173,13 +189,13 @@ def _shown(cuts: list[Cut]) -> str:
     return ", ".join(texts[:MOST]) + (", ..." if len(texts) > MOST else "")
 
 
-def _refusal(plan: PlanSpec, axis: AxisSpec, cuts: list[Cut]) -> Diagnostic:
+def _refusal(plan: PlanSpec, axis: AxisSpec, cuts: list[Cut], check_sizes: Check) -> Diagnostic:
     assert plan.engine is not None, "an engine refuses"
     first = cuts[0]
     dims = ", ".join(dict.fromkeys(dim for cut in cuts for dim in cut.dims))
     why = f"{plan.engine.name} refuses {_degree(axis)}: it cuts {_shown(cuts)}"
     needs = f"{first.part:,} is no multiple of {first.unit}"
-    good = _degrees(plan, axis)
+    good = _degrees(plan, axis, check_sizes)
     hint = (
         f"nearest degrees that cut no group: {', '.join(map(str, good))}" if good else f"split {dims} over fewer ranks"
     )
@@ -192,9 +208,8 @@ def _refusal(plan: PlanSpec, axis: AxisSpec, cuts: list[Cut]) -> Diagnostic:
     return Diagnostic("E345", why, axis.span or plan.sharding.span, needs, hint, labels=labels)
 
 
-def _degrees(plan: PlanSpec, axis: AxisSpec) -> list[int]:
+def _degrees(plan: PlanSpec, axis: AxisSpec, check_sizes: Check) -> list[int]:
     """The nearest sizes of ``axis``, below and above, with which the plan cuts no group and is legal otherwise."""
-    from plandsl.passes.legality import check_sizes
 
     def fits(size: int) -> bool:
         axes = tuple(a._replace(size=size) if a.name == axis.name else a for a in plan.sharding.axes)

@@ -35,7 +35,7 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
 
         yield from check_nodes(plan, plan.cluster)
     yield from check_sizes(plan)
-    yield from check_groups(plan)
+    yield from check_groups(plan, check_sizes)
     yield from _stages(plan)
     yield from _shared_axes(plan)
     yield from _continues(plan)

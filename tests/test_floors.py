@@ -26,14 +26,15 @@ STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
 """Each verb loads what it needs where it needs it, so that start-up stays short."""
 
 WINGS = {
-    "answers.text.parts", "answers.text.short", "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
+    "answers.text.parts", "answers.text.short", "answers.text.start", "backends.cost.answers.start",
+    "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
     "backends.cost.answers.pools", "backends.cost.deployments.drafted", "backends.cost.deployments.pools",
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.latent", "backends.cost.work.lookup", "backends.cost.time.mixed",
     "backends.cost.time.trace", "backends.cost.time.unlike", "backends.graphviz.devices_cluster",
     "backends.graphviz.devices_pools", "grammar.experts", "grammar.hf", "grammar.latent", "grammar.overrides",
     "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.split", "grammar.traffic", "grammar.unlike",
-    "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent",
+    "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "spec.fractions",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 

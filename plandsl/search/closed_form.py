@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.answers.mean_load import IN_FLIGHT, mean_load, requests_in_flight
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.search.values import Values, evaluate_metrics
@@ -53,5 +52,5 @@ def _rates(model: Deployment, output: int, bounds: list[RequireSpec]) -> tuple[f
     rates = np.asarray(m.throughput, float) / output
     good = np.ones(len(IN_FLIGHT), bool)
     for r in bounds:
-        good &= np.asarray(COMPARE[r.op](getattr(m, r.metric), r.bound), bool)
+        good &= np.asarray(r.holds(getattr(m, r.metric)), bool)
     return float(rates.max()), float(rates[good].max(initial=0.0))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.cost.answers.estimate import COMPARE, price
+from plandsl.backends.cost.answers.estimate import price
 from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.ir.types import Number
@@ -65,7 +65,7 @@ class Values(NamedTuple):
 
     def holds(self, require: RequireSpec) -> Number:
         """Where a requirement is met."""
-        return COMPARE[require.op](self.of(require), require.bound)
+        return require.holds(self.of(require))
 
 
 def evaluate_metrics(model: Deployment, loads: Mapping[str, Number]) -> Values:

@@ -1,6 +1,8 @@
 """A plan: the sharding, the load and everything else that one estimate needs."""
 
-from typing import NamedTuple
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from attrs import evolve, field, frozen
 
@@ -178,6 +180,17 @@ TIMES = ("ttft", "tpot", "latency")
 """The metrics that are times of a request."""
 
 
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+"""The comparisons of the language, on numbers and arrays."""
+
+
 class RequireSpec(NamedTuple):
     """``metric op bound``: ``bound`` in SI units; ``share`` if it was written with ``%``.
 
@@ -192,6 +205,10 @@ class RequireSpec(NamedTuple):
     share: bool
     span: Span | None = None
     percentile: float | None = None
+
+    def holds(self, value: Any) -> Any:
+        """Whether ``value``, a number or an array of them in SI units, meets the bound."""
+        return COMPARE[self.op](value, self.bound)
 
     @property
     def over_requests(self) -> bool:

@@ -25,15 +25,6 @@ from plandsl.ir.program import Part, Program
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec, RequireSpec
 
-COMPARE = {
-    "<=": lambda a, b: a <= b,
-    "<": lambda a, b: a < b,
-    ">=": lambda a, b: a >= b,
-    ">": lambda a, b: a > b,
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-}
-
 
 def estimate(model: Deployment, notes: Sequence[Diagnostic] = ()) -> Estimate:
     """The estimate for the plan's own load."""
@@ -230,4 +221,4 @@ def requirement(
         "cost": float("inf") if cost is None else cost,
     }
     value = float(values[r.metric])
-    return Requirement(r.text, value, COMPARE[r.op](value, r.bound))
+    return Requirement(r.text, value, r.holds(value))

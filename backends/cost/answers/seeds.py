@@ -11,7 +11,6 @@ from attrs import evolve
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.seeds import OverSeeds, SeedsRequirement
 from plandsl.answers.simulation import GROWS, Figure, Occupancy, Simulation, Spread, Summary
-from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.answers.simulation import Servers, seed_of, serve_plan
 from plandsl.backends.cost.serving.percentiles import half_width
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -82,7 +81,7 @@ def _requirements(plan: PlanSpec, runs: Sequence[Simulation]) -> list[SeedsRequi
         told = [r for run in runs for r in run.requires if r.text == asked.text]
         if told:
             figure = mean_over([r.value for r in told])
-            ok = bool(COMPARE[asked.require.op](figure.value, asked.require.bound))
+            ok = bool(asked.require.holds(figure.value))
             met = sum(r.ok for r in told)
             found.append(SeedsRequirement(asked.text, figure, ok, met=met, runs=len(told)))
     return found

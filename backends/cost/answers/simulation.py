@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import NO_OCCUPANCY, Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
-from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.prefix import reused_tokens
@@ -52,7 +51,7 @@ class Check(NamedTuple):
         """Whether it is met if the figure lies by ``shift`` times its half width higher."""
         value, half = self.figure
         moved = value + shift * half if shift and isfinite(half) else value
-        return bool(COMPARE[self.require.op](moved, self.require.bound))
+        return bool(self.require.holds(moved))
 
 
 MANY = 1_000_000

@@ -9,7 +9,6 @@ from attrs import evolve
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.occupancy import Memory
 from plandsl.answers.start import Knob, Start
-from plandsl.backends.cost.answers.estimate import COMPARE
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.profile import largest_fraction
@@ -93,7 +92,7 @@ def _is_enough(model: Deployment) -> bool:
         return False
     for r in (r for r in model.plan.requires if r.metric in OF_MEMORY):
         value = metrics.used if r.share else getattr(metrics, r.metric)
-        if not COMPARE[r.op](float(value), r.bound):
+        if not r.holds(float(value)):
             return False
     return True
 
