@@ -17,6 +17,7 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import fit, sharding_spec
 from plandsl.grammar.workloads import workload_spec
 from plandsl.limits import MAX_CHUNKS
+from plandsl.spec.formats import base_format
 from plandsl.spec.hardware import (
     BY_FORMAT,
     CORE,
@@ -246,7 +247,8 @@ def needed_sections(model: ModelSpec | None) -> frozenset[str]:
         return frozenset(CORE)
     called = set(functions(model))
     needed = (*CORE, *(section for name, sections in NEEDS.items() if name in called for section in sections))
-    formats = [f for f in (model.compute or model.weights, model.activations) if f in FAMILIES]
+    stored = (model.compute,) if model.compute else map(base_format, model.formats)
+    formats = [f for f in (*stored, model.activations) if f in FAMILIES]
     return frozenset((*needed, *(family_of(kind, f) for kind in BY_FORMAT if kind in needed for f in formats)))
 
 

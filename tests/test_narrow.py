@@ -53,6 +53,14 @@ def test_formats_of_experts_come_in_order():
     assert {op.layer for e in (wide, unpacked, four) for op in e.decode.ops if op.op == "grouped_gemm"} == {"fitted"}
 
 
+def test_a_calibration_is_completed_for_every_format_of_a_model():
+    """H20 has measurements of GEMMs in blocks of fp8 alone."""
+    load = {"node": "h20_8", "tp": 1, "engine": "", "input": 100, "batch": 1}
+    for weights in ("bf16", "fp8_128x128, stored { w_q = bf16 }"):
+        ops = plan_with(weights, "bf16" if weights == "bf16" else "fp8", model="llama_3_1_8b", **load).estimate()
+        assert {op.layer for op in ops.decode.ops if op.op == "gemm"} == {"fitted"}
+
+
 def test_a_note_names_the_gemms_that_were_measured_slower():
     load = {"model": "llama_3_2_1b", "node": "h100_8", "tp": 8, "engine": "engine = trtllm", "input": 100, "batch": 1}
     notes = {note.code: note.message for note in plan_with("fp8", "fp8", **load).estimate().notes}
