@@ -37,19 +37,20 @@ class Tile(NamedTuple):
     seconds: Number
 
 
-def tiles(c: GemmConstants, units: int, peak: float, n: Number, k: Number) -> list[Tile]:
+def tiles(c: GemmConstants, units: int, peak: float, n: Number, k: Number, packing: float = 1.0) -> list[Tile]:
     """Every tiling of a GEMM whose ``n`` and ``k`` are known.
 
     A tile of ``a x b`` outputs takes, in one unit of ``peak / units * compute`` FLOP/s, seconds of
 
-        k * (2 (a b + intensity (a + b)) / rate + chain)
+        k * (2 (a b + intensity (a + b packing)) / rate + chain)
 
-    Loading an element takes as long as ``intensity`` multiplications. Each contracted element takes at least ``chain``
+    Loading an element takes as long as ``intensity`` multiplications; a weight is loaded as ``packing`` of an element. Each contracted element takes at least ``chain``
     seconds however small the tile, since the steps along k follow one another. ``units`` are SMs or CUs, ``peak`` is in
     FLOP/s. Arithmetic intensity of tiles as in NVIDIA's "Matrix Multiplication Background User's Guide".
     """
     rate = peak / units * c.compute
-    return [Tile(a, ceil_div(n, b), (2.0 * (a * b + c.intensity * (a + b)) / rate + c.chain) * k) for a, b in TILES]
+    loads = [(a, b, a * b + c.intensity * (a + b * packing)) for a, b in TILES]
+    return [Tile(a, ceil_div(n, b), (2.0 * work / rate + c.chain) * k) for a, b, work in loads]
 
 
 def gemm_seconds(

@@ -200,7 +200,8 @@ def gemm_kernel(op: Gemm, site: Site) -> Kernel:
     if constants := m.gemm_constants(op.weights[0].type.dtype, op.compute):
         peak, units = m.peak(op.compute), m.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
-        form = GemmForm(constants, tiles(constants, units, peak, outputs, k), units)
+        packing = m.packing(op.weights[0].type.dtype, op.compute)
+        form = GemmForm(constants, tiles(constants, units, peak, outputs, k, packing=packing), units)
         rate = peak * min(1.0, constants.compute)
         return kernel(rate=rate, bandwidth=m.gpu.bandwidth, launch=constants.fixed, form=form)
     return kernel(rate=m.gemm_rate(op.compute), bandwidth=m.bandwidth, launch=m.launch)
