@@ -44,9 +44,10 @@ def tiles(c: GemmConstants, units: int, peak: float, n: Number, k: Number, packi
 
         k * (2 (a b + intensity (a + b packing)) / rate + chain)
 
-    Loading an element takes as long as ``intensity`` multiplications; a weight is loaded as ``packing`` of an element. Each contracted element takes at least ``chain``
-    seconds however small the tile, since the steps along k follow one another. ``units`` are SMs or CUs, ``peak`` is in
-    FLOP/s. Arithmetic intensity of tiles as in NVIDIA's "Matrix Multiplication Background User's Guide".
+    Loading an element takes as long as ``intensity`` multiplications, and a weight is ``packing`` of an element. Each
+    contracted element takes at least ``chain`` seconds however small the tile, since the steps along k follow one
+    another. ``units`` are SMs or CUs, ``peak`` is in FLOP/s. Arithmetic intensity of tiles as in NVIDIA's "Matrix
+    Multiplication Background User's Guide".
     """
     rate = peak / units * c.compute
     loads = [(a, b, a * b + c.intensity * (a + b * packing)) for a, b in TILES]
