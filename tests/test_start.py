@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from plandsl.answers.text.estimate import print_estimate
 from plandsl.backends.cost.serving.serve import blocks
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text
@@ -18,6 +21,14 @@ plan card {
   workload { input = 39_000, output = 1_000 }
 }
 """
+
+
+def show(made: CompiledPlan) -> str:
+    """The report of a plan."""
+    console = Console(file=StringIO(), width=120)
+    print_estimate(made.spec, made.estimate(), console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
 
 
 @cache
@@ -113,5 +124,26 @@ def test_both_pools_say_what_they_start_with() -> None:
       transfer { bandwidth = 20 GB/s, latency = 10 us }
       workload { input = 900, output = 100 }
     }"""
-    told = compile_text(text)[0].estimate().as_json()["pools"]
+    (made,) = compile_text(text)
+    told = made.estimate().as_json()["pools"]
     assert told["prefill"]["start"]["kv_tokens"] == told["decode"]["start"]["kv_tokens"] > 0
+    for pool in ("prefill", "decode"):
+        assert f"{pool}: vllm starts with" in show(made)
+
+
+def test_a_pool_whose_engine_does_not_start_does_not_fit() -> None:
+    text = """plan p {
+      model = llama_3_1_8b, engine = vllm
+      prefill { node = h100_1, memory_fraction = 100 %% }, decode { node = h100_1%s }
+      transfer { bandwidth = 20 GB/s, latency = 10 us }
+      workload { input = 900, output = 100 }
+    }"""
+    assert not compile_text(text % "")[0].estimate().fits
+    assert compile_text(text.replace("100 %%", "90 %%") % "")[0].estimate().fits
+
+
+def test_no_request_is_longer_than_the_model_takes() -> None:
+    (made,) = compile_text(CARD.replace("23.6 GiB", "79 GiB"))
+    start = made.estimate().start
+    assert start.longest > start.context == 131_072
+    assert f"131,072 tokens, the model's most; the cache holds {start.longest:,}" in show(made)

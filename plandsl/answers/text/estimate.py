@@ -44,7 +44,9 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     if estimate.start is not None:
         from plandsl.answers.text.start import start_table
 
-        parts += [start_table(estimate.start), Text()]
+        pools = estimate.pools
+        both = () if pools is None else (("prefill", pools.prefill.estimate), ("decode", pools.decode.estimate))
+        parts += [start_table((pool, e.start) for pool, e in both or (("", estimate),)), Text()]
     parts += [time_table(estimate), Text()]
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
