@@ -403,7 +403,7 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
         if gpu.power_max is not None:
             why = (
                 f"power of `{gpu.name}` {gpu.power:g} of {gpu.power_max:g} W: clock {gpu.clock:.2f}, by a law "
-                "fitted to GEMMs of an RTX PRO 6000; no band for this"
+                "fitted to GEMMs of an RTX PRO 6000, whose error the bands do not contain"
             )
             yield Diagnostic("N315", why, gpu.span)
     for stored in dict.fromkeys(map(base_format, model.formats)):
