@@ -147,3 +147,13 @@ def test_no_request_is_longer_than_the_model_takes() -> None:
     start = made.estimate().start
     assert start.longest > start.context == 131_072
     assert f"131,072 tokens, the model's most; the cache holds {start.longest:,}" in show(made)
+
+
+def test_tokens_are_those_of_a_replica_and_steps_as_long_as_chunks() -> None:
+    text = CARD.replace(", engine = vllm", ", engine = vllm, sharding { dp = 2 }, chunked_prefill = 2048")
+    (made,) = compile_text(text)
+    found = made.estimate()
+    assert found.kv_capacity_tokens == 2 * found.start.kv_tokens
+    assert "tokens a replica (" in show(made)
+    assert "steps of at most 2048 tokens" in show(made)
+    assert "steps of at most 8192 tokens" in show(compile_text(text.replace(", engine = vllm", ""))[0])

@@ -60,8 +60,7 @@ class Profile:
     @property
     def step(self) -> int:
         """Tokens of a full step on each rank that has requests of its own."""
-        plan = self.plan
-        return plan.step_tokens if plan.chunked_prefill is None else min(plan.step_tokens, plan.chunked_prefill)
+        return self.plan.full_step
 
     def activations(self, stage: int) -> Number:
         """Bytes at the peak of the profiled step; 0 with `step_tokens` 0."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
+from plandsl.answers.estimate import Estimate
 from plandsl.answers.start import Start
 from plandsl.answers.text.words import plain_table
 from plandsl.units import show_bytes, show_count, show_percent
@@ -14,12 +15,12 @@ from plandsl.units import show_bytes, show_count, show_percent
 GIB = 2**30
 
 
-def start_table(starts: Iterable[tuple[str, Start | None]]) -> Table:
+def start_table(estimates: Iterable[tuple[str, Estimate]]) -> Table:
     """What engines start with, beside theory, by pool; a plan without pools has one, whose name is empty."""
     table = plain_table("l", "l")
-    for pool, start in ((pool, start) for pool, start in starts if start is not None):
+    for pool, e, start in ((pool, e, e.start) for pool, e in estimates if e.start is not None):
         at = f"{pool}: " if pool else ""
-        table.add_row(Text(f"{at}{start.engine} starts with", style="bold"), _cache(start))
+        table.add_row(Text(f"{at}{start.engine} starts with", style="bold"), _cache(start, e.replicas))
         table.add_row("longest request", _longest(start))
         table.add_row("in theory", _theory(start))
         for knob in start.knobs:
@@ -30,14 +31,15 @@ def start_table(starts: Iterable[tuple[str, Start | None]]) -> Table:
     return table
 
 
-def _cache(start: Start) -> Text:
+def _cache(start: Start, replicas: int) -> Text:
     if start.refused:
         return Text(f"nothing: {start.refused}", style="bold red")
     known = [] if start.fitted else ["not fitted"]
     if start.band is not None:
         known.insert(0, " to ".join(show_count(round(start.kv_tokens * factor)) for factor in start.band))
     said = f" ({'; '.join(known)})" if known else ""
-    return Text(f"{start.kv_bytes / GIB:.2f} GiB of KV cache on a GPU: {show_count(start.kv_tokens)} tokens{said}")
+    of = " a replica" if replicas > 1 else ""
+    return Text(f"{start.kv_bytes / GIB:.2f} GiB of KV cache on a GPU: {show_count(start.kv_tokens)} tokens{of}{said}")
 
 
 def _longest(start: Start) -> Text:
