@@ -100,6 +100,13 @@ def test_a_share_that_is_not_free_is_refused() -> None:
     assert knobs["memory_fraction"] == "97 %"
 
 
+def test_a_start_that_is_refused_has_no_longest_request() -> None:
+    made = card(("memory_fraction", "99 %"), ("workload.input", "1000"))
+    assert "starts with  nothing: its share of 99.0 % is not free" in show(made)
+    assert "longest request" not in show(made)
+    assert "is not free: its process takes all memory" in show(card(("engine.context", "500 GB")))
+
+
 def test_engines_without_logs_say_that_they_are_not_fitted() -> None:
     for name, fitted in (("vllm", True), ("sglang", False), ("trtllm", False), ("atom", False)):
         assert card(("engine", name)).estimate().start.fitted == fitted

@@ -21,7 +21,8 @@ def start_table(estimates: Iterable[tuple[str, Estimate]]) -> Table:
     for pool, e, start in ((pool, e, e.start) for pool, e in estimates if e.start is not None):
         at = f"{pool}: " if pool else ""
         table.add_row(Text(f"{at}{start.engine} starts with", style="bold"), _cache(start, e.replicas))
-        table.add_row("longest request", _longest(start))
+        if not start.refused or start.longest < start.asked:
+            table.add_row("longest request", _longest(start))
         table.add_row("in theory", _theory(start))
         for knob in start.knobs:
             table.add_row("enough by itself", f"{knob}: {show_count(knob.kv_tokens)} tokens")
