@@ -25,7 +25,7 @@ llmgarage.ai/power-limit-tokens-per-second-benchmark, February 2026. The fit doe
 """
 
 
-def relative(rows: dict[int, float]) -> list[tuple[float, float]]:
+def board_shares(rows: dict[int, float]) -> list[tuple[float, float]]:
     """(share of the board's power, share of its speed) of each limit below the board's."""
     board = max(rows)
     return [(watts / board, rate / rows[board]) for watts, rate in rows.items() if watts < board]
@@ -33,7 +33,7 @@ def relative(rows: dict[int, float]) -> list[tuple[float, float]]:
 
 def fit() -> tuple[float, float]:
     """The static share and the exponent with the least squared relative error on `FITTED`."""
-    rows = [row for each in FITTED.values() for row in relative(each)]
+    rows = [row for each in FITTED.values() for row in board_shares(each)]
 
     def error(static: float, exponent: float) -> float:
         return sum((log((p - static) / (1 - static)) / exponent - log(speed)) ** 2 for p, speed in rows)
@@ -48,7 +48,7 @@ def main() -> None:
     static, exponent = fit()
     print(f"static {static}, exponent {exponent}; in use {power.STATIC}, {power.EXPONENT}")
     for name, rows in (*FITTED.items(), ("prefill, unseen", PREFILL)):
-        for share, speed in relative(rows):
+        for share, speed in board_shares(rows):
             print(f"{name:<16} {share:6.1%} of the power: speed {speed:6.1%}, law {power.clock_at(share, 1.0):6.1%}")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from plandsl.grammar.context import Context
+from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Record
 from plandsl.grammar.schedulers import SCHEDULER, scheduler_spec
 from plandsl.grammar.schema import Reader
+from plandsl.grammar.values import span_of
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import (
     ENGINE_BANDS,
@@ -46,6 +48,7 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
     given["graphs_in_budget"] = reader.flag("graphs_in_budget", False)
     for name in (*ENGINE_RATES, *ENGINE_BANDS):
         given[name] = reader.number(name, NUMBER)
+    _check_bands(reader, given)
     given["kernels"] = reader.word("kernels", LIBRARIES)
     given["scheduler"] = scheduler_spec(reader, given["kernels"])
     source = reader.source()
@@ -53,3 +56,15 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
         return None
     given = {name: value for name, value in given.items() if value is not None}
     return EngineSpec(record.name, **given, source=source, assumed=reader.assumed_fields(), span=record.span)
+
+
+def _check_bands(reader: Reader, given: dict[str, Any]) -> None:
+    """The lower end of a band is not above its upper end; an end that is not given is 1."""
+    for low in (name for name in ENGINE_BANDS if name.endswith("_low")):
+        high = low.removesuffix("low") + "high"
+        least, most = given[low] or 1.0, given[high] or 1.0
+        if least > most:
+            layers = [layer for name in (low, high) if (layer := reader.layer(name))]
+            layer = next((one for one in layers if one.unit is reader.record.unit), layers[0])
+            why = f"`{low}` must be at most `{high}`, found {least:g} and {most:g}"
+            reader.fail(Wrong("E214", why, span_of(layer), hint=f"`{low} = 0.9, {high} = 1.2`"))

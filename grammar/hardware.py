@@ -122,9 +122,11 @@ def _power(reader: Reader) -> tuple[float | None, float | None]:
     if limit is None or board is None or limit == board:
         return limit or board, None
     if limit > board:
-        hint = "state the power of another board as `power_max`"
         why = f"`power` is {limit:g} W, but the board draws at most {board:g} W"
-        reader.fail(Wrong("E244", why, span_of(layers[-1]), hint=hint))
+        hint, at = "state the power of another board as `power_max`", layers[-1]
+        if stated := reader.layer("power_max"):
+            hint, at = f"a limit of this board is `power = {board:g} W` or less", stated
+        reader.fail(Wrong("E244", why, span_of(at), hint=hint))
     elif limit < LEAST_LIMIT * board:
         why = f"a limit of {limit:g} W is too low for a board of {board:g} W"
         reader.fail(Wrong("E244", why, span_of(layers[-1]), hint=f"drivers take {LEAST_LIMIT * board:g} W at least"))
@@ -213,13 +215,14 @@ def _link(outer: Reader, section: Record, count: int | None, p2p: bool) -> LinkS
     """A `link` section of a node whose GPUs reach one another over PCIe if ``p2p``, unless the section says."""
     reader = Reader(outer.context, section, LINK)
     topology, dims = _topology(reader, TOPOLOGIES, count)
-    bandwidth = _pcie_bandwidth(reader) if {"pcie", "lanes"} & section.fields.keys() else _bandwidth(reader)
+    ports = {"pcie", "lanes"} & section.fields.keys()
+    bandwidth = _pcie_bandwidth(reader, topology == "pcie") if ports else _bandwidth(reader)
     latency = reader.number("latency", TIME, "latency = 2 us", zero=True)
     bridge, stated = reader.number("bridge", BYTE_RATE), reader.word("p2p", ("on", "off"))
     for name, what in PCIE_WORDS.items():
         if (layer := reader.layer(name)) and topology not in (None, "pcie"):
             why = f"`{name}` {what}, but the topology is `{topology}`"
-            reader.fail(Wrong("E214" if name == "bridge" else "E250", why, span_of(layer)))
+            reader.fail(Wrong("E250", why, span_of(layer), hint=f"`topology = pcie`, or leave out `{name}`"))
     outer.ok &= reader.ok
     if not reader.ok or topology is None or bandwidth is None or latency is None:
         return None
@@ -242,11 +245,14 @@ def _bandwidth(reader: Reader) -> float | None:
     return reader.number("bandwidth", BYTE_RATE, "bandwidth = 64 GB/s")
 
 
-def _pcie_bandwidth(reader: Reader) -> float | None:
-    """Bytes/s each way of a PCIe port, by its generation and lanes (16 if not given)."""
+def _pcie_bandwidth(reader: Reader, pcie: bool) -> float | None:
+    """Bytes/s each way of a PCIe port, by its generation and lanes (16 if not given).
+
+    ``pcie``: whether the topology is `pcie`; elsewhere the generation and the lanes are refused in any case.
+    """
     generation, lanes = reader.whole("pcie", most=max(LANE_RATES)), reader.whole("lanes", most=max(LANES))
     layer = reader.layer("lanes")
-    if layer and not reader.layer("pcie"):
+    if layer and not reader.layer("pcie") and pcie:
         hint = f"`pcie = 4, lanes = {lanes or 8}`"
         reader.fail(Wrong("E250", "`lanes` needs `pcie`, the generation of the ports", span_of(layer), hint=hint))
     if lanes is not None and lanes not in LANES and layer:

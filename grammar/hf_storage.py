@@ -65,7 +65,8 @@ def storage_of(config: Config, family: Family, shape: Shape) -> Storage:
 
 def _refuse(config: Config, method: Any) -> None:
     known = isinstance(method, str) and method in METHODS
-    hint = "" if known else suggest(str(method), METHODS)
+    way_out = "take the field out of the file, and state `weights` and `stored` in the plan"
+    hint = way_out if known else suggest(str(method), METHODS)
     more = " with these settings" if known else ""
     config.fail("E232", f'"{_FIELD}": `hf` cannot read the method {json_text(method)}{more}', _FIELD, hint)
 

@@ -290,6 +290,9 @@ class Records:
                 out = merge(out, layer.value) if out else layer.value
             elif kind:
                 out = self.of_value(kind, layer.value, layer.unit)
+            elif isinstance((last := record.fields[name][-1]).value, Record):
+                why, base = f"`{name}` has a value already, and takes no section", Label(layer.value.span, "the value")
+                raise Wrong("E210", why, last.name.span, hint=f"write `{name} = ...`", labels=(base,))
             else:
                 raise Wrong("E210", f"`{name}` is a section", layer.value.span, hint=f"write `{name} {{ ... }}`")
         return out

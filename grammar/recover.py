@@ -277,7 +277,8 @@ class _Mistake:
     def _expected(self) -> Diagnostic:
         machine, token, last = self.machine, self.token, self._last()
         if self.first.kind == "BLOCK" and token.kind == "LBRACE" and last.kind != "RSQB":
-            return self._say("a block needs an argument", "such as `block x[tokens, hidden] { ... }`")
+            hint = "such as `block x[tokens, hidden] { ... }`; in `stored`, write its weights without the block"
+            return self._say("a block needs an argument", hint)
         if machine.accepts("COMMA", "NAME") and is_word(token) and not machine.accepts("IN"):
             return missing_separator(token, items=False)
         wanted = next((what for kinds, what in _WANTED if all(machine.accepts(k) for k in kinds)), "")

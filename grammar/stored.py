@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from plandsl.diagnostics import clip
 from plandsl.grammar.modules import Wrong
-from plandsl.grammar.records import Record
+from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.spec.model import ACTIVATIONS, EMBEDDING, EXPERTS, HEAD, Apply, BlockSpec, Term, Weight, walk
 
@@ -66,12 +66,20 @@ def _entries(reader: Reader, region: str, parts: tuple[Part, ...]) -> Iterator[t
             yield from _entries(inner, name, tuple(part for part in parts if part.region == name))
             reader.ok &= inner.ok
         elif isinstance(layer.value, Record) or name not in known:
-            where = f"block `{region}`" if region else "the model"
-            hint = reader.context.library.suggest(name, iter(known))
-            message = f"`{clip(name)}` names no weight of {where}"
-            reader.fail(Wrong("E206", message, layer.name.span, hint=hint))
+            reader.fail(_unknown(reader, layer, region, known))
         elif (word := reader.attempt(partial(reader.format, layer, (ACTIVATIONS,)))) is not None:
             yield f"{region}.{name}" if region else name, word
+
+
+def _unknown(reader: Reader, layer: Layer, region: str, known: tuple[str, ...]) -> Wrong:
+    """The finding about a name that `stored` cannot have, or that holds no weights of its own."""
+    name = layer.name.text
+    if name in known:
+        hint = f"`{name} = bf16`"
+        return Wrong("E206", f"`{name}` has one format, and holds no weights by name", layer.name.span, hint=hint)
+    where = f"block `{region}`" if region else "the model"
+    hint = reader.context.library.suggest(name, iter(known))
+    return Wrong("E206", f"`{clip(name)}` names no weight of {where}", layer.name.span, hint=hint)
 
 
 def _names(parts: tuple[Part, ...], *, inside: bool) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from plandsl.diagnostics import Span
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Record
+from plandsl.spec.hardware import ENGINE_BYTES
 from plandsl.units import EXAMPLES, NUMBER, Dimension, Quantity
 
 
@@ -14,12 +15,16 @@ def span_of(layer: Layer) -> Span:
     return layer.name.span if isinstance(layer.value, Record) else layer.value.span
 
 
+FIELD_EXAMPLES = dict.fromkeys(ENGINE_BYTES, "1 GiB") | {"logit": "12 B", "bridge": "56.25 GB/s"}
+"""Values of fields that are far from what `units.EXAMPLES` has for their dimension."""
+
+
 def expect(value: Value, dimension: Dimension, layer: Layer) -> Quantity:
     """``value`` as a quantity of ``dimension``. Raises `Wrong` (E204, E205, E210)."""
     if isinstance(value, Quantity) and value.dimension == dimension:
         return value
     name, span = layer.name.text, span_of(layer)
-    example = f"`{name} = {EXAMPLES.get(dimension, '8')}`"
+    example = f"`{name} = {FIELD_EXAMPLES.get(name) or EXAMPLES.get(dimension, '8')}`"
     hint = "write the number alone, without a unit" if dimension == NUMBER else example
     if not isinstance(value, Quantity):
         raise Wrong("E210", f"expected {dimension}, found {describe(value)}", span, hint=example)
@@ -39,5 +44,5 @@ def whole(value: Value, layer: Layer, least: int, most: int) -> int:
         wanted = "zero or more" if least == 0 else f"{least} or more"
         raise Wrong("E214", f"`{name}` must be {wanted}, found {number.value:g}", span)
     if number.value > most:
-        raise Wrong("E214", f"`{name}` must be at most {most:,}", span)
+        raise Wrong("E214", f"`{name}` must be at most {most:,}, found {number.value:,g}", span)
     return int(number.value)

@@ -189,7 +189,8 @@ def _unsplit(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
         elif any(axis.name in w.type.axes for w in weights):
             whole = [w for w in weights if axis.name not in w.type.axes]
             if whole:
-                names = ", ".join(f"`{w.name}`" for w in whole[:4]) + (", ..." if len(whole) > 4 else "")
+                distinct = list(dict.fromkeys(f"`{w.name}`" for w in whole))
+                names = ", ".join(distinct[:4]) + (", ..." if len(distinct) > 4 else "")
                 first = next(d for d in whole[0].type.names if d != "hidden" or len(whole[0].type.dims) == 1)
                 why = f"no rule splits {names}: whole on all {axis.size} ranks of `{axis.name}`"
                 hint = "" if axis.name in tokens else f"for example `{first} -> {axis.name}`"
@@ -402,7 +403,7 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
         if gpu.power_max is not None:
             why = (
                 f"power of `{gpu.name}` {gpu.power:g} of {gpu.power_max:g} W: clock {gpu.clock:.2f}, by a law "
-                "fitted to GEMMs of an RTX PRO 6000; no band for this"
+                "fitted to GEMMs of an RTX PRO 6000, whose error the bands do not contain"
             )
             yield Diagnostic("N315", why, gpu.span)
     for stored in dict.fromkeys(map(base_format, model.formats)):

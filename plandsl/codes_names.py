@@ -275,7 +275,8 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
     "E250": (
         "invalid PCIe link",
         "`pcie` is the generation of the ports of a node's GPUs, 1 to 6, and `lanes` their lanes: 1, 2, 4, 8 or 16. "
-        "Both give the bandwidth, which is not stated beside them. They and `p2p` belong to `topology = pcie`.",
+        "Both give the bandwidth, which is not stated beside them. They, `bridge` and `p2p` belong to "
+        "`topology = pcie`.",
         "node mine = l40s_8 with { link { topology = switch, pcie = 4 } }\n",
         "correct the field that the message names, or leave it out.",
     ),

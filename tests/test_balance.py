@@ -195,7 +195,19 @@ def test_seconds_and_bytes_of_a_stage_are_those_of_the_plan_that_has_it() -> Non
             assert prefill == pytest.approx(float(metrics.prefill.stages[stage].span), rel=1e-12)
             assert decode == pytest.approx(64 * float(metrics.decode.stages[stage].span), rel=1e-12)
             held = memory.held(stage, load.batch, load.input + load.output, load.input, made.cost.in_flight)
-            assert costs.bytes(stage, start, stop) == pytest.approx(float(held.total), rel=1e-12)
+            assert costs.hold(stage, start, stop) == pytest.approx(tuple(map(float, held)), rel=1e-12)
+
+
+@pytest.mark.parametrize("node", ["alike", "mixed"])
+@pytest.mark.parametrize("engine", ["vllm", "vllm with { graphs_in_budget = true }", "sglang"])
+def test_bytes_of_a_stage_have_what_the_engine_takes(node: str, engine: str) -> None:
+    body = f"model = m, node = {node}, engine = {engine}\n  workload {{ input = 512, output = 64, batch = 8 }}"
+    (made,) = compile_text(f"{MODEL}\nplan p {{\n  {body}\n  sharding {{ pp = 4, cut = [1, 4, 2, 2] }}\n}}\n")
+    costs, memory, load = StageCosts(made.cost), made.cost.memory, made.spec.workload
+    for stage, (start, stop) in enumerate(made.estimate().layers):
+        held = memory.held(stage, load.batch, load.input + load.output, load.input, made.cost.in_flight)
+        assert costs.hold(stage, start, stop) == pytest.approx(tuple(map(float, held)), rel=1e-12)
+        assert costs.fits(stage, start, stop) == (held.total <= memory.capacities[stage])
 
 
 def test_a_cut_that_fits_is_preferred() -> None:

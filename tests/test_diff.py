@@ -203,6 +203,20 @@ def test_plans_need_no_name_where_there_is_no_choice(capsys, tmp_path):
     assert "nothing" in run(capsys, "diff", one, one)[1]
 
 
+def test_more_memory_is_told_though_times_stay(capsys, tmp_path):
+    file = tmp_path / "one.plan"
+    file.write_text(
+        PLAN.format("a", 2) + "plan b = a with { memory_fraction = 18 % }\nplan c = a with { memory_fraction = 5 % }\n"
+    )
+    out = run(capsys, "diff", f"{file}:b", f"{file}:a")[1]
+    assert "TPOT" in out
+    assert "the same" in out
+    assert "KV capacity " in out
+    assert "x as much" in out
+    assert "fits" not in out
+    assert "fits yes -> NO" in run(capsys, "diff", f"{file}:b", f"{file}:c")[1]
+
+
 def test_standard_input_may_have_both(capsys, monkeypatch):
     import io
     import sys

@@ -336,3 +336,10 @@ def test_the_fp8_checkpoint_of_llama_3_1_405b() -> None:
 def test_weights_that_vllm_loads(name: str, tp: int, seen: float, table: dict[str, Any]) -> None:
     text = quantised(name, quant_method="compressed-tensors", config_groups={"g": table}, ignore=["lm_head"])
     assert memory(text, tp) == pytest.approx(seen, rel=0.01)
+
+
+def test_settings_that_cannot_be_read_have_a_way_out() -> None:
+    table = {"quant_method": "gptq", "bits": 5, "group_size": 128}
+    fields = published("llama_3_1_8b") | {"quantization_config": table}
+    (found,) = (d for d in translate(json.dumps(fields).encode(), "config.json").found if d.code == "E232")
+    assert "state `weights` and `stored` in the plan" in found.hint

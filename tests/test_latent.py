@@ -494,3 +494,10 @@ def test_head_gemm_contracts_all_but_the_heads() -> None:
     op = HeadGemm((Value("y", tensor("bf16", ())),), x, (w,))
     assert op.contracted() == ("a",)
     assert op.infer()[0].names == ("batch", "position", "heads", "b")
+
+
+def test_a_weight_that_no_rule_splits_is_named_once() -> None:
+    text = "plan p { model = deepseek_v3, node = h200_8, sharding { tp = 8 }, workload { input = 400, output = 100 } }"
+    (plan,) = compile_text(text)
+    (note,) = (d for d in plan.notes if d.code == "N304")
+    assert note.message.count("`w_dq`") == 1  # dense and sparse layers both have one

@@ -67,6 +67,8 @@ def test_a_note_names_the_gemms_that_were_measured_slower():
     assert "fp8 slower than bf16 in decode, as measured: " in notes["N430"]
     assert "(gemm.fp8_trtllm)" in notes["N430"]
     assert "N430" not in told(plan_with("bf16", **load))
+    scaled = {note.code: note.message for note in plan_with("fp8_channel", "fp8", **load).estimate().notes}
+    assert "fp8_channel slower than bf16 in decode, as measured: " in scaled["N430"]
 
 
 @pytest.mark.parametrize(("kind", "format_"), [("gemm", "bf16"), ("moe", "bf16")])

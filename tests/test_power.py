@@ -29,13 +29,13 @@ def test_the_constants_are_those_of_the_fit() -> None:
 
 @pytest.mark.parametrize("name", measured.FITTED)
 def test_the_law_is_within_six_percent_of_what_it_is_fitted_to(name: str) -> None:
-    for share, speed in measured.relative(measured.FITTED[name]):
+    for share, speed in measured.board_shares(measured.FITTED[name]):
         assert clock_at(share, 1.0) == pytest.approx(speed, rel=0.06)
 
 
 def test_the_law_is_within_an_eighth_of_prefills_that_it_was_not_fitted_to() -> None:
     """Down to half of the board's power; further down an RTX 3090 falls faster than the law."""
-    rows = [row for row in measured.relative(measured.PREFILL) if row[0] > 0.5]
+    rows = [row for row in measured.board_shares(measured.PREFILL) if row[0] > 0.5]
     assert len(rows) == 3
     for share, speed in rows:
         assert clock_at(share, 1.0) == pytest.approx(speed, rel=0.13)

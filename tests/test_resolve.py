@@ -362,7 +362,7 @@ def test_a_bridge_joins_pairs_beside_pcie_only() -> None:
     assert isinstance(plain, NodeSpec)
     assert (bridged.link.bridge, plain.link.bridge) == (300e9, 0.0)
     assert bridged.link.bandwidth == plain.link.bandwidth == 64e9
-    assert codes(text % ("mesh", ", bridge = 300 GB/s")) == ["E214"]
+    assert codes(text % ("mesh", ", bridge = 300 GB/s")) == ["E250"]
 
 
 # ---- with, aliases, let, use

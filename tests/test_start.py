@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from plandsl.answers.text.estimate import print_estimate
 from plandsl.backends.cost.serving.serve import blocks
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text
@@ -18,6 +21,14 @@ plan card {
   workload { input = 39_000, output = 1_000 }
 }
 """
+
+
+def show(made: CompiledPlan) -> str:
+    """The report of a plan."""
+    console = Console(file=StringIO(), width=120)
+    print_estimate(made.spec, made.estimate(), console)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
 
 
 @cache
@@ -89,6 +100,13 @@ def test_a_share_that_is_not_free_is_refused() -> None:
     assert knobs["memory_fraction"] == "97 %"
 
 
+def test_a_start_that_is_refused_has_no_longest_request() -> None:
+    made = card(("memory_fraction", "99 %"), ("workload.input", "1000"))
+    assert "starts with  nothing: its share of 99.0 % is not free" in show(made)
+    assert "longest request" not in show(made)
+    assert "is not free: its process takes all memory" in show(card(("engine.context", "500 GB")))
+
+
 def test_engines_without_logs_say_that_they_are_not_fitted() -> None:
     for name, fitted in (("vllm", True), ("sglang", False), ("trtllm", False), ("atom", False)):
         assert card(("engine", name)).estimate().start.fitted == fitted
@@ -113,5 +131,36 @@ def test_both_pools_say_what_they_start_with() -> None:
       transfer { bandwidth = 20 GB/s, latency = 10 us }
       workload { input = 900, output = 100 }
     }"""
-    told = compile_text(text)[0].estimate().as_json()["pools"]
+    (made,) = compile_text(text)
+    told = made.estimate().as_json()["pools"]
     assert told["prefill"]["start"]["kv_tokens"] == told["decode"]["start"]["kv_tokens"] > 0
+    for pool in ("prefill", "decode"):
+        assert f"{pool}: vllm starts with" in show(made)
+
+
+def test_a_pool_whose_engine_does_not_start_does_not_fit() -> None:
+    text = """plan p {
+      model = llama_3_1_8b, engine = vllm
+      prefill { node = h100_1, memory_fraction = 100 %% }, decode { node = h100_1%s }
+      transfer { bandwidth = 20 GB/s, latency = 10 us }
+      workload { input = 900, output = 100 }
+    }"""
+    assert not compile_text(text % "")[0].estimate().fits
+    assert compile_text(text.replace("100 %%", "90 %%") % "")[0].estimate().fits
+
+
+def test_no_request_is_longer_than_the_model_takes() -> None:
+    (made,) = compile_text(CARD.replace("23.6 GiB", "79 GiB"))
+    start = made.estimate().start
+    assert start.longest > start.context == 131_072
+    assert f"131,072 tokens, the model's most; the cache holds {start.longest:,}" in show(made)
+
+
+def test_tokens_are_those_of_a_replica_and_steps_as_long_as_chunks() -> None:
+    text = CARD.replace(", engine = vllm", ", engine = vllm, sharding { dp = 2 }, chunked_prefill = 2048")
+    (made,) = compile_text(text)
+    found = made.estimate()
+    assert found.kv_capacity_tokens == 2 * found.start.kv_tokens
+    assert "tokens a replica (" in show(made)
+    assert "steps of at most 2048 tokens" in show(made)
+    assert "steps of at most 8192 tokens" in show(compile_text(text.replace(", engine = vllm", ""))[0])

@@ -21,7 +21,7 @@ from plandsl.backends.cost.serving.requests import Closed, Hashes, Requests
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State
 from plandsl.backends.cost.serving.sglang import Sglang
 from plandsl.backends.cost.serving.simulate import simulate, simulate_steps
-from plandsl.backends.cost.serving.stretch import repeated, taken_blocks
+from plandsl.backends.cost.serving.stretch import repeat_decodes, taken_blocks
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
@@ -248,7 +248,7 @@ def test_coming_steps_cost_what_they_cost_when_they_are_composed(kind: str) -> N
         for told in clock.foresee(batches, 40).tolist():
             for live in (live for batch in batches for live in batch.decodes):
                 live.computed += 1
-            batches = [repeated(batch) for batch in batches]
+            batches = [repeat_decodes(batch) for batch in batches]
             assert told == (in_line(clock, batches) if exact else pytest.approx(in_line(clock, batches), rel=1e-12))
 
     law()

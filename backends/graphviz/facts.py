@@ -16,6 +16,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.names import ENDS, SEND, RunKey
 from plandsl.ir.program import Program, show_layers
 from plandsl.ir.types import Dim, TensorType, block_range
+from plandsl.spec.formats import as_written
 from plandsl.spec.hardware import GpuSpec
 from plandsl.units import show_count
 
@@ -172,7 +173,7 @@ class Facts:
 
     def shape(self, type_: TensorType) -> str:
         """The local shape as text: ``bf16 [tokens 8192, heads 8, head_dim 128]``."""
-        return f"{type_.dtype} [{', '.join(f'{n} {s}' for n, s in self.dims(type_))}]"
+        return f"{as_written(type_.dtype)} [{', '.join(f'{n} {s}' for n, s in self.dims(type_))}]"
 
     def stages(self) -> Iterator[tuple[int, float]]:
         """Each stage and its seconds for one batch."""

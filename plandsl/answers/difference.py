@@ -78,7 +78,11 @@ class Difference:
     def as_json(self) -> dict[str, Any]:
         """The whole difference, as JSON."""
         names = ("ttft_s", "tpot_s", "throughput_tokens_per_s", "memory_per_gpu_bytes")
-        plans = [{"plan": e.plan, "gpus": e.gpus, "fits": e.fits, "max_batch": e.max_batch} for e in (self.a, self.b)]
+        plans = [
+            {"plan": e.plan, "gpus": e.gpus, "fits": e.fits, "max_batch": e.max_batch}
+            | {"kv_capacity_tokens": e.kv_capacity_tokens}
+            for e in (self.a, self.b)
+        ]
         return {
             "plans": plans,
             "declarations": [c.as_json() for c in self.changes],

@@ -84,6 +84,8 @@ class Estimate(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether the engine starts, and the fullest GPU of every stage, and of every pool, holds its part."""
+        if self.pools is not None:
+            return self.pools.prefill.estimate.fits and self.pools.decode.estimate.fits
         if self.start is not None and self.start.refused:
             return False
         return all(held.total <= held.capacity for held in (*self.stages, self.memory))

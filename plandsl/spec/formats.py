@@ -109,6 +109,12 @@ def with_inputs(word: str, inputs: int) -> str:
     return f"{word}{inputs}" if word.endswith("_channel") else word
 
 
+def as_written(word: str) -> str:
+    """``word`` as plans write it, without the inputs that `with_inputs` adds."""
+    found = read_format(word)
+    return f"{found.name}_channel" if found is not None and found.channel else word
+
+
 @cache
 def bits_of(word: str) -> float:
     """Bits per element of the format ``word`` as stored, scales included."""

@@ -338,6 +338,12 @@ class PlanSpec(FrozenValue):
         ranks = self.sharding.ranks // self.sharding.replicas
         return ranks, -(-ranks // self.node.count)
 
+    @property
+    def full_step(self) -> int:
+        """Tokens of the largest step that memory has to hold: an engine's are bounded by chunks of prompts too."""
+        chunk = None if self.engine is None else self.chunked_prefill
+        return self.step_tokens if chunk is None else min(self.step_tokens, chunk)
+
     @once
     def effective_engine(self) -> EngineSpec:
         """The serving engine, with the time of a step on the plan's ranks; `IDEAL` if the plan names none."""

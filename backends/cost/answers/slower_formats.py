@@ -17,7 +17,7 @@ from plandsl.ir.compute import Gemm, Quantize
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.types import TensorType, Value
-from plandsl.spec.formats import BITS, base_format
+from plandsl.spec.formats import BITS, as_written, base_format
 
 EIGHT = "fp8"
 """The format that stands for weights of 8 bits."""
@@ -75,7 +75,7 @@ def _slower_note(run: ProgramRun, rival: str, wide: str) -> Diagnostic | None:
     sets = dict.fromkeys(ours.constants_of(pair.op) for pair in slow)
     names = list(dict.fromkeys(pair.name for pair in slow))
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    stored = dict.fromkeys(pair.op.weights[0].type.dtype for pair in slow)
+    stored = dict.fromkeys(as_written(pair.op.weights[0].type.dtype) for pair in slow)
     what = f"{', '.join(stored)} slower than {rival} in {program.phase}, as measured: {', '.join(names[:MOST])}{more}"
     return Diagnostic("N430", f"{what} ({', '.join(sets)})")
 

@@ -53,7 +53,8 @@ def _refuse(model: Replicas, engine: EngineSpec) -> str:
     memory, plan = model.memory, model.plan
     if not memory.starts:
         most = largest_fraction(plan, memory.gpus)
-        return f"its share of {show_percent(plan.memory_fraction)} is not free: at most {show_percent(most)}"
+        free = f"at most {show_percent(most)}" if most > 0 else "its process takes all memory"
+        return f"its share of {show_percent(plan.memory_fraction)} is not free: {free}"
     if not all(memory.pool(s) for s in memory.distinct if memory.caches[s]):
         return "no memory is left for a KV cache"
     return ""

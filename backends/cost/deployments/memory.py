@@ -97,15 +97,22 @@ class MemoryModel(ABC):
     @cached_property
     def taken(self) -> list[tuple[Number, Number]]:
         """Bytes of the profiled step, and of what else the engine takes, by stage."""
-        return [(self.profiled(stage), self.profile.others(stage)) for stage in range(len(self.gpus))]
+        return [(self.profiled(stage), self.profile.others(stage)) for stage in range(len(self.weights))]
 
     @cached_property
     def capacities(self) -> list[Number]:
         """Bytes of a GPU of each stage that weights, cache, activations and buffers may take."""
         if self.plan.engine is None:
-            return [gpu.memory * self.plan.memory_fraction for gpu in self.gpus]
-        parts = zip(self.gpus, self.weights, self.taken, strict=True)
-        return [share_of(gpu, self.plan, weights, *taken) for gpu, weights, taken in parts]
+            return [self.capacity(stage, 0.0) for stage in range(len(self.gpus))]
+        parts = zip(self.weights, self.taken, strict=True)
+        return [self.capacity(stage, weights, *taken) for stage, (weights, taken) in enumerate(parts)]
+
+    def capacity(self, stage: int, weights: Number, profiled: Number = 0.0, others: Number = 0.0) -> Number:
+        """Bytes of a stage's GPU that may be taken, where ``weights`` and an engine's own bytes are there."""
+        gpu = self.gpus[stage]
+        if self.plan.engine is None:
+            return gpu.memory * self.plan.memory_fraction
+        return share_of(gpu, self.plan, weights, profiled, others)
 
     def working(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and of buffers beside weights and cache: an engine's do not depend on the load."""

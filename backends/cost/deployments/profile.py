@@ -18,6 +18,7 @@ The kernels for mxfp4 keep none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.rows import Rows, count_bytes, count_type
@@ -35,6 +36,21 @@ UNBUFFERED = ("mxfp4",)
 """Formats of experts' weights whose kernels keep no workspace between calls."""
 
 
+class Parts(NamedTuple):
+    """Bytes of the profiled step, each the most that a region of a stage has; ``head``: whether the stage samples."""
+
+    live: Number
+    buffers: Number
+    state: Number
+    experts: Number
+    sampling: Number
+    head: bool
+
+    def join(self, other: Parts) -> Parts:
+        """The parts of a stage that has the regions of both."""
+        return Parts(*(largest(pair) for pair in zip(self[:-1], other[:-1], strict=True)), head=self.head or other.head)
+
+
 class Profile:
     """A full step of an engine on the programs of ``contents``, and what else the engine takes."""
 
@@ -44,24 +60,35 @@ class Profile:
     @property
     def step(self) -> int:
         """Tokens of a full step on each rank that has requests of its own."""
-        plan = self.plan
-        return plan.step_tokens if plan.chunked_prefill is None else min(plan.step_tokens, plan.chunked_prefill)
+        return self.plan.full_step
 
     def activations(self, stage: int) -> Number:
         """Bytes at the peak of the profiled step; 0 with `step_tokens` 0."""
-        if not self.step:
-            return 0.0
-        rows, regions = self._rows(stage), [region for region, _ in self.contents.regions(stage)]
+        return self.add_up(self.parts(stage)) if self.step else 0.0
+
+    def parts(self, stage: int) -> Parts:
+        """What the peak of a stage is made of."""
+        rows, extents = self._rows(stage), self.contents.extents
+        regions = [region for region, _ in self.contents.regions(stage)]
         states = (x.type for region in regions for x in region.args if _is_state(x.type))
-        state = largest([0.0, *(count_type(type_, rows, self.contents.extents) for type_ in states)])
-        forward: Number = 0.0
-        for sets in self.contents.steps[0]:
-            forward = forward + largest([0.0, *(count_bytes(s, rows, self.contents.extents) for s in sets[stage])])
-        peak = forward + self.engine.states * state
-        for region in (r for r in regions if r.name == HEAD):
-            experts = largest([0.0, *(self._expert_workspace(r, rows) for r in regions)])
-            peak = maximum(peak, self._sampling(region, rows) + state + experts)
-        hops = 2 * state if len(self.contents.program.stages) > 1 else 0.0
+        live, buffers = (
+            largest([0.0, *(count_bytes(s, rows, extents) for s in x[stage])]) for x in self.contents.steps[0]
+        )
+        return Parts(
+            live,
+            buffers,
+            state=largest([0.0, *(count_type(type_, rows, extents) for type_ in states)]),
+            experts=largest([0.0, *(self._expert_workspace(r, rows) for r in regions)]),
+            sampling=largest([0.0, *(self._sampling(r, rows) for r in regions if r.name == HEAD)]),
+            head=any(r.name == HEAD for r in regions),
+        )
+
+    def add_up(self, parts: Parts) -> Number:
+        """Bytes at the peak of a stage with ``parts``."""
+        peak = parts.live + parts.buffers + self.engine.states * parts.state
+        if parts.head:
+            peak = maximum(peak, parts.sampling + parts.state + parts.experts)
+        hops = 2 * parts.state if len(self.contents.program.stages) > 1 else 0.0
         return self.engine.workspace + peak + hops
 
     def others(self, stage: int) -> Number:

@@ -6,6 +6,7 @@ They come from one compiled plan under its own load, with any cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import accumulate, pairwise
 
 from attrs import evolve
@@ -13,7 +14,8 @@ from attrs import evolve
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.contents import Contents
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.backends.cost.deployments.memory import ProgramMemory
+from plandsl.backends.cost.deployments.memory import Held, ProgramMemory
+from plandsl.backends.cost.deployments.profile import Parts
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.ir.names import EMBEDDING, HEAD, RECV, SEND, RegionName
@@ -36,6 +38,13 @@ class StageCosts:
         length, rounds = resident_tokens(one, load.input, load.output, ongoing=metrics.served is not None)
         pieces = _single_pieces(program, self.blocks)
         memory = _piece_memory(main, tuple(pieces.values()))
+        engine, self.profile = model.plan.engine, memory.profile
+        self.parts = (
+            {n: memory.profile.parts(i) for i, n in enumerate(pieces)}
+            if engine is not None and self.profile.step
+            else None
+        )
+        self.graph_layer = engine.graph_layer if engine is not None and engine.graphs_in_budget else 0.0
         self.held = {n: memory.held(i, metrics.batch, length, load.input, rounds) for i, n in enumerate(pieces)}
 
     def seconds(self, stage: int, start: int, stop: int) -> tuple[float, float]:
@@ -52,18 +61,23 @@ class StageCosts:
 
     def fits(self, stage: int, start: int, stop: int) -> bool:
         """Whether the GPUs of a stage have room for layers ``start..stop`` and what else it holds."""
-        return bool(self.bytes(stage, start, stop) <= self.memory.capacities[stage])
+        held = self.hold(stage, start, stop)
+        return bool(held.total <= self.memory.capacity(stage, held.weights, held.activations, held.buffers))
 
-    def bytes(self, stage: int, start: int, stop: int) -> float:
-        """Bytes that a GPU of a stage holds with layers ``start..stop``."""
+    def hold(self, stage: int, start: int, stop: int) -> Held:
+        """What a GPU of a stage holds with layers ``start..stop``."""
         layers = {
             block.name: counts[stop] - counts[start] for block, counts in zip(self.blocks, self.counts, strict=True)
         }
         ends = RECV if stage else EMBEDDING, SEND if stage < self.stages - 1 else HEAD
-        there = [(self.held[n], layers.get(n, 1)) for n in (*layers, *ends) if layers.get(n, 1)]
-        kept = sum(count * float(h.weights + h.kv_cache) for h, count in there)
-        step = max(float(h.activations) for h, _ in there) + max(float(h.buffers) for h, _ in there)
-        return kept + step
+        names = [n for n in (*layers, *ends) if layers.get(n, 1)]
+        there = [(self.held[n], layers.get(n, 1)) for n in names]
+        weights, cache = (sum(count * float(h[part]) for h, count in there) for part in (0, 1))
+        step, buffers = (max(float(h[part]) for h, _ in there) for part in (2, 3))
+        if self.parts is not None:
+            step = float(self.profile.add_up(reduce(Parts.join, (self.parts[n] for n in names))))
+            buffers += self.graph_layer * max(stop - start - 1, 0)  # a piece has the graphs of one layer
+        return Held(weights, cache, step, buffers)
 
     def _spans(self, phase: PhaseModel, times: PhaseTimes, stage: int) -> tuple[float, list[float]]:
         """Seconds of the embedding and the head, where a stage has them, and of one layer of each block."""

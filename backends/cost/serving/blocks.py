@@ -99,9 +99,13 @@ class Pool:
             return False
         self.free -= more
         live.held += more
-        if self.caching:  # else blocks are all alike, and counted
-            self._take(live.blocks, more)
+        self._give(live, more)
         return True
+
+    def _give(self, live: Live, blocks: int) -> None:
+        """Let a request have so many free blocks."""
+        if self.caching:  # else blocks are all alike, and counted
+            self._take(live.blocks, blocks)
 
     def grow_each(self, lives: Sequence[Live], more: int) -> Sequence[Live]:
         """Give requests the blocks of ``more`` tokens, one after the other. Those that have them."""

@@ -37,17 +37,8 @@ class OwnPool(Pool):
         live.held = live.keyed = found
         live.computed = found * self.size
 
-    def grow(self, live: Live, tokens: int) -> bool:
-        """Give a request the blocks of ``tokens`` tokens; False, and nothing changes, where too few are free."""
-        more = -(-tokens // self.size) - live.held
-        if more <= 0:
-            return True
-        if more > self.free:
-            return False
-        self.free -= more
-        live.held += more
-        self._freed.take(more)
-        return True
+    def _give(self, live: Live, blocks: int) -> None:
+        self._freed.take(blocks)
 
     def grow_each(self, lives: Sequence[Live], more: int) -> Sequence[Live]:
         """Give requests the blocks of ``more`` tokens, one after the other. Those that have them."""

@@ -13,7 +13,7 @@ from plandsl.backends.cost.serving.clock import Clock, Cost, Foreseeing
 from plandsl.backends.cost.serving.log import Log, Row
 from plandsl.backends.cost.serving.own_blocks import OwnPool
 from plandsl.backends.cost.serving.scheduler import Batch, Live, Policy, State, finish
-from plandsl.backends.cost.serving.stretch import Stretch, foresee, repeated
+from plandsl.backends.cost.serving.stretch import Stretch, foresee, repeat_decodes
 from plandsl.backends.cost.serving.tiers import Landings, Load, TieredPool, Tiers
 from plandsl.spec.scheduler import RouterName
 
@@ -167,8 +167,8 @@ class Replica:
     def _settle(self, stretch: Stretch, now: float, cut: bool = False) -> None:
         """A stretch ends, with the steps that were composed before; those that are not over are on their way."""
         self.stretch, first = None, self.state.number
-        begun, over = stretch.reached(now, self.policy.ahead, cut)
-        last = [repeated(batch) for batch in stretch.batches]
+        begun, over = stretch.progress(now, self.policy.ahead, cut)
+        last = [repeat_decodes(batch) for batch in stretch.batches]
         for rank, batch in zip(self.ranks, last, strict=True):
             rank.number = first + begun - 1
             if batch.decodes:
@@ -181,7 +181,7 @@ class Replica:
         self.log.show_stretch(lives, stretch.ends[: over + 1])
         for at in range(over + 1, begun + 1):
             end = float(stretch.ends[at])
-            self.flights.append(Flight(last if at == begun else [repeated(batch) for batch in last], end))
+            self.flights.append(Flight(last if at == begun else [repeat_decodes(batch) for batch in last], end))
             self.coming.append(end)
 
     def _parts(self, batch: Batch) -> Sequence[Batch]:

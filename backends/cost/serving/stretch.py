@@ -45,10 +45,10 @@ class Stretch(NamedTuple):
         found: Floats = np.concatenate(([self.composed], self.ends[:-2] if ahead else self.ends[1:-1]))
         return found
 
-    def reached(self, now: float, ahead: bool, cut: bool) -> tuple[int, int]:
-        """How many steps were composed before ``now``, and how many are over.
+    def progress(self, now: float, ahead: bool, cut: bool) -> tuple[int, int]:
+        """How many steps were composed before ``now``, and how many are over by then.
 
-        Where the stretch is ``cut``, a step that ends now is not over: its end may come behind what happens.
+        Where the stretch is ``cut``, a step that ends exactly then is not over: what cuts it may come first.
         """
         begun = 1 + int(np.searchsorted(self.composed_s(ahead)[1:], now, "left"))
         return begun, int(np.searchsorted(self.ends[1:], now, "left" if cut else "right"))
@@ -96,7 +96,7 @@ def taken_blocks(lives: Sequence[Live], size: int, steps: int) -> Ints:
     return found
 
 
-def repeated(batch: Batch) -> Batch:
+def repeat_decodes(batch: Batch) -> Batch:
     """A step in which the same requests have the next token."""
     lives = batch.decodes
     return Batch(prompts=[], decodes=[*lives], gained=[1] * len(lives), spent=[], admitted=[], preempted=[])

@@ -11,7 +11,7 @@ from rich.text import Text
 from plandsl.answers.difference import Difference, Part, Split
 from plandsl.answers.text.words import LABELS, closed_form_lines, show_token_rate
 from plandsl.printing import print_lines
-from plandsl.units import show_bytes, show_time
+from plandsl.units import show_bytes, show_count, show_time
 
 TELLING = 0.1
 """A sentence names a change of a group only if it is at least this share of the largest change."""
@@ -35,7 +35,8 @@ SHOW: dict[str, tuple[str, Show, str]] = {
 def print_difference(found: Difference, console: Console) -> None:
     """Print how the second plan differs from the first."""
     title = Text(f"{found.a.plan} -> {found.b.plan}", style="bold")
-    parts: list[RenderableType] = [title, *(_sentence(found, split) for split in found.splits), Text()]
+    parts: list[RenderableType] = [title, *(_sentence(found, split) for split in found.splits)]
+    parts += [*_room_lines(found), Text()]
     parts += [_changed_fields(found), Text(), _terms(found), *closed_form_lines(found.a, found.b)]
     print_lines(console, *parts)
 
@@ -53,6 +54,17 @@ def _sentence(found: Difference, split: Split) -> Text:
         out.append(", no band")
     named = list(_contributions(split))
     return out.append(": " + ", but ".join(named)) if named else out
+
+
+def _room_lines(found: Difference) -> Iterator[Text]:
+    """The KV cache that fits, where it differs, and whether the plans fit, where one does not."""
+    before, after = found.a.kv_capacity_tokens, found.b.kv_capacity_tokens
+    shown = show_count(before), show_count(after)
+    if shown[0] != shown[1]:
+        times = f", {after / before:.3g}x as much" if before else ""
+        yield Text(f"KV capacity {' -> '.join(shown)} tokens{times}")
+    if found.a.fits != found.b.fits:
+        yield Text(f"fits {' -> '.join('yes' if e.fits else 'NO' for e in (found.a, found.b))}", style="bold")
 
 
 def _contributions(split: Split) -> Iterator[str]:

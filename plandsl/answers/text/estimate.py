@@ -44,7 +44,9 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     if estimate.start is not None:
         from plandsl.answers.text.start import start_table
 
-        parts += [start_table(estimate.start), Text()]
+        pools = estimate.pools
+        both = () if pools is None else (("prefill", pools.prefill.estimate), ("decode", pools.decode.estimate))
+        parts += [start_table(both or (("", estimate),)), Text()]
     parts += [time_table(estimate), Text()]
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
@@ -183,7 +185,7 @@ def _slowest_gpus(phase: PhaseEstimate) -> str:
 def _conventions(plan: PlanSpec) -> str:
     """The conventions behind the numbers, stated in the plan or by default."""
     resident = "all in-flight batches" if plan.kv_residency == "all_batches" else "one batch"
-    step = f"steps of at most {plan.step_tokens} tokens" if plan.step_tokens else "activations left out"
+    step = f"steps of at most {plan.full_step} tokens" if plan.full_step else "activations left out"
     fused = "fused with" if plan.fuse_norms else "apart from"
     beside = "; kernels run during collectives that they do not wait for" if plan.overlap == "collectives" else ""
     beside += f"; GEMMs next to a collective run in {plan.chunks} chunks" if plan.chunks > 1 else ""
