@@ -27,12 +27,15 @@ from plandsl.backends.cost.time.phase import PhaseTimes, Played
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_has
 from plandsl.grammar.fmt import format_text
+from plandsl.spec.engine_limits import LIMITED, LimitsSpec
 from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, RANK_TIMES, EngineSpec
 
 TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
 
 ENGINES = ("vllm", "vllm_rocm", "trtllm", "trtllm_1_0_0rc3", "atom")
 """Engines with rows of models that are in the catalog."""
+
+GIB = 2**30
 
 RANK = "step_rank"
 """The constant that is fitted where rows have several numbers of ranks, and kept where rows left out agree."""
@@ -46,22 +49,24 @@ LOOSE = dict.fromkeys(FITTED, 1.0) | {"prefill": 0.2, "decode": 0.2, "links": 0.
 PRICE = 0.002
 
 WAYS = {
-    "vllm": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "max_requests": 1024, "step_tokens": 8192,
-             "kernels": "vllm"},
+    "vllm": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "kernels": "vllm",
+             "limits": LimitsSpec("memory", (70 * GIB,), (2048, 8192), (256, 1024), ("a100", "gb10"))},
     "trtllm": {"kept_output": 1.0, "memory_fraction": 0.9, "kv_block": 32, "max_requests": 2048, "step_tokens": 8192,
                "kernels": "trtllm"},
-    "sglang": {"kept_output": 0.5, "kv_block": 1, "max_requests": 2048, "step_tokens": 8192,
-               "kernels": "sglang"},
+    "sglang": {"kept_output": 0.5, "kv_block": 1, "max_requests": 2048, "kernels": "sglang",
+               "limits": LimitsSpec("memory_total", (20 * GIB, 60 * GIB, 160 * GIB), (2048, 4096, 8192, 16384))},
     "atom": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "max_requests": 512, "step_tokens": 16384,
              "kernels": "aiter"},
 }  # fmt: skip
 """How the engines spend memory by default, as their documentation of options says.
 
-vLLM: `gpu_memory_utilization`, `block_size`, `max_num_seqs`, `max_num_batched_tokens`; it admits a request without room
-for its output, and evicts requests when memory runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`,
-`max_batch_size`, `max_num_tokens`; its scheduler guarantees that no request is evicted. SGLang: `page_size`,
-`chunked_prefill_size`; `mem_fraction_static` follows from the GPU (`spec/fractions.py`). While requests grow, they hold
-half of their output on average. What engines take besides weights and cache is in `engine_memory.py`.
+vLLM: `gpu_memory_utilization`, `block_size`, `max_num_seqs`, `max_num_batched_tokens`, the last two by the GPU as a
+server of version 0.19 chooses them (`vllm/engine/arg_utils.py`); it admits a request without room for its output, and
+evicts requests when memory runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`, `max_batch_size`,
+`max_num_tokens`; its scheduler guarantees that no request is evicted. SGLang: `page_size`, `chunked_prefill_size` by
+the GPU (version 0.5.23, `arg_groups/memory_hook.py`), as `mem_fraction_static` (`spec/fractions.py`), and the least
+`max_running_requests`. While requests grow, they hold half of their output on average. What engines take besides
+weights and cache is in `engine_memory.py`.
 """
 
 STEP_NODE = 0.4e-3
@@ -153,7 +158,8 @@ def groups(table: Table, name: str) -> Iterator[Group]:
         bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
         plan = compile_text(bare)[0]
         share = engine.memory_fraction or 1.0
-        spec = evolve(plan.spec, engine=engine, memory_fraction=share, step_tokens=engine.step_tokens)
+        own = engine.on_gpus([kind.node.gpu for kind in plan.spec.kinds])
+        spec = evolve(plan.spec, engine=own, memory_fraction=share, step_tokens=own.step_tokens)
         return Replicas(spec.sharding.replicas, Single(spec, plan.prefill, plan.decode))
 
     for model, load, of in serving_groups(table, compiled, catalog_has):
@@ -306,7 +312,7 @@ def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: s
     for metric, short in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("output_tok_per_s", "throughput")):
         if metric in judged:
             bands += [f"{short}_low = {judged[metric].low:.4g}", f"{short}_high = {judged[metric].high:.4g}"]
-    ways = [f"{k} = {quantity(k, v)}" for k, v in WAYS[LIKE.get(name, name)].items()]
+    ways = list(way_lines(name))
     ways += ["held_back = 1"] if engine.held_back else []
     own = [*fitted, *bands] if rows else []
     assumed = [] if rows else [f"# the constants of {fitted_as}: no rows of a dense model", *fitted, *bands]
@@ -317,6 +323,19 @@ def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: s
     lines += ["  assumed {", *(f"    {text}" for text in assumed), "  }"]
     text = with_memory("\n".join([*lines, "}", ""]), name)
     (TARGET / f"{name}.plan").write_text(format_text(text, name), encoding="utf-8")
+
+
+def way_lines(name: str) -> Iterator[str]:
+    """The lines of an engine that say how it spends memory."""
+    for field, value in WAYS[LIKE.get(name, name)].items():
+        if not isinstance(value, LimitsSpec):
+            yield f"{field} = {quantity(field, value)}"
+            continue
+        bounds = ", ".join(f"{bound / GIB:g} GiB" for bound in value.bounds)
+        values = [f"{n} = {list(value.values(n))}" for n in LIMITED if value.values(n)]
+        words = ", ".join(f'"{word}"' for word in value.small)
+        values += [f"small = [{words}]"] if words else []
+        yield from ("limits {", f"  {value.of} = [{bounds}]", *(f"  {line}" for line in values), "}")
 
 
 def quantity(name: str, value: float | str) -> str:

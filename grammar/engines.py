@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plandsl.grammar.context import Context
+from plandsl.grammar.engine_limits import engine_limits
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Record
 from plandsl.grammar.schedulers import SCHEDULER, scheduler_spec
@@ -28,7 +29,7 @@ LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
 """Kernel libraries that an engine may name; a calibration may have a section for each."""
 
 NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *RANK_TIMES, *ENGINE_COUNTS, *ENGINE_BYTES, *ENGINE_BANDS)
-ENGINE = (*NUMBERS, "fraction_of", "states", "graphs_in_budget", "kernels", *SCHEDULER, "source")
+ENGINE = (*NUMBERS, "limits", "fraction_of", "states", "graphs_in_budget", "kernels", *SCHEDULER, "source")
 
 
 def engine_spec(context: Context, record: Record) -> EngineSpec | None:
@@ -41,6 +42,7 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
         given[name] = reader.number(name, TIME, zero=True)
     for name, least in ENGINE_COUNTS.items():
         given[name] = reader.whole(name, least=least, most=MAX_DIMENSION)
+    given["limits"] = engine_limits(reader)
     for name in ENGINE_BYTES:
         given[name] = reader.number(name, BYTES, zero=True)
     given["states"] = reader.number("states", NUMBER, zero=True)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from attrs import evolve
+
 from plandsl.diagnostics import Label
 from plandsl.grammar.context import Context
 from plandsl.grammar.engines import engine_spec
@@ -26,6 +28,7 @@ from plandsl.spec.hardware import (
     CalibrationSpec,
     ClusterSpec,
     EngineSpec,
+    GpuSpec,
     NodeSpec,
     family_of,
 )
@@ -63,12 +66,12 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     speculate = _speculate(reader, model, sharding)
     timed = needed_sections(model) | needed_sections(speculate.draft if speculate else None)
     calibration, calibrations = _calibrations(reader, timed, node, cluster)
-    engine = _part(reader, "engine", "", engine_spec)
+    chunk = reader.whole(CHUNKED)
+    engine = _engine(reader, node, cluster, chunk or 0)
     clauses = read_requirements(reader)
     settings = _settings(reader, sharding, engine or IDEAL, partial(_default_fraction, model, node, sharding, cluster))
     overlap, chunks, micro_batches = _read_overlap(reader)
     measured = read_tables(reader)
-    chunk = reader.whole(CHUNKED)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
     check_load(reader, clauses, workload.over_time)
@@ -102,6 +105,23 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
         span=record.span,
         calibrations=calibrations,
     )
+
+
+def _engine(reader: Reader, node: NodeSpec | None, cluster: ClusterSpec | None, chunk: int) -> EngineSpec | None:
+    """The engine, with the limits that it chooses on the GPUs of the plan: a step holds the plan's ``chunk``."""
+    engine, record = _part(reader, "engine", "", engine_spec), reader.declaration("engine")
+    if engine is None or record is None or node is None:
+        return engine
+    chosen = engine.on_gpus(_gpu_specs(node, cluster), stated=record.fields)
+    if engine.limits is None or "step_tokens" in record.fields or chunk <= chosen.step_tokens:
+        return chosen
+    return evolve(chosen, step_tokens=chunk)
+
+
+def _gpu_specs(node: NodeSpec, cluster: ClusterSpec | None) -> list[GpuSpec]:
+    """Each kind of GPU of a node or cluster."""
+    nodes = (node,) if cluster is None else tuple(one for _, one in cluster.groups)
+    return [gpu for one in nodes for _, gpu in one.groups]
 
 
 def _hardware(reader: Reader) -> tuple[ClusterSpec | None, NodeSpec | None]:
@@ -283,15 +303,14 @@ def _default_fraction(
     sharding: ShardingSpec | None,
     cluster: ClusterSpec | None,
     engine: EngineSpec,
-    step_tokens: int | None,
+    step_tokens: int,
 ) -> float:
     """The share of a GPU's memory that an engine uses where nothing states it; of unlike GPUs the smallest counts."""
     if engine.fraction_of != "free_before" or model is None or node is None or sharding is None:
         return 1.0
     from plandsl.spec.fractions import default_fraction
 
-    nodes = (node,) if cluster is None else tuple(one for _, one in cluster.groups)
-    memory = min(gpu.reported_memory for one in nodes for _, gpu in one.groups)
+    memory = min(gpu.reported_memory for gpu in _gpu_specs(node, cluster))
     ranks = sharding.ranks // sharding.replicas
     return default_fraction(engine, memory, ranks, step_tokens, latent="latent" in set(functions(model)))
 
@@ -300,11 +319,12 @@ def _settings(
     reader: Reader,
     sharding: ShardingSpec | None,
     engine: EngineSpec,
-    default_fraction: Callable[[EngineSpec, int | None], float],
+    default_fraction: Callable[[EngineSpec, int], float],
 ) -> _Settings:
     """The settings of a plan; the sharding or the engine gives the defaults of some."""
     residency = reader.word("kv_residency", ("all_batches", "one_batch")) or "all_batches"
-    step_tokens = reader.whole("step_tokens", least=0)
+    stated = reader.whole("step_tokens", least=0)
+    step_tokens = engine.step_tokens if stated is None else stated
     fraction = reader.read("memory_fraction", reader.share) or engine.memory_fraction
     hops = reader.whole("hop_tensors", most=2) or (sharding.hop_tensors if sharding else None) or 1
     fuse_norms = reader.flag("fuse_norms", True)
@@ -313,7 +333,7 @@ def _settings(
     router = next((name for name in ROUTERS if name == word), ROUTERS[0])
     return _Settings(
         kv_residency=residency,
-        step_tokens=engine.step_tokens if step_tokens is None else step_tokens,
+        step_tokens=step_tokens,
         memory_fraction=default_fraction(engine, step_tokens) if fraction is None else fraction,
         hop_tensors=hops,
         fuse_norms=fuse_norms,

@@ -19,7 +19,10 @@ ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 KEPT = {"gpu": ("memory", "memory_total", "power")}
 """Kind -> fields whose layers all stay in a merged record: it matters which of them was changed, and from what."""
 
-REPLACED = {"link": {"bandwidth": ("pcie", "lanes"), "pcie": ("bandwidth",), "lanes": ("bandwidth",)}}
+REPLACED: dict[str, dict[str, tuple[str, ...]]] = {
+    "link": {"bandwidth": ("pcie", "lanes"), "pcie": ("bandwidth",), "lanes": ("bandwidth",)},
+    "limits": {"memory": ("memory_total",), "memory_total": ("memory",)},
+}
 """By kind of section: what a field says in other words, so that it takes the place of these fields of a base."""
 
 

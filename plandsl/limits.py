@@ -75,6 +75,9 @@ MAX_CLASSES = 64
 MAX_GRAPHS = 1000
 """Most sizes of CUDA graphs of an engine (E214)."""
 
+MAX_BOUNDS = 8
+"""Most bounds on the memory by which an engine chooses its limits, and most words for small GPUs (E214)."""
+
 MAX_TIERS = 8
 """Most tiers of KV memory behind a GPU (E243)."""
 

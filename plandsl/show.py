@@ -16,6 +16,7 @@ import attrs
 from attrs import evolve
 
 from plandsl.show_traffic import traffic_lines
+from plandsl.spec.engine_limits import LIMITED, LimitsSpec
 from plandsl.spec.hardware import (
     ENGINE_BANDS,
     ENGINE_BYTES,
@@ -403,6 +404,9 @@ def show_engine(engine: EngineSpec) -> str:
             section.put(name, _percent(value))
         elif name in ENGINE_COUNTS or name in ENGINE_BANDS or name in ENGINE_RATES or name == "states":
             section.put(name, _number(value))
+        elif name == "limits":
+            for path, text in _limits(value):
+                section.put(path, text)
         elif name == "fraction_of":
             section.put(name, value)
         elif name == "graphs_in_budget":
@@ -412,6 +416,16 @@ def show_engine(engine: EngineSpec) -> str:
     for name, text in _scheduler(engine.scheduler):
         section.put(name, text)
     return _declaration("engine", engine.name, section.lines())
+
+
+def _limits(limits: LimitsSpec) -> Iterator[tuple[str, str]]:
+    """Fields of the limits that an engine chooses."""
+    yield f"limits.{limits.of}", _list(f"{_number(bound)} B" for bound in limits.bounds)
+    for name in LIMITED:
+        if limits.values(name):
+            yield f"limits.{name}", _list(map(str, limits.values(name)))
+    if limits.small:
+        yield "limits.small", _list(f'"{word}"' for word in limits.small)
 
 
 def _scheduler(scheduler: SchedulerSpec) -> Iterator[tuple[str, str]]:

@@ -99,14 +99,10 @@ def test_a_profile_without_chunks_is_as_long_as_the_context() -> None:
 def test_an_a100_log_of_another_source_agrees() -> None:
     """vLLM 0.19.0, gpt-oss-20b on an A100 80 GB at 65 %: 36.56 GiB of cache beside 13.72 GiB of weights.
 
-    Its limits are 256 requests and 2,048 tokens there. Source: myoceane.fr, "vLLM, A100", 2026-04-18.
+    Its limits are 256 requests and 2,048 tokens there, which it chose. Source: myoceane.fr, "vLLM, A100", 2026-04-18.
     """
     node = "a100_sxm_8 with { gpu { memory = 79.25 GiB } }"
-    made = plan(
-        "gpt_oss_20b", engine="vllm with { max_requests = 256 }", node=node,
-        more="memory_fraction = 65 %, step_tokens = 2048",
-    )  # fmt: skip
-    one = memory(made)
+    one = memory(plan("gpt_oss_20b", node=node, more="memory_fraction = 65 %"))
     assert (one.pool(0) + one.weights[0]) / GIB == pytest.approx(36.56 + 13.72, abs=0.5)
 
 
@@ -161,20 +157,25 @@ def test_sglang_sets_its_fraction_by_the_memory_of_the_gpu() -> None:
     engine = EngineSpec("e", fraction_of="free_before", max_requests=4096)
     sizes = [prefill_graphs(chunk) for chunk in (2048, 4096, 8192, 16384)]
     assert sizes == [42, 50, 58, 74]
-    for gib, ranks, reserved in (
-        (15, 1, 512 + 1.5 * 2048 + 128 + 2 * 8 + 8 * 42),
-        (24, 1, 512 + 1.5 * 4096 + 128 + 2 * 48 + 8 * 50),
-        (24, 4, 512 + 1.5 * 4096 + 512 + 2 * 160 + 8 * 50),
-        (45, 2, 512 + 1.5 * 4096 + 256 + 2 * 32 + 8 * 50),
-        (79, 1, 512 + 1.5 * 8192 + 128 + 2 * 256 + 8 * 58),
-        (140, 8, 512 + 1.5 * 8192 + 1024 + 2 * 512 + 8 * 58),
-        (178, 8, 512 + 1.5 * 16384 + 1024 + 2 * 512 + 8 * 74),
+    for gib, ranks, chunk, reserved in (
+        (15, 1, 2048, 512 + 1.5 * 2048 + 128 + 2 * 8 + 8 * 42),
+        (24, 1, 4096, 512 + 1.5 * 4096 + 128 + 2 * 48 + 8 * 50),
+        (24, 4, 4096, 512 + 1.5 * 4096 + 512 + 2 * 160 + 8 * 50),
+        (45, 2, 4096, 512 + 1.5 * 4096 + 256 + 2 * 32 + 8 * 50),
+        (79, 1, 8192, 512 + 1.5 * 8192 + 128 + 2 * 256 + 8 * 58),
+        (140, 8, 8192, 512 + 1.5 * 8192 + 1024 + 2 * 512 + 8 * 58),
+        (178, 8, 16384, 512 + 1.5 * 16384 + 1024 + 2 * 512 + 8 * 74),
     ):
-        assert default_fraction(engine, gib * GIB, ranks) == round(1 - reserved / (gib * 1024), 3), gib
+        fraction = round(1 - reserved / (gib * 1024), 3)
+        assert default_fraction(engine, gib * GIB, ranks, chunk) == fraction, gib
+        node = f"h100_{ranks} with {{ gpu {{ memory_total = {gib} GiB, memory = {gib - 1} GiB }} }}"
+        own = "sglang with { max_requests = 4096 }"
+        made = plan("llama_3_1_8b", f"tp = {ranks}", engine=own, more="", node=node)
+        assert made.spec.memory_fraction == fraction, gib
     latent = 512 + 1.5 * 8192 + 1024 + 2 * 512 + 1536
-    assert default_fraction(engine, 140 * GIB, 8, latent=True) == round(1 - latent / (140 * 1024), 3)
+    assert default_fraction(engine, 140 * GIB, 8, 8192, latent=True) == round(1 - latent / (140 * 1024), 3)
     assert default_fraction(engine, 79 * GIB, 1, 2048) == round(1 - 10_240 / (79 * 1024), 3)
-    assert default_fraction(EngineSpec("e"), 79 * GIB, 1) == 1.0
+    assert default_fraction(EngineSpec("e"), 79 * GIB, 1, 8192) == 1.0
 
 
 def test_a_stated_fraction_wins_over_the_formula() -> None:

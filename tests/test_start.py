@@ -15,11 +15,14 @@ from plandsl.backends.cost.serving.serve import blocks
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text
 
-CARD = """
-plan card {
-  model = llama_3_1_8b, node = h100_8 with { gpu { memory = 23.6 GiB } }, engine = vllm
-  workload { input = 39_000, output = 1_000 }
-}
+ENGINE = ", engine = vllm with { step_tokens = 8192, max_requests = 1024 }"
+"""An engine with the limits of larger GPUs than the card."""
+
+CARD = f"""
+plan card {{
+  model = llama_3_1_8b, node = h100_8 with {{ gpu {{ memory = 23.6 GiB }} }}{ENGINE}
+  workload {{ input = 39_000, output = 1_000 }}
+}}
 """
 
 
@@ -113,7 +116,7 @@ def test_engines_without_logs_say_that_they_are_not_fitted() -> None:
 
 
 def test_a_plan_without_an_engine_says_nothing_of_a_start() -> None:
-    made = compile_text(CARD.replace(", engine = vllm", ""))[0].estimate()
+    made = compile_text(CARD.replace(ENGINE, ""))[0].estimate()
     assert made.start is None
     assert "start" not in made.as_json()
 
@@ -157,10 +160,10 @@ def test_no_request_is_longer_than_the_model_takes() -> None:
 
 
 def test_tokens_are_those_of_a_replica_and_steps_as_long_as_chunks() -> None:
-    text = CARD.replace(", engine = vllm", ", engine = vllm, sharding { dp = 2 }, chunked_prefill = 2048")
+    text = CARD.replace(ENGINE, f"{ENGINE}, sharding {{ dp = 2 }}, chunked_prefill = 2048")
     (made,) = compile_text(text)
     found = made.estimate()
     assert found.kv_capacity_tokens == 2 * found.start.kv_tokens
     assert "tokens a replica (" in show(made)
     assert "steps of at most 2048 tokens" in show(made)
-    assert "steps of at most 8192 tokens" in show(compile_text(text.replace(", engine = vllm", ""))[0])
+    assert "steps of at most 8192 tokens" in show(compile_text(text.replace(ENGINE, ""))[0])

@@ -24,7 +24,8 @@ class Start(NamedTuple):
     ``kv_bytes`` of a GPU are cut into blocks, which hold ``kv_tokens`` of one replica as the engine logs them: the
     stage with the fewest counts. ``band`` has the factors of both in which 80 % of starts lie. ``longest`` is the
     longest request that fits, ``asked`` the length of the plan's requests, ``context`` the model's longest (None: not
-    stated). ``graphs`` are bytes of CUDA graphs. ``refused``: why the engine does not start, or empty.
+    stated). ``graphs`` are bytes of CUDA graphs. ``refused``: why the engine does not start, or empty. Its steps
+    have at most ``step_tokens`` and ``max_requests``; ``limited`` says which of them it chose for a smaller GPU.
 
     ``theory`` is what the plan's own load takes of the fullest GPU, without what an engine adds. ``knobs`` are settings
     each of which is enough, where the load or a requirement on memory does not fit.
@@ -41,6 +42,9 @@ class Start(NamedTuple):
     graphs: float
     refused: str
     theory: Memory
+    step_tokens: int
+    max_requests: int
+    limited: str
     knobs: tuple[Knob, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -53,6 +57,9 @@ class Start(NamedTuple):
             "longest_request_tokens": self.longest,
             "graphs_bytes_per_gpu": self.graphs,
             "refused": self.refused or None,
+            "step_tokens": self.step_tokens,
+            "max_requests": self.max_requests,
+            "limited": self.limited or None,
             "theory": self.theory.as_json() | {"fits": self.theory.total <= self.theory.capacity},
             "enough": [{"set": k.path, "value": k.value, "kv_tokens": k.kv_tokens} for k in self.knobs],
         }

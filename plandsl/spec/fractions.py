@@ -11,27 +11,21 @@ MIB = 2**20
 
 
 class Tier(NamedTuple):
-    """SGLang's defaults for GPUs of some size: tokens of a chunk, and the largest decode graph below and from tp 4."""
+    """SGLang's defaults for GPUs of some size: requests of the largest decode graph below tp 4, and from there on."""
 
-    chunk: int
     graphs: int
     graphs_wide: int
 
 
-BOUNDS = tuple(gib * 2**30 for gib in (20, 35, 60, 90, 160))
-TIERS = (
-    Tier(2048, 8, 8), Tier(4096, 48, 160), Tier(4096, 32, 160), Tier(8192, 256, 512), Tier(8192, 256, 512),
-    Tier(16384, 512, 512),
-)  # fmt: skip
+BOUNDS = tuple(gib * 2**30 for gib in (20, 35, 60, 160))
+TIERS = (Tier(8, 8), Tier(48, 160), Tier(32, 160), Tier(256, 512), Tier(512, 512))
 """SGLang's defaults below each of `BOUNDS` (bytes of a GPU), and above the last one.
 
 Source: sglang 0.5.23, `arg_groups/memory_hook.py`.
 """
 
 
-def default_fraction(
-    engine: EngineSpec, memory: float, ranks: int, step_tokens: int | None = None, latent: bool = False
-) -> float:
+def default_fraction(engine: EngineSpec, memory: float, ranks: int, chunk: int, latent: bool = False) -> float:
     """The share of ``memory``, the bytes that a driver reports, which ``engine`` uses by default on ``ranks`` GPUs.
 
     1 but for engines with ``fraction_of = free_before``, which follow SGLang's formula for `mem_fraction_static`, in
@@ -41,13 +35,12 @@ def default_fraction(
         reserved = 512 + 1.5 max(chunk, 2048) + 128 ranks + graphs,    at least 10240 where memory > 60 GiB
         graphs   = 2 largest decode batch + 8 prefill graphs           (latent attention: 1536 for prefill graphs)
 
-    ``step_tokens`` is the chunk, None: SGLang's default for this memory. Source: sglang 0.5.23,
-    `arg_groups/memory_hook.py`. The part for attention data parallelism is left out.
+    ``chunk`` is the tokens of a step. Source: sglang 0.5.23, `arg_groups/memory_hook.py`. The part for attention data
+    parallelism is left out.
     """
     if engine.fraction_of != "free_before":
         return 1.0
     tier = TIERS[bisect_right(BOUNDS, memory)]
-    chunk = tier.chunk if step_tokens is None else step_tokens
     batch = min(tier.graphs if ranks < 4 else tier.graphs_wide, engine.max_requests)
     graphs = 2 * batch + (1536 if latent else 8 * prefill_graphs(chunk))
     reserved = 512 + 1.5 * max(chunk, 2048) + 128 * ranks + graphs

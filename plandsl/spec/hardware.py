@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple, cast
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple, cast
 
 from attrs import Factory, evolve, field, frozen
 
 from plandsl.diagnostics import Span
 from plandsl.spec.constants import FORMS, C, dimension, read
+from plandsl.spec.engine_limits import LIMITED, LimitsSpec, Place
 from plandsl.spec.formats import ARITHMETIC
 from plandsl.spec.power import clock_at
 from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
@@ -414,7 +415,8 @@ class EngineSpec(FrozenValue):
     that a step takes longer for each rank behind the first that computes it, and where its ranks are on several nodes
     (the engine tells every rank what to compute, and waits for the last one). ``first`` and ``first_request``: seconds
     added to the first token (tokenisation, transport), once and for each request in flight. ``step_tokens`` is the
-    token budget of a step, ``max_requests`` the most requests in a step. ``held_back`` requests wait despite free room.
+    token budget of a step, ``max_requests`` the most requests in a step; by ``limits`` the engine chooses them where
+    nothing states them, and a plan's engine has those of its GPUs. ``held_back`` requests wait despite free room.
     ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
     library whose fitted kernels the engine runs. ``scheduler`` composes the steps of a simulation. ``..._low`` and
     ``..._high`` bound the 80 % band of measured / predicted.
@@ -440,6 +442,7 @@ class EngineSpec(FrozenValue):
     first_request: float = 0.0
     step_tokens: int = 8192
     max_requests: int = 1024
+    limits: LimitsSpec | None = None
     held_back: int = 0
     kept_output: float = 1.0
     memory_fraction: float | None = None
@@ -491,6 +494,22 @@ class EngineSpec(FrozenValue):
         if not more:
             return self
         return evolve(self, step=self.step + more, first=self.first + more, step_rank=0.0, step_node=0.0)
+
+    def place(self, gpus: Iterable[GpuSpec]) -> Place | None:
+        """The place of ``gpus`` in the engine's `limits`, None without; of unlike GPUs the first place."""
+        limits = self.limits
+        if limits is None:
+            return None
+        sizes = ((gpu.memory if limits.of == "memory" else gpu.reported_memory, gpu) for gpu in gpus)
+        return min(limits.place(size, (gpu.name, *gpu.bases)) for size, gpu in sizes)
+
+    def on_gpus(self, gpus: Iterable[GpuSpec], stated: Collection[str] = ()) -> EngineSpec:
+        """The engine with the limits that it chooses on ``gpus``, but for those that are ``stated``."""
+        limits, place = self.limits, self.place(gpus)
+        if limits is None or place is None:
+            return self
+        chosen: dict[str, Any] = {n: limits.values(n)[place.at] for n in LIMITED if limits.values(n)}
+        return evolve(self, **{name: value for name, value in chosen.items() if name not in stated})
 
     @property
     def scheduler_name(self) -> SchedulerName:

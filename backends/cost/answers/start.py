@@ -15,6 +15,7 @@ from plandsl.backends.cost.deployments.profile import largest_fraction
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import EngineSpec
+from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_percent
 
 LEAST_STEP = 256
@@ -45,7 +46,26 @@ def find_start(model: Replicas, metrics: Metrics) -> Start | None:
         graphs=max(float(memory.profile.graphs(s)) for s in stages),
         refused=_refuse(model, engine),
         theory=_find_theory(model, metrics),
+        step_tokens=plan.full_step,
+        max_requests=engine.max_requests,
+        limited=_describe_limits(plan, engine),
     )
+
+
+def _describe_limits(plan: PlanSpec, engine: EngineSpec) -> str:
+    """The limits that the engine chose and would not choose on the largest GPUs, and why; empty without any."""
+    limits, place = engine.limits, engine.place(kind.node.gpu for kind in plan.kinds)
+    if limits is None or place is None:
+        return ""
+    found = []
+    for name, value, shown in (
+        ("max_requests", engine.max_requests, f"{engine.max_requests} requests"),
+        ("step_tokens", plan.full_step, f"steps of {plan.full_step} tokens"),
+    ):
+        chosen = limits.values(name)
+        if chosen and value == chosen[place.at] != chosen[-1]:
+            found.append(shown)
+    return f"{', '.join(found)}: {engine.name} on {place.why}" if found else ""
 
 
 def _refuse(model: Replicas, engine: EngineSpec) -> str:

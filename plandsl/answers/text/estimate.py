@@ -155,6 +155,9 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     if reasons:
         yield Text(f"no band: {'; '.join(reasons)}", style="dim")
     yield Text(_conventions(plan), style="dim")
+    pools = (e,) if e.pools is None else (e.pools.prefill.estimate, e.pools.decode.estimate)
+    for said in dict.fromkeys(pool.start.limited for pool in pools if pool.start and pool.start.limited):
+        yield Text(said, style="dim")
     if e.stage_gpus:
         phases = (("prefill", e.prefill), ("decode", e.decode))
         shown = ", ".join(f"in {phase} of {_slowest_gpus(p)}" for phase, p in phases)
