@@ -228,7 +228,7 @@ class Evaluator:
             message = f"`{op}` needs the same dimension on both sides, found {a.dimension} and {b.dimension}"
             raise Wrong("E204", message, expr.a.span, label=_type_label(a), labels=labels)
         if op in COMPARE:
-            return COMPARE[op](a.value, b.value)
+            return bool(COMPARE[op](a.value, b.value))
         value = a.value + b.value if op == "+" else a.value - b.value
         return Quantity(_check_finite(value, expr.span), a.dimension, a.percent or b.percent)
 

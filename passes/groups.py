@@ -19,7 +19,7 @@ from plandsl.passes.build import build_model
 from plandsl.passes.layout import Layout
 from plandsl.spec.formats import Format, read_format
 from plandsl.spec.hardware import EngineSpec
-from plandsl.spec.model import ModelSpec
+from plandsl.spec.model import EXPERTS, ModelSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec
 
 REFUSING = ("vllm", "sglang")
@@ -51,6 +51,7 @@ class Cut(NamedTuple):
     """A weight whose shard has ``part`` of the ``whole`` elements of one side, no multiple of the ``unit`` asked for.
 
     ``axes`` are the mesh axes that split the dimensions ``dims`` of this side. ``kernel``: a kernel asks, not a scale.
+    ``expert``: it is a weight of experts.
     """
 
     weight: str
@@ -62,6 +63,7 @@ class Cut(NamedTuple):
     part: int
     unit: int
     kernel: bool
+    expert: bool
 
 
 Check: TypeAlias = Callable[[PlanSpec], Iterator[Diagnostic]]
@@ -138,6 +140,7 @@ def _cuts(matrix: Matrix, type_: TensorType, model: ModelSpec, ways: dict[str, i
                     part=part,
                     unit=unit,
                     kernel=asked,
+                    expert=matrix.region == EXPERTS,
                 )
                 break
 
@@ -162,7 +165,7 @@ def _matrices(model: ModelSpec) -> tuple[tuple[Matrix, ...], frozenset[str]]:
     found = []
     for region in program.regions:
         for op in (op for op in region.ops if isinstance(op, Gemm)):
-            own = "experts" if isinstance(op, GroupedGemm) else region.name if region.name in ENDS else ""
+            own = EXPERTS if isinstance(op, GroupedGemm) else region.name if region.name in ENDS else ""
             for i, w in enumerate(op.weights):
                 inputs, each = op.contracted(i), op.each
                 outputs = [n for n in w.type.names if n not in inputs and not (each and n == each[1])]
@@ -199,7 +202,7 @@ def _refusal(plan: PlanSpec, axis: AxisSpec, cuts: list[Cut], check_sizes: Check
     hint = (
         f"nearest degrees that cut no group: {', '.join(map(str, good))}" if good else f"split {dims} over fewer ranks"
     )
-    if any(dim.startswith("expert") for cut in cuts for dim in cut.dims):
+    if any(cut.expert for cut in cuts):
         hint += "; or spread whole experts: `experts -> ...`, or `ep`"
     rule = next((r for r in plan.sharding.rules if axis.name in r.axes and first.dims[-1] in r.dims), None)
     labels = (

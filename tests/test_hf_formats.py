@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plandsl.cli import main
 from plandsl.driver import compile_text
 from plandsl.grammar.hf import translate
 from plandsl.grammar.hf_patterns import UnreadablePattern, matches, read_regex, read_wildcards
@@ -343,3 +345,14 @@ def test_settings_that_cannot_be_read_have_a_way_out() -> None:
     fields = published("llama_3_1_8b") | {"quantization_config": table}
     (found,) = (d for d in translate(json.dumps(fields).encode(), "config.json").found if d.code == "E232")
     assert "state `weights` and `stored` in the plan" in found.hint
+
+
+def test_a_report_says_which_config_a_note_is_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"quant_method": "fp8", "modules_to_not_convert": ["nonsense"]}
+    fields = published("llama_3_1_8b") | {"quantization_config": table}
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    text = 'plan p { model = hf("config.json"), node = h100_1, workload { input = 100, output = 10 } }'
+    (tmp_path / "a.plan").write_text(text, encoding="utf-8")
+    main(["compile", str(tmp_path / "a.plan")])
+    told = " ".join(capsys.readouterr().out.split())
+    assert 'config.json: "quantization_config": names that mean no module' in told

@@ -21,8 +21,7 @@ DIMENSION = "context"
 OTHERS = {
     "backends/accuracy/": "columns of files of measurements say how others split a model",
     "backends/calibrate/": "columns of files of measurements say how others split a model",
-    "backends/cost/answers/start.py: tp": "a setting that a report proposes, `--set sharding.tp=8`",
-    "passes/groups.py: expert": "the start of names of dimensions: `experts`, `expert_ffn`",
+    "backends/cost/answers/start.py: tp": "the setting `sharding.tp`, which is proposed where memory is too small",
     "backends/cost/answers/modes.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
     "plandsl/answers/modes.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",
     "plandsl/answers/text/parts.py: tensor": "`shift` has two shardings, `base` and `tensor`: its fields",

@@ -48,7 +48,14 @@ class Parts(NamedTuple):
 
     def join(self, other: Parts) -> Parts:
         """The parts of a stage that has the regions of both."""
-        return Parts(*(largest(pair) for pair in zip(self[:-1], other[:-1], strict=True)), head=self.head or other.head)
+        return Parts(
+            live=maximum(self.live, other.live),
+            buffers=maximum(self.buffers, other.buffers),
+            state=maximum(self.state, other.state),
+            experts=maximum(self.experts, other.experts),
+            sampling=maximum(self.sampling, other.sampling),
+            head=self.head or other.head,
+        )
 
 
 class Profile:

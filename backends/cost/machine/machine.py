@@ -116,10 +116,10 @@ class Machine:
     def packing(self, weights: str, compute: str) -> float:
         """Bits of a stored weight over those that the fitted constants are for: 1, but for weights without a set."""
         path, bits = self.gemm_set(weights, compute), BITS[base_format(weights)]
-        own = bits >= BITS[compute] or path is None or path.startswith(f"gemm.{UNPACKED[int(bits)][0]}")
-        if own:
+        if path is None or bits >= BITS[compute]:
             return 1.0
-        return bits / next((of for of, names in UNPACKED.items() if path.startswith(f"gemm.{names[0]}")), BITS[compute])
+        fitted = next((of for of, names in UNPACKED.items() if path.startswith(f"gemm.{names[0]}")), BITS[compute])
+        return bits / fitted
 
     def gemm_set(self, weights: str, compute: str) -> str | None:
         """The section with the constants of a GEMM that stores ``weights`` and multiplies in ``compute``, or None."""

@@ -148,7 +148,9 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     notes = plain_table("l", "l")
     notes.columns[1].no_wrap = False
     for note in e.notes:
-        notes.add_row(Text(note.code, style="yellow"), Text(note.message))
+        # a file may have several models from configs: the note says which
+        config = f"{'/'.join(note.span.file.split('/')[-2:])}: " if note.code == "N201" and note.span else ""
+        notes.add_row(Text(note.code, style="yellow"), Text(config + note.message))
     if e.notes:
         yield notes
     reasons = dict.fromkeys(why for metric in METRIC if (why := e.no_band(metric)))
