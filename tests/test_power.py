@@ -71,10 +71,10 @@ SHARES = (1, 0.8, 0.5, 0.3)
 BOARD = {"h100_2": 700, "mi300x_2": 750, "l40s_2": 350}
 
 
-def test_a_note_names_the_limit_and_says_that_it_has_no_band() -> None:
+def test_a_note_names_the_limit_and_says_that_bands_leave_it_out() -> None:
     (note,) = [n for n in plan("power = 450 W").notes if n.code == "N315"]
     assert note.message.startswith("power of `h100_sxm` 450 of 700 W: clock 0.68, ")
-    assert "no band" in note.message
+    assert "whose error the bands do not contain" in note.message
     assert not [n for n in plan("power = 700 W").notes if n.code == "N315"]
 
 
