@@ -156,7 +156,7 @@ def test_no_request_is_longer_than_the_model_takes() -> None:
     (made,) = compile_text(CARD.replace("23.6 GiB", "79 GiB"))
     start = made.estimate().start
     assert start.longest > start.context == 131_072
-    assert f"131,072 tokens, the model's most; the cache holds {start.longest:,}" in show(made)
+    assert f"131,072 tokens, the model's most; the cache has room for one of {start.longest:,}" in show(made)
 
 
 def test_tokens_are_those_of_a_replica_and_steps_as_long_as_chunks() -> None:

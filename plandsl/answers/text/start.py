@@ -50,7 +50,7 @@ def _longest(start: Start) -> Text:
         return Text(f"{start.longest:,} tokens")
     if start.longest < start.context:
         return Text(f"{start.longest:,} tokens, less than the model's {start.context:,}: state a limit")
-    return Text(f"{start.context:,} tokens, the model's most; the cache holds {start.longest:,}")
+    return Text(f"{start.context:,} tokens, the model's most; the cache has room for one of {start.longest:,}")
 
 
 def _theory(start: Start) -> str:
