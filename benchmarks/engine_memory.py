@@ -42,8 +42,11 @@ MODELS = {
 }  # fmt: skip
 """Starts of the names of models in the rows, and the models' names in the catalog or `memory_models.plan`."""
 
-FORMATS = {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "mxfp4": ""}
-"""Formats of weights that hold for a whole model (empty: as the model has them); of others the logged bytes count."""
+FORMATS = {
+    "bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "mxfp4": "", "fp8": "fp8", "int8": "int8_channel",
+    "int4 group 128": "int4_128",
+}  # fmt: skip
+"""Formats of weights in the language (empty: as the model has them); of others the logged bytes count."""
 
 FITTED = ("workspace", "states", "logit")
 """Constants of the profiled step, which are fitted together; the others are medians or a line."""
