@@ -289,7 +289,8 @@ class Broken:
 
     def runs_right(self, site: Site) -> bool:
         with patch.object(machine, "communicate", self.communicate), patch.object(machine, "run_ring", self.run_ring):
-            return compare(site.sharded, site.plain, site.load, steps=2, check=True).ok
+            # marks are equal to nothing, so copies that bear them are not compared: what reads them shows them
+            return compare(site.sharded, site.plain, site.load, steps=2, check=not self.marked).ok
 
 
 @FEW
