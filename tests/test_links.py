@@ -242,6 +242,20 @@ def test_no_exchange_beats_its_links(drawn: tuple[CompiledPlan, int]) -> None:
         assert row.time_s * (1 + 1e-9) >= fewest / rate, f"{row} over {node.link}"
 
 
+@pytest.mark.parametrize("topology", ["ring", "torus(2, 2)"])
+def test_bytes_that_a_gpu_hands_on_take_time_too(topology: str) -> None:
+    (made,) = compile_text(f"""
+engine e {{ links = 3000 % }}
+node n {{ gpu = mi300x, count = 4, link {{ topology = {topology}, bandwidth = 1 GB/s, latency = 0 us }} }}
+plan p {{
+  model = llama_3_2_1b, node = n, sharding {{ sp = 4 }}, engine = e
+  workload {{ input = 1000, output = 9, batch = 4 }}
+}}""")
+    rows = [r for r in made.estimate().communication.rows if r.op == "all_to_all"]
+    assert {(row.phase, row.algorithm) for row in rows} == {("prefill", "ring"), ("decode", "ring")}
+    assert all(row.time_s * (1 + 1e-9) >= row.wire / port(made.spec.node.link, 3) for row in rows)
+
+
 # ---- between nodes
 
 

@@ -52,16 +52,20 @@ def port_bandwidth(link: LinkSpec, n: Number) -> Number:
     return link.bandwidth
 
 
-def least_seconds(link: LinkSpec, op: str, n: Number, payload: Number, inside: Number = 1) -> Number:
+def least_seconds(
+    link: LinkSpec, op: str, n: Number, payload: Number, inside: Number = 1, volume: Number | None = None
+) -> Number:
     """Seconds that no library beats: one message, and the bytes that have to leave a GPU through its port.
 
     An all_reduce sends ``2 (n - 1) / n`` of its payload, or all of it where a switch may add it up; an all_gather, a
     reduce_scatter and an all_to_all send ``(n - 1) / n``. Where ``inside`` ranks of each of ``n`` nodes share what
     passes ``link``, a network, a rank sends its part. A GPU on a ring or a torus has two neighbours along it.
+    ``volume``: the share of its payload that a GPU sends, where it is known that it sends more than that.
     """
-    volume: Number = 1.0 if op == "p2p" else (n - 1) / n
-    if op == "all_reduce":
-        volume = minimum(2 * volume, 1.0) if link.topology == "switch" else 2 * volume
+    if volume is None:
+        volume = 1.0 if op == "p2p" else (n - 1) / n
+        if op == "all_reduce":
+            volume = minimum(2 * volume, 1.0) if link.topology == "switch" else 2 * volume
     shared = 1 if op in EXCHANGES else inside
     sides = 2 if link.topology in ("ring", "torus") else 1
     return where(n > 1, link.latency + payload * volume / (shared * sides * port_bandwidth(link, n)), 0.0)

@@ -91,8 +91,9 @@ class Algorithms(NamedTuple):
         return Fastest(way.name, way.volume)
 
     def least(self, ranks: Number, rows: Number, payload: Number) -> Number:
-        """The bytes of the payload through the port."""
-        return least_seconds(self.link, self.op, ranks, payload)
+        """The bytes of the payload through the port, and on a ring or torus those that a GPU hands on for others."""
+        handed_on = self.link.topology in ("ring", "torus")
+        return least_seconds(self.link, self.op, ranks, payload, volume=self.choices[0].volume if handed_on else None)
 
     @property
     def port(self) -> None:
