@@ -136,7 +136,7 @@ class CompiledPlan:
 
         return estimate(self.cost, self.said)
 
-    @property
+    @cached_property
     def said(self) -> tuple[Diagnostic, ...]:
         """The notes of the plan, about narrow GEMMs that are slow, and about what stands for requests over time."""
         from plandsl.backends.cost.answers.slower_formats import slower_notes
