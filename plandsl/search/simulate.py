@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plandsl._version import __version__
+from plandsl.answers.rate import FoundRate
+from plandsl.answers.seeds import OverSeeds
+from plandsl.answers.simulation import Simulation
 from plandsl.answers.text.rate import print_rate, print_rates
 from plandsl.answers.text.seeds import print_seeds, print_seeds_side_by_side
 from plandsl.answers.text.simulation import print_side_by_side, print_simulation
@@ -46,20 +51,47 @@ def _serve_plans(arguments: Namespace, workers: Workers) -> int:
         plans, unserved = _serve_what_fits(compile_plans(arguments))
         _check_rates(arguments, plans)
         runs = _simulate(plans, arguments, workers)
+
+    def print_one(plan: CompiledPlan, found: Simulation, console: Any) -> None:
+        print_simulation(plan.spec, found, console)
+        _print_lost_rows(plan, console)
+
+    print_all = partial(print_side_by_side, [plan.spec.workload for plan in plans])
+    answers = Answers("plans", plans, [run.simulation for run in runs], unserved)
+    status = _print_answers(arguments, answers, print_one, print_all)
+    _plot_runs(arguments, plans, runs, workers=workers)
+    return status
+
+
+class Answers(NamedTuple):
+    """What was ``found`` for each of some plans, by the ``name`` of JSON, and why others cannot be served."""
+
+    name: str
+    plans: Sequence[CompiledPlan]
+    found: Sequence[Any]
+    unserved: dict[str, Diagnostic]
+
+
+def _print_answers(
+    arguments: Namespace,
+    answers: Answers,
+    print_one: Callable[[CompiledPlan, Any, Any], None],
+    print_all: Callable[[Sequence[Any], Any], None],
+) -> int:
+    """Print the answer for each plan, then all of them side by side; exit status 1 where one of them is not met."""
+    name, plans, found, unserved = answers
     if arguments.json:
-        found = [run.simulation.as_json() | _lost_rows(plan) for plan, run in zip(plans, runs, strict=True)]
-        print_json({"plandsl": __version__, "file": arguments.file, "plans": found, **_unserved_json(unserved)})
+        told = [one.as_json() | _lost_rows(plan) for plan, one in zip(plans, found, strict=True)]
+        print_json({"plandsl": __version__, "file": arguments.file, name: told, **_unserved_json(unserved)})
     else:
         console = open_console()
-        for plan, run in spaced(zip(plans, runs, strict=True), console):
-            print_simulation(plan.spec, run.simulation, console)
-            _print_lost_rows(plan, console)
-        if len(runs) > 1:
+        for plan, one in spaced(zip(plans, found, strict=True), console):
+            print_one(plan, one, console)
+        if len(found) > 1:
             console.print()
-            print_side_by_side([p.spec.workload for p in plans], [run.simulation for run in runs], console)
+            print_all(found, console)
         _print_unserved(unserved, console)
-    _plot_runs(arguments, plans, runs, workers=workers)
-    return OK if all(run.simulation.ok for run in runs) and not unserved else FAILED
+    return OK if all(one.ok for one in found) and not unserved else FAILED
 
 
 def _serve_what_fits(plans: list[CompiledPlan]) -> tuple[list[CompiledPlan], dict[str, Diagnostic]]:
@@ -109,19 +141,12 @@ def _serve_seeds(arguments: Namespace, workers: Workers) -> int:
     plans, unserved = _serve_what_fits(compile_plans(arguments))
     with Progress("serving requests from several seeds") as tick:
         found = simulate_seeds_with(workers, plans, arguments.seeds, requests=arguments.requests, tick=tick)
-    if arguments.json:
-        told = [one.as_json() | _lost_rows(plan) for plan, one in zip(plans, found, strict=True)]
-        print_json({"plandsl": __version__, "file": arguments.file, "plans": told, **_unserved_json(unserved)})
-    else:
-        console = open_console()
-        for plan, one in spaced(zip(plans, found, strict=True), console):
-            print_seeds(plan.spec, one, console)
-            _print_lost_rows(plan, console)
-        if len(found) > 1:
-            console.print()
-            print_seeds_side_by_side(found, console)
-        _print_unserved(unserved, console)
-    return OK if all(one.ok for one in found) and not unserved else FAILED
+
+    def print_one(plan: CompiledPlan, one: OverSeeds, console: Any) -> None:
+        print_seeds(plan.spec, one, console)
+        _print_lost_rows(plan, console)
+
+    return _print_answers(arguments, Answers("plans", plans, found, unserved), print_one, print_seeds_side_by_side)
 
 
 def _find_rates(arguments: Namespace, workers: Workers) -> int:
@@ -134,18 +159,11 @@ def _find_rates(arguments: Namespace, workers: Workers) -> int:
     plans, unserved = _serve_what_fits(compile_plans(arguments))
     with Progress("finding rates") as tick:
         found = find_rates_with(workers, plans, arguments.requests, tick)
-    if arguments.json:
-        rates = [f.as_json() | _lost_rows(plan) for plan, f in zip(plans, found, strict=True)]
-        print_json({"plandsl": __version__, "file": arguments.file, "rates": rates, **_unserved_json(unserved)})
-    else:
-        console = open_console()
-        for plan, one in spaced(zip(plans, found, strict=True), console):
-            print_rate(plan.spec, one, console)
-        if len(found) > 1:
-            console.print()
-            print_rates(found, console)
-        _print_unserved(unserved, console)
-    return OK if all(f.ok for f in found) and not unserved else FAILED
+
+    def print_one(plan: CompiledPlan, one: FoundRate, console: Any) -> None:
+        print_rate(plan.spec, one, console)
+
+    return _print_answers(arguments, Answers("rates", plans, found, unserved), print_one, print_rates)
 
 
 def _simulate(plans: list[CompiledPlan], arguments: Namespace, workers: Workers) -> list[Run]:
