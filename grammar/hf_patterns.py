@@ -202,7 +202,7 @@ class _Regex:
     def _repeated(self, item: Char | Group) -> Char | Group:
         bounds = {"*": (0, None), "+": (1, None), "?": (0, 1)}
         c = self._peek()
-        if c in bounds and c:
+        if c in bounds:
             self.at += 1
             least, most = bounds[c]
             if self._peek() == "?":  # a lazy repeat matches the same names

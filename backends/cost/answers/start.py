@@ -142,23 +142,22 @@ def _first_enough(path: str, tries: Iterator[tuple[str, Deployment | None]]) -> 
 def _fewer_requests(model: Deployment) -> Iterator[tuple[str, Deployment]]:
     """Fewer requests by powers of two, as long as the plan's batch runs."""
     engine, least = model.plan.effective_engine, 1 if model.plan.workload.over_time else model.plan.workload.batch
-    requests = _lower_power(min(engine.max_requests, model.plan.step_tokens))
-    while requests >= least:
+    for requests in _lower_powers(min(engine.max_requests, model.plan.step_tokens), least):
         yield str(requests), model.on(evolve(model.plan, engine=evolve(engine, max_requests=requests)))
-        requests //= 2
 
 
-def _lower_power(number: int) -> int:
-    """The largest power of two below ``number``; 0 where there is none."""
-    return 1 << (number - 1).bit_length() - 1 if number > 1 else 0
+def _lower_powers(number: int, least: int) -> Iterator[int]:
+    """The powers of two below ``number``, from the largest one down to ``least``."""
+    power = 1 << (number - 1).bit_length() - 1 if number > 1 else 0
+    while power >= least:
+        yield power
+        power //= 2
 
 
 def _smaller_steps(model: Deployment) -> Iterator[tuple[str, Deployment]]:
     """Fewer tokens of a step by powers of two."""
-    step = _lower_power(model.plan.step_tokens)
-    while step >= LEAST_STEP:
+    for step in _lower_powers(model.plan.step_tokens, LEAST_STEP):
         yield str(step), model.on(evolve(model.plan, step_tokens=step))
-        step //= 2
 
 
 def _larger_fractions(model: Deployment) -> Iterator[tuple[str, Deployment]]:

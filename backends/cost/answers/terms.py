@@ -42,7 +42,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     prefill, decode = PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode)
     follow = responses(model, metrics)
     others = longer.pop(OTHERS)
-    mixed = (
+    token_waits = (
         [Term(DECODE, OTHERS, op="mixed", name=OTHERS, value=others, bound="mixed")]
         if s is not None or others > 0
         else []
@@ -60,28 +60,15 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     ttft = _breakdown(
         "ttft", PREFILL, ops=first, span=float(prefill.span) / share, value=metrics.ttft, waits=waiting, ranks=at_first
     )
-    if model.transfer is None:
-        tpot = _breakdown(
-            "tpot",
-            DECODE,
-            ops=step,
-            span=float(decode.span) * taken,
-            value=metrics.tpot,
-            waits=mixed,
-            ranks=at_step,
-        )
-        return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
-    from plandsl.backends.cost.answers.pool_terms import label_pools, per_token, transfer_terms
+    if model.transfer is not None:
+        from plandsl.backends.cost.answers.pool_terms import label_pools, per_token, transfer_terms
 
+        token_waits = transfer_terms(model, metrics)
     tpot = _breakdown(
-        "tpot",
-        DECODE,
-        ops=step,
-        span=float(decode.span) * taken,
-        value=metrics.tpot,
-        waits=transfer_terms(model, metrics),
-        ranks=at_step,
+        "tpot", DECODE, ops=step, span=float(decode.span) * taken, value=metrics.tpot, waits=token_waits, ranks=at_step
     )
+    if model.transfer is None:
+        return Terms(ttft, tpot, _per_token(model, metrics, ttft, tpot), follow.waits)
     ttft, tpot = label_pools(ttft), label_pools(tpot)
     return Terms(ttft, tpot, per_token(model, metrics, ttft, tpot), follow.waits)
 
