@@ -31,7 +31,7 @@ class Kind(Generic[C]):
     publishes what the form needs for a set. ``instead(path)`` names the sets, best first, that may answer for one
     that a calibration lacks. ``blank`` are the ``columns`` of numbers whose cells may be empty.
     ``pools`` names the set that many GPUs share for a set of one GPU, empty where none is. ``settled(constants, rows)``
-    gives ``rows`` those of a GPU's own ``constants`` that describe where it was measured: they are not shared.
+    puts into ``rows`` the ``constants`` that describe the machine of the measurements, which GPUs do not share.
     """
 
     name: str

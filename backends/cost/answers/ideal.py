@@ -31,7 +31,9 @@ class Pass(NamedTuple):
 
 
 def mfu(server: Server, times: PhaseTimes, passes: Iterable[Pass]) -> Number:
-    """Model FLOPs utilisation at the rate at which batches pass: ideal GPU-seconds over those that a batch takes."""
+    """Model FLOPs utilisation at the rate at which batches pass: the GPU-seconds of a batch at peak FLOP/s, divided by
+    the GPU-seconds that the batch takes.
+    """
     gpu, sharding = average_gpu(server.plan), server.plan.sharding
     ideal: Number = 0.0
     for p in passes:

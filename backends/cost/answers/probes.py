@@ -26,7 +26,7 @@ EXPECTED = 20
 class Point(NamedTuple):
     """A run to make: ``requests`` requests (None: as many as the load has) at ``factor`` times the rate of a plan.
 
-    ``ask``: latencies with percentiles that are told beside those of a report.
+    ``ask``: further pairs of a latency and a percentile; the `Probe` has their values in ``asked``.
     """
 
     factor: float

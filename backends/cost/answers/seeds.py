@@ -26,7 +26,7 @@ def with_seed(plan: PlanSpec, seed: int) -> PlanSpec:
 
 
 def seeds_of(plan: PlanSpec, number: int) -> range:
-    """So many seeds, from that of the load on. Raises `PlanError` (E400) where nothing is drawn."""
+    """``number`` seeds, of which the first is the load's own. Raises `PlanError` (E400) where nothing is drawn."""
     traffic = plan.workload.traffic
     replays = traffic is not None and traffic.trace is not None and traffic.arrivals is None
     if traffic is None or (replays and plan.router != "two_choices" and plan.speculate is None):
@@ -88,7 +88,7 @@ def _requirements(plan: PlanSpec, runs: Sequence[Simulation]) -> list[SeedsRequi
 
 
 def _mean_summary(runs: Sequence[Summary]) -> Summary:
-    """Means over the runs; the queue grows where it does in one of them."""
+    """Means over the runs. The queue of the summary grows if the queue of one run grows."""
     grows = [run.bearable for run in runs if not run.stable]
     refused = sum(run.served < run.requests for run in runs)
     warnings = [f"{GROWS} in {len(grows)} of {len(runs)} runs"] if grows else []

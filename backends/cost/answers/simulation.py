@@ -205,7 +205,7 @@ def draw_load(plan: PlanSpec, count: int | None = None) -> Load:
 
 
 def foresee(plan: PlanSpec, servers: Servers, load: Load) -> tuple[Worker, Way]:
-    """A server of requests like those of ``load``, of two pools one that decodes; and how servers take their steps."""
+    """A server for ``load``, one that decodes if the plan has two pools; and how its servers take their steps."""
     one = _worker(plan, servers, load)
     workers, apart = [one] * servers.deployment.n, servers.prefill is None
     if apart and can_leap(workers, load.requests, load.closed, plan.router):
@@ -214,7 +214,7 @@ def foresee(plan: PlanSpec, servers: Servers, load: Load) -> tuple[Worker, Way]:
 
 
 Way: TypeAlias = Literal["leap", "stretch", "step"]
-"""Servers leap over all steps between two events, or over those that only decode, or take each step by itself."""
+"""`leap`: all steps between two events are taken at once; `stretch`: steps that only decode are; `step`: none are."""
 
 
 def _worker(plan: PlanSpec, servers: Servers, load: Load) -> Worker:
