@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plandsl.backends.calibrate.fit import fit
 from plandsl.backends.calibrate.kinds.moe import GROUPED_DOWN, GROUPED_UP, MOE
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import (
+    POPULARITY,
     TILES,
     Layer,
     Load,
@@ -16,8 +19,8 @@ from plandsl.backends.cost.forms.moe import (
     gemm_seconds,
     grouped_seconds,
     hottest_load,
-    load_ratio,
     moe_seconds,
+    popular_experts,
 )
 from plandsl.spec.constants import MoeConstants
 from plandsl.spec.hardware import GpuSpec
@@ -68,11 +71,36 @@ def test_skewed_routing_touches_fewer_experts_and_loads_the_hottest_more() -> No
     assert max(load.tokens for load in skewed) > 2 * max(load.tokens for load in uniform)
 
 
-@pytest.mark.parametrize("imbalance", [1.0, 1.05, 1.5, 3.0, 9.0])
-def test_an_imbalance_says_how_far_the_hottest_expert_is_above_the_mean(imbalance: float) -> None:
-    ratio = load_ratio(imbalance)
-    shares = ratio ** np.linspace(0, 1, 20001)
-    assert shares.max() / shares.mean() == pytest.approx(imbalance, rel=1e-3)
+@pytest.mark.parametrize(("pairs", "local"), [(8.0, 256), (8.0, 128), (4.0, 128), (1.0, 32), (2.0, 8), (0.5, 2)])
+def test_experts_of_a_rank_are_touched_as_a_zipf_law_draws_them(pairs: float, local: int) -> None:
+    """Beside the law itself, r ** -0.8 for each expert by itself, from one token to many."""
+    groups = popular_experts(pairs, local, 256)
+    weights = np.arange(1, local + 1) ** -POPULARITY
+    chances = weights / weights.sum() * pairs
+    for tokens in (1, 2, 8, 32, 128, 1000):
+        law = (1 - (1 - chances) ** tokens).sum()
+        assert sum(n * (1 - (1 - p) ** tokens) for n, p in groups) == pytest.approx(law, rel=0.01)
+
+
+@given(experts=st.integers(1, 600), ways=st.integers(1, 64), share=st.floats(1e-3, 1))
+def test_law_popular_experts_are_all_experts_with_all_pairs(experts: int, ways: int, share: float) -> None:
+    """Counted, chosen ``pairs`` times by a token, none more than once, and the first the most."""
+    local = experts / ways
+    found = [(n, p) for n, p in popular_experts(share * local, local, experts) if n]
+    assert sum(n for n, _ in found) == pytest.approx(local)
+    assert sum(n * p for n, p in found) == pytest.approx(share * local)
+    chances = [p for _, p in found]
+    assert chances == sorted(chances, reverse=True)
+    assert 0 <= chances[-1] <= chances[0] <= 1 + 1e-12
+
+
+def test_groups_of_experts_are_alike_for_arrays_and_numbers() -> None:
+    local = np.array([1, 2, 16, 128])
+    many = popular_experts(8 * local / 128, local, 128)
+    for at, n in enumerate(local.tolist()):
+        one = popular_experts(8 * n / 128, n, 128)
+        assert [float(there[at]) for there, _ in many] == [there for there, _ in one]
+        assert [float(p[at]) for _, p in many] == pytest.approx([p for _, p in one], rel=1e-12)
 
 
 @pytest.mark.parametrize("local", [8, 64])
@@ -158,7 +186,7 @@ def test_more_of_anything_takes_no_less(local: int, ratio: float) -> None:
 
 def test_skew_between_ranks_takes_longer_for_the_hottest() -> None:
     layer = LAYER._replace(local=8)
-    times = [_seconds(layer, 16384, load_ratio(i)) for i in (1.0, 2.0, 4.0, 8.0)]
+    times = [_seconds(layer, 16384, ratio) for ratio in (1.0, 5.0, 50.0, 3000.0)]
     assert (np.diff(times) > 0).all()
 
 

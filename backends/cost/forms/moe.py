@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,13 @@ TILES = ((8, 128), (16, 128), (32, 128), (64, 128), (128, 128), (128, 256), (256
 
 QUANTILES = 8
 """Groups of equally loaded experts that stand for a skewed routing."""
+
+POPULARITY = 0.8
+"""Of the experts of a rank, the r-th most popular is chosen in proportion to ``r ** -POPULARITY`` by default.
+
+TensorRT-LLM's benchmark of layers with experts has this exponent for the experts of a rank, so that their load is as in
+observed traces (github.com/NVIDIA/TensorRT-LLM, pull request 19148).
+"""
 
 ROW = 2.0
 """Bytes of an element of activations between the kernels of a layer."""
@@ -84,19 +90,31 @@ class Matrix(NamedTuple):
     input_bytes: float
 
 
-def load_ratio(imbalance: float) -> float:
-    """The ratio of largest to smallest load at which the hottest expert has ``imbalance`` times the mean.
+def popular_experts(pairs: Number, local: Number, most: int) -> list[tuple[Number, Number]]:
+    """The ``local`` experts of a rank, ``most`` at most, as (experts, chance that a token chooses one of them) pairs.
 
-    Where the logarithms of loads are distributed evenly up to a ratio ``r``, the largest load is ``r ln(r) / (r - 1)``
-    times the mean. Solved for ``ln(r)`` by Newton's method from above (the function is convex); an imbalance of 1 gives
-    1.
+    A token chooses ``pairs`` of them, the r-th most popular in proportion to ``r ** -POPULARITY``. Those from
+    ``2 ** g`` to ``2 ** (g + 1) - 1`` are one group with one chance: the law is integrated over the group, from half a
+    place before its first expert to half a place behind its last. Where the first would be chosen more than once by a
+    token, all chances are brought towards the mean as far as needed.
     """
-    log = max(imbalance, 1e-6)
-    for _ in range(40):
-        rest = 1 - math.exp(-log)
-        slope = (rest - log * math.exp(-log)) / rest**2
-        log = max(log - (log / rest - imbalance) / max(slope, 1e-3), 1e-6)
-    return math.exp(log)
+    even = pairs / local
+    whole = _popularity(0.0, local)
+    kept = minimum((1 - even) / maximum(pairs * _popularity(0.0, 1.0) / whole - even, 1e-12), 1.0)
+    groups: list[tuple[Number, Number]] = []
+    first = 0
+    while first < most:
+        there = clip(local - first, 0.0, first or 1.0)
+        p = pairs * _popularity(first, maximum(there, 1e-9)) / whole / maximum(there, 1e-9)
+        groups.append((there, even + kept * (p - even)))
+        first = 2 * first or 1
+    return groups
+
+
+def _popularity(first: Number, n: Number) -> Number:
+    """What ``n`` experts after the ``first`` most popular ones weigh."""
+    power = 1 - POPULARITY
+    return ((first + n + 0.5) ** power - (first + 0.5) ** power) / power
 
 
 def expert_loads(
