@@ -14,9 +14,6 @@ from plandsl.spec.constants import GroupedConstants, MoeConstants
 TILES = ((8, 128), (16, 128), (32, 128), (64, 128), (128, 128), (128, 256), (256, 256))
 """Output tiles of grouped GEMMs, rows of one expert by columns: libraries swap operands to get below 64 rows."""
 
-QUANTILES = 8
-"""Groups of equally loaded experts that stand for a skewed routing."""
-
 POPULARITY = 0.8
 """Of the experts of a rank, the r-th most popular is chosen in proportion to ``r ** -POPULARITY`` by default.
 
@@ -117,47 +114,22 @@ def _popularity(first: Number, n: Number) -> Number:
     return ((first + n + 0.5) ** power - (first + 0.5) ** power) / power
 
 
-def expert_loads(
-    layer: Layer, tokens: Number, ratio: Number = 1.0, exponent: Number = 1.0, even: Number = False
-) -> list[Load]:
-    """How ``tokens * topk`` pairs of token and expert fall on the experts of the hottest rank.
+def expert_loads(layer: Layer, tokens: Number, even: Number = False) -> list[Load]:
+    """How ``tokens * topk`` pairs of token and expert fall on the experts of a rank, where all experts are alike.
 
-    Shares of experts follow a power law with ``exponent``, the largest ``ratio`` times the smallest; a ``ratio`` of 1
-    is uniform. `QUANTILES` quantiles of the law stand for the experts. Where experts lie on several ranks, the hottest
-    rank has the expected largest of the ranks' sums (`hottest_load`), at least one pair, and no expert has more than
-    all tokens. An expert that expects ``t`` of T tokens gets any with the chance ``1 - (1 - t/T)^T`` (at least one
-    expert of the rank always does), or ``min(t, 1)`` where tokens are dealt out (``even``).
+    The rank has at least one pair, and no expert has more than all tokens. An expert that expects ``t`` of T tokens
+    gets any with the chance ``1 - (1 - t/T)^T`` (at least one expert of the rank always does), or ``min(t, 1)`` where
+    tokens are dealt out (``even``).
     """
-    shares = _shares(ratio, exponent)
-    mean = sum(shares) / QUANTILES
-    spread = maximum(sum(s * s for s in shares) / QUANTILES / (mean * mean) - 1, 1e-18)
-    hot = maximum(hottest_load(layer.n_experts / layer.local, layer.local / spread), 1.0)
     most = minimum(tokens * minimum(layer.topk / layer.local, 1.0), tokens)
-    each = minimum(maximum(tokens * layer.topk / layer.n_experts * hot, 1 / layer.local), most)
-    room = (tokens - each) / maximum(each * (shares[-1] / mean - 1), 1e-12)
-    kept = minimum(maximum(1 - 1 / layer.local, 0.0) ** 0.5, room)
-    made = []
-    for share in shares:
-        expected = each * (1 + kept * (share / mean - 1))
-        drawn = maximum(1 - (1 - minimum(expected / tokens, 1.0)) ** tokens, 1 / layer.local)
-        met = minimum(expected, where(even, 1.0, drawn))
-        made.append(Load(layer.local / QUANTILES, expected, met * layer.local / QUANTILES, even))
-    return made
-
-
-def hottest_load(n: Number, shape: Number) -> Number:
-    """Expected largest of ``n`` sums with mean 1 that are distributed like a gamma of ``shape``.
-
-    It is taken as the quantile ``p = (n - 3/8) / (n + 1/4)`` (Blom 1958). The normal quantile is by Tukey's lambda;
-    Wilson and Hilferty (1931) turn it into that of a gamma distribution.
-    """
-    p = (n - 0.375) / (n + 0.25)
-    z = 4.91 * (p**0.14 - (1 - p) ** 0.14)
-    return (1 - 1 / (9 * shape) + z / (3 * shape**0.5)) ** 3
+    each = minimum(maximum(tokens * layer.topk / layer.n_experts, 1 / layer.local), most)
+    drawn = maximum(1 - (1 - minimum(each / tokens, 1.0)) ** tokens, 1 / layer.local)
+    met = minimum(each, where(even, 1.0, drawn))
+    return [Load(layer.local, each, met * layer.local, even)]
 
 
 def moe_seconds(c: MoeConstants, chip: Chip, layer: Layer, tokens: Number, given: Sequence[Load]) -> Number:
-    """Seconds of a fused layer of experts that gets ``tokens`` tokens; ``given`` are their `expert_loads`.
+    """Seconds of a fused layer of experts that gets ``tokens`` tokens; ``given`` says how these fall on experts.
 
         seconds = fixed + token * tokens + grouped GEMMs + activations / (bandwidth * stream)
 
@@ -224,11 +196,3 @@ def grouped_seconds(
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
     return best
-
-
-def _shares(ratio: Number, exponent: Number) -> list[Number]:
-    """Loads of experts in units of the smallest: quantiles of a power law up to ``ratio``."""
-    power = 1 - exponent
-    power = where(abs(power) < 1e-3, 1e-3, power)
-    span = ratio**power - 1
-    return [(1 + span * ((i + 0.5) / QUANTILES)) ** (1 / power) for i in range(QUANTILES)]
