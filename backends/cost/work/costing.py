@@ -28,9 +28,10 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
-from plandsl.ir.compute import Attention, CacheWrite, Gemm, Quantize
+from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.fusions import read_fused
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
@@ -38,6 +39,7 @@ from plandsl.ir.rule import Regular
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.work.experts import Mixtures
+    from plandsl.backends.cost.work.joined import Kernels
 
 
 def sides_of(op: Op) -> tuple[Side, ...]:
@@ -56,6 +58,9 @@ def sides_of(op: Op) -> tuple[Side, ...]:
         case _:
             assert_never(op)
 
+
+JOINED = (Norm, AddNorm, Map, Rope, Quantize, CacheWrite)
+"""Ops that may share a kernel."""
 
 ALL: tuple[Side, ...] = ("links", "traffic", "arithmetic")
 LINKS: tuple[Side] = ("links",)
@@ -79,8 +84,26 @@ class Costing:
 
         return Mixtures(self.site)
 
+    @cached_property
+    def kernels(self) -> Kernels | None:
+        """The kernels that ops share; None for a program in which no op shares one."""
+        if not any(read_fused(op) for region in self.site.program.regions for op in region.ops):
+            return None
+        from plandsl.backends.cost.work.joined import Kernels
+
+        return Kernels(self.site.program)
+
     def work(self, op: Op) -> Work:
-        """The work of ``op``; on a cluster it may cross the network."""
+        """The work of ``op``; on a cluster it may cross the network, and it may run in the kernel of another op."""
+        made = self._work_by_itself(op)
+        if self.kernels is None or not isinstance(op, JOINED) or not isinstance(made, Kernel):
+            return made
+        from plandsl.backends.cost.work.joined import join
+
+        return join(made, self.site, self.kernels, self._work_by_itself)
+
+    def _work_by_itself(self, op: Op) -> Work:
+        """The work of ``op`` in a kernel of its own."""
         if self.mixtures is not None and self.mixtures.is_fused(op):
             return kernel.no_kernel(op, self.site.split(op.results[0].type)[1], self.machine.gpu.bandwidth)
         made = self.work_in_node(op)
