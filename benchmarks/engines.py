@@ -78,7 +78,9 @@ _SUMMING = ("all_reduce_norm", "all_reduce_norm_quantize")
 FUSED: dict[str, dict[str, Any]] = {
     "vllm": {
         "fusions": (*_SUMMING, *_QUANTIZING),
-        "fused_sizes": FusedSizes((2, 4, 8), (("fp8", (64 * MIB, 2 * MIB, MIB / 2)), ("fp4", (64 * MIB, 32 * MIB, MIB)))),
+        "fused_sizes": FusedSizes(
+            (2, 4, 8), (("fp8", (64 * MIB, 2 * MIB, MIB / 2)), ("fp4", (64 * MIB, 32 * MIB, MIB)))
+        ),
     },
     "vllm_rocm": {"fusions": _QUANTIZING},
     "trtllm": {

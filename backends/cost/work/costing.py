@@ -31,7 +31,7 @@ from plandsl.ir.collectives import (
 from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
-from plandsl.ir.fusions import read_fused
+from plandsl.ir.fusions import Kernels
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
@@ -39,7 +39,6 @@ from plandsl.ir.rule import Regular
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.work.experts import Mixtures
-    from plandsl.backends.cost.work.joined import Kernels
 
 
 def sides_of(op: Op) -> tuple[Side, ...]:
@@ -70,10 +69,10 @@ KERNELS: tuple[Side, ...] = ("traffic", "arithmetic")
 
 
 class Costing:
-    """Turns the ops of one program into `Work` on one machine."""
+    """Turns the ops of one program into `Work` on one machine. ``kernels``: the ones that its ops share, if any."""
 
-    def __init__(self, program: Program, machine: Machine, extents: Extents) -> None:
-        self.site, self.machine = Site.of(program, machine, extents), machine
+    def __init__(self, program: Program, machine: Machine, extents: Extents, kernels: Kernels | None) -> None:
+        self.site, self.machine, self.kernels = Site.of(program, machine, extents), machine, kernels
 
     @cached_property
     def mixtures(self) -> Mixtures | None:
@@ -83,15 +82,6 @@ class Costing:
         from plandsl.backends.cost.work.experts import Mixtures
 
         return Mixtures(self.site)
-
-    @cached_property
-    def kernels(self) -> Kernels | None:
-        """The kernels that ops share; None for a program in which no op shares one."""
-        if not any(read_fused(op) for region in self.site.program.regions for op in region.ops):
-            return None
-        from plandsl.backends.cost.work.joined import Kernels
-
-        return Kernels(self.site.program)
 
     def work(self, op: Op) -> Work:
         """The work of ``op``; on a cluster it may cross the network, and it may run in the kernel of another op."""

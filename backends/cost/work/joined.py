@@ -6,7 +6,7 @@ its kernel depends on its bytes and ranks, so the ops behind it have two forms o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from plandsl.backends.cost.forms.elementwise import traffic_seconds
@@ -16,13 +16,11 @@ from plandsl.backends.cost.work.exchange import Exchange
 from plandsl.backends.cost.work.kernel import ElementForm, Kernel, count_bytes
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import Binding, ContextUse, Demand, Path, Shape, Work
-from plandsl.ir.collectives import AllReduce
-from plandsl.ir.compute import CacheWrite, Norm
 from plandsl.ir.extents import Extents
-from plandsl.ir.fusions import WITH_ALL_REDUCE, Hosts, read_fused
+from plandsl.ir.fusions import Kernels
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
-from plandsl.ir.types import Dim, Number, TensorType, Value
+from plandsl.ir.types import Dim, Number
 
 
 class Inside(NamedTuple):
@@ -154,59 +152,6 @@ class Gated(NamedTuple):
         return self.apart.shape(at)
 
 
-class Kernels:
-    """Which ops of a program share a kernel, while its all_reduces share theirs (``shared``) and otherwise."""
-
-    def __init__(self, program: Program) -> None:
-        self.hosts = Hosts(program)
-
-    def joins(self, op: Op, shared: bool) -> bool:
-        """Whether ``op`` runs in the kernel of its host."""
-        names, host = read_fused(op), self.hosts.host(op)
-        if not names or host is None:
-            return False
-        summed = self.hosts.first_all_reduce(op) is not None
-        reduces = shared and summed and (isinstance(host, AllReduce) or self.joins(host, shared))
-        return any(name.startswith(WITH_ALL_REDUCE) == reduces for name in names)
-
-    def lead(self, op: Op, shared: bool) -> Op:
-        """The op that launches the kernel of ``op``."""
-        host = self.hosts.host(op)
-        return self.lead(host, shared) if host is not None and self.joins(op, shared) else op
-
-    def _source(self, op: Op, x: Value) -> Op | None:
-        """The op that makes an operand; for a norm at the begin of a layer, the addition that ends the one before."""
-        made = self.hosts.maker(op, x)
-        return self.hosts.host(op) if made is None and isinstance(op, Norm) and x == op.x else made
-
-    def _stays(self, op: Op, value: Value, shared: bool) -> bool:
-        """Whether ``value``, a result or an operand of ``op``, is read in the kernel of ``op`` alone."""
-        readers, lead = list(self.hosts.readers(op, value)), self.lead(op, shared)
-        return bool(readers) and not self.hosts.leaves(op, value) and all(self.lead(r, shared) is lead for r in readers)
-
-    def touched(self, op: Op, shared: bool) -> Iterator[TensorType]:
-        """What ``op`` reads from memory and writes to it."""
-        lead = self.lead(op, shared)
-        for x in op.operands:
-            source = self._source(op, x)
-            if source is None or self.lead(source, shared) is not lead:
-                yield x.type
-        shapes = [x.type.dims for x in op.xs] if isinstance(op, CacheWrite) else [v.type.dims for v in op.results]
-        for out, dims in zip(op.results, shapes, strict=True):
-            if not self._stays(op, out, shared):
-                yield TensorType(out.type.dtype, dims)
-
-    def spared(self, op: Op, shared: bool) -> Iterator[TensorType]:
-        """What the kernel of ``op`` no longer writes, of what its time has: the result of its all_reduce or attention."""
-        lead = self.lead(op, shared)
-        if self.hosts.host(op) is lead and lead.facts.word in SPARED:
-            yield from (x.type for x in op.operands if x in lead.results and self._stays(op, x, shared))
-
-
-SPARED = ("all_reduce", "attention")
-"""Words of ops whose kernels take the same time whether their result is written by them or by ops inside."""
-
-
 def join(made: Kernel, site: Site, kernels: Kernels, work: Callable[[Op], Work]) -> Work:
     """``made``, the kernel of an op, as part of the kernel that it shares; ``work`` gives the work of other ops."""
     apart = _placed(made, site, kernels, shared=False)
@@ -229,10 +174,11 @@ def _reaches_peers(exchange: Exchange, machine: Machine) -> bool:
 
 def _placed(made: Kernel, site: Site, kernels: Kernels, shared: bool) -> Kernel | Inside:
     """The work of a kernel's op where it launches the kernel that it shares, or runs inside that of another op."""
-    fixed, per_row = count_bytes(site, kernels.touched(made.op, shared))
-    less, less_per_row = count_bytes(site, kernels.spared(made.op, shared))
+    place = kernels.place(made.op, shared)
+    fixed, per_row = count_bytes(site, place.touched)
+    less, less_per_row = count_bytes(site, place.spared)
     fixed = minimum(maximum(fixed - less, 0.0), made.bytes_fixed)
     per_row = minimum(maximum(per_row - less_per_row, 0.0), made.bytes_per_row)
-    if kernels.joins(made.op, shared):
+    if place.inside:
         return Inside(made, (fixed, per_row))
     return made._replace(bytes_fixed=fixed, bytes_per_row=per_row)
