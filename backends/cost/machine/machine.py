@@ -46,13 +46,15 @@ Marlin reads weights of 4 bits nearly as fast as the memory allows, 3.87 times a
 class Answer(NamedTuple):
     """The layer of the cost model that timed an op, and its band; for a collective also the fastest algorithm.
 
-    With this algorithm a rank sends ``volume`` bytes over the links for each byte of payload.
+    With this algorithm a rank sends ``volume`` bytes over the links for each byte of payload. ``fused``: the op runs in
+    the kernel of another op.
     """
 
     layer: str
     band: Band | None
     algorithm: str = ""
     volume: Number = 0
+    fused: bool = False
 
 
 MEASURED_ANSWER = Answer("measured", (1.0, 1.0))

@@ -73,7 +73,7 @@ class Inside(NamedTuple):
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """The layer that has the bandwidth of its kind."""
         form = self.alone.form
-        return (machine.flat if form is None else form_answer(form.constants))._replace(algorithm="fused")
+        return (machine.flat if form is None else form_answer(form.constants))._replace(fused=True)
 
     def path(self, program: Program) -> Path:
         """As its own kernel."""
