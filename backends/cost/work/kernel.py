@@ -172,9 +172,8 @@ def no_kernel(op: Op, rows: tuple[Dim, ...], bandwidth: float) -> Kernel:
     )
 
 
-def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
-    """A kernel of memory traffic alone: it reads or writes every tensor in ``touched`` once."""
-    _, rows = site.split(main)
+def count_bytes(site: Site, touched: Iterable[TensorType]) -> tuple[Number, Number]:
+    """The bytes of tensors that have no rows, and the bytes that the others have in each row."""
     fixed: Number = 0.0
     per_row: Number = 0.0
     for type_ in touched:
@@ -184,6 +183,13 @@ def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[Tensor
             per_row = per_row + size
         else:
             fixed = fixed + size
+    return fixed, per_row
+
+
+def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[TensorType]) -> Kernel:
+    """A kernel of memory traffic alone: it reads or writes every tensor in ``touched`` once."""
+    _, rows = site.split(main)
+    fixed, per_row = count_bytes(site, touched)
     m = site.machine
     name = op.measured_as
     find = partial(m.calibration.constants, ElementConstants)
