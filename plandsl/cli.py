@@ -65,6 +65,8 @@ def _compile(made: _Parser) -> None:
 
 def _check(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE", nargs="+")
+    made.add_argument("--format", choices=("text", "json", "sarif", "github"), default="text",
+                      help="of the findings; sarif and github are for build services (default: text)")  # fmt: skip
     _add_selection(made)
 
 
@@ -125,6 +127,9 @@ def _explain(made: _Parser) -> None:
 
 def _diff(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="two plans, or one file that has two")
+    made.add_argument(
+        "--each", action="store_true", help="compare every plan of one file with its namesake in the other"
+    )
     _add_selection(made)
 
 

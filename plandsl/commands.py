@@ -213,15 +213,24 @@ def run_check(arguments: Namespace) -> int:
             sources |= error.sources
     found = list(dict.fromkeys(found))
     errors = [d for d in found if d.severity == "error"]
+    _print_findings("json" if arguments.json else arguments.format, found, sources, len(arguments.files))
+    return WRONG if errors else OK
+
+
+def _print_findings(form: str, found: list[Diagnostic], sources: dict[str, str], files: int) -> None:
+    """Findings as text on standard error; in another form for machines, also on standard output."""
     shown = [d for d in found if d.severity != "note"]
     if shown:
         sys.stderr.write(render(shown, sources) + "\n")
-    if arguments.json:
+    if form == "json":
         print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in found]})
-    elif not errors:
-        files = "1 file" if len(arguments.files) == 1 else f"{len(arguments.files)} files"
-        sys.stdout.write(f"{files}: no errors\n")
-    return WRONG if errors else OK
+    elif form != "text":
+        from plandsl.annotations import github, sarif
+
+        ordered = sorted(found, key=lambda d: (d.span is None, d.span or ()))
+        sys.stdout.write(github(ordered)) if form == "github" else print_json(sarif(ordered))
+    elif all(d.severity != "error" for d in found):
+        sys.stdout.write(f"{'1 file' if files == 1 else f'{files} files'}: no errors\n")
 
 
 def run_render(arguments: Namespace) -> int:
@@ -520,6 +529,8 @@ def run_diff(arguments: Namespace) -> int:
     """`planc diff A B`: each argument is FILE or FILE:PLAN; a single FILE must have two plans."""
     from plandsl.driver import difference
 
+    if arguments.each:
+        return _compare_each(arguments)
     a, b = _plans_to_compare(arguments)
     found = difference(a, b)
     if arguments.json:
@@ -528,6 +539,37 @@ def run_diff(arguments: Namespace) -> int:
         from plandsl.answers.text.difference import print_difference
 
         print_difference(found, open_console())
+    return OK
+
+
+def _compare_each(arguments: Namespace) -> int:
+    """Compare the plans of the same name in two files, and name the others."""
+    from plandsl.driver import compile_module, difference
+
+    if len(arguments.files) != 2:
+        why = f"`planc diff --each` compares the plans of two files, found {len(arguments.files)}"
+        raise PlanError([Diagnostic("E400", why, hint="planc diff --each OLD.plan NEW.plan")])
+    old, new = (
+        {plan.name: plan for plan in compile_module(_open(path, _overrides(arguments)), arguments.plan)}
+        for path in arguments.files
+    )
+    found = {name: difference(old[name], new[name]) for name in old if name in new}
+    same = [name for name, one in found.items() if not one.changes]
+    lone = {"removed": [name for name in old if name not in new], "added": [name for name in new if name not in old]}
+    if arguments.json:
+        plans = [{"name": name, **one.as_json()} for name, one in found.items()]
+        print_json({"plandsl": __version__, "files": arguments.files, "plans": plans, **lone})
+        return OK
+    from plandsl.answers.text.difference import print_difference
+
+    console = open_console()
+    for one in spaced((one for one in found.values() if one.changes), console):
+        print_difference(one, console)
+    if len(same) < len(found) and (same or any(lone.values())):
+        console.print()
+    for word, names in ("the same", same), *lone.items():
+        if names:
+            console.print(f"{word}: {', '.join(names)}")
     return OK
 
 
