@@ -430,39 +430,50 @@ def _read(path: str) -> str:
 
 
 def run_catalog(arguments: Namespace) -> int:
-    """`planc catalog`."""
-    from plandsl.grammar import catalog
-
-    if arguments.kind is not None and arguments.kind not in catalog.kinds():
-        # `planc catalog NAME` works too: people type it first
-        kinds = [k for k in catalog.kinds() if arguments.kind in catalog.names(k)]
-        if arguments.name is not None or not kinds:
-            known = [*catalog.kinds(), *(n for k in catalog.kinds() for n in catalog.names(k))]
-            hint = suggest(arguments.kind, known)
-            raise PlanError([Diagnostic("E406", f"the catalog has no kind or entry `{arguments.kind}`", hint=hint)])
-        arguments.kind, arguments.name = kinds[0], arguments.kind
-    if arguments.name is not None:
-        return _print_entry(arguments)
-    listed = {k: catalog.names(k) for k in catalog.kinds() if arguments.kind in (None, k)}
-    if arguments.json:
-        print_json({"plandsl": __version__, "catalog": listed})
-    else:
-        from plandsl.entries import catalog_line
-
-        for kind, names in listed.items():
-            sys.stdout.write(f"{kind}\n" + "".join(f"  {n:<20} {catalog_line(kind, n)}\n" for n in names))
-    return OK
-
-
-def _print_entry(arguments: Namespace) -> int:
+    """`planc catalog`: the list, the entries with a word in their names, or the text of one entry."""
     from plandsl.grammar import catalog
 
     kind, name = arguments.kind, arguments.name
-    made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
-    if not made and name not in catalog.names(kind):
-        hint = suggest(name, catalog.names(kind))
-        raise PlanError([Diagnostic("E406", f"the catalog has no {kind} `{name}`", hint=hint)])
-    text = catalog.from_config(name) if made else catalog.text(kind, name)
+    if kind is not None and kind not in catalog.kinds() and name is None:
+        # `planc catalog NAME` works too: people type it first
+        kind, name = next((k for k in catalog.kinds() if kind in catalog.names(k)), None), kind
+    elif kind is not None and kind not in catalog.kinds():
+        raise PlanError([Diagnostic("E406", f"the catalog has no kind `{kind}`", hint=suggest(kind, catalog.kinds()))])
+    if name is not None and kind is not None:
+        made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
+        if made or name in catalog.names(kind):
+            return _print_entry(kind, name, catalog.from_config(name) if made else catalog.text(kind, name), arguments)
+    kinds = catalog.kinds() if kind is None else (kind,)
+    listed = {k: [n for n in catalog.names(k) if name is None or name.lower() in n] for k in kinds}
+    if name is not None and not any(listed.values()):
+        known = [word for k in kinds for word in (*((k,) if kind is None else ()), *catalog.names(k))]
+        what = f"{kind} `{name}`" if kind else f"kind or entry `{name}`"
+        raise PlanError([Diagnostic("E406", f"the catalog has no {what}", hint=suggest(name, known))])
+    listed = {k: names for k, names in listed.items() if names or name is None}
+    if arguments.json:
+        print_json({"plandsl": __version__, "catalog": listed})
+    else:
+        for one, names in listed.items():
+            sys.stdout.write(f"{one}\n" + "".join(_catalog_lines(one, names)))
+    return OK
+
+
+def _catalog_lines(kind: str, names: list[str]) -> Iterator[str]:
+    """A line for each entry, behind its figures the other names that it goes by."""
+    from plandsl.entries import catalog_line
+    from plandsl.grammar import catalog
+
+    stands_for = catalog.aliases(kind)
+    entries = {
+        n: [a for a in stands_for if stands_for[a] == n] for n in dict.fromkeys(stands_for.get(n, n) for n in names)
+    }
+    width = max(map(len, entries), default=0)
+    for name, aliases in entries.items():
+        also = f"; also {', '.join(aliases)}" if aliases else ""
+        yield f"  {name:<{width}}  {catalog_line(kind, name)}{also}\n"
+
+
+def _print_entry(kind: str, name: str, text: str, arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, "kind": kind, "name": name, "text": text})
     else:

@@ -15,6 +15,7 @@ from plandsl.cli import main
 from plandsl.codes import CODES
 from plandsl.codes_hf import HF_CODES
 from plandsl.driver import check_module, open_text
+from plandsl.grammar import catalog
 from plandsl.grammar.parse import decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,6 +174,29 @@ def test_catalog_lists_and_prints(capsys):
         status, _, err = run(capsys, "catalog", *wrong)
         assert status == 2
         assert "help: " in err
+
+
+def test_a_word_lists_the_entries_that_have_it_in_their_names(capsys):
+    lines = run(capsys, "catalog", "model", "qwen")[1].splitlines()
+    assert lines[0] == "model"
+    assert len(lines) == 1 + sum("qwen" in name for name in catalog.names("model"))
+    listed = json.loads(run(capsys, "catalog", "h100", "--json")[1])["catalog"]
+    assert {kind: set(names) for kind, names in listed.items()} == {
+        kind: {name for name in catalog.names(kind) if "h100" in name} for kind in listed
+    }
+    assert {"gpu", "node", "cluster"} <= set(listed)
+
+
+def test_aliases_stand_on_the_line_of_their_entry(capsys):
+    for kind in catalog.kinds():
+        lines = run(capsys, "catalog", kind)[1].splitlines()[1:]
+        aliases = catalog.aliases(kind)
+        assert [line.split()[0] for line in lines] == [n for n in catalog.names(kind) if n not in aliases]
+        for alias, entry in aliases.items():
+            (line,) = (line for line in lines if line.split()[0] == entry)
+            assert alias in line.partition("; also ")[2].split(", ")
+    assert catalog.aliases("node")["h100_sxm_8"] == "h100_8"
+    assert "a100_80" in run(capsys, "catalog", "gpu", "a100_sxm_")[1].split()
 
 
 def test_passes_are_listed_with_a_line_each(capsys):
