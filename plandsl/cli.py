@@ -57,6 +57,12 @@ def _add_phase(made: _Parser) -> None:
     made.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(default: prefill)")
 
 
+def _init(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", nargs="?", default="first.plan", help="(default: first.plan)")
+    made.add_argument("--model", metavar="NAME", help="a model of the catalog (default: llama_3_1_8b)")
+    made.add_argument("--node", metavar="NAME", help="a node of the catalog (default: h100_2)")
+
+
 def _compile(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--dump", metavar="PASS", help="print the program after a pass instead")
@@ -174,6 +180,7 @@ def _later(made: _Parser) -> None:
 
 
 VERBS: dict[str, tuple[str, Takes]] = {
+    "init": ("write a small plan to start from", _init),
     "compile": ("compile every plan of a file and print its estimates", _compile),
     "check": ("report every mistake, without compiling", _check),
     "render": ("draw a plan", _render),
@@ -200,6 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # at exit Python would search once more, though the system takes the memory back anyway: it skips what is frozen
     atexit.register(gc.freeze)
     given = sys.argv[1:] if argv is None else argv
+    if not given and sys.stdout is not None:
+        sys.stdout.write(_landing_page())
+        return OK
     arguments = _parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
 
@@ -226,6 +236,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RecursionError:
         sys.stderr.write("error[E107]: the input is nested too deeply\n")
         return WRONG
+
+
+LANDING = """planc {version}: how a language model is spread over GPUs, and how fast it is then
+
+to start
+  planc init                   write a small plan, first.plan
+  planc compile first.plan     its estimates, and where the time goes
+  planc explain first.plan     what would make it faster
+  planc search FILE            the best sharding for a load
+  planc simulate FILE          percentiles under traffic
+  planc catalog llama          models, GPUs, nodes and engines that ship, by a part of the name
+
+all commands (planc COMMAND --help tells more)
+{verbs}
+"""
+
+
+def _landing_page() -> str:
+    """What `planc` prints when nothing is asked of it."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {text}" for name, (text, _) in VERBS.items()]
+    return LANDING.format(version=__version__, verbs="\n".join(lines))
 
 
 def _discard_output() -> None:
