@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from plandsl._version import __version__
+from plandsl.codes import CODES
 from plandsl.diagnostics import Diagnostic, Span
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -14,8 +15,6 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 def sarif(found: Sequence[Diagnostic]) -> dict[str, Any]:
     """``found`` as a log of SARIF 2.1.0 (OASIS standard) with one run; each code that occurs is a rule of it."""
-    from plandsl.codes import CODES
-
     codes = sorted({d.code for d in found})
     rules = [
         {

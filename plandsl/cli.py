@@ -26,7 +26,8 @@ Takes = Callable[[_Parser], None]
 """Adds the arguments of a verb to its parser."""
 
 
-def _parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
+def parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
+    """The parser of a command line with some of the verbs."""
     top = _Parser(prog="planc", description="Compile .plan files: how a language model is spread over GPUs.")
     top.add_argument("--version", action="version", version=f"planc {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
@@ -175,6 +176,10 @@ def _autoscale(made: _Parser) -> None:
     _add_scheduler(made)
 
 
+def _completion(made: _Parser) -> None:
+    made.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
 def _later(made: _Parser) -> None:
     made.add_argument("rest", nargs=argparse.REMAINDER)
 
@@ -195,6 +200,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
+    "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write launch files, traces, reports (not yet)", _later),
 }
 """Every verb: what help says of it, and what adds its arguments."""
@@ -210,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given and sys.stdout is not None:
         sys.stdout.write(_landing_page())
         return OK
-    arguments = _parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
+    arguments = parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
 
     if sys.stdout is None or sys.stderr is None:  # closed by the caller: nobody reads the output

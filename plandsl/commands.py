@@ -514,6 +514,18 @@ def run_passes(arguments: Namespace) -> int:
     return OK
 
 
+def run_completion(arguments: Namespace) -> int:
+    """`planc completion`."""
+    from plandsl.completion import script
+
+    text = script(arguments.shell)
+    if arguments.json:
+        print_json({"plandsl": __version__, "shell": arguments.shell, "script": text})
+    else:
+        sys.stdout.write(text)
+    return OK
+
+
 def run_explain(arguments: Namespace) -> int:
     """`planc explain CODE`, or `planc explain FILE` if the argument names a file."""
     subject = arguments.file

@@ -271,7 +271,13 @@ def test_the_verb_to_come_says_so(capsys):
 
 
 def test_wrong_arguments_are_wrong_input(capsys):
-    for arguments in (("--json",), ("compil",), ("compile",), ("render", EXAMPLE), ("compile", EXAMPLE, "--phase", "x")):
+    for arguments in (
+        ("--json",),
+        ("compil",),
+        ("compile",),
+        ("render", EXAMPLE),
+        ("compile", EXAMPLE, "--phase", "x"),
+    ):
         status, _, err = run(capsys, *arguments)
         assert status == 2
         assert err.startswith("error[E400]")

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import pytest
 
 from plandsl import limits
-from plandsl.cli import VERBS, _parser, main
+from plandsl.cli import VERBS, main, parser
 from plandsl.codes import CODES
 from plandsl.driver import check_module, compile_file, open_file
 from plandsl.grammar import (
@@ -148,7 +148,7 @@ def test_commands_in_files_of_other_tools_are_taken():
     assert len(found) >= 5
     for line in found:
         words = line.split()
-        _parser(VERBS).parse_args([*words, *([] if any("." in w or "$" in w for w in words) else ["FILE"])])
+        parser(VERBS).parse_args([*words, *([] if any("." in w or "$" in w for w in words) else ["FILE"])])
     hooks = set(re.findall(r"^- id: (.*)$", texts[-1], re.MULTILINE))
     assert {name for text in texts[:-1] for name in re.findall(r"^ *- id: (.*)$", text, re.MULTILINE)} == hooks
 
