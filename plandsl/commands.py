@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plandsl._version import __version__
-from plandsl.diagnostics import Diagnostic, PlanError, render, suggest
+from plandsl.diagnostics import Diagnostic, PlanError, coloured, plain, render, suggest
 from plandsl.files import write_file
 
 if TYPE_CHECKING:
@@ -88,10 +89,17 @@ def print_json(value: object) -> None:
 
 def show_errors(error: PlanError, as_json: bool) -> int:
     """Print diagnostics on standard error and, with ``as_json``, as JSON on standard output. Gives the exit status."""
-    sys.stderr.write(render(error.diagnostics, _with_files(error)) + "\n")
+    _print_diagnostics(error.diagnostics, _with_files(error))
     if as_json:
         print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in error.diagnostics]})
     return WRONG
+
+
+def _print_diagnostics(found: Sequence[Diagnostic], sources: Mapping[str, str]) -> None:
+    """On standard error, in colour if a terminal shows it; `NO_COLOR` and `FORCE_COLOR` decide where they are set."""
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    colours = not os.environ.get("NO_COLOR") and (bool(os.environ.get("FORCE_COLOR")) or terminal)
+    sys.stderr.write(render(found, sources, coloured if colours else plain) + "\n")
 
 
 def _with_files(error: PlanError) -> dict[str, str]:
@@ -240,7 +248,7 @@ def _print_findings(form: str, found: list[Diagnostic], sources: dict[str, str],
     """Findings as text on standard error; in another form for machines, also on standard output."""
     shown = [d for d in found if d.severity != "note"]
     if shown:
-        sys.stderr.write(render(shown, sources) + "\n")
+        _print_diagnostics(shown, sources)
     if form == "json":
         print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in found]})
     elif form != "text":

@@ -223,6 +223,21 @@ def test_no_first_plan_is_written_where_none_would_compile(capsys, tmp_path):
     assert "mine.plan" in run(capsys, "init", "mine.txt")[2]
 
 
+def test_diagnostics_are_coloured_where_the_reader_sees_colours(capsys, monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    wrong = "compile", EXAMPLE, "--plan", "hybrid", "--set", "sharding.tp=3"
+    status, _, usual = run(capsys, *wrong)
+    assert (status, "\033" in usual) == (2, False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    found = run(capsys, *wrong)[2]
+    assert re.sub(r"\033\[[0-9;]*m", "", found) == usual
+    assert "\033[1;31merror[E301]\033[0m" in found
+    assert re.search(r"\| +\033\[1;31m\^+ [^\033]+\033\[0m\n", found), "the caret has the colour of the severity"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run(capsys, *wrong)[2] == usual
+
+
 def test_a_word_lists_the_entries_that_have_it_in_their_names(capsys):
     lines = run(capsys, "catalog", "model", "qwen")[1].splitlines()
     assert lines[0] == "model"
