@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.schema import Reader
+from plandsl.grammar.synonyms import METRICS as METRICS_ELSEWHERE
+from plandsl.grammar.synonyms import plain, say
 from plandsl.spec.plan import TIMES, RequireSpec
 from plandsl.units import BYTES, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension, Quantity
 
@@ -148,10 +150,28 @@ def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
 
 def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:
     if isinstance(expr, s.Ref):
-        hint = reader.context.library.suggest(expr.name, iter(_ALL))
-        return Wrong("E216", f"there is no metric `{expr.name}`", expr.span, hint=hint)
+        return unknown_metric(reader, expr, _ALL)
     hint = "such as `ttft`, `tpot`, `throughput` or `memory`"
     return Wrong("E216", "expected a metric here", expr.span, hint=hint)
+
+
+_WITH_PERCENTILE = re.compile(r"(p\d\d|median|mean|avg)_?(.+)|(.+?)_?(p\d\d|median|mean|avg)")
+
+
+def unknown_metric(reader: Reader, name: s.Ref, known: Iterable[str]) -> Wrong:
+    """The error for a name that is none of the ``known`` metrics."""
+    word = plain(name.name)
+    parts = _WITH_PERCENTILE.fullmatch(word)
+    stated, inner = (parts[1] or parts[4], parts[2] or parts[3]) if parts else ("", word)
+    own, tool = METRICS_ELSEWHERE.get(inner, (inner, ""))
+    if parts and own in TIMES:
+        written = {"mean": own, "avg": own, "median": f"p50({own})"}.get(stated, f"{stated}({own})")
+        hint = f"write `{written}`"
+    elif inner in METRICS_ELSEWHERE:
+        hint = say(name.name, own, tool)
+    else:
+        hint = reader.context.library.suggest(name.name, iter(known))
+    return Wrong("E216", f"there is no metric `{name.name}`", name.span, hint=hint)
 
 
 def _metrics_in(expr: s.Expr) -> Iterator[s.Ref]:
@@ -179,7 +199,7 @@ def _check_bound(name: str, bound: Value, expr: s.Expr, whole: s.Binary) -> Quan
     unitless = bare and (NUMBER not in metric.dimensions or metric.share == "only %")
     if unitless:
         message = f"`{name}` is {metric.words}, but this number has no unit"
-        raise Wrong("E205", message, expr.span, hint=hint)
+        raise Wrong("E205", message, expr.span, hint=f"write the unit: {hint}")
     wrong_percent = bound.percent and not metric.share
     if bound.dimension not in metric.dimensions or wrong_percent:
         message = f"`{name}` is {metric.words}, found {describe(bound)}"
