@@ -262,7 +262,7 @@ class Library:
 
     def unknown_name(self, kind: str, text: str, span: Span | None, unit: Unit) -> Wrong:
         """The error for a name for which `find` gives None."""
-        if self.hides_names(unit):
+        if self.hides_names(unit) or (span and self.is_reported(span, unit)):
             return Follows()
         others = [k for k in KINDS if k != kind and self.find(k, text, unit)]
         hint = self.hint_for_name(kind, text, unit)

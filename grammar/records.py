@@ -279,8 +279,9 @@ class Records:
             return Wrong("E210", f"expected the name of a {kind}, found a string", value.span, hint=hint)
         if isinstance(value, s.Num | s.Binary | s.Dot) and _ID.fullmatch(text):
             hint = self.library.hint_for_name(kind, text, unit)
-            label = "names are of letters, digits and `_`, a letter first"
-            return Wrong("E201", f"there is no {kind} named `{clip(text)}`", value.span, label=label, hint=hint)
+            from plandsl.grammar.repair import NAMED  # mistakes alone need it
+
+            return Wrong("E201", f"there is no {kind} named `{clip(text)}`", value.span, label=NAMED, hint=hint)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
         return Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
 
