@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.grammar.brackets import KINDS
 from plandsl.grammar.homes import SECTIONS
 from plandsl.grammar.near import catalog_name
 from plandsl.grammar.sharding import SUGAR
 from plandsl.grammar.synonyms import ENGINES, FIELDS, FORMATS, Synonym, plain
+from plandsl.grammar.tokens import KINDS
 from plandsl.spec.formats import is_storage
 
 _DECLARED = re.compile(

@@ -91,6 +91,12 @@ def _value(library: Library, value: s.Expr, synonym: Synonym, name: str) -> str:
     return f"{text} {synonym.unit}" if synonym.unit and isinstance(value, s.Num) and not value.unit else text
 
 
+def without_outer(unknown: dict[str, Layer], kind: str) -> dict[str, Layer]:
+    """``unknown`` fields of a record without those that only a missing closing bracket puts into it."""
+    outer = PLAN if kind not in WHOLE else ()
+    return {word: layer for word, layer in unknown.items() if not (word in outer and layer.unit.unclosed)}
+
+
 # ---- findings
 
 

@@ -111,6 +111,11 @@ class Unit:
         """Whether some of the text could not be understood."""
         return any(found.code.startswith("E1") for found in self.found)
 
+    @property
+    def unclosed(self) -> bool:
+        """Whether a closing bracket is missing in it, so that items may stand in a body that they are not in."""
+        return any(found.code == "E104" for found in self.found)
+
     def everywhere(self) -> Iterator[Unit]:
         """This file, then the files that it uses, directly or through others; each once."""
         seen: set[int] = set()

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable
 
 from plandsl.diagnostics import Diagnostic, Span, clip
-from plandsl.grammar.brackets import KINDS
 from plandsl.grammar.foreign import LINES, SHELL_NAME, own_fields, plan_items, shell_pairs
 from plandsl.grammar.near import hint_for_name
+from plandsl.grammar.tokens import KINDS
 from plandsl.limits import MAX_ERRORS
 
 _PLAIN = r"\"[^\"\n]*\"|#[^\n]*"

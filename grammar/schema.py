@@ -78,21 +78,21 @@ class Reader:
             self.fail(Wrong("E207", f"{self.title} has no `{name}`", self.record.span, hint=hint))
 
     def _check_names(self, known: tuple[str, ...]) -> None:
-        unknown = {name: layers[-1].name for name, layers in self.record.fields.items() if name not in known}
+        unknown = {name: layers[-1] for name, layers in self.record.fields.items() if name not in known}
         if not unknown:
             return
-        from plandsl.grammar.homes import stray_fields, wrong_fields  # mistakes alone need them
+        from plandsl.grammar.homes import stray_fields, without_outer, wrong_fields  # mistakes alone need them
 
-        library = self.context.library
-        strays = list(stray_fields(library, self.record, known))
+        self.ok, library = False, self.context.library
+        unknown = without_outer(unknown, self.record.kind)
+        strays = [stray for stray in stray_fields(library, self.record, known) if stray.word.text in unknown]
         for wrong in wrong_fields(library, self.record, self.title, strays):
             self.fail(wrong)
         self._stood_in = {stray.name if stray.own else stray.section for stray in strays}
         for name in unknown.keys() - {stray.word.text for stray in strays}:
             near = nearest(name, known)
             self._stood_in |= set(near) if len(near) == 1 else set()
-        for name in (name for text, name in unknown.items() if text not in {stray.word.text for stray in strays}):
-            self.report_unknown(name, known)
+            self.report_unknown(unknown[name].name, known)
 
     def report_unknown(self, name: s.Name, known: Iterable[str]) -> None:
         """Record that the record has no field ``name``."""
