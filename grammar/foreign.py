@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 
 from plandsl.diagnostics import Diagnostic, Span
-from plandsl.grammar.homes import SECTIONS
 from plandsl.grammar.near import catalog_name
-from plandsl.grammar.sharding import SUGAR
+from plandsl.grammar.places import DEGREES, SECTIONS
 from plandsl.grammar.synonyms import ENGINES, FIELDS, FORMATS, Synonym, plain
 from plandsl.grammar.tokens import KINDS
 from plandsl.spec.formats import is_storage
@@ -130,7 +129,7 @@ def plan_text(pairs: list[tuple[str, str]], text: str) -> str:
     own.setdefault("model", "llama_3_1_8b")
     fields["workload"] = {"input": "1000", "output": "100"} | fields.get("workload", {})
     ranks = 1
-    for name in SUGAR:
+    for name in DEGREES:
         ranks *= int(fields.get("sharding", {}).get(name, "1"))
     if "node" not in own:
         own["node" if ranks <= LARGEST else "cluster"] = "h100_8" if ranks <= LARGEST else "h100_8x4"

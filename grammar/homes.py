@@ -10,25 +10,11 @@ from plandsl.diagnostics import Label, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import Library, Wrong
 from plandsl.grammar.near import catalog_name
-from plandsl.grammar.plans import PLAN, POOLS
+from plandsl.grammar.places import SECTIONS, WHOLE
 from plandsl.grammar.records import Layer, Record
-from plandsl.grammar.sharding import KNOWN
 from plandsl.grammar.synonyms import ENGINES, FIELDS, FORMATS, Synonym, plain, say
 from plandsl.grammar.unparse import items_on_one_line
-from plandsl.grammar.workloads import PREFIX, STATIC, TRAFFIC
 from plandsl.spec.formats import is_storage
-
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "": PLAN,
-    "sharding": KNOWN,
-    "workload": (*STATIC, "requests", *PREFIX, *TRAFFIC),
-    "engine": ("max_requests", "prefix_cache", "graph_sizes", "kv_block", "kv_tiers", "scheduler"),
-    "model": ("weights", "activations", "kv_cache", "compute", "max_context"),
-}
-"""The fields that may stand in the wrong section, by the section of a plan that has them; "" is the plan itself."""
-
-WHOLE = ("plan", "search", *POOLS)
-"""Kinds of records that have these sections."""
 
 PARTS = ("sharding", "workload", "class", "engine")
 """Kinds of records that stand in them."""
@@ -69,7 +55,15 @@ def stray_fields(library: Library, record: Record, known: tuple[str, ...]) -> It
         own = name in known
         if synonym and (own or (section in SECTIONS and record.kind in (*WHOLE, *PARTS))):
             text = _value(library, value, synonym, name)
-            yield Stray(layers[-1].name, section, name, text, synonym.tool, own, bool(synonym.switch))
+            yield Stray(
+                layers[-1].name,
+                section,
+                name,
+                value=text,
+                tool=synonym.tool,
+                own=own,
+                switch=bool(synonym.switch),
+            )
 
 
 def _misplaced(record: Record, word: str) -> Synonym | None:
@@ -93,7 +87,7 @@ def _value(library: Library, value: s.Expr, synonym: Synonym, name: str) -> str:
 
 def without_outer(unknown: dict[str, Layer], kind: str) -> dict[str, Layer]:
     """``unknown`` fields of a record without those that only a missing closing bracket puts into it."""
-    outer = PLAN if kind not in WHOLE else ()
+    outer = SECTIONS[""] if kind not in WHOLE else ()
     return {word: layer for word, layer in unknown.items() if not (word in outer and layer.unit.unclosed)}
 
 
@@ -102,6 +96,9 @@ def without_outer(unknown: dict[str, Layer], kind: str) -> dict[str, Layer]:
 
 def wrong_fields(library: Library, record: Record, title: str, strays: list[Stray]) -> Iterator[Wrong]:
     """One finding for each stray field that the record itself has, and one for each other section."""
+    if strays and strays[0].word.span.file == SET:
+        yield from (_set_elsewhere(title, stray) for stray in strays)
+        return
     there = {one: _written(library, record, one) for one in strays}
     for stray, text in there.items():
         if stray.own or text:
@@ -113,6 +110,19 @@ def wrong_fields(library: Library, record: Record, title: str, strays: list[Stra
     )
     for section, group in groupby(away, key=lambda one: one.section):
         yield _moved(library, record, title, section, list(group))
+
+
+SET = "--set"
+"""The file of the spans of an override, which is a path and no text of a plan."""
+
+
+def _set_elsewhere(title: str, stray: Stray) -> Wrong:
+    """The finding about the path of an override."""
+    path = f"{stray.section}.{stray.name}" if stray.section else stray.name
+    said = stray.said or f"`{stray.name}` belongs in `{stray.section}`"
+    value = f"{path}={stray.value}"
+    hint = f"{said}: write `--set {value}`" if " " not in value else f"{said}: write `--set '{value}'`"
+    return Wrong("E206", f"{title} has no field `{clip(stray.word.text)}`", stray.word.span, hint=hint)
 
 
 def _written(library: Library, record: Record, stray: Stray) -> str:

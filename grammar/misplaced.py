@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 
 from plandsl.grammar import syntax as s
-from plandsl.grammar.modules import KINDS, Wrong
+from plandsl.grammar.modules import Wrong
 from plandsl.grammar.near import DEGREE
 from plandsl.grammar.records import Placed
-from plandsl.grammar.schema import article
 
 _GROUPED = re.compile(r"(?<![\w.])\d{1,3}(?:,\d{3})+(?![\w.])")
 
@@ -27,10 +26,9 @@ _HOMES = {
 """The name of an item in messages, and the kind of declaration that it belongs to."""
 
 
-def misplaced_item(placed: Placed, kind: str) -> Wrong:
-    """The error for an item that the body of a ``kind`` cannot hold."""
+def misplaced_item(placed: Placed, where: str) -> Wrong:
+    """The error for an item that a body, named by ``where``, cannot hold."""
     item = placed.item
-    where = article(kind) if kind in KINDS else f"`{kind}`"
     if isinstance(item, s.Clause):
         hint = "it belongs in a plan or a search" if item.word.text == "require" else "it belongs in a search"
         return Wrong("E210", f"`{item.word.text}` does not belong in {where}", item.word.span, hint=hint)

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from plandsl.diagnostics import Label, Span, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import KINDS, Follows, Library, Unit, Wrong, cycle
+from plandsl.grammar.tokens import NAMED
 from plandsl.limits import MAX_EXPANSION
 
 ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
@@ -23,6 +24,12 @@ KEPT = {"gpu": ("memory", "memory_total", "power")}
 REPLACED: dict[str, dict[str, tuple[str, ...]]] = {
     "link": {"bandwidth": ("pcie", "lanes"), "pcie": ("bandwidth",), "lanes": ("bandwidth",)},
     "limits": {"memory": ("memory_total",), "memory_total": ("memory",)},
+    "plan": {"node": ("cluster",), "cluster": ("node",)},
+    "workload": {
+        "batch": ("concurrency", "rate", "requests", "duration", "sessions"),
+        "concurrency": ("batch", "rate", "duration", "sessions"),
+        "rate": ("batch", "concurrency", "speed"),
+    },
 }
 """By kind of section: what a field says in other words, so that it takes the place of these fields of a base."""
 
@@ -279,8 +286,6 @@ class Records:
             return Wrong("E210", f"expected the name of a {kind}, found a string", value.span, hint=hint)
         if isinstance(value, s.Num | s.Binary | s.Dot) and _ID.fullmatch(text):
             hint = self.library.hint_for_name(kind, text, unit)
-            from plandsl.grammar.repair import NAMED  # mistakes alone need it
-
             return Wrong("E201", f"there is no {kind} named `{clip(text)}`", value.span, label=NAMED, hint=hint)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
         return Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)

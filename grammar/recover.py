@@ -168,7 +168,8 @@ class _Mistake:
         if kind == "COLON" and self.following.kind == "LBRACE" and machine.accepts("LBRACE"):
             del machine.tokens[at], machine.homes[at]
             self.repaired = True
-            return self._say("unexpected `:` before `{`", "leave the `:` out")
+            words = " ".join(token.text for token in machine.tokens[self.start : at])
+            return self._say("unexpected `:` before `{`", f"leave the `:` out: `{clip(words)} {{`")
         if kind == "LBRACE" and self.before is not None and self.before.kind == "EQ" and at - self.start in (2, 3):
             return self._equals_before_brace()
         if kind == "COLON" and machine.accepts("EQ"):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from plandsl.diagnostics import Diagnostic, Span, clip
 from plandsl.grammar.foreign import LINES, SHELL_NAME, own_fields, plan_items, shell_pairs
 from plandsl.grammar.near import hint_for_name
-from plandsl.grammar.tokens import KINDS
+from plandsl.grammar.tokens import KINDS, NAMED
 from plandsl.limits import MAX_ERRORS
 
 _PLAIN = r"\"[^\"\n]*\"|#[^\n]*"
@@ -26,9 +26,6 @@ _VALUE = re.compile(
     rf"(?:^|[{{,;])[ \t]*(?P<kind>{'|'.join(KINDS)}|draft)(?:[ \t]+\w+)?[ \t]*=[ \t]*"
     r"(?P<name>\d+[ \t]?[xX\u00d7*][ \t]?[A-Za-z][\w-]*|[\w@][\w./@:+-]*)(?=[ \t]*(?:[,;}#]|with\b|$))"
 )
-
-NAMED = "names are of letters, digits and `_`, a letter first"
-"""What a name consists of, for a label."""
 
 
 def repair(text: str, file: str, found: list[Diagnostic]) -> tuple[str, list[Diagnostic]]:

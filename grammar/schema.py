@@ -105,7 +105,8 @@ class Reader:
             if not isinstance(placed.item, allowed):
                 from plandsl.grammar.misplaced import misplaced_item  # mistakes alone need it
 
-                self.fail(misplaced_item(placed, self.record.kind))
+                kind = self.record.kind
+                self.fail(misplaced_item(placed, article(kind) if kind in KINDS else f"`{kind}`"))
 
     # ---- fields
 

@@ -51,6 +51,9 @@ _DIGITS = re.compile(r"[0-9_.]++(?:[eE][+-]?[0-9]++)?")
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
 """The words that open a declaration; elsewhere they are names."""
 
+NAMED = "names are of letters, digits and `_`, a letter first"
+"""What a name consists of, for a label."""
+
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {closer: opener for opener, closer in OPENERS.items()}
 KEYWORDS = frozenset(text for text in _tables.FIXED if text.isalpha())

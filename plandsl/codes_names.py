@@ -280,6 +280,13 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "node mine = l40s_8 with { link { topology = switch, pcie = 4 } }\n",
         "correct the field that the message names, or leave it out.",
     ),
+    "N202": (
+        "an override takes the place of another field",
+        "Some fields say one thing in two ways: a workload has a `batch`, a `concurrency` or a `rate`, and a plan a "
+        "`node` or a `cluster`. `--set` of one of them takes the place of the other that the file has.",
+        "",
+        "nothing, if this is intended; else set the field that the file has.",
+    ),
     "W201": (
         "unused result",
         "The statement costs time and memory in the estimate, and nothing uses its result.",

@@ -561,6 +561,9 @@ def _split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
 
 def _plan_not_named(path: str, module: Module, wanted: str) -> Diagnostic:
     names = module.plans
+    if names[1:] == [] and wanted == "two":
+        hint = f"compare it with the plan of another file: planc diff {path} OTHER.plan"
+        return Diagnostic("E413", f"{path} has 1 plan: {names[0]}, and `planc diff` compares two", hint=hint)
     plans = f"{len(names)} plans: {', '.join(names)}" if len(names) > 1 else f"1 plan: {names[0]}"
     hint = " ".join(f"{path}:{name}" for name in (names * 2)[:2])
     return Diagnostic("E413", f"{path} has {plans}, but {wanted} must be named", hint=f"name it: planc diff {hint}")
