@@ -68,10 +68,8 @@ class Brackets:
             if fresh and kind != "NEWLINE":
                 self._line_starts(at)
                 fresh = False
-            while self.surplus > 0 and self._is_outside(at):
-                self._supply_before_item()
-            if self.surplus < 0 and kind != "LBRACE" and self._lacks_brace(at):
-                self._supply_opener(at)
+            if self.surplus:
+                self._supply_around(at)
             if kind in OPENERS:
                 self._open(token, at)
                 if len(self.open) > MAX_NESTING:
@@ -87,6 +85,13 @@ class Brackets:
             else:
                 self._plain(token, at)
         return self.out
+
+    def _supply_around(self, at: int) -> None:
+        """Supply the braces that are missing before a token, in a text with more braces of one kind."""
+        while self.surplus > 0 and self._is_outside(at):
+            self._supply_before_item()
+        if self.surplus < 0 and self.tokens[at].kind != "LBRACE" and self._lacks_brace(at):
+            self._supply_opener(at)
 
     def _put(self, token: Token) -> None:
         self.out.append(token)

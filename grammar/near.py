@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from plandsl.diagnostics import MOST_NEAR, count_slips, either, nearest
 from plandsl.grammar.modules import catalog_find, catalog_names
-from plandsl.grammar.synonyms import FORMATS
+from plandsl.grammar.synonyms import FORMATS, METRICS, plain, say
 from plandsl.spec.formats import BITS
+from plandsl.spec.plan import TIMES
 
 HARDWARE = ("gpu", "node", "cluster", "calibration")
 
@@ -71,6 +72,28 @@ def _where_to_look(kind: str, local: list[str]) -> str:
     if kind == "model":
         return 'the catalog has none like it: see `planc catalog model`, or read its config: `hf("config.json")`'
     return f"the catalog has none like it: see `planc catalog {kind}`, or declare `{kind} NAME {{ ... }}`"
+
+
+# ---- words of other tools
+
+_PERCENTILE = re.compile(r"(p\d\d|median|mean|avg)_?(.+)|(.+?)_?(p\d\d|median|mean|avg)")
+
+
+def hint_for_format(word: str, choices: Iterable[str] = ()) -> str:
+    """What a plan calls the number format of another tool; empty for other words, and for what is no choice here."""
+    own, tool = FORMATS.get(plain(word), ("", ""))
+    return say(word, own, tool) if own and (not choices or own in choices) else ""
+
+
+def hint_for_metric(word: str) -> str:
+    """What a plan calls the metric of another tool, or a percentile of one; empty for other words."""
+    parts = _PERCENTILE.fullmatch(plain(word))
+    stated, inner = (parts[1] or parts[4], parts[2] or parts[3]) if parts else ("", plain(word))
+    own, tool = METRICS.get(inner, (inner, ""))
+    if parts and own in TIMES:
+        written = {"mean": own, "avg": own, "median": f"p50({own})"}.get(stated, f"{stated}({own})")
+        return f"write `{written}`"
+    return say(word, own, tool) if inner in METRICS else ""
 
 
 # ---- typos

@@ -12,8 +12,6 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.schema import Reader
-from plandsl.grammar.synonyms import METRICS as METRICS_ELSEWHERE
-from plandsl.grammar.synonyms import plain, say
 from plandsl.spec.plan import TIMES, RequireSpec
 from plandsl.units import BYTES, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension, Quantity
 
@@ -155,22 +153,11 @@ def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:
     return Wrong("E216", "expected a metric here", expr.span, hint=hint)
 
 
-_WITH_PERCENTILE = re.compile(r"(p\d\d|median|mean|avg)_?(.+)|(.+?)_?(p\d\d|median|mean|avg)")
-
-
 def unknown_metric(reader: Reader, name: s.Ref, known: Iterable[str]) -> Wrong:
     """The error for a name that is none of the ``known`` metrics."""
-    word = plain(name.name)
-    parts = _WITH_PERCENTILE.fullmatch(word)
-    stated, inner = (parts[1] or parts[4], parts[2] or parts[3]) if parts else ("", word)
-    own, tool = METRICS_ELSEWHERE.get(inner, (inner, ""))
-    if parts and own in TIMES:
-        written = {"mean": own, "avg": own, "median": f"p50({own})"}.get(stated, f"{stated}({own})")
-        hint = f"write `{written}`"
-    elif inner in METRICS_ELSEWHERE:
-        hint = say(name.name, own, tool)
-    else:
-        hint = reader.context.library.suggest(name.name, iter(known))
+    from plandsl.grammar.near import hint_for_metric  # mistakes alone need it
+
+    hint = hint_for_metric(name.name) or reader.context.library.suggest(name.name, iter(known))
     return Wrong("E216", f"there is no metric `{name.name}`", name.span, hint=hint)
 
 

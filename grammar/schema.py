@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from plandsl.diagnostics import Span, clip, nearest
+from plandsl.diagnostics import clip, nearest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import KINDS, Library, Unit, Wrong
 from plandsl.grammar.records import Layer, Record, merge
-from plandsl.grammar.synonyms import FORMATS, plain, say
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.formats import BITS, FORMS, SCALED, is_storage
@@ -179,10 +178,10 @@ class Reader:
     def format(self, layer: Layer, words: tuple[str, ...] = ()) -> str:
         """The format of weights that a layer stands for, or one of ``words``."""
         text = self._word(layer.value, layer.unit, words)
-        if text is not None and is_storage(text):
+        if text is not None and (text in words or is_storage(text)):
             return text
-        if text is not None and plain(text) in FORMATS:
-            raise _wrong_format(text, span_of(layer), FORMATS[plain(text)])
+        if text is not None and (hint := _hint_for_format(text)):
+            raise Wrong("E217", f"there is no number format `{clip(text)}`", span_of(layer), hint=hint)
         if text is not None and (base := text.partition("_")[0]) in SCALED and base != text:
             why = f"`{clip(text)}` is no format with scales"
             raise Wrong("E217", why, span_of(layer), hint=f"forms: {FORMS}")
@@ -197,10 +196,9 @@ class Reader:
             raise Wrong("E210", f"`{layer.name.text}` must be {wanted}, found {found}", span_of(layer))
         if text in choices:
             return text
-        if code == "E217" and (own := FORMATS.get(plain(text), ("", "")))[0] in choices:
-            raise _wrong_format(text, span_of(layer), own)
         what = "number format" if code == "E217" else layer.name.text.replace("_", " ")
-        hint = self.context.library.suggest(text, iter(choices))
+        hint = _hint_for_format(text, choices) if code == "E217" else ""
+        hint = hint or self.context.library.suggest(text, iter(choices))
         raise Wrong(code, f"there is no {what} `{clip(text)}`", span_of(layer), hint=hint)
 
     def _word(self, expr: s.Expr | Record, unit: Unit, choices: tuple[str, ...]) -> str | None:
@@ -278,15 +276,14 @@ class Reader:
 
 def unknown_format(library: Library, name: s.Name) -> Wrong:
     """The error for a word that is no number format."""
-    if own := FORMATS.get(plain(name.text)):
-        return _wrong_format(name.text, name.span, own)
-    hint = library.suggest(name.text, iter(BITS))
+    hint = _hint_for_format(name.text) or library.suggest(name.text, iter(BITS))
     return Wrong("E217", f"there is no number format `{clip(name.text)}`", name.span, hint=hint)
 
 
-def _wrong_format(text: str, span: Span, own: tuple[str, str]) -> Wrong:
-    """The error for the format of another tool."""
-    return Wrong("E217", f"there is no number format `{clip(text)}`", span, hint=say(text, *own))
+def _hint_for_format(text: str, choices: tuple[str, ...] = ()) -> str:
+    from plandsl.grammar.near import hint_for_format  # mistakes alone need it
+
+    return hint_for_format(text, choices)
 
 
 def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str, str]]:
