@@ -474,8 +474,11 @@ def run_catalog(arguments: Namespace) -> int:
     listed = {k: [n for n in catalog.names(k) if name is None or name.lower() in n] for k in kinds}
     if name is not None and not any(listed.values()):
         known = [word for k in kinds for word in (*((k,) if kind is None else ()), *catalog.names(k))]
+        from plandsl.grammar.near import hint_for_name
+
         what = f"{kind} `{name}`" if kind else f"kind or entry `{name}`"
-        raise PlanError([Diagnostic("E406", f"the catalog has no {what}", hint=suggest(name, known))])
+        hint = hint_for_name(kind, name) if kind else suggest(name, known)
+        raise PlanError([Diagnostic("E406", f"the catalog has no {what}", hint=hint)])
     listed = {k: names for k, names in listed.items() if names or name is None}
     if arguments.json:
         print_json({"plandsl": __version__, "catalog": listed})
@@ -653,6 +656,9 @@ def _split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
 
 def _plan_not_named(path: str, module: Module, wanted: str) -> Diagnostic:
     names = module.plans
+    if names[1:] == [] and wanted == "two":
+        hint = f"compare it with the plan of another file: planc diff {path} OTHER.plan"
+        return Diagnostic("E413", f"{path} has 1 plan: {names[0]}, and `planc diff` compares two", hint=hint)
     plans = f"{len(names)} plans: {', '.join(names)}" if len(names) > 1 else f"1 plan: {names[0]}"
     hint = " ".join(f"{path}:{name}" for name in (names * 2)[:2])
     return Diagnostic("E413", f"{path} has {plans}, but {wanted} must be named", hint=f"name it: planc diff {hint}")

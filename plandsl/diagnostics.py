@@ -97,20 +97,48 @@ class Report:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word closest to ``word``, or the first few known ones."""
-    from difflib import get_close_matches
-
+    """A hint that names the known words nearest to ``word``, or the first few known ones."""
     names = sorted(set(known))
-    close = get_close_matches(word[:64], names, n=1, cutoff=0.6)
-    if not close:
-        lower = {n.lower(): n for n in names}
-        close = [lower[m] for m in get_close_matches(word[:64].lower(), list(lower), n=1, cutoff=0.6)]
-    if close:
-        return f"did you mean `{close[0]}`?"
+    if near := nearest(word, names):
+        return f"did you mean {either(near)}?"
     if not names:
         return ""
     some = ", ".join(f"`{n}`" for n in names[:12])
     return f"known here: {some}" + (", ..." if len(names) > 12 else "")
+
+
+MOST_NEAR = 3
+"""Most names that a hint offers."""
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The known words that fewest slips of a finger turn into ``word``: one, or several that are equally near."""
+    from difflib import get_close_matches
+
+    spelt = word[:64].lower()
+    lower = {name.lower(): name for name in sorted(set(known))}
+    close = get_close_matches(spelt, list(lower), n=12, cutoff=0.6)
+    slips = {name: count_slips(spelt, name) for name in close}
+    return [lower[name] for name in close if slips[name] == min(slips.values())][:MOST_NEAR]
+
+
+def count_slips(a: str, b: str) -> int:
+    """How many letters are missing, surplus, wrong or swapped with their neighbour between two words."""
+    before, row = [0] * (len(b) + 1), list(range(len(b) + 1))
+    for i, x in enumerate(a):
+        older, before, row = before, row, [i + 1]
+        for j, y in enumerate(b):
+            least = min(before[j + 1] + 1, row[j] + 1, before[j] + (x != y))
+            if i and j and x == b[j - 1] and a[i - 1] == y:
+                least = min(least, older[j - 1] + 1)
+            row.append(least)
+    return row[-1]
+
+
+def either(words: Sequence[str]) -> str:
+    """```a`, `b` or `c```, for a message."""
+    quoted = [f"`{word}`" for word in words]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
 def clip(text: str, limit: int = 40) -> str:
