@@ -58,10 +58,10 @@ def _sent_narrow(region: Region) -> dict[str, str]:
     arrive = {op.out.name for op in sent if not op.x.type.pending}
     read: dict[str, set[str]] = {}
     for op in region.ops:
+        narrow = op.compute if isinstance(op, Gemm) and _narrower(op.compute, op.x.type.dtype) else ""
         for x in op.operands:
             if x.name in arrive:
-                gemm = isinstance(op, Gemm) and x.name == op.x.name and _narrower(op.compute, x.type.dtype)
-                read.setdefault(x.name, set()).add(op.compute if gemm else "")
+                read.setdefault(x.name, set()).add(narrow)
     for x in region.results:
         read.pop(x.name, None)
     return {name: formats.pop() for name, formats in read.items() if len(formats) == 1 and "" not in formats}
