@@ -74,7 +74,14 @@ def _hint(what: str, text: str) -> str:
     if re.match(r"\s*(?:\$ )?planc\b", text):
         return "run it in a terminal; a plan is a file that it reads"
     pairs = list(shell_pairs(text) if what == SHELL_NAME else _pairs(text))
-    return f"{'in a plan' if own_fields(pairs) else 'a plan is written as'}: `{plan_text(pairs, text)}`"
+    fields = own_fields(pairs)
+    if not fields:
+        return f"a plan is written as: `{plan_text(fields, text)}`"
+    own, load = fields.get("", {}), fields.get("workload", {})
+    stated = {"model": "model" in own, "node": "node" in own, "load": {"input", "output"} <= load.keys()}
+    made_up = [part for part, known in stated.items() if not known]
+    also = f" (the {' and '.join(made_up)} an example)" if made_up else ""
+    return f"in a plan: `{plan_text(fields, text)}`{also}"
 
 
 # ---- what a text says
@@ -122,12 +129,11 @@ def _converted(name: str, written: str, synonym: Synonym) -> str:
     return f"{written} {synonym.unit}" if synonym.unit else written
 
 
-def plan_text(pairs: list[tuple[str, str]], text: str) -> str:
-    """A plan on one line that says what ``pairs`` say, with an example for what every plan must say."""
-    fields = own_fields(pairs)
-    own = fields.setdefault("", {})
-    own.setdefault("model", "llama_3_1_8b")
-    fields["workload"] = {"input": "1000", "output": "100"} | fields.get("workload", {})
+def plan_text(stated: dict[str, dict[str, str]], text: str) -> str:
+    """A plan on one line with the ``stated`` fields by section, and with an example for what every plan must say."""
+    own = {"model": "llama_3_1_8b"} | stated.get("", {})
+    load = {"input": "1000", "output": "100"} | stated.get("workload", {})
+    fields = stated | {"": own, "workload": load}
     ranks = 1
     for name in DEGREES:
         ranks *= int(fields.get("sharding", {}).get(name, "1"))

@@ -38,6 +38,10 @@ class Stray(NamedTuple):
             return ""
         return say(self.word.text, self.name, self.tool) + (", a number and no switch" if self.switch else "")
 
+    def said_of(self, where: str) -> str:
+        """What another tool calls the field of a section."""
+        return f"{say(self.word.text, self.name, self.tool).removesuffix(' here')} in {where}"
+
     @property
     def text(self) -> str:
         """The field as it must be written."""
@@ -91,6 +95,16 @@ def without_outer(unknown: dict[str, Layer], kind: str) -> dict[str, Layer]:
     return {word: layer for word, layer in unknown.items() if not (word in outer and layer.unit.unclosed)}
 
 
+def hint_for_missing(library: Library, record: Record, name: str) -> str:
+    """The hint for a missing field that the record has under the name of another tool; empty if it has not."""
+    for word, layers in record.fields.items():
+        synonym = FIELDS.get(plain(word))
+        if synonym and synonym.path == f"{record.kind}.{name}" and not isinstance(layers[-1].value, Record):
+            value = library.text(layers[-1].value.span)
+            return f"{say(word, name, synonym.tool)}: write `{name} = {value}`"
+    return ""
+
+
 # ---- findings
 
 
@@ -140,24 +154,22 @@ def _written(library: Library, record: Record, stray: Stray) -> str:
 
 def _moved(library: Library, record: Record, title: str, section: str, strays: list[Stray]) -> Wrong:
     """The finding about fields that belong in another section, with the text that this section then has."""
-    word, names = strays[0].word, [f"`{name}`" for name in dict.fromkeys(stray.name for stray in strays)]
-    said = "".join(f"{stray.said}, and " for stray in strays if stray.said)
-    belong = f"{' and '.join(names)} {'belongs' if len(names) == 1 else 'belong'} in "
-    fields = ", ".join(stray.text for stray in strays)
-    if record.kind not in WHOLE:
-        text = f"{section} {{ {fields} }}" if section else fields
-        belong += f"the `{section}` of a plan" if section else "the plan"
-        hint = f"{said}{belong}: write `{text}` there"
-    else:
-        hint = f"{said}{belong}`{section}`: write `{_with_fields(library, record, section, strays)}`"
+    word, within = strays[0].word, record.kind in WHOLE
+    where = f"`{section}`" if within else f"the `{section}` of a plan" if section else "the plan"
+    own = [f"`{stray.name}`" for stray in strays if stray.word.text == stray.name]
+    why = [stray.said_of(where) for stray in strays if stray.word.text != stray.name]
+    why += [f"{' and '.join(own)} {'belongs' if len(own) == 1 else 'belong'} in {where}"] if own else []
+    text = _with_fields(library, record.fields.get(section, ()) if within else (), section, strays)
     labels = tuple(Label(stray.word.span, "and this one") for stray in strays[1:])
+    hint = f"{', and '.join(why)}: write `{text}`{'' if within else ' there'}"
     return Wrong("E206", f"{title} has no field `{clip(word.text)}`", word.span, hint=hint, labels=labels)
 
 
-def _with_fields(library: Library, record: Record, section: str, strays: list[Stray]) -> str:
-    """A section of a plan as the plan has it, with these fields too."""
+def _with_fields(library: Library, layers: tuple[Layer, ...], section: str, strays: list[Stray]) -> str:
+    """A section of a plan, which has these ``layers``, with the fields of ``strays`` too."""
     fields = ", ".join(stray.text for stray in strays)
-    layers: tuple[Layer, ...] = record.fields.get(section, ())
+    if not section:
+        return fields
     if not layers:
         engine = next((ENGINES[stray.tool] for stray in strays if stray.tool in ENGINES), "vllm")
         instead = {"model": "model = llama_3_1_8b", "engine": f"engine = {engine}"}.get(section)

@@ -55,7 +55,7 @@ def _comments(text: str, file: str, _: list[Diagnostic]) -> tuple[str, list[Diag
     first = matches[0]["comment"].lstrip()
     start = matches[0].end("comment") - len(first)
     said = first.split("\n")[0].removeprefix("/*").removesuffix("*/").strip("-/ ")
-    more = f", and so in {len(matches) - 1} more places" if len(matches) > 1 else ""
+    more = f", and so in {len(matches) - 1} more place{'s' * (len(matches) > 2)}" if len(matches) > 1 else ""
     span, why = _span(text, file, start, start + 2), f"`{first[:2]}` starts no comment: `#` does"
     found = Diagnostic("E101", why, span, hint=f"write `# {clip(said, 60)}`{more}")
     return _COMMENTS.sub(lambda match: _blank(match[0]) if match["comment"] else match[0], text), [found]

@@ -73,7 +73,9 @@ class Reader:
         """Record that the field ``name`` is missing."""
         self.ok = False
         if not self.record.unit.broken and name not in self._stood_in:
-            hint = f"add a line such as `{example}`"
+            from plandsl.grammar.homes import hint_for_missing  # mistakes alone need it
+
+            hint = hint_for_missing(self.context.library, self.record, name) or f"add a line such as `{example}`"
             self.fail(Wrong("E207", f"{self.title} has no `{name}`", self.record.span, hint=hint))
 
     def _check_names(self, known: tuple[str, ...]) -> None:

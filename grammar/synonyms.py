@@ -103,6 +103,7 @@ FIELDS: dict[str, Synonym] = {
         torch_dtype="model.weights",
         model_id="model",
         max_position_embeddings="model.max_context",
+        num_hidden_layers="model.layers",
     ),
     **_of(
         "",

@@ -136,7 +136,7 @@ def _lexical_error(token: Token, named: str) -> Diagnostic:
 
             inner = text[1:-1]
             hint = f"write `{inner}`" if inner.isidentifier() else hint_for_name(named, inner)
-            return Diagnostic("E102", f"a name stands without quotes, not in {what}", span, hint=hint)
+            return Diagnostic("E102", f"a name has no quotes, found {what}", span, hint=hint)
         hint = f'write "{text[1:-1]}" with straight double quotes'
         return Diagnostic("E102", f"a string must be in double quotes, not in {what}", span, hint=hint)
     return Diagnostic("E102", f"unexpected character {char_text(text)}", span, hint=_stray_hint(text[0]))

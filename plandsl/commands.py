@@ -451,8 +451,9 @@ def _print_entry(arguments: Namespace) -> int:
     kind, name = arguments.kind, arguments.name
     made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
     if not made and name not in catalog.names(kind):
-        hint = suggest(name, catalog.names(kind))
-        raise PlanError([Diagnostic("E406", f"the catalog has no {kind} `{name}`", hint=hint)])
+        from plandsl.grammar.near import hint_for_name
+
+        raise PlanError([Diagnostic("E406", f"the catalog has no {kind} `{name}`", hint=hint_for_name(kind, name))])
     text = catalog.from_config(name) if made else catalog.text(kind, name)
     if arguments.json:
         print_json({"plandsl": __version__, "kind": kind, "name": name, "text": text})

@@ -40,6 +40,7 @@ from plandsl.grammar import (
     requires,
     searches,
     sharding,
+    synonyms,
     workloads,
 )
 from plandsl.grammar._tables import FIXED
@@ -374,9 +375,26 @@ def table_of_codes():
     return "| code | what it means |\n| --- | --- |\n" + rows
 
 
+def table_of_words():
+    """What a plan calls what other tools have, by the path of the field; words of no tool are left out."""
+    words = {}
+    for table, path in (
+        (synonyms.FIELDS, lambda own: own.path),
+        (synonyms.FORMATS, lambda own: own[0]),
+        (synonyms.METRICS, lambda own: own[0]),
+    ):
+        for word, own in table.items():
+            tool = own.tool if isinstance(own, synonyms.Synonym) else own[1]
+            if tool:
+                words.setdefault(path(own), {}).setdefault(tool, []).append(f"`{word}`")
+    cells = {own: "; ".join(f"{tool}: {', '.join(names)}" for tool, names in by.items()) for own, by in words.items()}
+    rows = "".join(f"| `{own}` | {elsewhere} |\n" for own, elsewhere in cells.items())
+    return "| in a plan | elsewhere |\n| --- | --- |\n" + rows
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_generated_tables_are_up_to_date(page, updating):
-    made = {"codes": table_of_codes}
+    made = {"codes": table_of_codes, "words": table_of_words}
     text = read(page)
     real = GENERATED.sub(lambda m: m[1] + made[m[2]]() + m[3], text)
     assert "generated: codes" in text or page != "language.md"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from plandsl.diagnostics import Diagnostic, Span
-from plandsl.driver import check_module, open_text
+from plandsl.diagnostics import Diagnostic, PlanError, Span, nearest
+from plandsl.driver import CompiledPlan, check_module, compile_text, open_text
+from plandsl.grammar import hardware, models, places, requires, speculate, synonyms
+from plandsl.spec.formats import is_storage
+
+ROOT = Path(__file__).parents[1]
 
 MOST_NOISE = 3
 """Most diagnostics that one slip may have."""
@@ -278,6 +285,17 @@ def of_format(word: str, own: str, field: str = "weights") -> Slip:
     return Slip(text, f"2:{34 + len(field)}", f"no number format `{word}`", swap(word, own))
 
 
+OWN_MODEL = """\
+model mine {
+  layers = 2, hidden = 64, heads = 2, head_dim = 32, vocab = 128, weights = bf16
+  embedding w_embed[vocab, hidden]
+  block x[tokens, hidden] {
+    x = x + (x @ w_in[hidden, heads, head_dim]) @ w_out[heads, head_dim, hidden]
+  }
+  head x @ w_head[hidden, vocab]
+}
+"""
+
 SYNONYMS = {
     "isl and osl": Slip(
         plan(workload="isl = 1000, osl = 100"),
@@ -366,6 +384,12 @@ SYNONYMS = {
     "dtype": in_model("dtype", "bfloat16", "weights = bf16"),
     "quantization": in_model("quantization", '"awq"', "weights = int4_128"),
     "kv_cache_dtype": in_model("kv_cache_dtype", "fp8_e4m3", "kv_cache = fp8"),
+    "num_hidden_layers": Slip(
+        OWN_MODEL.replace("layers = 2", "num_hidden_layers = 2"),
+        "1:7",
+        "no `layers`",
+        swap("num_hidden_layers = 2", "layers = 2"),
+    ),
     "gpu for a node": unknown_field("gpu = h200", "plan", "6:3", swap("gpu = h200", "node = h200_8"))._replace(
         text=plan(more="gpu = h200").replace("  node = h100_8\n", "\n")
     ),
@@ -547,3 +571,113 @@ def insert(text: str, span: Span, new: str) -> str:
     line = lines[span.line - 1]
     lines[span.line - 1] = line[: span.column - 1] + new + line[span.column - 1 :]
     return "\n".join(lines)
+
+
+def test_each_word_of_another_tool_stands_for_a_field_of_a_plan() -> None:
+    fields = places.SECTIONS | {"gpu": hardware.GPU, "model": models.FIELDS, "speculate": speculate.SPECULATE}
+    for synonym in synonyms.FIELDS.values():
+        section, _, name = synonym.path.rpartition(".")
+        assert name in fields[section], synonym
+    assert all(is_storage(own) for own, _ in synonyms.FORMATS.values())
+    assert {own for own, _ in synonyms.METRICS.values()} <= requires.METRICS.keys()
+    assert not any(word in names for word in synonyms.FIELDS for names in places.SECTIONS.values())
+
+
+# ---- names that nobody means
+
+
+@pytest.mark.parametrize("node", ["b100_8", "v100_8", "mi250x_8", "l4_8", "tpu_v5_8", "gaudi3_8"])
+def test_other_hardware_is_not_offered(node: str) -> None:
+    (found,) = errors(plan(node=node))
+    assert found.hint == "the catalog has none like it: see `planc catalog node`, or declare `node NAME { ... }`"
+
+
+@pytest.mark.parametrize("model", ["palm_2", "gpt_4", "phi_4", "gemini_2_27b", "kimi_k2", "some-lab/Unheard-7B"])
+def test_another_family_of_models_is_not_offered(model: str) -> None:
+    (found,) = errors(plan(model=model))
+    assert found.hint.startswith("the catalog has none like it")
+    assert 'hf("config.json")' in found.hint
+
+
+def test_names_of_the_file_are_offered_whatever_their_family() -> None:
+    (found,) = errors("model zephyr = llama_3_1_8b\n" + plan(model="zefyr"))
+    assert found.hint == "did you mean `zephyr`?"
+
+
+def test_equally_near_names_are_all_offered() -> None:
+    (found,) = errors(plan(node="h201_8"))
+    assert found.hint == "did you mean `h20_8` or `h200_8`?"
+    assert nearest("abx", ["abc", "abd", "acx", "zzz"]) == ["acx", "abd", "abc"]
+    assert nearest("tpto", ["tpot", "ttft"]) == ["tpot"]
+
+
+# ---- overrides and commands
+
+
+def overridden(text: str, path: str, value: str) -> tuple[CompiledPlan, list[str]]:
+    """The plan of a text with an override, and what notes say about it."""
+    (compiled,) = compile_text(text, overrides=[(path, value)])
+    return compiled, [note.message for note in compiled.notes if note.code == "N202"]
+
+
+def test_with_takes_the_place_of_a_rival() -> None:
+    text = "workload a { input = 1000, output = 100, batch = 8 }\nworkload b = a with { concurrency = 64 }\n"
+    (compiled,) = compile_text(text + plan().replace("workload { input = 1000, output = 100 }", "workload = b"))
+    assert (compiled.spec.workload.batch, compiled.spec.workload.concurrency) == (1, 64)
+
+
+def test_an_override_takes_the_place_of_its_rival_and_says_so() -> None:
+    batch = "input = 1000, output = 100, batch = 8"
+    compiled, said = overridden(plan(workload=batch), "workload.concurrency", "64")
+    assert (compiled.spec.workload.batch, compiled.spec.workload.concurrency) == (1, 64)
+    assert said == ["`concurrency` takes the place of `batch = 8`"]
+    ongoing = "input = 1000, output = 100, concurrency = 64, requests = 100"
+    compiled, said = overridden(
+        "workload w { "
+        + ongoing
+        + " }\n"
+        + plan(more="").replace("workload { input = 1000, output = 100 }", "workload = w"),
+        "workload.batch",
+        "4",
+    )
+    assert (compiled.spec.workload.batch, compiled.spec.workload.concurrency) == (4, None)
+    assert said == ["`batch` takes the place of `concurrency = 64`", "`batch` takes the place of `requests = 100`"]
+    compiled, said = overridden(plan(), "cluster", "h100_8x4")
+    assert compiled.spec.cluster is not None
+    assert said == ["`cluster` takes the place of `node = h100_8`"]
+    assert overridden(plan(workload=batch), "workload.batch", "16")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "hint"),
+    [
+        ("dp", "2", "write `--set sharding.dp=2`"),
+        ("batch", "64", "write `--set workload.batch=64`"),
+        ("workload.isl", "64", "write `--set workload.input=64`"),
+        ("tensor_parallel_size", "4", "write `--set sharding.tp=4`"),
+        ("request_rate", "4", "write `--set 'workload.rate=4 req/s'`"),
+    ],
+)
+def test_an_override_of_another_tool_gives_the_path(path: str, value: str, hint: str) -> None:
+    module = open_text(plan(), overrides=[(path, value)])
+    found = [d for d in check_module(module) if d.severity == "error"]
+    assert len(found) == 1
+    assert hint in found[0].hint
+
+
+def test_the_other_command_is_named() -> None:
+    search = plan().replace("plan p", "search best").replace("sharding { tp = 8 }", "maximize throughput")
+    with pytest.raises(PlanError) as wrong:
+        compile_text(search, "best.plan")
+    assert [d.hint for d in wrong.value.diagnostics] == [
+        "it has the search `best`: `planc search best.plan` finds its plans"
+    ]
+
+
+def test_a_sound_text_loads_no_word_of_another_tool() -> None:
+    code = (
+        "import sys; from plandsl.driver import compile_file; compile_file('examples/llama3_70b.plan');"
+        "print([m for m in sys.modules if m.split('.')[-1] in ('near', 'homes', 'foreign', 'repair', 'synonyms')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
