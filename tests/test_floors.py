@@ -33,8 +33,9 @@ WINGS = {
     "backends.cost.work.experts", "backends.cost.work.latent", "backends.cost.work.lookup", "backends.cost.time.mixed",
     "backends.cost.time.trace", "backends.cost.time.unlike", "backends.graphviz.devices_cluster",
     "backends.graphviz.devices_pools", "grammar.experts", "grammar.foreign", "grammar.hf", "grammar.homes",
-    "grammar.latent", "grammar.misplaced", "grammar.near", "grammar.overrides", "grammar.repair", "grammar.searches",
-    "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split", "grammar.traffic", "grammar.unlike",
+    "grammar.latent", "grammar.misplaced", "grammar.near", "grammar.overrides", "grammar.places", "grammar.repair",
+    "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split", "grammar.traffic",
+    "grammar.unlike",
     "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "spec.fractions",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
