@@ -149,7 +149,8 @@ def catalog_name(kind: str, text: str) -> str:
     """What to write for a model id or a number of GPUs; empty if the catalog has nothing that ``text`` must mean."""
     if kind == "model":
         return _model(text)
-    word = "_".join(_words(text))
+    exact = _WORDLESS.sub("_", text.lower().rsplit("/", 1)[-1])
+    word = exact if catalog_find(kind, exact) else "_".join(_words(text))
     if kind == "node":
         return _node(word)
     return word if catalog_find(kind, word) else ""

@@ -12,6 +12,8 @@ import pytest
 from plandsl.diagnostics import Diagnostic, PlanError, Span, nearest
 from plandsl.driver import CompiledPlan, check_module, compile_text, open_text
 from plandsl.grammar import hardware, models, places, requires, speculate, synonyms
+from plandsl.grammar.modules import catalog_find, catalog_names
+from plandsl.grammar.near import catalog_name
 from plandsl.spec.formats import is_storage
 
 ROOT = Path(__file__).parents[1]
@@ -676,6 +678,14 @@ def test_another_family_of_models_is_not_offered(model: str) -> None:
     assert 'hf("config.json")' in found.hint
 
 
+@pytest.mark.parametrize("kind", ["model", "gpu", "node", "cluster", "engine"])
+def test_a_name_of_the_catalog_is_known_however_it_is_written(kind: str) -> None:
+    for name in (name for name in catalog_names(kind) if catalog_find(kind, name)):
+        dashed = name.replace("_", "-")
+        for written in (name.upper(), dashed, name.replace("_", "."), f"some-lab/{dashed.title()}"):
+            assert catalog_name(kind, written) == name, written
+
+
 def test_names_of_the_file_are_offered_whatever_their_family() -> None:
     (found,) = errors("model zephyr = llama_3_1_8b\n" + plan(model="zefyr"))
     assert found.hint == "did you mean `zephyr`?"
@@ -728,6 +738,8 @@ def test_an_override_takes_the_place_of_its_rival_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "hint"),
     [
+        ("model", "Qwen/Qwen2.5-72B", "write `qwen2_5_72b`"),
+        ("node", "8xH200", "write `h200_8`"),
         ("dp", "2", "write `--set sharding.dp=2`"),
         ("batch", "64", "write `--set workload.batch=64`"),
         ("workload.isl", "64", "write `--set workload.input=64`"),
