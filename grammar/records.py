@@ -136,6 +136,14 @@ def _too_long(name: s.Name) -> Wrong:
     return Wrong("E208", message, name.span, hint="write the values out")
 
 
+def _before_with(value: s.Expr) -> Span:
+    """The place of a value without the `with` of its last part: an id with dashes reads as a difference."""
+    last = value
+    while isinstance(last, s.Binary):
+        last = last.b
+    return value.span.to(last.base.span) if isinstance(last, s.With) else value.span
+
+
 class Records:
     """Makes the records of one compilation; the record of each declaration is made once."""
 
@@ -279,14 +287,15 @@ class Records:
         """The error for a value where a name must stand: a string, an id with other signs, or anything else."""
         if self.library.is_reported(value.span, unit):
             return Follows()
-        text = value.value if isinstance(value, s.Str) else self.library.text(value.span)
+        span = _before_with(value)
+        text = value.value if isinstance(value, s.Str) else self.library.text(span)
         if isinstance(value, s.Str):
             hint = text if self.library.find(kind, text, unit) else self.library.hint_for_name(kind, text, unit)
             hint = f"a name has no quotes: write `{text}`" if hint == text else f"a name has no quotes: {hint}"
             return Wrong("E210", f"expected the name of a {kind}, found a string", value.span, hint=hint)
         if isinstance(value, s.Num | s.Binary | s.Dot) and _ID.fullmatch(text):
             hint = self.library.hint_for_name(kind, text, unit)
-            return Wrong("E201", f"there is no {kind} named `{clip(text)}`", value.span, label=NAMED, hint=hint)
+            return Wrong("E201", f"there is no {kind} named `{clip(text)}`", span, label=NAMED, hint=hint)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
         return Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
 

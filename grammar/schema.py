@@ -199,7 +199,7 @@ class Reader:
         if text in choices:
             return text
         what = what or ("number format" if code == "E217" else layer.name.text.replace("_", " "))
-        hint = _hint_for_format(text, choices) if code == "E217" else ""
+        hint = _hint_for_format(text, choices) if code == "E217" else _hint_for_word(text, choices)
         hint = hint or self.context.library.suggest(text, iter(choices))
         raise Wrong(code, f"there is no {what} `{clip(text)}`", span_of(layer), hint=hint)
 
@@ -286,6 +286,12 @@ def _hint_for_format(text: str, choices: tuple[str, ...] = ()) -> str:
     from plandsl.grammar.near import hint_for_format  # mistakes alone need it
 
     return hint_for_format(text, choices)
+
+
+def _hint_for_word(text: str, choices: tuple[str, ...]) -> str:
+    from plandsl.grammar.near import hint_for_word  # mistakes alone need it
+
+    return hint_for_word(text, choices)
 
 
 def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str, str]]:
