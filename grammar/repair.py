@@ -20,7 +20,7 @@ _COMMENTS = re.compile(
 )
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)\w*[ \t\r]*$", re.MULTILINE)
 _HEADER = re.compile(
-    rf"[ \t]*(?P<kind>let|{'|'.join(KINDS)})[ \t]+(?P<name>[^\s{{=][^{{=#]{{0,80}}?)[ \t]*(?P<sign>[{{=])"
+    rf"(?<![\w.])(?P<kind>let|{'|'.join(KINDS)})[ \t]+(?P<name>[^\s{{=][^{{=#]{{0,80}}?)[ \t]*(?P<sign>[{{=])"
 )
 _VALUE = re.compile(
     rf"(?:^|[{{,;])[ \t]*(?P<kind>{'|'.join(KINDS)}|draft)(?:[ \t]+\w+)?[ \t]*=[ \t]*"

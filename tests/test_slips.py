@@ -362,6 +362,9 @@ SYNONYMS = {
     "enable_expert_parallel": unknown_field(
         "enable_expert_parallel = true", "sharding", "4:14", swap("enable_expert_parallel = true", "ep = 8")
     )._replace(text=plan(model="mixtral_8x7b", sharding="enable_expert_parallel = true")),
+    "a switch that is off": unknown_field(
+        "enable_chunked_prefill = false", "plan", "6:3", swap("  enable_chunked_prefill = false\n", "")
+    ),
     "a degree in capitals": unknown_field("TP = 8", "sharding", "4:14", swap("TP", "tp")),
     "a degree in one word": Slip(plan(sharding="TP8"), "4:14", "without a name", swap("TP8", "tp = 8")),
     "max_num_seqs": in_engine("max_num_seqs", "256", "vllm"),
