@@ -317,7 +317,8 @@ def measured_parts(data: Path) -> Iterator[Part]:
 
 def predict_served(table: serving.Table, file: str) -> dict[str, serving.Answer]:
     """Predict rows of deployments with the engines and calibrations of the catalog."""
-    return serving.predict(table, file, lambda text: compile_text(text)[0].cost, catalog_has)
+    found = serving.predict_rows(table, file, lambda text: compile_text(text)[0].cost, catalog_has)
+    return serving.by_column(found, file)
 
 
 def lenders(gpus: set[str]) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.engines import ENGINES, groups, judge_ranks, start_engine, unseen_errors
-from plandsl.backends.accuracy.serving import METRICS, predict
+from plandsl.backends.accuracy.serving import METRICS, by_column, predict_rows
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.table import Table as Rows
 from plandsl.backends.calibrate.table import read_table
@@ -39,7 +39,7 @@ def left_out(rows: Rows) -> Table:
 
 def choices(rows: Rows) -> Table:
     """How well the model predicts the order of parallelisms, for one model under one load on one kind of GPU."""
-    found = predict(rows, "serving", lambda text: compile_text(text)[0].cost, catalog_has)
+    found = by_column(predict_rows(rows, "serving", lambda text: compile_text(text)[0].cost, catalog_has), "serving")
     out = [
         ["metric", "choices", "mean rank correlation", "best one chosen", "within a tenth of the best", "median loss"]
     ]
