@@ -16,7 +16,7 @@ from plandsl.backends.accuracy.kernels import WRONG_ROW
 from plandsl.backends.accuracy.limits import find_highest_rate
 from plandsl.backends.accuracy.mlperf_rows import mlperf_row
 from plandsl.backends.accuracy.names import Known, catalog_name, engine_of
-from plandsl.backends.accuracy.row import NEVER, ROUNDS, Cells, Row
+from plandsl.backends.accuracy.row import ENDLESS, NEVER, ROUNDS, Cells, Row
 from plandsl.backends.accuracy.serving_rows import serving_row
 from plandsl.backends.accuracy.simulated import Told, row_servers, simulate_row
 from plandsl.backends.accuracy.spread import Refused
@@ -25,7 +25,10 @@ from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick
 
-__all__ = ["NEVER", "ROUNDS", "Row", "by_column", "catalog_name", "engine_of", "predict_rows", "serving_groups"]
+__all__ = [
+    "ENDLESS", "NEVER", "ROUNDS", "Row", "by_column", "by_load", "catalog_name", "engine_of", "predict_rows",
+    "read_serving_rows", "serving_groups",
+]  # fmt: skip
 
 Compile = Callable[[str], Deployment]
 """Makes the cost model of a plan's text."""
@@ -180,10 +183,22 @@ def fastest(row: Row, compile_: Compile) -> str:
 
 def serving_groups(table: Table, compile_: Compile, known: Known) -> Iterator[tuple[Deployment, list[Row], list[int]]]:
     """Rows of serving.csv with one pool by plan and kind of load, compiled: what engines are fitted to."""
-    rows, _ = read_rows(table, serving_row, known)
-    groups: dict[tuple[str, str], list[int]] = {}
-    for at, row in rows.items():
-        if row.pools == 1:
-            groups.setdefault((row.plan, row.kind), []).append(at)
-    for (text, _), of in groups.items():
+    rows, _ = read_serving_rows(table, known)
+    for (text, _), of in by_load(rows).items():
         yield compile_(text), [rows[at] for at in of], of
+
+
+def read_serving_rows(table: Table, known: Known) -> tuple[dict[int, Row], dict[int, str]]:
+    """Rows of serving.csv that have a plan of one pool, by their place, and the reasons of the others."""
+    rows, reasons = read_rows(table, serving_row, known)
+    return {at: row for at, row in rows.items() if row.pools == 1}, reasons | {
+        at: "two pools" for at, row in rows.items() if row.pools > 1
+    }
+
+
+def by_load(rows: Mapping[int, Row]) -> dict[tuple[str, str], list[int]]:
+    """Rows that share a plan and a kind of load."""
+    out: dict[tuple[str, str], list[int]] = {}
+    for at, row in rows.items():
+        out.setdefault((row.plan, row.kind), []).append(at)
+    return out

@@ -31,6 +31,15 @@ Source: NVIDIA, TensorRT-LLM performance overview, "Preparing a Dataset" (30,000
 """
 
 
+WHOLE, WHOLE_TOKENS = "trtllm", 8192
+"""An engine that does not cut prompts, and the tokens of its steps by default.
+
+Benchmarks raise them where the longest prompt does not fit beside a token of each request in flight, up to whole
+multiples of 64 (InferenceX's scripts: `max_num_tokens` of concurrency + input + 64); else such a prompt would wait for
+others to end.
+"""
+
+
 def serving_row(row: Cells, known: Known) -> Row:
     """The plan and the load of a row. Raises `Refused` where there is none."""
     plan, pools = _plan(row, known)
@@ -98,7 +107,7 @@ def _plan(row: Cells, known: Known) -> tuple[str, bool]:
     if not precision:
         raise Refused(f"no meaning is known for the precision {said}")
     weights, cache = PRECISION[precision]
-    served = Served(model, gpu, weights=weights, cache=cache, engine=engine_of(text(row, "framework"), gpu))
+    served = Served(model, gpu, weights=weights, cache=cache, engine=_engine(row, gpu))
     mode = text(row, "serving_mode").lower()
     if mode.endswith("only"):
         raise Refused(f"{mode}: one pool by itself, without the requests that it would get from the other")
@@ -106,6 +115,17 @@ def _plan(row: Cells, known: Known) -> tuple[str, bool]:
         prefill, decode = (_pool(row, name) for name in ("prefill", "decode"))
         return pools_text(served, prefill, decode, known), True
     return plan_text(served, _spread(row), known), False
+
+
+def _engine(row: Cells, gpu: str) -> str:
+    """The engine as a plan names it, with the tokens of its steps where the benchmark raised them."""
+    engine = engine_of(text(row, "framework"), gpu)
+    clients = number(row, "concurrency") / degree(row, "replicas")
+    longest = number(row, "isl_tokens")
+    if WHOLE not in engine or np.isnan(clients + longest) or load_kind(row) == "offline_all_at_once":
+        return engine
+    tokens = int(-(-(longest + clients) // 64) + 1) * 64
+    return f"{engine} with {{ step_tokens = {tokens} }}" if tokens > WHOLE_TOKENS else engine
 
 
 def _spread(row: Cells) -> Spread:
