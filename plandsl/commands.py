@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
@@ -383,12 +384,12 @@ def _deployments(table: Table, file: str) -> dict[str, Answer]:
 
 
 def _predict_rows(table: Table, file: str, tick: Tick) -> Predicted:
-    """Predictions for rows of whole deployments; each row is compiled as a plan."""
+    """Predictions for rows of whole deployments; each row is compiled as a plan. Processes on all CPUs share them."""
     from plandsl.backends.accuracy.serving import predict_rows
-    from plandsl.driver import compile_text
+    from plandsl.driver import compile_cost
     from plandsl.entries import catalog_has
 
-    return predict_rows(table, file, lambda text: compile_text(text)[0].cost, catalog_has, tick)
+    return predict_rows(table, file, compile_cost, catalog_has, tick, jobs=os.cpu_count() or 1)
 
 
 def _write_predictions(arguments: Namespace) -> int:

@@ -7,6 +7,9 @@ its servers, and what their steps cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from typing import NamedTuple
 
 import numpy as np
@@ -74,19 +77,39 @@ def by_column(found: Predicted, file: str) -> dict[str, Answer]:
 
 
 def predict_rows(
-    table: Table, file: str, compile_: Compile, known: Known, tick: Tick = lambda done, of: None
+    table: Table, file: str, compile_: Compile, known: Known, tick: Tick = lambda done, of: None, jobs: int = 1
 ) -> Predicted:
-    """Answers for every row. ``known`` says what the catalog has, ``tick`` hears how many rows are done."""
+    """Answers for every row. ``known`` says what the catalog has, ``tick`` hears how many rows are done.
+
+    With several ``jobs``, processes share the plans where there are many; then ``compile_`` must be a function that
+    has a name.
+    """
     rows, reasons = read_rows(table, READERS[file], known)
     found: dict[int, Found] = {}
-    for of in by_plan(rows).values():
-        for at, one in _answer_plan({at: rows[at] for at in of}, compile_):
+    plans = [{at: rows[at] for at in of} for of in by_plan(rows).values()]
+    for answers in _spread(partial(_answer_plan, compile_), plans, min(jobs, len(plans) // EACH)):
+        for at, one in answers:
             if isinstance(one, str):
                 reasons[at] = one
             else:
                 found[at] = one
-            tick(len(found) + len(reasons), len(table))
+        tick(len(found) + len(reasons), len(table))
     return _gather(len(table), found, reasons)
+
+
+EACH = 8
+"""Plans that are worth a process of their own."""
+
+Answers = list[tuple[int, "Found | str"]]
+
+
+def _spread(answer: Callable[[dict[int, Row]], Answers], plans: list[dict[int, Row]], jobs: int) -> Iterator[Answers]:
+    """The answers for each of some plans, in their order, by so many processes."""
+    if jobs < 2:
+        yield from map(answer, plans)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        yield from pool.map(answer, plans)
 
 
 def _gather(n: int, found: Mapping[int, Found], reasons: Mapping[int, str]) -> Predicted:
@@ -107,20 +130,18 @@ NO_ROW = "no plan can be made of such a row"
 NO_VALUE = "an answer of one token has no time between tokens"
 
 
-def _answer_plan(rows: dict[int, Row], compile_: Compile) -> Iterator[tuple[int, Found | str]]:
-    """Answers for the rows of one plan. Equal loads are answered once."""
+def _answer_plan(compile_: Compile, rows: dict[int, Row]) -> Answers:
+    """Answers for the rows of one plan, or the reason why there is none. Equal loads are answered once."""
     first = next(iter(rows.values()))
     known: dict[Row, Found | str] = {}
     try:
         model = compile_(fastest(first, compile_) if first.others else first.plan)
         servers, many = row_servers(model)
     except PlanError as error:
-        yield from ((at, error.diagnostics[0].message) for at in rows)
-        return
+        return [(at, error.diagnostics[0].message) for at in rows]
     except WRONG_ROW:
-        yield from ((at, NO_ROW) for at in rows)
-        return
-    for at, row in rows.items():
+        return [(at, NO_ROW) for at in rows]
+    for row in rows.values():
         if row not in known:
             try:
                 ask = simulate_row if row.limits is None else find_highest_rate
@@ -131,7 +152,7 @@ def _answer_plan(rows: dict[int, Row], compile_: Compile) -> Iterator[tuple[int,
                 known[row] = error.diagnostics[0].message
             except WRONG_ROW:
                 known[row] = NO_ROW
-        yield at, known[row]
+    return [(at, known[row]) for at, row in rows.items()]
 
 
 def _with_bands(model: Deployment, told: Told) -> Found:
