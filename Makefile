@@ -58,8 +58,8 @@ tables: $(RUNTIME)  ## generate grammar/_tables.py from the grammar
 bench: $(RUNTIME)  ## time the compiler and simulations
 	$(BIN)/python -m benchmarks.run
 
-accuracy: $(DEV)  ## DATA=FOLDER: errors on what fitting never saw, into docs/accuracy.md
-	$(BIN)/python -m benchmarks.accuracy '$(DATA)'
+accuracy: $(DEV)  ## DATA=FOLDER [RESIDUALS=FILE]: errors on what fitting never saw, into docs/accuracy.md
+	$(BIN)/python -m benchmarks.accuracy '$(DATA)' $(if $(RESIDUALS),--residuals '$(RESIDUALS)')
 
 traffic: $(DEV)  ## DATA=FOLDER: measured closed loops beside the closed form and the simulation
 	$(BIN)/python -m benchmarks.traffic '$(DATA)'
