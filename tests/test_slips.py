@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -663,6 +664,22 @@ def test_each_word_of_another_tool_stands_for_a_field_of_a_plan() -> None:
     assert all(is_storage(own) for own, _ in synonyms.FORMATS.values())
     assert {own for own, _ in synonyms.METRICS.values()} <= requires.METRICS.keys()
     assert not any(word in names for word in synonyms.FIELDS for names in places.SECTIONS.values())
+
+
+@pytest.mark.parametrize("brace", ["{", "}"])
+def test_each_brace_left_out_is_told_at_its_line(brace: str) -> None:
+    """The first finding is about the brace, and hardly anything follows from it."""
+    text = (ROOT / "examples" / "experts.plan").read_text("utf-8")
+    places = [match.start() for match in re.finditer(r"#.*|([{}])", text) if match[1] == brace]
+    assert len(places) > 5
+    for at in places:
+        module = open_text(text[:at] + text[at + 1 :])
+        module.check()
+        found = sorted(module.errors, key=lambda d: d.span or Span("", 0, 0, 0, 0))
+        assert len(found) <= MOST_NOISE
+        assert found[0].code in ("E101", "E104")
+        assert found[0].span is not None
+        assert abs(found[0].span.line - text.count("\n", 0, at) - 1) <= 1
 
 
 # ---- names that nobody means
