@@ -92,6 +92,8 @@ NAMES = {
     "a model id with dashes only": model_id("openai/gpt-oss-120b", "gpt_oss_120b"),
     "a model id that says more than the name": model_id("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama_4_scout"),
     "dashes and a dot": model_id("llama-3.3-70b", "llama_3_3_70b"),
+    "words": model_id("Llama 3.1 70B", "llama_3_1_70b"),
+    "a GPU in words": node_of("8x NVIDIA H100 80GB", "h100_8"),
     "dots": model_id("llama3.1:8b", "llama_3_1_8b"),
     "a string for a model": Slip(
         plan(model='"llama_3_1_8b"'), "2:11", "found a string", swap('"llama_3_1_8b"', "llama_3_1_8b")
@@ -365,6 +367,9 @@ SYNONYMS = {
     )._replace(text=plan(model="mixtral_8x7b", sharding="enable_expert_parallel = true")),
     "a switch that is off": unknown_field(
         "enable_chunked_prefill = false", "plan", "6:3", swap("  enable_chunked_prefill = false\n", "")
+    ),
+    "a format that the other tool chooses": unknown_field(
+        "kv_cache_dtype = auto", "plan", "6:3", swap("  kv_cache_dtype = auto\n", "")
     ),
     "a degree in capitals": unknown_field("TP = 8", "sharding", "4:14", swap("TP", "tp")),
     "a degree in one word": Slip(plan(sharding="TP8"), "4:14", "without a name", swap("TP8", "tp = 8")),
