@@ -280,7 +280,7 @@ class Brackets:
             header = not self.open and first.text in KINDS
             return (header or first.kind == "IN") and token.kind != "EQ"
         if first is last and self.open and first.kind == "NAME":  # a section
-            return is_word(token) and self.tokens[at + 1].kind == "EQ"
+            return (ends and first.text in KINDS) or (is_word(token) and self.tokens[at + 1].kind == "EQ")
         return ends and first.kind == "BLOCK" and last.kind == "RSQB"
 
     def _supply_opener(self, at: int) -> None:

@@ -26,7 +26,7 @@ class Stray(NamedTuple):
     word: s.Name
     section: str
     name: str
-    value: str  # empty for a switch that is off
+    value: str  # empty where the other tool chooses, or leaves a switch off
     tool: str
     own: bool  # the record itself has the field that it stands for
     switch: bool  # the other tool only switches it on and off
@@ -80,8 +80,10 @@ def _value(library: Library, value: s.Expr, synonym: Synonym, name: str) -> str:
     """The value of a stray field, as the plan's own field takes it."""
     text = library.text(value.span)
     word = value.value if isinstance(value, s.Str) else text
+    if word.lower() in ("auto", "none", "null") or (synonym.switch and word.lower() == "false"):
+        return ""
     if synonym.switch:
-        return "" if text.lower() == "false" else synonym.switch
+        return synonym.switch
     if name in ("weights", "kv_cache", "activations"):
         return word if is_storage(word) else FORMATS.get(plain(word), (word,))[0]
     if name in ("model", "node"):

@@ -157,10 +157,10 @@ def catalog_name(kind: str, text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a name after that of the maker, in lower case: ``meta-llama/Llama-3`` -> ``llama 3``."""
+    """The words of a name but that of the maker, in lower case: ``meta-llama/Llama-3`` -> ``llama 3``."""
     lower = text.lower().replace("\u00d7", "x").rsplit("/", 1)[-1]
     words = [word for word in _WORDLESS.split(re.sub(r"(?<=\d)gb(?![a-z0-9])", "", lower)) if word]
-    return words[1:] if len(words) > 1 and words[0] in _MAKERS else words
+    return [word for word in words if word not in _MAKERS] or words
 
 
 def _kept(words: list[str]) -> list[str]:
@@ -173,6 +173,8 @@ def _node(word: str) -> str:
     if catalog_find("node", word):
         return word
     stem, count = _counted(word)
+    if not catalog_find("node", f"{stem}_8"):
+        stem = re.sub(r"_\d+$", "", stem)  # the memory, as in `h100_80`
     if catalog_find("node", f"{stem}_{count}"):
         return f"{stem}_{count}"
     return f"{stem}_8 with {{ count = {count} }}" if 1 < count < 8 and catalog_find("node", f"{stem}_8") else ""

@@ -24,7 +24,8 @@ _HEADER = re.compile(
 )
 _VALUE = re.compile(
     rf"(?:^|[{{,;])[ \t]*(?P<kind>{'|'.join(KINDS)}|draft)(?:[ \t]+\w+)?[ \t]*=[ \t]*"
-    r"(?P<name>\d+[ \t]?[xX\u00d7*][ \t]?[A-Za-z][\w-]*|[\w@][\w./@:+-]*)(?=[ \t\r]*(?:[,;}#]|with\b|$))"
+    r"(?P<name>\d+[ \t]?[xX\u00d7*][ \t]?[A-Za-z][\w-]*"
+    r"|[\w@./][\w./@:+-]*(?:[ \t]+(?!with\b)[\w./@:+-]+){0,4})(?=[ \t\r]*(?:[,;}#]|with\b|$))"
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from plandsl.diagnostics import clip, nearest
+from plandsl.diagnostics import article, clip, nearest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.evaluate import Value, describe
@@ -29,11 +29,6 @@ ITEMS: dict[str, tuple[type, ...]] = {
     "search": (s.Clause, s.Vary),
 }
 """Items that a body may hold beside fields and sections."""
-
-
-def article(kind: str) -> str:
-    """``a gpu``, ``an item``."""
-    return f"{'an' if kind[:1] in 'aeio' else 'a'} {kind}"
 
 
 class Reader:

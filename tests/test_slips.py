@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,8 @@ NAMES = {
     "a model id with dashes only": model_id("openai/gpt-oss-120b", "gpt_oss_120b"),
     "a model id that says more than the name": model_id("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama_4_scout"),
     "dashes and a dot": model_id("llama-3.3-70b", "llama_3_3_70b"),
+    "words": model_id("Llama 3.1 70B", "llama_3_1_70b"),
+    "a GPU in words": node_of("8x NVIDIA H100 80GB", "h100_8"),
     "dots": model_id("llama3.1:8b", "llama_3_1_8b"),
     "a string for a model": Slip(
         plan(model='"llama_3_1_8b"'), "2:11", "found a string", swap('"llama_3_1_8b"', "llama_3_1_8b")
@@ -364,6 +367,9 @@ SYNONYMS = {
     )._replace(text=plan(model="mixtral_8x7b", sharding="enable_expert_parallel = true")),
     "a switch that is off": unknown_field(
         "enable_chunked_prefill = false", "plan", "6:3", swap("  enable_chunked_prefill = false\n", "")
+    ),
+    "a format that the other tool chooses": unknown_field(
+        "kv_cache_dtype = auto", "plan", "6:3", swap("  kv_cache_dtype = auto\n", "")
     ),
     "a degree in capitals": unknown_field("TP = 8", "sharding", "4:14", swap("TP", "tp")),
     "a degree in one word": Slip(plan(sharding="TP8"), "4:14", "without a name", swap("TP8", "tp = 8")),
@@ -663,6 +669,22 @@ def test_each_word_of_another_tool_stands_for_a_field_of_a_plan() -> None:
     assert all(is_storage(own) for own, _ in synonyms.FORMATS.values())
     assert {own for own, _ in synonyms.METRICS.values()} <= requires.METRICS.keys()
     assert not any(word in names for word in synonyms.FIELDS for names in places.SECTIONS.values())
+
+
+@pytest.mark.parametrize("brace", ["{", "}"])
+def test_each_brace_left_out_is_told_at_its_line(brace: str) -> None:
+    """The first finding is about the brace, and hardly anything follows from it."""
+    text = (ROOT / "examples" / "experts.plan").read_text("utf-8")
+    places = [match.start() for match in re.finditer(r"#.*|([{}])", text) if match[1] == brace]
+    assert len(places) > 5
+    for at in places:
+        module = open_text(text[:at] + text[at + 1 :])
+        module.check()
+        found = sorted(module.errors, key=lambda d: d.span or Span("", 0, 0, 0, 0))
+        assert len(found) <= MOST_NOISE
+        assert found[0].code in ("E101", "E104")
+        assert found[0].span is not None
+        assert abs(found[0].span.line - text.count("\n", 0, at) - 1) <= 1
 
 
 # ---- names that nobody means
