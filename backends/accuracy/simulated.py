@@ -136,7 +136,7 @@ def _as_if_longer(records: Records, row: Row, each: int, rounds: float, many: in
     order = np.argsort(records.finish_s, kind="stable")
     begin, end = records.finish_s[order[[-2 * each - 1, -each - 1]]]
     whole = float(records.finish_s.max() - records.arrival_s.min()) + more * (end - begin)
-    rate = many * float((weights * records.output).sum()) / whole
+    rate = many * float((weights * records.output).sum() / whole)
     ttft, tpot = (_weighted(records, metric, row, weights) for metric in ("ttft", "tpot"))
     if row.kind != "closed_concurrency":  # all wait from the start: each round that was left out lengthens the queue
         ttft += (end - begin) * more * ((more + 1) / 2 + 1) / rounds
