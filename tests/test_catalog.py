@@ -59,17 +59,28 @@ PARAMETERS = {  # as published with each checkpoint
     "mistral_7b_v0_1": 7_241_732_096,
     "mistral_7b": 7_248_023_552,
     "mistral_large_2": 122_610_069_504,
+    "mistral_nemo": 12_247_782_400,
+    "mistral_small_3": 23_572_403_200,
+    "phi_4": 14_659_507_200,
     "qwen2_5_7b": 7_615_616_512,
+    "qwen2_5_14b": 14_770_033_664,
     "qwen2_5_32b": 32_763_876_352,
     "qwen2_5_72b": 72_706_203_648,
+    "qwen3_4b": 4_022_468_096,
     "qwen3_8b": 8_190_735_360,
+    "qwen3_14b": 14_768_307_200,
     "qwen3_32b": 32_762_123_264,
     "mixtral_8x7b": 46_702_792_704,
     "mixtral_8x22b": 140_620_634_112,
     "qwen3_30b_a3b": 30_532_122_624,
     "qwen3_235b_a22b": 235_093_634_560,
+    "qwen3_vl_235b_a22b": 235_093_634_560,  # without the vision encoder
+    "qwen3_coder_480b_a35b": 480_154_875_392,
+    "qwen3_coder_480b": 480_154_875_392,
     "gemma_2_9b": 9_241_705_984,
     "gemma_2_27b": 27_227_128_320,
+    "gemma_3_1b": 999_885_952,
+    "gemma_3_4b": 4_300_079_472 - 419_816_304,
     "gemma_3_12b": 12_187_325_040 - 421_290_864,  # without the vision encoder and its projection
     "gemma_3_27b": 27_432_406_640 - 423_060_336,
     "deepseek_v2": 235_741_434_880,
@@ -108,6 +119,7 @@ WHOLE = {  # billions of active parameters, rounded, and the matrices of the voc
     "deepseek_v3": (37, 1),  # DeepSeek-V3 Technical Report, 2024, section 4.2
     "kimi_k2": (32, 1),
     "minimax_m2": (10, 1),
+    "qwen3_coder_480b": (35, 1),
     "glm_4_5": (32, 2),  # GLM-4.5, 2025, table 1
     "glm_4_5_air": (12, 2),
 }
@@ -243,6 +255,8 @@ def test_deepseek_v3_caches_576_elements_a_layer() -> None:
     [
         ("gemma_2_9b", 21),
         ("gemma_2_27b", 23),
+        ("gemma_3_1b", 4),
+        ("gemma_3_4b", 5),
         ("gemma_3_12b", 8),
         ("gemma_3_27b", 10),
     ],
