@@ -59,25 +59,48 @@ PARAMETERS = {  # as published with each checkpoint
     "mistral_7b_v0_1": 7_241_732_096,
     "mistral_7b": 7_248_023_552,
     "mistral_large_2": 122_610_069_504,
+    "mistral_nemo": 12_247_782_400,
+    "mistral_small_3": 23_572_403_200,
+    "phi_4": 14_659_507_200,
     "qwen2_5_7b": 7_615_616_512,
+    "qwen2_5_14b": 14_770_033_664,
     "qwen2_5_32b": 32_763_876_352,
     "qwen2_5_72b": 72_706_203_648,
+    "qwen3_4b": 4_022_468_096,
     "qwen3_8b": 8_190_735_360,
+    "qwen3_14b": 14_768_307_200,
     "qwen3_32b": 32_762_123_264,
     "mixtral_8x7b": 46_702_792_704,
     "mixtral_8x22b": 140_620_634_112,
     "qwen3_30b_a3b": 30_532_122_624,
     "qwen3_235b_a22b": 235_093_634_560,
+    "qwen3_vl_235b_a22b": 235_093_634_560,  # without the vision encoder
+    "qwen3_coder_480b_a35b": 480_154_875_392,
+    "qwen3_coder_480b": 480_154_875_392,
     "gemma_2_9b": 9_241_705_984,
     "gemma_2_27b": 27_227_128_320,
+    "gemma_3_1b": 999_885_952,
+    "gemma_3_4b": 4_300_079_472 - 419_816_304,
     "gemma_3_12b": 12_187_325_040 - 421_290_864,  # without the vision encoder and its projection
     "gemma_3_27b": 27_432_406_640 - 423_060_336,
+    "deepseek_v2": 235_741_434_880,
     "deepseek_v3": 671_026_419_200,
+    "deepseek_v3_1": 671_026_419_200,
     "deepseek_r1": 671_026_419_200,
     "llama_4_scout": 107_769_861_120,  # by the shapes of the config; with the vision encoder 109B are published
     "llama_4_maverick": 400_711_848_960,
     "gpt_oss_20b": 20_914_757_184,
     "gpt_oss_120b": 116_829_156_672,
+    "kimi_k2": 1_026_408_232_448,
+    "kimi_k2_5": 1_026_408_232_448,  # without the vision encoder
+    # As llama.cpp counts the tensors: 228.69 B, of which 62 x 6912 are gains of norms over all heads;
+    "minimax_m2": 228_689_764_864 - 62 * (6144 + 1024 - 2 * 128),
+    "minimax_m2_5": 228_689_764_864 - 62 * (6144 + 1024 - 2 * 128),
+    "minimax_m2_7": 228_689_764_864 - 62 * (6144 + 1024 - 2 * 128),
+    # 358.34 B and 110.47 B with the MTP block and its copies of embedding and head, which leaves 106.85 B for Air.
+    "glm_4_5": 352_797_829_024,
+    "glm_4_7": 352_797_829_024,
+    "glm_4_5_air": 106_852_251_264,
 }
 
 ACTIVE = {  # billions, as published, and whether the embedding counts
@@ -89,6 +112,16 @@ ACTIVE = {  # billions, as published, and whether the embedding counts
     "llama_4_maverick": (17, True),
     "gpt_oss_20b": (3.61, False),
     "gpt_oss_120b": (5.13, False),
+}
+
+WHOLE = {  # billions of active parameters, rounded, and the matrices of the vocabulary that do not count
+    "deepseek_v2": (21, 1),
+    "deepseek_v3": (37, 1),  # DeepSeek-V3 Technical Report, 2024, section 4.2
+    "kimi_k2": (32, 1),
+    "minimax_m2": (10, 1),
+    "qwen3_coder_480b": (35, 1),
+    "glm_4_5": (32, 2),  # GLM-4.5, 2025, table 1
+    "glm_4_5_air": (12, 2),
 }
 
 FILES = [f"{folder}/{path.name}" for folder in FOLDERS.values() for path in sorted((CATALOG / folder).glob("*.plan"))]
@@ -201,18 +234,32 @@ def test_a_model_has_as_many_active_parameters_as_published(name: str) -> None:
     assert counted / 1e9 == pytest.approx(published, abs=0.06 if published < 10 else 0.25)
 
 
-def test_deepseek_v3_activates_37_billion_parameters_and_caches_576_elements_a_layer() -> None:
-    """DeepSeek-V3 Technical Report, 2024, section 4.2; DeepSeek-V2, 2024, table 1."""
+@pytest.mark.parametrize("name", WHOLE)
+def test_active_parameters_without_the_vocabulary_round_to_the_published_number(name: str) -> None:
+    spec = open_text("").spec("model", name)
+    assert isinstance(spec, ModelSpec)
+    published, left_out = WHOLE[name]
+    counted = active_parameters(build_model(spec, "prefill", spec.activations))
+    assert round((counted - left_out * spec.size("vocab") * spec.size("hidden")) / 1e9) == published
+
+
+def test_deepseek_v3_caches_576_elements_a_layer() -> None:
+    """DeepSeek-V2, 2024, table 1."""
     spec = open_text("").spec("model", "deepseek_v3")
     assert isinstance(spec, ModelSpec)
-    program = build_model(spec, "prefill", spec.activations)
-    embedding = spec.size("vocab") * spec.size("hidden")
-    assert round((active_parameters(program) - embedding) / 1e9) == 37
-    assert kv_bytes_per_token(program) == 61 * (512 + 64) * 2
+    assert kv_bytes_per_token(build_model(spec, "prefill", spec.activations)) == 61 * (512 + 64) * 2
 
 
 @pytest.mark.parametrize(
-    ("name", "wide"), [("gemma_2_9b", 21), ("gemma_2_27b", 23), ("gemma_3_12b", 8), ("gemma_3_27b", 10)]
+    ("name", "wide"),
+    [
+        ("gemma_2_9b", 21),
+        ("gemma_2_27b", 23),
+        ("gemma_3_1b", 4),
+        ("gemma_3_4b", 5),
+        ("gemma_3_12b", 8),
+        ("gemma_3_27b", 10),
+    ],
 )
 def test_gemma_sees_all_tokens_on_some_layers(name: str, wide: int) -> None:
     spec = open_text("").spec("model", name)

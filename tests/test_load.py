@@ -326,3 +326,43 @@ def test_plans_within_each_others_band_are_told(tmp_path, capsys):
     assert not [c for c in found if "c" in c["plans"] and "ttft_s" in c["within_band"]]
     assert main(["compile", str(file)]) == 0
     assert "within each other's band, TTFT: a and b" in capsys.readouterr().out
+
+
+def served(load: str, more: str) -> CompiledPlan:
+    return plan(load, more, "tp = 2")
+
+
+def test_a_lone_prompt_in_chunks_takes_its_own_tokens_and_not_the_budget():
+    chunked = served("input = 100, output = 50, concurrency = 1", "chunked_prefill = 8192").cost.evaluate()
+    whole = served("input = 100, output = 50, concurrency = 1", "").cost.evaluate()
+    assert chunked.ttft == pytest.approx(whole.ttft, rel=0.1)
+
+
+def test_those_that_decode_leave_room_for_the_prompts_that_take_their_places():
+    """512 tokens a step serve 512 / (1 + 100 / 10) requests that decode; the other clients wait."""
+    made = served("input = 100, output = 10, concurrency = 400", "chunked_prefill = 512").cost
+    many, more = made.evaluate(), made.evaluate(concurrency=800)
+    assert many.served.running == pytest.approx(512 / 11 * (1 + 1 / 10))
+    assert many.served.waiting == 400 - many.served.running
+    assert more.throughput == pytest.approx(many.throughput)
+
+
+def test_a_prompt_waits_for_those_that_came_with_it_and_not_for_a_queue_longer_than_the_loop():
+    def line(clients: int, output: int, step: float) -> float:
+        found = serve(
+            IDEAL, clients, runs=clients, output=output, requests=None, prefill=phase(1.0), joined=1,
+            decode=phase(step), flights=1,
+        )  # fmt: skip
+        return found.line - 1.5 * step * (clients - 1) / clients
+
+    assert line(5, 4, 1e-3) == pytest.approx(1.0)
+    assert line(5, 4, 1e-3) == pytest.approx(line(5, 4, 1e-1))
+    assert line(100, 1000, 1e-3) == pytest.approx(0.099)
+
+
+def test_requests_of_a_batch_in_chunks_end_while_prompts_are_computed():
+    """Twice the requests take twice as long where each has made its output long before the last prompt is done."""
+    made = served("input = 2000, output = 20, batch = 64", "chunked_prefill = 512").cost
+    one, two = made.evaluate(), made.evaluate(batch=128)
+    assert two.throughput == pytest.approx(one.throughput, rel=0.03)
+    assert two.tpot == pytest.approx(one.tpot, rel=0.03)

@@ -1,12 +1,13 @@
 """Requests that start together: the times of such a batch on any kind of server."""
 
+from math import inf
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.chunks import Chunks, chunk_batch, cuts_prompts
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
-from plandsl.backends.cost.num import ceil_div, maximum, minimum
+from plandsl.backends.cost.num import ceil_div, maximum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import EngineSpec
@@ -73,15 +74,15 @@ class PrefillBatch(NamedTuple):
     host: Number = 0.0
 
 
-def prefill_batch(server: Server, b: Number, input_: Number) -> PrefillBatch:
-    """The prefill of ``b`` requests that start together, whole or in chunks."""
+def prefill_batch(server: Server, b: Number, input_: Number, output: Number = inf) -> PrefillBatch:
+    """The prefill of ``b`` requests that start together: whole, or in chunks beside those that decode."""
     engine, rounds = server.plan.effective_engine, server.in_flight
-    chunks = chunk_batch(server, b, input_, rounds) if cuts_prompts(server) else None
+    chunks = chunk_batch(server, b, input_, rounds, output) if cuts_prompts(server) else None
     times = prefill_step(server, b, input_, rounds) if chunks is None else chunks.whole
     ttft = times.through + engine.admit * b + engine.first + engine.first_request * b
     if chunks is None:
         return PrefillBatch(times, ttft, times.period + engine.admit * b)
-    host = engine.step + engine.request * b * chunks.beside
+    host = engine.step + engine.request * b * chunks.after / chunks.steps
     ttft = ttft + chunks.steps * host
     return PrefillBatch(times, ttft, times.period + engine.admit * b + chunks.steps * host, chunks, host)
 
@@ -102,16 +103,18 @@ class BatchRun(NamedTuple):
 def time_batch(server: Server, b: Number, input_: Number, output: Number) -> BatchRun:
     """The times of ``b`` requests that start together: their prompts, then ``output`` tokens of each.
 
-    With chunks, requests whose prompts are done decode in mixed steps until the other prompts are done.
+    With chunks, requests whose prompts are done decode in mixed steps until the other prompts are done. So they end
+    before the last ones, and the mean step after the prompts has the share of requests that is left of their tokens.
     """
     engine, gain = server.plan.effective_engine, server.gain
-    decode = decode_step(server, b, input_, output)
-    first = prefill_batch(server, b, input_)
-    step = decode.period + engine.step + engine.request * b
+    first = prefill_batch(server, b, input_, output)
+    steps: Number = 0.0 if first.chunks is None else first.chunks.after
+    left = ceil_div(b * (1 - steps * gain / maximum(output - 1, 1)), 1)
+    decode = decode_step(server, left, input_, output)
+    step = decode.period + engine.step + engine.request * left
     tpot = step / gain
     whole = first.period + engine.first + output * tpot
     if first.chunks is None:
         return BatchRun(first, decode, tpot, whole, 0.0)
-    steps = minimum(first.chunks.after, maximum(output - 1, 0) / gain)
     mixed = steps / maximum(output - 1, 1) * (first.chunks.times.period + first.host - step)
     return BatchRun(first, decode, tpot + mixed, whole, mixed)

@@ -1,15 +1,17 @@
 """Prompts in chunks: how prompts are cut into steps, which running requests share.
 
-A chunk has as many tokens as the budget of a step leaves after the tokens of the running requests.
+A chunk has as many tokens as the budget of a step leaves after the tokens of the running requests, and no more than
+prompts bring.
 Source: Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024.
 """
 
+from math import inf
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
-from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum
+from plandsl.backends.cost.num import ceil_div, clip, floor, maximum, minimum, where
 from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
@@ -19,14 +21,14 @@ class Chunks(NamedTuple):
     """A prompt, or a batch of prompts, in ``steps`` steps with equal ``times``.
 
     A request of the batch decodes in ``after`` of the steps, on average, once its own prompt is done. ``prompt`` has
-    all prompts; ``beside`` tells whether running requests share the steps.
+    all prompts, of which ``ways`` ranks compute some side by side.
     """
 
     steps: Number
     times: PhaseTimes
     prompt: Prompt
     after: Number = 0.0
-    beside: bool = True
+    ways: Number = 1
 
     @property
     def whole(self) -> PhaseTimes:
@@ -53,29 +55,61 @@ def decodes_beside(server: Server) -> bool:
     return server.plan.kv_residency != "prompts"
 
 
-def chunk_batch(server: Server, batch: Number, input_: Number, in_flight: Number) -> Chunks:
+def sustained_decodes(server: Server, new: Number, output: Number) -> Number:
+    """Requests, on each rank that shares them, that the budget of a step lets decode while others take their places.
+
+    A request decodes for ``output / gain`` steps, and the one that takes its place brings ``new`` tokens of a prompt.
+    So d requests need ``d queries + d new gain / output`` tokens of each step.
+    """
+    return _budget(server) / (server.queries + new * server.gain / output)
+
+
+def sustained_requests(server: Server, input_: Number, output: Number) -> Number:
+    """Requests that run in one batch of a server under an ongoing load: those that decode, and the prompts of a step.
+
+    The others wait, since those that decode have their tokens of the budget first.
+    """
+    ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
+    decodes = sustained_decodes(server, new, output)
+    return ways * (decodes + maximum((budget - server.queries * decodes) / new, 1))
+
+
+def chunk_batch(server: Server, batch: Number, input_: Number, in_flight: Number, output: Number = inf) -> Chunks:
     """The chunks of ``batch`` prompts that start together; requests whose prompts are done decode beside the others.
 
-    On average ``(n - 1) / 2`` of n requests decode, so there are ``n new / (budget - queries (n - 1) / 2)`` steps,
-    rounded up. The last prompt ends with the last step. A prompt ends after ``n share / 2 + 1/2`` steps on average,
-    where ``share`` is the steps of one prompt: the step in which it ends goes on for half a step.
+    On average ``d = (n - 1) / 2`` of n requests decode, at most `sustained_decodes`, so there are
+    ``n new / (budget - queries d)`` steps, rounded up. The last prompt ends with the last step. A prompt ends after
+    ``n share / 2 + 1/2`` steps on average, where ``share`` is the steps of one prompt: the step in which it ends goes
+    on for half a step. A request decodes until it has its ``output``.
     """
     ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
     n, beside = ceil_div(batch, ways), decodes_beside(server)
-    share = new / maximum(budget - server.queries * (n - 1) / 2 * beside, 1)
+    most = sustained_decodes(server, new, output)
+    share = new / maximum(budget - server.queries * minimum((n - 1) / 2, most) * beside, 1)
     steps = ceil_div(n * share, 1)
-    after = (n - 1) / n * (steps - clip(n * share / 2 + 0.5, 1, steps)) * beside
+    after = (n - 1) / n * (steps - clip(n * share / 2 + 0.5, 1, steps))
+    last = maximum(output - 1, 1) / server.gain
+    ended = last * (1 - last / (4 * maximum(after, 0.5)))  # the mean of what is left of `last` after 0 to 2 `after`
+    after = minimum(where(2 * after > last, ended, after), most * steps / n) * beside
     cut = _Cut(n * new / steps, n * after / steps if beside else None, Prompt(batch, new, input_ - new))
-    return Chunks(steps, _mixed_step(server, cut, in_flight), cut.prompt, after, beside)
+    return Chunks(steps, _mixed_step(server, cut, in_flight), cut.prompt, after, ways)
 
 
-def chunk_prompt(server: Server, running: Number, input_: Number, in_flight: Number) -> Chunks:
-    """The chunks of one prompt beside ``running`` requests; steps may be a fraction, as prompts share them."""
+def chunk_prompt(server: Server, running: Number, input_: Number, in_flight: Number, output: Number = inf) -> Chunks:
+    """The chunks of one prompt beside ``running`` requests; steps may be a fraction, as prompts share them.
+
+    Of ``running`` requests `sustained_decodes` decode at most. As many prompts come to a step as requests end in it, at
+    least one; in a pool of prefill they fill the budget.
+    """
     ways, budget, new = server.main.ways, _budget(server), input_ - reused_tokens(server.plan, input_)
-    beside = running / ways if decodes_beside(server) else None
-    chunk = maximum(budget - server.queries * (0 if beside is None else beside), 1)
+    if not decodes_beside(server):
+        beside, chunk = None, maximum(budget, 1)
+    else:
+        beside = minimum(running / ways, sustained_decodes(server, new, output))
+        come = maximum(beside * server.gain / output, 1) * new
+        chunk = clip(come, 1, maximum(budget - server.queries * beside, 1))
     cut = _Cut(chunk, beside, Prompt(1, new, input_ - new))
-    return Chunks(new / chunk, _mixed_step(server, cut, in_flight), cut.prompt, beside=beside is not None)
+    return Chunks(new / chunk, _mixed_step(server, cut, in_flight), cut.prompt, ways=ways)
 
 
 def _budget(server: Server) -> int:

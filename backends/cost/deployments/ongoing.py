@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum
+from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, where
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import EngineSpec
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.chunks import Chunks
-
-BUSIEST = 0.95
-"""The most that prefill is busy in the formula of its queue: the queue of a closed system is finite."""
-
 
 DRAIN = 0.25
 """The share of a request's stay that is lost at the end of a run, when half as many requests run on average."""
@@ -32,14 +28,19 @@ MIXED = 1.5
 class PromptCost(NamedTuple):
     """What one prompt costs, in seconds: ``each`` for every running request, ``own`` until its first token.
 
-    Other prompts wait ``turn`` seconds for it. A first token also waits for ``wait`` decode steps of other requests.
+    Other prompts wait ``turn`` seconds for it, except ``together`` prompts that share its steps. A first token also
+    waits for ``wait`` decode steps of other requests.
     """
 
     each: Number
     own: Number
     turn: Number
     wait: float = MIXED
+    together: Number = 0.0
 
+
+LEAST = 1e-9
+"""Less than any number of prompts."""
 
 HALF_STEP = 0.5
 """The share of the running step that is left when a request arrives, on average."""
@@ -71,11 +72,19 @@ def whole_prompt_cost(engine: EngineSpec, prefill: PhaseTimes, joined: Number) -
     return PromptCost(each, prefill.through / joined + engine.admit, each)
 
 
-def chunked_prompt_cost(engine: EngineSpec, chunks: Chunks, step: Number, host: Number) -> PromptCost:
-    """The cost of a prompt in mixed steps; running requests take ``step`` seconds a step without it."""
-    mixed = chunks.times.period
+def chunked_prompt_cost(
+    engine: EngineSpec, chunks: Chunks, step: Number, host: Number, flights: Number, come: Number
+) -> PromptCost:
+    """The cost of a prompt in mixed steps; running requests take ``step`` seconds a step without it.
+
+    Each of ``flights`` batches brings a chunk to a step on each rank that has requests, so that so many prompts share
+    what a step takes. In each step ``come`` prompts of others join, and no more than all steps are mixed.
+    """
+    mixed, part = chunks.times.period, chunks.steps / (flights * chunks.ways)
+    together = maximum(1 / part - 1, 0)
+    part = minimum(part, 1 / maximum(come, LEAST))
     whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
-    return PromptCost(chunks.steps * (mixed - step) + engine.admit, whole, chunks.steps * (mixed + host), HALF_STEP)
+    return PromptCost(part * (mixed - step) + engine.admit, whole, part * (mixed + host), HALF_STEP, together)
 
 
 class Served(NamedTuple):
@@ -118,9 +127,14 @@ def running_requests(engine: EngineSpec, clients: Number, room: Number) -> Numbe
     return maximum(minimum(minimum(clients - engine.held_back, floor(room)), engine.max_requests), 1)
 
 
-def joined_prefills(runs: Number, output: Number) -> Number:
-    """Requests whose prefills share a step: ``runs / output`` requests end in each step, at least 1."""
-    return maximum(runs / output, 1)
+def joined_prefills(runs: Number, output: Number, ways: Number = 1) -> Number:
+    """Requests whose prefills share a step: ``runs / output`` requests end in each step, at least 1.
+
+    More requests than the ``ways`` ranks that share them are a multiple of these: each rank takes its next one when it
+    has ended one, not when another rank has.
+    """
+    joined = maximum(runs / output, 1)
+    return where((ways > 1) & (joined > ways), floor(joined / ways) * ways, joined)
 
 
 def serve(
@@ -137,24 +151,25 @@ def serve(
 
         TPOT = (step + host) / gain + E (runs - 1) / output,   E = prefill of one + admit
 
-    Prefills come at the rate ``X = runs / (E + (output - 1) TPOT)`` and run one after another. Each waits as in a queue
-    with random arrivals and equal service (Pollaczek 1930): ``u E / (2 (1 - u))``, ``u = X E``. A request that finds no
-    room waits for another to leave, ``(clients - runs) / X`` (Little 1961). The first ``runs`` requests arrive at once
+    Requests come when others end, which is when a step ends, and prompts go first. So a prompt meets those that came
+    with it, ``E (runs - 1) / output``: each of a request's tokens has the same share of the other prompts. A request
+    that finds no room waits for another to leave, ``(clients - runs) / X``, ``X = runs / (E + (output - 1) TPOT)``
+    (Little 1961). The first ``runs`` requests arrive at once
     and wait for half of their prefills. In ``chunks``, a prompt costs running requests the difference between a mixed
     step and a plain one, and other prompts wait until all its steps are done.
     """
     added = engine.step + engine.request * runs / flights
     whole, step, host = decode.period + added, decode.period / gain, added / gain
+    come = (runs - 1) / output
     if chunks is None:
-        each, own, turn, wait = whole_prompt_cost(engine, prefill, joined)
+        cost = whole_prompt_cost(engine, prefill, joined)
     else:
-        each, own, turn, wait = chunked_prompt_cost(engine, chunks, decode.period, added)
-    others = each * (runs - 1) / output
+        cost = chunked_prompt_cost(engine, chunks, decode.period, added, flights, come)
+    own, others = cost.own, cost.each * come
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle
-    busy = clip(rate * turn * (runs - 1) / runs, 0.0, BUSIEST)
-    line = busy * turn / (2 * (1 - busy)) + wait * whole * (runs - 1) / runs
-    crowd = (runs - 1) / 2 * turn
+    line = cost.turn * maximum(come - cost.together, 0) + cost.wait * whole * (runs - 1) / runs
+    crowd = (runs - 1) / 2 * cost.turn
     start = 0.0 * crowd if requests is None else crowd * minimum(runs / requests, 1.0)
     queue = (clients - runs) / rate
     if requests is not None:  # the first of those who wait find others before them, half of all on average

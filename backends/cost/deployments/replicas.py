@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.batch import decode_step, prefill_step, resident_tokens, time_batch
-from plandsl.backends.cost.deployments.chunks import Chunks, chunk_prompt, cuts_prompts
+from plandsl.backends.cost.deployments.chunks import Chunks, chunk_prompt, cuts_prompts, sustained_requests
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics, Phases
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_requests, serve
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.deployments.step import Step
-from plandsl.backends.cost.num import ceil_div, largest
+from plandsl.backends.cost.num import ceil_div, largest, minimum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
@@ -122,7 +122,9 @@ class Replicas(Deployment):
         most = self.max_batch(i, o, ongoing=True)
         _, rounds = resident_tokens(self.one, i, o, ongoing=True)
         runs = running_requests(self.plan.effective_engine, clients, most * rounds)
-        return Crowd(clients, runs, joined_prefills(runs, o / self.gain), most)
+        if cuts_prompts(self.one):
+            runs = minimum(runs, rounds * sustained_requests(self.one, i, o))
+        return Crowd(clients, runs, joined_prefills(runs, o / self.gain, self.main.ways), most)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
         """Metrics of ``n`` requests always in flight, over all replicas; `ongoing.serve` has the formulas."""
@@ -131,7 +133,7 @@ class Replicas(Deployment):
         decode = decode_step(one, b, i, o)
         chunks: Chunks | None = None
         if cuts_prompts(one):
-            chunks = chunk_prompt(one, b, i, self.in_flight)
+            chunks = chunk_prompt(one, b, i, self.in_flight, o)
             prefill = chunks._replace(steps=ceil_div(chunks.steps, 1)).whole
         else:
             prefill = prefill_step(one, joined, i, 1)

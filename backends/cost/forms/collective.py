@@ -23,7 +23,8 @@ EXCHANGES = ("all_to_all", "p2p")
 """Operations that send to each peer directly."""
 
 FULL = 300e9
-"""Bytes/s of the NVLink port that ``half`` was fitted to; on a slower PCIe port it is less, in proportion."""
+"""Bytes/s of the NVLink port that ``half`` was fitted to; on a slower PCIe port, or one that a slower way through the
+host holds back, it is less, in proportion."""
 
 HOST_PORT = 50e9
 """Bytes/s each way of the port that a GPU has to other nodes, in reference designs: 400 Gb/s."""
@@ -135,8 +136,8 @@ def collective_seconds(
     if custom and op == "all_reduce" and link.host is None:
         one, two = _shot_seconds(c, link, n, payload)
         quick = [where(n > 2, quick[0], minimum(one, two))] if pcie else [one, two]
-    half = c.half * min(1.0, link.bandwidth / FULL) if pcie else c.half
     share = where(n > 2, c.switch, c.bulk) if pcie and c.switch > 0 else c.bulk
+    half = c.half * minimum(1.0, minimum(p, limit / share) / FULL) if pcie else c.half
     steps = 1 if op in EXCHANGES else way.steps
     filled = steps * c.step + minimum(steps, waits) * (late_seconds(c.step, link) - c.step)
     moved = (payload * way.volume + half) / minimum(p * share, limit)
