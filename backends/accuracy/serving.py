@@ -45,6 +45,14 @@ ENGINES = (
 HELD_BACK = (r"trtllm-1\.0\.0rc3", "trtllm_1_0_0rc3")
 """A version that behaved otherwise than those before and after it."""
 
+WHOLE, WHOLE_TOKENS = "trtllm", 8192
+"""An engine that does not cut prompts, and the tokens of its steps by default.
+
+Benchmarks raise them where the longest prompt does not fit beside a token of each request in flight, up to whole
+multiples of 64 (InferenceX's scripts: `max_num_tokens` of concurrency + input + 64); else such a prompt would wait for
+others to end.
+"""
+
 PRECISION = {
     "bf16": ("bf16", "bf16"),
     "fp16": ("fp16", "fp16"),
@@ -319,6 +327,9 @@ def _serving_row(row: Cells, known: Known) -> Row:
     if kind in ("offline_all_at_once", "burst_all_at_once"):
         requests = clients
     engine = engine_of(str(row.get("framework", "")), gpu)
+    tokens = int(-(-(_number(row, "isl_tokens") + clients / spread.dp) // 64) + 1) * 64 if np.isfinite(clients) else 0
+    if WHOLE in engine and kind != "offline_all_at_once" and tokens > WHOLE_TOKENS:
+        engine += f" with {{ step_tokens = {tokens} }}"
     text = _plan(row, model, precision, spread, engine=engine, known=known)
     return Row(text, kind, input=isl, output=osl, clients=clients, requests=requests, rate=rate)
 

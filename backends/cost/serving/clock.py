@@ -43,6 +43,21 @@ class Cost(NamedTuple):
     host: float = 0.0
 
 
+class Shape(NamedTuple):
+    """What the cost of a step depends on: its ``prompt``, and ``count`` requests that decode in a ``mean`` context.
+
+    The engine counts ``rows`` requests in the step, of which it ``admitted`` some. ``alone``: whole prompts and nothing
+    else, where prompts are never cut.
+    """
+
+    prompt: Prompt | None
+    count: int
+    mean: float
+    rows: int
+    admitted: int = 0
+    alone: bool = False
+
+
 class Clock(Protocol):
     """What tells the cost of steps."""
 
@@ -117,12 +132,19 @@ class ServerClock:
 
     def cost(self, batch: Batch) -> Cost:
         """Seconds of a step."""
+        return self.cost_of(self.shape(batch))
+
+    def shape(self, batch: Batch) -> Shape:
+        """What the cost of a step depends on."""
         prompt, alone = self._prompt(batch, self.ways)
-        count, mean = self._decodes(batch)
-        host = self.engine.admit * len(batch.admitted)
-        if not alone:
-            host += self.engine.step + self.request * batch.rows
-        found = self._seconds(prompt, count, mean)
+        return Shape(prompt, *self._decodes(batch), batch.rows, len(batch.admitted), alone)
+
+    def cost_of(self, shape: Shape) -> Cost:
+        """Seconds of a step of this shape."""
+        host = self.engine.admit * shape.admitted
+        if not shape.alone:
+            host += self.engine.step + self.request * shape.rows
+        found = self._seconds(shape.prompt, shape.count, shape.mean)
         return found._replace(host=host) if host else found
 
     def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
@@ -131,13 +153,16 @@ class ServerClock:
         Other ranks are counted as if they had as much: engines pad all to the largest. Of n requests on a rank of R,
         beside which others may have none, ``max(all requests, (n - 1) R + 1)`` are counted in steps of one kind.
         """
+        return max(map(self.cost_of, self.rank_shapes(batches)), key=_whole)
+
+    def rank_shapes(self, batches: Sequence[Batch]) -> list[Shape]:
+        """The step if each rank had what one of them has, for each rank that has requests."""
         prompts = sum(len(batch.prompts) for batch in batches)
         decodes = sum(len(batch.decodes) + len(batch.spent) for batch in batches)
-        found = [self._rank_cost(batch, prompts, decodes) for batch in batches if batch.rows]
-        return max(found, key=_whole)
+        return [self._rank_shape(batch, prompts, decodes) for batch in batches if batch.rows]
 
-    def _rank_cost(self, batch: Batch, prompts: int, decodes: int) -> Cost:
-        """Seconds of a step if each rank had what this one has, of so many in all."""
+    def _rank_shape(self, batch: Batch, prompts: int, decodes: int) -> Shape:
+        """The step if each rank had what this one has, of so many in all."""
         ways, alone, prompt = self.ways, False, None
         count, mean = self._decodes(batch)
         if batch.prompts:
@@ -149,10 +174,7 @@ class ServerClock:
             count *= ways
         elif count:
             count = max(decodes, (count - 1) * ways + 1)
-        host = self.engine.admit * len(batch.admitted)
-        if not alone:
-            host += self.engine.step + self.request * batch.rows
-        return self._seconds(prompt, count, mean)._replace(host=host)
+        return Shape(prompt, count, mean, batch.rows, len(batch.admitted), alone)
 
     def foresee(self, batches: Sequence[Batch], steps: int) -> Floats:
         """Seconds of the next steps of decodes; of ranks those of the slowest in each step."""

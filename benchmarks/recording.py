@@ -1,0 +1,275 @@
+"""Rows of measurements as sums of steps: each is simulated once, and the fit of an engine times its steps anew.
+
+In a closed loop, or where all requests start together, which requests share a step hardly depends on seconds: the next
+request comes when one ends. So the simulation is run once, and its steps are written down with what their time depends
+on. Mean TTFT, mean TPOT and the duration of the run are sums of times of steps, each with a weight of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plandsl.backends.cost.deployments.server import Server
+from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
+from plandsl.backends.cost.serving.clock import Cost, ServerClock, Shape, _whole
+from plandsl.backends.cost.serving.log import Log, Row
+from plandsl.backends.cost.serving.ranks import replica
+from plandsl.backends.cost.serving.records import Records
+from plandsl.backends.cost.serving.replica import Worker
+from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests
+from plandsl.backends.cost.serving.routers import router
+from plandsl.backends.cost.serving.scheduler import Batch
+from plandsl.backends.cost.serving.simulate import Events, read_log
+
+METRICS = ("ttft_s", "tpot_s", "duration_s")
+
+
+class Heard(NamedTuple):
+    """Shapes of steps, as columns: prompts (``requests`` 0: none), those that decode, and what the engine counts."""
+
+    requests: Floats
+    new: Floats
+    cached: Floats
+    chunk: Floats
+    count: Floats
+    mean: Floats
+    rows: Floats
+    admitted: Floats
+    alone: Floats
+
+
+class Listener:
+    """A clock that writes down the shapes of steps, in the order of their composition."""
+
+    def __init__(self, clock: ServerClock) -> None:
+        self.clock = clock
+        self.shapes: list[tuple[float, ...]] = []
+        self.ahead: list[Any] = []  # columns of the steps of the stretch foreseen last
+
+    def cost(self, batch: Batch) -> Cost:
+        """Seconds of a step."""
+        shape = self.clock.shape(batch)
+        self.shapes.append(_columns(shape))
+        return self.clock.cost_of(shape)
+
+    def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
+        """Seconds of the slowest rank."""
+        found = [(self.clock.cost_of(shape), shape) for shape in self.clock.rank_shapes(batches)]
+        cost, shape = max(found, key=lambda pair: _whole(pair[0]))
+        self.shapes.append(_columns(shape))
+        return cost
+
+    def delay(self, running: int) -> float:
+        """Seconds behind a first token."""
+        return self.clock.delay(running)
+
+    def foresee(self, batches: Sequence[Batch], steps: int) -> Floats:
+        """Seconds of the next steps."""
+        found = self.clock.foresee(batches, steps)
+        every = sum(len(batch.decodes) for batch in batches)
+        columns, slowest = [], []
+        for batch in batches:
+            if not batch.rows:
+                continue
+            count, means = self.clock._next_contexts(batch, steps)
+            if len(batches) > 1:
+                count = max(every, (count - 1) * self.clock.ways + 1)
+            column = np.zeros((steps, len(Heard._fields)))
+            column[:, 4], column[:, 5], column[:, 6] = count, means, batch.rows
+            columns.append(column)
+            if len(batches) > 1:
+                host = self.clock.engine.step + self.clock.engine.request * batch.rows
+                seconds = self.clock._columns(count, means, host)
+                slowest.append(seconds[:, 1::2].sum(axis=1) + seconds[:, 0] + seconds[:, -1])
+        if len(columns) == 1:
+            self.ahead = columns[0]
+        else:
+            self.ahead = np.stack(columns)[np.argmax(slowest, axis=0), np.arange(steps)]
+        return found
+
+
+def _columns(shape: Shape) -> tuple[float, ...]:
+    p = shape.prompt
+    prompt = (0.0, 0.0, 0.0, 0.0) if p is None else (p.requests, p.new, p.cached, p.chunk)
+    return (*prompt, shape.count, shape.mean, shape.rows, shape.admitted, shape.alone)
+
+
+class Notes(Log):
+    """A log that keeps the shapes of steps beside their times."""
+
+    def __init__(self, n: int, listener: Listener) -> None:
+        super().__init__(n)
+        self.listener = listener
+        self.parts: list[Any] = []
+
+    def write_step(self, row: Row, composed: float, start: float, end: float) -> None:
+        """Write down a step."""
+        super().write_step(row, composed, start, end)
+        self.parts.append(self.listener.shapes)
+        self.listener.shapes = []
+
+    def write_stretch(self, row: Row, composed: Floats, ends: Floats, blocks: Ints) -> None:
+        """Write down steps that follow one another."""
+        super().write_stretch(row, composed, ends, blocks)
+        self.parts.append(self.listener.ahead[: len(blocks)])
+
+
+def listen(worker: Worker, requests: Requests, closed: Closed | None) -> tuple[Records, Heard]:
+    """A simulation of one server, and the shapes of its steps."""
+    assert isinstance(worker.clock, ServerClock), "a server has the clock of its model"
+    listener = Listener(worker.clock)
+    global LAST
+    LAST = log = Notes(len(requests.input), listener)
+    one = replica(0, worker._replace(clock=listener), log, stretches=True)
+    log.leaps = True
+    Events([one], requests, log, by=router("round_robin", 0), closed=closed, think_s=None, tick=None).play()
+    shapes = np.concatenate([np.asarray(part, np.float64) for part in log.parts])
+    return read_log(requests, log), Heard(*shapes.T)
+
+
+class Features(NamedTuple):
+    """What the time of steps depends on, a column each: seconds of kernels and collectives as they run alone.
+
+    ``prefill`` and ``mixed`` are kernels of steps with prompts, without and with requests that decode; ``decode`` those
+    of steps without prompts; ``experts`` are the part of these in kernels of experts. ``links`` are collectives that no
+    kernel hides. ``launches`` are kernels and collectives of a step with prompts.
+    """
+
+    prefill: Floats
+    decode: Floats
+    experts: Floats
+    links: Floats
+    rows: Floats
+    admitted: Floats
+    alone: Floats
+    tokens: Floats
+    launches: Floats
+
+
+EXPERTS = ("grouped_gemm", "dispatch", "combine", "top_k")
+"""Keywords of ops that only models with experts have."""
+
+
+def features(server: Server, heard: Heard) -> Features:
+    """The features of steps. ``server`` has an engine with rates of 1."""
+    n = len(heard.rows)
+    kernels, experts, links, launches = (np.zeros(n) for _ in range(4))
+    prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.count > 0
+    for shape in {*zip(prompts.tolist(), chunk.tolist(), decodes.tolist(), strict=True)}:
+        of = np.flatnonzero((prompts == shape[0]) & (chunk == shape[1]) & (decodes == shape[2]))
+        asked = Heard(*(column[of] for column in heard))
+        prompt = Prompt(asked.requests, asked.new, asked.cached, shape[1]) if shape[0] else None
+        decode = Decode(asked.count, asked.mean, queries=server.queries) if shape[2] else None
+        times = server.step(Step(prompt, decode), server.in_flight)
+        kernels[of] = sum(stage.compute for stage in times.stages)
+        links[of] = sum(stage.exposed for stage in times.stages) + times.hops
+        main = server.main
+        phase = main.prefill if shape[0] else main.decode
+        schedule = phase.schedule
+        for parts in schedule.stages:
+            for part in parts:
+                ops, slots = schedule.program.region(part.region).ops, schedule.slots_of(part.region)
+                launches[of] += part.repeats * len(slots)
+                for slot in slots:
+                    if ops[slot.op].keyword in EXPERTS:
+                        experts[of] += part.repeats * times.seconds[part.region][slot.op]
+    zero = np.zeros(n)
+    return Features(
+        prefill=np.where(prompts, kernels, zero),
+        decode=np.where(prompts, zero, kernels),
+        experts=experts,
+        links=links,
+        rows=heard.rows,
+        admitted=heard.admitted,
+        alone=heard.alone,
+        tokens=heard.requests * heard.new + heard.count,
+        launches=launches,
+    )
+
+
+class Recording(NamedTuple):
+    """Steps of one row in groups that are alike: ``features`` of each, and ``weights`` float64[3, groups] by metric.
+
+    ``running`` requests run when a first token is shown, on average. The server stood idle for ``idle`` of the delays
+    behind first tokens. ``tokens`` are all that were made.
+    """
+
+    weights: Floats
+    features: Features
+    running: float
+    idle: float
+    tokens: float
+
+
+def weigh(records: Records, delays: Floats, rounds: float, whole: float) -> tuple[Floats, float]:
+    """Weights float64[3, steps] of the metrics, and seconds in which the server was idle.
+
+    Of ``whole`` rounds of requests ``rounds`` were simulated: those behind the first stand for the ones left out.
+    """
+    n, (start, end) = len(records.input), (records.steps.start_s, records.steps.end_s)
+    steps = len(end)
+    knots = np.empty(2 * steps)
+    knots[0::2], knots[1::2] = start, end
+    places = np.repeat(np.arange(steps + 1), 2)[1:-1].astype(np.float64)
+
+    def place(times: Floats) -> Floats:
+        found: Floats = np.interp(times, knots, places)
+        return found
+
+    arrived, first, over = place(records.arrival_s), place(records.first_s - delays), place(records.finish_s - delays)
+    each = np.full(n, 1.0)
+    if rounds < whole:
+        wave = int(round(n / rounds))
+        each[wave:] = (whole - 1) / (rounds - 1)
+    each /= each.sum()
+    output = np.maximum(records.output - 1, 1)
+    weights = np.stack([_spread(arrived, first, each, steps), _spread(first, over, each / output, steps), np.ones(steps)])
+    if rounds < whole:
+        ends = np.sort(over)
+        low, high = ends[int(n / rounds)], ends[int(n * (rounds - 1) / rounds)]
+        more = (whole - rounds) / (rounds - 2)
+        weights[2] += more * _spread(np.array([low]), np.array([high]), np.ones(1), steps)
+    idle = float((start[1:] - end[:-1]).clip(0).sum() + start[0])
+    return weights, idle * (whole / rounds)
+
+
+def _spread(start: Floats, end: Floats, weight: Floats, steps: int) -> Floats:
+    """How often each step is counted by stretches from ``start`` to ``end``, places among steps that may be inside."""
+    found = np.zeros(steps + 1)
+    for places, signed in ((start, -weight), (end, weight)):
+        whole = np.minimum(places.astype(np.int64), steps)
+        ahead = np.bincount(whole, signed, steps + 1)
+        found += ahead.sum() - np.cumsum(ahead) + np.bincount(whole, signed * (places - whole), steps + 1)
+    return found[:steps]
+
+
+FINE = 0.02
+"""Sizes of steps in one group differ by no more than this share."""
+
+
+def join(weights: Floats, heard: Heard, fine: float = FINE) -> tuple[Floats, Heard]:
+    """Steps in groups that are alike, of mean sizes; with ``fine`` 0 only equal steps are joined."""
+    keys = np.stack(heard)
+    if fine:
+        for at in (1, 2, 5):
+            keys[at] = np.round(np.log(np.maximum(keys[at], 1.0)) / fine)
+    _, group, many = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    group = group.ravel()
+    return (
+        np.stack([np.bincount(group, row) for row in weights]),
+        Heard(*(np.bincount(group, column) / many for column in heard)),
+    )
+
+
+MOST = 400
+"""A run of more requests is cut to as many rounds as have so many, but at least `LEAST`."""
+
+LEAST = 3
+
+
+def cut_rounds(clients: int, rounds: float) -> float:
+    """Rounds of requests that are simulated, of so many that were sent."""
+    return rounds if clients * rounds <= MOST else min(rounds, float(max(LEAST, MOST // clients)))
