@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plandsl.backends.accuracy.serving import JITTER, NEVER, ROUNDS, Row, engine_of, serving_groups
+from plandsl.backends.accuracy.lengths import EVEN, FIXED, draw_lengths
+from plandsl.backends.accuracy.serving import NEVER, ROUNDS, Row, engine_of, serving_groups
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
@@ -90,14 +91,9 @@ def closed_loops(table: Table) -> Iterator[Case]:
 
 def lengths(case: Case, rng: np.random.Generator) -> tuple[Ints, Ints]:
     """The lengths of all requests, drawn as the load generator draws them."""
-    n = case.requests
-
-    def drawn(mean: float) -> Ints:
-        nominal = mean / JITTER if case.jitter else mean
-        values = rng.uniform(0.8 * nominal, nominal, n) if case.jitter else np.full(n, nominal)
-        return np.maximum(np.rint(values), 1).astype(np.int64)
-
-    return drawn(case.row.input), drawn(case.row.output)
+    spread = EVEN if case.jitter else FIXED
+    input_ = draw_lengths(case.row.input, spread, case.requests, rng)
+    return input_, draw_lengths(case.row.output, spread, case.requests, rng)
 
 
 def simulated(case: Case) -> dict[str, float] | None:

@@ -13,6 +13,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from plandsl.backends.accuracy.answer import Answer, Floats, Texts
+from plandsl.backends.accuracy.lengths import JITTER
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.diagnostics import PlanError
@@ -21,9 +22,6 @@ Compile = Callable[[str], Deployment]
 Known = Callable[[str, str], bool]
 Cells = Mapping[str, float | str]
 """One row of a file, by column."""
-
-JITTER = 0.9
-"""Lengths drawn evenly from 0.8 to 1.0 of the nominal are this on average."""
 
 ROUNDS = 10
 """Benchmarks with such lengths send this many requests for each one in flight (InferenceX, `--num-prompts`)."""
