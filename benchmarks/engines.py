@@ -1,355 +1,298 @@
-"""Fit the times that serving engines add to kernels, from rows of serving.csv: `python -m benchmarks.engines DATA`.
+"""Fit what serving engines add to kernels: `python -m benchmarks.engines DATA [--residuals FILE]`.
 
-Writes `plandsl/catalog/engines/`. Errors and bands come from rows that the fit did not see: each pair of GPU and model
-is left out once.
+Each row is simulated once (`recording`), and the times of its steps are fitted (`steps`). Constants of all engines
+together come first; those of each engine are drawn to them, the closer the fewer rows it has. Errors and bands come
+from rows that a fit did not see: whole GPUs, models, sources and versions are left out in turn. Writes
+`plandsl/catalog/engines/`.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+import argparse
+import csv
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
-from benchmarks.engine_memory import memory_values, with_memory
-from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
+from benchmarks.engine_files import Found, write
+from benchmarks.measured import Measured, read_measured
+from benchmarks.recording import Load, Recording, record
+from benchmarks.steps import LOOSE, METRICS, START, Fit, Steps, fit
+from plandsl.backends.accuracy.serving import ENDLESS, ROUNDS
 from plandsl.backends.calibrate.fit import Errors, errors
-from plandsl.backends.calibrate.solve import along, polished
-from plandsl.backends.calibrate.table import Table, read_table
-from plandsl.backends.cost.deployments.batch import batch_times, decode_step, prefill_step
-from plandsl.backends.cost.deployments.ongoing import serve
 from plandsl.backends.cost.deployments.replicas import Replicas
-from plandsl.backends.cost.deployments.single import Single
-from plandsl.backends.cost.time.phase import PhaseTimes, Played
+from plandsl.backends.cost.serving.requests import Floats
 from plandsl.driver import compile_text
-from plandsl.entries import catalog_has
-from plandsl.grammar.fmt import format_text
-from plandsl.spec.engine_limits import LIMITED, LimitsSpec
-from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, RANK_TIMES, EngineSpec
 
-TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
+ENGINES = ("vllm", "vllm_rocm", "trtllm", "sglang", "atom")
+"""Engines of the catalog."""
 
-ENGINES = ("vllm", "vllm_rocm", "trtllm", "trtllm_1_0_0rc3", "atom")
-"""Engines with rows of models that are in the catalog."""
+FOLDS = ("gpu", "model", "source", "version")
+"""What is left out in turn, one value after another."""
 
-GIB = 2**30
+JUDGED = FOLDS[:3]
+"""Folds that the errors of an engine and its bands are of."""
 
-RANK = "step_rank"
-"""The constant that is fitted where rows have several numbers of ranks, and kept where rows left out agree."""
+WIDTHS = (0.25, 0.5, 1.0)
+"""How far constants of an engine may be from those of all engines, in `LOOSE`: chosen by errors left out."""
 
-FITTED = ("prefill", "decode", "links", "step", RANK, "request", "admit", "first", "first_request")
-START = EngineSpec(
-    "", prefill=0.95, decode=0.95, links=1.0, step=0.3e-3, step_rank=20e-6, request=20e-6, admit=3e-3, first=20e-3,
-    first_request=0.2e-3,
-)  # fmt: skip
-LOOSE = dict.fromkeys(FITTED, 1.0) | {"prefill": 0.2, "decode": 0.2, "links": 0.4, RANK: 1.5}
-PRICE = 0.002
+PROCESSES = 2
 
-WAYS = {
-    "vllm": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "kernels": "vllm",
-             "limits": LimitsSpec("memory", (70 * GIB,), (2048, 8192), (256, 1024), ("a100", "gb10"))},
-    "trtllm": {"kept_output": 1.0, "memory_fraction": 0.9, "kv_block": 32, "max_requests": 2048, "step_tokens": 8192,
-               "kernels": "trtllm"},
-    "sglang": {"kept_output": 0.5, "kv_block": 1, "max_requests": 2048, "kernels": "sglang",
-               "limits": LimitsSpec("memory_total", (20 * GIB, 60 * GIB, 160 * GIB), (2048, 4096, 8192, 16384))},
-    "atom": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "max_requests": 512, "step_tokens": 16384,
-             "kernels": "aiter"},
-}  # fmt: skip
-"""How the engines spend memory by default, as their documentation of options says.
-
-vLLM: `gpu_memory_utilization`, `block_size`, `max_num_seqs`, `max_num_batched_tokens`, the last two by the GPU as a
-server of version 0.19 chooses them (`vllm/engine/arg_utils.py`); it admits a request without room for its output, and
-evicts requests when memory runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`, `max_batch_size`,
-`max_num_tokens`; its scheduler guarantees that no request is evicted. SGLang: `page_size`, `chunked_prefill_size` by
-the GPU (version 0.5.23, `arg_groups/memory_hook.py`), as `mem_fraction_static` (`spec/fractions.py`), and the least
-`max_running_requests`. While requests grow, they hold half of their output on average. What engines take besides
-weights and cache is in `engine_memory.py`.
-"""
-
-STEP_NODE = 0.4e-3
-"""Seconds by which a step on several nodes is longer: assumed, as no row has several nodes.
-
-Two messages between processes over TCP, what to compute and what was computed, at 0.2 ms each: gloo carries out 5,015
-operations of 10 elements a second between processes of one host (github.com/meta-pytorch/torchft, pull request 199).
-"""
-
-RELATIVES = {"sglang": "vllm"}
-"""Engines without rows of a model in the catalog, and the engine whose constants they take."""
-
-RANKS_OF = {"atom": "vllm_rocm"}
-"""Engines whose rows have one number of ranks, and the engine on the same GPUs whose `step_rank` they take."""
-
-HELD = {"trtllm_1_0_0rc3": "trtllm"}
-"""Versions that always hold back one of the requests in flight, and the engine whose `WAYS` they share."""
-
-LIKE = HELD | {"vllm_rocm": "vllm"}
-"""Engines that use memory as another engine does."""
+FEW = 5
+"""An engine with fewer rows for each constant has the constants of all engines."""
 
 
-@frozen
-class Group:
-    """Rows of one plan and kind of load, with the times of their kernels.
+class Case(NamedTuple):
+    """A row and its recording."""
 
-    Arrays have one value for each row, per replica: ``clients`` send requests, ``runs`` of them run at once, and
-    ``joined`` start together. ``flights`` is the number of batches in flight.
+    row: Measured
+    recording: Recording
+
+    @property
+    def numbers(self) -> list[float]:
+        """What was measured, by metric."""
+        return [self.row.values[metric] for metric in METRICS]
+
+
+def record_all(rows: Sequence[Measured]) -> tuple[list[Case], dict[int, str]]:
+    """The recordings of rows, in their order, and why others have none."""
+    groups = [list(of) for _, of in groupby(sorted(rows, key=_shared), key=_shared)]
+    found: list[Case] = []
+    reasons: dict[int, str] = {}
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        for group, recordings in zip(groups, pool.map(record_group, groups), strict=True):
+            for row, recording in zip(group, recordings, strict=True):
+                if isinstance(recording, str):
+                    reasons[row.at] = recording
+                else:
+                    found.append(Case(row, recording))
+    return sorted(found, key=lambda case: case.row.at), reasons
+
+
+def _shared(row: Measured) -> tuple[str, str]:
+    return row.engine, row.row.plan
+
+
+def record_group(rows: Sequence[Measured]) -> list[Recording | str]:
+    """The recordings of rows of one plan, or why there is none."""
+    plan = compile_text(rows[0].row.plan)[0]
+    assert isinstance(plan.cost, Replicas), "rows have one pool"
+    assert plan.spec.engine is not None, "rows have an engine"
+    model = plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, **START)))
+    found: list[Recording | str] = []
+    for row in rows:
+        try:
+            recording = record(model.one, plan.spec.engine.scheduler_name, load_of(row, model))
+            found.append(recording._replace(tokens=recording.tokens * model.n))
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+def load_of(row: Measured, model: Replicas) -> Load:
+    """What each replica is asked; of a queue without end, as many requests as run at once are in flight."""
+    asked = row.row
+    clients, rounds = asked.clients, 1.0
+    if asked.kind == "closed_concurrency":
+        rounds = float(ROUNDS)
+    elif asked.clients >= ENDLESS:
+        clients, rounds = float(model.crowd(asked.clients, asked.input, asked.output).runs) * model.n, np.inf
+    return Load(asked.input, asked.output, row.spread, max(round(clients / model.n), 1), rounds)
+
+
+# ---- the fit
+
+
+def is_fitted(row: Measured) -> bool:
+    """Whether constants are fitted to a row: its lengths are known."""
+    return row.lengths != "assumed"
+
+
+def steps_of(cases: Sequence[Case]) -> Steps:
+    """The steps of some rows, to be timed at once."""
+    return Steps([case.recording for case in cases], np.array([case.numbers for case in cases]))
+
+
+def counts(cases: Sequence[Case]) -> Floats:
+    """How much each row counts: rows of one version, model and GPU together as the square root of their number.
+
+    They are alike, and have one error of kernels in common.
     """
-
-    key: str
-    load: list[Row]
-    measured: dict[str, np.ndarray]
-    prefill: PhaseTimes
-    decode: PhaseTimes
-    clients: np.ndarray
-    runs: np.ndarray
-    joined: np.ndarray
-    flights: int
-    replicas: int
-    ranks: int
-
-    def predict(self, engine: EngineSpec) -> dict[str, np.ndarray]:
-        """Metrics under ``engine``, which must have the memory settings that the times were computed with."""
-        o, engine = np.array([r.output for r in self.load]), engine.on_ranks(self.ranks, nodes=1)
-        prefill = at_rates(self.prefill, engine.prefill, engine.links, self.flights)
-        decode = at_rates(self.decode, engine.decode, engine.links, self.flights)
-        if self.load[0].kind == "static_batch":
-            ttft, tpot = batch_times(engine, self.runs / self.flights, prefill, decode)
-            return {"ttft_s": ttft, "tpot_s": tpot, "output_tok_per_s": self.runs * o / (ttft + (o - 1) * tpot)}
-        requests = np.array([r.requests for r in self.load]) / self.replicas
-        s = serve(
-            engine, self.clients, self.runs, o, requests,
-            prefill=prefill, joined=self.joined, decode=decode, flights=self.flights,
-        )  # fmt: skip
-        return {"ttft_s": s.ttft, "tpot_s": s.tpot, "output_tok_per_s": self.replicas * s.rate * o}
+    keys = [(case.row.version, case.row.model, case.row.gpu) for case in cases]
+    many = Counter(keys)
+    found = np.array([many[key] ** -0.5 for key in keys])
+    return found
 
 
-def at_rates(times: PhaseTimes, rate: float, links: float, flights: int) -> PhaseTimes:
-    """``times`` with kernels and exposed collectives at other rates, as `PhaseModel` computes them without overlap."""
-    stages = [Played(s.compute / rate + s.exposed / links, s.compute / rate) for s in times.stages]
-    hop, hops = times.hop / links, times.hops / links
-    through = sum(s.span for s in stages) + hops
-    slowest = np.maximum(np.max([np.asarray(s.span) for s in stages], axis=0), hop)
-    return times._replace(
-        stages=stages, hop=hop, hops=hops, through=through, period=np.maximum(through, flights * slowest)
-    )
+class Pooled(NamedTuple):
+    """The fit of all engines, and that of each engine with enough rows."""
+
+    all: Fit
+    engines: dict[str, Fit]
+
+    def of(self, engine: str) -> Fit:
+        """The constants of an engine."""
+        return self.engines.get(engine, self.all)
 
 
-def is_dense(model: str) -> bool:
-    """Whether a model has no experts, whose kernels' errors would otherwise be fitted into the engine."""
-    return not catalog_has("dimension", f"{catalog_name(model)}.experts")
+def fit_all(cases: Sequence[Case], width: float) -> Pooled:
+    """The constants of all engines, then of each, drawn to them by ``width``."""
+    seen = [case for case in cases if is_fitted(case.row)]
+    own = {name: [case for case in seen if case.row.engine == name] for name in ENGINES}
+    weights = counts(seen)
+    sums = {name: sum(w for w, case in zip(weights, seen, strict=True) if case.row.engine == name) for name in ENGINES}
+    even = np.array([w / sums[case.row.engine] ** 0.5 for w, case in zip(weights, seen, strict=True)])
+    everything = fit(steps_of(seen), even, START)
+    engines = {
+        name: fit(steps_of(some), counts(some), everything.constants, width)
+        for name, some in own.items()
+        if len(some) >= FEW * len(LOOSE)
+    }
+    return Pooled(everything, engines)
 
 
-def start_engine(name: str) -> EngineSpec:
-    """The engine ``name`` before its fit."""
-    ways: dict[str, Any] = WAYS[LIKE.get(name, name)] | memory_values(name)
-    return evolve(START, name=name, held_back=int(name in HELD), **ways)
+class Residual(NamedTuple):
+    """A metric of a row, as predicted by a fit that did not see the row's ``fold``, and as measured."""
+
+    fold: str
+    row: Measured
+    metric: str
+    predicted: float
+    measured: float
 
 
-def groups(table: Table, name: str) -> Iterator[Group]:
-    """The rows of one engine, grouped by plan and kind of load."""
-    pairs = zip(table.texts("framework"), table.texts("gpu"), strict=True)
-    mine = np.array([engine_of(f, g) == name for f, g in pairs])
-    table = table.where(mine & np.array([is_dense(m) for m in table.texts("model")]))
-    engine = evolve(start_engine(name), prefill=1.0, decode=1.0, links=1.0, step_rank=0.0)
-
-    def compiled(text: str) -> Replicas:
-        bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
-        plan = compile_text(bare)[0]
-        share = engine.memory_fraction or 1.0
-        own = engine.on_gpus([kind.node.gpu for kind in plan.spec.kinds])
-        spec = evolve(plan.spec, engine=own, memory_fraction=share, step_tokens=own.step_tokens)
-        return Replicas(spec.sharding.replicas, Single(spec, plan.prefill, plan.decode))
-
-    for model, load, of in serving_groups(table, compiled, catalog_has):
-        yield group(model, load, table, of)
+def leave_out(cases: Sequence[Case], folds: Sequence[str], width: float) -> Iterator[Residual]:
+    """Errors of rows whose GPU, model, source or version is left out of the fit."""
+    for fold in folds:
+        for value in dict.fromkeys(getattr(case.row, fold) for case in cases):
+            unseen = [case for case in cases if getattr(case.row, fold) == value]
+            fitted = fit_all([case for case in cases if getattr(case.row, fold) != value], width)
+            yield from residuals(unseen, fitted, fold)
 
 
-def group(model: Replicas, load: list[Row], table: Table, of: list[int]) -> Group:
-    """The group of some rows, with times of kernels, which do not depend on the fitted constants."""
-    one, replicas, flights = model.one, model.n, model.in_flight
-    i, o, n = (np.array([getattr(r, name) for r in load]) for name in ("input", "output", "clients"))
-    measured = {m: table.numbers(m)[of] for m in ("ttft_s", "tpot_s", "output_tok_per_s")}
-    key, ranks = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}", one.plan.step_ranks[0]
-    if load[0].kind == "static_batch":
-        pre, dec = prefill_step(one, n, i, flights), decode_step(one, n, i, o)
-        return Group(
-            key, load, measured, pre, dec, clients=n, runs=n * flights, joined=n, flights=flights, replicas=replicas,
-            ranks=ranks,
-        )  # fmt: skip
-    clients, runs, joined, _ = model.crowd(n, i, o)
-    pre, dec = prefill_step(one, joined, i, 1), decode_step(one, runs / flights, i, o)
-    return Group(
-        key, load, measured, pre, dec, clients=clients, runs=runs, joined=joined, flights=flights, replicas=replicas,
-        ranks=ranks,
-    )  # fmt: skip
-
-
-def ratios(rows: list[Group], engine: EngineSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Predicted and measured values by metric, of all rows with a measurement."""
-    out: dict[str, list[list[np.ndarray]]] = {}
-    for g in rows:
-        for metric, predicted in g.predict(engine).items():
-            have = g.measured[metric] > 0
-            pair = out.setdefault(metric, [[], []])
-            pair[0].append(predicted[have])
-            pair[1].append(g.measured[metric][have])
-    return {m: (np.concatenate(a), np.concatenate(b)) for m, (a, b) in out.items() if sum(map(len, a))}
-
-
-def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
-    """Fit an engine: minimise the sum over metrics of the mean of |ln(predicted / measured)|.
-
-    What is 0 in ``start`` stays 0.
-    """
-    names = [n for n in FITTED if getattr(start, n)]
-    middle = np.log([getattr(start, n) for n in names])
-    loose = np.array([LOOSE[n] for n in names])
-
-    def engine(y: np.ndarray) -> EngineSpec:
-        return evolve(start, **dict(zip(names, map(float, np.exp(middle + loose * y)), strict=True)))
-
-    def loss(y: np.ndarray) -> float:
-        off = [np.abs(np.log(p / m)).mean() for p, m in ratios(rows, engine(y)).values()]
-        return float(sum(off) + PRICE * (y**2).sum())
-
-    return engine(polished(loss, along(loss, np.zeros(len(middle)))))
-
-
-def get_key(group: Group) -> str:
-    """The pair of GPU and model."""
-    return group.key
-
-
-def get_ranks(group: Group) -> int:
-    """The number of ranks."""
-    return group.ranks
-
-
-def unseen_errors(
-    rows: list[Group], start: EngineSpec, by: Callable[[Group], str | int] = get_key
-) -> dict[str, Errors]:
-    """Errors by metric on each pair of GPU and model, with an engine fitted to the other pairs.
-
-    With another ``by``, groups that it gives one value are left out together.
-    """
-    pairs: dict[str, list[list[np.ndarray]]] = {}
-    for key in dict.fromkeys(map(by, rows)):
-        others = [g for g in rows if by(g) != key] or rows
-        found = fit(others, start)
-        for metric, (p, m) in ratios([g for g in rows if by(g) == key], found).items():
-            pair = pairs.setdefault(metric, [[], []])
-            pair[0].append(p)
-            pair[1].append(m)
-    return {metric: errors(np.concatenate(a), np.concatenate(b)) for metric, (a, b) in pairs.items()}
-
-
-class Ranks(NamedTuple):
-    """Where a fit starts, with or without a time of further ranks, and the mean errors left out of both, by metric."""
-
-    start: EngineSpec
-    with_ranks: dict[str, float]
-    without: dict[str, float]
-
-
-def judge_ranks(rows: list[Group], start: EngineSpec) -> Ranks:
-    """Keep the time of further ranks in ``start`` only where errors on what is left out are no larger with it.
-
-    Left out in turn are pairs of GPU and model; of one pair alone, numbers of ranks.
-    """
-    bare = evolve(start, step_rank=0.0)
-    if len({g.ranks for g in rows}) == 1:
-        return Ranks(bare, {}, {})
-    by = get_key if len({g.key for g in rows}) > 1 else get_ranks
-    more, less = ({m: e.mean for m, e in unseen_errors(rows, one, by).items()} for one in (start, bare))
-    return Ranks(start if sum(more.values()) <= sum(less.values()) else bare, more, less)
-
-
-def main(data: str) -> None:
-    """Fit every engine that has rows, and write the engines to the catalog."""
-    path = Path(data)
-    table = read_table(path / "serving.csv" if path.is_dir() else path)
-    TARGET.mkdir(exist_ok=True)
-    done: dict[str, tuple[EngineSpec, dict[str, Errors]]] = {}
+def residuals(cases: Sequence[Case], fitted: Pooled, fold: str) -> Iterator[Residual]:
+    """What a fit says of rows, by metric, where something was measured."""
     for name in ENGINES:
-        rows = list(groups(table, name))
-        ranks = judge_ranks(rows, start_engine(name))
-        judged = unseen_errors(rows, ranks.start)
-        found = fit(rows, ranks.start)
-        if name in RANKS_OF:
-            found = evolve(found, step_rank=done[RANKS_OF[name]][0].step_rank)
-        done[name] = found, judged
-        count = sum(len(g.load) for g in rows)
-        alone = len({g.key for g in rows}) == 1
-        write(found, judged, count, name, alone)
-        for metric, error in ranks.with_ranks.items():
-            print(f"{name:16} {metric:18} mean left out {error:.2%} with {RANK}, {ranks.without[metric]:.2%} without")
-        for metric, e in judged.items():
-            print(
-                f"{name:16} {metric:18} {e.rows:4} rows  median {e.median:6.1%}  p90 {e.p90:6.1%}  bias {e.bias:+6.1%}"
-            )
-    for name, relative in RELATIVES.items():
-        engine = evolve(start_engine(name), **{n: getattr(done[relative][0], n) for n in FITTED})
-        write(engine, done[relative][1], 0, relative, False)
-
-
-def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: str, alone: bool) -> None:
-    """Write one engine as a `.plan` file: fitted constants first, then assumed ones."""
-    name = engine.name
-    lines = ["# Made by `python -m benchmarks.engines`: do not edit.", f"engine {name} {{"]
-    lines += [f'  source = "{rows} serving rows (docs/calibration.md)"'] if rows else []
-    if rows:
-        where = "the rows fitted, which have one model on one GPU" if alone else "models and GPUs left out of the fit"
-        lines.append(f"  # errors on {where}:")
-    for metric, e in judged.items() if rows else ():
-        off = f"off by {100 * e.median:.1f} % (median) and {100 * e.p90:.1f} % (90th percentile)"
-        lines.append(f"  # {metric}: {off}, bias {100 * e.bias:+.1f} %, {e.rows} rows")
-    told = {n: f"{n} = {quantity(n, getattr(engine, n))}" for n in FITTED if getattr(engine, n)}
-    taken = told.pop(RANK, "") if name in RANKS_OF else ""
-    fitted = [*told.values()] if engine.step_rank else [*told.values(), f"# rows left out show no {RANK}"]
-    bands = []
-    for metric, short in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("output_tok_per_s", "throughput")):
-        if metric in judged:
-            bands += [f"{short}_low = {judged[metric].low:.4g}", f"{short}_high = {judged[metric].high:.4g}"]
-    ways = list(way_lines(name))
-    ways += ["held_back = 1"] if engine.held_back else []
-    own = [*fitted, *bands] if rows else []
-    assumed = [] if rows else [f"# the constants of {fitted_as}: no rows of a dense model", *fitted, *bands]
-    lines += [f"  {text}" for text in (*own, *ways)]
-    if taken:
-        assumed += [f"# that of {RANKS_OF[name]}: these rows have one number of ranks", taken]
-    assumed += [f"step_node = {quantity('step_node', STEP_NODE)}"]
-    lines += ["  assumed {", *(f"    {text}" for text in assumed), "  }"]
-    text = with_memory("\n".join([*lines, "}", ""]), name)
-    (TARGET / f"{name}.plan").write_text(format_text(text, name), encoding="utf-8")
-
-
-def way_lines(name: str) -> Iterator[str]:
-    """The lines of an engine that say how it spends memory."""
-    for field, value in WAYS[LIKE.get(name, name)].items():
-        if not isinstance(value, LimitsSpec):
-            yield f"{field} = {quantity(field, value)}"
+        mine = [case for case in cases if case.row.engine == name]
+        if not mine:
             continue
-        bounds = ", ".join(f"{bound / GIB:g} GiB" for bound in value.bounds)
-        values = [f"{n} = {list(value.values(n))}" for n in LIMITED if value.values(n)]
-        words = ", ".join(f'"{word}"' for word in value.small)
-        values += [f"small = [{words}]"] if words else []
-        yield from ("limits {", f"  {value.of} = [{bounds}]", *(f"  {line}" for line in values), "}")
+        predicted = steps_of(mine).predict(fitted.of(name).constants)
+        for case, values in zip(mine, predicted.tolist(), strict=True):
+            for metric, value, measured in zip(METRICS, values, case.numbers, strict=True):
+                if measured > 0:
+                    yield Residual(fold, case.row, metric, value, measured)
 
 
-def quantity(name: str, value: float | str) -> str:
-    """A constant in a unit that reads well."""
-    if isinstance(value, str):
-        return value
-    if name in (*ENGINE_RATES, *ENGINE_SHARES):
-        return f"{100 * value:.4g} %"
-    if name in (*ENGINE_TIMES, *RANK_TIMES):
-        return f"{value * 1e3:.4g} ms" if value >= 1e-4 else f"{value * 1e6:.4g} us"
-    return f"{value:g}"
+def choose_width(cases: Sequence[Case]) -> float:
+    """The width with the least mean logarithm of errors on GPUs and models left out."""
+    found = {}
+    for width in WIDTHS:
+        off = [abs(np.log(r.predicted / r.measured)) for r in leave_out(cases, FOLDS[:2], width) if is_fitted(r.row)]
+        found[width] = float(np.mean(np.minimum(off, 1.0)))
+        print(f"width {width:4}: mean error of GPUs and models left out {found[width]:.2%}")
+    return min(found, key=lambda width: found[width])
+
+
+def main(data: Path, residuals_file: Path | None = None, recordings: Path | None = None) -> None:
+    """Fit every engine, judge, and write the engines to the catalog."""
+    cases, reasons = load_cases(data / "serving.csv" if data.is_dir() else data, recordings)
+    show_reasons(reasons, len(cases))
+    width = choose_width(cases)
+    fitted = fit_all(cases, width)
+    judged = list(leave_out(cases, FOLDS, width))
+    show(judged, fitted)
+    if residuals_file is not None:
+        write_residuals(residuals_file, judged)
+    for name in ENGINES:
+        own = [r for r in judged if r.row.engine == name and r.fold in JUDGED and is_fitted(r.row)]
+        many = sum(case.row.engine == name and is_fitted(case.row) for case in cases)
+        write(name, Found(fitted.of(name), many if name in fitted.engines else 0, by_metric(own)))
+
+
+def load_cases(data: Path, kept: Path | None) -> tuple[list[Case], dict[int, str]]:
+    """Recorded rows, and why the others are left out; ``kept`` is a file with what was recorded, or to be made."""
+    if kept is not None and kept.exists():
+        found: tuple[list[Case], dict[int, str]] = pickle.loads(kept.read_bytes())  # noqa: S301: one's own file
+        return found
+    rows, reasons = read_measured(data)
+    cases, lost = record_all(rows)
+    if kept is not None:
+        kept.write_bytes(pickle.dumps((cases, reasons | lost)))
+    return cases, reasons | lost
+
+
+def by_metric(found: Sequence[Residual]) -> dict[str, Errors]:
+    """Errors by metric."""
+    out = {}
+    for metric in METRICS:
+        pairs = np.array([(r.predicted, r.measured) for r in found if r.metric == metric])
+        if len(pairs):
+            out[metric] = errors(pairs[:, 0], pairs[:, 1])
+    return out
+
+
+def show_reasons(reasons: Mapping[int, str], rows: int) -> None:
+    """How many rows are left out by which rule."""
+    print(f"{rows} rows of servers; left out by rule:")
+    for reason, many in Counter(reasons.values()).most_common():
+        print(f"  {many:4} {reason}")
+
+
+def show(judged: Sequence[Residual], fitted: Pooled) -> None:
+    """The constants with their 80 % intervals, and errors of what was left out."""
+    for name, one in {"all": fitted.all, **fitted.engines}.items():
+        told = [f"{n} {value:.4g} (x {one.interval[n]:.2f})" for n, value in one.constants.items()]
+        print(f"{name}: {', '.join(told)}")
+
+    def line(title: str, some: Sequence[Residual]) -> None:
+        for metric, e in by_metric(some).items():
+            print(f"{title:44} {metric:16} {e.rows:5} {e.median:7.1%} p90 {e.p90:7.1%} bias {e.bias:+7.1%}")
+
+    for dense in (True, False):
+        for lengths in ("jittered", "fixed", "assumed"):
+            kind = [r for r in judged if r.row.dense == dense and r.row.lengths == lengths]
+            title = f"{'dense' if dense else 'experts'} {lengths}"
+            line(f"{title} gpu, model, source", [r for r in kind if r.fold in JUDGED])
+            for fold in FOLDS:
+                line(f"{title} {fold}", [r for r in kind if r.fold == fold])
+            for name in ENGINES:
+                line(f"{title} {name}", [r for r in kind if r.row.engine == name and r.fold in JUDGED])
+
+
+COLUMNS = (
+    "fold", "row", "engine", "version", "gpu", "model", "source", "dense", "lengths", "load", "concurrency", "metric",
+    "predicted", "measured",
+)  # fmt: skip
+
+
+def write_residuals(path: Path, judged: Sequence[Residual]) -> None:
+    """Write what was left out and how far off it was, a line for each fold and metric."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for fold, row, metric, predicted, measured in judged:
+            named = row.engine, row.version, row.gpu, row.model, row.source
+            load = row.lengths, row.row.kind, f"{row.row.clients:g}"
+            numbers = f"{predicted:.6g}", f"{measured:.6g}"
+            writer.writerow([fold, row.at, *named, int(row.dense), *load, metric, *numbers])
+
+
+def options() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
+    parser.add_argument("data", type=Path, help="a folder with serving.csv")
+    parser.add_argument("--residuals", type=Path, help="write errors of rows left out to this file")
+    parser.add_argument("--recordings", type=Path, help="keep what was simulated in this file, or take it from there")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.engines DATA, a folder with serving.csv")
-    main(sys.argv[1])
+    asked = options()
+    main(asked.data, asked.residuals, asked.recordings)

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from attrs import evolve
 
+from plandsl.backends.accuracy.lengths import draw_lengths
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.clock import Cost, ServerClock, Shape, _whole
@@ -22,9 +24,9 @@ from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests
 from plandsl.backends.cost.serving.routers import router
 from plandsl.backends.cost.serving.scheduler import Batch
+from plandsl.backends.cost.serving.serve import worker
 from plandsl.backends.cost.serving.simulate import Events, read_log
-
-METRICS = ("ttft_s", "tpot_s", "duration_s")
+from plandsl.spec.scheduler import SchedulerName
 
 
 class Heard(NamedTuple):
@@ -117,17 +119,24 @@ class Notes(Log):
         self.parts.append(self.listener.ahead[: len(blocks)])
 
 
-def listen(worker: Worker, requests: Requests, closed: Closed | None) -> tuple[Records, Heard]:
-    """A simulation of one server, and the shapes of its steps."""
+class Heeded(NamedTuple):
+    """A simulation: its records, the shapes of its steps, and seconds ``delays`` behind each first token."""
+
+    records: Records
+    shapes: Heard
+    delays: Floats
+
+
+def listen(worker: Worker, requests: Requests, closed: Closed | None) -> Heeded:
+    """A simulation of one server whose steps are written down."""
     assert isinstance(worker.clock, ServerClock), "a server has the clock of its model"
     listener = Listener(worker.clock)
-    global LAST
-    LAST = log = Notes(len(requests.input), listener)
+    log = Notes(len(requests.input), listener)
     one = replica(0, worker._replace(clock=listener), log, stretches=True)
     log.leaps = True
     Events([one], requests, log, by=router("round_robin", 0), closed=closed, think_s=None, tick=None).play()
     shapes = np.concatenate([np.asarray(part, np.float64) for part in log.parts])
-    return read_log(requests, log), Heard(*shapes.T)
+    return Heeded(read_log(requests, log), Heard(*shapes.T), np.array(log.delay))
 
 
 class Features(NamedTuple):
@@ -193,47 +202,50 @@ def features(server: Server, heard: Heard) -> Features:
 class Recording(NamedTuple):
     """Steps of one row in groups that are alike: ``features`` of each, and ``weights`` float64[3, groups] by metric.
 
-    ``running`` requests run when a first token is shown, on average. The server stood idle for ``idle`` of the delays
-    behind first tokens. ``tokens`` are all that were made.
+    ``ranks`` compute a step. ``running`` requests run when a first token is shown, on average. The server stood idle
+    for ``idle`` delays behind first tokens. ``tokens`` were made in the duration.
     """
 
     weights: Floats
     features: Features
+    ranks: int
     running: float
     idle: float
     tokens: float
 
 
-def weigh(records: Records, delays: Floats, rounds: float, whole: float) -> tuple[Floats, float]:
-    """Weights float64[3, steps] of the metrics, and seconds in which the server was idle.
+class Rounds(NamedTuple):
+    """Requests for each one in flight: so many were sent, and so many are simulated; infinite: the run never ends."""
 
-    Of ``whole`` rounds of requests ``rounds`` were simulated: those behind the first stand for the ones left out.
+    sent: float
+    simulated: float
+
+    def shares(self, n: int) -> Floats:
+        """How much each of the ``n`` simulated requests counts: those behind the first round stand for all later."""
+        each = np.ones(n)
+        if self.simulated < self.sent < np.inf:
+            each[round(n / self.simulated) :] = (self.sent - 1) / (self.simulated - 1)
+        return each / each.sum()
+
+
+def weigh(records: Records, delays: Floats, rounds: Rounds) -> Floats:
+    """Weights float64[3, steps] of mean TTFT, mean TPOT, and the duration, which also has the idle times.
+
+    Of a run without end the duration is that of a round in the middle.
     """
     n, (start, end) = len(records.input), (records.steps.start_s, records.steps.end_s)
-    steps = len(end)
-    knots = np.empty(2 * steps)
-    knots[0::2], knots[1::2] = start, end
-    places = np.repeat(np.arange(steps + 1), 2)[1:-1].astype(np.float64)
-
-    def place(times: Floats) -> Floats:
-        found: Floats = np.interp(times, knots, places)
-        return found
-
-    arrived, first, over = place(records.arrival_s), place(records.first_s - delays), place(records.finish_s - delays)
-    each = np.full(n, 1.0)
-    if rounds < whole:
-        wave = int(round(n / rounds))
-        each[wave:] = (whole - 1) / (rounds - 1)
-    each /= each.sum()
-    output = np.maximum(records.output - 1, 1)
-    weights = np.stack([_spread(arrived, first, each, steps), _spread(first, over, each / output, steps), np.ones(steps)])
-    if rounds < whole:
-        ends = np.sort(over)
-        low, high = ends[int(n / rounds)], ends[int(n * (rounds - 1) / rounds)]
-        more = (whole - rounds) / (rounds - 2)
-        weights[2] += more * _spread(np.array([low]), np.array([high]), np.ones(1), steps)
-    idle = float((start[1:] - end[:-1]).clip(0).sum() + start[0])
-    return weights, idle * (whole / rounds)
+    steps, whole = len(end), rounds.simulated
+    knots, between = np.stack([start, end], axis=1).ravel(), np.repeat(np.arange(steps + 1.0), 2)[1:-1]
+    moments = records.arrival_s, records.first_s - delays, records.finish_s - delays
+    arrived, first, over = (np.interp(moment, knots, between) for moment in moments)
+    each, several = rounds.shares(n), records.output > 1
+    later = each / np.maximum(records.output - 1, 1) * several / max(each[several].sum(), 1e-30)
+    duration = np.ones(steps)
+    if whole < rounds.sent:
+        low, high = np.quantile(over, (1 / whole, 2 / whole))
+        middle = _spread(np.array([low]), np.array([high]), np.ones(1), steps)
+        duration = middle if rounds.sent == np.inf else duration + (rounds.sent - whole) * middle
+    return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration])
 
 
 def _spread(start: Floats, end: Floats, weight: Floats, steps: int) -> Floats:
@@ -270,6 +282,41 @@ MOST = 400
 LEAST = 3
 
 
-def cut_rounds(clients: int, rounds: float) -> float:
-    """Rounds of requests that are simulated, of so many that were sent."""
-    return rounds if clients * rounds <= MOST else min(rounds, float(max(LEAST, MOST // clients)))
+class Load(NamedTuple):
+    """What a row asks of each server: mean lengths, how they are ``spread``, ``clients`` in flight, ``rounds`` of them.
+
+    The lengths of a ``spread`` are shares of their mean; ``rounds`` may be infinite.
+    """
+
+    input: float
+    output: float
+    spread: tuple[float, float]
+    clients: int
+    rounds: float
+
+
+def record(server: Server, scheduler: SchedulerName, load: Load, fine: float = FINE) -> Recording:
+    """Simulate the ``load`` once, and write its steps down. Raises `ValueError` where a request does not fit."""
+    clients, sent = load.clients, load.rounds
+    rounds = Rounds(sent, sent if clients * sent <= MOST else min(sent, float(max(LEAST, MOST // clients))))
+    n, rng = round(clients * rounds.simulated), np.random.default_rng(0)
+    lengths = [draw_lengths(mean, load.spread, n, rng) for mean in (load.input, load.output)]
+    requests = Requests(np.zeros(n), *lengths)
+    told = listen(worker(server, requests, scheduler, caching=False), requests, Closed(clients))
+    records, engine = told.records, server.plan.effective_engine
+    if not records.served.all():
+        raise ValueError("the server cannot hold a request")
+    weights, shapes = join(weigh(records, told.delays, rounds), told.shapes, fine)
+    bare = server.on(evolve(server.plan, engine=evolve(engine, prefill=1.0, decode=1.0, links=1.0)))
+    start, end = records.steps.start_s, records.steps.end_s
+    idle, times = float((start[1:] - end[:-1]).clip(0).sum() / max(told.delays.mean(), 1e-9)), sent / rounds.simulated
+    running = (told.delays - engine.first) / max(engine.first_request, 1e-30)
+    tokens = float(lengths[1].sum())
+    return Recording(
+        weights,
+        features(bare, shapes),
+        ranks=int(server.plan.step_ranks[0]),
+        running=float(running @ rounds.shares(n)),
+        idle=0.0 if sent == np.inf else idle * times + 1,  # behind the last token, too
+        tokens=tokens / rounds.simulated if sent == np.inf else tokens * times,
+    )

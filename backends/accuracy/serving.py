@@ -390,3 +390,8 @@ def serving_groups(table: Table, compile_: Compile, known: Known) -> Iterator[tu
     rows, _ = read_rows(table, _serving_row, known)
     for (text, _), of in by_load(rows).items():
         yield compile_(text), [rows[at] for at in of], of
+
+
+def read_serving_rows(table: Table, known: Known) -> tuple[dict[int, Row], dict[int, str]]:
+    """Rows of a `serving.csv` that have a plan, by their place, and the reasons of those that have none."""
+    return read_rows(table, _serving_row, known)
