@@ -14,7 +14,6 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +22,12 @@ from attrs import evolve
 
 from benchmarks.engine_files import Found, write
 from benchmarks.measured import Measured, read_measured
-from benchmarks.recording import Load, Recording, record
+from benchmarks.recording import Features, Load, Recording, features, record
 from benchmarks.steps import LOOSE, METRICS, START, Fit, Steps, fit
 from plandsl.backends.accuracy.serving import ENDLESS, ROUNDS
 from plandsl.backends.calibrate.fit import Errors, errors
 from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.serving.clock import step_clock
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.driver import compile_text
 
@@ -50,10 +50,11 @@ FEW = 5
 
 
 class Case(NamedTuple):
-    """A row and its recording."""
+    """A row, its recording, and what the times of its steps depend on."""
 
     row: Measured
     recording: Recording
+    features: Features
 
     @property
     def numbers(self) -> list[float]:
@@ -61,39 +62,65 @@ class Case(NamedTuple):
         return [self.row.values[metric] for metric in METRICS]
 
 
-def record_all(rows: Sequence[Measured]) -> tuple[list[Case], dict[int, str]]:
-    """The recordings of rows, in their order, and why others have none."""
-    groups = [list(of) for _, of in groupby(sorted(rows, key=_shared), key=_shared)]
-    found: list[Case] = []
-    reasons: dict[int, str] = {}
+Recordings = dict[int, Recording | str]
+"""Recordings by the place of the row, or why there is none."""
+
+
+def by_plan(rows: Sequence[Measured]) -> list[list[Measured]]:
+    """Rows in groups that share a plan."""
+    groups: dict[str, list[Measured]] = {}
+    for row in rows:
+        groups.setdefault(row.row.plan, []).append(row)
+    return list(groups.values())
+
+
+def record_all(rows: Sequence[Measured]) -> Recordings:
+    """The recordings of rows."""
+    found: Recordings = {}
     with ProcessPoolExecutor(PROCESSES) as pool:
-        for group, recordings in zip(groups, pool.map(record_group, groups), strict=True):
-            for row, recording in zip(group, recordings, strict=True):
-                if isinstance(recording, str):
-                    reasons[row.at] = recording
-                else:
-                    found.append(Case(row, recording))
-    return sorted(found, key=lambda case: case.row.at), reasons
+        for some in pool.map(record_group, by_plan(rows)):
+            found |= some
+    return found
 
 
-def _shared(row: Measured) -> tuple[str, str]:
-    return row.engine, row.row.plan
+def record_group(rows: Sequence[Measured]) -> Recordings:
+    """The recordings of rows of one plan; equal loads have one."""
+    model = model_of(rows[0])
+    engine, clock = model.plan.effective_engine, step_clock(model.one)
+    made: dict[Load, Recording | str] = {}
+    found: Recordings = {}
+    for row in rows:
+        load = load_of(row, model)
+        if load not in made:
+            try:
+                recording = record(clock, engine.scheduler_name, load)
+                made[load] = recording._replace(tokens=recording.tokens * model.n)
+            except ValueError as error:
+                made[load] = str(error)
+        found[row.at] = made[load]
+    return found
 
 
-def record_group(rows: Sequence[Measured]) -> list[Recording | str]:
-    """The recordings of rows of one plan, or why there is none."""
-    plan = compile_text(rows[0].row.plan)[0]
+def model_of(row: Measured) -> Replicas:
+    """The deployment of a row, with the constants at which recordings are made."""
+    plan = compile_text(row.row.plan)[0]
     assert isinstance(plan.cost, Replicas), "rows have one pool"
     assert plan.spec.engine is not None, "rows have an engine"
-    model = plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, **START)))
-    found: list[Recording | str] = []
-    for row in rows:
-        try:
-            recording = record(model.one, plan.spec.engine.scheduler_name, load_of(row, model))
-            found.append(recording._replace(tokens=recording.tokens * model.n))
-        except ValueError as error:
-            found.append(str(error))
-    return found
+    return plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, **START)))
+
+
+def cases_of(rows: Sequence[Measured], recordings: Recordings) -> Iterator[Case]:
+    """The rows that have a recording, with the kernels of their steps."""
+    for group in by_plan(rows):
+        server = model_of(group[0]).one
+        made: dict[int, Features] = {}
+        for row in group:
+            recording = recordings[row.at]
+            if not isinstance(recording, str):
+                key = id(recording)
+                if key not in made:
+                    made[key] = features(server, recording.shapes)
+                yield Case(row, recording, made[key])
 
 
 def load_of(row: Measured, model: Replicas) -> Load:
@@ -117,7 +144,8 @@ def is_fitted(row: Measured) -> bool:
 
 def steps_of(cases: Sequence[Case]) -> Steps:
     """The steps of some rows, to be timed at once."""
-    return Steps([case.recording for case in cases], np.array([case.numbers for case in cases]))
+    recordings = [case.recording for case in cases]
+    return Steps(recordings, [case.features for case in cases], np.array([case.numbers for case in cases]))
 
 
 def counts(cases: Sequence[Case]) -> Floats:
@@ -218,14 +246,16 @@ def main(data: Path, residuals_file: Path | None = None, recordings: Path | None
 
 def load_cases(data: Path, kept: Path | None) -> tuple[list[Case], dict[int, str]]:
     """Recorded rows, and why the others are left out; ``kept`` is a file with what was recorded, or to be made."""
-    if kept is not None and kept.exists():
-        found: tuple[list[Case], dict[int, str]] = pickle.loads(kept.read_bytes())  # noqa: S301: one's own file
-        return found
     rows, reasons = read_measured(data)
-    cases, lost = record_all(rows)
-    if kept is not None:
-        kept.write_bytes(pickle.dumps((cases, reasons | lost)))
-    return cases, reasons | lost
+    if kept is not None and kept.exists():
+        recordings: Recordings = pickle.loads(kept.read_bytes())
+        rows = [row for row in rows if row.at in recordings]
+    else:
+        recordings = record_all(rows)
+        if kept is not None:
+            kept.write_bytes(pickle.dumps(recordings))
+    lost = {at: found for at, found in recordings.items() if isinstance(found, str)}
+    return sorted(cases_of(rows, recordings), key=lambda case: case.row.at), reasons | lost
 
 
 def by_metric(found: Sequence[Residual]) -> dict[str, Errors]:

@@ -16,7 +16,7 @@ from attrs import evolve
 from plandsl.backends.accuracy.lengths import draw_lengths
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
-from plandsl.backends.cost.serving.clock import Cost, ServerClock, Shape, _whole
+from plandsl.backends.cost.serving.clock import Cost, ServerClock, Shape, whole_seconds
 from plandsl.backends.cost.serving.log import Log, Row
 from plandsl.backends.cost.serving.ranks import replica
 from plandsl.backends.cost.serving.records import Records
@@ -60,7 +60,7 @@ class Listener:
     def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
         """Seconds of the slowest rank."""
         found = [(self.clock.cost_of(shape), shape) for shape in self.clock.rank_shapes(batches)]
-        cost, shape = max(found, key=lambda pair: _whole(pair[0]))
+        cost, shape = max(found, key=lambda pair: whole_seconds(pair[0]))
         self.shapes.append(_columns(shape))
         return cost
 
@@ -70,27 +70,13 @@ class Listener:
 
     def foresee(self, batches: Sequence[Batch], steps: int) -> Floats:
         """Seconds of the next steps."""
-        found = self.clock.foresee(batches, steps)
-        every = sum(len(batch.decodes) for batch in batches)
-        columns, slowest = [], []
-        for batch in batches:
-            if not batch.rows:
-                continue
-            count, means = self.clock._next_contexts(batch, steps)
-            if len(batches) > 1:
-                count = max(every, (count - 1) * self.clock.ways + 1)
-            column = np.zeros((steps, len(Heard._fields)))
-            column[:, 4], column[:, 5], column[:, 6] = count, means, batch.rows
-            columns.append(column)
-            if len(batches) > 1:
-                host = self.clock.engine.step + self.clock.engine.request * batch.rows
-                seconds = self.clock._columns(count, means, host)
-                slowest.append(seconds[:, 1::2].sum(axis=1) + seconds[:, 0] + seconds[:, -1])
-        if len(columns) == 1:
-            self.ahead = columns[0]
-        else:
-            self.ahead = np.stack(columns)[np.argmax(slowest, axis=0), np.arange(steps)]
-        return found
+        ranks = self.clock.next_decodes(batches, steps)
+        seconds, slowest = self.clock.foresee_slowest(ranks)
+        self.ahead = np.zeros((steps, len(Heard._fields)))
+        for at, name in ((4, "count"), (6, "rows")):
+            self.ahead[:, at] = np.array([getattr(rank, name) for rank in ranks])[slowest]
+        self.ahead[:, 5] = np.stack([rank.means for rank in ranks])[slowest, np.arange(steps)]
+        return seconds
 
 
 def _columns(shape: Shape) -> tuple[float, ...]:
@@ -163,7 +149,8 @@ EXPERTS = ("grouped_gemm", "dispatch", "combine", "top_k")
 
 
 def features(server: Server, heard: Heard) -> Features:
-    """The features of steps. ``server`` has an engine with rates of 1."""
+    """The features of steps on a server, whose engine has rates of 1 for that."""
+    server = server.on(evolve(server.plan, engine=evolve(server.plan.engine, prefill=1.0, decode=1.0, links=1.0)))
     n = len(heard.rows)
     kernels, experts, links, launches = (np.zeros(n) for _ in range(4))
     prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.count > 0
@@ -200,14 +187,14 @@ def features(server: Server, heard: Heard) -> Features:
 
 
 class Recording(NamedTuple):
-    """Steps of one row in groups that are alike: ``features`` of each, and ``weights`` float64[3, groups] by metric.
+    """Steps of one row in groups that are alike: ``shapes`` of each, and ``weights`` float64[3, groups] by metric.
 
     ``ranks`` compute a step. ``running`` requests run when a first token is shown, on average. The server stood idle
-    for ``idle`` delays behind first tokens. ``tokens`` were made in the duration.
+    for ``idle`` delays behind first tokens, that behind the last token among them. ``tokens`` were made in the duration.
     """
 
     weights: Floats
-    features: Features
+    shapes: Heard
     ranks: int
     running: float
     idle: float
@@ -231,7 +218,7 @@ class Rounds(NamedTuple):
 def weigh(records: Records, delays: Floats, rounds: Rounds) -> Floats:
     """Weights float64[3, steps] of mean TTFT, mean TPOT, and the duration, which also has the idle times.
 
-    Of a run without end the duration is that of a round in the middle.
+    Of a run without end the duration is that of a round, from the mean end of the first one to that of the second.
     """
     n, (start, end) = len(records.input), (records.steps.start_s, records.steps.end_s)
     steps, whole = len(end), rounds.simulated
@@ -240,10 +227,11 @@ def weigh(records: Records, delays: Floats, rounds: Rounds) -> Floats:
     arrived, first, over = (np.interp(moment, knots, between) for moment in moments)
     each, several = rounds.shares(n), records.output > 1
     later = each / np.maximum(records.output - 1, 1) * several / max(each[several].sum(), 1e-30)
-    duration = np.ones(steps)
+    duration = _spread(np.zeros(1), over.max(keepdims=True), np.ones(1), steps)
     if whole < rounds.sent:
-        low, high = np.quantile(over, (1 / whole, 2 / whole))
-        middle = _spread(np.array([low]), np.array([high]), np.ones(1), steps)
+        one = round(n / whole)
+        low, high = np.sort(over)[: 2 * one].reshape(2, one).mean(axis=1, keepdims=True)
+        middle = _spread(low, high, np.ones(1), steps)
         duration = middle if rounds.sent == np.inf else duration + (rounds.sent - whole) * middle
     return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration])
 
@@ -295,28 +283,32 @@ class Load(NamedTuple):
     rounds: float
 
 
-def record(server: Server, scheduler: SchedulerName, load: Load, fine: float = FINE) -> Recording:
-    """Simulate the ``load`` once, and write its steps down. Raises `ValueError` where a request does not fit."""
+def record(clock: ServerClock, scheduler: SchedulerName, load: Load, fine: float = FINE) -> Recording:
+    """Simulate the ``load`` on the clock's server once, and write its steps down.
+
+    Raises `ValueError` where a request does not fit.
+    """
+    server = clock.server
     clients, sent = load.clients, load.rounds
     rounds = Rounds(sent, sent if clients * sent <= MOST else min(sent, float(max(LEAST, MOST // clients))))
     n, rng = round(clients * rounds.simulated), np.random.default_rng(0)
     lengths = [draw_lengths(mean, load.spread, n, rng) for mean in (load.input, load.output)]
     requests = Requests(np.zeros(n), *lengths)
-    told = listen(worker(server, requests, scheduler, caching=False), requests, Closed(clients))
+    told = listen(worker(server, requests, scheduler, caching=False, clock=clock), requests, Closed(clients))
     records, engine = told.records, server.plan.effective_engine
     if not records.served.all():
         raise ValueError("the server cannot hold a request")
     weights, shapes = join(weigh(records, told.delays, rounds), told.shapes, fine)
-    bare = server.on(evolve(server.plan, engine=evolve(engine, prefill=1.0, decode=1.0, links=1.0)))
-    start, end = records.steps.start_s, records.steps.end_s
-    idle, times = float((start[1:] - end[:-1]).clip(0).sum() / max(told.delays.mean(), 1e-9)), sent / rounds.simulated
+    start, end, times = records.steps.start_s, records.steps.end_s, sent / rounds.simulated
+    idle = float((start[1:] - end[:-1]).clip(0).sum()) * times if sent < np.inf else 0.0
+    last = float(records.finish_s.max() - (records.finish_s - told.delays).max()) if sent < np.inf else 0.0
     running = (told.delays - engine.first) / max(engine.first_request, 1e-30)
     tokens = float(lengths[1].sum())
     return Recording(
         weights,
-        features(bare, shapes),
+        shapes,
         ranks=int(server.plan.step_ranks[0]),
         running=float(running @ rounds.shares(n)),
-        idle=0.0 if sent == np.inf else idle * times + 1,  # behind the last token, too
+        idle=(idle + last) / max(float(told.delays.mean()), 1e-9),
         tokens=tokens / rounds.simulated if sent == np.inf else tokens * times,
     )

@@ -38,15 +38,13 @@ STARTS = (0.0, 1.0, -1.0)
 class Steps:
     """Recorded steps of several rows, ready to be timed at once."""
 
-    def __init__(self, recordings: Sequence[Recording], measured: Floats) -> None:
+    def __init__(self, recordings: Sequence[Recording], features: Sequence[Features], measured: Floats) -> None:
         self.measured = measured
         self.rows = len(recordings)
         sizes = [recording.weights.shape[1] for recording in recordings]
         self.of = np.repeat(np.arange(self.rows), sizes)
         self.weights = np.concatenate([r.weights for r in recordings], axis=1)
-        self.features = Features(
-            *(np.concatenate(column) for column in zip(*(r.features for r in recordings), strict=True))
-        )
+        self.features = Features(*map(np.concatenate, zip(*features, strict=True)))
         self.ranks, self.running, self.idle, self.tokens = (
             np.array([getattr(r, name) for r in recordings], np.float64)
             for name in ("ranks", "running", "idle", "tokens")

@@ -33,7 +33,6 @@ SCHEDULERS: dict[str, SchedulerName] = {
     "vllm_rocm": "vllm",
     "sglang": "sglang",
     "trtllm": "trtllm",
-    "trtllm_1_0_0rc3": "trtllm",
     "atom": "vllm",
 }
 """The scheduler of each engine of the rows. ATOM's is modelled on vLLM's."""

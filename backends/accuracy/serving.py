@@ -40,9 +40,6 @@ ENGINES = (
 )
 """Engines of the catalog by the name that a row gives."""
 
-HELD_BACK = (r"trtllm-1\.0\.0rc3", "trtllm_1_0_0rc3")
-"""A version that behaved otherwise than those before and after it."""
-
 WHOLE, WHOLE_TOKENS = "trtllm", 8192
 """An engine that does not cut prompts, and the tokens of its steps by default.
 
@@ -194,8 +191,6 @@ def _fill(found: dict[str, Floats], model: Deployment, m: Metrics, of: list[int]
 
 def engine_of(framework: str, gpu: str) -> str:
     """The engine of the catalog that a row's framework is; empty for one that the catalog lacks."""
-    if re.fullmatch(HELD_BACK[0], framework):
-        return HELD_BACK[1]
     found = next((name for pattern, name in ENGINES if re.fullmatch(pattern, framework.lower())), "")
     return "vllm_rocm" if found == "vllm" and gpu.startswith("mi") else found
 

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.chunks import Chunks, chunk_batch, cuts_prompts
+from plandsl.backends.cost.deployments.ongoing import host_seconds
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.num import ceil_div, maximum, minimum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
-from plandsl.spec.hardware import EngineSpec
 
 
 def prompt_step(server: Server, requests: Number, input_: Number) -> Prompt:
@@ -49,17 +49,6 @@ def resident_tokens(server: Server, input_: Number, output: Number, ongoing: boo
     return input_ + output + guessed, server.in_flight if plan.kv_residency == "all_batches" else 1
 
 
-def batch_times(
-    engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes, gain: Number = 1
-) -> tuple[Number, Number]:
-    """TTFT and TPOT of ``b`` requests that start together: their kernels and the engine's times.
-
-    A step brings each request ``gain`` tokens.
-    """
-    ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
-    return ttft, (decode.period + engine.step + engine.request * b) / gain
-
-
 class PrefillBatch(NamedTuple):
     """Prompts of a batch: ``times`` of all their steps, ``ttft``, and the ``period`` until the next batch may start.
 
@@ -81,7 +70,7 @@ def prefill_batch(server: Server, b: Number, input_: Number) -> PrefillBatch:
     ttft = times.through + engine.admit * b + engine.first + engine.first_request * b
     if chunks is None:
         return PrefillBatch(times, ttft, times.period + engine.admit * b)
-    host = engine.step + engine.request * b * chunks.beside
+    host = host_seconds(engine, b * chunks.beside, server.memory.ways(0))
     ttft = ttft + chunks.steps * host
     return PrefillBatch(times, ttft, times.period + engine.admit * b + chunks.steps * host, chunks, host)
 
@@ -107,7 +96,7 @@ def time_batch(server: Server, b: Number, input_: Number, output: Number) -> Bat
     engine, gain = server.plan.effective_engine, server.gain
     decode = decode_step(server, b, input_, output)
     first = prefill_batch(server, b, input_)
-    step = decode.period + engine.step + engine.request * b
+    step = decode.period + host_seconds(engine, b, server.memory.ways(0))
     tpot = step / gain
     whole = first.period + engine.first + output * tpot
     if first.chunks is None:

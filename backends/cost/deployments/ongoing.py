@@ -29,6 +29,11 @@ MIXED = 1.5
 """Decode steps that a first token waits for: half of the step that runs when it arrives, and a step of its own."""
 
 
+def host_seconds(engine: EngineSpec, requests: Number, ways: Number = 1) -> Number:
+    """Seconds that the engine adds to a step of ``requests``, which ``ways`` ranks share: each has a host process."""
+    return engine.step + engine.request * requests / ways
+
+
 class PromptCost(NamedTuple):
     """What one prompt costs, in seconds: ``each`` for every running request, ``own`` until its first token.
 
@@ -115,7 +120,7 @@ class Served(NamedTuple):
 
 def running_requests(engine: EngineSpec, clients: Number, room: Number) -> Number:
     """Requests that run at once: all in flight, but at most the room in the KV cache and the engine's limit."""
-    return maximum(minimum(minimum(clients - engine.held_back, floor(room)), engine.max_requests), 1)
+    return maximum(minimum(minimum(clients, floor(room)), engine.max_requests), 1)
 
 
 def joined_prefills(runs: Number, output: Number) -> Number:
@@ -126,12 +131,12 @@ def joined_prefills(runs: Number, output: Number) -> Number:
 def serve(
     engine: EngineSpec, clients: Number, runs: Number, output: Number, requests: Number | None,
     prefill: PhaseTimes, joined: Number, decode: PhaseTimes, flights: Number, gain: Number = 1,
-    chunks: Chunks | None = None,
+    chunks: Chunks | None = None, ways: Number = 1,
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
     ``prefill`` is timed for ``joined`` requests at once (`joined_prefills`), ``decode`` for ``runs / flights`` in each
-    of ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output``
+    of ``flights`` batches, which ``ways`` ranks share; to each request a step brings ``gain`` tokens. While one request makes its ``output``
     tokens, each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest
     stage:
 
@@ -143,7 +148,7 @@ def serve(
     and wait for half of their prefills. In ``chunks``, a prompt costs running requests the difference between a mixed
     step and a plain one, and other prompts wait until all its steps are done.
     """
-    added = engine.step + engine.request * runs / flights
+    added = host_seconds(engine, runs / flights, ways)
     whole, step, host = decode.period + added, decode.period / gain, added / gain
     if chunks is None:
         each, own, turn, wait = whole_prompt_cost(engine, prefill, joined)
