@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,12 +21,12 @@ from attrs import evolve
 
 from benchmarks.engine_files import Found, write
 from benchmarks.measured import Measured, read_measured
-from benchmarks.recording import Features, Load, Recording, features, record
+from benchmarks.recording import ROOM, Features, Load, Recording, features, record, run_worker
 from benchmarks.steps import LOOSE, METRICS, START, Fit, Steps, fit
 from plandsl.backends.accuracy.serving import ENDLESS, ROUNDS
 from plandsl.backends.calibrate.fit import Errors, errors
 from plandsl.backends.cost.deployments.replicas import Replicas
-from plandsl.backends.cost.serving.clock import step_clock
+from plandsl.backends.cost.serving.clock import ServerClock
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.driver import compile_text
 
@@ -50,11 +49,12 @@ FEW = 5
 
 
 class Case(NamedTuple):
-    """A row, its recording, and what the times of its steps depend on."""
+    """A row, the recording of its load, what the times of the steps depend on, and the ranks that compute them."""
 
     row: Measured
     recording: Recording
     features: Features
+    ranks: int
 
     @property
     def numbers(self) -> list[float]:
@@ -62,65 +62,60 @@ class Case(NamedTuple):
         return [self.row.values[metric] for metric in METRICS]
 
 
-Recordings = dict[int, Recording | str]
-"""Recordings by the place of the row, or why there is none."""
+class Task(NamedTuple):
+    """A load to simulate. Rows with equal keys share steps: their servers have one scheduler, and room for all."""
+
+    key: tuple[object, ...]
+    plan: str
+    load: Load
 
 
-def by_plan(rows: Sequence[Measured]) -> list[list[Measured]]:
-    """Rows in groups that share a plan."""
-    groups: dict[str, list[Measured]] = {}
-    for row in rows:
-        groups.setdefault(row.row.plan, []).append(row)
-    return list(groups.values())
-
-
-def record_all(rows: Sequence[Measured]) -> Recordings:
-    """The recordings of rows."""
-    found: Recordings = {}
+def record_all(rows: Sequence[Measured]) -> tuple[list[Case], dict[int, str]]:
+    """Rows with their recordings, and why others have none."""
+    models = {plan: model_of(plan) for plan in dict.fromkeys(row.row.plan for row in rows)}
+    tasks = [task_of(row, models[row.row.plan]) for row in rows]
+    distinct = {task.key: task for task in tasks}
     with ProcessPoolExecutor(PROCESSES) as pool:
-        for some in pool.map(record_group, by_plan(rows)):
-            found |= some
-    return found
+        made = dict(zip(distinct, pool.map(record_task, distinct.values(), chunksize=4), strict=True))
+    found: list[Case] = []
+    reasons: dict[int, str] = {}
+    known: dict[tuple[str, int], Features] = {}
+    for row, task in zip(rows, tasks, strict=True):
+        recording, model = made[task.key], models[row.row.plan]
+        if isinstance(recording, str):
+            reasons[row.at] = recording
+            continue
+        key = row.row.plan, id(recording)
+        if key not in known:
+            known[key] = features(model.one, recording.shapes)
+        whole = recording._replace(tokens=recording.tokens * model.n)
+        found.append(Case(row, whole, known[key], int(model.plan.step_ranks[0])))
+    return found, reasons
 
 
-def record_group(rows: Sequence[Measured]) -> Recordings:
-    """The recordings of rows of one plan; equal loads have one."""
-    model = model_of(rows[0])
-    engine, clock = model.plan.effective_engine, step_clock(model.one)
-    made: dict[Load, Recording | str] = {}
-    found: Recordings = {}
-    for row in rows:
-        load = load_of(row, model)
-        if load not in made:
-            try:
-                recording = record(clock, engine.scheduler_name, load)
-                made[load] = recording._replace(tokens=recording.tokens * model.n)
-            except ValueError as error:
-                made[load] = str(error)
-        found[row.at] = made[load]
-    return found
-
-
-def model_of(row: Measured) -> Replicas:
-    """The deployment of a row, with the constants at which recordings are made."""
-    plan = compile_text(row.row.plan)[0]
+def model_of(text: str) -> Replicas:
+    """The deployment of a plan, with the constants at which ranks that share requests are compared."""
+    plan = compile_text(text)[0]
     assert isinstance(plan.cost, Replicas), "rows have one pool"
     assert plan.spec.engine is not None, "rows have an engine"
     return plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, **START)))
 
 
-def cases_of(rows: Sequence[Measured], recordings: Recordings) -> Iterator[Case]:
-    """The rows that have a recording, with the kernels of their steps."""
-    for group in by_plan(rows):
-        server = model_of(group[0]).one
-        made: dict[int, Features] = {}
-        for row in group:
-            recording = recordings[row.at]
-            if not isinstance(recording, str):
-                key = id(recording)
-                if key not in made:
-                    made[key] = features(server, recording.shapes)
-                yield Case(row, recording, made[key])
+def task_of(row: Measured, model: Replicas) -> Task:
+    """What is to be simulated for a row."""
+    load, clock = load_of(row, model), ServerClock(model.one)
+    one = run_worker(clock, load, load.draw())
+    memory = () if one.blocks == ROOM else (one.blocks, one.block)
+    key = (one.policy, load, clock.cuts, memory, row.row.plan if one.ranks > 1 else "")
+    return Task(key, row.row.plan, load)
+
+
+def record_task(task: Task) -> Recording | str:
+    """The recording of a load, or why there is none."""
+    try:
+        return record(ServerClock(model_of(task.plan).one), task.load)
+    except ValueError as error:
+        return str(error)
 
 
 def load_of(row: Measured, model: Replicas) -> Load:
@@ -144,8 +139,8 @@ def is_fitted(row: Measured) -> bool:
 
 def steps_of(cases: Sequence[Case]) -> Steps:
     """The steps of some rows, to be timed at once."""
-    recordings = [case.recording for case in cases]
-    return Steps(recordings, [case.features for case in cases], np.array([case.numbers for case in cases]))
+    recordings, known, ranks = ([getattr(case, name) for case in cases] for name in ("recording", "features", "ranks"))
+    return Steps(recordings, known, ranks, np.array([case.numbers for case in cases]))
 
 
 def counts(cases: Sequence[Case]) -> Floats:
@@ -228,10 +223,11 @@ def choose_width(cases: Sequence[Case]) -> float:
     return min(found, key=lambda width: found[width])
 
 
-def main(data: Path, residuals_file: Path | None = None, recordings: Path | None = None) -> None:
+def main(data: Path, residuals_file: Path | None = None) -> None:
     """Fit every engine, judge, and write the engines to the catalog."""
-    cases, reasons = load_cases(data / "serving.csv" if data.is_dir() else data, recordings)
-    show_reasons(reasons, len(cases))
+    rows, reasons = read_measured(data / "serving.csv" if data.is_dir() else data)
+    cases, lost = record_all(rows)
+    show_reasons(reasons | lost, len(cases))
     width = choose_width(cases)
     fitted = fit_all(cases, width)
     judged = list(leave_out(cases, FOLDS, width))
@@ -242,20 +238,6 @@ def main(data: Path, residuals_file: Path | None = None, recordings: Path | None
         own = [r for r in judged if r.row.engine == name and r.fold in JUDGED and is_fitted(r.row)]
         many = sum(case.row.engine == name and is_fitted(case.row) for case in cases)
         write(name, Found(fitted.of(name), many if name in fitted.engines else 0, by_metric(own)))
-
-
-def load_cases(data: Path, kept: Path | None) -> tuple[list[Case], dict[int, str]]:
-    """Recorded rows, and why the others are left out; ``kept`` is a file with what was recorded, or to be made."""
-    rows, reasons = read_measured(data)
-    if kept is not None and kept.exists():
-        recordings: Recordings = pickle.loads(kept.read_bytes())
-        rows = [row for row in rows if row.at in recordings]
-    else:
-        recordings = record_all(rows)
-        if kept is not None:
-            kept.write_bytes(pickle.dumps(recordings))
-    lost = {at: found for at, found in recordings.items() if isinstance(found, str)}
-    return sorted(cases_of(rows, recordings), key=lambda case: case.row.at), reasons | lost
 
 
 def by_metric(found: Sequence[Residual]) -> dict[str, Errors]:
@@ -319,10 +301,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
     parser.add_argument("data", type=Path, help="a folder with serving.csv")
     parser.add_argument("--residuals", type=Path, help="write errors of rows left out to this file")
-    parser.add_argument("--recordings", type=Path, help="keep what was simulated in this file, or take it from there")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     asked = options()
-    main(asked.data, asked.residuals, asked.recordings)
+    main(asked.data, asked.residuals)

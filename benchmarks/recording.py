@@ -1,8 +1,9 @@
 """Rows of measurements as sums of steps: each is simulated once, and the fit of an engine times its steps anew.
 
-In a closed loop, or where all requests start together, which requests share a step hardly depends on seconds: the next
-request comes when one ends. So the simulation is run once, and its steps are written down with what their time depends
-on. Mean TTFT, mean TPOT and the duration of the run are sums of times of steps, each with a weight of its own.
+In a closed loop, or where all requests start together, which requests share a step does not depend on seconds: the next
+request comes when one ends. So a load is simulated once, in steps that all take one second, and the steps are written
+down with what their time depends on. Mean TTFT, mean TPOT and the duration of the run are sums of times of steps, each
+with a weight of its own.
 """
 
 from __future__ import annotations
@@ -19,14 +20,59 @@ from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.clock import Cost, ServerClock, Shape, whole_seconds
 from plandsl.backends.cost.serving.log import Log, Row
 from plandsl.backends.cost.serving.ranks import replica
-from plandsl.backends.cost.serving.records import Records
 from plandsl.backends.cost.serving.replica import Worker
 from plandsl.backends.cost.serving.requests import Closed, Floats, Ints, Requests
 from plandsl.backends.cost.serving.routers import router
-from plandsl.backends.cost.serving.scheduler import Batch
+from plandsl.backends.cost.serving.scheduler import Batch, Live
 from plandsl.backends.cost.serving.serve import worker
-from plandsl.backends.cost.serving.simulate import Events, read_log
-from plandsl.spec.scheduler import SchedulerName
+from plandsl.backends.cost.serving.simulate import Events
+
+ROOM = 10**8
+"""Blocks of a server whose memory is never short."""
+
+MOST = 1000
+"""A run of more requests is cut to as many rounds as have so many, but at least `LEAST`."""
+
+LEAST = 3
+
+FINE = 0.02
+"""Sizes of steps in one group differ by no more than this share."""
+
+
+class Load(NamedTuple):
+    """What a row asks of each server: mean lengths, how they are ``spread``, ``clients`` in flight, ``rounds`` of them.
+
+    The lengths of a ``spread`` are shares of their mean. ``rounds`` are infinite where the load never ends.
+    """
+
+    input: float
+    output: float
+    spread: tuple[float, float]
+    clients: int
+    rounds: float
+
+    @property
+    def simulated(self) -> float:
+        """Rounds that are simulated."""
+        return self.rounds if self.clients * self.rounds <= MOST else min(self.rounds, max(LEAST, MOST // self.clients))
+
+    @property
+    def longest(self) -> float:
+        """Tokens of the longest request."""
+        return (self.input + self.output) * self.spread[1]
+
+    def draw(self) -> Requests:
+        """The requests that are simulated; the same each time."""
+        n, rng = round(self.clients * self.simulated), np.random.default_rng(0)
+        lengths = [draw_lengths(mean, self.spread, n, rng) for mean in (self.input, self.output)]
+        return Requests(np.zeros(n), *lengths)
+
+    def shares(self, n: int) -> Floats:
+        """How much each of ``n`` simulated requests counts: those behind the first round stand for all later ones."""
+        each = np.ones(n)
+        if self.simulated < self.rounds < np.inf:
+            each[self.clients :] = (self.rounds - 1) / (self.simulated - 1)
+        return each / each.sum()
 
 
 class Heard(NamedTuple):
@@ -44,39 +90,42 @@ class Heard(NamedTuple):
 
 
 class Listener:
-    """A clock that writes down the shapes of steps, in the order of their composition."""
+    """A clock whose steps take a second each, which writes down their shapes in the order of their composition.
+
+    Of ranks that share requests the slowest counts, by what the ``clock`` says of them.
+    """
 
     def __init__(self, clock: ServerClock) -> None:
         self.clock = clock
         self.shapes: list[tuple[float, ...]] = []
-        self.ahead: list[Any] = []  # columns of the steps of the stretch foreseen last
+        self.ahead: Any = None  # columns of the steps of the stretch foreseen last
+        self.running = 0  # requests that ran when the last step with prompts ended
 
     def cost(self, batch: Batch) -> Cost:
-        """Seconds of a step."""
-        shape = self.clock.shape(batch)
-        self.shapes.append(_columns(shape))
-        return self.clock.cost_of(shape)
+        """A second."""
+        self.shapes.append(_columns(self.clock.shape(batch)))
+        return Cost((1.0,))
 
     def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
-        """Seconds of the slowest rank."""
-        found = [(self.clock.cost_of(shape), shape) for shape in self.clock.rank_shapes(batches)]
-        cost, shape = max(found, key=lambda pair: whole_seconds(pair[0]))
-        self.shapes.append(_columns(shape))
-        return cost
+        """A second."""
+        shapes = self.clock.rank_shapes(batches)
+        self.shapes.append(_columns(max(shapes, key=lambda shape: whole_seconds(self.clock.cost_of(shape)))))
+        return Cost((1.0,))
 
     def delay(self, running: int) -> float:
-        """Seconds behind a first token."""
-        return self.clock.delay(running)
+        """None."""
+        self.running = running
+        return 0.0
 
     def foresee(self, batches: Sequence[Batch], steps: int) -> Floats:
-        """Seconds of the next steps."""
+        """A second for each of the next steps."""
         ranks = self.clock.next_decodes(batches, steps)
-        seconds, slowest = self.clock.foresee_slowest(ranks)
+        slowest = self.clock.foresee_slowest(ranks)[1] if len(ranks) > 1 else np.zeros(steps, np.int64)
         self.ahead = np.zeros((steps, len(Heard._fields)))
         for at, name in ((4, "count"), (6, "rows")):
             self.ahead[:, at] = np.array([getattr(rank, name) for rank in ranks])[slowest]
         self.ahead[:, 5] = np.stack([rank.means for rank in ranks])[slowest, np.arange(steps)]
-        return seconds
+        return np.ones((steps, 1))
 
 
 def _columns(shape: Shape) -> tuple[float, ...]:
@@ -86,12 +135,13 @@ def _columns(shape: Shape) -> tuple[float, ...]:
 
 
 class Notes(Log):
-    """A log that keeps the shapes of steps beside their times."""
+    """A log that keeps the shapes of steps, and how many requests ran when the first token of each was made."""
 
     def __init__(self, n: int, listener: Listener) -> None:
         super().__init__(n)
         self.listener = listener
         self.parts: list[Any] = []
+        self.beside = [0] * n
 
     def write_step(self, row: Row, composed: float, start: float, end: float) -> None:
         """Write down a step."""
@@ -104,25 +154,110 @@ class Notes(Log):
         super().write_stretch(row, composed, ends, blocks)
         self.parts.append(self.listener.ahead[: len(blocks)])
 
+    def show(self, lives: Sequence[Live], gained: Sequence[int], end: float, delay: float) -> list[Live]:
+        """Requests have tokens."""
+        for live in lives:
+            if not live.shown:
+                self.beside[live.index] = self.listener.running
+        return super().show(lives, gained, end, delay)
 
-class Heeded(NamedTuple):
-    """A simulation: its records, the shapes of its steps, and seconds ``delays`` behind each first token."""
 
-    records: Records
+class Recording(NamedTuple):
+    """Steps of a load in groups that are alike: ``shapes`` of each, and ``weights`` float64[4, groups].
+
+    Weights are those of mean TTFT, mean TPOT and the duration, and of the rest of a step that runs when a request
+    arrives. ``running`` requests run when a first token is shown, on average, and each client has ``rounds`` requests,
+    one behind the other. ``tokens`` are made in the duration.
+    """
+
+    weights: Floats
     shapes: Heard
-    delays: Floats
+    running: float
+    rounds: float
+    tokens: float
 
 
-def listen(worker: Worker, requests: Requests, closed: Closed | None) -> Heeded:
-    """A simulation of one server whose steps are written down."""
-    assert isinstance(worker.clock, ServerClock), "a server has the clock of its model"
-    listener = Listener(worker.clock)
-    log = Notes(len(requests.input), listener)
-    one = replica(0, worker._replace(clock=listener), log, stretches=True)
+def run_worker(clock: ServerClock, load: Load, requests: Requests) -> Worker:
+    """A server that runs the load; where memory is not short it has room for anything."""
+    server = clock.server
+    name = server.plan.effective_engine.scheduler_name
+    made = worker(server, requests, name, caching=False, clock=clock)
+    needed = load.clients * -(-load.longest // made.block) * SPARE
+    return made._replace(blocks=ROOM) if made.blocks >= needed else made
+
+
+SPARE = 1.5
+"""Memory is not short that holds so many times what all in flight have at their full length."""
+
+
+def record(clock: ServerClock, load: Load, fine: float = FINE) -> Recording:
+    """Simulate the ``load`` on the clock's server once, and write its steps down.
+
+    Raises `ValueError` where a request does not fit.
+    """
+    requests = load.draw()
+    n, listener = len(requests.input), Listener(clock)
+    log = Notes(n, listener)
     log.leaps = True
+    one = replica(0, run_worker(clock, load, requests)._replace(clock=listener), log, stretches=True)
+    closed = Closed(load.clients)
     Events([one], requests, log, by=router("round_robin", 0), closed=closed, think_s=None, tick=None).play()
-    shapes = np.concatenate([np.asarray(part, np.float64) for part in log.parts])
-    return Heeded(read_log(requests, log), Heard(*shapes.T), np.array(log.delay))
+    moments = np.array([log.arrival, log.first, log.finish])
+    if not np.isfinite(moments).all():
+        raise ValueError("the server cannot hold a request")
+    shapes = Heard(*np.concatenate([np.asarray(part, np.float64) for part in log.parts]).T)
+    weights, shapes = join(weigh(moments, requests, load, len(shapes.rows)), shapes, fine)
+    tokens, endless = float(requests.output.sum()) / load.simulated, load.rounds == np.inf
+    return Recording(
+        weights,
+        shapes,
+        running=float(np.array(log.beside) @ load.shares(n)),
+        rounds=0.0 if endless else load.rounds,
+        tokens=tokens if endless else tokens * load.rounds,
+    )
+
+
+def weigh(moments: Floats, requests: Requests, load: Load, steps: int) -> Floats:
+    """Weights float64[4, steps] from ``moments`` float64[3, n]: when requests come, have a first token, and end.
+
+    Times are counted in steps. Of a load without end the duration is that of a round, from the mean end of the first
+    one to that of the second.
+    """
+    arrived, first, over = moments
+    n, one = len(arrived), load.clients
+    each, several = load.shares(n), requests.output > 1
+    later = each / np.maximum(requests.output - 1, 1) * several / max(each[several].sum(), 1e-30)
+    duration = _spread(np.zeros(1), over.max(keepdims=True), np.ones(1), steps)
+    if load.simulated < load.rounds:
+        low, high = np.sort(over)[: 2 * one].reshape(2, one).mean(axis=1, keepdims=True)
+        middle = _spread(low, high, np.ones(1), steps)
+        duration = middle if load.rounds == np.inf else duration + (load.rounds - load.simulated) * middle
+    rest = _spread(np.maximum(arrived - 0.5, 0.0), arrived, each * (one > 1), steps)
+    return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration, rest])
+
+
+def _spread(start: Floats, end: Floats, weight: Floats, steps: int) -> Floats:
+    """How often each step is counted by stretches from ``start`` to ``end``, places among steps that may be inside."""
+    found = np.zeros(steps + 1)
+    for places, signed in ((start, -weight), (end, weight)):
+        whole = np.minimum(places.astype(np.int64), steps)
+        ahead = np.bincount(whole, signed, steps + 1)
+        found += ahead.sum() - np.cumsum(ahead) + np.bincount(whole, signed * (places - whole), steps + 1)
+    return found[:steps]
+
+
+def join(weights: Floats, heard: Heard, fine: float = FINE) -> tuple[Floats, Heard]:
+    """Steps in groups that are alike, of mean sizes; with ``fine`` 0 only equal steps are joined."""
+    keys = np.stack(heard)
+    if fine:
+        for at in (1, 2, 5):
+            keys[at] = np.round(np.log(np.maximum(keys[at], 1.0)) / fine)
+    _, group, many = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    group = group.ravel()
+    return (
+        np.stack([np.bincount(group, row) for row in weights]),
+        Heard(*(np.bincount(group, column) / many for column in heard)),
+    )
 
 
 class Features(NamedTuple):
@@ -183,132 +318,4 @@ def features(server: Server, heard: Heard) -> Features:
         alone=heard.alone,
         tokens=heard.requests * heard.new + heard.count,
         launches=launches,
-    )
-
-
-class Recording(NamedTuple):
-    """Steps of one row in groups that are alike: ``shapes`` of each, and ``weights`` float64[3, groups] by metric.
-
-    ``ranks`` compute a step. ``running`` requests run when a first token is shown, on average. The server stood idle
-    for ``idle`` delays behind first tokens, that behind the last token among them. ``tokens`` were made in the duration.
-    """
-
-    weights: Floats
-    shapes: Heard
-    ranks: int
-    running: float
-    idle: float
-    tokens: float
-
-
-class Rounds(NamedTuple):
-    """Requests for each one in flight: so many were sent, and so many are simulated; infinite: the run never ends."""
-
-    sent: float
-    simulated: float
-
-    def shares(self, n: int) -> Floats:
-        """How much each of the ``n`` simulated requests counts: those behind the first round stand for all later."""
-        each = np.ones(n)
-        if self.simulated < self.sent < np.inf:
-            each[round(n / self.simulated) :] = (self.sent - 1) / (self.simulated - 1)
-        return each / each.sum()
-
-
-def weigh(records: Records, delays: Floats, rounds: Rounds) -> Floats:
-    """Weights float64[3, steps] of mean TTFT, mean TPOT, and the duration, which also has the idle times.
-
-    Of a run without end the duration is that of a round, from the mean end of the first one to that of the second.
-    """
-    n, (start, end) = len(records.input), (records.steps.start_s, records.steps.end_s)
-    steps, whole = len(end), rounds.simulated
-    knots, between = np.stack([start, end], axis=1).ravel(), np.repeat(np.arange(steps + 1.0), 2)[1:-1]
-    moments = records.arrival_s, records.first_s - delays, records.finish_s - delays
-    arrived, first, over = (np.interp(moment, knots, between) for moment in moments)
-    each, several = rounds.shares(n), records.output > 1
-    later = each / np.maximum(records.output - 1, 1) * several / max(each[several].sum(), 1e-30)
-    duration = _spread(np.zeros(1), over.max(keepdims=True), np.ones(1), steps)
-    if whole < rounds.sent:
-        one = round(n / whole)
-        low, high = np.sort(over)[: 2 * one].reshape(2, one).mean(axis=1, keepdims=True)
-        middle = _spread(low, high, np.ones(1), steps)
-        duration = middle if rounds.sent == np.inf else duration + (rounds.sent - whole) * middle
-    return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration])
-
-
-def _spread(start: Floats, end: Floats, weight: Floats, steps: int) -> Floats:
-    """How often each step is counted by stretches from ``start`` to ``end``, places among steps that may be inside."""
-    found = np.zeros(steps + 1)
-    for places, signed in ((start, -weight), (end, weight)):
-        whole = np.minimum(places.astype(np.int64), steps)
-        ahead = np.bincount(whole, signed, steps + 1)
-        found += ahead.sum() - np.cumsum(ahead) + np.bincount(whole, signed * (places - whole), steps + 1)
-    return found[:steps]
-
-
-FINE = 0.02
-"""Sizes of steps in one group differ by no more than this share."""
-
-
-def join(weights: Floats, heard: Heard, fine: float = FINE) -> tuple[Floats, Heard]:
-    """Steps in groups that are alike, of mean sizes; with ``fine`` 0 only equal steps are joined."""
-    keys = np.stack(heard)
-    if fine:
-        for at in (1, 2, 5):
-            keys[at] = np.round(np.log(np.maximum(keys[at], 1.0)) / fine)
-    _, group, many = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
-    group = group.ravel()
-    return (
-        np.stack([np.bincount(group, row) for row in weights]),
-        Heard(*(np.bincount(group, column) / many for column in heard)),
-    )
-
-
-MOST = 400
-"""A run of more requests is cut to as many rounds as have so many, but at least `LEAST`."""
-
-LEAST = 3
-
-
-class Load(NamedTuple):
-    """What a row asks of each server: mean lengths, how they are ``spread``, ``clients`` in flight, ``rounds`` of them.
-
-    The lengths of a ``spread`` are shares of their mean; ``rounds`` may be infinite.
-    """
-
-    input: float
-    output: float
-    spread: tuple[float, float]
-    clients: int
-    rounds: float
-
-
-def record(clock: ServerClock, scheduler: SchedulerName, load: Load, fine: float = FINE) -> Recording:
-    """Simulate the ``load`` on the clock's server once, and write its steps down.
-
-    Raises `ValueError` where a request does not fit.
-    """
-    server = clock.server
-    clients, sent = load.clients, load.rounds
-    rounds = Rounds(sent, sent if clients * sent <= MOST else min(sent, float(max(LEAST, MOST // clients))))
-    n, rng = round(clients * rounds.simulated), np.random.default_rng(0)
-    lengths = [draw_lengths(mean, load.spread, n, rng) for mean in (load.input, load.output)]
-    requests = Requests(np.zeros(n), *lengths)
-    told = listen(worker(server, requests, scheduler, caching=False, clock=clock), requests, Closed(clients))
-    records, engine = told.records, server.plan.effective_engine
-    if not records.served.all():
-        raise ValueError("the server cannot hold a request")
-    weights, shapes = join(weigh(records, told.delays, rounds), told.shapes, fine)
-    start, end, times = records.steps.start_s, records.steps.end_s, sent / rounds.simulated
-    idle = float((start[1:] - end[:-1]).clip(0).sum()) * times if sent < np.inf else 0.0
-    last = float(records.finish_s.max() - (records.finish_s - told.delays).max()) if sent < np.inf else 0.0
-    running = (told.delays - engine.first) / max(engine.first_request, 1e-30)
-    tokens = float(lengths[1].sum())
-    return Recording(
-        weights,
-        shapes,
-        ranks=int(server.plan.step_ranks[0]),
-        running=float(running @ rounds.shares(n)),
-        idle=(idle + last) / max(float(told.delays.mean()), 1e-9),
-        tokens=tokens / rounds.simulated if sent == np.inf else tokens * times,
     )

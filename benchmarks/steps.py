@@ -38,16 +38,16 @@ STARTS = (0.0, 1.0, -1.0)
 class Steps:
     """Recorded steps of several rows, ready to be timed at once."""
 
-    def __init__(self, recordings: Sequence[Recording], features: Sequence[Features], measured: Floats) -> None:
-        self.measured = measured
-        self.rows = len(recordings)
+    def __init__(
+        self, recordings: Sequence[Recording], features: Sequence[Features], ranks: Sequence[int], measured: Floats
+    ) -> None:
+        self.ranks, self.measured, self.rows = np.array(ranks, np.float64), measured, len(recordings)
         sizes = [recording.weights.shape[1] for recording in recordings]
         self.of = np.repeat(np.arange(self.rows), sizes)
         self.weights = np.concatenate([r.weights for r in recordings], axis=1)
         self.features = Features(*map(np.concatenate, zip(*features, strict=True)))
-        self.ranks, self.running, self.idle, self.tokens = (
-            np.array([getattr(r, name) for r in recordings], np.float64)
-            for name in ("ranks", "running", "idle", "tokens")
+        self.running, self.rounds, self.tokens = (
+            np.array([getattr(r, name) for r in recordings]) for name in ("running", "rounds", "tokens")
         )
 
     def seconds(self, c: Constants) -> Floats:
@@ -60,11 +60,16 @@ class Steps:
         return found
 
     def predict(self, c: Constants) -> Floats:
-        """The metrics of each row, float64[rows, 3], in the order of `METRICS`."""
+        """The metrics of each row, float64[rows, 3], in the order of `METRICS`.
+
+        A request that comes later than a step's end, by what the engine adds to first tokens, waits for the rest of
+        the next step.
+        """
         seconds = self.seconds(c)
-        ttft, tpot, duration = (np.bincount(self.of, row * seconds, self.rows) for row in self.weights)
+        ttft, tpot, duration, rest = (np.bincount(self.of, row * seconds, self.rows) for row in self.weights)
         delay = c["first"] + c["step_rank"] * (self.ranks - 1) + c["first_request"] * self.running
-        return np.stack([ttft + delay, tpot, self.tokens / (duration + self.idle * delay)], axis=1)
+        ttft = ttft + delay + rest * (delay > 0)
+        return np.stack([ttft, tpot, self.tokens / (duration + self.rounds * delay)], axis=1)
 
     def errors(self, c: Constants) -> Floats:
         """Logarithms of predicted over measured, NaN where nothing was measured."""

@@ -41,9 +41,8 @@ def deployment(engine: str, hardware: str = "node = h100_1", delays: bool = Fals
 
 def steps_of(server: Replicas, load: Load, fine: float = 0.0) -> Steps:
     """The recorded steps of a load; times are those of the model itself, not of tables made of it."""
-    clock = ServerClock(server.one)
-    recording = record(clock, server.plan.effective_engine.scheduler_name, load, fine)
-    return Steps([recording], [features(server.one, recording.shapes)], np.ones((1, 3)))
+    recording = record(ServerClock(server.one), load, fine)
+    return Steps([recording], [features(server.one, recording.shapes)], [1], np.ones((1, 3)))
 
 
 def simulated(server: Replicas, load: Load) -> list[float]:
@@ -73,10 +72,12 @@ def test_steps_timed_anew_take_what_a_simulation_says(engine: str, hardware: str
     np.testing.assert_allclose(found, simulated(deployment(engine, hardware, **c), load), rtol=1e-9)
 
 
-@pytest.mark.parametrize("clients", [1, 6])
-def test_delays_of_first_tokens_count_as_in_the_simulation_that_was_recorded(clients: int) -> None:
-    server, load = deployment("vllm", delays=True), Load(300.0, 24.0, EVEN, clients, 3.0)
-    np.testing.assert_allclose(steps_of(server, load).predict(START)[0], simulated(server, load), rtol=1e-9)
+@pytest.mark.parametrize("clients", [1, 8])
+def test_delays_of_first_tokens_count_about_as_in_a_simulation(clients: int) -> None:
+    """With several clients, a delay moves requests to other steps: the rest of a step is half of it on average."""
+    server, load = deployment("vllm", delays=True, step_rank=0.0), Load(300.0, 120.0, EVEN, clients, 3.0)
+    found = steps_of(server, load).predict(START)[0]
+    np.testing.assert_allclose(found, simulated(server, load), rtol=1e-9 if clients == 1 else 0.02)
 
 
 def test_rounds_left_out_are_like_those_that_were_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +137,11 @@ def test_the_fit_finds_the_constants_of_made_measurements_and_finds_them_twice()
     for at, clients in enumerate((1, 2, 4, 8, 12, 16) * 2):
         server = deployment("vllm")
         load = Load((300.0, 2000.0)[at // 6], 24.0, EVEN, clients, 2.0)
-        recording = record(ServerClock(server.one), "vllm", load)
+        recording = record(ServerClock(server.one), load)
         found = features(server.one, recording.shapes)
-        values = Steps([recording], [found], np.ones((1, 3))).predict(TRUE)[0]
+        values = Steps([recording], [found], [1], np.ones((1, 3))).predict(TRUE)[0]
         row = made_row(at, clients, f"gpu{at % 2}", dict(zip(engines.METRICS, values.tolist(), strict=True)))
-        cases.append(engines.Case(row, recording, found))
+        cases.append(engines.Case(row, recording, found, 1))
     steps = engines.steps_of(cases)
     assert np.abs(steps.errors(START)).max() > 0.1
     fitted = [fit(steps, np.full(len(cases), 100.0), START) for _ in range(2)]
