@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, groups, judge_ranks, start_engine, unseen_errors
+from benchmarks.engines import ENGINES, JUDGED, WIDTH, by_metric, is_fitted, leave_out, record_all
+from benchmarks.measured import read_measured
 from plandsl.backends.accuracy.serving import METRICS, predict
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.table import Table as Rows
@@ -24,14 +25,12 @@ SAME = ("gpu", "model", "precision", "framework", "source", "isl_tokens", "osl_t
 """Columns that are equal in rows which differ only in parallelism."""
 
 
-def left_out(rows: Rows) -> Table:
-    """Errors of engines on pairs of GPU and model that the fit did not see."""
+def left_out(path: Path) -> Table:
+    """Errors of engines on rows whose GPU, model or source the fit did not see."""
+    judged = list(leave_out(record_all(read_measured(path)[0])[0], JUDGED, WIDTH))
     out = [["engine", "metric", "rows", "median", "mean", "p90", "bias"]]
     for name in ENGINES:
-        found = list(groups(rows, name))
-        if len({g.key for g in found}) < 2:
-            continue
-        for metric, e in unseen_errors(found, judge_ranks(found, start_engine(name)).start).items():
+        for metric, e in by_metric([r for r in judged if r.row.engine == name and is_fitted(r.row)]).items():
             line = [f"`{name}`", metric, str(e.rows), percent(e.median), percent(e.mean), percent(e.p90)]
             out.append([*line, percent(e.bias, signed=True)])
     return out
@@ -93,8 +92,8 @@ def sections(data: Path) -> list[str]:
     assert set(METRICS["serving"]) == {"ttft_s", "tpot_s", "output_tok_per_s"}
     return [
         "## Engines on unseen models\n",
-        "Each pair of GPU and model is left out of the fit of its engine once, and predicted from the other pairs.\n",
-        markdown(left_out(rows)),
+        "Each GPU, model and source is left out of the fit of engines once, and predicted from the others.\n",
+        markdown(left_out(path)),
         "## Choosing a parallelism\n",
         f"For rows that share model, GPU, engine and load, and were measured with {CHOICES} parallelisms or more: how"
         " well the model predicts their order, and how much worse than the best measurement its choice is.\n",

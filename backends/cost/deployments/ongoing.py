@@ -30,8 +30,11 @@ MIXED = 1.5
 
 
 def host_seconds(engine: EngineSpec, requests: Number, ways: Number = 1) -> Number:
-    """Seconds that the engine adds to a step of ``requests``, which ``ways`` ranks share: each has a host process."""
-    return engine.step + engine.request * requests / ways
+    """Seconds that the engine adds to a step of ``requests``, which ``ways`` ranks share.
+
+    Each rank has a host process for its own requests, of which the fullest has one at least.
+    """
+    return engine.step + engine.request * maximum(requests / ways, minimum(requests, 1))
 
 
 class PromptCost(NamedTuple):
