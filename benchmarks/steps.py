@@ -23,7 +23,7 @@ START = {
 """Where fits start, and where recordings are made: rates, and seconds as `EngineSpec` has them."""
 
 LOOSE = {
-    "prefill": 0.1, "decode": 0.1, "links": 0.3, "step": 0.7, "step_rank": 0.7, "request": 0.7, "admit": 0.7,
+    "prefill": 0.04, "decode": 0.04, "links": 0.15, "step": 0.7, "step_rank": 0.7, "request": 0.7, "admit": 0.7,
     "first": 0.7, "first_request": 0.7,
 }  # fmt: skip
 """How far a constant may be from what it is drawn to, as a logarithm: one standard deviation."""
