@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.engine_memory import with_memory
 from benchmarks.steps import LOOSE, Fit
 from plandsl.backends.calibrate.fit import Errors
 from plandsl.grammar.fmt import format_text
 from plandsl.spec.engine_limits import LIMITED, LimitsSpec
+from plandsl.spec.fusions import ANY, FusedSizes
 from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, RANK_TIMES
 
 TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 WAYS = {
     "vllm": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "kernels": "vllm",
@@ -40,6 +41,47 @@ weights and cache is in `engine_memory.py`.
 
 LIKE = {"vllm_rocm": "vllm"}
 """Engines that use memory as another engine does."""
+
+_QUANTIZING = ("residual_norm", "norm_quantize", "activation_quantize")
+_SUMMING = ("all_reduce_norm", "all_reduce_norm_quantize")
+
+FUSED: dict[str, dict[str, Any]] = {
+    "vllm": {
+        "fusions": (*_SUMMING, *_QUANTIZING),
+        "fused_sizes": FusedSizes(
+            (2, 4, 8), (("fp8", (64 * MIB, 2 * MIB, MIB / 2)), ("fp4", (64 * MIB, 32 * MIB, MIB)))
+        ),
+    },
+    "vllm_rocm": {"fusions": _QUANTIZING},
+    "trtllm": {
+        "fusions": (*_SUMMING, "residual_norm", "activation_quantize", "attention_quantize", "norm_rope", "rope_cache"),
+        "fused_sizes": FusedSizes((2, 8), ((ANY, (16e6, 8e6)),)),
+    },
+    "sglang": {
+        "fusions": ("all_reduce_norm", "residual_norm"),
+        "fused_sizes": FusedSizes((8,), tuple((name, (28 * MIB,)) for name in ("fp8", "fp4"))),
+    },
+    "atom": {"fusions": ("all_reduce_norm", *_QUANTIZING)},
+}  # fmt: skip
+"""What the engines run in one kernel by default, and up to which bytes an all_reduce shares one.
+
+vLLM: `docs/design/fusions.md` and `FI_ALLREDUCE_FUSION_MAX_SIZE_MB` of
+`vllm/compilation/passes/fusion/allreduce_rms_fusion.py`. `fuse_allreduce_rms` is on by default on Hopper and Blackwell
+since pull request 34299 (February 2026); before, InferenceMAX set it in its scripts. Without it vLLM leaves norms,
+activations and quantisation to Inductor, which fuses them (`enable_norm_fusion` in `vllm/config/vllm.py`). On AMD GPUs
+it needs `VLLM_ROCM_USE_AITER=1` (pull request 37646). TensorRT-LLM, PyTorch flow: `AllReduceFusionOp` in
+`modeling_llama.py`, on unless `TRTLLM_LLAMA_EAGER_FUSION_DISABLED`, up to `getMaxRequiredWorkspaceSize` of
+`customAllReduceUtils.h`; `fuse_qk_norm_rope` of `QKNormRoPEAttention`; its attention op turns, quantises and writes the
+cache. SGLang: an all_reduce of up to 2,048 tokens (`FUSE_ALLREDUCE_MAX_BATCH_SIZE`) on Hopper and Blackwell, on by
+default for DeepSeek, GPT-OSS, GLM, Kimi and Qwen mixtures of experts; here 2,048 tokens of DeepSeek's 7,168 elements.
+ATOM: `ATOM_ENABLE_ALLREDUCE_RMSNORM_FUSION` and the fusions with quantisation, 1 by default (`atom/utils/envs.py`).
+"""
+
+
+def fused_of(name: str) -> dict[str, Any]:
+    """The fusions of an engine, and up to which size an all_reduce has part in them."""
+    return FUSED.get(name) or FUSED[LIKE[name]]
+
 
 STEP_NODE = 0.4e-3
 """Seconds by which a step on several nodes is longer: assumed, as no row has several nodes.
@@ -87,16 +129,30 @@ def write(name: str, found: Found) -> None:
 
 
 def way_lines(name: str) -> Iterator[str]:
-    """The lines of an engine that say how it spends memory."""
-    for field, value in WAYS[LIKE.get(name, name)].items():
+    """The lines of an engine that say how it spends memory, and what it runs in one kernel."""
+    for field, value in (WAYS[LIKE.get(name, name)] | fused_of(name)).items():
+        if isinstance(value, FusedSizes):
+            yield from size_lines(value)
+            continue
         if not isinstance(value, LimitsSpec):
-            yield f"{field} = {quantity(field, value)}"
+            text = f"[{', '.join(value)}]" if isinstance(value, tuple) else quantity(field, value)
+            yield f"{field} = {text}"
             continue
         bounds = ", ".join(f"{bound / GIB:g} GiB" for bound in value.bounds)
         values = [f"{n} = {list(value.values(n))}" for n in LIMITED if value.values(n)]
         words = ", ".join(f'"{word}"' for word in value.small)
         values += [f"small = [{words}]"] if words else []
         yield from ("limits {", f"  {value.of} = [{bounds}]", *(f"  {line}" for line in values), "}")
+
+
+def size_lines(sizes: FusedSizes) -> Iterator[str]:
+    """The section `fused_sizes`."""
+    yield "fused_sizes {"
+    yield f"  ranks = {list(sizes.ranks)}"
+    for name, each in sizes.bytes:
+        shown = (f"{size / MIB:g} MiB" if size % (MIB / 2) == 0 else f"{size / 1e6:g} MB" for size in each)
+        yield f"  {name} = [{', '.join(shown)}]"
+    yield "}"
 
 
 def quantity(name: str, value: float | str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from plandsl.grammar.context import Context
 from plandsl.grammar.engine_limits import engine_limits
+from plandsl.grammar.fusions import fused_sizes, fusions
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Record
 from plandsl.grammar.schedulers import SCHEDULER, scheduler_spec
@@ -29,7 +30,8 @@ LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
 """Kernel libraries that an engine may name; a calibration may have a section for each."""
 
 NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *RANK_TIMES, *ENGINE_COUNTS, *ENGINE_BYTES, *ENGINE_BANDS)
-ENGINE = (*NUMBERS, "limits", "fraction_of", "states", "graphs_in_budget", "kernels", *SCHEDULER, "source")
+WORDS = ("fraction_of", "states", "graphs_in_budget", "kernels", "fusions")
+ENGINE = (*NUMBERS, "limits", "fused_sizes", *WORDS, *SCHEDULER, "source")
 
 
 def engine_spec(context: Context, record: Record) -> EngineSpec | None:
@@ -52,6 +54,8 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
         given[name] = reader.number(name, NUMBER)
     _check_bands(reader, given)
     given["kernels"] = reader.word("kernels", LIBRARIES)
+    given["fusions"] = fusions(reader)
+    given["fused_sizes"] = fused_sizes(reader)
     given["scheduler"] = scheduler_spec(reader, given["kernels"])
     source = reader.source()
     if not reader.ok:

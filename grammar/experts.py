@@ -134,7 +134,7 @@ def _distribution(call: s.Call, scope: Scope) -> Skew:
         if not 0 <= exponent <= STEEPEST:
             why = f"the exponent of `zipf` must be from 0 (all experts are equally popular) to {STEEPEST:g}"
             raise Wrong("E226", why, call.args[0].span, hint=form)
-        return Zipf(exponent) if exponent else 1.0
+        return Zipf(exponent)
     mean, p95 = (_plain_number(name, given[name].value, scope) for name in ("mean", "p95"))
     if mean < 1:
         why = "`mean` must be 1 or more: the load of the fullest rank is never below the mean load"

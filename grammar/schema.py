@@ -169,8 +169,8 @@ class Reader:
             raise Wrong("E217", why, span_of(layer), hint=f"forms: {FORMS}")
         return self.choice(layer, (*BITS, *words), "E217")
 
-    def choice(self, layer: Layer, choices: tuple[str, ...], code: str) -> str:
-        """The word that a layer stands for, which must be among ``choices``."""
+    def choice(self, layer: Layer, choices: tuple[str, ...], code: str, what: str = "") -> str:
+        """The word that a layer stands for, which must be among ``choices``; a message calls it ``what``."""
         text = self._word(layer.value, layer.unit, choices)
         if text is None:
             wanted = "a number format" if code == "E217" else " or ".join(f"`{c}`" for c in choices)
@@ -178,7 +178,7 @@ class Reader:
             raise Wrong("E210", f"`{layer.name.text}` must be {wanted}, found {found}", span_of(layer))
         if text in choices:
             return text
-        what = "number format" if code == "E217" else layer.name.text.replace("_", " ")
+        what = what or ("number format" if code == "E217" else layer.name.text.replace("_", " "))
         hint = self.context.library.suggest(text, iter(choices))
         raise Wrong(code, f"there is no {what} `{clip(text)}`", span_of(layer), hint=hint)
 

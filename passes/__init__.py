@@ -15,6 +15,7 @@ from plandsl.passes.chunk import chunk
 from plandsl.passes.cut_stages import cut_stages
 from plandsl.passes.fuse import fuse
 from plandsl.passes.insert_collectives import insert_collectives
+from plandsl.passes.join_kernels import join_kernels
 from plandsl.passes.merge_sums import merge_sums
 from plandsl.passes.overlap import overlap
 from plandsl.passes.place_memory import place_memory
@@ -44,6 +45,9 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("quantize", quantize, "after insert-collectives: collectives move activations in their own dtype"),
     Pass("fuse", fuse, "after all passes that add ops, so that it sees everything that can be merged"),
     Pass("chunk", chunk, "on fused GEMMs, because these are the kernels that run"),
+    Pass(
+        "join-kernels", join_kernels, "after chunk, which parts a collective from what follows it; it reads the engine"
+    ),
     Pass("overlap", overlap, "when all ops exist; before memory, which depends on their order"),
     Pass("cut-stages", cut_stages, "when regions are final, so that stages only refer to them"),
     Pass("place-memory", place_memory, "on final regions: liveness depends on fusion and order"),

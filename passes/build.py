@@ -242,7 +242,7 @@ class _Builder:
         top_k, of = int(term.option("top_k", 1)), logits.type.names[-1]
         place = Places(of, top_k)
         own = read_skew(term.option("imbalance", 1.0))
-        self.imbalance[place] = max(self.imbalance.get(place, 1.0), own, key=factor)
+        self.imbalance[place] = max(self.imbalance.get(place, own), own, key=factor)
         gates = self._out("gates", tensor(logits.type.dtype, (*logits.type.names[:-1], place)))
         score, scale = str(term.option("score", "softmax")), float(term.option("scale", 1.0))
         normalize, bias = bool(term.option("normalize", True)), biases[0] if biases else None

@@ -12,7 +12,7 @@ from plandsl.ir.latent import LatentAttention
 from plandsl.ir.names import stem
 from plandsl.ir.ops import COLLECTIVES
 from plandsl.ir.program import Program, Region
-from plandsl.ir.skew import Skew, Varying, Zipf
+from plandsl.ir.skew import Skew, Varying, Zipf, factor
 from plandsl.ir.types import PADDED, REPLICATED
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
@@ -115,11 +115,13 @@ def _chunks(program: Program) -> Iterator[Diagnostic]:
 
 
 def _shares(imbalance: Skew) -> str:
+    if factor(imbalance) <= 1:
+        return "equally many tokens on each"
     if isinstance(imbalance, Zipf):
         return f"experts dealt in turn, the r-th most popular used as r^-{imbalance.exponent:g}"
     if isinstance(imbalance, Varying):
         return f"{imbalance.mean:g} times the mean on the fullest, more than {imbalance.p95:g} times 5 % of the time"
-    return f"{imbalance:g} times the mean on the fullest" if imbalance > 1 else "equally many tokens on each"
+    return f"{imbalance:g} times the mean on the fullest"
 
 
 def _parts(plan: PlanSpec) -> Iterator[Diagnostic]:

@@ -411,6 +411,12 @@ def show_engine(engine: EngineSpec) -> str:
             section.put(name, value)
         elif name == "graphs_in_budget":
             section.put(name, _flag(value))
+        elif name == "fusions":
+            section.put(name, _list(value))
+        elif name == "fused_sizes":
+            section.put("fused_sizes.ranks", _list(map(str, value.ranks)))
+            for format_, sizes in value.bytes:
+                section.put(f"fused_sizes.{format_}", _list(f"{_number(size)} B" for size in sizes))
     if engine.kernels:
         section.put("kernels", engine.kernels)
     for name, text in _scheduler(engine.scheduler):

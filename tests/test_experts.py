@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.forms.attention import Chip
-from plandsl.backends.cost.forms.moe import Layer, expert_loads, load_ratio, moe_seconds
-from plandsl.backends.cost.work.experts import Experts
+from plandsl.backends.cost.forms.moe import Layer, moe_seconds, popular_experts
+from plandsl.backends.cost.work.experts import Experts, crowd_loads
 from plandsl.backends.reference.experts import combine, dispatch, gates
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_programs
@@ -374,7 +374,13 @@ def test_few_tokens_read_the_experts_that_they_touch() -> None:
     many = up.tokens(100_000)
     assert many.moved == pytest.approx(16 * each + 400_000 * (512 + 2 * 384) * 2)
     some = up.tokens(5)
-    assert some.moved - 20 * (512 + 2 * 384) * 2 == pytest.approx(16 * (1 - (1 - 4 / 16) ** 5) * each)
+    weights = [r**-0.8 for r in range(1, 17)]
+    law = sum(1 - (1 - 4 * w / sum(weights)) ** 5 for w in weights)  # touched where each expert has its own chance
+    assert some.moved - 20 * (512 + 2 * 384) * 2 == pytest.approx(law * each, rel=0.01)
+    even, _ = work(moe("", ROUTED.replace("top_k = 4", "top_k = 4, imbalance = zipf(0)"), more=BARE))
+    moved = even.tokens(5).moved - 20 * (512 + 2 * 384) * 2
+    assert moved == pytest.approx(16 * (1 - (1 - 4 / 16) ** 5) * each), "drawn evenly, more are touched"
+    assert moved > 1.05 * law * each
     assert one.flops == 4 * 2 * 512 * 768
     assert one.padded == pytest.approx(4 * 16 * 2 * 512 * 768), "an expert with one token fills one tile"
 
@@ -431,9 +437,8 @@ def test_a_fitted_layer_takes_the_seconds_of_its_form() -> None:
     assert gpu.units is not None
     shape = Layer(512, 192, topk=4, n_experts=16, local=16, weight_bytes=2.0, input_bytes=2.0, gates=2)
     tokens = 32 * 96
-    wanted = moe_seconds(
-        c, Chip(gpu.units, peak, gpu.bandwidth), shape, tokens, expert_loads(shape, tokens, load_ratio(1.0))
-    )
+    loads = crowd_loads(popular_experts(pairs=4, local=16, most=16), tokens)
+    wanted = moe_seconds(c, Chip(gpu.units, peak, gpu.bandwidth), shape, tokens, loads)
     assert layer == pytest.approx(wanted)
     inside = [t for op, t in zip(ops, times, strict=True) if "experts:4" in str(op.results[0].type) and
               not isinstance(op, GroupedGemm)]  # fmt: skip

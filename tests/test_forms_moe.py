@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from plandsl.backends.calibrate.dealt import DRAWS, deal, dealt_loads
 from plandsl.backends.calibrate.fit import fit
 from plandsl.backends.calibrate.kinds.moe import GROUPED_DOWN, GROUPED_UP, MOE
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import (
+    POPULARITY,
     TILES,
     Layer,
     Load,
@@ -15,9 +19,8 @@ from plandsl.backends.cost.forms.moe import (
     expert_loads,
     gemm_seconds,
     grouped_seconds,
-    hottest_load,
-    load_ratio,
     moe_seconds,
+    popular_experts,
 )
 from plandsl.spec.constants import MoeConstants
 from plandsl.spec.hardware import GpuSpec
@@ -30,8 +33,8 @@ C = MoeConstants(fixed=2e-5, step=2e-7, compute=0.7, draw=6.0, memory=0.85, cach
 TOKENS = [1, 2, 3, 8, 20, 64, 150, 500, 3000, 16384, 100000]
 
 
-def _seconds(layer: Layer, tokens: float, ratio: float = 1.0, c: MoeConstants = C, even: bool = False) -> float:
-    return moe_seconds(c, CHIP, layer, tokens, expert_loads(layer, tokens, ratio, even=even))
+def _seconds(layer: Layer, tokens: float, c: MoeConstants = C, even: bool = False) -> float:
+    return moe_seconds(c, CHIP, layer, tokens, expert_loads(layer, tokens, even))
 
 
 def _pairs(given: list[Load]) -> float:
@@ -42,12 +45,12 @@ def _touched(given: list[Load]) -> float:
     return sum(load.touched for load in given)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 20.0, 1e4])
+@pytest.mark.parametrize("even", [False, True])
 @pytest.mark.parametrize("tokens", TOKENS)
-def test_every_pair_falls_on_an_expert_and_no_expert_gets_more_than_all_tokens(tokens: int, ratio: float) -> None:
+def test_every_pair_falls_on_an_expert_and_no_expert_gets_more_than_all_tokens(tokens: int, even: bool) -> None:
     for n, k in ((8, 2), (128, 8), (512, 22)):
         layer = LAYER._replace(n_experts=n, local=n, topk=k)
-        given = expert_loads(layer, tokens, ratio)
+        given = expert_loads(layer, tokens, even)
         assert _pairs(given) == pytest.approx(tokens * k)
         assert max(load.tokens for load in given) <= tokens * (1 + 1e-9)
         assert _touched(given) <= min(n, tokens * k) * (1 + 1e-9)
@@ -62,35 +65,65 @@ def test_uniform_draws_touch_the_expected_number_of_experts() -> None:
     assert _touched(expert_loads(LAYER, 4, even=True)) == pytest.approx(32)
 
 
-def test_skewed_routing_touches_fewer_experts_and_loads_the_hottest_more() -> None:
-    uniform, skewed = expert_loads(LAYER, 64), expert_loads(LAYER, 64, 50.0)
-    assert _touched(skewed) < 0.95 * _touched(uniform)
-    assert max(load.tokens for load in skewed) > 2 * max(load.tokens for load in uniform)
+@pytest.mark.parametrize(("pairs", "local"), [(8.0, 256), (8.0, 128), (4.0, 128), (1.0, 32), (2.0, 8), (0.5, 2)])
+def test_experts_of_a_rank_are_touched_as_a_zipf_law_draws_them(pairs: float, local: int) -> None:
+    """Beside the law itself, r ** -0.8 for each expert by itself, from one token to many."""
+    groups = popular_experts(pairs, local, 256)
+    weights = np.arange(1, local + 1) ** -POPULARITY
+    chances = weights / weights.sum() * pairs
+    for tokens in (1, 2, 8, 32, 128, 1000):
+        law = (1 - (1 - chances) ** tokens).sum()
+        assert sum(n * (1 - (1 - p) ** tokens) for n, p in groups) == pytest.approx(law, rel=0.01)
 
 
-@pytest.mark.parametrize("imbalance", [1.0, 1.05, 1.5, 3.0, 9.0])
-def test_an_imbalance_says_how_far_the_hottest_expert_is_above_the_mean(imbalance: float) -> None:
-    ratio = load_ratio(imbalance)
-    shares = ratio ** np.linspace(0, 1, 20001)
-    assert shares.max() / shares.mean() == pytest.approx(imbalance, rel=1e-3)
+@given(experts=st.integers(1, 600), ways=st.integers(1, 64), share=st.floats(1e-3, 1))
+def test_law_popular_experts_are_all_experts_with_all_pairs(experts: int, ways: int, share: float) -> None:
+    """Counted, chosen ``pairs`` times by a token, none more than once, and the first the most."""
+    local = experts / ways
+    found = [(n, p) for n, p in popular_experts(share * local, local, experts) if n]
+    assert sum(n for n, _ in found) == pytest.approx(local)
+    assert sum(n * p for n, p in found) == pytest.approx(share * local)
+    chances = [p for _, p in found]
+    assert chances == sorted(chances, reverse=True)
+    assert 0 <= chances[-1] <= chances[0] <= 1 + 1e-12
 
 
-@pytest.mark.parametrize("local", [8, 64])
-def test_the_hottest_rank_gets_what_the_largest_of_random_sums_gets(local: int) -> None:
-    rng = np.random.default_rng(5)
-    ratio = 1e4
-    draws = ratio ** rng.random((400, 256))
-    sums = draws.reshape(400, 256 // local, local).sum(2)
-    measured = np.mean(sums.max(1) / sums.mean(1))
-    layer = LAYER._replace(n_experts=256, local=local)
-    assert _pairs(expert_loads(layer, 10000, ratio)) / (10000 * 8 * local / 256) == pytest.approx(measured, rel=0.1)
-    assert _pairs(expert_loads(layer, 10000)) == pytest.approx(10000 * 8 * local / 256)
-    assert hottest_load(1, 5.0) == pytest.approx((1 - 1 / 45) ** 3)
+def test_groups_of_experts_are_alike_for_arrays_and_numbers() -> None:
+    local = np.array([1, 2, 16, 128])
+    many = popular_experts(8 * local / 128, local, 128)
+    for at, n in enumerate(local.tolist()):
+        one = popular_experts(8 * n / 128, n, 128)
+        assert [float(there[at]) for there, _ in many] == [there for there, _ in one]
+        assert [float(p[at]) for _, p in many] == pytest.approx([p for _, p in one], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "point", [(64, 256, 8, 8, 1.2), (3, 128, 4, 16, 1.01), (500, 8, 2, 2, 1.2), (4096, 16, 1, 4, 1.0)]
+)
+def test_dealt_tokens_are_the_drawn_ones_one_by_one(point: tuple[int, int, int, int, float]) -> None:
+    """Beside a dealer that moves one token at a time, where the rest goes to the ranks in turn."""
+    tokens, experts, chosen, ranks, exponent = point
+    low, high = (1.0, 0.8 * tokens) if tokens * chosen > experts else (0.01, 2.0)
+    power = 1 - exponent or 1e-3
+    uniform = np.random.default_rng(1).random((DRAWS, experts))
+    fullest = []
+    for u in uniform:
+        weights = (low**power + (high**power - low**power) * u) ** (1 / power)
+        counts = np.minimum(np.round(weights / weights.sum() * tokens * chosen), tokens).reshape(ranks, -1)
+        for turn in range(int(abs(rest := tokens * chosen - counts.sum()))):
+            rank = counts[turn % ranks]
+            rank[rank.argmin() if rest > 0 else rank.argmax()] += np.sign(rest)
+        assert counts.sum() == tokens * chosen
+        fullest.append(sorted(counts[counts.sum(axis=1).argmax()]))
+    assert np.sort(deal(*point), axis=1).tolist() == fullest
+    loads = dealt_loads(np.array([point], dtype=np.float64))
+    assert _pairs(loads) == pytest.approx(np.mean(np.sum(fullest, axis=1)))
+    assert _touched(loads) == pytest.approx(np.mean(np.sum(np.array(fullest) > 0, axis=1)))
 
 
 def test_a_rank_has_at_least_one_pair_and_at_most_all() -> None:
     assert _pairs(expert_loads(LAYER._replace(n_experts=256, local=2), 1)) == pytest.approx(1)
-    assert _pairs(expert_loads(LAYER._replace(n_experts=128, local=1), 100, 1e9)) <= 100 * (1 + 1e-9)
+    assert _pairs(expert_loads(LAYER._replace(n_experts=4, local=1), 100)) == pytest.approx(100)
 
 
 @pytest.mark.parametrize("rows", [8, 64, 256])
@@ -143,35 +176,27 @@ def test_pairs_of_other_ranks_cost_where_kernels_keep_rows_for_them() -> None:
     assert busy - idle == pytest.approx(16384 * 7.5 * row / (4e12 * 0.8), rel=1e-6)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 30.0])
 @pytest.mark.parametrize("local", [1, 16, 128])
-def test_more_of_anything_takes_no_less(local: int, ratio: float) -> None:
+def test_more_of_anything_takes_no_less(local: int) -> None:
     layer = LAYER._replace(local=local)
-    times = [_seconds(layer, t, ratio) for t in TOKENS]
+    times = [_seconds(layer, t) for t in TOKENS]
     assert (np.diff(times) > 0).all()
     for name in ("hidden", "inter", "topk"):
-        grown = [_seconds(layer._replace(**{name: f * getattr(layer, name)}), 64, ratio) for f in (1, 2, 4)]
+        grown = [_seconds(layer._replace(**{name: f * getattr(layer, name)}), 64) for f in (1, 2, 4)]
         assert (np.diff(grown) > 0).all(), name
-    spread = [_seconds(LAYER._replace(local=n), 4096, ratio) for n in (2, 8, 32, 128)]
+    spread = [_seconds(LAYER._replace(local=n), 4096) for n in (2, 8, 32, 128)]
     assert (np.diff(spread) > 0).all()
-
-
-def test_skew_between_ranks_takes_longer_for_the_hottest() -> None:
-    layer = LAYER._replace(local=8)
-    times = [_seconds(layer, 16384, load_ratio(i)) for i in (1.0, 2.0, 4.0, 8.0)]
-    assert (np.diff(times) > 0).all()
 
 
 @pytest.mark.parametrize("even", [False, True])
 def test_arrays_give_what_numbers_give(even: bool) -> None:
     tokens = np.array(TOKENS, dtype=np.float64)
     for local in (2, 128):
-        for ratio in (1.0, 40.0):
-            layer = LAYER._replace(local=local)
-            whole = moe_seconds(C, CHIP, layer, tokens, expert_loads(layer, tokens, ratio, 1.2, even))
-            one = [moe_seconds(C, CHIP, layer, t, expert_loads(layer, t, ratio, 1.2, even)) for t in TOKENS]
-            assert all(isinstance(t, float) for t in one)
-            assert whole == pytest.approx(one, rel=1e-12)
+        layer = LAYER._replace(local=local)
+        whole = moe_seconds(C, CHIP, layer, tokens, expert_loads(layer, tokens, even))
+        one = [moe_seconds(C, CHIP, layer, t, expert_loads(layer, t, even)) for t in TOKENS]
+        assert all(isinstance(t, float) for t in one)
+        assert whole == pytest.approx(one, rel=1e-12)
 
 
 def test_a_layer_is_its_two_gemms_and_what_passes_between() -> None:

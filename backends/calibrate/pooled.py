@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from plandsl.backends.calibrate.fit import Errors, Fitted, errors
 from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.solve import Loss, solve, solve_quickly
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec.constants import C
+from plandsl.spec.constants import C, FormConstants
 from plandsl.spec.hardware import GpuSpec
 
 MOST_ROWS = 300
@@ -20,12 +21,15 @@ FEWER_ROWS = 120
 """Rows of one GPU in the fits that a GPU left out is predicted with."""
 
 
-def fit_pooled(kind: Kind[C], rows: Mapping[GpuSpec, Table], path: str) -> Fitted:
+def fit_pooled(
+    kind: Kind[C], rows: Mapping[GpuSpec, Table], path: str, found: Mapping[str, FormConstants] = MappingProxyType({})
+) -> Fitted:
     """Fit one set of constants to ``rows`` of many GPUs, all of one set and already linked.
 
     ``unseen`` are the errors of leaving one GPU out: each is predicted with constants fitted to the others. None
-    where there is but one.
+    where there is but one. ``found`` are sets that were fitted before, for constants that these rows do not tell.
     """
+    kind = kind.anchored(path, next(iter(rows.values())), found)
     some = {gpu: table.thinned(MOST_ROWS) for gpu, table in rows.items()}
     fewer = {gpu: table.thinned(FEWER_ROWS) for gpu, table in some.items()}
     constants = solve(Loss(kind, some))
@@ -33,8 +37,8 @@ def fit_pooled(kind: Kind[C], rows: Mapping[GpuSpec, Table], path: str) -> Fitte
     if len(some) > 1:
         parts = []
         for gpu, table in some.items():
-            found = solve_quickly(Loss(kind, {other: of for other, of in fewer.items() if other != gpu}))
-            parts.append((kind.seconds(found, gpu, table), table.numbers(kind.metric)))
+            others = solve_quickly(Loss(kind, {other: of for other, of in fewer.items() if other != gpu}))
+            parts.append((kind.seconds(others, gpu, table), table.numbers(kind.metric)))
         out = _errors(parts)
     seen = [(kind.seconds(constants, gpu, table), table.numbers(kind.metric)) for gpu, table in some.items()]
     return Fitted(path, constants, _errors(seen), out)

@@ -58,11 +58,11 @@ def _section(f: Fitted) -> list[str]:
     judged = f.unseen or f.seen
     what = "rows not fitted" if f.unseen else "rows fitted: too few to leave any out"
     thin = ", thin data" if f.seen.rows + (f.unseen.rows if f.unseen else 0) < THIN else ""
-    out = [
-        f"    # {f.seen.rows} rows fitted; off by {_percent(judged.median)} (median) and"
-        f" {_percent(judged.p90)} (90th percentile), bias {100 * judged.bias:+.1f} %, on {_rows(judged)} {what}{thin}",
-        f"    {f.path.split('.')[1]} {{",
-    ]
+    said = (
+        f"{f.seen.rows} rows fitted; off by {_percent(judged.median)} (median) and"
+        f" {_percent(judged.p90)} (90th percentile), bias {100 * judged.bias:+.1f} %, on {_rows(judged)} {what}{thin}"
+    )
+    out = [f"    # {f.derived or said}", f"    {f.path.split('.')[1]} {{"]
     # the tenths of a sample lie rather too near each other, so the wider of the two
     band = {"low": min(judged.low, f.seen.low), "high": max(judged.high, f.seen.high)}
     constants = values(f.constants) | band

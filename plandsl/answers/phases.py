@@ -17,7 +17,8 @@ class OpTime(FrozenValue):
     backend answered (measured, fitted, constant or roofline), ``bound`` what bounds it (compute, memory, link or
     latency). With unlike GPUs, ``gpu`` names the slowest one, which decides the time. ``band`` holds measured /
     predicted for 80 % of the kernels that the calibration was judged on, None where the calibration has no band.
-    ``wire`` is the bytes that one rank sends over the links in one run of a collective.
+    ``wire`` is the bytes that one rank sends over the links in one run of a collective. An op that is ``fused`` runs in
+    the kernel of an op before it, and has the bytes and the time that it adds there.
     """
 
     op: str
@@ -36,6 +37,7 @@ class OpTime(FrozenValue):
     nodes: int = 1
     gpu: str = ""
     wire: float = 0.0
+    fused: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``ops``."""
@@ -46,6 +48,7 @@ class OpTime(FrozenValue):
             out |= {"shape": dict(self.shape)} if self.shape else {}
             out |= {"flops": self.flops, "bytes": self.bytes}
         out |= {"nodes": self.nodes} if self.nodes > 1 else {}
+        out |= {"fused": True} if self.fused else {}
         out |= {"gpu": self.gpu} if self.gpu else {}
         out |= {"time_s": self.time_s, "bound": self.bound, "layer": self.layer}
         return out | ({"band": list(self.band)} if self.band else {})

@@ -1,7 +1,8 @@
 """Operations that compute: their fields, the types of their results, and when they are legal.
 
 Most ops state a sharding rule (`plandsl.ir.rule`), from which types, findings and layouts follow. The cache and
-attention define ``infer`` and ``verify`` instead. ``span`` is where the user's plan asked for the op.
+attention define ``infer`` and ``verify`` instead. ``span`` is where the user's plan asked for the op. ``fused`` are
+names of fusions by which the op runs in the kernel of an op before it (`plandsl.ir.fusions`); it changes no result.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Norm(Regular):
     gain: Value | None = None
     fn: str = "rms_norm"
     over: str = "hidden"
+    fused: str | None = None
     span: Span | None = span_field()
 
     @once
@@ -90,6 +92,7 @@ class AddNorm(Regular):
     gain: Value | None = None
     fn: str = "rms_norm"
     over: str = "hidden"
+    fused: str | None = None
     span: Span | None = span_field()
 
     @once
@@ -162,6 +165,7 @@ class Rope(Regular):
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     outs: tuple[Value, ...]
     xs: tuple[Value, ...]
+    fused: str | None = None
     span: Span | None = span_field()
 
     @once
@@ -187,6 +191,7 @@ class Map(Regular):
     xs: tuple[Value, ...]
     fn: str
     limits: str | None = None
+    fused: str | None = None
     span: Span | None = span_field()
 
     @once
@@ -277,6 +282,7 @@ class Quantize(Regular):
     OPERANDS: ClassVar[tuple[str, ...]] = ("x",)
     out: Value
     x: Value
+    fused: str | None = None
     span: Span | None = span_field()
 
     @once
@@ -300,6 +306,7 @@ class CacheWrite(BaseOp):
     outs: tuple[Value, ...]
     xs: tuple[Value, ...]
     cache: str
+    fused: str | None = None
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:

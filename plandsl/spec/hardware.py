@@ -11,6 +11,7 @@ from plandsl.diagnostics import Span
 from plandsl.spec.constants import FORMS, C, dimension, read
 from plandsl.spec.engine_limits import LIMITED, LimitsSpec, Place
 from plandsl.spec.formats import ARITHMETIC
+from plandsl.spec.fusions import NARROWEST, FusedSizes
 from plandsl.spec.power import clock_at
 from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.units import NUMBER, TIME, Dimension
@@ -75,6 +76,11 @@ class GpuSpec(FrozenValue):
         """Matrix FLOP/s of ``dtype`` at the board's power, or None where the GPU lists none."""
         peaks = dict(self.compute)
         return peaks.get(dtype, peaks.get(ARITHMETIC.get(dtype, dtype)))
+
+    @property
+    def narrowest(self) -> str:
+        """The format of `NARROWEST` with the fewest bits that it multiplies in; of fp8 and int8, fp8."""
+        return next((name for name in reversed(NARROWEST) if self.peak(name) is not None), NARROWEST[0])
 
 
 class HostPath(NamedTuple):
@@ -218,7 +224,6 @@ CONSTANTS = {
     "launch": TIME,
     "launch_elementwise": TIME,
     "launch_collective": TIME,
-    "launch_quantize": TIME,
     "low": NUMBER,
     "high": NUMBER,
 }
@@ -244,7 +249,6 @@ COVERED_BY = {
     "launch": ("gemm", "attention_prefill", "attention_decode"),
     "launch_elementwise": ("elementwise",),
     "launch_collective": ("collective",),
-    "launch_quantize": (),
     "low": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
     "high": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
 }
@@ -418,8 +422,9 @@ class EngineSpec(FrozenValue):
     token budget of a step, ``max_requests`` the most requests in a step; by ``limits`` the engine chooses them where
     nothing states them, and a plan's engine has those of its GPUs.
     ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
-    library whose fitted kernels the engine runs. ``scheduler`` composes the steps of a simulation. ``..._low`` and
-    ``..._high`` bound the 80 % band of measured / predicted.
+    library whose fitted kernels the engine runs. ``fusions`` names ops that it runs in one kernel; ``fused_sizes`` says
+    up to which size an all_reduce shares its kernel (None: at every size). ``scheduler`` composes the steps of a
+    simulation. ``..._low`` and ``..._high`` bound the 80 % band of measured / predicted.
 
     ``memory_fraction`` is a share of what ``fraction_of`` says; None: 1, or SGLang's own formula (`default_fraction`).
     Bytes on each GPU (`deployments/profile.py` has the formulas): ``context`` is taken before the engine measures
@@ -459,6 +464,8 @@ class EngineSpec(FrozenValue):
     graphs_in_budget: bool = False
     kv_block: int = 1
     kernels: str = ""
+    fusions: tuple[str, ...] = ()
+    fused_sizes: FusedSizes | None = None
     scheduler: SchedulerSpec = OWN_SCHEDULER
     ttft_low: float = 1.0
     ttft_high: float = 1.0

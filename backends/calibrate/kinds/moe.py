@@ -20,6 +20,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from plandsl.backends.calibrate.dealt import dealt_loads
 from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.forms.attention import Chip
@@ -65,12 +66,6 @@ UNGATED = ((2688, 1856), (4096, 2688), (8192, 5120))
 
 SLICING = "sglang-0.5.10"
 """The version of SGLang whose kernels were measured on slices of a rank."""
-
-KEPT = 0.8
-"""Share of all tokens that the hottest expert of a synthetic power law draws at most, before it is scaled."""
-
-FEW = 200.0
-"""Ratio of largest to smallest load of that law where there are fewer pairs than experts."""
 
 LAW, ACTIVATED = "power_law_", "activated_experts="
 """How a routing begins that names the exponent of a power law, or the number of experts that get tokens."""
@@ -169,19 +164,33 @@ def _shape(rows: Table) -> NDArray[np.int64]:
     return mixed.astype(np.int64)
 
 
-def _skew(rows: Table, tokens: Floats, layer: Layer) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Ratio, exponent and evenness of the routing of each row.
+def _loads(rows: Table, tokens: Floats, layer: Layer) -> list[Load]:
+    """How tokens fall on the experts of the measured rank.
 
-    ``power_law_x`` deals tokens in proportion to draws from a power law between 1 and 0.8 of the tokens, or between
-    0.01 and 2 where there are fewer pairs than experts (aiconfigurator, collector/helper.py); `balanced` and
-    ``activated_experts`` deal them evenly; anything else draws them at random.
+    ``power_law_x`` deals them by a power law with the exponent x (`dealt`); `balanced` and ``activated_experts`` deal
+    them evenly; anything else draws them at random.
     """
-    names = rows.texts("routing")
-    law, exponent = np.char.startswith(names, LAW), _named(rows, LAW)
-    many = tokens * layer.topk > layer.n_experts
-    ratio = np.where(law, np.where(many, np.maximum(KEPT * tokens, 1.01), FEW), 1.0)
+    names, law = rows.texts("routing"), _by_law(rows)
     even = law | (names == "balanced") | np.char.startswith(names, ACTIVATED)
-    return ratio, exponent, np.asarray(even, dtype=np.bool_)
+    (alike,) = expert_loads(layer, tokens, np.asarray(even, dtype=np.bool_))
+    if not law.any():
+        return [alike]
+    ranks = np.round(layer.n_experts / layer.local)
+    chosen, exponent = np.broadcast_to(layer.topk, law.shape), _named(rows, LAW)
+    found = dealt_loads(np.stack([tokens, layer.n_experts, chosen, ranks, exponent], axis=1)[law])
+    given = []
+    for load in found:
+        parts = [np.where(law, 0.0, value) for value in (alike.experts, alike.tokens, alike.touched)]
+        for part, value in zip(parts, (load.experts, load.tokens, load.touched), strict=True):
+            part[law] = value
+        given.append(Load(parts[0], parts[1], parts[2], alike.even))
+        alike = Load(0.0, 0.0, 0.0, alike.even)
+    return given
+
+
+def _by_law(rows: Table) -> NDArray[np.bool_]:
+    """Rows whose tokens are dealt by a power law."""
+    return np.asarray(np.char.startswith(rows.texts("routing"), LAW), dtype=np.bool_)
 
 
 def _layer(rows: Table, dtype: str) -> Layer:
@@ -228,17 +237,20 @@ def _sliced(rows: Table) -> NDArray[np.bool_]:
 def _moe_seconds(c: MoeConstants, gpu: GpuSpec, rows: Table) -> Floats:
     dtype = str(_dtypes(rows)[0])
     layer, tokens = _layer(rows, dtype), rows.numbers("tokens")
-    given = expert_loads(layer, tokens, *_skew(rows, tokens, layer))
+    given = _loads(rows, tokens, layer)
     sliced = _sliced(rows)
     if sliced.any():
-        tokens, given = _slice(layer, tokens, given, sliced)
+        law = _by_law(rows)
+        tokens, given = _slice(layer, tokens, given, of=sliced, law=law)
     return np.asarray(moe_seconds(c, _chip(gpu, dtype), layer, tokens, given), dtype=np.float64)
 
 
-def _slice(layer: Layer, tokens: Floats, given: list[Load], of: NDArray[np.bool_]) -> tuple[Floats, list[Load]]:
+def _slice(
+    layer: Layer, tokens: Floats, given: list[Load], *, of: NDArray[np.bool_], law: NDArray[np.bool_]
+) -> tuple[Floats, list[Load]]:
     """Tokens and loads of `_sliced` rows: tokens with a pair on this rank, and one expert with all foreign pairs."""
     pairs = np.asarray(sum(load.experts * load.tokens for load in given))
-    met = np.where(given[0].tokens < given[-1].tokens, tokens * (1 - np.exp(-pairs / tokens)), pairs)
+    met = np.where(law, tokens * (1 - np.exp(-pairs / tokens)), pairs)
     presented = np.where(of, np.clip(met, 1.0, tokens), tokens)
     first = pairs / layer.local + np.maximum(presented * layer.topk - pairs, 0.0)
     kept = np.where(of, 1 - 1 / layer.local, 1.0)

@@ -200,4 +200,5 @@ class PhaseLines:
             band=answer.band,
             nodes=path.nodes,
             wire=float(demand.payload * answer.volume),
+            fused=answer.fused,
         )

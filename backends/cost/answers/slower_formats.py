@@ -66,12 +66,12 @@ def _slower_note(run: ProgramRun, rival: str, wide: str) -> Diagnostic | None:
     narrow = [op for region in program.regions for op in region.ops if _is_narrow(op, rival)]
     if not narrow or not all(run.phase.machine.gpu.peak(_arithmetic(op, rival, wide)) for op in narrow):
         return None
-    twin = Costing(_widened(program, rival, wide), run.phase.machine, run.phase.extents)
+    twin = Costing(_widened(program, rival, wide), run.phase.machine, run.phase.extents, None)
     pairs = sorted(_pairs(run, twin, wide), key=lambda pair: -pair.lost)
     if sum(pair.seconds for pair in pairs) <= MORE * sum(pair.theirs for pair in pairs):
         return None
     slow = [pair for pair in pairs if pair.seconds > MORE * pair.theirs]
-    ours = Costing(program, run.phase.machine, run.phase.extents)
+    ours = Costing(program, run.phase.machine, run.phase.extents, None)
     sets = dict.fromkeys(ours.constants_of(pair.op) for pair in slow)
     names = list(dict.fromkeys(pair.name for pair in slow))
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""

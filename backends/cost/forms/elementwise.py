@@ -53,6 +53,12 @@ def moved_bytes(op: str, rows: Number, cols: Number, item: float) -> Number:
     return sum(MOVED.get(op, (1, 1))) * item * rows * cols
 
 
+def traffic_seconds(c: ElementConstants, bandwidth: float, moved: Number) -> Number:
+    """Seconds of ``moved`` bytes alone, ``stream`` of `kernel_seconds`, of a kernel that is launched anyway."""
+    stays = clip(2 - moved / c.cache, 0.0, 1.0)
+    return moved / bandwidth * (stays / max(c.cached, c.memory) + (1 - stays) / c.memory)
+
+
 def kernel_seconds(c: ElementConstants, units: int, bandwidth: float, moved: Number, row: Number) -> Number:
     """Seconds of a kernel that moves ``moved`` bytes, ``row`` of them in each row (0: the kernel has no rows).
 
@@ -68,8 +74,7 @@ def kernel_seconds(c: ElementConstants, units: int, bandwidth: float, moved: Num
     So a kernel takes at least as long as one row does, ``walk``. A roofline (Williams, Waterman and Patterson 2009)
     with a ceiling of the units; the constants are fitted.
     """
-    stays = clip(2 - moved / c.cache, 0.0, 1.0)
-    stream = moved / bandwidth * (stays / max(c.cached, c.memory) + (1 - stays) / c.memory)
+    stream = traffic_seconds(c, bandwidth, moved)
     draw = DRAW * c.unit
     blocks = moved / maximum(row, 1.0) * (row > 0)
     dealt = (moved / draw + blocks * c.row) / units

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,12 @@ from plandsl.spec.constants import GroupedConstants, MoeConstants
 TILES = ((8, 128), (16, 128), (32, 128), (64, 128), (128, 128), (128, 256), (256, 256))
 """Output tiles of grouped GEMMs, rows of one expert by columns: libraries swap operands to get below 64 rows."""
 
-QUANTILES = 8
-"""Groups of equally loaded experts that stand for a skewed routing."""
+POPULARITY = 0.8
+"""Of the experts of a rank, the r-th most popular is chosen in proportion to ``r ** -POPULARITY`` by default.
+
+TensorRT-LLM's benchmark of layers with experts has this exponent for the experts of a rank, so that their load is as in
+observed traces (github.com/NVIDIA/TensorRT-LLM, pull request 19148).
+"""
 
 ROW = 2.0
 """Bytes of an element of activations between the kernels of a layer."""
@@ -84,62 +87,49 @@ class Matrix(NamedTuple):
     input_bytes: float
 
 
-def load_ratio(imbalance: float) -> float:
-    """The ratio of largest to smallest load at which the hottest expert has ``imbalance`` times the mean.
+def popular_experts(pairs: Number, local: Number, most: int) -> list[tuple[Number, Number]]:
+    """The ``local`` experts of a rank, ``most`` at most, as (experts, chance that a token chooses one of them) pairs.
 
-    Where the logarithms of loads are distributed evenly up to a ratio ``r``, the largest load is ``r ln(r) / (r - 1)``
-    times the mean. Solved for ``ln(r)`` by Newton's method from above (the function is convex); an imbalance of 1 gives
-    1.
+    A token chooses ``pairs`` of them, the r-th most popular in proportion to ``r ** -POPULARITY``. Those from
+    ``2 ** g`` to ``2 ** (g + 1) - 1`` are one group with one chance: the law is integrated over the group, from half a
+    place before its first expert to half a place behind its last. Where the first would be chosen more than once by a
+    token, all chances are brought towards the mean as far as needed.
     """
-    log = max(imbalance, 1e-6)
-    for _ in range(40):
-        rest = 1 - math.exp(-log)
-        slope = (rest - log * math.exp(-log)) / rest**2
-        log = max(log - (log / rest - imbalance) / max(slope, 1e-3), 1e-6)
-    return math.exp(log)
+    even = pairs / local
+    whole = _popularity(0.0, local)
+    kept = minimum((1 - even) / maximum(pairs * _popularity(0.0, 1.0) / whole - even, 1e-12), 1.0)
+    groups: list[tuple[Number, Number]] = []
+    first = 0
+    while first < most:
+        there = clip(local - first, 0.0, first or 1.0)
+        p = pairs * _popularity(first, maximum(there, 1e-9)) / whole / maximum(there, 1e-9)
+        groups.append((there, even + kept * (p - even)))
+        first = 2 * first or 1
+    return groups
 
 
-def expert_loads(
-    layer: Layer, tokens: Number, ratio: Number = 1.0, exponent: Number = 1.0, even: Number = False
-) -> list[Load]:
-    """How ``tokens * topk`` pairs of token and expert fall on the experts of the hottest rank.
+def _popularity(first: Number, n: Number) -> Number:
+    """What ``n`` experts after the ``first`` most popular ones weigh."""
+    power = 1 - POPULARITY
+    return ((first + n + 0.5) ** power - (first + 0.5) ** power) / power
 
-    Shares of experts follow a power law with ``exponent``, the largest ``ratio`` times the smallest; a ``ratio`` of 1
-    is uniform. `QUANTILES` quantiles of the law stand for the experts. Where experts lie on several ranks, the hottest
-    rank has the expected largest of the ranks' sums (`hottest_load`), at least one pair, and no expert has more than
-    all tokens. An expert that expects ``t`` of T tokens gets any with the chance ``1 - (1 - t/T)^T`` (at least one
-    expert of the rank always does), or ``min(t, 1)`` where tokens are dealt out (``even``).
+
+def expert_loads(layer: Layer, tokens: Number, even: Number = False) -> list[Load]:
+    """How ``tokens * topk`` pairs of token and expert fall on the experts of a rank, where all experts are alike.
+
+    The rank has at least one pair, and no expert has more than all tokens. An expert that expects ``t`` of T tokens
+    gets any with the chance ``1 - (1 - t/T)^T`` (at least one expert of the rank always does), or ``min(t, 1)`` where
+    tokens are dealt out (``even``).
     """
-    shares = _shares(ratio, exponent)
-    mean = sum(shares) / QUANTILES
-    spread = maximum(sum(s * s for s in shares) / QUANTILES / (mean * mean) - 1, 1e-18)
-    hot = maximum(hottest_load(layer.n_experts / layer.local, layer.local / spread), 1.0)
     most = minimum(tokens * minimum(layer.topk / layer.local, 1.0), tokens)
-    each = minimum(maximum(tokens * layer.topk / layer.n_experts * hot, 1 / layer.local), most)
-    room = (tokens - each) / maximum(each * (shares[-1] / mean - 1), 1e-12)
-    kept = minimum(maximum(1 - 1 / layer.local, 0.0) ** 0.5, room)
-    made = []
-    for share in shares:
-        expected = each * (1 + kept * (share / mean - 1))
-        drawn = maximum(1 - (1 - minimum(expected / tokens, 1.0)) ** tokens, 1 / layer.local)
-        met = minimum(expected, where(even, 1.0, drawn))
-        made.append(Load(layer.local / QUANTILES, expected, met * layer.local / QUANTILES, even))
-    return made
-
-
-def hottest_load(n: Number, shape: Number) -> Number:
-    """Expected largest of ``n`` sums with mean 1 that are distributed like a gamma of ``shape``.
-
-    It is taken as the quantile ``p = (n - 3/8) / (n + 1/4)`` (Blom 1958). The normal quantile is by Tukey's lambda;
-    Wilson and Hilferty (1931) turn it into that of a gamma distribution.
-    """
-    p = (n - 0.375) / (n + 0.25)
-    z = 4.91 * (p**0.14 - (1 - p) ** 0.14)
-    return (1 - 1 / (9 * shape) + z / (3 * shape**0.5)) ** 3
+    each = minimum(maximum(tokens * layer.topk / layer.n_experts, 1 / layer.local), most)
+    drawn = maximum(1 - (1 - minimum(each / tokens, 1.0)) ** tokens, 1 / layer.local)
+    met = minimum(each, where(even, 1.0, drawn))
+    return [Load(layer.local, each, met * layer.local, even)]
 
 
 def moe_seconds(c: MoeConstants, chip: Chip, layer: Layer, tokens: Number, given: Sequence[Load]) -> Number:
-    """Seconds of a fused layer of experts that gets ``tokens`` tokens; ``given`` are their `expert_loads`.
+    """Seconds of a fused layer of experts that gets ``tokens`` tokens; ``given`` says how these fall on experts.
 
         seconds = fixed + token * tokens + grouped GEMMs + activations / (bandwidth * stream)
 
@@ -206,11 +196,3 @@ def grouped_seconds(
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
     return best
-
-
-def _shares(ratio: Number, exponent: Number) -> list[Number]:
-    """Loads of experts in units of the smallest: quantiles of a power law up to ``ratio``."""
-    power = 1 - exponent
-    power = where(abs(power) < 1e-3, 1e-3, power)
-    span = ratio**power - 1
-    return [(1 + span * ((i + 0.5) / QUANTILES)) ** (1 / power) for i in range(QUANTILES)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
-from plandsl.backends.cost.forms.gemm import QUANT_FIXED
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 from plandsl.spec.constants import Band, C, FormConstants, GemmConstants, band_of
 from plandsl.spec.formats import BITS, base_format, in_blocks
+from plandsl.spec.fusions import ANY, FusedSizes
 from plandsl.spec.hardware import OF_LINKS, TRANSFER, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
 from plandsl.spec.plan import PlanSpec
 
@@ -44,13 +45,15 @@ Marlin reads weights of 4 bits nearly as fast as the memory allows, 3.87 times a
 class Answer(NamedTuple):
     """The layer of the cost model that timed an op, and its band; for a collective also the fastest algorithm.
 
-    With this algorithm a rank sends ``volume`` bytes over the links for each byte of payload.
+    With this algorithm a rank sends ``volume`` bytes over the links for each byte of payload. ``fused``: the op runs in
+    the kernel of another op.
     """
 
     layer: str
     band: Band | None
     algorithm: str = ""
     volume: Number = 0
+    fused: bool = False
 
 
 MEASURED_ANSWER = Answer("measured", (1.0, 1.0))
@@ -70,6 +73,7 @@ class Machine:
     ``bandwidth`` is what kernels reach of the GPU's memory bandwidth, in bytes/s. Collectives reach the share
     ``link_share`` of the bandwidth of ``link``. ``launch...`` are the fixed seconds of a kernel or a collective.
     ``rates``: engine throughput relative to stand-alone runs, for kernels in prefill and decode, and for collectives.
+    ``fused_sizes``: up to which size the engine's all_reduces share their kernels with other ops.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Machine:
         self.gpu, self.link, self.calibration, self.algorithm = gpu, link, calibration, algorithm
         self.kernels = kernels
         self.rates = (1.0, 1.0, 1.0)
+        self.fused_sizes: FusedSizes | None = None
         self.cluster: ClusterSpec | None = None
         self.measured: Measured | None = None
         self.suffixes = ("_trtllm", "") if kernels == "trtllm" else ("", "_trtllm")
@@ -86,7 +91,6 @@ class Machine:
         self.launch = get("launch", 0.0)
         self.launch_elementwise = get("launch_elementwise", self.launch)
         self.launch_collective = get("launch_collective", self.launch)
-        self.launch_quantize = get("launch_quantize", QUANT_FIXED)
         self.link_share = get("link", 1.0)
 
     def gemm_rate(self, dtype: str) -> float:
@@ -137,6 +141,17 @@ class Machine:
         )
         return next((path for path in paths if path in self.calibration.sections), None)
 
+    def most_fused(self, ranks: Number) -> Number:
+        """The most bytes of an all_reduce between ``ranks`` that shares its kernel with other ops; 0: it never does."""
+        if self.fused_sizes is None:
+            return inf
+        by_format = dict(self.fused_sizes.bytes)
+        sizes = by_format.get(self.gpu.narrowest) or by_format.get(ANY)
+        found: Number = 0.0
+        for count, size in zip(reversed(self.fused_sizes.ranks), reversed(sizes), strict=True) if sizes else ():
+            found = found + (size - found) * (ranks <= count)
+        return found
+
     def rates_in(self, phase: str) -> Rates:
         """The engine's rates in one phase."""
         prefill, decode, links = self.rates
@@ -164,7 +179,7 @@ class Machine:
         sections = self.calibration.sections  # a layer with constants of its own takes the place of some kernels
         return {
             "links": (*own, *links, *constants["links"]),
-            "traffic": (*own, *kernels, self.launch_elementwise, *constants["traffic"], *sections),
+            "traffic": (*own, *kernels, self.fused_sizes, self.launch_elementwise, *constants["traffic"], *sections),
             "arithmetic": (*own, *kernels, self.gpu.compute, self.gpu.clock, *constants["arithmetic"]),
         }
 
@@ -173,6 +188,7 @@ class Machine:
         """The machine that a plan runs on."""
         machine = cls(plan.node.gpu, plan.node.link, plan.calibration, plan.algorithm, plan.effective_engine.kernels)
         machine.rates = plan.effective_engine.rates
+        machine.fused_sizes = plan.effective_engine.fused_sizes
         machine.cluster = plan.cluster
         if plan.measured or plan.node.gpu.measured:
             from plandsl.backends.cost.machine.tables import Measured

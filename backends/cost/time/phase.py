@@ -18,6 +18,7 @@ from plandsl.backends.cost.work.costing import Costing, sides_of
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.base import COMPUTE
 from plandsl.ir.extents import Extents
+from plandsl.ir.fusions import Kernels
 from plandsl.ir.names import SEND, RegionName, RegionRun, RunKey, region_of
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
@@ -219,7 +220,7 @@ class PhaseModel:
     def __init__(self, schedule: Schedule, machine: Machine, mesh: Mapping[str, Number] | None = None) -> None:
         self.schedule, self.known = schedule, None
         program = schedule.program
-        self.extents = _fixed_extents(program, mesh)
+        self.extents, self.kernels = _fixed_extents(program, mesh), Kernels.of(program)
         self.uneven = frozenset((r.name, i) for r in program.regions for i, op in enumerate(r.ops) if op.meets_experts)
         self._price_ops(machine)
         uses = {
@@ -246,7 +247,7 @@ class PhaseModel:
         """Make the work of each op on ``machine``."""
         self.machine, program = machine, self.schedule.program
         sides = None if self.known is None else self.known.sides(machine)
-        costing = Costing(program, machine, self.extents)
+        costing = Costing(program, machine, self.extents, self.kernels)
         make = self._maker(costing, sides, 0)
         self.work: dict[RunKey, list[Work]] = {r.name: [make(op) for op in r.ops] for r in program.regions}
         self.boundaries: list[RunKey] = [SEND] * (len(program.stages) - 1)
@@ -274,7 +275,8 @@ class PhaseModel:
         self, program: Program, sides: Mapping[Side, int] | None, variety: int
     ) -> dict[tuple[RunKey, int], Work]:
         """Work of the uneven ops in ``program``, which has another load of experts than the schedule's."""
-        make = self._maker(Costing(program, self.machine, _fixed_extents(program, self.extents.mesh)), sides, variety)
+        extents = _fixed_extents(program, self.extents.mesh)
+        make = self._maker(Costing(program, self.machine, extents, self.kernels), sides, variety)
         return {(name, i): make(program.region(name).ops[i]) for name, i in self.uneven}
 
     def _add_near_hops(self, costing: Costing) -> None:
@@ -327,10 +329,16 @@ class PhaseModel:
 
     def op_seconds(self, run: RunKey, i: int, at: Binding) -> Number:
         """Seconds of op ``i`` of a run, averaged over the loads of experts where these vary."""
-        ask = _work_seconds if self.known is None else self.known.seconds
         if self.varied and (run, i) in self.uneven:
-            return sum(weight * ask(work[run, i], at) for weight, work in self.varied)
-        return ask(self.work[run][i], at)
+            return sum(weight * self._bounded_seconds(work[run, i], at) for weight, work in self.varied)
+        return self._bounded_seconds(self.work[run][i], at)
+
+    def _bounded_seconds(self, work: Work, at: Binding) -> Number:
+        """Seconds of ``work`` on its own; at the rates of the engine, no less than the hardware needs."""
+        time = _work_seconds(work, at) if self.known is None else self.known.seconds(work, at)
+        pace = work.pace(self.machine.rates_in(self.schedule.program.phase))
+        least = work.least(at, self.machine)
+        return time if least is None else maximum(time, least * pace)
 
     def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """``fixed`` with the seconds of the ops that depend on the context."""

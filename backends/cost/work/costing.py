@@ -28,9 +28,10 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
-from plandsl.ir.compute import Attention, CacheWrite, Gemm, Quantize
+from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
+from plandsl.ir.fusions import Kernels
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
@@ -57,6 +58,9 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             assert_never(op)
 
 
+JOINED = (Norm, AddNorm, Map, Rope, Quantize, CacheWrite)
+"""Ops that may share a kernel."""
+
 ALL: tuple[Side, ...] = ("links", "traffic", "arithmetic")
 LINKS: tuple[Side] = ("links",)
 ARITHMETIC: tuple[Side] = ("arithmetic",)
@@ -65,10 +69,10 @@ KERNELS: tuple[Side, ...] = ("traffic", "arithmetic")
 
 
 class Costing:
-    """Turns the ops of one program into `Work` on one machine."""
+    """Turns the ops of one program into `Work` on one machine. ``kernels``: the ones that its ops share, if any."""
 
-    def __init__(self, program: Program, machine: Machine, extents: Extents) -> None:
-        self.site, self.machine = Site.of(program, machine, extents), machine
+    def __init__(self, program: Program, machine: Machine, extents: Extents, kernels: Kernels | None) -> None:
+        self.site, self.machine, self.kernels = Site.of(program, machine, extents), machine, kernels
 
     @cached_property
     def mixtures(self) -> Mixtures | None:
@@ -80,7 +84,16 @@ class Costing:
         return Mixtures(self.site)
 
     def work(self, op: Op) -> Work:
-        """The work of ``op``; on a cluster it may cross the network."""
+        """The work of ``op``; on a cluster it may cross the network, and it may run in the kernel of another op."""
+        made = self._work_by_itself(op)
+        if self.kernels is None or not isinstance(op, JOINED) or not isinstance(made, Kernel):
+            return made
+        from plandsl.backends.cost.work.joined import join
+
+        return join(made, self.site, self.kernels, self._work_by_itself)
+
+    def _work_by_itself(self, op: Op) -> Work:
+        """The work of ``op`` in a kernel of its own."""
         if self.mixtures is not None and self.mixtures.is_fused(op):
             return kernel.no_kernel(op, self.site.split(op.results[0].type)[1], self.machine.gpu.bandwidth)
         made = self.work_in_node(op)

@@ -20,7 +20,7 @@ from plandsl.backends.cost.forms.dispatch import (
     dispatch_seconds,
     packed_traffic,
 )
-from plandsl.backends.cost.forms.moe import Layer, Load, expert_loads, load_ratio, moe_seconds
+from plandsl.backends.cost.forms.moe import Layer, Load, moe_seconds, popular_experts
 from plandsl.backends.cost.machine.machine import Answer, Machine, Rates, as_unpacked, form_answer
 from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.work.exchange import Exchange, Fastest, node_form
@@ -32,7 +32,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.names import Places
 from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import PREFILL, Program
-from plandsl.ir.skew import Zipf, busiest_experts, chances, factor
+from plandsl.ir.skew import Zipf, busiest_experts, chances
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, routed
 from plandsl.spec.constants import DispatchConstants, MoeConstants
 from plandsl.spec.formats import BITS, base_format, item_bytes
@@ -80,7 +80,6 @@ class ExpertForm(NamedTuple):
     constants: MoeConstants
     chip: Chip
     layer: Layer
-    ratio: float
     share: float
 
 
@@ -97,8 +96,8 @@ class Experts(NamedTuple):
 
     A row is a token that may go to the experts of this rank. The fullest rank gets ``pairs`` pairs of token and expert
     for each row. ``flops_per_row`` counts useful FLOPs; ``bytes_weights`` are the weights of all ``local`` experts,
-    ``bytes_per_pair`` the input and output of a pair. Where some experts are more popular than others, ``crowd`` has
-    (number of experts, chance that a token chooses one of them) for the fullest rank.
+    ``bytes_per_pair`` the input and output of a pair. ``crowd`` has (number of experts, chance that a token chooses one
+    of them) for the fullest rank.
     """
 
     op: GroupedGemm
@@ -111,25 +110,19 @@ class Experts(NamedTuple):
     rate: float
     bandwidth: float
     launch: float
+    crowd: tuple[tuple[Number, Number], ...]
     form: ExpertForm | None = None
-    crowd: tuple[tuple[Number, float], ...] = ()
 
     def tokens(self, n: Number) -> Tokens:
         """FLOPs and bytes of ``n`` tokens.
 
-        An expert gets a token with the chance ``p = pairs / local``, and at least one of ``n`` tokens with the chance
-        ``1 - (1 - p) ** n``. The fullest rank has at least one pair. The rows of a touched expert fill tiles of `TILE`
-        rows, the last of which is half empty on average (`forms.moe.Load`).
+        `crowd_loads` says which experts get any. The fullest rank has at least one pair. The rows of a touched expert
+        fill tiles of `TILE` rows, the last of which is half empty on average (`forms.moe.Load`).
         """
         pairs = maximum(self.pairs * n, 1.0)
-        if self.crowd:
-            given = crowd_loads(self.crowd, n)
-            touched = sum(load.touched for load in given)
-            tiled = sum(load.tiles(TILE) for load in given) * TILE
-        else:
-            chance = self.pairs / self.local
-            touched = maximum(self.local * (1 - (1 - chance) ** n), 1.0)
-            tiled = Load(self.local, pairs / self.local, touched).tiles(TILE) * TILE
+        given = crowd_loads(self.crowd, n)
+        touched = sum(load.touched for load in given)
+        tiled = sum(load.tiles(TILE) for load in given) * TILE
         each = self.flops_per_row / self.pairs
         moved = self.bytes_weights / self.local * touched + self.bytes_per_pair * pairs
         return Tokens(each * pairs, each * tiled, moved)
@@ -140,8 +133,7 @@ class Experts(NamedTuple):
         if form is None:
             ask = self.tokens(n)
             return maximum(ask.padded / self.rate, ask.moved / self.bandwidth) + self.launch
-        given = crowd_loads(self.crowd, n) if self.crowd else expert_loads(form.layer, n, form.ratio)
-        return moe_seconds(form.constants, form.chip, form.layer, n, given) * form.share
+        return moe_seconds(form.constants, form.chip, form.layer, n, crowd_loads(self.crowd, n)) * form.share
 
     # ---- what the cost model asks
 
@@ -157,6 +149,13 @@ class Experts(NamedTuple):
         """Useful FLOPs, and bytes."""
         flops, _, moved = self.tokens(at.rows(self.rows))
         return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
+
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """Useful FLOPs, and the weights of touched experts."""
+        n = at.rows(self.rows)
+        flops, _, moved = self.tokens(n)
+        read = (moved - self.bytes_per_pair * maximum(self.pairs * n, 1.0)) / machine.gpu.bandwidth
+        return maximum(flops / machine.peak(self.op.compute), read) * (n > 0)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
@@ -179,7 +178,7 @@ class Experts(NamedTuple):
         return ()
 
 
-def crowd_loads(crowd: Sequence[tuple[Number, float]], n: Number) -> list[Load]:
+def crowd_loads(crowd: Sequence[tuple[Number, Number]], n: Number) -> list[Load]:
     """How ``n`` tokens fall on experts of unlike popularity.
 
     An expert of chance p expects ``p n`` tokens, and gets any with the chance ``1 - (1 - p)^n``. Experts of
@@ -327,15 +326,15 @@ class Mixtures:
             bandwidth=bandwidth,
             launch=launch,
             form=form,
-            crowd=self._crowd(op),
+            crowd=self._crowd(op, pairs),
         )
 
-    def _crowd(self, op: GroupedGemm) -> tuple[tuple[Number, float], ...]:
-        """The experts of the fullest rank with their chances, where some are more popular than others."""
+    def _crowd(self, op: GroupedGemm, pairs: Number) -> tuple[tuple[Number, Number], ...]:
+        """The experts of the fullest rank with their chances."""
         place = routed(op.x.type)
         skew = self.imbalance[place]
         if not isinstance(skew, Zipf):
-            return ()
+            return tuple(popular_experts(pairs, _local_experts(op, self.extents), int(self.counts[place])))
         everyone = chances(skew.exponent, int(self.counts[place]), place.chosen)
         return tuple(busiest_experts(everyone, self.extents.ways(op.x.type.dim(place).axes)))
 
@@ -351,11 +350,9 @@ class Mixtures:
         peak, units = self.machine.peak(gemms[0].compute), self.machine.gpu.units
         assert units is not None, "constants come only for a GPU whose units are known"
         chip = Chip(units, peak, self.machine.gpu.bandwidth)
-        skew = self.imbalance[routed(gemms[0].x.type)]
-        ratio = 1.0 if isinstance(skew, Zipf) else load_ratio(factor(skew))
         whole = sum(_weight_elements(op, self.extents) for op in gemms)
         for op in gemms:
-            self._forms[id(op)] = ExpertForm(constants, chip, shape, ratio, _weight_elements(op, self.extents) / whole)
+            self._forms[id(op)] = ExpertForm(constants, chip, shape, _weight_elements(op, self.extents) / whole)
         self._fused |= {id(op) for op in ops if not isinstance(op, (GroupedGemm, *COLLECTIVES))}
 
     def _layer(self, gemms: list[GroupedGemm]) -> Layer | None:

@@ -129,5 +129,6 @@ def _sum_cells(part: float, whole: float) -> tuple[str, str, str]:
 def _op_cells(op: OpTime | None, total: float) -> Iterable[str]:
     if op is None:
         return ("", "", "")
-    bound = f"{op.bound}, {library(op.algorithm)}" if op.communicates else op.bound
+    how = library(op.algorithm) if op.communicates else "fused" if op.fused else ""
+    bound = f"{op.bound}, {how}" if how else op.bound
     return (show_time(op.time_s), show_percent(op.time_s / total), bound)
