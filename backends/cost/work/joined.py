@@ -62,6 +62,10 @@ class Inside(NamedTuple):
         """Seconds that it adds."""
         return minimum(at.time_rows(self.rows, self._traffic), self.alone.seconds(at))
 
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """As its own kernel: none, as its bytes may come from a cache."""
+        return self.alone.least(at, machine)
+
     def demand(self, at: Binding) -> Demand:
         """The bytes that it adds."""
         return self.alone.demand(at)._replace(moved=self._moved(at.rows(self.rows)))
@@ -125,6 +129,10 @@ class Gated(NamedTuple):
     def seconds(self, at: Binding) -> Number:
         """Seconds of the work that holds."""
         return where(self._opens(at), self.shared.seconds(at), self.apart.seconds(at))
+
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """As its own kernel."""
+        return self.apart.least(at, machine)
 
     def demand(self, at: Binding) -> Demand:
         """The bytes of the work that holds."""
