@@ -22,7 +22,7 @@ from attrs import evolve
 from benchmarks.engine_files import Found, write
 from benchmarks.measured import Measured, read_measured
 from benchmarks.recording import ROOM, Features, Load, Recording, features, record, run_worker
-from benchmarks.steps import LOOSE, METRICS, START, Fit, Steps, fit
+from benchmarks.steps import LOOSE, METRICS, START, STARTS, Fit, Steps, fit
 from plandsl.backends.accuracy.serving import ENDLESS, ROUNDS
 from plandsl.backends.calibrate.fit import Errors, errors
 from plandsl.backends.cost.deployments.replicas import Replicas
@@ -46,6 +46,9 @@ Of `WIDTHS` the one with the least errors on GPUs and models left out (`--widths
 """
 
 WIDTHS = (0.25, 0.5, 1.0)
+
+ALONE = (0.0,)
+"""Fits that judge have one start: several have not found another minimum."""
 
 PROCESSES = 2
 
@@ -103,7 +106,7 @@ def model_of(text: str) -> Replicas:
     plan = compile_text(text)[0]
     assert isinstance(plan.cost, Replicas), "rows have one pool"
     assert plan.spec.engine is not None, "rows have an engine"
-    return plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, **START)))
+    return plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, admit=0.0, **START)))
 
 
 def task_of(row: Measured, model: Replicas) -> Task:
@@ -170,16 +173,16 @@ class Pooled(NamedTuple):
         return self.engines.get(engine, self.all)
 
 
-def fit_all(cases: Sequence[Case], width: float) -> Pooled:
+def fit_all(cases: Sequence[Case], width: float, starts: Sequence[float] = STARTS) -> Pooled:
     """The constants of all engines, then of each, drawn to them by ``width``."""
     seen = [case for case in cases if is_fitted(case.row)]
     own = {name: [case for case in seen if case.row.engine == name] for name in ENGINES}
     weights = counts(seen)
     sums = {name: sum(w for w, case in zip(weights, seen, strict=True) if case.row.engine == name) for name in ENGINES}
     even = np.array([w / sums[case.row.engine] ** 0.5 for w, case in zip(weights, seen, strict=True)])
-    everything = fit(steps_of(seen), even, START)
+    everything = fit(steps_of(seen), even, START, starts=starts)
     engines = {
-        name: fit(steps_of(some), counts(some), everything.constants, width)
+        name: fit(steps_of(some), counts(some), everything.constants, width, starts)
         for name, some in own.items()
         if len(some) >= FEW * len(LOOSE)
     }
@@ -201,7 +204,7 @@ def leave_out(cases: Sequence[Case], folds: Sequence[str], width: float) -> Iter
     for fold in folds:
         for value in dict.fromkeys(getattr(case.row, fold) for case in cases):
             unseen = [case for case in cases if getattr(case.row, fold) == value]
-            fitted = fit_all([case for case in cases if getattr(case.row, fold) != value], width)
+            fitted = fit_all([case for case in cases if getattr(case.row, fold) != value], width, ALONE)
             yield from residuals(unseen, fitted, fold)
 
 

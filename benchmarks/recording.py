@@ -85,7 +85,6 @@ class Heard(NamedTuple):
     count: Floats
     mean: Floats
     rows: Floats
-    admitted: Floats
     alone: Floats
 
 
@@ -131,7 +130,7 @@ class Listener:
 def _columns(shape: Shape) -> tuple[float, ...]:
     p = shape.prompt
     prompt = (0.0, 0.0, 0.0, 0.0) if p is None else (p.requests, p.new, p.cached, p.chunk)
-    return (*prompt, shape.count, shape.mean, shape.rows, shape.admitted, shape.alone)
+    return (*prompt, shape.count, shape.mean, shape.rows, shape.alone)
 
 
 class Notes(Log):
@@ -263,31 +262,21 @@ def join(weights: Floats, heard: Heard, fine: float = FINE) -> tuple[Floats, Hea
 class Features(NamedTuple):
     """What the time of steps depends on, a column each: seconds of kernels and collectives as they run alone.
 
-    ``prefill`` and ``mixed`` are kernels of steps with prompts, without and with requests that decode; ``decode`` those
-    of steps without prompts; ``experts`` are the part of these in kernels of experts. ``links`` are collectives that no
-    kernel hides. ``launches`` are kernels and collectives of a step with prompts.
+    Kernels are those of ``prefill`` in steps with prompts, of ``decode`` in others; ``links`` are collectives that no
+    kernel hides. ``rows`` are the requests in a step; ``alone``: whole prompts and nothing else, never cut.
     """
 
     prefill: Floats
     decode: Floats
-    experts: Floats
     links: Floats
     rows: Floats
-    admitted: Floats
     alone: Floats
-    tokens: Floats
-    launches: Floats
-
-
-EXPERTS = ("grouped_gemm", "dispatch", "combine", "top_k")
-"""Keywords of ops that only models with experts have."""
 
 
 def features(server: Server, heard: Heard) -> Features:
     """The features of steps on a server, whose engine has rates of 1 for that."""
     server = server.on(evolve(server.plan, engine=evolve(server.plan.engine, prefill=1.0, decode=1.0, links=1.0)))
-    n = len(heard.rows)
-    kernels, experts, links, launches = (np.zeros(n) for _ in range(4))
+    kernels, links = np.zeros((2, len(heard.rows)))
     prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.count > 0
     for shape in {*zip(prompts.tolist(), chunk.tolist(), decodes.tolist(), strict=True)}:
         of = np.flatnonzero((prompts == shape[0]) & (chunk == shape[1]) & (decodes == shape[2]))
@@ -297,25 +286,11 @@ def features(server: Server, heard: Heard) -> Features:
         times = server.step(Step(prompt, decode), server.in_flight)
         kernels[of] = sum(stage.compute for stage in times.stages)
         links[of] = sum(stage.exposed for stage in times.stages) + times.hops
-        main = server.main
-        phase = main.prefill if shape[0] else main.decode
-        schedule = phase.schedule
-        for parts in schedule.stages:
-            for part in parts:
-                ops, slots = schedule.program.region(part.region).ops, schedule.slots_of(part.region)
-                launches[of] += part.repeats * len(slots)
-                for slot in slots:
-                    if ops[slot.op].keyword in EXPERTS:
-                        experts[of] += part.repeats * times.seconds[part.region][slot.op]
-    zero = np.zeros(n)
+    zero = np.zeros_like(kernels)
     return Features(
         prefill=np.where(prompts, kernels, zero),
         decode=np.where(prompts, zero, kernels),
-        experts=experts,
         links=links,
         rows=heard.rows,
-        admitted=heard.admitted,
         alone=heard.alone,
-        tokens=heard.requests * heard.new + heard.count,
-        launches=launches,
     )

@@ -17,14 +17,14 @@ Constants = Mapping[str, float]
 METRICS = ("ttft_s", "tpot_s", "output_tok_per_s")
 
 START = {
-    "prefill": 0.95, "decode": 0.95, "links": 1.0, "step": 0.2e-3, "step_rank": 15e-6, "request": 15e-6, "admit": 2e-3,
-    "first": 20e-3, "first_request": 0.2e-3,
+    "prefill": 0.95, "decode": 0.95, "links": 1.0, "step": 0.2e-3, "step_rank": 15e-6, "request": 15e-6, "first": 20e-3,
+    "first_request": 0.2e-3,
 }  # fmt: skip
 """Where fits start, and where recordings are made: rates, and seconds as `EngineSpec` has them."""
 
 LOOSE = {
-    "prefill": 0.04, "decode": 0.04, "links": 0.15, "step": 0.7, "step_rank": 0.7, "request": 0.7, "admit": 0.7,
-    "first": 0.7, "first_request": 0.7,
+    "prefill": 0.04, "decode": 0.04, "links": 0.15, "step": 0.7, "step_rank": 0.7, "request": 0.7, "first": 0.7,
+    "first_request": 0.7,
 }  # fmt: skip
 """How far a constant may be from what it is drawn to, as a logarithm: one standard deviation."""
 
@@ -56,7 +56,7 @@ class Steps:
         kernels = f.prefill / c["prefill"] + f.decode / c["decode"] + f.links / c["links"]
         each = c["step"] + c["step_rank"] * (self.ranks - 1)
         host = each[self.of] + c["request"] * f.rows
-        found: Floats = kernels + np.where(f.alone > 0, 0.0, host) + c["admit"] * f.admitted
+        found: Floats = kernels + np.where(f.alone > 0, 0.0, host)
         return found
 
     def predict(self, c: Constants) -> Floats:
@@ -84,7 +84,7 @@ class Fit(NamedTuple):
     interval: dict[str, float]
 
 
-def fit(steps: Steps, counts: Floats, drawn: Constants, loose: float = 1.0) -> Fit:
+def fit(steps: Steps, counts: Floats, drawn: Constants, loose: float = 1.0, starts: Sequence[float] = STARTS) -> Fit:
     """The constants with the least robust squares of errors, and of their distance from what they are ``drawn`` to.
 
     ``counts`` float64[rows]: how much each row counts. ``loose`` scales `LOOSE`. Robust as `soft_l1` of scipy.
@@ -103,7 +103,7 @@ def fit(steps: Steps, counts: Floats, drawn: Constants, loose: float = 1.0) -> F
         robust = np.sign(off) * np.sqrt(2 * (np.sqrt(1 + off**2) - 1))
         return np.concatenate([scale * robust, y])
 
-    found = [least_squares(residuals, np.full(len(names), start), bounds=(-4, 4)) for start in STARTS]
+    found = [least_squares(residuals, np.full(len(names), start), bounds=(-4, 4)) for start in starts]
     best = min(found, key=lambda result: float(result.cost))
     spread = np.sqrt(np.diag(np.linalg.inv(best.jac.T @ best.jac)))
     wide = np.exp(1.2816 * spread * width)

@@ -24,7 +24,7 @@ from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.summary import summarise
 from plandsl.driver import compile_text
 
-TRUE = {name: value * factor for (name, value), factor in zip(START.items(), np.linspace(0.8, 1.3, 9), strict=True)}
+TRUE = {name: value * factor for (name, value), factor in zip(START.items(), np.linspace(0.8, 1.3, 8), strict=True)}
 RANKS = "node = h100_8; sharding { mesh own = 4, tensor = 2\n heads, ffn, vocab -> tensor\n batch -> own }"
 
 
@@ -33,7 +33,7 @@ def deployment(engine: str, hardware: str = "node = h100_1", delays: bool = Fals
     """A server of an 8B model whose engine has some constants, and adds delays to first tokens or none."""
     text = f"plan p {{ model = llama_3_1_8b; engine = {engine}; {hardware}; workload {{ input = 1, output = 1 }} }}"
     plan = compile_text(text)[0]
-    values = START | constants | ({} if delays else {"first": 0.0, "first_request": 0.0, "step_rank": 0.0})
+    values = START | {"admit": 0.0} | constants | ({} if delays else {"first": 0.0, "first_request": 0.0, "step_rank": 0.0})
     cost = plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, **values)))
     assert isinstance(cost, Replicas)
     return cost
