@@ -26,10 +26,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables bench accuracy traffic calibrate memory study field figures seeds fuzz golden clean
+.PHONY: help demo test lint types fmt tables completions bench accuracy traffic calibrate memory study field figures seeds fuzz golden clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(RUNTIME)  ## compile an example, print its estimates and draw its devices
 	$(BIN)/planc compile $(EXAMPLE)
@@ -54,6 +54,9 @@ fmt: $(DEV)  ## format the code, and fix what ruff can fix
 
 tables: $(RUNTIME)  ## generate grammar/_tables.py from the grammar
 	$(BIN)/python -m plandsl.grammar.build
+
+completions: $(DEV)  ## write plandsl/completion from the command line
+	$(BIN)/python -m benchmarks.completions
 
 bench: $(RUNTIME)  ## time the compiler and simulations
 	$(BIN)/python -m benchmarks.run

@@ -78,6 +78,16 @@ ATOM: `ATOM_ENABLE_ALLREDUCE_RMSNORM_FUSION` and the fusions with quantisation, 
 """
 
 
+FUSED_SOURCE = {
+    "vllm": 'vLLM, page "Fusion torch.compile passes"; FI_ALLREDUCE_FUSION_MAX_SIZE_MB (fp8: Hopper, fp4: Blackwell)',
+    "vllm_rocm": "as vllm; an all_reduce shares its kernel only with VLLM_ROCM_USE_AITER=1 (pull request 37646)",
+    "trtllm": "AllReduceFusionOp, customAllReduceUtils.h, QKNormRoPEAttention; activation, attention, rope: assumed",
+    "sglang": "FUSE_ALLREDUCE_MAX_BATCH_SIZE, 2,048 tokens of 7,168 elements; assumed for all models",
+    "atom": "defaults of ATOM (atom/utils/envs.py); an all_reduce of any size: assumed",
+}
+"""Where the fusions of an engine come from, as its file says."""
+
+
 def fused_of(name: str) -> dict[str, Any]:
     """The fusions of an engine, and up to which size an all_reduce has part in them."""
     return FUSED.get(name) or FUSED[LIKE[name]]
@@ -130,13 +140,19 @@ def write(name: str, found: Found) -> None:
 
 def way_lines(name: str) -> Iterator[str]:
     """The lines of an engine that say how it spends memory, and what it runs in one kernel."""
-    for field, value in (WAYS[LIKE.get(name, name)] | fused_of(name)).items():
-        if isinstance(value, FusedSizes):
-            yield from size_lines(value)
-            continue
+    yield from memory_lines(name)
+    yield f"# fusions: {FUSED_SOURCE.get(name) or FUSED_SOURCE[LIKE[name]]}"
+    fused = fused_of(name)
+    yield from ("fusions = [", *(f"  {fusion}," for fusion in fused["fusions"]), "]")
+    if "fused_sizes" in fused:
+        yield from size_lines(fused["fused_sizes"])
+
+
+def memory_lines(name: str) -> Iterator[str]:
+    """The lines of an engine that say how it spends memory."""
+    for field, value in WAYS[LIKE.get(name, name)].items():
         if not isinstance(value, LimitsSpec):
-            text = f"[{', '.join(value)}]" if isinstance(value, tuple) else quantity(field, value)
-            yield f"{field} = {text}"
+            yield f"{field} = {quantity(field, value)}"
             continue
         bounds = ", ".join(f"{bound / GIB:g} GiB" for bound in value.bounds)
         values = [f"{n} = {list(value.values(n))}" for n in LIMITED if value.values(n)]

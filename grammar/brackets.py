@@ -5,12 +5,14 @@ A missing closing bracket is reported where it was expected, and inserted; a sur
 
 from __future__ import annotations
 
+from itertools import islice
+
 from plandsl.diagnostics import Diagnostic, Label, Span
-from plandsl.grammar.tokens import CLOSERS, KEYWORDS, OPENERS, Token, lexical_errors
+from plandsl.grammar.tokens import CLOSERS, KEYWORDS, KINDS, OPENERS, Token, kind_named, lexical_errors
 from plandsl.limits import MAX_NESTING
 
-KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
-"""The words that open a declaration; elsewhere they are names."""
+_LEAVES = ("sharding", "workload")
+"""Kinds whose bodies name no other declaration."""
 
 _SEPARATORS = ("NEWLINE", "COMMA", "SEMICOLON")
 _SIGNS = {"LPAR": "(", "LSQB": "[", "LBRACE": "{", "RPAR": ")", "RSQB": "]", "RBRACE": "}"}
@@ -51,8 +53,8 @@ class Brackets:
         """Spans of tokens beside a reported mistake: a second finding about their item would repeat the first."""
         self.tokens = [t for t in tokens if t.kind != "COMMENT"]
         self.out: list[Token] = []
-        # the open brackets: each with the word it belongs to, and the indentation of its line
-        self.open: list[tuple[Token, str, int]] = []
+        # the open brackets: each with the word it belongs to, the indentation of its line, and the index after it
+        self.open: list[tuple[Token, str, int, int]] = []
         self.first: list[Token | None] = [None]  # the first token of the item under way, per level
         self.indent = 1
         braces = [t.kind for t in self.tokens]
@@ -66,8 +68,8 @@ class Brackets:
             if fresh and kind != "NEWLINE":
                 self._line_starts(at)
                 fresh = False
-            if self.surplus < 0 and kind != "LBRACE" and self._lacks_brace(at):
-                self._supply_opener(token)
+            if self.surplus:
+                self._supply_around(at)
             if kind in OPENERS:
                 self._open(token, at)
                 if len(self.open) > MAX_NESTING:
@@ -84,6 +86,13 @@ class Brackets:
                 self._plain(token, at)
         return self.out
 
+    def _supply_around(self, at: int) -> None:
+        """Supply the braces that are missing before a token, in a text with more braces of one kind."""
+        while self.surplus > 0 and self._is_outside(at):
+            self._supply_before_item()
+        if self.surplus < 0 and self.tokens[at].kind != "LBRACE" and self._lacks_brace(at):
+            self._supply_opener(at)
+
     def _put(self, token: Token) -> None:
         self.out.append(token)
         if token.kind in _SEPARATORS:
@@ -97,10 +106,16 @@ class Brackets:
             return
         if token.kind in ("QUOTED", "OPEN_STRING"):
             self._mark(at)
-            text = token.text if token.kind == "OPEN_STRING" else '"' + token.text[1:-1] + '"'
-            token = Token("STRING", text, token.span)
+            token = self._unquoted(token, at)
             self.faulty.add(token.span)
         self._put(token)
+
+    def _unquoted(self, token: Token, at: int) -> Token:
+        """What a text in the wrong quotes is: a name where a declaration is named, else a string."""
+        inner = token.text[1:] if token.kind == "OPEN_STRING" else token.text[1:-1]
+        if token.kind == "QUOTED" and kind_named(self.tokens, at) and inner.isidentifier() and inner.isascii():
+            return Token("NAME", inner, token.span)
+        return Token("STRING", token.text if token.kind == "OPEN_STRING" else f'"{inner}"', token.span)
 
     def _mark(self, at: int) -> None:
         if self.out and self.out[-1].kind not in _SEPARATORS:
@@ -125,6 +140,21 @@ class Brackets:
         elif token.kind == "RBRACE" and self.surplus > 0:
             self._by_indentation(token)
 
+    def _is_outside(self, at: int) -> bool:
+        """Whether an item starts that the innermost `{` cannot hold.
+
+        It is a section of a plan after `sharding {` or `workload {`, or starts a line as far left as the line of the
+        `{`, whose body is indented.
+        """
+        if len(self.open) < 2 or self.first[-1] is not None or self._in_parens() or not opens_item(self.tokens, at):
+            return False
+        opener, owner, indent, inside = self.open[-1]
+        if owner in _LEAVES and self.tokens[at].text in KINDS:
+            return True
+        first = next(token for token in islice(self.tokens, inside, None) if token.kind != "NEWLINE")
+        indented = first.span.line == opener.span.line or first.span.column > indent
+        return self.tokens[at - 1].kind == "NEWLINE" and indented and self.tokens[at].span.column <= indent
+
     def _in_parens(self) -> bool:
         return bool(self.open) and self.open[-1][0].kind != "LBRACE"
 
@@ -135,7 +165,7 @@ class Brackets:
     def _by_indentation(self, closer: Token) -> None:
         """Use indentation in a text that lacks a `}`: a `}` below an outer `{` means that the inner ones are open."""
         column = closer.span.column
-        if any(indent == column for _, _, indent in self.open):
+        if any(indent == column for _, _, indent, _ in self.open):
             while self.surplus > 0 and self.open and self.open[-1][2] > column:
                 self._supply()
 
@@ -154,7 +184,7 @@ class Brackets:
             return
         owner = self._owner(token)
         self._put(token)
-        self.open.append((token, owner, self.indent))
+        self.open.append((token, owner, self.indent, at + 1))
         self.first.append(None)
 
     def _owner(self, token: Token) -> str:
@@ -249,21 +279,21 @@ class Brackets:
             return is_word(token) and self.tokens[at + 1].kind == "EQ"
         return ends and first.kind == "BLOCK" and last.kind == "RSQB"
 
-    def _supply_opener(self, token: Token) -> None:
+    def _supply_opener(self, at: int) -> None:
         last = self.out[-1]
         place = last.span._replace(column=last.span.end_column)
         message = f"expected `{{` after `{last.text}`"
-        self.found.append(Diagnostic("E101", message, place))
+        self.found.append(Diagnostic("E101", message, place, hint=f"write `{last.text} {{`"))
         self.surplus += 1
         brace = Token("LBRACE", "{", place)
         owner = self._owner(brace)
         self._put(brace)
-        self.open.append((brace, owner, self.indent))
+        self.open.append((brace, owner, self.indent, at))
         self.first.append(None)
 
     def _supply(self, place: Span | None = None) -> None:
         """Report the innermost bracket as open, and close it after the last token."""
-        opener, owner, _ = self.open[-1]
+        opener, owner, _, _ = self.open[-1]
         self.surplus -= opener.kind == "LBRACE"
         due = _SIGNS[OPENERS[opener.kind]]
         while self.out[-1].kind == "NEWLINE" and place is None:
@@ -272,9 +302,18 @@ class Brackets:
         after = Span(last.file, last.end_line, last.end_column, last.end_line, last.end_column)
         message = f"expected `{due}` to close the `{owner}` opened at line {opener.span.line}"
         label = Label(opener.span, "opened here")
-        self.found.append(Diagnostic("E104", message, place or after, labels=(label,)))
+        self.found.append(Diagnostic("E104", message, place or after, hint=f"write `{due}` here", labels=(label,)))
         self.faulty |= {last, after}
         self._pop(Token(OPENERS[opener.kind], due, after))
+
+    def _supply_before_item(self) -> None:
+        """Close the innermost bracket before the separator of the item under way."""
+        separators: list[Token] = []
+        while self.out[-1].kind in _SEPARATORS:
+            separators.append(self.out.pop())
+        self._supply()
+        for token in reversed(separators):
+            self._put(token)
 
     def _close_all(self, token: Token, at_end: bool) -> None:
         had = bool(self.open)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.grammar.modules import CATALOG, FOLDERS, catalog_find, catalog_names, catalog_unit, read_bytes
+from plandsl.grammar.syntax import Ref
 
 
 def kinds() -> tuple[str, ...]:
@@ -17,6 +18,19 @@ def kinds() -> tuple[str, ...]:
 def names(kind: str) -> tuple[str, ...]:
     """The names of the entries of a kind; a family of nodes gives one name for each declared size."""
     return tuple(n for n in catalog_names(kind) if kind != "node" or catalog_find(kind, n) is not None)
+
+
+def aliases(kind: str) -> dict[str, str]:
+    """Names of a kind that stand for another entry as it is, each with the name of that entry."""
+    declared = {name: found[0].value for name in names(kind) if (found := catalog_find(kind, name))}
+    stands_for = {name: value.name for name, value in declared.items() if isinstance(value, Ref)}
+    return {name: _last(stands_for, name) for name in stands_for}
+
+
+def _last(stands_for: dict[str, str], name: str) -> str:
+    while name in stands_for:
+        name = stands_for[name]
+    return name
 
 
 def text(kind: str, name: str) -> str:

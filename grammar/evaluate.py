@@ -17,35 +17,7 @@ from plandsl.units import NUMBER, UNITS, Quantity, multiply
 Value: TypeAlias = "Quantity | bool | str | tuple[Value, ...]"
 """The value of an expression: a quantity, true or false, a string, or a list."""
 
-_SPELLINGS = {
-    "sec": "s",
-    "second": "s",
-    "seconds": "s",
-    "msec": "ms",
-    "usec": "us",
-    "nsec": "ns",
-    "minutes": "min",
-    "hours": "h",
-    "hr": "h",
-    "bytes": "B",
-    "tokens": "tok",
-    "tokens/s": "tok/s",
-    "tps": "tok/s",
-    "requests": "req",
-    "rps": "req/s",
-    "qps": "req/s",
-    "gbps": "Gbit/s",
-    "tbps": "Tbit/s",
-    "gflops": "GFLOP/s",
-    "tflops": "TFLOP/s",
-    "pflops": "PFLOP/s",
-    "tops": "TOP/s",
-    "percent": "%",
-    "dollars": "USD",
-    "watts": "W",
-}
-"""Other spellings that people use -> the unit."""
-
+_TRUTHS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 _LARGEST = 10**MAX_DIGITS
 _DEEPEST = 160  # levels of brackets and operators, including the levels of every `let` that an expression uses
 
@@ -114,7 +86,9 @@ class Evaluator:
         if num.unit is None:
             return Quantity(num.value)
         if num.unit not in UNITS:
-            raise Wrong("E203", f"there is no unit `{clip(num.unit)}`", num.unit_span, hint=_unit_hint(num.unit))
+            from plandsl.grammar.spellings import hint_for_unit  # mistakes alone need it
+
+            raise Wrong("E203", f"there is no unit `{clip(num.unit)}`", num.unit_span, hint=hint_for_unit(num))
         factor, dimension = UNITS[num.unit]
         return Quantity(_to_si(num.value, factor, num.span), dimension, percent=num.unit == "%")
 
@@ -134,6 +108,9 @@ class Evaluator:
             return Wrong("E210", message, ref.span, hint=hint)
         if self.library.hides_names(unit):
             return Follows()
+        if ref.name.lower() in _TRUTHS:
+            message, hint = f"there is no value named `{ref.name}`", f"write `{_TRUTHS[ref.name.lower()]}`"
+            return Wrong("E201", message, ref.span, hint=hint)
         hint = self.library.suggest(ref.name, (name for u in unit.everywhere() for name in u.lets))
         hint = hint or f"`let {ref.name} = ...` would give it a value"
         return Wrong("E201", f"there is no value named `{ref.name}`", ref.span, hint=hint)
@@ -201,7 +178,11 @@ class Evaluator:
             links.append(links[-1].a)
         out = self.value(links[-1].a, unit, within)
         for link in reversed(links):
-            out = self._binary(link, out, self.value(link.b, unit, within))
+            try:
+                over = self.value(link.b, unit, within)
+            except Wrong as wrong:
+                raise _wrong_rate(link, wrong) from None
+            out = self._binary(link, out, over)
         return out
 
     def _unary(self, expr: s.Unary, x: Value) -> Value:
@@ -233,6 +214,18 @@ class Evaluator:
         return Quantity(_check_finite(value, expr.span), a.dimension, a.percent or b.percent)
 
 
+def _wrong_rate(expr: s.Binary, wrong: Wrong) -> Wrong:
+    """``wrong``, or what is wrong with ``GB/sec``, which reads as a division by the value `sec`."""
+    if expr.op != "/" or not isinstance(expr.b, s.Ref) or not isinstance(expr.a, s.Num) or not expr.a.unit:
+        return wrong
+    from plandsl.grammar.spellings import hint_for_rate  # mistakes alone need it
+
+    assert expr.a.unit_span is not None, "it has a unit"
+    hint = hint_for_rate(expr.a, expr.b.name)
+    place = expr.a.unit_span.to(expr.b.span)
+    return Wrong("E203", f"there is no unit `{expr.a.unit}/{expr.b.name}`", place, hint=hint) if hint else wrong
+
+
 def _too_long(name: s.Name) -> Wrong:
     message = f"`{name.text}` depends on a chain of more than {MAX_EXPANSION} names"
     return Wrong("E208", message, name.span, hint="write the value out")
@@ -240,12 +233,6 @@ def _too_long(name: s.Name) -> Wrong:
 
 def _type_label(value: Quantity) -> str:
     return f"this is {describe(value)}"
-
-
-def _unit_hint(word: str) -> str:
-    lower = word.lower()
-    known = _SPELLINGS.get(lower) or next((unit for unit in UNITS if unit.lower() == lower), None)
-    return f"did you mean `{known}`?" if known else "units are written `GB`, `GB/s`, `TFLOP/s`, `ms`, `tok/s`, `%`"
 
 
 def _sides_hint(a: Value, b: Value) -> str:

@@ -14,7 +14,7 @@ from plandsl.grammar.context import Context
 from plandsl.grammar.measured import read_paths, read_tables
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
-from plandsl.grammar.schema import Reader
+from plandsl.grammar.schema import Reader, unknown_format
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_COUNT
 from plandsl.spec.constants import FORMS, FormConstants, missing, names
@@ -141,8 +141,7 @@ def _peaks(reader: Reader) -> tuple[tuple[str, float], ...]:
     out = []
     for dtype, layers in section.fields.items():
         if dtype not in BITS:
-            hint = reader.context.library.suggest(dtype, iter(BITS))
-            peaks.fail(Wrong("E217", f"there is no number format `{dtype}`", layers[-1].name.span, hint=hint))
+            peaks.fail(unknown_format(reader.context.library, layers[-1].name))
         elif peak := peaks.number(dtype, FLOP_RATE):
             out.append((dtype, peak))
     if not section.fields:

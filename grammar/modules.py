@@ -111,6 +111,11 @@ class Unit:
         """Whether some of the text could not be understood."""
         return any(found.code.startswith("E1") for found in self.found)
 
+    @property
+    def unclosed(self) -> bool:
+        """Whether a closing bracket is missing in it, so that items may stand in a body that they are not in."""
+        return any(found.code == "E104" for found in self.found)
+
     def everywhere(self) -> Iterator[Unit]:
         """This file, then the files that it uses, directly or through others; each once."""
         seen: set[int] = set()
@@ -262,22 +267,31 @@ class Library:
 
     def unknown_name(self, kind: str, text: str, span: Span | None, unit: Unit) -> Wrong:
         """The error for a name for which `find` gives None."""
-        if self.hides_names(unit):
+        if self.hides_names(unit) or (span and self.is_reported(span, unit)):
             return Follows()
         others = [k for k in KINDS if k != kind and self.find(k, text, unit)]
-        hint = f"`{text}` is a {others[0]}, not a {kind}" if others else ""
-        hint = hint or self.suggest(text, self.names(kind, unit))
+        hint = self.hint_for_name(kind, text, unit)
+        if others:
+            why = f"`{text}` is a {others[0]}, not a {kind}"
+            hint = f"{why}: {hint}" if hint.startswith("write") else why
         return Wrong("E201", f"there is no {kind} named `{clip(text)}`", span, hint=hint)
+
+    def hint_for_name(self, kind: str, text: str, unit: Unit) -> str:
+        """What to write for ``text`` where the name of a ``kind`` is expected; empty after `MAX_ERRORS` findings."""
+        if len(self.report.found) >= MAX_ERRORS:
+            return ""
+        from plandsl.grammar.near import hint_for_name  # mistakes alone need it
+
+        local = (name for u in unit.everywhere() for name in u.declared[kind])
+        return hint_for_name(kind, text, (name for _, name in zip(range(_NAMES_COMPARED), local, strict=False)))
+
+    def is_reported(self, span: Span, unit: Unit) -> bool:
+        """Whether the text at a place is reported to be no text of a plan."""
+        return any(found.span == span for found in unit.found)
 
     def hides_names(self, unit: Unit) -> bool:
         """Whether names may be unknown in ``unit`` only because some text could not be read or understood."""
         return any(u.broken or u.incomplete for u in unit.everywhere())
-
-    def names(self, kind: str, unit: Unit) -> Iterator[str]:
-        """Names of ``kind`` that ``unit`` can use."""
-        for u in unit.everywhere():
-            yield from u.declared[kind]
-        yield from catalog_names(kind)
 
 
 def read_bytes(path: Path) -> bytes:

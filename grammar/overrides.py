@@ -10,7 +10,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.parse import parse
-from plandsl.grammar.records import Record, merge
+from plandsl.grammar.records import REPLACED, Record, merge
 
 FILE = "--set"
 """The file name in the spans of overrides; line N is the N-th override."""
@@ -25,8 +25,23 @@ def override(context: Context, record: Record, overrides: Sequence[tuple[str, st
     for number, (path, value) in enumerate(overrides, 1):
         body = _body(context, path, value.replace("\n", " "), number)
         name = s.Name(record.name, body.span)
+        _tell_replaced(context, record, path.split("."), body.span)
         record = merge(record, context.records.build(record.kind, name, body, unit))
     return record
+
+
+def _tell_replaced(context: Context, record: Record, path: list[str], span: Span) -> None:
+    """Note the fields that the field at ``path`` takes the place of (N202)."""
+    *sections, field = path
+    base: Record | None = record
+    for name in sections:
+        base = context.records.section(base, name, name) if base and name in base.fields else None
+    kind = "plan" if base and base.kind == "search" else base.kind if base else ""
+    for rival in REPLACED.get(kind, {}).get(field, ()):
+        if base and (layers := base.fields.get(rival)):
+            value = layers[-1].value
+            old = rival if isinstance(value, Record) else f"{rival} = {context.library.text(value.span)}"
+            context.library.record(Wrong("N202", f"`{field}` takes the place of `{old}`", span))
 
 
 def _body(context: Context, path: str, value: str, line: int) -> s.Body:

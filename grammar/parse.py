@@ -11,6 +11,9 @@ from plandsl.grammar.tokens import scan
 from plandsl.grammar.tree import TreeBuilder
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 
+_READINGS = 3
+"""How often a text with mistakes is read again: a slip may hide another one behind it."""
+
 
 def parse(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
     """The tree of a text, and every syntax mistake in it (at most MAX_ERRORS).
@@ -19,12 +22,36 @@ def parse(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
     """
     if len(text) > MAX_FILE_BYTES:
         return syntax.File((), Span(file, 1, 1, 1, 1)), [_too_large(len(text), file)]
+    tree, found = _read(text, file)
+    return (tree, found) if not found else _read_again(tree, text, file, found)
+
+
+def _read(text: str, file: str) -> tuple[syntax.File, list[Diagnostic]]:
     layout = Layout(scan(text, file))
     builder = TreeBuilder()
     recovery = Recovery(layout.faulty)
     tree: syntax.File = Machine(layout.tokens, layout.homes, builder).run(recovery.mend)
     found = sorted([*layout.found, *recovery.found, *builder.found], key=_place)
     return tree._replace(span=_whole(text, file)), found[:MAX_ERRORS]
+
+
+def _read_again(
+    tree: syntax.File, text: str, file: str, found: list[Diagnostic]
+) -> tuple[syntax.File, list[Diagnostic]]:
+    """What `_read` gives for a text with mistakes, or better: the language that it is of, or what its slips hid."""
+    from plandsl.grammar.foreign import foreign_text  # mistakes alone need them
+    from plandsl.grammar.repair import repair
+
+    if other := foreign_text(text, file):
+        return syntax.File((), tree.span), [other]
+    slips: list[Diagnostic] = []
+    for _ in range(_READINGS):
+        text, more = repair(text, file, found)
+        if not more:
+            break
+        slips += more
+        tree, found = _read(text, file)
+    return tree, sorted([*slips, *found], key=_place)[:MAX_ERRORS]
 
 
 def decode(data: bytes, file: str) -> tuple[str, list[Diagnostic]]:

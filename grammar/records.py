@@ -3,13 +3,15 @@
 A record holds the layers of each field, base first, without reading any value: ``with`` adds layers on top.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
-from plandsl.diagnostics import Label, Span
+from plandsl.diagnostics import Label, Span, clip
 from plandsl.grammar import syntax as s
-from plandsl.grammar.modules import KINDS, Library, Unit, Wrong, cycle
+from plandsl.grammar.modules import KINDS, Follows, Library, Unit, Wrong, cycle
+from plandsl.grammar.tokens import NAMED
 from plandsl.limits import MAX_EXPANSION
 
 ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
@@ -22,6 +24,12 @@ KEPT = {"gpu": ("memory", "memory_total", "power")}
 REPLACED: dict[str, dict[str, tuple[str, ...]]] = {
     "link": {"bandwidth": ("pcie", "lanes"), "pcie": ("bandwidth",), "lanes": ("bandwidth",)},
     "limits": {"memory": ("memory_total",), "memory_total": ("memory",)},
+    "plan": {"node": ("cluster",), "cluster": ("node",)},
+    "workload": {
+        "batch": ("concurrency", "rate", "requests", "duration", "sessions"),
+        "concurrency": ("batch", "rate", "duration", "sessions"),
+        "rate": ("batch", "concurrency", "speed"),
+    },
 }
 """By kind of section: what a field says in other words, so that it takes the place of these fields of a base."""
 
@@ -43,6 +51,9 @@ class Placed(NamedTuple):
 
 
 Entry: TypeAlias = "str | Placed"
+
+_ID = re.compile(r"[\w./@* -]*[A-Za-z][\w./@* -]*")
+"""A name as other places write it: ``meta-llama/Llama-3.1-70B``, ``8 * h100``."""
 
 
 class Record:
@@ -262,8 +273,22 @@ class Records:
                 return found
         if isinstance(value, s.Call) and value.func.text == "hf" and kind == "model":
             return self._import_model(value, unit)
+        raise self._not_a_name(kind, value, unit)
+
+    def _not_a_name(self, kind: str, value: s.Expr, unit: Unit) -> Wrong:
+        """The error for a value where a name must stand: a string, an id with other signs, or anything else."""
+        if self.library.is_reported(value.span, unit):
+            return Follows()
+        text = value.value if isinstance(value, s.Str) else self.library.text(value.span)
+        if isinstance(value, s.Str):
+            hint = text if self.library.find(kind, text, unit) else self.library.hint_for_name(kind, text, unit)
+            hint = f"a name has no quotes: write `{text}`" if hint == text else f"a name has no quotes: {hint}"
+            return Wrong("E210", f"expected the name of a {kind}, found a string", value.span, hint=hint)
+        if isinstance(value, s.Num | s.Binary | s.Dot) and _ID.fullmatch(text):
+            hint = self.library.hint_for_name(kind, text, unit)
+            return Wrong("E201", f"there is no {kind} named `{clip(text)}`", value.span, label=NAMED, hint=hint)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
-        raise Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
+        return Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
 
     def _import_model(self, call: s.Call, unit: Unit) -> Record:
         """The model that ``hf("config.json")`` builds; a ``{ }`` after the call counts as ``with``."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from plandsl.diagnostics import Diagnostic, Span, clip, suggest
-from plandsl.grammar.brackets import KINDS, is_word, opens_item
+from plandsl.grammar.brackets import is_word, opens_item
 from plandsl.grammar.lalr import Machine
 from plandsl.grammar.layout import ITEM_KEYWORDS, missing_separator
-from plandsl.grammar.tokens import Token
+from plandsl.grammar.tokens import KINDS, Token
 from plandsl.limits import MAX_ERRORS
 
 _ENDS = ("SEP", "RBRACE", "END")
 _VALUES = ("NAME", "NUMBER", "STRING", "LSQB", "LPAR")
+_PLAIN_VALUES = ("NAME", "NUMBER", "STRING")
 _LISTED = "a comma continues the list: end it with a new line or `;`"
 _HOME = {
     "REQUIRE": "a `plan` or `search`",
@@ -86,9 +87,10 @@ class Recovery:
 def _is_stray(machine: Machine, start: int) -> bool:
     """Whether a top-level item belongs in a body: the header of the declaration is likely missing."""
     tokens = machine.tokens
-    return tokens[start].kind in _HOME or (
-        tokens[start].text not in KINDS and tokens[start + 1].kind in ("EQ", "ARROW", "LBRACE", "SEP")
-    )
+    following = tokens[start + 1].kind
+    if tokens[start].text in KINDS:
+        return following == "EQ"
+    return tokens[start].kind in _HOME or following in ("EQ", "ARROW", "LBRACE", "SEP")
 
 
 def _item_start(machine: Machine) -> int:
@@ -163,17 +165,37 @@ class _Mistake:
         machine, at, kind = self.machine, self.machine.at, self.token.kind
         if kind in ("COLON", "EQ") and at == self.start + 1 and self.first.kind == "STRING":
             return self._quoted_name()
-        if kind == "COLON" and machine.accepts("EQ"):
-            self._replace(at, "EQ", "=")
-            name = token_text(self.before)[1:-1] if self.before else "name"
-            return self._say("expected `=`, found `:`", f"write `{name} = ...`")
         if kind == "COLON" and self.following.kind == "LBRACE" and machine.accepts("LBRACE"):
             del machine.tokens[at], machine.homes[at]
             self.repaired = True
-            return self._say("unexpected `:` before `{`", "leave the `:` out")
+            words = " ".join(token.text for token in machine.tokens[self.start : at])
+            return self._say("unexpected `:` before `{`", f"leave the `:` out: `{clip(words)} {{`")
+        if kind == "LBRACE" and self.before is not None and self.before.kind == "EQ" and at - self.start in (2, 3):
+            return self._equals_before_brace()
+        if kind == "COLON" and machine.accepts("EQ"):
+            self._replace(at, "EQ", "=")
+            name = token_text(self.before)[1:-1] if self.before else "name"
+            rest = clip(self.following.text) if self.following.kind in _PLAIN_VALUES else "..."
+            return self._say("expected `=`, found `:`", f"write `{name} = {rest}`")
         if kind == "EQ" and self.before is not None and self.before.kind == "EQ":
             return self._say("expected a value after `=`, found `=`", "`==` compares, `=` sets a value")
         return None
+
+    def _equals_before_brace(self) -> Diagnostic:
+        """``plan p = {`` and ``sharding = {``: the sign is read already, and is taken back."""
+        machine, sign = self.machine, self._last()
+        self._unread()
+        del machine.tokens[machine.at], machine.homes[machine.at]
+        self.repaired = True
+        words = " ".join(token.text for token in machine.tokens[self.start : machine.at])
+        hint = f"leave the `=` out: `{clip(words)} {{`"
+        return Diagnostic("E101", "unexpected `=` before `{`", sign.span, hint=hint)
+
+    def _unread(self) -> None:
+        """Take back the last token."""
+        self.machine.at -= 1
+        self.machine.states.pop()
+        self.machine.values.pop()
 
     def _quoted_name(self) -> Diagnostic:
         """As in JSON: ``"name": value``."""
@@ -181,11 +203,11 @@ class _Mistake:
         span = self.first.span
         if name.isidentifier() and name.isascii():
             self._replace(machine.at, "EQ", "=")
-            machine.at -= 1
-            machine.states.pop()
-            machine.values.pop()
+            self._unread()
             self._replace(machine.at, "NAME", name)
-        hint = f"write `{clip(name)} = ...`"
+        after = machine.tokens[self.start + 2]
+        value = after.text.strip('"') if name in KINDS else after.text
+        hint = f"write `{clip(name)} = {clip(value) if after.kind in _PLAIN_VALUES else '...'}`"
         return Diagnostic("E101", f"expected a name without quotes, found {token_text(self.first)}", span, hint=hint)
 
     def _at_start(self) -> Diagnostic | None:
@@ -212,6 +234,9 @@ class _Mistake:
             return self._say(f"expected a name after `{first.text}`", f"write `{first.text} NAME {{ ... }}`")
         if token.kind == "EQ":
             name = clip(first.text)
+            if first.text in KINDS:
+                hint = f"put it inside `plan NAME {{ ... }}`, or write `{name} NAME = ...` to declare one"
+                return self._say(f"`{name} = ...` is a field of a plan, and does not stand alone", hint)
             hint = f"write `let {name} = ...` to name a value; a field belongs in a `{{ }}`"
             return self._say(f"`{name}` is not a declaration", hint)
         hint = suggest(first.text, [*KINDS, "let", "use"])
@@ -257,7 +282,7 @@ class _Mistake:
         if self._starts_item() or token.kind not in _VALUES or not machine.accepts("EQ", token.kind):
             return None
         self._insert("EQ", "=")
-        rest = clip(token.text) if token.kind in ("NAME", "NUMBER", "STRING") else "..."
+        rest = clip(token.text) if token.kind in _PLAIN_VALUES else "..."
         return self._say(f"expected `=` after `{clip(first.text)}`", f"write `{clip(first.text)} = {rest}`")
 
     def _starts_item(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -148,10 +148,17 @@ def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
 
 def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:
     if isinstance(expr, s.Ref):
-        hint = reader.context.library.suggest(expr.name, iter(_ALL))
-        return Wrong("E216", f"there is no metric `{expr.name}`", expr.span, hint=hint)
+        return unknown_metric(reader, expr, _ALL)
     hint = "such as `ttft`, `tpot`, `throughput` or `memory`"
     return Wrong("E216", "expected a metric here", expr.span, hint=hint)
+
+
+def unknown_metric(reader: Reader, name: s.Ref, known: Iterable[str]) -> Wrong:
+    """The error for a name that is none of the ``known`` metrics."""
+    from plandsl.grammar.near import hint_for_metric  # mistakes alone need it
+
+    hint = hint_for_metric(name.name) or reader.context.library.suggest(name.name, iter(known))
+    return Wrong("E216", f"there is no metric `{name.name}`", name.span, hint=hint)
 
 
 def _metrics_in(expr: s.Expr) -> Iterator[s.Ref]:
@@ -179,7 +186,7 @@ def _check_bound(name: str, bound: Value, expr: s.Expr, whole: s.Binary) -> Quan
     unitless = bare and (NUMBER not in metric.dimensions or metric.share == "only %")
     if unitless:
         message = f"`{name}` is {metric.words}, but this number has no unit"
-        raise Wrong("E205", message, expr.span, hint=hint)
+        raise Wrong("E205", message, expr.span, hint=f"write the unit: {hint}")
     wrong_percent = bound.percent and not metric.share
     if bound.dimension not in metric.dimensions or wrong_percent:
         message = f"`{name}` is {metric.words}, found {describe(bound)}"

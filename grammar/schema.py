@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from plandsl.diagnostics import clip
+from plandsl.diagnostics import clip, nearest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import KINDS, Library, Unit, Wrong
-from plandsl.grammar.records import Layer, Placed, Record, merge
+from plandsl.grammar.records import Layer, Record, merge
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.formats import BITS, FORMS, SCALED, is_storage
@@ -43,6 +43,7 @@ class Reader:
         self.context = context
         self.record = record
         self.ok = not record.flawed
+        self._stood_in: set[str] = set()  # fields that an unknown field stands for: they are not missing
         self._check_items()
         if known is not None:
             self._check_names(tuple(known))
@@ -71,14 +72,28 @@ class Reader:
     def report_missing(self, name: str, example: str) -> None:
         """Record that the field ``name`` is missing."""
         self.ok = False
-        if not self.record.unit.broken:
-            hint = f"add a line such as `{example}`"
+        if not self.record.unit.broken and name not in self._stood_in:
+            from plandsl.grammar.homes import hint_for_missing  # mistakes alone need it
+
+            hint = hint_for_missing(self.context.library, self.record, name) or f"add a line such as `{example}`"
             self.fail(Wrong("E207", f"{self.title} has no `{name}`", self.record.span, hint=hint))
 
     def _check_names(self, known: tuple[str, ...]) -> None:
-        for name, layers in self.record.fields.items():
-            if name not in known:
-                self.report_unknown(layers[-1].name, known)
+        unknown = {name: layers[-1] for name, layers in self.record.fields.items() if name not in known}
+        if not unknown:
+            return
+        from plandsl.grammar.homes import stray_fields, without_outer, wrong_fields  # mistakes alone need them
+
+        self.ok, library = False, self.context.library
+        unknown = without_outer(unknown, self.record.kind)
+        strays = [stray for stray in stray_fields(library, self.record, known) if stray.word.text in unknown]
+        for wrong in wrong_fields(library, self.record, self.title, strays):
+            self.fail(wrong)
+        self._stood_in = {stray.name if stray.own else stray.section for stray in strays}
+        for name in unknown.keys() - {stray.word.text for stray in strays}:
+            near = nearest(name, known)
+            self._stood_in |= set(near) if len(near) == 1 else set()
+            self.report_unknown(unknown[name].name, known)
 
     def report_unknown(self, name: s.Name, known: Iterable[str]) -> None:
         """Record that the record has no field ``name``."""
@@ -89,7 +104,10 @@ class Reader:
         allowed = ITEMS.get(self.record.kind, ())
         for placed in self.record.items():
             if not isinstance(placed.item, allowed):
-                self.fail(_misplaced_item(placed, self.record.kind))
+                from plandsl.grammar.misplaced import misplaced_item  # mistakes alone need it
+
+                kind = self.record.kind
+                self.fail(misplaced_item(placed, article(kind) if kind in KINDS else f"`{kind}`"))
 
     # ---- fields
 
@@ -162,8 +180,10 @@ class Reader:
     def format(self, layer: Layer, words: tuple[str, ...] = ()) -> str:
         """The format of weights that a layer stands for, or one of ``words``."""
         text = self._word(layer.value, layer.unit, words)
-        if text is not None and is_storage(text):
+        if text is not None and (text in words or is_storage(text)):
             return text
+        if text is not None and (hint := _hint_for_format(text)):
+            raise Wrong("E217", f"there is no number format `{clip(text)}`", span_of(layer), hint=hint)
         if text is not None and (base := text.partition("_")[0]) in SCALED and base != text:
             why = f"`{clip(text)}` is no format with scales"
             raise Wrong("E217", why, span_of(layer), hint=f"forms: {FORMS}")
@@ -179,7 +199,8 @@ class Reader:
         if text in choices:
             return text
         what = what or ("number format" if code == "E217" else layer.name.text.replace("_", " "))
-        hint = self.context.library.suggest(text, iter(choices))
+        hint = _hint_for_format(text, choices) if code == "E217" else ""
+        hint = hint or self.context.library.suggest(text, iter(choices))
         raise Wrong(code, f"there is no {what} `{clip(text)}`", span_of(layer), hint=hint)
 
     def _word(self, expr: s.Expr | Record, unit: Unit, choices: tuple[str, ...]) -> str | None:
@@ -255,6 +276,18 @@ class Reader:
         return tuple(_assumed(self.context.library, self.record, ""))
 
 
+def unknown_format(library: Library, name: s.Name) -> Wrong:
+    """The error for a word that is no number format."""
+    hint = _hint_for_format(name.text) or library.suggest(name.text, iter(BITS))
+    return Wrong("E217", f"there is no number format `{clip(name.text)}`", name.span, hint=hint)
+
+
+def _hint_for_format(text: str, choices: tuple[str, ...] = ()) -> str:
+    from plandsl.grammar.near import hint_for_format  # mistakes alone need it
+
+    return hint_for_format(text, choices)
+
+
 def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str, str]]:
     for name, layers in record.fields.items():
         for section in layers:
@@ -275,32 +308,3 @@ def _merge_sections(layers: tuple[Layer, ...]) -> Record:
     for record in records[1:]:
         out = merge(out, record)
     return out
-
-
-_HOMES = {
-    s.Mesh: ("`mesh`", "sharding"),
-    s.Rule: ("a rule", "sharding"),
-    s.Region: ("`in`", "sharding"),
-    s.Place: ("`place`", "sharding"),
-    s.Vary: ("`vary`", "search"),
-    s.Class: ("`class`", "workload"),
-    s.Embedding: ("`embedding`", "model"),
-    s.Block: ("`block`", "model"),
-    s.Mtp: ("`mtp`", "model"),
-    s.Head: ("`head`", "model"),
-}
-"""The name of an item in messages, and the kind of declaration that it belongs to."""
-
-
-def _misplaced_item(placed: Placed, kind: str) -> Wrong:
-    item = placed.item
-    where = article(kind) if kind in KINDS else f"`{kind}`"
-    if isinstance(item, s.Clause):
-        hint = "it belongs in a plan or a search" if item.word.text == "require" else "it belongs in a search"
-        return Wrong("E210", f"`{item.word.text}` does not belong in {where}", item.word.span, hint=hint)
-    if isinstance(item, s.Bare):
-        hint = "a field is written `name = value`"
-        return Wrong("E210", f"an expression without a name does not belong in {where}", item.span, hint=hint)
-    what, home = _HOMES.get(type(item), ("this", ""))
-    hint = f"it belongs in a {home}" if home else ""
-    return Wrong("E210", f"{what} does not belong in {where}", item.span, hint=hint)

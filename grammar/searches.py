@@ -13,7 +13,15 @@ from plandsl.grammar.evaluate import describe
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.plans import PLAN, plan_spec
 from plandsl.grammar.records import Record, merge
-from plandsl.grammar.requires import METRICS, OVER_REQUESTS, OVER_TIME, Asked, read_metric, read_requirements
+from plandsl.grammar.requires import (
+    METRICS,
+    OVER_REQUESTS,
+    OVER_TIME,
+    Asked,
+    read_metric,
+    read_requirements,
+    unknown_metric,
+)
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.grammar.unparse import declaration
@@ -277,8 +285,7 @@ def _goal(reader: Reader, clause: s.Clause) -> Goal:
     if asked is not None:
         return Goal(asked.name, most, value.span, asked.percentile)
     if isinstance(value, s.Ref):
-        hint = reader.context.library.suggest(value.name, iter((*METRICS, *OVER_REQUESTS, GPUS)))
-        raise Wrong("E216", f"there is no metric `{value.name}`", value.span, hint=hint)
+        raise unknown_metric(reader, value, (*METRICS, *OVER_REQUESTS, GPUS))
     raise Wrong("E216", "expected a metric here", value.span, hint="such as `ttft`, `tpot`, `throughput` or `memory`")
 
 

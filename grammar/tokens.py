@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cache
 from itertools import islice
 from typing import NamedTuple
@@ -19,7 +19,7 @@ CURLY = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2018\u2019\u201a\u201b\u203
 _MISTAKES = "|".join(
     [
         r'(?P<OPEN_STRING>"[^"\r\n]*)',
-        rf"(?P<QUOTED>[{CURLY}][^\"{CURLY}\r\n]*[{CURLY}]|'[^'\r\n]*')",
+        rf"(?P<QUOTED>[{CURLY}][^\"{CURLY}\r\n]*[\"{CURLY}]|'[^'\r\n]*')",
         r"(?P<COLON>:)",
         rf"(?P<STRAY>[{CURLY}]|[^\x00-\x7f{CURLY}]+|[^ \t\r\n])",
         r"(?P<END>\Z)",  # without it, trailing blanks would be scanned again from each blank
@@ -47,6 +47,12 @@ _HINTS = (
 )
 
 _DIGITS = re.compile(r"[0-9_.]++(?:[eE][+-]?[0-9]++)?")
+
+KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
+"""The words that open a declaration; elsewhere they are names."""
+
+NAMED = "names are of letters, digits and `_`, a letter first"
+"""What a name consists of, for a label."""
 
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {closer: opener for opener, closer in OPENERS.items()}
@@ -102,22 +108,37 @@ def split_number(text: str) -> tuple[str, str]:
     return match[0], text[match.end() :].lstrip(" \t")
 
 
-def lexical_errors(tokens: Iterable[Token]) -> list[Diagnostic]:
+def lexical_errors(tokens: Sequence[Token]) -> list[Diagnostic]:
     """A diagnostic for every token that is not in the language, at most `MAX_ERRORS`."""
-    return [_lexical_error(token) for token in islice((t for t in tokens if t.kind in _WRONG), MAX_ERRORS)]
+    wrong = (at for at, token in enumerate(tokens) if token.kind in _WRONG)
+    return [_lexical_error(tokens[at], kind_named(tokens, at)) for at in islice(wrong, MAX_ERRORS)]
+
+
+def kind_named(tokens: Sequence[Token], at: int) -> str:
+    """The kind of declaration that the token at ``at`` names, as in ``model = NAME``; empty if it names none."""
+    named = at > 1 and tokens[at - 1].kind == "EQ" and tokens[at - 2].text in KINDS
+    return tokens[at - 2].text if named else ""
 
 
 _WRONG = ("OPEN_STRING", "QUOTED", "STRAY")
+_QUOTES = {"'": "single quotes", "`": "backticks", "\u00b4": "accents"}
 
 
-def _lexical_error(token: Token) -> Diagnostic:
+def _lexical_error(token: Token, named: str) -> Diagnostic:
     kind, text, span = token
     if kind == "OPEN_STRING":
         hint = 'close it with `"` on the same line'
         return Diagnostic("E103", 'this string has no closing `"`', span, hint=hint)
     if kind == "QUOTED":
+        what = _QUOTES.get(text[0], "typographic quotes")
+        if named:
+            from plandsl.grammar.near import hint_for_name  # mistakes alone need it
+
+            inner = text[1:-1]
+            hint = f"write `{inner}`" if inner.isidentifier() else hint_for_name(named, inner)
+            return Diagnostic("E102", f"a name has no quotes, found {what}", span, hint=hint)
         hint = f'write "{text[1:-1]}" with straight double quotes'
-        return Diagnostic("E102", f"a string must be in double quotes, not in `{text[0]}`", span, hint=hint)
+        return Diagnostic("E102", f"a string must be in double quotes, not in {what}", span, hint=hint)
     return Diagnostic("E102", f"unexpected character {char_text(text)}", span, hint=_stray_hint(text[0]))
 
 

@@ -25,6 +25,14 @@ def _body(library: Library, record: Record, indent: str) -> str:
     return "{\n" + inner + indent + "}"
 
 
+def items_on_one_line(library: Library, record: Record) -> str:
+    """The items of ``record`` on one line, ready for one more: a `mesh` or a rule ends with ``;``."""
+    lines = list(_lines(library, record, ""))
+    if any("\n" in line for line in lines):
+        return "..., "
+    return "".join(line + ("; " if "->" in line or line.startswith("mesh ") else ", ") for line in lines)
+
+
 def _lines(library: Library, record: Record, indent: str) -> Iterator[str]:
     for entry in record.entries:
         if isinstance(entry, str):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from plandsl.diagnostics import Span
+from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.spec.hardware import ENGINE_BYTES
-from plandsl.units import EXAMPLES, NUMBER, Dimension, Quantity
+from plandsl.units import EXAMPLES, NUMBER, REQUEST_RATE, TOKEN_RATE, Dimension, Quantity
 
 
 def span_of(layer: Layer) -> Span:
@@ -17,6 +18,10 @@ def span_of(layer: Layer) -> Span:
 
 FIELD_EXAMPLES = dict.fromkeys(ENGINE_BYTES, "1 GiB") | {"logit": "12 B", "bridge": "56.25 GB/s"}
 """Values of fields that are far from what `units.EXAMPLES` has for their dimension."""
+
+
+ONLY_UNITS = {REQUEST_RATE: "req/s", TOKEN_RATE: "tok/s"}
+"""The unit of dimensions that have only one."""
 
 
 def expect(value: Value, dimension: Dimension, layer: Layer) -> Quantity:
@@ -30,6 +35,8 @@ def expect(value: Value, dimension: Dimension, layer: Layer) -> Quantity:
         raise Wrong("E210", f"expected {dimension}, found {describe(value)}", span, hint=example)
     if value.dimension == NUMBER:
         message = f"expected {dimension}, found {describe(value)}"
+        if dimension in ONLY_UNITS and isinstance(layer.value, s.Num):
+            example = f"`{name} = {layer.value.value:g} {ONLY_UNITS[dimension]}`"
         raise Wrong("E205", message, span, hint=f"write the unit: {example}")
     raise Wrong("E204", f"expected {dimension}, found {value.dimension}", span, hint=hint)
 

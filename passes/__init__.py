@@ -42,7 +42,11 @@ PIPELINE: tuple[Pass, ...] = (
         lambda op: not isinstance(op, Reshard),
     ),
     Pass("merge-sums", merge_sums, "after insert-collectives; before fusion, which merges the final additions"),
-    Pass("quantize", quantize, "after insert-collectives: collectives move activations in their own dtype"),
+    Pass(
+        "quantize",
+        quantize,
+        "after insert-collectives: all but dispatch to experts move activations in their own dtype",
+    ),
     Pass("fuse", fuse, "after all passes that add ops, so that it sees everything that can be merged"),
     Pass("chunk", chunk, "on fused GEMMs, because these are the kernels that run"),
     Pass(

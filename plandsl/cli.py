@@ -26,7 +26,8 @@ Takes = Callable[[_Parser], None]
 """Adds the arguments of a verb to its parser."""
 
 
-def _parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
+def parser(verbs: Iterable[str]) -> argparse.ArgumentParser:
+    """The parser of a command line with some of the verbs."""
     top = _Parser(prog="planc", description="Compile .plan files: how a language model is spread over GPUs.")
     top.add_argument("--version", action="version", version=f"planc {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
@@ -57,6 +58,12 @@ def _add_phase(made: _Parser) -> None:
     made.add_argument("--phase", choices=("prefill", "decode"), default="prefill", help="(default: prefill)")
 
 
+def _init(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", nargs="?", default="first.plan", help="(default: first.plan)")
+    made.add_argument("--model", metavar="NAME", help="a model of the catalog (default: llama_3_1_8b)")
+    made.add_argument("--node", metavar="NAME", help="a node of the catalog (default: h100_2)")
+
+
 def _compile(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--dump", metavar="PASS", help="print the program after a pass instead")
@@ -65,6 +72,8 @@ def _compile(made: _Parser) -> None:
 
 def _check(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE", nargs="+")
+    made.add_argument("--format", choices=("text", "json", "sarif", "github"), default="text",
+                      help="of the findings; sarif and github are for build services (default: text)")  # fmt: skip
     _add_selection(made)
 
 
@@ -125,6 +134,9 @@ def _explain(made: _Parser) -> None:
 
 def _diff(made: _Parser) -> None:
     made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="two plans, or one file that has two")
+    made.add_argument(
+        "--each", action="store_true", help="compare every plan of one file with its namesake in the other"
+    )
     _add_selection(made)
 
 
@@ -164,11 +176,16 @@ def _autoscale(made: _Parser) -> None:
     _add_scheduler(made)
 
 
+def _completion(made: _Parser) -> None:
+    made.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
 def _later(made: _Parser) -> None:
     made.add_argument("rest", nargs=argparse.REMAINDER)
 
 
 VERBS: dict[str, tuple[str, Takes]] = {
+    "init": ("write a small plan to start from", _init),
     "compile": ("compile every plan of a file and print its estimates", _compile),
     "check": ("report every mistake, without compiling", _check),
     "render": ("draw a plan", _render),
@@ -183,6 +200,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
+    "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write launch files, traces, reports (not yet)", _later),
 }
 """Every verb: what help says of it, and what adds its arguments."""
@@ -195,7 +213,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # at exit Python would search once more, though the system takes the memory back anyway: it skips what is frozen
     atexit.register(gc.freeze)
     given = sys.argv[1:] if argv is None else argv
-    arguments = _parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
+    if not given and sys.stdout is not None:
+        sys.stdout.write(_landing_page())
+        return OK
+    arguments = parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
 
     if sys.stdout is None or sys.stderr is None:  # closed by the caller: nobody reads the output
@@ -221,6 +242,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RecursionError:
         sys.stderr.write("error[E107]: the input is nested too deeply\n")
         return WRONG
+
+
+LANDING = """planc {version}: how a language model is spread over GPUs, and how fast it is then
+
+to start
+  planc init                   write a small plan, first.plan
+  planc compile first.plan     its estimates, and where the time goes
+  planc explain first.plan     what would make it faster
+  planc search FILE            the best sharding for a load
+  planc simulate FILE          percentiles under traffic
+  planc catalog llama          models, GPUs, nodes and engines that ship, by a part of the name
+
+all commands (planc COMMAND --help tells more)
+{verbs}
+"""
+
+
+def _landing_page() -> str:
+    """What `planc` prints when nothing is asked of it."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {text}" for name, (text, _) in VERBS.items()]
+    return LANDING.format(version=__version__, verbs="\n".join(lines))
 
 
 def _discard_output() -> None:

@@ -24,9 +24,11 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "unknown name",
         "A name is looked up in its own file, then in the files that this file uses, then in the catalog, among the "
         "declarations of the expected kind. In a block, a value is known after the statement that computes it; "
-        "dimensions are fields of the model.",
+        "dimensions are fields of the model. A name is a letter, then letters, digits and `_`, so that an id such as "
+        "`meta-llama/Llama-3.1-70B` is none.",
         _plan(model="lama_3_1_8b"),
-        "correct the spelling, declare the name, or `use` the file that does. `planc catalog` lists what ships.",
+        "write the name that the hint offers, declare the name, or `use` the file that does. `planc catalog` lists "
+        "what ships.",
     ),
     "E202": (
         "declared or given twice",
@@ -57,9 +59,10 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
     "E206": (
         "unknown field",
         "Each kind of declaration has its fields, and each function its options. Any other name is an error. In a "
-        "model, a field with another name is a dimension, and its value a whole number.",
+        "model, a field with another name is a dimension, and its value a whole number. Where another tool or another "
+        "section of a plan has a field of this name, the hint says what to write.",
         "workload chat { input = 900, output = 100, bach = 8 }\n",
-        "correct the spelling, or remove the field.",
+        "write what the hint shows, or remove the field.",
     ),
     "E207": (
         "missing field",
@@ -279,6 +282,13 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "`topology = pcie`.",
         "node mine = l40s_8 with { link { topology = switch, pcie = 4 } }\n",
         "correct the field that the message names, or leave it out.",
+    ),
+    "N202": (
+        "an override takes the place of another field",
+        "Some fields say one thing in two ways: a workload has a `batch`, a `concurrency` or a `rate`, and a plan a "
+        "`node` or a `cluster`. `--set` of one of them takes the place of the other that the file has.",
+        "",
+        "nothing, if this is intended; else set the field that the file has.",
     ),
     "W201": (
         "unused result",

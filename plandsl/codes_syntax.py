@@ -6,14 +6,16 @@ SYNTAX_CODES: dict[str, tuple[str, str, str, str]] = {
     "E101": (
         "syntax error",
         "A value, a name, a sign or a separator is missing, or is in the wrong place. The message says what was "
-        "expected.",
+        "expected. A text of another language, such as YAML, JSON, Python or a command for a shell, is one mistake, "
+        "and the hint has a plan that says the same.",
         "plan serve {\n  model =\n  node = mi325x_8\n}\n",
         "Write what the message asks for. Items on one line are separated by `,`; a field is `name = value`.",
     ),
     "E102": (
         "invalid character",
         "Outside strings and comments a plan consists of ASCII letters, digits, `_`, and the signs of the "
-        "language. Word processors often replace these with curly quotes, long dashes and arrows.",
+        "language. Word processors often replace these with curly quotes, long dashes and arrows. A name, as in "
+        "`model = llama_3_1_8b`, has no quotes at all.",
         "let label = \u201ca plan\u201d\n",
         "Replace the character: strings are in straight double quotes, a rule is written `heads -> tensor`.",
     ),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plandsl._version import __version__
-from plandsl.diagnostics import Diagnostic, PlanError, render, suggest
+from plandsl.diagnostics import Diagnostic, PlanError, coloured, plain, render, suggest
 from plandsl.files import write_file
 
 if TYPE_CHECKING:
@@ -88,10 +89,17 @@ def print_json(value: object) -> None:
 
 def show_errors(error: PlanError, as_json: bool) -> int:
     """Print diagnostics on standard error and, with ``as_json``, as JSON on standard output. Gives the exit status."""
-    sys.stderr.write(render(error.diagnostics, _with_files(error)) + "\n")
+    _print_diagnostics(error.diagnostics, _with_files(error))
     if as_json:
         print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in error.diagnostics]})
     return WRONG
+
+
+def _print_diagnostics(found: Sequence[Diagnostic], sources: Mapping[str, str]) -> None:
+    """On standard error, in colour if a terminal shows it; `NO_COLOR` and `FORCE_COLOR` decide where they are set."""
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    colours = not os.environ.get("NO_COLOR") and (bool(os.environ.get("FORCE_COLOR")) or terminal)
+    sys.stderr.write(render(found, sources, coloured if colours else plain) + "\n")
 
 
 def _with_files(error: PlanError) -> dict[str, str]:
@@ -143,6 +151,25 @@ def compile_one(arguments: Namespace) -> CompiledPlan:
         why = f"{arguments.file} has {len(plans)} plans: {names}"
         raise PlanError([Diagnostic("E403", why, hint=f"pick one with --plan {plans[0].name}")])
     return plans[0]
+
+
+def run_init(arguments: Namespace) -> int:
+    """`planc init`: a file that exists is left as it is."""
+    from plandsl.starter import MODEL, NODE, starter
+
+    path = arguments.file
+    if Path(path).suffix != ".plan":
+        raise PlanError(
+            [Diagnostic("E400", f"`{path}` does not end in .plan", hint=f"planc init {Path(path).stem}.plan")]
+        )
+    if Path(path).exists():
+        raise PlanError([Diagnostic("E405", f"{path} exists already", hint="name another file: planc init FILE")])
+    write_file(Path(path), starter(arguments.model or MODEL, arguments.node or NODE, path))
+    if arguments.json:
+        print_json({"plandsl": __version__, "output": path})
+    else:
+        sys.stdout.write(f"wrote {path}; now: planc compile {path}\n")
+    return OK
 
 
 COMPARED = 40
@@ -213,15 +240,24 @@ def run_check(arguments: Namespace) -> int:
             sources |= error.sources
     found = list(dict.fromkeys(found))
     errors = [d for d in found if d.severity == "error"]
+    _print_findings("json" if arguments.json else arguments.format, found, sources, len(arguments.files))
+    return WRONG if errors else OK
+
+
+def _print_findings(form: str, found: list[Diagnostic], sources: dict[str, str], files: int) -> None:
+    """Findings as text on standard error; in another form for machines, also on standard output."""
     shown = [d for d in found if d.severity != "note"]
     if shown:
-        sys.stderr.write(render(shown, sources) + "\n")
-    if arguments.json:
+        _print_diagnostics(shown, sources)
+    if form == "json":
         print_json({"plandsl": __version__, "diagnostics": [d.as_json() for d in found]})
-    elif not errors:
-        files = "1 file" if len(arguments.files) == 1 else f"{len(arguments.files)} files"
-        sys.stdout.write(f"{files}: no errors\n")
-    return WRONG if errors else OK
+    elif form != "text":
+        from plandsl.annotations import github, sarif
+
+        ordered = sorted(found, key=lambda d: (d.span is None, d.span or ()))
+        sys.stdout.write(github(ordered)) if form == "github" else print_json(sarif(ordered))
+    elif all(d.severity != "error" for d in found):
+        sys.stdout.write(f"{'1 file' if files == 1 else f'{files} files'}: no errors\n")
 
 
 def run_render(arguments: Namespace) -> int:
@@ -421,39 +457,53 @@ def _read(path: str) -> str:
 
 
 def run_catalog(arguments: Namespace) -> int:
-    """`planc catalog`."""
-    from plandsl.grammar import catalog
-
-    if arguments.kind is not None and arguments.kind not in catalog.kinds():
-        # `planc catalog NAME` works too: people type it first
-        kinds = [k for k in catalog.kinds() if arguments.kind in catalog.names(k)]
-        if arguments.name is not None or not kinds:
-            known = [*catalog.kinds(), *(n for k in catalog.kinds() for n in catalog.names(k))]
-            hint = suggest(arguments.kind, known)
-            raise PlanError([Diagnostic("E406", f"the catalog has no kind or entry `{arguments.kind}`", hint=hint)])
-        arguments.kind, arguments.name = kinds[0], arguments.kind
-    if arguments.name is not None:
-        return _print_entry(arguments)
-    listed = {k: catalog.names(k) for k in catalog.kinds() if arguments.kind in (None, k)}
-    if arguments.json:
-        print_json({"plandsl": __version__, "catalog": listed})
-    else:
-        from plandsl.entries import catalog_line
-
-        for kind, names in listed.items():
-            sys.stdout.write(f"{kind}\n" + "".join(f"  {n:<20} {catalog_line(kind, n)}\n" for n in names))
-    return OK
-
-
-def _print_entry(arguments: Namespace) -> int:
+    """`planc catalog`: the list, the entries with a word in their names, or the text of one entry."""
     from plandsl.grammar import catalog
 
     kind, name = arguments.kind, arguments.name
-    made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
-    if not made and name not in catalog.names(kind):
-        hint = suggest(name, catalog.names(kind))
-        raise PlanError([Diagnostic("E406", f"the catalog has no {kind} `{name}`", hint=hint)])
-    text = catalog.from_config(name) if made else catalog.text(kind, name)
+    if kind is not None and kind not in catalog.kinds() and name is None:
+        # `planc catalog NAME` works too: people type it first
+        kind, name = next((k for k in catalog.kinds() if kind in catalog.names(k)), None), kind
+    elif kind is not None and kind not in catalog.kinds():
+        raise PlanError([Diagnostic("E406", f"the catalog has no kind `{kind}`", hint=suggest(kind, catalog.kinds()))])
+    if name is not None and kind is not None:
+        made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
+        if made or name in catalog.names(kind):
+            return _print_entry(kind, name, catalog.from_config(name) if made else catalog.text(kind, name), arguments)
+    kinds = catalog.kinds() if kind is None else (kind,)
+    listed = {k: [n for n in catalog.names(k) if name is None or name.lower() in n] for k in kinds}
+    if name is not None and not any(listed.values()):
+        known = [word for k in kinds for word in (*((k,) if kind is None else ()), *catalog.names(k))]
+        from plandsl.grammar.near import hint_for_name
+
+        what = f"{kind} `{name}`" if kind else f"kind or entry `{name}`"
+        hint = hint_for_name(kind, name) if kind else suggest(name, known)
+        raise PlanError([Diagnostic("E406", f"the catalog has no {what}", hint=hint)])
+    listed = {k: names for k, names in listed.items() if names or name is None}
+    if arguments.json:
+        print_json({"plandsl": __version__, "catalog": listed})
+    else:
+        for one, names in listed.items():
+            sys.stdout.write(f"{one}\n" + "".join(_catalog_lines(one, names)))
+    return OK
+
+
+def _catalog_lines(kind: str, names: list[str]) -> Iterator[str]:
+    """A line for each entry, behind its figures the other names that it goes by."""
+    from plandsl.entries import catalog_line
+    from plandsl.grammar import catalog
+
+    stands_for = catalog.aliases(kind)
+    entries = {
+        n: [a for a in stands_for if stands_for[a] == n] for n in dict.fromkeys(stands_for.get(n, n) for n in names)
+    }
+    width = max(map(len, entries), default=0)
+    for name, aliases in entries.items():
+        also = f"; also {', '.join(aliases)}" if aliases else ""
+        yield f"  {name:<{width}}  {catalog_line(kind, name)}{also}\n"
+
+
+def _print_entry(kind: str, name: str, text: str, arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, "kind": kind, "name": name, "text": text})
     else:
@@ -472,6 +522,18 @@ def run_passes(arguments: Namespace) -> int:
         width = max(len(n) for n, _, _ in lines)
         for name, does, why in lines:
             sys.stdout.write(f"{name:<{width}}  {does}\n{'':<{width}}  {why}\n")
+    return OK
+
+
+def run_completion(arguments: Namespace) -> int:
+    """`planc completion`."""
+    from plandsl.completion import script
+
+    text = script(arguments.shell)
+    if arguments.json:
+        print_json({"plandsl": __version__, "shell": arguments.shell, "script": text})
+    else:
+        sys.stdout.write(text)
     return OK
 
 
@@ -520,6 +582,8 @@ def run_diff(arguments: Namespace) -> int:
     """`planc diff A B`: each argument is FILE or FILE:PLAN; a single FILE must have two plans."""
     from plandsl.driver import difference
 
+    if arguments.each:
+        return _compare_each(arguments)
     a, b = _plans_to_compare(arguments)
     found = difference(a, b)
     if arguments.json:
@@ -528,6 +592,37 @@ def run_diff(arguments: Namespace) -> int:
         from plandsl.answers.text.difference import print_difference
 
         print_difference(found, open_console())
+    return OK
+
+
+def _compare_each(arguments: Namespace) -> int:
+    """Compare the plans of the same name in two files, and name the others."""
+    from plandsl.driver import compile_module, difference
+
+    if len(arguments.files) != 2:
+        why = f"`planc diff --each` compares the plans of two files, found {len(arguments.files)}"
+        raise PlanError([Diagnostic("E400", why, hint="planc diff --each OLD.plan NEW.plan")])
+    old, new = (
+        {plan.name: plan for plan in compile_module(_open(path, _overrides(arguments)), arguments.plan)}
+        for path in arguments.files
+    )
+    found = {name: difference(old[name], new[name]) for name in old if name in new}
+    same = [name for name, one in found.items() if not one.changes]
+    lone = {"removed": [name for name in old if name not in new], "added": [name for name in new if name not in old]}
+    if arguments.json:
+        plans = [{"name": name, **one.as_json()} for name, one in found.items()]
+        print_json({"plandsl": __version__, "files": arguments.files, "plans": plans, **lone})
+        return OK
+    from plandsl.answers.text.difference import print_difference
+
+    console = open_console()
+    for one in spaced((one for one in found.values() if one.changes), console):
+        print_difference(one, console)
+    if len(same) < len(found) and (same or any(lone.values())):
+        console.print()
+    for word, names in ("the same", same), *lone.items():
+        if names:
+            console.print(f"{word}: {', '.join(names)}")
     return OK
 
 
@@ -561,6 +656,9 @@ def _split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
 
 def _plan_not_named(path: str, module: Module, wanted: str) -> Diagnostic:
     names = module.plans
+    if names[1:] == [] and wanted == "two":
+        hint = f"compare it with the plan of another file: planc diff {path} OTHER.plan"
+        return Diagnostic("E413", f"{path} has 1 plan: {names[0]}, and `planc diff` compares two", hint=hint)
     plans = f"{len(names)} plans: {', '.join(names)}" if len(names) > 1 else f"1 plan: {names[0]}"
     hint = " ".join(f"{path}:{name}" for name in (names * 2)[:2])
     return Diagnostic("E413", f"{path} has {plans}, but {wanted} must be named", hint=f"name it: planc diff {hint}")

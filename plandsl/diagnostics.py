@@ -3,7 +3,8 @@
 A `Diagnostic` is a value; `render` turns it into text. Tests and `--json` use the value.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 
@@ -96,20 +97,48 @@ class Report:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word closest to ``word``, or the first few known ones."""
-    from difflib import get_close_matches
-
+    """A hint that names the known words nearest to ``word``, or the first few known ones."""
     names = sorted(set(known))
-    close = get_close_matches(word[:64], names, n=1, cutoff=0.6)
-    if not close:
-        lower = {n.lower(): n for n in names}
-        close = [lower[m] for m in get_close_matches(word[:64].lower(), list(lower), n=1, cutoff=0.6)]
-    if close:
-        return f"did you mean `{close[0]}`?"
+    if near := nearest(word, names):
+        return f"did you mean {either(near)}?"
     if not names:
         return ""
     some = ", ".join(f"`{n}`" for n in names[:12])
     return f"known here: {some}" + (", ..." if len(names) > 12 else "")
+
+
+MOST_NEAR = 3
+"""Most names that a hint offers."""
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The known words that fewest slips of a finger turn into ``word``: one, or several that are equally near."""
+    from difflib import get_close_matches
+
+    spelt = word[:64].lower()
+    lower = {name.lower(): name for name in sorted(set(known))}
+    close = get_close_matches(spelt, list(lower), n=12, cutoff=0.6)
+    slips = {name: count_slips(spelt, name) for name in close}
+    return [lower[name] for name in close if slips[name] == min(slips.values())][:MOST_NEAR]
+
+
+def count_slips(a: str, b: str) -> int:
+    """How many letters are missing, surplus, wrong or swapped with their neighbour between two words."""
+    before, row = [0] * (len(b) + 1), list(range(len(b) + 1))
+    for i, x in enumerate(a):
+        older, before, row = before, row, [i + 1]
+        for j, y in enumerate(b):
+            least = min(before[j + 1] + 1, row[j] + 1, before[j] + (x != y))
+            if i and j and x == b[j - 1] and a[i - 1] == y:
+                least = min(least, older[j - 1] + 1)
+            row.append(least)
+    return row[-1]
+
+
+def either(words: Sequence[str]) -> str:
+    """```a`, `b` or `c```, for a message."""
+    quoted = [f"`{word}`" for word in words]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
 def clip(text: str, limit: int = 40) -> str:
@@ -117,7 +146,27 @@ def clip(text: str, limit: int = 40) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _excerpt(span: Span, mark: str, text: str, sources: Mapping[str, str], gutter: int) -> list[str]:
+Paint = Callable[[str, str], str]
+"""Gives a text of a kind (a severity, ``place``, ``text`` or ``help``) as it is shown."""
+
+COLOURS = {"error": "1;31", "warning": "1;33", "note": "1;36", "place": "1;34", "text": "1", "help": "1;32"}
+"""Codes of ECMA-48 (ANSI) for what a diagnostic consists of."""
+
+
+def plain(_kind: str, text: str) -> str:
+    """``text`` without colour."""
+    return text
+
+
+def coloured(kind: str, text: str) -> str:
+    """``text`` in the colour of its kind, for a terminal."""
+    return f"\033[{COLOURS[kind]}m{text}\033[0m" if text else text
+
+
+def _excerpt(
+    span: Span, mark: str, text: str, sources: Mapping[str, str], gutter: int, paint: Callable[[str], str]
+) -> list[str]:
+    """The line of a span and, in the colour of ``paint``, the marks and the text below it."""
     source = sources.get(span.file)
     if source is None:
         return []
@@ -134,24 +183,26 @@ def _excerpt(span: Span, mark: str, text: str, sources: Mapping[str, str], gutte
         cut = max(0, start - 60)
         shown = shown[cut : cut + 150] + " ..."
     width = max(1, min(stop - start, len(shown) - (start - cut) + 1))
-    caret = " " * (start - 1 - cut) + mark * width
-    return [f"{span.line:>{gutter}} | {shown}", f"{'':>{gutter}} | {caret} {text}".rstrip()]
+    marks = f"{mark * width} {text}".rstrip()
+    return [f"{span.line:>{gutter}} | {shown}", f"{'':>{gutter}} | {' ' * (start - 1 - cut)}{paint(marks)}"]
 
 
-def render_one(diagnostic: Diagnostic, sources: Mapping[str, str]) -> str:
+def render_one(diagnostic: Diagnostic, sources: Mapping[str, str], paint: Paint = plain) -> str:
     """One diagnostic with its source line, caret, other places and hint."""
-    head = f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"
-    help_ = f"help: {diagnostic.hint or f'`planc explain {diagnostic.code}` tells what it means'}"
+    severity = diagnostic.severity
+    head = paint(severity, f"{severity}[{diagnostic.code}]") + paint("text", f": {diagnostic.message}")
+    told = diagnostic.hint or f"`planc explain {diagnostic.code}` tells what it means"
+    help_ = paint("help", "help") + f": {told}"
     if diagnostic.span is None:
         return f"{head}\n{help_}"
     spans = [diagnostic.span, *(label.span for label in diagnostic.labels)]
-    gutter = max(len(str(s.line)) for s in spans)
-    out = [head, _arrow(diagnostic.span, gutter, "-->"), f"{'':>{gutter}} |"]
-    out += _excerpt(diagnostic.span, "^", diagnostic.label, sources, gutter)
+    gutter, quiet = max(len(str(s.line)) for s in spans), partial(paint, "place")
+    out = [head, _arrow(diagnostic.span, gutter, quiet("-->")), f"{'':>{gutter}} |"]
+    out += _excerpt(diagnostic.span, "^", diagnostic.label, sources, gutter, paint=partial(paint, severity))
     for span, text in diagnostic.labels:
         if span.file != diagnostic.span.file:
-            out.append(_arrow(span, gutter, ":::"))
-        out += _excerpt(span, "-", text, sources, gutter) or [f"{'':>{gutter}} = {text}"]
+            out.append(_arrow(span, gutter, quiet(":::")))
+        out += _excerpt(span, "-", text, sources, gutter, paint=quiet) or [f"{'':>{gutter}} = {quiet(text)}"]
     return "\n".join([*out, help_])
 
 
@@ -159,10 +210,10 @@ def _arrow(span: Span, gutter: int, mark: str) -> str:
     return f"{'':>{gutter}}{mark} {span.file}:{span.line}:{span.column}"
 
 
-def render(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str]) -> str:
+def render(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], paint: Paint = plain) -> str:
     """All diagnostics as text, in the order of the source, and a closing count of errors."""
     ordered = sorted(diagnostics, key=lambda d: (d.span is None, d.span or ()))
-    parts = [render_one(d, sources) for d in ordered]
+    parts = [render_one(d, sources, paint) for d in ordered]
     errors = sum(d.severity == "error" for d in diagnostics)
     if errors > 1:
         parts.append(f"{errors} errors")

@@ -357,7 +357,9 @@ def compile_module(
     problems = [*module.diagnostics, *(d for _, _, ds in found for d in ds)]
     errors = [d for d in problems if d.severity == "error"]
     if not errors and not names:
-        errors = [Diagnostic("E401", f"{module.path} has no plan to compile", module.end, hint=NO_PLAN)]
+        searches = ", ".join(f"`{name}`" for name in module.searches[:3])
+        hint = f"it has the search {searches}: `planc search {module.path}` finds its plans" if searches else NO_PLAN
+        errors = [Diagnostic("E401", f"{module.path} has no plan to compile", module.end, hint=hint)]
     if errors:
         raise PlanError(_unique([d for d in problems if d.severity != "note"] or errors), module.sources)
     warnings = [d for d in module.diagnostics if d.severity != "error"]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from plandsl.cli import main
+from plandsl.cli import VERBS, main
 from plandsl.codes import CODES
 from plandsl.codes_hf import HF_CODES
 from plandsl.driver import check_module, open_text
+from plandsl.grammar import catalog
 from plandsl.grammar.parse import decode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,6 +176,91 @@ def test_catalog_lists_and_prints(capsys):
         assert "help: " in err
 
 
+def test_without_arguments_planc_says_where_to_start(capsys):
+    status, out, err = run(capsys)
+    assert (status, err) == (0, "")
+    assert all(re.search(rf"^  {verb} +{re.escape(text)}$", out, re.M) for verb, (text, _) in VERBS.items())
+    assert all(line in out for line in ("planc init ", "planc compile first.plan"))
+    for line in re.findall(r"^  planc (\w+)", out, re.M):
+        assert line in VERBS
+
+
+@pytest.mark.parametrize(
+    ("more", "shardings"),
+    [
+        ((), ["dp = 2", "tp = 2, dp = 1"]),
+        (("--model", "llama_3_1_70b", "--node", "h100_8"), ["tp = 2, dp = 4", "tp = 8, dp = 1"]),
+        (("--node", "h100_1"), ["tp = 1"]),
+    ],
+)
+def test_a_first_plan_compiles_as_it_is(capsys, tmp_path, more, shardings):
+    path = tmp_path / "mine.plan"
+    status, out, err = run(capsys, "init", path, *more)
+    assert (status, err) == (0, "")
+    assert out == f"wrote {path}; now: planc compile {path}\n"
+    text = path.read_text()
+    assert re.findall(r"sharding \{ (.*?) \}", text) == shardings
+    assert run(capsys, "fmt", "--check", path)[0] == 0
+    status, out, err = run(capsys, "compile", path, "--json")
+    assert (status, err) == (0, "")
+    assert all(plan["fits"] for plan in json.loads(out)["plans"])
+    status, _, err = run(capsys, "init", path)
+    assert (status, path.read_text()) == (2, text)
+    assert "exists already" in err
+
+
+def test_no_first_plan_is_written_where_none_would_compile(capsys, tmp_path):
+    path = tmp_path / "mine.plan"
+    for more, why in (
+        (("--model", "lama_3_1_8b"), "did you mean `llama_3_1_8b`?"),
+        (("--node", "h100_9"), "h100_8"),
+        (("--model", "llama_3_1_405b", "--node", "l40s_2"), "no tensor parallelism in `l40s_2` holds `llama_3_1_405b`"),
+    ):
+        status, _, err = run(capsys, "init", path, *more)
+        assert status == 2
+        assert why in err
+        assert not path.exists()
+    assert "mine.plan" in run(capsys, "init", "mine.txt")[2]
+
+
+def test_diagnostics_are_coloured_where_the_reader_sees_colours(capsys, monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    wrong = "compile", EXAMPLE, "--plan", "hybrid", "--set", "sharding.tp=3"
+    status, _, usual = run(capsys, *wrong)
+    assert (status, "\033" in usual) == (2, False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    found = run(capsys, *wrong)[2]
+    assert re.sub(r"\033\[[0-9;]*m", "", found) == usual
+    assert "\033[1;31merror[E301]\033[0m" in found
+    assert re.search(r"\| +\033\[1;31m\^+ [^\033]+\033\[0m\n", found), "the caret has the colour of the severity"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run(capsys, *wrong)[2] == usual
+
+
+def test_a_word_lists_the_entries_that_have_it_in_their_names(capsys):
+    lines = run(capsys, "catalog", "model", "qwen")[1].splitlines()
+    assert lines[0] == "model"
+    assert len(lines) == 1 + sum("qwen" in name for name in catalog.names("model"))
+    listed = json.loads(run(capsys, "catalog", "h100", "--json")[1])["catalog"]
+    assert {kind: set(names) for kind, names in listed.items()} == {
+        kind: {name for name in catalog.names(kind) if "h100" in name} for kind in listed
+    }
+    assert {"gpu", "node", "cluster"} <= set(listed)
+
+
+def test_aliases_stand_on_the_line_of_their_entry(capsys):
+    for kind in catalog.kinds():
+        lines = run(capsys, "catalog", kind)[1].splitlines()[1:]
+        aliases = catalog.aliases(kind)
+        assert [line.split()[0] for line in lines] == [n for n in catalog.names(kind) if n not in aliases]
+        for alias, entry in aliases.items():
+            (line,) = (line for line in lines if line.split()[0] == entry)
+            assert alias in line.partition("; also ")[2].split(", ")
+    assert catalog.aliases("node")["h100_sxm_8"] == "h100_8"
+    assert "a100_80" in run(capsys, "catalog", "gpu", "a100_sxm_")[1].split()
+
+
 def test_passes_are_listed_with_a_line_each(capsys):
     status, out, _ = run(capsys, "passes", "--json")
     assert status == 0
@@ -200,7 +286,13 @@ def test_the_verb_to_come_says_so(capsys):
 
 
 def test_wrong_arguments_are_wrong_input(capsys):
-    for arguments in ((), ("compil",), ("compile",), ("render", EXAMPLE), ("compile", EXAMPLE, "--phase", "x")):
+    for arguments in (
+        ("--json",),
+        ("compil",),
+        ("compile",),
+        ("render", EXAMPLE),
+        ("compile", EXAMPLE, "--phase", "x"),
+    ):
         status, _, err = run(capsys, *arguments)
         assert status == 2
         assert err.startswith("error[E400]")

@@ -230,7 +230,7 @@ def test_standard_input_may_have_both(capsys, monkeypatch):
     ("arguments", "code", "hint"),
     [
         (["{two}"], None, ""),
-        (["{one}"], "E413", "planc diff {one}:a {one}:a"),
+        (["{one}"], "E413", "planc diff {one} OTHER.plan"),
         (["{three}"], "E413", "planc diff {three}:a {three}:b"),
         (["{one}", "{two}"], "E413", "planc diff {two}:a {two}:b"),
         (["{one}", "{two}", "{three}"], "E400", "two"),

@@ -10,6 +10,7 @@ How a fenced block is held to that follows from its first line:
     csv file=conv.csv         a file for the blocks below
     json serve.plan           the fields of `planc compile serve.plan --json`, values aside
     python                    run in order; with `>>>` a doctest
+    yaml                      a file of another tool: the commands of planc in it are taken by the command line
 
 In output a line `...` stands for any lines, and `...` within one for any text. `pytest --update-golden`
 writes the real output and the generated tables into the pages; read the diff.
@@ -26,7 +27,7 @@ from typing import NamedTuple
 import pytest
 
 from plandsl import limits
-from plandsl.cli import main
+from plandsl.cli import VERBS, main, parser
 from plandsl.codes import CODES
 from plandsl.driver import check_module, compile_file, open_file
 from plandsl.grammar import (
@@ -40,6 +41,7 @@ from plandsl.grammar import (
     requires,
     searches,
     sharding,
+    synonyms,
     workloads,
 )
 from plandsl.grammar._tables import FIXED
@@ -57,7 +59,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
     "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
-    "operator.md",
+    "operator.md", "ci.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -136,9 +138,20 @@ def judged(block, folder):
 
 
 def test_every_block_is_of_a_known_kind():
-    assert {b.info[0] for b in BLOCKS} <= {"plan", "console", "csv", "ir", "json", "python", "text"}
+    assert {b.info[0] for b in BLOCKS} <= {"plan", "console", "csv", "ir", "json", "python", "text", "yaml"}
     words = {word.partition("=")[0] for b in BLOCKS if b.info[0] == "plan" for word in b.info[1:]}
     assert words <= {"file", "fragment", "fails", *CODES}
+
+
+def test_commands_in_files_of_other_tools_are_taken():
+    texts = [b.text for b in BLOCKS if b.info[0] == "yaml"] + [(ROOT / ".pre-commit-hooks.yaml").read_text("utf-8")]
+    found = [line for text in texts for line in re.findall(r"\bplanc (\w[^;|}\n]*)", text)]
+    assert len(found) >= 5
+    for line in found:
+        words = line.split()
+        parser(VERBS).parse_args([*words, *([] if any("." in w or "$" in w for w in words) else ["FILE"])])
+    hooks = set(re.findall(r"^- id: (.*)$", texts[-1], re.MULTILINE))
+    assert {name for text in texts[:-1] for name in re.findall(r"^ *- id: (.*)$", text, re.MULTILINE)} == hooks
 
 
 @each("plan", "complete")
@@ -374,9 +387,26 @@ def table_of_codes():
     return "| code | what it means |\n| --- | --- |\n" + rows
 
 
+def table_of_words():
+    """What a plan calls what other tools have, by the path of the field; words of no tool are left out."""
+    words = {}
+    for table, path in (
+        (synonyms.FIELDS, lambda own: own.path),
+        (synonyms.FORMATS, lambda own: own[0]),
+        (synonyms.METRICS, lambda own: own[0]),
+    ):
+        for word, own in table.items():
+            tool = own.tool if isinstance(own, synonyms.Synonym) else own[1]
+            if tool:
+                words.setdefault(path(own), {}).setdefault(tool, []).append(f"`{word}`")
+    cells = {own: "; ".join(f"{tool}: {', '.join(names)}" for tool, names in by.items()) for own, by in words.items()}
+    rows = "".join(f"| `{own}` | {elsewhere} |\n" for own, elsewhere in cells.items())
+    return "| in a plan | elsewhere |\n| --- | --- |\n" + rows
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_generated_tables_are_up_to_date(page, updating):
-    made = {"codes": table_of_codes}
+    made = {"codes": table_of_codes, "words": table_of_words}
     text = read(page)
     real = GENERATED.sub(lambda m: m[1] + made[m[2]]() + m[3], text)
     assert "generated: codes" in text or page != "language.md"

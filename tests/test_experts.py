@@ -260,6 +260,26 @@ def test_bytes_are_timed_over_the_links() -> None:
         assert line.time_s / line.count == pytest.approx(moved / plan.spec.node.link.bandwidth, rel=1e-9)
 
 
+def test_tokens_are_quantized_before_they_travel_to_experts_and_results_are_not() -> None:
+    """A byte for each element goes out, two come back; without experts in 8 bits it is two both ways."""
+    wide, narrow = (lines(moe("ep = 8", weights=w, more=BARE), "all_to_all") for w in ("bf16", "fp8"))
+    assert [line.bytes for line in narrow] == [wide[0].bytes / 2, wide[1].bytes]
+    ops = moe("ep = 8", weights="fp8", more=BARE).prefill.program.region("block").ops
+    out, back = (op for op in ops if isinstance(op, AllToAll))
+    assert (out.x.type.dtype, out.out.type.dtype, back.x.type.dtype) == ("fp8", "fp8", "bf16")
+    assert any(isinstance(op, GroupedGemm) and op.x.name == out.out.name for op in ops)
+
+
+def test_tokens_that_something_else_reads_travel_as_they_are() -> None:
+    """Gates that weigh the input read it before it is multiplied."""
+    weighed = ROUTED.replace("top_k = 4", "top_k = 4, weigh = input")
+    plan = moe("ep = 8", weighed, weights="fp8")
+    assert plan.verify().ok
+    out = next(op for op in plan.prefill.program.region("block").ops if isinstance(op, AllToAll))
+    read = [op for op in plan.prefill.program.region("block").ops if out.out.name in {x.name for x in op.operands}]
+    assert (out.out.type.dtype == "fp8") == all(isinstance(op, GroupedGemm) for op in read)
+
+
 def test_nothing_is_dispatched_where_tokens_are_whole() -> None:
     plan = moe(SHARDINGS["experts on the ranks of tp"])
     for phase in (plan.prefill, plan.decode):

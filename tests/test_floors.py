@@ -19,7 +19,7 @@ SCHEDULERS = {
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
-KNOW_ALL = ("driver", "entries", "commands", "search", "testing")
+KNOW_ALL = ("driver", "entries", "commands", "search", "starter", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
@@ -32,9 +32,10 @@ WINGS = {
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",
-    "backends.graphviz.devices_cluster",
-    "backends.graphviz.devices_pools", "grammar.experts", "grammar.hf", "grammar.latent", "grammar.overrides",
-    "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.split", "grammar.traffic", "grammar.unlike",
+    "backends.graphviz.devices_cluster", "backends.graphviz.devices_pools", "grammar.experts", "grammar.foreign",
+    "grammar.hf", "grammar.homes", "grammar.latent", "grammar.misplaced", "grammar.near", "grammar.overrides",
+    "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
+    "grammar.traffic", "grammar.unlike",
     "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "spec.fractions",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
@@ -46,6 +47,8 @@ BACK = {
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),
     ("passes.shard_latent", "passes.shard"), ("grammar.traffic", "grammar.workloads"),
+    ("grammar.near", "grammar.modules"), ("grammar.places", "grammar.plans"), ("grammar.places", "grammar.sharding"),
+    ("grammar.places", "grammar.workloads"),
 }  # fmt: skip
 """Wings that call what loads them again: their part of a recursion. There is no other circle."""
 

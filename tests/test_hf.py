@@ -534,7 +534,7 @@ def test_defaults_that_matter_are_told() -> None:
     [
         ({"architectures": ["LamaForCausalLM"]}, '"LamaForCausalLM"', "did you mean `LlamaForCausalLM`?"),
         ({"architectures": ["XyzModel"]}, '"XyzModel"', "known here: `DeepseekV3ForCausalLM`"),
-        ({"architectures": None, "model_type": "qwen4"}, 'model type "qwen4"', "did you mean `qwen3`?"),
+        ({"architectures": None, "model_type": "qwen4"}, 'model type "qwen4"', "did you mean `qwen3` or `qwen2`?"),
         ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "a state-space layer", ""),
         ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "cross-attention", ""),
         ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, "another head", ""),

@@ -22,7 +22,8 @@ LINKED = {
     "plandsl.grammar": "grammar",
     "plandsl.passes": "passes",
 }
-SHIPPED = {".py", ".lark", ".plan", ".csv"}
+SHIPPED = {".py", ".lark", ".plan", ".csv", "py.typed", "_planc", "planc.bash", "planc.fish"}
+"""Endings and names of files."""
 
 # Together on one worker, so that the wheel is built once.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -35,7 +36,7 @@ def installed_files(root: Path) -> dict[str, Path]:
         for at, folders, names in os.walk(root / folder, followlinks=False):
             folders[:] = [name for name in folders if name != "__pycache__"]
             for path in (Path(at, name) for name in names):
-                if path.suffix in SHIPPED or path.name == "py.typed":
+                if path.suffix in SHIPPED or path.name in SHIPPED:
                     inside = path.relative_to(root / folder).as_posix()
                     found[f"{package.replace('.', '/')}/{inside}"] = path
     return found

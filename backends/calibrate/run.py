@@ -72,7 +72,8 @@ def jobs(data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf) -> Iterator[Job]:
                     rows = kind.linked(rows, link)
                 if path and len(rows) >= LEAST and kind.answers(gpu, str(path)) and (kind.linked is None or link):
                     joining = _joining(kind, table.where(sets == path), str(key), gpu_of, link_of)
-                    yield Job(kind, gpu, str(key), str(path), rows, joining if kind.leans(rows) else {})
+                    own = joining if kind.leans(rows) else {}
+                    yield Job(kind, gpu, str(key), str(path), rows=rows, joining=own)
 
 
 def _joining(kind: AnyKind, rows: Table, key: str, gpu_of: GpuOf, link_of: LinkOf) -> dict[GpuSpec, Table]:

@@ -72,8 +72,8 @@ class Hosts:
                 made = self.maker(op, op.x)
                 return made if isinstance(made, Norm | AddNorm | Map | Attention | LatentAttention) else None
             case Rope():
-                made = [self.maker(op, x) for x in op.xs]
-                return made[0] if all(isinstance(one, Norm) for one in made) else None
+                norms = [self.maker(op, x) for x in op.xs]
+                return norms[0] if all(isinstance(one, Norm) for one in norms) else None
             case CacheWrite():
                 return next((one for x in op.xs if isinstance(one := self.maker(op, x), Rope)), None)
             case _:

@@ -92,6 +92,10 @@ def _searches(module: Module, name: str | None) -> list[SearchSpec]:
         raise PlanError(module.diagnostics, module.sources)
     if not names:
         hint = "add `search NAME { model = ..., node = ..., workload { input = ..., output = ... } }`"
+        if module.plans:
+            hint = (
+                f"add `search best {{ plan = {module.plans[0]} }}`, or estimate the plan: `planc compile {module.path}`"
+            )
         raise PlanError([Diagnostic("E401", f"{module.path} has no search to run", module.end, hint=hint)])
     if name is not None and name not in module.searches:
         raise PlanError([Diagnostic("E201", f"there is no search named `{name}`", hint=suggest(name, module.searches))])

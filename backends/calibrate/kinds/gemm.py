@@ -28,12 +28,12 @@ CACHE = {
     **dict.fromkeys(("h100_sxm", "h100_pcie", "h100_nvl", "h200_sxm", "h200_nvl", "h800", "gh200"), 25e6),
     **dict.fromkeys(("b200_sxm", "b300_sxm", "gb200", "gb300"), 63e6),
     **dict.fromkeys(("mi300x", "mi308x", "mi325x", "mi350x", "mi355x"), 256e6),
-    "h20": 30e6, "l40s": 96e6, "rtx_4090": 72e6, "rtx_pro_6000": 128e6, "mi210": 8e6,
-    **dict.fromkeys(("a40", "a6000", "rtx_3090"), 6e6),
+    "h20": 30e6, "l40s": 96e6, "rtx_4090": 72e6, "rtx_pro_6000": 128e6,
 }  # fmt: skip
 """Bytes of the last-level cache by GPU: L2, and Infinity Cache of AMD's MI300 (data sheets and white papers).
 
-An L2 in two partitions counts as one of them, since each has copies for its own SMs (NVIDIA A100 white paper).
+An L2 in two partitions counts as one of them, since each has copies for its own SMs (NVIDIA A100 white paper). GPUs
+that are not here have 6 to 8 MB, in which activations take the place of weights.
 """
 
 COPIES = {
