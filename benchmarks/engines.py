@@ -241,9 +241,15 @@ def main(data: Path, residuals_file: Path | None = None, widths: bool = False) -
     if residuals_file is not None:
         write_residuals(residuals_file, judged)
     for name in ENGINES:
-        own = [r for r in judged if r.row.engine == name and r.fold in JUDGED and is_fitted(r.row)]
-        many = sum(case.row.engine == name and is_fitted(case.row) for case in cases)
-        write(name, Found(fitted.of(name), many if name in fitted.engines else 0, by_metric(own)))
+        write(name, found_of(name, cases, fitted, judged))
+
+
+def found_of(name: str, cases: Sequence[Case], fitted: Pooled, judged: Sequence[Residual]) -> Found:
+    """What is known of an engine. Errors are of models without experts, where it has rows of any."""
+    own = [r for r in judged if r.row.engine == name and r.fold in JUDGED and is_fitted(r.row)]
+    rows = sum(case.row.engine == name and is_fitted(case.row) for case in cases) if name in fitted.engines else 0
+    dense = by_metric([r for r in own if r.row.dense])
+    return Found(fitted.of(name), rows, by_metric([r for r in own if not r.row.dense]) | dense)
 
 
 def by_metric(found: Sequence[Residual]) -> dict[str, Errors]:

@@ -17,16 +17,20 @@ Constants = Mapping[str, float]
 METRICS = ("ttft_s", "tpot_s", "output_tok_per_s")
 
 START = {
-    "prefill": 0.95, "decode": 0.95, "links": 1.0, "step": 0.2e-3, "step_rank": 15e-6, "request": 15e-6, "first": 20e-3,
+    "prefill": 0.95, "decode": 0.95, "links": 0.9, "step": 0.2e-3, "step_rank": 15e-6, "request": 15e-6, "first": 20e-3,
     "first_request": 0.2e-3,
 }  # fmt: skip
-"""Where fits start, and where recordings are made: rates, and seconds as `EngineSpec` has them."""
+"""Where fits start: rates, and seconds as `EngineSpec` has them."""
 
 LOOSE = {
-    "prefill": 0.04, "decode": 0.04, "links": 0.15, "step": 0.7, "step_rank": 0.7, "request": 0.7, "first": 0.7,
+    "prefill": 0.02, "decode": 0.02, "links": 0.05, "step": 0.7, "step_rank": 0.7, "request": 0.7, "first": 0.7,
     "first_request": 0.7,
 }  # fmt: skip
-"""How far a constant may be from what it is drawn to, as a logarithm: one standard deviation."""
+"""How far a constant may be from what it is drawn to, as a logarithm: one standard deviation.
+
+Rates hardly move: what is far from them is an error of kernels, and not of the engine. With widths of 0.1 and 0.3
+instead, TPOT of models without experts that were left out is off by two points more.
+"""
 
 OUTLIER = 0.1
 """Logarithms of errors beyond this count less than their squares."""
