@@ -126,8 +126,8 @@ def write(name: str, found: Found) -> None:
     bands = []
     for metric, short in BANDS:
         if metric in found.errors:
-            e = found.errors[metric]
-            bands += [f"{short}_low = {e.low:.4g}", f"{short}_high = {e.high:.4g}"]
+            e = found.errors[metric]  # what is predicted is in its band, where all of it is off to one side
+            bands += [f"{short}_low = {min(e.low, 1):.4g}", f"{short}_high = {max(e.high, 1):.4g}"]
     fitted = [f"{n} = {quantity(n, found.fit.constants[n])}" for n in LOOSE]
     own = [*fitted, *bands] if found.rows else []
     assumed = [] if found.rows else ["# the constants of all engines: too few rows", *fitted, *bands]
