@@ -61,8 +61,8 @@ completions: $(DEV)  ## write plandsl/completion from the command line
 bench: $(RUNTIME)  ## time the compiler and simulations
 	$(BIN)/python -m benchmarks.run
 
-accuracy: $(DEV)  ## DATA=FOLDER: errors on what fitting never saw, into docs/accuracy.md
-	$(BIN)/python -m benchmarks.accuracy '$(DATA)'
+accuracy: $(DEV)  ## DATA=FOLDER [RESIDUALS=FILE]: errors on what fitting never saw, into docs/accuracy.md
+	$(BIN)/python -m benchmarks.accuracy '$(DATA)' $(if $(RESIDUALS),--residuals '$(RESIDUALS)')
 
 traffic: $(DEV)  ## DATA=FOLDER: measured closed loops beside the closed form and the simulation
 	$(BIN)/python -m benchmarks.traffic '$(DATA)'

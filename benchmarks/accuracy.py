@@ -1,11 +1,16 @@
 """Errors of predictions on measurements that the fits did not see: `python -m benchmarks.accuracy DATA`.
 
-Writes `docs/accuracy.md` and its pictures. This module computes every figure there; `CAUSES` has the words that explain
-the worst ones. The same data give the same files.
+Writes `docs/accuracy.md` and its pictures, and prints what it says of servers. This module computes every figure there;
+`CAUSES` has the words that explain the worst ones. The same data give the same files.
+
+`--residuals FILE` is a table that `python -m benchmarks.engines DATA --residuals FILE` wrote: errors of engines on what
+their fits left out. `--rows FILE` is what `planc accuracy DATA --rows FILE` wrote; with it, rows of servers are not
+simulated again.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +19,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.deployments import sections
+from benchmarks.deployments import Servers, sections
 from benchmarks.splits import EDGE, Splits, divide, judged_errors
-from plandsl.backends.accuracy import serving
 from plandsl.backends.accuracy.run import SERVING
 from plandsl.backends.accuracy.run import judged as judged_file
 from plandsl.backends.accuracy.score import Judged
+from plandsl.backends.accuracy.serving import by_column
 from plandsl.backends.accuracy.show import percent
 from plandsl.backends.calibrate.fit import HELD_OUT, THIN
 from plandsl.backends.calibrate.relatives import RELATIVES
-from plandsl.driver import compile_text
-from plandsl.entries import catalog_has
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "accuracy.md"
@@ -240,7 +243,8 @@ class Part(NamedTuple):
 INTRO = """# Accuracy
 
 Predictions beside measurements that the fits did not see. `make accuracy DATA=FOLDER` writes this page and its pictures
-from a folder of measurements ([their files](calibration.md#files)); no figure on it is typed by hand. `planc accuracy
+from a folder of measurements ([their files](calibration.md#files)), with `RESIDUALS=FILE` also the errors of engines on
+rows that were left out of their fits; no figure on it is typed by hand. `planc accuracy
 FOLDER` compares the calibrations that ship with any folder. These calibrations are fitted to all rows except one shape
 in {held}, as here, so `planc accuracy` shows slightly smaller errors on the rows of the fit.
 
@@ -272,9 +276,10 @@ kernels were fitted without these rows; the constants of engines were fitted to 
 """
 
 
-def page(data: Path, draw: Callable[[Judged, str], str]) -> str:
+def page(data: Path, draw: Callable[[Judged, str], str], servers: Servers | None = None) -> str:
     """The text of the page. ``draw`` makes a picture and returns the markdown that shows it."""
-    parts = list(measured_parts(data))
+    servers = servers or Servers.read(data)
+    parts = list(measured_parts(data, servers))
     text = [INTRO.format(held=HELD_OUT, points=POINTS), "## Totals\n"]
     for part in parts:
         text += [f"### {part.title} in total\n", markdown(totals(part.judged, part.target))]
@@ -290,11 +295,11 @@ def page(data: Path, draw: Callable[[Judged, str], str]) -> str:
             text += [draw(whole, part.pictures)] if part.pictures else []
             text.append(markdown(groups(whole)))
         text += [f"### {part.title}: rows without a prediction\n", markdown(refusals(part.judged))]
-    text += sections(data)
+    text[1:1] = sections(servers, markdown)
     return "\n".join(t for t in text if t)
 
 
-def measured_parts(data: Path) -> Iterator[Part]:
+def measured_parts(data: Path, servers: Servers) -> Iterator[Part]:
     """Every part for which the folder has measurements."""
     splits: Splits = divide(data)
     own = list(judged_errors(data, splits.own(splits.rest), splits.shapes))
@@ -309,15 +314,10 @@ def measured_parts(data: Path) -> Iterator[Part]:
         j
         for name in SERVING
         if (data / name).is_file()
-        for j in judged_file(data / name, splits.own({}), predict_served)
+        for j in judged_file(data / name, splits.own({}), lambda table, file: by_column(servers.predicted[file], file))
     ]
     if whole:
         yield Part("Deployments", DEPLOYMENTS, whole, target=None, causes=None, pictures="serving")
-
-
-def predict_served(table: serving.Table, file: str) -> dict[str, serving.Answer]:
-    """Predict rows of deployments with the engines and calibrations of the catalog."""
-    return serving.predict(table, file, lambda text: compile_text(text)[0].cost, catalog_has)
 
 
 def lenders(gpus: set[str]) -> Table:
@@ -329,8 +329,10 @@ def lenders(gpus: set[str]) -> Table:
     return out
 
 
-def main(data: Path, target: Path = PAGE) -> None:
-    """Write the page and its pictures."""
+def main(data: Path, target: Path = PAGE, servers: Servers | None = None) -> None:
+    """Write the page and its pictures, and print the tables of servers."""
+    servers = servers or Servers.read(data)
+    sys.stdout.writelines(f"{part}\n" for part in sections(servers, markdown))
     folder = target.parent / PICTURES
 
     def draw(whole: Judged, prefix: str) -> str:
@@ -340,10 +342,15 @@ def main(data: Path, target: Path = PAGE) -> None:
         return f"![{name_of(whole)}: predicted against measured]({PICTURES}/{path.name})\n"
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(data, draw), encoding="utf-8")
+    target.write_text(page(data, draw, servers), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("usage: python -m benchmarks.accuracy DATA, a folder of measurements (docs/calibration.md)")
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description="write docs/accuracy.md")
+    parser.add_argument("data", type=Path, help="a folder of measurements (docs/calibration.md)")
+    parser.add_argument("--residuals", type=Path, help="errors of engines on rows left out of their fits")
+    parser.add_argument("--rows", type=Path, help="what `planc accuracy DATA --rows` wrote")
+    asked = parser.parse_args()
+    if not asked.data.is_dir():
+        parser.error(f"{asked.data} is no folder of measurements (docs/calibration.md)")
+    main(asked.data, servers=Servers.read(asked.data, asked.residuals, asked.rows))

@@ -1,101 +1,147 @@
-"""Two sections of the accuracy page on whole deployments: engines on unseen models, and choices of parallelism."""
+"""Sections of the accuracy page on servers: errors by class beside the aims, the choice, and what misses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, JUDGED, WIDTH, by_metric, is_fitted, leave_out, record_all
-from benchmarks.measured import read_measured
-from plandsl.backends.accuracy.serving import METRICS, predict
-from plandsl.backends.accuracy.show import percent
+from benchmarks.aims import Table, aims_table, engines_table, misses_table, refusals_table
+from benchmarks.choices import LEAST, NOISE, choices_table
+from benchmarks.served import Value, counted, left_out_by_rule, read_deployments, read_residuals, values_of
+from plandsl.backends.accuracy.answer import Answer
+from plandsl.backends.accuracy.rows import NAMES
+from plandsl.backends.accuracy.serving import Predicted, predict_rows
 from plandsl.backends.calibrate.table import Table as Rows
-from plandsl.backends.calibrate.table import read_table
-from plandsl.driver import compile_text
+from plandsl.driver import compile_cost
 from plandsl.entries import catalog_has
 
-Table = list[list[str]]
-
-CHOICES = 3
-"""Fewest parallelisms measured under the same conditions that count as a choice."""
-
-SAME = ("gpu", "model", "precision", "framework", "source", "isl_tokens", "osl_tokens", "concurrency", "load_kind")
-"""Columns that are equal in rows which differ only in parallelism."""
+JOBS = 2
+"""Processes that share the plans."""
 
 
-def left_out(path: Path) -> Table:
-    """Errors of engines on rows whose GPU, model or source the fit did not see."""
-    judged = list(leave_out(record_all(read_measured(path)[0])[0], JUDGED, WIDTH))
-    out = [["engine", "metric", "rows", "median", "mean", "p90", "bias"]]
-    for name in ENGINES:
-        for metric, e in by_metric([r for r in judged if r.row.engine == name and is_fitted(r.row)]).items():
-            line = [f"`{name}`", metric, str(e.rows), percent(e.median), percent(e.mean), percent(e.p90)]
-            out.append([*line, percent(e.bias, signed=True)])
+class Servers(NamedTuple):
+    """Rows of deployments by file with what is predicted of them, and what fits said of rows that they did not see."""
+
+    tables: dict[str, Rows]
+    predicted: dict[str, Predicted]
+    unseen: list[Value]
+
+    @classmethod
+    def read(cls, data: Path, residuals: Path | None = None, rows: Path | None = None) -> Servers:
+        """Of a folder. ``rows`` is what `planc accuracy DATA --rows` wrote; without it, rows are predicted."""
+        tables = dict(read_deployments(data))
+        known = {} if rows is None else read_predicted(rows)
+        predicted = {
+            file: known[file] if file in known else predict_rows(table, file, compile_cost, catalog_has, jobs=JOBS)
+            for file, table in tables.items()
+        }
+        return cls(tables, predicted, [] if residuals is None else read_residuals(residuals))
+
+
+def read_predicted(path: Path) -> dict[str, Predicted]:
+    """What `planc accuracy DATA --rows` wrote, by file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    out = {}
+    for name in dict.fromkeys(line["file"] for line in lines):
+        mine = [line for line in lines if line["file"] == name]
+        reason = np.array([line["reason"] for line in mine], dtype=np.str_)
+        answers = {}
+        for metric, column in NAMES.items():
+            ends = (np.array([float(x[f"{column}{end}"] or "nan") for x in mine]) for end in ("", "_low", "_high"))
+            predicted, low, high = ends
+            none = np.where((reason == "") & np.isnan(predicted), "no such metric", reason)
+            answers[metric] = Answer(predicted, low, high, none.astype(np.str_))
+        by = np.array([line["answered_by"] for line in mine], dtype=np.str_)
+        out[name.removesuffix(".csv")] = Predicted(answers, by)
     return out
 
 
-def choices(rows: Rows) -> Table:
-    """How well the model predicts the order of parallelisms, for one model under one load on one kind of GPU."""
-    found = predict(rows, "serving", lambda text: compile_text(text)[0].cost, catalog_has)
-    out = [
-        ["metric", "choices", "mean rank correlation", "best one chosen", "within a tenth of the best", "median loss"]
-    ]
-    for metric, better in (("ttft_s", min), ("tpot_s", min), ("output_tok_per_s", max)):
-        pairs = list(_alternatives(rows, found[metric].predicted, metric))
-        if not pairs:
-            continue
-        ranks = [spearman(p, m) for p, m in pairs]
-        losses = np.array([_loss(p, m, better) for p, m in pairs])
-        out.append([
-            metric, str(len(pairs)), f"{np.mean(ranks):.2f}", percent(float((losses == 0).mean())),
-            percent(float((losses <= 0.1).mean())), percent(float(np.median(losses))),
-        ])  # fmt: skip
-    return out
+INTRO = """\
+Measured servers under load (`serving.csv`), each row answered by the simulation of the requests that its load
+generator sent (`planc accuracy DATA --rows OUT.csv`). A claim on this page holds for these loads: closed loops,
+requests that are all queued at once, and static batches. Beyond MLPerf's highest rates and the 300 requests of one run,
+open loops are checked by laws only.
+
+`rows` counts measurements of a metric, `answered` those with a prediction. The error is |predicted / measured - 1|,
+`bias` the median of predicted / measured - 1, and `in band` the share of measurements inside the band that should hold
+80 %. A class meets its aims if the median is within the aim and nine errors in ten are below 45 %. Rows whose lengths
+are only assumed to be fixed are reported apart.
+"""
+
+RULES = """\
+Rows left out by rule, before any error was looked at, and in no table below:
+"""
+
+UNSEEN = """\
+Errors of rows whose whole GPU, model or source was left out of the fit of engines, once for each.
+"""
+
+SHIPPED = """\
+Errors of all rows with the engines and calibrations that ship, which were fitted to some of them.
+"""
+
+CHOICE = """\
+The choice that people make: of all configurations (degrees and load) of one model, GPU, engine version, precision and
+lengths, that of most throughput per GPU whose TPOT keeps a limit. It is chosen by prediction among {least} or more, and
+judged by measurement: `within 5 %` is the share of choices that lose at most 5 % of the best measured throughput,
+`regret` the share of it that is lost. A choice whose measured TPOT exceeds the limit by more than {noise:.0f} % (two
+repeats differ by 3 %) loses all.
+"""
+
+MISSES = """\
+Engines, GPUs and models whose median error exceeds the aim of their class.
+"""
 
 
-def _alternatives(rows: Rows, predicted: np.ndarray, metric: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Predicted and measured values of rows that differ only in parallelism."""
-    measured = rows.numbers(metric)
-    columns = [rows[name] if name in rows.columns else np.full(len(rows), "") for name in SAME]
-    keys: dict[tuple[str, ...], list[int]] = {}
-    for at in np.flatnonzero((measured > 0) & ~np.isnan(predicted)):
-        keys.setdefault(tuple(str(column[at]) for column in columns), []).append(int(at))
-    for members in keys.values():
-        if len(members) >= CHOICES:
-            yield predicted[members], measured[members]
+def sections(servers: Servers, markdown: Callable[[Table], str]) -> Iterator[str]:
+    """The text of the sections; nothing where the folder has no rows."""
+    if not servers.tables:
+        return
+    left_out = {file: left_out_by_rule(table, file) for file, table in servers.tables.items()}
+    shipped = list(_values(servers, left_out))
+    yield "## Servers\n"
+    yield INTRO
+    yield RULES
+    yield markdown(counted({(file, at): why for file, some in left_out.items() for at, why in some.items()}))
+    told = [("left out of the fit", UNSEEN, servers.unseen), ("as shipped", SHIPPED, shipped)]
+    for title, text, values in told:
+        of_serving = [v for v in values if v.file == "serving"]
+        if of_serving:
+            yield f"### Servers, {title}\n"
+            yield text
+            yield markdown(aims_table(of_serving))
+    yield from _choices(servers, shipped, markdown)
+    judged = servers.unseen or [v for v in shipped if v.file == "serving"]
+    yield "### Servers that miss\n"
+    yield MISSES
+    yield markdown(misses_table(judged))
+    yield "### Servers by engine, GPU and model\n"
+    yield markdown(engines_table(judged))
+    if mlperf := [v for v in shipped if v.file == "mlperf"]:
+        yield "### MLPerf by benchmark\n"
+        yield markdown(engines_table(mlperf))
+    yield "### Servers without a prediction\n"
+    yield markdown(refusals_table(shipped))
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation (Spearman 1904)."""
-    x, y = (np.argsort(np.argsort(v)).astype(float) for v in (a, b))
-    return float(np.corrcoef(x, y)[0, 1])
+def _values(servers: Servers, left_out: Mapping[str, Mapping[int, str]]) -> Iterator[Value]:
+    for file, table in servers.tables.items():
+        yield from values_of(table, file, servers.predicted[file], left_out[file])
 
 
-def _loss(predicted: np.ndarray, measured: np.ndarray, better: object) -> float:
-    """How much worse the measurement of the predicted best is than the best measurement, as a share."""
-    sign = 1.0 if better is min else -1.0
-    chosen = measured[np.argmin(sign * predicted)]
-    best = measured[np.argmin(sign * measured)]
-    return float(abs(chosen / best - 1))
-
-
-def sections(data: Path) -> list[str]:
-    """Both sections with their tables; empty where the folder has no deployments."""
-    from benchmarks.accuracy import markdown
-
-    path = data / "serving.csv"
-    if not path.is_file():
-        return []
-    rows = read_table(path)
-    assert set(METRICS["serving"]) == {"ttft_s", "tpot_s", "output_tok_per_s"}
-    return [
-        "## Engines on unseen models\n",
-        "Each GPU, model and source is left out of the fit of engines once, and predicted from the others.\n",
-        markdown(left_out(path)),
-        "## Choosing a parallelism\n",
-        f"For rows that share model, GPU, engine and load, and were measured with {CHOICES} parallelisms or more: how"
-        " well the model predicts their order, and how much worse than the best measurement its choice is.\n",
-        markdown(choices(rows)),
-    ]
+def _choices(servers: Servers, shipped: Sequence[Value], markdown: Callable[[Table], str]) -> Iterator[str]:
+    if "serving" not in servers.tables:
+        return
+    rows = servers.tables["serving"]
+    yield "### The choice\n"
+    yield CHOICE.format(least=LEAST, noise=100 * NOISE)
+    for fold in dict.fromkeys(v.fold for v in servers.unseen):
+        yield f"With constants of engines that were fitted without the {fold}:\n"
+        yield markdown(choices_table(rows, [v for v in servers.unseen if v.fold == fold]))
+    yield "With the engines that ship:\n"
+    yield markdown(choices_table(rows, shipped))

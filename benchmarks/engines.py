@@ -23,7 +23,7 @@ from benchmarks.engine_files import Found, write
 from benchmarks.measured import Measured, read_measured
 from benchmarks.recording import ROOM, Features, Load, Recording, features, record, run_worker
 from benchmarks.steps import LOOSE, METRICS, START, STARTS, Fit, Steps, fit
-from plandsl.backends.accuracy.serving import ENDLESS, ROUNDS
+from plandsl.backends.accuracy.row import ROUNDS
 from plandsl.backends.calibrate.fit import Errors, errors
 from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.clock import ServerClock
@@ -127,14 +127,15 @@ def record_task(task: Task) -> Recording | str:
 
 
 def load_of(row: Measured, model: Replicas) -> Load:
-    """What each replica is asked; of a queue without end, as many requests as run at once are in flight."""
+    """What each replica is asked. Where more requests are queued than run at once, one that ends starts the next."""
     asked = row.row
-    clients, rounds = asked.clients, 1.0
+    clients, rounds = asked.clients / model.n, 1.0
     if asked.kind == "closed_concurrency":
         rounds = float(ROUNDS)
-    elif asked.clients >= ENDLESS:
-        clients, rounds = float(model.crowd(asked.clients, asked.input, asked.output).runs) * model.n, np.inf
-    return Load(asked.input, asked.output, row.spread, max(round(clients / model.n), 1), rounds)
+    elif asked.kind != "static_batch":
+        runs = float(model.crowd(asked.clients, asked.input, asked.output).runs)
+        clients, rounds = min(clients, runs), max(clients / runs, 1.0)
+    return Load(asked.input, asked.output, asked.spread, max(round(clients), 1), rounds)
 
 
 # ---- the fit

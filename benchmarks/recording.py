@@ -42,7 +42,7 @@ FINE = 0.02
 class Load(NamedTuple):
     """What a row asks of each server: mean lengths, how they are ``spread``, ``clients`` in flight, ``rounds`` of them.
 
-    The lengths of a ``spread`` are shares of their mean. ``rounds`` are infinite where the load never ends.
+    The lengths of a ``spread`` are shares of their mean.
     """
 
     input: float
@@ -70,7 +70,7 @@ class Load(NamedTuple):
     def shares(self, n: int) -> Floats:
         """How much each of ``n`` simulated requests counts: those behind the first round stand for all later ones."""
         each = np.ones(n)
-        if self.simulated < self.rounds < np.inf:
+        if self.simulated < self.rounds:
             each[self.clients :] = (self.rounds - 1) / (self.simulated - 1)
         return each / each.sum()
 
@@ -206,21 +206,20 @@ def record(clock: ServerClock, load: Load, fine: float = FINE) -> Recording:
         raise ValueError("the server cannot hold a request")
     shapes = Heard(*np.concatenate([np.asarray(part, np.float64) for part in log.parts]).T)
     weights, shapes = join(weigh(moments, requests, load, len(shapes.rows)), shapes, fine)
-    tokens, endless = float(requests.output.sum()) / load.simulated, load.rounds == np.inf
     return Recording(
         weights,
         shapes,
         running=float(np.array(log.beside) @ load.shares(n)),
-        rounds=0.0 if endless else load.rounds,
-        tokens=tokens if endless else tokens * load.rounds,
+        rounds=load.rounds,
+        tokens=float(requests.output.sum()) * load.rounds / load.simulated,
     )
 
 
 def weigh(moments: Floats, requests: Requests, load: Load, steps: int) -> Floats:
     """Weights float64[4, steps] from ``moments`` float64[3, n]: when requests come, have a first token, and end.
 
-    Times are counted in steps. Of a load without end the duration is that of a round, from the mean end of the first
-    one to that of the second.
+    Times are counted in steps. A round that is left out takes as long as from the mean end of the first to that of the
+    second.
     """
     arrived, first, over = moments
     n, one = len(arrived), load.clients
@@ -230,7 +229,7 @@ def weigh(moments: Floats, requests: Requests, load: Load, steps: int) -> Floats
     if load.simulated < load.rounds:
         low, high = np.sort(over)[: 2 * one].reshape(2, one).mean(axis=1, keepdims=True)
         middle = _spread(low, high, np.ones(1), steps)
-        duration = middle if load.rounds == np.inf else duration + (load.rounds - load.simulated) * middle
+        duration = duration + (load.rounds - load.simulated) * middle
     rest = _spread(np.maximum(arrived - 0.5, 0.0), arrived, each * (one > 1), steps)
     return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration, rest])
 

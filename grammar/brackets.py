@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import islice
 
 from plandsl.diagnostics import Diagnostic, Label, Span
-from plandsl.grammar.tokens import CLOSERS, KEYWORDS, KINDS, OPENERS, Token, kind_named, lexical_errors
+from plandsl.grammar.tokens import CLOSERS, KEYWORDS, KINDS, MEANT, NUMERIC, OPENERS, Token, kind_named, lexical_errors
 from plandsl.limits import MAX_NESTING
 
 _LEAVES = ("sharding", "workload")
@@ -103,7 +103,9 @@ class Brackets:
     def _plain(self, token: Token, at: int) -> None:
         if token.kind == "STRAY":
             self._mark(at)
-            return
+            if token.text not in MEANT:
+                return
+            token = Token(*MEANT[token.text], token.span)
         if token.kind in ("QUOTED", "OPEN_STRING"):
             self._mark(at)
             token = self._unquoted(token, at)
@@ -113,6 +115,8 @@ class Brackets:
     def _unquoted(self, token: Token, at: int) -> Token:
         """What a text in the wrong quotes is: a name where a declaration is named, else a string."""
         inner = token.text[1:] if token.kind == "OPEN_STRING" else token.text[1:-1]
+        if token.kind == "QUOTED" and NUMERIC.fullmatch(inner):
+            return Token("NUMBER", inner, token.span)
         if token.kind == "QUOTED" and kind_named(self.tokens, at) and inner.isidentifier() and inner.isascii():
             return Token("NAME", inner, token.span)
         return Token("STRING", token.text if token.kind == "OPEN_STRING" else f'"{inner}"', token.span)
@@ -276,7 +280,7 @@ class Brackets:
             header = not self.open and first.text in KINDS
             return (header or first.kind == "IN") and token.kind != "EQ"
         if first is last and self.open and first.kind == "NAME":  # a section
-            return is_word(token) and self.tokens[at + 1].kind == "EQ"
+            return (ends and first.text in KINDS) or (is_word(token) and self.tokens[at + 1].kind == "EQ")
         return ends and first.kind == "BLOCK" and last.kind == "RSQB"
 
     def _supply_opener(self, at: int) -> None:

@@ -176,7 +176,10 @@ class Evaluator:
         links = [expr]
         while isinstance(links[-1].a, s.Binary) and links[-1].a.op != "@":
             links.append(links[-1].a)
-        out = self.value(links[-1].a, unit, within)
+        try:
+            out = self.value(links[-1].a, unit, within)
+        except Wrong as wrong:
+            raise _wrong_rate(links[-1], wrong) from None
         for link in reversed(links):
             try:
                 over = self.value(link.b, unit, within)
@@ -216,14 +219,14 @@ class Evaluator:
 
 def _wrong_rate(expr: s.Binary, wrong: Wrong) -> Wrong:
     """``wrong``, or what is wrong with ``GB/sec``, which reads as a division by the value `sec`."""
-    if expr.op != "/" or not isinstance(expr.b, s.Ref) or not isinstance(expr.a, s.Num) or not expr.a.unit:
+    if expr.op != "/" or not isinstance(expr.b, s.Ref) or not isinstance(expr.a, s.Num):
         return wrong
     from plandsl.grammar.spellings import hint_for_rate  # mistakes alone need it
 
-    assert expr.a.unit_span is not None, "it has a unit"
     hint = hint_for_rate(expr.a, expr.b.name)
-    place = expr.a.unit_span.to(expr.b.span)
-    return Wrong("E203", f"there is no unit `{expr.a.unit}/{expr.b.name}`", place, hint=hint) if hint else wrong
+    place = (expr.a.unit_span or expr.op_span).to(expr.b.span)
+    unit = f"{expr.a.unit or ''}/{expr.b.name}"
+    return Wrong("E203", f"there is no unit `{unit}`", place, hint=hint) if hint else wrong
 
 
 def _too_long(name: s.Name) -> Wrong:

@@ -24,7 +24,7 @@ PYTHON = re.compile(
     r"\s*(?:>>> |from\s+[\w.]+\s+import\b|import\s+[\w.]+\s*$|def\s+\w+\(|class\s+\w+\b.*:$|if\s.+:$|return\b|print\()"
 )
 _ASSIGNMENT = re.compile(rf"(?!(?:{_KINDS})\b)\w+\s*=\s*[A-Za-z_][\w.]*\(")
-_YAML = re.compile(r"---$|(?:- )?[\w.\"'-]+:(?:\s.*)?$")
+_YAML = re.compile(r"---$|(?:- )?[\w.\"'-]+(?: [\w-]+)?:(?:\s.*)?$")
 _TOML = re.compile(r"\[{1,2}[\w.\"-]+\]{1,2}$")
 
 _FLAG = re.compile(r"--?([A-Za-z][\w-]*)(?:[ \t]+|=)(\"[^\"]*\"|'[^']*'|[^\s\\\"'-][^\s\\\"']*)")

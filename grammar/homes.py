@@ -26,7 +26,7 @@ class Stray(NamedTuple):
     word: s.Name
     section: str
     name: str
-    value: str
+    value: str  # empty where the other tool chooses, or leaves a switch off
     tool: str
     own: bool  # the record itself has the field that it stands for
     switch: bool  # the other tool only switches it on and off
@@ -80,6 +80,8 @@ def _value(library: Library, value: s.Expr, synonym: Synonym, name: str) -> str:
     """The value of a stray field, as the plan's own field takes it."""
     text = library.text(value.span)
     word = value.value if isinstance(value, s.Str) else text
+    if word.lower() in ("auto", "none", "null") or (synonym.switch and word.lower() == "false"):
+        return ""
     if synonym.switch:
         return synonym.switch
     if name in ("weights", "kv_cache", "activations"):
@@ -113,6 +115,10 @@ def wrong_fields(library: Library, record: Record, title: str, strays: list[Stra
     if strays and strays[0].word.span.file == SET:
         yield from (_set_elsewhere(title, stray) for stray in strays)
         return
+    for off in (one for one in strays if not one.value):
+        hint = f"{say(off.word.text, off.name, off.tool)}: leave it out"
+        yield Wrong("E206", f"{title} has no field `{clip(off.word.text)}`", off.word.span, hint=hint)
+    strays = [one for one in strays if one.value]
     there = {one: _written(library, record, one) for one in strays}
     for stray, text in there.items():
         if stray.own or text:

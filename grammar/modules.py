@@ -93,6 +93,8 @@ class Unit:
             message = f"there is no kind of declaration `{item.kind.text}`"
             if len(self.found) < MAX_ERRORS:
                 hint = suggest(item.kind.text, (*KINDS, "let", "use"))
+                if item.kind.text in ("const", "var", "val", "set", "define") and item.value is not None:
+                    hint = f"write `let {item.name.text} = ...` to name a value"
                 self.found.append(Diagnostic("E211", message, item.kind.span, hint=hint))
 
     def _declare(self, names: dict[str, Any], item: s.Let | s.Decl, what: str) -> None:
@@ -110,6 +112,10 @@ class Unit:
     def broken(self) -> bool:
         """Whether some of the text could not be understood."""
         return any(found.code.startswith("E1") for found in self.found)
+
+    def reports_line(self, line: int) -> bool:
+        """Whether some of a line could not be understood."""
+        return any(found.code.startswith("E1") and found.span and found.span.line == line for found in self.found)
 
     @property
     def unclosed(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from plandsl.diagnostics import MOST_NEAR, count_slips, either, nearest
 from plandsl.grammar.modules import catalog_find, catalog_names
-from plandsl.grammar.synonyms import FORMATS, METRICS, plain, say
+from plandsl.grammar.synonyms import FIELDS, FORMATS, METRICS, WORDS, plain, say
 from plandsl.spec.formats import BITS
 from plandsl.spec.plan import TIMES
 
@@ -85,6 +85,12 @@ def hint_for_format(word: str, choices: Iterable[str] = ()) -> str:
     return say(word, own, tool) if own and (not choices or own in choices) else ""
 
 
+def hint_for_word(word: str, choices: Iterable[str]) -> str:
+    """What a plan calls a word of somebody else, where it takes one of the ``choices``; empty for other words."""
+    own, maker = WORDS.get(plain(word), ("", ""))
+    return say(word, own, maker) if own in choices else ""
+
+
 def hint_for_metric(word: str) -> str:
     """What a plan calls the metric of another tool, or a percentile of one; empty for other words."""
     parts = _PERCENTILE.fullmatch(plain(word))
@@ -94,6 +100,12 @@ def hint_for_metric(word: str) -> str:
         written = {"mean": own, "avg": own, "median": f"p50({own})"}.get(stated, f"{stated}({own})")
         return f"write `{written}`"
     return say(word, own, tool) if inner in METRICS else ""
+
+
+def own_path(word: str) -> str:
+    """The path of the field that another tool calls ``word``; empty for other words."""
+    synonym = FIELDS.get(plain(word))
+    return synonym.path if synonym else ""
 
 
 # ---- typos
@@ -137,17 +149,18 @@ def catalog_name(kind: str, text: str) -> str:
     """What to write for a model id or a number of GPUs; empty if the catalog has nothing that ``text`` must mean."""
     if kind == "model":
         return _model(text)
-    word = "_".join(_words(text))
+    exact = _WORDLESS.sub("_", text.lower().rsplit("/", 1)[-1])
+    word = exact if catalog_find(kind, exact) else "_".join(_words(text))
     if kind == "node":
         return _node(word)
     return word if catalog_find(kind, word) else ""
 
 
 def _words(text: str) -> list[str]:
-    """The words of a name after that of the maker, in lower case: ``meta-llama/Llama-3`` -> ``llama 3``."""
+    """The words of a name but that of the maker, in lower case: ``meta-llama/Llama-3`` -> ``llama 3``."""
     lower = text.lower().replace("\u00d7", "x").rsplit("/", 1)[-1]
     words = [word for word in _WORDLESS.split(re.sub(r"(?<=\d)gb(?![a-z0-9])", "", lower)) if word]
-    return words[1:] if len(words) > 1 and words[0] in _MAKERS else words
+    return [word for word in words if word not in _MAKERS] or words
 
 
 def _kept(words: list[str]) -> list[str]:
@@ -160,6 +173,8 @@ def _node(word: str) -> str:
     if catalog_find("node", word):
         return word
     stem, count = _counted(word)
+    if not catalog_find("node", f"{stem}_8"):
+        stem = re.sub(r"_\d+$", "", stem)  # the memory, as in `h100_80`
     if catalog_find("node", f"{stem}_{count}"):
         return f"{stem}_{count}"
     return f"{stem}_8 with {{ count = {count} }}" if 1 < count < 8 and catalog_find("node", f"{stem}_8") else ""

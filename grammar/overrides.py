@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from plandsl.diagnostics import Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
-from plandsl.grammar.modules import Unit, Wrong
+from plandsl.grammar.modules import KINDS, Unit, Wrong
 from plandsl.grammar.parse import parse
 from plandsl.grammar.records import REPLACED, Record, merge
 
@@ -69,5 +69,9 @@ def _value(context: Context, path: str, value: str, whole: Span) -> s.Expr:
     only = tree.items[0] if len(tree.items) == 1 else None
     if found or not isinstance(only, s.Let):
         hint = "write a value as in a plan: `--set workload.batch=64`"
+        if (kind := path.rpartition(".")[2]) in KINDS:
+            from plandsl.grammar.near import hint_for_name  # mistakes alone need it
+
+            hint = hint_for_name(kind, value)
         raise Wrong("E218", f"`{value}` is not a value", whole, hint=hint)
     return only.value

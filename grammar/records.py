@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
-from plandsl.diagnostics import Label, Span, clip
+from plandsl.diagnostics import Label, Span, article, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.modules import KINDS, Follows, Library, Unit, Wrong, cycle
 from plandsl.grammar.tokens import NAMED
@@ -134,6 +134,14 @@ def _key(item: s.Item) -> tuple[str, str] | None:
 def _too_long(name: s.Name) -> Wrong:
     message = f"`{name.text}` depends on a chain of more than {MAX_EXPANSION} declarations"
     return Wrong("E208", message, name.span, hint="write the values out")
+
+
+def _before_with(value: s.Expr) -> Span:
+    """The place of a value without the `with` of its last part: an id with dashes reads as a difference."""
+    last = value
+    while isinstance(last, s.Binary):
+        last = last.b
+    return value.span.to(last.base.span) if isinstance(last, s.With) else value.span
 
 
 class Records:
@@ -279,16 +287,17 @@ class Records:
         """The error for a value where a name must stand: a string, an id with other signs, or anything else."""
         if self.library.is_reported(value.span, unit):
             return Follows()
-        text = value.value if isinstance(value, s.Str) else self.library.text(value.span)
+        span = _before_with(value)
+        text = value.value if isinstance(value, s.Str) else self.library.text(span)
         if isinstance(value, s.Str):
             hint = text if self.library.find(kind, text, unit) else self.library.hint_for_name(kind, text, unit)
             hint = f"a name has no quotes: write `{text}`" if hint == text else f"a name has no quotes: {hint}"
-            return Wrong("E210", f"expected the name of a {kind}, found a string", value.span, hint=hint)
+            return Wrong("E210", f"expected the name of {article(kind)}, found a string", value.span, hint=hint)
         if isinstance(value, s.Num | s.Binary | s.Dot) and _ID.fullmatch(text):
             hint = self.library.hint_for_name(kind, text, unit)
-            return Wrong("E201", f"there is no {kind} named `{clip(text)}`", value.span, label=NAMED, hint=hint)
+            return Wrong("E201", f"there is no {kind} named `{clip(text)}`", span, label=NAMED, hint=hint)
         hint = f"a name, `name with {{ ... }}`, or a section `{kind} {{ ... }}` in a plan"
-        return Wrong("E210", f"expected the name of a {kind}", value.span, hint=hint)
+        return Wrong("E210", f"expected the name of {article(kind)}", value.span, hint=hint)
 
     def _import_model(self, call: s.Call, unit: Unit) -> Record:
         """The model that ``hf("config.json")`` builds; a ``{ }`` after the call counts as ``with``."""

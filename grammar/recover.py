@@ -122,6 +122,13 @@ def token_text(token: Token) -> str:
     return f"`{clip(token.text)}`"
 
 
+def _section_of(name: str) -> str:
+    """The section of a plan that has a field called ``name``; empty if none has."""
+    from plandsl.grammar.places import SECTIONS  # mistakes alone need it
+
+    return next((section for section, names in SECTIONS.items() if section and name in names), "")
+
+
 class _Mistake:
     """One place where the parser is stuck."""
 
@@ -237,10 +244,14 @@ class _Mistake:
             if first.text in KINDS:
                 hint = f"put it inside `plan NAME {{ ... }}`, or write `{name} NAME = ...` to declare one"
                 return self._say(f"`{name} = ...` is a field of a plan, and does not stand alone", hint)
-            hint = f"write `let {name} = ...` to name a value; a field belongs in a `{{ }}`"
+            value = clip(self.following.text) if self.following.kind in _PLAIN_VALUES else "..."
+            hint = f"write `let {name} = {value}` to name a value; a field belongs in a `{{ }}`"
+            if section := _section_of(first.text):
+                hint = f"it belongs in a plan: `plan NAME {{ {section} {{ {name} = {value} }} }}`"
             return self._say(f"`{name}` is not a declaration", hint)
-        hint = suggest(first.text, [*KINDS, "let", "use"])
-        hint = "" if first.text in KINDS else hint
+        hint = "" if first.text in KINDS else suggest(first.text, [*KINDS, "let", "use"])
+        if token.kind == "STRING" and first.text not in KINDS:
+            hint = f"write `use {clip(token.text)}` to read another file"
         return self._say(f"expected a name after `{clip(first.text)}`, found {token_text(token)}", hint)
 
     def _after_item(self) -> Diagnostic | None:
@@ -252,6 +263,8 @@ class _Mistake:
         if self._starts_item():
             self._separate()
             return missing_separator(token, items=True)
+        if token.kind == "EQ" and self.first.kind in ("REQUIRE", "WHERE") and machine.accepts("COMPARE"):
+            return self._compare()
         if token.kind == "COMPARE":
             return self._say("comparisons do not chain", "join two of them with `and`")
         if token.kind == "DOTS":
@@ -260,6 +273,8 @@ class _Mistake:
         hint = ""
         if token.kind == "LBRACE":
             hint = "to change fields of a value: `VALUE with { ... }`"
+            if self._last().kind == "NAME":
+                hint = f"to change fields of a value: `{clip(self._last().text)} with {{`"
         elif self.first.kind in ("MESH", "VARY") or any(t.kind == "ARROW" for t in self._item()):
             hint = _LISTED
         elif token.kind == "IN":
@@ -285,6 +300,19 @@ class _Mistake:
         rest = clip(token.text) if token.kind in _PLAIN_VALUES else "..."
         return self._say(f"expected `=` after `{clip(first.text)}`", f"write `{clip(first.text)} = {rest}`")
 
+    def _compare(self) -> Diagnostic:
+        """``=`` and ``=<`` in a condition: read as ``<=``."""
+        machine, following = self.machine, self.following
+        if following.kind == "COMPARE" and following.text in "<>":
+            sign = f"{following.text}="
+            del machine.tokens[machine.at], machine.homes[machine.at]
+            self._replace(machine.at, "COMPARE", sign)
+            return self._say(f"unexpected `={following.text}` after {token_text(self._last())}", f"write `{sign}`")
+        self._replace(machine.at, "COMPARE", "<=")
+        bound = clip(following.text) if following.kind in _PLAIN_VALUES else "..."
+        hint = f"write `<= {bound}` for an upper limit, or `>= {bound}` for a lower one"
+        return self._say(f"unexpected `=` after {token_text(self._last())}", hint)
+
     def _starts_item(self) -> bool:
         machine = self.machine
         return opens_item(machine.tokens, machine.at) or (
@@ -306,6 +334,11 @@ class _Mistake:
             return self._say("a block needs an argument", hint)
         if machine.accepts("COMMA", "NAME") and is_word(token) and not machine.accepts("IN"):
             return missing_separator(token, items=False)
+        if token.kind == "EQ" and machine.accepts("IN"):
+            self._replace(machine.at, "IN", "in")
+            return self._say(
+                f"expected `in` after {token_text(last)}, found `=`", f"write `{clip(last.text)} in [...]`"
+            )
         wanted = next((what for kinds, what in _WANTED if all(machine.accepts(k) for k in kinds)), "")
         if not wanted:
             return self._say(f"unexpected {token_text(token)} after {token_text(last)}")
@@ -316,6 +349,8 @@ class _Mistake:
         token, item = self.token, self._item()
         if token.kind == "DOT" and self.following.kind == "NUMBER":
             return f"write `0.{self.following.text}`"
+        if last.kind == "WITH":
+            return "such as `with { weights = fp8 }`"
         if last.kind == "USE":
             return 'such as `use "other.plan"`'
         if self.first.kind in ("MESH", "VARY") and len(item) > 1 and item[-2].kind == "COMMA":

@@ -18,13 +18,14 @@ _PLAIN = r"\"[^\"\n]*\"|#[^\n]*"
 _COMMENTS = re.compile(
     rf"{_PLAIN}|(?P<comment>(?<!:)//[^\n]*|/\*.*?(?:\*/|\Z)|^[ \t]*--[ \t][^\n]*)", re.MULTILINE | re.DOTALL
 )
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)\w*[ \t]*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(```+|~~~+)\w*[ \t\r]*$", re.MULTILINE)
 _HEADER = re.compile(
-    rf"[ \t]*(?P<kind>let|{'|'.join(KINDS)})[ \t]+(?P<name>[^\s{{=][^{{=#]{{0,80}}?)[ \t]*(?P<sign>[{{=])"
+    rf"(?<![\w.])(?P<kind>let|{'|'.join(KINDS)})[ \t]+(?P<name>[^\s{{=][^{{=#]{{0,80}}?)[ \t]*(?P<sign>[{{=])"
 )
 _VALUE = re.compile(
     rf"(?:^|[{{,;])[ \t]*(?P<kind>{'|'.join(KINDS)}|draft)(?:[ \t]+\w+)?[ \t]*=[ \t]*"
-    r"(?P<name>\d+[ \t]?[xX\u00d7*][ \t]?[A-Za-z][\w-]*|[\w@][\w./@:+-]*)(?=[ \t]*(?:[,;}#]|with\b|$))"
+    r"(?P<name>\d+[ \t]?[xX\u00d7*][ \t]?[A-Za-z][\w-]*"
+    r"|[\w@./][\w./@:+-]*(?:[ \t]+(?!with\b)[\w./@:+-]+){0,4})(?=[ \t\r]*(?:[,;}#]|with\b|$))"
 )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
-from plandsl.grammar.modules import Unit, Wrong
+from plandsl.grammar.modules import Follows, Unit, Wrong
 from plandsl.grammar.schema import Reader
 from plandsl.spec.plan import TIMES, RequireSpec
 from plandsl.units import BYTES, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension, Quantity
@@ -78,7 +78,12 @@ def read_requirements(reader: Reader) -> tuple[RequireSpec, ...]:
                 out += [found] if found else []
         elif isinstance(placed.item, s.Clause) and reader.record.kind in ("plan", "class"):
             word = placed.item.word
-            reader.fail(Wrong("E210", f"`{word.text}` belongs in a search, not in a {reader.record.kind}", word.span))
+            why = f"`{word.text}` belongs in a search, not in a {reader.record.kind}"
+            text = reader.context.library.text(placed.item.span)
+            hint = (
+                f"add `search best {{ plan = {reader.record.name}, {text} }}`" if reader.record.kind == "plan" else ""
+            )
+            reader.fail(Wrong("E210", why, word.span, hint=hint))
     return tuple(out)
 
 
@@ -116,6 +121,8 @@ def read_metric(expr: s.Expr) -> Asked | None:
 
 def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
     if not isinstance(expr, s.Binary) or expr.op not in _FLIPPED:
+        if unit.reports_line(expr.span.line):
+            raise Follows()
         hint = "`require ttft <= 2 s`; `and` joins several requirements"
         raise Wrong("E216", "a requirement compares a metric with a value", expr.span, hint=hint)
     left, right = read_metric(expr.a), read_metric(expr.b)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from plandsl.diagnostics import clip, nearest
+from plandsl.diagnostics import article, clip, nearest
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.evaluate import Value, describe
@@ -29,11 +29,6 @@ ITEMS: dict[str, tuple[type, ...]] = {
     "search": (s.Clause, s.Vary),
 }
 """Items that a body may hold beside fields and sections."""
-
-
-def article(kind: str) -> str:
-    """``a gpu``, ``an item``."""
-    return f"{'an' if kind[:1] in 'aeio' else 'a'} {kind}"
 
 
 class Reader:
@@ -199,7 +194,7 @@ class Reader:
         if text in choices:
             return text
         what = what or ("number format" if code == "E217" else layer.name.text.replace("_", " "))
-        hint = _hint_for_format(text, choices) if code == "E217" else ""
+        hint = _hint_for_format(text, choices) if code == "E217" else _hint_for_word(text, choices)
         hint = hint or self.context.library.suggest(text, iter(choices))
         raise Wrong(code, f"there is no {what} `{clip(text)}`", span_of(layer), hint=hint)
 
@@ -286,6 +281,12 @@ def _hint_for_format(text: str, choices: tuple[str, ...] = ()) -> str:
     from plandsl.grammar.near import hint_for_format  # mistakes alone need it
 
     return hint_for_format(text, choices)
+
+
+def _hint_for_word(text: str, choices: tuple[str, ...]) -> str:
+    from plandsl.grammar.near import hint_for_word  # mistakes alone need it
+
+    return hint_for_word(text, choices)
 
 
 def _assumed(library: Library, record: Record, path: str) -> Iterator[tuple[str, str]]:

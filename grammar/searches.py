@@ -156,7 +156,10 @@ def _choice(reader: Reader, path: s.Expr, domain: s.Expr, unit: Unit) -> Choice:
     full = SHORT.get(name, name)
     first = full.partition(".")[0]
     if first not in PLAN:
-        hint = reader.context.library.suggest(first, iter((*SHORT, *PLAN)))
+        from plandsl.grammar.near import own_path  # mistakes alone need it
+
+        own = next((short for short, path in SHORT.items() if path == own_path(name)), own_path(name))
+        hint = f"write `vary {own} in`" if own else reader.context.library.suggest(first, iter((*SHORT, *PLAN)))
         raise Wrong("E206", f"a plan has no field `{first}` that could vary", path.span, hint=hint)
     settings = tuple(_settings(reader, name, domain, unit))
     twice = next((a for i, a in enumerate(settings) if a.text in [b.text for b in settings[:i][-64:]]), None)

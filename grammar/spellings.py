@@ -42,6 +42,9 @@ SPELLINGS = {
     "gigabytes": "GB",
     "terabytes": "TB",
     "gibibytes": "GiB",
+    "requests/s": "req/s",
+    "tf": "TFLOP/s",
+    "pf": "PFLOP/s",
     "flops": "FLOP/s",
     "teraflops": "TFLOP/s",
     "petaflops": "PFLOP/s",
@@ -83,6 +86,8 @@ def hint_for_rate(number: s.Num, per: str) -> str:
     """What to write for a unit and the word that it is divided by; empty if the word is no time."""
     word = per.lower()
     time = "s" if word in SECONDS else "h" if word in HOURS else ""
+    if time and not number.unit:
+        return f"write what is counted too: `{number.value:g} req/{time}`"
     unit = f"{SPELLINGS.get((number.unit or '').lower(), number.unit)}/{time}"
     if time and unit in UNITS:
         return f"did you mean `{unit}`?"

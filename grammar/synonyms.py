@@ -117,6 +117,11 @@ FIELDS: dict[str, Synonym] = {
         prompt="workload.input",
         generation_length="workload.output",
         num_requests="workload.requests",
+        tensor="sharding.tp",
+        pipeline="sharding.pp",
+        stages="sharding.pp",
+        expert="sharding.ep",
+        sequence="sharding.sp",
         users="workload.concurrency",
         num_users="workload.concurrency",
         concurrent_requests="workload.concurrency",
@@ -177,6 +182,15 @@ FORMATS: dict[str, tuple[str, str]] = {
     "modelopt_fp4": ("nvfp4", "vLLM"),
 }
 """A number format of another tool -> the format of a plan, and the tool."""
+
+WORDS: dict[str, tuple[str, str]] = {
+    "nvlink": ("switch", "NVIDIA"),
+    "nvswitch": ("switch", "NVIDIA"),
+    "xgmi": ("mesh", "AMD"),
+    "infinity_fabric": ("mesh", "AMD"),
+    "infiniband": ("fat_tree", ""),
+}
+"""A word that a field of a plan takes under another name -> this name, and whose word it is."""
 
 METRICS: dict[str, tuple[str, str]] = {
     "itl": ("tpot", "vLLM's benchmark"),

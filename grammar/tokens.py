@@ -46,6 +46,9 @@ _HINTS = (
     ("$", "an amount of money is a number and `USD`, as in `2 USD/h`"),
 )
 
+NUMERIC = re.compile(r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?")
+"""A number without a unit."""
+
 _DIGITS = re.compile(r"[0-9_.]++(?:[eE][+-]?[0-9]++)?")
 
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
@@ -53,6 +56,18 @@ KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding",
 
 NAMED = "names are of letters, digits and `_`, a letter first"
 """What a name consists of, for a label."""
+
+MEANT = {
+    "\u2264": ("COMPARE", "<="),
+    "\u2265": ("COMPARE", ">="),
+    "\u2260": ("COMPARE", "!="),
+    "\u2192": ("ARROW", "->"),
+    "\u00d7": ("STAR", "*"),
+    "\u00f7": ("MULTIPLY", "/"),
+    "\u2212": ("MINUS", "-"),
+    "\u2013": ("MINUS", "-"),
+}
+"""Signs that are not in the language -> the kind and text of the token that they stand for."""
 
 OPENERS = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 CLOSERS = {closer: opener for opener, closer in OPENERS.items()}
@@ -137,6 +152,8 @@ def _lexical_error(token: Token, named: str) -> Diagnostic:
             inner = text[1:-1]
             hint = f"write `{inner}`" if inner.isidentifier() else hint_for_name(named, inner)
             return Diagnostic("E102", f"a name has no quotes, found {what}", span, hint=hint)
+        if NUMERIC.fullmatch(text[1:-1]):
+            return Diagnostic("E102", f"a number has no quotes, found {what}", span, hint=f"write `{text[1:-1]}`")
         hint = f'write "{text[1:-1]}" with straight double quotes'
         return Diagnostic("E102", f"a string must be in double quotes, not in {what}", span, hint=hint)
     return Diagnostic("E102", f"unexpected character {char_text(text)}", span, hint=_stray_hint(text[0]))

@@ -7,6 +7,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Record
+from plandsl.grammar.tokens import NUMERIC
 from plandsl.spec.hardware import ENGINE_BYTES
 from plandsl.units import EXAMPLES, NUMBER, REQUEST_RATE, TOKEN_RATE, Dimension, Quantity
 
@@ -32,6 +33,8 @@ def expect(value: Value, dimension: Dimension, layer: Layer) -> Quantity:
     example = f"`{name} = {FIELD_EXAMPLES.get(name) or EXAMPLES.get(dimension, '8')}`"
     hint = "write the number alone, without a unit" if dimension == NUMBER else example
     if not isinstance(value, Quantity):
+        if isinstance(value, str) and NUMERIC.fullmatch(value):
+            example = f"a number has no quotes: write `{value}`"
         raise Wrong("E210", f"expected {dimension}, found {describe(value)}", span, hint=example)
     if value.dimension == NUMBER:
         message = f"expected {dimension}, found {describe(value)}"

@@ -150,6 +150,8 @@ def _calibrate(made: _Parser) -> None:
 
 def _accuracy(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", help="a CSV file, or a folder of them (docs/calibration.md)")
+    made.add_argument("--rows", metavar="OUT",
+                      help="write what is predicted of each deployment, a .csv or .parquet file")  # fmt: skip
 
 
 def _simulate(made: _Parser) -> None:

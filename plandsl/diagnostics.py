@@ -141,6 +141,11 @@ def either(words: Sequence[str]) -> str:
     return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
+def article(kind: str) -> str:
+    """``a gpu``, ``an item``."""
+    return f"{'an' if kind[:1] in 'aeio' else 'a'} {kind}"
+
+
 def clip(text: str, limit: int = 40) -> str:
     """``text`` shortened for a message."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -417,6 +417,11 @@ def compile_text(
     return compile_module(open_text(text, file, overrides), plan)
 
 
+def compile_cost(text: str) -> Deployment:
+    """The cost model of the only plan of a text. Raises `PlanError` on wrong input."""
+    return compile_text(text)[0].cost
+
+
 def pass_lines() -> list[tuple[str, str, str]]:
     """Name, first line and reason for its place, of every pass in order."""
     return [(step.name, step.line, step.why) for step in PIPELINE]

@@ -377,13 +377,3 @@ def test_causes_are_words_and_the_most_precise_one_is_told():
 
 def test_every_kind_has_a_target():
     assert {kind.file.removesuffix(".csv") for kind in KINDS} == set(accuracy.TARGETS)
-
-
-def test_a_choice_is_judged_by_order_and_by_loss():
-    from benchmarks.deployments import _loss, spearman
-
-    wanted = np.array([1.0, 2.0, 4.0])
-    assert spearman(np.array([10.0, 20.0, 30.0]), wanted) == 1.0
-    assert spearman(np.array([30.0, 20.0, 10.0]), wanted) == -1.0
-    assert _loss(np.array([5.0, 4.0, 9.0]), wanted, min) == 1.0  # the second is chosen, twice as slow as the first
-    assert _loss(np.array([5.0, 4.0, 9.0]), wanted, max) == 0.0

@@ -34,7 +34,8 @@ def deployment(engine: str, hardware: str = "node = h100_1", delays: bool = Fals
     """A server of an 8B model whose engine has some constants, and adds delays to first tokens or none."""
     text = f"plan p {{ model = llama_3_1_8b; engine = {engine}; {hardware}; workload {{ input = 1, output = 1 }} }}"
     plan = compile_text(text)[0]
-    values = START | {"admit": 0.0} | constants | ({} if delays else {"first": 0.0, "first_request": 0.0, "step_rank": 0.0})
+    none = {} if delays else {"first": 0.0, "first_request": 0.0, "step_rank": 0.0}
+    values = START | {"admit": 0.0} | constants | none
     cost = plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, **values)))
     assert isinstance(cost, Replicas)
     return cost
@@ -121,7 +122,7 @@ def test_rows_are_left_out_by_rules_that_know_no_prediction(tmp_path: Path) -> N
     ]
     assert reasons == {
         1: "its notes say --enforce-eager",
-        2: "more than 75% of the GPUs' arithmetic",
+        2: "more than 75% of the GPUs' peak arithmetic",
         3: "the weights exceed the memory of the GPUs",
         4: "requests queue for a limit that the row does not state",
     }

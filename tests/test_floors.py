@@ -34,6 +34,7 @@ WINGS = {
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",
     "backends.graphviz.devices_cluster", "backends.graphviz.devices_pools", "grammar.experts", "grammar.foreign",
     "grammar.hf", "grammar.homes", "grammar.latent", "grammar.misplaced", "grammar.near", "grammar.overrides",
+    "grammar.places",
     "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
     "grammar.traffic", "grammar.unlike",
     "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "spec.fractions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from plandsl.diagnostics import Diagnostic, PlanError, Span, nearest
 from plandsl.driver import CompiledPlan, check_module, compile_text, open_text
 from plandsl.grammar import hardware, models, places, requires, speculate, synonyms
+from plandsl.grammar.modules import catalog_find, catalog_names
+from plandsl.grammar.near import catalog_name
 from plandsl.spec.formats import is_storage
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +92,8 @@ NAMES = {
     "a model id with dashes only": model_id("openai/gpt-oss-120b", "gpt_oss_120b"),
     "a model id that says more than the name": model_id("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama_4_scout"),
     "dashes and a dot": model_id("llama-3.3-70b", "llama_3_3_70b"),
+    "words": model_id("Llama 3.1 70B", "llama_3_1_70b"),
+    "a GPU in words": node_of("8x NVIDIA H100 80GB", "h100_8"),
     "dots": model_id("llama3.1:8b", "llama_3_1_8b"),
     "a string for a model": Slip(
         plan(model='"llama_3_1_8b"'), "2:11", "found a string", swap('"llama_3_1_8b"', "llama_3_1_8b")
@@ -360,6 +365,12 @@ SYNONYMS = {
     "enable_expert_parallel": unknown_field(
         "enable_expert_parallel = true", "sharding", "4:14", swap("enable_expert_parallel = true", "ep = 8")
     )._replace(text=plan(model="mixtral_8x7b", sharding="enable_expert_parallel = true")),
+    "a switch that is off": unknown_field(
+        "enable_chunked_prefill = false", "plan", "6:3", swap("  enable_chunked_prefill = false\n", "")
+    ),
+    "a format that the other tool chooses": unknown_field(
+        "kv_cache_dtype = auto", "plan", "6:3", swap("  kv_cache_dtype = auto\n", "")
+    ),
     "a degree in capitals": unknown_field("TP = 8", "sharding", "4:14", swap("TP", "tp")),
     "a degree in one word": Slip(plan(sharding="TP8"), "4:14", "without a name", swap("TP8", "tp = 8")),
     "max_num_seqs": in_engine("max_num_seqs", "256", "vllm"),
@@ -461,6 +472,83 @@ WRITING = {
         GPU.format("memory = 80 gigabytes"), "1:40", "no unit `gigabytes`", swap("gigabytes", "GB")
     ),
     "a unit in small letters": Slip(GPU.format("memory = 80 gb"), "1:40", "no unit `gb`", swap("gb", "GB")),
+}
+
+SEARCH = "search best { plan = p, vary tp VALUES\n  GOAL throughput }\n" + plan()
+
+WRITING |= {
+    "a model id with fields": Slip(
+        plan(model="meta-llama/Llama-3.1-8B with { weights = fp8 }"),
+        "2:11",
+        "no model named `meta-llama/Llama-3.1-8B`",
+        swap("meta-llama/Llama-3.1-8B", "llama_3_1_8b"),
+    ),
+    "fields without `with`": Slip(
+        plan(model="llama_3_1_8b { weights = fp8 }"),
+        "2:24",
+        "unexpected `{`",
+        swap("llama_3_1_8b {", "llama_3_1_8b with {"),
+    ),
+    "a number in single quotes": Slip(plan(sharding="tp = '8'"), "4:19", "a number has no quotes", swap("'8'", "8")),
+    "a number in a string": Slip(plan(sharding='tp = "8"'), "4:19", "found a string", swap('"8"', "8")),
+    "an equals sign in a requirement": Slip(
+        plan(more="require ttft = 200 ms"), "6:16", "unexpected `=`", swap("= 200 ms", "<= 200 ms")
+    ),
+    "a comparison the wrong way round": Slip(
+        plan(more="require ttft =< 200 ms"), "6:16", "unexpected `=<`", swap("=<", "<=")
+    ),
+    "a sign of mathematics": Slip(
+        plan(more="require ttft \u2264 2 s"), "6:16", "unexpected character", swap("\u2264", "<=")
+    ),
+    "an arrow": Slip(
+        plan(sharding="mesh t = 8; heads, kv_heads, ffn \u2192 t"), "4:47", "unexpected character", swap("\u2192", "->")
+    ),
+    "a rate per sec": Slip(
+        plan(workload="input = 1000, output = 100, rate = 2 req/sec"),
+        "5:51",
+        "no unit `req/sec`",
+        swap("req/sec", "req/s"),
+    ),
+    "a rate of nothing": Slip(
+        plan(workload="input = 1000, output = 100, rate = 2/s"), "5:50", "no unit `/s`", swap("2/s", "2 req/s")
+    ),
+    "a rate per minute": Slip(
+        plan(workload="input = 1000, output = 100, rate = 120 req/min"),
+        "5:53",
+        "no unit `req/min`",
+        swap("120 req/min", "120 req / 1 min"),
+    ),
+    "tokens per sec": Slip(
+        plan(more="require throughput >= 1 tokens/sec"), "6:27", "no unit `tokens/sec`", swap("tokens/sec", "tok/s")
+    ),
+    "an equals sign in `vary`": Slip(
+        SEARCH.replace("VALUES", "= [1, 2]").replace("GOAL", "maximize"), "1:33", "expected `in`", swap("tp =", "tp in")
+    ),
+    "a goal misspelt": Slip(
+        SEARCH.replace("VALUES", "in [1, 2]").replace("GOAL", "maximise"),
+        "2:12",
+        "after `maximise`",
+        swap("maximise", "maximize"),
+    ),
+    "a word of another tool that varies": Slip(
+        SEARCH.replace("VALUES", "in [1, 2]").replace("GOAL", "maximize").replace("tp", "tensor_parallel_size", 1),
+        "1:30",
+        "that could vary",
+        swap("vary tensor_parallel_size in", "vary tp in"),
+    ),
+    "a link by its brand": Slip(
+        "node n = h100_8 with { link { topology = nvlink } }\n",
+        "1:42",
+        "no topology `nvlink`",
+        swap("nvlink", "switch"),
+    ),
+    "an axis for a degree": Slip(
+        plan(sharding="tensor = 8"), "4:14", "no field `tensor`", swap("tensor = 8", "tp = 8")
+    ),
+    "an import": Slip(
+        'include "other.plan"\n' + plan(), "1:9", "expected a name after `include`", swap('include "other.plan"\n', "")
+    ),
+    "a constant": Slip("const a = 3\n", "1:1", "no kind of declaration", swap("const a =", "let a =")),
 }
 
 SHELL = "vllm serve meta-llama/Llama-3.1-8B --tensor-parallel-size 8 --max-num-seqs 64\n"
@@ -583,6 +671,22 @@ def test_each_word_of_another_tool_stands_for_a_field_of_a_plan() -> None:
     assert not any(word in names for word in synonyms.FIELDS for names in places.SECTIONS.values())
 
 
+@pytest.mark.parametrize("brace", ["{", "}"])
+def test_each_brace_left_out_is_told_at_its_line(brace: str) -> None:
+    """The first finding is about the brace, and hardly anything follows from it."""
+    text = (ROOT / "examples" / "experts.plan").read_text("utf-8")
+    places = [match.start() for match in re.finditer(r"#.*|([{}])", text) if match[1] == brace]
+    assert len(places) > 5
+    for at in places:
+        module = open_text(text[:at] + text[at + 1 :])
+        module.check()
+        found = sorted(module.errors, key=lambda d: d.span or Span("", 0, 0, 0, 0))
+        assert len(found) <= MOST_NOISE
+        assert found[0].code in ("E101", "E104")
+        assert found[0].span is not None
+        assert abs(found[0].span.line - text.count("\n", 0, at) - 1) <= 1
+
+
 # ---- names that nobody means
 
 
@@ -597,6 +701,14 @@ def test_another_family_of_models_is_not_offered(model: str) -> None:
     (found,) = errors(plan(model=model))
     assert found.hint.startswith("the catalog has none like it")
     assert 'hf("config.json")' in found.hint
+
+
+@pytest.mark.parametrize("kind", ["model", "gpu", "node", "cluster", "engine"])
+def test_a_name_of_the_catalog_is_known_however_it_is_written(kind: str) -> None:
+    for name in (name for name in catalog_names(kind) if catalog_find(kind, name)):
+        dashed = name.replace("_", "-")
+        for written in (name.upper(), dashed, name.replace("_", "."), f"some-lab/{dashed.title()}"):
+            assert catalog_name(kind, written) == name, written
 
 
 def test_names_of_the_file_are_offered_whatever_their_family() -> None:
@@ -651,6 +763,8 @@ def test_an_override_takes_the_place_of_its_rival_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "hint"),
     [
+        ("model", "Qwen/Qwen2.5-72B", "write `qwen2_5_72b`"),
+        ("node", "8xH200", "write `h200_8`"),
         ("dp", "2", "write `--set sharding.dp=2`"),
         ("batch", "64", "write `--set workload.batch=64`"),
         ("workload.isl", "64", "write `--set workload.input=64`"),

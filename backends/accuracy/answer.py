@@ -32,18 +32,3 @@ class Answer:
     def where(self, mask: Mask) -> Answer:
         """The rows that ``mask`` picks."""
         return Answer(self.predicted[mask], self.low[mask], self.high[mask], self.reason[mask])
-
-    def put(self, at: NDArray[np.int64], part: Answer) -> Answer:
-        """This with the answers of ``part`` for some of its rows."""
-        reason = self.reason.astype(object)
-        reason[at] = part.reason
-        out = [column.copy() for column in (self.predicted, self.low, self.high)]
-        for whole, some in zip(out, (part.predicted, part.low, part.high), strict=True):
-            whole[at] = some
-        return Answer(out[0], out[1], out[2], reason.astype(np.str_))
-
-
-def refused(rows: int, reason: str) -> Answer:
-    """No prediction for any row."""
-    nothing = np.full(rows, np.nan)
-    return Answer(nothing, nothing.copy(), nothing.copy(), np.full(rows, reason, dtype=object).astype(np.str_))

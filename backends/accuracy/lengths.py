@@ -36,3 +36,21 @@ def draw_lengths(mean: float, spread: tuple[float, float], count: int, rng: np.r
     low, high = spread
     values: Floats = np.full(count, mean) if low == high else rng.uniform(low * mean, high * mean, count)
     return np.maximum(np.rint(values), 1).astype(np.int64)
+
+
+def scale_of(mean: float, longest: float) -> float:
+    """The scale ``s`` of an exponential distribution that has this ``mean`` where it is cut at ``longest``.
+
+    ``mean = s (1 - exp(-longest / s))``, solved by iteration; the mean is at most 95 % of ``longest``.
+    """
+    mean = min(mean, 0.95 * longest)
+    scale = mean
+    for _ in range(100):
+        scale = mean / -float(np.expm1(-longest / scale))
+    return scale
+
+
+def draw_cut(mean: float, longest: float, count: int, rng: np.random.Generator) -> Ints:
+    """``count`` lengths of this ``mean``, exponentially distributed and cut at ``longest``."""
+    values = np.minimum(rng.exponential(scale_of(mean, longest), count), longest)
+    return np.maximum(np.rint(values), 1).astype(np.int64)

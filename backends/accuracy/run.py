@@ -9,8 +9,8 @@ import numpy as np
 from attrs import frozen
 
 from plandsl.backends.accuracy import serving
-from plandsl.backends.accuracy.answer import Answer, Mask, Texts, refused
-from plandsl.backends.accuracy.kernels import Shelf, predict, worked
+from plandsl.backends.accuracy.answer import Answer, Mask, Texts
+from plandsl.backends.accuracy.kernels import Shelf, predict
 from plandsl.backends.accuracy.score import Judged, judge
 from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
@@ -24,8 +24,6 @@ Deployments = Callable[[Table, str], dict[str, Answer]]
 
 SERVING = {f"{file}.csv": metrics for file, metrics in serving.METRICS.items()}
 """Files of whole deployments, and what of them is predicted."""
-
-NO_ROW = "no plan can be made of such a row"
 
 
 @frozen(eq=False)
@@ -116,11 +114,8 @@ def _deployments(file: str, table: Table, deployments: Deployments) -> Iterator[
     if not names:
         why = f"{file}.csv has none of the columns {', '.join(SERVING[f'{file}.csv'])}"
         raise PlanError([Diagnostic("E450", why)])
-    answers = {name: refused(len(table), NO_ROW) for name in names}
     with np.errstate(all="ignore"):
-        for at, found in worked(table, lambda rows: deployments(rows, file)):
-            for name in names:
-                answers[name] = answers[name].put(at, found[name])
+        answers = deployments(table, file)
     groups = serving.group(table)
     for name in names:
         whole = judge(file, name, table.texts("gpu"), groups, measured=table.numbers(name), answer=answers[name])

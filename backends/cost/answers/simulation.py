@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -16,6 +16,7 @@ from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.serving.clock import Clock, ServerClock, step_clock
 from plandsl.backends.cost.serving.leaping import can_leap, take_stretches
 from plandsl.backends.cost.serving.percentiles import figure
@@ -120,10 +121,14 @@ def build_servers(made: Compiled) -> Servers:
 
     Those of the last plan are kept: to tabulate what a step costs takes longer than a short run.
     """
-    if made.spec.split is None:
-        deployment = build_replicas(made)
-        return Servers(deployment, step_clock(deployment.one))
-    prefill, decode = (Servers(pool, ServerClock(pool.one)) for pool in map(build_replicas, made.pools))
+    return time_servers(*(build_replicas(pool) for pool in made.pools))
+
+
+def time_servers(*pools: Replicas, clock: Callable[[Server], Clock] | None = None) -> Servers:
+    """The servers of one pool, or of the pools of prefill and decode, each with a ``clock`` of its own."""
+    if len(pools) == 1:
+        return Servers(pools[0], (clock or step_clock)(pools[0].one))
+    prefill, decode = (Servers(pool, (clock or ServerClock)(pool.one)) for pool in pools)
     return decode._replace(prefill=prefill)
 
 
@@ -136,7 +141,7 @@ def serve_plan(
     tells no ITL and no occupancy. Raises as `simulate_plan` does.
     """
     load = draw_load(plan, count)
-    return tell_run(plan, servers, load, *_serve(plan, servers, load, tick, keep_steps=keep_steps))
+    return tell_run(plan, servers, load, *serve_load(plan, servers, load, tick, keep_steps=keep_steps))
 
 
 def serve_replicas(
@@ -251,10 +256,13 @@ def _drops_steps(workers: Sequence[Worker], plan: PlanSpec, load: Load) -> bool:
     return len(load.requests.input) > MANY and can_stream(workers, load.requests, load.closed, plan.router)
 
 
-def _serve(
-    plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None, *, keep_steps: bool
+def serve_load(
+    plan: PlanSpec, servers: Servers, load: Load, tick: Tick | None = None, *, keep_steps: bool = True
 ) -> tuple[list[int], Records]:
-    """The blocks of a server of each pool, and what became of the requests."""
+    """The blocks of a server of each pool, and what became of the requests of ``load``.
+
+    ``keep_steps`` is as in `serve_plan`. Raises `PlanError` (E328) where a server has no room for a KV cache.
+    """
     decode, prefill, requests, seed = servers.deployment, servers.prefill, load.requests, seed_of(plan)
     if prefill is None or plan.split is None:
         one = _worker(plan, servers, load)

@@ -415,10 +415,18 @@ class TableClock(ServerClock):
 def step_clock(server: Server) -> ServerClock:
     """The clock of a server: tables where servers can leap by them, else the model itself.
 
-    A step has one stage and contexts without chunks then, no padding, and no ranks that share its requests.
+    No ranks share its requests then.
+    """
+    return table_clock(server) if int(server.main.ways) == 1 else ServerClock(server)
+
+
+def table_clock(server: Server) -> ServerClock:
+    """The clock of a server, whose ranks may share its requests: tables where it can have them, else the model itself.
+
+    A step has one stage and contexts without chunks then, and no padding.
     """
     main = server.main
-    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1 and int(main.ways) == 1
+    simple = server.in_flight == 1 and server.guesses is None and int(server.queries) == 1
     whole = len(main.prefill.schedule.stages) == 1 and server.plan.micro_batches == 1
     chunks = main.prefill.chunks or main.decode.chunks
     padded = server.plan.effective_engine.scheduler.graphs

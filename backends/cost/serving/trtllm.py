@@ -121,7 +121,9 @@ class Trtllm:
         coming = {key for live in cut for key in _prompt_keys(live, pool)}
         least = pool.size if self.chunked else self.budget + 1  # of a prompt that is not in the step whole
         planned, in_turn = sum(live.target - live.computed for live in cut), self.chunked and self.equal
-        for live in tuple(state.waiting):
+        waiting, at = state.waiting, 0
+        while at < len(waiting):
+            live = waiting[at]
             told = (len(cut) + len(found)) * pool.size if in_turn else planned  # tokens that are given out already
             if len(state.running) >= self.max_running or told >= left or live.step >= state.upto:
                 break
@@ -130,6 +132,7 @@ class Trtllm:
             hits = pool.matched(live)
             known = pool.known(live, hits)
             if self._waits_for_prefix(live, pool, known // pool.size, coming):
+                at += 1
                 continue
             new = live.target - known
             needed = pool.missing(hits, self._needed(live, state.queries))
@@ -138,7 +141,7 @@ class Trtllm:
             free -= needed
             planned += new
             coming.update(_prompt_keys(live, pool))
-            state.waiting.remove(live)
+            del waiting[at]
             pool.claim(live, hits)
             state.running.append(live)
             found.append(live)
@@ -153,8 +156,15 @@ class Trtllm:
 
     def _reserved(self, state: State) -> int:
         """Blocks that those which run, or come from another server, have not yet, and may rely on."""
-        pool, there = state.pool, chain(state.running, state.parked)
-        return sum(max(pool.count(self._needed(live, state.queries)) - live.held, 0) for live in there)
+        pool, queries, there = state.pool, state.queries, chain(state.running, state.parked)
+        if self.room == "max_utilisation":
+            return sum(max(pool.count(self._needed(live, queries)) - live.held, 0) for live in there)
+        size, more, found = pool.size, queries - 1, 0  # in every step there are as many as run: no calls
+        for live in there:
+            lacking = -(-(live.input + live.output + more) // size) - live.held
+            if lacking > 0:
+                found += lacking
+        return found
 
     def _waits_for_prefix(self, live: Live, pool: Pool, known: int, coming: set[int]) -> bool:
         """Whether what a request would compute first is being computed by another."""
