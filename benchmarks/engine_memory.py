@@ -284,7 +284,6 @@ OUTSIDE = ("context", "communicators")
 
 RULES = {
     "vllm": "device", "vllm_rocm": "device", "atom": "device", "sglang": "free_before", "trtllm": "free_after",
-    "trtllm_1_0_0rc3": "free_after",
 }  # fmt: skip
 """What each engine's fraction is a share of, as its documentation says."""
 
@@ -294,7 +293,6 @@ TAKEN = {
     "atom": tuple(name for name in CONSTANTS if name != "all_reduce"),
     "sglang": OUTSIDE,
     "trtllm": (*OUTSIDE, "libraries"),
-    "trtllm_1_0_0rc3": (*OUTSIDE, "libraries"),
 }
 """The constants of vLLM that hold for each engine; of others than vLLM they are assumed.
 

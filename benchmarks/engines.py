@@ -1,430 +1,323 @@
-"""Fit the times that serving engines add to kernels, from rows of serving.csv: `python -m benchmarks.engines DATA`.
+"""Fit what serving engines add to kernels: `python -m benchmarks.engines DATA [--residuals FILE]`.
 
-Writes `plandsl/catalog/engines/`. Errors and bands come from rows that the fit did not see: each pair of GPU and model
-is left out once.
+Each row is simulated once (`recording`), and the times of its steps are fitted (`steps`). Constants of all engines
+together come first; those of each engine are drawn to them, the closer the fewer rows it has. Errors and bands come
+from rows that a fit did not see: whole GPUs, models, sources and versions are left out in turn. Writes
+`plandsl/catalog/engines/`.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+import argparse
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve
 
-from benchmarks.engine_memory import memory_values, with_memory
-from plandsl.backends.accuracy.serving import Row, catalog_name, engine_of, serving_groups
+from benchmarks.engine_files import Found, write
+from benchmarks.measured import Measured, read_measured
+from benchmarks.recording import ROOM, Features, Load, Recording, features, record, run_worker
+from benchmarks.steps import LOOSE, METRICS, START, STARTS, Fit, Steps, fit
+from plandsl.backends.accuracy.row import ROUNDS
 from plandsl.backends.calibrate.fit import Errors, errors
-from plandsl.backends.calibrate.solve import along, polished
-from plandsl.backends.calibrate.table import Table, read_table
-from plandsl.backends.cost.deployments.batch import batch_times, decode_step, prefill_step
-from plandsl.backends.cost.deployments.ongoing import serve
 from plandsl.backends.cost.deployments.replicas import Replicas
-from plandsl.backends.cost.deployments.single import Single
-from plandsl.backends.cost.time.phase import PhaseTimes, Played
+from plandsl.backends.cost.serving.clock import ServerClock
+from plandsl.backends.cost.serving.requests import Floats
 from plandsl.driver import compile_text
-from plandsl.entries import catalog_has
-from plandsl.grammar.fmt import format_text
-from plandsl.ir.program import PHASES
-from plandsl.passes import compile_phase
-from plandsl.spec.engine_limits import LIMITED, LimitsSpec
-from plandsl.spec.fusions import ANY, FusedSizes
-from plandsl.spec.hardware import ENGINE_RATES, ENGINE_SHARES, ENGINE_TIMES, RANK_TIMES, EngineSpec
 
-TARGET = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
+ENGINES = ("vllm", "vllm_rocm", "trtllm", "sglang", "atom")
+"""Engines of the catalog."""
 
-ENGINES = ("vllm", "vllm_rocm", "trtllm", "trtllm_1_0_0rc3", "atom")
-"""Engines with rows of models that are in the catalog."""
+FOLDS = ("gpu", "model", "source", "version")
+"""What is left out in turn, one value after another."""
 
-MIB, GIB = 2**20, 2**30
+JUDGED = FOLDS[:3]
+"""Folds that the errors of an engine and its bands are of."""
 
-RANK = "step_rank"
-"""The constant that is fitted where rows have several numbers of ranks, and kept where rows left out agree."""
+WIDTH = 0.5
+"""How far constants of an engine may be from those of all engines, in `LOOSE`.
 
-FITTED = ("prefill", "decode", "links", "step", RANK, "request", "admit", "first", "first_request")
-START = EngineSpec(
-    "", prefill=0.95, decode=0.95, links=1.0, step=0.3e-3, step_rank=20e-6, request=20e-6, admit=3e-3, first=20e-3,
-    first_request=0.2e-3,
-)  # fmt: skip
-LOOSE = dict.fromkeys(FITTED, 1.0) | {"prefill": 0.2, "decode": 0.2, "links": 0.4, RANK: 1.5}
-PRICE = 0.002
-
-WAYS = {
-    "vllm": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "kernels": "vllm",
-             "limits": LimitsSpec("memory", (70 * GIB,), (2048, 8192), (256, 1024), ("a100", "gb10"))},
-    "trtllm": {"kept_output": 1.0, "memory_fraction": 0.9, "kv_block": 32, "max_requests": 2048, "step_tokens": 8192,
-               "kernels": "trtllm"},
-    "sglang": {"kept_output": 0.5, "kv_block": 1, "max_requests": 2048, "kernels": "sglang",
-               "limits": LimitsSpec("memory_total", (20 * GIB, 60 * GIB, 160 * GIB), (2048, 4096, 8192, 16384))},
-    "atom": {"kept_output": 0.5, "memory_fraction": 0.9, "kv_block": 16, "max_requests": 512, "step_tokens": 16384,
-             "kernels": "aiter"},
-}  # fmt: skip
-"""How the engines spend memory by default, as their documentation of options says.
-
-vLLM: `gpu_memory_utilization`, `block_size`, `max_num_seqs`, `max_num_batched_tokens`, the last two by the GPU as a
-server of version 0.19 chooses them (`vllm/engine/arg_utils.py`); it admits a request without room for its output, and
-evicts requests when memory runs out. TensorRT-LLM: `free_gpu_memory_fraction`, `tokens_per_block`, `max_batch_size`,
-`max_num_tokens`; its scheduler guarantees that no request is evicted. SGLang: `page_size`, `chunked_prefill_size` by
-the GPU (version 0.5.23, `arg_groups/memory_hook.py`), as `mem_fraction_static` (`spec/fractions.py`), and the least
-`max_running_requests`. While requests grow, they hold half of their output on average. What engines take besides
-weights and cache is in `engine_memory.py`.
+Of `WIDTHS` the one with the least errors on GPUs and models left out (`--widths`).
 """
 
-_QUANTIZING = ("residual_norm", "norm_quantize", "activation_quantize")
-_SUMMING = ("all_reduce_norm", "all_reduce_norm_quantize")
+WIDTHS = (0.25, 0.5, 1.0)
 
-FUSED: dict[str, dict[str, Any]] = {
-    "vllm": {
-        "fusions": (*_SUMMING, *_QUANTIZING),
-        "fused_sizes": FusedSizes(
-            (2, 4, 8), (("fp8", (64 * MIB, 2 * MIB, MIB / 2)), ("fp4", (64 * MIB, 32 * MIB, MIB)))
-        ),
-    },
-    "vllm_rocm": {"fusions": _QUANTIZING},
-    "trtllm": {
-        "fusions": (*_SUMMING, "residual_norm", "activation_quantize", "attention_quantize", "norm_rope", "rope_cache"),
-        "fused_sizes": FusedSizes((2, 8), ((ANY, (16e6, 8e6)),)),
-    },
-    "sglang": {
-        "fusions": ("all_reduce_norm", "residual_norm"),
-        "fused_sizes": FusedSizes((8,), tuple((name, (28 * MIB,)) for name in ("fp8", "fp4"))),
-    },
-    "atom": {"fusions": ("all_reduce_norm", *_QUANTIZING)},
-}  # fmt: skip
-"""What the engines run in one kernel by default, and up to which bytes an all_reduce shares one.
+ALONE = (0.0,)
+"""Fits that judge have one start: several have not found another minimum."""
 
-vLLM: `docs/design/fusions.md` and `FI_ALLREDUCE_FUSION_MAX_SIZE_MB` of
-`vllm/compilation/passes/fusion/allreduce_rms_fusion.py`. `fuse_allreduce_rms` is on by default on Hopper and Blackwell
-since pull request 34299 (February 2026); before, InferenceMAX set it in its scripts. Without it vLLM leaves norms,
-activations and quantisation to Inductor, which fuses them (`enable_norm_fusion` in `vllm/config/vllm.py`). On AMD GPUs
-it needs `VLLM_ROCM_USE_AITER=1` (pull request 37646). TensorRT-LLM, PyTorch flow: `AllReduceFusionOp` in
-`modeling_llama.py`, on unless `TRTLLM_LLAMA_EAGER_FUSION_DISABLED`, up to `getMaxRequiredWorkspaceSize` of
-`customAllReduceUtils.h`; `fuse_qk_norm_rope` of `QKNormRoPEAttention`; its attention op turns, quantises and writes the
-cache. SGLang: an all_reduce of up to 2,048 tokens (`FUSE_ALLREDUCE_MAX_BATCH_SIZE`) on Hopper and Blackwell, on by
-default for DeepSeek, GPT-OSS, GLM, Kimi and Qwen mixtures of experts; here 2,048 tokens of DeepSeek's 7,168 elements.
-ATOM: `ATOM_ENABLE_ALLREDUCE_RMSNORM_FUSION` and the fusions with quantisation, 1 by default (`atom/utils/envs.py`).
-"""
+PROCESSES = 2
+
+FEW = 5
+"""An engine with fewer rows for each constant has the constants of all engines."""
 
 
-FUSED_SOURCE = {
-    "vllm": 'vLLM, page "Fusion torch.compile passes"; FI_ALLREDUCE_FUSION_MAX_SIZE_MB (fp8: Hopper, fp4: Blackwell)',
-    "vllm_rocm": "as vllm; an all_reduce shares its kernel only with VLLM_ROCM_USE_AITER=1 (pull request 37646)",
-    "trtllm": "AllReduceFusionOp, customAllReduceUtils.h, QKNormRoPEAttention; activation, attention, rope: assumed",
-    "sglang": "FUSE_ALLREDUCE_MAX_BATCH_SIZE, 2,048 tokens of 7,168 elements; assumed for all models",
-    "atom": "defaults of ATOM (atom/utils/envs.py); an all_reduce of any size: assumed",
-}
-"""Where the fusions of an engine come from, as its file says."""
+class Case(NamedTuple):
+    """A row, the recording of its load, what the times of the steps depend on, and the ranks that compute them."""
 
-
-def fused_of(name: str) -> dict[str, Any]:
-    """The fusions of an engine, and up to which size an all_reduce has part in them."""
-    return FUSED.get(name) or FUSED[LIKE[name]]
-
-
-STEP_NODE = 0.4e-3
-"""Seconds by which a step on several nodes is longer: assumed, as no row has several nodes.
-
-Two messages between processes over TCP, what to compute and what was computed, at 0.2 ms each: gloo carries out 5,015
-operations of 10 elements a second between processes of one host (github.com/meta-pytorch/torchft, pull request 199).
-"""
-
-RELATIVES = {"sglang": "vllm"}
-"""Engines without rows of a model in the catalog, and the engine whose constants they take."""
-
-RANKS_OF = {"atom": "vllm_rocm"}
-"""Engines whose rows have one number of ranks, and the engine on the same GPUs whose `step_rank` they take."""
-
-HELD = {"trtllm_1_0_0rc3": "trtllm"}
-"""Versions that always hold back one of the requests in flight, and the engine whose `WAYS` they share."""
-
-LIKE = HELD | {"vllm_rocm": "vllm"}
-"""Engines that use memory as another engine does."""
-
-
-@frozen
-class Group:
-    """Rows of one plan and kind of load, with the times of their kernels.
-
-    Arrays have one value for each row, per replica: ``clients`` send requests, ``runs`` of them run at once, and
-    ``joined`` start together. ``flights`` is the number of batches in flight.
-    """
-
-    key: str
-    load: list[Row]
-    measured: dict[str, np.ndarray]
-    prefill: PhaseTimes
-    decode: PhaseTimes
-    clients: np.ndarray
-    runs: np.ndarray
-    joined: np.ndarray
-    flights: int
-    replicas: int
+    row: Measured
+    recording: Recording
+    features: Features
     ranks: int
 
-    def predict(self, engine: EngineSpec) -> dict[str, np.ndarray]:
-        """Metrics under ``engine``, which must have the memory settings that the times were computed with."""
-        o, engine = np.array([r.output for r in self.load]), engine.on_ranks(self.ranks, nodes=1)
-        prefill = at_rates(self.prefill, engine.prefill, engine.links, self.flights)
-        decode = at_rates(self.decode, engine.decode, engine.links, self.flights)
-        if self.load[0].kind == "static_batch":
-            ttft, tpot = batch_times(engine, self.runs / self.flights, prefill, decode)
-            return {"ttft_s": ttft, "tpot_s": tpot, "output_tok_per_s": self.runs * o / (ttft + (o - 1) * tpot)}
-        requests = np.array([r.requests for r in self.load]) / self.replicas
-        s = serve(
-            engine, self.clients, self.runs, o, requests,
-            prefill=prefill, joined=self.joined, decode=decode, flights=self.flights,
-        )  # fmt: skip
-        return {"ttft_s": s.ttft, "tpot_s": s.tpot, "output_tok_per_s": self.replicas * s.rate * o}
+    @property
+    def numbers(self) -> list[float]:
+        """What was measured, by metric."""
+        return [self.row.values[metric] for metric in METRICS]
 
 
-def at_rates(times: PhaseTimes, rate: float, links: float, flights: int) -> PhaseTimes:
-    """``times`` with kernels and exposed collectives at other rates, as `PhaseModel` computes them without overlap."""
-    stages = [Played(s.compute / rate + s.exposed / links, s.compute / rate) for s in times.stages]
-    hop, hops = times.hop / links, times.hops / links
-    through = sum(s.span for s in stages) + hops
-    slowest = np.maximum(np.max([np.asarray(s.span) for s in stages], axis=0), hop)
-    return times._replace(
-        stages=stages, hop=hop, hops=hops, through=through, period=np.maximum(through, flights * slowest)
-    )
+class Task(NamedTuple):
+    """A load to simulate. Rows with equal keys share steps: their servers have one scheduler, and room for all."""
+
+    key: tuple[object, ...]
+    plan: str
+    load: Load
 
 
-def is_dense(model: str) -> bool:
-    """Whether a model has no experts, whose kernels' errors would otherwise be fitted into the engine."""
-    return not catalog_has("dimension", f"{catalog_name(model)}.experts")
-
-
-def start_engine(name: str) -> EngineSpec:
-    """The engine ``name`` before its fit."""
-    ways: dict[str, Any] = WAYS[LIKE.get(name, name)] | fused_of(name) | memory_values(name)
-    return evolve(START, name=name, held_back=int(name in HELD), **ways)
-
-
-def groups(table: Table, name: str) -> Iterator[Group]:
-    """The rows of one engine, grouped by plan and kind of load."""
-    pairs = zip(table.texts("framework"), table.texts("gpu"), strict=True)
-    mine = np.array([engine_of(f, g) == name for f, g in pairs])
-    table = table.where(mine & np.array([is_dense(m) for m in table.texts("model")]))
-    engine = evolve(start_engine(name), prefill=1.0, decode=1.0, links=1.0, step_rank=0.0)
-
-    def compiled(text: str) -> Replicas:
-        bare = "\n".join(line for line in text.splitlines() if "engine =" not in line)
-        plan = compile_text(bare)[0]
-        share = engine.memory_fraction or 1.0
-        own = engine.on_gpus([kind.node.gpu for kind in plan.spec.kinds])
-        spec = evolve(plan.spec, engine=own, memory_fraction=share, step_tokens=own.step_tokens)
-        prefill, decode = (compile_phase(spec, phase) for phase in PHASES)  # with the fusions of the engine
-        return Replicas(spec.sharding.replicas, Single(spec, prefill, decode))
-
-    for model, load, of in serving_groups(table, compiled, catalog_has):
-        yield group(model, load, table, of)
-
-
-def group(model: Replicas, load: list[Row], table: Table, of: list[int]) -> Group:
-    """The group of some rows, with times of kernels, which do not depend on the fitted constants."""
-    one, replicas, flights = model.one, model.n, model.in_flight
-    i, o, n = (np.array([getattr(r, name) for r in load]) for name in ("input", "output", "clients"))
-    measured = {m: table.numbers(m)[of] for m in ("ttft_s", "tpot_s", "output_tok_per_s")}
-    key, ranks = f"{table.texts('gpu')[of[0]]} {table.texts('model')[of[0]]}", one.plan.step_ranks[0]
-    if load[0].kind == "static_batch":
-        pre, dec = prefill_step(one, n, i, flights), decode_step(one, n, i, o)
-        return Group(
-            key, load, measured, pre, dec, clients=n, runs=n * flights, joined=n, flights=flights, replicas=replicas,
-            ranks=ranks,
-        )  # fmt: skip
-    clients, runs, joined, _ = model.crowd(n, i, o)
-    pre, dec = prefill_step(one, joined, i, 1), decode_step(one, runs / flights, i, o)
-    return Group(
-        key, load, measured, pre, dec, clients=clients, runs=runs, joined=joined, flights=flights, replicas=replicas,
-        ranks=ranks,
-    )  # fmt: skip
-
-
-def ratios(rows: list[Group], engine: EngineSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Predicted and measured values by metric, of all rows with a measurement."""
-    out: dict[str, list[list[np.ndarray]]] = {}
-    for g in rows:
-        for metric, predicted in g.predict(engine).items():
-            have = g.measured[metric] > 0
-            pair = out.setdefault(metric, [[], []])
-            pair[0].append(predicted[have])
-            pair[1].append(g.measured[metric][have])
-    return {m: (np.concatenate(a), np.concatenate(b)) for m, (a, b) in out.items() if sum(map(len, a))}
-
-
-def fit(rows: list[Group], start: EngineSpec) -> EngineSpec:
-    """Fit an engine: minimise the sum over metrics of the mean of |ln(predicted / measured)|.
-
-    What is 0 in ``start`` stays 0.
-    """
-    names = [n for n in FITTED if getattr(start, n)]
-    middle = np.log([getattr(start, n) for n in names])
-    loose = np.array([LOOSE[n] for n in names])
-
-    def engine(y: np.ndarray) -> EngineSpec:
-        return evolve(start, **dict(zip(names, map(float, np.exp(middle + loose * y)), strict=True)))
-
-    def loss(y: np.ndarray) -> float:
-        off = [np.abs(np.log(p / m)).mean() for p, m in ratios(rows, engine(y)).values()]
-        return float(sum(off) + PRICE * (y**2).sum())
-
-    return engine(polished(loss, along(loss, np.zeros(len(middle)))))
-
-
-def get_key(group: Group) -> str:
-    """The pair of GPU and model."""
-    return group.key
-
-
-def get_ranks(group: Group) -> int:
-    """The number of ranks."""
-    return group.ranks
-
-
-def unseen_errors(
-    rows: list[Group], start: EngineSpec, by: Callable[[Group], str | int] = get_key
-) -> dict[str, Errors]:
-    """Errors by metric on each pair of GPU and model, with an engine fitted to the other pairs.
-
-    With another ``by``, groups that it gives one value are left out together.
-    """
-    pairs: dict[str, list[list[np.ndarray]]] = {}
-    for key in dict.fromkeys(map(by, rows)):
-        others = [g for g in rows if by(g) != key] or rows
-        found = fit(others, start)
-        for metric, (p, m) in ratios([g for g in rows if by(g) == key], found).items():
-            pair = pairs.setdefault(metric, [[], []])
-            pair[0].append(p)
-            pair[1].append(m)
-    return {metric: errors(np.concatenate(a), np.concatenate(b)) for metric, (a, b) in pairs.items()}
-
-
-class Ranks(NamedTuple):
-    """Where a fit starts, with or without a time of further ranks, and the mean errors left out of both, by metric."""
-
-    start: EngineSpec
-    with_ranks: dict[str, float]
-    without: dict[str, float]
-
-
-def judge_ranks(rows: list[Group], start: EngineSpec) -> Ranks:
-    """Keep the time of further ranks in ``start`` only where errors on what is left out are no larger with it.
-
-    Left out in turn are pairs of GPU and model; of one pair alone, numbers of ranks.
-    """
-    bare = evolve(start, step_rank=0.0)
-    if len({g.ranks for g in rows}) == 1:
-        return Ranks(bare, {}, {})
-    by = get_key if len({g.key for g in rows}) > 1 else get_ranks
-    more, less = ({m: e.mean for m, e in unseen_errors(rows, one, by).items()} for one in (start, bare))
-    return Ranks(start if sum(more.values()) <= sum(less.values()) else bare, more, less)
-
-
-def main(data: str) -> None:
-    """Fit every engine that has rows, and write the engines to the catalog."""
-    path = Path(data)
-    table = read_table(path / "serving.csv" if path.is_dir() else path)
-    TARGET.mkdir(exist_ok=True)
-    done: dict[str, tuple[EngineSpec, dict[str, Errors]]] = {}
-    for name in ENGINES:
-        rows = list(groups(table, name))
-        ranks = judge_ranks(rows, start_engine(name))
-        judged = unseen_errors(rows, ranks.start)
-        found = fit(rows, ranks.start)
-        if name in RANKS_OF:
-            found = evolve(found, step_rank=done[RANKS_OF[name]][0].step_rank)
-        done[name] = found, judged
-        count = sum(len(g.load) for g in rows)
-        alone = len({g.key for g in rows}) == 1
-        write(found, judged, count, name, alone)
-        for metric, error in ranks.with_ranks.items():
-            print(f"{name:16} {metric:18} mean left out {error:.2%} with {RANK}, {ranks.without[metric]:.2%} without")
-        for metric, e in judged.items():
-            print(
-                f"{name:16} {metric:18} {e.rows:4} rows  median {e.median:6.1%}  p90 {e.p90:6.1%}  bias {e.bias:+6.1%}"
-            )
-    for name, relative in RELATIVES.items():
-        engine = evolve(start_engine(name), **{n: getattr(done[relative][0], n) for n in FITTED})
-        write(engine, done[relative][1], 0, relative, False)
-
-
-def write(engine: EngineSpec, judged: dict[str, Errors], rows: int, fitted_as: str, alone: bool) -> None:
-    """Write one engine as a `.plan` file: fitted constants first, then assumed ones."""
-    name = engine.name
-    lines = ["# Made by `python -m benchmarks.engines`: do not edit.", f"engine {name} {{"]
-    lines += [f'  source = "{rows} serving rows (docs/calibration.md)"'] if rows else []
-    if rows:
-        where = "the rows fitted, which have one model on one GPU" if alone else "models and GPUs left out of the fit"
-        lines.append(f"  # errors on {where}:")
-    for metric, e in judged.items() if rows else ():
-        off = f"off by {100 * e.median:.1f} % (median) and {100 * e.p90:.1f} % (90th percentile)"
-        lines.append(f"  # {metric}: {off}, bias {100 * e.bias:+.1f} %, {e.rows} rows")
-    told = {n: f"{n} = {quantity(n, getattr(engine, n))}" for n in FITTED if getattr(engine, n)}
-    taken = told.pop(RANK, "") if name in RANKS_OF else ""
-    fitted = [*told.values()] if engine.step_rank else [*told.values(), f"# rows left out show no {RANK}"]
-    bands = []
-    for metric, short in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("output_tok_per_s", "throughput")):
-        if metric in judged:
-            bands += [f"{short}_low = {judged[metric].low:.4g}", f"{short}_high = {judged[metric].high:.4g}"]
-    ways = list(way_lines(name))
-    ways += ["held_back = 1"] if engine.held_back else []
-    own = [*fitted, *bands] if rows else []
-    assumed = [] if rows else [f"# the constants of {fitted_as}: no rows of a dense model", *fitted, *bands]
-    lines += [f"  {text}" for text in (*own, *ways)]
-    if taken:
-        assumed += [f"# that of {RANKS_OF[name]}: these rows have one number of ranks", taken]
-    assumed += [f"step_node = {quantity('step_node', STEP_NODE)}"]
-    lines += ["  assumed {", *(f"    {text}" for text in assumed), "  }"]
-    text = with_memory("\n".join([*lines, "}", ""]), name)
-    (TARGET / f"{name}.plan").write_text(format_text(text, name), encoding="utf-8")
-
-
-def way_lines(name: str) -> Iterator[str]:
-    """The lines of an engine that say how it spends memory, and what it runs in one kernel."""
-    yield from memory_lines(name)
-    yield f"# fusions: {FUSED_SOURCE.get(name) or FUSED_SOURCE[LIKE[name]]}"
-    fused = fused_of(name)
-    yield from ("fusions = [", *(f"  {fusion}," for fusion in fused["fusions"]), "]")
-    if "fused_sizes" in fused:
-        yield from size_lines(fused["fused_sizes"])
-
-
-def memory_lines(name: str) -> Iterator[str]:
-    """The lines of an engine that say how it spends memory."""
-    for field, value in WAYS[LIKE.get(name, name)].items():
-        if not isinstance(value, LimitsSpec):
-            yield f"{field} = {quantity(field, value)}"
+def record_all(rows: Sequence[Measured]) -> tuple[list[Case], dict[int, str]]:
+    """Rows with their recordings, and why others have none."""
+    models = {plan: model_of(plan) for plan in dict.fromkeys(row.row.plan for row in rows)}
+    tasks = [task_of(row, models[row.row.plan]) for row in rows]
+    distinct = {task.key: task for task in tasks}
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        made = dict(zip(distinct, pool.map(record_task, distinct.values(), chunksize=4), strict=True))
+    found: list[Case] = []
+    reasons: dict[int, str] = {}
+    known: dict[tuple[str, int], Features] = {}
+    for row, task in zip(rows, tasks, strict=True):
+        recording, model = made[task.key], models[row.row.plan]
+        if isinstance(recording, str):
+            reasons[row.at] = recording
             continue
-        bounds = ", ".join(f"{bound / GIB:g} GiB" for bound in value.bounds)
-        values = [f"{n} = {list(value.values(n))}" for n in LIMITED if value.values(n)]
-        words = ", ".join(f'"{word}"' for word in value.small)
-        values += [f"small = [{words}]"] if words else []
-        yield from ("limits {", f"  {value.of} = [{bounds}]", *(f"  {line}" for line in values), "}")
+        key = row.row.plan, id(recording)
+        if key not in known:
+            known[key] = features(model.one, recording.shapes)
+        whole = recording._replace(tokens=recording.tokens * model.n)
+        found.append(Case(row, whole, known[key], int(model.plan.step_ranks[0])))
+    return found, reasons
 
 
-def size_lines(sizes: FusedSizes) -> Iterator[str]:
-    """The section `fused_sizes`."""
-    yield "fused_sizes {"
-    yield f"  ranks = {list(sizes.ranks)}"
-    for name, each in sizes.bytes:
-        shown = (f"{size / MIB:g} MiB" if size % (MIB / 2) == 0 else f"{size / 1e6:g} MB" for size in each)
-        yield f"  {name} = [{', '.join(shown)}]"
-    yield "}"
+def model_of(text: str) -> Replicas:
+    """The deployment of a plan, with the constants at which ranks that share requests are compared."""
+    plan = compile_text(text)[0]
+    assert isinstance(plan.cost, Replicas), "rows have one pool"
+    assert plan.spec.engine is not None, "rows have an engine"
+    return plan.cost.on(evolve(plan.spec, engine=evolve(plan.spec.engine, admit=0.0, **START)))
 
 
-def quantity(name: str, value: float | str) -> str:
-    """A constant in a unit that reads well."""
-    if isinstance(value, str):
-        return value
-    if name in (*ENGINE_RATES, *ENGINE_SHARES):
-        return f"{100 * value:.4g} %"
-    if name in (*ENGINE_TIMES, *RANK_TIMES):
-        return f"{value * 1e3:.4g} ms" if value >= 1e-4 else f"{value * 1e6:.4g} us"
-    return f"{value:g}"
+def task_of(row: Measured, model: Replicas) -> Task:
+    """What is to be simulated for a row."""
+    load, clock = load_of(row, model), ServerClock(model.one)
+    one = run_worker(clock, load, load.draw())
+    memory = () if one.blocks == ROOM else (one.blocks, one.block)
+    key = (one.policy, load, clock.cuts, memory, row.row.plan if one.ranks > 1 else "")
+    return Task(key, row.row.plan, load)
+
+
+def record_task(task: Task) -> Recording | str:
+    """The recording of a load, or why there is none."""
+    try:
+        return record(ServerClock(model_of(task.plan).one), task.load)
+    except ValueError as error:
+        return str(error)
+
+
+def load_of(row: Measured, model: Replicas) -> Load:
+    """What each replica is asked. Where more requests are queued than run at once, one that ends starts the next."""
+    asked = row.row
+    clients, rounds = asked.clients / model.n, 1.0
+    if asked.kind == "closed_concurrency":
+        rounds = float(ROUNDS)
+    elif asked.kind != "static_batch":
+        runs = float(model.crowd(asked.clients, asked.input, asked.output).runs)
+        clients, rounds = min(clients, runs), max(clients / runs, 1.0)
+    return Load(asked.input, asked.output, asked.spread, max(round(clients), 1), rounds)
+
+
+# ---- the fit
+
+
+def is_fitted(row: Measured) -> bool:
+    """Whether constants are fitted to a row: its lengths are known."""
+    return row.lengths != "assumed"
+
+
+def steps_of(cases: Sequence[Case]) -> Steps:
+    """The steps of some rows, to be timed at once."""
+    recordings, known, ranks = ([getattr(case, name) for case in cases] for name in ("recording", "features", "ranks"))
+    return Steps(recordings, known, ranks, np.array([case.numbers for case in cases]))
+
+
+def counts(cases: Sequence[Case]) -> Floats:
+    """How much each row counts: rows of one version, model and GPU together as the square root of their number.
+
+    They are alike, and have one error of kernels in common.
+    """
+    keys = [(case.row.version, case.row.model, case.row.gpu) for case in cases]
+    many = Counter(keys)
+    found = np.array([many[key] ** -0.5 for key in keys])
+    return found
+
+
+class Pooled(NamedTuple):
+    """The fit of all engines, and that of each engine with enough rows."""
+
+    all: Fit
+    engines: dict[str, Fit]
+
+    def of(self, engine: str) -> Fit:
+        """The constants of an engine."""
+        return self.engines.get(engine, self.all)
+
+
+def fit_all(cases: Sequence[Case], width: float, starts: Sequence[float] = STARTS) -> Pooled:
+    """The constants of all engines, then of each, drawn to them by ``width``."""
+    seen = [case for case in cases if is_fitted(case.row)]
+    own = {name: [case for case in seen if case.row.engine == name] for name in ENGINES}
+    weights = counts(seen)
+    sums = {name: sum(w for w, case in zip(weights, seen, strict=True) if case.row.engine == name) for name in ENGINES}
+    even = np.array([w / sums[case.row.engine] ** 0.5 for w, case in zip(weights, seen, strict=True)])
+    everything = fit(steps_of(seen), even, START, starts=starts)
+    engines = {
+        name: fit(steps_of(some), counts(some), everything.constants, width, starts)
+        for name, some in own.items()
+        if len(some) >= FEW * len(LOOSE)
+    }
+    return Pooled(everything, engines)
+
+
+class Residual(NamedTuple):
+    """A metric of a row, as predicted by a fit that did not see the row's ``fold``, and as measured."""
+
+    fold: str
+    row: Measured
+    metric: str
+    predicted: float
+    measured: float
+
+
+def leave_out(cases: Sequence[Case], folds: Sequence[str], width: float) -> Iterator[Residual]:
+    """Errors of rows whose GPU, model, source or version is left out of the fit."""
+    for fold in folds:
+        for value in dict.fromkeys(getattr(case.row, fold) for case in cases):
+            unseen = [case for case in cases if getattr(case.row, fold) == value]
+            fitted = fit_all([case for case in cases if getattr(case.row, fold) != value], width, ALONE)
+            yield from residuals(unseen, fitted, fold)
+
+
+def residuals(cases: Sequence[Case], fitted: Pooled, fold: str) -> Iterator[Residual]:
+    """What a fit says of rows, by metric, where something was measured."""
+    for name in ENGINES:
+        mine = [case for case in cases if case.row.engine == name]
+        if not mine:
+            continue
+        predicted = steps_of(mine).predict(fitted.of(name).constants)
+        for case, values in zip(mine, predicted.tolist(), strict=True):
+            for metric, value, measured in zip(METRICS, values, case.numbers, strict=True):
+                if measured > 0:
+                    yield Residual(fold, case.row, metric, value, measured)
+
+
+def compare_widths(cases: Sequence[Case]) -> None:
+    """Print the mean error on GPUs and models left out for each of `WIDTHS`."""
+    for width in WIDTHS:
+        off = [abs(np.log(r.predicted / r.measured)) for r in leave_out(cases, FOLDS[:2], width) if is_fitted(r.row)]
+        print(f"width {width:4}: mean error of GPUs and models left out {np.mean(np.minimum(off, 1.0)):.2%}")
+
+
+def main(data: Path, residuals_file: Path | None = None, widths: bool = False) -> None:
+    """Fit every engine, judge, and write the engines to the catalog."""
+    rows, reasons = read_measured(data / "serving.csv" if data.is_dir() else data)
+    cases, lost = record_all(rows)
+    show_reasons(reasons | lost, len(cases))
+    if widths:
+        compare_widths(cases)
+    fitted = fit_all(cases, WIDTH)
+    judged = list(leave_out(cases, FOLDS, WIDTH))
+    show(judged, fitted)
+    if residuals_file is not None:
+        write_residuals(residuals_file, judged)
+    for name in ENGINES:
+        write(name, found_of(name, cases, fitted, judged))
+
+
+def found_of(name: str, cases: Sequence[Case], fitted: Pooled, judged: Sequence[Residual]) -> Found:
+    """What is known of an engine. Errors are of models without experts, where it has rows of any."""
+    own = [r for r in judged if r.row.engine == name and r.fold in JUDGED and is_fitted(r.row)]
+    rows = sum(case.row.engine == name and is_fitted(case.row) for case in cases) if name in fitted.engines else 0
+    dense = by_metric([r for r in own if r.row.dense])
+    return Found(fitted.of(name), rows, by_metric([r for r in own if not r.row.dense]) | dense)
+
+
+def by_metric(found: Sequence[Residual]) -> dict[str, Errors]:
+    """Errors by metric."""
+    out = {}
+    for metric in METRICS:
+        pairs = np.array([(r.predicted, r.measured) for r in found if r.metric == metric])
+        if len(pairs):
+            out[metric] = errors(pairs[:, 0], pairs[:, 1])
+    return out
+
+
+def show_reasons(reasons: Mapping[int, str], rows: int) -> None:
+    """How many rows are left out by which rule."""
+    print(f"{rows} rows of servers; left out by rule:")
+    for reason, many in Counter(reasons.values()).most_common():
+        print(f"  {many:4} {reason}")
+
+
+def show(judged: Sequence[Residual], fitted: Pooled) -> None:
+    """The constants with their 80 % intervals, and errors of what was left out."""
+    for name, one in {"all": fitted.all, **fitted.engines}.items():
+        told = [f"{n} {value:.4g} (x {one.interval[n]:.2f})" for n, value in one.constants.items()]
+        print(f"{name}: {', '.join(told)}")
+
+    def line(title: str, some: Sequence[Residual]) -> None:
+        for metric, e in by_metric(some).items():
+            print(f"{title:44} {metric:16} {e.rows:5} {e.median:7.1%} p90 {e.p90:7.1%} bias {e.bias:+7.1%}")
+
+    for dense in (True, False):
+        for lengths in ("jittered", "fixed", "assumed"):
+            kind = [r for r in judged if r.row.dense == dense and r.row.lengths == lengths]
+            title = f"{'dense' if dense else 'experts'} {lengths}"
+            line(f"{title} gpu, model, source", [r for r in kind if r.fold in JUDGED])
+            for fold in FOLDS:
+                line(f"{title} {fold}", [r for r in kind if r.fold == fold])
+            for name in ENGINES:
+                line(f"{title} {name}", [r for r in kind if r.row.engine == name and r.fold in JUDGED])
+
+
+COLUMNS = (
+    "fold", "row", "engine", "version", "gpu", "model", "source", "dense", "lengths", "load", "concurrency", "metric",
+    "predicted", "measured",
+)  # fmt: skip
+
+
+def write_residuals(path: Path, judged: Sequence[Residual]) -> None:
+    """Write what was left out and how far off it was, a line for each fold and metric."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for fold, row, metric, predicted, measured in judged:
+            named = row.engine, row.version, row.gpu, row.model, row.source
+            load = row.lengths, row.row.kind, f"{row.row.clients:g}"
+            numbers = f"{predicted:.6g}", f"{measured:.6g}"
+            writer.writerow([fold, row.at, *named, int(row.dense), *load, metric, *numbers])
+
+
+def options() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
+    parser.add_argument("data", type=Path, help="a folder with serving.csv")
+    parser.add_argument("--residuals", type=Path, help="write errors of rows left out to this file")
+    parser.add_argument("--widths", action="store_true", help="compare how closely engines are drawn together")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.engines DATA, a folder with serving.csv")
-    main(sys.argv[1])
+    asked = options()
+    main(asked.data, asked.residuals, asked.widths)

@@ -1,9 +1,9 @@
 """Closed loops of serving.csv beside two answers, by engine: `python -m benchmarks.traffic DATA [SECONDS]`.
 
 The closed form takes requests to arrive at random; the simulation serves them one by one, as the load generator sent
-them: as many as are in flight start at once, and one that ends starts the next. Both use the same engines, which were
-fitted through the closed form. Rows with the fewest tokens come first; after ``SECONDS`` (600) the rest is left out
-and counted.
+them: as many as are in flight start at once, and one that ends starts the next. Both use the same engines, whose
+constants are fitted through the simulation. Rows with the fewest tokens come first; after ``SECONDS`` (600) the rest is
+left out and counted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ SCHEDULERS: dict[str, SchedulerName] = {
     "vllm_rocm": "vllm",
     "sglang": "sglang",
     "trtllm": "trtllm",
-    "trtllm_1_0_0rc3": "trtllm",
     "atom": "vllm",
 }
 """The scheduler of each engine of the rows. ATOM's is modelled on vLLM's."""

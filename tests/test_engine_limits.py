@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.engines import LIKE, WAYS
+from benchmarks.engine_files import LIKE, WAYS
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.show import show_plan
@@ -219,7 +219,7 @@ def test_limits_read_back() -> None:
             assert limits(again) == limits(made)
 
 
-@pytest.mark.parametrize("name", ["vllm", "vllm_rocm", "sglang", "trtllm", "trtllm_1_0_0rc3", "atom"])
+@pytest.mark.parametrize("name", ["vllm", "vllm_rocm", "sglang", "trtllm", "atom"])
 def test_the_catalog_has_what_the_script_writes(name: str) -> None:
     found = engine_of(plan(engine=name))
     for field, value in WAYS[LIKE.get(name, name)].items():

@@ -22,7 +22,7 @@ from plandsl.spec.hardware import EngineSpec
 GIB = 2**30
 MODELS = MODELS_FILE.read_text(encoding="utf-8")
 CATALOG = Path(__file__).parent.parent / "plandsl" / "catalog" / "engines"
-ENGINES = ("vllm", "vllm_rocm", "sglang", "trtllm", "trtllm_1_0_0rc3", "atom")
+ENGINES = ("vllm", "vllm_rocm", "sglang", "trtllm", "atom")
 
 
 @cache

@@ -85,7 +85,6 @@ FIELDS = {
     "engine.all_reduce": ("far", "engine { all_reduce = 3 GB }"),
     "engine.step_tokens": ("crowded", "engine { step_tokens = 80000 }"),
     "engine.max_requests": ("loaded", "engine { max_requests = 50 }"),
-    "engine.held_back": ("loaded", "engine { held_back = 9 }"),
     "engine.kv_block": ("again", "engine { kv_block = 64 }"),
     **{
         f"engine.{metric}_{end}": ("pair", f"engine {{ {metric}_{end} = {1 if end == 'low' else 2} }}")

@@ -28,7 +28,7 @@ DEALT = "mesh g = {}\n experts -> g\n batch -> g"
 """Each rank attends for requests of its own, and holds experts of its own."""
 
 
-def wrote(model: str, gpu: str, engine: str | None, sharding: str, load: str, chunked: int | None = None) -> str:
+def wrote(model: str, gpu: str, engine: str | None, sharding: str, *, load: str, chunked: int | None = None) -> str:
     more = (f"  engine = {engine}\n" if engine else "") + (f"  chunked_prefill = {chunked}\n" if chunked else "")
     what = f"  model = {model}\n  node = {gpu}_8\n  sharding {{ {sharding} }}\n  workload {{ {load} }}\n"
     return f"plan p {{\n{what}{more}}}"
@@ -46,8 +46,8 @@ def shipped(draw: st.DrawFn) -> CompiledPlan:
     kind = draw(st.sampled_from(("batch", "concurrency") if engine else ("batch",)))
     text = wrote(
         draw(st.sampled_from(MODELS)) + draw(st.sampled_from(FORMATS)), gpu, engine, split.format(ranks),
-        f"input = {input_}, output = {output}, {kind} = {draw(st.integers(1, 300))}",
-        draw(st.sampled_from((None, None, 512, 1024, 2048, 8192))),
+        load=f"input = {input_}, output = {output}, {kind} = {draw(st.integers(1, 300))}",
+        chunked=draw(st.sampled_from((None, None, 512, 1024, 2048, 8192))),
     )  # fmt: skip
     try:
         (made,) = compile_text(text)
@@ -56,14 +56,18 @@ def shipped(draw: st.DrawFn) -> CompiledPlan:
     return made
 
 
-def compiled(*written: str | int | None) -> CompiledPlan:
-    return compile_text(wrote(*written))[0]  # type: ignore[arg-type]
+def compiled(
+    model: str, gpu: str, engine: str, sharding: str, *, load: str, chunked: int | None = None
+) -> CompiledPlan:
+    return compile_text(wrote(model, gpu, engine, sharding, load=load, chunked=chunked))[0]
 
 
-BESIDE = compiled("qwen2_5_72b", "h100_sxm", "sglang", "tp = 4", "input = 464, output = 5, concurrency = 2", 512)
+BESIDE = compiled(
+    "qwen2_5_72b", "h100_sxm", "sglang", "tp = 4", load="input = 464, output = 5, concurrency = 2", chunked=512
+)
 """Requests that decode would take the whole budget of a step, if as many decoded as are in flight."""
 
-WAITING = compiled("mistral_nemo", "h100_sxm", "trtllm", "tp = 8", "input = 8659, output = 153, concurrency = 227")
+WAITING = compiled("mistral_nemo", "h100_sxm", "trtllm", "tp = 8", load="input = 8659, output = 153, concurrency = 227")
 """Prompts that come back the faster, the faster the tokens are made."""
 
 
@@ -88,6 +92,8 @@ def test_law_more_requests_hardly_lower_throughput(made: CompiledPlan) -> None:
 
 @given(made=shipped())
 @example(made=WAITING)
-@example(made=compiled("llama_3_2_3b", "rtx_4090", "trtllm", "tp = 2", "input = 197, output = 42, concurrency = 34"))
+@example(
+    made=compiled("llama_3_2_3b", "rtx_4090", "trtllm", "tp = 2", load="input = 197, output = 42, concurrency = 34")
+)
 def test_law_better_hardware_makes_no_request_wait(made: CompiledPlan) -> None:
     better_hardware_is_never_slower(made)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.counts import parameters
-from plandsl.backends.cost.deployments.batch import batch_times, prefill_step
+from plandsl.backends.cost.deployments.batch import prefill_step
 from plandsl.backends.cost.deployments.drafted import Drafted, break_even, expected_tokens, tokens_per_step
 from plandsl.backends.cost.deployments.step import Decode, Step
 from plandsl.backends.cost.forms.attention import Heads, decode_seconds
@@ -397,9 +397,10 @@ def test_a_server_goes_on_by_what_a_step_brings() -> None:
 def test_an_engines_host_time_is_that_of_a_step() -> None:
     made = plan(fields=", engine = vllm")
     metrics = made.cost.evaluate()
-    ttft, tpot = batch_times(made.spec.effective_engine, 4, metrics.prefill, metrics.decode, 2.952)
-    assert isclose(metrics.tpot, tpot, rel_tol=1e-12)
-    assert metrics.ttft == ttft
+    spec = made.spec.effective_engine
+    assert isclose(metrics.tpot, (metrics.decode.period + spec.step + 4 * spec.request) / 2.952, rel_tol=1e-12)
+    added = 4 * (spec.admit + spec.first_request) + spec.first
+    assert isclose(metrics.ttft, metrics.prefill.through + added, rel_tol=1e-12)
 
 
 # ---- what it holds

@@ -18,14 +18,9 @@ ENGINES = (
 )
 """Engines of the catalog by a part of the name that a row gives. The first one that is found counts."""
 
-HELD_BACK = (r"trtllm-1\.0\.0rc3", "trtllm_1_0_0rc3")
-"""A version that behaved otherwise than those before and after it."""
-
 
 def engine_of(framework: str, gpu: str) -> str:
     """The engine of the catalog that a row's framework is; empty for one that the catalog lacks."""
-    if re.fullmatch(HELD_BACK[0], framework):
-        return HELD_BACK[1]
     found = next((name for pattern, name in ENGINES if re.search(pattern, framework.lower())), "")
     return "vllm_rocm" if found == "vllm" and gpu.startswith("mi") else found
 

@@ -39,7 +39,18 @@ def rule_against(model: Deployment, row: Row, given: Given) -> str:
             return "the weights exceed the memory of the GPUs"
     if implied_arithmetic(model, row, output_rate(row, given.measured)) > BUSIEST:
         return f"more than {BUSIEST:.0%} of the GPUs' peak arithmetic"
+    if waits_long(model, row, given.measured):
+        return "requests queue for a limit that the row does not state"
     return ""
+
+
+def waits_long(model: Deployment, row: Row, measured: Mapping[str, float]) -> bool:
+    """Whether requests of a closed loop wait longer than they run, although the cache has room for all of them."""
+    rest = measured.get("tpot", np.nan) * (row.output - 1)
+    if row.kind != "closed_concurrency" or row.pools > 1 or not measured.get("ttft", np.nan) > rest:
+        return False
+    (pool,) = model.pools
+    return bool(pool.max_batch(row.input, row.output, ongoing=False) >= row.clients / pool.n)
 
 
 def output_rate(row: Row, measured: Mapping[str, float]) -> float:

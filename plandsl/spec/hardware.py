@@ -389,7 +389,7 @@ ENGINE_RATES = ("prefill", "decode", "links")
 ENGINE_SHARES = ("kept_output", "memory_fraction")
 ENGINE_TIMES = ("step", "request", "admit", "first", "first_request")
 RANK_TIMES = ("step_rank", "step_node")
-ENGINE_COUNTS = {"step_tokens": 1, "max_requests": 1, "held_back": 0, "kv_block": 1}
+ENGINE_COUNTS = {"step_tokens": 1, "max_requests": 1, "kv_block": 1}
 ENGINE_BYTES = (
     "reserve", "context", "communicators", "libraries", "all_reduce", "workspace", "logit", "graphs", "graph_layer",
 )  # fmt: skip
@@ -420,7 +420,7 @@ class EngineSpec(FrozenValue):
     (the engine tells every rank what to compute, and waits for the last one). ``first`` and ``first_request``: seconds
     added to the first token (tokenisation, transport), once and for each request in flight. ``step_tokens`` is the
     token budget of a step, ``max_requests`` the most requests in a step; by ``limits`` the engine chooses them where
-    nothing states them, and a plan's engine has those of its GPUs. ``held_back`` requests wait despite free room.
+    nothing states them, and a plan's engine has those of its GPUs.
     ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
     library whose fitted kernels the engine runs. ``fusions`` names ops that it runs in one kernel; ``fused_sizes`` says
     up to which size an all_reduce shares its kernel (None: at every size). ``scheduler`` composes the steps of a
@@ -448,7 +448,6 @@ class EngineSpec(FrozenValue):
     step_tokens: int = 8192
     max_requests: int = 1024
     limits: LimitsSpec | None = None
-    held_back: int = 0
     kept_output: float = 1.0
     memory_fraction: float | None = None
     fraction_of: str = "device"

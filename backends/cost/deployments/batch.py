@@ -4,13 +4,13 @@ from math import inf
 from typing import NamedTuple
 
 from plandsl.backends.cost.deployments.chunks import Chunks, chunk_batch, cuts_prompts
+from plandsl.backends.cost.deployments.ongoing import host_seconds
 from plandsl.backends.cost.deployments.prefix import reused_tokens
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.num import ceil_div, maximum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
-from plandsl.spec.hardware import EngineSpec
 
 
 def prompt_step(server: Server, requests: Number, input_: Number) -> Prompt:
@@ -50,17 +50,6 @@ def resident_tokens(server: Server, input_: Number, output: Number, ongoing: boo
     return input_ + output + guessed, server.in_flight if plan.kv_residency == "all_batches" else 1
 
 
-def batch_times(
-    engine: EngineSpec, b: Number, prefill: PhaseTimes, decode: PhaseTimes, gain: Number = 1
-) -> tuple[Number, Number]:
-    """TTFT and TPOT of ``b`` requests that start together: their kernels and the engine's times.
-
-    A step brings each request ``gain`` tokens.
-    """
-    ttft = prefill.through + engine.admit * b + engine.first + engine.first_request * b
-    return ttft, (decode.period + engine.step + engine.request * b) / gain
-
-
 class PrefillBatch(NamedTuple):
     """Prompts of a batch: ``times`` of all their steps, ``ttft``, and the ``period`` until the next batch may start.
 
@@ -82,7 +71,7 @@ def prefill_batch(server: Server, b: Number, input_: Number, output: Number = in
     ttft = times.through + engine.admit * b + engine.first + engine.first_request * b
     if chunks is None:
         return PrefillBatch(times, ttft, times.period + engine.admit * b)
-    host = engine.step + engine.request * b * chunks.after / chunks.steps
+    host = host_seconds(engine, b * chunks.after / chunks.steps, server.memory.ways(0))
     ttft = ttft + chunks.steps * host
     return PrefillBatch(times, ttft, times.period + engine.admit * b + chunks.steps * host, chunks, host)
 
@@ -111,7 +100,7 @@ def time_batch(server: Server, b: Number, input_: Number, output: Number) -> Bat
     steps: Number = 0.0 if first.chunks is None else first.chunks.after
     left = ceil_div(b * (1 - steps * gain / maximum(output - 1, 1)), 1)
     decode = decode_step(server, left, input_, output)
-    step = decode.period + engine.step + engine.request * left
+    step = decode.period + host_seconds(engine, left, server.memory.ways(0))
     tpot = step / gain
     whole = first.period + engine.first + output * tpot
     if first.chunks is None:

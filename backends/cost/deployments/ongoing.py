@@ -25,6 +25,14 @@ MIXED = 1.5
 """Decode steps that a first token waits for: half of the step that runs when it arrives, and a step of its own."""
 
 
+def host_seconds(engine: EngineSpec, requests: Number, ways: Number = 1) -> Number:
+    """Seconds that the engine adds to a step of ``requests``, which ``ways`` ranks share.
+
+    Each rank has a host process for its own requests, of which the fullest has one at least.
+    """
+    return engine.step + engine.request * maximum(requests / ways, minimum(requests, 1))
+
+
 class PromptCost(NamedTuple):
     """What one prompt costs, in seconds: ``each`` for every running request, ``own`` until its first token.
 
@@ -124,7 +132,7 @@ class Served(NamedTuple):
 
 def running_requests(engine: EngineSpec, clients: Number, room: Number) -> Number:
     """Requests that run at once: all in flight, but at most the room in the KV cache and the engine's limit."""
-    return maximum(minimum(minimum(clients - engine.held_back, floor(room)), engine.max_requests), 1)
+    return maximum(minimum(minimum(clients, floor(room)), engine.max_requests), 1)
 
 
 def joined_prefills(runs: Number, output: Number, ways: Number = 1) -> Number:
@@ -140,31 +148,31 @@ def joined_prefills(runs: Number, output: Number, ways: Number = 1) -> Number:
 def serve(
     engine: EngineSpec, clients: Number, runs: Number, output: Number, requests: Number | None,
     prefill: PhaseTimes, joined: Number, decode: PhaseTimes, flights: Number, gain: Number = 1,
-    chunks: Chunks | None = None,
+    chunks: Chunks | None = None, ways: Number = 1,
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
     ``prefill`` is timed for ``joined`` requests at once (`joined_prefills`), ``decode`` for ``runs / flights`` in each
-    of ``flights`` batches; to each request a step brings ``gain`` tokens. While one request makes its ``output``
-    tokens, each of the others is replaced once, and every prefill takes ``E`` seconds from all that run, on the slowest
-    stage:
+    of ``flights`` batches, which ``ways`` ranks share; to each request a step brings ``gain`` tokens. While one request
+    makes its ``output`` tokens, each of the others is replaced once, and every prefill takes ``E`` seconds from all
+    that run, on the slowest stage:
 
         TPOT = (step + host) / gain + E (runs - 1) / output,   E = prefill of one + admit
 
     Requests come when others end, which is when a step ends, and prompts go first. So a prompt meets those that came
     with it, ``E (runs - 1) / output``: each of a request's tokens has the same share of the other prompts. A request
     that finds no room waits for another to leave, ``(clients - runs) / X``, ``X = runs / (E + (output - 1) TPOT)``
-    (Little 1961). The first ``runs`` requests arrive at once
-    and wait for half of their prefills. In ``chunks``, a prompt costs running requests the difference between a mixed
-    step and a plain one, and other prompts wait until all its steps are done.
+    (Little 1961). The first ``runs`` requests arrive at once and wait for half of their prefills. In ``chunks``, a
+    prompt costs running requests the difference between a mixed step and a plain one, and other prompts wait until all
+    its steps are done.
     """
-    added = engine.step + engine.request * runs / flights
+    added = host_seconds(engine, runs / flights, ways)
     whole, step, host = decode.period + added, decode.period / gain, added / gain
     come = (runs - 1) / output
     if chunks is None:
         cost = whole_prompt_cost(engine, prefill, joined)
     else:
-        cost = chunked_prompt_cost(engine, chunks, decode.period, added, flights, come)
+        cost = chunked_prompt_cost(engine, chunks, decode.period, added, flights=flights, come=come)
     own, others = cost.own, cost.each * come
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle

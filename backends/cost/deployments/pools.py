@@ -23,6 +23,7 @@ from plandsl.backends.cost.deployments.ongoing import (
     PromptCost,
     Served,
     drained_rate,
+    host_seconds,
     queue_seconds,
     running_requests,
     whole_prompt_cost,
@@ -131,7 +132,8 @@ class Pools(Deployment):
         prompts, decode = prefill_batch(ours.one, first, i), decode_step(theirs.one, second, i, o)
         engine, steps = theirs.plan.effective_engine, maximum(o - 1, 1)
         moved = self.transfer.times(first, i, prompts.times.through)
-        tpot = (decode.period + engine.step + engine.request * second) / theirs.gain + moved.exposed / steps
+        host = host_seconds(engine, second, theirs.memory.ways(0))
+        tpot = (decode.period + host) / theirs.gain + moved.exposed / steps
         rates = Rates(
             ours.n * ours.in_flight * first / prompts.period,
             moved.rate,
@@ -267,8 +269,7 @@ class Pools(Deployment):
 
     def _host(self, batch: Number) -> Number:
         """Seconds that the engine adds to a decode step of ``batch`` requests."""
-        engine = self.decode.plan.effective_engine
-        return engine.step + engine.request * batch
+        return host_seconds(self.decode.plan.effective_engine, batch, self.decode.memory.ways(0))
 
     def _token(self, batch: Number, i: Number, o: Number) -> Number:
         """Seconds of a token in the decode pool with batches of ``batch`` requests."""

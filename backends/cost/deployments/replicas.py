@@ -140,7 +140,7 @@ class Replicas(Deployment):
         served = serve(
             self.plan.effective_engine, clients, runs=runs, output=o,
             requests=None if requests is None else requests / self.n, prefill=prefill, joined=joined,
-            decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks,
+            decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks, ways=self.memory.ways(0),
         )  # fmt: skip
         rate = self.n * served.rate * o
         return Metrics(

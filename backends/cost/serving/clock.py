@@ -12,7 +12,7 @@ from plandsl.backends.cost.deployments.chunks import cuts_prompts, decodes_besid
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.step import Decode, Prompt, Step
 from plandsl.backends.cost.serving.graphs import graphs_of
-from plandsl.backends.cost.serving.requests import Floats
+from plandsl.backends.cost.serving.requests import Floats, Ints
 from plandsl.backends.cost.serving.scheduler import Batch
 from plandsl.backends.cost.serving.table import Contexts, Pieces, Rows, split_sum, write_sum
 from plandsl.backends.cost.time.phase import PhaseTimes
@@ -41,6 +41,29 @@ class Cost(NamedTuple):
     draft: float = 0.0
     parts: int = 1
     host: float = 0.0
+
+
+class Shape(NamedTuple):
+    """What the cost of a step depends on: its ``prompt``, and ``count`` requests that decode in a ``mean`` context.
+
+    The engine counts ``rows`` requests in the step, of which it ``admitted`` some. ``alone``: whole prompts and nothing
+    else, where prompts are never cut.
+    """
+
+    prompt: Prompt | None
+    count: int
+    mean: float
+    rows: int
+    admitted: int = 0
+    alone: bool = False
+
+
+class Decodes(NamedTuple):
+    """Steps that follow one another, in which ``count`` requests decode in ``means`` of contexts, `Shape.rows` each."""
+
+    count: int
+    means: Floats
+    rows: int
 
 
 class Clock(Protocol):
@@ -117,12 +140,19 @@ class ServerClock:
 
     def cost(self, batch: Batch) -> Cost:
         """Seconds of a step."""
+        return self.cost_of(self.shape(batch))
+
+    def shape(self, batch: Batch) -> Shape:
+        """What the cost of a step depends on."""
         prompt, alone = self._prompt(batch, self.ways)
-        count, mean = self._decodes(batch)
-        host = self.engine.admit * len(batch.admitted)
-        if not alone:
-            host += self.engine.step + self.request * batch.rows
-        found = self._seconds(prompt, count, mean)
+        return Shape(prompt, *self._decodes(batch), batch.rows, len(batch.admitted), alone)
+
+    def cost_of(self, shape: Shape) -> Cost:
+        """Seconds of a step of this shape."""
+        host = self.engine.admit * shape.admitted
+        if not shape.alone:
+            host += self.engine.step + self.request * shape.rows
+        found = self._seconds(shape.prompt, shape.count, shape.mean)
         return found._replace(host=host) if host else found
 
     def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
@@ -131,13 +161,16 @@ class ServerClock:
         Other ranks are counted as if they had as much: engines pad all to the largest. Of n requests on a rank of R,
         beside which others may have none, ``max(all requests, (n - 1) R + 1)`` are counted in steps of one kind.
         """
+        return max(map(self.cost_of, self.rank_shapes(batches)), key=whole_seconds)
+
+    def rank_shapes(self, batches: Sequence[Batch]) -> list[Shape]:
+        """The step if each rank had what one of them has, for each rank that has requests."""
         prompts = sum(len(batch.prompts) for batch in batches)
         decodes = sum(len(batch.decodes) + len(batch.spent) for batch in batches)
-        found = [self._rank_cost(batch, prompts, decodes) for batch in batches if batch.rows]
-        return max(found, key=_whole)
+        return [self._rank_shape(batch, prompts, decodes) for batch in batches if batch.rows]
 
-    def _rank_cost(self, batch: Batch, prompts: int, decodes: int) -> Cost:
-        """Seconds of a step if each rank had what this one has, of so many in all."""
+    def _rank_shape(self, batch: Batch, prompts: int, decodes: int) -> Shape:
+        """The step if each rank had what this one has, of so many in all."""
         ways, alone, prompt = self.ways, False, None
         count, mean = self._decodes(batch)
         if batch.prompts:
@@ -149,25 +182,32 @@ class ServerClock:
             count *= ways
         elif count:
             count = max(decodes, (count - 1) * ways + 1)
-        host = self.engine.admit * len(batch.admitted)
-        if not alone:
-            host += self.engine.step + self.request * batch.rows
-        return self._seconds(prompt, count, mean)._replace(host=host)
+        return Shape(prompt, count, mean, batch.rows, admitted=len(batch.admitted), alone=alone)
 
     def foresee(self, batches: Sequence[Batch], steps: int) -> Floats:
         """Seconds of the next steps of decodes; of ranks those of the slowest in each step."""
+        return self.foresee_slowest(self.next_decodes(batches, steps))[0]
+
+    def foresee_slowest(self, ranks: Sequence[Decodes]) -> tuple[Floats, Ints]:
+        """Seconds of steps by their parts, and which of ``ranks`` is the slowest in each step."""
+        found = [self._columns(r.count, r.means, self.engine.step + self.request * r.rows) for r in ranks]
+        steps = np.arange(len(found[0]))
+        if len(found) == 1:
+            return found[0], np.zeros_like(steps)
+        whole = [c[:, 1::2].sum(axis=1) + c[:, 0] + c[:, -1] for c in found]
+        slowest = np.argmax(whole, axis=0)
+        return np.stack(found)[slowest, steps], slowest
+
+    def next_decodes(self, batches: Sequence[Batch], steps: int) -> list[Decodes]:
+        """The next steps in which the same requests decode, if each rank had what one has, for each that has any."""
         if len(batches) == 1:
-            count, means = self._next_contexts(batches[0], steps)
-            return self._columns(count, means, self.engine.step + self.request * batches[0].rows)
-        every, ways, found = sum(len(batch.decodes) for batch in batches), self.ways, []
+            return [Decodes(*self._next_contexts(batches[0], steps), batches[0].rows)]
+        every, found = sum(len(batch.decodes) for batch in batches), []
         for batch in batches:
             if batch.rows:
                 count, means = self._next_contexts(batch, steps)
-                host = self.engine.step + self.request * batch.rows
-                found.append(self._columns(max(every, (count - 1) * ways + 1), means, host))
-        whole = [c[:, 1::2].sum(axis=1) + c[:, 0] + c[:, -1] for c in found]
-        slowest: Floats = np.stack(found)[np.argmax(whole, axis=0), np.arange(steps)]
-        return slowest
+                found.append(Decodes(max(every, (count - 1) * self.ways + 1), means, batch.rows))
+        return found
 
     def _next_contexts(self, batch: Batch, steps: int) -> tuple[int, Floats]:
         """Requests that decode, those of the padding included, and their mean contexts in the next steps."""
@@ -399,7 +439,7 @@ def _seconds_of(times: PhaseTimes) -> tuple[Any, Any, Any]:
     return tuple(stage.span for stage in times.stages), times.hops / between, times.drafted
 
 
-def _whole(cost: Cost) -> float:
+def whole_seconds(cost: Cost) -> float:
     """Seconds of a step that has all stages for itself, near enough to compare ranks."""
     return cost.parts * (sum(cost.stages) + cost.draft) + cost.host
 
