@@ -46,14 +46,14 @@ def engine_limits(engine: Reader) -> LimitsSpec | None:
     of = next((name for name in MEMORIES if reader.layer(name)), MEMORIES[0])
     bounds = reader.read(of, partial(_bounds, reader)) or ()
     values = {name: reader.read(name, partial(_values, reader, of, len(bounds))) or () for name in LIMITED if bounds}
-    small = reader.read("small", partial(_words, reader)) or ()
+    small = reader.read("small", partial(read_words, reader, example=EXAMPLES["small"])) or ()
     engine.ok &= reader.ok
     return LimitsSpec(of, bounds, **values, small=small) if reader.ok else None
 
 
 def _bounds(reader: Reader, layer: Layer) -> tuple[float, ...]:
     """Bytes of memory that rise."""
-    found = _list(reader, layer, lambda item: float(expect(item, BYTES, layer).value))
+    found = read_list(reader, layer, lambda item: float(expect(item, BYTES, layer).value), EXAMPLES[layer.name.text])
     if not 1 <= len(found) <= MAX_BOUNDS or found[0] <= 0 or any(a >= b for a, b in pairwise(found)):
         why = f"`{layer.name.text}` must be 1 to {MAX_BOUNDS} sizes above zero that grow"
         raise Wrong("E214", why, span_of(layer), hint=EXAMPLES[layer.name.text])
@@ -62,7 +62,7 @@ def _bounds(reader: Reader, layer: Layer) -> tuple[float, ...]:
 
 def _values(reader: Reader, of: MemoryName, bounds: int, layer: Layer) -> tuple[int, ...]:
     """One value more than the field ``of`` has bounds."""
-    found = _list(reader, layer, lambda item: whole(item, layer, 1, MAX_DIMENSION))
+    found = read_list(reader, layer, lambda item: whole(item, layer, 1, MAX_DIMENSION), EXAMPLES[layer.name.text])
     if len(found) != bounds + 1:
         why = f"`{layer.name.text}` must have {bounds + 1} values, found {len(found)}"
         hint = "give one below each size of the memory, and one from the last size on"
@@ -72,25 +72,27 @@ def _values(reader: Reader, of: MemoryName, bounds: int, layer: Layer) -> tuple[
     return found
 
 
-def _words(reader: Reader, layer: Layer) -> tuple[str, ...]:
-    """Words that names of GPUs have between their underscores."""
+def read_words(reader: Reader, layer: Layer, example: str, most: int = MAX_BOUNDS) -> tuple[str, ...]:
+    """A list of at most so many words or names."""
+    name = layer.name.text
 
     def word(item: Value) -> str:
         if isinstance(item, str):
             return item
-        why = f"`small` must be a list of words of GPUs, found {describe(item)} in it"
-        raise Wrong("E210", why, span_of(layer), hint=EXAMPLES["small"])
+        raise Wrong(
+            "E210", f"`{name}` must be a list of words, found {describe(item)} in it", span_of(layer), hint=example
+        )
 
-    found = _list(reader, layer, word)
-    if len(found) > MAX_BOUNDS:
-        raise Wrong("E214", f"`small` has at most {MAX_BOUNDS} words", span_of(layer))
+    found = read_list(reader, layer, word, example)
+    if len(found) > most:
+        raise Wrong("E214", f"`{name}` has at most {most} words", span_of(layer))
     return found
 
 
-def _list(reader: Reader, layer: Layer, read: Callable[[Value], T]) -> tuple[T, ...]:
+def read_list(reader: Reader, layer: Layer, read: Callable[[Value], T], example: str) -> tuple[T, ...]:
     """The items of a list."""
     found: Value = reader.value(layer)
     if isinstance(found, Quantity | bool | str):
         name = layer.name.text
-        raise Wrong("E210", f"`{name}` must be a list, found {describe(found)}", span_of(layer), hint=EXAMPLES[name])
+        raise Wrong("E210", f"`{name}` must be a list, found {describe(found)}", span_of(layer), hint=example)
     return tuple(map(read, found))

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from attrs import frozen
 
+from plandsl.backends.calibrate.distance import Left, Margins, end_residuals, kind_margins, lent_residuals
 from plandsl.backends.calibrate.fit import Fitted, fit
 from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.pooled import fit_pooled
-from plandsl.backends.calibrate.relatives import completing
+from plandsl.backends.calibrate.relatives import completing, relatives_of
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -81,10 +82,12 @@ def calibrate(
     GPUs that nobody measured.
     """
     fitted: dict[str, list[Fitted]] = {}
+    done: list[tuple[Job, Fitted]] = []
     names: dict[str, set[str]] = {}
     alike: dict[str, tuple[AnyKind, dict[GpuSpec, Table]]] = {}
     for job in jobs(data, gpu_of, link_of):
         found = fit(job.kind, job.gpu, job.rows, job.path)
+        done.append((job, found))
         tell(job.key, found)
         fitted.setdefault(job.key, []).append(found)
         sources = np.unique(job.rows.texts("source")) if "source" in job.rows.columns else np.array(["unnamed"])
@@ -92,10 +95,11 @@ def calibrate(
         if shared := job.kind.pools(job.path):
             settled = job.kind.settled(found.constants, job.rows)
             alike.setdefault(shared, (job.kind, {}))[1].setdefault(job.gpu, settled)
+    margins = _margins(done)
     texts: dict[str, str] = {}
     for key, sets in fitted.items():
         source = "fitted to measurements: " + ", ".join(sorted(names[key]))
-        texts |= plan_texts(key, sets, source, completing(key))
+        texts |= plan_texts(key, sets, source, completing(key), margins=margins)
     if pooled:
         common = []
         several = {path.split(".")[0] for path, (_, rows) in alike.items() if len(rows) > 1}
@@ -105,3 +109,17 @@ def calibrate(
                 tell("pooled", common[-1])
         texts["pooled"] = pooled_text(common)
     return texts
+
+
+def _margins(done: Sequence[tuple[Job, Fitted]]) -> dict[str, Margins]:
+    """The margins of each kind by distance, from sizes and whole GPUs that are left out here, and shapes that were."""
+    by_gpu: dict[str, dict[str, Fitted]] = {}
+    for job, found in done:
+        by_gpu.setdefault(job.key, {})[job.path] = found
+    left: dict[str, list[Left]] = {}
+    for job, found in done:
+        ends = end_residuals(job.kind, job.gpu, job.rows, group=f"{job.key} {job.path}", least=LEAST)
+        sets = [by_gpu[name] for name in relatives_of(job.gpu) if name in by_gpu]
+        lent = lent_residuals(job.kind, job.gpu, job.rows, job.path, sets)
+        left.setdefault(job.path.partition(".")[0], []).append(found.left._replace(beyond=ends, lent=lent))
+    return kind_margins(left)

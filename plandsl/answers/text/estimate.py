@@ -14,6 +14,7 @@ from plandsl.answers.text.communication import communication_table
 from plandsl.answers.text.resources import memory_table, time_table
 from plandsl.answers.text.words import (
     METRIC,
+    origin_shares,
     plain_table,
     requirement_table,
     show_band,
@@ -22,6 +23,7 @@ from plandsl.answers.text.words import (
     title_of,
 )
 from plandsl.printing import print_lines
+from plandsl.spec.origins import FITTED_HERE, MEASURED
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -144,6 +146,16 @@ def _add_metrics(table: Table, e: Estimate) -> None:
         table.add_row("latency", latency, "running", f"{show_count(round(e.load.running))} at once{waiting}")
 
 
+def _origins(e: Estimate) -> str:
+    """Where constants come from that were not fitted on this GPU, nor for this model; empty where all of them were."""
+    phases = (("prefill", e.prefill), ("decode", e.decode))
+    told = {name: [(op.origin, op.time_s) for op in phase.ops] for name, phase in phases}
+    known = {"", FITTED_HERE, MEASURED}
+    parts = [f"{name} {origin_shares(ops)}" for name, ops in told.items() if {origin for origin, _ in ops} - known]
+    parts += [f"engine {e.engine} {e.engine_origin}"] if e.engine_origin not in known else []
+    return f"constants: {'; '.join(parts)}" if parts else ""
+
+
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     notes = plain_table("l", "l")
     notes.columns[1].no_wrap = False
@@ -156,6 +168,8 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     reasons = dict.fromkeys(why for metric in METRIC if (why := e.no_band(metric)))
     if reasons:
         yield Text(f"no band: {'; '.join(reasons)}", style="dim")
+    if said := _origins(e):
+        yield Text(said, style="dim")
     yield Text(_conventions(plan), style="dim")
     pools = (e,) if e.pools is None else (e.pools.prefill.estimate, e.pools.decode.estimate)
     for said in dict.fromkeys(pool.start.limited for pool in pools if pool.start and pool.start.limited):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite, isnan
 
 from rich.table import Table
@@ -15,6 +15,9 @@ from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
+
+SMALLEST_SHARE = 0.0005
+"""Smaller shares of a sum are not printed."""
 
 LABELS = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations", "buffers": "buffers"}
 
@@ -137,3 +140,13 @@ def show_metric(text: str, value: float) -> str:
     if metric is not None:
         return SHOW_METRIC[metric](value) + (" per million output tokens" if metric == "cost" else "")
     return show_count(value) if value < 1e6 else f"{value:,.0f}"
+
+
+def origin_shares(times: Iterable[tuple[str, float]]) -> str:
+    """The shares of origins in pairs of origin and time, the largest first: ``fitted here 93.0 %, pooled 7.0 %``."""
+    sums: dict[str, float] = {}
+    for origin, time in times:
+        sums[origin] = sums.get(origin, 0.0) + time
+    total = sum(sums.values()) or 1.0
+    ordered = sorted(((name, time / total) for name, time in sums.items() if name), key=lambda item: -item[1])
+    return ", ".join(f"{name} {show_percent(share)}" for name, share in ordered if share >= SMALLEST_SHARE)

@@ -1,0 +1,155 @@
+"""Bands by distance from what was fitted, and where constants come from: kernels and engines."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plandsl.backends.calibrate.conformal import NONE, residuals, together
+from plandsl.backends.calibrate.distance import Left, kind_margins
+from plandsl.backends.calibrate.fit import Errors, Fitted
+from plandsl.backends.calibrate.write import plan_texts, pooled_text
+from plandsl.cli import main
+from plandsl.driver import compile_text
+from plandsl.entries import catalog_calibration
+from plandsl.spec.constants import Band, GemmConstants
+from plandsl.spec.hardware import CalibrationSpec
+
+LOAD = "workload { input = 512, output = 64, batch = 4 }"
+PLAN = "plan p {{ model = llama_3_1_8b, node = {node}, sharding {{ tp = 8 }}, {more} }}"
+
+
+def compiled(*more, node="h100_8", before=""):
+    (plan,) = compile_text(before + "\n" + PLAN.format(node=node, more=", ".join((*more, LOAD))))
+    return plan
+
+
+def test_a_band_is_wider_beyond_the_fitted_sizes():
+    band = Band(0.9, 1.2, beyond_low=0.5, beyond_high=2.0, least=1e-5, most=1e-3)
+    assert band.at(1e-5) == band.at(1e-3) == band.at(None) == (0.9, 1.2)
+    assert band.at(0.9e-5) == band.at(1.1e-3) == (0.45, 2.4)
+
+
+def lent_calibration():
+    values = {"gemm.bands.lent_low": 0.5, "gemm.bands.lent_high": 3.0, "gemm.bf16.low": 0.8, "gemm.bf16.high": 1.1,
+              "gemm.bf16.least": 1e-6, "gemm.bf16.most": 1e-3, "elementwise.any.low": 0.9}  # fmt: skip
+    return CalibrationSpec("h100_sxm", tuple(values.items()))
+
+
+def test_constants_of_another_gpu_have_the_margins_of_their_kind():
+    mine, lent = (lent_calibration().placed_on((gpu,)) for gpu in ("h100_sxm", "l40s"))
+    assert mine.section("gemm.bf16")["low"] == 0.8
+    assert lent.section("gemm.bf16") == {"low": 0.4, "high": pytest.approx(3.3)}  # of all sizes
+    assert lent.section("elementwise.any")["low"] == pytest.approx(0.81)  # no margin is known: twice, as a logarithm
+
+
+def test_what_completes_a_calibration_says_where_it_comes_from():
+    own = CalibrationSpec("a40", (("gemm.bf16.low", 0.9),))
+    more, relative = (
+        CalibrationSpec(n, ((f"{k}.any.low", 0.9),)) for n, k in (("a40_more", "moe"), ("a6000", "mla_decode"))
+    )
+    pooled, generic = (
+        CalibrationSpec("pooled", (("collective.any.low", 0.9),)),
+        CalibrationSpec("generic", (("hbm", 0.8),)),
+    )
+    made = own
+    for other in (more, relative, pooled, generic):
+        made = made.fill_from(other)
+    found = dict(made.placed_on(("a40",)).origins)
+    assert found["gemm/16"] == found["moe/any"] == "fitted here"
+    assert found["mla_decode"] == "borrowed from a6000"
+    assert (found["collective"], found["hbm"]) == ("pooled", "generic")
+    assert dict(made.placed_on(("rtx_3090",)).origins)["gemm/16"] == "borrowed from a40"
+
+
+def test_ops_say_where_their_constants_come_from():
+    own, lent, flat = (
+        compiled(*more, node=node).estimate()
+        for more, node in (((), "h100_8"), ((), "h200_8"), (("calibration = generic",), "h100_8"))
+    )
+    assert {op.origin for op in own.decode.ops if op.op == "gemm"} == {"fitted here"}
+    assert {op.origin for op in lent.decode.ops if op.op == "gemm"} == {"borrowed from h100_sxm"}
+    assert {op.origin for op in flat.decode.ops if op.layer == "fitted"} == {"pooled"}
+    wider = {op.name: op.band for op in lent.decode.ops if op.op == "gemm"}
+    for op in own.decode.ops:
+        if op.op == "gemm":
+            low, high = wider[op.name]
+            assert low <= op.band[0] <= op.band[1] <= high
+
+
+def test_a_report_names_what_was_not_fitted_here(tmp_path, capsys):
+    for node, said in (("h100_8", False), ("h200_8", True)):
+        file = tmp_path / f"{node}.plan"
+        file.write_text(PLAN.format(node=node, more=LOAD))
+        assert main(["compile", str(file)]) == 0
+        assert ("decode borrowed from h100_sxm" in capsys.readouterr().out) == said
+        assert main(["explain", str(file)]) == 0
+        assert "constants: TTFT " in capsys.readouterr().out
+
+
+def test_words_of_reports_are_explained(capsys):
+    assert main(["explain", "Fitted here"]) == 0
+    assert "rows of this GPU" in capsys.readouterr().out
+    assert main(["explain", "band", "--json"]) == 0
+    assert "80 %" in json.loads(capsys.readouterr().out)["text"]
+    assert main(["explain", "borrowd"]) == 2
+    assert "`borrowed`" in capsys.readouterr().err
+
+
+# ---- what a calibration says
+
+
+def fitted(path, near=NONE, sizes=(1e-6, 1e-3)):
+    errors = Errors(rows=50, median=0.05, mean=0.05, p90=0.1, bias=0.0, low=0.9, high=1.1)
+    constants = catalog_calibration("h100_sxm").constants(GemmConstants, "gemm.bf16")._replace(band=None)
+    return Fitted(path, constants, errors, None, spread=(-0.1, 0.1), left=Left(near=near), sizes=sizes)
+
+
+def off_by(factor, group):
+    return residuals(np.ones(9), np.full(9, factor), group)
+
+
+def test_a_calibration_has_its_bands_and_the_margins_of_its_kinds():
+    near = off_by(math.exp(0.05), "a")
+    beyond, lent = together([off_by(1.3, "a"), off_by(0.8, "b")]), together([off_by(3.0, "x"), off_by(0.4, "y")])
+    margins = kind_margins({"gemm": [Left(near, beyond, lent)]})
+    text = plan_texts("h100_sxm", [fitted("gemm.bf16", near)], "made", margins=margins)["h100_sxm"]
+    own = compiled("calibration = h100_sxm", before=text).spec.calibration
+    band = own.constants(GemmConstants, "gemm.bf16").band
+    assert (band.least, band.most) == pytest.approx((1e-6, 1e-3))
+    assert band.low == pytest.approx(math.exp(-0.1), rel=1e-3)
+    assert band.high == pytest.approx(math.exp(0.15), rel=1e-3)
+    assert band.beyond_low == pytest.approx(0.8, rel=1e-3)
+    assert band.beyond_high == pytest.approx(1.3 / math.exp(0.05), rel=1e-3)
+    lent_band = own.placed_on(()).constants(GemmConstants, "gemm.bf16").band
+    assert lent_band.high == pytest.approx(3.0 * math.exp(0.1), rel=1e-3)
+    assert lent_band.at(1.0) == (lent_band.low, lent_band.high)
+
+
+def test_shared_constants_have_the_band_of_gpus_left_out():
+    one = evolve(fitted("gemm.bf16", sizes=None), left=Left(lent=together([off_by(0.5, "x"), off_by(2.0, "y")])))
+    text = pooled_text([one])
+    assert "low = 0.5" in text
+    assert "high = 2" in text
+
+
+def test_unknown_margins_are_pointed_at(tmp_path, capsys):
+    file = tmp_path / "x.plan"
+    file.write_text(
+        "calibration c { gemm { bands { beyond_lo = 0.9 } } }\n"
+        + PLAN.format(node="h100_8", more=f"calibration = c, {LOAD}")
+    )
+    assert main(["check", str(file)]) == 0
+    assert "did you mean `beyond_low`" in capsys.readouterr().err
+
+
+@given(low=st.floats(0.5, 1), high=st.floats(1, 2), wide=st.floats(0.1, 1), seconds=st.floats(1e-9, 1e3))
+def test_a_band_is_never_narrower_beyond_the_fitted_sizes(low, high, wide, seconds):
+    band = Band(low, high, beyond_low=wide, beyond_high=1 / wide, least=1e-6, most=1e-2)
+    least, most = band.at(seconds)
+    assert least <= low
+    assert most >= high
