@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 from plandsl.backends.calibrate.conformal import NONE, residuals, together
 from plandsl.backends.calibrate.distance import Left, kind_margins
 from plandsl.backends.calibrate.fit import Errors, Fitted
+from plandsl.backends.calibrate.servers import server_bands, with_bands
+from plandsl.backends.calibrate.table import Table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.cli import main
+from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_calibration
+from plandsl.show import show_engine
 from plandsl.spec.constants import Band, GemmConstants
 from plandsl.spec.hardware import CalibrationSpec
 
+FOLDS = ("gpu", "model", "source")
 LOAD = "workload { input = 512, output = 64, batch = 4 }"
 PLAN = "plan p {{ model = llama_3_1_8b, node = {node}, sharding {{ tp = 8 }}, {more} }}"
 
@@ -153,3 +158,125 @@ def test_a_band_is_never_narrower_beyond_the_fitted_sizes(low, high, wide, secon
     least, most = band.at(seconds)
     assert least <= low
     assert most >= high
+
+
+# ---- engines
+
+BLOCK = """
+engine e {
+  step = 1 ms
+  bands {
+    gpus = ["h100_sxm"]
+    models = ["llama_3_1_8b"]
+    dense_fixed {
+      seen { ttft = [0.8, 1.25], tpot = [0.95, 1.05], throughput = [0.9, 1.1] }
+      model { tpot = [0.9, 1.1] }
+      gpu { tpot = [0.8, 1.08] }
+    }
+    dense_jittered { seen { tpot = [0.7, 1.3] } }
+    moe_fixed { model { tpot = [0.5, 2] } }
+  }
+}
+"""
+
+
+def served(model="llama_3_1_8b", node="h100_8", load=LOAD, engine="e", before=BLOCK):
+    text = f"{before}\nplan p {{ model = {model}, node = {node}, sharding {{ tp = 8 }}, engine = {engine}, {load} }}"
+    (plan,) = compile_text(text)
+    return plan.spec
+
+
+@pytest.mark.parametrize(
+    ("change", "band", "origin"),
+    [
+        ({}, (0.95, 1.05), "fitted here"),
+        ({"model": "llama_3_2_3b"}, (0.9, 1.1), "borrowed from llama_3_1_8b"),
+        ({"node": "h200_8"}, (0.8, 1.08), "borrowed from h100_sxm"),
+        ({"node": "h200_8", "model": "llama_3_2_3b"}, (0.8, 1.1), "borrowed from h100_sxm"),
+        ({"model": "gpt_oss_20b"}, (0.5, 2.0), "borrowed from llama_3_1_8b"),
+        ({"before": "engine e { bands { } }"}, None, "pooled"),
+        ({"before": BLOCK.replace("step = 1 ms", "assumed { step = 1 ms }")}, (0.95, 1.05), "pooled"),
+    ],
+)
+def test_an_engine_has_a_band_for_what_it_serves(change, band, origin):
+    spec = served(**change)
+    assert band is None or spec.engine_band("tpot") == band
+    assert spec.engine_origin == origin
+
+
+def test_loads_of_unlike_lengths_have_bands_of_their_own():
+    spec = served()
+    assert spec.engine_band("tpot", jittered=True) == (0.7, 1.3)
+    over_time = "workload { input = uniform(400, 600), output = 64, rate = 3 req/s }"
+    assert served(load=over_time).engine_band("tpot") == (0.7, 1.3)
+    assert served(load="workload { input = 512, output = 64, concurrency = 4 }").engine_band("tpot") == (0.95, 1.05)
+
+
+def test_a_band_that_an_engine_states_by_itself_holds_for_all_plans():
+    stated = BLOCK.replace("step = 1 ms", "step = 1 ms, tpot_low = 0.5, tpot_high = 1.5")
+    assert served(node="h200_8", before=stated).engine_band("tpot") == (0.5, 1.5)
+    assert served(before=stated).engine_band("ttft") == (0.8, 1.25)
+
+
+def test_an_engine_is_shown_with_its_bands():
+    spec = served()
+    again = compile_text(show_engine(spec.engine) + "\n" + PLAN.format(node="h100_8", more=f"engine = e, {LOAD}"))
+    assert again[0].spec.engine.bands == spec.engine.bands
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[0.95, 1.05]", "[1.05, 0.95]", "E214"),
+        ("[0.95, 1.05]", "[0.95]", "E214"),
+        ("[0.95, 1.05]", "0.95", "E210"),
+        ('["h100_sxm"]', '"h100_sxm"', "E210"),
+        ("seen {", "sean {", "E206"),
+        ("moe_fixed", "moe_fxed", "E206"),
+        ("ttft =", "tfft =", "E206"),
+    ],
+)
+def test_wrong_bands_of_an_engine_are_pointed_at(old, new, said):
+    with pytest.raises(PlanError) as caught:
+        served(before=BLOCK.replace(old, new, 1))
+    assert said in {d.code for d in caught.value.diagnostics}
+
+
+def table(*groups):
+    """Residuals: ``(engine, gpu, model, jitter, fold, factor)``, ten rows each of dense models, of TPOT."""
+    rows = [
+        (engine, gpu, model, "dense", jitter, "tpot_s", 1.0, 1.0, factor * (1 + 0.001 * i), fold)
+        for engine, gpu, model, jitter, fold, factor in groups
+        for i in range(10)
+    ]
+    names = ("engine", "gpu", "model", "kind", "jitter", "metric", "concurrency", "predicted", "measured", "fold")
+    return Table({name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+
+
+def test_an_engine_with_few_rows_borrows_the_bands_of_others():
+    others = [("a", f"gpu{i}", "m", 1.0, fold, 1 + 0.02 * i) for i in range(9) for fold in FOLDS]
+    alone = server_bands(table(*others))["a"]
+    assert alone.pairs["dense_jittered"] == 9
+    assert alone.bands.gpus == tuple(f"gpu{i}" for i in range(9))
+    found = dict(server_bands(table(*others, ("b", "gpu0", "m", 1.0, "gpu", 0.5)))["b"].bands.factors)
+    low, high = found["dense_jittered.gpu.tpot"]
+    assert low <= 0.51  # its own row, which is half of its band
+    assert high > 1.1  # and those of the other engine
+    for load in ("dense_jittered", "dense_fixed", "moe_fixed"):
+        seen, model, gpu = (found[f"{load}.{distance}.tpot"] for distance in ("seen", "model", "gpu"))
+        assert gpu[0] <= seen[0] <= seen[1] <= gpu[1]
+        assert model[0] <= seen[0] <= seen[1] <= model[1]
+
+
+def test_bands_replace_those_that_the_file_of_an_engine_has():
+    made = server_bands(table(*(("e", f"gpu{i}", "m", 0.0, fold, 1 + 0.1 * i) for i in range(4) for fold in FOLDS)))[
+        "e"
+    ]
+    text = with_bands("engine e {\n  tpot_low = 0.5\n  step = 1 ms\n  assumed {\n    first = 2 ms\n  }\n}\n", made)
+    assert "tpot_low" not in text
+    assert with_bands(text, made) == text
+    spec = served(before=text)
+    assert spec.engine.bands.gpus == made.bands.gpus
+    assert dict(spec.engine.bands.factors)["dense_fixed.gpu.tpot"] == pytest.approx(
+        dict(made.bands.factors)["dense_fixed.gpu.tpot"], rel=1e-3
+    )

@@ -4,13 +4,13 @@ A residual is ``ln(measured / predicted)`` of a row that the fit did not see. Th
 between two quantiles of the class's residuals, each with its finite-sample correction (Vovk, Gammerman and Shafer,
 "Algorithmic Learning in a Random World", 2005). Rows of one GPU or one set err together, so what is exchangeable is
 groups, not rows: every group weighs the same, and the group of the new row is one more that nobody has seen (Lee,
-Barber and Willett, "Distribution-free inference with hierarchical data", 2023). Its weight, ``1 / (groups + 1)``, goes
-to the residuals of the next wider class, so that a class with few groups borrows most of its band, and one without any
-takes all of it:
+Barber and Willett, "Distribution-free inference with hierarchical data", 2023). The weight of that group goes to the
+residuals of the next wider class, and so does the weight of as many groups as a class lacks of `ENOUGH`:
 
-    F = groups / (groups + 1) F_own + 1 / (groups + 1) F_wider
+    F = groups / (groups + lent) F_own + lent / (groups + lent) F_wider,    lent = max(1, ENOUGH - groups)
 
-The widest class is taken as it is.
+So a class with few groups borrows most of its band, and one without any takes all of it. The widest class is taken as
+it is.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.8
 """The share of measurements that a band is to hold."""
+
+ENOUGH = 9
+"""Groups that can tell the tenths at both ends of a band: fewer cannot, whatever their residuals are."""
 
 Margin = tuple[float, float]
 """How far a band reaches below and above what was predicted, or further than another band: logarithms."""
@@ -98,9 +101,10 @@ def weights(classes: Sequence[Residuals]) -> Floats:
     parts, rest = [], 1.0
     for found in told:
         names, at, rows = np.unique(found.groups, return_inverse=True, return_counts=True)
-        each = rest / (len(names) + (found is not told[-1]))
+        lent = max(1, ENOUGH - len(names)) if found is not told[-1] else 0
+        each = rest / (len(names) + lent)
         parts.append(each / rows[at])
-        rest = each
+        rest = each * lent
     return np.concatenate(parts) if parts else np.zeros(0)
 
 

@@ -72,7 +72,7 @@ def _margin_lines(found: Margins) -> list[str]:
 
 
 def _left_out_band(f: Fitted, same: Sequence[Fitted]) -> Margin:
-    """The band of constants that many GPUs share, from GPUs left out; it borrows from ``same``, all sets of the kind."""
+    """The band of constants that many GPUs share, from GPUs left out; ``same`` are all sets of the kind."""
     everything = together([one.left.lent for one in same])
     if len(everything.groups):
         return margin((f.left.lent, everything))

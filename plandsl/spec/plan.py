@@ -10,6 +10,7 @@ from plandsl.diagnostics import Span
 from plandsl.spec.engine_bands import Served
 from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec, TableSpec
 from plandsl.spec.model import ModelSpec
+from plandsl.spec.origins import POOLED
 from plandsl.spec.scheduler import RouterName
 from plandsl.spec.traffic import TrafficSpec
 from plandsl.units import Dimension
@@ -365,8 +366,10 @@ class PlanSpec(FrozenValue):
     @property
     def engine_origin(self) -> str:
         """Where the engine's constants come from (`plandsl/spec/origins.py`); empty where it does not say."""
-        bands = self.effective_engine.bands
-        return bands.origin(self.served()) if bands else ""
+        engine = self.effective_engine
+        if engine.bands is None:
+            return ""
+        return POOLED if "step" in dict(engine.assumed) else engine.bands.origin(self.served())
 
     def served(self, jittered: bool | None = None) -> Served:
         """What the bands of the engine depend on."""

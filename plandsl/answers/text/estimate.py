@@ -14,7 +14,7 @@ from plandsl.answers.text.communication import communication_table
 from plandsl.answers.text.resources import memory_table, time_table
 from plandsl.answers.text.words import (
     METRIC,
-    origin_shares,
+    origin_words,
     plain_table,
     requirement_table,
     show_band,
@@ -23,7 +23,6 @@ from plandsl.answers.text.words import (
     title_of,
 )
 from plandsl.printing import print_lines
-from plandsl.spec.origins import FITTED_HERE, MEASURED
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -92,7 +91,7 @@ def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
         same = [" and ".join(p["plans"]) for p in pairs if metric in p["within_band"]]
         if same:
             more = f", and {len(same) - 4} more pairs" if len(same) > 4 else ""
-            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more}"
+            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more} (their order may be wrong)"
     without: dict[tuple[str, ...], list[str]] = {}
     for metric, word in METRIC.items():
         without.setdefault(tuple(e.plan for e in estimates if e.band(metric) is None), []).append(word)
@@ -146,16 +145,6 @@ def _add_metrics(table: Table, e: Estimate) -> None:
         table.add_row("latency", latency, "running", f"{show_count(round(e.load.running))} at once{waiting}")
 
 
-def _origins(e: Estimate) -> str:
-    """Where constants come from that were not fitted on this GPU, nor for this model; empty where all of them were."""
-    phases = (("prefill", e.prefill), ("decode", e.decode))
-    told = {name: [(op.origin, op.time_s) for op in phase.ops] for name, phase in phases}
-    known = {"", FITTED_HERE, MEASURED}
-    parts = [f"{name} {origin_shares(ops)}" for name, ops in told.items() if {origin for origin, _ in ops} - known]
-    parts += [f"engine {e.engine} {e.engine_origin}"] if e.engine_origin not in known else []
-    return f"constants: {'; '.join(parts)}" if parts else ""
-
-
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     notes = plain_table("l", "l")
     notes.columns[1].no_wrap = False
@@ -168,8 +157,8 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     reasons = dict.fromkeys(why for metric in METRIC if (why := e.no_band(metric)))
     if reasons:
         yield Text(f"no band: {'; '.join(reasons)}", style="dim")
-    if said := _origins(e):
-        yield Text(said, style="dim")
+    if said := origin_words(e):
+        yield Text(f"constants: {said}", style="dim")
     yield Text(_conventions(plan), style="dim")
     pools = (e,) if e.pools is None else (e.pools.prefill.estimate, e.pools.decode.estimate)
     for said in dict.fromkeys(pool.start.limited for pool in pools if pool.start and pool.start.limited):

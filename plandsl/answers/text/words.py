@@ -11,6 +11,7 @@ from rich.text import Text
 
 from plandsl.answers.estimate import Estimate, Requirement
 from plandsl.answers.simulation import Figure
+from plandsl.spec.origins import FITTED_HERE, MEASURED
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
@@ -18,6 +19,9 @@ METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughpu
 
 SMALLEST_SHARE = 0.0005
 """Smaller shares of a sum are not printed."""
+
+NAMED_SHARE = 0.05
+"""Share of a phase's time from which a ranking names where constants come from."""
 
 LABELS = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations", "buffers": "buffers"}
 
@@ -150,3 +154,26 @@ def origin_shares(times: Iterable[tuple[str, float]]) -> str:
     total = sum(sums.values()) or 1.0
     ordered = sorted(((name, time / total) for name, time in sums.items() if name), key=lambda item: -item[1])
     return ", ".join(f"{name} {show_percent(share)}" for name, share in ordered if share >= SMALLEST_SHARE)
+
+
+def origin_words(e: Estimate) -> str:
+    """Where constants come from that were not fitted on this GPU, nor for this model; empty where all of them were."""
+    phases = (("prefill", e.prefill), ("decode", e.decode))
+    told = {name: [(op.origin, op.time_s) for op in phase.ops] for name, phase in phases}
+    known = {"", FITTED_HERE, MEASURED}
+    parts = [f"{name} {origin_shares(ops)}" for name, ops in told.items() if {origin for origin, _ in ops} - known]
+    parts += [f"engine {e.engine} {e.engine_origin}"] if e.engine_origin not in known else []
+    return "; ".join(parts)
+
+
+def origin_names(e: Estimate) -> str:
+    """Where most constants come from, without shares, and those of the engine: ``fitted here; engine vllm pooled``."""
+    names: dict[str, None] = {}
+    for phase in (e.prefill, e.decode):
+        total = sum(op.time_s for op in phase.ops)
+        sums: dict[str, float] = {}
+        for op in phase.ops:
+            sums[op.origin] = sums.get(op.origin, 0.0) + op.time_s
+        names |= dict.fromkeys(name for name, time in sums.items() if name and time >= NAMED_SHARE * total)
+    engine = f"; engine {e.engine} {e.engine_origin}" if e.engine_origin else ""
+    return f"{', '.join(sorted(names))}{engine}"
