@@ -15,7 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.calibrate.servers import METRICS, band_of_rows, read_residuals, server_bands, with_bands
+from plandsl.backends.accuracy.serving import catalog_name
+from plandsl.backends.calibrate.servers import (
+    METRICS,
+    band_of_rows,
+    load_classes,
+    read_residuals,
+    server_bands,
+    with_bands,
+)
 from plandsl.backends.calibrate.table import Table
 from plandsl.grammar.fmt import format_text
 from plandsl.spec.engine_bands import LOADS, SERVED
@@ -54,8 +62,7 @@ class Rows(NamedTuple):
         table = read_residuals(path)
         ratio = table.numbers("measured") / table.numbers("predicted")
         metrics = np.array([METRICS.get(name, name) for name in table.texts("metric")])
-        jitter = np.where(table.numbers("jitter") > 0, "_jittered", "_fixed")
-        return cls(table, ratio, metrics, np.char.add(table.texts("kind"), jitter))
+        return cls(table, ratio, metrics, load_classes(table))
 
     def of(self, fold: str) -> NDArray[np.bool_]:
         """The rows of one fold that have a residual."""
@@ -116,6 +123,8 @@ def choices(path: Path) -> list[Choice]:
 def write(path: Path) -> None:
     """Write the bands into the engines of the catalog."""
     table = read_residuals(path)
+    models = np.array([catalog_name(model) for model in table.texts("model")])
+    table = Table(table.columns | {"model": models})
     for file in sorted(ENGINES.glob("*.plan")):
         found = server_bands(table, extra=(file.stem,))[file.stem]
         file.write_text(format_text(with_bands(file.read_text(encoding="utf-8"), found), file.stem), encoding="utf-8")

@@ -19,6 +19,8 @@ from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_calibration
+from plandsl.search.answer import alike_ranks
+from plandsl.search.show import mark_of
 from plandsl.show import show_engine
 from plandsl.spec.constants import Band, GemmConstants
 from plandsl.spec.hardware import CalibrationSpec
@@ -243,22 +245,22 @@ def test_wrong_bands_of_an_engine_are_pointed_at(old, new, said):
 
 
 def table(*groups):
-    """Residuals: ``(engine, gpu, model, jitter, fold, factor)``, ten rows each of dense models, of TPOT."""
+    """Residuals: ``(engine, gpu, model, lengths, fold, factor)``, ten rows each of dense models, of TPOT."""
     rows = [
-        (engine, gpu, model, "dense", jitter, "tpot_s", 1.0, 1.0, factor * (1 + 0.001 * i), fold)
-        for engine, gpu, model, jitter, fold, factor in groups
+        (engine, gpu, model, 1.0, lengths, "tpot_s", 1.0, 1.0, factor * (1 + 0.001 * i), fold)
+        for engine, gpu, model, lengths, fold, factor in groups
         for i in range(10)
     ]
-    names = ("engine", "gpu", "model", "kind", "jitter", "metric", "concurrency", "predicted", "measured", "fold")
+    names = ("engine", "gpu", "model", "dense", "lengths", "metric", "concurrency", "predicted", "measured", "fold")
     return Table({name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
 
 
 def test_an_engine_with_few_rows_borrows_the_bands_of_others():
-    others = [("a", f"gpu{i}", "m", 1.0, fold, 1 + 0.02 * i) for i in range(9) for fold in FOLDS]
+    others = [("a", f"gpu{i}", "m", "jittered", fold, 1 + 0.02 * i) for i in range(9) for fold in FOLDS]
     alone = server_bands(table(*others))["a"]
     assert alone.pairs["dense_jittered"] == 9
     assert alone.bands.gpus == tuple(f"gpu{i}" for i in range(9))
-    found = dict(server_bands(table(*others, ("b", "gpu0", "m", 1.0, "gpu", 0.5)))["b"].bands.factors)
+    found = dict(server_bands(table(*others, ("b", "gpu0", "m", "jittered", "gpu", 0.5)))["b"].bands.factors)
     low, high = found["dense_jittered.gpu.tpot"]
     assert low <= 0.51  # its own row, which is half of its band
     assert high > 1.1  # and those of the other engine
@@ -269,9 +271,9 @@ def test_an_engine_with_few_rows_borrows_the_bands_of_others():
 
 
 def test_bands_replace_those_that_the_file_of_an_engine_has():
-    made = server_bands(table(*(("e", f"gpu{i}", "m", 0.0, fold, 1 + 0.1 * i) for i in range(4) for fold in FOLDS)))[
-        "e"
-    ]
+    made = server_bands(
+        table(*(("e", f"gpu{i}", "m", "fixed", fold, 1 + 0.1 * i) for i in range(4) for fold in FOLDS))
+    )["e"]
     text = with_bands("engine e {\n  tpot_low = 0.5\n  step = 1 ms\n  assumed {\n    first = 2 ms\n  }\n}\n", made)
     assert "tpot_low" not in text
     assert with_bands(text, made) == text
@@ -280,3 +282,37 @@ def test_bands_replace_those_that_the_file_of_an_engine_has():
     assert dict(spec.engine.bands.factors)["dense_fixed.gpu.tpot"] == pytest.approx(
         dict(made.bands.factors)["dense_fixed.gpu.tpot"], rel=1e-3
     )
+
+
+# ---- rankings
+
+
+def row(value, factor):
+    return value, (value / factor, value * factor)
+
+
+def test_rows_may_trade_places_where_each_lies_in_the_others_band():
+    wide, narrow = row(100.0, 1.5), row(80.0, 1.1)
+    assert alike_ranks([wide, narrow]) == [(), ()]  # 80 lies in the band of 100, but 100 not in that of 80
+    found = alike_ranks([row(100.0, 1.2), row(90.0, 1.2), row(80.0, 1.2), None, row(50.0, 1.2)])
+    assert found == [(2,), (1, 3), (2,), (), ()]
+    assert [mark_of(rank, found) for rank in range(1, 6)] == ["", "=", "~", "", ""]
+
+
+def test_a_ranking_marks_rows_and_says_where_constants_come_from(tmp_path, capsys):
+    file = tmp_path / "s.plan"
+    file.write_text(
+        f"{BLOCK.replace('step = 1 ms', 'step = 1 ms, throughput_low = 0.5, throughput_high = 2')}\n"
+        + PLAN.format(node="h200_8", more="engine = e, workload { input = 512, output = 64 }")
+        + "\nsearch s { plan = p, vary batch in [30, 31, 32]; maximize throughput }"
+    )
+    assert main(["search", str(file), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["searches"]
+    assert [row["within_band"] for row in found["top"]] == [[2, 3], [1, 3], [1, 2]]
+    assert {row["origin"] for row in found["top"]} == {"borrowed from h100_sxm; engine e borrowed from h100_sxm"}
+    assert found["within_band_of_first"] == [2, 3]
+    assert main(["search", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "2=" in said
+    assert "their order may be wrong" in said
+    assert "constants: borrowed from h100_sxm; engine e borrowed from h100_sxm" in said

@@ -14,14 +14,14 @@ from plandsl.backends.calibrate.conformal import ENOUGH, LEVEL, Margin, Residual
 from plandsl.backends.calibrate.table import Table
 from plandsl.spec.engine_bands import DISTANCES, LOADS, SERVED, EngineBands, Factors
 
-COLUMNS = ("engine", "gpu", "model", "kind", "jitter", "metric", "predicted", "measured", "fold")
+COLUMNS = ("engine", "gpu", "model", "dense", "lengths", "metric", "predicted", "measured", "fold")
 """What a table of residuals has.
 
-``kind`` is ``dense`` or ``moe``, ``jitter`` is 1 where lengths differ, and ``fold`` says what was left out of the fit
-together with the row: its ``gpu``, ``model``, ``source`` or ``version``.
+``dense`` is 1 for models without experts, ``lengths`` is ``jittered`` where requests differ in length, and ``fold``
+says what was left out of the fit together with the row: its ``gpu``, ``model``, ``source`` or ``version``.
 """
 
-NUMBERS = ("jitter", "concurrency", "predicted", "measured")
+NUMBERS = ("dense", "concurrency", "predicted", "measured")
 """Its columns of numbers."""
 
 METRICS = {"ttft_s": "ttft", "tpot_s": "tpot", "output_tok_per_s": "throughput"}
@@ -67,6 +67,12 @@ def read_residuals(path: Path) -> Table:
     })  # fmt: skip
 
 
+def load_classes(table: Table) -> NDArray[np.str_]:
+    """The class in `LOADS` of each row of a table of residuals."""
+    kinds = np.where(table.numbers("dense") > 0, "dense_", "moe_")
+    return np.char.add(kinds, np.where(table.texts("lengths") == "jittered", "jittered", "fixed"))
+
+
 class _Classes:
     """The residuals of a table by class."""
 
@@ -77,14 +83,12 @@ class _Classes:
         parts = (table.texts(name) for name in ("engine", "gpu", "model"))
         groups = np.array([" ".join(names) for names in zip(*parts, strict=True)], dtype=np.str_)
         self.all = Residuals(logs, logs, groups)
-        jitter = np.where(table.numbers("jitter") > 0, "jittered", "fixed")
-        self.loads = np.char.add(np.char.add(table.texts("kind"), "_"), jitter)
+        self.loads = load_classes(table)
         self.metrics = np.array([METRICS.get(name, name) for name in table.texts("metric")])
         self.good: Mask = good
         self.engines, self.models, self.gpus = (table.texts(name) for name in ("engine", "model", "gpu"))
-        fold, kind = table.texts("fold"), table.texts("kind")
-        self.folds = {distance: np.isin(fold, names) for distance, names in FOLDS.items()}
-        self.kinds = {name: kind == name for name in ("dense", "moe")}
+        self.folds = {distance: np.isin(table.texts("fold"), names) for distance, names in FOLDS.items()}
+        self.kinds = {name: np.char.startswith(self.loads, name) for name in ("dense", "moe")}
 
     def engine(self, name: str, level: float) -> ServerBands:
         """The bands of one engine, or of one that the table lacks."""
