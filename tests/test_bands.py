@@ -111,9 +111,9 @@ def test_words_of_reports_are_explained(capsys):
 
 
 def fitted(path, near=NONE, sizes=(1e-6, 1e-3)):
-    errors = Errors(rows=50, median=0.05, mean=0.05, p90=0.1, bias=0.0, low=0.9, high=1.1)
+    errors = Errors(rows=50, median=0.05, mean=0.05, p90=0.1, bias=0.0, low=math.exp(-0.1), high=math.exp(0.1))
     constants = catalog_calibration("h100_sxm").constants(GemmConstants, "gemm.bf16")._replace(band=None)
-    return Fitted(path, constants, errors, None, spread=(-0.1, 0.1), left=Left(near=near), sizes=sizes)
+    return Fitted(path, constants, errors, None, left=Left(near=near), sizes=sizes)
 
 
 def off_by(factor, group):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 from plandsl.backends.calibrate.conformal import Margin
-from plandsl.backends.calibrate.distance import NOTHING_LEFT, Left, off, spread
+from plandsl.backends.calibrate.distance import NOTHING_LEFT, Left, off
 from plandsl.backends.calibrate.kind import AnyKind, Floats, Kind
 from plandsl.backends.calibrate.solve import Loss, solve
 from plandsl.backends.calibrate.table import Table
@@ -37,17 +39,21 @@ class Errors:
 class Fitted:
     """The constants of one set on one GPU, and their errors on fitted and on held-out rows.
 
-    ``spread``: the 80 % band of the rows that the fit saw, as logarithms; ``left``: residuals of others. ``sizes``: the
-    least and the most seconds of the rows by the form.
+    ``left``: residuals of rows that the fit did not see. ``sizes``: the least and the most seconds of the rows by the
+    form, None where these are of several GPUs.
     """
 
     path: str
     constants: FormConstants
     seen: Errors
     unseen: Errors | None
-    spread: Margin = (0.0, 0.0)
     left: Left = NOTHING_LEFT
     sizes: tuple[float, float] | None = None
+
+    @property
+    def spread(self) -> Margin:
+        """The 80 % band of the rows that the fit saw, as logarithms."""
+        return math.log(self.seen.low), math.log(self.seen.high)
 
 
 def errors(predicted: Floats, measured: Floats) -> Errors:
@@ -80,8 +86,6 @@ def fit(kind: Kind[C], gpu: GpuSpec, rows: Table, path: str) -> Fitted:
     constants = solve(Loss(kind, {gpu: train}))
     seen = errors(kind.seconds(constants, gpu, train), train.numbers(kind.metric))
     other = errors(kind.seconds(constants, gpu, test), test.numbers(kind.metric)) if len(test) else None
-    inner = spread(constants, kind, gpu, train)
-    near = off(constants, kind, gpu, test, f"{gpu.name} {path}").beyond(inner)
     size = kind.seconds(constants, gpu, rows)
-    sizes = float(size.min()), float(size.max())
-    return Fitted(path, constants, seen, other, spread=inner, left=Left(near=near), sizes=sizes)
+    found = Fitted(path, constants, seen, other, sizes=(float(size.min()), float(size.max())))
+    return evolve(found, left=Left(near=off(constants, kind, gpu, test, f"{gpu.name} {path}").beyond(found.spread)))
