@@ -28,7 +28,8 @@ from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.relatives import relatives_of
 from plandsl.backends.calibrate.run import LEAST
 from plandsl.entries import catalog_gpu, catalog_link
-from plandsl.spec.constants import names, values
+from plandsl.spec.constants import FORMS, FormConstants, names, values
+from plandsl.spec.constants import read as read_constants
 from plandsl.spec.hardware import CalibrationSpec
 
 Fits = dict[str, dict[str, dict[str, float]]]
@@ -131,7 +132,7 @@ def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
     if not g.kind.fits or good.sum() < LEAST:
         return whole, ~whole
     rows = g.rows.where(good)
-    found = fit(g.kind, g.gpu, rows, g.path)
+    found = fit(g.kind, g.gpu, rows, g.path, _fitted_before(out.rest, g))
     _keep(out.rest, g, found)
     shapes = held_out(g.kind, g.rows) if found.unseen is not None else ~whole
     edges = end_rows(g.kind, g.gpu, g.rows, of=good)
@@ -139,11 +140,18 @@ def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
     if inside.sum() < max(LEAST, 2 * len(names(type(g.kind.start)))):
         out.groups.append((evolve(g, rows=rows), found, NONE))
         return shapes, ~whole
-    middle = fit(g.kind, g.gpu, g.rows.where(inside), g.path)
+    middle = fit(g.kind, g.gpu, g.rows.where(inside), g.path, _fitted_before(out.middle, g))
     _keep(out.middle, g, middle)
     ends = off(middle.constants, g.kind, g.gpu, g.rows.where(good & edges), f"{g.key} {g.path}").beyond(middle.spread)
     out.groups.append((evolve(g, rows=rows), found, ends))
     return shapes, edges
+
+
+def _fitted_before(fits: Fits, g: Group) -> dict[str, FormConstants]:
+    """The sets of the group's GPU and section."""
+    section = g.path.partition(".")[0]
+    of = {path: cs for path, cs in fits.get(g.key, {}).items() if path.partition(".")[0] == section}
+    return {path: read_constants(FORMS[section], cs) for path, cs in of.items()}
 
 
 def _keep(fits: Fits, g: Group, found: Fitted) -> None:

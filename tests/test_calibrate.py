@@ -24,8 +24,8 @@ from plandsl.spec.constants import BAND, FORMS, MARGINS, Band, GemmConstants, bu
 from plandsl.spec.hardware import CONSTANTS, MARGINS_OF, constant_dimension
 from plandsl.units import BYTES, NUMBER, TIME
 
-TRUE = GemmConstants(fixed=5e-6, step=3e-6, chain=4e-10, compute=0.8, throttle=0.2, memory=0.85, intensity=12.0,
-    blend=3.0, quant_row=2e-7, quant_walk=1e-10)  # fmt: skip
+TRUE = GemmConstants(fixed=5e-6, step=3e-6, chain=4e-10, compute=0.8, throttle=0.2, memory=0.85, cached=2.0,
+    intensity=12.0, blend=3.0, quant_fixed=2e-6, quant_row=2e-7, quant_walk=1e-10)  # fmt: skip
 
 
 @pytest.fixture
@@ -165,7 +165,8 @@ def test_fitted_forms_take_arrays():
 
 
 GEMM_BF16 = (
-    "fixed = 4 us, step = 3 us, chain = 0.5 ns, compute = 0.8, throttle = 0.2, memory = 0.8, intensity = 10, blend = 3"
+    "fixed = 4 us, step = 3 us, chain = 0.5 ns, compute = 0.8, throttle = 0.2, memory = 0.8, cached = 2,"
+    " intensity = 10, blend = 3, quant_fixed = 0 s"
 )
 
 

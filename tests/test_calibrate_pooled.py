@@ -10,8 +10,8 @@ from plandsl.backends.calibrate.table import Table
 from plandsl.spec.constants import GemmConstants, NodesConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
-TRUE = GemmConstants(fixed=5e-6, step=3e-6, chain=4e-10, compute=0.75, throttle=0.2, memory=0.7, intensity=12.0,
-    blend=3.0, quant_row=2e-7, quant_walk=1e-10)  # fmt: skip
+TRUE = GemmConstants(fixed=5e-6, step=3e-6, chain=4e-10, compute=0.75, throttle=0.2, memory=0.7, cached=2.0,
+    intensity=12.0, blend=3.0, quant_fixed=2e-6, quant_row=2e-7, quant_walk=1e-10)  # fmt: skip
 GPUS = [
     GpuSpec(f"made_{i}", 80e9, bandwidth, (("bf16", peak),), units=units)
     for i, (bandwidth, peak, units) in enumerate([(2e12, 3e14, 108), (3.3e12, 1e15, 132), (8e12, 2.2e15, 148)])

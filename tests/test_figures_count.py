@@ -31,7 +31,6 @@ plan pair {
 plan all = pair with { sharding { tp = 4 } }
 plan limited = all with { node { gpu { power = 200 W } } }
 plan beside = pair with { engine = sglang }
-plan narrow = pair with { model { weights = fp8 }, calibration = rtx_pro_6000 }
 plan lanes = all with { node = ports }
 plan loaded {
   model = llama_3_2_1b, node = box, engine = e, sharding { tp = 2 }
@@ -101,7 +100,6 @@ FIELDS = {
         f"calibration.{name}": ("flat", f"calibration {{ {name} = 20 us }}")
         for name in ("launch", "launch_elementwise", "launch_collective")
     },
-    "calibration.launch_quantize": ("narrow", "calibration { launch_quantize = 20 us }"),
 }
 """A field, the plan in which it counts, and another value of it."""
 
@@ -172,6 +170,7 @@ FORM_PLANS = (
 """A model, where it runs, its input, output and batch: together their times use every constant."""
 
 OF_MEASUREMENTS = {
+    "gemm": ("cached",),
     "attention_prefill": ("write",), "attention_decode": ("cache", "cached"),
     "attention_mixed": ("split",), "grouped_gemm": names(FORMS["grouped_gemm"]),
 }  # fmt: skip

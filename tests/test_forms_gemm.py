@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
+from plandsl.backends.calibrate.kind import HELD
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.table import Table
-from plandsl.backends.cost.forms.gemm import QUANT_FIXED, TILES, gemm_seconds, quant_seconds, tiles
+from plandsl.backends.cost.forms.gemm import TILES, gemm_seconds, quant_seconds, tiles
+from plandsl.driver import compile_text
 from plandsl.ir.types import Number
 from plandsl.spec.constants import GemmConstants
 from plandsl.spec.hardware import GpuSpec
 
 UNITS, PEAK, BANDWIDTH = 100, 1e15, 3e12
 GPU = GpuSpec("test_gpu", 80e9, BANDWIDTH, (("bf16", PEAK), ("fp8", 2 * PEAK)), units=UNITS)
-C = GemmConstants(fixed=4e-6, step=3e-6, chain=5e-10, compute=0.9, throttle=0.2, memory=0.85, intensity=8.0,
-    blend=3.0, quant_row=5e-7, quant_walk=2e-10)  # fmt: skip
+C = GemmConstants(fixed=4e-6, step=3e-6, chain=5e-10, compute=0.9, throttle=0.2, memory=0.85, cached=2.0, intensity=8.0,
+    blend=3.0, quant_fixed=1.5e-6, quant_row=5e-7, quant_walk=2e-10)  # fmt: skip
 
 
 def seconds(m: Number, n: Number, k: Number, units: int = UNITS, **constants: float) -> Number:
@@ -80,7 +82,7 @@ def test_a_last_wave_that_is_not_full_costs_a_part_of_a_wave() -> None:
 
 
 def test_quantisation_is_bound_by_rows_or_by_memory() -> None:
-    assert quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=0.0, k=4096.0, item=1.0) == QUANT_FIXED
+    assert quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=0.0, k=4096.0, item=1.0) == C.quant_fixed
     narrow = quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=1e6, k=16.0, item=1.0)
     assert narrow == pytest.approx(1e6 / UNITS * 5e-7, rel=0.02)
     wide = quant_seconds(
@@ -107,6 +109,54 @@ def test_rows_that_hold_the_quantisation_take_longer() -> None:
     sizes = ("fp8", 4096.0, 1024.0, 4096.0)
     more = GEMM.seconds(C, GPU, _rows(*sizes, quant=1.0)) - GEMM.seconds(C, GPU, _rows(*sizes))
     assert more == pytest.approx(quant_seconds(C, UNITS, bandwidth=BANDWIDTH, m=4096.0, k=4096.0, item=1.0))
+
+
+def test_weights_that_a_measurement_repeats_come_from_the_cache() -> None:
+    l40s = GpuSpec("l40s", 48e9, BANDWIDTH, (("bf16", PEAK),), units=UNITS)  # 96 MB of cache
+
+    def rate(source: str, n: float) -> float:
+        rows = _rows("bf16", 1.0, n, 2.0**13)
+        rows = Table(rows.columns | {"source": np.array([source])})
+        return float(2.0 * n * 2.0**13 / (GEMM.seconds(C._replace(fixed=0.0, chain=0.0), l40s, rows)[0] * BANDWIDTH))
+
+    assert rate("vidur", 2.0**12) == pytest.approx(2.0, rel=0.15)  # 67 MB, again and again
+    assert rate("aic", 2.0**12) < 0.86  # six copies of it
+    assert rate("aic", 2.0**9) > 1.2  # six copies of 8 MB
+    for source in ("", "aiter", "mine"):
+        assert rate(source, 2.0**12) < 0.86
+
+
+def test_a_launch_that_rows_with_quantisation_do_not_tell_is_that_of_16_bits() -> None:
+    found = {"gemm.bf16": C._replace(fixed=3e-6)}
+    rows = _rows("fp8", 1.0, 64.0, 64.0, quant=1.0)
+    held = GEMM.anchored("gemm.fp8_trtllm", rows, found)
+    assert held.start.fixed == 3e-6
+    assert held.loose["fixed"] == HELD
+    assert GEMM.anchored("gemm.fp8", rows, {}) is GEMM
+    assert GEMM.anchored("gemm.fp8", _rows("fp8", 1.0, 64.0, 64.0), found) is GEMM
+
+
+@pytest.mark.parametrize("engine", ["vllm", "trtllm"])
+def test_a_gemm_and_its_quantisation_take_what_the_rows_of_both_take(engine: str) -> None:
+    text = f"""plan p {{
+      model = llama_3_1_8b with {{ weights = fp8 }}, node = h100_8, engine = {engine}
+      workload {{ input = 512, output = 64, batch = 16 }}
+    }}"""
+    (plan,) = compile_text(text)
+    gpu, sets = plan.spec.node.gpu, {"vllm": "gemm.fp8", "trtllm": "gemm.fp8_trtllm"}
+    constants = plan.spec.calibration.constants(GemmConstants, sets[engine])
+    assert constants is not None
+    ops = {op.name: op for op in plan.estimate().decode.ops}
+    rate = plan.spec.effective_engine.rates[1]
+    sizes = dict(ops["down"].shape)
+    both = sum(ops[name].time_s / ops[name].count * rate for name in ("down", "quantize_silu_mul"))
+    row = _rows("fp8", float(sizes["m"]), float(sizes["n"]), float(sizes["k"]), quant=1.0)
+    measured = float(GEMM.seconds(constants, gpu, row)[0])
+    if engine == "vllm":
+        assert both == pytest.approx(measured, rel=1e-6)
+    else:  # whose rows look for the scale first, which checkpoints state
+        assert measured - both > 4e-6
+        assert ops["quantize_silu_mul"].time_s / ops["quantize_silu_mul"].count * rate < 4e-6
 
 
 def test_narrow_weights_move_fewer_bytes() -> None:

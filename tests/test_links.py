@@ -192,7 +192,10 @@ def sent(draw: st.DrawFn) -> tuple[CompiledPlan, int]:
     engine = draw(st.sampled_from(("", "engine = vllm", "engine = trtllm with { links = 400 % }", "engine = e")))
     place = "node = n" if nodes == 1 else "cluster = c"
     text = f"""
-engine e {{ links = {draw(st.integers(50, 3000))} %, decode = {draw(st.integers(50, 200))} % }}
+engine e {{
+  links = {draw(st.integers(50, 3000))} %, prefill = {draw(st.integers(50, 3000))} %
+  decode = {draw(st.integers(50, 3000))} %
+}}
 node n {{
   gpu = {draw(st.sampled_from(GPUS))}, count = {per_node}
   link {{ topology = {topology}, bandwidth = {rate} GB/s, latency = {latency} us{bridge} }}
@@ -240,6 +243,30 @@ def test_no_exchange_beats_its_links(drawn: tuple[CompiledPlan, int]) -> None:
                 fewest = row.payload
         assert row.time_s * (1 + 1e-9) >= row.calls * latency, f"{row} over {node.link}"
         assert row.time_s * (1 + 1e-9) >= fewest / rate, f"{row} over {node.link}"
+
+
+@given(sent())
+@settings(max_examples=25)
+def test_no_kernel_and_no_step_beats_its_gpu(drawn: tuple[CompiledPlan, int]) -> None:
+    made, _ = drawn
+    gpu, found = made.spec.node.gpu, made.estimate()
+    fastest = max(rate for _, rate in gpu.compute)
+    for phase in (found.prefill, found.decode):
+        work = 0.0
+        for op in phase.ops:
+            if not op.communicates:
+                work += op.count * op.flops
+                assert op.time_s * (1 + 1e-9) >= op.count * op.flops / fastest, f"{op.name} on {gpu.name}: {op}"
+            if op.shape and op.time_s:  # weights of 16 bits come from memory
+                sizes = dict(op.shape)
+                read = 2 * sizes["n"] * sizes["k"] / gpu.bandwidth
+                assert op.time_s * (1 + 1e-9) >= op.count * read, f"{op.name} on {gpu.name}: {op}"
+        assert phase.time_s * (1 + 1e-9) >= work / fastest, f"{phase.name} on {gpu.name}"
+    if made.spec.model.name.startswith(
+        "llama"
+    ):  # a step reads all weights of a rank: the embedding is the head as well
+        read = found.memory.weights / gpu.bandwidth
+        assert found.decode.time_s * (1 + 1e-9) >= read, f"{found.memory.weights} bytes on {gpu.name}"
 
 
 @pytest.mark.parametrize("topology", ["ring", "torus(2, 2)"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from attrs import evolve, frozen
@@ -39,14 +41,16 @@ class Errors:
 class Fitted:
     """The constants of one set on one GPU, and their errors on fitted and on held-out rows.
 
-    ``left``: residuals of rows that the fit did not see. ``sizes``: the least and the most seconds of the rows by the
-    form, None where these are of several GPUs.
+    ``derived`` says how the constants were made where no rows of the set were fitted. ``left``: residuals of rows that
+    the fit did not see. ``sizes``: the least and the most seconds of the rows by the form, None where these are of
+    several GPUs, or there are none.
     """
 
     path: str
     constants: FormConstants
     seen: Errors
     unseen: Errors | None
+    derived: str = ""
     left: Left = NOTHING_LEFT
     sizes: tuple[float, float] | None = None
 
@@ -74,11 +78,15 @@ def held_out(kind: AnyKind, rows: Table) -> np.ndarray[tuple[int], np.dtype[np.b
     return out
 
 
-def fit(kind: Kind[C], gpu: GpuSpec, rows: Table, path: str) -> Fitted:
+def fit(
+    kind: Kind[C], gpu: GpuSpec, rows: Table, path: str, found: Mapping[str, FormConstants] = MappingProxyType({})
+) -> Fitted:
     """Fit one set of constants to ``rows``, which are all of one GPU and one set.
 
-    Rows of `held_out` shapes are kept from the fit, where enough are left.
+    Rows of `held_out` shapes are kept from the fit, where enough are left. ``found`` are sets of this GPU that were
+    fitted before, for constants that these rows do not tell.
     """
+    kind = kind.anchored(path, rows, found)
     unseen = held_out(kind, rows)
     if (~unseen).sum() < 2 * len(names(type(kind.start))):
         unseen = np.zeros(len(rows), dtype=bool)

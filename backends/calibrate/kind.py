@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeAlias
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec.constants import C
+from plandsl.spec.constants import C, FormConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 Floats = NDArray[np.float64]
+
+HELD = 0.02
+"""How far, as a logarithm, a constant strays that another set tells."""
 
 
 @frozen
@@ -24,6 +27,10 @@ class Kind(Generic[C]):
     empty text for a row that the form cannot answer; ``reason`` says why. ``seconds(constants, gpu, rows)`` predicts
     rows of one GPU and one set. ``start`` are the constants before fitting and ``loose`` how far each may stray,
     as a logarithm, for the price of one typical error (0.5 where it is not listed).
+    ``leans`` tells of the rows of a set that they do not tell all constants, so that rows of a relative join them.
+    ``lent`` tells of a set whether a GPU that lacks it takes a part of it from other GPUs (`between`).
+    ``most`` bounds constants from above: a share of a published rate is at most 1. ``anchors(path, rows)`` are
+    constants that ``rows`` do not tell, and the sets of the same GPU, best first, that do.
     ``shape`` gives a whole number per row, equal for rows of one shape: rows of a shape are held out together.
     ``where`` picks the rows of the file that are this kind's, all by default; the others are some other kind's. Without
     ``fits`` rows are evaluated with constants that another kind has fitted.
@@ -52,6 +59,22 @@ class Kind(Generic[C]):
     blank: tuple[str, ...] = ()
     pools: Callable[[str], str] = lambda path: path
     settled: Callable[[C, Table], Table] = lambda constants, rows: rows
+    most: Mapping[str, float] = field(factory=dict)
+    leans: Callable[[Table], bool] = lambda rows: False
+    lent: Callable[[str], bool] = lambda path: False
+    anchors: Callable[[str, Table], Mapping[str, tuple[str, ...]]] = lambda path, rows: {}
+
+    def anchored(self, path: str, rows: Table, found: Mapping[str, FormConstants]) -> Kind[C]:
+        """This kind, with `anchors` of ``rows`` taken from sets that were ``found`` before and held there."""
+        told = {
+            name: getattr(found[first], name)
+            for name, paths in self.anchors(path, rows).items()
+            if (first := next((p for p in paths if p in found), None))
+        }
+        if not told:
+            return self
+        held = {**self.loose, **dict.fromkeys(told, HELD)}
+        return evolve(self, start=self.start._replace(**told), loose=held)
 
 
 AnyKind: TypeAlias = Kind[Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from plandsl.backends.calibrate.kind import Floats, Kind
 from plandsl.backends.calibrate.relatives import chip_of
 from plandsl.backends.calibrate.solve import Loss, solve, solve_quickly
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec.constants import C
+from plandsl.spec.constants import C, FormConstants
 from plandsl.spec.hardware import GpuSpec
 
 MOST_ROWS = 300
@@ -23,12 +24,16 @@ FEWER_ROWS = 120
 """Rows of one GPU in the fits that a GPU left out is predicted with."""
 
 
-def fit_pooled(kind: Kind[C], rows: Mapping[GpuSpec, Table], path: str) -> Fitted:
+def fit_pooled(
+    kind: Kind[C], rows: Mapping[GpuSpec, Table], path: str, found: Mapping[str, FormConstants] = MappingProxyType({})
+) -> Fitted:
     """Fit one set of constants to ``rows`` of many GPUs, all of one set and already linked.
 
     ``unseen`` are the errors of leaving one GPU out: each is predicted with constants fitted to the others. None
-    where there is but one. ``left`` has the residuals.
+    where there is but one. ``found`` are sets that were fitted before, for constants that these rows do not tell.
+    ``left`` of the result has the residuals.
     """
+    kind = kind.anchored(path, next(iter(rows.values())), found)
     some = {gpu: table.thinned(MOST_ROWS) for gpu, table in rows.items()}
     fewer = {gpu: table.thinned(FEWER_ROWS) for gpu, table in some.items()}
     constants = solve(Loss(kind, some))
@@ -36,8 +41,8 @@ def fit_pooled(kind: Kind[C], rows: Mapping[GpuSpec, Table], path: str) -> Fitte
     if len(some) > 1:
         parts = []
         for gpu, table in some.items():
-            found = solve_quickly(Loss(kind, {other: of for other, of in fewer.items() if other != gpu}))
-            parts.append((kind.seconds(found, gpu, table), table.numbers(kind.metric)))
+            others = solve_quickly(Loss(kind, {other: of for other, of in fewer.items() if other != gpu}))
+            parts.append((kind.seconds(others, gpu, table), table.numbers(kind.metric)))
             lent.append(residuals(*parts[-1], chip_of(gpu.name)))
         out = _errors(parts)
     seen = [(kind.seconds(constants, gpu, table), table.numbers(kind.metric)) for gpu, table in some.items()]

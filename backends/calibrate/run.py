@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
+from plandsl.backends.calibrate.between import fill_between
 from plandsl.backends.calibrate.distance import Left, Margins, end_residuals, kind_margins, lent_residuals
 from plandsl.backends.calibrate.fit import Fitted, fit
 from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.pooled import fit_pooled
-from plandsl.backends.calibrate.relatives import completing, relatives_of
+from plandsl.backends.calibrate.relatives import RELATIVES, completing, relatives_of
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.constants import FormConstants
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 
 LEAST = 12
@@ -28,13 +30,14 @@ LinkOf = Callable[[str], LinkSpec | None]
 
 @frozen
 class Job:
-    """The rows of one GPU and one set."""
+    """The rows of one GPU and one set, and those of a relative that join them."""
 
     kind: AnyKind
     gpu: GpuSpec
     key: str
     path: str
     rows: Table
+    joining: Mapping[GpuSpec, Table] = field(factory=dict)
 
 
 def files(data: Sequence[Path]) -> Iterator[tuple[AnyKind, Table]]:
@@ -69,7 +72,17 @@ def jobs(data: Sequence[Path], gpu_of: GpuOf, link_of: LinkOf) -> Iterator[Job]:
                 if kind.linked is not None and link is not None:
                     rows = kind.linked(rows, link)
                 if path and len(rows) >= LEAST and kind.answers(gpu, str(path)) and (kind.linked is None or link):
-                    yield Job(kind, gpu, str(key), str(path), rows)
+                    joining = _joining(kind, table.where(sets == path), str(key), gpu_of, link_of)
+                    yield Job(kind, gpu, str(key), str(path), rows, joining if kind.leans(rows) else {})
+
+
+def _joining(kind: AnyKind, rows: Table, key: str, gpu_of: GpuOf, link_of: LinkOf) -> dict[GpuSpec, Table]:
+    """The rows of the nearest relative among ``rows`` of one set that do not lean on others' themselves."""
+    for name in RELATIVES[key].names if key in RELATIVES else ():
+        gpu, link, own = gpu_of(name), link_of(name), rows.where(rows.texts("gpu") == name)
+        if gpu is not None and gpu.units is not None and len(own) and not kind.leans(own):
+            return {gpu: kind.linked(own, link) if kind.linked is not None and link is not None else own}
+    return {}
 
 
 def calibrate(
@@ -86,7 +99,7 @@ def calibrate(
     names: dict[str, set[str]] = {}
     alike: dict[str, tuple[AnyKind, dict[GpuSpec, Table]]] = {}
     for job in jobs(data, gpu_of, link_of):
-        found = fit(job.kind, job.gpu, job.rows, job.path)
+        found = _fit(job, {one.path: one.constants for one in fitted.get(job.key, ())})
         done.append((job, found))
         tell(job.key, found)
         fitted.setdefault(job.key, []).append(found)
@@ -95,18 +108,15 @@ def calibrate(
         if shared := job.kind.pools(job.path):
             settled = job.kind.settled(found.constants, job.rows)
             alike.setdefault(shared, (job.kind, {}))[1].setdefault(job.gpu, settled)
+    common = _pool(alike, tell) if pooled else []
+    lent = {one.path: one for one in common if alike[one.path][0].lent(one.path)}
     margins = _margins(done)
     texts: dict[str, str] = {}
     for key, sets in fitted.items():
         source = "fitted to measurements: " + ", ".join(sorted(names[key]))
-        texts |= plan_texts(key, sets, source, completing(key), margins=margins)
+        everything = [*sets, *fill_between(sets, lent)]
+        texts |= plan_texts(key, everything, source, completing(key), margins=margins)
     if pooled:
-        common = []
-        several = {path.split(".")[0] for path, (_, rows) in alike.items() if len(rows) > 1}
-        for path, (kind, rows) in alike.items():
-            if len(rows) > 1 or path.split(".")[0] not in several:
-                common.append(fit_pooled(kind, rows, path))
-                tell("pooled", common[-1])
         texts["pooled"] = pooled_text(common)
     return texts
 
@@ -123,3 +133,23 @@ def _margins(done: Sequence[tuple[Job, Fitted]]) -> dict[str, Margins]:
         lent = lent_residuals(job.kind, job.gpu, job.rows, job.path, sets)
         left.setdefault(job.path.partition(".")[0], []).append(found.left._replace(beyond=ends, lent=lent))
     return kind_margins(left)
+
+
+def _fit(job: Job, before: Mapping[str, FormConstants]) -> Fitted:
+    """The constants of a job; of the GPU alone, or of it and the relative that joins it."""
+    if job.joining:
+        return fit_pooled(job.kind, {job.gpu: job.rows, **job.joining}, job.path, before)
+    return fit(job.kind, job.gpu, job.rows, job.path, before)
+
+
+def _pool(
+    alike: Mapping[str, tuple[AnyKind, dict[GpuSpec, Table]]], tell: Callable[[str, Fitted], None]
+) -> list[Fitted]:
+    """The sets that several GPUs have, those that are lent, and sections of which no set is."""
+    common: list[Fitted] = []
+    several = {path.split(".")[0] for path, (_, rows) in alike.items() if len(rows) > 1}
+    for path, (kind, rows) in alike.items():
+        if len(rows) > 1 or path.split(".")[0] not in several or kind.lent(path):
+            common.append(fit_pooled(kind, rows, path, {one.path: one.constants for one in common}))
+            tell("pooled", common[-1])
+    return common

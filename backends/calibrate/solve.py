@@ -56,6 +56,7 @@ class Loss(Generic[C]):
     rows: Mapping[GpuSpec, Table]
     middle: Floats = field(init=False)
     loose: Floats = field(init=False)
+    most: Floats = field(init=False)
     measured: Mapping[GpuSpec, Floats] = field(init=False)
     weight: Floats = field(init=False)
 
@@ -68,6 +69,10 @@ class Loss(Generic[C]):
     def _loose(self) -> Floats:
         return np.array([self.kind.loose.get(name, 0.5) for name in names(type(self.kind.start))])
 
+    @most.default
+    def _most(self) -> Floats:
+        return np.array([self.kind.most.get(name, np.inf) for name in names(type(self.kind.start))])
+
     @measured.default
     def _measured(self) -> Mapping[GpuSpec, Floats]:
         return {gpu: np.log(table.numbers(self.kind.metric)) for gpu, table in self.rows.items()}
@@ -78,7 +83,7 @@ class Loss(Generic[C]):
 
     def constants(self, y: Floats) -> C:
         """The constants at ``y``."""
-        return build(type(self.kind.start), np.exp(self.middle + self.loose * y).tolist())
+        return build(type(self.kind.start), np.minimum(np.exp(self.middle + self.loose * y), self.most).tolist())
 
     def off(self, y: Floats) -> Floats:
         """Logarithm of predicted / measured of every row."""

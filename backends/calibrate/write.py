@@ -83,11 +83,11 @@ def _section(f: Fitted, band: Margin) -> list[str]:
     judged = f.unseen or f.seen
     what = "rows not fitted" if f.unseen else "rows fitted: too few to leave any out"
     thin = ", thin data" if f.seen.rows + (f.unseen.rows if f.unseen else 0) < THIN else ""
-    out = [
-        f"    # {f.seen.rows} rows fitted; off by {_percent(judged.median)} (median) and"
-        f" {_percent(judged.p90)} (90th percentile), bias {100 * judged.bias:+.1f} %, on {_rows(judged)} {what}{thin}",
-        f"    {f.path.split('.')[1]} {{",
-    ]
+    said = (
+        f"{f.seen.rows} rows fitted; off by {_percent(judged.median)} (median) and"
+        f" {_percent(judged.p90)} (90th percentile), bias {100 * judged.bias:+.1f} %, on {_rows(judged)} {what}{thin}"
+    )
+    out = [f"    # {f.derived or said}", f"    {f.path.split('.')[1]} {{"]
     ends = {} if f.sizes is None else dict(zip(("least", "most"), f.sizes, strict=True))
     constants = values(f.constants) | {"low": math.exp(band[0]), "high": math.exp(band[1])} | ends
     out += [f"      {name} = {_constant(f'{f.path}.{name}', value)}" for name, value in constants.items()]

@@ -58,9 +58,10 @@ class GemmConstants(NamedTuple):
     """Constants of `forms.gemm`: launch, split along k, arithmetic, memory, and the quantisation of an input.
 
     ``chain``: seconds per contracted element. ``compute``: share of the peak; ``throttle``: how much of it long
-    arithmetic loses; ``memory``: share of the bandwidth. ``intensity``: cost of loading an element, in multiplications;
-    ``blend``: how far arithmetic hides memory. ``quant_row`` and ``quant_walk``: seconds of a unit for each row and
-    each element quantised.
+    arithmetic loses; ``memory``: share of the bandwidth; ``cached``: the same of weights that a cache still holds.
+    ``intensity``: cost of loading an element, in multiplications; ``blend``: how far arithmetic hides memory.
+    ``quant_fixed``: seconds of quantisation without rows; ``quant_row`` and ``quant_walk``: seconds of a unit for each
+    row and each element quantised.
     """
 
     fixed: Seconds
@@ -69,8 +70,10 @@ class GemmConstants(NamedTuple):
     compute: Plain
     throttle: Plain
     memory: Plain
+    cached: Plain
     intensity: Plain
     blend: Plain
+    quant_fixed: Seconds
     quant_row: Seconds
     quant_walk: Seconds
     band: Band | None = None

@@ -220,7 +220,6 @@ CONSTANTS = {
     "launch": TIME,
     "launch_elementwise": TIME,
     "launch_collective": TIME,
-    "launch_quantize": TIME,
     "low": NUMBER,
     "high": NUMBER,
 }
@@ -246,7 +245,6 @@ COVERED_BY = {
     "launch": ("gemm", "attention_prefill", "attention_decode"),
     "launch_elementwise": ("elementwise",),
     "launch_collective": ("collective",),
-    "launch_quantize": (),
     "low": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
     "high": ("gemm", "attention_prefill", "attention_decode", "elementwise", "collective"),
 }

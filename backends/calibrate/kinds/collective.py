@@ -137,6 +137,11 @@ def _instead(path: str) -> tuple[str, ...]:
     return tuple(p for p in found if p != path)
 
 
+def _leans(rows: Table) -> bool:
+    """Two ranks have one peer each: they do not tell a read of all peers from one of a part of each."""
+    return bool((rows.numbers("n_ranks") == 2).all())
+
+
 def _shape(rows: Table) -> NDArray[np.int64]:
     op = np.array([zlib.crc32(str(o).encode()) % 9973 for o in _ops(rows)], dtype=np.int64)
     return op * 7_340_033 + rows.numbers("n_ranks").astype(np.int64) * 131_071 + rows.numbers("bytes").astype(np.int64)
@@ -217,12 +222,14 @@ COLLECTIVE: Kind[Either] = Kind(
     linked=linked,
     where=near,
     instead=_instead,
+    leans=_leans,
 )  # fmt: skip
 
 COLLECTIVE_NODES = attrs.evolve(
     COLLECTIVE,
     name="collective_nodes",
     where=far,
+    leans=lambda rows: False,
     pools=lambda path: "" if path.endswith("_exchange") else "collective_nodes.nccl",
     settled=_settled,
     start=NodesConstants(

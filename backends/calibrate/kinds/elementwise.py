@@ -91,6 +91,8 @@ ELEMENTWISE = Kind(
     loose={"memory": 0.2, "cached": 0.5, "cache": 0.7, "unit": 1.0, "row": 1.5},
     shape=_shape,
     instead=_instead,
+    most={"memory": 1.0},
+    lent=lambda path: not path.endswith((TORCH, UNFUSED)),
 )
 
-ELEMENTWISE_ANY = attrs.evolve(ELEMENTWISE, name="elementwise_any", sets=_any)
+ELEMENTWISE_ANY = attrs.evolve(ELEMENTWISE, name="elementwise_any", sets=_any, lent=lambda path: False)

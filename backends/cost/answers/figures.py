@@ -11,7 +11,6 @@ from typing import NamedTuple
 from attrs import evolve
 
 from plandsl.answers.explanation import BOUNDS
-from plandsl.backends.cost.forms.gemm import QUANT_FIXED
 from plandsl.spec.hardware import (
     ENGINE_TIMES,
     OF_LINKS,
@@ -112,8 +111,6 @@ def _scale_times(calibration: CalibrationSpec, f: float, links: bool) -> Calibra
     values = dict(calibration.values)
     if "launch" in values:  # launches of collectives, by default as of kernels
         values.setdefault("launch_collective", values["launch"])
-    if any(name.startswith("gemm.") for name in values):  # constants of GEMMs include quantisation
-        values.setdefault("launch_quantize", QUANT_FIXED)
 
     def is_time(name: str) -> bool:
         return constant_dimension(name) == TIME and (name.partition(".")[0] in OF_LINKS) == links

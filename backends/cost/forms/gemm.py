@@ -17,13 +17,13 @@ MOST_SPLITS = 8
 """The most parts that the contracted dimension is cut into."""
 
 TAIL = 0.25
-"""The share of a last wave's idle units that is lost; persistent kernels give the others work of the next waves."""
+"""The share of a last wave's idle units that is lost, and of the rows that the last tiles lack.
+
+Persistent kernels give idle units work of the next waves, and libraries have more tile heights than `TILES`.
+"""
 
 LONG = 1e-3
 """Seconds at which half of ``throttle`` counts: longer kernels draw full power."""
-
-QUANT_FIXED = 1.5e-6
-"""Seconds of a quantisation kernel without rows, inside a captured graph."""
 
 QUANT_START = (2e-7, 1e-10)
 """``quant_row`` and ``quant_walk`` where a fit starts, and stays without rows that include quantisation."""
@@ -55,44 +55,45 @@ def tiles(c: GemmConstants, units: int, peak: float, n: Number, k: Number, packi
 
 
 def gemm_seconds(
-    c: GemmConstants, ways: Sequence[Tile], units: int, bandwidth: float, m: Number, moved: Number
+    c: GemmConstants, ways: Sequence[Tile], units: int, bandwidth: float, m: Number, moved: Number, warm: Number = 0.0
 ) -> Number:
     """Seconds of ``[m, k] @ [k, n]`` that moves ``moved`` bytes, ``ways`` being its `tiles`.
 
-    There are ``t = ceil(m/a) ceil(n/b)`` tiles in ``w = t / units`` waves, at least one. Rounding up to whole waves
-    adds time, of which the share `TAIL` counts. Where tiles do not fill the GPU, k may be cut into ``floor(units / t)``
-    parts, whose sum takes ``step`` seconds. The best tiling counts:
+    There are ``t = m/a ceil(n/b)`` tiles in ``w = t / units`` waves, at least one. Rounding up to whole rows of tiles,
+    and to whole waves, adds time, of which the share `TAIL` counts. Where tiles do not fill the GPU, k may be cut into
+    ``floor(units / t)`` parts, whose sum takes ``step`` seconds. The best tiling counts:
 
         seconds = fixed + (arithmetic^blend + (moved / (bandwidth * memory))^blend)^(1/blend)
 
-    where ``throttle`` is the share by which long arithmetic slows down at the power limit.
+    where ``throttle`` is the share by which long arithmetic slows down at the power limit. ``warm`` of the bytes come
+    from the last-level cache, at ``cached`` of the bandwidth where that is more: a measurement that repeats a GEMM
+    finds its weights there, and a step of a model does not.
     ``bandwidth`` in bytes/s. Waves as in NVIDIA's "Matrix Multiplication Background User's Guide"; split-K and
     persistent kernels as in CUTLASS; the constants are fitted.
     """
     best: Number | None = None
     for rows, columns, tile in ways:
-        count = ceil_div(m, rows) * columns
+        count = ((1 - TAIL) * maximum(m / rows, 1.0) + TAIL * ceil_div(m, rows)) * columns
         whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * ceil_div(count, units))
         splits = clip(floor(units / count), 1, MOST_SPLITS)
         time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)
         best = time if best is None else minimum(best, time)
     assert best is not None, "there are tilings"
     slow = best * (1 + c.throttle * best / (best + LONG))
-    return c.fixed + smooth_max(slow, moved / (bandwidth * c.memory), c.blend)
+    streamed = (moved - warm) / (bandwidth * c.memory) + warm / (bandwidth * max(c.cached, c.memory))
+    return c.fixed + smooth_max(slow, streamed, c.blend)
 
 
-def quant_seconds(
-    c: GemmConstants, units: int, bandwidth: float, m: Number, k: Number, item: float, fixed: float = QUANT_FIXED
-) -> Number:
-    """Seconds to quantise ``m x k`` elements from 16 bits to ``item`` bytes; the kernel computes the scales.
+def quant_seconds(c: GemmConstants, units: int, bandwidth: float, m: Number, k: Number, item: float) -> Number:
+    """Seconds to quantise ``m x k`` elements from 16 bits to ``item`` bytes, in one kernel or several.
 
-        seconds = fixed + ((m k (2 + item) / bandwidth)^2 + (m / units * (quant_row + k quant_walk))^2)^(1/2)
+        seconds = quant_fixed + ((m k (2 + item) / bandwidth)^2 + (m / units * (quant_row + k quant_walk))^2)^(1/2)
 
     Each row is the work of one thread block: ``quant_row`` seconds of a unit for the row and ``quant_walk`` for each
     of its elements, unless memory (``bandwidth``, bytes/s) takes longer. The constants are fitted.
     """
     walk = m / units * (c.quant_row + k * c.quant_walk)
-    return fixed + smooth_max(m * k * (2.0 + item) / bandwidth, walk, 2.0)
+    return c.quant_fixed + smooth_max(m * k * (2.0 + item) / bandwidth, walk, 2.0)
 
 
 def has_quantisation(c: GemmConstants) -> bool:

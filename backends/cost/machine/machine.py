@@ -6,7 +6,6 @@ from collections.abc import Hashable
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
-from plandsl.backends.cost.forms.gemm import QUANT_FIXED
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
 from plandsl.spec.constants import C, FormConstants, GemmConstants
@@ -89,7 +88,6 @@ class Machine:
         self.launch = get("launch", 0.0)
         self.launch_elementwise = get("launch_elementwise", self.launch)
         self.launch_collective = get("launch_collective", self.launch)
-        self.launch_quantize = get("launch_quantize", QUANT_FIXED)
         self.link_share = get("link", 1.0)
 
     def gemm_rate(self, dtype: str) -> float:

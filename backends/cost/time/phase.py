@@ -327,10 +327,16 @@ class PhaseModel:
 
     def op_seconds(self, run: RunKey, i: int, at: Binding) -> Number:
         """Seconds of op ``i`` of a run, averaged over the loads of experts where these vary."""
-        ask = _work_seconds if self.known is None else self.known.seconds
         if self.varied and (run, i) in self.uneven:
-            return sum(weight * ask(work[run, i], at) for weight, work in self.varied)
-        return ask(self.work[run][i], at)
+            return sum(weight * self._bounded_seconds(work[run, i], at) for weight, work in self.varied)
+        return self._bounded_seconds(self.work[run][i], at)
+
+    def _bounded_seconds(self, work: Work, at: Binding) -> Number:
+        """Seconds of ``work`` on its own; at the rates of the engine, no less than the hardware needs."""
+        time = _work_seconds(work, at) if self.known is None else self.known.seconds(work, at)
+        pace = work.pace(self.machine.rates_in(self.schedule.program.phase))
+        least = work.least(at, self.machine)
+        return time if least is None else maximum(time, least * pace)
 
     def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:
         """``fixed`` with the seconds of the ops that depend on the context."""

@@ -221,6 +221,18 @@ class Softmax(NamedTuple):
             flops, moved = flops + weight * one.flops, moved + weight * one.moved
         return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """Arithmetic on visible pairs, and the keys and values that were in the cache before this step.
+
+        Caches of 8 bits may be multiplied as they are, at the peak of fp8.
+        """
+        q, ask = self.queries(at), self.demand(at)
+        rows = self.bytes_per_row * at.extents.local(self.position) * self.blocks
+        before = maximum(q.context - q.position, 0) / maximum(q.context, 1)
+        read = maximum(ask.moved - q.batch * rows, 0.0) * before / machine.gpu.bandwidth
+        peak = max(machine.peak(self.op.q.type.dtype), (machine.gpu.peak("fp8") or 0.0) * machine.gpu.clock)
+        return maximum(ask.flops / peak, read)
+
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
         return self.demand(at).bound(self.launch)

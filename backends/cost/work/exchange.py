@@ -238,6 +238,10 @@ class Exchange(NamedTuple):
         """The bytes of one message."""
         return Demand(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
 
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """None: `modelled_seconds` is bounded by the links."""
+        return None
+
     def bound(self, at: Binding) -> str:
         """``link`` where the bytes take at least half of the time, judged by adding a few more; else ``latency``."""
         rows = at.rows(self.rows)

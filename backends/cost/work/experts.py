@@ -158,6 +158,13 @@ class Experts(NamedTuple):
         flops, _, moved = self.tokens(at.rows(self.rows))
         return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """Useful FLOPs, and the weights of touched experts."""
+        n = at.rows(self.rows)
+        flops, _, moved = self.tokens(n)
+        read = (moved - self.bytes_per_pair * maximum(self.pairs * n, 1.0)) / machine.gpu.bandwidth
+        return maximum(flops / machine.peak(self.op.compute), read) * (n > 0)
+
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
         return self.demand(at).bound(self.launch)

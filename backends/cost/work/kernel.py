@@ -20,6 +20,14 @@ from plandsl.ir.types import Dim, Number, TensorType
 from plandsl.spec.constants import ElementConstants, GemmConstants
 from plandsl.spec.formats import item_bytes
 
+SCALED_IN_ROWS = ("gemm.fp8_trtllm",)
+"""Sets whose rows quantise in a way that engines do not.
+
+These rows give TensorRT-LLM no scale of the input (aiconfigurator, collector/trtllm/collect_gemm.py), so that it looks
+for the largest element, in kernels of their own, before it quantises. Checkpoints state the scale, and then one kernel
+quantises (`FP8QDQLinearMethod` in its _torch/modules/linear.py), that of ``static_quant_fp8``.
+"""
+
 
 class Form(Protocol):
     """A kernel with fitted constants."""
@@ -63,12 +71,11 @@ class QuantForm(NamedTuple):
     units: int
     width: Number
     item: float
-    fixed: float
 
     def seconds(self, bandwidth: float, n: Number, moved: Number, per_row: Number) -> Number:
         """Seconds of ``n`` rows."""
         c = self.constants
-        return quant_seconds(c, self.units, bandwidth, m=n, k=self.width, item=self.item, fixed=self.fixed)
+        return quant_seconds(c, self.units, bandwidth, m=n, k=self.width, item=self.item)
 
 
 class Kernel(NamedTuple):
@@ -117,6 +124,14 @@ class Kernel(NamedTuple):
         n = at.rows(self.rows)
         moved = self.bytes_fixed + self.bytes_per_row * n
         return Demand(self.flops_per_row * n, moved, 0.0, self.rate, self.bandwidth)
+
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """The bound of a GEMM; other kernels find their bytes in a cache."""
+        if not isinstance(self.op, Gemm):
+            return None
+        n = at.rows(self.rows)
+        read = self.bytes_fixed / machine.gpu.bandwidth
+        return maximum(self.flops_per_row * n / machine.peak(self.op.compute), read) * (n > 0)
 
     def bound(self, at: Binding) -> str:
         """The longest of arithmetic, memory traffic and launch."""
@@ -211,14 +226,19 @@ def gemm_kernel(op: Gemm, site: Site) -> Kernel:
 
 
 def quantize_kernel(op: Quantize, site: Site) -> Kernel:
-    """A kernel that quantises rows for GEMMs; timed with their constants where these include it."""
+    """A kernel that quantises rows for GEMMs; timed with their constants where these include it.
+
+    So a GEMM and its quantisation together take what the rows of both measured.
+    """
     made, m, dtype = memory_kernel(op, site, op.out.type, op.touches), site.machine, op.out.type.dtype
     constants = m.gemm_constants(dtype, dtype)
     if constants is None or m.gpu.units is None or not has_quantisation(constants):
         return made
+    if m.gemm_set(dtype, dtype) in SCALED_IN_ROWS:
+        return made
     width, _ = site.split(op.out.type)
-    form = QuantForm(constants, m.gpu.units, width, item_bytes(dtype), m.launch_quantize)
-    return made._replace(bandwidth=m.gpu.bandwidth, launch=m.launch_quantize, form=form)
+    form = QuantForm(constants, m.gpu.units, width, item_bytes(dtype))
+    return made._replace(bandwidth=m.gpu.bandwidth, launch=constants.quant_fixed, form=form)
 
 
 def slice_kernel(op: Slice, site: Site) -> Kernel:

@@ -129,6 +129,13 @@ class Work(Protocol):
     def demand(self, at: Binding) -> Demand:
         """What one run needs, on average over the contexts of the step."""
 
+    def least(self, at: Binding, machine: Machine) -> Number | None:
+        """Seconds that no kernel beats: its FLOPs at the peak, its weights or its KV cache through the memory.
+
+        Other bytes may come from caches. None for work without such a bound, and for exchanges, whose seconds have one
+        (`forms.collective.least_seconds`).
+        """
+
     def bound(self, at: Binding) -> str:
         """What bounds its time: compute, memory or latency; for communication, link or latency."""
 
