@@ -1,8 +1,8 @@
 """How many measurements lie in bands that were made without them: `python -m benchmarks.bands RESIDUALS.csv [--write]`.
 
-RESIDUALS.csv is what `python -m benchmarks.engines DATA --residuals RESIDUALS.csv` writes. Each GPU, and then each
-model, is left out once: of the fit that predicted its rows, and of the residuals that the bands are made from. With
-`--write` the engines of the catalog get the bands of all residuals.
+RESIDUALS.csv is what `python -m benchmarks.engines DATA --residuals RESIDUALS.csv` writes. Each GPU, model and source is
+left out once: of the fit that predicted its rows, and of the residuals that the bands are made from. With `--write` the
+engines of the catalog get the bands of all residuals.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ from plandsl.spec.engine_bands import LOADS, SERVED
 
 ENGINES = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
 
+LEFT_OUT = (("gpu", "gpu"), ("model", "model"), ("source", "seen"))
+"""Columns of which each value is left out, and the distance that rows of it then have."""
+
+KINDS = ("dense", "moe")
+"""Both classes of lengths together."""
+
 FEWEST = 4
 """Rows of a group from which its pairs are compared."""
 
@@ -38,13 +44,17 @@ Names = NDArray[np.str_]
 
 
 class Held(NamedTuple):
-    """Rows of a class of loads and how many of them lie in their bands, and the median width of these: high / low."""
+    """Rows of a class of loads, the share of them that lies in its bands, and the median width of these: high / low.
+
+    ``groups``: the mean of the shares of each model on each GPU and engine, which rows of a large group do not sway.
+    """
 
     left_out: str
     load: str
     metric: str
     rows: int
     share: float
+    groups: float
     width: float
 
 
@@ -64,6 +74,12 @@ class Rows(NamedTuple):
         metrics = np.array([METRICS.get(name, name) for name in table.texts("metric")])
         return cls(table, ratio, metrics, load_classes(table))
 
+    @property
+    def groups(self) -> Names:
+        """The engine, GPU and model of each row."""
+        names = (self.table.texts(name) for name in ("engine", "gpu", "model"))
+        return np.array([" ".join(parts) for parts in zip(*names, strict=True)])
+
     def of(self, fold: str) -> NDArray[np.bool_]:
         """The rows of one fold that have a residual."""
         found: NDArray[np.bool_] = (self.table.texts("fold") == fold) & (self.ratio > 0) & np.isfinite(self.ratio)
@@ -74,18 +90,19 @@ def held(path: Path) -> list[Held]:
     """The share of rows in bands by what was left out, class of loads and metric."""
     rows = Rows.read(path)
     out = []
-    for column in ("gpu", "model"):
+    for column, distance in LEFT_OUT:
         mine, names = rows.of(column), rows.table.texts(column)
         ends = np.full((2, len(names)), np.nan)
         for name in np.unique(names[mine]):
             away = names == name
-            ends[:, mine & away] = band_of_rows(rows.table.where(~away), rows.table.where(mine & away), column)
-        inside = (rows.ratio >= ends[0]) & (rows.ratio <= ends[1])
-        for load, metric in product(LOADS, SERVED):
-            of = mine & (rows.loads == load) & (rows.metrics == metric)
+            ends[:, mine & away] = band_of_rows(rows.table.where(~away), rows.table.where(mine & away), distance)
+        inside, groups = (rows.ratio >= ends[0]) & (rows.ratio <= ends[1]), rows.groups
+        for load, metric in product((*LOADS, *KINDS), SERVED):
+            of = mine & np.char.startswith(rows.loads, load) & (rows.metrics == metric)
             if of.any():
                 width, share = float(np.median(ends[1, of] / ends[0, of])), float(inside[of].mean())
-                out.append(Held(column, load, metric, rows=int(of.sum()), share=share, width=width))
+                each = float(np.mean([inside[of & (groups == name)].mean() for name in np.unique(groups[of])]))
+                out.append(Held(column, load, metric, rows=int(of.sum()), share=share, groups=each, width=width))
     return out
 
 
@@ -106,8 +123,7 @@ class Choice(NamedTuple):
 def choices(path: Path) -> list[Choice]:
     """Whether two configurations of one engine, model and GPU can be told apart better than by their bands."""
     rows = Rows.read(path)
-    names = (rows.table.texts(name) for name in ("engine", "gpu", "model"))
-    groups = np.array([" ".join(parts) for parts in zip(*names, strict=True)])
+    groups = rows.groups
     out = []
     for load, metric in product(LOADS, SERVED):
         of = rows.of("gpu") & (rows.loads == load) & (rows.metrics == metric)
@@ -135,7 +151,7 @@ def main(path: Path) -> None:
     for found in held(path):
         print(
             f"{found.left_out:6} {found.load:15} {found.metric:11} {found.rows:5} rows  "
-            f"in band {found.share:6.1%}  high / low {found.width:5.2f}"
+            f"in band {found.share:6.1%}, groups {found.groups:6.1%}  high / low {found.width:5.2f}"
         )
     for c in choices(path):
         print(f"choice {c.load:15} {c.metric:11} {c.groups:5} groups  band x{c.band:.2f}  pairs x{c.pair:.2f}")

@@ -114,7 +114,7 @@ class _Classes:
         folded = of & self.folds[distance]
         alike = folded & (self.loads == load)
         kind = folded & self.kinds[load.partition("_")[0]]
-        for mask in (alike & mine, alike, kind, folded, of):
+        for mask in (alike & mine, alike, kind, folded if folded.any() else of):
             yield self.all.where(mask)
 
 
