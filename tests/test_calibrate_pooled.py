@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from plandsl.backends.calibrate.between import BAND, fill_between
+from plandsl.backends.calibrate.fit import Errors, Fitted
 from plandsl.backends.calibrate.kinds.collective import COLLECTIVE, COLLECTIVE_NODES, linked
+from plandsl.backends.calibrate.kinds.elementwise import ELEMENTWISE
 from plandsl.backends.calibrate.kinds.gemm import GEMM
 from plandsl.backends.calibrate.pooled import fit_pooled
 from plandsl.backends.calibrate.table import Table
@@ -105,3 +108,35 @@ def test_gpus_share_what_a_library_takes_and_each_keeps_its_network() -> None:
     assert (shared != COLLECTIVE_NODES.seconds(library, GPUS[0], rows)).any()
     assert COLLECTIVE_NODES.pools("collective_nodes.torch") == "collective_nodes.nccl"
     assert not COLLECTIVE_NODES.pools("collective_nodes.torch_exchange")
+
+
+def _fitted(path: str, fixed: float) -> Fitted:
+    errors = Errors(rows=20, median=0.1, mean=0.1, p90=0.2, bias=0.0, low=0.9, high=1.1)
+    return Fitted(path, ELEMENTWISE.start._replace(fixed=fixed), errors, None)
+
+
+def test_operations_that_a_gpu_lacks_are_half_its_own() -> None:
+    own = [_fitted("elementwise.static_quant_fp8", 1e-6), _fitted("elementwise.any", 1e-6)]
+    pooled = {f.path: f for f in (_fitted("elementwise.rope", 4e-6), _fitted("elementwise.static_quant_fp8", 9e-6))}
+    (found,) = fill_between(own, pooled)
+    assert (found.path, found.constants.fixed) == ("elementwise.rope", pytest.approx(2e-6))
+    assert (found.seen.low, found.seen.high) == BAND
+    assert not fill_between([*own, _fitted("elementwise.gelu", 1e-6)], pooled), "its own operations tell more"
+    assert not fill_between([], pooled)
+
+
+def test_rows_of_two_ranks_lean_on_those_of_more() -> None:
+    def rows(*ranks: float) -> Table:
+        return Table({"n_ranks": np.array(ranks)})
+
+    assert COLLECTIVE.leans(rows(2.0, 2.0))
+    assert not COLLECTIVE.leans(rows(2.0, 8.0))
+    assert not COLLECTIVE_NODES.leans(rows(2.0))
+
+
+def test_a_share_of_a_published_rate_stays_below_it() -> None:
+    gpu = GPUS[0]
+    rows = _gemms(gpu, noise=0.0)
+    fast = Table(rows.columns | {"time_s": rows.numbers("time_s") / 1.6})  # as if memory gave 112 %
+    found = fit_pooled(GEMM, {gpu: fast}, "gemm.bf16").constants
+    assert max(found.memory, found.compute) <= 1

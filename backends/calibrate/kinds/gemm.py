@@ -32,8 +32,8 @@ CACHE = {
 }  # fmt: skip
 """Bytes of the last-level cache by GPU: L2, and Infinity Cache of AMD's MI300 (data sheets and white papers).
 
-An L2 in two partitions counts as one of them, since each has copies for its own SMs (NVIDIA A100 white paper). GPUs that
-are not here have 6 to 8 MB, in which activations take the place of weights.
+An L2 in two partitions counts as one of them, since each has copies for its own SMs (NVIDIA A100 white paper). GPUs
+that are not here have 6 to 8 MB, in which activations take the place of weights.
 """
 
 COPIES = {
