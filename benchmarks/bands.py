@@ -1,8 +1,8 @@
 """How many measurements lie in bands that were made without them: `python -m benchmarks.bands RESIDUALS.csv [--write]`.
 
-RESIDUALS.csv is what `python -m benchmarks.engines DATA --residuals RESIDUALS.csv` writes. Each GPU, model and source is
-left out once: of the fit that predicted its rows, and of the residuals that the bands are made from. With `--write` the
-engines of the catalog get the bands of all residuals.
+RESIDUALS.csv is what `python -m benchmarks.engines DATA --residuals RESIDUALS.csv` writes. Each GPU, model and source
+is left out once: of the fit that predicted its rows, and of the residuals that the bands are made from. With `--write`
+the engines of the catalog get the bands of all residuals.
 """
 
 from __future__ import annotations
