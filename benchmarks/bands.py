@@ -1,8 +1,8 @@
 """How many measurements lie in bands that were made without them: `python -m benchmarks.bands RESIDUALS.csv [--write]`.
 
-RESIDUALS.csv is what `python -m benchmarks.engines DATA --residuals RESIDUALS.csv` writes. Each GPU, model and source is
-left out once: of the fit that predicted its rows, and of the residuals that the bands are made from. With `--write` the
-engines of the catalog get the bands of all residuals.
+RESIDUALS.csv is what `python -m benchmarks.engines DATA --residuals RESIDUALS.csv` writes. Each GPU, model and source
+is left out once: of the fit that predicted its rows, and of the residuals that the bands are made from. With `--write`
+the engines of the catalog get the bands of all residuals.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from plandsl.spec.engine_bands import LOADS, SERVED
 
 ENGINES = Path(__file__).resolve().parent.parent / "plandsl" / "catalog" / "engines"
 
-LEFT_OUT = (("gpu", "gpu"), ("model", "model"), ("source", "seen"))
-"""Columns of which each value is left out, and the distance that rows of it then have."""
+LEFT_OUT = ("gpu", "model", "source")
+"""Columns of which each value is left out."""
 
 KINDS = ("dense", "moe")
 """Both classes of lengths together."""
@@ -90,12 +90,12 @@ def held(path: Path) -> list[Held]:
     """The share of rows in bands by what was left out, class of loads and metric."""
     rows = Rows.read(path)
     out = []
-    for column, distance in LEFT_OUT:
+    for column in LEFT_OUT:
         mine, names = rows.of(column), rows.table.texts(column)
         ends = np.full((2, len(names)), np.nan)
         for name in np.unique(names[mine]):
             away = names == name
-            ends[:, mine & away] = band_of_rows(rows.table.where(~away), rows.table.where(mine & away), distance)
+            ends[:, mine & away] = band_of_rows(rows.table.where(~away), rows.table.where(mine & away))
         inside, groups = (rows.ratio >= ends[0]) & (rows.ratio <= ends[1]), rows.groups
         for load, metric in product((*LOADS, *KINDS), SERVED):
             of = mine & np.char.startswith(rows.loads, load) & (rows.metrics == metric)

@@ -24,8 +24,8 @@ def engine_bands(engine: Reader) -> EngineBands | None:
         return None
     reader = Reader(engine.context, section, ("gpus", "models", *LOADS))
     names = partial(read_words, reader, most=MAX_NAMES)
-    gpus = reader.read("gpus", partial(names, example='`gpus = ["h100_sxm"]`')) or ()
-    models = reader.read("models", partial(names, example='`models = ["llama_3_1_8b"]`')) or ()
+    gpus = reader.read("gpus", partial(names, example='`gpus = ["h100_sxm"]`', what="names of GPUs")) or ()
+    models = reader.read("models", partial(names, example='`models = ["llama_3_1_8b"]`', what="names of models")) or ()
     found: list[tuple[str, Factors]] = []
     for load in LOADS:
         inner = _section(reader, load, DISTANCES)

@@ -72,15 +72,17 @@ def _values(reader: Reader, of: MemoryName, bounds: int, layer: Layer) -> tuple[
     return found
 
 
-def read_words(reader: Reader, layer: Layer, example: str, most: int = MAX_BOUNDS) -> tuple[str, ...]:
-    """A list of at most so many words or names."""
+def read_words(
+    reader: Reader, layer: Layer, example: str, what: str = "words of GPUs", most: int = MAX_BOUNDS
+) -> tuple[str, ...]:
+    """A list of at most so many words or names; ``what`` says which."""
     name = layer.name.text
 
     def word(item: Value) -> str:
         if isinstance(item, str):
             return item
         raise Wrong(
-            "E210", f"`{name}` must be a list of words, found {describe(item)} in it", span_of(layer), hint=example
+            "E210", f"`{name}` must be a list of {what}, found {describe(item)} in it", span_of(layer), hint=example
         )
 
     found = read_list(reader, layer, word, example)

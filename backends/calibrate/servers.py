@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from plandsl.backends.calibrate.conformal import ENOUGH, LEVEL, Margin, Residuals, margin, outward
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec.engine_bands import DISTANCES, LOADS, SERVED, EngineBands, Factors
+from plandsl.spec.engine_bands import DISTANCES, LOADS, SERVED, EngineBands, Factors, Served
 
 COLUMNS = ("engine", "gpu", "model", "dense", "lengths", "metric", "predicted", "measured", "fold")
 """What a table of residuals has.
@@ -118,15 +118,18 @@ class _Classes:
             yield self.all.where(mask)
 
 
-def band_of_rows(others: Table, rows: Table, distance: str, level: float = LEVEL) -> tuple[NDArray[np.float64], ...]:
-    """The ends of the bands of ``rows`` at a distance, from residuals of ``others``."""
-    classes = _Classes(others)
-    made = {engine: classes.engine(engine, level).bands for engine in map(str, np.unique(rows.texts("engine")))}
-    asked = _Classes(rows)
-    ends = [
-        dict(made[str(engine)].factors)[f"{load}.{distance}.{metric}"]
-        for engine, load, metric in zip(rows.texts("engine"), asked.loads, asked.metrics, strict=True)
-    ]
+def band_of_rows(others: Table, rows: Table, level: float = LEVEL) -> tuple[NDArray[np.float64], ...]:
+    """The ends of the bands of ``rows``, from residuals of ``others``: what these lack is new."""
+    classes, asked = _Classes(others), _Classes(rows)
+    made = {engine: classes.engine(engine, level).bands for engine in map(str, np.unique(asked.engines))}
+    dense, jittered = rows.numbers("dense") > 0, rows.texts("lengths") == "jittered"
+    ends = []
+    for at, metric in enumerate(asked.metrics):
+        gpu, model = str(asked.gpus[at]), str(asked.models[at])
+        served = Served(((gpu,),), model, experts=not dense[at], jittered=bool(jittered[at]))
+        found = made[str(asked.engines[at])].find(str(metric), served)
+        assert found is not None, "every class has a band of every metric"
+        ends.append(found)
     low, high = np.array(ends).T
     return low, high
 
