@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from plandsl.grammar.engine_limits import read_list, read_words
+from plandsl.grammar.engine_limits import list_of, read_words
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer
 from plandsl.grammar.schema import Reader
@@ -49,7 +49,7 @@ def _section(outer: Reader, name: str, known: tuple[str, ...]) -> Reader | None:
 
 def _factors(reader: Reader, layer: Layer) -> Factors:
     """Two factors above zero, the first not above the second."""
-    found = read_list(reader, layer, lambda item: float(expect(item, NUMBER, layer).value), EXAMPLE)
+    found = list_of(reader, layer, lambda item: float(expect(item, NUMBER, layer).value), EXAMPLE)
     if len(found) != 2 or not 0 < found[0] <= found[1] <= LARGEST:
         why = f"`{layer.name.text}` must be the two ends of a band, factors above zero that do not fall"
         raise Wrong("E214", why, span_of(layer), hint=EXAMPLE)

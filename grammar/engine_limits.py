@@ -53,7 +53,7 @@ def engine_limits(engine: Reader) -> LimitsSpec | None:
 
 def _bounds(reader: Reader, layer: Layer) -> tuple[float, ...]:
     """Bytes of memory that rise."""
-    found = read_list(reader, layer, lambda item: float(expect(item, BYTES, layer).value), EXAMPLES[layer.name.text])
+    found = list_of(reader, layer, lambda item: float(expect(item, BYTES, layer).value), EXAMPLES[layer.name.text])
     if not 1 <= len(found) <= MAX_BOUNDS or found[0] <= 0 or any(a >= b for a, b in pairwise(found)):
         why = f"`{layer.name.text}` must be 1 to {MAX_BOUNDS} sizes above zero that grow"
         raise Wrong("E214", why, span_of(layer), hint=EXAMPLES[layer.name.text])
@@ -62,7 +62,7 @@ def _bounds(reader: Reader, layer: Layer) -> tuple[float, ...]:
 
 def _values(reader: Reader, of: MemoryName, bounds: int, layer: Layer) -> tuple[int, ...]:
     """One value more than the field ``of`` has bounds."""
-    found = read_list(reader, layer, lambda item: whole(item, layer, 1, MAX_DIMENSION), EXAMPLES[layer.name.text])
+    found = list_of(reader, layer, lambda item: whole(item, layer, 1, MAX_DIMENSION), EXAMPLES[layer.name.text])
     if len(found) != bounds + 1:
         why = f"`{layer.name.text}` must have {bounds + 1} values, found {len(found)}"
         hint = "give one below each size of the memory, and one from the last size on"
@@ -85,14 +85,14 @@ def read_words(
             "E210", f"`{name}` must be a list of {what}, found {describe(item)} in it", span_of(layer), hint=example
         )
 
-    found = read_list(reader, layer, word, example)
+    found = list_of(reader, layer, word, example)
     if len(found) > most:
         raise Wrong("E214", f"`{name}` has at most {most} words", span_of(layer))
     return found
 
 
-def read_list(reader: Reader, layer: Layer, read: Callable[[Value], T], example: str) -> tuple[T, ...]:
-    """The items of a list."""
+def list_of(reader: Reader, layer: Layer, read: Callable[[Value], T], example: str) -> tuple[T, ...]:
+    """The items of a list, each as ``read`` gives it. Raises `Wrong` (E210) with an ``example`` for anything else."""
     found: Value = reader.value(layer)
     if isinstance(found, Quantity | bool | str):
         name = layer.name.text
