@@ -60,6 +60,7 @@ def mlperf_row(row: Cells, known: Known) -> Row:
         plans[0], "offline_all_at_once" if limits is None else "highest_rate",
         input=bench.input, output=number(row, "mean_osl_tokens", bench.output),
         clients=ENDLESS, requests=NEVER, others=tuple(plans[1:]), longest=bench.longest, limits=limits,
+        gpus=degree(row, "n_gpu"),
     )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def _limits(row: Cells, bench: Bench, scenario: str) -> Limits | None:
 
 
 def _plans(row: Cells, bench: Bench, gpu: str, known: Known) -> list[str]:
-    """The plans that may have been run. Every submission quantises: 16 bits are the checkpoint's."""
+    """Plans of one replica that may have been run. Every submission quantises: 16 bits are the checkpoint's."""
     said = f"{text(row, 'weight_dtype')} {text(row, 'precision_cfg')} {text(row, 'bench')}"
     dtype = precision_of(said)
     if dtype in ("", "fp16", "bf16"):
@@ -87,7 +88,7 @@ def _plans(row: Cells, bench: Bench, gpu: str, known: Known) -> list[str]:
     if not degrees:
         raise Refused(f"{gpus} GPUs do not make whole replicas")
     limit = number(row, "max_batch")
-    found = [plan_text(served, Spread(gpus // (tp * pp), pp, tp), known) for tp in degrees]
+    found = [plan_text(served, Spread(1, pp, tp), known) for tp in degrees]
     return [_with_limit(text, limit) if served.engine else text for text in found]
 
 

@@ -155,7 +155,7 @@ def _answer_loads(plan: str, loads: Sequence[Row], compile_: Compile) -> dict[Ro
     for row in loads:
         try:
             ask = simulate_row if row.limits is None else find_highest_rate
-            known[row] = _with_bands(model, ask(model, servers, many, row))
+            known[row] = _with_bands(model, ask(model, servers, many * row.copies(model.plan.ranks), row))
         except Refused as why:
             known[row] = str(why)
         except PlanError as error:
@@ -205,8 +205,10 @@ def fastest(row: Row, compile_: Compile) -> str:
     rates = {}
     for text in (row.plan, *row.others):
         try:
-            found = compile_(text).evaluate(concurrency=row.clients, input=row.input, output=row.output)
-            rates[text] = float(found.throughput) if found.fits else 0.0
+            model = compile_(text)
+            copies = row.copies(model.plan.ranks)
+            found = model.evaluate(concurrency=max(row.clients / copies, 1), input=row.input, output=row.output)
+            rates[text] = float(found.throughput) * copies if found.fits else 0.0
         except PlanError:
             rates[text] = 0.0
     return max(rates, key=lambda text: rates[text])

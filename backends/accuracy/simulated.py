@@ -113,15 +113,15 @@ def shortened(row: Row, count: int, each: int) -> int | None:
 
 def in_closed_form(model: Deployment, row: Row) -> Told:
     """The same without a simulation: in a steady state, requests arrive as by chance."""
+    copies = row.copies(model.plan.ranks)
+    clients, requests = max(row.clients / copies, 1), max(row.requests, row.clients, copies) / copies
     if row.kind == "static_batch":
-        found = model.evaluate(batch=row.clients, input=row.input, output=row.output)
+        found = model.evaluate(batch=clients, input=row.input, output=row.output)
     else:
-        found = model.evaluate(
-            concurrency=row.clients, input=row.input, output=row.output, requests=max(row.requests, row.clients)
-        )
+        found = model.evaluate(concurrency=clients, input=row.input, output=row.output, requests=requests)
     if not found.fits:
         raise Refused(NO_ROOM)
-    return Told(float(found.ttft), float(found.tpot), float(found.throughput), CLOSED_FORM)
+    return Told(float(found.ttft), float(found.tpot), float(found.throughput) * copies, CLOSED_FORM)
 
 
 NO_ROOM = "the plan does not fit the GPUs' memory"
@@ -171,8 +171,9 @@ def sent(row: Row, many: int) -> int:
 
 def running(model: Deployment, row: Row) -> float:
     """Requests that a server runs at once where all of the row wait for it, in closed form."""
-    found = model.evaluate(concurrency=row.clients, input=row.input, output=row.output)
-    return row.clients if found.served is None else float(found.served.running)
+    clients = max(row.clients / row.copies(model.plan.ranks), 1)
+    found = model.evaluate(concurrency=clients, input=row.input, output=row.output)
+    return clients if found.served is None else float(found.served.running)
 
 
 def draw_load(row: Row, many: int, count: int) -> Load:
