@@ -48,13 +48,13 @@ def errors_of(values: Sequence[Value]) -> Errors:
     """Absolute relative errors; ``bias`` is the median of predicted / measured - 1."""
     ratios = np.array([v.ratio for v in values if v.answered])
     if not len(ratios):
-        return Errors(len(values), 0, None, None, None, None)
+        return Errors(len(values), 0, median=None, p90=None, bias=None, in_band=None)
     banded = [v for v in values if v.answered and np.isfinite(v.low) and np.isfinite(v.high)]
     inside = [v.low <= v.measured <= v.high for v in banded]
     off = np.abs(ratios - 1)
     return Errors(
-        len(values), len(ratios), float(np.median(off)), float(np.quantile(off, 0.9)), float(np.median(ratios) - 1),
-        float(np.mean(inside)) if inside else None,
+        len(values), len(ratios), median=float(np.median(off)), p90=float(np.quantile(off, 0.9)),
+        bias=float(np.median(ratios) - 1), in_band=float(np.mean(inside)) if inside else None,
     )  # fmt: skip
 
 

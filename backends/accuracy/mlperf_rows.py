@@ -27,12 +27,20 @@ class Bench(NamedTuple):
 
 
 BENCHES = {
-    "llama2-70b": Bench("llama_2_70b", 294, 294, 1024, Limits(2.0, 0.2), Limits(0.45, 0.04)),
-    "llama3.1-405b": Bench("llama_3_1_405b", 9428, 684, 0, Limits(6.0, 0.175), Limits(4.5, 0.08)),
-    "llama3.1-8b": Bench("llama_3_1_8b", 778, 128, 0, Limits(2.0, 0.1), Limits(0.5, 0.03)),
-    "llama3_1-70b": Bench("llama_3_1_70b", 294, 289, 1024, Limits(2.0, 0.2), Limits(0.45, 0.04)),
-    "mixtral-8x7b": Bench("mixtral_8x7b", 294, 145, 1024, Limits(2.0, 0.2), Limits(2.0, 0.2)),
-    "deepseek-r1": Bench("deepseek_r1", 1000, 3880, 20_000, Limits(2.0, 0.08), Limits(1.5, 0.015)),
+    "llama2-70b": Bench("llama_2_70b", 294, 294, longest=1024, server=Limits(2.0, 0.2), interactive=Limits(0.45, 0.04)),
+    "llama3.1-405b": Bench(
+        "llama_3_1_405b", 9428, 684, longest=0, server=Limits(6.0, 0.175), interactive=Limits(4.5, 0.08)
+    ),
+    "llama3.1-8b": Bench("llama_3_1_8b", 778, 128, longest=0, server=Limits(2.0, 0.1), interactive=Limits(0.5, 0.03)),
+    "llama3_1-70b": Bench(
+        "llama_3_1_70b", 294, 289, longest=1024, server=Limits(2.0, 0.2), interactive=Limits(0.45, 0.04)
+    ),
+    "mixtral-8x7b": Bench(
+        "mixtral_8x7b", 294, 145, longest=1024, server=Limits(2.0, 0.2), interactive=Limits(2.0, 0.2)
+    ),
+    "deepseek-r1": Bench(
+        "deepseek_r1", 1000, 3880, longest=20_000, server=Limits(2.0, 0.08), interactive=Limits(1.5, 0.015)
+    ),
 }
 """MLPerf Inference's benchmarks by the start of their name: models, datasets (OpenOrca, CNN-DailyMail, and others) and
 limits of version 5.1, where a row does not state its own. Source: MLCommons, "MLPerf Inference: Datacenter", tables of
