@@ -61,8 +61,9 @@ def gemm_seconds(
 
     There are ``t = h ceil(n/b)`` tiles in ``w = t / units`` waves, at least one. Rounding up to whole waves adds time,
     of which the share `TAIL` counts. Of rounding the height ``h = m/a >= 1`` up to whole tiles the share
-    ``TAIL (1 - 1/h)`` counts (assumed): for few rows libraries have heights between those of `TILES`. Where tiles do not
-    fill the GPU, k may be cut into ``floor(units / t)`` parts, whose sum takes ``step`` seconds. The best tiling counts:
+    ``TAIL (1 - 1/h)`` counts (assumed): for few rows libraries have heights between those of `TILES`. Where tiles do
+    not fill the GPU, k may be cut into ``floor(units / t)`` parts, whose sum takes ``step`` seconds. The best tiling
+    counts:
 
         seconds = fixed + (arithmetic^blend + (moved / (bandwidth * memory))^blend)^(1/blend)
 
