@@ -246,6 +246,7 @@ class PhaseModel:
     def _price_ops(self, machine: Machine) -> None:
         """Make the work of each op on ``machine``."""
         self.machine, program = machine, self.schedule.program
+        self.rates = machine.rates_in(program.phase)
         sides = None if self.known is None else self.known.sides(machine)
         costing = Costing(program, machine, self.extents, self.kernels)
         make = self._maker(costing, sides, 0)
@@ -293,8 +294,7 @@ class PhaseModel:
         """The factor of each op's time under an engine with rates of its own; None without such an engine."""
         if self.machine.rates == (1.0, 1.0, 1.0):
             return None
-        rates = self.machine.rates_in(self.schedule.program.phase)
-        return {n: [1 / work.pace(rates) for work in ops] for n, ops in self.work.items()}
+        return {n: [1 / work.pace(self.rates) for work in ops] for n, ops in self.work.items()}
 
     def at(
         self, bind: Mapping[str, Number], in_flight: Number, contexts: Sequence[tuple[Number, Number]]
@@ -336,8 +336,8 @@ class PhaseModel:
     def _bounded_seconds(self, work: Work, at: Binding) -> Number:
         """Seconds of ``work`` on its own; at the rates of the engine, no less than the hardware needs."""
         time = _work_seconds(work, at) if self.known is None else self.known.seconds(work, at)
-        pace = work.pace(self.machine.rates_in(self.schedule.program.phase))
-        least = work.least(at, self.machine)
+        pace = work.pace(self.rates)
+        least = work.least(at, self.machine, pace)
         return time if least is None else maximum(time, least * pace)
 
     def _add_attention(self, fixed: Mapping[RunKey, list[Number]], at: Binding) -> dict[RunKey, list[Number]]:

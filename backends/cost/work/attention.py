@@ -221,7 +221,7 @@ class Softmax(NamedTuple):
             flops, moved = flops + weight * one.flops, moved + weight * one.moved
         return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
-    def least(self, at: Binding, machine: Machine) -> Number | None:
+    def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """Arithmetic on visible pairs, and the keys and values that were in the cache before this step.
 
         Caches of 8 bits may be multiplied as they are, at the peak of fp8.

@@ -238,7 +238,7 @@ class Exchange(NamedTuple):
         """The bytes of one message."""
         return Demand(payload=self.payload_per_row * at.rows(self.rows) / self._tensors())
 
-    def least(self, at: Binding, machine: Machine) -> Number | None:
+    def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """None: `modelled_seconds` is bounded by the links."""
         return None
 

@@ -150,7 +150,7 @@ class Experts(NamedTuple):
         flops, _, moved = self.tokens(at.rows(self.rows))
         return Demand(flops, moved, 0.0, self.rate, self.bandwidth)
 
-    def least(self, at: Binding, machine: Machine) -> Number | None:
+    def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """Useful FLOPs, and the weights of touched experts."""
         n = at.rows(self.rows)
         flops, _, moved = self.tokens(n)

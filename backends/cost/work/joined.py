@@ -62,9 +62,9 @@ class Inside(NamedTuple):
         """Seconds that it adds."""
         return minimum(at.time_rows(self.rows, self._traffic), self.alone.seconds(at))
 
-    def least(self, at: Binding, machine: Machine) -> Number | None:
+    def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """As its own kernel: none, as its bytes may come from a cache."""
-        return self.alone.least(at, machine)
+        return self.alone.least(at, machine, pace)
 
     def demand(self, at: Binding) -> Demand:
         """The bytes that it adds."""
@@ -130,9 +130,9 @@ class Gated(NamedTuple):
         """Seconds of the work that holds."""
         return where(self._opens(at), self.shared.seconds(at), self.apart.seconds(at))
 
-    def least(self, at: Binding, machine: Machine) -> Number | None:
+    def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """As its own kernel."""
-        return self.apart.least(at, machine)
+        return self.apart.least(at, machine, pace)
 
     def demand(self, at: Binding) -> Demand:
         """The bytes of the work that holds."""

@@ -125,9 +125,11 @@ class Kernel(NamedTuple):
         moved = self.bytes_fixed + self.bytes_per_row * n
         return Demand(self.flops_per_row * n, moved, 0.0, self.rate, self.bandwidth)
 
-    def least(self, at: Binding, machine: Machine) -> Number | None:
+    def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """The bound of a GEMM; other kernels find their bytes in a cache."""
-        if not isinstance(self.op, Gemm):
+        fitted = self.form.constants if self.form is not None and self.table is None else None
+        within = isinstance(fitted, GemmConstants) and max(fitted.compute, fitted.memory) <= 1
+        if not isinstance(self.op, Gemm) or (within and pace <= 1):
             return None
         n = at.rows(self.rows)
         read = self.bytes_fixed / machine.gpu.bandwidth

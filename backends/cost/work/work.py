@@ -129,11 +129,11 @@ class Work(Protocol):
     def demand(self, at: Binding) -> Demand:
         """What one run needs, on average over the contexts of the step."""
 
-    def least(self, at: Binding, machine: Machine) -> Number | None:
+    def least(self, at: Binding, machine: Machine, pace: float) -> Number | None:
         """Seconds that no kernel beats: its FLOPs at the peak, its weights or its KV cache through the memory.
 
-        Other bytes may come from caches. None for work without such a bound, and for exchanges, whose seconds have one
-        (`forms.collective.least_seconds`).
+        Other bytes may come from caches. None for work without such a bound, for work whose own seconds keep it at this
+        ``pace`` of the engine, and for exchanges, whose seconds have one (`forms.collective.least_seconds`).
         """
 
     def bound(self, at: Binding) -> str:
