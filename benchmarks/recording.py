@@ -82,7 +82,7 @@ class Heard(NamedTuple):
     new: Floats
     cached: Floats
     chunk: Floats
-    count: Floats
+    decodes: Floats
     mean: Floats
     rows: Floats
     alone: Floats
@@ -121,7 +121,7 @@ class Listener:
         ranks = self.clock.next_decodes(batches, steps)
         slowest = self.clock.foresee_slowest(ranks)[1] if len(ranks) > 1 else np.zeros(steps, np.int64)
         self.ahead = np.zeros((steps, len(Heard._fields)))
-        for at, name in ((4, "count"), (6, "rows")):
+        for at, name in ((4, "requests"), (6, "rows")):
             self.ahead[:, at] = np.array([getattr(rank, name) for rank in ranks])[slowest]
         self.ahead[:, 5] = np.stack([rank.means for rank in ranks])[slowest, np.arange(steps)]
         return np.ones((steps, 1))
@@ -130,7 +130,7 @@ class Listener:
 def _columns(shape: Shape) -> tuple[float, ...]:
     p = shape.prompt
     prompt = (0.0, 0.0, 0.0, 0.0) if p is None else (p.requests, p.new, p.cached, p.chunk)
-    return (*prompt, shape.count, shape.mean, shape.rows, shape.alone)
+    return (*prompt, shape.decodes, shape.mean, shape.rows, shape.alone)
 
 
 class Notes(Log):
@@ -276,12 +276,12 @@ def features(server: Server, heard: Heard) -> Features:
     """The features of steps on a server, whose engine has rates of 1 for that."""
     server = server.on(evolve(server.plan, engine=evolve(server.plan.engine, prefill=1.0, decode=1.0, links=1.0)))
     kernels, links = np.zeros((2, len(heard.rows)))
-    prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.count > 0
+    prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.decodes > 0
     for shape in {*zip(prompts.tolist(), chunk.tolist(), decodes.tolist(), strict=True)}:
         of = np.flatnonzero((prompts == shape[0]) & (chunk == shape[1]) & (decodes == shape[2]))
         asked = Heard(*(column[of] for column in heard))
         prompt = Prompt(asked.requests, asked.new, asked.cached, shape[1]) if shape[0] else None
-        decode = Decode(asked.count, asked.mean, queries=server.queries) if shape[2] else None
+        decode = Decode(asked.decodes, asked.mean, queries=server.queries) if shape[2] else None
         times = server.step(Step(prompt, decode), server.in_flight)
         kernels[of] = sum(stage.compute for stage in times.stages)
         links[of] = sum(stage.exposed for stage in times.stages) + times.hops
