@@ -162,15 +162,16 @@ class Notes(Log):
 
 
 class Recording(NamedTuple):
-    """Steps of a load in groups that are alike: ``shapes`` of each, and ``weights`` float64[4, groups].
+    """Steps of a load in groups that are alike: ``shapes`` of each, and ``weights`` float64[3, groups].
 
-    Weights are those of mean TTFT, mean TPOT and the duration, and of the rest of a step that runs when a request
-    arrives. ``running`` requests run when a first token is shown, on average, and each client has ``rounds`` requests,
+    Weights are those of mean TTFT, mean TPOT and the duration. The share ``late`` of the requests comes while others
+    run. ``running`` requests run when a first token is shown, on average, and each client has ``rounds`` requests,
     one behind the other. ``tokens`` are made in the duration.
     """
 
     weights: Floats
     shapes: Heard
+    late: float
     running: float
     rounds: float
     tokens: float
@@ -209,6 +210,7 @@ def record(clock: ServerClock, load: Load, fine: float = FINE) -> Recording:
     return Recording(
         weights,
         shapes,
+        late=float(load.shares(n)[load.clients :].sum()) if load.clients > 1 else 0.0,
         running=float(np.array(log.beside) @ load.shares(n)),
         rounds=load.rounds,
         tokens=float(requests.output.sum()) * load.rounds / load.simulated,
@@ -216,7 +218,7 @@ def record(clock: ServerClock, load: Load, fine: float = FINE) -> Recording:
 
 
 def weigh(moments: Floats, requests: Requests, load: Load, steps: int) -> Floats:
-    """Weights float64[4, steps] from ``moments`` float64[3, n]: when requests come, have a first token, and end.
+    """Weights float64[3, steps] from ``moments`` float64[3, n]: when requests come, have a first token, and end.
 
     Times are counted in steps. A round that is left out takes as long as from the mean end of the first to that of the
     second.
@@ -230,8 +232,7 @@ def weigh(moments: Floats, requests: Requests, load: Load, steps: int) -> Floats
         low, high = np.sort(over)[: 2 * one].reshape(2, one).mean(axis=1, keepdims=True)
         middle = _spread(low, high, np.ones(1), steps)
         duration = duration + (load.rounds - load.simulated) * middle
-    rest = _spread(np.maximum(arrived - 0.5, 0.0), arrived, each * (one > 1), steps)
-    return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration, rest])
+    return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration])
 
 
 def _spread(start: Floats, end: Floats, weight: Floats, steps: int) -> Floats:
