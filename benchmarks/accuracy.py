@@ -20,12 +20,13 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.deployments import Servers, sections
-from benchmarks.splits import EDGE, Splits, divide, judged_errors
+from benchmarks.splits import Splits, divide, judged_errors
 from plandsl.backends.accuracy.run import SERVING
 from plandsl.backends.accuracy.run import judged as judged_file
 from plandsl.backends.accuracy.score import Judged
 from plandsl.backends.accuracy.serving import by_column
 from plandsl.backends.accuracy.show import percent
+from plandsl.backends.calibrate.distance import EDGE
 from plandsl.backends.calibrate.fit import HELD_OUT, THIN
 from plandsl.backends.calibrate.relatives import RELATIVES
 
@@ -251,8 +252,8 @@ in {held}, as here, so `planc accuracy` shows slightly smaller errors on the row
 The error of one measured time is |predicted / measured - 1|. `median`, `mean` and `p90` are over rows; `groups'
 medians` is the mean of the medians of each GPU and group, weighted by their rows, and is compared with the target.
 `bias` is the median of predicted / measured - 1. `in band` is the share of measurements inside the band, which should
-hold 80 % of them and comes from the rows of the fit. Pictures show at most {points} rows, and the figures in their
-legends are for these rows.
+hold 80 % of them; for kernels it is made from other GPUs' rows. Pictures show at most {points} rows, and figures in
+their legends are for these rows.
 """
 
 SHAPES = """\

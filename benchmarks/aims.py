@@ -127,7 +127,16 @@ def engines_table(values: Sequence[Value]) -> Table:
 
 Key = tuple[str, str, str, str]
 
-CAUSES: dict[Key, str] = {}
+CAUSES: dict[Key, str] = {
+    ("*", "gb200", "deepseek-r1", "*"): "two pools in a rack: how caches travel and requests are routed is not stated",
+    ("trtllm", "*", "deepseek-r1", "ttft"): "how prompts are balanced over ranks that share requests is not modelled",
+    ("trtllm", "*", "qwen3-235b-a22b", "*"): "the limits of batch and memory of these runs are not listed",
+    ("trtllm", "*", "gpt-oss-120b", "*"): "the limits of batch and memory of these runs are not listed",
+    ("trtllm", "rtx_pro_6000", "*", "*"): "stages exchange over PCIe, where measured times differ by several times",
+    ("vllm", "*", "gpt-oss-120b", "ttft"): "the kernel of experts in mxfp4 that was measured is not the one that runs",
+    ("atom", "*", "*", "*"): "nightly software of different days, on one number of ranks",
+    ("sglang", "mi355x", "*", "*"): "the engine's constants come from other GPUs, with other kernels and all-to-all",
+}
 """Likely causes of misses, by engine, GPU, model and metric; ``*`` stands for any. Words without figures."""
 
 UNKNOWN = "not known"

@@ -5,26 +5,27 @@ There are three divisions, none of them random:
 - `unseen shapes`: one shape in five, by hash (`fit.held_out`); constants come from the others;
 - `unseen sizes`: the smallest and the largest tenth of each set; constants come from the middle;
 - `unseen GPUs`: all rows of a GPU; constants come from the relatives in `calibrate.relatives`.
-
-The size of a row is the time that its form gives with its starting constants: one figure for work and traffic. A
-measured time would pick slow rows rather than large ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from plandsl.backends.accuracy.answer import Mask
 from plandsl.backends.accuracy.kernels import Group, Shelf, grouped
 from plandsl.backends.accuracy.run import compare, read, usable
 from plandsl.backends.accuracy.score import Judged
+from plandsl.backends.calibrate.conformal import NONE, Residuals
+from plandsl.backends.calibrate.distance import Left, Margins, end_rows, kind_margins, lent_residuals, off
 from plandsl.backends.calibrate.fit import Fitted, fit, held_out
 from plandsl.backends.calibrate.kinds import KINDS
-from plandsl.backends.calibrate.relatives import RELATIVES
+from plandsl.backends.calibrate.relatives import relatives_of
 from plandsl.backends.calibrate.run import LEAST
 from plandsl.entries import catalog_gpu, catalog_link
 from plandsl.spec.constants import FORMS, FormConstants, names, values
@@ -34,15 +35,13 @@ from plandsl.spec.hardware import CalibrationSpec
 Fits = dict[str, dict[str, dict[str, float]]]
 """Constants by GPU, set and name."""
 
-EDGE = 0.1
-"""Share of a set that is left out at each end of its sizes."""
-
 
 @frozen(eq=False)
 class Splits:
     """Constants by GPU and set, and masks of the judged rows by file and metric, for each division.
 
-    ``rest`` was fitted without the rows in ``shapes``, and ``middle`` without the rows in ``sizes``.
+    ``rest`` was fitted without the rows in ``shapes``, and ``middle`` without the rows in ``sizes``. ``left`` has the
+    residuals of each GPU and set. Bands of a GPU come from those of the others.
     """
 
     rest: Fits = field(factory=dict)
@@ -50,29 +49,41 @@ class Splits:
     shapes: dict[tuple[str, str], Mask] = field(factory=dict)
     sizes: dict[tuple[str, str], Mask] = field(factory=dict)
 
+    groups: list[tuple[Group, Fitted, Residuals]] = field(factory=list)
+    _margins: dict[str, dict[str, Margins]] = field(factory=dict)
+
     def own(self, fits: Fits) -> Shelf:
         """Predict each GPU from its own constants."""
-        return Shelf(catalog_gpu, catalog_link, lambda key: [_spec(key, fits.get(key, {}))])
+        distance = "beyond" if fits is self.middle else "near"
+        return self._shelf(lambda key: [_spec(key, fits.get(key, {}), self.margins(key), distance)])
 
     def relatives(self) -> Shelf:
         """Predict each GPU from the constants of its relatives."""
-        return Shelf(
-            catalog_gpu,
-            catalog_link,
-            lambda key: [_spec(n, self.rest[n]).with_wider_bands() for n in self.lenders(key)],
-        )
+        return self._shelf(lambda key: [_spec(n, self.rest[n], self.margins(key), "lent") for n in self.lenders(key)])
+
+    def _shelf(self, calibrations: Callable[[str], list[CalibrationSpec]]) -> Shelf:
+        return Shelf(catalog_gpu, catalog_link, cache(calibrations))
+
+    def margins(self, key: str) -> dict[str, Margins]:
+        """The margins of each kind without the residuals of one GPU."""
+        if key not in self._margins:
+            sets: dict[str, dict[str, Fitted]] = {}
+            for g, found, _ in self.groups:
+                sets.setdefault(g.key, {})[g.path] = found
+            left: dict[str, list[Left]] = {}
+            for g, found, ends in self.groups:
+                if g.key == key:
+                    continue
+                lenders = [sets[name] for name in self.lenders(g.key) if name in sets and name != key]
+                lent = lent_residuals(g.kind, g.gpu, g.rows, g.path, lenders)
+                left.setdefault(g.path.partition(".")[0], []).append(found.left._replace(beyond=ends, lent=lent))
+            self._margins[key] = kind_margins(left)
+        return self._margins[key]
 
     def lenders(self, key: str) -> list[str]:
         """The relatives of a GPU that have fitted constants."""
-        return [name for name in relatives_of(key) if name in self.rest]
-
-
-def relatives_of(key: str) -> tuple[str, ...]:
-    """The relatives of a GPU. A GPU that `RELATIVES` lacks has the GPU whose calibration it names in the catalog."""
-    if key in RELATIVES:
-        return RELATIVES[key].names
-    gpu = catalog_gpu(key)
-    return (gpu.calibration,) if gpu and gpu.calibration and gpu.calibration != key else ()
+        gpu = catalog_gpu(key)
+        return [name for name in (relatives_of(gpu) if gpu else ()) if name in self.rest]
 
 
 def files(data: Path) -> Iterator[Path]:
@@ -124,13 +135,15 @@ def _divide(out: Splits, g: Group) -> tuple[Mask, Mask]:
     found = fit(g.kind, g.gpu, rows, g.path, _fitted_before(out.rest, g))
     _keep(out.rest, g, found)
     shapes = held_out(g.kind, g.rows) if found.unseen is not None else ~whole
-    size = g.kind.seconds(g.kind.start, g.gpu, g.rows)
-    low, high = np.quantile(size[good], (EDGE, 1 - EDGE))
-    edges = np.asarray((size <= low) | (size >= high), dtype=np.bool_)
+    edges = end_rows(g.kind, g.gpu, g.rows, of=good)
     inside = good & ~edges
     if inside.sum() < max(LEAST, 2 * len(names(type(g.kind.start)))):
+        out.groups.append((evolve(g, rows=rows), found, NONE))
         return shapes, ~whole
-    _keep(out.middle, g, fit(g.kind, g.gpu, g.rows.where(inside), g.path, _fitted_before(out.middle, g)))
+    middle = fit(g.kind, g.gpu, g.rows.where(inside), g.path, _fitted_before(out.middle, g))
+    _keep(out.middle, g, middle)
+    ends = off(middle.constants, g.kind, g.gpu, g.rows.where(good & edges), f"{g.key} {g.path}").beyond(middle.spread)
+    out.groups.append((evolve(g, rows=rows), found, ends))
     return shapes, edges
 
 
@@ -142,10 +155,17 @@ def _fitted_before(fits: Fits, g: Group) -> dict[str, FormConstants]:
 
 
 def _keep(fits: Fits, g: Group, found: Fitted) -> None:
-    band = {"low": found.seen.low, "high": found.seen.high}
+    band = {"low": math.exp(found.spread[0]), "high": math.exp(found.spread[1])}
     fits.setdefault(g.key, {})[g.path] = values(found.constants) | band
 
 
-def _spec(name: str, sections: dict[str, dict[str, float]]) -> CalibrationSpec:
-    flat = tuple((f"{path}.{constant}", v) for path, cs in sections.items() for constant, v in cs.items())
-    return CalibrationSpec(name, flat)
+def _spec(
+    name: str, sections: dict[str, dict[str, float]], margins: dict[str, Margins], distance: str
+) -> CalibrationSpec:
+    """A calibration whose bands are as wide as rows at a ``distance`` ask for, a field of `Margins`."""
+    flat = []
+    for path, constants in sections.items():
+        margin = getattr(margins.get(path.partition(".")[0], Margins()), distance) or (0.0, 0.0)
+        ends = dict(zip(("low", "high"), margin, strict=True))
+        flat += [(f"{path}.{n}", v * math.exp(ends.get(n, 0.0))) for n, v in constants.items()]
+    return CalibrationSpec(name, tuple(flat))

@@ -46,7 +46,7 @@ def engine_limits(engine: Reader) -> LimitsSpec | None:
     of = next((name for name in MEMORIES if reader.layer(name)), MEMORIES[0])
     bounds = reader.read(of, partial(_bounds, reader)) or ()
     values = {name: reader.read(name, partial(_values, reader, of, len(bounds))) or () for name in LIMITED if bounds}
-    small = reader.read("small", partial(_words, reader)) or ()
+    small = reader.read("small", partial(read_words, reader, example=EXAMPLES["small"])) or ()
     engine.ok &= reader.ok
     return LimitsSpec(of, bounds, **values, small=small) if reader.ok else None
 
@@ -72,18 +72,22 @@ def _values(reader: Reader, of: MemoryName, bounds: int, layer: Layer) -> tuple[
     return found
 
 
-def _words(reader: Reader, layer: Layer) -> tuple[str, ...]:
-    """Words that names of GPUs have between their underscores."""
+def read_words(
+    reader: Reader, layer: Layer, example: str, what: str = "words of GPUs", most: int = MAX_BOUNDS
+) -> tuple[str, ...]:
+    """A list of at most so many words or names; ``what`` says which."""
+    name = layer.name.text
 
     def word(item: Value) -> str:
         if isinstance(item, str):
             return item
-        why = f"`small` must be a list of words of GPUs, found {describe(item)} in it"
-        raise Wrong("E210", why, span_of(layer), hint=EXAMPLES["small"])
+        raise Wrong(
+            "E210", f"`{name}` must be a list of {what}, found {describe(item)} in it", span_of(layer), hint=example
+        )
 
-    found = list_of(reader, layer, word, EXAMPLES["small"])
-    if len(found) > MAX_BOUNDS:
-        raise Wrong("E214", f"`small` has at most {MAX_BOUNDS} words", span_of(layer))
+    found = list_of(reader, layer, word, example)
+    if len(found) > most:
+        raise Wrong("E214", f"`{name}` has at most {most} words", span_of(layer))
     return found
 
 

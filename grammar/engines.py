@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plandsl.grammar.context import Context
+from plandsl.grammar.engine_bands import engine_bands
 from plandsl.grammar.engine_limits import engine_limits
 from plandsl.grammar.fusions import fused_sizes, fusions
 from plandsl.grammar.modules import Wrong
@@ -31,7 +32,7 @@ LIBRARIES = ("vllm", "sglang", "trtllm", "aiter")
 
 NUMBERS = (*ENGINE_RATES, *ENGINE_SHARES, *ENGINE_TIMES, *RANK_TIMES, *ENGINE_COUNTS, *ENGINE_BYTES, *ENGINE_BANDS)
 WORDS = ("fraction_of", "states", "graphs_in_budget", "kernels", "fusions")
-ENGINE = (*NUMBERS, "limits", "fused_sizes", *WORDS, *SCHEDULER, "source")
+ENGINE = (*NUMBERS, "limits", "bands", "fused_sizes", *WORDS, *SCHEDULER, "source")
 
 
 def engine_spec(context: Context, record: Record) -> EngineSpec | None:
@@ -45,6 +46,7 @@ def engine_spec(context: Context, record: Record) -> EngineSpec | None:
     for name, least in ENGINE_COUNTS.items():
         given[name] = reader.whole(name, least=least, most=MAX_DIMENSION)
     given["limits"] = engine_limits(reader)
+    given["bands"] = engine_bands(reader)
     for name in ENGINE_BYTES:
         given[name] = reader.number(name, BYTES, zero=True)
     given["states"] = reader.number("states", NUMBER, zero=True)

@@ -17,13 +17,14 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader, unknown_format
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_COUNT
-from plandsl.spec.constants import FORMS, FormConstants, missing, names
+from plandsl.spec.constants import BAND, FORMS, MARGINS, FormConstants, missing, names
 from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import (
     CONSTANTS,
     HOST_PATH,
     LANE_RATES,
     LANES,
+    MARGINS_OF,
     CalibrationSpec,
     ClusterSpec,
     GpuSpec,
@@ -413,7 +414,9 @@ def _constants(reader: Reader, path: str) -> list[tuple[str, float]]:
             value = reader.read(name, partial(_constant, reader, path=path + name))
             out += [] if value is None else [(path + name, value)]
     form, _, rest = path.partition(".")
-    if form in FORMS and rest:
+    if form in FORMS and rest == f"{MARGINS_OF}.":
+        _warn_of_unknown(reader, MARGINS, path.removesuffix("."))
+    elif form in FORMS and rest:
         _check_form(reader, FORMS[form], path.removesuffix("."))
     return out
 
@@ -421,14 +424,20 @@ def _constants(reader: Reader, path: str) -> list[tuple[str, float]]:
 def _check_form(reader: Reader, form: type[FormConstants], path: str) -> None:
     """A section of a form needs every constant of it; of others it is told that nothing uses them."""
     known, fields = names(form), reader.record.fields
-    for name in (f for f in fields if f not in (*known, "low", "high")):
-        hint = suggest(name, known) or f"it knows {', '.join(known)}"
-        span = fields[name][-1].name.span
-        reader.context.report.add("W205", f"nothing uses the constant `{path}.{name}`", span, hint=hint)
+    _warn_of_unknown(reader, known, path, also=BAND)
     if lacks := missing(form, fields):
         said = ", ".join(f"`{name}`" for name in lacks)
         hint = f"a section of `{path.partition('.')[0]}` has {', '.join(known)}; `planc calibrate` writes all of them"
         reader.fail(Wrong("E207", f"`{path}` has no {said}", reader.record.span, hint=hint))
+
+
+def _warn_of_unknown(reader: Reader, known: tuple[str, ...], path: str, also: tuple[str, ...] = ()) -> None:
+    """Warn of the constants of the section ``path`` that are neither ``known`` nor of ``also``."""
+    fields = reader.record.fields
+    for name in (f for f in fields if f not in (*known, *also)):
+        hint = suggest(name, known) or f"it knows {', '.join(known)}"
+        span = fields[name][-1].name.span
+        reader.context.report.add("W205", f"nothing uses the constant `{path}.{name}`", span, hint=hint)
 
 
 def _any_constant(reader: Reader, layer: Layer) -> float:

@@ -201,7 +201,8 @@ def _calibrations(
     """
     record = reader.declaration("calibration")
     if record or node is None:
-        return _calibration(reader, timed, cluster, record, None), ()
+        gpus = () if node is None else (node.gpu.name, *node.gpu.bases)
+        return _calibration(reader, timed, cluster, record, None, own=gpus), ()
     found: dict[str, CalibrationSpec] = {}
     for name, gpu in _gpus(reader, node, cluster):
         if name not in found and (own := _calibration(reader, timed, cluster, None, gpu)):
@@ -233,12 +234,18 @@ def _members(reader: Reader, record: Record, kind: str) -> list[Record]:
 
 
 def _calibration(
-    reader: Reader, timed: frozenset[str], cluster: ClusterSpec | None, record: Record | None, gpu: Record | None
+    reader: Reader,
+    timed: frozenset[str],
+    cluster: ClusterSpec | None,
+    record: Record | None,
+    gpu: Record | None,
+    own: tuple[str, ...] = (),
 ) -> CalibrationSpec | None:
     """The calibration that ``record`` declares, else the one that ``gpu`` names, else `generic`.
 
-    It is completed until it has the sections ``timed``.
-    """
+    It is completed until it has the sections ``timed``. ``own`` are the names of the GPU, where no record has them.
+    """  # fmt: skip
+    named = (gpu.name, *gpu.bases) if gpu else own
     relative = False
     if record is None and gpu and "calibration" in gpu.fields:
         record = reader.attempt(lambda: reader.context.records.section(gpu, "calibration", "calibration"))
@@ -250,7 +257,7 @@ def _calibration(
     if found and cluster is not None and cluster.count > 1 and not found.has(BETWEEN):
         wider = reader.context.make(calibration_with(timed | BETWEEN), record)
         found = wider if wider and wider.has(BETWEEN) else found
-    return found.with_wider_bands() if found and relative else found
+    return found.placed_on(named if relative else (*named, found.name)) if found else None
 
 
 def _generic(reader: Reader) -> Record | None:

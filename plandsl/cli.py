@@ -128,7 +128,11 @@ def _passes(made: _Parser) -> None:
 
 
 def _explain(made: _Parser) -> None:
-    made.add_argument("file", metavar="FILE|CODE", help="a .plan file, - for standard input, or a code such as E301")
+    made.add_argument(
+        "file",
+        metavar="FILE|CODE",
+        help="a .plan file, - for standard input, a code such as E301, or a word of reports such as band",
+    )
     _add_selection(made)
 
 

@@ -404,9 +404,9 @@ def _shelf() -> Shelf:
         gpu = catalog_gpu(key)
         names = (gpu.calibration if gpu else None, key, "pooled")
         found = {name: catalog_calibration(name) for name in names if name and catalog_has("calibration", name)}
-        if gpu is not None and any(field == "calibration" for field, _ in gpu.assumed) and gpu.calibration in found:
-            found[gpu.calibration] = found[gpu.calibration].with_wider_bands()
-        return list(found.values())
+        relative = gpu is not None and any(field == "calibration" for field, _ in gpu.assumed)
+        own = {key} if gpu is None or relative else {key, *gpu.bases, gpu.calibration or key}
+        return [calibration.placed_on(own) for calibration in found.values()]
 
     return Shelf(catalog_gpu, catalog_link, calibrations)
 
@@ -569,11 +569,25 @@ def run_completion(arguments: Namespace) -> int:
 
 
 def run_explain(arguments: Namespace) -> int:
-    """`planc explain CODE`, or `planc explain FILE` if the argument names a file."""
+    """`planc explain CODE` or `planc explain WORD`, or `planc explain FILE` if the argument names a file."""
     subject = arguments.file
     if subject == "-" or Path(subject).suffix == ".plan" or Path(subject).exists():
         return _explain_plans(arguments)
+    from plandsl.terms import TERMS
+
+    if subject.lower() in TERMS:
+        return _explain_term(subject.lower(), arguments.json)
     return _explain_code(subject, arguments.json)
+
+
+def _explain_term(name: str, as_json: bool) -> int:
+    from plandsl.terms import TERMS
+
+    if as_json:
+        print_json({"plandsl": __version__, "term": name, "text": TERMS[name]})
+    else:
+        sys.stdout.write(f"{name}: {TERMS[name]}\n")
+    return OK
 
 
 def _explain_plans(arguments: Namespace) -> int:
@@ -592,10 +606,12 @@ def _explain_plans(arguments: Namespace) -> int:
 
 def _explain_code(name: str, as_json: bool) -> int:
     from plandsl.codes import CODES
+    from plandsl.terms import TERMS
 
     code = CODES.get(name.upper())
     if code is None:
-        hint = suggest(name.upper(), CODES)
+        code_like = any(letter.isdigit() for letter in name)
+        hint = suggest(name.upper(), CODES) if code_like else suggest(name.lower(), TERMS)
         raise PlanError([Diagnostic("E407", f"no diagnostic has the code `{name}`", hint=hint)])
     if as_json:
         print_json({"plandsl": __version__, "code": name.upper(), **code._asdict()})

@@ -78,6 +78,9 @@ MAX_GRAPHS = 1000
 MAX_BOUNDS = 8
 """Most bounds on the memory by which an engine chooses its limits, and most words for small GPUs (E214)."""
 
+MAX_NAMES = 256
+"""Most GPUs and most models that the bands of an engine name (E214)."""
+
 MAX_TIERS = 8
 """Most tiers of KV memory behind a GPU (E243)."""
 

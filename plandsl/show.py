@@ -16,6 +16,7 @@ import attrs
 from attrs import evolve
 
 from plandsl.show_traffic import traffic_lines
+from plandsl.spec.engine_bands import EngineBands
 from plandsl.spec.engine_limits import LIMITED, LimitsSpec
 from plandsl.spec.hardware import (
     ENGINE_BANDS,
@@ -407,6 +408,9 @@ def show_engine(engine: EngineSpec) -> str:
         elif name == "limits":
             for path, text in _limits(value):
                 section.put(path, text)
+        elif name == "bands":
+            for path, text in _bands(value):
+                section.put(path, text)
         elif name == "fraction_of":
             section.put(name, value)
         elif name == "graphs_in_budget":
@@ -432,6 +436,15 @@ def _limits(limits: LimitsSpec) -> Iterator[tuple[str, str]]:
             yield f"limits.{name}", _list(map(str, limits.values(name)))
     if limits.small:
         yield "limits.small", _list(f'"{word}"' for word in limits.small)
+
+
+def _bands(bands: EngineBands) -> Iterator[tuple[str, str]]:
+    """Fields of the bands of an engine."""
+    for name, words in (("gpus", bands.gpus), ("models", bands.models)):
+        if words:
+            yield f"bands.{name}", _list(f'"{word}"' for word in words)
+    for path, factors in bands.factors:
+        yield f"bands.{path}", _list(map(_number, factors))
 
 
 def _scheduler(scheduler: SchedulerSpec) -> Iterator[tuple[str, str]]:

@@ -83,6 +83,8 @@ def every_kind(tmp_path_factory):
         BASE | {"load_kind": "", "concurrency": "2"},
         BASE | {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "NVIDIA H100-SXM-80GB", "framework": "vLLM 0.9"},
         BASE | {"tp": "3", "ep": "2"},
+        BASE | {"osl_tokens": "1e9"},
+        BASE | {"concurrency": "1e5"},
     ]
     mlperf = [MLPERF, MLPERF | {"scenario": "Interactive"}, MLPERF | {"scenario": "Sideways"}]
     write(folder / "serving.csv", serving)
@@ -103,12 +105,13 @@ def test_there_is_a_line_for_each_row_in_order(every_kind):
 def test_each_line_has_an_answer_with_its_band_or_a_reason(every_kind):
     _, _, lines, _ = every_kind
     reasons = [line["reason"] for line in lines]
-    assert [bool(r) for r in reasons] == [0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert [bool(r) for r in reasons] == [0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 1]
     assert "no-such-model" in reasons[5]
     assert "abacus" in reasons[6]
     assert "lengths" in reasons[8]
     assert "groups" in reasons[11]
-    assert "sideways" in reasons[14]
+    assert "tokens" in reasons[12]
+    assert "sideways" in reasons[16]
     for line in lines:
         values = predictions(line)
         assert bool(line["answered_by"]) != bool(line["reason"])
@@ -117,7 +120,7 @@ def test_each_line_has_an_answer_with_its_band_or_a_reason(every_kind):
             low, value, high = (line[f"{name}{end}"] for end in ("_low", "", "_high"))
             assert not low or float(low) <= float(value) <= float(high)
     assert any(line["predicted_tpot_s_low"] for line in lines)
-    assert {line["answered_by"] for line in lines} == {"", "simulation", "search for a rate"}
+    assert {line["answered_by"] for line in lines} == {"", "simulation", "search for a rate", "closed form"}
 
 
 def test_spellings_do_not_matter(every_kind):

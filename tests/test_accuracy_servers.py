@@ -11,7 +11,7 @@ from plandsl.backends.accuracy.lengths import draw_cut, draw_lengths, read_jitte
 from plandsl.backends.accuracy.run import read
 from plandsl.backends.accuracy.serving_rows import serving_row
 from plandsl.backends.accuracy.simulated import row_servers, simulate_row
-from plandsl.backends.accuracy.spread import Refused, Spread
+from plandsl.backends.accuracy.spread import Refused, Spread, with_room
 from plandsl.driver import compile_cost
 from plandsl.entries import catalog_has
 from tests.test_accuracy_rows import BASE, POOLS, write
@@ -145,6 +145,15 @@ def test_degrees_become_axes_that_end_where_groups_do():
     assert Spread().sharding(has) == ""
     with pytest.raises(Refused, match="do not nest"):
         Spread(tp=2, attn_dp=3, ep=2).sharding(has)
+
+
+def test_what_was_measured_had_room():
+    plain = serving_row(BASE | {"model": "llama-3.3-70b"}, catalog_has).plan
+    assert "engine = vllm with { memory_fraction = 97 % }" in with_room(plain)
+    raised = plain.replace("engine = vllm", "engine = trtllm with { step_tokens = 9216 }")
+    assert "engine = trtllm with { step_tokens = 9216, memory_fraction = 97 % }" in with_room(raised)
+    own, more = (compile_cost(text).memory.capacities[0] for text in (plain, with_room(plain)))
+    assert more > own
 
 
 @pytest.mark.parametrize("changes", [{}, POOLS | {"decode_tp": "1", "decode_attn_dp": "2"}])

@@ -153,7 +153,7 @@ def test_names_stand_for_what_they_declare():
     paths = {c.path for c in changes(a, b)}
     assert {"model", "model.hidden", "model.layers"} <= paths
     assert not any(p.startswith(("model.block", "model.head ", "calibration.")) for p in paths)
-    wide = evolve(a, calibration=a.calibration.with_wider_bands())
+    wide = evolve(a, calibration=a.calibration.placed_on(()))
     (only,) = changes(a, wide)
     assert only.path == "calibration"
     assert only.after.endswith("other constants")

@@ -147,7 +147,7 @@ def test_a_launch_that_rows_with_quantisation_do_not_tell_is_that_of_16_bits() -
 @pytest.mark.parametrize("engine", ["vllm", "trtllm"])
 def test_a_gemm_and_its_quantisation_take_what_the_rows_of_both_take(engine: str) -> None:
     text = f"""plan p {{
-      model = llama_3_1_8b with {{ weights = fp8 }}, node = h100_8, engine = {engine}
+      model = llama_3_1_8b with {{ weights = fp8 }}, node = h100_8, engine = {engine} with {{ fusions = [] }}
       workload {{ input = 512, output = 64, batch = 16 }}
     }}"""
     (plan,) = compile_text(text)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plandsl.backends.accuracy.answer import Answer, Floats, Mask, Texts
 from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.table import Table
-from plandsl.spec.constants import FORMS, FormConstants, missing, read
+from plandsl.spec.constants import FORMS, Band, FormConstants, missing
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec
 
 NO_GPU = "the catalog has no such GPU"
@@ -57,12 +57,15 @@ class _Sheet:
         self.predicted, self.low, self.high = (np.full(len(measured), np.nan) for _ in range(3))
         self.reason = np.full(len(measured), NO_FORM, dtype=object)
 
-    def write(self, at: Rows, predicted: Floats, low: float, high: float) -> None:
+    def write(self, at: Rows, predicted: Floats, band: Band | None) -> None:
         """Answers for rows; what is no number stays refused."""
         good = np.isfinite(predicted) & (predicted > 0)
         self.reason[at[~good]] = NO_NUMBER
         at, predicted = at[good], predicted[good]
-        self.predicted[at], self.low[at], self.high[at] = predicted, predicted * low, predicted * high
+        ends = np.array([(np.nan, np.nan) if band is None else band.at(seconds) for seconds in predicted]).reshape(
+            -1, 2
+        )
+        self.predicted[at], self.low[at], self.high[at] = predicted, predicted * ends[:, 0], predicted * ends[:, 1]
         self.reason[at] = ""
 
 
@@ -196,10 +199,10 @@ def _answer(sheet: _Sheet, group: Group, calibration: CalibrationSpec) -> None:
         form = FORMS[path.partition(".")[0]]
         if missing(form, section):  # it has no such section, or one that was fitted to another form
             continue
-        constants = read(form, section)
+        constants = calibration.constants(form, path)
+        assert constants is not None, "the section is there"
         predicted = _seconds(group.kind, constants, group.gpu, group.rows.where(waiting))
-        low, high = constants.band or (np.nan, np.nan)
-        sheet.write(group.at[waiting], predicted, low, high)
+        sheet.write(group.at[waiting], predicted, constants.band)
 
 
 def _seconds(kind: AnyKind, constants: FormConstants, gpu: GpuSpec, rows: Table) -> Floats:

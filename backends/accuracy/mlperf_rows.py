@@ -27,12 +27,20 @@ class Bench(NamedTuple):
 
 
 BENCHES = {
-    "llama2-70b": Bench("llama_2_70b", 294, 294, 1024, server=Limits(2.0, 0.2), interactive=Limits(0.45, 0.04)),
-    "llama3.1-405b": Bench("llama_3_1_405b", 9428, 684, 0, server=Limits(6.0, 0.175), interactive=Limits(4.5, 0.08)),
-    "llama3.1-8b": Bench("llama_3_1_8b", 778, 128, 0, server=Limits(2.0, 0.1), interactive=Limits(0.5, 0.03)),
-    "llama3_1-70b": Bench("llama_3_1_70b", 294, 289, 1024, server=Limits(2.0, 0.2), interactive=Limits(0.45, 0.04)),
-    "mixtral-8x7b": Bench("mixtral_8x7b", 294, 145, 1024, server=Limits(2.0, 0.2), interactive=Limits(2.0, 0.2)),
-    "deepseek-r1": Bench("deepseek_r1", 1000, 3880, 20_000, server=Limits(2.0, 0.08), interactive=Limits(1.5, 0.015)),
+    "llama2-70b": Bench("llama_2_70b", 294, 294, longest=1024, server=Limits(2.0, 0.2), interactive=Limits(0.45, 0.04)),
+    "llama3.1-405b": Bench(
+        "llama_3_1_405b", 9428, 684, longest=0, server=Limits(6.0, 0.175), interactive=Limits(4.5, 0.08)
+    ),
+    "llama3.1-8b": Bench("llama_3_1_8b", 778, 128, longest=0, server=Limits(2.0, 0.1), interactive=Limits(0.5, 0.03)),
+    "llama3_1-70b": Bench(
+        "llama_3_1_70b", 294, 289, longest=1024, server=Limits(2.0, 0.2), interactive=Limits(0.45, 0.04)
+    ),
+    "mixtral-8x7b": Bench(
+        "mixtral_8x7b", 294, 145, longest=1024, server=Limits(2.0, 0.2), interactive=Limits(2.0, 0.2)
+    ),
+    "deepseek-r1": Bench(
+        "deepseek_r1", 1000, 3880, longest=20_000, server=Limits(2.0, 0.08), interactive=Limits(1.5, 0.015)
+    ),
 }
 """MLPerf Inference's benchmarks by the start of their name: models, datasets (OpenOrca, CNN-DailyMail, and others) and
 limits of version 5.1, where a row does not state its own. Source: MLCommons, "MLPerf Inference: Datacenter", tables of
@@ -60,6 +68,7 @@ def mlperf_row(row: Cells, known: Known) -> Row:
         plans[0], "offline_all_at_once" if limits is None else "highest_rate",
         input=bench.input, output=number(row, "mean_osl_tokens", bench.output),
         clients=ENDLESS, requests=NEVER, others=tuple(plans[1:]), longest=bench.longest, limits=limits,
+        gpus=degree(row, "n_gpu"),
     )  # fmt: skip
 
 
@@ -74,7 +83,7 @@ def _limits(row: Cells, bench: Bench, scenario: str) -> Limits | None:
 
 
 def _plans(row: Cells, bench: Bench, gpu: str, known: Known) -> list[str]:
-    """The plans that may have been run. Every submission quantises: 16 bits are the checkpoint's."""
+    """Plans of one replica that may have been run. Every submission quantises: 16 bits are the checkpoint's."""
     said = f"{text(row, 'weight_dtype')} {text(row, 'precision_cfg')} {text(row, 'bench')}"
     dtype = precision_of(said)
     if dtype in ("", "fp16", "bf16"):
@@ -87,7 +96,7 @@ def _plans(row: Cells, bench: Bench, gpu: str, known: Known) -> list[str]:
     if not degrees:
         raise Refused(f"{gpus} GPUs do not make whole replicas")
     limit = number(row, "max_batch")
-    found = [plan_text(served, Spread(gpus // (tp * pp), pp, tp), known) for tp in degrees]
+    found = [plan_text(served, Spread(1, pp, tp), known) for tp in degrees]
     return [_with_limit(text, limit) if served.engine else text for text in found]
 
 

@@ -43,7 +43,8 @@ class Row:
     the mean; where ``longest`` is given, from an exponential distribution that is cut there. ``others`` are plans that
     may have been run instead, where a row does not state its degrees: the fastest was. ``medians`` are the metrics
     of which the row states the median, not the mean. ``limits``: the load is the highest rate that keeps them.
-    ``pools`` is 2 where some servers prefill and others decode.
+    ``pools`` is 2 where some servers prefill and others decode. Where ``gpus`` is not 0, equal deployments of the plan
+    stand side by side on so many GPUs, and share the load.
     """
 
     plan: str
@@ -59,6 +60,11 @@ class Row:
     medians: tuple[str, ...] = ()
     limits: Limits | None = None
     pools: int = 1
+    gpus: int = 0
+
+    def copies(self, ranks: int) -> int:
+        """How many deployments of so many ``ranks`` stand side by side."""
+        return max(self.gpus // ranks, 1)
 
 
 def number(row: Cells, name: str, default: float = np.nan) -> float:

@@ -71,4 +71,5 @@ def implied_arithmetic(model: Deployment, row: Row, rate: float) -> float:
     formats = {w.type.dtype for region in program.regions for w in region.weights if len(w.type.dims) > 1}
     peak = max((pool.plan.kinds[0].node.gpu.peak(str(dtype)) or 0.0 for dtype in formats), default=0.0)
     needed = rate * (row.input + row.output) / row.output * 2 * active_parameters(program)
-    return float(needed / (peak * model.plan.ranks)) if np.isfinite(needed) and peak else 0.0
+    gpus = model.plan.ranks * row.copies(model.plan.ranks)
+    return float(needed / (peak * gpus)) if np.isfinite(needed) and peak else 0.0

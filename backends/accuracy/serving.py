@@ -6,7 +6,7 @@ its servers, and what their steps cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -22,7 +22,7 @@ from plandsl.backends.accuracy.names import Known, catalog_name, engine_of
 from plandsl.backends.accuracy.row import ENDLESS, NEVER, ROUNDS, Cells, Row
 from plandsl.backends.accuracy.serving_rows import serving_row
 from plandsl.backends.accuracy.simulated import Told, row_servers, simulate_row
-from plandsl.backends.accuracy.spread import Refused
+from plandsl.backends.accuracy.spread import Refused, with_room
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import PlanError
@@ -132,27 +132,37 @@ NO_VALUE = "an answer of one token has no time between tokens"
 
 def _answer_plan(compile_: Compile, rows: dict[int, Row]) -> Answers:
     """Answers for the rows of one plan, or the reason why there is none. Equal loads are answered once."""
-    first = next(iter(rows.values()))
-    known: dict[Row, Found | str] = {}
+    loads = list(dict.fromkeys(rows.values()))
     try:
-        model = compile_(fastest(first, compile_) if first.others else first.plan)
-        servers, many = row_servers(model)
+        plan = fastest(loads[0], compile_) if loads[0].others else loads[0].plan
+        known = _answer_loads(plan, loads, compile_)
+        lacking = [row for row, found in known.items() if isinstance(found, str)]
+        if lacking and with_room(plan) != plan:  # what was measured had room
+            again = _answer_loads(with_room(plan), lacking, compile_)
+            known |= {row: found for row, found in again.items() if not isinstance(found, str)}
     except PlanError as error:
         return [(at, error.diagnostics[0].message) for at in rows]
     except WRONG_ROW:
         return [(at, NO_ROW) for at in rows]
-    for row in rows.values():
-        if row not in known:
-            try:
-                ask = simulate_row if row.limits is None else find_highest_rate
-                known[row] = _with_bands(model, ask(model, servers, many, row))
-            except Refused as why:
-                known[row] = str(why)
-            except PlanError as error:
-                known[row] = error.diagnostics[0].message
-            except WRONG_ROW:
-                known[row] = NO_ROW
     return [(at, known[row]) for at, row in rows.items()]
+
+
+def _answer_loads(plan: str, loads: Sequence[Row], compile_: Compile) -> dict[Row, Found | str]:
+    """Answers for loads of a plan, or the reason why there is none. Raises `PlanError` where the plan is wrong."""
+    model = compile_(plan)
+    servers, many = row_servers(model)
+    known: dict[Row, Found | str] = {}
+    for row in loads:
+        try:
+            ask = simulate_row if row.limits is None else find_highest_rate
+            known[row] = _with_bands(model, ask(model, servers, many * row.copies(model.plan.ranks), row))
+        except Refused as why:
+            known[row] = str(why)
+        except PlanError as error:
+            known[row] = error.diagnostics[0].message
+        except WRONG_ROW:
+            known[row] = NO_ROW
+    return known
 
 
 def _with_bands(model: Deployment, told: Told) -> Found:
@@ -195,8 +205,10 @@ def fastest(row: Row, compile_: Compile) -> str:
     rates = {}
     for text in (row.plan, *row.others):
         try:
-            found = compile_(text).evaluate(concurrency=row.clients, input=row.input, output=row.output)
-            rates[text] = float(found.throughput) if found.fits else 0.0
+            model = compile_(text)
+            copies = row.copies(model.plan.ranks)
+            found = model.evaluate(concurrency=max(row.clients / copies, 1), input=row.input, output=row.output)
+            rates[text] = float(found.throughput) * copies if found.fits else 0.0
         except PlanError:
             rates[text] = 0.0
     return max(rates, key=lambda text: rates[text])

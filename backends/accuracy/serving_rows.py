@@ -31,6 +31,9 @@ Source: NVIDIA, TensorRT-LLM performance overview, "Preparing a Dataset" (30,000
 """
 
 
+LONGEST = 1 << 21
+"""The most tokens of a request. Tables of steps end there too; no benchmark asks for more."""
+
 WHOLE, WHOLE_TOKENS = "trtllm", 8192
 """An engine that does not cut prompts, and the tokens of its steps by default.
 
@@ -50,6 +53,8 @@ def serving_row(row: Cells, known: Known) -> Row:
         raise Refused("lengths are not stated")
     if isl < 1 or osl < 1:
         raise Refused("a length is less than one token")
+    if isl + osl > LONGEST:
+        raise Refused(f"a request has more than {LONGEST:,} tokens")
     spread = FIXED if low == high else (low / mean, high / mean)
     kind = load_kind(row)
     clients, requests = _load(row, kind, isl + osl, jitter=low < high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from attrs import frozen
@@ -142,6 +143,19 @@ def pools_text(served: Served, prefill: Spread, decode: Spread, known: Known) ->
         parts = [field, spread.sharding(_has(served.model, known))]
         fields.append(f"{name} {{ {', '.join(filter(None, parts))} }}")
     return definitions + _text(served, [WORKLOAD, *fields, TRANSFER])
+
+
+ROOM = "memory_fraction = 97 %"
+"""What an engine is told to take of a GPU where its default leaves no room."""
+
+
+def with_room(plan: str) -> str:
+    """The same plan whose engine takes nearly all memory; the same text where it names no engine."""
+
+    def field(found: re.Match[str]) -> str:
+        return f"engine = {found[1]} with {{ {', '.join(filter(None, (found[2], ROOM)))} }}"
+
+    return re.sub(r"engine = (\w+)(?: with \{ (.*?) \})?", field, plan)
 
 
 def _has(model: str, known: Known) -> Callable[[str], bool]:

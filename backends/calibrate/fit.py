@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
+from plandsl.backends.calibrate.conformal import Margin
+from plandsl.backends.calibrate.distance import NOTHING_LEFT, Left, off
 from plandsl.backends.calibrate.kind import AnyKind, Floats, Kind
 from plandsl.backends.calibrate.solve import Loss, solve
 from plandsl.backends.calibrate.table import Table
@@ -38,7 +41,9 @@ class Errors:
 class Fitted:
     """The constants of one set on one GPU, and their errors on fitted and on held-out rows.
 
-    ``derived`` says how the constants were made where no rows of the set were fitted.
+    ``derived`` says how the constants were made where no rows of the set were fitted. ``left``: residuals of rows that
+    the fit did not see. ``sizes``: the least and the most seconds of the rows by the form, None where these are of
+    several GPUs, or there are none.
     """
 
     path: str
@@ -46,6 +51,13 @@ class Fitted:
     seen: Errors
     unseen: Errors | None
     derived: str = ""
+    left: Left = NOTHING_LEFT
+    sizes: tuple[float, float] | None = None
+
+    @property
+    def spread(self) -> Margin:
+        """The 80 % band of the rows that the fit saw, as logarithms."""
+        return math.log(self.seen.low), math.log(self.seen.high)
 
 
 def errors(predicted: Floats, measured: Floats) -> Errors:
@@ -82,4 +94,6 @@ def fit(
     constants = solve(Loss(kind, {gpu: train}))
     seen = errors(kind.seconds(constants, gpu, train), train.numbers(kind.metric))
     other = errors(kind.seconds(constants, gpu, test), test.numbers(kind.metric)) if len(test) else None
-    return Fitted(path, constants, seen, other)
+    size = kind.seconds(constants, gpu, rows)
+    found = Fitted(path, constants, seen, other, sizes=(float(size.min()), float(size.max())))
+    return evolve(found, left=Left(near=off(constants, kind, gpu, test, f"{gpu.name} {path}").beyond(found.spread)))

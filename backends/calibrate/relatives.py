@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.spec.hardware import GpuSpec
+
 
 class Relatives(NamedTuple):
     """Relatives of a GPU, nearest first, and why these.
@@ -48,3 +50,22 @@ def completing(gpu: str) -> tuple[str, ...]:
     """Calibrations that complete one whose GPU was measured in part."""
     found = RELATIVES.get(gpu)
     return found.names[: found.completing] if found else ()
+
+
+CHIPS = (
+    ("a100_sxm", "a800"), ("a40", "a6000", "rtx_3090"), ("h100_sxm", "h20"), ("b200_sxm", "b300_sxm", "gb200", "gb300"),
+    ("rtx_pro_6000", "l40s", "rtx_4090"), ("mi300x", "mi308x", "mi325x"), ("mi350x", "mi355x"),
+)  # fmt: skip
+"""GPUs of one chip or generation: constants err on them alike, so they count once where whole GPUs are left out."""
+
+
+def chip_of(gpu: str) -> str:
+    """The chip of a GPU, by the name of the first GPU that has it."""
+    return next((chip[0] for chip in CHIPS if gpu in chip), gpu)
+
+
+def relatives_of(gpu: GpuSpec) -> tuple[str, ...]:
+    """The relatives of a GPU, nearest first. A GPU that `RELATIVES` lacks has the GPU whose calibration it names."""
+    if gpu.name in RELATIVES:
+        return RELATIVES[gpu.name].names
+    return (gpu.calibration,) if gpu.calibration and gpu.calibration != gpu.name else ()

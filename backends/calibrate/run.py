@@ -9,11 +9,12 @@ import numpy as np
 from attrs import field, frozen
 
 from plandsl.backends.calibrate.between import fill_between
+from plandsl.backends.calibrate.distance import Left, Margins, end_residuals, kind_margins, lent_residuals
 from plandsl.backends.calibrate.fit import Fitted, fit
 from plandsl.backends.calibrate.kind import AnyKind
 from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.pooled import fit_pooled
-from plandsl.backends.calibrate.relatives import RELATIVES, completing
+from plandsl.backends.calibrate.relatives import RELATIVES, completing, relatives_of
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.backends.calibrate.write import plan_texts, pooled_text
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -95,10 +96,12 @@ def calibrate(
     GPUs that nobody measured.
     """
     fitted: dict[str, list[Fitted]] = {}
+    done: list[tuple[Job, Fitted]] = []
     names: dict[str, set[str]] = {}
     alike: dict[str, tuple[AnyKind, dict[GpuSpec, Table]]] = {}
     for job in jobs(data, gpu_of, link_of):
         found = _fit(job, {one.path: one.constants for one in fitted.get(job.key, ())})
+        done.append((job, found))
         tell(job.key, found)
         fitted.setdefault(job.key, []).append(found)
         sources = np.unique(job.rows.texts("source")) if "source" in job.rows.columns else np.array(["unnamed"])
@@ -108,13 +111,29 @@ def calibrate(
             alike.setdefault(shared, (job.kind, {}))[1].setdefault(job.gpu, settled)
     common = _pool(alike, tell) if pooled else []
     lent = {one.path: one for one in common if alike[one.path][0].lent(one.path)}
+    margins = _margins(done)
     texts: dict[str, str] = {}
     for key, sets in fitted.items():
         source = "fitted to measurements: " + ", ".join(sorted(names[key]))
-        texts |= plan_texts(key, [*sets, *fill_between(sets, lent)], source, completing(key))
+        everything = [*sets, *fill_between(sets, lent)]
+        texts |= plan_texts(key, everything, source, completing(key), margins=margins)
     if pooled:
         texts["pooled"] = pooled_text(common)
     return texts
+
+
+def _margins(done: Sequence[tuple[Job, Fitted]]) -> dict[str, Margins]:
+    """The margins of each kind by distance, from sizes and whole GPUs that are left out here, and shapes that were."""
+    by_gpu: dict[str, dict[str, Fitted]] = {}
+    for job, found in done:
+        by_gpu.setdefault(job.key, {})[job.path] = found
+    left: dict[str, list[Left]] = {}
+    for job, found in done:
+        ends = end_residuals(job.kind, job.gpu, job.rows, group=f"{job.key} {job.path}", least=LEAST)
+        sets = [by_gpu[name] for name in relatives_of(job.gpu) if name in by_gpu]
+        lent = lent_residuals(job.kind, job.gpu, job.rows, job.path, sets)
+        left.setdefault(job.path.partition(".")[0], []).append(found.left._replace(beyond=ends, lent=lent))
+    return kind_margins(left)
 
 
 def _fit(job: Job, before: Mapping[str, FormConstants]) -> Fitted:

@@ -80,6 +80,7 @@ class Estimate(NamedTuple):
     communication: Communication = NO_CALLS
     simulated: Short | None = None
     start: Start | None = None
+    engine_origin: str = ""
 
     @property
     def fits(self) -> bool:
@@ -156,6 +157,7 @@ class Estimate(NamedTuple):
             out["no_band"] = missing
         if self.engine is not None:
             out |= {"engine": self.engine, "kv_blocks": self.kv_capacity_tokens // self.kv_block}
+            out |= {"engine_origin": self.engine_origin} if self.engine_origin else {}
         if self.start is not None:
             out["start"] = self.start.as_json()
         if self.cluster is not None:

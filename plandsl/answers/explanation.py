@@ -32,7 +32,7 @@ class Term(NamedTuple):
 
     ``group`` and ``name`` say which ops take it, ``op`` is their kind as in reports. ``bound`` is what bounds the term:
     a key of `BOUNDS`, or ``wait``, ``mixed`` or ``bubble`` where no hardware does. ``runs``, ``flops`` and ``bytes``
-    count all runs on one device of each stage in one pass; ``layer`` and ``band`` are as in
+    count all runs on one device of each stage in one pass; ``layer``, ``origin`` and ``band`` are as in
     `plandsl.answers.phases.OpTime`. In a plan of several parts, ``part`` names the part that the term belongs to: a
     pool, the ``transfer`` between pools, or the ``draft``.
     """
@@ -49,6 +49,7 @@ class Term(NamedTuple):
     flops: float = 0.0
     bytes: float = 0.0
     part: str = ""
+    origin: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -66,7 +67,13 @@ class Term(NamedTuple):
         out |= {"group": self.group, "op": self.op, "name": self.name, "value": self.value}
         out |= {"bound": self.bound} if self.bound else {}
         if self.layer:
-            out |= {"layer": self.layer, "runs": self.runs, "flops": self.flops, "bytes": self.bytes}
+            out |= {
+                "layer": self.layer,
+                "origin": self.origin,
+                "runs": self.runs,
+                "flops": self.flops,
+                "bytes": self.bytes,
+            }
         return out | ({"band": list(self.band)} if self.band else {})
 
 

@@ -17,6 +17,7 @@ class OpTime(FrozenValue):
     backend answered (measured, fitted, constant or roofline), ``bound`` what bounds it (compute, memory, link or
     latency). With unlike GPUs, ``gpu`` names the slowest one, which decides the time. ``band`` holds measured /
     predicted for 80 % of the kernels that the calibration was judged on, None where the calibration has no band.
+    ``origin`` says where the constants come from: fitted here, borrowed from another GPU, pooled, generic or measured.
     ``wire`` is the bytes that one rank sends over the links in one run of a collective. An op that is ``fused`` runs in
     the kernel of an op before it, and has the bytes and the time that it adds there.
     """
@@ -38,6 +39,7 @@ class OpTime(FrozenValue):
     gpu: str = ""
     wire: float = 0.0
     fused: bool = False
+    origin: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The entry of ``ops``."""
@@ -51,6 +53,7 @@ class OpTime(FrozenValue):
         out |= {"fused": True} if self.fused else {}
         out |= {"gpu": self.gpu} if self.gpu else {}
         out |= {"time_s": self.time_s, "bound": self.bound, "layer": self.layer}
+        out |= {"origin": self.origin} if self.origin else {}
         return out | ({"band": list(self.band)} if self.band else {})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Band, Estimate
@@ -11,8 +11,9 @@ from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, withou
 from plandsl.search.run import ENDLESS, MEMORY, RATE, Compiler, Found
 from plandsl.search.tally import Rows
 from plandsl.search.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
+from plandsl.spec.engine_bands import SERVED
 from plandsl.spec.plan import TIMES, PlanSpec
-from plandsl.spec.search import DEGREES, Combination
+from plandsl.spec.search import DEGREES, Combination, Goal
 
 FARTHEST = 64.0
 """The largest factor by which a figure of the machine is improved when remedies are sought."""
@@ -65,26 +66,32 @@ def estimates(found: Found, rows: list[Configuration]) -> list[Estimate]:
     return [compiler.compile(found.plan(row.number)).closed_form() for row in rows]
 
 
-def ranks_in_band(made: list[Estimate], goal: str) -> list[int]:
-    """The ranks whose plan and the best plan lie in each other's band of ``goal``: the model cannot tell them apart."""
-    found = [_value_and_band(e, goal) for e in made]
-    if not found or found[0] is None:
-        return []
-    value, (low, high) = found[0]
+def alike_ranks(found: Sequence[tuple[float, Band] | None]) -> list[tuple[int, ...]]:
+    """For each row of a ranking, with its value and band, the ranks of the rows that it may trade places with.
+
+    Two rows may where each lies in the other's band. Rows of one engine and GPU share errors, but pairs have no
+    narrower band: in measured rows, errors of two configurations of one model on one GPU differ by as much as a band
+    reaches from its middle (`benchmarks/bands.py` prints both).
+    """
     return [
-        rank
-        for rank, other in enumerate(found[1:], 2)
-        if other is not None and low <= other[0] <= high and other[1][0] <= value <= other[1][1]
+        tuple(rank for rank, other in enumerate(found, 1) if other is not one and _within(one, other)) for one in found
     ]
+
+
+def _within(one: tuple[float, Band] | None, other: tuple[float, Band] | None) -> bool:
+    if one is None or other is None:
+        return False
+    (x, ours), (y, theirs) = one, other
+    return ours[0] <= y <= ours[1] and theirs[0] <= x <= theirs[1]
 
 
 def unbanded_ranks(made: list[Estimate], goal: str) -> list[int]:
     """The ranks whose plans have no band of ``goal``; none for a goal that is counted, not timed."""
     timed = goal in (*TIMES, "throughput", "throughput_per_gpu", "cost")
-    return [rank for rank, e in enumerate(made, 1) if timed and _value_and_band(e, goal) is None]
+    return [rank for rank, e in enumerate(made, 1) if timed and value_and_band(e, goal) is None]
 
 
-def _value_and_band(e: Estimate, metric: str) -> tuple[float, Band] | None:
+def value_and_band(e: Estimate, metric: str) -> tuple[float, Band] | None:
     """A metric and its band, or None where no band is known.
 
     The bands of ``throughput_per_gpu`` and ``cost`` follow from the band of the throughput.
@@ -101,6 +108,15 @@ def _value_and_band(e: Estimate, metric: str) -> tuple[float, Band] | None:
         rate = e.throughput_per_gpu_tokens_per_s * e.cost_usd_per_mtok
         return e.cost_usd_per_mtok, (rate / high, rate / low)
     return e.throughput_tokens_per_s / each, (low, high)
+
+
+def simulated_band(plan: PlanSpec, goal: Goal, value: float) -> tuple[float, Band] | None:
+    """A simulated mean and its band by the plan's engine; None where the engine has none of this metric."""
+    metric = {"throughput_per_gpu": "throughput"}.get(goal.metric, goal.metric)
+    if goal.percentile is not None or metric not in SERVED:
+        return None
+    band = plan.engine_band(metric)
+    return None if band is None else (value, (value * band[0], value * band[1]))
 
 
 # ---- when nothing meets the requirements

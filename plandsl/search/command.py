@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from plandsl import plotting
 from plandsl._version import __version__
 from plandsl.answers.estimate import BANDED
+from plandsl.answers.text.words import origin_names
 from plandsl.commands import FAILED, OK, Progress, print_json
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import open_text
@@ -20,12 +21,14 @@ from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
 from plandsl.search.answer import (
     Configuration,
+    alike_ranks,
     configurations,
     estimates,
     misses,
-    ranks_in_band,
     remedies,
+    simulated_band,
     unbanded_ranks,
+    value_and_band,
 )
 from plandsl.search.files import write_rows
 from plandsl.search.run import MOST_SIMULATED, NOTHING, Found, Run, combine_sinks
@@ -36,6 +39,7 @@ from plandsl.spec.search import SearchSpec
 
 if TYPE_CHECKING:
     from plandsl.search.points import Points
+    from plandsl.search.shortlist import Simulated
 
 INTERRUPTED = 130
 
@@ -139,7 +143,8 @@ def _estimate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
     return Answer(
         top,
         configurations(found, found.tally.front),
-        same=ranks_in_band(made, found.search.all_goals[0].metric),
+        alike=alike_ranks([value_and_band(e, found.search.all_goals[0].metric) for e in made]),
+        origins=[origin_names(e) for e in made],
         bands=[{f"{m}_band": None if (b := e.band(m)) is None else list(b) for m in BANDED} for e in made],
         without=unbanded_ranks(made, found.search.all_goals[0].metric),
         **({} if top else _nearest(found)),
@@ -164,7 +169,8 @@ def _simulate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
     return Answer(
         [one.row for one in good],
         configurations(found, found.tally.front),
-        same=[rank for rank, one in enumerate(good, 1) if one.same],
+        alike=_alike_simulated(found, good),
+        origins=[found.plan(one.row.number).engine_origin for one in good],
         bands=[{} for _ in good],
         shortlist=made,
         **(
@@ -173,6 +179,14 @@ def _simulate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
             else _nearest(found)
         ),
     )
+
+
+def _alike_simulated(found: Found, good: Sequence[Simulated]) -> list[tuple[int, ...]]:
+    """The ranks that simulated candidates may trade places with, by the bands of their engines."""
+    goal = found.search.all_goals[0]
+    values = [one.figures.get(goal.name) for one in good]
+    plans = [found.plan(one.row.number) for one in good]
+    return alike_ranks([v and simulated_band(plan, goal, v.value) for plan, v in zip(plans, values, strict=True)])
 
 
 def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Configuration]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,19 +29,20 @@ SHOWN = 12
 class Answer(NamedTuple):
     """What comes of a search: the best and the front, or what the nearest misses and what would help.
 
-    ``same`` are the ranks that cannot be told apart from the best. ``bands`` has those of the metrics of each of
-    ``top``, and ``without`` are the ranks without a band. ``shortlist`` is what was simulated, None where the closed
-    form is the answer.
+    ``alike`` has for each of ``top`` the ranks that it may trade places with, ``origins`` where its constants come
+    from, and ``bands`` the bands of its metrics; ``without`` are the ranks without a band. ``shortlist`` is what was
+    simulated, None where the closed form is the answer.
     """
 
     top: list[Configuration]
     front: list[Configuration]
-    same: Sequence[int]
+    alike: Sequence[tuple[int, ...]]
     bands: Sequence[dict[str, Any]]
     without: Sequence[int] = ()
     missing: Sequence[Miss] = ()
     remedies: Sequence[Remedy] = ()
     shortlist: Shortlist | None = None
+    origins: Sequence[str] = ()
 
 
 def print_found(found: Found, answer: Answer, seconds: float, console: Console) -> None:
@@ -50,9 +51,10 @@ def print_found(found: Found, answer: Answer, seconds: float, console: Console) 
     if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
         from plandsl.search.show_shortlist import simulated_parts
 
-        parts += simulated_parts(found, answer.top, answer.shortlist)
+        parts += simulated_parts(found, answer.top, answer.shortlist, answer.alike)
+        parts += origin_lines(answer.origins)
     elif answer.top:
-        parts += [_ranking(found, answer.top, answer.same, answer.without), Text(), _front(found, answer.front), Text()]
+        parts += [_ranking(found, answer), Text(), _front(found, answer.front), Text()]
     elif found.tally.seen:
         parts += [_nearest_miss(found, answer.missing, answer.remedies), Text()]
     parts += _reasons(found)
@@ -79,15 +81,19 @@ def _columns(found: Found) -> list[str]:
 
 
 def _rows(
-    table: Table, found: Found, rows: Sequence[Configuration], same: Sequence[int] = (), *, best: bool = False
+    table: Table,
+    found: Found,
+    rows: Sequence[Configuration],
+    alike: Sequence[tuple[int, ...]] = (),
+    *,
+    best: bool = False,
 ) -> None:
     columns = _columns(found)
     for name in columns:
         table.add_column(WORDS.get(name, name), justify="right", no_wrap=True)
     for rank, row in enumerate(rows, 1):
         cells = [show_value(name, row.metrics[name]) for name in columns]
-        mark = "=" if rank in same else ""
-        table.add_row(f"{rank}{mark}", row.label, *cells, style="bold" if best and rank == 1 else "")
+        table.add_row(f"{rank}{mark_of(rank, alike)}", row.label, *cells, style="bold" if best and rank == 1 else "")
 
 
 def _table(title: str) -> Table:
@@ -97,15 +103,44 @@ def _table(title: str) -> Table:
     return table
 
 
-def _ranking(found: Found, top: Sequence[Configuration], same: Sequence[int], without: Sequence[int]) -> RenderableType:
+def _ranking(found: Found, answer: Answer) -> RenderableType:
     goals = ", then ".join(g.text for g in found.search.all_goals)
     table = _table(goals)
-    _rows(table, found, top, same, best=True)
+    _rows(table, found, answer.top, answer.alike, best=True)
     metric = WORDS.get(found.search.all_goals[0].metric, found.search.all_goals[0].metric)
-    lines = [f"=  within the band of the first, by {metric}: the model cannot tell them apart"] if same else []
+    lines = list(mark_lines(found, answer.alike))
+    without = answer.without
     if without:
-        lines.append(f"no band, {metric}: {'all' if len(without) == len(top) else ', '.join(map(str, without))}")
-    return Group(table, *(Text(line, style="dim") for line in lines))
+        told = "all" if len(without) == len(answer.top) else ", ".join(map(str, without))
+        lines.append(Text(f"no band, {metric}: {told}", style="dim"))
+    return Group(table, *lines, *origin_lines(answer.origins))
+
+
+def mark_of(rank: int, alike: Sequence[tuple[int, ...]]) -> str:
+    """``=`` beside a row that may trade places with the first, ``~`` beside one that may with the row above it."""
+    ranks = alike[rank - 1] if alike else ()
+    return "=" if rank > 1 and 1 in ranks else "~" if rank - 1 in ranks else ""
+
+
+def mark_lines(found: Found, alike: Sequence[tuple[int, ...]]) -> Iterator[Text]:
+    """What the marks beside the rows say."""
+    goal = found.search.all_goals[0].metric
+    marks = {mark_of(rank, alike) for rank in range(1, len(alike) + 1)}
+    for mark, which in (("=", "the first row"), ("~", "the row above")):
+        if mark in marks:
+            said = f"{mark}  this row and {which} lie within each other's band, {WORDS.get(goal, goal)}"
+            yield Text(f"{said}: their order may be wrong", style="dim")
+
+
+def origin_lines(origins: Sequence[str]) -> Iterator[Text]:
+    """Where the constants behind the rows come from: a line for the rows that say the same."""
+    ranks: dict[str, list[int]] = {}
+    for rank, origin in enumerate(origins, 1):
+        ranks.setdefault(origin, []).append(rank)
+    for origin, rows in ranks.items():
+        if origin:
+            which = "" if len(rows) == len(origins) else f" of {', '.join(map(str, rows))}"
+            yield Text(f"constants{which}: {origin}", style="dim")
 
 
 def _front(found: Found, front: Sequence[Configuration]) -> RenderableType:
@@ -168,8 +203,11 @@ def found_json(found: Found, answer: Answer, seconds: float) -> dict[str, Any]:
         "meet_all": t.met,
         "seconds": seconds,
         "interrupted": found.stopped,
-        "top": [row.as_json() | band for row, band in zip(answer.top, answer.bands, strict=True)],
-        "within_band_of_first": list(answer.same),
+        "top": [
+            row.as_json() | band | {"within_band": list(alike), "origin": origin}
+            for row, band, alike, origin in zip(answer.top, answer.bands, answer.alike, answer.origins, strict=True)
+        ],
+        "within_band_of_first": list(answer.alike[0]) if answer.alike else [],
         "without_band": list(answer.without),
         "front": [row.as_json() for row in answer.front],
         "out": dict(t.missed),

@@ -25,15 +25,22 @@ SHOWN = 8
 """Most candidates that are printed of those that miss something; the JSON has all."""
 
 
-def simulated_parts(found: Found, top: Sequence[Configuration], made: Shortlist) -> Iterator[RenderableType]:
+def simulated_parts(
+    found: Found, top: Sequence[Configuration], made: Shortlist, alike: Sequence[tuple[int, ...]]
+) -> Iterator[RenderableType]:
     """What was simulated and what was not, the best, and the nearest of the others."""
     yield from _told(made)
     yield from _warnings(found, made)
     yield Text()
     shown = made.good[: len(top)]
     if shown:
-        yield _table(found, shown, ", then ".join(g.text for g in found.search.all_goals), good=True)
+        yield _table(found, shown, ", then ".join(g.text for g in found.search.all_goals), good=True, alike=alike)
         yield from _order(made)
+        if any(_mark(rank, one, alike) == "~" for rank, one in enumerate(shown, 1)):
+            said = (
+                "~  within the engine's band of the first row or of the row above: measured, their order may be another"
+            )
+            yield Text(said, style="dim")
         yield Text()
     elif made.simulated:
         yield Text("no candidate that was simulated meets every requirement", style="bold red")
@@ -79,7 +86,14 @@ def _warnings(found: Found, made: Shortlist) -> Iterator[RenderableType]:
         yield Text(f"warning: {warning}", style="yellow")
 
 
-def _table(found: Found, rows: Sequence[Simulated], title: str, good: bool = False) -> RenderableType:
+def _mark(rank: int, one: Simulated, alike: Sequence[tuple[int, ...]]) -> str:
+    """``=`` where the simulation cannot tell a row from the first, ``~`` where the band of the engine cannot."""
+    return "=" if one.same else "~" if {1, rank - 1} & set(alike[rank - 1]) - {rank} else ""
+
+
+def _table(
+    found: Found, rows: Sequence[Simulated], title: str, good: bool = False, alike: Sequence[tuple[int, ...]] = ()
+) -> RenderableType:
     """Candidates in order; of the ``good`` ones with their ranks, of others with what they miss."""
     search = found.search
     kinds = {g.name: g.metric for g in search.all_goals}
@@ -90,7 +104,7 @@ def _table(found: Found, rows: Sequence[Simulated], title: str, good: bool = Fal
     for rank, one in enumerate(rows, 1):
         cells = [_cell(kinds[name], one.figures.get(name)) for name in columns]
         place = f"{one.place}." if one.place <= found.tally.met else "nearly"
-        mark = f"{rank}{'=' if one.same else ''}" if good else ""
+        mark = f"{rank}{_mark(rank, one, alike)}" if good else ""
         table.add_row(mark, one.row.label, *cells, place, one.why, style="bold" if mark == "1" else "")
     return table
 

@@ -4,6 +4,7 @@ Each form has a class, and `FORMS` maps sections to classes. The language, the f
 the name and unit of a constant are defined here only. The module of a form gives the formula.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -15,8 +16,42 @@ Bytes: TypeAlias = Annotated[float, BYTES]
 Plain: TypeAlias = Annotated[float, NUMBER]
 """A share of a published figure, a factor, or a count."""
 
-Band: TypeAlias = tuple[float, float]
-"""Factors between which the middle 80 % of measured / predicted lie: `low` and `high` of a section."""
+
+class Band(NamedTuple):
+    """Factors between which 80 % of measured / predicted lie, and where the constants come from.
+
+    ``low`` and ``high`` hold for sizes that take from ``least`` to ``most`` seconds, as the fitted ones do. Smaller and
+    larger ones have the band ``low * beyond_low`` to ``high * beyond_high``. ``origin`` is one of the words of
+    `CalibrationSpec.origin`.
+    """
+
+    low: Plain
+    high: Plain
+    beyond_low: Plain = 1.0
+    beyond_high: Plain = 1.0
+    least: Seconds = 0.0
+    most: Seconds = math.inf
+    origin: str = ""
+
+    def at(self, seconds: float | None) -> tuple[float, float]:
+        """The band of a kernel that takes so many seconds by its form; None: of any size that was fitted."""
+        if seconds is None or self.least <= seconds <= self.most:
+            return self.low, self.high
+        return self.low * self.beyond_low, self.high * self.beyond_high
+
+    def raised(self, power: float) -> "Band":
+        """The band with its factors raised to ``power``: wider, as a logarithm."""
+        return self._replace(low=self.low**power, high=self.high**power)
+
+
+BAND = Band._fields[:-1]
+"""What a section may say of its band."""
+
+MARGINS = ("beyond_low", "beyond_high", "lent_low", "lent_high")
+"""What the section ``bands`` of a kind says of all its sets.
+
+Factors by which bands are wider on sizes beyond the fitted ones, and on GPUs other than the fitted one.
+"""
 
 
 class GemmConstants(NamedTuple):
@@ -289,8 +324,8 @@ def names(form: type[C]) -> tuple[str, ...]:
 
 
 def dimension(section: str, name: str) -> Dimension:
-    """The dimension of a constant inside a section of `FORMS`; plain for ``low``, ``high`` and unknown names."""
-    annotation = FORMS[section].__annotations__.get(name)
+    """The dimension of a constant inside a section of `FORMS`; plain for factors of bands and unknown names."""
+    annotation = FORMS[section].__annotations__.get(name, Band.__annotations__.get(name))
     found: tuple[Dimension, ...] = getattr(annotation, "__metadata__", (NUMBER,))
     return found[0]
 
@@ -301,11 +336,11 @@ def missing(form: type[C], section: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names(form) if name not in have)
 
 
-def read(form: type[C], section: Mapping[str, float]) -> C:
+def read(form: type[C], section: Mapping[str, float], origin: str = "") -> C:
     """The constants of ``form`` in a section, with its band. Raises `ValueError` if some are `missing`."""
     if lacks := missing(form, section):
         raise ValueError(f"the constants of {form.__name__} lack {', '.join(lacks)}")
-    return build(form, (section[name] for name in names(form)), band_of(section))
+    return build(form, (section[name] for name in names(form)), band_of(section, origin))
 
 
 def build(form: type[C], values: Iterable[float], band: Band | None = None) -> C:
@@ -318,7 +353,8 @@ def values(constants: FormConstants) -> dict[str, float]:
     return dict(zip(names(type(constants)), cast(tuple[float, ...], constants), strict=False))
 
 
-def band_of(section: Mapping[str, float]) -> Band | None:
-    """``low`` and ``high`` of a section; None unless it has both."""
-    low, high = section.get("low"), section.get("high")
-    return None if low is None or high is None else (low, high)
+def band_of(section: Mapping[str, float], origin: str = "") -> Band | None:
+    """The band of a section; None unless it has ``low`` and ``high``."""
+    if section.get("low") is None or section.get("high") is None:
+        return None
+    return Band(**{name: section[name] for name in BAND if name in section}, origin=origin)

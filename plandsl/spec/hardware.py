@@ -8,10 +8,12 @@ from typing import Any, NamedTuple, cast
 from attrs import Factory, evolve, field, frozen
 
 from plandsl.diagnostics import Span
-from plandsl.spec.constants import FORMS, C, dimension, read
+from plandsl.spec.constants import BAND, FORMS, C, dimension, read
+from plandsl.spec.engine_bands import EngineBands, Served
 from plandsl.spec.engine_limits import LIMITED, LimitsSpec, Place
 from plandsl.spec.formats import ARITHMETIC
 from plandsl.spec.fusions import NARROWEST, FusedSizes
+from plandsl.spec.origins import BORROWED, FITTED_HERE, GENERIC, POOLED, borrowed_from
 from plandsl.spec.power import clock_at
 from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.units import NUMBER, TIME, Dimension
@@ -258,10 +260,15 @@ CORE = ("gemm", "attention_prefill", "attention_decode", "elementwise", "collect
 """Sections that every plan needs; other sections are read only for models and machines that need them."""
 
 TRANSFER = 2.0
-"""Factor by which the error band (as a logarithm) widens if the calibration is that of a related GPU.
-
-Measured on GPUs that were left out of the fits.
+"""Factor by which a band (as a logarithm) widens on another GPU where no `MARGINS` were fitted, for weights without
+rows of their own, and for servers on several nodes.
 """
+
+MARGINS_OF = "bands"
+"""The section of a kind that holds its `MARGINS`: ``gemm.bands``."""
+
+MORE = "_more"
+"""What the name of a GPU's second calibration ends in."""
 
 
 LIBRARIES = ("trtllm", "modular", "cutlass", "triton", "deepgemm", "marlin", "aiter")
@@ -294,20 +301,21 @@ def _part(name: str) -> tuple[str, bool]:
     return family_of(first, format_ if library in LIBRARIES else inner), True
 
 
-def _widened(name: str, value: float) -> tuple[str, float]:
-    """A constant for a GPU on which it was not measured: bands are wider."""
-    return name, value**TRANSFER if name.rpartition(".")[2] in ("low", "high") else value
-
-
 @frozen(eq=False, repr=False, slots=False)
 class CalibrationSpec(FrozenValue):
-    """Named constants that say how far kernels stay below the peaks, and the source of the constants."""
+    """Named constants that say how far kernels stay below the peaks, and the source of the constants.
+
+    ``taken`` names the calibration of each part (`_part`) that came from another one. ``origins`` says where the
+    constants of each part come from, seen from the GPU that the calibration was `placed_on`.
+    """
 
     name: str
     values: tuple[tuple[str, float], ...]
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
+    taken: tuple[tuple[str, str], ...] = field(default=(), eq=False)
+    origins: tuple[tuple[str, str], ...] = field(default=(), eq=False)
     _flat: dict[str, float] = field(init=False, eq=False, repr=False)
     _sections: dict[str, dict[str, float]] = field(init=False, eq=False, repr=False)
     _read: dict[tuple[object, str], object] = field(init=False, eq=False, repr=False)
@@ -348,22 +356,55 @@ class CalibrationSpec(FrozenValue):
         for value in other.values:
             part, inside = _part(value[0])
             kind, _, family = part.partition("/")
-            if (part, inside) in have:
-                continue
-            if kind not in kinds:
+            if (part, inside) not in have and (kind not in kinds or family in FAMILIES.values()):
                 values += (value,)
-            elif family in FAMILIES.values():
-                values += (_widened(*value),)
         assumed = tuple(a for a in other.assumed if _part(a[0]) not in have)
         both = self.values + values
         sections = {name.partition(".")[0] for name, _ in both if "." in name}
         # a share `gemm` beside a section `gemm` becomes the constant `gemm.any`
         named = tuple((f"{name}.any" if name in sections else name, value) for name, value in both)
-        return evolve(self, values=named, assumed=self.assumed + assumed)
+        parts = dict.fromkeys(_part(name)[0] for name, _ in values)
+        taken = (*((part, other.name) for part in parts), *self.taken)  # of one part twice, the first counts
+        return evolve(self, values=named, assumed=self.assumed + assumed, taken=taken)
 
-    def with_wider_bands(self) -> CalibrationSpec:
-        """The calibration for a GPU related to the measured one: ``low`` and ``high`` become ``v ** TRANSFER``."""
-        return evolve(self, values=tuple(_widened(*value) for value in self.values))
+    def origin(self, part: str, own: Collection[str] = ()) -> str:
+        """Where the constants of a part come from: `FITTED_HERE`, borrowed from a GPU, `POOLED` or `GENERIC`.
+
+        ``own`` are the names of the plan's GPU, whose calibration is called as it is.
+        """
+        lender = dict(self.taken).get(part, self.name)
+        if lender in (POOLED, GENERIC):
+            return lender
+        name = lender.removesuffix(MORE)
+        return FITTED_HERE if name in own else borrowed_from((name,))
+
+    def placed_on(self, own: Collection[str]) -> CalibrationSpec:
+        """The calibration for the GPU with the names ``own``: sets that it borrows have wider bands.
+
+        By the `MARGINS` of their kind, or where it has none to the power `TRANSFER`.
+        """
+        parts = [_part(name) for name, _ in self.values]
+        origins = {part: self.origin(part, own) for part, _ in parts}
+        lent = {part for part, origin in origins.items() if origin.startswith(BORROWED)}
+        values = self.values
+        if lent:
+            placed = [
+                self._widened(*value) if inside and part in lent else (value,)
+                for value, (part, inside) in zip(values, parts, strict=True)
+            ]
+            values = tuple(value for some in placed for value in some)
+        return evolve(self, values=values, origins=tuple(origins.items()))
+
+    def _widened(self, name: str, value: float) -> tuple[tuple[str, float], ...]:
+        """A constant of a borrowed set: its band is wider, and the same for all sizes."""
+        section, _, last = name.rpartition(".")
+        kind, _, inner = section.partition(".")
+        if inner == MARGINS_OF or last not in BAND:
+            return ((name, value),)
+        if last not in ("low", "high"):
+            return ()
+        margin = self.section(f"{kind}.{MARGINS_OF}").get(f"lent_{last}")
+        return ((name, value**TRANSFER if margin is None else value * margin),)
 
     @property
     def sections(self) -> Collection[str]:
@@ -381,7 +422,10 @@ class CalibrationSpec(FrozenValue):
         """
         if (form, path) not in self._read:
             section = self._sections.get(path)
-            self._read[form, path] = read(form, section) if section else None
+            if section:
+                section = self.section(f"{path.partition('.')[0]}.{MARGINS_OF}") | section
+                origin = dict(self.origins).get(_part(f"{path}.")[0], FITTED_HERE)
+            self._read[form, path] = read(form, section, origin) if section else None
         return cast(C | None, self._read[form, path])
 
 
@@ -424,7 +468,8 @@ class EngineSpec(FrozenValue):
     ``kept_output``: a request is admitted if the KV cache has room for this share of its output. ``kernels`` is the
     library whose fitted kernels the engine runs. ``fusions`` names ops that it runs in one kernel; ``fused_sizes`` says
     up to which size an all_reduce shares its kernel (None: at every size). ``scheduler`` composes the steps of a
-    simulation. ``..._low`` and ``..._high`` bound the 80 % band of measured / predicted.
+    simulation. ``..._low`` and ``..._high`` bound the 80 % band of measured / predicted; ``bands`` has bands by what is
+    served.
 
     ``memory_fraction`` is a share of what ``fraction_of`` says; None: 1, or SGLang's own formula (`default_fraction`).
     Bytes on each GPU (`deployments/profile.py` has the formulas): ``context`` is taken before the engine measures
@@ -448,6 +493,7 @@ class EngineSpec(FrozenValue):
     step_tokens: int = 8192
     max_requests: int = 1024
     limits: LimitsSpec | None = None
+    bands: EngineBands | None = None
     kept_output: float = 1.0
     memory_fraction: float | None = None
     fraction_of: str = "device"
@@ -479,16 +525,20 @@ class EngineSpec(FrozenValue):
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
 
-    def band(self, metric: str, experts: bool, nodes: int) -> tuple[float, float] | None:
+    def band(self, metric: str, served: Served | None = None) -> tuple[float, float] | None:
         """The band of measured / predicted with 80 % of measurements, or None.
 
-        ``metric`` is ``ttft``, ``tpot``, ``throughput`` or ``kv`` (bytes of KV cache). Times of engines are fitted to
-        models without experts on one node; with ``experts``, and again on several ``nodes``, both factors are raised to
-        the power `TRANSFER`.
+        ``metric`` is ``ttft``, ``tpot``, ``throughput`` or ``kv`` (bytes of KV cache). A band that the engine states by
+        itself holds whatever is ``served``, and for models with experts both its factors are raised to the power
+        `TRANSFER`; else the band is that of the class in `bands`. On several nodes it is raised again: no row has any.
         """
         low, high = float(getattr(self, f"{metric}_low")), float(getattr(self, f"{metric}_high"))
-        wider = (TRANSFER if experts else 1.0) * (TRANSFER if nodes > 1 else 1.0)
-        return None if low == high else (low**wider, high**wider)
+        wider = TRANSFER if served is not None and served.nodes > 1 else 1.0
+        if low != high:
+            wider *= TRANSFER if served is not None and served.experts else 1.0
+            return low**wider, high**wider
+        found = self.bands.find(metric, served) if self.bands and served is not None else None
+        return None if found is None else (found[0] ** wider, found[1] ** wider)
 
     def rank_seconds(self, ranks: int, nodes: int) -> float:
         """Seconds that a step of ``ranks`` ranks on ``nodes`` nodes takes longer than a step of one rank."""

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from attrs import evolve, field, frozen
 
 from plandsl.diagnostics import Span
+from plandsl.spec.engine_bands import Served
 from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec, TableSpec
 from plandsl.spec.model import ModelSpec
+from plandsl.spec.origins import POOLED
 from plandsl.spec.scheduler import RouterName
 from plandsl.spec.traffic import TrafficSpec
 from plandsl.units import Dimension
@@ -354,9 +356,26 @@ class PlanSpec(FrozenValue):
         """Seconds that the engine adds to a step since it has several ranks; part of the `effective_engine`."""
         return (self.engine or IDEAL).rank_seconds(*self.step_ranks)
 
-    def engine_band(self, metric: str) -> tuple[float, float] | None:
-        """The engine's band for ``ttft``, ``tpot`` or ``throughput`` of this model on so many nodes, or None."""
-        return self.effective_engine.band(metric, self.model.routed, self.step_ranks[1])
+    def engine_band(self, metric: str, jittered: bool | None = None) -> tuple[float, float] | None:
+        """The engine's band for ``ttft``, ``tpot`` or ``throughput`` of what this plan serves, or None.
+
+        ``jittered``: requests differ in length; None: as those of a load over time do.
+        """
+        return self.effective_engine.band(metric, self.served(jittered))
+
+    @property
+    def engine_origin(self) -> str:
+        """Where the engine's constants come from (`plandsl/spec/origins.py`); empty where it does not say."""
+        engine = self.effective_engine
+        if engine.bands is None:
+            return ""
+        return POOLED if "step" in dict(engine.assumed) else engine.bands.origin(self.served())
+
+    def served(self, jittered: bool | None = None) -> Served:
+        """What the bands of the engine depend on."""
+        gpus = tuple(dict.fromkeys((kind.node.gpu.name, *kind.node.gpu.bases) for kind in self.kinds))
+        differs = self.workload.traffic is not None if jittered is None else jittered
+        return Served(gpus, self.model.name, experts=self.model.routed, jittered=differs, nodes=self.step_ranks[1])
 
     @property
     def in_flight(self) -> int | None:

@@ -76,6 +76,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         calibration=", ".join(dict.fromkeys(kind.calibration.name for kind in plan.kinds)),
         cost_usd_per_mtok=cost,
         engine=None if engine is None else engine.name,
+        engine_origin=plan.engine_origin,
         load=None if served is None else _load(load.concurrency or 0, served),
         kv_block=memory.block,
         bands=_bands(plan, metrics, prefill, decode),

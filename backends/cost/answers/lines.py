@@ -193,6 +193,7 @@ class PhaseLines:
             bytes=float(demand.moved + demand.payload),
             bound=work.bound(at),
             layer=answer.layer,
+            origin=answer.origin,
             shape=work.shape(at),
             axis=path.axis,
             algorithm=answer.algorithm,

@@ -33,7 +33,7 @@ def find_start(model: Replicas, metrics: Metrics) -> Start | None:
         return None
     asked = load.input + load.output
     fewest = min(stages, key=lambda s: float(memory.pool(s) / memory.kv_per_request(s, asked)))
-    longest, band = memory.longest_request(), engine.band("kv", experts=False, nodes=1)
+    longest, band = memory.longest_request(), engine.band("kv")
     return Start(
         engine=engine.name,
         kv_bytes=float(memory.pool(fewest)),

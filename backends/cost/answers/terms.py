@@ -146,6 +146,7 @@ def _op_terms(phase: str, lines: PhaseLines, follow: Followed, share: float) -> 
             value=sum(run.value for run in runs),
             bound=max(bounds, key=lambda key: bounds[key]),
             layer=most.layer,
+            origin=most.origin,
             band=most.band,
             runs=sum(run.op.count for run in runs),
             flops=sum(run.op.count * run.op.flops for run in runs),

@@ -61,9 +61,9 @@ def gemm_seconds(
 
     There are ``t = h ceil(n/b)`` tiles in ``w = t / units`` waves, at least one. Rounding up to whole waves adds time,
     of which the share `TAIL` counts. Of rounding the height ``h = m/a >= 1`` up to whole tiles the share
-    ``(1 - 1/h) / 2`` counts (assumed): for few rows libraries have heights between those of `TILES`, for many only some
-    round up. Where tiles do not fill the GPU, k may be cut into ``floor(units / t)`` parts, whose sum takes ``step``
-    seconds. The best tiling counts:
+    ``TAIL (1 - 1/h)`` counts (assumed): for few rows libraries have heights between those of `TILES`. Where tiles do
+    not fill the GPU, k may be cut into ``floor(units / t)`` parts, whose sum takes ``step`` seconds. The best tiling
+    counts:
 
         seconds = fixed + (arithmetic^blend + (moved / (bandwidth * memory))^blend)^(1/blend)
 
@@ -76,7 +76,7 @@ def gemm_seconds(
     best: Number | None = None
     for rows, columns, tile in ways:
         high = maximum(m / rows, 1.0)
-        count = (high + (1 - 1 / high) / 2 * (ceil_div(m, rows) - high)) * columns
+        count = (high + TAIL * (1 - 1 / high) * (ceil_div(m, rows) - high)) * columns
         whole = tile * maximum(1.0, (1 - TAIL) * count / units + TAIL * ceil_div(count, units))
         splits = clip(floor(units / count), 1, MOST_SPLITS)
         time = where(splits > 1, minimum(whole, tile / splits + c.step), whole)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 from plandsl.ir.program import PREFILL
 from plandsl.ir.types import Number
-from plandsl.spec.constants import Band, C, FormConstants, GemmConstants, band_of
+from plandsl.spec.constants import C, FormConstants, GemmConstants
 from plandsl.spec.formats import BITS, base_format, in_blocks
 from plandsl.spec.fusions import ANY, FusedSizes
 from plandsl.spec.hardware import OF_LINKS, TRANSFER, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec
+from plandsl.spec.origins import FITTED_HERE, GENERIC, MEASURED
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
@@ -45,18 +46,19 @@ Marlin reads weights of 4 bits nearly as fast as the memory allows, 3.87 times a
 class Answer(NamedTuple):
     """The layer of the cost model that timed an op, and its band; for a collective also the fastest algorithm.
 
-    With this algorithm a rank sends ``volume`` bytes over the links for each byte of payload. ``fused``: the op runs in
-    the kernel of another op.
+    ``origin`` says where the constants come from (`CalibrationSpec.origin`). With the algorithm a rank sends ``volume``
+    bytes over the links for each byte of payload. ``fused``: the op runs in the kernel of another op.
     """
 
     layer: str
-    band: Band | None
+    band: tuple[float, float] | None
     algorithm: str = ""
     volume: Number = 0
     fused: bool = False
+    origin: str = FITTED_HERE
 
 
-MEASURED_ANSWER = Answer("measured", (1.0, 1.0))
+MEASURED_ANSWER = Answer("measured", (1.0, 1.0), origin=MEASURED)
 """A table gives the measured time. It does not say how far measurements vary."""
 
 
@@ -160,8 +162,11 @@ class Machine:
     @property
     def flat(self) -> Answer:
         """The layer for ops without a fitted form: shares of peaks, and launches."""
-        values = dict(self.calibration.values)
-        return Answer("constant" if values else "roofline", band_of(values))
+        get, values = dict(self.calibration.values).get, self.calibration.values
+        low, high = get("low"), get("high")
+        band = None if low is None or high is None else (low, high)
+        origin = dict(self.calibration.origins).get("low", FITTED_HERE) if values else GENERIC
+        return Answer("constant" if values else "roofline", band, origin=origin)
 
     @cached_property
     def figures(self) -> dict[Side, Hashable]:
@@ -202,10 +207,15 @@ def as_unpacked(constants: C) -> C:
 
     No rows of such weights are known. They are timed as weights that are not unpacked, with bytes of their own.
     """
+    return constants if constants.band is None else cast(C, constants._replace(band=constants.band.raised(TRANSFER)))
+
+
+def form_answer(constants: FormConstants, seconds: Number | None = None) -> Answer:
+    """The layer for ops with a fitted form, whose ``constants`` have the band.
+
+    ``seconds`` that the form gives tell whether such sizes were fitted; None where the form is of more than the op.
+    """
     band = constants.band
-    return constants if band is None else cast(C, constants._replace(band=(band[0] ** TRANSFER, band[1] ** TRANSFER)))
-
-
-def form_answer(constants: FormConstants) -> Answer:
-    """The layer for ops with a fitted form, whose ``constants`` have the band."""
-    return Answer("fitted", constants.band)
+    if band is None:
+        return Answer("fitted", None)
+    return Answer("fitted", band.at(None if seconds is None else float(seconds)), origin=band.origin or FITTED_HERE)

@@ -242,7 +242,7 @@ class Softmax(NamedTuple):
         batch, position = at.extents.local(self.batch), at.extents.sizes[self.position.name]
         if self.table is not None and self.table.at(batch, position, at.context) > 0:
             return MEASURED_ANSWER
-        return machine.flat if self.form is None else form_answer(self.form.constants)
+        return machine.flat if self.form is None else form_answer(self.form.constants, self.seconds(at))
 
     def path(self, program: Program) -> Path:
         """The bytes stay on the GPU."""

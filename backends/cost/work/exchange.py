@@ -252,10 +252,12 @@ class Exchange(NamedTuple):
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A table, fitted constants, or the algorithms of the links. A table does not say which algorithm ran."""
-        name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * at.rows(self.rows)))
+        n = at.rows(self.rows)
+        name, volume, constants = self.form.fastest(self.ranks, float(self.payload_per_row * n))
         if self._is_measured(at):
             return MEASURED_ANSWER._replace(algorithm="measured", volume=volume)
-        return (machine.flat if constants is None else form_answer(constants))._replace(algorithm=name, volume=volume)
+        found = machine.flat if constants is None else form_answer(constants, self.modelled_seconds(n))
+        return found._replace(algorithm=name, volume=volume)
 
     def path(self, program: Program) -> Path:
         """Its axis; of several axes, those with more than one rank. A hop goes along the axes that cut the stages."""

@@ -163,7 +163,9 @@ class Experts(NamedTuple):
 
     def answer(self, at: Binding, machine: Machine) -> Answer:
         """A form, or shares of peaks."""
-        return machine.flat if self.form is None else form_answer(self.form.constants)
+        if self.form is None:
+            return machine.flat
+        return form_answer(self.form.constants, self.modelled_seconds(at.rows(self.rows)) / self.form.share)
 
     def path(self, program: Program) -> Path:
         """The bytes stay on the GPU: exchanges of tokens are ops of their own."""

@@ -141,7 +141,10 @@ class Kernel(NamedTuple):
         """A table, a form, or shares of peaks."""
         if self.table is not None and self.table.at(at.rows(self.rows)) > 0:
             return MEASURED_ANSWER
-        return machine.flat if self.form is None else form_answer(self.form.constants)
+        if self.form is None:
+            return machine.flat
+        whole = not isinstance(self.form, QuantForm)  # its constants are of a GEMM with its quantisation
+        return form_answer(self.form.constants, self.modelled_seconds(at.rows(self.rows)) if whole else None)
 
     def path(self, program: Program) -> Path:
         """The bytes stay on the GPU."""

@@ -14,6 +14,7 @@ from plandsl.answers.text.communication import communication_table
 from plandsl.answers.text.resources import memory_table, time_table
 from plandsl.answers.text.words import (
     METRIC,
+    origin_words,
     plain_table,
     requirement_table,
     show_band,
@@ -90,7 +91,7 @@ def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
         same = [" and ".join(p["plans"]) for p in pairs if metric in p["within_band"]]
         if same:
             more = f", and {len(same) - 4} more pairs" if len(same) > 4 else ""
-            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more}"
+            yield f"within each other's band, {word}: {'; '.join(same[:4])}{more} (their order may be wrong)"
     without: dict[tuple[str, ...], list[str]] = {}
     for metric, word in METRIC.items():
         without.setdefault(tuple(e.plan for e in estimates if e.band(metric) is None), []).append(word)
@@ -156,6 +157,8 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     reasons = dict.fromkeys(why for metric in METRIC if (why := e.no_band(metric)))
     if reasons:
         yield Text(f"no band: {'; '.join(reasons)}", style="dim")
+    if said := origin_words(e):
+        yield Text(f"constants: {said}", style="dim")
     yield Text(_conventions(plan), style="dim")
     pools = (e,) if e.pools is None else (e.pools.prefill.estimate, e.pools.decode.estimate)
     for said in dict.fromkeys(pool.start.limited for pool in pools if pool.start and pool.start.limited):

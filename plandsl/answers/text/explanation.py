@@ -9,7 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
-from plandsl.answers.text.words import METRIC, closed_form_lines, plain_table, show_band, show_token_rate, title_of
+from plandsl.answers.text.words import (
+    METRIC,
+    closed_form_lines,
+    origin_shares,
+    plain_table,
+    show_band,
+    show_token_rate,
+    title_of,
+)
 from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
@@ -34,7 +42,7 @@ KINK = 0.1
 def print_explanation(plan: PlanSpec, found: Explanation, console: Console) -> None:
     """Print the whole explanation of one plan."""
     parts: list[RenderableType] = [title_of(plan, found.estimate), *_headlines(found), Text()]
-    parts += [_terms(found.ttft, found.tpot), _layers(found), Text()]
+    parts += [_terms(found.ttft, found.tpot), _layers(found), _origins(found), Text()]
     parts += [_slopes(found.sensitivities), *_remarks(found), Text()]
     parts += [*(_bottleneck(b) for b in found.bottlenecks), *_headroom(plan, found.headroom), _memory(found)]
     parts += closed_form_lines(found.estimate)
@@ -104,6 +112,17 @@ def _cells(terms: Sequence[Term], pair: tuple[Breakdown, Breakdown]) -> Iterator
         band = bands.pop() if len(bands) == 1 else None
         yield from (show_time(value), show_percent(value / whole.total), next(iter(own.bounds())))
         yield "" if band is None else f"{100 * (band[0] - 1):+.0f} to {100 * (band[1] - 1):+.0f} %"
+
+
+def _origins(found: Explanation) -> Text:
+    """The share of each origin of constants in the time of kernels and links, and the origin of the engine's."""
+    shares = (
+        f"{METRIC[f'{whole.metric}_s']} {origin_shares((t.origin, t.value) for t in whole.terms if t.layer)}"
+        for whole in (found.ttft, found.tpot)
+    )
+    e = found.estimate
+    engine = f"; engine {e.engine} {e.engine_origin}" if e.engine_origin else ""
+    return Text(f"constants: {'; '.join(shares)}{engine}", style="dim")
 
 
 def _layers(found: Explanation) -> Text:

@@ -1,0 +1,26 @@
+"""Where the constants behind a number come from, in the words of all reports (`plandsl/terms.py` explains them)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+FITTED_HERE = "fitted here"
+"""To rows of this GPU; of an engine: to rows of this GPU and this model."""
+
+POOLED = "pooled"
+"""To rows of many GPUs at once; of an engine: to rows of other engines."""
+
+GENERIC = "generic"
+"""Round figures: nobody measured such a thing."""
+
+MEASURED = "measured"
+"""A row of a table."""
+
+BORROWED = "borrowed from "
+
+
+def borrowed_from(names: Sequence[str]) -> str:
+    """To rows of other GPUs or models."""
+    first, *others = names
+    more = f" and {len(others)} more" if len(others) > 1 else "".join(f" and {name}" for name in others)
+    return f"{BORROWED}{first}{more}"
