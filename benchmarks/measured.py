@@ -67,10 +67,10 @@ def read_measured(path: Path) -> tuple[list[Measured], dict[int, str]]:
             if why or not engine:
                 reasons[at] = why or "no such engine"
                 continue
-            version, gpu, model, source = (str(texts[name][at]) for name in ("framework", "gpu", "model", "source"))
+            version, gpu, named, source = (str(texts[name][at]) for name in ("framework", "gpu", "model", "source"))
             found.append(
                 Measured(
-                    at, engine, version, gpu, model=model, source=source,
+                    at, engine, version, gpu, model=named, source=source,
                     lengths=lengths_of(str(texts["length_jitter"][at])), row=rows[at], values=values,
                 )
             )  # fmt: skip

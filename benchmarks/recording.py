@@ -82,7 +82,7 @@ class Heard(NamedTuple):
     new: Floats
     cached: Floats
     chunk: Floats
-    count: Floats
+    decodes: Floats
     mean: Floats
     rows: Floats
     alone: Floats
@@ -121,7 +121,7 @@ class Listener:
         ranks = self.clock.next_decodes(batches, steps)
         slowest = self.clock.foresee_slowest(ranks)[1] if len(ranks) > 1 else np.zeros(steps, np.int64)
         self.ahead = np.zeros((steps, len(Heard._fields)))
-        for at, name in ((4, "count"), (6, "rows")):
+        for at, name in ((4, "requests"), (6, "rows")):
             self.ahead[:, at] = np.array([getattr(rank, name) for rank in ranks])[slowest]
         self.ahead[:, 5] = np.stack([rank.means for rank in ranks])[slowest, np.arange(steps)]
         return np.ones((steps, 1))
@@ -130,7 +130,7 @@ class Listener:
 def _columns(shape: Shape) -> tuple[float, ...]:
     p = shape.prompt
     prompt = (0.0, 0.0, 0.0, 0.0) if p is None else (p.requests, p.new, p.cached, p.chunk)
-    return (*prompt, shape.count, shape.mean, shape.rows, shape.alone)
+    return (*prompt, shape.decodes, shape.mean, shape.rows, shape.alone)
 
 
 class Notes(Log):
@@ -162,15 +162,16 @@ class Notes(Log):
 
 
 class Recording(NamedTuple):
-    """Steps of a load in groups that are alike: ``shapes`` of each, and ``weights`` float64[4, groups].
+    """Steps of a load in groups that are alike: ``shapes`` of each, and ``weights`` float64[3, groups].
 
-    Weights are those of mean TTFT, mean TPOT and the duration, and of the rest of a step that runs when a request
-    arrives. ``running`` requests run when a first token is shown, on average, and each client has ``rounds`` requests,
+    Weights are those of mean TTFT, mean TPOT and the duration. The share ``late`` of the requests comes while others
+    run. ``running`` requests run when a first token is shown, on average, and each client has ``rounds`` requests,
     one behind the other. ``tokens`` are made in the duration.
     """
 
     weights: Floats
     shapes: Heard
+    late: float
     running: float
     rounds: float
     tokens: float
@@ -209,6 +210,7 @@ def record(clock: ServerClock, load: Load, fine: float = FINE) -> Recording:
     return Recording(
         weights,
         shapes,
+        late=float(load.shares(n)[load.clients :].sum()) if load.clients > 1 else 0.0,
         running=float(np.array(log.beside) @ load.shares(n)),
         rounds=load.rounds,
         tokens=float(requests.output.sum()) * load.rounds / load.simulated,
@@ -216,7 +218,7 @@ def record(clock: ServerClock, load: Load, fine: float = FINE) -> Recording:
 
 
 def weigh(moments: Floats, requests: Requests, load: Load, steps: int) -> Floats:
-    """Weights float64[4, steps] from ``moments`` float64[3, n]: when requests come, have a first token, and end.
+    """Weights float64[3, steps] from ``moments`` float64[3, n]: when requests come, have a first token, and end.
 
     Times are counted in steps. A round that is left out takes as long as from the mean end of the first to that of the
     second.
@@ -230,8 +232,7 @@ def weigh(moments: Floats, requests: Requests, load: Load, steps: int) -> Floats
         low, high = np.sort(over)[: 2 * one].reshape(2, one).mean(axis=1, keepdims=True)
         middle = _spread(low, high, np.ones(1), steps)
         duration = duration + (load.rounds - load.simulated) * middle
-    rest = _spread(np.maximum(arrived - 0.5, 0.0), arrived, each * (one > 1), steps)
-    return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration, rest])
+    return np.stack([_spread(arrived, first, each, steps), _spread(first, over, later, steps), duration])
 
 
 def _spread(start: Floats, end: Floats, weight: Floats, steps: int) -> Floats:
@@ -276,12 +277,12 @@ def features(server: Server, heard: Heard) -> Features:
     """The features of steps on a server, whose engine has rates of 1 for that."""
     server = server.on(evolve(server.plan, engine=evolve(server.plan.engine, prefill=1.0, decode=1.0, links=1.0)))
     kernels, links = np.zeros((2, len(heard.rows)))
-    prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.count > 0
+    prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.decodes > 0
     for shape in {*zip(prompts.tolist(), chunk.tolist(), decodes.tolist(), strict=True)}:
         of = np.flatnonzero((prompts == shape[0]) & (chunk == shape[1]) & (decodes == shape[2]))
         asked = Heard(*(column[of] for column in heard))
         prompt = Prompt(asked.requests, asked.new, asked.cached, shape[1]) if shape[0] else None
-        decode = Decode(asked.count, asked.mean, queries=server.queries) if shape[2] else None
+        decode = Decode(asked.decodes, asked.mean, queries=server.queries) if shape[2] else None
         times = server.step(Step(prompt, decode), server.in_flight)
         kernels[of] = sum(stage.compute for stage in times.stages)
         links[of] = sum(stage.exposed for stage in times.stages) + times.hops

@@ -50,8 +50,8 @@ class Steps:
         self.of = np.repeat(np.arange(self.rows), sizes)
         self.weights = np.concatenate([r.weights for r in recordings], axis=1)
         self.features = Features(*map(np.concatenate, zip(*features, strict=True)))
-        self.running, self.rounds, self.tokens = (
-            np.array([getattr(r, name) for r in recordings]) for name in ("running", "rounds", "tokens")
+        self.late, self.running, self.rounds, self.tokens = (
+            np.array([getattr(r, name) for r in recordings]) for name in ("late", "running", "rounds", "tokens")
         )
 
     def seconds(self, c: Constants) -> Floats:
@@ -67,10 +67,11 @@ class Steps:
         """The metrics of each row, float64[rows, 3], in the order of `METRICS`.
 
         A request that comes later than a step's end, by what the engine adds to first tokens, waits for the rest of
-        the next step.
+        a step: ``E[t^2] / (2 E[t])``, as it is more likely to come in a long one.
         """
         seconds = self.seconds(c)
-        ttft, tpot, duration, rest = (np.bincount(self.of, row * seconds, self.rows) for row in self.weights)
+        ttft, tpot, duration = (np.bincount(self.of, row * seconds, self.rows) for row in self.weights)
+        rest = self.late * np.bincount(self.of, self.weights[2] * seconds**2, self.rows) / (2 * duration)
         delay = c["first"] + c["step_rank"] * (self.ranks - 1) + c["first_request"] * self.running
         ttft = ttft + delay + rest * (delay > 0)
         return np.stack([ttft, tpot, self.tokens / (duration + self.rounds * delay)], axis=1)

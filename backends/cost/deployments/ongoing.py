@@ -22,7 +22,9 @@ DRAIN = 0.25
 
 
 MIXED = 1.5
-"""Decode steps that a first token waits for: half of the step that runs when it arrives, and a step of its own."""
+"""Decode steps that a first token waits for: half of the step that runs when it arrives, and the one behind it, which
+engines compose ahead.
+"""
 
 
 def host_seconds(engine: EngineSpec, requests: Number, ways: Number = 1) -> Number:
@@ -49,9 +51,6 @@ class PromptCost(NamedTuple):
 
 LEAST = 1e-9
 """Less than any number of prompts."""
-
-HALF_STEP = 0.5
-"""The share of the running step that is left when a request arrives, on average."""
 
 
 def queue_seconds(rate: Number, seconds: Number) -> Number:
@@ -92,7 +91,7 @@ def chunked_prompt_cost(
     together = maximum(1 / part - 1, 0)
     part = minimum(part, 1 / maximum(come, LEAST))
     whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
-    return PromptCost(part * (mixed - step) + engine.admit, whole, part * (mixed + host), HALF_STEP, together)
+    return PromptCost(part * (mixed - step) + engine.admit, whole, part * (mixed + host), together=together)
 
 
 class Served(NamedTuple):
@@ -183,6 +182,8 @@ def serve(
     if requests is not None:  # the first of those who wait find others before them, half of all on average
         queue = queue * (1 - minimum(clients / requests, 1.0) / 2)
     first = engine.first + engine.first_request * runs
+    others = others * (cycle + line) / (cycle + line + first)  # a request whose token is on its way is in no step
+    cycle = own + maximum(output - 1, 0) * (step + host + others)
     stay = cycle + line + first
     served = runs / stay
     if requests is not None:  # where some waited, the last to run leave one by one

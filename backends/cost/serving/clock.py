@@ -44,14 +44,14 @@ class Cost(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What the cost of a step depends on: its ``prompt``, and ``count`` requests that decode in a ``mean`` context.
+    """What the cost of a step depends on: its ``prompt``, and requests that decode, in a ``mean`` context.
 
     The engine counts ``rows`` requests in the step, of which it ``admitted`` some. ``alone``: whole prompts and nothing
     else, where prompts are never cut.
     """
 
     prompt: Prompt | None
-    count: int
+    decodes: int
     mean: float
     rows: int
     admitted: int = 0
@@ -59,9 +59,9 @@ class Shape(NamedTuple):
 
 
 class Decodes(NamedTuple):
-    """Steps that follow one another, in which ``count`` requests decode in ``means`` of contexts, `Shape.rows` each."""
+    """Steps that follow one another, in which ``requests`` decode in ``means`` of contexts, `Shape.rows` each."""
 
-    count: int
+    requests: int
     means: Floats
     rows: int
 
@@ -152,7 +152,7 @@ class ServerClock:
         host = self.engine.admit * shape.admitted
         if not shape.alone:
             host += self.engine.step + self.request * shape.rows
-        found = self._seconds(shape.prompt, shape.count, shape.mean)
+        found = self._seconds(shape.prompt, shape.decodes, shape.mean)
         return found._replace(host=host) if host else found
 
     def cost_of_ranks(self, batches: Sequence[Batch]) -> Cost:
@@ -190,7 +190,7 @@ class ServerClock:
 
     def foresee_slowest(self, ranks: Sequence[Decodes]) -> tuple[Floats, Ints]:
         """Seconds of steps by their parts, and which of ``ranks`` is the slowest in each step."""
-        found = [self._columns(r.count, r.means, self.engine.step + self.request * r.rows) for r in ranks]
+        found = [self._columns(r.requests, r.means, self.engine.step + self.request * r.rows) for r in ranks]
         steps = np.arange(len(found[0]))
         if len(found) == 1:
             return found[0], np.zeros_like(steps)
