@@ -16,8 +16,10 @@ from plandsl.grammar.modules import CATALOG
 from plandsl.testing.laws_cost import better_hardware_is_never_slower
 
 LOST = 0.1
-"""The share of throughput that one more request, or twice the requests, may cost. Of 800 drawn plans, two lost more than
-0.05: a row of tiles more, or a wave."""
+"""The share of throughput that one more request, or twice the requests, may cost.
+
+Of 800 drawn plans, two lost more than 0.05: they have a row of tiles more, or a wave.
+"""
 
 LOST_IN_STEPS = 0.15
 """The same in steps with a budget, of which requests that decode take a part."""
