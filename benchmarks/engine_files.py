@@ -100,6 +100,9 @@ Two messages between processes over TCP, what to compute and what was computed, 
 operations of 10 elements a second between processes of one host (github.com/meta-pytorch/torchft, pull request 199).
 """
 
+LEAST = 1.02
+"""A band reaches so far at least to either side of what is predicted, where all rows are off to one side."""
+
 BANDS = (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("output_tok_per_s", "throughput"))
 """Metrics of rows, and how bands of engines call them."""
 
@@ -126,8 +129,8 @@ def write(name: str, found: Found) -> None:
     bands = []
     for metric, short in BANDS:
         if metric in found.errors:
-            e = found.errors[metric]  # what is predicted is in its band, where all of it is off to one side
-            bands += [f"{short}_low = {min(e.low, 1):.4g}", f"{short}_high = {max(e.high, 1):.4g}"]
+            e = found.errors[metric]
+            bands += [f"{short}_low = {min(e.low, 1 / LEAST):.4g}", f"{short}_high = {max(e.high, LEAST):.4g}"]
     fitted = [f"{n} = {quantity(n, found.fit.constants[n])}" for n in LOOSE]
     own = [*fitted, *bands] if found.rows else []
     assumed = [] if found.rows else ["# the constants of all engines: too few rows", *fitted, *bands]

@@ -64,15 +64,16 @@ class Load(NamedTuple):
     def draw(self) -> Requests:
         """The requests that are simulated; the same each time."""
         n, rng = round(self.clients * self.simulated), np.random.default_rng(0)
-        lengths = [draw_lengths(mean, self.spread, n, rng) for mean in (self.input, self.output)]
-        return Requests(np.zeros(n), *lengths)
+        input_, output = (draw_lengths(mean, self.spread, n, rng) for mean in (self.input, self.output))
+        return Requests(np.zeros(n), input_, output)
 
     def shares(self, n: int) -> Floats:
         """How much each of ``n`` simulated requests counts: those behind the first round stand for all later ones."""
         each = np.ones(n)
         if self.simulated < self.rounds:
             each[self.clients :] = (self.rounds - 1) / (self.simulated - 1)
-        return each / each.sum()
+        shares: Floats = each / each.sum()
+        return shares
 
 
 class Heard(NamedTuple):
@@ -275,7 +276,8 @@ class Features(NamedTuple):
 
 def features(server: Server, heard: Heard) -> Features:
     """The features of steps on a server, whose engine has rates of 1 for that."""
-    server = server.on(evolve(server.plan, engine=evolve(server.plan.engine, prefill=1.0, decode=1.0, links=1.0)))
+    engine = evolve(server.plan.effective_engine, prefill=1.0, decode=1.0, links=1.0)
+    server = server.on(evolve(server.plan, engine=engine))
     kernels, links = np.zeros((2, len(heard.rows)))
     prompts, chunk, decodes = heard.requests > 0, heard.chunk > 0, heard.decodes > 0
     for shape in {*zip(prompts.tolist(), chunk.tolist(), decodes.tolist(), strict=True)}:

@@ -50,8 +50,8 @@ def steps_of(server: Replicas, load: Load, fine: float = 0.0) -> Steps:
 def simulated(server: Replicas, load: Load) -> list[float]:
     """What a simulation of the load says: TTFT, TPOT, output tokens per second."""
     n, rng = round(load.clients * load.rounds), np.random.default_rng(0)
-    lengths = [draw_lengths(mean, load.spread, n, rng) for mean in (load.input, load.output)]
-    requests, name = Requests(np.zeros(n), *lengths), server.plan.effective_engine.scheduler_name
+    input_, output = (draw_lengths(mean, load.spread, n, rng) for mean in (load.input, load.output))
+    requests, name = Requests(np.zeros(n), input_, output), server.plan.effective_engine.scheduler_name
     made = worker(server.one, requests, name, caching=False, clock=ServerClock(server.one))
     records = simulate([made], requests, Closed(load.clients))
     told = summarise(records)
