@@ -29,7 +29,7 @@ PLAN = """plan p {{
   {more}
 }}
 """
-RATE = "rate = varying([[0 h, 10 req/s], [1 h, 40 req/s], [2 h, 0 req/s]], every = 3 h)"
+RATE = "rate = varying([[0 h, 10 req/s], [1 h, 80 req/s], [2 h, 0 req/s]], every = 3 h)"
 LOAD = f"input = lognormal(mean = 900, p95 = 3200), output = 20, {RATE}"
 BOUND = "require p90(ttft) <= 400 ms"
 
@@ -140,7 +140,7 @@ def day() -> Autoscale:
 
 def test_the_fewest_replicas_are_those_of_plans_alone(day: Autoscale) -> None:
     quiet, busy, night = day.intervals
-    assert (quiet.rate, busy.rate, night.rate) == (10.0, 40.0, 0.0)
+    assert (quiet.rate, busy.rate, night.rate) == (10.0, 80.0, 0.0)
     assert night.replicas == 1
     for one in (quiet, busy):
         assert alone(BASE, one.rate, one.replicas, 30)

@@ -127,10 +127,11 @@ def test_the_driver_of_a_gpu_decides_and_a_node_may_say_otherwise() -> None:
 @pytest.mark.parametrize("engine", ["", "engine = vllm", "engine = trtllm"])
 @pytest.mark.parametrize("count", [2, 4])
 def test_through_the_host_nccl_alone_sends_and_later(engine: str, count: int) -> None:
+    """By most of the latency of the way: at its lower rate fewer bytes are needed to reach half of it."""
     near, host = (rows(count=count, more=f", p2p = {p2p}", engine=engine) for p2p in ("on", "off"))
     for op, row in host.items():
         assert row.algorithm == "nccl"
-        assert row.time_s > near[op].time_s + row.calls * 0.9 * HOST_PATH.latency
+        assert row.time_s > near[op].time_s + row.calls * 0.7 * HOST_PATH.latency
 
 
 def test_the_host_is_as_fast_as_it_was_measured() -> None:

@@ -63,10 +63,10 @@ def test_a_calibration_is_completed_for_every_format_of_a_model():
 
 
 def test_a_note_names_the_gemms_that_were_measured_slower():
-    load = {"model": "llama_3_2_1b", "node": "h100_8", "tp": 8, "engine": "engine = trtllm", "input": 100, "batch": 1}
+    load = {"model": "llama_3_2_1b", "node": "h100_8", "tp": 8, "engine": "engine = vllm", "input": 100, "batch": 1}
     notes = {note.code: note.message for note in plan_with("fp8", "fp8", **load).estimate().notes}
     assert "fp8 slower than bf16 in decode, as measured: " in notes["N430"]
-    assert "(gemm.fp8_trtllm)" in notes["N430"]
+    assert "(gemm.fp8)" in notes["N430"]
     assert "N430" not in told(plan_with("bf16", **load))
     scaled = {note.code: note.message for note in plan_with("fp8_channel", "fp8", **load).estimate().notes}
     assert "fp8_channel slower than bf16 in decode, as measured: " in scaled["N430"]

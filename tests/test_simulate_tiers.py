@@ -326,8 +326,9 @@ SMALL = f"memory_fraction = 25.4 %, {PLAIN}"
 
 @pytest.mark.parametrize("name", ["vllm", "sglang", "trtllm"])
 def test_host_memory_shortens_first_tokens(name: str) -> None:
-    bare = plan(SMALL, name).simulate()
-    made = plan(f"{SMALL}, kv_tiers = [[100 GB, 50 GB/s]]", name).simulate()
+    small = f"{SMALL}, first = 0 s, first_request = 0 s"  # what no tier shortens
+    bare = plan(small, name).simulate()
+    made = plan(f"{small}, kv_tiers = [[100 GB, 50 GB/s]]", name).simulate()
     assert bare.simulation.found is None
     found = made.simulation.found
     assert found is not None

@@ -56,7 +56,7 @@ def terms(model: Deployment, metrics: Metrics) -> Terms:
     whole = _step_terms(DECODE, metrics.decode, follow.ops[DECODE], 1.0)
     taken = _token_share(float(metrics.tpot), others, gain)
     step = [term.times(taken) for term in whole]
-    at_first, at_step = model.pools[0].plan.rank_seconds, model.pools[-1].plan.rank_seconds * taken
+    at_first, at_step = _first_ranks(model, metrics), model.pools[-1].plan.rank_seconds * taken
     ttft = _breakdown(
         "ttft", PREFILL, ops=first, span=float(prefill.span) / share, value=metrics.ttft, waits=waiting, ranks=at_first
     )
@@ -87,6 +87,15 @@ def memory_terms(memory: Memory) -> Breakdown:
     parts = ("weights", "kv_cache", "activations", "buffers")
     found = tuple(Term("", part, op=part, name=part, value=getattr(memory, part), bound="") for part in parts)
     return Breakdown("memory", memory.total, found)
+
+
+def _first_ranks(model: Deployment, metrics: Metrics) -> float:
+    """What further ranks add to TTFT: once with the first token, and in each step of a prompt that comes in chunks."""
+    plan, s, steps = model.pools[0].plan, metrics.served, 0.0
+    if plan.chunked_prefill is not None and s is not None and model.transfer is None:
+        added = float(s.prefill - metrics.prefill.through - plan.effective_engine.admit)
+        steps = added / float(s.host * model.pools[-1].gain) if s.host else 0.0
+    return plan.rank_seconds * (1 + steps)
 
 
 def _breakdown(
