@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.engine_memory import with_memory
 from plandsl.backends.accuracy.serving import catalog_name
 from plandsl.backends.calibrate.servers import (
     METRICS,
@@ -143,7 +144,8 @@ def write(path: Path) -> None:
     table = Table(table.columns | {"model": models})
     for file in sorted(ENGINES.glob("*.plan")):
         found = server_bands(table, extra=(file.stem,))[file.stem]
-        file.write_text(format_text(with_bands(file.read_text(encoding="utf-8"), found), file.stem), encoding="utf-8")
+        text = with_memory(with_bands(file.read_text(encoding="utf-8"), found), file.stem)
+        file.write_text(format_text(text, file.stem), encoding="utf-8")
 
 
 def main(path: Path) -> None:

@@ -137,8 +137,8 @@ for _number, (_config, _published) in enumerate(
 
 @FIELD.add("F7.1", "70B int4 over PCIe, one client: tok/s on two and four cards", (30.0, 46.0), rel=READ, gated=False)
 def _one_client() -> Value:
-    """Not gated: nobody measured kernels of 4-bit weights on these GPUs. GEMMs of fp16 stand for them, in which few rows
-    take more arithmetic beside the bytes than in kernels that are made for 4 bits.
+    """Not gated: nobody measured kernels of 4-bit weights on these GPUs. GEMMs of fp16 stand for them, in which few
+    rows take more arithmetic beside the bytes than in kernels that are made for 4 bits.
     """
     return tuple(1 / estimate("f07", name).tpot_s for name in ("two", "four"))
 
