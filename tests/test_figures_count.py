@@ -87,7 +87,7 @@ FIELDS = {
     "engine.max_requests": ("loaded", "engine { max_requests = 50 }"),
     "engine.kv_block": ("again", "engine { kv_block = 64 }"),
     **{
-        f"engine.{metric}_{end}": ("pair", f"engine {{ {metric}_{end} = {1 if end == 'low' else 2} }}")
+        f"engine.{metric}_{end}": ("pair", f"engine {{ {metric}_{end} = {0.5 if end == 'low' else 2} }}")
         for metric in ("ttft", "tpot", "throughput", "kv")
         for end in ("low", "high")
     },

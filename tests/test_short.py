@@ -217,8 +217,9 @@ def test_the_closed_form_and_the_steady_loop_rank_candidates(
 ) -> None:
     """They assume unlike things: requests that come at random, and requests that come back together.
 
-    Prompts that come together stop the decodes of fewer requests, so that TPOT is not longer in the loop. Throughput
-    is not so simple: what is held is what no load of this kind leaves, by 20 % and more.
+    Prompts that come together stop the decodes of fewer requests, so that TPOT is hardly longer in the loop: the closed
+    form leaves requests out of steps while their first token is on its way. Throughput is not so simple: what is held is
+    what no load of this kind leaves, by 20 % and more.
     """
     load = f"input = {input_}, output = {output}, concurrency = {places}"
     found = []
@@ -227,7 +228,7 @@ def test_the_closed_form_and_the_steady_loop_rank_candidates(
         if e.simulated is None:
             return
         found.append((sharding, e.throughput_tokens_per_s, e.simulated.output_rate))
-        assert e.simulated.tpot.mean.value <= e.tpot_s * (1 + SETTLED), (load, engine, sharding)
+        assert e.simulated.tpot.mean.value <= e.tpot_s * 1.2, (load, engine, sharding)
         assert 0.6 < e.simulated.output_rate / e.throughput_tokens_per_s < 2.0, (load, engine, found)
     closed, simulated = (sorted(found, key=lambda one: -one[column]) for column in (1, 2))
     if [one[0] for one in closed] != [one[0] for one in simulated]:

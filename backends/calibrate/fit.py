@@ -95,5 +95,5 @@ def fit(
     seen = errors(kind.seconds(constants, gpu, train), train.numbers(kind.metric))
     other = errors(kind.seconds(constants, gpu, test), test.numbers(kind.metric)) if len(test) else None
     size = kind.seconds(constants, gpu, rows)
-    found = Fitted(path, constants, seen, other, sizes=(float(size.min()), float(size.max())))
-    return evolve(found, left=Left(near=off(constants, kind, gpu, test, f"{gpu.name} {path}").beyond(found.spread)))
+    made = Fitted(path, constants, seen, other, sizes=(float(size.min()), float(size.max())))
+    return evolve(made, left=Left(near=off(constants, kind, gpu, test, f"{gpu.name} {path}").beyond(made.spread)))
