@@ -218,8 +218,8 @@ def test_the_closed_form_and_the_steady_loop_rank_candidates(
     """They assume unlike things: requests that come at random, and requests that come back together.
 
     Prompts that come together stop the decodes of fewer requests, so that TPOT is hardly longer in the loop: the closed
-    form leaves requests out of steps while their first token is on its way. Throughput is not so simple: what is held is
-    what no load of this kind leaves, by 20 % and more.
+    form leaves requests out of steps while their first token is on its way. Throughput is not so simple: what is held
+    is what no load of this kind leaves, by 20 % and more.
     """
     load = f"input = {input_}, output = {output}, concurrency = {places}"
     found = []
