@@ -155,7 +155,7 @@ def _answer_loads(plan: str, loads: Sequence[Row], compile_: Compile) -> dict[Ro
     for row in loads:
         try:
             ask = simulate_row if row.limits is None else find_highest_rate
-            known[row] = _with_bands(model, ask(model, servers, many * row.copies(model.plan.ranks), row))
+            known[row] = _with_bands(model, ask(model, servers, many * row.copies(model.plan.ranks), row), row)
         except Refused as why:
             known[row] = str(why)
         except PlanError as error:
@@ -165,11 +165,11 @@ def _answer_loads(plan: str, loads: Sequence[Row], compile_: Compile) -> dict[Ro
     return known
 
 
-def _with_bands(model: Deployment, told: Told) -> Found:
-    """The same with the bands that the engine has."""
-    values = []
+def _with_bands(model: Deployment, told: Told, row: Row) -> Found:
+    """The same with the bands that the engine has for requests that are alike in length, or are not."""
+    values, jittered = [], row.spread[0] < row.spread[1] or row.longest > 0
     for metric, value in zip(PREDICTED, (told.ttft, told.tpot, told.rate), strict=True):
-        low, high = model.plan.engine_band(metric) or (np.nan, np.nan)
+        low, high = model.plan.engine_band(metric, jittered) or (np.nan, np.nan)
         values.append((value, value * low, value * high))
     return Found(tuple(values), told.by)
 
