@@ -8,6 +8,7 @@ import pytest
 from plandsl.backends.accuracy.names import engine_of, find_gpu, find_model, precision_of
 from plandsl.backends.accuracy.rows import NAMES
 from plandsl.cli import main
+from plandsl.driver import compile_text
 from plandsl.entries import catalog_has
 
 BASE = {
@@ -195,3 +196,18 @@ def test_gpus_precisions_and_frameworks_are_found_by_their_published_names():
     assert precision_of("", "Llama-3.3-70B-NVFP4") == "nvfp4"
     engines = {"TensorRT 10.2": "trtllm", "dynamo-trt": "trtllm", "mori-sglang": "sglang", "vLLM v0.9": "vllm", "x": ""}
     assert {name: engine_of(name, "h100_sxm") for name in engines} == engines
+
+
+def test_bands_are_those_of_the_lengths_of_a_row(tmp_path, capsys):
+    (plan,) = compile_text(
+        "plan p { model = llama_3_1_8b, node = h100_1, engine = vllm, workload { input = 1, output = 1 } }"
+    )
+    told = []
+    for jittered, lengths in ((True, "uniform 0.8-1.0 x nominal"), (False, "fixed")):
+        line = answer_of(tmp_path, capsys, length_jitter=lengths)
+        low, high = (
+            float(line[f"predicted_ttft_s_{end}"]) / float(line["predicted_ttft_s"]) for end in ("low", "high")
+        )
+        assert (low, high) == pytest.approx(plan.spec.engine_band("ttft", jittered))
+        told.append(low)
+    assert told[0] != told[1]
