@@ -15,7 +15,7 @@ from plandsl.backends.accuracy.spread import Refused, Served, Spread, plan_text
 class Bench(NamedTuple):
     """A benchmark: its model, mean lengths, and the most tokens of a prompt or an answer (0: all are equally long).
 
-    ``server`` and ``interactive``: limits of those scenarios.
+    ``server`` and ``interactive`` are the limits of the two scenarios with limits.
     """
 
     model: str

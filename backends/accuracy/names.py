@@ -34,7 +34,6 @@ def catalog_name(model: str) -> str:
 
 
 SAME = {
-    "deepseek_v3_1": "deepseek_v3",
     "deepseek_v3_1_terminus": "deepseek_v3",
     "deepseek_v3_0324": "deepseek_v3",
     "deepseek_r1_distill_llama_70b": "llama_3_3_70b",
