@@ -91,11 +91,8 @@ def memory_terms(memory: Memory) -> Breakdown:
 
 def _first_ranks(model: Deployment, metrics: Metrics) -> float:
     """What further ranks add to TTFT: once with the first token, and in each step of a prompt that comes in chunks."""
-    plan, s, steps = model.pools[0].plan, metrics.served, 0.0
-    if plan.chunked_prefill is not None and s is not None and model.transfer is None:
-        added = float(s.prefill - metrics.prefill.through - plan.effective_engine.admit)
-        steps = added / float(s.host * model.pools[-1].gain) if s.host else 0.0
-    return plan.rank_seconds * (1 + steps)
+    steps = 0.0 if metrics.served is None else float(metrics.served.steps)
+    return model.pools[0].plan.rank_seconds * (1 + steps)
 
 
 def _breakdown(

@@ -39,7 +39,7 @@ class PromptCost(NamedTuple):
     """What one prompt costs, in seconds: ``each`` for every running request, ``own`` until its first token.
 
     Other prompts wait ``turn`` seconds for it, except ``together`` prompts that share its steps. A first token also
-    waits for ``wait`` decode steps of other requests.
+    waits for ``wait`` decode steps of other requests. In chunks, a prompt takes ``steps`` mixed steps.
     """
 
     each: Number
@@ -47,6 +47,7 @@ class PromptCost(NamedTuple):
     turn: Number
     wait: float = MIXED
     together: Number = 0.0
+    steps: Number = 0.0
 
 
 LEAST = 1e-9
@@ -90,8 +91,14 @@ def chunked_prompt_cost(
     mixed, part = chunks.times.period, chunks.steps / (flights * chunks.ways)
     together = maximum(1 / part - 1, 0)
     part = minimum(part, 1 / maximum(come, LEAST))
-    whole = ceil_div(chunks.steps, 1) * (mixed + host) + engine.admit
-    return PromptCost(part * (mixed - step) + engine.admit, whole, part * (mixed + host), together=together)
+    steps = ceil_div(chunks.steps, 1)
+    return PromptCost(
+        part * (mixed - step) + engine.admit,
+        own=steps * (mixed + host) + engine.admit,
+        turn=part * (mixed + host),
+        together=together,
+        steps=steps,
+    )
 
 
 class Served(NamedTuple):
@@ -101,7 +108,7 @@ class Served(NamedTuple):
     prefills of the requests that all start at the beginning (mean over all requests), then for its own ``prefill`` and
     the engine's ``first``. Every later token takes ``step`` for kernels and ``host`` for the engine, and prefills of
     others add ``others``. With two pools, the transfer of the cache adds ``sent`` to TPOT, of which ``port`` is the
-    wait for other transfers. ``rate`` requests/s are served.
+    wait for other transfers. ``rate`` requests/s are served. In chunks, a prompt takes ``steps`` mixed steps.
     """
 
     running: Number
@@ -117,6 +124,7 @@ class Served(NamedTuple):
     rate: Number
     sent: Number = 0.0
     port: Number = 0.0
+    steps: Number = 0.0
 
     @property
     def ttft(self) -> Number:
@@ -200,4 +208,5 @@ def serve(
         host=host,
         others=others,
         rate=served,
+        steps=cost.steps,
     )
