@@ -100,12 +100,6 @@ Two messages between processes over TCP, what to compute and what was computed, 
 operations of 10 elements a second between processes of one host (github.com/meta-pytorch/torchft, pull request 199).
 """
 
-LEAST = 1.02
-"""A band reaches so far at least to either side of what is predicted, where all rows are off to one side."""
-
-BANDS = (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("output_tok_per_s", "throughput"))
-"""Metrics of rows, and how bands of engines call them."""
-
 
 class Found(NamedTuple):
     """What is known of an engine: its constants, the rows behind them (0: the constants of all engines), its errors.
@@ -126,14 +120,9 @@ def write(name: str, found: Found) -> None:
     for metric, e in found.errors.items():
         off = f"off by {100 * e.median:.1f} % (median) and {100 * e.p90:.1f} % (90th percentile)"
         lines.append(f"  # {metric}: {off}, bias {100 * e.bias:+.1f} %, {e.rows} rows")
-    bands = []
-    for metric, short in BANDS:
-        if metric in found.errors:
-            e = found.errors[metric]
-            bands += [f"{short}_low = {min(e.low, 1 / LEAST):.4g}", f"{short}_high = {max(e.high, LEAST):.4g}"]
     fitted = [f"{n} = {quantity(n, found.fit.constants[n])}" for n in LOOSE]
-    own = [*fitted, *bands] if found.rows else []
-    assumed = [] if found.rows else ["# the constants of all engines: too few rows", *fitted, *bands]
+    own = fitted if found.rows else []
+    assumed = [] if found.rows else ["# the constants of all engines: too few rows", *fitted]
     lines += [f"  {text}" for text in (*own, *way_lines(name))]
     assumed += [f"step_node = {quantity('step_node', STEP_NODE)}"]
     lines += ["  assumed {", *(f"    {text}" for text in assumed), "  }"]

@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 from attrs import evolve
 
+from benchmarks import bands
 from benchmarks.engine_files import Found, write
 from benchmarks.measured import Measured, read_measured
 from benchmarks.recording import ROOM, Features, Load, Recording, features, record, run_worker
@@ -239,10 +241,12 @@ def main(data: Path, residuals_file: Path | None = None, widths: bool = False) -
     fitted = fit_all(cases, WIDTH)
     judged = list(leave_out(cases, FOLDS, WIDTH))
     show(judged, fitted)
-    if residuals_file is not None:
-        write_residuals(residuals_file, judged)
     for name in ENGINES:
         write(name, found_of(name, cases, fitted, judged))
+    with TemporaryDirectory() as folder:
+        file = residuals_file or Path(folder) / "residuals.csv"
+        write_residuals(file, judged)
+        bands.write(file)
 
 
 def found_of(name: str, cases: Sequence[Case], fitted: Pooled, judged: Sequence[Residual]) -> Found:
