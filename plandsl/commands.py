@@ -327,6 +327,13 @@ def run_verify(arguments: Namespace) -> int:
     return OK if all(v.ok for v in verdicts.values()) else FAILED
 
 
+def run_laws(arguments: Namespace) -> int:
+    """`planc laws`: exit status 0 if every law holds, 1 if one is broken."""
+    from plandsl.testing.command import run_laws as check_laws
+
+    return check_laws(arguments)
+
+
 def run_search(arguments: Namespace) -> int:
     """`planc search`: exit status 0 if some plan meets every requirement, 1 if none does."""
     from plandsl.search.command import run_searches

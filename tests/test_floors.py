@@ -43,7 +43,7 @@ WINGS = {
 
 BACK = {
     ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "search.command"),
-    ("commands", "search.scale"), ("commands", "search.simulate"),
+    ("commands", "search.scale"), ("commands", "search.simulate"), ("commands", "testing.command"),
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),

@@ -256,7 +256,7 @@ def parts_add_up(plan: CompiledPlan) -> None:
         bubble = estimate.prefill.bubble_s
         assert bubble <= 1e-9 * estimate.ttft_s, "one batch in an empty pipeline waits for nobody"
     for phase, tokens, ran in (
-        (estimate.prefill, 1, metrics.prefill),
+        (estimate.prefill, 1 if metrics.served is None else float(metrics.joined), metrics.prefill),
         (estimate.decode, plan.cost.pools[0].gain, metrics.decode),
     ):
         parts = phase.compute_s + phase.communication_s + phase.bubble_s + phase.draft_s
