@@ -98,7 +98,7 @@ def _laws(made: _Parser) -> None:
     _add_selection(made)
     made.add_argument("--law", metavar="NAME", action="append", default=[],
                       help="only this law (or several); FILE.py:FUNCTION is one of your own")  # fmt: skip
-    made.add_argument("--draws", metavar="N", type=int, help="neighbours of each plan to draw (default: 5)")
+    made.add_argument("--draws", metavar="N", type=int, help="neighbours of each plan to draw (default: 3)")
     made.add_argument("--seed", metavar="N", type=int, default=0, help="from which they are drawn (default: 0)")
     made.add_argument("--list", action="store_true", help="print all laws, and what each says")
     made.add_argument("-o", "--output", metavar="OUT", help="write the smallest plan that breaks a law, a .plan file")

@@ -103,7 +103,7 @@ complete -c planc -n '_shtab_planc_using laws' -l json -d 'print the machine for
 complete -c planc -n '_shtab_planc_using laws' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using laws' -l set -x -d 'override a field, e.g. workload.batch=64'
 complete -c planc -n '_shtab_planc_using laws' -l law -x -d 'only this law (or several); FILE.py:FUNCTION is one of your own'
-complete -c planc -n '_shtab_planc_using laws' -l draws -x -d 'neighbours of each plan to draw (default: 5)'
+complete -c planc -n '_shtab_planc_using laws' -l draws -x -d 'neighbours of each plan to draw (default: 3)'
 complete -c planc -n '_shtab_planc_using laws' -l seed -x -d 'from which they are drawn (default: 0)'
 complete -c planc -n '_shtab_planc_using laws' -l list -d 'print all laws, and what each says'
 complete -c planc -n '_shtab_planc_using laws' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the smallest plan that breaks a law, a .plan file'

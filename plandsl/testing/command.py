@@ -16,7 +16,7 @@ from plandsl.testing.known import LAWS, Law, find_law, meaning_of, name_of
 from plandsl.testing.laws import find_hypothesis, run
 from plandsl.testing.own import load_law
 
-DRAWS = 5
+DRAWS = 3
 """Neighbours of each plan, where nobody says how many."""
 
 MOST = 1000

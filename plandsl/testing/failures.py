@@ -26,9 +26,12 @@ def tell_failure(error: Exception) -> Failure:
     """What an error that a law raised says."""
     if not isinstance(error, AssertionError):
         return Failure("", clip(f"the law raises {type(error).__name__}: {' '.join(str(error).split())}", LONGEST))
-    if message := str(error).strip():
+    # pytest writes into assertions what it found: the words of the law stand before that
+    message = str(error).strip().split("\nassert ")[0]
+    if message and not message.startswith("assert "):
         return Failure("", clip(" ".join(message.split()), LONGEST))
-    return _tell_assertion(error.__traceback__) or Failure("", "the law fails, and says nothing more")
+    silent = Failure("", clip(" ".join(message.split()), LONGEST) or "the law fails, and says nothing more")
+    return _tell_assertion(error.__traceback__) or silent
 
 
 def _tell_assertion(trace: TracebackType | None) -> Failure | None:

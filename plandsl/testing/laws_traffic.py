@@ -14,7 +14,7 @@ from plandsl.testing.inapplicable import DoesNotApply
 if TYPE_CHECKING:
     from plandsl.backends.cost.answers.simulation import Run
 
-SERVED = 200
+SERVED = 60
 """Requests that a law has served, at most."""
 
 SLACK = 1e-9

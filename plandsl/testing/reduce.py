@@ -118,7 +118,7 @@ def _simpler_pools(spec: PlanSpec) -> Iterator[PlanSpec]:
 
 
 def _smaller_machines(spec: PlanSpec) -> Iterator[PlanSpec]:
-    """Fewer GPUs in each node, and fewer nodes, with an axis that is as much smaller; the catalog's stay as they are."""
+    """Fewer GPUs in each node, with an axis that is as much smaller, or fewer nodes. Those of the catalog stay."""
     node, cluster = spec.node, spec.cluster
     if node.gpus or (cluster is not None and cluster.nodes) or spec.shift is not None:
         return
