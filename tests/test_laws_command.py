@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.memory import ProgramMemory
+from plandsl.backends.cost.serving.records import Kept
 from plandsl.backends.reference import collectives
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
@@ -300,12 +301,6 @@ def test_relations_see_what_differs() -> None:
         assert "off by" in broken(laws_relations.permuted_ranks_change_nothing, plan)
 
 
-class Trail(NamedTuple):
-    """Steps alone."""
-
-    steps: Any
-
-
 def test_requests_out_of_order_are_found() -> None:
     plan = plan_of("traffic")
     run = laws_traffic._run(plan)
@@ -315,7 +310,7 @@ def test_requests_out_of_order_are_found() -> None:
         (laws_traffic.every_request_gets_its_tokens, records._replace(output=records.output + 1)),
         (
             laws_traffic.servers_hold_what_their_requests_need,
-            records._replace(trail=Trail(steps._replace(blocks=steps.blocks + run.blocks + 1))),
+            records._replace(trail=Kept(records.gaps, steps._replace(blocks=steps.blocks + run.blocks + 1))),
         ),
         (laws_traffic.one_seed_is_one_run, records._replace(finish_s=records.finish_s + 1)),
     ):

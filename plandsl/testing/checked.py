@@ -120,8 +120,8 @@ def _notes(found: Sequence[Checked], width: int) -> str:
     by_reason: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (law, why), plans in reasons.items():
         by_reason.setdefault((why, tuple(plans)), []).append(law)
-    for (why, plans), laws in by_reason.items():
-        to = "" if len(plans) == len(found) else f" ({', '.join(plans)})"
+    for (why, named), laws in by_reason.items():
+        to = "" if len(named) == len(found) else f" ({', '.join(named)})"
         lines += _wrapped(f"{', '.join(laws)}{to}: {why}", width, "    ", "  ")
     return "\n".join(lines)
 
@@ -130,9 +130,9 @@ def _ways(found: Sequence[Checked], width: int) -> str:
     """What laws were asked of, where that is not the plan as it is."""
     ways: dict[str, list[str]] = {}
     for outcomes in _by_law(found):
-        how = dict.fromkeys(way for _, one in outcomes for way in one.how)
+        how = ", ".join(dict.fromkeys(way for _, one in outcomes for way in one.how))
         if how:
-            ways.setdefault(", ".join(how), []).append(outcomes[0][1].law)
+            ways.setdefault(how, []).append(outcomes[0][1].law)
     if not ways:
         return ""
     lines = ["asked of a part of the plan, or of a simpler load"]

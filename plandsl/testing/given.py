@@ -19,7 +19,7 @@ Given: TypeAlias = SearchStrategy[Part] | Part | str
 
 def given_model(given: Given[ModelSpec]) -> SearchStrategy[ModelSpec]:
     """Models that a caller gives."""
-    return cast("SearchStrategy[ModelSpec]", given) if isinstance(given, SearchStrategy) else st.just(model_of(given))
+    return given if isinstance(given, SearchStrategy) else st.just(model_of(given))
 
 
 def given_machine(given: Given[NodeSpec] | Given[ClusterSpec]) -> SearchStrategy[NodeSpec | ClusterSpec]:

@@ -89,7 +89,7 @@ def _calls(plan: CompiledPlan) -> Iterator[_Call]:
             lines, mesh = PhaseLines.of(run), run.phase.schedule.program.mesh
             for stage in range(len(run.times.stages)):
                 for line in lines.stage_ops(stage):
-                    if line.communicates and line.count and line.time_s > 0:
+                    if line.communicates and line.count and line.bytes > 0:
                         yield _Call(run, line, mesh.ways(axes_of(line.axis)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import evolve
 from hypothesis import assume
@@ -95,11 +96,11 @@ def _other_loads(draw: DrawFn, spec: PlanSpec) -> PlanSpec:
     if load.traffic is not None:
         seed = draw(st.integers(0, 2**31))
         return _with_loads(spec, lambda own: evolve(own, traffic=own.traffic and evolve(own.traffic, seed=seed)))
-    sizes = {"input": draw(_near(load.input)), "output": draw(_near(load.output))}
+    sizes: dict[str, Any] = {"input": draw(_near(load.input)), "output": draw(_near(load.output))}
     many = draw(_near(load.concurrency or load.batch, MOST))
     if load.concurrency is not None:
         requests = None if load.requests is None else max(load.requests, many)
-        sized = {"concurrency": many, "requests": requests}
+        sized: dict[str, Any] = {"concurrency": many, "requests": requests}
         return _with_loads(spec, lambda own: evolve(own, **sizes, **sized))
     return _with_loads(spec, lambda own: evolve(own, **sizes, batch=many if own.batch == load.batch else own.batch))
 

@@ -20,7 +20,8 @@ LOAD = WorkloadSpec("load", input=1024, output=128, batch=8)
 
 def model_of(given: object) -> ModelSpec:
     """A model: itself, its name in the catalog, ``FILE.plan:NAME``, or of a plan. Raises `PlanError`."""
-    return _part(given, ("model",), ModelSpec)
+    found: ModelSpec = _part(given, ("model",), ModelSpec)
+    return found
 
 
 def machine_of(given: object) -> NodeSpec | ClusterSpec:

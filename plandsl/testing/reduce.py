@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any
 
 from attrs import evolve
 
@@ -20,8 +20,6 @@ TRIES = 150
 
 Breaks = Callable[[CompiledPlan], bool]
 """Whether a plan breaks the law, and in the same way."""
-
-Changed = TypeVar("Changed")
 
 
 def reduce_plan(spec: PlanSpec, breaks: Breaks, tries: int = TRIES) -> PlanSpec:
@@ -55,7 +53,7 @@ def _breaks(spec: PlanSpec, breaks: Breaks) -> bool:
 
 # ---- simpler plans
 
-DEFAULTS: dict[str, object] = {
+DEFAULTS: dict[str, Any] = {
     "requires": (),
     "chunked_prefill": None,
     "micro_batches": 1,
@@ -88,7 +86,7 @@ def simpler_plans(spec: PlanSpec) -> Iterator[PlanSpec]:
         yield evolve(spec, speculate=evolve(spec.speculate, acceptance=spec.speculate.acceptance[:1]))
     if spec.engine is not None:
         yield evolve(spec, engine=None)
-    plain = {name: value for name, value in DEFAULTS.items() if getattr(spec, name) != value}
+    plain: dict[str, Any] = {name: value for name, value in DEFAULTS.items() if getattr(spec, name) != value}
     if len(plain) > 1:
         yield evolve(spec, **plain)
     yield from (evolve(spec, **{name: value}) for name, value in plain.items())
