@@ -42,8 +42,7 @@ WINGS = {
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
 BACK = {
-    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "search.command"),
-    ("commands", "search.scale"), ("commands", "search.simulate"),
+    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"),
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),
