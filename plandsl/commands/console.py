@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
+
+from plandsl.wrap import LEAST_WIDTH
 
 OK, FAILED, WRONG = 0, 1, 2
 
+PIPED = 120
+"""Columns of a report in a pipe or a file, which have none."""
+
+MOST_WIDTH = 1000
 
 Item = TypeVar("Item")
 
@@ -20,9 +27,22 @@ def open_console() -> Any:
 
     # names and texts of a plan are shown as they are written, never read as markup or as the name of an emoji
     console = Console(highlight=False, markup=False, emoji=False)
-    # a pipe has no width, and in a narrow window the labels of a table would be cut
-    console.width = max(console.width, 100) if sys.stdout.isatty() else 120
+    console.width = find_width(sys.stdout) or PIPED
     return console
+
+
+def find_width(stream: TextIO) -> int | None:
+    """The columns that a stream is shown in: as ``COLUMNS`` says, or as a terminal has; None for a pipe or a file."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isascii() and asked.isdigit() and int(asked):
+        return max(LEAST_WIDTH, min(int(asked), MOST_WIDTH))
+    if not stream.isatty():
+        return None
+    try:
+        found = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # a terminal by its word alone
+        found = 0
+    return max(LEAST_WIDTH, found or 80)
 
 
 def spaced(items: Iterable[Item], console: Any) -> Iterator[Item]:

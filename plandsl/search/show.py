@@ -8,15 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from plandsl.answers.text.words import show_value
+from plandsl.answers.text.words import plain_table, show_value
 from plandsl.printing import print_lines
 from plandsl.search.answer import Configuration, Miss, Remedy
 from plandsl.search.run import Found
 from plandsl.search.values import MOST
 from plandsl.search.words import WORDS
+from plandsl.tables import Sheet
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _columns(found: Found) -> list[str]:
 
 
 def _rows(
-    table: Table,
+    table: Sheet,
     found: Found,
     rows: Sequence[Configuration],
     alike: Sequence[tuple[int, ...]] = (),
@@ -96,11 +96,8 @@ def _rows(
         table.add_row(f"{rank}{mark_of(rank, alike)}", row.label, *cells, style="bold" if best and rank == 1 else "")
 
 
-def _table(title: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column(title)
-    return table
+def _table(title: str) -> Sheet:
+    return plain_table("r", "l", header=("", title), labels=2)
 
 
 def _ranking(found: Found, answer: Answer) -> RenderableType:

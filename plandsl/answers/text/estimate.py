@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate, comparisons
@@ -24,6 +23,7 @@ from plandsl.answers.text.words import (
 )
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
+from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 ASSUMED_WORDS = {"otherwise": "falling back to"}
@@ -101,9 +101,9 @@ def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
             yield f"no band, {', '.join(words)}: {', '.join(plans[:4])}{more}"
 
 
-def _overview(plan: PlanSpec, e: Estimate) -> Table:
+def _overview(plan: PlanSpec, e: Estimate) -> Sheet:
     batches, replicas = show_multiples(e)
-    table = plain_table("l", "l", "l", "l")
+    table = plain_table("l", "l", "l", "l", pairs=True)
     used = e.memory.total / e.memory.capacity
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
     fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
@@ -131,7 +131,7 @@ def _load_words(plan: PlanSpec, e: Estimate) -> str:
     return f"{load.input} in{cached}, {load.output} out, {many}"
 
 
-def _add_metrics(table: Table, e: Estimate) -> None:
+def _add_metrics(table: Sheet, e: Estimate) -> None:
     """The metrics in closed form."""
     rate = show_band(show_token_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
     table.add_row("TTFT", show_band(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
@@ -147,7 +147,6 @@ def _add_metrics(table: Table, e: Estimate) -> None:
 
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     notes = plain_table("l", "l")
-    notes.columns[1].no_wrap = False
     for note in e.notes:
         # a file may have several models from configs: the note says which
         config = f"{'/'.join(note.span.file.split('/')[-2:])}: " if note.code == "N201" and note.span else ""
