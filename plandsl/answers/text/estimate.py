@@ -19,6 +19,7 @@ from plandsl.answers.text.words import (
     show_band,
     show_multiples,
     show_token_rate,
+    show_verdicts,
     title_of,
 )
 from plandsl.printing import print_lines
@@ -32,7 +33,10 @@ ASSUMED_WORDS = {"otherwise": "falling back to"}
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
-    parts: list[RenderableType] = [title_of(plan, estimate), _overview(plan, estimate), Text()]
+    parts: list[RenderableType] = [title_of(plan, estimate)]
+    if estimate.requires:
+        parts += [requirement_table(estimate.requires), Text()]
+    parts += [_overview(plan, estimate), Text()]
     if estimate.simulated is not None:
         from plandsl.answers.text.short import short_lines
 
@@ -51,23 +55,23 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     parts += [time_table(estimate), Text()]
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
-    if estimate.requires:
-        parts += [requirement_table(estimate.requires), Text()]
     parts += list(_footnotes(plan, estimate))
     print_lines(console, *parts)
 
 
 def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
     """Print the plans of a file side by side, and the pairs of plans that lie within each other's band."""
-    header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits")
-    table = plain_table("l", *"rrrrrr", header=header)
+    asked = any(e.requires for e in estimates)
+    header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits", *["requirements"] * asked)
+    table = plain_table("l", *"rrrrrr", *"r" * asked, header=header)
     told = [_compared(e) for e in estimates]
     best = [min(ttft for ttft, _, _ in told), min(tpot for _, tpot, _ in told), max(rate for _, _, rate in told)]
     for e, values in zip(estimates, told, strict=True):
         cells = (show_time(values[0]), show_time(values[1]), show_token_rate(values[2]))
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
-        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits)
+        held = [show_verdicts(e.requires)] * asked
+        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits, *held)
     lines = list(_band_lines(estimates))
     if all(e.simulated is None for e in estimates):
         print_lines(console, table, *(Text(line, style="dim") for line in lines))

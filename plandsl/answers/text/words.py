@@ -100,12 +100,23 @@ def closed_form_lines(*estimates: Estimate) -> list[Text]:
 
 
 def requirement_table(requires: Sequence[Requirement]) -> Sheet:
-    """A line for each requirement: whether it is met, and the value."""
+    """A line for each requirement, those that are missed first: whether it is met, and the value."""
     table = plain_table("l", "l")
-    for r in requires:
-        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
-        table.add_row("require " + r.text, mark.append(f", {show_metric(r.text, r.value)}", style="not bold default"))
+    for r in sorted(requires, key=lambda r: r.ok):
+        table.add_row(*verdict(r.text, r.ok, show_metric(r.text, r.value)))
     return table
+
+
+def verdict(text: str, ok: bool, value: str) -> tuple[Text, Text]:
+    """A requirement and whether its ``value`` meets it."""
+    mark = Text("met", style="green") if ok else Text("FAILED", style="bold red")
+    return Text(f"require {text}", style="" if ok else "red"), mark.append(f", {value}", style="not bold default")
+
+
+def show_verdicts(requires: Sequence[Requirement]) -> Text:
+    """How many requirements are missed: ``met``, ``2 FAILED``, or ``-`` where there are none."""
+    missed = sum(not r.ok for r in requires)
+    return Text(f"{missed} FAILED" if missed else "met" if requires else "-", style="bold red" if missed else "")
 
 
 def show_request_rate(value: float) -> str:
