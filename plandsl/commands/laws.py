@@ -7,7 +7,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from plandsl._version import __version__
-from plandsl.commands import FAILED, OK, WRONG, Progress, compile_plans, open_console, print_json, show_errors
+from plandsl.commands.console import FAILED, OK, WRONG, Progress, open_console, print_json
+from plandsl.commands.findings import show_errors
+from plandsl.commands.sources import compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_file
 from plandsl.progress import count_parts
