@@ -189,17 +189,26 @@ def _excerpt(
     shown = "".join(" " if c == "\t" or not c.isprintable() else c for c in line)
     stop = span.end_column if span.end_line == span.line else len(line) + 1
     start = span.column
-    cut, most = 0, room or LONGEST
-    if width_of(shown) > most:  # keep the caret in sight on very long lines
-        kept = most - (4 if room else 10)
-        cut = max(0, start - most * 3 // 8, min(start - 1, stop - 1 - kept))
-        shown = shown[cut : cut + kept]
-        while width_of(shown) > most - 4:
-            shown = shown[:-1]
-        shown += " ..."
+    cut, shown, more = _window(shown, start, stop, room or LONGEST)
     before = f"{shown[: start - 1 - cut]:<{start - 1 - cut}}"
     indent, marks = width_of(before), mark * max(1, width_of(shown[start - 1 - cut : stop - 1 - cut]))
+    shown += more
     return [shown, *_below(marks, text, indent, room, paint)]
+
+
+def _window(line: str, start: int, stop: int, most: int) -> tuple[int, str, str]:
+    """What is shown of a long line, around its columns ``start`` to ``stop``: what is cut before, the piece, dots."""
+    if width_of(line) <= most:
+        return 0, line, ""
+    kept = min(150, most - len(" ..."))
+    cut = max(0, start - most * 3 // 8, min(start - 1, stop - 1 - kept))
+    if width_of(line[cut:]) <= most:
+        cut, piece = max(0, len(line) - most), line[max(0, len(line) - most) :]
+    else:
+        piece = line[cut : cut + kept]
+    while width_of(piece) > kept and (cut + len(piece) < len(line) or width_of(piece) > most):
+        piece = piece[:-1]
+    return cut, piece, " ..." if cut + len(piece) < len(line) else ""
 
 
 def _below(marks: str, text: str, indent: int, room: int | None, paint: Callable[[str], str]) -> list[str]:
