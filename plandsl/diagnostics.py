@@ -203,12 +203,11 @@ def _window(line: str, start: int, stop: int, most: int) -> tuple[int, str, str]
     kept = min(150, most - len(" ..."))
     cut = max(0, start - most * 3 // 8, min(start - 1, stop - 1 - kept))
     if width_of(line[cut:]) <= most:
-        cut, piece = max(0, len(line) - most), line[max(0, len(line) - most) :]
-    else:
-        piece = line[cut : cut + kept]
-    while width_of(piece) > kept and (cut + len(piece) < len(line) or width_of(piece) > most):
+        return cut, line[cut:], ""
+    piece = line[cut : cut + kept]
+    while width_of(piece) > kept:
         piece = piece[:-1]
-    return cut, piece, " ..." if cut + len(piece) < len(line) else ""
+    return cut, piece, " ..."
 
 
 def _below(marks: str, text: str, indent: int, room: int | None, paint: Callable[[str], str]) -> list[str]:
