@@ -20,9 +20,7 @@ from plandsl.tables import Sheet, cell_text
 from plandsl.terms import TERMS, find_term, plain_word
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = set(
-    ["of", "a", "an", "the", "in", "per", "and", "to", "on", "by", "at", "with", "had", "for", "is", "ms", "s", "none"]
-)
+SMALL = {"of", "a", "the", "in", "per", "and", "to", "on", "by", "at", "with", "had", "for", "ms", "s", "none"}
 """Words that stand between terms."""
 
 FILES = ("llama3_70b", "split_llama_3_3_70b", "shift_llama_3_3_70b", "speculate", "unlike_gpus", "experts")
