@@ -504,7 +504,12 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "write `FILE:PLAN`, or `--plan NAME` for the plan of that name in both files.",
     ),
-    "E407": ("no such code", "`planc explain` takes the code of a diagnostic.", "", "codes look like E301."),
+    "E407": (
+        "nothing of this name to explain",
+        "`planc explain` takes a file, the code of a diagnostic, or a word that reports use.",
+        "",
+        "codes look like E301; words are written as in the report, capitals or not.",
+    ),
 }
 
 CODES: dict[str, Code] = {

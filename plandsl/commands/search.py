@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from plandsl._version import __version__
 from plandsl.answers.estimate import BANDED
 from plandsl.answers.text.words import origin_names
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text
+from plandsl.commands.outputs import lacking_json, leave_out_lacking, say_lacking
 from plandsl.commands.sources import open_module, read_overrides
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import open_text
@@ -35,7 +37,7 @@ from plandsl.search.files import write_rows
 from plandsl.search.run import MOST_SIMULATED, NOTHING, Found, Run, combine_sinks
 from plandsl.search.show import Answer, found_json, print_found
 from plandsl.search.spread import Workers, open_workers
-from plandsl.sheets import open_sheet
+from plandsl.sheets import check_sheet_path, open_sheet
 from plandsl.spec.search import SearchSpec
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ def run_search(arguments: Namespace) -> int:
         raise PlanError([Diagnostic("E403", why, hint=f"pick one with --search {searches[0].name}")])
     if arguments.top < 1:
         raise PlanError([Diagnostic("E400", f"--top {arguments.top} is not 1 or more")])
-    if arguments.plot:
-        plotting.check_picture_path(Path(arguments.plot), "a search", "write the rows with --rows")
+    draws = partial(plotting.check_picture_path, work="a search", instead="write the rows with --rows")
+    lacking = leave_out_lacking(arguments, rows=check_sheet_path, plot=draws)
     for option in ("simulate", "requests"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
@@ -88,8 +90,8 @@ def run_search(arguments: Namespace) -> int:
         if not arguments.json:
             print_text(f"picture: {arguments.plot}\n")
     if arguments.json:
-        print_json({"plandsl": __version__, "file": arguments.file, "searches": bodies})
-    return status
+        print_json({"plandsl": __version__, "file": arguments.file, "searches": bodies} | lacking_json(lacking))
+    return say_lacking(lacking, status)
 
 
 def _searches(module: Module, name: str | None) -> list[SearchSpec]:
