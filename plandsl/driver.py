@@ -93,8 +93,12 @@ class CompiledPlan:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays, in closed form.
 
         Its load, where requests arrive over time, is as many requests in flight as serve the mean rate, with the mean
-        lengths.
+        lengths. Where the compiler chooses the requests in flight, they are those of one copy of the plan.
         """
+        if self.spec.workload.chosen:
+            from plandsl.backends.cost.answers.fleet import build_fleet
+
+            return build_fleet(self)
         if self.spec.workload.traffic is None:
             from plandsl.backends.cost.deployments.build import build_deployment
 
@@ -142,6 +146,10 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.slower_formats import slower_notes
 
         notes = (*self.notes, *slower_notes(self.cost))
+        if self.spec.workload.demand is not None:
+            from plandsl.backends.cost.answers.fleet import fleet_notes
+
+            notes = (*notes, *fleet_notes(self.spec, self.cost))
         if self.spec.workload.traffic is None:
             return notes
         from plandsl.backends.cost.answers.mean_load import load_notes

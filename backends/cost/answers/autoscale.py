@@ -10,7 +10,6 @@ from attrs import evolve
 
 from plandsl.answers.autoscale import HOUR, Autoscale, Interval
 from plandsl.answers.simulation import GROWS
-from plandsl.backends.cost.answers.estimate import price
 from plandsl.backends.cost.answers.find_rate import search_rate
 from plandsl.backends.cost.answers.probes import serve_here
 from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
@@ -19,6 +18,7 @@ from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.windows import Window, windows
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
+from plandsl.spec.money import rent
 from plandsl.spec.plan import PlanSpec
 
 REQUESTS = 1000
@@ -122,11 +122,11 @@ def autoscale(
         known[part.load] = interval
         tick(len(known), len(distinct))
     intervals = (known[p.load]._replace(start_s=p.start_s, end_s=p.end_s, rate=p.rate) for p in parts)
-    paid, replicas = price(build_servers(made).deployment), made.spec.sharding.replicas
+    paid, replicas = rent(made.spec), made.spec.sharding.replicas
     return Autoscale(
         plan=made.spec.name,
         gpus=made.spec.sharding.ranks // replicas,
-        price_usd_per_h=None if paid is None else paid * HOUR / replicas,
+        price_usd_per_h=None if paid is None else paid.one * HOUR / replicas,
         capacity=each,
         every_s=every,
         requests=number,
