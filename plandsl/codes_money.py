@@ -27,7 +27,7 @@ MONEY_CODES = {
         "The load has a `demand`, and neither a `batch`, a `concurrency` nor a `rate`. Each copy of the plan gets the "
         "most requests in flight with which it keeps the bounds on times; the demand is then dealt evenly to the "
         "fewest copies that bear it.",
-        _PLAN.format(node="h100_1", more=", demand = 50 req/s"),
+        "",
         "nothing, if that is intended; a `concurrency` states the requests in flight.",
     ),
     "N465": (

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plandsl.backends.cost.answers.fleet import serve_demand
-from plandsl.backends.cost.answers.money import Economics, economics
+from plandsl.backends.cost.answers.money import Economics, economics, serve_demand
 from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.ir.types import Number

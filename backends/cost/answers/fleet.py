@@ -10,27 +10,12 @@ import numpy as np
 from attrs import evolve
 
 from plandsl.backends.cost.answers.mean_load import IN_FLIGHT, WithLoad, requests_in_flight
-from plandsl.backends.cost.answers.money import Economics
+from plandsl.backends.cost.answers.money import copies_for
 from plandsl.backends.cost.deployments.build import Compiled, build_deployment
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
-from plandsl.backends.cost.num import ceil_div
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.diagnostics import Diagnostic
-from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
-
-ROUNDING = 1 - 1e-12
-"""A rate that is equal to the demand but for rounding bears it."""
-
-
-def copies_for(demand: float, rate: Number) -> Number:
-    """The fewest copies that bear ``demand`` requests per second, each ``rate``."""
-    return ceil_div(demand * ROUNDING, rate)
-
-
-def serve_demand(spent: Economics, demand: float) -> Economics:
-    """What the copies that bear a demand cost and draw together; ``spent`` is one of them at the rate that it bears."""
-    return spent.scaled(copies_for(demand, spent.requests), demand)
 
 
 def with_crowd(plan: PlanSpec, requests: int) -> PlanSpec:

@@ -6,13 +6,12 @@ The formulas and their sources are in docs/money.md.
 from __future__ import annotations
 
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from plandsl.backends.cost.answers.ideal import average_gpu, ideal_seconds
 from plandsl.backends.cost.answers.lines import mean_contexts
 from plandsl.backends.cost.answers.shares import Used, kernel_bytes
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
-from plandsl.backends.cost.deployments.pools import Pools
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.num import ceil_div, clip, maximum, minimum
 from plandsl.backends.cost.time.phase import PhaseTimes, ProgramRun
@@ -20,6 +19,9 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 from plandsl.spec.money import Draw, Rent, draw, rent
 from plandsl.spec.power import ACTIVE, COMPUTE, MEMORY
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.deployments.pools import Pools
 
 MILLION = 1e6
 
@@ -152,6 +154,20 @@ class Economics(NamedTuple):
         return self._replace(requests=requests, drawn=drawn, gpus=self.gpus * copies, copies=copies)
 
 
+ROUNDING = 1 - 1e-12
+"""A rate that is equal to the demand but for rounding bears it."""
+
+
+def copies_for(demand: float, rate: Number) -> Number:
+    """The fewest copies that bear ``demand`` requests per second, each ``rate``."""
+    return ceil_div(demand * ROUNDING, rate)
+
+
+def serve_demand(spent: Economics, demand: float) -> Economics:
+    """What the copies that bear a demand cost and draw together; ``spent`` is one of them at the rate that it bears."""
+    return spent.scaled(copies_for(demand, spent.requests), demand)
+
+
 class _Flow(NamedTuple):
     """Requests per second with so many tokens, and the share of the rent that their ``prefill`` pays."""
 
@@ -186,7 +202,7 @@ def _prefill_share(model: Deployment, m: Metrics, input_: Number, output: Number
     after the decode steps is prefill.
     """
     steps = maximum(output - 1, 0)
-    if isinstance(model, Pools):
+    if model.transfer is not None:
         paid = [one.one for pool in model.pools if (one := rent(pool.plan)) is not None]
         if len(paid) < len(model.pools) or not sum(paid):
             paid = [float(pool.plan.sharding.ranks) for pool in model.pools]
@@ -211,8 +227,8 @@ def _drawn(model: Deployment, m: Metrics, used: tuple[Used, Used], flow: _Flow) 
     steps = maximum(flow.output - 1, 0) / second.gain
     prompts = _request_level(first.one, m.prefill, used[0])
     tokens = _request_level(second.one, m.decode, used[1]) * steps
-    if isinstance(model, Pools):
-        busy = _busy_pools(model, m, flow)
+    if model.transfer is not None:
+        busy = _busy_pools(cast("Pools", model), m, flow)
         work = ((first.plan, ((busy[0], prompts),)), (second.plan, ((busy[1], tokens),)))
     else:
         work = ((first.plan, ((flow.prefill, prompts), (1 - flow.prefill, tokens))),)

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from plandsl.answers.money import HOUR, KWH, Energy, Fleet, Money
 from plandsl.answers.phases import PhaseEstimate
-from plandsl.backends.cost.answers.fleet import serve_demand
-from plandsl.backends.cost.answers.money import Economics, economics
+from plandsl.backends.cost.answers.money import Economics, economics, serve_demand
 from plandsl.backends.cost.answers.shares import Used
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.spec.money import MONTH_HOURS, nodes_used, price_sources

@@ -41,8 +41,8 @@ def money_table(estimates: Sequence[Estimate]) -> Table | None:
             paid, gpus, copies = f.usd_per_h, f.gpus, str(f.copies)
             cost = "-" if f.usd_per_mtok is None else f"{f.usd_per_mtok:.2f} USD"
             energy = "-" if f.j_per_token is None else show_energy(f.j_per_token)
-        spent = "-" if paid is None else show_money(paid)
-        table.add_row(e.plan, *((copies,) if fleets else ()), str(gpus), spent, cost, energy)
+        cells = (copies, str(gpus), "-" if paid is None else show_money(paid), cost, energy)
+        table.add_row(e.plan, *(cells if fleets else cells[1:]))
     return table
 
 
