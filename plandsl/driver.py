@@ -112,6 +112,19 @@ class CompiledPlan:
         """The same plan without guesses: itself where it makes none."""
         return self if self.spec.speculate is None else CompiledPlan(evolve(self.spec, speculate=None), ())
 
+    @cached_property
+    def served(self) -> CompiledPlan:
+        """The plan whose requests are served one by one: with the requests in flight that the compiler chose, if any.
+
+        Where the plan says how many are in flight, or when they arrive, it is the plan itself.
+        """
+        if not self.spec.workload.chosen:
+            return self
+        from plandsl.backends.cost.answers.fleet import with_crowd
+
+        spec = with_crowd(self.spec, self.cost.plan.workload.concurrency or 1)
+        return CompiledPlan(evolve(spec, workload=evolve(spec.workload, chosen=False)), self.notes)
+
     def estimate(self) -> Estimate:
         """Everything the report says. Where requests arrive over time, some of them are served one by one."""
         found = self.closed_form()
@@ -170,8 +183,9 @@ class CompiledPlan:
         no KV cache fits (E328), or a trace is wrong.
         """
         from plandsl.backends.cost.answers.simulation import simulate_plan
+        from plandsl.backends.cost.answers.spent import with_spent
 
-        return simulate_plan(self, requests, tick, keep_steps=keep_steps)
+        return with_spent(self.cost, simulate_plan(self.served, requests, tick, keep_steps=keep_steps))
 
     def simulate_seeds(self, number: int, requests: int | None = None, tick: Tick | None = None) -> OverSeeds:
         """Serve the load once for each of so many seeds, from its own on; ``requests`` are served each time.

@@ -57,6 +57,31 @@ class Energy(NamedTuple):
         return self.idle_w + min(share, 1.0) * (self.power_w - self.idle_w)
 
 
+class Served(NamedTuple):
+    """What a plan costs and draws while it makes output tokens at some rate; None where it is not known."""
+
+    usd_per_h: float | None
+    usd_per_mtok: float | None
+    power_w: float | None
+    j_per_token: float | None
+
+    def as_json(self) -> dict[str, float | None]:
+        """The ``spent`` object of a simulation."""
+        return self._asdict()
+
+
+def spent_at(rate: float, most: float, money: Money | None, energy: Energy | None) -> Served:
+    """What a plan costs and draws that makes ``rate`` output tokens/s, where it has work for ``most``."""
+    hourly = None if money is None else money.usd_per_h
+    power = None if energy is None or not rate >= 0 else energy.at(rate / most)
+    return Served(
+        usd_per_h=hourly,
+        usd_per_mtok=None if hourly is None or not rate > 0 else hourly / HOUR / rate * 1e6,
+        power_w=power,
+        j_per_token=None if power is None or not rate > 0 else power / rate,
+    )
+
+
 class Fleet(NamedTuple):
     """The copies of a plan that a ``demand`` of requests per second takes, and what they cost and draw together."""
 

@@ -12,7 +12,7 @@ from math import exp, inf, log, nan
 from typing import Any, NamedTuple
 
 from plandsl.answers.simulation import GROWS, Figure, Simulation
-from plandsl.backends.cost.answers.simulation import Check, time_of
+from plandsl.backends.cost.answers.simulation import Check, simulate_plan, time_of
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 def simulate_task(task: Task, compiler: Compiler) -> Outcome:
     """Serve the requests of one candidate."""
     try:
-        run = compiler.compile(task.plan).simulate(task.requests)
+        run = simulate_plan(compiler.compile(task.plan), task.requests)
     except PlanError as error:
         found = error.diagnostics[0]
         return Outcome(None, why=f"{found.code}: {found.message}")

@@ -60,6 +60,11 @@ class Rent(NamedTuple):
         """USD/s of one copy of the plan."""
         return self.gpus + sum(price for price, _ in self.nodes)
 
+    @property
+    def share(self) -> float:
+        """USD/s of one of many copies: of a node that several copies share, it pays its part."""
+        return self.gpus + sum(price / copies for price, copies in self.nodes)
+
 
 def rent(plan: PlanSpec) -> Rent | None:
     """What a plan pays; None where the price of one of its GPUs is not known.

@@ -29,6 +29,14 @@ LEAST = 1e-30
 """Less than any time or rate; keeps quotients finite."""
 
 
+def rent_of(paid: Rent, copies: Number) -> Number:
+    """USD per second of so many copies."""
+    total: Number = copies * paid.gpus
+    for price, share in paid.nodes:
+        total = total + ceil_div(copies, share) * price
+    return total
+
+
 class Drawn(NamedTuple):
     """The power of one pool: ``gpus`` W of its GPUs, on average, of what they may draw; ``copies`` of the pool."""
 
@@ -72,12 +80,7 @@ class Economics(NamedTuple):
     @property
     def rent(self) -> Number | None:
         """USD per second of all copies; those of less than a node share its price."""
-        if self.paid is None:
-            return None
-        total: Number = self.copies * self.paid.gpus
-        for price, share in self.paid.nodes:
-            total = total + ceil_div(self.copies, share) * price
-        return total
+        return None if self.paid is None else rent_of(self.paid, self.copies)
 
     def _per(self, tokens: Number, share: Number = 1.0) -> Number | None:
         """USD per million of so many tokens of each request, which pay a share of the rent."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from plandsl.answers.money import HOUR, KWH, Energy, Fleet, Money
+from plandsl.answers.money import HOUR, KWH, Energy, Fleet, Money, spent_at
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.backends.cost.answers.money import Economics, economics, serve_demand
-from plandsl.backends.cost.answers.shares import Used
+from plandsl.backends.cost.answers.shares import Used, shares
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.spec.money import MONTH_HOURS, nodes_used, price_sources
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.power import POWER_BAND, POWER_FITTED
+
+if TYPE_CHECKING:
+    from plandsl.backends.cost.answers.simulation import Run
 
 
 class Spent(NamedTuple):
@@ -35,6 +38,16 @@ def spend(model: Deployment, m: Metrics, prefill: PhaseEstimate, decode: PhaseEs
         copies = int(every.copies)
         fleet = _fleet(plan, every, load.demand, copies)
     return Spent(_money(plan, one), _energy(plan, one), fleet, {n: float(v) for n, v in every.metrics.items()})
+
+
+def with_spent(model: Deployment, run: Run) -> Run:
+    """A run with what its plan costs and draws at the rate that was served; ``model`` is its load in closed form."""
+    m, plan = model.own, model.plan
+    one = economics(model, m, shares(model, m).phases, plan.workload.input, plan.workload.output)
+    found = spent_at(
+        run.simulation.summary.output_rate, float(m.throughput), _money(plan, one), _energy(plan, one)
+    )
+    return run._replace(simulation=run.simulation._replace(spent=found))
 
 
 def _money(plan: PlanSpec, e: Economics) -> Money | None:

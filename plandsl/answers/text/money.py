@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate
-from plandsl.answers.money import Fleet
+from plandsl.answers.money import Fleet, Served, spent_at
 from plandsl.answers.text.words import plain_table
 from plandsl.units import show_energy, show_money, show_power
 
@@ -17,13 +17,25 @@ TARIFF = {"on_demand": "on demand", "reserved": "reserved"}
 
 def money_rows(e: Estimate) -> Iterator[tuple[str, str]]:
     """What output tokens cost and take, at the rate of the simulation where there is one."""
-    share = 1.0 if e.simulated is None else e.simulated.output_rate / e.throughput_tokens_per_s
-    if e.cost_usd_per_mtok is not None:
-        yield "cost", f"{e.cost_usd_per_mtok / share:.2f} USD per million output tokens"
-    if e.energy is not None:
-        watts = e.energy.at(share)
-        energy = watts / (share * e.throughput_tokens_per_s)
-        yield "energy", f"{show_energy(energy)} per output token, {show_power(watts)}"
+    most = e.throughput_tokens_per_s
+    spent = spent_at(most if e.simulated is None else e.simulated.output_rate, most, e.money, e.energy)
+    if spent.usd_per_mtok is not None:
+        yield "cost", f"{spent.usd_per_mtok:.2f} USD per million output tokens"
+    if spent.j_per_token is not None and spent.power_w is not None:
+        yield "energy", f"{show_energy(spent.j_per_token)} per output token, {show_power(spent.power_w)}"
+
+
+def spent_line(spent: Served) -> Iterator[str]:
+    """What a run costs and draws, at the rate that was served."""
+    said = []
+    if spent.usd_per_h is not None:
+        each = "" if spent.usd_per_mtok is None else f", {spent.usd_per_mtok:.2f} USD per million output tokens"
+        said.append(f"{show_money(spent.usd_per_h)} an hour{each}")
+    if spent.power_w is not None:
+        each = "" if spent.j_per_token is None else f", {show_energy(spent.j_per_token)} per output token"
+        said.append(f"{show_power(spent.power_w)}{each}")
+    if said:
+        yield "; ".join(said)
 
 
 def money_table(estimates: Sequence[Estimate]) -> Table | None:
