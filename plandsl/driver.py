@@ -194,11 +194,10 @@ class CompiledPlan:
         does.
         """
         from plandsl.backends.cost.answers.seeds import seeds_of, serve_seed, tell_seeds
-        from plandsl.backends.cost.answers.simulation import build_servers
 
-        seeds, servers, runs = seeds_of(self.spec, number), build_servers(self), []
+        seeds, runs = seeds_of(self.spec, number), []
         for seed in seeds:
-            runs.append(serve_seed(self.spec, servers, seed, requests))
+            runs.append(serve_seed(self, seed, requests))
             if tick is not None:
                 tick(len(runs), number)
         return tell_seeds(self.spec, seeds, runs)

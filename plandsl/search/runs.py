@@ -77,7 +77,7 @@ def probe_task(task: ProbeTask, compiler: Compiler) -> Probe:
 
 def seed_task(task: SeedTask, compiler: Compiler) -> Simulation:
     """Serve the requests of one plan from one seed."""
-    return serve_seed(task.plan, build_servers(compiler.compile(task.plan)), task.seed, task.requests)
+    return serve_seed(compiler.compile(task.plan), task.seed, task.requests)
 
 
 def simulate_seeds_with(

@@ -149,9 +149,7 @@ def _with_power(made: Compiled, intervals: Sequence[Interval]) -> list[Interval]
     if found is None:
         return list(intervals)
     power = found.reshape(2, -1) * copies
-    return [
-        one._replace(power_w=(float(own), float(fixed))) for one, own, fixed in zip(intervals, *power, strict=True)
-    ]
+    return [one._replace(power_w=(float(own), float(fixed))) for one, own, fixed in zip(intervals, *power, strict=True)]
 
 
 def replica_power(made: Compiled, rates: Sequence[float]) -> Floats | None:

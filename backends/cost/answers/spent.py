@@ -44,9 +44,7 @@ def with_spent(model: Deployment, run: Run) -> Run:
     """A run with what its plan costs and draws at the rate that was served; ``model`` is its load in closed form."""
     m, plan = model.own, model.plan
     one = economics(model, m, shares(model, m).phases, plan.workload.input, plan.workload.output)
-    found = spent_at(
-        run.simulation.summary.output_rate, float(m.throughput), _money(plan, one), _energy(plan, one)
-    )
+    found = spent_at(run.simulation.summary.output_rate, float(m.throughput), _money(plan, one), _energy(plan, one))
     return run._replace(simulation=run.simulation._replace(spent=found))
 
 
