@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from plandsl.answers.estimate import Estimate
+from plandsl.answers.money import Served
 from plandsl.backends.cost.answers.money import Economics, economics
 from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.deployments.deployment import Deployment
@@ -444,3 +445,74 @@ def test_the_report_names_the_price_and_what_the_power_counts(
     assert "an hour on demand, Crusoe price list, 2026-09-20" in " ".join(out.split())
     assert "power of GPUs alone" in out
     assert "by the law of H100 and B200" in out
+
+
+# ---- other commands
+
+
+def test_a_simulation_pays_for_the_rate_that_it_serves() -> None:
+    plan = made("workload { input = 300, output = 20, rate = 6 req/s, requests = 100, demand = 40 req/s }")
+    e, run = plan.closed_form(), plan.simulate().simulation
+    assert e.money is not None
+    assert e.energy is not None
+    assert run.spent is not None
+    assert run.spent.usd_per_h == pytest.approx(e.money.usd_per_h)
+    assert run.spent.usd_per_mtok == pytest.approx(e.money.usd_per_h / HOUR / run.summary.output_rate * 1e6)
+    assert e.energy.idle_w <= (run.spent.power_w or 0) <= e.energy.power_w
+    assert (run.spent.j_per_token or 0) * run.summary.output_rate == pytest.approx(run.spent.power_w)
+    seeds = plan.simulate_seeds(2)
+    assert seeds.mean.spent is not None
+    assert seeds.mean.spent.usd_per_h == pytest.approx(e.money.usd_per_h)
+    rate = plan.find_rate()
+    assert rate.copies is not None
+    assert rate.copies * rate.value >= 40 > (rate.copies - 1) * rate.value
+    assert rate.usd_per_h == pytest.approx(rate.copies * e.money.usd_per_h)
+
+
+def test_a_simulation_without_prices_and_powers_says_neither() -> None:
+    run = made("workload { input = 300, output = 20, batch = 2 }", node="h20_8").simulate().simulation
+    assert run.spent == Served(None, None, None, None)
+
+
+def test_one_copy_of_a_fleet_is_served_with_the_requests_that_the_compiler_chose() -> None:
+    plan = made("workload { input = 300, output = 20, demand = 40 req/s }")
+    assert plan.served.spec.workload.concurrency == plan.cost.plan.workload.concurrency
+    assert made().served.spec.workload.concurrency is None
+
+
+def test_replicas_over_the_day_draw_what_their_rates_take() -> None:
+    rate = "rate = varying([[0 h, 2 req/s], [1 h, 30 req/s]], every = 2 h)"
+    found = made(f"workload {{ input = 300, output = 20, {rate} }}\n require ttft <= 1 s").autoscale(requests=20)
+    assert found.energy_kwh is not None
+    scaled, fixed = found.energy_kwh
+    assert scaled <= fixed * (1 + 1e-12)
+    idle = sum(one.hours * one.replicas for one in found.intervals) * 2 * (70 + 350) / 1000
+    limit = sum(one.hours * one.replicas for one in found.intervals) * 2 * (700 + 350) / 1000
+    assert idle <= scaled <= limit
+    assert scaled == pytest.approx(sum((one.power_w or (0, 0))[0] * one.hours / 1000 for one in found.intervals))
+    low, high = ((one.power_w or (0, 0))[0] / one.replicas for one in found.intervals)
+    assert low < high
+
+
+def test_a_replica_pays_its_share_of_a_node() -> None:
+    load = "workload { input = 300, output = 20, rate = 2 req/s, requests = 20, duration = 1 h }"
+    found = made(load, node="h100_8 with { price = 24 USD/h }").autoscale(requests=20)
+    assert found.price_usd_per_h == pytest.approx(6)
+
+
+def test_differences_and_explanations_tell_money(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "two.plan"
+    file.write_text(
+        f"plan a {{ model = llama_3_1_8b, node = h100_8, sharding {{ tp = 2 }}, {LOAD} }}\n"
+        "plan b = a with { sharding { tp = 4 } }\n"
+    )
+    a, b = (plan.closed_form() for plan in compile_text(file.read_text()))
+    assert a.money is not None
+    assert b.energy is not None
+    assert main(["diff", str(file), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["plans"]
+    assert (first["money"], second["energy"]) == (a.money.as_json(), b.energy.as_json())
+    assert main(["diff", str(file)]) == 0
+    assert f"{show_money(a.money.usd_per_mtok)} -> " in capsys.readouterr().out
+    assert main(["explain", str(file), "--plan", "b"]) == 0
+    assert f"energy {show_energy(b.energy.j_per_token)} per output token" in capsys.readouterr().out
