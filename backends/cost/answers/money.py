@@ -232,9 +232,9 @@ def _drawn(model: Deployment, m: Metrics, used: tuple[Used, Used], flow: _Flow) 
     tokens = _request_level(second.one, m.decode, used[1]) * steps
     if model.transfer is not None:
         busy = _busy_pools(cast("Pools", model), m, flow)
-        work = ((first.plan, ((busy[0], prompts),)), (second.plan, ((busy[1], tokens),)))
+        work = [(first.plan, [(busy[0], prompts)]), (second.plan, [(busy[1], tokens)])]
     else:
-        work = ((first.plan, ((flow.prefill, prompts), (1 - flow.prefill, tokens))),)
+        work = [(first.plan, [(flow.prefill, prompts), (1 - flow.prefill, tokens)])]
     found = []
     for plan, phases in work:
         may = draw(plan)

@@ -70,7 +70,7 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
         table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits)
-    money = [Text(), paid] if (paid := money_table(estimates)) is not None else []
+    money: list[RenderableType] = [Text(), paid] if (paid := money_table(estimates)) is not None else []
     lines = list(_band_lines(estimates))
     if all(e.simulated is None for e in estimates):
         print_lines(console, table, *(Text(line, style="dim") for line in lines), *money)

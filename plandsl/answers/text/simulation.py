@@ -80,8 +80,8 @@ def side_by_side_table(found: Sequence[Simulation]) -> RenderableType:
     ):
         table.add_row(word, *_best(values, [show_value(metric, v) for v in values], max))
     for word, name, show in (
-        ("M output tokens", "usd_per_mtok", show_money),
-        ("output token", "j_per_token", show_energy),
+        ("cost, M tokens", "usd_per_mtok", show_money),
+        ("energy, token", "j_per_token", show_energy),
     ):
         figures = [None if s.spent is None else getattr(s.spent, name) for s in found]
         if any(v is not None for v in figures):
