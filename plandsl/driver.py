@@ -93,8 +93,12 @@ class CompiledPlan:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays, in closed form.
 
         Its load, where requests arrive over time, is as many requests in flight as serve the mean rate, with the mean
-        lengths.
+        lengths. Where the compiler chooses the requests in flight, they are those of one copy of the plan.
         """
+        if self.spec.workload.chosen:
+            from plandsl.backends.cost.answers.fleet import build_fleet
+
+            return build_fleet(self)
         if self.spec.workload.traffic is None:
             from plandsl.backends.cost.deployments.build import build_deployment
 
@@ -107,6 +111,19 @@ class CompiledPlan:
     def plain(self) -> CompiledPlan:
         """The same plan without guesses: itself where it makes none."""
         return self if self.spec.speculate is None else CompiledPlan(evolve(self.spec, speculate=None), ())
+
+    @cached_property
+    def served(self) -> CompiledPlan:
+        """The plan whose requests are served one by one: with the requests in flight that the compiler chose, if any.
+
+        Where the plan says how many are in flight, or when they arrive, it is the plan itself.
+        """
+        if not self.spec.workload.chosen:
+            return self
+        from plandsl.backends.cost.answers.fleet import with_crowd
+
+        spec = with_crowd(self.spec, self.cost.plan.workload.concurrency or 1)
+        return CompiledPlan(evolve(spec, workload=evolve(spec.workload, chosen=False)), self.notes)
 
     def estimate(self) -> Estimate:
         """Everything the report says. Where requests arrive over time, some of them are served one by one."""
@@ -142,6 +159,10 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.slower_formats import slower_notes
 
         notes = (*self.notes, *slower_notes(self.cost))
+        if self.spec.workload.demand is not None:
+            from plandsl.backends.cost.answers.fleet import fleet_notes
+
+            notes = (*notes, *fleet_notes(self.spec, self.cost))
         if self.spec.workload.traffic is None:
             return notes
         from plandsl.backends.cost.answers.mean_load import load_notes
@@ -162,8 +183,9 @@ class CompiledPlan:
         no KV cache fits (E328), or a trace is wrong.
         """
         from plandsl.backends.cost.answers.simulation import simulate_plan
+        from plandsl.backends.cost.answers.spent import with_spent
 
-        return simulate_plan(self, requests, tick, keep_steps=keep_steps)
+        return with_spent(self.cost, simulate_plan(self.served, requests, tick, keep_steps=keep_steps))
 
     def simulate_seeds(self, number: int, requests: int | None = None, tick: Tick | None = None) -> OverSeeds:
         """Serve the load once for each of so many seeds, from its own on; ``requests`` are served each time.
@@ -172,11 +194,10 @@ class CompiledPlan:
         does.
         """
         from plandsl.backends.cost.answers.seeds import seeds_of, serve_seed, tell_seeds
-        from plandsl.backends.cost.answers.simulation import build_servers
 
-        seeds, servers, runs = seeds_of(self.spec, number), build_servers(self), []
+        seeds, runs = seeds_of(self.spec, number), []
         for seed in seeds:
-            runs.append(serve_seed(self.spec, servers, seed, requests))
+            runs.append(serve_seed(self, seed, requests))
             if tick is not None:
                 tick(len(runs), number)
         return tell_seeds(self.spec, seeds, runs)

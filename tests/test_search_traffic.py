@@ -256,7 +256,7 @@ def test_the_report_says_what_was_simulated_and_the_best_is_written(
         ("input = 9, output = 9", "vary tp in [1, 2]\nminimize p99(ttft)", "E216"),
         (LOAD, "vary tp in [1, 2]\nminimize p99(memory)", "E216"),
         (LOAD, "vary tp in [1, 2]\nminimize p99(ttft)\nminimize p99(ttft)", "E202"),
-        (LOAD, "vary tp in [1, 2]\nrequire gpus <= 4", "E216"),
+        (LOAD, "vary tp in [1, 2]\nrequire bearable >= 4 req/s", "E216"),
     ],
 )
 def test_a_goal_needs_a_load_that_has_it(load: str, more: str, code: str) -> None:

@@ -81,6 +81,7 @@ class Difference:
         plans = [
             {"plan": e.plan, "gpus": e.gpus, "fits": e.fits, "max_batch": e.max_batch}
             | {"kv_capacity_tokens": e.kv_capacity_tokens}
+            | {name: part.as_json() for name in ("money", "energy", "fleet") if (part := getattr(e, name)) is not None}
             for e in (self.a, self.b)
         ]
         return {

@@ -12,6 +12,7 @@ from plandsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from plandsl.answers.modes import Shift, Speculated
+    from plandsl.answers.money import Energy, Fleet, Money
     from plandsl.answers.pools import Pools
     from plandsl.answers.simulation import Short
     from plandsl.answers.start import Start
@@ -81,6 +82,9 @@ class Estimate(NamedTuple):
     simulated: Short | None = None
     start: Start | None = None
     engine_origin: str = ""
+    money: Money | None = None
+    energy: Energy | None = None
+    fleet: Fleet | None = None
 
     @property
     def fits(self) -> bool:
@@ -176,6 +180,9 @@ class Estimate(NamedTuple):
             out["simulated"] = self.simulated.as_json()
         if self.cost_usd_per_mtok is not None:
             out["cost_usd_per_mtok"] = self.cost_usd_per_mtok
+        for name, part in (("money", self.money), ("energy", self.energy), ("fleet", self.fleet)):
+            if part is not None:
+                out[name] = part.as_json()
         return out
 
 

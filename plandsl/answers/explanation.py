@@ -228,6 +228,7 @@ class Explanation:
             "unmoved": dict(self.unmoved),
             "bottlenecks": {b.metric: b.as_json() for b in self.bottlenecks},
             "headroom": self.headroom.as_json(),
+            **{name: part.as_json() for name in ("money", "energy") if (part := getattr(e, name)) is not None},
             "measured_left_aside": self.modelled,
             "calibration": e.calibration,
             "assumed": [{"entry": entry, "field": f, "value": v} for entry, f, v in e.assumed],

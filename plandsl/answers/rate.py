@@ -18,7 +18,8 @@ class FoundRate(NamedTuple):
     ``fails_at``; it is empty where nothing did. ``fails`` are the requirements that were missed there.
 
     ``at`` is the run at the rate; None where no rate meets the requirements. ``runs`` were served to find it, and
-    ``why`` says how the search ended.
+    ``why`` says how the search ended. A ``demand`` of requests per second takes ``copies`` of the plan, which cost
+    ``usd_per_h`` together, None without a price.
     """
 
     plan: str
@@ -36,6 +37,9 @@ class FoundRate(NamedTuple):
     runs: int
     why: str
     warnings: tuple[str, ...] = ()
+    demand: float | None = None
+    copies: int | None = None
+    usd_per_h: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -53,5 +57,13 @@ class FoundRate(NamedTuple):
                 {"text": r.text, "value": r.value if isfinite(r.value) else None, "ok": r.ok} for r in self.fails
             ],
             "at": None if self.at is None else self.at.as_json(), "runs": self.runs, "why": self.why,
-            "warnings": list(self.warnings), "ok": self.ok,
+            **({} if self.demand is None else self._fleet()), "warnings": list(self.warnings), "ok": self.ok,
+        }  # fmt: skip
+
+    def _fleet(self) -> dict[str, Any]:
+        gpus = None if self.copies is None else self.copies * self.gpus
+        return {
+            "fleet": {
+                "demand_requests_per_s": self.demand, "copies": self.copies, "gpus": gpus, "usd_per_h": self.usd_per_h,
+            }
         }  # fmt: skip

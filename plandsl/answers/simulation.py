@@ -6,6 +6,7 @@ from math import isfinite, nan
 from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Requirement
+from plandsl.answers.money import Served
 
 GROWS = "the queue grows"
 """What fails of a run that is not stable."""
@@ -139,7 +140,7 @@ class Simulation(NamedTuple):
     ``gpus`` of all replicas; ``scheduler`` and ``router`` by name; ``seed`` of what was drawn. ``requires`` of the plan
     and of its classes. ``unchecked`` are the texts of requirements that a run of requests says nothing of.
     With ``prefill`` the other servers decode only. ``found``: what the prefix cache and its tiers had, where there are
-    tiers.
+    tiers. ``spent``: what the plan costs and draws at the rate that was served, where it was asked for.
     """
 
     plan: str
@@ -154,6 +155,7 @@ class Simulation(NamedTuple):
     unchecked: tuple[str, ...]
     prefill: PrefillPool | None = None
     found: Found | None = None
+    spent: Served | None = None
 
     @property
     def ok(self) -> bool:
@@ -174,6 +176,7 @@ class Simulation(NamedTuple):
             "requires": [{"text": r.text, "value": _number(r.value), "ok": r.ok} for r in self.requires],
             **({} if self.prefill is None else {"prefill_pool": self.prefill.as_json()}),
             **({} if self.found is None else {"prefix_cache": self.found.as_json()}),
+            **({} if self.spent is None else {"spent": self.spent.as_json()}),
             "unchecked": list(self.unchecked), "warnings": list(s.warnings), "ok": self.ok,
         }  # fmt: skip
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from plandsl.backends.cost.answers.mean_load import IN_FLIGHT, mean_load, requests_in_flight
+from plandsl.backends.cost.answers.money import serve_demand
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.search.values import Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
@@ -34,10 +35,14 @@ def evaluate_mean(model: Deployment, plan: PlanSpec) -> Values:
     served = min(mean.rate, most)
     share = served * mean.output / float(found.metrics["throughput"])
     late = mean.rate > most
+    assert found.spent is not None, "every plan has its economics"
+    spent = found.spent.scaled(1, served)
+    if plan.workload.demand is not None:
+        spent = serve_demand(spent, plan.workload.demand)
     metrics = found.metrics | {
         "throughput": served * mean.output,
         "throughput_per_gpu": found.metrics["throughput_per_gpu"] * share,
-        "cost": found.metrics["cost"] / share,
+        **spent.metrics,
         "goodput": min(mean.rate, bearable),
         "bearable": bearable,
     }

@@ -20,6 +20,7 @@ from plandsl.backends.cost.answers.simulation import (
     join_replicas,
     serve_replicas,
 )
+from plandsl.backends.cost.answers.spent import with_spent
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.serving.records import Records
 from plandsl.driver import CompiledPlan, simulate
@@ -76,7 +77,7 @@ def probe_task(task: ProbeTask, compiler: Compiler) -> Probe:
 
 def seed_task(task: SeedTask, compiler: Compiler) -> Simulation:
     """Serve the requests of one plan from one seed."""
-    return serve_seed(task.plan, build_servers(compiler.compile(task.plan)), task.seed, task.requests)
+    return serve_seed(compiler.compile(task.plan), task.seed, task.requests)
 
 
 def simulate_seeds_with(
@@ -101,6 +102,7 @@ def simulate_with(
     """
     if workers.client is None:
         return simulate(plans, requests, tick, keep_steps=keep_steps)
+    plans = [plan.served for plan in plans]
     tasks = [[t._replace(keep_steps=keep_steps) for t in _tasks(p, requests, workers.threads)] for p in plans]
     results = workers.map(serve_task, [task for some in tasks for task in some], tick)
     return [_join(plan, requests, some, results) for plan, some in zip(plans, tasks, strict=True)]
@@ -124,7 +126,8 @@ def _join(
         if isinstance(found, Run):
             return found
         shares.update(zip(task.replicas, found, strict=True))
-    return join_replicas(plan, draw_load(plan.spec, requests), [shares[number] for number in sorted(shares)])
+    run = join_replicas(plan, draw_load(plan.spec, requests), [shares[number] for number in sorted(shares)])
+    return with_spent(plan.cost, run)
 
 
 def find_rates_with(

@@ -12,7 +12,7 @@ from math import exp, inf, log, nan
 from typing import Any, NamedTuple
 
 from plandsl.answers.simulation import GROWS, Figure, Simulation
-from plandsl.backends.cost.answers.simulation import Check, time_of
+from plandsl.backends.cost.answers.simulation import Check, simulate_plan, time_of
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 def simulate_task(task: Task, compiler: Compiler) -> Outcome:
     """Serve the requests of one candidate."""
     try:
-        run = compiler.compile(task.plan).simulate(task.requests)
+        run = simulate_plan(compiler.compile(task.plan), task.requests)
     except PlanError as error:
         found = error.diagnostics[0]
         return Outcome(None, why=f"{found.code}: {found.message}")
@@ -208,7 +208,8 @@ def _judge(goals: tuple[Goal, ...], row: Configuration, plan: PlanSpec, place: i
     told = outcome.simulation
     if told is None:
         return Simulated(row, place, None, {}, outcome.why)
-    figures = {goal.name: _figure(goal.metric, told, row) for goal in goals} | dict(outcome.goals)
+    fleet = plan.workload.demand is not None
+    figures = {goal.name: _figure(goal.metric, told, row, fleet) for goal in goals} | dict(outcome.goals)
     own = [c for c in outcome.checks if c.require in plan.requires]
     figures |= {metric_name(c.require.metric, c.require.percentile): c.figure for c in own}
     missed = sorted((_miss(c) for c in outcome.checks if not c.met()), key=lambda miss: -miss.factor)
@@ -221,8 +222,15 @@ def _judge(goals: tuple[Goal, ...], row: Configuration, plan: PlanSpec, place: i
     return Simulated(row, place, told, figures, why=why, misses=tuple(missed))
 
 
-def _figure(metric: str, told: Simulation, row: Configuration) -> Figure:
-    """A metric of the whole run, or of the closed form where the simulation says nothing of it."""
+PER_TOKEN = ("cost", "cost_input", "cost_output", "cost_blended", "cost_request")
+"""Metrics of one plan that fall as its rate grows."""
+
+
+def _figure(metric: str, told: Simulation, row: Configuration, fleet: bool) -> Figure:
+    """A metric of the whole run, or of the closed form where the simulation says nothing of it.
+
+    With a ``fleet``, money is that of all copies, which bear the demand whatever one of them was simulated at.
+    """
     match metric:
         case "throughput":
             value = told.summary.output_rate
@@ -230,8 +238,8 @@ def _figure(metric: str, told: Simulation, row: Configuration) -> Figure:
             value = told.summary.output_rate / told.gpus
         case "goodput":
             value = told.summary.goodput
-        case "cost":
-            value = row.metrics["cost"] * row.metrics["throughput"] / told.summary.output_rate
+        case _ if metric in PER_TOKEN and not fleet:
+            value = row.metrics[metric] * row.metrics["throughput"] / told.summary.output_rate
         case _:
             value = row.metrics[metric]
     return Figure(value, nan)

@@ -107,12 +107,13 @@ def combinations(choices: Sequence[Choice], gpus: int | None) -> Iterator[Combin
 class Space:
     """The whole space of a search. Plans differ by ``structural`` choices; each is evaluated on a `Grid` of loads.
 
-    Requests over time have no arrays: each load is a plan of its own.
+    Requests over time have no arrays, nor have loads that the compiler chooses: each load is a plan of its own.
     """
 
     def __init__(self, search: SearchSpec) -> None:
         self.search = search
-        self.grid = Grid(tuple(c for c in search.choices if c.load and not search.over_requests))
+        apart = search.over_requests or search.chosen
+        self.grid = Grid(tuple(c for c in search.choices if c.load and not apart))
         self.structural = tuple(c for c in search.choices if c not in self.grid.choices)
 
     def candidates(self) -> Iterator[Candidate]:

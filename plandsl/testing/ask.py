@@ -38,12 +38,14 @@ def cases(law: Law, plan: CompiledPlan) -> Iterator[Case]:
     if law not in LAWS:
         yield Case(plan)
         return
+    how: tuple[str, ...] = ()
+    if plan.spec.workload.chosen:
+        plan, how = plan.served, ("with the requests in flight that the compiler chose",)
     if law in OF_ITSELF:
         yield from (Case(pool) for pool in plan.pools if len(plan.pools) == 1 or law not in OF_TRAFFIC)
         if len(plan.pools) > 1:
             yield Case(plan)
         return
-    how: tuple[str, ...] = ()
     if plan.spec.workload.traffic is not None:
         plan, how = _at_mean(plan), ("at the mean of its load",)
     apart = (*how, "each pool by itself") if len(plan.pools) > 1 else how
