@@ -205,7 +205,7 @@ def run_compile(arguments: Namespace) -> int:
 
 def run_simulate(arguments: Namespace) -> int:
     """`planc simulate`."""
-    from plandsl.search.simulate import run_simulations
+    from plandsl.searches.simulate import run_simulations
 
     return run_simulations(arguments)
 
@@ -329,14 +329,14 @@ def run_verify(arguments: Namespace) -> int:
 
 def run_search(arguments: Namespace) -> int:
     """`planc search`: exit status 0 if some plan meets every requirement, 1 if none does."""
-    from plandsl.search.command import run_searches
+    from plandsl.searches.command import run_searches
 
     return run_searches(arguments, _open(arguments.file, _overrides(arguments)), open_console)
 
 
 def run_autoscale(arguments: Namespace) -> int:
     """`planc autoscale`."""
-    from plandsl.search.scale import run_scaling
+    from plandsl.searches.scale import run_scaling
 
     return run_scaling(arguments)
 

@@ -19,7 +19,7 @@ SCHEDULERS = {
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
-KNOW_ALL = ("driver", "entries", "commands", "search", "starter", "testing")
+KNOW_ALL = ("driver", "entries", "commands", "searches", "starter", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
@@ -42,8 +42,8 @@ WINGS = {
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
 BACK = {
-    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "search.command"),
-    ("commands", "search.scale"), ("commands", "search.simulate"),
+    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "searches.command"),
+    ("commands", "searches.scale"), ("commands", "searches.simulate"),
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),

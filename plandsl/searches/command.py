@@ -19,7 +19,7 @@ from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import open_text
 from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
-from plandsl.search.answer import (
+from plandsl.searches.answer import (
     Configuration,
     alike_ranks,
     configurations,
@@ -30,16 +30,16 @@ from plandsl.search.answer import (
     unbanded_ranks,
     value_and_band,
 )
-from plandsl.search.files import write_rows
-from plandsl.search.run import MOST_SIMULATED, NOTHING, Found, Run, combine_sinks
-from plandsl.search.show import Answer, found_json, print_found
-from plandsl.search.spread import Workers, open_workers
+from plandsl.searches.files import write_rows
+from plandsl.searches.run import MOST_SIMULATED, NOTHING, Found, Run, combine_sinks
+from plandsl.searches.show import Answer, found_json, print_found
+from plandsl.searches.spread import Workers, open_workers
 from plandsl.sheets import open_sheet
 from plandsl.spec.search import SearchSpec
 
 if TYPE_CHECKING:
-    from plandsl.search.points import Points
-    from plandsl.search.shortlist import Simulated
+    from plandsl.searches.points import Points
+    from plandsl.searches.shortlist import Simulated
 
 INTERRUPTED = 130
 
@@ -80,7 +80,7 @@ def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any
             if points is not None:
                 drawn.append((found, answer.front, points))
     if drawn:
-        from plandsl.search.plot import SearchResult, plot
+        from plandsl.searches.plot import SearchResult, plot
 
         plot([SearchResult(*one) for one in drawn], Path(arguments.plot))
         if not arguments.json:
@@ -110,7 +110,7 @@ def _searches(module: Module, name: str | None) -> list[SearchSpec]:
 
 
 def _share_picture(searches: list[SearchSpec]) -> bool:
-    from plandsl.search.plot import same_space
+    from plandsl.searches.plot import same_space
 
     return same_space(searches)
 
@@ -118,7 +118,7 @@ def _share_picture(searches: list[SearchSpec]) -> bool:
 def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
     if not arguments.plot:
         return None
-    from plandsl.search.points import Points
+    from plandsl.searches.points import Points
 
     return Points(search)
 
@@ -160,7 +160,7 @@ def _nearest(found: Found) -> dict[str, Any]:
 
 def _simulate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
     """The answer of a search over requests: the best of those that were simulated."""
-    from plandsl.search.shortlist import simulate_best
+    from plandsl.searches.shortlist import simulate_best
 
     with Progress(f"simulating {found.search.name}") as tick:
         most = arguments.simulate or MOST_SIMULATED

@@ -16,8 +16,8 @@ from plandsl.commands import FAILED, OK, Progress, compile_plans, open_console, 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.progress import Tick
-from plandsl.search.run import Compiler
-from plandsl.search.spread import Workers, open_workers
+from plandsl.searches.run import Compiler
+from plandsl.searches.spread import Workers, open_workers
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME, UNITS
 

@@ -21,8 +21,8 @@ from plandsl.backends.cost.answers.simulation import Run
 from plandsl.commands import FAILED, OK, Progress, compile_one, compile_plans, open_console, print_json, spaced
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, find_unserved
-from plandsl.search.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
-from plandsl.search.spread import Workers, open_workers
+from plandsl.searches.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
+from plandsl.searches.spread import Workers, open_workers
 
 
 def run_simulations(arguments: Namespace) -> int:

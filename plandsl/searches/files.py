@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from plandsl.search.run import Found, Sink, Table
-from plandsl.search.values import FIELDS, METRICS, OVER_REQUESTS
+from plandsl.searches.run import Found, Sink, Table
+from plandsl.searches.values import FIELDS, METRICS, OVER_REQUESTS
 from plandsl.sheets import Sheet
 from plandsl.spec.search import Choice
 
