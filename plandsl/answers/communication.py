@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from plandsl.arguments import Arguments
 from plandsl.ir.program import DECODE, PREFILL
 
 TRANSFER = "transfer"
@@ -79,7 +80,8 @@ class Communication(NamedTuple):
     rows: tuple[Calls, ...] = ()
 
     def of(self, phase: str) -> tuple[Calls, ...]:
-        """The rows of one phase: ``prefill``, ``decode`` or ``transfer``."""
+        """The rows of one phase: ``prefill``, ``decode`` or ``transfer``; another word is a `PlanError` (E445)."""
+        Arguments("of", phase=phase).word("phase", (PREFILL, DECODE, TRANSFER))
         return tuple(row for row in self.rows if row.phase == phase)
 
     def total(self, phase: str) -> Traffic:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plandsl.answers.communication import NO_CALLS, Communication
 from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
 from plandsl.answers.phases import PhaseEstimate
+from plandsl.arguments import Arguments
 from plandsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
@@ -92,7 +93,11 @@ class Estimate(NamedTuple):
         return all(held.total <= held.capacity for held in (*self.stages, self.memory))
 
     def band(self, metric: str) -> Band | None:
-        """The band of a metric in `BANDED`: 80 % of measurements would lie in it. None where none is known."""
+        """The band of a metric in `BANDED`: 80 % of measurements would lie in it. None where none is known.
+
+        Raises `PlanError` (E445) for another metric.
+        """
+        Arguments("band", metric=metric).word("metric", BANDED)
         return dict(self.bands).get(metric)
 
     def no_band(self, metric: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from plandsl.arguments import Arguments, guarded
 from plandsl.backends.cost.deployments.ongoing import Served
 from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.time.phase import PhaseTimes
@@ -76,6 +77,25 @@ class Metrics(NamedTuple):
         return self._replace(phases=Phases(lambda: (self.prefill._replace(runs=()), self.decode._replace(runs=()))))
 
 
+def _check_load(given: dict[str, Number]) -> Iterator[Number | None]:
+    """The numbers of a load, None for those that are not given. Raises `PlanError` where they are none."""
+    call = Arguments("evaluate", **given)
+    if "batch" in given and (other := next((k for k in ("concurrency", "requests") if k in given), "")):
+        why = f"`batch` is a load that starts together, and `{other}` is one of requests that are always in flight"
+        raise call.error("E447", other, why, hint="leave one of the two out")
+    checked = {name: call.load(name) for name in given}
+    if len(arrays := {name: x for name, x in checked.items() if not are_numbers(x)}) > 1:
+        import numpy as np
+
+        try:
+            np.broadcast_shapes(*(x.shape for x in arrays.values()))
+        except ValueError:
+            shapes = ", ".join(f"`{name}` {x.shape}" for name, x in arrays.items())
+            why, hint = f"the shapes of the arrays do not broadcast: {shapes}", "to combine all values: batch[:, None]"
+            raise call.error("E447", list(arrays)[-1], why, hint=hint) from None
+    return (checked.get(name) for name in ("batch", "input", "output", "concurrency", "requests"))
+
+
 class Deployment(ABC):
     """The cost model of one plan. Compile once, then evaluate any number of configurations.
 
@@ -126,6 +146,7 @@ class Deployment(ABC):
         """All metrics for the plan's own load."""
         return self.evaluate()
 
+    @guarded
     def evaluate(
         self,
         batch: Number | None = None,
@@ -134,7 +155,13 @@ class Deployment(ABC):
         concurrency: Number | None = None,
         requests: Number | None = None,
     ) -> Metrics:
-        """All metrics (docs/language.md, "What the numbers mean")."""
+        """All metrics (docs/language.md, "What the numbers mean").
+
+        Raises `PlanError` for a number below 1 (E445), for ``batch`` beside ``concurrency`` or ``requests``, and for
+        arrays that do not broadcast (E447).
+        """
+        given = {"batch": batch, "input": input, "output": output, "concurrency": concurrency, "requests": requests}
+        batch, input, output, concurrency, requests = _check_load({k: v for k, v in given.items() if v is not None})
         load = self.plan.workload
         i = load.input if input is None else input
         o = load.output if output is None else output

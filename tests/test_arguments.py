@@ -1,0 +1,144 @@
+"""Wrong arguments of the Python API: each is a diagnostic that names the argument, and never a raw exception."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from plandsl.arguments import guarded, set_pairs
+from plandsl.diagnostics import PlanError
+from plandsl.driver import CompiledPlan, compile_text
+
+TEXT = """
+plan serve {
+  model = llama_3_1_8b, node = h100_8, sharding { tp = 2, pp = 2 }
+  workload { input = 1024, output = 128, batch = 8 }
+}
+plan chat {
+  model = llama_3_1_8b, node = h100_1, engine = vllm
+  workload { input = uniform(100, 900), output = 20, rate = 10 req/s, requests = 20, seed = 3 }
+}
+"""
+HUGE = 10**400
+
+
+@cache
+def plans() -> list[CompiledPlan]:
+    return compile_text(TEXT)
+
+
+def serve() -> CompiledPlan:
+    return plans()[0]
+
+
+class Slip(NamedTuple):
+    """A call with a wrong argument, the code, and words of the message and of the excerpt that the caret is under."""
+
+    call: Callable[[], Any]
+    code: str
+    says: str
+    at: str = ""
+
+
+def load(value: object, found: str, **more: Any) -> Slip:
+    """A value that no load can have."""
+    return Slip(lambda: serve().evaluate(batch=value, **more), "E445", found, "evaluate(batch=")  # type: ignore[arg-type]
+
+
+SLIPS = {
+    "no requests": load(0, "found 0"),
+    "less than none": load(-1, "found -1"),
+    "not a number": load(float("nan"), "found nan"),
+    "without end": load(float("inf"), "found inf"),
+    "a word": load("many", "found 'many'"),
+    "a truth value": load(True, "found True"),
+    "a huge number": load(HUGE, "found a whole number of 401 digits"),
+    "a large number": load(1e30, "found 1e+30"),
+    "a complex number": load(2 + 3j, "found a complex"),
+    "an object": load(object(), "found an object"),
+    "a list with a zero": load([0, 1], "must hold numbers from 1"),
+    "an array with nan": load(np.array([1.0, np.nan]), "found nan"),
+    "an array of words": load(np.array(["a"]), "found an array of <U1"),
+    "a ragged list": load([[1], [1, 2]], "found a list of 2"),
+    "through the cost model": Slip(lambda: serve().cost.evaluate(output=0), "E445", "`output` must be a number"),
+    "shapes": Slip(
+        lambda: serve().evaluate(batch=np.arange(1, 3), input=np.arange(1, 4)), "E447", "`batch` (2,), `input` (3,)"
+    ),
+    "two loads": Slip(lambda: serve().evaluate(batch=4, concurrency=4), "E447", "and `concurrency` is one of requests"),
+    "unknown load": Slip(lambda: serve().evaluate(bach=4), "E446", "no argument `bach`", "evaluate(bach=4)"),  # type: ignore[call-arg]
+    "a load twice": Slip(lambda: serve().evaluate(1, batch=4), "E446", "two values for `batch`"),  # type: ignore[misc]
+    "too many loads": Slip(lambda: serve().evaluate(1, 1, 1, 1, 1, 1), "E446", "takes 5 arguments"),  # type: ignore[call-arg]
+    "view": Slip(lambda: serve().draw("device"), "E432", "found 'device'", "draw(view='device'"),
+    "view None": Slip(lambda: serve().draw(None), "E432", "found None"),  # type: ignore[arg-type]
+    "phase": Slip(lambda: serve().draw("block", "train"), "E432", "found 'train'"),
+    "phase of a program": Slip(lambda: serve().program("train"), "E445", "`prefill` or `decode`, found 'train'"),
+    "pass": Slip(lambda: serve().program("decode", after="fusion"), "E404", "found 'fusion'"),
+    "steps": Slip(lambda: serve().verify(-1), "E445", "`steps` must be a whole number from 0 to 64"),
+    "half a step": Slip(lambda: serve().verify(1.5), "E445", "found 1.5"),  # type: ignore[arg-type]
+    "seed": Slip(lambda: serve().verify(1, "x"), "E445", "`seed` must be a whole number"),  # type: ignore[arg-type]
+    "requests": Slip(lambda: serve().simulate(0), "E445", "`requests` must be a whole number from 1"),
+    "requests below zero": Slip(lambda: plans()[1].find_rate(-5), "E445", "found -5"),
+    "tick": Slip(lambda: serve().simulate(1, tick=3), "E445", "`tick` must be a function"),  # type: ignore[arg-type]
+    "seeds": Slip(lambda: plans()[1].simulate_seeds(0), "E445", "`number` must be"),
+    "no seeds": Slip(lambda: plans()[1].simulate_seeds(), "E446", "needs the argument `number`"),  # type: ignore[call-arg]
+    "every": Slip(lambda: plans()[1].autoscale(every=0), "E445", "`every` must be a number above 0"),
+    "least": Slip(lambda: plans()[1].autoscale(least=-1), "E445", "`least` must be a whole number from 0"),
+    "difference": Slip(lambda: serve().diff("x.plan"), "E445", "`other` must be a compiled plan"),  # type: ignore[arg-type]
+    "no rate": Slip(lambda: serve().find_rate(), "E329", "no rate that could grow", "workload {"),
+    "band": Slip(lambda: serve().closed_form().band("ttft"), "E445", "`ttft_s`, `tpot_s`"),
+    "communication": Slip(lambda: serve().closed_form().communication.of("train"), "E445", "found 'train'"),
+    "overrides": Slip(lambda: compile_text(TEXT, overrides=8), "E445", "`overrides` must be a mapping"),  # type: ignore[arg-type]
+    "overrides as text": Slip(lambda: compile_text(TEXT, overrides="a=1"), "E445", "found 'a=1'"),  # type: ignore[arg-type]
+    "a path that is none": Slip(lambda: compile_text(TEXT, overrides={8: 8}), "E445", "found 8"),  # type: ignore[dict-item]
+    "a value that is none": Slip(lambda: compile_text(TEXT, overrides={"chunks": object()}), "E445", "found an object"),
+    "nan as a value": Slip(lambda: compile_text(TEXT, overrides={"chunks": float("nan")}), "E445", "found nan"),
+    "None as a value": Slip(lambda: compile_text(TEXT, overrides={"chunks": None}), "E445", "found None"),
+    "a huge value": Slip(lambda: compile_text(TEXT, overrides={"chunks": HUGE}), "E445", "401 digits"),
+    "a path with dashes": Slip(lambda: compile_text(TEXT, overrides={"a-b": 1}), "E218", "not a path to a field"),
+    "no field": Slip(lambda: compile_text(TEXT, overrides={"sharding": {"tpp": 2}}), "E206", "no field `tpp`"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_a_wrong_argument_is_a_diagnostic(slip: Slip) -> None:
+    with pytest.raises(PlanError) as caught:
+        slip.call()
+    first, shown = caught.value.diagnostics[0], str(caught.value)
+    assert first.code == slip.code
+    assert slip.says in first.message
+    assert slip.at in shown
+    assert first.span is None or first.span.file != "<call>" or "^" in shown
+
+
+def test_a_type_error_inside_a_function_stays_one() -> None:
+    @guarded
+    def add(a: object, b: object) -> object:
+        return a + b  # type: ignore[operator]
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        add(1, "one")
+
+
+def test_numbers_of_all_kinds_are_taken() -> None:
+    same = [8, 8.0, np.int64(8), np.float32(8), np.array(8)]
+    assert len({float(serve().evaluate(batch=n).ttft) for n in same}) == 1
+    lists = serve().evaluate(batch=[8, 16], output=(128, 64))  # type: ignore[arg-type]
+    assert lists.ttft.shape == (2,)
+
+
+def test_overrides_are_mappings_of_plain_values_or_pairs() -> None:
+    given = {"workload.batch": 8, "sharding": {"tp": 4, "cut": [16, 16]}, "fuse_norms": False, "memory_fraction": 0.5}
+    assert set_pairs(given) == [
+        ("workload.batch", "8"),
+        ("sharding.tp", "4"),
+        ("sharding.cut", "[16, 16]"),
+        ("fuse_norms", "false"),
+        ("memory_fraction", "0.5"),
+    ]
+    assert set_pairs([("workload.batch", "8"), ("memory_fraction", "90 %")])[1] == ("memory_fraction", "90 %")
+    made = compile_text(TEXT, plan="serve", overrides={"sharding": {"tp": 4}, "workload.batch": np.int64(16)})[0]
+    assert (made.spec.sharding.axis("tensor"), made.spec.workload.batch) == (4, 16)
