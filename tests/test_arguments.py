@@ -71,7 +71,7 @@ SLIPS = {
     "two loads": Slip(lambda: serve().evaluate(batch=4, concurrency=4), "E447", "and `concurrency` is one of requests"),
     "unknown load": Slip(lambda: serve().evaluate(bach=4), "E446", "no argument `bach`", "evaluate(bach=4)"),  # type: ignore[call-arg]
     "a load twice": Slip(lambda: serve().evaluate(1, batch=4), "E446", "two values for `batch`"),  # type: ignore[misc]
-    "too many loads": Slip(lambda: serve().evaluate(1, 1, 1, 1, 1, 1), "E446", "takes 5 arguments"),  # type: ignore[call-arg]
+    "too many loads": Slip(lambda: serve().evaluate(*[1] * 6), "E446", "takes 5 arguments"),  # type: ignore[call-arg]
     "view": Slip(lambda: serve().draw("device"), "E432", "found 'device'", "draw(view='device'"),
     "view None": Slip(lambda: serve().draw(None), "E432", "found None"),  # type: ignore[arg-type]
     "phase": Slip(lambda: serve().draw("block", "train"), "E432", "found 'train'"),
