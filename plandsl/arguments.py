@@ -25,6 +25,9 @@ from plandsl.limits import MAX_DIMENSION, MAX_LOAD
 CALL = "<call>"
 """The file name in the spans of arguments."""
 
+ASIDE = 60
+"""Most characters of the arguments beside a wrong one that an excerpt shows."""
+
 Overrides: TypeAlias = "Mapping[str, Any] | Sequence[tuple[str, Any]]"
 """Values of fields by their paths, as `set_pairs` takes them."""
 
@@ -35,7 +38,7 @@ T = TypeVar("T")
 class Arguments:
     """The arguments ``given`` to the function ``name``, by their names; the call shows none that is None."""
 
-    def __init__(self, name: str, **given: Any) -> None:
+    def __init__(self, name: str, /, **given: Any) -> None:
         self.name = name
         self.given = given
 
@@ -46,14 +49,17 @@ class Arguments:
 
     def error(self, code: str, argument: str, message: str, *, label: str = "", hint: str = "") -> PlanError:
         """An error whose caret is under the value of ``argument``."""
-        text, spans = f"{self.name}(", {}
-        shown = {k: v for k, v in self.given.items() if v is not None or k == argument}
-        for i, (name, value) in enumerate(shown.items()):
-            text += f"{', ' if i else ''}{name}="
-            start, text = len(text) + 1, text + show_value(value)
-            spans[name] = Span(CALL, 1, start, 1, len(text) + 1)
-        told = Diagnostic(code, message, spans.get(argument), label=label, hint=hint)
-        return PlanError([told], {CALL: f"{text})"})
+        given = {k: show_value(v) for k, v in self.given.items() if v is not None or k == argument}
+        if argument not in given:
+            return PlanError([Diagnostic(code, message, label=label, hint=hint)])
+        before = [f"{name}={value}" for name, value in list(given.items())[: list(given).index(argument)]]
+        after = [f"{name}={value}" for name, value in list(given.items())[len(before) + 1 :]]
+        if sum(map(len, (*before, *after))) > ASIDE:  # other arguments only lead to the wrong one
+            before, after = ["..."] * bool(before), ["..."] * bool(after)
+        head = f"{self.name}({', '.join([*before, f'{argument}='])}"
+        text = f"{', '.join([head + given[argument], *after])})"
+        span = Span(CALL, 1, len(head) + 1, 1, len(head) + len(given[argument]) + 1)
+        return PlanError([Diagnostic(code, message, span, label=label, hint=hint)], {CALL: text})
 
     def whole(self, argument: str, least: int = 1, most: int = MAX_DIMENSION) -> int:
         """A whole number from ``least`` to ``most``."""
@@ -65,7 +71,7 @@ class Arguments:
     def number(self, argument: str, above: float = 0.0) -> float:
         """A finite number above ``above``."""
         value = self.given.get(argument)
-        if isinstance(value, Real) and not is_flag(value) and isfinite(value) and value > above:
+        if isinstance(value, Real) and not is_flag(value) and isfinite(value) and float(value) > above:
             return float(value)
         raise self.wrong(argument, f"a number above {above:g}")
 
@@ -94,7 +100,7 @@ class Arguments:
 
     def load(self, argument: str) -> Any:
         """A number or an array of numbers of at least 1: an int, a float, or a numpy array."""
-        value = self.given.get(argument)
+        value: Any = self.given.get(argument)
         kind = type(value)
         if (kind is int or kind is float) and 1 <= value <= MAX_LOAD:  # nearly all calls
             return value

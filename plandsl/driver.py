@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from plandsl.answers.about import About
 from plandsl.answers.estimate import Estimate
 from plandsl.arguments import Arguments, Overrides, guarded, set_pairs
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from plandsl.backends.cost import Deployment
     from plandsl.backends.cost.answers.simulation import Run
     from plandsl.backends.cost.deployments.deployment import Metrics
+    from plandsl.backends.graphviz.picture import Picture
     from plandsl.backends.reference import Verdict
 
 
@@ -154,7 +156,7 @@ class CompiledPlan:
         """The estimate without a simulation: what `cost` says of the plan's load."""
         from plandsl.backends.cost import estimate
 
-        return estimate(self.cost, self.said)
+        return estimate(self.cost, self.said)._replace(about=About(self.spec))
 
     @cached_property
     def said(self) -> tuple[Diagnostic, ...]:
@@ -173,7 +175,8 @@ class CompiledPlan:
         """Where the plan's time and memory go, and what would change that."""
         from plandsl.backends.cost.answers.explain import explain
 
-        return explain(self.cost, self.said)
+        found = explain(self.cost, self.said)
+        return evolve(found, estimate=found.estimate._replace(about=About(self.spec)))
 
     @guarded
     def diff(self, other: CompiledPlan) -> Difference:
@@ -224,7 +227,7 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.find_rate import find_rate
 
         _check_run("find_rate", requests=requests, tick=tick)
-        return find_rate(self, requests, tick)
+        return find_rate(self, requests, tick)._replace(about=About(self.spec))
 
     @guarded
     def autoscale(self, every: float = 3600.0, requests: int | None = None, least: int = 1) -> Autoscale:
@@ -239,7 +242,7 @@ class CompiledPlan:
         call.number("every")
         call.whole("least", 0, MAX_COUNT)
         _check_run("autoscale", requests=requests)
-        return autoscale(self, every, requests, least)
+        return autoscale(self, every, requests, least)._replace(about=About(self.spec))
 
     @guarded
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
@@ -257,17 +260,27 @@ class CompiledPlan:
         return (metrics.prefill if phase == "prefill" else metrics.decode).main.plan
 
     @guarded
-    def draw(self, view: str = "devices", phase: str = "prefill") -> str:
+    def draw(self, view: str = "devices", phase: str = "prefill") -> Picture:
         """The picture of a view as DOT text. Of two pools, `devices` shows both; other views show the phase's pool."""
         from plandsl.backends.graphviz import VIEWS, draw
+        from plandsl.backends.graphviz.picture import Picture
 
         call = Arguments("draw", view=view, phase=phase)
         call.word("view", VIEWS, code="E432")
         call.word("phase", PHASES, code="E432")
         if self._pools and view != "devices":
             pool = self._pools[phase == "decode"]
-            return draw(view, pool.cost, pool.closed_form(), phase)
-        return draw(view, self.cost, self.closed_form(), phase)
+            return Picture(draw(view, pool.cost, pool.closed_form(), phase))
+        return Picture(draw(view, self.cost, self.closed_form(), phase))
+
+    def __repr__(self) -> str:
+        return f"<CompiledPlan {self.name}: {self.spec.model.name} on {self.spec.machine}, {self.spec.ranks} GPUs>"
+
+    def __rich__(self) -> Any:
+        return self.estimate().__rich__()
+
+    def _repr_html_(self) -> str:
+        return self.estimate()._repr_html_()
 
     @guarded
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:

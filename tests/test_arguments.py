@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import plandsl
+from plandsl import Model, Plan, Search, Sharding, Workload
 from plandsl.arguments import guarded, set_pairs
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -24,6 +26,7 @@ plan chat {
 }
 """
 HUGE = 10**400
+PLAN = Plan(model="llama_3_1_8b", node="h100_1", workload=Workload(input=100, output=10))
 
 
 @cache
@@ -99,6 +102,59 @@ SLIPS = {
     "None as a value": Slip(lambda: compile_text(TEXT, overrides={"chunks": None}), "E445", "found None"),
     "a huge value": Slip(lambda: compile_text(TEXT, overrides={"chunks": HUGE}), "E445", "401 digits"),
     "a path with dashes": Slip(lambda: compile_text(TEXT, overrides={"a-b": 1}), "E218", "not a path to a field"),
+    "no file": Slip(lambda: plandsl.compile("x.plan"), "E449", "'x.plan' is neither", "compile(source='x.plan')"),
+    "no plan": Slip(lambda: plandsl.compile(3), "E449", "must be a Plan, a compiled plan, a path"),  # type: ignore[arg-type]
+    "None": Slip(lambda: plandsl.estimate(None), "E449", "found None"),  # type: ignore[arg-type]
+    "nothing": Slip(lambda: plandsl.compile(""), "E449", "'' is neither a file"),
+    "a NUL byte": Slip(lambda: plandsl.compile("a\0"), "E449", "is neither a file"),
+    "a long path": Slip(lambda: plandsl.compile("a" * 9999), "E449", "... is neither a file"),
+    "a search": Slip(lambda: plandsl.compile(Search(plan=PLAN)), "E449", "found a Search"),  # type: ignore[arg-type]
+    "which plan": Slip(lambda: plandsl.compile(TEXT), "E403", "has 2 plans: serve, chat"),
+    "a name of no plan": Slip(lambda: plandsl.compile(TEXT, "server"), "E201", "found 'server'"),
+    "another plan": Slip(lambda: plandsl.estimate(PLAN, "other"), "E445", "the plan is called `plan`"),
+    "a plan as a number": Slip(lambda: plandsl.explain(PLAN, 3), "E445", "`plan` must be a string"),  # type: ignore[arg-type]
+    "the second plan": Slip(lambda: plandsl.diff(PLAN, "q"), "E449", "'q' is neither a file", "diff(b='q')"),
+    "no plans": Slip(lambda: plandsl.simulate([]), "E445", "the list has none"),
+    "plans that are none": Slip(lambda: plandsl.simulate([3]), "E449", "found 3"),  # type: ignore[list-item]
+    "unknown argument": Slip(lambda: plandsl.verify(PLAN, step=1), "E446", "no argument `step`"),  # type: ignore[call-arg]
+    "no argument": Slip(lambda: plandsl.draw(), "E446", "`draw` needs the argument `source`"),  # type: ignore[call-arg]
+    "load of a function": Slip(lambda: plandsl.evaluate(PLAN, batch=0), "E445", "`batch` must be a number from 1"),
+    "top": Slip(lambda: plandsl.search(PLAN, top=0), "E445", "`top` must be a whole number from 1"),
+    "no search": Slip(lambda: plandsl.search(TEXT), "E401", "has no search to run"),
+    "name of a search": Slip(lambda: plandsl.search(PLAN, name=3), "E445", "`name` must be a string"),  # type: ignore[arg-type]
+    "tick of a search": Slip(lambda: plandsl.search(PLAN, tick=3), "E445", "`tick` must be a function"),  # type: ignore[arg-type]
+    "findings of nothing": Slip(lambda: plandsl.check(3), "E449", "found 3"),  # type: ignore[arg-type]
+    "ending": Slip(lambda: serve().draw().save("x.xyz"), "E431", "unknown picture format"),
+    "no path": Slip(lambda: serve().draw().save(3), "E445", "`path` must be the path"),  # type: ignore[arg-type]
+    "no table": Slip(lambda: serve().closed_form().table("ops"), "E445", "found 'ops'"),
+    "no column": Slip(lambda: serve().closed_form().table("decode")["time"], "E445", "no column 'time'"),
+    "no such plan": Slip(lambda: plandsl.compile_all(TEXT)["x"], "E445", "`serve` or `chat`, found 'x'"),
+    "field of a plan": Slip(lambda: Plan(modle="x"), "E446", "`Plan` has no `modle`", "Plan(modle='x')"),
+    "field of another tool": Slip(lambda: Sharding(tensor_parallel_size=3), "E446", "has no `tensor_parallel_size`"),
+    "a number as a model": Slip(lambda: Plan(model=3), "E445", "`model` must be a Model, or the name of one"),
+    "two words": Slip(lambda: Plan(model="a b"), "E445", "`model` is no value of a plan: unexpected `b`"),
+    "nan in a plan": Slip(lambda: Workload(batch=float("nan")), "E445", "found nan"),
+    "infinity in a plan": Slip(lambda: Workload(batch=float("inf")), "E445", "found inf"),
+    "huge in a plan": Slip(lambda: Workload(batch=HUGE), "E445", "401 digits"),
+    "zero in a plan": Slip(lambda: PLAN.with_({"workload.batch": 0}).estimate(), "E214", "must be 1 or more, found 0"),
+    "the wrong part": Slip(lambda: Plan(sharding=Workload()), "E445", "`sharding` must be a Sharding"),
+    "a part as a number": Slip(lambda: Sharding(8), "E445", "`base` must be the name of a sharding"),  # type: ignore[arg-type]
+    "a name with dashes": Slip(lambda: Plan(name="a-b"), "E445", "`name` must be a name of letters"),
+    "requirement": Slip(lambda: Plan(require="ttft <"), "E445", "expected a value after `<`"),
+    "requirement as a number": Slip(lambda: Plan(require=3), "E445", "`require` must be text"),
+    "rule": Slip(lambda: Sharding(rules="heads"), "E445", "`rules` must be a rule such as"),
+    "mesh": Slip(lambda: Sharding(mesh={"a": "b c"}), "E445", "`mesh` is no value"),
+    "block": Slip(lambda: Model(blocks="x"), "E445", "`blocks` must be the text of a `block`"),
+    "class": Slip(lambda: Workload(classes={"a": 3}), "E445", "`classes` must be a mapping"),
+    "vary": Slip(lambda: Search(vary={"tp": object()}), "E445", "`vary` must be a mapping of paths"),
+    "declared without a name": Slip(lambda: Plan(declare=Model("x")), "E445", "`declare` must be parts with a name"),
+    "a file to use": Slip(lambda: Plan(use=3), "E445", "`use` must be the path of a file"),
+    "no overrides": Slip(lambda: PLAN.with_(3), "E445", "`overrides` must be a mapping"),  # type: ignore[arg-type]
+    "no path in a plan": Slip(lambda: PLAN.with_({3: 3}), "E445", "a path must be a string"),  # type: ignore[dict-item]
+    "no such field": Slip(lambda: PLAN.with_(foo=3), "E446", "`Plan` has no `foo`"),
+    "a plan that is none": Slip(lambda: Plan.of(3), "E445", "`plan` must be a compiled plan"),  # type: ignore[arg-type]
+    "a text without a plan": Slip(lambda: Plan.read("let a = 1\n"), "E401", "has no plan"),
+    "an open brace": Slip(lambda: Plan.read("plan p {"), "E104", "expected `}`"),
     "no field": Slip(lambda: compile_text(TEXT, overrides={"sharding": {"tpp": 2}}), "E206", "no field `tpp`"),
 }
 

@@ -19,14 +19,15 @@ SCHEDULERS = {
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
-KNOW_ALL = ("driver", "entries", "commands", "searches", "starter", "testing")
+KNOW_ALL = ("api", "driver", "entries", "commands", "searches", "starter", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
 """Each verb loads what it needs where it needs it, so that start-up stays short."""
 
 WINGS = {
-    "answers.text.parts", "answers.text.short", "answers.text.start", "backends.cost.answers.start",
+    "answers.tables", "answers.text.parts", "answers.text.short", "answers.text.start",
+    "backends.cost.answers.start",
     "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
     "backends.cost.answers.pools", "backends.cost.deployments.drafted", "backends.cost.deployments.pools",
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
@@ -41,7 +42,12 @@ WINGS = {
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
+SHOWN = ("autoscale", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
+"""Answers that show themselves: what prints their reports imports them."""
+
 BACK = {
+    *((f"answers.{name}", "answers.shown") for name in SHOWN),
+    ("api.parts", "api.write"), ("api.plans", "api.functions"), ("api.plans", "api.read"), ("api.texts", "api.read"),
     ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "searches.command"),
     ("commands", "searches.scale"), ("commands", "searches.simulate"),
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),

@@ -17,10 +17,10 @@ def write_rows(sheet: Sheet) -> Sink:
 
     A row has its number, the choices, the metrics, and ``why`` it is out.
     """
-    return lambda found, table: sheet(_columns(found, table))
+    return lambda found, table: sheet(row_columns(found, table))
 
 
-def _columns(found: Found, table: Table) -> dict[str, Any]:
+def row_columns(found: Found, table: Table) -> dict[str, Any]:
     """Columns by name, each an array: number, choices, metrics, ``why``."""
     numbers, grid = table.rows.numbers, found.space.grid
     out: dict[str, Any] = {"configuration": numbers}

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from plandsl.answers.about import About
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import NO_OCCUPANCY, Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
 from plandsl.backends.cost.answers.mean_load import mean_load
@@ -34,6 +35,7 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
 from plandsl.spec.plan import TIMES, PlanSpec, RequireSpec
 from plandsl.spec.requires import SIMULATED, Asked, all_requirements
+from plandsl.tables import Table
 
 
 class Check(NamedTuple):
@@ -73,6 +75,24 @@ class Run(NamedTuple):
     kinds: tuple[str, ...]
     blocks: int
     checks: tuple[Check, ...] = ()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        return ("records", *self.simulation.tables)
+
+    def table(self, name: str) -> Table:
+        """A table by its name: each request in ``records``, and those of the simulation."""
+        return Table("records", self.columns()) if name == "records" else self.simulation.table(name)
+
+    def __repr__(self) -> str:
+        return repr(self.simulation).replace("<Simulation", "<Run", 1)
+
+    def __rich__(self) -> Any:
+        return self.simulation.__rich__()
+
+    def _repr_html_(self) -> str:
+        return self.simulation._repr_html_()
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A column for each fact of a request, in the order of requests; NaN where there is none."""
@@ -193,6 +213,7 @@ def tell_run(plan: PlanSpec, servers: Servers, load: Load, rooms: Sequence[int],
         unchecked=tuple(a.text for a in all_requirements(plan) if not _is_checked(a, records)),
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
         found=_found(records, deployment if prefill is None else prefill.deployment),
+        about=About(plan),
     )
     return Run(told, records, load.kinds, rooms[-1], checks)
 
