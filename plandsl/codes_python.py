@@ -25,11 +25,10 @@ PYTHON_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E448": (
         "a library for Python is missing",
-        "Tables go to pandas, polars and duckdb by the Arrow interface, which needs pyarrow; `%load_ext plandsl` needs "
-        "IPython. Neither is installed with plandsl.",
+        "Tables go to pandas, polars and duckdb by the Arrow interface, which needs pyarrow. It is not installed with "
+        "plandsl.",
         "",
-        "`pip install 'plandsl[arrow]'` or `pip install 'plandsl[notebook]'`; `table.columns` has the same numbers as "
-        "numpy arrays without them.",
+        "`pip install 'plandsl[arrow]'`; `table.columns` has the same numbers as numpy arrays without it.",
     ),
     "E449": (
         "neither a plan nor a file of plans",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +36,7 @@ class Table:
         arrays = {key: np.asarray(value) for key, value in columns.items()}
         for array in arrays.values():
             array.flags.writeable = False
-        self.columns: Mapping[str, NDArray[Any]] = MappingProxyType(arrays)
+        self.columns: dict[str, NDArray[Any]] = arrays
 
     @classmethod
     def of_rows(cls, name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> Table:

@@ -39,6 +39,7 @@ WINGS = {
     "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
     "grammar.traffic", "grammar.unlike",
     "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "spec.fractions",
+    "tables",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
@@ -46,6 +47,7 @@ SHOWN = ("autoscale", "difference", "estimate", "explanation", "rate", "seeds", 
 """Answers that show themselves: what prints their reports imports them."""
 
 BACK = {
+    ("ir.program", "ir.text"),
     *((f"answers.{name}", "answers.shown") for name in SHOWN),
     ("api.parts", "api.write"), ("api.plans", "api.functions"), ("api.plans", "api.read"), ("api.texts", "api.read"),
     ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "searches.command"),
@@ -107,7 +109,7 @@ def test_imports_go_down_and_only_wings_are_late() -> None:
         "imported late, and no wing": [a for a in late if a.to not in WINGS and a[:2] not in BACK],
     }
     assert not {rule: breaks for rule, breaks in wrong.items() if breaks}
-    assert {a.to for a in late} - {to for _, to in BACK} == WINGS, "a wing that is imported at the top is none"
+    assert {a.to for a in late if a[:2] not in BACK} == WINGS, "a wing that is imported at the top is none"
     assert {a[:2] for a in found} >= BACK
     onward = [a for a in found if a.when != "types" and a[:2] not in BACK]
     TopologicalSorter({module: {a.to for a in onward if a.module == module} for module, *_ in onward}).prepare()

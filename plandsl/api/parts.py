@@ -18,6 +18,7 @@ from plandsl.diagnostics import PlanError, suggest
 from plandsl.expressions import quote, write_value
 from plandsl.grammar.records import REPLACED
 from plandsl.grammar.synonyms import FIELDS as OTHER_WORDS
+from plandsl.shown import plain_rich, text_html
 
 P = TypeVar("P", bound="Part")
 
@@ -157,6 +158,12 @@ class Part:
         from plandsl.api.write import show_part
 
         return show_part(self)
+
+    def __rich__(self) -> Any:
+        return plain_rich(str(self))
+
+    def _repr_html_(self) -> str:
+        return text_html(str(self))
 
     # ---- other values
 

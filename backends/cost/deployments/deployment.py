@@ -13,10 +13,26 @@ from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
+from plandsl.units import show_count, show_time
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.replicas import Replicas
     from plandsl.backends.cost.deployments.transfer import Transfer
+    from plandsl.tables import Table
+
+COLUMNS = {
+    "batch": "batch",
+    "ttft": "ttft_s",
+    "tpot": "tpot_s",
+    "latency": "latency_s",
+    "throughput": "throughput_tokens_per_s",
+    "throughput_per_gpu": "throughput_per_gpu_tokens_per_s",
+    "memory": "memory_per_gpu_bytes",
+    "kv_capacity": "kv_capacity_tokens",
+    "max_batch": "max_batch",
+    "fits": "fits",
+}
+"""Fields of metrics, and the columns of their table; of requests that are always in flight, ``batch`` run at once."""
 
 HOT = 24
 """The number of single configurations after which the model is compiled, which takes as long as dozens of answers."""
@@ -42,6 +58,7 @@ class Metrics(NamedTuple):
 
     ``tpot`` includes ``mixed``, which steps with prompts of the same batch add, and ``sent``, which the transfer of the
     cache between two pools adds. ``phases`` times the prompts of ``joined`` requests and a step of ``batch`` requests.
+    ``asked`` is the load that `CompiledPlan.evaluate` was asked about.
     """
 
     ttft: Number
@@ -60,6 +77,7 @@ class Metrics(NamedTuple):
     served: Served | None = None
     mixed: Number = 0.0
     sent: Number = 0.0
+    asked: tuple[tuple[str, Number], ...] = ()
 
     @property
     def prefill(self) -> PhaseTimes:
@@ -70,6 +88,28 @@ class Metrics(NamedTuple):
     def decode(self) -> PhaseTimes:
         """The times of a decode step."""
         return self.phases.both[1]
+
+    def table(self) -> Table:
+        """A row for each configuration, in the order of the broadcast arrays."""
+        import numpy as np
+
+        from plandsl.tables import Table
+
+        asked = dict(self.asked)
+        columns = asked | {c: getattr(self, name) for name, c in COLUMNS.items() if name not in asked}
+        arrays = np.broadcast_arrays(*map(np.asarray, columns.values()))
+        return Table("metrics", {name: array.ravel() for name, array in zip(columns, arrays, strict=True)})
+
+    def __repr__(self) -> str:
+        shape = getattr(self.latency, "shape", ())
+        if shape:
+            return f"<Metrics of {' x '.join(map(str, shape))} configurations: {', '.join(COLUMNS)}>"
+        fits = "fits" if self.fits else "does not fit"
+        times = f"TTFT {show_time(float(self.ttft))}, TPOT {show_time(float(self.tpot))}"
+        return f"<Metrics: {fits}, {times}, {show_count(float(self.throughput))} tok/s>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
     @property
     def numbers(self) -> Metrics:
