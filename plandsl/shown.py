@@ -15,6 +15,12 @@ WIDTH = 110
 
 STYLE = "white-space:pre;overflow-x:auto;line-height:1.25;font-family:Menlo,Consolas,'DejaVu Sans Mono',monospace"
 
+PLAIN: dict[str, Any] = {
+    "force_terminal": True, "force_jupyter": False, "color_system": "standard", "highlight": False, "markup": False,
+    "emoji": False, "legacy_windows": False,
+}  # fmt: skip
+"""How a report is printed to be shown elsewhere: with colours, and its texts as they are."""
+
 Print = Callable[["Console"], None]
 """Prints a report on a console."""
 
@@ -30,8 +36,7 @@ class Printed:
         from rich.text import Text
 
         file = io.StringIO()
-        inner = Console(file=file, width=options.max_width, force_terminal=True, color_system="standard",
-                        highlight=False, markup=False, emoji=False, legacy_windows=False)  # fmt: skip
+        inner = Console(file=file, width=options.max_width, **PLAIN)
         self.print_report(inner)
         yield Text.from_ansi(file.getvalue().rstrip("\n"), no_wrap=True, overflow="ignore")
 
@@ -43,9 +48,8 @@ def report_html(print_report: Print) -> str:
 
     # bright enough on dark pages, dark enough on light ones
     ansi = [(90, 90, 90), (205, 60, 60), (35, 140, 60), (170, 120, 0), (50, 110, 210), (160, 70, 160), (0, 135, 150)]
-    theme = TerminalTheme((255, 255, 255), (110, 110, 110), [*ansi, (130, 130, 130)])
-    console = Console(file=io.StringIO(), record=True, width=WIDTH, force_terminal=True, color_system="standard",
-                      highlight=False, markup=False, emoji=False, legacy_windows=False)  # fmt: skip
+    theme = TerminalTheme((128, 128, 128), (110, 110, 110), [*ansi, (130, 130, 130)])
+    console = Console(file=io.StringIO(), record=True, width=WIDTH, **PLAIN)
     print_report(console)
     return console.export_html(theme=theme, inline_styles=True, code_format=f'<pre style="{STYLE}">{{code}}</pre>')
 

@@ -38,8 +38,10 @@ def compile(
 
 
 @guarded
-def compile_all(source: Source, overrides: Overrides | None = None, *, file: str = "") -> Plans:
-    """Compile every plan of a file or a text. Raises `PlanError` with everything that is wrong."""
+def compile_all(
+    source: Source | Sequence[Plan | CompiledPlan], overrides: Overrides | None = None, *, file: str = ""
+) -> Plans:
+    """Compile every plan of a file or a text, or of a list. Raises `PlanError` with everything that is wrong."""
     return compile_each(source, overrides, file)
 
 
@@ -122,7 +124,7 @@ def simulate(
     ``requests`` replaces the number that the load states; ``tick`` hears how many are served, of how many.
     """
     if isinstance(source, list | tuple):
-        plans = list(each_source("simulate", source))
+        plans = list(each_source("simulate", source, overrides))
         return simulate_each(plans, requests, tick or (lambda done, of: None), keep_steps=keep_steps)
     made = compile_source("simulate", source, plan, overrides)
     return made.simulate(requests, tick, keep_steps=keep_steps)

@@ -128,17 +128,19 @@ def compile_source(
 
 
 def compile_each(source: object, overrides: Overrides | None, file: str = "") -> Plans:
-    """All plans that ``source`` holds."""
+    """All plans that ``source`` holds, or the plans of a list."""
+    if isinstance(source, list | tuple):
+        return Plans(each_source("compile_all", source, overrides))
     if isinstance(source, Plan | CompiledPlan):
         return Plans((compile_source("compile_all", source, None, overrides, file),))
     return Plans(compile_module(open_source("compile_all", source, overrides, file)))
 
 
-def each_source(name: str, sources: object) -> Iterator[CompiledPlan]:
-    """Several plans, compiled."""
-    if not isinstance(sources, list | tuple):
-        raise Arguments(name, plans=sources).wrong("plans", "a list of plans", code="E449")
+def each_source(
+    name: str, sources: list[Any] | tuple[Any, ...], overrides: Overrides | None = None
+) -> Iterator[CompiledPlan]:
+    """The plans of a list, compiled."""
     if not sources:
         raise PlanError([Diagnostic("E445", f"`{name}` needs a plan, and the list has none")])
     for source in sources:
-        yield compile_source(name, source, None, None)
+        yield compile_source(name, source, None, overrides)
