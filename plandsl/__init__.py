@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from plandsl.api.searching import SearchAnswer
     from plandsl.api.sources import Plans
     from plandsl.diagnostics import Diagnostic, PlanError
-    from plandsl.driver import CompiledPlan, compile_file, compile_text
+    from plandsl.driver import CompiledPlan
     from plandsl.ir.program import Program
     from plandsl.ir.schedule import Schedule
     from plandsl.tables import Table
@@ -76,7 +76,7 @@ _HOME = {
     "Schedule": "plandsl.ir.schedule",
     "SearchAnswer": "plandsl.api.searching",
     "Table": "plandsl.tables",
-    "compile_file": "plandsl.driver",
+    "compile_file": "plandsl.driver",  # as `compile_all`, for scripts that have it
     "compile_text": "plandsl.driver",
 }
 
@@ -112,8 +112,6 @@ __all__ = [
     "check",
     "compile",
     "compile_all",
-    "compile_file",
-    "compile_text",
     "diff",
     "draw",
     "estimate",

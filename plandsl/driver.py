@@ -141,9 +141,11 @@ class CompiledPlan:
 
         What is left out is as in the plan. Raises `PlanError` as `Deployment.evaluate` does (E445, E447).
         """
+        from plandsl.backends.cost.deployments.deployment import LoadMetrics
+
         load = {"batch": batch, "input": input, "output": output, "concurrency": concurrency, "requests": requests}
-        asked = tuple((name, number) for name, number in load.items() if number is not None)
-        return self.cost.evaluate(**load)._replace(asked=asked)
+        asked = {name: number for name, number in load.items() if number is not None}
+        return LoadMetrics.of(self.cost.evaluate(**asked), asked)
 
     def _recompiled(self, path: str, value: str) -> Deployment | None:
         """The cost model of the same plan with another value at ``path``, None where that plan is wrong."""

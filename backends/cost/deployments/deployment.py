@@ -58,7 +58,6 @@ class Metrics(NamedTuple):
 
     ``tpot`` includes ``mixed``, which steps with prompts of the same batch add, and ``sent``, which the transfer of the
     cache between two pools adds. ``phases`` times the prompts of ``joined`` requests and a step of ``batch`` requests.
-    ``asked`` is the load that `CompiledPlan.evaluate` was asked about.
     """
 
     ttft: Number
@@ -77,7 +76,6 @@ class Metrics(NamedTuple):
     served: Served | None = None
     mixed: Number = 0.0
     sent: Number = 0.0
-    asked: tuple[tuple[str, Number], ...] = ()
 
     @property
     def prefill(self) -> PhaseTimes:
@@ -95,8 +93,9 @@ class Metrics(NamedTuple):
 
         from plandsl.tables import Table
 
-        asked = dict(self.asked)
-        columns = asked | {c: getattr(self, name) for name, c in COLUMNS.items() if name not in asked}
+        columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
+        if isinstance(self, LoadMetrics):
+            columns = self.load | {name: x for name, x in columns.items() if name not in self.load}
         arrays = np.broadcast_arrays(*map(np.asarray, columns.values()))
         return Table("metrics", {name: array.ravel() for name, array in zip(columns, arrays, strict=True)})
 
@@ -115,6 +114,19 @@ class Metrics(NamedTuple):
     def numbers(self) -> Metrics:
         """The same without the programs that ran: two plans that take equally long have equal numbers."""
         return self._replace(phases=Phases(lambda: (self.prefill._replace(runs=()), self.decode._replace(runs=()))))
+
+
+class LoadMetrics(Metrics):
+    """Metrics that carry the ``load`` that was asked about, by name, for their table."""
+
+    load: dict[str, Number] = {}  # noqa: RUF012 - replaced for each, never changed
+
+    @classmethod
+    def of(cls, metrics: Metrics, load: dict[str, Number]) -> LoadMetrics:
+        """``metrics`` with the load."""
+        made = cls._make(metrics)
+        made.load = load
+        return made
 
 
 def _check_load(given: dict[str, Number]) -> Iterator[Number | None]:
