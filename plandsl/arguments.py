@@ -71,7 +71,8 @@ class Arguments:
     def number(self, argument: str, above: float = 0.0) -> float:
         """A finite number above ``above``."""
         value = self.given.get(argument)
-        if isinstance(value, Real) and not is_flag(value) and isfinite(value) and float(value) > above:
+        huge = isinstance(value, Integral) and abs(int(value)) > 10**300  # beyond what floats hold
+        if isinstance(value, Real) and not is_flag(value) and not huge and isfinite(value) and float(value) > above:
             return float(value)
         raise self.wrong(argument, f"a number above {above:g}")
 
@@ -165,7 +166,8 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
         try:
             return function(*args, **kwargs)
         except PlanError as error:  # a compiled plan knows the text that spans point into
-            for file, text in getattr(args[0] if args else None, "sources", {}).items():
+            known = getattr(args[0], "__dict__", {}) if args else {}
+            for file, text in known.get("sources", {}).items():
                 error.sources.setdefault(file, text)
             raise
         except TypeError as error:
@@ -189,6 +191,8 @@ def _misfit(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     known = [name for name in parameters if name != "self"]
     named = [name for name, p in parameters.items() if name != "self" and p.kind is not p.POSITIONAL_ONLY]
     name = re.sub(r"\.__init__$", "", function.__qualname__).rpartition(".")[2]
+    if function.__name__ == "__init__":
+        name = type(args[0]).__name__
     positional = dict(zip(known, args[bound:], strict=False))
     call = Arguments(name, **{**positional, **kwargs})
     for argument in kwargs:
@@ -226,7 +230,10 @@ def set_pairs(overrides: Any, call: str = "compile") -> list[tuple[str, str]]:
     hint = 'such as {"workload.batch": 8} or {"sharding": {"tp": 4}}'
     if isinstance(overrides, str | bytes) or not isinstance(overrides, Iterable):
         raise given.wrong("overrides", "a mapping of paths to values", hint=hint)
-    items = list(overrides)
+    try:
+        items = list(overrides)
+    except TypeError:  # such as an array of no dimensions
+        raise given.wrong("overrides", "a mapping of paths to values", hint=hint) from None
     if not all(isinstance(item, tuple | list) and len(item) == 2 for item in items):
         raise given.wrong("overrides", "a mapping of paths to values, or pairs of both", hint=hint)
     return [pair for path, value in items for pair in _pairs(given, path, value, 0)]

@@ -201,6 +201,7 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.simulation import simulate_plan
 
         _check_run("simulate", requests=requests, tick=tick)
+        Arguments("simulate", keep_steps=keep_steps).instance("keep_steps", bool, "True or False")
         return simulate_plan(self, requests, tick, keep_steps=keep_steps)
 
     @guarded

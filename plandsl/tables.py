@@ -53,7 +53,7 @@ class Table:
         return (dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True))
 
     def __getitem__(self, column: str) -> NDArray[Any]:
-        if column not in self.columns:
+        if not isinstance(column, str) or column not in self.columns:
             call = Arguments("table", column=column)
             hint = suggest(column, self.columns) if isinstance(column, str) else ""
             raise call.error("E445", "column", f"the table `{self.name}` has no column {column!r}", hint=hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ import pytest
 
 import plandsl
 from plandsl import Model, Plan, Search, Sharding, Workload
+from plandsl.api import plans as api_plans
+from plandsl.api.parts import Part
 from plandsl.arguments import guarded, set_pairs
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
@@ -198,3 +200,54 @@ def test_overrides_are_mappings_of_plain_values_or_pairs() -> None:
     assert set_pairs([("workload.batch", "8"), ("memory_fraction", "90 %")])[1] == ("memory_fraction", "90 %")
     made = compile_text(TEXT, plan="serve", overrides={"sharding": {"tp": 4}, "workload.batch": np.int64(16)})[0]
     assert (made.spec.sharding.axis("tensor"), made.spec.workload.batch) == (4, 16)
+
+
+NOTHING = object()
+HOSTILE = (0, -1, float("nan"), float("inf"), HUGE, True, "x", b"x", NOTHING, [None], {"a": NOTHING}, np.array([0, 1]))
+"""Values that few arguments can have."""
+
+PARTS = [part for part in vars(api_plans).values() if isinstance(part, type) and issubclass(part, Part)]
+
+
+def raw(call: Callable[[], Any]) -> str:
+    """What a call raises that is no diagnostic."""
+    try:
+        str(call())
+    except PlanError:
+        return ""
+    except Exception as error:  # the test is about what these are
+        return repr(error)
+    return ""
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_a_part_raises_nothing_but_diagnostics(part: Any) -> None:
+    keys = ("name", *(part.known or ("layers", "weights")), *part.special)
+    found = {(key, i): raw(partial(part, **{key: x})) for key in keys for i, x in enumerate(HOSTILE)}
+    found |= {("base", i): raw(partial(part, x)) for i, x in enumerate(HOSTILE)}
+    assert {key: error for key, error in found.items() if error} == {}
+
+
+CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "compile": (plandsl.compile, ("source", "plan", "overrides", "file")),
+    "compile_all": (plandsl.compile_all, ("source", "overrides", "file")),
+    "check": (plandsl.check, ("source", "overrides", "file")),
+    "evaluate": (plandsl.evaluate, ("source", "batch", "input", "output", "concurrency", "requests")),
+    "draw": (plandsl.draw, ("source", "view", "phase", "plan")),
+    "verify": (plandsl.verify, ("source", "steps", "seed")),
+    "simulate": (plandsl.simulate, ("source", "requests", "tick", "keep_steps")),
+    "search": (plandsl.search, ("name", "top", "simulate", "requests", "scheduler")),
+    "diff": (plandsl.diff, ("a", "b")),
+    "with_": (PLAN.with_, ("model", "sharding", "workload", "require", "name", "let")),
+    "read": (Plan.read, ("source", "name")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_function_raises_nothing_but_diagnostics(name: str) -> None:
+    function, arguments = CALLS[name]
+    given: dict[str, Any] = {key: PLAN for key in ("source", "a", "b") if key in arguments}
+    given |= {"source": str(PLAN)} if name == "read" else {"source": TEXT} if name == "search" else {}
+    values = [x for x in HOSTILE if not (x is True or (isinstance(x, str) and name == "search"))]
+    found = {(key, i): raw(partial(function, **{**given, key: x})) for key in arguments for i, x in enumerate(values)}
+    assert {key: error for key, error in found.items() if error} == {}

@@ -144,6 +144,8 @@ def search(
     call = Arguments("search", source=source, name=name, top=top, simulate=simulate, requests=requests, tick=tick)
     if name is not None:
         call.text("name")
+    if scheduler is not None:
+        Arguments("search", scheduler=scheduler).text("scheduler")
     if isinstance(source, CompiledPlan):
         source = Plan.of(source)
     if isinstance(source, Plan):

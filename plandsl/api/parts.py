@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar, Self, TypeVar
 
 from plandsl.api.texts import item_text, read_text_value
-from plandsl.arguments import Arguments, describe
+from plandsl.arguments import Arguments, describe, guarded
 from plandsl.diagnostics import PlanError, suggest
 from plandsl.expressions import quote, write_value
 from plandsl.grammar.records import REPLACED
@@ -55,6 +55,7 @@ class Part:
     name: str
     fields: Mapping[str, Any]
 
+    @guarded
     def __init__(self, base: str | Part | None = None, /, *, name: str = "", **fields: Any) -> None:
         self._fill(base, name, fields)
 
@@ -126,7 +127,8 @@ class Part:
     # ---- as values
 
     def __getattr__(self, key: str) -> Any:
-        if not key.startswith("_") and (key in self.fields or key in self.special or key in (self.known or (key,))):
+        field = key not in Part.__slots__ and not key.startswith("_")
+        if field and (self.known is None or key in (*self.known, *self.special)):
             return self.fields.get(key)
         raise AttributeError(f"{type(self).__name__} has no field {key!r}")
 

@@ -179,6 +179,7 @@ class Shift(Part):
     known = shift.SHIFT
     parts = MappingProxyType({"base": Sharding, "tensor": Sharding})
 
+    @guarded
     def __init__(self, **fields: Any) -> None:
         self._fill(None, "", fields)
 
@@ -263,7 +264,7 @@ class Whole(Part):
     __slots__ = ("_folder",)
 
     def _fill(self, base: object, name: object, given: Mapping[str, Any]) -> None:
-        super()._fill(base, name or self.kind, given)
+        super()._fill(base, self.kind if isinstance(name, str) and not name else name, given)
 
     def _remade(self, name: str, fields: Mapping[str, Any]) -> Self:
         return super()._remade(name, fields).in_folder(self.folder)
@@ -312,7 +313,7 @@ class Plan(Whole):
     requirements, ``use`` paths of other files, ``let`` names for values, and ``declare`` parts that texts name.
     """
 
-    __slots__ = ("_made",)
+    __slots__ = ("_made",)  # what it compiles to, once it was compiled
     kind = "plan"
     known = plans.PLAN
     parts = MappingProxyType({**_PARTS, "prefill": Pool, "decode": Pool, "transfer": Transfer})
@@ -341,12 +342,9 @@ class Plan(Whole):
     @guarded
     def compile(self) -> CompiledPlan:
         """The plan, compiled; once for each object. Raises `PlanError` with everything that is wrong."""
-        if not hasattr(self, "_made"):
-            from plandsl.api.functions import compile
+        from plandsl.api.functions import compile
 
-            object.__setattr__(self, "_made", compile(self))
-        made: CompiledPlan = self._made
-        return made
+        return compile(self)
 
     @guarded
     def estimate(self) -> Estimate:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any, TypeAlias, overload
+from typing import Any, SupportsIndex, TypeAlias, overload
 
 from plandsl.api.plans import Plan, Search, Whole
 from plandsl.arguments import Arguments, Overrides, show_value
@@ -38,6 +38,8 @@ class Plans(tuple[CompiledPlan, ...]):
         """A plan by its name or its place."""
         if isinstance(key, str):
             return self[self.names.index(Arguments("plans", name=key).word("name", self.names))]
+        if not isinstance(key, SupportsIndex | slice):
+            raise Arguments("plans", name=key).wrong("name", "the name of a plan, or its place")
         return super().__getitem__(key)
 
     def table(self) -> Table:
@@ -75,8 +77,11 @@ def open_source(
     name: str, source: object, overrides: Overrides | None = None, file: str = "", argument: str = "source"
 ) -> Module:
     """What ``source`` holds, parsed, for the function ``name``. Raises `PlanError` (E445, E449) where it is no plan."""
-    call = Arguments(name, **{argument: source, "overrides": overrides, "file": file or None})
-    given = overrides or ()
+    stated = None if isinstance(file, str) and not file else file
+    call = Arguments(name, **{argument: source, "overrides": overrides, "file": stated})
+    if stated is not None:
+        call.text("file")
+    given = () if overrides is None else overrides
     if isinstance(source, Whole):
         return open_text(str(source), source.file, given)
     if isinstance(source, CompiledPlan):
@@ -110,8 +115,12 @@ def compile_source(
         call.text("plan")
     if isinstance(source, Plan | CompiledPlan) and plan not in (None, source.name):
         raise call.error("E445", "plan", f"the plan is called `{source.name}`, not `{plan}`", hint="leave `plan` out")
-    if isinstance(source, CompiledPlan) and not overrides:
+    plain = overrides is None or (isinstance(overrides, Mapping) and not overrides)
+    if plain and isinstance(source, CompiledPlan):
         return source
+    if plain and isinstance(source, Plan) and (known := getattr(source, "_made", None)) is not None:
+        made: CompiledPlan = known
+        return made
     if isinstance(source, Search):
         raise call.wrong(argument, EXPECTED, code="E449", hint="plandsl.search runs a search")
     module = open_source(name, source, overrides, file, argument)
@@ -124,7 +133,10 @@ def compile_source(
         why = f"{module.path} has {len(names)} plans: {', '.join(names)}"
         hint = f'name one, plan="{names[0]}", or take all: plandsl.compile_all'
         raise call.error("E403", argument, why, hint=hint)
-    return compile_module(module, plan)[0]
+    found = compile_module(module, plan)[0]
+    if plain and isinstance(source, Plan):
+        object.__setattr__(source, "_made", found)
+    return found
 
 
 def compile_each(source: object, overrides: Overrides | None, file: str = "") -> Plans:

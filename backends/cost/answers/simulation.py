@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from plandsl.answers.about import About
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import NO_OCCUPANCY, Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
+from plandsl.arguments import Arguments
 from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.prefix import reused_tokens
@@ -83,7 +84,9 @@ class Run(NamedTuple):
 
     def table(self, name: str) -> Table:
         """A table by its name: each request in ``records``, and those of the simulation."""
-        return Table("records", self.columns()) if name == "records" else self.simulation.table(name)
+        if isinstance(name, str) and name == "records":
+            return Table("records", self.columns())
+        return self.simulation.table(Arguments("table", name=name).word("name", self.tables))
 
     def __repr__(self) -> str:
         return repr(self.simulation).replace("<Simulation", "<Run", 1)
