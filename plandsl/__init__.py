@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     )
     from plandsl.api.searching import SearchAnswer
     from plandsl.api.sources import Plans
+    from plandsl.columns import Table
     from plandsl.diagnostics import Diagnostic, PlanError
     from plandsl.driver import CompiledPlan
     from plandsl.ir.program import Program
     from plandsl.ir.schedule import Schedule
-    from plandsl.tables import Table
 
 _FUNCTIONS = (
     "check", "compile", "compile_all", "diff", "draw", "estimate", "evaluate", "explain", "search", "simulate",
@@ -75,7 +75,7 @@ _HOME = {
     "Program": "plandsl.ir.program",
     "Schedule": "plandsl.ir.schedule",
     "SearchAnswer": "plandsl.api.searching",
-    "Table": "plandsl.tables",
+    "Table": "plandsl.columns",
     "compile_file": "plandsl.driver",  # as `compile_all`, for scripts that have it
     "compile_text": "plandsl.driver",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except PlanError as error:
-        from plandsl.commands import show_errors
+        from plandsl.commands.findings import show_errors
 
         return show_errors(error, arguments.json)
     except BrokenPipeError:  # the reader closed the pipe
@@ -280,9 +281,8 @@ def _discard_output() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from plandsl import commands
-
+    name = arguments.command.replace("-", "_")
     command: Callable[[argparse.Namespace], int] = getattr(
-        commands, f"run_{arguments.command}", commands.refuse_command
+        importlib.import_module(f"plandsl.commands.{name}"), f"run_{name}"
     )
     return command(arguments)

@@ -38,8 +38,8 @@ WINGS = {
     "grammar.places",
     "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
     "grammar.traffic", "grammar.unlike",
-    "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "spec.fractions",
-    "tables",
+    "columns", "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "reflow",
+    "spec.fractions",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
@@ -50,8 +50,7 @@ BACK = {
     ("ir.program", "ir.text"),
     *((f"answers.{name}", "answers.shown") for name in SHOWN),
     ("api.parts", "api.write"), ("api.plans", "api.functions"), ("api.plans", "api.read"), ("api.texts", "api.read"),
-    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "searches.command"),
-    ("commands", "searches.scale"), ("commands", "searches.simulate"),
+    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"),
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),

@@ -9,7 +9,7 @@ from plandsl.arguments import Arguments
 from plandsl.ir.program import DECODE, PREFILL
 
 if TYPE_CHECKING:
-    from plandsl.tables import Table
+    from plandsl.columns import Table
 
 TRANSFER = "transfer"
 """The phase in which the KV cache travels from the prefill pool to the decode pool."""

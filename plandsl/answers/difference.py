@@ -10,7 +10,7 @@ from plandsl.answers.estimate import Estimate
 from plandsl.fields import Change
 
 if TYPE_CHECKING:
-    from plandsl.tables import Table
+    from plandsl.columns import Table
 
 
 class Part(NamedTuple):

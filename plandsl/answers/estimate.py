@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from plandsl.answers.pools import Pools
     from plandsl.answers.simulation import Short
     from plandsl.answers.start import Start
-    from plandsl.tables import Table
+    from plandsl.columns import Table
 
 
 Band = tuple[float, float]

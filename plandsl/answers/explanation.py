@@ -10,7 +10,7 @@ from attrs import frozen
 from plandsl.answers.estimate import Estimate
 
 if TYPE_CHECKING:
-    from plandsl.tables import Table
+    from plandsl.columns import Table
 
 BOUNDS = {
     "memory": "HBM bandwidth",

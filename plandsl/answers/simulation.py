@@ -9,7 +9,7 @@ from plandsl.answers.about import NOBODY, About
 from plandsl.answers.estimate import Requirement
 
 if TYPE_CHECKING:
-    from plandsl.tables import Table
+    from plandsl.columns import Table
 
 GROWS = "the queue grows"
 """What fails of a run that is not stable."""

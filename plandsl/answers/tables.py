@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from plandsl.tables import Table, pick_table
+from plandsl.columns import Table, pick_table
 
 if TYPE_CHECKING:
     from plandsl.answers.communication import Communication

@@ -11,6 +11,7 @@ import numpy as np
 
 from plandsl.api.plans import Plan
 from plandsl.arguments import Arguments
+from plandsl.columns import Table, pick_table
 from plandsl.grammar.resolve import Module
 from plandsl.limits import MAX_REQUESTS
 from plandsl.progress import Tick
@@ -22,7 +23,6 @@ from plandsl.searches.run import Table as Rows
 from plandsl.searches.show import Answer, found_json, print_found
 from plandsl.searches.spread import open_workers
 from plandsl.shown import Print, Printed, report_html
-from plandsl.tables import Table, pick_table
 
 MOST_TOP = 1_000_000
 """Most of the best configurations that are kept."""

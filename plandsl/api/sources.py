@@ -8,11 +8,11 @@ from typing import Any, SupportsIndex, TypeAlias, overload
 
 from plandsl.api.plans import Plan, Search, Whole
 from plandsl.arguments import Arguments, Overrides, show_value
+from plandsl.columns import Table
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, compile_module, open_file, open_text
 from plandsl.grammar.resolve import Module
 from plandsl.shown import Printed, report_html
-from plandsl.tables import Table
 
 Source: TypeAlias = "str | PurePath | Plan | CompiledPlan"
 """A plan. A string with a brace or several lines is the text of a plan, any other one the path of a file."""

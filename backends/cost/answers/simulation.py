@@ -32,11 +32,11 @@ from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.stream import can_stream, collect
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
+from plandsl.columns import Table
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
 from plandsl.spec.plan import TIMES, PlanSpec, RequireSpec
 from plandsl.spec.requires import SIMULATED, Asked, all_requirements
-from plandsl.tables import Table
 
 
 class Check(NamedTuple):

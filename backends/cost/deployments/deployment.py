@@ -18,7 +18,7 @@ from plandsl.units import show_count, show_time
 if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.replicas import Replicas
     from plandsl.backends.cost.deployments.transfer import Transfer
-    from plandsl.tables import Table
+    from plandsl.columns import Table
 
 COLUMNS = {
     "batch": "batch",
@@ -91,7 +91,7 @@ class Metrics(NamedTuple):
         """A row for each configuration, in the order of the broadcast arrays."""
         import numpy as np
 
-        from plandsl.tables import Table
+        from plandsl.columns import Table
 
         columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
         if isinstance(self, LoadMetrics):

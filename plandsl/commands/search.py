@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plandsl import plotting
 from plandsl._version import __version__
-from plandsl.commands import FAILED, OK, Progress, print_json
+from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json
+from plandsl.commands.sources import open_module, read_overrides
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import open_text
 from plandsl.files import write_file
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any]) -> int:
-    """Run all searches, or the one that ``--search`` names. Return the exit status.
+def run_search(arguments: Namespace) -> int:
+    """Run all searches, or the one that ``--search`` names.
 
-    Raises `PlanError` on wrong input.
+    Exit status 0 if some plan of each meets every requirement, 1 if none does. Raises `PlanError` on wrong input.
     """
+    module = open_module(arguments.file, read_overrides(arguments))
     searches = read_searches(module, arguments.search)
     if len(searches) > 1 and (arguments.rows or arguments.output or (arguments.plot and not _share_picture(searches))):
         names = ", ".join(s.name for s in searches)
@@ -64,7 +65,7 @@ def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any
             if arguments.json:
                 bodies.append(found_json(found, answer, seconds))
             else:
-                print_found(found, answer, seconds, console())
+                print_found(found, answer, seconds, open_console())
             if arguments.output:
                 _write_best(arguments, module, found, answer.top)
             if points is not None:

@@ -18,14 +18,15 @@ from plandsl.answers.text.rate import print_rate, print_rates
 from plandsl.answers.text.seeds import print_seeds, print_seeds_side_by_side
 from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 from plandsl.backends.cost.answers.simulation import Run
-from plandsl.commands import FAILED, OK, Progress, compile_one, compile_plans, open_console, print_json, spaced
+from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, spaced
+from plandsl.commands.sources import compile_one, compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, find_unserved
 from plandsl.searches.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
 from plandsl.searches.spread import Workers, open_workers
 
 
-def run_simulations(arguments: Namespace) -> int:
+def run_simulate(arguments: Namespace) -> int:
     """Exit status 1 where a plan cannot be served or misses a requirement."""
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
