@@ -179,6 +179,7 @@ def test_values_are_brought_into_one_form() -> None:
     assert Plan(workload={"batch": 8}) == Plan(workload=Workload(batch=8))
     assert (Plan(fuse_norms=False).fuse_norms, Plan(fuse_norms=False).chunks) == (False, None)
     assert Workload(input=1, output=2) == Workload(output=2, input=1)
+    assert (Shift(base=Sharding(sp=4)).base, Plan(SERVE).origin) == (Sharding(sp=4), SERVE)
     assert Sharding(tp=2, rules="vocab -> a") != Sharding(rules="vocab -> a", tp=2)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import Parameter, Signature
 from pathlib import PurePath
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -34,7 +35,7 @@ QUOTED = ("trace", "measured", "source")
 
 
 class Part:
-    """A part of a plan, with the ``fields`` that it says; ``base`` is what it builds on, ``name`` how others call it.
+    """A part of a plan, with the ``fields`` that it says; ``origin`` is what it builds on, ``name`` how others call it.
 
     A part without a name stands where it is used. A part with a name is declared above the plan.
     """
@@ -50,10 +51,23 @@ class Part:
     """Whether the order of its fields has a meaning."""
     strings: ClassVar[tuple[str, ...]] = QUOTED
 
-    __slots__ = ("base", "fields", "name")
-    base: str | Part | None
+    __slots__ = ("fields", "name", "origin")
+    origin: str | Part | None
     name: str
     fields: Mapping[str, Any]
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Give the class a signature with its fields, for help and completion."""
+        super().__init_subclass__(**more)
+        keyword, alone = Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_ONLY
+        fields = [Parameter(key, keyword, default=None) for key in (*(cls.known or ()), *cls.special)]
+        rest = [] if cls.known is not None else [Parameter("fields", Parameter.VAR_KEYWORD)]
+        head = [Parameter("base", alone, default=None), Parameter("name", keyword, default="")]
+        head = [] if "base" in (cls.known or ()) else head
+        cls.__signature__ = Signature([*head, *fields, *rest])  # type: ignore[attr-defined]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *(self.known or self.fields), *self.special})
 
     @guarded
     def __init__(self, base: str | Part | None = None, /, *, name: str = "", **fields: Any) -> None:
@@ -66,7 +80,7 @@ class Part:
             named = Arguments(type(self).__name__, name=name)
             raise named.wrong("name", NAMED)
         found = {key: self._convert(call, key, value) for key, value in given.items() if value is not None}
-        object.__setattr__(self, "base", self._base(call, base))
+        object.__setattr__(self, "origin", self._base(call, base))
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "fields", self._sorted(found))
 
@@ -145,13 +159,13 @@ class Part:
         return hash((type(self), *map(_hashable, self._key())))
 
     def _key(self) -> tuple[Any, ...]:
-        return self.base, self.name, tuple(self.fields.items()) if self.ordered else self.fields
+        return self.origin, self.name, tuple(self.fields.items()) if self.ordered else self.fields
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return make_part, (type(self), self.base, self.name, self.fields)
+        return make_part, (type(self), self.origin, self.name, self.fields)
 
     def __repr__(self) -> str:
-        shown = [] if self.base is None else [repr(self.base)]
+        shown = [] if self.origin is None else [repr(self.origin)]
         shown += [f"name={self.name!r}"] if self.name else []
         shown += [f"{key}={_plain(value)!r}" for key, value in self.fields.items()]
         return f"{type(self).__name__}({', '.join(shown)})"
@@ -217,7 +231,7 @@ class Part:
 
     def _remade(self, name: str, fields: Mapping[str, Any]) -> Self:
         """The same part with other fields, which are in their form already."""
-        return make_part(type(self), self.base, name, fields)
+        return make_part(type(self), self.origin, name, fields)
 
     def _part(self, call: Arguments, key: str) -> Part:
         """The part in a field, to be changed: an empty one where there is none."""
@@ -323,13 +337,13 @@ class _Ordered(Section):
 
 def bare(part: Part) -> Part | str:
     """``part``, or its base where it says nothing else: ``Model("x")`` is ``"x"``."""
-    return part.base if isinstance(part.base, str) and not part.name and not part.fields else part
+    return part.origin if isinstance(part.origin, str) and not part.name and not part.fields else part
 
 
 def inner_parts(part: Part) -> Iterator[Part]:
     """The parts that ``part`` uses itself."""
-    if isinstance(part.base, Part):
-        yield part.base
+    if isinstance(part.origin, Part):
+        yield part.origin
     for value in part.fields.values():
         yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Part))
 
@@ -337,7 +351,7 @@ def inner_parts(part: Part) -> Iterator[Part]:
 def make_part(kind: type[P], base: Any, name: str, fields: Mapping[str, Any]) -> P:
     """A part whose values are in their form already."""
     made = object.__new__(kind)
-    for key, value in (("base", base), ("name", name), ("fields", made._sorted(dict(fields)))):
+    for key, value in (("origin", base), ("name", name), ("fields", made._sorted(dict(fields)))):
         object.__setattr__(made, key, value)
     return made
 

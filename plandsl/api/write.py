@@ -22,7 +22,7 @@ def show_part(part: Part) -> str:
         named = list(_named(part))
         if part.name:
             return "\n".join(_declaration(one) for one in named)
-        text = _expression(part) if part.base is not None else f"{part.kind} {_body(part)}"
+        text = _expression(part) if part.origin is not None else f"{part.kind} {_body(part)}"
         return "\n".join([*(_declaration(one) for one in named), text])
     found = _distinct([one for one in _named(part) if one is not part])
     files = [one for one in (*found, part) if isinstance(one, Whole)]
@@ -59,9 +59,9 @@ def _distinct(parts: list[Part]) -> list[Part]:
 
 def _declaration(part: Part) -> str:
     head = f"{part.kind} {part.name}"
-    if part.base is None:
+    if part.origin is None:
         return f"{head} {_body(part, long=True)}\n"
-    base = part.base.name if isinstance(part.base, Part) and part.base.name else _value(part.base)
+    base = part.origin.name if isinstance(part.origin, Part) and part.origin.name else _value(part.origin)
     return f"{head} = {base} with {_body(part, long=True)}\n" if _lines(part) else f"{head} = {base}\n"
 
 
@@ -69,7 +69,7 @@ def _expression(part: Part) -> str:
     """A part as the value of a field."""
     if part.name:
         return part.name
-    base = _value(part.base)
+    base = _value(part.origin)
     return f"{base} with {_body(part)}" if part.fields else base
 
 
@@ -105,7 +105,7 @@ def _lines(part: Part) -> list[str]:
 
 def _items(part: Part, key: str, value: Any) -> Iterator[str]:
     if key not in part.special:
-        if isinstance(value, Part) and value.base is None and not value.name:
+        if isinstance(value, Part) and value.origin is None and not value.name:
             yield f"{key} {_body(value)}"
         else:
             yield f"{key} = {_value(value)}"
