@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         simulate,
         verify,
     )
-    from plandsl.api.plans import (
+    from plandsl.api.kinds import (
         Calibration,
         Cluster,
         Engine,
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
         Model,
         Network,
         Node,
-        Plan,
         Pool,
         RequestClass,
-        Search,
         Sessions,
         Sharding,
         Shift,
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
         Transfer,
         Workload,
     )
+    from plandsl.api.plans import Plan, Search
     from plandsl.api.searching import SearchAnswer
     from plandsl.api.sources import Plans
     from plandsl.columns import Table
@@ -61,12 +60,14 @@ _FUNCTIONS = (
     "verify",
 )  # fmt: skip
 _PARTS = (
-    "Calibration", "Cluster", "Engine", "Gpu", "Link", "Model", "Network", "Node", "Plan", "Pool", "RequestClass",
-    "Search", "Sessions", "Sharding", "Shift", "Speculate", "Transfer", "Workload",
+    "Calibration", "Cluster", "Engine", "Gpu", "Link", "Model", "Network", "Node", "Pool", "RequestClass",
+    "Sessions", "Sharding", "Shift", "Speculate", "Transfer", "Workload",
 )  # fmt: skip
 _HOME = {
     **dict.fromkeys(_FUNCTIONS, "plandsl.api.functions"),
-    **dict.fromkeys(_PARTS, "plandsl.api.plans"),
+    **dict.fromkeys(_PARTS, "plandsl.api.kinds"),
+    "Plan": "plandsl.api.plans",
+    "Search": "plandsl.api.plans",
     "CompiledPlan": "plandsl.driver",
     "Diagnostic": "plandsl.diagnostics",
     "Estimate": "plandsl.answers.estimate",

@@ -173,3 +173,11 @@ def test_without_pyarrow_arrow_is_a_diagnostic(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(PlanError) as caught:
         SERVE.estimate().table("memory").to_arrow()
     assert "plandsl[arrow]" in caught.value.diagnostics[0].hint
+
+
+def test_ipython_prints_a_mistake_without_a_traceback() -> None:
+    with pytest.raises(PlanError) as caught:
+        SERVE.with_(sharding={"tp": 3}).compile()
+    shown = re.sub("\033\\[[0-9;]*m", "", "\n".join(caught.value._render_traceback_()))
+    assert shown == str(caught.value)
+    assert "serve.plan:4:14" in shown

@@ -11,7 +11,7 @@ import pytest
 
 import plandsl
 from plandsl import Model, Plan, Search, Sharding, Workload
-from plandsl.api import plans as api_plans
+from plandsl.api import kinds
 from plandsl.api.parts import Part
 from plandsl.arguments import guarded, set_pairs
 from plandsl.diagnostics import PlanError
@@ -206,7 +206,7 @@ NOTHING = object()
 HOSTILE = (0, -1, float("nan"), float("inf"), HUGE, True, "x", b"x", NOTHING, [None], {"a": NOTHING}, np.array([0, 1]))
 """Values that few arguments can have."""
 
-PARTS = [part for part in vars(api_plans).values() if isinstance(part, type) and issubclass(part, Part)]
+PARTS = [Plan, Search, *(x for x in vars(kinds).values() if isinstance(x, type) and issubclass(x, Part))]
 
 
 def raw(call: Callable[[], Any]) -> str:

@@ -13,7 +13,7 @@ from inspect import Parameter, Signature
 from pathlib import PurePath
 from typing import Any, ClassVar, Self, TypeVar
 
-from plandsl.api.texts import item_text, read_text_value
+from plandsl.api.texts import read_text_value
 from plandsl.arguments import Arguments, describe, guarded
 from plandsl.diagnostics import PlanError, suggest
 from plandsl.expressions import quote, write_value
@@ -96,7 +96,7 @@ class Part:
     def _convert(self, call: Arguments, key: str, value: Any) -> Any:
         """What a key holds, in its own form."""
         if convert := self.special.get(key):
-            return convert(self, key, _Given(call, key, value))
+            return convert(self, key, Given(call, key, value))
         if self.known is not None and key not in self.known:
             raise self._unknown(call, key)
         if not NAME.fullmatch(key):
@@ -107,7 +107,7 @@ class Part:
                 raise call.wrong(key, f"a {made.__name__}", hint=f"{key}={made.__name__}(...)")
             return bare(value)
         if isinstance(value, Mapping):
-            return (made or Section)(**_names(call, key, value))
+            return (made or Section)(**read_names(call, key, value))
         if isinstance(value, str) and key in self.strings and not value.lstrip().startswith(('"', "[")):
             text = quote(value)
             if text is None:
@@ -252,7 +252,15 @@ class Section(Part):
     strings = ()
 
 
-class _Given:
+def readread_names(call: Arguments, key: str, value: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping whose keys are strings. Raises `PlanError` (E445) for others."""
+    for name in value:
+        if not isinstance(name, str):
+            raise call.error("E445", key, f"a name in `{key}` must be a string, found {describe(name)}")
+    return dict(value)
+
+
+class Given:
     """What is given for a key, and the call in which it is wrong if it is."""
 
     def __init__(self, call: Arguments, key: str, value: Any) -> None:
@@ -271,56 +279,15 @@ class _Given:
             return self.value.fields
         if not isinstance(self.value, Mapping):
             raise self.call.wrong(self.key, "a mapping of names to values")
-        return _names(self.call, self.key, self.value)
+        return read_names(self.call, self.key, self.value)
 
 
-def _names(call: Arguments, key: str, value: Mapping[Any, Any]) -> dict[str, Any]:
+def read_names(call: Arguments, key: str, value: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping whose keys are strings. Raises `PlanError` (E445) for others."""
     for name in value:
         if not isinstance(name, str):
             raise call.error("E445", key, f"a name in `{key}` must be a string, found {describe(name)}")
     return dict(value)
-
-
-def clauses(word: str) -> Convert:
-    """Reads clauses such as ``ttft <= 1 s``, which stand behind ``word`` in a file; one or several."""
-
-    def convert(part: Part, key: str, given: _Given) -> tuple[str, ...]:
-        return tuple(
-            item_text(given.call, key, f"{word} {text}".strip())[len(word) :].strip() for text in given.texts()
-        )
-
-    return convert
-
-
-def items(*kinds: type, expected: str) -> Convert:
-    """Reads items of some kinds, which stand in a file as they are given."""
-
-    def convert(part: Part, key: str, given: _Given) -> tuple[str, ...]:
-        return tuple(item_text(given.call, key, text, kinds, expected) for text in given.texts())
-
-    return convert
-
-
-def expression(word: str) -> Convert:
-    """Reads one expression, which stands behind ``word`` in a file."""
-
-    def convert(part: Part, key: str, given: _Given) -> str:
-        (text,) = given.texts() if isinstance(given.value, str) else [""]
-        if not text:
-            raise given.call.wrong(key, "text as in a plan")
-        return item_text(given.call, key, f"{word} {text}")[len(word) + 1 :]
-
-    return convert
-
-
-def sizes(part: Part, key: str, given: _Given) -> Section:
-    """Reads a mapping of names to values whose order has a meaning."""
-    found = {}
-    for name, value in given.mapping().items():
-        if not NAME.fullmatch(name) or (text := write_value(value)) is None:
-            raise given.call.wrong(key, "a mapping of names to values")
-        found[name] = read_text_value(given.call, key, text)
-    return ordered_section(found)
 
 
 def ordered_section(fields: dict[str, Any]) -> Section:

@@ -6,21 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
+from plandsl.api.kinds import Calibration, Cluster, Engine, Gpu, Model, Node, RequestClass, Sharding
 from plandsl.api.parts import Part, Section, bare, make_part, ordered_section
-from plandsl.api.plans import (
-    KINDS,
-    Calibration,
-    Cluster,
-    Engine,
-    Gpu,
-    Model,
-    Node,
-    Plan,
-    RequestClass,
-    Search,
-    Sharding,
-    Whole,
-)
+from plandsl.api.plans import KINDS, Plan, Search, Whole
 from plandsl.api.texts import not_there, slice_text
 from plandsl.arguments import Arguments
 from plandsl.diagnostics import PlanError
