@@ -88,7 +88,7 @@ def _wrap_line(line: Text, width: int, hang: int) -> Iterator[Text]:
     if line.cell_len <= width:
         yield line
         return
-    own = min(indent_of(line.plain), width // 4)
+    own = min(indent_of(line.plain), width // 2)
     line = line[indent_of(line.plain) - own :]
     indent = min(own + hang, width // 2)
     for number, (start, end) in enumerate(pieces(line.plain, width, width - indent)):

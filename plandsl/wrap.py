@@ -87,7 +87,7 @@ def wrap_line(line: str, width: int, hang: int = 0) -> list[str]:
     """One line as several; see `wrap`."""
     if width_of(line) <= width:
         return [line]
-    own = min(indent_of(line), width // 4)
+    own = min(indent_of(line), width // 2)
     line, indent = " " * own + line.lstrip(" "), min(own + hang, width // 2)
     first, *rest = pieces(line, width, width - indent)
     return [line[first[0] : first[1]], *(" " * indent + line[start:end] for start, end in rest)]

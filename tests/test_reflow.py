@@ -6,7 +6,9 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,8 @@ from plandsl.answers.text.estimate import print_comparison, print_estimate
 from plandsl.answers.text.explanation import print_explanation
 from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 from plandsl.cli import main
-from plandsl.driver import compile_file, difference
+from plandsl.diagnostics import Diagnostic, Span, render
+from plandsl.driver import check_module, compile_file, difference, open_file
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Bar, Sheet
@@ -65,8 +68,8 @@ def reports() -> tuple[Callable[[Console], None], ...]:
     files = ("split_llama_3_3_70b", "shift_llama_3_3_70b", "speculate", "unlike_gpus")
     made = [compile_file(EXAMPLES / f"{name}.plan")[0] for name in files]
     told = [partial(print_estimate, plan.spec, plan.estimate()) for plan in made]
-    told += [partial(print_explanation, plan.spec, plan.explain()) for plan in made[1:3]]
-    served = compile_file(EXAMPLES / "traffic/operator.plan")
+    told += [partial(print_explanation, plan.spec, plan.explain()) for plan in made[2:3]]
+    served = compile_file(EXAMPLES / "traffic/operator.plan")[:2]
     runs = [plan.simulate(40).simulation for plan in served]
     ran = [partial(print_simulation, plan.spec, run) for plan, run in zip(served, runs, strict=True)]
     loads = [plan.spec.workload for plan in served]
@@ -132,6 +135,56 @@ def test_a_number_stays_with_its_unit() -> None:
 
 def test_what_goes_on_is_indented() -> None:
     assert wrap("  a line that goes on", 12, 2) == "  a line\n    that\n    goes on"
+
+
+# ---- diagnostics and lists
+
+MISTAKES = sorted((Path(__file__).parent / "golden" / "errors").glob("*.plan"))
+ARROW = re.compile(r" *(-->|:::) ")
+"""Paths are not broken, so that a terminal can open them."""
+
+
+@given(st.sampled_from(MISTAKES), WIDTHS)
+def test_a_diagnostic_fits_and_loses_nothing(path: Path, width: int) -> None:
+    module = open_file(str(path))
+    found = check_module(module)
+    wide, narrow = render(found, module.sources), render(found, module.sources, width=width)
+    assert all(cell_len(line) <= width for line in narrow.split("\n") if not ARROW.match(line))
+    for whole, part in zip(marked(wide), marked(narrow), strict=True):
+        assert whole.startswith(part)
+        assert part or not whole
+    told = [line for line in wide.split("\n") if not re.match(r" *\d* \|", line)]
+    assert not Counter(w for w in " ".join(told).split() if len(w) < width // 3) - Counter(narrow.split())
+
+
+def marked(text: str) -> list[str]:
+    """The piece of source above each row of carets, as far as it is shown."""
+    out, lines = [], text.split("\n")
+    for above, line in pairwise(lines):
+        if found := re.match(r" *\| *(\^+|-+)(?: |$)", line):
+            out.append(above[found.start(1) : found.end(1)].split(" ...")[0])
+    return out
+
+
+def test_carets_stand_below_wide_characters() -> None:
+    text = "# 表表 word"
+    for width in (None, 40):
+        told = render([Diagnostic("E206", "wrong", Span("f", 1, 6, 1, 10))], {"f": text}, width=width)
+        assert "1 | # 表表 word\n  |        ^^^^\n" in told
+
+
+@pytest.mark.parametrize("words", [[], ["passes"], ["catalog"], ["explain", "E301"], ["explain", "band"], ["fmt"]])
+@pytest.mark.parametrize("width", [40, 60])
+def test_other_commands_fit_and_lose_nothing(words, width, monkeypatch, capsys) -> None:
+    def told() -> str:
+        with suppress(SystemExit):
+            main(words)
+        out = "".join(capsys.readouterr())
+        return out.split("For example")[0]  # the lines of a plan are not broken
+
+    wide = told()
+    monkeypatch.setenv("COLUMNS", str(width))
+    check(told(), wide, width)
 
 
 # ---- where the width comes from

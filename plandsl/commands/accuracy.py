@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, Progress, open_console, print_json
+from plandsl.commands.console import OK, Progress, open_console, print_json, print_text
 from plandsl.diagnostics import Diagnostic, PlanError
 
 if TYPE_CHECKING:
@@ -85,5 +84,5 @@ def _write_predictions(arguments: Namespace) -> int:
         return OK
     lines = [f"{count:>7,} by {what}" for what, count in found.answered.items()]
     lines += [f"{count:>7,} refused: {why}" for why, count in found.refused.items()]
-    sys.stdout.write(f"{target}: {found.rows:,} rows\n" + "".join(f"{line}\n" for line in lines))
+    print_text(f"{target}: {found.rows:,} rows\n" + "".join(f"{line}\n" for line in lines))
     return OK

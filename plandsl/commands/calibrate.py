@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, print_json
+from plandsl.commands.console import OK, print_json, print_text
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_file
 
@@ -30,7 +29,7 @@ def run_calibrate(arguments: Namespace) -> int:
         if not arguments.json:
             kept = "held out" if fitted.unseen else "fitted, too few to hold out"
             thin = "  warning: thin data" if rows < THIN else ""
-            sys.stdout.write(
+            print_text(
                 f"{key:<16}{fitted.path:<32}{rows:>6} rows  off by {100 * judged.median:5.1f} % (median)"
                 f" {100 * judged.p90:6.1f} % (p90), bias {100 * judged.bias:+5.1f} %, {kept}{thin}\n"
             )

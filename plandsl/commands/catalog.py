@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, print_json
+from plandsl.commands.console import OK, print_json, print_text
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 
 
@@ -39,7 +39,7 @@ def run_catalog(arguments: Namespace) -> int:
         print_json({"plandsl": __version__, "catalog": listed})
     else:
         for one, names in listed.items():
-            sys.stdout.write(f"{one}\n" + "".join(_catalog_lines(one, names)))
+            print_text(f"{one}\n" + "".join(_catalog_lines(one, names)))
     return OK
 
 

@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, WRONG, print_json
+from plandsl.commands.console import OK, WRONG, print_json, print_text
 from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import open_module, read_overrides
 from plandsl.diagnostics import Diagnostic, PlanError
@@ -45,4 +45,4 @@ def _print_findings(form: str, found: list[Diagnostic], sources: dict[str, str],
         ordered = sorted(found, key=lambda d: (d.span is None, d.span or ()))
         sys.stdout.write(github(ordered)) if form == "github" else print_json(sarif(ordered))
     elif all(d.severity != "error" for d in found):
-        sys.stdout.write(f"{'1 file' if files == 1 else f'{files} files'}: no errors\n")
+        print_text(f"{'1 file' if files == 1 else f'{files} files'}: no errors\n")

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, open_console, print_json, spaced
+from plandsl.commands.console import OK, open_console, print_json, print_text, spaced
 from plandsl.commands.sources import compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 
@@ -30,7 +30,7 @@ def _explain_term(name: str, as_json: bool) -> int:
     if as_json:
         print_json({"plandsl": __version__, "term": name, "text": TERMS[name]})
     else:
-        sys.stdout.write(f"{name}: {TERMS[name]}\n")
+        print_text(f"{name}: {TERMS[name]}\n", hang=0)
     return OK
 
 
@@ -60,10 +60,10 @@ def _explain_code(name: str, as_json: bool) -> int:
     if as_json:
         print_json({"plandsl": __version__, "code": name.upper(), **code._asdict()})
         return OK
-    out = f"{name.upper()}: {code.title}\n\n{code.text}\n"
-    if code.example:
-        out += "\nFor example:\n\n" + "".join(f"    {line}\n" for line in code.example.strip("\n").split("\n"))
+    print_text(f"{name.upper()}: {code.title}\n\n{code.text}\n", hang=0)
+    if code.example:  # a plan's lines are not broken
+        lines = code.example.strip("\n").split("\n")
+        sys.stdout.write("\nFor example:\n\n" + "".join(f"    {line}\n" for line in lines))
     if code.fix:
-        out += f"\nWhat to do: {code.fix}\n"
-    sys.stdout.write(out)
+        print_text(f"\nWhat to do: {code.fix}\n", hang=0)
     return OK

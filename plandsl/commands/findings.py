@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plandsl._version import __version__
-from plandsl.commands.console import WRONG, print_json
+from plandsl.commands.console import WRONG, find_width, print_json
 from plandsl.commands.sources import read_source
 from plandsl.diagnostics import Diagnostic, PlanError, coloured, plain, render
 
@@ -25,7 +25,7 @@ def print_diagnostics(found: Sequence[Diagnostic], sources: Mapping[str, str]) -
     """On standard error, in colour if a terminal shows it; `NO_COLOR` and `FORCE_COLOR` decide where they are set."""
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     colours = not os.environ.get("NO_COLOR") and (bool(os.environ.get("FORCE_COLOR")) or terminal)
-    sys.stderr.write(render(found, sources, coloured if colours else plain) + "\n")
+    sys.stderr.write(render(found, sources, coloured if colours else plain, find_width(sys.stderr)) + "\n")
 
 
 def _with_files(error: PlanError) -> dict[str, str]:

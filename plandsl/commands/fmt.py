@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from plandsl._version import __version__
-from plandsl.commands.console import FAILED, OK, print_json
+from plandsl.commands.console import FAILED, OK, print_json, print_text
 from plandsl.commands.sources import read_source
 from plandsl.files import write_file
 
@@ -29,5 +29,5 @@ def run_fmt(arguments: Namespace) -> int:
         print_json({"plandsl": __version__, "changed": changed})
     else:
         word = "would change" if arguments.check else "formatted"
-        sys.stdout.write("".join(f"{word} {path}\n" for path in changed))
+        print_text("".join(f"{word} {path}\n" for path in changed))
     return FAILED if arguments.check and changed else OK

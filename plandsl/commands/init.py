@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, print_json
+from plandsl.commands.console import OK, print_json, print_text
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_file
 
@@ -27,5 +26,5 @@ def run_init(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, "output": path})
     else:
-        sys.stdout.write(f"wrote {path}; now: planc compile {path}\n")
+        print_text(f"wrote {path}; now: planc compile {path}\n")
     return OK

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, print_json
+from plandsl.commands.console import OK, print_json, print_text
 
 
 def run_passes(arguments: Namespace) -> int:
@@ -19,5 +18,6 @@ def run_passes(arguments: Namespace) -> int:
     else:
         width = max(len(n) for n, _, _ in lines)
         for name, does, why in lines:
-            sys.stdout.write(f"{name:<{width}}  {does}\n{'':<{width}}  {why}\n")
+            for first, text in ((name, does), ("", why)):
+                print_text(f"{first:<{width}}  {text}\n", hang=0 if not first else width + 2)
     return OK

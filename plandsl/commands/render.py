@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 from plandsl._version import __version__
-from plandsl.commands.console import OK, Progress, print_json
+from plandsl.commands.console import OK, Progress, print_json, print_text
 from plandsl.commands.sources import compile_one, compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 
@@ -25,7 +24,7 @@ def run_render(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
     else:
-        sys.stdout.write(f"{arguments.view} of {plan.name}: {arguments.output}\n")
+        print_text(f"{arguments.view} of {plan.name}: {arguments.output}\n")
     return OK
 
 
@@ -46,5 +45,5 @@ def _render_tradeoff(arguments: Namespace) -> int:
         print_json({"plandsl": __version__, "plans": names, "view": "tradeoff", "output": arguments.output,
                     "curves": [curve.as_json() for curve in curves]})  # fmt: skip
     else:
-        sys.stdout.write(f"tradeoff of {', '.join(names)}: {arguments.output}\n")
+        print_text(f"tradeoff of {', '.join(names)}: {arguments.output}\n")
     return OK

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from plandsl import plotting
 from plandsl._version import __version__
-from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json
+from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text
 from plandsl.commands.sources import open_module, read_overrides
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import open_text
@@ -75,7 +75,7 @@ def run_search(arguments: Namespace) -> int:
 
         plot([SearchResult(*one) for one in drawn], Path(arguments.plot))
         if not arguments.json:
-            sys.stdout.write(f"picture: {arguments.plot}\n")
+            print_text(f"picture: {arguments.plot}\n")
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "searches": bodies})
     return status
@@ -120,7 +120,7 @@ def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Co
         text = _use_statement(arguments.file, path, module) + text
     write_file(path, said + text)
     if not arguments.json:
-        sys.stdout.write(f"best of {found.search.name}: {path}\n")
+        print_text(f"best of {found.search.name}: {path}\n")
 
 
 def _use_statement(file: str, path: Path, module: Module) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 
 from plandsl._version import __version__
-from plandsl.commands.console import FAILED, OK, Progress, print_json
+from plandsl.commands.console import FAILED, OK, Progress, print_json, print_text
 from plandsl.commands.sources import compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 
@@ -32,7 +31,7 @@ def run_verify(arguments: Namespace) -> int:
     for name, v in verdicts.items():
         run = f"on {v.ranks} ranks, prefill and {v.steps} decode steps"
         if v.ok:
-            sys.stdout.write(f"{name}: equal to the unsharded model {run}; largest difference {v.worst:.1e}\n")
+            print_text(f"{name}: equal to the unsharded model {run}; largest difference {v.worst:.1e}\n")
         else:
-            sys.stdout.write(f"{name}: DIFFERS from the unsharded model {run}: {v.message}\n")
+            print_text(f"{name}: DIFFERS from the unsharded model {run}: {v.message}\n")
     return OK if all(v.ok for v in verdicts.values()) else FAILED

@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export
-set -g _shtab_planc_opts_with_value --against --dump --every --format --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --top --view -o
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export
+set -g _shtab_planc_opts_with_value --against --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --top --view -o
 
 complete -c planc -e
 complete -c planc -f
@@ -97,6 +97,17 @@ complete -c planc -n '_shtab_planc_using verify' -l set -x -d 'override a field,
 complete -c planc -n '_shtab_planc_using verify' -l steps -x -d 'decode steps (default: 3)'
 complete -c planc -n '_shtab_planc_using verify' -l seed -x -d 'seed of weights and tokens (default: 0)'
 complete -c planc -n '_shtab_planc_using verify; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a laws -d 'Check what must hold of every plan, on yours and on plans that differ a little.'
+complete -c planc -n '_shtab_planc_using laws' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using laws' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using laws' -l plan -x -d 'only this plan and what it uses'
+complete -c planc -n '_shtab_planc_using laws' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using laws' -l law -x -d 'only this law (or several); FILE.py:FUNCTION is one of your own'
+complete -c planc -n '_shtab_planc_using laws' -l draws -x -d 'neighbours of each plan to draw (default: 3)'
+complete -c planc -n '_shtab_planc_using laws' -l seed -x -d 'from which they are drawn (default: 0)'
+complete -c planc -n '_shtab_planc_using laws' -l list -d 'print all laws, and what each says'
+complete -c planc -n '_shtab_planc_using laws' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the smallest plan that breaks a law, a .plan file'
+complete -c planc -n '_shtab_planc_using laws; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a search -d 'Run the searches of a file: best plans, Pareto front, and why plans were excluded.'
 complete -c planc -n '_shtab_planc_using search' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using search' -l json -d 'print the machine form'
@@ -127,7 +138,7 @@ complete -c planc -n '_shtab_planc_using explain' -s h -l help -d 'show this hel
 complete -c planc -n '_shtab_planc_using explain' -l json -d 'print the machine form'
 complete -c planc -n '_shtab_planc_using explain' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using explain' -l set -x -d 'override a field, e.g. workload.batch=64'
-complete -c planc -n '_shtab_planc_using explain; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, - for standard input, or a code such as E301'
+complete -c planc -n '_shtab_planc_using explain; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, - for standard input, a code such as E301, or a word of reports such as band'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a diff -d 'Compare two plans term by term.'
 complete -c planc -n '_shtab_planc_using diff' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using diff' -l json -d 'print the machine form'
@@ -144,6 +155,7 @@ complete -c planc -n '_shtab_planc_using calibrate; and test $_shtab_planc_npos 
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a accuracy -d 'Compare predictions with measurements.'
 complete -c planc -n '_shtab_planc_using accuracy' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using accuracy' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using accuracy' -l rows -xka "(__fish_complete_path (commandline -ct))" -d 'write what is predicted of each deployment, a .csv or .parquet file'
 complete -c planc -n '_shtab_planc_using accuracy; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a CSV file, or a folder of them (docs/calibration.md)'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a simulate -d 'Serve the requests of a plan one by one: percentiles, goodput, occupancy.'
 complete -c planc -n '_shtab_planc_using simulate' -s h -l help -d 'show this help message and exit'
