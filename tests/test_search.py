@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_plan, compile_file, compile_text, open_text
-from plandsl.search import run as running
-from plandsl.search.account import account_for
-from plandsl.search.answer import configurations, misses, remedies
-from plandsl.search.front import first_rows, pareto
-from plandsl.search.run import Compiler, Found, Run, Table, do_job
-from plandsl.search.values import METRICS
+from plandsl.searches import run as running
+from plandsl.searches.account import account_for
+from plandsl.searches.answer import configurations, misses, remedies
+from plandsl.searches.front import first_rows, pareto
+from plandsl.searches.run import Compiler, Found, Run, Table, do_job
+from plandsl.searches.values import METRICS
 from plandsl.spec.search import SearchSpec
 
 BASE = """

@@ -15,11 +15,11 @@ from plandsl.backends.cost.answers.mean_load import mean_load, plan_at_mean
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, open_text
-from plandsl.search import shortlist
-from plandsl.search.closed_form import evaluate_mean
-from plandsl.search.run import Compiler, Found, Run
-from plandsl.search.shortlist import Shortlist, simulate_best
-from plandsl.search.spread import Workers
+from plandsl.searches import shortlist
+from plandsl.searches.closed_form import evaluate_mean
+from plandsl.searches.run import Compiler, Found, Run
+from plandsl.searches.shortlist import Shortlist, simulate_best
+from plandsl.searches.spread import Workers
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import SearchSpec
 from plandsl.spec.traffic import Fixed, Lengths, Steady, TrafficSpec

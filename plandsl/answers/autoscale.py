@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any, NamedTuple
 
+from plandsl.answers.about import NOBODY, About
 from plandsl.answers.simulation import Simulation
 
 HOUR = 3600.0
@@ -47,6 +48,7 @@ class Autoscale(NamedTuple):
     every_s: float
     requests: int
     intervals: tuple[Interval, ...]
+    about: About = NOBODY
 
     @property
     def ok(self) -> bool:
@@ -79,6 +81,21 @@ class Autoscale(NamedTuple):
     def cost_usd(self, gpu_hours: float) -> float | None:
         """The price of so many GPU hours."""
         return None if self.price_usd_per_h is None else self.price_usd_per_h / self.gpus * gpu_hours
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import autoscale_line
+
+        return autoscale_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
 
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any, NamedTuple
 
+from plandsl.answers.about import NOBODY, About
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import Simulation
 from plandsl.spec.rates import Scaled
@@ -40,11 +41,27 @@ class FoundRate(NamedTuple):
     demand: float | None = None
     copies: int | None = None
     usd_per_h: float | None = None
+    about: About = NOBODY
 
     @property
     def ok(self) -> bool:
         """Whether there is a rate at which everything is met."""
         return self.at is not None
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import rate_line
+
+        return rate_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
 
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from math import isfinite, nan
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plandsl.answers.about import NOBODY, About
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.money import Served
+
+if TYPE_CHECKING:
+    from plandsl.columns import Table
 
 GROWS = "the queue grows"
 """What fails of a run that is not stable."""
@@ -156,11 +160,40 @@ class Simulation(NamedTuple):
     prefill: PrefillPool | None = None
     found: Found | None = None
     spent: Served | None = None
+    about: About = NOBODY
 
     @property
     def ok(self) -> bool:
         """Whether some request was served and every requirement that was checked is met."""
         return self.summary.served > 0 and all(r.ok for r in self.requires)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        from plandsl.answers.tables import SIMULATION
+
+        return SIMULATION
+
+    def table(self, name: str) -> Table:
+        """A table by its name. Raises `PlanError` (E445) for another name."""
+        from plandsl.answers.tables import simulation_table
+
+        return simulation_table(self, name)
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import simulation_line
+
+        return simulation_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
 
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""

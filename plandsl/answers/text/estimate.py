@@ -73,7 +73,7 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
         held = [show_verdicts(e.requires)] * asked
-        row: list[str | Text] = [e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits, *held]
+        row: list[RenderableType] = [e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits, *held]
         table.add_row(*row)
     money: list[RenderableType] = [Text(), paid] if (paid := money_table(estimates)) is not None else []
     lines = list(_band_lines(estimates))

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from plandsl.answers.estimate import Band, Estimate
 from plandsl.backends.cost.answers.figures import FIGURES, larger_memory, without_tables
-from plandsl.search.run import ENDLESS, MEMORY, RATE, Compiler, Found
-from plandsl.search.tally import Rows
-from plandsl.search.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
+from plandsl.searches.run import ENDLESS, MEMORY, RATE, Compiler, Found
+from plandsl.searches.tally import Rows
+from plandsl.searches.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
 from plandsl.spec.engine_bands import SERVED
 from plandsl.spec.plan import TIMES, PlanSpec
 from plandsl.spec.search import DEGREES, Combination, Goal
@@ -195,7 +195,7 @@ class _Model:
         cost = self.cost if base is None else self.cost.on(base)
         if not self.at_mean:
             return evaluate_metrics(cost, {})
-        from plandsl.search.closed_form import evaluate_mean
+        from plandsl.searches.closed_form import evaluate_mean
 
         return evaluate_mean(cost, self.plan)
 

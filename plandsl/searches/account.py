@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from plandsl.search.run import Found
-from plandsl.search.words import WORDS
+from plandsl.searches.run import Found
+from plandsl.searches.words import WORDS
 
 
 class Account(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from plandsl.search.run import Found, Sink, Table
-from plandsl.search.values import FIELDS, METRICS, OVER_REQUESTS
+from plandsl.searches.run import Found, Sink, Table
+from plandsl.searches.values import FIELDS, METRICS, OVER_REQUESTS
 from plandsl.sheets import Sheet
 from plandsl.spec.search import Choice
 
@@ -17,10 +17,10 @@ def write_rows(sheet: Sheet) -> Sink:
 
     A row has its number, the choices, the metrics, and ``why`` it is out.
     """
-    return lambda found, table: sheet(_columns(found, table))
+    return lambda found, table: sheet(row_columns(found, table))
 
 
-def _columns(found: Found, table: Table) -> dict[str, Any]:
+def row_columns(found: Found, table: Table) -> dict[str, Any]:
     """Columns by name, each an array: number, choices, metrics, ``why``."""
     numbers, grid = table.rows.numbers, found.space.grid
     out: dict[str, Any] = {"configuration": numbers}

@@ -16,10 +16,10 @@ from plandsl.backends.cost.answers.simulation import Check, simulate_plan, time_
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick
-from plandsl.search.answer import Configuration, Miss, configurations
-from plandsl.search.run import Compiler, Found
-from plandsl.search.spread import Workers
-from plandsl.search.values import Floats
+from plandsl.searches.answer import Configuration, Miss, configurations
+from plandsl.searches.run import Compiler, Found
+from plandsl.searches.spread import Workers
+from plandsl.searches.values import Floats
 from plandsl.spec.plan import TIMES, PlanSpec
 from plandsl.spec.search import Goal, metric_name
 

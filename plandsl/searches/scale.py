@@ -13,8 +13,8 @@ from plandsl.backends.cost.serving.windows import Window
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.progress import Tick
-from plandsl.search.run import Compiler
-from plandsl.search.spread import Workers
+from plandsl.searches.run import Compiler
+from plandsl.searches.spread import Workers
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME, UNITS
 

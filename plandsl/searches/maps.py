@@ -9,10 +9,10 @@ import numpy as np
 
 from plandsl import plotting
 from plandsl.answers.text.words import show_value
-from plandsl.search.front import Floats
-from plandsl.search.points import Cells, Points
-from plandsl.search.run import MEMORY
-from plandsl.search.words import WORDS
+from plandsl.searches.front import Floats
+from plandsl.searches.points import Cells, Points
+from plandsl.searches.run import MEMORY
+from plandsl.searches.words import WORDS
 from plandsl.spec.search import Choice
 
 MAPS = 3

@@ -12,10 +12,10 @@ from plandsl.answers.simulation import Figure, Simulation
 from plandsl.answers.text.words import plain_table, show_half, show_value
 from plandsl.backends.cost.answers.simulation import OWN_REUSE
 from plandsl.backends.cost.serving.percentiles import BEYOND
-from plandsl.search.answer import Configuration
-from plandsl.search.run import Found
-from plandsl.search.shortlist import Shortlist, Simulated
-from plandsl.search.words import WORDS
+from plandsl.searches.answer import Configuration
+from plandsl.searches.run import Found
+from plandsl.searches.shortlist import Shortlist, Simulated
+from plandsl.searches.words import WORDS
 from plandsl.spec.search import metric_name
 
 EXACT = 0.05

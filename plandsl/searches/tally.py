@@ -9,8 +9,8 @@ import numpy as np
 from attrs import define, field
 from numpy.typing import NDArray
 
-from plandsl.search.front import Floats, first_rows, pareto
-from plandsl.search.values import METRICS, MOST
+from plandsl.searches.front import Floats, first_rows, pareto
+from plandsl.searches.values import METRICS, MOST
 from plandsl.spec.search import Goal
 
 

@@ -25,8 +25,8 @@ from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.serving.records import Records
 from plandsl.driver import CompiledPlan, simulate
 from plandsl.progress import Tick, count_parts
-from plandsl.search.run import Compiler
-from plandsl.search.spread import Ahead, Workers
+from plandsl.searches.run import Compiler
+from plandsl.searches.spread import Ahead, Workers
 from plandsl.spec.plan import PlanSpec
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from plandsl.backends.cost.answers.mean_load import IN_FLIGHT, mean_load, requests_in_flight
 from plandsl.backends.cost.answers.money import serve_demand
 from plandsl.backends.cost.deployments.deployment import Deployment
-from plandsl.search.values import Values, evaluate_metrics
+from plandsl.searches.values import Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
 
 

@@ -16,9 +16,9 @@ from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
 from plandsl.progress import Tick
-from plandsl.search.space import Candidate, Grid, Space
-from plandsl.search.tally import NO_ROWS, Rows, Tally, fill_tally
-from plandsl.search.values import METRICS, Values, evaluate_metrics
+from plandsl.searches.space import Candidate, Grid, Space
+from plandsl.searches.tally import NO_ROWS, Rows, Tally, fill_tally
+from plandsl.searches.values import METRICS, Values, evaluate_metrics
 from plandsl.spec.plan import PlanSpec, RequireSpec
 from plandsl.spec.requires import SIMULATED
 from plandsl.spec.search import DEGREES, LOADS, Combination, Condition, Goal, SearchSpec
@@ -100,7 +100,7 @@ def do_job(job: Job, compiler: Compiler, every: bool = False) -> Done:
     """Evaluate one job. With ``every``, the result has all its rows."""
     if job.at_mean:
         from plandsl.backends.cost.answers.mean_load import plan_at_mean
-        from plandsl.search.closed_form import evaluate_mean
+        from plandsl.searches.closed_form import evaluate_mean
     compiled = compiler.compile(plan_at_mean(job.plan) if job.at_mean else job.plan)
     found = evolve(job.tally, missed={}, best={})
     if wrong := tuple(d for d in compiled.findings if d.severity == "error"):

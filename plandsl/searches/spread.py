@@ -18,8 +18,8 @@ from plandsl._version import __version__
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.passes import structure
 from plandsl.progress import Tick
-from plandsl.search.run import CHUNK, Compiler, Done, Found, Job, Run, do_job
-from plandsl.search.space import Grid
+from plandsl.searches.run import CHUNK, Compiler, Done, Found, Job, Run, do_job
+from plandsl.searches.space import Grid
 from plandsl.spec.search import Setting
 
 PATIENCE = 4

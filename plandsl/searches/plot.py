@@ -10,12 +10,12 @@ import numpy as np
 from attrs import evolve
 
 from plandsl import plotting
-from plandsl.search.answer import Configuration, configurations
-from plandsl.search.front import Floats
-from plandsl.search.maps import axis_label, draw_maps, map_pairs
-from plandsl.search.points import Points
-from plandsl.search.run import Found
-from plandsl.search.tally import Rows
+from plandsl.searches.answer import Configuration, configurations
+from plandsl.searches.front import Floats
+from plandsl.searches.maps import axis_label, draw_maps, map_pairs
+from plandsl.searches.points import Points
+from plandsl.searches.run import Found
+from plandsl.searches.tally import Rows
 from plandsl.spec.plan import RequireSpec
 from plandsl.spec.search import SearchSpec
 from plandsl.units import show_time

@@ -12,16 +12,16 @@ from rich.text import Text
 
 from plandsl.answers.text.words import plain_table, show_value
 from plandsl.printing import print_lines
-from plandsl.search.account import account_for
-from plandsl.search.answer import Configuration, Miss, Remedy
-from plandsl.search.run import Found
-from plandsl.search.values import MOST
-from plandsl.search.words import WORDS
+from plandsl.searches.account import account_for
+from plandsl.searches.answer import Configuration, Miss, Remedy
+from plandsl.searches.run import Found
+from plandsl.searches.values import MOST
+from plandsl.searches.words import WORDS
 from plandsl.tables import Sheet
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
-    from plandsl.search.shortlist import Shortlist
+    from plandsl.searches.shortlist import Shortlist
 
 SHOWN = 12
 """Most rows of the front that are printed; the JSON has all of them."""
@@ -51,7 +51,7 @@ def print_found(found: Found, answer: Answer, seconds: float, console: Console) 
     parts: list[RenderableType] = [_title(found, seconds), Text()]
     printed = 0
     if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
-        from plandsl.search.show_shortlist import simulated_parts
+        from plandsl.searches.show_shortlist import simulated_parts
 
         parts += simulated_parts(found, answer.top, answer.shortlist, answer.alike)
         parts += origin_lines(answer.origins)

@@ -9,10 +9,10 @@ import numpy as np
 from attrs import define
 from numpy.typing import NDArray
 
-from plandsl.search.front import Floats
-from plandsl.search.run import MEMORY, Found, Table
-from plandsl.search.space import Space
-from plandsl.search.tally import NO_ROWS, Rows
+from plandsl.searches.front import Floats
+from plandsl.searches.run import MEMORY, Found, Table
+from plandsl.searches.space import Space
+from plandsl.searches.tally import NO_ROWS, Rows
 from plandsl.spec.search import DEGREES, Choice, Combination, SearchSpec
 
 CLOUD = 20_000
