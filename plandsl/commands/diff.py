@@ -10,6 +10,7 @@ from plandsl._version import __version__
 from plandsl.commands.console import OK, open_console, print_json, spaced
 from plandsl.commands.sources import open_module, read_overrides
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.files import split_part
 
 if TYPE_CHECKING:
     from plandsl.driver import CompiledPlan
@@ -87,9 +88,9 @@ def _plans_to_compare(arguments: Namespace) -> list[CompiledPlan]:
 
 def _split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
     """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
-    path, colon, name = text.rpartition(":")
+    path, name = split_part(text)
     is_file = Path(path).suffix == ".plan" or Path(path).is_file()
-    return (path, name) if colon and is_file and not Path(text).exists() else (text, plan)
+    return (path, name) if name is not None and is_file and not Path(text).exists() else (text, plan)
 
 
 def _plan_not_named(path: str, module: Module, wanted: str) -> Diagnostic:
