@@ -105,7 +105,7 @@ class Canvas:
         if not text.strip():
             return  # Graphviz crashes when it frees an empty line
         shown = text if width is None else fit(text, width, size, bold)
-        w = text_width(shown, size, bold) * 1.1 + 4 if width is None else width
+        w = text_width(shown, size, bold) + 4 if width is None else width
         w = math.ceil(w)
         left = {"l": x, "c": x - w / 2, "r": x - w}[align]
         look = {"shape": "plaintext"} | _label(shown, size, bold=bold, color=color, width=w, align=align)

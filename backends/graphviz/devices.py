@@ -5,19 +5,20 @@ from __future__ import annotations
 from plandsl.backends.graphviz.bars import memory_bar, memory_keys
 from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.devices_layout import (
-    CARD_W,
     GAP,
     HOP_X,
     HOP_Y,
     IDLE_H,
     LINE_H,
-    MOST_SHARES,
     PAD,
     TITLE,
     Layout,
     Sizes,
+    card_lines,
+    card_place,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
+from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import (
     AXES,
@@ -47,14 +48,18 @@ class Devices(Layout):
 
     def draw(self) -> str:
         """The whole picture."""
-        self.paint()
+        self.paint(self.width)
         return finish(self.canvas, self.facts, self._caption(), self.legend(), self._note())
 
-    def paint(self) -> None:
-        """Draw all but the title and the legend."""
+    @property
+    def width(self) -> float:
+        """The width that the machine needs."""
+        return max(self.sizes(self.grid).all[0] + 2 * PAD + 8, MIN_WIDTH)
+
+    def paint(self, width: float) -> None:
+        """Draw all but the title and the legend, ``width`` points wide."""
         facts, node, canvas = self.facts, self.facts.plan.node, self.canvas
         sizes = self.sizes(self.grid)
-        width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
         idle = max(0, node.count - facts.plan.sharding.ranks)
         top = TOP + 54
         x0 = (width - sizes.all[0]) / 2
@@ -101,6 +106,8 @@ class Devices(Layout):
         canvas.box(x, y, w, h, fill=inner, stroke=LINE, style="rounded", name=title)
         canvas.text(x + PAD, y + 15, title, size=13, bold=True)
         held = stage_words(facts, s) if self.total[1] > 1 else "all layers" if self.total[0] > 1 else ""
+        if self.in_stage == 1:
+            held = ""  # the card says it
         words = ", ".join(w for w in (f"{self.in_stage} GPUs" if self.in_stage > 1 else "", held) if w)
         canvas.text(x + w - PAD, y + 15, words, size=12, color=MUTED, align="r", width=w - 2 * PAD - 70)
         ranks = facts.groups[r, s]
@@ -156,27 +163,22 @@ class Devices(Layout):
         facts, canvas = self.facts, self.canvas
         held = facts.memory_of(rank, stage)
         over = held.total > held.capacity
-        inside = CARD_W - 20
+        inside = self.card_w - 20
         fill = self.kinds[facts.gpus[rank].name] if facts.gpus else CARD
-        canvas.box(
-            x, y, CARD_W, self.card_h, fill=fill, stroke=BAD if over else LINE, pen=2 if over else 1, style="rounded",
-            name=f"GPU {rank}",
-        )  # fmt: skip
-        canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, width=80)
-        at = facts.program.mesh.coordinates(rank)
-        place = ", ".join(f"{n} {at[n]}" for n, size in facts.program.mesh.axes if size > 1)
-        canvas.text(x + CARD_W - 10, y + 15, place, color=MUTED, align="r", width=inside - 62)
-        lines = [stage_words(facts, stage), *self.shares[rank]]
-        if len(lines) > MOST_SHARES + 1:
-            lines = [*lines[:MOST_SHARES], f"and {len(lines) - MOST_SHARES} more dimensions"]
-        lines = [*(gpu.name for gpu in facts.gpus[rank : rank + 1]), *lines]
-        for i, line in enumerate(lines):
+        edge, pen = (BAD, 2) if over else (LINE, 1)
+        canvas.box(x, y, self.card_w, self.card_h, fill=fill, stroke=edge, pen=pen, style="rounded", name=f"GPU {rank}")
+        title = text_width(f"GPU {rank}", 14, True)
+        canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, width=title + 1)
+        canvas.text(
+            x + self.card_w - 10, y + 15, card_place(facts, rank), color=MUTED, align="r", width=inside - title - 8
+        )
+        for i, line in enumerate(card_lines(facts, rank, self.shares[rank])):
             canvas.text(x + 10, y + 35 + i * LINE_H, line, color=INK if i == 0 else MUTED, width=inside)
         top = y + self.card_h - 38
         line = f"{show_bytes(held.total)} of {show_bytes(held.capacity)}"
         canvas.text(x + 10, top + 6, line, color=BAD if over else INK, bold=over, width=inside - 52)
         share = show_percent(held.total / held.capacity)
-        canvas.text(x + CARD_W - 10, top + 6, share, color=BAD if over else MUTED, align="r", width=52)
+        canvas.text(x + self.card_w - 10, top + 6, share, color=BAD if over else MUTED, align="r", width=52)
         scale = max(held.total, held.capacity)
         memory_bar(canvas, held, x=x + 10, y=top + 17, w=inside, h=12, scale=scale, name=f"GPU {rank}:")
 
@@ -206,7 +208,7 @@ class Devices(Layout):
         """The number of rows of idle GPUs, the GPUs in each row, and the width of one."""
         shown = min(idle, 16)
         across = min(shown, 8) or 1
-        each = min(CARD_W, (width - 2 * PAD - 4 - (across - 1) * GAP) / across)
+        each = min(self.card_w, (width - 2 * PAD - 4 - (across - 1) * GAP) / across)
         return -(-shown // across), across, each
 
     def _draw_idle(self, idle: int, y: float, width: float, across: int, each: float) -> None:

@@ -12,7 +12,6 @@ from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices import Devices, describe
 from plandsl.backends.graphviz.devices_layout import (
     BUS,
-    CARD_W,
     GAP,
     HOP_X,
     HOP_Y,
@@ -26,6 +25,7 @@ from plandsl.backends.graphviz.devices_layout import (
     WIDE,
     Grid,
     Sizes,
+    card_width,
     gpu_colors,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
@@ -64,7 +64,7 @@ class Nodes(Devices):
         self.drawn = min(self.used, max(1, MOST_CARDS // self.most))
         self.idle_nodes = min(cluster.count - self.used, MOST_IDLE) if self.drawn == self.used else 0
         self.shares = {rank: facts.shares(rank) for node in range(self.drawn) for rank in self._drawn_ranks(node)}
-        self.kinds = gpu_colors(facts)
+        self.kinds, self.card_w = gpu_colors(facts), card_width(facts, self.shares)
         lines = min(max(len(s) for s in self.shares.values()), MOST_SHARES)
         self.card_h = 86 + LINE_H * (lines + bool(self.kinds))
         order = {axis: i for i, (axis, _) in enumerate(reversed(facts.inner_axes))}
@@ -148,11 +148,11 @@ class Nodes(Devices):
         bus = BUS + 8 * (len(self.majors()) > 0) if self.lines else 0.0
         rows = -(-self.most // grid.cards)
         card_h = self.card_h + bus
-        w = grid.cards * (CARD_W + GAP) - GAP + 2 * PAD
+        w = grid.cards * (self.card_w + GAP) - GAP + 2 * PAD
         h = rows * (card_h + GAP - 4) - (GAP - 4) + TITLE + PAD + self.lines * LINE_H + 6
         across, down = min(self.drawn, grid.stages), -(-self.drawn // grid.stages)
         whole = across * (w + HOP_X) - HOP_X, down * (h + HOP_Y) - HOP_Y
-        return Sizes((CARD_W, card_h), (w, h), (w, h), whole)
+        return Sizes((self.card_w, card_h), (w, h), (w, h), whole)
 
     def majors(self) -> list[str]:
         """The axes, except the last, over which GPUs of one node exchange."""
@@ -162,11 +162,10 @@ class Nodes(Devices):
 
     # ---- drawing
 
-    def paint(self) -> None:
-        """Draw all but the title and the legend."""
+    def paint(self, width: float) -> None:
+        """Draw all but the title and the legend, ``width`` points wide."""
         facts, canvas, cluster = self.facts, self.canvas, self.cluster
         sizes = self.sizes(self.grid)
-        width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
         top, x0 = TOP + 72, (width - sizes.all[0]) / 2
         bottom = top + sizes.all[1] + (IDLE_H + 12 if self.idle_nodes else 0)
         canvas.box(
@@ -227,14 +226,15 @@ class Nodes(Devices):
             canvas.text(x + PAD, below + i * LINE_H, line, color=color, width=w - 2 * PAD)
 
     def _draw_idle_gpu(self, rank: int, x: float, y: float) -> None:
-        self.canvas.box(x, y, CARD_W, self.card_h, fill=IDLE, stroke=LINE, style="rounded,dashed", name=f"GPU {rank}")
-        self.canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, color=FAINT, width=CARD_W - 14)
-        self.canvas.text(x + 10, y + 35, "idle", color=MUTED, width=CARD_W - 14)
+        name = f"GPU {rank}"
+        self.canvas.box(x, y, self.card_w, self.card_h, fill=IDLE, stroke=LINE, style="rounded,dashed", name=name)
+        self.canvas.text(x + 10, y + 15, name, size=14, bold=True, color=FAINT, width=self.card_w - 14)
+        self.canvas.text(x + 10, y + 35, "idle", color=MUTED, width=self.card_w - 14)
 
     def _draw_idle_nodes(self, y: float, width: float) -> None:
         """Draw the nodes without ranks."""
         left = self.cluster.count - self.used
-        each = min(CARD_W, (width - 2 * PAD + GAP) / max(self.idle_nodes, 1) - GAP)
+        each = min(self.card_w, (width - 2 * PAD + GAP) / max(self.idle_nodes, 1) - GAP)
         x0 = (width - self.idle_nodes * (each + GAP) + GAP) / 2
         for i in range(self.idle_nodes):
             name, words = f"node {self.used + i}", f"{self.per_node} GPUs, idle"

@@ -8,7 +8,7 @@ from plandsl.backends.graphviz.devices import machine_drawing
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.header import TOP, Key, finish
 from plandsl.backends.graphviz.palette import MUTED, TRANSFER
-from plandsl.ir.program import PHASES
+from plandsl.ir.program import DECODE, PREFILL
 from plandsl.units import show_bytes, show_count, show_rate, show_time
 
 ROOM, BETWEEN = 24.0, 64.0
@@ -19,14 +19,16 @@ def draw_pools(facts: Facts, found: Pools) -> str:
     """Draw the prefill pool above the decode pool."""
     canvas, y = Canvas(f"{facts.plan.name}: devices"), 0.0
     keys: dict[tuple[str, str], Key] = {}
-    for phase, pool in zip(PHASES, (found.prefill, found.decode), strict=True):
+    pools = ((PREFILL, found.prefill), (DECODE, found.decode))
+    both = [machine_drawing(Facts(facts.model, pool.estimate, phase)) for phase, pool in pools]
+    width = max(each.width for each in both)
+    for (phase, pool), each in zip(pools, both, strict=True):
         if y:
             _draw_transfer(canvas, found, TOP + y)
             y += BETWEEN
-        each = machine_drawing(Facts(facts.model, pool.estimate, phase))
-        each.paint()
+        each.paint(width)
         canvas.text(0, TOP + y + 9, f"{phase} pool", size=15, bold=True)
-        canvas.text(130, TOP + y + 9, _show_pool(pool), size=12, color=MUTED)
+        canvas.text(140, TOP + y + 9, _show_pool(pool), size=12, color=MUTED)
         canvas.place(each.canvas, 0, y + ROOM, phase)
         y += ROOM + each.canvas.bottom - TOP
         keys |= {(key.color, key.text): key for key in each.legend()}

@@ -1,0 +1,117 @@
+"""Pictures whose texts are measured: none crosses the edge of a box, none lies on another, no line runs through one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plandsl.backends.graphviz import PHASES, VIEWS, draw
+from plandsl.backends.graphviz.canvas import Canvas
+from plandsl.backends.graphviz.fonts import text_width
+from plandsl.driver import CompiledPlan, compile_file, compile_text
+from plandsl.testing import compiled, deployments
+from tests.pictures import cuts, faults, read_picture
+
+ROOT = Path(__file__).parents[1] / "examples"
+EXAMPLES = sorted(path for path in ROOT.rglob("*.plan") if path.stem not in ("common", "search_70b", "search_study"))
+"""The examples that have plans with a load."""
+
+LOAD = "workload { input = 2048, output = 256, batch = 16 }"
+NETWORK = "network { topology = switch, bandwidth = 50 GB/s, latency = 5 us }"
+
+
+def nodes(count: int) -> str:
+    return f"cluster {{ node = h100_8, count = {count}, {NETWORK} }}"
+
+
+LARGE = {
+    "rack": "model = deepseek_v3, node = gb200_8 with { count = 72 }, sharding { ep = 64 }",
+    "replicas": "model = llama_3_1_405b, node = gb200_8 with { count = 72 }, sharding { tp = 8, dp = 9 }",
+    "stages": f"model = llama_3_1_405b, {nodes(4)}, sharding {{ tp = 8, pp = 4 }}",
+    "in_nodes": f"model = llama_3_1_70b, {nodes(2)}, sharding {{ tp = 4, pp = 4 }}",
+    "over_nodes": f"model = llama_3_1_405b, {nodes(2)}, sharding {{ tp = 16 }}",
+    "many_nodes": f"model = llama_3_1_70b, {nodes(64)}, sharding {{ tp = 8, dp = 64 }}",
+    "too_large": "model = llama_3_1_405b, node = a100_sxm_8, sharding { tp = 8 }",
+}
+"""Plans on many GPUs, and one that does not fit."""
+
+
+@cache
+def large(name: str) -> CompiledPlan:
+    (plan,) = compile_text(f"plan {name} {{ {LARGE[name]}, {LOAD} }}")
+    return plan
+
+
+# ---- measuring
+
+
+def test_widths_cover_the_widest_font_that_machines_fall_back_to() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import get_data_path
+    from matplotlib.ft2font import FT2Font, LoadFlags
+
+    for bold, file in ((False, "DejaVuSans.ttf"), (True, "DejaVuSans-Bold.ttf")):
+        font = FT2Font(str(Path(get_data_path()) / "fonts" / "ttf" / file))
+        font.set_size(1000, 72)
+        for code in (*range(32, 127), *map(ord, "\N{MULTIPLICATION SIGN}\N{MIDDLE DOT}\N{HORIZONTAL ELLIPSIS}")):
+            drawn = font.load_char(code, LoadFlags.NO_HINTING).linearHoriAdvance / 65536
+            assert text_width(chr(code), 1000, bold) >= drawn - 1
+
+
+def test_faults_are_found() -> None:
+    canvas = Canvas("t")
+    canvas.box(0, 0, 40, 20, "#ffffff", name="box")
+    canvas.text(2, 10, "longer than its box")
+    canvas.text(60, 12, "on it")
+    canvas.line([(0, 40), (200, 40)], "#000000", name="line")
+    canvas.text(0, 40, "struck")
+    canvas.line([(0, 60), (200, 60)], "#000000", name="hidden")
+    canvas.box(0, 50, 100, 20, "#ffffff", name="ground")
+    canvas.text(4, 60, "fine")
+    assert faults(canvas.dot()) == [
+        "`longer than its box` crosses `box`",
+        "`longer than its box` on `on it`",
+        "`line` through `struck`",
+    ]
+
+
+def test_texts_are_read_as_they_were_written() -> None:
+    canvas = Canvas("t")
+    for bold in (False, True):
+        canvas.text(0, 20 + 20 * bold, 'a "b" \\l <c> & d', bold=bold)
+    assert read_picture(canvas.dot()).words == ('a "b" \\l <c> & d',) * 2
+
+
+# ---- the law
+
+
+def draw_views(plan: CompiledPlan, views: Iterable[str], phase: str) -> Iterator[tuple[str, str]]:
+    """The pictures of a plan whose estimate is made once."""
+    found = plan.closed_form()
+    for view in views:
+        yield view, draw(view, plan.cost, found, phase) if plan.spec.split is None else plan.draw(view, phase)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_texts_of_examples_have_room(path: Path) -> None:
+    """The first plan of a file in every view, the next ones in one view each."""
+    names = list(VIEWS)
+    for i, plan in enumerate(compile_file(path)[:6]):
+        for view, dot in draw_views(plan, names if i == 0 else names[i - 1 : i], PHASES[i % 2]):
+            assert (view, faults(dot), cuts(read_picture(dot))) == (view, [], [])
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_texts_of_large_machines_have_room(name: str) -> None:
+    for view, dot in draw_views(large(name), ("devices", "memory"), "prefill"):
+        assert (view, faults(dot), cuts(read_picture(dot))) == (view, [], [])
+
+
+@given(deployments(), st.sampled_from(sorted(VIEWS)), st.sampled_from(PHASES))
+def test_texts_of_drawn_plans_have_room(spec, view: str, phase: str) -> None:
+    assert faults(compiled(spec).draw(view, phase)) == []
