@@ -79,7 +79,8 @@ def _check(made: _Parser) -> None:
 
 def _render(made: _Parser) -> None:
     _add_file(made)
-    made.add_argument("--view", choices=("devices", "block", "timeline", "memory", "tradeoff"), default="devices",
+    views = ("devices", "communication", "block", "timeline", "memory", "tradeoff")
+    made.add_argument("--view", choices=views, default="devices",
                       help="of one plan (default: devices), or the tradeoff of all plans")  # fmt: skip
     _add_phase(made)
     made.add_argument("--against", choices=("ttft", "tpot", "latency"), action="append",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from plandsl.answers.autoscale import Autoscale
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
+    from plandsl.answers.flows import Flows
     from plandsl.answers.rate import FoundRate
     from plandsl.answers.seeds import OverSeeds
     from plandsl.backends.cost import Deployment
@@ -213,13 +214,19 @@ class CompiledPlan:
         return (metrics.prefill if phase == "prefill" else metrics.decode).main.plan
 
     def draw(self, view: str = "devices", phase: str = "prefill") -> str:
-        """The picture of a view as DOT text. Of two pools, `devices` shows both; other views show the phase's pool."""
-        from plandsl.backends.graphviz import draw
+        """The picture of a view as DOT text. Of two pools, most views show the phase's pool, some show both."""
+        from plandsl.backends.graphviz import WHOLE, draw
 
-        if self._pools and view != "devices":
+        if self._pools and view not in WHOLE:
             pool = self._pools[phase == "decode"]
             return draw(view, pool.cost, pool.closed_form(), phase)
         return draw(view, self.cost, self.closed_form(), phase)
+
+    def flows(self) -> tuple[Flows, ...]:
+        """Who sends how much to whom: in a prefill, in a decode step, and between two pools."""
+        from plandsl.backends.cost.answers.flows import flows
+
+        return flows(self.cost)
 
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
         """Run the sharded program on small dimensions and compare it with the unsharded one."""

@@ -108,7 +108,7 @@ def test_texts_of_examples_have_room(path: Path) -> None:
 
 @pytest.mark.parametrize("name", LARGE)
 def test_texts_of_large_machines_have_room(name: str) -> None:
-    for view, dot in draw_views(large(name), ("devices", "memory"), "prefill"):
+    for view, dot in draw_views(large(name), ("devices", "communication"), "prefill"):
         assert (view, faults(dot), cuts(read_picture(dot))) == (view, [], [])
 
 
