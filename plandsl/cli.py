@@ -145,6 +145,12 @@ def _diff(made: _Parser) -> None:
     _add_selection(made)
 
 
+def _compare_comm(made: _Parser) -> None:
+    made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="all plans of a file, or one")
+    made.add_argument("-o", "--output", metavar="OUT", help="also draw the comparison, a .svg, .png, .pdf or .dot file")
+    _add_selection(made)
+
+
 def _calibrate(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", nargs="+", help="CSV files, or folders of them (docs/calibration.md)")
     made.add_argument("-o", "--output", metavar="OUT", required=True,
@@ -203,6 +209,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "passes": ("list the passes of the compiler, in order", _passes),
     "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic", _explain),
     "diff": ("compare two plans term by term", _diff),
+    "compare-comm": ("compare what several plans send: by phase and mesh axis", _compare_comm),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
@@ -284,6 +291,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from plandsl import commands
 
     command: Callable[[argparse.Namespace], int] = getattr(
-        commands, f"run_{arguments.command}", commands.refuse_command
+        commands, f"run_{arguments.command.replace('-', '_')}", commands.refuse_command
     )
     return command(arguments)

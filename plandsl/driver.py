@@ -27,6 +27,7 @@ from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
     from plandsl.answers.autoscale import Autoscale
+    from plandsl.answers.communication import Compared
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
     from plandsl.answers.flows import Flows
@@ -288,6 +289,18 @@ def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
     from plandsl.fields import changes
 
     return evolve(difference(a.cost, b.cost), changes=changes(a.spec, b.spec))
+
+
+def compare_communication(plans: Sequence[CompiledPlan], names: Sequence[str] = ()) -> list[Compared]:
+    """What each plan sends, by phase and axis, under ``names`` or its own name."""
+    from plandsl.answers.communication import Compared
+
+    out = []
+    for name, plan in zip(names or [plan.name for plan in plans], plans, strict=True):
+        e = plan.closed_form()
+        meshes = (e.mesh,) if e.pools is None else (e.pools.prefill.estimate.mesh, e.pools.decode.estimate.mesh)
+        out.append(Compared(name, meshes, e.gpus, ttft_s=e.ttft_s, tpot_s=e.tpot_s, sent=e.communication))
+    return out
 
 
 def programs(plan: PlanSpec) -> tuple[Program, Program]:

@@ -59,7 +59,7 @@ def read_picture(dot: str) -> Picture:
             texts.append(_text(node[6], left, right, y)._replace(order=node.start()))
         elif "invis" not in node[6]:
             hides = "filled" in node[6] or "striped" in node[6]
-            boxes.append(Shape(node[1], left, right, bottom, top, node.start(), hides))
+            boxes.append(Shape(node[1], left, right, bottom, top, order=node.start(), hides=hides))
     return Picture(tuple(texts), tuple(boxes), tuple(_lines(dot)))
 
 
@@ -83,7 +83,8 @@ def _lines(dot: str) -> Iterator[Shape]:
     for edge in EDGE.finditer(dot):
         spots = [tuple(map(float, spot.split(","))) for spot in edge[2].split()]
         for (ax, ay), (bx, by) in pairwise(spots):
-            yield Shape(edge[1], min(ax, bx), max(ax, bx), min(ay, by), max(ay, by), edge.start())
+            ends = (min(ax, bx), max(ax, bx), min(ay, by), max(ay, by))
+            yield Shape(edge[1], *ends, edge.start())
 
 
 # ---- what is wrong

@@ -312,7 +312,7 @@ def commands():
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         planc("--help")
-    return re.findall(r"^    (\w+) ", text.getvalue(), re.MULTILINE)
+    return re.findall(r"^    ([\w-]+) ", text.getvalue(), re.MULTILINE)
 
 
 def options():

@@ -10,7 +10,8 @@ from hypothesis import given
 
 from plandsl.answers.communication import TRANSFER
 from plandsl.answers.flows import Flows
-from plandsl.backends.cost.answers.flows import EVEN, LEVELS, NEXT, RAILS, TREE, flows, rank_blocks, spread
+from plandsl.backends.cost.answers.flows import EVEN, LEVELS, NEXT, RAILS, TREE, flows, spread
+from plandsl.backends.cost.answers.ranks import rank_blocks
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.types import Mesh

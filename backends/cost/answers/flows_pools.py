@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plandsl.answers.communication import TRANSFER
 from plandsl.answers.flows import Flows
-from plandsl.backends.cost.answers.flows import Sums, rank_blocks, ranks_per_node, stage_ranks
+from plandsl.backends.cost.answers.ranks import Sums, rank_blocks, ranks_per_node, stage_ranks
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.prefix import shared_tokens
