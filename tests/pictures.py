@@ -13,7 +13,7 @@ import numpy as np
 from plandsl.backends.graphviz.fonts import ELLIPSIS, text_width
 
 NODE = re.compile(r'  "((?:[^"\\]|\\.)*)" \[pos="([-\d.]+),([-\d.]+)", width=([\d.]+), height=([\d.]+)(.*)\]')
-EDGE = re.compile(r'  "((?:[^"\\]|\\.)*)" -> "(?:[^"\\]|\\.)*" \[pos="(?:e,[-\d.]+,[-\d.]+ )?([^"]*)"(.*)\]')
+EDGE = re.compile(r'  "((?:[^"\\]|\\.)*)" -> "(?:[^"\\]|\\.)*" \[pos="(?:[se],[-\d.]+,[-\d.]+ )*([^"]*)"(.*)\]')
 BOLD = re.compile(r"<B>(.*)</B>")
 LABEL = re.compile(r'label="((?:[^"\\]|\\.)*?)(\\[lr])?"')
 

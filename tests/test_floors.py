@@ -32,7 +32,7 @@ WINGS = {
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",
-    "backends.graphviz.devices_cluster", "backends.graphviz.devices_pools", "grammar.experts", "grammar.foreign",
+    "backends.graphviz.devices_cluster", "backends.graphviz.devices_sections", "grammar.experts", "grammar.foreign",
     "grammar.hf", "grammar.homes", "grammar.latent", "grammar.misplaced", "grammar.near", "grammar.overrides",
     "grammar.places",
     "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
@@ -44,7 +44,7 @@ WINGS = {
 BACK = {
     ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "search.command"),
     ("commands", "search.scale"), ("commands", "search.simulate"),
-    ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
+    ("backends.graphviz.devices_sections", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),
     ("passes.shard_latent", "passes.shard"), ("grammar.traffic", "grammar.workloads"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -110,6 +111,48 @@ def test_texts_of_examples_have_room(path: Path) -> None:
 def test_texts_of_large_machines_have_room(name: str) -> None:
     for view, dot in draw_views(large(name), ("devices", "communication"), "prefill"):
         assert (view, faults(dot), cuts(read_picture(dot))) == (view, [], [])
+
+
+# ---- the devices view
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_every_gpu_is_drawn_or_counted(name: str) -> None:
+    plan = large(name)
+    picture = read_picture(plan.draw("devices"))
+    cards = [int(b.name.split()[1]) for b in picture.boxes if re.fullmatch(r"GPU \d+", b.name)]
+    idle = plan.spec.gpus - plan.spec.ranks
+    counted = sum(int(m[1]) for word in picture.words if (m := re.fullmatch(r"(\d+) more GPUs?", word)))
+    others = sum(int(m[1]) for word in picture.words if (m := re.search(r"to \d+, (\d+) GPUs", word)))
+    assert len(set(cards)) == len(cards)
+    assert sum(card < plan.spec.ranks for card in cards) + counted + others == plan.spec.ranks
+    assert sum(card >= plan.spec.ranks for card in cards) == min(idle, 16)
+
+
+def test_a_plan_with_two_shardings_shows_both() -> None:
+    (plan,) = compile_file(ROOT / "shift_llama_3_3_70b.plan", plan="shift")
+    picture = read_picture(plan.draw("devices"))
+    assert {"ulysses", "ulysses_tp"} <= set(picture.words)
+    assert "steps of more than 256 tokens, here prefill; drawn: what prefill sends" in picture.words
+    assert "steps of at most 256 tokens, here decode; drawn: what decode sends" in picture.words
+    assert sum(box.name.startswith("ulysses GPU") and box.name[-1].isdigit() for box in picture.boxes) == 8
+
+
+@pytest.mark.parametrize("name", ["stages", "in_nodes", "over_nodes"])
+def test_every_send_has_an_arrow_and_its_bytes(name: str) -> None:
+    plan = large(name)
+    dot = plan.draw("devices")
+    arrows = {line.name.removeprefix("arrow: ") for line in read_picture(dot).lines if line.name.startswith("arrow: ")}
+    said = {word for word in read_picture(dot).words if re.search(r" over \w+.*: |^stage \d+ to \d+: ", word)}
+    assert {re.sub(r" \(\d+\)$", "", arrow) for arrow in arrows} == said
+    assert all(re.search(r"\d [KMGT]?B", word) for word in said)
+    between = [line for line in read_picture(dot).lines if re.match(r"node \d+ to node", line.name)]
+    labels = [word for word in read_picture(dot).words if re.fullmatch(r"[\d.]+ [KMGT]?B(, .*)?", word)]
+    assert between
+    assert labels
+
+
+# ---- drawn plans
 
 
 @given(deployments(), st.sampled_from(sorted(VIEWS)), st.sampled_from(PHASES))

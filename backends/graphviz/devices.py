@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plandsl.backends.graphviz.bars import memory_bar, memory_keys
-from plandsl.backends.graphviz.canvas import Canvas
+from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices_layout import (
     GAP,
     HOP_X,
     HOP_Y,
     IDLE_H,
     LINE_H,
+    MARK,
     PAD,
+    REST_H,
     TITLE,
     Layout,
     Sizes,
     card_lines,
     card_place,
+    counted,
+    ranged,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.fonts import text_width
@@ -63,7 +69,8 @@ class Devices(Layout):
         idle = max(0, node.count - facts.plan.sharding.ranks)
         top = TOP + 54
         x0 = (width - sizes.all[0]) / 2
-        bottom = top + sizes.all[1]
+        rest_top = top + sizes.all[1] + 12
+        bottom = top + sizes.all[1] + len(self.rest()) * (REST_H + 8) + 4 * bool(self.rest())
         idle_rows, across, each = self._idle_rows(idle, width)
         if idle:
             bottom += 8 + idle_rows * (IDLE_H + 8)
@@ -78,6 +85,7 @@ class Devices(Layout):
             row, col = divmod(r, self.grid.replicas)
             w, h = sizes.replica
             self._draw_replica(r, x0 + col * (w + GAP + 4), top + row * (h + GAP + 4), sizes)
+        self._draw_rest(rest_top, width)
         self._draw_idle(idle, bottom - idle_rows * (IDLE_H + 8) + 8, width, across, each)
 
     def _caption(self) -> str:
@@ -116,14 +124,24 @@ class Devices(Layout):
         for i, rank in enumerate(ranks[: self.cards]):
             row, col = divmod(i, self.grid.cards)
             gap = GAP - 4 if card_h > self.card_h else GAP
-            self._draw_card(rank, s, x + PAD + col * (card_w + GAP), top + row * (card_h + gap))
+            place = x + PAD + col * (card_w + GAP), top + row * (card_h + gap)
+            if i < self.shown:
+                self._draw_card(rank, s, *place)
+            else:
+                self._draw_others(ranks[i:], s, *place)
         if card_h > self.card_h:
             self._draw_buses(s, x, top, sizes)
         rows = -(-self.cards // self.grid.cards)
         below = top + rows * (card_h + GAP - 4) - (GAP - 4) + LINE_H / 2 + 4
         for i, t in enumerate(self.traffic[s]):
             line = f"{t.op} {TIMES} {t.runs} over {t.axis}: {show_bytes(t.bytes)} in {show_time(t.seconds)}"
-            canvas.text(x + PAD, below + i * LINE_H, line, color=self.colors.get(t.axis, AXES[0]), width=w - 2 * PAD)
+            self.draw_line((x + PAD, below + i * LINE_H), line, self.colors.get(t.axis, AXES[0]), w - 2 * PAD)
+
+    def draw_line(self, at: Point, line: str, color: str, width: float, hop: bool = False) -> None:
+        """Write what is sent, behind an arrow: with two heads for an exchange, with one for a hop."""
+        x, y = at
+        self.canvas.line([(x, y), (x + MARK, y)], color, pen=1.5, arrow=hop, both=not hop, name=f"arrow: {line}")
+        self.canvas.text(x + MARK + 8, y, line, color=color, width=width - MARK - 8)
 
     def _draw_buses(self, s: int, x: float, top: float, sizes: Sizes) -> None:
         """Lines under the cards: one for each group along the last axis, and one that joins them for other axes."""
@@ -181,6 +199,31 @@ class Devices(Layout):
         canvas.text(x + self.card_w - 10, top + 6, share, color=BAD if over else MUTED, align="r", width=52)
         scale = max(held.total, held.capacity)
         memory_bar(canvas, held, x=x + 10, y=top + 17, w=inside, h=12, scale=scale, name=f"GPU {rank}:")
+
+    def _draw_others(self, ranks: Sequence[int], stage: int, x: float, y: float) -> None:
+        """Draw a card that counts the GPUs of a stage which have none of their own."""
+        canvas, held = self.canvas, self.facts.estimate.stages[stage]
+        title, inside = counted(len(ranks), "more GPU"), self.card_w - 20
+        canvas.box(x, y, self.card_w, self.card_h, fill=CARD, stroke=LINE, style="rounded,dashed", name=title)
+        canvas.text(x + 10, y + 15, title, size=14, bold=True, width=inside)
+        near = ranks[-1] - ranks[0] == len(ranks) - 1
+        where = ranged("GPU", ranks[0], ranks[-1]) if near else f"GPU {ranks[0]}, ... and {ranks[-1]}"
+        lines = [where, "the next part of each dimension"]
+        for i, line in enumerate(lines):
+            canvas.text(x + 10, y + 35 + i * LINE_H, line, color=INK if i == 0 else MUTED, width=inside)
+        canvas.text(x + 10, y + self.card_h - 32, f"each at most {show_bytes(held.total)}", width=inside)
+
+    def _draw_rest(self, y: float, width: float) -> None:
+        """Draw a strip for each kind of part that is counted and not drawn."""
+        for i, (title, words) in enumerate(self.rest()):
+            top = y + i * (REST_H + 8)
+            self.canvas.box(
+                PAD, top, width - 2 * PAD, REST_H, fill=CARD, stroke=LINE, style="rounded,dashed", name=title
+            )
+            space = text_width(title, 14, True) + 1
+            self.canvas.text(PAD + 14, top + REST_H / 2, title, size=14, bold=True, width=space)
+            left = PAD + 14 + space + 12
+            self.canvas.text(left, top + REST_H / 2, words, size=12, color=MUTED, width=width - left - PAD - 12)
 
     def _draw_hop(self, s: int, a: tuple[float, float], b: tuple[float, float], stage: tuple[float, float]) -> None:
         size, seconds = self.facts.hop
@@ -241,16 +284,7 @@ class Devices(Layout):
 
     def _note(self) -> str:
         what = "prefill of one batch" if self.facts.phase == "prefill" else "one decode step of a batch"
-        words = f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""
-        left = []
-        if self.cards < self.in_stage:
-            left.append(f"{self.in_stage - self.cards} of {self.in_stage} GPUs of each stage")
-        if self.stages < self.total[1]:
-            left.append(f"{self.total[1] - self.stages} of {self.total[1]} stages")
-        if self.replicas < self.total[0]:
-            left.append(f"{self.total[0] - self.replicas} of {self.total[0]} replicas")
-        more = f"not drawn: {', '.join(left)}" if left else ""
-        return DOT.join(w for w in (words, more) if w)
+        return f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""
 
 
 def describe(node: NodeSpec) -> str:
@@ -289,9 +323,9 @@ def machine_drawing(facts: Facts) -> Devices:
 
 
 def devices(facts: Facts) -> str:
-    """The whole picture of a plan: its machine, or the machines of both pools."""
-    if facts.estimate.pools is not None:
-        from plandsl.backends.graphviz.devices_pools import draw_pools
+    """The whole picture of a plan: its machine, or the machines of both pools, once for each of two shardings."""
+    if facts.estimate.pools is not None or facts.estimate.shift is not None:
+        from plandsl.backends.graphviz.devices_sections import draw_sections
 
-        return draw_pools(facts, facts.estimate.pools)
+        return draw_sections(facts)
     return machine_drawing(facts).draw()

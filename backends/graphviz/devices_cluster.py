@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from plandsl.backends.cost.answers.flows import flows
 from plandsl.backends.cost.work.crossing import near_boundaries
 from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices import Devices, describe
@@ -17,18 +18,23 @@ from plandsl.backends.graphviz.devices_layout import (
     HOP_Y,
     IDLE_H,
     LINE_H,
+    MARK,
     MOST_CARDS,
     MOST_IN_STAGE,
     MOST_SHARES,
     PAD,
+    REST_H,
     TITLE,
     WIDE,
     Grid,
     Sizes,
     card_width,
+    counted,
     gpu_colors,
+    ranged,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
+from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key
 from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
 from plandsl.ir.nodes import groups, node_span
@@ -38,17 +44,25 @@ from plandsl.units import show_bytes, show_rate, show_time
 MOST_LINES, MOST_IDLE = 6, 8
 """Most lines of text below the GPUs of a node, and most idle nodes that are drawn."""
 
-LANE = 9.0
-"""Distance between lines of different axes in the gap between nodes."""
+LANE, LANE_DOWN, LANE_ACROSS = 9.0, 46.0, 150.0
+"""Distance between arrows of different lanes: in the gap between rows, side by side, and down from row to row."""
 
 
 class Joint(NamedTuple):
-    """A line from one node to another: for an axis, or, with ``label``, for a hop of the pipeline."""
+    """An arrow from one node to another: a hop of the pipeline, or with two heads an exchange along ``axis``.
+
+    ``label`` is the bytes and the seconds of a hop, or the bytes that leave a node along the axis.
+    """
 
     start: int
     end: int
     axis: str
-    label: tuple[str, str] | None = None
+    label: tuple[str, ...]
+
+    @property
+    def lane(self) -> tuple[str, bool]:
+        """Arrows of one lane lie on one line: those of an axis, and hops in one direction."""
+        return self.axis, self.start < self.end
 
 
 class Nodes(Devices):
@@ -61,6 +75,7 @@ class Nodes(Devices):
         self.total = (facts.plan.sharding.replicas, len(facts.program.stages))
         self.used = -(-self.ranks // self.per_node)
         self.cards = self.most = min(self.per_node, MOST_IN_STAGE)
+        self.shown = self.most - (self.most < self.per_node)  # the last card counts the others
         self.drawn = min(self.used, max(1, MOST_CARDS // self.most))
         self.idle_nodes = min(cluster.count - self.used, MOST_IDLE) if self.drawn == self.used else 0
         self.shares = {rank: facts.shares(rank) for node in range(self.drawn) for rank in self._drawn_ranks(node)}
@@ -74,12 +89,20 @@ class Nodes(Devices):
         self.lines = max(len(t) for t in self.text)
         self.grid = min(self._grids(), key=self._score)
 
+    def rest(self) -> list[tuple[str, str]]:
+        """What is counted below the drawing: the nodes that are not drawn."""
+        if self.drawn == self.used:
+            return []
+        gpus = counted(self.ranks - self.drawn * self.per_node, "GPU")
+        names = ranged("node", self.drawn, self.used - 1)
+        return [(counted(self.used - self.drawn, "more node"), f"{names}, {gpus} in use")]
+
     # ---- the nodes
 
     def _drawn_ranks(self, node: int) -> range:
         """The ranks of a node that are drawn."""
         first = node * self.per_node
-        return range(first, min(first + self.most, self.ranks))
+        return range(first, min(first + self.shown, self.ranks))
 
     def _stages(self, node: int) -> list[int]:
         first = node * self.per_node
@@ -102,7 +125,7 @@ class Nodes(Devices):
                 found.append((words, self.colors.get(t.axis, AXES[0])))
             if s + 1 in stages and self._stays_inside(s):
                 size, seconds = self._hop_of(s)
-                found.append((f"stage {s} to {s + 1}: {size} in {seconds}", HOP))
+                found.append((f"stage {s} to {s + 1}: {size} from each GPU, {seconds}", HOP))
         more = len(found) - MOST_LINES
         return [*found[: MOST_LINES - 1], (f"and {more + 1} more", MUTED)] if more > 0 else found
 
@@ -114,21 +137,33 @@ class Nodes(Devices):
         return show_bytes(self.facts.hop[0]), show_time(seconds)
 
     def _joints(self) -> Iterator[Joint]:
-        """The lines between nodes: one for each axis and pair of neighbours that exchange, and one for each hop."""
+        """The arrows between nodes: one for each axis and pair of neighbours that exchange, and one for each hop."""
         program, per = self.facts.program, self.per_node
+        leaving = self._leaving()
         for axis in self.colors:
             if self._nodes_reached(axis) > 1 and any(t.axis == axis for s in self.traffic for t in s):
                 pairs: dict[tuple[int, int], None] = {}
                 for group in groups(program.mesh, axis):
                     nodes = sorted({rank // per for rank in group})
                     pairs |= dict.fromkeys(pairwise(nodes))
-                yield from (Joint(a, b, axis) for a, b in sorted(pairs))
+                label = (show_bytes(leaving[axis]),) if axis in leaving else ()
+                yield from (Joint(a, b, axis, label) for a, b in sorted(pairs))
         for s in range(self.total[1] - 1):
             hops: dict[tuple[int, int], None] = {}
             for r in range(self.total[0]):
                 ranks = zip(self.facts.groups[r, s], self.facts.groups[r, s + 1], strict=True)
                 hops |= dict.fromkeys((a // per, b // per) for a, b in ranks if a // per != b // per)
             yield from (Joint(a, b, "", self._hop_of(s)) for a, b in hops)
+
+    def _leaving(self) -> dict[str, float]:
+        """The bytes that leave the first node along each axis, in the phase of the picture."""
+        every = flows(self.facts.model, size=self.per_node)
+        (found,) = (one for one in every if one.phase == self.facts.phase)
+        sums: dict[str, float] = {}
+        for cell in found.cells:
+            if cell.sender == 0 != cell.receiver:
+                sums[cell.axis] = sums.get(cell.axis, 0.0) + cell.bytes
+        return sums
 
     # ---- layout
 
@@ -167,7 +202,8 @@ class Nodes(Devices):
         facts, canvas, cluster = self.facts, self.canvas, self.cluster
         sizes = self.sizes(self.grid)
         top, x0 = TOP + 72, (width - sizes.all[0]) / 2
-        bottom = top + sizes.all[1] + (IDLE_H + 12 if self.idle_nodes else 0)
+        rest = len(self.rest()) * (REST_H + 8) + 4 * bool(self.rest())
+        bottom = top + sizes.all[1] + rest + (IDLE_H + 12 if self.idle_nodes else 0)
         canvas.box(
             0, TOP, width, bottom + PAD - TOP, fill=PANEL, stroke=FRAME, pen=1.5, style="rounded", name=cluster.name
         )
@@ -193,6 +229,7 @@ class Nodes(Devices):
             places.append((x0 + col * (w + HOP_X), top + row * (h + HOP_Y)))
             self._draw_node(node, *places[-1], sizes)
         self._draw_joints(places, sizes.stage)
+        self._draw_rest(top + sizes.all[1] + 12, width)
         self._draw_idle_nodes(bottom - IDLE_H, width)
 
     def _draw_node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
@@ -212,18 +249,25 @@ class Nodes(Devices):
         for i in range(self.most):
             row, col = divmod(i, self.grid.cards)
             place = x + PAD + col * (card_w + GAP), top + row * (card_h + GAP - 4)
+            others = range(shown[-1] + 1, min((node + 1) * self.per_node, self.ranks))
             if i < len(shown):
                 self._draw_card(shown[i], self.facts.index(shown[i], self.facts.program.stage_axes), *place)
+            elif others:
+                self._draw_others(others, stages[-1], *place)
             else:
                 self._draw_idle_gpu(node * self.per_node + i, *place)
-        self.cards = len(shown)
+        self.cards = len(shown) + (self.shown < self.most)
         minor = self.facts.inner_axes[-1][0] if self.facts.inner_axes else ""
         if minor and self.facts.program.mesh.stride(minor) == 1:
             self._draw_buses(stages[0], x, top, sizes)
         rows = -(-self.most // self.grid.cards)
         below = top + rows * (card_h + GAP - 4) - (GAP - 4) + LINE_H / 2 + 4
         for i, (line, color) in enumerate(self.text[node]):
-            canvas.text(x + PAD, below + i * LINE_H, line, color=color, width=w - 2 * PAD)
+            at = x + PAD, below + i * LINE_H
+            if color == MUTED:
+                canvas.text(at[0] + MARK + 8, at[1], line, color=color, width=w - 2 * PAD - MARK - 8)
+            else:
+                self.draw_line(at, line, color, w - 2 * PAD, hop=color == HOP)
 
     def _draw_idle_gpu(self, rank: int, x: float, y: float) -> None:
         name = f"GPU {rank}"
@@ -248,64 +292,60 @@ class Nodes(Devices):
     # ---- between nodes
 
     def _draw_joints(self, places: list[Point], size: tuple[float, float]) -> None:
-        lanes = list(dict.fromkeys(j.axis for j in self._joints()))
-        for joint in self._joints():
-            if joint.end >= self.drawn or joint.start >= self.drawn:
-                continue
-            lane = (lanes.index(joint.axis) - (len(lanes) - 1) / 2) * LANE
-            color = HOP if joint.label else self.colors[joint.axis]
-            points = self._path(places[joint.start], places[joint.end], size, lane, bool(joint.label))
-            name = f"node {joint.start} to node {joint.end}"
-            self.canvas.line(
-                points, color, pen=2, arrow=joint.label is not None, name=f"{name}, {joint.axis or 'stages'}"
-            )
-            if joint.label:
-                self._draw_label(points, joint.label)
+        joints = [joint for joint in self._joints() if max(joint.start, joint.end) < self.drawn]
+        lanes = list(dict.fromkeys(joint.lane for joint in joints))
+        for joint in joints:
+            at = lanes.index(joint.lane) - (len(lanes) - 1) / 2
+            hop = not joint.axis
+            color = HOP if hop else self.colors[joint.axis]
+            points = self._path(places[joint.start], places[joint.end], size, at)
+            name = f"node {joint.start} to node {joint.end}, {joint.axis or 'stages'}"
+            self.canvas.line(points, color, pen=2, arrow=hop, both=not hop, name=name)
+            self._draw_label(points, joint.label, color)
 
-    def _path(self, a: Point, b: Point, size: tuple[float, float], lane: float, arrow: bool) -> list[Point]:
-        """The points of a line from one box to another, around the boxes between them."""
-        (w, h), off = size, 5.0 if arrow else 0.0
-        near = abs(a[0] - b[0]) < w + HOP_X + 1
-        if a[1] == b[1] and near:
-            y = a[1] + h / 2 + lane
-            ends = [(a[0] + w + off, y), (b[0] - off, y)] if a[0] < b[0] else [(a[0] - off, y), (b[0] + w + off, y)]
-            return list(ends)
-        start, end = a[0] + w / 2 + lane, b[0] + w / 2 + lane
+    def _path(self, a: Point, b: Point, size: tuple[float, float], at: float) -> list[Point]:
+        """The points of an arrow from one box to another, around the boxes between them, in its lane ``at``."""
+        (w, h), off = size, 5.0
+        beside, across, near = at * LANE_DOWN, at * LANE_ACROSS, at * LANE
+        if a[1] == b[1] and abs(a[0] - b[0]) < w + HOP_X + 1:
+            y = a[1] + h / 2 + beside
+            right, left = (a[0] + w + off, y), (b[0] - off, y)
+            return [right, left] if a[0] < b[0] else [(a[0] - off, y), (b[0] + w + off, y)]
+        start, end = a[0] + w / 2 + across, b[0] + w / 2 + across
         if a[1] == b[1]:
-            down = a[1] + h + HOP_Y / 2 + lane
+            down = a[1] + h + HOP_Y / 2 + near
             return [(start, a[1] + h + off), (start, down), (end, down), (end, b[1] + h + off)]
         up = b[1] < a[1]
         first, last = (a[1] - off, b[1] + h + off) if up else (a[1] + h + off, b[1] - off)
         if a[0] == b[0] and abs(a[1] - b[1]) < h + HOP_Y + 1:
             return [(start, first), (end, last)]
-        middle = (b[1] + h + HOP_Y / 2 if up else b[1] - HOP_Y / 2) + lane
-        side = a[0] - HOP_X / 2 + lane if a[0] > 0 and abs(a[1] - b[1]) > h + HOP_Y + 1 else start
-        return [(start, first), (start, first + lane), (side, first + lane), (side, middle), (end, middle), (end, last)]
+        middle = (b[1] + h + HOP_Y / 2 if up else b[1] - HOP_Y / 2) + near
+        side = start
+        if abs(a[1] - b[1]) > h + HOP_Y + 1:
+            side = a[0] - HOP_X / 2 + near if a[0] > 0 else start
+        turn = first + (near if side != start else 0)
+        return [(start, first), (start, turn), (side, turn), (side, middle), (end, middle), (end, last)]
 
-    def _draw_label(self, points: list[Point], label: tuple[str, str]) -> None:
+    def _draw_label(self, points: list[Point], label: tuple[str, ...], color: str) -> None:
+        """Write the label above and below a level arrow, or right of the end of another."""
         (ax, ay), (bx, by) = points[0], points[-1]
         if ay == by and len(points) == 2:
-            self.canvas.text((ax + bx) / 2, ay - 11, label[0], color=HOP, align="c", width=HOP_X - 6)
-            self.canvas.text((ax + bx) / 2, ay + 12, label[1], color=HOP, align="c", width=HOP_X - 6)
+            for words, y in zip(label, (ay - 11, ay + 12), strict=False):
+                self.canvas.text((ax + bx) / 2, y, words, color=color, align="c", width=HOP_X - 6)
             return
-        at = (ay + by) / 2 if len(points) == 2 else max(by, points[-2][1]) - 8
-        self.canvas.text(bx + 12, at, ", ".join(label), color=HOP, width=160)
+        at = (ay + by) / 2 if len(points) == 2 else (by + points[-2][1]) / 2
+        words = ", ".join(label)
+        self.canvas.text(bx + 8, at, words, color=color, width=text_width(words, 11) + 1)
 
     # ---- the legend
 
     def legend(self) -> list[Key]:
         """Every colour and its meaning."""
         keys = super().legend()
-        if any(j.label is None for j in self._joints()):
-            keys.append(Key("line", MUTED, "between boxes: over the network"))
+        if any(joint.axis for joint in self._joints()):
+            keys.append(Key("both", MUTED, "between nodes: bytes that leave a node along the axis"))
         return keys
 
     def _note(self) -> str:
         what = "prefill of one batch" if self.facts.phase == "prefill" else "one decode step of a batch"
-        words = f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""
-        left = []
-        if self.most < self.per_node:
-            left.append(f"{self.per_node - self.most} of {self.per_node} GPUs of each node")
-        if self.drawn < self.used:
-            left.append(f"{self.used - self.drawn} of {self.used} nodes")
-        return DOT.join(w for w in (words, f"not drawn: {', '.join(left)}" if left else "") if w)
+        return f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""

@@ -21,7 +21,10 @@ MOST_CARD_W = 340.0
 HOP_X, HOP_Y = 92.0, 46.0
 """Space for an arrow and its label between stages side by side, and between rows of stages."""
 
-BUS, LINE_H, IDLE_H = 14.0, 15.0, 44.0
+BUS, LINE_H, IDLE_H, REST_H = 14.0, 15.0, 44.0, 34.0
+MARK = 24.0
+"""The length of the arrow before a line of text about what is sent."""
+
 WIDE = 1.9
 """The ratio of width to height that fills a slide below its title."""
 
@@ -53,6 +56,16 @@ def gpu_colors(facts: Facts) -> dict[str, str]:
     """A colour for each kind of GPU, by name; empty where all GPUs are of one kind."""
     names = dict.fromkeys(gpu.name for gpu in facts.gpus)
     return {name: GPUS[i % len(GPUS)] for i, name in enumerate(names)}
+
+
+def counted(many: int, what: str) -> str:
+    """``3 more stages``, ``1 GPU``."""
+    return f"{many} {what}{'s' if many > 1 else ''}"
+
+
+def ranged(what: str, first: int, last: int) -> str:
+    """``stage 8``, ``stage 8 to 63``."""
+    return f"{what} {first}" if first == last else f"{what} {first} to {last}"
 
 
 def card_lines(facts: Facts, rank: int, shares: list[str]) -> list[str]:
@@ -88,6 +101,7 @@ class Layout:
         self.total = (sharding.replicas, len(facts.program.stages))
         self.in_stage = sharding.ranks // (self.total[0] * self.total[1])
         self.cards = min(self.in_stage, MOST_IN_STAGE)
+        self.shown = self.cards - (self.cards < self.in_stage)  # the last card counts the others
         self.stages = min(self.total[1], MOST_CARDS // self.cards)
         self.replicas = min(self.total[0], max(1, MOST_CARDS // (self.cards * self.stages)))
         self.shares = {rank: facts.shares(rank) for rank in self._ranks()}
@@ -104,7 +118,19 @@ class Layout:
     def _ranks(self) -> Iterator[int]:
         for r in range(self.replicas):
             for s in range(self.stages):
-                yield from self.facts.groups[r, s][: self.cards]
+                yield from self.facts.groups[r, s][: self.shown]
+
+    def rest(self) -> list[tuple[str, str]]:
+        """What is counted below the drawing: a title and its details for stages, and for replicas."""
+        found = []
+        if more := self.total[1] - self.stages:
+            words = f"{ranged('stage', self.stages, self.total[1] - 1)}, {counted(more * self.in_stage, 'GPU')}"
+            found.append((counted(more, "more stage"), f"{words} of each replica" if self.total[0] > 1 else words))
+        if more := self.total[0] - self.replicas:
+            words = f"{ranged('replica', self.replicas, self.total[0] - 1)}, "
+            words += f"{counted(more * self.in_stage * self.total[1], 'GPU')}, the same as those drawn"
+            found.append((counted(more, "more replica"), words))
+        return found
 
     # ---- layout
 

@@ -76,7 +76,10 @@ def _show_speculation(e: Estimate) -> str:
 
 
 class Key(NamedTuple):
-    """An entry of a legend: colour, meaning and ``look``: ``box``, ``frame``, ``line``, ``arrow`` or ``dash``."""
+    """An entry of a legend: colour, meaning and ``look``.
+
+    Looks: ``box``, ``frame``, ``line``, ``arrow``, ``both`` (an arrow with two heads) or ``dash``.
+    """
 
     look: str
     color: str
@@ -90,15 +93,15 @@ def legend(canvas: Canvas, y: float, width: float, keys: Sequence[Key], note: st
         need = 22 + text_width(key.text, 11) + 22
         if x and x + need > width:
             x, y = 0.0, y + 19
+        heads = {"arrow": key.look == "arrow", "both": key.look == "both"}
         if key.look == "box":
             canvas.box(x, y - 5.5, 15, 11, key.color, name=f"legend: {key.text}")
         elif key.look == "frame":
             canvas.box(x, y - 5.5, 15, 11, fill=key.color, stroke=FAINT, style="dashed", name=f"legend: {key.text}")
         else:
-            style = "dashed" if key.look == "dash" else ""
-            ends = [(x, y), (x + 16, y)]
-            canvas.line(ends, key.color, pen=2, arrow=key.look == "arrow", style=style, name=f"legend: {key.text}")
-        gap = 26 if key.look == "arrow" else 22
+            style, long = "dashed" if key.look == "dash" else "", 22 if key.look == "both" else 16
+            canvas.line([(x, y), (x + long, y)], key.color, pen=2, **heads, style=style, name=f"legend: {key.text}")
+        gap = 28 if any(heads.values()) else 22
         canvas.text(x + gap, y, key.text, color=MUTED, width=need - 24)
         x += need + gap - 22
     if note:
