@@ -155,6 +155,16 @@ class Nodes(Devices):
                 hops |= dict.fromkeys((a // per, b // per) for a, b in ranks if a // per != b // per)
             yield from (Joint(a, b, "", self._hop_of(s)) for a, b in hops)
 
+    def _dips(self) -> bool:
+        """Whether an arrow passes below the last row, to a node of the row that is no neighbour."""
+        across = self.grid.stages
+        last = (self.drawn - 1) // across
+        return any(
+            joint.start // across == joint.end // across == last and abs(joint.start - joint.end) > 1
+            for joint in self._joints()
+            if max(joint.start, joint.end) < self.drawn
+        )
+
     def _leaving(self) -> dict[str, float]:
         """The bytes that leave the first node along each axis, in the phase of the picture."""
         every = flows(self.facts.model, size=self.per_node)
@@ -204,6 +214,7 @@ class Nodes(Devices):
         top, x0 = TOP + 72, (width - sizes.all[0]) / 2
         rest = len(self.rest()) * (REST_H + 8) + 4 * bool(self.rest())
         bottom = top + sizes.all[1] + rest + (IDLE_H + 12 if self.idle_nodes else 0)
+        bottom += HOP_Y - PAD if self._dips() else 0.0
         canvas.box(
             0, TOP, width, bottom + PAD - TOP, fill=PANEL, stroke=FRAME, pen=1.5, style="rounded", name=cluster.name
         )
@@ -229,7 +240,7 @@ class Nodes(Devices):
             places.append((x0 + col * (w + HOP_X), top + row * (h + HOP_Y)))
             self._draw_node(node, *places[-1], sizes)
         self._draw_joints(places, sizes.stage)
-        self._draw_rest(top + sizes.all[1] + 12, width)
+        self._draw_rest(top + sizes.all[1] + 12 + (HOP_Y - PAD if self._dips() else 0.0), width)
         self._draw_idle_nodes(bottom - IDLE_H, width)
 
     def _draw_node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
@@ -298,15 +309,19 @@ class Nodes(Devices):
             at = lanes.index(joint.lane) - (len(lanes) - 1) / 2
             hop = not joint.axis
             color = HOP if hop else self.colors[joint.axis]
-            points = self._path(places[joint.start], places[joint.end], size, at)
+            apart = min(LANE_ACROSS, (size[0] - 30) / len(lanes))
+            points = self._path(places[joint.start], places[joint.end], size, at, apart)
             name = f"node {joint.start} to node {joint.end}, {joint.axis or 'stages'}"
             self.canvas.line(points, color, pen=2, arrow=hop, both=not hop, name=name)
-            self._draw_label(points, joint.label, color)
+            self._draw_label(points, joint.label, color, apart)
 
-    def _path(self, a: Point, b: Point, size: tuple[float, float], at: float) -> list[Point]:
-        """The points of an arrow from one box to another, around the boxes between them, in its lane ``at``."""
+    def _path(self, a: Point, b: Point, size: tuple[float, float], at: float, apart: float) -> list[Point]:
+        """The points of an arrow from one box to another, around the boxes between them, in its lane ``at``.
+
+        Lanes that go down are ``apart`` points from one another.
+        """
         (w, h), off = size, 5.0
-        beside, across, near = at * LANE_DOWN, at * LANE_ACROSS, at * LANE
+        beside, across, near = at * LANE_DOWN, at * apart, at * LANE
         if a[1] == b[1] and abs(a[0] - b[0]) < w + HOP_X + 1:
             y = a[1] + h / 2 + beside
             right, left = (a[0] + w + off, y), (b[0] - off, y)
@@ -326,7 +341,7 @@ class Nodes(Devices):
         turn = first + (near if side != start else 0)
         return [(start, first), (start, turn), (side, turn), (side, middle), (end, middle), (end, last)]
 
-    def _draw_label(self, points: list[Point], label: tuple[str, ...], color: str) -> None:
+    def _draw_label(self, points: list[Point], label: tuple[str, ...], color: str, apart: float) -> None:
         """Write the label above and below a level arrow, or right of the end of another."""
         (ax, ay), (bx, by) = points[0], points[-1]
         if ay == by and len(points) == 2:
@@ -335,6 +350,8 @@ class Nodes(Devices):
             return
         at = (ay + by) / 2 if len(points) == 2 else (by + points[-2][1]) / 2
         words = ", ".join(label)
+        if text_width(words, 11) + 14 > apart:
+            words = label[0] if label else ""
         self.canvas.text(bx + 8, at, words, color=color, width=text_width(words, 11) + 1)
 
     # ---- the legend
