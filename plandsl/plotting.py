@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,17 @@ def save(figure: Any, path: Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else None
     try:
         with write_whole(path) as file:
-            figure.savefig(file, format=path.suffix[1:], metadata=metadata, dpi=200, bbox_inches="tight")
+            drawn = BytesIO()
+            figure.savefig(drawn, format=path.suffix[1:], metadata=metadata, dpi=200, bbox_inches="tight")
+            file.write(_rounded(drawn.getvalue()) if path.suffix == ".svg" else drawn.getvalue())
     finally:
         pyplot().close(figure)
+
+
+def _rounded(svg: bytes) -> bytes:
+    """An SVG whose paths and places have two digits behind the point, which is a hundredth of a point."""
+
+    def short(found: re.Match[bytes]) -> bytes:
+        return re.sub(rb"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip(".").encode(), found[0])
+
+    return re.sub(rb' (?:d|x|y)="[^"]*"', short, svg)

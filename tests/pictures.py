@@ -79,12 +79,12 @@ def _text(look: str, left: float, right: float, middle: float) -> Shape:
 
 
 def _lines(dot: str) -> Iterator[Shape]:
-    """Each straight piece of each line."""
+    """Each straight piece of each line, from its lower end, which may be right of the upper one."""
     for edge in EDGE.finditer(dot):
         spots = [tuple(map(float, spot.split(","))) for spot in edge[2].split()]
         for (ax, ay), (bx, by) in pairwise(spots):
-            ends = (min(ax, bx), max(ax, bx), min(ay, by), max(ay, by))
-            yield Shape(edge[1], *ends, edge.start())
+            (left, low), (right, high) = sorted([(ax, ay), (bx, by)], key=lambda end: end[1])
+            yield Shape(edge[1], left, right, low, high, order=edge.start())
 
 
 # ---- what is wrong
@@ -117,6 +117,22 @@ def _covers(text: Shape, edges: Any) -> Any:
     )
 
 
+STEP = 4.0
+"""Points along a slanted piece of a line, at each of which it is looked for."""
+
+
+def _steps(line: Shape) -> Iterator[Shape]:
+    """A level or upright piece itself, and points along a slanted one."""
+    wide, high = abs(line.right - line.left), line.top - line.bottom
+    if not wide or not high:
+        yield line._replace(left=min(line.left, line.right), right=max(line.left, line.right))
+        return
+    many = int(max(wide, high) / STEP) + 1
+    for i in range(many + 1):
+        x, y = line.left + (line.right - line.left) * i / many, line.bottom + high * i / many
+        yield line._replace(left=x, right=x, bottom=y, top=y)
+
+
 class Measured:
     """A picture with the edges of its shapes as arrays."""
 
@@ -124,7 +140,7 @@ class Measured:
         self.picture = picture
         self.boxes, self.texts = _edges(picture.boxes), _edges(picture.texts)
         self.hides = np.array([box.hides for box in picture.boxes], dtype=bool)
-        self.lines = [line for line in picture.lines if line.left == line.right or line.bottom == line.top]
+        self.lines = [step for line in picture.lines for step in _steps(line)]
         self.pieces = _edges(self.lines)
 
     def ground(self, text: Shape) -> float:
@@ -146,11 +162,11 @@ class Measured:
                 yield f"`{text.name}` on `{self.picture.texts[i].name}`"
 
     def strikes(self) -> Iterator[str]:
-        """Texts that a line runs through where it can be seen; slanted pieces are left out."""
+        """Texts that a line runs through where it can be seen."""
         for text in self.picture.texts:
             wide = self.pieces + np.array([[-1], [1], [-1], [1], [0]]) * (SLACK - 1)  # lines have no width
-            for i in np.flatnonzero((self.pieces[4] > self.ground(text)) & _meets(text, wide)):
-                yield f"`{self.lines[i].name}` through `{text.name}`"
+            met = np.flatnonzero((self.pieces[4] > self.ground(text)) & _meets(text, wide))
+            yield from dict.fromkeys(f"`{self.lines[i].name}` through `{text.name}`" for i in met)
 
 
 def cuts(picture: Picture) -> list[str]:

@@ -25,7 +25,6 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_file, compile_text
 
 pytest.importorskip("matplotlib")
-pytestmark = pytest.mark.usefixtures("texts_apart")
 
 TEXT = """workload chat { input = lognormal(mean = 900, p95 = 3200), output = 20, rate = 16 req/s, requests = 60 }
 plan one { model = llama_3_1_8b, node = h100_1, sharding { tp = 1 }, engine = vllm, workload = chat
@@ -67,6 +66,7 @@ def steps_of(*rows: tuple[int, float, float]) -> Steps:
 # ---- files
 
 
+@pytest.mark.usefixtures("texts_apart")
 @pytest.mark.parametrize(
     ("view", "words"),
     [
@@ -142,6 +142,7 @@ def lines_of(path: Path) -> set[str]:
     return {line.strip("<!-> ") for line in said(path).splitlines()}
 
 
+@pytest.mark.usefixtures("texts_apart")
 def test_curves_that_lie_on_one_another_say_so(tmp_path) -> None:
     file, path = tmp_path / "a.plan", tmp_path / "x.svg"
     load = "workload { input = 500, output = 50, batch = 4 }"
@@ -270,6 +271,7 @@ def test_a_closed_loop_has_more_and_more_requests_in_flight() -> None:
         sweep(made.spec, serve_made(made))
 
 
+@pytest.mark.usefixtures("texts_apart")
 def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path, short) -> None:
     path = tmp_path / "x.svg"
     status, _, err = run(capsys, tmp_path, TEXT, "--requests", 30, "--plot", path, "--view", "rates")
@@ -298,6 +300,7 @@ plan big = p with { model = llama_3_1_70b }
 """
 
 
+@pytest.mark.usefixtures("texts_apart")
 def test_the_servers_of_both_pools_have_lanes(capsys, tmp_path) -> None:
     path = tmp_path / "x.svg"
     for view in VIEWS:
@@ -336,6 +339,7 @@ def planc(capsys, tmp_path: Path, text: str, *arguments: object) -> tuple[int, s
     return status, *capsys.readouterr()
 
 
+@pytest.mark.usefixtures("texts_apart")
 def test_a_tradeoff_names_plans_bounds_and_knees(capsys, tmp_path) -> None:
     path = tmp_path / "x.svg"
     status, out, err = planc(capsys, tmp_path, BATCHES, "-o", path)

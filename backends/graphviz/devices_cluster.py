@@ -44,6 +44,9 @@ from plandsl.units import show_bytes, show_rate, show_time
 MOST_LINES, MOST_IDLE = 6, 8
 """Most lines of text below the GPUs of a node, and most idle nodes that are drawn."""
 
+MOST_LINE_W = 480.0
+"""A node is wide enough for its longest line of text, up to this."""
+
 LANE, LANE_DOWN, LANE_ACROSS = 9.0, 46.0, 150.0
 """Distance between arrows of different lanes: in the gap between rows, side by side, and down from row to row."""
 
@@ -87,6 +90,9 @@ class Nodes(Devices):
         self.traffic = [sorted(facts.traffic(s), key=lambda t: order.get(t.axis, 99)) for s in range(self.total[1])]
         self.text = [self._lines(node) for node in range(self.drawn)]
         self.lines = max(len(t) for t in self.text)
+        lines = [text_width(line, 11) + MARK + 9 for own in self.text for line, _ in own]
+        titles = [text_width(self._words(node), 12) + 80 for node in range(self.drawn)]
+        self.line_w = min(max([*lines, *titles]), MOST_LINE_W)
         self.grid = min(self._grids(), key=self._score)
 
     def rest(self) -> list[tuple[str, str]]:
@@ -133,8 +139,10 @@ class Nodes(Devices):
         return near_boundaries(self.facts.program, self.cluster)[s]
 
     def _hop_of(self, s: int) -> tuple[str, str]:
-        seconds = float(self.facts.times.regions[self.facts.phase_model.boundaries[s]].span)
-        return show_bytes(self.facts.hop[0]), show_time(seconds)
+        return show_bytes(self.facts.hop[0]), show_time(self._hop_seconds(s))
+
+    def _hop_seconds(self, s: int) -> float:
+        return float(self.facts.times.regions[self.facts.phase_model.boundaries[s]].span)
 
     def _joints(self) -> Iterator[Joint]:
         """The arrows between nodes: one for each axis and pair of neighbours that exchange, and one for each hop."""
@@ -148,12 +156,12 @@ class Nodes(Devices):
                     pairs |= dict.fromkeys(pairwise(nodes))
                 label = (show_bytes(leaving[axis]),) if axis in leaving else ()
                 yield from (Joint(a, b, axis, label) for a, b in sorted(pairs))
-        for s in range(self.total[1] - 1):
-            hops: dict[tuple[int, int], None] = {}
+        slowest: dict[tuple[int, int], int] = {}  # several hops may join two nodes
+        for s in sorted(range(self.total[1] - 1), key=self._hop_seconds):
             for r in range(self.total[0]):
                 ranks = zip(self.facts.groups[r, s], self.facts.groups[r, s + 1], strict=True)
-                hops |= dict.fromkeys((a // per, b // per) for a, b in ranks if a // per != b // per)
-            yield from (Joint(a, b, "", self._hop_of(s)) for a, b in hops)
+                slowest |= dict.fromkeys(((a // per, b // per) for a, b in ranks if a // per != b // per), s)
+        yield from (Joint(a, b, "", self._hop_of(s)) for (a, b), s in sorted(slowest.items()))
 
     def _dips(self) -> bool:
         """Whether an arrow passes below the last row, to a node of the row that is no neighbour."""
@@ -193,7 +201,7 @@ class Nodes(Devices):
         bus = BUS + 8 * (len(self.majors()) > 0) if self.lines else 0.0
         rows = -(-self.most // grid.cards)
         card_h = self.card_h + bus
-        w = grid.cards * (self.card_w + GAP) - GAP + 2 * PAD
+        w = max(grid.cards * (self.card_w + GAP) - GAP, self.line_w) + 2 * PAD
         h = rows * (card_h + GAP - 4) - (GAP - 4) + TITLE + PAD + self.lines * LINE_H + 6
         across, down = min(self.drawn, grid.stages), -(-self.drawn // grid.stages)
         whole = across * (w + HOP_X) - HOP_X, down * (h + HOP_Y) - HOP_Y
@@ -239,21 +247,25 @@ class Nodes(Devices):
             row, col = divmod(node, self.grid.stages)
             places.append((x0 + col * (w + HOP_X), top + row * (h + HOP_Y)))
             self._draw_node(node, *places[-1], sizes)
-        self._draw_joints(places, sizes.stage)
+        self._draw_joints(places, sizes.stage, width)
         self._draw_rest(top + sizes.all[1] + 12 + (HOP_Y - PAD if self._dips() else 0.0), width)
         self._draw_idle_nodes(bottom - IDLE_H, width)
+
+    def _words(self, node: int) -> str:
+        """The stages of a node, or its replicas."""
+        if self.total[1] > 1:
+            return DOT.join(f"stage {s}: {stage_words(self.facts, s)}" for s in self._stages(node))
+        if self.total[0] == 1:
+            return ""
+        axes = self.facts.plan.sharding.replica_axes
+        found = sorted({self.facts.index(r, axes) for r in self._drawn_ranks(node)})
+        return "replica " + ", ".join(map(str, found)) if len(found) <= 4 else f"{len(found)} replicas"
 
     def _draw_node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
         canvas, (w, h) = self.canvas, sizes.stage
         canvas.box(x, y, w, h, fill="#eef2f6", stroke=LINE, style="rounded", name=f"node {node}")
         canvas.text(x + PAD, y + 15, f"node {node}", size=13, bold=True)
-        stages, words = self._stages(node), ""
-        if self.total[1] > 1:
-            words = DOT.join(f"stage {s}: {stage_words(self.facts, s)}" for s in stages)
-        elif self.total[0] > 1:
-            axes = self.facts.plan.sharding.replica_axes
-            found = sorted({self.facts.index(r, axes) for r in self._drawn_ranks(node)})
-            words = "replica " + ", ".join(map(str, found)) if len(found) <= 4 else f"{len(found)} replicas"
+        stages, words = self._stages(node), self._words(node)
         canvas.text(x + w - PAD, y + 15, words, size=12, color=MUTED, align="r", width=w - 2 * PAD - 70)
         card_w, card_h = sizes.card
         top, shown = y + TITLE, self._drawn_ranks(node)
@@ -302,18 +314,22 @@ class Nodes(Devices):
 
     # ---- between nodes
 
-    def _draw_joints(self, places: list[Point], size: tuple[float, float]) -> None:
+    def _draw_joints(self, places: list[Point], size: tuple[float, float], width: float) -> None:
+        """Draw all arrows between nodes, and then their labels, on a ground that hides arrows below them."""
         joints = [joint for joint in self._joints() if max(joint.start, joint.end) < self.drawn]
         lanes = list(dict.fromkeys(joint.lane for joint in joints))
+        apart = min(LANE_ACROSS, (size[0] - 30) / max(len(lanes), 1))
+        drawn = []
         for joint in joints:
             at = lanes.index(joint.lane) - (len(lanes) - 1) / 2
             hop = not joint.axis
             color = HOP if hop else self.colors[joint.axis]
-            apart = min(LANE_ACROSS, (size[0] - 30) / len(lanes))
             points = self._path(places[joint.start], places[joint.end], size, at, apart)
             name = f"node {joint.start} to node {joint.end}, {joint.axis or 'stages'}"
             self.canvas.line(points, color, pen=2, arrow=hop, both=not hop, name=name)
-            self._draw_label(points, joint.label, color, apart)
+            drawn.append((points, joint.label, color))
+        for points, label, color in drawn:
+            self._draw_label(points, label, color, (apart, width))
 
     def _path(self, a: Point, b: Point, size: tuple[float, float], at: float, apart: float) -> list[Point]:
         """The points of an arrow from one box to another, around the boxes between them, in its lane ``at``.
@@ -341,18 +357,29 @@ class Nodes(Devices):
         turn = first + (near if side != start else 0)
         return [(start, first), (start, turn), (side, turn), (side, middle), (end, middle), (end, last)]
 
-    def _draw_label(self, points: list[Point], label: tuple[str, ...], color: str, apart: float) -> None:
-        """Write the label above and below a level arrow, or right of the end of another."""
+    def _draw_label(self, points: list[Point], label: tuple[str, ...], color: str, room: tuple[float, float]) -> None:
+        """Write the label above and below a level arrow, or beside the end of another.
+
+        ``room``: the distance of the lanes, and the right edge of the sheet.
+        """
         (ax, ay), (bx, by) = points[0], points[-1]
         if ay == by and len(points) == 2:
             for words, y in zip(label, (ay - 11, ay + 12), strict=False):
-                self.canvas.text((ax + bx) / 2, y, words, color=color, align="c", width=HOP_X - 6)
+                self._write((ax + bx - text_width(words, 11)) / 2, y, words, color)
             return
         at = (ay + by) / 2 if len(points) == 2 else (by + points[-2][1]) / 2
         words = ", ".join(label)
-        if text_width(words, 11) + 14 > apart:
+        if text_width(words, 11) + 16 > room[0] or bx + 10 + text_width(words, 11) > room[1] - PAD:
             words = label[0] if label else ""
-        self.canvas.text(bx + 8, at, words, color=color, width=text_width(words, 11) + 1)
+        wide = text_width(words, 11) + 1
+        self._write(bx + 8 if bx + 8 + wide <= room[1] - PAD else bx - 8 - wide, at, words, color)
+
+    def _write(self, left: float, y: float, words: str, color: str) -> None:
+        """Write words on a ground that hides what lies below them."""
+        if words:
+            wide = text_width(words, 11) + 1
+            self.canvas.box(left - 2, y - 7, wide + 4, 14, PANEL, name=f"ground of {words}")
+            self.canvas.text(left, y, words, color=color, width=wide)
 
     # ---- the legend
 

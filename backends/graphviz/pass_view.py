@@ -110,7 +110,7 @@ def _draw_layer(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> t
     bottom = y + len(lanes) * (LANE + 6) + 4
     first = next(p.layers for p in facts.program.stages[0] if p.region == region)
     title = f"layer {first[0] if first else 0} of {region}: {show_time(span)}"
-    canvas.text(LEFT + 10, y - 18, title, size=14, bold=True, width=WIDTH / 2)
+    canvas.text(LEFT + WIDTH / 2, y - 20, title, size=14, bold=True, align="c", width=WIDTH / 2)
     axis.draw(canvas, y - 6, bottom)
     for i, lane in enumerate(lanes):
         canvas.text(0, y + i * (LANE + 6) + LANE / 2, lane, size=13, bold=True, width=LEFT - 8)
