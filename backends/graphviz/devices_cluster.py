@@ -90,9 +90,10 @@ class Nodes(Devices):
         self.traffic = [sorted(facts.traffic(s), key=lambda t: order.get(t.axis, 99)) for s in range(self.total[1])]
         self.text = [self._lines(node) for node in range(self.drawn)]
         self.lines = max(len(t) for t in self.text)
-        lines = [text_width(line, 11) + MARK + 9 for own in self.text for line, _ in own]
+        self.taken: list[tuple[float, float, float]] = []  # ends and middles of the labels between nodes
+        wide = [text_width(line, 11) + MARK + 9 for own in self.text for line, _ in own]
         titles = [text_width(self._words(node), 12) + 80 for node in range(self.drawn)]
-        self.line_w = min(max([*lines, *titles]), MOST_LINE_W)
+        self.line_w = min(max([*wide, *titles]), MOST_LINE_W)
         self.grid = min(self._grids(), key=self._score)
 
     def rest(self) -> list[tuple[str, str]]:
@@ -367,17 +368,28 @@ class Nodes(Devices):
             for words, y in zip(label, (ay - 11, ay + 12), strict=False):
                 self._write((ax + bx - text_width(words, 11)) / 2, y, words, color)
             return
-        at = (ay + by) / 2 if len(points) == 2 else (by + points[-2][1]) / 2
         words = ", ".join(label)
-        if text_width(words, 11) + 16 > room[0] or bx + 10 + text_width(words, 11) > room[1] - PAD:
+        if text_width(words, 11) + 16 > room[0]:
             words = label[0] if label else ""
-        wide = text_width(words, 11) + 1
-        self._write(bx + 8 if bx + 8 + wide <= room[1] - PAD else bx - 8 - wide, at, words, color)
+        middle = (ay + by) / 2 if len(points) == 2 else None
+        last = (by + points[-2][1]) / 2 if middle is None else middle
+        first = (ay + points[1][1]) / 2 if middle is None else middle
+        for shown in dict.fromkeys((words, *label[:1])):
+            wide = text_width(shown, 11) + 1
+            for x, y in ((bx + 8, last), (bx - 8 - wide, last), (ax + 8, first), (ax - 8 - wide, first)):
+                if x >= PAD and x + wide <= room[1] - PAD and self._is_free(x, y, wide):
+                    self._write(x, y, shown, color)
+                    return
+
+    def _is_free(self, x: float, y: float, wide: float) -> bool:
+        """Whether no label stands where one of ``wide`` points would."""
+        return all(x + wide + 6 < left or right + 6 < x or abs(y - at) > 16 for left, right, at in self.taken)
 
     def _write(self, left: float, y: float, words: str, color: str) -> None:
         """Write words on a ground that hides what lies below them."""
         if words:
             wide = text_width(words, 11) + 1
+            self.taken.append((left, left + wide, y))
             self.canvas.box(left - 2, y - 7, wide + 4, 14, PANEL, name=f"ground of {words}")
             self.canvas.text(left, y, words, color=color, width=wide)
 

@@ -54,7 +54,8 @@ def transfer_flows(model: Deployment, size: int | None) -> Flows:
                 if weight:
                     sums.add((giver.rank,), (taker.rank,), split.between, sent * weight / sum(weights))
     cells = sums.cells()
-    return Flows(TRANSFER, *blocks, per_node, cells, sum(cell.bytes for cell in cells))
+    between = sum(cell.bytes for cell in cells)
+    return Flows(TRANSFER, blocks[0], blocks[1], per_node, cells, between_nodes=between)
 
 
 def _holders(plan: PlanSpec, memory: MemoryModel, key: Key) -> Iterator[Holder]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +29,7 @@ def print_compared(plans: Sequence[Compared], console: Console) -> None:
             table.add_row(bold(phase))
         for plan in shown:
             _add_plan(table, plan, phase)
-    parts = [table, Text(), _per_request(plans), Text(), Text(NOTE, style="dim")]
+    parts: list[RenderableType] = [table, Text(), _per_request(plans), Text(), Text(NOTE, style="dim")]
     print_lines(console, *parts)
 
 
