@@ -38,8 +38,11 @@ demo: $(RUNTIME)  ## compile an example, print its estimates and draw its device
 	  $(BIN)/planc render $(EXAMPLE) --plan $$plan --view devices -o build/$$plan.svg || exit 1; \
 	done
 
-test: lint types  ## everything that must hold: lint, types, tests
-	$(BIN)/pytest -n auto --dist loadgroup
+test: lint  ## everything that must hold: lint, types, tests
+	@mkdir -p build
+	@$(BIN)/mypy -p plandsl > build/types.txt 2>&1 & types=$$!; \
+	$(BIN)/pytest -n auto --dist loadgroup; tests=$$?; \
+	wait $$types; wrong=$$?; cat build/types.txt; exit $$((tests + wrong > 0))
 
 lint: $(DEV)  ## ruff: rules and formatting
 	$(BIN)/ruff check

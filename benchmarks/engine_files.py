@@ -42,7 +42,7 @@ weights and cache is in `engine_memory.py`.
 LIKE = {"vllm_rocm": "vllm"}
 """Engines that use memory as another engine does."""
 
-_QUANTIZING = ("residual_norm", "norm_quantize", "activation_quantize")
+_QUANTIZING = ("gemm_bias", "residual_norm", "norm_quantize", "activation_quantize")
 _SUMMING = ("all_reduce_norm", "all_reduce_norm_quantize")
 
 FUSED: dict[str, dict[str, Any]] = {
@@ -54,11 +54,14 @@ FUSED: dict[str, dict[str, Any]] = {
     },
     "vllm_rocm": {"fusions": _QUANTIZING},
     "trtllm": {
-        "fusions": (*_SUMMING, "residual_norm", "activation_quantize", "attention_quantize", "norm_rope", "rope_cache"),
+        "fusions": (
+            *_SUMMING, "gemm_bias", "residual_norm", "activation_quantize", "attention_quantize", "norm_rope",
+            "rope_cache",
+        ),
         "fused_sizes": FusedSizes((2, 8), ((ANY, (16e6, 8e6)),)),
     },
     "sglang": {
-        "fusions": ("all_reduce_norm", "residual_norm"),
+        "fusions": ("all_reduce_norm", "gemm_bias", "residual_norm"),
         "fused_sizes": FusedSizes((8,), tuple((name, (28 * MIB,)) for name in ("fp8", "fp4"))),
     },
     "atom": {"fusions": ("all_reduce_norm", *_QUANTIZING)},
@@ -74,6 +77,7 @@ it needs `VLLM_ROCM_USE_AITER=1` (pull request 37646). TensorRT-LLM, PyTorch flo
 `customAllReduceUtils.h`; `fuse_qk_norm_rope` of `QKNormRoPEAttention`; its attention op turns, quantises and writes the
 cache. SGLang: an all_reduce of up to 2,048 tokens (`FUSE_ALLREDUCE_MAX_BATCH_SIZE`) on Hopper and Blackwell, on by
 default for DeepSeek, GPT-OSS, GLM, Kimi and Qwen mixtures of experts; here 2,048 tokens of DeepSeek's 7,168 elements.
+All of them add the bias of a linear layer in its GEMM (PyTorch's `addmm`: `CUBLASLT_EPILOGUE_BIAS`).
 ATOM: `ATOM_ENABLE_ALLREDUCE_RMSNORM_FUSION` and the fusions with quantisation, 1 by default (`atom/utils/envs.py`).
 """
 

@@ -3,7 +3,7 @@
 Each row is simulated once (`recording`), and the times of its steps are fitted (`steps`). Constants of all engines
 together come first; those of each engine are drawn to them, the closer the fewer rows it has. Errors and bands come
 from rows that a fit did not see: whole GPUs, models, sources and versions are left out in turn. Writes
-`plandsl/catalog/engines/`.
+`plandsl/catalog/engines/` and the tables of docs/calibration.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from attrs import evolve
 
 from benchmarks import bands
 from benchmarks.engine_files import Found, write
+from benchmarks.engine_page import CLASSES, write_tables
 from benchmarks.measured import Measured, read_measured
 from benchmarks.recording import ROOM, Features, Load, Recording, features, record, run_worker
 from benchmarks.steps import LOOSE, METRICS, START, STARTS, Fit, Steps, fit
@@ -243,6 +244,7 @@ def main(data: Path, residuals_file: Path | None = None, widths: bool = False) -
     show(judged, fitted)
     for name in ENGINES:
         write(name, found_of(name, cases, fitted, judged))
+    write_tables(errors_by_fold(judged), {"all": fitted.all, **fitted.engines})
     with TemporaryDirectory() as folder:
         file = residuals_file or Path(folder) / "residuals.csv"
         write_residuals(file, judged)
@@ -255,6 +257,17 @@ def found_of(name: str, cases: Sequence[Case], fitted: Pooled, judged: Sequence[
     rows = sum(case.row.engine == name and is_fitted(case.row) for case in cases) if name in fitted.engines else 0
     dense = by_metric([r for r in own if r.row.dense])
     return Found(fitted.of(name), rows, by_metric([r for r in own if not r.row.dense]) | dense)
+
+
+def errors_by_fold(judged: Sequence[Residual]) -> dict[tuple[bool, str, str], list[Errors]]:
+    """Errors of each class of rows and metric, a fold after the other."""
+    out: dict[tuple[bool, str, str], list[Errors]] = {}
+    for dense, lengths in CLASSES:
+        for fold in FOLDS:
+            kind = [r for r in judged if r.fold == fold and r.row.dense == dense and r.row.lengths == lengths]
+            for metric, found in by_metric(kind).items():
+                out.setdefault((dense, lengths, metric), []).append(found)
+    return out
 
 
 def by_metric(found: Sequence[Residual]) -> dict[str, Errors]:

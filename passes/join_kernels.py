@@ -55,6 +55,8 @@ def _fusions(op: Op, hosts: Hosts) -> Iterator[str]:
     match op, hosts.host(op):
         case ((Norm() | AddNorm() | Map()), AllReduce()):
             yield from ["all_reduce_norm"] if _is_residual_or_rms(op) else []
+        case Map(), Gemm():
+            yield "gemm_bias"
         case Norm(), Map():
             yield from ["all_reduce_norm"] if summed and _is_residual_or_rms(op) else []
             yield "residual_norm"

@@ -20,13 +20,13 @@ from plandsl.ir.collectives import Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite, Map
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.latent import LatentAttention
-from plandsl.ir.names import ENDS, HEAD, has_places, stem
+from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.rule import Regular, Rule
-from plandsl.ir.types import Dim, TensorType, Value, routed
+from plandsl.ir.types import Dim, Mesh, TensorType, Value, routed
 from plandsl.passes.layout import Layout
-from plandsl.passes.rewrite import Names, each_region, replace_fields, substitute
+from plandsl.passes.rewrite import Names, count_uses, each_region, replace_fields, substitute
 from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
@@ -44,14 +44,15 @@ def shard(program: Program, plan: PlanSpec) -> Program:
     """
     experts = frozenset(stem(name) for name, _ in program.imbalance)
     layout = Layout(plan.sharding, program.phase, experts)
-    return each_region(program, lambda region: Sharder(region, layout).run())
+    return each_region(program, lambda region: Sharder(region, layout, program.mesh).run())
 
 
 class Sharder:
     """Walks one region; gives each op operands in the layout that it needs, and each result its type."""
 
-    def __init__(self, region: Region, layout: Layout) -> None:
-        self.region, self.layout = region, layout
+    def __init__(self, region: Region, layout: Layout, mesh: Mesh) -> None:
+        self.region, self.layout, self.mesh = region, layout, mesh
+        self.uses = count_uses(region.ops)
         self.rule_region = region.name if region.name in ENDS else ""
         self.names = Names(region.values())
         self.now: dict[str, Value] = {}
@@ -164,12 +165,30 @@ class Sharder:
                 return evolve(op, q=q, k=k, v=v, sinks=sinks)
             case LatentAttention():
                 raise AssertionError("Latents lays it out")
+            case Map() if self._adds_bias_to_partial(op):
+                return self._add_on_first(op)
             case Regular():
                 return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
             case Relay():
                 raise AssertionError(f"{op.keyword} before layouts are known")
             case _:
                 assert_never(op)
+
+    def _adds_bias_to_partial(self, op: Map) -> bool:
+        """Whether ``op`` adds a weight to a partial sum that nothing else reads."""
+        if op.fn != "add" or op.limits is not None or len(op.xs) != 2:
+            return False
+        x, bias = op.xs
+        have = self.now[x.name].type
+        return bool(have.partial) and not have.softmax and bias in self.region.weights and self.uses[x.name] == 1
+
+    def _add_on_first(self, op: Map) -> Map:
+        """Add the bias to the partial sum of one rank: no collective comes between a product and its bias."""
+        x, bias = self.now[op.xs[0].name], op.xs[1]
+        dims = {stem(d.name): d.axes for d in x.type.dims}
+        laid = self.lay(bias, tuple([Dim(n, dims[stem(n)]) for n in bias.type.names]))
+        axes = tuple(axis for axis, _ in self.mesh.axes if axis in x.type.partial)
+        return evolve(op, xs=(x, laid), first=group_of(axes))
 
     def _by_rule(self, rule: Rule) -> Iterator[tuple[str, Value]]:
         """Lay out the operands of ``rule``, by name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
@@ -18,7 +19,10 @@ class _Parser(argparse.ArgumentParser):
     """Wrong arguments are wrong input: one line and exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error[E400]: {message}\nhelp: {self.prog} --help\n")
+        from plandsl.commands.findings import print_diagnostics
+        from plandsl.diagnostics import Diagnostic
+
+        print_diagnostics([Diagnostic("E400", message, hint=f"{self.prog} --help")], {})
         raise SystemExit(WRONG)
 
 
@@ -92,6 +96,17 @@ def _verify(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--steps", type=int, default=3, help="decode steps (default: 3)")
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
+
+
+def _laws(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", nargs="?", help="a .plan file, or - for standard input")
+    _add_selection(made)
+    made.add_argument("--law", metavar="NAME", action="append", default=[],
+                      help="only this law (or several); FILE.py:FUNCTION is one of your own")  # fmt: skip
+    made.add_argument("--draws", metavar="N", type=int, help="neighbours of each plan to draw (default: 3)")
+    made.add_argument("--seed", metavar="N", type=int, default=0, help="from which they are drawn (default: 0)")
+    made.add_argument("--list", action="store_true", help="print all laws, and what each says")
+    made.add_argument("-o", "--output", metavar="OUT", help="write the smallest plan that breaks a law, a .plan file")
 
 
 def _search(made: _Parser) -> None:
@@ -203,6 +218,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "check": ("report every mistake, without compiling", _check),
     "render": ("draw a plan", _render),
     "verify": ("run the sharded program on small dimensions and compare it with the unsharded one", _verify),
+    "laws": ("check what must hold of every plan, on yours and on plans that differ a little", _laws),
     "search": ("run the searches of a file: best plans, Pareto front, and why plans were excluded", _search),
     "fmt": ("rewrite files in canonical form, comments kept", _fmt),
     "catalog": ("list the models and hardware that come with planc, or print one entry", _catalog),
@@ -228,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     given = sys.argv[1:] if argv is None else argv
     if not given and sys.stdout is not None:
-        sys.stdout.write(_landing_page())
+        _print_landing_page()
         return OK
     arguments = parser(given[:1] if given[:1] and given[0] in VERBS else VERBS).parse_args(given)
     from plandsl.diagnostics import PlanError
@@ -240,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except PlanError as error:
-        from plandsl.commands import show_errors
+        from plandsl.commands.findings import show_errors
 
         return show_errors(error, arguments.json)
     except BrokenPipeError:  # the reader closed the pipe
@@ -258,26 +274,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG
 
 
-LANDING = """planc {version}: how a language model is spread over GPUs, and how fast it is then
-
-to start
-  planc init                   write a small plan, first.plan
-  planc compile first.plan     its estimates, and where the time goes
-  planc explain first.plan     what would make it faster
-  planc search FILE            the best sharding for a load
-  planc simulate FILE          percentiles under traffic
-  planc catalog llama          models, GPUs, nodes and engines that ship, by a part of the name
-
-all commands (planc COMMAND --help tells more)
-{verbs}
-"""
+TO_START = {
+    "planc init": "write a small plan, first.plan",
+    "planc compile first.plan": "its estimates, and where the time goes",
+    "planc explain first.plan": "what would make it faster",
+    "planc search FILE": "the best sharding for a load",
+    "planc simulate FILE": "percentiles under traffic",
+    "planc catalog llama": "models, GPUs, nodes and engines that ship, by a part of the name",
+    "planc explain TTFT": "what a word of a report means",
+}
 
 
-def _landing_page() -> str:
+def _print_landing_page() -> None:
     """What `planc` prints when nothing is asked of it."""
-    width = max(map(len, VERBS))
-    lines = [f"  {name:<{width}}  {text}" for name, (text, _) in VERBS.items()]
-    return LANDING.format(version=__version__, verbs="\n".join(lines))
+    from plandsl.commands.console import print_text
+
+    def print_list(lines: dict[str, str]) -> None:
+        width = max(map(len, lines))
+        print_text("".join(f"  {name:<{width}}  {text}\n" for name, text in lines.items()), hang=width + 2)
+
+    print_text(f"planc {__version__}: how a language model is spread over GPUs, and how fast it is then\n\n", hang=0)
+    print_text("to start\n")
+    print_list(TO_START)
+    print_text("\nall commands (planc COMMAND --help tells more)\n")
+    print_list({name: text for name, (text, _) in VERBS.items()})
 
 
 def _discard_output() -> None:
@@ -288,9 +308,8 @@ def _discard_output() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from plandsl import commands
-
+    name = arguments.command.replace("-", "_")
     command: Callable[[argparse.Namespace], int] = getattr(
-        commands, f"run_{arguments.command.replace('-', '_')}", commands.refuse_command
+        importlib.import_module(f"plandsl.commands.{name}"), f"run_{name}"
     )
     return command(arguments)

@@ -456,6 +456,41 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "",
     ),
+    "E453": (
+        "unknown law",
+        "`planc laws --law NAME` and `plandsl.testing.laws.check` know laws by name.",
+        "",
+        "`planc laws --list` prints the names of all laws, and what each says.",
+    ),
+    "N453": (
+        "a law does not apply",
+        "The law says nothing about this plan, for the reason that the note gives: a law about replicas needs two of "
+        "them, and a law about requests over time needs a load of such requests.",
+        "",
+        "",
+    ),
+    "E454": (
+        "laws are asked of plans",
+        "`plandsl.testing.laws` takes a compiled plan, a `PlanSpec`, `.plan` text, or a sharding with `model=` and "
+        "`node=`. The strategies take a model or a machine as it is, by its name in the catalog, as `FILE.plan:NAME`, "
+        "or from a compiled plan that has it.",
+        "",
+        "give one of these.",
+    ),
+    "E455": (
+        "the library for drawing plans is missing",
+        "`planc laws` draws neighbours of a plan with Hypothesis, which is not installed with plandsl. The laws of the "
+        "plan itself need no library.",
+        "",
+        "`pip install 'plandsl[testing]'`, or `--draws 0`.",
+    ),
+    "E456": (
+        "a law of your own cannot be loaded",
+        "`planc laws --law FILE.py:FUNCTION` runs the file, and asks each plan for the function: it takes a compiled "
+        "plan, and fails an assertion, or returns False, where the law is broken.",
+        "",
+        "name a Python file that runs, and a function that it defines.",
+    ),
     "E451": (
         "fitting constants needs a library",
         "`planc calibrate` fits with scipy, which plandsl does not bring.",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from plandsl.wrap import LEAST_WIDTH, indent_of, width_of, wrap
+
 
 class Span(NamedTuple):
     """A stretch of source text: 1-based lines and columns, ``end_column`` one past the last character."""
@@ -168,10 +170,14 @@ def coloured(kind: str, text: str) -> str:
     return f"\033[{COLOURS[kind]}m{text}\033[0m" if text else text
 
 
+LONGEST = 160
+"""Columns of a line of source that are shown where the terminal has no width."""
+
+
 def _excerpt(
-    span: Span, mark: str, text: str, sources: Mapping[str, str], gutter: int, paint: Callable[[str], str]
+    span: Span, mark: str, text: str, sources: Mapping[str, str], room: int | None, paint: Callable[[str], str]
 ) -> list[str]:
-    """The line of a span and, in the colour of ``paint``, the marks and the text below it."""
+    """The line of a span and, in the colour of ``paint``, the marks and the text below it; at most ``room`` wide."""
     source = sources.get(span.file)
     if source is None:
         return []
@@ -183,42 +189,84 @@ def _excerpt(
     shown = "".join(" " if c == "\t" or not c.isprintable() else c for c in line)
     stop = span.end_column if span.end_line == span.line else len(line) + 1
     start = span.column
-    cut = 0
-    if len(shown) > 160:  # keep the caret in sight on very long lines
-        cut = max(0, start - 60)
-        shown = shown[cut : cut + 150] + " ..."
-    width = max(1, min(stop - start, len(shown) - (start - cut) + 1))
-    marks = f"{mark * width} {text}".rstrip()
-    return [f"{span.line:>{gutter}} | {shown}", f"{'':>{gutter}} | {' ' * (start - 1 - cut)}{paint(marks)}"]
+    cut, shown, more = _window(shown, start, stop, room or LONGEST)
+    before = f"{shown[: start - 1 - cut]:<{start - 1 - cut}}"
+    indent, marks = width_of(before), mark * max(1, width_of(shown[start - 1 - cut : stop - 1 - cut]))
+    shown += more
+    return [shown, *_below(marks, text, indent, room, paint)]
 
 
-def render_one(diagnostic: Diagnostic, sources: Mapping[str, str], paint: Paint = plain) -> str:
-    """One diagnostic with its source line, caret, other places and hint."""
+def _window(line: str, start: int, stop: int, most: int) -> tuple[int, str, str]:
+    """What is shown of a long line, around its columns ``start`` to ``stop``: what is cut before, the piece, dots."""
+    if width_of(line) <= most:
+        return 0, line, ""
+    kept = min(150, most - len(" ..."))
+    cut = max(0, start - most * 3 // 8, min(start - 1, stop - 1 - kept))
+    if width_of(line[cut:]) <= most:
+        return cut, line[cut:], ""
+    piece = line[cut : cut + kept]
+    while width_of(piece) > kept:
+        piece = piece[:-1]
+    return cut, piece, " ..."
+
+
+def _below(marks: str, text: str, indent: int, room: int | None, paint: Callable[[str], str]) -> list[str]:
+    """The marks below a line, and the text beside them, or below them where it does not fit there."""
+    beside = f"{marks} {text}".rstrip()
+    if room is None or indent + width_of(beside) <= room:
+        return [" " * indent + paint(beside)]
+    under = min(indent, max(0, room - LEAST_WIDTH // 2))
+    lines = wrap(text, room - under).split("\n")
+    return [" " * indent + paint(marks), *(" " * under + paint(line) for line in lines)]
+
+
+def render_one(
+    diagnostic: Diagnostic, sources: Mapping[str, str], paint: Paint = plain, width: int | None = None
+) -> str:
+    """One diagnostic with its source line, caret, other places and hint, in lines of at most ``width`` columns."""
     severity = diagnostic.severity
-    head = paint(severity, f"{severity}[{diagnostic.code}]") + paint("text", f": {diagnostic.message}")
     told = diagnostic.hint or f"`planc explain {diagnostic.code}` tells what it means"
-    help_ = paint("help", "help") + f": {told}"
+    head = _painted(severity, f"{severity}[{diagnostic.code}]", f": {diagnostic.message}", "text", paint, width)
+    help_ = _painted("help", "help", f": {told}", "", paint, width)
     if diagnostic.span is None:
         return f"{head}\n{help_}"
     spans = [diagnostic.span, *(label.span for label in diagnostic.labels)]
     gutter, quiet = max(len(str(s.line)) for s in spans), partial(paint, "place")
-    out = [head, _arrow(diagnostic.span, gutter, quiet("-->")), f"{'':>{gutter}} |"]
-    out += _excerpt(diagnostic.span, "^", diagnostic.label, sources, gutter, paint=partial(paint, severity))
+    room, blank = width and width - gutter - 3, f"{'':>{gutter}} "
+
+    def excerpt(span: Span, mark: str, text: str, paint: Callable[[str], str]) -> list[str]:
+        lines = _excerpt(span, mark, text, sources, room, paint)
+        return [f"{blank if i else f'{span.line:>{gutter}} '}| {line}" for i, line in enumerate(lines)]
+
+    out = [head, _arrow(diagnostic.span, gutter, quiet("-->")), f"{blank}|"]
+    out += excerpt(diagnostic.span, "^", diagnostic.label, partial(paint, severity))
     for span, text in diagnostic.labels:
         if span.file != diagnostic.span.file:
             out.append(_arrow(span, gutter, quiet(":::")))
-        out += _excerpt(span, "-", text, sources, gutter, paint=quiet) or [f"{'':>{gutter}} = {quiet(text)}"]
+        bare = (f"{blank}{'=' if not i else ' '} {quiet(line)}" for i, line in enumerate(wrap(text, room).split("\n")))
+        out += excerpt(span, "-", text, quiet) or list(bare)
     return "\n".join([*out, help_])
 
 
+def _painted(kind: str, name: str, text: str, rest: str, paint: Paint, width: int | None) -> str:
+    """``name`` in the colour of its ``kind``, then ``text`` in that of ``rest``, wrapped."""
+    lines = wrap(name + text, width, hang=4).split("\n")
+    first = paint(kind, name) + (paint(rest, lines[0][len(name) :]) if rest else lines[0][len(name) :])
+    more = (" " * indent_of(line) + paint(rest, line.lstrip(" ")) if rest else line for line in lines[1:])
+    return "\n".join([first, *more])
+
+
 def _arrow(span: Span, gutter: int, mark: str) -> str:
+    """The place of a span; a path is not broken, so that a terminal can open it."""
     return f"{'':>{gutter}}{mark} {span.file}:{span.line}:{span.column}"
 
 
-def render(diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], paint: Paint = plain) -> str:
+def render(
+    diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], paint: Paint = plain, width: int | None = None
+) -> str:
     """All diagnostics as text, in the order of the source, and a closing count of errors."""
     ordered = sorted(diagnostics, key=lambda d: (d.span is None, d.span or ()))
-    parts = [render_one(d, sources, paint) for d in ordered]
+    parts = [render_one(d, sources, paint, width) for d in ordered]
     errors = sum(d.severity == "error" for d in diagnostics)
     if errors > 1:
         parts.append(f"{errors} errors")

@@ -1,4 +1,4 @@
-"""Printing with rich, without the trailing spaces that rich pads table lines with."""
+"""Printing with rich: tables that fit the terminal, and no trailing spaces, which rich pads table lines with."""
 
 from __future__ import annotations
 
@@ -12,11 +12,41 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from plandsl.tables import Bar, Sheet, cell_text
+
+WIDE = 100
+"""Columns from which on lines of text are wrapped at any space."""
+
 
 def print_lines(console: Console, *parts: RenderableType, width: int | None = None) -> None:
     """Print ``parts`` one below another, at most ``width`` wide; no line ends in a space."""
+    room = min(width or console.width, console.width)
+    shown = [line for part in parts for line in _fit(part, room)]
     # lines that are as wide as they may be need no second cut
-    console.print(_Trimmed(Group(*(_with_light_cells(part, console) for part in parts))), width=width, crop=False)
+    console.print(_Trimmed(Group(*(_with_light_cells(part, console) for part in shown))), width=width, crop=False)
+
+
+def _fit(part: RenderableType, width: int) -> Iterator[RenderableType]:
+    """``part``, or the lines of it where it is wider than the terminal."""
+    if isinstance(part, Group):
+        for inner in part.renderables:
+            yield from _fit(inner, width)
+    elif isinstance(part, Text) and width < WIDE:
+        from plandsl.reflow import wrap_text
+
+        yield from wrap_text(part, width)
+    elif isinstance(part, Sheet) and not _fits(part, width):
+        from plandsl.reflow import reflow
+
+        yield from reflow(part, width)
+    else:
+        yield part
+
+
+def _fits(sheet: Sheet, width: int) -> bool:
+    """Whether every cell of a table has room for its text in one line."""
+    widths = [max(cell_text(cell).cell_len for cell in (column.header, *column.cells)) for column in sheet.columns]
+    return sum(widths) + sheet.gap * (len(widths) - 1) <= width
 
 
 class _Trimmed:
@@ -43,6 +73,7 @@ def _with_light_cells(part: RenderableType, console: Console) -> RenderableType:
         return part
 
     def light(cell: RenderableType, column: Column) -> RenderableType:
+        cell = cell_text(cell) if isinstance(cell, Bar) else cell
         return _Cell(console.render_str(cell) if isinstance(cell, str) else cell, gap if column is not last else 0)
 
     last, gap, columns = part.columns[-1], part.padding[1], [column.copy() for column in part.columns]

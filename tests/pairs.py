@@ -120,16 +120,17 @@ MTP = """  mtp x[tokens, hidden] with e[tokens, hidden] {
 
 
 def _model(said: dict[str, Said], name: str = "small") -> str:
-    """Layers in turns: those with an even number have the window, those with an odd one the chunk."""
+    """Layers of one kind; or in turns: those with an even number have the window, those with an odd one the chunk."""
     moe = MOE.format(imbalance=f", imbalance = {said['imbalance']}" if "imbalance" in said else "")
     attention = LATENT if "latent" in said else SELF
     blocks = ""
-    for block, first, reach in (("even", 0, "window"), ("odd", 1, "chunk")):
+    turns = (("even", "0..layers by 2", "window"), ("odd", "1..layers by 2", "chunk"))
+    for block, layers, reach in turns if {"window", "chunk"} & said.keys() else (("all", "0..layers", ""),):
         body = f"""h = rms_norm(x)
     {attention.format(reach=f", {reach} = 8" if reach in said else "")}
     h = rms_norm(x)
     {moe if "experts" in said else MLP}"""
-        blocks += f"  block {block} [layers = {first}..layers by 2] x[tokens, hidden] {{\n    {body}\n  }}\n"
+        blocks += f"  block {block} [layers = {layers}] x[tokens, hidden] {{\n    {body}\n  }}\n"
     return f"""model {name} {{
   layers = 4, hidden = 32, heads = 8, kv_heads = 4, head_dim = 8, ffn = 64, vocab = 96
   {"experts = 8, expert_ffn = 16" if "experts" in said else ""}

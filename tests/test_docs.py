@@ -59,7 +59,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
     "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
-    "operator.md", "ci.md", "gallery.md",
+    "operator.md", "ci.md", "laws.md", "gallery.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -271,6 +271,17 @@ def test_json_has_the_fields_shown(block, folder):
     assert status in (0, 1)
     real, shown = json.loads(text.getvalue()), json.loads(block.text)
     assert fields(shown) == fields(real)
+
+
+def test_the_operators_story_is_told_with_the_rates_that_it_shows() -> None:
+    page, readme = ((ROOT / name).read_text("utf-8") for name in ("docs/operator.md", "README.md"))
+    shown = re.findall(r"^(\w+) +\d+ +([\d.]+) times the trace's speed", page, re.MULTILINE)
+    told = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| \w+ \| ([\d.]+) times.*?\| ([\d.]+) \|$", page, re.MULTILINE)
+    assert [(name, f"{float(rate):.2f}") for name, rate in shown] == [(name, rate) for name, _, rate, _ in told]
+    for (_, rate), (_, price, _, each) in zip(shown, told, strict=True):
+        assert f"{float(price) / float(rate):.2f}" == each, "each GPU filled"
+    first, *others, last = (rate for _, _, rate, _ in told)
+    assert f"{', '.join([first, *others])} and {last} times the traffic" in readme
 
 
 @pytest.mark.hypothesis  # docs/api.md has property tests

@@ -215,3 +215,56 @@ def test_a_group_counts_its_ranks_and_their_distance() -> None:
     mesh = Mesh((("a", 2), ("b", 4), ("c", 3)))
     assert [list(g) for g in groups(mesh, "b*c")] == [list(range(12)), list(range(12, 24))]
     assert node_span(mesh, "a*b", 6).nodes == 4
+
+
+# ---- a bias beside a partial sum
+
+BIASED = """model biased {
+  layers = 2, hidden = 32, heads = 8, kv_heads = 4, head_dim = 8, ffn = 64, experts = 8, expert_ffn = 16, vocab = 96
+  weights = bf16
+  embedding w_embed[vocab, hidden]
+  block x[tokens, hidden] {
+    h = rms_norm(x)
+    a = attention(rope(h @ w_q[hidden, heads, head_dim] + b_q[heads, head_dim]),
+      rope(h @ w_k[hidden, kv_heads, head_dim]), h @ w_v[hidden, kv_heads, head_dim])
+    x = x + (a @ w_o[heads, head_dim, hidden] + b_o[hidden])
+    h = rms_norm(x)
+    x = x + experts(h, w_router[hidden, experts], top_k = 4) {
+      silu(h @ e_up[hidden, expert_ffn] + b_up[expert_ffn]) @ e_down[expert_ffn, hidden] + b_down[hidden]
+    }
+  }
+  head rms_norm(x) @ w_head[hidden, vocab]
+}
+"""
+
+
+@cache
+def biased(sharding: str) -> CompiledPlan:
+    text = PLAN.format(model="biased", node="node = h100_8", sharding=sharding)
+    return compile_text(BIASED + text.replace("input = 512, output = 64", "input = 24, output = 8"))[0]
+
+
+def test_a_bias_does_not_part_experts_from_the_sum_over_them() -> None:
+    for program in (biased("tp = 4").prefill.program, biased("tp = 4").decode.program):
+        block = next(r for r in program.regions if r.name == "block")
+        summed = [op.x.type for op in block.ops if isinstance(op, AllReduce)]
+        assert [t.names for t in summed] == [("batch", "position", "hidden")] * 2, "none for each expert of a token"
+
+
+@pytest.mark.parametrize(
+    "sharding",
+    ["tp = 4", "tp = 2, ep = 2", f"mesh a = 2, b = 2\n {SPLIT} a, b\n expert_ffn -> b", "tp = 4\n tokens -> tensor"],
+)
+def test_a_bias_counts_once(sharding: str) -> None:
+    verdict = biased(sharding).verify(steps=2)
+    assert verdict.ok, f"{verdict.where}: {verdict.message}"
+
+
+def test_a_bias_that_every_rank_adds_is_a_finding() -> None:
+    block = next(r for r in biased("tp = 4").decode.program.regions if r.name == "block")
+    op = next(op for op in block.ops if isinstance(op, Map) and op.first)
+    assert not list(op.verify())
+    assert list(evolve(op, first="stage").verify())
+    assert not op.linear[1:]
+    again = read_op(show_op(op), {x.name: x for x in op.operands})
+    assert (again.first, again.out.type) == (op.first, op.out.type)

@@ -37,13 +37,13 @@ WINGS = {
     "grammar.places",
     "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
     "grammar.traffic", "grammar.unlike",
-    "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "spec.fractions",
+    "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "reflow",
+    "spec.fractions",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
 BACK = {
-    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"), ("commands", "search.command"),
-    ("commands", "search.scale"), ("commands", "search.simulate"),
+    ("backends.graphviz.devices_cluster", "backends.graphviz.devices"),
     ("backends.graphviz.devices_sections", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
     ("backends.cost.answers.pools", "backends.cost.answers.estimate"), ("passes.drafts", "passes.legality"),

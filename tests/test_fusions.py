@@ -198,6 +198,25 @@ def test_seconds_by_hand() -> None:
     assert plain["x.5"] == fused["x.5"]
 
 
+def test_a_bias_in_its_gemm_adds_what_it_reads() -> None:
+    text = (
+        HARDWARE
+        + """
+      engine apart { fusions = [] }
+      engine joined { fusions = [gemm_bias] }
+      plan p { model = gpt_oss_20b, node = n, sharding { tp = 2 }, engine = joined, calibration = c
+        workload { input = 100, output = 10, batch = 4 } }
+      plan q = p with { engine = apart }"""
+    )
+    joined, apart = (plan.estimate().decode for plan in compile_text(text))
+    ops = {op.name: (op, other) for op, other in zip(joined.ops, apart.ops, strict=True)}
+    assert joined.communication_s == apart.communication_s
+    for name, (op, other) in ops.items():
+        assert op.time_s < other.time_s if "bias" in name and op.op == "elementwise" else op.time_s == other.time_s, (
+            name
+        )
+
+
 def test_only_named_fusions_save_time() -> None:
     plain, own = block_work(fused_plan("")), block_work(fused_plan("residual_norm"))
     assert {name for name in plain if plain[name] != own[name]} == {"h"}

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import check_plan, compile_file, compile_text, open_text
 from plandsl.search import run as running
+from plandsl.search.account import account_for
 from plandsl.search.answer import configurations, misses, remedies
 from plandsl.search.front import first_rows, pareto
 from plandsl.search.run import Compiler, Found, Run, Table, do_job
@@ -125,6 +127,56 @@ def test_the_front_is_that_of_brute_force() -> None:
     assert {(a, b, -c, d) for a, b, c, d in zip(*columns, strict=True)} == brute
     best = max(m["throughput_per_gpu"] for _, m, why in rows if not why)
     assert found.tally.top.column("throughput_per_gpu")[0] == best
+
+
+@given(
+    st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, unique=True),
+    st.lists(st.sampled_from([1, 5, 64, 700, 9000]), min_size=1, unique=True),
+    st.lists(st.sampled_from(["ttft <= 2 s", "tpot <= 12 ms", "mfu >= 20 %", "memory <= 30 %"]), unique=True),
+    st.sampled_from(["throughput", "cost", "ttft"]),
+    st.integers(1, 5),
+)
+def test_a_search_accounts_for_every_configuration(tp, batch, requires, goal, top) -> None:
+    vary = f"vary tp in {tp}, pp in [1, 2], batch in {batch}, output in [1, 50]\n"
+    more = "\n".join(f"require {one}" for one in requires)
+    search = searched(f"{vary}{more}\n{'maximize' if goal == 'throughput' else 'minimize'} {goal}")
+    found, rows = table(search)
+    tally, printed = found.tally, min(top, len(found.tally.front.numbers))
+    account = account_for(found, printed)
+    assert account.total == tally.seen == len(rows)
+    assert account.printed + account.hidden + account.beaten + account.unrated == tally.met
+    assert dict(account.missed) == Counter(why for _, _, why in rows if why)
+    told = list(account.lines())
+    assert sum(count for what, count, _ in told if what != "all") == tally.seen
+    weighed = [(g.metric, -1 if g.most else 1) for g in tally.weighed]
+    costs = np.array([[sign * m[name] for name, sign in weighed] for _, m, why in rows if not why])
+    costs = costs.reshape(-1, len(weighed))
+    rated = costs[np.isfinite(costs).all(axis=1)]
+    assert account.unrated == len(costs) - len(rated)
+    best = {tuple(c) for c in rated if not ((rated <= c).all(axis=1) & (rated < c).any(axis=1)).any()}
+    assert account.printed + account.hidden == len(best)
+
+
+def test_a_report_says_where_all_configurations_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = "vary tp in [1, 2, 4, 8], pp in [1, 2], batch in 1..512 by * 2\nrequire ttft <= 60 s"
+    (tmp_path / "s.plan").write_text(BASE.replace("MORE", more))
+    assert main(["search", str(tmp_path / "s.plan"), "--top", "3"]) == 0
+    out = capsys.readouterr().out
+    counts = {what: int(n) for what, n in re.findall(r"^(front|beaten|out|all) +(\d+)", out, re.MULTILINE)[::-1]}
+    total = sum(map(int, re.findall(r"^(?:front|beaten|out) +(\d+)", out, re.MULTILINE)))
+    assert total == counts["all"] == 70
+    met = int(re.search(r"(\d+) meet all;", out)[1])
+    assert f"{met - 3} more meet all: --top {met} ranks them too" in out
+    assert re.search(r"^front +12  printed above$", out, re.MULTILINE)
+    assert "not printed (those that are lie evenly over TPOT): --json has all" in out
+    (body,) = json.loads(_json(tmp_path / "s.plan", capsys))["searches"]
+    whole = len(body["front"]) + body["beaten"] + body["unrated"] + sum(body["out"].values())
+    assert whole == body["configurations"]
+
+
+def _json(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    main(["search", str(path), "--json"])
+    return capsys.readouterr().out
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from([0, 1, 7, 300]), st.integers(2, 40))

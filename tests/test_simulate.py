@@ -358,7 +358,7 @@ def test_an_interrupted_run_leaves_no_file(capsys, tmp_path, monkeypatch) -> Non
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("plandsl.commands.Progress.__call__", interrupt)
+    monkeypatch.setattr("plandsl.commands.console.Progress.__call__", interrupt)
     out = tmp_path / "rows.csv"
     status, said, err = run(capsys, tmp_path, TWO, "--plan", "one", "--rows", str(out))
     assert (status, said, err) == (130, "", "interrupted\n")

@@ -38,9 +38,13 @@ WHOLE, WHOLE_TOKENS = "trtllm", 8192
 """An engine that does not cut prompts, and the tokens of its steps by default.
 
 Benchmarks raise them where the longest prompt does not fit beside a token of each request in flight, up to whole
-multiples of 64 (InferenceX's scripts: `max_num_tokens` of concurrency + input + 64); else such a prompt would wait for
-others to end.
+multiples of 64 (InferenceX's scripts: `max_num_tokens` of concurrency + input + 64; trtllm-bench, where prompts are not
+cut: the longest input + `max_batch_size`, bench/benchmark/utils/general.py); else such a prompt would wait for others
+to end.
 """
+
+MOST_RUNNING = 4096
+"""The most requests that trtllm-bench lets run at once, however many wait (bench/build/tuning.py)."""
 
 
 def serving_row(row: Cells, known: Known) -> Row:
@@ -87,12 +91,17 @@ def _load(row: Cells, kind: str, tokens: float, jitter: bool) -> tuple[float, fl
             raise Refused("the rate of requests is not stated")
         return clients, NEVER
     if np.isnan(clients) and kind == "offline_all_at_once":
-        clients = float(next(count for most, count in QUEUED if tokens <= most))
+        clients = queued(tokens)
     if not 1 <= clients <= ENDLESS:
         raise Refused("the number of requests in flight is not stated")
     if kind == "closed_concurrency":
         return clients, clients * ROUNDS if jitter else NEVER
     return clients, NEVER if kind == "static_batch" else clients
+
+
+def queued(tokens: float) -> float:
+    """Requests that are queued, where a row does not say how many, if each has so many tokens."""
+    return float(next((count for most, count in QUEUED if tokens <= most), np.nan))
 
 
 # ---- what was run
@@ -125,10 +134,11 @@ def _plan(row: Cells, known: Known) -> tuple[str, bool]:
 def _engine(row: Cells, gpu: str) -> str:
     """The engine as a plan names it, with the tokens of its steps where the benchmark raised them."""
     engine = engine_of(text(row, "framework"), gpu)
-    beside = number(row, "concurrency") / degree(row, "replicas") + 64
-    if load_kind(row) == "offline_all_at_once":  # its own benchmark raises them for the longest prompt alone
-        beside = 0.0
-    longest = number(row, "isl_tokens") + beside
+    isl, osl = number(row, "isl_tokens"), number(row, "osl_tokens")
+    clients = number(row, "concurrency")
+    if load_kind(row) == "offline_all_at_once":
+        clients = min(queued(isl + osl) if np.isnan(clients) else clients, MOST_RUNNING)
+    longest = isl + clients / degree(row, "replicas") + 64
     if WHOLE not in engine or np.isnan(longest):
         return engine
     tokens = int(-(-longest // 64)) * 64

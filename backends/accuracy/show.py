@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from plandsl.answers.text.words import plain_table
 from plandsl.backends.accuracy.run import Evaluation
 from plandsl.backends.accuracy.score import Judged, Score
 from plandsl.printing import print_lines
@@ -32,11 +32,9 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 def _parts(judged: Judged) -> Iterator[RenderableType]:
     yield Text(f"{judged.file}, {UNITS.get(judged.metric, judged.metric)}", style="bold")
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("gpu", overflow="fold")
-    table.add_column("group", overflow="fold")
-    for name in ("rows", "answered", "median", "mean", "p90", "bias", "in band"):
-        table.add_column(name, justify="right", no_wrap=True)
+    heads = ("gpu", "group", "rows", "answered", "median", "mean", "p90", "bias", "in band")
+    table = plain_table("l", "l", *"r" * 7, header=heads, labels=2, gap=1)
+    table.header_style = "dim"
     for gpu, group, some in judged.by_group():
         table.add_row(gpu, group, *_cells(some.score()))
     total = judged.score()

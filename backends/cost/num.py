@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from plandsl.ir.types import Number
 
-_PLAIN = (int, float)
+_PLAIN = (float, int)
+"""Types of a number, the commoner one first: sums of kernels ask millions of times."""
 
 
 def are_numbers(*values: Number) -> bool:

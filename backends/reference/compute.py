@@ -32,7 +32,7 @@ from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
-from plandsl.ir.names import stem
+from plandsl.ir.names import axes_of, stem
 from plandsl.ir.types import TensorType, Value
 
 OnDevice: TypeAlias = Compute | Latent | Routing | Chunks
@@ -216,7 +216,10 @@ def _map(op: Map, here: Local) -> Array:
     function = function_of(op.fn)
     here.check_ranges(op, *op.xs)
     names = op.xs[0].type.names
-    operands = zip((_align(x, names, here) for x in op.xs), read_limits(op.limits, len(op.xs)), strict=True)
+    there = [_align(x, names, here) for x in op.xs]
+    if op.first is not None and here.place.index(axes_of(op.first), here.rank):
+        there[1:] = [np.zeros_like(x) for x in there[1:]]
+    operands = zip(there, read_limits(op.limits, len(op.xs)), strict=True)
     return function(*(x if to == NONE else np.clip(x, to.low, to.high) + to.plus for x, to in operands))
 
 

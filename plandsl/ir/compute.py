@@ -15,6 +15,7 @@ from attrs import frozen
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, span_field
 from plandsl.ir.functions import measured_map
+from plandsl.ir.names import axes_of
 from plandsl.ir.rule import Regular, Rule
 from plandsl.ir.types import Dim, TensorType, Value
 from plandsl.values import once
@@ -179,7 +180,8 @@ class Map(Regular):
     """The function ``fn``, element by element: ``add mul silu gelu relu silu_mul ...``.
 
     Operands after the first may lack dimensions. ``limits`` (written by `plandsl.ir.limits`) clamps and shifts the
-    operands first; ``clamp`` and ``plus`` do only that.
+    operands first; ``clamp`` and ``plus`` do only that. Where the first operand is a partial sum along the ranks
+    ``first``, whole operands are added to it on the first of these ranks alone.
     """
 
     keyword: ClassVar[str] = "map"
@@ -191,6 +193,7 @@ class Map(Regular):
     xs: tuple[Value, ...]
     fn: str
     limits: str | None = None
+    first: str | None = None
     fused: str | None = None
     span: Span | None = span_field()
 
@@ -208,8 +211,17 @@ class Map(Regular):
 
     @property
     def linear(self) -> tuple[Value, ...]:
-        """All operands of a sum; no operand of another function."""
+        """All operands of a sum of partial sums, or the one that the first rank adds to; none of another function."""
+        if self.first is not None:
+            return self.xs[:1]
         return self.xs if self.adds else ()
+
+    def verify(self) -> Iterator[Diagnostic]:
+        yield from Regular.verify(self)
+        if self.first is not None and (self.fn != "add" or frozenset(axes_of(self.first)) != self.xs[0].type.partial):
+            yield finding(
+                "an addition on the first of some ranks needs a partial sum along them", self.span, self.first
+            )
 
     @property
     def measured_as(self) -> str:
@@ -221,7 +233,7 @@ class Map(Regular):
         """The function's word; for an addition, ``sum`` (of partial sums), ``residual`` or ``bias``."""
         if self.fn != "add":
             return self.fn
-        if self.xs[0].type.partial:
+        if self.adds and self.xs[0].type.partial:
             return "sum"
         return "residual" if self.xs[0].type.names == self.xs[1].type.names else "bias"
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from plandsl.ir.collectives import AllReduce
-from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Map, Norm, Quantize, Rope
+from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
@@ -21,7 +21,7 @@ from plandsl.ir.types import TensorType, Value
 WITH_ALL_REDUCE = "all_reduce"
 """How the names of fusions begin that need an all_reduce in a shared kernel."""
 
-SPARED = ("all_reduce", "attention")
+SPARED = ("all_reduce", "attention", "gemm", "grouped_gemm")
 """Words of ops whose kernels take the same time whether their result is written by them or by ops inside."""
 
 
@@ -39,6 +39,11 @@ def read_fused(op: Op) -> tuple[str, ...]:
 def is_residual(op: Op | None) -> bool:
     """Whether ``op`` adds two whole values of one type."""
     return isinstance(op, Map) and op.fn == "add" and op.title == "residual" and op.adds and op.limits is None
+
+
+def is_bias(op: Op | None) -> bool:
+    """Whether ``op`` adds a value of fewer dimensions, and does nothing else."""
+    return isinstance(op, Map) and op.fn == "add" and op.title == "bias" and op.limits is None
 
 
 class Hosts:
@@ -68,6 +73,9 @@ class Hosts:
                 return self._all_reduce(op) or self._turned_with(op) or self._end_of_layer(op)
             case Map() if is_residual(op):
                 return self._all_reduce(op)
+            case Map() if is_bias(op):
+                made = self.maker(op, op.xs[0])
+                return made if isinstance(made, Gemm) else None
             case Quantize():
                 made = self.maker(op, op.x)
                 return made if isinstance(made, Norm | AddNorm | Map | Attention | LatentAttention) else None

@@ -1,4 +1,4 @@
-"""`planc autoscale FILE`: replicas over the day of a load, for each plan of a file, in this process or on a cluster."""
+"""The replicas of a plan over the day of its load, each interval a task, in this process or on a cluster."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from plandsl._version import __version__
 from plandsl.answers.autoscale import Autoscale, Interval
-from plandsl.answers.text.autoscale import print_autoscale, print_costs
 from plandsl.backends.cost.answers.autoscale import REQUESTS, autoscale, fewest_replicas
 from plandsl.backends.cost.serving.windows import Window
-from plandsl.commands import FAILED, OK, Progress, compile_plans, open_console, print_json, spaced
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.progress import Tick
 from plandsl.search.run import Compiler
-from plandsl.search.spread import Workers, open_workers
+from plandsl.search.spread import Workers
 from plandsl.spec.plan import PlanSpec
 from plandsl.units import TIME, UNITS
 
@@ -58,28 +55,3 @@ def read_seconds(text: str) -> float:
     if found is None or dimension != TIME or not float(found[1]) > 0:
         raise PlanError([Diagnostic("E400", f"`--every {text}` is not a time", hint="--every 1h, --every 15min")])
     return float(found[1]) * factor
-
-
-def run_scaling(arguments: Namespace) -> int:
-    """Exit status 1 where no number of replicas meets the requirements."""
-    read_seconds(arguments.every)
-    for option, low in (("requests", 1), ("least", 0)):
-        value = getattr(arguments, option)
-        if value is not None and value < low:
-            raise PlanError([Diagnostic("E400", f"--{option} {value} is not {low} or more")])
-    made = compile_plans(arguments)
-    found = []
-    with open_workers(arguments.scheduler) as workers:
-        for plan in made:
-            with Progress(f"scaling {plan.name}") as tick:
-                found.append(scale(plan, arguments, workers, tick))
-    if arguments.json:
-        print_json({"plandsl": __version__, "file": arguments.file, "plans": [one.as_json() for one in found]})
-        return OK if all(one.ok for one in found) else FAILED
-    console = open_console()
-    for plan, one in spaced(zip(made, found, strict=True), console):
-        print_autoscale(plan.spec, one, console)
-    if len(found) > 1:
-        console.print()
-        print_costs(found, console)
-    return OK if all(one.ok for one in found) else FAILED

@@ -8,15 +8,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from plandsl.answers.text.words import show_value
+from plandsl.answers.text.words import plain_table, show_value
 from plandsl.printing import print_lines
+from plandsl.search.account import account_for
 from plandsl.search.answer import Configuration, Miss, Remedy
 from plandsl.search.run import Found
 from plandsl.search.values import MOST
 from plandsl.search.words import WORDS
+from plandsl.tables import Sheet
 from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
@@ -48,16 +49,19 @@ class Answer(NamedTuple):
 def print_found(found: Found, answer: Answer, seconds: float, console: Console) -> None:
     """Print the whole answer."""
     parts: list[RenderableType] = [_title(found, seconds), Text()]
+    printed = 0
     if answer.shortlist is not None and answer.shortlist.simulated + len(answer.shortlist.refused):
         from plandsl.search.show_shortlist import simulated_parts
 
         parts += simulated_parts(found, answer.top, answer.shortlist, answer.alike)
         parts += origin_lines(answer.origins)
     elif answer.top:
-        parts += [_ranking(found, answer), Text(), _front(found, answer.front), Text()]
+        shown = evenly_spaced(answer.front, SHOWN)
+        printed = len(shown)
+        parts += [_ranking(found, answer), Text(), _front(found, shown, len(answer.front)), Text()]
     elif found.tally.seen:
         parts += [_nearest_miss(found, answer.missing, answer.remedies), Text()]
-    parts += _reasons(found)
+    parts += _reasons(found, printed)
     print_lines(console, *parts)
 
 
@@ -81,7 +85,7 @@ def _columns(found: Found) -> list[str]:
 
 
 def _rows(
-    table: Table,
+    table: Sheet,
     found: Found,
     rows: Sequence[Configuration],
     alike: Sequence[tuple[int, ...]] = (),
@@ -96,11 +100,8 @@ def _rows(
         table.add_row(f"{rank}{mark_of(rank, alike)}", row.label, *cells, style="bold" if best and rank == 1 else "")
 
 
-def _table(title: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column(title)
-    return table
+def _table(title: str) -> Sheet:
+    return plain_table("r", "l", header=("", title), labels=2)
 
 
 def _ranking(found: Found, answer: Answer) -> RenderableType:
@@ -108,12 +109,19 @@ def _ranking(found: Found, answer: Answer) -> RenderableType:
     table = _table(goals)
     _rows(table, found, answer.top, answer.alike, best=True)
     metric = WORDS.get(found.search.all_goals[0].metric, found.search.all_goals[0].metric)
-    lines = list(mark_lines(found, answer.alike))
+    lines = [*_cut_line(found, answer), *mark_lines(found, answer.alike)]
     without = answer.without
     if without:
         told = "all" if len(without) == len(answer.top) else ", ".join(map(str, without))
         lines.append(Text(f"no band, {metric}: {told}", style="dim"))
     return Group(table, *lines, *origin_lines(answer.origins))
+
+
+def _cut_line(found: Found, answer: Answer) -> Iterator[Text]:
+    """How many meet everything and are not in the ranking."""
+    met = found.tally.met
+    if rest := met - len(answer.top):
+        yield Text(f"{rest:,} more meet all: --top {met} ranks them too", style="dim")
 
 
 def mark_of(rank: int, alike: Sequence[tuple[int, ...]]) -> str:
@@ -143,9 +151,9 @@ def origin_lines(origins: Sequence[str]) -> Iterator[Text]:
             yield Text(f"constants{which}: {origin}", style="dim")
 
 
-def _front(found: Found, front: Sequence[Configuration]) -> RenderableType:
-    table = _table(f"Pareto front, {len(front):,} configurations")
-    shown = evenly_spaced(front, SHOWN)
+def _front(found: Found, shown: Sequence[Configuration], of: int) -> RenderableType:
+    many = f"{len(shown):,} of {of:,}" if len(shown) < of else f"{of:,}"
+    table = _table(f"Pareto front, {many} configuration{'s' if of > 1 else ''}")
     _rows(table, found, shown)
     return table
 
@@ -179,19 +187,19 @@ def _nearest_miss(found: Found, missing: Sequence[Miss], remedies: Sequence[Reme
     return Group(*lines)
 
 
-def _reasons(found: Found) -> list[RenderableType]:
-    """How many configurations are out for each reason."""
-    lines = []
-    for reason, count in sorted(found.tally.missed.items(), key=lambda item: -item[1]):
-        lines.append(Text(f"out  {count:>12,}  {reason}", style="dim"))
+def _reasons(found: Found, printed: int) -> list[RenderableType]:
+    """Where each configuration ended, ``printed`` of them on the front; then the plans that were not evaluated."""
+    table = plain_table("l", "r", "l", labels=2)
+    for what, count, why in account_for(found, printed).lines():
+        table.add_row(what, f"{count:,}", why, style="dim")
     for code, (finding, count) in sorted(found.refused.items()):
-        lines.append(Text(f"invalid {count:>9,}  {code}: for example, {finding.message}", style="dim"))
-    return list(lines)
+        table.add_row("invalid", f"{count:,}", f"{code}: for example, {finding.message}", style="dim")
+    return [table]
 
 
 def found_json(found: Found, answer: Answer, seconds: float) -> dict[str, Any]:
     """One entry of ``searches`` in the JSON."""
-    search, t = found.search, found.tally
+    search, t, account = found.search, found.tally, account_for(found, len(answer.front))
     body = {
         "search": search.name,
         "goals": [g.text for g in search.all_goals],
@@ -210,6 +218,8 @@ def found_json(found: Found, answer: Answer, seconds: float) -> dict[str, Any]:
         "within_band_of_first": list(answer.alike[0]) if answer.alike else [],
         "without_band": list(answer.without),
         "front": [row.as_json() for row in answer.front],
+        "beaten": account.beaten,
+        "unrated": account.unrated,
         "out": dict(t.missed),
         "refused": [
             {"code": code, "message": finding.message, "configurations": count}

@@ -100,7 +100,7 @@ def _table(
     kinds |= {metric_name(r.metric, r.percentile): r.metric for r in search.requires}
     columns = [name for name in kinds if any(name in one.figures for one in rows)]
     heads = ("", title, *(WORDS.get(name, name) for name in columns), "closed form", "" if good else "misses")
-    table = plain_table("r", "l", *"r" * len(columns), "r", "l", header=heads)
+    table = plain_table("r", "l", *"r" * len(columns), "r", "l", header=heads, labels=2)
     for rank, one in enumerate(rows, 1):
         cells = [_cell(kinds[name], one.figures.get(name)) for name in columns]
         place = f"{one.place}." if one.place <= found.tally.met else "nearly"

@@ -45,7 +45,8 @@ class Tally:
     """The result of ``seen`` configurations, ``met`` of which fit and meet every requirement.
 
     Among the ``met``, ``top`` has the ``keep`` best by ``goals``, and ``front`` the Pareto front in the metrics of
-    ``weighed``. ``missed`` counts the other configurations by reason, each under the first reason that rules it out.
+    ``weighed``; ``unrated`` counts those of the ``met`` that lack one of these metrics. ``missed`` counts the other
+    configurations by reason, each under the first reason that rules it out.
     ``nearest`` is the configuration with the smallest gap; ``gap`` is the logarithm of the largest factor by which it
     misses a requirement. ``close`` has the ``keep`` best of those that miss one by at most ``near``, also a logarithm;
     none where it is 0. Merging tallies in any grouping gives the same tally.
@@ -58,6 +59,7 @@ class Tally:
     met: int = 0
     top: Rows = NO_ROWS
     front: Rows = NO_ROWS
+    unrated: int = 0
     missed: dict[str, int] = field(factory=dict)
     nearest: Rows = NO_ROWS
     gap: float = float("inf")
@@ -69,6 +71,7 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Add the tally of another part of the search."""
         self.seen, self.met = self.seen + other.seen, self.met + other.met
+        self.unrated += other.unrated
         self.top = self.best_rows(self.top.joined(other.top))
         self.front = self.front_rows(self.front.joined(other.front))
         self.close = self.best_rows(self.close.joined(other.close))
@@ -123,6 +126,7 @@ def fill_tally(
     if out.met:
         met = rows.take(fine)
         out.top, out.front = out.best_rows(met), out.front_rows(met)
+        out.unrated = int((~np.isfinite(out.costs(met)).all(axis=1)).sum())
     elif out.seen:
         which = np.flatnonzero(admitted)
         nearest = which[np.argmin(gap[which])]

@@ -11,6 +11,7 @@ FUSIONS = {
     "norm_quantize": "a norm and the quantisation of its result",
     "activation_quantize": "an activation with its gate and the quantisation of the result",
     "attention_quantize": "attention and the quantisation of its result",
+    "gemm_bias": "a GEMM and the addition of its bias",
     "norm_rope": "the norms of queries and keys and their rotary embedding",
     "rope_cache": "rotary embedding and the write of keys and values to the cache",
 }

@@ -1,4 +1,4 @@
-"""Strategies for GPUs, links, nodes and calibrations."""
+"""Strategies for GPUs, links, nodes, clusters and calibrations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from plandsl.spec.hardware import HOST_PATH, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.hardware import HOST_PATH, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec, NodeSpec
 
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 SHARES = ("gemm", "attention_prefill", "attention_decode", "hbm", "link")
+NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring")
 LAUNCHES = ("launch", "launch_elementwise", "launch_collective")
 
 
@@ -60,6 +61,19 @@ def nodes(draw: DrawFn, counts: SearchStrategy[int] | None = None) -> NodeSpec:
         return node
     first = draw(st.integers(1, count - 1))
     return evolve(node, gpus=((first, node.gpu), (count - first, evolve(draw(gpus()), name="h"))))
+
+
+@composite
+def clusters(draw: DrawFn, node: SearchStrategy[NodeSpec] | None = None) -> ClusterSpec:
+    """One to eight equal nodes behind a network; the node is drawn from ``node``."""
+    home = draw(nodes(st.sampled_from((1, 2, 4, 8))) if node is None else node)
+    return ClusterSpec("c", home, draw(st.sampled_from((2, 4, 8, 3, 1))), draw(networks()))
+
+
+@composite
+def networks(draw: DrawFn) -> LinkSpec:
+    """The network between the nodes of a cluster."""
+    return LinkSpec(draw(st.sampled_from(NETWORKS)), draw(st.integers(1, 100)) * 1e9, 5e-6)
 
 
 def first_gpus(node: NodeSpec, count: int) -> NodeSpec:

@@ -45,7 +45,7 @@ def _table(found: Autoscale) -> RenderableType:
     """A row for each interval; neighbours with one rate share a row."""
     asked = list(dict.fromkeys(r.text for one in found.intervals if one.run for r in one.run.requires))
     heads = ("from", "to", "rate", "replicas", "GPU hours", *asked, "")
-    table = plain_table(*"rrrrr", *"r" * len(asked), "l", header=heads)
+    table = plain_table(*"rrrrr", *"r" * len(asked), "l", header=heads, labels=2)
     for one in _joined(found.intervals)[:SHOWN]:
         hours = found.gpus * one.replicas * one.hours
         cells = (_clock(one.start_s), _clock(one.end_s), f"{one.rate:.3g}/s", str(one.replicas), f"{hours:.3g}")

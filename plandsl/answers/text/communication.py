@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rich.table import Table
-
 from plandsl.answers.communication import Communication, Traffic, add_up
 from plandsl.answers.text.words import plain_table
+from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_percent, show_time
 
 COLUMNS = ("along", "by", "calls", "payload", "sends", "time", "share", "per request")
@@ -21,11 +20,11 @@ class Line(NamedTuple):
     by: str
 
 
-def communication_table(found: Communication, stages: int) -> Table:
+def communication_table(found: Communication, stages: int) -> Sheet:
     """A line for each kind of call, and what one request sends in all; modes of one library are counted together."""
     title = "communication" + (", all stages" if stages > 1 else "")
     sides = ("l" if name in ("along", "by") else "r" for name in COLUMNS)
-    table = plain_table("l", *sides, header=(title, *COLUMNS))
+    table = plain_table("l", *sides, header=(title, *COLUMNS), labels=3)
     lines: dict[Line, list[Traffic]] = {}
     for row in found.rows:
         nodes = f", {row.nodes} nodes" if row.nodes > 1 else ""

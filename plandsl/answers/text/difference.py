@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.difference import Difference, Part, Split
-from plandsl.answers.text.words import LABELS, closed_form_lines, show_token_rate
+from plandsl.answers.text.words import LABELS, closed_form_lines, plain_table, show_token_rate
 from plandsl.printing import print_lines
+from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_time
 
 TELLING = 0.1
@@ -88,11 +88,10 @@ def _signed(change: float, show: Show) -> str:
     return f"{'+' if change > 0 else '-'}{show(abs(change))}" if change else ""
 
 
-def _changed_fields(found: Difference) -> Table:
+def _changed_fields(found: Difference) -> Sheet:
     """The fields that differ, with both values."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("what differs", found.a.plan, found.b.plan):
-        table.add_column(head)
+    table = plain_table("l", "l", "l", header=("what differs", found.a.plan, found.b.plan))
+    table.starts = (1,)
     for change in found.changes:
         table.add_row("  " + change.path, change.before or "-", change.after or "-")
     if not found.changes:
@@ -100,16 +99,12 @@ def _changed_fields(found: Difference) -> Table:
     return table
 
 
-def _terms(found: Difference) -> Table:
+def _terms(found: Difference) -> Sheet:
     """TTFT and TPOT of both plans group by group, with the ops that change most."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("term by term", no_wrap=True)
     pair = (found.ttft, found.tpot)
-    for split in pair:
-        table.add_column(SHOW[split.metric][0], justify="right", no_wrap=True)
-        table.add_column("", justify="right", no_wrap=True)
-        table.add_column("change", justify="right", no_wrap=True)
-
+    heads = (column for split in pair for column in (SHOW[split.metric][0], "", "change"))
+    table = plain_table("l", *"rrr" * 2, header=("term by term", *heads), gap=1)
+    table.starts = (1, 4)
     groups = [{p.group: p for p in split.groups} for split in pair]
     ops = [{(p.group, p.op, p.name): p for p in split.parts} for split in pair]
     for group in sorted({**groups[0], **groups[1]}, key=lambda g: -_weight(pair, [own.get(g) for own in groups])):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate, comparisons
@@ -20,10 +19,12 @@ from plandsl.answers.text.words import (
     show_band,
     show_multiples,
     show_token_rate,
+    show_verdicts,
     title_of,
 )
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
+from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 ASSUMED_WORDS = {"otherwise": "falling back to"}
@@ -32,7 +33,10 @@ ASSUMED_WORDS = {"otherwise": "falling back to"}
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
-    parts: list[RenderableType] = [title_of(plan, estimate), _overview(plan, estimate), Text()]
+    parts: list[RenderableType] = [title_of(plan, estimate)]
+    if estimate.requires:
+        parts += [requirement_table(estimate.requires), Text()]
+    parts += [_overview(plan, estimate), Text()]
     if estimate.simulated is not None:
         from plandsl.answers.text.short import short_lines
 
@@ -51,23 +55,23 @@ def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None
     parts += [time_table(estimate), Text()]
     if estimate.communication.rows:
         parts += [communication_table(estimate.communication, len(estimate.stages)), Text()]
-    if estimate.requires:
-        parts += [requirement_table(estimate.requires), Text()]
     parts += list(_footnotes(plan, estimate))
     print_lines(console, *parts)
 
 
 def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
     """Print the plans of a file side by side, and the pairs of plans that lie within each other's band."""
-    header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits")
-    table = plain_table("l", *"rrrrrr", header=header)
+    asked = any(e.requires for e in estimates)
+    header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits", *["requirements"] * asked)
+    table = plain_table("l", *"rrrrrr", *"r" * asked, header=header)
     told = [_compared(e) for e in estimates]
     best = [min(ttft for ttft, _, _ in told), min(tpot for _, tpot, _ in told), max(rate for _, _, rate in told)]
     for e, values in zip(estimates, told, strict=True):
         cells = (show_time(values[0]), show_time(values[1]), show_token_rate(values[2]))
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
-        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits)
+        held = [show_verdicts(e.requires)] * asked
+        table.add_row(e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits, *held)
     lines = list(_band_lines(estimates))
     if all(e.simulated is None for e in estimates):
         print_lines(console, table, *(Text(line, style="dim") for line in lines))
@@ -101,9 +105,9 @@ def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
             yield f"no band, {', '.join(words)}: {', '.join(plans[:4])}{more}"
 
 
-def _overview(plan: PlanSpec, e: Estimate) -> Table:
+def _overview(plan: PlanSpec, e: Estimate) -> Sheet:
     batches, replicas = show_multiples(e)
-    table = plain_table("l", "l", "l", "l")
+    table = plain_table("l", "l", "l", "l", pairs=True)
     used = e.memory.total / e.memory.capacity
     share = show_percent(used) if used < 10 else f"{show_count(used)} times the capacity"
     fits = Text("yes", style="bold green") if e.fits else Text("NO", style="bold red")
@@ -131,7 +135,7 @@ def _load_words(plan: PlanSpec, e: Estimate) -> str:
     return f"{load.input} in{cached}, {load.output} out, {many}"
 
 
-def _add_metrics(table: Table, e: Estimate) -> None:
+def _add_metrics(table: Sheet, e: Estimate) -> None:
     """The metrics in closed form."""
     rate = show_band(show_token_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
     table.add_row("TTFT", show_band(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
@@ -147,7 +151,6 @@ def _add_metrics(table: Table, e: Estimate) -> None:
 
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
     notes = plain_table("l", "l")
-    notes.columns[1].no_wrap = False
     for note in e.notes:
         # a file may have several models from configs: the note says which
         config = f"{'/'.join(note.span.file.split('/')[-2:])}: " if note.code == "N201" and note.span else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
@@ -21,6 +20,7 @@ from plandsl.answers.text.words import (
 from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
+from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 SMALL = 0.04
@@ -69,15 +69,11 @@ def _shares(sums: dict[str, float], total: float) -> str:
     return ", ".join(f"{name} {show_percent(v / total)}" for name, v in sums.items() if v >= 0.0005 * total)
 
 
-def _terms(ttft: Breakdown, tpot: Breakdown) -> Table:
+def _terms(ttft: Breakdown, tpot: Breakdown) -> Sheet:
     """Groups of terms, the longest in either metric first, each with its terms that are not small."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("where the time goes", no_wrap=True)
-    for metric in ("TTFT", "TPOT"):
-        table.add_column(metric, justify="right", no_wrap=True)
-        table.add_column("", justify="right", no_wrap=True)
-        table.add_column("bound by", no_wrap=True)
-        table.add_column("band", no_wrap=True)
+    metrics = (column for metric in ("TTFT", "TPOT") for column in (metric, "", "bound by", "band"))
+    table = plain_table("l", *"rrll" * 2, header=("where the time goes", *metrics), gap=1)
+    table.starts = (1, 5)
     pair = (ttft, tpot)
 
     def weight(terms: Sequence[Term]) -> float:
@@ -138,7 +134,7 @@ def _layers(found: Explanation) -> Text:
 # ---- sensitivities and bottlenecks
 
 
-def _slopes(found: Sequence[Sensitivity]) -> Table:
+def _slopes(found: Sequence[Sensitivity]) -> Sheet:
     """The change of each metric for 1 % more of each figure."""
     table = plain_table("l", *"rrrr", header=("1 % more of", "TTFT", "TPOT", "throughput", "largest batch"))
     for s in found:

@@ -10,7 +10,7 @@ from rich.text import Text
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.modes import Shift, Speculated
 from plandsl.answers.pools import Pools
-from plandsl.answers.text.words import bold, plain_table, show_mesh, show_multiples
+from plandsl.answers.text.words import plain_table, show_mesh, show_multiples
 from plandsl.units import show_bytes, show_count, show_percent, show_rate, show_time
 
 
@@ -26,8 +26,8 @@ def part_tables(e: Estimate) -> Iterator[Group]:
 
 def _pools(pools: Pools) -> Group:
     """Each pool with the rate that it sustains, and the transfer between the pools."""
-    table, sent = plain_table("l", "l", "l", "r", "r"), pools.sent
-    table.add_row(*map(bold, ("pools", "", "batch", "memory", "sustains")))
+    sent = pools.sent
+    table = plain_table("l", "l", "l", "r", "r", header=("pools", "", "batch", "memory", "sustains"), labels=2)
     rows: dict[str, tuple[str, str, str, float]] = {}
     for word, pool in (("prefill", pools.prefill), ("decode", pools.decode)):
         e = pool.estimate
@@ -48,8 +48,8 @@ def _pools(pools: Pools) -> Group:
 
 def _shift(shift: Shift) -> Group:
     """Both shardings of a shift: the times of each, the phases that use it, and from where `base` is faster."""
-    table = plain_table("l", "l", "l", "l")
-    table.add_row(Text(f"shift at {shift.threshold} tokens", style="bold"), "", "TTFT", "TPOT")
+    header = (f"shift at {shift.threshold} tokens", "", "TTFT", "TPOT")
+    table = plain_table("l", "l", "l", "l", header=header, labels=2)
     for word, mode in (("base", shift.base), ("tensor", shift.tensor)):
         mesh = " x ".join(f"{name} {size}" for name, size in mode.mesh)
         ttft, tpot = (
@@ -71,7 +71,7 @@ def _speculation(s: Speculated) -> Group:
         else f"by {s.draft} on " + (" x ".join(f"{name} {size}" for name, size in s.mesh) or "each GPU")
     )
     rates = ", ".join(show_percent(a) for a in dict.fromkeys(s.acceptance))
-    table = plain_table("l", "l", "l", "l")
+    table = plain_table("l", "l", "l", "l", pairs=True)
     table.add_row(
         Text("guessed ahead", style="bold"),
         f"{len(s.acceptance)} token{'s' * (len(s.acceptance) > 1)}, {by}",

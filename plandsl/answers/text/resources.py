@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate
@@ -12,14 +12,13 @@ from plandsl.answers.occupancy import Memory
 from plandsl.answers.phases import OpTime, PhaseEstimate
 from plandsl.answers.text.communication import library
 from plandsl.answers.text.words import LABELS, plain_table
+from plandsl.tables import Bar, Sheet
 from plandsl.units import show_bytes, show_percent, show_time
-
-BAR = 30
 
 PARTS = (("weights", "blue"), ("kv_cache", "cyan"), ("activations", "yellow"), ("buffers", "magenta"))
 
 
-def memory_table(e: Estimate) -> Table:
+def memory_table(e: Estimate) -> Sheet:
     """The parts of the fullest GPU's memory, then the memory of each stage where they differ."""
     table = plain_table("l", "r", "r", "l")
     several = len({m.total for m in e.stages}) > 1 or len({g.gpus for g in e.stage_gpus}) > 1
@@ -27,14 +26,17 @@ def memory_table(e: Estimate) -> Table:
     heading = "memory per GPU, fullest stage" if several else "memory per GPU" + (", fuller pool" if e.pools else "")
     if e.stage_gpus and not several:
         heading += f", of {e.stage_gpus[0].smallest}, the smallest"
+    table.starts = (1,)
     table.add_row(Text(heading, style="bold"), "", "", "")
     for part, style in PARTS:
         size = getattr(e.memory, part)
         share = size / e.memory.capacity
-        table.add_row("  " + LABELS[part], show_bytes(size), show_percent(share), _bar(share, style))
+        bar = Bar(partial(_bar, share, style))
+        table.add_row("  " + LABELS[part], show_bytes(size), show_percent(share), bar)
     free = e.memory.capacity - e.memory.total
     word = "  free" if free >= 0 else "  over by"
-    table.add_row(word, show_bytes(abs(free)), show_percent(abs(free) / e.memory.capacity), _memory_bar(e.memory))
+    whole = Bar(partial(_memory_bar, e.memory))
+    table.add_row(word, show_bytes(abs(free)), show_percent(abs(free) / e.memory.capacity), whole)
     if several:
         for first, last, (a, b), m in _equal_stages(e):
             name = f"  stage {first}" if first == last else f"  stages {first} to {last}"
@@ -52,31 +54,28 @@ def _equal_stages(e: Estimate) -> Iterator[tuple[int, int, tuple[int, int], Memo
             start = i
 
 
-def _bar(share: float, style: str) -> Text:
-    return Text("█" * min(BAR, round(share * BAR)) or "▏" if share > 0 else "", style=style)
+def _bar(share: float, style: str, width: int) -> Text:
+    return Text("█" * min(width, round(share * width)) or "▏" if share > 0 else "", style=style)
 
 
-def _memory_bar(m: Memory) -> Text:
+def _memory_bar(m: Memory, width: int) -> Text:
     """All parts of the memory in one bar, then the free rest."""
     out = Text()
     used = 0
     for part, style in PARTS:
-        cells = min(BAR - used, round(getattr(m, part) / m.capacity * BAR))
+        cells = min(width - used, round(getattr(m, part) / m.capacity * width))
         out.append("█" * cells, style=style)
         used += cells
-    return out.append("░" * (BAR - used), style="dim")
+    return out.append("░" * (width - used), style="dim")
 
 
-def time_table(e: Estimate) -> Table:
+def time_table(e: Estimate) -> Sheet:
     """The ops of both phases side by side, the longest in either phase first, then the sums."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     several = len(e.stages) > 1
-    table.add_column("where the time goes" + (", busiest stage" if several else ""), no_wrap=True)
-    table.add_column("runs", justify="right")
-    for phase in ("prefill", "decode step"):
-        table.add_column(phase, justify="right", no_wrap=True)
-        table.add_column("", justify="right")
-        table.add_column("bound")
+    title = "where the time goes" + (", busiest stage" if several else "")
+    phases = (column for phase in ("prefill", "decode step") for column in (phase, "", "bound"))
+    table = plain_table("l", "r", *"rrl" * 2, header=(title, "runs", *phases), labels=2)
+    table.starts = (2, 5)
     both: dict[tuple[str, str], list[OpTime | None]] = {}
     for i, phase_estimate in enumerate((e.prefill, e.decode)):
         for op in phase_estimate.ops:

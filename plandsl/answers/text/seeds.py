@@ -16,6 +16,7 @@ from plandsl.answers.text.words import (
     show_metric,
     show_request_rate,
     show_token_rate,
+    verdict,
 )
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
@@ -23,12 +24,12 @@ from plandsl.spec.plan import PlanSpec
 
 def print_seeds(plan: PlanSpec, found: OverSeeds, console: Console) -> None:
     """Print the whole report of one plan."""
-    parts: list[RenderableType] = [title_of_run(plan, found.mean), Text(_served(found)), Text()]
-    parts += [times_table(found.mean), Text()]
-    if isfinite(found.mean.occupancy.busy):
-        parts += [held_table(found.mean.occupancy, "a server had"), Text()]
+    parts: list[RenderableType] = [title_of_run(plan, found.mean)]
     if found.requires:
         parts += [_requirements(found.requires), Text()]
+    parts += [Text(_served(found)), Text(), times_table(found.mean), Text()]
+    if isfinite(found.mean.occupancy.busy):
+        parts += [held_table(found.mean.occupancy, "a server had"), Text()]
     print_lines(console, *parts, *_footnotes(found))
 
 
@@ -50,10 +51,9 @@ def _served(found: OverSeeds) -> str:
 
 def _requirements(requires: Sequence[SeedsRequirement]) -> RenderableType:
     table = plain_table("l", "l", "l")
-    for r in requires:
-        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
-        value = f", {show_metric(r.text, r.figure.value)}{show_half(r.figure)}"
-        table.add_row(f"require {r.text}", mark.append(value, style="not bold default"), f"in {r.met} of {r.runs} runs")
+    for r in sorted(requires, key=lambda r: r.ok):
+        value = f"{show_metric(r.text, r.figure.value)}{show_half(r.figure)}"
+        table.add_row(*verdict(r.text, r.ok, value), f"in {r.met} of {r.runs} runs")
     return table
 
 

@@ -17,6 +17,7 @@ from plandsl.answers.text.words import (
     show_request_rate,
     show_token_rate,
     show_value,
+    show_verdicts,
 )
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
@@ -35,15 +36,16 @@ TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
 
 def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> None:
     """Print the whole report of one plan."""
-    parts: list[RenderableType] = [title_of_run(plan, found), Text(_served(found)), Text(), times_table(found), Text()]
+    parts: list[RenderableType] = [title_of_run(plan, found)]
+    if found.requires:
+        parts += [requirement_table(found.requires), Text()]
+    parts += [Text(_served(found)), Text(), times_table(found), Text()]
     if found.prefill:
         parts += [held_table(found.prefill.occupancy, "a prefill server had"), Text()]
     if isfinite(found.occupancy.busy):
         parts += [held_table(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
     if found.found:
         parts += [_cached(found.found), Text()]
-    if found.requires:
-        parts += [requirement_table(found.requires), Text()]
     print_lines(console, *parts, *_footnotes(found))
 
 
@@ -65,6 +67,8 @@ def print_side_by_side(loads: Sequence[WorkloadSpec], found: Sequence[Simulation
 def side_by_side_table(found: Sequence[Simulation]) -> RenderableType:
     """A column for each run, the best of each line in bold."""
     table = plain_table("l", *"r" * len(found), header=("side by side", *(s.plan for s in found)))
+    if any(s.requires or not s.summary.stable for s in found):
+        table.add_row("requirements", *(_verdict(s) for s in found))
     table.add_row("GPUs", *(str(s.gpus) for s in found))
     for name, word in TIMES.items():
         for column in ("p50", "p95", "p99") if name != "itl" else ():
@@ -78,7 +82,6 @@ def side_by_side_table(found: Sequence[Simulation]) -> RenderableType:
         table.add_row(word, *_best(values, [show_value(metric, v) for v in values], max))
     table.add_row("preemptions", *(f"{s.summary.preemptions:,}" for s in found))
     table.add_row("KV cache, peak", *(_share(s.occupancy.kv_cache[1]) for s in found))
-    table.add_row("requirements", *(_verdict(s) for s in found))
     return table
 
 
@@ -95,10 +98,8 @@ def _best(values: Sequence[float], cells: Sequence[str], which: Callable[[list[f
 
 def _verdict(s: Simulation) -> Text:
     """How many requirements are met; whether the queue grows."""
-    missed = sum(not r.ok for r in s.requires)
-    said = "-" if not s.requires else f"{missed} FAILED" if missed else "met"
-    said += ", queue grows" if not s.summary.stable else ""
-    return Text(said, style="bold red" if missed or not s.summary.stable else "")
+    told = show_verdicts(s.requires)
+    return told if s.summary.stable else Text(f"{told.plain}, queue grows", style="bold red")
 
 
 def title_of_run(plan: PlanSpec, found: Simulation) -> Text:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.start import Start
 from plandsl.answers.text.words import plain_table
+from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_percent
 
 GIB = 2**30
 
 
-def start_table(estimates: Iterable[tuple[str, Estimate]]) -> Table:
+def start_table(estimates: Iterable[tuple[str, Estimate]]) -> Sheet:
     """What engines start with, beside theory, by pool; a plan without pools has one, whose name is empty."""
     table = plain_table("l", "l")
     for pool, e, start in ((pool, e, e.start) for pool, e in estimates if e.start is not None):

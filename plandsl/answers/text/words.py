@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite, isnan
 
-from rich.table import Table
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate, Requirement
 from plandsl.answers.simulation import Figure
 from plandsl.spec.origins import FITTED_HERE, MEASURED
 from plandsl.spec.plan import PlanSpec
+from plandsl.tables import Sheet
 from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
@@ -53,9 +53,12 @@ def show_multiples(e: Estimate) -> tuple[str, str]:
     return batches, f" x {e.replicas} replicas" if e.replicas > 1 else ""
 
 
-def plain_table(*justify: str, header: Sequence[str] = ()) -> Table:
-    """A table without lines; each column is aligned left (``l``) or right (``r``) below its word of the ``header``."""
-    table = Table(box=None, show_header=bool(header), pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def plain_table(*justify: str, header: Sequence[str] = (), labels: int = 1, gap: int = 2, pairs: bool = False) -> Sheet:
+    """A table without lines; each column is aligned left (``l``) or right (``r``) below its word of the ``header``.
+
+    The rest is as a `Sheet` takes it.
+    """
+    table = Sheet(gap=gap, header=bool(header), labels=labels, pairs=pairs)
     for side, word in zip(justify, header or [""] * len(justify), strict=True):
         table.add_column(word, justify="right" if side == "r" else "left", no_wrap=True)
     return table
@@ -96,13 +99,24 @@ def closed_form_lines(*estimates: Estimate) -> list[Text]:
     return [Text(said, style="dim")]
 
 
-def requirement_table(requires: Sequence[Requirement]) -> Table:
-    """A line for each requirement: whether it is met, and the value."""
+def requirement_table(requires: Sequence[Requirement]) -> Sheet:
+    """A line for each requirement, those that are missed first: whether it is met, and the value."""
     table = plain_table("l", "l")
-    for r in requires:
-        mark = Text("met", style="green") if r.ok else Text("FAILED", style="bold red")
-        table.add_row("require " + r.text, mark.append(f", {show_metric(r.text, r.value)}", style="not bold default"))
+    for r in sorted(requires, key=lambda r: r.ok):
+        table.add_row(*verdict(r.text, r.ok, show_metric(r.text, r.value)))
     return table
+
+
+def verdict(text: str, ok: bool, value: str) -> tuple[Text, Text]:
+    """A requirement and whether its ``value`` meets it."""
+    mark = Text("met", style="green") if ok else Text("FAILED", style="bold red")
+    return Text(f"require {text}", style="" if ok else "red"), mark.append(f", {value}", style="not bold default")
+
+
+def show_verdicts(requires: Sequence[Requirement]) -> Text:
+    """How many requirements are missed: ``met``, ``2 FAILED``, or ``-`` where there are none."""
+    missed = sum(not r.ok for r in requires)
+    return Text(f"{missed} FAILED" if missed else "met" if requires else "-", style="bold red" if missed else "")
 
 
 def show_request_rate(value: float) -> str:

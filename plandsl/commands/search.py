@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from plandsl import plotting
 from plandsl._version import __version__
 from plandsl.answers.estimate import BANDED
 from plandsl.answers.text.words import origin_names
-from plandsl.commands import FAILED, OK, Progress, print_json
+from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text
+from plandsl.commands.sources import open_module, read_overrides
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.driver import open_text
 from plandsl.files import write_file
@@ -44,11 +45,12 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any]) -> int:
-    """Run all searches, or the one that ``--search`` names. Return the exit status.
+def run_search(arguments: Namespace) -> int:
+    """Run all searches, or the one that ``--search`` names.
 
-    Raises `PlanError` on wrong input.
+    Exit status 0 if some plan of each meets every requirement, 1 if none does. Raises `PlanError` on wrong input.
     """
+    module = open_module(arguments.file, read_overrides(arguments))
     searches = _searches(module, arguments.search)
     if len(searches) > 1 and (arguments.rows or arguments.output or (arguments.plot and not _share_picture(searches))):
         names = ", ".join(s.name for s in searches)
@@ -74,7 +76,7 @@ def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any
             if arguments.json:
                 bodies.append(found_json(found, answer, seconds))
             else:
-                print_found(found, answer, seconds, console())
+                print_found(found, answer, seconds, open_console())
             if arguments.output:
                 _write_best(arguments, module, found, answer.top)
             if points is not None:
@@ -84,7 +86,7 @@ def run_searches(arguments: Namespace, module: Module, console: Callable[[], Any
 
         plot([SearchResult(*one) for one in drawn], Path(arguments.plot))
         if not arguments.json:
-            sys.stdout.write(f"picture: {arguments.plot}\n")
+            print_text(f"picture: {arguments.plot}\n")
     if arguments.json:
         print_json({"plandsl": __version__, "file": arguments.file, "searches": bodies})
     return status
@@ -203,7 +205,7 @@ def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Co
         text = _use_statement(arguments.file, path, module) + text
     write_file(path, said + text)
     if not arguments.json:
-        sys.stdout.write(f"best of {found.search.name}: {path}\n")
+        print_text(f"best of {found.search.name}: {path}\n")
 
 
 def _use_statement(file: str, path: Path, module: Module) -> str:

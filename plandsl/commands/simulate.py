@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,14 +17,15 @@ from plandsl.answers.text.rate import print_rate, print_rates
 from plandsl.answers.text.seeds import print_seeds, print_seeds_side_by_side
 from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 from plandsl.backends.cost.answers.simulation import Run
-from plandsl.commands import FAILED, OK, Progress, compile_one, compile_plans, open_console, print_json, spaced
+from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text, spaced
+from plandsl.commands.sources import compile_one, compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, find_unserved
 from plandsl.search.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
 from plandsl.search.spread import Workers, open_workers
 
 
-def run_simulations(arguments: Namespace) -> int:
+def run_simulate(arguments: Namespace) -> int:
     """Exit status 1 where a plan cannot be served or misses a requirement."""
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
@@ -208,4 +208,4 @@ def _plot_runs(arguments: Namespace, plans: list[CompiledPlan], runs: list[Run],
             serve=lambda made: stack.enter_context(probing(workers, made)),
         )
     if not arguments.json:
-        sys.stdout.write(f"picture: {arguments.plot}\n")
+        print_text(f"picture: {arguments.plot}\n")
