@@ -86,16 +86,8 @@ study: $(RUNTIME)  ## the study's claims beside what plandsl says
 field: $(RUNTIME)  ## questions of people who deploy, what they saw beside what plandsl says
 	$(BIN)/python -m benchmarks.field
 
-figures: $(DEV)  ## the charts of the pages in docs/, drawn
-	@mkdir -p docs/images/search docs/images/traffic
-	$(BIN)/planc render --view tradeoff examples/llama3_70b.plan -o docs/images/search/tradeoff.svg
-	$(BIN)/planc simulate examples/traffic/shift.plan --plot docs/images/traffic/shift.svg
-	$(BIN)/planc simulate examples/traffic/operator.plan --plot docs/images/traffic/operator.svg || test $$? -eq 1
-	$(BIN)/planc search examples/search_70b.plan --plot docs/images/search/services.svg
-	for model in 70b 405b; do \
-	  $(BIN)/planc search examples/search_study.plan --search throughput_$$model \
-	    --plot docs/images/search/study_$$model.svg || exit 1; \
-	done
+figures: $(DEV)  ## the pictures of the pages in docs/, drawn, and docs/gallery.md
+	$(BIN)/python -m benchmarks.gallery
 
 seeds: $(DEV)  ## the property tests, drawn from each of ten seeds
 	@failed=; for seed in $(SEEDS); do \

@@ -83,7 +83,8 @@ def _check(made: _Parser) -> None:
 
 def _render(made: _Parser) -> None:
     _add_file(made)
-    made.add_argument("--view", choices=("devices", "block", "timeline", "memory", "tradeoff"), default="devices",
+    views = ("devices", "communication", "block", "timeline", "memory", "tradeoff")
+    made.add_argument("--view", choices=views, default="devices",
                       help="of one plan (default: devices), or the tradeoff of all plans")  # fmt: skip
     _add_phase(made)
     made.add_argument("--against", choices=("ttft", "tpot", "latency"), action="append",
@@ -160,6 +161,12 @@ def _diff(made: _Parser) -> None:
     _add_selection(made)
 
 
+def _compare_comm(made: _Parser) -> None:
+    made.add_argument("files", metavar="FILE[:PLAN]", nargs="+", help="all plans of a file, or one")
+    made.add_argument("-o", "--output", metavar="OUT", help="also draw the comparison, a .svg, .png, .pdf or .dot file")
+    _add_selection(made)
+
+
 def _calibrate(made: _Parser) -> None:
     made.add_argument("data", metavar="DATA", nargs="+", help="CSV files, or folders of them (docs/calibration.md)")
     made.add_argument("-o", "--output", metavar="OUT", required=True,
@@ -219,6 +226,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "passes": ("list the passes of the compiler, in order", _passes),
     "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic or a word", _explain),
     "diff": ("compare two plans term by term", _diff),
+    "compare-comm": ("compare what several plans send: by phase and mesh axis", _compare_comm),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),
     "accuracy": ("compare predictions with measurements", _accuracy),
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),

@@ -507,6 +507,12 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "write `FILE:PLAN`, or `--plan NAME` for the plan of that name in both files.",
     ),
+    "E458": (
+        "too many plans to compare",
+        "`planc compare-comm` puts the communication of all plans of its files side by side, at most 40 of them.",
+        "",
+        "name some of them as `FILE:PLAN`, or the plan of one name in every file with `--plan NAME`.",
+    ),
     "E407": (
         "nothing of this name to explain",
         "`planc explain` takes a file, the code of a diagnostic, or a word that reports use.",

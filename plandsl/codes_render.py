@@ -19,9 +19,10 @@ RENDER_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E432": (
         "unknown view",
-        "The views of a plan are `devices` (the contents of each GPU), `block` (the dataflow of one layer on one GPU), "
-        "`timeline` (when each stage works) and `memory` (the memory use of the GPUs), in the phase `prefill` or "
-        "`decode`. `tradeoff` draws throughput against latency for all plans of a file.",
+        "The views of a plan are `devices` (the contents of each GPU), `communication` (who sends how much to whom), "
+        "`block` (the dataflow of one layer on one GPU), `timeline` (when each stage works) and `memory` (the memory "
+        "use of the GPUs), in the phase `prefill` or `decode`. `tradeoff` draws throughput against latency for "
+        "all plans of a file.",
         "",
         "Name one of the views.",
     ),

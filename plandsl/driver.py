@@ -30,8 +30,10 @@ from plandsl.units import show_percent, show_time
 
 if TYPE_CHECKING:
     from plandsl.answers.autoscale import Autoscale
+    from plandsl.answers.communication import Compared
     from plandsl.answers.difference import Difference
     from plandsl.answers.explanation import Explanation
+    from plandsl.answers.flows import Flows
     from plandsl.answers.rate import FoundRate
     from plandsl.answers.seeds import OverSeeds
     from plandsl.backends.cost import Deployment
@@ -287,14 +289,14 @@ class CompiledPlan:
 
     @guarded
     def draw(self, view: str = "devices", phase: str = "prefill") -> Picture:
-        """The picture of a view as DOT text. Of two pools, `devices` shows both; other views show the phase's pool."""
-        from plandsl.backends.graphviz import VIEWS, draw
+        """The picture of a view as DOT text. Of two pools, most views show the phase's pool, some show both."""
+        from plandsl.backends.graphviz import VIEWS, WHOLE, draw
         from plandsl.backends.graphviz.picture import Picture
 
         call = Arguments("draw", view=view, phase=phase)
         call.word("view", VIEWS, code="E432")
         call.word("phase", PHASES, code="E432")
-        if self._pools and view != "devices":
+        if self._pools and view not in WHOLE:
             pool = self._pools[phase == "decode"]
             return Picture(draw(view, pool.cost, pool.closed_form(), phase))
         return Picture(draw(view, self.cost, self.closed_form(), phase))
@@ -307,6 +309,13 @@ class CompiledPlan:
 
     def _repr_html_(self) -> str:
         return self.estimate()._repr_html_()
+
+    @guarded
+    def flows(self) -> tuple[Flows, ...]:
+        """Who sends how much to whom: in a prefill, in a decode step, and between two pools."""
+        from plandsl.backends.cost.answers.flows import flows
+
+        return flows(self.cost)
 
     @guarded
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
@@ -382,6 +391,18 @@ def difference(a: CompiledPlan, b: CompiledPlan) -> Difference:
     from plandsl.fields import changes
 
     return evolve(difference(a.cost, b.cost), changes=changes(a.spec, b.spec))
+
+
+def compare_communication(plans: Sequence[CompiledPlan], names: Sequence[str] = ()) -> list[Compared]:
+    """What each plan sends, by phase and axis, under ``names`` or its own name."""
+    from plandsl.answers.communication import Compared
+
+    out = []
+    for name, plan in zip(names or [plan.name for plan in plans], plans, strict=True):
+        e = plan.closed_form()
+        meshes = (e.mesh,) if e.pools is None else (e.pools.prefill.estimate.mesh, e.pools.decode.estimate.mesh)
+        out.append(Compared(name, meshes, e.gpus, ttft_s=e.ttft_s, tpot_s=e.tpot_s, sent=e.communication))
+    return out
 
 
 def programs(plan: PlanSpec) -> tuple[Program, Program]:

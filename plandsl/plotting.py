@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,33 @@ def plain_ticks(axis: Any, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def unit_ticks(axis: Any, ends: tuple[float, float], show: Callable[[float], str], dense: float = 1.6) -> None:
-    """Ticks of a log axis, each with its unit; at 1, 2 and 5 up to ``dense`` decades, for which an axis needs room."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
+"""Ticks of a decade, from many to few."""
 
-    decades = np.log10(ends[1] / ends[0])
-    few = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.6 else (1, 2, 5)
-    axis.set_major_locator(LogLocator(subs=few if decades < dense else (1, 3) if decades < 2.6 else (1,)))
+
+def unit_ticks(axis: Any, ends: tuple[float, float], show: Callable[[float], str], room: int = 6) -> None:
+    """Ticks of a log axis, each with its unit, so far apart that ``room`` labels would fit side by side.
+
+    An axis without two ticks at round steps of a decade has two or three at round numbers.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+    ticks = next(filter(None, (_ticks_at(ends, steps, room) for steps in STEPS)), [])
+    axis.set_major_locator(FixedLocator(ticks) if ticks else MaxNLocator(2, steps=(1, 2, 5, 10)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: drop_zeros(show(value))))
+
+
+def _ticks_at(ends: tuple[float, float], steps: Sequence[float], room: int) -> list[float]:
+    """The ticks between both ends at ``steps`` of each decade, or of every n-th; none where fewer than two fit."""
+    low, high = np.log10(ends)
+    for every in range(1, 10) if len(steps) == 1 else (1,):
+        decades = range(int(np.floor(low)) // every * every, int(np.ceil(high)) + 1, every)
+        ticks = [10.0**decade * step for decade in decades for step in steps]
+        inside = [tick for tick in ticks if low - 1e-9 <= np.log10(tick) <= high + 1e-9]
+        if len(inside) >= 2 and np.diff(np.log10(inside)).min() * room >= high - low:
+            return inside
+    return []
 
 
 PAPER = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
@@ -136,6 +155,81 @@ def write_bound(place: Any, bound: float, text: str, *, along_x: bool, upper: bo
         place.annotate(text, (0.985, bound), (0, 2 * side), **at, **SMALL_PRINT, bbox=PAPER)
 
 
+def write_caption(figure: Any, title: str, words: str = "") -> None:
+    """Write what a picture shows above its panels: a title, and below it a line about what was drawn."""
+    figure.suptitle(f"{title}\n{words}" if words else title, x=0.01, ha="left", fontsize=9, linespacing=1.5)
+
+
+SAME = 0.006
+"""Curves that stay within this share of the axes of one another look like one."""
+
+Line = tuple[Any, Any]
+"""The points of a curve: x and y, both positive."""
+
+
+def find_same(curves: Sequence[Line]) -> list[int | None]:
+    """For each curve the first one before it that it lies on, on log axes that hold all of them; None for none."""
+    logs = [np.log(np.maximum(np.array([x, y], dtype=float), 1e-30)) for x, y in curves]
+    every = np.concatenate([points for points in logs if points.size] or [np.zeros((2, 1))], axis=1)
+    size = np.maximum(np.ptp(every, axis=1), 1e-9)[:, None]
+    scaled = [points / size for points in logs]
+    out: list[int | None] = []
+    for i, points in enumerate(scaled):
+        others = (j for j in range(i) if out[j] is None)
+        out.append(next((j for j in others if _lie_on(points, scaled[j]) and _lie_on(scaled[j], points)), None))
+    return out
+
+
+def _lie_on(points: Any, line: Any) -> bool:
+    """Whether all ``points`` lie within `SAME` of a line through points: [2, points]."""
+    if points.shape[1] < 2 or line.shape[1] < 2:
+        return False
+    start, along = line[:, :-1, None], np.diff(line, axis=1)[:, :, None]  # [2, pieces, 1]
+    length = np.maximum((along**2).sum(axis=0), 1e-18)
+    share = np.clip(((points[:, None, :] - start) * along).sum(axis=0) / length, 0, 1)  # [pieces, points]
+    apart = points[:, None, :] - start - along * share
+    return bool(np.sqrt((apart**2).sum(axis=0)).min(axis=0).max() <= SAME)
+
+
+def same_dash(look: dict[str, Any], first: int | None) -> dict[str, Any]:
+    """The look of a curve: with gaps where it lies on another one, which shows through them."""
+    return look if first is None else {**look, "linestyle": (0, (3, 3)), "zorder": 3.5}
+
+
+SIDES = ((4, -4, "left", "top"), (-4, 4, "right", "bottom"), (4, 4, "left", "bottom"), (-4, -4, "right", "top"))
+"""Where a label may stand beside its mark: the points to it, and its corner there."""
+
+
+def choose_sides(place: Any, spots: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[tuple[Any, ...]]:
+    """For each label one of `SIDES` of its spot: the one on which it covers least of other marks and earlier labels."""
+    points = 72 / place.figure.dpi
+    at = [tuple(place.transData.transform(spot) * points) for spot in spots]
+    marks = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    taken: list[Box] = []
+    out = []
+    for i, ((x, y), text) in enumerate(zip(at, texts, strict=True)):
+        wide, high = 4.6 * len(text) + 2, 9.0
+        boxes = []
+        for dx, dy, ha, va in SIDES:
+            left, low = x + dx - wide * (ha == "right"), y + dy - high * (va == "top")
+            boxes.append((left, low, left + wide, low + high))
+        others = [mark for j, mark in enumerate(marks) if j != i]
+        costs = [sum(_shared(b, o) for o in others) + 9 * sum(_shared(b, o) for o in taken) for b in boxes]
+        best = costs.index(min(costs))
+        taken.append(boxes[best])
+        out.append(SIDES[best])
+    return out
+
+
+Box = tuple[float, float, float, float]
+"""Left, low, right and high end."""
+
+
+def _shared(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    return max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+
+
 def drop_zeros(text: str) -> str:
     """A quantity without trailing zeros: ``10.0 ms`` as ``10 ms``."""
     return re.sub(r"\.0+ ", " ", text)
@@ -149,6 +243,17 @@ def save(figure: Any, path: Path) -> None:
     metadata = {"Date": None} if path.suffix == ".svg" else None
     try:
         with write_whole(path) as file:
-            figure.savefig(file, format=path.suffix[1:], metadata=metadata, dpi=200, bbox_inches="tight")
+            drawn = BytesIO()
+            figure.savefig(drawn, format=path.suffix[1:], metadata=metadata, dpi=200, bbox_inches="tight")
+            file.write(_rounded(drawn.getvalue()) if path.suffix == ".svg" else drawn.getvalue())
     finally:
         pyplot().close(figure)
+
+
+def _rounded(svg: bytes) -> bytes:
+    """An SVG whose paths and places have two digits behind the point, which is a hundredth of a point."""
+
+    def short(found: re.Match[bytes]) -> bytes:
+        return re.sub(rb"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip(".").encode(), found[0])
+
+    return re.sub(rb' (?:d|x|y)="[^"]*"', short, svg)

@@ -46,3 +46,18 @@ def drawing() -> None:
     """For tests of a picture, through whichever program draws here; `make test` sees to it that there is one."""
     if shutil.which("dot") is None and importlib.util.find_spec("pygraphviz") is None:
         pytest.skip("a picture needs the program dot or the extra [render]")
+
+
+@pytest.fixture
+def texts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every chart that a test draws, no text lies on another one."""
+    from plandsl import plotting
+    from tests.plots import overlaps
+
+    save = plotting.save
+
+    def checked(figure: object, path: Path) -> None:
+        assert overlaps(figure) == []
+        save(figure, path)
+
+    monkeypatch.setattr(plotting, "save", checked)

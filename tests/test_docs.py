@@ -60,7 +60,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
     "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
-    "operator.md", "ci.md", "money.md", "laws.md",
+    "operator.md", "ci.md", "money.md", "laws.md", "gallery.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -324,7 +324,7 @@ def commands():
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         planc("--help")
-    return re.findall(r"^    (\w+) ", text.getvalue(), re.MULTILINE)
+    return re.findall(r"^    ([\w-]+) ", text.getvalue(), re.MULTILINE)
 
 
 def options():

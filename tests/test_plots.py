@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plandsl import plotting
 from plandsl.backends.cost.answers.probes import serve_made
 from plandsl.backends.cost.serving.records import Steps
 from plandsl.backends.plots.bounds import bounds_of
@@ -65,6 +66,7 @@ def steps_of(*rows: tuple[int, float, float]) -> Steps:
 # ---- files
 
 
+@pytest.mark.usefixtures("texts_apart")
 @pytest.mark.parametrize(
     ("view", "words"),
     [
@@ -123,6 +125,52 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_the_run(
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, tmp_path, TEXT, *arguments)
     assert (status, out, err[: len(code) + 7]) == (2, "", f"error[{code}]")
+
+
+# ---- captions, and curves that coincide
+
+
+def test_captions_say_what_was_drawn(capsys, tmp_path) -> None:
+    path = tmp_path / "x.svg"
+    run(capsys, tmp_path, TEXT, "--plot", path)
+    assert {"the times of requests", "llama_3_1_8b on h100_1 and h100_8; requests over time"} <= lines_of(path)
+    run(capsys, tmp_path, TEXT, "--plot", path, "--view", "occupancy")
+    assert {"what servers hold", "the same for all plans"} <= lines_of(path)
+
+
+def lines_of(path: Path) -> set[str]:
+    return {line.strip("<!-> ") for line in said(path).splitlines()}
+
+
+@pytest.mark.usefixtures("texts_apart")
+def test_curves_that_lie_on_one_another_say_so(tmp_path) -> None:
+    file, path = tmp_path / "a.plan", tmp_path / "x.svg"
+    load = "workload { input = 500, output = 50, batch = 4 }"
+    file.write_text(
+        f"plan one {{ model = llama_3_2_1b, node = h100_1, {load} }}\n"
+        "plan two = one\nplan half = one with { model = llama_3_2_1b with { weights = fp8 } }\n"
+    )
+    assert main(["render", str(file), "--view", "tradeoff", "-o", str(path), "--against", "tpot"]) == 0
+    legend = [line for line in lines_of(path) if ": batch 1 to" in line]
+    assert sorted(line.partition(":")[0] for line in legend) == ["half", "one", "two"]
+    assert [line.endswith(", on one") for line in sorted(legend)] == [False, False, True]
+
+
+def test_only_curves_that_cannot_be_told_apart_are_the_same() -> None:
+    x = np.geomspace(1, 1000, 9)
+    lines = [(x, x**2), (x[::2], x[::2] ** 2), (x, 1.5 * x**2), (x[:3], x[:3] ** 2), (np.empty(0), np.empty(0))]
+    assert plotting.find_same(lines) == [None, 0, None, None, None]
+
+
+def test_labels_take_the_side_that_is_free() -> None:
+    plt = plotting.pyplot()
+    figure, place = plt.subplots(figsize=(4, 4))
+    place.set(xlim=(0, 100), ylim=(0, 100))
+    spots = [(50.0, 50.0), (51.0, 51.0), (90.0, 10.0)]
+    sides = plotting.choose_sides(place, spots, ["100", "200", "300"])
+    plt.close(figure)
+    assert sides[0] != sides[1]
+    assert sides[2] == plotting.SIDES[0]
 
 
 # ---- numbers
@@ -223,6 +271,7 @@ def test_a_closed_loop_has_more_and_more_requests_in_flight() -> None:
         sweep(made.spec, serve_made(made))
 
 
+@pytest.mark.usefixtures("texts_apart")
 def test_a_picture_over_rates_names_the_saturation(capsys, tmp_path, short) -> None:
     path = tmp_path / "x.svg"
     status, _, err = run(capsys, tmp_path, TEXT, "--requests", 30, "--plot", path, "--view", "rates")
@@ -251,6 +300,7 @@ plan big = p with { model = llama_3_1_70b }
 """
 
 
+@pytest.mark.usefixtures("texts_apart")
 def test_the_servers_of_both_pools_have_lanes(capsys, tmp_path) -> None:
     path = tmp_path / "x.svg"
     for view in VIEWS:
@@ -289,6 +339,7 @@ def planc(capsys, tmp_path: Path, text: str, *arguments: object) -> tuple[int, s
     return status, *capsys.readouterr()
 
 
+@pytest.mark.usefixtures("texts_apart")
 def test_a_tradeoff_names_plans_bounds_and_knees(capsys, tmp_path) -> None:
     path = tmp_path / "x.svg"
     status, out, err = planc(capsys, tmp_path, BATCHES, "-o", path)

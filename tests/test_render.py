@@ -220,7 +220,7 @@ def test_pictures_are_legible_and_inside_their_sheet(case: str, view: str, phase
     size = re.search(r"// ([\d.]+) x ([\d.]+) points", dot)
     assert size
     width, height = float(size[1]), float(size[2])
-    assert 900 <= width <= 2000
+    assert 1000 <= width <= 2100
     assert height <= (1700 if case == "two_kinds" else 1300)
     for s in shapes(dot):
         assert s.left >= -1
@@ -244,11 +244,21 @@ def test_names_are_escaped_and_cut(view: str) -> None:
     node = evolve(NODE, name='box "8" \\N <b>&amp;\n' + "n" * 300)
     spec = plan(tp=2, name='"><script> & \\l' + "p" * 300, model_name="m" * 300 + "<", node=node)
     dot = drawn(spec, view)
-    assert all(s.right <= 2000 for s in shapes(dot))
+    assert all(s.right <= 2100 for s in shapes(dot))
     svg = fromstring(render(dot, "svg"))
     words = " ".join(t.text or "" for t in svg.iter("{http://www.w3.org/2000/svg}text"))
     assert '"><script> & \\l' in words.replace("\N{NO-BREAK SPACE}", " ")
     assert view != "devices" or 'box "8" \\N <b>&amp; nnn' in words.replace("\N{NO-BREAK SPACE}", " ")
+
+
+FOLDED = {
+    "devices": ["56 more stages", "stage 8 to 63, 224 GPUs of each replica", "7 more replicas"],
+    "communication": ["a row or a column is 256 GPUs"],
+    "timeline": ["16 of 500 batches in flight are drawn", "stages 11 to 62 are not drawn"],
+    "block": [],
+    "memory": [],
+}
+"""What is said of a large plan where only a part of it is drawn."""
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -258,7 +268,7 @@ def test_large_plans_are_folded(view: str) -> None:
     for phase in PHASES:
         dot = drawn(spec, view, phase)
         assert len(shapes(dot)) < 2500
-        assert view in ("block", "memory") or "not drawn" in dot or "are drawn" in dot
+        assert all(words in dot for words in FOLDED[view])
 
 
 def test_unknown_views_and_phases_are_diagnosed() -> None:

@@ -1,10 +1,11 @@
-"""Draws a compiled plan: DOT text for four views, and picture files."""
+"""Draws a compiled plan: DOT text for five views, and picture files."""
 
 from __future__ import annotations
 
 from plandsl.answers.estimate import Estimate
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.graphviz.block import block
+from plandsl.backends.graphviz.communication import communication
 from plandsl.backends.graphviz.devices import devices
 from plandsl.backends.graphviz.facts import Facts
 from plandsl.backends.graphviz.memory import memory
@@ -13,8 +14,17 @@ from plandsl.backends.graphviz.write import write
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
 from plandsl.ir.program import PHASES
 
-VIEWS = {"devices": devices, "block": block, "timeline": timeline, "memory": memory}
+VIEWS = {
+    "devices": devices,
+    "communication": communication,
+    "block": block,
+    "timeline": timeline,
+    "memory": memory,
+}
 """The views of a plan, by the name that `planc render --view` takes."""
+
+WHOLE = ("devices", "communication")
+"""The views that show both pools of a plan."""
 
 
 def draw(view: str, model: Deployment, estimate: Estimate, phase: str = "prefill") -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from plandsl.backends.graphviz.canvas import Canvas
+from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.palette import FAINT, FRAME, MUTED
 from plandsl.units import show_time
 
@@ -35,12 +36,18 @@ class Axis(NamedTuple):
             yield i * step
 
     def draw(self, canvas: Canvas, top: float, bottom: float, above: bool = False) -> None:
-        """Faint lines at the ticks from ``top`` to ``bottom``, with their times below (or ``above``)."""
+        """Faint lines at the ticks from ``top`` to ``bottom``, with their times below.
+
+        Times ``above`` leave room for the line that marks the end there.
+        """
         unit = max(self.span, 1e-12)
         for tick in self.ticks():
             x = self.x(self.start + tick)
             canvas.line([(x, top - 4 * above), (x, bottom + 4 * (not above))], FRAME, pen=0.75, name="tick")
-            canvas.text(x, top - 13 if above else bottom + 13, _show_tick(tick, unit), color=MUTED, align="c", width=70)
+            label = _show_tick(tick, unit)
+            if above and x + text_width(label, 11) / 2 > self.left + self.width - 4:
+                continue  # there stands the line of the end
+            canvas.text(x, top - 13 if above else bottom + 13, label, color=MUTED, align="c", width=70)
         edge = top if above else bottom
         canvas.line([(self.left, edge), (self.left + self.width, edge)], FAINT, name="time")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from plandsl.answers.phases import OpTime
@@ -18,11 +19,14 @@ from plandsl.ir.program import Region, show_layers
 from plandsl.ir.types import Value
 from plandsl.units import show_bytes, show_percent, show_time
 
-W, LANE, SIDE, GAP, BETWEEN = 340.0, 30.0, 32.0, 13.0, 26.0
-"""Points: width of a card, of the residual stream left of it, of wires right of it; gaps below it, between columns."""
+LEAST_W, MOST_W = 300.0, 520.0
+"""A card is as wide as its longest line, between these."""
+
+LANE, SIDE, GAP, BETWEEN = 30.0, 32.0, 13.0, 26.0
+"""Points: width of the residual stream left of a card, of wires right of it; gaps below it, between columns."""
 
 HEAD, ROW, FIRST = 22.0, 14.5, 46.0
-MOST_LINES, TRACKS, MOST_WIDTH = 6, 4, 1860.0
+MOST_LINES, TRACKS, MOST_WIDTH = 6, 4, 2040.0
 """Lines of values or weights on a card; tracks beside a column; points across before a new row starts."""
 
 SAND, TINT = "#f6efdf", "#fbeee8"
@@ -34,6 +38,8 @@ class Sheet:
     def __init__(self, facts: Facts) -> None:
         self.facts, self.canvas = facts, Canvas(f"{facts.plan.name}: block")
         self.kinds: set[str] = set()
+        cards = [(r, i) for r in facts.program.regions if r.name not in HOPS for i in range(len(r.ops))]
+        self.w = min(max([LEAST_W, *(self._card_width(*card) for card in cards)]), MOST_W)
 
     def draw(self) -> str:
         """The whole picture."""
@@ -79,11 +85,11 @@ class Sheet:
             at = y + FIRST + 22
             for i in column.ops:
                 h = self._card_height(region, i)
-                left = x + 10 + c * (LANE + W + SIDE + BETWEEN)
+                left = x + 10 + c * (LANE + self.w + SIDE + BETWEEN)
                 inset = 0.0 if i in on else LANE
-                places[i] = Place(i, c, x=left + inset, y=at, w=W + LANE - inset, h=h)
+                places[i] = Place(i, c, x=left + inset, y=at, w=self.w + LANE - inset, h=h)
                 at += h + GAP
-        tops = [x + 10 + c * (LANE + W + SIDE + BETWEEN) + LANE / 2 for c in range(len(cut))]
+        tops = [x + 10 + c * (LANE + self.w + SIDE + BETWEEN) + LANE / 2 for c in range(len(cut))]
         self._draw_streams(region, cut, on=on, names=names, places=places, tops=tops, top=y + FIRST)
         for place in places.values():
             self._draw_card(region, place)
@@ -102,7 +108,7 @@ class Sheet:
         return f"{region.name}, layers {show_layers(region.layers, region.every)}", many + where
 
     def _width(self, region: Region) -> float:
-        return len(columns(region)) * (LANE + W + SIDE + BETWEEN) - BETWEEN + 20
+        return len(columns(region)) * (LANE + self.w + SIDE + BETWEEN) - BETWEEN + 20
 
     def _height(self, region: Region, column: Column) -> float:
         return 22 + sum(self._card_height(region, i) + GAP for i in column.ops) - GAP
@@ -123,14 +129,14 @@ class Sheet:
         spans = [(places[c.ops[0]], places[c.ops[-1]]) for c in cut]
         if region.args:
             arg = region.args[0]
-            self.canvas.text(tops[0] + 14, top + 7, self._value(arg), size=11, bold=True, color=SPINE, width=W)
+            self.canvas.text(tops[0] + 14, top + 7, self._value(arg), size=11, bold=True, color=SPINE, width=self.w)
         made = {v.name: i for i, op in enumerate(region.ops) for v in op.results}
         wires: list[Wire] = []
         for c, (_, last) in enumerate(spans):
             start = top if c or region.args else top + 22
             self.canvas.line([(tops[c], start), (tops[c], last.y + last.h)], SPINE, pen=4, name="residual stream")
             if c + 1 < len(spans):
-                side = places[cut[c + 1].ops[0]].column * (LANE + W + SIDE + BETWEEN)
+                side = places[cut[c + 1].ops[0]].column * (LANE + self.w + SIDE + BETWEEN)
                 gap = tops[0] - LANE / 2 + side - BETWEEN / 2
                 low = last.y + last.h + 12
                 path = [(tops[c], last.y + last.h), (tops[c], low), (gap, low), (gap, top), (tops[c + 1], top)]
@@ -153,7 +159,7 @@ class Sheet:
         for wire in {(w.a.op, w.b.op): w for w in wires}.values():
             a, b = wire.a, wire.b
             if a.column == b.column and b.op == a.op + 1:
-                x = max(a.x, b.x) + (W - LANE) / 2
+                x = max(a.x, b.x) + (self.w - LANE) / 2
                 self.canvas.line([(x, a.y + a.h), (x, b.y)], MUTED, pen=1.5, arrow=True, name=wire.name)
             else:
                 past.append(wire)
@@ -197,6 +203,23 @@ class Sheet:
             return f"{flops(cost.flops)}, {show_bytes(cost.bytes)} moved"
         return ""
 
+    def _card_width(self, region: Region, i: int) -> float:
+        """The width that the lines of a card need."""
+        outs, held, work = self._lines(region, i)
+        cost = self.facts.ops[region.name][i]
+        title = text_width(cost.name, 13, True) + text_width(self._right(region, i), 11) + 32
+        weights = (text_width(line, 11) + 16 + text_width(size, 11) + 20 for line, size in held)
+        first = f"{cost.op} {work}"
+        return math.ceil(max([title, *weights, *(text_width(line, 11) + 22 for line in (*outs, first))]))
+
+    def _right(self, region: Region, i: int) -> str:
+        """The time of an op, its share of the region and its bound."""
+        cost = self.facts.ops[region.name][i]
+        if cost.time_s <= 0:
+            return "takes no time"
+        total = sum(o.time_s for o in self.facts.ops[region.name]) or 1.0
+        return f"{show_time(cost.time_s)}{DOT}{show_percent(cost.time_s / total)}{DOT}{cost.bound}"
+
     def _card_height(self, region: Region, i: int) -> float:
         outs, held, work = self._lines(region, i)
         return HEAD + ROW * (len(outs) + len(held) + bool(work)) + 9
@@ -213,11 +236,8 @@ class Sheet:
         canvas.box(x, y, 6, h, KINDS[kind], name=f"{region.name}: {name} kind")
         total = sum(o.time_s for o in self.facts.ops[region.name]) or 1.0
         share = cost.time_s / total
-        right = f"{show_time(cost.time_s)}{DOT}{show_percent(share)}{DOT}{cost.bound}"
-        if cost.time_s <= 0:
-            right = "takes no time"
-        left = x + 13
-        need = text_width(right, 11) * 1.06
+        right, left = self._right(region, place.op), x + 13
+        need = text_width(right, 11) + 1
         canvas.text(left, y + 12, cost.name, size=13, bold=True, width=w - need - 28)
         canvas.text(x + w - 8, y + 12, right, size=11, color=MUTED, align="r", width=need)
         at = y + HEAD + ROW / 2
@@ -227,8 +247,9 @@ class Sheet:
             at += ROW
         for line, size in held:
             canvas.box(left - 3, at - ROW / 2 + 0.5, w - 16, ROW - 1, SAND, name=f"weight {line}")
-            canvas.text(left, at, line, size=11, width=w - 70)
-            canvas.text(x + w - 10, at, size, size=11, align="r", width=50)
+            room = text_width(size, 11) + 1
+            canvas.text(left, at, line, size=11, width=w - 35 - room)
+            canvas.text(x + w - 14, at, size, size=11, align="r", width=room)
             at += ROW
         if work:
             canvas.text(left, at, f"{first}{' ' if first else ''}{work}", size=11, color=MUTED, width=w - 20)

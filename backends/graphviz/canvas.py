@@ -45,7 +45,7 @@ class Canvas:
         self.name = name
         self.right = self.bottom = 0.0
         self._shapes: list[tuple[str, float, float, float, float, dict[str, str]]] = []
-        self._lines: dict[int, tuple[Sequence[Point], dict[str, str], bool]] = {}
+        self._lines: dict[int, tuple[Sequence[Point], dict[str, str], tuple[bool, bool]]] = {}
         self._names: dict[str, int] = {}
 
     def _unique_name(self, name: str) -> str:
@@ -105,7 +105,7 @@ class Canvas:
         if not text.strip():
             return  # Graphviz crashes when it frees an empty line
         shown = text if width is None else fit(text, width, size, bold)
-        w = text_width(shown, size, bold) * 1.1 + 4 if width is None else width
+        w = text_width(shown, size, bold) + 4 if width is None else width
         w = math.ceil(w)
         left = {"l": x, "c": x - w / 2, "r": x - w}[align]
         look = {"shape": "plaintext"} | _label(shown, size, bold=bold, color=color, width=w, align=align)
@@ -118,17 +118,18 @@ class Canvas:
         *,
         pen: float = 1,
         arrow: bool = False,
+        both: bool = False,
         style: str = "",
         name: str = "",
     ) -> None:
-        """Straight pieces through ``points``, with an arrow's head at the end."""
+        """Straight pieces through ``points``, with an arrow's head at the end, or at both ends."""
         look = {"color": quote(color), "penwidth": number(pen)}
         if style:
             look["style"] = quote(style)
-        if not arrow:
-            look["dir"] = "none"
+        if both or not arrow:
+            look["dir"] = "both" if both else "none"
         x, y = points[0]
-        self._lines[len(self._shapes)] = (points, look, arrow)
+        self._lines[len(self._shapes)] = (points, look, (both, arrow or both))
         self._add(name or f"{self.name} line", x, y, 0, 0, attributes={"shape": "point", "style": "invis"})
         for px, py in points:
             self.right, self.bottom = max(self.right, px), max(self.bottom, py)
@@ -137,8 +138,8 @@ class Canvas:
         """Copy all shapes of another sheet, moved by ``x, y``; their names get the prefix ``called``."""
         for i, (name, left, top, w, h, look) in enumerate(other._shapes):
             if i in other._lines:
-                points, drawn, arrow = other._lines[i]
-                self._lines[len(self._shapes)] = [(a + x, b + y) for a, b in points], drawn, arrow
+                points, drawn, heads = other._lines[i]
+                self._lines[len(self._shapes)] = [(a + x, b + y) for a, b in points], drawn, heads
             self._add(f"{called} {name}", left + x, top + y, w, h, attributes=look)
         self.right, self.bottom = max(self.right, other.right + x), max(self.bottom, other.bottom + y)
 
@@ -164,19 +165,27 @@ class Canvas:
 
     def _spline(self, i: int) -> str:
         """The attributes of a line, as straight cubic Bezier pieces."""
-        points, look, arrow = self._lines[i]
+        points, look, (first, last) = self._lines[i]
         path = [(x, self.bottom - y) for x, y in points]
         start = ""
-        if arrow:
-            (ax, ay), (bx, by) = path[-2:]
-            length = max(abs(bx - ax) + abs(by - ay), 1e-9)
-            start = f"e,{number(bx)},{number(by)} "
-            path[-1] = (bx - (bx - ax) / length * ARROW, by - (by - ay) / length * ARROW)
+        if first:
+            start = f"s,{number(path[0][0])},{number(path[0][1])} "
+            path[0] = _before(path[0], path[1])
+        if last:
+            start += f"e,{number(path[-1][0])},{number(path[-1][1])} "
+            path[-1] = _before(path[-1], path[-2])
         spots = [path[0]]
         for a, b in pairwise(path):
             spots += [a, b, b]
         joined = " ".join(f"{number(x)},{number(y)}" for x, y in spots)
         return f'pos="{start}{joined}"' + "".join(f", {key}={value}" for key, value in look.items())
+
+
+def _before(tip: Point, other: Point) -> Point:
+    """The foot of an arrow's head with its tip at the end of a piece."""
+    (x, y), (ax, ay) = tip, other
+    length = max(abs(x - ax) + abs(y - ay), 1e-9)
+    return x - (x - ax) / length * ARROW, y - (y - ay) / length * ARROW
 
 
 _END = {"l": "\\l", "c": "", "r": "\\r"}

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plandsl.backends.graphviz.bars import memory_bar, memory_keys
-from plandsl.backends.graphviz.canvas import Canvas
+from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices_layout import (
-    CARD_W,
     GAP,
     HOP_X,
     HOP_Y,
     IDLE_H,
     LINE_H,
-    MOST_SHARES,
+    MARK,
     PAD,
+    REST_H,
     TITLE,
     Layout,
     Sizes,
+    card_lines,
+    card_place,
+    counted,
+    ranged,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
+from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key, finish
 from plandsl.backends.graphviz.palette import (
     AXES,
@@ -47,18 +54,23 @@ class Devices(Layout):
 
     def draw(self) -> str:
         """The whole picture."""
-        self.paint()
+        self.paint(self.width)
         return finish(self.canvas, self.facts, self._caption(), self.legend(), self._note())
 
-    def paint(self) -> None:
-        """Draw all but the title and the legend."""
+    @property
+    def width(self) -> float:
+        """The width that the machine needs."""
+        return max(self.sizes(self.grid).all[0] + 2 * PAD + 8, MIN_WIDTH)
+
+    def paint(self, width: float) -> None:
+        """Draw all but the title and the legend, ``width`` points wide."""
         facts, node, canvas = self.facts, self.facts.plan.node, self.canvas
         sizes = self.sizes(self.grid)
-        width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
         idle = max(0, node.count - facts.plan.sharding.ranks)
         top = TOP + 54
         x0 = (width - sizes.all[0]) / 2
-        bottom = top + sizes.all[1]
+        rest_top = top + sizes.all[1] + 12
+        bottom = top + sizes.all[1] + len(self.rest()) * (REST_H + 8) + 4 * bool(self.rest())
         idle_rows, across, each = self._idle_rows(idle, width)
         if idle:
             bottom += 8 + idle_rows * (IDLE_H + 8)
@@ -73,6 +85,7 @@ class Devices(Layout):
             row, col = divmod(r, self.grid.replicas)
             w, h = sizes.replica
             self._draw_replica(r, x0 + col * (w + GAP + 4), top + row * (h + GAP + 4), sizes)
+        self._draw_rest(rest_top, width)
         self._draw_idle(idle, bottom - idle_rows * (IDLE_H + 8) + 8, width, across, each)
 
     def _caption(self) -> str:
@@ -101,6 +114,8 @@ class Devices(Layout):
         canvas.box(x, y, w, h, fill=inner, stroke=LINE, style="rounded", name=title)
         canvas.text(x + PAD, y + 15, title, size=13, bold=True)
         held = stage_words(facts, s) if self.total[1] > 1 else "all layers" if self.total[0] > 1 else ""
+        if self.in_stage == 1:
+            held = ""  # the card says it
         words = ", ".join(w for w in (f"{self.in_stage} GPUs" if self.in_stage > 1 else "", held) if w)
         canvas.text(x + w - PAD, y + 15, words, size=12, color=MUTED, align="r", width=w - 2 * PAD - 70)
         ranks = facts.groups[r, s]
@@ -109,14 +124,24 @@ class Devices(Layout):
         for i, rank in enumerate(ranks[: self.cards]):
             row, col = divmod(i, self.grid.cards)
             gap = GAP - 4 if card_h > self.card_h else GAP
-            self._draw_card(rank, s, x + PAD + col * (card_w + GAP), top + row * (card_h + gap))
+            place = x + PAD + col * (card_w + GAP), top + row * (card_h + gap)
+            if i < self.shown:
+                self._draw_card(rank, s, *place)
+            else:
+                self._draw_others(ranks[i:], s, *place)
         if card_h > self.card_h:
             self._draw_buses(s, x, top, sizes)
         rows = -(-self.cards // self.grid.cards)
         below = top + rows * (card_h + GAP - 4) - (GAP - 4) + LINE_H / 2 + 4
         for i, t in enumerate(self.traffic[s]):
             line = f"{t.op} {TIMES} {t.runs} over {t.axis}: {show_bytes(t.bytes)} in {show_time(t.seconds)}"
-            canvas.text(x + PAD, below + i * LINE_H, line, color=self.colors.get(t.axis, AXES[0]), width=w - 2 * PAD)
+            self.draw_line((x + PAD, below + i * LINE_H), line, self.colors.get(t.axis, AXES[0]), w - 2 * PAD)
+
+    def draw_line(self, at: Point, line: str, color: str, width: float, hop: bool = False) -> None:
+        """Write what is sent, behind an arrow: with two heads for an exchange, with one for a hop."""
+        x, y = at
+        self.canvas.line([(x, y), (x + MARK, y)], color, pen=1.5, arrow=hop, both=not hop, name=f"arrow: {line}")
+        self.canvas.text(x + MARK + 8, y, line, color=color, width=width - MARK - 8)
 
     def _draw_buses(self, s: int, x: float, top: float, sizes: Sizes) -> None:
         """Lines under the cards: one for each group along the last axis, and one that joins them for other axes."""
@@ -156,29 +181,49 @@ class Devices(Layout):
         facts, canvas = self.facts, self.canvas
         held = facts.memory_of(rank, stage)
         over = held.total > held.capacity
-        inside = CARD_W - 20
+        inside = self.card_w - 20
         fill = self.kinds[facts.gpus[rank].name] if facts.gpus else CARD
-        canvas.box(
-            x, y, CARD_W, self.card_h, fill=fill, stroke=BAD if over else LINE, pen=2 if over else 1, style="rounded",
-            name=f"GPU {rank}",
-        )  # fmt: skip
-        canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, width=80)
-        at = facts.program.mesh.coordinates(rank)
-        place = ", ".join(f"{n} {at[n]}" for n, size in facts.program.mesh.axes if size > 1)
-        canvas.text(x + CARD_W - 10, y + 15, place, color=MUTED, align="r", width=inside - 62)
-        lines = [stage_words(facts, stage), *self.shares[rank]]
-        if len(lines) > MOST_SHARES + 1:
-            lines = [*lines[:MOST_SHARES], f"and {len(lines) - MOST_SHARES} more dimensions"]
-        lines = [*(gpu.name for gpu in facts.gpus[rank : rank + 1]), *lines]
-        for i, line in enumerate(lines):
+        edge, pen = (BAD, 2) if over else (LINE, 1)
+        canvas.box(x, y, self.card_w, self.card_h, fill=fill, stroke=edge, pen=pen, style="rounded", name=f"GPU {rank}")
+        title = text_width(f"GPU {rank}", 14, True)
+        canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, width=title + 1)
+        canvas.text(
+            x + self.card_w - 10, y + 15, card_place(facts, rank), color=MUTED, align="r", width=inside - title - 8
+        )
+        for i, line in enumerate(card_lines(facts, rank, self.shares[rank])):
             canvas.text(x + 10, y + 35 + i * LINE_H, line, color=INK if i == 0 else MUTED, width=inside)
         top = y + self.card_h - 38
         line = f"{show_bytes(held.total)} of {show_bytes(held.capacity)}"
         canvas.text(x + 10, top + 6, line, color=BAD if over else INK, bold=over, width=inside - 52)
         share = show_percent(held.total / held.capacity)
-        canvas.text(x + CARD_W - 10, top + 6, share, color=BAD if over else MUTED, align="r", width=52)
+        canvas.text(x + self.card_w - 10, top + 6, share, color=BAD if over else MUTED, align="r", width=52)
         scale = max(held.total, held.capacity)
         memory_bar(canvas, held, x=x + 10, y=top + 17, w=inside, h=12, scale=scale, name=f"GPU {rank}:")
+
+    def _draw_others(self, ranks: Sequence[int], stage: int, x: float, y: float) -> None:
+        """Draw a card that counts the GPUs of a stage which have none of their own."""
+        canvas, held = self.canvas, self.facts.estimate.stages[stage]
+        title, inside = counted(len(ranks), "more GPU"), self.card_w - 20
+        canvas.box(x, y, self.card_w, self.card_h, fill=CARD, stroke=LINE, style="rounded,dashed", name=title)
+        canvas.text(x + 10, y + 15, title, size=14, bold=True, width=inside)
+        near = ranks[-1] - ranks[0] == len(ranks) - 1
+        where = ranged("GPU", ranks[0], ranks[-1]) if near else f"GPU {ranks[0]}, ... and {ranks[-1]}"
+        lines = [where, "the next part of each dimension"]
+        for i, line in enumerate(lines):
+            canvas.text(x + 10, y + 35 + i * LINE_H, line, color=INK if i == 0 else MUTED, width=inside)
+        canvas.text(x + 10, y + self.card_h - 32, f"each at most {show_bytes(held.total)}", width=inside)
+
+    def _draw_rest(self, y: float, width: float) -> None:
+        """Draw a strip for each kind of part that is counted and not drawn."""
+        for i, (title, words) in enumerate(self.rest()):
+            top = y + i * (REST_H + 8)
+            self.canvas.box(
+                PAD, top, width - 2 * PAD, REST_H, fill=CARD, stroke=LINE, style="rounded,dashed", name=title
+            )
+            space = text_width(title, 14, True) + 1
+            self.canvas.text(PAD + 14, top + REST_H / 2, title, size=14, bold=True, width=space)
+            left = PAD + 14 + space + 12
+            self.canvas.text(left, top + REST_H / 2, words, size=12, color=MUTED, width=width - left - PAD - 12)
 
     def _draw_hop(self, s: int, a: tuple[float, float], b: tuple[float, float], stage: tuple[float, float]) -> None:
         size, seconds = self.facts.hop
@@ -206,7 +251,7 @@ class Devices(Layout):
         """The number of rows of idle GPUs, the GPUs in each row, and the width of one."""
         shown = min(idle, 16)
         across = min(shown, 8) or 1
-        each = min(CARD_W, (width - 2 * PAD - 4 - (across - 1) * GAP) / across)
+        each = min(self.card_w, (width - 2 * PAD - 4 - (across - 1) * GAP) / across)
         return -(-shown // across), across, each
 
     def _draw_idle(self, idle: int, y: float, width: float, across: int, each: float) -> None:
@@ -239,16 +284,7 @@ class Devices(Layout):
 
     def _note(self) -> str:
         what = "prefill of one batch" if self.facts.phase == "prefill" else "one decode step of a batch"
-        words = f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""
-        left = []
-        if self.cards < self.in_stage:
-            left.append(f"{self.in_stage - self.cards} of {self.in_stage} GPUs of each stage")
-        if self.stages < self.total[1]:
-            left.append(f"{self.total[1] - self.stages} of {self.total[1]} stages")
-        if self.replicas < self.total[0]:
-            left.append(f"{self.total[0] - self.replicas} of {self.total[0]} replicas")
-        more = f"not drawn: {', '.join(left)}" if left else ""
-        return DOT.join(w for w in (words, more) if w)
+        return f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""
 
 
 def describe(node: NodeSpec) -> str:
@@ -287,9 +323,9 @@ def machine_drawing(facts: Facts) -> Devices:
 
 
 def devices(facts: Facts) -> str:
-    """The whole picture of a plan: its machine, or the machines of both pools."""
-    if facts.estimate.pools is not None:
-        from plandsl.backends.graphviz.devices_pools import draw_pools
+    """The whole picture of a plan: its machine, or the machines of both pools, once for each of two shardings."""
+    if facts.estimate.pools is not None or facts.estimate.shift is not None:
+        from plandsl.backends.graphviz.devices_sections import draw_sections
 
-        return draw_pools(facts, facts.estimate.pools)
+        return draw_sections(facts)
     return machine_drawing(facts).draw()

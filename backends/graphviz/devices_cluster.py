@@ -7,28 +7,34 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from plandsl.backends.cost.answers.flows import flows
 from plandsl.backends.cost.work.crossing import near_boundaries
 from plandsl.backends.graphviz.canvas import Canvas, Point
 from plandsl.backends.graphviz.devices import Devices, describe
 from plandsl.backends.graphviz.devices_layout import (
     BUS,
-    CARD_W,
     GAP,
     HOP_X,
     HOP_Y,
     IDLE_H,
     LINE_H,
+    MARK,
     MOST_CARDS,
     MOST_IN_STAGE,
     MOST_SHARES,
     PAD,
+    REST_H,
     TITLE,
     WIDE,
     Grid,
     Sizes,
+    card_width,
+    counted,
     gpu_colors,
+    ranged,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
+from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key
 from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
 from plandsl.ir.nodes import groups, node_span
@@ -38,17 +44,28 @@ from plandsl.units import show_bytes, show_rate, show_time
 MOST_LINES, MOST_IDLE = 6, 8
 """Most lines of text below the GPUs of a node, and most idle nodes that are drawn."""
 
-LANE = 9.0
-"""Distance between lines of different axes in the gap between nodes."""
+MOST_LINE_W = 480.0
+"""A node is wide enough for its longest line of text, up to this."""
+
+LANE, LANE_DOWN, LANE_ACROSS = 9.0, 46.0, 150.0
+"""Distance between arrows of different lanes: in the gap between rows, side by side, and down from row to row."""
 
 
 class Joint(NamedTuple):
-    """A line from one node to another: for an axis, or, with ``label``, for a hop of the pipeline."""
+    """An arrow from one node to another: a hop of the pipeline, or with two heads an exchange along ``axis``.
+
+    ``label`` is the bytes and the seconds of a hop, or the bytes that leave a node along the axis.
+    """
 
     start: int
     end: int
     axis: str
-    label: tuple[str, str] | None = None
+    label: tuple[str, ...]
+
+    @property
+    def lane(self) -> tuple[str, bool]:
+        """Arrows of one lane lie on one line: those of an axis, and hops in one direction."""
+        return self.axis, self.start < self.end
 
 
 class Nodes(Devices):
@@ -61,10 +78,11 @@ class Nodes(Devices):
         self.total = (facts.plan.sharding.replicas, len(facts.program.stages))
         self.used = -(-self.ranks // self.per_node)
         self.cards = self.most = min(self.per_node, MOST_IN_STAGE)
+        self.shown = self.most - (self.most < self.per_node)  # the last card counts the others
         self.drawn = min(self.used, max(1, MOST_CARDS // self.most))
         self.idle_nodes = min(cluster.count - self.used, MOST_IDLE) if self.drawn == self.used else 0
         self.shares = {rank: facts.shares(rank) for node in range(self.drawn) for rank in self._drawn_ranks(node)}
-        self.kinds = gpu_colors(facts)
+        self.kinds, self.card_w = gpu_colors(facts), card_width(facts, self.shares)
         lines = min(max(len(s) for s in self.shares.values()), MOST_SHARES)
         self.card_h = 86 + LINE_H * (lines + bool(self.kinds))
         order = {axis: i for i, (axis, _) in enumerate(reversed(facts.inner_axes))}
@@ -72,14 +90,26 @@ class Nodes(Devices):
         self.traffic = [sorted(facts.traffic(s), key=lambda t: order.get(t.axis, 99)) for s in range(self.total[1])]
         self.text = [self._lines(node) for node in range(self.drawn)]
         self.lines = max(len(t) for t in self.text)
+        self.taken: list[tuple[float, float, float]] = []  # ends and middles of the labels between nodes
+        wide = [text_width(line, 11) + MARK + 9 for own in self.text for line, _ in own]
+        titles = [text_width(self._words(node), 12) + 80 for node in range(self.drawn)]
+        self.line_w = min(max([*wide, *titles]), MOST_LINE_W)
         self.grid = min(self._grids(), key=self._score)
+
+    def rest(self) -> list[tuple[str, str]]:
+        """What is counted below the drawing: the nodes that are not drawn."""
+        if self.drawn == self.used:
+            return []
+        gpus = counted(self.ranks - self.drawn * self.per_node, "GPU")
+        names = ranged("node", self.drawn, self.used - 1)
+        return [(counted(self.used - self.drawn, "more node"), f"{names}, {gpus} in use")]
 
     # ---- the nodes
 
     def _drawn_ranks(self, node: int) -> range:
         """The ranks of a node that are drawn."""
         first = node * self.per_node
-        return range(first, min(first + self.most, self.ranks))
+        return range(first, min(first + self.shown, self.ranks))
 
     def _stages(self, node: int) -> list[int]:
         first = node * self.per_node
@@ -102,7 +132,7 @@ class Nodes(Devices):
                 found.append((words, self.colors.get(t.axis, AXES[0])))
             if s + 1 in stages and self._stays_inside(s):
                 size, seconds = self._hop_of(s)
-                found.append((f"stage {s} to {s + 1}: {size} in {seconds}", HOP))
+                found.append((f"stage {s} to {s + 1}: {size} from each GPU, {seconds}", HOP))
         more = len(found) - MOST_LINES
         return [*found[: MOST_LINES - 1], (f"and {more + 1} more", MUTED)] if more > 0 else found
 
@@ -110,25 +140,49 @@ class Nodes(Devices):
         return near_boundaries(self.facts.program, self.cluster)[s]
 
     def _hop_of(self, s: int) -> tuple[str, str]:
-        seconds = float(self.facts.times.regions[self.facts.phase_model.boundaries[s]].span)
-        return show_bytes(self.facts.hop[0]), show_time(seconds)
+        return show_bytes(self.facts.hop[0]), show_time(self._hop_seconds(s))
+
+    def _hop_seconds(self, s: int) -> float:
+        return float(self.facts.times.regions[self.facts.phase_model.boundaries[s]].span)
 
     def _joints(self) -> Iterator[Joint]:
-        """The lines between nodes: one for each axis and pair of neighbours that exchange, and one for each hop."""
+        """The arrows between nodes: one for each axis and pair of neighbours that exchange, and one for each hop."""
         program, per = self.facts.program, self.per_node
+        leaving = self._leaving()
         for axis in self.colors:
             if self._nodes_reached(axis) > 1 and any(t.axis == axis for s in self.traffic for t in s):
                 pairs: dict[tuple[int, int], None] = {}
                 for group in groups(program.mesh, axis):
                     nodes = sorted({rank // per for rank in group})
                     pairs |= dict.fromkeys(pairwise(nodes))
-                yield from (Joint(a, b, axis) for a, b in sorted(pairs))
-        for s in range(self.total[1] - 1):
-            hops: dict[tuple[int, int], None] = {}
+                label = (show_bytes(leaving[axis]),) if axis in leaving else ()
+                yield from (Joint(a, b, axis, label) for a, b in sorted(pairs))
+        slowest: dict[tuple[int, int], int] = {}  # several hops may join two nodes
+        for s in sorted(range(self.total[1] - 1), key=self._hop_seconds):
             for r in range(self.total[0]):
                 ranks = zip(self.facts.groups[r, s], self.facts.groups[r, s + 1], strict=True)
-                hops |= dict.fromkeys((a // per, b // per) for a, b in ranks if a // per != b // per)
-            yield from (Joint(a, b, "", self._hop_of(s)) for a, b in hops)
+                slowest |= dict.fromkeys(((a // per, b // per) for a, b in ranks if a // per != b // per), s)
+        yield from (Joint(a, b, "", self._hop_of(s)) for (a, b), s in sorted(slowest.items()))
+
+    def _dips(self) -> bool:
+        """Whether an arrow passes below the last row, to a node of the row that is no neighbour."""
+        across = self.grid.stages
+        last = (self.drawn - 1) // across
+        return any(
+            joint.start // across == joint.end // across == last and abs(joint.start - joint.end) > 1
+            for joint in self._joints()
+            if max(joint.start, joint.end) < self.drawn
+        )
+
+    def _leaving(self) -> dict[str, float]:
+        """The bytes that leave the first node along each axis, in the phase of the picture."""
+        every = flows(self.facts.model, size=self.per_node)
+        (found,) = (one for one in every if one.phase == self.facts.phase)
+        sums: dict[str, float] = {}
+        for cell in found.cells:
+            if cell.sender == 0 != cell.receiver:
+                sums[cell.axis] = sums.get(cell.axis, 0.0) + cell.bytes
+        return sums
 
     # ---- layout
 
@@ -148,11 +202,11 @@ class Nodes(Devices):
         bus = BUS + 8 * (len(self.majors()) > 0) if self.lines else 0.0
         rows = -(-self.most // grid.cards)
         card_h = self.card_h + bus
-        w = grid.cards * (CARD_W + GAP) - GAP + 2 * PAD
+        w = max(grid.cards * (self.card_w + GAP) - GAP, self.line_w) + 2 * PAD
         h = rows * (card_h + GAP - 4) - (GAP - 4) + TITLE + PAD + self.lines * LINE_H + 6
         across, down = min(self.drawn, grid.stages), -(-self.drawn // grid.stages)
         whole = across * (w + HOP_X) - HOP_X, down * (h + HOP_Y) - HOP_Y
-        return Sizes((CARD_W, card_h), (w, h), (w, h), whole)
+        return Sizes((self.card_w, card_h), (w, h), (w, h), whole)
 
     def majors(self) -> list[str]:
         """The axes, except the last, over which GPUs of one node exchange."""
@@ -162,13 +216,14 @@ class Nodes(Devices):
 
     # ---- drawing
 
-    def paint(self) -> None:
-        """Draw all but the title and the legend."""
+    def paint(self, width: float) -> None:
+        """Draw all but the title and the legend, ``width`` points wide."""
         facts, canvas, cluster = self.facts, self.canvas, self.cluster
         sizes = self.sizes(self.grid)
-        width = max(sizes.all[0] + 2 * PAD + 8, MIN_WIDTH)
         top, x0 = TOP + 72, (width - sizes.all[0]) / 2
-        bottom = top + sizes.all[1] + (IDLE_H + 12 if self.idle_nodes else 0)
+        rest = len(self.rest()) * (REST_H + 8) + 4 * bool(self.rest())
+        bottom = top + sizes.all[1] + rest + (IDLE_H + 12 if self.idle_nodes else 0)
+        bottom += HOP_Y - PAD if self._dips() else 0.0
         canvas.box(
             0, TOP, width, bottom + PAD - TOP, fill=PANEL, stroke=FRAME, pen=1.5, style="rounded", name=cluster.name
         )
@@ -193,48 +248,61 @@ class Nodes(Devices):
             row, col = divmod(node, self.grid.stages)
             places.append((x0 + col * (w + HOP_X), top + row * (h + HOP_Y)))
             self._draw_node(node, *places[-1], sizes)
-        self._draw_joints(places, sizes.stage)
+        self._draw_joints(places, sizes.stage, width)
+        self._draw_rest(top + sizes.all[1] + 12 + (HOP_Y - PAD if self._dips() else 0.0), width)
         self._draw_idle_nodes(bottom - IDLE_H, width)
+
+    def _words(self, node: int) -> str:
+        """The stages of a node, or its replicas."""
+        if self.total[1] > 1:
+            return DOT.join(f"stage {s}: {stage_words(self.facts, s)}" for s in self._stages(node))
+        if self.total[0] == 1:
+            return ""
+        axes = self.facts.plan.sharding.replica_axes
+        found = sorted({self.facts.index(r, axes) for r in self._drawn_ranks(node)})
+        return "replica " + ", ".join(map(str, found)) if len(found) <= 4 else f"{len(found)} replicas"
 
     def _draw_node(self, node: int, x: float, y: float, sizes: Sizes) -> None:
         canvas, (w, h) = self.canvas, sizes.stage
         canvas.box(x, y, w, h, fill="#eef2f6", stroke=LINE, style="rounded", name=f"node {node}")
         canvas.text(x + PAD, y + 15, f"node {node}", size=13, bold=True)
-        stages, words = self._stages(node), ""
-        if self.total[1] > 1:
-            words = DOT.join(f"stage {s}: {stage_words(self.facts, s)}" for s in stages)
-        elif self.total[0] > 1:
-            axes = self.facts.plan.sharding.replica_axes
-            found = sorted({self.facts.index(r, axes) for r in self._drawn_ranks(node)})
-            words = "replica " + ", ".join(map(str, found)) if len(found) <= 4 else f"{len(found)} replicas"
+        stages, words = self._stages(node), self._words(node)
         canvas.text(x + w - PAD, y + 15, words, size=12, color=MUTED, align="r", width=w - 2 * PAD - 70)
         card_w, card_h = sizes.card
         top, shown = y + TITLE, self._drawn_ranks(node)
         for i in range(self.most):
             row, col = divmod(i, self.grid.cards)
             place = x + PAD + col * (card_w + GAP), top + row * (card_h + GAP - 4)
+            others = range(shown[-1] + 1, min((node + 1) * self.per_node, self.ranks))
             if i < len(shown):
                 self._draw_card(shown[i], self.facts.index(shown[i], self.facts.program.stage_axes), *place)
+            elif others:
+                self._draw_others(others, stages[-1], *place)
             else:
                 self._draw_idle_gpu(node * self.per_node + i, *place)
-        self.cards = len(shown)
+        self.cards = len(shown) + (self.shown < self.most)
         minor = self.facts.inner_axes[-1][0] if self.facts.inner_axes else ""
         if minor and self.facts.program.mesh.stride(minor) == 1:
             self._draw_buses(stages[0], x, top, sizes)
         rows = -(-self.most // self.grid.cards)
         below = top + rows * (card_h + GAP - 4) - (GAP - 4) + LINE_H / 2 + 4
         for i, (line, color) in enumerate(self.text[node]):
-            canvas.text(x + PAD, below + i * LINE_H, line, color=color, width=w - 2 * PAD)
+            at = x + PAD, below + i * LINE_H
+            if color == MUTED:
+                canvas.text(at[0] + MARK + 8, at[1], line, color=color, width=w - 2 * PAD - MARK - 8)
+            else:
+                self.draw_line(at, line, color, w - 2 * PAD, hop=color == HOP)
 
     def _draw_idle_gpu(self, rank: int, x: float, y: float) -> None:
-        self.canvas.box(x, y, CARD_W, self.card_h, fill=IDLE, stroke=LINE, style="rounded,dashed", name=f"GPU {rank}")
-        self.canvas.text(x + 10, y + 15, f"GPU {rank}", size=14, bold=True, color=FAINT, width=CARD_W - 14)
-        self.canvas.text(x + 10, y + 35, "idle", color=MUTED, width=CARD_W - 14)
+        name = f"GPU {rank}"
+        self.canvas.box(x, y, self.card_w, self.card_h, fill=IDLE, stroke=LINE, style="rounded,dashed", name=name)
+        self.canvas.text(x + 10, y + 15, name, size=14, bold=True, color=FAINT, width=self.card_w - 14)
+        self.canvas.text(x + 10, y + 35, "idle", color=MUTED, width=self.card_w - 14)
 
     def _draw_idle_nodes(self, y: float, width: float) -> None:
         """Draw the nodes without ranks."""
         left = self.cluster.count - self.used
-        each = min(CARD_W, (width - 2 * PAD + GAP) / max(self.idle_nodes, 1) - GAP)
+        each = min(self.card_w, (width - 2 * PAD + GAP) / max(self.idle_nodes, 1) - GAP)
         x0 = (width - self.idle_nodes * (each + GAP) + GAP) / 2
         for i in range(self.idle_nodes):
             name, words = f"node {self.used + i}", f"{self.per_node} GPUs, idle"
@@ -247,65 +315,93 @@ class Nodes(Devices):
 
     # ---- between nodes
 
-    def _draw_joints(self, places: list[Point], size: tuple[float, float]) -> None:
-        lanes = list(dict.fromkeys(j.axis for j in self._joints()))
-        for joint in self._joints():
-            if joint.end >= self.drawn or joint.start >= self.drawn:
-                continue
-            lane = (lanes.index(joint.axis) - (len(lanes) - 1) / 2) * LANE
-            color = HOP if joint.label else self.colors[joint.axis]
-            points = self._path(places[joint.start], places[joint.end], size, lane, bool(joint.label))
-            name = f"node {joint.start} to node {joint.end}"
-            self.canvas.line(
-                points, color, pen=2, arrow=joint.label is not None, name=f"{name}, {joint.axis or 'stages'}"
-            )
-            if joint.label:
-                self._draw_label(points, joint.label)
+    def _draw_joints(self, places: list[Point], size: tuple[float, float], width: float) -> None:
+        """Draw all arrows between nodes, and then their labels, on a ground that hides arrows below them."""
+        joints = [joint for joint in self._joints() if max(joint.start, joint.end) < self.drawn]
+        lanes = list(dict.fromkeys(joint.lane for joint in joints))
+        apart = min(LANE_ACROSS, (size[0] - 30) / max(len(lanes), 1))
+        drawn = []
+        for joint in joints:
+            at = lanes.index(joint.lane) - (len(lanes) - 1) / 2
+            hop = not joint.axis
+            color = HOP if hop else self.colors[joint.axis]
+            points = self._path(places[joint.start], places[joint.end], size, at, apart)
+            name = f"node {joint.start} to node {joint.end}, {joint.axis or 'stages'}"
+            self.canvas.line(points, color, pen=2, arrow=hop, both=not hop, name=name)
+            drawn.append((points, joint.label, color))
+        for points, label, color in drawn:
+            self._draw_label(points, label, color, (apart, width))
 
-    def _path(self, a: Point, b: Point, size: tuple[float, float], lane: float, arrow: bool) -> list[Point]:
-        """The points of a line from one box to another, around the boxes between them."""
-        (w, h), off = size, 5.0 if arrow else 0.0
-        near = abs(a[0] - b[0]) < w + HOP_X + 1
-        if a[1] == b[1] and near:
-            y = a[1] + h / 2 + lane
-            ends = [(a[0] + w + off, y), (b[0] - off, y)] if a[0] < b[0] else [(a[0] - off, y), (b[0] + w + off, y)]
-            return list(ends)
-        start, end = a[0] + w / 2 + lane, b[0] + w / 2 + lane
+    def _path(self, a: Point, b: Point, size: tuple[float, float], at: float, apart: float) -> list[Point]:
+        """The points of an arrow from one box to another, around the boxes between them, in its lane ``at``.
+
+        Lanes that go down are ``apart`` points from one another.
+        """
+        (w, h), off = size, 5.0
+        beside, across, near = at * LANE_DOWN, at * apart, at * LANE
+        if a[1] == b[1] and abs(a[0] - b[0]) < w + HOP_X + 1:
+            y = a[1] + h / 2 + beside
+            right, left = (a[0] + w + off, y), (b[0] - off, y)
+            return [right, left] if a[0] < b[0] else [(a[0] - off, y), (b[0] + w + off, y)]
+        start, end = a[0] + w / 2 + across, b[0] + w / 2 + across
         if a[1] == b[1]:
-            down = a[1] + h + HOP_Y / 2 + lane
+            down = a[1] + h + HOP_Y / 2 + near
             return [(start, a[1] + h + off), (start, down), (end, down), (end, b[1] + h + off)]
         up = b[1] < a[1]
         first, last = (a[1] - off, b[1] + h + off) if up else (a[1] + h + off, b[1] - off)
         if a[0] == b[0] and abs(a[1] - b[1]) < h + HOP_Y + 1:
             return [(start, first), (end, last)]
-        middle = (b[1] + h + HOP_Y / 2 if up else b[1] - HOP_Y / 2) + lane
-        side = a[0] - HOP_X / 2 + lane if a[0] > 0 and abs(a[1] - b[1]) > h + HOP_Y + 1 else start
-        return [(start, first), (start, first + lane), (side, first + lane), (side, middle), (end, middle), (end, last)]
+        middle = (b[1] + h + HOP_Y / 2 if up else b[1] - HOP_Y / 2) + near
+        side = start
+        if abs(a[1] - b[1]) > h + HOP_Y + 1:
+            side = a[0] - HOP_X / 2 + near if a[0] > 0 else start
+        turn = first + (near if side != start else 0)
+        return [(start, first), (start, turn), (side, turn), (side, middle), (end, middle), (end, last)]
 
-    def _draw_label(self, points: list[Point], label: tuple[str, str]) -> None:
+    def _draw_label(self, points: list[Point], label: tuple[str, ...], color: str, room: tuple[float, float]) -> None:
+        """Write the label above and below a level arrow, or beside the end of another.
+
+        ``room``: the distance of the lanes, and the right edge of the sheet.
+        """
         (ax, ay), (bx, by) = points[0], points[-1]
         if ay == by and len(points) == 2:
-            self.canvas.text((ax + bx) / 2, ay - 11, label[0], color=HOP, align="c", width=HOP_X - 6)
-            self.canvas.text((ax + bx) / 2, ay + 12, label[1], color=HOP, align="c", width=HOP_X - 6)
+            for words, y in zip(label, (ay - 11, ay + 12), strict=False):
+                self._write((ax + bx - text_width(words, 11)) / 2, y, words, color)
             return
-        at = (ay + by) / 2 if len(points) == 2 else max(by, points[-2][1]) - 8
-        self.canvas.text(bx + 12, at, ", ".join(label), color=HOP, width=160)
+        words = ", ".join(label)
+        if text_width(words, 11) + 16 > room[0]:
+            words = label[0] if label else ""
+        middle = (ay + by) / 2 if len(points) == 2 else None
+        last = (by + points[-2][1]) / 2 if middle is None else middle
+        first = (ay + points[1][1]) / 2 if middle is None else middle
+        for shown in dict.fromkeys((words, *label[:1])):
+            wide = text_width(shown, 11) + 1
+            for x, y in ((bx + 8, last), (bx - 8 - wide, last), (ax + 8, first), (ax - 8 - wide, first)):
+                if x >= PAD and x + wide <= room[1] - PAD and self._is_free(x, y, wide):
+                    self._write(x, y, shown, color)
+                    return
+
+    def _is_free(self, x: float, y: float, wide: float) -> bool:
+        """Whether no label stands where one of ``wide`` points would."""
+        return all(x + wide + 6 < left or right + 6 < x or abs(y - at) > 16 for left, right, at in self.taken)
+
+    def _write(self, left: float, y: float, words: str, color: str) -> None:
+        """Write words on a ground that hides what lies below them."""
+        if words:
+            wide = text_width(words, 11) + 1
+            self.taken.append((left, left + wide, y))
+            self.canvas.box(left - 2, y - 7, wide + 4, 14, PANEL, name=f"ground of {words}")
+            self.canvas.text(left, y, words, color=color, width=wide)
 
     # ---- the legend
 
     def legend(self) -> list[Key]:
         """Every colour and its meaning."""
         keys = super().legend()
-        if any(j.label is None for j in self._joints()):
-            keys.append(Key("line", MUTED, "between boxes: over the network"))
+        if any(joint.axis for joint in self._joints()):
+            keys.append(Key("both", MUTED, "between nodes: bytes that leave a node along the axis"))
         return keys
 
     def _note(self) -> str:
         what = "prefill of one batch" if self.facts.phase == "prefill" else "one decode step of a batch"
-        words = f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""
-        left = []
-        if self.most < self.per_node:
-            left.append(f"{self.per_node - self.most} of {self.per_node} GPUs of each node")
-        if self.drawn < self.used:
-            left.append(f"{self.used - self.drawn} of {self.used} nodes")
-        return DOT.join(w for w in (words, f"not drawn: {', '.join(left)}" if left else "") if w)
+        return f"collectives: every run in the {what}, together; bytes of a GPU's buffers" if self.lines else ""

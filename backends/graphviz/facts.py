@@ -11,10 +11,11 @@ from plandsl.answers.occupancy import Memory
 from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
 from plandsl.backends.cost.deployments.deployment import Deployment
+from plandsl.backends.cost.time.phase import ProgramRun
 from plandsl.ir.collectives import HOP_WORDS
 from plandsl.ir.extents import Extents
 from plandsl.ir.names import ENDS, SEND, RunKey
-from plandsl.ir.program import Program, show_layers
+from plandsl.ir.program import PREFILL, Program, show_layers
 from plandsl.ir.types import Dim, TensorType, block_range
 from plandsl.spec.formats import as_written
 from plandsl.spec.hardware import GpuSpec
@@ -34,12 +35,11 @@ class Traffic(NamedTuple):
 
 
 class Facts:
-    """The facts of one plan in one phase, as plain numbers."""
+    """The facts of one plan in one phase, as plain numbers; ``run``: of another program than the one that ran in it."""
 
-    def __init__(self, model: Deployment, estimate: Estimate, phase: str) -> None:
+    def __init__(self, model: Deployment, estimate: Estimate, phase: str, run: ProgramRun | None = None) -> None:
         self.model, self.estimate, self.phase = model, estimate, phase
-        metrics, prefill = model.evaluate(), phase == "prefill"
-        run = (metrics.prefill if prefill else metrics.decode).main
+        run = run or (model.own.prefill if phase == PREFILL else model.own.decode).main
         self.times = run.times
         self.phase_model = run.phase
         self.plan = run.plan

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-FONT = "Helvetica,Arial,sans-serif"
+FONT = "Helvetica,Arial,Liberation Sans,DejaVu Sans,sans-serif"
 
 _FIRST = 32
 _WIDTHS = (
-    "278 278 355 556 556 889 667 191 333 333 389 584 278 333 278 278 556 556 556 556 556 556 556 556 556 556 278 278 "
-    "584 584 584 556 1015 667 667 722 722 667 611 778 722 278 500 667 556 833 722 778 667 778 722 667 611 722 667 944 "
-    "667 667 611 278 278 278 469 556 333 556 556 500 556 556 278 556 556 222 222 500 222 833 556 556 556 556 333 500 "
-    "278 556 500 722 500 500 500 334 260 334 584"
+    "318 401 460 838 636 950 780 275 390 390 500 838 318 361 318 337 636 636 636 636 636 636 636 636 636 636 337 337 "
+    "838 838 838 556 1015 684 686 722 770 667 611 778 752 295 500 667 557 863 748 787 667 787 722 667 611 732 684 989 "
+    "685 667 685 390 337 390 838 556 500 613 635 550 635 615 352 635 634 278 278 579 278 974 634 612 635 635 411 521 "
+    "392 634 592 818 592 592 525 636 337 636 838"
 )
-WIDTHS = tuple(int(w) for w in _WIDTHS.split())
-"""Advance widths of Helvetica for ASCII 32..126, in thousandths of the size. Source: Adobe's Helvetica.afm."""
+_BOLD_WIDTHS = (
+    "348 456 521 838 696 1002 872 306 457 457 523 838 380 415 380 365 696 696 696 696 696 696 696 696 696 696 400 400 "
+    "838 838 838 611 1000 774 762 734 830 683 683 821 837 372 556 775 637 995 837 850 733 850 770 720 682 812 774 1103 "
+    "771 724 725 457 365 457 838 556 500 675 716 593 716 678 435 716 712 343 343 665 343 1042 712 687 716 716 493 595 "
+    "478 712 652 924 645 652 582 712 365 712 838"
+)
+WIDTHS = {False: tuple(map(int, _WIDTHS.split())), True: tuple(map(int, _BOLD_WIDTHS.split()))}
+"""Advance widths of ASCII 32..126 in thousandths of the size, by whether the text is bold.
+
+Each is the larger one of Helvetica (Adobe's Helvetica.afm and Helvetica-Bold.afm) and DejaVu Sans 2.37, the wide font
+that many machines without Helvetica draw instead: what fits here fits in both.
+"""
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
-WIDER = {False: 1.0, True: 1.08}
-"""The factor by which text is wider, by whether it is bold."""
+OTHERS = {"\N{MULTIPLICATION SIGN}": 838, "\N{MIDDLE DOT}": 380, "\N{EN DASH}": 556, ELLIPSIS: 1000}
+"""The widths of other characters that pictures use, in both weights."""
+
+WIDEST = 1000
+"""The width of every other character."""
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
@@ -24,8 +37,8 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
     total = 0
     for c in text:
         i = ord(c) - _FIRST
-        total += WIDTHS[i] if 0 <= i < len(WIDTHS) else 600 if ord(c) < 0x2E80 else 1000
-    return total * size / 1000 * WIDER[bold]
+        total += WIDTHS[bold][i] if 0 <= i < len(WIDTHS[bold]) else OTHERS.get(c, WIDEST)
+    return total * size / 1000
 
 
 def fit(text: str, width: float, size: float, bold: bool = False) -> str:

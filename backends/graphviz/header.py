@@ -14,10 +14,10 @@ from plandsl.units import show_bytes, show_count, show_percent, show_time
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 DOT = " \N{MIDDLE DOT} "
-TOP = 80.0
+TOP = 82.0
 """The y at which the drawing starts, below the title."""
 
-MIN_WIDTH = 960.0
+MIN_WIDTH = 1040.0
 CHIP = 116.0
 
 
@@ -38,7 +38,7 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     left = width - len(chips) * CHIP - 16
     space = min(text_width(plan.name, 20, True), left * 0.55)
     canvas.text(0, 13, plan.name, size=20, bold=True, width=space + 6)
-    canvas.text(space + 16, 14, caption, size=14, color=MUTED, width=left - space - 16)
+    canvas.text(space + 16, 14, caption, size=13, color=MUTED, width=left - space - 16)
     taken = f" ({plan.sharding.name})" if e.shift else ""
     where = f"{plan.machine}, {facts.degrees()}{taken}"
     if e.pools is not None:
@@ -50,7 +50,7 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
         batch = f"batch {e.pools.prefill.estimate.batch} in prefill, {e.batch} in decode"
     cached = f" ({e.reuse.tokens} cached)" if e.reuse else ""
     tokens = f"{load.input} tokens in{cached}, {load.output} out{_show_speculation(e)}"
-    canvas.text(0, 57, f"{batch}{DOT}{tokens}", size=13, color=MUTED, width=left)
+    canvas.text(0, 60, f"{batch}{DOT}{tokens}", size=13, color=MUTED, width=width)
     for i, (value, label, back, ink) in enumerate(chips):
         x = width - (len(chips) - i) * CHIP + 8
         canvas.box(x, 0, CHIP - 8, 50, back, style="rounded", name=label)
@@ -76,7 +76,10 @@ def _show_speculation(e: Estimate) -> str:
 
 
 class Key(NamedTuple):
-    """An entry of a legend: colour, meaning and ``look``: ``box``, ``frame``, ``line``, ``arrow`` or ``dash``."""
+    """An entry of a legend: colour, meaning and ``look``.
+
+    Looks: ``box``, ``frame``, ``line``, ``arrow``, ``both`` (an arrow with two heads) or ``dash``.
+    """
 
     look: str
     color: str
@@ -87,22 +90,22 @@ def legend(canvas: Canvas, y: float, width: float, keys: Sequence[Key], note: st
     """Draw the legend: rows that explain every colour, and ``note`` as a line of small print."""
     x = 0.0
     for key in keys:
-        need = 22 + text_width(key.text, 11) * 1.08 + 20
+        need = 22 + text_width(key.text, 11) + 22
         if x and x + need > width:
             x, y = 0.0, y + 19
+        heads = {"arrow": key.look == "arrow", "both": key.look == "both"}
         if key.look == "box":
             canvas.box(x, y - 5.5, 15, 11, key.color, name=f"legend: {key.text}")
         elif key.look == "frame":
             canvas.box(x, y - 5.5, 15, 11, fill=key.color, stroke=FAINT, style="dashed", name=f"legend: {key.text}")
         else:
-            style = "dashed" if key.look == "dash" else ""
-            ends = [(x, y), (x + 16, y)]
-            canvas.line(ends, key.color, pen=2, arrow=key.look == "arrow", style=style, name=f"legend: {key.text}")
-        gap = 26 if key.look == "arrow" else 22
+            style, long = "dashed" if key.look == "dash" else "", 22 if key.look == "both" else 16
+            canvas.line([(x, y), (x + long, y)], key.color, pen=2, **heads, style=style, name=f"legend: {key.text}")
+        gap = 28 if any(heads.values()) else 22
         canvas.text(x + gap, y, key.text, color=MUTED, width=need - 24)
         x += need + gap - 22
     if note:
-        canvas.text(0, y + 20, note, color=MUTED, width=width)
+        canvas.text(0, y + (20 if keys else 0), note, color=MUTED, width=width)
 
 
 def finish(canvas: Canvas, facts: Facts, caption: str, keys: Sequence[Key], note: str = "") -> str:

@@ -13,7 +13,7 @@ from plandsl.backends.graphviz.header import TIMES, TOP, finish
 from plandsl.backends.graphviz.palette import BAD, FREE, INK, LINE, MEMORY, MEMORY_NAMES, MUTED, PANEL, ink_on
 from plandsl.units import show_bytes, show_count, show_percent
 
-LEFT, WIDTH, BAR, ROW = 190.0, 900.0, 38.0, 84.0
+LEFT, WIDTH, BAR, ROW = 214.0, 900.0, 38.0, 84.0
 MOST_ROWS = 12
 
 
@@ -70,7 +70,7 @@ def _draw_row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) ->
     for piece in memory_bar(canvas, held, x=LEFT, y=y, w=WIDTH, h=BAR, scale=scale, name=title):
         fill = FREE if piece.part == "free" else MEMORY[piece.part]
         label = f"{MEMORY_NAMES.get(piece.part, 'free')} {show_bytes(piece.bytes)}"
-        if piece.width > 7.2 * len(label):
+        if piece.width > text_width(label, 13) + 8:
             canvas.text(
                 piece.x + piece.width / 2, y + BAR / 2, label, size=13, color=ink_on(fill), align="c",
                 width=piece.width - 6,
@@ -79,7 +79,7 @@ def _draw_row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) ->
     canvas.line([(edge, y - 8), (edge, y + BAR + 4)], INK, pen=2, name=f"{title}: capacity")
     if row.gpus:
         words = f"{show_bytes(held.capacity)}, {row.gpus}"
-        canvas.text(edge, y - 15, words, size=12, bold=True, align="r", width=text_width(words, 12, True) * 1.08)
+        canvas.text(edge, y - 15, words, size=12, bold=True, align="r", width=text_width(words, 12, True) + 1)
     over = held.total > held.capacity
     total = f"{show_bytes(held.total)}, {show_percent(held.total / held.capacity)}"
     canvas.text(0, y + 51, total, size=13, bold=True, color=BAD if over else INK, width=LEFT - 12)
@@ -90,7 +90,7 @@ def _draw_row(canvas: Canvas, facts: Facts, row: Row, y: float, scale: float) ->
     for name, color, size in sizes:
         line = f"{name} {show_bytes(size)}, {show_percent(size / held.capacity)}"
         canvas.box(x, y + BAR + 8, 10, 10, color, name=f"{title}: {line}")
-        need = text_width(line, 12) * 1.08
+        need = text_width(line, 12) + 1
         canvas.text(x + 15, y + BAR + 13, line, size=12, width=need)
         x += need + 40
 

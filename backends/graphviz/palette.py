@@ -65,6 +65,12 @@ LOOKS = {op.facts.word: op.facts.look for op in OPS}
 """The key of `KINDS` for each word by which reports call an op."""
 
 
+def mix(color: str, share: float) -> str:
+    """``share`` of a colour in white."""
+    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - share * (255 - part)):02x}" for part in parts)
+
+
 def ink_on(fill: str) -> str:
     """The text colour, white or dark, that reads better on ``fill``."""
     red, green, blue = (int(fill[i : i + 2], 16) for i in (1, 3, 5))

@@ -20,7 +20,9 @@ DRAFT = "#b58bb8"
 LAYERS = ("#c9d6e4", "#dbe4ee")
 """Alternating colours of layers that are wide enough to see."""
 
-COLUMNS, LINE_H, MOST_OPS = 3, 20.0, 45
+LINE_H, MOST_OPS = 20.0, 45
+APART, BESIDE = 30.0, 228.0
+"""Points between two columns of the list, and of a column beside the names: number, bar, time and share."""
 
 
 def one_pass(facts: Facts) -> str:
@@ -78,12 +80,23 @@ def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[Regi
             for i, layer in list(enumerate(part.every.select(part.layers)))[1::2]:
                 if step >= 2:
                     canvas.box(x + i * step, y, step, LANE, LAYERS[1], name=f"layer {layer}")
-            words = f"{part.region}: {part.repeats} {TIMES} {show_time(each)} = {show_time(whole)}"
-            canvas.text((x + end) / 2, y + LANE / 2, words, size=13, bold=True, align="c", width=max(end - x - 8, 1))
+            _draw_layers_label(canvas, (x, end), y, f"{part.region}: {part.repeats} {TIMES} {show_time(each)}", whole)
             if whole > best[3]:
                 best = (part.region, x, max(x + step, x + 1), whole)
         at += whole
     return best[:3]
+
+
+def _draw_layers_label(canvas: Canvas, ends: tuple[float, float], y: float, words: str, whole: float) -> None:
+    """Write how long layers take on a ground of their colour, as much of it as fits between ``ends``."""
+    region = words.partition(":")[0]
+    for line in (f"{words} = {show_time(whole)}", f"{region}: {show_time(whole)}", region):
+        width = text_width(line, 13, True) + 8
+        if width <= ends[1] - ends[0] - 4:
+            middle = (ends[0] + ends[1]) / 2
+            canvas.box(middle - width / 2, y + LANE / 2 - 9, width, 18, LAYERS[0], name=f"{region} label")
+            canvas.text(middle, y + LANE / 2, line, size=13, bold=True, align="c", width=width)
+            return
 
 
 def _draw_layer(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> tuple[float, set[str]]:
@@ -97,7 +110,7 @@ def _draw_layer(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> t
     bottom = y + len(lanes) * (LANE + 6) + 4
     first = next(p.layers for p in facts.program.stages[0] if p.region == region)
     title = f"layer {first[0] if first else 0} of {region}: {show_time(span)}"
-    canvas.text(LEFT + 10, y - 18, title, size=14, bold=True, width=WIDTH / 2)
+    canvas.text(LEFT + WIDTH / 2, y - 20, title, size=14, bold=True, align="c", width=WIDTH / 2)
     axis.draw(canvas, y - 6, bottom)
     for i, lane in enumerate(lanes):
         canvas.text(0, y + i * (LANE + 6) + LANE / 2, lane, size=13, bold=True, width=LEFT - 8)
@@ -122,9 +135,11 @@ def _draw_label(canvas: Canvas, op: OpTime, n: int, ends: tuple[float, float], y
     width, middle = ends[1] - ends[0], (ends[0] + ends[1]) / 2
     color = ink_on(KINDS[LOOKS[op.op]])
     if width > text_width(op.name, 12, True) + 8:
-        canvas.text(middle, y + 12, op.name, size=12, bold=True, align="c", color=color, width=width)
         time = show_time(op.time_s)
-        if width > text_width(time, 11) + 4:
+        both = width > text_width(time, 11) + 4
+        at = y + (12 if both else LANE / 2)
+        canvas.text(middle, at, op.name, size=12, bold=True, align="c", color=color, width=width)
+        if both:
             canvas.text(middle, y + 26, time, size=11, align="c", color=color, width=width)
     elif width > 15:
         canvas.text(middle, y + LANE / 2, str(n), size=11, align="c", color=color, width=width)
@@ -136,6 +151,12 @@ def number_ops(facts: Facts, region: RegionName) -> dict[int, int]:
     return {i: n for n, i in enumerate(taking, 1)}
 
 
+def _list_name(op: OpTime) -> str:
+    """The name of an op, and what it is where the name does not tell."""
+    plain = op.op == op.name or op.op in ("norm", "elementwise", "embedding")
+    return op.name if plain else f"{op.name}, {op.op}"
+
+
 def _draw_list(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> None:
     """List every op of the layer with its time, in columns."""
     numbers = number_ops(facts, region)
@@ -143,18 +164,19 @@ def _draw_list(canvas: Canvas, facts: Facts, region: RegionName, y: float) -> No
     total = sum(op.time_s for _, op in ops) or 1.0
     most = max((op.time_s for _, op in ops), default=1.0)
     shown = ops[:MOST_OPS]
-    rows = -(-len(shown) // COLUMNS)
-    w = (LEFT + WIDTH - 2 * 30) / COLUMNS
+    longest = max((text_width(_list_name(op), 12) for _, op in shown), default=0.0)
+    columns = 3 if 3 * (longest + BESIDE) + 2 * APART <= LEFT + WIDTH else 2
+    rows = -(-len(shown) // columns)
+    w = (LEFT + WIDTH - (columns - 1) * APART) / columns
     for k, (n, op) in enumerate(shown):
         column, row = divmod(k, rows)
-        x, middle = column * (w + 30), y + row * LINE_H
-        fill = KINDS[LOOKS[op.op]]
+        x, middle = column * (w + APART), y + row * LINE_H
+        fill, bar = KINDS[LOOKS[op.op]], x + w - 196
         canvas.text(x + 18, middle, str(n), color=MUTED, align="r", width=18)
-        plain = op.op == op.name or op.op in ("norm", "elementwise", "embedding")
-        canvas.text(x + 26, middle, op.name if plain else f"{op.name}, {op.op}", size=12, width=146)
-        canvas.box(x + 176, middle - 6, 70, 12, FRAME, name=f"{op.name} share")
-        canvas.box(x + 176, middle - 6, max(70 * op.time_s / most, 1), 12, fill, name=f"{op.name} time")
-        canvas.text(x + 310, middle, show_time(op.time_s), size=12, align="r", width=62)
+        canvas.text(x + 26, middle, _list_name(op), size=12, width=w - BESIDE)
+        canvas.box(bar, middle - 6, 70, 12, FRAME, name=f"{op.name} share")
+        canvas.box(bar, middle - 6, max(70 * op.time_s / most, 1), 12, fill, name=f"{op.name} time")
+        canvas.text(x + w - 56, middle, show_time(op.time_s), size=12, align="r", width=66)
         words = f"{show_percent(op.time_s / total)}"
         canvas.text(x + w, middle, words, size=11, color=MUTED, align="r", width=50)
     if len(ops) > len(shown):

@@ -121,9 +121,9 @@ class Pipeline:
         name = f"stage {run.stage}: {self.word} {batch}, {show_time(run.end - run.start)}"
         self.canvas.box(x, y, end - x, COMPUTE_H, fill=fill, stroke="#ffffff", pen=0.75, name=name)
         width, middle = end - x, (x + end) / 2
-        if width > 64:
-            self.canvas.text(middle, y + 11, f"{self.word} {batch}", size=12, bold=True, align="c", width=width)
-            time = show_time(run.end - run.start)
+        time, words = show_time(run.end - run.start), f"{self.word} {batch}"
+        if width > max(text_width(words, 12, True), text_width(time, 11)) + 4:
+            self.canvas.text(middle, y + 11, words, size=12, bold=True, align="c", width=width)
             self.canvas.text(middle, y + 25, time, size=11, align="c", color=ink_on(fill), width=width)
         elif width > text_width(str(batch), 12, True) + 6:
             self.canvas.text(middle, y + 17, str(batch), size=12, bold=True, align="c", width=width)
@@ -142,11 +142,11 @@ class Pipeline:
         self.canvas.box(x, y, end - x, LINK_H, COMM if share > 0.995 else fill, style="striped", name=name)
 
     def _draw_wait(self, name: str, x: float, end: float, y: float) -> None:
-        if end - x > 64:
-            time = show_time((end - x) / WIDTH * self.axis.span)
+        words = f"idle {show_time((end - x) / WIDTH * self.axis.span)}"
+        if end - x > text_width(words, 11) + 6:
             self.canvas.text(
-                (x + end) / 2, y + COMPUTE_H / 2, f"idle {time}", align="c", color=MUTED, width=end - x - 4,
-                name=f"{name} idle {time}",
+                (x + end) / 2, y + COMPUTE_H / 2, words, align="c", color=MUTED, width=end - x - 4,
+                name=f"{name} {words}",
             )  # fmt: skip
 
     def _draw_marks(self, top: float, bottom: float) -> None:

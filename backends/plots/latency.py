@@ -12,7 +12,7 @@ import numpy as np
 from plandsl import plotting
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.plots.bounds import METRICS, Bound, bounds_of, widen
-from plandsl.backends.plots.runs import Served, draw_legend, labels, new_figure
+from plandsl.backends.plots.runs import Served, caption_of, draw_legend, labels, new_figure
 from plandsl.units import show_time
 
 LOWEST, HIGHEST = 0.05, 0.999
@@ -49,8 +49,8 @@ def draw_latency(runs: Sequence[Served], path: Path) -> None:
     """
     plt = plotting.pyplot()
     with plt.rc_context(plotting.SMALL):
-        figure = new_figure(3.4)
-        curves, far = _curves(runs), []
+        figure = new_figure(3.8)
+        curves, far = _mark_same(_curves(runs)), []
         places = figure.subplots(1, len(METRICS), sharey=True)
         for place, (metric, word) in zip(places, METRICS.items(), strict=True):
             place.set_xlabel(word)
@@ -59,6 +59,7 @@ def draw_latency(runs: Sequence[Served], path: Path) -> None:
         places[0].set_yticks([STANDARD.inv_cdf(t / 100) for t in TICKS], [f"{t:g} %" for t in TICKS])
         places[0].set_ylim(STANDARD.inv_cdf(LOWEST), STANDARD.inv_cdf(HIGHEST))
         handles = [plt.Line2D([], [], label=c.label, **c.look) for c in curves]
+        plotting.write_caption(figure, "the times of requests", caption_of([r.plan for r in runs]))
         draw_legend(figure, handles, f"beyond the axes: {', '.join(far)}" if far else "")
         plotting.save(figure, path)
 
@@ -80,20 +81,37 @@ def _curves(runs: Sequence[Served]) -> list[Curve]:
     return out
 
 
+def _mark_same(curves: Sequence[Curve]) -> list[Curve]:
+    """The same curves, where those that lie on an earlier one in all panels have gaps and say so."""
+    lines = [[_quantiles(c.values(m)) for c in curves] for m in METRICS]
+    found = [plotting.find_same([(times, np.exp(heights)) for times, heights in own]) for own in lines]
+    out = []
+    for curve, own in zip(curves, zip(*found, strict=True), strict=True):
+        first = own[0] if len(set(own)) == 1 else None
+        label = curve.label if first is None else f"{curve.label}, on {curves[first].label}"
+        out.append(curve._replace(label=label, look=plotting.same_dash(curve.look, first)))
+    return out
+
+
+def _quantiles(values: Floats) -> tuple[Floats, Floats]:
+    """The times within which shares of requests end, and the height of each share."""
+    if len(values) < 2:
+        return np.empty(0), np.empty(0)
+    top = min(HIGHEST, 1 - 1 / len(values))
+    heights = np.linspace(STANDARD.inv_cdf(LOWEST), STANDARD.inv_cdf(top), POINTS)
+    shares = [STANDARD.cdf(h) for h in heights]
+    return np.maximum(np.quantile(values, shares), 1e-9), heights
+
+
 def _draw_panel(place: Any, curves: Sequence[Curve], bounds: Sequence[Bound], metric: str) -> list[str]:
     """Draw one panel. Return the texts of bounds that lie too far away to be drawn."""
     place.set_xscale("log")
     for curve in curves:
-        values = curve.values(metric)
-        if len(values) > 1:
-            top = min(HIGHEST, 1 - 1 / len(values))
-            heights = np.linspace(STANDARD.inv_cdf(LOWEST), STANDARD.inv_cdf(top), POINTS)
-            shares = [STANDARD.cdf(h) for h in heights]
-            place.plot(np.maximum(np.quantile(values, shares), 1e-9), heights, zorder=3, **curve.look)
+        place.plot(*_quantiles(curve.values(metric)), **{"zorder": 3, **curve.look})
     near, far = widen(place, bounds, along_x=True)
     for i, bound in enumerate(near):
         _draw_bound(place, bound, plotting.DASHES[i % len(plotting.DASHES)])
-    plotting.unit_ticks(place.xaxis, place.get_xlim(), show_time, dense=1.2)
+    plotting.unit_ticks(place.xaxis, place.get_xlim(), show_time, room=4)
     return far
 
 

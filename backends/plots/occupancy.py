@@ -12,7 +12,7 @@ from plandsl import plotting
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.backends.cost.serving.records import Records, Steps
 from plandsl.backends.cost.serving.requests import Floats, Ints
-from plandsl.backends.plots.runs import Served, draw_legend, labels, new_figure
+from plandsl.backends.plots.runs import Served, caption_of, draw_legend, labels, new_figure
 from plandsl.units import show_time
 
 BINS = 300
@@ -70,14 +70,17 @@ def draw_occupancy(runs: Sequence[Served], path: Path) -> None:
     """
     plt = plotting.pyplot()
     with plt.rc_context(plotting.SMALL):
-        figure = new_figure(5.4)
+        figure = new_figure(5.8)
         places = figure.subplots(len(PANELS), 1, sharex=True)
         names = labels([r.plan for r in runs])
         looks = plotting.group_styles(names)
         edges = np.linspace(0.0, max([1e-9, *(_duration(r.run.records) for r in runs)]), BINS + 1)
-        for name, served in zip(names, runs, strict=True):
-            if len(served.run.records.steps.start_s):
-                _draw_run(places, served, edges, looks[name]["color"])
+        drawn = [
+            (name, served) for name, served in zip(names, runs, strict=True) if len(served.run.records.steps.start_s)
+        ]
+        _draw_arrivals(places[0], [(served, looks[name]["color"]) for name, served in drawn], edges)
+        for name, served in drawn:
+            _draw_run(places, served, edges, looks[name]["color"])
         for place, word in zip(places, PANELS, strict=True):
             place.set_ylabel(word)
             place.set_ylim(0, None)
@@ -90,6 +93,7 @@ def draw_occupancy(runs: Sequence[Served], path: Path) -> None:
         places[-1].set_xlabel("time since the first request")
         places[-1].xaxis.set_major_formatter(lambda value, _: plotting.drop_zeros(show_time(value)) if value else "0")
         handles = [plt.Line2D([], [], label=name, color=look["color"]) for name, look in looks.items()]
+        plotting.write_caption(figure, "what servers hold", caption_of([r.plan for r in runs]))
         draw_legend(figure, handles if len(runs) > 1 else [])
         plotting.save(figure, path)
 
@@ -105,8 +109,6 @@ def _draw_run(places: Any, served: Served, edges: Floats, color: str) -> None:
     records, run = served.run.records, served.run
     steps, first = records.steps, float(np.nanmin(records.arrival_s))
     middles = (edges[1:] + edges[:-1]) / 2
-    came, wide = _arrivals(records, first, edges)
-    places[0].stairs(came, wide, baseline=None, color=color, linewidth=1)
     room = run.blocks * run.simulation.replicas / 100
     for place, own, field, unit in (
         (places[1], steps, "waiting", 1.0),
@@ -119,14 +121,26 @@ def _draw_run(places: Any, served: Served, edges: Floats, color: str) -> None:
         place.fill_between(middles, mean, peak, color=color, alpha=0.2, linewidth=0)
 
 
+def _draw_arrivals(place: Any, drawn: Sequence[tuple[Served, str]], edges: Floats) -> None:
+    """Draw the arrivals of each run, or once in black where those of several runs are the same."""
+    found = [(*_arrivals(served.run.records, edges), color) for served, color in drawn]
+    if len(found) > 1 and all(np.allclose(came, found[0][0]) for came, _, _ in found):
+        found = [(*found[0][:2], "#333333")]
+        place.annotate("the same for all plans", (0.995, 0.96), xycoords="axes fraction", ha="right", va="top",
+                       fontsize=7, color="#333333", bbox=plotting.PAPER)  # fmt: skip
+    for came, wide, color in found:
+        place.stairs(came, wide, baseline=None, color=color, linewidth=1)
+
+
 def decode_steps(run: Run, steps: Steps) -> Steps:
     """The steps of the servers that decode: all of them, unless another pool prefills."""
     before = 0 if run.simulation.prefill is None else run.simulation.prefill.replicas
     return Steps._make(values[steps.replica >= before] for values in steps)
 
 
-def _arrivals(records: Records, first: float, edges: Floats) -> tuple[Floats, Floats]:
+def _arrivals(records: Records, edges: Floats) -> tuple[Floats, Floats]:
     """Requests/s that arrive in each of `BINS` / 5 parts of the time, and the edges of these parts."""
     wide = edges[:: max(1, BINS // 60)]
+    first = float(np.nanmin(records.arrival_s))
     came, _ = np.histogram(records.arrival_s[np.isfinite(records.arrival_s)] - first, wide)
     return came / np.diff(wide), wide

@@ -10,7 +10,7 @@ import numpy as np
 
 from plandsl import plotting
 from plandsl.backends.plots.bounds import METRICS, bounds_of, widen
-from plandsl.backends.plots.runs import draw_legend, labels, new_figure
+from plandsl.backends.plots.runs import caption_of, draw_legend, labels, new_figure
 from plandsl.backends.plots.sweep import Sweep
 from plandsl.units import show_time
 
@@ -26,7 +26,7 @@ def draw_rates(sweeps: Sequence[Sweep], path: Path) -> None:
     """
     plt = plotting.pyplot()
     with plt.rc_context(plotting.SMALL):
-        figure = new_figure(3.6)
+        figure = new_figure(4.0)
         places = figure.subplots(1, len(DRAWN))
         names = labels([s.plan for s in sweeps])
         looks = plotting.group_styles(list(PERCENTILES) if len(sweeps) == 1 else names)
@@ -45,7 +45,8 @@ def draw_rates(sweeps: Sequence[Sweep], path: Path) -> None:
                 plotting.draw_bound(place, asked.bound, along_x=False, upper=asked.caps, text=bound.text, dash=dash,
                                     shade=len(near) == 1)  # fmt: skip
             plotting.unit_ticks(place.yaxis, place.get_ylim(), show_time)
-        draw_legend(figure, _handles(looks, len(sweeps) == 1), _note(sweeps, far))
+        plotting.write_caption(figure, "the times of requests over the rate", caption_of([s.plan for s in sweeps]))
+        draw_legend(figure, _handles(looks, _same_plans(sweeps, names)), _note(sweeps, far))
         plotting.save(figure, path)
 
 
@@ -80,10 +81,27 @@ def _lowest(sweeps: Sequence[Sweep], metric: str) -> float:
     return min([v for v in values if np.isfinite(v) and v > 0], default=1e-3)
 
 
-def _handles(looks: dict[str, dict[str, str]], alone: bool) -> list[Any]:
+def _same_plans(sweeps: Sequence[Sweep], names: Sequence[str]) -> dict[str, str]:
+    """For each of several plans the words about an earlier one on which its curves lie; empty for one plan."""
+    if len(sweeps) == 1:
+        return {}
+
+    def line(one: Sweep, metric: str) -> plotting.Line:
+        y = np.array([r.spread(metric).p95.value for r in one.runs])
+        kept = np.isfinite(y) & (y > 0)
+        return np.array([r.load for r in one.runs])[kept], y[kept]
+
+    found = [plotting.find_same([line(one, metric) for one in sweeps]) for metric in DRAWN]
+    return {
+        name: f", on {names[own[0]]}" if len(set(own)) == 1 and own[0] is not None else ""
+        for name, own in zip(names, zip(*found, strict=True), strict=True)
+    }
+
+
+def _handles(looks: dict[str, dict[str, str]], plans: dict[str, str]) -> list[Any]:
     line = plotting.pyplot().Line2D
-    out = [line([], [], color=look["color"], label=name) for name, look in looks.items()]
-    if not alone:
+    out = [line([], [], color=look["color"], label=f"{name}{plans.get(name, '')}") for name, look in looks.items()]
+    if plans:
         out += [line([], [], color="#333333", linestyle=dash, label=name) for name, dash in PERCENTILES.items()]
     return out
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from plandsl import plotting
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.backends.cost.deployments.build import Compiled
-from plandsl.spec.plan import PlanSpec
+from plandsl.spec.plan import PlanSpec, WorkloadSpec
 
 
 class Served(NamedTuple):
@@ -21,6 +21,10 @@ class Served(NamedTuple):
     def plan(self) -> PlanSpec:
         """The plan as written."""
         return self.made.spec
+
+
+LETTERS = 108
+"""Letters that fit into a row of a legend; a mark and the space behind it take as much as eight."""
 
 
 def labels(plans: Sequence[PlanSpec]) -> list[str]:
@@ -38,9 +42,31 @@ def new_figure(height: float) -> Any:
     return figure
 
 
+def caption_of(plans: Sequence[PlanSpec]) -> str:
+    """The models, machines and lengths of requests of plans, each once."""
+    models = dict.fromkeys(plan.model.name for plan in plans)
+    machines = dict.fromkeys(pool.machine for plan in plans for pool in plan.pools)
+    loads = dict.fromkeys(_lengths(plan.workload) for plan in plans)
+    return "; ".join((f"{_few(models, 'model')} on {_few(machines, 'machine')}", _few(loads, "load")))
+
+
+def _lengths(load: WorkloadSpec) -> str:
+    """The lengths of requests in a few words: ``9092 tokens in, 208 out``."""
+    if load.traffic is None:
+        return f"{load.input} tokens in, {load.output} out"
+    return "requests from a trace" if load.traffic.trace else "requests over time"
+
+
+def _few(words: Iterable[str], what: str) -> str:
+    """One word, or two; of more their number."""
+    every = list(words)
+    return " and ".join(every) if len(every) <= 2 else f"{len(every)} {what}s"
+
+
 def draw_legend(figure: Any, handles: Sequence[Any], note: str = "") -> None:
     """One legend below all panels, headed by a note in small print."""
     if handles or note:
-        columns = min(len(handles), 4 if sum(len(h.get_label()) for h in handles) > 60 else 6)
+        longest = max((len(h.get_label()) for h in handles), default=1)
+        columns = min(len(handles), LETTERS // (longest + 8))
         figure.legend(handles=handles, loc="outside lower center", ncols=max(1, columns),
                       columnspacing=1.4, title=note or None, title_fontsize=7)  # fmt: skip

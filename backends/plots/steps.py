@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from plandsl import plotting
 from plandsl.backends.cost.serving.records import Steps
 from plandsl.backends.cost.serving.requests import Floats, Ints
-from plandsl.backends.plots.runs import Served, labels, new_figure
+from plandsl.backends.plots.runs import Served, caption_of, labels, new_figure
 from plandsl.units import show_time
 
 SHOWN = 40
@@ -83,7 +83,7 @@ def draw_steps(runs: Sequence[Served], path: Path) -> None:
             for lane in lanes_of(name, r, start, end)
         ]
         lanes = every[:MOST_LANES]
-        figure = new_figure(0.9 + 0.55 * max(len(lanes), 3))
+        figure = new_figure(1.3 + 0.55 * max(len(lanes), 3))
         place = figure.subplots()
         place.set_xlim(0, end - start)
         place.set_ylim(max(len(lanes), 1) - 0.05, -0.15)
@@ -92,6 +92,7 @@ def draw_steps(runs: Sequence[Served], path: Path) -> None:
         for row, lane in enumerate(lanes):
             at = lane.arrivals - start
             place.plot(at, np.full(len(at), row - 0.03), " ", marker="v", markersize=3, color="black", clip_on=False)
+        plotting.write_caption(figure, "steps of the busiest moment", caption_of([r.plan for r in runs]))
         _label_axes(place, lanes, _first_arrival(worked, start), start, len(every) - len(lanes))
         plotting.save(figure, path)
 
@@ -170,7 +171,7 @@ def _draw_rows(place: Any, lanes: Sequence[Lane], start: float, look: Look) -> N
         left, right = np.clip(begin, *place.get_xlim()), np.clip(begin + long, *place.get_xlim())
         for x, width, n in zip(((left + right) / 2).tolist(), (right - left).tolist(), counts.tolist(), strict=True):
             _write_number(place, (x, top + TALL / 2), width, f"{n}", "white" if norm(n) > LIGHT else "#222222")
-    beside = place.inset_axes((1.02, 0.53 - 0.5 * look.row, 0.018, 0.44))
+    beside = place.inset_axes((1.02, 0.56 - 0.5 * look.row, 0.018, 0.37))
     bar = place.figure.colorbar(ScalarMappable(norm, shades), cax=beside, ticks=MaxNLocator(4, integer=True))
     bar.set_label(look.name.replace(" that ", "\nthat "))
     bar.outline.set_visible(False)

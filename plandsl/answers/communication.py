@@ -91,6 +91,14 @@ class Communication(NamedTuple):
         """The sums over the rows of one phase."""
         return add_up(row.traffic for row in self.of(phase))
 
+    def by_axis(self, phase: str) -> dict[str, Traffic]:
+        """The sums over the rows of each axis in a phase, the longest first."""
+        rows: dict[str, list[Traffic]] = {}
+        for row in self.of(phase):
+            rows.setdefault(row.axis, []).append(row.traffic)
+        sums = {axis: add_up(parts) for axis, parts in rows.items()}
+        return dict(sorted(sums.items(), key=lambda pair: -pair[1].time_s))
+
     def table(self) -> Table:
         """All rows as a table."""
         from plandsl.answers.tables import communication_table
@@ -112,6 +120,45 @@ class Communication(NamedTuple):
             "rows": [row.as_json() for row in self.rows],
             "totals": {phase: self.total(phase).as_json() for phase in phases},
             "wire_bytes_per_request": self.per_request,
+        }
+
+
+class Compared(NamedTuple):
+    """What one of several plans sends; ``meshes`` has a mesh for each pool.
+
+    Shares of prefill are of ``ttft_s``, shares of decode and of a transfer of ``tpot_s``.
+    """
+
+    plan: str
+    meshes: tuple[tuple[tuple[str, int], ...], ...]
+    gpus: int
+    ttft_s: float
+    tpot_s: float
+    sent: Communication
+
+    @property
+    def mesh(self) -> str:
+        """The meshes in words: ``stage 2 x tensor 4``."""
+        return " | ".join(" x ".join(f"{n} {size}" for n, size in mesh) or "1 GPU" for mesh in self.meshes)
+
+    def as_json(self) -> dict[str, Any]:
+        """An entry of ``plans``: for each phase, the sums of each axis and of all axes."""
+        phases = (PREFILL, DECODE, TRANSFER)
+        return {
+            "plan": self.plan,
+            "meshes": [dict(mesh) for mesh in self.meshes],
+            "gpus": self.gpus,
+            "ttft_s": self.ttft_s,
+            "tpot_s": self.tpot_s,
+            "phases": {
+                phase: {
+                    "axes": [{"axis": axis, **sums.as_json()} for axis, sums in self.sent.by_axis(phase).items()],
+                    "total": self.sent.total(phase).as_json(),
+                }
+                for phase in phases
+                if phase != TRANSFER or self.sent.of(phase)
+            },
+            "wire_bytes_per_request": self.sent.per_request,
         }
 
 

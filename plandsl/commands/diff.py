@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plandsl._version import __version__
 from plandsl.commands.console import OK, open_console, print_json, spaced
-from plandsl.commands.sources import open_module, read_overrides
+from plandsl.commands.sources import open_module, read_overrides, split_plan
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.files import split_part
 
 if TYPE_CHECKING:
     from plandsl.driver import CompiledPlan
@@ -72,7 +70,7 @@ def _plans_to_compare(arguments: Namespace) -> list[CompiledPlan]:
     if len(arguments.files) > 2:
         why = f"`planc diff` compares two plans, found {len(arguments.files)}"
         raise PlanError([Diagnostic("E400", why, hint="planc diff A.plan B.plan, or planc diff A.plan:one A.plan:two")])
-    sides = [_split_plan(text, arguments.plan) for text in arguments.files]
+    sides = [split_plan(text, arguments.plan) for text in arguments.files]
     modules = {path: open_module(path, read_overrides(arguments)) for path, _ in dict.fromkeys(sides)}
     if len(sides) == 1:
         path, name = sides[0]
@@ -84,13 +82,6 @@ def _plans_to_compare(arguments: Namespace) -> list[CompiledPlan]:
         if name is None and len(modules[path].plans) > 1:
             raise PlanError([_plan_not_named(path, modules[path], "one")])
     return [compile_module(modules[path], name)[0] for path, name in sides]
-
-
-def _split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
-    """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
-    path, name = split_part(text)
-    is_file = Path(path).suffix == ".plan" or Path(path).is_file()
-    return (path, name) if name is not None and is_file and not Path(text).exists() else (text, plan)
 
 
 def _plan_not_named(path: str, module: Module, wanted: str) -> Diagnostic:

@@ -22,7 +22,9 @@ def run_render(arguments: Namespace) -> int:
     plan = compile_one(arguments)
     write(plan.draw(arguments.view, arguments.phase), arguments.output)
     if arguments.json:
-        print_json({"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output})
+        more = {"flows": [one.as_json() for one in plan.flows()]} if arguments.view == "communication" else {}
+        body = {"plandsl": __version__, "plan": plan.name, "view": arguments.view, "output": arguments.output}
+        print_json(body | more)
     else:
         print_text(f"{arguments.view} of {plan.name}: {arguments.output}\n")
     return OK

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from plandsl.commands.console import Progress
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.files import split_part
 
 if TYPE_CHECKING:
     from plandsl.driver import CompiledPlan
@@ -56,6 +57,13 @@ def open_module(path: str, overrides: list[tuple[str, str]] | None = None) -> Mo
     if path != "-":
         return open_file(path, overrides or [])
     return open_text(read_source(path), STDIN, overrides or [])
+
+
+def split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
+    """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
+    path, name = split_part(text)
+    is_file = Path(path).suffix == ".plan" or Path(path).is_file()
+    return (path, name) if name is not None and is_file and not Path(text).exists() else (text, plan)
 
 
 def compile_plans(arguments: Namespace) -> list[CompiledPlan]:

@@ -50,7 +50,7 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export
 set -g _shtab_planc_opts_with_value --against --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --top --view -o
 
 complete -c planc -e
@@ -84,7 +84,7 @@ complete -c planc -n '_shtab_planc_using render' -s h -l help -d 'show this help
 complete -c planc -n '_shtab_planc_using render' -l json -d 'print the machine form'
 complete -c planc -n '_shtab_planc_using render' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using render' -l set -x -d 'override a field, e.g. workload.batch=64'
-complete -c planc -n '_shtab_planc_using render' -l view -xka "devices block timeline memory tradeoff" -d 'of one plan (default: devices), or the tradeoff of all plans'
+complete -c planc -n '_shtab_planc_using render' -l view -xka "devices communication block timeline memory tradeoff" -d 'of one plan (default: devices), or the tradeoff of all plans'
 complete -c planc -n '_shtab_planc_using render' -l phase -xka "prefill decode" -d '(default: prefill)'
 complete -c planc -n '_shtab_planc_using render' -l against -xka "ttft tpot latency" -d 'of the tradeoff: only this latency'
 complete -c planc -n '_shtab_planc_using render' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a .svg, .png, .pdf or .dot file'
@@ -145,6 +145,13 @@ complete -c planc -n '_shtab_planc_using diff' -l each -d 'compare every plan of
 complete -c planc -n '_shtab_planc_using diff' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using diff' -l set -x -d 'override a field, e.g. workload.batch=64'
 complete -c planc -n '_shtab_planc_using diff; and test $_shtab_planc_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'two plans, or one file that has two'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a compare-comm -d 'Compare what several plans send: by phase and mesh axis.'
+complete -c planc -n '_shtab_planc_using compare-comm' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using compare-comm' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using compare-comm' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'also draw the comparison, a .svg, .png, .pdf or .dot file'
+complete -c planc -n '_shtab_planc_using compare-comm' -l plan -x -d 'only this plan and what it uses'
+complete -c planc -n '_shtab_planc_using compare-comm' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using compare-comm; and test $_shtab_planc_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'all plans of a file, or one'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a calibrate -d 'Fit the constants of calibrations to measurements.'
 complete -c planc -n '_shtab_planc_using calibrate' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using calibrate' -l json -d 'print the machine form'

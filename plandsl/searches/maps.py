@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,11 @@ MAPS = 3
 FULL = 0.5
 """Share of cells that must have plans; a map with fewer is not drawn."""
 
-TICKS = 8
+TICKS = 16
 """Most labels along the vertical side of a map."""
 
 LETTERS = 84
-"""Letters that fit into the labels below all maps of a picture together."""
+"""Letters that fit into the labels below all maps of a picture together, and twice as many lines."""
 
 DECADE = 10.0
 """Colours follow the logarithm where the largest value is more than this many times the smallest."""
@@ -40,18 +40,15 @@ def draw_maps(part: Any, points: Sequence[Points]) -> None:
     """Draw the maps over which the goal changes most, `MAPS` in all, and below them what the letters mean."""
     each = max(1, MAPS // len(points))
     shown = [(p, pair) for p in points for pair in map_pairs(p)[:each]]
-    letters = _letters(points)
+    letters = _letters(shown)
     places = part.subplots(1, len(shown), squeeze=False)[0]
-    used: set[str] = set()
     for p in points:
         own = [(place, pair) for place, (q, pair) in zip(places, shown, strict=True) if q is p]
-        used |= _draw_search_maps(part, own, p, letters, LETTERS // len(shown))
+        _draw_search_maps(part, own, p, letters, LETTERS // len(shown))
         if len(points) > 1:
             for place, _ in own:
                 place.set_title(p.search.name)
-    said = [
-        f"({letter}) {'memory' if reason == MEMORY else reason}" for reason, letter in letters.items() if reason in used
-    ]
+    said = [f"({letter}) {'memory' if reason == MEMORY else reason}" for reason, letter in letters.items()]
     notes = [f"hatched: nothing meets all, most miss {', '.join(said)}"] if said else []
     if any((p.maps[pair].ends.sum(axis=2) == 0).any() for p, pair in shown):
         notes.append("blank: no such plan")
@@ -71,22 +68,30 @@ def map_pairs(points: Points) -> list[tuple[str, str]]:
     return sorted(full, key=lambda pair: -worth(points.maps[pair]))
 
 
-def _letters(points: Sequence[Points]) -> dict[str, str]:
-    reasons = dict.fromkeys(reason for p in points for reason in p.reasons)
-    return {reason: chr(ord("a") + i % 26) for i, reason in enumerate(reasons)}
+def _letters(shown: Sequence[tuple[Points, tuple[str, str]]]) -> dict[str, str]:
+    """A letter for each reason that rules out most in some hatched cell of the maps, in the order of the searches."""
+    used = {reason for p, pair in shown for _, _, reason in _hatched(p.maps[pair].ends, p.reasons)}
+    every = dict.fromkeys(reason for p, _ in shown for reason in p.reasons)
+    return {reason: chr(ord("a") + i % 26) for i, reason in enumerate(r for r in every if r in used)}
+
+
+def _hatched(ends: Any, reasons: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Row and column of each cell with plans of which none meets all, and the reason that rules out most."""
+    for row, column in np.argwhere((ends[:, :, 0] == 0) & (ends.sum(axis=2) > 0)):
+        yield int(row), int(column), reasons[int(np.argmax(ends[row, column, 1:]))]
 
 
 def _draw_search_maps(
     part: Any, own: Sequence[tuple[Any, tuple[str, str]]], points: Points, letters: dict[str, str], room: int
-) -> set[str]:
-    """Draw the maps of one search in one colour scale, ``room`` letters below each. Return the reasons shown."""
+) -> None:
+    """Draw the maps of one search in one colour scale, ``room`` letters below each."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator
 
     sign = 1 if points.goal.most else -1
     values = [sign * points.maps[pair].best for _, pair in own]
     every = np.concatenate([v[np.isfinite(v)] for v in values])
-    norm, used, mesh = _colour_norm(every), set(), None
+    norm, mesh = _colour_norm(every), None
     for (place, pair), value in zip(own, values, strict=True):
         a, b = (next(c for c in points.fields if c.path == path) for path in pair)
         ends = points.maps[pair].ends
@@ -95,7 +100,7 @@ def _draw_search_maps(
         colours = "viridis" if points.goal.most else "viridis_r"  # the brighter the better
         mesh = place.pcolormesh(np.where(np.isfinite(value), value, np.nan), cmap=colours, norm=norm, linewidth=0.3,
                                 edgecolors="white", rasterized=False)  # fmt: skip
-        used |= _hatch_cells(place, ends, points.reasons, letters)
+        _hatch_cells(place, ends, points.reasons, letters)
         _label_sides(place, a, b, value.shape, room)
         if len(every):
             _outline_best(place, value, points.goal.most)
@@ -108,7 +113,6 @@ def _draw_search_maps(
         bar.ax.yaxis.minorticks_off()
         if isinstance(norm, LogNorm):
             bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if every.max() < 100 * every.min() else (1,)))
-    return used
 
 
 def _colour_norm(values: Floats) -> Any:
@@ -120,20 +124,16 @@ def _colour_norm(values: Floats) -> Any:
     return LogNorm(low, high) if low > 0 and high / low > DECADE else Normalize(low, high)
 
 
-def _hatch_cells(place: Any, ends: Any, reasons: Sequence[str], letters: dict[str, str]) -> set[str]:
+def _hatch_cells(place: Any, ends: Any, reasons: Sequence[str], letters: dict[str, str]) -> None:
     """Hatch cells where no configuration meets every requirement, with the letter of the reason that rules out most."""
     from matplotlib.patches import Rectangle
 
-    used = set()
     size = 7 if max(ends.shape[:2]) <= 12 else 5
-    for row, column in np.argwhere((ends[:, :, 0] == 0) & (ends.sum(axis=2) > 0)):
-        reason = reasons[int(np.argmax(ends[row, column, 1:]))]
-        used.add(reason)
+    for row, column, reason in _hatched(ends, reasons):
         place.add_patch(Rectangle((column, row), 1, 1, facecolor="#f4f4f4", edgecolor="#c4c4c4", hatch="/////",
                                   linewidth=0.3))  # fmt: skip
         place.text(column + 0.5, row + 0.5, letters[reason], ha="center", va="center", fontsize=size,
                    bbox={"boxstyle": "circle,pad=0.12", "facecolor": "#f4f4f4", "edgecolor": "none"})  # fmt: skip
-    return used
 
 
 def _outline_best(place: Any, value: Floats, most: bool) -> None:
@@ -145,15 +145,22 @@ def _outline_best(place: Any, value: Floats, most: bool) -> None:
 
 
 def _label_sides(place: Any, rows: Choice, columns: Choice, shape: tuple[int, ...], letters: int) -> None:
-    """Label both sides with the field and some values (at most ``letters`` letters below); remove grid and spines."""
+    """Label both sides with the field and its values, and remove grid and spines.
+
+    All values of the longer side stand below: upright where they take more than ``letters`` letters, and every n-th
+    where the cells are too narrow for that.
+    """
     place.set(xlabel=columns.name, ylabel=rows.name)
     place.grid(False)
     place.spines[:].set_visible(False)
     place.tick_params(length=0)
-    below = max(1, letters // (2 + max(len(s.text) for s in columns.settings)))
+    upright = shape[1] * (1.5 + max(len(s.text) for s in columns.settings)) > letters
+    below = letters // 2 if upright else shape[1]
     for axis, choice, size, most in ((place.xaxis, columns, shape[1], below), (place.yaxis, rows, shape[0], TICKS)):
-        step = -(-size // most)
+        step = -(-size // max(most, 1))
         cells = range(0, size, step)
         # the first value of each cell: `Points` puts value i of n into cell i * size // n
         texts = [choice.settings[-(-i * len(choice.settings) // size)].text for i in cells]
         axis.set_ticks([i + 0.5 for i in cells], texts)
+    if upright:
+        place.tick_params(axis="x", labelrotation=90, labelsize=7)

@@ -69,13 +69,38 @@ def plot(drawn: Sequence[SearchResult], path: Path) -> None:
     plt = plotting.pyplot()
     maps = any(map_pairs(d.points) for d in drawn)
     with plt.rc_context(plotting.SMALL):
-        figure = plt.figure(figsize=(7.4, 3.5 + 2.7 * maps), layout="constrained")
+        figure = plt.figure(figsize=(7.4, 3.5 + 2.7 * maps + 0.2 * (1 + len(drawn))), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05)
         above, *below = figure.subfigures(2 if maps else 1, 1, height_ratios=[1.25, 1] if maps else None, squeeze=False)
         _draw_fronts(above[0], drawn)
         for part in below:
             draw_maps(part[0], [d.points for d in drawn])
+        plotting.write_caption(figure, "\n".join(_goal_line(d) for d in drawn), _caption(drawn))
         plotting.save(figure, path)
+
+
+def _goal_line(d: SearchResult) -> str:
+    """What a search looks for, and how many configurations meet all requirements."""
+    goals = ", then ".join(goal.text for goal in d.found.search.all_goals)
+    t = d.found.tally
+    return f"{d.found.search.name}: {goals}; {t.met:,} of {t.seen:,} configurations meet all requirements"
+
+
+def _caption(drawn: Sequence[SearchResult]) -> str:
+    """The model, the machine and the load of the searches, as far as these are one."""
+    search = drawn[0].found.search
+    varied = {choice.path.partition(".")[0] for choice in search.choices}
+    plan, _ = search.resolve(tuple((c, c.settings[0]) for c in search.choices))
+    if plan is None:
+        return ""
+    load = plan.workload
+    said = [] if "model" in varied else [plan.model.name]
+    said += [] if varied & {"node", "cluster"} else [f"on {plan.machine}"]
+    if load.traffic is None:
+        sizes = {"input": f"{load.input} tokens in", "output": f"{load.output} out"}
+        kept = [text for name, text in sizes.items() if name not in {c.load for c in search.choices}]
+        said = [" ".join(said), ", ".join(kept)]
+    return "; ".join(text for text in said if text)
 
 
 # ---- throughput against latency
@@ -97,10 +122,25 @@ def _draw_fronts(part: Any, drawn: Sequence[SearchResult]) -> None:
     places[0].set_ylabel(f"{axis_label(vertical)} (tok/s)")
     if not look:
         places[0].set_title("nothing fits in memory")
-    handles = _legend(drawn, look)
+    handles = _legend(drawn, look, _find_same(drawn, look, metrics))
     also = f"also required: {', '.join(far)}" if far else None
     part.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), 4)), columnspacing=1.4,
                 title=also, title_fontsize=7)  # fmt: skip
+
+
+def _find_same(
+    drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]], metrics: Sequence[str]
+) -> dict[str, str]:
+    """For each coloured plan whose curve lies on an earlier one in all panels, the earlier one."""
+    points = drawn[0].points
+    names = [name for name, kind in look.items() if kind["color"] != GREY and name in points.curves]
+    curves = [points.curves[name] for name in names]
+    found = [
+        plotting.find_same([(rows.column(metric), rows.column(points.vertical)) for rows in curves])
+        for metric in metrics
+    ]
+    firsts = {name: own for name, own in zip(names, zip(*found, strict=True), strict=True) if len(set(own)) == 1}
+    return {name: names[own[0]] for name, own in firsts.items() if own[0] is not None}
 
 
 def _latencies(drawn: Sequence[SearchResult]) -> list[str]:
@@ -208,11 +248,12 @@ def _draw_best(place: Any, d: SearchResult, axes: tuple[str, str], i: int) -> No
         place.plot([x], [y], zorder=5, **{**STAR, "markersize": 11}, color=STARS[i % len(STARS)])
 
 
-def _legend(drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]]) -> list[Any]:
+def _legend(drawn: Sequence[SearchResult], look: dict[str, dict[str, Any]], same: dict[str, str]) -> list[Any]:
     line = plotting.pyplot().Line2D
     coloured = {name: kind for name, kind in look.items() if kind["color"] != GREY}
-    out = [line([], [], label=name, linestyle="-" if drawn[0].points.curves else " ", markersize=4.5, **kind)
-           for name, kind in coloured.items()]  # fmt: skip
+    dash = "-" if drawn[0].points.curves else " "
+    labels = {name: f"{name}, on {same[name]}" if name in same else name for name in coloured}
+    out = [line([], [], label=labels[name], linestyle=dash, markersize=4.5, **kind) for name, kind in coloured.items()]
     if others := len(look) - len(coloured):
         out.append(line([], [], color=GREY, label=f"{others:,} other plan{'s' if others > 1 else ''}"))
     for i, d in enumerate(drawn):

@@ -45,30 +45,48 @@ def communication(
     A request takes its part of one prefill, and of ``(output - 1) / gain`` decode steps. ``lines``: the lines of the
     model's own program in both phases, if the caller has them.
     """
-    joined = metrics.joined
-    first = Basis(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)
-    step = Basis(metrics.tpot, gain, (output - 1) / gain, metrics.batch)
+    first, step = bases(metrics, output, gain)
     ours, theirs = lines or (PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode))
     return Communication((*_rows(PREFILL, metrics.prefill, first, ours), *_rows(DECODE, metrics.decode, step, theirs)))
+
+
+def bases(metrics: Metrics, output: int, gain: Number) -> tuple[Basis, Basis]:
+    """What the numbers of prefill and of decode are divided by."""
+    joined = metrics.joined
+    first = Basis(metrics.ttft, 1.0 if metrics.served is None else joined, 1, joined)
+    return first, Basis(metrics.tpot, gain, (output - 1) / gain, metrics.batch)
 
 
 def _rows(phase: str, times: PhaseTimes, basis: Basis, main: PhaseLines) -> list[Calls]:
     """The calls of all programs that ran in a phase, the longest first; ``main`` are the lines of the first program."""
     found: dict[Kind, list[Traffic]] = {}
-    for at, run in enumerate(times.ran):
-        for kind, traffic in _calls_of(run, basis, PhaseLines.of(run) if at else main):
-            found.setdefault(kind, []).append(traffic)
+    for sent in stage_calls(times, basis, main):
+        found.setdefault(sent.kind, []).append(sent.traffic)
     rows = [Calls(phase, **kind._asdict(), **add_up(parts)._asdict()) for kind, parts in found.items()]
     return sorted(rows, key=lambda row: -row.time_s)
 
 
-def _calls_of(run: ProgramRun, basis: Basis, lines: PhaseLines) -> Iterator[tuple[Kind, Traffic]]:
-    """The traffic of each op of each stage. A hop counts at its sender, which takes the time."""
-    for stage in range(len(run.times.stages)):
-        for op in lines.stage_ops(stage, LINK):
-            if op.time_s > 0:
-                kind = Kind(op.op, op.axis, op.algorithm, op.nodes, run.part)
-                yield kind, _traffic(run, op, lines.share_on_way(stage, op), basis)
+class StageCalls(NamedTuple):
+    """The calls of one op on one rank of a ``stage`` of a program that ran; the table of communication adds them up."""
+
+    run: ProgramRun
+    stage: int
+    kind: Kind
+    traffic: Traffic
+
+
+def stage_calls(times: PhaseTimes, basis: Basis, main: PhaseLines) -> Iterator[StageCalls]:
+    """The calls of each stage of all programs that ran in a phase; ``main`` are the lines of the first program.
+
+    A hop counts at its sender, which takes the time.
+    """
+    for at, run in enumerate(times.ran):
+        lines = PhaseLines.of(run) if at else main
+        for stage in range(len(run.times.stages)):
+            for op in lines.stage_ops(stage, LINK):
+                if op.time_s > 0:
+                    kind = Kind(op.op, op.axis, op.algorithm, op.nodes, run.part)
+                    yield StageCalls(run, stage, kind, _traffic(run, op, lines.share_on_way(stage, op), basis))
 
 
 def _traffic(run: ProgramRun, op: OpTime, along: float, basis: Basis) -> Traffic:

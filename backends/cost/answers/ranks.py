@@ -1,0 +1,70 @@
+"""Blocks of neighbouring ranks, the ranks of each stage, and sums of bytes from block to block."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from plandsl.answers.flows import Cell
+from plandsl.ir.program import Program
+from plandsl.ir.types import Mesh
+from plandsl.spec.plan import PlanSpec
+
+MOST_BLOCKS, LEAST_BLOCKS = 32, 6
+"""Most and fewest blocks of ranks in large machines, where a block is several ranks."""
+
+
+def ranks_per_node(plan: PlanSpec) -> int:
+    """The ranks of a node: all of them without a cluster."""
+    return plan.cluster.node.count if plan.cluster is not None else plan.node.count
+
+
+def rank_blocks(mesh: Mesh, per_node: int, size: int | None = None) -> tuple[range, ...]:
+    """Blocks of ``size`` neighbouring ranks; without a size at most `MOST_BLOCKS` of them.
+
+    They are single ranks, else groups along mesh axes or nodes, else of a size that is a power of two.
+    """
+    if size is None:
+        shown = [1, *sorted({mesh.stride(axis) for axis, _ in mesh.axes} | {per_node}), *(2**i for i in range(1, 20))]
+        fits = (s for s in shown if mesh.ranks / MOST_BLOCKS <= s <= max(mesh.ranks / LEAST_BLOCKS, 1))
+        size = next(fits, -(-mesh.ranks // MOST_BLOCKS))
+    return tuple(range(at, min(at + size, mesh.ranks)) for at in range(0, mesh.ranks, size))
+
+
+def stage_ranks(plan: PlanSpec, program: Program) -> list[list[list[int]]]:
+    """The ranks of each replica, by stage."""
+    mesh = program.mesh
+
+    def place(rank: int, axes: tuple[str, ...]) -> int:
+        at, index = mesh.coordinates(rank), 0
+        for axis in axes:
+            index = index * mesh.size(axis) + at[axis]
+        return index
+
+    found: list[list[list[int]]] = [
+        [[] for _ in range(plan.sharding.replicas)] for _ in range(mesh.ways(program.stage_axes))
+    ]
+    for rank in range(mesh.ranks):
+        found[place(rank, program.stage_axes)][place(rank, plan.sharding.replica_axes)].append(rank)
+    return found
+
+
+class Sums:
+    """Bytes from blocks of ``size`` ranks to such blocks, by axis."""
+
+    def __init__(self, size: int, other: int | None = None) -> None:
+        self.size, self.other = size, other or size
+        self.found: dict[tuple[int, int, str], float] = defaultdict(float)
+
+    def add(self, senders: Sequence[int], receivers: Sequence[int], axis: str, wire: float) -> None:
+        """Each of ``senders`` sends ``wire`` bytes in equal parts to ``receivers``, of the same group to its peers."""
+        same = senders is receivers
+        ours, theirs = Counter(r // self.size for r in senders), Counter(r // self.other for r in receivers)
+        for a, many in ours.items():
+            for b, others in theirs.items():
+                if pairs := many * (others - (same and a == b)):
+                    self.found[a, b, axis] += wire * pairs / (len(receivers) - same)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The sums, by sender and receiver."""
+        return tuple(Cell(*key, value) for key, value in sorted(self.found.items()) if value)
