@@ -124,6 +124,9 @@ def test_tables_say_what_the_answers_say() -> None:
     assert e.table("memory")["share"].sum() == pytest.approx(1)
     sent = e.table("communication")
     assert sent["wire_bytes_per_request"].sum() == pytest.approx(e.communication.per_request)
+    flows = SERVE.flows()[1]
+    assert flows.table()["bytes"].sum() == pytest.approx(flows.total)
+    assert e.table("money")["value"][0] == e.money.usd_per_h  # type: ignore[union-attr]
     assert e.table("stages")["total_bytes"].tolist() == [held.total for held in e.stages]
     assert next(iter(e.table("requires"))) == {"text": "tpot <= 50 ms", "value": e.tpot_s, "ok": True}
     assert why.table("tpot")["value"].sum() == pytest.approx(e.tpot_s)

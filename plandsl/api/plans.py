@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from plandsl.answers.difference import Difference
     from plandsl.answers.estimate import Estimate
     from plandsl.answers.explanation import Explanation
+    from plandsl.answers.flows import Flows
     from plandsl.answers.rate import FoundRate
     from plandsl.api.searching import SearchAnswer
     from plandsl.backends.cost.answers.simulation import Run
@@ -171,6 +172,11 @@ class Plan(Whole):
     def find_rate(self, requests: int | None = None, tick: Tick | None = None) -> FoundRate:
         """As `CompiledPlan.find_rate`."""
         return self.compile().find_rate(requests, tick)
+
+    @guarded
+    def flows(self) -> tuple[Flows, ...]:
+        """As `CompiledPlan.flows`."""
+        return self.compile().flows()
 
     @guarded
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
