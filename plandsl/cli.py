@@ -145,9 +145,10 @@ def _passes(made: _Parser) -> None:
 
 def _explain(made: _Parser) -> None:
     made.add_argument(
-        "file",
-        metavar="FILE|CODE",
-        help="a .plan file, - for standard input, a code such as E301, or a word of reports such as band",
+        "words",
+        metavar="FILE|CODE|WORD",
+        nargs="+",
+        help="a .plan file, - for standard input, a code such as E301, or a word of reports such as TTFT",
     )
     _add_selection(made)
 
@@ -223,7 +224,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "fmt": ("rewrite files in canonical form, comments kept", _fmt),
     "catalog": ("list the models and hardware that come with planc, or print one entry", _catalog),
     "passes": ("list the passes of the compiler, in order", _passes),
-    "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic", _explain),
+    "explain": ("show where a plan's time goes and what would change it, or explain a diagnostic or a word", _explain),
     "diff": ("compare two plans term by term", _diff),
     "compare-comm": ("compare what several plans send: by phase and mesh axis", _compare_comm),
     "calibrate": ("fit the constants of calibrations to measurements", _calibrate),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plandsl.codes_hf import HF_CODES
+from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
+from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 
@@ -99,9 +101,10 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E309": (
         "the GPU has no price",
-        "The cost of a million tokens is computed from the price of the GPU, and no price is given.",
-        _plan("tp = 8").rstrip().removesuffix("}") + "  require cost <= 2 USD\n}\n",
-        "state a price: `node = h100_8 with { gpu { price = 2 USD/h } }`.",
+        "Money is computed from the price of the GPU, and neither the plan nor the catalog gives one, or none by the "
+        "plan's `pricing`.",
+        _plan("tp = 8", "h20_8").rstrip().removesuffix("}") + "  require cost <= 2 USD\n}\n",
+        "state a price: `node = h20_8 with { gpu { price = 2 USD/h } }`; `price_reserved` with `pricing = reserved`.",
     ),
     "W301": (
         "an axis splits nothing",
@@ -510,12 +513,19 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "name some of them as `FILE:PLAN`, or the plan of one name in every file with `--plan NAME`.",
     ),
-    "E407": ("no such code", "`planc explain` takes the code of a diagnostic.", "", "codes look like E301."),
+    "E407": (
+        "nothing of this name to explain",
+        "`planc explain` takes a file, the code of a diagnostic, or a word that reports use.",
+        "",
+        "codes look like E301; words are written as in the report, capitals or not.",
+    ),
 }
 
 CODES: dict[str, Code] = {
     name: Code(*parts)
-    for table in (SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES)
+    for table in (
+        *(SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
+    )
     for name, parts in table.items()
 }
 """Code -> explanation, for every code that plandsl can print."""

@@ -73,6 +73,10 @@ class PlanError(Exception):
     def __str__(self) -> str:
         return render(self.diagnostics, self.sources)
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints: the diagnostics in colour, without a traceback."""
+        return render(self.diagnostics, self.sources, coloured).split("\n")
+
 
 class Report:
     """Collects diagnostics; the same finding at the same place is kept once."""
@@ -226,8 +230,10 @@ def render_one(
     """One diagnostic with its source line, caret, other places and hint, in lines of at most ``width`` columns."""
     severity = diagnostic.severity
     told = diagnostic.hint or f"`planc explain {diagnostic.code}` tells what it means"
-    head = _painted(severity, f"{severity}[{diagnostic.code}]", f": {diagnostic.message}", "text", paint, width)
-    help_ = _painted("help", "help", f": {told}", "", paint, width)
+    head = _painted(
+        severity, f"{severity}[{diagnostic.code}]", f": {diagnostic.message}", "text", paint=paint, width=width
+    )
+    help_ = _painted("help", "help", f": {told}", "", paint=paint, width=width)
     if diagnostic.span is None:
         return f"{head}\n{help_}"
     spans = [diagnostic.span, *(label.span for label in diagnostic.labels)]
@@ -235,7 +241,7 @@ def render_one(
     room, blank = width and width - gutter - 3, f"{'':>{gutter}} "
 
     def excerpt(span: Span, mark: str, text: str, paint: Callable[[str], str]) -> list[str]:
-        lines = _excerpt(span, mark, text, sources, room, paint)
+        lines = _excerpt(span, mark, text, sources, room=room, paint=paint)
         return [f"{blank if i else f'{span.line:>{gutter}} '}| {line}" for i, line in enumerate(lines)]
 
     out = [head, _arrow(diagnostic.span, gutter, quiet("-->")), f"{blank}|"]

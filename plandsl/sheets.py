@@ -39,13 +39,7 @@ class ParquetSheet:
     """Writes rows as Parquet, a row group for each call."""
 
     def __init__(self, file: BinaryIO) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            hint = "pip install 'plandsl[parquet]', or write a .csv"
-            raise PlanError([Diagnostic("E410", "writing Parquet needs pyarrow", hint=hint)]) from error
-        self.file, self.arrow = file, pyarrow
+        self.file, self.arrow = file, _parquet()
         self.writer: Any = None
 
     def __call__(self, columns: Mapping[str, Any]) -> None:
@@ -61,6 +55,24 @@ class ParquetSheet:
             self.writer.close()
 
 
+def check_sheet_path(path: Path) -> None:
+    """Raise `PlanError` where ``path`` has no ending of a sheet (E400), or the library for it is missing (E410)."""
+    if path.suffix not in SHEETS:
+        raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .csv nor in .parquet")])
+    if path.suffix == ".parquet":
+        _parquet()
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        hint = "pip install 'plandsl[parquet]', or write a .csv"
+        raise PlanError([Diagnostic("E410", "writing Parquet needs pyarrow", hint=hint)]) from error
+    return pyarrow
+
+
 Sheet = CsvSheet | ParquetSheet
 """Takes rows as they come. The first call makes the heading, with rows or without."""
 
@@ -74,8 +86,7 @@ def open_sheet(path: Path) -> Iterator[Sheet]:
 
     Raises `PlanError` where it cannot be written, or has another ending than `SHEETS`.
     """
-    if path.suffix not in SHEETS:
-        raise PlanError([Diagnostic("E400", f"`{path.name}` ends neither in .csv nor in .parquet")])
+    check_sheet_path(path)
     with write_whole(path) as file, closing(SHEETS[path.suffix](file)) as sheet:
         yield sheet
 

@@ -1,31 +1,47 @@
-"""Words of reports that `planc explain WORD` defines."""
+"""Words of reports that `planc explain WORD` defines, and how to find them.
 
-TERMS = {
-    "fitted here": (
-        "The constants were fitted to rows of this GPU; those of an engine to rows of this GPU and this model. "
-        "Bands come from rows that the fits did not see: other shapes of kernels, other sources and versions of "
-        "servers."
-    ),
-    "borrowed": (
-        "`borrowed from X`: the constants were fitted to rows of X, another GPU; those of an engine to rows of "
-        "other GPUs or models. Bands come from whole GPUs or models that were left out, so they are wider."
-    ),
-    "pooled": (
-        "The constants were fitted to rows of many GPUs at once; those of an engine to rows of other engines. "
-        "Bands come from GPUs or engines that were left out."
-    ),
-    "generic": (
-        "Round figures between what is commonly reported, or peaks as published: nobody measured such a kernel. "
-        "The band is as wide as the calibration `generic` says."
-    ),
-    "measured": (
-        "A row of a table of measured kernels, or between two of its rows. The band of such an op is its time "
-        "alone: a table does not say how far measurements vary."
-    ),
-    "band": (
-        "The range in which 80 % of measurements would lie. It is made from residuals of rows that fits did not "
-        "see, by conformal prediction, and is wider the farther a plan is from what was fitted "
-        "(docs/calibration.md). Plans that lie within each other's band may come in the other order when they are "
-        "measured."
-    ),
+A report prints no label without an entry in one of the tables; `tests/test_terms.py` holds them to that.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from plandsl.terms_load import LOADS, MEMORY, TIMES
+from plandsl.terms_trust import RANKINGS, TRUST
+from plandsl.terms_work import SPREAD, WORK
+
+
+class Term(NamedTuple):
+    """What a word means, other words that mean the same or stand beside it, and the page that tells more."""
+
+    text: str
+    also: tuple[str, ...]
+    page: str
+
+
+TERMS: dict[str, Term] = {
+    name: Term(*parts)
+    for table in (TIMES, LOADS, MEMORY, WORK, SPREAD, RANKINGS, TRUST)
+    for name, parts in table.items()
 }
+"""Every term, by the spelling that reports use."""
+
+
+@cache
+def spellings() -> dict[str, str]:
+    """Each spelling of each term, as `plain_word` has it, and the name of the term."""
+    found = {plain_word(word): name for name, term in TERMS.items() for word in term.also}
+    return found | {plain_word(name): name for name in TERMS}
+
+
+def plain_word(word: str) -> str:
+    """A word without capitals, dashes and underscores, so that ``KV_cache`` and ``kv cache`` are one."""
+    return " ".join(re.sub(r"[-_\s]+", " ", word.lower()).split())
+
+
+def find_term(word: str) -> str | None:
+    """The name of the term that a word is a spelling of."""
+    return spellings().get(plain_word(word))

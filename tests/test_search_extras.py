@@ -3,6 +3,7 @@
 import builtins
 import csv
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -16,11 +17,11 @@ import pytest
 
 from plandsl.cli import main
 from plandsl.driver import compile_file, open_file, open_text
-from plandsl.search import shortlist
-from plandsl.search import spread as spreading
-from plandsl.search.points import CELLS, CLOUD, ON_CURVE, Points
-from plandsl.search.run import MEMORY, Run
-from plandsl.search.values import METRICS
+from plandsl.searches import shortlist
+from plandsl.searches import spread as spreading
+from plandsl.searches.points import CELLS, CLOUD, ON_CURVE, Points
+from plandsl.searches.run import MEMORY, Run
+from plandsl.searches.values import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ROOT / "examples" / "search_70b.plan"
@@ -82,23 +83,72 @@ def all_rows(spec):
 # ---- libraries that are not there
 
 
-@pytest.mark.parametrize(
-    ("package", "code", "extra", "option"),
-    [
-        ("matplotlib", "E411", "plot", ["--plot", "{}/x.svg"]),
-        ("pyarrow", "E410", "parquet", ["--rows", "{}/x.parquet"]),
-        ("distributed", "E412", "distributed", ["--scheduler", "local"]),
-    ],
-)
-def test_a_missing_library_is_one_line_with_its_extra(
-    tmp_path, monkeypatch, capsys, package, code, extra, option
+def test_a_cluster_without_dask_is_one_line_with_its_extra(tmp_path, monkeypatch, capsys):
+    without(monkeypatch, "distributed")
+    status, out, err = run(capsys, "search", written(tmp_path), "--scheduler", "local")
+    assert (status, out) == (2, "")
+    assert err.startswith("error[E412]")
+    assert "pip install 'plandsl[distributed]'" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["s.plan"]
+
+
+LACKS = [("matplotlib", "E411", "plot", "x.svg"), ("pyarrow", "E410", "parquet", "x.parquet")]
+
+
+@pytest.mark.parametrize(("package", "code", "extra", "lost"), LACKS)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_search_without_a_library_writes_all_other_files(
+    tmp_path, monkeypatch, capsys, package, code, extra, lost, as_json
 ):  # fmt: skip
     without(monkeypatch, package)
-    status, out, err = run(capsys, "search", written(tmp_path), *(o.format(tmp_path) for o in option))
-    assert (status, out) == (2, "")
+    rows = "x.parquet" if package == "pyarrow" else "x.csv"
+    files = ["--rows", tmp_path / rows, "--plot", tmp_path / "x.svg", "-o", tmp_path / "best.plan"]
+    status, out, err = run(capsys, "search", written(tmp_path), *files, *["--json"] * as_json)
+    assert status == 2
     assert err.startswith(f"error[{code}]")
     assert f"pip install 'plandsl[{extra}]'" in err
-    assert [p.name for p in tmp_path.iterdir()] == ["s.plan"]
+    assert err.count(f"{lost} is not written: ") == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"s.plan", "best.plan", rows, "x.svg"} - {lost}
+    if as_json:
+        body = json.loads(out)
+        assert [d["code"] for d in body["diagnostics"]] == [code]
+        assert body["searches"][0]["top"]
+    else:
+        assert "meet all" in out
+
+
+@pytest.mark.parametrize(("package", "code", "extra", "lost"), LACKS)
+def test_a_simulation_without_a_library_writes_all_other_files(
+    tmp_path, monkeypatch, capsys, package, code, extra, lost
+):  # fmt: skip
+    without(monkeypatch, package)
+    (tmp_path / "p.plan").write_text(
+        "plan p { model = llama_3_1_8b, node = h100_1, engine = vllm\n"
+        "  workload { input = 100, output = 10, requests = 20, rate = 5 req/s } }\n"
+    )
+    rows = "x.parquet" if package == "pyarrow" else "x.csv"
+    files = ["--rows", tmp_path / rows, "--plot", tmp_path / "x.svg"]
+    status, out, err = run(capsys, "simulate", tmp_path / "p.plan", *files)
+    assert status == 2
+    assert err.startswith(f"error[{code}]")
+    assert "20 of 20 requests served" in out
+    assert {p.name for p in tmp_path.iterdir()} == {"p.plan", rows, "x.svg"} - {lost}
+
+
+@pytest.mark.parametrize(
+    ("package", "view", "extra"), [("matplotlib", "tradeoff", "plot"), ("pygraphviz", "memory", "render")]
+)
+def test_a_command_of_one_output_says_which_extra_is_missing(tmp_path, monkeypatch, capsys, package, view, extra):
+    without(monkeypatch, package)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no program `dot` either
+    example = ROOT / "examples" / "own_model.plan"
+    status, out, err = run(capsys, "render", example, "--view", view, "--plan", "own", "-o", tmp_path / "x.svg")
+    assert (status, out) == (2, "")
+    assert err.startswith("error[E4")
+    assert f"plandsl[{extra}]" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["x", "x.jpg", "x.csv"])
@@ -369,11 +419,11 @@ LOSING = """
 import os, sys, json, time
 from argparse import Namespace
 from plandsl.driver import compile_file, open_file
-from plandsl.search import spread as s
-from plandsl.search.run import Run
-from plandsl.search.runs import find_rates_with, simulate_seeds_with, simulate_with
-from plandsl.search.scale import scale
-from plandsl.search.shortlist import simulate_best
+from plandsl.searches import spread as s
+from plandsl.searches.run import Run
+from plandsl.searches.runs import find_rates_with, simulate_seeds_with, simulate_with
+from plandsl.searches.scale import scale
+from plandsl.searches.shortlist import simulate_best
 
 if __name__ == "__main__":
     from contextlib import ExitStack

@@ -18,30 +18,34 @@ from plandsl.answers.text.seeds import print_seeds, print_seeds_side_by_side
 from plandsl.answers.text.simulation import print_side_by_side, print_simulation
 from plandsl.backends.cost.answers.simulation import Run
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text, spaced
+from plandsl.commands.outputs import lacking_json, leave_out_lacking, say_lacking
 from plandsl.commands.sources import compile_one, compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, find_unserved
-from plandsl.search.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
-from plandsl.search.spread import Workers, open_workers
+from plandsl.searches.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
+from plandsl.searches.spread import Workers, open_workers
+from plandsl.sheets import check_sheet_path, open_sheet
 
 
 def run_simulate(arguments: Namespace) -> int:
     """Exit status 1 where a plan cannot be served or misses a requirement."""
     if arguments.requests is not None and arguments.requests < 1:
         raise PlanError([Diagnostic("E400", f"--requests {arguments.requests} is not 1 or more")])
-    _check_plot(arguments)
+    _check_view(arguments)
     _check_seeds(arguments)
+    files = {} if arguments.find_rate or arguments.seeds else {"rows": check_sheet_path, "plot": _check_picture}
+    arguments.lacking = leave_out_lacking(arguments, **files)
     with open_workers(arguments.scheduler) as workers:
         if arguments.find_rate:
             return _find_rates(arguments, workers)
-        return _serve_plans(arguments, workers) if arguments.seeds is None else _serve_seeds(arguments, workers)
+        if arguments.seeds is not None:
+            return _serve_seeds(arguments, workers)
+        return say_lacking(arguments.lacking, _serve_plans(arguments, workers))
 
 
 def _serve_plans(arguments: Namespace, workers: Workers) -> int:
     unserved: dict[str, Diagnostic] = {}
     if arguments.rows:
-        from plandsl.sheets import open_sheet
-
         plans = [compile_one(arguments)]
         with open_sheet(Path(arguments.rows)) as sheet:
             runs = _simulate(plans, arguments, workers)
@@ -82,7 +86,15 @@ def _print_answers(
     name, plans, found, unserved = answers
     if arguments.json:
         told = [one.as_json() | _lost_rows(plan) for plan, one in zip(plans, found, strict=True)]
-        print_json({"plandsl": __version__, "file": arguments.file, name: told, **_unserved_json(unserved)})
+        print_json(
+            {
+                "plandsl": __version__,
+                "file": arguments.file,
+                name: told,
+                **_unserved_json(unserved),
+                **lacking_json(arguments.lacking),
+            }
+        )
     else:
         console = open_console()
         for plan, one in spaced(zip(plans, found, strict=True), console):
@@ -171,13 +183,16 @@ def _simulate(plans: list[CompiledPlan], arguments: Namespace, workers: Workers)
         return simulate_with(workers, plans, arguments.requests, tick, keep_steps=bool(arguments.plot))
 
 
-def _check_plot(arguments: Namespace) -> None:
-    """Refuse a picture that cannot be drawn, before requests are served."""
-    if arguments.plot:
-        from plandsl.plotting import check_picture_path
+def _check_picture(path: Path) -> None:
+    """Refuse a picture that cannot be drawn."""
+    from plandsl.plotting import check_picture_path
 
-        check_picture_path(Path(arguments.plot), "a simulation", "write the requests with --rows")
-    elif arguments.view:
+    check_picture_path(path, "a simulation", "write the requests with --rows")
+
+
+def _check_view(arguments: Namespace) -> None:
+    """Refuse a view without a file to draw to."""
+    if arguments.view and not arguments.plot:
         hint = f"planc simulate {arguments.file} --plot out.svg --view {arguments.view}"
         raise PlanError([Diagnostic("E400", f"--view {arguments.view} needs a file to draw to", hint=hint)])
 

@@ -38,12 +38,14 @@ def cases(law: Law, plan: CompiledPlan) -> Iterator[Case]:
     if law not in LAWS:
         yield Case(plan)
         return
+    how: tuple[str, ...] = ()
+    if plan.spec.workload.chosen:
+        plan, how = plan.served, ("with the requests in flight that the compiler chose",)
     if law in OF_ITSELF:
         yield from (Case(pool) for pool in plan.pools if len(plan.pools) == 1 or law not in OF_TRAFFIC)
         if len(plan.pools) > 1:
             yield Case(plan)
         return
-    how: tuple[str, ...] = ()
     if plan.spec.workload.traffic is not None:
         plan, how = _at_mean(plan), ("at the mean of its load",)
     apart = (*how, "each pool by itself") if len(plan.pools) > 1 else how
@@ -64,6 +66,7 @@ def _told(before: CompiledPlan, after: CompiledPlan, ways: tuple[str, ...]) -> C
         "without fusions of its engine": _fuses(before) and not _fuses(after) and after.spec.engine is not None,
         "for a batch that starts together": before.spec.workload.over_time and not after.spec.workload.over_time,
         "with whole prompts": before.spec.chunked_prefill is not None and after.spec.chunked_prefill is None,
+        "without chunks of rows": before.spec.chunks > 1 and after.spec.chunks == 1,
         "without micro-batches": before.spec.micro_batches > 1 and after.spec.micro_batches == 1,
     }
     return Case(after, (*ways, *(what for what, so in left.items() if so)))
@@ -90,7 +93,7 @@ def _simpler_spec(spec: PlanSpec, law: Law) -> PlanSpec:
         return evolve(then, name=spec.name, requires=spec.requires, span=spec.span, split=both)
     if law is laws_relations.more_requests_hardly_lower_throughput:
         engine = None if spec.engine is None else evolve(spec.engine, fusions=())
-        spec = evolve(spec, engine=engine, micro_batches=1)
+        spec = evolve(spec, engine=engine, micro_batches=1, chunks=1)
     if law in OF_WHOLE_PROMPTS:
         spec = evolve(spec, chunked_prefill=None, micro_batches=1)
     if law in OF_BATCHES:

@@ -11,6 +11,9 @@ from attrs import frozen
 from plandsl.testing.known import LAWS, meaning_of, name_of
 from plandsl.testing.outcomes import Outcome, breach_text
 
+NAMED = 8
+"""Most laws that are named where they were asked of a part of the plan."""
+
 WIDTH = 100
 """Columns, where nobody says how many there are."""
 
@@ -137,7 +140,8 @@ def _ways(found: Sequence[Checked], width: int) -> str:
         return ""
     lines = ["asked of a part of the plan, or of a simpler load"]
     for how, laws in ways.items():
-        lines += _wrapped(f"{how}: {', '.join(laws)}", width, "    ", "  ")
+        named = ", ".join(laws) if len(laws) <= NAMED else f"{len(laws)} laws, which --json names"
+        lines += _wrapped(f"{how}: {named}", width, "    ", "  ")
     return "\n".join(lines)
 
 

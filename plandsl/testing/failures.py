@@ -44,7 +44,8 @@ def _tell_assertion(trace: TracebackType | None) -> Failure | None:
     first = last.lineno or 1
     try:  # whoever patches `linecache` may fail in any way, and a report does not depend on it
         lines = [linecache.getline(last.filename, n) for n in range(first, (last.end_lineno or first) + 1)]
-        (statement,) = ast.parse(textwrap.dedent("".join(lines))).body
+        source = textwrap.dedent("".join(lines))
+        (statement,) = ast.parse(source).body
     except Exception:
         return None
     if not isinstance(statement, ast.Assert):
@@ -59,5 +60,10 @@ def _tell_assertion(trace: TracebackType | None) -> Failure | None:
             value = eval(compile(ast.Expression(side), last.filename, "eval"), frame.f_globals, frame.f_locals)
         except Exception as error:  # a side that can be evaluated once only: the test says enough
             value = error
-        found.append(f"{ast.unparse(side)} = {clip(str(value), LONGEST)}")
-    return Failure(ast.unparse(test), "; ".join(found))
+        found.append(f"{_written(source, side)} = {clip(str(value), LONGEST)}")
+    return Failure(_written(source, test), "; ".join(found))
+
+
+def _written(source: str, node: ast.expr) -> str:
+    """An expression as it is written, on one line."""
+    return " ".join((ast.get_source_segment(source, node) or ast.unparse(node)).split())

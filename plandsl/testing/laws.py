@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
+from plandsl.api.plans import Plan
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.progress import Tick
@@ -50,7 +51,7 @@ __all__ = [
 Named: TypeAlias = Law | str
 """A law, or its name."""
 
-Subject: TypeAlias = CompiledPlan | PlanSpec | ShardingSpec | str
+Subject: TypeAlias = CompiledPlan | Plan | PlanSpec | ShardingSpec | str
 """What laws are asked of: a plan, the text of one, the name of its file, or a sharding of a model on a machine."""
 
 
@@ -88,10 +89,10 @@ def _plans(subject: Subject, model: Any, node: Any) -> list[CompiledPlan]:
         return compile_file(subject) if subject.endswith(".plan") else compile_text(subject)
     if isinstance(subject, PlanSpec):
         return [compiled(subject)]
-    if isinstance(subject, CompiledPlan):
-        return [subject]
+    if isinstance(subject, CompiledPlan | Plan):
+        return [subject if isinstance(subject, CompiledPlan) else subject.compile()]
     why = f"a law is asked of a plan, not of {type(subject).__name__}"
-    hint = "give a compiled plan, a PlanSpec, `.plan` text, or a sharding with model= and node="
+    hint = "give a Plan, a compiled plan, a PlanSpec, `.plan` text, or a sharding with model= and node="
     raise PlanError([Diagnostic("E454", why, hint=hint)])
 
 
@@ -139,7 +140,7 @@ def _differences(home: PlanSpec, other: PlanSpec) -> tuple[str, ...]:
 
 
 def run(
-    plan: CompiledPlan | PlanSpec,
+    plan: CompiledPlan | Plan | PlanSpec,
     law: Named | Iterable[Named] | None = None,
     *,
     draws: int = 0,
@@ -153,7 +154,7 @@ def run(
     for laws about the compiler only where ``law`` names them. Raises `PlanError` as `check` does, and where neighbours
     are asked for without Hypothesis (E455).
     """
-    made = compiled(plan) if isinstance(plan, PlanSpec) else plan
+    made = compiled(plan) if isinstance(plan, PlanSpec) else plan.compile() if isinstance(plan, Plan) else plan
     laws, named = _laws(law), law is not None
     near = draw_neighbours(made, draws, seed) if draws else []
     outcomes = []

@@ -43,7 +43,7 @@ def more_requests_hardly_lower_throughput(plan: CompiledPlan) -> None:
     15 % where prompts are computed in chunks; there a step has a token for each of the requests. Prompts that start
     together may need one step of ``chunked_prefill`` more; they are only doubled. Engines have no fusions here, which
     end at a size that they document: beyond it a step has all launches of its own. A batch is not cut into
-    micro-batches, of which one request more may need a larger one.
+    micro-batches, nor its rows into `chunks`: one request more may make each of them larger.
     """
     budget = min((pool.chunked_prefill for pool in plan.spec.pools if pool.chunked_prefill is not None), default=None)
     chunked = budget is not None

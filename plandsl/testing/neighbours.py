@@ -13,6 +13,7 @@ from hypothesis.strategies import DrawFn, composite
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan
 from plandsl.spec.plan import AxisSpec, PlanSpec, ShardingSpec, WorkloadSpec
+from plandsl.spec.rates import at_rate, scaled_field
 from plandsl.testing.compare import compiled
 
 MOST = 512
@@ -24,7 +25,7 @@ def neighbours(draw: DrawFn, plan: PlanSpec | CompiledPlan) -> PlanSpec:
     """A plan that compiles and differs from ``plan`` in its load, in the degrees of its sharding, or in both.
 
     The mesh keeps its axes and rules, and the machine stays; two shardings of a `shift`, and two pools, change alike. A
-    load whose requests arrive over time keeps what it draws, or is served from another seed.
+    load whose requests arrive over time has another seed, and another rate.
     """
     spec = plan.spec if isinstance(plan, CompiledPlan) else plan
     wanted = draw(st.sampled_from(("load", "degrees", "both")))
@@ -94,8 +95,8 @@ def _other_loads(draw: DrawFn, spec: PlanSpec) -> PlanSpec:
     """The plan with another load in all of its pools."""
     load = spec.workload
     if load.traffic is not None:
-        seed = draw(st.integers(0, 2**31))
-        return _with_loads(spec, lambda own: evolve(own, traffic=own.traffic and evolve(own.traffic, seed=seed)))
+        seed, factor = draw(st.integers(0, 2**31)), draw(st.sampled_from((0.5, 1.0, 0.9, 1.1, 0.25)))
+        return _with_loads(spec, lambda own: _traffic(spec, own, seed, factor))
     sizes: dict[str, Any] = {"input": draw(_near(load.input)), "output": draw(_near(load.output))}
     many = draw(_near(load.concurrency or load.batch, MOST))
     if load.concurrency is not None:
@@ -103,6 +104,14 @@ def _other_loads(draw: DrawFn, spec: PlanSpec) -> PlanSpec:
         sized: dict[str, Any] = {"concurrency": many, "requests": requests}
         return _with_loads(spec, lambda own: evolve(own, **sizes, **sized))
     return _with_loads(spec, lambda own: evolve(own, **sizes, batch=many if own.batch == load.batch else own.batch))
+
+
+def _traffic(spec: PlanSpec, load: WorkloadSpec, seed: int, factor: float) -> WorkloadSpec:
+    """The load from another seed, at ``factor`` times its rate where it has one."""
+    found = evolve(load, traffic=load.traffic and evolve(load.traffic, seed=seed))
+    if scaled_field(load) is None:
+        return found
+    return at_rate(evolve(spec, workload=found, split=None), factor).workload
 
 
 def _with_loads(spec: PlanSpec, change: Callable[[WorkloadSpec], WorkloadSpec]) -> PlanSpec:

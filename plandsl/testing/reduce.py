@@ -254,6 +254,9 @@ def short_text(spec: PlanSpec, file: str = "<text>") -> str:
     for at, block in enumerate(blocks):
         if block.startswith(OWN):
             blocks = _drop_lines(blocks, at, spec, file)
+    for block in [block for block in blocks if not block.startswith("plan")]:
+        shorter = [other for other in blocks if other is not block]
+        blocks = shorter if _says(shorter, spec, file) else blocks
     return "\n\n".join(blocks) + "\n"
 
 
