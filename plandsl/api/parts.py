@@ -328,6 +328,7 @@ def _hashable(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Ordered):
-        return dict(value.fields)
+    """A value as it may be given: a section as a mapping, several values as a list."""
+    if isinstance(value, Section):
+        return {key: _plain(inner) for key, inner in value.fields.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -189,11 +189,6 @@ class Plan(Whole):
         return self.compile().draw(view, phase)
 
     @guarded
-    def flows(self) -> tuple[Flows, ...]:
-        """As `CompiledPlan.flows`."""
-        return self.compile().flows()
-
-    @guarded
     def search(self, top: int = 10) -> SearchAnswer:
         """The best degrees and batches for this plan: a search without `vary`."""
         from plandsl.api.functions import search
