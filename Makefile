@@ -14,6 +14,7 @@ COMPILE := $(BIN)/python -m compileall -q plandsl grammar passes backends
 DOT := $(shell command -v dot 2>/dev/null)
 RUNTIME := $(VENV)/.installed$(if $(DOT),,-render)
 DEV := $(RUNTIME)-dev
+ALL := $(RUNTIME)-all
 
 SEEDS := 1 2 3 4 5 6 7 8 9 10
 
@@ -26,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types fmt tables completions bench accuracy traffic calibrate memory study field figures seeds fuzz golden clean
+.PHONY: help demo test test-all lint types fmt tables completions bench accuracy traffic calibrate memory study field figures seeds fuzz golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +44,9 @@ test: lint  ## everything that must hold: lint, types, tests
 	@$(BIN)/mypy -p plandsl > build/types.txt 2>&1 & types=$$!; \
 	$(BIN)/pytest -n auto --dist loadgroup; tests=$$?; \
 	wait $$types; wrong=$$?; cat build/types.txt; exit $$((tests + wrong > 0))
+
+test-all: $(ALL) test  ## all of `make test`, and what needs further libraries: notebooks, pandas, polars, duckdb
+	$(BIN)/pytest -m extras -rA --no-header -q
 
 lint: $(DEV)  ## ruff: rules and formatting
 	$(BIN)/ruff check
@@ -120,6 +124,10 @@ $(DEV): pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[dev,render]'
 	@$(COMPILE)
 	@touch $(RUNTIME) $@
+
+$(ALL): pyproject.toml | $(DEV)
+	$(PIP) --editable '.[dev,render,all,takers]'
+	@touch $@
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "plandsl needs Python 3.11 or newer, and '$(PYTHON)' \

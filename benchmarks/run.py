@@ -21,7 +21,7 @@ from benchmarks.simulations import main as simulations
 from plandsl.backends.cost.time.trace import trace
 from plandsl.driver import compile_file, open_text
 from plandsl.grammar.parse import parse
-from plandsl.search.run import Compiler, Run
+from plandsl.searches.run import Compiler, Run
 from plandsl.spec.search import SearchSpec
 
 ROOT = Path(__file__).resolve().parent.parent

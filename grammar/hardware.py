@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, partial
 from math import prod
+from typing import NamedTuple
 
 from attrs import evolve
 
@@ -13,7 +14,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.measured import read_paths, read_tables
 from plandsl.grammar.modules import Unit, Wrong
-from plandsl.grammar.records import Layer, Record
+from plandsl.grammar.records import PRICES, Layer, Record
 from plandsl.grammar.schema import Reader, unknown_format
 from plandsl.grammar.values import expect, span_of, whole
 from plandsl.limits import MAX_COUNT
@@ -45,11 +46,12 @@ GPU = (
     "power",
     "p2p",
     "power_max",
-    "price",
+    "power_idle",
+    *PRICES,
     "source",
     "measured",
 )
-NODE = ("gpu", "gpus", "count", "link", "source", "measured")
+NODE = ("gpu", "gpus", "count", "link", *PRICES, "overhead", "pue", "source", "measured")
 CLUSTER = ("node", "nodes", "count", "network", "source", "measured")
 LINK = ("topology", "bandwidth", "pcie", "lanes", "latency", "bridge", "p2p")
 NETWORK = ("topology", "bandwidth", "latency")
@@ -60,6 +62,7 @@ PCIE_WORDS = {
     "p2p": "says whether GPUs reach one another over PCIe",
 }
 """Fields of a link that only the topology `pcie` has, and what they say."""
+MOST_PUE = 5.0
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring", "torus")
 
@@ -76,7 +79,8 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
     units = reader.whole("units", most=MAX_COUNT)
     compute = _peaks(reader)
     power, power_max = _power(reader)
-    price = reader.number("price", MONEY_RATE, zero=True)
+    idle = _idle(reader, power_max or power)
+    prices = read_prices(reader)
     p2p = reader.word("p2p", ("on", "off")) != "off"
     source = reader.source()
     measured = read_tables(reader)
@@ -92,7 +96,10 @@ def gpu_spec(context: Context, record: Record) -> GpuSpec | None:
         calibration=calibration,
         power=power,
         power_max=power_max,
-        price=price,
+        power_idle=idle,
+        price=prices.price,
+        price_reserved=prices.reserved,
+        price_source=prices.source,
         units=units,
         source=source,
         assumed=tuple(a for a in reader.assumed_fields() if a[0] != "memory_total" or memory_total is not None),
@@ -134,6 +141,39 @@ def _power(reader: Reader) -> tuple[float | None, float | None]:
     return limit, board
 
 
+def _idle(reader: Reader, board: float | None) -> float | None:
+    """What the GPU draws without work: less than its board."""
+    idle = reader.number("power_idle", POWER)
+    if idle is not None and board is not None and idle >= board:
+        why = f"`power_idle` is {idle:g} W, but the board draws at most {board:g} W"
+        reader.fail(Wrong("E244", why, span_of(reader.record.fields["power_idle"][-1]), hint="`power_idle = 70 W`"))
+    return idle
+
+
+class Prices(NamedTuple):
+    """The prices of a GPU or a node, in USD/s, and where they come from."""
+
+    price: float | None
+    reserved: float | None
+    source: str
+
+
+def read_prices(reader: Reader) -> Prices:
+    """`price`, `price_reserved` and `price_source`.
+
+    A price that is stated anew leaves out the other two, unless they are stated anew as well: they belong to the offer
+    of the entry that it was made from.
+    """
+    price, reserved = (reader.number(name, MONEY_RATE, zero=True) for name in PRICES[:2])
+    source = reader.text("price_source") or ""
+    stated = {name: reader.times(name) for name in PRICES}
+    if stated["price"] > stated["price_reserved"]:
+        reserved = None
+    if max(stated["price"], stated["price_reserved"]) > stated["price_source"]:
+        source = ""
+    return Prices(price, reserved, source)
+
+
 def _peaks(reader: Reader) -> tuple[tuple[str, float], ...]:
     section = reader.section("compute", "compute { bf16 = 1307 TFLOP/s }")
     if section is None:
@@ -169,12 +209,34 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
     source = reader.source()
     read_paths(reader)
     link = _node_link(reader, groups, count)
+    prices, overhead, pue = read_prices(reader), reader.number("overhead", POWER, zero=True), _pue(reader)
     if not reader.ok or gpu is None or count is None or link is None:
         return None
     gpus = groups if any(other != gpu for _, other in groups) else ()
     return NodeSpec(
-        record.name, gpu, count, link, source=source, assumed=reader.assumed_fields(), span=record.span, gpus=gpus
+        record.name,
+        gpu,
+        count,
+        link,
+        source=source,
+        assumed=reader.assumed_fields(),
+        span=record.span,
+        gpus=gpus,
+        price=prices.price,
+        price_reserved=prices.reserved,
+        price_source=prices.source,
+        overhead=overhead,
+        pue=pue,
     )
+
+
+def _pue(reader: Reader) -> float:
+    """The power of the building over the power of its machines; 1 where the plan does not say."""
+    pue = reader.number("pue", NUMBER)
+    if pue is not None and not 1 <= pue <= MOST_PUE:
+        why = f"`pue` is the power of the building over the power of its machines, from 1 to {MOST_PUE:g}"
+        reader.fail(Wrong("E244", why, span_of(reader.record.fields["pue"][-1]), hint="`pue = 1.2`"))
+    return pue or 1.0
 
 
 def _like_gpus(reader: Reader) -> tuple[tuple[int, GpuSpec], ...]:

@@ -33,13 +33,13 @@ from plandsl.spec.hardware import (
     family_of,
 )
 from plandsl.spec.model import Apply, ModelSpec, walk
-from plandsl.spec.plan import PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
+from plandsl.spec.plan import TARIFFS, PlanSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import ROUTERS, RouterName
 
 PARTS = ("model", "node", "cluster", "sharding", "workload", "calibration", "engine")
 CHUNKED = "chunked_prefill"
 SETTINGS = ("kv_residency", "step_tokens", CHUNKED, "memory_fraction", "hop_tensors", "fuse_norms", "algorithm")
-PACE = ("overlap", "chunks", "micro_batches", "router")
+PACE = ("overlap", "chunks", "micro_batches", "router", "pricing")
 POOLS = ("prefill", "decode")
 SPLIT = (*POOLS, "transfer", "kv_transfer")
 PLAN = (*PARTS, *SETTINGS, *PACE, "shift", "speculate", "measured", *SPLIT)
@@ -71,6 +71,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     clauses = read_requirements(reader)
     settings = _settings(reader, sharding, engine or IDEAL, partial(_default_fraction, model, node, sharding, cluster))
     overlap, chunks, micro_batches = _read_overlap(reader)
+    pricing = reader.word("pricing", TARIFFS) or TARIFFS[0]
     measured = read_tables(reader)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
@@ -102,6 +103,7 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
         speculate=speculate,
         chunked_prefill=chunk,
         router=settings.router,
+        pricing=pricing,
         span=record.span,
         calibrations=calibrations,
     )

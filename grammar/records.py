@@ -18,7 +18,8 @@ ASSUMING = ("gpu", "node", "cluster", "calibration", "engine")
 """Kinds that may hold an ``assumed`` section."""
 
 
-KEPT = {"gpu": ("memory", "memory_total", "power")}
+PRICES = ("price", "price_reserved", "price_source")
+KEPT = {"gpu": ("memory", "memory_total", "power", *PRICES), "node": PRICES}
 """Kind -> fields whose layers all stay in a merged record: it matters which of them was changed, and from what."""
 
 REPLACED: dict[str, dict[str, tuple[str, ...]]] = {

@@ -13,7 +13,19 @@ from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Follows, Unit, Wrong
 from plandsl.grammar.schema import Reader
 from plandsl.spec.plan import TIMES, RequireSpec
-from plandsl.units import BYTES, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension, Quantity
+from plandsl.units import (
+    BYTES,
+    ENERGY,
+    MONEY,
+    MONEY_RATE,
+    NUMBER,
+    POWER,
+    REQUEST_RATE,
+    TIME,
+    TOKEN_RATE,
+    Dimension,
+    Quantity,
+)
 
 TOKENS = Dimension(token=1)
 REQUESTS = Dimension(request=1)
@@ -45,6 +57,16 @@ METRICS = {
     "mfu": _SHARE,
     "mbu": _SHARE,
     "cost": Metric((MONEY,), "money per million output tokens", "0.50 USD"),
+    "cost_input": Metric((MONEY,), "money per million input tokens", "0.10 USD"),
+    "cost_output": Metric((MONEY,), "money per million output tokens", "0.40 USD"),
+    "cost_blended": Metric((MONEY,), "money per million tokens", "0.20 USD"),
+    "cost_request": Metric((MONEY,), "money per request", "0.001 USD"),
+    "spend": Metric((MONEY_RATE,), "money per time", "50 USD/h"),
+    "energy": Metric((ENERGY,), "energy per output token", "2 J"),
+    "energy_request": Metric((ENERGY,), "energy per request", "500 J"),
+    "power": Metric((POWER,), "power", "5 kW"),
+    "request_throughput": Metric((REQUEST_RATE,), "requests per second", "10 req/s"),
+    "gpus": Metric((NUMBER,), "a number of GPUs", "8"),
 }
 """The names usable in `require`, for every load, and as goals of a search."""
 
@@ -125,12 +147,15 @@ def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
             raise Follows()
         hint = "`require ttft <= 2 s`; `and` joins several requirements"
         raise Wrong("E216", "a requirement compares a metric with a value", expr.span, hint=hint)
+    named = partial(_is_let, reader, unit)
     left, right = read_metric(expr.a), read_metric(expr.b)
+    if left and right and (named(expr.a) or named(expr.b)):  # a `let` may have the name of a metric
+        left, right = (None, right) if named(expr.a) else (left, None)
     if left and right:
         raise Wrong("E216", "a requirement compares one metric with a constant, not two metrics", expr.span)
     asked = left or right
     op, other = (_FLIPPED[expr.op], expr.a) if right else (expr.op, expr.b)
-    if inner := next(_metrics_in(other if asked else expr), None):
+    if inner := next((m for m in _metrics_in(other if asked else expr) if not named(m)), None):
         hint = "compare the metric by itself"
         raise Wrong("E216", f"arithmetic with the metric `{inner.name}` is not allowed", inner.span, hint=hint)
     if asked is None:
@@ -151,6 +176,11 @@ def _requirement(reader: Reader, expr: s.Expr, unit: Unit) -> RequireSpec:
         span=expr.span,
         percentile=asked.percentile,
     )
+
+
+def _is_let(reader: Reader, unit: Unit, expr: s.Expr) -> bool:
+    """Whether an expression is the name of a `let`."""
+    return isinstance(expr, s.Ref) and reader.context.library.find_let(expr.name, unit) is not None
 
 
 def _metric_error(reader: Reader, expr: s.Expr) -> Wrong:

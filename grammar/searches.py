@@ -17,7 +17,6 @@ from plandsl.grammar.requires import (
     METRICS,
     OVER_REQUESTS,
     OVER_TIME,
-    Asked,
     read_metric,
     read_requirements,
     unknown_metric,
@@ -26,6 +25,8 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.grammar.unparse import declaration
 from plandsl.limits import MAX_VALUES
+from plandsl.spec import money as _money
+from plandsl.spec.money import DRAWN, PAID, power_hint, power_missing
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import (
     Apply,
@@ -92,6 +93,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
         resolve=resolve,
         write=write,
         priced=not any(kind.unpriced for kind in tried),
+        chosen=any(kind.chosen for kind in tried),
         over_requests=any(g.over_requests for g in goals) or any(kind.over_requests for kind in tried),
         span=record.span,
     )
@@ -106,7 +108,7 @@ def _default_choices(plan: PlanSpec) -> tuple[Choice, ...]:
         for name, sugar in SUGAR.items()
         if all(dims.intersection(names) for _, names, _ in sugar.rules)
     ]
-    if not plan.workload.over_time:
+    if not plan.workload.over_time and not plan.workload.chosen:
         powers = tuple(Setting(str(n), n, _number(n)) for n in (2**k for k in range(LARGEST_BATCH.bit_length())))
         choices.append(Choice("batch", SHORT["batch"], powers))
     return tuple(choices)
@@ -284,39 +286,71 @@ def _goals(reader: Reader) -> tuple[Goal, ...]:
 
 def _goal(reader: Reader, clause: s.Clause) -> Goal:
     value, most = clause.value, clause.word.text == "maximize"
-    asked = Asked(GPUS) if isinstance(value, s.Ref) and value.name == GPUS else read_metric(value)
+    asked = read_metric(value)
     if asked is not None:
         return Goal(asked.name, most, value.span, asked.percentile)
     if isinstance(value, s.Ref):
-        raise unknown_metric(reader, value, (*METRICS, *OVER_REQUESTS, GPUS))
+        raise unknown_metric(reader, value, (*METRICS, *OVER_REQUESTS))
     raise Wrong("E216", "expected a metric here", value.span, hint="such as `ttft`, `tpot`, `throughput` or `memory`")
 
 
 class _Kind(NamedTuple):
-    """What goals need to know of a plan: a GPU without a price, or an empty string; and what its load is."""
+    """What goals need to know of a plan: a GPU without a price, or an empty string; a power that is not known, or an
+    empty string, by metric; a node whose overhead is not known, and one whose is; and what its load is.
+    """
 
     unpriced: str
+    powerless: str
+    hosts: frozenset[tuple[str, bool]]
+    chosen: bool
     over_time: bool
     over_requests: bool
 
 
 def _kind_of(plan: PlanSpec) -> _Kind:
-    gpus = (kind.node.gpu for pool in plan.pools for kind in pool.kinds)
-    unpriced = next((gpu.name for gpu in gpus if gpu.price is None), "")
+    unpriced = next(iter(_money.unpriced(plan)), "")
+    lacks = _money.powerless(plan)
+    known = frozenset((node.name, node.overhead is not None) for pool in plan.pools for node, _ in _money.hosts(pool))
     asked = plan.workload.traffic is not None or any(r.over_requests for r in plan.requires)
-    return _Kind(unpriced, plan.workload.over_time, asked)
+    powerless = f"{lacks[0]}.{lacks[1]}" if lacks else ""
+    load = plan.workload
+    return _Kind(
+        unpriced,
+        powerless,
+        hosts=known,
+        chosen=load.chosen,
+        over_time=load.over_time,
+        over_requests=asked,
+    )
 
 
 def _check_goals(reader: Reader, goals: tuple[Goal, ...], kinds: set[_Kind]) -> None:
     """Check that plans of these kinds have the metrics of goals: a cost, and percentiles or goodput."""
     unpriced = min((kind.unpriced for kind in kinds if kind.unpriced), default="")
     for goal in goals:
-        if goal.metric == "cost" and unpriced:
+        if goal.metric in PAID and unpriced:
             hint = "give it one: `node = ... with { gpu { price = 2 USD/h } }`"
             reader.fail(Wrong("E309", f"the GPU `{unpriced}` has no price, so there is no cost", goal.span, hint=hint))
+        if goal.metric in DRAWN:
+            _check_power(reader, goal, kinds)
         if goal.over_requests and not all(kind.over_time for kind in kinds):
             why = f"`{goal.name}` needs requests over time, and this load is one batch"
             reader.fail(Wrong("E216", why, goal.span, hint=OVER_TIME))
+
+
+def _check_power(reader: Reader, goal: Goal, kinds: set[_Kind]) -> None:
+    """Check that all plans have a power, and that all of them count the same parts of their nodes."""
+    if powerless := min((kind.powerless for kind in kinds if kind.powerless), default=""):
+        reader.fail(Wrong("E463", power_missing(*powerless.split(".")), goal.span, hint=power_hint(powerless)))
+        return
+    known: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, overhead in (host for kind in kinds for host in kind.hosts):
+        known[overhead].add(name)
+    if known[True] and known[False]:
+        name = min(known[False])
+        why = f"`{goal.name}` of `{name}` leaves out its hosts and fans, that of `{min(known[True])}` counts them"
+        hint = f"give it a figure: `node = {name} with {{ overhead = 350 W }}`"
+        reader.context.library.record(Wrong("W463", why, goal.span, hint=hint))
 
 
 class _Scope(NamedTuple):

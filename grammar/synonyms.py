@@ -206,6 +206,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "tps": ("throughput", ""),
     "tokens_per_second": ("throughput", ""),
     "price": ("cost", ""),
+    "speed": ("throughput", ""),
+    "rps": ("request_throughput", ""),
+    "requests_per_second": ("request_throughput", ""),
+    "watts": ("power", ""),
+    "joules": ("energy", ""),
+    "bill": ("spend", ""),
     "gpu_memory": ("memory", ""),
 }
 """A metric of another tool -> the metric of a plan, and the tool."""

@@ -12,7 +12,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
 from plandsl.spec.plan import WorkloadSpec
-from plandsl.units import NUMBER
+from plandsl.units import NUMBER, REQUEST_RATE
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
 TRAFFIC = ("rate", "trace", "speed", "format", "duration", "seed", "sessions")
@@ -21,14 +21,19 @@ TRAFFIC = ("rate", "trace", "speed", "format", "duration", "seed", "sessions")
 PREFIX = ("reuse", "prefix")
 """Fields of a workload about tokens that are in the KV cache before their request arrives."""
 
+DEMAND = "demand"
+CROWD = ("batch", "concurrency")
+"""Fields that say how many requests are in flight."""
+
 EXAMPLES = {"input": "input = 1000", "output": "output = 100"}
 
 
 def workload_spec(context: Context, record: Record, used: bool = True) -> WorkloadSpec | None:
     """A load. Fields that another field needs may be missing unless a plan has ``used`` the workload."""
-    reader = Reader(context, record, (*STATIC, "requests", *PREFIX, *TRAFFIC))
+    reader = Reader(context, record, (*STATIC, "requests", DEMAND, *PREFIX, *TRAFFIC))
     whole = {name: reader.whole(name) for name in ("batch", "in_flight", "concurrency", "requests")}
     reuse, prefix = _prefix(reader)
+    demand = reader.number(DEMAND, REQUEST_RATE)
     _check_one_load(reader, used)
     if _varies(record):
         from plandsl.grammar.traffic import traffic_spec
@@ -52,6 +57,8 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
         reuse=reuse,
         prefix=prefix,
         traffic=traffic,
+        demand=demand,
+        chosen=demand is not None and traffic is None and not any(name in record.fields for name in CROWD),
         span=record.span,
     )
 
@@ -90,7 +97,11 @@ def _check_one_load(reader: Reader, used: bool) -> None:
         hint = "drop one of the two: `concurrency` counts the requests of all replicas"
         message = "a workload with `concurrency` is an ongoing load, and has no `batch`"
         reader.fail(Wrong("E221", message, ongoing.name.span, labels=labels, hint=hint))
-    requests = reader.layer("requests")
+    requests, flights = reader.layer("requests"), reader.layer("in_flight")
+    if used and flights and reader.layer(DEMAND) and not together and not ongoing and not _varies(reader.record):
+        why = "`in_flight` counts batches, and with this `demand` the compiler chooses the requests in flight"
+        hint = "add `batch = 8`, or drop `in_flight`"
+        reader.fail(Wrong("E221", why, flights.name.span, hint=hint))
     if used and requests and not ongoing and not _varies(reader.record):
         hint = "add `concurrency = 64` or `rate = 12 req/s`, or drop it"
         reader.fail(Wrong("E221", "`requests` needs an ongoing load", requests.name.span, hint=hint))

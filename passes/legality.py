@@ -21,7 +21,8 @@ from plandsl.passes.fitting import check_engine, check_load
 from plandsl.passes.groups import check_groups, refuses_cuts
 from plandsl.spec.formats import base_format
 from plandsl.spec.model import Apply, walk
-from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec
+from plandsl.spec.money import DRAWN, PAID, hosts, power_hint, power_missing, powerless, price_of, unpriced
+from plandsl.spec.plan import TARIFFS, AxisSpec, CutSpec, PlanSpec, RuleSpec
 
 FREE = PADDED | {"tokens", "layers"}
 
@@ -383,15 +384,34 @@ def _shared_axes(plan: PlanSpec) -> Iterator[Diagnostic]:
 
 
 def _price(plan: PlanSpec) -> Iterator[Diagnostic]:
+    """Requirements on money and energy: of GPUs without a price by the plan's tariff (E309) or a power (E463)."""
     for r in plan.requires:
-        free = dict.fromkeys(kind.node.gpu.name for kind in plan.kinds if kind.node.gpu.price is None)
-        if r.metric == "cost" and free:
+        free = unpriced(plan) if r.metric in PAID else []
+        if free:
             names = " and ".join(f"`{name}`" for name in free)
-            why = f"{names} ha{'ve' if len(free) > 1 else 's'} no price, so there is no cost"
-            hint = "give it one: `node = ... with { gpu { price = 2 USD/h } }`"
+            tariff, name = ("", "price") if plan.pricing == TARIFFS[0] else ("reserved ", "price_reserved")
+            why = f"{names} ha{'ve' if len(free) > 1 else 's'} no {tariff}price, so there is no cost"
+            hint = f"give it one: `node = ... with {{ gpu {{ {name} = 2 USD/h }} }}`"
             if plan.kinds != (plan,):
-                hint = f"give each one: `gpu priced = {next(iter(free))} with {{ price = 2 USD/h }}`"
+                hint = f"give each one: `gpu priced = {free[0]} with {{ {name} = 2 USD/h }}`"
             yield Diagnostic("E309", why, r.span, hint=hint)
+        lacks = powerless(plan) if r.metric in DRAWN else None
+        if lacks:
+            yield Diagnostic("E463", power_missing(*lacks), r.span, hint=power_hint(lacks[1]))
+    for pool in plan.pools:
+        yield from _two_prices(pool)
+    if plan.pricing != TARIFFS[0] and (free := unpriced(plan)):
+        why = f"no reserved price of `{free[0]}` is known, so there is no cost: state `gpu {{ price_reserved }}`"
+        yield Diagnostic("N465", why, plan.span)
+
+
+def _two_prices(plan: PlanSpec) -> Iterator[Diagnostic]:
+    """A node with a price of its own, on GPUs whose price the plan states as well (N463)."""
+    for node in dict.fromkeys(node for node, _ in hosts(plan) if price_of(node, plan.pricing) is not None):
+        stated = [gpu.name for _, gpu in node.groups if gpu.price is not None and not gpu.price_source]
+        if stated:
+            why = f"the price of node `{node.name}` counts, not that of its GPUs `{stated[0]}`"
+            yield Diagnostic("N463", why, node.span)
 
 
 def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:

@@ -97,6 +97,17 @@ def _verify(made: _Parser) -> None:
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
 
+def _laws(made: _Parser) -> None:
+    made.add_argument("file", metavar="FILE", nargs="?", help="a .plan file, or - for standard input")
+    _add_selection(made)
+    made.add_argument("--law", metavar="NAME", action="append", default=[],
+                      help="only this law (or several); FILE.py:FUNCTION is one of your own")  # fmt: skip
+    made.add_argument("--draws", metavar="N", type=int, help="neighbours of each plan to draw (default: 3)")
+    made.add_argument("--seed", metavar="N", type=int, default=0, help="from which they are drawn (default: 0)")
+    made.add_argument("--list", action="store_true", help="print all laws, and what each says")
+    made.add_argument("-o", "--output", metavar="OUT", help="write the smallest plan that breaks a law, a .plan file")
+
+
 def _search(made: _Parser) -> None:
     made.add_argument("file", metavar="FILE", help="a .plan file, or - for standard input")
     made.add_argument("--search", metavar="NAME", help="only this search")
@@ -201,6 +212,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "check": ("report every mistake, without compiling", _check),
     "render": ("draw a plan", _render),
     "verify": ("run the sharded program on small dimensions and compare it with the unsharded one", _verify),
+    "laws": ("check what must hold of every plan, on yours and on plans that differ a little", _laws),
     "search": ("run the searches of a file: best plans, Pareto front, and why plans were excluded", _search),
     "fmt": ("rewrite files in canonical form, comments kept", _fmt),
     "catalog": ("list the models and hardware that come with planc, or print one entry", _catalog),

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plandsl.codes_hf import HF_CODES
+from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
+from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 
@@ -99,9 +101,10 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E309": (
         "the GPU has no price",
-        "The cost of a million tokens is computed from the price of the GPU, and no price is given.",
-        _plan("tp = 8").rstrip().removesuffix("}") + "  require cost <= 2 USD\n}\n",
-        "state a price: `node = h100_8 with { gpu { price = 2 USD/h } }`.",
+        "Money is computed from the price of the GPU, and neither the plan nor the catalog gives one, or none by the "
+        "plan's `pricing`.",
+        _plan("tp = 8", "h20_8").rstrip().removesuffix("}") + "  require cost <= 2 USD\n}\n",
+        "state a price: `node = h20_8 with { gpu { price = 2 USD/h } }`; `price_reserved` with `pricing = reserved`.",
     ),
     "W301": (
         "an axis splits nothing",
@@ -472,6 +475,41 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "",
     ),
+    "E453": (
+        "unknown law",
+        "`planc laws --law NAME` and `plandsl.testing.laws.check` know laws by name.",
+        "",
+        "`planc laws --list` prints the names of all laws, and what each says.",
+    ),
+    "N453": (
+        "a law does not apply",
+        "The law says nothing about this plan, for the reason that the note gives: a law about replicas needs two of "
+        "them, and a law about requests over time needs a load of such requests.",
+        "",
+        "",
+    ),
+    "E454": (
+        "laws are asked of plans",
+        "`plandsl.testing.laws` takes a compiled plan, a `PlanSpec`, `.plan` text, or a sharding with `model=` and "
+        "`node=`. The strategies take a model or a machine as it is, by its name in the catalog, as `FILE.plan:NAME`, "
+        "or from a compiled plan that has it.",
+        "",
+        "give one of these.",
+    ),
+    "E455": (
+        "the library for drawing plans is missing",
+        "`planc laws` draws neighbours of a plan with Hypothesis, which is not installed with plandsl. The laws of the "
+        "plan itself need no library.",
+        "",
+        "`pip install 'plandsl[testing]'`, or `--draws 0`.",
+    ),
+    "E456": (
+        "a law of your own cannot be loaded",
+        "`planc laws --law FILE.py:FUNCTION` runs the file, and asks each plan for the function: it takes a compiled "
+        "plan, and fails an assertion, or returns False, where the law is broken.",
+        "",
+        "name a Python file that runs, and a function that it defines.",
+    ),
     "E451": (
         "fitting constants needs a library",
         "`planc calibrate` fits with scipy, which plandsl does not bring.",
@@ -495,7 +533,9 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
 
 CODES: dict[str, Code] = {
     name: Code(*parts)
-    for table in (SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES)
+    for table in (
+        *(SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
+    )
     for name, parts in table.items()
 }
 """Code -> explanation, for every code that plandsl can print."""

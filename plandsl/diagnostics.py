@@ -73,6 +73,10 @@ class PlanError(Exception):
     def __str__(self) -> str:
         return render(self.diagnostics, self.sources)
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints: the diagnostics in colour, without a traceback."""
+        return render(self.diagnostics, self.sources, coloured).split("\n")
+
 
 class Report:
     """Collects diagnostics; the same finding at the same place is kept once."""

@@ -5,19 +5,22 @@ text --grammar--> PlanSpec --passes--> Program ... --> Schedule --backends--> Es
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from plandsl.answers.about import About
 from plandsl.answers.estimate import Estimate
+from plandsl.arguments import Arguments, Overrides, guarded, set_pairs
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.grammar.resolve import Module, load
-from plandsl.ir.program import Program
+from plandsl.ir.program import PHASES, Program
 from plandsl.ir.schedule import Schedule
-from plandsl.limits import MAX_PLANS
+from plandsl.ir.types import Number
+from plandsl.limits import MAX_COUNT, MAX_PLANS, MAX_REQUESTS, MAX_SEEDS, MAX_VERIFIED
 from plandsl.passes import PIPELINE, compile_phase, program_after
 from plandsl.passes.legality import check as legality
 from plandsl.passes.legality import check_program
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from plandsl.answers.seeds import OverSeeds
     from plandsl.backends.cost import Deployment
     from plandsl.backends.cost.answers.simulation import Run
+    from plandsl.backends.cost.deployments.deployment import Metrics
+    from plandsl.backends.graphviz.picture import Picture
     from plandsl.backends.reference import Verdict
 
 
@@ -48,6 +53,7 @@ class CompiledPlan:
             spec, note = balanced(spec, cut)
             self.chosen = (note,)
         self.spec, self.notes = spec, tuple(notes)
+        self.sources: Mapping[str, str] = {}  # the texts that the spans of diagnostics point into, by file
         self._pools = () if spec.split is None else tuple(CompiledPlan(pool, (), known) for pool in spec.pools)
         self._modes = () if spec.shift is None else tuple(CompiledPlan(mode, (), known) for mode in spec.modes)
         first, last = self._pools[:1] or self._modes[:1], self._pools[1:] or self._modes[:1]
@@ -93,8 +99,12 @@ class CompiledPlan:
         """The cost model: ``cost.evaluate(batch=...)`` answers for numbers and for numpy arrays, in closed form.
 
         Its load, where requests arrive over time, is as many requests in flight as serve the mean rate, with the mean
-        lengths.
+        lengths. Where the compiler chooses the requests in flight, they are those of one copy of the plan.
         """
+        if self.spec.workload.chosen:
+            from plandsl.backends.cost.answers.fleet import build_fleet
+
+            return build_fleet(self)
         if self.spec.workload.traffic is None:
             from plandsl.backends.cost.deployments.build import build_deployment
 
@@ -108,6 +118,20 @@ class CompiledPlan:
         """The same plan without guesses: itself where it makes none."""
         return self if self.spec.speculate is None else CompiledPlan(evolve(self.spec, speculate=None), ())
 
+    @cached_property
+    def served(self) -> CompiledPlan:
+        """The plan whose requests are served one by one: with the requests in flight that the compiler chose, if any.
+
+        Where the plan says how many are in flight, or when they arrive, it is the plan itself.
+        """
+        if not self.spec.workload.chosen:
+            return self
+        from plandsl.backends.cost.answers.fleet import with_crowd
+
+        spec = with_crowd(self.spec, self.cost.plan.workload.concurrency or 1)
+        return CompiledPlan(evolve(spec, workload=evolve(spec.workload, chosen=False)), self.notes)
+
+    @guarded
     def estimate(self) -> Estimate:
         """Everything the report says. Where requests arrive over time, some of them are served one by one."""
         found = self.closed_form()
@@ -120,6 +144,25 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.short import add_simulation
 
         return add_simulation(self, self.cost, found)
+
+    @guarded
+    def evaluate(
+        self,
+        batch: Number | None = None,
+        input: Number | None = None,
+        output: Number | None = None,
+        concurrency: Number | None = None,
+        requests: Number | None = None,
+    ) -> Metrics:
+        """The metrics under other loads, in closed form: each argument a number or a numpy array; arrays broadcast.
+
+        What is left out is as in the plan. Raises `PlanError` as `Deployment.evaluate` does (E445, E447).
+        """
+        from plandsl.backends.cost.deployments.deployment import LoadMetrics
+
+        load = {"batch": batch, "input": input, "output": output, "concurrency": concurrency, "requests": requests}
+        asked = {name: number for name, number in load.items() if number is not None}
+        return LoadMetrics.of(self.cost.evaluate(**asked), asked)
 
     def _recompiled(self, path: str, value: str) -> Deployment | None:
         """The cost model of the same plan with another value at ``path``, None where that plan is wrong."""
@@ -134,7 +177,7 @@ class CompiledPlan:
         """The estimate without a simulation: what `cost` says of the plan's load."""
         from plandsl.backends.cost import estimate
 
-        return estimate(self.cost, self.said)
+        return estimate(self.cost, self.said)._replace(about=About(self.spec))
 
     @cached_property
     def said(self) -> tuple[Diagnostic, ...]:
@@ -142,18 +185,33 @@ class CompiledPlan:
         from plandsl.backends.cost.answers.slower_formats import slower_notes
 
         notes = (*self.notes, *slower_notes(self.cost))
+        if self.spec.workload.demand is not None:
+            from plandsl.backends.cost.answers.fleet import fleet_notes
+
+            notes = (*notes, *fleet_notes(self.spec, self.cost))
         if self.spec.workload.traffic is None:
             return notes
         from plandsl.backends.cost.answers.mean_load import load_notes
 
         return (*notes, *load_notes(self.spec, self.cost))
 
+    @guarded
     def explain(self) -> Explanation:
         """Where the plan's time and memory go, and what would change that."""
         from plandsl.backends.cost.answers.explain import explain
 
-        return explain(self.cost, self.said)
+        found = explain(self.cost, self.said)
+        return evolve(found, estimate=found.estimate._replace(about=About(self.spec)))
 
+    @guarded
+    def diff(self, other: CompiledPlan) -> Difference:
+        """What ``other`` says that this plan does not, and what comes of it, term by term."""
+        call = Arguments("diff", other=other)
+        return difference(
+            self, call.instance("other", CompiledPlan, "a compiled plan", hint="plandsl.compile makes one")
+        )
+
+    @guarded
     def simulate(self, requests: int | None = None, tick: Tick | None = None, *, keep_steps: bool = True) -> Run:
         """Serve the requests of the workload one by one; ``requests`` replaces the number that the workload states.
 
@@ -162,9 +220,13 @@ class CompiledPlan:
         no KV cache fits (E328), or a trace is wrong.
         """
         from plandsl.backends.cost.answers.simulation import simulate_plan
+        from plandsl.backends.cost.answers.spent import with_spent
 
-        return simulate_plan(self, requests, tick, keep_steps=keep_steps)
+        _check_run("simulate", requests=requests, tick=tick)
+        Arguments("simulate", keep_steps=keep_steps).instance("keep_steps", bool, "True or False")
+        return with_spent(self.cost, simulate_plan(self.served, requests, tick, keep_steps=keep_steps))
 
+    @guarded
     def simulate_seeds(self, number: int, requests: int | None = None, tick: Tick | None = None) -> OverSeeds:
         """Serve the load once for each of so many seeds, from its own on; ``requests`` are served each time.
 
@@ -172,15 +234,16 @@ class CompiledPlan:
         does.
         """
         from plandsl.backends.cost.answers.seeds import seeds_of, serve_seed, tell_seeds
-        from plandsl.backends.cost.answers.simulation import build_servers
 
-        seeds, servers, runs = seeds_of(self.spec, number), build_servers(self), []
+        _check_run("simulate_seeds", number=number, requests=requests, tick=tick)
+        seeds, runs = seeds_of(self.spec, number), []
         for seed in seeds:
-            runs.append(serve_seed(self.spec, servers, seed, requests))
+            runs.append(serve_seed(self, seed, requests))
             if tick is not None:
                 tick(len(runs), number)
         return tell_seeds(self.spec, seeds, runs)
 
+    @guarded
     def find_rate(self, requests: int | None = None, tick: Tick | None = None) -> FoundRate:
         """The largest rate of the load at which the plan is stable and meets its requirements.
 
@@ -189,8 +252,10 @@ class CompiledPlan:
         """
         from plandsl.backends.cost.answers.find_rate import find_rate
 
-        return find_rate(self, requests, tick)
+        _check_run("find_rate", requests=requests, tick=tick)
+        return find_rate(self, requests, tick)._replace(about=About(self.spec))
 
+    @guarded
     def autoscale(self, every: float = 3600.0, requests: int | None = None, least: int = 1) -> Autoscale:
         """The fewest replicas in each interval of ``every`` seconds of the load, and what they cost.
 
@@ -199,10 +264,18 @@ class CompiledPlan:
         """
         from plandsl.backends.cost.answers.autoscale import autoscale
 
-        return autoscale(self, every, requests, least)
+        call = Arguments("autoscale", every=every, requests=requests, least=least)
+        call.number("every")
+        call.whole("least", 0, MAX_COUNT)
+        _check_run("autoscale", requests=requests)
+        return autoscale(self, every, requests, least)._replace(about=About(self.spec))
 
+    @guarded
     def program(self, phase: str = "prefill", after: str = "place-memory") -> Program:
         """The program of a phase after a pass (`planc passes` names them)."""
+        call = Arguments("program", phase=phase, after=after)
+        call.word("phase", PHASES)
+        call.word("after", (step.name for step in PIPELINE), code="E404")
         if self._pools:
             return self._pools[phase == "decode"].program(phase, after)
         return program_after(self._taken(phase) if self._modes else self.spec, phase, after)
@@ -212,20 +285,48 @@ class CompiledPlan:
         metrics = self.cost.evaluate()
         return (metrics.prefill if phase == "prefill" else metrics.decode).main.plan
 
-    def draw(self, view: str = "devices", phase: str = "prefill") -> str:
+    @guarded
+    def draw(self, view: str = "devices", phase: str = "prefill") -> Picture:
         """The picture of a view as DOT text. Of two pools, `devices` shows both; other views show the phase's pool."""
-        from plandsl.backends.graphviz import draw
+        from plandsl.backends.graphviz import VIEWS, draw
+        from plandsl.backends.graphviz.picture import Picture
 
+        call = Arguments("draw", view=view, phase=phase)
+        call.word("view", VIEWS, code="E432")
+        call.word("phase", PHASES, code="E432")
         if self._pools and view != "devices":
             pool = self._pools[phase == "decode"]
-            return draw(view, pool.cost, pool.closed_form(), phase)
-        return draw(view, self.cost, self.closed_form(), phase)
+            return Picture(draw(view, pool.cost, pool.closed_form(), phase))
+        return Picture(draw(view, self.cost, self.closed_form(), phase))
 
+    def __repr__(self) -> str:
+        return f"<CompiledPlan {self.name}: {self.spec.model.name} on {self.spec.machine}, {self.spec.ranks} GPUs>"
+
+    def __rich__(self) -> Any:
+        return self.estimate().__rich__()
+
+    def _repr_html_(self) -> str:
+        return self.estimate()._repr_html_()
+
+    @guarded
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
         """Run the sharded program on small dimensions and compare it with the unsharded one."""
         from plandsl.backends.reference import verify_plan
 
+        call = Arguments("verify", steps=steps, seed=seed)
+        call.whole("steps", 0, MAX_VERIFIED)
+        call.whole("seed", 0)
         return verify_plan(self.spec, programs, plain_programs, steps=steps, seed=seed)
+
+
+def _check_run(name: str, **given: Any) -> None:
+    """Raise `PlanError` (E445) for numbers of requests or seeds that cannot be served, and for what hears nothing."""
+    call = Arguments(name, **given)
+    for argument, most in (("number", MAX_SEEDS), ("requests", MAX_REQUESTS)):
+        if argument == "number" in given or given.get(argument) is not None:
+            call.whole(argument, 1, most)
+    if (tick := given.get("tick")) is not None and not callable(tick):
+        raise call.wrong("tick", "a function that takes two numbers: how many are done, of how many")
 
 
 def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
@@ -293,14 +394,14 @@ def plain_programs(plan: PlanSpec) -> tuple[Program, Program]:
     return program_after(plan, "prefill", "build"), program_after(plan, "decode", "build")
 
 
-def open_text(text: str, file: str = "<text>", overrides: Sequence[tuple[str, str]] = ()) -> Module:
+def open_text(text: str, file: str = "<text>", overrides: Overrides = ()) -> Module:
     """Parse a plan that is in memory; ``use`` is resolved against the folder of ``file``."""
-    return load(text, file, overrides=overrides)
+    return load(text, file, overrides=set_pairs(overrides))
 
 
-def open_file(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Module:
+def open_file(path: str | Path, overrides: Overrides = ()) -> Module:
     """Parse a plan file."""
-    return load(None, str(path), overrides=overrides)
+    return load(None, str(path), overrides=set_pairs(overrides))
 
 
 def check_plan(module: Module, name: str) -> tuple[PlanSpec | None, list[Diagnostic]]:
@@ -367,6 +468,7 @@ def compile_module(
     for _, spec, notes in found:
         assert spec is not None, "a plan without errors has a meaning"
         one = CompiledPlan(spec, notes)
+        one.sources = module.sources
         if bad := [d for d in one.findings if d.severity == "error"]:
             raise PlanError(bad, module.sources)
         said = _unique([*warnings, *notes, *one.findings])
@@ -403,15 +505,13 @@ def check_module(module: Module, plan: str | None = None) -> list[Diagnostic]:
     return _unique(diagnostics)
 
 
-def compile_file(
-    path: str | Path, plan: str | None = None, overrides: Sequence[tuple[str, str]] = ()
-) -> list[CompiledPlan]:
+def compile_file(path: str | Path, plan: str | None = None, overrides: Overrides = ()) -> list[CompiledPlan]:
     """Compile every plan of a file (or one by name). Raises `PlanError` on wrong input."""
     return compile_module(open_file(path, overrides), plan)
 
 
 def compile_text(
-    text: str, file: str = "<text>", plan: str | None = None, overrides: Sequence[tuple[str, str]] = ()
+    text: str, file: str = "<text>", plan: str | None = None, overrides: Overrides = ()
 ) -> list[CompiledPlan]:
     """Compile every plan of a text (or one by name). Raises `PlanError` on wrong input."""
     return compile_module(open_text(text, file, overrides), plan)

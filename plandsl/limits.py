@@ -45,6 +45,9 @@ MAX_STATEMENTS = 500
 MAX_DIMENSION = 10**9
 """Largest size of a model's dimension, batch or sequence length (E214)."""
 
+MAX_LOAD = 10**12
+"""Largest number of requests or tokens that an evaluation from Python takes (E445)."""
+
 MAX_COUNT = 100_000
 """Most GPUs in one node (E214)."""
 
@@ -92,6 +95,12 @@ MAX_TRACE_LINE = 1_048_576
 
 MAX_REQUESTS = 100_000_000
 """Most requests that are drawn for one load (E214)."""
+
+MAX_SEEDS = 10_000
+"""Most seeds from which Python serves one load (E445)."""
+
+MAX_VERIFIED = 64
+"""Most decode steps that are verified (E400, E445)."""
 
 MAX_WINDOWS = 2_000
 """Most intervals into which a load is cut for its replicas (E214)."""

@@ -38,7 +38,20 @@ from plandsl.spec.hardware import (
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerSpec, TierSpec
-from plandsl.units import BYTE_RATE, BYTES, FLOP_RATE, MONEY, NUMBER, REQUEST_RATE, TIME, TOKEN_RATE, Dimension
+from plandsl.units import (
+    BYTE_RATE,
+    BYTES,
+    ENERGY,
+    FLOP_RATE,
+    MONEY,
+    MONEY_RATE,
+    NUMBER,
+    POWER,
+    REQUEST_RATE,
+    TIME,
+    TOKEN_RATE,
+    Dimension,
+)
 
 _UNITS = {
     BYTES: "B",
@@ -48,6 +61,9 @@ _UNITS = {
     TOKEN_RATE: "tok/s",
     REQUEST_RATE: "req/s",
     MONEY: "USD",
+    MONEY_RATE: "USD / 1 s",
+    POWER: "W",
+    ENERGY: "J",
     Dimension(token=1): "tok",
     Dimension(request=1): "req",
 }
@@ -120,6 +136,7 @@ def _fields(plan: PlanSpec) -> list[str]:
         f"fuse_norms = {_flag(plan.fuse_norms)}",
         f"algorithm = {plan.algorithm}",
         f"router = {plan.router}",
+        f"pricing = {plan.pricing}",
         f"overlap = {plan.overlap}",
         f"chunks = {plan.chunks}",
         f"micro_batches = {plan.micro_batches}",
@@ -326,13 +343,22 @@ def show_gpu(gpu: GpuSpec, calibration: str = "") -> str:
         section.put("p2p", "off")
     if gpu.power_max is not None:
         section.put("power_max", f"{_number(gpu.power_max)} W")
-    if gpu.price is not None:
-        section.put("price", f"{_number(gpu.price)} USD / 1 s")
+    if gpu.power_idle is not None:
+        section.put("power_idle", f"{_number(gpu.power_idle)} W")
+    _put_prices(section, gpu)
     if gpu.measured:
         section.put("measured", _paths(gpu.measured))
     *names, first = (gpu.name, *gpu.bases)
     aliases = (f"gpu {_name(alias, 'gpu')} = {_name(base, 'gpu')}\n" for alias, base in pairwise((*names, first)))
     return "".join((_declaration("gpu", first, section.lines()), *aliases))
+
+
+def _put_prices(section: _Section, of: GpuSpec | NodeSpec) -> None:
+    for name in ("price", "price_reserved"):
+        if (price := getattr(of, name)) is not None:
+            section.put(name, f"{_number(price)} USD / 1 s")
+    if of.price_source:
+        section.put("price_source", f'"{of.price_source}"')
 
 
 def _paths(tables: Iterable[TableSpec]) -> str:
@@ -356,6 +382,11 @@ def show_node(node: NodeSpec) -> str:
         section.put("link.bridge", f"{_number(node.link.bridge)} B/s")
     if node.link.topology == "pcie" and all(gpu.p2p for _, gpu in node.groups) != (node.link.host is None):
         section.put("link.p2p", "on" if node.link.host is None else "off")
+    _put_prices(section, node)
+    if node.overhead is not None:
+        section.put("overhead", f"{_number(node.overhead)} W")
+    if node.pue != 1:
+        section.put("pue", _number(node.pue))
     return _declaration("node", node.name, section.lines())
 
 
@@ -537,11 +568,13 @@ def show_workload(load: WorkloadSpec) -> str:
     fields = [] if load.traffic else [f"input = {load.input}", f"output = {load.output}"]
     if load.concurrency is not None:
         fields.append(f"concurrency = {load.concurrency}")
-    elif load.traffic is None:
+    elif load.traffic is None and not load.chosen:
         fields.append(f"batch = {load.batch}")
     for name in ("in_flight", "requests"):
         if (value := getattr(load, name)) is not None:
             fields.append(f"{name} = {value}")
+    if load.demand is not None:
+        fields.append(f"demand = {_number(load.demand)} req/s")
     if load.reuse:
         fields.append(f"reuse = {_percent(load.reuse)}")
     if load.prefix is not None:

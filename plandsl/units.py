@@ -36,6 +36,7 @@ REQUEST_RATE = Dimension(request=1, second=-1)
 MONEY = Dimension(usd=1)
 MONEY_RATE = Dimension(usd=1, second=-1)
 POWER = Dimension(watt=1)
+ENERGY = Dimension(watt=1, second=1)
 
 _NAMES = {
     NUMBER: "a plain number",
@@ -49,6 +50,7 @@ _NAMES = {
     MONEY: "money",
     MONEY_RATE: "money per time",
     POWER: "power",
+    ENERGY: "energy",
 }
 
 EXAMPLES = {
@@ -62,6 +64,7 @@ EXAMPLES = {
     MONEY: "5 USD",
     MONEY_RATE: "2 USD/h",
     POWER: "700 W",
+    ENERGY: "2 J",
     NUMBER: "8",
 }
 
@@ -96,7 +99,10 @@ def _table() -> dict[str, tuple[float, Dimension]]:
     table["req/s"] = (1.0, REQUEST_RATE)
     table["USD"] = (1.0, MONEY)
     table["USD/h"] = (1 / 3600, MONEY_RATE)
-    table["W"] = (1.0, POWER)
+    for prefix, factor in {"": 1.0, "k": 1e3, "M": 1e6}.items():
+        table[prefix + "W"] = (factor, POWER)
+        table[prefix + "J"] = (factor, ENERGY)
+        table[prefix + "Wh"] = (3600 * factor, ENERGY)
     return table
 
 
@@ -159,6 +165,21 @@ def show_count(count: float, unit: str = "") -> str:
 def show_rate(rate: float, unit: str = "B/s") -> str:
     """``6e12`` -> ``6.00 TB/s``."""
     return show_count(rate, unit)
+
+
+def show_power(watts: float) -> str:
+    """``5600`` -> ``5.60 kW``."""
+    return _format_scaled(watts, ((1e6, "MW"), (1e3, "kW"), (1.0, "W")))
+
+
+def show_energy(joules: float) -> str:
+    """``0.32`` -> ``0.320 J``."""
+    return _format_scaled(joules, ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ")))
+
+
+def show_money(usd: float) -> str:
+    """``0.0123`` -> ``0.0123 USD``, ``1234.5`` -> ``1,234 USD``."""
+    return f"{usd:,.0f} USD" if abs(usd) >= 999.5 else f"{_round(usd)} USD"
 
 
 def show_percent(share: float) -> str:

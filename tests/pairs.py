@@ -16,7 +16,7 @@ from plandsl.answers.text.estimate import print_estimate
 from plandsl.answers.text.explanation import print_explanation
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, difference, open_text
-from plandsl.search.run import Run
+from plandsl.searches.run import Run
 from plandsl.spec.search import SearchSpec
 
 Said = str | int | bool

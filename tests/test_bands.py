@@ -19,8 +19,8 @@ from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_text
 from plandsl.entries import catalog_calibration
-from plandsl.search.answer import alike_ranks
-from plandsl.search.show import mark_of
+from plandsl.searches.answer import alike_ranks
+from plandsl.searches.show import mark_of
 from plandsl.show import show_engine
 from plandsl.spec.constants import Band, GemmConstants
 from plandsl.spec.hardware import CalibrationSpec

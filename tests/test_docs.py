@@ -30,6 +30,7 @@ from plandsl import limits
 from plandsl.cli import VERBS, main, parser
 from plandsl.codes import CODES
 from plandsl.driver import check_module, compile_file, open_file
+from plandsl.entries import catalog_gpu
 from plandsl.grammar import (
     arrivals,
     draws,
@@ -59,7 +60,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
     "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
-    "operator.md", "ci.md",
+    "operator.md", "ci.md", "money.md", "laws.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -415,9 +416,32 @@ def table_of_words():
     return "| in a plan | elsewhere |\n| --- | --- |\n" + rows
 
 
+def priced_gpus():
+    """The GPUs of the catalog by name, without other names of the same GPU."""
+    paths = sorted((ROOT / "plandsl" / "catalog" / "gpus").glob("*.plan"))
+    return {path.stem: catalog_gpu(path.stem) for path in paths if "{" in path.read_text("utf-8")}
+
+
+def table_of_prices():
+    rows = ""
+    for name, gpu in priced_gpus().items():
+        prices = ["" if p is None else f"{p * 3600:.2f}" for p in (gpu.price, gpu.price_reserved)]
+        idle = "" if gpu.power_idle is None else f"{gpu.power_idle:g} W"
+        if gpu.price is not None or idle:
+            rows += f"| `{name}` | {' | '.join(prices)} | {gpu.price_source} | {idle} |\n"
+    return "| GPU | on demand | reserved | whose | idle power |\n| --- | --- | --- | --- | --- |\n" + rows
+
+
+def unknown_prices():
+    """Lines that name the GPUs without a price, and those without an idle power."""
+    free = [f"`{name}`" for name, gpu in priced_gpus().items() if gpu.price is None]
+    dark = [f"`{name}`" for name, gpu in priced_gpus().items() if gpu.power_idle is None]
+    return f"- no price: {', '.join(free)}\n- no idle power: {', '.join(dark)}\n"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_generated_tables_are_up_to_date(page, updating):
-    made = {"codes": table_of_codes, "words": table_of_words}
+    made = {"codes": table_of_codes, "words": table_of_words, "prices": table_of_prices, "unknown": unknown_prices}
     text = read(page)
     real = GENERATED.sub(lambda m: m[1] + made[m[2]]() + m[3], text)
     assert "generated: codes" in text or page != "language.md"

@@ -30,6 +30,7 @@ plan pair {
 }
 plan all = pair with { sharding { tp = 4 } }
 plan limited = all with { node { gpu { power = 200 W } } }
+plan kept = pair with { pricing = reserved, node { gpu { price_reserved = 1 USD/h } } }
 plan beside = pair with { engine = sglang }
 plan lanes = all with { node = ports }
 plan loaded {
@@ -63,6 +64,12 @@ FIELDS = {
     "gpu.price": ("pair", "node { gpu { price = 3 USD/h } }"),
     "gpu.power": ("all", "node { gpu { power = 200 W } }"),
     "gpu.power_max": ("limited", "node { gpu { power_max = 600 W } }"),
+    "gpu.power_idle": ("pair", "node { gpu { power_idle = 90 W } }"),
+    "gpu.price_reserved": ("kept", "node { gpu { price_reserved = 3 USD/h } }"),
+    "node.price": ("pair", "node { price = 9 USD/h }"),
+    "node.price_reserved": ("kept", "node { price_reserved = 7 USD/h }"),
+    "node.overhead": ("pair", "node { overhead = 90 W }"),
+    "node.pue": ("pair", "node { pue = 1.5 }"),
     "gpu.p2p": ("all", "node { gpu { p2p = off } }"),
     "link.bandwidth": ("all", "node { link { bandwidth = 20 GB/s } }"),
     "link.latency": ("all", "node { link { latency = 7 us } }"),
@@ -105,7 +112,7 @@ FIELDS = {
 NOT_FIGURES = {
     "gpu.source", "gpu.measured", "gpu.calibration", "node.gpu", "node.gpus", "node.link", "node.source",
     "node.measured", "cluster.node", "cluster.nodes", "cluster.network", "cluster.source", "cluster.measured",
-    "link.topology", "network.topology",
+    "link.topology", "network.topology", "gpu.price_source", "node.price_source",
 }  # fmt: skip
 """Fields that hold no number."""
 

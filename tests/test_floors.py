@@ -19,14 +19,15 @@ SCHEDULERS = {
 } | {"spec.scheduler"}
 """Of the floor `serving`, what knows tokens and blocks alone, and the words for it: nothing else is imported there."""
 
-KNOW_ALL = ("driver", "entries", "commands", "search", "starter", "testing")
+KNOW_ALL = ("api", "driver", "entries", "commands", "searches", "starter", "testing")
 """What may import every stage: the compiler on one page, and those who stand above it."""
 
 STARTS = ("__init__", "__main__", "cli", *KNOW_ALL)
 """Each verb loads what it needs where it needs it, so that start-up stays short."""
 
 WINGS = {
-    "answers.text.parts", "answers.text.short", "answers.text.start", "backends.cost.answers.start",
+    "answers.tables", "answers.text.parts", "answers.text.short", "answers.text.start",
+    "backends.cost.answers.start",
     "backends.cost.answers.modes", "backends.cost.answers.pool_terms",
     "backends.cost.answers.pools", "backends.cost.deployments.drafted", "backends.cost.deployments.pools",
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
@@ -37,12 +38,18 @@ WINGS = {
     "grammar.places",
     "grammar.repair", "grammar.searches", "grammar.shift", "grammar.speculate", "grammar.spellings", "grammar.split",
     "grammar.traffic", "grammar.unlike",
-    "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "reflow",
+    "columns", "ir.kinds", "ir.text", "passes.drafts", "passes.latent", "passes.nodes", "passes.shard_latent", "reflow",
     "spec.fractions",
 }  # fmt: skip
 """Modules that few plans need: the first that does loads them, inside a function, for start-up's sake."""
 
+SHOWN = ("autoscale", "difference", "estimate", "explanation", "rate", "seeds", "simulation")
+"""Answers that show themselves: what prints their reports imports them."""
+
 BACK = {
+    ("ir.program", "ir.text"),
+    *((f"answers.{name}", "answers.shown") for name in SHOWN),
+    ("api.parts", "api.write"), ("api.plans", "api.functions"), ("api.plans", "api.read"), ("api.texts", "api.read"),
     ("backends.graphviz.devices_cluster", "backends.graphviz.devices"),
     ("backends.graphviz.devices_pools", "backends.graphviz.devices"), ("grammar.split", "grammar.plans"),
     ("grammar.experts", "grammar.terms"), ("grammar.latent", "grammar.terms"), ("ir.kinds", "spec.plan"),
@@ -101,7 +108,7 @@ def test_imports_go_down_and_only_wings_are_late() -> None:
         "imported late, and no wing": [a for a in late if a.to not in WINGS and a[:2] not in BACK],
     }
     assert not {rule: breaks for rule, breaks in wrong.items() if breaks}
-    assert {a.to for a in late} - {to for _, to in BACK} == WINGS, "a wing that is imported at the top is none"
+    assert {a.to for a in late if a[:2] not in BACK} == WINGS, "a wing that is imported at the top is none"
     assert {a[:2] for a in found} >= BACK
     onward = [a for a in found if a.when != "types" and a[:2] not in BACK]
     TopologicalSorter({module: {a.to for a in onward if a.module == module} for module, *_ in onward}).prepare()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import check_spec, compile_text, open_text
 from plandsl.passes.groups import find_cuts
-from plandsl.search.run import Run
+from plandsl.searches.run import Run
 from plandsl.spec.formats import read_format
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import SearchSpec

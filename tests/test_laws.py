@@ -263,12 +263,12 @@ def test_law_plans_with_unequal_text_are_not_the_same(a: PlanSpec, b: PlanSpec) 
     assert same(a, b) == (show_plan(a) == show_plan(b))
 
 
-def test_without_hypothesis_testing_says_what_to_install() -> None:
-    code = "import sys; sys.modules['hypothesis'] = None; import plandsl.testing"
+def test_without_hypothesis_strategies_say_what_to_install_and_laws_work() -> None:
+    code = "import sys; sys.modules['hypothesis'] = None; from plandsl.testing import laws, plans"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "ImportError: plandsl.testing needs hypothesis: pip install 'plandsl[testing]'"
+        "ImportError: plandsl.testing.plans needs hypothesis: pip install 'plandsl[testing]'"
     )
 
 

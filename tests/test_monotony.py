@@ -1,30 +1,20 @@
 """Laws of monotony on what ships: models, GPUs and engines of the catalog, under any load.
 
 Kernels are fitted, and fitted forms have tiles, splits and thresholds. A request more may cost a tile, but no form
-loses more than `LOST` of the throughput at one size, and better hardware never makes a request wait longer.
+loses more than a tenth of the throughput at one size, and better hardware never makes a request wait longer.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.grammar.modules import CATALOG
+from plandsl.testing.laws import assert_law
 from plandsl.testing.laws_cost import better_hardware_is_never_slower
-
-LOST = 0.1
-"""The share of throughput that one more request, or twice the requests, may cost.
-
-Of 800 drawn plans, two lost more than 0.05: they have a row of tiles more, or a wave.
-"""
-
-LOST_IN_STEPS = 0.15
-"""The same in steps with a budget, of which requests that decode take a part."""
-
-LOADS = (1, 2, 3, 4, 7, 8, 12, 16, 31, 32, 48, 64, 100, 128, 200, 256)
+from plandsl.testing.laws_relations import more_requests_hardly_lower_throughput
 
 MODELS = sorted(path.stem for path in (CATALOG / "models").glob("*.plan"))
 NVIDIA = ("a100_sxm", "h100_sxm", "h200_sxm", "h20", "b200_sxm", "gb300", "l40s", "rtx_pro_6000", "rtx_4090", "a40")
@@ -82,23 +72,7 @@ WAITING = compiled("mistral_nemo", "h100_sxm", "trtllm", "tp = 8", load="input =
 @given(made=shipped())
 @example(made=BESIDE)
 def test_law_more_requests_hardly_lower_throughput(made: CompiledPlan) -> None:
-    """One request more for each rank that has requests of its own, or twice the requests.
-
-    Prompts that start together may need one step of ``chunked_prefill`` more; they are only doubled. Engines have no
-    fusions here, which end at a size that they document: beyond it a step has all launches of its own.
-    """
-    loads = np.array(LOADS) * int(made.cost.pools[0].main.ways)
-    kind = "batch" if made.spec.workload.concurrency is None else "concurrency"
-    asked = np.unique([*loads, *(loads + loads[0]), *(2 * loads)]).astype(float)
-    metrics = made.cost.evaluate(**{kind: asked})
-    found, fits = (np.broadcast_to(x, asked.shape) for x in (metrics.throughput, metrics.fits))
-    steps = kind == "batch" and made.spec.chunked_prefill is not None
-    for what, more in (("one more", loads if steps else loads + loads[0]), ("twice as many", 2 * loads)):
-        before, after = (np.searchsorted(asked, at) for at in (loads, more))
-        kept = np.where(fits[before] & fits[after], found[after] / found[before], 1.0)
-        assert kept.min() >= 1 - (LOST if made.spec.chunked_prefill is None else LOST_IN_STEPS), (
-            f"{what} than {loads[kept.argmin()]}: {kept.min():.3f} of the throughput"
-        )
+    assert_law(more_requests_hardly_lower_throughput, made)
 
 
 @given(made=shipped())

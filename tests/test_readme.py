@@ -70,4 +70,6 @@ def test_python_example_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     code = re.search(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)[1]
     exec(compile(code, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.split()) == 2
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[:2]] == ["<Estimate", "<Difference"]
+    assert shown[2].startswith("[")

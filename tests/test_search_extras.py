@@ -17,11 +17,11 @@ import pytest
 
 from plandsl.cli import main
 from plandsl.driver import compile_file, open_file, open_text
-from plandsl.search import shortlist
-from plandsl.search import spread as spreading
-from plandsl.search.points import CELLS, CLOUD, ON_CURVE, Points
-from plandsl.search.run import MEMORY, Run
-from plandsl.search.values import METRICS
+from plandsl.searches import shortlist
+from plandsl.searches import spread as spreading
+from plandsl.searches.points import CELLS, CLOUD, ON_CURVE, Points
+from plandsl.searches.run import MEMORY, Run
+from plandsl.searches.values import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ROOT / "examples" / "search_70b.plan"
@@ -410,11 +410,11 @@ LOSING = """
 import os, sys, json, time
 from argparse import Namespace
 from plandsl.driver import compile_file, open_file
-from plandsl.search import spread as s
-from plandsl.search.run import Run
-from plandsl.search.runs import find_rates_with, simulate_seeds_with, simulate_with
-from plandsl.search.scale import scale
-from plandsl.search.shortlist import simulate_best
+from plandsl.searches import spread as s
+from plandsl.searches.run import Run
+from plandsl.searches.runs import find_rates_with, simulate_seeds_with, simulate_with
+from plandsl.searches.scale import scale
+from plandsl.searches.shortlist import simulate_best
 
 if __name__ == "__main__":
     from contextlib import ExitStack

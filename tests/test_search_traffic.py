@@ -15,11 +15,11 @@ from plandsl.backends.cost.answers.mean_load import mean_load, plan_at_mean
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, open_text
-from plandsl.search import shortlist
-from plandsl.search.closed_form import evaluate_mean
-from plandsl.search.run import Compiler, Found, Run
-from plandsl.search.shortlist import Shortlist, simulate_best
-from plandsl.search.spread import Workers
+from plandsl.searches import shortlist
+from plandsl.searches.closed_form import evaluate_mean
+from plandsl.searches.run import Compiler, Found, Run
+from plandsl.searches.shortlist import Shortlist, simulate_best
+from plandsl.searches.spread import Workers
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.search import SearchSpec
 from plandsl.spec.traffic import Fixed, Lengths, Steady, TrafficSpec
@@ -256,7 +256,7 @@ def test_the_report_says_what_was_simulated_and_the_best_is_written(
         ("input = 9, output = 9", "vary tp in [1, 2]\nminimize p99(ttft)", "E216"),
         (LOAD, "vary tp in [1, 2]\nminimize p99(memory)", "E216"),
         (LOAD, "vary tp in [1, 2]\nminimize p99(ttft)\nminimize p99(ttft)", "E202"),
-        (LOAD, "vary tp in [1, 2]\nrequire gpus <= 4", "E216"),
+        (LOAD, "vary tp in [1, 2]\nrequire bearable >= 4 req/s", "E216"),
     ],
 )
 def test_a_goal_needs_a_load_that_has_it(load: str, more: str, code: str) -> None:

@@ -223,8 +223,9 @@ def test_prices_and_requirements_are_of_both_pools() -> None:
     e = made.estimate()
     assert e.cost_usd_per_mtok == pytest.approx((8 * 2 + 8 * 4) / 3600 / e.throughput_tokens_per_s * 1e6)
     assert [r.ok for r in e.requires] == [True, True, False]
+    free = text("node = h20_8, sharding { tp = 8 }", "node = h20_8, sharding { tp = 8 }", more)
     with pytest.raises(PlanError) as caught:
-        compile_text(text("sharding { tp = 8 }", "sharding { tp = 8 }", more))
+        compile_text(free.replace("node = h100_8, node", "node"))
     assert {d.code for d in caught.value.diagnostics} == {"E309"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any, NamedTuple
 
+from plandsl.answers.about import NOBODY, About
 from plandsl.answers.simulation import Simulation
 
 HOUR = 3600.0
@@ -15,6 +16,7 @@ class Interval(NamedTuple):
 
     ``replicas`` are the fewest with which it is stable and meets the requirements, ``run`` is their simulation; None
     where nothing arrives. Where no number was found, ``fails`` says what was missed with the most that were tried.
+    ``power_w`` is the average power of the replicas, and of the fixed deployment; None where a power is not known.
     """
 
     start_s: float
@@ -23,6 +25,7 @@ class Interval(NamedTuple):
     replicas: int
     run: Simulation | None = None
     fails: tuple[str, ...] = ()
+    power_w: tuple[float, float] | None = None
 
     @property
     def hours(self) -> float:
@@ -45,6 +48,7 @@ class Autoscale(NamedTuple):
     every_s: float
     requests: int
     intervals: tuple[Interval, ...]
+    about: About = NOBODY
 
     @property
     def ok(self) -> bool:
@@ -66,9 +70,32 @@ class Autoscale(NamedTuple):
         """GPU hours of the fixed deployment."""
         return self.gpus * self.peak * sum(one.hours for one in self.intervals)
 
+    @property
+    def energy_kwh(self) -> tuple[float, float] | None:
+        """The energy of the whole load, by the replicas and by the fixed deployment; None where it is not known."""
+        if any(one.power_w is None for one in self.intervals):
+            return None
+        kilowatts = [(one.power_w or (0.0, 0.0), one.hours / 1000) for one in self.intervals]
+        return sum(power[0] * t for power, t in kilowatts), sum(power[1] * t for power, t in kilowatts)
+
     def cost_usd(self, gpu_hours: float) -> float | None:
         """The price of so many GPU hours."""
         return None if self.price_usd_per_h is None else self.price_usd_per_h / self.gpus * gpu_hours
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import autoscale_line
+
+        return autoscale_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
 
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""
@@ -78,6 +105,7 @@ class Autoscale(NamedTuple):
             "requests_per_replica": self.requests, "ok": self.ok, "peak_replicas": self.peak,
             "gpu_hours": self.gpu_hours, "cost_usd": self.cost_usd(self.gpu_hours),
             "fixed_gpu_hours": self.fixed_gpu_hours, "fixed_cost_usd": self.cost_usd(self.fixed_gpu_hours),
+            **dict(zip(("energy_kwh", "fixed_energy_kwh"), self.energy_kwh or (None, None), strict=True)),
             "intervals": [self._interval_json(one) for one in self.intervals],
         }  # fmt: skip
 
@@ -85,6 +113,7 @@ class Autoscale(NamedTuple):
         hours = self.gpus * one.replicas * one.hours
         return {
             "start_s": one.start_s, "end_s": one.end_s, "rate_per_s": one.rate, "replicas": one.replicas,
-            "gpu_hours": hours, "cost_usd": self.cost_usd(hours), "fails": list(one.fails),
+            "gpu_hours": hours, "cost_usd": self.cost_usd(hours),
+            "power_w": None if one.power_w is None else one.power_w[0], "fails": list(one.fails),
             "simulation": None if one.run is None else one.run.as_json(),
         }  # fmt: skip

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plandsl.arguments import Arguments
 from plandsl.ir.program import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from plandsl.columns import Table
 
 TRANSFER = "transfer"
 """The phase in which the KV cache travels from the prefill pool to the decode pool."""
@@ -79,12 +83,22 @@ class Communication(NamedTuple):
     rows: tuple[Calls, ...] = ()
 
     def of(self, phase: str) -> tuple[Calls, ...]:
-        """The rows of one phase: ``prefill``, ``decode`` or ``transfer``."""
+        """The rows of one phase: ``prefill``, ``decode`` or ``transfer``; another word is a `PlanError` (E445)."""
+        Arguments("of", phase=phase).word("phase", (PREFILL, DECODE, TRANSFER))
         return tuple(row for row in self.rows if row.phase == phase)
 
     def total(self, phase: str) -> Traffic:
         """The sums over the rows of one phase."""
         return add_up(row.traffic for row in self.of(phase))
+
+    def table(self) -> Table:
+        """All rows as a table."""
+        from plandsl.answers.tables import communication_table
+
+        return communication_table(self)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
     @property
     def per_request(self) -> float:

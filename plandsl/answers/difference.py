@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrs import frozen
 
 from plandsl.answers.estimate import Estimate
 from plandsl.fields import Change
+
+if TYPE_CHECKING:
+    from plandsl.columns import Table
 
 
 class Part(NamedTuple):
@@ -58,7 +61,7 @@ class Split:
         }  # fmt: skip
 
 
-@frozen
+@frozen(repr=False)
 class Difference:
     """The fields in which plans ``a`` and ``b`` differ, and the difference of each metric."""
 
@@ -75,12 +78,41 @@ class Difference:
         """All metrics."""
         return self.ttft, self.tpot, self.throughput, self.memory
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        from plandsl.answers.tables import DIFFERENCE
+
+        return DIFFERENCE
+
+    def table(self, name: str) -> Table:
+        """A table by its name. Raises `PlanError` (E445) for another name."""
+        from plandsl.answers.tables import difference_table
+
+        return difference_table(self, name)
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import difference_line
+
+        return difference_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
+
     def as_json(self) -> dict[str, Any]:
         """The whole difference, as JSON."""
         names = ("ttft_s", "tpot_s", "throughput_tokens_per_s", "memory_per_gpu_bytes")
         plans = [
             {"plan": e.plan, "gpus": e.gpus, "fits": e.fits, "max_batch": e.max_batch}
             | {"kv_capacity_tokens": e.kv_capacity_tokens}
+            | {name: part.as_json() for name in ("money", "energy", "fleet") if (part := getattr(e, name)) is not None}
             for e in (self.a, self.b)
         ]
         return {

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plandsl.answers.about import NOBODY, About
 from plandsl.answers.communication import NO_CALLS, Communication
 from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
 from plandsl.answers.phases import PhaseEstimate
+from plandsl.arguments import Arguments
 from plandsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from plandsl.answers.modes import Shift, Speculated
+    from plandsl.answers.money import Energy, Fleet, Money
     from plandsl.answers.pools import Pools
     from plandsl.answers.simulation import Short
     from plandsl.answers.start import Start
+    from plandsl.columns import Table
 
 
 Band = tuple[float, float]
@@ -81,6 +85,10 @@ class Estimate(NamedTuple):
     simulated: Short | None = None
     start: Start | None = None
     engine_origin: str = ""
+    money: Money | None = None
+    energy: Energy | None = None
+    fleet: Fleet | None = None
+    about: About = NOBODY
 
     @property
     def fits(self) -> bool:
@@ -92,7 +100,11 @@ class Estimate(NamedTuple):
         return all(held.total <= held.capacity for held in (*self.stages, self.memory))
 
     def band(self, metric: str) -> Band | None:
-        """The band of a metric in `BANDED`: 80 % of measurements would lie in it. None where none is known."""
+        """The band of a metric in `BANDED`: 80 % of measurements would lie in it. None where none is known.
+
+        Raises `PlanError` (E445) for another metric.
+        """
+        Arguments("band", metric=metric).word("metric", BANDED)
         return dict(self.bands).get(metric)
 
     def no_band(self, metric: str) -> str:
@@ -113,6 +125,34 @@ class Estimate(NamedTuple):
     def ok(self) -> bool:
         """Whether the plan fits and meets every requirement."""
         return self.fits and all(r.ok for r in self.requires)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        from plandsl.answers.tables import ESTIMATE
+
+        return ESTIMATE
+
+    def table(self, name: str) -> Table:
+        """A table by its name. Raises `PlanError` (E445) for another name."""
+        from plandsl.answers.tables import estimate_table
+
+        return estimate_table(self, name)
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import estimate_line
+
+        return estimate_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
 
     def _gpus(self) -> list[dict[str, Any]]:
         return [gpus.as_json() for gpus in self.stage_gpus] or [{} for _ in self.stages]
@@ -176,6 +216,9 @@ class Estimate(NamedTuple):
             out["simulated"] = self.simulated.as_json()
         if self.cost_usd_per_mtok is not None:
             out["cost_usd_per_mtok"] = self.cost_usd_per_mtok
+        for name, part in (("money", self.money), ("energy", self.energy), ("fleet", self.fleet)):
+            if part is not None:
+                out[name] = part.as_json()
         return out
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrs import frozen
 
 from plandsl.answers.estimate import Estimate
+
+if TYPE_CHECKING:
+    from plandsl.columns import Table
 
 BOUNDS = {
     "memory": "HBM bandwidth",
@@ -193,7 +196,7 @@ class Headroom:
                 ("batch", "max_batch", "gemm_batch", "compute_batch", "context", "max_context")}  # fmt: skip
 
 
-@frozen
+@frozen(repr=False)
 class Explanation:
     """Where the time and memory of one plan go, and what would change that.
 
@@ -213,6 +216,34 @@ class Explanation:
     headroom: Headroom
     modelled: bool
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        from plandsl.answers.tables import EXPLANATION
+
+        return EXPLANATION
+
+    def table(self, name: str) -> Table:
+        """A table by its name. Raises `PlanError` (E445) for another name."""
+        from plandsl.answers.tables import explanation_table
+
+        return explanation_table(self, name)
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import explanation_line
+
+        return explanation_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
+
     def as_json(self) -> dict[str, Any]:
         """One entry of ``plans``."""
         e = self.estimate
@@ -228,6 +259,7 @@ class Explanation:
             "unmoved": dict(self.unmoved),
             "bottlenecks": {b.metric: b.as_json() for b in self.bottlenecks},
             "headroom": self.headroom.as_json(),
+            **{name: part.as_json() for name in ("money", "energy") if (part := getattr(e, name)) is not None},
             "measured_left_aside": self.modelled,
             "calibration": e.calibration,
             "assumed": [{"entry": entry, "field": f, "value": v} for entry, f, v in e.assumed],

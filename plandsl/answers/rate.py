@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any, NamedTuple
 
+from plandsl.answers.about import NOBODY, About
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import Simulation
 from plandsl.spec.rates import Scaled
@@ -18,7 +19,8 @@ class FoundRate(NamedTuple):
     ``fails_at``; it is empty where nothing did. ``fails`` are the requirements that were missed there.
 
     ``at`` is the run at the rate; None where no rate meets the requirements. ``runs`` were served to find it, and
-    ``why`` says how the search ended.
+    ``why`` says how the search ended. A ``demand`` of requests per second takes ``copies`` of the plan, which cost
+    ``usd_per_h`` together, None without a price.
     """
 
     plan: str
@@ -36,11 +38,30 @@ class FoundRate(NamedTuple):
     runs: int
     why: str
     warnings: tuple[str, ...] = ()
+    demand: float | None = None
+    copies: int | None = None
+    usd_per_h: float | None = None
+    about: About = NOBODY
 
     @property
     def ok(self) -> bool:
         """Whether there is a rate at which everything is met."""
         return self.at is not None
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import rate_line
+
+        return rate_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
 
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""
@@ -53,5 +74,13 @@ class FoundRate(NamedTuple):
                 {"text": r.text, "value": r.value if isfinite(r.value) else None, "ok": r.ok} for r in self.fails
             ],
             "at": None if self.at is None else self.at.as_json(), "runs": self.runs, "why": self.why,
-            "warnings": list(self.warnings), "ok": self.ok,
+            **({} if self.demand is None else self._fleet()), "warnings": list(self.warnings), "ok": self.ok,
+        }  # fmt: skip
+
+    def _fleet(self) -> dict[str, Any]:
+        gpus = None if self.copies is None else self.copies * self.gpus
+        return {
+            "fleet": {
+                "demand_requests_per_s": self.demand, "copies": self.copies, "gpus": gpus, "usd_per_h": self.usd_per_h,
+            }
         }  # fmt: skip

@@ -45,6 +45,21 @@ class OverSeeds(NamedTuple):
         """Whether every run served a request, and the means meet all requirements."""
         return all(run.summary.served for run in self.runs) and all(r.ok for r in self.requires)
 
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import seeds_line
+
+        return seeds_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
+
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""
         times = {f"{name}_s": getattr(self.mean.summary, name).as_json() for name in ("ttft", "tpot", "itl", "latency")}

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from math import isfinite, nan
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plandsl.answers.about import NOBODY, About
 from plandsl.answers.estimate import Requirement
+from plandsl.answers.money import Served
+
+if TYPE_CHECKING:
+    from plandsl.columns import Table
 
 GROWS = "the queue grows"
 """What fails of a run that is not stable."""
@@ -139,7 +144,7 @@ class Simulation(NamedTuple):
     ``gpus`` of all replicas; ``scheduler`` and ``router`` by name; ``seed`` of what was drawn. ``requires`` of the plan
     and of its classes. ``unchecked`` are the texts of requirements that a run of requests says nothing of.
     With ``prefill`` the other servers decode only. ``found``: what the prefix cache and its tiers had, where there are
-    tiers.
+    tiers. ``spent``: what the plan costs and draws at the rate that was served, where it was asked for.
     """
 
     plan: str
@@ -154,11 +159,41 @@ class Simulation(NamedTuple):
     unchecked: tuple[str, ...]
     prefill: PrefillPool | None = None
     found: Found | None = None
+    spent: Served | None = None
+    about: About = NOBODY
 
     @property
     def ok(self) -> bool:
         """Whether some request was served and every requirement that was checked is met."""
         return self.summary.served > 0 and all(r.ok for r in self.requires)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        from plandsl.answers.tables import SIMULATION
+
+        return SIMULATION
+
+    def table(self, name: str) -> Table:
+        """A table by its name. Raises `PlanError` (E445) for another name."""
+        from plandsl.answers.tables import simulation_table
+
+        return simulation_table(self, name)
+
+    def __repr__(self) -> str:
+        from plandsl.answers.shown import simulation_line
+
+        return simulation_line(self)
+
+    def __rich__(self) -> Any:
+        from plandsl.answers.shown import rich_of
+
+        return rich_of(self)
+
+    def _repr_html_(self) -> str:
+        from plandsl.answers.shown import html_of
+
+        return html_of(self)
 
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""
@@ -174,6 +209,7 @@ class Simulation(NamedTuple):
             "requires": [{"text": r.text, "value": _number(r.value), "ok": r.ok} for r in self.requires],
             **({} if self.prefill is None else {"prefill_pool": self.prefill.as_json()}),
             **({} if self.found is None else {"prefix_cache": self.found.as_json()}),
+            **({} if self.spent is None else {"spent": self.spent.as_json()}),
             "unchecked": list(self.unchecked), "warnings": list(s.warnings), "ok": self.ok,
         }  # fmt: skip
 

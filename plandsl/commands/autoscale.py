@@ -9,8 +9,8 @@ from plandsl.answers.text.autoscale import print_autoscale, print_costs
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, spaced
 from plandsl.commands.sources import compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.search.scale import read_seconds, scale
-from plandsl.search.spread import open_workers
+from plandsl.searches.scale import read_seconds, scale
+from plandsl.searches.spread import open_workers
 
 
 def run_autoscale(arguments: Namespace) -> int:

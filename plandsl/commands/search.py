@@ -5,44 +5,31 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plandsl import plotting
 from plandsl._version import __version__
-from plandsl.answers.estimate import BANDED
-from plandsl.answers.text.words import origin_names
 from plandsl.commands.console import FAILED, OK, Progress, open_console, print_json, print_text
 from plandsl.commands.outputs import lacking_json, leave_out_lacking, say_lacking
 from plandsl.commands.sources import open_module, read_overrides
-from plandsl.diagnostics import Diagnostic, PlanError, suggest
+from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import open_text
 from plandsl.files import write_file
 from plandsl.grammar.resolve import Module
-from plandsl.search.answer import (
-    Configuration,
-    alike_ranks,
-    configurations,
-    estimates,
-    misses,
-    remedies,
-    simulated_band,
-    unbanded_ranks,
-    value_and_band,
-)
-from plandsl.search.files import write_rows
-from plandsl.search.run import MOST_SIMULATED, NOTHING, Found, Run, combine_sinks
-from plandsl.search.show import Answer, found_json, print_found
-from plandsl.search.spread import Workers, open_workers
+from plandsl.searches.answer import Configuration
+from plandsl.searches.ask import Asked, keep_most, read_searches, tell
+from plandsl.searches.files import write_rows
+from plandsl.searches.run import NOTHING, Found, Run, combine_sinks
+from plandsl.searches.show import found_json, print_found
+from plandsl.searches.spread import Workers, open_workers
 from plandsl.sheets import check_sheet_path, open_sheet
 from plandsl.spec.search import SearchSpec
 
 if TYPE_CHECKING:
-    from plandsl.search.points import Points
-    from plandsl.search.shortlist import Simulated
+    from plandsl.searches.points import Points
 
 INTERRUPTED = 130
 
@@ -53,7 +40,7 @@ def run_search(arguments: Namespace) -> int:
     Exit status 0 if some plan of each meets every requirement, 1 if none does. Raises `PlanError` on wrong input.
     """
     module = open_module(arguments.file, read_overrides(arguments))
-    searches = _searches(module, arguments.search)
+    searches = read_searches(module, arguments.search)
     if len(searches) > 1 and (arguments.rows or arguments.output or (arguments.plot and not _share_picture(searches))):
         names = ", ".join(s.name for s in searches)
         why = f"{arguments.file} has {len(searches)} searches, and an output file holds one: {names}"
@@ -72,7 +59,9 @@ def run_search(arguments: Namespace) -> int:
             start = time.perf_counter()
             points = _points(search, arguments)
             found = _run(search, arguments, points, workers)
-            answer = (_simulate if search.over_requests else _estimate)(found, arguments, workers)
+            asked = Asked(arguments.top, arguments.simulate, arguments.requests)
+            with Progress(f"simulating {search.name}") as tick:
+                answer = tell(found, asked, workers, tick)
             seconds = time.perf_counter() - start
             status = max(status, INTERRUPTED if found.stopped else OK if answer.top else FAILED)
             if arguments.json:
@@ -84,7 +73,7 @@ def run_search(arguments: Namespace) -> int:
             if points is not None:
                 drawn.append((found, answer.front, points))
     if drawn:
-        from plandsl.search.plot import SearchResult, plot
+        from plandsl.searches.plot import SearchResult, plot
 
         plot([SearchResult(*one) for one in drawn], Path(arguments.plot))
         if not arguments.json:
@@ -94,27 +83,8 @@ def run_search(arguments: Namespace) -> int:
     return say_lacking(lacking, status)
 
 
-def _searches(module: Module, name: str | None) -> list[SearchSpec]:
-    names = module.searches if name is None else [name]
-    if not names and module.errors:  # such as a file that cannot be read
-        raise PlanError(module.diagnostics, module.sources)
-    if not names:
-        hint = "add `search NAME { model = ..., node = ..., workload { input = ..., output = ... } }`"
-        if module.plans:
-            hint = (
-                f"add `search best {{ plan = {module.plans[0]} }}`, or estimate the plan: `planc compile {module.path}`"
-            )
-        raise PlanError([Diagnostic("E401", f"{module.path} has no search to run", module.end, hint=hint)])
-    if name is not None and name not in module.searches:
-        raise PlanError([Diagnostic("E201", f"there is no search named `{name}`", hint=suggest(name, module.searches))])
-    found = [module.spec("search", name) for name in names]
-    if module.errors:
-        raise PlanError(module.diagnostics, module.sources)
-    return [s for s in found if isinstance(s, SearchSpec)]
-
-
 def _share_picture(searches: list[SearchSpec]) -> bool:
-    from plandsl.search.plot import same_space
+    from plandsl.searches.plot import same_space
 
     return same_space(searches)
 
@@ -122,7 +92,7 @@ def _share_picture(searches: list[SearchSpec]) -> bool:
 def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
     if not arguments.plot:
         return None
-    from plandsl.search.points import Points
+    from plandsl.searches.points import Points
 
     return Points(search)
 
@@ -131,66 +101,11 @@ def _run(search: SearchSpec, arguments: Namespace, points: Points | None, worker
     with ExitStack() as stack:
         sheets = [write_rows(stack.enter_context(open_sheet(Path(arguments.rows))))] if arguments.rows else []
         tick = stack.enter_context(Progress(f"searching {search.name}"))
-        keep = arguments.top
-        if search.over_requests:
-            keep = max(keep, arguments.simulate or MOST_SIMULATED)
-        run = Run(search, keep, combine_sinks([*sheets, *([points] if points else [])]))
+        asked = Asked(arguments.top, arguments.simulate, arguments.requests)
+        run = Run(search, keep_most(search, asked), combine_sinks([*sheets, *([points] if points else [])]))
         for one in sheets:
             one(run.found, NOTHING)  # the heading, so that a file without rows has it too
         return workers.search(run, tick)
-
-
-def _estimate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
-    """The answer of a search in closed form."""
-    top = configurations(found, found.tally.top)
-    made = estimates(found, top)
-    return Answer(
-        top,
-        configurations(found, found.tally.front),
-        alike=alike_ranks([value_and_band(e, found.search.all_goals[0].metric) for e in made]),
-        origins=[origin_names(e) for e in made],
-        bands=[{f"{m}_band": None if (b := e.band(m)) is None else list(b) for m in BANDED} for e in made],
-        without=unbanded_ranks(made, found.search.all_goals[0].metric),
-        **({} if top else _nearest(found)),
-    )
-
-
-def _nearest(found: Found) -> dict[str, Any]:
-    """What the nearest configuration misses in closed form, and what would help."""
-    nearest = configurations(found, found.tally.nearest)[:1]
-    missing = [m for n in nearest for m in misses(found, n)]
-    return {"missing": missing, "remedies": [r for n in nearest for r in remedies(found, n)]}
-
-
-def _simulate(found: Found, arguments: Namespace, workers: Workers) -> Answer:
-    """The answer of a search over requests: the best of those that were simulated."""
-    from plandsl.search.shortlist import simulate_best
-
-    with Progress(f"simulating {found.search.name}") as tick:
-        most = arguments.simulate or MOST_SIMULATED
-        made = simulate_best(found, workers, count=arguments.requests, most=most, tick=tick)
-    good = made.good[: arguments.top]
-    return Answer(
-        [one.row for one in good],
-        configurations(found, found.tally.front),
-        alike=_alike_simulated(found, good),
-        origins=[found.plan(one.row.number).engine_origin for one in good],
-        bands=[{} for _ in good],
-        shortlist=made,
-        **(
-            {"missing": [] if good else [m for one in made.others[:1] for m in one.misses]}
-            if made.good or made.others
-            else _nearest(found)
-        ),
-    )
-
-
-def _alike_simulated(found: Found, good: Sequence[Simulated]) -> list[tuple[int, ...]]:
-    """The ranks that simulated candidates may trade places with, by the bands of their engines."""
-    goal = found.search.all_goals[0]
-    values = [one.figures.get(goal.name) for one in good]
-    plans = [found.plan(one.row.number) for one in good]
-    return alike_ranks([v and simulated_band(plan, goal, v.value) for plan, v in zip(plans, values, strict=True)])
 
 
 def _write_best(arguments: Namespace, module: Module, found: Found, top: list[Configuration]) -> None:

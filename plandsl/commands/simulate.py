@@ -22,8 +22,8 @@ from plandsl.commands.outputs import lacking_json, leave_out_lacking, say_lackin
 from plandsl.commands.sources import compile_one, compile_plans
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, find_unserved
-from plandsl.search.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
-from plandsl.search.spread import Workers, open_workers
+from plandsl.searches.runs import find_rates_with, probing, simulate_seeds_with, simulate_with
+from plandsl.searches.spread import Workers, open_workers
 from plandsl.sheets import check_sheet_path, open_sheet
 
 

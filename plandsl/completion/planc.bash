@@ -5,13 +5,14 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export)
+_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
 _shtab_planc_check_option_strings=(-h --help --json --format --plan --set)
 _shtab_planc_render_option_strings=(-h --help --json --plan --set --view --phase --against -o --output)
 _shtab_planc_verify_option_strings=(-h --help --json --plan --set --steps --seed)
+_shtab_planc_laws_option_strings=(-h --help --json --plan --set --law --draws --seed --list -o --output)
 _shtab_planc_search_option_strings=(-h --help --json --search --set --top -o --output --rows --plot --simulate --requests --scheduler)
 _shtab_planc_fmt_option_strings=(-h --help --json --check)
 _shtab_planc_catalog_option_strings=(-h --help --json)
@@ -33,6 +34,9 @@ _shtab_planc_render_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_render__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_render___output_COMPGEN=_shtab_compgen_files
 _shtab_planc_verify_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_laws_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_laws__o_COMPGEN=_shtab_compgen_files
+_shtab_planc_laws___output_COMPGEN=_shtab_compgen_files
 _shtab_planc_search_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_search__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_search___output_COMPGEN=_shtab_compgen_files
@@ -58,7 +62,7 @@ _shtab_planc_render___against_choices=(ttft tpot latency)
 _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
-_shtab_planc_pos_0_choices=(init compile check render verify search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export)
+_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -76,6 +80,10 @@ _shtab_planc_render___json_nargs=0
 _shtab_planc_verify__h_nargs=0
 _shtab_planc_verify___help_nargs=0
 _shtab_planc_verify___json_nargs=0
+_shtab_planc_laws__h_nargs=0
+_shtab_planc_laws___help_nargs=0
+_shtab_planc_laws___json_nargs=0
+_shtab_planc_laws___list_nargs=0
 _shtab_planc_search__h_nargs=0
 _shtab_planc_search___help_nargs=0
 _shtab_planc_search___json_nargs=0

@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export
-set -g _shtab_planc_opts_with_value --against --dump --every --format --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --top --view -o
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff calibrate accuracy simulate autoscale completion export
+set -g _shtab_planc_opts_with_value --against --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --top --view -o
 
 complete -c planc -e
 complete -c planc -f
@@ -97,6 +97,17 @@ complete -c planc -n '_shtab_planc_using verify' -l set -x -d 'override a field,
 complete -c planc -n '_shtab_planc_using verify' -l steps -x -d 'decode steps (default: 3)'
 complete -c planc -n '_shtab_planc_using verify' -l seed -x -d 'seed of weights and tokens (default: 0)'
 complete -c planc -n '_shtab_planc_using verify; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a laws -d 'Check what must hold of every plan, on yours and on plans that differ a little.'
+complete -c planc -n '_shtab_planc_using laws' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using laws' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using laws' -l plan -x -d 'only this plan and what it uses'
+complete -c planc -n '_shtab_planc_using laws' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using laws' -l law -x -d 'only this law (or several); FILE.py:FUNCTION is one of your own'
+complete -c planc -n '_shtab_planc_using laws' -l draws -x -d 'neighbours of each plan to draw (default: 3)'
+complete -c planc -n '_shtab_planc_using laws' -l seed -x -d 'from which they are drawn (default: 0)'
+complete -c planc -n '_shtab_planc_using laws' -l list -d 'print all laws, and what each says'
+complete -c planc -n '_shtab_planc_using laws' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the smallest plan that breaks a law, a .plan file'
+complete -c planc -n '_shtab_planc_using laws; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a search -d 'Run the searches of a file: best plans, Pareto front, and why plans were excluded.'
 complete -c planc -n '_shtab_planc_using search' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using search' -l json -d 'print the machine form'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attrs import field, frozen
 
@@ -13,6 +13,7 @@ from plandsl.ir.names import Places, RegionName
 from plandsl.ir.ops import Op
 from plandsl.ir.skew import Skew
 from plandsl.ir.types import Mesh, Value
+from plandsl.shown import plain_rich, text_html
 from plandsl.spec.model import EVERY, Every
 from plandsl.values import FrozenValue
 
@@ -117,6 +118,23 @@ class Program(FrozenValue):
     def size(self, dim: str) -> int | str:
         """Size or symbol of a dimension."""
         return dict(self.sizes)[dim]
+
+    def __repr__(self) -> str:
+        ops = sum(len(region.ops) for region in self.regions)
+        mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.axes) or "one device"
+        names = ", ".join(map(str, self._by_name))
+        return f"<Program {self.model} {self.phase}: {ops} ops in {names}, on {mesh}>"
+
+    def __str__(self) -> str:
+        from plandsl.ir.text import show
+
+        return show(self)
+
+    def __rich__(self) -> Any:
+        return plain_rich(str(self))
+
+    def _repr_html_(self) -> str:
+        return text_html(str(self))
 
 
 def verify(program: Program, known: Container[int] = ()) -> Iterator[Diagnostic]:

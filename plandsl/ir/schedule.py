@@ -59,6 +59,11 @@ class Schedule(FrozenValue):
         """Parts of each stage."""
         return self.program.stages
 
+    def __repr__(self) -> str:
+        slots = sum(len(slots) for _, slots in self.slots)
+        stages = f"{len(self.stages)} stage{'s' * (len(self.stages) != 1)}"
+        return f"<Schedule {self.program.model} {self.program.phase}: {slots} slots, {stages}>"
+
     def slots_of(self, region: RegionName) -> tuple[Slot, ...]:
         """The slots of a region, one per op (KeyError where there is no such region)."""
         return self._by_name[region]

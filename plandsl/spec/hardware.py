@@ -39,7 +39,9 @@ class GpuSpec(FrozenValue):
     """One accelerator: ``memory`` in bytes, ``bandwidth`` in bytes/s, ``compute`` in FLOP/s by dtype (dense).
 
     ``memory`` is what CUDA or HIP shows a program; ``memory_total`` what nvidia-smi or rocm-smi reports, None if that
-    is not known. ``power`` in W is what the GPU may draw; ``power_max`` the power of its board, if that is more.
+    is not known. ``power`` in W is what the GPU may draw; ``power_max`` the power of its board, if that is more;
+    ``power_idle`` what it draws without work. ``price`` is USD/s on demand, ``price_reserved`` under a reservation, and
+    ``price_source`` says whose prices these are, and of which day.
     ``units`` is the number of streaming multiprocessors or compute units, None if unknown. ``measured`` are tables of
     its kernels. ``bases`` are the gpus that it was made from, nearest first, ending with the catalog's gpu; rows of
     tables may have any of these names. ``p2p`` tells whether its driver lets it reach the memory of a peer over PCIe.
@@ -53,7 +55,10 @@ class GpuSpec(FrozenValue):
     calibration: str | None = None
     power: float | None = None
     power_max: float | None = None
+    power_idle: float | None = None
     price: float | None = None
+    price_reserved: float | None = None
+    price_source: str = ""
     units: int | None = None
     source: str = ""
     assumed: tuple[tuple[str, str], ...] = ()
@@ -164,7 +169,9 @@ class NodeSpec(FrozenValue):
     """GPUs in one machine and the links between them.
 
     ``gpus`` is empty if all GPUs are of one kind. Otherwise it gives the number of GPUs of each kind, in the order of
-    ranks; ``gpu`` is then the first kind, and ``count`` the total. GPUs with the same name are the same.
+    ranks; ``gpu`` is then the first kind, and ``count`` the total. GPUs with the same name are the same. A node with a
+    ``price``, in USD/s, is rented whole. ``overhead`` is W beside each GPU, of hosts, fans and network cards; None: not
+    known. ``pue`` is the power of the building over the power of its machines.
     """
 
     name: str
@@ -175,6 +182,11 @@ class NodeSpec(FrozenValue):
     assumed: tuple[tuple[str, str], ...] = ()
     span: Span | None = field(default=None, eq=False)
     gpus: tuple[tuple[int, GpuSpec], ...] = ()
+    price: float | None = None
+    price_reserved: float | None = None
+    price_source: str = ""
+    overhead: float | None = None
+    pue: float = 1.0
 
     @property
     def groups(self) -> tuple[tuple[int, GpuSpec], ...]:

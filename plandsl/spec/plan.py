@@ -99,6 +99,10 @@ class ShardingSpec(FrozenValue):
 # ---- load and plan
 
 
+TARIFFS = ("on_demand", "reserved")
+"""How GPUs are paid: by the hour, or for a term that is agreed on beforehand."""
+
+
 @frozen(eq=False, repr=False, slots=False)
 class WorkloadSpec(FrozenValue):
     """A load of requests, each with ``input`` tokens in and ``output`` tokens out.
@@ -107,6 +111,10 @@ class WorkloadSpec(FrozenValue):
     flight, and the next one replaces a finished one, ``requests`` in all (None: no end); ``batch`` has no meaning.
     The share ``reuse`` of the input is in the KV cache before the request arrives. ``prefix`` says whether these tokens
     take memory in each request (``own``) or once for all (``shared``); None: not stated, counted as ``own``.
+
+    ``demand`` is the requests/s of all users, which as many copies of the plan as needed serve; None: not stated.
+    With ``chosen`` the compiler chooses the requests in flight of a copy. ``rate`` is what a copy gets of requests/s
+    where the load is steady and stands for requests over time; no plan states it.
 
     With ``traffic`` requests arrive over time, and ``input`` and ``output`` are the rounded means of their lengths (1
     where a file has the lengths).
@@ -122,6 +130,9 @@ class WorkloadSpec(FrozenValue):
     reuse: float = 0.0
     prefix: str | None = None
     traffic: TrafficSpec | None = None
+    demand: float | None = None
+    chosen: bool = False
+    rate: float | None = None
     span: Span | None = field(default=None, eq=False)
 
     @property
@@ -234,6 +245,7 @@ class PlanSpec(FrozenValue):
 
     With unlike GPUs, ``calibrations`` gives the calibration of each GPU by name, unless the plan names one for all;
     ``calibration`` is the calibration of the first GPU. ``router`` shares requests over time between replicas.
+    ``pricing`` is the tariff by which GPUs are paid, one of `TARIFFS`.
     """
 
     name: str
@@ -260,6 +272,7 @@ class PlanSpec(FrozenValue):
     split: SplitSpec | None = None
     chunked_prefill: int | None = None
     router: RouterName = "round_robin"
+    pricing: str = TARIFFS[0]
     span: Span | None = field(default=None, eq=False)
     calibrations: tuple[tuple[str, CalibrationSpec], ...] = ()
 

@@ -154,7 +154,8 @@ class SearchSpec(FrozenValue):
     """Everything that one search needs. ``resolve`` gives the plan of a combination, or None and the findings.
 
     ``write(name, combination)`` gives the text of the plan's declaration. ``gpus`` is the number of GPUs, which the
-    product of degrees must not exceed; None if the number varies. ``priced``: all GPUs have a price. ``over_requests``:
+    product of degrees must not exceed; None if the number varies. ``priced``: all GPUs have a price. ``chosen``: the
+    compiler chooses the requests in flight of some plans, so that each load is a plan of its own. ``over_requests``:
     plans have requests over time, or a goal or requirement is about single requests, so that the best are simulated.
     """
 
@@ -167,6 +168,7 @@ class SearchSpec(FrozenValue):
     resolve: Resolve = field(eq=False, repr=False)
     write: Callable[[str, Combination], str] = field(eq=False, repr=False)
     priced: bool = True
+    chosen: bool = False
     over_requests: bool = False
     span: Span | None = field(default=None, eq=False)
 

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, check_spec
-from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term
 from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
 
@@ -41,6 +41,7 @@ def bare(plan: PlanSpec) -> PlanSpec:
         shift=None if plan.shift is None else evolve(plan.shift, tensor=_sharding(plan.shift.tensor)),
         speculate=None if plan.speculate is None else _speculate(plan.speculate),
         workload=_workload(plan.workload),
+        engine=None if plan.engine is None else _engine(plan.engine),
         calibration=_calibration(plan.calibration),
         calibrations=tuple((gpu, _calibration(calibration)) for gpu, calibration in plan.calibrations),
         requires=_requires(plan.requires),
@@ -93,6 +94,10 @@ def _sharding(sharding: ShardingSpec) -> ShardingSpec:
 def _calibration(calibration: CalibrationSpec) -> CalibrationSpec:
     values, assumed = tuple(sorted(calibration.values)), _paths(calibration.assumed)
     return evolve(calibration, name="", source="", values=values, assumed=assumed)
+
+
+def _engine(engine: EngineSpec) -> EngineSpec:
+    return evolve(engine, name="", source="", assumed=_paths(engine.assumed))
 
 
 def _node(node: NodeSpec) -> NodeSpec:

@@ -1,4 +1,4 @@
-"""Strategies for GPUs, links, nodes and calibrations."""
+"""Strategies for GPUs, links, nodes, clusters and calibrations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy, composite
 
-from plandsl.spec.hardware import HOST_PATH, CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
+from plandsl.spec.hardware import HOST_PATH, CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec, NodeSpec
 
 TOPOLOGIES = ("mesh", "switch", "pcie", "ring", "torus")
 SHARES = ("gemm", "attention_prefill", "attention_decode", "hbm", "link")
+NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring")
 LAUNCHES = ("launch", "launch_elementwise", "launch_collective")
 
 
@@ -31,9 +32,16 @@ def gpus(draw: DrawFn) -> GpuSpec:
         compute=tuple(peaks.items()),
         power=power,
         power_max=draw(st.sampled_from((None, 1.25 * power, 2 * power))) if power else None,
-        price=draw(st.none() | st.integers(0, 900).map(lambda cents: cents / 360_000)),
+        power_idle=draw(st.none() | st.sampled_from((0.05, 0.2)).map(lambda share: share * power)) if power else None,
+        price=draw(st.none() | _cents()),
+        price_reserved=draw(st.none() | _cents()),
         p2p=draw(st.sampled_from((True, True, False))),
     )
+
+
+def _cents() -> SearchStrategy[float]:
+    """A price in USD/s."""
+    return st.integers(0, 900).map(lambda cents: cents / 360_000)
 
 
 @composite
@@ -55,11 +63,25 @@ def links(draw: DrawFn, count: int = 8) -> LinkSpec:
 def nodes(draw: DrawFn, counts: SearchStrategy[int] | None = None) -> NodeSpec:
     """A node of 1 to 16 GPUs, or of a number drawn from ``counts``; sometimes with two kinds of GPU."""
     count = draw(st.sampled_from((2, 4, 8, 8, 16, 16, 1, 6, 12)) if counts is None else counts)
-    node = NodeSpec("n", draw(gpus()), count, draw(links(count)))
+    overhead, pue = draw(st.none() | st.integers(0, 500).map(float)), draw(st.sampled_from((1.0, 1.25)))
+    node = NodeSpec("n", draw(gpus()), count, draw(links(count)), overhead=overhead, pue=pue)
     if count == 1 or draw(st.sampled_from((True, True, False))):
         return node
     first = draw(st.integers(1, count - 1))
     return evolve(node, gpus=((first, node.gpu), (count - first, evolve(draw(gpus()), name="h"))))
+
+
+@composite
+def clusters(draw: DrawFn, node: SearchStrategy[NodeSpec] | None = None) -> ClusterSpec:
+    """One to eight equal nodes behind a network; the node is drawn from ``node``."""
+    home = draw(nodes(st.sampled_from((1, 2, 4, 8))) if node is None else node)
+    return ClusterSpec("c", home, draw(st.sampled_from((2, 4, 8, 3, 1))), draw(networks()))
+
+
+@composite
+def networks(draw: DrawFn) -> LinkSpec:
+    """The network between the nodes of a cluster."""
+    return LinkSpec(draw(st.sampled_from(NETWORKS)), draw(st.integers(1, 100)) * 1e9, 5e-6)
 
 
 def first_gpus(node: NodeSpec, count: int) -> NodeSpec:

@@ -33,6 +33,7 @@ from plandsl.passes import compile_phase
 from plandsl.spec.hardware import GpuSpec, LinkSpec
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec
 from plandsl.testing.compare import compiled
+from plandsl.testing.inapplicable import DoesNotApply
 
 SLACK = 1 + 1e-9
 """Rounding that a comparison forgives."""
@@ -116,10 +117,18 @@ def more_load_is_never_faster(plan: CompiledPlan) -> None:
 
 
 def larger_batches_never_lower_throughput(plan: CompiledPlan) -> None:
-    """Twice the batch brings at least as many tokens per second."""
+    """Twice the batch brings at least as many tokens per second.
+
+    Fitted kernels have tiles and thresholds, and may lose a little: `more_requests_hardly_lower_throughput` says how
+    much.
+    """
+    if any("." in name for kind in plan.spec.kinds for name, _ in kind.calibration.values):
+        raise DoesNotApply("fitted kernels may lose a little; more-requests-hardly-lower-throughput says how much")
     batches = np.array(BATCHES)
     one, two = plan.cost.evaluate(batch=batches), plan.cost.evaluate(batch=2 * batches)
-    assert np.all(two.throughput * SLACK >= one.throughput), f"{one.throughput} against {two.throughput}"
+    kept = np.broadcast_to(two.throughput / one.throughput, batches.shape)
+    at = int(kept.argmin())
+    assert kept[at] * SLACK >= 1, f"a batch of {2 * batches[at]} has {kept[at]} of the throughput of {batches[at]}"
 
 
 def tpot_is_the_mean_step(plan: CompiledPlan) -> None:
@@ -256,7 +265,7 @@ def parts_add_up(plan: CompiledPlan) -> None:
         bubble = estimate.prefill.bubble_s
         assert bubble <= 1e-9 * estimate.ttft_s, "one batch in an empty pipeline waits for nobody"
     for phase, tokens, ran in (
-        (estimate.prefill, 1, metrics.prefill),
+        (estimate.prefill, 1 if metrics.served is None else float(metrics.joined), metrics.prefill),
         (estimate.decode, plan.cost.pools[0].gain, metrics.decode),
     ):
         parts = phase.compute_s + phase.communication_s + phase.bubble_s + phase.draft_s

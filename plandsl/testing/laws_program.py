@@ -9,6 +9,7 @@ from itertools import pairwise
 from math import isclose, prod
 
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.fields import changes
 from plandsl.ir.collectives import AllGather, AllToAll, Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
@@ -204,7 +205,7 @@ def weights_and_cache_are_shared_out(plan: CompiledPlan) -> None:
         held = _stage_ranks(program) * memory.weights[stage]
         wanted = sum(times * _bytes_everywhere(w, program, sizes) for w, times in _weights(program, parts))
         assert isclose(held, wanted, rel_tol=1e-12), f"stage {stage} holds {held} of {wanted} bytes of weights"
-        cached = _stage_ranks(program) * memory.kv_per_request(stage, 1)
+        cached = _stage_ranks(program) * memory.kv_per_request(stage, memory.block) / memory.block
         wanted = sum(times * _bytes_everywhere(v, program, sizes) for v, times in _caches(program, parts))
         windows = any(c.window for c in memory.caches[stage])
         assert windows or isclose(cached, wanted, rel_tol=1e-12), f"stage {stage}: cache {cached} of {wanted}"
@@ -278,10 +279,11 @@ def text_reads_back(plan: CompiledPlan) -> None:
         for step, program in _programs(plan, phase):
             assert program is before or read(show(program)) == program, f"after {step.name}"
             before = program
-    if plan.spec.kv_residency == "prompts":
+    if plan.spec.kv_residency == "prompts":  # a pool of prefill has no text of its own
         return
     (again,) = compile_text(show_plan(plan.spec))
-    assert same(again.spec, plan.spec), show_plan(again.spec)
+    left = ", ".join(change.path for change in changes(plan.spec, again.spec))
+    assert same(again.spec, plan.spec), f"the text reads back as another plan: {left or 'in what no field says'}"
 
 
 def sharded_equals_unsharded(plan: CompiledPlan) -> None:

@@ -6,26 +6,29 @@ from math import prod
 
 from attrs import evolve
 from hypothesis import strategies as st
-from hypothesis.strategies import DrawFn, SearchStrategy, composite
+from hypothesis.strategies import DrawFn, composite
 
 from plandsl.diagnostics import PlanError
-from plandsl.spec.hardware import ClusterSpec, LinkSpec
+from plandsl.spec.hardware import ClusterSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import PlaceSpec, PlanSpec, ShiftSpec, SplitSpec
 from plandsl.testing.compare import compiled
-from plandsl.testing.hardware import first_gpus, links, nodes
+from plandsl.testing.given import Given
+from plandsl.testing.hardware import first_gpus, links, networks, nodes
 from plandsl.testing.plans import plans
 from plandsl.testing.shardings import shardings
 
-NETWORKS = ("fat_tree", "rail", "dragonfly", "switch", "mesh", "ring")
 CACHED = frozenset(("layers", "batch", "context", "heads", "kv_heads"))
 """Dimensions whose rules decide the layout of a KV cache."""
 
 
 @composite
-def deployments(draw: DrawFn) -> PlanSpec:
-    """A plan of any kind that compiles: a mixture, at times with guesses, at times with a pool for each phase."""
-    plan = draw(mixtures(speculate=draw(st.integers(0, 3)) == 0))
+def deployments(draw: DrawFn, model: Given[ModelSpec] | None = None, node: Given[NodeSpec] | None = None) -> PlanSpec:
+    """A plan of any kind that compiles: a mixture, at times with guesses, at times with a pool for each phase.
+
+    ``model`` and ``node`` are as for `plans`. A node of your own stays one node.
+    """
+    plan = draw(mixtures(model, node, speculate=draw(st.integers(0, 3)) == 0))
     return draw(_pooled_plans(plan)) if draw(st.integers(0, 3)) == 0 else plan
 
 
@@ -43,10 +46,19 @@ def _pooled_plans(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
 
 
 @composite
-def mixtures(draw: DrawFn, model: SearchStrategy[ModelSpec] | None = None, speculate: bool = False) -> PlanSpec:
-    """A plan that compiles, on one node or several, with axes placed or not, and one sharding or two on one cache."""
-    plan = draw(plans(model, node=nodes(st.sampled_from((16, 8, 4, 16, 12, 6))), speculate=speculate))
-    if draw(st.integers(0, 2)) == 0:
+def mixtures(
+    draw: DrawFn,
+    model: Given[ModelSpec] | None = None,
+    node: Given[NodeSpec] | None = None,
+    speculate: bool = False,
+) -> PlanSpec:
+    """A plan that compiles, on one node or several, with axes placed or not, and one sharding or two on one cache.
+
+    ``model`` and ``node`` are as for `plans`. A node of your own stays one node.
+    """
+    where = nodes(st.sampled_from((16, 8, 4, 16, 12, 6))) if node is None else node
+    plan = draw(plans(model, node=where, speculate=speculate))
+    if node is None and draw(st.integers(0, 2)) == 0:
         plan = draw(_clustered_plans(plan))
     if draw(st.integers(0, 2)) == 0:
         plan = draw(_shifting_plans(plan))
@@ -61,8 +73,7 @@ def _clustered_plans(draw: DrawFn, plan: PlanSpec) -> PlanSpec:
     placed = tuple(PlaceSpec(a.name) for a in inner) if draw(st.booleans()) else ()
     per_node = prod(a.size for a in inner) if placed else draw(st.integers(1, ranks))
     node = evolve(first_gpus(plan.node, per_node), link=draw(links(per_node)))
-    network = LinkSpec(draw(st.sampled_from(NETWORKS)), draw(st.integers(1, 100)) * 1e9, 5e-6)
-    cluster = ClusterSpec("c", node, -(-ranks // per_node), network)
+    cluster = ClusterSpec("c", node, -(-ranks // per_node), draw(networks()))
     here = {gpu.name for _, gpu in node.groups}
     own = tuple((name, c) for name, c in plan.calibrations if name in here)
     return evolve(

@@ -12,10 +12,11 @@ from plandsl.passes import PIPELINE, program_after
 from plandsl.passes.build import arithmetic
 from plandsl.passes.drafts import check_drafts
 from plandsl.show import show_plan
-from plandsl.spec.hardware import CalibrationSpec, NodeSpec
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, walk
 from plandsl.spec.plan import PlanSpec, RequireSpec, ShardingSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import ROUTERS
+from plandsl.testing.given import Given, given_machine, given_model, given_part
 from plandsl.testing.hardware import calibrations, nodes
 from plandsl.testing.models import models
 from plandsl.testing.shardings import shardings, stages_of
@@ -91,22 +92,30 @@ def _with_peaks(model: ModelSpec, node: NodeSpec) -> ModelSpec:
 @composite
 def plans(
     draw: DrawFn,
-    model: SearchStrategy[ModelSpec] | None = None,
-    node: SearchStrategy[NodeSpec] | None = None,
-    workload: SearchStrategy[WorkloadSpec] | None = None,
-    sharding: SearchStrategy[ShardingSpec] | None = None,
+    model: Given[ModelSpec] | None = None,
+    node: Given[NodeSpec] | Given[ClusterSpec] | None = None,
+    workload: Given[WorkloadSpec] | None = None,
+    sharding: Given[ShardingSpec] | None = None,
     speculate: bool = False,
 ) -> PlanSpec:
-    """A plan that compiles. Parts that are not given are drawn; it guesses tokens ahead only with ``speculate``."""
-    where = draw(nodes() if node is None else node)
-    what = _with_peaks(draw(models(causal=speculate) if model is None else model), where)
+    """A plan that compiles. Parts that are not given are drawn; it guesses tokens ahead only with ``speculate``.
+
+    Each part is a strategy, or the part itself; ``model`` and ``node`` may also be names in the catalog,
+    ``FILE.plan:NAME``, or a compiled plan that has the part. A ``node`` may be a cluster.
+    """
+    machine = draw(nodes() if node is None else given_machine(node))
+    cluster = machine if isinstance(machine, ClusterSpec) else None
+    where = machine if isinstance(machine, NodeSpec) else machine.node
+    drawn = models(causal=speculate) if model is None else given_model(model)
+    what = _with_peaks(draw(drawn), where)
     own = [(gpu.name, draw(calibrations())) for _, gpu in where.groups]
-    how = draw(shardings(what, where) if sharding is None else sharding)
-    load = draw(workloads() if workload is None else workload)
+    how = draw(shardings(what, machine) if sharding is None else given_part(sharding))
+    load = draw(workloads() if workload is None else given_part(workload))
     plan = PlanSpec(
         name="p",
         model=what,
         node=where,
+        cluster=cluster,
         sharding=how,
         speculate=draw(speculations(what, where, how)) if speculate else None,
         workload=load,

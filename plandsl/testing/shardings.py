@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
+from typing import TypeAlias
 
 from attrs import evolve
 from hypothesis import assume
@@ -14,9 +15,12 @@ from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
 from plandsl.ir.program import Program
 from plandsl.passes import steps
 from plandsl.passes.legality import check, check_program
-from plandsl.spec.hardware import CalibrationSpec, NodeSpec
+from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
 from plandsl.spec.plan import AxisSpec, CutSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
+from plandsl.testing.given import Given, given_machine, given_model
+
+Machine: TypeAlias = NodeSpec | ClusterSpec
 
 REGIONS = ("", "", "", "attention", "attention", "experts", "embedding", "head")
 
@@ -56,16 +60,21 @@ def meshes(draw: DrawFn, ranks: int, names: tuple[str, ...] = ("a", "b", "c", "d
 
 
 @composite
-def shardings(draw: DrawFn, model: ModelSpec, node: NodeSpec, whole: bool = False) -> ShardingSpec:
+def shardings(
+    draw: DrawFn, model: Given[ModelSpec], node: Given[NodeSpec] | Given[ClusterSpec], whole: bool = False
+) -> ShardingSpec:
     """A legal sharding of ``model`` over ``node``: degrees, a mesh with rules, or both, in any order.
 
-    Rules that are illegal for the model are left out. With ``whole`` the model has neither stages nor replicas, and its
-    ranks mostly divide the GPUs of the node, as the ranks of a draft do.
+    Both are a value, a name in the catalog, ``FILE.plan:NAME``, a compiled plan, or a strategy; a ``node`` may be a
+    cluster. Rules that are illegal for the model are left out. With ``whole`` the model has neither stages nor
+    replicas, and its ranks mostly divide the GPUs of the node, as the ranks of a draft do.
     """
-    found = draw(_mixed_shardings(model, node.count, whole))
-    sharding = evolve(_make_legal(found, model, node), context_form=draw(st.sampled_from(("ring", "gather"))))
-    sharding = evolve(sharding, cut=draw(_cuts(model.layers, sharding)))
-    assume(_sums_once(sharding, model, node))
+    what, where = draw(given_model(model)), draw(given_machine(node))
+    gpus = where.count * (where.node.count if isinstance(where, ClusterSpec) else 1)
+    found = draw(_mixed_shardings(what, gpus, whole))
+    sharding = evolve(_make_legal(found, what, where), context_form=draw(st.sampled_from(("ring", "gather"))))
+    sharding = evolve(sharding, cut=draw(_cuts(what.layers, sharding)))
+    assume(_sums_once(sharding, what, where))
     return sharding
 
 
@@ -133,7 +142,7 @@ def _written_rules(draw: DrawFn, model: ModelSpec, axes: tuple[AxisSpec, ...], w
     return rules
 
 
-def _make_legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> ShardingSpec:
+def _make_legal(found: ShardingSpec, model: ModelSpec, node: Machine) -> ShardingSpec:
     """``found`` without illegal rules, and with half the size of illegal degrees."""
     kept = evolve(found, rules=())
     known = {*EVERY_MODEL, *(n for n, _ in model.sizes)}
@@ -158,12 +167,12 @@ def _make_legal(found: ShardingSpec, model: ModelSpec, node: NodeSpec) -> Shardi
     return kept
 
 
-def is_legal(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool:
+def is_legal(sharding: ShardingSpec, model: ModelSpec, node: Machine) -> bool:
     """Whether ``sharding`` is legal for ``model`` on ``node``, as far as can be checked before compiling."""
     return not any(d.severity == "error" for d in check(_plan_with(sharding, model, node)))
 
 
-def _sums_once(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool:
+def _sums_once(sharding: ShardingSpec, model: ModelSpec, node: Machine) -> bool:
     """Whether no sum runs over replicated heads (E307), the one illegal case that only a program shows."""
     plan = _plan_with(sharding, model, node)
     laid_out = next(made for step, made in steps(plan, "prefill", check=False) if step.name == "shard")
@@ -171,6 +180,8 @@ def _sums_once(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> bool
     return not any(d.code == "E307" for d in check_program(plan, laid_out))
 
 
-def _plan_with(sharding: ShardingSpec, model: ModelSpec, node: NodeSpec) -> PlanSpec:
-    load = WorkloadSpec("w", 8, 4, 2)
-    return PlanSpec("p", model, node, sharding, workload=load, calibration=CalibrationSpec("c", ()))
+def _plan_with(sharding: ShardingSpec, model: ModelSpec, node: Machine) -> PlanSpec:
+    load, bare = WorkloadSpec("w", 8, 4, 2), CalibrationSpec("c", ())
+    if isinstance(node, ClusterSpec):
+        return PlanSpec("p", model, node.node, sharding, workload=load, calibration=bare, cluster=node)
+    return PlanSpec("p", model, node, sharding, workload=load, calibration=bare)

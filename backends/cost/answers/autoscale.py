@@ -6,19 +6,24 @@ from collections.abc import Callable, Iterable, Sequence
 from math import ceil, isfinite
 from typing import TypeAlias
 
+import numpy as np
 from attrs import evolve
 
 from plandsl.answers.autoscale import HOUR, Autoscale, Interval
 from plandsl.answers.simulation import GROWS
-from plandsl.backends.cost.answers.estimate import price
 from plandsl.backends.cost.answers.find_rate import search_rate
+from plandsl.backends.cost.answers.mean_load import WithLoad, mean_load, plan_at_mean, requests_in_flight
+from plandsl.backends.cost.answers.money import economics
 from plandsl.backends.cost.answers.probes import serve_here
+from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.answers.simulation import Run, Servers, build_servers, serve_plan
-from plandsl.backends.cost.deployments.build import Compiled
+from plandsl.backends.cost.deployments.build import Compiled, build_deployment
 from plandsl.backends.cost.deployments.replicas import Replicas
+from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.cost.serving.windows import Window, windows
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
+from plandsl.spec.money import rent
 from plandsl.spec.plan import PlanSpec
 
 REQUESTS = 1000
@@ -121,14 +126,42 @@ def autoscale(
     for part, interval in zip(distinct, found, strict=True):
         known[part.load] = interval
         tick(len(known), len(distinct))
-    intervals = (known[p.load]._replace(start_s=p.start_s, end_s=p.end_s, rate=p.rate) for p in parts)
-    paid, replicas = price(build_servers(made).deployment), made.spec.sharding.replicas
+    intervals = [known[p.load]._replace(start_s=p.start_s, end_s=p.end_s, rate=p.rate) for p in parts]
+    paid, replicas = rent(made.spec), made.spec.sharding.replicas
     return Autoscale(
         plan=made.spec.name,
         gpus=made.spec.sharding.ranks // replicas,
-        price_usd_per_h=None if paid is None else paid * HOUR / replicas,
+        price_usd_per_h=None if paid is None else paid.share * HOUR / replicas,
         capacity=each,
         every_s=every,
         requests=number,
-        intervals=tuple(intervals),
+        intervals=tuple(_with_power(made, intervals)),
     )
+
+
+def _with_power(made: Compiled, intervals: Sequence[Interval]) -> list[Interval]:
+    """``intervals`` with the power of their replicas, and of as many as the busiest one has."""
+    most = max(one.replicas for one in intervals)
+    rates = [0.0 if one.run is None else one.run.summary.request_rate for one in intervals]
+    copies = [[one.replicas for one in intervals], [most for _ in intervals]]
+    each = [rate / max(number, 1) for numbers in copies for rate, number in zip(rates, numbers, strict=True)]
+    found = replica_power(made, each)
+    if found is None:
+        return list(intervals)
+    power = found.reshape(2, -1) * copies
+    return [one._replace(power_w=(float(own), float(fixed))) for one, own, fixed in zip(intervals, *power, strict=True)]
+
+
+def replica_power(made: Compiled, rates: Sequence[float]) -> Floats | None:
+    """The average power of one replica that serves so many requests per second; None where a power is not known.
+
+    As many requests of the mean lengths are in flight as serve the rate; between them it draws idle power.
+    """
+    model, mean = build_deployment(WithLoad(made, plan_at_mean)), mean_load(made.spec.workload)
+    replicas = made.spec.sharding.replicas
+    asked = np.asarray(rates, float) * replicas
+    crowds = np.array([requests_in_flight(model, rate, mean.output) for rate in asked], float)
+    m = model.evaluate(concurrency=crowds)
+    spent = economics(model, m, shares(model, m).phases, mean.input, mean.output)
+    power = spent.scaled(1, np.minimum(asked, spent.requests)).power
+    return None if power is None else np.broadcast_to(np.asarray(power, float), asked.shape) / replicas

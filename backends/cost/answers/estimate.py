@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plandsl.answers.estimate import BANDED, Estimate, Requirement
@@ -13,6 +13,7 @@ from plandsl.backends.cost.answers.assumed import assumptions
 from plandsl.backends.cost.answers.communication import communication
 from plandsl.backends.cost.answers.counts import active_parameters, kv_bytes_per_token, parameters
 from plandsl.backends.cost.answers.lines import PhaseLines
+from plandsl.backends.cost.answers.spent import spend
 from plandsl.backends.cost.deployments.batch import resident_tokens
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.memory import Held, smallest_gpus
@@ -46,8 +47,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
     held = [memory.held(s, batch, length, load.input, resident) for s in range(len(memory.weights))]
     stages = tuple(_memory(h, capacity) for h, capacity in zip(held, memory.capacities, strict=True))
     program = one.main.prefill.schedule.program
-    paid = price(model)
-    cost = None if paid is None else paid / metrics.throughput * 1e6
+    spent = spend(model, metrics, prefill, decode)
     return Estimate(
         plan=plan.name,
         gpus=plan.sharding.ranks,
@@ -70,11 +70,16 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         kv_bytes_per_token=kv_bytes_per_token(program),
         prefill=prefill,
         decode=decode,
-        requires=tuple(requirement(r, metrics, prefill, decode, cost) for r in plan.requires if not r.over_requests),
+        requires=tuple(
+            requirement(r, metrics, prefill, decode, spent.values) for r in plan.requires if not r.over_requests
+        ),
         notes=tuple(notes),
         assumed=tuple(dict.fromkeys(entry for kind in plan.kinds for entry in assumptions(kind))),
         calibration=", ".join(dict.fromkeys(kind.calibration.name for kind in plan.kinds)),
-        cost_usd_per_mtok=cost,
+        cost_usd_per_mtok=None if spent.money is None else spent.money.usd_per_mtok,
+        money=spent.money,
+        energy=spent.energy,
+        fleet=spent.fleet,
         engine=None if engine is None else engine.name,
         engine_origin=plan.engine_origin,
         load=None if served is None else _load(load.concurrency or 0, served),
@@ -101,23 +106,6 @@ def _optional_parts(one: Server, metrics: Metrics) -> dict[str, Any]:
     from plandsl.backends.cost.answers.modes import estimate_draft, estimate_shift
 
     return {"shift": estimate_shift(one, metrics), "speculate": estimate_draft(one, metrics)}
-
-
-def price(model: Deployment) -> float | None:
-    """USD per second of all GPUs of a deployment, None where one of them has no price."""
-    pools = [_price(pool.plan) for pool in model.pools]
-    return None if None in pools else sum(p for p in pools if p is not None)
-
-
-def _price(plan: PlanSpec) -> float | None:
-    kinds = plan.kinds
-    if any(kind.node.gpu.price is None for kind in kinds):
-        return None
-    if len(kinds) == 1:
-        return plan.sharding.ranks * (plan.node.gpu.price or 0.0)
-    from plandsl.ir.kinds import rank_gpus
-
-    return sum(gpu.price or 0.0 for gpu in rank_gpus(plan))
 
 
 def _stage_gpus(plan: PlanSpec, program: Program) -> tuple[StageGpus, ...]:
@@ -204,9 +192,9 @@ def requirement(
     m: Metrics,
     prefill: PhaseEstimate,
     decode: PhaseEstimate,
-    cost: float | None,
+    spent: Mapping[str, float],
 ) -> Requirement:
-    """Whether ``r`` holds."""
+    """Whether ``r`` holds; ``spent`` has the metrics of money and energy."""
     values = {
         "ttft": m.ttft,
         "tpot": m.tpot,
@@ -219,7 +207,7 @@ def requirement(
         "comm_share": max(prefill.comm_share, decode.comm_share),
         "mfu": min(prefill.mfu, decode.mfu),
         "mbu": min(prefill.mbu, decode.mbu),
-        "cost": float("inf") if cost is None else cost,
+        **spent,
     }
     value = float(values[r.metric])
     return Requirement(r.text, value, r.holds(value))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import isfinite
 
+from plandsl.answers.money import HOUR
 from plandsl.answers.rate import FoundRate
 from plandsl.answers.simulation import GROWS, Figure
+from plandsl.backends.cost.answers.money import copies_for, rent_of
 from plandsl.backends.cost.answers.probes import Probe, Probes, Serve, find_scaled, serve_made
 from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
+from plandsl.spec.money import rent
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate
 from plandsl.spec.requires import all_requirements
@@ -67,13 +70,14 @@ def _answer(
     search: Probes, low: Probe | None, high: Probe | None, why: str, ends: tuple[float, float] = (float("nan"),) * 2
 ) -> FoundRate:
     """The answer: the plan holds at ``low``, and fails at ``high``."""
-    nan = float("nan")
+    nan, unit = float("nan"), _unit(search.plan.workload, search.scaled)
+    copies, paid = (None, None) if low is None else _copies(search.plan, low, unit)
     binds = () if high is None else (*(r.text for r in high.missed), *(() if high.stable else (GROWS,)))
     return FoundRate(
         plan=search.plan.name,
         gpus=next(iter(search.probes.values())).told.gpus,
         scaled=search.scaled,
-        unit=_unit(search.plan.workload, search.scaled),
+        unit=unit,
         factor=nan if low is None else low.factor,
         value=nan if low is None else low.rate,
         low=ends[0],
@@ -85,7 +89,19 @@ def _answer(
         runs=len(search.probes),
         why=why,
         warnings=() if low is None else _warnings(low, search.scaled),
+        demand=search.plan.workload.demand,
+        copies=copies,
+        usd_per_h=paid,
     )
+
+
+def _copies(plan: PlanSpec, found: Probe, unit: str) -> tuple[int | None, float | None]:
+    """The copies that a demand takes where each bears the rate of ``found``, and their USD per hour."""
+    each, paid = found.rate if unit == "req/s" else found.told.summary.request_rate, rent(plan)
+    if plan.workload.demand is None or not each > 0:
+        return None, None
+    copies = int(copies_for(plan.workload.demand, each))
+    return copies, None if paid is None else float(rent_of(paid, copies)) * HOUR
 
 
 def _below(search: Probes, top: Probe) -> FoundRate:

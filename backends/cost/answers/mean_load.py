@@ -5,7 +5,7 @@ Single requests are not seen: a percentile has no answer, and a burst counts as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -84,7 +84,7 @@ def plan_at_mean(plan: PlanSpec, in_flight: int | None = None) -> PlanSpec:
         return evolve(
             load, input=mean.input, output=mean.output, reuse=max(load.reuse, mean.reuse), traffic=None,
             prefix=load.prefix or ("own" if mean.reuse else None),
-            concurrency=in_flight or mean.concurrency or 1, requests=mean.requests,
+            concurrency=in_flight or mean.concurrency or 1, requests=mean.requests, rate=mean.rate,
         )  # fmt: skip
 
     split = plan.split
@@ -112,41 +112,45 @@ def requests_in_flight(model: Deployment, rate: float, output: int) -> int:
 # ---- a compiled plan at its mean load
 
 
-class _AtMean:
-    """A compiled plan with another load: programs do not depend on it."""
+class WithLoad:
+    """A compiled plan with another load, which ``change`` gives its plan: programs do not depend on it."""
 
-    def __init__(self, made: Compiled, in_flight: int | None) -> None:
-        self._made, self._in_flight = made, in_flight
-        self.spec = plan_at_mean(made.spec, in_flight)
+    def __init__(self, made: Compiled, change: Callable[[PlanSpec], PlanSpec]) -> None:
+        self._made, self._change = made, change
         own = [r for r in made.spec.requires if not r.over_requests]
-        self.spec = evolve(self.spec, requires=tuple(own))
+        self.spec = evolve(change(made.spec), requires=tuple(own))
         self.prefill: Schedule = made.prefill
         self.decode: Schedule = made.decode
 
     @property
     def modes(self) -> Sequence[Compiled]:
-        return [_AtMean(mode, self._in_flight) for mode in self._made.modes]
+        """The modes with that load."""
+        return [WithLoad(mode, self._change) for mode in self._made.modes]
 
     @property
     def pools(self) -> Sequence[Compiled]:
-        return [_AtMean(pool, self._in_flight) for pool in self._made.pools]
+        """The pools with that load."""
+        return [WithLoad(pool, self._change) for pool in self._made.pools]
 
     @property
     def draft(self) -> Compiled | None:
-        return None if self._made.draft is None else _AtMean(self._made.draft, self._in_flight)
+        """The draft with that load."""
+        return None if self._made.draft is None else WithLoad(self._made.draft, self._change)
 
     @property
     def plain(self) -> Compiled:
-        return _AtMean(self._made.plain, self._in_flight)
+        """The plan without guesses, with that load."""
+        return WithLoad(self._made.plain, self._change)
 
 
 def build_cost(made: Compiled) -> Deployment:
     """The deployment of a plan whose requests arrive over time, under the steady load at their means."""
     mean = mean_load(made.spec.workload)
-    model = build_deployment(_AtMean(made, None))
+    model = build_deployment(WithLoad(made, plan_at_mean))
     if mean.rate is None:
         return model
-    return build_deployment(_AtMean(made, requests_in_flight(model, mean.rate, mean.output)))
+    least = requests_in_flight(model, mean.rate, mean.output)
+    return build_deployment(WithLoad(made, lambda plan: plan_at_mean(plan, least)))
 
 
 def load_notes(plan: PlanSpec, model: Deployment) -> list[Diagnostic]:

@@ -9,7 +9,8 @@ from plandsl.answers.estimate import BANDED, Band, Estimate
 from plandsl.answers.pools import Pool, Sent
 from plandsl.answers.pools import Pools as PoolsEstimate
 from plandsl.backends.cost.answers.communication import communication
-from plandsl.backends.cost.answers.estimate import estimate_servers, price, requirement
+from plandsl.backends.cost.answers.estimate import estimate_servers, requirement
+from plandsl.backends.cost.answers.spent import spend
 from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.deployments.pools import Pools, Rates
 from plandsl.diagnostics import Diagnostic
@@ -28,8 +29,7 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
     wait = float(metrics.sent)
     decode = d.decode._replace(time_s=float(metrics.tpot), waiting_s=wait)
     fuller = max(a.memory, d.memory, key=lambda held: held.total / held.capacity)
-    paid = price(model)
-    cost = None if paid is None else paid / float(metrics.throughput) * 1e6
+    spent = spend(model, metrics, a.prefill, decode)
     pools = _pools(model, a, d, rates)
     return d._replace(
         gpus=model.gpus,
@@ -40,11 +40,16 @@ def estimate_pools(model: Deployment, metrics: Metrics, notes: Sequence[Diagnost
         memory=fuller,
         prefill=a.prefill,
         decode=decode,
-        requires=tuple(requirement(r, metrics, a.prefill, decode, cost) for r in plan.requires if not r.over_requests),
+        requires=tuple(
+            requirement(r, metrics, a.prefill, decode, spent.values) for r in plan.requires if not r.over_requests
+        ),
         notes=tuple(notes),
         assumed=_pool_assumptions(model.split, a, d),
         calibration=", ".join(dict.fromkeys((a.calibration, d.calibration))),
-        cost_usd_per_mtok=cost,
+        cost_usd_per_mtok=None if spent.money is None else spent.money.usd_per_mtok,
+        money=spent.money,
+        energy=spent.energy,
+        fleet=spent.fleet,
         bands=_bands(a, d, metrics, rates, wait),
         pools=pools,
         communication=_communication(model, metrics, pools.sent),

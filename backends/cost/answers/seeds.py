@@ -9,9 +9,13 @@ import numpy as np
 from attrs import evolve
 
 from plandsl.answers.estimate import Requirement
+from plandsl.answers.money import Served
 from plandsl.answers.seeds import OverSeeds, SeedsRequirement
 from plandsl.answers.simulation import GROWS, Figure, Occupancy, Simulation, Spread, Summary
-from plandsl.backends.cost.answers.simulation import Servers, seed_of, serve_plan
+from plandsl.backends.cost.answers.mean_load import WithLoad, build_cost
+from plandsl.backends.cost.answers.simulation import build_servers, seed_of, serve_plan
+from plandsl.backends.cost.answers.spent import with_spent
+from plandsl.backends.cost.deployments.build import Compiled
 from plandsl.backends.cost.serving.percentiles import half_width
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.spec.plan import PlanSpec
@@ -36,9 +40,10 @@ def seeds_of(plan: PlanSpec, number: int) -> range:
     return range(seed_of(plan), seed_of(plan) + number)
 
 
-def serve_seed(plan: PlanSpec, servers: Servers, seed: int, count: int | None = None) -> Simulation:
-    """The run of one seed. Raises as `serve_plan` does."""
-    return serve_plan(with_seed(plan, seed), servers, count, keep_steps=False).simulation
+def serve_seed(made: Compiled, seed: int, count: int | None = None) -> Simulation:
+    """The run of a plan from one seed. Raises as `serve_plan` does."""
+    run = serve_plan(with_seed(made.spec, seed), build_servers(made), count, keep_steps=False)
+    return with_spent(build_cost(WithLoad(made, lambda plan: with_seed(plan, seed))), run).simulation
 
 
 def tell_seeds(plan: PlanSpec, seeds: Sequence[int], runs: Sequence[Simulation]) -> OverSeeds:
@@ -50,6 +55,7 @@ def tell_seeds(plan: PlanSpec, seeds: Sequence[int], runs: Sequence[Simulation])
         summary=summary,
         occupancy=_mean_occupancy([run.occupancy for run in runs]),
         requires=tuple(Requirement(r.text, r.figure.value, r.ok) for r in requires),
+        spent=_mean_spent([run.spent for run in runs if run.spent is not None]),
     )
     return OverSeeds(
         seeds=tuple(seeds),
@@ -85,6 +91,14 @@ def _requirements(plan: PlanSpec, runs: Sequence[Simulation]) -> list[SeedsRequi
             met = sum(r.ok for r in told)
             found.append(SeedsRequirement(asked.text, figure, ok, met=met, runs=len(told)))
     return found
+
+
+def _mean_spent(runs: Sequence[Served]) -> Served | None:
+    def mean(values: Sequence[float | None]) -> float | None:
+        there = [value for value in values if value is not None]
+        return mean_over(there).value if there else None
+
+    return Served(*map(mean, zip(*runs, strict=True))) if runs else None
 
 
 def _mean_summary(runs: Sequence[Summary]) -> Summary:

@@ -19,7 +19,7 @@ from plandsl.backends.cost.num import find_least
 from plandsl.backends.cost.work.work import Binding
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
-from plandsl.limits import MAX_DIMENSION
+from plandsl.limits import MAX_DIMENSION, MAX_LOAD
 
 NUDGE = 0.01
 """The relative change of a figure, up and down: so small that few kernels change their tiling."""
@@ -134,7 +134,7 @@ def _memory_slopes(variations: Variations) -> Sensitivity:
         model = variations.model.on(plan)
         metrics = model.evaluate()
         if metrics.served is None and metrics.max_batch > 0:  # a fixed batch does not depend on room
-            metrics = metrics._replace(throughput=model.evaluate(batch=metrics.max_batch).throughput)
+            metrics = metrics._replace(throughput=model.evaluate(batch=min(metrics.max_batch, MAX_LOAD)).throughput)
         return factor, metrics
 
     low, at, high = point(1 - WIDE), point(1.0), point(1 + WIDE)

@@ -18,12 +18,23 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number
 
 
+class Used(NamedTuple):
+    """MFU and MBU of one phase."""
+
+    mfu: Number
+    mbu: Number
+
+
 class Shares(NamedTuple):
-    """``comm_share``: exposed communication over the time, the larger of both phases; MFU and MBU, the smaller."""
+    """``comm_share``: exposed communication over the time, the larger of both phases; MFU and MBU, the smaller.
+
+    ``phases`` has MFU and MBU of prefill, and of decode.
+    """
 
     comm_share: Number
     mfu: Number
     mbu: Number
+    phases: tuple[Used, Used]
 
 
 def shares(model: Deployment, m: Metrics) -> Shares:
@@ -34,7 +45,7 @@ def shares(model: Deployment, m: Metrics) -> Shares:
         exposed_seconds(m.prefill) / (1.0 if m.served is None else m.joined) / maximum(m.ttft, 1e-30),
         exposed_seconds(m.decode) / second.gain / maximum(m.tpot, 1e-30),
     ]
-    return Shares(maximum(*share), minimum(used[0][0], used[1][0]), minimum(used[0][1], used[1][1]))
+    return Shares(maximum(*share), minimum(used[0].mfu, used[1].mfu), minimum(used[0].mbu, used[1].mbu), used)
 
 
 def exposed_seconds(times: PhaseTimes) -> Number:
@@ -45,7 +56,7 @@ def exposed_seconds(times: PhaseTimes) -> Number:
     return total
 
 
-def _utilisation(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
+def _utilisation(server: Server, times: PhaseTimes) -> Used:
     """MFU and MBU of the model, without a draft, at the rate at which batches pass."""
     passes: list[Pass] = []
     bytes_: Number = 0.0
@@ -57,7 +68,8 @@ def _utilisation(server: Server, times: PhaseTimes) -> tuple[Number, Number]:
             passes.append(Pass(share, program, extents, context))
             bytes_ = bytes_ + share * kernel_bytes(run.phase, extents, context)
     per_batch = times.period / server.in_flight / times.parts
-    return mfu(server, times, passes), bytes_ / (per_batch * len(times.stages) * average_gpu(server.plan).bandwidth)
+    moved = bytes_ / (per_batch * len(times.stages) * average_gpu(server.plan).bandwidth)
+    return Used(mfu(server, times, passes), moved)
 
 
 def kernel_bytes(phase: PhaseModel, extents: Extents, context: Number) -> Number:

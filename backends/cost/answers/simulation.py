@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from plandsl.answers.about import About
 from plandsl.answers.estimate import Requirement
 from plandsl.answers.simulation import NO_OCCUPANCY, Figure, Found, Occupancy, PrefillPool, Simulation, TierUse
+from plandsl.arguments import Arguments
 from plandsl.backends.cost.answers.mean_load import mean_load
 from plandsl.backends.cost.deployments.build import Compiled, build_replicas
 from plandsl.backends.cost.deployments.prefix import reused_tokens
@@ -30,6 +32,7 @@ from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.stream import can_stream, collect
 from plandsl.backends.cost.serving.summary import Bounds, meets, summarise
 from plandsl.backends.cost.serving.workloads import BLOCK, Load, draw_requests
+from plandsl.columns import Table
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.progress import Tick
 from plandsl.spec.plan import TIMES, PlanSpec, RequireSpec
@@ -73,6 +76,26 @@ class Run(NamedTuple):
     kinds: tuple[str, ...]
     blocks: int
     checks: tuple[Check, ...] = ()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables."""
+        return ("records", *self.simulation.tables)
+
+    def table(self, name: str) -> Table:
+        """A table by its name: each request in ``records``, and those of the simulation."""
+        if isinstance(name, str) and name == "records":
+            return Table("records", self.columns())
+        return self.simulation.table(Arguments("table", name=name).word("name", self.tables))
+
+    def __repr__(self) -> str:
+        return repr(self.simulation).replace("<Simulation", "<Run", 1)
+
+    def __rich__(self) -> Any:
+        return self.simulation.__rich__()
+
+    def _repr_html_(self) -> str:
+        return self.simulation._repr_html_()
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """A column for each fact of a request, in the order of requests; NaN where there is none."""
@@ -193,6 +216,7 @@ def tell_run(plan: PlanSpec, servers: Servers, load: Load, rooms: Sequence[int],
         unchecked=tuple(a.text for a in all_requirements(plan) if not _is_checked(a, records)),
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
         found=_found(records, deployment if prefill is None else prefill.deployment),
+        about=About(plan),
     )
     return Run(told, records, load.kinds, rooms[-1], checks)
 

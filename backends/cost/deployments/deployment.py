@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from plandsl.arguments import Arguments, guarded
 from plandsl.backends.cost.deployments.ongoing import Served
 from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
+from plandsl.units import show_count, show_time
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.deployments.replicas import Replicas
     from plandsl.backends.cost.deployments.transfer import Transfer
+    from plandsl.columns import Table
+
+COLUMNS = {
+    "batch": "batch",
+    "ttft": "ttft_s",
+    "tpot": "tpot_s",
+    "latency": "latency_s",
+    "throughput": "throughput_tokens_per_s",
+    "throughput_per_gpu": "throughput_per_gpu_tokens_per_s",
+    "memory": "memory_per_gpu_bytes",
+    "kv_capacity": "kv_capacity_tokens",
+    "max_batch": "max_batch",
+    "fits": "fits",
+}
+"""Fields of metrics, and the columns of their table; of requests that are always in flight, ``batch`` run at once."""
 
 HOT = 24
 """The number of single configurations after which the model is compiled, which takes as long as dozens of answers."""
@@ -70,10 +87,65 @@ class Metrics(NamedTuple):
         """The times of a decode step."""
         return self.phases.both[1]
 
+    def table(self) -> Table:
+        """A row for each configuration, in the order of the broadcast arrays."""
+        import numpy as np
+
+        from plandsl.columns import Table
+
+        columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
+        if isinstance(self, LoadMetrics):
+            columns = self.load | {name: x for name, x in columns.items() if name not in self.load}
+        arrays = np.broadcast_arrays(*map(np.asarray, columns.values()))
+        return Table("metrics", {name: array.ravel() for name, array in zip(columns, arrays, strict=True)})
+
+    def __repr__(self) -> str:
+        shape = getattr(self.latency, "shape", ())
+        if shape:
+            return f"<Metrics of {' x '.join(map(str, shape))} configurations: {', '.join(COLUMNS)}>"
+        fits = "fits" if self.fits else "does not fit"
+        times = f"TTFT {show_time(float(self.ttft))}, TPOT {show_time(float(self.tpot))}"
+        return f"<Metrics: {fits}, {times}, {show_count(float(self.throughput))} tok/s>"
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
     @property
     def numbers(self) -> Metrics:
         """The same without the programs that ran: two plans that take equally long have equal numbers."""
         return self._replace(phases=Phases(lambda: (self.prefill._replace(runs=()), self.decode._replace(runs=()))))
+
+
+class LoadMetrics(Metrics):
+    """Metrics that carry the ``load`` that was asked about, by name, for their table."""
+
+    load: dict[str, Number] = {}  # noqa: RUF012 - replaced for each, never changed
+
+    @classmethod
+    def of(cls, metrics: Metrics, load: dict[str, Number]) -> LoadMetrics:
+        """``metrics`` with the load."""
+        made = cls._make(metrics)
+        made.load = load
+        return made
+
+
+def _check_load(given: dict[str, Number]) -> Iterator[Number | None]:
+    """The numbers of a load, None for those that are not given. Raises `PlanError` where they are none."""
+    call = Arguments("evaluate", **given)
+    if "batch" in given and (other := next((k for k in ("concurrency", "requests") if k in given), "")):
+        why = f"`batch` is a load that starts together, and `{other}` is one of requests that are always in flight"
+        raise call.error("E447", other, why, hint="leave one of the two out")
+    checked = {name: call.load(name) for name in given}
+    if len(arrays := {name: x for name, x in checked.items() if not are_numbers(x)}) > 1:
+        import numpy as np
+
+        try:
+            np.broadcast_shapes(*(x.shape for x in arrays.values()))
+        except ValueError:
+            shapes = ", ".join(f"`{name}` {x.shape}" for name, x in arrays.items())
+            why, hint = f"the shapes of the arrays do not broadcast: {shapes}", "to combine all values: batch[:, None]"
+            raise call.error("E447", list(arrays)[-1], why, hint=hint) from None
+    return (checked.get(name) for name in ("batch", "input", "output", "concurrency", "requests"))
 
 
 class Deployment(ABC):
@@ -126,6 +198,7 @@ class Deployment(ABC):
         """All metrics for the plan's own load."""
         return self.evaluate()
 
+    @guarded
     def evaluate(
         self,
         batch: Number | None = None,
@@ -134,7 +207,13 @@ class Deployment(ABC):
         concurrency: Number | None = None,
         requests: Number | None = None,
     ) -> Metrics:
-        """All metrics (docs/language.md, "What the numbers mean")."""
+        """All metrics (docs/language.md, "What the numbers mean").
+
+        Raises `PlanError` for a number below 1 (E445), for ``batch`` beside ``concurrency`` or ``requests``, and for
+        arrays that do not broadcast (E447).
+        """
+        given = {"batch": batch, "input": input, "output": output, "concurrency": concurrency, "requests": requests}
+        batch, input, output, concurrency, requests = _check_load({k: v for k, v in given.items() if v is not None})
         load = self.plan.workload
         i = load.input if input is None else input
         o = load.output if output is None else output

@@ -86,8 +86,9 @@ def _ending(plan: PlanSpec, found: Autoscale) -> Iterator[Text]:
         yield Text("one replica misses a requirement at every rate", style="bold red")
     scaled, fixed = found.gpu_hours, found.fixed_gpu_hours
     saved = f", {show_percent(1 - scaled / fixed)} less" if fixed > scaled else ""
-    yield Text(f"fixed   {found.peak} replica{'s' * (found.peak > 1)}, {_hours(found, fixed)}")
-    yield Text(f"scaled  {_hours(found, scaled)}{saved}")
+    energy = [f"; {kwh:,.4g} kWh" for kwh in found.energy_kwh or ()] or ["", ""]
+    yield Text(f"fixed   {found.peak} replica{'s' * (found.peak > 1)}, {_hours(found, fixed)}{energy[1]}")
+    yield Text(f"scaled  {_hours(found, scaled)}{saved}{energy[0]}")
     yield Text(f"each interval is served at its mean rate, {found.requests:,} requests for each replica", style="dim")
     yield from _too_few(plan, found.requests)
 

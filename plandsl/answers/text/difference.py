@@ -11,7 +11,7 @@ from plandsl.answers.difference import Difference, Part, Split
 from plandsl.answers.text.words import LABELS, closed_form_lines, plain_table, show_token_rate
 from plandsl.printing import print_lines
 from plandsl.tables import Sheet
-from plandsl.units import show_bytes, show_count, show_time
+from plandsl.units import show_bytes, show_count, show_energy, show_money, show_time
 
 TELLING = 0.1
 """A sentence names a change of a group only if it is at least this share of the largest change."""
@@ -36,7 +36,7 @@ def print_difference(found: Difference, console: Console) -> None:
     """Print how the second plan differs from the first."""
     title = Text(f"{found.a.plan} -> {found.b.plan}", style="bold")
     parts: list[RenderableType] = [title, *(_sentence(found, split) for split in found.splits)]
-    parts += [*_room_lines(found), Text()]
+    parts += [*_room_lines(found), *_money_lines(found), Text()]
     parts += [_changed_fields(found), Text(), _terms(found), *closed_form_lines(found.a, found.b)]
     print_lines(console, *parts)
 
@@ -65,6 +65,23 @@ def _room_lines(found: Difference) -> Iterator[Text]:
         yield Text(f"KV capacity {' -> '.join(shown)} tokens{times}")
     if found.a.fits != found.b.fits:
         yield Text(f"fits {' -> '.join('yes' if e.fits else 'NO' for e in (found.a, found.b))}", style="bold")
+
+
+def _money_lines(found: Difference) -> Iterator[Text]:
+    """What both plans cost and draw, where a price or a power of both is known."""
+    a, b = found.a, found.b
+    if a.money and b.money:
+        yield _quotient("cost", a.money.usd_per_mtok, b.money.usd_per_mtok, show_money, "per million output tokens")
+    if a.energy and b.energy:
+        yield _quotient("energy", a.energy.j_per_token, b.energy.j_per_token, show_energy, "per output token")
+    if a.fleet and b.fleet:
+        yield Text(f"copies {a.fleet.copies} -> {b.fleet.copies}, {a.fleet.gpus} -> {b.fleet.gpus} GPUs")
+
+
+def _quotient(word: str, before: float, after: float, show: Show, per: str) -> Text:
+    out = Text(f"{word} {show(before)} -> {show(after)} {per}, ")
+    times = f"{after / before:.3g}x as much" if before else "none before"
+    return out.append("the same") if before == after else out.append(times, style="bold")
 
 
 def _contributions(split: Split) -> Iterator[str]:

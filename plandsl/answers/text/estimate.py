@@ -10,6 +10,7 @@ from rich.text import Text
 from plandsl.answers.estimate import Estimate, comparisons
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.answers.text.communication import communication_table
+from plandsl.answers.text.money import fleet_line, money_notes, money_rows, money_table
 from plandsl.answers.text.resources import memory_table, time_table
 from plandsl.answers.text.words import (
     METRIC,
@@ -33,10 +34,11 @@ ASSUMED_WORDS = {"otherwise": "falling back to"}
 
 def print_estimate(plan: PlanSpec, estimate: Estimate, console: Console) -> None:
     """Print the whole report of one plan."""
+    fleet = [] if estimate.fleet is None else [fleet_line(estimate.fleet)]
     parts: list[RenderableType] = [title_of(plan, estimate)]
     if estimate.requires:
         parts += [requirement_table(estimate.requires), Text()]
-    parts += [_overview(plan, estimate), Text()]
+    parts += [_overview(plan, estimate), *fleet, Text()]
     if estimate.simulated is not None:
         from plandsl.answers.text.short import short_lines
 
@@ -71,14 +73,15 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
         held = [show_verdicts(e.requires)] * asked
-        row: list[str | Text] = [e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits, *held]
+        row: list[RenderableType] = [e.plan, str(e.gpus), *marked, show_token_rate(values[2] / e.gpus), fits, *held]
         table.add_row(*row)
+    money: list[RenderableType] = [Text(), paid] if (paid := money_table(estimates)) is not None else []
     lines = list(_band_lines(estimates))
     if all(e.simulated is None for e in estimates):
-        print_lines(console, table, *(Text(line, style="dim") for line in lines))
+        print_lines(console, table, *(Text(line, style="dim") for line in lines), *money)
     else:
         said = "by simulation where requests arrive over time; `planc simulate` puts percentiles side by side"
-        print_lines(console, table, Text(said, style="dim"))
+        print_lines(console, table, Text(said, style="dim"), *money)
 
 
 def _compared(e: Estimate) -> tuple[float, float, float]:
@@ -118,11 +121,8 @@ def _overview(plan: PlanSpec, e: Estimate) -> Sheet:
         _add_metrics(table, e)
     blocks = f", {show_count(e.kv_capacity_tokens // e.kv_block)} blocks" if e.kv_block > 1 else ""
     table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens{blocks}")
-    if e.cost_usd_per_mtok is not None:
-        paid = e.cost_usd_per_mtok
-        if e.simulated is not None:
-            paid *= e.throughput_tokens_per_s / e.simulated.output_rate
-        table.add_row("", "", "cost", f"{paid:.2f} USD per million output tokens")
+    for word, text in money_rows(e):
+        table.add_row("", "", word, text)
     return table
 
 
@@ -163,6 +163,8 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
         yield Text(f"no band: {'; '.join(reasons)}", style="dim")
     if said := origin_words(e):
         yield Text(f"constants: {said}", style="dim")
+    for said in money_notes(e):
+        yield Text(said, style="dim")
     yield Text(_conventions(plan), style="dim")
     pools = (e,) if e.pools is None else (e.pools.prefill.estimate, e.pools.decode.estimate)
     for said in dict.fromkeys(pool.start.limited for pool in pools if pool.start and pool.start.limited):

@@ -21,7 +21,7 @@ from plandsl.limits import MAX_DIMENSION
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Sheet
-from plandsl.units import show_bytes, show_count, show_percent, show_time
+from plandsl.units import show_bytes, show_count, show_energy, show_money, show_percent, show_time
 
 SMALL = 0.04
 """Ops with a smaller share of both metrics are summed in one row."""
@@ -63,6 +63,12 @@ def _headlines(found: Explanation) -> Iterator[Text]:
     phases = found.per_token.by(lambda t: words.get(t.phase, t.name))
     line = Text("throughput ").append(show_token_rate(e.throughput_tokens_per_s), style="bold")
     yield line.append(f", {show_time(found.per_token.total)} a token: {_shares(phases, found.per_token.total)}")
+    if (m := e.money) is not None:
+        line = Text("cost ").append(show_money(m.usd_per_mtok), style="bold").append(" per million output tokens: ")
+        yield line.append(_shares({"for input": m.prefill_share, "for output": 1 - m.prefill_share}, 1.0))
+    if (p := e.energy) is not None:
+        line = Text("energy ").append(show_energy(p.j_per_token), style="bold").append(" per output token: ")
+        yield line.append(_shares({"idle power": p.idle_w, "work": p.power_w - p.idle_w}, p.power_w))
 
 
 def _shares(sums: dict[str, float], total: float) -> str:

@@ -13,6 +13,7 @@ from plandsl.answers.text.simulation import print_simulation
 from plandsl.answers.text.words import plain_table, show_metric
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec
+from plandsl.units import show_money
 
 
 def print_rate(plan: PlanSpec, found: FoundRate, console: Console) -> None:
@@ -48,6 +49,10 @@ def _lines(f: FoundRate) -> Iterator[str]:
             yield f"at {_show(f.fails_at, f.unit)} {_fails(f)}"
         else:
             yield f"nothing binds: {f.why}"
+    if f.demand is not None and f.copies is not None:
+        many = "1 copy" if f.copies == 1 else f"{f.copies} copies"
+        paid = "" if f.usd_per_h is None else f", {show_money(f.usd_per_h)} an hour"
+        yield f"{f.demand:.4g} req/s: {many}, {f.copies * f.gpus} GPUs{paid}"
     yield f"found by {f.runs} runs of the same requests"
 
 

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from plandsl.answers.seeds import OverSeeds, SeedsRequirement
+from plandsl.answers.text.money import spent_line
 from plandsl.answers.text.simulation import held_table, side_by_side_table, times_table, title_of_run
 from plandsl.answers.text.words import (
     plain_table,
@@ -24,10 +25,11 @@ from plandsl.spec.plan import PlanSpec
 
 def print_seeds(plan: PlanSpec, found: OverSeeds, console: Console) -> None:
     """Print the whole report of one plan."""
+    spent = [] if found.mean.spent is None else [Text(line) for line in spent_line(found.mean.spent)]
     parts: list[RenderableType] = [title_of_run(plan, found.mean)]
     if found.requires:
         parts += [_requirements(found.requires), Text()]
-    parts += [Text(_served(found)), Text(), times_table(found.mean), Text()]
+    parts += [Text(_served(found)), *spent, Text(), times_table(found.mean), Text()]
     if isfinite(found.mean.occupancy.busy):
         parts += [held_table(found.mean.occupancy, "a server had"), Text()]
     print_lines(console, *parts, *_footnotes(found))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from math import isfinite
+from math import isfinite, nan
 
 from attrs import evolve
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from plandsl.answers.simulation import Figure, Found, Occupancy, Simulation
+from plandsl.answers.text.money import spent_line
 from plandsl.answers.text.words import (
     plain_table,
     requirement_table,
@@ -21,7 +22,7 @@ from plandsl.answers.text.words import (
 )
 from plandsl.printing import print_lines
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
-from plandsl.units import show_bytes, show_percent, show_time
+from plandsl.units import show_bytes, show_energy, show_money, show_percent, show_time
 
 SCHEDULERS = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 ROUTERS = {
@@ -36,10 +37,11 @@ TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
 
 def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> None:
     """Print the whole report of one plan."""
+    spent = [] if found.spent is None else [Text(line) for line in spent_line(found.spent)]
     parts: list[RenderableType] = [title_of_run(plan, found)]
     if found.requires:
         parts += [requirement_table(found.requires), Text()]
-    parts += [Text(_served(found)), Text(), times_table(found), Text()]
+    parts += [Text(_served(found)), *spent, Text(), times_table(found), Text()]
     if found.prefill:
         parts += [held_table(found.prefill.occupancy, "a prefill server had"), Text()]
     if isfinite(found.occupancy.busy):
@@ -80,6 +82,14 @@ def side_by_side_table(found: Sequence[Simulation]) -> RenderableType:
         ("goodput", "goodput", [s.summary.goodput for s in found]),
     ):
         table.add_row(word, *_best(values, [show_value(metric, v) for v in values], max))
+    for word, name, show in (
+        ("cost, M tokens", "usd_per_mtok", show_money),
+        ("energy, token", "j_per_token", show_energy),
+    ):
+        figures = [None if s.spent is None else getattr(s.spent, name) for s in found]
+        if any(v is not None for v in figures):
+            known = [nan if v is None else v for v in figures]
+            table.add_row(word, *_best(known, ["-" if v is None else show(v) for v in figures], min))
     table.add_row("preemptions", *(f"{s.summary.preemptions:,}" for s in found))
     table.add_row("KV cache, peak", *(_share(s.occupancy.kv_cache[1]) for s in found))
     return table

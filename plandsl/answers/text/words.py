@@ -9,11 +9,12 @@ from math import isfinite, isnan
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate, Requirement
+from plandsl.answers.money import HOUR
 from plandsl.answers.simulation import Figure
 from plandsl.spec.origins import FITTED_HERE, MEASURED
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Sheet
-from plandsl.units import show_bytes, show_count, show_percent, show_time
+from plandsl.units import show_bytes, show_count, show_energy, show_money, show_percent, show_power, show_time
 
 METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
 
@@ -130,9 +131,25 @@ SHOW_METRIC: dict[str, Callable[[float], str]] = {
     **dict.fromkeys(("throughput", "throughput_per_gpu"), show_token_rate),
     "memory": show_bytes,
     **dict.fromkeys(("goodput", "bearable"), show_request_rate),
-    "cost": lambda value: f"{value:.3g} USD",
+    **dict.fromkeys(("cost", "cost_input", "cost_output", "cost_blended", "cost_request"), show_money),
+    "spend": lambda value: f"{show_money(value * HOUR)}/h",
+    **dict.fromkeys(("energy", "energy_request"), show_energy),
+    "power": show_power,
+    "request_throughput": show_request_rate,
 }
 """How the values of metrics are shown; any other is a count."""
+
+
+MONEY_WORDS = {
+    "cost": " per million output tokens",
+    "cost_input": " per million input tokens",
+    "cost_output": " per million output tokens",
+    "cost_blended": " per million tokens",
+    "cost_request": " per request",
+    "energy": " per output token",
+    "energy_request": " per request",
+}
+"""What money and energy are counted by, where a requirement is told."""
 
 
 def show_value(metric: str, value: float) -> str:
@@ -156,7 +173,7 @@ def show_metric(text: str, value: float) -> str:
         return show_percent(value)
     metric = next((word for word in re.findall(r"[a-z_]+", text) if word in SHOW_METRIC), None)
     if metric is not None:
-        return SHOW_METRIC[metric](value) + (" per million output tokens" if metric == "cost" else "")
+        return SHOW_METRIC[metric](value) + MONEY_WORDS.get(metric, "")
     return show_count(value) if value < 1e6 else f"{value:,.0f}"
 
 

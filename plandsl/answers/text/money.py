@@ -1,0 +1,84 @@
+"""Lines of a report about money and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from plandsl.answers.estimate import Estimate
+from plandsl.answers.money import Fleet, Served, spent_at
+from plandsl.answers.text.words import plain_table
+from plandsl.units import show_energy, show_money, show_power
+
+TARIFF = {"on_demand": "on demand", "reserved": "reserved"}
+
+
+def money_rows(e: Estimate) -> Iterator[tuple[str, str]]:
+    """What output tokens cost and take, at the rate of the simulation where there is one."""
+    most = e.throughput_tokens_per_s
+    spent = spent_at(most if e.simulated is None else e.simulated.output_rate, most, e.money, e.energy)
+    if spent.usd_per_mtok is not None:
+        yield "cost", f"{spent.usd_per_mtok:.2f} USD per million output tokens"
+    if spent.j_per_token is not None and spent.power_w is not None:
+        yield "energy", f"{show_energy(spent.j_per_token)} per output token, {show_power(spent.power_w)}"
+
+
+def spent_line(spent: Served) -> Iterator[str]:
+    """What a run costs and draws, at the rate that was served."""
+    said = []
+    if spent.usd_per_h is not None:
+        each = "" if spent.usd_per_mtok is None else f", {spent.usd_per_mtok:.2f} USD per million output tokens"
+        said.append(f"{show_money(spent.usd_per_h)} an hour{each}")
+    if spent.power_w is not None:
+        each = "" if spent.j_per_token is None else f", {show_energy(spent.j_per_token)} per output token"
+        said.append(f"{show_power(spent.power_w)}{each}")
+    if said:
+        yield "; ".join(said)
+
+
+def money_table(estimates: Sequence[Estimate]) -> Table | None:
+    """Plans side by side in money and energy; None where no price is known. With a demand, all copies count."""
+    if not any(e.money for e in estimates):
+        return None
+    fleets = any(e.fleet for e in estimates)
+    header = ("in money", *(("copies",) if fleets else ()), "GPUs", "an hour", "per M output", "energy")
+    table = plain_table("l", *"r" * (len(header) - 1), header=header)
+    for e in estimates:
+        paid, rows = None if e.money is None else e.money.usd_per_h, dict(money_rows(e))
+        cost = rows["cost"].split(" per ")[0] if "cost" in rows else "-"
+        energy, gpus, copies = rows.get("energy", "-").split(" per ")[0], e.gpus, "1"
+        if (f := e.fleet) is not None:
+            paid, gpus, copies = f.usd_per_h, f.gpus, str(f.copies)
+            cost = "-" if f.usd_per_mtok is None else f"{f.usd_per_mtok:.2f} USD"
+            energy = "-" if f.j_per_token is None else show_energy(f.j_per_token)
+        cells = (copies, str(gpus), "-" if paid is None else show_money(paid), cost, energy)
+        table.add_row(e.plan, *(cells if fleets else cells[1:]))
+    return table
+
+
+def fleet_line(fleet: Fleet) -> Text:
+    """How many copies a demand takes, and what they cost and draw together."""
+    copies = "1 copy" if fleet.copies == 1 else f"{fleet.copies} copies"
+    nodes = "1 node" if fleet.nodes == 1 else f"{fleet.nodes} nodes"
+    said = [f"{copies} for {fleet.demand:.4g} req/s, {fleet.gpus} GPUs on {nodes}"]
+    if fleet.usd_per_h is not None and fleet.usd_per_month is not None:
+        said.append(f"{show_money(fleet.usd_per_h)} an hour, {show_money(fleet.usd_per_month)} a month")
+    if fleet.power_w is not None:
+        said.append(show_power(fleet.power_w))
+    return Text("fleet  ").append("; ".join(said), style="bold")
+
+
+def money_notes(e: Estimate) -> Iterator[str]:
+    """Whose prices count and how input and output share them; what the power counts, and how far it may be off."""
+    if (m := e.money) is not None:
+        whose = f", {'; '.join(m.sources)}" if m.sources else ""
+        split = f"{show_money(m.input_usd_per_mtok)} per million input tokens and {show_money(m.output_usd_per_mtok)}"
+        yield f"{show_money(m.usd_per_h)} an hour {TARIFF[m.tariff]}{whose}; by time, {split} per million output tokens"
+    if (energy := e.energy) is not None:
+        low, high = map(show_power, energy.power_w_band)
+        counted = "GPUs and hosts" if energy.whole else "GPUs alone"
+        building = f", times a PUE of {energy.pue:.3g}" if energy.pue > 1 else ""
+        law = "" if energy.fitted else "; by the law of H100 and B200"
+        yield f"power of {counted}{building}, {low} to {high}{law}"
