@@ -42,6 +42,11 @@ TIMES: Entries = {
         "docs/traffic.md#the-largest-rate",
     ),
     "cost": ("US dollars per million output tokens: GPUs * price / throughput.", ("USD",), NUMBERS),
+    "energy": (
+        "Joules of the GPUs for each output token: their power over the throughput.",
+        ("power", "energy, token", "M tokens", "energy per token"),
+        NUMBERS,
+    ),
     "prefill": ("The phase that computes the prompt of a request and its first token.", ("prompt",), NUMBERS),
     "decode": (
         "The phase that computes one token of each running request in a step, after the first.",
