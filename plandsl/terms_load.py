@@ -48,7 +48,7 @@ TIMES: Entries = {
     ),
     "energy": (
         "Joules per output token: the average power of the plan over its throughput, by a law fitted to H100 and B200.",
-        ("J", "kWh", "W"),
+        ("J", "kWh", "W", "power", "energy, token", "energy per token"),
         "docs/money.md#energy",
     ),
     "copies": (
