@@ -17,6 +17,7 @@ from plandsl.ir.types import PADDED, REPLICATED
 from plandsl.limits import MAX_BALANCED
 from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
+from plandsl.passes.fitting import check_engine, check_load
 from plandsl.passes.groups import check_groups, refuses_cuts
 from plandsl.spec.formats import base_format
 from plandsl.spec.model import Apply, walk
@@ -42,6 +43,8 @@ def check(plan: PlanSpec) -> Iterator[Diagnostic]:
     yield from _continues(plan)
     yield from _mixes(plan)
     yield from _parts(plan)
+    yield from check_load(plan, _shards(plan, "batch"))
+    yield from check_engine(plan)
     yield from _price(plan)
     yield from _peaks(plan)
     if plan.speculate is not None:

@@ -132,6 +132,22 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
         _plan("tp = 16", "big").replace("plan p", "node big = h100_8 with { count = 16 }\n\nplan p"),
         "nothing; a smaller degree for attention saves the memory.",
     ),
+    "N468": (
+        "fewer requests than ranks for them",
+        "Each replica (`dp`), and each rank of an axis that splits the batch (`ep`, `batch -> axis`), serves requests "
+        "of its own. Where there are fewer requests than such ranks, some have none: they idle, or run steps that "
+        "bring nothing.",
+        _plan("dp = 8").replace("output = 128", "output = 128, concurrency = 4"),
+        "serve more requests, or take a smaller degree.",
+    ),
+    "N469": (
+        "an engine that was fitted on GPUs of another vendor",
+        "The times that an engine adds, and how it runs collectives, were fitted to servers on GPUs of one vendor. On "
+        "those of another it runs other kernels, so its times are a guess, wider than its bands say.",
+        _plan("tp = 8", "mi300x_8").replace("workload", "engine = vllm\n  workload"),
+        "take an engine with rows of this vendor, such as `vllm_rocm` or `atom` on AMD; `planc catalog engine vllm` "
+        "lists the GPUs of its rows.",
+    ),
     "N303": (
         "stages with different numbers of layers",
         "The number of stages does not divide the number of layers. Some stages run one layer more, and the stage with "

@@ -301,13 +301,6 @@ class CompiledPlan:
             return Picture(draw(view, pool.cost, pool.closed_form(), phase))
         return Picture(draw(view, self.cost, self.closed_form(), phase))
 
-    @guarded
-    def flows(self) -> tuple[Flows, ...]:
-        """Who sends how much to whom: in a prefill, in a decode step, and between two pools."""
-        from plandsl.backends.cost.answers.flows import flows
-
-        return flows(self.cost)
-
     def __repr__(self) -> str:
         return f"<CompiledPlan {self.name}: {self.spec.model.name} on {self.spec.machine}, {self.spec.ranks} GPUs>"
 
@@ -316,6 +309,13 @@ class CompiledPlan:
 
     def _repr_html_(self) -> str:
         return self.estimate()._repr_html_()
+
+    @guarded
+    def flows(self) -> tuple[Flows, ...]:
+        """Who sends how much to whom: in a prefill, in a decode step, and between two pools."""
+        from plandsl.backends.cost.answers.flows import flows
+
+        return flows(self.cost)
 
     @guarded
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:

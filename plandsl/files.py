@@ -22,6 +22,13 @@ NOT_ORDINARY = "it is no ordinary file"
 SHOWN = 120
 """Characters of a path that an error shows: the name of the file stands at the end, and should be among them."""
 
+
+def split_part(text: str) -> tuple[str, str | None]:
+    """The file and the name of ``FILE:NAME``, which is a part of the file; for a text without a colon, no name."""
+    path, colon, name = text.rpartition(":")
+    return (path, name) if colon else (text, None)
+
+
 # ---- reading
 
 

@@ -41,7 +41,21 @@ TIMES: Entries = {
         ("rate", "at most"),
         "docs/traffic.md#the-largest-rate",
     ),
-    "cost": ("US dollars per million output tokens: GPUs * price / throughput.", ("USD",), NUMBERS),
+    "cost": (
+        "US dollars per million output tokens: GPUs * price / throughput.",
+        ("USD", "M tokens", "per M output", "in money", "an hour"),
+        "docs/money.md#prices",
+    ),
+    "energy": (
+        "Joules per output token: the average power of the plan over its throughput, by a law fitted to H100 and B200.",
+        ("J", "kWh", "W"),
+        "docs/money.md#energy",
+    ),
+    "copies": (
+        "Whole plans, each on its own GPUs, that serve the `demand` of a workload together.",
+        ("copy", "fleet", "demand"),
+        "docs/money.md#fleets",
+    ),
     "prefill": ("The phase that computes the prompt of a request and its first token.", ("prompt",), NUMBERS),
     "decode": (
         "The phase that computes one token of each running request in a step, after the first.",

@@ -41,7 +41,7 @@ def answers() -> dict[str, Any]:
         "<Explanation serve: TTFT bound by FLOP/s, ": serve.explain(),
         "<Difference serve -> chat: ttft ": serve.diff(chat),
         "<Run chat: 20 requests, TTFT p50 ": chat.simulate(),
-        "<FoundRate chat: ": chat.find_rate(requests=40),
+        "<FoundRate chat: ": chat.find_rate(requests=10),
         "<OverSeeds chat: 2 seeds, ok": chat.simulate_seeds(2),
         "<SearchAnswer search: 4 of 4 configurations": search.run(),
         "<CompiledPlan serve: llama_3_1_8b on h100_8, 4 GPUs>": serve,
@@ -117,17 +117,20 @@ def test_every_table_has_columns_of_one_length() -> None:
 
 
 def test_tables_say_what_the_answers_say() -> None:
-    e, why = SERVE.estimate(), SERVE.explain()
+    e, why = SERVE.estimate(), answers()["<Explanation serve: TTFT bound by FLOP/s, "]
     ops = e.table("decode")
     assert ops["time_s"].sum() == pytest.approx(sum(op.time_s for op in e.decode.ops))
     assert ops["count"].dtype == np.int64
     assert e.table("memory")["share"].sum() == pytest.approx(1)
     sent = e.table("communication")
     assert sent["wire_bytes_per_request"].sum() == pytest.approx(e.communication.per_request)
+    flows = SERVE.flows()[1]
+    assert flows.table()["bytes"].sum() == pytest.approx(flows.total)
+    assert e.table("money")["value"][0] == e.money.usd_per_h  # type: ignore[union-attr]
     assert e.table("stages")["total_bytes"].tolist() == [held.total for held in e.stages]
     assert next(iter(e.table("requires"))) == {"text": "tpot <= 50 ms", "value": e.tpot_s, "ok": True}
     assert why.table("tpot")["value"].sum() == pytest.approx(e.tpot_s)
-    found = SERVE.diff(CHAT)
+    found = answers()["<Difference serve -> chat: ttft "]
     assert found.table("tpot")["change"].sum() == pytest.approx(found.tpot.change)
     run = answers()["<Run chat: 20 requests, TTFT p50 "]
     assert run.table("records")["ttft_s"].mean() == pytest.approx(run.simulation.summary.ttft.mean.value)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from plandsl.columns import Table
 
 
 class Cell(NamedTuple):
@@ -41,6 +44,12 @@ class Flows(NamedTuple):
         for cell in self.cells:
             found[cell.axis] = found.get(cell.axis, 0.0) + cell.bytes
         return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+    def table(self) -> Table:
+        """A row for each pair of blocks and axis; a block of several ranks by its first one."""
+        from plandsl.answers.tables import flows_table
+
+        return flows_table(self)
 
     def as_json(self) -> dict[str, Any]:
         """An entry of ``flows``: blocks as their first and last rank."""

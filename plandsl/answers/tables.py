@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from plandsl.answers.difference import Difference, Part
     from plandsl.answers.estimate import Estimate, Requirement
     from plandsl.answers.explanation import Breakdown, Explanation
+    from plandsl.answers.flows import Flows
     from plandsl.answers.occupancy import Memory
     from plandsl.answers.phases import PhaseEstimate
     from plandsl.answers.simulation import Simulation
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PARTS = ("weights", "kv_cache", "activations", "buffers")
 TIMES = ("ttft", "tpot", "itl", "latency")
 
-ESTIMATE = ("prefill", "decode", "memory", "stages", "communication", "requires", "notes")
+ESTIMATE = ("prefill", "decode", "memory", "stages", "communication", "requires", "money", "notes")
 """The tables of an estimate."""
 
 EXPLANATION = ("ttft", "tpot", "per_token", "memory", "sensitivities", "bottlenecks")
@@ -39,6 +40,7 @@ def estimate_table(e: Estimate, name: str) -> Table:
             "stages": partial(_stages, e),
             "communication": partial(communication_table, e.communication),
             "requires": partial(requires_table, e.requires),
+            "money": partial(_money, e),
             "notes": partial(_notes, e),
         },
     )
@@ -88,9 +90,35 @@ def communication_table(communication: Communication) -> Table:
     return Table.of_rows("communication", rows, columns)
 
 
+def flows_table(flows: Flows) -> Table:
+    """Who sends how many bytes to whom, by axis."""
+    columns = ("phase", "sender", "receiver", "axis", "bytes")
+    rows = (
+        {
+            "phase": flows.phase, "sender": flows.senders[cell.sender][0],
+            "receiver": flows.receivers[cell.receiver][0], "axis": cell.axis, "bytes": float(cell.bytes),
+        }
+        for cell in flows.cells
+    )  # fmt: skip
+    return Table.of_rows("flows", rows, columns)
+
+
 def requires_table(requires: Iterable[Requirement]) -> Table:
     """Requirements, the values that they are about, and whether they are met."""
     return Table.of_rows("requires", (r._asdict() for r in requires), ("text", "value", "ok"))
+
+
+def _money(e: Estimate) -> Table:
+    """What the plan costs and draws, and the copies that a demand takes: a row for each number that is known."""
+    rows = []
+    for of, part in (("money", e.money), ("energy", e.energy), ("fleet", e.fleet)):
+        numbers = {} if part is None else part.as_json()
+        rows += [
+            {"of": of, "figure": name, "value": float(value)}
+            for name, value in numbers.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+    return Table.of_rows("money", rows, ("of", "figure", "value"))
 
 
 def _notes(e: Estimate) -> Table:

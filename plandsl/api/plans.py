@@ -174,6 +174,11 @@ class Plan(Whole):
         return self.compile().find_rate(requests, tick)
 
     @guarded
+    def flows(self) -> tuple[Flows, ...]:
+        """As `CompiledPlan.flows`."""
+        return self.compile().flows()
+
+    @guarded
     def verify(self, steps: int = 3, seed: int = 0) -> Verdict:
         """As `CompiledPlan.verify`."""
         return self.compile().verify(steps, seed)

@@ -70,6 +70,8 @@ def _metrics(plan: CompiledPlan) -> dict[str, Any]:
         "throughput_per_gpu_tokens_per_s": float(e.throughput_per_gpu_tokens_per_s),
         "memory_per_gpu_bytes": float(e.memory.total), "kv_capacity_tokens": e.kv_capacity_tokens,
         "max_batch": e.max_batch, "cost_usd_per_mtok": e.cost_usd_per_mtok,
+        "usd_per_h": e.money and e.money.usd_per_h, "power_w": e.energy and e.energy.power_w,
+        "j_per_token": e.energy and e.energy.j_per_token,
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ CODE, TERM = "code:", "term:"
 def run_explain(arguments: Namespace) -> int:
     """`planc explain FILE`, `planc explain CODE` or `planc explain WORD`: a file first, then a code, then a word."""
     subject = arguments.file = " ".join(arguments.words)
-    is_file = subject == "-" or Path(subject).is_file()
+    is_file = subject == "-" or (Path(subject).exists() and not Path(subject).is_dir())
     code, term = read_code(subject), find_term(subject.removeprefix(TERM))
     if is_file or (Path(subject).suffix == ".plan" and code is None):
         status = _explain_plans(arguments)

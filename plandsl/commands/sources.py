@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from plandsl.commands.console import Progress
 from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.files import split_part
 
 if TYPE_CHECKING:
     from plandsl.driver import CompiledPlan
@@ -60,9 +61,9 @@ def open_module(path: str, overrides: list[tuple[str, str]] | None = None) -> Mo
 
 def split_plan(text: str, plan: str | None) -> tuple[str, str | None]:
     """The file and the plan of ``FILE:PLAN``; for FILE alone, the plan is ``plan``."""
-    path, colon, name = text.rpartition(":")
+    path, name = split_part(text)
     is_file = Path(path).suffix == ".plan" or Path(path).is_file()
-    return (path, name) if colon and is_file and not Path(text).exists() else (text, plan)
+    return (path, name) if name is not None and is_file and not Path(text).exists() else (text, plan)
 
 
 def compile_plans(arguments: Namespace) -> list[CompiledPlan]:

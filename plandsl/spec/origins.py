@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 FITTED_HERE = "fitted here"
@@ -24,3 +25,12 @@ def borrowed_from(names: Sequence[str]) -> str:
     first, *others = names
     more = f" and {len(others)} more" if len(others) > 1 else "".join(f" and {name}" for name in others)
     return f"{BORROWED}{first}{more}"
+
+
+VENDORS = {"AMD": re.compile(r"mi\d"), "NVIDIA": re.compile(r"(?:gb|gh|[abhltv])\d|rtx")}
+"""Who makes a GPU, by the beginning of its name in the catalog."""
+
+
+def vendor_of(names: Sequence[str]) -> str:
+    """The vendor of a GPU, from its name and those of its bases; empty where none of them tells."""
+    return next((vendor for name in names for vendor, known in VENDORS.items() if known.match(name)), "")

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from plandsl.diagnostics import Diagnostic, PlanError, suggest
+from plandsl.files import split_part
 from plandsl.testing.known import Law
 
 
 def load_law(named: str) -> Law:
     """The function of ``FILE.py:NAME``, whose file is run. Raises `PlanError` (E456) where there is none."""
-    path, _, name = named.rpartition(":")
+    path, part = split_part(named)
+    name = part or ""
     if Path(path).suffix != ".py" or not Path(path).is_file():
         raise PlanError([Diagnostic("E456", f"`{path}` is no Python file", hint="--law FILE.py:FUNCTION")])
     try:

@@ -9,6 +9,7 @@ from attrs import evolve
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import open_file, open_text
 from plandsl.entries import catalog_has
+from plandsl.files import split_part
 from plandsl.show import show_cluster, show_gpu, show_model, show_node, show_sharding, show_workload
 from plandsl.spec.hardware import ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
@@ -40,11 +41,11 @@ def _part(given: Any, kinds: tuple[str, ...], wanted: Any) -> Any:
         why = f"a {kinds[0]} is expected, found {type(given).__name__}"
         hint = f"give the name of a {kinds[0]} of the catalog, FILE.plan:NAME, or a compiled plan"
         raise PlanError([Diagnostic("E454", why, hint=hint)])
-    path, colon, name = given.rpartition(":")
-    module = open_file(path) if colon else open_text("")
-    named = [kind for kind in kinds if name in module.root.declared.get(kind, {})] if colon else []
+    path, part = split_part(given)
+    module, name = (open_text(""), given) if part is None else (open_file(path), part)
+    named = [kind for kind in kinds if name in module.root.declared.get(kind, {})] if part is not None else []
     found = None
-    for kind in (*named, *(kinds if colon else _shipped(kinds, name))):
+    for kind in (*named, *(_shipped(kinds, name) if part is None else kinds)):
         found = module.spec(kind, name)
         if found is not None:
             return found
