@@ -136,6 +136,16 @@ def test_large_machines_are_folded_into_blocks() -> None:
     assert sizes(4096, 8, 8) == {128}
 
 
+@pytest.mark.parametrize("size", [2, 3, 8, 16])
+def test_blocks_of_any_size_send_as_much_as_their_ranks(size: int) -> None:
+    plan = plan_of("model = llama_3_1_8b, node = h100_8 with { count = 16 }, sharding { tp = 4, pp = 2, dp = 2 }")
+    for ranks, blocks in zip(flows(plan.cost, size=1), flows(plan.cost, size=size), strict=True):
+        summed: Counter[tuple[int, int, str]] = Counter()
+        for cell in ranks.cells:
+            summed[cell.sender // size, cell.receiver // size, cell.axis] += cell.bytes  # type: ignore[assignment]
+        assert {cell[:3]: cell.bytes for cell in blocks.cells} == pytest.approx(summed)
+
+
 # ---- between pools
 
 
