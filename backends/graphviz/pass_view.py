@@ -80,17 +80,19 @@ def _draw_pass(canvas: Canvas, facts: Facts, axis: Axis, y: float) -> tuple[Regi
             for i, layer in list(enumerate(part.every.select(part.layers)))[1::2]:
                 if step >= 2:
                     canvas.box(x + i * step, y, step, LANE, LAYERS[1], name=f"layer {layer}")
-            _draw_layers_label(canvas, (x, end), y, f"{part.region}: {part.repeats} {TIMES} {show_time(each)}", whole)
+            words = f"{part.repeats} {TIMES} {show_time(each)} = {show_time(whole)}"
+            _draw_layers_label(canvas, (x, end), y, part.region, (words, show_time(whole)))
             if whole > best[3]:
                 best = (part.region, x, max(x + step, x + 1), whole)
         at += whole
     return best[:3]
 
 
-def _draw_layers_label(canvas: Canvas, ends: tuple[float, float], y: float, words: str, whole: float) -> None:
-    """Write how long layers take on a ground of their colour, as much of it as fits between ``ends``."""
-    region = words.partition(":")[0]
-    for line in (f"{words} = {show_time(whole)}", f"{region}: {show_time(whole)}", region):
+def _draw_layers_label(
+    canvas: Canvas, ends: tuple[float, float], y: float, region: str, times: tuple[str, ...]
+) -> None:
+    """Write how long layers take on a ground of their colour: the first of ``times`` that fits between ``ends``."""
+    for line in (*(f"{region}: {time}" for time in times), region):
         width = text_width(line, 13, True) + 8
         if width <= ends[1] - ends[0] - 4:
             middle = (ends[0] + ends[1]) / 2

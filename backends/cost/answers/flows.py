@@ -13,6 +13,7 @@ from plandsl.backends.cost.answers.ranks import Sums, rank_blocks, ranks_per_nod
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.collectives import HOP_WORDS, Ring
+from plandsl.ir.names import axes_of
 from plandsl.ir.nodes import groups
 from plandsl.ir.program import DECODE, PREFILL, Program
 
@@ -104,7 +105,7 @@ def _way(call: StageCalls) -> str:
     if kind.op not in AROUND or kind.algorithm not in RINGS:
         return EVEN
     mesh = call.run.phase.schedule.program.mesh
-    n = mesh.ways(kind.axis.split("*"))
+    n = mesh.ways(axes_of(kind.axis))
     switched = kind.op == "all_reduce" and n > 3 and abs(traffic.wire / traffic.payload - 1 - 1 / n) < 1e-9
     link = call.run.plan.node.link.topology
     return EVEN if switched or (link == "mesh" and kind.nodes == 1) else NEXT
