@@ -127,10 +127,25 @@ def engines_table(values: Sequence[Value]) -> Table:
 
 Key = tuple[str, str, str, str]
 
+HOST = (
+    "outside of graphs the host launches kernels more slowly than they run; and rows of November 2025 wait for seconds, "
+    "which nothing in them explains"
+)
+
 CAUSES: dict[Key, str] = {
     ("*", "gb200", "deepseek-r1", "*"): "two pools in a rack: how caches travel and requests are routed is not stated",
-    ("trtllm", "*", "deepseek-r1", "ttft"): "how prompts are balanced over ranks that share requests is not modelled",
-    ("trtllm", "*", "qwen3-235b-a22b", "*"): "the limits of batch and memory of these runs are not listed",
+    ("trtllm", "*", "deepseek-r1", "ttft"): "short prompts take the same time on any number of ranks: outside of "
+    "graphs the host launches kernels more slowly than they run",
+    ("sglang", "b200_sxm", "deepseek-r1", "ttft"): HOST,
+    ("sglang", "b300_sxm", "deepseek-r1", "ttft"): HOST,
+    ("vllm", "b200_sxm", "llama-3.3-70b", "ttft"): "grows with ranks, for short prompts too: launches of the host, "
+    "and large all_reduces",
+    ("vllm", "h100_sxm", "llama-3.3-70b", "ttft"): "large all_reduces in prefill run faster than those that were "
+    "measured outside of graphs",
+    ("vllm_rocm", "mi355x", "gpt-oss-120b", "*"): "attention with sinks and a window was not measured on this GPU; "
+    "the error grows with the context",
+    ("trtllm", "*", "qwen3-235b-a22b", "*"): "a step takes longer than its kernels by a time that does not depend on "
+    "the batch; the limits of batch and memory of these runs are not listed",
     ("trtllm", "*", "gpt-oss-120b", "*"): "the limits of batch and memory of these runs are not listed",
     ("trtllm", "rtx_pro_6000", "*", "*"): "stages exchange over PCIe, where measured times differ by several times",
     ("vllm", "*", "gpt-oss-120b", "ttft"): "the kernel of experts in mxfp4 that was measured is not the one that runs",
