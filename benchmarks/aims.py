@@ -128,8 +128,8 @@ def engines_table(values: Sequence[Value]) -> Table:
 Key = tuple[str, str, str, str]
 
 HOST = (
-    "outside of graphs the host launches kernels more slowly than they run; and rows of November 2025 wait for seconds, "
-    "which nothing in them explains"
+    "outside of graphs the host launches kernels more slowly than they run; and rows of November 2025 wait for "
+    "seconds, which nothing in them explains"
 )
 
 CAUSES: dict[Key, str] = {
