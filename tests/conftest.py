@@ -22,6 +22,11 @@ settings.register_profile("nightly", always, max_examples=2000, phases=tuple(Pha
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+# Reports fit the terminal that these name; a test says which it has. (xdist gives its workers the columns of its own.)
+for variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+    os.environ.pop(variable, None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected half of golden tests")
 
