@@ -158,7 +158,7 @@ def test_long_answers_are_simulated_where_servers_take_steps_at_once(engine: str
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
 def test_a_steady_loop_is_the_middle_of_a_long_run(engine: str) -> None:
     """Its first waves are not like the others: of these prompts some wait for a step of their own."""
-    load, chunked = "input = 500, output = 24, concurrency = 10", f"{engine}, chunked_prefill = 1024"
+    load, chunked = "input = 800, output = 24, concurrency = 10", f"{engine}, chunked_prefill = 1024"
     short = plan(load, engine=chunked).estimate().simulated
     assert short is not None
     assert short.kind == "steady loop"

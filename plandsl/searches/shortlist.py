@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from plandsl.answers.simulation import GROWS, Figure, Simulation
 from plandsl.backends.cost.answers.simulation import Check, simulate_plan, time_of
+from plandsl.backends.cost.answers.spent import with_spent
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
 from plandsl.progress import Tick
@@ -51,7 +52,8 @@ class Outcome(NamedTuple):
 def simulate_task(task: Task, compiler: Compiler) -> Outcome:
     """Serve the requests of one candidate."""
     try:
-        run = simulate_plan(compiler.compile(task.plan), task.requests)
+        made = compiler.compile(task.plan)
+        run = with_spent(made.cost, simulate_plan(made, task.requests))
     except PlanError as error:
         found = error.diagnostics[0]
         return Outcome(None, why=f"{found.code}: {found.message}")
