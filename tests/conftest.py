@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 # Each run draws afresh, in CI too: what fails is printed as a blob that `@reproduce_failure` draws again.
 always = settings(deadline=None, suppress_health_check=SLOW, derandomize=False, print_blob=True)
-settings.register_profile("dev", always, max_examples=18)
+settings.register_profile("dev", always, max_examples=12)
 settings.register_profile("ci", always, max_examples=80)
 settings.register_profile("nightly", always, max_examples=2000, phases=tuple(Phase))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from io import StringIO
 from itertools import combinations
-from math import inf, prod
+from math import inf, isclose, prod
 
 from rich.console import Console
 
@@ -14,6 +14,7 @@ from plandsl.answers.estimate import Estimate
 from plandsl.answers.text.difference import print_difference
 from plandsl.answers.text.estimate import print_estimate
 from plandsl.answers.text.explanation import print_explanation
+from plandsl.backends.cost.answers.terms import terms
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text, difference, open_text
 from plandsl.searches.run import Run
@@ -267,6 +268,12 @@ def _report(made: list[CompiledPlan], source: str) -> None:
         print_estimate(plan.spec, _estimate(plan), NOWHERE)
 
 
+def _terms(made: list[CompiledPlan], source: str) -> None:
+    found = terms(made[0].cost, made[0].cost.evaluate())
+    for breakdown in (found.ttft, found.tpot, found.per_token):
+        assert isclose(sum(term.value for term in breakdown.terms), breakdown.total, rel_tol=1e-9), breakdown.metric
+
+
 def _explain(made: list[CompiledPlan], source: str) -> None:
     found = made[0].explain()
     assert found.as_json()
@@ -298,6 +305,7 @@ NOWHERE = Console(file=StringIO(), width=120)
 VERBS: dict[str, Callable[[list[CompiledPlan], str], None]] = {
     "compile": _compile,
     "report": _report,
+    "terms": _terms,
     "explain": _explain,
     "diff": _diff,
     "verify": _verify,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import inf
+from random import random
 
 import pytest
 from hypothesis import assume, given, settings
@@ -32,9 +33,14 @@ def test_every_two_features_compile(name: str) -> None:
 
 
 def asked(names: tuple[str, ...]) -> list[str]:
-    """What is asked of a plan with many features."""
+    """What is asked of a plan with many features.
+
+    A whole explanation asks for each term again with every figure changed, several times over. Each run draws a third
+    of the plans for one; of the others it asks for the terms alone.
+    """
     slow = "lognormal" in names or any({*pair} <= {*names} for pair in APART)
-    return [verb for verb in VERBS if verb != "explain" or names in APART or not slow]
+    whole = names in APART or (not slow and random() < 1 / 3)
+    return [verb for verb in VERBS if verb not in ("terms", "explain") or verb == ("explain" if whole else "terms")]
 
 
 @pytest.mark.parametrize("row", ROWS, ids="+".join)

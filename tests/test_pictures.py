@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plandsl.backends.graphviz import PHASES, VIEWS
@@ -156,6 +156,7 @@ def test_every_send_has_an_arrow_and_its_bytes(name: str) -> None:
 # ---- drawn plans
 
 
+@settings(max_examples=5)
 @given(deployments(), st.sampled_from(sorted(VIEWS)), st.sampled_from(PHASES))
 def test_drawn_plans_have_room_for_all_texts_and_bytes_that_add_up(spec, view: str, phase: str) -> None:
     plan = compiled(spec)

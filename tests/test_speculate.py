@@ -202,7 +202,7 @@ def test_the_head_sees_every_guess() -> None:
     assert plan().prefill.program == plan().plain.prefill.program
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(plans(speculate=True))
 def test_laws_hold_of_guesses(spec: PlanSpec) -> None:
     assert_laws(compiled(spec))
