@@ -10,6 +10,7 @@ from plandsl.answers.estimate import Estimate
 from plandsl.answers.occupancy import Memory
 from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.answers.lines import PhaseLines
+from plandsl.backends.cost.answers.ranks import stage_ranks
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.time.phase import ProgramRun
 from plandsl.ir.collectives import HOP_WORDS
@@ -59,22 +60,14 @@ class Facts:
 
     def index(self, rank: int, axes: tuple[str, ...]) -> int:
         """Position of ``rank`` along ``axes`` together, major first."""
-        at, total = self.program.mesh.coordinates(rank), 0
-        for axis in axes:
-            total = total * self.program.mesh.size(axis) + at[axis]
-        return total
+        mesh = self.program.mesh
+        return mesh.index(mesh.coordinates(rank), axes)
 
     @cached_property
     def groups(self) -> dict[tuple[int, int], list[int]]:
         """Ranks by replica and stage."""
-        found: dict[tuple[int, int], list[int]] = {}
-        for rank in range(self.program.mesh.ranks):
-            key = (
-                self.index(rank, self.plan.sharding.replica_axes),
-                self.index(rank, self.program.stage_axes),
-            )
-            found.setdefault(key, []).append(rank)
-        return found
+        placed = stage_ranks(self.plan, self.program)
+        return {(r, s): ranks for s, stage in enumerate(placed) for r, ranks in enumerate(stage)}
 
     @cached_property
     def gpus(self) -> list[GpuSpec]:

@@ -93,10 +93,7 @@ class Placement:
 
     def index(self, axes: Iterable[str], rank: int) -> int:
         """Position of ``rank`` counted over ``axes``, major first."""
-        index = 0
-        for axis in axes:
-            index = index * self.mesh.size(axis) + self._coordinates[rank].get(axis, 0)
-        return index
+        return self.mesh.index(self._coordinates[rank], axes)
 
     def block(self, type_: TensorType, rank: int) -> Block:
         """The part of a tensor that ``rank`` holds. A softmax over some keys has a log-sum-exp after every row."""

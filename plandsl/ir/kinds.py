@@ -29,9 +29,7 @@ def stage_kinds(plan: PlanSpec, program: Program) -> list[dict[int, int]]:
     mesh, axes = program.mesh, program.stage_axes
     found: list[dict[int, int]] = [{} for _ in range(mesh.ways(axes))]
     for rank, kind in enumerate(_rank_kinds(plan)):
-        at, stage = mesh.coordinates(rank), 0
-        for axis in axes:
-            stage = stage * mesh.size(axis) + at[axis]
+        stage = mesh.index(mesh.coordinates(rank), axes)
         found[stage][kind] = found[stage].get(kind, 0) + 1
     return found
 

@@ -169,9 +169,13 @@ class Mesh:
 
     def rank(self, coordinates: Mapping[str, int]) -> int:
         """The rank at ``coordinates`` (the inverse of `coordinates`)."""
+        return self.index(coordinates, (name for name, _ in self.axes))
+
+    def index(self, coordinates: Mapping[str, int], axes: Iterable[str]) -> int:
+        """The position of ``coordinates`` counted over ``axes``, major first."""
         index = 0
-        for name, size in self.axes:
-            index = index * size + coordinates.get(name, 0)
+        for axis in axes:
+            index = index * self.size(axis) + coordinates.get(axis, 0)
         return index
 
     def stride(self, axis: str) -> int:

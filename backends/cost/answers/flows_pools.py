@@ -83,9 +83,7 @@ def _box(memory: MemoryModel, rank: int, type_: TensorType) -> Box | None:
     at = mesh.coordinates(rank)
     found = []
     for dim in type_.dims:
-        ways, index = mesh.ways(dim.axes), 0
-        for axis in dim.axes:
-            index = index * mesh.size(axis) + at[axis]
+        ways, index = mesh.ways(dim.axes), mesh.index(at, dim.axes)
         if dim.name == "batch":
             if index:
                 return None

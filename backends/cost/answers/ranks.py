@@ -33,19 +33,11 @@ def rank_blocks(mesh: Mesh, per_node: int, size: int | None = None) -> tuple[ran
 
 def stage_ranks(plan: PlanSpec, program: Program) -> list[list[list[int]]]:
     """The ranks of each replica, by stage."""
-    mesh = program.mesh
-
-    def place(rank: int, axes: tuple[str, ...]) -> int:
-        at, index = mesh.coordinates(rank), 0
-        for axis in axes:
-            index = index * mesh.size(axis) + at[axis]
-        return index
-
-    found: list[list[list[int]]] = [
-        [[] for _ in range(plan.sharding.replicas)] for _ in range(mesh.ways(program.stage_axes))
-    ]
+    mesh, stages, replicas = program.mesh, program.stage_axes, plan.sharding.replica_axes
+    found: list[list[list[int]]] = [[[] for _ in range(plan.sharding.replicas)] for _ in range(mesh.ways(stages))]
     for rank in range(mesh.ranks):
-        found[place(rank, program.stage_axes)][place(rank, plan.sharding.replica_axes)].append(rank)
+        at = mesh.coordinates(rank)
+        found[mesh.index(at, stages)][mesh.index(at, replicas)].append(rank)
     return found
 
 
