@@ -102,8 +102,7 @@ class Arguments:
     def load(self, argument: str) -> Any:
         """A number or an array of numbers of at least 1: an int, a float, or a numpy array."""
         value: Any = self.given.get(argument)
-        kind = type(value)
-        if (kind is int or kind is float) and 1 <= value <= MAX_LOAD:  # nearly all calls
+        if is_plain_load(value):
             return value
         import numpy as np
 
@@ -122,6 +121,12 @@ class Arguments:
         first = describe(outside.ravel()[0].item())
         said = f"`{argument}` must hold numbers from 1 to {MAX_LOAD:,}, found {first}"
         raise self.error("E445", argument, said, label=f"{outside.size:,} of {array.size:,} values are outside")
+
+
+def is_plain_load(value: Any) -> bool:
+    """Whether a value is one of Python's own numbers that a load may be, as in nearly all calls."""
+    kind = type(value)
+    return (kind is int or kind is float) and 1 <= value <= MAX_LOAD
 
 
 def is_flag(value: object) -> bool:

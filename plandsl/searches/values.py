@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from plandsl.backends.cost.answers.money import Economics, economics, serve_demand
 from plandsl.backends.cost.answers.shares import shares
-from plandsl.backends.cost.deployments.deployment import Deployment
+from plandsl.backends.cost.deployments.deployment import COLUMNS, Deployment
 from plandsl.ir.types import Number
 from plandsl.spec.plan import RequireSpec
 
@@ -43,14 +43,7 @@ they would. In closed form both are about mean times.
 OVER_REQUESTS = ("goodput", "bearable")
 """Metrics that only plans with requests over time have."""
 
-FIELDS = {name: name for name in METRICS} | {
-    "ttft": "ttft_s",
-    "tpot": "tpot_s",
-    "latency": "latency_s",
-    "throughput": "throughput_tokens_per_s",
-    "throughput_per_gpu": "throughput_per_gpu_tokens_per_s",
-    "memory": "memory_per_gpu_bytes",
-    "kv_capacity": "kv_capacity_tokens",
+FIELDS = {name: COLUMNS.get(name, name) for name in METRICS} | {
     "cost": "cost_usd_per_mtok",
     **MONEY,
     "goodput": "goodput_requests_per_s",

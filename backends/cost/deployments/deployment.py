@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from plandsl.arguments import Arguments, guarded
+from plandsl.arguments import Arguments, guarded, is_plain_load
 from plandsl.backends.cost.deployments.ongoing import Served
 from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.time.phase import PhaseTimes
@@ -95,7 +96,7 @@ class Metrics(NamedTuple):
 
         columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
         if isinstance(self, LoadMetrics):
-            columns = self.load | {name: x for name, x in columns.items() if name not in self.load}
+            columns = {**self.load} | {name: x for name, x in columns.items() if name not in self.load}
         arrays = np.broadcast_arrays(*map(np.asarray, columns.values()))
         return Table("metrics", {name: array.ravel() for name, array in zip(columns, arrays, strict=True)})
 
@@ -119,10 +120,10 @@ class Metrics(NamedTuple):
 class LoadMetrics(Metrics):
     """Metrics that carry the ``load`` that was asked about, by name, for their table."""
 
-    load: dict[str, Number] = {}  # noqa: RUF012 - replaced for each, never changed
+    load: Mapping[str, Number] = MappingProxyType({})
 
     @classmethod
-    def of(cls, metrics: Metrics, load: dict[str, Number]) -> LoadMetrics:
+    def of(cls, metrics: Metrics, load: Mapping[str, Number]) -> LoadMetrics:
         """``metrics`` with the load."""
         made = cls._make(metrics)
         made.load = load
@@ -212,8 +213,11 @@ class Deployment(ABC):
         Raises `PlanError` for a number below 1 (E445), for ``batch`` beside ``concurrency`` or ``requests``, and for
         arrays that do not broadcast (E447).
         """
-        given = {"batch": batch, "input": input, "output": output, "concurrency": concurrency, "requests": requests}
-        batch, input, output, concurrency, requests = _check_load({k: v for k, v in given.items() if v is not None})
+        together = batch is None or (concurrency is None and requests is None)
+        numbers = (batch, input, output, concurrency, requests)
+        if not together or not all([x is None or is_plain_load(x) for x in numbers]):
+            given = zip(("batch", "input", "output", "concurrency", "requests"), numbers, strict=True)
+            batch, input, output, concurrency, requests = _check_load({k: x for k, x in given if x is not None})
         load = self.plan.workload
         i = load.input if input is None else input
         o = load.output if output is None else output
