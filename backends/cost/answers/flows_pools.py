@@ -1,4 +1,4 @@
-"""The KV cache of one request on its way between two pools: from the ranks that hold it to those that will."""
+"""The KV cache of one request on its way between two pools: what each rank sends, and to which ranks."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Holder(NamedTuple):
 def transfer_flows(model: Deployment, size: int | None) -> Flows:
     """The cache of one request, from replica 0 of the prefill pool to replica 0 of the decode pool.
 
-    The busiest sender sends what the table of communication says. The bytes of a sender are those of `Transfer`; it
-    sends each receiver the part that both hold, copies of replicated heads too.
+    The busiest sender sends what the table of communication says. `Transfer` tells how many bytes a sender sends. Each
+    receiver gets the part of the cache that sender and receiver both hold, copies of replicated heads too.
     """
     transfer = model.transfer
     assert transfer is not None, "a transfer lies between two pools"

@@ -38,7 +38,7 @@ def rent_of(paid: Rent, copies: Number) -> Number:
 
 
 class Drawn(NamedTuple):
-    """The power of one pool: ``gpus`` W of its GPUs, on average, of what they may draw; ``copies`` of the pool."""
+    """The power of ``copies`` of one pool: their GPUs draw ``gpus`` W on average; ``may`` is what one copy may draw."""
 
     may: Draw
     gpus: Number
@@ -79,7 +79,7 @@ class Economics(NamedTuple):
 
     @property
     def rent(self) -> Number | None:
-        """USD per second of all copies; those of less than a node share its price."""
+        """USD per second of all copies. Copies that stand on one node share the price of the node."""
         return None if self.paid is None else rent_of(self.paid, self.copies)
 
     def _per(self, tokens: Number, share: Number = 1.0) -> Number | None:
@@ -167,7 +167,7 @@ def copies_for(demand: float, rate: Number) -> Number:
 
 
 def serve_demand(spent: Economics, demand: float) -> Economics:
-    """What the copies that bear a demand cost and draw together; ``spent`` is one of them at the rate that it bears."""
+    """What all copies for a demand cost and draw together; ``spent`` is one copy at the highest rate that it serves."""
     return spent.scaled(copies_for(demand, spent.requests), demand)
 
 
@@ -198,11 +198,11 @@ def economics(model: Deployment, m: Metrics, used: tuple[Used, Used], input_: Nu
 
 
 def _prefill_share(model: Deployment, m: Metrics, input_: Number, output: Number) -> Number:
-    """The share of the rent that pays for input tokens: that of prefill in the time of the GPUs.
+    """The share of the rent that pays for input tokens: the share of the GPUs' time that prefill takes.
 
-    With two pools, the rent of the prefill pool; by GPUs where it is not known. In an ongoing load a request's prefill,
-    and those of others that lengthen its steps, stand beside its decode steps. Of a batch, what is left of its time
-    after the decode steps is prefill.
+    Two pools pay separate rents: input tokens pay the rent of the prefill pool, or its share of the GPUs where a price
+    is not known. In an ongoing load, prefill is the request's own prefill, and the time by which prefills of other
+    requests lengthen its decode steps. In a batch, prefill is the time that decode steps leave.
     """
     steps = maximum(output - 1, 0)
     if model.transfer is not None:
@@ -225,7 +225,7 @@ def _prefill_share(model: Deployment, m: Metrics, input_: Number, output: Number
 
 
 def _drawn(model: Deployment, m: Metrics, used: tuple[Used, Used], flow: _Flow) -> tuple[Drawn, ...] | None:
-    """The power of each pool; None where that of a GPU is not known."""
+    """The power of each pool; None where the power of a GPU is not known."""
     first, second = model.pools[0], model.pools[-1]
     steps = maximum(flow.output - 1, 0) / second.gain
     prompts = _request_level(first.one, m.prefill, used[0])
@@ -258,7 +258,7 @@ def _request_level(server: Server, times: PhaseTimes, used: Used) -> Number:
     """GPU-seconds at full dynamic power that one pass asks of each request, beyond those of being active.
 
     ``COMPUTE`` for each GPU-second of arithmetic at the peak, ``MEMORY`` for each of kernels' bytes at the bandwidth;
-    those of a draft are added.
+    the GPU-seconds of a draft are added.
     """
     sharding, run = server.plan.sharding, times.runs[0]
     gpus = sharding.ranks // sharding.replicas
