@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from plandsl.progress import Tick
     from plandsl.spec.plan import PlanSpec
 
+_PLAN_PARTS: dict[str, type[Part]] = {**PARTS, "prefill": Pool, "decode": Pool, "transfer": Transfer}
+"""The parts of a plan."""
+
 _FILE: dict[str, Convert] = {"use": uses, "let": sizes, "declare": declared}
 """What stands in a file beside the declaration itself: ``use`` of files, ``let``, and parts that texts name."""
 
@@ -104,7 +107,7 @@ class Plan(Whole):
     __slots__ = ("_made",)  # what it compiles to, once it was compiled
     kind = "plan"
     known = plans.PLAN
-    parts = MappingProxyType({**PARTS, "prefill": Pool, "decode": Pool, "transfer": Transfer})
+    parts = MappingProxyType(_PLAN_PARTS)
     special = MappingProxyType({"require": clauses("require"), **_FILE})
 
     @classmethod
@@ -206,7 +209,7 @@ class Search(Whole):
     __slots__ = ()
     kind = "search"
     known = searches.FIELDS
-    parts = MappingProxyType({"plan": Plan, **PARTS, "prefill": Pool, "decode": Pool, "transfer": Transfer})
+    parts = MappingProxyType({"plan": Plan, **_PLAN_PARTS})
     special = MappingProxyType(
         {
             "vary": ranges,

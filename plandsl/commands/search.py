@@ -53,13 +53,13 @@ def run_search(arguments: Namespace) -> int:
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise PlanError([Diagnostic("E400", f"--{option} {value} is not 1 or more")])
+    asked = Asked(arguments.top, arguments.simulate, arguments.requests)
     bodies, drawn, status = [], [], OK
     with open_workers(arguments.scheduler) as workers:
         for search in searches:
             start = time.perf_counter()
             points = _points(search, arguments)
-            found = _run(search, arguments, points, workers)
-            asked = Asked(arguments.top, arguments.simulate, arguments.requests)
+            found = _run(search, asked, arguments.rows, points, workers)
             with Progress(f"simulating {search.name}") as tick:
                 answer = tell(found, asked, workers, tick)
             seconds = time.perf_counter() - start
@@ -97,11 +97,10 @@ def _points(search: SearchSpec, arguments: Namespace) -> Points | None:
     return Points(search)
 
 
-def _run(search: SearchSpec, arguments: Namespace, points: Points | None, workers: Workers) -> Found:
+def _run(search: SearchSpec, asked: Asked, rows: str | None, points: Points | None, workers: Workers) -> Found:
     with ExitStack() as stack:
-        sheets = [write_rows(stack.enter_context(open_sheet(Path(arguments.rows))))] if arguments.rows else []
+        sheets = [write_rows(stack.enter_context(open_sheet(Path(rows))))] if rows else []
         tick = stack.enter_context(Progress(f"searching {search.name}"))
-        asked = Asked(arguments.top, arguments.simulate, arguments.requests)
         run = Run(search, keep_most(search, asked), combine_sinks([*sheets, *([points] if points else [])]))
         for one in sheets:
             one(run.found, NOTHING)  # the heading, so that a file without rows has it too

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, fields
 
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, open_text
@@ -53,22 +53,24 @@ def _breaks(spec: PlanSpec, breaks: Breaks) -> bool:
 
 # ---- simpler plans
 
-DEFAULTS: dict[str, Any] = {
-    "requires": (),
-    "chunked_prefill": None,
-    "micro_batches": 1,
-    "chunks": 1,
-    "overlap": "none",
-    "router": "round_robin",
-    "measured": (),
-    "kv_residency": "all_batches",
-    "algorithm": "auto",
-    "memory_fraction": 1.0,
-    "step_tokens": 8192,
-    "hop_tensors": 1,
-    "fuse_norms": True,
-}
-"""Fields of a plan, and what the language takes where nothing is written."""
+SIMPLIFIED = (
+    "requires",
+    "chunked_prefill",
+    "micro_batches",
+    "chunks",
+    "overlap",
+    "router",
+    "measured",
+    "kv_residency",
+    "algorithm",
+    "memory_fraction",
+    "step_tokens",
+    "hop_tensors",
+    "fuse_norms",
+)
+"""Fields of a plan that may go back to what the language takes where nothing is written."""
+
+DEFAULTS: dict[str, Any] = {name: getattr(fields(PlanSpec), name).default for name in SIMPLIFIED}
 
 
 def simpler_plans(spec: PlanSpec) -> Iterator[PlanSpec]:
