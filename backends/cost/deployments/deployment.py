@@ -213,9 +213,9 @@ class Deployment(ABC):
         Raises `PlanError` for a number below 1 (E445), for ``batch`` beside ``concurrency`` or ``requests``, and for
         arrays that do not broadcast (E447).
         """
-        together = batch is None or (concurrency is None and requests is None)
         numbers = (batch, input, output, concurrency, requests)
-        if not together or not all([x is None or is_plain_load(x) for x in numbers]):
+        clash = batch is not None and (concurrency is not None or requests is not None)
+        if clash or not all(x is None or is_plain_load(x) for x in numbers):
             given = zip(("batch", "input", "output", "concurrency", "requests"), numbers, strict=True)
             batch, input, output, concurrency, requests = _check_load({k: x for k, x in given if x is not None})
         load = self.plan.workload
