@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from plandsl.diagnostics import Diagnostic
 from plandsl.spec.origins import vendor_of
 from plandsl.spec.plan import PlanSpec
+from plandsl.units import counted
 
 
 def check_load(plan: PlanSpec, shards: int) -> Iterator[Diagnostic]:
@@ -20,7 +21,7 @@ def check_load(plan: PlanSpec, shards: int) -> Iterator[Diagnostic]:
     if load.concurrency is None and load.traffic is not None:  # how many there are at once, the simulation finds
         return
     if requests < places:
-        some = f"{requests} request{'s' if requests > 1 else ''}{' in flight' if load.concurrency is not None else ''}"
+        some = f"{counted(requests, 'request')}{' in flight' if load.concurrency is not None else ''}"
         none = f"{places - requests} of them {'have' if places - requests > 1 else 'has'} none"
         hint = "more requests, or a smaller `dp`" if shards == 1 else "more requests, or fewer ranks on that axis"
         yield Diagnostic("N468", f"{some} for {what}: {none}", load.span or plan.span, hint=hint)

@@ -6,6 +6,9 @@ binary ones powers of 1024.
 
 from typing import NamedTuple
 
+HOUR = 3600.0
+"""Seconds of an hour."""
+
 BASES = ("B", "s", "FLOP", "tok", "req", "USD", "W")
 """Base units. FLOP and OP are the same unit: a peak in OP/s is the peak of an integer type."""
 
@@ -91,18 +94,18 @@ def _table() -> dict[str, tuple[float, Dimension]]:
         for op in ("FLOP", "OP"):
             table[f"{prefix}{op}/s"] = (float(1000**power), FLOP_RATE)
             table[f"{prefix}{op}"] = (float(1000**power), FLOPS)
-    for unit, seconds in {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}.items():
+    for unit, seconds in {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": HOUR}.items():
         table[unit] = (seconds, TIME)
     table["tok"] = (1.0, Dimension(token=1))
     table["req"] = (1.0, Dimension(request=1))
     table["tok/s"] = (1.0, TOKEN_RATE)
     table["req/s"] = (1.0, REQUEST_RATE)
     table["USD"] = (1.0, MONEY)
-    table["USD/h"] = (1 / 3600, MONEY_RATE)
+    table["USD/h"] = (1 / HOUR, MONEY_RATE)
     for prefix, factor in {"": 1.0, "k": 1e3, "M": 1e6}.items():
         table[prefix + "W"] = (factor, POWER)
         table[prefix + "J"] = (factor, ENERGY)
-        table[prefix + "Wh"] = (3600 * factor, ENERGY)
+        table[prefix + "Wh"] = (HOUR * factor, ENERGY)
     return table
 
 
@@ -145,7 +148,7 @@ def _round(value: float) -> str:
 def show_time(seconds: float) -> str:
     """``0.0123`` -> ``12.3 ms``."""
     if seconds >= 600:
-        return _format_scaled(seconds, ((3600.0, "h"), (60.0, "min")))
+        return _format_scaled(seconds, ((HOUR, "h"), (60.0, "min")))
     return _format_scaled(seconds, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")))
 
 
@@ -160,6 +163,11 @@ def show_count(count: float, unit: str = "") -> str:
         return f"{int(count)} {unit}".strip()
     steps = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K"), (1.0, ""))
     return _format_scaled(count, tuple((f, p + unit) for f, p in steps)).strip()
+
+
+def counted(many: int, what: str) -> str:
+    """``3 more stages``, ``1 GPU``."""
+    return f"{many} {what}{'' if many == 1 else 's'}"
 
 
 def show_rate(rate: float, unit: str = "B/s") -> str:

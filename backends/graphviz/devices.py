@@ -20,7 +20,6 @@ from plandsl.backends.graphviz.devices_layout import (
     Sizes,
     card_lines,
     card_place,
-    counted,
     ranged,
 )
 from plandsl.backends.graphviz.facts import Facts, stage_words
@@ -40,7 +39,7 @@ from plandsl.backends.graphviz.palette import (
     PANEL,
 )
 from plandsl.spec.hardware import NodeSpec
-from plandsl.units import show_bytes, show_percent, show_rate, show_time
+from plandsl.units import counted, show_bytes, show_percent, show_rate, show_time
 
 
 class Devices(Layout):

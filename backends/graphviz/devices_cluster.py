@@ -29,7 +29,6 @@ from plandsl.backends.graphviz.devices_layout import (
     Grid,
     Sizes,
     card_width,
-    counted,
     gpu_colors,
     ranged,
 )
@@ -39,7 +38,7 @@ from plandsl.backends.graphviz.header import DOT, MIN_WIDTH, TIMES, TOP, Key
 from plandsl.backends.graphviz.palette import AXES, FAINT, FRAME, HOP, IDLE, LINE, MUTED, PANEL
 from plandsl.ir.nodes import groups, node_span
 from plandsl.spec.hardware import ClusterSpec
-from plandsl.units import show_bytes, show_rate, show_time
+from plandsl.units import counted, show_bytes, show_rate, show_time
 
 MOST_LINES, MOST_IDLE = 6, 8
 """Most lines of text below the GPUs of a node, and most idle nodes that are drawn."""

@@ -10,6 +10,7 @@ from plandsl.backends.graphviz.facts import Facts, stage_words
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.backends.graphviz.header import MIN_WIDTH, TOP
 from plandsl.backends.graphviz.palette import AXES, GPUS
+from plandsl.units import counted
 
 MOST_CARDS, MOST_IN_STAGE, MOST_SHARES = 32, 16, 7
 """Most GPUs drawn, in all and of a stage (a note counts the rest), and most split dimensions named on a GPU."""
@@ -56,11 +57,6 @@ def gpu_colors(facts: Facts) -> dict[str, str]:
     """A colour for each kind of GPU, by name; empty where all GPUs are of one kind."""
     names = dict.fromkeys(gpu.name for gpu in facts.gpus)
     return {name: GPUS[i % len(GPUS)] for i, name in enumerate(names)}
-
-
-def counted(many: int, what: str) -> str:
-    """``3 more stages``, ``1 GPU``."""
-    return f"{many} {what}{'s' if many > 1 else ''}"
 
 
 def ranged(what: str, first: int, last: int) -> str:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from plandsl.answers.about import NOBODY, About
 from plandsl.answers.simulation import Simulation
-
-HOUR = 3600.0
+from plandsl.units import HOUR
 
 
 class Interval(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-HOUR = 3600.0
-KWH = 3.6e6
+from plandsl.units import HOUR
+
+KWH = 1000 * HOUR
 
 Band = tuple[float, float]
 

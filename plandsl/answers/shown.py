@@ -16,7 +16,7 @@ from plandsl.answers.text.seeds import print_seeds
 from plandsl.answers.text.simulation import print_simulation
 from plandsl.shown import Print, Printed, plain_rich, report_html, text_html
 from plandsl.spec.plan import PlanSpec
-from plandsl.units import show_count, show_time
+from plandsl.units import counted, show_count, show_time
 
 if TYPE_CHECKING:
     from plandsl.answers.autoscale import Autoscale
@@ -68,7 +68,7 @@ def estimate_line(e: Estimate) -> str:
     """``<Estimate hybrid: fits, TTFT 36.0 s, TPOT 25.5 ms, 644 tok/s on 8 GPUs>``."""
     verdict = "does not fit" if not e.fits else "fits" if e.ok else "fits, misses a requirement"
     times = f"TTFT {show_time(e.ttft_s)}, TPOT {show_time(e.tpot_s)}"
-    return f"<Estimate {e.plan}: {verdict}, {times}, {_rate(e.throughput_tokens_per_s)} on {_gpus(e.gpus)}>"
+    return f"<Estimate {e.plan}: {verdict}, {times}, {_rate(e.throughput_tokens_per_s)} on {counted(e.gpus, 'GPU')}>"
 
 
 def explanation_line(found: Explanation) -> str:
@@ -89,7 +89,8 @@ def simulation_line(found: Simulation) -> str:
     if not s.served:
         return f"<Simulation {found.plan}: none of {s.requests:,} requests served>"
     times = f"TTFT p50 {show_time(s.ttft.p50.value)}, p99 {show_time(s.ttft.p99.value)}"
-    return f"<Simulation {found.plan}: {s.served:,} requests, {times}, {_rate(s.output_rate)} on {_gpus(found.gpus)}>"
+    rate = f"{_rate(s.output_rate)} on {counted(found.gpus, 'GPU')}"
+    return f"<Simulation {found.plan}: {s.served:,} requests, {times}, {rate}>"
 
 
 def rate_line(found: FoundRate) -> str:
@@ -111,7 +112,3 @@ def autoscale_line(found: Autoscale) -> str:
 
 def _rate(rate: float) -> str:
     return f"{show_count(rate)} tok/s"
-
-
-def _gpus(number: int) -> str:
-    return f"{number} GPU{'s' * (number != 1)}"

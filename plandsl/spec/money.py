@@ -8,8 +8,6 @@ from typing import NamedTuple
 from plandsl.spec.hardware import GpuSpec, NodeSpec
 from plandsl.spec.plan import TARIFFS, PlanSpec
 
-HOUR = 3600.0
-
 MONTH_HOURS = 730.0
 """Hours of a month, a twelfth of a year of 8,760 hours, by which clouds quote."""
 

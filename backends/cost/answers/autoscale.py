@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from attrs import evolve
 
-from plandsl.answers.autoscale import HOUR, Autoscale, Interval
+from plandsl.answers.autoscale import Autoscale, Interval
 from plandsl.answers.simulation import GROWS
 from plandsl.backends.cost.answers.find_rate import search_rate
 from plandsl.backends.cost.answers.mean_load import WithLoad, mean_load, plan_at_mean, requests_in_flight
@@ -22,9 +22,10 @@ from plandsl.backends.cost.deployments.replicas import Replicas
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.cost.serving.windows import Window, windows
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 from plandsl.spec.money import rent
 from plandsl.spec.plan import PlanSpec
+from plandsl.units import HOUR
 
 REQUESTS = 1000
 """Requests that are served for each replica, unless the caller wants others."""
@@ -106,7 +107,7 @@ Share: TypeAlias = Callable[[Sequence[Window], float], Iterable[Interval]]
 
 def autoscale(
     made: Compiled, every: float, requests: int | None = None, least: int = 1,
-    tick: Tick = lambda done, of: None, share: Share | None = None,
+    tick: Tick = silent, share: Share | None = None,
 ) -> Autoscale:  # fmt: skip
     """The fewest replicas of a plan in each interval of ``every`` seconds of its load.
 

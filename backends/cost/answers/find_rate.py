@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import isfinite
 
-from plandsl.answers.money import HOUR
 from plandsl.answers.rate import FoundRate
 from plandsl.answers.simulation import GROWS, Figure
 from plandsl.backends.cost.answers.money import copies_for, rent_of
@@ -16,6 +15,7 @@ from plandsl.spec.money import rent
 from plandsl.spec.plan import PlanSpec, WorkloadSpec
 from plandsl.spec.rates import Scaled, at_rate, has_sessions, nominal_rate
 from plandsl.spec.requires import all_requirements
+from plandsl.units import HOUR
 
 CLOSE, CLOSE_ENDS = 1.01, 1.03
 """The search ends when the rate that fails is at most so many times the rate that holds; the same for its interval."""

@@ -16,6 +16,7 @@ from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.backends.cost.serving.requests import Floats
 from plandsl.diagnostics import Diagnostic
 from plandsl.spec.plan import PlanSpec
+from plandsl.units import counted
 
 
 def with_crowd(plan: PlanSpec, requests: int) -> PlanSpec:
@@ -75,7 +76,7 @@ def fleet_notes(plan: PlanSpec, model: Deployment) -> list[Diagnostic]:
     m = model.evaluate()
     rate = float(m.throughput) / chosen.output
     copies = int(copies_for(load.demand, rate))
-    many = "1 request" if chosen.concurrency == 1 else f"{chosen.concurrency} requests"
+    many = counted(chosen.concurrency or 1, "request")
     each = "the plan" if copies == 1 else f"each of {copies} copies of the plan"
     why = f"{many} in flight in {each}, which gets {load.demand / copies:.3g} req/s and bears {rate:.3g} req/s"
     if not bool(_keeps_bounds(plan, m, np.ones(1)).all()):

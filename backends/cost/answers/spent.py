@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from plandsl.answers.money import HOUR, KWH, Energy, Fleet, Money, spent_at
+from plandsl.answers.money import KWH, Energy, Fleet, Money, spent_at
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.backends.cost.answers.money import Economics, economics, serve_demand
 from plandsl.backends.cost.answers.shares import Used, shares
@@ -12,6 +12,7 @@ from plandsl.backends.cost.deployments.deployment import Deployment, Metrics
 from plandsl.spec.money import MONTH_HOURS, nodes_used, price_sources
 from plandsl.spec.plan import PlanSpec
 from plandsl.spec.power import POWER_BAND, POWER_FITTED
+from plandsl.units import HOUR
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.answers.simulation import Run

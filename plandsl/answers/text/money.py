@@ -10,19 +10,23 @@ from rich.text import Text
 from plandsl.answers.estimate import Estimate
 from plandsl.answers.money import Fleet, Served, spent_at
 from plandsl.answers.text.words import plain_table
-from plandsl.units import show_energy, show_money, show_power
+from plandsl.units import counted, show_energy, show_money, show_power
 
 TARIFF = {"on_demand": "on demand", "reserved": "reserved"}
 
 
 def money_rows(e: Estimate) -> Iterator[tuple[str, str]]:
     """What output tokens cost and take, at the rate of the simulation where there is one."""
-    most = e.throughput_tokens_per_s
-    spent = spent_at(most if e.simulated is None else e.simulated.output_rate, most, e.money, e.energy)
+    spent = _spent(e)
     if spent.usd_per_mtok is not None:
         yield "cost", f"{spent.usd_per_mtok:.2f} USD per million output tokens"
     if spent.j_per_token is not None and spent.power_w is not None:
         yield "energy", f"{show_energy(spent.j_per_token)} per output token, {show_power(spent.power_w)}"
+
+
+def _spent(e: Estimate) -> Served:
+    most = e.throughput_tokens_per_s
+    return spent_at(most if e.simulated is None else e.simulated.output_rate, most, e.money, e.energy)
 
 
 def spent_line(spent: Served) -> Iterator[str]:
@@ -46,14 +50,11 @@ def money_table(estimates: Sequence[Estimate]) -> Table | None:
     header = ("in money", *(("copies",) if fleets else ()), "GPUs", "an hour", "per M output", "energy")
     table = plain_table("l", *"r" * (len(header) - 1), header=header)
     for e in estimates:
-        paid, rows = None if e.money is None else e.money.usd_per_h, dict(money_rows(e))
-        cost = rows["cost"].split(" per ")[0] if "cost" in rows else "-"
-        energy, gpus, copies = rows.get("energy", "-").split(" per ")[0], e.gpus, "1"
-        if (f := e.fleet) is not None:
-            paid, gpus, copies = f.usd_per_h, f.gpus, str(f.copies)
-            cost = "-" if f.usd_per_mtok is None else f"{f.usd_per_mtok:.2f} USD"
-            energy = "-" if f.j_per_token is None else show_energy(f.j_per_token)
-        cells = (copies, str(gpus), "-" if paid is None else show_money(paid), cost, energy)
+        told, gpus, copies = (_spent(e), e.gpus, 1) if e.fleet is None else (e.fleet, e.fleet.gpus, e.fleet.copies)
+        paid = "-" if told.usd_per_h is None else show_money(told.usd_per_h)
+        cost = "-" if told.usd_per_mtok is None else f"{told.usd_per_mtok:.2f} USD"
+        energy = "-" if told.j_per_token is None or told.power_w is None else show_energy(told.j_per_token)
+        cells = (str(copies), str(gpus), paid, cost, energy)
         table.add_row(e.plan, *(cells if fleets else cells[1:]))
     return table
 
@@ -61,8 +62,7 @@ def money_table(estimates: Sequence[Estimate]) -> Table | None:
 def fleet_line(fleet: Fleet) -> Text:
     """How many copies a demand takes, and what they cost and draw together."""
     copies = "1 copy" if fleet.copies == 1 else f"{fleet.copies} copies"
-    nodes = "1 node" if fleet.nodes == 1 else f"{fleet.nodes} nodes"
-    said = [f"{copies} for {fleet.demand:.4g} req/s, {fleet.gpus} GPUs on {nodes}"]
+    said = [f"{copies} for {fleet.demand:.4g} req/s, {fleet.gpus} GPUs on {counted(fleet.nodes, 'node')}"]
     if fleet.usd_per_h is not None and fleet.usd_per_month is not None:
         said.append(f"{show_money(fleet.usd_per_h)} an hour, {show_money(fleet.usd_per_month)} a month")
     if fleet.power_w is not None:

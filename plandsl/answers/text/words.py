@@ -9,12 +9,11 @@ from math import isfinite, isnan
 from rich.text import Text
 
 from plandsl.answers.estimate import Estimate, Requirement
-from plandsl.answers.money import HOUR
 from plandsl.answers.simulation import Figure
 from plandsl.spec.origins import FITTED_HERE, MEASURED
 from plandsl.spec.plan import PlanSpec
 from plandsl.tables import Sheet
-from plandsl.units import show_bytes, show_count, show_energy, show_money, show_percent, show_power, show_time
+from plandsl.units import HOUR, show_bytes, show_count, show_energy, show_money, show_percent, show_power, show_time
 
 METRIC = {"ttft_s": "TTFT", "tpot_s": "TPOT", "latency_s": "latency", "throughput_tokens_per_s": "throughput"}
 
