@@ -24,7 +24,7 @@ from plandsl.limits import MAX_COUNT, MAX_PLANS, MAX_REQUESTS, MAX_SEEDS, MAX_VE
 from plandsl.passes import PIPELINE, compile_phase, program_after
 from plandsl.passes.legality import check as legality
 from plandsl.passes.legality import check_program
-from plandsl.progress import Tick, count_parts
+from plandsl.progress import Tick, count_parts, silent
 from plandsl.spec.plan import CutSpec, PlanSpec
 from plandsl.units import show_percent, show_time
 
@@ -364,7 +364,7 @@ def balanced(spec: PlanSpec, cut: CutSpec) -> tuple[PlanSpec, Diagnostic]:
 def simulate(
     plans: Sequence[CompiledPlan],
     requests: int | None = None,
-    tick: Tick = lambda done, of: None,
+    tick: Tick = silent,
     *,
     keep_steps: bool = True,
 ) -> list[Run]:
@@ -462,9 +462,7 @@ def _tables(spec: PlanSpec) -> list[Diagnostic]:
     return _unique([found for kind in kinds for found in findings(kind)])
 
 
-def compile_module(
-    module: Module, plan: str | Sequence[str] | None = None, tick: Tick = lambda done, of: None
-) -> list[CompiledPlan]:
+def compile_module(module: Module, plan: str | Sequence[str] | None = None, tick: Tick = silent) -> list[CompiledPlan]:
     """Compile one plan of ``module``, several of them, or all. Raises `PlanError` with everything that is wrong.
 
     ``tick`` hears how many plans are done, of how many.

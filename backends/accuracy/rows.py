@@ -14,7 +14,7 @@ from plandsl.backends.accuracy.serving import Predicted
 from plandsl.backends.calibrate.table import Table
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.measurements import read_rows
-from plandsl.progress import Tick, count_parts
+from plandsl.progress import Tick, count_parts, silent
 
 DESCRIBED = (
     "source", "source_version", "division", "submitter", "system_id", "date", "gpu", "gpu_name", "n_gpu",
@@ -69,7 +69,7 @@ def deployment_files(place: Path) -> list[Path]:
 
 
 def predict_files(
-    paths: Sequence[Path], predict: Callable[[Table, str, Tick], Predicted], tick: Tick = lambda done, of: None
+    paths: Sequence[Path], predict: Callable[[Table, str, Tick], Predicted], tick: Tick = silent
 ) -> Written:
     """A line for each row of the files, in their order.
 

@@ -17,7 +17,7 @@ from plandsl.backends.calibrate.kinds import KINDS
 from plandsl.backends.calibrate.table import Table, read_table
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.measurements import MEASURED, Unfit, read_number
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 
 Deployments = Callable[[Table, str], dict[str, Answer]]
 """Predicts the rows of a file of whole deployments, named without its ending, by metric."""
@@ -44,7 +44,7 @@ class Evaluation:
         return {"rows": rows, "totals": totals, "skipped": list(self.skipped)}
 
 
-def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = lambda done, of: None) -> Evaluation:
+def evaluate(place: Path, shelf: Shelf, deployments: Deployments, tick: Tick = silent) -> Evaluation:
     """Compare predictions with every row of a file, or of the known files of a folder.
 
     ``tick`` hears how many files are done, of how many.

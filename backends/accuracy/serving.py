@@ -26,7 +26,7 @@ from plandsl.backends.accuracy.spread import Refused, with_room
 from plandsl.backends.calibrate.table import Table
 from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.diagnostics import PlanError
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 
 __all__ = [
     "ENDLESS", "NEVER", "ROUNDS", "Row", "by_column", "by_load", "catalog_name", "engine_of", "predict_rows",
@@ -77,7 +77,7 @@ def by_column(found: Predicted, file: str) -> dict[str, Answer]:
 
 
 def predict_rows(
-    table: Table, file: str, compile_: Compile, known: Known, tick: Tick = lambda done, of: None, jobs: int = 1
+    table: Table, file: str, compile_: Compile, known: Known, tick: Tick = silent, jobs: int = 1
 ) -> Predicted:
     """Answers for every row. ``known`` says what the catalog has, ``tick`` hears how many rows are done.
 

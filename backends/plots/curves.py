@@ -18,7 +18,7 @@ from plandsl.backends.cost.serving.requests import Floats
 from plandsl.backends.plots.bounds import METRICS, bounds_of
 from plandsl.backends.plots.knee import knee
 from plandsl.backends.plots.sweep import Sweep, sweep
-from plandsl.progress import Tick, count_parts
+from plandsl.progress import Tick, count_parts, silent
 from plandsl.spec.plan import PlanSpec
 
 DEEPEST = 4096
@@ -86,7 +86,7 @@ def show_load(load: float) -> str:
     return f"{load:.0f}" if float(load).is_integer() else f"{load:.3g}"
 
 
-def load_curves(plans: Sequence[Compiled], tick: Tick = lambda done, of: None) -> list[LoadCurve]:
+def load_curves(plans: Sequence[Compiled], tick: Tick = silent) -> list[LoadCurve]:
     """The curve of each plan: by estimates, or by simulation where the load or a requirement needs single requests.
 
     Simulated latencies are those percentiles that the first requirement on each of them is about, and means without
@@ -145,7 +145,7 @@ def _figure(one: Probe, metric: str, percentile: float | None) -> Figure:
 # ---- by estimates
 
 
-def estimate_curve(made: Compiled, tick: Tick = lambda done, of: None) -> LoadCurve:
+def estimate_curve(made: Compiled, tick: Tick = silent) -> LoadCurve:
     """Estimates of a plan over its batch, or over its concurrency, from 1 to the largest that fits."""
     plan, model = made.spec, build_deployment(made)
     varied = "batch" if plan.workload.concurrency is None else "concurrency"

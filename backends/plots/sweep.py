@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plandsl.backends.cost.answers.probes import Point, Probe, Probes, Serve
 from plandsl.backends.cost.serving.scaled import WIDEST
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 from plandsl.spec.plan import PlanSpec
 
 SHARES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
@@ -70,7 +70,7 @@ def saturation(search: Probes) -> float:
     most = max(search.count or load.requests or 0, LONG)
     if load.traffic is not None and load.traffic.trace is not None:
         most = found.told.summary.requests
-    told = search.serve([Point(found.factor, most)], lambda done, of: None).told.summary
+    told = search.serve([Point(found.factor, most)], silent).told.summary
     return max(rate for rate in (told.bearable, told.request_rate) if isfinite(rate))
 
 

@@ -13,7 +13,7 @@ from plandsl.diagnostics import Diagnostic
 from plandsl.driver import CompiledPlan, check_module
 from plandsl.driver import simulate as simulate_each
 from plandsl.ir.types import Number
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 
 if TYPE_CHECKING:
     from plandsl.answers.difference import Difference
@@ -125,7 +125,7 @@ def simulate(
     """
     if isinstance(source, list | tuple):
         plans = list(each_source("simulate", source, overrides))
-        return simulate_each(plans, requests, tick or (lambda done, of: None), keep_steps=keep_steps)
+        return simulate_each(plans, requests, tick or silent, keep_steps=keep_steps)
     made = compile_source("simulate", source, plan, overrides)
     return made.simulate(requests, tick, keep_steps=keep_steps)
 

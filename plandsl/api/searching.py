@@ -14,7 +14,7 @@ from plandsl.arguments import Arguments
 from plandsl.columns import Table, pick_table
 from plandsl.grammar.resolve import Module
 from plandsl.limits import MAX_REQUESTS
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 from plandsl.searches.answer import Configuration
 from plandsl.searches.ask import Asked, keep_most, read_searches, tell
 from plandsl.searches.files import row_columns
@@ -161,9 +161,6 @@ def run_search(
         raise call.error("E403", "source", why, hint=f'name one: name="{searches[0].name}"')
     (search,) = searches
     start = time.perf_counter()
-
-    def silent(done: int, of: int) -> None:
-        return None
 
     with open_workers(scheduler) as workers:
         found = workers.search(Run(search, keep_most(search, asked)), tick or silent)

@@ -55,8 +55,9 @@ def _shelf() -> Shelf:
 def _deployments(table: Table, file: str) -> dict[str, Answer]:
     """Predictions for rows of whole deployments, by column."""
     from plandsl.backends.accuracy.serving import by_column
+    from plandsl.progress import silent
 
-    return by_column(_predict_rows(table, file, lambda done, of: None), file)
+    return by_column(_predict_rows(table, file, silent), file)
 
 
 def _predict_rows(table: Table, file: str, tick: Tick) -> Predicted:

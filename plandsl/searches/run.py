@@ -15,7 +15,7 @@ from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan, check_spec
 from plandsl.ir.program import Program
 from plandsl.limits import MAX_COMPILED
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 from plandsl.searches.space import Candidate, Grid, Space
 from plandsl.searches.tally import NO_ROWS, Rows, Tally, fill_tally
 from plandsl.searches.values import METRICS, Values, evaluate_metrics
@@ -272,7 +272,7 @@ class Run:
         if self.sink is not None and done.rows is not None:
             self.sink(self.found, done.rows)
 
-    def run(self, tick: Tick = lambda done, of: None) -> Found:
+    def run(self, tick: Tick = silent) -> Found:
         """Do all jobs in this process. An interruption keeps the results so far."""
         compiler, total = Compiler(), self.found.search.size
         try:

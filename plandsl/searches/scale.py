@@ -12,7 +12,7 @@ from plandsl.backends.cost.answers.autoscale import REQUESTS, autoscale, fewest_
 from plandsl.backends.cost.serving.windows import Window
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 from plandsl.searches.run import Compiler
 from plandsl.searches.spread import Workers
 from plandsl.spec.plan import PlanSpec
@@ -43,7 +43,7 @@ def scale(made: CompiledPlan, arguments: Namespace, workers: Workers, tick: Tick
 
     def share(parts: Sequence[Window], each: float) -> Iterator[Interval]:
         tasks = [Task(made.spec, part, each, requests=requests, least=least) for part in parts]
-        return workers.map(scale_task, tasks, lambda done, of: None)
+        return workers.map(scale_task, tasks, silent)
 
     return autoscale(made, read_seconds(arguments.every), requests, least, tick=tick, share=share)
 

@@ -16,7 +16,7 @@ from plandsl.backends.cost.answers.simulation import Check, simulate_plan, time_
 from plandsl.backends.cost.answers.spent import with_spent
 from plandsl.backends.cost.serving.percentiles import figure
 from plandsl.diagnostics import PlanError
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 from plandsl.searches.answer import Configuration, Miss, configurations
 from plandsl.searches.run import Compiler, Found
 from plandsl.searches.spread import Workers
@@ -171,7 +171,7 @@ class _Trials:
     def simulate(self, which: Sequence[int]) -> None:
         """Simulate these candidates."""
         tasks = [Task(self.plans[i], self.goals, self.count) for i in which]
-        results = self.workers.map(simulate_task, tasks, lambda done, of: None)
+        results = self.workers.map(simulate_task, tasks, silent)
         for i, outcome in zip(which, results, strict=True):
             self.outcomes[i] = outcome
             place = i + 1 if i < len(self.top) else self.found.tally.met + 1 + i - len(self.top)

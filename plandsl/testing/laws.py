@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from plandsl.api.plans import Plan
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.driver import CompiledPlan
-from plandsl.progress import Tick
+from plandsl.progress import Tick, silent
 from plandsl.spec.plan import PlanSpec, ShardingSpec
 from plandsl.testing.ask import Asked, ask
 from plandsl.testing.checked import Checked
@@ -146,7 +146,7 @@ def run(
     draws: int = 0,
     seed: int = 0,
     file: str = "",
-    tick: Tick = lambda done, of: None,
+    tick: Tick = silent,
 ) -> Checked:
     """Check laws on a plan and on up to ``draws`` neighbours of it, drawn from ``seed``; nothing is raised.
 
