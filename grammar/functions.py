@@ -11,7 +11,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, whole
 from plandsl.ir.functions import MAPS
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.model import Apply, Term, Weight
+from plandsl.spec.model import STATEFUL, Apply, Term, Weight
 from plandsl.units import NUMBER
 
 Dims: TypeAlias = "tuple[str, ...]"
@@ -23,13 +23,14 @@ NORMS = ("rms_norm", "layer_norm")
 PARTS = ("query", "latent")
 """Functions that are allowed only as arguments of `attention(...)`."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "attention", *PARTS, "experts")
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "attention", *PARTS, *STATEFUL, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "clamp": ("low", "high"),
     "concat": ("into",),
     "attention": ("window", "chunk", "causal"),
+    "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
 }
 
