@@ -49,7 +49,7 @@ def _short_conv(call: s.Call, terms: Terms) -> Typed:
         raise Wrong("E475", message, call.args[0].span, labels=labels[1:], hint=CONV)
     channels = x.dims[1:]
     if not isinstance(w.term, Weight) or w.dims[1:] != channels or w.dims[0] in channels:
-        message = f"the weight of this `short_conv` is [width, {', '.join(channels)}]: a factor for each tap and channel"
+        message = f"the weight of this `short_conv` is [width, {', '.join(channels)}], a factor for each tap"
         raise Wrong("E475", message, call.args[1].span, label=f"this is {dims_text(w.dims)}", hint=CONV)
     if terms.sizes[w.dims[0]] == 1:
         message = f"a convolution over `{w.dims[0]} = 1` token keeps no state"

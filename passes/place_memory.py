@@ -13,8 +13,8 @@ from plandsl.spec.plan import PlanSpec
 def place_memory(program: Program, plan: PlanSpec) -> Program:
     """Record, for every region, the largest sets of values alive at once and the buffers of its collectives.
 
-    Weights, caches and states are left out, because they live as long as the model or a request does. The sizes decide which set is the
-    largest in bytes, so every set is kept that is not a subset of another.
+    Weights, caches and states are left out, because they live as long as the model or a request does. The sizes decide
+    which set is the largest in bytes, so every set is kept that is not a subset of another.
 
     After:   region block[0..80](...) -> %x.2 {
                ...

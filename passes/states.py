@@ -36,12 +36,12 @@ def recurrence(term: Apply, parts: tuple[Value, ...], name: str, model: ModelSpe
     kept = tensor(model.state_cache or model.activations, (batch, heads, k.type.names[-1], *values))
     state = Value(names.fresh("state"), kept)
     return Recurrence(
-        Value(names.fresh(name), v.type),
-        state,
-        q,
-        k,
-        v,
-        tuple(more),
+        out=Value(names.fresh(name), v.type),
+        kept_state=state,
+        q=q,
+        k=k,
+        v=v,
+        more=tuple(more),
         state=state.name,
         roles=str(term.option("named", "")),
         delta=bool(term.option("delta", False)),
@@ -87,10 +87,9 @@ def _merge(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     out: list[Op] = []
     waiting: ShortConv | None = None
     for op in ops:
-        if waiting is not None and (not isinstance(op, ShortConv) or not _alike(waiting, op)):
-            if isinstance(op, ShortConv) or _reads(op, waiting.made):
-                out.append(waiting)
-                waiting = None
+        if waiting is not None and not (_alike(waiting, op) if isinstance(op, ShortConv) else _free(waiting, op)):
+            out.append(waiting)
+            waiting = None
         if isinstance(op, ShortConv):
             if waiting is not None:
                 op = evolve(op, made=waiting.made + op.made, parts=waiting.parts + op.parts, state=waiting.state)
@@ -104,6 +103,11 @@ def _alike(a: ShortConv, b: ShortConv) -> bool:
     """Whether one kernel can run both: of one function and width, both with a bias or without."""
     wide = _rows(a.kept[0].type) == _rows(b.kept[0].type)
     return wide and (a.fn, a.biased) == (b.fn, b.biased) and not _reads(b, a.made)
+
+
+def _free(conv: ShortConv, op: Op) -> bool:
+    """Whether ``op`` can run before ``conv``."""
+    return not _reads(op, conv.made)
 
 
 def _rows(kept: TensorType) -> tuple[object, ...]:

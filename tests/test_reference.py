@@ -34,6 +34,7 @@ from plandsl.ir.compute import Concat, Quantize
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.program import verify as findings
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.text import read, read_op, read_type, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
@@ -593,8 +594,8 @@ def test_key_heads_held_by_another_rank_are_caught() -> None:
 def test_every_op_is_run_by_some_case() -> None:
     programs = [p for sharded, whole in CASES.values() for p in (*sharded, *whole)]
     found = {type(op) for p in programs for r in p.regions for op in r.ops}
-    # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut
-    assert found | {Concat, Join, Split} == set(OPS)
+    # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states
+    assert found | {Concat, Join, Split, ShortConv, Recurrence} == set(OPS)
 
 
 def test_the_cases_are_sound_programs() -> None:

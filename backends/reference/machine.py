@@ -119,7 +119,7 @@ class Machine:
         step = self._step(self._decode, place)
         for ranks, region, layer in step.turns():
             self._cache.fill(self._decode.region(region), layer, ranks, place, whole)
-            self._memory.fill(self._decode.region(region), layer, ranks, place, self.past, states)
+            self._memory.fill(self._decode.region(region), layer, ranks, place, states)
 
     def _place(self, program: Program, tokens: int) -> Placement:
         """The placement in a step of ``tokens`` tokens of each request."""

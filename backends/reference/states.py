@@ -88,7 +88,7 @@ class Memory:
         more = {name: here.array(x) for name in op.roles.split() if (x := op.role(name)) is not None}
         decay = _decay(op, more, here)
         state = self._start(op.kept_state, at, here).reshape(*v.shape[:1], *v.shape[2:3], k.shape[-1], v.shape[-1])
-        out, after = recur(op, q, k, v, decay, more.get("write"), state)
+        out, after = recur(op, (q, k, v), decay, more.get("write"), state)
         if "skip" in more:
             out = out + more["skip"][:, None] * v
         shape = here.place.shape(op.kept_state.type, here.rank)
@@ -110,10 +110,9 @@ class Memory:
                 raise Mismatch(f"no rank holds some elements of state '{name}' of {region}, layer {layer}")
         return found
 
-    def fill(
-        self, region: Region, layer: int | None, ranks: Iterable[int], place: Placement, past: int, whole: Whole
-    ) -> None:
-        """Give each of ``ranks`` its part of the states of ``region``."""
+    def fill(self, region: Region, layer: int | None, ranks: Iterable[int], place: Placement, whole: Whole) -> None:
+        """Give each of ``ranks`` its part of the states of ``region``, which have seen the context of ``place``."""
+        past = place.sizes["context"]
         for kept in (kept for op in region.ops if isinstance(op, ShortConv | Recurrence) for kept in op.kept):
             for rank in ranks:
                 part = place.block(kept.type, rank)
@@ -137,13 +136,14 @@ class Memory:
 
 
 def recur(
-    op: Recurrence, q: Array, k: Array, v: Array, decay: Array, write: Array | None, state: Array
+    op: Recurrence, tokens: tuple[Array, Array, Array], decay: Array, write: Array | None, state: Array
 ) -> tuple[Array, list[Array]]:
     """The results ``[batch, position, heads, p]`` of a `Recurrence` without `skip`, and the state after each token.
 
-    ``q, k: [batch, position, heads, n]``, ``decay`` the same or with last dimension 1, ``write: [batch, position,
-    heads]``, ``state: [batch, heads, n, p]``.
+    ``tokens`` are ``q, k: [batch, position, heads, n]`` and ``v: [batch, position, heads, p]``. ``decay`` is as ``k``,
+    or has 1 in the place of n; ``write: [batch, position, heads]``, ``state: [batch, heads, n, p]``.
     """
+    q, k, v = tokens
     if op.normalize:
         q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6) for x in (q, k))
         q = q / np.sqrt(q.shape[-1])

@@ -6,17 +6,21 @@ name of the state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from attrs import frozen
 
 from plandsl.diagnostics import Diagnostic, Span
 from plandsl.ir.base import COMPUTE, BaseOp, Facts, finding, span_field
-from plandsl.ir.types import Dim, TensorType, Value
+from plandsl.ir.types import Dim, Number, TensorType, Value
+from plandsl.spec.formats import item_bytes
+
+if TYPE_CHECKING:
+    from plandsl.ir.extents import Extents
 
 TAIL = ".tail"
-"""Ends the name of the dimension of the tokens that a convolution keeps: ``conv_width.tail``, one less than the width."""
+"""Ends the name of the dimension of tokens that a convolution keeps: ``conv_width.tail``, one less than the width."""
 
 ROLES = ("step", "rate", "write", "skip")
 """What the further operands of a `Recurrence` may be, in this order."""
@@ -134,7 +138,8 @@ class Recurrence(BaseOp):
     @property
     def scans(self) -> bool:
         """Whether each element of the state decays by itself, so that prompts are not products of matrices."""
-        return any(x is not None and x.type.names[-1] == self.k.type.names[-1] for x in map(self.role, ("step", "rate")))
+        decay = (self.role(name) for name in ("step", "rate"))
+        return any(x is not None and x.type.names[-1] == self.k.type.names[-1] for x in decay)
 
     def infer(self) -> tuple[TensorType, ...]:
         """The result as ``v``; the state has the heads of ``v``, the last dimension of ``k``, and that of ``v``."""
@@ -160,3 +165,19 @@ class Recurrence(BaseOp):
 
 States: TypeAlias = ShortConv | Recurrence
 """Every op of this module."""
+
+
+def state_bytes(ops: Iterable[BaseOp], extents: Extents, guesses: int = 0) -> Number:
+    """Bytes of the state of one request that ``ops`` of one layer keep on a rank; 0 without a state.
+
+    With ``guesses`` the convolutions keep as many tokens more, and each guess has another state beside this one.
+    """
+    total: Number = 0.0
+    for op in ops:
+        if isinstance(op, ShortConv | Recurrence):
+            for kept in op.kept:
+                size = extents.product(d for d in kept.type.dims if d.name != "batch") * item_bytes(kept.type.dtype)
+                if isinstance(op, ShortConv):
+                    size = size * (1 + guesses / extents.sizes[kept.type.names[1]])
+                total = total + size
+    return total

@@ -148,8 +148,8 @@ class ModelSpec(FrozenValue):
 
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
-    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the format of
-    the states of recurrences; empty: that of activations.
+    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
+    format of the states of recurrences; empty: that of activations.
     """
 
     name: str

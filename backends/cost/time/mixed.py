@@ -14,6 +14,7 @@ from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.compute import Gemm
 from plandsl.ir.names import RunKey
 from plandsl.ir.ops import Op
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.types import Number
 
 
@@ -107,6 +108,9 @@ class _KindMixer:
             if isinstance(work, Softmax):
                 found.append(self._attention(name, i, mix, sizes))
                 continue
+            if isinstance(work.op, ShortConv | Recurrence):
+                found.append(self._apart(name, i, mix, sizes))
+                continue
             lone = work.rows and all(d.name == "batch" for d in work.rows)
             where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk
             found.append(prefill.op_seconds(name, i, where))
@@ -114,6 +118,14 @@ class _KindMixer:
             for i in alone:
                 found[beside] = found[beside] + decode.op_seconds(name, i, sizes.decodes) * (mix.decodes > 0)
         return found
+
+    def _apart(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
+        """Seconds of a layer with a state: prompts are scanned, and the decodes step, in kernels of their own."""
+        found = self.prefill.op_seconds(name, i, sizes.chunk)
+        if mix.decodes is None or sizes.decodes is None:
+            return found
+        other = self.places[name].shared[i]
+        return found + self.decode.op_seconds(name, other, sizes.decodes) * (mix.decodes > 0)
 
     def _attention(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
         """Seconds of attention of one prompt with the decodes, and of the other prompts."""
