@@ -759,6 +759,7 @@ def test_any_object_gives_a_model_or_diagnostics(config: dict[str, Any]) -> None
     st.sets(NAMES, max_size=2),
 )
 @example("qwen3_30b_a3b", {"mlp_only_layers": [True], "decoder_sparse_step": 7}, set())
+@example("deepseek_v3", {"num_hidden_layers": 0, "quantization_config": {"quant_method": "fp8"}}, set())
 def test_a_published_config_with_other_fields_gives_a_model_or_diagnostics(
     name: str, fields: dict[str, Any], dropped: Sequence[str]
 ) -> None:
