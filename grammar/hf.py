@@ -49,12 +49,12 @@ def _text(config: Config, source: str) -> str:
     refuse(config, family)
     shape = shape_of(config, family)
     storage = storage_of(config, family, shape)
-    if storage.layers:
-        kinds = zip(shape.layers, storage.layers, strict=True)
-        shape = shape._replace(layers=tuple(kind._replace(stored=stored) for kind, stored in kinds))
     tell(config, family, shape)
     if config.errors:
         return ""
+    if storage.layers:
+        kinds = zip(shape.layers, storage.layers, strict=True)
+        shape = shape._replace(layers=tuple(kind._replace(stored=stored) for kind, stored in kinds))
     shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)
     remarks = [f"Made from {shown}, {family.architecture}.", *(_sentence(d) for d in config.found)]
     text = model_text(_name(config, source), shape, storage, shown, remarks)

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.reference.attention import Mask, attention, rope
@@ -40,6 +40,7 @@ from plandsl.ir.types import Dim, Mesh, TensorType, Value
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Var, Weight
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
+from tests.draws import draws
 
 # ---- programs: IR text, where a result may leave out the type that its op infers
 
@@ -643,7 +644,7 @@ def legal(x: Value, mesh: Mesh) -> list[AllReduce | ReduceScatter | AllGather | 
     return [op for op in out if not list(op.verify())]
 
 
-@settings(max_examples=200)
+@draws(50 / 3)
 @given(laid_out(), st.data())
 def test_any_run_of_collectives_keeps_the_value(start: tuple[Placement, Value], data: st.DataObject) -> None:
     place, x = start
@@ -830,7 +831,7 @@ def test_shrink_keeps_the_order_of_windows_and_lets_them_bite() -> None:
     assert small.workload.input > 4
 
 
-@settings(max_examples=100)
+@draws(25 / 3)
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.sampled_from([1, 2, 3, 4, 8]), min_size=1).filter(
         lambda axes: np.prod(list(axes.values())) <= 64

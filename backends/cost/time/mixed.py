@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.backends.cost.num import maximum
+from plandsl.backends.cost.num import maximum, minimum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.attention import Mixed, Softmax
 from plandsl.backends.cost.work.work import Binding, Work
@@ -23,7 +23,7 @@ class Mix(NamedTuple):
 
     The tokens belong to ``prompts`` prompts (1 unless prompts are shorter than chunks). Beside them ``decodes``
     requests decode ``queries`` tokens each, the last of which sees ``context`` keys. ``decodes`` is None where steps
-    never have any.
+    never have any; below 1 it is the share of such steps that have one.
     """
 
     chunk: Number
@@ -116,7 +116,7 @@ class _KindMixer:
             found.append(prefill.op_seconds(name, i, where))
         if sizes.decodes is not None and mix.decodes is not None:
             for i in alone:
-                found[beside] = found[beside] + decode.op_seconds(name, i, sizes.decodes) * (mix.decodes > 0)
+                found[beside] = found[beside] + decode.op_seconds(name, i, sizes.decodes) * minimum(mix.decodes, 1)
         return found
 
     def _apart(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
@@ -138,7 +138,7 @@ class _KindMixer:
         if (one := work.mixed(self.prefill.machine, call)) is not None:
             return one + first * (1 - 1 / mix.prompts)
         other = self.places[name].shared[i]
-        return first + self.decode.op_seconds(name, other, sizes.decodes) * (mix.decodes > 0)
+        return first + self.decode.op_seconds(name, other, sizes.decodes) * minimum(mix.decodes, 1)
 
 
 class Places(NamedTuple):
