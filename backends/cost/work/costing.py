@@ -138,6 +138,8 @@ class Costing:
                 return latent_attention(op, site)
             case Quantize():
                 return kernel.quantize_kernel(op, site)
+            case Rope(first=int()):
+                return kernel.rope_kernel(op, site)
             case Regular():
                 return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():
