@@ -13,6 +13,7 @@ from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
+from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 
 
@@ -116,7 +117,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "N304": (
         "every rank holds some weights in full",
         "The axis splits other weights, but not these, so every rank holds them in full and multiplies by them in "
-        "full. `tp` splits the dimensions called heads, kv_heads, state_heads, state_groups, ffn, expert_ffn and vocab.",
+        "full. `tp` splits the dimensions called heads, kv_heads, state_heads, state_groups, ffn, expert_ffn and "
+        "vocab.",
         _plan("mesh t = 4\n    heads, kv_heads -> t"),
         "name a dimension of these weights in a rule.",
     ),
@@ -540,7 +542,17 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
 CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
-        *(SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
+        *(
+            SYNTAX_CODES,
+            NAME_CODES,
+            HF_CODES,
+            SHARDING_CODES,
+            COMMAND_CODES,
+            RENDER_CODES,
+            MONEY_CODES,
+            PYTHON_CODES,
+            STATE_CODES,
+        ),
     )
     for name, parts in table.items()
 }
