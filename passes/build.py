@@ -214,7 +214,7 @@ class _Builder:
         xs = tuple(self._term(a, name) for a in term.args)
         out = self._out(name, xs[0].type)
         if term.fn == "rope":
-            self.ops.append(Rope((out,), xs, span=term.span))
+            self.ops.append(Rope((out,), xs, int(term.option("first", 0)) or None, span=term.span))
         elif term.fn == "scale":
             self.ops.append(Scale(out, xs[0], float(term.option("by", 1.0)), span=term.span))
         else:
@@ -321,7 +321,17 @@ class _Builder:
         keys, values = kept
         self.ops.append(
             Attention(
-                out, q, keys, values, causal=causal, window=window, sinks=sink, chunk=_chunk(term), span=term.span
+                out,
+                q,
+                keys,
+                values,
+                causal=causal,
+                window=window,
+                sinks=sink,
+                chunk=_chunk(term),
+                softcap=_softcap(term),
+                alibi=bool(term.option("alibi", False)),
+                span=term.span,
             )
         )
         return out
@@ -341,6 +351,8 @@ class _Builder:
             causal=causal,
             window=window,
             chunk=_chunk(term),
+            softcap=_softcap(term),
+            alibi=bool(term.option("alibi", False)),
             span=term.span,
         )
         ops = latent_attention(
@@ -368,6 +380,11 @@ def _limits(term: Apply) -> str | None:
 def _chunk(term: Apply) -> int | None:
     """The length of an attention chunk, within which queries see keys; None without chunks."""
     return int(term.option("chunk", 0)) or None
+
+
+def _softcap(term: Apply) -> float | None:
+    """The number that the scores of attention stay below; None without one."""
+    return float(term.option("softcap", 0.0)) or None
 
 
 def _experts(model: ModelSpec) -> Iterator[str]:

@@ -74,7 +74,7 @@ def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     waiting: Rope | None = None
     for op in ops:
         if isinstance(op, Rope):
-            if waiting is not None and waiting.xs[0].type.names[-1] == op.xs[0].type.names[-1]:
+            if waiting is not None and _turned(waiting) == _turned(op):
                 op = evolve(op, outs=waiting.outs + op.outs, xs=waiting.xs + op.xs)
             elif waiting is not None:
                 out.append(waiting)
@@ -85,6 +85,11 @@ def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
             waiting = None
         out.append(op)
     return (*out, waiting) if waiting is not None else tuple(out)
+
+
+def _turned(op: Rope) -> tuple[str, int | None]:
+    """What a rotary embedding turns: a dimension, and how much of it."""
+    return op.xs[0].type.names[-1], op.first
 
 
 def _fuse_clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_hf import HF_CODES
 from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
@@ -391,12 +392,6 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "`planc simulate` serves the requests one by one, however long it takes.",
     ),
-    "E402": (
-        "not supported yet",
-        "The language reserves this command, and this version of the compiler does not have it.",
-        "",
-        "",
-    ),
     "E403": (
         "more than one plan or search",
         "A picture of a plan shows one plan. An output file holds the rows, or the best plan, of one search. A picture "
@@ -542,17 +537,8 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
 CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
-        *(
-            SYNTAX_CODES,
-            NAME_CODES,
-            HF_CODES,
-            SHARDING_CODES,
-            COMMAND_CODES,
-            RENDER_CODES,
-            MONEY_CODES,
-            PYTHON_CODES,
-            STATE_CODES,
-        ),
+        *(SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
+        *(EXPORT_CODES, STATE_CODES),
     )
     for name, parts in table.items()
 }

@@ -33,6 +33,9 @@ WINDOW = 3
 REACHES = ("window", "chunk")
 """Options of `attention` that limit the keys a query sees."""
 
+TURNED = 2
+"""Elements that a `rope` turns of a dimension that it turns in part."""
+
 TOP_K = 2
 """Most experts of a token, unless every token goes to all experts."""
 
@@ -250,10 +253,10 @@ def _narrow_all(statements: Iterable[Statement], small: _Small) -> tuple[Stateme
 
 
 def _narrow(term: Term, small: _Small) -> Term:
-    """``term`` with small windows, chunks, and numbers of experts per token."""
+    """``term`` with small windows, chunks, parts that `rope` turns, and numbers of experts per token."""
     if not isinstance(term, Apply):
         return term
-    changes: dict[str, int] = {}
+    changes = {"first": TURNED}
     for name in REACHES:
         if reach := int(term.option(name, 0)):
             changes[name] = small.windows[reach]

@@ -143,6 +143,8 @@ class Costing:
                 from plandsl.backends.cost.work.states import state_kernel
 
                 return state_kernel(op, site)
+            case Rope(first=int()):
+                return kernel.rope_kernel(op, site)
             case Regular():
                 return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():
