@@ -14,6 +14,7 @@ from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
+from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 
 
@@ -537,7 +538,7 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
-        EXPORT_CODES,
+        *(EXPORT_CODES, STATE_CODES),
     )
     for name, parts in table.items()
 }
