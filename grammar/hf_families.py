@@ -11,7 +11,7 @@ entries a family takes over; an entry of its own replaces theirs, but fields, fi
 | `skip` | fields of a config that change nothing |
 | `embedding`, `layer`, `mtp`, `head` | the text of the model; `options` are further lines above it |
 | `kept` | weights that quantised checkpoints keep as they are |
-| `modules`, `mtp_modules` | the modules of a layer, and the weights that each holds, for the lists of quantised checkpoints |
+| `modules`, `mtp_modules` | the modules of a layer and their weights, for the lists of quantised checkpoints |
 | any other | a part, for which ``<name>`` stands in other texts (`hf_template`) |
 """
 
