@@ -225,7 +225,9 @@ class _Reader:
         return found
 
     def _wholes(self, field: Field) -> list[int] | None:
-        return self.config.items(field.source, int)
+        """Whole numbers; one by itself counts as a list of one."""
+        value = self.config.get(field.source)
+        return [value] if type(value) is int else self.config.items(field.source, int)
 
     def _given(self, field: Field) -> bool:
         return self.config.get(field.source) is not None
