@@ -66,7 +66,7 @@ def _text(config: Config, source: str) -> str:
         if not 0 < (size := shape.values.get(name, 1)) <= MAX_DIMENSION:
             config.fail("E214", f"the size of `{name}` must be from 1 to {MAX_DIMENSION:,}, and would be {size:,}")
     if not text:
-        config.fail("E232", f"the pattern of layers needs more than {MAX_BLOCKS} blocks", "layer_types")
+        config.fail("E232", f"the layers are of more than {MAX_BLOCKS} kinds", "layer_types")
     return text
 
 

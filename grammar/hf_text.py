@@ -13,12 +13,12 @@ from plandsl.grammar.hf_storage import Storage
 from plandsl.grammar.hf_template import indented, render
 
 MAX_BLOCKS = 16
-"""Most blocks in the text of a model. If more are needed, its layers follow no regular pattern."""
+"""Most blocks in the text of a model. If more are needed, its layers are of too many kinds."""
 
-_LONGEST_LEAD, _LONGEST_PERIOD, _LONGEST_STRIDE = 8, 12, 24
+_LONGEST_LEAD, _LONGEST_PERIOD = 8, 12
 _FEW_BLOCKS = 8
 _WIDTH = 100
-_ON_A_LINE = 9
+_LONGEST_LINE = 118
 _WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
 """Dimensions that have the second line of the text, in this order."""
 
@@ -63,8 +63,18 @@ def model_text(name: str, made: Made, storage: Storage, source: str, remarks: Se
     lines += [f"model {name} {{", f'  source = "{source}"', "", f"  layers = {len(shape.layers)}"]
     lines += _fields(made, "\n".join(body))
     lines += ["", f"  {_formats(storage)}", *_stored(storage, labels, ranges), ""]
-    lines += [*indented("\n".join(body), 1), "}"]
+    lines += [part for line in indented("\n".join(body), 1) for part in _folded(line)]
+    lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def _folded(line: str) -> Iterator[str]:
+    """A line, folded behind the commas of a long list of layers."""
+    while len(line) > _LONGEST_LINE and line.lstrip().startswith(("block", *"0123456789")):
+        end = line.rfind(", ", 0, _LONGEST_LINE) + 1
+        yield line[:end]
+        line = f"      {line[end + 1 :]}"
+    yield line
 
 
 def dimensions_in(body: str) -> frozenset[str]:
@@ -77,12 +87,22 @@ def _fields(made: Made, body: str) -> Iterator[str]:
     used = dimensions_in(body)
     names = [field.name for field in made.family.fields if field.name in used and field.name not in _WIDTHS]
     for line in (names, [name for name in _WIDTHS if name in used]):
-        given = [f"{name} = {made.shape.values[name]}" for name in line]
-        for first in range(0, len(given), _ON_A_LINE):
-            yield f"  {', '.join(given[first : first + _ON_A_LINE])}"
+        yield from _wrapped([f"{name} = {made.shape.values[name]}" for name in line])
     if made.shape.values["context"]:
         yield f"  max_context = {made.shape.values['context']}"
     yield from indented(made.part("options"), 1)
+
+
+def _wrapped(items: list[str]) -> Iterator[str]:
+    """Items on as few lines as hold them."""
+    line: list[str] = []
+    for item in items:
+        if line and len(", ".join([*line, item])) > _WIDTH:
+            yield f"  {', '.join(line)}"
+            line = []
+        line.append(item)
+    if line:
+        yield f"  {', '.join(line)}"
 
 
 def _formats(storage: Storage) -> str:
@@ -114,42 +134,23 @@ def _entries(stored: Iterable[tuple[str, str]]) -> str:
 
 
 def cover(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
-    """As few blocks as cover the layers: the kind of each, and its layers as ``a..b`` or ``a..b by step``.
+    """As few blocks as cover the layers: the kind of each, and its layers as ``a..b``, ``a..b by step`` or a list.
 
     Empty layers mean all that no other block names. The first layers of a model may differ; the others repeat with a
-    period, or change a few times.
+    period, or change a few times; where they follow no such rule, each kind has a list.
     """
     parts = _parts(kinds)
     kind, most = Counter(kind for kind, _ in parts).most_common(1)[0]
     found = parts if most == 1 and len(parts) > 1 else [(kind, ""), *(part for part in parts if part[0] != kind)]
-    if len(found) > _FEW_BLOCKS and len(strides := _strides(kinds)) < len(found):
-        return strides
-    return found
+    return _lists(kinds) if len(found) > _FEW_BLOCKS else found
 
 
-def _strides(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
-    """The most frequent kind for all layers that the others leave; the layers of each other kind in longest strides."""
+def _lists(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
+    """The most frequent kind for all layers that the others leave; each other kind with the list of its layers."""
     counts = Counter(kinds)
     usual = counts.most_common(1)[0][0]
-    found = [(usual, "")]
-    for kind in counts:
-        rest = {layer for layer, other in enumerate(kinds) if other == kind}
-        while kind != usual and rest and len(found) <= MAX_BLOCKS:
-            length, step, start = max((_length(rest, layer, step), -step, -layer) for layer in rest
-                                      for step in range(1, _LONGEST_STRIDE + 1))  # fmt: skip
-            layers = range(-start, -start - step * length, -step)
-            rest -= set(layers)
-            by = f" by {-step}" if length > 1 and step < -1 else ""
-            found.append((kind, f"{layers[0]}..{layers[-1] + 1}{by}"))
-    return found
-
-
-def _length(layers: set[int], start: int, step: int) -> int:
-    """How many of ``start``, ``start + step``, ... are in ``layers``, from the first on."""
-    end = start
-    while end in layers:
-        end += step
-    return (end - start) // step
+    layers = {kind: [layer for layer, other in enumerate(kinds) if other == kind] for kind in counts if kind != usual}
+    return [(usual, ""), *((kind, f"[{', '.join(map(str, found))}]") for kind, found in layers.items())]
 
 
 def _parts(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:

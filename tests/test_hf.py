@@ -419,9 +419,14 @@ def test_more_experts_than_there_are() -> None:
     assert [(d.code, d.message) for d in found] == [("E214", "9 experts for each token, but there are only 8")]
 
 
-def test_layers_without_a_pattern_are_refused() -> None:
+def test_layers_without_a_pattern_are_listed() -> None:
     kinds = [("full_attention", "sliding_attention")[n.bit_count() % 2] for n in range(256)]
-    assert findings(num_hidden_layers=256, layer_types=kinds, sliding_window=8)[0][0] == "E232"
+    text = text_of(num_hidden_layers=256, layer_types=kinds, sliding_window=8)
+    assert format_text(text, "x.plan") == text
+    assert max(map(len, text.splitlines())) <= 120
+    spec = spec_of(text)
+    listed = {block.name: set(block.every.select(block.layers)) for block in spec.blocks}
+    assert listed["sliding"] == {n for n, kind in enumerate(kinds) if kind == "sliding_attention"}
 
 
 KINDS = st.sampled_from([Kind((("sliding", a), ("sparse", b))) for a, b in ((0, 0), (1, 0), (1, 1))])
@@ -434,8 +439,9 @@ def test_blocks_cover_each_layer_once(lead: list[Kind], pattern: list[Kind], mor
     found: dict[int, Kind] = {}
     for kind, text in blocks:
         ends, _, step = text.partition(" by ")
-        start, end = map(int, ends.split("..")) if ends else (0, 0)
-        for layer in range(start, end, int(step or 1)):
+        start, end = map(int, ends.split("..")) if ".." in ends else (0, 0)
+        listed = json.loads(text) if text.startswith("[") else range(start, end, int(step or 1))
+        for layer in listed:
             assert layer not in found
             found[layer] = kind
     rest = [kind for kind, text in blocks if not text]
