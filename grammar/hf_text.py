@@ -70,8 +70,8 @@ def model_text(name: str, made: Made, storage: Storage, source: str, remarks: Se
 
 def _folded(line: str) -> Iterator[str]:
     """A line, folded behind the commas of a long list of layers."""
-    while len(line) > _LONGEST_LINE and line.lstrip().startswith(("block", *"0123456789")):
-        end = line.rfind(", ", 0, _LONGEST_LINE) + 1
+    while len(line) > _LONGEST_LINE and "]] x[" in line:
+        end = line.rfind(", ", 0, min(_LONGEST_LINE, line.index("]] x["))) + 1
         yield line[:end]
         line = f"      {line[end + 1 :]}"
     yield line

@@ -103,6 +103,35 @@ PARAMETERS = {  # as published with each checkpoint
     "glm_4_5": 352_797_829_024,
     "glm_4_7": 352_797_829_024,
     "glm_4_5_air": 106_852_251_264,
+    # Those of the classes of transformers 5.24 with the sizes of the configs; language models without their MTP layers.
+    "qwen3_5_27b": 26_895_998_464,
+    "qwen3_5_35b_a3b": 34_660_610_688,
+    "qwen3_5_122b_a10b": 122_111_526_912,
+    "qwen3_5_397b_a17b": 396_346_350_336,
+    "qwen3_vl_30b_a3b": 30_532_122_624,
+    "qwen3_vl_32b": 32_762_123_264,
+    "qwen3_vl_8b": 8_190_735_360,
+    "qwen3_0_6b": 596_049_920,
+    "qwen3_1_7b": 1_720_574_976,
+    "glm_5": 743_180_209_920,  # without the indexer
+    "deepseek_v3_2": 671_026_419_200,  # without the indexer
+    "nemotron_3_super_120b_a12b": 120_668_707_840,
+    "nemotron_3_ultra_550b_a55b": 549_308_993_536,
+    "nemotron_h_56b": 56_324_350_464,
+    "minimax_m1": 456_089_655_296,
+    "ernie_4_5_21b_a3b": 21_825_437_888,
+    "hunyuan_7b": 7_504_568_320,
+    "internlm3_8b": 8_804_241_408,
+    "jamba_v0_1": 51_570_323_328,
+    "dbrx_132b": 131_596_523_520,
+    "command_r": 34_980_831_232,
+    "command_r7b": 8_028_033_024,
+    "olmo_2_13b": 13_716_198_400,
+    "starcoder2_15b": 15_957_889_024,
+    "granite_3_1_2b": 2_533_531_648,
+    "glm_4_9b_0414": 9_400_279_040,
+    "phi_3_mini": 3_821_079_552,
+    "gemma_7b": 8_537_680_896,
 }
 
 ACTIVE = {  # billions, as published, and whether the embedding counts
@@ -125,6 +154,17 @@ WHOLE = {  # billions of active parameters, rounded, and the matrices of the voc
     "qwen3_coder_480b": (35, 1),
     "glm_4_5": (32, 2),  # GLM-4.5, 2025, table 1
     "glm_4_5_air": (12, 2),
+    "qwen3_5_35b_a3b": (3, 1),
+    "qwen3_5_122b_a10b": (10, 0),
+    "qwen3_5_397b_a17b": (17, 0),
+    "qwen3_vl_30b_a3b": (3, 1),
+    "glm_5": (40, 1),
+    "deepseek_v3_2": (37, 1),
+    "nemotron_3_super_120b_a12b": (12, 1),
+    "nemotron_3_ultra_550b_a55b": (55, 1),
+    "ernie_4_5_21b_a3b": (3, 0),
+    "jamba_v0_1": (12, 0),
+    "dbrx_132b": (36, 0),
     "qwen3_next_80b_a3b": (3, 2),
 }
 
