@@ -12,7 +12,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, whole
 from plandsl.ir.functions import MAPS
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.model import Apply, Term, Weight
+from plandsl.spec.model import STATEFUL, Apply, Term, Weight
 from plandsl.units import NUMBER
 
 Dims: TypeAlias = "tuple[str, ...]"
@@ -27,13 +27,14 @@ PARTS = ("query", "latent")
 LOOKUPS = ("token", "position", "type")
 """What a `lookup` may pick rows by."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "lookup", "attention", *PARTS, "experts")
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "lookup", "attention", *PARTS, *STATEFUL, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "clamp": ("low", "high"),
     "concat": ("into",),
     "lookup": ("by",),
+    "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "rope": ("first",),
     "attention": ("window", "chunk", "causal", "softcap", "alibi"),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),

@@ -19,7 +19,7 @@ from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec.formats import BITS, base_format, with_inputs
 from plandsl.spec.hardware import GpuSpec
-from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.model import STATEFUL, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
 from plandsl.spec.plan import PlanSpec
 
 TOKENS = ("batch", "position")
@@ -84,8 +84,18 @@ def build_model(
     regions = [_embedding(model, stream) if model.entry is None else builder().entry(model.entry)]
     regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
     regions.append(builder().head(stream, model.causal and not verifies))
+    steps = (*steps, *_tails(model))
     sizes = (*steps, *model.sizes, *((place, model.size(place.experts)) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
+
+
+def _tails(model: ModelSpec) -> Iterable[tuple[str, int]]:
+    """The dimensions of the tokens that convolutions keep, which most models lack."""
+    if not model.taps:
+        return ()
+    from plandsl.passes.states import tails
+
+    return tails(model).items()
 
 
 def _embedding(model: ModelSpec, stream: TensorType) -> Region:
@@ -217,6 +227,8 @@ class _Builder:
             table = term.args[0]
             assert isinstance(table, Weight), "the grammar lets only weights be looked up"
             return self._embed(self._ids(str(term.option("by", "token"))), self._table(table), name, term)
+        if term.fn in STATEFUL:
+            return self._state(term, name)
         xs = tuple(self._term(a, name) for a in term.args)
         out = self._out(name, xs[0].type)
         if term.fn == "rope":
@@ -249,6 +261,14 @@ class _Builder:
         out = self._out(name, tensor(self.model.activations, (*TOKENS, *table.type.names[1:])))
         self.ops.append(Embed(out, ids, table, span=term.span))
         return out
+
+    def _state(self, term: Apply, name: str) -> Value:
+        from plandsl.passes.states import recurrence, short_conv
+
+        make = short_conv if term.fn == "short_conv" else recurrence
+        op = make(term, tuple(self._term(a, name) for a in term.args), name, self.model, self.names)
+        self.ops.append(op)
+        return op.results[0]
 
     def _out(self, name: str, type_: TensorType) -> Value:
         return Value(self.names.fresh(name), type_)

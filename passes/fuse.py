@@ -12,6 +12,7 @@ from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.limits import NONE, read_limits, show_limits
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
+from plandsl.ir.states import ShortConv
 from plandsl.ir.types import Value
 from plandsl.passes.rewrite import count_uses, each_region
 from plandsl.spec.plan import PlanSpec
@@ -20,6 +21,7 @@ from plandsl.spec.plan import PlanSpec
 def fuse(program: Program, plan: PlanSpec) -> Program:
     """Merge GEMMs of one input (QKV; gate and up), both rotary embeddings, and gates with clamps.
 
+    A short convolution applies the function after it, and convolutions of one width are merged (`passes/states.py`).
     With ``fuse_norms``, also merge a residual addition with the norm that follows it.
 
     Before:  %q : bf16[...] = gemm %h, %w_q
@@ -27,6 +29,10 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
     After:   %q, %k : bf16[...], bf16[...] = gemm %h, %w_q, %w_k
     """
     steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_fuse_gemms, _fuse_ropes, _fuse_clamps, _fuse_gates]
+    if any(isinstance(op, ShortConv) for region in program.regions for op in region.ops):
+        from plandsl.passes.states import fuse_convs
+
+        steps.append(fuse_convs)
     if plan.fuse_norms:
         steps.append(_fuse_norms)
 

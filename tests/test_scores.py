@@ -113,7 +113,7 @@ def test_slopes_are_those_of_the_paper() -> None:
 def test_scores_are_capped_before_the_distance_counts() -> None:
     q, k, v = np.full((1, 1, 1, 1), 9.0), np.array([1.0, 2.0]).reshape(1, 2, 1, 1), np.array([0.0, 1.0])
     found = attention(
-        q, k, v.reshape(1, 2, 1, 1), Mask(np.array([1]), np.arange(2)), None, Change(3.0, np.array([0.5]))
+        q, k, v.reshape(1, 2, 1, 1), Mask(np.array([1]), np.arange(2)), change=Change(3.0, np.array([0.5]))
     )
     scores = 3 * np.tanh(np.array([9.0, 18.0]) / 3) - [0.5, 0.0]
     assert np.isclose(found.item(), np.exp(scores[1]) / np.exp(scores).sum())

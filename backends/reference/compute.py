@@ -273,10 +273,10 @@ def _attention(op: Attention, here: Local) -> Array:
     sinks = None if op.sinks is None else here.array(op.sinks)
     change = _change(op, here)
     if not op.out.type.softmax:
-        return attention(here.array(op.q), k, v, mask, sinks, change)
+        return attention(here.array(op.q), k, v, mask, sinks=sinks, change=change)
     if here.place.index(keys[1].axes, here.rank):  # only the first of the ranks that share the keys adds the sink
         sinks = None
-    return partial_attention(here.array(op.q), k, v, mask, sinks, change)
+    return partial_attention(here.array(op.q), k, v, mask, sinks=sinks, change=change)
 
 
 def _change(op: Attention | LatentAttention, here: Local) -> Change:

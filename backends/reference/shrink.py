@@ -181,12 +181,17 @@ def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
     """Small numbers of heads, the smallest first: multiples of the previous number stay multiples."""
     out: dict[str, int] = {}
     before, small = 1, 1
-    for name, size in sorted(((n, s) for n, s in model.sizes if "heads" in n), key=lambda x: x[1]):
+    for name, size in sorted(((n, s) for n, s in model.sizes if _counts_heads(n)), key=lambda x: x[1]):
         step = small if size % before == 0 else 1
         least = small if size == before else 2 * small
         out[name] = _similar_size(name, size, axes.subsets(name), least, step)
         before, small = size, out[name]
     return out
+
+
+def _counts_heads(name: str) -> bool:
+    """Whether a dimension counts heads, or groups of them: numbers that divide one another."""
+    return "heads" in name or name in REPLICATED
 
 
 # ---- layers

@@ -342,6 +342,11 @@ class CacheWrite(BaseOp):
     fused: str | None = None
     span: Span | None = span_field()
 
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """The results, which outlive the step."""
+        return self.outs
+
     def infer(self) -> tuple[TensorType, ...]:
         """As ``xs``, with ``position`` replaced by ``context``, split as in the recorded result."""
         return tuple(
