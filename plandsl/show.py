@@ -197,7 +197,7 @@ def show_model(model: ModelSpec) -> str:
     if not model.causal:
         lines.append("causal = false")
     lines += _nested([(f"stored.{path}", word) for path, word in model.stored])
-    lines.append(f"embedding {show_term(model.embedding)}")
+    lines.append(f"embedding {show_term(model.entry or model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
     if model.mtp is not None:
