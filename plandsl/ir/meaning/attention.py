@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plandsl.backends.reference.placement import Array
+from plandsl.ir.functions import Array
 
 ROPE_BASE = 10_000.0
 
@@ -29,7 +29,7 @@ class Mask(NamedTuple):
     """The keys that each query sees, from the positions of queries ``[position]`` and keys ``[context]``.
 
     With ``window`` w, the query at p sees keys at p - w + 1 to p; if attention is not causal, to p + w - 1. With
-    ``chunk`` c, it sees only keys in its own chunk of c positions.
+    ``chunk`` c, it sees only keys in its own chunk of c positions. A negative position is that of no key.
     """
 
     queries: Array
@@ -41,7 +41,7 @@ class Mask(NamedTuple):
     def seen(self) -> Array:
         """Whether each query sees each key, ``[position, context]``."""
         ahead = self.keys[None, :] - self.queries[:, None]
-        seen = ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)
+        seen = (ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)) & (self.keys >= 0)
         if self.window:
             seen = seen & (ahead > -self.window) & (ahead < self.window)
         if self.chunk:
