@@ -117,7 +117,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "N304": (
         "every rank holds some weights in full",
         "The axis splits other weights, but not these, so every rank holds them in full and multiplies by them in "
-        "full. `tp` splits the dimensions called heads, kv_heads, ffn, expert_ffn and vocab.",
+        "full. `tp` splits the dimensions called heads, kv_heads, state_heads, state_groups, ffn, expert_ffn and "
+        "vocab.",
         _plan("mesh t = 4\n    heads, kv_heads -> t"),
         "name a dimension of these weights in a rule.",
     ),

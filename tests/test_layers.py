@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plandsl.backends.reference.shrink import shrink
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir.program import in_order
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after
 from plandsl.show import show_plan

@@ -14,15 +14,18 @@ import numpy as np
 def main(program: str, work: str, out: str) -> None:
     """Run every pair of shardings, and write the logits."""
     spec = importlib.util.spec_from_file_location("program", program)
-    assert spec is not None and spec.loader is not None, program
+    assert spec is not None, program
+    assert spec.loader is not None, program
     made = importlib.util.module_from_spec(spec)
     sys.modules["program"] = made
     spec.loader.exec_module(made)
     given = np.load(work)
-    weights = {
-        name: made.load_weights(setting, lambda region, layer, key: given[f"{region}|{'' if layer is None else layer}|{key}"])
-        for name, setting in made.SETTINGS.items()
-    }
+
+    def get(region: str, layer: int | None, name: str) -> np.ndarray:
+        array: np.ndarray = given[f"{region}|{'' if layer is None else layer}|{name}"]
+        return array
+
+    weights = {name: made.load_weights(setting, get) for name, setting in made.SETTINGS.items()}
     found = {}
     for number, (first, second) in enumerate(given["pairs"].tolist()):
         for step, logits in enumerate(steps(made, weights, given["ids"], first, second)):

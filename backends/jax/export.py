@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from plandsl.backends.jax import texts
@@ -55,7 +56,8 @@ def export(title: str, shardings: Sequence[Sharding], room: int = 0) -> str:
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
     taken = _names("\n".join([texts.HEAD, *fixed]))
-    parts = [f'"""{title}\n\nWritten by plandsl; needs jax and numpy. Run it for the time of its steps.\n"""\n', texts.HEAD]
+    about = "Written by plandsl; needs jax and numpy. Run it for the time of its steps."
+    parts = [f'"""{title}\n\n{about}\n"""', texts.HEAD]
     parts += [_formats(shardings), *fixed[:3]]
     for sharding in shardings:
         parts += _functions(sharding, taken)
@@ -136,7 +138,7 @@ def prompt_parts(plan: PlanSpec) -> tuple[int, ...]:
     before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
     step = load.input if chunk is None else max(chunk // load.batch, 1)
     cuts = [0, *(cut for cut in range(before, load.input, step) if cut), load.input]
-    return tuple(b - a for a, b in zip(cuts, cuts[1:], strict=False))
+    return tuple(b - a for a, b in pairwise(cuts))
 
 
 def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room:
@@ -144,9 +146,7 @@ def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room
     same = [p for s in shardings for p in s.programs if s.first == sharding.first]
     pad = multiple(same, "position") * multiple(same, "context")
     decoded = max(plan.workload.output, room) * plan.queries
-    return _Room(
-        plan.workload.batch, multiple(same, "batch"), plan.micro_batches, prompt_parts(plan), pad, decoded
-    )
+    return _Room(plan.workload.batch, multiple(same, "batch"), plan.micro_batches, prompt_parts(plan), pad, decoded)
 
 
 def _setting(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> str:
@@ -178,7 +178,7 @@ def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[
     layouts, layers = layouts_of(program), layers_of(parts)
     yield "Stage("
     yield f"    place=({', '.join(_place(program, index, mesh))},),"
-    yield f"    layers={ {str(r): n for r, n in layers.items()} !r},"
+    yield f"    layers={ {str(r): n for r, n in layers.items()}!r},"
     yield "    weights={"
     for name, some in layers.items():
         yield f'        "{name}": {{'

@@ -48,7 +48,7 @@ class Layouts(NamedTuple):
 
 def refuse(why: str) -> PlanError:
     """The diagnostic (E515) for what a program in JAX cannot say."""
-    return PlanError([Diagnostic("E515", f"a JAX program needs equal parts, and {why}")])
+    return PlanError([Diagnostic("E515", f"this plan cannot be a program in JAX: {why}")])
 
 
 def multiple(programs: Iterable[Program], name: str) -> int:
@@ -68,7 +68,7 @@ def multiple(programs: Iterable[Program], name: str) -> int:
 def spec(type_: TensorType, *, stacked: bool = False) -> str:
     """The `PartitionSpec` of a value as text; ``stacked``: with one more dimension, of layers, in front."""
     parts = ["None"] if stacked else []
-    parts += [repr(axis) for axis in sorted(type_.pending)]
+    parts += [show_axes([axis]) for axis in sorted(type_.pending)]
     parts += [show_axes(d.axes) if d.axes else "None" for d in type_.dims]
     while parts and parts[-1] == "None":
         parts.pop()
@@ -78,6 +78,5 @@ def spec(type_: TensorType, *, stacked: bool = False) -> str:
 def show_axes(axes: Iterable[str]) -> str:
     """Mesh axes as an argument of a collective."""
     names = list(axes)
-    return repr(names[0]) if len(names) == 1 else f"({', '.join(map(repr, names))})"
-
-
+    shown = [f'"{name}"' for name in names]
+    return shown[0] if len(names) == 1 else f"({', '.join(shown)})"

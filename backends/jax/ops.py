@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
 from string import ascii_letters
 from typing import assert_never
 
-from plandsl.backends.jax.layouts import Layouts, show_axes
+from plandsl.backends.jax.layouts import Layouts, refuse, show_axes
 from plandsl.ir.chunks import Join, Split
-from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, Recv, ReduceScatter, Rescale, Reshard, Ring, Send
-from plandsl.ir.collectives import Slice
+from plandsl.ir.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Recv,
+    ReduceScatter,
+    Rescale,
+    Reshard,
+    Ring,
+    Send,
+    Slice,
+)
 from plandsl.ir.compute import (
     AddNorm,
     Attention,
@@ -31,6 +42,7 @@ from plandsl.ir.latent import LatentAttention
 from plandsl.ir.limits import NONE, Limit, read_limits
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.ops import Op
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.types import Dim, TensorType, Value
 
 SIGNS = {"add": "+", "sub": "-", "mul": "*"}
@@ -59,7 +71,7 @@ class Writer:
             return [f"{', '.join(outs)} = {text}" for text in texts if outs]
         lines = [f"{out} = {text}" for out, text in zip(outs, texts, strict=True)]
         if isinstance(op, CacheWrite):
-            lines.append(f'new["{op.cache}"] = ({", ".join(outs)},)')
+            lines.append(f'new["{op.cache}"] = ({", ".join(outs)}{"," if len(outs) == 1 else ""})')
         return lines
 
     def _expressions(self, op: Op) -> list[str]:
@@ -83,8 +95,7 @@ class Writer:
             case Gemm():
                 return [self._gemm(op, i) for i in range(len(op.weights))]
             case Rope():
-                return [cast(f"rope(wide({self.names(x)}), {self._positions(x)}, {self._at(x, 'position')})", out)
-                        for x, out in zip(op.xs, op.outs, strict=True)]  # fmt: skip
+                return [self._rope(op, x, out) for x, out in zip(op.xs, op.outs, strict=True)]
             case Map():
                 return [cast(self._map(op), op.out)]
             case Concat():
@@ -111,6 +122,8 @@ class Writer:
                 over = dim.chunk.over if dim.chunk is not None else ()
                 at = self._at(op.out, op.dim)
                 return [f"join([{', '.join(map(self.names, op.xs))}], {at}, {self._blocks(dim, over)})"]
+            case ShortConv() | Recurrence():
+                raise refuse(f"it has no layers with a state, as `{op.state}` is")
             case _:
                 return [self._exchange(op)]
 
@@ -205,7 +218,7 @@ class Writer:
         w, out = op.weights[i], op.outs[i]
         letters = dict(zip(dict.fromkeys(map(stem, (*op.x.type.names, *w.type.names))), ascii_letters, strict=False))
         a, b, c = ("".join(letters[stem(n)] for n in v.type.names) for v in (op.x, w, out))
-        types = f"{dtype_name(op.compute)}, {dtype_name(out.type.dtype)}"
+        types = f"{op.compute}, {out.type.dtype}"
         return f'gemm("{a},{b}->{c}", {self.names(op.x)}, {self.names(w)}, {types})'
 
     def _map(self, op: Map) -> str:
@@ -222,6 +235,10 @@ class Writer:
         if op.fn in GATED:
             return f"{GATED[op.fn]}(wide({xs[0]})) * {xs[1]}"
         return f"{op.fn}(wide({xs[0]}))"
+
+    def _rope(self, op: Rope, x: Value, out: Value) -> str:
+        first = "" if op.first is None else f", {op.first}"
+        return cast(f"rope(wide({self.names(x)}), {self._positions(x)}, {self._at(x, 'position')}{first})", out)
 
     def _top_k(self, op: TopK) -> str:
         bias = "" if op.bias is None else f", wide({self.names(op.bias)})"
@@ -252,8 +269,20 @@ class Writer:
         return f"slots({self.prefix.upper()}SETTING, {ways}, {parts})[{index}]"
 
     def _mask(self, op: Attention | LatentAttention, keys: Value) -> str:
-        seen = f"jnp.where({self._slots(keys)} < total, {self._slots(keys)}, -1)"
-        return f"Mask({self._positions(op.q)}, {seen}, {op.causal}, {op.window}, {op.chunk})"
+        options = f"causal={op.causal}"
+        options += f", window={op.window}" if op.window else ""
+        options += f", chunk={op.chunk}" if op.chunk else ""
+        return f"Mask({self._positions(op.q)}, known({self._slots(keys)}, total), {options})"
+
+    def _change(self, op: Attention | LatentAttention) -> str:
+        """What changes the scores, as one more argument; a head has its slope on whatever rank it is."""
+        if not op.alibi:
+            return "" if op.softcap is None else f", change=Change({op.softcap!r})"
+        dim = op.q.type.dims[2]
+        slopes = f"alibi_slopes({self.layouts.sizes[dim.name]})"
+        if dim.axes:
+            slopes = f"own_part({slopes}, {show_axes(dim.axes)}, {self.layouts.mesh.ways(dim.axes)}, 0)"
+        return f", change=Change({op.softcap!r}, {slopes})"
 
     def _attention(self, op: Attention) -> str:
         k, v = (f"wide({self._for_queries(op, x)})" for x in (op.k, op.v))
@@ -264,7 +293,8 @@ class Writer:
             if op.out.type.softmax:  # only the first of the ranks that share the keys adds the sink
                 index = f"lax.axis_index({show_axes(op.k.type.on('context'))})"
                 sinks = f", jnp.where({index} == 0, wide({self.names(op.sinks)}), -jnp.inf)"
-        return cast(f"{kind}(wide({self.names(op.q)}), {k}, {v}, {self._mask(op, op.k)}{sinks})", op.out)
+        inside = f"wide({self.names(op.q)}), {k}, {v}, {self._mask(op, op.k)}{sinks}{self._change(op)}"
+        return cast(f"{kind}({inside})", op.out)
 
     def _for_queries(self, op: Attention, keys: Value) -> str:
         """``keys`` with the key head of each query head of a rank."""
@@ -284,19 +314,20 @@ class Writer:
         scale = (self.layouts.sizes[op.scaled] + rope_dim) ** -0.5
         partial = ", partial=True" if op.out.type.softmax else ""
         mask = self._mask(op, op.k_rope)
-        return cast(f"latent_attention(({q}, {q_rope}), ({k}, {k_rope}), {v}, {mask}, {scale!r}{partial})", op.out)
+        inside = f"({q}, {q_rope}), ({k}, {k_rope}), {v}, {mask}, {scale!r}{partial}{self._change(op)}"
+        return cast(f"latent_attention({inside})", op.out)
 
 
 def cast(text: str, out: Value) -> str:
     """``text`` in the format of ``out``. The log-sum-exp of a softmax over some keys needs the wide one."""
     if out.type.softmax:
         return text
-    return f"({text}).astype({dtype_name(out.type.dtype)})"
+    return f"{text if text.isidentifier() or _is_call(text) else f'({text})'}.astype({out.type.dtype})"
 
 
-def dtype_name(word: str) -> str:
-    """The name of a format in the text of a program."""
-    return word
+def _is_call(text: str) -> bool:
+    """Whether ``text`` is one call or subscript, which needs no parentheses before a dot."""
+    return isinstance(ast.parse(text, mode="eval").body, ast.Call | ast.Subscript)
 
 
 def _limited(text: str, to: Limit) -> str:

@@ -37,10 +37,10 @@ def _is_text(node: ast.stmt) -> bool:
 class _Renamer(ast.NodeTransformer):
     """Writes ``jnp`` for ``np``, and a block under `np.errstate`, which `jax.numpy` lacks, without it."""
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         return ast.Name("jnp", node.ctx) if node.id == "np" else node
 
-    def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:  # noqa: N802
+    def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
         return node.body
 

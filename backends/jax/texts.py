@@ -1,6 +1,6 @@
 """The parts of an exported program that are the same in each: helpers on a device, and what runs the stages."""
 
-HEAD = '''from __future__ import annotations
+HEAD = """from __future__ import annotations
 
 import sys
 import time
@@ -21,7 +21,7 @@ if EXACT:
 
 Array = jax.Array
 WIDE = jnp.float64 if EXACT else jnp.float32  # of norms, softmaxes and sums
-'''
+"""
 
 ON_A_DEVICE = '''def wide(x: Array) -> Array:
     """``x`` in the format of norms, softmaxes and sums."""
@@ -37,6 +37,11 @@ def gemm(dims: str, x: Array, w: Array, compute: Any, out: Any) -> Array:
 def positions(count: int, past: Array, index: Array | int = 0) -> Array:
     """The positions of ``count`` tokens of the rank that has part ``index`` of a step, after ``past`` tokens."""
     return past + index * count + jnp.arange(count)
+
+
+def known(at: Array, total: Array) -> Array:
+    """The positions of the slots of a cache; -1 for slots that no token of the first ``total`` has filled."""
+    return jnp.where(at < total, at, -1)
 
 
 def own_part(x: Array, axes: Any, ways: int, along: int) -> Array:
