@@ -4,6 +4,7 @@ It prints text and imports neither jax nor another backend. What ops mean on the
 `plandsl.ir.meaning` and `plandsl.ir.functions`, and is printed from there.
 """
 
-from plandsl.backends.jax.export import export
+from plandsl.backends.jax.export import ONLY, Sharding, export
+from plandsl.backends.jax.run import run_pairs, time_program
 
-__all__ = ["export"]
+__all__ = ["ONLY", "Sharding", "export", "run_pairs", "time_program"]

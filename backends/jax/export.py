@@ -27,11 +27,14 @@ from plandsl.ir.program import Program, Region
 from plandsl.ir.types import Mesh, Value
 from plandsl.spec.plan import PlanSpec
 
+ONLY = "plan"
+"""The name of the only sharding of a plan."""
+
 
 class Sharding(NamedTuple):
     """One sharding of a plan with its two programs: a pool, a mode of a pool, or the draft.
 
-    ``name`` is empty where the plan has one only. ``first`` is the number of devices before its own.
+    ``first`` is the number of devices before its own.
     """
 
     name: str
@@ -42,8 +45,8 @@ class Sharding(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """How the names of its functions begin."""
-        return f"{self.name}_" if self.name else ""
+        """How the names of its functions begin; empty for the only sharding of a plan."""
+        return "" if self.name == ONLY else f"{self.name}_"
 
     @property
     def programs(self) -> tuple[Program, Program]:
@@ -51,14 +54,17 @@ class Sharding(NamedTuple):
         return self.prefill, self.decode
 
 
-def export(title: str, shardings: Sequence[Sharding], room: int = 0) -> str:
-    """The program of a plan. Its cache has room for ``room`` steps after the prompt, at least for the plan's output."""
+def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: bool = False) -> str:
+    """The program of a plan. Its cache has room for ``room`` steps after the prompt, at least for the plan's output.
+
+    With ``exact``, formats that jax lacks are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
+    """
     words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
     fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
     taken = _names("\n".join([texts.HEAD, *fixed]))
     about = "Written by plandsl; needs jax and numpy. Run it for the time of its steps."
     parts = [f'"""{title}\n\n{about}\n"""', texts.HEAD]
-    parts += [_formats(shardings), *fixed[:3]]
+    parts += [_formats(shardings, exact), *fixed[:3]]
     for sharding in shardings:
         parts += _functions(sharding, taken)
     parts.append(texts.SETTINGS)
@@ -82,7 +88,7 @@ def _names(text: str) -> set[str]:
     return found
 
 
-def _formats(shardings: Sequence[Sharding]) -> str:
+def _formats(shardings: Sequence[Sharding], exact: bool) -> str:
     """The number formats of a plan by their names."""
     words = {"bf16"}
     for sharding in shardings:
@@ -94,15 +100,18 @@ def _formats(shardings: Sequence[Sharding]) -> str:
     for word in sorted(words):
         if word == "int32":
             lines.append("int32 = jnp.int32")
+        elif exact:
+            lines.append(f"{word} = jnp.float64")
         else:
             lines.append(f"{word} = jnp.float64 if EXACT else jnp.{type_name(word)}")
-    return "\n".join(lines)
+    named = ", ".join(f'"{word}": {word}' for word in sorted(words) if word != "int32")
+    return "\n".join([*lines, f"FORMATS = {{{named}}}"])
 
 
 def _functions(sharding: Sharding, taken: set[str]) -> Iterator[str]:
     for program in sharding.programs:
         layouts = layouts_of(program)
-        yield f"# ---- {sharding.name or program.model}: {program.phase}, on a mesh of {program.mesh or 'one device'}"
+        yield f"# ---- {sharding.name}: {program.phase}, on a mesh of {program.mesh or 'one device'}"
         for region in program.regions:
             yield write_region(program, region, layouts, sharding.prefix, taken)
         for index, parts in enumerate(stage_parts(program)):

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,15 @@ from plandsl.diagnostics import Diagnostic, PlanError, clip
 
 Array: TypeAlias = npt.NDArray[Any]
 Weights: TypeAlias = Mapping[tuple[str, int | None, str], Array]
+
+
+class Timed(NamedTuple):
+    """The measured seconds of one step: on which kind of device, of which sharding and phase."""
+
+    device: str
+    sharding: str
+    phase: str
+    seconds: float
 
 
 def python_with_jax() -> str:
@@ -62,6 +71,19 @@ def run_process(arguments: Sequence[str], devices: int | None) -> str:
     return done.stdout
 
 
-def read_lines(text: str) -> list[dict[str, Any]]:
-    """The JSON objects of a text, one a line."""
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+def time_program(text: str) -> list[Timed]:
+    """The seconds of the steps of a program, on the devices that jax finds.
+
+    Raises `PlanError`: E519 for too few devices, and E520 for formats that the devices refuse.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program.py"
+        program.write_text(text, encoding="utf-8")
+        answer = json.loads(run_process([python_with_jax(), str(program), "--json"], None).splitlines()[-1])
+    if refused := answer.get("refused"):
+        why = f"{answer['device']} refuses the format {', '.join(f'`{word}`' for word in refused)}"
+        raise PlanError([Diagnostic("E520", why, hint="set these formats to others, or run small sizes with --shrink")])
+    if needed := answer.get("needed"):
+        why = f"the plan runs on {needed} devices, and jax has {answer['devices']}"
+        raise PlanError([Diagnostic("E519", why, hint="run it on devices of the host with --shrink")])
+    return [Timed(answer["device"], *row) for row in answer["times"]]

@@ -2,6 +2,7 @@
 
 HEAD = """from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -399,11 +400,38 @@ MAIN = '''def time_steps(name: str, count: int = 5) -> dict[str, float]:
     return best
 
 
-if __name__ == "__main__":
+def refused_formats() -> list[str]:
+    """The formats of the plan that a device cannot multiply."""
+    found = []
+    for name, kind in FORMATS.items():
+        one = jnp.ones((16, 16), WIDE)
+        try:
+            jax.block_until_ready(jax.jit(lambda x, kind=kind: gemm("ab,bc->ac", x, x, kind, kind))(one))
+        except Exception:
+            found.append(name)
+    return found
+
+
+def main() -> None:
+    """Print the seconds of the steps of every sharding; with --json, as one line of JSON."""
     needed = max(s.first + int(np.prod(s.shape)) for s in SETTINGS.values())
-    if len(jax.devices()) < needed:
+    answer: dict[str, Any] = {"device": jax.devices()[0].device_kind, "devices": len(jax.devices())}
+    answer["refused"] = refused_formats()
+    if answer["devices"] < needed:
+        answer["needed"] = needed
+    elif not answer["refused"]:
+        answer["times"] = [(name, *row) for name in SETTINGS for row in time_steps(name).items()]
+    if "--json" in sys.argv:
+        print(json.dumps(answer))
+        return
+    if "needed" in answer:
         sys.exit(f"{needed} devices are needed; XLA_FLAGS=--xla_force_host_platform_device_count={needed} makes them")
-    for name in SETTINGS:
-        for phase, seconds in time_steps(name).items():
-            print(f"{name} {phase}: {seconds * 1e3:.3f} ms")
+    if answer["refused"]:
+        sys.exit(f"{answer['device']} refuses the formats {', '.join(answer['refused'])}")
+    for name, phase, seconds in answer["times"]:
+        print(f"{name} {phase}: {seconds * 1e3:.3f} ms")
+
+
+if __name__ == "__main__":
+    main()
 '''

@@ -32,13 +32,20 @@ class Target(NamedTuple):
     make: Callable[[CompiledPlan, Namespace], Exported]
 
 
-TARGETS: tuple[Target, ...] = ()
+def _jax(plan: CompiledPlan, arguments: Namespace) -> str:
+    return plan.jax_program(shrink=arguments.shrink)
+
+
+TARGETS: tuple[Target, ...] = (Target("jax", "a Python program", _jax),)
 """Every target of `planc export --to`."""
 
 
 def run_export(arguments: Namespace) -> int:
     """`planc export`."""
     target = _target(arguments.to)
+    if arguments.shrink and target.make is not _jax:
+        why = f"`--to {target.name}` writes a plan as it is, and takes no --shrink"
+        raise PlanError([Diagnostic("E400", why, hint="leave out --shrink, or write a program: --to jax")])
     plan = compile_one(arguments)
     content = target.make(plan, arguments)
     if isinstance(content, Mapping):
