@@ -58,7 +58,8 @@ def _lines(deployment: Deployment, engine: SchedulerName, connector: str) -> Ite
     model = servers[0].model
     roles = [*names, *(["router"] if len(servers) > 1 else []), "bench"]
     yield "#!/usr/bin/env bash"
-    yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. Run it with {', '.join(roles[:-1])} or bench."
+    ways = ", ".join(roles[:-1])
+    yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. Run it with {ways} or bench."
     for remark in deployment.remarks:
         yield f"# left out: {remark.message}"
     yield "set -euo pipefail"

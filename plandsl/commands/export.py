@@ -35,6 +35,10 @@ class Target(NamedTuple):
     make: Callable[[CompiledPlan, Namespace], Exported]
 
 
+def _jax(plan: CompiledPlan, arguments: Namespace) -> str:
+    return plan.jax_program(shrink=arguments.shrink)
+
+
 def _vllm(plan: CompiledPlan, arguments: Namespace) -> Exported:
     return _script("vllm", plan, arguments)
 
@@ -68,6 +72,7 @@ TARGETS: tuple[Target, ...] = (
     Target("vllm", "script for vLLM", _vllm),
     Target("sglang", "script for SGLang", _sglang),
     Target("trtllm", "script for TensorRT-LLM", _trtllm),
+    Target("jax", "a Python program", _jax),
 )
 """Every target of `planc export --to`."""
 
@@ -75,6 +80,9 @@ TARGETS: tuple[Target, ...] = (
 def run_export(arguments: Namespace) -> int:
     """`planc export`."""
     target = _target(arguments.to)
+    if arguments.shrink and target.make is not _jax:
+        why = f"`--to {target.name}` writes a plan as it is, and takes no --shrink"
+        raise PlanError([Diagnostic("E400", why, hint="leave out --shrink, or write a program: --to jax")])
     plan = compile_one(arguments)
     content = target.make(plan, arguments)
     if isinstance(content, Mapping):
