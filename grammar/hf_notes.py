@@ -22,7 +22,7 @@ _IRRELEVANT = frozenset(
         r"\w+",
         """
     _name_or_path _attn_implementation transformers_version auto_map tokenizer_class torchscript use_cache return_dict
-    output_attentions output_hidden_states output_router_logits id2label label2id num_labels problem_type
+    output_attentions output_hidden_states output_past output_router_logits id2label label2id num_labels problem_type
     finetuning_task task_specific_params is_decoder tie_encoder_decoder chunk_size_feed_forward prefix
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
     initializer_range initializer_factor rms_norm_eps layer_norm_eps hidden_dropout attention_dropout

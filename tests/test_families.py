@@ -27,6 +27,8 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # huggingface.co, or, where a class of transformers has the sizes of a checkpoint as its defaults, from there.
 COUNTS: dict[str, tuple[int, int]] = {
     "baichuan_2_7b": (7_505_973_248, 7_505_973_248),
+    "bert_base": (109_482_240, 109_482_240),
+    "bge_m3": (567_754_752, 567_754_752),
     "bloom_176b": (176_247_271_424, 176_247_271_424),
     "command_r": (34_980_831_232, 34_980_831_232),
     "command_r7b": (8_028_033_024, 8_028_033_024),
