@@ -197,7 +197,7 @@ def show_model(model: ModelSpec) -> str:
     if not model.causal:
         lines.append("causal = false")
     lines += _nested([(f"stored.{path}", word) for path, word in model.stored])
-    lines.append(f"embedding {show_term(model.embedding)}")
+    lines.append(f"embedding {show_term(model.entry or model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
     if model.mtp is not None:
@@ -397,6 +397,10 @@ def show_node(node: NodeSpec) -> str:
         section.put("link.bridge", f"{_number(node.link.bridge)} B/s")
     if node.link.topology == "pcie" and all(gpu.p2p for _, gpu in node.groups) != (node.link.host is None):
         section.put("link.p2p", "on" if node.link.host is None else "off")
+    if node.network:
+        _put_link(section, "network", node.network)
+    if node.host_memory is not None:
+        section.put("host_memory", f"{_number(node.host_memory)} B")
     _put_prices(section, node)
     if node.overhead is not None:
         section.put("overhead", f"{_number(node.overhead)} W")
@@ -421,6 +425,8 @@ def _put_link(section: _Section, name: str, link: LinkSpec) -> None:
     section.put(f"{name}.topology", _topology(link))
     section.put(f"{name}.bandwidth", f"{_number(link.bandwidth)} B/s")
     section.put(f"{name}.latency", f"{_number(link.latency)} s")
+    if not link.wrap:
+        section.put(f"{name}.wrap", "off")
 
 
 def _topology(link: LinkSpec) -> str:

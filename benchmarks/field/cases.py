@@ -218,7 +218,10 @@ def _ttft_two_nodes_in_band() -> Value:
 
 @FIELD.add("F11.1", "GLM-4.7 on 8 H100, 4 to 256 in flight: TPOT, ms", (19.8, 26.1, 35.4, 55.8), rel=READ, gated=False)
 def _tpot_glm() -> Value:
-    """Not gated, as the two rows below: no engine is fitted to models with experts."""
+    """Not gated, as the two rows below: few requests at once take TensorRT-LLM a quarter to two fifths longer.
+
+    Rows of other models with experts do not show why (docs/calibration.md).
+    """
     return tuple(1e3 * estimate("f11", f"c{n}").tpot_s for n in IN_FLIGHT)
 
 
