@@ -130,6 +130,7 @@ class _Builder:
         self.variables: dict[str, Value] = {}
         self.groups: dict[str, tuple[Value, ...]] = {}
         self.caches = 0
+        self.convolves = False
         self.rows: Value | None = None  # in the embedding: what tokens pick of the table
 
     def block(self, block: BlockSpec, stream: TensorType, named: bool) -> Region:
@@ -171,8 +172,12 @@ class _Builder:
         return x
 
     def _region(self, name: RegionName, layers: tuple[int, int] | None, x: Value, out: Value) -> Region:
-        weights = tuple(self.weights.values())
-        return Region(name, layers, args=(x,), weights=weights, ops=tuple(self.ops), results=(out,))
+        weights, ops = tuple(self.weights.values()), tuple(self.ops)
+        if self.convolves:
+            from plandsl.passes.states import apply_functions
+
+            ops = apply_functions(ops)
+        return Region(name, layers, args=(x,), weights=weights, ops=ops, results=(out,))
 
     def _statement(self, statement: Statement) -> None:
         if isinstance(statement.term, Apply) and statement.term.fn in ("query", "latent"):
@@ -265,6 +270,7 @@ class _Builder:
     def _state(self, term: Apply, name: str) -> Value:
         from plandsl.passes.states import recurrence, short_conv
 
+        self.convolves |= term.fn == "short_conv"
         make = short_conv if term.fn == "short_conv" else recurrence
         op = make(term, tuple(self._term(a, name) for a in term.args), name, self.model, self.names)
         self.ops.append(op)

@@ -21,7 +21,7 @@ from plandsl.spec.plan import PlanSpec
 def fuse(program: Program, plan: PlanSpec) -> Program:
     """Merge GEMMs of one input (QKV; gate and up), both rotary embeddings, and gates with clamps.
 
-    A short convolution applies the function after it, and convolutions of one width are merged (`passes/states.py`).
+    Short convolutions of one width are merged (`passes/states.py`).
     With ``fuse_norms``, also merge a residual addition with the norm that follows it.
 
     Before:  %q : bf16[...] = gemm %h, %w_q

@@ -52,19 +52,14 @@ def recurrence(term: Apply, parts: tuple[Value, ...], name: str, model: ModelSpe
     )
 
 
-def fuse_convs(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Let a convolution apply the function that follows it, and merge convolutions of one width, as one kernel runs.
+def apply_functions(ops: Iterable[Op]) -> tuple[Op, ...]:
+    """Let a convolution apply the function that follows it, before layouts come between the two.
 
     Before:  %q : bf16[...], %tail : bf16[...] = short_conv %a, %w_q {state = "tail"}
              %q1 : bf16[...] = map %q {fn = "silu"}
     After:   %q1 : bf16[...], %tail : bf16[...] = short_conv %a, %w_q {state = "tail", fn = "silu"}
     """
-    if not any(isinstance(op, ShortConv) for op in ops):
-        return ops
-    return _merge(_apply_functions(ops))
-
-
-def _apply_functions(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    ops = tuple(ops)
     count = count_uses(ops)
     convs = {op.made[0].name: op for op in ops if isinstance(op, ShortConv) and count.get(op.made[0].name) == 1}
     after = {
@@ -82,8 +77,8 @@ def _apply_functions(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(out)
 
 
-def _merge(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-    """Merge a convolution into the next one of its kind, unless an op between them reads it."""
+def fuse_convs(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """Merge a convolution into the next one of its kind, unless an op between them reads it: one kernel runs both."""
     out: list[Op] = []
     waiting: ShortConv | None = None
     for op in ops:

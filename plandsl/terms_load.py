@@ -192,6 +192,11 @@ MEMORY: Entries = {
         ("KV", "blocks of KV cache", "blocks", "cache"),
         NUMBERS,
     ),
+    "states": (
+        "What layers with a state keep of running requests: the same bytes for each request, however long it is.",
+        ("state", "of it states", "recurrent state"),
+        "docs/cost.md#layers-with-a-state",
+    ),
     "KV capacity": ("Tokens of KV cache that fit beside the rest of the memory, over all replicas.", (), NUMBERS),
     "activations": ("The largest set of values that exist at once in a step.", (), NUMBERS),
     "buffers": ("Memory of collectives: the largest result of one in a step.", (), NUMBERS),

@@ -54,6 +54,16 @@ WORK: Entries = {
         ("kernel launches", "launches"),
         "docs/cost.md#ops",
     ),
+    "recurrence": (
+        "A layer that updates a state of each request: in a prompt a scan in chunks, in a decode step one update.",
+        ("scan", "gated delta net", "Mamba", "linear attention", "lightning attention"),
+        "docs/cost.md#layers-with-a-state",
+    ),
+    "short_conv": (
+        "A causal convolution over the last few tokens of each channel, with the function after it.",
+        ("short convolution", "convolution"),
+        "docs/cost.md#layers-with-a-state",
+    ),
     "unit": (
         "A part of a GPU that its other units wait for, such as special functions in attention.",
         ("bandwidth of a unit",),

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from plandsl.answers.estimate import Estimate
+from plandsl.backends.cost.forms.recurrence import Shape, scan_flops, step_flops
 from plandsl.backends.reference.shrink import shrink
+from plandsl.backends.reference.states import recur
 from plandsl.backends.reference.verify import verify_long_prefill
+from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir.ops import COLLECTIVES
+from plandsl.ir.states import Recurrence, ShortConv, state_bytes
+from plandsl.ir.text import read, show
+from plandsl.ir.types import Value, tensor
+from plandsl.show import show_plan
 
 SIZES = "state_heads = 16, state_groups = 8, state_width = 32, state_dim = 48, conv_width = 4"
 CONV = """
@@ -111,12 +121,15 @@ plan p { model = hybrid, workload { input = 1000, output = 100 }
 """
 
 SHIFT = """
-plan p { model = hybrid, node = h100_8, workload { input = 1000, output = 100, batch = 8 }
-  sharding { sp = 2, tp = 2 }
-  shift { threshold = 16, sharding = other }
+sharding small { sp = 2, tp = 2 }
+sharding large {
+  mesh seq = 2, tensor = 2
+  heads, kv_heads, state_heads, state_groups -> tensor, seq
+  vocab -> tensor, seq
 }
-sharding other { mesh seq = 2, tensor = 2
-  TENSOR -> tensor, seq
+plan p {
+  model = hybrid, node = h100_4, workload { input = 1000, output = 100, batch = 4 }
+  shift { base = small, tensor = large, threshold = 256 }
 }
 """
 
@@ -124,3 +137,140 @@ sharding other { mesh seq = 2, tensor = 2
 def test_a_pool_decodes_on_the_states_of_another() -> None:
     verdict = compile_text(model(LAYERS["Mamba-2"]) + POOLS)[0].verify(steps=1)
     assert verdict.ok, verdict.message
+
+
+def test_two_shardings_take_turns_on_one_state() -> None:
+    verdict = compile_text(model(LAYERS["gated delta net"]) + SHIFT)[0].verify(steps=1)
+    assert verdict.ok, verdict.message
+
+
+def test_shardings_that_keep_different_heads_of_a_state_cannot_take_turns() -> None:
+    other = SHIFT.replace("heads, kv_heads, state_", "heads, kv_heads -> tensor, seq\n  state_").replace(
+        "state_groups -> tensor, seq", "state_groups -> seq, tensor"
+    )
+    with pytest.raises(PlanError) as error:
+        compile_text(model(LAYERS["gated delta net"]) + other)
+    assert {d.code for d in error.value.diagnostics} == {"E311"}
+
+
+# ---- what programs and plans say
+
+
+def test_a_plan_with_states_prints_and_reads_back() -> None:
+    for layer in LAYERS:
+        made = plan(layer, "tp = 2")
+        again = compile_text(show_plan(made.spec))[0]
+        assert show_plan(again.spec) == show_plan(made.spec)
+        assert again.decode.program == made.decode.program
+        assert read(show(made.decode.program)) == made.decode.program
+
+
+def test_one_kernel_convolves_queries_keys_and_values_and_applies_what_follows() -> None:
+    ops = plan("Mamba-2", "tp = 2").prefill.program.region("block.mixer").ops
+    (conv,) = (op for op in ops if isinstance(op, ShortConv))
+    assert (len(conv.xs), conv.fn) == (3, "silu")
+    assert not any(getattr(op, "fn", "") == "silu" for op in ops if not isinstance(op, ShortConv))
+
+
+def test_heads_that_are_split_need_one_sum_after_the_layer() -> None:
+    for layer in ("gated delta net", "Mamba-2", "lightning"):
+        ops = plan(layer, "tp = 2").prefill.program.region("block.mixer").ops
+        assert [op.keyword for op in ops if isinstance(op, COLLECTIVES)] == ["all_reduce"]
+
+
+def test_ranks_that_share_positions_are_told_that_each_scans_all() -> None:
+    assert [d.code for d in plan("lightning", "cp = 2").findings if d.code == "N475"] == ["N475"]
+    assert not [d for d in plan("lightning", "sp = 2").findings if d.code == "N475"]
+
+
+# ---- sizes and times
+
+
+def test_a_state_has_the_bytes_that_vllm_gives_it() -> None:
+    """`gated_delta_net_state_shape` and `mamba2_state_shape` in vllm/model_executor/layers/mamba/mamba_utils.py."""
+    sizes = {
+        "qwen3_next_80b_a3b": 36 * (2 * 3 * (2 * 16 * 128 + 32 * 128) + 2 * 32 * 128 * 128),
+        "nemotron_3_nano_30b_a3b": 23 * (2 * 3 * (64 * 64 + 2 * 8 * 128) + 4 * 64 * 64 * 128),
+    }
+    for name, wanted in sizes.items():
+        found = [_estimate(name, length).states for length in (1000, 100_000)]
+        assert [use.request for use in found if use] == [wanted, wanted]
+
+
+def _estimate(name: str, length: int, more: str = "") -> Estimate:
+    load = f"workload {{ input = {length}, output = 100, batch = 4 }}"
+    text = f"plan p {{ model = {name}, node = h200_8, sharding {{ tp = 4 }}, {load}\n{more} }}"
+    return compile_text(text)[0].estimate()
+
+
+def test_each_guess_keeps_a_state_to_go_on_from() -> None:
+    plain = _estimate("nemotron_3_nano_30b_a3b", 1000).states
+    guesses = _estimate("nemotron_3_nano_30b_a3b", 1000, "speculate { tokens = 3, acceptance = 0.8 }").states
+    assert (plain.copies, guesses.copies) == (1, 4)
+    assert guesses.gpu == 4 * plain.gpu
+
+
+def test_more_context_takes_keys_of_attention_layers_alone() -> None:
+    short, long = (_estimate("qwen3_next_80b_a3b", length).memory.kv_cache for length in (1000, 11_000))
+    keys = 12 * 2 * 2 * 256 * 2 / 2  # 12 layers, keys and values of 1 of 2 heads on a rank, bf16
+    assert long - short == 4 * 10_000 * keys
+
+
+def test_a_step_reads_and_writes_each_state_once() -> None:
+    for batch in (1, 64):
+        made = plan("Mamba-2").cost.pools[0].main.decode
+        at = made.bound_sizes({"batch": batch, "context": 1000, "queries": 1})
+        (work,) = (w for w in made.work["block.mixer"] if isinstance(w.op, Recurrence))
+        state = batch * state_bytes((work.op,), made.extents)
+        assert state == batch * 16 * 32 * 48 * 4
+        assert 2 * state < work.demand(at).moved < 2.3 * state
+
+
+def test_a_scan_counts_the_products_of_its_chunks() -> None:
+    """The einsums of `torch_chunk_gated_delta_rule` in transformers, for one chunk of 64 tokens and one head."""
+    c, n, p = 64, 128, 96
+    keys, values, states = 3 * c * c * n, 2 * c * c * p, 3 * c * n * p
+    shape = Shape(heads=1, groups=1, n=n, p=p, chunk=c, item=2, state=4, delta=True)
+    assert c * scan_flops(shape) == 2 * (keys + values + states)
+    assert scan_flops(shape._replace(delta=False)) == 2 * (c * n + c * p + 2 * n * p)
+    assert step_flops(shape) == 7 * n * p
+
+
+def test_prompts_are_scanned_beside_requests_that_step() -> None:
+    alone, beside = (
+        plan("gated delta net", "tp = 2", "chunked_prefill = 512").evaluate(concurrency=n).tpot for n in (1, 64)
+    )
+    assert 0 < alone < beside
+
+
+# ---- the reference meaning
+
+
+def _tokens(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def _recurrence(**options: bool) -> Recurrence:
+    blank = Value("x", tensor("bf16", ("batch", "position", "heads", "n")))
+    return Recurrence(out=blank, kept_state=blank, q=blank, k=blank, v=blank, more=(), state="s", **options)
+
+
+def test_a_state_sums_what_was_written_by_its_age() -> None:
+    """Without the delta rule `y_t = sum_s (d_(s+1) ... d_t) (q_t k_s) w_s v_s`."""
+    q, k, v = _tokens(1, 2, 6, 3, 4), _tokens(2, 2, 6, 3, 4), _tokens(3, 2, 6, 3, 5)
+    decay, write = 1 / (1 + np.exp(_tokens(4, 2, 6, 3, 1))), _tokens(5, 2, 6, 3)
+    found, states = recur(_recurrence(), (q, k, v), decay, write, np.zeros((2, 3, 4, 5)))
+    ages = np.cumsum(np.log(decay[..., 0]), axis=1)
+    weights = np.exp(ages[:, :, None] - ages[:, None]) * np.tril(np.ones((6, 6)))[None, :, :, None]
+    scores = np.einsum("bthn,bshn->btsh", q, k) * weights * write[:, None]
+    assert np.allclose(found, np.einsum("btsh,bshp->bthp", scores, v), atol=1e-12)
+    assert len(states) == 6
+
+
+def test_the_delta_rule_replaces_what_a_key_stands_for() -> None:
+    keys = np.eye(4)[None, [0, 1, 0, 1], None]
+    values = _tokens(6, 1, 4, 1, 5)
+    op, start = _recurrence(delta=True), np.zeros((1, 1, 4, 5))
+    found, states = recur(op, (keys, keys, values), np.ones((1, 4, 1, 1)), None, start)
+    assert np.allclose(found, values)
+    assert np.allclose(states[-1][0, 0, :2], values[0, 2:, 0])

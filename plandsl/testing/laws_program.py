@@ -14,8 +14,10 @@ from plandsl.ir.collectives import AllGather, AllToAll, Slice
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.names import Places, stem
+from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.program import PHASES, Part, Program, Region, verify
 from plandsl.ir.skew import Skew, Zipf, chances, factor
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.text import read, show
 from plandsl.ir.types import (
     PADDED,
@@ -94,14 +96,14 @@ def _block_range(dim: Dim, mesh: Mesh, sizes: Mapping[str, int], rank: int) -> t
 
 
 def caches_stay_where_they_are(plan: CompiledPlan) -> None:
-    """The KV cache has the same layout in both phases, so that decode reads what prefill wrote."""
+    """KV cache and states have the same layout in both phases, so that decode reads what prefill wrote."""
     before, after = (_cache_types(program) for program in _final_programs(plan))
     assert before == after, f"{before} after prefill, {after} in decode"
 
 
 def _cache_types(program: Program) -> list[tuple[str, str, TensorType]]:
     ops = [(r.name, op) for r in program.regions for op in r.ops]
-    return [(name, op.cache, v.type) for name, op in ops if isinstance(op, CacheWrite) for v in op.outs]
+    return [(name, cache_name(op), v.type) for name, op in ops if isinstance(op, KEEPS) for v in op.kept]
 
 
 # ---- who computes what
@@ -198,17 +200,23 @@ def _stage_ranks(program: Program) -> int:
 
 
 def weights_and_cache_are_shared_out(plan: CompiledPlan) -> None:
-    """Over all devices, weights and KV cache take the bytes of the whole model times their copies."""
+    """Over all devices, weights, KV cache and states take the bytes of the whole model times their copies."""
     program = plan.prefill.program
     sizes, memory = _sizes(program, plan), plan.cost.pools[0].memory
     for stage, parts in enumerate(program.stages):
         held = _stage_ranks(program) * memory.weights[stage]
         wanted = sum(times * _bytes_everywhere(w, program, sizes) for w, times in _weights(program, parts))
         assert isclose(held, wanted, rel_tol=1e-12), f"stage {stage} holds {held} of {wanted} bytes of weights"
-        cached = _stage_ranks(program) * memory.kv_per_request(stage, memory.block) / memory.block
+        states = memory.main.state_per_request(stage)
+        cached = _stage_ranks(program) * (memory.kv_per_request(stage, memory.block) - states) / memory.block
         wanted = sum(times * _bytes_everywhere(v, program, sizes) for v, times in _caches(program, parts))
         windows = any(c.window for c in memory.caches[stage])
         assert windows or isclose(cached, wanted, rel_tol=1e-12), f"stage {stage}: cache {cached} of {wanted}"
+        if states and not plan.spec.blocks_hold_states:
+            held = _stage_ranks(program) * states / memory.main.states
+            kept = _states(program, parts)
+            wanted = sum(times * _bytes_everywhere(v, program, sizes) for v, times in kept)
+            assert isclose(held, wanted, rel_tol=1e-12), f"stage {stage} holds {held} of {wanted} bytes of states"
 
 
 def _weights(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value, int]]:
@@ -226,6 +234,13 @@ def _caches(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value, 
         for op in program.region(part.region).ops:
             if isinstance(op, CacheWrite):
                 yield from ((v, part.repeats) for v in op.outs)
+
+
+def _states(program: Program, parts: tuple[Part, ...]) -> Iterator[tuple[Value, int]]:
+    for part in parts:
+        for op in program.region(part.region).ops:
+            if isinstance(op, ShortConv | Recurrence):
+                yield from ((v, part.repeats) for v in op.kept)
 
 
 def _bytes_everywhere(value: Value, program: Program, sizes: Mapping[str, int]) -> float:

@@ -16,6 +16,7 @@ from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.names import stem
 from plandsl.ir.program import Program
+from plandsl.ir.states import Recurrence
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
@@ -45,7 +46,8 @@ def mfu(server: Server, times: PhaseTimes, passes: Iterable[Pass]) -> Number:
 def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Number) -> Number:
     """Seconds that one GPU would take for one pass of the unsharded model at its nominal peaks.
 
-    GEMMs count at the peak of the dtype that they multiply in, attention at the peak of its activations' dtype. MFU is
+    GEMMs count at the peak of the dtype that they multiply in, attention and recurrences at the peak of the dtype of
+    their activations. MFU is
     this time over GPU-seconds (Chowdhery et al. 2022, "PaLM": model FLOPs count once, recomputed FLOPs do not).
     """
     total: Number = 0.0
@@ -55,6 +57,8 @@ def ideal_seconds(program: Program, gpu: GpuSpec, extents: Extents, context: Num
                 total = total + region.repeats * _gemm(op, extents) / _peak(gpu, op.compute)
             elif isinstance(op, Attention | LatentAttention):
                 total = total + region.repeats * _attention(op, extents, context) / _peak(gpu, op.q.type.dtype)
+            elif isinstance(op, Recurrence):
+                total = total + region.repeats * _recurrence(op, extents) / _peak(gpu, op.v.type.dtype)
     return total
 
 
@@ -83,6 +87,13 @@ def _attention(op: Attention | LatentAttention, extents: Extents, context: Numbe
     if isinstance(op, LatentAttention):
         d_qk = d_qk + extents.sizes[op.k_rope.type.names[-1]]
     return 2 * (d_qk + d_v) * heads * batch * visible_pairs(position, context, op.causal, op.window, op.chunk)
+
+
+def _recurrence(op: Recurrence, extents: Extents) -> Number:
+    """Two FLOPs of every token to write an element of its state, two to read it, and two more with the delta rule."""
+    tokens = extents.sizes["batch"] * extents.sizes["position"]
+    state = prod(extents.sizes[n] for n in op.kept_state.type.names[1:])
+    return (6 if op.delta else 4) * state * tokens
 
 
 def average_gpu(plan: PlanSpec) -> GpuSpec:
