@@ -245,8 +245,11 @@ class _Program:
                 raise Wrong("E206", message, field.name.span, hint="`block name [layers = 0..3] x[...] { ... }`")
             if found is not None:
                 raise Wrong("E202", "`layers` is given twice", field.name.span)
+            if isinstance(field.value, s.Seq) and field.value.items:
+                found, every = Every.from_layers(self._listed(field.value, unit))
+                continue
             if not isinstance(field.value, s.Range) or field.value.by:
-                hint = "`layers = 0..3`, or `layers = 0..36 by 2`"
+                hint = "`layers = 0..3`, `layers = 0..36 by 2`, or `layers = [5, 12, 19]`"
                 raise Wrong("E215", "expected a range of layers", field.value.span, hint=hint)
             found = self._bound(field.value.lo, unit), self._bound(field.value.hi, unit)
             if found[0] >= found[1]:
@@ -259,6 +262,14 @@ class _Program:
         if found is None:
             return (0, layers or 1), every
         return Every.from_layers(every.select(found)) if every.period > 1 else (found, every)
+
+    def _listed(self, layers: s.Seq, unit: Unit) -> list[int]:
+        """The layers of ``[5, 12, 19]``, in order, each once."""
+        found = [self._bound(item, unit) for item in layers.items]
+        for number, (layer, item) in enumerate(zip(found, layers.items, strict=True)):
+            if layer in found[:number]:
+                raise Wrong("E215", f"layer {layer} is listed twice", item.span, hint="leave one of the two out")
+        return sorted(found)
 
     def _bound(self, expr: s.Expr, unit: Unit) -> int:
         value = self.context.evaluator.value(expr, unit, self.reader.record)

@@ -105,7 +105,8 @@ def requests_in_flight(model: Deployment, rate: float, output: int) -> int:
     """The fewest requests in flight with which ``rate`` is served (Little 1961), or the most that can be."""
 
     def fewest(tried: Floats) -> int:
-        rates = np.asarray(model.evaluate(concurrency=tried).throughput, float) / model.counted(model.plan.workload.input, output)
+        counted = model.counted(model.plan.workload.input, output)
+        rates = np.asarray(model.evaluate(concurrency=tried).throughput, float) / counted
         return int(np.argmax(rates >= min(rate, float(rates.max()))))
 
     tried = IN_FLIGHT * max(pool.n for pool in model.pools)
