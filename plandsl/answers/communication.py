@@ -137,7 +137,7 @@ class Compared(NamedTuple):
     meshes: tuple[tuple[tuple[str, int], ...], ...]
     gpus: int
     ttft_s: float
-    tpot_s: float
+    tpot_s: float | None
     sent: Communication
 
     @property
@@ -153,7 +153,7 @@ class Compared(NamedTuple):
             "meshes": [dict(mesh) for mesh in self.meshes],
             "gpus": self.gpus,
             "ttft_s": self.ttft_s,
-            "tpot_s": self.tpot_s,
+            **({} if self.tpot_s is None else {"tpot_s": self.tpot_s}),
             "phases": {
                 phase: {
                     "axes": [{"axis": axis, **sums.as_json()} for axis, sums in self.sent.by_axis(phase).items()],

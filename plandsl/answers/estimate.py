@@ -243,9 +243,9 @@ class Estimate(NamedTuple):
         if self.load is not None:
             out["load"] = self.load.as_json()
         if self.simulated is not None:
-            found = self.simulated.as_json()
+            told = self.simulated.as_json()
             left_out = ("tpot_s", "output_tokens_per_s") if self.encodes else ()
-            out["simulated"] = {name: value for name, value in found.items() if name not in left_out}
+            out["simulated"] = {name: value for name, value in told.items() if name not in left_out}
         if self.cost_usd_per_mtok is not None:
             out["cost_usd_per_mtok"] = self.cost_usd_per_mtok
         for name, part in (("money", self.money), ("energy", self.energy), ("fleet", self.fleet)):
