@@ -75,7 +75,10 @@ def plan_spec(context: Context, record: Record) -> PlanSpec | None:
     measured = read_tables(reader)
     if not reader.ok or not (model and node and workload and sharding and calibration):
         return None
-    check_load(reader, clauses, workload.over_time)
+    check_load(reader, clauses, workload)
+    if workload.encodes and speculate is not None:
+        why = "nothing comes out of this load (`output = 0`), so there is nothing to guess"
+        reader.fail(Wrong("E481", why, speculate.span, hint="drop `speculate`"))
     if not reader.ok:
         return None
     _warn_too_long(reader, model, workload)
@@ -152,7 +155,7 @@ def _with_unique_names(
 
 
 def _warn_too_long(reader: Reader, model: ModelSpec, workload: WorkloadSpec) -> None:
-    length = workload.input + workload.output
+    length = workload.input if workload.encodes else workload.input + workload.output
     if model.max_context is not None and length > model.max_context:
         message = f"requests of {length:,} tokens exceed the context of `{model.name}`, {model.max_context:,}"
         span = reader.record.fields["workload"][-1].name.span

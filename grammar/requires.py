@@ -12,7 +12,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.evaluate import Value, describe
 from plandsl.grammar.modules import Follows, Unit, Wrong
 from plandsl.grammar.schema import Reader
-from plandsl.spec.plan import TIMES, RequireSpec
+from plandsl.spec.plan import OF_OUTPUT, TIMES, RequireSpec, WorkloadSpec
 from plandsl.units import (
     BYTES,
     ENERGY,
@@ -119,9 +119,20 @@ def _parts(expr: s.Expr) -> Iterator[s.Expr]:
             yield part
 
 
-def check_load(reader: Reader, requires: tuple[RequireSpec, ...], over_time: bool) -> None:
-    """Check that requirements on percentiles and goodput stand beside requests ``over_time``."""
-    for require in requires if not over_time else ():
+def without_output(metric: str) -> str:
+    """Why a load with `output = 0` has no such metric."""
+    return f"nothing comes out of this load (`output = 0`), so there is no `{metric}`"
+
+
+TEXTS = "such as `latency`, `throughput` (of input tokens) or `cost_request`"
+
+
+def check_load(reader: Reader, requires: tuple[RequireSpec, ...], load: WorkloadSpec) -> None:
+    """Check that a load has what is required: percentiles and goodput of requests over time, and figures of output."""
+    for require in requires if load.encodes else ():
+        if require.metric in OF_OUTPUT:
+            reader.fail(Wrong("E481", without_output(require.metric), require.span, hint=TEXTS))
+    for require in requires if not load.over_time else ():
         if require.over_requests:
             why = f"`{require.text.split(require.op)[0].strip()}` needs requests over time, and this load is one batch"
             reader.fail(Wrong("E216", why, require.span, hint=OVER_TIME))

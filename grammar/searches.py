@@ -17,9 +17,11 @@ from plandsl.grammar.requires import (
     METRICS,
     OVER_REQUESTS,
     OVER_TIME,
+    TEXTS,
     read_metric,
     read_requirements,
     unknown_metric,
+    without_output,
 )
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.sharding import EVERY_MODEL, SUGAR
@@ -27,7 +29,7 @@ from plandsl.grammar.unparse import declaration
 from plandsl.limits import MAX_VALUES
 from plandsl.spec import money as _money
 from plandsl.spec.money import DRAWN, PAID, power_hint, power_missing
-from plandsl.spec.plan import PlanSpec
+from plandsl.spec.plan import OF_OUTPUT, PlanSpec
 from plandsl.spec.search import (
     Apply,
     Choice,
@@ -95,6 +97,7 @@ def search_spec(context: Context, record: Record) -> SearchSpec | None:
         priced=not any(kind.unpriced for kind in tried),
         chosen=any(kind.chosen for kind in tried),
         over_requests=any(g.over_requests for g in goals) or any(kind.over_requests for kind in tried),
+        encodes=any(kind.encodes for kind in tried),
         span=record.span,
     )
 
@@ -305,6 +308,7 @@ class _Kind(NamedTuple):
     chosen: bool
     over_time: bool
     over_requests: bool
+    encodes: bool
 
 
 def _kind_of(plan: PlanSpec) -> _Kind:
@@ -321,6 +325,7 @@ def _kind_of(plan: PlanSpec) -> _Kind:
         chosen=load.chosen,
         over_time=load.over_time,
         over_requests=asked,
+        encodes=load.encodes,
     )
 
 
@@ -333,6 +338,8 @@ def _check_goals(reader: Reader, goals: tuple[Goal, ...], kinds: set[_Kind]) -> 
             reader.fail(Wrong("E309", f"the GPU `{unpriced}` has no price, so there is no cost", goal.span, hint=hint))
         if goal.metric in DRAWN:
             _check_power(reader, goal, kinds)
+        if goal.metric in OF_OUTPUT and any(kind.encodes for kind in kinds):
+            reader.fail(Wrong("E481", without_output(goal.metric), goal.span, hint=TEXTS))
         if goal.over_requests and not all(kind.over_time for kind in kinds):
             why = f"`{goal.name}` needs requests over time, and this load is one batch"
             reader.fail(Wrong("E216", why, goal.span, hint=OVER_TIME))

@@ -44,6 +44,11 @@ def split_spec(plan: Reader, whole: Callable[[Record], PlanSpec | None]) -> Plan
     if prefill is None or decode is None:
         return None
     _check_agreement(plan, prefill, decode)
+    if decode.workload.encodes:
+        why = "nothing comes out of this load (`output = 0`), so there is nothing for a decode pool"
+        plan.fail(
+            Wrong("E481", why, plan.record.fields["decode"][-1].name.span, hint="one pool: `node` and `sharding`")
+        )
     if link is None or not plan.ok:
         return None
     prefill = evolve(prefill, kv_residency="prompts")

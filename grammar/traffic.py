@@ -15,7 +15,7 @@ from plandsl.grammar.schema import Reader
 from plandsl.grammar.workloads import EXAMPLES
 from plandsl.limits import MAX_CLASSES, MAX_DIMENSION
 from plandsl.spec.plan import TIMES
-from plandsl.spec.traffic import ClassSpec, Distribution, Lengths, SessionsSpec, TraceSpec, TrafficSpec
+from plandsl.spec.traffic import ClassSpec, Distribution, Fixed, Lengths, SessionsSpec, TraceSpec, TrafficSpec
 from plandsl.traces import ENDINGS, FORMATS
 from plandsl.units import NUMBER, TIME
 
@@ -26,13 +26,13 @@ LATENCIES = (*TIMES, "goodput")
 MAX_SEED = 2**63 - 1
 
 
-def traffic_spec(reader: Reader, used: bool) -> TrafficSpec | None:
+def traffic_spec(reader: Reader, used: bool, encodes: bool = False) -> TrafficSpec | None:
     """The requests over time of a workload; fields that another one needs may be missing unless it is ``used``."""
     classes = _classes(reader, used)
     trace = _trace(reader, used)
     items = any(isinstance(placed.item, s.Class) for placed in reader.record.items())
     apart = items or "trace" in reader.record.fields
-    lengths = None if apart else _lengths(reader, used)
+    lengths = None if apart else _lengths(reader, used, encodes)
     arrivals = reader.read("rate", partial(read_arrivals, reader, used))
     sessions = _sessions(reader, used)
     duration = reader.number("duration", TIME)
@@ -47,8 +47,12 @@ def traffic_spec(reader: Reader, used: bool) -> TrafficSpec | None:
     return TrafficSpec(arrivals, lengths, trace, sessions, classes=classes, duration=duration, seed=seed or 0)
 
 
-def _lengths(reader: Reader, used: bool) -> Lengths | None:
+def _lengths(reader: Reader, used: bool, encodes: bool = False) -> Lengths | None:
+    """The lengths of requests; of texts that an encoder reads, one step is the output."""
     read = partial(_distribution, reader, TOKENS, used)
+    if encodes:
+        texts = reader.read("input", read, EXAMPLES["input"])
+        return None if texts is None else Lengths(texts, Fixed(1))
     size_in, size_out = (reader.read(name, read, example) for name, example in EXAMPLES.items())
     return None if size_in is None or size_out is None else Lengths(size_in, size_out)
 

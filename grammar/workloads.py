@@ -12,7 +12,7 @@ from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.values import span_of
 from plandsl.spec.plan import WorkloadSpec
-from plandsl.units import NUMBER, REQUEST_RATE
+from plandsl.units import NUMBER, REQUEST_RATE, Quantity
 
 STATIC = ("input", "output", "batch", "in_flight", "concurrency")
 TRAFFIC = ("rate", "trace", "speed", "format", "duration", "seed", "sessions")
@@ -31,6 +31,7 @@ EXAMPLES = {"input": "input = 1000", "output": "output = 100"}
 def workload_spec(context: Context, record: Record, used: bool = True) -> WorkloadSpec | None:
     """A load. Fields that another field needs may be missing unless a plan has ``used`` the workload."""
     reader = Reader(context, record, (*STATIC, "requests", DEMAND, *PREFIX, *TRAFFIC))
+    encodes = _makes_nothing(reader)
     whole = {name: reader.whole(name) for name in ("batch", "in_flight", "concurrency", "requests")}
     reuse, prefix = _prefix(reader)
     demand = reader.number(DEMAND, REQUEST_RATE)
@@ -38,12 +39,12 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
     if _varies(record):
         from plandsl.grammar.traffic import traffic_spec
 
-        traffic = traffic_spec(reader, used)
+        traffic = traffic_spec(reader, used, encodes)
         sizes = None if traffic is None else traffic.means
     else:
         traffic = None
-        size_in, size_out = (reader.whole(name, example) for name, example in EXAMPLES.items())
-        sizes = None if size_in is None or size_out is None else (size_in, size_out)
+        size_in, size_out = (reader.whole(name, example, int(name == "input")) for name, example in EXAMPLES.items())
+        sizes = None if size_in is None or size_out is None else (size_in, max(size_out, 1))
     if not reader.ok or sizes is None:
         return None
     return WorkloadSpec(
@@ -59,8 +60,18 @@ def workload_spec(context: Context, record: Record, used: bool = True) -> Worklo
         traffic=traffic,
         demand=demand,
         chosen=demand is not None and traffic is None and not any(name in record.fields for name in CROWD),
+        encodes=encodes,
         span=record.span,
     )
+
+
+def _makes_nothing(reader: Reader) -> bool:
+    """Whether `output` is the number 0: an encoder reads texts, and nothing comes out."""
+    layer = reader.layer("output")
+    if layer is None or not isinstance(layer.value, s.Num | s.Ref):
+        return False
+    value = reader.attempt(lambda: reader.value(layer))
+    return isinstance(value, Quantity) and value.dimension == NUMBER and value.value == 0
 
 
 def _varies(record: Record) -> bool:

@@ -56,7 +56,15 @@ def build(program: Program, plan: PlanSpec) -> Program:
     made = build_model(plan.model, program.phase, own(), own, verifies=verifies)
     if plan.has_cached_prompts:
         made = evolve(made, sizes=tuple((n, n if n == "context" else s) for n, s in made.sizes))
+    elif plan.workload.encodes:
+        made = evolve(made, regions=tuple(map(_keep_nothing, made.regions)))
     return evolve(made, mesh=program.mesh)
+
+
+def _keep_nothing(region: Region) -> Region:
+    """The region of a program whose requests end with the step that reads them: no step reads a cache."""
+    ops = (evolve(op, transient=True) if isinstance(op, CacheWrite) else op for op in region.ops)
+    return evolve(region, ops=tuple(ops))
 
 
 def mesh_of(plan: PlanSpec) -> Mesh:

@@ -13,4 +13,15 @@ MODEL_CODES: dict[str, tuple[str, str, str, str]] = {
         "plan serve { model = tiny, node = h100_1, workload { input = 1000, output = 100 } }\n",
         "shorten the requests: texts that are longer are cut before the model sees them.",
     ),
+    "E481": (
+        "a figure of output where nothing comes out",
+        "With `output = 0` a load is of texts that an encoder reads: there are no decode steps, so no TPOT, no tokens "
+        "of a KV cache, no cost of output, nothing to guess and nothing for a decode pool.",
+        "model tiny {\n  layers = 4, hidden = 64, vocab = 1000, weights = bf16\n"
+        "  embedding w_embed[vocab, hidden]\n"
+        "  block x[tokens, hidden] { x = x + rms_norm(x) }\n  head rms_norm(x)\n}\n"
+        "plan serve {\n  model = tiny, node = h100_1, workload { input = 500, output = 0 }\n"
+        "  require tpot <= 10 ms\n}\n",
+        "ask for `latency`, `throughput` (of input tokens), `request_throughput` or `cost_request`.",
+    ),
 }

@@ -586,7 +586,7 @@ def _rule(rule: RuleSpec) -> str:
 
 def show_workload(load: WorkloadSpec) -> str:
     """A workload as text."""
-    fields = [] if load.traffic else [f"input = {load.input}", f"output = {load.output}"]
+    fields = [] if load.traffic else [f"input = {load.input}", f"output = {0 if load.encodes else load.output}"]
     if load.concurrency is not None:
         fields.append(f"concurrency = {load.concurrency}")
     elif load.traffic is None and not load.chosen:
@@ -601,7 +601,7 @@ def show_workload(load: WorkloadSpec) -> str:
     if load.prefix is not None:
         fields.append(f"prefix = {load.prefix}")
     if load.traffic is not None:
-        fields += traffic_lines(load.traffic, _number, _percent, _requirement)
+        fields += traffic_lines(load.traffic, _number, _percent, _requirement, load.encodes)
     return _declaration("workload", load.name, fields)
 
 

@@ -31,10 +31,12 @@ Show = Callable[[float], str]
 """Writes a number so that it reads back as the same number."""
 
 
-def traffic_lines(traffic: TrafficSpec, number: Show, percent: Show, requirement: Callable[..., str]) -> Iterator[str]:
+def traffic_lines(
+    traffic: TrafficSpec, number: Show, percent: Show, requirement: Callable[..., str], encodes: bool = False
+) -> Iterator[str]:
     """The fields of a workload with requests over time, apart from `requests` and `concurrency`."""
     if traffic.lengths is not None:
-        yield from _lengths(traffic.lengths, number)
+        yield from _lengths(traffic.lengths, number, encodes)
     if traffic.arrivals is not None:
         yield f"rate = {show_arrivals(traffic.arrivals, number)}"
     if traffic.trace is not None:
@@ -66,9 +68,9 @@ def _class(one: ClassSpec, number: Show, percent: Show) -> Iterator[str]:
         yield _sessions(one.sessions, number)
 
 
-def _lengths(lengths: Lengths, number: Show) -> Iterator[str]:
+def _lengths(lengths: Lengths, number: Show, encodes: bool = False) -> Iterator[str]:
     yield f"input = {show_distribution(lengths.input, number)}"
-    yield f"output = {show_distribution(lengths.output, number)}"
+    yield "output = 0" if encodes else f"output = {show_distribution(lengths.output, number)}"
 
 
 def _sessions(sessions: SessionsSpec, number: Show) -> str:

@@ -84,6 +84,7 @@ PARAMETERS = {  # as published with each checkpoint
     "qwen3_vl_235b_a22b": 235_093_634_560,  # without the vision encoder
     "qwen3_coder_480b_a35b": 480_154_875_392,
     "qwen3_coder_480b": 480_154_875_392,
+    "arctic_embed_m": 108_891_648,  # 109M; BertModel has 109,482,240 with a pooler, which this one does not run
     "gemma_2_9b": 9_241_705_984,
     "gemma_2_27b": 27_227_128_320,
     "gemma_3_1b": 999_885_952,

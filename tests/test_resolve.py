@@ -175,7 +175,7 @@ def parameters(model: ModelSpec) -> int:
         return gains
 
     outer: dict[str, int] = {}
-    total = count([model.embedding, model.head], outer) + sum(outer.values())
+    total = count([model.entry or model.embedding, model.head], outer) + sum(outer.values())
     for block in model.blocks:
         inner: dict[str, int] = {}
         gains = count([statement.term for statement in block.statements], inner)

@@ -26,7 +26,7 @@ def header(canvas: Canvas, facts: Facts, caption: str, width: float) -> None:
     e, plan, load = facts.estimate, facts.plan, facts.plan.workload
     chips = [
         (show_time(e.ttft_s), "TTFT", PANEL, INK),
-        (show_time(e.tpot_s), "TPOT", PANEL, INK),
+        *(() if e.tpot_s is None else ((show_time(e.tpot_s), "TPOT", PANEL, INK),)),
         (f"{show_count(e.throughput_tokens_per_s)} tok/s", "throughput", PANEL, INK),
     ]
     share = show_percent(e.memory.total / e.memory.capacity)

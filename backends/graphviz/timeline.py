@@ -155,7 +155,7 @@ class Pipeline:
             y = top - 14
             words = f"one {'verifying ' if e.speculate else ''}step of every batch: {show_time(axis.span)}"
             if self.batches > MOST_BATCHES:
-                words = f"{show_time(axis.span)} of a step of {show_time(e.tpot_s)}"
+                words = f"{show_time(axis.span)} of a step of {show_time(e.tpot_s or 0.0)}"
             self.canvas.line([(LEFT, y), (LEFT + WIDTH, y)], INK, pen=1.5, name=words)
             for x in (LEFT, LEFT + WIDTH):
                 self.canvas.line([(x, y - 4), (x, y + 4)], INK, pen=1.5, name=words)

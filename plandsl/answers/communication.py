@@ -78,9 +78,13 @@ class Calls(NamedTuple):
 
 
 class Communication(NamedTuple):
-    """All calls of a plan: the rows of one phase together, the longest first; empty where nothing is sent."""
+    """All calls of a plan: the rows of one phase together, the longest first; empty where nothing is sent.
+
+    ``decodes`` is false where nothing comes out.
+    """
 
     rows: tuple[Calls, ...] = ()
+    decodes: bool = True
 
     def of(self, phase: str) -> tuple[Calls, ...]:
         """The rows of one phase: ``prefill``, ``decode`` or ``transfer``; another word is a `PlanError` (E445)."""
@@ -115,7 +119,7 @@ class Communication(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The ``communication`` object."""
-        phases = [PREFILL, DECODE, *([TRANSFER] if self.of(TRANSFER) else ())]
+        phases = [PREFILL, *([DECODE] if self.decodes else ()), *([TRANSFER] if self.of(TRANSFER) else ())]
         return {
             "rows": [row.as_json() for row in self.rows],
             "totals": {phase: self.total(phase).as_json() for phase in phases},
@@ -133,7 +137,7 @@ class Compared(NamedTuple):
     meshes: tuple[tuple[tuple[str, int], ...], ...]
     gpus: int
     ttft_s: float
-    tpot_s: float
+    tpot_s: float | None
     sent: Communication
 
     @property
@@ -149,7 +153,7 @@ class Compared(NamedTuple):
             "meshes": [dict(mesh) for mesh in self.meshes],
             "gpus": self.gpus,
             "ttft_s": self.ttft_s,
-            "tpot_s": self.tpot_s,
+            **({} if self.tpot_s is None else {"tpot_s": self.tpot_s}),
             "phases": {
                 phase: {
                     "axes": [{"axis": axis, **sums.as_json()} for axis, sums in self.sent.by_axis(phase).items()],

@@ -75,15 +75,21 @@ class Difference:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """All metrics."""
-        return self.ttft, self.tpot, self.throughput, self.memory
+        """All metrics; TPOT where both plans have it."""
+        times = (self.ttft,) if self.encodes else (self.ttft, self.tpot)
+        return *times, self.throughput, self.memory
+
+    @property
+    def encodes(self) -> bool:
+        """Whether nothing comes out of one of the plans."""
+        return self.a.encodes or self.b.encodes
 
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of its tables."""
         from plandsl.answers.tables import DIFFERENCE
 
-        return DIFFERENCE
+        return tuple(name for name in DIFFERENCE if not self.encodes or name != "tpot")
 
     def table(self, name: str) -> Table:
         """A table by its name. Raises `PlanError` (E445) for another name."""
@@ -108,15 +114,15 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         """The whole difference, as JSON."""
-        names = ("ttft_s", "tpot_s", "throughput_tokens_per_s", "memory_per_gpu_bytes")
+        names = {"throughput": "throughput_tokens_per_s", "memory": "memory_per_gpu_bytes"}
         plans = [
             {"plan": e.plan, "gpus": e.gpus, "fits": e.fits, "max_batch": e.max_batch}
-            | {"kv_capacity_tokens": e.kv_capacity_tokens}
+            | ({} if e.encodes else {"kv_capacity_tokens": e.kv_capacity_tokens})
             | {name: part.as_json() for name in ("money", "energy", "fleet") if (part := getattr(e, name)) is not None}
             for e in (self.a, self.b)
         ]
         return {
             "plans": plans,
             "declarations": [c.as_json() for c in self.changes],
-            **{name: split.as_json() for name, split in zip(names, self.splits, strict=True)},
+            **{names.get(split.metric, f"{split.metric}_s"): split.as_json() for split in self.splits},
         }

@@ -27,6 +27,9 @@ Band = tuple[float, float]
 MOST = 3
 """The most ops that are named where a band is missing."""
 
+OF_OUTPUT = ("tpot_s", "kv_capacity_tokens", "kv_bytes_per_token", "decode")
+"""Fields of the JSON that a plan without output leaves out."""
+
 BANDED = ("ttft_s", "tpot_s", "latency_s", "throughput_tokens_per_s")
 """Metrics that come with a band."""
 
@@ -43,7 +46,9 @@ class Estimate(NamedTuple):
     """Everything that is known about one plan. ``stages`` has the memory of each stage, ``memory`` of the fullest.
 
     All numbers are in closed form, but for ``simulated``: where requests arrive over time, a short simulation stands
-    beside them, and ``requires`` are checked by it where it has the metric.
+    beside them, and ``requires`` are checked by it where it has the metric. A plan that ``encodes`` texts of ``text``
+    tokens makes no tokens: its throughput counts the tokens of texts, ``ttft_s`` and ``latency_s`` are the time of a
+    text, and there is no ``tpot_s`` and no cache.
     """
 
     plan: str
@@ -53,7 +58,7 @@ class Estimate(NamedTuple):
     batch: int
     in_flight: int
     ttft_s: float
-    tpot_s: float
+    tpot_s: float | None
     latency_s: float
     throughput_tokens_per_s: float
     memory: Memory
@@ -90,6 +95,22 @@ class Estimate(NamedTuple):
     energy: Energy | None = None
     fleet: Fleet | None = None
     about: About = NOBODY
+    text: int = 0
+
+    @property
+    def encodes(self) -> bool:
+        """Whether nothing comes out."""
+        return self.text > 0
+
+    @property
+    def texts_per_s(self) -> float | None:
+        """Texts per second of an encoder; None of other plans."""
+        return self.throughput_tokens_per_s / self.text if self.text else None
+
+    @property
+    def banded(self) -> tuple[str, ...]:
+        """The metrics in `BANDED` that the plan has."""
+        return tuple(metric for metric in BANDED if not self.encodes or metric != "tpot_s")
 
     @property
     def fits(self) -> bool:
@@ -112,7 +133,10 @@ class Estimate(NamedTuple):
         """Why a metric in `BANDED` has no band; empty where it has one."""
         if self.band(metric) is not None:
             return ""
+        if self.encodes and metric == "tpot_s":
+            return "nothing comes out"
         phases = {"ttft_s": (self.prefill,), "tpot_s": (self.decode,)}.get(metric, (self.prefill, self.decode))
+        phases = phases[:1] if self.encodes else phases
         ops = list(dict.fromkeys(name for phase in phases for name in phase.without_band))
         more = f" and {len(ops) - MOST} more" if len(ops) > MOST else ""
         return f"no errors are known of {', '.join(ops[:MOST])}{more}" if ops else "nothing takes time"
@@ -191,10 +215,13 @@ class Estimate(NamedTuple):
             "calibration": self.calibration,
             "assumed": [{"entry": e, "field": f, "value": v} for e, f, v in self.assumed],
         }
-        for metric in BANDED:
+        if self.encodes:
+            out = {name: value for name, value in out.items() if name not in OF_OUTPUT}
+            out |= {"output": 0, "counts": "input tokens", "texts_per_s": self.texts_per_s}
+        for metric in self.banded:
             found = self.band(metric)
             out[f"{metric}_band"] = None if found is None else list(found)
-        if missing := {metric: why for metric in BANDED if (why := self.no_band(metric))}:
+        if missing := {metric: why for metric in self.banded if (why := self.no_band(metric))}:
             out["no_band"] = missing
         if self.engine is not None:
             out |= {"engine": self.engine, "kv_blocks": self.kv_capacity_tokens // self.kv_block}
@@ -216,7 +243,9 @@ class Estimate(NamedTuple):
         if self.load is not None:
             out["load"] = self.load.as_json()
         if self.simulated is not None:
-            out["simulated"] = self.simulated.as_json()
+            told = self.simulated.as_json()
+            left_out = ("tpot_s", "output_tokens_per_s") if self.encodes else ()
+            out["simulated"] = {name: value for name, value in told.items() if name not in left_out}
         if self.cost_usd_per_mtok is not None:
             out["cost_usd_per_mtok"] = self.cost_usd_per_mtok
         for name, part in (("money", self.money), ("energy", self.energy), ("fleet", self.fleet)):

@@ -217,11 +217,16 @@ class Explanation:
     modelled: bool
 
     @property
+    def times(self) -> tuple[Breakdown, ...]:
+        """TTFT and TPOT; of a plan without output, TTFT alone."""
+        return (self.ttft,) if self.estimate.encodes else (self.ttft, self.tpot)
+
+    @property
     def tables(self) -> tuple[str, ...]:
         """The names of its tables."""
         from plandsl.answers.tables import EXPLANATION
 
-        return EXPLANATION
+        return tuple(name for name in EXPLANATION if not self.estimate.encodes or name != "tpot")
 
     def table(self, name: str) -> Table:
         """A table by its name. Raises `PlanError` (E445) for another name."""
@@ -250,8 +255,7 @@ class Explanation:
         return {
             "plan": e.plan,
             "fits": e.fits,
-            "ttft_s": self.ttft.as_json(),
-            "tpot_s": self.tpot.as_json(),
+            **{f"{whole.metric}_s": whole.as_json() for whole in self.times},
             "throughput_tokens_per_s": e.throughput_tokens_per_s,
             "seconds_per_token": self.per_token.as_json(),
             "memory_per_gpu_bytes": self.memory.as_json() | {"capacity": e.memory.capacity},

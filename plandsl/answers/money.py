@@ -23,14 +23,15 @@ class Money(NamedTuple):
     usd_per_request: float
     usd_per_mtok: float
     input_usd_per_mtok: float
-    output_usd_per_mtok: float
+    output_usd_per_mtok: float | None
     blended_usd_per_mtok: float
     prefill_share: float
     sources: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The ``money`` object."""
-        return self._asdict() | {"sources": list(self.sources)}
+        """The ``money`` object; without a cost of output where nothing comes out."""
+        found = self._asdict() | {"sources": list(self.sources)}
+        return found if self.output_usd_per_mtok is not None else {k: v for k, v in found.items() if v is not None}
 
 
 class Energy(NamedTuple):

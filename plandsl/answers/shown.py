@@ -67,7 +67,7 @@ PRINTERS: dict[str, Callable[[PlanSpec, Any, Console], None]] = {
 def estimate_line(e: Estimate) -> str:
     """``<Estimate hybrid: fits, TTFT 36.0 s, TPOT 25.5 ms, 644 tok/s on 8 GPUs>``."""
     verdict = "does not fit" if not e.fits else "fits" if e.ok else "fits, misses a requirement"
-    times = f"TTFT {show_time(e.ttft_s)}, TPOT {show_time(e.tpot_s)}"
+    times = f"TTFT {show_time(e.ttft_s)}" + ("" if e.tpot_s is None else f", TPOT {show_time(e.tpot_s)}")
     return f"<Estimate {e.plan}: {verdict}, {times}, {_rate(e.throughput_tokens_per_s)} on {counted(e.gpus, 'GPU')}>"
 
 

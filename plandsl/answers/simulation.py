@@ -161,6 +161,12 @@ class Simulation(NamedTuple):
     found: Found | None = None
     spent: Served | None = None
     about: About = NOBODY
+    encodes: bool = False
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """The names of the times of its requests; where nothing comes out of them (``encodes``) there is one."""
+        return ("latency",) if self.encodes else ("ttft", "tpot", "itl", "latency")
 
     @property
     def ok(self) -> bool:
@@ -198,12 +204,14 @@ class Simulation(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """The machine form; null where there is no number."""
         s = self.summary
-        spreads = {f"{name}_s": getattr(s, name).as_json() for name in ("ttft", "tpot", "itl", "latency")}
+        spreads = {f"{name}_s": getattr(s, name).as_json() for name in self.times}
+        rates = {"input_tokens_per_s": _number(s.input_rate)}
+        rates |= {} if self.encodes else {"output_tokens_per_s": _number(s.output_rate)}
         return {
             "plan": self.plan, "gpus": self.gpus, "replicas": self.replicas, "scheduler": self.scheduler,
             "router": self.router, "seed": self.seed, "requests": s.requests, "served": s.served,
             "duration_s": _number(s.duration_s), "requests_per_s": _number(s.request_rate),
-            "input_tokens_per_s": _number(s.input_rate), "output_tokens_per_s": _number(s.output_rate),
+            **rates,
             "goodput_requests_per_s": _number(s.goodput), **spreads, "preemptions": s.preemptions,
             "bearable_requests_per_s": _number(s.bearable), "occupancy": self.occupancy.as_json(),
             "requires": [{"text": r.text, "value": _number(r.value), "ok": r.ok} for r in self.requires],

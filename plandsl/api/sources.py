@@ -65,7 +65,7 @@ def _metrics(plan: CompiledPlan) -> dict[str, Any]:
     e = plan.closed_form()
     return {
         "plan": e.plan, "gpus": e.gpus, "fits": e.fits, "ok": e.ok, "ttft_s": float(e.ttft_s),
-        "tpot_s": float(e.tpot_s), "latency_s": float(e.latency_s),
+        **({} if e.tpot_s is None else {"tpot_s": float(e.tpot_s)}), "latency_s": float(e.latency_s),
         "throughput_tokens_per_s": float(e.throughput_tokens_per_s),
         "throughput_per_gpu_tokens_per_s": float(e.throughput_per_gpu_tokens_per_s),
         "memory_per_gpu_bytes": float(e.memory.total), "kv_capacity_tokens": e.kv_capacity_tokens,

@@ -330,6 +330,7 @@ class CacheWrite(BaseOp):
 
     The results are ``[batch, context, ...]`` in the dtype of the cache. Where ranks share the context, each rank
     writes the positions that it owns. The step's positions are then split like the context, or whole on every rank.
+    ``transient``: the step is all that reads them, and nothing is kept, as in an encoder.
     """
 
     keyword: ClassVar[str] = "cache_write"
@@ -339,13 +340,14 @@ class CacheWrite(BaseOp):
     outs: tuple[Value, ...]
     xs: tuple[Value, ...]
     cache: str
+    transient: bool = False
     fused: str | None = None
     span: Span | None = span_field()
 
     @property
     def kept(self) -> tuple[Value, ...]:
-        """The results, which outlive the step."""
-        return self.outs
+        """The results, which outlive the step unless they are ``transient``."""
+        return () if self.transient else self.outs
 
     def infer(self) -> tuple[TensorType, ...]:
         """As ``xs``, with ``position`` replaced by ``context``, split as in the recorded result."""

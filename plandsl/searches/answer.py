@@ -12,7 +12,7 @@ from plandsl.searches.run import ENDLESS, MEMORY, RATE, Compiler, Found
 from plandsl.searches.tally import Rows
 from plandsl.searches.values import FIELDS, METRICS, MOST, OVER_REQUESTS, Values, evaluate_metrics
 from plandsl.spec.engine_bands import SERVED
-from plandsl.spec.plan import TIMES, PlanSpec
+from plandsl.spec.plan import OF_OUTPUT, TIMES, PlanSpec
 from plandsl.spec.search import DEGREES, Combination, Goal
 
 FARTHEST = 64.0
@@ -49,6 +49,8 @@ class Configuration(NamedTuple):
         values = {FIELDS[name]: value if math.isfinite(value) else None for name, value in self.metrics.items()}
         if math.isnan(self.metrics["goodput"]):
             values = {name: value for name, value in values.items() if name not in map(FIELDS.get, OVER_REQUESTS)}
+        if math.isnan(self.metrics["tpot"]):  # nothing comes out
+            values = {name: value for name, value in values.items() if name not in map(FIELDS.get, OF_OUTPUT)}
         return {"choices": self.settings, **values}
 
 
@@ -159,7 +161,7 @@ def misses(found: Found, nearest: Configuration) -> list[Miss]:
     if values.crowded > 1:
         from plandsl.backends.cost.answers.mean_load import mean_load
 
-        most, rate = (values.metrics["throughput"] / mean_load(plan.workload).output * f for f in (1, values.crowded))
+        most, rate = (values.metrics["throughput"] / mean_load(plan.workload).counted * f for f in (1, values.crowded))
         out.append(Miss(RATE, "bearable", value=most, bound=rate, factor=float(values.crowded), best=None))
     if not values.fits:
         bytes_, used = nearest.metrics["memory"], float(values.used)

@@ -26,21 +26,21 @@ def evaluate_mean(model: Deployment, plan: PlanSpec) -> Values:
     bounds = [r for r in plan.requires if r.caps_time]
     if mean.rate is None:
         found = evaluate_metrics(model, {})
-        served = float(found.metrics["throughput"]) / mean.output
+        served = float(found.metrics["throughput"]) / mean.counted
         good = served if all(found.holds(r) for r in bounds) else 0.0
         return found._replace(metrics=found.metrics | {"goodput": good, "bearable": good})
     most, bearable = _rates(model, mean.output, bounds)
     least = requests_in_flight(model, mean.rate, mean.output)
     found = evaluate_metrics(model, {"concurrency": least})
     served = min(mean.rate, most)
-    share = served * mean.output / float(found.metrics["throughput"])
+    share = served * mean.counted / float(found.metrics["throughput"])
     late = mean.rate > most
     assert found.spent is not None, "every plan has its economics"
     spent = found.spent.scaled(1, served)
     if plan.workload.demand is not None:
         spent = serve_demand(spent, plan.workload.demand)
     metrics = found.metrics | {
-        "throughput": served * mean.output,
+        "throughput": served * mean.counted,
         "throughput_per_gpu": found.metrics["throughput_per_gpu"] * share,
         **spent.metrics,
         "goodput": min(mean.rate, bearable),
@@ -54,7 +54,7 @@ def evaluate_mean(model: Deployment, plan: PlanSpec) -> Values:
 def _rates(model: Deployment, output: int, bounds: list[RequireSpec]) -> tuple[float, float]:
     """The largest rate that is served, and the largest of those at which the mean times keep ``bounds``; requests/s."""
     m = model.evaluate(concurrency=IN_FLIGHT * max(pool.n for pool in model.pools))
-    rates = np.asarray(m.throughput, float) / output
+    rates = np.asarray(m.throughput, float) / model.counted(model.plan.workload.input, output)
     good = np.ones(len(IN_FLIGHT), bool)
     for r in bounds:
         good &= np.asarray(r.holds(getattr(m, r.metric)), bool)

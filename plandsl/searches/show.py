@@ -92,7 +92,7 @@ def _rows(
     *,
     best: bool = False,
 ) -> None:
-    columns = _columns(found)
+    columns = [name for name in _columns(found) if not all(math.isnan(row.metrics[name]) for row in rows)]
     for name in columns:
         table.add_column(WORDS.get(name, name), justify="right", no_wrap=True)
     for rank, row in enumerate(rows, 1):

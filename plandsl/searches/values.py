@@ -12,7 +12,7 @@ from plandsl.backends.cost.answers.money import Economics, economics, serve_dema
 from plandsl.backends.cost.answers.shares import shares
 from plandsl.backends.cost.deployments.deployment import COLUMNS, Deployment
 from plandsl.ir.types import Number
-from plandsl.spec.plan import RequireSpec
+from plandsl.spec.plan import OF_OUTPUT, RequireSpec
 
 Floats = NDArray[np.float64]
 
@@ -108,4 +108,6 @@ def evaluate_metrics(model: Deployment, loads: Mapping[str, Number]) -> Values:
         "goodput": np.nan,
         "bearable": np.nan,
     }
+    if m.encodes:
+        metrics |= dict.fromkeys(OF_OUTPUT, np.nan)
     return Values(metrics, m.fits, m.used, spent=spent)

@@ -116,6 +116,9 @@ class WorkloadSpec(FrozenValue):
     With ``chosen`` the compiler chooses the requests in flight of a copy. ``rate`` is what a copy gets of requests/s
     where the load is steady and stands for requests over time; no plan states it.
 
+    With ``encodes`` nothing comes out of a request: a prompt is a text that an encoder reads. ``output`` is then 1, for
+    the step that reads it.
+
     With ``traffic`` requests arrive over time, and ``input`` and ``output`` are the rounded means of their lengths (1
     where a file has the lengths).
     """
@@ -133,7 +136,13 @@ class WorkloadSpec(FrozenValue):
     demand: float | None = None
     chosen: bool = False
     rate: float | None = None
+    encodes: bool = False
     span: Span | None = field(default=None, eq=False)
+
+    @property
+    def counted(self) -> int:
+        """The tokens of a request that throughput, cost and energy count: those that come out, or of a text all."""
+        return self.input if self.encodes else self.output
 
     @property
     def over_time(self) -> bool:
@@ -191,6 +200,10 @@ class SplitSpec(FrozenValue):
 
 TIMES = ("ttft", "tpot", "latency")
 """The metrics that are times of a request."""
+
+
+OF_OUTPUT = ("tpot", "kv_capacity", "cost_output")
+"""Metrics that a plan has not from which nothing comes out."""
 
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {

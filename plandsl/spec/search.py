@@ -157,6 +157,7 @@ class SearchSpec(FrozenValue):
     product of degrees must not exceed; None if the number varies. ``priced``: all GPUs have a price. ``chosen``: the
     compiler chooses the requests in flight of some plans, so that each load is a plan of its own. ``over_requests``:
     plans have requests over time, or a goal or requirement is about single requests, so that the best are simulated.
+    ``encodes``: nothing comes out of some plans, so that they have no TPOT.
     """
 
     name: str
@@ -170,6 +171,7 @@ class SearchSpec(FrozenValue):
     priced: bool = True
     chosen: bool = False
     over_requests: bool = False
+    encodes: bool = False
     span: Span | None = field(default=None, eq=False)
 
     @property
@@ -184,7 +186,8 @@ class SearchSpec(FrozenValue):
         With one kind of GPU the cost follows from the throughput per GPU.
         """
         unlike = any(c.path.split(".")[0] in ("node", "cluster") for c in self.choices)
-        usual = tuple(g for g in FRONT if (unlike and self.priced) or g.metric != "cost")
+        left_out = {*([] if unlike and self.priced else ["cost"]), *(["tpot"] if self.encodes else [])}
+        usual = tuple(g for g in FRONT if g.metric not in left_out)
         named = {g.metric: g for g in (*usual, *(g._replace(span=None, percentile=None) for g in self.all_goals))}
         return tuple(named.values())
 

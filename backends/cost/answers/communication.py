@@ -47,7 +47,10 @@ def communication(
     """
     first, step = bases(metrics, output, gain)
     ours, theirs = lines or (PhaseLines.of_main(metrics.prefill), PhaseLines.of_main(metrics.decode))
-    return Communication((*_rows(PREFILL, metrics.prefill, first, ours), *_rows(DECODE, metrics.decode, step, theirs)))
+    rows = _rows(PREFILL, metrics.prefill, first, ours)
+    if metrics.encodes:
+        return Communication(tuple(rows), decodes=False)
+    return Communication((*rows, *_rows(DECODE, metrics.decode, step, theirs)))
 
 
 def bases(metrics: Metrics, output: int, gain: Number) -> tuple[Basis, Basis]:

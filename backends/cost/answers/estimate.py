@@ -56,7 +56,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         batch=int(batch),
         in_flight=model.in_flight,
         ttft_s=float(metrics.ttft),
-        tpot_s=float(metrics.tpot),
+        tpot_s=None if load.encodes else float(metrics.tpot),
         latency_s=float(metrics.latency),
         throughput_tokens_per_s=float(metrics.throughput),
         memory=max(stages, key=lambda m: (m.total / m.capacity, m.total)),
@@ -90,6 +90,7 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         reuse=_reuse(plan),
         communication=communication(metrics, load.output, one.gain, lines),
         start=None if engine is None else _start(model, metrics),
+        text=load.input if load.encodes else 0,
         states=_states(one, held, int(batch), int(resident)) if plan.model.stateful else None,
     )
 
@@ -172,10 +173,12 @@ def _bands(
     plan: PlanSpec, m: Metrics, prefill: PhaseEstimate, decode: PhaseEstimate
 ) -> tuple[tuple[str, tuple[float, float]], ...]:
     """The bands of 80 % of measurements: from the engine's band where it has one, else from the bands of ops."""
-    steps = max(plan.workload.output - 1, 0)
+    steps, encodes = max(plan.workload.output - 1, 0), plan.workload.encodes
     first, step = plan.engine_band("ttft") or prefill.band, plan.engine_band("tpot") or decode.band
     ttft = None if first is None else _scale_band(m.ttft, first)
-    tpot = None if step is None else _scale_band(m.tpot, step)
+    tpot = (
+        None if step is None and not encodes else (0.0, 0.0) if encodes or step is None else _scale_band(m.tpot, step)
+    )
     served, latency, rate = plan.engine_band("throughput"), None, None
     if ttft is not None and tpot is not None:
         latency = ttft[0] + steps * tpot[0], ttft[1] + steps * tpot[1]
@@ -183,7 +186,7 @@ def _bands(
         rate = made / latency[1], made / latency[0]
     if served is not None:
         rate = _scale_band(m.throughput, served)
-    found = zip(BANDED, (ttft, tpot, latency, rate), strict=True)
+    found = zip(BANDED, (ttft, None if encodes else tpot, latency, rate), strict=True)
     return tuple((metric, band) for metric, band in found if band is not None)
 
 

@@ -34,7 +34,7 @@ def build_fleet(made: Compiled) -> Deployment:
     assert load.demand is not None, "the compiler chooses requests in flight where a demand asks for them"
     model = build_deployment(WithLoad(made, lambda plan: with_crowd(plan, 1)))
     most = _most_requests(made.spec, model)
-    rate = float(model.evaluate(concurrency=most).throughput) / load.output
+    rate = float(model.evaluate(concurrency=most).throughput) / load.counted
     own = load.demand / float(copies_for(load.demand, rate))
     least = min(requests_in_flight(model, own, load.output), most)
     return build_deployment(WithLoad(made, lambda plan: with_crowd(plan, least)))
@@ -74,7 +74,7 @@ def fleet_notes(plan: PlanSpec, model: Deployment) -> list[Diagnostic]:
     if not load.chosen or load.demand is None:
         return []
     m = model.evaluate()
-    rate = float(m.throughput) / chosen.output
+    rate = float(m.throughput) / chosen.counted
     copies = int(copies_for(load.demand, rate))
     many = counted(chosen.concurrency or 1, "request")
     each = "the plan" if copies == 1 else f"each of {copies} copies of the plan"

@@ -43,6 +43,12 @@ class MeanLoad(NamedTuple):
     concurrency: int | None
     requests: int | None
     drawn: int
+    encodes: bool = False
+
+    @property
+    def counted(self) -> int:
+        """The tokens of a request that throughput counts, as of a load."""
+        return self.input if self.encodes else self.output
 
 
 @lru_cache(maxsize=256)
@@ -61,6 +67,7 @@ def mean_load(load: WorkloadSpec) -> MeanLoad:
         concurrency=(load.concurrency or number) if closed else None,
         requests=(load.requests or (None if load.concurrency else number)) if closed else None,
         drawn=number,
+        encodes=load.encodes,
     )
 
 
@@ -98,7 +105,8 @@ def requests_in_flight(model: Deployment, rate: float, output: int) -> int:
     """The fewest requests in flight with which ``rate`` is served (Little 1961), or the most that can be."""
 
     def fewest(tried: Floats) -> int:
-        rates = np.asarray(model.evaluate(concurrency=tried).throughput, float) / output
+        counted = model.counted(model.plan.workload.input, output)
+        rates = np.asarray(model.evaluate(concurrency=tried).throughput, float) / counted
         return int(np.argmax(rates >= min(rate, float(rates.max()))))
 
     tried = IN_FLIGHT * max(pool.n for pool in model.pools)
@@ -158,11 +166,11 @@ def load_notes(plan: PlanSpec, model: Deployment) -> list[Diagnostic]:
     if plan.workload.traffic is None:
         return []
     mean, load = mean_load(plan.workload), model.plan.workload
-    lengths = f"{mean.input} in and {mean.output} out"
+    lengths = f"{mean.input} in and {'nothing' if plan.workload.encodes else mean.output} out"
     many = "1 request" if load.concurrency == 1 else f"{load.concurrency} requests"
     why = f"closed form: {many} in flight, {lengths}"
     if mean.rate is not None:
-        served = float(model.evaluate().throughput) / mean.output
+        served = float(model.evaluate().throughput) / mean.counted
         why += f", at the mean rate of {mean.rate:.3g} req/s"
         if served < mean.rate * (1 - 1e-9):
             why = f"closed form: of {mean.rate:.3g} req/s, {lengths}, at most {served:.3g} req/s are served"

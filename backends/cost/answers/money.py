@@ -76,6 +76,12 @@ class Economics(NamedTuple):
     drawn: tuple[Drawn, ...] | None
     gpus: Number
     copies: Number = 1
+    encodes: bool = False
+
+    @property
+    def counted(self) -> Number:
+        """The tokens of a request that pay: those that come out, or those of a text that an encoder reads."""
+        return self.input if self.encodes else self.output
 
     @property
     def rent(self) -> Number | None:
@@ -88,8 +94,8 @@ class Economics(NamedTuple):
 
     @property
     def cost(self) -> Number | None:
-        """USD per million output tokens, where these pay the whole rent."""
-        return self._per(self.output)
+        """USD per million output tokens, or input tokens of an encoder, where these pay the whole rent."""
+        return self._per(self.counted)
 
     @property
     def input_cost(self) -> Number | None:
@@ -104,7 +110,7 @@ class Economics(NamedTuple):
     @property
     def blended_cost(self) -> Number | None:
         """USD per million tokens, where all tokens pay the same."""
-        return self._per(self.input + self.output)
+        return self._per(self.input if self.encodes else self.input + self.output)
 
     @property
     def request_cost(self) -> Number | None:
@@ -129,9 +135,9 @@ class Economics(NamedTuple):
 
     @property
     def energy(self) -> Number | None:
-        """J per output token; the input tokens of its request are included."""
+        """J per output token, with the input tokens of its request, or per input token of an encoder."""
         found = self.request_energy
-        return None if found is None else found / self.output
+        return None if found is None else found / self.counted
 
     @property
     def metrics(self) -> dict[str, Number]:
@@ -182,7 +188,7 @@ class _Flow(NamedTuple):
 
 def economics(model: Deployment, m: Metrics, used: tuple[Used, Used], input_: Number, output: Number) -> Economics:
     """What a deployment costs and draws under the load of ``m``; ``used`` is the utilisation of prefill and decode."""
-    flow = _Flow(m.throughput / output, input_, output, _prefill_share(model, m, input_, output))
+    flow = _Flow(m.throughput / model.counted(input_, output), input_, output, _prefill_share(model, m, input_, output))
     return Economics(
         requests=flow.requests,
         input=input_,
@@ -191,6 +197,7 @@ def economics(model: Deployment, m: Metrics, used: tuple[Used, Used], input_: Nu
         paid=rent(model.plan),
         drawn=_drawn(model, m, used, flow),
         gpus=model.plan.ranks,
+        encodes=m.encodes,
     )
 
 
@@ -205,6 +212,8 @@ def _prefill_share(model: Deployment, m: Metrics, input_: Number, output: Number
     requests lengthen its decode steps. In a batch, prefill is the time that decode steps leave.
     """
     steps = maximum(output - 1, 0)
+    if m.encodes:
+        return 1.0
     if model.transfer is not None:
         paid = [one.one for pool in model.pools if (one := rent(pool.plan)) is not None]
         if len(paid) < len(model.pools) or not sum(paid):

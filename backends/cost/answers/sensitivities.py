@@ -148,7 +148,7 @@ def _load_slopes(variations: Variations) -> list[Sensitivity]:
     """Slopes by the number of requests, and by the tokens of each."""
     load, out = variations.model.plan.workload, []
     counts = {"batch": load.batch} if load.concurrency is None else {"concurrency": load.concurrency}
-    for name, at in (counts | {"input": load.input, "output": load.output}).items():
+    for name, at in (counts | {"input": load.input} | ({} if load.encodes else {"output": load.output})).items():
         step = max(1, round(WIDE * at))
 
         def point(value: int, name: str = name) -> Point:

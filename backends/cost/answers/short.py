@@ -310,7 +310,7 @@ def _measure(plan: PlanSpec, run: Run, waves: int, alike: int) -> Answer:
         if spread.number and not spread.mean.half <= SETTLED * spread.mean.value
     ]
     middle = records._replace(**{name: getattr(records, name)[kept] for name in PER_REQUEST})
-    checks = check_requirements(plan, middle, rate, rate * plan.workload.output)
+    checks = check_requirements(plan, middle, rate, rate * plan.workload.counted)
     short = Short(
         kind="steady loop",
         requests=many * all_places,
@@ -319,7 +319,7 @@ def _measure(plan: PlanSpec, run: Run, waves: int, alike: int) -> Answer:
         tpot=tpot,
         latency=latency,
         request_rate=rate,
-        output_rate=rate * plan.workload.output,
+        output_rate=rate * plan.workload.counted,
         goodput=rate * float(keep_bounds(plan, middle).mean()),
         running=run.simulation.occupancy.running[0],
         preemptions=alike * int(records.preemptions[kept].sum()),

@@ -198,6 +198,8 @@ def tell_run(plan: PlanSpec, servers: Servers, load: Load, rooms: Sequence[int],
     deployment, engine, prefill = servers.deployment, plan.effective_engine, servers.prefill
     before = 0 if prefill is None else prefill.deployment.n
     summary = summarise(records, keep_bounds(plan, records))
+    if plan.workload.encodes:
+        summary = summary._replace(output_rate=summary.input_rate)
     summary = summary._replace(warnings=(*_warnings(plan, load), *summary.warnings))
     if not records.keeps_steps:
         said = f"steps of {summary.requests:,} requests are not kept: no ITL, and not what servers held"
@@ -217,6 +219,7 @@ def tell_run(plan: PlanSpec, servers: Servers, load: Load, rooms: Sequence[int],
         prefill=None if prefill is None else _prefill_pool(prefill.deployment, records, rooms[0]),
         found=_found(records, deployment if prefill is None else prefill.deployment),
         about=About(plan),
+        encodes=plan.workload.encodes,
     )
     return Run(told, records, load.kinds, rooms[-1], checks)
 

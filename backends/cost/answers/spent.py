@@ -58,7 +58,7 @@ def _money(plan: PlanSpec, e: Economics) -> Money | None:
         usd_per_request=float(e.request_cost),
         usd_per_mtok=float(e.cost),
         input_usd_per_mtok=float(e.input_cost or 0.0),
-        output_usd_per_mtok=float(e.output_cost or 0.0),
+        output_usd_per_mtok=None if e.encodes else float(e.output_cost or 0.0),
         blended_usd_per_mtok=float(e.blended_cost or 0.0),
         prefill_share=float(e.prefill),
         sources=tuple(price_sources(plan)),

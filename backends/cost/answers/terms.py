@@ -231,7 +231,8 @@ def _per_token(model: Deployment, metrics: Metrics, ttft: Breakdown, tpot: Break
     kept = [t for t in ttft.terms if t.bound not in ("engine", "ranks", "bubble") and t.name not in (ROOM, CROWD)]
     ranks = model.plan.rank_seconds
     once = [*kept, *_engine_terms(PREFILL, added - ranks, ranks)]
-    weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.output), 1 / float(metrics.throughput)
+    weight, total = 1 / (model.plan.sharding.replicas * float(slots) * load.counted), 1 / float(metrics.throughput)
+    steps = 0 if load.encodes else steps
     again = [t for t in tpot.terms if s is not None or t.bound != "mixed"]  # prompts of a batch are in its prefill
     found = [t.times(weight) for t in once] + [t.times(weight * steps) for t in again]
     left = total - sum(t.value for t in found)

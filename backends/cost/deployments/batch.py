@@ -103,7 +103,7 @@ def time_batch(server: Server, b: Number, input_: Number, output: Number) -> Bat
     decode = decode_step(server, left, input_, output)
     step = decode.period + host_seconds(engine, left, server.memory.ways(0))
     tpot = step / gain
-    whole = first.period + engine.first + output * tpot
+    whole = first.period + engine.first + (0 if server.plan.workload.encodes else output) * tpot
     if first.chunks is None:
         return BatchRun(first, decode, tpot, whole, 0.0)
     mixed = steps / maximum(output - 1, 1) * (first.chunks.times.period + first.host - step)

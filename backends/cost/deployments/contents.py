@@ -98,7 +98,7 @@ class Contents:
             latent = (op for op in region.ops if isinstance(op, LatentAttention))
             windows |= {source.get(op.k_rope.name, op.k_rope.name): op.window or op.chunk or 0 for op in latent}
             for op in region.ops:
-                if isinstance(op, CacheWrite):
+                if isinstance(op, CacheWrite) and not op.transient:
                     size: Number = 0.0
                     for out in op.outs:
                         rest = (d for d in out.type.dims if d.name not in ("batch", "context"))

@@ -35,6 +35,9 @@ COLUMNS = {
 }
 """Fields of metrics, and the columns of their table; of requests that are always in flight, ``batch`` run at once."""
 
+NO_OUTPUT = ("tpot", "kv_capacity")
+"""Metrics that a plan without output has not."""
+
 HOT = 24
 """The number of single configurations after which the model is compiled, which takes as long as dozens of answers."""
 
@@ -77,6 +80,7 @@ class Metrics(NamedTuple):
     served: Served | None = None
     mixed: Number = 0.0
     sent: Number = 0.0
+    encodes: bool = False
 
     @property
     def prefill(self) -> PhaseTimes:
@@ -94,7 +98,8 @@ class Metrics(NamedTuple):
 
         from plandsl.columns import Table
 
-        columns = {column: getattr(self, name) for name, column in COLUMNS.items()}
+        left_out = NO_OUTPUT if self.encodes else ()
+        columns = {column: getattr(self, name) for name, column in COLUMNS.items() if name not in left_out}
         if isinstance(self, LoadMetrics):
             columns = {**self.load} | {name: x for name, x in columns.items() if name not in self.load}
         arrays = np.broadcast_arrays(*map(np.asarray, columns.values()))
@@ -105,7 +110,8 @@ class Metrics(NamedTuple):
         if shape:
             return f"<Metrics of {' x '.join(map(str, shape))} configurations: {', '.join(COLUMNS)}>"
         fits = "fits" if self.fits else "does not fit"
-        times = f"TTFT {show_time(float(self.ttft))}, TPOT {show_time(float(self.tpot))}"
+        times = f"TTFT {show_time(float(self.ttft))}"
+        times += "" if self.encodes else f", TPOT {show_time(float(self.tpot))}"
         return f"<Metrics: {fits}, {times}, {show_count(float(self.throughput))} tok/s>"
 
     def _repr_html_(self) -> str:
@@ -174,6 +180,10 @@ class Deployment(ABC):
     def transfer(self) -> Transfer | None:
         """The transfer of the KV cache between two pools; None for one pool."""
 
+    def counted(self, i: Number, o: Number) -> Number:
+        """The tokens of a request that throughput counts."""
+        return i if self.plan.workload.encodes else o
+
     @abstractmethod
     def on(self, plan: PlanSpec) -> Deployment:
         """The same deployment with other figures of hardware, calibration or engine, from ``plan``."""
@@ -219,6 +229,9 @@ class Deployment(ABC):
             given = zip(("batch", "input", "output", "concurrency", "requests"), numbers, strict=True)
             batch, input, output, concurrency, requests = _check_load({k: x for k, x in given if x is not None})
         load = self.plan.workload
+        if load.encodes and output is not None:
+            why, hint = "the load of this plan has `output = 0`", "leave it out"
+            raise Arguments("evaluate", output=output).error("E447", "output", why, hint=hint)
         i = load.input if input is None else input
         o = load.output if output is None else output
         if batch is None and concurrency is None and load.concurrency is None:

@@ -155,7 +155,7 @@ def joined_prefills(runs: Number, output: Number, ways: Number = 1) -> Number:
 def serve(
     engine: EngineSpec, clients: Number, runs: Number, output: Number, requests: Number | None,
     prefill: PhaseTimes, joined: Number, decode: PhaseTimes, flights: Number, gain: Number = 1,
-    chunks: Chunks | None = None, ways: Number = 1,
+    chunks: Chunks | None = None, ways: Number = 1, decodes: bool = True,
 ) -> Served:  # fmt: skip
     """A steady state of ``runs`` requests of ``clients`` in flight, ``requests`` in all.
 
@@ -171,7 +171,8 @@ def serve(
     that finds no room waits for another to leave, ``(clients - runs) / X``, ``X = runs / (E + (output - 1) TPOT)``
     (Little 1961). The first ``runs`` requests arrive at once and wait for half of their prefills. In ``chunks``, a
     prompt costs running requests the difference between a mixed step and a plain one, and other prompts wait until all
-    its steps are done.
+    its steps are done. Where nothing ``decodes``, texts run for one step, ``joined`` at once, while
+    those that were read before are on their way out.
     """
     added = host_seconds(engine, runs / flights, ways)
     whole, step, host = decode.period + added, decode.period / gain, added / gain
@@ -180,6 +181,8 @@ def serve(
         cost = whole_prompt_cost(engine, prefill, joined)
     else:
         cost = chunked_prompt_cost(engine, chunks, decode.period, added, flights=flights, come=come)
+    if not decodes:
+        cost = cost._replace(wait=0.0)
     own, others = cost.own, cost.each * come
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     rate = runs / cycle
@@ -189,7 +192,9 @@ def serve(
     queue = (clients - runs) / rate
     if requests is not None:  # the first of those who wait find others before them, half of all on average
         queue = queue * (1 - minimum(clients / requests, 1.0) / 2)
-    first = engine.first + engine.first_request * runs
+    first = engine.first + engine.first_request * (runs if decodes else joined)
+    if not decodes:
+        line = maximum(line - first, (joined - 1) * cost.each)
     others = others * (cycle + line) / (cycle + line + first)  # a request whose token is on its way is in no step
     cycle = own + maximum(output - 1, 0) * (step + host + others)
     stay = cycle + line + first

@@ -10,7 +10,7 @@ from plandsl.backends.cost.deployments.ongoing import joined_prefills, running_r
 from plandsl.backends.cost.deployments.server import Server
 from plandsl.backends.cost.deployments.single import Single
 from plandsl.backends.cost.deployments.step import Step
-from plandsl.backends.cost.num import ceil_div, largest, minimum
+from plandsl.backends.cost.num import ceil_div, floor, largest, maximum, minimum
 from plandsl.backends.cost.time.phase import PhaseTimes
 from plandsl.ir.types import Number
 from plandsl.spec.plan import PlanSpec
@@ -101,7 +101,7 @@ class Replicas(Deployment):
     def together(self, b: Number, i: Number, o: Number) -> Metrics:
         """Metrics of batches of ``b`` requests that start together."""
         found = time_batch(self.one, b, i, o)
-        rate = self.n * self.in_flight * b * o / found.whole
+        rate = self.n * self.in_flight * b * self.counted(i, o) / found.whole
         return Metrics(
             ttft=found.first.ttft,
             tpot=found.tpot,
@@ -111,6 +111,7 @@ class Replicas(Deployment):
             **self.occupancy(b, i, o, ongoing=False)._asdict(),
             max_batch=self.max_batch(i, o, ongoing=False),
             phases=Phases(lambda: (found.first.times, found.decode)),
+            encodes=self.plan.workload.encodes,
             joined=b,
             batch=b,
             mixed=found.mixed,
@@ -124,7 +125,10 @@ class Replicas(Deployment):
         runs = running_requests(self.plan.effective_engine, clients, most * rounds)
         if cuts_prompts(self.one):
             runs = minimum(runs, rounds * sustained_requests(self.one, i, o))
-        return Crowd(clients, runs, joined_prefills(runs, o / self.gain, self.main.ways), most)
+        joined = joined_prefills(runs, o / self.gain, self.main.ways)
+        if self.plan.workload.encodes and self.plan.full_step:  # all that run are read, a full step at a time
+            joined = minimum(joined, maximum(floor(self.plan.full_step / i), 1) * self.main.ways)
+        return Crowd(clients, runs, joined, most)
 
     def ongoing(self, n: Number, i: Number, o: Number, requests: Number | None) -> Metrics:
         """Metrics of ``n`` requests always in flight, over all replicas; `ongoing.serve` has the formulas."""
@@ -141,8 +145,9 @@ class Replicas(Deployment):
             self.plan.effective_engine, clients, runs=runs, output=o,
             requests=None if requests is None else requests / self.n, prefill=prefill, joined=joined,
             decode=decode, flights=self.in_flight, gain=self.gain, chunks=chunks, ways=self.memory.ways(0),
+            decodes=not self.plan.workload.encodes,
         )  # fmt: skip
-        rate = self.n * served.rate * o
+        rate = self.n * served.rate * self.counted(i, o)
         return Metrics(
             ttft=served.ttft,
             tpot=served.tpot,
@@ -152,6 +157,7 @@ class Replicas(Deployment):
             **self.occupancy(b, i, o, ongoing=True)._asdict(),
             max_batch=most,
             phases=Phases(lambda: (prefill, decode)),
+            encodes=self.plan.workload.encodes,
             joined=joined if chunks is None else 1,
             batch=b,
             served=served,

@@ -22,6 +22,7 @@ from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.tiers import LOADING, OWN_WRITE, Tier, Tiers
 from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
+from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.plan import SplitSpec
 from plandsl.spec.scheduler import RouterName, SchedulerName
 
@@ -63,6 +64,8 @@ def blocks(server: Server, length: int, input_: int) -> int:
     window, and of states of fixed size, does it depend on the length, and is a mean.
     """
     engine = server.plan.effective_engine
+    if server.plan.workload.encodes and not any(server.memory.caches):  # nothing is kept: steps alone bound a batch
+        return MAX_DIMENSION
     most = min(engine.max_requests, engine.step_tokens) * int(server.main.ways)
     _, rounds = resident_tokens(server, input_, length - input_, ongoing=True)
     return int(server.memory.kv_capacity(most, length, input_, rounds)) // engine.kv_block

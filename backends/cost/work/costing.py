@@ -175,6 +175,8 @@ class Costing:
     def _cache_write(self, op: CacheWrite) -> Kernel:
         """A kernel that fills the cache; none where the kernel of latent attention fills it."""
         made = kernel.cache_kernel(op, self.site)
+        if op.transient:
+            return kernel.no_kernel(op, made.rows, made.bandwidth)
         if len(op.outs[0].type.dims) != 3:
             return made
         from plandsl.backends.cost.work.latent import fills_cache

@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from plandsl.answers.difference import Difference, Part, Split
+from plandsl.answers.text.money import tokens_of
 from plandsl.answers.text.words import LABELS, closed_form_lines, plain_table, show_token_rate
 from plandsl.printing import print_lines
 from plandsl.tables import Sheet
@@ -60,7 +61,7 @@ def _room_lines(found: Difference) -> Iterator[Text]:
     """The KV cache that fits, where it differs, and whether the plans fit, where one does not."""
     before, after = found.a.kv_capacity_tokens, found.b.kv_capacity_tokens
     shown = show_count(before), show_count(after)
-    if shown[0] != shown[1]:
+    if shown[0] != shown[1] and not found.encodes:
         times = f", {after / before:.3g}x as much" if before else ""
         yield Text(f"KV capacity {' -> '.join(shown)} tokens{times}")
     if found.a.fits != found.b.fits:
@@ -71,9 +72,9 @@ def _money_lines(found: Difference) -> Iterator[Text]:
     """What both plans cost and draw, where a price or a power of both is known."""
     a, b = found.a, found.b
     if a.money and b.money:
-        yield _quotient("cost", a.money.usd_per_mtok, b.money.usd_per_mtok, show_money, "per million output tokens")
+        yield _quotient("cost", a.money.usd_per_mtok, b.money.usd_per_mtok, show_money, f"per million {tokens_of(a)}s")
     if a.energy and b.energy:
-        yield _quotient("energy", a.energy.j_per_token, b.energy.j_per_token, show_energy, "per output token")
+        yield _quotient("energy", a.energy.j_per_token, b.energy.j_per_token, show_energy, f"per {tokens_of(a)}")
     if a.fleet and b.fleet:
         yield Text(f"copies {a.fleet.copies} -> {b.fleet.copies}, {a.fleet.gpus} -> {b.fleet.gpus} GPUs")
 
@@ -118,15 +119,17 @@ def _changed_fields(found: Difference) -> Sheet:
 
 def _terms(found: Difference) -> Sheet:
     """TTFT and TPOT of both plans group by group, with the ops that change most."""
-    pair = (found.ttft, found.tpot)
+    pair = (found.ttft,) if found.encodes else (found.ttft, found.tpot)
     heads = (column for split in pair for column in (SHOW[split.metric][0], "", "change"))
-    table = plain_table("l", *"rrr" * 2, header=("term by term", *heads), gap=1)
+    table = plain_table("l", *"rrr" * len(pair), header=("term by term", *heads), gap=1)
     table.starts = (1, 4)
     groups = [{p.group: p for p in split.groups} for split in pair]
     ops = [{(p.group, p.op, p.name): p for p in split.parts} for split in pair]
-    for group in sorted({**groups[0], **groups[1]}, key=lambda g: -_weight(pair, [own.get(g) for own in groups])):
+    for group in sorted(
+        {name: 0 for own in groups for name in own}, key=lambda g: -_weight(pair, [own.get(g) for own in groups])
+    ):
         table.add_row("  " + group, *_cells([own.get(group) for own in groups]), style="bold")
-        named = [key for key in dict.fromkeys((*ops[0], *ops[1])) if key[0] == group]
+        named = [key for key in dict.fromkeys(k for own in ops for k in own) if key[0] == group]
         rows = [(key[2], [own.get(key) for own in ops]) for key in named if len(named) > 1]
         for name, row in sorted(rows, key=lambda r: -_weight(pair, r[1])):
             if _weight(pair, row) >= SMALL:

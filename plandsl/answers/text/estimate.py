@@ -67,9 +67,11 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
     header = ("compared", "GPUs", "TTFT", "TPOT", "throughput", "per GPU", "fits", *["requirements"] * asked)
     table = plain_table("l", *"rrrrrr", *"r" * asked, header=header)
     told = [_compared(e) for e in estimates]
-    best = [min(ttft for ttft, _, _ in told), min(tpot for _, tpot, _ in told), max(rate for _, _, rate in told)]
+    steps = [tpot for _, tpot, _ in told if tpot is not None]
+    best = [min(ttft for ttft, _, _ in told), min(steps, default=None), max(rate for _, _, rate in told)]
     for e, values in zip(estimates, told, strict=True):
-        cells = (show_time(values[0]), show_time(values[1]), show_token_rate(values[2]))
+        tpot = "-" if values[1] is None else show_time(values[1])
+        cells = (show_time(values[0]), tpot, show_token_rate(values[2]))
         marked = [Text(c, style="bold" if v == b else "") for c, v, b in zip(cells, values, best, strict=True)]
         fits = Text("yes" if e.fits else "NO", style="" if e.fits else "bold red")
         held = [show_verdicts(e.requires)] * asked
@@ -84,12 +86,13 @@ def print_comparison(estimates: Sequence[Estimate], console: Console) -> None:
         print_lines(console, table, Text(said, style="dim"), *money)
 
 
-def _compared(e: Estimate) -> tuple[float, float, float]:
+def _compared(e: Estimate) -> tuple[float, float | None, float]:
     """TTFT, TPOT and throughput, by simulation where there is one; a TPOT that no request has is 0."""
     s = e.simulated
     if s is None:
         return e.ttft_s, e.tpot_s, e.throughput_tokens_per_s
-    return s.ttft.mean.value, s.tpot.mean.value if s.tpot.number else 0.0, s.output_rate
+    tpot = None if e.encodes else s.tpot.mean.value if s.tpot.number else 0.0
+    return s.ttft.mean.value, tpot, s.output_rate
 
 
 def _band_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
@@ -119,8 +122,15 @@ def _overview(plan: PlanSpec, e: Estimate) -> Sheet:
     table.add_row("fits", fits, "load", f"{_load_words(plan, e)}{batches if e.load is None else ''}{replicas}")
     if e.simulated is None:
         _add_metrics(table, e)
+    if e.encodes:
+        table.add_row("", "", "KV cache", "none is kept" if not e.memory.kv_cache else "of one step")
+        return _with_money(table, e)
     blocks = f", {show_count(e.kv_capacity_tokens // e.kv_block)} blocks" if e.kv_block > 1 else ""
     table.add_row("", "", "KV capacity", f"{show_count(e.kv_capacity_tokens)} tokens{blocks}")
+    return _with_money(table, e)
+
+
+def _with_money(table: Sheet, e: Estimate) -> Sheet:
     for word, text in money_rows(e):
         table.add_row("", "", word, text)
     return table
@@ -130,17 +140,21 @@ def _load_words(plan: PlanSpec, e: Estimate) -> str:
     load = plan.workload
     if load.traffic is not None:
         known = load.traffic.lengths is not None or load.traffic.classes
-        return "requests over time" + (f", {load.input} in and {load.output} out on average" if known else "")
+        lengths = f"{load.input} in, nothing out" if load.encodes else f"{load.input} in and {load.output} out"
+        return "requests over time" + (f", {lengths} on average" if known else "")
     many = f"batch {load.batch}" if e.load is None else f"{e.load.concurrency} requests in flight"
     cached = f" ({e.reuse.tokens} cached, {e.reuse.prefix})" if e.reuse else ""
-    return f"{load.input} in{cached}, {load.output} out, {many}"
+    return f"{load.input} in{cached}, {'nothing' if load.encodes else load.output} out, {many}"
 
 
 def _add_metrics(table: Sheet, e: Estimate) -> None:
     """The metrics in closed form."""
     rate = show_band(show_token_rate, e.throughput_tokens_per_s, e.band("throughput_tokens_per_s"))
-    table.add_row("TTFT", show_band(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
     per_gpu = show_token_rate(e.throughput_per_gpu_tokens_per_s)
+    if e.tpot_s is None:
+        _add_encoding(table, e, rate, per_gpu)
+        return
+    table.add_row("TTFT", show_band(show_time, e.ttft_s, e.band("ttft_s")), "throughput", rate)
     table.add_row("TPOT", show_band(show_time, e.tpot_s, e.band("tpot_s")), "per GPU", per_gpu)
     latency = show_band(show_time, e.latency_s, e.band("latency_s"), style="")
     if e.load is None:
@@ -148,6 +162,16 @@ def _add_metrics(table: Sheet, e: Estimate) -> None:
     else:
         waiting = f", {show_count(round(e.load.waiting))} wait" if e.load.waiting >= 0.5 else ""
         table.add_row("latency", latency, "running", f"{show_count(round(e.load.running))} at once{waiting}")
+
+
+def _add_encoding(table: Sheet, e: Estimate, rate: Text, per_gpu: str) -> None:
+    """The metrics of a plan whose requests are texts that it reads: tokens in, texts, and the time of a text."""
+    table.add_row("latency", show_band(show_time, e.latency_s, e.band("latency_s")), "throughput", rate.append(" in"))
+    texts = f"{show_count(e.texts_per_s or 0.0)} texts/s"
+    running = "" if e.load is None else f"{show_count(round(e.load.running))} at once"
+    table.add_row("texts", Text(texts, style="bold"), "per GPU", per_gpu)
+    if running:
+        table.add_row("", "", "running", running)
 
 
 def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
@@ -158,7 +182,7 @@ def _footnotes(plan: PlanSpec, e: Estimate) -> Iterator[RenderableType]:
         notes.add_row(Text(note.code, style="yellow"), Text(config + note.message))
     if e.notes:
         yield notes
-    reasons = dict.fromkeys(why for metric in METRIC if (why := e.no_band(metric)))
+    reasons = dict.fromkeys(why for metric in e.banded if (why := e.no_band(metric)))
     if reasons:
         yield Text(f"no band: {'; '.join(reasons)}", style="dim")
     if said := origin_words(e):
@@ -198,6 +222,9 @@ def _slowest_gpus(phase: PhaseEstimate) -> str:
 
 def _conventions(plan: PlanSpec) -> str:
     """The conventions behind the numbers, stated in the plan or by default."""
+    if plan.workload.encodes:
+        step = f"steps of at most {plan.full_step} tokens" if plan.full_step else "activations left out"
+        return f"counts no KV cache, and {step}"
     resident = "all in-flight batches" if plan.kv_residency == "all_batches" else "one batch"
     step = f"steps of at most {plan.full_step} tokens" if plan.full_step else "activations left out"
     fused = "fused with" if plan.fuse_norms else "apart from"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Sensitivity, Slope, Term
+from plandsl.answers.explanation import BOUNDS, Bottleneck, Breakdown, Explanation, Headroom, Slope, Term
+from plandsl.answers.text.money import tokens_of
 from plandsl.answers.text.words import (
     METRIC,
     closed_form_lines,
@@ -35,6 +36,9 @@ UNMOVED = 0.05
 NAMES = {"bubble": "a wait for a stage", "wait": "a wait for other requests", "mixed": "prefills of others"}
 """Names for the bound of a term that no figure bounds."""
 
+SLOPES = {"ttft": "TTFT", "tpot": "TPOT", "throughput": "throughput", "max_batch": "largest batch"}
+"""Metrics whose slopes are shown."""
+
 KINK = 0.1
 """Slopes down and up are both shown if they differ by more than this (in percent)."""
 
@@ -42,8 +46,8 @@ KINK = 0.1
 def print_explanation(plan: PlanSpec, found: Explanation, console: Console) -> None:
     """Print the whole explanation of one plan."""
     parts: list[RenderableType] = [title_of(plan, found.estimate), *_headlines(found), Text()]
-    parts += [_terms(found.ttft, found.tpot), _layers(found), _origins(found), Text()]
-    parts += [_slopes(found.sensitivities), *_remarks(found), Text()]
+    parts += [_terms(found.times), _layers(found), _origins(found), Text()]
+    parts += [_slopes(found), *_remarks(found), Text()]
     parts += [*(_bottleneck(b) for b in found.bottlenecks), *_headroom(plan, found.headroom), _memory(found)]
     parts += closed_form_lines(found.estimate)
     print_lines(console, *parts)
@@ -55,7 +59,7 @@ def print_explanation(plan: PlanSpec, found: Explanation, console: Console) -> N
 def _headlines(found: Explanation) -> Iterator[Text]:
     """A line for each metric, with the share of each bound."""
     e = found.estimate
-    for whole in (found.ttft, found.tpot):
+    for whole in found.times:
         name = f"{whole.metric}_s"
         line = Text(METRIC[name] + " ").append(show_band(show_time, whole.total, e.band(name)))
         yield line.append(": " + _shares(whole.bounds(), whole.total))
@@ -64,10 +68,10 @@ def _headlines(found: Explanation) -> Iterator[Text]:
     line = Text("throughput ").append(show_token_rate(e.throughput_tokens_per_s), style="bold")
     yield line.append(f", {show_time(found.per_token.total)} a token: {_shares(phases, found.per_token.total)}")
     if (m := e.money) is not None:
-        line = Text("cost ").append(show_money(m.usd_per_mtok), style="bold").append(" per million output tokens: ")
+        line = Text("cost ").append(show_money(m.usd_per_mtok), style="bold").append(f" per million {tokens_of(e)}s: ")
         yield line.append(_shares({"for input": m.prefill_share, "for output": 1 - m.prefill_share}, 1.0))
     if (p := e.energy) is not None:
-        line = Text("energy ").append(show_energy(p.j_per_token), style="bold").append(" per output token: ")
+        line = Text("energy ").append(show_energy(p.j_per_token), style="bold").append(f" per {tokens_of(e)}: ")
         yield line.append(_shares({"idle power": p.idle_w, "work": p.power_w - p.idle_w}, p.power_w))
 
 
@@ -75,18 +79,17 @@ def _shares(sums: dict[str, float], total: float) -> str:
     return ", ".join(f"{name} {show_percent(v / total)}" for name, v in sums.items() if v >= 0.0005 * total)
 
 
-def _terms(ttft: Breakdown, tpot: Breakdown) -> Sheet:
+def _terms(pair: tuple[Breakdown, ...]) -> Sheet:
     """Groups of terms, the longest in either metric first, each with its terms that are not small."""
-    metrics = (column for metric in ("TTFT", "TPOT") for column in (metric, "", "bound by", "band"))
-    table = plain_table("l", *"rrll" * 2, header=("where the time goes", *metrics), gap=1)
+    metrics = (column for metric in ("TTFT", "TPOT")[: len(pair)] for column in (metric, "", "bound by", "band"))
+    table = plain_table("l", *"rrll" * len(pair), header=("where the time goes", *metrics), gap=1)
     table.starts = (1, 5)
-    pair = (ttft, tpot)
 
     def weight(terms: Sequence[Term]) -> float:
         return max(sum(t.value for t in terms if t in b.terms) / b.total for b in pair)
 
     groups: dict[str, dict[str, list[Term]]] = {}
-    for term in (*ttft.terms, *tpot.terms):
+    for term in (term for whole in pair for term in whole.terms):
         groups.setdefault(term.group, {}).setdefault(term.name, []).append(term)
     flat = {group: [t for ts in named.values() for t in ts] for group, named in groups.items()}
     for group in sorted(groups, key=lambda g: -weight(flat[g])):
@@ -103,7 +106,7 @@ def _terms(ttft: Breakdown, tpot: Breakdown) -> Sheet:
     return table
 
 
-def _cells(terms: Sequence[Term], pair: tuple[Breakdown, Breakdown]) -> Iterator[str]:
+def _cells(terms: Sequence[Term], pair: tuple[Breakdown, ...]) -> Iterator[str]:
     for whole in pair:
         own = Breakdown("", whole.total, tuple(t for t in terms if t in whole.terms))
         if not own.terms:
@@ -120,7 +123,7 @@ def _origins(found: Explanation) -> Text:
     """The share of each origin of constants in the time of kernels and links, and the origin of the engine's."""
     shares = (
         f"{METRIC[f'{whole.metric}_s']} {origin_shares((t.origin, t.value) for t in whole.terms if t.layer)}"
-        for whole in (found.ttft, found.tpot)
+        for whole in found.times
     )
     e = found.estimate
     engine = f"; engine {e.engine} {e.engine_origin}" if e.engine_origin else ""
@@ -130,7 +133,7 @@ def _origins(found: Explanation) -> Text:
 def _layers(found: Explanation) -> Text:
     """The share of each layer of the cost model in the time of kernels and links."""
     out = []
-    for whole in (found.ttft, found.tpot):
+    for whole in found.times:
         own = Breakdown(whole.metric, whole.total, tuple(t for t in whole.terms if t.layer))
         total = sum(t.value for t in own.terms) or 1.0
         out.append(f"{METRIC[f'{whole.metric}_s']} {_shares(own.by(lambda t: t.layer), total)}")
@@ -140,12 +143,14 @@ def _layers(found: Explanation) -> Text:
 # ---- sensitivities and bottlenecks
 
 
-def _slopes(found: Sequence[Sensitivity]) -> Sheet:
+def _slopes(found: Explanation) -> Sheet:
     """The change of each metric for 1 % more of each figure."""
-    table = plain_table("l", *"rrrr", header=("1 % more of", "TTFT", "TPOT", "throughput", "largest batch"))
-    for s in found:
+    encodes = found.estimate.encodes
+    words = {name: word for name, word in SLOPES.items() if not encodes or name in ("ttft", "throughput")}
+    table = plain_table("l", *"r" * len(words), header=("1 % more of", *words.values()))
+    for s in found.sensitivities:
         asked = f"{s.name} ({s.at:.0f})" if s.name == s.key else s.name
-        cells = [_slope(s.slopes.get(name)) for name in ("ttft", "tpot", "throughput", "max_batch")]
+        cells = [_slope(s.slopes.get(name)) for name in words]
         if any(cell not in ("", "-") for cell in cells):
             table.add_row("  " + asked, *cells)
     return table
@@ -162,7 +167,7 @@ def _slope(slope: Slope | None) -> str:
 
 def _remarks(found: Explanation) -> Iterator[Text]:
     """Remarks: the share of metrics that no slope covers, and tables that the slopes leave out."""
-    unmoved = ((metric, found.unmoved[metric]) for metric in ("ttft", "tpot"))
+    unmoved = ((whole.metric, found.unmoved[whole.metric]) for whole in found.times)
     if rest := [f"{100 * v:.0f} % of {METRIC[f'{metric}_s']}" for metric, v in unmoved if v >= UNMOVED]:
         yield Text(f"{' and '.join(rest)} depend on none of these: the calibration gives fixed times", style="dim")
     if found.modelled:
@@ -190,6 +195,8 @@ def _bound_name(bound: str) -> str:
 
 def _headroom(plan: PlanSpec, room: Headroom) -> Iterator[Text]:
     """The batch from which decode is compute-bound, and the batch and context at which memory is full."""
+    if plan.workload.encodes:  # no step decodes, and no cache bounds a batch
+        return
     gemms, whole = (_show_batch(n) for n in (room.gemm_batch, room.compute_batch))
     at = show_count(round(room.batch, 1))
     yield Text(f"batch {at} of a decode step: its GEMMs turn compute-bound {gemms}, all of it {whole}")

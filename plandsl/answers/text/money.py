@@ -19,9 +19,19 @@ def money_rows(e: Estimate) -> Iterator[tuple[str, str]]:
     """What output tokens cost and take, at the rate of the simulation where there is one."""
     spent = _spent(e)
     if spent.usd_per_mtok is not None:
-        yield "cost", f"{spent.usd_per_mtok:.2f} USD per million output tokens"
+        yield "cost", f"{_dollars(spent.usd_per_mtok, e.encodes)} per million {tokens_of(e)}s"
     if spent.j_per_token is not None and spent.power_w is not None:
-        yield "energy", f"{show_energy(spent.j_per_token)} per output token, {show_power(spent.power_w)}"
+        yield "energy", f"{show_energy(spent.j_per_token)} per {tokens_of(e)}, {show_power(spent.power_w)}"
+
+
+def tokens_of(e: Estimate) -> str:
+    """What a plan is paid by."""
+    return "input token" if e.encodes else "output token"
+
+
+def _dollars(value: float, encodes: bool) -> str:
+    """``6.73 USD`` of output tokens; a million tokens of texts cost less than a cent."""
+    return show_money(value) if encodes else f"{value:.2f} USD"
 
 
 def _spent(e: Estimate) -> Served:
@@ -29,14 +39,15 @@ def _spent(e: Estimate) -> Served:
     return spent_at(most if e.simulated is None else e.simulated.output_rate, most, e.money, e.energy)
 
 
-def spent_line(spent: Served) -> Iterator[str]:
+def spent_line(spent: Served, *, encodes: bool = False) -> Iterator[str]:
     """What a run costs and draws, at the rate that was served."""
-    said = []
+    said, word = [], "input" if encodes else "output"
     if spent.usd_per_h is not None:
-        each = "" if spent.usd_per_mtok is None else f", {spent.usd_per_mtok:.2f} USD per million output tokens"
+        paid = "" if spent.usd_per_mtok is None else _dollars(spent.usd_per_mtok, encodes)
+        each = f", {paid} per million {word} tokens" if paid else ""
         said.append(f"{show_money(spent.usd_per_h)} an hour{each}")
     if spent.power_w is not None:
-        each = "" if spent.j_per_token is None else f", {show_energy(spent.j_per_token)} per output token"
+        each = "" if spent.j_per_token is None else f", {show_energy(spent.j_per_token)} per {word} token"
         said.append(f"{show_power(spent.power_w)}{each}")
     if said:
         yield "; ".join(said)
@@ -74,8 +85,10 @@ def money_notes(e: Estimate) -> Iterator[str]:
     """Whose prices count and how input and output share them; what the power counts, and how far it may be off."""
     if (m := e.money) is not None:
         whose = f", {'; '.join(m.sources)}" if m.sources else ""
-        split = f"{show_money(m.input_usd_per_mtok)} per million input tokens and {show_money(m.output_usd_per_mtok)}"
-        yield f"{show_money(m.usd_per_h)} an hour {TARIFF[m.tariff]}{whose}; by time, {split} per million output tokens"
+        split = f"; by time, {show_money(m.input_usd_per_mtok)} per million input tokens"
+        if m.output_usd_per_mtok is not None:
+            split += f" and {show_money(m.output_usd_per_mtok)} per million output tokens"
+        yield f"{show_money(m.usd_per_h)} an hour {TARIFF[m.tariff]}{whose}" + ("" if e.encodes else split)
     if (energy := e.energy) is not None:
         low, high = map(show_power, energy.power_w_band)
         counted = "GPUs and hosts" if energy.whole else "GPUs alone"

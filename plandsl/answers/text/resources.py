@@ -31,6 +31,8 @@ def memory_table(e: Estimate) -> Sheet:
     for part, style in PARTS:
         size = getattr(e.memory, part)
         share = size / e.memory.capacity
+        if e.encodes and not size and part == "kv_cache":
+            continue
         bar = Bar(partial(_bar, share, style))
         table.add_row("  " + LABELS[part], show_bytes(size), show_percent(share), bar)
         if part == "kv_cache" and e.states is not None:
@@ -74,16 +76,16 @@ def _memory_bar(m: Memory, width: int) -> Text:
 
 def time_table(e: Estimate) -> Sheet:
     """The ops of both phases side by side, the longest in either phase first, then the sums."""
-    several = len(e.stages) > 1
+    several, timed = len(e.stages) > 1, (e.prefill,) if e.encodes else (e.prefill, e.decode)
     title = "where the time goes" + (", busiest stage" if several else "")
-    phases = (column for phase in ("prefill", "decode step") for column in (phase, "", "bound"))
-    table = plain_table("l", "r", *"rrl" * 2, header=(title, "runs", *phases), labels=2)
+    phases = (column for phase in ("prefill", "decode step")[: len(timed)] for column in (phase, "", "bound"))
+    table = plain_table("l", "r", *"rrl" * len(timed), header=(title, "runs", *phases), labels=2)
     table.starts = (2, 5)
     both: dict[tuple[str, str], list[OpTime | None]] = {}
-    for i, phase_estimate in enumerate((e.prefill, e.decode)):
+    for i, phase_estimate in enumerate(timed):
         for op in phase_estimate.ops:
-            both.setdefault((op.op, op.name), [None, None])[i] = op
-    sums = (sum(o.time_s for o in e.prefill.ops) or 1.0, sum(o.time_s for o in e.decode.ops) or 1.0)
+            both.setdefault((op.op, op.name), [None] * len(timed))[i] = op
+    sums = tuple(sum(o.time_s for o in p.ops) or 1.0 for p in timed)
 
     def weight(pair: list[OpTime | None]) -> float:
         return max(o.time_s / s if o else 0.0 for o, s in zip(pair, sums, strict=True))
@@ -97,15 +99,15 @@ def time_table(e: Estimate) -> Sheet:
         table.add_row("  " + (kind if kind == name else f"{kind} {name}"), str(count), *cells, style=style)
     table.add_section()
     for label, pick in SUMS:
-        cells = [c for p in (e.prefill, e.decode) for c in _sum_cells(pick(p), p.time_s)]
-        if any(pick(p) for p in (e.prefill, e.decode)):
+        cells = [c for p in timed for c in _sum_cells(pick(p), p.time_s)]
+        if any(pick(p) for p in timed):
             table.add_row(label, "", *cells)
-    cells = [c for p in (e.prefill, e.decode) for c in (show_time(p.time_s), "", "")]
+    cells = [c for p in timed for c in (show_time(p.time_s), "", "")]
     table.add_row("total, all stages" if several else "total", "", *cells, style="bold")
-    if any(p.idle_share > 0.0005 for p in (e.prefill, e.decode)):
-        cells = [c for p in (e.prefill, e.decode) for c in ("", show_percent(p.idle_share), "")]
+    if any(p.idle_share > 0.0005 for p in timed):
+        cells = [c for p in timed for c in ("", show_percent(p.idle_share), "")]
         table.add_row("GPUs idle", "", *cells, style="dim")
-    cells = [c for p in (e.prefill, e.decode) for c in (show_percent(p.mfu), show_percent(p.mbu), "")]
+    cells = [c for p in timed for c in (show_percent(p.mfu), show_percent(p.mbu), "")]
     table.add_row("MFU, MBU", "", *cells, style="dim")
     return table
 

@@ -25,7 +25,11 @@ from plandsl.spec.plan import PlanSpec
 
 def print_seeds(plan: PlanSpec, found: OverSeeds, console: Console) -> None:
     """Print the whole report of one plan."""
-    spent = [] if found.mean.spent is None else [Text(line) for line in spent_line(found.mean.spent)]
+    spent = (
+        []
+        if found.mean.spent is None
+        else [Text(line) for line in spent_line(found.mean.spent, encodes=found.mean.encodes)]
+    )
     parts: list[RenderableType] = [title_of_run(plan, found.mean)]
     if found.requires:
         parts += [_requirements(found.requires), Text()]

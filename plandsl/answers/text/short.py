@@ -27,6 +27,8 @@ def short_lines(e: Estimate, s: Short) -> Iterator[RenderableType]:
         ("latency", s.latency, "latency_s"),
     ):
         value = getattr(e, name)
+        if value is None or (e.encodes and name == "ttft_s"):  # the time of a text is its latency
+            continue
         table.add_row(
             word, *_cells(spread, s.kind == "steady loop"), show_band(show_time, value, e.band(name), style="")
         )

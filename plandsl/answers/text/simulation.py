@@ -37,7 +37,7 @@ TIMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "latency": "latency"}
 
 def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> None:
     """Print the whole report of one plan."""
-    spent = [] if found.spent is None else [Text(line) for line in spent_line(found.spent)]
+    spent = [] if found.spent is None else [Text(line) for line in spent_line(found.spent, encodes=found.encodes)]
     parts: list[RenderableType] = [title_of_run(plan, found)]
     if found.requires:
         parts += [requirement_table(found.requires), Text()]
@@ -45,7 +45,12 @@ def print_simulation(plan: PlanSpec, found: Simulation, console: Console) -> Non
     if found.prefill:
         parts += [held_table(found.prefill.occupancy, "a prefill server had"), Text()]
     if isfinite(found.occupancy.busy):
-        parts += [held_table(found.occupancy, "a decode server had" if found.prefill else "a server had"), Text()]
+        parts += [
+            held_table(
+                found.occupancy, "a decode server had" if found.prefill else "a server had", encodes=found.encodes
+            ),
+            Text(),
+        ]
     if found.found:
         parts += [_cached(found.found), Text()]
     print_lines(console, *parts, *_footnotes(found))
@@ -73,6 +78,8 @@ def side_by_side_table(found: Sequence[Simulation]) -> RenderableType:
         table.add_row("requirements", *(_verdict(s) for s in found))
     table.add_row("GPUs", *(str(s.gpus) for s in found))
     for name, word in TIMES.items():
+        if not any(name in s.times for s in found):
+            continue
         for column in ("p50", "p95", "p99") if name != "itl" else ():
             values = [getattr(getattr(s.summary, name), column).value for s in found]
             table.add_row(f"{word} {column}", *_best(values, [show_value(name, v) for v in values], min))
@@ -128,9 +135,8 @@ def _served(found: Simulation) -> str:
     s = found.summary
     if not s.served:
         return f"no request served, of {s.requests:,}"
-    rates = (
-        f"{show_request_rate(s.request_rate)}, {show_token_rate(s.output_rate)} out, {show_token_rate(s.input_rate)} in"
-    )
+    out = "" if found.encodes else f", {show_token_rate(s.output_rate)} out"
+    rates = f"{show_request_rate(s.request_rate)}{out}, {show_token_rate(s.input_rate)} in"
     good = f", goodput {show_request_rate(s.goodput)}"
     many = f"{s.served:,} of {s.requests:,} requests" if s.requests > 1 else "1 request"
     return f"{many} served in {show_time(s.duration_s)}: {rates}{good}"
@@ -139,8 +145,8 @@ def _served(found: Simulation) -> str:
 def times_table(found: Simulation) -> RenderableType:
     """A line for each latency, with its mean and its percentiles."""
     table = plain_table("l", *"r" * len(FIGURES), header=("", *FIGURES))
-    for name, word in TIMES.items():
-        spread = getattr(found.summary, name)
+    for name in found.times:
+        word, spread = TIMES[name], getattr(found.summary, name)
         table.add_row(word, *(show_figure(getattr(spread, column)) for column in FIGURES))
     return table
 
@@ -150,12 +156,13 @@ def show_figure(figure: Figure) -> str:
     return show_value("latency", figure.value) + show_half(figure)
 
 
-def held_table(o: Occupancy, who: str) -> RenderableType:
+def held_table(o: Occupancy, who: str, *, encodes: bool = False) -> RenderableType:
     """What one server held, in the mean and at most."""
     table = plain_table("l", "r", "r", header=(who, "mean", "peak"))
     table.add_row("requests that run", f"{o.running[0]:.1f}", f"{o.running[1]:.0f}")
     table.add_row("requests that wait", f"{o.waiting[0]:.1f}", f"{o.waiting[1]:.0f}")
-    table.add_row("blocks of KV cache", show_percent(o.kv_cache[0]), show_percent(o.kv_cache[1]))
+    if not encodes:
+        table.add_row("blocks of KV cache", show_percent(o.kv_cache[0]), show_percent(o.kv_cache[1]))
     return table
 
 

@@ -1,0 +1,145 @@
+"""Encoders: a load with `output = 0`, which makes no tokens: what every answer says of it, and what it leaves out."""
+
+from __future__ import annotations
+
+import json
+from math import isclose
+
+import pytest
+
+import plandsl
+from plandsl.diagnostics import PlanError
+from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir.compute import CacheWrite
+from plandsl.show import show_plan
+
+BERT = """
+model bert {
+  layers = 12, hidden = 768, heads = 12, head_dim = 64, ffn = 3072, vocab = 30_522, positions = 512, types = 2
+  weights = bf16, causal = false
+  embedding layer_norm(w_embed[vocab, hidden] + lookup(w_positions[positions, hidden], by = position)
+    + lookup(w_types[types, hidden], by = type)) + b_embed[hidden]
+  block x[tokens, hidden] {
+    q = x @ w_q[hidden, heads, head_dim] + b_q[heads, head_dim]
+    k = x @ w_k[hidden, heads, head_dim] + b_k[heads, head_dim]
+    v = x @ w_v[hidden, heads, head_dim] + b_v[heads, head_dim]
+    x = layer_norm(x + (attention(q, k, v) @ w_o[heads, head_dim, hidden] + b_o[hidden])) + b_a[hidden]
+    f = gelu(x @ w_up[hidden, ffn] + b_up[ffn]) @ w_down[ffn, hidden] + b_down[hidden]
+    x = layer_norm(x + f) + b_f[hidden]
+  }
+  head tanh(x @ w_pool[hidden, pooled] + b_pool[pooled])
+}
+""".replace("types = 2\n", "types = 2, pooled = 768\n")
+
+
+def plan_of(load: str, rest: str = "", sharding: str = "tp = 2") -> CompiledPlan:
+    text = (
+        f"{BERT}\nplan p {{ model = bert, node = h100_8, sharding {{ {sharding} }}, workload {{ {load} }} \n {rest} }}"
+    )
+    (plan,) = compile_text(text)
+    return plan
+
+
+TEXT = "input = 512, output = 0"
+BATCH = f"{TEXT}, batch = 16"
+
+
+def test_the_parameters_are_those_of_the_checkpoint() -> None:
+    """google-bert/bert-base-uncased: 109,482,240 without the head of masked words (`BertModel` of transformers)."""
+    assert plan_of(BATCH).estimate().parameters == 109_482_240
+
+
+@pytest.mark.parametrize("sharding", ["tp = 2", "cp = 2, tp = 2", "pp = 2", "dp = 2"])
+def test_the_sharded_encoder_computes_the_same(sharding: str) -> None:
+    verdict = plan_of(BATCH, sharding=sharding).verify()
+    assert verdict.ok, verdict.message
+
+
+def test_throughput_is_of_input_tokens_and_no_decode_step_takes_time() -> None:
+    e = plan_of(BATCH).estimate()
+    assert (e.tpot_s, e.encodes, e.latency_s) == (None, True, e.ttft_s)
+    assert isclose(e.throughput_tokens_per_s, 16 * 512 / e.latency_s)
+    assert isclose(e.texts_per_s, 16 / e.latency_s)
+    assert e.memory.kv_cache == 0
+    assert e.money.usd_per_mtok == e.money.input_usd_per_mtok == e.money.blended_usd_per_mtok
+
+
+def test_nothing_is_kept_and_keys_cost_no_write() -> None:
+    written = [op for r in plan_of(BATCH).program("prefill").regions for op in r.ops if isinstance(op, CacheWrite)]
+    assert written
+    assert all(op.transient for op in written)
+    assert not [op for op in plan_of(BATCH).estimate().prefill.ops if "cache" in op.name]
+    text = f"{BERT.replace('causal = false', 'causal = true')}\nplan p {{ model = bert, node = h100_1, workload {{ "
+    (reused,) = compile_text(text + f"{BATCH}, reuse = 50 % }} }}")
+    kept = [op for r in reused.program("prefill").regions for op in r.ops if isinstance(op, CacheWrite)]
+    assert not any(op.transient for op in kept)
+
+
+@pytest.mark.parametrize("load", [BATCH, f"{TEXT}, concurrency = 8"])
+def test_no_report_speaks_of_output(load: str) -> None:
+    plan = plan_of(load, "engine = vllm" if load != BATCH else "")
+    for answer in (plan.estimate(), plan.explain()) if load == BATCH else (plan.estimate(),):
+        text = answer._repr_html_()
+        assert "TPOT" not in text
+        assert "output token" not in text
+        assert "nan" not in text
+        found = json.dumps(answer.as_json())
+        assert not [word for word in ("tpot", "kv_capacity", "kv_bytes", "NaN", '"decode"') if word in found], found
+    assert plan.estimate().as_json()["texts_per_s"] > 0
+
+
+def test_a_requirement_on_the_output_is_an_error() -> None:
+    assert plan_of(BATCH, "require latency <= 1 s\n require throughput >= 1 tok/s").estimate().ok
+    for metric in ("tpot <= 1 s", "kv_capacity >= 1 tok", "cost_output <= 1 USD"):
+        with pytest.raises(PlanError) as found:
+            plan_of(BATCH, f"require {metric}")
+        assert [d.code for d in found.value.diagnostics] == ["E481"]
+
+
+def test_guesses_and_decode_pools_contradict_it() -> None:
+    with pytest.raises(PlanError) as found:
+        plan_of(BATCH, "speculate { tokens = 2, acceptance = 50 % }")
+    assert [d.code for d in found.value.diagnostics] == ["E481"]
+
+
+def test_plan_text_keeps_it() -> None:
+    for load in (BATCH, "input = uniform(100, 500), output = 0, rate = 5 req/s"):
+        spec = plan_of(load).spec
+        (again,) = compile_text(show_plan(spec))
+        assert again.spec.workload.encodes
+        assert show_plan(again.spec) == show_plan(spec)
+
+
+def test_a_load_served_over_time_counts_texts() -> None:
+    plan = plan_of("input = 512, output = 0, rate = 100 req/s, requests = 400", "engine = vllm")
+    found = plan.simulate().simulation
+    assert found.summary.served == 400
+    assert found.times == ("latency",)
+    assert found.summary.output_rate == found.summary.input_rate
+    assert found.summary.tpot.number == 0
+
+
+def test_the_closed_form_is_near_the_simulation() -> None:
+    e = plan_of(f"{TEXT}, concurrency = 64", "engine = vllm", "tp = 1").estimate()
+    assert 0.7 < e.simulated.output_rate / e.throughput_tokens_per_s < 1.25
+
+
+def test_the_difference_of_two_encoders_has_no_tpot() -> None:
+    a, b = plan_of(BATCH), plan_of(BATCH, sharding="tp = 3")
+    found = a.diff(b)
+    assert [split.metric for split in found.splits] == ["ttft", "throughput", "memory"]
+    assert "TPOT" not in found._repr_html_()
+    assert "tpot_s" not in found.as_json()
+
+
+def test_a_search_has_no_tpot() -> None:
+    text = f"""{BERT}
+search s {{
+  model = bert, node = h100_8, workload {{ {BATCH} }}
+  vary sharding.tp in [1, 2]
+  maximize throughput_per_gpu
+}}"""
+    found = plandsl.search(text)
+    (first, *_) = found.as_json()["top"]
+    assert "tpot_s" not in first
+    assert first["throughput_tokens_per_s"] > 0
