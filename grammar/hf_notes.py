@@ -6,7 +6,7 @@ import re
 
 from plandsl.grammar.hf_config import Config, json_list
 from plandsl.grammar.hf_families import Family
-from plandsl.grammar.hf_shape import CHUNK, Shape
+from plandsl.grammar.hf_shape import CHUNK
 
 _REFUSED = {
     "is_encoder_decoder": "an encoder and a decoder",
@@ -39,22 +39,16 @@ _IRRELEVANT = frozenset(
 
 def refuse(config: Config, family: Family) -> None:
     """Record an error for each field that asks for a program that `hf` cannot write."""
+    read = {key for field in family.fields for key in field.source.split("|")} | set(family.skipped)
     for key, what in _REFUSED.items():
-        if config.get(key) and not (key == CHUNK and family.window == "chunked"):
+        if key not in read and config.get(key):
             config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")
 
 
-def tell(config: Config, family: Family, shape: Shape) -> None:
+def tell(config: Config, family: Family) -> None:
     """Record a note for each feature of the file that the text of the model leaves out."""
-    if shape.predicts and config.get("num_nextn_predict_layers") != 1:
-        why = "the first of the layers that predict further tokens is written, as `mtp`; the others are left out"
-        config.note(why, "num_nextn_predict_layers")
     if config.get("vision_config") or config.get("audio_config"):
         config.note("only the language model is written: vision and audio are left out", "vision_config")
-    if config.get("attn_temperature_tuning"):
-        config.note("the temperature of attention over long contexts is left out", "attn_temperature_tuning")
-    if config.get("attn_logit_softcapping") is not None:
-        config.note("the soft cap on attention scores is left out", "attn_logit_softcapping")
     if config.assumed:
         words = ", ".join(f"{key} = {value:,}" for key, value in config.assumed.items() if value)
         if words:

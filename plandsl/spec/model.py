@@ -14,6 +14,9 @@ STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 EMBEDDING, HEAD, EXPERTS, ACTIVATIONS = "embedding", "head", "experts", "activations"
 """Regions that `stored` may name beside blocks and weights, and the word for the format of `activations`."""
 
+STATEFUL = ("short_conv", "recurrence")
+"""Functions of the block language whose layers keep a state of fixed size for each request."""
+
 
 # ---- terms: the expressions of a model's block
 
@@ -145,7 +148,8 @@ class ModelSpec(FrozenValue):
 
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
-    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``.
+    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
+    format of the states of recurrences; empty: that of activations.
     """
 
     name: str
@@ -163,6 +167,7 @@ class ModelSpec(FrozenValue):
     mtp: BlockSpec | None = None
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
+    state_cache: str = ""
     span: Span | None = field(default=None, eq=False)
 
     def exception(self, paths: Iterable[str]) -> str:
@@ -195,6 +200,18 @@ class ModelSpec(FrozenValue):
                    if isinstance(t, Apply) and t.fn == EXPERTS)  # fmt: skip
         stored = (self.exception((path,)) for path, _ in self.stored)
         return tuple(dict.fromkeys((self.weights, *filter(None, options), *stored)))
+
+    @property
+    def stateful(self) -> "list[Apply]":
+        """Every `short_conv` and `recurrence` of the blocks and the head."""
+        terms = [self.head, *(s.term for b in self.blocks for s in b.statements)]
+        return [t for term in terms for t in walk(term) if isinstance(t, Apply) and t.fn in STATEFUL]
+
+    @property
+    def taps(self) -> list[Weight]:
+        """The weight of each `short_conv`; its first dimension is the width."""
+        weights = (t.args[1] for t in self.stateful if t.fn == STATEFUL[0])
+        return [w for w in weights if isinstance(w, Weight)]
 
     @property
     def predictor(self) -> "ModelSpec | None":
