@@ -59,6 +59,10 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
     yield from _loads(program)
     yield from _idle(plan, program)
     yield from _chunks(program)
+    if plan.model.stateful:
+        from plandsl.passes.shard_states import check_states
+
+        yield from check_states(plan, program)
     sizes = dict(plan.model.sizes)
     for region in program.regions:
         for op in region.ops:

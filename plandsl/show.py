@@ -197,7 +197,7 @@ def show_model(model: ModelSpec) -> str:
     if not model.causal:
         lines.append("causal = false")
     lines += _nested([(f"stored.{path}", word) for path, word in model.stored])
-    lines.append(f"embedding {show_term(model.embedding)}")
+    lines.append(f"embedding {show_term(model.entry or model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
     if model.mtp is not None:
@@ -210,8 +210,11 @@ def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:
     split = ""
     if len(model.blocks) > 1 or block.name != "block":
         first, last = block.layers
-        rest = len(block.every.at) > 1  # a block without `layers`, which covers all that no other block names
-        split = f" {block.name}" + ("" if rest else f" [layers = {first}..{last}{block.every}]")
+        uneven = len(block.every.at) > 1
+        if uneven and sum(len(other.every.at) > 1 for other in model.blocks) > 1:
+            split = f" {block.name} [layers = [{', '.join(map(str, block.every.select(block.layers)))}]]"
+        else:  # one uneven block can do without `layers`: it covers all that no other block names
+            split = f" {block.name}" + ("" if uneven else f" [layers = {first}..{last}{block.every}]")
     yield f"block{split} {block.arg}[{', '.join(('tokens', *model.embedding.dims[1:]))}] {{"
     for statement in block.statements:
         yield f"  {statement.target} = {show_term(statement.term)}"

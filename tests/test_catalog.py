@@ -79,6 +79,8 @@ PARAMETERS = {  # as published with each checkpoint
     "mixtral_8x22b": 140_620_634_112,
     "qwen3_30b_a3b": 30_532_122_624,
     "qwen3_235b_a22b": 235_093_634_560,
+    "qwen3_next_80b_a3b": 79_674_391_296,  # without the MTP block
+    "nemotron_3_nano_30b_a3b": 31_577_940_288,  # 31.6 B are published
     "qwen3_vl_235b_a22b": 235_093_634_560,  # without the vision encoder
     "qwen3_coder_480b_a35b": 480_154_875_392,
     "qwen3_coder_480b": 480_154_875_392,
@@ -117,6 +119,7 @@ ACTIVE = {  # billions, as published, and whether the embedding counts
     "llama_4_maverick": (17, True),
     "gpt_oss_20b": (3.61, False),
     "gpt_oss_120b": (5.13, False),
+    "nemotron_3_nano_30b_a3b": (3.6, True),
 }
 
 WHOLE = {  # billions of active parameters, rounded, and the matrices of the vocabulary that do not count
@@ -127,6 +130,7 @@ WHOLE = {  # billions of active parameters, rounded, and the matrices of the voc
     "qwen3_coder_480b": (35, 1),
     "glm_4_5": (32, 2),  # GLM-4.5, 2025, table 1
     "glm_4_5_air": (12, 2),
+    "qwen3_next_80b_a3b": (3, 2),
 }
 
 FILES = [f"{folder}/{path.name}" for folder in FOLDERS.values() for path in sorted((CATALOG / folder).glob("*.plan"))]
