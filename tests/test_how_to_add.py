@@ -155,7 +155,7 @@ CONFIG = """{"architectures": ["SmolLM3ForCausalLM"], "hidden_size": 2048, "num_
 
 ADDED = f'''
 from plandsl.backends.cost.answers.counts import parameters
-from plandsl.driver import open_text
+from plandsl.driver import compile_text, open_text
 from plandsl.grammar.hf import translate
 from plandsl.passes.build import build_model
 
@@ -168,10 +168,15 @@ spec = module.spec("model", module.declarations[0].name.text)
 assert parameters(build_model(spec, "decode", "bf16")) == 3_075_098_624
 long = open_text("").spec("model", "qwen3_14b_long")
 assert (long.max_context, long.size("hidden")) == (131072, 5120)
+load = "workload {{ input = 100, output = 10, batch = 4 }}"
+(plan,) = compile_text("plan p {{ model = llama_3_1_8b, node = h20_141_4, sharding {{ tp = 4 }}, " + load + " }}")
+assert plan.estimate().fits
+assert plan.spec.node.gpu.bandwidth == 4.8e12
+assert "memory" in dict(plan.spec.node.gpu.assumed)
 '''
 
 
-def test_a_model_and_a_family_are_added_as_the_examples_say(copy: Path) -> None:
+def test_a_model_a_gpu_a_node_and_a_family_are_added_as_the_examples_say(copy: Path) -> None:
     examples = re.findall(r"```text file=(\S+)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     for path, text in examples:
         assert not (copy / path).exists()

@@ -54,9 +54,9 @@ def links(draw: DrawFn, count: int = 8) -> LinkSpec:
         dims = (x, count // x)
     bandwidth, latency = draw(st.integers(1, 900)) * 1e9, draw(st.integers(0, 20)) * 1e-6
     if topology != "pcie":
-        wrap = topology != "torus" or draw(st.booleans())
-        bridge = draw(st.sampled_from((0.0, 300e9))) if topology in ("ring", "mesh") else 0.0
-        return LinkSpec(topology, bandwidth, latency, dims, bridge, wrap=wrap)
+        odd = bandwidth / 1e9 % 2 == 1
+        bridge = 300e9 if odd and topology in ("ring", "mesh") else 0.0
+        return LinkSpec(topology, bandwidth, latency, dims, bridge, wrap=topology != "torus" or odd)
     bridge = draw(st.sampled_from((0.0, 0.0, 300e9)))
     return LinkSpec(topology, bandwidth, latency, bridge=bridge, host=draw(st.sampled_from((None, HOST_PATH))))
 
