@@ -69,6 +69,11 @@ def join(chunks: list[Array], along: int, blocks: int) -> Array:
     return whole.reshape(first[:along] + (blocks * whole.shape[along + 1],) + first[along + 1 :])
 
 
+def unless_empty(x: Array, exchange: Callable[[Array], Array]) -> Array:
+    """``exchange(x)``; of a chunk without rows, as empty a result."""
+    return exchange(x) if x.size else jnp.zeros(jax.eval_shape(exchange, x).shape, x.dtype)
+
+
 def rescale(x: Array, axes: Any, keep: bool = False) -> Array:
     """Weigh this rank's softmax over its own keys, so that the ranks along ``axes`` add up to the whole softmax.
 
