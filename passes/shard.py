@@ -17,7 +17,7 @@ from attrs import evolve
 from plandsl.diagnostics import Span
 from plandsl.ir.base import Relay
 from plandsl.ir.collectives import Reshard, Ring
-from plandsl.ir.compute import Attention, CacheWrite, Map
+from plandsl.ir.compute import Attention, CacheWrite, Ids, Map
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
@@ -181,6 +181,8 @@ class Sharder:
                 return lay_out_state(op, self)
             case Map() if self._adds_bias_to_partial(op):
                 return self._add_on_first(op)
+            case Ids():
+                return op
             case Regular():
                 return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
             case Relay():

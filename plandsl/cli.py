@@ -212,6 +212,8 @@ def _completion(made: _Parser) -> None:
 def _export(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--to", metavar="TARGET", required=True, help="the tool that reads it (docs/engines.md)")
+    made.add_argument("--connector", choices=("nixl", "mooncake"),
+                      help="what moves the KV cache between two pools (default: as the engine does)")  # fmt: skip
     made.add_argument(
         "-o", "--output", metavar="OUT", help="a file, or a folder for several (default: standard output)"
     )

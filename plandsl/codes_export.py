@@ -15,6 +15,32 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "name a file or a folder with `-o`.",
     ),
+    "E502": (
+        "no engine shards so",
+        "Engines have degrees: tensor, pipeline, data, sequence, context and expert parallelism. An axis of the mesh "
+        "that splits other dimensions together, or a rule for a single block, has no argument in any of them.",
+        "",
+        "use the degrees that the hint lists, or export to a tool that takes any sharding.",
+    ),
+    "E503": (
+        "the engine cannot do this",
+        "The plan asks for something that this engine has no argument for. An export leaves nothing out that changes "
+        "what is computed where.",
+        "",
+        "the hint names another engine, or another way to write the plan.",
+    ),
+    "E504": (
+        "the engine has no such format",
+        "The KV cache of the plan has a format that the engine cannot store.",
+        "",
+        "take one of the formats that the hint lists.",
+    ),
+    "W500": (
+        "what an export leaves out",
+        "The engine decides this by itself, in another way than the plan says. The file has a comment about it.",
+        "",
+        "nothing, if the engine's own way is fine.",
+    ),
     "E515": (
         "a plan that cannot be a program in JAX",
         "`planc export --to jax` and `planc run` write the whole plan, or nothing.",

@@ -30,6 +30,7 @@ from plandsl.ir.compute import (
     Concat,
     Embed,
     Gemm,
+    Ids,
     LastToken,
     Map,
     Norm,
@@ -81,6 +82,7 @@ SOME = value("some", "bf16[batch, position, heads@a, head_dim]{~b}")
 
 SOUND: tuple[Op, ...] = (
     Embed(SUM, IDS, TABLE),
+    Ids(value("n", "int32[batch, position]"), "position"),
     Norm(Y, X, GAIN),
     Norm(Y, X, None, "layer_norm"),
     AddNorm(value("t", str(X.type)), value("h", str(X.type)), X, Y, GAIN),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from plandsl.backends.jax import time_program
 from plandsl.cli import main
 from plandsl.diagnostics import PlanError
 from plandsl.driver import compile_file, compile_text
@@ -99,7 +100,5 @@ def test_a_small_plan_is_timed_beside_its_prediction(capsys: pytest.CaptureFixtu
     assert all(row["measured_s"] > 0 and row["predicted_s"] > 0 for row in rows)
     (wide,) = compile_text(small + plan.replace("RANKS", "8"))
     with pytest.raises(PlanError) as error:
-        from plandsl.backends.jax import time_program
-
         time_program(wide.jax_program())
     assert [d.code for d in error.value.diagnostics] == ["E519"]

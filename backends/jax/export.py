@@ -155,7 +155,14 @@ def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room
     same = [p for s in shardings for p in s.programs if s.first == sharding.first]
     pad = multiple(same, "position") * multiple(same, "context")
     decoded = max(plan.workload.output, room) * plan.queries
-    return _Room(plan.workload.batch, multiple(same, "batch"), plan.micro_batches, prompt_parts(plan), pad, decoded)
+    return _Room(
+        batch=plan.workload.batch,
+        pad_batch=multiple(same, "batch"),
+        groups=plan.micro_batches,
+        parts=prompt_parts(plan),
+        pad=pad,
+        decoded=decoded,
+    )
 
 
 def _setting(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> str:

@@ -29,6 +29,7 @@ from plandsl.ir.compute import (
     Concat,
     Embed,
     Gemm,
+    Ids,
     LastToken,
     Map,
     Norm,
@@ -84,6 +85,9 @@ class Writer:
         match op:
             case Embed():
                 return [cast(f"embed({self.names(op.ids)}, {self.names(op.table)}{self._first_row(op.table)})", op.out)]
+            case Ids():
+                numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
+                return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]
             case Norm():
                 return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out)]
             case AddNorm():

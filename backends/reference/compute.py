@@ -19,6 +19,7 @@ from plandsl.ir.compute import (
     Concat,
     Embed,
     Gemm,
+    Ids,
     LastToken,
     Map,
     Norm,
@@ -77,13 +78,14 @@ def function_of(fn: str) -> Callable[..., Array]:
 class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
-    ``past`` counts the tokens that were in the cache before this step.
+    ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens.
     """
 
     rank: int
     place: Placement
     values: Mapping[str, Shards]
     past: int
+    ids: Array
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -125,6 +127,8 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
     match op:
         case Embed():
             return (_embed(op, here),)
+        case Ids():
+            return (_ids(op, here),)
         case Norm():
             here.check_ranges(op, *op.operands)
             return (_norm(here.array(op.x), op, op.x.type, here),)
@@ -173,6 +177,13 @@ def _join(op: Join, here: Local) -> Array:
         rows = here.place.rows(x.type.dim(op.dim), here.rank)
         out[(slice(None),) * at + (rows,)] = here.array(x)
     return out
+
+
+def _ids(op: Ids, here: Local) -> Array:
+    if op.of == "token":
+        return here.ids
+    numbers = np.zeros_like(here.ids)
+    return numbers if op.of == "type" else numbers + np.arange(here.ids.shape[1]) + here.past
 
 
 def _embed(op: Embed, here: Local) -> Array:

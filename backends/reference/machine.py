@@ -153,6 +153,7 @@ class _Step:
     ) -> None:
         self.program, self.place, self.weights = program, place, weights
         (self.cache, self.memory), self.past, self.check = kept, past, check
+        self.ids: Array = np.zeros((0, 0), dtype=int)
         self.mail: dict[int, list[tuple[Value, Array]]] = {}
         self.ranks: list[int] = []
         self.stage = 0
@@ -167,6 +168,7 @@ class _Step:
     def run(self, ids: Array) -> Flow:
         """Run every stage in turn, each on its own ranks. Only sent values pass between stages."""
         flow: Flow | None = None
+        self.ids = np.asarray(ids)
         stages = self._stages()
         for self.stage, parts in enumerate(stages):
             self.ranks = self._stage_ranks(len(stages))
@@ -254,7 +256,7 @@ class _Step:
 
     def _each(self, held: Held, work: Callable[[Local], tuple[Array, ...]]) -> list[Shards]:
         """The results of ``work`` on every rank of the stage, by result."""
-        done = [work(Local(rank, self.place, held, self.past)) for rank in self.ranks]
+        done = [work(Local(rank, self.place, held, self.past, self.ids)) for rank in self.ranks]
         return [dict(zip(self.ranks, arrays, strict=True)) for arrays in zip(*done, strict=True)]
 
     def _send(self, op: Send, x: Shards) -> None:

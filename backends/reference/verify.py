@@ -14,6 +14,7 @@ from plandsl.backends.reference.placement import TOLERANCE, Array, Mismatch, dif
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.weights import Weights, global_sizes, make_weights
 from plandsl.ir.compute import Embed
+from plandsl.ir.names import EMBEDDING
 from plandsl.ir.program import Program
 from plandsl.ir.program import verify as findings
 from plandsl.ir.types import Mesh
@@ -297,6 +298,7 @@ def _weights(plain: Phases, sizes: Mapping[str, int], seed: int) -> Weights:
 
 def _tokens(program: Program, sizes: Mapping[str, int], steps: int, seed: int) -> Array:
     """Random token ids ``[batch, input + steps]``."""
-    (vocab,) = {op.table.type.names[0] for r in program.regions for op in r.ops if isinstance(op, Embed)}
+    region = program.region(EMBEDDING)
+    vocab = next(op.table.type.names[0] for op in region.ops if isinstance(op, Embed) and op.ids in region.args)
     rows = global_sizes(program, sizes)[vocab]
     return np.random.default_rng(seed).integers(rows, size=(sizes["batch"], sizes["input"] + steps))
