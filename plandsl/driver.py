@@ -344,7 +344,7 @@ class CompiledPlan:
         if shrink:
             return self.small.jax_program(room=room, exact=exact)
         title = f"{self.name}: {self.spec.model.name}, {self.spec.ranks} devices."
-        return export(title, [made for _, made in self._shardings], room, exact=exact)
+        return export(title, self.shardings, room, exact=exact)
 
     @cached_property
     def small(self) -> CompiledPlan:
@@ -354,8 +354,8 @@ class CompiledPlan:
         return CompiledPlan(shrink(self.spec), ())
 
     @cached_property
-    def _shardings(self) -> list[tuple[int, Sharding]]:
-        """Every sharding, with the number of its pool. (A draft has a program of its own.)"""
+    def shardings(self) -> list[Sharding]:
+        """Every sharding of every pool, as its programs are exported. (A draft has a program of its own.)"""
         from plandsl.backends.jax import ONLY, Sharding
 
         found, first = [], 0
@@ -364,14 +364,13 @@ class CompiledPlan:
                 words = [("prefill_pool", "decode_pool")[number]] if self._pools else []
                 words += [name] if len(pool.modes) > 1 else []
                 both = mode.prefill.program, mode.decode.program
-                found.append((number, Sharding("_".join(words) or ONLY, mode.spec, *both, first)))
+                found.append(Sharding("_".join(words) or ONLY, mode.spec, *both, first))
             first += pool.spec.ranks
         return found
 
     def _runs(self) -> list[tuple[str, str]]:
         """Pairs of the sharding that prefills and the one that decodes: each with itself and with each other."""
-        numbered = [(number, made.name) for number, made in self._shardings]
-        return [(a, b) for i, a in numbered for j, b in numbered if i <= j]
+        return [(a.name, b.name) for a in self.shardings for b in self.shardings if a.first <= b.first]
 
     @guarded
     def run(self, steps: int = 3, seed: int = 0) -> Verdict:

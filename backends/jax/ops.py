@@ -29,6 +29,7 @@ from plandsl.ir.compute import (
     Concat,
     Embed,
     Gemm,
+    Ids,
     LastToken,
     Map,
     Norm,
@@ -75,10 +76,18 @@ class Writer:
         return lines
 
     def _expressions(self, op: Op) -> list[str]:
-        """One expression for each result, or one for all."""
+        """One expression for each result, or one for all. A chunk may have no rows, and then does not travel."""
+        if isinstance(op, AllReduce | ReduceScatter | AllGather | AllToAll):
+            text = self._exchange(op)
+            chunk = any(d.chunk for d in op.x.type.dims)
+            x = self.names(op.x)
+            return [f"unless_empty({x}, lambda {x}: {text})"] if chunk else [text]
         match op:
             case Embed():
                 return [cast(f"embed({self.names(op.ids)}, {self.names(op.table)}{self._first_row(op.table)})", op.out)]
+            case Ids():
+                numbers = {"token": "ids", "type": "jnp.zeros_like(ids)"}
+                return [numbers.get(op.of, "jnp.zeros_like(ids) + positions(ids.shape[1], past)")]
             case Norm():
                 return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out)]
             case AddNorm():
@@ -124,8 +133,10 @@ class Writer:
                 return [f"join([{', '.join(map(self.names, op.xs))}], {at}, {self._blocks(dim, over)})"]
             case ShortConv() | Recurrence():
                 raise refuse(f"it has no layers with a state, as `{op.state}` is")
-            case _:
+            case Slice() | Rescale() | Ring() | Send() | Recv() | Reshard():
                 return [self._exchange(op)]
+            case _:
+                assert_never(op)
 
     def _exchange(
         self, op: AllReduce | ReduceScatter | AllGather | AllToAll | Slice | Rescale | Ring | Send | Recv | Reshard

@@ -14,7 +14,7 @@ from plandsl.ir.names import RegionName
 from plandsl.ir.program import Part, Program, Region, in_order
 from plandsl.ir.types import TensorType, Value
 
-ARGUMENTS = ("w", "cache", "x", "past", "total", "new")
+ARGUMENTS = ("w", "cache", "x", "ids", "past", "total", "new")
 
 
 def function_name(prefix: str, phase: str, region: str) -> str:
@@ -58,7 +58,7 @@ def write_region(program: Program, region: Region, layouts: Layouts, prefix: str
         text = f"jnp.expand_dims({text}, {tuple(range(len(out.type.pending)))})"
     layers = "" if region.layers is None else ", once for each layer"
     doc = f'"""`{region.name}` in {program.phase}{layers}: gives {out.type}."""'
-    head = f"def {function_name(prefix, program.phase, region.name)}(w, cache, x, past, total):"
+    head = f"def {function_name(prefix, program.phase, region.name)}(w, cache, x, ids, past, total):"
     return "\n".join([head, f"    {doc}", *(f"    {line}" for line in lines), f"    return {text}, new"])
 
 
@@ -98,7 +98,7 @@ def caches_of(region: Region) -> Iterator[CacheWrite]:
 def write_stage(program: Program, index: int, parts: tuple[Part, ...], prefix: str) -> str:
     """The function of a stage: its regions one after the other, and layers of one region in one loop."""
     layers = layers_of(parts)
-    lines = [f"def {prefix}{program.phase}_stage_{index}(w, cache, x, past, total):",
+    lines = [f"def {prefix}{program.phase}_stage_{index}(w, cache, x, ids, past, total):",
              f'    """Stage {index} in {program.phase}: {", ".join(map(str, parts))}."""',
              "    cache = dict(cache)"]  # fmt: skip
     seen = dict.fromkeys(layers, 0)
@@ -106,10 +106,10 @@ def write_stage(program: Program, index: int, parts: tuple[Part, ...], prefix: s
         count = len(list(group))
         name, key = function_name(prefix, program.phase, region), f'"{region}"'
         if layers[region] == (None,):
-            lines.append(f"    x, _ = {name}(w[{key}], {{}}, x, past, total)")
+            lines.append(f"    x, _ = {name}(w[{key}], {{}}, x, ids, past, total)")
             continue
         first, seen[region] = seen[region], seen[region] + count
         at = "" if count == len(layers[region]) else f", at=({first}, {first + count})"
-        call = f"layers({name}, w[{key}], cache[{key}], x, past, total{at})"
+        call = f"layers({name}, w[{key}], cache[{key}], x, ids, past, total{at})"
         lines.append(f"    x, cache[{key}] = {call}")
     return "\n".join([*lines, "    return x, cache"])

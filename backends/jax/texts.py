@@ -69,6 +69,11 @@ def join(chunks: list[Array], along: int, blocks: int) -> Array:
     return whole.reshape(first[:along] + (blocks * whole.shape[along + 1],) + first[along + 1 :])
 
 
+def unless_empty(x: Array, exchange: Callable[[Array], Array]) -> Array:
+    """``exchange(x)``; of a chunk without rows, as empty a result."""
+    return exchange(x) if x.size else jnp.zeros(jax.eval_shape(exchange, x).shape, x.dtype)
+
+
 def rescale(x: Array, axes: Any, keep: bool = False) -> Array:
     """Weigh this rank's softmax over its own keys, so that the ranks along ``axes`` add up to the whole softmax.
 
@@ -107,10 +112,12 @@ def write_slots(kept: Array, new: Array, at: Array, first: Array) -> Array:
     return jnp.where(here, jnp.take(new, jnp.clip(rows, 0, new.shape[1] - 1), axis=1), kept)
 
 
-def layers(block: Callable, w: Any, cache: Any, x: Array, past: Array, total: Array, at: Any = None) -> Any:
+def layers(
+    block: Callable, w: Any, cache: Any, x: Array, ids: Array, past: Array, total: Array, at: Any = None
+) -> Any:
     """Run ``block`` for each layer that the arrays of ``w`` and ``cache`` stack, or for those of the range ``at``."""
     some = (w, cache) if at is None else jax.tree.map(lambda a: a[at[0] : at[1]], (w, cache))
-    x, new = lax.scan(lambda x, each: block(*each, x, past, total), x, some)
+    x, new = lax.scan(lambda x, each: block(*each, x, ids, past, total), x, some)
     if at is not None:
         new = jax.tree.map(lambda a, b: a.at[at[0] : at[1]].set(b), cache, new)
     return x, new
@@ -247,14 +254,14 @@ def empty_cache(setting: Setting) -> list[Any]:
 
 @lru_cache(maxsize=None)
 def compiled(name: str, index: int, phase: str) -> Callable:
-    """The function of a stage over its mesh. It takes weights, cache, input, past and total."""
+    """The function of a stage over its mesh. It takes weights, cache, input, token ids, past and total."""
     setting = SETTINGS[name]
     stage = setting.stages[index]
     step = stage.steps[phase]
     mapped = jax.shard_map(
         step.run,
         mesh=mesh_of(setting, stage),
-        in_specs=(specs(stage.weights), specs(stage.caches), step.takes, P(), P()),
+        in_specs=(specs(stage.weights), specs(stage.caches), step.takes, P(), P(), P()),
         out_specs=(step.gives, specs(stage.caches)),
         check_vma=False,
     )
@@ -265,12 +272,13 @@ def run(name: str, phase: str, weights: list[Any], cache: list[Any], ids: np.nda
     """Run ``ids`` ``[batch, position]`` through every stage; a value goes to the next stage by `jax.device_put`."""
     setting = SETTINGS[name]
     rows, tokens = ids.shape
-    x: Any = np.pad(ids, ((0, -rows % setting.pad_batch), (0, -tokens % setting.pad))).astype(np.int32)
+    ids = np.pad(ids, ((0, -rows % setting.pad_batch), (0, -tokens % setting.pad))).astype(np.int32)
+    x: Any = ids
     new = []
     for index, stage in enumerate(setting.stages):
         x = put(x, setting, stage, stage.steps[phase].takes)
         x, kept = compiled(name, index, phase)(
-            weights[index], cache[index], x, np.int32(past), np.int32(past + tokens)
+            weights[index], cache[index], x, ids, np.int32(past), np.int32(past + tokens)
         )
         new.append(kept)
     return (x[:rows, :tokens] if x.ndim == 3 else x[:rows]), new

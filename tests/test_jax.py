@@ -1,0 +1,115 @@
+"""The backend `jax` prints each collective of a plan once, and a program that needs jax and numpy alone."""
+
+import ast
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from plandsl.cli import main
+from plandsl.diagnostics import PlanError
+from plandsl.driver import CompiledPlan, check_plan, compile_text, open_file
+from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Ring
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+CALLS = {
+    AllReduce: "lax.psum",
+    ReduceScatter: "lax.psum_scatter",
+    AllGather: "lax.all_gather",
+    AllToAll: "lax.all_to_all",
+    Rescale: "rescale",
+    Ring: "ring",
+}
+"""What a program calls for each op that communicates."""
+
+SHOWN = [
+    ("experts", "dealt"),
+    ("llama_4_scout", "context"),
+    ("own_model", "megatron"),
+    ("shift_llama_3_3_70b", "shift"),
+    ("split_llama_3_3_70b", "split"),
+    ("unlike_gpus", "by_hand"),
+]
+"""Examples that have every collective, stages, pools and two shardings between them."""
+
+PLAIN = "silu(h @ u[hidden, ffn]) @ d[ffn, hidden]"
+
+STATED = """
+model m {
+  layers = 2, hidden = 64, ffn = 64, vocab = 100, weights = WEIGHTS
+  embedding w_embed[vocab, hidden]
+  block x[tokens, hidden] {
+    h = rms_norm(x)
+    x = x + BODY
+  }
+  head rms_norm(x) @ w_head[hidden, vocab]
+}
+plan p { model = m, node = h100_8, sharding { tp = 2 }, workload { input = 8, output = 4, batch = 2 } }
+"""
+
+
+@cache
+def functions(text: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+
+
+def calls(function: ast.AST) -> Counter[str]:
+    found = (ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call))
+    return Counter(name for name in found if name in CALLS.values())
+
+
+@pytest.mark.parametrize(("file", "name"), SHOWN)
+def test_every_collective_of_a_program_is_called_once(file: str, name: str) -> None:
+    spec, _ = check_plan(open_file(EXAMPLES / f"{file}.plan"), name)
+    assert spec is not None
+    plan = CompiledPlan(spec, ())
+    made = functions(plan.jax_program())
+    for sharding in plan.shardings:
+        for program in sharding.programs:
+            prefix = f"{sharding.prefix}{program.phase}_"
+            for region in program.regions:
+                wanted = Counter(CALLS[type(op)] for op in region.ops if type(op) in CALLS)
+                assert calls(made[prefix + region.name.replace(".", "_")]) == wanted, region.name
+            stages = [one for one in made if one.startswith(f"{prefix}stage_")]
+            assert len(stages) == max(len(program.stages), 1)
+            assert not any(calls(made[stage]) for stage in stages), "a stage only calls its regions"
+
+
+def test_a_program_needs_jax_and_numpy_alone() -> None:
+    (plan,) = compile_text(STATED.replace("BODY", PLAIN).replace("WEIGHTS", "bf16"))
+    found = set()
+    for node in ast.walk(ast.parse(plan.jax_program())):
+        if isinstance(node, ast.Import):
+            found |= {one.name.partition(".")[0] for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).partition(".")[0])
+    assert found - sys.stdlib_module_names == {"jax", "numpy"}
+
+
+def test_names_of_values_do_not_hide_functions() -> None:
+    body = "rms_norm(silu(h @ rope[hidden, ffn]) @ gates[ffn, hidden])"
+    text = STATED.replace("  h = ", "  gemm = ").replace("BODY", body.replace("h @", "gemm @"))
+    block = functions(compile_text(text.replace("WEIGHTS", "bf16"))[0].jax_program())["prefill_block"]
+    assigned = {node.id for node in ast.walk(block) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert "gemm" not in assigned
+    assert "gemm_" in assigned
+
+
+def test_formats_that_jax_lacks_are_named_and_small_programs_do_without() -> None:
+    (plan,) = compile_text(STATED.replace("BODY", PLAIN).replace("WEIGHTS", "fp6"))
+    with pytest.raises(PlanError) as error:
+        plan.jax_program()
+    assert [d.code for d in error.value.diagnostics] == ["E516"]
+    assert "`fp6`" in str(error.value)
+    assert "fp6 = jnp.float64" in plan.jax_program(shrink=True, exact=True)
+
+
+def test_export_writes_real_and_small_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", str(EXAMPLES / "own_model.plan"), "--plan", "own", "--to", "jax"]
+    assert main(command) == 0
+    assert "Tensor((7, 1536, 24, 80), bf16, P(None, None, 'tensor'))".replace("'", '"') in capsys.readouterr().out
+    assert main([*command, "--shrink"]) == 0
+    assert "1536" not in capsys.readouterr().out

@@ -1,0 +1,104 @@
+"""Plans run in JAX on devices of the host, beside the reference in float64. No plan here has more than 16 ranks."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from plandsl.backends.jax import time_program
+from plandsl.cli import main
+from plandsl.diagnostics import PlanError
+from plandsl.driver import compile_file, compile_text
+
+pytestmark = [
+    pytest.mark.extras,
+    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed: plandsl[run]"),
+]
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+RUN = [
+    ("experts", ("cut", "dealt", "stay")),
+    ("llama3_70b", ("tensor_parallel", "hybrid")),
+    ("llama_4_scout", ("heads", "experts", "context")),
+    ("own_model", ("own", "ulysses", "megatron")),
+    ("shift_llama_3_3_70b", ("shift",)),
+    ("speculate", ("guessed", "own")),
+    ("split_llama_3_3_70b", ("split",)),
+    ("unlike_gpus", ("balanced",)),
+]
+
+MODEL = """
+model m {
+  layers = 4, hidden = 1024, heads = 16, kv_heads = 8, head_dim = 64, ffn = 2048, vocab = 1000, weights = fp6
+  embedding w_embed[vocab, hidden]
+  block x[tokens, hidden] {
+    h = rms_norm(x)
+    q = rope(h @ w_q[hidden, heads, head_dim])
+    k = rope(h @ w_k[hidden, kv_heads, head_dim])
+    a = attention(q, k, h @ w_v[hidden, kv_heads, head_dim], window = 96)
+    x = x + a @ w_o[heads, head_dim, hidden]
+    h = rms_norm(x)
+    x = x + (silu(h @ w_gate[hidden, ffn]) * (h @ w_up[hidden, ffn])) @ w_down[ffn, hidden]
+  }
+  head rms_norm(x) @ w_head[hidden, vocab]
+}
+"""
+"""A model of our own, with weights in a format that jax lacks."""
+
+PLANS = {
+    "three ways": ("cp = 3", ""),
+    "ring in stages": ("cp = 2, pp = 2, tp = 2", ""),
+    "two axes": ("mesh a = 2, b = 2\n tokens -> a, b\n context -> a, b", ""),
+    "prompts in parts": ("cp = 2, tp = 2", "chunked_prefill = 64"),
+    "groups of requests": ("dp = 2, pp = 2", "micro_batches = 2"),
+    "collectives in chunks": ("mesh t = 4\n heads, kv_heads, ffn, vocab -> t\n tokens -> t", "chunks = 3"),
+    "more ranks than key heads": ("tp = 16", ""),
+}
+
+
+@pytest.mark.parametrize(("file", "names"), RUN)
+def test_examples_compute_what_the_reference_does(file: str, names: tuple[str, ...]) -> None:
+    for plan in compile_file(EXAMPLES / f"{file}.plan"):
+        if plan.name in names:
+            verdict = plan.run(steps=2)
+            assert verdict.ok, verdict.message
+            assert verdict.worst <= 1e-9
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plans_of_our_own_model_compute_what_the_reference_does(name: str) -> None:
+    sharding, more = PLANS[name]
+    load = "workload { input = 4096, output = 64, batch = 8 }"
+    node = "node = h100_8 with { count = 16 }"
+    (plan,) = compile_text(f"{MODEL} plan p {{\n {node}\n model = m\n sharding {{ {sharding} }}\n {load}\n {more}\n}}")
+    verdict = plan.run(steps=3)
+    assert verdict.ok, verdict.message
+    assert verdict.worst <= 1e-9
+
+
+def test_a_program_that_computes_something_else_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plandsl.backends.jax import texts
+
+    monkeypatch.setattr(texts, "ON_A_DEVICE", texts.ON_A_DEVICE.replace("past + index * count", "past + count"))
+    plan = next(p for p in compile_file(EXAMPLES / "own_model.plan") if p.name == "megatron")
+    verdict = plan.run(steps=1)
+    assert not verdict.ok
+    assert "prefill is off by" in verdict.message or "decode step 1 is off by" in verdict.message
+
+
+def test_a_small_plan_is_timed_beside_its_prediction(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = tmp_path / "small.plan"
+    small = (
+        MODEL.replace("fp6", "bf16").replace("1024", "64").replace("2048", "64").replace("window = 96", "window = 8")
+    )
+    plan = "plan p { node = h100_8, model = m, sharding { tp = RANKS }, workload { input = 8, output = 2, batch = 1 } }"
+    source.write_text(small + plan.replace("RANKS", "1"))
+    assert main(["run", str(source), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["steps"]
+    assert [row["phase"] for row in rows] == ["prefill", "decode"]
+    assert all(row["measured_s"] > 0 and row["predicted_s"] > 0 for row in rows)
+    (wide,) = compile_text(small + plan.replace("RANKS", "8"))
+    with pytest.raises(PlanError) as error:
+        time_program(wide.jax_program())
+    assert [d.code for d in error.value.diagnostics] == ["E519"]
