@@ -15,6 +15,7 @@ from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
+from plandsl.codes_traces import TRACE_CODES
 
 
 class Code(NamedTuple):
@@ -537,6 +538,7 @@ CODES: dict[str, Code] = {
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
         EXPORT_CODES,
+        TRACE_CODES,
     )
     for name, parts in table.items()
 }

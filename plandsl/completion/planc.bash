@@ -25,7 +25,7 @@ _shtab_planc_accuracy_option_strings=(-h --help --json --rows)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
 _shtab_planc_completion_option_strings=(-h --help --json)
-_shtab_planc_export_option_strings=(-h --help --json --plan --set --to -o --output)
+_shtab_planc_export_option_strings=(-h --help --json --plan --set --to -o --output --ranks --steps --simulate --requests)
 _shtab_planc_option_strings=(-h --help --version)
 
 _shtab_planc_init_pos_0_COMPGEN=_shtab_compgen_files
@@ -139,6 +139,7 @@ _shtab_planc_completion___json_nargs=0
 _shtab_planc_export__h_nargs=0
 _shtab_planc_export___help_nargs=0
 _shtab_planc_export___json_nargs=0
+_shtab_planc_export___simulate_nargs=0
 _shtab_planc_pos_0_nargs=A...
 _shtab_planc__h_nargs=0
 _shtab_planc___help_nargs=0
