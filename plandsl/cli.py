@@ -212,6 +212,8 @@ def _completion(made: _Parser) -> None:
 def _export(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--to", metavar="TARGET", required=True, help="the tool that reads it (docs/engines.md)")
+    made.add_argument("--connector", choices=("nixl", "mooncake"),
+                      help="what moves the KV cache between two pools (default: as the engine does)")  # fmt: skip
     made.add_argument(
         "-o", "--output", metavar="OUT", help="a file, or a folder for several (default: standard output)"
     )
@@ -219,6 +221,15 @@ def _export(made: _Parser) -> None:
     made.add_argument("--steps", metavar="N", type=int, help="decode steps of a trace (1; perfetto: 2)")
     made.add_argument("--simulate", action="store_true", help="perfetto: requests that are served one by one")
     made.add_argument("--requests", metavar="N", type=int, help="perfetto: serve this many requests")
+    made.add_argument("--shrink", action="store_true", help="with --to jax: small dimensions on the same mesh")
+
+
+def _execute(made: _Parser) -> None:
+    _add_file(made)
+    made.add_argument("--shrink", action="store_true",
+                      help="small dimensions on devices of the host, compared with the reference")  # fmt: skip
+    made.add_argument("--steps", type=int, default=3, help="decode steps to compare (default: 3)")
+    made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
 
 VERBS: dict[str, tuple[str, Takes]] = {
@@ -241,6 +252,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
     "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write a plan as a file that another tool reads", _export),
+    "run": ("run a plan in JAX: small sizes beside the reference, or real sizes beside the prediction", _execute),
 }
 """Every verb: what help says of it, and what adds its arguments."""
 

@@ -30,9 +30,10 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
-from plandsl.ir.compute import Attention, CacheWrite
+from plandsl.ir.compute import Attention, CacheWrite, Ids
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.rule import Regular
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.limits import MAX_TRACE_EVENTS
 
 HOP = "hop"
@@ -187,7 +188,10 @@ class Rank:
                 yield self._node(name, chakra.COLLECTIVE, LINK, needed, time=(start, end), given=given)
             case Send() | Recv() | Reshard():
                 raise AssertionError("hops have nodes of their own, and nothing is left to reshard")
-            case Regular() | CacheWrite() | Attention() | LatentAttention() | Slice() | Split() | Join():
+            case (
+                Regular() | CacheWrite() | Attention() | LatentAttention() | ShortConv() | Recurrence() | Slice()
+                | Split() | Join() | Ids()
+            ):  # fmt: skip
                 parts = len(come) + 1
                 given = chakra.compute(line.flops * share / parts, line.bytes * share / parts)
                 each = ran.busy / parts

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from plandsl._version import __version__
 from plandsl.commands.console import OK, print_json, print_text
 from plandsl.commands.export_traces import make_chakra, make_perfetto
+from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import compile_one
 from plandsl.diagnostics import Diagnostic, PlanError, clip, nearest
 from plandsl.files import write_file
 
 if TYPE_CHECKING:
+    from plandsl.backends.engines.server import Deployment
     from plandsl.driver import CompiledPlan
+    from plandsl.spec.scheduler import SchedulerName
 
 Exported: TypeAlias = "str | bytes | Mapping[str, str | bytes]"
 """The content of one file, or the content of each file of a folder by its name."""
@@ -35,7 +38,44 @@ class Target(NamedTuple):
     options: tuple[str, ...] = ()
 
 
+def _jax(plan: CompiledPlan, arguments: Namespace) -> str:
+    return plan.jax_program(shrink=arguments.shrink)
+
+
+def _vllm(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    return _script("vllm", plan, arguments)
+
+
+def _sglang(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    return _script("sglang", plan, arguments)
+
+
+def _trtllm(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    return _script("trtllm", plan, arguments)
+
+
+def _script(engine: SchedulerName, plan: CompiledPlan, arguments: Namespace) -> str:
+    """The script that starts a plan's servers; what it leaves out is told on standard error."""
+    from plandsl.backends.engines.commands import CONNECTOR
+    from plandsl.backends.engines.scripts import write_script
+
+    return write_script(_deployment(engine, plan), engine, arguments.connector or CONNECTOR[engine])
+
+
+def _deployment(engine: SchedulerName, plan: CompiledPlan) -> Deployment:
+    from plandsl.backends.engines.plans import deploy
+
+    found = deploy(plan.spec, engine, plan.closed_form(), plan.sources)
+    if found.remarks:
+        print_diagnostics(found.remarks, plan.sources)
+    return found
+
+
 TARGETS: tuple[Target, ...] = (
+    Target("vllm", "script for vLLM", _vllm, ("connector",)),
+    Target("sglang", "script for SGLang", _sglang, ("connector",)),
+    Target("trtllm", "script for TensorRT-LLM", _trtllm, ("connector",)),
+    Target("jax", "a Python program", _jax, ("shrink",)),
     Target("perfetto", "trace for Perfetto", make_perfetto, ("ranks", "steps", "simulate", "requests")),
     Target("chakra", "Chakra execution traces", make_chakra, ("ranks", "steps")),
 )

@@ -50,8 +50,8 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export
-set -g _shtab_planc_opts_with_value --against --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export run
+set -g _shtab_planc_opts_with_value --against --connector --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
 complete -c planc -f
@@ -196,9 +196,20 @@ complete -c planc -n '_shtab_planc_using export' -l json -d 'print the machine f
 complete -c planc -n '_shtab_planc_using export' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using export' -l set -x -d 'override a field, e.g. workload.batch=64'
 complete -c planc -n '_shtab_planc_using export' -l to -x -d 'the tool that reads it (docs/engines.md)'
+complete -c planc -n '_shtab_planc_using export' -l connector -xka "nixl mooncake" -d 'what moves the KV cache between two pools (default: as the engine does)'
 complete -c planc -n '_shtab_planc_using export' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a file, or a folder for several (default: standard output)'
 complete -c planc -n '_shtab_planc_using export' -l ranks -x -d 'of a trace: all (default), stages, replica, or 0..7,64'
 complete -c planc -n '_shtab_planc_using export' -l steps -x -d 'decode steps of a trace (1; perfetto: 2)'
 complete -c planc -n '_shtab_planc_using export' -l simulate -d 'perfetto: requests that are served one by one'
 complete -c planc -n '_shtab_planc_using export' -l requests -x -d 'perfetto: serve this many requests'
+complete -c planc -n '_shtab_planc_using export' -l shrink -d 'with --to jax: small dimensions on the same mesh'
 complete -c planc -n '_shtab_planc_using export; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a run -d 'Run a plan in JAX: small sizes beside the reference, or real sizes beside the prediction.'
+complete -c planc -n '_shtab_planc_using run' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using run' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using run' -l plan -x -d 'only this plan and what it uses'
+complete -c planc -n '_shtab_planc_using run' -l set -x -d 'override a field, e.g. workload.batch=64'
+complete -c planc -n '_shtab_planc_using run' -l shrink -d 'small dimensions on devices of the host, compared with the reference'
+complete -c planc -n '_shtab_planc_using run' -l steps -x -d 'decode steps to compare (default: 3)'
+complete -c planc -n '_shtab_planc_using run' -l seed -x -d 'seed of weights and tokens (default: 0)'
+complete -c planc -n '_shtab_planc_using run; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
