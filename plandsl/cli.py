@@ -217,6 +217,10 @@ def _export(made: _Parser) -> None:
     made.add_argument(
         "-o", "--output", metavar="OUT", help="a file, or a folder for several (default: standard output)"
     )
+    made.add_argument("--ranks", metavar="RANKS", help="of a trace: all (default), stages, replica, or 0..7,64")
+    made.add_argument("--steps", metavar="N", type=int, help="decode steps of a trace (1; perfetto: 2)")
+    made.add_argument("--simulate", action="store_true", help="perfetto: requests that are served one by one")
+    made.add_argument("--requests", metavar="N", type=int, help="perfetto: serve this many requests")
     made.add_argument("--shrink", action="store_true", help="with --to jax: small dimensions on the same mesh")
 
 

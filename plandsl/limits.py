@@ -99,6 +99,12 @@ MAX_REQUESTS = 100_000_000
 MAX_SEEDS = 10_000
 """Most seeds from which Python serves one load (E445)."""
 
+MAX_TRACE_EVENTS = 1_000_000
+"""Most events of a trace that is exported, or nodes of all its files (E511)."""
+
+MAX_TRACE_STEPS = 1_000
+"""Most decode steps of a trace that is exported (E400)."""
+
 MAX_VERIFIED = 64
 """Most decode steps that are verified (E400, E445)."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from plandsl._version import __version__
 from plandsl.commands.console import OK, print_json, print_text
+from plandsl.commands.export_traces import make_chakra, make_perfetto
 from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import compile_one
 from plandsl.diagnostics import Diagnostic, PlanError, clip, nearest
@@ -27,12 +28,14 @@ Exported: TypeAlias = "str | bytes | Mapping[str, str | bytes]"
 class Target(NamedTuple):
     """What a plan can be exported to: a name, what is written, and the function that makes it.
 
-    ``make`` takes the plan and the arguments of the command. It imports its backend when it is called.
+    ``make`` takes the plan and the arguments of the command. It imports its backend when it is called. ``options`` are
+    those of the command that this target takes beside those of all targets.
     """
 
     name: str
     writes: str
     make: Callable[[CompiledPlan, Namespace], Exported]
+    options: tuple[str, ...] = ()
 
 
 def _jax(plan: CompiledPlan, arguments: Namespace) -> str:
@@ -69,10 +72,12 @@ def _deployment(engine: SchedulerName, plan: CompiledPlan) -> Deployment:
 
 
 TARGETS: tuple[Target, ...] = (
-    Target("vllm", "script for vLLM", _vllm),
-    Target("sglang", "script for SGLang", _sglang),
-    Target("trtllm", "script for TensorRT-LLM", _trtllm),
-    Target("jax", "a Python program", _jax),
+    Target("vllm", "script for vLLM", _vllm, ("connector",)),
+    Target("sglang", "script for SGLang", _sglang, ("connector",)),
+    Target("trtllm", "script for TensorRT-LLM", _trtllm, ("connector",)),
+    Target("jax", "a Python program", _jax, ("shrink",)),
+    Target("perfetto", "trace for Perfetto", make_perfetto, ("ranks", "steps", "simulate", "requests")),
+    Target("chakra", "Chakra execution traces", make_chakra, ("ranks", "steps")),
 )
 """Every target of `planc export --to`."""
 
@@ -80,9 +85,7 @@ TARGETS: tuple[Target, ...] = (
 def run_export(arguments: Namespace) -> int:
     """`planc export`."""
     target = _target(arguments.to)
-    if arguments.shrink and target.make is not _jax:
-        why = f"`--to {target.name}` writes a plan as it is, and takes no --shrink"
-        raise PlanError([Diagnostic("E400", why, hint="leave out --shrink, or write a program: --to jax")])
+    _check_options(arguments, target)
     plan = compile_one(arguments)
     content = target.make(plan, arguments)
     if isinstance(content, Mapping):
@@ -109,6 +112,18 @@ def _target(name: str) -> Target:
     near = [f"did you mean `{one}`? " for one in nearest(name, names)[:1]]
     raise PlanError([Diagnostic("E500", f"`planc export` has no target `{clip(name)}`",
                                 hint=f"{''.join(near)}targets: {', '.join(names)}")])  # fmt: skip
+
+
+def _check_options(arguments: Namespace, target: Target) -> None:
+    """Raise `PlanError` (E400) for an option that only other targets take."""
+    takers: dict[str, list[str]] = {}
+    for one in TARGETS:
+        for option in one.options:
+            takers.setdefault(option, []).append(one.name)
+    for option, names in takers.items():
+        if getattr(arguments, option) not in (None, False) and option not in target.options:
+            why = f"`--{option}` is no option of `--to {target.name}`"
+            raise PlanError([Diagnostic("E400", why, hint=f"it is one of `--to {'` and `--to '.join(names)}`")])
 
 
 def _print(plan: str, target: Target, content: str | bytes, as_json: bool) -> int:

@@ -25,7 +25,7 @@ _shtab_planc_accuracy_option_strings=(-h --help --json --rows)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
 _shtab_planc_completion_option_strings=(-h --help --json)
-_shtab_planc_export_option_strings=(-h --help --json --plan --set --to --connector -o --output --shrink)
+_shtab_planc_export_option_strings=(-h --help --json --plan --set --to --connector -o --output --ranks --steps --simulate --requests --shrink)
 _shtab_planc_run_option_strings=(-h --help --json --plan --set --shrink --steps --seed)
 _shtab_planc_option_strings=(-h --help --version)
 
@@ -142,6 +142,7 @@ _shtab_planc_completion___json_nargs=0
 _shtab_planc_export__h_nargs=0
 _shtab_planc_export___help_nargs=0
 _shtab_planc_export___json_nargs=0
+_shtab_planc_export___simulate_nargs=0
 _shtab_planc_export___shrink_nargs=0
 _shtab_planc_run__h_nargs=0
 _shtab_planc_run___help_nargs=0

@@ -51,7 +51,7 @@ function _shtab_planc_using
 end
 
 set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export run
-set -g _shtab_planc_opts_with_value --against --connector --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
+set -g _shtab_planc_opts_with_value --against --connector --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
 complete -c planc -f
@@ -198,6 +198,10 @@ complete -c planc -n '_shtab_planc_using export' -l set -x -d 'override a field,
 complete -c planc -n '_shtab_planc_using export' -l to -x -d 'the tool that reads it (docs/engines.md)'
 complete -c planc -n '_shtab_planc_using export' -l connector -xka "nixl mooncake" -d 'what moves the KV cache between two pools (default: as the engine does)'
 complete -c planc -n '_shtab_planc_using export' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a file, or a folder for several (default: standard output)'
+complete -c planc -n '_shtab_planc_using export' -l ranks -x -d 'of a trace: all (default), stages, replica, or 0..7,64'
+complete -c planc -n '_shtab_planc_using export' -l steps -x -d 'decode steps of a trace (1; perfetto: 2)'
+complete -c planc -n '_shtab_planc_using export' -l simulate -d 'perfetto: requests that are served one by one'
+complete -c planc -n '_shtab_planc_using export' -l requests -x -d 'perfetto: serve this many requests'
 complete -c planc -n '_shtab_planc_using export' -l shrink -d 'with --to jax: small dimensions on the same mesh'
 complete -c planc -n '_shtab_planc_using export; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a run -d 'Run a plan in JAX: small sizes beside the reference, or real sizes beside the prediction.'

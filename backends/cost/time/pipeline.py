@@ -20,14 +20,14 @@ class Run(NamedTuple):
 
 
 def play_pipeline(
-    stage_seconds: Sequence[float], hop: float | Sequence[float], batches: int, rounds: int = 1
+    stage_seconds: Sequence[float], hop: float | Sequence[float], batches: int, rounds: int = 1, between: float = 0.0
 ) -> list[Run]:
     """Every turn of ``batches`` in-flight batches over ``rounds``, in the order batch by batch.
 
     A turn starts when the stage is free and the batch has arrived. A batch travels to the next stage in ``hop``
     seconds (one number, or one for each stage but the last), once the link between the two is free. The hop keeps the
     link busy, not the stage. The batch returns to the first stage as soon as the last stage is done with the round
-    before; in decode a round is one token.
+    before, ``between`` seconds later; in decode a round is one token.
     """
     runs: list[Run] = []
     hops = _hops_behind(hop, len(stage_seconds))
@@ -42,7 +42,7 @@ def play_pipeline(
                 end = free[stage] = start + seconds
                 runs.append(Run(stage, batch, turn, start, end))
                 ready = link[stage] = max(link[stage], end) + hops[stage]
-            back[batch] = runs[-1].end
+            back[batch] = runs[-1].end + between
     return runs
 
 
