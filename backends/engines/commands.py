@@ -81,7 +81,8 @@ def node_words(engine: SchedulerName, server: Server) -> list[tuple[str, ...]]:
         return [("--data-parallel-address", '"$HEAD"'), ("--data-parallel-rpc-port", "13345"),
                 ("--data-parallel-start-rank",
                  f'"$((NODE_RANK * {max(1, server.degrees.attention // server.nodes)}))"')]  # fmt: skip
-    return [("--nnodes", str(server.nodes)), ("--node-rank", '"$NODE_RANK"'), ("--master-addr", '"$HEAD"')]
+    return [("--nnodes", str(server.nodes)), ("--node-rank", '"$NODE_RANK"'), ("--master-addr", '"$HEAD"'),
+            ('$([ "$NODE_RANK" = 0 ] || echo --headless)',)]  # fmt: skip
 
 
 # ---- the load
@@ -95,8 +96,7 @@ def bench_words(engine: SchedulerName, deployment: Deployment, port: int) -> lis
     )
     backend = "sglang" if sglang else "vllm" if engine == "vllm" else "openai"
     words += [("--backend", backend), ("--model", '"$MODEL"')]
-    if engine != "trtllm":
-        words.append(("--served-model-name", deployment.servers[0].model))
+    words.append(("--served-model-name", deployment.servers[0].model))
     words.append(("--port", str(port)))
     words += _lengths(load, sglang)
     words += _arrivals(deployment)

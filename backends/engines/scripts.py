@@ -58,7 +58,8 @@ def _lines(deployment: Deployment, engine: SchedulerName, connector: str) -> Ite
     model = servers[0].model
     roles = [*names, *(["router"] if len(servers) > 1 else []), "bench"]
     yield "#!/usr/bin/env bash"
-    yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. Run it with {', '.join(roles[:-1])} or bench."
+    about = f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc."
+    yield f"{about} Run it with one of {', '.join(roles)}."
     for remark in deployment.remarks:
         yield f"# left out: {remark.message}"
     yield "set -euo pipefail"
@@ -131,7 +132,7 @@ def _words(deployment: Deployment, engine: SchedulerName, server: Server, settin
     if engine == "trtllm":
         mpi = f"mpirun -n {server.degrees.ranks} trtllm-llmapi-launch " if server.nodes > 1 else ""
         config = f'"${{TMPDIR:-/tmp}}/{deployment.name}_{server.role or "serve"}.yaml"'
-        return [f'{mpi}{start} "$MODEL"', f"--config {config}", f"--port {port}"]
+        return [f'{mpi}{start} "$MODEL"', f"--served_model_name {server.model}", f"--config {config}", f"--port {port}"]
     model = '"$MODEL"' if engine == "vllm" else '--model-path "$MODEL"'
     return [f"{start} {model}", *(" ".join(words) for words in flag_words(settings)), *nodes, f"--port {port}"]
 
