@@ -112,7 +112,7 @@ def _lengths(load: WorkloadSpec, sglang: bool) -> list[tuple[str, ...]]:
         return [("--dataset-name", "mooncake" if sglang else "timed_trace"),
                 ("--dataset-path", shlex.quote(traffic.trace.file.shown))]  # fmt: skip
     cached = round(load.input * load.reuse)
-    out = [
+    out: list[tuple[str, ...]] = [
         ("--dataset-name", "random"),
         ("--random-input-len", str(load.input - (0 if sglang else cached))),
         ("--random-output-len", str(load.output)),
@@ -141,7 +141,7 @@ def _arrivals(deployment: Deployment) -> list[tuple[str, ...]]:
     arrivals = load.traffic.arrivals if load.traffic is not None else None
     if isinstance(arrivals, Steady):
         count = load.requests or 1000
-        out = [("--num-prompts", str(count)), ("--request-rate", f"{arrivals.rate:g}")]
+        out: list[tuple[str, ...]] = [("--num-prompts", str(count)), ("--request-rate", f"{arrivals.rate:g}")]
         plain = arrivals.shape in (1.0, None)
         return out if plain else [*out, ("--burstiness", f"{arrivals.shape:g}")]
     if load.traffic is not None and load.traffic.trace is not None:

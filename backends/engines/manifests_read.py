@@ -191,5 +191,10 @@ def _placed(inner: Span, outer: Span, node: Any) -> Span:
     lines = node.start_mark.buffer.split("\n")
     first = lines[outer.line]  # its own line is the one below the mark
     indent = len(first) - len(first.lstrip(" "))
-    columns = {"column": inner.column + indent, "end_column": inner.end_column + indent}
-    return inner._replace(line=outer.line + inner.line, end_line=outer.line + inner.end_line, **columns)
+    return Span(
+        inner.file,
+        line=outer.line + inner.line,
+        column=inner.column + indent,
+        end_line=outer.line + inner.end_line,
+        end_column=inner.end_column + indent,
+    )

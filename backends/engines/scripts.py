@@ -81,7 +81,7 @@ def _lines(deployment: Deployment, engine: SchedulerName, connector: str) -> Ite
     first, *rest = (" ".join(words) for words in bench_words(engine, deployment, port))
     yield "  " + " \\\n    ".join([first, *rest])
     yield "  ;;"
-    yield f'*) echo "usage: $0 {"|".join([*names, "bench"])}" >&2; exit 2 ;;'
+    yield f'*) echo "usage: $0 {"|".join(roles)}" >&2; exit 2 ;;'
     yield "esac"
 
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from attrs import evolve
+
 from plandsl._version import __version__
-from plandsl.backends.accuracy.names import find_model
+from plandsl.backends.accuracy.names import PRECISION, find_model, precision_of
 from plandsl.backends.engines.arguments import Launch, find_bench, find_launch, take_config
 from plandsl.backends.engines.flags import MODEL_FLAG
 from plandsl.backends.engines.plan_text import write_plan
@@ -160,7 +162,10 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
     launches = _pools(found)
     engine = launches[0].engine
     known = _model(launches[0], arguments, found.sources)
-    model = known.spec
+    model, name = known.spec, str(launches[0].settings.get(MODEL_FLAG[engine], ""))
+    stored = model
+    if not known.text and model.weights == "bf16":  # a name such as Qwen3-32B-FP8 says how the checkpoint is stored
+        stored = evolve(model, weights=PRECISION.get(precision_of("", name), PRECISION["bf16"])[0])
     node = _node(arguments.node)
     problems: list[Diagnostic] = []
     servers: list[Server] = []
@@ -169,7 +174,7 @@ def _plan(found: _Found, arguments: Namespace) -> tuple[str, list[Diagnostic]]:
             engine,
             launch.settings,
             launch.spans,
-            model,
+            stored,
             gpus=node.count,
             copies=launch.copies,
             environment=launch.environment,
