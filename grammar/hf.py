@@ -18,9 +18,9 @@ from plandsl.grammar.hf_families import family_of
 from plandsl.grammar.hf_notes import refuse, tell
 from plandsl.grammar.hf_shape import shape_of
 from plandsl.grammar.hf_storage import storage_of
-from plandsl.grammar.hf_text import MAX_BLOCKS, model_text
+from plandsl.grammar.hf_text import MAX_BLOCKS, Made, dimensions_in, model_text
 from plandsl.grammar.modules import Follows, Library, Unit, Wrong, read_bytes
-from plandsl.limits import MAX_ERRORS, MAX_FILES
+from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_FILES
 
 _LONGEST_NAME = 60
 
@@ -49,19 +49,22 @@ def _text(config: Config, source: str) -> str:
     refuse(config, family)
     shape = shape_of(config, family)
     storage = storage_of(config, family, shape)
-    if storage.layers:
-        kinds = zip(shape.layers, storage.layers, strict=True)
-        shape = shape._replace(layers=tuple(kind._replace(stored=stored) for kind, stored in kinds))
-    tell(config, family, shape)
+    tell(config, family)
     if config.errors:
         return ""
+    if storage.layers:
+        shape = shape._replace(stored=storage.layers)
     shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)
-    remarks = [f"Made from {shown}, {family.architecture}.", *(_sentence(d) for d in config.found)]
-    text = model_text(_name(config, source), shape, storage, shown, remarks)
+    named = (config.items("architectures", str) or [family.architecture])[0]
+    remarks = [f"Made from {shown}, {clip(re.sub(r'[^ -~]', '?', named))}.", *(_sentence(d) for d in config.found)]
+    text = model_text(_name(config, source), Made(family, shape), storage, shown, remarks)
     if not text and storage.layers:
         config.note("formats of single layers are left out: they need too many blocks", "quantization_config")
-        plain = shape._replace(layers=tuple(kind._replace(stored=()) for kind in shape.layers))
+        plain = Made(family, shape._replace(stored=()))
         text = model_text(_name(config, source), plain, storage, shown, [*remarks, _sentence(config.found[-1])])
+    for name in sorted(dimensions_in(text)):
+        if not 0 < (size := shape.values.get(name, 1)) <= MAX_DIMENSION:
+            config.fail("E214", f"the size of `{name}` must be from 1 to {MAX_DIMENSION:,}, and would be {size:,}")
     if not text:
         config.fail("E232", f"the pattern of layers needs more than {MAX_BLOCKS} blocks", "layer_types")
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from plandsl.diagnostics import Diagnostic, Span, clip
 from plandsl.grammar.parse import decode
@@ -37,11 +37,14 @@ class Config:
 
     def fail(self, code: str, message: str, key: str = "", hint: str = "") -> None:
         """Record a mistake, at the value of ``key`` if the file has it."""
-        self.found.append(Diagnostic(code, message, self.spans.get(key, self.span), hint=hint))
+        self.found.append(Diagnostic(code, message, self._span(key), hint=hint))
 
     def note(self, message: str, key: str = "") -> None:
         """Record a note (N201) about a difference between the model and the checkpoint."""
-        self.found.append(Diagnostic("N201", message, self.spans.get(key, self.span)))
+        self.found.append(Diagnostic("N201", message, self._span(key)))
+
+    def _span(self, key: str) -> Span:
+        return self.spans.get(key.partition(".")[0], self.span)
 
     @property
     def errors(self) -> bool:
@@ -51,18 +54,24 @@ class Config:
     # ---- fields
 
     def get(self, key: str) -> Any:
-        """The value of ``key``; None if it is missing or null."""
-        self.used.add(key)
-        return self.values.get(key)
+        """The value of ``key``, or of ``outer.inner`` in a table; None if it is missing or null."""
+        outer, _, inner = key.partition(".")
+        self.used.add(outer)
+        value = self.values.get(outer)
+        return value if not inner else value.get(inner) if isinstance(value, dict) else None
+
+    def states(self, key: str) -> bool:
+        """Whether the file has ``key``, be it null."""
+        return key in self.values
 
     def skip(self, *keys: str) -> None:
         """Mark these fields as read, because they do not matter for this model."""
-        self.used.update(keys)
+        self.used.update(key.partition(".")[0] for key in keys)
 
     def first(self, *keys: str) -> str:
         """The first of ``keys`` that has a value; if none has, the first."""
-        self.skip(*keys)
-        return next((key for key in keys if self.values.get(key) is not None), keys[0])
+        values = [self.get(key) for key in keys]
+        return next((key for key, value in zip(keys, values, strict=True) if value is not None), keys[0])
 
     def whole(self, key: str, default: int | None = None, most: int = MAX_DIMENSION, least: int = 1) -> int:
         """A whole number within bounds; without a ``default`` the field is required."""
@@ -83,7 +92,7 @@ class Config:
 
     def known(self, key: str, defaults: dict[str, int], most: int = MAX_DIMENSION) -> int:
         """A whole number; if the file leaves it out, the default of its class, which a note then tells."""
-        if self.values.get(key) is None and key in defaults:
+        if self.get(key) is None and key in defaults:
             self.assumed[key] = defaults[key]
             self.used.add(key)
             return defaults[key]
@@ -138,7 +147,7 @@ def json_text(value: Any) -> str:
 
 
 class _Bad(ValueError):
-    """A constant that Python's reader accepts and JSON does not have, such as NaN."""
+    """The constant NaN, which Python's reader accepts, and JSON does not have."""
 
 
 def read(data: bytes, file: str) -> tuple[Config | None, str, list[Diagnostic]]:
@@ -179,8 +188,11 @@ def _merge_text_config(file: str, values: dict[str, Any], places: dict[Path, Spa
     return Config(file, values, spans, span)
 
 
-def _constant(word: str) -> NoReturn:
-    raise _Bad(word)
+def _constant(word: str) -> float:
+    """``Infinity`` is no JSON, but configs with a limit of time steps have it, because Python writes it."""
+    if word == "NaN":
+        raise _Bad(word)
+    return float(word)
 
 
 def _json_error(why: str, span: Span) -> Diagnostic:

@@ -1,112 +1,168 @@
-"""The model families that `hf` knows, and the family of a config.json.
+"""The model families that `hf` knows: one file each in `catalog/families`, and the family of a config.json.
 
-Source of the differences between families: the classes of Hugging Face transformers.
+A file has entries, ``name: text`` on one line or on the indented lines that follow. ``like`` names other files, whose
+entries a family takes over; an entry of its own replaces theirs, but fields, findings and skipped fields are added.
+
+| entry | what it says |
+| --- | --- |
+| `architectures`, `types` | the names of the family in a config |
+| `fields` | values that the family takes from a config: `name: kind field, else default` (`_Reader` has the kinds) |
+| `findings` | diagnostics: `CODE field when condition: message` |
+| `skip` | fields of a config that change nothing |
+| `embedding`, `layer`, `mtp`, `head` | the text of the model; `options` are further lines above it |
+| `kept` | weights that quantised checkpoints keep as they are |
+| `modules`, `mtp_modules` | the modules of a layer with the weights of each, for the lists of quantised checkpoints |
+| any other | a part, for which ``<name>`` stands in other texts (`hf_template`) |
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
-from plandsl.diagnostics import suggest
 from plandsl.grammar.hf_config import Config, json_list, json_text
+from plandsl.grammar.hf_template import names_in
+from plandsl.grammar.modules import CATALOG
+
+FOLDER = CATALOG / "families"
+SUFFIX = ".family"
+
+_ENTRY = re.compile(r"(\w+):[ ]?(.*)")
+_FIELD = re.compile(r"(\w+): (\w+) ?(.*)")
+_OPTION = re.compile(r",\s+(?=(?:else|null|class|least|most|in|as|when)\s)")
+_FINDING = re.compile(r"(E\d{3}|N201) ([\w.]+) when (.+?): (.+)")
 
 
-class Feed(NamedTuple):
-    """Experts: the fields with their number, their width and the width of dense layers; and how they are chosen.
+class Field(NamedTuple):
+    """A value that a family takes from a config: its name, how it is read, from what, and options such as ``else``."""
 
-    ``bias``: the router's bias is added to its ``logits``, to the ``choice`` of experts only, or (empty) there is none.
-    """
+    name: str
+    kind: str
+    source: str
+    options: dict[str, str]
 
-    experts: str
-    width: str
-    dense: str = ""
-    bias: str = ""
-    score: str = "softmax"
-    normalized: bool = True  # default for a file that does not say
-    weigh: str = ""  # the value that gates multiply, if it is not the result
-    shared: int = 0  # experts that get all tokens, if no field gives their number
-    step: str = "decoder_sparse_step"  # field with the distance from one sparse layer to the next
+
+class Finding(NamedTuple):
+    """A diagnostic at a field of a config, if a condition holds."""
+
+    code: str
+    key: str
+    condition: str
+    message: str
 
 
 class Family(NamedTuple):
-    """The features of a family. A ``..._bias`` is the field that says whether there is a bias, ``always``, or empty."""
+    """What the file of a family says. ``parts`` are the texts from which a model is put together."""
 
-    architecture: str
+    name: str
+    architectures: tuple[str, ...]
     types: tuple[str, ...]
-    qkv_bias: str = ""
-    out_bias: str = ""
-    mlp_bias: str = ""
-    biased: bool = False  # default for a file that does not say
-    qk_norm: bool = False
-    post_norm: bool = False
-    window: str = "never"  # layers with a sliding window: never, all, late, even, sixth (all but each sixth), chunked
-    asks_window: bool = False
-    states_head_dim: bool = False
-    activation: str = "silu"
-    tied: bool = False
-    feed: Feed | None = None
-    latent: bool = False
-    sinks: bool = False
-    limited: bool = False  # both inputs of the gated product are clamped to `swiglu_limit`
-    defaults: dict[str, int] = {}  # noqa: RUF012  never changed
+    fields: tuple[Field, ...]
+    findings: tuple[Finding, ...]
+    skipped: tuple[str, ...]
+    parts: dict[str, str]
+
+    def needs(self, field: Field) -> Iterator[str]:
+        """The names of other fields that must be read before a field."""
+        texts = [field.options[key] for key in ("when", "else", "null", "class") if key in field.options]
+        texts += [field.source] if field.kind in ("is", "each") else []
+        texts += ["layers"] if field.kind in ("each", "kinds", "letters", "flags") else []
+        if field.kind != "activation":
+            yield from (name for text in texts for name in names_in(text))
+
+    @property
+    def architecture(self) -> str:
+        """The architecture by which messages call the family."""
+        return self.architectures[0]
 
 
-_GEMMA_3 = {
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "vocab_size": 262_208,
-    "max_position_embeddings": 131_072,
-}
-_GPT_OSS = Feed("num_local_experts", "intermediate_size", bias="logits")
-_DEEPSEEK = Feed("n_routed_experts", "moe_intermediate_size", "intermediate_size", "choice", "sigmoid")
-_QWEN_3 = Feed("num_experts", "moe_intermediate_size", "intermediate_size", normalized=False)
-_LLAMA_4 = Feed(
-    "num_local_experts", "intermediate_size", "intermediate_size_mlp", score="sigmoid", normalized=False,
-    weigh="input", shared=1, step="interleave_moe_layer_step",
-)  # fmt: skip
-_MIXTRAL = Feed("num_local_experts", "intermediate_size")
-_BIAS = "attention_bias"
+@cache
+def family(name: str) -> Family:
+    """The family of one file. Raises `ValueError` for a line that is none of an entry."""
+    entries = dict(_entries((FOLDER / f"{name}{SUFFIX}").read_text("utf-8")))
+    bases = tuple(map(family, entries.pop("like", "").split()))
+    own = tuple(map(_field, entries.pop("fields", "").splitlines()))
+    findings = tuple(map(_finding, entries.pop("findings", "").splitlines()))
+    skipped = tuple(entries.pop("skip", "").split())
+    architectures, types = (tuple(entries.pop(key, "").split()) for key in ("architectures", "types"))
+    fields: dict[str, Field] = {}
+    parts: dict[str, str] = {}
+    for base in bases:
+        fields |= {field.name: field for field in base.fields}
+        parts |= base.parts
+    return Family(
+        name,
+        architectures,
+        types,
+        fields=tuple((fields | {field.name: field for field in own}).values()),
+        findings=tuple(dict.fromkeys((*(f for base in bases for f in base.findings), *findings))),
+        skipped=tuple(dict.fromkeys((*(key for base in bases for key in base.skipped), *skipped))),
+        parts=parts | entries,
+    )
 
-FAMILIES = (
-    Family("LlamaForCausalLM", ("llama",), _BIAS, _BIAS, "mlp_bias"),
-    Family(
-        "Llama4ForCausalLM", ("llama4_text", "llama4"), _BIAS, _BIAS, window="chunked", states_head_dim=True,
-        feed=_LLAMA_4,
-    ),
-    Family("MistralForCausalLM", ("mistral",), window="all", asks_window=True),
-    Family("MixtralForCausalLM", ("mixtral",), window="all", feed=_MIXTRAL),
-    Family("Qwen2ForCausalLM", ("qwen2",), "always", window="late"),
-    Family("Qwen3ForCausalLM", ("qwen3",), _BIAS, _BIAS, qk_norm=True, window="late", states_head_dim=True),
-    Family("Qwen3MoeForCausalLM", ("qwen3_moe",), _BIAS, _BIAS, qk_norm=True, states_head_dim=True, feed=_QWEN_3),
-    Family("DeepseekV3ForCausalLM", ("deepseek_v3", "kimi_k2"), feed=_DEEPSEEK, latent=True),
-    Family(
-        "GptOssForCausalLM", ("gpt_oss",), _BIAS, _BIAS, "always", biased=True,
-        window="even", states_head_dim=True, feed=_GPT_OSS, sinks=True, limited=True,
-    ),
-    Family(
-        "Gemma2ForCausalLM", ("gemma2",), _BIAS, _BIAS, post_norm=True, window="even",
-        states_head_dim=True, activation="gelu", tied=True,
-    ),
-    Family(
-        "Gemma3ForCausalLM", ("gemma3_text", "gemma3"), _BIAS, _BIAS, qk_norm=True, post_norm=True, window="sixth",
-        states_head_dim=True, activation="gelu", tied=True, defaults=_GEMMA_3,
-    ),
-)  # fmt: skip
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    name, lines = "", list[str]()
+    for line in text.splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        if line.startswith("  "):
+            lines.append(line[2:])
+            continue
+        if name:
+            yield name, "\n".join(lines)
+        found = _ENTRY.fullmatch(line)
+        if found is None:
+            raise ValueError(f"no entry of a family: {line}")
+        name, lines = found[1], [found[2]] if found[2] else []
+    yield name, "\n".join(lines)
+
+
+def _field(line: str) -> Field:
+    found = _FIELD.fullmatch(line)
+    if found is None:
+        raise ValueError(f"no field of a family: {line}")
+    source, *options = _OPTION.split(found[3])
+    return Field(found[1], found[2], source, {key: rest for key, _, rest in (o.partition(" ") for o in options)})
+
+
+def _finding(line: str) -> Finding:
+    found = _FINDING.fullmatch(line)
+    if found is None:
+        raise ValueError(f"no finding of a family: {line}")
+    return Finding(*found.groups())
+
+
+@cache
+def _index() -> dict[str, dict[str, str]]:
+    """The file of each architecture, and of each model type: read from the first lines of the files alone."""
+    found: dict[str, dict[str, str]] = {"architectures": {}, "types": {}}
+    for path in sorted(FOLDER.glob(f"*{SUFFIX}")):
+        for key, words in re.findall(r"^(architectures|types): (.+)$", path.read_text("utf-8"), re.MULTILINE):
+            found[key] |= dict.fromkeys(words.split(), path.stem)
+    return found
+
+
+def architectures() -> tuple[str, ...]:
+    """The architectures that `hf` knows."""
+    return tuple(sorted(_index()["architectures"]))
+
+
+def model_types() -> tuple[str, ...]:
+    """The model types that `hf` knows."""
+    return tuple(sorted(_index()["types"]))
+
 
 _LACKS = {
-    "bert": "an encoder without a cache",
     "t5": "an encoder and cross-attention",
     "bart": "an encoder and cross-attention",
     "whisper": "an encoder and cross-attention",
     "gpt2": "learned positions",
     "opt": "learned positions",
-    "falcon": "attention and MLP side by side",
-    "gpt_neox": "attention and MLP side by side",
-    "mamba": "a state-space layer",
-    "jamba": "a state-space layer",
-    "qwen3_next": "linear attention",
-    "deepseek_v32": "sparse attention",
+    "rwkv": "a recurrent layer of another kind",
+    "mamba": "state-space layers alone",
 }
 """Model types that `hf` cannot translate, by the start of their name, and the feature that it lacks."""
 
@@ -115,33 +171,32 @@ def family_of(config: Config) -> Family | None:
     """The family that ``architectures`` or ``model_type`` names; None, and a finding, if `hf` does not know it."""
     kind = config.word("model_type")
     named = config.items("architectures", str) or []
-    known = {family.architecture: family for family in FAMILIES}
-    by_type = next((family for family in FAMILIES if kind in family.types), None)
-    family = known.get(named[0]) if named else None
+    stem = _index()["architectures"].get(named[0]) if named else None
     # a multimodal file names its language model by `model_type` only
     whole = bool(named) and not named[0].endswith("ForConditionalGeneration")
-    if family is None and by_type is not None and not whole:
-        return by_type
-    if family is None:
-        _report_unknown(config, named[0] if named else "", kind or "", known)
-    elif kind is not None and kind not in family.types:
-        hint = f"{family.architecture} has {json_list(family.types)}"
+    if stem is None and not whole and kind in _index()["types"]:
+        return family(_index()["types"][kind])
+    if stem is None:
+        _report_unknown(config, named[0] if named else "", kind or "")
+        return None
+    found = family(stem)
+    if kind is not None and kind not in found.types:
+        hint = f"{named[0]} has {json_list(found.types)}"
         why = f"{json_text(named[0])} and the type {json_text(kind)} belong to different families"
         config.fail("E231", why, "model_type", hint)
-    return family
+    return found
 
 
-def _report_unknown(config: Config, named: str, kind: str, known: dict[str, Family]) -> None:
+def _report_unknown(config: Config, named: str, kind: str) -> None:
     if not named and not kind:
         hint = 'add "architectures": ["LlamaForCausalLM"], or the name of another family'
         config.fail("E231", f"{config.file} names no architecture", hint=hint)
         return
-    types = [name for family in known.values() for name in family.types]
     lacks = next((what for start, what in _LACKS.items() if kind.startswith(start)), "")
-    if not lacks and named and kind in types:
+    if not lacks and named and kind in _index()["types"]:
         lacks = "another head than that of a language model"
     why = f": it has {lacks}" if lacks else ""
-    hint = suggest(named or kind, known if named else types)
-    hint += "; any other model is written as a block" if hint.startswith("known") else ""
+    short = sorted({name.removesuffix("ForCausalLM").removesuffix("Model") for name in architectures()}, key=str.lower)
+    hint = f"any other model is written as a block; `hf` knows {', '.join(short)}"
     key = "architectures" if named else "model_type"
     config.fail("E231", f"`hf` knows no {key.replace('_', ' ').rstrip('s')} {json_text(named or kind)}{why}", key, hint)

@@ -1,58 +1,24 @@
 """Which weights of a model a name in a quantisation config means: from ``model.layers.3.mlp.up_proj`` to ``w_up``.
 
-Source of the names: the modules of Hugging Face transformers, and those that engines merge (``qkv_proj``).
+The file of a family lists the names: the modules of Hugging Face transformers, and those that engines merge
+(``qkv_proj``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from plandsl.grammar.hf_families import Family
 from plandsl.grammar.hf_patterns import Group, matches_any, read_regex, read_wildcards
 from plandsl.grammar.hf_shape import Shape
+from plandsl.grammar.hf_template import render
 
 EMBEDDING, HEAD = "embed_tokens", "lm_head"
 
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 _NO_TEXT = re.compile(r"(^|[.*])(vis|audio|image|img|mm_|multi_modal|multimodal|patch)")
-_ATTENTION = {
-    "q_proj": ("w_q",),
-    "k_proj": ("w_k",),
-    "v_proj": ("w_v",),
-    "qkv_proj": ("w_q", "w_k", "w_v"),
-    "o_proj": ("w_o",),
-    "q_norm": (),
-    "k_norm": (),
-    "sinks": (),
-}
-_LATENT = {
-    "q_a_proj": ("w_dq",),
-    "q_b_proj": ("w_uq", "w_qr"),
-    "q_proj": ("w_uq", "w_qr"),
-    "kv_a_proj_with_mqa": ("w_dkv", "w_kr"),
-    "fused_qkv_a_proj": ("w_dq", "w_dkv", "w_kr"),
-    "kv_b_proj": ("w_uk", "w_uv"),
-    "o_proj": ("w_o",),
-    "q_a_layernorm": (),
-    "kv_a_layernorm": (),
-}
-_RANKED = ("q_a_proj", "q_b_proj", "fused_qkv_a_proj", "q_a_layernorm")
-_MLP = {
-    "gate_proj": ("gate",),
-    "up_proj": ("up",),
-    "down_proj": ("down",),
-    "gate_up_proj": ("gate", "up"),
-    "w1": ("gate",),
-    "w3": ("up",),
-    "w2": ("down",),
-}
-_NORMS = (
-    *("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
-    *("enorm", "hnorm", "shared_head", "norm"),
-)
-_FEEDS = {"Llama4ForCausalLM": "feed_forward", "MixtralForCausalLM": "block_sparse_moe"}
 
 
 class Module(NamedTuple):
@@ -79,32 +45,33 @@ class Layer(NamedTuple):
 
 
 def layers_of(shape: Shape, family: Family) -> tuple[Layer, ...]:
-    """The layers of a model, with that of its `mtp` last."""
-    kinds = {sparse: _modules(shape, family, sparse) for sparse in {kind.sparse for kind in shape.layers}}
-    found = [Layer(n, kinds[kind.sparse]) for n, kind in enumerate(shape.layers)]
-    if shape.predicts:
-        found.append(Layer(len(found), (*kinds[shape.layers[-1].sparse], Module("eh_proj", ("w_join",)))))
+    """The layers of a model, with that of its `mtp` last. The family names the modules of a layer by its values."""
+    made = {tuple(values.items()): values for values in shape.layers}
+    kinds = {key: _modules(family, "modules", shape.values | values) for key, values in made.items()}
+    found = [Layer(n, kinds[tuple(values.items())]) for n, values in enumerate(shape.layers)]
+    if shape.of_model.get("predicts"):
+        joined = _modules(family, "mtp_modules", shape.of_model)
+        found.append(Layer(len(found), (*kinds[tuple(shape.layers[-1].items())], *joined)))
     return tuple(found)
 
 
-def _modules(shape: Shape, family: Family, sparse: bool) -> tuple[Module, ...]:
-    attention = _LATENT if shape.latent else _ATTENTION
-    absent = () if not shape.latent else ("q_proj",) if "q_rank" in shape.sizes else _RANKED
-    feed = _FEEDS.get(family.architecture, "mlp")
-    found = [Module(f"self_attn.{name}", weights) for name, weights in attention.items() if name not in absent]
-    found += [Module(name, ()) for name in _NORMS]
-    if not sparse:
-        own = "feed_forward" if feed == "feed_forward" else "mlp"
-        found += [Module(f"{own}.{name}", tuple(f"w_{w}" for w in parts)) for name, parts in _MLP.items()]
-        return tuple(found)
-    found += [Module(f"{feed}.{router}", ()) for router in ("gate", "router")]
-    found += [Module(f"{feed}.experts.{name}", tuple(f"w_{w}" for w in parts)) for name, parts in _MLP.items()]
-    if shape.sizes.get("shared"):
-        for shared in ("shared_experts", "shared_expert"):
-            found += [
-                Module(f"{feed}.{shared}.{name}", tuple(f"w_shared_{w}" for w in ws)) for name, ws in _MLP.items()
-            ]
+def _modules(family: Family, part: str, values: Mapping[str, Any]) -> tuple[Module, ...]:
+    """The modules that a part of a family lists: ``mlp.{gate_proj,w1}: w_gate`` names two with one weight."""
+    found = []
+    for line in render(family.parts[part], values, family.parts).splitlines():
+        names, _, weights = line.strip().partition(":")
+        found += [Module(name, tuple(weights.split())) for name in _alternatives(names)]
     return tuple(found)
+
+
+def _alternatives(text: str) -> Iterator[str]:
+    """``a.{b,c}`` stands for ``a.b`` and ``a.c``."""
+    found = re.fullmatch(r"([^{]*)\{([^}]*)\}(.*)", text)
+    if found is None:
+        yield text
+        return
+    for word in found[2].split(","):
+        yield from _alternatives(f"{found[1]}{word}{found[3]}")
 
 
 # ---- names

@@ -6,7 +6,7 @@ import re
 
 from plandsl.grammar.hf_config import Config, json_list
 from plandsl.grammar.hf_families import Family
-from plandsl.grammar.hf_shape import CHUNK, Shape
+from plandsl.grammar.hf_shape import CHUNK
 
 _REFUSED = {
     "is_encoder_decoder": "an encoder and a decoder",
@@ -26,6 +26,7 @@ _IRRELEVANT = frozenset(
     finetuning_task task_specific_params is_decoder tie_encoder_decoder chunk_size_feed_forward prefix
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
     initializer_range initializer_factor rms_norm_eps layer_norm_eps hidden_dropout attention_dropout
+    layer_norm_epsilon norm_eps norm_epsilon
     rope_theta rope_scaling rope_parameters rope_local_base_freq rope_interleave partial_rotary_factor
     initial_context_length query_pre_attn_scalar cache_implementation pretraining_tp
     router_aux_loss_coef router_jitter_noise aux_loss_alpha seq_aux ep_size
@@ -39,22 +40,16 @@ _IRRELEVANT = frozenset(
 
 def refuse(config: Config, family: Family) -> None:
     """Record an error for each field that asks for a program that `hf` cannot write."""
+    read = {key for field in family.fields for key in field.source.split("|")} | set(family.skipped)
     for key, what in _REFUSED.items():
-        if config.get(key) and not (key == CHUNK and family.window == "chunked"):
+        if key not in read and config.get(key):
             config.fail("E232", f'"{key}": `hf` cannot write {what}', key, "write the model as a block")
 
 
-def tell(config: Config, family: Family, shape: Shape) -> None:
+def tell(config: Config, family: Family) -> None:
     """Record a note for each feature of the file that the text of the model leaves out."""
-    if shape.predicts and config.get("num_nextn_predict_layers") != 1:
-        why = "the first of the layers that predict further tokens is written, as `mtp`; the others are left out"
-        config.note(why, "num_nextn_predict_layers")
     if config.get("vision_config") or config.get("audio_config"):
         config.note("only the language model is written: vision and audio are left out", "vision_config")
-    if config.get("attn_temperature_tuning"):
-        config.note("the temperature of attention over long contexts is left out", "attn_temperature_tuning")
-    if config.get("attn_logit_softcapping") is not None:
-        config.note("the soft cap on attention scores is left out", "attn_logit_softcapping")
     if config.assumed:
         words = ", ".join(f"{key} = {value:,}" for key, value in config.assumed.items() if value)
         if words:

@@ -1,14 +1,16 @@
-"""The shape of a model, from the fields of its config.json and its family."""
+"""The values that a family takes from a config.json: sizes, flags and words, and what differs from layer to layer."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from plandsl.diagnostics import suggest
 from plandsl.grammar.hf_config import Config, json_text
-from plandsl.grammar.hf_families import Family, Feed
-from plandsl.limits import MAX_LAYERS
+from plandsl.grammar.hf_families import Family, Field
+from plandsl.grammar.hf_template import evaluate, names_in, render
+from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -23,274 +25,228 @@ ACTIVATIONS = {
 }
 """Activation in a config.json -> function of the language."""
 
-QUICK = 1.702
-"""The slope of a `quick_gelu`: ``x sigmoid(1.702 x)``."""
-
-
 CHUNK = "attention_chunk_size"
-
-
-class Kind(NamedTuple):
-    """The kind of a layer: whether attention is limited (window or chunk), has experts, rotates queries and keys.
-
-    ``stored`` are the formats of weights in which layers of the model differ.
-    """
-
-    slides: bool = False
-    sparse: bool = False
-    roped: bool = True
-    stored: tuple[tuple[str, str], ...] = ()
-
-
-class Router(NamedTuple):
-    """How a token's experts are chosen and weighed."""
-
-    top_k: int
-    bias: str
-    score: str
-    normalize: bool
-    scale: float
-    weigh: str
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
+_MOST = 1e6  # of a number that is no size
 
 
 class Shape(NamedTuple):
-    """Everything that `model_text` needs to write the text of a model."""
+    """The values of a family's fields.
 
-    sizes: dict[str, int]
-    layers: tuple[Kind, ...]
-    window: int
-    router: Router | None
-    qkv_bias: bool
-    out_bias: bool
-    mlp_bias: bool
-    qk_norm: bool
-    post_norm: bool
-    activation: str
-    latent: bool
-    tied: bool
-    softcap: bool
-    max_context: int
-    predicts: bool = False
-    sinks: bool = False
-    limit: float = 0.0
-    reach: str = "window"  # how layers that slide limit their keys: by a window or a chunk
-    turned_norm: bool = False  # queries and keys are normalised without gain after their rotation
+    ``values`` hold for the model, ``layers`` has those of each layer, and ``labels`` the words for a layer's values by
+    the name of a field, as ``sliding`` or ``full``. ``stored`` are the formats of weights in which layers differ.
+    """
+
+    values: dict[str, Any]
+    layers: tuple[dict[str, Any], ...]
+    labels: dict[str, tuple[str, str]]
+    stored: tuple[tuple[tuple[str, str], ...], ...] = ()
+
+    @property
+    def of_model(self) -> dict[str, Any]:
+        """The values, and those of the last layer where layers differ: what an `mtp` and the rest of the text see."""
+        return self.values | (self.layers[-1] if self.layers else {})
 
 
 def shape_of(config: Config, family: Family) -> Shape:
     """The shape of a model; findings about wrong or missing fields are recorded in ``config``."""
-    count = config.whole("num_hidden_layers", most=MAX_LAYERS)
-    sizes = {"hidden": config.whole("hidden_size")}
-    sizes |= _latent_sizes(config) if family.latent else _head_sizes(config, family, sizes["hidden"])
-    sizes |= _feed_sizes(config, family)
-    sizes["vocab"] = config.known("vocab_size", family.defaults)
-    predicts = config.whole("num_nextn_predict_layers", 0, MAX_LAYERS, least=0) > 0
-    if predicts:
-        sizes["pair"] = 2 * sizes["hidden"]
-    sliding, window = _sliding_layers(config, family, count)
-    sparse = _sparse_layers(config, family, count)
-    return Shape(
-        sizes=sizes,
-        layers=tuple(map(Kind, sliding, sparse, _roped_layers(config, family, count))),
-        window=window,
-        router=_router(config, family.feed, sizes["experts"]) if family.feed else None,
-        qkv_bias=_bias(config, family.qkv_bias, family.biased),
-        out_bias=_bias(config, family.out_bias, family.biased),
-        mlp_bias=_bias(config, family.mlp_bias, family.biased),
-        qk_norm=family.qk_norm,
-        post_norm=family.post_norm,
-        activation=_activation(config, family),
-        latent=family.latent,
-        tied=config.flag("tie_word_embeddings", family.tied),
-        softcap=config.get("final_logit_softcapping") is not None,
-        max_context=config.known("max_position_embeddings", {"max_position_embeddings": 0} | family.defaults),
-        predicts=predicts,
-        sinks=family.sinks,
-        limit=_limit(config) if family.limited else 0.0,
-        reach="chunk" if family.window == "chunked" else "window",
-        turned_norm=family.window == "chunked" and config.flag("use_qk_norm", True),
-    )
+    reader = _Reader(config, family)
+    for field in family.fields:
+        reader.read(field)
+    for finding in family.findings:
+        if reader.known(finding.condition) and reader.value(finding.condition):
+            message = render(finding.message, reader.values, {})
+            if finding.code == "N201":
+                config.note(message, finding.key)
+            else:
+                config.fail(finding.code, message, finding.key)
+    config.skip(*family.skipped)
+    each = [field.name for field in family.fields if field.kind == "each"]
+    labels = {f.name: _label(f) for f in family.fields if f.kind == "each"}
+    count = 0 if config.errors else reader.values["layers"]
+    layers = tuple({name: reader.values[name][layer] for name in each} for layer in range(count))
+    return Shape(reader.values, layers, {name: words for name, words in labels.items() if words != ("", "")})
 
 
-def _bias(config: Config, key: str, biased: bool) -> bool:
-    return key == "always" or (key != "" and config.flag(key, biased))
+def _label(field: Field) -> tuple[str, str]:
+    yes, _, no = field.options.get("as", " | ").partition(" | ")
+    return yes.strip(), no.strip()
 
 
-def _head_sizes(config: Config, family: Family, hidden: int) -> dict[str, int]:
-    heads = config.known("num_attention_heads", family.defaults)
-    stated = "num_key_value_heads" in config.values and config.get("num_key_value_heads") is None
-    kv_heads = heads if stated else config.known("num_key_value_heads", family.defaults)
-    if heads and kv_heads and heads % kv_heads:
-        config.fail("E214", f"{heads} heads cannot share {kv_heads} KV heads evenly", "num_key_value_heads")
-    if config.get("head_dim") is not None or family.states_head_dim:
-        head_dim = config.known("head_dim", family.defaults)
-    else:
-        if heads and hidden % heads:
-            message = f'{config.file} has no "head_dim", and {heads} heads do not divide the hidden size {hidden}'
-            config.fail("E207", message, hint='add "head_dim" with its value')
-        head_dim = hidden // max(heads, 1)
-    return {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+class _DependsOnWrong(Exception):
+    """A value depends on a field that has a finding already."""
 
 
-def _latent_sizes(config: Config) -> dict[str, int]:
-    config.skip("num_key_value_heads", "head_dim", "qk_head_dim")
-    if config.flag("attention_bias"):
-        config.fail("E232", '"attention_bias": `hf` writes latent attention without biases', "attention_bias")
-    sizes = {"heads": config.whole("num_attention_heads"), "kv_rank": config.whole("kv_lora_rank")}
-    if "q_lora_rank" not in config.values or config.get("q_lora_rank") is not None:
-        sizes["q_rank"] = config.whole("q_lora_rank")
-    keys = {"nope_dim": "qk_nope_head_dim", "rope_dim": "qk_rope_head_dim", "v_dim": "v_head_dim"}
-    return sizes | {name: config.whole(key) for name, key in keys.items()}
+class _Reader:
+    """Reads the fields of a family, each after those that it needs.
 
+    A value that is wrong, or depends on one that is, reads as 0.
+    """
 
-def _feed_sizes(config: Config, family: Family) -> dict[str, int]:
-    feed = family.feed
-    if feed is None:
-        return {"ffn": config.whole("intermediate_size")}
-    sizes = {"experts": config.whole(feed.experts), "expert_ffn": config.whole(feed.width)}
-    if feed.dense:
-        sizes["ffn"] = config.whole(feed.dense)
-    if family.latent:
-        given = "n_shared_experts" in config.values and config.get("n_shared_experts") is None
-        sizes["shared"] = 0 if given else config.whole("n_shared_experts", least=0)
-    if feed.shared:
-        sizes["shared"] = feed.shared
-    return sizes
+    def __init__(self, config: Config, family: Family) -> None:
+        self.config, self.family = config, family
+        self.fields = {field.name: field for field in family.fields}
+        self.values: dict[str, Any] = dict(_CONSTANTS)
+        self.wrong: set[str] = set()
 
+    def known(self, text: str) -> bool:
+        """Whether all values that an expression reads are right."""
+        return not names_in(text) & self.wrong
 
-def _router(config: Config, feed: Feed, experts: int) -> Router:
-    key = config.first("num_experts_per_tok", "experts_per_token")
-    top_k = config.whole(key)
-    if experts and top_k > experts:
-        config.fail("E214", f"{top_k} experts for each token, but there are only {experts}", key)
-    score = config.word("scoring_func") or feed.score
-    if score not in ("softmax", "sigmoid"):
-        config.fail("E232", f"`hf` knows no scores {json_text(score)}", "scoring_func", "softmax or sigmoid")
-    bias = feed.bias
-    if bias == "choice" and config.word("topk_method") not in (None, "noaux_tc"):
-        bias = ""
-    normalize = config.flag("norm_topk_prob", feed.normalized)
-    return Router(top_k, bias, score, normalize=normalize, scale=_scale(config), weigh=feed.weigh)
+    def value(self, text: str) -> Any:
+        """The value of an expression. Raises `_DependsOnWrong`."""
+        if not self.known(text):
+            raise _DependsOnWrong
+        return evaluate(text, self.values)
 
+    def read(self, field: Field) -> None:
+        """Read one field into `values`, unless it is there."""
+        if field.name in self.values:
+            return
+        for name in set(self.family.needs(field)) & self.fields.keys():
+            self.read(self.fields[name])
+        before = len(self.config.found)
+        self._clear(field)
+        try:
+            if "when" not in field.options or self.value(field.options["when"]):
+                self.values[field.name] = self._read(field)
+        except _DependsOnWrong:
+            self.wrong.add(field.name)
+        if any(found.severity == "error" for found in self.config.found[before:]):
+            self._clear(field)
+            self.wrong.add(field.name)
 
-def _scale(config: Config) -> float:
-    return _positive(config, "routed_scaling_factor", 1.0)
+    def _clear(self, field: Field) -> None:
+        nothing = {"each": [], "word": "", "kinds": None, "letters": None, "flags": None, "wholes": None}
+        self.values[field.name] = nothing.get(field.kind, 0)
 
+    def _read(self, field: Field) -> Any:
+        read: dict[str, Callable[[Field], Any]] = {
+            "whole": self._whole,
+            "flag": self._flag,
+            "number": self._number,
+            "word": self._word,
+            "activation": self._activation,
+            "kinds": self._kinds,
+            "letters": self._letters,
+            "flags": self._flags,
+            "wholes": self._wholes,
+            "given": self._given,
+            "count": self._count,
+            "null": self._null,
+            "is": self._is,
+            "each": self._each,
+        }
+        return read[field.kind](field)
 
-def _limit(config: Config) -> float:
-    """The bound to which both inputs of the gated product are clamped. The gate must have the slope of `quick_gelu`."""
-    if abs(_positive(config, "swiglu_alpha", QUICK) - QUICK) > 1e-6:
-        config.fail("E232", f'"swiglu_alpha": `hf` writes gates with a slope of {QUICK}', "swiglu_alpha")
-    return _positive(config, "swiglu_limit", 7.0)
+    def _default(self, field: Field) -> Any:
+        return self.value(field.options["else"])
 
+    # ---- kinds of fields
 
-def _positive(config: Config, key: str, default: float) -> float:
-    """A number above zero; ``default`` is the default of the model's class."""
-    value = config.get(key)
-    if value is None:
-        return default
-    number = float(value) if isinstance(value, int | float) and abs(value) < 1e7 else math.nan
-    if isinstance(value, bool) or not 0 < number <= 1e6:
-        config.fail("E214", f'"{key}" must be a number above 0, and at most 1,000,000, found {json_text(value)}', key)
-        return default
-    return number
+    def _whole(self, field: Field) -> int:
+        config, options, key = self.config, field.options, self.config.first(*field.source.split("|"))
+        most = MAX_LAYERS if field.name == "layers" or options.get("most") == "layers" else MAX_DIMENSION
+        least = int(options.get("least", "1"))
+        if config.get(key) is not None:
+            return config.whole(key, most=most, least=least)
+        if "null" in options and config.states(key):
+            return int(self.value(options["null"]))
+        if "class" in options:
+            return config.known(key, {key: int(self.value(options["class"]))})
+        if "else" not in options:
+            return config.whole(key)
+        found = self._default(field)
+        if found == int(found) and (found or field.name != "layers"):
+            return int(found)
+        why = f'{config.file} has no "{key}", and {options["else"]} is no whole number'
+        config.fail("E207", why, hint=f'add "{key}" with its value')
+        return 0
 
+    def _flag(self, field: Field) -> bool:
+        key = self.config.first(*field.source.split("|"))
+        return self.config.flag(key, bool(self._default(field)) if "else" in field.options else False)
 
-def _activation(config: Config, family: Family) -> str:
-    key = config.first("hidden_activation", "hidden_act")
-    word = config.word(key)
-    if word is None or word in ACTIVATIONS:
-        return ACTIVATIONS[word] if word else family.activation
-    config.fail("E232", f"`hf` knows no activation {json_text(word)}", key, suggest(word, ACTIVATIONS))
-    return family.activation
+    def _number(self, field: Field) -> float:
+        """A number above zero."""
+        key = self.config.first(*field.source.split("|"))
+        value = self.config.get(key)
+        if value is None:
+            return float(self._default(field))
+        number = float(value) if isinstance(value, int | float) and abs(value) < 10 * _MOST else math.nan
+        if not isinstance(value, bool) and 0 < number <= _MOST:
+            return number
+        why = f'"{key}" must be a number above 0, and at most {_MOST:,.0f}, found {json_text(value)}'
+        self.config.fail("E214", why, key)
+        return 0.0
 
+    def _word(self, field: Field) -> str:
+        key = self.config.first(*field.source.split("|"))
+        word = self.config.word(key)
+        if word is None:
+            return str(self._default(field))
+        known = field.options.get("in", word).split()
+        if word not in known:
+            why = f'"{key}": `hf` cannot write {json_text(word)}'
+            self.config.fail("E232", why, key, suggest(word, known))
+        return word
 
-# ---- which layers are which
+    def _activation(self, field: Field) -> str:
+        key = self.config.first(*field.source.split("|"))
+        word = self.config.word(key)
+        if word is None:
+            return field.options["else"]
+        if word not in ACTIVATIONS:
+            self.config.fail("E232", f"`hf` knows no activation {json_text(word)}", key, suggest(word, ACTIVATIONS))
+        return ACTIVATIONS.get(word, "")
 
+    def _kinds(self, field: Field) -> list[str] | None:
+        """A word for each layer."""
+        words = self.config.items(field.source, str)
+        return words if words is None else self._one_for_each(field, words, field.options["in"].split())
 
-def _sliding_layers(config: Config, family: Family, count: int) -> tuple[list[bool], int]:
-    """Whether each layer slides, and the window."""
-    config.skip("max_window_layers")
-    layers = [False] * count
-    if family.window == "chunked":
-        layers = _roped_layers(config, family, count)
-    elif family.window == "never":
-        if config.flag("use_sliding_window"):
-            config.fail("E232", '"use_sliding_window": `hf` writes this family without a window', "use_sliding_window")
-    elif config.flag("use_sliding_window", family.window != "late"):
-        layers = _sliding_by_rule(config, family, count)
-    if family.window not in ("never", "chunked"):
-        config.skip("sliding_window", "sliding_window_size", "sliding_window_pattern", "_sliding_window_pattern")
-    kinds = config.items("layer_types", str)
-    if kinds is not None:
-        layers = _sliding_by_name(config, kinds, count, "chunked" if family.window == "chunked" else "sliding")
-    key = CHUNK if family.window == "chunked" else "sliding_window"
-    if not any(layers) or (key == CHUNK and config.get(CHUNK) is None):
-        return [False] * count, 0
-    return layers, config.whole(key)
+    def _letters(self, field: Field) -> list[str] | None:
+        """A letter for each layer, in one string."""
+        word = self.config.word(field.source)
+        return word if word is None else self._one_for_each(field, list(word), field.options["in"].split())
 
+    def _flags(self, field: Field) -> list[int] | None:
+        """A whole number for each layer."""
+        found = self.config.items(field.source, int)
+        return self._one_for_each(field, found, []) if found else None
 
-def _roped_layers(config: Config, family: Family, count: int) -> list[bool]:
-    """Whether each layer rotates queries and keys (RoPE); in Llama 4 three of four layers do."""
-    if family.window != "chunked":
-        return [True] * count
-    turned = config.items("no_rope_layers", int)  # 1 for a layer with RoPE, despite the name
-    if not turned:
-        each = config.whole("no_rope_layer_interval", 4, MAX_LAYERS) or 1
-        return [(layer + 1) % each != 0 for layer in range(count)]
-    if len(turned) != count:
-        config.fail("E214", f'"no_rope_layers" lists {len(turned)} layers, but the model has {count}', "no_rope_layers")
-        return [True] * count
-    return [flag != 0 for flag in turned]
+    def _one_for_each(self, field: Field, found: list[Any], known: list[str]) -> list[Any] | None:
+        key, count = field.source, self.values["layers"]
+        wrong = next((word for word in found if known and word not in known), None)
+        if wrong is not None:
+            self.config.fail("E232", f'"{key}": `hf` cannot write {json_text(wrong)}', key, suggest(wrong, known))
+        elif count and len(found) != count:
+            self.config.fail("E214", f'"{key}" lists {len(found)} layers, but the model has {count}', key)
+        return found
 
+    def _wholes(self, field: Field) -> list[int] | None:
+        """Whole numbers; one by itself counts as a list of one."""
+        value = self.config.get(field.source)
+        return [value] if type(value) is int else self.config.items(field.source, int)
 
-def _sliding_by_rule(config: Config, family: Family, count: int) -> list[bool]:
-    if config.values.get("sliding_window") is None:
-        # null means no window; a file without the field has a window if the class has one by default
-        asked = family.window != "all" or family.asks_window
-        return [asked and "sliding_window" not in config.values] * count
-    match family.window:
-        case "all":
-            return [True] * count
-        case "even":
-            return [layer % 2 == 0 for layer in range(count)]
-        case "late":
-            start = config.whole("max_window_layers", least=0)
-            return [layer >= start for layer in range(count)]
-        case "sixth":
-            key = config.first("sliding_window_pattern", "_sliding_window_pattern")
-            each = config.whole(key, 6, MAX_LAYERS) or 1
-            return [(layer + 1) % each != 0 for layer in range(count)]
-    return [False] * count
+    def _given(self, field: Field) -> bool:
+        return self.config.get(field.source) is not None
 
+    def _count(self, field: Field) -> int:
+        """The length of a list or a string; 0 if there is none."""
+        value = self.config.get(self.config.first(*field.source.split("|")))
+        return len(value) if isinstance(value, list | str) else 0
 
-def _sliding_by_name(config: Config, kinds: list[str], count: int, some: str) -> list[bool]:
-    names = ("full_attention", f"{some}_attention")
-    wrong = next((kind for kind in kinds if kind not in names), None)
-    if wrong is not None:
-        config.fail(
-            "E232", f'"layer_types": `hf` cannot write {json_text(wrong)}', "layer_types", suggest(wrong, names)
-        )
-    elif len(kinds) != count:
-        config.fail("E214", f'"layer_types" lists {len(kinds)} layers, but the model has {count}', "layer_types")
-    else:
-        return [kind == names[1] for kind in kinds]
-    return [False] * count
+    def _null(self, field: Field) -> bool:
+        return self.config.states(field.source) and self.config.get(field.source) is None
 
+    def _is(self, field: Field) -> Any:
+        return self.value(field.source)
 
-def _sparse_layers(config: Config, family: Family, count: int) -> list[bool]:
-    """Whether each layer has experts."""
-    if family.feed is None:
-        return [False] * count
-    if family.latent:
-        first = config.whole("first_k_dense_replace", least=0)
-        each = config.whole("moe_layer_freq", 1) or 1
-        return [layer >= first and layer % each == 0 for layer in range(count)]
-    if not family.feed.dense:
-        return [True] * count
-    if (sparse := config.items("moe_layers", int)) is not None:
-        config.skip(family.feed.step)
-        return [layer in sparse for layer in range(count)]
-    each = config.whole(family.feed.step, 1) or 1
-    dense = set(config.items("mlp_only_layers", int) or ())
-    return [layer not in dense and (layer + 1) % each == 0 for layer in range(count)]
+    def _each(self, field: Field) -> list[Any]:
+        if not self.known(field.source):
+            raise _DependsOnWrong
+        values, found = dict(self.values), []
+        for values["layer"] in range(self.values["layers"]):
+            found.append(evaluate(field.source, values))
+        return found

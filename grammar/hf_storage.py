@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from plandsl.grammar.hf_modules import EMBEDDING, HEAD, Layer, Pattern, layers_o
 from plandsl.grammar.hf_patterns import UnreadablePattern
 from plandsl.grammar.hf_schemes import LINEAR, LISTS, METHODS, Scheme, schemes_of
 from plandsl.grammar.hf_shape import Shape
+from plandsl.grammar.hf_template import render
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 _FIELD = "quantization_config"
@@ -41,8 +43,8 @@ class Storage(NamedTuple):
 def storage_of(config: Config, family: Family, shape: Shape) -> Storage:
     """The number formats; findings about wrong or unknown formats are recorded in ``config``."""
     activations = _dtype(config)
-    kept = [("embedding", _KEPT), *([] if shape.tied else [("head", _KEPT)])]
-    kept += [("w_join", _KEPT)] if shape.predicts else []
+    kept = [("embedding", _KEPT), *([("head", _KEPT)] if "w_head" in _rendered(shape, family, "head") else [])]
+    kept += [(weight, _KEPT) for weight in _rendered(shape, family, "kept").split()]
     plain = Storage(activations, activations, activations, stored=tuple(kept))
     table = config.table(_FIELD)
     if table is None:
@@ -52,15 +54,21 @@ def storage_of(config: Config, family: Family, shape: Shape) -> Storage:
     if not schemes:
         _refuse(config, table.get("quant_method"))
         return plain._replace(kv_cache=kv_cache)
+    if config.errors:  # the modules below are those of a sound shape
+        return plain
     compute = activations if all(scheme.weights_only for scheme in schemes) else ""
     found = _Checkpoint(config, table, shape, layers_of(shape, family))
-    if table.get("quant_method") == "mxfp4" and family.feed is not None:  # this method stores only experts in mxfp4
+    if table.get("quant_method") == "mxfp4" and "experts" in shape.values:  # this method stores only experts in mxfp4
         found.keep_listed()
         return plain._replace(kv_cache=kv_cache, compute=activations, experts=schemes[0].word)
     for scheme in reversed(schemes):  # the first of several groups that name a module decides
         found.give(scheme)
     found.keep_listed()
     return found.storage(Storage(activations, activations, kv_cache, compute, stored=tuple(kept)))
+
+
+def _rendered(shape: Shape, family: Family, part: str) -> str:
+    return "" if not shape.layers else render(family.parts[part], shape.of_model, family.parts)
 
 
 def _refuse(config: Config, method: Any) -> None:
@@ -128,7 +136,7 @@ class _Checkpoint:
             if pattern.expert is not None:
                 one = experts.setdefault((pattern.layer, pattern.rest), set())
                 one.add(pattern.expert)
-                if len(one) < self.shape.sizes.get("experts", 0):
+                if len(one) < self.shape.values.get("experts", 0):
                     continue
                 experts.pop((pattern.layer, pattern.rest))
             if not self._put(pattern, _KEPT) and not pattern.elsewhere:
@@ -194,7 +202,7 @@ class _Checkpoint:
             tuple((name, word) for name, word in words.items() if name not in alike and word != weights)
             for words in main
         )
-        if self.shape.predicts:
+        if self.shape.of_model.get("predicts"):
             stored |= self._mtp(self.words[count], alike, weights)
         default = base.activations if weights == _KEPT else weights
         return base._replace(weights=default, stored=tuple(stored.items()), layers=layers if any(layers) else ())
@@ -202,10 +210,11 @@ class _Checkpoint:
     def _most(self, main: list[dict[str, str]]) -> str:
         """The format of most weights of the layers, an expert counted as one."""
         counts = Counter[str]()
-        for kind, words in zip(self.shape.layers, main, strict=True):
+        experts = self.shape.values.get("experts", 1)
+        for layer, words in zip(self.layers, main, strict=False):
+            inside = {w for m in layer.modules if re.search(r"(^|\.)experts\.", m.name) for w in m.weights}
             for name, word in words.items():
-                expert = kind.sparse and name in ("w_gate", "w_up", "w_down")
-                counts[word] += self.shape.sizes.get("experts", 1) if expert else 1
+                counts[word] += experts if name in inside else 1
         return next((word for word, _ in counts.most_common() if word != _KEPT), _KEPT)
 
     def _mtp(self, words: dict[str, str], alike: dict[str, str], weights: str) -> dict[str, str]:

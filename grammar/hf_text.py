@@ -5,55 +5,84 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from plandsl.grammar.hf_shape import Kind, Router, Shape
+from plandsl.grammar.hf_families import Family
+from plandsl.grammar.hf_shape import Shape
 from plandsl.grammar.hf_storage import Storage
+from plandsl.grammar.hf_template import indented, render
 
 MAX_BLOCKS = 16
 """Most blocks in the text of a model. If more are needed, its layers follow no regular pattern."""
 
-_LONGEST_LEAD, _LONGEST_PERIOD = 8, 12
+_LONGEST_LEAD, _LONGEST_PERIOD, _LONGEST_STRIDE = 8, 12, 24
+_FEW_BLOCKS = 8
 _WIDTH = 100
-_SIZES = ("hidden", "heads", "kv_heads", "head_dim", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
+_ON_A_LINE = 9
 _WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
+"""Dimensions that have the second line of the text, in this order."""
 
 
-def model_text(name: str, shape: Shape, storage: Storage, source: str, remarks: Sequence[str]) -> str:
+class Made(NamedTuple):
+    """A family, and the shape that it gives a model."""
+
+    family: Family
+    shape: Shape
+
+    def part(self, name: str, **more: Any) -> str:
+        """A part of the family, with the values of the model and ``more``."""
+        return render(self.family.parts.get(name, ""), self.shape.of_model | more, self.family.parts)
+
+
+class Kind(NamedTuple):
+    """The kind of a layer: what its family says of it, and the formats of weights that other layers store otherwise."""
+
+    words: tuple[tuple[str, Any], ...]
+    stored: tuple[tuple[str, str], ...] = ()
+
+
+def model_text(name: str, made: Made, storage: Storage, source: str, remarks: Sequence[str]) -> str:
     """The model in canonical form; empty if its layers need more than `MAX_BLOCKS` blocks."""
-    ranges = cover(shape.layers)
+    shape = made.shape
+    stored = shape.stored or ((),) * len(shape.layers)
+    kinds = [Kind(tuple(values.items()), own) for values, own in zip(shape.layers, stored, strict=True)]
+    ranges = cover(kinds)
     if len(ranges) > MAX_BLOCKS:
         return ""
-    body = ["  embedding w_embed[vocab, hidden]"]
-    labels = _labels(ranges, shape.reach)
+    body = [f"embedding {made.part('embedding')}"]
+    labels = _labels(ranges, shape)
+    experts = storage.experts
     for label, (kind, layers) in zip(labels, ranges, strict=True):
         words = ["block", label, f"[layers = {layers}]" if layers else "", "x[tokens, hidden] {"]
-        body.append(f"  {' '.join(filter(None, words))}")
-        body += [f"    {line}" for line in (*_attention(shape, kind), *_feed(shape, kind, storage.experts))]
-        body.append("  }")
-    if shape.predicts:
-        body.append("  mtp x[tokens, hidden] with e[tokens, hidden] {")
-        body.append("    x = concat(rms_norm(e), rms_norm(x), into = pair) @ w_join[pair, hidden]")
-        last = shape.layers[-1]
-        body += [f"    {line}" for line in (*_attention(shape, last), *_feed(shape, last, storage.experts))]
-        body.append("  }")
-    body.append(f"  head {_head(shape)}")
+        body += [" ".join(filter(None, words)), made.part("layer", **dict(kind.words), expert_format=experts), "}"]
+    if shape.of_model.get("predicts"):
+        body += ["mtp x[tokens, hidden] with e[tokens, hidden] {", made.part("mtp", expert_format=experts), "}"]
+    body.append(f"head {made.part('head')}")
     # the notes of `hf` become comments too, because the text is read without its config
     lines = [f"# {remark}" for remark in remarks]
     lines += [f"model {name} {{", f'  source = "{source}"', "", f"  layers = {len(shape.layers)}"]
-    lines += _fields(shape, "\n".join(body))
-    lines += ["", f"  {_formats(storage)}", *_stored(storage, labels, ranges), "", *body, "}"]
+    lines += _fields(made, "\n".join(body))
+    lines += ["", f"  {_formats(storage)}", *_stored(storage, labels, ranges), ""]
+    lines += [*indented("\n".join(body), 1), "}"]
     return "\n".join(lines) + "\n"
 
 
-def _fields(shape: Shape, body: str) -> Iterator[str]:
-    """The lines with the dimensions that the body uses, and the context."""
-    used = set(re.findall(r"\w+", " ".join(re.findall(r"\[([^]=]*)\]", body))))
-    for names in (_SIZES, _WIDTHS):
-        given = [f"{name} = {shape.sizes[name]}" for name in names if name in used and name in shape.sizes]
-        if given:
-            yield f"  {', '.join(given)}"
-    if shape.max_context:
-        yield f"  max_context = {shape.max_context}"
+def dimensions_in(body: str) -> frozenset[str]:
+    """The dimensions that a text of blocks uses."""
+    return frozenset(re.findall(r"\w+", " ".join(re.findall(r"\[([^]=]*)\]", body))))
+
+
+def _fields(made: Made, body: str) -> Iterator[str]:
+    """The lines with the dimensions that the body uses, the context, and further fields of the family."""
+    used = dimensions_in(body)
+    names = [field.name for field in made.family.fields if field.name in used and field.name not in _WIDTHS]
+    for line in (names, [name for name in _WIDTHS if name in used]):
+        given = [f"{name} = {made.shape.values[name]}" for name in line]
+        for first in range(0, len(given), _ON_A_LINE):
+            yield f"  {', '.join(given[first : first + _ON_A_LINE])}"
+    if made.shape.values["context"]:
+        yield f"  max_context = {made.shape.values['context']}"
+    yield from indented(made.part("options"), 1)
 
 
 def _formats(storage: Storage) -> str:
@@ -92,9 +121,35 @@ def cover(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
     """
     parts = _parts(kinds)
     kind, most = Counter(kind for kind, _ in parts).most_common(1)[0]
-    if most == 1 and len(parts) > 1:
-        return parts
-    return [(kind, ""), *(part for part in parts if part[0] != kind)]
+    found = parts if most == 1 and len(parts) > 1 else [(kind, ""), *(part for part in parts if part[0] != kind)]
+    if len(found) > _FEW_BLOCKS and len(strides := _strides(kinds)) < len(found):
+        return strides
+    return found
+
+
+def _strides(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
+    """The most frequent kind for all layers that the others leave; the layers of each other kind in longest strides."""
+    counts = Counter(kinds)
+    usual = counts.most_common(1)[0][0]
+    found = [(usual, "")]
+    for kind in counts:
+        rest = {layer for layer, other in enumerate(kinds) if other == kind}
+        while kind != usual and rest and len(found) <= MAX_BLOCKS:
+            length, step, start = max((_length(rest, layer, step), -step, -layer) for layer in rest
+                                      for step in range(1, _LONGEST_STRIDE + 1))  # fmt: skip
+            layers = range(-start, -start - step * length, -step)
+            rest -= set(layers)
+            by = f" by {-step}" if length > 1 and step < -1 else ""
+            found.append((kind, f"{layers[0]}..{layers[-1] + 1}{by}"))
+    return found
+
+
+def _length(layers: set[int], start: int, step: int) -> int:
+    """How many of ``start``, ``start + step``, ... are in ``layers``, from the first on."""
+    end = start
+    while end in layers:
+        end += step
+    return (end - start) // step
 
 
 def _parts(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
@@ -119,16 +174,14 @@ def _runs(kinds: Sequence[Kind], start: int, end: int) -> list[tuple[Kind, str]]
     return found
 
 
-def _labels(ranges: list[tuple[Kind, str]], reach: str) -> list[str]:
+def _labels(ranges: list[tuple[Kind, str]], shape: Shape) -> list[str]:
     """A name for each block, made from the properties in which blocks differ."""
     kinds = {kind for kind, _ in ranges}
-    sliding, sparse = len({kind.slides for kind in kinds}) > 1, len({kind.sparse for kind in kinds}) > 1
+    different = [name for name in shape.labels if len({dict(kind.words)[name] for kind in kinds}) > 1]
     stored = any(kind.stored for kind in kinds)
-    some = "chunked" if reach == "chunk" else "sliding"
     names = []
     for kind, _ in ranges:
-        words = [some if kind.slides else "full"] if sliding else []
-        words += ["sparse" if kind.sparse else "dense"] if sparse else []
+        words = [_word(dict(kind.words)[name], shape.labels[name]) for name in different]
         words += [("kept" if kind.stored else "quantised")] if stored else []
         names.append("_".join(words))
     many, seen = Counter(names), Counter[str]()
@@ -138,102 +191,6 @@ def _labels(ranges: list[tuple[Kind, str]], reach: str) -> list[str]:
     return names
 
 
-# ---- statements
-
-
-def _head(shape: Shape) -> str:
-    weight = "w_embed[vocab, hidden]" if shape.tied else "w_head[hidden, vocab]"
-    logits = f"rms_norm(x) @ {weight}"
-    return f"tanh({logits})" if shape.softcap else logits
-
-
-def _attention(shape: Shape, kind: Kind) -> Iterator[str]:
-    yield "h = rms_norm(x)"
-    if shape.latent:
-        yield from _latent(shape)
-        result = "a @ w_o[heads, v_dim, hidden]"
-    else:
-        for letter, heads in (("q", "heads"), ("k", "kv_heads")):
-            text = _projection(shape, letter, heads, shape.qk_norm)
-            turned = f"rope({text})" if kind.roped else text
-            normed = shape.turned_norm and kind.roped
-            yield f"{letter} = {f'rms_norm({turned}, over = head_dim, gain = none)' if normed else turned}"
-        yield f"v = {_projection(shape, 'v', 'kv_heads', False)}"
-        words = ["q", "k", "v"] + ["w_sinks[heads]"] * shape.sinks
-        words += [f"{shape.reach} = {shape.window}"] if kind.slides else []
-        yield f"a = attention({', '.join(words)})"
-        result = "a @ w_o[heads, head_dim, hidden]"
-    result += " + b_o[hidden]" if shape.out_bias and not shape.latent else ""
-    yield f"x = x + {f'rms_norm({result})' if shape.post_norm else result}"
-
-
-def _projection(shape: Shape, letter: str, heads: str, normed: bool) -> str:
-    text = f"h @ w_{letter}[hidden, {heads}, head_dim]"
-    text += f" + b_{letter}[{heads}, head_dim]" if shape.qkv_bias else ""
-    return f"rms_norm({text}, over = head_dim)" if normed else text
-
-
-def _latent(shape: Shape) -> Iterator[str]:
-    """Multi-head latent attention."""
-    low = "q_rank" in shape.sizes
-    if low:
-        yield "q = rms_norm(h @ w_dq[hidden, q_rank])"
-    query, width = ("q", "q_rank") if low else ("h", "hidden")
-    yield f"qn = {query} @ w_uq[{width}, heads, nope_dim]"
-    yield f"qr = rope({query} @ w_qr[{width}, heads, rope_dim])"
-    yield "c = rms_norm(h @ w_dkv[hidden, kv_rank])"
-    yield "kr = rope(h @ w_kr[hidden, rope_dim])"
-    latent = "latent(c, kr, w_uk[kv_rank, heads, nope_dim], w_uv[kv_rank, heads, v_dim])"
-    yield f"a = attention(query(qn, qr), {latent})"
-
-
-def _router(router: Router, weights: str) -> str:
-    """The arguments of ``experts``; options with their default value are left out."""
-    words = ["h", "w_router[hidden, experts]"]
-    if router.bias == "logits":
-        words = ["h", "h @ w_router[hidden, experts] + b_router[experts]"]
-    elif router.bias == "choice":
-        words.append("b_router[experts]")
-    words.append(f"top_k = {router.top_k}")
-    words += [f"score = {router.score}"] if router.score != "softmax" else []
-    words += ["normalize = false"] if not router.normalize else []
-    words += [f"scale = {router.scale:g}"] if router.scale != 1 else []
-    words += [f"weigh = {router.weigh}"] if router.weigh else []
-    words += [f"weights = {weights}"] if weights else []
-    return ", ".join(words)
-
-
-def _feed(shape: Shape, kind: Kind, weights: str) -> Iterator[str]:
-    yield "h = rms_norm(x)"
-    if not kind.sparse or shape.router is None:
-        yield from _gate(shape, "w_gate", "w_up", "ffn")
-        result = _down(shape, "w_down", "ffn")
-        yield f"x = x + {f'rms_norm({result})' if shape.post_norm else result}"
-        return
-    yield f"y = experts({_router(shape.router, weights)}) {{"
-    yield from (f"  {line}" for line in _gate(shape, "w_gate", "w_up", "expert_ffn"))
-    yield f"  {_down(shape, 'w_down', 'expert_ffn')}"
-    yield "}"
-    if shape.sizes.get("shared"):
-        # named `expert_ffn`, so that a degree that splits the width of experts splits shared experts too
-        width = "expert_ffn" if shape.sizes["shared"] == 1 else "shared, expert_ffn"
-        yield from _gate(shape, "w_shared_gate", "w_shared_up", width)
-        yield f"y = y + {_down(shape, 'w_shared_down', width)}"
-    yield "x = x + y"
-
-
-def _gate(shape: Shape, gate: str, up: str, width: str) -> Iterator[str]:
-    sides = [f"h @ {name}[hidden, {width}]" for name in (gate, up)]
-    if shape.mlp_bias:
-        sides = [f"{side} + {name.replace('w_', 'b_')}[{width}]" for side, name in zip(sides, (gate, up), strict=True)]
-    if not shape.limit:
-        yield f"g = {shape.activation}({sides[0]}) * ({sides[1]})"
-        return
-    yield f"gate = clamp({sides[0]}, high = {shape.limit:g})"
-    yield f"up = clamp({sides[1]}, low = {-shape.limit:g}, high = {shape.limit:g})"
-    yield "g = quick_gelu(gate) * (up + 1)"
-
-
-def _down(shape: Shape, name: str, width: str) -> str:
-    text = f"g @ {name}[{width}, hidden]"
-    return f"{text} + {name.replace('w_', 'b_')}[hidden]" if shape.mlp_bias else text
+def _word(value: Any, words: tuple[str, str]) -> str:
+    yes, no = words
+    return value if isinstance(value, str) else yes if value else no

@@ -218,6 +218,15 @@ def _export(made: _Parser) -> None:
     made.add_argument(
         "-o", "--output", metavar="OUT", help="a file, or a folder for several (default: standard output)"
     )
+    made.add_argument("--shrink", action="store_true", help="with --to jax: small dimensions on the same mesh")
+
+
+def _execute(made: _Parser) -> None:
+    _add_file(made)
+    made.add_argument("--shrink", action="store_true",
+                      help="small dimensions on devices of the host, compared with the reference")  # fmt: skip
+    made.add_argument("--steps", type=int, default=3, help="decode steps to compare (default: 3)")
+    made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
 
 def _import(made: _Parser) -> None:
@@ -249,6 +258,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write a plan as a file that another tool reads", _export),
     "import": ("read an engine's command line, script or manifest as a plan", _import),
+    "run": ("run a plan in JAX: small sizes beside the reference, or real sizes beside the prediction", _execute),
 }
 """Every verb: what help says of it, and what adds its arguments."""
 

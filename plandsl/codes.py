@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_hf import HF_CODES
+from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
+from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 
 
@@ -117,7 +119,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "N304": (
         "every rank holds some weights in full",
         "The axis splits other weights, but not these, so every rank holds them in full and multiplies by them in "
-        "full. `tp` splits the dimensions called heads, kv_heads, ffn, expert_ffn and vocab.",
+        "full. `tp` splits the dimensions called heads, kv_heads, state_heads, state_groups, ffn, expert_ffn and "
+        "vocab.",
         _plan("mesh t = 4\n    heads, kv_heads -> t"),
         "name a dimension of these weights in a rule.",
     ),
@@ -535,8 +538,8 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
 CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
-        *(SYNTAX_CODES, NAME_CODES, HF_CODES, SHARDING_CODES, COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
-        EXPORT_CODES,
+        *(SYNTAX_CODES, NAME_CODES, HF_CODES, MODEL_CODES, SHARDING_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES, STATE_CODES),
     )
     for name, parts in table.items()
 }

@@ -190,12 +190,14 @@ def show_model(model: ModelSpec) -> str:
         f"activations = {model.activations}",
         f"kv_cache = {model.kv_cache}",
     ]
+    if model.state_cache:
+        lines.append(f"state_cache = {model.state_cache}")
     if model.compute is not None:
         lines.append(f"compute = {model.compute}")
     if not model.causal:
         lines.append("causal = false")
     lines += _nested([(f"stored.{path}", word) for path, word in model.stored])
-    lines.append(f"embedding {show_term(model.embedding)}")
+    lines.append(f"embedding {show_term(model.entry or model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
     if model.mtp is not None:
@@ -208,8 +210,11 @@ def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:
     split = ""
     if len(model.blocks) > 1 or block.name != "block":
         first, last = block.layers
-        rest = len(block.every.at) > 1  # a block without `layers`, which covers all that no other block names
-        split = f" {block.name}" + ("" if rest else f" [layers = {first}..{last}{block.every}]")
+        uneven = len(block.every.at) > 1
+        if uneven and sum(len(other.every.at) > 1 for other in model.blocks) > 1:
+            split = f" {block.name} [layers = [{', '.join(map(str, block.every.select(block.layers)))}]]"
+        else:  # one uneven block can do without `layers`: it covers all that no other block names
+            split = f" {block.name}" + ("" if uneven else f" [layers = {first}..{last}{block.every}]")
     yield f"block{split} {block.arg}[{', '.join(('tokens', *model.embedding.dims[1:]))}] {{"
     for statement in block.statements:
         yield f"  {statement.target} = {show_term(statement.term)}"
@@ -237,10 +242,20 @@ def show_term(term: Term) -> str:
             return f"{_operand(term.args[0])} * {_number(float(term.option('by', 1.0)))}"
         case Apply(fn="plus"):
             return f"{_operand(term.args[0])} + {_number(float(term.option('by', 0.0)))}"
+        case Apply(fn="recurrence"):
+            return f"recurrence({', '.join(_recurrence_arguments(term))})"
         case Apply():
             options = (f"{name} = {_option(value)}" for name, value in term.options)
             call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
             return f"{call} {{ {', '.join(map(_expert_statement, term.body))} }}" if term.body else call
+
+
+def _recurrence_arguments(term: Apply) -> Iterator[str]:
+    """The arguments of a `recurrence`: three tensors, those that the option ``named`` names, and the other options."""
+    names = str(term.option("named", "")).split()
+    yield from map(show_term, term.args[:3])
+    yield from (f"{name} = {show_term(arg)}" for name, arg in zip(names, term.args[3:], strict=True))
+    yield from (f"{name} = {_option(value)}" for name, value in term.options if name != "named")
 
 
 def _expert_statement(statement: Statement) -> str:
@@ -382,6 +397,10 @@ def show_node(node: NodeSpec) -> str:
         section.put("link.bridge", f"{_number(node.link.bridge)} B/s")
     if node.link.topology == "pcie" and all(gpu.p2p for _, gpu in node.groups) != (node.link.host is None):
         section.put("link.p2p", "on" if node.link.host is None else "off")
+    if node.network:
+        _put_link(section, "network", node.network)
+    if node.host_memory is not None:
+        section.put("host_memory", f"{_number(node.host_memory)} B")
     _put_prices(section, node)
     if node.overhead is not None:
         section.put("overhead", f"{_number(node.overhead)} W")
@@ -406,6 +425,8 @@ def _put_link(section: _Section, name: str, link: LinkSpec) -> None:
     section.put(f"{name}.topology", _topology(link))
     section.put(f"{name}.bandwidth", f"{_number(link.bandwidth)} B/s")
     section.put(f"{name}.latency", f"{_number(link.latency)} s")
+    if not link.wrap:
+        section.put(f"{name}.wrap", "off")
 
 
 def _topology(link: LinkSpec) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.machine import links
@@ -23,6 +23,7 @@ from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.testing import compiled, plans, same
 from plandsl.testing.laws import assert_laws
+from tests.draws import draws
 
 MODEL = """
 model m {
@@ -222,7 +223,7 @@ def test_one_node_costs_what_the_node_costs(sharding: str) -> None:
 
 
 @given(plans())
-@settings(max_examples=20)
+@draws(1 / 2)
 def test_any_plan_costs_the_same_on_a_cluster_of_one(spec: Any) -> None:
     network = LinkSpec("fat_tree", 1e9, 1e-6)
     one = compiled(evolve(spec, cluster=ClusterSpec("c", spec.node, 1, network)))
@@ -231,7 +232,7 @@ def test_any_plan_costs_the_same_on_a_cluster_of_one(spec: Any) -> None:
 
 
 @given(plans(), st.integers(1, 6), st.sampled_from(["fat_tree", "rail", "dragonfly", "switch", "mesh", "ring"]))
-@settings(max_examples=12)
+@draws(1 / 3)
 def test_plans_on_several_nodes_keep_the_laws(spec: Any, per_node: int, topology: str) -> None:
     count = -(-spec.sharding.ranks // per_node)
     link = LinkSpec("switch", 100e9, 1e-6) if spec.node.link.dims else spec.node.link
@@ -397,9 +398,9 @@ def test_rails_pass_the_links_of_a_node_first() -> None:
 
 def test_a_torus_is_held_up_by_its_bisection() -> None:
     roads = machine(topology="torus", dims=(2, 8))
-    assert fastest(roads, "all_to_all", 1, 16, 1e9) == pytest.approx(1e9 * 15 / 16 / min(2 * NET, 8 * NET / 8))
+    assert fastest(roads, "all_to_all", 1, 16, 1e9) == pytest.approx(1e9 / (8 * NET / 8))
     roads = machine(topology="torus", dims=(2, 2))
-    assert fastest(roads, "all_to_all", 1, 4, 1e9) == pytest.approx(1e9 * 3 / 4 / (2 * NET))
+    assert fastest(roads, "all_to_all", 1, 4, 1e9) == pytest.approx(1e9 / 2 / NET)
 
 
 def test_a_dragonfly_halves_what_is_not_uniform() -> None:

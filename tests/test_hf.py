@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plandsl.cli import main
@@ -23,14 +23,14 @@ from plandsl.driver import compile_file, open_text
 from plandsl.grammar import hf
 from plandsl.grammar.fmt import format_text
 from plandsl.grammar.hf import translate
-from plandsl.grammar.hf_families import FAMILIES
-from plandsl.grammar.hf_shape import Kind
-from plandsl.grammar.hf_text import cover
+from plandsl.grammar.hf_families import architectures, model_types
+from plandsl.grammar.hf_text import Kind, cover
 from plandsl.grammar.resolve import Module, load
 from plandsl.ir.text import show
 from plandsl.limits import MAX_FILE_BYTES, MAX_FILES
 from plandsl.passes.build import build_model
 from plandsl.spec.model import ModelSpec
+from tests.draws import draws
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -169,7 +169,9 @@ def codes(path: Path) -> list[str]:
 
 
 def test_each_config_is_listed() -> None:
-    assert sorted(PARAMETERS) == sorted(path.stem for path in CONFIGS.glob("*.json"))
+    from tests.test_families import COUNTS
+
+    assert sorted([*PARAMETERS, *COUNTS]) == sorted(path.stem for path in CONFIGS.glob("*.json"))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -208,15 +210,6 @@ def test_estimates_are_those_of_the_catalog(tmp_path: Path) -> None:
     for body in (a, b):
         del body["notes"]
     assert a == b
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
-def test_the_sharded_program_of_each_family_is_the_unsharded_one(family: Any, tmp_path: Path) -> None:
-    name = next(n for n in PARAMETERS if published(n).get("model_type") in family.types)
-    (plan,) = compile_file(write(tmp_path, 'hf("config.json")', published(name)))
-    verdict = plan.verify()
-    assert verdict.ok, verdict.message
-    assert verdict.worst < 1e-9
 
 
 # ---- fields
@@ -358,8 +351,8 @@ def test_windows_of_each_family() -> None:
         ("block sliding [layers = 3..4]", "q, k, v, window = 128)"),
     ]
     assert blocks(made(published("gemma_2_9b"))[0]) == [
-        ("block sliding [layers = 0..42 by 2]", "q, k, v, window = 4096)"),
-        ("block full [layers = 1..42 by 2]", "q, k, v)"),
+        ("block sliding [layers = 0..42 by 2]", "q, k, v, window = 4096, softcap = 50)"),
+        ("block full [layers = 1..42 by 2]", "q, k, v, softcap = 50)"),
     ]
     assert blocks(made(published("gemma_3_1b"))[0]) == [
         ("block sliding", "q, k, v, window = 512)"),
@@ -427,11 +420,11 @@ def test_more_experts_than_there_are() -> None:
 
 
 def test_layers_without_a_pattern_are_refused() -> None:
-    kinds = [("full_attention", "sliding_attention")[n.bit_count() % 2] for n in range(64)]
-    assert findings(num_hidden_layers=64, layer_types=kinds, sliding_window=8)[0][0] == "E232"
+    kinds = [("full_attention", "sliding_attention")[n.bit_count() % 2] for n in range(256)]
+    assert findings(num_hidden_layers=256, layer_types=kinds, sliding_window=8)[0][0] == "E232"
 
 
-KINDS = st.sampled_from([Kind(False, False), Kind(True, False), Kind(True, True)])
+KINDS = st.sampled_from([Kind((("sliding", a), ("sparse", b))) for a, b in ((0, 0), (1, 0), (1, 1))])
 
 
 @given(st.lists(KINDS, min_size=1, max_size=5), st.lists(KINDS, min_size=1, max_size=6), st.integers(0, 30))
@@ -532,10 +525,10 @@ def test_defaults_that_matter_are_told() -> None:
 @pytest.mark.parametrize(
     ("fields", "message", "hint"),
     [
-        ({"architectures": ["LamaForCausalLM"]}, '"LamaForCausalLM"', "did you mean `LlamaForCausalLM`?"),
-        ({"architectures": ["XyzModel"]}, '"XyzModel"', "known here: `DeepseekV3ForCausalLM`"),
-        ({"architectures": None, "model_type": "qwen4"}, 'model type "qwen4"', "did you mean `qwen3` or `qwen2`?"),
-        ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "a state-space layer", ""),
+        ({"architectures": ["LamaForCausalLM"]}, '"LamaForCausalLM"', "any other model is written as a block"),
+        ({"architectures": ["XyzModel"]}, '"XyzModel"', "`hf` knows "),
+        ({"architectures": None, "model_type": "qwen9"}, 'model type "qwen9"', "DeepseekV3, "),
+        ({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "state-space layers", ""),
         ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "cross-attention", ""),
         ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, "another head", ""),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "mistral"}, "belong to different families", ""),
@@ -727,9 +720,7 @@ NAMES = st.sampled_from(
         {key for name in PARAMETERS for key in published(name)} | {"use_sliding_window", "layer_types", "text_config"}
     )
 )
-WORDS = st.sampled_from(
-    [*(f.architecture for f in FAMILIES), *(t for f in FAMILIES for t in f.types), "fp8", "awq", "sliding_attention"]
-)
+WORDS = st.sampled_from([*architectures(), *model_types(), "fp8", "awq", "sliding_attention"])
 
 
 def judged(text: str) -> None:
@@ -752,13 +743,14 @@ def test_any_object_gives_a_model_or_diagnostics(config: dict[str, Any]) -> None
     judged(json.dumps(config))
 
 
-@settings(max_examples=150)
+@draws(25 / 2)
 @given(
     st.sampled_from(sorted(PARAMETERS)),
     st.dictionaries(NAMES, st.integers(0, 300) | VALUES | WORDS, max_size=3),
     st.sets(NAMES, max_size=2),
 )
 @example("qwen3_30b_a3b", {"mlp_only_layers": [True], "decoder_sparse_step": 7}, set())
+@example("deepseek_v3", {"num_hidden_layers": 0, "quantization_config": {"quant_method": "fp8"}}, set())
 def test_a_published_config_with_other_fields_gives_a_model_or_diagnostics(
     name: str, fields: dict[str, Any], dropped: Sequence[str]
 ) -> None:

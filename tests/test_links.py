@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.answers.communication import Calls
@@ -14,6 +14,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.entries import catalog_calibration
 from plandsl.spec.constants import CollectiveConstants
 from plandsl.spec.hardware import HOST_PATH, LinkSpec, usual_latency
+from tests.draws import draws
 
 FITTED = CollectiveConstants(4e-6, 1e-6, 0.3, 6e-6, bulk=0.8, half=2e6, own=0.4, switch=0.4)
 NODE = """
@@ -223,7 +224,7 @@ def port(link: LinkSpec, others: int) -> float:
 
 
 @given(sent())
-@settings(max_examples=25)
+@draws(25 / 12)
 def test_no_exchange_beats_its_links(drawn: tuple[CompiledPlan, int]) -> None:
     made, per_node = drawn
     node, cluster, mesh = made.spec.node, made.spec.cluster, made.prefill.program.mesh
@@ -247,7 +248,7 @@ def test_no_exchange_beats_its_links(drawn: tuple[CompiledPlan, int]) -> None:
 
 
 @given(sent())
-@settings(max_examples=25)
+@draws(25 / 12)
 def test_no_kernel_and_no_step_beats_its_gpu(drawn: tuple[CompiledPlan, int]) -> None:
     made, _ = drawn
     gpu, found = made.spec.node.gpu, made.estimate()
@@ -270,8 +271,8 @@ def test_no_kernel_and_no_step_beats_its_gpu(drawn: tuple[CompiledPlan, int]) ->
         assert found.decode.time_s * (1 + 1e-9) >= read, f"{found.memory.weights} bytes on {gpu.name}"
 
 
-@pytest.mark.parametrize("topology", ["ring", "torus(2, 2)"])
-def test_bytes_that_a_gpu_hands_on_take_time_too(topology: str) -> None:
+@pytest.mark.parametrize(("topology", "way"), [("ring", "ring"), ("torus(2, 2)", "torus"), ("torus(4, 1)", "torus")])
+def test_bytes_that_a_gpu_hands_on_take_time_too(topology: str, way: str) -> None:
     (made,) = compile_text(f"""
 engine e {{ links = 3000 % }}
 node n {{ gpu = mi300x, count = 4, link {{ topology = {topology}, bandwidth = 1 GB/s, latency = 0 us }} }}
@@ -280,7 +281,7 @@ plan p {{
   workload {{ input = 1000, output = 9, batch = 4 }}
 }}""")
     rows = [r for r in made.estimate().communication.rows if r.op == "all_to_all"]
-    assert {(row.phase, row.algorithm) for row in rows} == {("prefill", "ring"), ("decode", "ring")}
+    assert {(row.phase, row.algorithm) for row in rows} == {("prefill", way), ("decode", way)}
     assert all(row.time_s * (1 + 1e-9) >= row.wire / port(made.spec.node.link, 3) for row in rows)
 
 

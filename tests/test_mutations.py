@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 import numpy as np
 from attrs import evolve
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plandsl.backends.reference import collectives as executor
-from plandsl.backends.reference import experts, machine
+from plandsl.backends.reference import machine
 from plandsl.backends.reference.placement import Array, Placement, Shards
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare
@@ -27,6 +27,7 @@ from plandsl.driver import plain_programs, programs
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Ring, Send, Slice
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.experts import Combine
+from plandsl.ir.meaning import experts
 from plandsl.ir.names import Places
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
@@ -36,6 +37,7 @@ from plandsl.ir.types import PADDED, TensorType, Value, routed
 from plandsl.passes.rewrite import replace_fields, substitute
 from plandsl.spec.model import Apply, BlockSpec, Statement
 from plandsl.testing import mixtures, models
+from tests.draws import draws
 
 Moving: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Ring
 MOVING = (AllReduce, ReduceScatter, AllGather, AllToAll, Rescale, Ring)
@@ -43,7 +45,7 @@ MOVING = (AllReduce, ReduceScatter, AllGather, AllToAll, Rescale, Ring)
 LOADS = {"batch": 4, "input": 8}, {"batch": 5, "input": 7}
 """Parts of equal size on most axes, and of unequal ones."""
 
-FEW = settings(max_examples=max(1, settings().max_examples // 3))
+FEW = draws(1 / 3)
 """Each example runs several programs."""
 
 

@@ -9,8 +9,6 @@ from typing import TypeAlias, assert_never
 import numpy as np
 from attrs import frozen
 
-from plandsl.backends.reference import experts
-from plandsl.backends.reference.attention import Mask, attention, latent_attention, partial_attention, rope
 from plandsl.backends.reference.placement import Array, Held, Mismatch, Placement, Range, Shards, positions
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks, Join, Split
@@ -21,6 +19,7 @@ from plandsl.ir.compute import (
     Concat,
     Embed,
     Gemm,
+    Ids,
     LastToken,
     Map,
     Norm,
@@ -32,6 +31,16 @@ from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
+from plandsl.ir.meaning import elementwise, experts
+from plandsl.ir.meaning.attention import (
+    Change,
+    Mask,
+    alibi_slopes,
+    attention,
+    latent_attention,
+    partial_attention,
+    rope,
+)
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.types import TensorType, Value
 
@@ -40,9 +49,6 @@ OnDevice: TypeAlias = Compute | Latent | Routing | Chunks
 
 Routed: TypeAlias = TopK | Dispatch | Combine
 
-EPSILON = 1e-6
-
-
 OPERATORS: dict[str, Callable[..., Array]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -50,6 +56,10 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     PLUS: lambda x: x,
 }
 """The functions of a `Map` besides the functions of one tensor; its limits are applied first."""
+
+
+NORMS = {"rms_norm": elementwise.rms_norm, "layer_norm": elementwise.layer_norm}
+"""The functions of a `Norm`."""
 
 
 def function_of(fn: str) -> Callable[..., Array]:
@@ -68,13 +78,14 @@ def function_of(fn: str) -> Callable[..., Array]:
 class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
-    ``past`` counts the tokens that were in the cache before this step.
+    ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens.
     """
 
     rank: int
     place: Placement
     values: Mapping[str, Shards]
     past: int
+    ids: Array
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -116,6 +127,8 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
     match op:
         case Embed():
             return (_embed(op, here),)
+        case Ids():
+            return (_ids(op, here),)
         case Norm():
             here.check_ranges(op, *op.operands)
             return (_norm(here.array(op.x), op, op.x.type, here),)
@@ -128,7 +141,7 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
         case Gemm():
             return tuple(_gemm(op, i, here) for i in range(len(op.weights)))
         case Rope():
-            return tuple(_rope(x, here) for x in op.xs)
+            return tuple(_rope(x, op.first, here) for x in op.xs)
         case Map():
             return (_map(op, here),)
         case Concat():
@@ -166,24 +179,24 @@ def _join(op: Join, here: Local) -> Array:
     return out
 
 
+def _ids(op: Ids, here: Local) -> Array:
+    if op.of == "token":
+        return here.ids
+    numbers = np.zeros_like(here.ids)
+    return numbers if op.of == "type" else numbers + np.arange(here.ids.shape[1]) + here.past
+
+
 def _embed(op: Embed, here: Local) -> Array:
     """Rows of the table; a row that another rank holds counts as zeros."""
-    start, stop = here.place.held_range(op.table.type.dims[0], here.rank)
-    ids, table = here.array(op.ids), here.array(op.table)
-    out = np.zeros((*ids.shape, *table.shape[1:]))
-    mine = (ids >= start) & (ids < stop)
-    out[mine] = table[ids[mine] - start]
-    return out
+    start, _ = here.place.held_range(op.table.type.dims[0], here.rank)
+    return elementwise.embed(here.array(op.ids), here.array(op.table), start)
 
 
 def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array:
     along = type_.names.index(op.over)
-    count = max(x.shape[along], 1)
-    if op.fn == "layer_norm":
-        x = x - x.sum(along, keepdims=True) / count
-    elif op.fn != "rms_norm":
+    if op.fn not in NORMS:
         raise Mismatch(f"no norm is called '{op.fn}'")
-    out: Array = x / np.sqrt((x * x).sum(along, keepdims=True) / count + EPSILON)
+    out = NORMS[op.fn](x, along)
     return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
 
@@ -205,11 +218,11 @@ def _gemm(op: Gemm, i: int, here: Local) -> Array:
     return result
 
 
-def _rope(x: Value, here: Local) -> Array:
+def _rope(x: Value, first: int | None, here: Local) -> Array:
     if "position" not in x.type.names:
         raise Mismatch(f"rope of {x}, which has no positions")
     start, stop = here.held_range(x, "position")
-    return rope(here.array(x), np.arange(start, stop) + here.past, x.type.names.index("position"))
+    return rope(here.array(x), np.arange(start, stop) + here.past, x.type.names.index("position"), first)
 
 
 def _map(op: Map, here: Local) -> Array:
@@ -229,7 +242,9 @@ def _routing(op: Routed, here: Local) -> Array:
         case TopK():
             if here.held_range(op.logits, op.logits.type.names[-1])[1] != here.place.sizes[op.logits.type.names[-1]]:
                 raise Mismatch(f"top_k: rank {here.rank} knows only some of the scores of {op.logits}")
-            return experts.gates(here.array(op.logits), None if op.bias is None else here.array(op.bias), op)
+            bias = None if op.bias is None else here.array(op.bias)
+            logits, options = here.array(op.logits), {"score": op.score, "normalize": op.normalize}
+            return experts.gates(logits, bias, top_k=op.top_k, scale=op.scale, **options)
         case Dispatch():
             return experts.dispatch(here.array(op.x), here.array(op.gates), op.weighs)
         case Combine():
@@ -252,11 +267,20 @@ def _attention(op: Attention, here: Local) -> Array:
     begin, end = here.held_range(op.q, queries[1].name)
     mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k), op.causal, op.window, op.chunk)
     sinks = None if op.sinks is None else here.array(op.sinks)
+    change = _change(op, here)
     if not op.out.type.softmax:
-        return attention(here.array(op.q), k, v, mask, sinks)
+        return attention(here.array(op.q), k, v, mask, sinks=sinks, change=change)
     if here.place.index(keys[1].axes, here.rank):  # only the first of the ranks that share the keys adds the sink
         sinks = None
-    return partial_attention(here.array(op.q), k, v, mask, sinks)
+    return partial_attention(here.array(op.q), k, v, mask, sinks=sinks, change=change)
+
+
+def _change(op: Attention | LatentAttention, here: Local) -> Change:
+    """How this rank's scores differ from products of queries and keys. A head has its slope on whatever rank it is."""
+    if not op.alibi:
+        return Change(op.softcap)
+    heads = op.q.type.dims[2].name
+    return Change(op.softcap, alibi_slopes(here.place.sizes[heads])[slice(*here.held_range(op.q, heads))])
 
 
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
@@ -268,7 +292,7 @@ def _latent_attention(op: LatentAttention, here: Local) -> Array:
     begin, end = here.held_range(op.q, "position")
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
     mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k_rope), op.causal, op.window, op.chunk)
-    return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial)
+    return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial, change=_change(op, here))
 
 
 def _key_heads(op: Attention, here: Local) -> Array:
@@ -285,9 +309,6 @@ def _key_heads(op: Attention, here: Local) -> Array:
 
 def _last_token(op: LastToken, here: Local) -> Array:
     """The last position where this rank holds it, zeros elsewhere."""
-    x, along = here.array(op.x), op.x.type.names.index("position")
-    start, stop = here.held_range(op.x, "position")
-    if start < here.place.sizes["position"] == stop:
-        last: Array = x.take(-1, axis=along)
-        return last
-    return np.zeros(x.shape[:along] + x.shape[along + 1 :])
+    start, _ = here.held_range(op.x, "position")
+    along = op.x.type.names.index("position")
+    return elementwise.last_token(here.array(op.x), along, here.place.sizes["position"] - 1 - start)

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Weight, walk
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Weight, looks_up_position, walk
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
 
 MAX_RANKS = 64
@@ -33,8 +33,14 @@ WINDOW = 3
 REACHES = ("window", "chunk")
 """Options of `attention` that limit the keys a query sees."""
 
+TURNED = 2
+"""Elements that a `rope` turns of a dimension that it turns in part."""
+
 TOP_K = 2
 """Most experts of a token, unless every token goes to all experts."""
+
+POSITIONS = 64
+"""Positions that a table has beyond the longest prompt, for tokens that are decoded."""
 
 LEAST = 4
 """Least size of a dimension, unless its true size is smaller."""
@@ -153,26 +159,39 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
     """Small sizes, all different, so that a program that confuses two dimensions cannot run by chance."""
     out = _heads(model, axes)
     taken = taken | set(out.values())
+    tables = {w.dims[0] for t in _applied(model) if looks_up_position(t) for w in t.args if isinstance(w, Weight)}
+    most = max(taken) + POSITIONS
     for name, size in model.sizes:
         if name not in out and name != "layers":
             even = size % 2 == 0  # an even size stays even, because rope halves a dimension
-            out[name] = _similar_size(name, size, axes.subsets(name), LEAST, step=1 + even, but=taken)
+            out[name] = _similar_size(
+                name, size, axes.subsets(name), most if name in tables else LEAST, step=1 + even, but=taken
+            )
             taken.add(out[name])
     width = out[model.embedding.dims[-1]]
-    joins = (t for b in model.blocks for s in b.statements for t in walk(s.term) if isinstance(t, Apply))
-    return out | {str(t.option("into", "")): len(t.args) * width for t in joins if t.fn == "concat"}
+    joins = (t for t in _applied(model) if t.fn == "concat")
+    return out | {str(t.option("into", "")): len(t.args) * width for t in joins}
+
+
+def _applied(model: ModelSpec) -> Iterator[Apply]:
+    return (t for term in model.terms for t in walk(term) if isinstance(t, Apply))
 
 
 def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
     """Small numbers of heads, the smallest first: multiples of the previous number stay multiples."""
     out: dict[str, int] = {}
     before, small = 1, 1
-    for name, size in sorted(((n, s) for n, s in model.sizes if "heads" in n), key=lambda x: x[1]):
+    for name, size in sorted(((n, s) for n, s in model.sizes if _counts_heads(n)), key=lambda x: x[1]):
         step = small if size % before == 0 else 1
         least = small if size == before else 2 * small
         out[name] = _similar_size(name, size, axes.subsets(name), least, step)
         before, small = size, out[name]
     return out
+
+
+def _counts_heads(name: str) -> bool:
+    """Whether a dimension counts heads, or groups of them: numbers that divide one another."""
+    return "heads" in name or name in REPLICATED
 
 
 # ---- layers
@@ -245,10 +264,10 @@ def _narrow_all(statements: Iterable[Statement], small: _Small) -> tuple[Stateme
 
 
 def _narrow(term: Term, small: _Small) -> Term:
-    """``term`` with small windows, chunks, and numbers of experts per token."""
+    """``term`` with small windows, chunks, parts that `rope` turns, and numbers of experts per token."""
     if not isinstance(term, Apply):
         return term
-    changes: dict[str, int] = {}
+    changes = {"first": TURNED}
     for name in REACHES:
         if reach := int(term.option(name, 0)):
             changes[name] = small.windows[reach]

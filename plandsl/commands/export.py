@@ -35,6 +35,10 @@ class Target(NamedTuple):
     make: Callable[[CompiledPlan, Namespace], Exported]
 
 
+def _jax(plan: CompiledPlan, arguments: Namespace) -> str:
+    return plan.jax_program(shrink=arguments.shrink)
+
+
 def _vllm(plan: CompiledPlan, arguments: Namespace) -> Exported:
     return _script("vllm", plan, arguments)
 
@@ -91,6 +95,7 @@ TARGETS: tuple[Target, ...] = (
     Target("trtllm", "script for TensorRT-LLM", _trtllm),
     Target("dynamo", "graph for NVIDIA Dynamo", _dynamo),
     Target("k8s", "manifest for Kubernetes", _k8s),
+    Target("jax", "a Python program", _jax),
 )
 """Every target of `planc export --to`."""
 
@@ -98,6 +103,9 @@ TARGETS: tuple[Target, ...] = (
 def run_export(arguments: Namespace) -> int:
     """`planc export`."""
     target = _target(arguments.to)
+    if arguments.shrink and target.make is not _jax:
+        why = f"`--to {target.name}` writes a plan as it is, and takes no --shrink"
+        raise PlanError([Diagnostic("E400", why, hint="leave out --shrink, or write a program: --to jax")])
     plan = compile_one(arguments)
     content = target.make(plan, arguments)
     if isinstance(content, Mapping):

@@ -55,6 +55,26 @@ class Embed(Regular):
 
 
 @frozen(eq=False, repr=False, slots=False)
+class Ids(BaseOp):
+    """Numbers of this step's tokens ``[batch, position]``, which every rank has: their id, position or type, by ``of``.
+
+    The type of a token is 0, as engines set it unless a request says otherwise.
+    """
+
+    keyword: ClassVar[str] = "ids"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "embedding", "embedding", measured="any")
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ()
+    out: Value
+    of: str = "token"
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """As recorded: a rank has all of them."""
+        return (self.out.type,)
+
+
+@frozen(eq=False, repr=False, slots=False)
 class Norm(Regular):
     """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``."""
 
@@ -157,7 +177,7 @@ class Gemm(Regular):
 
 @frozen(eq=False, repr=False, slots=False)
 class Rope(Regular):
-    """Rotary position embedding over ``head_dim`` of each operand."""
+    """Rotary position embedding over ``head_dim`` of each operand, or over its ``first`` elements alone."""
 
     keyword: ClassVar[str] = "rope"
     facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="rope")
@@ -166,6 +186,7 @@ class Rope(Regular):
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     outs: tuple[Value, ...]
     xs: tuple[Value, ...]
+    first: int | None = None
     fused: str | None = None
     span: Span | None = span_field()
 
@@ -321,6 +342,11 @@ class CacheWrite(BaseOp):
     fused: str | None = None
     span: Span | None = span_field()
 
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """The results, which outlive the step."""
+        return self.outs
+
     def infer(self) -> tuple[TensorType, ...]:
         """As ``xs``, with ``position`` replaced by ``context``, split as in the recorded result."""
         return tuple(
@@ -347,6 +373,8 @@ class Attention(BaseOp):
     into chunks of this length, and a query sees only the keys of its own chunk. ``sinks: [heads]`` are logits: each
     adds ``exp(sink)`` to the denominator of its head's softmax, like a key without a value. Where mesh axes split the
     context, each rank makes a softmax over its own keys (`TensorType`), and the first rank includes the sink.
+    ``softcap`` c makes ``c tanh(score / c)`` of a score. With ``alibi``, a score falls with the distance between query
+    and key, by a slope of the head (Press et al., "Train Short, Test Long", 2022).
     """
 
     keyword: ClassVar[str] = "attention"
@@ -361,6 +389,8 @@ class Attention(BaseOp):
     window: int = 0
     sinks: Value | None = None
     chunk: int | None = None
+    softcap: float | None = None
+    alibi: bool = False
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:
@@ -412,5 +442,7 @@ class LastToken(Regular):
         return (self.out.type, self.out.type)
 
 
-Compute: TypeAlias = Embed | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | Attention | LastToken
+Compute: TypeAlias = (
+    Embed | Ids | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | Attention | LastToken
+)
 """Every op of this module except `CacheWrite`: a device runs them on its own shards."""

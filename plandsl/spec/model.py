@@ -14,6 +14,9 @@ STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 EMBEDDING, HEAD, EXPERTS, ACTIVATIONS = "embedding", "head", "experts", "activations"
 """Regions that `stored` may name beside blocks and weights, and the word for the format of `activations`."""
 
+STATEFUL = ("short_conv", "recurrence")
+"""Functions of the block language whose layers keep a state of fixed size for each request."""
+
 
 # ---- terms: the expressions of a model's block
 
@@ -52,6 +55,11 @@ class Apply(NamedTuple):
 
 
 Term: TypeAlias = "Var | Weight | Apply"
+
+
+def looks_up_position(term: Apply) -> bool:
+    """Whether ``term`` is a `lookup` of positions."""
+    return term.fn == "lookup" and term.option("by", "token") == "position"
 
 
 def walk(term: Term) -> Iterator[Term]:
@@ -143,9 +151,12 @@ class BlockSpec(NamedTuple):
 class ModelSpec(FrozenValue):
     """A model: sizes of its named dimensions, storage types, and its program as terms.
 
+    ``embedding`` is the table of token ids. Where more happens before the first layer, ``entry`` is the whole term, in
+    which that weight stands for the rows that tokens pick.
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
-    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``.
+    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
+    format of the states of recurrences; empty: that of activations.
     """
 
     name: str
@@ -161,8 +172,10 @@ class ModelSpec(FrozenValue):
     causal: bool = True
     max_context: int | None = None
     mtp: BlockSpec | None = None
+    entry: "Term | None" = None
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
+    state_cache: str = ""
     span: Span | None = field(default=None, eq=False)
 
     def exception(self, paths: Iterable[str]) -> str:
@@ -195,6 +208,31 @@ class ModelSpec(FrozenValue):
                    if isinstance(t, Apply) and t.fn == EXPERTS)  # fmt: skip
         stored = (self.exception((path,)) for path, _ in self.stored)
         return tuple(dict.fromkeys((self.weights, *filter(None, options), *stored)))
+
+    @property
+    def terms(self) -> Iterator[Term]:
+        """The terms of the embedding, of the blocks and of the head."""
+        yield self.entry or self.embedding
+        yield from (s.term for b in self.blocks for s in b.statements)
+        yield self.head
+
+    @property
+    def longest_position(self) -> tuple[int, str] | None:
+        """The fewest positions that a table of the model has, and its weight; None where positions have no table."""
+        tables = (t.args[0] for term in self.terms for t in walk(term) if isinstance(t, Apply) and looks_up_position(t))
+        return min(((self.size(w.dims[0]), w.name) for w in tables if isinstance(w, Weight)), default=None)
+
+    @property
+    def stateful(self) -> "list[Apply]":
+        """Every `short_conv` and `recurrence` of the blocks and the head."""
+        terms = [self.head, *(s.term for b in self.blocks for s in b.statements)]
+        return [t for term in terms for t in walk(term) if isinstance(t, Apply) and t.fn in STATEFUL]
+
+    @property
+    def taps(self) -> list[Weight]:
+        """The weight of each `short_conv`; its first dimension is the width."""
+        weights = (t.args[1] for t in self.stateful if t.fn == STATEFUL[0])
+        return [w for w in weights if isinstance(w, Weight)]
 
     @property
     def predictor(self) -> "ModelSpec | None":

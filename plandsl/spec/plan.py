@@ -10,7 +10,7 @@ from plandsl.diagnostics import Span
 from plandsl.spec.engine_bands import Served
 from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec, TableSpec
 from plandsl.spec.model import ModelSpec
-from plandsl.spec.origins import POOLED
+from plandsl.spec.origins import POOLED, UNMEASURED
 from plandsl.spec.scheduler import RouterName
 from plandsl.spec.traffic import TrafficSpec
 from plandsl.units import Dimension
@@ -365,6 +365,11 @@ class PlanSpec(FrozenValue):
         return (self.engine or IDEAL).on_ranks(*self.step_ranks)
 
     @property
+    def blocks_hold_states(self) -> bool:
+        """Whether the engine keeps the states of requests in the blocks of its KV cache."""
+        return self.engine is not None and self.effective_engine.scheduler_name == "vllm"
+
+    @property
     def rank_seconds(self) -> float:
         """Seconds that the engine adds to a step since it has several ranks; part of the `effective_engine`."""
         return (self.engine or IDEAL).rank_seconds(*self.step_ranks)
@@ -372,9 +377,16 @@ class PlanSpec(FrozenValue):
     def engine_band(self, metric: str, jittered: bool | None = None) -> tuple[float, float] | None:
         """The engine's band for ``ttft``, ``tpot`` or ``throughput`` of what this plan serves, or None.
 
-        ``jittered``: requests differ in length; None: as those of a load over time do.
+        ``jittered``: requests differ in length; None: as those of a load over time do. On chips whose kernels nobody
+        measured it is as wide as the band of their round figures, at least.
         """
-        return self.effective_engine.band(metric, self.served(jittered))
+        found = self.effective_engine.band(metric, self.served(jittered))
+        if found is None or metric == "kv" or self.calibration.name != UNMEASURED:
+            return found
+        low, high = self.calibration.get("low", 1.0), self.calibration.get("high", 1.0)
+        if metric == "throughput":
+            low, high = 1 / high, 1 / low
+        return min(found[0], low), max(found[1], high)
 
     @property
     def engine_origin(self) -> str:

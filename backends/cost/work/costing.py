@@ -28,7 +28,7 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
-from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Map, Norm, Quantize, Rope
+from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Ids, Map, Norm, Quantize, Rope
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.fusions import Kernels
@@ -36,6 +36,7 @@ from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.rule import Regular
+from plandsl.ir.states import Recurrence, ShortConv
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.work.experts import Mixtures
@@ -48,9 +49,9 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             return LINKS
         case Gemm() | GroupedGemm() | Attention() | LatentAttention():
             return ARITHMETIC
-        case Quantize():
+        case Quantize() | ShortConv() | Recurrence():
             return KERNELS
-        case Regular() | CacheWrite() | Slice() | Split() | Join():
+        case Regular() | CacheWrite() | Slice() | Split() | Join() | Ids():
             return TRAFFIC
         case Rescale() | Reshard():
             return ALL
@@ -138,6 +139,12 @@ class Costing:
                 return latent_attention(op, site)
             case Quantize():
                 return kernel.quantize_kernel(op, site)
+            case ShortConv() | Recurrence():
+                from plandsl.backends.cost.work.states import state_kernel
+
+                return state_kernel(op, site)
+            case Rope(first=int()):
+                return kernel.rope_kernel(op, site)
             case Regular():
                 return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():
@@ -158,6 +165,8 @@ class Costing:
                 return exchange.recv(op)
             case Split() | Join():  # views
                 return kernel.no_kernel(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
+            case Ids():  # a step's input
+                return kernel.no_kernel(op, site.split(op.out.type)[1], self.machine.bandwidth)
             case Reshard():
                 raise AssertionError("reshard reached the cost backend")
             case _:
