@@ -6,6 +6,7 @@ import argparse
 import atexit
 import gc
 import importlib
+import keyword
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
@@ -232,6 +233,14 @@ def _execute(made: _Parser) -> None:
     made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
 
+def _import(made: _Parser) -> None:
+    made.add_argument("source", metavar="FILE|WORDS", nargs="+",
+                      help="a script, a manifest, - for standard input, or `--` and a command")  # fmt: skip
+    made.add_argument("--model", metavar="NAME", help="a model of the catalog, or a config.json")
+    made.add_argument("--node", metavar="NAME", help="a node of the catalog (default: h100_8)")
+    made.add_argument("-o", "--output", metavar="OUT", help="a .plan file (default: standard output)")
+
+
 VERBS: dict[str, tuple[str, Takes]] = {
     "init": ("write a small plan to start from", _init),
     "compile": ("compile every plan of a file and print its estimates", _compile),
@@ -252,6 +261,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
     "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write a plan as a file that another tool reads", _export),
+    "import": ("read an engine's command line, script or manifest as a plan", _import),
     "run": ("run a plan in JAX: small sizes beside the reference, or real sizes beside the prediction", _execute),
 }
 """Every verb: what help says of it, and what adds its arguments."""
@@ -330,7 +340,6 @@ def _discard_output() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     name = arguments.command.replace("-", "_")
-    command: Callable[[argparse.Namespace], int] = getattr(
-        importlib.import_module(f"plandsl.commands.{name}"), f"run_{name}"
-    )
+    module = f"plandsl.commands.{name}" + ("_" if keyword.iskeyword(name) else "")
+    command: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(module), f"run_{name}")
     return command(arguments)

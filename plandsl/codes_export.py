@@ -35,6 +35,45 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "take one of the formats that the hint lists.",
     ),
+    "E505": (
+        "nothing to import",
+        "`planc import` reads a launch command of vLLM, SGLang or TensorRT-LLM, a script with such commands, or a "
+        "manifest of Kubernetes whose containers run them; one kind of server, or the two of pools. The model must be "
+        "one of the catalog, or a folder with a config.json.",
+        "",
+        "put `--` before the words of a command, and name the model with `--model` where the command does not.",
+    ),
+    "E506": (
+        "unknown flag",
+        "The engine has no such argument in the release whose arguments planc knows (docs/engines.md).",
+        "",
+        "the hint names the nearest flag; leave out what says nothing of the plan.",
+    ),
+    "E507": (
+        "invalid value of a flag",
+        "The flag takes another kind of value: a whole number, a word of a list, or JSON.",
+        "",
+        "give what the hint expects.",
+    ),
+    "E508": (
+        "flags that make no plan",
+        "The flags contradict one another or the model, or the language has nothing for what they ask.",
+        "",
+        "change the flag that the message points at.",
+    ),
+    "E509": (
+        "the YAML cannot be read",
+        "A manifest or a `--config` file is read by PyYAML, which does not come with plandsl.",
+        "",
+        "`pip install 'plandsl[yaml]'`, or correct the file at the place shown.",
+    ),
+    "N500": (
+        "what an import leaves out or assumes",
+        "Flags about ports, logs, tokenizers or kernels say nothing of a plan. A command line does not say on which "
+        "GPUs it runs.",
+        "",
+        "",
+    ),
     "W500": (
         "what an export leaves out",
         "The engine decides this by itself, in another way than the plan says. The file has a comment about it.",

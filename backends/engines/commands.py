@@ -81,7 +81,8 @@ def node_words(engine: SchedulerName, server: Server) -> list[tuple[str, ...]]:
         return [("--data-parallel-address", '"$HEAD"'), ("--data-parallel-rpc-port", "13345"),
                 ("--data-parallel-start-rank",
                  f'"$((NODE_RANK * {max(1, server.degrees.attention // server.nodes)}))"')]  # fmt: skip
-    return [("--nnodes", str(server.nodes)), ("--node-rank", '"$NODE_RANK"'), ("--master-addr", '"$HEAD"')]
+    return [("--nnodes", str(server.nodes)), ("--node-rank", '"$NODE_RANK"'), ("--master-addr", '"$HEAD"'),
+            ('$([ "$NODE_RANK" = 0 ] || echo --headless)',)]  # fmt: skip
 
 
 # ---- the load
@@ -95,8 +96,7 @@ def bench_words(engine: SchedulerName, deployment: Deployment, port: int) -> lis
     )
     backend = "sglang" if sglang else "vllm" if engine == "vllm" else "openai"
     words += [("--backend", backend), ("--model", '"$MODEL"')]
-    if engine != "trtllm":
-        words.append(("--served-model-name", deployment.servers[0].model))
+    words.append(("--served-model-name", deployment.servers[0].model))
     words.append(("--port", str(port)))
     words += _lengths(load, sglang)
     words += _arrivals(deployment)
@@ -112,7 +112,7 @@ def _lengths(load: WorkloadSpec, sglang: bool) -> list[tuple[str, ...]]:
         return [("--dataset-name", "mooncake" if sglang else "timed_trace"),
                 ("--dataset-path", shlex.quote(traffic.trace.file.shown))]  # fmt: skip
     cached = round(load.input * load.reuse)
-    out = [
+    out: list[tuple[str, ...]] = [
         ("--dataset-name", "random"),
         ("--random-input-len", str(load.input - (0 if sglang else cached))),
         ("--random-output-len", str(load.output)),
@@ -141,7 +141,7 @@ def _arrivals(deployment: Deployment) -> list[tuple[str, ...]]:
     arrivals = load.traffic.arrivals if load.traffic is not None else None
     if isinstance(arrivals, Steady):
         count = load.requests or 1000
-        out = [("--num-prompts", str(count)), ("--request-rate", f"{arrivals.rate:g}")]
+        out: list[tuple[str, ...]] = [("--num-prompts", str(count)), ("--request-rate", f"{arrivals.rate:g}")]
         plain = arrivals.shape in (1.0, None)
         return out if plain else [*out, ("--burstiness", f"{arrivals.shape:g}")]
     if load.traffic is not None and load.traffic.trace is not None:

@@ -64,15 +64,17 @@ def _left_out(plan: PlanSpec, sources: Mapping[str, str]) -> list[Diagnostic]:
 
 def _other_engine(plan: PlanSpec, engine: SchedulerName) -> list[Diagnostic]:
     """A remark where the plan counts with another engine than the one it is exported to (W500)."""
-    if plan.engine is None or _family(plan) == engine:
+    if plan.engine is None or family(plan) == engine:
         return []
     why = f"the plan counts with the engine `{plan.engine.name}`, and this file is for {engine}"
     hint = f"`--set engine={engine}` shows the times of this engine; its scheduler's own limits are left out here"
     return [Diagnostic("W500", why, plan.span, hint=hint)]
 
 
-def _family(plan: PlanSpec) -> SchedulerName:
-    assert plan.engine is not None
+def family(plan: PlanSpec) -> SchedulerName:
+    """The engine of a plan, by its scheduler; vLLM where the plan names none."""
+    if plan.engine is None:
+        return "vllm"
     return scheduler_name(plan.engine.scheduler.name, plan.engine.kernels)
 
 
@@ -80,7 +82,7 @@ def _server(plan: PlanSpec, role: Role, engine: SchedulerName, estimate: Estimat
     base = plan.modes[0]
     degrees, own = read_degrees(base), plan.engine
     sizes = dict(plan.model.sizes)
-    ours = own is not None and _family(plan) == engine
+    ours = own is not None and family(plan) == engine
     load = plan.workload
     requests = (load.concurrency or load.batch * (load.in_flight or degrees.pipeline)) if not load.traffic else None
     return Server(
@@ -128,7 +130,7 @@ def _fraction(plan: PlanSpec, engine: SchedulerName, estimate: Estimate) -> floa
     if plan.memory_fraction == 1 and meaning == "device":
         return None
     if meaning == MEANS[engine]:
-        return plan.memory_fraction
+        return round(plan.memory_fraction, 6)
     memory = estimate.memory
     whole, weights, rest = memory.capacity, memory.weights, memory.activations + memory.buffers
     if meaning == "device":

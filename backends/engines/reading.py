@@ -105,6 +105,10 @@ class Reading:
         word = {"half": "float16", "float": "float32"}.get(self.word("dtype"), self.word("dtype"))
         return {theirs: ours for ours, theirs in DTYPES.items()}.get(word, "")
 
+    def stored(self) -> str:
+        """The format of weights where no flag converts them: that of `--dtype`, unless the checkpoint is quantised."""
+        return (self.dtype() if self.model.weights in DTYPES else "") or self.model.weights
+
     def auto_cache(self) -> str:
         """The format of a cache that is left to the engine: that of the activations."""
         if "kv-cache-dtype" not in self.settings and self.engine != "trtllm":

@@ -58,8 +58,8 @@ def _lines(deployment: Deployment, engine: SchedulerName, connector: str) -> Ite
     model = servers[0].model
     roles = [*names, *(["router"] if len(servers) > 1 else []), "bench"]
     yield "#!/usr/bin/env bash"
-    ways = ", ".join(roles[:-1])
-    yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. Run it with {ways} or bench."
+    about = f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc."
+    yield f"{about} Run it with one of {', '.join(roles)}."
     for remark in deployment.remarks:
         yield f"# left out: {remark.message}"
     yield "set -euo pipefail"
@@ -81,7 +81,7 @@ def _lines(deployment: Deployment, engine: SchedulerName, connector: str) -> Ite
     first, *rest = (" ".join(words) for words in bench_words(engine, deployment, port))
     yield "  " + " \\\n    ".join([first, *rest])
     yield "  ;;"
-    yield f'*) echo "usage: $0 {"|".join([*names, "bench"])}" >&2; exit 2 ;;'
+    yield f'*) echo "usage: $0 {"|".join(roles)}" >&2; exit 2 ;;'
     yield "esac"
 
 
@@ -132,7 +132,7 @@ def _words(deployment: Deployment, engine: SchedulerName, server: Server, settin
     if engine == "trtllm":
         mpi = f"mpirun -n {server.degrees.ranks} trtllm-llmapi-launch " if server.nodes > 1 else ""
         config = f'"${{TMPDIR:-/tmp}}/{deployment.name}_{server.role or "serve"}.yaml"'
-        return [f'{mpi}{start} "$MODEL"', f"--config {config}", f"--port {port}"]
+        return [f'{mpi}{start} "$MODEL"', f"--served_model_name {server.model}", f"--config {config}", f"--port {port}"]
     model = '"$MODEL"' if engine == "vllm" else '--model-path "$MODEL"'
     return [f"{start} {model}", *(" ".join(words) for words in flag_words(settings)), *nodes, f"--port {port}"]
 

@@ -118,7 +118,7 @@ def read_sglang(r: Reading) -> Server:
         r.model.name,
         degrees,
         role=r.role(r.word("disaggregation-mode")),
-        weights=read_weights("sglang", r.word("quantization")) or r.dtype() or r.model.weights,
+        weights=read_weights("sglang", r.word("quantization")) or r.stored(),
         kv_cache=read_cache("sglang", r.word("kv-cache-dtype") or "auto") or r.auto_cache(),
         activations=r.dtype() or r.model.activations,
         routed=routed,

@@ -126,7 +126,7 @@ def read_trtllm(r: Reading) -> Server:
             layers=tuple(n for n in layers if isinstance(n, int)),
         ),
         role=r.hint if r.json("cache_transceiver_config") else "",
-        weights=r.model.weights,
+        weights=r.stored(),
         kv_cache=read_cache("trtllm", str(cache.get("dtype", "auto"))) or r.auto_cache(),
         activations=r.dtype() or r.model.activations,
         routed=routed,

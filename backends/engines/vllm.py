@@ -139,7 +139,7 @@ def read_vllm(r: Reading) -> Server:
         r.model.name,
         degrees,
         role=r.role({"kv_producer": "prefill", "kv_consumer": "decode"}.get(str(transfer.get("kv_role")), "")),
-        weights=read_weights("vllm", r.word("quantization")) or r.dtype() or r.model.weights,
+        weights=read_weights("vllm", r.word("quantization")) or r.stored(),
         kv_cache=read_cache("vllm", r.word("kv-cache-dtype") or "auto") or r.auto_cache(),
         activations=r.dtype() or r.model.activations,
         routed=routed,

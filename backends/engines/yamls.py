@@ -23,6 +23,9 @@ def _mapping(value: Mapping[str, object]) -> Iterator[str]:
             case Mapping() if one:
                 yield f"{key}:"
                 yield from (f"  {line}" for line in _mapping(one))
+            case str() if "\n" in one:
+                yield f"{key}: |"
+                yield from _block(one)
             case list() | tuple() if one and not all(isinstance(item, int) for item in one):
                 yield f"{key}:"
                 yield from _items(one)
@@ -36,8 +39,16 @@ def _items(values: Sequence[object]) -> Iterator[str]:
             first, *rest = _mapping(value)
             yield f"- {first}"
             yield from (f"  {line}" for line in rest)
+        elif isinstance(value, str) and "\n" in value:
+            yield "- |"
+            yield from _block(value)
         else:
             yield f"- {_scalar(value)}"
+
+
+def _block(text: str) -> Iterator[str]:
+    """The lines of a text that ends in a newline, as they stand."""
+    yield from (f"  {line}" if line else "" for line in text.rstrip("\n").split("\n"))
 
 
 def _scalar(value: object) -> str:

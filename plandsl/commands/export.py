@@ -62,6 +62,27 @@ def _script(engine: SchedulerName, plan: CompiledPlan, arguments: Namespace) -> 
     return write_script(_deployment(engine, plan), engine, arguments.connector or CONNECTOR[engine])
 
 
+def _k8s(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    from plandsl.backends.engines.manifests import write_k8s
+
+    return _manifest(write_k8s, plan, arguments)
+
+
+def _dynamo(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    from plandsl.backends.engines.manifests import write_dynamo
+
+    return _manifest(write_dynamo, plan, arguments)
+
+
+def _manifest(write: Callable[[Deployment, SchedulerName, str], str], plan: CompiledPlan, arguments: Namespace) -> str:
+    """A manifest for the engine that the plan names, or for vLLM."""
+    from plandsl.backends.engines.commands import CONNECTOR
+    from plandsl.backends.engines.plans import family
+
+    engine = family(plan.spec.pools[0])
+    return write(_deployment(engine, plan), engine, arguments.connector or CONNECTOR[engine])
+
+
 def _deployment(engine: SchedulerName, plan: CompiledPlan) -> Deployment:
     from plandsl.backends.engines.plans import deploy
 
@@ -75,6 +96,8 @@ TARGETS: tuple[Target, ...] = (
     Target("vllm", "script for vLLM", _vllm, ("connector",)),
     Target("sglang", "script for SGLang", _sglang, ("connector",)),
     Target("trtllm", "script for TensorRT-LLM", _trtllm, ("connector",)),
+    Target("dynamo", "graph for NVIDIA Dynamo", _dynamo, ("connector",)),
+    Target("k8s", "manifest for Kubernetes", _k8s, ("connector",)),
     Target("jax", "a Python program", _jax, ("shrink",)),
     Target("perfetto", "trace for Perfetto", make_perfetto, ("ranks", "steps", "simulate", "requests")),
     Target("chakra", "Chakra execution traces", make_chakra, ("ranks", "steps")),

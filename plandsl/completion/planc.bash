@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/planc
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export run)
+_shtab_planc_subparsers=(init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init_option_strings=(-h --help --json --model --node)
 _shtab_planc_compile_option_strings=(-h --help --json --plan --set --dump --phase)
@@ -26,6 +26,7 @@ _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests -
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
 _shtab_planc_completion_option_strings=(-h --help --json)
 _shtab_planc_export_option_strings=(-h --help --json --plan --set --to --connector -o --output --ranks --steps --simulate --requests --shrink)
+_shtab_planc_import_option_strings=(-h --help --json --model --node -o --output)
 _shtab_planc_run_option_strings=(-h --help --json --plan --set --shrink --steps --seed)
 _shtab_planc_option_strings=(-h --help --version)
 
@@ -61,6 +62,8 @@ _shtab_planc_autoscale_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_export_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_export__o_COMPGEN=_shtab_compgen_files
 _shtab_planc_export___output_COMPGEN=_shtab_compgen_files
+_shtab_planc_import__o_COMPGEN=_shtab_compgen_files
+_shtab_planc_import___output_COMPGEN=_shtab_compgen_files
 _shtab_planc_run_pos_0_COMPGEN=_shtab_compgen_files
 
 _shtab_planc_compile___phase_choices=(prefill decode)
@@ -72,7 +75,7 @@ _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
 _shtab_planc_export___connector_choices=(nixl mooncake)
-_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export run)
+_shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export import run)
 
 _shtab_planc_init__h_nargs=0
 _shtab_planc_init___help_nargs=0
@@ -144,6 +147,10 @@ _shtab_planc_export___help_nargs=0
 _shtab_planc_export___json_nargs=0
 _shtab_planc_export___simulate_nargs=0
 _shtab_planc_export___shrink_nargs=0
+_shtab_planc_import_pos_0_nargs=+
+_shtab_planc_import__h_nargs=0
+_shtab_planc_import___help_nargs=0
+_shtab_planc_import___json_nargs=0
 _shtab_planc_run__h_nargs=0
 _shtab_planc_run___help_nargs=0
 _shtab_planc_run___json_nargs=0

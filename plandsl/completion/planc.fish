@@ -50,7 +50,7 @@ function _shtab_planc_using
   test "$_shtab_planc_cmdpath" = "$argv"
 end
 
-set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export run
+set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export import run
 set -g _shtab_planc_opts_with_value --against --connector --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --ranks --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
@@ -204,6 +204,12 @@ complete -c planc -n '_shtab_planc_using export' -l simulate -d 'perfetto: reque
 complete -c planc -n '_shtab_planc_using export' -l requests -x -d 'perfetto: serve this many requests'
 complete -c planc -n '_shtab_planc_using export' -l shrink -d 'with --to jax: small dimensions on the same mesh'
 complete -c planc -n '_shtab_planc_using export; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'
+complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a import -d 'Read an engine'"'"'s command line, script or manifest as a plan.'
+complete -c planc -n '_shtab_planc_using import' -s h -l help -d 'show this help message and exit'
+complete -c planc -n '_shtab_planc_using import' -l json -d 'print the machine form'
+complete -c planc -n '_shtab_planc_using import' -l model -x -d 'a model of the catalog, or a config.json'
+complete -c planc -n '_shtab_planc_using import' -l node -x -d 'a node of the catalog (default: h100_8)'
+complete -c planc -n '_shtab_planc_using import' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a .plan file (default: standard output)'
 complete -c planc -n '_shtab_planc_using; and test $_shtab_planc_npos -eq 0' -a run -d 'Run a plan in JAX: small sizes beside the reference, or real sizes beside the prediction.'
 complete -c planc -n '_shtab_planc_using run' -s h -l help -d 'show this help message and exit'
 complete -c planc -n '_shtab_planc_using run' -l json -d 'print the machine form'

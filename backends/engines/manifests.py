@@ -1,0 +1,213 @@
+"""Manifests of Kubernetes: Deployments, LeaderWorkerSets for servers of several nodes, and NVIDIA Dynamo's graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plandsl.backends.engines.commands import (
+    LAUNCH,
+    PORTS,
+    bench_words,
+    environment,
+    flag_words,
+    node_words,
+    show_value,
+    variable,
+    write_settings,
+)
+from plandsl.backends.engines.flags import MODEL_FLAG, SHOWN, Settings
+from plandsl.backends.engines.server import Deployment, Server
+from plandsl.backends.engines.yamls import show_yaml
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.spec.scheduler import SchedulerName
+
+IMAGES: dict[SchedulerName, str] = {
+    "vllm": "vllm/vllm-openai:v0.33.0",
+    "sglang": "lmsysorg/sglang:v0.5.23",
+    "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:1.0.0",
+}
+"""The image of each engine, by the release whose arguments were read."""
+
+DYNAMO: dict[SchedulerName, str] = {
+    "vllm": "nvcr.io/nvidia/ai-dynamo/vllm-runtime:1.4.0",
+    "sglang": "nvcr.io/nvidia/ai-dynamo/sglang-runtime:1.4.0",
+}
+"""The image of Dynamo's workers for each engine that they run."""
+
+GPU = {"amd": "amd.com/gpu", "": "nvidia.com/gpu"}
+"""What Kubernetes calls a GPU: of AMD, and of NVIDIA."""
+
+
+SHM: list[dict[str, object]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+"""Shared memory of a pod: the default, 64 MB, is too little for the ranks of a node."""
+
+
+def write_k8s(deployment: Deployment, engine: SchedulerName, connector: str) -> str:
+    """A manifest: of each server a Deployment, or a LeaderWorkerSet where a copy takes several nodes, and a Service.
+
+    Raises `PlanError` (E503) for TensorRT-LLM on several nodes, which starts by MPI.
+    """
+    documents: list[dict[str, object]] = []
+    for server in deployment.servers:
+        name = _resource(deployment, server)
+        settings = _settings(deployment, engine, server, connector)
+        if engine == "trtllm":
+            documents.append(_config(name, settings))
+        if server.nodes == 1:
+            documents.append(_deployment(name, engine, server, settings, deployment))
+        elif engine == "trtllm":
+            why = "TensorRT-LLM starts on several nodes by MPI, which a LeaderWorkerSet does not do"
+            hint = "`--to trtllm` writes the command for mpirun"
+            raise PlanError([Diagnostic("E503", why, deployment.plan.span, hint=hint)])
+        else:
+            documents.append(_group(name, engine, server, settings, deployment))
+        documents.append(_service(name, engine, server))
+    return "\n".join([*_head(deployment, engine), "---\n".join(map(show_yaml, documents))])
+
+
+def write_dynamo(deployment: Deployment, engine: SchedulerName, connector: str) -> str:
+    """A DynamoGraphDeployment: a frontend, and a worker for each server.
+
+    Raises `PlanError` (E503) for TensorRT-LLM, whose worker takes a file that the graph cannot hold.
+    """
+    if engine not in DYNAMO:
+        why = "Dynamo's worker for TensorRT-LLM takes its arguments from a file in its image"
+        hint = "`--to trtllm`, or `--set engine=vllm`"
+        raise PlanError([Diagnostic("E503", why, deployment.plan.span, hint=hint)])
+    kind = {"vllm": "Vllm", "sglang": "Sglang"}[engine]
+    frontend = {"componentType": "frontend", "replicas": 1,
+                "extraPodSpec": {"mainContainer": {"image": DYNAMO[engine]}}}  # fmt: skip
+    services: dict[str, object] = {"Frontend": frontend}
+    for server in deployment.servers:
+        settings = _settings(deployment, engine, server, connector)
+        services[f"{kind}{server.role.capitalize()}Worker"] = _worker(engine, server, settings)
+    name = variable(deployment.name).replace("_", "-").lower()
+    body = {"apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoGraphDeployment", "metadata": {"name": name},
+            "spec": {"services": services}}  # fmt: skip
+    return "\n".join([*_head(deployment, engine), show_yaml(body)])
+
+
+def _head(deployment: Deployment, engine: SchedulerName) -> Iterator[str]:
+    yield f"# Plan {deployment.name} for {SHOWN[engine]}, written by planc. MODEL is a checkpoint: put yours there."
+    for remark in deployment.remarks:
+        yield f"# left out: {remark.message}"
+    port = PORTS[engine]
+    words = " ".join(" ".join(one) for one in bench_words(engine, deployment, port))
+    yield f"# the plan's load: {words}"
+
+
+def _resource(deployment: Deployment, server: Server) -> str:
+    plain = variable(deployment.name).replace("_", "-").lower()
+    return f"{plain}-{server.role}" if server.role else plain
+
+
+def _settings(deployment: Deployment, engine: SchedulerName, server: Server, connector: str) -> Settings:
+    """Arguments of one copy: Kubernetes makes the others."""
+    alone = server._replace(degrees=server.degrees._replace(replicas=1))
+    return write_settings(engine, alone, deployment.plan, connector)
+
+
+def _container(engine: SchedulerName, server: Server, settings: Settings, deployment: Deployment) -> dict[str, object]:
+    name = _resource(deployment, server)
+    own = server.degrees.ranks // server.nodes
+    given = {"MODEL": server.model, **environment(engine, server)}
+    out: dict[str, object] = {
+        "name": "engine",
+        "image": IMAGES[engine],
+        "env": [{"name": key, "value": value} for key, value in given.items()],
+    }
+    if server.nodes > 1:
+        flags = [*flag_words(settings), *node_words(engine, server), ("--port", str(PORTS[engine]))]
+        where = 'NODE_RANK="$LWS_WORKER_INDEX"; HEAD="$LWS_LEADER_ADDRESS"'
+        model = '"$MODEL"' if engine == "vllm" else '--model-path "$MODEL"'
+        script = [where, " \\\n  ".join([f"{' '.join(LAUNCH[engine])} {model}", *map(" ".join, flags)])]
+        out |= {"command": ["sh", "-c"], "args": ["\n".join(script) + "\n"]}
+    else:
+        out |= {"command": list(LAUNCH[engine]), "args": _arguments(engine, server, settings, name)}
+    gpu = GPU["amd" if deployment.plan.node.gpu.name.startswith("mi") else ""]
+    out["resources"] = {"limits": {gpu: str(own)}}
+    out["ports"] = [{"containerPort": PORTS[engine]}]
+    out["readinessProbe"] = {"httpGet": {"path": "/health", "port": PORTS[engine]}, "periodSeconds": 10}
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]  # ranks of a node exchange through it
+    if engine == "trtllm":
+        mounts.append({"name": "config", "mountPath": "/config"})
+    return out | {"volumeMounts": mounts}
+
+
+def _arguments(engine: SchedulerName, server: Server, settings: Settings, name: str) -> list[str]:
+    if engine == "trtllm":
+        return ["$(MODEL)", f"--served_model_name={server.model}", f"--config=/config/{name}.yaml",
+                f"--port={PORTS[engine]}"]  # fmt: skip
+    model = ["$(MODEL)"] if engine == "vllm" else ["--model-path=$(MODEL)"]
+    return [*model, *_flags(settings), f"--port={PORTS[engine]}"]
+
+
+def _flags(settings: Settings) -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            yield f"--{name}" if value else f"--no-{name}"
+        else:
+            yield f"--{name}={show_value(value)}"
+
+
+def _pod(
+    name: str, engine: SchedulerName, server: Server, settings: Settings, deployment: Deployment
+) -> dict[str, object]:
+    volumes = list(SHM)
+    if engine == "trtllm":
+        volumes.append({"name": "config", "configMap": {"name": f"{name}-config"}})
+    containers = [_container(engine, server, settings, deployment)]
+    return {"metadata": {"labels": {"app": name}}, "spec": {"containers": containers, "volumes": volumes}}
+
+
+def _deployment(
+    name: str, engine: SchedulerName, server: Server, settings: Settings, deployment: Deployment
+) -> dict[str, object]:
+    pod = _pod(name, engine, server, settings, deployment)
+    spec = {"replicas": server.degrees.replicas, "selector": {"matchLabels": {"app": name}}, "template": pod}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+
+
+def _group(
+    name: str, engine: SchedulerName, server: Server, settings: Settings, deployment: Deployment
+) -> dict[str, object]:
+    pod = _pod(name, engine, server, settings, deployment)
+    container = _container(engine, server, settings, deployment)
+    del container["readinessProbe"]  # the first node alone answers requests
+    worker = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container], "volumes": SHM}}
+    template = {"size": server.nodes, "restartPolicy": "RecreateGroupOnPodRestart", "leaderTemplate": pod,
+                "workerTemplate": worker}  # fmt: skip
+    return {"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "metadata": {"name": name},
+            "spec": {"replicas": server.degrees.replicas, "leaderWorkerTemplate": template}}  # fmt: skip
+
+
+def _service(name: str, engine: SchedulerName, server: Server) -> dict[str, object]:
+    selector = {"app": name}
+    if server.nodes > 1:
+        selector["leaderworkerset.sigs.k8s.io/worker-index"] = "0"
+    spec = {"selector": selector, "ports": [{"port": PORTS[engine], "targetPort": PORTS[engine]}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def _config(name: str, settings: Settings) -> dict[str, object]:
+    """The file of TensorRT-LLM's arguments."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-config"},
+            "data": {f"{name}.yaml": show_yaml(settings)}}  # fmt: skip
+
+
+def _worker(engine: SchedulerName, server: Server, settings: Settings) -> dict[str, object]:
+    """A worker of Dynamo: its module takes the engine's arguments, and Dynamo sets those about nodes."""
+    out: dict[str, object] = {"componentType": "worker"}
+    if server.role:
+        out["subComponentType"] = server.role
+    out |= {"replicas": server.degrees.replicas,
+            "resources": {"limits": {"gpu": str(server.degrees.ranks // server.nodes)}}}  # fmt: skip
+    if server.nodes > 1:
+        out["multinode"] = {"nodeCount": server.nodes}
+    given = {"MODEL": server.model, **environment(engine, server)}
+    arguments = [f"--{MODEL_FLAG[engine]}=$(MODEL)", *_flags(settings)]
+    if server.role and engine == "vllm":
+        arguments.append(f"--disaggregation-mode={server.role}")
+    container = {"image": DYNAMO[engine], "command": ["python3", "-m", f"dynamo.{engine}"], "args": arguments,
+                 "env": [{"name": name, "value": value} for name, value in given.items()]}  # fmt: skip
+    return out | {"extraPodSpec": {"mainContainer": container}}

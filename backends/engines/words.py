@@ -1,0 +1,110 @@
+"""Commands of a shell as words with their places: enough of a shell for launch lines, and nothing is run."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from plandsl.diagnostics import Span
+
+_ENDS = (";", "&&", "||", "|", "&", ";;")
+_SIGN = re.compile(r"\\\r?\n|[ \t\r]+|\n|;;|&&|\|\||[;&|]")
+_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+
+
+class Word(NamedTuple):
+    """A word without its quotes, and where it stands."""
+
+    text: str
+    span: Span
+
+
+class Command(NamedTuple):
+    """A command: the variables that are set before it, here and in the lines above, and its words."""
+
+    environment: dict[str, str]
+    words: tuple[Word, ...]
+
+
+def split_commands(text: str, file: str) -> list[Command]:
+    """The commands of a script. Variables, loops and documents in the text are read as the words that they are."""
+    commands: list[Command] = []
+    known: dict[str, str] = {}
+    words: list[Word] = []
+    for word in [*_words(text, file), None]:
+        if isinstance(word, Word):
+            words.append(word)
+            continue
+        own = dict(known)
+        while words and (found := _NAME.fullmatch(words[0].text)):
+            own[found[1]] = found[2]
+            words = words[1:]
+        if not words:
+            known = own  # a line of variables alone
+        elif words[0].text == "export":
+            known |= {m[1]: m[2] for w in words if (m := _NAME.fullmatch(w.text))}
+        else:
+            commands.append(Command(own, tuple(words)))
+        words = []
+        if word == ";;":
+            known = {}  # variables of one case say nothing of the next
+    return commands
+
+
+def _words(text: str, file: str) -> list[Word | str | None]:
+    """The words; the end of a case (``;;``), and None where a command ends otherwise."""
+    out: list[Word | str | None] = []
+    at, line, start = 0, 1, 0
+    while at < len(text):
+        if sign := _SIGN.match(text, at):
+            found = sign[0]
+            if found == "\n" or found in _ENDS:
+                out.append(found if found == ";;" else None)
+            if "\n" in found:
+                line, start = line + 1, sign.end()
+            at = sign.end()
+        elif text[at] == "#":
+            at = (text.find("\n", at) + 1 or len(text) + 1) - 1
+        else:
+            word, stop = _word(text, at)
+            begin = (line, at - start + 1)
+            if breaks := text.count("\n", at, stop):
+                line, start = line + breaks, text.rfind("\n", at, stop) + 1
+            out.append(Word(word, Span(file, *begin, line, stop - start + 1)))
+            at = stop
+    return out
+
+
+def _word(text: str, at: int) -> tuple[str, int]:
+    """The word that starts at ``at``, its quotes removed, and where it ends."""
+    parts = []
+    while at < len(text) and not _SIGN.match(text, at):
+        mark = text[at]
+        if mark in "'\"":
+            stop = at + 1
+            while stop < len(text) and text[stop] != mark:
+                stop += 2 if text[stop] == "\\" and mark == '"' else 1
+            inner = text[at + 1 : stop]
+            parts.append(re.sub(r'\\(["\\$`])', r"\1", inner) if mark == '"' else inner)
+            at = min(stop + 1, len(text))
+        elif mark == "\\" and at + 1 < len(text):
+            parts.append(text[at + 1])
+            at += 2
+        elif text.startswith(("$((", "$(", "${"), at):
+            stop = _closing(text, at)
+            parts.append(text[at:stop])
+            at = stop
+        else:
+            parts.append(mark)
+            at += 1
+    return "".join(parts), at
+
+
+def _closing(text: str, at: int) -> int:
+    """The end of an expansion ``$(...)`` or ``${...}`` that starts at ``at``."""
+    depth = 0
+    for stop in range(at + 1, len(text)):
+        depth += (text[stop] in "({") - (text[stop] in ")}")
+        if depth == 0:
+            return stop + 1
+    return len(text)
