@@ -19,7 +19,7 @@ from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec.formats import BITS, base_format, with_inputs
 from plandsl.spec.hardware import GpuSpec
-from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.model import GAINS, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
 from plandsl.spec.plan import PlanSpec
 
 TOKENS = ("batch", "position")
@@ -277,7 +277,8 @@ class _Builder:
         gain = None
         if term.option("gain", "") != "none":
             # gains have no name in the language: each norm has its own
-            gain = Value(self.names.fresh(f"gain_{name}"), tensor(self.model.activations, (over,)))
+            stored = self.model.named_format(GAINS, self.region) or self.model.activations
+            gain = Value(self.names.fresh(f"gain_{name}"), tensor(stored, (over,)))
             self.weights[gain.name] = gain
         out = self._out(name, x.type)
         self.ops.append(Norm(out, x, gain, term.fn, over, span=term.span))

@@ -14,6 +14,9 @@ STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 EMBEDDING, HEAD, EXPERTS, ACTIVATIONS = "embedding", "head", "experts", "activations"
 """Regions that `stored` may name beside blocks and weights, and the word for the format of `activations`."""
 
+GAINS = "gains"
+"""What `stored` calls the gains of all norms, which have no names of their own."""
+
 
 # ---- terms: the expressions of a model's block
 
