@@ -6,12 +6,13 @@ from typing import NamedTuple, TypeAlias
 from plandsl.diagnostics import Label
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
+from plandsl.grammar.evaluate import Value
 from plandsl.grammar.modules import Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.values import expect, whole
 from plandsl.ir.functions import MAPS
 from plandsl.limits import MAX_DIMENSION
-from plandsl.spec.model import Apply, Term, Weight
+from plandsl.spec.model import STATEFUL, Apply, Term, Weight
 from plandsl.units import NUMBER
 
 Dims: TypeAlias = "tuple[str, ...]"
@@ -23,13 +24,15 @@ NORMS = ("rms_norm", "layer_norm")
 PARTS = ("query", "latent")
 """Functions that are allowed only as arguments of `attention(...)`."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "attention", *PARTS, "experts")
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "attention", *PARTS, *STATEFUL, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "clamp": ("low", "high"),
     "concat": ("into",),
-    "attention": ("window", "chunk", "causal"),
+    "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
+    "rope": ("first",),
+    "attention": ("window", "chunk", "causal", "softcap", "alibi"),
     "experts": ("top_k", "score", "normalize", "scale", "weigh", "imbalance", "weights"),
 }
 
@@ -98,8 +101,35 @@ def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
         return _attention(call, args, scope)
     if name == "concat":
         return _concat(call, args, scope)
-    options = _norm_options(call, args[0], scope) if name in NORMS else _bounds(call, scope) if name == "clamp" else ()
-    return Typed(Apply(name, (args[0].term,), options, call.span), args[0].dims)
+    return Typed(Apply(name, (args[0].term,), _options(name, call, args[0], scope), call.span), args[0].dims)
+
+
+def _options(name: str, call: s.Call, x: Typed, scope: Scope) -> tuple[tuple[str, int | float | bool | str], ...]:
+    """The keyword arguments of a function of one tensor."""
+    match name:
+        case "rms_norm" | "layer_norm":
+            return _norm_options(call, x, scope)
+        case "clamp":
+            return _bounds(call, scope)
+        case "rope":
+            return tuple(_first(option, x, scope) for option in call.kwargs)
+        case _:
+            return ()
+
+
+def _first(option: s.Field, x: Typed, scope: Scope) -> tuple[str, int]:
+    """``first`` of a `rope`: how many elements of the last dimension it turns, in pairs."""
+    value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
+    found = whole(value, Layer(option.name, option.value, scope.unit), 2, MAX_DIMENSION)
+    last = x.dims[-1]
+    size = scope.sizes.get(last, 0)
+    if size and found > size:
+        why = f"`first = {found:,}`, but `{last}` has {size:,} elements"
+        raise Wrong("E214", why, option.value.span, hint=f"`first` is at most {size:,}; leave it out to turn all")
+    if found % 2:
+        why = f"`rope` turns pairs of elements, and `first = {found:,}` is odd"
+        raise Wrong("E214", why, option.value.span, hint=f"write `first = {found - 1}`")
+    return "first", found
 
 
 def _bounds(call: s.Call, scope: Scope) -> tuple[tuple[str, float], ...]:
@@ -199,7 +229,7 @@ def _attention_mistake(q: Dims, k: Dims, v: Dims, sizes: dict[str, int]) -> str:
     return ""
 
 
-def attention_options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | bool], ...]:
+def attention_options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | float | bool], ...]:
     """The keyword arguments of a call of `attention`."""
     given = {option.name.text: option.value for option in call.kwargs}
     if "window" in given and "chunk" in given:
@@ -208,12 +238,23 @@ def attention_options(call: s.Call, scope: Scope) -> tuple[tuple[str, int | bool
     return tuple(_attention_option(option, scope) for option in call.kwargs)
 
 
-def _attention_option(option: s.Field, scope: Scope) -> tuple[str, int | bool]:
+def _attention_option(option: s.Field, scope: Scope) -> tuple[str, int | float | bool]:
     value = scope.context.evaluator.value(option.value, scope.unit, scope.record)
     layer = Layer(option.name, option.value, scope.unit)
     if option.name.text in ("window", "chunk"):
         return option.name.text, whole(value, layer, 1, MAX_DIMENSION)
+    if option.name.text == "softcap":
+        return "softcap", _cap(value, layer)
     if isinstance(value, bool):
-        return "causal", value
+        return option.name.text, value
     expect(value, NUMBER, layer)
-    raise Wrong("E210", "`causal` must be true or false", option.value.span)
+    raise Wrong("E210", f"`{option.name.text}` must be true or false", option.value.span)
+
+
+def _cap(value: Value, layer: Layer) -> float:
+    """The number that scores stay below."""
+    found = float(expect(value, NUMBER, layer).value)
+    if not 1 / MOST <= found <= MOST:
+        why = f"`softcap` must be from {1 / MOST:g} to {MOST:g}"
+        raise Wrong("E214", why, layer.value.span, hint="for example `softcap = 50`; leave it out for none")
+    return found

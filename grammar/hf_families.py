@@ -11,7 +11,7 @@ entries a family takes over; an entry of its own replaces theirs, but fields, fi
 | `skip` | fields of a config that change nothing |
 | `embedding`, `layer`, `mtp`, `head` | the text of the model; `options` are further lines above it |
 | `kept` | weights that quantised checkpoints keep as they are |
-| `modules`, `mtp_modules` | the modules of a layer, and the weights that each holds, for the lists of quantised checkpoints |
+| `modules`, `mtp_modules` | the modules of a layer with the weights of each, for the lists of quantised checkpoints |
 | any other | a part, for which ``<name>`` stands in other texts (`hf_template`) |
 """
 
@@ -96,10 +96,10 @@ def family(name: str) -> Family:
         name,
         architectures,
         types,
-        tuple((fields | {field.name: field for field in own}).values()),
-        tuple(dict.fromkeys((*(f for base in bases for f in base.findings), *findings))),
-        tuple(dict.fromkeys((*(key for base in bases for key in base.skipped), *skipped))),
-        parts | entries,
+        fields=tuple((fields | {field.name: field for field in own}).values()),
+        findings=tuple(dict.fromkeys((*(f for base in bases for f in base.findings), *findings))),
+        skipped=tuple(dict.fromkeys((*(key for base in bases for key in base.skipped), *skipped))),
+        parts=parts | entries,
     )
 
 

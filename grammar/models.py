@@ -18,7 +18,7 @@ from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
 from plandsl.spec.model import STEP_DIMENSIONS, BlockSpec, Every, ModelSpec, Term, Weight
 
-DTYPES = ("weights", "activations", "kv_cache", "compute")
+DTYPES = ("weights", "activations", "kv_cache", "state_cache", "compute")
 FIELDS = ("layers", "max_context", "causal", "source", "stored", *DTYPES)
 
 _EXAMPLES = {
@@ -36,6 +36,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     weights = reader.stored("weights", "weights = bf16")
     activations = reader.dtype("activations") or "bf16"
     kv_cache = reader.dtype("kv_cache") or activations
+    state_cache = reader.dtype("state_cache") or ""
     compute = reader.dtype("compute")
     max_context = reader.whole("max_context")
     causal = reader.flag("causal", True)
@@ -65,6 +66,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         mtp=mtp,
         source=source,
         stored=stored,
+        state_cache=state_cache,
         span=record.span,
     )
 

@@ -28,13 +28,16 @@ class Sugar(NamedTuple):
     rules: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
 
 
+HEADS = ("heads", "kv_heads", "state_heads", "state_groups")
+"""Dimensions of heads, of attention and of recurrences, by which `tp` and `sp` split these."""
+
 SUGAR = {
     "dp": Sugar("data", ()),
     "pp": Sugar("stage", (("", ("layers",), ("stage",)),)),
     "cp": Sugar("context", (("", ("tokens",), ("context",)), ("", ("context",), ("context",)))),
-    "sp": Sugar("seq", (("", ("tokens",), ("seq",)), ("attention", ("heads", "kv_heads"), ("tensor", "seq")))),
+    "sp": Sugar("seq", (("", ("tokens",), ("seq",)), ("attention", HEADS, ("tensor", "seq")))),
     "ep": Sugar("expert", (("", ("experts",), ("expert",)), ("", ("batch",), ("expert",)))),
-    "tp": Sugar("tensor", (("", ("heads", "kv_heads", "ffn", "expert_ffn", "vocab"), ("tensor",)),)),
+    "tp": Sugar("tensor", (("", (*HEADS, "ffn", "expert_ffn", "vocab"), ("tensor",)),)),
 }
 """The degrees, in the order of their axes: major first."""
 

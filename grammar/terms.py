@@ -10,7 +10,7 @@ from plandsl.grammar import syntax as s
 from plandsl.grammar.functions import MOST, PARTS, STEP_DIMS, Dims, Scope, Typed, apply, check_call, dims_text
 from plandsl.grammar.modules import Follows, Wrong
 from plandsl.limits import MAX_NESTING, MAX_STATEMENTS
-from plandsl.spec.model import Apply, Statement, Var, Weight
+from plandsl.spec.model import STATEFUL, Apply, Statement, Var, Weight
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul"}
 SCALED = "a number can multiply or divide a tensor, or be added to it: `x * 0.5`, `x / 2`, `x + 1`, `x - 1`"
@@ -241,6 +241,10 @@ class Terms:
             from plandsl.grammar.latent import latent_attention
 
             return latent_attention(call, self)
+        if call.func.text in STATEFUL:
+            from plandsl.grammar.states import state_term
+
+            return state_term(call, self)
         args = [self.attempt(arg) for arg in call.args]
         found = [arg for arg in args if arg]
         if len(found) < len(args):

@@ -19,7 +19,7 @@ from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec.formats import BITS, base_format, with_inputs
 from plandsl.spec.hardware import GpuSpec
-from plandsl.spec.model import GAINS, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.model import GAINS, STATEFUL, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
 from plandsl.spec.plan import PlanSpec
 
 TOKENS = ("batch", "position")
@@ -84,8 +84,18 @@ def build_model(
     builder = partial(_Builder, model, phase, compute=compute, narrow=narrow, imbalance=imbalance, experts=experts)
     regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
     regions.append(builder().head(stream, model.causal and not verifies))
+    steps = (*steps, *_tails(model))
     sizes = (*steps, *model.sizes, *((place, model.size(place.experts)) for place in imbalance))
     return Program(model.name, phase, Mesh(), sizes, tuple(regions), imbalance=tuple(imbalance.items()))
+
+
+def _tails(model: ModelSpec) -> Iterable[tuple[str, int]]:
+    """The dimensions of the tokens that convolutions keep, which most models lack."""
+    if not model.taps:
+        return ()
+    from plandsl.passes.states import tails
+
+    return tails(model).items()
 
 
 def _embedding(model: ModelSpec, stream: TensorType) -> Region:
@@ -199,10 +209,12 @@ class _Builder:
             return self._experts(term, name)
         if term.fn == "concat":
             return self._concat(term, name)
+        if term.fn in STATEFUL:
+            return self._state(term, name)
         xs = tuple(self._term(a, name) for a in term.args)
         out = self._out(name, xs[0].type)
         if term.fn == "rope":
-            self.ops.append(Rope((out,), xs, span=term.span))
+            self.ops.append(Rope((out,), xs, int(term.option("first", 0)) or None, span=term.span))
         elif term.fn == "scale":
             self.ops.append(Scale(out, xs[0], float(term.option("by", 1.0)), span=term.span))
         else:
@@ -215,6 +227,14 @@ class _Builder:
         out = self._out(name, joined)
         self.ops.append(Concat(out, xs, span=term.span))
         return out
+
+    def _state(self, term: Apply, name: str) -> Value:
+        from plandsl.passes.states import recurrence, short_conv
+
+        make = short_conv if term.fn == "short_conv" else recurrence
+        op = make(term, tuple(self._term(a, name) for a in term.args), name, self.model, self.names)
+        self.ops.append(op)
+        return op.results[0]
 
     def _out(self, name: str, type_: TensorType) -> Value:
         return Value(self.names.fresh(name), type_)
@@ -302,7 +322,17 @@ class _Builder:
         keys, values = kept
         self.ops.append(
             Attention(
-                out, q, keys, values, causal=causal, window=window, sinks=sink, chunk=_chunk(term), span=term.span
+                out,
+                q,
+                keys,
+                values,
+                causal=causal,
+                window=window,
+                sinks=sink,
+                chunk=_chunk(term),
+                softcap=_softcap(term),
+                alibi=bool(term.option("alibi", False)),
+                span=term.span,
             )
         )
         return out
@@ -322,6 +352,8 @@ class _Builder:
             causal=causal,
             window=window,
             chunk=_chunk(term),
+            softcap=_softcap(term),
+            alibi=bool(term.option("alibi", False)),
             span=term.span,
         )
         ops = latent_attention(
@@ -349,6 +381,11 @@ def _limits(term: Apply) -> str | None:
 def _chunk(term: Apply) -> int | None:
     """The length of an attention chunk, within which queries see keys; None without chunks."""
     return int(term.option("chunk", 0)) or None
+
+
+def _softcap(term: Apply) -> float | None:
+    """The number that the scores of attention stay below; None without one."""
+    return float(term.option("softcap", 0.0)) or None
 
 
 def _experts(model: ModelSpec) -> Iterator[str]:

@@ -12,6 +12,7 @@ from plandsl.ir.functions import GATES, LIMITING
 from plandsl.ir.limits import NONE, read_limits, show_limits
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
+from plandsl.ir.states import ShortConv
 from plandsl.ir.types import Value
 from plandsl.passes.rewrite import count_uses, each_region
 from plandsl.spec.plan import PlanSpec
@@ -20,6 +21,7 @@ from plandsl.spec.plan import PlanSpec
 def fuse(program: Program, plan: PlanSpec) -> Program:
     """Merge GEMMs of one input (QKV; gate and up), both rotary embeddings, and gates with clamps.
 
+    A short convolution applies the function after it, and convolutions of one width are merged (`passes/states.py`).
     With ``fuse_norms``, also merge a residual addition with the norm that follows it.
 
     Before:  %q : bf16[...] = gemm %h, %w_q
@@ -27,6 +29,10 @@ def fuse(program: Program, plan: PlanSpec) -> Program:
     After:   %q, %k : bf16[...], bf16[...] = gemm %h, %w_q, %w_k
     """
     steps: list[Callable[[tuple[Op, ...]], tuple[Op, ...]]] = [_fuse_gemms, _fuse_ropes, _fuse_clamps, _fuse_gates]
+    if any(isinstance(op, ShortConv) for region in program.regions for op in region.ops):
+        from plandsl.passes.states import fuse_convs
+
+        steps.append(fuse_convs)
     if plan.fuse_norms:
         steps.append(_fuse_norms)
 
@@ -68,7 +74,7 @@ def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     waiting: Rope | None = None
     for op in ops:
         if isinstance(op, Rope):
-            if waiting is not None and waiting.xs[0].type.names[-1] == op.xs[0].type.names[-1]:
+            if waiting is not None and _turned(waiting) == _turned(op):
                 op = evolve(op, outs=waiting.outs + op.outs, xs=waiting.xs + op.xs)
             elif waiting is not None:
                 out.append(waiting)
@@ -79,6 +85,11 @@ def _fuse_ropes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
             waiting = None
         out.append(op)
     return (*out, waiting) if waiting is not None else tuple(out)
+
+
+def _turned(op: Rope) -> tuple[str, int | None]:
+    """What a rotary embedding turns: a dimension, and how much of it."""
+    return op.xs[0].type.names[-1], op.first
 
 
 def _fuse_clamps(ops: tuple[Op, ...]) -> tuple[Op, ...]:

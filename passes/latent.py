@@ -30,6 +30,8 @@ class Latent(NamedTuple):
     causal: bool
     window: int
     chunk: int | None
+    softcap: float | None
+    alibi: bool
     span: Span | None
 
 
@@ -53,7 +55,16 @@ def latent_attention(
     def make(wish: str, *dims: str) -> Value:
         return Value(names.fresh(wish), tensor(q.type.dtype, dims))
 
-    attention = partial(LatentAttention, scaled=nope, causal=x.causal, window=x.window, chunk=x.chunk, span=x.span)
+    attention = partial(
+        LatentAttention,
+        scaled=nope,
+        causal=x.causal,
+        window=x.window,
+        chunk=x.chunk,
+        softcap=x.softcap,
+        alibi=x.alibi,
+        span=x.span,
+    )
     ops: list[Op] = [CacheWrite((c, kr), x.cached, x.cache, span=x.span)]
     if phase == PREFILL:
         keys = make("keys", "batch", "context", heads, nope)

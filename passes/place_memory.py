@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from plandsl.ir.compute import CacheWrite
+from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program, Region
 from plandsl.passes.rewrite import each_region
 from plandsl.spec.plan import PlanSpec
@@ -13,8 +13,8 @@ from plandsl.spec.plan import PlanSpec
 def place_memory(program: Program, plan: PlanSpec) -> Program:
     """Record, for every region, the largest sets of values alive at once and the buffers of its collectives.
 
-    Weights and caches are left out, because they live as long as the model does. The sizes decide which set is the
-    largest in bytes, so every set is kept that is not a subset of another.
+    Weights, caches and states are left out, because they live as long as the model or a request does. The sizes decide
+    which set is the largest in bytes, so every set is kept that is not a subset of another.
 
     After:   region block[0..80](...) -> %x.2 {
                ...
@@ -26,7 +26,7 @@ def place_memory(program: Program, plan: PlanSpec) -> Program:
 
 
 def _place(region: Region) -> Region:
-    kept = {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
+    kept = {v.name for op in region.ops if isinstance(op, KEEPS) for v in op.kept}
     kept |= {w.name for w in region.weights}
     last: dict[str, int] = {}
     for i, op in enumerate(region.ops):

@@ -24,6 +24,7 @@ from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region
 from plandsl.ir.rule import Regular, Rule
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, routed
 from plandsl.passes.layout import Layout
 from plandsl.passes.rewrite import Names, count_uses, each_region, replace_fields, substitute
@@ -59,7 +60,8 @@ class Sharder:
         self.made: dict[tuple[str, TensorType], Value] = {}
         self.ops: list[Op] = []
         self.reader = {x.name: op for op in region.ops if isinstance(op, Attention) for x in (op.k, op.v)}
-        self.sinks = {op.sinks.name for op in region.ops if isinstance(op, Attention) and op.sinks is not None}
+        self.placed = {op.sinks.name for op in region.ops if isinstance(op, Attention) and op.sinks is not None}
+        self.placed |= self._state_weights()
         self.latents = self._latents()
         self.inside = {x.name for op in region.ops if isinstance(op, GroupedGemm | Map) for x in _expert_operands(op)}
         matrices = (w for op in region.ops if isinstance(op, GroupedGemm) for w in op.weights)
@@ -71,6 +73,14 @@ class Sharder:
         from plandsl.passes.shard_latent import Latents
 
         return Latents(self)
+
+    def _state_weights(self) -> set[str]:
+        found = [op for op in self.region.ops if isinstance(op, ShortConv | Recurrence)]
+        if not found:
+            return set()
+        from plandsl.passes.shard_states import state_weights
+
+        return set().union(*map(state_weights, found))
 
     def run(self) -> Region:
         """The region with every value laid out."""
@@ -87,7 +97,7 @@ class Sharder:
         return new
 
     def _weight(self, value: Value) -> TensorType:
-        if value.name in self.sinks:
+        if value.name in self.placed:
             return self.layout.weight(value.type, "attention")
         return self.layout.weight(value.type, "experts" if value.name in self.inside else self.rule_region)
 
@@ -165,6 +175,10 @@ class Sharder:
                 return evolve(op, q=q, k=k, v=v, sinks=sinks)
             case LatentAttention():
                 raise AssertionError("Latents lays it out")
+            case ShortConv() | Recurrence():
+                from plandsl.passes.shard_states import lay_out_state
+
+                return lay_out_state(op, self)
             case Map() if self._adds_bias_to_partial(op):
                 return self._add_on_first(op)
             case Regular():

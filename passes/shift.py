@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from plandsl.diagnostics import Diagnostic, Label
-from plandsl.ir.compute import CacheWrite
+from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program
 from plandsl.ir.types import Mesh, shard_range
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec, ShiftSpec
@@ -71,7 +71,7 @@ def _cuts(program: Program, sharding: ShardingSpec) -> Iterator[Cut]:
     yield Cut("layers", None, program.stage_axes)
     for region in program.regions:
         for op in region.ops:
-            for dim in (d for x in op.results for d in x.type.dims) if isinstance(op, CacheWrite) else ():
+            for dim in (d for x in op.kept for d in x.type.dims) if isinstance(op, KEEPS) else ():
                 size = program.size(dim.name)
                 yield Cut(dim.name, size if isinstance(size, int) else None, dim.axes)
 

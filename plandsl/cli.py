@@ -209,8 +209,12 @@ def _completion(made: _Parser) -> None:
     made.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
-def _later(made: _Parser) -> None:
-    made.add_argument("rest", nargs=argparse.REMAINDER)
+def _export(made: _Parser) -> None:
+    _add_file(made)
+    made.add_argument("--to", metavar="TARGET", required=True, help="the tool that reads it (docs/engines.md)")
+    made.add_argument(
+        "-o", "--output", metavar="OUT", help="a file, or a folder for several (default: standard output)"
+    )
 
 
 VERBS: dict[str, tuple[str, Takes]] = {
@@ -232,7 +236,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "simulate": ("serve the requests of a plan one by one: percentiles, goodput, occupancy", _simulate),
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
     "completion": ("print the script that completes planc's commands in a shell", _completion),
-    "export": ("write launch files, traces, reports (not yet)", _later),
+    "export": ("write a plan as a file that another tool reads", _export),
 }
 """Every verb: what help says of it, and what adds its arguments."""
 

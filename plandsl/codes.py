@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
 from plandsl.codes_money import MONEY_CODES
@@ -117,7 +118,8 @@ SHARDING_CODES: dict[str, tuple[str, str, str, str]] = {
     "N304": (
         "every rank holds some weights in full",
         "The axis splits other weights, but not these, so every rank holds them in full and multiplies by them in "
-        "full. `tp` splits the dimensions called heads, kv_heads, ffn, expert_ffn and vocab.",
+        "full. `tp` splits the dimensions called heads, kv_heads, state_heads, state_groups, ffn, expert_ffn and "
+        "vocab.",
         _plan("mesh t = 4\n    heads, kv_heads -> t"),
         "name a dimension of these weights in a rule.",
     ),
@@ -390,12 +392,6 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "`planc simulate` serves the requests one by one, however long it takes.",
     ),
-    "E402": (
-        "not supported yet",
-        "The language reserves this command, and this version of the compiler does not have it.",
-        "",
-        "",
-    ),
     "E403": (
         "more than one plan or search",
         "A picture of a plan shows one plan. An output file holds the rows, or the best plan, of one search. A picture "
@@ -542,7 +538,7 @@ CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
         *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES),
     )
     for name, parts in table.items()
 }

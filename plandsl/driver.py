@@ -61,6 +61,10 @@ class CompiledPlan:
         first, last = self._pools[:1] or self._modes[:1], self._pools[1:] or self._modes[:1]
         self.prefill: Schedule = first[0].prefill if first else compile_phase(spec, "prefill", known)
         self.decode: Schedule = last[0].decode if last else compile_phase(spec, "decode", known)
+        if spec.model.stateful:
+            from plandsl.passes.pages import raise_block
+
+            self.spec = raise_block(spec, self.prefill.program)
 
     @cached_property
     def findings(self) -> list[Diagnostic]:

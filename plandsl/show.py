@@ -190,6 +190,8 @@ def show_model(model: ModelSpec) -> str:
         f"activations = {model.activations}",
         f"kv_cache = {model.kv_cache}",
     ]
+    if model.state_cache:
+        lines.append(f"state_cache = {model.state_cache}")
     if model.compute is not None:
         lines.append(f"compute = {model.compute}")
     if not model.causal:
@@ -237,10 +239,20 @@ def show_term(term: Term) -> str:
             return f"{_operand(term.args[0])} * {_number(float(term.option('by', 1.0)))}"
         case Apply(fn="plus"):
             return f"{_operand(term.args[0])} + {_number(float(term.option('by', 0.0)))}"
+        case Apply(fn="recurrence"):
+            return f"recurrence({', '.join(_recurrence_arguments(term))})"
         case Apply():
             options = (f"{name} = {_option(value)}" for name, value in term.options)
             call = f"{term.fn}({', '.join([*map(show_term, term.args), *options])})"
             return f"{call} {{ {', '.join(map(_expert_statement, term.body))} }}" if term.body else call
+
+
+def _recurrence_arguments(term: Apply) -> Iterator[str]:
+    """The arguments of a `recurrence`: three tensors, those that the option ``named`` names, and the other options."""
+    names = str(term.option("named", "")).split()
+    yield from map(show_term, term.args[:3])
+    yield from (f"{name} = {show_term(arg)}" for name, arg in zip(names, term.args[3:], strict=True))
+    yield from (f"{name} = {_option(value)}" for name, value in term.options if name != "named")
 
 
 def _expert_statement(statement: Statement) -> str:

@@ -280,12 +280,6 @@ def test_render_writes_what_the_suffix_says(capsys, tmp_path):
     assert not (tmp_path / "x.gif").exists()
 
 
-def test_the_verb_to_come_says_so(capsys):
-    status, _, err = run(capsys, "export", EXAMPLE)
-    assert status == 2
-    assert "not supported yet" in err
-
-
 def test_wrong_arguments_are_wrong_input(capsys):
     for arguments in (
         ("--json",),

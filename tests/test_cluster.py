@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.machine import links
@@ -23,6 +23,7 @@ from plandsl.show import show_plan
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.testing import compiled, plans, same
 from plandsl.testing.laws import assert_laws
+from tests.draws import draws
 
 MODEL = """
 model m {
@@ -222,7 +223,7 @@ def test_one_node_costs_what_the_node_costs(sharding: str) -> None:
 
 
 @given(plans())
-@settings(max_examples=20)
+@draws(1 / 2)
 def test_any_plan_costs_the_same_on_a_cluster_of_one(spec: Any) -> None:
     network = LinkSpec("fat_tree", 1e9, 1e-6)
     one = compiled(evolve(spec, cluster=ClusterSpec("c", spec.node, 1, network)))
@@ -231,7 +232,7 @@ def test_any_plan_costs_the_same_on_a_cluster_of_one(spec: Any) -> None:
 
 
 @given(plans(), st.integers(1, 6), st.sampled_from(["fat_tree", "rail", "dragonfly", "switch", "mesh", "ring"]))
-@settings(max_examples=12)
+@draws(1 / 3)
 def test_plans_on_several_nodes_keep_the_laws(spec: Any, per_node: int, topology: str) -> None:
     count = -(-spec.sharding.ranks // per_node)
     link = LinkSpec("switch", 100e9, 1e-6) if spec.node.link.dims else spec.node.link

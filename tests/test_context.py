@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
@@ -34,6 +34,7 @@ from plandsl.spec.plan import PlanSpec, ShardingSpec
 from plandsl.testing import compiled
 from plandsl.testing.models import models
 from plandsl.testing.shardings import is_legal
+from tests.draws import draws
 
 MODEL = """
 model m {
@@ -466,7 +467,7 @@ def split_plans(draw: DrawFn) -> PlanSpec:
     return evolve(spec, model=model, sharding=sharding)
 
 
-@settings(max_examples=15)
+@draws(1 / 2)
 @given(split_plans())
 def test_any_model_with_split_keys_computes_the_same(spec: PlanSpec) -> None:
     try:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 
 from plandsl.cli import main
 from plandsl.driver import compile_file, compile_text, difference
 from plandsl.fields import changes, fields
 from plandsl.testing import compiled, plans
+from tests.draws import draws
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "llama3_70b.plan"
@@ -69,7 +70,7 @@ def test_terms_add_up_to_the_difference_and_turn_round(a, b):
     opposite(there, back)
 
 
-@settings(max_examples=20)  # each pair of plans is compared both ways
+@draws(1 / 2)  # each pair of plans is compared both ways
 @given(plans(), plans())
 def test_differences_of_drawn_plans_add_up(first, second):
     a, b = compiled(first), compiled(second)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plandsl.diagnostics import PlanError
 from plandsl.grammar.fmt import format_text, same_tree
 from plandsl.grammar.parse import parse
 from plandsl.grammar.tokens import scan
+from tests.draws import draws
 from tests.test_parse import SAMPLES
 
 UGLY = """\
@@ -130,7 +131,7 @@ ITEMS = st.sampled_from(
 ENDS = st.sampled_from(["\n", ";", " ;\n", "\n\n\n", " # note\n", "\n# own line\n", "\r\n", ";;\n", "\n , "])
 
 
-@settings(max_examples=150)
+@draws(25 / 2)
 @given(st.lists(st.tuples(ITEMS, ENDS), max_size=8), st.sampled_from(["", "\n", " # first\n", "\n\n"]))
 def test_any_plan_keeps_its_meaning(items: list[tuple[str, str]], start: str) -> None:
     check("plan p {" + start + "".join(item + end for item, end in items) + "}")
@@ -139,7 +140,7 @@ def test_any_plan_keeps_its_meaning(items: list[tuple[str, str]], start: str) ->
 PIECES = st.sampled_from(["\n", "\n\n\n", " ", ",", ";", "# c\n", "  ", ""])
 
 
-@settings(max_examples=80)
+@draws(20 / 3)
 @given(st.sampled_from(list(SAMPLES.values())), st.floats(0, 1), PIECES, st.integers(0, 2))
 def test_a_changed_sample_keeps_its_meaning(sample: str, share: float, piece: str, size: int) -> None:
     at = int(share * len(sample))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.calibrate.fit import fit
@@ -31,6 +31,7 @@ from plandsl.backends.cost.forms.attention import (
 )
 from plandsl.spec.constants import DecodeConstants, values
 from plandsl.spec.hardware import GpuSpec
+from tests.draws import draws
 
 GPU = GpuSpec("g", 80e9, 3e12, (("bf16", 1e15), ("fp8", 2e15)), units=132)
 CHIP = Chip(132, 1e15, 3e12)
@@ -308,7 +309,7 @@ def test_more_decode_is_never_faster(shape: Heads, batch: int, context: float, w
 
 
 @given(st.lists(st.tuples(SHAPES, BATCH, NEW, BEFORE, WINDOWS, st.booleans()), min_size=1, max_size=5))
-@settings(max_examples=50)
+@draws(25 / 6)
 def test_numbers_and_arrays_agree(rows: list[tuple[Heads, int, int, int, int, bool]]) -> None:
     def column(i: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         return np.array([float(r[i]) for r in rows])  # type: ignore[arg-type]

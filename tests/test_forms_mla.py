@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.calibrate.fit import fit, held_out
@@ -24,6 +24,7 @@ from plandsl.backends.cost.forms.mla import (
 )
 from plandsl.spec.constants import PrefillConstants, values
 from plandsl.spec.hardware import GpuSpec
+from tests.draws import draws
 
 GPU = GpuSpec("g", 80e9, 3e12, (("bf16", 1e15), ("fp8", 2e15)), units=132)
 CHIP = Chip(132, 1e15, 3e12)
@@ -144,7 +145,7 @@ def test_more_decode_is_never_faster(heads: int, batch: int, context: float) -> 
 
 
 @given(st.lists(st.tuples(HEADS, BATCH, st.integers(1, 4000), st.integers(0, 20000)), min_size=1, max_size=5))
-@settings(max_examples=50)
+@draws(25 / 6)
 def test_numbers_and_arrays_agree(rows: list[tuple[int, int, int, int]]) -> None:
     heads, batch, new, before = (np.array([float(r[i]) for r in rows]) for i in range(4))
     made = mla_prefill_seconds(

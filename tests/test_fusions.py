@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, composite
 
@@ -27,6 +27,7 @@ from plandsl.spec.fusions import ANY, FUSIONS, FusedSizes
 from plandsl.spec.hardware import EngineSpec
 from plandsl.spec.plan import PlanSpec
 from plandsl.testing import assert_law, compiled, laws_cost, laws_program, plans
+from tests.draws import draws
 
 SLACK = 1 + 1e-12
 MIB = 2**20
@@ -145,7 +146,7 @@ def fused_plans(draw: DrawFn) -> PlanSpec:
     return evolve(draw(plans()), engine=draw(engines()))
 
 
-@settings(max_examples=max(1, settings.default.max_examples // 3) if settings.default else 8)
+@draws(1 / 3)
 @given(plan=fused_plans())
 def test_law_marks_are_all_that_fusions_change(plan: PlanSpec) -> None:
     bare = evolve(plan, engine=None)
@@ -273,7 +274,7 @@ def works(plan: CompiledPlan) -> Iterator[tuple[Work, Binding]]:
         yield from ((work, at) for ops in model.work.values() for work in ops)
 
 
-@settings(max_examples=max(1, settings.default.max_examples // 2) if settings.default else 10)
+@draws(1 / 2)
 @given(plan=fused_plans())
 def test_law_fusions_never_cost_time_and_leave_collectives_alone(plan: PlanSpec) -> None:
     fused, plain = compiled(plan), compiled(evolve(plan, engine=evolve(plan.effective_engine, fusions=())))
@@ -305,7 +306,7 @@ LAWS = (
 """Laws of all plans that a fused op might break."""
 
 
-@settings(max_examples=max(1, settings.default.max_examples // 4) if settings.default else 6)
+@draws(1 / 4)
 @given(plan=fused_plans())
 def test_law_fused_plans_obey_the_laws_of_all_plans(plan: PlanSpec) -> None:
     made = compiled(plan)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plandsl.cli import main
@@ -30,6 +30,7 @@ from plandsl.ir.text import show
 from plandsl.limits import MAX_FILE_BYTES, MAX_FILES
 from plandsl.passes.build import build_model
 from plandsl.spec.model import ModelSpec
+from tests.draws import draws
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -740,7 +741,7 @@ def test_any_object_gives_a_model_or_diagnostics(config: dict[str, Any]) -> None
     judged(json.dumps(config))
 
 
-@settings(max_examples=150)
+@draws(25 / 2)
 @given(
     st.sampled_from(sorted(PARAMETERS)),
     st.dictionaries(NAMES, st.integers(0, 300) | VALUES | WORDS, max_size=3),

@@ -43,6 +43,7 @@ from plandsl.ir.latent import HeadGemm, LatentAttention
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region, verify
 from plandsl.ir.rule import Regular
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.text import read, read_op, read_type, show, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value, block_range, shard_range, tensor
 from plandsl.passes.rewrite import substitute
@@ -67,6 +68,7 @@ U = value("u", "bf16[batch, position, ffn@a]")
 W = value("w", "bf16[ffn@a, hidden]")
 Q = value("q", "bf16[batch, position, heads@a, head_dim]")
 K = value("k", "bf16[batch, position, kv_heads@a, head_dim]")
+V = value("v", "bf16[batch, position, heads@a, v_dim@b]")
 LATENT_Q = value("lq", "bf16[batch, position, heads@a, kv_rank]")
 LATENT_R = value("lr", "bf16[batch, position, heads@a, rope_dim]")
 C, KR = value("lc", "bf16[batch, context, kv_rank]"), value("lk", "bf16[batch, context, rope_dim]")
@@ -110,6 +112,18 @@ SOUND: tuple[Op, ...] = (
     GroupedGemm((value("u", "bf16[batch@b, experts:2@a, hidden]{+c}"),), PAIRS, (EXPERTS,), "fp8"),
     Map(PAIRS, (PAIRS, value("b", "bf16[experts@a, ffn@c]")), "add"),
     Combine(value("y", "bf16[batch@b, hidden]{+a, +c}"), value("r", "bf16[batch@b, experts:2@a, hidden]{+c}"), GATES),
+    ShortConv((value("c", str(X.type)), value("ct", "bf16[batch, w.tail, hidden]")),
+              (X, value("w", "bf16[w, hidden]")), "ct"),
+    ShortConv((value("c", str(Q.type)), value("ct", "bf16[batch, w.tail, heads@a, head_dim]"),
+               value("d", str(K.type)), value("dt", "bf16[batch, w.tail, kv_heads@a, head_dim]")),
+              (Q, value("w", "bf16[w, heads@a, head_dim]"), value("b", "bf16[heads@a, head_dim]"),
+               K, value("v", "bf16[w, kv_heads@a, head_dim]"), value("e", "bf16[kv_heads@a, head_dim]")),
+              "ct", biased=True, fn="silu"),
+    Recurrence(out=V, kept_state=value("st", "fp32[batch, heads@a, head_dim, v_dim@b]"), q=K, k=K, v=V, more=(),
+               state="st", slopes=True),
+    Recurrence(out=V, kept_state=value("st", "fp32[batch, heads@a, head_dim, v_dim@b]"), q=K, k=K, v=V,
+               more=(value("dt", "bf16[batch, position, heads@a]"), value("ra", "bf16[heads@a, head_dim]")),
+               state="st", roles="step rate", delta=True, normalize=True, chunk=128),
     Reshard(X, SUM),
     AllReduce(X, SUM, "a"),
     ReduceScatter(value("c", "bf16[batch, position@a, hidden]"), SUM, "a", "position"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -39,14 +39,10 @@ from plandsl.testing import (
 )
 from plandsl.testing import links as any_links
 from plandsl.testing.laws_schedule import period_excess
+from tests.draws import draws
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.plan"))
-
-
-def fewer(part: int) -> int:
-    """Examples for a test that takes ``part`` times as long as most."""
-    return max(1, settings.default.max_examples // part) if settings.default else 10
 
 
 # ---- every plan
@@ -62,6 +58,7 @@ TOLD_APART = {
 
 
 @pytest.mark.parametrize("about", TOLD_APART)
+@draws(1 / 2)
 @given(plan=deployments())
 def test_law(about: str, plan: PlanSpec) -> None:
     made = compiled(plan)
@@ -69,7 +66,7 @@ def test_law(about: str, plan: PlanSpec) -> None:
         assert_law(law, made)
 
 
-@settings(max_examples=fewer(3))
+@draws(1 / 3)
 @given(plan=deployments())
 def test_law_shares_follow_their_figures(plan: PlanSpec) -> None:
     assert_law(ASKS_EACH_FIGURE, compiled(plan))
@@ -208,7 +205,7 @@ def mutated(draw: st.DrawFn, text: str, most: int = 4) -> str:
     return "".join(words)
 
 
-@settings(max_examples=fewer(1) * 3)
+@draws(3)
 @given(text=st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join))
 @example(text="plan p { sharding { tp = 2 } }")
 @example(text="")
@@ -216,14 +213,14 @@ def test_fuzz_words_compile_or_yield_diagnostics(text: str) -> None:
     no_worse_than_a_diagnostic(text)
 
 
-@settings(max_examples=fewer(1) * 3)
+@draws(3)
 @given(data=st.data())
 def test_fuzz_mutated_examples_compile_or_yield_diagnostics(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(EXAMPLES))
     no_worse_than_a_diagnostic(data.draw(mutated(path.read_text(encoding="utf-8"))))
 
 
-@settings(max_examples=fewer(1) * 3)
+@draws(3)
 @given(data=st.data())
 def test_fuzz_mutated_plans_compile_or_yield_diagnostics(data: st.DataObject) -> None:
     no_worse_than_a_diagnostic(data.draw(mutated(data.draw(plan_texts()))))
@@ -240,7 +237,7 @@ def test_fuzz_any_characters_yield_diagnostics(text: str) -> None:
 WHOLE = {"plans": plans(), "guesses": plans(speculate=True), "mixtures": mixtures(), "deployments": deployments()}
 
 
-@settings(max_examples=fewer(2))
+@draws(1 / 2)
 @given(text=plan_texts())
 def test_law_drawn_text_compiles_to_one_plan(text: str) -> None:
     (plan,) = compile_text(text)
@@ -248,7 +245,7 @@ def test_law_drawn_text_compiles_to_one_plan(text: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", WHOLE.values(), ids=WHOLE)
-@settings(max_examples=fewer(2))
+@draws(1 / 2)
 @given(data=st.data())
 def test_law_drawn_plans_are_legal_and_read_back(strategy: SearchStrategy[PlanSpec], data: st.DataObject) -> None:
     spec = data.draw(strategy)
@@ -256,7 +253,7 @@ def test_law_drawn_plans_are_legal_and_read_back(strategy: SearchStrategy[PlanSp
     assert same(compiled(spec).spec, again.spec)
 
 
-@settings(max_examples=fewer(2))
+@draws(1 / 2)
 @given(a=plans(), b=plans())
 def test_law_plans_with_unequal_text_are_not_the_same(a: PlanSpec, b: PlanSpec) -> None:
     assert same(a, a)

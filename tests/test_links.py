@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.answers.communication import Calls
@@ -14,6 +14,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.entries import catalog_calibration
 from plandsl.spec.constants import CollectiveConstants
 from plandsl.spec.hardware import HOST_PATH, LinkSpec, usual_latency
+from tests.draws import draws
 
 FITTED = CollectiveConstants(4e-6, 1e-6, 0.3, 6e-6, bulk=0.8, half=2e6, own=0.4, switch=0.4)
 NODE = """
@@ -223,7 +224,7 @@ def port(link: LinkSpec, others: int) -> float:
 
 
 @given(sent())
-@settings(max_examples=25)
+@draws(25 / 12)
 def test_no_exchange_beats_its_links(drawn: tuple[CompiledPlan, int]) -> None:
     made, per_node = drawn
     node, cluster, mesh = made.spec.node, made.spec.cluster, made.prefill.program.mesh
@@ -247,7 +248,7 @@ def test_no_exchange_beats_its_links(drawn: tuple[CompiledPlan, int]) -> None:
 
 
 @given(sent())
-@settings(max_examples=25)
+@draws(25 / 12)
 def test_no_kernel_and_no_step_beats_its_gpu(drawn: tuple[CompiledPlan, int]) -> None:
     made, _ = drawn
     gpu, found = made.spec.node.gpu, made.estimate()

@@ -82,6 +82,16 @@ def test_a_budget_for_all_is_one_undivided_step() -> None:
     assert one.tpot == pytest.approx(bare.tpot, rel=1e-12)
 
 
+def test_where_seldom_anything_decodes_a_step_has_that_share_of_its_attention() -> None:
+    """Where no kernel does both; one that does is not launched again."""
+    bare = "calibration { attention_prefill = 70 %, attention_decode = 60 %, launch = 2 us }"
+    work = mixer(plan("input = 4000, output = 100, batch = 16", more=bare))
+    at = [type(w.op).__name__ for w in work.prefill.work["block"]].index("Attention")
+    none, half, one = (float(work.step(Mix(512, 512, 1, n, 4096), 1).seconds["block"][at]) for n in (0, 0.5, 1))
+    assert none < one
+    assert half == pytest.approx((none + one) / 2)
+
+
 def test_rows_of_a_mixed_step_are_those_of_both() -> None:
     made = plan("input = 4000, output = 100, batch = 16")
     work, step = mixer(made), mixer(made).step(Mix(497, 2000, 1, 15, 4000), 1)

@@ -15,8 +15,9 @@ from plandsl.backends.reference.verify import verify_programs
 from plandsl.driver import plain_programs, programs
 from plandsl.spec.plan import PlanSpec
 from plandsl.testing import assert_laws, compiled, deployments, mixtures
+from tests.draws import draws
 
-FEW = settings(max_examples=max(1, settings().max_examples // 2))
+FEW = draws(1 / 2)
 
 
 @FEW
@@ -31,7 +32,7 @@ def test_law_any_mixture_computes_what_one_device_does(plan: PlanSpec, batch: in
         assert verdict.worst <= 1e-9
 
 
-@settings(max_examples=max(1, settings().max_examples // 10))
+@draws(1 / 10)
 @given(plan=deployments())
 def test_law_any_deployment_keeps_the_laws(plan: PlanSpec) -> None:
     assert_laws(compiled(plan))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plandsl.answers.estimate import Estimate
@@ -26,6 +26,7 @@ from plandsl.spec.plan import PlanSpec
 from plandsl.spec.power import POWER_BAND
 from plandsl.testing import compiled, mixtures, plans
 from plandsl.units import ENERGY, MONEY, POWER, UNITS, show_energy, show_money, show_power
+from tests.draws import draws
 
 HOUR = 3600.0
 LOAD = "workload { input = 1000, output = 200, batch = 16 }"
@@ -222,7 +223,7 @@ def priced(plan: PlanSpec, price: float) -> PlanSpec:
     return evolve(plan, requires=(), node=evolve(plan.node, gpu=groups[0][1], gpus=gpus))
 
 
-@settings(max_examples=6)
+@draws(1 / 3)
 @given(plans(), st.sampled_from((1, 2, 5)))
 def test_money_follows_prices(plan: PlanSpec, cents: int) -> None:
     """The cost is price times GPUs over throughput, to the last digit; twice the price is twice the money."""
@@ -240,7 +241,7 @@ def test_money_follows_prices(plan: PlanSpec, cents: int) -> None:
     )
 
 
-@settings(max_examples=4)
+@draws(1 / 4)
 @given(mixtures())
 def test_power_lies_between_idle_and_the_limit(plan: PlanSpec) -> None:
     model = compiled(evolve(plan, requires=())).cost
@@ -254,7 +255,7 @@ def test_power_lies_between_idle_and_the_limit(plan: PlanSpec) -> None:
     assert float(e.request_energy or 0) >= sum(pool.may.idle for pool in e.drawn) * seconds * (1 - 1e-12)
 
 
-@settings(max_examples=5)
+@draws(1 / 3)
 @given(plans(), st.floats(0.01, 1e4))
 def test_a_demand_takes_the_fewest_copies(plan: PlanSpec, demand: float) -> None:
     e = spent(compiled(priced(plan, 1 / HOUR)).cost)

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 from attrs import evolve
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plandsl.backends.reference import collectives as executor
@@ -36,6 +36,7 @@ from plandsl.ir.types import PADDED, TensorType, Value, routed
 from plandsl.passes.rewrite import replace_fields, substitute
 from plandsl.spec.model import Apply, BlockSpec, Statement
 from plandsl.testing import mixtures, models
+from tests.draws import draws
 
 Moving: TypeAlias = AllReduce | ReduceScatter | AllGather | AllToAll | Rescale | Ring
 MOVING = (AllReduce, ReduceScatter, AllGather, AllToAll, Rescale, Ring)
@@ -43,7 +44,7 @@ MOVING = (AllReduce, ReduceScatter, AllGather, AllToAll, Rescale, Ring)
 LOADS = {"batch": 4, "input": 8}, {"batch": 5, "input": 7}
 """Parts of equal size on most axes, and of unequal ones."""
 
-FEW = settings(max_examples=max(1, settings().max_examples // 3))
+FEW = draws(1 / 3)
 """Each example runs several programs."""
 
 

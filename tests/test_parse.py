@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.codes_syntax import SYNTAX_CODES
@@ -20,6 +20,7 @@ from plandsl.grammar.layout import MAX_CHAIN, Layout
 from plandsl.grammar.parse import decode, parse
 from plandsl.grammar.tokens import KEYWORDS, scan
 from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES, MAX_NESTING
+from tests.draws import draws
 
 ERRORS = Path(__file__).parent / "golden" / "errors"
 CASES = sorted(p.stem for p in ERRORS.glob("e1*.plan"))
@@ -423,7 +424,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@draws(25 / 2)
 @given(st.text() | st.lists(PIECES, max_size=60).map(" ".join) | st.lists(PIECES, max_size=60).map("".join))
 def test_any_text_gives_a_tree_and_diagnostics(text: str) -> None:
     tree, found = parse(text, "t")
@@ -435,7 +436,7 @@ def test_any_text_gives_a_tree_and_diagnostics(text: str) -> None:
         assert 1 <= diagnostic.span.line <= text.count("\n") + 1
 
 
-@settings(max_examples=100)
+@draws(25 / 3)
 @given(st.sampled_from(list(SAMPLES.values())), st.floats(0, 1), st.integers(0, 30), PIECES | st.just(""))
 def test_a_changed_plan_gives_a_tree_and_diagnostics(text: str, share: float, size: int, piece: str) -> None:
     start = int(share * len(text))
@@ -444,7 +445,7 @@ def test_a_changed_plan_gives_a_tree_and_diagnostics(text: str, share: float, si
     assert len(found) < 15
 
 
-@settings(max_examples=100)
+@draws(25 / 3)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_decoded_or_reported(data: bytes) -> None:
     text, _ = decode(data, "t")

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.graphviz import PHASES, VIEWS
@@ -15,6 +15,7 @@ from plandsl.backends.graphviz.canvas import Canvas
 from plandsl.backends.graphviz.fonts import text_width
 from plandsl.driver import CompiledPlan, compile_file, compile_text
 from plandsl.testing import compiled, deployments
+from tests.draws import draws
 from tests.pictures import cuts, faults, read_picture
 from tests.test_flows import assert_bytes_add_up
 
@@ -156,7 +157,7 @@ def test_every_send_has_an_arrow_and_its_bytes(name: str) -> None:
 # ---- drawn plans
 
 
-@settings(max_examples=5)
+@draws(1 / 6)
 @given(deployments(), st.sampled_from(sorted(VIEWS)), st.sampled_from(PHASES))
 def test_drawn_plans_have_room_for_all_texts_and_bytes_that_add_up(spec, view: str, phase: str) -> None:
     plan = compiled(spec)

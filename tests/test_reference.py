@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.reference.attention import Mask, attention, rope
@@ -34,11 +34,13 @@ from plandsl.ir.compute import Concat, Quantize
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.program import verify as findings
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.text import read, read_op, read_type, show_op
 from plandsl.ir.types import Dim, Mesh, TensorType, Value
 from plandsl.spec.hardware import CalibrationSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Var, Weight
 from plandsl.spec.plan import AxisSpec, PlanSpec, RuleSpec, ShardingSpec, WorkloadSpec
+from tests.draws import draws
 
 # ---- programs: IR text, where a result may leave out the type that its op infers
 
@@ -593,8 +595,8 @@ def test_key_heads_held_by_another_rank_are_caught() -> None:
 def test_every_op_is_run_by_some_case() -> None:
     programs = [p for sharded, whole in CASES.values() for p in (*sharded, *whole)]
     found = {type(op) for p in programs for r in p.regions for op in r.ops}
-    # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut
-    assert found | {Concat, Join, Split} == set(OPS)
+    # test_speculate.py runs the `concat` of an `mtp`, test_chunks.py what `chunks` cut, test_states.py states
+    assert found | {Concat, Join, Split, ShortConv, Recurrence} == set(OPS)
 
 
 def test_the_cases_are_sound_programs() -> None:
@@ -642,7 +644,7 @@ def legal(x: Value, mesh: Mesh) -> list[AllReduce | ReduceScatter | AllGather | 
     return [op for op in out if not list(op.verify())]
 
 
-@settings(max_examples=200)
+@draws(50 / 3)
 @given(laid_out(), st.data())
 def test_any_run_of_collectives_keeps_the_value(start: tuple[Placement, Value], data: st.DataObject) -> None:
     place, x = start
@@ -829,7 +831,7 @@ def test_shrink_keeps_the_order_of_windows_and_lets_them_bite() -> None:
     assert small.workload.input > 4
 
 
-@settings(max_examples=100)
+@draws(25 / 3)
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.sampled_from([1, 2, 3, 4, 8]), min_size=1).filter(
         lambda axes: np.prod(list(axes.values())) <= 64

@@ -24,6 +24,7 @@ from plandsl.limits import MAX_ERRORS, MAX_EXPANSION, MAX_FILES
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, GpuSpec, NodeSpec
 from plandsl.spec.model import Apply, ModelSpec, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, ShardingSpec, WorkloadSpec
+from tests.draws import draws
 
 ERRORS = Path(__file__).parent / "golden" / "errors"
 CASES = sorted(p.stem for pattern in ("e2*.plan", "e306*.plan", "w2*.plan", "w4*.plan") for p in ERRORS.glob(pattern))
@@ -889,7 +890,7 @@ def test_fuzz_any_plan_resolves_or_yields_diagnostics(text: str) -> None:
 
 
 @given(mutated_plans(), st.sampled_from(["workload.batch", "model.x", "a.b.c", "sharding.tp", "node.gpu"]), st.text())
-@settings(max_examples=50)
+@draws(25 / 6)
 def test_fuzz_any_override_resolves_or_yields_diagnostics(text: str, path: str, value: str) -> None:
     found = module(text, overrides=[(path, value)])
     for name in found.plans:

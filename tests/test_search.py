@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.cli import main
@@ -25,6 +25,7 @@ from plandsl.searches.front import first_rows, pareto
 from plandsl.searches.run import Compiler, Found, Run, Table, do_job
 from plandsl.searches.values import METRICS
 from plandsl.spec.search import SearchSpec
+from tests.draws import draws
 
 BASE = """
 search s {
@@ -180,7 +181,7 @@ def _json(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.sampled_from([0, 1, 7, 300]), st.integers(2, 40))
-@settings(max_examples=40, deadline=None)
+@draws(2)
 def test_pareto_of_any_points(seed: int, columns: int, rows: int, kinds: int) -> None:
     costs = np.random.default_rng(seed).integers(0, kinds, (rows, columns)).astype(float)
     kept = [

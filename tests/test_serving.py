@@ -8,7 +8,7 @@ from math import isclose
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost import Replicas
@@ -30,6 +30,7 @@ from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
 from plandsl.spec.scheduler import ROUTERS, SCHEDULERS, RouterName, SchedulerName
+from tests.draws import draws
 from tests.serving import Steady
 
 # ---- what holds of every policy, server and load
@@ -129,7 +130,7 @@ def loads(draw: st.DrawFn, most: int = 14) -> Requests:
     return requests
 
 
-@settings(max_examples=100)
+@draws(25 / 3)
 @given(
     st.lists(policies(), min_size=1, max_size=3), loads(), st.integers(5, 14), st.sampled_from((1, 4)),
     st.booleans(), st.sampled_from((None, 1, 3)), st.sampled_from((1, 1, 2, 3)), st.sampled_from((0, 0, 2)),
@@ -355,7 +356,7 @@ def deployment(kind: str, engine: str = "vllm") -> Replicas:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=3)
+@draws(1 / 4)
 @given(st.sampled_from(SCHEDULERS), st.integers(1, 2048), st.integers(1, 15), st.sampled_from(ROUTERS))
 def test_law_at_vanishing_load_requests_take_what_the_estimate_says(
     kind: str, scheduler: SchedulerName, input_: int, fours: int, by: RouterName

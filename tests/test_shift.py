@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plandsl.answers.modes import Shift
@@ -26,6 +26,7 @@ from plandsl.passes.shift import check_cache
 from plandsl.spec.plan import PlanSpec, ShiftSpec
 from plandsl.testing import laws_cost, laws_program, plans
 from plandsl.testing.shardings import is_legal
+from tests.draws import draws
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "shift_llama_3_3_70b.plan"
 
@@ -162,7 +163,7 @@ def pairs(draw: st.DrawFn) -> PlanSpec:
     return evolve(plan, shift=ShiftSpec(tensor, 8))
 
 
-@settings(max_examples=30)
+@draws(1)
 @given(pairs())
 def test_any_two_shardings_are_accepted_if_and_only_if_they_run(plan: PlanSpec) -> None:
     assert plan.shift is not None
@@ -171,7 +172,7 @@ def test_any_two_shardings_are_accepted_if_and_only_if_they_run(plan: PlanSpec) 
     assert verify_plan(plan, programs, plain_programs).ok == accepted
 
 
-@settings(max_examples=12)
+@draws(1 / 3)
 @given(pairs())
 def test_laws_hold_of_two_shardings(plan: PlanSpec) -> None:
     assert plan.shift is not None

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.mean_load import mean_load
@@ -14,6 +14,7 @@ from plandsl.backends.cost.answers.short import SETTLED, WORK
 from plandsl.backends.cost.serving.table import EXACT
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text, difference
+from tests.draws import draws
 
 PLAN = """plan p {{ model = llama_3_1_8b, node = h100_8, sharding {{ {sharding} }}, engine = {engine}
   workload {{ {load} }}
@@ -175,7 +176,7 @@ def test_a_steady_loop_is_the_middle_of_a_long_run(engine: str) -> None:
     assert short.request_rate * short.latency.mean.value == pytest.approx(10, rel=1e-9), "Little's law"
 
 
-@settings(max_examples=4)
+@draws(1 / 6)
 @given(
     st.integers(2, 3),
     st.integers(1, 5),
@@ -204,7 +205,7 @@ def test_servers_with_equal_shares_of_a_loop_see_the_same(
     assert short.latency.mean.value == pytest.approx(records.latency_s[middle].mean(), rel=1e-6)
 
 
-@settings(max_examples=6)
+@draws(1 / 4)
 @given(
     st.integers(50, 2000),
     st.integers(8, 40),

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.blocks import Pool
@@ -20,6 +20,7 @@ from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.spec.scheduler import ROUTERS, RouterName
+from tests.draws import draws
 from tests.serving import Steady
 from tests.test_serving import Checked, flat, loads, policies
 
@@ -216,7 +217,7 @@ class Watched(Checked):
         return super().compose(state)
 
 
-@settings(max_examples=60)
+@draws(5)
 @given(
     policies(), policies(), st.integers(1, 2), st.integers(1, 3), loads(), st.integers(6, 14),
     st.sampled_from((None, 1, 3)), st.sampled_from((1, 1, 2)), st.sampled_from((0, 0, 2)), st.booleans(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.blocks import Pool
@@ -18,6 +18,7 @@ from plandsl.backends.cost.serving.simulate import simulate
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.backends.cost.serving.workloads import draw_requests
 from plandsl.driver import compile_text, open_text
+from tests.draws import draws
 from tests.serving import Steady, Watched, read
 from tests.test_serving import Checked, flat, loads
 from tests.test_simulate_pools import moves
@@ -64,7 +65,7 @@ def test_who_leaves_a_step_again_is_as_it_was_before_it() -> None:
         assert take_out(state, batch, live, 1) == 0, "it is in no step now"
 
 
-@settings(max_examples=60)
+@draws(5)
 @given(
     loads(), st.integers(5, 12), st.data(), st.integers(4, 30), st.integers(1, 6), st.booleans(), st.booleans(),
     st.booleans(), st.sampled_from((0, 0, 2)), st.booleans(),

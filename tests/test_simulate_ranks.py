@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.clock import ServerClock
@@ -24,6 +24,7 @@ from plandsl.backends.cost.serving.simulate import Events, read_log, simulate
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.spec.scheduler import ROUTERS, RouterName
+from tests.draws import draws
 from tests.serving import Steady
 from tests.test_serving import flat, loads, policies
 from tests.test_simulate_pools import moves
@@ -150,7 +151,7 @@ def test_a_token_that_is_thrown_away_is_shown_to_nobody() -> None:
     assert found.gaps.number.sum() == (found.output - 1).sum()
 
 
-@settings(max_examples=40)
+@draws(10 / 3)
 @given(
     policies(), policies(), loads(), st.integers(8, 14), st.integers(2, 3), st.sampled_from((None, 3)),
     st.sampled_from((1, 1, 2)), st.sampled_from((0, 0, 2)), st.booleans(), st.booleans(), st.sampled_from(ROUTERS),

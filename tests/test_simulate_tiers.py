@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.serving.blocks import block_key
@@ -25,6 +25,7 @@ from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.cli import main
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.spec.scheduler import WriteName
+from tests.draws import draws
 from tests.serving import Steady, Watched, read
 from tests.test_serving import Checked, flat, loads, policies
 
@@ -217,7 +218,7 @@ BLOCKED = Requests(
 """Of these one that waited for the load of another has no room, while a third is loaded and holds its blocks."""
 
 
-@settings(max_examples=30)
+@draws(5 / 2)
 @example(
     policy=Vllm(23, 4, chunked=False, whole_prompt=False, watermark=0.2, ahead=False), load=BLOCKED,
     behind=[Tier(11, 2.0, 0.3), Tier(1, 2.0, 0.3), Tier(10, 0.1, 0.3)], write="through", blocks=5, block=4, closed=3,
@@ -270,7 +271,7 @@ def test_requests_and_blocks_are_conserved(
     assert all(a.tobytes() == b.tobytes() for a, b in zip(bare[:10], empty[:10], strict=True)), "nothing in no room"
 
 
-@settings(max_examples=25)
+@draws(25 / 12)
 @given(policies(), loads(), writes, st.integers(5, 14), st.lists(st.integers(0, 30), min_size=2, max_size=4))
 def test_a_larger_tier_finds_no_less(
     policy: Policy, load: Requests, write: WriteName, blocks: int, sizes: list[int]

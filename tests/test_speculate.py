@@ -9,7 +9,7 @@ from math import isclose
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.cost.answers.counts import parameters
@@ -37,6 +37,7 @@ from plandsl.show import show_plan
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.plan import PlanSpec
 from plandsl.testing import assert_laws, compiled, plans, same
+from tests.draws import draws
 
 DRAFT = "speculate { draft = llama_3_2_1b, tokens = 3, acceptance = 80 % }"
 LOOKED_UP = "speculate { tokens = 3, acceptance = 80 % }"
@@ -202,7 +203,7 @@ def test_the_head_sees_every_guess() -> None:
     assert plan().prefill.program == plan().plain.prefill.program
 
 
-@settings(max_examples=5)
+@draws(1 / 6)
 @given(plans(speculate=True))
 def test_laws_hold_of_guesses(spec: PlanSpec) -> None:
     assert_laws(compiled(spec))

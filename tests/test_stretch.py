@@ -26,6 +26,7 @@ from plandsl.backends.cost.serving.trtllm import Trtllm
 from plandsl.backends.cost.serving.vllm import Vllm
 from plandsl.driver import compile_text
 from plandsl.spec.scheduler import ROUTERS, RouterName
+from tests.draws import draws
 from tests.test_leap import Bent
 
 
@@ -86,7 +87,7 @@ LOOPS = st.sampled_from((None, None, 2, 7))
              Hashes(np.array([0, 2, 3, 5, 6, 9, 10]), np.array([0, 1, 2, 2, 2, 2, 1, 1, 0, 0]), 4)),
     clock=Bent(4.0, 0.0), tokens=48, block=1, caching=True, closed=None, ranks=1, by="round_robin",
 )  # fmt: skip
-@settings(max_examples=60)
+@draws(2)
 @given(
     st.lists(schedulers(), min_size=1, max_size=3), loads(), CLOCKS, TOKENS, st.sampled_from((1, 3, 4, 16)),
     st.booleans(), LOOPS, st.sampled_from((1, 1, 2)), st.sampled_from(ROUTERS),

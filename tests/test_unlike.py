@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plandsl.backends.graphviz import VIEWS
@@ -22,6 +22,7 @@ from plandsl.spec.hardware import GpuSpec
 from plandsl.spec.plan import PlanSpec
 from plandsl.testing import compiled, laws_program, plans, same
 from plandsl.testing.laws import LAWS, assert_law
+from tests.draws import draws
 
 MODEL = """
 model m {
@@ -223,7 +224,7 @@ def test_a_plan_fits_where_every_stage_does() -> None:
     assert list(both.fits) == fits
 
 
-@settings(max_examples=20)
+@draws(1 / 2)
 @given(plans(), st.floats(1.0, 4.0), st.integers(0, 1))
 def test_a_better_gpu_never_slows(spec: PlanSpec, factor: float, which: int) -> None:
     def better(gpu: GpuSpec) -> GpuSpec:
@@ -243,7 +244,7 @@ def test_a_better_gpu_never_slows(spec: PlanSpec, factor: float, which: int) -> 
     assert after.max_batch >= before.max_batch
 
 
-@settings(max_examples=15)
+@draws(1 / 3)
 @given(plans().filter(lambda spec: bool(spec.node.gpus)))
 def test_laws_of_times_hold_on_unlike_gpus(spec: PlanSpec) -> None:
     """The laws of programs, which name no figure of a GPU, are asked of any plan elsewhere."""

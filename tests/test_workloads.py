@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 
 from plandsl.backends.cost.serving.arrivals import draw_arrivals, rates_of
 from plandsl.backends.cost.serving.distributions import draw, draw_whole
@@ -42,6 +42,7 @@ from plandsl.spec.traffic import (
 )
 from plandsl.testing import bare, same, traffic
 from plandsl.traces import read_column, read_trace
+from tests.draws import draws
 
 PLAN = "plan p {{ model = llama_3_1_8b, node = h100_1, workload = w }}\nworkload w {{ {load} }}\n"
 
@@ -93,7 +94,7 @@ def test_a_load_is_checked_printed_formatted_and_drawn(load: str) -> None:
 
 
 @given(traffic())
-@settings(max_examples=40)
+@draws(10 / 3)
 def test_any_load_reads_back_as_printed(load: WorkloadSpec) -> None:
     text = show_workload(load) + "plan p { model = llama_3_1_8b, node = h100_1, workload = w }\n"
     module = open_text(text)
@@ -394,7 +395,7 @@ def test_classes_with_rates_of_their_own_are_put_together() -> None:
 
 
 @given(traffic())
-@settings(max_examples=40)
+@draws(10 / 3)
 def test_any_load_is_in_order_and_of_the_size_asked_for(load: WorkloadSpec) -> None:
     assert load.traffic is not None
     try:

@@ -39,6 +39,7 @@ TRANSFER = "#1d7f83"
 KINDS = {
     "gemm": "#3f73a8",
     "attention": "#e3a23b",
+    "recurrence": "#a85f7a",
     "norm": "#8fa3b5",
     "elementwise": "#b9c4ce",
     "embedding": "#5fa893",
@@ -50,6 +51,7 @@ KINDS = {
 KIND_NAMES = {
     "gemm": "matrix multiplication",
     "attention": "attention",
+    "recurrence": "layer with a state",
     "norm": "norm",
     "elementwise": "element by element",
     "embedding": "embedding",

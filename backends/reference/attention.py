@@ -11,11 +11,13 @@ from plandsl.backends.reference.placement import Array
 ROPE_BASE = 10_000.0
 
 
-def rope(x: Array, positions: Array, along: int) -> Array:
-    """Rotate the two halves of the last dimension of ``x`` by the angle of each position.
+def rope(x: Array, positions: Array, along: int, first: int | None = None) -> Array:
+    """Rotate the two halves of the last dimension of ``x``, or of its ``first`` elements, by each position's angle.
 
     ``positions`` are the global positions along dimension ``along`` of ``x``.
     """
+    if first is not None:
+        return np.concatenate([rope(x[..., :first], positions, along), x[..., first:]], axis=-1)
     half = x.shape[-1] // 2
     angles = positions[:, None] * ROPE_BASE ** (-np.arange(half) / half)
     shape = [1] * x.ndim
@@ -49,26 +51,70 @@ class Mask(NamedTuple):
         return seen
 
 
-def attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None) -> Array:
+class Change(NamedTuple):
+    """How a score differs from a product of query and key: ``softcap * tanh(score / softcap)``, less the distance times
+    the slope of its head (``slopes: [heads]``).
+    """
+
+    softcap: float | None = None
+    slopes: Array | None = None
+
+    def apply(self, scores: Array, mask: Mask) -> Array:
+        """The scores ``[batch, heads, position, context]`` of attention."""
+        if self.softcap is not None:
+            scores = self.softcap * np.tanh(scores / self.softcap)
+        if self.slopes is None:
+            return scores
+        distance = np.abs(mask.keys[None, :] - mask.queries[:, None])
+        out: Array = scores - self.slopes[:, None, None] * distance
+        return out
+
+
+PLAIN = Change()
+"""Scores as they are."""
+
+
+def alibi_slopes(heads: int) -> Array:
+    """The slope of each of ``heads`` heads: for a power of two, ``2^(-8 i / heads)`` with i from 1.
+
+    Other numbers of heads add every second slope of the next power of two (Press et al., "Train Short, Test Long",
+    2022; `build_alibi_tensor` of Bloom in huggingface/transformers).
+    """
+    whole = 2 ** int(np.log2(heads))
+    slopes = 2.0 ** (-8.0 / whole * np.arange(1, whole + 1))
+    more = 2.0 ** (-4.0 / whole * np.arange(1, 2 * (heads - whole), 2))
+    return np.concatenate([slopes, more])
+
+
+def attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None, change: Change = PLAIN) -> Array:
     """``softmax(q k^T / sqrt(head_dim)) v``, with a key and a value head for each query head.
 
     ``q: [batch, position, heads, head_dim]``, ``k, v: [batch, context, heads, head_dim]``. ``sinks: [heads]`` are the
     logits of one more key per head, whose value is zero.
     """
-    return _softmax(_scores(q, k), mask, v, sinks)[0]
+    return _softmax(change.apply(_scores(q, k), mask), mask, v, sinks)[0]
 
 
-def partial_attention(q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None) -> Array:
+def partial_attention(
+    q: Array, k: Array, v: Array, mask: Mask, sinks: Array | None = None, change: Change = PLAIN
+) -> Array:
     """`attention` over some of the keys: ``[batch, position, heads, head_dim + 1]``.
 
     The last element of a row is the log-sum-exp of its scores. Where a query sees no key, it is minus infinity, and the
     other elements are zero.
     """
-    return np.concatenate(_softmax(_scores(q, k), mask, v, sinks), axis=-1)
+    return np.concatenate(_softmax(change.apply(_scores(q, k), mask), mask, v, sinks), axis=-1)
 
 
 def latent_attention(
-    q: tuple[Array, Array], k: tuple[Array, Array], v: Array, mask: Mask, scale: float, *, partial: bool = False
+    q: tuple[Array, Array],
+    k: tuple[Array, Array],
+    v: Array,
+    mask: Mask,
+    scale: float,
+    *,
+    partial: bool = False,
+    change: Change = PLAIN,
 ) -> Array:
     """``softmax((q k^T + q_rope k_rope^T) scale) v``; with ``partial``, over some of the keys (`partial_attention`).
 
@@ -77,7 +123,7 @@ def latent_attention(
     """
     each = "bchd" if k[0].ndim == 4 else "bcd"
     scores = np.einsum(f"bphd,{each}->bhpc", q[0], k[0]) + np.einsum("bphd,bcd->bhpc", q[1], k[1])
-    mean, statistic = _softmax(scores * scale, mask, v)
+    mean, statistic = _softmax(change.apply(scores * scale, mask), mask, v)
     return np.concatenate([mean, statistic], axis=-1) if partial else mean
 
 

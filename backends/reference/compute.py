@@ -10,7 +10,15 @@ import numpy as np
 from attrs import frozen
 
 from plandsl.backends.reference import experts
-from plandsl.backends.reference.attention import Mask, attention, latent_attention, partial_attention, rope
+from plandsl.backends.reference.attention import (
+    Change,
+    Mask,
+    alibi_slopes,
+    attention,
+    latent_attention,
+    partial_attention,
+    rope,
+)
 from plandsl.backends.reference.placement import Array, Held, Mismatch, Placement, Range, Shards, positions
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks, Join, Split
@@ -128,7 +136,7 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
         case Gemm():
             return tuple(_gemm(op, i, here) for i in range(len(op.weights)))
         case Rope():
-            return tuple(_rope(x, here) for x in op.xs)
+            return tuple(_rope(x, op.first, here) for x in op.xs)
         case Map():
             return (_map(op, here),)
         case Concat():
@@ -205,11 +213,11 @@ def _gemm(op: Gemm, i: int, here: Local) -> Array:
     return result
 
 
-def _rope(x: Value, here: Local) -> Array:
+def _rope(x: Value, first: int | None, here: Local) -> Array:
     if "position" not in x.type.names:
         raise Mismatch(f"rope of {x}, which has no positions")
     start, stop = here.held_range(x, "position")
-    return rope(here.array(x), np.arange(start, stop) + here.past, x.type.names.index("position"))
+    return rope(here.array(x), np.arange(start, stop) + here.past, x.type.names.index("position"), first)
 
 
 def _map(op: Map, here: Local) -> Array:
@@ -252,11 +260,20 @@ def _attention(op: Attention, here: Local) -> Array:
     begin, end = here.held_range(op.q, queries[1].name)
     mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k), op.causal, op.window, op.chunk)
     sinks = None if op.sinks is None else here.array(op.sinks)
+    change = _change(op, here)
     if not op.out.type.softmax:
-        return attention(here.array(op.q), k, v, mask, sinks)
+        return attention(here.array(op.q), k, v, mask, sinks=sinks, change=change)
     if here.place.index(keys[1].axes, here.rank):  # only the first of the ranks that share the keys adds the sink
         sinks = None
-    return partial_attention(here.array(op.q), k, v, mask, sinks)
+    return partial_attention(here.array(op.q), k, v, mask, sinks=sinks, change=change)
+
+
+def _change(op: Attention | LatentAttention, here: Local) -> Change:
+    """How this rank's scores differ from products of queries and keys. A head has its slope on whatever rank it is."""
+    if not op.alibi:
+        return Change(op.softcap)
+    heads = op.q.type.dims[2].name
+    return Change(op.softcap, alibi_slopes(here.place.sizes[heads])[slice(*here.held_range(op.q, heads))])
 
 
 def _latent_attention(op: LatentAttention, here: Local) -> Array:
@@ -268,7 +285,7 @@ def _latent_attention(op: LatentAttention, here: Local) -> Array:
     begin, end = here.held_range(op.q, "position")
     scale = (here.place.sizes[op.scaled] + k_rope.shape[-1]) ** -0.5
     mask = Mask(np.arange(begin, end) + here.past, here.positions(op.k_rope), op.causal, op.window, op.chunk)
-    return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial)
+    return latent_attention((q, q_rope), (k, k_rope), v, mask, scale, partial=partial, change=_change(op, here))
 
 
 def _key_heads(op: Attention, here: Local) -> Array:

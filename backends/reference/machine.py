@@ -13,12 +13,14 @@ from plandsl.backends.reference.cache import Cache
 from plandsl.backends.reference.collectives import communicate, run_ring
 from plandsl.backends.reference.compute import Local, compute
 from plandsl.backends.reference.placement import Array, Mismatch, Placement, Shards
+from plandsl.backends.reference.states import Memory
 from plandsl.backends.reference.weights import Weights, global_sizes
 from plandsl.ir.collectives import Along, Recv, Reshard, Ring, Send
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.names import EMBEDDING, RegionName
-from plandsl.ir.ops import Op
+from plandsl.ir.ops import KEEPS, Op
 from plandsl.ir.program import PREFILL, Part, Program, Region
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.types import PADDED, Value
 
 
@@ -54,9 +56,9 @@ class Machine:
     ) -> None:
         self._prefills, self._decode = (prefill, *others), decode
         self._weights, self._bind, self._check = weights, bind, check
-        self._cache = Cache()
+        self._cache, self._memory = Cache(), Memory()
         self.past = 0
-        """Tokens of each request that the cache holds."""
+        """Tokens of each request that the cache holds, and that the states have seen."""
         self._parts: tuple[int, ...] = ()
         """Tokens of each part in which the prompts came."""
 
@@ -72,11 +74,13 @@ class Machine:
         whole, share = self._bind, len(ids) // (self._blocks() * groups)
         self._bind = {**whole, "batch": len(ids) // groups}
         rows = np.arange(len(ids)).reshape(-1, groups, share)
-        caches, found = [], []
+        caches, memories, found = [], [], []
         for group in range(groups):
             found.append(self._prompt(ids[rows[:, group].ravel()], cuts))
             caches.append(self._cache)
+            memories.append(self._memory)
         self._cache, self._bind = Cache.merge_groups(caches, share), whole
+        self._memory = Memory.merge_groups(memories, share)
         logits = np.empty((len(ids), *found[0].shape[1:]))
         for group, some in enumerate(found):
             logits[rows[:, group].ravel()] = some
@@ -84,15 +88,15 @@ class Machine:
 
     def _prompt(self, ids: Array, cuts: Sequence[int]) -> Array:
         """Run a prompt part by part; returns the logits of the last token of each request."""
-        self._cache, self.past, self._parts = Cache(), 0, ()
+        self._cache, self._memory, self.past, self._parts = Cache(), Memory(), 0, ()
         parts = zip(cycle(self._prefills), np.split(ids, list(cuts), axis=1), strict=False)
         return [self._run(program, part) for program, part in parts][-1]
 
     def _blocks(self) -> int:
         """The largest number of blocks into which ranks split the requests of a cache."""
         program = self._prefills[0]
-        writes = (op for region in program.regions for op in region.ops if isinstance(op, CacheWrite))
-        return max((program.mesh.ways(out.type.on("batch")) for op in writes for out in op.outs), default=1)
+        writes = (op for region in program.regions for op in region.ops if isinstance(op, KEEPS))
+        return max((program.mesh.ways(kept.type.on("batch")) for op in writes for kept in op.kept), default=1)
 
     def decode(self, ids: Array) -> Array:
         """Run one more token of each request, ``ids`` ``[batch, 1]``; returns the logits ``[batch, vocab]``.
@@ -106,14 +110,16 @@ class Machine:
         self.past -= tokens
 
     def receive(self, sender: Machine) -> None:
-        """Take over the cache of ``sender`` after its prefill, in the layout of this machine."""
-        self._cache, self.past, self._parts = Cache(), sender.past, (sender.past,)
+        """Take over the cache and the states of ``sender`` after its prefill, in the layout of this machine."""
+        self._cache, self._memory, self.past, self._parts = Cache(), Memory(), sender.past, (sender.past,)
         held = sender._place(sender._prefills[0], 0)
         whole = sender._cache.whole(sender._prefills[0], held)
+        states = sender._memory.whole(sender._prefills[0], held, self.past)
         place = self._place(self._decode, 0)
         step = self._step(self._decode, place)
         for ranks, region, layer in step.turns():
             self._cache.fill(self._decode.region(region), layer, ranks, place, whole)
+            self._memory.fill(self._decode.region(region), layer, ranks, place, states)
 
     def _place(self, program: Program, tokens: int) -> Placement:
         """The placement in a step of ``tokens`` tokens of each request."""
@@ -121,7 +127,8 @@ class Machine:
         return Placement(program.mesh, sizes, self._parts)
 
     def _step(self, program: Program, place: Placement) -> _Step:
-        return _Step(program, place, self._weights, cache=self._cache, past=self.past, check=self._check)
+        kept = self._cache, self._memory
+        return _Step(program, place, self._weights, kept=kept, past=self.past, check=self._check)
 
     def _run(self, program: Program, ids: Array) -> Array:
         tokens = ids.shape[1]
@@ -142,10 +149,10 @@ class _Step:
     """One pass over the model."""
 
     def __init__(
-        self, program: Program, place: Placement, weights: Weights, cache: Cache, past: int, check: bool
+        self, program: Program, place: Placement, weights: Weights, kept: tuple[Cache, Memory], past: int, check: bool
     ) -> None:
         self.program, self.place, self.weights = program, place, weights
-        self.cache, self.past, self.check = cache, past, check
+        (self.cache, self.memory), self.past, self.check = kept, past, check
         self.mail: dict[int, list[tuple[Value, Array]]] = {}
         self.ranks: list[int] = []
         self.stage = 0
@@ -240,6 +247,8 @@ class _Step:
                 return [{rank: self._receive(op, rank) for rank in self.ranks}]
             case CacheWrite():
                 return self._each(held, lambda here: self.cache.append(op, at, here))
+            case ShortConv() | Recurrence():
+                return self._each(held, lambda here: self.memory.run(op, at, here))
             case _:
                 return self._each(held, lambda here: compute(op, here))
 

@@ -33,6 +33,9 @@ WINDOW = 3
 REACHES = ("window", "chunk")
 """Options of `attention` that limit the keys a query sees."""
 
+TURNED = 2
+"""Elements that a `rope` turns of a dimension that it turns in part."""
+
 TOP_K = 2
 """Most experts of a token, unless every token goes to all experts."""
 
@@ -167,12 +170,17 @@ def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:
     """Small numbers of heads, the smallest first: multiples of the previous number stay multiples."""
     out: dict[str, int] = {}
     before, small = 1, 1
-    for name, size in sorted(((n, s) for n, s in model.sizes if "heads" in n), key=lambda x: x[1]):
+    for name, size in sorted(((n, s) for n, s in model.sizes if _counts_heads(n)), key=lambda x: x[1]):
         step = small if size % before == 0 else 1
         least = small if size == before else 2 * small
         out[name] = _similar_size(name, size, axes.subsets(name), least, step)
         before, small = size, out[name]
     return out
+
+
+def _counts_heads(name: str) -> bool:
+    """Whether a dimension counts heads, or groups of them: numbers that divide one another."""
+    return "heads" in name or name in REPLICATED
 
 
 # ---- layers
@@ -245,10 +253,10 @@ def _narrow_all(statements: Iterable[Statement], small: _Small) -> tuple[Stateme
 
 
 def _narrow(term: Term, small: _Small) -> Term:
-    """``term`` with small windows, chunks, and numbers of experts per token."""
+    """``term`` with small windows, chunks, parts that `rope` turns, and numbers of experts per token."""
     if not isinstance(term, Apply):
         return term
-    changes: dict[str, int] = {}
+    changes = {"first": TURNED}
     for name in REACHES:
         if reach := int(term.option(name, 0)):
             changes[name] = small.windows[reach]

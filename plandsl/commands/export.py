@@ -1,12 +1,95 @@
-"""`planc export`."""
+"""`planc export`: a plan as a file that another tool reads."""
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl._version import __version__
+from plandsl.commands.console import OK, print_json, print_text
+from plandsl.commands.sources import compile_one
+from plandsl.diagnostics import Diagnostic, PlanError, clip, nearest
+from plandsl.files import write_file
+
+if TYPE_CHECKING:
+    from plandsl.driver import CompiledPlan
+
+Exported: TypeAlias = "str | bytes | Mapping[str, str | bytes]"
+"""The content of one file, or the content of each file of a folder by its name."""
+
+
+class Target(NamedTuple):
+    """What a plan can be exported to: a name, what is written, and the function that makes it.
+
+    ``make`` takes the plan and the arguments of the command. It imports its backend when it is called.
+    """
+
+    name: str
+    writes: str
+    make: Callable[[CompiledPlan, Namespace], Exported]
+
+
+TARGETS: tuple[Target, ...] = ()
+"""Every target of `planc export --to`."""
 
 
 def run_export(arguments: Namespace) -> int:
-    """Refuse a command that this version does not have (E402)."""
-    raise PlanError([Diagnostic("E402", f"`planc {arguments.command}` is not supported yet")])
+    """`planc export`."""
+    target = _target(arguments.to)
+    plan = compile_one(arguments)
+    content = target.make(plan, arguments)
+    if isinstance(content, Mapping):
+        names = _write_folder(content, arguments.output)
+    elif arguments.output is None or arguments.output == "-":
+        return _print(plan.name, target, content, arguments.json)
+    else:
+        write_file(arguments.output, content)
+        names = [arguments.output]
+    if arguments.json:
+        print_json({"plandsl": __version__, "plan": plan.name, "to": target.name, "files": names})
+    else:
+        shown = names[0] if len(names) == 1 else f"{len(names)} files in {arguments.output}"
+        print_text(f"{target.writes} of {plan.name}: {shown}\n")
+    return OK
+
+
+def _target(name: str) -> Target:
+    """The target of a name. Raises `PlanError` (E500) if there is none."""
+    for target in TARGETS:
+        if target.name == name:
+            return target
+    names = [target.name for target in TARGETS]
+    near = [f"did you mean `{one}`? " for one in nearest(name, names)[:1]]
+    raise PlanError([Diagnostic("E500", f"`planc export` has no target `{clip(name)}`",
+                                hint=f"{''.join(near)}targets: {', '.join(names)}")])  # fmt: skip
+
+
+def _print(plan: str, target: Target, content: str | bytes, as_json: bool) -> int:
+    """Write the one file to standard output; as JSON, only a text."""
+    if isinstance(content, bytes):
+        raise PlanError([Diagnostic("E501", f"`--to {target.name}` writes a file that is no text",
+                                    hint="name the file with -o FILE")])  # fmt: skip
+    if as_json:
+        print_json({"plandsl": __version__, "plan": plan, "to": target.name, "text": content})
+    else:
+        sys.stdout.write(content)
+    return OK
+
+
+def _write_folder(content: Mapping[str, str | bytes], folder: str | None) -> list[str]:
+    """Write each file into a folder, which is made where there is none. Gives their paths."""
+    if folder is None or folder == "-":
+        why = f"this export is {len(content)} files"
+        raise PlanError([Diagnostic("E501", why, hint="name a folder for them with -o FOLDER")])
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"cannot make the folder {clip(folder, 120)}: {error.strerror}"
+        raise PlanError([Diagnostic("E405", why)]) from error
+    for name, one in content.items():
+        write_file(place / name, one)
+    return [str(place / name) for name in content]

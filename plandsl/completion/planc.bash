@@ -25,7 +25,7 @@ _shtab_planc_accuracy_option_strings=(-h --help --json --rows)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
 _shtab_planc_completion_option_strings=(-h --help --json)
-_shtab_planc_export_option_strings=(-h --help --json)
+_shtab_planc_export_option_strings=(-h --help --json --plan --set --to -o --output)
 _shtab_planc_option_strings=(-h --help --version)
 
 _shtab_planc_init_pos_0_COMPGEN=_shtab_compgen_files
@@ -57,6 +57,9 @@ _shtab_planc_simulate_pos_0_COMPGEN=_shtab_compgen_files
 _shtab_planc_simulate___rows_COMPGEN=_shtab_compgen_files
 _shtab_planc_simulate___plot_COMPGEN=_shtab_compgen_files
 _shtab_planc_autoscale_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_export_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_planc_export__o_COMPGEN=_shtab_compgen_files
+_shtab_planc_export___output_COMPGEN=_shtab_compgen_files
 
 _shtab_planc_compile___phase_choices=(prefill decode)
 _shtab_planc_check___format_choices=(text json sarif github)
@@ -133,7 +136,6 @@ _shtab_planc_autoscale___json_nargs=0
 _shtab_planc_completion__h_nargs=0
 _shtab_planc_completion___help_nargs=0
 _shtab_planc_completion___json_nargs=0
-_shtab_planc_export_pos_0_nargs=...
 _shtab_planc_export__h_nargs=0
 _shtab_planc_export___help_nargs=0
 _shtab_planc_export___json_nargs=0

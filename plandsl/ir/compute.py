@@ -157,7 +157,7 @@ class Gemm(Regular):
 
 @frozen(eq=False, repr=False, slots=False)
 class Rope(Regular):
-    """Rotary position embedding over ``head_dim`` of each operand."""
+    """Rotary position embedding over ``head_dim`` of each operand, or over its ``first`` elements alone."""
 
     keyword: ClassVar[str] = "rope"
     facts: ClassVar[Facts] = Facts(COMPUTE, "elementwise", "elementwise", measured="rope")
@@ -166,6 +166,7 @@ class Rope(Regular):
     OPERANDS: ClassVar[tuple[str, ...]] = ("xs",)
     outs: tuple[Value, ...]
     xs: tuple[Value, ...]
+    first: int | None = None
     fused: str | None = None
     span: Span | None = span_field()
 
@@ -321,6 +322,11 @@ class CacheWrite(BaseOp):
     fused: str | None = None
     span: Span | None = span_field()
 
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """The results, which outlive the step."""
+        return self.outs
+
     def infer(self) -> tuple[TensorType, ...]:
         """As ``xs``, with ``position`` replaced by ``context``, split as in the recorded result."""
         return tuple(
@@ -347,6 +353,8 @@ class Attention(BaseOp):
     into chunks of this length, and a query sees only the keys of its own chunk. ``sinks: [heads]`` are logits: each
     adds ``exp(sink)`` to the denominator of its head's softmax, like a key without a value. Where mesh axes split the
     context, each rank makes a softmax over its own keys (`TensorType`), and the first rank includes the sink.
+    ``softcap`` c makes ``c tanh(score / c)`` of a score. With ``alibi``, a score falls with the distance between query
+    and key, by a slope of the head (Press et al., "Train Short, Test Long", 2022).
     """
 
     keyword: ClassVar[str] = "attention"
@@ -361,6 +369,8 @@ class Attention(BaseOp):
     window: int = 0
     sinks: Value | None = None
     chunk: int | None = None
+    softcap: float | None = None
+    alibi: bool = False
     span: Span | None = span_field()
 
     def infer(self) -> tuple[TensorType, ...]:

@@ -43,6 +43,8 @@ FUNCTIONS = (
     Function("relu2", lambda np, x: np.maximum(x, 0.0) ** 2),
     Function("tanh", lambda np, x: np.tanh(x)),
     Function("sigmoid", _sigmoid),
+    Function("exp", lambda np, x: np.exp(x)),
+    Function("softplus", lambda np, x: np.logaddexp(x, 0.0)),
     Function("clamp", lambda np, x: x, limits=True),
 )
 """Every function of one tensor that a block may call."""

@@ -41,7 +41,7 @@ class LatentAttention(BaseOp):
     ``q, q_rope: [batch, position, heads, ...]``; ``k_rope: [batch, context, rope_dim]`` serves all heads. Packed ``k``
     and ``v`` are ``[batch, context, ...]`` and serve all heads too; unpacked, they have a dimension of heads. ``n`` is
     the number of elements of an unpacked key: the size of dimension ``scaled`` plus ``rope_dim``. Where mesh axes
-    split the context, each rank makes a softmax over its own keys, as in `Attention`.
+    split the context, each rank makes a softmax over its own keys, as in `Attention`; so are ``softcap`` and ``alibi``.
     """
 
     keyword: ClassVar[str] = "latent_attention"
@@ -58,6 +58,8 @@ class LatentAttention(BaseOp):
     causal: bool = True
     window: int = 0
     chunk: int | None = None
+    softcap: float | None = None
+    alibi: bool = False
     span: Span | None = span_field()
 
     @property

@@ -10,11 +10,15 @@ from plandsl.ir.collectives import Collective, Layout
 from plandsl.ir.compute import CacheWrite, Compute
 from plandsl.ir.experts import Routing
 from plandsl.ir.latent import Latent
+from plandsl.ir.states import Recurrence, ShortConv, States
 
-Op: TypeAlias = Compute | CacheWrite | Latent | Routing | Layout | Chunks
+Op: TypeAlias = Compute | CacheWrite | Latent | States | Routing | Layout | Chunks
 
 OPS: tuple[type[BaseOp], ...] = get_args(Op)
 """Every op class: the textual form reads them by keyword, and tests check the facts of each."""
 
 COLLECTIVES: tuple[type[Collective], ...] = get_args(Collective)
 """The ops that communication libraries call collectives."""
+
+KEEPS = (CacheWrite, ShortConv, Recurrence)
+"""The ops whose results `kept` outlive a step: caches and states of requests."""

@@ -210,7 +210,7 @@ def _read_layers(found: Sequence[str | None]) -> tuple[tuple[int, int] | None, E
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    return re.findall(r"([\w:]+) = ([\w.+-]+)", text)
+    return re.findall(r"([\w:.]+) = ([\w.+-]+)", text)
 
 
 def read(text: str) -> Program:

@@ -14,7 +14,7 @@ Number: TypeAlias = Any
 PADDED = frozenset({"batch", "position", "context"})
 """Dimensions that are padded to a multiple of their shards, so that the fullest rank counts."""
 
-REPLICATED = frozenset({"kv_heads"})
+REPLICATED = frozenset({"kv_heads", "state_groups"})
 """Dimensions that are replicated when their size is smaller than the number of shards."""
 
 

@@ -17,6 +17,9 @@ EMBEDDING, HEAD, EXPERTS, ACTIVATIONS = "embedding", "head", "experts", "activat
 GAINS = "gains"
 """What `stored` calls the gains of all norms, which have no names of their own."""
 
+STATEFUL = ("short_conv", "recurrence")
+"""Functions of the block language whose layers keep a state of fixed size for each request."""
+
 
 # ---- terms: the expressions of a model's block
 
@@ -148,7 +151,8 @@ class ModelSpec(FrozenValue):
 
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
-    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``.
+    block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
+    format of the states of recurrences; empty: that of activations.
     """
 
     name: str
@@ -166,6 +170,7 @@ class ModelSpec(FrozenValue):
     mtp: BlockSpec | None = None
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
+    state_cache: str = ""
     span: Span | None = field(default=None, eq=False)
 
     def exception(self, paths: Iterable[str]) -> str:
@@ -198,6 +203,18 @@ class ModelSpec(FrozenValue):
                    if isinstance(t, Apply) and t.fn == EXPERTS)  # fmt: skip
         stored = (self.exception((path,)) for path, _ in self.stored)
         return tuple(dict.fromkeys((self.weights, *filter(None, options), *stored)))
+
+    @property
+    def stateful(self) -> "list[Apply]":
+        """Every `short_conv` and `recurrence` of the blocks and the head."""
+        terms = [self.head, *(s.term for b in self.blocks for s in b.statements)]
+        return [t for term in terms for t in walk(term) if isinstance(t, Apply) and t.fn in STATEFUL]
+
+    @property
+    def taps(self) -> list[Weight]:
+        """The weight of each `short_conv`; its first dimension is the width."""
+        weights = (t.args[1] for t in self.stateful if t.fn == STATEFUL[0])
+        return [w for w in weights if isinstance(w, Weight)]
 
     @property
     def predictor(self) -> "ModelSpec | None":

@@ -365,6 +365,11 @@ class PlanSpec(FrozenValue):
         return (self.engine or IDEAL).on_ranks(*self.step_ranks)
 
     @property
+    def blocks_hold_states(self) -> bool:
+        """Whether the engine keeps the states of requests in the blocks of its KV cache."""
+        return self.engine is not None and self.effective_engine.scheduler_name == "vllm"
+
+    @property
     def rank_seconds(self) -> float:
         """Seconds that the engine adds to a step since it has several ranks; part of the `effective_engine`."""
         return (self.engine or IDEAL).rank_seconds(*self.step_ranks)

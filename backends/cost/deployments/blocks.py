@@ -16,13 +16,15 @@ from plandsl.limits import MAX_DIMENSION
 class Layers(NamedTuple):
     """``number`` layers with one ``window`` (0: none), and the ``bytes`` that a token takes in all of them on a GPU.
 
-    ``ways`` ranks share the tokens of a request.
+    ``ways`` ranks share the tokens of a request. A request keeps ``states`` states in each layer with a state, each in
+    a block; ``bytes`` is then a block's share for a token.
     """
 
     window: int
     number: int
     bytes: Number
     ways: Number
+    states: Number = 0
 
 
 def group_layers(layers: Sequence[Layers]) -> tuple[list[int], Number]:
@@ -32,20 +34,28 @@ def group_layers(layers: Sequence[Layers]) -> tuple[list[int], Number]:
     1.25 times as large. Where a kind does not fill its groups, the rest is padding. All kinds share one pool of blocks,
     so that a group takes as much as the widest one.
     """
-    if len({one.window for one in layers}) == 1:
+    if len(layers) == 1 or (len({one.window for one in layers}) == 1 and not any(_has_states(layers))):
         return [1] + [0] * (len(layers) - 1), sum(one.bytes for one in layers)
     least, most = min(one.number for one in layers), max(one.number for one in layers)
     size = most if most < 1.25 * least else least
     return [-(-one.number // size) for one in layers], largest([one.bytes / one.number * size for one in layers])
 
 
+def _has_states(layers: Sequence[Layers]) -> list[bool]:
+    return [not isinstance(one.states, int) or one.states > 0 for one in layers]
+
+
 def request_blocks(layers: Sequence[Layers], groups: Sequence[int], block: int, length: Number, step: int) -> Number:
     """Blocks of all groups that the engine counts for a request of ``length`` tokens.
 
-    Layers with a window keep at most the window and the tokens of a step, from anywhere in a block.
+    Layers with a state keep their states alone. Layers with a window keep at most the window and the tokens of a step,
+    from anywhere in a block.
     """
     total: Number = 0
-    for one, count in zip(layers, groups, strict=True):
+    for one, count, state in zip(layers, groups, _has_states(layers), strict=True):
+        if state:
+            total = total + count * one.states
+            continue
         blocks = ceil_div(length, block * one.ways)
         if one.window:
             blocks = minimum(blocks, ceil_div(one.window - 1 + step, block) + 1)
@@ -58,11 +68,12 @@ def count_tokens(layers: Sequence[Layers], pool: Number, block: int, longest: Nu
 
         tokens = longest * (blocks in the pool / blocks of a request with `longest` tokens)
 
-    in whole blocks of ``block`` tokens. With windows it depends on ``longest``, which counts as no less than a step.
+    in whole blocks of ``block`` tokens. With windows and states it depends on ``longest``, which counts as no less than
+    a step.
     """
     groups, bytes_ = group_layers(layers)
     blocks, ways = floor(pool / (bytes_ * block)), layers[0].ways
-    if not any(one.window for one in layers):
+    if not any(one.window for one in layers) and not any(_has_states(layers)):
         return blocks * block * ways
     length = ceil_div(maximum(longest, step), block * ways) * block * ways
     return floor(blocks * length / request_blocks(layers, groups, block, length, step))

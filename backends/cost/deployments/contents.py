@@ -12,19 +12,25 @@ from plandsl.ir.collectives import Along, Ring
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.ops import KEEPS
 from plandsl.ir.program import Program, Region
+from plandsl.ir.states import Recurrence, ShortConv, state_bytes
 from plandsl.ir.types import PADDED, Dim, Number, TensorType, Value
 from plandsl.spec.formats import item_bytes
 
 
 class Cache(NamedTuple):
-    """One layer's cached tensors: bytes per token and local request, and the window or chunk that bounds the tokens."""
+    """One layer's cached tensors: bytes per token and local request, and the window or chunk that bounds the tokens.
+
+    Of a layer with a state (``state``) a token stands for the state of a request, whatever tokens the request has.
+    """
 
     per_token: Number
     batch: Dim
     window: int
     layers: int
     context: Dim = Dim("context")
+    state: bool = False
 
 
 RowBytes = tuple[tuple[tuple[Dim, ...], float], ...]
@@ -100,6 +106,10 @@ class Contents:
                     batch = op.outs[0].type.dim("batch")
                     window = max(windows.get(out.name, 0) for out in op.outs)
                     found.append(Cache(size, batch, window, repeats, op.outs[0].type.dim("context")))
+            states = [op for op in region.ops if isinstance(op, ShortConv | Recurrence)]
+            if states:
+                batch = states[0].kept[0].type.dim("batch")
+                found.append(Cache(state_bytes(region.ops, self.extents), batch, 0, repeats, state=True))
         return found
 
     def _step_rows(self, program: Program) -> tuple[list[list[RowBytes]], list[list[RowBytes]]]:
@@ -114,7 +124,7 @@ class Contents:
         """The bytes per row of a region's sets of live values, and of its sets of buffers."""
         values, same, stored = region.values(), self._renamed_values(region), {w.name for w in region.weights}
         views = _chunk_views(region)
-        stored |= {v.name for op in region.ops if isinstance(op, CacheWrite) for v in op.outs}
+        stored |= {v.name for op in region.ops if isinstance(op, KEEPS) for v in op.kept}
         # a rank holds one block of the values that a ring passes around, and the buffers hold the next block
         rings = [op for op in region.ops if isinstance(op, Ring)]
         for name, ring in region.in_blocks().items():

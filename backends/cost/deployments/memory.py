@@ -286,14 +286,35 @@ class ProgramMemory(MemoryModel):
         return self.profile.activations(stage)
 
     def layers(self, stage: int) -> list[Layers]:
-        """The caches of a stage, layers with the same window together."""
-        found: dict[int, Layers] = {}
+        """The caches of a stage, layers with the same window together, and those with a state."""
+        found: dict[tuple[int, bool], Layers] = {}
         for cache in self.caches[stage]:
-            ways = self.extents.ways(cache.context.axes)
-            before = found.get(cache.window, Layers(cache.window, 0, 0.0, ways))
-            bytes_ = before.bytes + cache.layers * cache.per_token
-            found[cache.window] = Layers(cache.window, before.number + cache.layers, bytes_, ways)
+            key, ways = (cache.window, cache.state), self.extents.ways(cache.context.axes)
+            states = self.states if cache.state else 0
+            before = found.get(key, Layers(cache.window, 0, 0.0, ways, states))
+            bytes_ = before.bytes + cache.layers * cache.per_token / (self.block if cache.state else 1)
+            found[key] = Layers(cache.window, before.number + cache.layers, bytes_, ways, states)
         return list(found.values())
+
+    @property
+    def states(self) -> Number:
+        """States of a request in each layer that has one: its own, and one for each guess, to go on after any of them.
+
+        vLLM keeps a second one for its prefix cache (`MambaSpec.max_memory_usage_bytes`, cache mode `align`).
+        """
+        return 1 + self.keeps_prefixes + self.queries - 1
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether states of prefixes are kept in blocks of the KV cache."""
+        return self.plan.blocks_hold_states and self.plan.effective_engine.scheduler.prefix_cache
+
+    def _state_page(self, stage: int, cache: Cache) -> Number:
+        """Bytes that a state takes in a layer: a whole block where the engine keeps states in these."""
+        tokens = [other.per_token for other in self.caches[stage] if not other.state]
+        if self.block == 1 or not tokens or not self.plan.blocks_hold_states:
+            return cache.per_token
+        return maximum(cache.per_token, largest(tokens) * self.block)
 
     def of_stage(self, stage: int) -> tuple[object, ...]:
         """Everything that a stage holds."""
@@ -303,6 +324,9 @@ class ProgramMemory(MemoryModel):
         """Bytes of KV cache that one request of ``length`` tokens keeps on a GPU of ``stage``, in whole blocks."""
         total: Number = 0.0
         for cache in self.caches[stage]:
+            if cache.state:
+                total = total + cache.layers * self.states * self._state_page(stage, cache) * (length > 0)
+                continue
             tokens = ceil_div(length, self.extents.ways(cache.context.axes)) if cache.context.axes else length
             if self.block > 1:
                 tokens = ceil_div(tokens, self.block) * self.block

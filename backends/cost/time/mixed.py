@@ -7,13 +7,14 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import NamedTuple
 
-from plandsl.backends.cost.num import maximum
+from plandsl.backends.cost.num import maximum, minimum
 from plandsl.backends.cost.time.phase import PhaseModel, PhaseTimes
 from plandsl.backends.cost.work.attention import Mixed, Softmax
 from plandsl.backends.cost.work.work import Binding, Work
 from plandsl.ir.compute import Gemm
 from plandsl.ir.names import RunKey
 from plandsl.ir.ops import Op
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.types import Number
 
 
@@ -22,7 +23,7 @@ class Mix(NamedTuple):
 
     The tokens belong to ``prompts`` prompts (1 unless prompts are shorter than chunks). Beside them ``decodes``
     requests decode ``queries`` tokens each, the last of which sees ``context`` keys. ``decodes`` is None where steps
-    never have any.
+    never have any; below 1 it is the share of such steps that have one.
     """
 
     chunk: Number
@@ -107,13 +108,24 @@ class _KindMixer:
             if isinstance(work, Softmax):
                 found.append(self._attention(name, i, mix, sizes))
                 continue
+            if isinstance(work.op, ShortConv | Recurrence):
+                found.append(self._apart(name, i, mix, sizes))
+                continue
             lone = work.rows and all(d.name == "batch" for d in work.rows)
             where = sizes.logits if lone else sizes.tokens if i in shared else sizes.chunk
             found.append(prefill.op_seconds(name, i, where))
         if sizes.decodes is not None and mix.decodes is not None:
             for i in alone:
-                found[beside] = found[beside] + decode.op_seconds(name, i, sizes.decodes) * (mix.decodes > 0)
+                found[beside] = found[beside] + decode.op_seconds(name, i, sizes.decodes) * minimum(mix.decodes, 1)
         return found
+
+    def _apart(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
+        """Seconds of a layer with a state: prompts are scanned, and the decodes step, in kernels of their own."""
+        found = self.prefill.op_seconds(name, i, sizes.chunk)
+        if mix.decodes is None or sizes.decodes is None:
+            return found
+        other = self.places[name].shared[i]
+        return found + self.decode.op_seconds(name, other, sizes.decodes) * (mix.decodes > 0)
 
     def _attention(self, name: RunKey, i: int, mix: Mix, sizes: Sizes) -> Number:
         """Seconds of attention of one prompt with the decodes, and of the other prompts."""
@@ -126,7 +138,7 @@ class _KindMixer:
         if (one := work.mixed(self.prefill.machine, call)) is not None:
             return one + first * (1 - 1 / mix.prompts)
         other = self.places[name].shared[i]
-        return first + self.decode.op_seconds(name, other, sizes.decodes) * (mix.decodes > 0)
+        return first + self.decode.op_seconds(name, other, sizes.decodes) * minimum(mix.decodes, 1)
 
 
 class Places(NamedTuple):

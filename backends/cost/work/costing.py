@@ -36,6 +36,7 @@ from plandsl.ir.latent import LatentAttention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.rule import Regular
+from plandsl.ir.states import Recurrence, ShortConv
 
 if TYPE_CHECKING:
     from plandsl.backends.cost.work.experts import Mixtures
@@ -48,7 +49,7 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             return LINKS
         case Gemm() | GroupedGemm() | Attention() | LatentAttention():
             return ARITHMETIC
-        case Quantize():
+        case Quantize() | ShortConv() | Recurrence():
             return KERNELS
         case Regular() | CacheWrite() | Slice() | Split() | Join():
             return TRAFFIC
@@ -138,6 +139,12 @@ class Costing:
                 return latent_attention(op, site)
             case Quantize():
                 return kernel.quantize_kernel(op, site)
+            case ShortConv() | Recurrence():
+                from plandsl.backends.cost.work.states import state_kernel
+
+                return state_kernel(op, site)
+            case Rope(first=int()):
+                return kernel.rope_kernel(op, site)
             case Regular():
                 return kernel.memory_kernel(op, site, op.results[0].type, op.touches)
             case CacheWrite():

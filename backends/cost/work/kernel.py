@@ -12,7 +12,7 @@ from plandsl.backends.cost.num import maximum
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import HERE, Binding, ContextUse, Demand, Path, Shape
 from plandsl.ir.collectives import Slice
-from plandsl.ir.compute import CacheWrite, Gemm, Quantize
+from plandsl.ir.compute import CacheWrite, Gemm, Quantize, Rope
 from plandsl.ir.extents import Extents
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
@@ -204,6 +204,17 @@ def memory_kernel(op: Op, site: Site, main: TensorType, touched: Iterable[Tensor
         form = ElementForm(constants, m.gpu.units, name not in FLAT)
         return kernel(bandwidth=m.gpu.bandwidth, launch=constants.fixed, form=form)
     return kernel(bandwidth=m.bandwidth, launch=m.launch_elementwise)
+
+
+def rope_kernel(op: Rope, site: Site) -> Kernel:
+    """A rotary embedding of the first elements of a dimension: in place, so that it moves those alone."""
+    made = memory_kernel(op, site, op.outs[0].type, op.touches)
+    return made._replace(bytes_per_row=made.bytes_per_row * turned_share(op, site.extents))
+
+
+def turned_share(op: Rope, extents: Extents) -> float:
+    """The share of elements that a rotary embedding turns."""
+    return 1.0 if op.first is None else op.first / extents.local(op.xs[0].type.dims[-1])
 
 
 def gemm_kernel(op: Gemm, site: Site) -> Kernel:

@@ -7,7 +7,7 @@ from plandsl.backends.cost.machine.tables import Measured, Shape, gemm_shape
 from plandsl.backends.cost.num import are_numbers
 from plandsl.backends.cost.work.attention import Softmax
 from plandsl.backends.cost.work.exchange import Exchange
-from plandsl.backends.cost.work.kernel import Kernel
+from plandsl.backends.cost.work.kernel import Kernel, turned_share
 from plandsl.backends.cost.work.site import ROW_DIMS, Site
 from plandsl.backends.cost.work.work import Work
 from plandsl.ir.collectives import Recv
@@ -99,7 +99,7 @@ def _elementwise_table(work: Kernel, measured: Measured, extents: Extents) -> Li
         case Norm() | AddNorm() if op.fn == "rms_norm":
             cols = extents.local(main.dim(op.over))
         case Rope():
-            width = cols = sum(_row_width(out.type, extents) for out in op.outs)
+            width = cols = sum(_row_width(out.type, extents) for out in op.outs) * turned_share(op, extents)
         case Map() if all(x.type.dims == main.dims for x in op.xs):
             pass
         case Quantize() if main.dtype == "fp8":

@@ -1,0 +1,195 @@
+"""Layers with a state, on numpy arrays: short convolutions and recurrences, and the states of every request.
+
+Prompts run token by token here, as decode does, whatever chunks a kernel cuts them into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from plandsl.backends.reference.compute import Local, function_of
+from plandsl.backends.reference.placement import Array, Block, Mismatch, Placement, index
+from plandsl.ir.names import RegionName
+from plandsl.ir.program import Program, Region
+from plandsl.ir.states import Recurrence, ShortConv, States
+from plandsl.ir.types import Value
+
+Slot: TypeAlias = tuple[RegionName, int | None, str, int]
+"""Region, layer, name of the state among those of the region, and rank."""
+
+Key: TypeAlias = tuple[RegionName, int | None, str]
+Whole: TypeAlias = dict[Key, Array]
+"""States in full, whatever their layout on ranks."""
+
+
+class Held(NamedTuple):
+    """The part of a state that a rank holds, and its values by the number of tokens that it has seen.
+
+    A step keeps the state after each of its tokens, because later tokens may be rejected.
+    """
+
+    part: Block
+    after: dict[int, Array]
+
+
+class Memory:
+    """The states of all ranks."""
+
+    def __init__(self) -> None:
+        self.held: dict[Slot, Held] = {}
+
+    def run(self, op: States, at: tuple[RegionName, int | None], here: Local) -> tuple[Array, ...]:
+        """The results of ``op`` on one rank; the states that it leaves are kept."""
+        if isinstance(op, ShortConv):
+            return self._convolve(op, at, here)
+        return self._recur(op, at, here)
+
+    def _start(self, kept: Value, at: tuple[RegionName, int | None], here: Local) -> Array:
+        """The state before this step: zeros before the first token."""
+        part = here.place.block(kept.type, here.rank)
+        if not here.past:
+            return np.zeros(here.place.shape(kept.type, here.rank))
+        found = self.held.get((*at, kept.name, here.rank))
+        if found is None or here.past not in found.after:
+            raise Mismatch(f"rank {here.rank} holds no state '{kept.name}' after {here.past} tokens")
+        if found.part != part:
+            raise Mismatch(f"state '{kept.name}' on rank {here.rank} holds {found.part}, but {kept} is {part}")
+        return found.after[here.past]
+
+    def _keep(self, kept: Value, at: tuple[RegionName, int | None], here: Local, after: Sequence[Array]) -> Array:
+        """Keep the state ``after`` each token of the step; returns the last."""
+        seen = {here.past + n: state for n, state in enumerate(after, 1)}
+        self.held[(*at, kept.name, here.rank)] = Held(here.place.block(kept.type, here.rank), seen)
+        return after[-1]
+
+    def _convolve(self, op: ShortConv, at: tuple[RegionName, int | None], here: Local) -> tuple[Array, ...]:
+        made: list[Array] = []
+        for i, (x, kept, w) in enumerate(zip(op.xs, op.kept, op.weights, strict=True)):
+            here.check_ranges(op, x, w, *op.biases[i : i + 1])
+            bias = here.array(op.biases[i]) if op.biased else 0.0
+            tokens = np.concatenate([self._start(kept, at, here), here.array(x)], axis=1)
+            taps, count = here.array(w), here.array(x).shape[1]
+            width = len(taps)
+            out = sum(taps[n] * tokens[:, n : n + count] for n in range(width)) + bias
+            after = [tokens[:, n : n + width - 1] for n in range(1, count + 1)]
+            made += [function_of(op.fn)(out) if op.fn else out, self._keep(kept, at, here, after)]
+        return tuple(made)
+
+    def _recur(self, op: Recurrence, at: tuple[RegionName, int | None], here: Local) -> tuple[Array, ...]:
+        here.check_ranges(op, op.v, *op.more)
+        groups = _groups(op, here)
+        q, k = (here.array(x) for x in (op.q, op.k))
+        q, k = (x[:, :, groups] if x.ndim == 4 else np.repeat(x[:, :, None], len(groups), 2) for x in (q, k))
+        v = here.array(op.v)
+        v = v if len(op.v.type.dims) == 4 else v[..., None]
+        more = {name: here.array(x) for name in op.roles.split() if (x := op.role(name)) is not None}
+        decay = _decay(op, more, here)
+        state = self._start(op.kept_state, at, here).reshape(*v.shape[:1], *v.shape[2:3], k.shape[-1], v.shape[-1])
+        out, after = recur(op, (q, k, v), decay, more.get("write"), state)
+        if "skip" in more:
+            out = out + more["skip"][:, None] * v
+        shape = here.place.shape(op.kept_state.type, here.rank)
+        kept = self._keep(op.kept_state, at, here, [s.reshape(shape) for s in after])
+        return out.reshape(here.array(op.v).shape), kept
+
+    # ---- in full, for other layouts
+
+    def whole(self, program: Program, place: Placement, past: int) -> Whole:
+        """Every state of ``program`` in full after ``past`` tokens, from the parts of all ranks."""
+        types = {(region.name, kept.name): kept.type for region, kept in _states(program)}
+        found: Whole = {}
+        for (region, layer, name, _), held in self.held.items():
+            type_ = types[region, name]
+            full = found.setdefault((region, layer, name), np.full([place.sizes[n] for n in type_.names], np.nan))
+            full[index(held.part)] = held.after[past]
+        for (region, layer, name), full in found.items():
+            if np.isnan(full).any():
+                raise Mismatch(f"no rank holds some elements of state '{name}' of {region}, layer {layer}")
+        return found
+
+    def fill(self, region: Region, layer: int | None, ranks: Iterable[int], place: Placement, whole: Whole) -> None:
+        """Give each of ``ranks`` its part of the states of ``region``, which have seen the context of ``place``."""
+        past = place.sizes["context"]
+        for kept in (kept for op in region.ops if isinstance(op, ShortConv | Recurrence) for kept in op.kept):
+            for rank in ranks:
+                part = place.block(kept.type, rank)
+                full = whole[region.name, layer, kept.name]
+                self.held[region.name, layer, kept.name, rank] = Held(part, {past: full[index(part)]})
+
+    @staticmethod
+    def merge_groups(groups: Sequence[Memory], share: int) -> Memory:
+        """Merge the states of groups of requests; each group has ``share`` of the requests in every rank's block."""
+        made = Memory()
+        for slot, (part, after) in groups[0].held.items():
+            ((start, stop),), *rest = part
+            past = max(after)
+            apart = [group.held[slot].after[past] for group in groups]
+            rows, *inner = apart[0].shape
+            apart = [state.reshape(rows // share, share, *inner) for state in apart]
+            merged = np.stack(apart, axis=1).reshape(rows * len(groups), *inner)
+            requests = ((start * len(groups), stop * len(groups)),)
+            made.held[slot] = Held((requests, *rest), {past: merged})
+        return made
+
+
+def recur(
+    op: Recurrence, tokens: tuple[Array, Array, Array], decay: Array, write: Array | None, state: Array
+) -> tuple[Array, list[Array]]:
+    """The results ``[batch, position, heads, p]`` of a `Recurrence` without `skip`, and the state after each token.
+
+    ``tokens`` are ``q, k: [batch, position, heads, n]`` and ``v: [batch, position, heads, p]``. ``decay`` is as ``k``,
+    or has 1 in the place of n; ``write: [batch, position, heads]``, ``state: [batch, heads, n, p]``.
+    """
+    q, k, v = tokens
+    if op.normalize:
+        q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6) for x in (q, k))
+        q = q / np.sqrt(q.shape[-1])
+    outs, after = [], []
+    for t in range(v.shape[1]):
+        state = state * decay[:, t, :, :, None]
+        new = v[:, t]
+        if op.delta:
+            new = new - np.einsum("bhnp,bhn->bhp", state, k[:, t])
+        if write is not None:
+            new = new * write[:, t, :, None]
+        state = state + k[:, t, :, :, None] * new[:, :, None]
+        outs.append(np.einsum("bhnp,bhn->bhp", state, q[:, t]))
+        after.append(state)
+    return np.stack(outs, axis=1), after
+
+
+def _decay(op: Recurrence, more: dict[str, Array], here: Local) -> Array:
+    """The factor of the state at each token: ``[batch, position, heads, n]``, or 1 in the place of n."""
+    batch, positions, *_ = here.array(op.v).shape
+    start, stop = here.held_range(op.v, op.v.type.names[2])
+    if "step" in more:
+        step, rate = (x if x.ndim == dims else x[..., None] for x, dims in ((more["step"], 4), (more["rate"], 2)))
+        return np.exp(-np.exp(rate) * step)
+    if not op.slopes:
+        return np.ones((batch, positions, stop - start, 1))
+    slopes = 2.0 ** (-8.0 * np.arange(start + 1, stop + 1) / here.place.sizes[op.v.type.names[2]])
+    return np.broadcast_to(np.exp(-slopes)[:, None], (batch, positions, stop - start, 1))
+
+
+def _groups(op: Recurrence, here: Local) -> Array:
+    """For each head of this rank, the index of its group among the groups of this rank."""
+    heads = op.v.type.names[2]
+    mine = here.held_range(op.v, heads)
+    if len(op.k.type.dims) == 3:
+        return np.zeros(mine[1] - mine[0], dtype=int)
+    groups = op.k.type.names[2]
+    first, stop = here.held_range(op.k, groups)
+    needed = np.arange(*mine) * here.place.sizes[groups] // here.place.sizes[heads]
+    if needed.size and not (first <= needed.min() and needed.max() < stop):
+        raise Mismatch(f"recurrence: rank {here.rank} has heads {mine}, but of {groups} only {first}..{stop}")
+    return np.asarray(needed - first)
+
+
+def _states(program: Program) -> Iterator[tuple[Region, Value]]:
+    for region in program.regions:
+        for op in region.ops:
+            if isinstance(op, ShortConv | Recurrence):
+                yield from ((region, kept) for kept in op.kept)
