@@ -253,7 +253,15 @@ class _Builder:
         unnamed = router and not self.model.named_format(weight.name, self.region)
         compute = self.model.activations if unnamed else self._multiplies(w)
         self.ops.append((GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span))
-        return out
+        lora = self.model.lora
+        if lora is None or weight.name not in lora.targets or inside or router:
+            return out
+        from plandsl.passes.adapters import adapt
+
+        ops, weights = adapt(out, x, w, self.names, lora.active)
+        self.ops += ops
+        self.weights |= {value.name: value for value in weights}
+        return ops[-1].results[0]
 
     def _experts(self, term: Apply, name: str) -> Value:
         """Routing scores, the choice of experts, dispatch of the tokens, the experts' block, and the combination."""

@@ -431,6 +431,9 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
                 "fitted to GEMMs of an RTX PRO 6000, whose error the bands do not contain"
             )
             yield Diagnostic("N315", why, gpu.span)
+    if model.lora is not None:
+        why = "no kernel of adapters is measured: their times are rooflines, and the bands of an engine hold servers that "
+        yield Diagnostic("N487", f"{why}adapters slowed down to half their speed", model.span)
     if unpacked := [word for word in dict.fromkeys(map(base_format, model.formats)) if word in GGUF]:
         words = " and ".join(unpacked[:4]) + (", ..." if len(unpacked) > 4 else "")
         why = f"no kernel of {words} is measured: times are those of weights of about as many bits, bytes are exact"

@@ -1,4 +1,4 @@
-"""The codes of files of weights: title, text, an example, and what to do."""
+"""The codes of files of weights and of adapters: title, text, an example, and what to do."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "take the config.json of this checkpoint.",
     ),
+    "E487": (
+        "adapters that the model cannot have",
+        "`lora` names weights that the blocks of the model multiply by with `@`, outside of `experts` and of the "
+        "unpacking of a latent cache. A batch has requests of at most as many adapters as a GPU holds.",
+        "model adapted = llama_3_1_8b with {\n  lora { adapters = 2, rank = 16, targets = [w_qkv] }\n}\n"
+        "plan serve { model = adapted, node = h100_1, workload { input = 1000, output = 100 } }\n",
+        "take a name that the hint offers; `targets = all` means every such weight.",
+    ),
     "N485": (
         "no kernel of this format is measured",
         "Weights in the quantised types of GGUF files are unpacked before they are multiplied. Bytes of such a type "
@@ -26,6 +34,15 @@ HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
         "plan serve {\n  model = llama_3_1_8b with { weights = q4_k, compute = bf16 }\n  node = h100_1\n"
         "  workload { input = 1000, output = 100 }\n}\n",
         "nothing, if the memory is what you ask for; else measure, and calibrate with the results.",
+    ),
+    "N487": (
+        "no kernel of adapters is measured",
+        "Each target of `lora` runs two more products. No calibration has measurements of them: they take what their "
+        "bytes and FLOPs take, and at least what the smallest GEMM takes. Servers with adapters were seen to lose a "
+        "tenth to a half of their speed, so the bands of an engine reach twice as far.",
+        "plan serve {\n  model = llama_3_1_8b with { lora { adapters = 2, rank = 16, targets = all } }\n"
+        "  node = h100_1\n  workload { input = 1000, output = 100 }\n}\n",
+        "nothing; measure your server where the difference matters.",
     ),
     "N486": (
         "what the headers of a checkpoint say other than its config",

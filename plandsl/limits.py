@@ -36,6 +36,12 @@ MAX_SHARDS = 2_000
 MAX_TENSOR_ELEMENTS = 2**48
 """Most elements of one tensor (E485)."""
 
+MAX_ADAPTERS = 10_000
+"""Most adapters of a model that are on a GPU at once (E214)."""
+
+MAX_RANK = 65_536
+"""Largest rank of adapters (E214)."""
+
 MAX_EXPANSION = 64
 """Longest chain of `let`, alias and `with` that one value may depend on (E208)."""
 

@@ -28,6 +28,7 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
@@ -129,6 +130,10 @@ class Costing:
             case GroupedGemm():
                 assert self.mixtures is not None, "a program with experts has an imbalance for them"
                 return self.mixtures.gemm(op)
+            case AdapterGemm():
+                from plandsl.backends.cost.work.adapters import adapter_kernel
+
+                return adapter_kernel(op, site)
             case Gemm():
                 return kernel.gemm_kernel(op, site)
             case Attention():
