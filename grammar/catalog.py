@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.grammar.modules import CATALOG, FOLDERS, catalog_find, catalog_names, catalog_unit
+from plandsl.grammar.modules import FOLDERS, catalog_find, catalog_names
 from plandsl.grammar.syntax import Ref
 
 
@@ -17,7 +16,7 @@ def kinds() -> tuple[str, ...]:
 
 def names(kind: str) -> tuple[str, ...]:
     """The names of the entries of a kind; a family of nodes gives one name for each declared size."""
-    return tuple(n for n in catalog_names(kind) if kind != "node" or catalog_find(kind, n) is not None)
+    return catalog_names(kind)
 
 
 def aliases(kind: str) -> dict[str, str]:
@@ -35,10 +34,9 @@ def _last(stands_for: dict[str, str], name: str) -> str:
 
 def text(kind: str, name: str) -> str:
     """The `.plan` text of the file that declares an entry: figures, sources and assumptions."""
-    stem = name if (CATALOG / FOLDERS[kind] / f"{name}.plan").is_file() else re.sub(r"_[0-9]+$", "", name)
-    unit = catalog_unit(FOLDERS[kind], stem)
-    assert unit is not None, "names come from the folder"
-    return unit.text
+    found = catalog_find(kind, name)
+    assert found is not None, "names come from the folder"
+    return found[1].text
 
 
 def from_config(path: str) -> str:

@@ -24,12 +24,16 @@ NORMS = ("rms_norm", "layer_norm")
 PARTS = ("query", "latent")
 """Functions that are allowed only as arguments of `attention(...)`."""
 
-FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "attention", *PARTS, *STATEFUL, "experts")
+LOOKUPS = ("token", "position", "type")
+"""What a `lookup` may pick rows by."""
+
+FUNCTIONS = (*NORMS, *MAPS, "rope", "concat", "lookup", "attention", *PARTS, *STATEFUL, "experts")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("over", "gain"),
     "layer_norm": ("over", "gain"),
     "clamp": ("low", "high"),
     "concat": ("into",),
+    "lookup": ("by",),
     "recurrence": ("step", "rate", "write", "skip", "delta", "normalize", "slopes", "chunk"),
     "rope": ("first",),
     "attention": ("window", "chunk", "causal", "softcap", "alibi"),
@@ -88,6 +92,8 @@ def check_call(call: s.Call, scope: Scope) -> None:
 def apply(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
     """The term of a checked call."""
     name = call.func.text
+    if name == "lookup":
+        return _lookup(call, args, scope)
     wanted = {"attention": 3, "concat": 2}.get(name, 1)
     if len(args) != wanted and not (name == "attention" and len(args) == 4):
         form = {"attention": "attention(q, k, v)", "concat": JOINED}.get(name, f"{name}(x)")
@@ -148,6 +154,23 @@ def _bounds(call: s.Call, scope: Scope) -> tuple[tuple[str, float], ...]:
     if low >= high:
         raise Wrong("E214", f"`low = {low:g}` is not below `high = {high:g}`", call.span, hint=CLAMPED)
     return tuple(found.items())
+
+
+TABLE = "lookup(w_table[vocab, hidden])"
+
+
+def _lookup(call: s.Call, args: list[Typed], scope: Scope) -> Typed:
+    """Rows of a table, picked by the id, the position or the type of each token."""
+    table = args[0].term if len(args) == 1 else None
+    if not isinstance(table, Weight) or len(table.dims) != 2:
+        raise Wrong("E213", "`lookup` takes a weight of two dimensions", call.span, hint=f"`{TABLE}`")
+    by = "token"
+    for option in call.kwargs:
+        if not isinstance(option.value, s.Ref) or option.value.name not in LOOKUPS:
+            raise Wrong("E213", f"`by` must be one of {', '.join(LOOKUPS)}", option.value.span, hint="`by = position`")
+        by = option.value.name
+    options = () if by == "token" else (("by", by),)
+    return Typed(Apply("lookup", (table,), options, call.span), ("tokens", table.dims[1]))
 
 
 JOINED = "concat(x, e, into = pair)"

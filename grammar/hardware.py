@@ -51,12 +51,15 @@ GPU = (
     "source",
     "measured",
 )
-NODE = ("gpu", "gpus", "count", "link", *PRICES, "overhead", "pue", "source", "measured")
+NODE = (
+    "gpu", "gpus", "count", "link", "network", "host_memory", *PRICES, "overhead", "pue", "source", "measured",
+)  # fmt: skip
 CLUSTER = ("node", "nodes", "count", "network", "source", "measured")
-LINK = ("topology", "bandwidth", "pcie", "lanes", "latency", "bridge", "p2p")
-NETWORK = ("topology", "bandwidth", "latency")
+LINK = ("topology", "bandwidth", "pcie", "lanes", "latency", "bridge", "p2p", "wrap")
+NETWORK = ("topology", "bandwidth", "latency", "wrap")
+PAIRED = ("pcie", "ring", "mesh")
+"""Topologies beside whose links bridges may join pairs of GPUs."""
 PCIE_WORDS = {
-    "bridge": "joins pairs of GPUs beside `pcie`",
     "pcie": "is the generation of PCIe ports",
     "lanes": "counts the lanes of PCIe ports",
     "p2p": "says whether GPUs reach one another over PCIe",
@@ -210,6 +213,9 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
     read_paths(reader)
     link = _node_link(reader, groups, count)
     prices, overhead, pue = read_prices(reader), reader.number("overhead", POWER, zero=True), _pue(reader)
+    host_memory, network = reader.number("host_memory", BYTES), None
+    if "network" in record.fields and (section := reader.section("network")):
+        network = _network(reader, section)
     if not reader.ok or gpu is None or count is None or link is None:
         return None
     gpus = groups if any(other != gpu for _, other in groups) else ()
@@ -219,7 +225,7 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
         count,
         link,
         source=source,
-        assumed=reader.assumed_fields(),
+        assumed=tuple(a for a in reader.assumed_fields() if not a[0].startswith("network.")),
         span=record.span,
         gpus=gpus,
         price=prices.price,
@@ -227,6 +233,8 @@ def node_spec(context: Context, record: Record) -> NodeSpec | None:
         price_source=prices.source,
         overhead=overhead,
         pue=pue,
+        network=network,
+        host_memory=host_memory,
     )
 
 
@@ -281,6 +289,11 @@ def _link(outer: Reader, section: Record, count: int | None, p2p: bool) -> LinkS
     bandwidth = _pcie_bandwidth(reader, topology == "pcie") if ports else _bandwidth(reader)
     latency = reader.number("latency", TIME, "latency = 2 us", zero=True)
     bridge, stated = reader.number("bridge", BYTE_RATE), reader.word("p2p", ("on", "off"))
+    wrap = _wrap(reader, topology)
+    if (layer := reader.layer("bridge")) and topology not in (None, *PAIRED):
+        beside = ", ".join(f"`{t}`" for t in PAIRED)
+        why = f"`bridge` joins pairs of GPUs beside {beside}, but the topology is `{topology}`"
+        reader.fail(Wrong("E250", why, span_of(layer), hint="`topology = pcie`, or leave out `bridge`"))
     for name, what in PCIE_WORDS.items():
         if (layer := reader.layer(name)) and topology not in (None, "pcie"):
             why = f"`{name}` {what}, but the topology is `{topology}`"
@@ -289,7 +302,8 @@ def _link(outer: Reader, section: Record, count: int | None, p2p: bool) -> LinkS
     if not reader.ok or topology is None or bandwidth is None or latency is None:
         return None
     peers = topology != "pcie" or (p2p if stated is None else stated == "on")
-    return LinkSpec(topology, bandwidth, latency, dims, bridge or 0.0, host=None if peers else HOST_PATH)
+    host = None if peers else HOST_PATH
+    return LinkSpec(topology, bandwidth, latency, dims, bridge or 0.0, host=host, wrap=wrap)
 
 
 def _network(outer: Reader, section: Record) -> LinkSpec | None:
@@ -297,10 +311,20 @@ def _network(outer: Reader, section: Record) -> LinkSpec | None:
     reader = Reader(outer.context, section, NETWORK)
     topology, dims = _topology(reader, NETWORKS, None)
     bandwidth, latency = _bandwidth(reader), reader.number("latency", TIME, "latency = 2 us", zero=True)
+    wrap = _wrap(reader, topology)
     outer.ok &= reader.ok
     if not reader.ok or topology is None or bandwidth is None or latency is None:
         return None
-    return LinkSpec(topology, bandwidth, latency, dims)
+    return LinkSpec(topology, bandwidth, latency, dims, wrap=wrap)
+
+
+def _wrap(reader: Reader, topology: str | None) -> bool:
+    """Whether links join the ends of the axes of a torus."""
+    wrap = reader.word("wrap", ("on", "off")) != "off"
+    if (layer := reader.layer("wrap")) and topology not in (None, "torus"):
+        why = f"`wrap` says whether links join the ends of a torus' axes, but the topology is `{topology}`"
+        reader.fail(Wrong("E490", why, span_of(layer), hint="`topology = torus(4, 2)`, or leave out `wrap`"))
+    return wrap
 
 
 def _bandwidth(reader: Reader) -> float | None:
@@ -354,7 +378,8 @@ def _torus(reader: Reader, layer: Layer, count: int | None) -> tuple[int, ...]:
         total *= dims[-1]
     if count is not None and total != count:
         sizes = " x ".join(map(str, dims))
-        raise Wrong("E214", f"torus({sizes}) has {total} places, but the node has {count} GPUs", call.span)
+        hint = f"state sizes whose product is {count}, or `count = {total}`"
+        raise Wrong("E214", f"torus({sizes}) has {total} places, but the node has {count} GPUs", call.span, hint=hint)
     return tuple(dims)
 
 
@@ -366,8 +391,11 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
     node = groups[0][1] if groups else None
     source = reader.source()
     read_paths(reader)
-    section = reader.section("network", "network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }")
-    network = _network(reader, section) if section else None
+    if "network" not in record.fields and node and node.network:
+        network: LinkSpec | None = node.network
+    else:
+        section = reader.section("network", "network { topology = fat_tree, bandwidth = 50 GB/s, latency = 5 us }")
+        network = _network(reader, section) if section else None
     if network and network.dims and count and prod(network.dims) != count:
         sizes = " x ".join(map(str, network.dims))
         why = f"torus({sizes}) has {prod(network.dims)} places, but the cluster has {count} nodes"
@@ -380,9 +408,10 @@ def cluster_spec(context: Context, record: Record) -> ClusterSpec | None:
     if not reader.ok or node is None or count is None or network is None:
         return None
     nodes = groups if any(other != node for _, other in groups) else ()
-    return ClusterSpec(
-        record.name, node, count, network, source=source, assumed=reader.assumed_fields(), span=record.span, nodes=nodes
-    )
+    assumed = reader.assumed_fields()
+    if "network" not in record.fields and (inner := reader.declaration("node")):
+        assumed += tuple(a for a in Reader(context, inner, NODE).assumed_fields() if a[0].startswith("network."))
+    return ClusterSpec(record.name, node, count, network, source=source, assumed=assumed, span=record.span, nodes=nodes)
 
 
 def _like_nodes(reader: Reader) -> tuple[tuple[int, NodeSpec], ...]:

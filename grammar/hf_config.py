@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from plandsl.diagnostics import Diagnostic, Span, clip
 from plandsl.grammar.parse import decode
@@ -147,7 +147,7 @@ def json_text(value: Any) -> str:
 
 
 class _Bad(ValueError):
-    """A constant that Python's reader accepts and JSON does not have, such as NaN."""
+    """The constant NaN, which Python's reader accepts, and JSON does not have."""
 
 
 def read(data: bytes, file: str) -> tuple[Config | None, str, list[Diagnostic]]:
@@ -188,8 +188,11 @@ def _merge_text_config(file: str, values: dict[str, Any], places: dict[Path, Spa
     return Config(file, values, spans, span)
 
 
-def _constant(word: str) -> NoReturn:
-    raise _Bad(word)
+def _constant(word: str) -> float:
+    """``Infinity`` is no JSON, but configs with a limit of time steps have it, because Python writes it."""
+    if word == "NaN":
+        raise _Bad(word)
+    return float(word)
 
 
 def _json_error(why: str, span: Span) -> Diagnostic:

@@ -26,6 +26,7 @@ _IRRELEVANT = frozenset(
     finetuning_task task_specific_params is_decoder tie_encoder_decoder chunk_size_feed_forward prefix
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
     initializer_range initializer_factor rms_norm_eps layer_norm_eps hidden_dropout attention_dropout
+    layer_norm_epsilon norm_eps norm_epsilon
     rope_theta rope_scaling rope_parameters rope_local_base_freq rope_interleave partial_rotary_factor
     initial_context_length query_pre_attn_scalar cache_implementation pretraining_tp
     router_aux_loss_coef router_jitter_noise aux_loss_alpha seq_aux ep_size

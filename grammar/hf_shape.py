@@ -132,6 +132,7 @@ class _Reader:
             "flags": self._flags,
             "wholes": self._wholes,
             "given": self._given,
+            "count": self._count,
             "null": self._null,
             "is": self._is,
             "each": self._each,
@@ -156,7 +157,7 @@ class _Reader:
         if "else" not in options:
             return config.whole(key)
         found = self._default(field)
-        if found == int(found):
+        if found == int(found) and (found or field.name != "layers"):
             return int(found)
         why = f'{config.file} has no "{key}", and {options["else"]} is no whole number'
         config.fail("E207", why, hint=f'add "{key}" with its value')
@@ -224,10 +225,17 @@ class _Reader:
         return found
 
     def _wholes(self, field: Field) -> list[int] | None:
-        return self.config.items(field.source, int)
+        """Whole numbers; one by itself counts as a list of one."""
+        value = self.config.get(field.source)
+        return [value] if type(value) is int else self.config.items(field.source, int)
 
     def _given(self, field: Field) -> bool:
         return self.config.get(field.source) is not None
+
+    def _count(self, field: Field) -> int:
+        """The length of a list or a string; 0 if there is none."""
+        value = self.config.get(self.config.first(*field.source.split("|")))
+        return len(value) if isinstance(value, list | str) else 0
 
     def _null(self, field: Field) -> bool:
         return self.config.states(field.source) and self.config.get(field.source) is None

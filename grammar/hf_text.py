@@ -16,7 +16,8 @@ from plandsl.spec.model import ACTIVATIONS
 MAX_BLOCKS = 16
 """Most blocks in the text of a model. If more are needed, its layers follow no regular pattern."""
 
-_LONGEST_LEAD, _LONGEST_PERIOD = 8, 12
+_LONGEST_LEAD, _LONGEST_PERIOD, _LONGEST_STRIDE = 8, 12, 24
+_FEW_BLOCKS = 8
 _WIDTH = 100
 _ON_A_LINE = 9
 _WIDTHS = ("ffn", "expert_ffn", "experts", "shared", "vocab", "pair")
@@ -121,9 +122,35 @@ def cover(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
     """
     parts = _parts(kinds)
     kind, most = Counter(kind for kind, _ in parts).most_common(1)[0]
-    if most == 1 and len(parts) > 1:
-        return parts
-    return [(kind, ""), *(part for part in parts if part[0] != kind)]
+    found = parts if most == 1 and len(parts) > 1 else [(kind, ""), *(part for part in parts if part[0] != kind)]
+    if len(found) > _FEW_BLOCKS and len(strides := _strides(kinds)) < len(found):
+        return strides
+    return found
+
+
+def _strides(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
+    """The most frequent kind for all layers that the others leave; the layers of each other kind in longest strides."""
+    counts = Counter(kinds)
+    usual = counts.most_common(1)[0][0]
+    found = [(usual, "")]
+    for kind in counts:
+        rest = {layer for layer, other in enumerate(kinds) if other == kind}
+        while kind != usual and rest and len(found) <= MAX_BLOCKS:
+            length, step, start = max((_length(rest, layer, step), -step, -layer) for layer in rest
+                                      for step in range(1, _LONGEST_STRIDE + 1))  # fmt: skip
+            layers = range(-start, -start - step * length, -step)
+            rest -= set(layers)
+            by = f" by {-step}" if length > 1 and step < -1 else ""
+            found.append((kind, f"{layers[0]}..{layers[-1] + 1}{by}"))
+    return found
+
+
+def _length(layers: set[int], start: int, step: int) -> int:
+    """How many of ``start``, ``start + step``, ... are in ``layers``, from the first on."""
+    end = start
+    while end in layers:
+        end += step
+    return (end - start) // step
 
 
 def _parts(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:

@@ -72,9 +72,9 @@ def _matrices(blocks: Iterable[BlockSpec]) -> Iterator[str]:
     """The weights on the right of an `@`, outside of `experts`, routers left out."""
     for block in blocks:
         for term in _terms(block):
-            if isinstance(term, Apply) and term.fn == "matmul" and isinstance(term.args[1], Weight):
-                if "experts" not in term.args[1].dims:
-                    yield term.args[1].name
+            weight = term.args[1] if isinstance(term, Apply) and term.fn == "matmul" else None
+            if isinstance(weight, Weight) and "experts" not in weight.dims:
+                yield weight.name
 
 
 def _others(blocks: Iterable[BlockSpec]) -> Iterator[str]:

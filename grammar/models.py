@@ -9,14 +9,14 @@ from plandsl.diagnostics import Label, Span
 from plandsl.grammar import syntax as s
 from plandsl.grammar.context import Context
 from plandsl.grammar.functions import Scope, Typed, dims_text
-from plandsl.grammar.modules import Unit, Wrong
+from plandsl.grammar.modules import Follows, Unit, Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
 from plandsl.grammar.stored import parts_of, read_stored
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
-from plandsl.spec.model import STEP_DIMENSIONS, BlockSpec, Every, LoraSpec, ModelSpec, Term, Weight
+from plandsl.spec.model import STEP_DIMENSIONS, Apply, BlockSpec, Every, LoraSpec, ModelSpec, Term, Var, Weight
 
 DTYPES = ("weights", "activations", "kv_cache", "state_cache", "compute")
 FIELDS = ("layers", "max_context", "causal", "source", "stored", "lora", *DTYPES)
@@ -42,12 +42,12 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     causal = reader.flag("causal", True)
     source = reader.source()
     program = _Program(reader, sizes, causal)
-    embedding = program.embedding()
+    embedding, entry = program.embedding() or (None, None)
     blocks = program.blocks(layers)
     mtp = program.mtp()
     head = program.head()
     _warn_unused(reader, program.used)
-    stored = _stored(reader, embedding, [*blocks, *([mtp] if mtp else [])], head)
+    stored = _stored(reader, embedding, [*blocks, *([mtp] if mtp else [])], [t for t in (entry, head) if t])
     lora = _lora(reader, [*blocks, *([mtp] if mtp else [])], sizes)
     if not reader.ok or layers is None or weights is None or embedding is None or head is None:
         return None
@@ -65,6 +65,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         causal=causal,
         max_context=max_context,
         mtp=mtp,
+        entry=entry,
         source=source,
         stored=stored,
         lora=lora,
@@ -83,11 +84,11 @@ def _lora(reader: Reader, blocks: list[BlockSpec], sizes: dict[str, int]) -> Lor
 
 
 def _stored(
-    reader: Reader, embedding: Weight | None, blocks: list[BlockSpec], head: Term | None
+    reader: Reader, embedding: Weight | None, blocks: list[BlockSpec], ends: list[Term]
 ) -> tuple[tuple[str, str], ...]:
     if embedding is None or not reader.ok or "stored" not in reader.record.fields:
         return ()
-    return read_stored(reader, parts_of(embedding, blocks, head))
+    return read_stored(reader, parts_of(embedding, blocks, ends))
 
 
 def _sizes(reader: Reader) -> dict[str, int]:
@@ -168,14 +169,32 @@ class _Program:
             self.reader.report_missing(word, _EXAMPLES[word])
         return found[0] if found else None
 
-    def embedding(self) -> Weight | None:
-        """The table that turns token ids into vectors."""
+    def embedding(self) -> tuple[Weight, Term | None] | None:
+        """The table that turns token ids into vectors, and the term of which it is a part if it is not all."""
         item = self._single_item(s.Embedding, "embedding")
         if not isinstance(item, s.Embedding):
             return None
         return self.reader.attempt(lambda: self._table(item.weight))
 
-    def _table(self, weight: s.Expr) -> Weight:
+    def _table(self, expr: s.Expr) -> tuple[Weight, Term | None]:
+        first = _first_table(expr)
+        table = self._table_alone(first or expr)
+        if first is None or first is expr:
+            return table, None
+        dims = ("tokens", *table.dims[1:])
+        terms = self._outer
+        terms.values[_ROWS] = Seen(dims, first.span)
+        typed: Typed | None = terms.attempt(_replace_first(expr, s.Ref(_ROWS, first.span)))
+        del terms.values[_ROWS]
+        self.reader.ok &= not terms.failed
+        if typed is None:
+            raise Follows
+        if typed.dims != dims:
+            message = f"the embedding is {dims_text(typed.dims)}, but its table gives {dims_text(dims)}"
+            raise Wrong("E213", message, expr.span, hint="keep the dimensions of the table")
+        return table, _put_back(typed.term, table)
+
+    def _table_alone(self, weight: s.Expr) -> Weight:
         if not isinstance(weight, s.Index) or len(weight.dims) != 2:
             hint = f"`{_EXAMPLES['embedding']}`"
             raise Wrong("E213", "an embedding is a weight of two dimensions", weight.span, hint=hint)
@@ -237,8 +256,11 @@ class _Program:
                 raise Wrong("E206", message, field.name.span, hint="`block name [layers = 0..3] x[...] { ... }`")
             if found is not None:
                 raise Wrong("E202", "`layers` is given twice", field.name.span)
+            if isinstance(field.value, s.Seq) and field.value.items:
+                found, every = Every.from_layers(self._listed(field.value, unit))
+                continue
             if not isinstance(field.value, s.Range) or field.value.by:
-                hint = "`layers = 0..3`, or `layers = 0..36 by 2`"
+                hint = "`layers = 0..3`, `layers = 0..36 by 2`, or `layers = [5, 12, 19]`"
                 raise Wrong("E215", "expected a range of layers", field.value.span, hint=hint)
             found = self._bound(field.value.lo, unit), self._bound(field.value.hi, unit)
             if found[0] >= found[1]:
@@ -251,6 +273,14 @@ class _Program:
         if found is None:
             return (0, layers or 1), every
         return Every.from_layers(every.select(found)) if every.period > 1 else (found, every)
+
+    def _listed(self, layers: s.Seq, unit: Unit) -> list[int]:
+        """The layers of ``[5, 12, 19]``, in order, each once."""
+        found = [self._bound(item, unit) for item in layers.items]
+        for number, (layer, item) in enumerate(zip(found, layers.items, strict=True)):
+            if layer in found[:number]:
+                raise Wrong("E215", f"layer {layer} is listed twice", item.span, hint="leave one of the two out")
+        return sorted(found)
 
     def _bound(self, expr: s.Expr, unit: Unit) -> int:
         value = self.context.evaluator.value(expr, unit, self.reader.record)
@@ -373,8 +403,49 @@ class _Program:
             hint = f"`{_EXAMPLES['head']}`"
             message = "the head does not use the result of the blocks"
             self.reader.fail(Wrong("E213", message, item.span, hint=hint))
+        elif typed is not None and typed.dims[0] != rows:
+            message = f"the head leaves {dims_text(typed.dims)}, but it works on {dims_text((rows, *dims[1:]))}"
+            self.reader.fail(Wrong("E213", message, item.span, hint=f"`{_EXAMPLES['head']}`"))
         self.reader.ok &= not terms.failed
         return typed.term if typed else None
+
+
+_ROWS = "embedding"
+"""The name of the rows that tokens pick, while the term of an embedding is read."""
+
+
+def _first_table(expr: s.Expr) -> s.Index | None:
+    """The weight that stands first in an embedding: the table of token ids."""
+    match expr:
+        case s.Index():
+            return expr
+        case s.Binary():
+            return _first_table(expr.a)
+        case s.Call(args=(first, *_)):
+            return _first_table(first)
+        case _:
+            return None
+
+
+def _replace_first(expr: s.Expr, new: s.Ref) -> s.Expr:
+    match expr:
+        case s.Binary():
+            return expr._replace(a=_replace_first(expr.a, new))
+        case s.Call(args=(first, *rest)):
+            return expr._replace(args=(_replace_first(first, new), *rest))
+        case _:
+            return new
+
+
+def _put_back(term: Term, table: Weight) -> Term:
+    """``term`` with the table where the rows stood."""
+    match term:
+        case Var():
+            return table
+        case Apply():
+            return term._replace(args=tuple(_put_back(a, table) for a in term.args))
+        case Weight():
+            return term
 
 
 def _layers_span(block: s.Block) -> Span:

@@ -35,6 +35,7 @@ FOLDERS = {
 MAX_WORK = 1_000_000
 """Most steps (values read, fields merged) that one compilation may take (E208)."""
 
+_NODE = re.compile(r"^node (\w+)", re.MULTILINE)
 _NAMES_COMPARED = 400  # limits the time for a hint in a file with very many names
 
 
@@ -154,13 +155,13 @@ def catalog_unit(folder: str, stem: str) -> Unit | None:
 
 @cache
 def catalog_names(kind: str) -> tuple[str, ...]:
-    """The names that the catalog offers under ``kind``, without reading its files."""
+    """The names that the catalog offers under ``kind``, without parsing its files."""
     if kind not in FOLDERS:
         return ()
-    stems = sorted(path.stem for path in (CATALOG / FOLDERS[kind]).glob("*.plan"))
+    files = sorted((CATALOG / FOLDERS[kind]).glob("*.plan"))
     if kind != "node":
-        return tuple(stems)
-    return tuple(f"{stem}_{count}" for stem in stems for count in (8, 4, 2, 1))
+        return tuple(path.stem for path in files)
+    return tuple(name for path in files for name in _NODE.findall(path.read_text("utf-8")))
 
 
 @cache
@@ -175,8 +176,8 @@ def catalog_find(kind: str, name: str) -> tuple[s.Decl, Unit] | None:
     if kind not in FOLDERS:
         return None
     stems = [name]
-    if kind == "node" and (match := re.fullmatch(r"(\w+)_[0-9]+", name, re.ASCII)):
-        stems.append(match[1])
+    if kind == "node":  # a file holds all sizes of a node, or all machines of a cloud
+        stems += ["_".join(name.split("_")[:end]) for end in range(name.count("_"), 0, -1)]
     for stem in stems:
         unit = catalog_unit(FOLDERS[kind], stem)
         if unit is not None and name in unit.declared[kind]:

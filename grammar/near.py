@@ -8,27 +8,13 @@ from collections.abc import Iterable
 from plandsl.diagnostics import MOST_NEAR, count_slips, either, nearest
 from plandsl.grammar.modules import catalog_find, catalog_names
 from plandsl.grammar.synonyms import FIELDS, FORMATS, METRICS, WORDS, plain, say
+from plandsl.grammar.syntax import Ref
 from plandsl.spec.formats import BITS
 from plandsl.spec.plan import TIMES
 
 HARDWARE = ("gpu", "node", "cluster", "calibration")
 
-ELSEWHERE = (
-    "b100",
-    "v100",
-    "p100",
-    "l4",
-    "l40",
-    "a10",
-    "a10g",
-    "a30",
-    "t4",
-    "mi100",
-    "mi250",
-    "mi250x",
-    "mi300a",
-    "rtx_5090",
-)
+ELSEWHERE = ("b100", "p100", "a2", "a16", "mi100", "mi250", "rtx_2080", "rtx_5080", "tpu_v3", "tpu_v4")
 """GPUs that the catalog does not have: who names one means no other."""
 
 DEGREE = re.compile(r"([dpcest]p)[_ ]?(\d+)", re.IGNORECASE)
@@ -37,13 +23,27 @@ DEGREE = re.compile(r"([dpcest]p)[_ ]?(\d+)", re.IGNORECASE)
 LISTED = 12
 """Most names of the catalog that a hint lists where none is near."""
 
-_MAKERS = ("nvidia", "amd", "dgx", "hgx", "meta")
+_MAKERS = ("nvidia", "amd", "intel", "google", "aws", "azure", "gcp", "dgx", "hgx", "meta")
+_SERIES = (
+    "tesla", "geforce", "quadro", "instinct", "generation", "standard", "cloud", "blackwell", "server", "edition",
+)  # fmt: skip
+"""Words in the name of a machine that do not choose it."""
+_CLOUDS = ("aws", "gcp", "azure")
+_SHORT = {
+    "gb10": "dgx_spark", "spark": "dgx_spark", "trn2": "trainium_2", "trainium2": "trainium_2", "gaudi2": "gaudi_2",
+    "gaudi3": "gaudi_3", "hl_225": "gaudi_2", "hl_325l": "gaudi_3", "trillium": "tpu_v6e", "ironwood": "tpu_v7",
+    "tpu7x": "tpu_v7", "v5litepod": "tpu_v5e", "v5e": "tpu_v5e", "v5p": "tpu_v5p", "v6e": "tpu_v6e",
+    "6000_ada": "rtx_6000_ada", "pro_6000": "rtx_pro_6000", "3090": "rtx_3090", "4090": "rtx_4090", "5090": "rtx_5090",
+    "rtx_a6000": "a6000", "b300": "b300_sxm", "gb200_nvl72": "gb200_72", "gb300_nvl72": "gb300_72",
+}  # fmt: skip
+"""Other names of accelerators and racks -> the catalog's."""
 _VARIANTS = ("instruct", "chat", "it", "base", "hf", "preview", "thinking", "turbo", "dynamic", "quantized", "latest")
 """Words in a model's id that do not change its dimensions."""
 
 _DATE, _VERSION = re.compile(r"\d{4}"), re.compile(r"v\d+")
-_MANY = re.compile(r"(?P<count>\d{1,3})(?:_?x_?|_)(?P<gpu>[a-z]\w*)")
+_MANY = re.compile(r"(?P<count>\d{1,3})(?:_?x_?|_)(?P<gpu>[a-z]\w*|\d{4})")
 _BY = re.compile(r"(?P<gpu>[a-z]\w*?)(?:_?x_?|_)(?P<count>\d{1,3})")
+_TOTAL = re.compile(r"memory_total = ([0-9_]+) (MiB|GiB)")
 _WORDLESS = re.compile(r"[^a-z0-9]+")
 
 
@@ -54,8 +54,8 @@ def hint_for_name(kind: str, text: str, local: Iterable[str] = ()) -> str:
     if meant := catalog_name(kind, text):
         return f"write `{meant}`"
     ours, words = list(local), _words(text)
-    if kind == "node" and (stem := _too_many("_".join(words))):
-        return f"`{stem}_8` is the largest such node: a `cluster` joins several of them"
+    if kind == "node" and (largest := _too_many("_".join(words))):
+        return f"`{largest}` is the largest such node: a `cluster` joins several of them"
     if kind == "sharding" and not nearest(text, ours) and (degrees := DEGREE.findall(text)):
         return f"write `sharding {{ {', '.join(f'{name.lower()} = {size}' for name, size in degrees)} }}`"
     if near := nearest(text, ours) or _relatives(kind, "_".join(_kept(words) if kind == "model" else words)):
@@ -117,7 +117,12 @@ def _relatives(kind: str, word: str) -> list[str]:
     if kind in HARDWARE and re.sub(r"_\d{1,2}$|_\d+x\d+$", "", word) in ELSEWHERE:
         return []
     if kind in HARDWARE:
-        names = tuple(name for name in names if _family(name) == _family(word))
+        same = tuple(name for name in names if _family(name) == _family(word))
+        if kind == "node" and not same:  # an instance, without its cloud
+            clouds = {name.partition("_")[2]: name for name in names if name.startswith(_CLOUDS)}
+            near = nearest(word, [own for own in clouds if _family(own) == _family(word)])
+            return [clouds[own] for own in near]
+        names = same
     elif kind == "model":
         names = _same_family(word, names)
     wider = [name for name in names if _holds(name.split("_"), word.split("_"))]
@@ -150,10 +155,34 @@ def catalog_name(kind: str, text: str) -> str:
     if kind == "model":
         return _model(text)
     exact = _WORDLESS.sub("_", text.lower().rsplit("/", 1)[-1])
-    word = exact if catalog_find(kind, exact) else "_".join(_words(text))
+    word = exact if catalog_find(kind, exact) else "_".join(_machine(text))
     if kind == "node":
-        return _node(word)
+        clouds = (f"{cloud}_{own}" for own in (exact, word) for cloud in _CLOUDS)
+        return next((name for name in clouds if catalog_find("node", name)), "") or _node(word)
+    word = _SHORT.get(word, word)
+    if kind == "gpu" and not catalog_find(kind, word):
+        return _with_memory(word)
     return word if catalog_find(kind, word) else ""
+
+
+def _machine(text: str) -> list[str]:
+    """The words that choose a machine: ``NVIDIA H100-SXM5-80GB`` -> ``h100 sxm 80``."""
+    words = [re.sub(r"sxm\d", "sxm", word) for word in _words(re.sub(r"(?i)\brtx(?=\d)", "rtx ", text))]
+    return [word for word in words if word not in _SERIES] or words
+
+
+def _with_memory(word: str) -> str:
+    """The GPU whose name is followed by its gigabytes, as in ``h100_sxm_80``; empty where it has another memory."""
+    name, _, size = word.rpartition("_")
+    name = _SHORT.get(name, name)
+    found = catalog_find("gpu", name) if size.isdecimal() and name else None
+    while found and isinstance(found[0].value, Ref):
+        found = catalog_find("gpu", found[0].value.name)
+    sizes = _TOTAL.search(found[1].text) if found else None
+    if not sizes:
+        return ""
+    total = int(sizes[1]) * 2**20 / 1e9 if sizes[2] == "MiB" else int(sizes[1]) * 2**30 / 1e9
+    return name if abs(total / int(size) - 1) < 0.1 else ""
 
 
 def _words(text: str) -> list[str]:
@@ -170,14 +199,20 @@ def _kept(words: list[str]) -> list[str]:
 
 def _node(word: str) -> str:
     """The node of a count and a GPU; where the catalog has none of this size, it is made from the node of eight."""
-    if catalog_find("node", word):
-        return word
+    for name in (word, _SHORT.get(word, "")):
+        if catalog_find("node", name):
+            return name
     stem, count = _counted(word)
-    if not catalog_find("node", f"{stem}_8"):
+    stem = _SHORT.get(stem, stem)
+    eight = catalog_find("node", f"{stem}_8")
+    if not eight:
         stem = re.sub(r"_\d+$", "", stem)  # the memory, as in `h100_80`
+        eight = catalog_find("node", f"{stem}_8")
     if catalog_find("node", f"{stem}_{count}"):
         return f"{stem}_{count}"
-    return f"{stem}_8 with {{ count = {count} }}" if 1 < count < 8 and catalog_find("node", f"{stem}_8") else ""
+    if 1 < count < 8 and eight and "torus" not in eight[1].text:  # a torus has sizes of its own
+        return f"{stem}_8 with {{ count = {count} }}"
+    return f"{stem}_{max(sizes)}" if (sizes := _sizes(stem)) and not re.search(r"\d+x|x\d+|_\d+$", word) else ""
 
 
 def _counted(word: str) -> tuple[str, int]:
@@ -187,9 +222,16 @@ def _counted(word: str) -> tuple[str, int]:
 
 
 def _too_many(word: str) -> str:
-    """The GPU of a node with more GPUs than those of the catalog; empty for other nodes."""
+    """The largest node of the catalog, for a node with more GPUs of the same kind; empty for other nodes."""
     stem, count = _counted(word)
-    return stem if count > 8 and catalog_find("node", f"{stem}_8") else ""
+    sizes = _sizes(stem)
+    return f"{stem}_{max(sizes)}" if sizes and count > max(sizes) else ""
+
+
+def _sizes(stem: str) -> list[int]:
+    """The numbers of GPUs of the catalog's nodes of one kind."""
+    found = (re.fullmatch(rf"{re.escape(stem)}_(\d+)", name) for name in catalog_names("node"))
+    return [int(match[1]) for match in found if match]
 
 
 def _model(text: str) -> str:

@@ -157,6 +157,11 @@ def _warn_too_long(reader: Reader, model: ModelSpec, workload: WorkloadSpec) -> 
         message = f"requests of {length:,} tokens exceed the context of `{model.name}`, {model.max_context:,}"
         span = reader.record.fields["workload"][-1].name.span
         reader.context.library.record(Wrong("W203", message, span))
+    table = model.longest_position
+    if table is not None and length > table[0]:
+        span = reader.record.fields["workload"][-1].name.span
+        message = f"requests of {length:,} tokens, but `{table[1]}` has {table[0]:,} positions"
+        reader.fail(Wrong("E480", message, span, hint=f"requests of at most {table[0]:,} tokens, input and output"))
 
 
 def _part(reader: Reader, kind: str, example: str, make: Callable[[Context, Record], T | None]) -> T | None:

@@ -152,7 +152,7 @@ def _requests(load: WorkloadSpec) -> tuple[object, ...]:
 
 
 def _shape(model: ModelSpec) -> tuple[object, ...]:
-    return model.layers, model.sizes, model.embedding, model.blocks, model.head, model.causal
+    return model.layers, model.sizes, model.embedding, model.entry, model.blocks, model.head, model.causal
 
 
 def _name_span(plan: Reader, name: str) -> Span:

@@ -22,14 +22,17 @@ class Part(NamedTuple):
     expert: bool = False
 
 
-def parts_of(embedding: Weight, blocks: Iterable[BlockSpec], head: Term | None) -> Iterator[Part]:
-    """Every use of a weight in a model. A head that is tied to the embedding has no weight of its own."""
+def parts_of(embedding: Weight, blocks: Iterable[BlockSpec], ends: Iterable[Term]) -> Iterator[Part]:
+    """Every use of a weight in a model, with the ``ends`` before and behind the blocks.
+
+    A head that is tied to the embedding has no weight of its own.
+    """
     yield Part(embedding.name, EMBEDDING)
     for block in blocks:
         for statement in block.statements:
             yield from _parts_of(statement.term, block.name)
-    if head is not None:
-        yield from (part for part in _parts_of(head, HEAD) if part.weight != embedding.name)
+    for term in ends:
+        yield from (part for part in _parts_of(term, HEAD) if part.weight != embedding.name)
 
 
 def _parts_of(term: Term, region: str) -> Iterator[Part]:

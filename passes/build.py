@@ -8,7 +8,7 @@ from math import inf, prod
 
 from attrs import evolve
 
-from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, LastToken, Map, Norm, Rope, Scale
+from plandsl.ir.compute import Attention, CacheWrite, Concat, Embed, Gemm, Ids, LastToken, Map, Norm, Rope, Scale
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
 from plandsl.ir.limits import Limit, show_limits
 from plandsl.ir.names import EMBEDDING, HEAD, Places, RegionName, block_name, stem
@@ -80,8 +80,8 @@ def build_model(
     stream = tensor(model.activations, (*TOKENS, *model.embedding.dims[1:]))
     imbalance: dict[Places, Skew] = {}
     experts = frozenset(_experts(model))
-    regions = [_embedding(model, stream)]
     builder = partial(_Builder, model, phase, compute=compute, narrow=narrow, imbalance=imbalance, experts=experts)
+    regions = [_embedding(model, stream) if model.entry is None else builder().entry(model.entry)]
     regions += [builder().block(b, stream, len(model.blocks) > 1) for b in model.blocks]
     regions.append(builder().head(stream, model.causal and not verifies))
     steps = (*steps, *_tails(model))
@@ -130,6 +130,7 @@ class _Builder:
         self.variables: dict[str, Value] = {}
         self.groups: dict[str, tuple[Value, ...]] = {}
         self.caches = 0
+        self.rows: Value | None = None  # in the embedding: what tokens pick of the table
 
     def block(self, block: BlockSpec, stream: TensorType, named: bool) -> Region:
         """One block, repeated over its layers."""
@@ -141,6 +142,17 @@ class _Builder:
             self._statement(statement)
         region = self._region(block_name(block.name if named else ""), block.layers, x, self.variables[block.arg])
         return region if block.every == region.every else evolve(region, every=block.every)
+
+    def entry(self, term: Term) -> Region:
+        """What happens before the first layer, where it is more than picking rows of a table."""
+        self.region = EMBEDDING
+        ids = self._ids("token")
+        self.ops.clear()
+        table = self._table(self.model.embedding)
+        rows = self._embed(ids, table, "x", self.model.embedding)
+        self.rows = rows
+        out = self._term(term, "x")
+        return self._region(EMBEDDING, None, ids, out)
 
     def head(self, stream: TensorType, last_alone: bool) -> Region:
         """The head, on the last token of each request (``last_alone``) or on all tokens."""
@@ -172,6 +184,8 @@ class _Builder:
         match term:
             case Var():
                 return self.variables[term.name]
+            case Weight() if self.rows is not None and term.name == self.model.embedding.name:
+                return self.rows
             case Weight():
                 return self._kept(term)
             case Apply():
@@ -209,6 +223,10 @@ class _Builder:
             return self._experts(term, name)
         if term.fn == "concat":
             return self._concat(term, name)
+        if term.fn == "lookup":
+            table = term.args[0]
+            assert isinstance(table, Weight), "the grammar lets only weights be looked up"
+            return self._embed(self._ids(str(term.option("by", "token"))), self._table(table), name, term)
         if term.fn in STATEFUL:
             return self._state(term, name)
         xs = tuple(self._term(a, name) for a in term.args)
@@ -226,6 +244,22 @@ class _Builder:
         joined = tensor(xs[0].type.dtype, (*xs[0].type.names[:-1], str(term.option("into", ""))))
         out = self._out(name, joined)
         self.ops.append(Concat(out, xs, span=term.span))
+        return out
+
+    def _ids(self, of: str) -> Value:
+        """Numbers of the step's tokens, made once in a region."""
+        made = next((op.out for op in self.ops if isinstance(op, Ids) and op.of == of), None)
+        if made is None:
+            made = self._out("ids" if of == "token" else f"{of}s", tensor("int32", TOKENS))
+            self.ops.append(Ids(made, of))
+        return made
+
+    def _table(self, table: Weight) -> Value:
+        return self._quantised(table, table.dims[1:])
+
+    def _embed(self, ids: Value, table: Value, name: str, term: Weight | Apply) -> Value:
+        out = self._out(name, tensor(self.model.activations, (*TOKENS, *table.type.names[1:])))
+        self.ops.append(Embed(out, ids, table, span=term.span))
         return out
 
     def _state(self, term: Apply, name: str) -> Value:

@@ -59,6 +59,10 @@ def check_program(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
     yield from _loads(program)
     yield from _idle(plan, program)
     yield from _chunks(program)
+    if plan.model.stateful:
+        from plandsl.passes.shard_states import check_states
+
+        yield from check_states(plan, program)
     sizes = dict(plan.model.sizes)
     for region in program.regions:
         for op in region.ops:
@@ -421,9 +425,11 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
     for gpu in gpus:
         for dtype in dict.fromkeys((arithmetic(model, common), model.activations)):
             if gpu.peak(dtype) is None:
-                listed = ", ".join(n for n, _ in gpu.compute) or "none"
+                hint = f"it lists {', '.join(n for n, _ in gpu.compute) or 'none'}"
+                if dtype == "bf16" and gpu.peak("fp16") is not None:
+                    hint += f": `model = {model.name} with {{ weights = fp16, activations = fp16 }}`"
                 why = f"`{gpu.name}` lists no {dtype} peak"
-                yield Diagnostic("E304", why, model.span, f"multiplies in {dtype}", f"it lists {listed}")
+                yield Diagnostic("E304", why, model.span, f"multiplies in {dtype}", hint)
     for gpu in gpus:
         if gpu.power_max is not None:
             why = (
@@ -432,8 +438,8 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
             )
             yield Diagnostic("N315", why, gpu.span)
     if model.lora is not None:
-        why = "no kernel of adapters is measured: their times are rooflines, and the bands of an engine hold servers that "
-        yield Diagnostic("N487", f"{why}adapters slowed down to half their speed", model.span)
+        why = "no kernel of adapters is measured: times are rooflines, and bands of engines twice as wide"
+        yield Diagnostic("N487", why, model.span)
     if unpacked := [word for word in dict.fromkeys(map(base_format, model.formats)) if word in GGUF]:
         words = " and ".join(unpacked[:4]) + (", ..." if len(unpacked) > 4 else "")
         why = f"no kernel of {words} is measured: times are those of weights of about as many bits, bytes are exact"

@@ -18,7 +18,7 @@ from plandsl.diagnostics import Span
 from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import Relay
 from plandsl.ir.collectives import Reshard, Ring
-from plandsl.ir.compute import Attention, CacheWrite, Map
+from plandsl.ir.compute import Attention, CacheWrite, Ids, Map
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm
 from plandsl.ir.latent import LatentAttention
 from plandsl.ir.names import ENDS, HEAD, group_of, has_places, stem
@@ -184,6 +184,8 @@ class Sharder:
                 return self._add_on_first(op)
             case AdapterGemm() if self._keeps_partial(op):
                 return evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
+            case Ids():
+                return op
             case Regular():
                 return substitute(op, {name: x for rule in op.rules for name, x in self._by_rule(rule)})
             case Relay():

@@ -6,12 +6,16 @@ rules of the region `attention` say how heads, groups and channels are split, as
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from attrs import evolve
 
+from plandsl.diagnostics import Diagnostic
+from plandsl.ir.program import PREFILL, Program
 from plandsl.ir.states import Recurrence, ShortConv, States
 from plandsl.ir.types import Dim, Value
+from plandsl.spec.plan import PlanSpec
 
 if TYPE_CHECKING:
     from plandsl.passes.shard import Sharder
@@ -51,6 +55,22 @@ def _recurrence(op: Recurrence, sharder: Sharder) -> Recurrence:
         return sharder.lay(x, tuple(by_name.get(n, Dim(n)) for n in x.type.names))
 
     return evolve(op, q=lay(op.q), k=lay(op.k), v=lay(op.v), more=tuple(map(lay, op.more)))
+
+
+def check_states(plan: PlanSpec, program: Program) -> Iterator[Diagnostic]:
+    """A note (N475) for each axis whose ranks share positions, but each scan all of them and keep the whole state."""
+    if program.phase != PREFILL:
+        return
+    values = [v for region in program.regions for v in region.values().values()]
+    axes = {a for v in values for a in v.type.on("position")}
+    ops = [op for region in program.regions for op in region.ops if isinstance(op, Recurrence)]
+    kept = {a for op in ops for a in op.kept_state.type.axes}
+    for axis in plan.sharding.axes:
+        if axis.size > 1 and ops and axis.name in axes - kept:
+            ranks = f"each of the {axis.size} ranks of `{axis.name}`"
+            why = f"{ranks} scans all positions of a prompt, and keeps its whole state"
+            hint = "a state depends on all tokens before it: split heads instead, with `tp` or `sp`"
+            yield Diagnostic("N475", why, axis.span, hint=hint)
 
 
 def _shared(axes: tuple[str, ...], heads: tuple[str, ...]) -> tuple[str, ...]:

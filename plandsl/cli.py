@@ -136,7 +136,9 @@ def _fmt(made: _Parser) -> None:
 
 def _catalog(made: _Parser) -> None:
     made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node, cluster, calibration or engine")
-    made.add_argument("name", nargs="?", metavar="NAME", help="an entry; or a config.json, folder or GGUF file of a model")
+    made.add_argument(
+        "name", nargs="?", metavar="NAME", help="an entry; or config.json, folder or GGUF file of a model"
+    )
 
 
 def _passes(made: _Parser) -> None:
@@ -212,9 +214,20 @@ def _completion(made: _Parser) -> None:
 def _export(made: _Parser) -> None:
     _add_file(made)
     made.add_argument("--to", metavar="TARGET", required=True, help="the tool that reads it (docs/engines.md)")
+    made.add_argument("--connector", choices=("nixl", "mooncake"),
+                      help="what moves the KV cache between two pools (default: as the engine does)")  # fmt: skip
     made.add_argument(
         "-o", "--output", metavar="OUT", help="a file, or a folder for several (default: standard output)"
     )
+    made.add_argument("--shrink", action="store_true", help="with --to jax: small dimensions on the same mesh")
+
+
+def _execute(made: _Parser) -> None:
+    _add_file(made)
+    made.add_argument("--shrink", action="store_true",
+                      help="small dimensions on devices of the host, compared with the reference")  # fmt: skip
+    made.add_argument("--steps", type=int, default=3, help="decode steps to compare (default: 3)")
+    made.add_argument("--seed", type=int, default=0, help="seed of weights and tokens (default: 0)")
 
 
 VERBS: dict[str, tuple[str, Takes]] = {
@@ -237,6 +250,7 @@ VERBS: dict[str, tuple[str, Takes]] = {
     "autoscale": ("find the fewest replicas for each hour of a load, and what they cost", _autoscale),
     "completion": ("print the script that completes planc's commands in a shell", _completion),
     "export": ("write a plan as a file that another tool reads", _export),
+    "run": ("run a plan in JAX: small sizes beside the reference, or real sizes beside the prediction", _execute),
 }
 """Every verb: what help says of it, and what adds its arguments."""
 

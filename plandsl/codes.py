@@ -11,10 +11,12 @@ from typing import NamedTuple
 from plandsl.codes_export import EXPORT_CODES
 from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
+from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
 from plandsl.codes_names import NAME_CODES
 from plandsl.codes_python import PYTHON_CODES
 from plandsl.codes_render import RENDER_CODES
+from plandsl.codes_states import STATE_CODES
 from plandsl.codes_syntax import SYNTAX_CODES
 
 
@@ -537,8 +539,8 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
 CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
-        *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, SHARDING_CODES),
-        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES),
+        *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
+        *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES, STATE_CODES),
     )
     for name, parts in table.items()
 }

@@ -15,4 +15,66 @@ EXPORT_CODES: dict[str, tuple[str, str, str, str]] = {
         "",
         "name a file or a folder with `-o`.",
     ),
+    "E502": (
+        "no engine shards so",
+        "Engines have degrees: tensor, pipeline, data, sequence, context and expert parallelism. An axis of the mesh "
+        "that splits other dimensions together, or a rule for a single block, has no argument in any of them.",
+        "",
+        "use the degrees that the hint lists, or export to a tool that takes any sharding.",
+    ),
+    "E503": (
+        "the engine cannot do this",
+        "The plan asks for something that this engine has no argument for. An export leaves nothing out that changes "
+        "what is computed where.",
+        "",
+        "the hint names another engine, or another way to write the plan.",
+    ),
+    "E504": (
+        "the engine has no such format",
+        "The KV cache of the plan has a format that the engine cannot store.",
+        "",
+        "take one of the formats that the hint lists.",
+    ),
+    "W500": (
+        "what an export leaves out",
+        "The engine decides this by itself, in another way than the plan says. The file has a comment about it.",
+        "",
+        "nothing, if the engine's own way is fine.",
+    ),
+    "E515": (
+        "a plan that cannot be a program in JAX",
+        "`planc export --to jax` and `planc run` write the whole plan, or nothing.",
+        "",
+        "change what the message names.",
+    ),
+    "E516": (
+        "a format that jax.numpy lacks",
+        "A program keeps the number formats of its plan, and jax.numpy has no type for this one.",
+        "",
+        "set the format to another one with `--set`, or compare small dimensions with `planc run --shrink`.",
+    ),
+    "E517": (
+        "jax is not installed",
+        "`planc run` runs a program with jax, an optional part of plandsl.",
+        "",
+        "install it with `pip install 'plandsl[run]'`.",
+    ),
+    "E518": (
+        "the exported program failed",
+        "The program ran in a process of its own, which ended with this message.",
+        "",
+        "write the program with `planc export --to jax -o FILE.py` and run it, to see the whole message.",
+    ),
+    "E519": (
+        "too few devices",
+        "At real sizes each rank of a plan is one device that jax finds.",
+        "",
+        "run small dimensions on devices of the host with `--shrink`, or run a plan with fewer ranks.",
+    ),
+    "E520": (
+        "formats that the device refuses",
+        "A program at real sizes keeps the formats of its plan. The device could not multiply matrices in these.",
+        "",
+        "set the formats to others with `--set`, or run small dimensions with `--shrink`.",
+    ),
 }

@@ -16,8 +16,8 @@ HF_CODES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E231": (
         "unknown architecture",
-        "`hf` knows the language models of Llama, Mistral, Mixtral, Qwen 2 and 3, Qwen 3 MoE, DeepSeek V3 (and Kimi "
-        "K2), gpt-oss, Gemma 2 and 3. A config names one in `architectures`, or by its `model_type`.",
+        "A config names its family in `architectures`, or by its `model_type`. The message lists the families that "
+        "`hf` knows; a similar name says nothing about the layers of another.",
         '{\n  "architectures": ["MambaForCausalLM"],\n  "model_type": "mamba"\n}\n',
         "write the model as a block: `planc catalog model llama_3_1_8b` prints one to start from.",
     ),

@@ -276,12 +276,19 @@ NAME_CODES: dict[str, tuple[str, str, str, str]] = {
         "correct the figure; another board states its own `memory_total` and `power_max`.",
     ),
     "E250": (
-        "invalid PCIe link",
+        "invalid link",
         "`pcie` is the generation of the ports of a node's GPUs, 1 to 6, and `lanes` their lanes: 1, 2, 4, 8 or 16. "
-        "Both give the bandwidth, which is not stated beside them. They, `bridge` and `p2p` belong to "
-        "`topology = pcie`.",
+        "Both give the bandwidth, which is not stated beside them. They and `p2p` belong to `topology = pcie`; "
+        "`bridge` joins pairs of GPUs beside `pcie`, `ring` and `mesh`.",
         "node mine = l40s_8 with { link { topology = switch, pcie = 4 } }\n",
         "correct the field that the message names, or leave it out.",
+    ),
+    "E490": (
+        "invalid torus",
+        "A torus has two or three sizes. `wrap = off` says that no links join the ends of its axes, so that each axis "
+        "is a line and not a ring; other topologies have no such ends.",
+        "node mine = h100_8 with { link { wrap = off } }\n",
+        "leave out `wrap`, or state a torus.",
     ),
     "N202": (
         "an override takes the place of another field",

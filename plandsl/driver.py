@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from plandsl.backends.cost.answers.simulation import Run
     from plandsl.backends.cost.deployments.deployment import Metrics
     from plandsl.backends.graphviz.picture import Picture
+    from plandsl.backends.jax import Sharding
     from plandsl.backends.reference import Verdict
 
 
@@ -330,6 +331,70 @@ class CompiledPlan:
         call.whole("steps", 0, MAX_VERIFIED)
         call.whole("seed", 0)
         return verify_plan(self.spec, programs, plain_programs, steps=steps, seed=seed)
+
+    @guarded
+    def jax_program(self, *, shrink: bool = False, room: int = 0, exact: bool = False) -> str:
+        """This plan as one Python program that needs jax and numpy: a function for each stage, with its collectives.
+
+        With ``shrink``, on small dimensions; with ``exact``, all in float64. Its cache has room for the plan's output,
+        and for ``room`` steps. Raises `PlanError` for what jax cannot say (E515) and for formats that it lacks (E516).
+        """
+        from plandsl.backends.jax import export
+
+        if shrink:
+            return self.small.jax_program(room=room, exact=exact)
+        title = f"{self.name}: {self.spec.model.name}, {self.spec.ranks} devices."
+        return export(title, [made for _, made in self._shardings], room, exact=exact)
+
+    @cached_property
+    def small(self) -> CompiledPlan:
+        """This plan on small dimensions. Raises `PlanError` (E440) if it has too many ranks to run."""
+        from plandsl.backends.reference import shrink
+
+        return CompiledPlan(shrink(self.spec), ())
+
+    @cached_property
+    def _shardings(self) -> list[tuple[int, Sharding]]:
+        """Every sharding, with the number of its pool. (A draft has a program of its own.)"""
+        from plandsl.backends.jax import ONLY, Sharding
+
+        found, first = [], 0
+        for number, pool in enumerate(self.pools):
+            for mode, name in zip(pool.modes, ("base", "tensor"), strict=False):
+                words = [("prefill_pool", "decode_pool")[number]] if self._pools else []
+                words += [name] if len(pool.modes) > 1 else []
+                both = mode.prefill.program, mode.decode.program
+                found.append((number, Sharding("_".join(words) or ONLY, mode.spec, *both, first)))
+            first += pool.spec.ranks
+        return found
+
+    def _runs(self) -> list[tuple[str, str]]:
+        """Pairs of the sharding that prefills and the one that decodes: each with itself and with each other."""
+        numbered = [(number, made.name) for number, made in self._shardings]
+        return [(a, b) for i, a in numbered for j, b in numbered if i <= j]
+
+    @guarded
+    def run(self, steps: int = 3, seed: int = 0) -> Verdict:
+        """Run the small program in JAX, on devices of the host, and compare it with the unsharded reference.
+
+        Every pair of shardings runs: one prefills, and the other decodes on its cache. A draft runs by itself too.
+        """
+        from plandsl.backends.jax import run_pairs
+        from plandsl.backends.reference import expected, judge
+
+        call = Arguments("run", steps=steps, seed=seed)
+        call.whole("steps", 0, MAX_VERIFIED)
+        call.whole("seed", 0)
+        small, pairs = self.small, self.small._runs()
+        known = expected(small.spec, plain_programs(evolve(small.spec, speculate=None)), steps, seed)
+        text = small.jax_program(room=steps, exact=True)
+        found = run_pairs(text, known.weights, known.ids, pairs, small.spec.ranks)
+        runs = {a if a == b else f"{a}, then {b}": logits for (a, b), logits in zip(pairs, found, strict=True)}
+        verdict = judge(runs, known, small.spec.ranks)
+        if not verdict.ok or self.draft is None:
+            return verdict
+        guessing = self.draft.run(steps, seed)
+        return verdict if guessing.ok else evolve(guessing, where=f"the draft's {guessing.where}")
 
 
 def _check_run(name: str, **given: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 from plandsl.grammar.modules import catalog_find
 from plandsl.grammar.resolve import Spec, load
 from plandsl.spec.hardware import CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, LinkSpec, NodeSpec
 from plandsl.spec.model import ModelSpec
-from plandsl.units import show_bytes, show_rate, show_time
+from plandsl.units import HOUR, show_bytes, show_money, show_rate, show_time
 
 
 @cache
@@ -64,14 +65,31 @@ def catalog_line(kind: str, name: str) -> str:
             memory = f"{spec.memory / 2**30:.2f} of {spec.reported_memory / 2**30:.2f} GiB"
             return f"{memory} at {show_rate(spec.bandwidth)}; {peaks}"
         case NodeSpec():
-            each = "pair" if spec.link.topology == "mesh" else "GPU"
-            rate = show_rate(spec.link.bandwidth)
-            by_host = ", by the memory of the host" if spec.link.host else ""
-            return f"{spec.composition}, {spec.link.topology} of {rate} per {each} and direction{by_host}"
+            return spec.composition + "".join(_node_facts(spec))
         case ClusterSpec():
-            rate = show_rate(spec.network.bandwidth)
-            return f"{spec.composition}, {spec.network.topology} of {rate} per GPU and direction"
+            return f"{spec.composition}, {_show_network(spec.network)}"
         case CalibrationSpec():
             return spec.source
         case _:
             return ""
+
+
+def _node_facts(node: NodeSpec) -> Iterator[str]:
+    """What a line says of a node behind its GPUs: links, network, memory of the host, and the price of the whole."""
+    link, rate = node.link, show_rate(node.link.bandwidth)
+    if node.count > 1:
+        each = {"mesh": "pair", "ring": "neighbour", "torus": "link"}.get(link.topology, "GPU")
+        shape = f"({', '.join(map(str, link.dims))}){'' if link.wrap else ' with open ends'}" if link.dims else ""
+        yield f", {link.topology}{shape} of {rate} per {each} and direction"
+        yield f", bridged pairs {show_rate(link.bridge)}" if link.bridge else ""
+        yield ", by the memory of the host" if link.host else ""
+    if node.network:
+        yield f", network {_show_network(node.network)}"
+    if node.host_memory:
+        yield f", host {show_bytes(node.host_memory)}"
+    if node.price is not None:
+        yield f", {show_money(node.price * HOUR)} an hour"
+
+
+def _show_network(network: LinkSpec) -> str:
+    return f"{network.topology} of {show_rate(network.bandwidth)} per GPU and direction"

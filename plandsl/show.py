@@ -200,7 +200,7 @@ def show_model(model: ModelSpec) -> str:
     if model.lora is not None:
         held = f"adapters = {model.size(ADAPTERS)}, rank = {model.size(LORA_RANK)}"
         lines.append(f"lora {{ {held}, targets = [{', '.join(model.lora.targets)}], active = {model.lora.active} }}")
-    lines.append(f"embedding {show_term(model.embedding)}")
+    lines.append(f"embedding {show_term(model.entry or model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
     if model.mtp is not None:
@@ -219,8 +219,11 @@ def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:
     split = ""
     if len(model.blocks) > 1 or block.name != "block":
         first, last = block.layers
-        rest = len(block.every.at) > 1  # a block without `layers`, which covers all that no other block names
-        split = f" {block.name}" + ("" if rest else f" [layers = {first}..{last}{block.every}]")
+        uneven = len(block.every.at) > 1
+        if uneven and sum(len(other.every.at) > 1 for other in model.blocks) > 1:
+            split = f" {block.name} [layers = [{', '.join(map(str, block.every.select(block.layers)))}]]"
+        else:  # one uneven block can do without `layers`: it covers all that no other block names
+            split = f" {block.name}" + ("" if uneven else f" [layers = {first}..{last}{block.every}]")
     yield f"block{split} {block.arg}[{', '.join(('tokens', *model.embedding.dims[1:]))}] {{"
     for statement in block.statements:
         yield f"  {statement.target} = {show_term(statement.term)}"
@@ -403,6 +406,10 @@ def show_node(node: NodeSpec) -> str:
         section.put("link.bridge", f"{_number(node.link.bridge)} B/s")
     if node.link.topology == "pcie" and all(gpu.p2p for _, gpu in node.groups) != (node.link.host is None):
         section.put("link.p2p", "on" if node.link.host is None else "off")
+    if node.network:
+        _put_link(section, "network", node.network)
+    if node.host_memory is not None:
+        section.put("host_memory", f"{_number(node.host_memory)} B")
     _put_prices(section, node)
     if node.overhead is not None:
         section.put("overhead", f"{_number(node.overhead)} W")
@@ -427,6 +434,8 @@ def _put_link(section: _Section, name: str, link: LinkSpec) -> None:
     section.put(f"{name}.topology", _topology(link))
     section.put(f"{name}.bandwidth", f"{_number(link.bandwidth)} B/s")
     section.put(f"{name}.latency", f"{_number(link.latency)} s")
+    if not link.wrap:
+        section.put(f"{name}.wrap", "off")
 
 
 def _topology(link: LinkSpec) -> str:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from plandsl.backends.cost.forms.attention import chunk_keys, running_keys, visible_pairs
 from plandsl.backends.cost.work.attention import Softmax
 from plandsl.backends.cost.work.work import Binding
-from plandsl.backends.reference import experts
-from plandsl.backends.reference.attention import Mask
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import compare, verify_long_prefill
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import Attention
 from plandsl.ir.experts import Combine, Dispatch
+from plandsl.ir.meaning import experts
+from plandsl.ir.meaning.attention import Mask
 from plandsl.ir.ops import Op
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after

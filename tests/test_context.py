@@ -14,7 +14,6 @@ from hypothesis.strategies import DrawFn, composite
 
 from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.time.phase import play_slots
-from plandsl.backends.reference.attention import Mask, attention, partial_attention
 from plandsl.backends.reference.collectives import communicate
 from plandsl.backends.reference.placement import Array, Placement, extents, positions
 from plandsl.backends.reference.shrink import shrink
@@ -24,6 +23,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.base import COMPUTE, LINK
 from plandsl.ir.collectives import AllGather, AllReduce, ReduceScatter, Rescale, Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite
+from plandsl.ir.meaning.attention import Mask, attention, partial_attention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region, verify
 from plandsl.ir.schedule import Slot

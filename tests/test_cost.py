@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from math import ceil, log2
+from collections.abc import Iterator
+from itertools import product
+from math import ceil, log2, prod
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from plandsl.answers.phases import OpTime, PhaseEstimate
 from plandsl.backends.cost.forms.attention import visible_pairs
 from plandsl.backends.cost.machine import links
+from plandsl.backends.cost.machine.torus import spread
 from plandsl.backends.cost.num import ceil_div, clip, floor, largest, maximum, minimum, where
 from plandsl.backends.cost.time.phase import order, play, play_slots
 from plandsl.backends.cost.time.pipeline import play_pipeline
@@ -279,10 +282,54 @@ def test_groups_with_a_stride_share_the_links_of_a_ring() -> None:
     assert ways("all_reduce", "mesh", 4, stride=2) == ways("all_reduce", "mesh", 4)
 
 
-def test_torus_has_a_ring_for_each_of_its_dimensions() -> None:
-    flat = links.fabric(LinkSpec("torus", BW, A, (8, 1)), 1.0)
-    square = links.fabric(LinkSpec("torus", BW, A, (4, 2)), 1.0)
-    assert (flat.rings, square.rings) == (1, 2)
+def torus(collective: str, n: int, dims: tuple[int, ...], wrap: bool = True, stride: int = 1) -> float:
+    """Seconds of ``V`` bytes over part of a torus."""
+    f = links.fabric(LinkSpec("torus", BW, A, dims, wrap=wrap), 1.0, stride)
+    return float(links.seconds(links.COLLECTIVES[collective](f, n), V))
+
+
+def test_all_axes_of_a_torus_carry_a_collective_at_once() -> None:
+    # both ways around a ring of 4, two links; a line of 4, one link; two rings, four links
+    assert torus("all_gather", 4, (4, 4)) == pytest.approx(2 * A + 3 / 4 * V / (2 * BW))
+    assert torus("all_gather", 4, (4, 4), wrap=False) == pytest.approx(3 * A + 3 / 4 * V / BW)
+    assert torus("all_gather", 16, (4, 4)) == pytest.approx(4 * A + 15 / 16 * V / (4 * BW))
+    assert torus("all_gather", 8, (4, 4)) == pytest.approx(3 * A + 7 / 8 * V / (3 * BW))  # a ring, and two rows of it
+    assert torus("all_gather", 2, (4, 4)) == pytest.approx(A + V / 2 / BW)
+    for n in (2, 4, 8, 16):
+        assert torus("all_reduce", n, (4, 4)) == pytest.approx(2 * torus("all_gather", n, (4, 4)))
+
+
+def test_groups_with_a_stride_follow_another_axis_of_a_torus_or_share_its_links() -> None:
+    assert torus("all_gather", 4, (4, 4), stride=4) == torus("all_gather", 4, (4, 4))
+    assert torus("all_gather", 2, (4, 8), stride=4) == pytest.approx(4 * A + V / 2 / (2 * BW / 4))  # 4 share it
+    assert torus("all_gather", 3, (4, 4)) == pytest.approx(2 * A + 2 / 3 * V / BW)  # three of a row: a line
+
+
+def test_an_all_to_all_on_a_torus_is_held_up_by_its_longest_axis() -> None:
+    # half of the bytes cross the middle; a TPU's ring of m takes m / 8 of them per link, a line twice as much
+    assert torus("all_to_all", 16, (16, 1)) == pytest.approx(8 * A + 16 / 8 * V / BW)
+    assert torus("all_to_all", 16, (16, 1), wrap=False) == pytest.approx(15 * A + 16 / 4 * V / BW)
+    assert torus("all_to_all", 64, (8, 8)) == pytest.approx(8 * A + 8 / 8 * V / BW)
+    assert torus("all_to_all", 4, (2, 2)) == pytest.approx(2 * A + 1 / 2 * V / BW)
+
+
+@given(dims=st.lists(st.sampled_from((1, 2, 3, 4, 8)), min_size=2, max_size=3), wrap=st.booleans())
+def test_law_all_links_of_a_torus_together_carry_every_hop(dims: list[int], wrap: bool) -> None:
+    n = prod(dims)
+    found = spread(tuple(dims), wrap, n, 1)
+    hops = [sum(min(d, m - d) if wrap else d for d, m in zip(at, dims, strict=True)) for at in _apart(dims)]
+    assert found.distance == pytest.approx(sum(hops) / n**2)
+    assert found.reach == max(hops)
+    # links of one direction, at the ends of lines fewer than at a member in the middle
+    links_ = sum(n if wrap and m > 2 else n * (m - 1) / m for m in dims)
+    assert n * found.distance <= found.cut * 2 * links_ * (1 + 1e-9)
+
+
+def _apart(dims: list[int]) -> Iterator[tuple[int, ...]]:
+    """How far every two places of a torus are apart along each axis, without the links at its ends."""
+    places = list(product(*map(range, dims)))
+    for a, b in product(places, places):
+        yield tuple(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
 def test_larger_group_on_a_mesh_uses_more_links() -> None:

@@ -29,10 +29,11 @@ import pytest
 from plandsl import limits
 from plandsl.cli import VERBS, main, parser
 from plandsl.codes import CODES
-from plandsl.driver import check_module, compile_file, open_file
-from plandsl.entries import catalog_gpu
+from plandsl.driver import check_module, compile_file, open_file, open_text
+from plandsl.entries import catalog_gpu, catalog_line
 from plandsl.grammar import (
     arrivals,
+    catalog,
     draws,
     functions,
     hardware,
@@ -61,7 +62,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = (
     "language.md", "cost.md", "api.md", "architecture.md", "calibration.md", "accuracy.md", "search.md", "traffic.md",
-    "operator.md", "ci.md", "money.md", "laws.md", "gallery.md",
+    "operator.md", "ci.md", "money.md", "laws.md", "gallery.md", "machines.md",
 )  # fmt: skip
 FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -442,9 +443,71 @@ def unknown_prices():
     return f"- no price: {', '.join(free)}\n- no idle power: {', '.join(dark)}\n"
 
 
+PEAKS = ("fp4", "fp8", "int8", "bf16", "fp16")
+
+
+def table_of_chips():
+    """A row for each accelerator: what the chip is, and whose kernels its times rest on."""
+    rows = ""
+    for name, gpu in priced_gpus().items():
+        assumed = dict(gpu.assumed)
+        peaks = []
+        for dtype in PEAKS:
+            peak = dict(gpu.compute).get(dtype)
+            peaks.append("" if peak is None else f"{peak / 1e12:,.5g}{'*' * (f'compute.{dtype}' in assumed)}")
+        memory = f"{gpu.memory / 2**30:.4g}{'*' * ('memory' in assumed)}"
+        power = "" if gpu.power is None else f"{gpu.power:g}{'*' * ('power' in assumed)}"
+        own = catalog.aliases("gpu").get(gpu.calibration, gpu.calibration) == name
+        kernels = "its own" if own else f"`{gpu.calibration}`"
+        rows += f"| `{name}` | {memory} | {gpu.bandwidth / 1e9:,.5g} | {' | '.join(peaks)} | {power} | {kernels} |\n"
+    head = ["chip", "GiB", "GB/s", *PEAKS, "W", "kernels of"]
+    return f"| {' | '.join(head)} |\n|{' --- |' * len(head)}\n{rows}"
+
+
+def _node_specs():
+    module, others = open_text(""), catalog.aliases("node")
+    return {name: module.spec("node", name) for name in catalog.names("node") if name not in others}
+
+
+def _links(node):
+    return catalog_line("node", node.name).removeprefix(f"{node.composition}, ").partition(" and direction")[0]
+
+
+def table_of_nodes():
+    """A row for each kind of node with its links, and the counts that there are."""
+    kinds = {}
+    for name, node in _node_specs().items():
+        if node.price is None and not name.startswith(("aws", "gcp", "azure")):
+            words = _links(node) if node.count > 1 else ""
+            kinds.setdefault(name.rpartition("_")[0], []).append((node.count, words))
+    rows = ""
+    for stem, found in kinds.items():
+        by = {}
+        for count, words in found:
+            by.setdefault(words.replace(" per", "/").replace("/ ", "/"), []).append(count)
+        several = {words: sorted(by[words]) for words in sorted(by, key=lambda words: min(by[words])) if words}
+        cells = [f"{', '.join(map(str, counts))}: {words}" for words, counts in several.items()] or ["1"]
+        rows += f"| `{stem}_N` | {'; '.join(cells)} |\n"
+    return f"| node | N, and its links each way |\n| --- | --- |\n{rows}"
+
+
+def table_of_clouds():
+    rows = ""
+    for name, node in _node_specs().items():
+        if name.startswith(("aws", "gcp", "azure")):
+            network = "" if node.network is None else f"{node.network.bandwidth * 8 / 1e9:g} Gbit/s"
+            host = "" if node.host_memory is None else f"{node.host_memory / 1e9:,.0f} GB"
+            price = "" if node.price is None else f"{node.price * 3600:.2f}"
+            rows += f"| `{name}` | {node.composition} | {network} | {host} | {price} | {node.price_source} |\n"
+    return "| node | chips | network of each | host | USD/h | whose |\n| --- | --- | --- | --- | --- | --- |\n" + rows
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_generated_tables_are_up_to_date(page, updating):
-    made = {"codes": table_of_codes, "words": table_of_words, "prices": table_of_prices, "unknown": unknown_prices}
+    made = {
+        "codes": table_of_codes, "words": table_of_words, "prices": table_of_prices, "unknown": unknown_prices,
+        "chips": table_of_chips, "nodes": table_of_nodes, "clouds": table_of_clouds,
+    }  # fmt: skip
     text = read(page)
     real = GENERATED.sub(lambda m: m[1] + made[m[2]]() + m[3], text)
     assert "generated: codes" in text or page != "language.md"

@@ -16,7 +16,6 @@ from plandsl.answers.phases import OpTime
 from plandsl.backends.cost.forms.attention import Chip
 from plandsl.backends.cost.forms.moe import Layer, moe_seconds, popular_experts
 from plandsl.backends.cost.work.experts import Experts, crowd_loads
-from plandsl.backends.reference.experts import combine, dispatch, gates
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_programs
 from plandsl.diagnostics import PlanError
@@ -24,10 +23,10 @@ from plandsl.driver import CompiledPlan, compile_text, plain_programs, programs
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
 from plandsl.ir.compute import Quantize
 from plandsl.ir.experts import Combine, Dispatch, GroupedGemm, TopK
+from plandsl.ir.meaning.experts import combine, dispatch, gates
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.text import show_op
-from plandsl.ir.types import Value, tensor
 from plandsl.show import show_plan
 from plandsl.spec.constants import MoeConstants
 from plandsl.testing import assert_laws, models, plans, same
@@ -197,9 +196,7 @@ def test_another_choice_of_experts_is_another_model() -> None:
 
 
 def choice(logits: list[float], top_k: int, **options: object) -> list[float]:
-    value = Value("l", tensor("bf16", ("batch", "experts")))
-    op = evolve(TopK(value, value, None, top_k), **options)  # type: ignore[arg-type]
-    return [float(x) for x in gates(np.array([logits]), None, op)[0]]
+    return [float(x) for x in gates(np.array([logits]), top_k=top_k, **options)[0]]  # type: ignore[arg-type]
 
 
 def test_gates_are_a_softmax_over_the_chosen() -> None:
@@ -222,9 +219,7 @@ def test_sigmoid_gates_are_scaled_shares() -> None:
 
 
 def test_a_bias_counts_for_the_choice_alone() -> None:
-    value = Value("l", tensor("bf16", ("batch", "experts")))
-    op = TopK(value, value, value, 1, "sigmoid", normalize=False)
-    found = gates(np.array([[0.0, 1.0]]), np.array([9.0, 0.0]), op)
+    found = gates(np.array([[0.0, 1.0]]), np.array([9.0, 0.0]), top_k=1, score="sigmoid", normalize=False)
     assert found.tolist() == [[0.5, 0.0]]
 
 

@@ -169,7 +169,9 @@ def codes(path: Path) -> list[str]:
 
 
 def test_each_config_is_listed() -> None:
-    assert sorted(PARAMETERS) == sorted(path.stem for path in CONFIGS.glob("*.json"))
+    from tests.test_families import COUNTS
+
+    assert sorted([*PARAMETERS, *COUNTS]) == sorted(path.stem for path in CONFIGS.glob("*.json"))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -349,8 +351,8 @@ def test_windows_of_each_family() -> None:
         ("block sliding [layers = 3..4]", "q, k, v, window = 128)"),
     ]
     assert blocks(made(published("gemma_2_9b"))[0]) == [
-        ("block sliding [layers = 0..42 by 2]", "q, k, v, window = 4096)"),
-        ("block full [layers = 1..42 by 2]", "q, k, v)"),
+        ("block sliding [layers = 0..42 by 2]", "q, k, v, window = 4096, softcap = 50)"),
+        ("block full [layers = 1..42 by 2]", "q, k, v, softcap = 50)"),
     ]
     assert blocks(made(published("gemma_3_1b"))[0]) == [
         ("block sliding", "q, k, v, window = 512)"),
@@ -418,8 +420,8 @@ def test_more_experts_than_there_are() -> None:
 
 
 def test_layers_without_a_pattern_are_refused() -> None:
-    kinds = [("full_attention", "sliding_attention")[n.bit_count() % 2] for n in range(64)]
-    assert findings(num_hidden_layers=64, layer_types=kinds, sliding_window=8)[0][0] == "E232"
+    kinds = [("full_attention", "sliding_attention")[n.bit_count() % 2] for n in range(256)]
+    assert findings(num_hidden_layers=256, layer_types=kinds, sliding_window=8)[0][0] == "E232"
 
 
 KINDS = st.sampled_from([Kind((("sliding", a), ("sparse", b))) for a, b in ((0, 0), (1, 0), (1, 1))])

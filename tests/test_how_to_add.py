@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -146,6 +147,39 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("before", '    Pass(\n        "shard", ', '    Pass("negate", negate, "before layouts"),\n'),
     )
     return root
+
+
+CONFIG = """{"architectures": ["SmolLM3ForCausalLM"], "hidden_size": 2048, "num_hidden_layers": 36,
+"num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 11008, "vocab_size": 128256,
+"torch_dtype": "bfloat16"}"""
+
+ADDED = f'''
+from plandsl.backends.cost.answers.counts import parameters
+from plandsl.driver import open_text
+from plandsl.grammar.hf import translate
+from plandsl.passes.build import build_model
+
+text = translate(b"""{CONFIG}""", "config.json").text
+assert "block plain [layers = 3..36 by 4]" in text
+module = open_text(text)
+module.check()
+assert not module.diagnostics
+spec = module.spec("model", module.declarations[0].name.text)
+assert parameters(build_model(spec, "decode", "bf16")) == 3_075_098_624
+long = open_text("").spec("model", "qwen3_14b_long")
+assert (long.max_context, long.size("hidden")) == (131072, 5120)
+'''
+
+
+def test_a_model_and_a_family_are_added_as_the_examples_say(copy: Path) -> None:
+    examples = re.findall(r"```text file=(\S+)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    for path, text in examples:
+        assert not (copy / path).exists()
+        (copy / path).write_text(text, encoding="utf-8")
+    assert {Path(path).suffix for path, _ in examples} >= {".plan", ".family"}
+    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", ADDED], cwd=copy, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_an_op_a_function_and_a_pass_are_added_as_the_table_says(copy: Path) -> None:

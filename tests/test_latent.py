@@ -13,7 +13,6 @@ from plandsl.backends.cost.forms.attention import Chip, visible_pairs
 from plandsl.backends.cost.forms.mla import mla_decode_seconds, mla_prefill_seconds
 from plandsl.backends.cost.work.attention import Softmax
 from plandsl.backends.cost.work.work import Binding
-from plandsl.backends.reference.attention import Mask, attention, latent_attention
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare, verify_long_prefill
 from plandsl.diagnostics import PlanError
@@ -21,6 +20,7 @@ from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import CacheWrite, Gemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.latent import HeadGemm, LatentAttention
+from plandsl.ir.meaning.attention import Mask, attention, latent_attention
 from plandsl.ir.ops import COLLECTIVES, Op
 from plandsl.ir.program import Program, verify
 from plandsl.ir.text import read, read_op, read_type, show

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.reference.machine import _in_order
 from plandsl.backends.reference.shrink import shrink
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
+from plandsl.ir.program import in_order
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after
 from plandsl.show import show_plan
@@ -119,7 +119,7 @@ def test_stages_run_their_layers_in_order_and_each_once() -> None:
     plan = plan_of("", "[layers = 5..layers by 6]", 62, "pp = 4")
     names = {b.name: b for b in plan.spec.model.blocks}
     wanted = sorted((n, f"block.{name}") for name, b in names.items() for n in layers_of(b))
-    ran = [run for parts in plan.prefill.stages for run in _in_order(parts) if run[1] is not None]
+    ran = [run for parts in plan.prefill.stages for run in in_order(parts) if run[1] is not None]
     assert [(n, name) for name, n in ran] == wanted
     assert [n for _, n in ran] == list(range(62))
     assert [sum(p.repeats for p in parts if p.layers) for parts in plan.prefill.stages] == [16, 16, 15, 15]
@@ -135,7 +135,7 @@ def test_layers_in_turns_verify(sharding: str) -> None:
 def test_blocks_one_behind_the_other_are_another_model() -> None:
     """A backend that ran all layers of one block before those of the next would be seen to."""
     turns = plan_of("[layers = 0..4 by 2]", "[layers = 1..4 by 2]", 4).prefill.stages[0]
-    assert [name for name, _ in _in_order(turns)] == [
+    assert [name for name, _ in in_order(turns)] == [
         "embedding", "block.local", "block.wide", "block.local", "block.wide", "head",
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from plandsl.backends.reference import collectives as executor
-from plandsl.backends.reference import experts, machine
+from plandsl.backends.reference import machine
 from plandsl.backends.reference.placement import Array, Placement, Shards
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import Phases, compare
@@ -27,6 +27,7 @@ from plandsl.driver import plain_programs, programs
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Rescale, Reshard, Ring, Send, Slice
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.experts import Combine
+from plandsl.ir.meaning import experts
 from plandsl.ir.names import Places
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program, Region

@@ -11,7 +11,6 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.reference.attention import Mask, attention, rope
 from plandsl.backends.reference.collectives import communicate
 from plandsl.backends.reference.compute import function_of
 from plandsl.backends.reference.machine import Machine
@@ -31,6 +30,7 @@ from plandsl.driver import compile_text, plain_programs, programs
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import AllGather, AllReduce, AllToAll, ReduceScatter, Slice
 from plandsl.ir.compute import Concat, Quantize
+from plandsl.ir.meaning.attention import Mask, attention, rope
 from plandsl.ir.ops import OPS, Op
 from plandsl.ir.program import Part, Program, Region
 from plandsl.ir.program import verify as findings

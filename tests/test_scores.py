@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plandsl.backends.reference.attention import Change, Mask, alibi_slopes, attention, rope
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import compare, verify_long_prefill
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import Attention, Rope
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.meaning.attention import Change, Mask, alibi_slopes, attention, rope
 from plandsl.ir.ops import Op
 from plandsl.ir.text import read, show
 from plandsl.passes import program_after

@@ -10,7 +10,6 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plandsl.backends.reference.attention import Mask, attention, partial_attention
 from plandsl.backends.reference.compute import function_of
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.verify import compare, verify_long_prefill
@@ -18,6 +17,7 @@ from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_text
 from plandsl.ir.compute import Attention, Map
 from plandsl.ir.limits import NONE, Limit, read_limits, show_limits
+from plandsl.ir.meaning.attention import Mask, attention, partial_attention
 from plandsl.ir.ops import Op
 from plandsl.ir.program import Program
 from plandsl.ir.text import read, show

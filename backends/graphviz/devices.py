@@ -38,7 +38,7 @@ from plandsl.backends.graphviz.palette import (
     MUTED,
     PANEL,
 )
-from plandsl.spec.hardware import NodeSpec
+from plandsl.spec.hardware import LinkSpec, NodeSpec
 from plandsl.units import counted, show_bytes, show_percent, show_rate, show_time
 
 
@@ -301,7 +301,7 @@ def describe(node: NodeSpec) -> str:
     }
     across = words.get(link.topology, f"{link.topology}, each link")
     if link.dims:
-        across = f"{link.topology} {TIMES.join(map(str, link.dims))}, each link"
+        across = f"{describe_torus(link)}, each link"
     return DOT.join(
         [
             ", ".join(gpus),
@@ -310,6 +310,11 @@ def describe(node: NodeSpec) -> str:
             *([f"bridged pairs {show_rate(link.bridge)}"] if link.bridge else []),
         ]
     )
+
+
+def describe_torus(link: LinkSpec) -> str:
+    """``torus 4 x 4``, and whether its axes are open at the ends."""
+    return f"{link.topology} {TIMES.join(map(str, link.dims))}{'' if link.wrap else ' with open ends'}"
 
 
 def machine_drawing(facts: Facts) -> Devices:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from plandsl.backends.cost.answers.flows import flows
 from plandsl.backends.cost.work.crossing import near_boundaries
 from plandsl.backends.graphviz.canvas import Canvas, Point
-from plandsl.backends.graphviz.devices import Devices, describe
+from plandsl.backends.graphviz.devices import Devices, describe, describe_torus
 from plandsl.backends.graphviz.devices_layout import (
     BUS,
     GAP,
@@ -228,7 +228,7 @@ class Nodes(Devices):
         )
         canvas.text(PAD, TOP + 19, cluster.name, size=15, bold=True, width=width * 0.4)
         net = cluster.network
-        shape = f"{net.topology} {TIMES.join(map(str, net.dims))}" if net.dims else net.topology
+        shape = describe_torus(net) if net.dims else net.topology
         rate = f"{show_rate(net.bandwidth)} one way for each GPU, {show_time(net.latency)}"
         made_of = ", ".join(f"{count} {TIMES} {node.name}" for count, node in cluster.groups)
         words = f"{made_of}, network {shape}: {rate}"

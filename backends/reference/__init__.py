@@ -7,7 +7,17 @@ devices of its group hold. So a program with too little communication fails here
 from plandsl.backends.reference.machine import Machine
 from plandsl.backends.reference.placement import Mismatch
 from plandsl.backends.reference.shrink import shrink
-from plandsl.backends.reference.verify import Verdict, verify_plan, verify_programs
+from plandsl.backends.reference.verify import Verdict, expected, judge, verify_plan, verify_programs
 from plandsl.backends.reference.weights import make_weights
 
-__all__ = ["Machine", "Mismatch", "Verdict", "make_weights", "shrink", "verify_plan", "verify_programs"]
+__all__ = [
+    "Machine",
+    "Mismatch",
+    "Verdict",
+    "expected",
+    "judge",
+    "make_weights",
+    "shrink",
+    "verify_plan",
+    "verify_programs",
+]

@@ -9,17 +9,8 @@ from typing import TypeAlias, assert_never
 import numpy as np
 from attrs import frozen
 
-from plandsl.backends.reference import experts
-from plandsl.backends.reference.attention import (
-    Change,
-    Mask,
-    alibi_slopes,
-    attention,
-    latent_attention,
-    partial_attention,
-    rope,
-)
 from plandsl.backends.reference.placement import Array, Held, Mismatch, Placement, Range, Shards, positions
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks, Join, Split
 from plandsl.ir.compute import (
@@ -29,6 +20,7 @@ from plandsl.ir.compute import (
     Concat,
     Embed,
     Gemm,
+    Ids,
     LastToken,
     Map,
     Norm,
@@ -36,11 +28,20 @@ from plandsl.ir.compute import (
     Rope,
     Scale,
 )
-from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.experts import Combine, Dispatch, Routing, TopK
 from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
 from plandsl.ir.latent import Latent, LatentAttention
 from plandsl.ir.limits import NONE, read_limits
+from plandsl.ir.meaning import elementwise, experts
+from plandsl.ir.meaning.attention import (
+    Change,
+    Mask,
+    alibi_slopes,
+    attention,
+    latent_attention,
+    partial_attention,
+    rope,
+)
 from plandsl.ir.names import axes_of, stem
 from plandsl.ir.types import TensorType, Value
 
@@ -49,9 +50,6 @@ OnDevice: TypeAlias = Compute | Latent | Routing | Chunks
 
 Routed: TypeAlias = TopK | Dispatch | Combine
 
-EPSILON = 1e-6
-
-
 OPERATORS: dict[str, Callable[..., Array]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -59,6 +57,10 @@ OPERATORS: dict[str, Callable[..., Array]] = {
     PLUS: lambda x: x,
 }
 """The functions of a `Map` besides the functions of one tensor; its limits are applied first."""
+
+
+NORMS = {"rms_norm": elementwise.rms_norm, "layer_norm": elementwise.layer_norm}
+"""The functions of a `Norm`."""
 
 
 def function_of(fn: str) -> Callable[..., Array]:
@@ -77,13 +79,14 @@ def function_of(fn: str) -> Callable[..., Array]:
 class Local:
     """One device in one step: its arrays by name, and the part of each tensor that they are.
 
-    ``past`` counts the tokens that were in the cache before this step.
+    ``past`` counts the tokens that were in the cache before this step; ``ids`` ``[batch, position]`` are its tokens.
     """
 
     rank: int
     place: Placement
     values: Mapping[str, Shards]
     past: int
+    ids: Array
 
     def array(self, value: Value) -> Array:
         """This device's part of ``value``."""
@@ -125,6 +128,8 @@ def compute(op: OnDevice, here: Local) -> tuple[Array, ...]:
     match op:
         case Embed():
             return (_embed(op, here),)
+        case Ids():
+            return (_ids(op, here),)
         case Norm():
             here.check_ranges(op, *op.operands)
             return (_norm(here.array(op.x), op, op.x.type, here),)
@@ -175,24 +180,24 @@ def _join(op: Join, here: Local) -> Array:
     return out
 
 
+def _ids(op: Ids, here: Local) -> Array:
+    if op.of == "token":
+        return here.ids
+    numbers = np.zeros_like(here.ids)
+    return numbers if op.of == "type" else numbers + np.arange(here.ids.shape[1]) + here.past
+
+
 def _embed(op: Embed, here: Local) -> Array:
     """Rows of the table; a row that another rank holds counts as zeros."""
-    start, stop = here.place.held_range(op.table.type.dims[0], here.rank)
-    ids, table = here.array(op.ids), here.array(op.table)
-    out = np.zeros((*ids.shape, *table.shape[1:]))
-    mine = (ids >= start) & (ids < stop)
-    out[mine] = table[ids[mine] - start]
-    return out
+    start, _ = here.place.held_range(op.table.type.dims[0], here.rank)
+    return elementwise.embed(here.array(op.ids), here.array(op.table), start)
 
 
 def _norm(x: Array, op: Norm | AddNorm, type_: TensorType, here: Local) -> Array:
     along = type_.names.index(op.over)
-    count = max(x.shape[along], 1)
-    if op.fn == "layer_norm":
-        x = x - x.sum(along, keepdims=True) / count
-    elif op.fn != "rms_norm":
+    if op.fn not in NORMS:
         raise Mismatch(f"no norm is called '{op.fn}'")
-    out: Array = x / np.sqrt((x * x).sum(along, keepdims=True) / count + EPSILON)
+    out = NORMS[op.fn](x, along)
     return out if op.gain is None else out * _align(op.gain, type_.names, here)
 
 
@@ -253,7 +258,9 @@ def _routing(op: Routed, here: Local) -> Array:
         case TopK():
             if here.held_range(op.logits, op.logits.type.names[-1])[1] != here.place.sizes[op.logits.type.names[-1]]:
                 raise Mismatch(f"top_k: rank {here.rank} knows only some of the scores of {op.logits}")
-            return experts.gates(here.array(op.logits), None if op.bias is None else here.array(op.bias), op)
+            bias = None if op.bias is None else here.array(op.bias)
+            logits, options = here.array(op.logits), {"score": op.score, "normalize": op.normalize}
+            return experts.gates(logits, bias, top_k=op.top_k, scale=op.scale, **options)
         case Dispatch():
             return experts.dispatch(here.array(op.x), here.array(op.gates), op.weighs)
         case Combine():
@@ -318,9 +325,6 @@ def _key_heads(op: Attention, here: Local) -> Array:
 
 def _last_token(op: LastToken, here: Local) -> Array:
     """The last position where this rank holds it, zeros elsewhere."""
-    x, along = here.array(op.x), op.x.type.names.index("position")
-    start, stop = here.held_range(op.x, "position")
-    if start < here.place.sizes["position"] == stop:
-        last: Array = x.take(-1, axis=along)
-        return last
-    return np.zeros(x.shape[:along] + x.shape[along + 1 :])
+    start, _ = here.held_range(op.x, "position")
+    along = op.x.type.names.index("position")
+    return elementwise.last_token(here.array(op.x), along, here.place.sizes["position"] - 1 - start)

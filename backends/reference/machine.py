@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import cycle, groupby
+from itertools import cycle
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +19,7 @@ from plandsl.ir.collectives import Along, Recv, Reshard, Ring, Send
 from plandsl.ir.compute import CacheWrite
 from plandsl.ir.names import EMBEDDING, RegionName
 from plandsl.ir.ops import KEEPS, Op
-from plandsl.ir.program import PREFILL, Part, Program, Region
+from plandsl.ir.program import PREFILL, Part, Program, Region, in_order
 from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.types import PADDED, Value
 
@@ -153,6 +153,7 @@ class _Step:
     ) -> None:
         self.program, self.place, self.weights = program, place, weights
         (self.cache, self.memory), self.past, self.check = kept, past, check
+        self.ids: Array = np.zeros((0, 0), dtype=int)
         self.mail: dict[int, list[tuple[Value, Array]]] = {}
         self.ranks: list[int] = []
         self.stage = 0
@@ -162,16 +163,17 @@ class _Step:
         stages = self._stages()
         for self.stage, parts in enumerate(stages):
             ranks = self._stage_ranks(len(stages))
-            yield from ((ranks, region, layer) for region, layer in _in_order(parts))
+            yield from ((ranks, region, layer) for region, layer in in_order(parts))
 
     def run(self, ids: Array) -> Flow:
         """Run every stage in turn, each on its own ranks. Only sent values pass between stages."""
         flow: Flow | None = None
+        self.ids = np.asarray(ids)
         stages = self._stages()
         for self.stage, parts in enumerate(stages):
             self.ranks = self._stage_ranks(len(stages))
             flow = None
-            for region, layer in _in_order(parts):
+            for region, layer in in_order(parts):
                 flow = self._part(self.program.region(region), layer, ids, flow)
         if any(self.mail.values()):
             waiting = [rank for rank, left in self.mail.items() if left]
@@ -254,7 +256,7 @@ class _Step:
 
     def _each(self, held: Held, work: Callable[[Local], tuple[Array, ...]]) -> list[Shards]:
         """The results of ``work`` on every rank of the stage, by result."""
-        done = [work(Local(rank, self.place, held, self.past)) for rank in self.ranks]
+        done = [work(Local(rank, self.place, held, self.past, self.ids)) for rank in self.ranks]
         return [dict(zip(self.ranks, arrays, strict=True)) for arrays in zip(*done, strict=True)]
 
     def _send(self, op: Send, x: Shards) -> None:
@@ -272,16 +274,6 @@ class _Step:
         if (value.type.dims, value.type.partial) != (op.out.type.dims, op.out.type.partial):
             raise Mismatch(f"rank {rank} wants {op.out.type}, but is sent {value.type}")
         return array
-
-
-def _in_order(parts: Iterable[Part]) -> Iterator[tuple[RegionName, int | None]]:
-    """The regions that a stage runs, with their layers; neighbouring blocks run in the order of their layers."""
-    for block, group in groupby(parts, key=lambda part: part.layers is not None):
-        if not block:
-            yield from ((part.region, None) for part in group)
-            continue
-        runs = [(n, part.region) for part in group if part.layers for n in part.every.select(part.layers)]
-        yield from ((region, n) for n, region in sorted(runs))
 
 
 def _check_uses(values: Iterable[Value], known: Mapping[str, Value], what: str) -> None:

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.ir.types import REPLICATED
-from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Weight, walk
+from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Weight, looks_up_position, walk
 from plandsl.spec.plan import CutSpec, PlanSpec, ShardingSpec
 
 MAX_RANKS = 64
@@ -38,6 +38,9 @@ TURNED = 2
 
 TOP_K = 2
 """Most experts of a token, unless every token goes to all experts."""
+
+POSITIONS = 64
+"""Positions that a table has beyond the longest prompt, for tokens that are decoded."""
 
 LEAST = 4
 """Least size of a dimension, unless its true size is smaller."""
@@ -156,14 +159,22 @@ def _sizes(model: ModelSpec, axes: _Axes, taken: set[int]) -> dict[str, int]:
     """Small sizes, all different, so that a program that confuses two dimensions cannot run by chance."""
     out = _heads(model, axes)
     taken = taken | set(out.values())
+    tables = {w.dims[0] for t in _applied(model) if looks_up_position(t) for w in t.args if isinstance(w, Weight)}
+    most = max(taken) + POSITIONS
     for name, size in model.sizes:
         if name not in out and name != "layers":
             even = size % 2 == 0  # an even size stays even, because rope halves a dimension
-            out[name] = _similar_size(name, size, axes.subsets(name), LEAST, step=1 + even, but=taken)
+            out[name] = _similar_size(
+                name, size, axes.subsets(name), most if name in tables else LEAST, step=1 + even, but=taken
+            )
             taken.add(out[name])
     width = out[model.embedding.dims[-1]]
-    joins = (t for b in model.blocks for s in b.statements for t in walk(s.term) if isinstance(t, Apply))
-    return out | {str(t.option("into", "")): len(t.args) * width for t in joins if t.fn == "concat"}
+    joins = (t for t in _applied(model) if t.fn == "concat")
+    return out | {str(t.option("into", "")): len(t.args) * width for t in joins}
+
+
+def _applied(model: ModelSpec) -> Iterator[Apply]:
+    return (t for term in model.terms for t in walk(term) if isinstance(t, Apply))
 
 
 def _heads(model: ModelSpec, axes: _Axes) -> dict[str, int]:

@@ -167,7 +167,8 @@ def _decay(op: Recurrence, more: dict[str, Array], here: Local) -> Array:
     start, stop = here.held_range(op.v, op.v.type.names[2])
     if "step" in more:
         step, rate = (x if x.ndim == dims else x[..., None] for x, dims in ((more["step"], 4), (more["rate"], 2)))
-        return np.exp(-np.exp(rate) * step)
+        found: Array = np.exp(-np.exp(rate) * step)
+        return found
     if not op.slopes:
         return np.ones((batch, positions, stop - start, 1))
     slopes = 2.0 ** (-8.0 * np.arange(start + 1, stop + 1) / here.place.sizes[op.v.type.names[2]])

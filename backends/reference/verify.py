@@ -14,6 +14,7 @@ from plandsl.backends.reference.placement import TOLERANCE, Array, Mismatch, dif
 from plandsl.backends.reference.shrink import shrink
 from plandsl.backends.reference.weights import Weights, global_sizes, make_weights
 from plandsl.ir.compute import Embed
+from plandsl.ir.names import EMBEDDING
 from plandsl.ir.program import Program
 from plandsl.ir.program import verify as findings
 from plandsl.ir.types import Mesh
@@ -151,6 +152,41 @@ def verify_plan(
     return evolve(worst, ranks=sum(phases[0][0].mesh.ranks for phases in made))
 
 
+class Expected(NamedTuple):
+    """Weights and tokens ``[batch, input + steps]`` of a small plan, and the logits of a prefill and of each step."""
+
+    weights: Weights
+    ids: Array
+    logits: list[Array]
+
+
+def expected(small: PlanSpec, plain: Phases, steps: int = 3, seed: int = 0) -> Expected:
+    """What the unsharded programs ``plain`` of a plan compute, in steps of as many tokens as the plan's.
+
+    ``plain`` makes no guesses: it runs the tokens of a step one by one.
+    """
+    sizes = _symbols(small)
+    weights, queries, prompt = _weights(plain, sizes, seed), small.queries, small.workload.input
+    ids = _tokens(plain[0], sizes, steps * queries, seed)
+    machine = Machine(_on_one_device(plain[0]), _on_one_device(plain[1]), weights, sizes)
+    logits = [machine.prefill(ids[:, :prompt])]
+    logits += [one_by_one(machine, ids[:, at : at + queries]) for at in range(prompt, ids.shape[1], queries)]
+    return Expected(weights, ids, logits)
+
+
+def judge(runs: Mapping[str, Sequence[Array]], known: Expected, ranks: int) -> Verdict:
+    """Compare the logits of ``runs``, by what ran, with the expected ones."""
+    verdict = Verdict(True, 0.0, "", len(known.logits) - 1, ranks)
+    for where, logits in runs.items():
+        for step, (found, right) in enumerate(zip(logits, known.logits, strict=True)):
+            worst, at = difference(found, right), f"{where}, {f'decode step {step}' if step else 'prefill'}"
+            if worst > verdict.worst:
+                verdict = evolve(verdict, worst=worst, where=at)
+            if not worst <= TOLERANCE:
+                return evolve(verdict, ok=False, message=f"{at} is off by {worst:.1e} of its largest element")
+    return verdict
+
+
 def _symbols(plan: PlanSpec) -> dict[str, int]:
     return {"batch": plan.workload.batch, "input": plan.workload.input, "queries": plan.queries}
 
@@ -262,6 +298,7 @@ def _weights(plain: Phases, sizes: Mapping[str, int], seed: int) -> Weights:
 
 def _tokens(program: Program, sizes: Mapping[str, int], steps: int, seed: int) -> Array:
     """Random token ids ``[batch, input + steps]``."""
-    (vocab,) = {op.table.type.names[0] for r in program.regions for op in r.ops if isinstance(op, Embed)}
+    region = program.region(EMBEDDING)
+    vocab = next(op.table.type.names[0] for op in region.ops if isinstance(op, Embed) and op.ids in region.args)
     rows = global_sizes(program, sizes)[vocab]
     return np.random.default_rng(seed).integers(rows, size=(sizes["batch"], sizes["input"] + steps))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plandsl.answers.about import NOBODY, About
 from plandsl.answers.communication import NO_CALLS, Communication
-from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
+from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus, StateUse
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.arguments import Arguments
 from plandsl.diagnostics import Diagnostic
@@ -85,6 +85,7 @@ class Estimate(NamedTuple):
     simulated: Short | None = None
     start: Start | None = None
     engine_origin: str = ""
+    states: StateUse | None = None
     money: Money | None = None
     energy: Energy | None = None
     fleet: Fleet | None = None
@@ -200,6 +201,8 @@ class Estimate(NamedTuple):
             out |= {"engine_origin": self.engine_origin} if self.engine_origin else {}
         if self.start is not None:
             out["start"] = self.start.as_json()
+        if self.states is not None:
+            out["states"] = self.states.as_json()
         if self.cluster is not None:
             out["cluster"] = self.cluster.as_json()
         if self.shift is not None:

@@ -31,6 +31,22 @@ class Memory(NamedTuple):
         }
 
 
+class StateUse(NamedTuple):
+    """States of requests, which have one size whatever the requests' lengths.
+
+    ``request`` is the bytes of a request's state over all GPUs, ``gpu`` the bytes of all states on the fullest GPU, as
+    the engine holds them. A request has ``copies``: for guessed tokens, and for the prefix cache.
+    """
+
+    request: float
+    gpu: float
+    copies: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``states`` object."""
+        return {"bytes_per_request": self.request, "bytes_per_gpu": self.gpu, "copies": self.copies}
+
+
 class StageGpus(NamedTuple):
     """The GPUs of a stage over all replicas, as pairs of (name, count), and the one with the least memory."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def run_catalog(arguments: Namespace) -> int:
         if made or name in catalog.names(kind):
             return _print_entry(kind, name, catalog.from_config(name) if made else catalog.text(kind, name), arguments)
     kinds = catalog.kinds() if kind is None else (kind,)
-    listed = {k: [n for n in catalog.names(k) if name is None or name.lower() in n] for k in kinds}
+    listed = {k: [n for n in catalog.names(k) if name is None or _found(k, n, name)] for k in kinds}
     if name is not None and not any(listed.values()):
         known = [word for k in kinds for word in (*((k,) if kind is None else ()), *catalog.names(k))]
         from plandsl.grammar.near import hint_for_name
@@ -47,6 +48,13 @@ def run_catalog(arguments: Namespace) -> int:
 def is_checkpoint(name: str) -> bool:
     """Whether `hf` or `gguf` reads this: a config.json, a GGUF file, or the folder of a checkpoint."""
     return name.endswith((".json", ".gguf")) or os.path.isfile(os.path.join(name, "config.json"))
+
+
+def _found(kind: str, entry: str, text: str) -> bool:
+    """Whether an entry has ``text`` in its name, or is what somebody calls so: ``p5.48xlarge``."""
+    from plandsl.grammar.near import catalog_name
+
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()) in entry or (kind == "node" and entry == catalog_name(kind, text))
 
 
 def _catalog_lines(kind: str, names: list[str]) -> Iterator[str]:

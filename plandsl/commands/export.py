@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from plandsl._version import __version__
 from plandsl.commands.console import OK, print_json, print_text
+from plandsl.commands.findings import print_diagnostics
 from plandsl.commands.sources import compile_one
 from plandsl.diagnostics import Diagnostic, PlanError, clip, nearest
 from plandsl.files import write_file
 
 if TYPE_CHECKING:
+    from plandsl.backends.engines.server import Deployment
     from plandsl.driver import CompiledPlan
+    from plandsl.spec.scheduler import SchedulerName
 
 Exported: TypeAlias = "str | bytes | Mapping[str, str | bytes]"
 """The content of one file, or the content of each file of a folder by its name."""
@@ -32,13 +35,54 @@ class Target(NamedTuple):
     make: Callable[[CompiledPlan, Namespace], Exported]
 
 
-TARGETS: tuple[Target, ...] = ()
+def _jax(plan: CompiledPlan, arguments: Namespace) -> str:
+    return plan.jax_program(shrink=arguments.shrink)
+
+
+def _vllm(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    return _script("vllm", plan, arguments)
+
+
+def _sglang(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    return _script("sglang", plan, arguments)
+
+
+def _trtllm(plan: CompiledPlan, arguments: Namespace) -> Exported:
+    return _script("trtllm", plan, arguments)
+
+
+def _script(engine: SchedulerName, plan: CompiledPlan, arguments: Namespace) -> str:
+    """The script that starts a plan's servers; what it leaves out is told on standard error."""
+    from plandsl.backends.engines.commands import CONNECTOR
+    from plandsl.backends.engines.scripts import write_script
+
+    return write_script(_deployment(engine, plan), engine, arguments.connector or CONNECTOR[engine])
+
+
+def _deployment(engine: SchedulerName, plan: CompiledPlan) -> Deployment:
+    from plandsl.backends.engines.plans import deploy
+
+    found = deploy(plan.spec, engine, plan.closed_form(), plan.sources)
+    if found.remarks:
+        print_diagnostics(found.remarks, plan.sources)
+    return found
+
+
+TARGETS: tuple[Target, ...] = (
+    Target("vllm", "script for vLLM", _vllm),
+    Target("sglang", "script for SGLang", _sglang),
+    Target("trtllm", "script for TensorRT-LLM", _trtllm),
+    Target("jax", "a Python program", _jax),
+)
 """Every target of `planc export --to`."""
 
 
 def run_export(arguments: Namespace) -> int:
     """`planc export`."""
     target = _target(arguments.to)
+    if arguments.shrink and target.make is not _jax:
+        why = f"`--to {target.name}` writes a plan as it is, and takes no --shrink"
+        raise PlanError([Diagnostic("E400", why, hint="leave out --shrink, or write a program: --to jax")])
     plan = compile_one(arguments)
     content = target.make(plan, arguments)
     if isinstance(content, Mapping):

@@ -25,7 +25,7 @@ _shtab_planc_accuracy_option_strings=(-h --help --json --rows)
 _shtab_planc_simulate_option_strings=(-h --help --json --plan --set --requests --seeds --find-rate --rows --plot --view --scheduler)
 _shtab_planc_autoscale_option_strings=(-h --help --json --plan --set --every --requests --least --scheduler)
 _shtab_planc_completion_option_strings=(-h --help --json)
-_shtab_planc_export_option_strings=(-h --help --json --plan --set --to -o --output)
+_shtab_planc_export_option_strings=(-h --help --json --plan --set --to --connector -o --output)
 _shtab_planc_option_strings=(-h --help --version)
 
 _shtab_planc_init_pos_0_COMPGEN=_shtab_compgen_files
@@ -69,6 +69,7 @@ _shtab_planc_render___against_choices=(ttft tpot latency)
 _shtab_planc_catalog_pos_0_choices=(model gpu node cluster calibration engine)
 _shtab_planc_simulate___view_choices=(latency occupancy steps rates)
 _shtab_planc_completion_pos_0_choices=(bash zsh fish)
+_shtab_planc_export___connector_choices=(nixl mooncake)
 _shtab_planc_pos_0_choices=(init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export)
 
 _shtab_planc_init__h_nargs=0

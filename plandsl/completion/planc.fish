@@ -51,7 +51,7 @@ function _shtab_planc_using
 end
 
 set -g _shtab_planc_commands init compile check render verify laws search fmt catalog passes explain diff compare-comm calibrate accuracy simulate autoscale completion export
-set -g _shtab_planc_opts_with_value --against --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
+set -g _shtab_planc_opts_with_value --against --connector --draws --dump --every --format --law --least --model --node --output --phase --plan --plot --requests --rows --scheduler --search --seed --seeds --set --simulate --steps --to --top --view -o
 
 complete -c planc -e
 complete -c planc -f
@@ -196,5 +196,6 @@ complete -c planc -n '_shtab_planc_using export' -l json -d 'print the machine f
 complete -c planc -n '_shtab_planc_using export' -l plan -x -d 'only this plan and what it uses'
 complete -c planc -n '_shtab_planc_using export' -l set -x -d 'override a field, e.g. workload.batch=64'
 complete -c planc -n '_shtab_planc_using export' -l to -x -d 'the tool that reads it (docs/engines.md)'
+complete -c planc -n '_shtab_planc_using export' -l connector -xka "nixl mooncake" -d 'what moves the KV cache between two pools (default: as the engine does)'
 complete -c planc -n '_shtab_planc_using export' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'a file, or a folder for several (default: standard output)'
 complete -c planc -n '_shtab_planc_using export; and test $_shtab_planc_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a .plan file, or - for standard input'

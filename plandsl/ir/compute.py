@@ -55,6 +55,26 @@ class Embed(Regular):
 
 
 @frozen(eq=False, repr=False, slots=False)
+class Ids(BaseOp):
+    """Numbers of this step's tokens ``[batch, position]``, which every rank has: their id, position or type, by ``of``.
+
+    The type of a token is 0, as engines set it unless a request says otherwise.
+    """
+
+    keyword: ClassVar[str] = "ids"
+    facts: ClassVar[Facts] = Facts(COMPUTE, "embedding", "embedding", measured="any")
+    RESULTS: ClassVar[tuple[str, ...]] = ("out",)
+    OPERANDS: ClassVar[tuple[str, ...]] = ()
+    out: Value
+    of: str = "token"
+    span: Span | None = span_field()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        """As recorded: a rank has all of them."""
+        return (self.out.type,)
+
+
+@frozen(eq=False, repr=False, slots=False)
 class Norm(Regular):
     """``fn`` (rms_norm or layer_norm) over dimension ``over``, times the optional ``gain``."""
 
@@ -422,5 +442,7 @@ class LastToken(Regular):
         return (self.out.type, self.out.type)
 
 
-Compute: TypeAlias = Embed | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | Attention | LastToken
+Compute: TypeAlias = (
+    Embed | Ids | Norm | AddNorm | Gemm | Rope | Map | Concat | Scale | Quantize | Attention | LastToken
+)
 """Every op of this module except `CacheWrite`: a device runs them on its own shards."""

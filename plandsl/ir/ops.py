@@ -23,3 +23,8 @@ COLLECTIVES: tuple[type[Collective], ...] = get_args(Collective)
 
 KEEPS = (CacheWrite, ShortConv, Recurrence)
 """The ops whose results `kept` outlive a step: caches and states of requests."""
+
+
+def cache_name(op: CacheWrite | States) -> str:
+    """What a cache or a state is called in its region."""
+    return op.cache if isinstance(op, CacheWrite) else op.state

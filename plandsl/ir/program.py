@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from attrs import field, frozen
@@ -81,6 +82,16 @@ class Part(NamedTuple):
 
     def __str__(self) -> str:
         return self.region if self.layers is None else f"{self.region}[{show_layers(self.layers, self.every)}]"
+
+
+def in_order(parts: Iterable[Part]) -> Iterator[tuple[RegionName, int | None]]:
+    """The regions that a stage runs, with their layers; neighbouring blocks run in the order of their layers."""
+    for block, group in groupby(parts, key=lambda part: part.layers is not None):
+        if not block:
+            yield from ((part.region, None) for part in group)
+            continue
+        runs = [(n, part.region) for part in group if part.layers for n in part.every.select(part.layers)]
+        yield from ((region, n) for n, region in sorted(runs))
 
 
 def show_layers(layers: tuple[int, int], every: Every) -> str:

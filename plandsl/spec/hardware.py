@@ -13,7 +13,7 @@ from plandsl.spec.engine_bands import EngineBands, Served
 from plandsl.spec.engine_limits import LIMITED, LimitsSpec, Place
 from plandsl.spec.formats import ARITHMETIC
 from plandsl.spec.fusions import NARROWEST, FusedSizes
-from plandsl.spec.origins import BORROWED, FITTED_HERE, GENERIC, POOLED, borrowed_from
+from plandsl.spec.origins import BORROWED, FITTED_HERE, GENERIC, POOLED, UNMEASURED, borrowed_from
 from plandsl.spec.power import clock_at
 from plandsl.spec.scheduler import OWN_SCHEDULER, SchedulerName, SchedulerSpec, scheduler_name
 from plandsl.units import NUMBER, TIME, Dimension
@@ -135,8 +135,9 @@ class LinkSpec(FrozenValue):
 
     The bandwidth of a ``mesh`` is per pair, of ``switch`` and ``pcie`` per GPU port, of a ``ring`` per neighbour.
     ``bridge`` is the bandwidth of bridges that join GPUs in pairs, in bytes/s per direction; 0: no bridges. ``host`` is
-    the way through the host's memory over ``pcie``; None where GPUs reach one another. ``usual`` is the latency of the
-    links that fitted constants describe.
+    the way through the host's memory over ``pcie``; None where GPUs reach one another. ``dims`` are the sizes of a
+    torus, and ``wrap`` tells whether links join the ends of its axes. ``usual`` is the latency of the links that fitted
+    constants describe.
     """
 
     topology: str
@@ -145,6 +146,7 @@ class LinkSpec(FrozenValue):
     dims: tuple[int, ...] = ()
     bridge: float = 0.0
     host: HostPath | None = None
+    wrap: bool = True
     usual: float = field(default=Factory(lambda self: usual_latency(self.topology), takes_self=True))
 
     @property
@@ -155,7 +157,7 @@ class LinkSpec(FrozenValue):
         """
         if not self.bridge:
             return None
-        usual = self.usual * NEAR_LATENCY / FAR_LATENCY
+        usual = self.usual * NEAR_LATENCY / usual_latency(self.topology)
         return LinkSpec("mesh", self.bridge, min(self.latency, usual), usual=usual)
 
 
@@ -171,7 +173,8 @@ class NodeSpec(FrozenValue):
     ``gpus`` is empty if all GPUs are of one kind. Otherwise it gives the number of GPUs of each kind, in the order of
     ranks; ``gpu`` is then the first kind, and ``count`` the total. GPUs with the same name are the same. A node with a
     ``price``, in USD/s, is rented whole. ``overhead`` is W beside each GPU, of hosts, fans and network cards; None: not
-    known. ``pue`` is the power of the building over the power of its machines.
+    known. ``pue`` is the power of the building over the power of its machines. ``network`` is what a cluster of such
+    nodes has between them, unless it states its own; ``host_memory`` is bytes of the host, which nothing reads.
     """
 
     name: str
@@ -187,6 +190,8 @@ class NodeSpec(FrozenValue):
     price_source: str = ""
     overhead: float | None = None
     pue: float = 1.0
+    network: LinkSpec | None = None
+    host_memory: float | None = None
 
     @property
     def groups(self) -> tuple[tuple[int, GpuSpec], ...]:
@@ -387,6 +392,8 @@ class CalibrationSpec(FrozenValue):
         lender = dict(self.taken).get(part, self.name)
         if lender in (POOLED, GENERIC):
             return lender
+        if lender == UNMEASURED:
+            return GENERIC
         name = lender.removesuffix(MORE)
         return FITTED_HERE if name in own else borrowed_from((name,))
 

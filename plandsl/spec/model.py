@@ -64,6 +64,11 @@ class Apply(NamedTuple):
 Term: TypeAlias = "Var | Weight | Apply"
 
 
+def looks_up_position(term: Apply) -> bool:
+    """Whether ``term`` is a `lookup` of positions."""
+    return term.fn == "lookup" and term.option("by", "token") == "position"
+
+
 def walk(term: Term) -> Iterator[Term]:
     """A term and all terms inside it, without the bodies of `experts`."""
     yield term
@@ -164,6 +169,8 @@ class LoraSpec(NamedTuple):
 class ModelSpec(FrozenValue):
     """A model: sizes of its named dimensions, storage types, and its program as terms.
 
+    ``embedding`` is the table of token ids. Where more happens before the first layer, ``entry`` is the whole term, in
+    which that weight stands for the rows that tokens pick.
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
     block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
@@ -183,6 +190,7 @@ class ModelSpec(FrozenValue):
     causal: bool = True
     max_context: int | None = None
     mtp: BlockSpec | None = None
+    entry: "Term | None" = None
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
     state_cache: str = ""
@@ -219,6 +227,19 @@ class ModelSpec(FrozenValue):
                    if isinstance(t, Apply) and t.fn == EXPERTS)  # fmt: skip
         stored = (self.exception((path,)) for path, _ in self.stored)
         return tuple(dict.fromkeys((self.weights, *filter(None, options), *stored)))
+
+    @property
+    def terms(self) -> Iterator[Term]:
+        """The terms of the embedding, of the blocks and of the head."""
+        yield self.entry or self.embedding
+        yield from (s.term for b in self.blocks for s in b.statements)
+        yield self.head
+
+    @property
+    def longest_position(self) -> tuple[int, str] | None:
+        """The fewest positions that a table of the model has, and its weight; None where positions have no table."""
+        tables = (t.args[0] for term in self.terms for t in walk(term) if isinstance(t, Apply) and looks_up_position(t))
+        return min(((self.size(w.dims[0]), w.name) for w in tables if isinstance(w, Weight)), default=None)
 
     @property
     def stateful(self) -> "list[Apply]":

@@ -14,6 +14,9 @@ POOLED = "pooled"
 GENERIC = "generic"
 """Round figures: nobody measured such a thing."""
 
+UNMEASURED = "unmeasured"
+"""The calibration of chips whose makers have none that were measured; it has round figures alone."""
+
 MEASURED = "measured"
 """A row of a table."""
 
@@ -27,7 +30,13 @@ def borrowed_from(names: Sequence[str]) -> str:
     return f"{BORROWED}{first}{more}"
 
 
-VENDORS = {"AMD": re.compile(r"mi\d"), "NVIDIA": re.compile(r"(?:gb|gh|[abhltv])\d|rtx")}
+VENDORS = {
+    "AMD": re.compile(r"mi\d"),
+    "NVIDIA": re.compile(r"(?:gb|gh|[abhltv])\d|rtx|dgx"),
+    "Intel": re.compile("gaudi"),
+    "Google": re.compile("tpu"),
+    "AWS": re.compile("trainium"),
+}
 """Who makes a GPU, by the beginning of its name in the catalog."""
 
 

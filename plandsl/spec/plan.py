@@ -10,7 +10,7 @@ from plandsl.diagnostics import Span
 from plandsl.spec.engine_bands import Served
 from plandsl.spec.hardware import IDEAL, CalibrationSpec, ClusterSpec, EngineSpec, GpuSpec, NodeSpec, TableSpec
 from plandsl.spec.model import ModelSpec
-from plandsl.spec.origins import POOLED
+from plandsl.spec.origins import POOLED, UNMEASURED
 from plandsl.spec.scheduler import RouterName
 from plandsl.spec.traffic import TrafficSpec
 from plandsl.units import Dimension
@@ -384,12 +384,19 @@ class PlanSpec(FrozenValue):
     def engine_band(self, metric: str, jittered: bool | None = None) -> tuple[float, float] | None:
         """The engine's band for ``ttft``, ``tpot`` or ``throughput`` of what this plan serves, or None.
 
-        ``jittered``: requests differ in length; None: as those of a load over time do.
+        ``jittered``: requests differ in length; None: as those of a load over time do. On chips whose kernels nobody
+        measured it is as wide as the band of their round figures, at least.
         """
         found = self.effective_engine.band(metric, self.served(jittered))
-        if found is None or self.model.lora is None:
+        if found is None or metric == "kv":
             return found
         low, high = found
+        if self.calibration.name == UNMEASURED:
+            own = self.calibration.get("low", 1.0), self.calibration.get("high", 1.0)
+            own = (1 / own[1], 1 / own[0]) if metric == "throughput" else own
+            low, high = min(low, own[0]), max(high, own[1])
+        if self.model.lora is None:
+            return low, high
         return (low / ADAPTED, high) if metric == "throughput" else (low, high * ADAPTED)
 
     @property

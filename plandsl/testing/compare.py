@@ -65,6 +65,7 @@ def _model(model: ModelSpec) -> ModelSpec:
         name="",
         source="",
         embedding=model.embedding._replace(span=None),
+        entry=None if model.entry is None else _term(model.entry),
         blocks=tuple(map(_block, model.blocks)),
         mtp=None if model.mtp is None else _block(model.mtp),
         head=_term(model.head),

@@ -54,7 +54,9 @@ def links(draw: DrawFn, count: int = 8) -> LinkSpec:
         dims = (x, count // x)
     bandwidth, latency = draw(st.integers(1, 900)) * 1e9, draw(st.integers(0, 20)) * 1e-6
     if topology != "pcie":
-        return LinkSpec(topology, bandwidth, latency, dims)
+        wrap = topology != "torus" or draw(st.booleans())
+        bridge = draw(st.sampled_from((0.0, 300e9))) if topology in ("ring", "mesh") else 0.0
+        return LinkSpec(topology, bandwidth, latency, dims, bridge, wrap=wrap)
     bridge = draw(st.sampled_from((0.0, 0.0, 300e9)))
     return LinkSpec(topology, bandwidth, latency, bridge=bridge, host=draw(st.sampled_from((None, HOST_PATH))))
 

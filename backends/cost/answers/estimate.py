@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plandsl.answers.estimate import BANDED, Estimate, Requirement
-from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus
+from plandsl.answers.occupancy import ClusterUse, Load, Memory, Reuse, StageGpus, StateUse
 from plandsl.answers.phases import PhaseEstimate
 from plandsl.answers.start import Start
 from plandsl.backends.cost.answers.assumed import assumptions
@@ -90,6 +90,19 @@ def estimate_servers(model: Replicas, metrics: Metrics, notes: Sequence[Diagnost
         reuse=_reuse(plan),
         communication=communication(metrics, load.output, one.gain, lines),
         start=None if engine is None else _start(model, metrics),
+        states=_states(one, held, int(batch), int(resident)) if plan.model.stateful else None,
+    )
+
+
+def _states(one: Server, held: Sequence[Held], batch: int, rounds: int) -> StateUse:
+    """The states of a batch of requests, on the stage that is the fullest."""
+    memory, main = one.memory, one.memory.main
+    fullest = max(range(len(held)), key=lambda s: float(held[s].total / memory.capacities[s]))
+    local = -(-batch // int(memory.ways(fullest)))
+    return StateUse(
+        request=float(sum(main.whole_states(stage) for stage in range(len(held)))),
+        gpu=float(main.state_per_request(fullest)) * local * rounds,
+        copies=int(main.states),
     )
 
 

@@ -12,7 +12,7 @@ from plandsl.backends.cost.deployments.deployment import Deployment
 from plandsl.backends.cost.deployments.memory import MemoryModel
 from plandsl.backends.cost.deployments.prefix import shared_tokens
 from plandsl.backends.cost.deployments.transfer import Kept, Key
-from plandsl.ir.compute import CacheWrite
+from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.types import TensorType, block_range
 from plandsl.spec.plan import PlanSpec
 
@@ -74,7 +74,8 @@ def _holders(plan: PlanSpec, memory: MemoryModel, key: Key) -> Iterator[Holder]:
 
 def _cached_type(memory: MemoryModel, region: str, cache: str, i: int) -> TensorType:
     ops = next(r for r in memory.program.regions if r.name == region).ops
-    return next(op.outs[i].type for op in ops if isinstance(op, CacheWrite) and op.cache == cache)
+    found = next(op for op in ops if isinstance(op, KEEPS) and cache_name(op) == cache)
+    return found.kept[i].type
 
 
 def _box(memory: MemoryModel, rank: int, type_: TensorType) -> Box | None:

@@ -16,6 +16,7 @@ from plandsl.backends.cost.deployments.rows import Rows, count_bytes
 from plandsl.backends.cost.num import call_traced, ceil_div, floor, largest, maximum, minimum, where
 from plandsl.ir.extents import Extents
 from plandsl.ir.program import Program
+from plandsl.ir.states import state_bytes
 from plandsl.ir.types import Number
 from plandsl.limits import MAX_DIMENSION
 from plandsl.spec.hardware import GpuSpec
@@ -325,14 +326,24 @@ class ProgramMemory(MemoryModel):
         total: Number = 0.0
         for cache in self.caches[stage]:
             if cache.state:
-                total = total + cache.layers * self.states * self._state_page(stage, cache) * (length > 0)
                 continue
             tokens = ceil_div(length, self.extents.ways(cache.context.axes)) if cache.context.axes else length
             if self.block > 1:
                 tokens = ceil_div(tokens, self.block) * self.block
             tokens = minimum(tokens, cache.window) if cache.window else tokens
             total = total + cache.layers * cache.per_token * tokens
-        return total
+        return total + self.state_per_request(stage) * (length > 0)
+
+    def state_per_request(self, stage: int) -> Number:
+        """Bytes of the states that one request keeps on a GPU of ``stage``, however long it is."""
+        pages = [cache.layers * self._state_page(stage, cache) for cache in self.caches[stage] if cache.state]
+        return self.states * sum(pages)
+
+    def whole_states(self, stage: int) -> Number:
+        """Bytes of the state of one request on all GPUs of ``stage`` together, each once."""
+        one = dict.fromkeys(("batch", "input", "context", "queries"), 1)
+        whole = Extents(self.program, one, dict.fromkeys(self.extents.mesh, 1))
+        return sum(repeats * state_bytes(region.ops, whole) for region, repeats in self.contents.regions(stage))
 
     def step(self, stage: int, batch: Number, input_: Number) -> tuple[Number, Number]:
         """Bytes of activations and collective buffers in a step of at most ``step_tokens`` tokens."""

@@ -9,7 +9,9 @@ from plandsl.backends.cost.deployments.prefix import shared_tokens
 from plandsl.backends.cost.num import ceil_div, largest, maximum, minimum
 from plandsl.ir.compute import Attention, CacheWrite
 from plandsl.ir.latent import LatentAttention
+from plandsl.ir.ops import KEEPS, cache_name
 from plandsl.ir.program import Region
+from plandsl.ir.states import Recurrence, ShortConv
 from plandsl.ir.types import Number
 from plandsl.spec.formats import item_bytes
 from plandsl.spec.plan import SplitSpec
@@ -24,8 +26,9 @@ Key = tuple[str, str, int]
 class Kept(NamedTuple):
     """A cached tensor on a stage: ``layers`` of ``size`` bytes per token and request, at most ``window`` tokens.
 
-    A request's part lies on ``ports`` ranks of the stage, every byte of it on ``copies`` of them; ``ways`` are the
-    ranks, or groups of them, that share the requests.
+    Of a state ``size`` is the bytes of all of it, however many tokens the request has. A request's part lies on
+    ``ports`` ranks of the stage, every byte of it on ``copies`` of them; ``ways`` are the ranks, or groups of them,
+    that share the requests.
     """
 
     layers: int
@@ -34,9 +37,12 @@ class Kept(NamedTuple):
     ports: Number
     copies: Number
     ways: Number
+    state: bool = False
 
     def bytes(self, tokens: Number) -> Number:
-        """Bytes of ``tokens`` tokens of one request, each once."""
+        """Bytes of ``tokens`` tokens of one request, each once, or of its state."""
+        if self.state:
+            return self.layers * self.size * (tokens > 0)
         return self.layers * self.size * (minimum(tokens, self.window) if self.window else tokens)
 
 
@@ -49,12 +55,13 @@ def kept_caches(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
         for part in parts:
             region = program.region(part.region)
             for op in region.ops:
-                if isinstance(op, CacheWrite):
-                    for i in range(len(op.outs)):
+                if isinstance(op, KEEPS):
+                    name = cache_name(op)
+                    for i in range(len(op.kept)):
                         one = _kept_cache(
                             memory, region, op=op, i=i, layers=part.repeats, ranks=ranks // len(program.stages)
                         )
-                        key, before = (region.name, op.cache, i), here.get((region.name, op.cache, i))
+                        key, before = (region.name, name, i), here.get((region.name, name, i))
                         here[key] = one if before is None else one._replace(layers=one.layers + before.layers)
         found.append(here)
     return (
@@ -73,21 +80,26 @@ def _kept_by_draft(memory: MemoryModel, ranks: int) -> list[dict[Key, Kept]]:
     return [{key: k._replace(ports=stages * k.ports, copies=stages * k.copies) for key, k in all_.items()}] * stages
 
 
-def _kept_cache(memory: MemoryModel, region: Region, op: CacheWrite, i: int, layers: int, ranks: int) -> Kept:
-    batch, context, *rest = op.outs[i].type.dims
+def _kept_cache(
+    memory: MemoryModel, region: Region, op: CacheWrite | ShortConv | Recurrence, i: int, layers: int, ranks: int
+) -> Kept:
+    batch, *rest = op.kept[i].type.dims
+    caches = isinstance(op, CacheWrite)
+    shared: tuple[str, ...] = rest.pop(0).axes if caches else ()
     extents = memory.extents
-    whole: Number = item_bytes(op.outs[i].type.dtype)
+    whole: Number = item_bytes(op.kept[i].type.dtype)
     for dim in rest:
         whole = whole * extents.sizes[dim.name]
-    own = extents.product(rest) * item_bytes(op.outs[i].type.dtype) / extents.ways(context.axes)
+    own = extents.product(rest) * item_bytes(op.kept[i].type.dtype) / extents.ways(shared)
     ports = ranks / extents.ways(batch.axes)
     return Kept(
         layers,
         whole,
-        window=_cache_window(region, op),
+        window=_cache_window(region, op) if isinstance(op, CacheWrite) else 0,
         ports=ports,
         copies=ports * own / whole,
         ways=extents.ways(batch.axes),
+        state=not caches,
     )
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from plandsl.backends.cost.machine.torus import Spread, spread
 from plandsl.backends.cost.num import are_numbers, maximum, minimum
 from plandsl.ir.types import Number
 from plandsl.spec.hardware import LinkSpec
@@ -28,22 +29,28 @@ class Fabric(NamedTuple):
     """The links that a group of ranks uses: ``bandwidth`` in bytes/s one way as achieved, ``latency`` per message.
 
     ``topology`` says what ``bandwidth`` belongs to: a pair of GPUs (mesh), a GPU's port (switch, pcie), or a
-    neighbour (ring, torus). ``stride`` is the distance between members in ranks. ``peers`` tells whether a kernel
-    reaches the memory of the other GPUs: only then is there a direct or one-shot form.
+    neighbour (ring, torus). ``stride`` is the distance between members in ranks. ``dims`` are the sizes of a torus, and
+    ``wrap`` tells whether its axes close to rings. ``peers`` tells whether a kernel reaches the memory of the other
+    GPUs: only then is there a direct or one-shot form.
     """
 
     topology: str
     bandwidth: float
     latency: float
     stride: int = 1
-    rings: int = 1
+    dims: tuple[int, ...] = ()
+    wrap: bool = True
     peers: bool = True
+
+    def spread(self, n: Number) -> Spread:
+        """How ``n`` ranks lie on a torus."""
+        return spread(self.dims, self.wrap, n, self.stride)
 
 
 def fabric(link: LinkSpec, share: float, stride: int = 1) -> Fabric:
     """The links of a node at the ``share`` of their nominal bandwidth that collectives reach."""
-    rings = max(1, sum(d > 1 for d in link.dims))
-    found = Fabric(link.topology, link.bandwidth * share, link.latency, stride, rings)
+    rate = link.bandwidth * share
+    found = Fabric(link.topology, rate, link.latency, stride, dims=link.dims, wrap=link.wrap)
     if link.host is None:
         return found
     rate, latency = min(found.bandwidth, link.host.rate), found.latency + link.host.latency
@@ -59,10 +66,7 @@ def _port_bandwidth(f: Fabric, n: Number) -> Number:
     """Bytes/s that one GPU can send to the ``n - 1`` others at once."""
     if f.topology == "mesh":
         return f.bandwidth * maximum(n - 1, 1)
-    if f.topology in ("ring", "torus"):
-        # groups of a stride share the links between them
-        return f.bandwidth * f.rings / (f.stride if f.topology == "ring" else 1)
-    return f.bandwidth
+    return _ring_bandwidth(f)
 
 
 def _log2(n: Number) -> Number:
@@ -74,8 +78,11 @@ def _log2(n: Number) -> Number:
 
 
 def _ring_bandwidth(f: Fabric) -> float:
-    """Bytes/s of one ring through the group; on a mesh each hop of the ring is one link."""
-    return f.bandwidth * f.rings / (f.stride if f.topology == "ring" else 1)
+    """Bytes/s of one ring through the group; on a mesh each hop of the ring is one link.
+
+    On a ring, groups of a stride share the links between them.
+    """
+    return f.bandwidth / f.stride if f.topology == "ring" else f.bandwidth
 
 
 def _has_direct(f: Fabric) -> bool:
@@ -91,7 +98,12 @@ def all_reduce(f: Fabric, n: Number) -> list[Algorithm]:
       ``2 (a + (n - 1) / n V / P)``, P all links of a GPU towards the group (on a mesh ``2 (a + V / (n B))``);
     - one_shot: every rank sends all of it to all peers: ``a + (n - 1) V / P``, best for small payloads;
     - tree (Sanders, Speck and Traeff 2009): ``2 log2(n) a + 2 V / B``.
+
+    On a torus it is a reduce_scatter and an all_gather, by the rings of all axes at once.
     """
+    if f.topology == "torus":
+        (half,) = all_gather(f, n)
+        return [Algorithm("ring", 2 * half.fixed, 2 * half.per_byte, 2 * half.volume)]
     a, port, ring = f.latency, _port_bandwidth(f, n), _ring_bandwidth(f)
     ways = [_algorithm("ring", 2 * (n - 1) * a, 2 * (n - 1) / n, ring)]
     if _has_direct(f) and f.peers:
@@ -103,7 +115,16 @@ def all_reduce(f: Fabric, n: Number) -> list[Algorithm]:
 
 
 def all_gather(f: Fabric, n: Number) -> list[Algorithm]:
-    """Collect ``V`` bytes in all, ``V / n`` from each rank: half of an all_reduce, in each algorithm."""
+    """Collect ``V`` bytes in all, ``V / n`` from each rank: half of an all_reduce, in each algorithm.
+
+    On a torus the payload is cut into a part for each axis, and each part goes around all axes, in another order than
+    the others, so that no link idles (Jain and Sabharwal, "Optimal bucket algorithms for large MPI collectives on
+    torus interconnects", ICS 2010): ``h a + (n - 1) / n V / (l B)``. Of an axis that the group goes all around, l
+    counts two links and h half of its members; of a line, one link and all members but one.
+    """
+    if f.topology == "torus":
+        at = f.spread(n)
+        return [_algorithm("ring", at.reach * f.latency, (n - 1) / n, f.bandwidth * at.links)]
     a, port, ring = f.latency, _port_bandwidth(f, n), _ring_bandwidth(f)
     ways = [_algorithm("ring", (n - 1) * a, (n - 1) / n, ring)]
     if _has_direct(f) and f.peers:
@@ -118,8 +139,13 @@ reduce_scatter = all_gather
 def all_to_all(f: Fabric, n: Number) -> list[Algorithm]:
     """Exchange ``V`` bytes per rank, ``V / n`` with each: direct ``a + (n - 1) / n V / P``.
 
-    Around a ring each link carries ``(n - 1) / 2 V``.
+    Around a ring each link carries ``(n - 1) / 2 V``. On a torus the links of a rank carry what it sends, and those of
+    a cut through the middle of an axis what the halves send one another (`torus.Stretch.cut`); the slower counts.
     """
+    if f.topology == "torus":
+        at = f.spread(n)
+        held = maximum((n - 1) / n / at.links, at.cut)
+        return [Algorithm("torus", at.reach * f.latency, held / f.bandwidth, at.distance)]
     if _has_direct(f):
         return [_algorithm("direct", f.latency, (n - 1) / n, _port_bandwidth(f, n))]
     return [_algorithm("ring", (n - 1) * f.latency, (n - 1) / 2, _ring_bandwidth(f))]

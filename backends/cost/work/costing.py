@@ -15,6 +15,7 @@ from plandsl.backends.cost.work.attention import attention
 from plandsl.backends.cost.work.kernel import Kernel
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import Work
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
@@ -28,8 +29,7 @@ from plandsl.ir.collectives import (
     Send,
     Slice,
 )
-from plandsl.ir.adapters import AdapterGemm
-from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Map, Norm, Quantize, Rope
+from plandsl.ir.compute import AddNorm, Attention, CacheWrite, Gemm, Ids, Map, Norm, Quantize, Rope
 from plandsl.ir.experts import GroupedGemm
 from plandsl.ir.extents import Extents
 from plandsl.ir.fusions import Kernels
@@ -52,7 +52,7 @@ def sides_of(op: Op) -> tuple[Side, ...]:
             return ARITHMETIC
         case Quantize() | ShortConv() | Recurrence():
             return KERNELS
-        case Regular() | CacheWrite() | Slice() | Split() | Join():
+        case Regular() | CacheWrite() | Slice() | Split() | Join() | Ids():
             return TRAFFIC
         case Rescale() | Reshard():
             return ALL
@@ -170,6 +170,8 @@ class Costing:
                 return exchange.recv(op)
             case Split() | Join():  # views
                 return kernel.no_kernel(op, site.split(op.operands[0].type)[1], self.machine.bandwidth)
+            case Ids():  # a step's input
+                return kernel.no_kernel(op, site.split(op.out.type)[1], self.machine.bandwidth)
             case Reshard():
                 raise AssertionError("reshard reached the cost backend")
             case _:

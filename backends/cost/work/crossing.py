@@ -161,17 +161,8 @@ class Roads:
         return fabric(net, self.share, at.distance)._replace(latency=latency, peers=peers)
 
     def ways(self, op: str, n: int, at: NodeSpan) -> list[Algorithm]:
-        """Algorithms of `links` between ``n`` ranks, each in a node of its own.
-
-        On a torus, an all_to_all is held up by the bisection too: half of all traffic crosses a cut of the longest
-        ring, of ``d`` nodes, so that a rank sends no more than ``8 b / d`` with links of ``b`` bytes/s (Dally and
-        Towles, "Principles and Practices of Interconnection Networks", 2004).
-        """
-        f = self.network_fabric(op, at)
-        if op == "all_to_all" and self.network.dims:
-            rate = min(f.bandwidth * f.rings, 8 * f.bandwidth / max(self.network.dims))
-            return [Algorithm("torus", f.latency, (n - 1) / n / rate)]
-        return choose(COLLECTIVES[op](f, n), self.machine.algorithm)
+        """Algorithms of `links` between ``n`` ranks, each in a node of its own."""
+        return choose(COLLECTIVES[op](self.network_fabric(op, at), n), self.machine.algorithm)
 
     def node_leg(self, op: str, k: int, stride: int) -> Leg:
         """The step between ``k`` ranks of a node: with fitted constants, or by `machine.links`."""

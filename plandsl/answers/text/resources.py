@@ -33,6 +33,9 @@ def memory_table(e: Estimate) -> Sheet:
         share = size / e.memory.capacity
         bar = Bar(partial(_bar, share, style))
         table.add_row("  " + LABELS[part], show_bytes(size), show_percent(share), bar)
+        if part == "kv_cache" and e.states is not None:
+            held = e.states.gpu / e.memory.capacity
+            table.add_row("    of it states", show_bytes(e.states.gpu), show_percent(held), "")
     free = e.memory.capacity - e.memory.total
     word = "  free" if free >= 0 else "  over by"
     whole = Bar(partial(_memory_bar, e.memory))

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from plandsl.backends.reference.placement import Array
-from plandsl.ir.experts import TopK
+from plandsl.ir.functions import Array
 
 
-def gates(logits: Array, bias: Array | None, op: TopK) -> Array:
+def gates(
+    logits: Array,
+    bias: Array | None = None,
+    *,
+    top_k: int = 1,
+    score: str = "softmax",
+    normalize: bool = True,
+    scale: float = 1.0,
+) -> Array:
     """The gate of each expert, ``[tokens, experts]``: zero for experts that are not chosen.
 
     It depends on the logits only, so that all ranks with the same logits agree. Among equal scores the first expert is
@@ -16,15 +23,15 @@ def gates(logits: Array, bias: Array | None, op: TopK) -> Array:
     """
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     scores = shifted / shifted.sum(axis=-1, keepdims=True)
-    if op.score == "sigmoid":
+    if score == "sigmoid":
         scores = 0.5 * (1.0 + np.tanh(0.5 * logits))
     # scores grow with logits, and logits still differ where scores round to 1
-    chosen = np.argsort(-(logits if bias is None else scores + bias), axis=-1, kind="stable")[..., : op.top_k]
+    chosen = np.argsort(-(logits if bias is None else scores + bias), axis=-1, stable=True)[..., :top_k]
     picked = np.take_along_axis(scores, chosen, axis=-1)
-    if op.normalize:
+    if normalize:
         picked = picked / picked.sum(axis=-1, keepdims=True)
-    out: Array = np.zeros_like(scores)
-    np.put_along_axis(out, chosen, picked * op.scale, axis=-1)
+    here = chosen[..., None] == np.arange(scores.shape[-1])
+    out: Array = (here * (picked * scale)[..., None]).sum(axis=-2)
     return out
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plandsl.backends.reference.placement import Array
+from plandsl.ir.functions import Array
 
 ROPE_BASE = 10_000.0
 
@@ -31,7 +31,7 @@ class Mask(NamedTuple):
     """The keys that each query sees, from the positions of queries ``[position]`` and keys ``[context]``.
 
     With ``window`` w, the query at p sees keys at p - w + 1 to p; if attention is not causal, to p + w - 1. With
-    ``chunk`` c, it sees only keys in its own chunk of c positions.
+    ``chunk`` c, it sees only keys in its own chunk of c positions. A negative position is that of no key.
     """
 
     queries: Array
@@ -43,7 +43,7 @@ class Mask(NamedTuple):
     def seen(self) -> Array:
         """Whether each query sees each key, ``[position, context]``."""
         ahead = self.keys[None, :] - self.queries[:, None]
-        seen = ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)
+        seen = (ahead <= 0 if self.causal else np.ones_like(ahead, dtype=bool)) & (self.keys >= 0)
         if self.window:
             seen = seen & (ahead > -self.window) & (ahead < self.window)
         if self.chunk:
@@ -80,7 +80,7 @@ def alibi_slopes(heads: int) -> Array:
     Other numbers of heads add every second slope of the next power of two (Press et al., "Train Short, Test Long",
     2022; `build_alibi_tensor` of Bloom in huggingface/transformers).
     """
-    whole = 2 ** int(np.log2(heads))
+    whole = 2 ** (heads.bit_length() - 1)
     slopes = 2.0 ** (-8.0 / whole * np.arange(1, whole + 1))
     more = 2.0 ** (-4.0 / whole * np.arange(1, 2 * (heads - whole), 2))
     return np.concatenate([slopes, more])

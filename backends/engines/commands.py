@@ -1,0 +1,176 @@
+"""Command lines of engines, from settings: the words of a launch, and of the benchmark that matches a load."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+from plandsl.backends.engines.flags import Settings
+from plandsl.backends.engines.server import Deployment, Server
+from plandsl.backends.engines.sglang import write_sglang
+from plandsl.backends.engines.trtllm import write_trtllm
+from plandsl.backends.engines.vllm import write_vllm
+from plandsl.spec.plan import PlanSpec, WorkloadSpec
+from plandsl.spec.scheduler import SchedulerName
+from plandsl.spec.traffic import Fixed, Steady, Uniform
+
+LAUNCH: dict[SchedulerName, tuple[str, ...]] = {
+    "vllm": ("vllm", "serve"),
+    "sglang": ("python3", "-m", "sglang.launch_server"),
+    "trtllm": ("trtllm-serve",),
+}
+"""The words that start each engine."""
+
+PORTS: dict[SchedulerName, int] = {"vllm": 8000, "sglang": 30000, "trtllm": 8000}
+CONNECTOR: dict[SchedulerName, str] = {"vllm": "nixl", "sglang": "mooncake", "trtllm": "nixl"}
+"""What moves the KV cache between two pools where nothing is said."""
+
+
+def write_settings(engine: SchedulerName, server: Server, plan: PlanSpec, connector: str) -> Settings:
+    """The arguments of one server. Raises `PlanError` at the plan's words for what the engine cannot do."""
+    pool = plan
+    if plan.split is not None:
+        pool = plan.split.prefill if server.role == "prefill" else plan.split.decode
+    match engine:
+        case "vllm":
+            return write_vllm(server, pool, connector)
+        case "sglang":
+            return write_sglang(server, pool, connector)
+        case "trtllm":
+            return write_trtllm(server, pool, connector)
+
+
+def show_value(value: object) -> str:
+    """A value as a word of a command line; an object or a list as JSON."""
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, dict | list) else str(value)
+
+
+def flag_words(settings: Settings) -> list[tuple[str, ...]]:
+    """The flags of settings, each with its value as words for a shell."""
+    out: list[tuple[str, ...]] = []
+    for name, value in settings.items():
+        if value is True:
+            out.append((f"--{name}",))
+        elif value is False:
+            out.append((f"--no-{name}",))
+        else:
+            out.append((f"--{name}", shlex.quote(show_value(value))))
+    return out
+
+
+def environment(engine: SchedulerName, server: Server) -> dict[str, str]:
+    """Variables that the engine reads beside its arguments."""
+    out = {}
+    if engine == "vllm" and server.degrees.sequence > 1:
+        out["ARCTIC_INFERENCE_ENABLED"] = "1"
+    if server.degrees.layers and engine != "trtllm":
+        name = {"vllm": "VLLM_PP_LAYER_PARTITION", "sglang": "SGLANG_PP_LAYER_PARTITION"}[engine]
+        out[name] = ",".join(map(str, server.degrees.layers))
+    return out
+
+
+def node_words(engine: SchedulerName, server: Server) -> list[tuple[str, ...]]:
+    """Flags of a server on several nodes: each node runs the command with its own rank."""
+    if server.nodes == 1 or engine == "trtllm":
+        return []
+    if engine == "sglang":
+        return [("--nnodes", str(server.nodes)), ("--node-rank", '"$NODE_RANK"'),
+                ("--dist-init-addr", '"$HEAD:20000"')]  # fmt: skip
+    if server.degrees.attention > 1:
+        return [("--data-parallel-address", '"$HEAD"'), ("--data-parallel-rpc-port", "13345"),
+                ("--data-parallel-start-rank",
+                 f'"$((NODE_RANK * {max(1, server.degrees.attention // server.nodes)}))"')]  # fmt: skip
+    return [("--nnodes", str(server.nodes)), ("--node-rank", '"$NODE_RANK"'), ("--master-addr", '"$HEAD"')]
+
+
+# ---- the load
+
+
+def bench_words(engine: SchedulerName, deployment: Deployment, port: int) -> list[tuple[str, ...]]:
+    """The benchmark that sends the plan's load: SGLang's own for SGLang, else vLLM's."""
+    load, sglang = deployment.load, engine == "sglang"
+    words: list[tuple[str, ...]] = (
+        [("python3", "-m", "sglang.bench_serving")] if sglang else [("vllm", "bench", "serve")]
+    )
+    backend = "sglang" if sglang else "vllm" if engine == "vllm" else "openai"
+    words += [("--backend", backend), ("--model", '"$MODEL"')]
+    if engine != "trtllm":
+        words.append(("--served-model-name", deployment.servers[0].model))
+    words.append(("--port", str(port)))
+    words += _lengths(load, sglang)
+    words += _arrivals(deployment)
+    if not sglang:
+        words += [("--ignore-eos",), ("--percentile-metrics", "ttft,tpot,itl,e2el"), ("--save-result",)]
+    return words
+
+
+def _lengths(load: WorkloadSpec, sglang: bool) -> list[tuple[str, ...]]:
+    """Lengths of requests. A range ratio of 0 is an exact length in vLLM, and 1 in SGLang."""
+    traffic = load.traffic
+    if traffic is not None and traffic.trace is not None:
+        return [("--dataset-name", "mooncake" if sglang else "timed_trace"),
+                ("--dataset-path", shlex.quote(traffic.trace.file.shown))]  # fmt: skip
+    cached = round(load.input * load.reuse)
+    out = [
+        ("--dataset-name", "random"),
+        ("--random-input-len", str(load.input - (0 if sglang else cached))),
+        ("--random-output-len", str(load.output)),
+        ("--random-range-ratio", "1" if sglang else _ratio(load)),
+    ]
+    return out if sglang or not cached else [*out, ("--random-prefix-len", str(cached))]
+
+
+def _ratio(load: WorkloadSpec) -> str:
+    """The half-width of the lengths, as a share of their mean; 0 where they are all equal or not uniform."""
+    lengths = load.traffic.lengths if load.traffic is not None else None
+    if lengths is None:
+        return "0"
+    match lengths.input, lengths.output:
+        case Uniform(low, high), Uniform(first, last):
+            shares = {round((b - a) / (b + a), 4) for a, b in ((low, high), (first, last))}
+            return str(shares.pop()) if len(shares) == 1 else "0"
+        case _:
+            return "0"
+
+
+def _arrivals(deployment: Deployment) -> list[tuple[str, ...]]:
+    """When requests are sent: all that may be in flight at once, or at a rate."""
+    load = deployment.load
+    copies = deployment.servers[-1].degrees.replicas
+    arrivals = load.traffic.arrivals if load.traffic is not None else None
+    if isinstance(arrivals, Steady):
+        count = load.requests or 1000
+        out = [("--num-prompts", str(count)), ("--request-rate", f"{arrivals.rate:g}")]
+        plain = arrivals.shape in (1.0, None)
+        return out if plain else [*out, ("--burstiness", f"{arrivals.shape:g}")]
+    if load.traffic is not None and load.traffic.trace is not None:
+        return [("--num-prompts", str(load.requests or 1000))]
+    together = load.concurrency or load.batch * (load.in_flight or deployment.servers[-1].degrees.pipeline)
+    together *= copies
+    count = load.requests or (together if load.concurrency is None else 10 * together)
+    return [("--num-prompts", str(count)), ("--max-concurrency", str(together))]
+
+
+def load_remarks(load: WorkloadSpec) -> list[str]:
+    """What the benchmark does not repeat of a load, as sentences."""
+    traffic = load.traffic
+    if traffic is None:
+        return []
+    out = []
+    if traffic.arrivals is not None and not isinstance(traffic.arrivals, Steady):
+        out.append(f"the benchmark has no arrivals like the plan's ({type(traffic.arrivals).__name__})")
+    if traffic.classes or traffic.sessions is not None:
+        out.append("the benchmark has neither classes nor conversations: it sends their mean lengths")
+    elif (
+        traffic.lengths is not None
+        and _ratio(load) == "0"
+        and not all(isinstance(one, Fixed) for one in traffic.lengths)
+    ):
+        out.append("the benchmark has no distribution like the plan's: it sends the mean lengths")
+    return out
+
+
+def variable(name: str) -> str:
+    """A name for a variable of a shell, and for a resource of Kubernetes with dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "plan"

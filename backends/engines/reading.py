@@ -1,0 +1,125 @@
+"""Arguments of an engine as they were read, with their places, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from plandsl.backends.engines.flags import Settings
+from plandsl.backends.engines.formats import DTYPES
+from plandsl.backends.engines.server import Role
+from plandsl.diagnostics import Diagnostic, PlanError, Span
+from plandsl.spec.model import ModelSpec
+from plandsl.spec.scheduler import SchedulerName
+
+
+class Reading:
+    """The arguments of one server, the model that it serves, and what stands around the command.
+
+    ``copies`` servers are started alike, ``environment`` holds variables set for the command, ``hint`` the role of the
+    server where its arguments leave it open. Methods record wrong values as E508 in ``found``.
+    """
+
+    def __init__(
+        self,
+        engine: SchedulerName,
+        settings: Settings,
+        spans: Mapping[str, Span],
+        model: ModelSpec,
+        *,
+        gpus: int = 8,
+        copies: int = 1,
+        environment: Mapping[str, str] | None = None,
+        hint: Role = "",
+    ) -> None:
+        self.engine, self.settings, self.spans, self.model = engine, settings, spans, model
+        self.gpus, self.copies, self.environment, self.hint = gpus, copies, environment or {}, hint
+        self.found: list[Diagnostic] = []
+
+    @property
+    def dense(self) -> bool:
+        """Whether the model has a width that is no expert's."""
+        return "ffn" in dict(self.model.sizes)
+
+    def any(self, name: str) -> bool | int | float | str | None:
+        """A plain value; None where the argument is not given."""
+        value = self.settings.get(name)
+        return None if isinstance(value, (dict, list)) else value
+
+    def whole(self, name: str, default: int) -> int:
+        """A whole number."""
+        value = self.settings.get(name, default)
+        return value if isinstance(value, int) else default
+
+    def maybe_whole(self, name: str) -> int | None:
+        """A whole number, None where it is not given."""
+        value = self.settings.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def flag(self, name: str) -> bool | None:
+        """A switch, None where it is not given."""
+        value = self.settings.get(name)
+        return value if isinstance(value, bool) else None
+
+    def word(self, name: str) -> str:
+        """A word, empty where it is not given."""
+        value = self.settings.get(name)
+        return value if isinstance(value, str) else ""
+
+    def share(self, name: str) -> float | None:
+        """A share of memory above 0 and at most 1."""
+        value = self.settings.get(name)
+        if value is None or isinstance(value, bool | str | dict | list):
+            return None
+        if not 0 < value <= 1:
+            self.fail(name, f"`{value}` is no share of memory", "a number above 0 and at most 1, such as 0.9")
+            return None
+        return float(value)
+
+    def json(self, name: str) -> dict[str, object]:
+        """An object, empty where it is not given."""
+        value = self.settings.get(name)
+        return value if isinstance(value, dict) else {}
+
+    def list(self, name: str) -> list[object]:
+        """A list, empty where it is not given."""
+        value = self.settings.get(name)
+        return value if isinstance(value, list) else []
+
+    def inner_whole(self, name: str, config: Mapping[str, object], key: str) -> int:
+        """A whole number of at least 1 inside an object."""
+        value = config.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            return value
+        raise self.wrong(name, f"expected a whole number `{key}`", f'"{key}": 3')
+
+    def role(self, found: str) -> Role:
+        """The role of the server: what its arguments say, else what stands around it."""
+        match found:
+            case "prefill" | "decode":
+                return found
+            case _:
+                return self.hint
+
+    def dtype(self) -> str:
+        """The format that `--dtype` names; empty for ``auto``."""
+        word = {"half": "float16", "float": "float32"}.get(self.word("dtype"), self.word("dtype"))
+        return {theirs: ours for ours, theirs in DTYPES.items()}.get(word, "")
+
+    def auto_cache(self) -> str:
+        """The format of a cache that is left to the engine: that of the activations."""
+        if "kv-cache-dtype" not in self.settings and self.engine != "trtllm":
+            return self.model.kv_cache
+        return self.dtype() or self.model.activations
+
+    def partition(self, variable: str) -> tuple[int, ...]:
+        """The layers of each stage that an environment variable lists."""
+        words = self.environment.get(variable, "").split(",")
+        return tuple(map(int, words)) if all(word.strip().isdigit() for word in words) else ()
+
+    def wrong(self, name: str, why: str, hint: str) -> PlanError:
+        """An error (E508) at the argument ``name``."""
+        return PlanError([Diagnostic("E508", why, self.spans.get(name), hint=hint)])
+
+    def fail(self, name: str, why: str, hint: str) -> None:
+        """Record an error (E508) at the argument ``name``, and go on."""
+        self.found.append(Diagnostic("E508", why, self.spans.get(name), hint=hint))

@@ -1,0 +1,161 @@
+"""TensorRT-LLM's arguments (the keys of `LlmArgs`) from a server, and a server from them."""
+
+from __future__ import annotations
+
+from plandsl.backends.engines.flags import Settings
+from plandsl.backends.engines.formats import DTYPES, cache_word, read_cache
+from plandsl.backends.engines.reading import Reading
+from plandsl.backends.engines.refusing import refuse
+from plandsl.backends.engines.server import Degrees, Draft, Server
+from plandsl.spec.plan import PlanSpec
+
+ROOMS = {"no_evict": "GUARANTEED_NO_EVICT", "max_utilisation": "MAX_UTILIZATION", "static_batch": "STATIC_BATCH"}
+"""The limit `room` in the language -> `scheduler_config.capacity_scheduler_policy`."""
+
+BACKENDS = {"nixl": "NIXL", "mooncake": "MOONCAKE"}
+
+
+def write_trtllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Settings:
+    """Keys of `trtllm-serve --config`. Raises `PlanError` at the plan's words for what it cannot do (E503, E504)."""
+    d = server.degrees
+    _check(server, plan)
+    group = d.tensor * d.attention
+    out: Settings = {"tensor_parallel_size": group, "pipeline_parallel_size": d.pipeline}
+    if d.layers:
+        out["pp_partition"] = list(d.layers)
+    if server.routed and group > 1:
+        out |= {"moe_tensor_parallel_size": d.expert_tensor, "moe_expert_parallel_size": d.experts}
+    if d.attention > 1:
+        out["enable_attention_dp"] = True
+    out |= _limits(server)
+    cache = cache_word("trtllm", server.kv_cache, plan)
+    known = {"dtype": cache, "free_gpu_memory_fraction": server.memory_fraction,
+             "tokens_per_block": server.kv_block, "enable_block_reuse": server.prefix_cache}  # fmt: skip
+    out["kv_cache_config"] = {name: value for name, value in known.items() if value is not None}
+    options = dict(server.options)
+    if "room" in options:
+        out["scheduler_config"] = {"capacity_scheduler_policy": ROOMS[str(options["room"])]}
+    if options.get("ahead") is False:
+        out["disable_overlap_scheduler"] = True
+    if server.draft is not None:
+        out["speculative_config"] = _draft(server.draft)
+    if server.role:
+        out["cache_transceiver_config"] = {"backend": BACKENDS[connector]}
+    return out
+
+
+def _check(server: Server, plan: PlanSpec) -> None:
+    d = server.degrees
+    group = d.tensor * d.attention
+    if server.shift is not None or d.sequence > 1:
+        raise refuse(plan, ("sp", "tokens"), "TensorRT-LLM has neither Ulysses' sequence parallelism nor a shift",
+                     "vLLM with Arctic Inference has both: `--to vllm`")  # fmt: skip
+    if d.context > 1:
+        raise refuse(plan, ("cp", "context"), "no argument that was read says `cp` of TensorRT-LLM",
+                     "`--to vllm`, or `tp` instead of `cp`")  # fmt: skip
+    if d.attention > 1 and d.tensor > 1:
+        why = "TensorRT-LLM deals requests to all ranks of a stage or to none (`enable_attention_dp`)"
+        raise refuse(plan, ("batch", "ep"), why, f"`ep = {group}` without tp")
+    if server.routed and d.experts * d.expert_tensor != group:
+        why = f"TensorRT-LLM lays experts over all {group} ranks: ep times the cuts of an expert must be {group}"
+        hint = "split `experts` or `expert_ffn` over every axis of these ranks"
+        raise refuse(plan, ("experts", "expert_ffn", "ep"), why, hint)
+
+
+def _limits(server: Server) -> Settings:
+    tokens = server.step_tokens if server.chunk is None else server.chunk
+    rows: tuple[tuple[str, int | None], ...] = (
+        ("max_batch_size", server.max_requests),
+        ("max_num_tokens", tokens),
+        ("max_seq_len", server.max_context),
+    )
+    out: Settings = {name: value for name, value in rows if value is not None}
+    if server.chunk is not None:
+        out["enable_chunked_prefill"] = True
+    elif dict(server.options).get("chunked") is False:
+        out["enable_chunked_prefill"] = False
+    return out | {"dtype": DTYPES.get(server.activations, "auto")}
+
+
+def _draft(draft: Draft) -> dict[str, object]:
+    match draft.kind:
+        case "mtp":
+            return {"decoding_type": "MTP", "num_nextn_predict_layers": draft.tokens}
+        case "ngram":
+            return {"decoding_type": "NGram", "max_draft_len": draft.tokens}
+        case "model":
+            return {"decoding_type": "Draft_Target", "max_draft_len": draft.tokens, "speculative_model": draft.model}
+
+
+def read_trtllm(r: Reading) -> Server:
+    """The server that keys of `trtllm-serve --config` start."""
+    routed, group = r.model.routed, r.whole("tensor_parallel_size", 1)
+    attention = group if r.flag("enable_attention_dp") else 1
+    if attention > 1 and not routed:
+        why = f"a plan deals requests to ranks of a model with experts, and `{r.model.name}` has none"
+        raise r.wrong("enable_attention_dp", why, "drop the key")
+    experts = r.whole("moe_expert_parallel_size", 1)
+    cuts = r.whole("moe_tensor_parallel_size", group // experts if group % experts == 0 else 1)
+    if routed and experts * cuts != group:
+        why = f"moe_expert_parallel_size x moe_tensor_parallel_size is {experts * cuts}, tensor_parallel_size {group}"
+        raise r.wrong("moe_expert_parallel_size", why, f"their product must be {group}")
+    cache, capacity = r.json("kv_cache_config"), r.json("scheduler_config").get("capacity_scheduler_policy")
+    layers = r.list("pp_partition")
+    tokens, chunked = r.maybe_whole("max_num_tokens"), r.flag("enable_chunked_prefill")
+    fraction, block, reuse = (cache.get(k) for k in ("free_gpu_memory_fraction", "tokens_per_block",
+                                                    "enable_block_reuse"))  # fmt: skip
+    if fraction is not None and not (isinstance(fraction, int | float) and 0 < fraction <= 1):
+        raise r.wrong("kv_cache_config", f"`{fraction}` is no share of memory", "a number above 0 and at most 1")
+    rooms = {theirs: ours for ours, theirs in ROOMS.items()}
+    options: list[tuple[str, bool | int | float | str]] = []
+    if isinstance(capacity, str) and capacity in rooms:
+        options.append(("room", rooms[capacity]))
+    if r.flag("disable_overlap_scheduler"):
+        options.append(("ahead", False))
+    if chunked is False:
+        options.append(("chunked", False))
+    return Server(
+        r.model.name,
+        Degrees(
+            tensor=group // attention,
+            pipeline=r.whole("pipeline_parallel_size", 1),
+            replicas=r.copies,
+            attention=attention,
+            experts=experts if routed else 1,
+            expert_tensor=cuts if routed else 1,
+            layers=tuple(n for n in layers if isinstance(n, int)),
+        ),
+        role=r.hint if r.json("cache_transceiver_config") else "",
+        weights=r.model.weights,
+        kv_cache=read_cache("trtllm", str(cache.get("dtype", "auto"))) or r.auto_cache(),
+        activations=r.dtype() or r.model.activations,
+        routed=routed,
+        dense=r.dense,
+        step_tokens=None if chunked else tokens,
+        max_requests=r.maybe_whole("max_batch_size"),
+        memory_fraction=float(fraction) if isinstance(fraction, int | float) else None,
+        max_context=r.maybe_whole("max_seq_len") or r.model.max_context,
+        chunk=tokens if chunked else None,
+        prefix_cache=reuse if isinstance(reuse, bool) else None,
+        kv_block=block if isinstance(block, int) else None,
+        draft=_read_draft(r),
+        options=tuple(options),
+        gpus=r.gpus,
+    )
+
+
+def _read_draft(r: Reading) -> Draft | None:
+    config = r.json("speculative_config")
+    if not config:
+        return None
+    kind = str(config.get("decoding_type", "")).lower()
+    if kind == "mtp":
+        key = "max_draft_len" if "max_draft_len" in config else "num_nextn_predict_layers"
+        return Draft("mtp", r.inner_whole("speculative_config", config, key))
+    tokens = r.inner_whole("speculative_config", config, "max_draft_len")
+    if kind == "ngram":
+        return Draft("ngram", tokens)
+    if kind.replace("_", "") == "drafttarget":
+        model = config.get("speculative_model") or config.get("speculative_model_dir") or ""
+        return Draft("model", tokens, str(model), r.whole("tensor_parallel_size", 1))
+    raise r.wrong("speculative_config", f"a plan has no guesses by `{kind}`", "MTP, NGram or Draft_Target")

@@ -1,0 +1,263 @@
+"""A plan as the text of one Python program: its shardings, and what runs them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from plandsl.backends.jax import texts
+from plandsl.backends.jax.formats import type_name
+from plandsl.backends.jax.layouts import Layouts, multiple, spec
+from plandsl.backends.jax.regions import (
+    caches_of,
+    function_name,
+    layers_of,
+    stage_parts,
+    value_in,
+    value_out,
+    write_region,
+    write_stage,
+)
+from plandsl.backends.jax.sources import functions_of_one, meanings
+from plandsl.ir.compute import Map
+from plandsl.ir.names import RegionName
+from plandsl.ir.program import Program, Region
+from plandsl.ir.types import Mesh, Value
+from plandsl.spec.plan import PlanSpec
+
+ONLY = "plan"
+"""The name of the only sharding of a plan."""
+
+
+class Sharding(NamedTuple):
+    """One sharding of a plan with its two programs: a pool, a mode of a pool, or the draft.
+
+    ``first`` is the number of devices before its own.
+    """
+
+    name: str
+    spec: PlanSpec
+    prefill: Program
+    decode: Program
+    first: int = 0
+
+    @property
+    def prefix(self) -> str:
+        """How the names of its functions begin; empty for the only sharding of a plan."""
+        return "" if self.name == ONLY else f"{self.name}_"
+
+    @property
+    def programs(self) -> tuple[Program, Program]:
+        """Both phases."""
+        return self.prefill, self.decode
+
+
+def export(title: str, shardings: Sequence[Sharding], room: int = 0, *, exact: bool = False) -> str:
+    """The program of a plan. Its cache has room for ``room`` steps after the prompt, at least for the plan's output.
+
+    With ``exact``, formats that jax lacks are float64, for a comparison. Raises `PlanError`: E515, or E516 for formats.
+    """
+    words = {op.fn for s in shardings for p in s.programs for r in p.regions for op in r.ops if isinstance(op, Map)}
+    fixed = [meanings(), functions_of_one(words), texts.ON_A_DEVICE, texts.SETTINGS]
+    taken = _names("\n".join([texts.HEAD, *fixed]))
+    about = "Written by plandsl; needs jax and numpy. Run it for the time of its steps."
+    parts = [f'"""{title}\n\n{about}\n"""', texts.HEAD]
+    parts += [_formats(shardings, exact), *fixed[:3]]
+    for sharding in shardings:
+        parts += _functions(sharding, taken)
+    parts.append(texts.SETTINGS)
+    parts += [_setting(s, shardings, room) for s in shardings]
+    names = ", ".join(f'"{s.name}": {s.prefix.upper()}SETTING' for s in shardings)
+    parts += [f"SETTINGS = {{{names}}}", texts.MAIN]
+    return "\n\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _names(text: str) -> set[str]:
+    """The names that a text binds at its top, and those that it imports."""
+    found: set[str] = set()
+    for node in ast.parse(text).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                found |= {one.asname or one.name for one in names}
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                found.add(name)
+    return found
+
+
+def _formats(shardings: Sequence[Sharding], exact: bool) -> str:
+    """The number formats of a plan by their names."""
+    words = {"bf16"}
+    for sharding in shardings:
+        for program in sharding.programs:
+            for region in program.regions:
+                words |= {v.type.dtype for v in region.values().values()}
+                words |= {op.compute for op in region.ops if hasattr(op, "compute")}
+    lines = []
+    for word in sorted(words):
+        if word == "int32":
+            lines.append("int32 = jnp.int32")
+        elif exact:
+            lines.append(f"{word} = jnp.float64")
+        else:
+            lines.append(f"{word} = jnp.float64 if EXACT else jnp.{type_name(word)}")
+    named = ", ".join(f'"{word}": {word}' for word in sorted(words) if word != "int32")
+    return "\n".join([*lines, f"FORMATS = {{{named}}}"])
+
+
+def _functions(sharding: Sharding, taken: set[str]) -> Iterator[str]:
+    for program in sharding.programs:
+        layouts = layouts_of(program)
+        yield f"# ---- {sharding.name}: {program.phase}, on a mesh of {program.mesh or 'one device'}"
+        for region in program.regions:
+            yield write_region(program, region, layouts, sharding.prefix, taken)
+        for index, parts in enumerate(stage_parts(program)):
+            yield write_stage(program, index, parts, sharding.prefix)
+
+
+def layouts_of(program: Program) -> Layouts:
+    """The sizes of a program that are numbers."""
+    return Layouts({n: s for n, s in program.sizes if isinstance(s, int)}, program.mesh)
+
+
+class _Room(NamedTuple):
+    """How many requests and positions the arrays of a setting have, padding counted."""
+
+    batch: int
+    pad_batch: int
+    groups: int
+    parts: tuple[int, ...]
+    pad: int
+    decoded: int
+
+    def context(self, ways: int) -> int:
+        """Positions of a cached context that ``ways`` ranks share."""
+        if ways == 1:
+            return sum(self.parts) + self.decoded + self.pad
+        own = sum(-(-tokens // self.pad) * self.pad // ways for tokens in self.parts)
+        return (own - (-self.decoded // ways)) * ways
+
+
+def prompt_parts(plan: PlanSpec) -> tuple[int, ...]:
+    """The numbers of tokens of the parts in which a prompt is computed: reused tokens first, then chunks."""
+    load, chunk = plan.workload, plan.chunked_prefill
+    before = min(max(int(load.reuse * load.input), 1), load.input - 1) if load.reuse else 0
+    step = load.input if chunk is None else max(chunk // load.batch, 1)
+    cuts = [0, *(cut for cut in range(before, load.input, step) if cut), load.input]
+    return tuple(b - a for a, b in pairwise(cuts))
+
+
+def _room(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> _Room:
+    plan = sharding.spec
+    same = [p for s in shardings for p in s.programs if s.first == sharding.first]
+    pad = multiple(same, "position") * multiple(same, "context")
+    decoded = max(plan.workload.output, room) * plan.queries
+    return _Room(
+        batch=plan.workload.batch,
+        pad_batch=multiple(same, "batch"),
+        groups=plan.micro_batches,
+        parts=prompt_parts(plan),
+        pad=pad,
+        decoded=decoded,
+    )
+
+
+def _setting(sharding: Sharding, shardings: Sequence[Sharding], room: int) -> str:
+    room_ = _room(sharding, shardings, room)
+    mesh = sharding.prefill.mesh if sharding.prefill.mesh.axes else Mesh((("device", 1),))
+    lines = [f"{sharding.prefix.upper()}SETTING = Setting("]
+    facts = {
+        "first": sharding.first,
+        "axes": tuple(n for n, _ in mesh.axes),
+        "shape": tuple(s for _, s in mesh.axes),
+        "batch": room_.batch,
+        "pad_batch": room_.pad_batch,
+        "parts": room_.parts,
+        "groups": room_.groups,
+        "queries": sharding.spec.queries,
+        "pad": room_.pad,
+        "decoded": room_.decoded,
+    }
+    lines += [f"    {name}={value!r}," for name, value in facts.items()]
+    lines.append("    stages=(")
+    for index in range(len(stage_parts(sharding.prefill))):
+        lines += [f"        {line}" for line in _stage(sharding, index, mesh, room_)]
+    return "\n".join([*lines, "    ),", ")"])
+
+
+def _stage(sharding: Sharding, index: int, mesh: Mesh, room: _Room) -> Iterator[str]:
+    program = sharding.prefill
+    parts = stage_parts(program)[index]
+    layouts, layers = layouts_of(program), layers_of(parts)
+    yield "Stage("
+    yield f"    place=({', '.join(_place(program, index, mesh))},),"
+    yield f"    layers={ {str(r): n for r, n in layers.items()}!r},"
+    yield "    weights={"
+    for name, some in layers.items():
+        yield f'        "{name}": {{'
+        for weight in program.region(name).weights:
+            yield f'            "{weight.name}": {_weight(weight, some, layouts)},'
+        yield "        },"
+    yield "    },"
+    yield "    caches={"
+    for name, some in layers.items():
+        if some == (None,):
+            continue
+        yield f'        "{name}": {{'
+        for op in caches_of(program.region(name)):
+            tensors = ", ".join(_cached(out, len(some), layouts, room) for out in op.outs)
+            yield f'            "{op.cache}": ({tensors},),'
+        yield "        },"
+    yield "    },"
+    yield "    steps={"
+    for phase in sharding.programs:
+        own = stage_parts(phase)[index]
+        takes, gives = value_in(_region(phase, own[0].region)), value_out(_region(phase, own[-1].region)).type
+        name = function_name(sharding.prefix, phase.phase, f"stage_{index}")
+        yield f'        "{phase.phase}": Step({name}, {spec(takes)}, {spec(gives)}),'
+    yield "    },"
+    yield "),"
+
+
+def _region(program: Program, name: RegionName) -> Region:
+    return program.region(name)
+
+
+def _place(program: Program, index: int, mesh: Mesh) -> Iterator[str]:
+    """The index, along each axis, of the devices of a stage."""
+    at: dict[str, int] = {}
+    rest = index
+    for axis in reversed(program.stage_axes if program.stages else ()):
+        rest, at[axis] = divmod(rest, mesh.size(axis))
+    for axis, _ in mesh.axes:
+        yield f"slice({at[axis]}, {at[axis] + 1})" if axis in at else "slice(None)"
+
+
+def _weight(weight: Value, layers: tuple[int | None, ...], layouts: Layouts) -> str:
+    dims = weight.type.dims
+    shape = tuple(layouts.extent(d) for d in dims)
+    stacked = layers != (None,)
+    shape = (len(layers), *shape) if stacked else shape
+    text = f"Tensor({shape}, {weight.type.dtype}, {spec(weight.type, stacked=stacked)}"
+    for i, dim in enumerate(dims):
+        if (times := layouts.repeats(dim)) > 1:
+            text += f", {i + stacked}, {times}"
+    return text + ")"
+
+
+def _cached(out: Value, layers: int, layouts: Layouts, room: _Room) -> str:
+    shape, more = [layers], ""
+    for i, dim in enumerate(out.type.dims):
+        if dim.name == "batch":
+            unit = room.pad_batch * room.groups
+            shape.append(-(-room.batch // unit) * unit)
+        elif dim.name == "context":
+            shape.append(room.context(layouts.mesh.ways(dim.axes)))
+        else:
+            shape.append(layouts.extent(dim))
+            if (times := layouts.repeats(dim)) > 1:
+                more = f", {i + 1}, {times}"
+    return f"Tensor({tuple(shape)}, {out.type.dtype}, {spec(out.type, stacked=True)}{more})"

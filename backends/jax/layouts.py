@@ -1,0 +1,82 @@
+"""The layout of values in an exported program, where every part of a dimension has the same length.
+
+`batch` and `position` are padded to a multiple of the number of parts. Where a dimension has fewer items than parts
+(`kv_heads`), its items are repeated. A value that is a partial sum leaves a function as a stack of its terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import lcm
+from typing import NamedTuple
+
+from plandsl.diagnostics import Diagnostic, PlanError
+from plandsl.ir.program import Program
+from plandsl.ir.types import PADDED, REPLICATED, Dim, Mesh, TensorType
+
+
+class Layouts(NamedTuple):
+    """The sizes of an exported program: ``sizes`` of dimensions that are numbers, on ``mesh``."""
+
+    sizes: dict[str, int]
+    mesh: Mesh
+
+    def local(self, name: str, axes: Iterable[str]) -> int:
+        """Items of dimension ``name`` that a rank has where ``axes`` split it."""
+        held = self.sizes[name]
+        for axis in axes:
+            ways = self.mesh.size(axis)
+            if name in REPLICATED and held < ways and ways % held == 0:
+                held = 1
+            elif held % ways:
+                raise refuse(f"{ways} ranks along '{axis}' do not divide '{name}' = {held}")
+            else:
+                held //= ways
+        return held
+
+    def repeats(self, dim: Dim, from_axes: tuple[str, ...] = ()) -> int:
+        """How often items of ``dim`` are repeated where its axes cut it, of those that ``from_axes`` left."""
+        if dim.name not in REPLICATED:
+            return 1
+        ways = self.mesh.ways(dim.axes[len(from_axes) :])
+        return ways * self.local(dim.name, dim.axes) // self.local(dim.name, from_axes)
+
+    def extent(self, dim: Dim) -> int:
+        """The length of the whole dimension, repeated items counted."""
+        return self.local(dim.name, dim.axes) * self.mesh.ways(dim.axes)
+
+
+def refuse(why: str) -> PlanError:
+    """The diagnostic (E515) for what a program in JAX cannot say."""
+    return PlanError([Diagnostic("E515", f"this plan cannot be a program in JAX: {why}")])
+
+
+def multiple(programs: Iterable[Program], name: str) -> int:
+    """The number that the length of padded dimension ``name`` has to be a multiple of, for all its layouts."""
+    assert name in PADDED
+    found = 1
+    for program in programs:
+        for region in program.regions:
+            for value in region.values().values():
+                for dim in value.type.dims:
+                    if dim.name == name:
+                        over = dim.chunk.over if dim.chunk is not None else ()
+                        found = lcm(found, program.mesh.ways(dim.axes), program.mesh.ways(over))
+    return found
+
+
+def spec(type_: TensorType, *, stacked: bool = False) -> str:
+    """The `PartitionSpec` of a value as text; ``stacked``: with one more dimension, of layers, in front."""
+    parts = ["None"] if stacked else []
+    parts += [show_axes([axis]) for axis in sorted(type_.pending)]
+    parts += [show_axes(d.axes) if d.axes else "None" for d in type_.dims]
+    while parts and parts[-1] == "None":
+        parts.pop()
+    return f"P({', '.join(parts)})"
+
+
+def show_axes(axes: Iterable[str]) -> str:
+    """Mesh axes as an argument of a collective."""
+    names = list(axes)
+    shown = [f'"{name}"' for name in names]
+    return shown[0] if len(names) == 1 else f"({', '.join(shown)})"

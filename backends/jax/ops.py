@@ -1,0 +1,338 @@
+"""Each op as the text of an expression over `jax.numpy` and `jax.lax`."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable
+from string import ascii_letters
+from typing import assert_never
+
+from plandsl.backends.jax.layouts import Layouts, refuse, show_axes
+from plandsl.ir.chunks import Join, Split
+from plandsl.ir.collectives import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Recv,
+    ReduceScatter,
+    Rescale,
+    Reshard,
+    Ring,
+    Send,
+    Slice,
+)
+from plandsl.ir.compute import (
+    AddNorm,
+    Attention,
+    CacheWrite,
+    Concat,
+    Embed,
+    Gemm,
+    LastToken,
+    Map,
+    Norm,
+    Quantize,
+    Rope,
+    Scale,
+)
+from plandsl.ir.experts import Combine, Dispatch, TopK
+from plandsl.ir.functions import FUNCTIONS, GATES, PLUS
+from plandsl.ir.latent import LatentAttention
+from plandsl.ir.limits import NONE, Limit, read_limits
+from plandsl.ir.names import axes_of, stem
+from plandsl.ir.ops import Op
+from plandsl.ir.states import Recurrence, ShortConv
+from plandsl.ir.types import Dim, TensorType, Value
+
+SIGNS = {"add": "+", "sub": "-", "mul": "*"}
+GATED = {gate: word for word, gate in GATES.items()}
+LIMITING = {f.word for f in FUNCTIONS if f.limits} | {PLUS}
+
+
+class Writer:
+    """Writes the ops of one region. ``names`` gives a value its name in the text."""
+
+    def __init__(self, layouts: Layouts, names: Callable[[Value], str], prefix: str) -> None:
+        self.layouts, self.names, self.prefix = layouts, names, prefix
+        self.contexts: dict[str, tuple[str, ...]] = {}
+        """The axes that split the context of the cache that a value comes from, by the value's name."""
+
+    def write(self, op: Op) -> list[str]:
+        """The lines that compute the results of ``op``."""
+        for x in op.operands:
+            if x.name in self.contexts:
+                self.contexts |= {v.name: self.contexts[x.name] for v in op.results if "context" in v.type.names}
+        if isinstance(op, CacheWrite):
+            self.contexts |= {v.name: v.type.on("context") for v in op.outs}
+        texts = self._expressions(op)
+        outs = [self.names(v) for v in op.results]
+        if len(texts) != len(outs):  # one expression for all results
+            return [f"{', '.join(outs)} = {text}" for text in texts if outs]
+        lines = [f"{out} = {text}" for out, text in zip(outs, texts, strict=True)]
+        if isinstance(op, CacheWrite):
+            lines.append(f'new["{op.cache}"] = ({", ".join(outs)}{"," if len(outs) == 1 else ""})')
+        return lines
+
+    def _expressions(self, op: Op) -> list[str]:
+        """One expression for each result, or one for all."""
+        match op:
+            case Embed():
+                return [cast(f"embed({self.names(op.ids)}, {self.names(op.table)}{self._first_row(op.table)})", op.out)]
+            case Norm():
+                return [self._norm(op, f"wide({self.names(op.x)})", op.x.type, op.out)]
+            case AddNorm():
+                total = cast(f"{self.names(op.a)} + {self.names(op.b)}", op.sum)
+                return [total, self._norm(op, f"wide({self.names(op.sum)})", op.a.type, op.out)]
+            case TopK():
+                return [self._top_k(op)]
+            case Dispatch():
+                weighs = ", weighs=True" if op.weighs else ""
+                return [cast(f"dispatch({self.names(op.x)}, {self.names(op.gates)}{weighs})", op.out)]
+            case Combine():
+                gates = f"{self.names(op.gates)} != 0" if op.plain else self.names(op.gates)
+                return [cast(f"combine({self.names(op.x)}, {gates})", op.out)]
+            case Gemm():
+                return [self._gemm(op, i) for i in range(len(op.weights))]
+            case Rope():
+                return [self._rope(op, x, out) for x, out in zip(op.xs, op.outs, strict=True)]
+            case Map():
+                return [cast(self._map(op), op.out)]
+            case Concat():
+                return [f"jnp.concatenate([{', '.join(map(self.names, op.xs))}], axis=-1)"]
+            case Scale():
+                return [cast(f"{self.names(op.x)} * {op.by!r}", op.out)]
+            case Quantize():
+                return [cast(self.names(op.x), op.out)]
+            case CacheWrite():
+                return self._cache_write(op)
+            case Attention():
+                return [self._attention(op)]
+            case LatentAttention():
+                return [self._latent_attention(op)]
+            case LastToken():
+                at = self._at(op.x, "position")
+                x = self.names(op.x)
+                return [cast(f"last_token({x}, {at}, total - 1 - {self._positions(op.x)}[0])", op.out)]
+            case Split():
+                at, blocks = self._at(op.x, op.dim), self._blocks(op.x.type.dim(op.dim), axes_of(op.over))
+                return [f"split({self.names(op.x)}, {at}, {blocks}, {len(op.outs)})"]
+            case Join():
+                dim = op.xs[0].type.dim(op.dim)
+                over = dim.chunk.over if dim.chunk is not None else ()
+                at = self._at(op.out, op.dim)
+                return [f"join([{', '.join(map(self.names, op.xs))}], {at}, {self._blocks(dim, over)})"]
+            case ShortConv() | Recurrence():
+                raise refuse(f"it has no layers with a state, as `{op.state}` is")
+            case _:
+                return [self._exchange(op)]
+
+    def _exchange(
+        self, op: AllReduce | ReduceScatter | AllGather | AllToAll | Slice | Rescale | Ring | Send | Recv | Reshard
+    ) -> str:
+        match op:
+            case AllReduce():
+                return f"lax.psum({self.names(op.x)}, {show_axes(op.axes)})"
+            case ReduceScatter():
+                at, axes = self._at(op.x, op.dim), show_axes(op.axes)
+                x = self._repeated(self.names(op.x), op.x, op.out, op.dim)
+                return f"lax.psum_scatter({x}, {axes}, scatter_dimension={at}, tiled=True)"
+            case AllGather():
+                at, axes = self._at(op.x, op.dim), show_axes(op.axes)
+                made = f"lax.all_gather({self.names(op.x)}, {axes}, axis={at}, tiled=True)"
+                return self._once(made, op.x, op.out, op.dim)
+            case AllToAll():
+                split, gather, axes = self._at(op.x, op.split), self._at(op.x, op.gather), show_axes(op.axes)
+                x = self._repeated(self.names(op.x), op.x, op.out, op.split)
+                made = f"lax.all_to_all({x}, {axes}, split_axis={split}, concat_axis={gather}, tiled=True)"
+                return self._once(made, op.x, op.out, op.gather)
+            case Slice():
+                at, axes, ways = self._at(op.x, op.dim), show_axes(op.axes), self.layouts.mesh.ways(op.axes)
+                x = self._repeated(self.names(op.x), op.x, op.out, op.dim)
+                return f"own_part({x}, {axes}, {ways}, {at})"
+            case Rescale():
+                keeps = ", keep=True" if op.out.type.softmax else ""
+                return cast(f"rescale({self.names(op.x)}, {show_axes(op.axes)}{keeps})", op.out)
+            case Ring():
+                at, ways = self._at(op.xs[0], op.dim), self.layouts.mesh.ways(op.axes)
+                return f"ring([{', '.join(map(self.names, op.xs))}], {show_axes(op.axes)}, {ways}, {at})"
+            case Send():
+                return self.names(op.x)
+            case Recv():
+                return "x"
+            case Reshard():
+                raise AssertionError("collectives replace every reshard")
+            case _:
+                assert_never(op)
+
+    # ---- parts of dimensions
+
+    def _at(self, x: Value, name: str) -> int:
+        return x.type.names.index(name)
+
+    def _first_row(self, table: Value) -> str:
+        axes = table.type.dims[0].axes
+        return f", lax.axis_index({show_axes(axes)}) * {self.names(table)}.shape[0]" if axes else ""
+
+    def _positions(self, x: Value) -> str:
+        axes = x.type.on("position")
+        index = f", lax.axis_index({show_axes(axes)})" if axes else ""
+        return f"positions({self.names(x)}.shape[{self._at(x, 'position')}], past{index})"
+
+    def _blocks(self, dim: Dim, over: tuple[str, ...]) -> int:
+        return self.layouts.mesh.ways(over[len(dim.axes) :])
+
+    def _factor(self, x: Value, out: Value, name: str) -> int:
+        """How often items of dimension ``name`` are repeated in the layout that is split more, ``x`` or ``out``."""
+        a, b = x.type.dim(name), out.type.dim(name)
+        fewer, more = sorted((a, b), key=lambda d: len(d.axes))
+        return self.layouts.repeats(more, fewer.axes)
+
+    def _repeated(self, text: str, x: Value, out: Value, name: str) -> str:
+        times = self._factor(x, out, name)
+        return text if times == 1 else f"jnp.repeat({text}, {times}, axis={self._at(x, name)})"
+
+    def _once(self, text: str, x: Value, out: Value, name: str) -> str:
+        times = self._factor(x, out, name)
+        return text if times == 1 else f"{text}[{', '.join([':'] * self._at(x, name) + [f'::{times}'])}]"
+
+    # ---- arithmetic
+
+    def _norm(self, op: Norm | AddNorm, x: str, type_: TensorType, out: Value) -> str:
+        text = f"{op.fn}({x}, {type_.names.index(op.over)})"
+        return cast(text if op.gain is None else f"{text} * {self._aligned(op.gain, type_.names)}", out)
+
+    def _aligned(self, value: Value, names: tuple[str, ...]) -> str:
+        """``value`` with its dimensions in the order of ``names``; missing dimensions get length 1."""
+        own, every = [stem(n) for n in value.type.names], [stem(n) for n in names]
+        order = sorted(range(len(own)), key=lambda i: every.index(own[i]))
+        text = self.names(value)
+        if order != sorted(order):
+            text = f"jnp.transpose({text}, {tuple(order)})"
+        missing = tuple(i for i, n in enumerate(every) if n not in own)
+        if missing == tuple(range(len(missing))):
+            return text  # dimensions in front are added anyway
+        return f"jnp.expand_dims({text}, {missing})"
+
+    def _gemm(self, op: Gemm, i: int) -> str:
+        w, out = op.weights[i], op.outs[i]
+        letters = dict(zip(dict.fromkeys(map(stem, (*op.x.type.names, *w.type.names))), ascii_letters, strict=False))
+        a, b, c = ("".join(letters[stem(n)] for n in v.type.names) for v in (op.x, w, out))
+        types = f"{op.compute}, {out.type.dtype}"
+        return f'gemm("{a},{b}->{c}", {self.names(op.x)}, {self.names(w)}, {types})'
+
+    def _map(self, op: Map) -> str:
+        names = op.xs[0].type.names
+        xs = [self._aligned(x, names) for x in op.xs]
+        if op.first is not None:
+            index = f"lax.axis_index({show_axes(axes_of(op.first))})"
+            xs[1:] = [f"jnp.where({index} == 0, {x}, 0)" for x in xs[1:]]
+        xs = [_limited(x, to) for x, to in zip(xs, read_limits(op.limits, len(xs)), strict=True)]
+        if op.fn in SIGNS:
+            return f"{xs[0]} {SIGNS[op.fn]} {xs[1]}"
+        if op.fn in LIMITING:
+            return xs[0]
+        if op.fn in GATED:
+            return f"{GATED[op.fn]}(wide({xs[0]})) * {xs[1]}"
+        return f"{op.fn}(wide({xs[0]}))"
+
+    def _rope(self, op: Rope, x: Value, out: Value) -> str:
+        first = "" if op.first is None else f", {op.first}"
+        return cast(f"rope(wide({self.names(x)}), {self._positions(x)}, {self._at(x, 'position')}{first})", out)
+
+    def _top_k(self, op: TopK) -> str:
+        bias = "" if op.bias is None else f", wide({self.names(op.bias)})"
+        options = f"top_k={op.top_k}, score={op.score!r}, normalize={op.normalize}, scale={op.scale!r}"
+        return cast(f"gates(wide({self.names(op.logits)}){bias}, {options})", op.out)
+
+    # ---- the cache and attention
+
+    def _cache_write(self, op: CacheWrite) -> list[str]:
+        """The cache so far; where ranks share the context, each writes the positions that it has slots for."""
+        made = []
+        for i, (x, out) in enumerate(zip(op.xs, op.outs, strict=True)):
+            kept, new = f'cache["{op.cache}"][{i}]', cast(self.names(x), out)
+            if not out.type.on("context"):
+                made.append(f"lax.dynamic_update_slice_in_dim({kept}, {new}, past, {self._at(x, 'position')})")
+            else:
+                made.append(f"write_slots({kept}, {new}, {self._slots(out)}, {self._positions(x)}[0])")
+        return made
+
+    def _slots(self, keys: Value) -> str:
+        """The positions of the slots of a rank's part of ``keys``."""
+        whole, axes = self.contexts[keys.name], keys.type.on("context")
+        ways = self.layouts.mesh.ways(whole)
+        if not axes and not whole:
+            return f"jnp.arange({self.names(keys)}.shape[1])"
+        parts = self.layouts.mesh.ways(axes)
+        index = f"lax.axis_index({show_axes(axes)})" if axes else "0"
+        return f"slots({self.prefix.upper()}SETTING, {ways}, {parts})[{index}]"
+
+    def _mask(self, op: Attention | LatentAttention, keys: Value) -> str:
+        options = f"causal={op.causal}"
+        options += f", window={op.window}" if op.window else ""
+        options += f", chunk={op.chunk}" if op.chunk else ""
+        return f"Mask({self._positions(op.q)}, known({self._slots(keys)}, total), {options})"
+
+    def _change(self, op: Attention | LatentAttention) -> str:
+        """What changes the scores, as one more argument; a head has its slope on whatever rank it is."""
+        if not op.alibi:
+            return "" if op.softcap is None else f", change=Change({op.softcap!r})"
+        dim = op.q.type.dims[2]
+        slopes = f"alibi_slopes({self.layouts.sizes[dim.name]})"
+        if dim.axes:
+            slopes = f"own_part({slopes}, {show_axes(dim.axes)}, {self.layouts.mesh.ways(dim.axes)}, 0)"
+        return f", change=Change({op.softcap!r}, {slopes})"
+
+    def _attention(self, op: Attention) -> str:
+        k, v = (f"wide({self._for_queries(op, x)})" for x in (op.k, op.v))
+        kind = "partial_attention" if op.out.type.softmax else "attention"
+        sinks = ""
+        if op.sinks is not None:
+            sinks = f", wide({self.names(op.sinks)})"
+            if op.out.type.softmax:  # only the first of the ranks that share the keys adds the sink
+                index = f"lax.axis_index({show_axes(op.k.type.on('context'))})"
+                sinks = f", jnp.where({index} == 0, wide({self.names(op.sinks)}), -jnp.inf)"
+        inside = f"wide({self.names(op.q)}), {k}, {v}, {self._mask(op, op.k)}{sinks}{self._change(op)}"
+        return cast(f"{kind}({inside})", op.out)
+
+    def _for_queries(self, op: Attention, keys: Value) -> str:
+        """``keys`` with the key head of each query head of a rank."""
+        q, k = op.q.type.dims[2], op.k.type.dims[2]
+        mine, have = self.layouts.local(q.name, q.axes), self.layouts.local(k.name, k.axes)
+        own = q.axes[len(k.axes) :]
+        ways = self.layouts.mesh.ways(own)
+        text = self.names(keys)
+        if own and ways > 1:
+            index = f"lax.axis_index({show_axes(own)})"
+            return f"jnp.take({text}, ({index} * {mine} + jnp.arange({mine})) * {have} // {mine * ways}, axis=2)"
+        return text if mine == have else f"jnp.repeat({text}, {mine // have}, axis=2)"
+
+    def _latent_attention(self, op: LatentAttention) -> str:
+        q, q_rope, k, k_rope, v = (f"wide({self.names(x)})" for x in op.operands)
+        rope_dim = self.layouts.sizes[op.k_rope.type.names[-1]]
+        scale = (self.layouts.sizes[op.scaled] + rope_dim) ** -0.5
+        partial = ", partial=True" if op.out.type.softmax else ""
+        mask = self._mask(op, op.k_rope)
+        inside = f"({q}, {q_rope}), ({k}, {k_rope}), {v}, {mask}, {scale!r}{partial}{self._change(op)}"
+        return cast(f"latent_attention({inside})", op.out)
+
+
+def cast(text: str, out: Value) -> str:
+    """``text`` in the format of ``out``. The log-sum-exp of a softmax over some keys needs the wide one."""
+    if out.type.softmax:
+        return text
+    return f"{text if text.isidentifier() or _is_call(text) else f'({text})'}.astype({out.type.dtype})"
+
+
+def _is_call(text: str) -> bool:
+    """Whether ``text`` is one call or subscript, which needs no parentheses before a dot."""
+    return isinstance(ast.parse(text, mode="eval").body, ast.Call | ast.Subscript)
+
+
+def _limited(text: str, to: Limit) -> str:
+    if to == NONE:
+        return text
+    low, high = (None if math.isinf(bound) else bound for bound in (to.low, to.high))
+    clipped = text if low is None and high is None else f"jnp.clip({text}, {low}, {high})"
+    return clipped if not to.plus else f"({clipped} + {to.plus!r})"

@@ -1,0 +1,26 @@
+"""Codes of layers with a state: E475 to E479 and N475."""
+
+_BLOCK = (
+    "model m = llama_3_1_8b with {\n  n = 64, width = 4\n  block x[tokens, hidden] {\n    q = x @ w_q[hidden, n]\n"
+    "    k = x @ w_k[hidden, n]\n    v = x @ w_v[hidden, heads, head_dim]\n    BODY\n"
+    "    x = x + y @ w_o[heads, head_dim, hidden]\n  }\n}\n"
+)
+
+STATE_CODES: dict[str, tuple[str, ...]] = {
+    "E475": (
+        "invalid layer with a state",
+        "`short_conv` takes a value, a weight with a factor for each tap and channel, and perhaps a bias. `recurrence` "
+        "takes queries, keys and values, and by name what the decay, the new keys and values and the result depend on. "
+        "Their dimensions must fit the state, which has heads, the last dimension of a key, and that of a value.",
+        _BLOCK.replace("BODY", "y = recurrence(q, k, v, step = x @ w_s[hidden, heads])"),
+        'docs/language.md, "Layers with a state", has the forms.',
+    ),
+    "N475": (
+        "ranks that scan the same positions",
+        "A state depends on all tokens before it. Ranks that share the positions of a prompt gather them before a "
+        "layer with a state, and each of these ranks scans all positions and keeps the whole state.",
+        _BLOCK.replace("BODY", "y = recurrence(q, k, v)")
+        + "plan p {\n  model = m, node = h100_8, sharding { cp = 2 }\n  workload { input = 1024, output = 128 }\n}\n",
+        "split heads instead, which states have: `tp` or `sp`.",
+    ),
+}

@@ -1,0 +1,5 @@
+"""The arithmetic of ops on the arrays of one device, written for numpy and for what has its functions.
+
+The reference backend calls these functions on numpy arrays. The backend `jax` prints them into a program, for
+`jax.numpy`. So each function changes none of its arguments, and takes and returns arrays.
+"""

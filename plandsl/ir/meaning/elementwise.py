@@ -1,0 +1,37 @@
+"""The arithmetic of embeddings, norms, and the last token."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plandsl.ir.functions import Array
+
+EPSILON = 1e-6
+
+
+def embed(ids: Array, table: Array, first: int = 0) -> Array:
+    """Rows of ``table``, whose first row is row ``first`` of the whole table; a row outside it counts as zeros."""
+    rows = ids - first
+    here = (rows >= 0) & (rows < table.shape[0])
+    return np.where(here.reshape(ids.shape + (1,) * (table.ndim - 1)), table[np.clip(rows, 0, table.shape[0] - 1)], 0.0)
+
+
+def rms_norm(x: Array, along: int) -> Array:
+    """``x`` over the root of its mean square along dimension ``along``."""
+    count = max(x.shape[along], 1)
+    out: Array = x / np.sqrt((x * x).sum(along, keepdims=True) / count + EPSILON)
+    return out
+
+
+def layer_norm(x: Array, along: int) -> Array:
+    """``x`` less its mean along dimension ``along``, then as `rms_norm`."""
+    return rms_norm(x - x.sum(along, keepdims=True) / max(x.shape[along], 1), along)
+
+
+def last_token(x: Array, along: int, row: int) -> Array:
+    """Row ``row`` of dimension ``along``; zeros where ``x`` has no such row."""
+    if x.shape[along] == 0:
+        return x.sum(axis=along)
+    here = (row >= 0) & (row < x.shape[along])
+    out: Array = np.where(here, np.take(x, np.clip(row, 0, x.shape[along] - 1), axis=along), 0.0)
+    return out

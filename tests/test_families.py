@@ -1,0 +1,159 @@
+"""The families of `hf`: one published config of each, its parameters, and its sharded program.
+
+The counts are those of the class of transformers 5.24 that has the config's sizes (instantiated without memory), and
+equal the published ones to the digits published; beside them the biases that only choose experts count here, which the
+classes keep as buffers. Active parameters are those of one token, the embedding included.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+
+from plandsl.backends.cost.answers.counts import active_parameters, parameters
+from plandsl.driver import compile_text
+from plandsl.grammar.hf_config import read
+from plandsl.grammar.hf_families import FOLDER, SUFFIX, family, family_of
+from plandsl.grammar.hf_modules import layers_of
+from plandsl.grammar.hf_shape import shape_of
+from plandsl.passes.build import build_model
+from tests.test_hf import CONFIGS, made, published, spec_of
+
+# The configs come from the files of these names in ai-dynamo/aiconfigurator (model_configs), from the model cards on
+# huggingface.co, or, where a class of transformers has the sizes of a checkpoint as its defaults, from there.
+COUNTS: dict[str, tuple[int, int]] = {
+    "baichuan_2_7b": (7_505_973_248, 7_505_973_248),
+    "bloom_176b": (176_247_271_424, 176_247_271_424),
+    "command_r": (34_980_831_232, 34_980_831_232),
+    "command_r7b": (8_028_033_024, 8_028_033_024),
+    "dbrx_132b": (131_596_523_520, 36_469_708_800),
+    "deepseek_v2": (235_741_434_880, 21_375_800_320),
+    "deepseek_v3_2": (671_026_419_200, 37_552_297_472),  # without the indexer, which has 851,524,864 more
+    "ernie_4_5_0_3b": (360_748_032, 360_748_032),
+    "ernie_4_5_21b_a3b": (21_825_437_888, 3_352_150_208),
+    "falcon_7b": (6_921_720_704, 6_921_720_704),
+    "gemma_7b": (8_537_680_896, 8_537_680_896),
+    "glm_4_7": (352_797_814_784 + 89 * 160, 33_632_266_144),
+    "glm_4_9b_0414": (9_400_279_040, 9_400_279_040),
+    "glm_5": (743_180_209_920, 41_053_720_320),  # without the indexer, which has 731,008,512 more
+    "gpt_neox_20b": (20_554_567_680, 20_554_567_680),
+    "granite_3_1_2b": (2_533_531_648, 2_533_531_648),
+    "hunyuan_7b": (7_504_568_320, 7_504_568_320),
+    "internlm3_8b": (8_804_241_408, 8_804_241_408),
+    "jamba_v0_1": (51_570_323_328, 12_110_311_296),
+    "minimax_m1": (456_089_655_296, 48_403_306_496),
+    "minimax_m2": (228_689_748_992 + 62 * 256, 11_030_553_088),
+    "mpt_1b": (1_311_213_568, 1_311_213_568),
+    "nemotron_3_nano_30b_a3b": (31_577_937_344 + 23 * 128, 3_580_076_352),
+    "nemotron_h_56b": (56_324_350_464, 56_324_350_464),
+    "olmo_2_13b": (13_716_198_400, 13_716_198_400),
+    "phi_1": (1_418_270_720, 1_418_270_720),
+    "phi_3_mini": (3_821_079_552, 3_821_079_552),
+    "phi_4": (14_659_507_200, 14_659_507_200),
+    "qwen1_5_moe_a2_7b": (14_315_784_192, 2_689_173_504),
+    "qwen3_5_27b": (26_895_998_464, 26_895_998_464),
+    "qwen3_5_397b_a17b": (396_346_350_336, 17_349_040_896),
+    "qwen3_next_80b": (79_674_391_296, 3_874_929_408),
+    "qwen3_vl_30b_a3b": (30_532_122_624, 3_353_032_704),
+    "qwen3_vl_32b": (32_762_123_264, 32_762_123_264),
+    "starcoder2_15b": (15_957_889_024, 15_957_889_024),
+}
+
+TINY = {
+    "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 100,
+    "num_key_value_heads": 2, "head_dim": 16, "torch_dtype": "bfloat16",
+}  # fmt: skip
+SMALL: dict[str, tuple[dict[str, Any], int]] = {
+    "glm": (TINY | {"architectures": ["GlmForCausalLM"]}, 87_616),
+    "olmo3": (TINY | {"architectures": ["Olmo3ForCausalLM"], "sliding_window": 128}, 87_488),
+    "hunyuan_v1_moe": (
+        TINY
+        | {"architectures": ["HunYuanMoEV1ForCausalLM"], "num_experts": 8, "moe_topk": 2, "tie_word_embeddings": True},
+        279_488,
+    ),
+}
+"""Families of which no published config was found: small sizes, and the count of the class of transformers."""
+
+SHORT = 8  # layers
+
+
+def short(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with its first layers alone, in all lists that speak of layers."""
+    inner = {key: short(value) for key, value in config.items() if key == "text_config"}
+    found = config | inner
+    counts = [key for key in ("num_hidden_layers", "n_layers", "n_layer") if key in config]
+    if not counts:
+        return found
+    count = config[counts[0]]
+    cut = {key: value[:SHORT] for key, value in found.items() if isinstance(value, list | str) and len(value) == count}
+    return found | cut | {counts[0]: min(count, SHORT)}
+
+
+FAMILIES = sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}") if family(path.stem).architectures)
+
+
+@cache
+def configs() -> dict[str, str]:
+    """A published config of each family."""
+    found = {}
+    for path in sorted(CONFIGS.glob("*.json"), key=lambda path: -path.stat().st_size):
+        config, _, _ = read(path.read_bytes(), path.name)
+        assert config is not None
+        known = family_of(config)
+        assert known is not None
+        found[known.name] = path.stem
+    return found
+
+
+def config_of(name: str) -> dict[str, Any]:
+    return SMALL[name][0] if name in SMALL else published(configs()[name])
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_model_has_as_many_parameters_as_published(name: str) -> None:
+    text, found = made(published(name))
+    assert not [d for d in found if d.code != "N201"]
+    assert not any("does not read" in d.message for d in found)
+    program = build_model(spec_of(text), "decode", "bf16")
+    assert (parameters(program), active_parameters(program)) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_model_has_as_many_parameters_as_its_class(name: str) -> None:
+    config, count = SMALL[name]
+    assert parameters(build_model(spec_of(made(config)[0]), "decode", "bf16")) == count
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_sharded_program_of_each_family_is_the_unsharded_one(name: str) -> None:
+    """On two ranks, or on two stages where the heads or the vocabulary are odd."""
+    text, _ = made(short(config_of(name)))
+    odd = any(size % 2 for _, size in spec_of(text).sizes if size > 1)
+    degrees = "pp = 2" if odd else "tp = 2"
+    model = re.findall(r"model (\w+) \{", text)[0]
+    load = "workload { input = 100, output = 10, batch = 4 }"
+    (plan,) = compile_text(f"{text}plan p {{ model = {model}, node = h100_8, sharding {{ {degrees} }}, {load} }}\n")
+    verdict = plan.verify()
+    assert verdict.ok, verdict.message
+    assert verdict.worst < 1e-9
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_modules_of_a_family_hold_the_weights_of_its_layers(name: str) -> None:
+    """A quantised checkpoint names modules: each weight of a GEMM, the router apart, is in one, and no other weight."""
+    config = config_of(name) | {"quantization_config": {"quant_method": "fp8"}}
+    text, found = made(config)
+    assert not [d for d in found if d.severity == "error"]
+    assert "weights = fp8" in text
+    blocks = re.findall(r"^  (?:block|mtp).*?^  \}", text, re.MULTILINE | re.DOTALL)
+    used = {weight for block in blocks for weight in re.findall(r"@ (w_\w+)\[", block)}
+    used |= {weight for block in blocks for weight in re.findall(r"(w_u[kv])\[", block)}
+    read_config, _, _ = read(json.dumps(config).encode(), "config.json")
+    assert read_config is not None
+    shape = shape_of(read_config, family(name))
+    named = {w for layer in layers_of(shape, family(name)) for module in layer.modules for w in module.weights}
+    assert named == used - {"w_router", "w_share"}
