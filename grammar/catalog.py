@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from plandsl.diagnostics import Diagnostic, PlanError
-from plandsl.grammar.modules import FOLDERS, catalog_find, catalog_names, read_bytes
+from plandsl.grammar.modules import FOLDERS, catalog_find, catalog_names
 from plandsl.grammar.syntax import Ref
 
 
@@ -40,14 +40,20 @@ def text(kind: str, name: str) -> str:
 
 
 def from_config(path: str) -> str:
-    """The `.plan` text of the model that ``hf(...)`` makes of a config.json. Raises `PlanError` for a wrong file."""
-    from plandsl.grammar.hf import translate
+    """The `.plan` text of the model that ``hf(...)`` makes of a config.json or a folder, and ``gguf(...)`` of a file.
 
+    Raises `PlanError` for a wrong file.
+    """
+    from plandsl.grammar.hf import translate_file
+
+    place, name = Path(path), path.rstrip("/") or path
     try:
-        text, source, found = translate(read_bytes(Path(path)), path)
+        root = (place if place.is_dir() else place.parent).resolve()
+        text, source, found = translate_file(place, root, name, name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise PlanError([Diagnostic("E209", f"cannot read {path}: {reason}")]) from error
     if not text:
-        raise PlanError([d for d in found if d.severity == "error"], {path: source})
+        wrong = [d for d in found if d.severity == "error"]
+        raise PlanError(wrong, {d.span.file: source for d in wrong if d.span is not None})
     return text

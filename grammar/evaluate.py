@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from plandsl.diagnostics import Label, Span, clip
 from plandsl.grammar import syntax as s
-from plandsl.grammar.modules import KINDS, Follows, Library, Unit, Wrong, cycle
+from plandsl.grammar.modules import IMPORTS, KINDS, Follows, Library, Unit, Wrong, cycle
 from plandsl.grammar.records import Layer, Record, Records
 from plandsl.limits import MAX_DIGITS, MAX_EXPANSION
 from plandsl.spec.plan import COMPARE
@@ -130,7 +130,7 @@ class Evaluator:
 
     def check_let(self, let: s.Let, unit: Unit) -> None:
         """Evaluate a `let`, unless it may stand for a word or a declaration."""
-        model = isinstance(let.value, s.Call) and let.value.func.text == "hf"
+        model = isinstance(let.value, s.Call) and let.value.func.text in IMPORTS
         if not model and not isinstance(let.value, s.Ref | s.With):
             self._let(let, unit)
 

@@ -97,15 +97,18 @@ def path_beside(file: str, written: str) -> str:
     return os.path.normpath(PurePosixPath(file).parent / written).replace(os.sep, "/")
 
 
-def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str) -> Path:
-    """The file at the path ``written`` after ``word`` in ``unit``. Raises `Wrong` (E209) if it may not be read."""
+def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str, *, folder: bool = False) -> Path:
+    """The file, or with ``folder`` also a folder, at the path ``written`` after ``word`` in ``unit``.
+
+    Raises `Wrong` (E209) if it may not be read.
+    """
     text, span = written.value, written.span
     if library.folder is None or unit.path is None:
         raise Wrong("E209", "this text was not read from a folder, so it can use no other file", span)
     if PurePosixPath(text).is_absolute() or "\\" in text or "\0" in text or ":" in text:
         hint = "write the path from this file's folder, with `/`"
         raise Wrong("E209", f"a path in {word} must be relative", span, hint=hint)
-    if not text.endswith(ending):
+    if not text.endswith(ending) and not folder:
         raise Wrong("E209", f"{word} reads `{ending}` files only", span)
     try:
         path = (unit.path.parent / text).resolve()
@@ -118,6 +121,10 @@ def locate(library: Library, written: s.Str, unit: Unit, word: str, ending: str)
         mode = path.stat().st_mode
     except (OSError, ValueError):
         raise _missing_file(text, span) from None
+    if folder and stat.S_ISDIR(mode) and not text.endswith(ending):
+        return path
+    if folder and not text.endswith(ending):
+        raise Wrong("E209", f"{word} reads `{ending}` files and folders only", span)
     if not stat.S_ISREG(mode):
         raise Wrong("E209", f'"{text}" is not a regular file', span)
     return path

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from plandsl.diagnostics import Diagnostic, clip
 from plandsl.grammar import syntax as s
 from plandsl.grammar.files import locate, path_beside
+from plandsl.grammar.headers import Checkpoint, Unreadable, about, opened, read_folder
+from plandsl.grammar.headers_gguf import read_gguf
+from plandsl.grammar.headers_metadata import checkpoint_of, config_of, notes_of
+from plandsl.grammar.headers_storage import storage_of_headers
 from plandsl.grammar.hf_config import Config, read
 from plandsl.grammar.hf_families import family_of
 from plandsl.grammar.hf_notes import refuse, tell
@@ -20,9 +24,10 @@ from plandsl.grammar.hf_shape import shape_of
 from plandsl.grammar.hf_storage import storage_of
 from plandsl.grammar.hf_text import MAX_BLOCKS, Made, dimensions_in, model_text
 from plandsl.grammar.modules import Follows, Library, Unit, Wrong, read_bytes
-from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_FILES
+from plandsl.limits import MAX_DIMENSION, MAX_ERRORS, MAX_FILE_BYTES, MAX_FILES
 
 _LONGEST_NAME = 60
+CONFIG, GGUF = "config.json", ".gguf"
 
 
 class Translated(NamedTuple):
@@ -33,16 +38,24 @@ class Translated(NamedTuple):
     found: list[Diagnostic]
 
 
-def translate(data: bytes, file: str, source: str = "") -> Translated:
-    """The `.plan` text for the bytes of a config.json, called ``file`` in findings and ``source`` in the text."""
+def translate(data: bytes, file: str, source: str = "", checkpoint: Checkpoint | None = None) -> Translated:
+    """The `.plan` text for the bytes of a config.json, called ``file`` in findings and ``source`` in the text.
+
+    With a ``checkpoint`` the formats are those of its tensors.
+    """
     config, written, found = read(data, file)
     if config is None:
         return Translated("", written, found)
-    text = _text(config, source or file)
-    return Translated("" if config.errors else text, written, config.found[:MAX_ERRORS])
+    return translate_config(config, source or file, checkpoint)._replace(source=written)
 
 
-def _text(config: Config, source: str) -> str:
+def translate_config(config: Config, source: str, checkpoint: Checkpoint | None = None) -> Translated:
+    """The `.plan` text for a config."""
+    text = _text(config, source, checkpoint)
+    return Translated("" if config.errors else text, "", config.found[:MAX_ERRORS])
+
+
+def _text(config: Config, source: str, checkpoint: Checkpoint | None) -> str:
     family = family_of(config)
     if family is None:
         return ""
@@ -52,6 +65,10 @@ def _text(config: Config, source: str) -> str:
     tell(config, family)
     if config.errors:
         return ""
+    if checkpoint is not None:
+        storage = storage_of_headers(config, Made(family, shape), storage, checkpoint)
+        if config.errors:
+            return ""
     if storage.layers:
         shape = shape._replace(stored=storage.layers)
     shown = re.sub(r'["\x00-\x1f\x7f]', "_", source)
@@ -85,44 +102,80 @@ def _name(config: Config, source: str) -> str:
     return f"model_{name}" if name[0].isdigit() else name
 
 
+# ---- files
+
+
+def translate_file(path: Path, root: Path, file: str, source: str) -> Translated:
+    """The `.plan` text for a config.json, the folder of a checkpoint, or a GGUF file. Raises `OSError`.
+
+    ``root`` is the folder that no file may lie outside of.
+    """
+    if path.suffix == GGUF:
+        return _translate_gguf(path, root, file, source)
+    if not path.is_dir():
+        return translate(read_bytes(path), file, source)
+    try:
+        with about(CONFIG), opened(path / CONFIG, root) as (config, _):
+            data = config.read(MAX_FILE_BYTES + 1)
+        checkpoint = read_folder(path, root)
+    except Unreadable as error:
+        return Translated("", "", [Diagnostic("E485", f"{file}: {error}", None)])
+    return translate(data, f"{file}/{CONFIG}", f"{source}/{CONFIG}", checkpoint)
+
+
+def _translate_gguf(path: Path, root: Path, file: str, source: str) -> Translated:
+    try:
+        made = read_gguf(path, root)
+        config = config_of(made, file)
+    except Unreadable as error:
+        return Translated("", "", [Diagnostic("E485", f"{file}: {error}", None)])
+    notes_of(made, config)
+    config.skip(*config.values)
+    found = translate_config(config, source, checkpoint_of(made, str(config.values["model_type"])))
+    return found._replace(found=[d._replace(span=None) for d in found.found])
+
+
 # ---- in a plan
 
 
 def import_model(library: Library, call: s.Call, unit: Unit) -> tuple[s.Decl, Unit]:
     """The declaration of the model that ``call`` builds, and the file made for it; each config is read once."""
     written = _argument(call)
-    path = locate(library, written, unit, "`hf`", ".json")
+    name = call.func.text
+    path = locate(library, written, unit, f"`{name}`", GGUF if name == "gguf" else ".json", folder=name == "hf")
     if path not in library.configs:
         if len(library.configs) >= MAX_FILES:
             raise Wrong("E209", f"more than {MAX_FILES} configs are read", written.span)
         library.configs[path] = None
+        assert unit.path is not None, "a located path starts somewhere"
+        assert library.folder is not None, "and in a folder"
+        source = os.path.relpath(unit.path.parent / written.value, library.folder).replace(os.sep, "/")
         try:
-            data = read_bytes(path)
+            made = translate_file(path, library.folder, path_beside(unit.file, written.value), source)
         except OSError as error:
             raise Wrong("E209", f"cannot read this file: {error.strerror}", written.span) from None
-        assert unit.path is not None, "a located path starts somewhere"
-        source = os.path.relpath(unit.path.parent / written.value, library.folder).replace(os.sep, "/")
-        library.configs[path] = _enter_model(library, data, path_beside(unit.file, written.value), source, call)
-    made = library.configs[path]
-    if made is None:
+        library.configs[path] = _enter_model(library, made, path_beside(unit.file, written.value), source, call)
+    entered = library.configs[path]
+    if entered is None:
         raise Follows
-    return made.declared["model"][made.declarations[0].name.text], made
+    return entered.declared["model"][entered.declarations[0].name.text], entered
 
 
 def _argument(call: s.Call) -> s.Str:
     if len(call.args) == 1 and not call.kwargs and isinstance(call.args[0], s.Str):
         return call.args[0]
-    raise Wrong("E210", "`hf` takes one path in quotes", call.span, hint='`hf("config.json")`')
+    hint = '`gguf("model.gguf")`' if call.func.text == "gguf" else '`hf("config.json")`, or `hf("FOLDER")`'
+    raise Wrong("E210", f"`{call.func.text}` takes one path in quotes", call.span, hint=hint)
 
 
-def _enter_model(library: Library, data: bytes, file: str, source: str, call: s.Call) -> Unit | None:
-    text, written, found = translate(data, file, source)
-    library.sources[file] = written
-    for diagnostic in found:
-        library.record(Wrong(diagnostic.code, diagnostic.message, diagnostic.span, hint=diagnostic.hint))
-    if not text:
+def _enter_model(library: Library, made: Translated, file: str, source: str, call: s.Call) -> Unit | None:
+    name = next((d.span.file for d in made.found if d.span is not None), file)
+    library.sources[name] = made.source
+    for diagnostic in made.found:
+        library.record(Wrong(diagnostic.code, diagnostic.message, diagnostic.span or call.span, hint=diagnostic.hint))
+    if not made.text:
         return None
-    unit = Unit(f'hf("{clip(source, 80)}")', text)
+    unit = Unit(f'{call.func.text}("{clip(source, 80)}")', made.text)
     library.spend(call.span, len(unit.declarations))
     library.enter(unit)
     return unit if unit.declarations else None

@@ -230,3 +230,12 @@ class _Checkpoint:
 
 def _some(names: list[str]) -> str:
     return json_list(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def storage_with(
+    config: Config, shape: Shape, layers: tuple[Layer, ...], words: list[dict[str, str]], base: Storage
+) -> Storage:
+    """``base`` with the format of each matrix of each layer as ``words`` say."""
+    found = _Checkpoint(config, {}, shape, layers)
+    found.words, found.head = dict(enumerate(words)), dict(base.stored).get("head", _KEPT)
+    return found.storage(base)

@@ -11,6 +11,7 @@ from plandsl.grammar.hf_families import Family
 from plandsl.grammar.hf_shape import Shape
 from plandsl.grammar.hf_storage import Storage
 from plandsl.grammar.hf_template import indented, render
+from plandsl.spec.model import ACTIVATIONS
 
 MAX_BLOCKS = 16
 """Most blocks in the text of a model. If more are needed, its layers are of too many kinds."""
@@ -163,7 +164,20 @@ def _parts(kinds: Sequence[Kind]) -> list[tuple[Kind, str]]:
             if len(first) + period < len(best) and rest[period:] == rest[:-period]:
                 steps = [f"{lead + n}..{len(kinds)} by {period}" for n in range(period)]
                 best = first + list(zip(rest, steps, strict=False))
-    return best
+    return min(best, *_between(kinds), key=len) if len(best) > MAX_BLOCKS // 2 else best
+
+
+def _between(kinds: Sequence[Kind]) -> Iterator[list[tuple[Kind, str]]]:
+    """Ranges of layers that repeat with a period between first and last layers of one kind, as GGUF files have them."""
+    runs = _runs(kinds, 0, len(kinds))
+    yield runs
+    stop = int(runs[-1][1].partition("..")[0])
+    start = int(runs[0][1].partition("..")[2])
+    middle = kinds[start:stop]
+    for period in range(2, min(len(middle), _LONGEST_PERIOD + 1)):
+        if middle[period:] == middle[:-period]:
+            steps = [f"{start + n}..{stop} by {period}" for n in range(period)]
+            yield [runs[0], *zip(middle, steps, strict=False), runs[-1]]
 
 
 def _runs(kinds: Sequence[Kind], start: int, end: int) -> list[tuple[Kind, str]]:
@@ -183,7 +197,8 @@ def _labels(ranges: list[tuple[Kind, str]], shape: Shape) -> list[str]:
     names = []
     for kind, _ in ranges:
         words = [_word(dict(kind.words)[name], shape.labels[name]) for name in different]
-        words += [("kept" if kind.stored else "quantised")] if stored else []
+        kept = all(word == ACTIVATIONS for _, word in kind.stored)
+        words += [("quantised" if not kind.stored else "kept" if kept else "other")] if stored else []
         names.append("_".join(words))
     many, seen = Counter(names), Counter[str]()
     for number, name in enumerate(names):

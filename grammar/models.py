@@ -16,10 +16,10 @@ from plandsl.grammar.stored import parts_of, read_stored
 from plandsl.grammar.terms import Seen, Terms
 from plandsl.grammar.values import whole
 from plandsl.limits import MAX_DIMENSION, MAX_LAYERS
-from plandsl.spec.model import STEP_DIMENSIONS, Apply, BlockSpec, Every, ModelSpec, Term, Var, Weight
+from plandsl.spec.model import STEP_DIMENSIONS, Apply, BlockSpec, Every, LoraSpec, ModelSpec, Term, Var, Weight
 
 DTYPES = ("weights", "activations", "kv_cache", "state_cache", "compute")
-FIELDS = ("layers", "max_context", "causal", "source", "stored", *DTYPES)
+FIELDS = ("layers", "max_context", "causal", "source", "stored", "lora", *DTYPES)
 
 _EXAMPLES = {
     "embedding": "embedding w_embed[vocab, hidden]",
@@ -48,6 +48,7 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
     head = program.head()
     _warn_unused(reader, program.used)
     stored = _stored(reader, embedding, [*blocks, *([mtp] if mtp else [])], [t for t in (entry, head) if t])
+    lora = _lora(reader, [*blocks, *([mtp] if mtp else [])], sizes)
     if not reader.ok or layers is None or weights is None or embedding is None or head is None:
         return None
     return ModelSpec(
@@ -67,9 +68,19 @@ def model_spec(context: Context, record: Record) -> ModelSpec | None:
         entry=entry,
         source=source,
         stored=stored,
+        lora=lora,
         state_cache=state_cache,
         span=record.span,
     )
+
+
+def _lora(reader: Reader, blocks: list[BlockSpec], sizes: dict[str, int]) -> LoraSpec | None:
+    """The adapters of a model, which few have."""
+    if not reader.ok or "lora" not in reader.record.fields:
+        return None
+    from plandsl.grammar.lora import lora_spec
+
+    return lora_spec(reader, blocks, sizes)
 
 
 def _stored(

@@ -18,6 +18,9 @@ from plandsl.limits import MAX_ERRORS, MAX_FILE_BYTES
 KINDS = ("model", "gpu", "node", "cluster", "calibration", "engine", "sharding", "workload", "plan", "search")
 """The kinds of declarations; each kind has its own namespace."""
 
+IMPORTS = ("hf", "gguf")
+"""Calls that stand for the model of a file."""
+
 CATALOG = Path(plandsl.__file__).parent / "catalog"
 FOLDERS = {
     "model": "models",

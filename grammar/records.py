@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from plandsl.diagnostics import Label, Span, article, clip
 from plandsl.grammar import syntax as s
-from plandsl.grammar.modules import KINDS, Follows, Library, Unit, Wrong, cycle
+from plandsl.grammar.modules import IMPORTS, KINDS, Follows, Library, Unit, Wrong, cycle
 from plandsl.grammar.tokens import NAMED
 from plandsl.limits import MAX_EXPANSION
 
@@ -280,7 +280,7 @@ class Records:
             found = self.section(inner, value.name.text, kind) if inner else None
             if found is not None:
                 return found
-        if isinstance(value, s.Call) and value.func.text == "hf" and kind == "model":
+        if isinstance(value, s.Call) and value.func.text in IMPORTS and kind == "model":
             return self._import_model(value, unit)
         raise self._not_a_name(kind, value, unit)
 
@@ -301,7 +301,7 @@ class Records:
         return Wrong("E210", f"expected the name of {article(kind)}", value.span, hint=hint)
 
     def _import_model(self, call: s.Call, unit: Unit) -> Record:
-        """The model that ``hf("config.json")`` builds; a ``{ }`` after the call counts as ``with``."""
+        """The model that ``hf("config.json")`` or ``gguf("model.gguf")`` builds; ``{ }`` counts as ``with``."""
         from plandsl.grammar.hf import import_model  # few plans need it
 
         record = self.of_declaration(*import_model(self.library, call, unit))

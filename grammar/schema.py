@@ -174,7 +174,7 @@ class Reader:
 
     def format(self, layer: Layer, words: tuple[str, ...] = ()) -> str:
         """The format of weights that a layer stands for, or one of ``words``."""
-        text = self._word(layer.value, layer.unit, words)
+        text = _stated_format(layer.value) or self._word(layer.value, layer.unit, words)
         if text is not None and (text in words or is_storage(text)):
             return text
         if text is not None and (hint := _hint_for_format(text)):
@@ -281,6 +281,13 @@ def _hint_for_format(text: str, choices: tuple[str, ...] = ()) -> str:
     from plandsl.grammar.near import hint_for_format  # mistakes alone need it
 
     return hint_for_format(text, choices)
+
+
+def _stated_format(value: s.Expr | Record) -> str:
+    """``int4_128(4.14)``: a format with its bits for each element, as a word; empty for anything else."""
+    if isinstance(value, s.Call) and len(value.args) == 1 and isinstance(value.args[0], s.Num) and not value.kwargs:
+        return f"{value.func.text}({value.args[0].value})" if value.args[0].unit is None else ""
+    return ""
 
 
 def _hint_for_word(text: str, choices: tuple[str, ...]) -> str:

@@ -7,10 +7,11 @@ from functools import partial
 from typing import NamedTuple
 
 from plandsl.diagnostics import clip
+from plandsl.grammar.functions import NORMS
 from plandsl.grammar.modules import Wrong
 from plandsl.grammar.records import Layer, Record
 from plandsl.grammar.schema import Reader
-from plandsl.spec.model import ACTIVATIONS, EMBEDDING, EXPERTS, HEAD, Apply, BlockSpec, Term, Weight, walk
+from plandsl.spec.model import ACTIVATIONS, EMBEDDING, EXPERTS, GAINS, HEAD, Apply, BlockSpec, Term, Weight, walk
 
 
 class Part(NamedTuple):
@@ -39,6 +40,8 @@ def _parts_of(term: Term, region: str) -> Iterator[Part]:
         if isinstance(inner, Weight):
             yield Part(inner.name, region)
         elif isinstance(inner, Apply):
+            if inner.fn in NORMS and inner.option("gain", "") != "none":
+                yield Part(GAINS, region)
             for statement in inner.body:
                 yield from (Part(w.name, region, True) for w in walk(statement.term) if isinstance(w, Weight))
 

@@ -19,7 +19,7 @@ from plandsl.ir.types import Mesh, TensorType, Value, tensor
 from plandsl.passes.rewrite import Names
 from plandsl.spec.formats import BITS, base_format, with_inputs
 from plandsl.spec.hardware import GpuSpec
-from plandsl.spec.model import STATEFUL, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
+from plandsl.spec.model import GAINS, STATEFUL, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight, walk
 from plandsl.spec.plan import PlanSpec
 
 TOKENS = ("batch", "position")
@@ -301,7 +301,15 @@ class _Builder:
         unnamed = router and not self.model.named_format(weight.name, self.region)
         compute = self.model.activations if unnamed else self._multiplies(w)
         self.ops.append((GroupedGemm if inside else Gemm)((out,), x, (w,), compute, span=term.span))
-        return out
+        lora = self.model.lora
+        if lora is None or weight.name not in lora.targets or inside or router:
+            return out
+        from plandsl.passes.adapters import adapt
+
+        ops, weights = adapt(out, x, w, self.names, lora.active)
+        self.ops += ops
+        self.weights |= {value.name: value for value in weights}
+        return ops[-1].results[0]
 
     def _experts(self, term: Apply, name: str) -> Value:
         """Routing scores, the choice of experts, dispatch of the tokens, the experts' block, and the combination."""
@@ -345,7 +353,8 @@ class _Builder:
         gain = None
         if term.option("gain", "") != "none":
             # gains have no name in the language: each norm has its own
-            gain = Value(self.names.fresh(f"gain_{name}"), tensor(self.model.activations, (over,)))
+            stored = self.model.named_format(GAINS, self.region) or self.model.activations
+            gain = Value(self.names.fresh(f"gain_{name}"), tensor(stored, (over,)))
             self.weights[gain.name] = gain
         out = self._out(name, x.type)
         self.ops.append(Norm(out, x, gain, term.fn, over, span=term.span))

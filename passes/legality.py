@@ -19,7 +19,7 @@ from plandsl.passes.build import arithmetic
 from plandsl.passes.cut_stages import split_layers, stage_axes
 from plandsl.passes.fitting import check_engine, check_load
 from plandsl.passes.groups import check_groups, refuses_cuts
-from plandsl.spec.formats import base_format
+from plandsl.spec.formats import GGUF, base_format
 from plandsl.spec.model import Apply, walk
 from plandsl.spec.money import DRAWN, PAID, hosts, power_hint, power_missing, powerless, price_of, unpriced
 from plandsl.spec.plan import TARIFFS, AxisSpec, CutSpec, PlanSpec, RuleSpec
@@ -437,6 +437,13 @@ def _peaks(plan: PlanSpec) -> Iterator[Diagnostic]:
                 "fitted to GEMMs of an RTX PRO 6000, whose error the bands do not contain"
             )
             yield Diagnostic("N315", why, gpu.span)
+    if model.lora is not None:
+        why = "no kernel of adapters is measured: times are rooflines, and bands of engines twice as wide"
+        yield Diagnostic("N487", why, model.span)
+    if unpacked := [word for word in dict.fromkeys(map(base_format, model.formats)) if word in GGUF]:
+        words = " and ".join(unpacked[:4]) + (", ..." if len(unpacked) > 4 else "")
+        why = f"no kernel of {words} is measured: times are those of weights of about as many bits, bytes are exact"
+        yield Diagnostic("N485", why, model.span)
     for stored in dict.fromkeys(map(base_format, model.formats)):
         compute = arithmetic(model, common, stored)
         if any(arithmetic(model, gpu, stored) != compute for gpu in gpus):

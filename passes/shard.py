@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, assert_never
 from attrs import evolve
 
 from plandsl.diagnostics import Span
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import Relay
 from plandsl.ir.collectives import Reshard, Ring
 from plandsl.ir.compute import Attention, CacheWrite, Ids, Map
@@ -181,6 +182,8 @@ class Sharder:
                 return lay_out_state(op, self)
             case Map() if self._adds_bias_to_partial(op):
                 return self._add_on_first(op)
+            case AdapterGemm() if self._keeps_partial(op):
+                return evolve(op, x=self.now[op.x.name], weights=tuple(self.now[w.name] for w in op.weights))
             case Ids():
                 return op
             case Regular():
@@ -189,6 +192,12 @@ class Sharder:
                 raise AssertionError(f"{op.keyword} before layouts are known")
             case _:
                 assert_never(op)
+
+    def _keeps_partial(self, op: AdapterGemm) -> bool:
+        """Whether a partial sum goes through ``op``, to be added to that of its target before both are completed."""
+        have = self.now[op.x.name].type
+        cut = {a for w in op.weights for a in self.now[w.name].type.axes}
+        return bool(have.partial) and not have.softmax and cut.isdisjoint(have.partial)
 
     def _adds_bias_to_partial(self, op: Map) -> bool:
         """Whether ``op`` adds a weight to a partial sum that nothing else reads."""

@@ -137,7 +137,9 @@ def _fmt(made: _Parser) -> None:
 
 def _catalog(made: _Parser) -> None:
     made.add_argument("kind", nargs="?", metavar="KIND", help="model, gpu, node, cluster, calibration or engine")
-    made.add_argument("name", nargs="?", metavar="NAME", help="an entry; for a model also a config.json, to import")
+    made.add_argument(
+        "name", nargs="?", metavar="NAME", help="an entry; or config.json, folder or GGUF file of a model"
+    )
 
 
 def _passes(made: _Parser) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plandsl.codes_export import EXPORT_CODES
+from plandsl.codes_headers import HEADER_CODES
 from plandsl.codes_hf import HF_CODES
 from plandsl.codes_models import MODEL_CODES
 from plandsl.codes_money import MONEY_CODES
@@ -539,7 +540,7 @@ COMMAND_CODES: dict[str, tuple[str, str, str, str]] = {
 CODES: dict[str, Code] = {
     name: Code(*parts)
     for table in (
-        *(SYNTAX_CODES, NAME_CODES, HF_CODES, MODEL_CODES, SHARDING_CODES),
+        *(SYNTAX_CODES, NAME_CODES, HF_CODES, HEADER_CODES, MODEL_CODES, SHARDING_CODES),
         *(COMMAND_CODES, RENDER_CODES, MONEY_CODES, PYTHON_CODES, EXPORT_CODES, STATE_CODES, TRACE_CODES),
     )
     for name, parts in table.items()

@@ -37,7 +37,7 @@ def read_file(path: Place, most: int) -> bytes:
 
     Pipes and devices are refused, because they may never end or may block. `read_input` reads piped input.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, NOT_ORDINARY)
         return file.read(most + 1)
@@ -56,7 +56,7 @@ def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, byte
 
     Raises `OSError`; `TooLong` after ``most`` bytes, or at a line of more than ``longest`` bytes.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, NOT_ORDINARY)
         number = read = 0
@@ -71,7 +71,7 @@ def read_lines(path: Place, most: int, longest: int) -> Iterator[tuple[int, byte
             yield number, text
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_at_once(path: str, flags: int) -> int:
     """Open without waiting for somebody to write to a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 

@@ -24,6 +24,24 @@ MAX_TABLE_BYTES = 16_777_216
 MAX_TABLES = 16
 """Most files of measured kernels that one gpu or plan may name (E214)."""
 
+MAX_HEADER_BYTES = 33_554_432
+"""Most bytes that are read of the header of a file of weights, or of their index (E485)."""
+
+MAX_TENSORS = 1_000_000
+"""Most tensors of a checkpoint (E485)."""
+
+MAX_SHARDS = 2_000
+"""Most files of weights of a checkpoint (E485)."""
+
+MAX_TENSOR_ELEMENTS = 2**48
+"""Most elements of one tensor (E485)."""
+
+MAX_ADAPTERS = 10_000
+"""Most adapters of a model that are on a GPU at once (E214)."""
+
+MAX_RANK = 65_536
+"""Largest rank of adapters (E214)."""
+
 MAX_EXPANSION = 64
 """Longest chain of `let`, alias and `with` that one value may depend on (E208)."""
 

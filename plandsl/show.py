@@ -35,7 +35,7 @@ from plandsl.spec.hardware import (
     TableSpec,
     constant_dimension,
 )
-from plandsl.spec.model import Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
+from plandsl.spec.model import ADAPTERS, LORA_RANK, Apply, BlockSpec, ModelSpec, Statement, Term, Var, Weight
 from plandsl.spec.plan import PlanSpec, RequireSpec, RuleSpec, ShardingSpec, ShiftSpec, SpeculateSpec, WorkloadSpec
 from plandsl.spec.scheduler import SchedulerSpec, TierSpec
 from plandsl.units import (
@@ -182,7 +182,7 @@ def _flag(value: object) -> str:
 
 def show_model(model: ModelSpec) -> str:
     """A model as text."""
-    lines = [f"layers = {model.layers}", *(f"{name} = {size}" for name, size in model.sizes)]
+    lines = [f"layers = {model.layers}", *(f"{name} = {size}" for name, size in _dimensions(model))]
     if model.max_context is not None:
         lines.append(f"max_context = {model.max_context}")
     lines += [
@@ -197,6 +197,9 @@ def show_model(model: ModelSpec) -> str:
     if not model.causal:
         lines.append("causal = false")
     lines += _nested([(f"stored.{path}", word) for path, word in model.stored])
+    if model.lora is not None:
+        held = f"adapters = {model.size(ADAPTERS)}, rank = {model.size(LORA_RANK)}"
+        lines.append(f"lora {{ {held}, targets = [{', '.join(model.lora.targets)}], active = {model.lora.active} }}")
     lines.append(f"embedding {show_term(model.entry or model.embedding)}")
     for block in model.blocks:
         lines += _block(block, model)
@@ -204,6 +207,12 @@ def show_model(model: ModelSpec) -> str:
         lines += _mtp(model.mtp, model)
     lines.append(f"head {show_term(model.head)}")
     return _declaration("model", model.name, lines)
+
+
+def _dimensions(model: ModelSpec) -> Iterator[tuple[str, int]]:
+    """The dimensions that the model declares; those of adapters follow from `lora`."""
+    hidden = (ADAPTERS, LORA_RANK) if model.lora is not None else ()
+    return ((name, size) for name, size in model.sizes if name not in hidden)
 
 
 def _block(block: BlockSpec, model: ModelSpec) -> Iterator[str]:

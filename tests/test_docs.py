@@ -56,6 +56,7 @@ from plandsl.spec.formats import BITS
 from plandsl.spec.hardware import CONSTANTS
 from plandsl.traces import FORMATS
 from plandsl.units import UNITS
+from tests.checkpoints import first_kept, gguf_llama, llama, write_folder, write_gguf
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -115,6 +116,8 @@ def updating(request):
 def folder(tmp_path, monkeypatch):
     """A place to run in, from which `examples/` is seen as from the root."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    write_folder(tmp_path / "small_fp8", llama(first_kept))  # the files of weights that pages speak of
+    write_gguf(tmp_path / "small-q4_k_m.gguf", gguf_llama())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

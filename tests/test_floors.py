@@ -32,6 +32,7 @@ WINGS = {
     "backends.cost.answers.pools", "backends.cost.deployments.drafted", "backends.cost.deployments.pools",
     "backends.cost.deployments.shift", "backends.cost.machine.tables", "backends.cost.work.crossing",
     "backends.cost.work.experts", "backends.cost.work.joined", "backends.cost.work.latent", "backends.cost.work.lookup",
+    "backends.cost.work.adapters", "grammar.lora", "passes.adapters",
     "backends.cost.work.states", "grammar.states", "passes.shard_states", "passes.states",
     "backends.cost.time.mixed", "backends.cost.time.trace", "backends.cost.time.unlike",
     "backends.graphviz.devices_cluster", "backends.graphviz.devices_sections", "grammar.experts", "grammar.foreign",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from plandsl.backends.cost.machine import links
 from plandsl.backends.graphviz.palette import KINDS
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import COMPUTE, LINK, Relay
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
@@ -101,6 +102,8 @@ SOUND: tuple[Op, ...] = (
     Ring((value("k", str(KEYS.type)), value("v", str(KEYS.type))), (SPLIT_KEYS, SPLIT_KEYS), "b", "context"),
     Scale(value("sc", str(X.type)), X, -0.25),
     Concat(value("cc", "bf16[batch, position, pair]"), (X, Y)),
+    AdapterGemm((value("ag", "bf16[batch, position, hidden]{+a}"),), value("lo", "bf16[batch, position, rank]{+a}"),
+                (value("wb", "bf16[adapters, rank, hidden]"),), active=2),
     HeadGemm((value("hg", "bf16[batch, position, heads@a, kv_rank]{+b}"),),
              value("n", "bf16[batch, position, heads@a, nope_dim@b]"),
              (value("wk", "bf16[kv_rank, heads@a, nope_dim@b]"),), "fp8", over="heads"),
@@ -212,6 +215,8 @@ UNSOUND: tuple[tuple[Op, str], ...] = (
     (Scale(X, SUM, 2.0), "scale of 's', which is a partial sum"),
     (Concat(Y, (X, value("d", "bf16[batch, position@a, hidden]"))), "different layouts"),
     (Concat(Y, (value("h", "bf16[batch, position, hidden@a]"),) * 2), "split last dimension"),
+    (AdapterGemm((Y,), X, (value("w", "bf16[adapters@a, hidden, rank]"),)), "needs 'adapters' whole"),
+    (AdapterGemm((Y,), X, (value("w", "bf16[hidden, rank]"),)), "is not adapters"),
     (HeadGemm((Y,), LATENT_Q, (value("w", "bf16[kv_rank, heads@b, nope_dim]"),)), "a shared dimension differently"),
     (HeadGemm((Y,), LATENT_Q, (value("w", "bf16[heads@a, nope_dim]"),)), "contracts nothing"),
     (LatentAttention(Y, LATENT_Q, LATENT_R, k=C, k_rope=value("kr", "bf16[batch@b, context, rope_dim]"), v=C,

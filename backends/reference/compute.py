@@ -10,6 +10,7 @@ import numpy as np
 from attrs import frozen
 
 from plandsl.backends.reference.placement import Array, Held, Mismatch, Placement, Range, Shards, positions
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks, Join, Split
 from plandsl.ir.compute import (
@@ -212,9 +213,24 @@ def _align(value: Value, names: tuple[str, ...], here: Local) -> Array:
 def _gemm(op: Gemm, i: int, here: Local) -> Array:
     weight, out = op.weights[i], op.outs[i]
     here.check_ranges(op, op.x, weight)
+    if isinstance(op, AdapterGemm):
+        return _adapter_gemm(op, weight, out, here)
     letters = {n: k for k, n in enumerate(dict.fromkeys(map(stem, (*op.x.type.names, *weight.type.names))))}
     x, w, y = ([letters[stem(n)] for n in t.type.names] for t in (op.x, weight, out))
     result: Array = np.einsum(here.array(op.x), x, here.array(weight), w, y)
+    return result
+
+
+def _adapter_gemm(op: AdapterGemm, weight: Value, out: Value, here: Local) -> Array:
+    """Each request with its own adapter, or with none."""
+    start, stop = here.held_range(op.x, "batch")
+    matrices = here.array(weight)
+    own = np.arange(start, stop) % (len(matrices) + 1)
+    chosen = np.concatenate([matrices, np.zeros_like(matrices[:1])])[own]  # the last has no adapter
+    names = "batch", *weight.type.names[1:]
+    letters = {n: k for k, n in enumerate(dict.fromkeys((*op.x.type.names, *names)))}
+    x, w, y = ([letters[n] for n in found] for found in (op.x.type.names, names, out.type.names))
+    result: Array = np.einsum(here.array(op.x), x, chosen, w, y)
     return result
 
 

@@ -14,6 +14,7 @@ from plandsl.backends.cost.answers.estimate import Estimate
 from plandsl.backends.cost.deployments.blocks import count_tokens
 from plandsl.diagnostics import PlanError
 from plandsl.driver import CompiledPlan, compile_file, compile_text
+from plandsl.spec.plan import ADAPTED
 
 FOLDER = Path(__file__).resolve().parent
 FIELD = Claims()
@@ -35,6 +36,7 @@ SOURCES = {
     "F11": "TensorRT-LLM PR 11559",
     "F14": "mitchross/talos-argocd-proxmox PR 1995 and PR 2010",
     "F15": "TensorRT-LLM issue 1144",
+    "F20": "predibase/lorax issue 333, vllm PR 11267",
     "F21": "vllm PR 23000",
     "F29": "a collective takes no less than one latency of its link",
     "F30": "fewer bytes are not slower",
@@ -208,6 +210,23 @@ def _five_clients() -> Value:
 def _prompts() -> Value:
     """Not gated: the rate is a mean over seconds in which the engine decodes too, of prompts of unknown length."""
     return tuple(2000 / estimate("f07", name).ttft_s for name in ("two", "four"))
+
+
+@FIELD.add("F20.1", "7B on one L40S, one request: the band of TPOT with an adapter holds 1 / 35 tok/s")
+def _tpot_with_adapter_in_band() -> Value:
+    return _holds(estimate("f20", "adapted"), "tpot_s", 1 / 35)
+
+
+@FIELD.add("F20.2", "7B on one A100, 128 requests: the band of the loss with an adapter holds 7.60 for 11.45 req/s")
+def _loss_with_adapter_in_band() -> Value:
+    base, adapted = (estimate("f20", name).throughput_tokens_per_s for name in ("many", "many_1"))
+    return adapted / base / ADAPTED <= 7.60 / 11.45 <= adapted / base
+
+
+@FIELD.add("F20.3", "one adapter costs time, four cost no less, and 64 of a high rank more")
+def _order_of_adapters() -> Value:
+    base, one, four, many = (estimate("f20", n).tpot_s for n in ("many", "many_1", "many_4", "many_64"))
+    return base < one <= four < many
 
 
 @FIELD.add("F29.1", "collectives over a link of 100 us a message take 100 us each, or more")

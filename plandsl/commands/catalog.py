@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import Namespace
@@ -23,7 +24,7 @@ def run_catalog(arguments: Namespace) -> int:
     elif kind is not None and kind not in catalog.kinds():
         raise PlanError([Diagnostic("E406", f"the catalog has no kind `{kind}`", hint=suggest(kind, catalog.kinds()))])
     if name is not None and kind is not None:
-        made = kind == "model" and name.endswith(".json")  # what `hf(...)` makes of a file
+        made = kind == "model" and is_checkpoint(name)
         if made or name in catalog.names(kind):
             return _print_entry(kind, name, catalog.from_config(name) if made else catalog.text(kind, name), arguments)
     kinds = catalog.kinds() if kind is None else (kind,)
@@ -42,6 +43,11 @@ def run_catalog(arguments: Namespace) -> int:
         for one, names in listed.items():
             print_text(f"{one}\n" + "".join(_catalog_lines(one, names)))
     return OK
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether `hf` or `gguf` reads this: a config.json, a GGUF file, or the folder of a checkpoint."""
+    return name.endswith((".json", ".gguf")) or os.path.isfile(os.path.join(name, "config.json"))
 
 
 def _found(kind: str, entry: str, text: str) -> bool:

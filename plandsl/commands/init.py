@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
 from plandsl._version import __version__
+from plandsl.commands.catalog import is_checkpoint
 from plandsl.commands.console import OK, print_json, print_text
 from plandsl.diagnostics import Diagnostic, PlanError
 from plandsl.files import write_file
@@ -22,9 +24,18 @@ def run_init(arguments: Namespace) -> int:
         )
     if Path(path).exists():
         raise PlanError([Diagnostic("E405", f"{path} exists already", hint="name another file: planc init FILE")])
-    write_file(Path(path), starter(arguments.model or MODEL, arguments.node or NODE, path))
+    model = _imported(arguments.model, path) if arguments.model else MODEL
+    write_file(Path(path), starter(model, arguments.node or NODE, path))
     if arguments.json:
         print_json({"plandsl": __version__, "output": path})
     else:
         print_text(f"wrote {path}; now: planc compile {path}\n")
     return OK
+
+
+def _imported(model: str, path: str) -> str:
+    """The call that reads a config.json, a folder or a GGUF file in a plan at ``path``; any other model as it is."""
+    if not is_checkpoint(model):
+        return model
+    beside = os.path.relpath(model, os.path.dirname(path) or ".").replace(os.sep, "/")
+    return f'{"gguf" if model.endswith(".gguf") else "hf"}("{beside}")'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias, get_args
 
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.base import BaseOp
 from plandsl.ir.chunks import Chunks
 from plandsl.ir.collectives import Collective, Layout
@@ -12,7 +13,7 @@ from plandsl.ir.experts import Routing
 from plandsl.ir.latent import Latent
 from plandsl.ir.states import Recurrence, ShortConv, States
 
-Op: TypeAlias = Compute | CacheWrite | Latent | States | Routing | Layout | Chunks
+Op: TypeAlias = Compute | AdapterGemm | CacheWrite | Latent | States | Routing | Layout | Chunks
 
 OPS: tuple[type[BaseOp], ...] = get_args(Op)
 """Every op class: the textual form reads them by keyword, and tests check the facts of each."""

@@ -26,19 +26,55 @@ BITS = {
 }
 """Bits per element as stored, scales included."""
 
+GGUF = {
+    "q1_0": (128, 18),
+    "q2_k": (256, 84),
+    "q3_k": (256, 110),
+    "q4_0": (32, 18),
+    "q4_1": (32, 20),
+    "q4_k": (256, 144),
+    "q5_0": (32, 22),
+    "q5_1": (32, 24),
+    "q5_k": (256, 176),
+    "q6_k": (256, 210),
+    "q8_0": (32, 34),
+    "q8_1": (32, 40),
+    "q8_k": (256, 292),
+    "iq1_s": (256, 50),
+    "iq1_m": (256, 56),
+    "iq2_xxs": (256, 66),
+    "iq2_xs": (256, 74),
+    "iq2_s": (256, 82),
+    "iq3_xxs": (256, 98),
+    "iq3_s": (256, 110),
+    "iq4_nl": (32, 18),
+    "iq4_xs": (256, 136),
+    "tq1_0": (256, 54),
+    "tq2_0": (256, 66),
+}
+"""Quantised types of GGUF files: elements of a block along the inputs, and its bytes, scales included.
+
+Source: `GGML_QUANT_SIZES` of ggml-org/llama.cpp, gguf-py/gguf/constants.py. No kernel multiplies in them: weights are
+unpacked first. MXFP4 and NVFP4 of GGUF are `mxfp4` and `nvfp4` here.
+"""
+
+BITS |= {name: 8 * size / block for name, (block, size) in GGUF.items()}
+
 ARITHMETIC = {"mxfp8": "fp8", "mxfp6": "fp6", "mxfp4": "fp4", "nvfp4": "fp4"}
 """Storage format -> format whose matrix peak applies, if the two differ."""
 
 SCALED = ("fp8", "int8", "fp6", "fp4", "int4")
 """Formats of weights that may have scales: `fp8_128x128`, `int4_128`, `int8_channel`."""
 
-OWN_GROUPS = {"mxfp8": 32, "mxfp6": 32, "mxfp4": 32, "nvfp4": 16}
+OWN_GROUPS = {"mxfp8": 32, "mxfp6": 32, "mxfp4": 32, "nvfp4": 16} | {name: block for name, (block, _) in GGUF.items()}
 """Formats whose scales are part of the format -> inputs of a group."""
 
 FORMS = "`fp8_128x128` (blocks), `int4_128` (groups of inputs), `int8_channel` (outputs)"
 """Examples of formats with scales, for a message."""
 
 LARGEST_GROUP = 65_536
+_STATED = re.compile(r"(\w+)\((\d{1,3}(?:\.\d{1,20})?)\)")
+_MOST_BITS = 64
 _WORD = re.compile(rf"({'|'.join(SCALED)})_(?:(\d+)(?:x(\d+))?|(channel)(\d*))")
 
 
@@ -47,12 +83,14 @@ class Format(NamedTuple):
 
     ``inputs`` are elements along the dimensions that a GEMM sums over, ``outputs`` along those that it keeps. 0 inputs
     are all inputs of an output; a format without scales has 1 of each. ``channel``: one scale for each output.
+    ``stated``: bits of an element with all its scales, where they are given: `int4_128(4.14)`.
     """
 
     name: str
     inputs: int = 1
     outputs: int = 1
     channel: bool = False
+    stated: float = 0.0
 
     @property
     def scale_bits(self) -> float:
@@ -72,6 +110,9 @@ def read_format(word: str) -> Format | None:
     """The format that ``word`` names, such as ``bf16``, ``fp8_128x128`` or ``int8_channel``; None if it names none."""
     if word in BITS:
         return Format(word, OWN_GROUPS.get(word, 1))
+    if stated := _STATED.fullmatch(word):
+        inner, bits = read_format(stated[1]), float(stated[2])
+        return None if inner is None or not 0 < bits <= _MOST_BITS else inner._replace(stated=bits)
     found = _WORD.fullmatch(word)
     if found is None:
         return None
@@ -106,13 +147,15 @@ def in_blocks(word: str) -> bool:
 
 def with_inputs(word: str, inputs: int) -> str:
     """``word``, with the number of inputs of an output in a format with one scale for each output."""
-    return f"{word}{inputs}" if word.endswith("_channel") else word
+    name, bracket, stated = word.partition("(")
+    return f"{name}{inputs}{bracket}{stated}" if name.endswith("_channel") else word
 
 
 def as_written(word: str) -> str:
     """``word`` as plans write it, without the inputs that `with_inputs` adds."""
     found = read_format(word)
-    return f"{found.name}_channel" if found is not None and found.channel else word
+    _, bracket, stated = word.partition("(")
+    return f"{found.name}_channel{bracket}{stated}" if found is not None and found.channel else word
 
 
 @cache
@@ -120,7 +163,7 @@ def bits_of(word: str) -> float:
     """Bits per element of the format ``word`` as stored, scales included."""
     found = read_format(word)
     assert found is not None, f"there is no format {word}"
-    return BITS[found.name] + found.scale_bits
+    return found.stated or BITS[found.name] + found.scale_bits
 
 
 def item_bytes(dtype: str) -> float:

@@ -14,8 +14,15 @@ STEP_DIMENSIONS = ("tokens", "batch", "position", "context", "layers")
 EMBEDDING, HEAD, EXPERTS, ACTIVATIONS = "embedding", "head", "experts", "activations"
 """Regions that `stored` may name beside blocks and weights, and the word for the format of `activations`."""
 
+GAINS = "gains"
+"""What `stored` calls the gains of all norms, which have no names of their own."""
+
 STATEFUL = ("short_conv", "recurrence")
 """Functions of the block language whose layers keep a state of fixed size for each request."""
+
+
+ADAPTERS, LORA_RANK = "adapters", "lora_rank"
+"""Dimensions of the matrices of adapters."""
 
 
 # ---- terms: the expressions of a model's block
@@ -147,6 +154,17 @@ class BlockSpec(NamedTuple):
     token: str = ""
 
 
+class LoraSpec(NamedTuple):
+    """Low-rank adapters (LoRA): ``x W`` becomes ``x W + (x A) B``, with ``A`` and ``B`` of each request's own adapter.
+
+    ``targets`` are the weights ``W``; the dimensions `ADAPTERS` and `LORA_RANK` say how many adapters a GPU holds, and
+    of which rank. ``active`` is the number of different ones in a batch.
+    """
+
+    targets: tuple[str, ...]
+    active: int
+
+
 @frozen(eq=False, repr=False, slots=False)
 class ModelSpec(FrozenValue):
     """A model: sizes of its named dimensions, storage types, and its program as terms.
@@ -156,7 +174,7 @@ class ModelSpec(FrozenValue):
     ``mtp`` is the block that predicts the token after the next one; it runs only as a draft. ``stored`` holds the
     exceptions from ``weights``: a path (a weight, ``embedding``, ``head``, ``experts``, a block, or one of them in a
     block, as ``dense.w_q``) and the format of the weights that it names, or ``activations``. ``state_cache`` is the
-    format of the states of recurrences; empty: that of activations.
+    format of the states of recurrences; empty: that of activations. ``lora`` are the adapters that requests may have.
     """
 
     name: str
@@ -176,6 +194,7 @@ class ModelSpec(FrozenValue):
     source: str = ""
     stored: tuple[tuple[str, str], ...] = ()
     state_cache: str = ""
+    lora: LoraSpec | None = None
     span: Span | None = field(default=None, eq=False)
 
     def exception(self, paths: Iterable[str]) -> str:
@@ -239,7 +258,7 @@ class ModelSpec(FrozenValue):
         """The `mtp` as a model of one layer, with the embedding and the head of this model; None without `mtp`."""
         if self.mtp is None:
             return None
-        return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None)
+        return evolve(self, name=f"{self.name}_mtp", layers=1, blocks=(self.mtp,), mtp=None, lora=None)
 
     @property
     def routed(self) -> bool:

@@ -142,7 +142,7 @@ class Machine:
         if self.gpu.units is None:
             return None
         bits = BITS[base_format(weights)]
-        unpacked = UNPACKED[int(bits)] if bits < BITS[compute] else ()
+        unpacked = UNPACKED[min(UNPACKED, key=lambda of: abs(of - bits))] if bits < BITS[compute] else ()
         own = ("fp8_block",) if in_blocks(weights) and compute == "fp8" else ()
         names = (*unpacked, *own, compute, *STAND_INS.get(compute, ()))
         paths = (

@@ -15,6 +15,7 @@ from plandsl.backends.cost.work.attention import attention
 from plandsl.backends.cost.work.kernel import Kernel
 from plandsl.backends.cost.work.site import Site
 from plandsl.backends.cost.work.work import Work
+from plandsl.ir.adapters import AdapterGemm
 from plandsl.ir.chunks import Join, Split
 from plandsl.ir.collectives import (
     AllGather,
@@ -129,6 +130,10 @@ class Costing:
             case GroupedGemm():
                 assert self.mixtures is not None, "a program with experts has an imbalance for them"
                 return self.mixtures.gemm(op)
+            case AdapterGemm():
+                from plandsl.backends.cost.work.adapters import adapter_kernel
+
+                return adapter_kernel(op, site)
             case Gemm():
                 return kernel.gemm_kernel(op, site)
             case Attention():

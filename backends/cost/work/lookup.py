@@ -14,7 +14,7 @@ from plandsl.ir.collectives import Recv
 from plandsl.ir.compute import AddNorm, Attention, Embed, Gemm, Map, Norm, Quantize, Rope
 from plandsl.ir.extents import Extents
 from plandsl.ir.types import Number, TensorType
-from plandsl.spec.formats import BITS, base_format
+from plandsl.spec.formats import BITS, GGUF, base_format
 
 TWINS = {"bf16": ("bf16", "fp16"), "fp16": ("fp16", "bf16")}
 """Formats of one width and one peak. Rows of either answer for both; rows of the op's own format come first."""
@@ -67,7 +67,7 @@ def _gemm_dtypes(weights: str, compute: str) -> tuple[str, ...]:
     """Dtypes in gemm.csv of a GEMM that stores ``weights`` and multiplies in ``compute``."""
     if BITS[weights] >= BITS[compute]:
         return _twin_dtypes(compute)
-    stored = WEIGHT_ONLY.get(int(BITS[weights])) if compute in TWINS else None
+    stored = WEIGHT_ONLY.get(int(BITS[weights])) if compute in TWINS and weights not in GGUF else None
     return (stored,) if stored else ()
 
 

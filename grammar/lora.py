@@ -1,0 +1,92 @@
+"""Reads `lora { adapters = 8, rank = 16, targets = [w_q, w_v], active = 4 }` of a model.
+
+Loaded by the first model that has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from plandsl.diagnostics import clip
+from plandsl.grammar import syntax as s
+from plandsl.grammar.modules import Wrong
+from plandsl.grammar.records import Layer
+from plandsl.grammar.schema import Reader
+from plandsl.grammar.values import span_of
+from plandsl.limits import MAX_ADAPTERS, MAX_RANK
+from plandsl.spec.model import ADAPTERS, LORA_RANK, Apply, BlockSpec, LoraSpec, Term, Weight, walk
+
+LORA = ("adapters", "rank", "targets", "active")
+EVERYTHING = "all"
+_EXAMPLE = "lora { adapters = 8, rank = 16, targets = [w_q, w_v] }"
+
+
+def lora_spec(model: Reader, blocks: Iterable[BlockSpec], sizes: dict[str, int]) -> LoraSpec | None:
+    """The adapters of a model, whose sizes are added to ``sizes``."""
+    section = model.section("lora")
+    if section is None:
+        return None
+    reader = Reader(model.context, section, LORA)
+    adapters = reader.whole("adapters", "adapters = 8", most=MAX_ADAPTERS)
+    rank = reader.whole("rank", "rank = 16", most=MAX_RANK)
+    active = reader.whole("active", most=MAX_ADAPTERS)
+    targets = reader.read("targets", lambda layer: _targets(reader, layer, tuple(blocks)), "targets = [w_q, w_v]")
+    if adapters and active and active > adapters and (layer := reader.layer("active")):
+        why = f"a batch has requests of {active} adapters, but only {adapters} are on a GPU at once"
+        reader.fail(Wrong("E487", why, span_of(layer), hint=f"`active = {adapters}`, or more `adapters`"))
+    for name in (ADAPTERS, LORA_RANK):
+        if name in sizes:
+            hint = "give the dimension another name"
+            reader.fail(Wrong("E487", f"the model has a dimension `{name}` of its own", section.span, hint=hint))
+    model.ok &= reader.ok
+    if not reader.ok or not adapters or not rank or targets is None:
+        return None
+    sizes |= {ADAPTERS: adapters, LORA_RANK: rank}
+    return LoraSpec(targets, active or adapters)
+
+
+def _targets(reader: Reader, layer: Layer, blocks: tuple[BlockSpec, ...]) -> tuple[str, ...]:
+    """The weights that adapters change."""
+    known = dict.fromkeys(_matrices(blocks))
+    value = layer.value
+    if isinstance(value, s.Ref) and value.name == EVERYTHING:
+        return tuple(known)
+    if not isinstance(value, s.Seq):
+        raise Wrong("E210", "`targets` must be a list of weights, or `all`", span_of(layer), hint=f"`{_EXAMPLE}`")
+    found: dict[str, None] = {}
+    for item in value.items:
+        if not isinstance(item, s.Ref):
+            raise Wrong("E210", "`targets` must be a list of weights, or `all`", item.span, hint=f"`{_EXAMPLE}`")
+        if item.name not in known:
+            inside = item.name in set(_others(blocks))
+            why = "is no matrix that each request multiplies by" if inside else "names no weight of the blocks"
+            hint = reader.context.library.suggest(item.name, iter(known))
+            raise Wrong("E487", f"`{clip(item.name)}` {why}", item.span, hint=hint)
+        found[item.name] = None
+    if not found:
+        raise Wrong("E210", "`targets` names no weight", span_of(layer), hint=f"`{_EXAMPLE}`")
+    return tuple(found)
+
+
+def _matrices(blocks: Iterable[BlockSpec]) -> Iterator[str]:
+    """The weights on the right of an `@`, outside of `experts`, routers left out."""
+    for block in blocks:
+        for term in _terms(block):
+            weight = term.args[1] if isinstance(term, Apply) and term.fn == "matmul" else None
+            if isinstance(weight, Weight) and "experts" not in weight.dims:
+                yield weight.name
+
+
+def _others(blocks: Iterable[BlockSpec]) -> Iterator[str]:
+    for block in blocks:
+        for term in _terms(block):
+            if isinstance(term, Weight):
+                yield term.name
+            elif isinstance(term, Apply):
+                inner = (w for statement in term.body for w in walk(statement.term))
+                yield from (w.name for w in inner if isinstance(w, Weight))
+
+
+def _terms(block: BlockSpec) -> Iterator[Term]:
+    for statement in block.statements:
+        yield from walk(statement.term)

@@ -1,0 +1,54 @@
+"""The codes of files of weights and of adapters: title, text, an example, and what to do."""
+
+from __future__ import annotations
+
+HEADER_CODES: dict[str, tuple[str, str, str, str]] = {
+    "E485": (
+        "a file of weights cannot be read",
+        "`hf` reads the index and the headers of safetensors files in a folder, and `gguf` the header of a GGUF file; "
+        "neither reads data. A file is refused where its header is cut off, does not fit its size, or contradicts "
+        "itself: offsets that overlap, names given twice, unknown types. At most 33,554,432 bytes of a header, "
+        "1,000,000 tensors and 2,000 files are read, and no file outside the folder of the plan.",
+        "",
+        "fetch the file again; a link that leads out of the folder needs a copy of its file.",
+    ),
+    "E486": (
+        "a tensor has another shape than the config says",
+        "The message names the tensor. Bytes would be wrong with either of the two, so none of them is chosen.",
+        "",
+        "take the config.json of this checkpoint.",
+    ),
+    "E487": (
+        "adapters that the model cannot have",
+        "`lora` names weights that the blocks of the model multiply by with `@`, outside of `experts` and of the "
+        "unpacking of a latent cache. A batch has requests of at most as many adapters as a GPU holds.",
+        "model adapted = llama_3_1_8b with {\n  lora { adapters = 2, rank = 16, targets = [w_qkv] }\n}\n"
+        "plan serve { model = adapted, node = h100_1, workload { input = 1000, output = 100 } }\n",
+        "take a name that the hint offers; `targets = all` means every such weight.",
+    ),
+    "N485": (
+        "no kernel of this format is measured",
+        "Weights in the quantised types of GGUF files are unpacked before they are multiplied. Bytes of such a type "
+        "are exact, in memory and in what a step reads. The arithmetic runs in `compute`, and a calibration has no "
+        "measurements of such kernels: their times are those of weight-only kernels with about as many bits.",
+        "plan serve {\n  model = llama_3_1_8b with { weights = q4_k, compute = bf16 }\n  node = h100_1\n"
+        "  workload { input = 1000, output = 100 }\n}\n",
+        "nothing, if the memory is what you ask for; else measure, and calibrate with the results.",
+    ),
+    "N487": (
+        "no kernel of adapters is measured",
+        "Each target of `lora` runs two more products. No calibration has measurements of them: they take what their "
+        "bytes and FLOPs take, and at least what the smallest GEMM takes. Servers with adapters were seen to lose a "
+        "tenth to a half of their speed, so the bands of an engine reach twice as far.",
+        "plan serve {\n  model = llama_3_1_8b with { lora { adapters = 2, rank = 16, targets = all } }\n"
+        "  node = h100_1\n  workload { input = 1000, output = 100 }\n}\n",
+        "nothing; measure your server where the difference matters.",
+    ),
+    "N486": (
+        "what the headers of a checkpoint say other than its config",
+        "The formats are those of the tensors. The note names the first tensor that the config describes otherwise, "
+        "that has no place in the model, or whose file is not there; or a weight that no tensor holds.",
+        "",
+        "nothing, if the checkpoint is the one that you serve.",
+    ),
+}
