@@ -117,7 +117,14 @@ class _Reader:
             self.wrong.add(field.name)
 
     def _clear(self, field: Field) -> None:
-        nothing = {"each": [], "word": "", "kinds": None, "letters": None, "flags": None, "wholes": None}
+        nothing: dict[str, Any] = {
+            "each": [],
+            "word": "",
+            "kinds": None,
+            "letters": None,
+            "flags": None,
+            "wholes": None,
+        }
         self.values[field.name] = nothing.get(field.kind, 0)
 
     def _read(self, field: Field) -> Any:
