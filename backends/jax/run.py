@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from plandsl.backends.jax import child
 from plandsl.diagnostics import Diagnostic, PlanError, clip
+from plandsl.ir.names import RegionName
 
 Array: TypeAlias = npt.NDArray[Any]
-Weights: TypeAlias = Mapping[tuple[str, int | None, str], Array]
+Weights: TypeAlias = Mapping[tuple[RegionName, int | None, str], Array]
 
 
 class Timed(NamedTuple):
@@ -47,7 +48,7 @@ def run_pairs(
         program, work, out = (Path(folder) / name for name in ("program.py", "work.npz", "out.npz"))
         program.write_text(text, encoding="utf-8")
         named = {f"{r}|{'' if layer is None else layer}|{n}": a for (r, layer, n), a in weights.items()}
-        np.savez(work, ids=ids, pairs=np.array(pairs), **named)
+        np.savez(work, allow_pickle=False, ids=ids, pairs=np.array(pairs), **named)
         arguments = [python or python_with_jax(), child.__file__, str(program), str(work), str(out), "--exact"]
         run_process(arguments, devices)
         with np.load(out) as found:

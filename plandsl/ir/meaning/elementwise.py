@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from plandsl.ir.functions import Array
+from plandsl.ir.meaning import Array
 
 EPSILON = 1e-6
 
@@ -31,7 +31,8 @@ def layer_norm(x: Array, along: int) -> Array:
 def last_token(x: Array, along: int, row: int) -> Array:
     """Row ``row`` of dimension ``along``; zeros where ``x`` has no such row."""
     if x.shape[along] == 0:
-        return x.sum(axis=along)
+        none: Array = x.sum(axis=along)
+        return none
     here = (row >= 0) & (row < x.shape[along])
     out: Array = np.where(here, np.take(x, np.clip(row, 0, x.shape[along] - 1), axis=along), 0.0)
     return out
