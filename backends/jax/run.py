@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,7 @@ def run_process(arguments: Sequence[str], devices: int | None) -> str:
     done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip() and set(line) != {"-"}]
-        errors = [line for line in lines if "Error" in line.partition(":")[0]] or lines[-1:] or ["no message"]
+        errors = [line for line in lines if re.match(r"[\w.]*Error\b", line)] or lines[-1:] or ["no message"]
         raise PlanError([Diagnostic("E518", f"the exported program failed: {clip(errors[-1], 300)}")])
     return done.stdout
 

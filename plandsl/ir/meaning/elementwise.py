@@ -11,6 +11,8 @@ EPSILON = 1e-6
 
 def embed(ids: Array, table: Array, first: int = 0) -> Array:
     """Rows of ``table``, whose first row is row ``first`` of the whole table; a row outside it counts as zeros."""
+    if table.shape[0] == 0:
+        return np.zeros(ids.shape + table.shape[1:])
     rows = ids - first
     here = (rows >= 0) & (rows < table.shape[0])
     return np.where(here.reshape(ids.shape + (1,) * (table.ndim - 1)), table[np.clip(rows, 0, table.shape[0] - 1)], 0.0)
