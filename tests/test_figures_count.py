@@ -42,7 +42,10 @@ plan crowded {
   workload { input = 6000, output = 2000, concurrency = 400, requests = 900 }
 }
 plan again = pair with { workload { input = 905, output = 30, batch = 8, reuse = 50 % } }
-plan spun { model = llama_3_2_1b, node = grid, sharding { tp = 4 }, workload { input = 900, output = 30, batch = 8 } }
+plan spun {
+  model = llama_3_2_1b, node = grid, calibration = shares, sharding { tp = 4 }
+  workload { input = 900, output = 30, batch = 8 }
+}
 node grid { gpu = h100_sxm, count = 16, link { topology = torus(4, 4), bandwidth = 50 GB/s, latency = 1 us } }
 plan wound {
   model = llama_3_2_1b, cluster = loop, sharding { tp = 4, dp = 2 }
@@ -121,8 +124,8 @@ FIELDS = {
 """A field, the plan in which it counts, and another value of it."""
 
 NOT_FIGURES = {
-    "gpu.source", "gpu.measured", "gpu.calibration", "node.gpu", "node.gpus", "node.link", "node.network", "node.source",
-    "node.measured", "cluster.node", "cluster.nodes", "cluster.network", "cluster.source", "cluster.measured",
+    "gpu.source", "gpu.measured", "gpu.calibration", "node.gpu", "node.gpus", "node.link", "node.network",
+    "node.source", "node.measured", "cluster.node", "cluster.nodes", "cluster.network", "cluster.source", "cluster.measured",
     "link.topology", "network.topology", "gpu.price_source", "node.price_source",
 }  # fmt: skip
 """Fields that hold no number."""
