@@ -27,7 +27,7 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - published files, as ai-dynamo/aiconfigurator has them (model_configs): deepseek_v3_2, glm_5,
 #   nemotron_3_nano_30b_a3b, nemotron_h_56b, qwen3_5_*, qwen3_vl_*, and minimax_m2 (of M2.5, whose sizes are the same);
 # - the defaults of the class of transformers, whose file names the checkpoint: bert_base, command_r, ernie_4_5_*,
-#   falcon_7b, gemma_7b, gpt_neox_20b, jamba_v0_1, phi_1, phi_3_mini and qwen1_5_moe_a2_7b. Not from there: the window of
+#   falcon_7b, gemma_7b, gpt_neox_20b, jamba_v0_1, phi_1, phi_3_mini and qwen1_5_moe_a2_7b. Not so: the window of
 #   phi_3_mini (2048 in Lightning-AI/litgpt, litgpt/config.py) and the context of qwen1_5_moe_a2_7b;
 # - the defaults of a class that names another checkpoint: glm_4_9b_0414 (Glm4Config, with another context) and mpt_1b
 #   (MptConfig). That checkpoints of these names have these sizes is assumed;
