@@ -34,10 +34,9 @@ from tests.test_hf import CONFIGS, made, published, spec_of
 # - litgpt/config.py, which copies published files: olmo_2_13b and phi_4;
 # - internlm3_8b: the defaults of Internlm3Config in Huawei's atb_llm, which are those of the one checkpoint there is;
 # - minimax_m1: the card of MiniMax-Text-01, of the same shapes, and PaddlePaddle/FastDeploy pull request 6797;
-# - bloom_176b: copies of its config in tests of public repositories.
-# No published file was found for baichuan_2_7b, bge_m3, command_r7b, dbrx_132b, deepseek_v2, hunyuan_7b, starcoder2_15b
-# (sizes: Starcoder2Config15B of NVIDIA NeMo), and for granite_3_1_2b beyond its 40 layers, 8 key heads of 64 (a copy of
-# its card) and residual_multiplier (nnterp issue 54). Their other sizes are assumed.
+# - copies of their configs in logs and tests of public repositories: baichuan_2_7b, bge_m3 (of bge-reranker-v2-m3,
+#   of the same shapes), bloom_176b, command_r7b, dbrx_132b, deepseek_v2, granite_3_1_2b and hunyuan_7b;
+# - starcoder2_15b: Starcoder2Config15B of NVIDIA NeMo. No copy of the config was found: the head is assumed.
 COUNTS: dict[str, tuple[int, int]] = {
     "baichuan_2_7b": (7_505_973_248, 7_505_973_248),
     "bert_base": (109_482_240, 109_482_240),
