@@ -70,6 +70,10 @@ VLLM = (
     Flag("async-scheduling", "pair"),
     Flag("speculative-config", "json", ("-sc",)),
     Flag("kv-transfer-config", "json"),
+    Flag("enable-lora", "pair"),
+    Flag("max-loras"),
+    Flag("max-lora-rank"),
+    Flag("scheduler-reserve-full-isl", "pair"),
     Flag("nnodes", also=("-n",)),
 )
 
@@ -109,6 +113,9 @@ SGLANG = (
     Flag("disaggregation-mode", "word", words=("null", "prefill", "decode")),
     Flag("disaggregation-transfer-backend", "word",
          words=("mooncake", "nixl", "ascend", "fake", "mori", "mooncake_tcp")),
+    Flag("enable-lora", "switch"),
+    Flag("max-loras-per-batch"),
+    Flag("max-lora-rank"),
     Flag("nnodes"),
 )  # fmt: skip
 

@@ -47,6 +47,7 @@ def write_k8s(deployment: Deployment, engine: SchedulerName, connector: str) -> 
 
     Raises `PlanError` (E503) for TensorRT-LLM on several nodes, which starts by MPI.
     """
+    _check_alike(deployment)
     documents: list[dict[str, object]] = []
     for server in deployment.servers:
         name = _resource(deployment, server)
@@ -74,6 +75,7 @@ def write_dynamo(deployment: Deployment, engine: SchedulerName, connector: str) 
         why = "Dynamo's worker for TensorRT-LLM takes its arguments from a file in its image"
         hint = "`--to trtllm`, or `--set engine=vllm`"
         raise PlanError([Diagnostic("E503", why, deployment.plan.span, hint=hint)])
+    _check_alike(deployment)
     kind = {"vllm": "Vllm", "sglang": "Sglang"}[engine]
     frontend = {"componentType": "frontend", "replicas": 1,
                 "extraPodSpec": {"mainContainer": {"image": DYNAMO[engine]}}}  # fmt: skip
@@ -85,6 +87,14 @@ def write_dynamo(deployment: Deployment, engine: SchedulerName, connector: str) 
     body = {"apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoGraphDeployment", "metadata": {"name": name},
             "spec": {"services": services}}  # fmt: skip
     return "\n".join([*_head(deployment, engine), show_yaml(body)])
+
+
+def _check_alike(deployment: Deployment) -> None:
+    """Raise `PlanError` (E503) for unlike GPUs: a pod says how many it takes, and not of which kind."""
+    plan = deployment.plan
+    if any(len({kind.node.gpu.name for kind in pool.kinds}) > 1 for pool in plan.pools):
+        why = "a pod of Kubernetes gets GPUs by their number, and those of the plan are unlike"
+        raise PlanError([Diagnostic("E503", why, plan.span, hint="a script starts them: `--to vllm`")])
 
 
 def _head(deployment: Deployment, engine: SchedulerName) -> Iterator[str]:

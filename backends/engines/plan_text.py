@@ -49,6 +49,8 @@ def _declarations(servers: tuple[Server, ...], engine: SchedulerName, model: Mod
              "activations": (first.activations, model.activations),
              "max_context": (first.max_context, model.max_context)}  # fmt: skip
     changes = [f"{name} = {ours}" for name, (ours, theirs) in given.items() if ours and ours != theirs]
+    if first.lora is not None:
+        changes.append(f"lora {{ adapters = {first.lora.adapters}, rank = {first.lora.rank}, targets = all }}")
     yield f"model served = {declared}" + (f" with {{ {', '.join(changes)} }}" if changes else "") + "\n"
     for server in servers:
         tag = _tag(server, servers)

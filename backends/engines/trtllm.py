@@ -33,8 +33,13 @@ def write_trtllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Set
              "tokens_per_block": server.kv_block, "enable_block_reuse": server.prefix_cache}  # fmt: skip
     out["kv_cache_config"] = {name: value for name, value in known.items() if value is not None}
     options = dict(server.options)
+    scheduler: dict[str, object] = {}
     if "room" in options:
-        out["scheduler_config"] = {"capacity_scheduler_policy": ROOMS[str(options["room"])]}
+        scheduler["capacity_scheduler_policy"] = ROOMS[str(options["room"])]
+    if "equal" in options:
+        scheduler["context_chunking_policy"] = "EQUAL_PROGRESS" if options["equal"] else "FIRST_COME_FIRST_SERVED"
+    if scheduler:
+        out["scheduler_config"] = scheduler
     if options.get("ahead") is False:
         out["disable_overlap_scheduler"] = True
     if server.draft is not None:
@@ -72,8 +77,8 @@ def _limits(server: Server) -> Settings:
     out: Settings = {name: value for name, value in rows if value is not None}
     if server.chunk is not None:
         out["enable_chunked_prefill"] = True
-    elif dict(server.options).get("chunked") is False:
-        out["enable_chunked_prefill"] = False
+    elif "chunked" in (options := dict(server.options)):
+        out["enable_chunked_prefill"] = options["chunked"]
     return out | {"dtype": DTYPES.get(server.activations, "auto")}
 
 
@@ -110,6 +115,8 @@ def read_trtllm(r: Reading) -> Server:
     options: list[tuple[str, bool | int | float | str]] = []
     if isinstance(capacity, str) and capacity in rooms:
         options.append(("room", rooms[capacity]))
+    if (chunking := r.json("scheduler_config").get("context_chunking_policy")) is not None:
+        options.append(("equal", chunking == "EQUAL_PROGRESS"))
     if r.flag("disable_overlap_scheduler"):
         options.append(("ahead", False))
     if chunked is False:

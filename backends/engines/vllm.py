@@ -35,6 +35,8 @@ def write_vllm(server: Server, plan: PlanSpec, connector: str = "nixl") -> Setti
     out |= _formats(server, plan) | _limits(server)
     if server.draft is not None:
         out["speculative-config"] = _draft(server.draft)
+    if server.lora is not None:
+        out |= {"enable-lora": True, "max-loras": server.lora.adapters, "max-lora-rank": server.lora.rank}
     if server.role:
         role = _ROLES[connector][server.role == "decode"]
         out["kv-transfer-config"] = {"kv_connector": CONNECTORS[connector], "kv_role": role}
@@ -78,8 +80,8 @@ def _limits(server: Server) -> Settings:
     out |= {name: value for name, value in rows if value is not None}
     if server.chunk is not None:
         out["enable-chunked-prefill"] = True
-    elif options.get("chunked") is False:
-        out["enable-chunked-prefill"] = False
+    elif "chunked" in options:
+        out["enable-chunked-prefill"] = options["chunked"]
     if server.prefix_cache is not None:
         out["enable-prefix-caching"] = server.prefix_cache
     for ours, theirs in OPTIONS.items():
@@ -92,6 +94,7 @@ OPTIONS = {
     "order": "scheduling-policy",
     "long_prompt": "long-prefill-token-threshold",
     "watermark": "watermark",
+    "whole_prompt": "scheduler-reserve-full-isl",
     "ahead": "async-scheduling",
 }
 """Limits of the scheduler in the language -> vLLM's argument."""
@@ -153,6 +156,7 @@ def read_vllm(r: Reading) -> Server:
         prefix_cache=r.flag("enable-prefix-caching"),
         kv_block=r.maybe_whole("block-size"),
         draft=_read_draft(r),
+        lora=r.lora("max-loras"),
         options=tuple((name, value) for name, value in options if value is not None),
         gpus=r.gpus,
     )
